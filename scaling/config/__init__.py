@@ -1,0 +1,56 @@
+"""Frozen configurations and how they are read."""
+
+from scaling.config.base import Config
+from scaling.config.load import (
+    apply_overrides,
+    build,
+    canonical,
+    config_hash,
+    json_schema,
+    load,
+    merge,
+    read_mapping,
+    run_id,
+    to_yaml,
+)
+from scaling.config.model import ModelConfig
+from scaling.config.run import (
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    Placement,
+    Records,
+    RunConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+)
+from scaling.config.sweep import ForecastConfig, GridDesign, IsoflopDesign, LadderConfig, SweepConfig, WidthRule
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ForecastConfig",
+    "GridDesign",
+    "IsoflopDesign",
+    "LadderConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Placement",
+    "Records",
+    "RunConfig",
+    "ScheduleConfig",
+    "SweepConfig",
+    "TokenizerConfig",
+    "WidthRule",
+    "apply_overrides",
+    "build",
+    "canonical",
+    "config_hash",
+    "json_schema",
+    "load",
+    "merge",
+    "read_mapping",
+    "run_id",
+    "to_yaml",
+]

@@ -1,0 +1,189 @@
+"""Reading configurations: YAML with `extends`, dotted overrides, one-line errors, the hash that names a run."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from scaling.config.base import Config
+from scaling.config.run import RunConfig
+from scaling.errors import UserError
+
+C = TypeVar("C", bound=BaseModel)
+
+NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it leaves do not change what it is
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: 1e11 is a number (YAML 1.1 wants 1.0e+11)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value that a YAML text stands for; `source` names it in errors."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{source}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def merge(base: Any, top: Any) -> Any:
+    """`top` over `base`: mappings merge key by key, everything else is replaced."""
+    if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
+        return top
+    return {**base, **{k: merge(base[k], v) if k in base else v for k, v in top.items()}}
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a mapping, with every `extends: FILE` (or list of files) in it resolved.
+
+    Paths in `extends` are relative to the file that names them. Raises UserError for a missing file, a circle,
+    or a file that is not a mapping.
+    """
+    return _read(Path(path), ())
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve() if above else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        by = f" (extended by {above[-1].name})" if above else ""
+        raise UserError(f"cannot read {path}{by}: {getattr(error, 'strerror', None) or error}") from None
+    if path.resolve() in above:
+        raise UserError(f"{path}: extends goes in a circle: {' → '.join(p.name for p in (*above, path))}")
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found {type(value).__name__}")
+    return _resolve(value, path, (*above, path.resolve()))
+
+
+def _resolve(value: Any, path: Path, above: tuple[Path, ...]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    own = {str(k): _resolve(v, path, above) for k, v in value.items() if k != "extends"}
+    files = value.get("extends", [])
+    base: Any = {}
+    for file in [files] if isinstance(files, str) else files:
+        if not isinstance(file, str):
+            raise UserError(f"{path}: extends must be a file or a list of files, found {file!r}")
+        base = merge(base, _read(path.parent / file, above))
+    return merge(base, own)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`values` with each `dotted.key=value` set; a value is read as YAML (`[1, 2]`, `1e9`, `null`)."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise UserError(f"override {override!r}: expected key=value, for example model.layers=4")
+        nested = parse_yaml(text, f"override {override!r}")
+        for part in reversed(parts):
+            nested = {part: nested}
+        values = merge(values, nested)
+    return values
+
+
+def build(cls: type[C], values: Any, source: str) -> C:
+    """`values` as a `cls`; raises UserError with one line for the first thing that is wrong."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_one_line(cls, error)}") from None
+
+
+def load(cls: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
+    """A configuration file as a `cls`, overrides applied. Raises UserError."""
+    return build(cls, apply_overrides(read_mapping(path), overrides), str(path))
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration, defaults written out; `load` gives it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def canonical(config: RunConfig) -> str:
+    """The part of a run that is its identity, as JSON with sorted keys and every default written out."""
+    return json.dumps(config.model_dump(mode="json", exclude=NOT_IDENTITY), sort_keys=True, separators=(",", ":"))
+
+
+def config_hash(config: RunConfig) -> str:
+    """16 hex digits of SHA-256 over `canonical`: the same run on other devices has the same hash."""
+    return hashlib.sha256(canonical(config).encode()).hexdigest()[:16]
+
+
+def run_id(config: RunConfig) -> str:
+    """Name of a run and of its folder: layers, width, tokens and the first half of the hash."""
+    return f"L{config.model.layers}-d{config.model.d_model}-{_si(config.tokens)}-{config_hash(config)[:8]}"
+
+
+def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema for editors; `extends` is allowed in every mapping."""
+    schema = TypeAdapter(cls).json_schema()
+    extends = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+               "description": "files this mapping builds on, relative to this one"}  # fmt: skip
+    for part in [schema, *schema.get("$defs", {}).values()]:
+        if part.get("additionalProperties") is False:
+            part["properties"]["extends"] = extends
+            part.pop("required", None)  # what a file leaves out, a file it extends may give
+    return schema
+
+
+def _si(count: int) -> str:
+    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= scale:
+            return f"{count / scale:.3g}{unit}"
+    return str(count)
+
+
+def _one_line(cls: type[BaseModel], error: ValidationError) -> str:
+    """The first problem as `key: what is wrong, what was given, what is allowed`."""
+    problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]  # a misspelt key causes others
+    where = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    key = ".".join(where) or "(top level)"
+    if problem["type"] == "extra_forbidden":
+        allowed = list(_class_at(cls, where[:-1]).model_fields)
+        near = get_close_matches(where[-1], allowed, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        return f"unknown key `{key}`; {hint}allowed: {', '.join(allowed)}"
+    if problem["type"] == "missing":
+        return f"`{key}` is missing"
+    if problem["type"] == "value_error":
+        return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}"
+    message = problem["msg"].removeprefix("Input ")
+    near = get_close_matches(str(problem["input"]), re.findall(r"'([^']+)'", message), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"`{key}` {message}, got {_short(problem['input'])}{hint}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _class_at(cls: type[BaseModel], where: list[str]) -> type[BaseModel]:
+    """The class of the mapping at a location of `cls`: through optional fields and tagged unions."""
+    for part in where:
+        if part not in cls.model_fields:
+            continue  # the tag of a union
+        annotation = cls.model_fields[part].annotation
+        options = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        tag = where[where.index(part) + 1] if where.index(part) + 1 < len(where) else None
+        tagged = [o for o in options if "kind" in o.model_fields and tag in get_args(o.model_fields["kind"].annotation)]
+        cls = (tagged or options or [cls])[0]
+    return cls

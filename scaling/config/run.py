@@ -1,0 +1,160 @@
+"""What is run (model, data, optimizer, schedule, seed) and, apart from it, where it runs and what it leaves."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from scaling.config.base import Config
+from scaling.config.model import ModelConfig
+
+
+class TokenizerConfig(Config):
+    """How text becomes tokens."""
+
+    kind: Literal["bytes", "bpe"] = "bytes"
+    vocab: int = Field(default=256, ge=256)
+    """bytes: always 256, byte 0 marks the end of a document; bpe: any size, byte fallback included"""
+    split_digits: bool = False
+    """bpe: every digit is a token of its own"""
+
+    @model_validator(mode="after")
+    def _bytes_are_256(self) -> Self:
+        if self.kind == "bytes" and (self.vocab != 256 or self.split_digits):
+            raise ValueError(f"a byte tokenizer has vocab=256 and no split_digits, got vocab={self.vocab}")
+        return self
+
+
+class DataConfig(Config):
+    """A corpus, its tokenizer and the part of it that a run may see."""
+
+    corpus: str
+    """`python_stdlib`, `tfds:NAME` (any text dataset of tensorflow-datasets) or `files:GLOB`"""
+    text_field: str = "text"
+    """the field of a record that holds the text (tfds, jsonl, parquet)"""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    validation_fraction: float = Field(default=0.05, gt=0, lt=1)
+    """share of documents held out where the corpus has no validation split of its own"""
+    validation_tokens: int | None = Field(default=None, ge=1)
+    """cut the held-out split to its first tokens; unset: the whole split"""
+    train_tokens: int | None = Field(default=None, ge=1)
+    """cut the training split to its first tokens (data-constrained runs); unset: all of it"""
+    epochs: float = Field(default=1.0, gt=0)
+    """passes over the training split that a run may make; a run that needs more is refused"""
+
+
+class OptimizerConfig(Config):
+    """The optimizer; weight decay is decoupled and multiplied by the learning rate (as in PyTorch and optax)."""
+
+    name: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    """peak of the schedule"""
+    b1: float = Field(default=0.9, ge=0, lt=1)
+    """momentum: first moment of AdamW and Lion, momentum of Muon"""
+    b2: float = Field(default=0.95, gt=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    """on matrices only: never on norms, biases or embeddings"""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """largest global norm of the gradient; null for no clipping"""
+
+
+class ScheduleConfig(Config):
+    """The learning rate over a run, as fractions of its steps and of its peak."""
+
+    name: Literal["cosine", "wsd", "linear", "inverse_sqrt", "constant"] = "cosine"
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    """share of the steps spent rising linearly to the peak"""
+    cooldown: float = Field(default=0.2, ge=0, lt=1)
+    """wsd: share of the steps spent falling as 1−√ (Hägele et al. 2024, 2405.18392)"""
+    final: float = Field(default=0.1, ge=0, le=1)
+    """share of the peak left at the last step (cosine, linear, wsd)"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.name == "wsd" and self.warmup + self.cooldown > 1:
+            raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} are more than the whole run")
+        return self
+
+
+class MeshConfig(Config):
+    """Devices along each axis of the mesh; `data: 0` takes all that the other axes leave."""
+
+    data: int = Field(default=0, ge=0)
+    fsdp: int = Field(default=1, ge=1)
+    tensor: int = Field(default=1, ge=1)
+
+
+class Placement(Config):
+    """Where and how a run computes. It changes speed and memory, never what is trained."""
+
+    mesh: MeshConfig = MeshConfig()
+    accumulate: int = Field(default=1, ge=1)
+    """microbatches that a batch is cut into"""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
+    attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
+    layers: Literal["auto", "scan", "unroll"] = "auto"
+    """auto: scan on accelerators, unrolled on a CPU"""
+    remat: Literal["none", "dots", "full"] = "none"
+    """what the backward pass computes again: nothing, all but matrix products, whole layers"""
+    loss_chunk: int | None = Field(default=None, ge=1)
+    """tokens whose logits exist at one time; unset: chosen so that a chunk takes about 64 MiB"""
+
+
+class Records(Config):
+    """What a run leaves behind and how often."""
+
+    folder: str = "runs"
+    sweep: str = "single"
+    """the run's folder is `folder/sweep/run_id`; also the group in wandb"""
+    store_folder: str = "~/.cache/scaling"
+    """where prepared token stores are kept"""
+    log_every: int = Field(default=10, ge=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """steps between evaluations on the held-out split; unset: at the end only"""
+    checkpoint_minutes: float | None = Field(default=10.0, ge=0)
+    """temporary checkpoints by time, the newest two kept; 0 after every step, null for none"""
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """permanent checkpoints every so many steps"""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online with a key, offline without"""
+    wandb_project: str = "scaling"
+
+
+class RunConfig(Config):
+    """One training run. All but `placement` and `records` enters the hash that names it."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch_size: int = Field(ge=1)
+    """windows of `model.context` tokens in a batch, over all devices"""
+    tokens: int = Field(ge=1)
+    """tokens to train on, repeats included; rounded to whole batches"""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    placement: Placement = Placement()
+    records: Records = Records()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.batch_size % self.placement.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not divisible by placement.accumulate={self.placement.accumulate}"
+            )
+        if self.data.tokenizer.vocab > self.model.vocab:
+            raise ValueError(
+                f"data.tokenizer.vocab={self.data.tokenizer.vocab} does not fit into model.vocab={self.model.vocab}; "
+                f"set model.vocab to {self.data.tokenizer.vocab} or a little more"
+            )
+        return self
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens predicted in one step."""
+        return self.batch_size * self.model.context
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: `tokens` in whole batches, at least one."""
+        return max(1, round(self.tokens / self.batch_tokens))

@@ -1,0 +1,94 @@
+"""The record of a finished run: `result.json`, written atomically and last."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from scaling.errors import UserError
+
+Status = Literal["completed", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run was and what came out. `None`: not measured (a failed run has no loss)."""
+
+    run_id: str
+    sweep: str
+    status: Status
+    params_total: int
+    params_non_embedding: int
+    params_active: int
+    tokens: int
+    """tokens seen in training, repeats included"""
+    unique_tokens: int
+    """different training tokens among them"""
+    epochs: float
+    flops: float
+    """training FLOPs by the exact count"""
+    flops_by_convention: dict[str, float]
+    """training FLOPs, exact and under every named convention"""
+    loss: float | None
+    """nats per token, mean over the held-out split"""
+    loss_sem: float | None
+    """standard error of `loss`, windows taken as independent"""
+    bits_per_byte: float | None
+    learning_rate: float
+    batch_tokens: int
+    context: int
+    seed: int
+    wall_s: float
+    """seconds of training, compilation included, evaluation not"""
+    tokens_per_s: float | None
+    """median over steps after compilation"""
+    mfu: float | None
+    """exact FLOPs per second over the device's peak at the compute precision; None where the peak is unknown"""
+    device: str
+    versions: dict[str, str]
+    experts: int = 1
+    train_loss: float | None = None
+    """mean over the last tenth of the steps"""
+    reason: str = ""
+    """why a run is not `completed`, or what to know about one that is"""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """further facts: d_model, layers, corpus, tokenizer, schedule, tuning state"""
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """`text` under `path`, whole or not at all, also when the machine stops in the middle."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_result(folder: str | Path, result: Result) -> Path:
+    """`folder/result.json`."""
+    path = Path(folder) / "result.json"
+    write_text_atomically(path, json.dumps(asdict(result), indent=1) + "\n")
+    return path
+
+
+def read_result(folder: str | Path) -> Result | None:
+    """The record in `folder`, None where the run has not finished. Raises UserError for a file that is no record."""
+    path = Path(folder) / "result.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = {f.name for f in fields(Result)}
+        return Result(**{k: v for k, v in values.items() if k in known})
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a run's record ({error}); delete it to run again") from None
