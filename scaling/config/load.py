@@ -184,6 +184,7 @@ def _class_at(cls: type[BaseModel], where: list[str]) -> type[BaseModel]:
         annotation = cls.model_fields[part].annotation
         options = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
         tag = where[where.index(part) + 1] if where.index(part) + 1 < len(where) else None
-        tagged = [o for o in options if "kind" in o.model_fields and tag in get_args(o.model_fields["kind"].annotation)]
+        kinds = [(o, get_args(o.model_fields["kind"].annotation)) for o in options if "kind" in o.model_fields]
+        tagged = [option for option, names in kinds if tag in names]
         cls = (tagged or options or [cls])[0]
     return cls

@@ -66,7 +66,7 @@ class ModelConfig(Config):
         d_model, n_heads = values.get("d_model"), values.get("n_heads")
         if not all(isinstance(x, int | float) and x >= 1 for x in (d_model, n_heads)):
             return values  # the field's own check will say so
-        d_model, n_heads = int(d_model), int(n_heads)  # type: ignore[arg-type]
+        d_model, n_heads = int(d_model), int(n_heads)
         if "d_head" not in values and d_model % n_heads:
             lo, hi = d_model // n_heads * n_heads, (d_model // n_heads + 1) * n_heads
             near = f"{hi}" if lo == 0 else f"{lo}, {hi}"
@@ -79,14 +79,18 @@ class ModelConfig(Config):
     def _possible(self) -> Self:
         if self.n_heads % self.n_kv_heads:
             allowed = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
-            raise ValueError(f"n_heads={self.n_heads} is not divisible by n_kv_heads={self.n_kv_heads}; allowed: {allowed}")
+            raise ValueError(
+                f"n_heads={self.n_heads} is not divisible by n_kv_heads={self.n_kv_heads}; allowed: {allowed}"
+            )
         if self.layers % self.layer_sharing:
             allowed = [k for k in range(1, self.layers + 1) if self.layers % k == 0]
-            raise ValueError(f"layers={self.layers} is not divisible by layer_sharing={self.layer_sharing}; allowed: {allowed}")
+            raise ValueError(
+                f"layers={self.layers} is not divisible by layer_sharing={self.layer_sharing}; allowed: {allowed}"
+            )
         if self.position == "rope" and self.d_head % 2:
-            raise ValueError(f"rope turns pairs of a head's features, so d_head must be even, got d_head={self.d_head}")
+            raise ValueError(f"rope turns pairs of a head's features, so d_head must be even, got {self.d_head}")
         if any(w is not None and w < 1 for w in self.sliding_window):
-            raise ValueError(f"sliding_window={list(self.sliding_window)}: a window is at least 1 key, or null for all")
+            raise ValueError(f"sliding_window={list(self.sliding_window)}: a window is 1 key or more, null for all")
         return self
 
     @property
