@@ -1,0 +1,43 @@
+# Set-up, tests and the main job; each target makes what it needs on a machine that has python3, pip and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-fast lint types schema install clean
+
+demo: $(VENV)/.installed            ## train a ladder, fit it, freeze a forecast, test it, write the report
+	$(BIN)/scaling sweep configs/sweeps/demo.yaml
+
+test: $(VENV)/.installed-dev lint types  ## everything that CI runs
+	$(BIN)/pytest
+
+test-fast: $(VENV)/.installed-dev   ## without the tests marked slow
+	$(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+schema: $(VENV)/.installed          ## JSON schemas of the configuration files, for editors
+	$(BIN)/scaling schema configs/schema
+
+install: $(VENV)/.installed
+
+# uv resolves and installs in seconds what takes pip minutes; where it cannot be had, pip does the same
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m pip install -q virtualenv && $(PYTHON) -m virtualenv -q $(VENV); }
+	$(BIN)/python -m pip install -q uv || true
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/uv pip install -q --python $(BIN)/python -e . || $(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]' || $(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,202 @@
+"""The command line: every command reads its arguments, calls one public function and prints what it returns."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scaling.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad usage is one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 success, 1 a failed run, 2 bad usage or configuration, 75 interrupted with its state saved."""
+    try:
+        args = _parser().parse_args(argv)
+        return args.call(args)
+    except UserError as error:
+        print(f"scaling: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("scaling: interrupted; launch again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="scaling", description=__doc__.partition(":")[0] + " of scaling-law experiments.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, call: Callable[[Any], int], help: str, into: Any = commands) -> argparse.ArgumentParser:
+        sub = into.add_parser(name, help=help, description=help)
+        sub.set_defaults(call=call)
+        return sub
+
+    train = command("train", _train, "Train one run and record it.")
+    train.add_argument("run", metavar="RUN.yaml")
+    _overrides(train)
+
+    plan = command("plan", _plan, "Parameters, FLOPs, memory and time of a model or run; nothing is trained.")
+    plan.add_argument("config", metavar="MODEL_OR_RUN.yaml")
+    plan.add_argument("--topology", metavar="KIND:SHAPE", help="devices, for example v5e:4x4 or h100:8")
+    _json(plan)
+    _overrides(plan)
+
+    sweep = command(
+        "sweep", _sweep, "Train a sweep; with a forecast, fit, freeze and test it. Continues what it finds."
+    )
+    sweep.add_argument("sweep", metavar="SWEEP.yaml")
+    sweep.add_argument("--executor", default="local", help="where runs run: local")
+    sweep.add_argument("--folder", default="runs", help="the sweep's folder is made in it (default: runs)")
+    sweep.add_argument("--dry-run", action="store_true", help="print every run with its cost and stop")
+    _json(sweep)
+    _overrides(sweep)
+
+    status = command("status", _status, "The state of every run of a sweep.")
+    status.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
+    _json(status)
+
+    data = command("data", _data, "Token stores.")
+    stores = data.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    prepare = command("prepare", _prepare, "Tokenise a corpus once; an interrupted preparation continues.", stores)
+    prepare.add_argument("data", metavar="DATA.yaml")
+    prepare.add_argument("--store", default=None, metavar="FOLDER", help="where token stores are kept")
+    _overrides(prepare)
+
+    fit = command("fit", _fit, "Fit a law to a sweep or to a CSV.")
+    fit.add_argument("runs", metavar="SWEEP_DIR_or_CSV", type=Path)
+    fit.add_argument("--law", default="chinchilla")
+    fit.add_argument("--params", default="params", metavar="COLUMN", help="CSV: column of N (default: params)")
+    fit.add_argument("--tokens", default="tokens", metavar="COLUMN", help="CSV: column of D (default: tokens)")
+    fit.add_argument("--loss", default="loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
+    fit.add_argument("-o", "--output", type=Path, help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json)")
+    _json(fit)
+
+    predict = command("predict", _predict, "Best N, D and loss for a budget, by a saved fit.")
+    predict.add_argument("fit", metavar="FIT.json", type=Path)
+    predict.add_argument("--flops", type=float, required=True, help="training FLOPs, for example 1e24")
+    _json(predict)
+
+    report = command("report", _report, "Plots and one self-contained html page of a sweep.")
+    report.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
+    report.add_argument("-o", "--output", type=Path, metavar="report.html")
+
+    schema = command("schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
+    schema.add_argument("folder", type=Path)
+    return parser
+
+
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, for example model.layers=4")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _train(args: argparse.Namespace) -> int:
+    from scaling.config import RunConfig, load
+
+    config = load(RunConfig, args.run, args.overrides)
+    from scaling.training import train  # after the check: a mistake is told before jax is imported
+
+    result = train(config)
+    return 0 if result.status == "completed" else 1
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from scaling.plan import format_plan, load_plannable, plan
+
+    result = plan(load_plannable(args.config, args.overrides), topology=args.topology)
+    _print_json(result) if args.json else print(format_plan(result))
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from scaling.config import SweepConfig, load
+    from scaling.sweeps import describe_plan, format_plan, run_sweep
+
+    config = load(SweepConfig, args.sweep, args.overrides)
+    if args.dry_run:
+        described = describe_plan(config, folder=args.folder)
+        _print_json(described) if args.json else print(format_plan(described))
+        return 0
+    outcome = run_sweep(config, executor=args.executor, folder=args.folder)
+    if args.json:
+        _print_json(outcome.as_dict())
+    return 0 if outcome.ok else 1
+
+
+def _status(args: argparse.Namespace) -> int:
+    from scaling.sweeps import format_status, status
+
+    found = status(args.sweep_dir)
+    _print_json(found) if args.json else print(format_status(found))
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    raise UserError("say which command: scaling data prepare DATA.yaml")
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from scaling.config import DataConfig, Records, load
+    from scaling.data import describe, prepare
+
+    config = load(DataConfig, args.data, args.overrides)
+    print(describe(prepare(config, args.store or Records().store_folder)))
+    return 0
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from scaling import laws
+
+    fit, path = laws.fit_path(
+        args.runs, law=args.law, N=args.params, D=args.tokens, loss=args.loss, output=args.output
+    )
+    _print_json(fit.as_dict()) if args.json else print(f"{fit.summary()}\nsaved as {path}")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from scaling import laws
+
+    best = laws.load(args.fit).optimal(C=args.flops)
+    _print_json(best.as_dict()) if args.json else print(best.summary())
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from scaling.report import write
+
+    print(write(args.sweep_dir, args.output))
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from scaling.config import DataConfig, ModelConfig, RunConfig, SweepConfig, json_schema
+    from scaling.result import write_text_atomically
+
+    for name, cls in {"model": ModelConfig, "data": DataConfig, "run": RunConfig, "sweep": SweepConfig}.items():
+        path = args.folder / f"{name}.schema.json"
+        write_text_atomically(path, json.dumps(json_schema(cls), indent=1) + "\n")
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
