@@ -1,1 +1,30 @@
-"""."""
+"""Meshes, layouts and processes: how one run is spread over devices."""
+
+from scaling.parallel.distributed import initialize, is_main
+from scaling.parallel.mesh import make_mesh
+from scaling.parallel.sharding import (
+    RULES,
+    batch_sharding,
+    check_batch,
+    constrain,
+    create_sharded,
+    param_shardings,
+    replicated,
+    state_shardings,
+    use,
+)
+
+__all__ = [
+    "RULES",
+    "batch_sharding",
+    "check_batch",
+    "constrain",
+    "create_sharded",
+    "initialize",
+    "is_main",
+    "make_mesh",
+    "param_shardings",
+    "replicated",
+    "state_shardings",
+    "use",
+]

@@ -1,0 +1,64 @@
+"""Several processes as one run: how they find each other, and which part of a batch is whose."""
+
+import os
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from scaling.errors import UserError
+from scaling.parallel.sharding import batch_sharding
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def initialize() -> None:
+    """Joins the processes of this run. Call it before anything asks JAX for devices.
+
+    With JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID set, by these; in a
+    Slurm step of several tasks, by Slurm's own variables; otherwise this process is alone and nothing happens.
+    Raises UserError where only some of the three are set or one is no number.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
+    if given:
+        missing = [name for name in EXPLICIT if name not in given]
+        if missing:
+            raise UserError(f"{', '.join(given)} set without {', '.join(missing)}; set all three or none")
+        address, *numbers = given.values()
+        if not all(number.isdecimal() for number in numbers) or int(numbers[1]) >= int(numbers[0]):
+            raise UserError(
+                f"JAX_PROCESS_ID={numbers[1]} must be a number from 0 up to JAX_NUM_PROCESSES={numbers[0]}, exclusive"
+            )
+        jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]), cluster_detection_method="deactivate")
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        jax.distributed.initialize(cluster_detection_method="slurm")
+
+
+def is_main() -> bool:
+    """Whether this process writes the records of the run."""
+    return jax.process_index() == 0
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """[start, stop) of the batch's rows that this process's devices hold: what it has to load."""
+    spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    bounds = [span[0].indices(batch_size) for span in spans if span is not None]
+    return min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds)
+
+
+def put_batch(rows: np.ndarray, mesh: Mesh, batch_size: int) -> jax.Array:
+    """This process's rows of an array [batch, ...], as its part of the array over all devices.
+
+    rows: rows `local_rows(mesh, batch_size)` of the whole array.
+    """
+    start, stop = local_rows(mesh, batch_size)
+    if len(rows) != stop - start:
+        raise ValueError(f"rows {start} to {stop} of {batch_size} are {stop - start}, got {len(rows)}")
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        first, last, _ = (index or (slice(None),))[0].indices(batch_size)
+        return rows[first - start : last - start]
+
+    return jax.make_array_from_callback((batch_size, *rows.shape[1:]), batch_sharding(mesh), part)

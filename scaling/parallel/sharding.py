@@ -1,0 +1,237 @@
+"""Logical axes to mesh axes: where parameters, optimizer state, batches and activations lie."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from scaling.errors import UserError
+
+RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "batch": ("data", "fsdp"),  # fsdp devices each compute windows of their own and only store together
+        "sequence": (),
+        "layers": (),  # a scan slices this axis: split over devices, every step would fetch from one of them
+        "embed": ("fsdp",),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
+        "vocab": ("tensor",),
+        "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
+        "kv_heads": ("tensor",),
+        "mlp": ("tensor",),
+        "head_dim": (),
+        "position": (),
+    }
+)
+"""Logical axis to the mesh axes that it is split over.
+
+Within one array a mesh axis serves the first logical axis that asks for it: activations [batch, sequence, embed]
+are split by batch, parameters [embed, mlp] by embed and mlp.
+"""
+
+LARGE = 1 << 20
+"""elements of a parameter from which on it must not lie whole on every device by accident ..."""
+LARGE_SHARE = 0.02
+"""... if it also is more than this share of all parameters"""
+
+_mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
+
+
+class HasAxes(Protocol):
+    """What sharding needs to know of a parameter: the logical names of its axes."""
+
+    @property
+    def axes(self) -> tuple[str, ...]: ...
+
+
+@contextmanager
+def use(mesh: Mesh | None) -> Iterator[None]:
+    """The mesh that `constrain` refers to while a function is traced.
+
+    Enter it inside the function that is jitted: a trace made under one mesh is not made again under another.
+    """
+    token = _mesh.set(mesh)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
+def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
+    """`x` laid out over the active mesh by RULES; `x` itself without a mesh or on one device.
+
+    logical_axes: a name for each axis of `x`, None for one that is not split. An axis whose size does not divide
+    is left whole.
+    """
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return x
+    if len(logical_axes) != x.ndim:
+        raise ValueError(f"{len(logical_axes)} axis names {logical_axes} for an array of shape {x.shape}")
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec(logical_axes, x.shape, mesh)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Arrays [batch, ...] split by windows over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Raises UserError unless every microbatch splits evenly over the devices that compute windows of their own."""
+    copies = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (copies * accumulate):
+        step = copies * accumulate
+        near = sorted({max(1, batch_size // step) * step, -(-batch_size // step) * step})
+        raise UserError(
+            f"batch_size={batch_size} does not split into {accumulate} microbatches (placement.accumulate) over "
+            f"data={mesh.shape['data']} × fsdp={mesh.shape['fsdp']} devices; nearest that do: "
+            f"{', '.join(map(str, near))}"
+        )
+
+
+def param_shardings(metadata: Any, shapes: Any, mesh: Mesh) -> Any:
+    """The layout of each parameter on `mesh`.
+
+    metadata: nested dict whose leaves have `.axes`, the logical names of a parameter's axes.
+    shapes: the same nested dict of arrays or shapes (anything with `.shape`).
+    returns: the same nested dict of NamedSharding.
+
+    A mesh axis lies on the axis that RULES give it; where that does not divide, on the largest other one that
+    does (the compiler then gathers the parameter where it is used). Vectors stay whole: they cost nothing.
+    Raises UserError where a large parameter would lie whole on every device although RULES mean to split it.
+    """
+    specs = jax.tree.map(lambda facts, x: _param_spec(facts.axes, x.shape, mesh), metadata, shapes, is_leaf=_has_axes)
+    _refuse_large_unsharded(metadata, shapes, specs, mesh)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
+    """The layout of a training state: whatever mirrors a parameter lies where the parameter lies.
+
+    state: any tree of arrays or shapes that holds the parameters or trees like them (moments) as nested dicts.
+    shardings, shapes: of the parameters, from `param_shardings`.
+    returns: the tree of `state` with NamedSharding leaves. A leaf below a parameter's own keys with the
+    parameter's shape has its layout; all else (counters, factored moments) is whole on every device.
+    """
+    by_keys = {
+        _dict_keys(path): (x.shape, sharding)
+        for (path, x), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def layout(path: tuple[Any, ...], x: Any) -> NamedSharding:
+        shape, sharding = by_keys.get(_dict_keys(path), (None, None))
+        return sharding if sharding is not None and shape == x.shape else replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(layout, state)
+
+
+def create_sharded(init: Callable[..., Any], shardings: Any, *args: Any) -> Any:
+    """`init(*args)` computed in place: no device ever holds more than its part.
+
+    Random numbers are the same on every mesh (JAX's threefry generator is partitionable).
+    """
+    return jax.jit(init, out_shardings=shardings)(*args)
+
+
+def _spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    taken: set[str] = set()
+    parts: list[tuple[str, ...]] = []
+    for axis, size in zip(axes, shape, strict=True):
+        part: tuple[str, ...] = ()
+        for name in _rule(axis):
+            if name not in taken and size % (_ways(part, mesh) * mesh.shape[name]) == 0:
+                part = (*part, name)
+                taken.add(name)
+        parts.append(part)
+    return _as_spec(parts)
+
+
+def _param_spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    if len(axes) != len(shape):
+        raise ValueError(f"{len(axes)} axis names {axes} for a parameter of shape {shape}")
+    if sum(axis != "layers" for axis in axes) < 2:
+        return PartitionSpec()
+    parts: list[tuple[str, ...]] = [() for _ in axes]
+    for name in _ruled(axes, mesh):
+        ruled = [i for i, axis in enumerate(axes) if name in _rule(axis)]
+        other = sorted(
+            (i for i, axis in enumerate(axes) if axis != "layers"), key=lambda i: (len(parts[i]), -shape[i])
+        )
+        for i in [*ruled, *other]:
+            if shape[i] % (_ways(parts[i], mesh) * mesh.shape[name]) == 0:
+                parts[i] = (*parts[i], name)
+                break
+    return _as_spec(parts)
+
+
+def _refuse_large_unsharded(metadata: Any, shapes: Any, specs: Any, mesh: Mesh) -> None:
+    facts = jax.tree.leaves(metadata, is_leaf=_has_axes)
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    total = sum(x.size for _, x in leaves)
+    for (path, x), spec, fact in zip(leaves, jax.tree.leaves(specs, is_leaf=_is_spec), facts, strict=True):
+        if x.size < LARGE or x.size < LARGE_SHARE * total:
+            continue
+        for name in _ruled(fact.axes, mesh):
+            if spec != PartitionSpec() and any(name in (part or ()) for part in spec):
+                continue
+            ways = [k for k in range(1, mesh.size + 1) if any(n % k == 0 for n in x.shape)]
+            ruled = next(i for i, axis in enumerate(fact.axes) if name in _rule(axis))
+            near = -(-x.shape[ruled] // mesh.shape[name]) * mesh.shape[name]
+            raise UserError(
+                f"placement.mesh: {name}={mesh.shape[name]} leaves {'.'.join(_dict_keys(path))} "
+                f"({', '.join(f'{axis}={n}' for axis, n in zip(fact.axes, x.shape, strict=True))}) whole on every "
+                f"device, {x.size / total:.0%} of all parameters: no axis is divisible by {mesh.shape[name]}; "
+                f"set {name} to {' or '.join(map(str, ways))}, or {fact.axes[ruled]} to {near}"
+            )
+
+
+def _ruled(axes: tuple[str, ...], mesh: Mesh) -> list[str]:
+    """Mesh axes of more than one device that RULES name for a parameter, in the mesh's order."""
+    wanted = {name for axis in axes for name in _rule(axis)}
+    return [name for name in mesh.axis_names if name in wanted and mesh.shape[name] > 1]
+
+
+def _rule(axis: str | None) -> tuple[str, ...]:
+    if axis is None:
+        return ()
+    if axis not in RULES:
+        raise ValueError(f"unknown logical axis {axis!r}; known: {', '.join(RULES)}")
+    return RULES[axis]
+
+
+def _ways(part: tuple[str, ...], mesh: Mesh) -> int:
+    ways = 1
+    for name in part:
+        ways *= mesh.shape[name]
+    return ways
+
+
+def _as_spec(parts: list[tuple[str, ...]]) -> PartitionSpec:
+    return PartitionSpec(*(part or None for part in parts)) if any(parts) else PartitionSpec()
+
+
+def _dict_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The dict keys that end a tree path: a parameter's name, wherever in a state it is."""
+    keys: list[str] = []
+    for entry in reversed(path):
+        if not isinstance(entry, jax.tree_util.DictKey):
+            break
+        keys.append(str(entry.key))
+    return tuple(reversed(keys))
+
+
+def _has_axes(x: Any) -> bool:
+    return hasattr(x, "axes")
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
