@@ -1,0 +1,77 @@
+"""The process that talks to wandb: reads a run's records from its standard input, one JSON value a line.
+
+The first line says what to open, every further one is `{"step", "metrics"}`, the last one `{"end": result or null}`.
+What goes wrong is one line on standard output. wandb lives apart from training because its import and start take
+two seconds, it prints, installs hooks at exit, and waits for the network; a process can be bounded and ended.
+"""
+
+import json
+import os
+import signal
+import sys
+from typing import Any, TextIO
+
+HEADLINE = ("status", "params_total", "params_non_embedding", "loss", "loss_sem", "bits_per_byte", "tokens", "flops")
+"""facts of a result that a table of runs in wandb wants as columns"""
+
+
+def mirror(records: TextIO) -> None:
+    """Give every record to wandb; raises whatever wandb raises."""
+    first = json.loads(records.readline())
+    run = _open(first)
+    result = None
+    for line in records:
+        record = json.loads(line)
+        if "end" in record:
+            result = record["end"]
+            break
+        run.log(record["metrics"], step=record["step"])
+    signal.alarm(int(first["finish_seconds"]) + 1)  # a run that is killed must not leave this process behind
+    if result is not None:
+        run.summary.update({f"final/{name}": result[name] for name in HEADLINE} | {"result": result})
+    run.finish(exit_code=0 if result and result["status"] == "completed" else 1)
+
+
+def _open(first: dict[str, Any]) -> Any:
+    import wandb
+
+    values: dict[str, Any] = {"console": "off", "silent": True, "init_timeout": 60.0}
+    if "finish_timeout" in getattr(wandb.Settings, "model_fields", ()):  # wandb 0.22 and later
+        values["finish_timeout"] = float(first["finish_seconds"])
+    run = wandb.init(
+        project=first["project"],
+        group=first["group"],
+        id=first["id"],
+        name=first["id"],
+        resume="allow",
+        mode=first["mode"],
+        dir=first["folder"],
+        config=first["config"],
+        settings=wandb.Settings(**values),
+    )
+    run.define_metric("tokens")
+    run.define_metric("flops", step_metric="tokens")
+    run.define_metric("*", step_metric="tokens")
+    return run
+
+
+def main() -> int:
+    """Mirror standard input; 1 and one line on standard output where wandb is missing or fails."""
+    answer = os.fdopen(os.dup(1), "w")  # wandb and its service print to nowhere
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    try:
+        mirror(sys.stdin)
+    except ImportError as error:
+        answer.write(f"{error} (pip install wandb, or set records.wandb=disabled)")
+    except BaseException as error:  # wandb may raise anything here, SystemExit included
+        answer.write(" ".join(f"{type(error).__name__}: {error}".split()))
+    else:
+        return 0
+    answer.flush()
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
