@@ -1,0 +1,131 @@
+"""One layer: attention and MLP around the residual stream, with the norms where the configuration puts them."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scaling.config.model import ModelConfig
+from scaling.models.attention import attend, dropout
+from scaling.models.linear import Linear
+from scaling.models.norm import Norm, rms_norm
+from scaling.models.parameters import ParamFacts, declare
+from scaling.models.positions import rotate
+
+Rope = tuple[jax.Array, jax.Array] | None
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with grouped keys and values."""
+
+    def __init__(self, config: ModelConfig, *, layers: int, rngs: nnx.Rngs):
+        self.config = config
+        d_model, d_head = config.d_model, config.d_head
+        queries, keys = config.n_heads * d_head, config.n_kv_heads * d_head
+        self.q = Linear(config, (d_model, queries), ("embed", "heads"), layers=layers, rngs=rngs)
+        self.k = Linear(config, (d_model, keys), ("embed", "kv_heads"), layers=layers, rngs=rngs)
+        self.v = Linear(config, (d_model, keys), ("embed", "kv_heads"), layers=layers, rngs=rngs)
+        self.o = Linear(config, (queries, d_model), ("heads", "embed"), layers=layers, rngs=rngs, residual=True)
+        facts = ParamFacts(("head_dim",), 1, decay=False, role="vector")
+        self.q_scale = declare((d_head,), facts, rngs=rngs, layers=layers, mean=1.0) if config.qk_norm else None
+        self.k_scale = declare((d_head,), facts, rngs=rngs, layers=layers, mean=1.0) if config.qk_norm else None
+
+    def __call__(
+        self, x_BxLxD: jax.Array, rope: Rope, *, window: int, implementation: str, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        config = self.config
+        batch, length, _ = x_BxLxD.shape
+        q_BxLxHxd = self.q(x_BxLxD).reshape(batch, length, config.n_heads, config.d_head)
+        k_BxLxKxd = self.k(x_BxLxD).reshape(batch, length, config.n_kv_heads, config.d_head)
+        v_BxLxKxd = self.v(x_BxLxD).reshape(batch, length, config.n_kv_heads, config.d_head)
+        if self.q_scale is not None and self.k_scale is not None:
+            q_BxLxHxd = rms_norm(q_BxLxHxd, self.q_scale[...], config.norm_eps)
+            k_BxLxKxd = rms_norm(k_BxLxKxd, self.k_scale[...], config.norm_eps)
+        if rope is not None:
+            q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *rope), rotate(k_BxLxKxd, *rope)
+        out_BxLxHxd = attend(
+            q_BxLxHxd,
+            k_BxLxKxd,
+            v_BxLxKxd,
+            window=window,
+            softcap=config.attention_softcap,
+            alibi=config.position == "alibi",
+            dropout_rate=config.dropout,
+            dropout_key=dropout_key,
+            implementation=implementation,
+        )
+        return self.o(out_BxLxHxd.reshape(batch, length, -1))
+
+
+class MLP(nnx.Module):
+    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) where the activation is gated."""
+
+    def __init__(self, config: ModelConfig, *, layers: int, rngs: nnx.Rngs):
+        self.activation = config.activation
+        into, out = (config.d_model, config.d_ff), (config.d_ff, config.d_model)
+        self.up = Linear(config, into, ("embed", "mlp"), layers=layers, rngs=rngs)
+        self.gate = Linear(config, into, ("embed", "mlp"), layers=layers, rngs=rngs) if config.gated else None
+        self.down = Linear(config, out, ("mlp", "embed"), layers=layers, rngs=rngs, residual=True)
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        up_BxLxF = self.up(x_BxLxD)
+        if self.gate is not None:
+            return self.down(activate(self.gate(x_BxLxD), self.activation) * up_BxLxF)
+        return self.down(activate(up_BxLxF, self.activation))
+
+
+def activate(x: jax.Array, name: str) -> jax.Array:
+    """The activation of that name; a gated one's is that of its gate. GELU is the tanh form (GPT-2)."""
+    if name in ("gelu", "geglu"):
+        return jax.nn.gelu(x, approximate=True)
+    if name in ("silu", "swiglu"):
+        return jax.nn.silu(x)
+    x = jnp.maximum(x, 0)
+    return x * x if name == "relu2" else x  # ReLU²: So et al. 2021, 2109.08668
+
+
+class Block(nnx.Module):
+    """A layer, or all layers stacked: every parameter has a leading `layers` axis until a slice is bound."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        layers = config.unique_layers
+        self.position, self.parallel, self.rate = config.norm_position, config.parallel_block, config.dropout
+        self.attention = Attention(config, layers=layers, rngs=rngs)
+        self.mlp = MLP(config, layers=layers, rngs=rngs)
+        self.attention_norm = Norm(config, layers=layers, rngs=rngs)
+        self.mlp_norm = None if self.parallel else Norm(config, layers=layers, rngs=rngs)
+        sandwich = config.norm_position == "sandwich"
+        self.attention_out_norm = Norm(config, layers=layers, rngs=rngs) if sandwich else None
+        self.mlp_out_norm = Norm(config, layers=layers, rngs=rngs) if sandwich else None
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        rope: Rope,
+        *,
+        window: int,
+        implementation: str,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
+
+        def attention(h_BxLxD: jax.Array) -> jax.Array:
+            h_BxLxD = self.attention(h_BxLxD, rope, window=window, implementation=implementation, dropout_key=keys[0])
+            h_BxLxD = h_BxLxD if self.attention_out_norm is None else self.attention_out_norm(h_BxLxD)
+            return dropout(h_BxLxD, self.rate, keys[1])
+
+        def mlp(h_BxLxD: jax.Array) -> jax.Array:
+            h_BxLxD = self.mlp(h_BxLxD)
+            h_BxLxD = h_BxLxD if self.mlp_out_norm is None else self.mlp_out_norm(h_BxLxD)
+            return dropout(h_BxLxD, self.rate, keys[2])
+
+        first, second = self.attention_norm, self.mlp_norm
+        if second is None:  # a parallel block has one shared norm
+            if self.position == "post":
+                return first(x_BxLxD + attention(x_BxLxD) + mlp(x_BxLxD))
+            h_BxLxD = first(x_BxLxD)
+            return x_BxLxD + attention(h_BxLxD) + mlp(h_BxLxD)
+        if self.position == "post":
+            x_BxLxD = first(x_BxLxD + attention(x_BxLxD))
+            return second(x_BxLxD + mlp(x_BxLxD))
+        x_BxLxD = x_BxLxD + attention(first(x_BxLxD))
+        return x_BxLxD + mlp(second(x_BxLxD))

@@ -1,0 +1,31 @@
+"""Linear maps of the residual blocks."""
+
+import jax
+from flax import nnx
+
+from scaling.config.model import ModelConfig
+from scaling.models.parameters import ParamFacts, declare, matrix_std
+
+
+class Linear(nnx.Module):
+    """y = x·kernel (+ bias), with `kernel` [inputs, outputs], stacked over layers."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        shape: tuple[int, int],
+        axes: tuple[str, str],
+        *,
+        layers: int,
+        rngs: nnx.Rngs,
+        residual: bool = False,
+    ):
+        fan_in = shape[0]
+        facts = ParamFacts(axes, fan_in, decay=True, role="hidden")
+        self.kernel = declare(shape, facts, rngs=rngs, layers=layers, std=matrix_std(config, fan_in, residual))
+        bias = ParamFacts(axes[1:], 1, decay=False, role="vector")
+        self.bias = declare(shape[1:], bias, rngs=rngs, layers=layers) if config.bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...]
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)

@@ -1,0 +1,38 @@
+"""RMSNorm and LayerNorm; statistics in float32 whatever the compute precision."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scaling.config.model import ModelConfig
+from scaling.models.parameters import ParamFacts, declare
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / √(mean x² + eps) · scale over the last axis (Zhang and Sennrich 2019, 1910.07467)."""
+    x32 = x.astype(jnp.float32)
+    return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps) * scale).astype(x.dtype)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: float) -> jax.Array:
+    """(x − mean) / √(variance + eps) · scale (+ bias) over the last axis (Ba et al. 2016, 1607.06450)."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 - jnp.mean(x32, -1, keepdims=True)
+    y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps) * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """The configured norm over the residual stream: a scale, and a bias for a LayerNorm where `bias` is set."""
+
+    def __init__(self, config: ModelConfig, *, layers: int | None, rngs: nnx.Rngs):
+        self.kind, self.eps = config.norm, config.norm_eps
+        facts = ParamFacts(("embed",), 1, decay=False, role="vector")
+        self.scale = declare((config.d_model,), facts, rngs=rngs, layers=layers, mean=1.0)
+        biased = config.bias and config.norm == "layernorm"
+        self.bias = declare((config.d_model,), facts, rngs=rngs, layers=layers) if biased else None
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        if self.kind == "rmsnorm":
+            return rms_norm(x_BxLxD, self.scale[...], self.eps)
+        return layer_norm(x_BxLxD, self.scale[...], None if self.bias is None else self.bias[...], self.eps)
