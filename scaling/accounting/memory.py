@@ -1,0 +1,154 @@
+"""Memory of one device in training, itemised: what a placement needs before anything is launched."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from scaling.accounting.params import Tensor, tensors
+from scaling.config import ModelConfig, RunConfig
+from scaling.errors import UserError
+
+FLOAT32 = 4
+CHUNK_BYTES = 64 * 2**20  # float32 logits of one piece of the loss where `placement.loss_chunk` is unset
+FACTORED_FROM = 128  # Adafactor keeps the whole second moment where a matrix has a shorter side (as optax does)
+IN_BLOCKS = ("attention", "mlp")
+SQUARE = ("reference", "xla")  # attention that keeps a probability for every pair of positions
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the peak of a step."""
+
+    items: dict[str, int]
+    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits"""
+    devices: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.items.values())
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Devices along each axis of the mesh."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) -> Memory:
+    """Estimate the memory of each device for a run as it is placed.
+
+    devices: devices of the run; unset: as many as `placement.mesh` names.
+    kind: their kind; on `cpu`, `compute_dtype: auto` is float32, elsewhere bfloat16.
+    returns: bytes. Parameters, gradients and optimizer state are exact for the layout that `parallel` gives them;
+    activations and logits are what the backward pass needs by the remat policy, not what a compiler makes of it.
+    Raises UserError where the mesh does not fit the devices.
+    """
+    cut = _cut(run, devices)
+    model, accumulate = run.model, run.placement.accumulate
+    parts = [(tensor, tensor.size // _ways(tensor, cut)) for tensor in tensors(model)]
+    held = FLOAT32 * sum(size for _, size in parts)
+    width = _compute_bytes(run, kind)
+    windows = ceil(run.batch_size / (accumulate * cut.data * cut.fsdp))
+    items = {
+        "parameters": held,
+        "gradients": held * (2 if accumulate > 1 else 1),  # the sum and what is added to it
+        "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in parts),
+        "compute_copy": width * sum(s for t, s in parts if len(t.shape) > 1) if width < FLOAT32 else 0,
+        "activations": windows * model.context * _activations(run, width, cut.tensor),
+        "logits": _logits(run, windows * model.context, cut.tensor),
+    }
+    return Memory(items, cut.data * cut.fsdp * cut.tensor)
+
+
+def _cut(run: RunConfig, devices: int | None) -> _Cut:
+    mesh = run.placement.mesh
+    inner = mesh.fsdp * mesh.tensor
+    total = devices or max(1, mesh.data) * inner
+    data = mesh.data or total // inner
+    if data * inner != total:
+        asked = f"data={mesh.data} × fsdp={mesh.fsdp} × tensor={mesh.tensor}"
+        needs = f"a multiple of {inner}" if mesh.data == 0 else f"{mesh.data * inner}"
+        raise UserError(f"placement.mesh: {asked} needs {needs} devices, there are {total}")
+    return _Cut(data, mesh.fsdp, mesh.tensor)
+
+
+def _ways(tensor: Tensor, cut: _Cut) -> int:
+    """Devices that one copy of a tensor is split over: a matrix by fsdp and tensor where an axis divides."""
+    if len(tensor.shape) < 2:
+        return 1
+    sides = list(tensor.shape)
+    ways = 1
+    for ruled, count in (("embed", cut.fsdp), ("other", cut.tensor)):
+        mine = [i for i, axis in enumerate(tensor.axes) if (axis == "embed") == (ruled == "embed")]
+        if ruled == "other" and tensor.axes[mine[0]] == "position":
+            continue
+        rest = [i for i in range(len(sides)) if i not in mine]
+        fits = [i for i in (*mine, *rest) if sides[i] % count == 0]
+        if fits:
+            sides[fits[0]] //= count
+            ways *= count
+    return ways
+
+
+def _moments(tensor: Tensor, size: int, optimizer: str) -> int:
+    """Numbers of optimizer state that one device keeps for a tensor of which it holds `size` parameters."""
+    if optimizer == "lion":
+        return size
+    if optimizer == "muon":
+        return size if tensor.part in IN_BLOCKS and len(tensor.shape) == 2 else 2 * size
+    if optimizer == "adafactor":
+        factored = len(tensor.shape) == 2 and min(tensor.shape) >= FACTORED_FROM
+        return tensor.copies * sum(tensor.shape) if factored else size
+    return 2 * size
+
+
+def _compute_bytes(run: RunConfig, kind: str | None) -> int:
+    dtype = run.placement.compute_dtype
+    if dtype == "auto":
+        dtype = "float32" if kind == "cpu" else "bfloat16"
+    return 4 if dtype == "float32" else 2
+
+
+def _activations(run: RunConfig, width: int, tensor: int) -> int:
+    """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
+    model, remat = run.model, run.placement.remat
+    whole = _layer(run, width, tensor)
+    stream = width * model.d_model
+    if remat == "none":
+        kept, again = whole, 0
+    elif remat == "full":
+        kept, again = stream, whole
+    else:
+        kept, again = 2 * stream + width * _products(model) // tensor, whole
+    ends = 2 * stream  # the stream after the last layer and its norm
+    return model.layers * kept + again + ends
+
+
+def _products(model: ModelConfig) -> int:
+    """Outputs of q, k, v and of the MLP's way in, for one token of one layer."""
+    ups = 2 if model.gated else 1
+    return (model.n_heads + 2 * model.n_kv_heads) * model.d_head + ups * model.d_ff
+
+
+def _layer(run: RunConfig, width: int, tensor: int) -> int:
+    """Bytes for each token that the backward pass of one layer reads, nothing computed again."""
+    model = run.model
+    norms = 1 if model.parallel_block else 2
+    out = {"pre": 0, "post": 0, "sandwich": 2}[model.norm_position]
+    stream = model.d_model * (2 * norms + out)  # input and output of each norm
+    inner = _products(model) + model.n_heads * model.d_head + model.d_ff  # attention's result, the way down's input
+    bytes_ = width * (stream + inner // tensor) + FLOAT32 * model.n_heads // tensor
+    if run.placement.attention in SQUARE:
+        bytes_ += (FLOAT32 + width) * model.n_heads * model.context // tensor
+    return bytes_
+
+
+def _logits(run: RunConfig, tokens: int, tensor: int) -> int:
+    """float32 logits of one piece of the loss and their gradient."""
+    row = FLOAT32 * run.model.vocab
+    piece = min(tokens, run.placement.loss_chunk or max(1, CHUNK_BYTES // row))
+    return 2 * piece * row // tensor
+
+

@@ -1,0 +1,184 @@
+"""The ladder: one smooth family of shapes, and its member for a target number of parameters or FLOPs.
+
+The family is a staircase of (layers, d_model) pairs that climbs along the wanted aspect ratio one step at a time;
+d_ff takes up the rest between two stairs. So layers and d_model do not decrease with the target, and d_ff / d_model
+stays near the wanted ratio. Only where one stair is too high for d_ff to fill (a doubling of layers at the bottom,
+coarse width steps) a pair beside the staircase is taken.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, floor, log
+from typing import Any, Literal
+
+from scaling import accounting
+from scaling.config import LadderConfig, ModelConfig, build
+from scaling.errors import UserError
+
+TOLERANCE = 0.01
+FF_RANGE = (0.7, 1.4)  # d_ff may differ from the wanted ratio by these factors
+ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
+SHAPE_KEYS = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
+
+Measure = Callable[[ModelConfig], float]
+Pair = tuple[int, int]
+
+
+def model_for_params(
+    n: float, ladder: LadderConfig, base: Mapping[str, Any], tolerance: float = TOLERANCE
+) -> ModelConfig:
+    """The ladder's model of `n` parameters (which ones: `ladder.count`).
+
+    base: a model's values but for its sizes (vocabulary, context, activation ...); sizes in it are replaced.
+    tolerance: relative miss that is allowed.
+    Raises UserError where `ladder` allows nothing so near, naming the nearest.
+    """
+    return _Search(ladder, base, _count(ladder), f"{ladder.count} parameters").nearest(n, tolerance)
+
+
+def model_for_flops(
+    c: float, tokens_per_param: float, ladder: LadderConfig, base: Mapping[str, Any], tolerance: float = TOLERANCE
+) -> ModelConfig:
+    """The ladder's model that `c` exact training FLOPs train on `tokens_per_param` tokens for each parameter.
+
+    Parameters are counted as `ladder.count` says; `base`, `tolerance` and errors as in `model_for_params`.
+    """
+    count = _count(ladder)
+
+    def flops(model: ModelConfig) -> float:
+        return accounting.flops_per_token(model).exact * tokens_per_param * count(model)
+
+    what = f"training FLOPs at {tokens_per_param:g} tokens per parameter"
+    return _Search(ladder, base, flops, what).nearest(c, tolerance)
+
+
+def _count(ladder: LadderConfig) -> Measure:
+    kind: Literal["total", "non_embedding"] = ladder.count
+    return lambda model: getattr(accounting.params(model), kind)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A shape and how well it does."""
+
+    model: ModelConfig
+    value: float
+    miss: float
+    """relative distance from the target"""
+
+
+class _Search:
+    """The shapes that a ladder allows over a base, and one measure of them that grows with each of their sizes."""
+
+    def __init__(self, ladder: LadderConfig, base: Mapping[str, Any], measure: Measure, what: str):
+        self.ladder, self.measure, self.what = ladder, measure, what
+        sharing = base.get("layer_sharing", 1)
+        self.step = sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the check below says so
+        self.rope = base.get("position", "rope") == "rope"
+        rest = {key: value for key, value in base.items() if key not in SHAPE_KEYS}
+        first = (self.step, ladder.width_multiple)
+        self.template = build(ModelConfig, rest | self._sizes(first, ladder.ff_multiple), "the model to be sized")
+
+    def nearest(self, target: float, tolerance: float) -> ModelConfig:
+        if not target > 0:
+            raise UserError(f"a ladder needs a positive target, got {target} {self.what}")
+        on = [self._fit(pair, target) for pair in self._stairs(target)]
+        fits = [fit for fit in on if fit.miss <= tolerance]
+        if fits:  # of the stairs below and above, the one whose d_ff is nearer to the wanted
+            return min(fits, key=lambda fit: abs(log(self._ff_ratio(fit.model)))).model
+        beside = [self._fit(pair, target) for pair in self._beside(target, tolerance)]
+        fits = [fit for fit in beside if fit.miss <= tolerance]
+        if fits:
+            return min(fits, key=lambda fit: self._cost(fit.model)).model
+        best = min([*on, *beside], key=lambda fit: fit.miss)
+        nearer = [self._fit(pair, target) for pair in self._beside(target, best.miss)]
+        raise UserError(self._too_far(target, tolerance, min([best, *nearer], key=lambda fit: fit.miss)))
+
+    def _too_far(self, target: float, tolerance: float, best: _Fit) -> str:
+        m, ladder = best.model, self.ladder
+        return (
+            f"no shape of the ladder has {target:.6g} {self.what} within {tolerance:.2%}; nearest: {best.value:.6g} "
+            f"({best.miss:.1%} off) with layers={m.layers}, d_model={m.d_model}, d_ff={m.d_ff}; ask for that, or "
+            f"lower ladder.ff_multiple ({ladder.ff_multiple}) or ladder.width_multiple ({ladder.width_multiple})"
+        )
+
+    def _stairs(self, target: float) -> list[Pair]:
+        """The last stair that is smaller than the target with the wanted d_ff, and the one above it."""
+        pairs: list[Pair] = []
+        for pair in self._climb():
+            pairs.append(pair)
+            if len(pairs).bit_count() == 1 and self._at_ratio(pair, 1.0) >= target:
+                break
+        above = bisect_left(pairs, target, key=lambda pair: self._at_ratio(pair, 1.0))
+        return pairs[max(0, above - 1) : above + 1]
+
+    def _climb(self) -> Iterator[Pair]:
+        aspect, width = self.ladder.aspect, self.ladder.width_multiple
+        layers, d_model = self.step, width
+        while True:
+            yield layers, d_model
+            deeper = abs(log(d_model / ((layers + self.step) * aspect)))
+            wider = abs(log((d_model + width) / (layers * aspect)))
+            if deeper < wider:
+                layers += self.step
+            else:
+                d_model += width
+
+    def _beside(self, target: float, tolerance: float) -> Iterator[Pair]:
+        """Every pair of an aspect ratio near the wanted that some d_ff may bring to the target."""
+        aspect, width = self.ladder.aspect, self.ladder.width_multiple
+        low, high = target * (1 - tolerance), target * (1 + tolerance)
+        d_model = width
+        while True:
+            least = max(1, ceil(d_model / (aspect * ASPECT_RANGE * self.step)))
+            most = max(1, floor(d_model * ASPECT_RANGE / (aspect * self.step)))
+            depths = [n * self.step for n in range(least, most + 1)]
+            if self._at_ratio((depths[0], d_model), FF_RANGE[0]) > high:
+                return
+            first = bisect_left(depths, low, key=lambda n: self._at_ratio((n, d_model), FF_RANGE[1]))
+            for layers in depths[first:]:
+                if self._at_ratio((layers, d_model), FF_RANGE[0]) > high:
+                    break
+                yield layers, d_model
+            d_model += width
+
+    def _fit(self, pair: Pair, target: float) -> _Fit:
+        """The pair with the d_ff that brings it nearest to the target."""
+        multiple = self.ladder.ff_multiple
+        smallest, largest = (self._ff(pair[1], factor) // multiple for factor in FF_RANGE)
+        steps = range(smallest, largest + 1)
+        above = bisect_left(steps, target, key=lambda k: self.measure(self._model(pair, k * multiple)))
+        models = [self._model(pair, k * multiple) for k in steps[max(0, above - 1) : above + 1]]
+        fits = [_Fit(model, value, abs(value / target - 1)) for model in models for value in [self.measure(model)]]
+        return min(fits, key=lambda fit: fit.miss)
+
+    def _at_ratio(self, pair: Pair, factor: float) -> float:
+        return self.measure(self._model(pair, self._ff(pair[1], factor)))
+
+    def _ff(self, d_model: int, factor: float) -> int:
+        """The multiple nearest to `factor` times the wanted d_ff, rounded into FF_RANGE where there is room."""
+        exact = factor * self.ladder.ff_ratio * d_model / self.ladder.ff_multiple
+        rounded = ceil(exact) if factor < 1 else floor(exact) if factor > 1 else round(exact)
+        return max(1, rounded) * self.ladder.ff_multiple
+
+    def _model(self, pair: Pair, d_ff: int) -> ModelConfig:
+        return self.template.model_copy(update=self._sizes(pair, d_ff))
+
+    def _sizes(self, pair: Pair, d_ff: int) -> dict[str, int]:
+        layers, d_model = pair
+        heads = max(1, d_model // self.ladder.d_head)
+        groups = min((g for g in range(1, heads + 1) if heads % g == 0), key=lambda g: abs(log(g / self.ladder.kv_groups)))
+        d_head = min(self.ladder.d_head, d_model)
+        if self.rope and d_head < self.ladder.d_head:
+            d_head = max(2, d_head - d_head % 2)
+        return {"layers": layers, "d_model": d_model, "n_heads": heads, "n_kv_heads": heads // groups,
+                "d_head": d_head, "d_ff": d_ff}  # fmt: skip
+
+    def _ff_ratio(self, model: ModelConfig) -> float:
+        """d_ff / d_model over the wanted."""
+        return model.d_ff / (model.d_model * self.ladder.ff_ratio)
+
+    def _cost(self, model: ModelConfig) -> float:
+        aspect = model.d_model / (model.layers * self.ladder.aspect)
+        return log(aspect) ** 2 + log(self._ff_ratio(model)) ** 2
