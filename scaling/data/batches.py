@@ -1,0 +1,183 @@
+"""Batches as a pure function of (seed, step), and evaluation batches that meet every target once."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from scaling.config import RunConfig
+from scaling.data.permutation import Permutation
+from scaling.data.store import Split, TokenStore
+from scaling.errors import UserError
+
+BLOCK = 8192  # windows whose order is computed at a time: about 2 ms, once in hundreds of steps
+VOCAB_MULTIPLE = 128  # rows of padding that an embedding may have: up to the next multiple, for even sharding
+
+
+class Batch(NamedTuple):
+    """Windows of a step; a pytree."""
+
+    tokens_BxL: np.ndarray
+    """int32, what the model reads"""
+    targets_BxL: np.ndarray
+    """int32, the token that follows each"""
+    weights_BxL: np.ndarray
+    """float32, what a target counts: 1, or 0 for padding"""
+
+
+class Batches:
+    """Training batches. Window w holds targets w·L+1 … w·L+L, so an epoch meets every target exactly once.
+
+    (Only the tail that fills no window is never met: fewer than L tokens.) Each epoch has an order of its own. Row
+    r of step s is number s·B + r of the endless sequence of epochs: a batch may reach over the end of an epoch.
+
+    Args:
+      split: tokens of the split.
+      context: L, targets in a window.
+      batch_size: B, windows in a batch, over all devices.
+      seed: picks the order; the same seed and step give the same batch on every machine.
+      shuffle: False takes the windows as they are in the text, in every epoch.
+    """
+
+    def __init__(self, split: Split, context: int, batch_size: int, seed: int, shuffle: bool = True) -> None:
+        self.context, self.batch_size, self.seed, self.shuffle = context, batch_size, seed, shuffle
+        self.n_windows = n_windows(split.n_tokens, context)
+        if self.n_windows < 1:
+            raise UserError(
+                f"a split of {split.n_tokens} tokens has no window of context={context}; "
+                f"it takes {context + 1} tokens: shorten model.context or use more text"
+            )
+        self._doc_starts = split.doc_starts
+        covered = split.tokens[: self.n_windows * context + 1]
+        self._windows = np.lib.stride_tricks.sliding_window_view(covered, context + 1)[::context]
+        self._ones = np.ones((batch_size, context), np.float32)
+        self._ones.flags.writeable = False
+        self._block = lru_cache(maxsize=4)(self._order)
+
+    @property
+    def window_tokens(self) -> int:
+        """Targets in one epoch."""
+        return self.n_windows * self.context
+
+    def batch(self, step: int) -> Batch:
+        """The whole batch of a step (0, 1, …), arrays [B, L]."""
+        return self.rows(step, 0, self.batch_size)
+
+    def rows(self, step: int, start: int, stop: int) -> Batch:
+        """Rows start … stop−1 of the batch of a step: what one host needs of it."""
+        window_BxL1 = self._windows[self.window_ids(step, start, stop)]
+        tokens_BxL = window_BxL1[:, :-1].astype(np.int32)
+        targets_BxL = window_BxL1[:, 1:].astype(np.int32)
+        return Batch(tokens_BxL, targets_BxL, self._ones[start:stop])
+
+    def document_starts(self, step: int) -> np.ndarray:
+        """bool [B, L]: True where a token of `batch(step)` is the first of its document."""
+        first_B = self.window_ids(step, 0, self.batch_size) * self.context
+        position_BxL = first_B[:, None] + np.arange(self.context)
+        after_BxL = np.searchsorted(self._doc_starts, position_BxL)
+        return np.append(self._doc_starts, -1)[after_BxL] == position_BxL
+
+    def unique_tokens(self, n_steps: int) -> int:
+        """Different targets met in the first `n_steps` steps."""
+        return min(n_steps * self.batch_size, self.n_windows) * self.context
+
+    def epochs(self, n_steps: int) -> float:
+        """Passes over the split that `n_steps` steps make."""
+        return n_steps * self.batch_size / self.n_windows
+
+    def window_ids(self, step: int, start: int, stop: int) -> np.ndarray:
+        """int64: the windows that rows start … stop−1 of a step show."""
+        if step < 0 or not 0 <= start <= stop <= self.batch_size:
+            raise ValueError(f"step={step}, rows {start}…{stop} of {self.batch_size}")
+        number, end = step * self.batch_size + start, step * self.batch_size + stop
+        parts = []
+        while number < end or not parts:
+            epoch, position = divmod(number, self.n_windows)
+            block, offset = divmod(position, BLOCK)
+            part = self._block(epoch, block)[offset : offset + end - number]
+            parts.append(part)
+            number += len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _order(self, epoch: int, block: int) -> np.ndarray:
+        """Windows at positions block·BLOCK … of an epoch. (Cached: the only state, and it changes no result.)"""
+        positions = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.n_windows))
+        return Permutation(self.n_windows, self.seed, epoch)(positions) if self.shuffle else positions
+
+
+def n_windows(n_tokens: int, context: int) -> int:
+    """Whole windows of `context` targets in a split."""
+    return max(0, (n_tokens - 1) // context)
+
+
+class EvalBatches(Sequence[Batch]):
+    """Batches that meet every target of a split once, in the order of the text; made when asked for."""
+
+    def __init__(self, split: Split, context: int, batch_size: int) -> None:
+        if split.n_tokens < 2:
+            raise UserError(f"a held-out split of {split.n_tokens} tokens has nothing to predict; it takes 2 or more")
+        self._tokens, self.context, self.batch_size = split.tokens, context, batch_size
+        self.n_targets = split.n_tokens - 1
+        self.n_windows = -(-self.n_targets // context)
+
+    def __len__(self) -> int:
+        return -(-self.n_windows // self.batch_size)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"evaluation batch {index} of {len(self)}")
+        size = self.batch_size * self.context
+        first = index % len(self) * size
+        count = min(size, self.n_targets - first)
+        flat = np.zeros((3, size), np.int32)
+        flat[0, :count] = self._tokens[first : first + count]
+        flat[1, :count] = self._tokens[first + 1 : first + count + 1]
+        flat[2, :count] = 1
+        tokens_BxL, targets_BxL, weights_BxL = flat.reshape(3, self.batch_size, self.context)
+        return Batch(tokens_BxL, targets_BxL, weights_BxL.astype(np.float32))
+
+
+def eval_batches(split: Split, context: int, batch_size: int) -> EvalBatches:
+    """Evaluation batches of a split: each target with weight 1 exactly once, padding with weight 0.
+
+    The first token of a window is read without the text before it, as in training. Raises UserError for a split
+    with nothing to predict.
+    """
+    return EvalBatches(split, context, batch_size)
+
+
+def check_run(run: RunConfig, store: TokenStore) -> None:
+    """Raises UserError where a run and its data do not fit, before anything is compiled or trained."""
+    vocab, rows = store.vocab, run.model.vocab
+    if run.data.tokenizer.vocab != vocab:
+        raise UserError(
+            f"data.tokenizer.vocab={run.data.tokenizer.vocab} but the store {store.folder} was made with {vocab}; "
+            f"set data.tokenizer.vocab={vocab} or prepare a store for this tokenizer"
+        )
+    most = -(-vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    if not vocab <= rows <= most:
+        raise UserError(
+            f"model.vocab={rows} does not fit the store's tokenizer of {vocab}; allowed: {vocab} to {most} "
+            f"(padding up to the next multiple of {VOCAB_MULTIPLE}); set model.vocab={vocab}"
+        )
+    if store.validation.n_tokens < 2:
+        raise UserError(
+            f"the held-out split has {store.validation.n_tokens} tokens, nothing to predict; raise "
+            "data.validation_tokens or data.validation_fraction"
+        )
+    available = Batches(store.train, run.model.context, run.batch_size, run.seed).window_tokens
+    needed = run.steps * run.batch_tokens
+    if needed > run.data.epochs * available:
+        passes = -(-needed * 1000 // available) / 1000
+        raise UserError(
+            f"data.epochs={run.data.epochs:g} allows {int(run.data.epochs * available):,} tokens "
+            f"({available:,} an epoch) but the run needs {needed:,}; "
+            f"set data.epochs={passes:g} or more, or tokens={int(run.data.epochs * available):,} or fewer"
+        )

@@ -1,0 +1,220 @@
+"""Making a token store: restartable, one process at a time, and never half finished under its own name."""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.config import DataConfig
+from scaling.data.corpora import START, Corpus, Position, open_corpus
+from scaling.data.lock import locked
+from scaling.data.progress import Progress
+from scaling.data.store import FORMAT, MANIFEST, SPLITS, TokenStore, file_facts, open_store, read_manifest
+from scaling.data.store import store_folder_of as folder_of
+from scaling.data.tokenizer import EOD, TOKENIZER_FILE, TRAINING_BYTES, Tokenizer, digest, load_tokenizer, train_bpe
+from scaling.errors import UserError
+from scaling.result import write_text_atomically
+
+JOURNAL = "journal.json"
+BATCH_CHARACTERS = 8_000_000  # texts encoded between two entries of the journal: what an interruption costs
+
+
+@dataclass(frozen=True)
+class Written:
+    """What of a split is safely in its files."""
+
+    position: Position = START
+    tokens: int = 0
+    documents: int = 0
+    text_bytes: int = 0
+    done: bool = False
+
+
+def prepare(data: DataConfig, store_folder: str | Path, progress: bool = True) -> TokenStore:
+    """Tokenises a corpus into its store, or opens the store where that is done.
+
+    An interrupted preparation goes on where it was; a second process that asks for the same store waits for the
+    first and uses its work.
+
+    Args:
+      data: the corpus, the tokenizer and the cuts of the store that is returned.
+      store_folder: where stores are kept (`records.store_folder`).
+      progress: a bar on a terminal, plain lines elsewhere, both on standard error; False for none.
+
+    Raises:
+      UserError: an unknown, empty or unreadable corpus, or one whose files changed since they were tokenised.
+    """
+    folder = folder_of(data, store_folder)
+    if read_manifest(folder) is None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name(f"{folder.name}.lock")):
+            if read_manifest(folder) is None:
+                _build(data, store_folder, folder, progress)
+    return open_store(data, store_folder)
+
+
+def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: bool) -> None:
+    started = time.perf_counter()
+    corpus = open_corpus(data, store_folder)
+    partial = folder.with_name(f"{folder.name}.partial")
+    written = _resume(partial, corpus)
+    tokenizer, training = _tokenizer(data, partial, corpus)
+    for split in SPLITS:
+        if not written[split].done:
+            with Progress(f"{split}: {data.corpus}", corpus.size(split), progress) as bar:
+                _write_split(partial, corpus, tokenizer, split, written, bar)
+        if not written[split].documents:
+            raise UserError(_empty(data, split, written["train"].documents))
+    _finish(data, partial, folder, corpus, tokenizer, training, written, time.perf_counter() - started)
+
+
+def _empty(data: DataConfig, split: str, train_documents: int) -> str:
+    if split == "train":
+        return f"data.corpus={data.corpus!r} has no text to train on: every document is empty or held out"
+    return (
+        f"data.corpus={data.corpus!r} has {train_documents} documents and none is held out with "
+        f"data.validation_fraction={data.validation_fraction:g}; raise it, or cut the text into more documents "
+        "(a .txt file is one document)"
+    )
+
+
+def _resume(partial: Path, corpus: Corpus) -> dict[str, Written]:
+    """What an interrupted preparation left, where it read the same corpus; else a fresh folder."""
+    try:
+        journal = json.loads((partial / JOURNAL).read_text(encoding="utf-8"))
+        if journal["source"] == corpus.facts:
+            return {s: Written(**{**w, "position": tuple(w["position"])}) for s, w in journal["splits"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no journal, or one that cannot be read: nothing is known to be safe
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    written = {split: Written() for split in SPLITS}
+    _write_journal(partial, corpus, written)
+    return written
+
+
+def _write_journal(partial: Path, corpus: Corpus, written: dict[str, Written]) -> None:
+    journal = {"source": corpus.facts, "splits": {split: asdict(w) for split, w in written.items()}}
+    write_text_atomically(partial / JOURNAL, json.dumps(journal))
+
+
+def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus) -> tuple[Tokenizer, dict[str, int]]:
+    """The store's tokenizer, learned from the first training documents where it has to be, and from how much."""
+    if data.tokenizer.kind == "bytes":
+        return load_tokenizer("bytes", partial), {}
+    facts_path = partial / "tokenizer_training.json"
+    if not facts_path.exists():
+        sample = {"trained_on_documents": 0, "trained_on_bytes": 0}
+        write_text_atomically(partial / TOKENIZER_FILE, train_bpe(data.tokenizer, _sample(corpus, sample)))
+        write_text_atomically(facts_path, json.dumps(sample))  # last: says that the tokenizer is whole
+    return load_tokenizer("bpe", partial), json.loads(facts_path.read_text(encoding="utf-8"))
+
+
+def _sample(corpus: Corpus, count: dict[str, int]) -> Iterator[str]:
+    for _, text in corpus.documents("train"):
+        size = len(text.encode("utf-8", "replace"))
+        if count["trained_on_documents"] and count["trained_on_bytes"] + size > TRAINING_BYTES:
+            return
+        count["trained_on_documents"] += 1
+        count["trained_on_bytes"] += size
+        yield text
+
+
+def _write_split(
+    partial: Path, corpus: Corpus, tokenizer: Tokenizer, split: str, written: dict[str, Written], bar: Progress
+) -> None:
+    """Appends what is missing of a split to its files, with an entry in the journal after each batch of documents."""
+    dtype, lengths = token_dtype(tokenizer.vocab), tokenizer.text_bytes()
+    at = written[split]
+    sizes = {"tokens": at.tokens * dtype.itemsize, "starts": at.documents * 8, "text_bytes": at.documents * 8}
+    files = {kind: _open_at(partial / f"{split}.{kind}", size) for kind, size in sizes.items()}
+    bar.at(at.documents, at.text_bytes)
+    try:
+        for position, texts in _batches(corpus.documents(split, at.position)):
+            encoded = tokenizer.encode(texts)
+            n_tokens = np.array([len(tokens) + 1 for tokens in encoded], np.int64)
+            n_bytes = np.array([lengths[tokens].sum() for tokens in encoded], np.int64)
+            end = np.array([EOD], dtype)
+            flat = np.concatenate([part for tokens in encoded for part in (tokens.astype(dtype, copy=False), end)])
+            files["tokens"].write(flat.tobytes())
+            files["starts"].write((at.tokens + np.cumsum(n_tokens) - n_tokens).tobytes())
+            files["text_bytes"].write((at.text_bytes + np.cumsum(n_bytes)).tobytes())
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            at = Written(
+                position, at.tokens + len(flat), at.documents + len(texts), at.text_bytes + int(n_bytes.sum())
+            )
+            written[split] = at
+            _write_journal(partial, corpus, written)
+            bar.at(at.documents, at.text_bytes)
+    finally:
+        for file in files.values():
+            file.close()
+    written[split] = Written(**{**asdict(at), "done": True})
+    _write_journal(partial, corpus, written)
+
+
+def _open_at(path: Path, size: int) -> Any:
+    """The file cut back to what the journal vouches for, ready to append to."""
+    file = path.open("r+b" if path.exists() else "w+b")
+    file.truncate(size)
+    file.seek(size)
+    return file
+
+
+def _batches(documents: Iterator[tuple[Position, str]]) -> Iterator[tuple[Position, list[str]]]:
+    """Documents in groups of about BATCH_CHARACTERS, each with the position after its last."""
+    texts: list[str] = []
+    size, position = 0, START
+    for position, text in documents:
+        texts.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield position, texts
+            texts, size = [], 0
+    if texts:
+        yield position, texts
+
+
+def token_dtype(vocab: int) -> np.dtype[Any]:
+    """The smallest unsigned integer that holds every token."""
+    return np.dtype(np.uint8 if vocab <= 2**8 else np.uint16 if vocab <= 2**16 else np.uint32)
+
+
+def _finish(
+    data: DataConfig, partial: Path, folder: Path, corpus: Corpus, tokenizer: Tokenizer,
+    training: dict[str, int], written: dict[str, Written], seconds: float,
+) -> None:  # fmt: skip
+    """Array files, the manifest, and the rename that makes the store appear at once."""
+    for split in SPLITS:
+        for kind in ("starts", "text_bytes"):
+            path = partial / f"{split}.{kind}"
+            np.save(partial / f"{split}.{kind}.npy", np.fromfile(path, np.int64))
+    names = [f"{split}.{kind}" for split in SPLITS for kind in ("tokens", "starts.npy", "text_bytes.npy")]
+    names += [TOKENIZER_FILE] if data.tokenizer.kind == "bpe" else []
+    dtype = token_dtype(tokenizer.vocab).name
+    manifest = {
+        "format": FORMAT,
+        "source": corpus.facts,
+        "made_with": {"python": platform.python_version(), "numpy": np.__version__, "seconds": round(seconds, 2)},
+        "data": data.model_dump(mode="json", include={"corpus", "text_field", "tokenizer", "validation_fraction"}),
+        "tokenizer": {**data.tokenizer.model_dump(mode="json"), "end_of_document": EOD,
+                      "sha256": digest(data.tokenizer.kind, partial), **training},
+        "splits": {s: {"tokens": w.tokens, "documents": w.documents, "text_bytes": w.text_bytes, "dtype": dtype}
+                   for s, w in written.items()},
+        "files": {name: file_facts(partial / name) for name in names},
+    }  # fmt: skip
+    keep = {*names, MANIFEST}
+    write_text_atomically(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    for path in partial.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    os.replace(partial, folder)

@@ -1,0 +1,128 @@
+"""Text datasets of tensorflow-datasets as corpora, read as array_record: TensorFlow is not needed."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from scaling.config import DataConfig
+from scaling.data.corpora import START, STDLIB, Position, held_out
+from scaling.data.lock import locked
+from scaling.errors import UserError
+
+READ_AT_ONCE = 256  # records
+OTHER_MODULES = ("tensorflow_datasets.text", "tensorflow_datasets.datasets", "tensorflow_datasets.summarization")
+
+
+class TfdsCorpus:
+    """The `train` split, and the `validation` split where there is one; else a hash of the index holds out some."""
+
+    def __init__(self, builder: Any, data: DataConfig, facts: dict[str, Any]) -> None:
+        self.field, self.fraction = data.text_field, data.validation_fraction
+        features = sorted(builder.info.features or ())
+        if self.field not in features:
+            raise UserError(
+                f"{builder.info.full_name} has no field data.text_field={self.field!r}; it has: {', '.join(features)}"
+            )
+        splits = builder.info.splits
+        if "train" not in splits:
+            raise UserError(f"{builder.info.full_name} has no train split; it has: {', '.join(sorted(splits))}")
+        self.has_validation = "validation" in splits
+        names = ("train", "validation") if self.has_validation else ("train",)
+        try:
+            self.sources = {name: builder.as_data_source(split=name) for name in names}
+        except (NotImplementedError, ValueError) as error:
+            raise UserError(
+                f"{builder.info.full_name} in {builder.data_dir} cannot be read at random: {_line(error)}; "
+                "prepare it anew with file_format=array_record"
+            ) from None
+        self.facts = {
+            "corpus": data.corpus,
+            "dataset": builder.info.full_name,
+            **facts,
+            **{f"{name}_records": len(source) for name, source in self.sources.items()},
+            "own_validation_split": self.has_validation,
+        }
+
+    def size(self, split: str) -> int | None:
+        return len(self.sources[split]) if self.has_validation else None
+
+    def documents(self, split: str, start: Position = START) -> Iterator[tuple[Position, str]]:
+        source = self.sources[split if self.has_validation else "train"]
+        for first in range(start[1], len(source), READ_AT_ONCE):
+            records = range(first, min(first + READ_AT_ONCE, len(source)))
+            wanted = [i for i in records if self._is_in(split, i)]
+            for record, example in zip(wanted, source.__getitems__(wanted), strict=True):
+                if text := self._text(example[self.field], record):
+                    yield (0, record + 1), text
+
+    def _is_in(self, split: str, record: int) -> bool:
+        return self.has_validation or held_out(str(record), self.fraction) == (split == "validation")
+
+    def _text(self, value: Any, record: int) -> str:
+        try:
+            if isinstance(value, bytes):
+                return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"record {record}, field {self.field!r}: {error}") from None
+        if not isinstance(value, str):
+            raise UserError(f"data.text_field={self.field!r} holds {type(value).__name__}, expected text")
+        return value
+
+
+def open_tfds(name: str, data: DataConfig, store_folder: str | Path, facts: dict[str, Any]) -> TfdsCorpus:
+    """A dataset of tensorflow-datasets, prepared first where it is not.
+
+    It lives in TFDS_DATA_DIR where that is set, else in `store_folder/tfds`. Raises UserError for an unknown name,
+    one that cannot be prepared (no network), or one that holds no such field.
+    """
+    folder = Path(os.environ.get("TFDS_DATA_DIR") or Path(store_folder) / "tfds").expanduser()
+    if name.partition("/")[0] == STDLIB:
+        import scaling.data.python_stdlib  # noqa: F401  (registers the builder)
+    with contextlib.redirect_stdout(sys.stderr):  # tfds prints; standard output is the caller's
+        builder = _builder(name, folder)
+        if not builder.info.splits:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / f".{name.replace('/', '-')}.lock"):
+                builder = _builder(name, folder)
+                if not builder.info.splits:
+                    _prepare(builder, name, folder)
+    return TfdsCorpus(builder, data, facts)
+
+
+def _builder(name: str, folder: Path) -> Any:
+    """The builder of a name, or of data prepared before whose code is not here."""
+    try:
+        return tfds.builder(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError:
+        pass
+    import tensorflow_datasets.text  # imported late by tfds, so its datasets are unknown until somebody does
+
+    try:
+        return tfds.builder(name, data_dir=folder)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, FileNotFoundError) as error:
+        known = list(tensorflow_datasets.core.registered.list_imported_builders())
+        near = get_close_matches(name.partition("/")[0], known, n=3)
+        hint = f"nearest names: {', '.join(near)}" if near else f"nothing prepared under it in {folder}"
+        raise UserError(f"data.corpus=tfds:{name} is not a dataset of tensorflow-datasets ({hint})") from error
+
+
+def _prepare(builder: Any, name: str, folder: Path) -> None:
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # whatever a builder or the network raises: none of it is a fault of this program
+        raise UserError(
+            f"tensorflow-datasets cannot prepare {name}: {type(error).__name__}: {_line(error)}; prepare it where it "
+            f"can be (`tfds build {name} --file_format=array_record`) and set TFDS_DATA_DIR to that folder"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
