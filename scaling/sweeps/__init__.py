@@ -1,1 +1,18 @@
-"""."""
+"""Sweeps: designs of runs, the plan before, the launch, and the table of what came out."""
+
+from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
+from scaling.sweeps.plan import describe_plan, format_plan
+from scaling.sweeps.run_store import load_runs, run_state
+from scaling.sweeps.status import format_status, status
+
+__all__ = [
+    "PlannedRun",
+    "describe_plan",
+    "format_plan",
+    "format_status",
+    "load_runs",
+    "make_runs",
+    "make_test_runs",
+    "run_state",
+    "status",
+]

@@ -1,1 +1,6 @@
-"""."""
+"""Where runs run: executors behind one small protocol."""
+
+from scaling.sweeps.executors.base import Executor, Finished, Task
+from scaling.sweeps.executors.local import Devices, LocalExecutor, find_devices
+
+__all__ = ["Devices", "Executor", "Finished", "LocalExecutor", "Task", "find_devices"]

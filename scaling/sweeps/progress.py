@@ -1,0 +1,111 @@
+"""How a launch shows itself: a live table in a terminal, one plain line for each finished run elsewhere."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from scaling.sweeps.designs import PlannedRun
+from scaling.sweeps.executors import Finished
+from scaling.sweeps.run_store import RunState, is_held
+from scaling.sweeps.table import duration
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+DONE = ("completed", "diverged")
+
+
+class Progress:
+    """What is told of a launch, on standard error (standard output is for results)."""
+
+    def __init__(self, home: Path, stream: TextIO | None = None) -> None:
+        self.home = home
+        self.stream = stream or sys.stderr
+        self.total = self.done = 0
+        self.flops = self.flops_done = 0.0
+        self.began = time.monotonic()
+        self.active: dict[str, PlannedRun] = {}
+        self.live: Live | None = None
+
+    def say(self, line: str) -> None:
+        """One line, above the live table where there is one."""
+        if self.live is not None:
+            self.live.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun]) -> None:
+        """`todo` of the runs in `states` are about to be trained."""
+        self.total = len(states)
+        self.done = self.total - len(todo)
+        self.flops, self.flops_done, self.began = sum(run.flops for run in todo), 0.0, time.monotonic()
+        self.active = {run.id: run for run in todo}
+        if self.done:
+            self.say(f"{self.done} of {self.total} runs are done; continuing with {len(todo)}")
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(
+                console=Console(file=self.stream), get_renderable=self._table, refresh_per_second=2, transient=True
+            )
+            self.live.start()
+
+    def tell(self, finished: Finished, state: RunState) -> None:
+        """A run has ended."""
+        run = self.active.pop(state.run_id)
+        if state.state in DONE:
+            self.done += 1
+            self.flops_done += run.flops
+        result = state.result
+        loss = f" loss {result.loss:.4f}" if result and result.loss is not None else ""
+        ending = "" if state.state == "completed" else f" {state.state}: {state.reason}"
+        width = len(str(self.total))
+        self.say(f"[{self.done:>{width}}/{self.total}] {state.run_id}{loss} {duration(finished.seconds)}{ending}")
+
+    def end(self) -> None:
+        """No run is being trained any more."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _table(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False)
+        partial = 0.0
+        for run_id, run in self.active.items():
+            if not is_held(self.home / run_id / "lock"):
+                continue
+            last = last_metrics(self.home / run_id / "metrics.jsonl")
+            share = min(last.get("step", 0) / run.config.steps, 1.0)
+            partial += share * run.flops
+            loss = last.get("loss")
+            table.add_row(run_id, ProgressBar(1.0, share, width=24), f"{share:4.0%}", f"{loss:.3f}" if loss else "")
+        share = (self.flops_done + partial) / self.flops if self.flops else 1.0
+        elapsed = time.monotonic() - self.began
+        left = f", about {duration(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
+        return Group(
+            table, Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{left}")
+        )
+
+
+def last_metrics(path: Path, size: int = 4096) -> dict[str, Any]:
+    """The last whole line of a metrics.jsonl, empty where there is none."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        for line in reversed(file.read().splitlines()):
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    return value
+    return {}

@@ -1,0 +1,173 @@
+"""Designs: what they promise about budgets, sizes and seeds, and what they refuse."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling import accounting
+from scaling.config import SweepConfig, build, load, merge
+from scaling.errors import UserError
+from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs
+from scaling.sweeps import plan as plan_module
+from scaling.sweeps.executors import Devices
+from scaling.sweeps.plan import START_S
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+BASE: dict[str, Any] = {
+    "name": "s",
+    "run": {
+        "model": {"vocab": 256, "context": 128, "activation": "relu2"},
+        "data": {"corpus": "python_stdlib"},
+        "batch_size": 4,
+    },
+    "ladder": {"aspect": 16, "d_head": 16, "width_multiple": 8, "ff_multiple": 1},
+    "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
+    "design": {
+        "kind": "isoflop", "budgets": [1e11, 1e12], "sizes": 3, "spacing": 1.6,
+        "center_flops": 3e11, "center_params": 40e3, "center_exponent": 0.5,
+    },
+}  # fmt: skip
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    return build(SweepConfig, merge(BASE, changes), "test")
+
+
+def grid(axes: dict[str, list[Any]], **changes: Any) -> SweepConfig:
+    values = merge(BASE, changes) | {"design": {"kind": "grid", "axes": axes}}
+    values["run"] = {"tokens": 100_000} | values["run"]
+    return build(SweepConfig, values, "test")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    budget=st.floats(3e11, 1e14),
+    sizes=st.integers(3, 6),
+    spacing=st.floats(1.3, 2.0),
+    context=st.sampled_from([64, 128]),
+    batch=st.integers(1, 16),
+)
+def test_isoflop_meets_its_budget_and_spaces_its_sizes(
+    budget: float, sizes: int, spacing: float, context: int, batch: int
+) -> None:
+    config = sweep(
+        run={"model": {"context": context}, "batch_size": batch},
+        design={"budgets": [budget], "sizes": sizes, "spacing": spacing, "center_params": 100e3},
+        learning_rate={"exponent": -1.0},
+    )
+    runs = make_runs(config)
+    assert runs == make_runs(config) and len(runs) == sizes
+    for run in runs:
+        per_token = accounting.flops_per_token(run.config.model).exact  # the ledger has tests of its own
+        tokens = run.config.steps * run.config.batch_tokens
+        assert tokens == run.config.tokens == run.config.steps * batch * context
+        assert abs(per_token * tokens - budget) <= 0.5 * per_token * batch * context * (1 + 1e-9)
+        assert run.flops == pytest.approx(per_token * tokens, rel=1e-12)
+        assert run.config.optimizer.learning_rate == pytest.approx(0.02 * 16 / run.config.model.d_model)
+    for small, large in pairwise(runs):
+        assert large.params / small.params == pytest.approx(spacing, rel=0.021)  # each within 1 % of its target
+    center = 100e3 * (budget / 3e11) ** 0.5
+    assert runs[0].params * runs[-1].params == pytest.approx(center**2, rel=0.021)
+
+
+def test_seeds_replicate_every_run_and_change_nothing_else() -> None:
+    runs = make_runs(sweep(seeds=[0, 7]))
+    assert len(runs) == 12 and len({run.id for run in runs}) == 12
+    for first, second in zip(runs[::2], runs[1::2], strict=True):
+        assert first.config.model_copy(update={"seed": 7}) == second.config
+        assert (first.label["seed"], second.label["seed"]) == (0, 7)
+
+
+def test_grid_is_the_product_of_its_axes_and_asks_the_ladder() -> None:
+    axes = {
+        "model.params": [20e3, 60e3],
+        "optimizer.learning_rate": [0.01, 0.02],
+        "model.norm": ["rmsnorm", "layernorm"],
+    }
+    runs = make_runs(grid(axes, learning_rate=None))
+    assert len(runs) == 8
+    assert {(r.label["model.params"], r.config.optimizer.learning_rate, r.config.model.norm) for r in runs} == {
+        (n, lr, norm) for n in (20e3, 60e3) for lr in (0.01, 0.02) for norm in ("rmsnorm", "layernorm")
+    }
+    for run in runs:
+        assert run.params == pytest.approx(run.label["model.params"], rel=0.01)
+        assert run.config.tokens == 100_000
+        assert run.flops == accounting.flops_per_token(run.config.model).exact * run.config.steps * 512
+
+
+def test_where_runs_compute_and_are_kept_does_not_change_their_ids(tmp_path: Path) -> None:
+    here = make_runs(sweep(), folder=str(tmp_path))
+    moved = make_runs(sweep(name="other", run={"placement": {"remat": "full"}}))
+    assert [run.id for run in here] == [run.id for run in moved]
+    assert here[0].config.records.folder == str(tmp_path) and moved[0].config.records.sweep == "other"
+
+
+def test_test_runs_take_the_budget_of_the_forecast() -> None:
+    config = sweep(forecast={"flops": 4e12, "seeds": [0, 1, 2]})
+    runs = make_test_runs(config, 150e3)
+    assert [run.config.seed for run in runs] == [0, 1, 2] and len({run.id for run in runs}) == 3
+    for run in runs:
+        assert run.params == pytest.approx(150e3, rel=0.01)
+        assert run.flops == pytest.approx(4e12, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (sweep(run={"tokens": 5}), r"run\.tokens is set by design\.budgets"),
+        (sweep(run={"model": {"d_model": 64}}), r"run\.model\.d_model is set by the ladder"),
+        (sweep(run={"seed": 1}), r"run\.seed is set by seeds"),
+        (sweep(run={"optimizer": {"learning_rate": 0.1}}), r"run\.optimizer\.learning_rate is set by learning_rate"),
+        (sweep(learning_rate=None), r"budget=1e\+11.*`optimizer` is missing"),
+        (sweep(run={"model": {"contxt": 12}}), r"contxt.*context"),
+        (sweep(run={"batch_size": None}), "batch_size"),
+        (sweep(design={"budgets": [1e11, 1e11]}), r"two runs are one .*budget=1e\+11.*budget=1e\+11"),
+        (sweep(design={"budgets": [1e6], "center_exponent": 0.1}), r"budget of 1e\+06 FLOPs is less than one batch"),
+        (sweep(design={"center_params": 100}), r"1e\+11 FLOPs wants 36\.\d+ parameters"),
+        (sweep(ladder={"width_multiple": 64, "ff_multiple": 64}), "no shape of the ladder has"),
+        (grid({"model.params": [20e3, 20e3]}), r"two runs are one .*model\.params=20000"),
+        (grid({"model.params": [True]}), r"model\.params: True is not a number"),
+        (grid({"model.params": [20e3], "model.layers": [1]}), r"design\.axes\.model\.layers and the ladder both set"),
+        (grid({"seed": [1, 2]}), r"design\.axes\.seed and seeds both set seed"),
+        (grid({"optimizer.learning_rate": [0.1]}), "both set optimizer.learning_rate"),
+        (grid({"tokens": [1000]}), r"run\.tokens is set by design\.axes\.tokens"),
+        (grid({"model.nrom": ["rmsnorm"]}, run={"model": {"layers": 1, "d_model": 8, "n_heads": 1}}), "nrom.*norm"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_line_that_names_the_key(config: SweepConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        make_runs(config)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_that_the_ladder_cannot_tell_apart_are_named() -> None:
+    config = sweep(design={"budgets": [1e11], "spacing": 1.0001})
+    with pytest.raises(UserError, match=r"two runs are one .*target_params=23\d\d\d.*target_params=23\d\d\d"):
+        make_runs(config)
+
+
+def test_plan_adds_up_and_its_time_is_that_of_the_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(plan_module, "find_devices", lambda: Devices("cpu", (0, 1), "cpu"))
+    config = sweep(forecast={"flops": 4e12}, design={"sizes": 4})
+    described = json.loads(json.dumps(describe_plan(config, tmp_path)))
+    runs = make_runs(config)
+    assert [row["run_id"] for row in described["runs"]] == [run.id for run in runs]
+    assert described["total"]["flops"] == pytest.approx(sum(run.flops for run in runs))
+    assert all(row["memory_bytes"] > 16 * row["params"] for row in described["runs"])  # weights, gradient, 2 moments
+    # eight runs on two slots, four of each cost: each slot takes two of each
+    per_slot = sum(run.flops for run in runs) / 2 / plan_module.ASSUMED_CORE + 4 * START_S
+    assert described["left"]["seconds"] == pytest.approx(per_slot, rel=0.01)
+    text = format_plan(described)
+    assert all(run.id in text for run in runs) and "assumed" in text and "1 test run of 4e+12" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweeps/*.yaml")), ids=lambda path: path.name)
+def test_the_examples_are_valid(path: Path) -> None:
+    assert len(make_runs(load(SweepConfig, path))) >= 6

@@ -1,0 +1,157 @@
+"""States, attempts and tables, from files alone."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import scaling
+from scaling.errors import UserError
+from scaling.result import Result, write_result
+from scaling.sweeps import run_store, status
+from scaling.sweeps.run_store import Busy, Entry, attempts, is_held, lock, log_end, log_start, run_state, write_plan
+from scaling.sweeps.status import format_status
+
+RESULT = Result(
+    run_id="a", sweep="s", status="completed", params_total=100, params_non_embedding=80, params_active=100,
+    tokens=1000, unique_tokens=1000, epochs=0.1, flops=6e5, flops_by_convention={"exact": 6e5, "kaplan_6n": 4.8e5},
+    loss=1.5, loss_sem=0.01, bits_per_byte=2.16, learning_rate=0.01, batch_tokens=100, context=10, seed=0,
+    wall_s=1.0, tokens_per_s=1000.0, mfu=None, device="cpu", versions={"jax": "0.10"}, facts={"d_model": 8},
+)  # fmt: skip
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from scaling.sweeps.run_store import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_killed_process_frees_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "lock"
+    assert not is_held(path)
+    process = hold(path)
+    try:
+        assert is_held(path)
+        with pytest.raises(Busy, match=f"process {process.pid} on "), lock(path, wait_s=0.1):
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not is_held(path)
+    with lock(path):
+        pass
+
+
+def test_looking_at_a_lock_does_not_make_its_owner_fail(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    looker = subprocess.Popen([sys.executable, "-c", f"""
+import time
+from pathlib import Path
+from scaling.sweeps.run_store import is_held
+print("on", flush=True)
+end = time.monotonic() + 1.0
+while time.monotonic() < end: is_held(Path({str(path)!r}))
+"""], stdout=subprocess.PIPE)  # fmt: skip
+    assert looker.stdout is not None and looker.stdout.readline() == b"on\n"
+    while looker.poll() is None:
+        with lock(path, wait_s=5):
+            pass
+    assert looker.returncode == 0
+
+
+def test_every_state_follows_from_files(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert run_state(run).state == "planned"
+    log_start(run)
+    assert run_state(run).state == "interrupted" and "disappeared" in run_state(run).reason
+    log_end(run, 75, "told to stop")
+    assert run_state(run).state == "interrupted"
+    log_start(run)
+    log_end(run, -9, "killed by SIGKILL")
+    assert (run_state(run).state, run_state(run).reason) == ("failed", "killed by SIGKILL")
+    with lock(run / "lock"):
+        assert run_state(run).state == "running"
+    write_result(run, replace(RESULT, status="diverged", loss=None, reason="loss is nan at step 7"))
+    assert (run_state(run).state, run_state(run).reason) == ("diverged", "loss is nan at step 7")
+    write_result(run, RESULT)
+    assert run_state(run).state == "completed"
+    assert [(a.exit_code, a.reason) for a in attempts(run)] == [(75, "told to stop"), (-9, "killed by SIGKILL")]
+
+
+def test_a_half_written_attempt_is_no_error(tmp_path: Path) -> None:
+    log_start(tmp_path)
+    with (tmp_path / "attempts.jsonl").open("a") as file:
+        file.write('{"event": "en')
+    assert len(attempts(tmp_path)) == 1 and run_state(tmp_path).state == "interrupted"
+    log_end(tmp_path, 0)  # after the broken line
+    assert attempts(tmp_path)[-1].exit_code == 0
+
+
+def test_table_has_the_columns_of_a_result_and_tells_test_runs_apart(tmp_path: Path) -> None:
+    for name, loss in (("a", 1.5), ("b", 1.4), ("t", 1.1)):
+        write_result(tmp_path / "sweep" / name, replace(RESULT, run_id=name, loss=loss))
+    (tmp_path / "sweep" / "unfinished").mkdir()
+    label = {"budget": 6e5, "target_params": 99, "seed": 0}
+    plan = {name: Entry("test" if name == "t" else "fit", label, 100, 6e5, 1000) for name in "abt"}
+    write_plan(tmp_path / "sweep", plan)
+    for folder in (tmp_path, tmp_path / "sweep"):
+        table = scaling.load_runs(folder).set_index("run_id")
+        assert list(table.index) == ["a", "b", "t"] and list(table["role"]) == ["fit", "fit", "test"]
+    assert table.loc["b", ["loss", "flops_kaplan_6n", "d_model", "versions_jax", "budget"]].tolist() == [
+        1.4, 4.8e5, 8, "0.10", 6e5,
+    ]  # fmt: skip
+    assert list(run_store.load_runs(tmp_path, role="test")["run_id"]) == ["t"]
+    assert "loss" in run_store.load_runs(tmp_path / "sweep" / "unfinished").columns
+
+
+def test_a_broken_record_is_named(tmp_path: Path) -> None:
+    write_result(tmp_path / "good", RESULT)
+    for name in ("bad", "worse"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text('{"run_id": "x"}' if name == "bad" else "{")
+    with pytest.raises(UserError, match=r"bad/result.json.*worse/result.json"):
+        scaling.load_runs(tmp_path)
+    assert run_state(tmp_path / "bad").state == "unreadable"
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        scaling.load_runs(tmp_path / "nowhere")
+
+
+def test_status_lists_planned_and_finished_runs(tmp_path: Path) -> None:
+    entry = Entry("fit", {"seed": 0}, 100, 6e5, 1000)
+    write_plan(tmp_path, {"a": entry, "b": entry})
+    write_result(tmp_path / "a", RESULT)
+    found = json.loads(json.dumps(status(tmp_path)))
+    assert [(row["run_id"], row["state"], row["loss"]) for row in found["runs"]] == [
+        ("a", "completed", 1.5), ("b", "planned", None),
+    ]  # fmt: skip
+    assert found["counts"] == {"completed": 1, "planned": 1} and not found["launched"]
+    lines = format_status(found).splitlines()
+    assert any("a" in line and "completed" in line and "1.5000" in line for line in lines)
+    with lock(tmp_path / "lock"):
+        assert status(tmp_path)["launched"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no runs"):
+        status(tmp_path / "empty")
+
+
+def test_start_times_are_kept(tmp_path: Path) -> None:
+    before = time.time()
+    log_start(tmp_path)
+    from datetime import datetime
+
+    assert abs(datetime.fromisoformat(attempts(tmp_path)[0].start).timestamp() - before) < 5
