@@ -17,7 +17,7 @@ from scaling.config import LadderConfig, ModelConfig, build
 from scaling.errors import UserError
 
 TOLERANCE = 0.01
-FF_RANGE = (0.7, 1.4)  # d_ff may differ from the wanted ratio by these factors
+FF_RANGE = (0.5, 1.6)  # d_ff may differ from the wanted ratio by these factors: enough to bridge 1 and 2 layers
 ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
 SHAPE_KEYS = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
 
