@@ -168,7 +168,8 @@ class _Search:
     def _sizes(self, pair: Pair, d_ff: int) -> dict[str, int]:
         layers, d_model = pair
         heads = max(1, d_model // self.ladder.d_head)
-        groups = min((g for g in range(1, heads + 1) if heads % g == 0), key=lambda g: abs(log(g / self.ladder.kv_groups)))
+        divisors = (g for g in range(1, heads + 1) if heads % g == 0)
+        groups = min(divisors, key=lambda g: abs(log(g / self.ladder.kv_groups)))
         d_head = min(self.ladder.d_head, d_model)
         if self.rope and d_head < self.ladder.d_head:
             d_head = max(2, d_head - d_head % 2)

@@ -44,13 +44,13 @@ DEVICES = (
     Device("l40s", r"\bl40s", 362 * T, 183 * T, 48 * GB, NVIDIA + "L40S"),
     Device("l4", r"\bl4\b", 121 * T, 60 * T, 24 * GB, NVIDIA + "L4"),
     Device("v100", r"v100", None, 15.7 * T, 16 * GB, NVIDIA + "V100 SXM2 (no bfloat16; 125e12 in float16)"),
-    Device("v2", r"tpu v2", 22.5 * T, 22.5 * T, 8 * GIB, CLOUD + "v2 (45e12 and 16 GiB a chip of two cores)", 2),
-    Device("v3", r"tpu v3", 61.5 * T, 61.5 * T, 16 * GIB, CLOUD + "v3 (123e12 and 32 GiB a chip of two cores)", 2),
+    Device("v2", r"tpu v2", 22.5 * T, 22.5 * T, 8 * GIB, CLOUD + "v2 (two cores a chip)", 2),
+    Device("v3", r"tpu v3", 61.5 * T, 61.5 * T, 16 * GIB, CLOUD + "v3 (two cores a chip)", 2),
     Device("v4", r"tpu v4$", 275 * T, 275 * T, 32 * GIB, CLOUD + "v4"),
     Device("v5e", r"tpu v5 ?(lite|e)", 197 * T, 197 * T, 16 * GIB, CLOUD + "v5e"),
     Device("v5p", r"tpu v5p?$", 459 * T, 459 * T, 95 * GIB, CLOUD + "v5p"),
     Device("v6e", r"tpu v6 ?(lite|e)", 918 * T, 918 * T, 32 * GIB, CLOUD + "v6e"),
-    Device("v7x", r"tpu ?v?7x?", 1153.5 * T, 1153.5 * T, 96 * GIB, CLOUD + "tpu7x (2307e12 and 192 GiB, two cores)", 2),
+    Device("v7x", r"tpu ?v?7x?", 1153.5 * T, 1153.5 * T, 96 * GIB, CLOUD + "tpu7x (two cores a chip)", 2),
     Device("cpu", r"^cpu$", None, None, None, "no published peak"),
 )
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from scaling.accounting.params import params
 from scaling.config import ModelConfig
 
-BACKWARD = 3  # forward + backward costs three forwards: each product has two gradients, each a product of the same size
+TRAINING = 3  # forward and backward: each product has two gradients, each a product of the same size
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def flops_per_token(model: ModelConfig, keys: float | None = None) -> Flops:
     weights = _attention_weights(model) + _mlp_weights(model)
     seen = sum(visible_keys(model.context, window) for window in model.windows)
     items = {
-        "attention_projections": BACKWARD * 2.0 * model.layers * _attention_weights(model),
-        "attention_scores": BACKWARD * 4.0 * inner * (seen if keys is None else keys * model.layers),
-        "mlp": BACKWARD * 2.0 * model.layers * _mlp_weights(model),
-        "head": BACKWARD * 2.0 * model.d_model * model.vocab,
+        "attention_projections": TRAINING * 2.0 * model.layers * _attention_weights(model),
+        "attention_scores": TRAINING * 4.0 * inner * (seen if keys is None else keys * model.layers),
+        "mlp": TRAINING * 2.0 * model.layers * _mlp_weights(model),
+        "head": TRAINING * 2.0 * model.d_model * model.vocab,
     }
     full_attention = 12.0 * model.layers * inner * model.context
     return Flops(
@@ -88,7 +88,7 @@ def _chinchilla(model: ModelConfig) -> float:
     scores, softmax, reduction = 2 * L * inner, 3 * H * L, 2 * L * inner
     dense = 2 * _mlp_weights(model)
     layer = projections + scores + softmax + reduction + dense
-    return float(BACKWARD * (embedding + model.layers * layer + logits))
+    return float(TRAINING * (embedding + model.layers * layer + logits))
 
 
 def _attention_weights(model: ModelConfig) -> int:

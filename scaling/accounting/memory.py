@@ -150,5 +150,3 @@ def _logits(run: RunConfig, tokens: int, tensor: int) -> int:
     row = FLOAT32 * run.model.vocab
     piece = min(tokens, run.placement.loss_chunk or max(1, CHUNK_BYTES // row))
     return 2 * piece * row // tensor
-
-

@@ -31,7 +31,7 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class Params:
-    """Parameters by part. `non_embedding` is Kaplan's N (2001.08361): no vocabulary or position embeddings, no head."""
+    """Parameters by part."""
 
     items: dict[Part, int]
 
@@ -41,7 +41,8 @@ class Params:
 
     @property
     def non_embedding(self) -> int:
-        """All but token embedding, position embedding and untied head; norms and biases are in (Kaplan drops them)."""
+        """Kaplan's N (2001.08361): all but token embedding, position embedding and untied head; norms and biases are
+        in, which Kaplan drops as small."""
         return self.total - sum(self.items[part] for part in OUTSIDE_BLOCKS)
 
     @property
