@@ -97,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, for example model.layers=4")
+    parser.add_argument(
+        "overrides", nargs="*", default=(), metavar="key=value", help="dotted keys, for example model.layers=4"
+    )
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
