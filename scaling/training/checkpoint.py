@@ -1,0 +1,204 @@
+"""Checkpoints of a run: written beside the training, checked when read, the one before used where one is broken."""
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from scaling.config import Records
+from scaling.errors import UserError
+from scaling.training.state import TrainState
+
+KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
+
+
+@dataclass(frozen=True)
+class Books:
+    """What a checkpoint says beside its arrays."""
+
+    config_hash: str
+    step: int
+    tokens: int
+    """seen in training, repeats included"""
+    wall_s: float
+    """seconds of training so far"""
+    losses: dict[str, Any]
+    """running sums, see `metrics.Losses`"""
+    fingerprints: dict[str, int]
+    """checksum of each array, see `fingerprints`"""
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run, with one folder a step, written by Orbax.
+
+    A temporary checkpoint is due by time and the newest two stay; permanent ones are due by step and all stay.
+    Orbax is imported (some seconds) at the first save, or to read what is there.
+    """
+
+    def __init__(self, folder: Path, records: Records, config_hash: str):
+        self.folder, self.config_hash = folder / "checkpoints", config_hash
+        self.minutes, self.every = records.checkpoint_minutes, records.checkpoint_steps
+        self.last_step: int | None = None
+        self.notes: list[str] = []
+        """what went wrong with checkpoints and what was done"""
+        self._last_time = time.monotonic()
+        self._manager: Any = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.minutes is not None or self.every is not None
+
+    def due_by_step(self, step: int) -> bool:
+        return self.every is not None and step % self.every == 0
+
+    def due_by_time(self) -> bool:
+        return self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes
+
+    def due_at_end(self) -> bool:
+        """Whether the last state is to be kept: of a run with permanent checkpoints, or one longer than `minutes`."""
+        return self.every is not None or (self.enabled and self.last_step is not None)
+
+    def save(self, state: TrainState, step: int, *, tokens: int, wall_s: float, losses: dict[str, Any]) -> None:
+        """Save the state after update number `step`, with its books.
+
+        Returns once the arrays may change, while files are still being written. An error of the save before, such
+        as a full disk, is raised here.
+        """
+        if self.last_step == step:
+            return
+        from orbax.checkpoint import args
+
+        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state))
+        values = asdict(books)
+        saved = args.Composite(
+            state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": _seal(values)})
+        )
+        self._open().save(step, args=saved, force=True)
+        self.last_step, self._last_time = step, time.monotonic()
+
+    def restore(self, layout: TrainState) -> tuple[TrainState, Books] | None:
+        """The newest checkpoint that is whole, laid out as `layout`, with its books; None where there is none.
+
+        A broken one is renamed to `broken-STEP`, with a note. Raises UserError for a checkpoint of another run.
+        """
+        for step in self._steps():
+            try:
+                found = self._read(step, layout)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a broken file makes of Orbax, JSON or zstd
+                reason = " ".join(str(error).split())[:200]
+                self._put_aside(step)
+                self.notes.append(
+                    f"checkpoint {step} is broken ({type(error).__name__}: {reason}); using the one before"
+                )
+                continue
+            self.last_step, self._last_time = step, time.monotonic()
+            return found
+        return None
+
+    def close(self) -> None:
+        """Wait until what was saved is on the disk."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+            self._manager.close()
+            self._manager = None
+
+    def _steps(self) -> list[int]:
+        """Steps with a folder, newest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()), reverse=True)
+
+    def _read(self, step: int, layout: TrainState) -> tuple[TrainState, Books]:
+        from orbax.checkpoint import ArrayRestoreArgs, args
+
+        manager = self._open()
+        sealed = manager.restore(step, args=args.Composite(books=args.JsonRestore()))["books"]
+        values = sealed["values"]
+        if sealed["seal"] != _seal(values):
+            raise ValueError("its metadata does not match its checksum")
+        if values["config_hash"] != self.config_hash:
+            raise UserError(
+                f"{self.folder / str(step)} belongs to a run of another configuration (hash {values['config_hash']}, "
+                f"this run has {self.config_hash}); train in another folder, or delete this one"
+            )
+        named = _named(layout)
+        like = {
+            name: ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
+            for name, x in named.items()
+        }
+        arrays = manager.restore(step, args=args.Composite(state=args.PyTreeRestore(item=named, restore_args=like)))[
+            "state"
+        ]
+        state = jax.tree.unflatten(jax.tree.structure(layout), [arrays[name] for name in named])
+        books = Books(**values)
+        if fingerprints(state) != books.fingerprints:
+            raise ValueError("its arrays do not match their checksums")
+        return state, books
+
+    def _put_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            aside = self.folder / f"broken-{step}"
+            number = 1
+            while aside.exists():
+                number += 1
+                aside = self.folder / f"broken-{step}-{number}"
+            (self.folder / str(step)).rename(aside)
+        self.close()
+
+    def _open(self) -> Any:
+        if self._manager is None:
+            import orbax.checkpoint as ocp
+
+            policies = [ocp.checkpoint_managers.LatestN(KEEP)]
+            if self.every is not None:
+                policies.append(ocp.checkpoint_managers.EveryNSteps(self.every))
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,
+            )
+            self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+        return self._manager
+
+
+def fingerprints(state: TrainState) -> dict[str, int]:
+    """A 32-bit checksum of every array, computed where the arrays are: the same number on any mesh.
+
+    Each 32-bit word is mixed with its place (the finalizer of MurmurHash3) and the results are added, so a change
+    of any one word always shows, and any other change but once in 2³².
+    """
+    named = _named(state)
+    return dict(zip(named, map(int, jax.device_get(_checksums(list(named.values())))), strict=True))
+
+
+@jax.jit
+def _checksums(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [_checksum(x) for x in arrays]
+
+
+def _checksum(x: jax.Array) -> jax.Array:
+    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(4, x.dtype.itemsize)}")).astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    mixed = words ^ (place * jnp.uint32(0x9E3779B9))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+
+
+def _named(state: TrainState) -> dict[str, Any]:
+    """The leaves of a state by name, in its order."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _seal(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,61 @@
+"""Being told to stop: a signal is noted, and the loop saves its state at the next place where that is possible."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again and it will go on
+
+
+class Interrupted(SystemExit):
+    """The run was told to stop (SIGTERM) and has saved its state; the process ends with code 75."""
+
+    def __init__(self, message: str):
+        super().__init__(EXIT_CODE)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Stop(Exception):
+    """Raised inside the loop after a signal."""
+
+
+class Signals:
+    """While entered, SIGTERM and SIGINT are noted instead of ending the process; a second one acts as it always did.
+
+    Does nothing outside the main thread, where Python delivers no signals.
+    """
+
+    def __init__(self, *, enabled: bool):
+        self.enabled = enabled and threading.current_thread() is threading.main_thread()
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if self.enabled:
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def check(self) -> None:
+        """Raises Stop after a signal."""
+        if self.received is not None:
+            raise Stop
+
+    def exception(self, message: str) -> BaseException:
+        """What ends the program: `Interrupted` after SIGTERM, KeyboardInterrupt after SIGINT."""
+        return Interrupted(message) if self.received == signal.SIGTERM else KeyboardInterrupt(message)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

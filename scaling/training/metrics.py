@@ -1,0 +1,129 @@
+"""What a run measures on the way: running sums over losses, when it has diverged, and metrics.jsonl."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from scaling.result import write_text_atomically
+
+ABOVE_GUESSING = 1.5
+"""a loss above 1.5 · ln(vocab), half again what guessing every token alike would cost ..."""
+PATIENCE = 50
+"""... in so many steps in a row is divergence; a loss that is no finite number is, at once"""
+
+
+def limit(vocab: int) -> float:
+    """Nats per token that a healthy run stays below after its first steps."""
+    return ABOVE_GUESSING * math.log(vocab)
+
+
+@dataclass
+class Losses:
+    """Sums over the training losses of steps, in order; kept in checkpoints, so a resumed run goes on from them."""
+
+    steps: int
+    """steps of the whole run"""
+    limit: float
+    """see `limit`"""
+    window_sum: float = 0.0
+    window_count: int = 0
+    """since the last record"""
+    tail_sum: float = 0.0
+    tail_count: int = 0
+    """in the last tenth of the steps"""
+    above: int = 0
+    """steps in a row above the limit"""
+
+    def add(self, step: int, loss: float) -> str | None:
+        """Count the loss of update number `step` (from 1). Returns why the run has diverged, if it has."""
+        if not math.isfinite(loss):
+            return f"the loss of step {step} is {loss}"
+        self.above = self.above + 1 if loss > self.limit else 0
+        if self.above >= PATIENCE:
+            return (
+                f"the loss was above {self.limit:.2f} nats, {ABOVE_GUESSING} ln(vocab), in {PATIENCE} steps in a row"
+            )
+        self.window_sum += loss
+        self.window_count += 1
+        if step > self.steps - max(1, self.steps // 10):
+            self.tail_sum += loss
+            self.tail_count += 1
+        return None
+
+    def take_window(self) -> float | None:
+        """Mean loss since this was last asked."""
+        mean = self.window_sum / self.window_count if self.window_count else None
+        self.window_sum, self.window_count = 0.0, 0
+        return mean
+
+    @property
+    def tail(self) -> float | None:
+        """Mean loss over the last tenth of the steps, as far as they are done."""
+        return self.tail_sum / self.tail_count if self.tail_count else None
+
+    def state(self) -> dict[str, Any]:
+        """Plain values; `Losses(**values)` is this again, to the bit."""
+        return asdict(self)
+
+
+class MetricsFile:
+    """`metrics.jsonl`: a JSON object a line, in order of `step`. Training has `loss`, an evaluation `eval_loss`."""
+
+    def __init__(self, folder: Path, step: int, *, write: bool = True):
+        """Continue the file after update number `step`; later lines come from updates that were lost and go.
+
+        write: whether this process writes the file; one of a run does.
+        """
+        self.path = folder / "metrics.jsonl"
+        self.records = [record for record in read_metrics(folder) if record["step"] <= step]
+        self._file: Any = None
+        if write:
+            write_text_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+            self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record; a reader sees it at once."""
+        self.records.append(dict(record))
+        if self._file:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Have all records on the disk before a checkpoint counts on them."""
+        if self._file:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+    def last(self, having: str) -> Mapping[str, Any] | None:
+        """The latest record that has the key `having`."""
+        return next((record for record in reversed(self.records) if having in record), None)
+
+    def tokens_per_s(self) -> float | None:
+        """Median over records; the first, in which caches and clocks warm up, counts if it is the only one."""
+        speeds = [record["tokens_per_s"] for record in self.records if record.get("tokens_per_s")]
+        return median(speeds[1:] or speeds) if speeds else None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records in `folder`, without what a killed process left half written."""
+    try:
+        lines = (folder / "metrics.jsonl").read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records

@@ -1,0 +1,93 @@
+"""What a run shows while it trains: a bar in a terminal, plain lines elsewhere, or nothing."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+SECONDS = 10.0  # plain lines come at most this often
+
+
+class Progress(Protocol):
+    """Shows records of a run as they come."""
+
+    def show(self, step: int, record: Mapping[str, Any]) -> None:
+        """A record of metrics.jsonl, written after update number `step`."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def open_progress(name: str, steps: int, start: int, *, quiet: bool) -> Progress:
+    """The display that fits where the output goes.
+
+    name: of the run. steps: of the whole run. start: updates that are done already.
+    """
+    if quiet:
+        return Silent()
+    return Bar(name, steps, start) if sys.stderr.isatty() else Lines(name, steps)
+
+
+class Silent:
+    """Shows nothing; what must be told goes to stderr."""
+
+    def show(self, step: int, record: Mapping[str, Any]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Lines(Silent):
+    """A line every ten seconds, and one for each evaluation."""
+
+    def __init__(self, name: str, steps: int):
+        self.name, self.steps, self.last = name, steps, time.monotonic()
+
+    def show(self, step: int, record: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        if "eval_loss" in record or step == self.steps or now - self.last >= SECONDS:
+            self.last = now
+            self.say(f"{self.name}  step {step}/{self.steps}  {describe(record)}")
+
+
+class Bar:
+    """A bar with the time left, the latest loss and the speed."""
+
+    def __init__(self, name: str, steps: int, start: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = RichProgress(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True))
+        self.task = self.bar.add_task(name, total=steps, completed=start, text="compiling")
+        self.bar.start()
+
+    def show(self, step: int, record: Mapping[str, Any]) -> None:
+        if "eval_loss" in record:
+            self.say(f"step {step}  {describe(record)}")
+        else:
+            self.bar.update(self.task, completed=step, text=describe(record))
+
+    def say(self, text: str) -> None:
+        self.bar.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """The few numbers that somebody who waits wants to see."""
+    if "eval_loss" in record:
+        error = record["eval_loss_sem"]
+        within = "" if error is None else f" ± {error:.4f}"
+        return f"held-out loss {record['eval_loss']:.4f}{within}, {record['bits_per_byte']:.4f} bits per byte"
+    speed = record.get("tokens_per_s")
+    return f"loss {record['loss']:.4f}" + (f"  {speed:,.0f} tokens/s" if speed else "")

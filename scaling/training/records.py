@@ -1,0 +1,158 @@
+"""The folder of a run and the record that it ends with."""
+
+import functools
+import platform
+import subprocess
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from scaling import accounting
+from scaling.config import RunConfig, config_hash, load, run_id, to_yaml
+from scaling.data import Batches, TokenStore
+from scaling.errors import UserError
+from scaling.result import Result, Status, read_result, write_text_atomically
+from scaling.training.evaluate import Evaluation
+
+PACKAGES = ("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where a run is recorded unless told otherwise: `records.folder / records.sweep / run_id`."""
+    return Path(config.records.folder).expanduser() / config.records.sweep / run_id(config)
+
+
+def open_folder(folder: Path, config: RunConfig) -> Result | None:
+    """Make sure that the run may write to `folder`; returns its result if it has ended there already.
+
+    A diverged run has ended too: it would diverge again. A failed one has not.
+    Raises UserError where nothing can be written, or where the folder is another run's.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the run's folder {folder} ({error.strerror}); set records.folder to one that you may "
+            "write to"
+        ) from None
+    if (folder / "config.yaml").exists():
+        other = config_hash(load(RunConfig, folder / "config.yaml"))
+        if other != config_hash(config):
+            raise UserError(
+                f"{folder} holds a run of another configuration (hash {other}, this one has {config_hash(config)}); "
+                "choose another folder, or delete that one"
+            )
+    result = read_result(folder)
+    return result if result is not None and result.status != "failed" else None
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """`folder/config.yaml`, everything resolved."""
+    write_text_atomically(folder / "config.yaml", to_yaml(config))
+
+
+def compute_dtype(config: RunConfig) -> str:
+    """The precision that `placement.compute_dtype` comes to on this platform."""
+    asked = config.placement.compute_dtype
+    return asked if asked != "auto" else "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def utilisation(config: RunConfig, tokens_per_s: float | None) -> float | None:
+    """Model FLOP utilisation by the exact count; None where the speed or the device's peak is unknown."""
+    peak = accounting.peak_flops(jax.devices()[0].device_kind, compute_dtype(config))
+    if tokens_per_s is None or peak is None:
+        return None
+    return tokens_per_s * accounting.flops_per_token(config.model).exact / (peak * jax.device_count())
+
+
+def make_result(
+    config: RunConfig,
+    status: Status,
+    *,
+    steps: int,
+    wall_s: float,
+    reason: str = "",
+    store: TokenStore | None = None,
+    evaluation: Evaluation | None = None,
+    train_loss: float | None = None,
+    tokens_per_s: float | None = None,
+    facts: dict[str, Any] | None = None,
+) -> Result:
+    """The record of a run after `steps` updates. A run that failed before its data was open has no `store`."""
+    params = accounting.params(config.model)
+    tokens = steps * config.batch_tokens
+    flops = accounting.flops_per_token(config.model).as_dict()
+    batches = store and Batches(store.train, config.model.context, config.batch_size, config.seed)
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    return Result(
+        run_id=run_id(config),
+        sweep=config.records.sweep,
+        status=status,
+        params_total=params.total,
+        params_non_embedding=params.non_embedding,
+        params_active=params.active,
+        tokens=tokens,
+        unique_tokens=batches.unique_tokens(steps) if batches else 0,
+        epochs=batches.epochs(steps) if batches else 0.0,
+        flops=tokens * flops["exact"],
+        flops_by_convention={name: tokens * value for name, value in flops.items()},
+        loss=evaluation.loss if evaluation else None,
+        loss_sem=evaluation.loss_sem if evaluation else None,
+        bits_per_byte=evaluation.bits_per_byte if evaluation else None,
+        learning_rate=config.optimizer.learning_rate,
+        batch_tokens=config.batch_tokens,
+        context=config.model.context,
+        seed=config.seed,
+        wall_s=wall_s,
+        tokens_per_s=tokens_per_s,
+        mfu=utilisation(config, tokens_per_s),
+        device=kind if count == 1 else f"{count} × {kind}",
+        versions=versions(),
+        train_loss=train_loss,
+        reason=reason,
+        facts={**_facts(config), **(facts or {})},
+    )
+
+
+def _facts(config: RunConfig) -> dict[str, Any]:
+    model, optimizer = config.model, config.optimizer
+    return {
+        "config_hash": config_hash(config),
+        "d_model": model.d_model,
+        "layers": model.layers,
+        "n_heads": model.n_heads,
+        "d_ff": model.d_ff,
+        "vocab": model.vocab,
+        "steps": config.steps,
+        "batch_size": config.batch_size,
+        "corpus": config.data.corpus,
+        "tokenizer": f"{config.data.tokenizer.kind}-{config.data.tokenizer.vocab}",
+        "optimizer": optimizer.name,
+        "weight_decay": optimizer.weight_decay,
+        "schedule": config.schedule.name,
+        "compute_dtype": compute_dtype(config),
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of Python, of the packages that decide a run's numbers, and of this code where it is a git checkout."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists():
+        try:
+            command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+            found["commit"] = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        except (OSError, subprocess.TimeoutExpired):
+            pass  # no git here: the version says what it can
+    return found

@@ -1,0 +1,49 @@
+"""What training changes from step to step: parameters and optimizer state, created where they will lie."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from scaling.config import ModelConfig
+from scaling.models import functional
+from scaling.parallel import create_sharded, param_shardings, state_shardings
+
+
+class TrainState(NamedTuple):
+    """All that an update reads and writes: a plain tree of arrays."""
+
+    step: jax.Array
+    """updates done, int32 scalar"""
+    params: functional.Params
+    opt_state: Any
+
+
+def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and layouts of a state; no memory is taken.
+
+    returns: a TrainState of ShapeDtypeStruct, each with its sharding on `mesh`. Raises UserError where the mesh
+    would leave large parameters whole on every device.
+    """
+    shapes = jax.eval_shape(lambda: _new(model, optimizer, jax.random.key(0)))
+    params = param_shardings(functional.metadata(model), shapes.params, mesh)
+    layout = state_shardings(shapes, params, shapes.params, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
+
+
+def create_state(
+    model: ModelConfig, optimizer: optax.GradientTransformation, seed: int, layout: TrainState
+) -> TrainState:
+    """The state before the first update: a function of `seed` alone, the same on every mesh.
+
+    layout: from `abstract_state`; each array is created in its place, none is ever whole on one device.
+    """
+    shardings = jax.tree.map(lambda x: x.sharding, layout)
+    return create_sharded(lambda key: _new(model, optimizer, key), shardings, jax.random.key(seed))
+
+
+def _new(model: ModelConfig, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    params = functional.init(model, key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
