@@ -117,8 +117,8 @@ def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
 
     state: any tree of arrays or shapes that holds the parameters or trees like them (moments) as nested dicts.
     shardings, shapes: of the parameters, from `param_shardings`.
-    returns: the tree of `state` with NamedSharding leaves. A leaf below a parameter's own keys with the
-    parameter's shape has its layout; all else (counters, factored moments) is whole on every device.
+    returns: the tree of `state` with NamedSharding leaves. A leaf whose path ends in a parameter's own keys and that
+    has its shape has its layout; all else (counters, factored moments) is whole on every device.
     """
     by_keys = {
         _dict_keys(path): (x.shape, sharding)
@@ -128,8 +128,12 @@ def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
     }
 
     def layout(path: tuple[Any, ...], x: Any) -> NamedSharding:
-        shape, sharding = by_keys.get(_dict_keys(path), (None, None))
-        return sharding if sharding is not None and shape == x.shape else replicated(mesh)
+        keys = _dict_keys(path)
+        for start in range(len(keys)):  # a parameter's own keys come last, after those of the trees it is in
+            shape, sharding = by_keys.get(keys[start:], (None, None))
+            if sharding is not None and shape == x.shape:
+                return sharding
+        return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(layout, state)
 
