@@ -42,12 +42,7 @@ class Batches:
 
     def __init__(self, split: Split, context: int, batch_size: int, seed: int, shuffle: bool = True) -> None:
         self.context, self.batch_size, self.seed, self.shuffle = context, batch_size, seed, shuffle
-        self.n_windows = n_windows(split.n_tokens, context)
-        if self.n_windows < 1:
-            raise UserError(
-                f"a split of {split.n_tokens} tokens has no window of context={context}; "
-                f"it takes {context + 1} tokens: shorten model.context or use more text"
-            )
+        self.n_windows = n_windows(split, context)
         self._doc_starts = split.doc_starts
         covered = split.tokens[: self.n_windows * context + 1]
         self._windows = np.lib.stride_tricks.sliding_window_view(covered, context + 1)[::context]
@@ -82,8 +77,9 @@ class Batches:
         """bool [B, L]: True where a token of `batch(step)` is the first of its document."""
         first_B = self.window_ids(step, 0, self.batch_size) * self.context
         position_BxL = first_B[:, None] + np.arange(self.context)
-        after_BxL = np.searchsorted(self._doc_starts, position_BxL)
-        return np.append(self._doc_starts, -1)[after_BxL] == position_BxL
+        document_BxL = np.searchsorted(self._doc_starts, position_BxL, side="right") - 1
+        starts_BxL: np.ndarray = self._doc_starts[document_BxL] == position_BxL
+        return starts_BxL
 
     def unique_tokens(self, n_steps: int) -> int:
         """Different targets met in the first `n_steps` steps."""
@@ -98,7 +94,7 @@ class Batches:
         if step < 0 or not 0 <= start <= stop <= self.batch_size:
             raise ValueError(f"step={step}, rows {start}…{stop} of {self.batch_size}")
         number, end = step * self.batch_size + start, step * self.batch_size + stop
-        parts = []
+        parts: list[np.ndarray] = []
         while number < end or not parts:
             epoch, position = divmod(number, self.n_windows)
             block, offset = divmod(position, BLOCK)
@@ -113,9 +109,14 @@ class Batches:
         return Permutation(self.n_windows, self.seed, epoch)(positions) if self.shuffle else positions
 
 
-def n_windows(n_tokens: int, context: int) -> int:
-    """Whole windows of `context` targets in a split."""
-    return max(0, (n_tokens - 1) // context)
+def n_windows(split: Split, context: int) -> int:
+    """Whole windows of `context` targets in a split. Raises UserError where there is none."""
+    if split.n_tokens <= context:
+        raise UserError(
+            f"a split of {split.n_tokens} tokens has no window of model.context={context}, which takes "
+            f"{context + 1}; shorten the context or use more text"
+        )
+    return (split.n_tokens - 1) // context
 
 
 class EvalBatches(Sequence[Batch]):
@@ -179,12 +180,18 @@ def check_run(run: RunConfig, store: TokenStore) -> None:
             f"the held-out split has {store.validation.n_tokens} tokens, nothing to predict; raise "
             "data.validation_tokens or data.validation_fraction"
         )
-    available = Batches(store.train, run.model.context, run.batch_size, run.seed).window_tokens
-    needed = run.steps * run.batch_tokens
-    if needed > run.data.epochs * available:
-        passes = -(-needed * 1000 // available) / 1000
-        raise UserError(
-            f"data.epochs={run.data.epochs:g} allows {int(run.data.epochs * available):,} tokens "
-            f"({available:,} an epoch) but the run needs {needed:,}; "
-            f"set data.epochs={passes:g} or more, or tokens={int(run.data.epochs * available):,} or fewer"
-        )
+    _check_amount(run, n_windows(store.train, run.model.context) * run.model.context)
+
+
+def _check_amount(run: RunConfig, available: int) -> None:
+    """Raises UserError where a run wants more tokens than its epochs of `available` ones."""
+    allowed, needed = run.data.epochs * available, run.steps * run.batch_tokens
+    if needed <= allowed * (1 + 1e-9):  # 1.1 × 10 is no reason to refuse 11
+        return
+    passes = -(-needed * 1000 // available) / 1000
+    fits = int(allowed) // run.batch_tokens * run.batch_tokens
+    less = f", or tokens={fits} or fewer" if fits else ""
+    raise UserError(
+        f"data.epochs={run.data.epochs:g} allows {int(allowed):,} training tokens ({available:,} an epoch) but the "
+        f"run needs {needed:,}; set data.epochs={passes:.12g} or more{less}"
+    )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -40,7 +40,7 @@ class Corpus(Protocol):
 
 def open_corpus(data: DataConfig, store_folder: str | Path) -> Corpus:
     """The corpus that a DataConfig names. Raises UserError for an unknown one, or one with no files."""
-    kind, colon, rest = data.corpus.partition(":")
+    kind, _, rest = data.corpus.partition(":")
     if data.corpus == STDLIB:
         from scaling.data.tfds_corpus import open_tfds
 
@@ -66,6 +66,25 @@ def source_identity(data: DataConfig) -> dict[str, str]:
     if kind == "files" and rest:
         return {"corpus": f"files:{_pattern(rest)}"}
     return {"corpus": data.corpus}
+
+
+def changed_source(data: DataConfig, facts: Mapping[str, Any]) -> str:
+    """What is different about a corpus of local files since `facts` were taken; empty where nothing is.
+
+    Files that are all gone are no change: a store outlives its sources, and moves to machines without them.
+    """
+    kind, _, pattern = data.corpus.partition(":")
+    if kind != "files":
+        return ""
+    try:
+        now = FilesCorpus(pattern, data).facts
+    except UserError:
+        return ""
+    if now == facts:
+        return ""
+    return (
+        f"{facts['files']} files of {facts['file_bytes']:,} bytes then, {now['files']} of {now['file_bytes']:,} now"
+    )
 
 
 def interpreter() -> str:
@@ -138,9 +157,7 @@ def _records(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]
             with _open(path) as file:
                 yield 0, file.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8 or leave it out"
-        ) from None
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file or leave it out") from None
     except (OSError, EOFError) as error:  # a broken .gz is an OSError or an EOFError
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 

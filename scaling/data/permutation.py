@@ -1,4 +1,4 @@
-"""A stateless permutation: the i-th element is computed, not looked up, so any part of an order is free to start at."""
+"""A stateless permutation: the i-th element is computed, not looked up, so an order can start anywhere."""
 
 import hashlib
 

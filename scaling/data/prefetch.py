@@ -41,7 +41,8 @@ class Prefetch(Iterator[U], Generic[U]):
             raise item.error
         if item is _END:
             raise StopIteration
-        return item  # type: ignore[no-any-return]
+        result: U = item
+        return result
 
     def close(self) -> None:
         """Stops the thread and waits for it: at most one more item is made, and thrown away."""
@@ -92,7 +93,7 @@ def prefetch(source: Iterable[T], put: Callable[[T], U], size: int = 2) -> Prefe
     Args:
       source: items, such as batches in the order of steps; may be endless.
       put: what is done with each in the thread, such as `lambda b: jax.device_put(b, sharding)`.
-      size: results that may wait; they take memory on the device.
+      size: results that may wait, and one more is in the making; they take memory on the device.
 
     An exception of `source` or `put` is raised at the item where it happened, after the results before it.
     """

@@ -65,7 +65,7 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
     corpus = open_corpus(data, store_folder)
     partial = folder.with_name(f"{folder.name}.partial")
     written = _resume(partial, corpus)
-    tokenizer, training = _tokenizer(data, partial, corpus)
+    tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:
         if not written[split].done:
             with Progress(f"{split}: {data.corpus}", corpus.size(split), progress) as bar:
@@ -105,25 +105,28 @@ def _write_journal(partial: Path, corpus: Corpus, written: dict[str, Written]) -
     write_text_atomically(partial / JOURNAL, json.dumps(journal))
 
 
-def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus) -> tuple[Tokenizer, dict[str, int]]:
+def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) -> tuple[Tokenizer, dict[str, int]]:
     """The store's tokenizer, learned from the first training documents where it has to be, and from how much."""
     if data.tokenizer.kind == "bytes":
         return load_tokenizer("bytes", partial), {}
     facts_path = partial / "tokenizer_training.json"
     if not facts_path.exists():
         sample = {"trained_on_documents": 0, "trained_on_bytes": 0}
-        write_text_atomically(partial / TOKENIZER_FILE, train_bpe(data.tokenizer, _sample(corpus, sample)))
+        with Progress(f"tokenizer: {data.corpus}", None, progress) as bar:
+            text = train_bpe(data.tokenizer, _sample(corpus, sample, bar))
+        write_text_atomically(partial / TOKENIZER_FILE, text)
         write_text_atomically(facts_path, json.dumps(sample))  # last: says that the tokenizer is whole
     return load_tokenizer("bpe", partial), json.loads(facts_path.read_text(encoding="utf-8"))
 
 
-def _sample(corpus: Corpus, count: dict[str, int]) -> Iterator[str]:
+def _sample(corpus: Corpus, count: dict[str, int], bar: Progress) -> Iterator[str]:
     for _, text in corpus.documents("train"):
         size = len(text.encode("utf-8", "replace"))
         if count["trained_on_documents"] and count["trained_on_bytes"] + size > TRAINING_BYTES:
             return
         count["trained_on_documents"] += 1
         count["trained_on_bytes"] += size
+        bar.at(count["trained_on_documents"], count["trained_on_bytes"])
         yield text
 
 
@@ -131,7 +134,7 @@ def _write_split(
     partial: Path, corpus: Corpus, tokenizer: Tokenizer, split: str, written: dict[str, Written], bar: Progress
 ) -> None:
     """Appends what is missing of a split to its files, with an entry in the journal after each batch of documents."""
-    dtype, lengths = token_dtype(tokenizer.vocab), tokenizer.text_bytes()
+    dtype, lengths = token_dtype(tokenizer.vocab), tokenizer.text_bytes().astype(np.uint32)
     at = written[split]
     sizes = {"tokens": at.tokens * dtype.itemsize, "starts": at.documents * 8, "text_bytes": at.documents * 8}
     files = {kind: _open_at(partial / f"{split}.{kind}", size) for kind, size in sizes.items()}
@@ -140,7 +143,7 @@ def _write_split(
         for position, texts in _batches(corpus.documents(split, at.position)):
             encoded = tokenizer.encode(texts)
             n_tokens = np.array([len(tokens) + 1 for tokens in encoded], np.int64)
-            n_bytes = np.array([lengths[tokens].sum() for tokens in encoded], np.int64)
+            n_bytes = np.array([lengths[tokens].sum(dtype=np.int64) for tokens in encoded], np.int64)
             end = np.array([EOD], dtype)
             flat = np.concatenate([part for tokens in encoded for part in (tokens.astype(dtype, copy=False), end)])
             files["tokens"].write(flat.tobytes())
@@ -149,9 +152,8 @@ def _write_split(
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-            at = Written(
-                position, at.tokens + len(flat), at.documents + len(texts), at.text_bytes + int(n_bytes.sum())
-            )
+            text_bytes = at.text_bytes + int(n_bytes.sum())
+            at = Written(position, at.tokens + len(flat), at.documents + len(texts), text_bytes)
             written[split] = at
             _write_journal(partial, corpus, written)
             bar.at(at.documents, at.text_bytes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from scaling.config import DataConfig
-from scaling.data.corpora import source_identity
+from scaling.data.corpora import changed_source, source_identity
 from scaling.data.tokenizer import EOD, Tokenizer, load_tokenizer, token_bytes
 from scaling.errors import UserError
 
@@ -90,7 +90,8 @@ def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = Fa
       full_check: hash every byte of every file.
 
     Raises:
-      UserError: no such store, a file that is not what its manifest says, or a cut longer than the split.
+      UserError: no such store, a file that is not what its manifest says, a cut longer than the split,
+        or local files that changed since.
     """
     folder = store_folder_of(data, store_folder)
     manifest = read_manifest(folder)
@@ -101,6 +102,8 @@ def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = Fa
         )
     for name, facts in manifest["files"].items():
         _check_file(folder, name, facts, full_check)
+    if change := changed_source(data, manifest["source"]):
+        raise UserError(f"data.corpus={data.corpus!r} changed since it was tokenised ({change}); {_again(folder)}")
     cuts = {"train": data.train_tokens, "validation": data.validation_tokens}
     splits = {split: _cut(_open_split(folder, manifest, split), folder, split, cuts[split]) for split in SPLITS}
     return TokenStore(folder, manifest, splits["train"], splits["validation"])
@@ -124,8 +127,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def file_facts(path: Path) -> dict[str, Any]:
     """Size and hashes of a file, as the manifest keeps them."""
-    facts = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    if facts["bytes"] > FULL_HASH_BYTES:
+    size = path.stat().st_size
+    facts: dict[str, Any] = {"bytes": size, "sha256": _sha256(path)}
+    if size > FULL_HASH_BYTES:
         facts["sample_sha256"] = _sample_sha256(path)
     return facts
 
@@ -208,20 +212,22 @@ def describe(store: TokenStore) -> str:
     """What is in a store, as an aligned table."""
     rows = [("", "documents", "tokens", "text MB", "bytes/token")]
     for name, split in (("train", store.train), ("validation", store.validation)):
-        ratio = split.n_bytes / max(1, split.n_tokens)
-        rows.append(
-            (name, f"{split.n_documents:,}", f"{split.n_tokens:,}", f"{split.n_bytes / 1e6:.2f}", f"{ratio:.3f}")
-        )
+        ratio, megabytes = split.n_bytes / split.n_tokens, split.n_bytes / 1e6
+        rows.append((name, f"{split.n_documents:,}", f"{split.n_tokens:,}", f"{megabytes:.2f}", f"{ratio:.3f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
              for row in rows]  # fmt: skip
     tokenizer, source = store.manifest["tokenizer"], store.manifest["source"]
     about = [
-        (
-            "corpus",
-            ", ".join(f"{key} {value}" for key, value in source.items() if not isinstance(value, dict | list)),
-        ),
+        *source.items(),
         ("tokenizer", f"{tokenizer['kind']}, vocabulary {tokenizer['vocab']:,}, end of document {EOD}"),
-        ("store", str(store.folder)),
+        ("store", store.folder),
     ]
-    return "\n".join([*(line.rstrip() for line in lines), "", *(f"{key:<10} {value}" for key, value in about)])
+    width = max(len(key) for key, _ in about)
+    return "\n".join(
+        [
+            *(line.rstrip() for line in lines),
+            "",
+            *(f"{key.replace('_', ' '):<{width}}  {value}" for key, value in about),
+        ]
+    )

@@ -76,9 +76,10 @@ class BpeTokenizer:
 
 
 def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> str:
-    """A byte-level BPE tokenizer learned from texts, as the JSON that `tokenizers` reads; the same texts give the same.
+    """A byte-level BPE tokenizer learned from texts, as the JSON that `tokenizers` reads.
 
     Raises UserError for a vocabulary that cannot be: fewer tokens than bytes, or more than the texts have pairs.
+    The same texts give the same tokenizer.
     """
     if config.vocab < 257:
         raise UserError(
