@@ -34,13 +34,13 @@ CLOUD = "cloud.google.com/tpu/docs/"
 # sparsity; they are halved here.
 DEVICES = (
     Device("b200", r"\bg?b200\b", 2250 * T, 1125 * T, 180 * GB, NVIDIA + "HGX B200 (eighth of the board, dense)"),
-    Device("gh200", r"gh200", 989.4 * T, 494.7 * T, 96 * GB, NVIDIA + "GH200 (the H100 part)"),
-    Device("h200", r"h200", 989.4 * T, 494.7 * T, 141 * GB, NVIDIA + "H200 SXM"),
+    Device("gh200", r"\bgh200\b", 989.4 * T, 494.7 * T, 96 * GB, NVIDIA + "GH200 (the H100 part)"),
+    Device("h200", r"\bh200\b", 989.4 * T, 494.7 * T, 141 * GB, NVIDIA + "H200 SXM"),
     Device("h100-pcie", r"h100 pcie", 756 * T, 378 * T, 80 * GB, NVIDIA + "H100 PCIe"),
     Device("h100-nvl", r"h100 nvl", 835 * T, 417.5 * T, 94 * GB, NVIDIA + "H100 NVL"),
-    Device("h100", r"h100", 989.4 * T, 494.7 * T, 80 * GB, NVIDIA + "H100 SXM"),
+    Device("h100", r"\bh100\b", 989.4 * T, 494.7 * T, 80 * GB, NVIDIA + "H100 SXM"),
     Device("a100-40gb", r"a100.*40gb|a100-40gb", 312 * T, 156 * T, 40 * GB, NVIDIA + "A100 40GB"),
-    Device("a100", r"a100", 312 * T, 156 * T, 80 * GB, NVIDIA + "A100 80GB"),
+    Device("a100", r"\ba100\b", 312 * T, 156 * T, 80 * GB, NVIDIA + "A100 80GB"),
     Device("l40s", r"\bl40s", 362 * T, 183 * T, 48 * GB, NVIDIA + "L40S"),
     Device("l4", r"\bl4\b", 121 * T, 60 * T, 24 * GB, NVIDIA + "L4"),
     Device("v100", r"v100", None, 15.7 * T, 16 * GB, NVIDIA + "V100 SXM2 (no bfloat16; 125e12 in float16)"),
@@ -88,7 +88,7 @@ class Topology:
 def topology(text: str) -> Topology:
     """`v5e:4x4` or `h100:8` as a number of devices of a kind. Raises UserError."""
     name, colon, shape = text.strip().lower().partition(":")
-    found = device(name)
+    found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
         raise UserError(f"topology {text!r}: unknown device {name!r}; allowed: {', '.join(d.name for d in DEVICES)}")
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape if colon else "1"):

@@ -100,7 +100,7 @@ def _moments(tensor: Tensor, size: int, optimizer: str) -> int:
         return size if tensor.part in IN_BLOCKS and len(tensor.shape) == 2 else 2 * size
     if optimizer == "adafactor":
         factored = len(tensor.shape) == 2 and min(tensor.shape) >= FACTORED_FROM
-        return tensor.copies * sum(tensor.shape) if factored else size
+        return size + (tensor.copies * sum(tensor.shape) if factored else size)  # momentum; rows and columns whole
     return 2 * size
 
 

@@ -1,0 +1,296 @@
+"""The ledger against hand-made sums, brute force, the real parameter tree and published numbers."""
+
+from collections import Counter
+from math import prod
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling import accounting
+from scaling.config import ModelConfig, RunConfig
+from scaling.errors import UserError
+
+TINY = ModelConfig(
+    vocab=11, context=6, layers=3, d_model=8, n_heads=2, n_kv_heads=1, d_head=6, d_ff=10, activation="swiglu",
+    position="learned", tied=False, bias=True, norm="layernorm", norm_position="sandwich", qk_norm=True,
+    sliding_window=(2, None),
+)  # fmt: skip
+
+
+def test_parameters_of_a_tiny_model_by_hand() -> None:
+    layer_attention = (8 * 12 + 12) + 2 * (8 * 6 + 6) + (12 * 8 + 8)  # q, k and v, o
+    layer_mlp = 2 * (8 * 10 + 10) + (10 * 8 + 8)  # up and gate, down
+    norms = 3 * (4 * (8 + 8) + 2 * 6) + (8 + 8)  # four norms and two QK scales a layer, the final norm
+    assert accounting.params(TINY).items == {
+        "embedding": 11 * 8,
+        "position": 6 * 8,
+        "attention": 3 * layer_attention,
+        "mlp": 3 * layer_mlp,
+        "norm": norms,
+        "head": 8 * 11,
+    }
+    assert accounting.params(TINY).total == 88 + 48 + 3 * layer_attention + 3 * layer_mlp + norms + 88
+    assert accounting.params(TINY).non_embedding == 3 * layer_attention + 3 * layer_mlp + norms
+    assert accounting.params(TINY).active == accounting.params(TINY).total
+
+
+def test_training_flops_of_a_tiny_model_by_hand() -> None:
+    flops = accounting.flops_per_token(TINY)
+    # keys seen by the six positions: 1 2 2 2 2 2 in layers 0 and 2, 1 2 3 4 5 6 in layer 1
+    seen = (11 + 21 + 11) / 6
+    projections = 3 * (8 * 12 + 2 * 8 * 6 + 12 * 8)
+    assert flops.items["attention_projections"] == 3 * 2 * projections
+    assert flops.items["attention_scores"] == pytest.approx(3 * 2 * (2 * 12 * seen), rel=1e-12)
+    assert flops.items["mlp"] == 3 * 2 * 3 * (3 * 8 * 10)
+    assert flops.items["head"] == 3 * 2 * 8 * 11
+    assert flops.exact == sum(flops.items.values())
+    full = accounting.flops_per_token(TINY, keys=6)
+    assert full.exact - flops.exact == pytest.approx(3 * 2 * 2 * 12 * (3 * 6 - seen), rel=1e-12)
+    assert full.as_dict() | {"exact": 0} == flops.as_dict() | {"exact": 0}
+
+
+def test_conventions_of_a_tiny_model_by_hand() -> None:
+    flops = accounting.flops_per_token(TINY)
+    count = accounting.params(TINY)
+    assert flops.kaplan_6n == 6 * count.non_embedding
+    assert flops.palm == 6 * count.total + 12 * 3 * 2 * 6 * 6
+    attention, mlp = 8 * 12 + 2 * 8 * 6 + 12 * 8, 3 * 8 * 10
+    assert flops.deepseek == 6 * 3 * (attention + mlp) + 12 * 3 * 12 * 6
+    # appendix F for one sequence of 6 tokens, key_size × heads = 12
+    sequence = 2 * 6 * 11 * 8 + 2 * 6 * 8 * 11
+    sequence += 3 * (2 * 6 * attention + 2 * 6 * 6 * 12 + 3 * 2 * 6 * 6 + 2 * 6 * 6 * 12 + 2 * 6 * mlp)
+    assert flops.chinchilla_appendix_f == 3 * sequence / 6
+    assert set(flops.as_dict()) == {"exact", "kaplan_6n", "chinchilla_appendix_f", "palm", "deepseek"}
+
+
+def test_conventions_agree_with_their_papers_on_their_own_shapes() -> None:
+    """A standard shape (MHA, d_ff = 4·d_model): DeepSeek's eq. 2 and appendix F as printed, literally."""
+    layers, d, L, V, H = 30, 4096, 4096, 102_400, 32
+    model = ModelConfig(vocab=V, context=L, layers=layers, d_model=d, n_heads=H, activation="gelu")
+    flops = accounting.flops_per_token(model)
+    assert flops.deepseek == 72 * layers * d**2 + 12 * layers * d * L
+    key = d // H
+    attention = 2 * 3 * L * d * (key * H) + 2 * L * L * (key * H) + 3 * H * L * L + 2 * L * L * (key * H)
+    attention += 2 * L * (key * H) * d
+    dense = 2 * L * (d * 4 * d + d * 4 * d)
+    forward = 2 * L * V * d + layers * (attention + dense) + 2 * L * d * V
+    assert flops.chinchilla_appendix_f == 3 * forward / L
+
+
+def test_palm_reproduces_the_utilisation_that_palm_reports() -> None:
+    """PaLM 540B: 238.3k tokens/s on 6144 TPU v4 are 46.2 % (2204.02311, table 3), with N = all parameters."""
+    palm = ModelConfig(
+        vocab=256_000, context=2048, layers=118, d_model=18_432, n_heads=48, n_kv_heads=1, d_head=256,
+        d_ff=4 * 18_432, activation="swiglu", norm="layernorm", parallel_block=True, tied=True,
+    )  # fmt: skip
+    peak = accounting.peak_flops("TPU v4", "bfloat16")
+    assert peak is not None
+    assert accounting.params(palm).total == pytest.approx(540.35e9, rel=1e-4)
+    assert 238.3e3 * accounting.flops_per_token(palm).palm / (6144 * peak) == pytest.approx(0.462, abs=5e-4)
+
+
+@given(st.integers(1, 40), st.integers(1, 60))
+def test_mean_visible_keys_equal_a_count_of_the_mask(context: int, window: int) -> None:
+    mask = [[0 <= query - key < window for key in range(context)] for query in range(context)]
+    assert accounting.visible_keys(context, window) == pytest.approx(sum(map(sum, mask)) / context, rel=1e-12)
+
+
+def test_shared_layers_hold_parameters_once_and_compute_every_time() -> None:
+    plain = TINY.model_copy(update={"layers": 4})
+    shared = plain.model_copy(update={"layer_sharing": 4})
+    one = plain.model_copy(update={"layers": 1})
+    assert accounting.params(shared).items == accounting.params(one).items
+    assert accounting.flops_per_token(shared).exact == accounting.flops_per_token(plain).exact
+
+
+def models(**fixed: object) -> st.SearchStrategy[ModelConfig]:
+    """Any model that a configuration may describe, small."""
+
+    def make(**values: object) -> ModelConfig:
+        d_head = 2 * int(str(values.pop("half_head")))
+        kv, group = int(str(values.pop("kv"))), int(str(values.pop("group")))
+        sharing, unique = int(str(values["layer_sharing"])), int(str(values.pop("unique")))
+        heads = {"n_heads": kv * group, "n_kv_heads": kv, "d_head": d_head}
+        return ModelConfig.model_validate(values | heads | {"layers": sharing * unique} | fixed)
+
+    return st.builds(
+        make,
+        vocab=st.integers(2, 40),
+        context=st.integers(1, 12),
+        unique=st.integers(1, 3),
+        layer_sharing=st.integers(1, 2),
+        d_model=st.integers(1, 6).map(lambda n: 4 * n),
+        half_head=st.integers(1, 4),
+        kv=st.integers(1, 3),
+        group=st.integers(1, 3),
+        d_ff=st.integers(1, 30),
+        activation=st.sampled_from(["gelu", "relu", "relu2", "silu", "swiglu", "geglu"]),
+        norm=st.sampled_from(["rmsnorm", "layernorm"]),
+        norm_position=st.sampled_from(["pre", "post", "sandwich"]),
+        position=st.sampled_from(["rope", "learned", "sinusoidal", "alibi", "none"]),
+        tied=st.booleans(),
+        bias=st.booleans(),
+        parallel_block=st.booleans(),
+        qk_norm=st.booleans(),
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(models())
+def test_ledger_equals_the_real_parameter_tree(model: ModelConfig) -> None:
+    import jax
+    from flax import nnx
+
+    from scaling.config import Placement
+    from scaling.models import Transformer
+    from scaling.models.parameters import facts_of
+
+    real: Counter[tuple[str, ...]] = Counter()
+    state = nnx.state(nnx.eval_shape(lambda: Transformer(model, Placement(), rngs=nnx.Rngs(0))))
+    for param in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable)):
+        axes = tuple(axis for axis in facts_of(param).axes if axis != "layers")
+        real[axes] += prod(param.get_value().shape)
+    ledger: Counter[tuple[str, ...]] = Counter()
+    for tensor in accounting.tensors(model):
+        ledger[tensor.axes] += tensor.size
+    assert ledger == real
+    assert accounting.params(model).total == real.total()
+
+
+def run_config(**changes: object) -> RunConfig:
+    model = {"vocab": 512, "context": 64, "layers": 2, "d_model": 256, "n_heads": 4, "d_ff": 512, "activation": "gelu"}
+    values = {
+        "model": model, "data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 0.01}, "batch_size": 16,
+        "tokens": 1024,
+    }  # fmt: skip
+    return RunConfig.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "adafactor"])
+def test_optimizer_memory_equals_the_real_state(name: str) -> None:
+    import jax
+
+    from scaling.config import Placement
+    from scaling.models import functional
+    from scaling.training.optimizer import make_optimizer
+
+    run = run_config(optimizer={"name": name, "learning_rate": 0.01})
+    _, tree = functional.abstract(run.model, Placement())
+    optimizer = make_optimizer(run.optimizer, lambda step: step, functional.metadata(run.model))
+    state = jax.eval_shape(optimizer.init, tree)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    # counters, and the one-element arrays that stand for moments that Adafactor does not keep
+    assert accounting.memory(run).items["optimizer"] == pytest.approx(held, rel=2e-4)
+
+
+def test_parameter_memory_follows_the_mesh() -> None:
+    whole = accounting.memory(run_config()).items
+    assert whole["parameters"] == 4 * accounting.params(run_config().model).total
+    assert whole["gradients"] == whole["parameters"] and whole["optimizer"] == 2 * whole["parameters"]
+    vectors = 4 * 5 * 256  # the norms' scales stay whole
+    for mesh, ways in (({"fsdp": 4}, 4), ({"tensor": 2}, 2), ({"fsdp": 2, "tensor": 2}, 4), ({"data": 8}, 1)):
+        cut = accounting.memory(run_config(placement={"mesh": mesh})).items
+        assert cut["parameters"] == (whole["parameters"] - vectors) // ways + vectors, mesh
+    doubled = accounting.memory(run_config(placement={"accumulate": 2})).items
+    assert doubled["gradients"] == 2 * whole["gradients"] and doubled["activations"] == whole["activations"] // 2
+    over_eight = accounting.memory(run_config(), devices=8)
+    assert over_eight.devices == 8 and over_eight.items["activations"] == whole["activations"] // 8
+
+
+def test_parameter_memory_equals_what_the_shardings_give() -> None:
+    """Odd sizes on a mesh, against parallel.sharding itself on an abstract mesh of the same shape."""
+    import jax
+    from jax.sharding import AbstractMesh
+
+    from scaling.config import Placement
+    from scaling.models import functional
+    from scaling.parallel import sharding
+
+    model = {"vocab": 510, "context": 64, "layers": 2, "d_model": 250, "n_heads": 3, "d_head": 64, "d_ff": 333,
+             "activation": "gelu", "position": "learned", "tied": False}  # fmt: skip
+    run = run_config(model=model | {"vocab": 512}, placement={"mesh": {"fsdp": 2, "tensor": 4}}, batch_size=16)
+    _, tree = functional.abstract(run.model, Placement())
+    mesh = AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"))
+    layout = sharding.param_shardings(functional.metadata(run.model), tree, mesh)
+    parts = jax.tree.map(lambda leaf, part: prod(part.shard_shape(leaf.shape)), tree, layout)
+    assert accounting.memory(run).items["parameters"] == 4 * sum(jax.tree.leaves(parts))
+
+
+def test_activations_by_remat_policy_by_hand() -> None:
+    def activations(remat: str, dtype: str = "bfloat16") -> int:
+        run = run_config(placement={"remat": remat, "compute_dtype": dtype})
+        return accounting.memory(run).items["activations"]
+
+    tokens, D, inner, F, layers = 16 * 64, 256, 256, 512, 2
+    products = 3 * inner + F
+    layer = 2 * (4 * D + products + inner + F) + 4 * 4
+    ends = 2 * 2 * D
+    assert activations("none") == tokens * (layers * layer + ends)
+    assert activations("full") == tokens * (layers * 2 * D + layer + ends)
+    assert activations("dots") == tokens * (layers * 2 * (2 * D + products) + layer + ends)
+    assert activations("none", "float32") == 2 * activations("none") - tokens * layers * 4 * 4
+
+
+def test_logits_memory_is_one_piece_of_the_loss() -> None:
+    assert accounting.memory(run_config()).items["logits"] == 2 * 16 * 64 * 512 * 4
+    assert accounting.memory(run_config(placement={"loss_chunk": 32})).items["logits"] == 2 * 32 * 512 * 4
+    wide = run_config().model.model_dump() | {"vocab": 2**20}
+    assert accounting.memory(run_config(model=wide)).items["logits"] == 2 * 64 * 2**20
+
+
+def test_memory_refuses_a_mesh_that_does_not_fit() -> None:
+    with pytest.raises(UserError, match=r"fsdp=3 .* multiple of 3 devices, there are 8"):
+        accounting.memory(run_config(placement={"mesh": {"fsdp": 3}}), devices=8)
+    with pytest.raises(UserError, match="needs 4 devices, there are 8"):
+        accounting.memory(run_config(placement={"mesh": {"data": 4}}), devices=8)
+
+
+KINDS = {  # as jax.Device.device_kind spells them
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA L4": 121e12,
+    "Tesla V100-SXM2-16GB": None,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU7x": 1153.5e12,
+    "cpu": None,
+    "NVIDIA GeForce RTX 4090": None,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peak_of_each_device_kind(kind: str) -> None:
+    assert accounting.peak_flops(kind, "bfloat16") == KINDS[kind]
+
+
+def test_peaks_in_float32_and_of_unknown_dtypes() -> None:
+    assert accounting.peak_flops("NVIDIA A100-SXM4-80GB", "float32") == 156e12
+    assert accounting.peak_flops("Tesla V100-SXM2-16GB", "float32") == 15.7e12
+    assert accounting.peak_flops("cpu", "float32") is None
+    with pytest.raises(UserError, match=r"'float8'.*allowed: bfloat16, float32"):
+        accounting.peak_flops("h100", "float8")
+    memory = SimpleNamespace(**{d.name.replace("-", "_"): d.memory for d in accounting.devices.DEVICES})
+    assert memory.a100_40gb == 40e9 and memory.a100 == 80e9 and memory.v5e == 16 * 2**30
+
+
+def test_topologies() -> None:
+    assert accounting.topology("v5e:4x4").devices == 16
+    assert accounting.topology("H100:8").devices == 8
+    assert accounting.topology("v5p:4x4x8").devices == 128
+    assert accounting.topology("v7x:2x2x1").devices == 8, "two JAX devices a chip"
+    assert accounting.topology("l4").devices == 1
+    for text in ("v5e:", "v5e:4x", "v5e:0x4", "h100:-1", "h100:many"):
+        with pytest.raises(UserError, match="expected KIND:CHIPS"):
+            accounting.topology(text)
+    with pytest.raises(UserError, match="unknown device 'h1000'; allowed: .*h100.*v5e"):
+        accounting.topology("h1000:8")
