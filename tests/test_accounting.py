@@ -160,7 +160,15 @@ def test_ledger_equals_the_real_parameter_tree(model: ModelConfig) -> None:
 
 
 def run_config(**changes: object) -> RunConfig:
-    model = {"vocab": 512, "context": 64, "layers": 2, "d_model": 256, "n_heads": 4, "d_ff": 512, "activation": "gelu"}
+    model = {
+        "vocab": 512,
+        "context": 64,
+        "layers": 2,
+        "d_model": 256,
+        "n_heads": 4,
+        "d_ff": 512,
+        "activation": "gelu",
+    }
     values = {
         "model": model, "data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 0.01}, "batch_size": 16,
         "tokens": 1024,

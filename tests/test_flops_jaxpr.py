@@ -1,0 +1,112 @@
+"""The FLOP ledger against the matrix products that the real model traces to."""
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from scaling import accounting
+from scaling.config import ModelConfig, Placement
+from scaling.models import functional
+
+BATCH = 2
+
+
+def product_flops(function: Callable[..., Any], *args: Any) -> int:
+    """2 × multiply-adds of every dot_general in a function's jaxpr, scans counted as often as they turn."""
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        assert "conv_general" not in name, "a convolution would need a count of its own"
+        if name == "dot_general":
+            (left, _), _ = equation.params["dimension_numbers"]
+            summed = prod(equation.invars[0].aval.shape[axis] for axis in left)
+            total += 2 * prod(equation.outvars[0].aval.shape) * summed
+        turns = equation.params["length"] if name == "scan" else 1
+        inner = [_count(sub) for sub in _subs(equation.params.values())]
+        assert name != "while" or not any(inner), "a while loop with products turns an unknown number of times"
+        total += turns * (max(inner, default=0) if name == "cond" else sum(inner))
+    return total
+
+
+def _subs(values: Any) -> Iterator[Jaxpr]:
+    for value in values:
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _subs(value)
+
+
+def test_the_walker_counts_scans_remat_and_nested_jits() -> None:
+    w = jnp.ones((3, 3))
+
+    def step(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return jax.checkpoint(jax.jit(lambda y: y @ w))(x), None
+
+    once = 2 * 2 * 3 * 3
+    assert product_flops(lambda x: x @ w, jnp.ones((2, 3))) == once
+    assert product_flops(lambda x: jax.lax.scan(step, x, None, length=5)[0], jnp.ones((2, 3))) == 5 * once
+
+
+BASE = {"vocab": 17, "context": 8, "layers": 4, "d_model": 12, "n_heads": 3, "d_ff": 20}
+MODELS = {
+    "gpt2": BASE | {"activation": "gelu", "norm": "layernorm", "bias": True, "position": "learned"},
+    "llama": BASE | {"n_heads": 4, "n_kv_heads": 2, "d_head": 6, "tied": False, "qk_norm": True},
+    "research": BASE | {"activation": "relu2", "norm_position": "sandwich", "parallel_block": True, "d_head": 4,
+                        "sliding_window": [3, None], "layer_sharing": 2, "logit_softcap": 30.0},
+    "post": BASE | {"norm_position": "post", "position": "alibi", "activation": "geglu"},
+}  # fmt: skip
+
+
+def traced(config: ModelConfig, layers: Any, remat: Any = "none") -> tuple[Any, Any, jax.ShapeDtypeStruct]:
+    placement = Placement(attention="reference", layers=layers, remat=remat, compute_dtype="float32")
+    graph, params = functional.abstract(config, placement)
+    return graph, params, jax.ShapeDtypeStruct((BATCH, config.context), jnp.int32)
+
+
+@pytest.mark.parametrize("layers", ["scan", "unroll"])
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_products_of_the_model_are_the_ledger(name: str, layers: str) -> None:
+    """The reference attention multiplies the whole square, so its ledger has `keys=context`."""
+    config = ModelConfig.model_validate(MODELS[name])
+    graph, params, tokens = traced(config, layers)
+    found = product_flops(lambda p, t: functional.bind(graph, p).logits(t), params, tokens)
+    ledger = accounting.flops_per_token(config, keys=config.context).exact
+    assert 3 * found == ledger * BATCH * config.context
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradient_products_of_the_model_are_three_forwards(name: str) -> None:
+    config = ModelConfig.model_validate(MODELS[name])
+    graph, params, tokens = traced(config, "unroll")
+
+    def loss(p: Any, t: jax.Array) -> jax.Array:
+        return jnp.sum(functional.bind(graph, p).logits(t))
+
+    found = product_flops(jax.grad(loss), params, tokens)
+    ledger = accounting.flops_per_token(config, keys=config.context).exact
+    assert found == ledger * BATCH * config.context
+
+
+def test_full_remat_adds_one_forward_of_the_layers() -> None:
+    """Hardware FLOPs, not model FLOPs: the ledger leaves out what is computed again."""
+    config = ModelConfig.model_validate(MODELS["llama"])
+
+    def gradient_products(remat: str) -> int:
+        graph, params, tokens = traced(config, "unroll", remat)
+        return product_flops(jax.grad(lambda p, t: jnp.sum(functional.bind(graph, p).logits(t))), params, tokens)
+
+    flops = accounting.flops_per_token(config, keys=config.context)
+    layers = (flops.exact - flops.items["head"]) / 3 * BATCH * config.context
+    added = gradient_products("full") - gradient_products("none")
+    assert 0.75 * layers < added <= layers  # the last product of each layer is needed by nobody again

@@ -1,0 +1,92 @@
+"""What `scaling plan` says of a model and of a run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scaling import accounting
+from scaling.config import ModelConfig, RunConfig, load
+from scaling.errors import UserError
+from scaling.plan import format_plan, load_plannable, plan
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GPT2 = CONFIGS / "models" / "gpt2-small.yaml"
+
+
+def run() -> RunConfig:
+    model = load(ModelConfig, GPT2).model_dump()
+    return RunConfig.model_validate(
+        {
+            "model": model,
+            "data": {"corpus": "files:*.txt"},
+            "optimizer": {"learning_rate": 6e-4},
+            "batch_size": 512,
+            "tokens": 10_000_000_000,
+            "placement": {"accumulate": 4},
+        }
+    )
+
+
+def test_plan_of_a_model_has_the_fixed_names() -> None:
+    found = plan(load_plannable(GPT2))
+    assert found["params"] == {"total": 124_439_808, "non_embedding": 85_056_000, "active": 124_439_808}
+    assert set(found["flops_per_token"]) == {"exact", "kaplan_6n", "chinchilla_appendix_f", "palm", "deepseek"}
+    # 12 layers of 12·768² weights, the head, and two products with (1024 + 1) / 2 keys
+    assert found["flops_per_token"]["exact"] == 6 * (12 * 12 * 768**2 + 50_257 * 768 + 12 * 2 * 768 * 512.5)
+    assert sum(found["params_by_part"].values()) == found["params"]["total"]
+    assert json.loads(json.dumps(found)) == found
+    assert "training" not in found and "time" not in found
+
+
+def test_plan_of_a_run_adds_training_memory_and_days() -> None:
+    found = plan(run(), topology="h100:8")
+    tokens = 19_073 * 512 * 1024
+    assert found["training"]["tokens"] == tokens
+    assert found["training"]["flops"] == found["flops_per_token"]["exact"] * tokens
+    assert found["training"]["flops_by_convention"]["palm"] == found["flops_per_token"]["palm"] * tokens
+    seconds = found["training"]["flops"] / (0.4 * 8 * 989.4e12)
+    assert found["time"]["days"] == pytest.approx(seconds / 86_400)
+    assert found["memory"]["devices"] == 8 and found["memory"]["fits"] is True
+    assert found["memory"]["bytes_per_device"] == accounting.memory(run(), devices=8).total
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_plan_says_when_a_run_does_not_fit() -> None:
+    big = run().model_copy(update={"model": load(ModelConfig, CONFIGS / "models" / "llama-3-8b.yaml")})
+    found = plan(big, topology="v5e:4x4")
+    assert found["memory"]["fits"] is False
+    assert "DOES NOT FIT" in format_plan(found)
+
+
+def test_plan_on_a_cpu_has_no_time() -> None:
+    found = plan(run(), topology="cpu:2")
+    assert found["time"]["tokens_per_s"] is None and found["time"]["days"] is None and found["memory"]["fits"] is None
+    assert "unknown" in format_plan(found)
+
+
+def test_plan_as_text_lines_up() -> None:
+    text = format_plan(plan(run(), topology="v5e:4x4"))
+    for needle in ("124,439,808", "exact", "kaplan_6n", "deepseek", "optimizer", "GiB", "days", "v5e:4x4"):
+        assert needle in text, needle
+    block = text.split("\n\n")[1].splitlines()
+    ends = {found.end() for line in block[1:] if (found := re.match(r"\s+\S+\s+\S+", line))}
+    assert len(block) == 10 and len(ends) == 1, "numbers end in one column"
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_models_and_runs_are_told_apart() -> None:
+    assert isinstance(load_plannable(GPT2, ["layers=2"]), ModelConfig)
+    planned = load_plannable(CONFIGS / "runs" / "llama-1b.yaml", ["model.layers=2"])
+    assert isinstance(planned, RunConfig) and planned.model.layers == 2
+
+
+def test_mistakes_are_one_line() -> None:
+    with pytest.raises(UserError, match="unknown device 'v9z'; allowed: "):
+        plan(run(), topology="v9z:4x4")
+    with pytest.raises(UserError, match=r"unknown key `layer`; did you mean `layers`"):
+        load_plannable(GPT2, ["layer=3"])
+    sharded = RunConfig.model_validate(run().model_dump() | {"placement": {"mesh": {"fsdp": 3}}})
+    with pytest.raises(UserError, match=r"placement\.mesh: .*fsdp=3"):
+        plan(sharded, topology="h100:8")

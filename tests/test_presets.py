@@ -1,0 +1,164 @@
+"""The presets under configs/models against the published parameter counts."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from scaling import accounting
+from scaling.config import ModelConfig, load, read_mapping
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "configs" / "models"
+LADDERS = ROOT.parent / "shared" / "ladders.csv"
+
+EXACT = {  # counted from the reference implementations
+    "gpt2-small": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "gpt3-175b": 174_604_259_328,
+    "llama-7b": 6_738_415_616,
+    "llama-13b": 13_015_864_320,
+    "llama-33b": 32_528_943_616,
+    "llama-65b": 65_285_660_672,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3-405b": 405_853_388_800,
+    "mistral-7b": 7_241_732_096,
+}
+ROUNDED = {  # as printed in the papers
+    "gpt3-125m": (125e6, 0.01),
+    "gpt3-350m": (350e6, 0.02),
+    "gpt3-760m": (760e6, 0.01),
+    "gpt3-1.3b": (1.3e9, 0.02),
+    "gpt3-2.7b": (2.7e9, 0.02),
+    "gpt3-6.7b": (6.7e9, 0.01),
+    "gpt3-13b": (13e9, 0.02),
+    "palm-8b": (8.63e9, 1e-3),
+    "palm-62b": (62.50e9, 1e-3),
+    "palm-540b": (540.35e9, 1e-4),
+}
+
+
+def preset(name: str) -> ModelConfig:
+    return load(ModelConfig, MODELS / f"{name}.yaml")
+
+
+def total(name: str) -> int:
+    return accounting.params(preset(name)).total
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_preset_has_the_published_count_to_the_digit(name: str) -> None:
+    assert total(name) == EXACT[name]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_preset_has_the_count_that_the_paper_rounds(name: str) -> None:
+    published, tolerance = ROUNDED[name]
+    assert total(name) == pytest.approx(published, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in MODELS.glob("*.yaml")))
+def test_preset_says_what_it_counts(name: str) -> None:
+    stated = re.search(r"([\d,]+) parameters", (MODELS / f"{name}.yaml").read_text())
+    assert stated and int(stated[1].replace(",", "")) == total(name)
+
+
+def test_llama_by_closed_form() -> None:
+    """V·D twice, and in each layer 2·D² + 2·D·K·d of attention, 3·D·F of MLP, 2·D of norms; D of the final norm."""
+    for name, (L, D, K, d, F, V) in {
+        "llama-2-70b": (80, 8192, 8, 128, 28672, 32_000),
+        "llama-3-70b": (80, 8192, 8, 128, 28672, 128_256),
+        "llama-3-405b": (126, 16384, 8, 128, 53248, 128_256),
+        "llama-65b": (80, 8192, 64, 128, 22016, 32_000),
+    }.items():
+        assert total(name) == 2 * V * D + L * (2 * D * D + 2 * D * K * d + 3 * D * F + 2 * D) + D
+
+
+def test_settings_that_no_count_shows() -> None:
+    llama3, mistral, gpt2 = preset("llama-3-405b"), preset("mistral-7b"), preset("gpt2-xl")
+    assert (llama3.rope_theta, llama3.context, llama3.n_kv_heads, llama3.norm_eps) == (500_000, 8192, 8, 1e-5)
+    assert set(mistral.windows) == {4096} and mistral.context == 8192
+    assert (gpt2.activation, gpt2.norm, gpt2.init, gpt2.init_std) == ("gelu", "layernorm", "normal", 0.02)
+    assert preset("llama-7b").norm_eps == 1e-6 and preset("llama-2-7b").context == 4096
+
+
+def rows() -> list[dict[str, str]]:
+    if not LADDERS.exists():
+        return []
+    with LADDERS.open() as file:
+        return list(csv.DictReader(file))
+
+
+NAMES = {"mistral-7b-v0.1": "mistral-7b"}
+
+
+def in_table(family: str) -> list[dict[str, str]]:
+    if not LADDERS.exists():
+        pytest.skip("the table of published ladders is not beside this checkout")
+    return [row for row in rows() if row["family"].startswith(family)]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt3", "llama1", "llama2", "llama3", "mistral"])
+def test_preset_equals_the_table_of_published_ladders(family: str) -> None:
+    table = in_table(family)
+    assert table
+    for row in table:
+        model = preset(NAMES.get(row["name"], row["name"]))
+        assert accounting.params(model).total == int(row["params_published"]), row["name"]
+        for key in ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "vocab"):
+            assert getattr(model, key) == int(row[key]), (row["name"], key)
+        assert model.context == int(row["context"].split()[0])
+        assert model.tied == (row["tied"] == "1")
+
+
+CHINCHILLA = {  # layers, d_model, heads, d_head, d_ff, published (2203.15556, tables 4 and A9)
+    "chinchilla-44M": (8, 512, 8, 64, 2048, 44e6),
+    "chinchilla-1018M": (23, 1792, 14, 128, 7168, 1018e6),
+    "chinchilla-16183M": (47, 5120, 40, 128, 20480, 16183e6),
+    "chinchilla-70b": (80, 8192, 64, 128, 32768, 70e9),
+    "gopher-280b": (80, 16384, 128, 128, 65536, 280e9),
+}
+
+
+def with_relative_positions(model: ModelConfig) -> int:
+    """The ledger's matrices with a fifth attention matrix: what Chinchilla and Gopher count."""
+    items = accounting.params(model).items
+    return items["embedding"] + items["attention"] * 5 // 4 + items["mlp"]
+
+
+@pytest.mark.parametrize("name", CHINCHILLA)
+def test_six_n_of_chinchilla(name: str) -> None:
+    L, d, h, k, d_ff, published = CHINCHILLA[name]
+    model = ModelConfig(
+        vocab=32_000, context=2048, layers=L, d_model=d, n_heads=h, d_head=k, d_ff=d_ff, activation="gelu",
+        position="none",
+    )  # fmt: skip
+    n = with_relative_positions(model)
+    assert n == 32_000 * d + L * (5 * d * h * k + 2 * d * d_ff)
+    digits = {44e6: 0.012, 70e9: 0.004, 280e9: 0.012}
+    assert 6 * n == pytest.approx(6 * published, rel=digits.get(published, 5e-4))
+    if (MODELS / f"{name}.yaml").exists():
+        assert with_relative_positions(preset(name)) == n
+
+
+def test_chinchilla_rows_here_are_those_of_the_table() -> None:
+    for row in [*in_table("chinchilla"), *in_table("gopher")]:
+        shape = tuple(int(row[key]) for key in ("layers", "d_model", "n_heads", "d_head", "d_ff"))
+        unit = {"M": 1e6, "B": 1e9}[row["params_published"][-1]]
+        assert CHINCHILLA[row["name"]] == (*shape, float(row["params_published"][:-1]) * unit)
+
+
+def test_siblings_extend_one_another() -> None:
+    for path in MODELS.glob("*.yaml"):
+        own = path.read_text()
+        if re.search(r"^extends:", own, re.M):
+            assert len(read_mapping(path)) > sum(
+                ":" in line and not line.startswith("#") for line in own.splitlines()
+            )
