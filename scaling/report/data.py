@@ -1,0 +1,168 @@
+"""What a report is about, as plain values: figures, page and summary read these and nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record of a run."""
+
+    run_id: str
+    role: Literal["fit", "test"]
+    status: str
+    params: int
+    """all of them, embedding included"""
+    tokens: int
+    """repeats included"""
+    flops: float
+    """training FLOPs by the exact count"""
+    loss: float | None
+    """nats per token on the held-out split"""
+    loss_sem: float | None
+    bits_per_byte: float | None
+    learning_rate: float
+    seed: int
+    epochs: float
+    wall_s: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Training loss of a run on its way."""
+
+    run: Run
+    flops: Sequence[float]
+    loss: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The best size at one budget, by the parabola through its runs."""
+
+    n: float
+    d: float
+    loss: float
+    n_interval: Bounds | None = None
+    d_interval: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The runs of one budget: an isoFLOP curve."""
+
+    flops: float
+    runs: Sequence[Run]
+    curve_n: Sequence[float] = ()
+    curve_loss: Sequence[float] = ()
+    minimum: Minimum | None = None
+    """None: the curve has none"""
+    interior: bool = False
+    """the minimum lies inside the range of sizes, on a curve that opens upwards: only such a minimum counts"""
+    note: str = ""
+    """why it does not count"""
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """N* or D* as a power of the budget, through the interior minima."""
+
+    symbol: Literal["N*", "D*"]
+    exponent: float
+    interval: Bounds | None
+    """of the exponent"""
+    flops: Sequence[float]
+    values: Sequence[float]
+    band_low: Sequence[float] = ()
+    band_high: Sequence[float] = ()
+    parametric: Sequence[float] = ()
+    """the same by the parametric law, empty without one"""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The least loss at each budget by the parametric law."""
+
+    flops: Sequence[float]
+    loss: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The frozen forecast of the test run."""
+
+    flops: float
+    n: float
+    d: float
+    loss: float
+    low: float
+    high: float
+    level: float
+    made: str = ""
+    """when it was frozen"""
+    n_interval: Bounds | None = None
+    d_interval: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Law:
+    """The parametric law that was fitted."""
+
+    formula: str
+    exponent: float | None
+    """a of N* ∝ C^a"""
+    interval: Bounds | None
+    summary: str
+    """as `scaling fit` prints it"""
+    residuals: Sequence[tuple[Run, float]]
+    """runs of the fit, and how much their loss is above the law, in per cent"""
+    test_residuals: Sequence[tuple[Run, float]] = ()
+    """the same of the test runs, which were not fitted"""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report says about one sweep. Empty and None: the sweep does not carry it, and `missing` says why."""
+
+    name: str
+    folder: Path
+    subtitle: str
+    level: float
+    """coverage of all intervals"""
+    runs: Sequence[Run]
+    curves: Sequence[Curve] = ()
+    budgets: Sequence[Budget] = ()
+    n_law: PowerLaw | None = None
+    d_law: PowerLaw | None = None
+    law: Law | None = None
+    frontier: Frontier | None = None
+    forecast: Prediction | None = None
+    conventions: Sequence[tuple[str, str]] = ()
+    exclusions: Sequence[tuple[str, str]] = ()
+    """run id and why it takes no part in the fit"""
+    versions: Sequence[tuple[str, str]] = ()
+    missing: Sequence[str] = ()
+    """sentences: what is not there, and why"""
+
+    @property
+    def finished(self) -> list[Run]:
+        """Runs that have a loss."""
+        return [run for run in self.runs if run.loss is not None]
+
+    @property
+    def tests(self) -> list[Run]:
+        """Finished runs that test the forecast."""
+        return [run for run in self.finished if run.role == "test"]
+
+    @property
+    def actual(self) -> float | None:
+        """Mean loss of the test runs."""
+        losses = [run.loss for run in self.tests if run.loss is not None]
+        return sum(losses) / len(losses) if losses else None

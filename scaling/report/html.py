@@ -1,0 +1,131 @@
+"""The report as one page that loads nothing from anywhere: figures with hover, the runs, how it was made."""
+
+import html
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from scaling.report.canvas import Figure, write_number
+from scaling.report.data import ReportData, Run
+from scaling.report.interactive import section, variables
+from scaling.report.page import CSS, SCRIPT
+from scaling.report.words import Headline, counts, headline
+from scaling.result import write_text_atomically
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""what a browser may load for this page: nothing but what is in it"""
+
+
+def write_page(path: str | Path, data: ReportData, figures: Sequence[Figure]) -> Path:
+    """The page, whole or not at all."""
+    write_text_atomically(path, page(data, figures))
+    return Path(path)
+
+
+def page(data: ReportData, figures: Sequence[Figure]) -> str:
+    """The page's text, plotly's script included (4.8 MB)."""
+    from plotly.offline import get_plotlyjs
+
+    sections = [_headline(data), *map(section, figures), _runs(data), _notes(data), _making(data)]
+    body = "".join(sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(data.name)}: scaling report</title>"
+        f"<style>:root{{--page:#f4f5f7;{variables(False)}}}"
+        f"@media (prefers-color-scheme: dark){{:root{{--page:#0f1215;{variables(True)}}}}}{CSS}</style></head>\n"
+        f"<body><main>{_title(data)}{body}</main>\n"
+        f"<script>{get_plotlyjs()}</script>\n<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _title(data: ReportData) -> str:
+    return f'<h1>{_text(data.name)}</h1><p class="muted">{_text(data.subtitle)}</p>\n'
+
+
+def _headline(data: ReportData) -> str:
+    found: Headline = headline(data)
+    tone = {True: "good", False: "bad", None: ""}[found.good]
+    facts = "".join(
+        f'<div class="fact"><b class="num">{_text(value)}</b><span>{_text(about)}</span></div>'
+        for value, about in found.facts
+    )
+    notes = "".join(f'<p class="small">{_text(note)}</p>' for note in data.missing)
+    return (
+        f'<section class="card" id="result"><p class="verdict {tone}">{_text(found.verdict)}</p>'
+        f'<div class="facts">{facts}</div>{notes}</section>\n'
+    )
+
+
+def _runs(data: ReportData) -> str:
+    names = ("run", "role", "N", "D", "D/N", "FLOPs", "loss", "± sem", "bits/byte", "lr", "seed", "seconds", "status")
+    right = range(2, 12)
+    head = "".join(f'<th class="num">{n}</th>' if i in right else f"<th>{n}</th>" for i, n in enumerate(names))
+    rows = "".join(_row(run, right) for run in sorted(data.runs, key=lambda run: (run.role, run.flops, run.params)))
+    return (
+        f'<section class="card" id="runs"><h2>Runs</h2><p class="muted small">{_text(counts(data))}</p>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n'
+    )
+
+
+def _row(run: Run, right: range) -> str:
+    cells = (
+        f"<code>{_text(run.run_id)}</code>",
+        "test" if run.role == "test" else "fit",
+        write_number(run.params, "si"),
+        write_number(run.tokens, "si"),
+        f"{run.tokens / run.params:.3g}",
+        write_number(run.flops, "power"),
+        _number(run.loss, ".4f"),
+        _number(run.loss_sem, ".4f"),
+        _number(run.bits_per_byte, ".4f"),
+        f"{run.learning_rate:.3g}",
+        str(run.seed),
+        f"{run.wall_s:.0f}",
+        _text(f"{run.status}: {run.reason}" if run.reason else run.status),
+    )
+    last = len(cells) - 1
+    kinds = [
+        'class="num"' if i in right else 'class="text"' if i == last and run.reason else "" for i in range(len(cells))
+    ]
+    out = ' class="out"' if run.status != "completed" else ""
+    return (
+        f"<tr{out}>" + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
+    )
+
+
+def _notes(data: ReportData) -> str:
+    excluded = _list((run_id, reason) for run_id, reason in data.exclusions)
+    left_out = (
+        f"<h3>Left out of the fit</h3>{excluded}" if data.exclusions else "<h3>Left out of the fit: nothing</h3>"
+    )
+    return (
+        '<section class="card" id="conventions"><h2>Conventions</h2>'
+        f"{_list(data.conventions)}<br>{left_out}</section>\n"
+    )
+
+
+def _making(data: ReportData) -> str:
+    law = f"<h3>The law</h3><pre>{_text(data.law.summary)}</pre><br>" if data.law else ""
+    where = shlex.quote(str(data.folder))
+    commands = (
+        f"scaling sweep {shlex.quote(str(data.folder / 'sweep.yaml'))}   # train what is not there yet\n"
+        f"scaling fit {where}\nscaling report {where}"
+    )
+    return (
+        f'<section class="card" id="making"><h2>How it was made</h2>{law}<h3>Again</h3><pre>{_text(commands)}</pre>'
+        f"<br><h3>Versions and devices</h3>{_list(data.versions)}</section>\n"
+    )
+
+
+def _list(items: Iterable[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in items) + "</dl>"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _text(value: str) -> str:
+    return html.escape(value)

@@ -1,0 +1,128 @@
+"""The result in words: the head of the page, and the summary for a terminal."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling.report.canvas import write_number
+from scaling.report.data import Bounds, ReportData
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One sentence, and the numbers that matter with what they are."""
+
+    verdict: str
+    good: bool | None
+    """None: there is nothing to judge yet"""
+    facts: list[tuple[str, str]]
+
+
+def headline(data: ReportData) -> Headline:
+    """What came out."""
+    facts: list[tuple[str, str]] = []
+    verdict, good = _verdict(data)
+    forecast, actual = data.forecast, data.actual
+    if forecast is not None:
+        bounds = f"forecast of the loss, {forecast.level:.0%} interval {forecast.low:.4f} to {forecast.high:.4f}"
+        facts.append((f"{forecast.loss:.4f}", bounds))
+        if actual is not None:
+            facts.append((f"{actual:.4f}", f"actual loss, {_seeds(data)}"))
+            facts.append((f"{_error(data):+.2f} %", "actual over forecast, less one"))
+        shape = f"the tested model: N {_si(forecast.n)}, D {_si(forecast.d)}"
+        facts.append((write_number(forecast.flops, "power"), f"FLOPs, {_reach(data)}; {shape}"))
+    facts += [(value, about) for _, value, about in _exponents(data)]
+    return Headline(verdict, good, facts)
+
+
+def summary(data: ReportData, page: Path | None = None) -> str:
+    """Law, exponent with its interval, forecast against actual, path of the report: aligned lines."""
+    lines = [("sweep", f"{data.name}: {counts(data)}")]
+    if data.law is not None:
+        lines.append(("law", data.law.formula))
+    lines += [("exponent", f"{value}  ({about})") for _, value, about in _exponents(data)]
+    forecast, actual = data.forecast, data.actual
+    if forecast is not None:
+        at = (
+            f"{write_number(forecast.flops, 'power')} FLOPs, {_reach(data)}: N {_si(forecast.n)}, D {_si(forecast.d)}"
+        )
+        lines.append(("forecast", f"loss {forecast.loss:.4f} [{forecast.low:.4f}, {forecast.high:.4f}] at {at}"))
+    if forecast is not None and actual is not None:
+        lines.append(("actual", f"loss {actual:.4f}, {_seeds(data)}"))
+        lines.append(("verdict", _verdict(data)[0]))
+    lines += [("note", text) for text in data.missing]
+    if page is not None:
+        lines.append(("report", str(page)))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def counts(data: ReportData) -> str:
+    """How many runs there are, by what became of them."""
+    if not data.runs:
+        return "no runs with a result yet"
+    found = Counter(run.status for run in data.runs)
+    text = ", ".join(f"{number} {status}" for status, number in found.most_common())
+    return f"{len(data.runs)} run{'s' * (len(data.runs) > 1)} ({text})"
+
+
+def _verdict(data: ReportData) -> tuple[str, bool | None]:
+    forecast, actual = data.forecast, data.actual
+    if forecast is None:
+        return ("A sweep without a forecast" if data.runs else "Nothing has finished yet"), None
+    if actual is None:
+        return "The forecast is frozen; no test run has finished yet", None
+    losses = [run.loss for run in data.tests if run.loss is not None]
+    inside = sum(forecast.low <= loss <= forecast.high for loss in losses)
+    if len(losses) == 1:
+        where = "inside" if inside else "outside"
+        text = f"the test run is {where} its {forecast.level:.0%} interval"
+    else:
+        text = f"{inside} of {len(losses)} test runs are inside its {forecast.level:.0%} interval"
+    return f"The forecast was off by {abs(_error(data)):.2f} %; {text}", inside == len(losses)
+
+
+def _error(data: ReportData) -> float:
+    assert data.forecast is not None and data.actual is not None
+    return 100 * (data.actual / data.forecast.loss - 1)
+
+
+def _seeds(data: ReportData) -> str:
+    tests = data.tests
+    losses = [run.loss for run in tests if run.loss is not None]
+    if len(losses) == 1:
+        sem = tests[0].loss_sem
+        return f"one run, ± {sem:.4f} of evaluation" if sem else "one run"
+    return f"mean of {len(losses)} seeds, {min(losses):.4f} to {max(losses):.4f}"
+
+
+def _reach(data: ReportData) -> str:
+    """How far beyond the sweep the forecast reaches."""
+    largest = max((run.flops for run in data.finished if run.role == "fit"), default=None)
+    if largest is None or data.forecast is None:
+        return "beyond the sweep"
+    return f"{data.forecast.flops / largest:.3g} times the sweep's largest run"
+
+
+def _exponents(data: ReportData) -> list[tuple[str, str, str]]:
+    """(law, value with interval, what it is) of a in N* ∝ C^a."""
+    found = []
+    if data.n_law is not None:
+        about = f"a of N* ∝ C^a through the isoFLOP minima{_covers(data, data.n_law.interval)}"
+        found.append(("isoflop", _with_interval(data.n_law.exponent, data.n_law.interval), about))
+    if data.law is not None and data.law.exponent is not None:
+        about = f"a of N* ∝ C^a by the parametric law{_covers(data, data.law.interval)}"
+        found.append(("parametric", _with_interval(data.law.exponent, data.law.interval), about))
+    return found
+
+
+def _with_interval(value: float, interval: Bounds | None) -> str:
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _covers(data: ReportData, interval: Bounds | None) -> str:
+    return f", {data.level:.0%} interval" if interval else ""
+
+
+def _si(value: float) -> str:
+    return write_number(value, "si")
