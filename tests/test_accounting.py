@@ -3,6 +3,7 @@
 from collections import Counter
 from math import prod
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -179,6 +180,7 @@ def run_config(**changes: object) -> RunConfig:
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "adafactor"])
 def test_optimizer_memory_equals_the_real_state(name: str) -> None:
     import jax
+    import optax
 
     from scaling.config import Placement
     from scaling.models import functional
@@ -186,7 +188,7 @@ def test_optimizer_memory_equals_the_real_state(name: str) -> None:
 
     run = run_config(optimizer={"name": name, "learning_rate": 0.01})
     _, tree = functional.abstract(run.model, Placement())
-    optimizer = make_optimizer(run.optimizer, lambda step: step, functional.metadata(run.model))
+    optimizer = make_optimizer(run.optimizer, optax.constant_schedule(0.01), functional.metadata(run.model))
     state = jax.eval_shape(optimizer.init, tree)
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     # counters, and the one-element arrays that stand for moments that Adafactor does not keep
@@ -210,7 +212,7 @@ def test_parameter_memory_follows_the_mesh() -> None:
 def test_parameter_memory_equals_what_the_shardings_give() -> None:
     """Odd sizes on a mesh, against parallel.sharding itself on an abstract mesh of the same shape."""
     import jax
-    from jax.sharding import AbstractMesh
+    from jax.sharding import AbstractMesh, Mesh
 
     from scaling.config import Placement
     from scaling.models import functional
@@ -221,7 +223,7 @@ def test_parameter_memory_equals_what_the_shardings_give() -> None:
     run = run_config(model=model | {"vocab": 512}, placement={"mesh": {"fsdp": 2, "tensor": 4}}, batch_size=16)
     _, tree = functional.abstract(run.model, Placement())
     mesh = AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"))
-    layout = sharding.param_shardings(functional.metadata(run.model), tree, mesh)
+    layout = sharding.param_shardings(functional.metadata(run.model), tree, cast(Mesh, mesh))
     parts = jax.tree.map(lambda leaf, part: prod(part.shard_shape(leaf.shape)), tree, layout)
     assert accounting.memory(run).items["parameters"] == 4 * sum(jax.tree.leaves(parts))
 
@@ -300,5 +302,5 @@ def test_topologies() -> None:
     for text in ("v5e:", "v5e:4x", "v5e:0x4", "h100:-1", "h100:many"):
         with pytest.raises(UserError, match="expected KIND:CHIPS"):
             accounting.topology(text)
-    with pytest.raises(UserError, match="unknown device 'h1000'; allowed: .*h100.*v5e"):
+    with pytest.raises(UserError, match=r"unknown device 'h1000'; allowed: .*h100.*v5e"):
         accounting.topology("h1000:8")

@@ -28,13 +28,17 @@ def _count(jaxpr: Jaxpr) -> int:
         assert "conv_general" not in name, "a convolution would need a count of its own"
         if name == "dot_general":
             (left, _), _ = equation.params["dimension_numbers"]
-            summed = prod(equation.invars[0].aval.shape[axis] for axis in left)
-            total += 2 * prod(equation.outvars[0].aval.shape) * summed
+            summed = prod(_shape(equation.invars[0])[axis] for axis in left)
+            total += 2 * prod(_shape(equation.outvars[0])) * summed
         turns = equation.params["length"] if name == "scan" else 1
         inner = [_count(sub) for sub in _subs(equation.params.values())]
         assert name != "while" or not any(inner), "a while loop with products turns an unknown number of times"
         total += turns * (max(inner, default=0) if name == "cond" else sum(inner))
     return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
 
 
 def _subs(values: Any) -> Iterator[Jaxpr]:

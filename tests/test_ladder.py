@@ -1,5 +1,6 @@
 """The ladder: near the target, monotone, divisible, near the wanted ratios."""
 
+from itertools import pairwise
 from math import log
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_ladder_of_the_size_of_the_demo_is_smooth() -> None:
     targets = [1e4 * 1.1**k for k in range(49)]
     models = [ladder.model_for_params(n, FINE, BYTES) for n in targets]
     assert all(1 / 2 <= m.d_model / m.layers / 16 <= 2 for m in models)
-    for a, b in zip(models, models[1:], strict=False):
+    for a, b in pairwise(models):
         assert b.layers - a.layers in (0, 1) and b.d_model - a.d_model in (0, 4, 8)
     assert len({(m.layers, m.d_model) for m in models}) > 15
 
