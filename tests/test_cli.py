@@ -1,0 +1,104 @@
+"""The command line: exit codes, one-line errors, what gets imported, and the commands end to end on tiny input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaling.cli import main
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "configs" / "models" / "gpt2-small.yaml"
+
+
+def scaling(*args: object) -> int:
+    return main([str(a) for a in args])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """The one line that a wrong call prints."""
+    assert scaling(*args) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("scaling: ") and err.count("\n") == 1
+    return err
+
+
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
+    code = "import scaling, scaling.cli, sys; print([m for m in ('jax', 'pandas', 'pydantic', 'wandb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("args", [(), ("fly",), ("plan",), ("predict", "fit.json"), ("data",), ("sweep", "--folder")])
+def test_bad_usage_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
+    assert "--help" in error_of(capsys, *args)
+
+
+def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere.yaml" in error_of(capsys, "train", "nowhere.yaml")
+
+
+def test_a_misspelt_override_offers_the_nearest_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean `d_model`?" in error_of(capsys, "plan", MODEL, "d_modle=64")
+
+
+def test_an_override_without_value_says_how_one_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "key=value" in error_of(capsys, "plan", MODEL, "d_model")
+
+
+def test_plan_json_has_the_published_count_and_every_convention(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scaling("plan", MODEL, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["params"]["total"] == 124_439_808
+    assert set(plan["flops_per_token"]) >= {"exact", "kaplan_6n", "chinchilla_appendix_f", "palm", "deepseek"}
+
+
+def test_schemas_are_written_for_every_kind_of_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert scaling("schema", tmp_path) == 0
+    written = {p.name: json.loads(p.read_text()) for p in tmp_path.iterdir()}
+    assert set(written) == {f"{kind}.schema.json" for kind in ("model", "data", "run", "sweep")}
+    assert "d_model" in written["model.schema.json"]["properties"]
+
+
+def test_fit_and_predict_work_on_a_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Losses of a known law: the fit gives it back, and the prediction is its closed form."""
+    n_a, b, d_b, beta, floor = 400.0, 0.35, 2000.0, 0.37, 1.8
+    rows = ["N,D,L"]
+    for n in (1e8, 3e8, 1e9, 3e9, 1e10):
+        rows += [f"{n},{d},{floor + n_a / n**b + d_b / d**beta}" for d in (2e9, 1e10, 5e10, 2e11)]
+    csv = tmp_path / "runs.csv"
+    csv.write_text("\n".join(rows))
+    assert scaling("fit", csv, "--params", "N", "--tokens", "D", "--loss", "L", "-o", tmp_path / "fit.json") == 0
+    capsys.readouterr()
+    assert scaling("predict", tmp_path / "fit.json", "--flops", 1e22, "--json") == 0
+    best = json.loads(capsys.readouterr().out)
+    g = (b * n_a / (beta * d_b)) ** (1 / (b + beta))
+    assert best["N"] == pytest.approx(g * (1e22 / 6) ** (beta / (b + beta)), rel=1e-3)
+
+
+def test_fit_names_a_missing_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csv = tmp_path / "runs.csv"
+    csv.write_text("params,tokens,nats\n1e8,1e9,3.0\n")
+    assert "loss" in error_of(capsys, "fit", csv)
+
+
+@pytest.mark.parametrize("command", ["status", "fit", "report"])
+def test_a_folder_that_is_no_sweep_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert str(tmp_path) in error_of(capsys, command, tmp_path / "none")
+
+
+def test_a_sweep_with_an_unknown_executor_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = ROOT / "configs" / "sweeps" / "demo.yaml"
+    assert "cloud" in error_of(capsys, "sweep", sweep, "--executor", "cloud", "--folder", tmp_path)
+
+
+def test_dry_run_lists_every_run_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = ROOT / "configs" / "sweeps" / "demo.yaml"
+    assert scaling("sweep", sweep, "--dry-run", "--json", "--folder", tmp_path) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert len(described["runs"]) >= 15
+    assert list(tmp_path.iterdir()) == []
