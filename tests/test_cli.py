@@ -26,7 +26,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 
 
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
-    code = "import scaling, scaling.cli, sys; print([m for m in ('jax', 'pandas', 'pydantic', 'wandb') if m in sys.modules])"
+    heavy = ("jax", "pandas", "pydantic", "wandb")
+    code = f"import scaling, scaling.cli, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
