@@ -4,9 +4,11 @@ from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
 from scaling.sweeps.plan import describe_plan, format_plan
 from scaling.sweeps.run_store import load_runs, run_state
 from scaling.sweeps.status import format_status, status
+from scaling.sweeps.sweep import SweepOutcome, run_sweep
 
 __all__ = [
     "PlannedRun",
+    "SweepOutcome",
     "describe_plan",
     "format_plan",
     "format_status",
@@ -14,5 +16,6 @@ __all__ = [
     "make_runs",
     "make_test_runs",
     "run_state",
+    "run_sweep",
     "status",
 ]

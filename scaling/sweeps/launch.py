@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import signal
 import sys
 import threading
@@ -11,15 +12,21 @@ from types import FrameType
 
 from scaling.config import to_yaml
 from scaling.errors import UserError
-from scaling.result import write_text_atomically
+from scaling.result import read_result, write_text_atomically
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import Executor, Finished, Task
 from scaling.sweeps.plan import devices_of
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import GONE, INTERRUPTED, RunState, log_end, run_state
+from scaling.sweeps.run_store import GONE, INTERRUPTED, STOPPED, RunState, log_end, run_state
 
 ATTEMPTS = 2  # in one launch; launching again gives as many more
 USER_ERROR = 2  # exit code: it would fail in the same way again
+
+# seeds of one shape, and a run that goes on, compile once: 1.2 s of start in place of 4.9 s for a tiny model on a CPU
+COMPILATION_CACHE = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
 class Stopped(KeyboardInterrupt):
@@ -76,7 +83,15 @@ def _prepare(run: PlannedRun, folder: Path) -> Task:
     if before.state == "failed":
         (folder / "result.json").unlink(missing_ok=True)  # its reason stays among the attempts
     write_text_atomically(folder / "config.yaml", to_yaml(run.config))
-    return Task(run.id, folder, worker_command(folder), cost=run.flops, devices=devices_of(run))
+    cache = folder.parent / ".cache" / "xla" / platform.node()  # a program is compiled for one kind of processor
+    return Task(
+        run.id,
+        folder,
+        worker_command(folder),
+        cost=run.flops,
+        devices=devices_of(run),
+        environment={**COMPILATION_CACHE, "JAX_COMPILATION_CACHE_DIR": str(cache.resolve())},
+    )
 
 
 def _reason(finished: Finished) -> str:
@@ -86,14 +101,17 @@ def _reason(finished: Finished) -> str:
         return ""
     if code == INTERRUPTED:
         return "told to stop; its state is saved"
+    if code in STOPPED:
+        return "told to stop before it could save its state"
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (" (another process, or no memory was left)" if name == "SIGKILL" else "")
     try:
-        reason = run_state(finished.task.folder).reason
-        return reason or _last_line(finished.task.folder / "log.txt") or f"exit code {code}"
+        result = read_result(finished.task.folder)
     except UserError as error:
         return str(error)
+    told = result.reason if result is not None else _last_line(finished.task.folder / "log.txt")
+    return told or f"exit code {code}"
 
 
 def _last_line(path: Path, size: int = 4096) -> str:

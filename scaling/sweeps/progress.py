@@ -32,6 +32,7 @@ class Progress:
         self.began = time.monotonic()
         self.active: dict[str, PlannedRun] = {}
         self.live: Live | None = None
+        self.told: set[str] = set()
 
     def say(self, line: str) -> None:
         """One line, above the live table where there is one."""
@@ -43,10 +44,13 @@ class Progress:
     def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun]) -> None:
         """`todo` of the runs in `states` are about to be trained."""
         self.total = len(states)
-        self.done = self.total - len(todo)
+        self.done = sum(state.state in DONE for state in states)
         self.flops, self.flops_done, self.began = sum(run.flops for run in todo), 0.0, time.monotonic()
         self.active = {run.id: run for run in todo}
-        if self.done:
+        again = sum(run.id in self.told for run in todo)
+        if again:
+            self.say(f"trying {again} again")
+        elif self.done:
             self.say(f"{self.done} of {self.total} runs are done; continuing with {len(todo)}")
         if self.stream.isatty():
             from rich.console import Console
@@ -60,6 +64,7 @@ class Progress:
     def tell(self, finished: Finished, state: RunState) -> None:
         """A run has ended."""
         run = self.active.pop(state.run_id)
+        self.told.add(run.id)
         if state.state in DONE:
             self.done += 1
             self.flops_done += run.flops

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import platform
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ State = Literal["planned", "running", "interrupted", "completed", "diverged", "f
 Role = Literal["fit", "test"]
 
 INTERRUPTED = 75  # exit code of a run that saved its state when told to stop (EX_TEMPFAIL of sysexits.h)
+STOPPED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, None)  # exit codes of a run that was told to stop, or lost
 GONE = "the process disappeared (killed, or the machine stopped)"
 
 
@@ -170,7 +172,7 @@ def run_state(folder: Path) -> RunState:
         last = tries[-1]
         if last.end is None:
             return RunState(folder.name, "interrupted", GONE, tries)
-        state: State = "interrupted" if last.exit_code in (INTERRUPTED, None) else "failed"
+        state: State = "interrupted" if last.exit_code in STOPPED else "failed"
         return RunState(folder.name, state, last.reason, tries)
     if (folder / "metrics.jsonl").exists():  # trained by `scaling train`, which keeps no list of attempts
         return RunState(folder.name, "interrupted", "no result was written", tries)

@@ -1,0 +1,165 @@
+"""The whole of a sweep: train its runs, fit the law, freeze the forecast, train the run that tests it, report."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.config import SweepConfig, load, to_yaml
+from scaling.errors import UserError
+from scaling.result import write_text_atomically
+from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
+from scaling.sweeps.executors import Executor, LocalExecutor
+from scaling.sweeps.launch import train_all
+from scaling.sweeps.plan import sweep_folder
+from scaling.sweeps.progress import Progress
+from scaling.sweeps.run_store import Busy, Entry, Role, RunState, lock, read_plan, write_plan
+
+EXECUTORS = {"local": LocalExecutor}
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What became of a sweep."""
+
+    sweep: str
+    folder: Path
+    states: tuple[RunState, ...]
+    """of every run, test runs included"""
+    analysis: dict[str, Any] | None = None
+    """law, exponent, forecast against actual, path of the report (see `analysis.analyse`)"""
+
+    @property
+    def ok(self) -> bool:
+        """Every run has a result; a diverged one is a result."""
+        return all(state.state in ("completed", "diverged") for state in self.states)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "sweep": self.sweep,
+            "folder": str(self.folder),
+            "ok": self.ok,
+            "counts": dict(Counter(state.state for state in self.states)),
+            "failed": {s.run_id: s.reason for s in self.states if s.state not in ("completed", "diverged")},
+            "analysis": self.analysis,
+        }
+
+
+def run_sweep(
+    sweep: SweepConfig, executor: str | Executor = "local", folder: str | Path | None = None
+) -> SweepOutcome:
+    """Train what is left of `sweep`; with a forecast, fit, freeze it, test it and report.
+
+    executor: where runs run, by name or as an object.
+    folder: where sweeps' folders are kept; `run.records.folder` where None.
+
+    Everything is checked before anything is launched, and whatever is done already is not done again. Raises
+    UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
+    another sweep; `Stopped` after SIGINT or SIGTERM.
+    """
+    where = _executor(executor)
+    runs = make_runs(sweep, None if folder is None else str(folder))
+    home = sweep_folder(runs)
+    tests = _expected_tests(sweep, runs)
+    with _claimed(home):
+        _refuse_other_sweep(home, sweep, runs)
+        _check_data([*runs, *tests])
+        _record(home, sweep, runs, "fit")
+        progress = Progress(home)
+        states = train_all(runs, home, where, progress)
+        return SweepOutcome(sweep.name, home, states)
+
+
+def _executor(executor: str | Executor) -> Executor:
+    if not isinstance(executor, str):
+        return executor
+    if executor not in EXECUTORS:
+        raise UserError(f"executor {executor!r} is unknown; allowed: {', '.join(EXECUTORS)}")
+    return EXECUTORS[executor]()
+
+
+@contextmanager
+def _claimed(home: Path) -> Iterator[None]:
+    """This process alone launches the sweep in `home`."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "lock").touch()
+    except OSError as error:
+        raise UserError(f"cannot write to {home}: {error.strerror}; choose another folder") from None
+    try:
+        with lock(home / "lock"):
+            yield
+    except Busy as holder:
+        raise UserError(
+            f"{home} is being launched by another process ({holder}); wait for it or stop it, and look with "
+            f"`scaling status {home}`"
+        ) from None
+
+
+def _refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:
+    """A folder holds one sweep. It may grow, and what does not enter a run's id may change."""
+    path = home / "sweep.yaml"
+    if not path.exists():
+        return
+    before = load(SweepConfig, path)
+    planned = {run_id for run_id, entry in read_plan(home).items() if entry.role == "fit"}
+    added, lost = {run.id for run in runs} - planned, planned - {run.id for run in runs}
+    changed = differing(before.model_dump(mode="json"), sweep.model_dump(mode="json"))
+    advice = f"choose another name (now {sweep.name!r}), or delete {home} to start afresh"
+    if lost:
+        keys = ", ".join(changed) or "nothing in the file, so the code that designs runs"
+        raise UserError(
+            f"{home} holds another sweep: {len(lost)} of its runs are not in this one. Changed: {keys}; {advice}"
+        )
+    frozen = home / "forecast.json"
+    fixed = [key for key in changed if key.startswith("forecast.") and not key.startswith("forecast.seeds")]
+    if frozen.exists() and (added or fixed):
+        what = f"{len(added)} runs are new" if added else f"{', '.join(fixed)} changed"
+        raise UserError(f"{frozen} is frozen and {what}, but a forecast is never edited; {advice}")
+
+
+def differing(old: Any, new: Any, key: str = "") -> list[str]:
+    """Dotted keys in which two nested mappings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differing(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if old == new else [key]
+
+
+def _check_data(runs: Sequence[PlannedRun]) -> None:
+    """Prepare every token store that the runs need, once, and check that each run finds what it asks for."""
+    from scaling.data import check_run, prepare
+
+    stores = {}
+    for run in runs:
+        data, where = run.config.data, run.config.records.store_folder
+        key = (data.model_dump_json(), where)
+        if key not in stores:
+            stores[key] = prepare(data, where)
+        check_run(run.config, stores[key])
+
+
+def _expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
+    """The test runs as the design expects them before any fit: what cannot work is told before hours of training."""
+    if sweep.forecast is None:
+        return ()
+    largest = max(run.label.get("budget", run.flops) for run in runs)
+    if sweep.forecast.flops <= largest:
+        raise UserError(
+            f"sweep {sweep.name}: forecast.flops={sweep.forecast.flops:g} is not beyond its runs ({largest:.4g})"
+        )
+    expected = expected_optimum(sweep, sweep.forecast.flops)
+    return () if expected is None else make_test_runs(sweep, expected, runs[0].config.records.folder)
+
+
+def _record(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun], role: Role) -> None:
+    """`plan.json` with these runs in it, then `sweep.yaml`: a folder with the second has the first."""
+    entries = read_plan(home)
+    for run in runs:
+        tokens = run.config.steps * run.config.batch_tokens
+        entries[run.id] = Entry(role, run.label, run.params, run.flops, tokens)
+    write_plan(home, entries)
+    write_text_atomically(home / "sweep.yaml", to_yaml(sweep))

@@ -1,0 +1,274 @@
+"""Whole sweeps: what is skipped, retried, refused and continued. Most workers here only pretend to train."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling import load_runs
+from scaling.config import SweepConfig, build, load, merge, to_yaml
+from scaling.errors import UserError
+from scaling.sweeps import describe_plan, launch, make_runs, run_state, run_sweep, status
+from scaling.sweeps.executors import Devices, LocalExecutor
+from scaling.sweeps.run_store import attempts, is_held, read_plan
+from scaling.sweeps.sweep import differing
+
+SWEEP: dict[str, Any] = {
+    "name": "s",
+    "run": {
+        "model": {"vocab": 256, "context": 64, "activation": "relu2"},
+        "data": {"corpus": "python_stdlib", "validation_tokens": 20_000},
+        "batch_size": 4,
+        "records": {"checkpoint_minutes": None, "wandb": "disabled"},
+    },
+    "ladder": {"aspect": 16, "d_head": 16, "width_multiple": 8, "ff_multiple": 1},
+    "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
+    "design": {
+        "kind": "isoflop", "budgets": [2e9, 6e9], "sizes": 3, "spacing": 1.6,
+        "center_flops": 4e9, "center_params": 16e3, "center_exponent": 0.5,
+    },
+}  # fmt: skip
+
+# Stands in for scaling.sweeps.worker: locks, notes its start, and ends as the file `script.json` of the sweep says
+# for each attempt at its run: "ok" writes the record of a Chinchilla law. It notes in `trained` what it completed.
+PRETEND = """
+import json, os, signal, sys, time
+from pathlib import Path
+from scaling import accounting
+from scaling.config import RunConfig, load
+from scaling.result import Result, write_result
+from scaling.sweeps.run_store import attempts, lock, log_start
+
+folder = Path(sys.argv[1])
+script = folder.parent / "script.json"
+endings = json.loads(script.read_text()).get(folder.name, ["ok"]) if script.exists() else ["ok"]
+with lock(folder / "lock", wait_s=10):
+    ending = endings[min(len(attempts(folder)), len(endings) - 1)]
+    log_start(folder)
+    config = load(RunConfig, folder / "config.yaml")
+    n, d = accounting.params(config.model), config.tokens
+    flops = accounting.flops_per_token(config.model).as_dict()
+    def record(status, loss, reason=""):
+        write_result(folder, Result(
+            folder.name, config.records.sweep, status, n.total, n.non_embedding, n.active, d, d, 0.1,
+            d * flops["exact"], {k: v * d for k, v in flops.items()}, loss, 1e-3, 2.0, config.optimizer.learning_rate,
+            config.batch_tokens, config.model.context, config.seed, 1.0, 1e5, None, "cpu", {}, reason=reason,
+            facts={"corpus": "python_stdlib", "vocab": 256}))
+    if ending == "ok":
+        # a little scatter, as of a seed, that is the same each time
+        noise = 1 + 1e-3 * ((sum(map(ord, folder.name)) % 7) - 3) / 3
+        record("completed", (0.5 + 30 / n.total ** 0.35 + 60 / d ** 0.33) * noise)
+        with (folder.parent / "trained").open("a") as file:
+            file.write(folder.name + "\\n")
+    elif ending == "diverged":
+        record("diverged", None, "loss is nan at step 3")
+        sys.exit(1)
+    elif ending == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif ending == "error":
+        raise MemoryError("the disk of memory is full")
+    elif ending == "mistake":
+        print("scaling: model.layers: no", file=sys.stderr)
+        sys.exit(2)
+    elif ending == "slow":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        (folder.parent / "slow").touch()
+        time.sleep(60)
+"""
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    return build(SweepConfig, merge(SWEEP, changes), "test")
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that do not train, four at a time; no data is prepared."""
+    monkeypatch.setattr(launch, "worker_command", lambda folder: (sys.executable, "-c", PRETEND, str(folder)))
+    monkeypatch.setattr("scaling.data.prepare", lambda data, folder: None)
+    monkeypatch.setattr("scaling.data.check_run", lambda config, store: None)
+
+
+def four_slots() -> LocalExecutor:
+    return LocalExecutor(Devices("cpu", tuple(sorted(os.sched_getaffinity(0)))[:1] * 4, "cpu"))
+
+
+def write_script(home: Path, endings: dict[str, list[str]]) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "script.json").write_text(json.dumps(endings))
+
+
+def trained(home: Path) -> list[str]:
+    return (home / "trained").read_text().split()
+
+
+@pytest.mark.usefixtures("pretend")
+def test_crashes_and_kills_are_retried_divergence_and_mistakes_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, home = sweep(), tmp_path / "s"
+    ids = [run.id for run in make_runs(config)]
+    endings = {
+        ids[0]: ["killed", "ok"],
+        ids[1]: ["error", "ok"],
+        ids[2]: ["diverged"],
+        ids[3]: ["mistake"],
+        ids[4]: ["error"],
+    }
+    write_script(home, endings)
+    outcome = run_sweep(config, four_slots(), tmp_path)
+    assert [s.state for s in outcome.states] == [
+        "completed",
+        "completed",
+        "diverged",
+        "failed",
+        "failed",
+        "completed",
+    ]
+    assert [[a.exit_code for a in attempts(home / i)] for i in ids] == [[-9, 0], [1, 0], [1], [2], [1, 1], [0]]
+    reasons = [attempts(home / i)[0].reason for i in ids]
+    assert "SIGKILL" in reasons[0] and reasons[1] == "MemoryError: the disk of memory is full"
+    assert reasons[2] == "loss is nan at step 3" and reasons[3] == "scaling: model.layers: no"
+    assert not outcome.ok and set(outcome.as_dict()["failed"]) == {ids[3], ids[4]}
+    told = capsys.readouterr().err
+    assert f"{ids[1]} loss " in told and "diverged: loss is nan" in told and "trying 3 again" in told
+    assert "[4/6] " in told and "[5/6] " not in told
+
+    write_script(home, {})  # the disk has room again: only what failed is trained
+    before = trained(home)
+    outcome = run_sweep(config, four_slots(), tmp_path)
+    assert outcome.ok and sorted(trained(home)[len(before) :]) == sorted([ids[3], ids[4]])
+    assert [len(attempts(home / i)) for i in ids] == [2, 2, 1, 2, 3, 1]
+    again = run_sweep(config, four_slots(), tmp_path)
+    assert again.ok and len(trained(home)) == 5  # nothing is left to do
+    table = load_runs(home)
+    assert list(table["status"]).count("completed") == 5 and len(table) == 6
+    assert json.loads(json.dumps(describe_plan(config, tmp_path)))["left"]["runs"] == 0
+
+
+LAUNCH = """
+import os, sys
+from scaling.config import SweepConfig, load
+from scaling.sweeps import launch, run_sweep
+from scaling.sweeps.executors import Devices, LocalExecutor
+import scaling.data
+launch.worker_command = lambda folder: (sys.executable, "-c", sys.argv[3], str(folder))
+scaling.data.prepare = scaling.data.check_run = lambda *_: None
+devices = Devices("cpu", tuple(os.sched_getaffinity(0))[:1] * 4, "cpu")
+run_sweep(load(SweepConfig, sys.argv[1]), LocalExecutor(devices), sys.argv[2])
+"""
+
+
+def start_launch(config: SweepConfig, folder: Path) -> subprocess.Popen[bytes]:
+    """A launch in a process of its own, returned once a slow run of it is under way."""
+    (folder / "sweep-to-launch.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-c", LAUNCH, str(folder / "sweep-to-launch.yaml"), str(folder), PRETEND]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    wait_until(lambda: (folder / "s" / "slow").exists())
+    return process
+
+
+def wait_until(happened: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_sigterm_lets_runs_save_and_a_later_launch_continues(tmp_path: Path, pretend: None) -> None:
+    config, home = sweep(), tmp_path / "s"
+    slow = make_runs(config)[0].id
+    write_script(home, {slow: ["slow", "ok"]})
+    process = start_launch(config, tmp_path)
+    wait_until(lambda: (home / "trained").exists() and len(trained(home)) == 5)
+    assert run_state(home / slow).state == "running" and status(home)["launched"]
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode != 0 and b"stopping" in told
+    assert (run_state(home / slow).state, attempts(home / slow)[0].exit_code) == ("interrupted", 75)
+    assert run_sweep(config, four_slots(), tmp_path).ok
+    assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))  # nothing lost, nothing twice
+
+
+def test_a_killed_launch_is_continued_and_its_open_attempt_closed(tmp_path: Path, pretend: None) -> None:
+    config, home = sweep(), tmp_path / "s"
+    slow = make_runs(config)[0].id
+    write_script(home, {slow: ["slow", "ok"]})
+    process = start_launch(config, tmp_path)
+    wait_until(lambda: (home / "trained").exists() and len(trained(home)) == 5)
+    process.kill()
+    process.communicate()
+    assert not is_held(home / "lock")
+    os.kill(attempts(home / slow)[0].pid, signal.SIGKILL)  # the real worker ends with its parent: see below
+    wait_until(lambda: not is_held(home / slow / "lock"))
+    assert run_state(home / slow).state == "interrupted"
+    assert run_sweep(config, four_slots(), tmp_path).ok
+    assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))
+    assert "disappeared" in attempts(home / slow)[0].reason
+
+
+def test_a_second_launch_at_once_is_refused(tmp_path: Path, pretend: None) -> None:
+    config, home = sweep(), tmp_path / "s"
+    write_script(home, {make_runs(config)[0].id: ["slow"]})
+    process = start_launch(config, tmp_path)
+    try:
+        with pytest.raises(UserError, match=rf"being launched by another process \(process {process.pid} on"):
+            run_sweep(config, four_slots(), tmp_path)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert not is_held(home / "lock")
+
+
+@pytest.mark.usefixtures("pretend")
+def test_a_folder_may_grow_but_not_become_another_sweep(tmp_path: Path) -> None:
+    config = sweep()
+    assert run_sweep(config, four_slots(), tmp_path).ok
+    with pytest.raises(
+        UserError, match=r"6 of its runs are not in this one\. Changed: run\.batch_size; choose another name"
+    ):
+        run_sweep(sweep(run={"batch_size": 8}), four_slots(), tmp_path)
+    with pytest.raises(UserError, match=r"Changed: design\.budgets, design\.spacing;"):
+        run_sweep(sweep(design={"budgets": [3e9, 6e9], "spacing": 1.5}), four_slots(), tmp_path)
+    assert load(SweepConfig, tmp_path / "s" / "sweep.yaml") == config
+    larger = sweep(seeds=[0, 1], run={"placement": {"remat": "full"}})
+    assert run_sweep(larger, four_slots(), tmp_path).ok
+    assert len(trained(tmp_path / "s")) == 12 and len(read_plan(tmp_path / "s")) == 12
+    assert load(SweepConfig, tmp_path / "s" / "sweep.yaml") == larger
+
+
+def test_differing_keys_are_dotted() -> None:
+    assert differing({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 1, "c": 3, "e": 4}, "d": [1, 2]}) == [
+        "a.c",
+        "a.e",
+        "d",
+    ]
+
+
+@pytest.mark.usefixtures("pretend")
+def test_mistakes_are_told_before_anything_is_launched(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="executor 'slrm' is unknown; allowed: local"):
+        run_sweep(sweep(), "slrm", tmp_path)
+    with pytest.raises(UserError, match=r"forecast\.flops=6e\+09 is not beyond its runs"):
+        run_sweep(sweep(forecast={"flops": 6e9}), four_slots(), tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to"):
+        run_sweep(sweep(), four_slots(), tmp_path / "file")
+    assert not list(tmp_path.glob("s/*/"))
+
+
+def test_too_little_text_is_told_before_anything_is_launched(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a few words only\n" * 400)
+    small = {
+        "data": {"corpus": f"files:{tmp_path}/*.txt", "validation_fraction": 0.5, "validation_tokens": None},
+        "records": {"store_folder": str(tmp_path / "store")},
+    }
+    with pytest.raises(UserError):
+        run_sweep(sweep(run=small), four_slots(), tmp_path)
+    assert not list(tmp_path.glob("s/*/"))
