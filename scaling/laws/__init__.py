@@ -1,1 +1,39 @@
-"""."""
+"""Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals."""
+
+from scaling.laws.fit import Fit, fit, load
+from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
+from scaling.laws.forecast import read as read_forecast
+from scaling.laws.forms import FORMS, Form, power_law
+from scaling.laws.isoflop import Isoflop, isoflop
+from scaling.laws.objectives import Loss, huber, l1, l2
+from scaling.laws.results import from_results
+from scaling.laws.runs import Runs
+from scaling.laws.table import fit_table, format_prediction, format_table, predict_table, try_isoflop
+
+__all__ = [
+    "FORMS",
+    "Fit",
+    "Forecast",
+    "Forecaster",
+    "Form",
+    "Isoflop",
+    "Loss",
+    "Outcome",
+    "Runs",
+    "fit",
+    "fit_table",
+    "format_prediction",
+    "format_table",
+    "freeze",
+    "from_results",
+    "huber",
+    "isoflop",
+    "l1",
+    "l2",
+    "load",
+    "outcome",
+    "power_law",
+    "predict_table",
+    "read_forecast",
+    "try_isoflop",
+]

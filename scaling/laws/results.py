@@ -1,0 +1,83 @@
+"""From the framework's own records to a table for fitting."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.runs import Exclusion, Runs, replace_fields
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer")
+"""what all runs of a fit must share: losses under different ones are not comparable"""
+
+
+def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
+    """The runs of `scaling.load_runs(path)`: N = params_total, D = tokens, C = flops by the exact count.
+
+    Runs that did not complete, have no loss or saw their data more than once are excluded, each with its reason.
+    sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
+    split, so most of that error is common to them and the scatter between runs is another thing.
+
+    Raises UserError where the runs mix contexts, vocabularies, corpora or numbers of experts, and where none is
+    left.
+    """
+    if len(df) == 0:
+        raise UserError("no runs to fit: the folder has no results yet; run the sweep first")
+    labels = [str(label) for label in df.get("run_id", df.index)]
+    reasons = [_reason(row) for row in df.to_dict("records")]
+    keep = [i for i, reason in enumerate(reasons) if reason is None]
+    exclusions = tuple(Exclusion(labels[i], reason) for i, reason in enumerate(reasons) if reason is not None)
+    if not keep:
+        raise UserError(
+            f"none of the {len(df)} runs can be fitted; the first, {exclusions[0].row}: {exclusions[0].reason}"
+        )
+    used = df.iloc[keep].set_axis([labels[i] for i in keep], axis=0)
+    shared = _shared_facts(used)
+    runs = Runs(used, N="params_total", D="tokens", loss="loss", C="flops", sigma="loss_sem" if sigma else None)
+    runs = replace_fields(runs, exclusions=exclusions)
+    return runs.with_conventions(
+        N="params_total", C="exact training FLOPs", loss="nats per token, held out", **shared
+    )
+
+
+def _reason(row: dict[Any, Any]) -> str | None:
+    """Why a record takes no part, None where it does."""
+    status, why = row.get("status", "completed"), row.get("reason") or ""
+    if status != "completed":
+        return f"{status}: {why}" if why else str(status)
+    loss = row.get("loss")
+    if loss is None or not np.isfinite(loss):
+        return "no loss on record"
+    epochs = row.get("epochs", 1.0)
+    if epochs > 1.0 + 1e-6:
+        return f"repeated data: {epochs:.3g} epochs"
+    return None
+
+
+def _shared_facts(df: "pd.DataFrame") -> dict[str, str]:
+    """The facts that the runs have in common. Raises UserError where one differs."""
+    records = df.to_dict("records")
+    shared = {}
+    for name in ONE_OF:
+        values = [_fact(record, name) for record in records]
+        kinds = sorted({str(value) for value in values if value is not None})
+        if len(kinds) > 1:
+            first = {str(value): str(label) for value, label in zip(values[::-1], df.index[::-1], strict=True)}
+            named = ", ".join(f"{kind} ({first[kind]})" for kind in kinds[:4])
+            raise UserError(f"the runs mix {name}: {named}; fit them apart")
+        if kinds:
+            shared[name] = kinds[0]
+    return shared
+
+
+def _fact(record: dict[Any, Any], name: str) -> Any:
+    """A column, an entry of the record's facts, or a flattened `facts.NAME`."""
+    if name in record:
+        return record[name]
+    facts = record.get("facts")
+    if isinstance(facts, dict) and name in facts:
+        return facts[name]
+    return record.get(f"facts.{name}")

@@ -1,0 +1,247 @@
+"""The table that laws are fitted to: sizes, tokens and losses of runs, checked once and then immutable."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scaling.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float64]
+NUMERIC = ("N", "D", "loss", "C", "sigma")
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A row that takes no part in a fit, and why."""
+
+    row: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FlopsRelation:
+    """Training FLOPs per token as a smooth function of N: log k = c0 + c1·n + c2·n², n = log(N / unit).
+
+    Beyond the sizes that it was fitted to it goes on straight (in log-log), so that it never turns back.
+    """
+
+    coefficients: tuple[float, ...]
+    unit: float
+    """parameters: geometric mean of the runs' N"""
+    span: tuple[float, float]
+    """least and largest n of the runs"""
+    max_error: float
+    """largest relative error over the runs that it was fitted to"""
+
+    def __call__(self, N: ArrayLike) -> Array:
+        """FLOPs per token of a model of N parameters."""
+        n = np.log(np.asarray(N, np.float64) / self.unit)
+        inside = np.clip(n, *self.span)
+        slope = np.polynomial.polynomial.polyval(inside, np.polynomial.polynomial.polyder(self.coefficients))
+        return np.exp(np.polynomial.polynomial.polyval(inside, self.coefficients) + slope * (n - inside))
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Runs:
+    """Runs as float64 columns; arrays are read-only and every method returns a new table.
+
+    df: a pandas DataFrame or a mapping of columns.
+    N, D, loss: names of the columns with parameters, training tokens (repeats included) and held-out loss.
+    C: name of the column with training FLOPs; without it C = 6·N·D where one is needed.
+    run: name of the column that says which training run a row comes from (rows of one run are not independent).
+    sigma: name of the column with the standard error of each loss, in the unit of the loss; weights the points.
+
+    Raises UserError for a missing column and for values that no run can have (not a number, not positive, the same
+    row twice), naming the rows.
+    """
+
+    N: Array
+    D: Array
+    loss: Array
+    C: Array | None
+    run: NDArray[np.str_] | None
+    sigma: Array | None
+    rows: tuple[str, ...]
+    """label of each row: the index of the DataFrame"""
+    exclusions: tuple[Exclusion, ...]
+    conventions: dict[str, str]
+    """what N, D, C and loss mean; fits carry it"""
+
+    def __init__(
+        self,
+        df: "pd.DataFrame | Mapping[str, ArrayLike]",
+        N: str = "params",
+        D: str = "tokens",
+        loss: str = "loss",
+        C: str | None = None,
+        run: str | None = None,
+        sigma: str | None = None,
+    ):
+        names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma}
+        _require_columns(df, {key: name for key, name in names.items() if name is not None})
+        rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[N])))))
+        for key in NUMERIC:
+            name = names[key]
+            object.__setattr__(self, key, None if name is None else _number_column(df[name], name, rows))
+        object.__setattr__(self, "run", None if run is None else _frozen(np.asarray(df[run]).astype(str)))
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "exclusions", ())
+        meanings = {key: str(name) for key, name in names.items() if name is not None}
+        object.__setattr__(self, "conventions", {"C": "6·N·D"} | meanings)
+        lengths = {key: len(getattr(self, key)) for key in (*NUMERIC, "run") if getattr(self, key) is not None}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"columns differ in length: {lengths}")
+        self._refuse_duplicates()
+
+    def __len__(self) -> int:
+        return len(self.N)
+
+    def __repr__(self) -> str:
+        return f"Runs({len(self)} rows, {len(self.exclusions)} excluded, {', '.join(self.columns())})"
+
+    @property
+    def flops(self) -> Array:
+        """Training FLOPs of each row: the column C, or 6·N·D where there is none."""
+        return 6.0 * self.N * self.D if self.C is None else self.C
+
+    @property
+    def hash(self) -> str:
+        """Names the data: the same for the same rows in any order, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        order = self.order()
+        for name, values in self.columns().items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(values[order]).tobytes())
+        return digest.hexdigest()[:16]
+
+    def columns(self) -> dict[str, Array]:
+        """The numeric columns that are there, by role."""
+        return {key: values for key in NUMERIC if (values := getattr(self, key)) is not None}
+
+    def order(self) -> NDArray[np.int64]:
+        """Positions of the rows sorted by value, so that no result depends on the order they came in."""
+        return np.lexsort(tuple(reversed(list(self.columns().values()))))
+
+    def exclude(self, mask: ArrayLike, reason: str) -> "Runs":
+        """The table without the rows where `mask` is true; they stay on record with `reason`.
+
+        mask: one truth value for each row.
+        """
+        out = np.asarray(mask)
+        if out.dtype != np.bool_ or out.shape != (len(self),):
+            raise UserError(f"mask must hold {len(self)} truth values; got {out.dtype} of shape {out.shape}")
+        gone = tuple(Exclusion(self.rows[i], reason) for i in np.flatnonzero(out))
+        return self._select(np.flatnonzero(~out), self.exclusions + gone)
+
+    def sorted(self) -> "Runs":
+        """The same rows in the order of `order()`."""
+        return self._select(self.order(), self.exclusions)
+
+    def flops_per_token(self) -> FlopsRelation:
+        """Training FLOPs per token as a function of N, from the runs' own C, D and N.
+
+        Between sizes of one ladder the exact count is smooth in N, so a quadratic in log-log meets it closely;
+        `max_error` says how closely. With fewer than three sizes the curve is a line or a constant ratio to N.
+        """
+        unit = float(np.exp(np.log(self.N).mean()))
+        n, k = np.log(self.N / unit), np.log(self.flops / self.D)
+        degree = min(2, len(np.unique(np.round(n, 9))) - 1)
+        if degree == 0:
+            coefficients: tuple[float, ...] = (float(k.mean()), 1.0)
+        else:
+            coefficients = tuple(float(c) for c in np.polynomial.polynomial.polyfit(n, k, degree))
+        error = np.abs(np.expm1(np.polynomial.polynomial.polyval(n, coefficients) - k)).max()
+        return FlopsRelation(coefficients, unit, (float(n.min()), float(n.max())), float(error))
+
+    def with_conventions(self, **meanings: str) -> "Runs":
+        """The same rows with further facts about what the columns mean."""
+        return replace_fields(self, conventions=self.conventions | meanings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {
+            "columns": {name: values.tolist() for name, values in self.columns().items()},
+            "run": None if self.run is None else self.run.tolist(),
+            "rows": list(self.rows),
+            "exclusions": [{"row": e.row, "reason": e.reason} for e in self.exclusions],
+            "conventions": self.conventions,
+            "hash": self.hash,
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Runs":
+        """The inverse of `to_dict`. Raises UserError where the data are not those that the hash was made from."""
+        table: dict[str, ArrayLike] = {**values["columns"]}
+        if values["run"] is not None:
+            table["run"] = values["run"]
+        names = {name: name for name in table if name not in ("N", "D", "loss")}
+        runs = Runs(table, N="N", D="D", loss="loss", **names)
+        exclusions = tuple(Exclusion(e["row"], e["reason"]) for e in values["exclusions"])
+        runs = replace_fields(
+            runs, rows=tuple(values["rows"]), exclusions=exclusions, conventions=dict(values["conventions"])
+        )
+        if runs.hash != values["hash"]:
+            raise UserError(f"the data have hash {runs.hash}, the record says {values['hash']}: the file was edited")
+        return runs
+
+    def _select(self, keep: NDArray[np.int64], exclusions: tuple[Exclusion, ...]) -> "Runs":
+        columns = {key: _frozen(values[keep]) for key, values in self.columns().items()}
+        run = None if self.run is None else _frozen(self.run[keep])
+        return replace_fields(self, **columns, run=run, rows=tuple(self.rows[i] for i in keep), exclusions=exclusions)
+
+    def _refuse_duplicates(self) -> None:
+        seen: dict[tuple[Any, ...], str] = {}
+        columns = [values for key, values in self.columns().items() if key != "sigma"]
+        columns += [] if self.run is None else [self.run]  # type: ignore[list-item]
+        for label, *values in zip(self.rows, *columns, strict=True):
+            first = seen.setdefault(tuple(values), label)
+            if first is not label:
+                raise UserError(f"rows {first} and {label} are the same run twice; drop one of them")
+
+
+def replace_fields(runs: Runs, **changes: Any) -> Runs:
+    """A copy with some fields changed (dataclasses.replace would call the checking constructor)."""
+    copy = object.__new__(Runs)
+    for name, value in {**runs.__dict__, **changes}.items():
+        object.__setattr__(copy, name, value)
+    return copy
+
+
+def _require_columns(df: Any, names: Mapping[str, str]) -> None:
+    present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
+    missing = {key: name for key, name in names.items() if name not in present}
+    if missing:
+        wanted = ", ".join(f"{key}={name!r}" for key, name in missing.items())
+        raise UserError(f"no column {wanted}; the table has {', '.join(present)}: say which is which by {wanted}")
+
+
+def _number_column(values: Any, name: str, rows: Sequence[str]) -> Array:
+    """float64, finite and positive; integers become floats before anything is multiplied."""
+    raw = np.asarray(values)
+    column = np.empty(raw.shape, np.float64)
+    for i, value in enumerate(raw.tolist()):
+        try:
+            column[i] = np.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            raise UserError(f"column {name!r}, row {rows[i]}: {value!r} is not a number") from None
+    bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
+    if len(bad):
+        shown = ", ".join(f"{rows[i]} ({column[i]:g})" for i in bad[:5]) + (", …" if len(bad) > 5 else "")
+        raise UserError(
+            f"column {name!r} must be positive and finite; {len(bad)} of {len(column)} rows are not: {shown}; "
+            "mend them or leave them out"
+        )
+    return _frozen(column)
+
+
+def _frozen(values: NDArray[Any]) -> NDArray[Any]:
+    values = values.copy()
+    values.setflags(write=False)
+    return values

@@ -1,0 +1,227 @@
+"""Fits, isoFLOP analyses and predictions as plain dictionaries for machines and aligned text for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.fit import Fit
+from scaling.laws.isoflop import Isoflop, PowerLaw, isoflop
+from scaling.laws.optimum import FlopsPerToken
+from scaling.laws.runs import Runs
+
+
+def fit_table(fitted: Fit, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
+    """What `scaling fit --json` prints: the parametric law (approach 3) and, where given, the isoFLOP analysis."""
+    names = [*fitted.form.params, *(("a", "b") if fitted.form.frontier else ())]
+    values = dict(fitted.params)
+    if fitted.form.frontier:
+        a, b = fitted.form.frontier(fitted.natural)
+        values |= {"a": float(a), "b": float(b)}
+    intervals = {name: list(fitted.interval(name, level)) for name in names} if fitted.draws else {}
+    return {
+        "law": fitted.form.name,
+        "formula": fitted.form.formula,
+        "params": fitted.params,
+        "derived": {name: values[name] for name in names if name not in fitted.params},
+        "intervals": intervals,
+        "level": level if fitted.draws else None,
+        "bootstrap": None if fitted.draws is None else {"kind": fitted.draws.kind, "draws": len(fitted.draws)},
+        "objective": {"value": fitted.objective, "residual": fitted.residual, **fitted.loss.to_dict()},
+        "residual_sd": fitted.residual_sd,
+        "runs": len(fitted.runs),
+        "excluded": [{"row": e.row, "reason": e.reason} for e in fitted.runs.exclusions],
+        "data_hash": fitted.runs.hash,
+        "conventions": fitted.runs.conventions,
+        "warnings": _warnings(fitted),
+        "isoflop": None if approach2 is None else isoflop_table(approach2),
+    }
+
+
+def isoflop_table(analysis: Isoflop) -> dict[str, Any]:
+    """The minima and the power laws through them; no minimum is None, an open end of an interval too."""
+    budgets = [
+        {
+            "C": budget.C,
+            "runs": len(budget.rows),
+            "verdict": budget.verdict,
+            "N": _finite(budget.N_opt),
+            "D": _finite(budget.D_opt),
+            "loss": _finite(budget.loss_opt),
+            "N_interval": [_finite(end) for end in budget.N_interval],
+            "D_interval": [_finite(end) for end in budget.D_interval],
+            "loss_interval": [_finite(end) for end in budget.loss_interval],
+            "add_sizes": list(budget.advice),
+        }
+        for budget in analysis.budgets
+    ]
+    return {
+        "budgets": budgets,
+        "level": analysis.level,
+        "noise_sd": analysis.noise_sd,
+        "degrees_of_freedom": analysis.degrees_of_freedom,
+        "N": _law_table(analysis.N_law),
+        "D": _law_table(analysis.D_law),
+        "loss": _law_table(analysis.loss_law),
+        "lost_draws": analysis.lost_draws,
+    }
+
+
+def predict_table(fitted: Fit, flops: float, level: float = 0.9) -> dict[str, Any]:
+    """What `scaling predict --json` prints: the compute-optimal N, D and loss at `flops`.
+
+    FLOPs per token follow the runs' own exact counts where the fit has them, else 6·N.
+    """
+    own = fitted.runs.C is not None
+    per_token: FlopsPerToken | None = fitted.runs.flops_per_token() if own else None
+    best = fitted.optimal(flops, level, per_token)
+    return {
+        "flops": best.C,
+        "flops_per_token": "the runs' own counts" if own else "6·N",
+        "N": best.N,
+        "D": best.D,
+        "loss": best.loss,
+        "tokens_per_param": best.tokens_per_param,
+        "level": best.level,
+        "N_interval": best.N_interval,
+        "D_interval": best.D_interval,
+        "loss_interval": best.loss_interval,
+        "tokens_per_param_interval": best.tokens_per_param_interval,
+        "times_largest_budget": float(flops / fitted.runs.flops.max()),
+        "law": fitted.form.name,
+        "params": fitted.params,
+        "warnings": _warnings(fitted),
+    }
+
+
+def try_isoflop(runs: Runs, level: float = 0.9) -> Isoflop | None:
+    """The isoFLOP analysis where the runs allow one (budgets of several sizes), else None."""
+    try:
+        return isoflop(runs, level=level)
+    except UserError:
+        return None
+
+
+def format_fit(fitted: Fit, level: float = 0.9) -> str:
+    """`Fit.summary`."""
+    return format_table(fit_table(fitted, level))
+
+
+def format_table(table: dict[str, Any]) -> str:
+    """The text of a `fit_table`."""
+    objective = table["objective"]
+    delta = "" if objective["delta"] is None else f" δ={objective['delta']:g}"
+    lines = [
+        f"{table['law']}: {table['formula']}",
+        f"{table['runs']} runs, {len(table['excluded'])} excluded; data {table['data_hash']}",
+        f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
+        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}",
+        "",
+    ]
+    rows = [["", "value"] + ([f"{table['level']:.0%} interval"] if table["intervals"] else [])]
+    for name, value in {**table["params"], **table["derived"]}.items():
+        row = [name, f"{value:.6g}"]
+        if table["intervals"]:
+            row.append(_range(table["intervals"][name]))
+        rows.append(row)
+    lines += align(rows)
+    if table["derived"]:
+        lines.append("N* ∝ C^a, D* ∝ C^b where C ∝ N·D")
+    lines += [f"note: {warning}" for warning in table["warnings"]]
+    lines += [f"excluded: {e['row']}: {e['reason']}" for e in table["excluded"]]
+    if table.get("isoflop"):
+        lines += ["", format_isoflop(table["isoflop"])]
+    return "\n".join(lines)
+
+
+def format_isoflop(table: dict[str, Any]) -> str:
+    """The text of an `isoflop_table`."""
+    level = f"{table['level']:.0%}"
+    rows = [["C", "runs", "N*", level, "D*", level, "L*", level, "minimum"]]
+    for budget in table["budgets"]:
+        cells = [f"{budget['C']:.3g}", str(budget["runs"])]
+        for name in ("N", "D", "loss"):
+            cells += [_number(budget[name]), _range(budget[f"{name}_interval"])]
+        rows.append([*cells, budget["verdict"]])
+    lines = [f"isoFLOP minima; noise {table['noise_sd']:.2%} of the loss", *align(rows)]
+    for budget in table["budgets"]:
+        if budget["add_sizes"]:
+            sizes = ", ".join(f"{size:.3g}" for size in budget["add_sizes"])
+            lines.append(
+                f"note: at C {budget['C']:.3g} the minimum does not count ({budget['verdict']}); add N {sizes}"
+            )
+    for name, law in (("N*", table["N"]), ("D*", table["D"]), ("L*", table["loss"])):
+        if law is not None:
+            offset = f"{law['offset']:.4g} + " if law["offset"] else ""
+            lines.append(
+                f"{name} = {offset}{law['coefficient']:.4g} · (C/{law['unit']:.3g})^{law['exponent']:.4f}, "
+                f"exponent {_range(law['exponent_interval'])}"
+            )
+    if table["lost_draws"] > 0.01:
+        lines.append(
+            f"note: in {table['lost_draws']:.0%} of draws a minimum vanished; the exponents' intervals leave them out"
+        )
+    return "\n".join(lines)
+
+
+def format_prediction(table: dict[str, Any]) -> str:
+    """The text of a `predict_table`."""
+    rows = [["", "value"] + ([f"{table['level']:.0%} interval"] if table["level"] else [])]
+    for name, label in (("N", "N*"), ("D", "D*"), ("tokens_per_param", "D*/N*"), ("loss", "L*")):
+        row = [label, f"{table[name]:.6g}"]
+        if table["level"]:
+            row.append(_range(table[f"{name}_interval"]))
+        rows.append(row)
+    lines = [f"{table['law']} at {table['flops']:.4g} FLOPs, {table['times_largest_budget']:.3g}× the largest fitted"]
+    lines += [*align(rows), f"FLOPs per token: {table['flops_per_token']}"]
+    return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _warnings(fitted: Fit) -> list[str]:
+    warnings = [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
+    if fitted.diagnostics.starts_at_optimum < 0.1:
+        warnings.append(f"only {fitted.diagnostics.starts_at_optimum:.0%} of the starts reach this optimum; use more")
+    if fitted.draws is None:
+        return warnings
+    for i, name in enumerate(fitted.form.params):
+        low, high = np.quantile(fitted.draws.samples[:, i], [0.05, 0.95])
+        if high > 10 * max(low, 1e-300):
+            warnings.append(f"{name} is not identified: its 90% interval spans more than a decade")
+    return warnings
+
+
+def _law_table(law: PowerLaw | None) -> dict[str, Any] | None:
+    if law is None:
+        return None
+    return {
+        "coefficient": law.coefficient,
+        "unit": law.unit,
+        "exponent": law.exponent,
+        "exponent_interval": list(law.exponent_interval),
+        "offset": law.offset,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.4g}"
+
+
+def _range(ends: Sequence[float | None]) -> str:
+    return f"{_number(ends[0])} … {_number(ends[1])}"
