@@ -272,3 +272,69 @@ def test_too_little_text_is_told_before_anything_is_launched(tmp_path: Path) -> 
     with pytest.raises(UserError):
         run_sweep(sweep(run=small), four_slots(), tmp_path)
     assert not list(tmp_path.glob("s/*/"))
+
+
+FORECAST: dict[str, Any] = {
+    "design": {"budgets": [1e11, 3e11, 1e12], "sizes": 4, "center_flops": 3e11, "center_params": 40e3},
+    "forecast": {"flops": 4e12, "seeds": [0, 1]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("pretend")
+def test_a_forecast_is_frozen_before_its_test_and_never_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling.report.write", lambda home: home / "report.html", raising=False)
+    monkeypatch.setattr("scaling.sweeps.sweep.summarise", lambda home, page: "summary")
+    config, home = sweep(**FORECAST), tmp_path / "s"
+    outcome = run_sweep(config, four_slots(), tmp_path)
+    assert outcome.ok and len(outcome.states) == 14
+    assert outcome.forecast is not None and outcome.outcome is not None
+    tests = [run_id for run_id, entry in read_plan(home).items() if entry.role == "test"]
+    assert len(tests) == 2 and set(trained(home)[-2:]) == set(tests)
+    frozen = (home / "forecast.json").read_bytes()
+    first_test = min((home / run_id / "config.yaml").stat().st_mtime for run_id in tests)
+    assert (home / "forecast.json").stat().st_mtime <= first_test
+    # the test runs take no part in the fit, and the forecast is about their exact N, D and FLOPs
+    fit = json.loads((home / "fit.json").read_text())
+    assert len(fit["data"]["rows"]) == 12 and not set(fit["data"]["rows"]) & set(tests)
+    table = load_runs(home, role="test")
+    assert set(table["params_total"]) == {outcome.forecast["N"]} and set(table["tokens"]) == {outcome.forecast["D"]}
+    assert table["flops"].iloc[0] == pytest.approx(4e12, rel=0.01)
+    # a known law with 0.1 % of scatter: 4 times the budget is met within a percent
+    law = 0.5 + 30 / outcome.forecast["N"] ** 0.35 + 60 / outcome.forecast["D"] ** 0.33
+    assert outcome.forecast["loss"] == pytest.approx(law, rel=0.01)
+    assert json.loads((home / "outcome.json").read_text())["losses"] == dict(
+        zip(table["run_id"], table["loss"], strict=True)
+    )
+
+    again = run_sweep(config, four_slots(), tmp_path)  # nothing is done twice, nothing is written anew
+    assert len(trained(home)) == 14 and (home / "forecast.json").read_bytes() == frozen
+    assert again.outcome == outcome.outcome
+    more = run_sweep(sweep(**merge(FORECAST, {"forecast": {"seeds": [0, 1, 2]}})), four_slots(), tmp_path)
+    assert more.ok and len(trained(home)) == 15 and (home / "forecast.json").read_bytes() == frozen
+
+    for change, message in [
+        ({"forecast": {"flops": 5e12}}, r"is frozen and forecast\.flops changed"),
+        ({"forecast": {"level": 0.5}}, r"is frozen and forecast\.level changed"),
+        ({"seeds": [0, 1]}, "is frozen and 12 runs are new"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run_sweep(sweep(**merge(FORECAST, change)), four_slots(), tmp_path)
+    (home / "forecast.json").chmod(0o644)
+    (home / "forecast.json").write_bytes(frozen.replace(b'"level": 0.9', b'"level": 0.8'))
+    with pytest.raises(UserError, match="edited after it was frozen"):
+        run_sweep(config, four_slots(), tmp_path)
+    (home / "forecast.json").unlink()
+    with pytest.raises(UserError, match=r"forecast\.json is missing but its test run .* was begun"):
+        run_sweep(config, four_slots(), tmp_path)
+    assert len(trained(home)) == 15
+
+
+@pytest.mark.usefixtures("pretend")
+def test_no_forecast_is_made_while_a_run_of_the_fit_is_missing(tmp_path: Path) -> None:
+    config, home = sweep(**FORECAST), tmp_path / "s"
+    write_script(home, {make_runs(config)[3].id: ["error"]})
+    outcome = run_sweep(config, four_slots(), tmp_path)
+    assert not outcome.ok and outcome.forecast is None and not (home / "forecast.json").exists()

@@ -29,6 +29,11 @@ class PlannedRun:
     def id(self) -> str:
         return run_id(self.config)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of whole batches."""
+        return self.config.steps * self.config.batch_tokens
+
 
 def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun, ...]:
     """The runs of `sweep`'s design in the order of the design, seeds innermost.
@@ -62,7 +67,7 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
         plan_run(
             sweep,
             {"model": model, "seed": seed},
-            {"budget": budget, "target_params": round(target_params), "seed": seed},
+            {"budget": budget, "target_params": target_params, "seed": seed},
             folder=folder,
             flops=budget,
         )

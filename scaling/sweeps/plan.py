@@ -94,12 +94,11 @@ def devices_of(run: PlannedRun) -> int:
 
 def _row(run: PlannedRun, seconds: float) -> dict[str, Any]:
     config = run.config
-    tokens = config.steps * config.batch_tokens
     return {
         "run_id": run.id,
         "params": run.params,
-        "tokens": tokens,
-        "tokens_per_param": tokens / run.params,
+        "tokens": run.tokens,
+        "tokens_per_param": run.tokens / run.params,
         "flops": run.flops,
         "learning_rate": config.optimizer.learning_rate,
         "memory_bytes": accounting.memory(config, devices_of(run)).total,

@@ -29,6 +29,8 @@ from scaling.result import Result, read_result, write_text_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scaling.sweeps.designs import PlannedRun
+
 State = Literal["planned", "running", "interrupted", "completed", "diverged", "failed", "unreadable"]
 Role = Literal["fit", "test"]
 
@@ -183,6 +185,13 @@ def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
     """`plan.json`."""
     plan = {run_id: asdict(entry) for run_id, entry in entries.items()}
     write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
+
+
+def record_runs(sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role) -> None:
+    """Enter `runs` into `plan.json` as those of `role`; others of that role leave it (their folders stay)."""
+    entries = {run_id: entry for run_id, entry in read_plan(sweep_folder).items() if entry.role != role}
+    entries |= {run.id: Entry(role, dict(run.label), run.params, run.flops, run.tokens) for run in runs}
+    write_plan(sweep_folder, entries)
 
 
 def read_plan(sweep_folder: Path) -> dict[str, Entry]:

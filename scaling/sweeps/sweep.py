@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
 from scaling.sweeps.executors import Executor, LocalExecutor
+from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import Busy, Entry, Role, RunState, lock, read_plan, write_plan
+from scaling.sweeps.run_store import Busy, RunState, lock, read_plan, record_runs
 
 EXECUTORS = {"local": LocalExecutor}
 
@@ -28,8 +29,14 @@ class SweepOutcome:
     folder: Path
     states: tuple[RunState, ...]
     """of every run, test runs included"""
-    analysis: dict[str, Any] | None = None
-    """law, exponent, forecast against actual, path of the report (see `analysis.analyse`)"""
+    forecast: dict[str, Any] | None = None
+    """as in forecast.json; None where the sweep has none, or some run of the fit has no result yet"""
+    outcome: dict[str, Any] | None = None
+    """as in outcome.json; None where no test run has a loss"""
+    report: Path | None = None
+    """the page"""
+    summary: str = ""
+    """law, exponent with interval, forecast against actual, path of the page"""
 
     @property
     def ok(self) -> bool:
@@ -44,7 +51,9 @@ class SweepOutcome:
             "ok": self.ok,
             "counts": dict(Counter(state.state for state in self.states)),
             "failed": {s.run_id: s.reason for s in self.states if s.state not in ("completed", "diverged")},
-            "analysis": self.analysis,
+            "forecast": self.forecast,
+            "outcome": self.outcome,
+            "report": None if self.report is None else str(self.report),
         }
 
 
@@ -67,10 +76,42 @@ def run_sweep(
     with _claimed(home):
         _refuse_other_sweep(home, sweep, runs)
         _check_data([*runs, *tests])
-        _record(home, sweep, runs, "fit")
+        record_runs(home, runs, "fit")
+        write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         progress = Progress(home)
-        states = train_all(runs, home, where, progress)
-        return SweepOutcome(sweep.name, home, states)
+        outcome = SweepOutcome(sweep.name, home, train_all(runs, home, where, progress))
+        if sweep.forecast is not None and outcome.ok:
+            outcome = _test_law(sweep, outcome, where, progress)
+        return outcome
+
+
+def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progress: Progress) -> SweepOutcome:
+    """Freeze the forecast, train the runs that test it, write `outcome.json` and the report."""
+    from scaling import report
+
+    home = outcome.folder
+    forecast, tests = frozen_forecast(sweep, home, str(home.parent))
+    progress.say(f"forecast frozen {forecast.date}: {forecast.text()}")
+    _check_data(tests)
+    states = train_all(tests, home, where, progress)
+    found = write_outcome(home, forecast, states)
+    page = report.write(home)
+    return replace(
+        outcome,
+        states=(*outcome.states, *states),
+        forecast=asdict(forecast),
+        outcome=None if found is None else asdict(found) | {"mean_error": found.mean_error},
+        report=page,
+        summary=summarise(home, page),
+    )
+
+
+def summarise(home: Path, page: Path) -> str:
+    """Law, exponent with its interval, forecast against actual and the path of the page, as aligned lines."""
+    from scaling.report.read import read
+    from scaling.report.words import summary
+
+    return summary(read(home), page)
 
 
 def _executor(executor: str | Executor) -> Executor:
@@ -153,13 +194,3 @@ def _expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[Pla
         )
     expected = expected_optimum(sweep, sweep.forecast.flops)
     return () if expected is None else make_test_runs(sweep, expected, runs[0].config.records.folder)
-
-
-def _record(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun], role: Role) -> None:
-    """`plan.json` with these runs in it, then `sweep.yaml`: a folder with the second has the first."""
-    entries = read_plan(home)
-    for run in runs:
-        tokens = run.config.steps * run.config.batch_tokens
-        entries[run.id] = Entry(role, run.label, run.params, run.flops, tokens)
-    write_plan(home, entries)
-    write_text_atomically(home / "sweep.yaml", to_yaml(sweep))

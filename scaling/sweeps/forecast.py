@@ -1,0 +1,83 @@
+"""The forecast of a sweep: fitted to its runs, frozen before the run that tests it, held against it after."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaling.config import SweepConfig
+from scaling.errors import UserError
+from scaling.result import write_text_atomically
+from scaling.sweeps.designs import PlannedRun, make_test_runs
+from scaling.sweeps.run_store import RunState, load_runs, read_plan, record_runs, run_state
+
+if TYPE_CHECKING:
+    from scaling.laws import Forecast, Outcome
+
+
+def frozen_forecast(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tuple[PlannedRun, ...]]:
+    """The forecast in `forecast.json`, made and frozen now where there is none, and the runs that test it.
+
+    folder: where sweeps' folders are kept. Writes `fit.json`, the test runs' entries in `plan.json` and, last,
+    `forecast.json`. Raises UserError where the forecast on file is not that of this sweep, and where a test run
+    was begun without a forecast.
+    """
+    from scaling import laws
+
+    path = home / "forecast.json"
+    tested = {run_id: entry for run_id, entry in read_plan(home).items() if entry.role == "test"}
+    if path.exists():
+        found = laws.read_forecast(path)
+        if not tested:
+            raise UserError(f"{home / 'plan.json'} lacks the runs that test {path}: it was edited or replaced")
+        target = next(iter(tested.values())).label["target_params"]
+        runs = make_test_runs(sweep, target, folder)
+        _require_same(path, found, runs[0])
+        record_runs(home, runs, "test")  # a seed may be new
+        return found, runs
+    begun = [run_id for run_id in tested if run_state(home / run_id).state != "planned"]
+    if begun:
+        raise UserError(
+            f"{path} is missing but its test run {begun[0]} was begun; a forecast is made before its test: put the "
+            "file back, or give the sweep another name"
+        )
+    return _freeze(sweep, home, folder)
+
+
+def write_outcome(home: Path, forecast: "Forecast", states: Sequence[RunState]) -> "Outcome | None":
+    """`outcome.json`: the forecast against the test runs that have a loss; None where none has."""
+    from scaling import laws
+
+    losses = {s.run_id: s.result.loss for s in states if s.result is not None and s.result.loss is not None}
+    if not losses:
+        return None
+    outcome = laws.outcome(forecast, losses)
+    values = asdict(outcome) | {"mean_error": outcome.mean_error}
+    write_text_atomically(home / "outcome.json", json.dumps(values, indent=1) + "\n")
+    return outcome
+
+
+def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tuple[PlannedRun, ...]]:
+    from scaling import laws
+
+    assert sweep.forecast is not None
+    table = load_runs(home, role="fit")
+    planned = read_plan(home)
+    table = table[table["run_id"].isin(list(planned))]
+    forecaster = laws.Forecaster(laws.from_results(table), sweep.forecast.level)
+    forecaster.fit.save(home / "fit.json")
+    target, _ = forecaster.size(sweep.forecast.flops)
+    runs = make_test_runs(sweep, target, folder)
+    forecast = forecaster.forecast(float(runs[0].params), float(runs[0].tokens), runs[0].flops)
+    record_runs(home, runs, "test")
+    return laws.freeze(forecast, home / "forecast.json"), runs
+
+
+def _require_same(path: Path, found: "Forecast", run: PlannedRun) -> None:
+    """The test run is the one that the forecast on file is about."""
+    if (run.params, run.tokens) != (found.N, found.D):
+        raise UserError(
+            f"{path} is about a run of {found.N:g} parameters on {found.D:g} tokens, not of "
+            f"{run.params:g} on {run.tokens:g}; a forecast is never edited: give the sweep another name"
+        )
