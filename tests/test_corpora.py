@@ -141,7 +141,7 @@ def test_a_glob_that_matches_nothing_or_what_is_not_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["python_stdlibs", "tfds:", "files:", "http://x", "lm1b"])
 def test_an_unknown_corpus_lists_what_is_allowed(name):
-    with pytest.raises(UserError, match="allowed: python_stdlib, tfds:NAME .*, files:GLOB"):
+    with pytest.raises(UserError, match=r"allowed: python_stdlib, tfds:NAME .*, files:GLOB"):
         open_corpus(DataConfig(corpus=name), "store")
 
 
@@ -283,15 +283,12 @@ def os_paths(root: Path) -> set[str]:
 def test_reading_tfds_needs_no_tensorflow(tfds_data):
     code = (
         "import sys\n"
-        "class Blocker:\n"
-        "    def find_spec(self, name, *rest):\n"
-        "        if name.partition('.')[0] in ('tensorflow', 'torch'): raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Blocker())\n"
         "from scaling.config import DataConfig; from scaling.data.corpora import open_corpus\n"
-        "print(len(list(open_corpus(DataConfig(corpus='tfds:tiny_with'), 'store').documents('train'))))"
+        "print(len(list(open_corpus(DataConfig(corpus='tfds:tiny_with'), 'store').documents('train'))))\n"
+        "print([m for m in ('tensorflow', 'torch', 'jax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == "299"
+    assert done.stdout.split() == ["299", "[]"]
 
 
 def test_importing_the_data_package_imports_nothing_heavy():

@@ -68,7 +68,7 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
     tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:
         if not written[split].done:
-            with Progress(f"{split}: {data.corpus}", corpus.size(split), progress) as bar:
+            with Progress(f"tokenising {split}", corpus.size(split), progress) as bar:
                 _write_split(partial, corpus, tokenizer, split, written, bar)
         if not written[split].documents:
             raise UserError(_empty(data, split, written["train"].documents))
@@ -112,7 +112,7 @@ def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) 
     facts_path = partial / "tokenizer_training.json"
     if not facts_path.exists():
         sample = {"trained_on_documents": 0, "trained_on_bytes": 0}
-        with Progress(f"tokenizer: {data.corpus}", None, progress) as bar:
+        with Progress("learning a tokenizer", None, progress) as bar:
             text = train_bpe(data.tokenizer, _sample(corpus, sample, bar))
         write_text_atomically(partial / TOKENIZER_FILE, text)
         write_text_atomically(facts_path, json.dumps(sample))  # last: says that the tokenizer is whole
