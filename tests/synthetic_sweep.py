@@ -10,8 +10,9 @@ import numpy as np
 from scaling import accounting
 from scaling.config import SweepConfig, to_yaml
 from scaling.result import Result, write_result
-from scaling.sweeps import PlannedRun, make_runs, make_test_runs
-from scaling.sweeps.run_store import Entry, Role, read_plan, write_plan
+from scaling.sweeps import PlannedRun, make_runs
+from scaling.sweeps.forecast import frozen_forecast, write_outcome
+from scaling.sweeps.run_store import Entry, Role, read_plan, run_state, write_plan
 
 VERSIONS = {"python": "3.11", "scaling": "0.1.0", "jax": "0.10.2", "numpy": "2.4.6", "commit": "0123456789ab"}
 
@@ -65,11 +66,14 @@ def write_runs(sweep: SweepConfig, home: Path, law: Law = Law(), *, broken: int 
     return [run.id for run in runs]
 
 
-def write_tests(sweep: SweepConfig, home: Path, params: float, law: Law = Law(), lines: int = 120) -> list[str]:
-    """Folders of the runs that test the forecast, at `params` parameters; the run ids."""
-    runs = make_test_runs(sweep, params, str(home.parent))
-    _write(sweep, home, runs, "test", law, lines)
-    return [run.id for run in runs]
+def write_forecast(
+    sweep: SweepConfig, home: Path, law: Law = Law(), *, tested: bool = True, lines: int = 120
+) -> None:
+    """The law fitted to the runs, the frozen forecast and, where `tested`, the runs that test it and the outcome."""
+    forecast, runs = frozen_forecast(sweep, home, str(home.parent))
+    if tested:
+        _write(sweep, home, runs, "test", law, lines)
+        write_outcome(home, forecast, [run_state(home / run.id) for run in runs])
 
 
 def _write(sweep: SweepConfig, home: Path, runs: tuple[PlannedRun, ...], role: Role, law: Law, lines: int) -> None:

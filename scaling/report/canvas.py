@@ -22,7 +22,7 @@ PALETTE: dict[str, tuple[str, str]] = {  # on light paper, on dark paper
     "actual": ("#00795a", "#2cc49a"),
     "bad": ("#b0457b", "#e59cc4"),
 }
-SEQUENTIAL = ((0.0, 0.84), (0.3, 1.0))
+SEQUENTIAL = ((0.0, 0.76), (0.32, 1.0))
 """the part of viridis that stands out on light and on dark paper"""
 
 
@@ -116,6 +116,11 @@ class Panel:
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         return low - margin, high + margin
 
+    def inside(self, which: Literal["x", "y"], value: float) -> float:
+        """`value`, or the end of the axis that it lies beyond: intervals may be without an end."""
+        low, high = self.limits(which)
+        return min(max(value, low), high)
+
     def ticks(self, which: Literal["x", "y"]) -> list[tuple[float, str]]:
         """Places and texts of an axis' ticks."""
         axis = self.x if which == "x" else self.y
@@ -161,7 +166,7 @@ def log_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     for digits in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)):
         ticks = [d * 10.0**k for k in decades for d in digits if low <= d * 10.0**k <= high]
         best = _nearer(best, ticks, wanted)
-    return best if len(best) >= 3 else linear_ticks(low, high, wanted)
+    return _nearer(best, linear_ticks(low, high, wanted), wanted) if high < 6 * low else best
 
 
 def linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -188,7 +193,7 @@ def write_number(value: float, scale: Scale) -> str:
     if not math.isfinite(value):
         return "–"
     if scale == "percent":
-        return f"{value:+.3g} %" if value else "0 %"
+        return f"{value:+.3g} %".replace("-", "−") if value else "0 %"
     if scale == "power":
         return _power(value)
     if scale == "si":

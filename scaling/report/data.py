@@ -50,6 +50,7 @@ class Minimum:
     loss: float
     n_interval: Bounds | None = None
     d_interval: Bounds | None = None
+    loss_interval: Bounds | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,10 @@ class Prediction:
     level: float
     made: str = ""
     """when it was frozen"""
-    n_interval: Bounds | None = None
-    d_interval: Bounds | None = None
+    spread: Sequence[tuple[str, float]] = ()
+    """what the interval is made of: relative standard deviations"""
+    notes: Sequence[str] = ()
+    """how it was made and what to be wary of"""
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,14 @@ class ReportData:
     def tests(self) -> list[Run]:
         """Finished runs that test the forecast."""
         return [run for run in self.finished if run.role == "test"]
+
+    @property
+    def error(self) -> float | None:
+        """Forecast over actual loss, less one, in per cent: mean over the test runs."""
+        if self.forecast is None or not self.tests:
+            return None
+        errors = [self.forecast.loss / run.loss - 1 for run in self.tests if run.loss is not None]
+        return 100 * sum(errors) / len(errors)
 
     @property
     def actual(self) -> float | None:

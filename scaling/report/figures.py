@@ -32,8 +32,9 @@ def frontier(data: ReportData) -> Figure | None:
     if data.frontier is not None:
         f = data.frontier
         if f.low:
-            marks.append(Band(f.flops, f.low, f.high, "law", f"its {data.level:.0%} interval"))
-        marks.append(Line(f.flops, f.loss, "law", "least loss by the fitted law", 2.4, dash=True))
+            marks.append(Band(f.flops, f.low, f.high, "law"))
+        label = f"least loss by the fitted law{f', {data.level:.0%} interval' if f.low else ''}"
+        marks.append(Line(f.flops, f.loss, "law", label, 2.2, dash=True))
     marks.append(_runs(done, [place(run.params) for run in done]))
     forecast = data.forecast
     if forecast is not None:
@@ -81,7 +82,10 @@ def isoflops(data: ReportData) -> Figure | None:
         f"those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)} "
         f"{_conventions(data)}"
     )
-    panel = Panel("", Axis(PARAMS, "si", log=True), Axis(LOSS, "plain"), marks)
+    sizes = [float(run.params) for budget in data.budgets for run in budget.runs]
+    sizes += [n for budget in data.budgets for n in budget.curve_n]
+    limits = (min(sizes) / 1.15, max(sizes) * 1.15)  # an interval may be without an end
+    panel = Panel("", Axis(PARAMS, "si", log=True, limits=limits), Axis(LOSS, "plain"), marks)
     return Figure("isoflop", "Loss against size at equal training FLOPs", caption, [panel])
 
 
@@ -211,23 +215,18 @@ def _optimum_panel(data: ReportData, law: PowerLaw, title: str) -> Panel:
     for budget in data.budgets:
         if (m := budget.minimum) is not None:
             value, bounds = (m.n, m.n_interval) if size else (m.d, m.d_interval)
-            marks.append(_with_bounds(budget.flops, value, bounds, "law", "star", budget.interior,
-                                      _star_text(budget.flops, m) + _why(budget)))  # fmt: skip
+            shown = [bounds] if bounds and budget.interior else ()  # an interval for what counts only
+            text = _star_text(budget.flops, m) + _why(budget)
+            marks.append(Points([budget.flops], [value], "law", "", "star", budget.interior, 9, shown, hover=[text]))
     marks += _star_legend(data.budgets)
     forecast = data.forecast
     if forecast is not None:
-        value, bounds = (forecast.n, forecast.n_interval) if size else (forecast.d, forecast.d_interval)
-        text = f"the tested model\n{write_number(forecast.flops, 'power')} FLOPs\n{_si(value)}{_bounds(bounds)}"
-        marks.append(_with_bounds(forecast.flops, value, bounds, "forecast", "square", True, text, "tested model"))
-    return Panel("", Axis(FLOPS, "power", log=True), Axis(title, "si", log=True), marks)
-
-
-def _with_bounds(
-    x: float, y: float, bounds: Bounds | None, color: Color, symbol: Symbol, filled: bool, hover: str, label: str = ""
-) -> Points:
-    """One marker; an interval is shown for what counts only."""
-    interval = [bounds] if bounds and filled else ()
-    return Points([x], [y], color, label, symbol, filled, 9, interval, hover=[hover])
+        value = forecast.n if size else forecast.d
+        text = f"the tested model\n{write_number(forecast.flops, 'power')} FLOPs\n{_si(value)}"
+        marks.append(Points([forecast.flops], [value], "forecast", "tested model", "square", size=8, hover=[text]))
+    places = [*law.values, *(y for mark in marks if isinstance(mark, Points) for y in mark.y)]
+    limits = (min(places) / 1.6, max(places) * 1.6)  # an interval may be without an end
+    return Panel("", Axis(FLOPS, "power", log=True), Axis(title, "si", log=True, limits=limits), marks)
 
 
 def _training(curve: Curve, color: float) -> Line:

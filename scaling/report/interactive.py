@@ -4,7 +4,7 @@ import html
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from scaling.report.canvas import PALETTE, Axis, Band, Color, Figure, Line, Panel, Points
 from scaling.report.plots import colors_of, hexadecimal
@@ -55,10 +55,10 @@ def traces(mark: Line | Points | Band, panel: Panel) -> Iterable[dict[str, Any]]
             "opacity": mark.opacity, **({"hovertemplate": text} if mark.hover else {"hoverinfo": "skip"}),
         }  # fmt: skip
     else:
-        yield _markers(mark)
+        yield _markers(mark, panel)
 
 
-def _markers(points: Points) -> dict[str, Any]:
+def _markers(points: Points, panel: Panel) -> dict[str, Any]:
     colors = [name_of(color) for color in colors_of(points)]
     # plotly draws the outlines of hollow symbols in their own colour
     symbol = SYMBOLS[points.symbol] + ("" if points.filled else "-open")
@@ -68,11 +68,16 @@ def _markers(points: Points) -> dict[str, Any]:
         "type": "scatter", "mode": "markers", "x": list(points.x), "y": list(points.y), "cliponaxis": False,
         "marker": {"color": colors, "symbol": symbol, "size": size, "line": outline},
     }  # fmt: skip
-    for name, places, intervals in (("y", points.y, points.y_interval), ("x", points.x, points.x_interval)):
+    bars: tuple[tuple[Literal["x", "y"], Any, Any], ...] = (
+        ("y", points.y, points.y_interval),
+        ("x", points.x, points.x_interval),
+    )
+    for name, places, intervals in bars:
         if intervals:
             bar = {"type": "data", "symmetric": False, "thickness": 1.8, "width": 0, "color": colors[0]}
-            bar["array"] = [high - at for at, (_, high) in zip(places, intervals, strict=True)]
-            bar["arrayminus"] = [at - low for at, (low, _) in zip(places, intervals, strict=True)]
+            ends = [[panel.inside(name, end) for end in interval] for interval in intervals]
+            bar["array"] = [high - at for at, (_, high) in zip(places, ends, strict=True)]
+            bar["arrayminus"] = [at - low for at, (low, _) in zip(places, ends, strict=True)]
             trace[f"error_{name}"] = bar
     if points.hover:
         trace |= {"text": [_lines(text) for text in points.hover], "hovertemplate": "%{text}<extra></extra>"}
@@ -138,7 +143,7 @@ SHAPES = {
 
 
 def _swatch(mark: Line | Points | Band) -> str:
-    color = f"var(--{name_of(colors_of(mark)[0] if isinstance(mark, Points) else mark.color)[1:]})"
+    color = f"var(--{name_of(mark.color if isinstance(mark.color, str | float | int) else 0.5)[1:]})"
     if isinstance(mark, Band):
         shape = f'<path d="M1 2H21V12H1Z" style="fill:{color};opacity:.2"/>'
     elif isinstance(mark, Line):

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.report.canvas import PALETTE, SEQUENTIAL, Band, Color, Figure, Line, Panel, Points
+from scaling.report.canvas import PALETTE, SEQUENTIAL, Band, Color, Figure, Line, Mark, Panel, Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DPI = 150
+DASH = (0, (4, 2.5))
 WIDTH = {1: 7.2, 2: 10.4}  # inches, by panels side by side
 HEIGHT = 4.7
 CAPTION = {1: 118, 2: 172}  # characters in a line
@@ -55,7 +56,7 @@ def save(figures: Iterable[Figure], folder: str | Path) -> list[Path]:
             canvas = Canvas(figsize=(WIDTH[columns], HEIGHT), layout="constrained")
             FigureCanvasAgg(canvas)
             for axes, panel in zip(canvas.subplots(1, columns, squeeze=False)[0], figure.panels, strict=True):
-                _draw(axes, panel)
+                _draw(axes, panel, max(map(_rows, figure.panels)))
             canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=13, color=PALETTE["ink"][0])
             caption = textwrap.fill(figure.caption, CAPTION[columns])
             canvas.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
@@ -64,7 +65,7 @@ def save(figures: Iterable[Figure], folder: str | Path) -> list[Path]:
     return paths
 
 
-def _draw(axes: "Axes", panel: Panel) -> None:
+def _draw(axes: "Axes", panel: Panel, rows: int) -> None:
     from matplotlib.ticker import NullFormatter
 
     for order, mark in enumerate(panel.marks):
@@ -72,9 +73,9 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             _line(axes, mark, order)
         elif isinstance(mark, Band):
             color = hexadecimal(mark.color)
-            axes.fill_between(mark.x, mark.low, mark.high, color=color, alpha=0.16, lw=0, label=mark.label or None)
+            axes.fill_between(mark.x, mark.low, mark.high, color=color, alpha=0.16, lw=0)
         else:
-            _points(axes, mark, order)
+            _points(axes, panel, mark, order)
     for which, axis in (("x", panel.x), ("y", panel.y)):
         getattr(axes, f"set_{which}label")(axis.title)
         if axis.log:
@@ -85,54 +86,82 @@ def _draw(axes: "Axes", panel: Panel) -> None:
         getattr(axes, f"{which}axis").set_minor_formatter(NullFormatter())
         if axis.ticks:
             axes.tick_params(axis=which, which="minor", length=0)  # type: ignore[arg-type]
-    if panel.title:
-        axes.set_title(panel.title, pad=8)
-    _legend(axes, panel)
+    _legend(axes, panel, rows)
+    if panel.colors:
+        _colorbar(axes, panel)
 
 
 def _line(axes: "Axes", line: Line, order: int) -> None:
     axes.plot(
-        line.x, line.y, color=hexadecimal(line.color), lw=line.width, ls=(0, (4, 2.5)) if line.dash else "-",
-        alpha=line.opacity, label=line.label or None, zorder=2 + order / 100, solid_capstyle="round",
+        line.x, line.y, color=hexadecimal(line.color), lw=line.width, ls=DASH if line.dash else "-",
+        alpha=line.opacity, zorder=2 + order / 100, solid_capstyle="round",
     )  # fmt: skip
 
 
-def _points(axes: "Axes", points: Points, order: int) -> None:
+def _points(axes: "Axes", panel: Panel, points: Points, order: int) -> None:
     colors = colors_of(points)
     edge = [hexadecimal(color) for color in colors]
     face = edge if points.filled else [PALETTE["paper"][0]] * len(edge)
-    for x, interval, color in zip(points.x, points.y_interval, edge, strict=False):
-        axes.plot([x, x], interval, color=color, lw=1.6, zorder=3 + order / 100)
-    for y, interval, color in zip(points.y, points.x_interval, edge, strict=False):
-        axes.plot(interval, [y, y], color=color, lw=1.6, zorder=3 + order / 100)
+    for x, ends, color in zip(points.x, points.y_interval, edge, strict=False):
+        axes.plot([x, x], [panel.inside("y", end) for end in ends], color=color, lw=1.6, zorder=3 + order / 100)
+    for y, ends, color in zip(points.y, points.x_interval, edge, strict=False):
+        axes.plot([panel.inside("x", end) for end in ends], [y, y], color=color, lw=1.6, zorder=3 + order / 100)
     size = points.size * (1.5 if points.symbol == "star" else 1.0)
     axes.scatter(
         points.x, points.y, s=size**2, c=face, edgecolors=edge if not points.filled else PALETTE["paper"][0],
-        linewidths=1.4 if not points.filled else 0.6, marker=SYMBOLS[points.symbol], label=points.label or None,
+        linewidths=1.4 if not points.filled else 0.6, marker=SYMBOLS[points.symbol],
         zorder=4 + order / 100,
     )  # fmt: skip
 
 
-def _legend(axes: "Axes", panel: Panel) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        columns = 1 if max(map(len, labels)) > 44 else min(len(labels), 2 if max(map(len, labels)) > 24 else 3)
+def _legend(axes: "Axes", panel: Panel, rows: int) -> None:
+    """Entries above the axes, where they hide nothing; `rows` lines are kept free for them."""
+    entries = [mark for mark in panel.marks if mark.label]
+    axes.set_title(panel.title, pad=10 + 15.5 * rows)
+    if entries:
         axes.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2,
-            handlelength=1.6, columnspacing=1.4, labelspacing=0.35,
+            [_handle(mark) for mark in entries], [mark.label for mark in entries], loc="lower left",
+            bbox_to_anchor=(-0.015, 1.0), ncols=_columns(panel), borderaxespad=0.2, handlelength=1.6,
+            columnspacing=1.4, labelspacing=0.35,
         )  # fmt: skip
-        axes.set_title(panel.title, pad=10 + 15.5 * -(-len(labels) // columns))
-    if panel.colors:
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import LinearSegmentedColormap
 
-        name, low, high = panel.colors
-        steps = [hexadecimal(i / 20) for i in range(21)]
-        scale = ScalarMappable(cmap=LinearSegmentedColormap.from_list("sizes", steps))
-        bar = axes.figure.colorbar(scale, ax=axes, aspect=30, pad=0.02, ticks=[0, 1])
-        bar.ax.set_yticklabels([low, high])
-        bar.set_label(name, labelpad=-12)
-        bar.outline.set_visible(False)
+
+def _columns(panel: Panel) -> int:
+    """Entries side by side in the legend."""
+    longest = max((len(mark.label) for mark in panel.marks), default=0)
+    count = sum(bool(mark.label) for mark in panel.marks)
+    return max(1, min(count, 3 if longest <= 24 else 2 if longest <= 40 else 1))
+
+
+def _rows(panel: Panel) -> int:
+    return -(-sum(bool(mark.label) for mark in panel.marks) // _columns(panel))
+
+
+def _handle(mark: Mark) -> Any:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    color = hexadecimal(mark.color if isinstance(mark.color, str | float | int) else 0.5)
+    if isinstance(mark, Band):
+        return Patch(color=color, alpha=0.16, lw=0)
+    if isinstance(mark, Line):
+        return Line2D([], [], color=color, lw=min(mark.width, 2.0), ls=DASH if mark.dash else "-")
+    face = color if mark.filled else PALETTE["paper"][0]
+    size = 10 if mark.symbol == "star" else 6.5
+    return Line2D([], [], ls="", marker=SYMBOLS[mark.symbol], mfc=face, mec=color, ms=size, mew=1.2)
+
+
+def _colorbar(axes: "Axes", panel: Panel) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap
+
+    assert panel.colors is not None
+    name, low, high = panel.colors
+    scale = ScalarMappable(cmap=LinearSegmentedColormap.from_list("sizes", [hexadecimal(i / 20) for i in range(21)]))
+    bar = axes.figure.colorbar(scale, ax=axes, aspect=30, pad=0.02, ticks=[0, 1])
+    bar.ax.set_yticklabels([low, high])
+    bar.set_label(name, labelpad=-12)
+    bar.outline.set_visible(False)
 
 
 def colors_of(points: Points) -> list[Color]:

@@ -28,10 +28,13 @@ def headline(data: ReportData) -> Headline:
         facts.append((f"{forecast.loss:.4f}", bounds))
         if actual is not None:
             facts.append((f"{actual:.4f}", f"actual loss, {_seeds(data)}"))
-            facts.append((f"{_error(data):+.2f} %", "actual over forecast, less one"))
+            facts.append((f"{_signed(data.error)} %", "error: forecast over actual, less one"))
         shape = f"the tested model: N {_si(forecast.n)}, D {_si(forecast.d)}"
         facts.append((write_number(forecast.flops, "power"), f"FLOPs, {_reach(data)}; {shape}"))
-    facts += [(value, about) for _, value, about in _exponents(data)]
+    facts += [
+        (f"{value:.3f}", f"{about}{f', {data.level:.0%} interval {_range(interval)}' if interval else ''}")
+        for value, interval, about in _exponents(data)
+    ]
     return Headline(verdict, good, facts)
 
 
@@ -40,7 +43,9 @@ def summary(data: ReportData, page: Path | None = None) -> str:
     lines = [("sweep", f"{data.name}: {counts(data)}")]
     if data.law is not None:
         lines.append(("law", data.law.formula))
-    lines += [("exponent", f"{value}  ({about})") for _, value, about in _exponents(data)]
+    for value, interval, about in _exponents(data):
+        text = f"{value:.3f} [{_range(interval, ', ')}]" if interval else f"{value:.3f}"
+        lines.append(("exponent", f"{text}, {about}"))
     forecast, actual = data.forecast, data.actual
     if forecast is not None:
         at = (
@@ -79,12 +84,12 @@ def _verdict(data: ReportData) -> tuple[str, bool | None]:
         text = f"the test run is {where} its {forecast.level:.0%} interval"
     else:
         text = f"{inside} of {len(losses)} test runs are inside its {forecast.level:.0%} interval"
-    return f"The forecast was off by {abs(_error(data)):.2f} %; {text}", inside == len(losses)
+    good = True if inside == len(losses) else False if not inside else None
+    return f"The forecast was off by {abs(data.error or 0.0):.2f} %; {text}", good
 
 
-def _error(data: ReportData) -> float:
-    assert data.forecast is not None and data.actual is not None
-    return 100 * (data.actual / data.forecast.loss - 1)
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
 
 
 def _seeds(data: ReportData) -> str:
@@ -104,24 +109,18 @@ def _reach(data: ReportData) -> str:
     return f"{data.forecast.flops / largest:.3g} times the sweep's largest run"
 
 
-def _exponents(data: ReportData) -> list[tuple[str, str, str]]:
-    """(law, value with interval, what it is) of a in N* ∝ C^a."""
-    found = []
+def _exponents(data: ReportData) -> list[tuple[float, Bounds | None, str]]:
+    """a of N* ∝ C^a, its interval, and where it comes from."""
+    found: list[tuple[float, Bounds | None, str]] = []
     if data.n_law is not None:
-        about = f"a of N* ∝ C^a through the isoFLOP minima{_covers(data, data.n_law.interval)}"
-        found.append(("isoflop", _with_interval(data.n_law.exponent, data.n_law.interval), about))
+        found.append((data.n_law.exponent, data.n_law.interval, "a of N* ∝ C^a through the isoFLOP minima"))
     if data.law is not None and data.law.exponent is not None:
-        about = f"a of N* ∝ C^a by the parametric law{_covers(data, data.law.interval)}"
-        found.append(("parametric", _with_interval(data.law.exponent, data.law.interval), about))
+        found.append((data.law.exponent, data.law.interval, "a of N* ∝ C^a by the parametric law"))
     return found
 
 
-def _with_interval(value: float, interval: Bounds | None) -> str:
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-
-
-def _covers(data: ReportData, interval: Bounds | None) -> str:
-    return f", {data.level:.0%} interval" if interval else ""
+def _range(interval: Bounds, between: str = " to ") -> str:
+    return f"{interval[0]:.3f}{between}{interval[1]:.3f}"
 
 
 def _si(value: float) -> str:

@@ -1,0 +1,143 @@
+"""The laws' side of a report: isoFLOP minima, power laws, the parametric law and its frontier, as plain values."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from scaling import laws
+from scaling.errors import UserError
+from scaling.laws.isoflop import PowerLaw as FittedPowerLaw
+from scaling.laws.uncertainty import interval
+from scaling.report.canvas import write_number
+from scaling.report.data import Budget, Frontier, Law, Minimum, PowerLaw, ReportData, Run
+
+GRID = 25
+"""points of each law's curve"""
+
+
+def analysed(data: ReportData, table: laws.Runs) -> ReportData:
+    """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them."""
+    data = replace(data, exclusions=[(exclusion.row, exclusion.reason) for exclusion in table.exclusions])
+    fit, said = _fit(data, table)
+    grid = _grid(data, table)
+    n_curve: Sequence[float] = ()
+    d_curve: Sequence[float] = ()
+    if fit is not None:
+        data = replace(data, law=_law(data, fit))
+        if set(fit.form.columns) == {"N", "D"}:
+            frontier, n_curve, d_curve = _frontier(fit, grid, data.level)
+            data = replace(data, frontier=frontier)
+    try:
+        found = laws.isoflop(table, level=data.level)
+    except UserError as error:
+        return replace(data, missing=[*data.missing, *said, f"No isoFLOP analysis: {error}."])
+    budgets = _budgets(found, data.runs)
+    n_law = d_law = None
+    if found.N_law is not None and found.D_law is not None:
+        n_law = _power_law("N*", found.N_law, grid, data.level, n_curve)
+        d_law = _power_law("D*", found.D_law, grid, data.level, d_curve)
+    else:
+        count = sum(budget.interior for budget in budgets)
+        said.append(f"No power law through the isoFLOP minima: {count} of {len(budgets)} count, and two are needed.")
+    return replace(data, budgets=budgets, n_law=n_law, d_law=d_law, missing=[*data.missing, *said])
+
+
+def _fit(data: ReportData, table: laws.Runs) -> tuple[laws.Fit | None, list[str]]:
+    """The saved fit if it is one of these runs, else the fit that a forecast would be made with."""
+    path = data.folder / "fit.json"
+    said = []
+    if path.exists():
+        saved = laws.load(path)
+        if saved.runs.hash == table.hash:
+            return saved, []
+        said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+    try:
+        return laws.Forecaster(table, data.level).fit, said
+    except UserError as error:
+        return None, [*said, f"No parametric law: {error}."]
+
+
+def _grid(data: ReportData, table: laws.Runs) -> list[float]:
+    """Budgets at which laws are drawn: from the smallest run to beyond the forecast."""
+    ends = [*table.flops.tolist(), *([data.forecast.flops] if data.forecast else [])]
+    return np.geomspace(min(ends) / 1.4, max(ends) * 1.6, GRID).tolist()
+
+
+def _law(data: ReportData, fit: laws.Fit) -> Law:
+    by_id = {run.run_id: run for run in data.runs}
+    drawn = fit.draws is not None
+    exponent = float(fit.form.frontier(fit.natural)[0]) if fit.form.frontier is not None else None
+    percent = 100 * (fit.runs.loss / fit.fitted() - 1)
+    tests = [
+        (run, 100 * (run.loss / float(fit.predict(N=run.params, D=run.tokens, C=run.flops).loss) - 1))
+        for run in data.tests
+        if run.loss is not None
+    ]
+    values = ", ".join(f"{name} {value:.4g}" for name, value in fit.params.items())
+    return Law(
+        formula=f"{fit.form.formula}, {values}",
+        exponent=exponent,
+        interval=fit.interval("a", data.level) if drawn and exponent is not None else None,
+        summary=fit.summary(data.level),
+        residuals=[(by_id[row], float(value)) for row, value in zip(fit.runs.rows, percent, strict=True)],
+        test_residuals=tests,
+    )
+
+
+def _frontier(fit: laws.Fit, grid: Sequence[float], level: float) -> tuple[Frontier, list[float], list[float]]:
+    """The least loss at each budget, and the N and D that reach it."""
+    per_token = fit.runs.flops_per_token() if fit.runs.C is not None else None
+    best = [fit.optimal(C, level, per_token) for C in grid]
+    bounds = [optimum.loss_interval for optimum in best if optimum.loss_interval is not None]
+    low, high = ([low for low, _ in bounds], [high for _, high in bounds])
+    frontier = Frontier(grid, [optimum.loss for optimum in best], low, high)
+    return frontier, [optimum.N for optimum in best], [optimum.D for optimum in best]
+
+
+def _budgets(found: laws.Isoflop, runs: Sequence[Run]) -> list[Budget]:
+    by_id = {run.run_id: run for run in runs}
+    budgets = []
+    for budget in found.budgets:
+        minimum, ends = None, [float(budget.N.min()), float(budget.N.max())]
+        if np.isfinite(budget.N_opt):
+            minimum = Minimum(
+                budget.N_opt,
+                budget.D_opt,
+                budget.loss_opt,
+                budget.N_interval,
+                budget.D_interval,
+                budget.loss_interval,
+            )
+            reach = (ends[1] / ends[0]) ** 0.5  # a minimum far outside says no more than that it is outside
+            ends.append(float(np.clip(budget.N_opt, ends[0] / reach, ends[1] * reach)))
+        n = np.geomspace(min(ends) / 1.05, max(ends) * 1.05, 60)
+        shown = [by_id[row] for row in budget.rows]
+        budgets.append(Budget(budget.C, shown, n.tolist(), budget.curve(n).tolist(), minimum, budget.counts,
+                              _why_not(budget.verdict, budget.advice)))  # fmt: skip
+    return budgets
+
+
+def _why_not(verdict: str, advice: Sequence[float]) -> str:
+    """Why a minimum does not count, and which sizes would settle it; empty where it counts."""
+    if verdict == "interior":
+        return ""
+    why = "the curve does not open upwards" if verdict == "not convex" else f"the minimum is {verdict}"
+    return f"{why}; sizes to add: {', '.join(write_number(size, 'si') for size in advice)}"
+
+
+def _power_law(
+    symbol: Literal["N*", "D*"], law: FittedPowerLaw, grid: Sequence[float], level: float, parametric: Sequence[float]
+) -> PowerLaw:
+    bands = [interval(law.drawn(C), level) for C in grid]
+    return PowerLaw(
+        symbol,
+        law.exponent,
+        law.exponent_interval,
+        grid,
+        [law(C) for C in grid],
+        [low for low, _ in bands],
+        [high for _, high in bands],
+        parametric,
+    )

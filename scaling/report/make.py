@@ -1,0 +1,43 @@
+"""Making a report: read the sweep, draw, write."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scaling.report.data import ReportData
+
+
+def write(sweep_dir: str | Path, output: str | Path | None = None) -> Path:
+    """Write the report of the sweep in the folder `sweep_dir` and return the page's path.
+
+    output: the page; `sweep_dir/report.html` where None. The PNGs go into the folder `figures` beside it.
+
+    A sweep without a forecast, with broken runs or with too few for a law gets a report that says so. Raises
+    UserError where the folder holds no sweep or records that cannot be read.
+    """
+    from scaling.report.figures import figures
+    from scaling.report.html import write_page
+    from scaling.report.plots import save
+    from scaling.report.read import read
+
+    data = read(sweep_dir)
+    page = Path(output) if output is not None else Path(sweep_dir) / "report.html"
+    drawn = figures(data)
+    save(drawn, page.parent / "figures")
+    return write_page(page, data, drawn)
+
+
+def summary(sweep: "str | Path | ReportData") -> str:
+    """Law, exponent with its interval, forecast against actual and the page's path, as aligned lines.
+
+    sweep: a sweep's folder, or what `read` made of it.
+    """
+    from scaling.report import words
+    from scaling.report.data import ReportData
+
+    if not isinstance(sweep, ReportData):
+        from scaling.report.read import read
+
+        sweep = read(sweep)
+    page = sweep.folder / "report.html"
+    return words.summary(sweep, page if page.exists() else None)

@@ -1,0 +1,169 @@
+"""From a sweep's folder to the values of its report."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaling import laws
+from scaling.errors import UserError
+from scaling.report import analysis
+from scaling.report.data import Curve, Prediction, ReportData, Run
+from scaling.sweeps import load_runs, status
+from scaling.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL = 0.9
+"""coverage of intervals in a sweep without a forecast, which would say"""
+
+
+def read(sweep_dir: str | Path) -> ReportData:
+    """Everything about the sweep in the folder `sweep_dir`; what is not there is said in `missing`.
+
+    Raises UserError where the folder is none, or holds records that cannot be read.
+    """
+    home = Path(sweep_dir)
+    df = load_runs(home)
+    runs = [_run(row) for row in df.to_dict("records")]
+    forecast, said = _forecast(home)
+    data = ReportData(
+        name=home.resolve().name,
+        folder=home,
+        subtitle=_subtitle(df, runs),
+        level=forecast.level if forecast else LEVEL,
+        runs=runs,
+        curves=_curves(home, runs),
+        forecast=forecast,
+        conventions=_conventions(df, runs),
+        exclusions=[(run.run_id, run.reason or run.status) for run in runs if run.status != "completed"],
+        versions=_versions(df),
+        missing=[*_unfinished(home), *said],
+    )
+    try:
+        table = laws.from_results(df[df["role"] == "fit"])
+    except UserError as error:
+        return replace(data, missing=[*data.missing, f"No law: {error}."])
+    return analysis.analysed(data, table)
+
+
+def _run(row: dict[Any, Any]) -> Run:
+    return Run(
+        run_id=row["run_id"],
+        role=row["role"],
+        status=row["status"],
+        params=int(row["params_total"]),
+        tokens=int(row["tokens"]),
+        flops=float(row["flops"]),
+        loss=_optional(row["loss"]),
+        loss_sem=_optional(row["loss_sem"]),
+        bits_per_byte=_optional(row["bits_per_byte"]),
+        learning_rate=float(row["learning_rate"]),
+        seed=int(row["seed"]),
+        epochs=float(row["epochs"]),
+        wall_s=float(row["wall_s"]),
+        reason=str(row["reason"] or ""),
+    )
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _curves(home: Path, runs: Sequence[Run]) -> list[Curve]:
+    """Training losses on record; a sweep's folder holds the runs' folders, or is one's own."""
+    curves = []
+    for run in runs:
+        folder = home / run.run_id if (home / run.run_id).is_dir() else home
+        records = [r for r in read_metrics(folder) if r.get("loss") is not None and r.get("flops", 0) > 0]
+        if len(records) > 1:
+            curves.append(Curve(run, [r["flops"] for r in records], [r["loss"] for r in records]))
+    return curves
+
+
+def _forecast(home: Path) -> tuple[Prediction | None, list[str]]:
+    """The frozen forecast, and what to say where it is not there or not what it was."""
+    path = home / "forecast.json"
+    if not path.exists():
+        return None, []
+    try:
+        found = laws.read_forecast(path)
+    except UserError as error:
+        return None, [f"No forecast: {error}."]
+    said = []
+    outcome = home / "outcome.json"
+    if outcome.exists() and json.loads(outcome.read_text(encoding="utf-8")).get("forecast_hash") != found.hash:
+        said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
+    made = datetime.fromisoformat(found.date).strftime("%Y-%m-%d %H:%M UTC")
+    names = {"law": "refits of the law", "run": "scatter of a single run", "models": "disagreement of the approaches"}
+    spread = [(names.get(name, name), value) for name, value in found.spread.items()]
+    return Prediction(
+        found.flops, found.N, found.D, found.loss, found.low, found.high, found.level, made, spread, found.notes
+    ), said
+
+
+def _unfinished(home: Path) -> list[str]:
+    """A sentence on the runs that have no record yet."""
+    counts = status(home)["counts"]
+    waiting = {state: counts[state] for state in ("planned", "running", "interrupted") if counts.get(state)}
+    if not waiting:
+        return []
+    text = ", ".join(f"{count} {state}" for state, count in waiting.items())
+    return [f"Runs without a result yet: {text}."]
+
+
+def _subtitle(df: "pd.DataFrame", runs: Sequence[Run]) -> str:
+    facts = [_values(df, "corpus"), _values(df, "tokenizer"), f"context {_values(df, 'context')}" if runs else ""]
+    days = f"{sum(run.wall_s for run in runs) / 3600:.2g} hours of training" if runs else ""
+    return ", ".join(fact for fact in (*facts, days) if fact)
+
+
+def _conventions(df: "pd.DataFrame", runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What each quantity means, and what all runs share."""
+    if not runs:
+        return []
+    found = [
+        ("N", "all parameters, embedding included"),
+        ("D", f"tokens trained on, repeats included; at most {max(run.epochs for run in runs):.3g} epochs"),
+        ("FLOPs", f"training FLOPs by the exact count{_other_counts(df)}"),
+        ("loss", "nats per token, mean over the whole held-out split; ± is the standard error of that mean"),
+        ("data", f"{_values(df, 'corpus')}, tokenizer {_values(df, 'tokenizer')}, context {_values(df, 'context')}"),
+        ("optimizer", f"{_values(df, 'optimizer')}, {_values(df, 'schedule')} schedule"),
+        ("batch", f"{_values(df, 'batch_tokens')} tokens"),
+        ("learning rate", _range(run.learning_rate for run in runs)),
+        ("seeds", ", ".join(map(str, sorted({run.seed for run in runs})))),
+    ]
+    return [(name, text) for name, text in found if text]
+
+
+def _other_counts(df: "pd.DataFrame") -> str:
+    """How far another convention is from the exact count over these runs."""
+    if "flops_kaplan_6n" not in df:
+        return ""
+    return f"; 6·N·D without embeddings would be {_range(df['flops_kaplan_6n'] / df['flops'])} of it"
+
+
+def _range(values: Iterable[float]) -> str:
+    values = list(values)
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _versions(df: "pd.DataFrame") -> list[tuple[str, str]]:
+    names = [column for column in df.columns if column.startswith("versions_")]
+    found = [("device", _values(df, "device"))] + [
+        (name.removeprefix("versions_"), _values(df, name)) for name in names
+    ]
+    return [(name, text) for name, text in found if text]
+
+
+def _values(df: "pd.DataFrame", column: str) -> str:
+    """The values of a column, each once; empty where there is none."""
+    if column not in df:
+        return ""
+    return ", ".join(dict.fromkeys(str(value) for value in df[column].dropna()))
