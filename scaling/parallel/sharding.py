@@ -141,7 +141,8 @@ def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
 def create_sharded(init: Callable[..., Any], shardings: Any, *args: Any) -> Any:
     """`init(*args)` computed in place: no device ever holds more than its part.
 
-    Random numbers are the same on every mesh (JAX's threefry generator is partitionable).
+    Random bits are the same on every mesh (JAX's threefry generator is partitionable); what is computed from them
+    may differ in the last place, where the compiler fuses other operations.
     """
     return jax.jit(init, out_shardings=shardings)(*args)
 

@@ -1,0 +1,154 @@
+"""Training on 8 virtual CPU devices against one; tests/test_multidevice.py runs this in a process of its own."""
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from scaling.config import MeshConfig, ModelConfig, RunConfig, build
+from scaling.models import functional
+from scaling.parallel import batch_sharding, create_sharded, make_mesh, param_shardings, use
+from scaling.training.optimizer import make_optimizer
+from scaling.training.schedules import make_schedule
+from scaling.training.state import TrainState, abstract_state, create_state
+from scaling.training.step import Batch, Gradients, compile_step, gradients
+
+MODEL = ModelConfig(
+    vocab=256, context=16, layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, tied=False, z_loss=1e-3, bias=True
+)
+STEPS, BATCH = 3, 16
+MESHES = {
+    "data=8": MeshConfig(),
+    "fsdp=8": MeshConfig(fsdp=8),
+    "tensor=2": MeshConfig(tensor=2),
+    "tensor=8": MeshConfig(tensor=8),  # half a head on each device
+    "2×2×2": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+def run_config(optimizer: str = "adamw", accumulate: int = 1) -> RunConfig:
+    return build(
+        RunConfig,
+        {
+            "model": MODEL,
+            "data": {"corpus": "files:unused"},
+            "optimizer": {"name": optimizer, "learning_rate": 0.01, "eps": 1e-4, "clip_norm": 0.5},
+            "batch_size": BATCH,
+            "tokens": STEPS * BATCH * MODEL.context,
+            "placement": {"accumulate": accumulate, "layers": "scan"},
+        },
+        "test",
+    )
+
+
+def on_one_device() -> Mesh:
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def windows(step: int) -> np.ndarray:
+    return np.random.default_rng(step).integers(0, MODEL.vocab, (BATCH, MODEL.context + 1), dtype=np.uint16)
+
+
+def weighted_batch() -> Batch:
+    """Windows whose targets count unevenly: some not at all, one whole window without weight."""
+    rng, cut = np.random.default_rng(7), windows(7).astype(np.int32)
+    weights = (rng.random((BATCH, MODEL.context)) * (rng.random((BATCH, MODEL.context)) > 0.4)).astype(np.float32)
+    weights[5] = 0.0
+    return Batch(*map(jnp.asarray, (cut[:, :-1], cut[:, 1:], weights)))
+
+
+@cache
+def initial_params() -> Any:
+    """Drawn on one device; on the host."""
+    return jax.device_get(functional.init(MODEL, jax.random.key(3)))
+
+
+def gradients_on(mesh: Mesh, accumulate: int = 1) -> Gradients:
+    run = run_config(accumulate=accumulate)
+    graph, _ = functional.abstract(MODEL, run.placement)
+    metadata, values = functional.metadata(MODEL), initial_params()
+    params = jax.device_put(values, param_shardings(metadata, values, mesh))
+
+    def traced(params: Any, batch: Batch) -> Gradients:
+        with use(mesh):
+            return gradients(run, graph, params, batch, None)
+
+    return jax.device_get(jax.jit(traced)(params, jax.device_put(weighted_batch(), batch_sharding(mesh))))
+
+
+def train_on(mesh: Mesh, optimizer: str) -> tuple[Any, np.ndarray]:
+    """Parameters and metrics of every step after STEPS updates by the compiled step."""
+    run = run_config(optimizer)
+    schedule = make_schedule(run.schedule, run.optimizer.learning_rate, run.steps)
+    update = make_optimizer(run.optimizer, schedule, functional.metadata(MODEL))
+    layout = abstract_state(MODEL, update, mesh)
+    state = create_state(MODEL, update, 3, layout)
+    check_initial(state, mesh)
+    graph, _ = functional.abstract(MODEL, run.placement)
+    step = compile_step(run, graph, update, schedule, mesh, layout, jax.ShapeDtypeStruct(windows(0).shape, np.uint16))
+    metrics = []
+    for k in range(STEPS):
+        state, values = step(state, jax.device_put(windows(k), batch_sharding(mesh)))
+        metrics.append(np.asarray(values))
+    for wanted, found in zip(jax.tree.leaves(layout), jax.tree.leaves(state), strict=True):
+        assert found.sharding == wanted.sharding, "an update leaves everything where it was"
+    return jax.device_get(state.params), np.stack(metrics)
+
+
+def check_initial(state: TrainState, mesh: Mesh) -> None:
+    """Values are those of one device, to rounding; each device holds only its part of parameters and moments."""
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), jax.device_get(state.params), initial_params())
+    split = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    for part in (state.params, state.opt_state):
+        matrices = [x for x in jax.tree.leaves(part) if x.size >= MODEL.d_model**2]
+        assert len(matrices) >= 7
+        for x in matrices:
+            assert {shard.data.size for shard in x.addressable_shards} == {x.size // split}, x.shape
+
+
+reference_gradients = cache(lambda: gradients_on(on_one_device()))
+
+
+def assert_same(found: Any, wanted: Any, rtol: float = 1e-5) -> None:
+    """Within `rtol` of each array's largest element: sums over devices are taken in another order."""
+
+    def compare(path: Any, a: Any, b: Any) -> None:
+        tolerance = rtol * max(float(np.abs(b).max()), 1e-6)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=tolerance, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, found, wanted)
+
+
+def test_eight_devices_are_there() -> None:
+    assert len(jax.devices()) == 8
+
+
+def test_random_bits_do_not_depend_on_the_mesh() -> None:
+    wanted = jax.random.bits(jax.random.key(5), (64, 32))
+    for config in MESHES.values():
+        layout = NamedSharding(make_mesh(config), PartitionSpec(("data", "fsdp"), "tensor"))
+        found = create_sharded(lambda key: jax.random.bits(key, (64, 32)), layout, jax.random.key(5))
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_loss_and_gradients_are_those_of_one_device(name: str) -> None:
+    assert_same(gradients_on(make_mesh(MESHES[name])), reference_gradients())
+
+
+@pytest.mark.parametrize(("name", "accumulate"), [(None, 4), ("2×2×2", 2)])
+def test_accumulated_gradients_are_those_of_the_whole_batch(name: str | None, accumulate: int) -> None:
+    mesh = make_mesh(MESHES[name]) if name else on_one_device()
+    assert_same(gradients_on(mesh, accumulate), reference_gradients())
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [("fsdp=8", "adamw"), ("2×2×2", "muon")])
+def test_several_updates_are_those_of_one_device(name: str, optimizer: str) -> None:
+    params, metrics = train_on(make_mesh(MESHES[name]), optimizer)
+    wanted_params, wanted_metrics = train_on(on_one_device(), optimizer)
+    assert_same(metrics, wanted_metrics)
+    assert_same(params, wanted_params, rtol=1e-4)
