@@ -155,6 +155,35 @@ def test_sources_that_changed_under_an_interrupted_preparation_start_it_over(dat
     assert files_of(tmp_path / "s") == files_of(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("cut_at", ["rename", "first unlink", "third unlink"])
+def test_an_interruption_just_before_the_end_costs_nothing(data, tmp_path, monkeypatch, cut_at):
+    with monkeypatch.context() as patch:
+        unlinked = []
+        real = Path.unlink
+
+        def unlink(path: Path, missing_ok: bool = False) -> None:
+            if len(unlinked) == {"first unlink": 0, "third unlink": 2}.get(cut_at):
+                raise KeyboardInterrupt
+            unlinked.append(path)
+            real(path, missing_ok)
+
+        def replace(source: Path, target: Path) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Path, "unlink", unlink)
+        patch.setattr(prepare_module.os, "replace", replace if cut_at == "rename" else os.replace)
+        patch.setattr(prepare_module, "write_text_atomically", lambda path, text: path.write_text(text))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(data, tmp_path / "s", progress=False)
+    with pytest.raises(UserError, match="no token store"):
+        open_store(data, tmp_path / "s")
+    monkeypatch.setattr(prepare_module, "open_corpus", None)  # nothing is read again
+    prepare(data, tmp_path / "s", progress=False)
+    monkeypatch.undo()
+    prepare(data, tmp_path / "whole", progress=False)
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "whole")
+
+
 RUN = """
 import sys, time
 import scaling.data.tokenizer as tokenizer

@@ -38,18 +38,21 @@ class Corpus(Protocol):
         ...
 
 
-def open_corpus(data: DataConfig, store_folder: str | Path) -> Corpus:
-    """The corpus that a DataConfig names. Raises UserError for an unknown one, or one with no files."""
+def open_corpus(data: DataConfig, store_folder: str | Path, progress: bool = False) -> Corpus:
+    """The corpus that a DataConfig names, downloaded first where it has to be (`progress`: saying so).
+
+    Raises UserError for an unknown one, or one with no files.
+    """
     kind, _, rest = data.corpus.partition(":")
     if data.corpus == STDLIB:
         from scaling.data.tfds_corpus import open_tfds
 
         data = data.model_copy(update={"text_field": "text"})  # the builder's own field
-        return open_tfds(f"{STDLIB}/{interpreter()}", data, store_folder, {"python": interpreter()})
+        return open_tfds(f"{STDLIB}/{interpreter()}", data, store_folder, {"python": interpreter()}, progress)
     if kind == "tfds" and rest:
         from scaling.data.tfds_corpus import open_tfds
 
-        return open_tfds(rest, data, store_folder, {})
+        return open_tfds(rest, data, store_folder, {}, progress)
     if kind == "files" and rest:
         return FilesCorpus(rest, data)
     raise UserError(

@@ -62,8 +62,10 @@ def prepare(data: DataConfig, store_folder: str | Path, progress: bool = True) -
 
 def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: bool) -> None:
     started = time.perf_counter()
-    corpus = open_corpus(data, store_folder)
     partial = folder.with_name(f"{folder.name}.partial")
+    if (partial / MANIFEST).exists():  # all was written; the interruption came between that and the rename
+        return _publish(partial, folder)
+    corpus = open_corpus(data, store_folder, progress)
     written = _resume(partial, corpus)
     tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:
@@ -72,7 +74,8 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
                 _write_split(partial, corpus, tokenizer, split, written, bar)
         if not written[split].documents:
             raise UserError(_empty(data, split, written["train"].documents))
-    _finish(data, partial, folder, corpus, tokenizer, training, written, time.perf_counter() - started)
+    _finish(data, partial, corpus, tokenizer, training, written, time.perf_counter() - started)
+    _publish(partial, folder)
 
 
 def _empty(data: DataConfig, split: str, train_documents: int) -> str:
@@ -192,10 +195,10 @@ def token_dtype(vocab: int) -> np.dtype[Any]:
 
 
 def _finish(
-    data: DataConfig, partial: Path, folder: Path, corpus: Corpus, tokenizer: Tokenizer,
+    data: DataConfig, partial: Path, corpus: Corpus, tokenizer: Tokenizer,
     training: dict[str, int], written: dict[str, Written], seconds: float,
 ) -> None:  # fmt: skip
-    """Array files, the manifest, and the rename that makes the store appear at once."""
+    """Array files, then the manifest: where it is, the store is whole."""
     for split in SPLITS:
         for kind in ("starts", "text_bytes"):
             path = partial / f"{split}.{kind}"
@@ -214,8 +217,12 @@ def _finish(
                    for s, w in written.items()},
         "files": {name: file_facts(partial / name) for name in names},
     }  # fmt: skip
-    keep = {*names, MANIFEST}
     write_text_atomically(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Leaves only what the manifest names, and makes the store appear at once under its own name."""
+    keep = {MANIFEST, *json.loads((partial / MANIFEST).read_text(encoding="utf-8"))["files"]}
     for path in partial.iterdir():
         if path.name not in keep:
             path.unlink()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,9 +74,9 @@ def store_folder_of(data: DataConfig, store_folder: str | Path) -> Path:
         "validation_fraction": data.validation_fraction,
     }
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:12]
-    corpus = "".join(c if c.isalnum() or c in "_." else "-" for c in data.corpus.partition(":")[2] or data.corpus)
+    corpus = re.sub(r"[^\w.]+", "-", data.corpus.partition(":")[2] or data.corpus)[-40:].strip("-.")
     kind = data.tokenizer.kind if data.tokenizer.kind == "bytes" else f"bpe{data.tokenizer.vocab}"
-    return Path(store_folder).expanduser() / "stores" / f"{corpus[-40:].strip('-.')}-{kind}-{digest}"
+    return Path(store_folder).expanduser() / "stores" / f"{corpus}-{kind}-{digest}"
 
 
 def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = False) -> TokenStore:

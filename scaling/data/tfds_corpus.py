@@ -1,6 +1,7 @@
 """Text datasets of tensorflow-datasets as corpora, read as array_record: TensorFlow is not needed."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -75,7 +76,9 @@ class TfdsCorpus:
         return value
 
 
-def open_tfds(name: str, data: DataConfig, store_folder: str | Path, facts: dict[str, Any]) -> TfdsCorpus:
+def open_tfds(
+    name: str, data: DataConfig, store_folder: str | Path, facts: dict[str, Any], progress: bool
+) -> TfdsCorpus:
     """A dataset of tensorflow-datasets, prepared first where it is not.
 
     It lives in TFDS_DATA_DIR where that is set, else in `store_folder/tfds`. Raises UserError for an unknown name,
@@ -84,14 +87,15 @@ def open_tfds(name: str, data: DataConfig, store_folder: str | Path, facts: dict
     folder = Path(os.environ.get("TFDS_DATA_DIR") or Path(store_folder) / "tfds").expanduser()
     if name.partition("/")[0] == STDLIB:
         import scaling.data.python_stdlib  # noqa: F401  (registers the builder)
-    with contextlib.redirect_stdout(sys.stderr):  # tfds prints; standard output is the caller's
+    said = sys.stderr if progress else io.StringIO()  # tfds prints; standard output is the caller's
+    with contextlib.redirect_stdout(said):
         builder = _builder(name, folder)
         if not builder.info.splits:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / f".{name.replace('/', '-')}.lock"):
                 builder = _builder(name, folder)
                 if not builder.info.splits:
-                    _prepare(builder, name, folder)
+                    _prepare(builder, name, progress)
     return TfdsCorpus(builder, data, facts)
 
 
@@ -112,8 +116,10 @@ def _builder(name: str, folder: Path) -> Any:
         raise UserError(f"data.corpus=tfds:{name} is not a dataset of tensorflow-datasets ({hint})") from error
 
 
-def _prepare(builder: Any, name: str, folder: Path) -> None:
-    if not sys.stderr.isatty():
+def _prepare(builder: Any, name: str, progress: bool) -> None:
+    if progress and sys.stderr.isatty():
+        tfds.enable_progress_bar()
+    else:
         tfds.disable_progress_bar()
     try:
         builder.download_and_prepare(file_format="array_record")
