@@ -7,7 +7,7 @@ from scaling.laws.forms import FORMS, Form, power_law
 from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.objectives import Loss, huber, l1, l2
 from scaling.laws.results import from_results
-from scaling.laws.runs import Runs
+from scaling.laws.runs import Runs, read_csv
 from scaling.laws.table import fit_table, format_prediction, format_table, predict_table, try_isoflop
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "outcome",
     "power_law",
     "predict_table",
+    "read_csv",
     "read_forecast",
     "try_isoflop",
 ]

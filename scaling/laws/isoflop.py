@@ -170,7 +170,7 @@ class _Parabolas:
 
     centers: Array
     """[budgets], log N"""
-    coefficients: Array
+    coefficients: NDArray[Any]
     """[budgets, 3]"""
     own_bend: Array
     """[budgets], c2 of a parabola fitted to that budget alone"""

@@ -17,7 +17,8 @@ ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer")
 def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
     """The runs of `scaling.load_runs(path)`: N = params_total, D = tokens, C = flops by the exact count.
 
-    Runs that did not complete, have no loss or saw their data more than once are excluded, each with its reason.
+    Runs that did not complete, have no loss, saw their data more than once or test a forecast are excluded, each with
+    its reason.
     sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
     split, so most of that error is common to them and the scatter between runs is another thing.
 
@@ -45,6 +46,8 @@ def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
 
 def _reason(row: dict[Any, Any]) -> str | None:
     """Why a record takes no part, None where it does."""
+    if row.get("role") == "test":
+        return "tests the forecast, which is made without it"
     status, why = row.get("status", "completed"), row.get("reason") or ""
     if status != "completed":
         return f"{status}: {why}" if why else str(status)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,6 +205,28 @@ class Runs:
             first = seen.setdefault(tuple(values), label)
             if first is not label:
                 raise UserError(f"rows {first} and {label} are the same run twice; drop one of them")
+
+
+def read_csv(
+    path: str | Path,
+    N: str = "params",
+    D: str = "tokens",
+    loss: str = "loss",
+    C: str | None = None,
+    run: str | None = None,
+    sigma: str | None = None,
+) -> Runs:
+    """Runs from a CSV file with a header; the other arguments are those of `Runs`. Raises UserError as it does."""
+    import pandas as pd
+
+    try:
+        # Losses keep every digit: pandas' quick parser is off by an ulp or so.
+        table = pd.read_csv(path, float_precision="round_trip")
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a CSV table: {error}") from None
+    return Runs(table, N=N, D=D, loss=loss, C=C, run=run, sigma=sigma)
 
 
 def replace_fields(runs: Runs, **changes: Any) -> Runs:

@@ -1,0 +1,167 @@
+"""The table that laws are fitted to: what it refuses, what it records."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling import laws
+from scaling.errors import UserError
+
+
+def table(**changes):
+    n = np.array([1e6, 2e6, 4e6, 1e6, 2e6, 4e6, 8e6, 8e6])
+    d = np.array([1e8, 1e8, 1e8, 4e8, 4e8, 4e8, 1e8, 4e8])
+    values = {"params": n, "tokens": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28}
+    return pd.DataFrame(values | changes)
+
+
+def changed(column, row, value):
+    df = table()
+    df[column] = df[column].astype(object)
+    df.loc[row, column] = value
+    return df
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "said"),
+    [
+        ("loss", 3, float("nan"), r"'loss' must be positive and finite; 1 of 8 rows are not: 3 \(nan\)"),
+        ("loss", 2, None, r"2 \(nan\)"),
+        ("tokens", 5, -1.0, r"'tokens' .* 5 \(-1\)"),
+        ("params", 0, 0, r"'params' .* 0 \(0\)"),
+        ("params", 1, "7B", r"'params', row 1: '7B' is not a number"),
+        ("tokens", 4, float("inf"), r"4 \(inf\)"),
+    ],
+)
+def test_a_value_no_run_can_have_is_named_with_its_row(column, row, value, said):
+    with pytest.raises(UserError, match=said):
+        laws.Runs(changed(column, row, value))
+
+
+def test_the_same_row_twice_is_named():
+    df = pd.concat([table(), table().iloc[[2]].set_axis(["again"])])
+    with pytest.raises(UserError, match="rows 2 and again are the same run twice"):
+        laws.Runs(df)
+
+
+def test_two_seeds_of_one_shape_are_not_duplicates():
+    df = pd.concat([table(), table().iloc[[2]].assign(loss=3.0)], ignore_index=True)
+    assert len(laws.Runs(df)) == 9
+
+
+def test_a_missing_column_says_which_there_are():
+    with pytest.raises(UserError, match=r"no column N='N'; the table has params, tokens, loss"):
+        laws.Runs(table(), N="N")
+
+
+def test_integers_do_not_overflow():
+    df = table(params=np.full(8, 70_000_000_000), tokens=np.arange(1, 9) * 1_400_000_000_000)
+    np.testing.assert_allclose(laws.Runs(df).flops, 6 * 7e10 * 1.4e12 * np.arange(1, 9), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("df", "said"),
+    [
+        (table().iloc[:5], "5 parameters and needs at least 6 runs; there are 5"),
+        (table(tokens=np.full(8, 1e8)).assign(loss=np.arange(2.0, 2.8, 0.1)), "differ in D; all 8 have D = 1e.08"),
+        (table(tokens=20 * table().params).assign(loss=np.arange(2.0, 2.8, 0.1)), "all runs have D/N = 20"),
+    ],
+)
+def test_runs_that_cannot_carry_the_law_are_refused(df, said):
+    with pytest.raises(UserError, match=said):
+        laws.fit(laws.Runs(df), "chinchilla")
+
+
+def test_excluded_rows_stay_on_record():
+    runs = laws.Runs(table()).exclude(table().params < 1.5e6, "too small")
+    assert len(runs) == 6
+    assert [(e.row, e.reason) for e in runs.exclusions] == [("0", "too small"), ("3", "too small")]
+    with pytest.raises(UserError, match="6 truth values"):
+        runs.exclude([0, 1], "")
+
+
+def test_arrays_are_read_only_and_do_not_follow_the_table():
+    df = table()
+    runs = laws.Runs(df)
+    before = runs.loss[0]
+    df.loc[0, "loss"] = 9.0
+    assert runs.loss[0] == before
+    with pytest.raises(ValueError, match="read-only"):
+        runs.loss[0] = 9.0
+
+
+def test_hash_names_the_data_and_not_their_order():
+    runs = laws.Runs(table())
+    assert runs.hash == laws.Runs(table().sample(frac=1, random_state=1)).hash
+    assert runs.hash != laws.Runs(changed("loss", 0, table().loss[0] * (1 + 1e-15))).hash
+
+
+def test_flops_per_token_follows_the_runs():
+    n = np.geomspace(1e4, 1e6, 9)
+    per_token = 6 * n + 900 * np.sqrt(n)  # attention grows slower than the matrices
+    d = np.geomspace(1e6, 3e6, 9)[::-1]
+    df = table().iloc[[0] * 9].reset_index(drop=True)
+    df = df.assign(params=n, tokens=d, loss=np.linspace(3, 2, 9), flops=per_token * d)
+    relation = laws.Runs(df, C="flops").flops_per_token()
+    np.testing.assert_allclose(relation(n), per_token, rtol=1.001 * relation.max_error)
+    assert relation.max_error < 0.01
+    far = relation(np.geomspace(1e6, 1e12, 50))
+    assert (np.diff(far) > 0).all()
+
+
+def records(**changes):
+    df = table().rename(columns={"params": "params_total"})
+    facts = {
+        "context": 128,
+        "vocab": 256,
+        "corpus": "python_stdlib",
+        "experts": 1,
+        "status": "completed",
+        "epochs": 0.5,
+    }
+    df = df.assign(
+        run_id=[f"run{i}" for i in range(8)], flops=6 * df.params_total * df.tokens, reason="", loss_sem=0.01, **facts
+    )
+    return df.assign(**changes)
+
+
+def test_records_become_runs_with_their_exclusions():
+    df = records(
+        status=["diverged", "failed", *["completed"] * 6],
+        reason=["loss is NaN", "", *[""] * 6],
+        epochs=[0.5, 0.5, 2.5, *[0.5] * 5],
+        role=[*["fit"] * 7, "test"],
+    )
+    df.loc[[0, 1], "loss"] = np.nan
+    runs = laws.from_results(df)
+    assert list(runs.rows) == ["run3", "run4", "run5", "run6"]
+    assert {e.row: e.reason for e in runs.exclusions} == {
+        "run0": "diverged: loss is NaN",
+        "run1": "failed",
+        "run2": "repeated data: 2.5 epochs",
+        "run7": "tests the forecast, which is made without it",
+    }
+    assert runs.conventions["N"] == "params_total"
+    assert runs.conventions["corpus"] == "python_stdlib"
+    np.testing.assert_array_equal(runs.C, df.flops[3:7])
+
+
+@pytest.mark.parametrize("name", ["context", "vocab", "corpus", "experts"])
+def test_records_that_do_not_compare_are_refused(name):
+    values = records()[name].tolist()
+    values[5] = "other" if name == "corpus" else 7
+    with pytest.raises(UserError, match=rf"mix {name}: .*run5"):
+        laws.from_results(records(**{name: values}))
+
+
+def test_records_without_one_usable_run_say_why():
+    with pytest.raises(UserError, match="none of the 8 runs can be fitted; the first, run0: failed"):
+        laws.from_results(records(status="failed"))
+
+
+def test_csv_is_read_to_the_last_digit(tmp_path):
+    path = tmp_path / "runs.csv"
+    table().rename(columns={"loss": "nll"}).to_csv(path, index=False)
+    np.testing.assert_array_equal(laws.read_csv(path, loss="nll").loss, table().loss)
+    with pytest.raises(UserError, match="no file"):
+        laws.read_csv(tmp_path / "none.csv")
