@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("sweep", metavar="SWEEP.yaml")
     sweep.add_argument("--executor", default="local", help="where runs run: local")
-    sweep.add_argument("--folder", default="runs", help="the sweep's folder is made in it (default: runs)")
+    sweep.add_argument("--folder", help="the sweep's folder is made in it (default: run.records.folder)")
     sweep.add_argument("--dry-run", action="store_true", help="print every run with its cost and stop")
     _json(sweep)
     _overrides(sweep)
@@ -79,12 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--params", default="params", metavar="COLUMN", help="CSV: column of N (default: params)")
     fit.add_argument("--tokens", default="tokens", metavar="COLUMN", help="CSV: column of D (default: tokens)")
     fit.add_argument("--loss", default="loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
+    fit.add_argument("--flops", metavar="COLUMN", help="CSV: column of training FLOPs (default: 6·N·D)")
+    fit.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
     fit.add_argument("-o", "--output", type=Path, help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json)")
     _json(fit)
 
     predict = command("predict", _predict, "Best N, D and loss for a budget, by a saved fit.")
     predict.add_argument("fit", metavar="FIT.json", type=Path)
     predict.add_argument("--flops", type=float, required=True, help="training FLOPs, for example 1e24")
+    predict.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
     _json(predict)
 
     report = command("report", _report, "Plots and one self-contained html page of a sweep.")
@@ -140,8 +143,7 @@ def _sweep(args: argparse.Namespace) -> int:
         _print_json(described) if args.json else print(format_plan(described))
         return 0
     outcome = run_sweep(config, executor=args.executor, folder=args.folder)
-    if args.json:
-        _print_json(outcome.as_dict())
+    _print_json(outcome.as_dict()) if args.json else print(outcome.summary)
     return 0 if outcome.ok else 1
 
 
@@ -169,18 +171,28 @@ def _prepare(args: argparse.Namespace) -> int:
 def _fit(args: argparse.Namespace) -> int:
     from scaling import laws
 
-    fit, path = laws.fit_path(
-        args.runs, law=args.law, N=args.params, D=args.tokens, loss=args.loss, output=args.output
-    )
-    _print_json(fit.as_dict()) if args.json else print(f"{fit.summary()}\nsaved as {path}")
+    if args.runs.is_file():
+        runs = laws.read_csv(args.runs, N=args.params, D=args.tokens, loss=args.loss, C=args.flops)
+        output = args.output or args.runs.with_suffix(".fit.json")
+    else:
+        from scaling.sweeps import load_runs
+
+        runs = laws.from_results(load_runs(args.runs))
+        output = args.output or args.runs / "fit.json"
+    fitted = laws.fit(runs, args.law)
+    # a sweep is a design of few runs: a resample of its rows would lose whole budgets
+    fitted.bootstrap(kind=None if args.runs.is_file() else "noise")
+    fitted.save(output)
+    table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level))
+    _print_json(table) if args.json else print(f"{laws.format_table(table)}\nsaved as {output}")
     return 0
 
 
 def _predict(args: argparse.Namespace) -> int:
     from scaling import laws
 
-    best = laws.load(args.fit).optimal(C=args.flops)
-    _print_json(best.as_dict()) if args.json else print(best.summary())
+    table = laws.predict_table(laws.load(args.fit), args.flops, args.level)
+    _print_json(table) if args.json else print(laws.format_prediction(table))
     return 0
 
 
@@ -192,10 +204,16 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _schema(args: argparse.Namespace) -> int:
-    from scaling.config import DataConfig, ModelConfig, RunConfig, SweepConfig, json_schema
+    from scaling.config import Config, DataConfig, ModelConfig, RunConfig, SweepConfig, json_schema
     from scaling.result import write_text_atomically
 
-    for name, cls in {"model": ModelConfig, "data": DataConfig, "run": RunConfig, "sweep": SweepConfig}.items():
+    classes: dict[str, type[Config]] = {
+        "model": ModelConfig,
+        "data": DataConfig,
+        "run": RunConfig,
+        "sweep": SweepConfig,
+    }
+    for name, cls in classes.items():
         path = args.folder / f"{name}.schema.json"
         write_text_atomically(path, json.dumps(json_schema(cls), indent=1) + "\n")
         print(path)
