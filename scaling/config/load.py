@@ -21,24 +21,42 @@ NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it leav
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: 1e11 is a number (YAML 1.1 wants 1.0e+11)."""
+    """YAML with 1.2's floats (1e11 is a number; 1.1 wants 1.0e+11), and an error for a key written twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"`{key.value}` is written twice", key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
+    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """The value that a YAML text stands for; `source` names it in errors."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
+        value = yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{source}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{source}{where}: not YAML: {problem}") from None
+    try:
+        json.dumps(value, default=str, skipkeys=True)
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"{source}: a value contains itself; an alias (*name) may not be used inside its anchor"
+        ) from None
+    return value
 
 
 def merge(base: Any, top: Any) -> Any:
@@ -78,7 +96,7 @@ def _resolve(value: Any, path: Path, above: tuple[Path, ...]) -> Any:
     own = {str(k): _resolve(v, path, above) for k, v in value.items() if k != "extends"}
     files = value.get("extends", [])
     base: Any = {}
-    for file in [files] if isinstance(files, str) else files:
+    for file in files if isinstance(files, list) else [files]:
         if not isinstance(file, str):
             raise UserError(f"{path}: extends must be a file or a list of files, found {file!r}")
         base = merge(base, _read(path.parent / file, above))
@@ -146,7 +164,7 @@ def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
 
 def _si(count: int) -> str:
     for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= scale:
+        if count >= 0.9995 * scale:  # three digits of less would round up to 1000 of the smaller unit
             return f"{count / scale:.3g}{unit}"
     return str(count)
 
@@ -154,13 +172,17 @@ def _si(count: int) -> str:
 def _one_line(cls: type[BaseModel], error: ValidationError) -> str:
     """The first problem as `key: what is wrong, what was given, what is allowed`."""
     problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]  # a misspelt key causes others
-    where = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
-    key = ".".join(where) or "(top level)"
+    at, keys = _locate(cls, [str(part) for part in problem["loc"] if not str(part).startswith("function-")])
+    key = ".".join(keys) or "(top level)"
     if problem["type"] == "extra_forbidden":
-        allowed = list(_class_at(cls, where[:-1]).model_fields)
-        near = get_close_matches(where[-1], allowed, n=1, cutoff=0.5)
+        allowed = list(at.model_fields)
+        near = get_close_matches(keys[-1], allowed, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`? " if near else ""
         return f"unknown key `{key}`; {hint}allowed: {', '.join(allowed)}"
+    if problem["type"].startswith("union_tag"):
+        tag, kinds = problem["ctx"]["discriminator"].strip("'"), " or ".join(_kinds(at, keys[-1]))
+        found = f", got {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else ""
+        return f"`{key}.{tag}` should be {kinds}{found}"
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     if problem["type"] == "value_error":
@@ -176,15 +198,30 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _class_at(cls: type[BaseModel], where: list[str]) -> type[BaseModel]:
-    """The class of the mapping at a location of `cls`: through optional fields and tagged unions."""
-    for part in where:
-        if part not in cls.model_fields:
-            continue  # the tag of a union
-        annotation = cls.model_fields[part].annotation
-        options = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        tag = where[where.index(part) + 1] if where.index(part) + 1 < len(where) else None
-        kinds = [(o, get_args(o.model_fields["kind"].annotation)) for o in options if "kind" in o.model_fields]
-        tagged = [option for option, names in kinds if tag in names]
-        cls = (tagged or options or [cls])[0]
-    return cls
+def _locate(cls: type[BaseModel], parts: list[str]) -> tuple[type[BaseModel], list[str]]:
+    """(class that the last key belongs to, keys as the file has them) of an error's location in `cls`."""
+    keys: list[str] = []
+    at, inner, tags = cls, cls, dict[str, type[BaseModel]]()
+    for part in parts:
+        if part in tags:  # pydantic names the chosen member of a union; the file does not
+            inner, tags = tags[part], {}
+            continue
+        keys.append(part)
+        at, tags = inner, {}
+        field = at.model_fields.get(part)
+        options = _models(field.annotation) if field else []
+        if field and field.discriminator:
+            tags = {kind: option for option in options for kind in get_args(option.model_fields["kind"].annotation)}
+        elif options:
+            inner = options[0]
+    return at, keys
+
+
+def _kinds(cls: type[BaseModel], key: str) -> list[str]:
+    options = _models(cls.model_fields[key].annotation)
+    return [repr(kind) for option in options for kind in get_args(option.model_fields["kind"].annotation)]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The configuration classes that a field may hold."""
+    return [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]

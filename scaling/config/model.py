@@ -1,5 +1,6 @@
 """The architecture of a decoder-only transformer, from GPT-2 to Llama 3 and the usual research knobs."""
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -64,7 +65,7 @@ class ModelConfig(Config):
             return values
         values = {k: v for k, v in values.items() if v is not None or k not in ("n_kv_heads", "d_head", "d_ff")}
         d_model, n_heads = values.get("d_model"), values.get("n_heads")
-        if not all(isinstance(x, int | float) and x >= 1 for x in (d_model, n_heads)):
+        if not all(type(x) in (int, float) and 1 <= x < math.inf for x in (d_model, n_heads)):
             return values  # the field's own check will say so
         d_model, n_heads = int(d_model), int(n_heads)
         if "d_head" not in values and d_model % n_heads:
