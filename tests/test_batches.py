@@ -203,7 +203,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused():
 
 
 def test_splits_too_short_for_the_run_are_refused():
-    with pytest.raises(UserError, match="no window of model.context=10"):
+    with pytest.raises(UserError, match=r"no window of model\.context=10"):
         check_run(make_run(), make_store(10, 2))
     with pytest.raises(UserError, match=r"held-out split has 1 tokens.*data.validation"):
         check_run(make_run(), make_store(401, 1))
