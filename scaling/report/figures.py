@@ -12,6 +12,8 @@ FLOPS = "training FLOPs (exact count)"
 PARAMS = "parameters N (total)"
 TOKENS = "training tokens D (repeats included)"
 LOSS = "held-out loss (nats per token)"
+NAMES = ("forecast", "loss_against_flops", "isoflop", "optima", "residuals")
+"""of all figures that a report may have"""
 CURVE_POINTS = 240
 """of each training curve; an eye sees no more"""
 
@@ -24,8 +26,10 @@ def figures(data: ReportData) -> list[Figure]:
 
 def frontier(data: ReportData) -> Figure | None:
     """Loss against training FLOPs: each run's way there, where it ended, and the best that the law allows."""
-    done = data.finished
-    if not done:
+    done = [run for run in data.finished if run.role == "fit"]
+    ends = [(curve.flops[-1], curve.loss[-1]) for curve in data.curves]
+    ends += [(run.flops, run.loss) for run in data.finished if run.loss is not None]
+    if not ends:
         return None
     place = _sizes(data)
     marks: list[Mark] = [_training(curve, place(curve.run.params)) for curve in data.curves]
@@ -39,15 +43,15 @@ def frontier(data: ReportData) -> Figure | None:
     forecast = data.forecast
     if forecast is not None:
         marks.append(_forecast_point(data))
-    finals = [run.loss for run in done if run.loss is not None]
-    beginnings = [loss for curve in data.curves for loss in curve.loss]
-    highest = min(max([*finals, *beginnings]), max(finals) * 1.9)
-    starts = [run.flops for run in done] + [flops for curve in data.curves for flops in curve.flops[-1:]]
-    ends = [*starts, *([forecast.flops] if forecast else [])]
+    if data.tests:
+        marks.append(_runs(data.tests, "actual", "test runs", "diamond"))
+    finals = [loss for _, loss in ends]
+    highest = min(max([*finals, *(loss for curve in data.curves for loss in curve.loss)]), max(finals) * 1.9)
     lowest = min([*finals, *([forecast.low] if forecast else [])])
+    reach = [*(flops for flops, _ in ends), *([forecast.flops] if forecast else [])]
     panel = Panel(
         "",
-        Axis(FLOPS, "power", log=True, limits=(min(starts) / 12, max(ends) * 1.6)),
+        Axis(FLOPS, "power", log=True, limits=(min(reach) / 12, max(reach) * 1.6)),
         Axis(LOSS, "plain", log=True, limits=(lowest / 1.04, highest)),
         marks,
         colors=_scale(data),
@@ -232,8 +236,6 @@ def _optimum_panel(data: ReportData, law: PowerLaw, title: str) -> Panel:
 def _training(curve: Curve, color: float) -> Line:
     """A run's training loss, each point the mean of its neighbourhood on a logarithmic axis of compute."""
     flops, loss = np.asarray(curve.flops), np.asarray(curve.loss)
-    good = np.isfinite(loss) & (loss > 0)
-    flops, loss = flops[good], loss[good]
     if len(flops) > CURVE_POINTS:
         edges = np.geomspace(flops[0], flops[-1], CURVE_POINTS + 1)
         cells = np.clip(np.searchsorted(edges, flops, side="right") - 1, 0, CURVE_POINTS - 1)
@@ -340,9 +342,10 @@ def _sizes(data: ReportData) -> Callable[[float], float]:
     return lambda params: math.log(params / low) / math.log(high / low) if high > low else 0.5
 
 
-def _scale(data: ReportData) -> tuple[str, str, str]:
+def _scale(data: ReportData) -> tuple[str, str, str] | None:
+    """What the colours say, where there is more than one size."""
     low, high = _edges([run.params for run in data.runs])
-    return "parameters", _si(low), _si(high)
+    return ("parameters", _si(low), _si(high)) if high > low else None
 
 
 def _edges(params: Sequence[float]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The report as one page that loads nothing from anywhere: figures with hover, the runs, how it was made."""
 
 import html
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -62,11 +63,16 @@ def _runs(data: ReportData) -> str:
     names = ("run", "role", "N", "D", "D/N", "FLOPs", "loss", "± sem", "bits/byte", "lr", "seed", "seconds", "status")
     right = range(2, 12)
     head = "".join(f'<th class="num">{n}</th>' if i in right else f"<th>{n}</th>" for i, n in enumerate(names))
-    rows = "".join(_row(run, right) for run in sorted(data.runs, key=lambda run: (run.role, run.flops, run.params)))
+    rows = "".join(_row(run, right) for run in sorted(data.runs, key=_order))
     return (
         f'<section class="card" id="runs"><h2>Runs</h2><p class="muted small">{_text(counts(data))}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n'
     )
+
+
+def _order(run: Run) -> tuple[str, float, int, int]:
+    """Runs of one budget, equal to within some per cent, stand together."""
+    return run.role, round(math.log10(run.flops), 1) if run.flops else 0.0, run.params, run.seed
 
 
 def _row(run: Run, right: range) -> str:
@@ -108,14 +114,19 @@ def _notes(data: ReportData) -> str:
 
 def _making(data: ReportData) -> str:
     law = f"<h3>The law</h3><pre>{_text(data.law.summary)}</pre><br>" if data.law else ""
+    forecast = ""
+    if data.forecast is not None:
+        spread = [(f"{value:.2%} of the loss", name) for name, value in data.forecast.spread]
+        notes = "".join(f"<p>{_text(note)}</p>" for note in data.forecast.notes)
+        forecast = f"<h3>The forecast</h3>{notes}<p>What its interval is made of:</p>{_list(spread)}<br>"
     where = shlex.quote(str(data.folder))
     commands = (
         f"scaling sweep {shlex.quote(str(data.folder / 'sweep.yaml'))}   # train what is not there yet\n"
         f"scaling fit {where}\nscaling report {where}"
     )
     return (
-        f'<section class="card" id="making"><h2>How it was made</h2>{law}<h3>Again</h3><pre>{_text(commands)}</pre>'
-        f"<br><h3>Versions and devices</h3>{_list(data.versions)}</section>\n"
+        f'<section class="card" id="making"><h2>How it was made</h2>{law}{forecast}'
+        f"<h3>Again</h3><pre>{_text(commands)}</pre><br><h3>Versions and devices</h3>{_list(data.versions)}</section>\n"
     )
 
 

@@ -26,7 +26,7 @@ def section(figure: Figure) -> str:
     panels = "".join(_panel(panel) for panel in figure.panels)
     return (
         f'<section class="card" id="{html.escape(figure.name)}"><h2>{html.escape(figure.title)}</h2>'
-        f'<div class="panels">{panels}</div><p class="muted small">{html.escape(figure.caption)}</p></section>\n'
+        f'<div class="panels">{panels}</div><p class="caption">{html.escape(figure.caption)}</p></section>\n'
     )
 
 

@@ -15,7 +15,7 @@ def write(sweep_dir: str | Path, output: str | Path | None = None) -> Path:
     A sweep without a forecast, with broken runs or with too few for a law gets a report that says so. Raises
     UserError where the folder holds no sweep or records that cannot be read.
     """
-    from scaling.report.figures import figures
+    from scaling.report.figures import NAMES, figures
     from scaling.report.html import write_page
     from scaling.report.plots import save
     from scaling.report.read import read
@@ -23,7 +23,10 @@ def write(sweep_dir: str | Path, output: str | Path | None = None) -> Path:
     data = read(sweep_dir)
     page = Path(output) if output is not None else Path(sweep_dir) / "report.html"
     drawn = figures(data)
-    save(drawn, page.parent / "figures")
+    folder = page.parent / "figures"
+    for name in set(NAMES) - {figure.name for figure in drawn}:
+        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier state of the sweep
+    save(drawn, folder)
     return write_page(page, data, drawn)
 
 

@@ -11,6 +11,8 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; letter-spacing: -.01e
 h2 { font-size: 1.15rem; line-height: 1.3; margin: 0 0 4px; }
 h3 { font-size: .95rem; line-height: 1.3; margin: 0 0 2px; }
 p { margin: 0 0 8px; max-width: 78ch; }
+.card > p:last-child { margin-bottom: 0; }
+.caption { max-width: 130ch; margin-top: 8px; color: var(--muted); font-size: .84rem; }
 a { color: var(--law); }
 code, pre, .num { font-variant-numeric: tabular-nums; }
 code, pre {
@@ -26,7 +28,7 @@ pre { margin: 0; padding: 12px 14px; background: var(--page); border-radius: 8px
   padding: 18px 20px; margin: 18px 0 0;
 }
 .facts {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr));
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr));
   gap: 14px 26px; margin: 10px 0 4px;
 }
 .fact b { display: block; font-size: 1.75rem; line-height: 1.2; font-weight: 650; letter-spacing: -.01em; }

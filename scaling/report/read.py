@@ -14,6 +14,7 @@ from scaling.errors import UserError
 from scaling.report import analysis
 from scaling.report.data import Curve, Prediction, ReportData, Run
 from scaling.sweeps import load_runs, status
+from scaling.sweeps.table import duration
 from scaling.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -80,9 +81,10 @@ def _curves(home: Path, runs: Sequence[Run]) -> list[Curve]:
     curves = []
     for run in runs:
         folder = home / run.run_id if (home / run.run_id).is_dir() else home
-        records = [r for r in read_metrics(folder) if r.get("loss") is not None and r.get("flops", 0) > 0]
-        if len(records) > 1:
-            curves.append(Curve(run, [r["flops"] for r in records], [r["loss"] for r in records]))
+        records = [(r.get("flops"), r.get("loss")) for r in read_metrics(folder)]
+        points = [(x, y) for x, y in records if x is not None and y is not None and x > 0 and 0 < y < np.inf]
+        if len(points) > 1:
+            curves.append(Curve(run, [x for x, _ in points], [y for _, y in points]))
     return curves
 
 
@@ -119,7 +121,7 @@ def _unfinished(home: Path) -> list[str]:
 
 def _subtitle(df: "pd.DataFrame", runs: Sequence[Run]) -> str:
     facts = [_values(df, "corpus"), _values(df, "tokenizer"), f"context {_values(df, 'context')}" if runs else ""]
-    days = f"{sum(run.wall_s for run in runs) / 3600:.2g} hours of training" if runs else ""
+    days = f"{duration(sum(run.wall_s for run in runs))} of training" if runs else ""
     return ", ".join(fact for fact in (*facts, days) if fact)
 
 

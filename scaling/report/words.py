@@ -74,7 +74,7 @@ def counts(data: ReportData) -> str:
 def _verdict(data: ReportData) -> tuple[str, bool | None]:
     forecast, actual = data.forecast, data.actual
     if forecast is None:
-        return ("A sweep without a forecast" if data.runs else "Nothing has finished yet"), None
+        return ("No forecast has been made" if data.runs else "Nothing has finished yet"), None
     if actual is None:
         return "The forecast is frozen; no test run has finished yet", None
     losses = [run.loss for run in data.tests if run.loss is not None]
