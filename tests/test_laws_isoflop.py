@@ -29,7 +29,7 @@ def parabolas(
 
 @pytest.mark.parametrize("curvature", ["shared", "own"])
 def test_exact_parabolas_give_exact_minima_and_exponents(curvature):
-    found = laws.isoflop(parabolas(a=0.46), curvature=curvature)
+    found = laws.isoflop(parabolas(a=0.46, shift=0.4), curvature=curvature)
     assert [budget.verdict for budget in found.budgets] == ["interior"] * 3
     for budget in found.budgets:
         assert budget.N_opt == pytest.approx(1e8 * (budget.C / 1e18) ** 0.46, rel=1e-6)
