@@ -1,0 +1,170 @@
+"""A run that was killed goes on to the very numbers of one that was not."""
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_run import Tiny
+
+from scaling.config import RunConfig, config_hash
+from scaling.result import read_result
+from scaling.training import train
+from scaling.training.checkpoint import Checkpoints
+from scaling.training.metrics import read_metrics
+
+EVERY_STEP = {"checkpoint_minutes": 0.0, "checkpoint_steps": 25, "evaluate_every": 7}
+MEASURED = ("tokens_per_s", "wall_s")  # seconds: what no two runs share
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+    made = Tiny(tmp_path_factory.mktemp("resume"))
+    with made.compiling_once():
+        yield made
+
+
+@pytest.fixture(scope="module")
+def config(tiny: Tiny) -> RunConfig:
+    return tiny.config(model={"dropout": 0.1}, tokens=60 * 256, records=EVERY_STEP)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Tiny, config: RunConfig) -> Path:
+    """The folder of the run that nobody disturbed."""
+    folder = tiny.folder / "whole"
+    out, errors = (process := tiny.start(config, folder)).communicate(timeout=300)
+    assert process.returncode == 0, out + errors
+    return folder
+
+
+def numbers(folder: Path) -> list[dict[str, Any]]:
+    """All of metrics.jsonl but seconds."""
+    return [{k: v for k, v in record.items() if k not in MEASURED} for record in read_metrics(folder)]
+
+
+def state_hash(folder: Path) -> str:
+    """Of every bit of the last checkpoint's arrays."""
+    from orbax.checkpoint import PyTreeCheckpointer
+
+    last = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+    arrays = PyTreeCheckpointer().restore(folder.absolute() / "checkpoints" / str(last) / "state")
+    digest = hashlib.sha256(str(last).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.asarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    assert numbers(folder) == numbers(whole)
+    assert state_hash(folder) == state_hash(whole)
+    got, want = read_result(folder), read_result(whole)
+    assert got is not None and want is not None and got.status == want.status == "completed"
+    for name in ("loss", "loss_sem", "bits_per_byte", "train_loss", "tokens", "unique_tokens", "epochs", "flops"):
+        assert getattr(got, name) == getattr(want, name), name
+
+
+def stop_at(process: "subprocess.Popen[str]", folder: Path, step: int, number: int) -> str:
+    """Send a signal once that step is recorded; returns what the process wrote to stderr."""
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(record["step"] >= step for record in read_metrics(folder)):
+            process.send_signal(number)
+            break
+        time.sleep(0.002)
+    return process.communicate(timeout=240)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_resume_is_bitwise_equal_after_kill(tiny: Tiny, config: RunConfig, whole: Path, seed: int) -> None:
+    """Killed at random moments again and again, saving after every step: in the middle of saves, too."""
+    folder, draw = tiny.folder / f"killed-{seed}", random.Random(seed)
+    kills = 0
+    for last in (5, 20, 35, 200):
+        process = tiny.start(config, folder)
+        errors = stop_at(process, folder, last, signal.SIGKILL)
+        kills += process.returncode == -signal.SIGKILL
+        time.sleep(draw.uniform(0, 0.05))
+    assert process.returncode == 0, errors
+    assert kills == 3
+    assert_same(folder, whole)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_its_own_code(tiny: Tiny, config: RunConfig, whole: Path) -> None:
+    rarely = config.model_copy(update={"records": config.records.model_copy(update={"checkpoint_minutes": 60.0})})
+    folder = tiny.folder / "terminated"
+    process = tiny.start(rarely, folder)
+    errors = stop_at(process, folder, 10, signal.SIGTERM)
+    assert process.returncode == 75 and "state saved" in errors
+    saved = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+    assert 10 <= saved < config.steps
+    assert read_result(folder) is None
+    _, errors = tiny.start(config, folder).communicate(timeout=240)
+    assert f"going on from step {saved} of {config.steps}" in errors
+    assert_same(folder, whole)
+
+
+def test_last_checkpoint_broken_means_the_one_before(
+    tiny: Tiny, config: RunConfig, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "result.json").unlink()
+    last = folder / "checkpoints" / str(config.steps)
+    biggest = max((path for path in last.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(biggest.read_bytes())
+    data[len(data) // 2] ^= 1
+    biggest.write_bytes(data)
+    result = train(config, folder=folder, quiet=True)
+    assert f"checkpoint {config.steps} is broken" in result.reason
+    assert f"checkpoint {config.steps} is broken" in capfd.readouterr().err
+    assert f"went on from step {config.steps - 1}" in result.reason
+    assert_same(folder, whole)
+
+
+def test_interrupted_in_its_last_evaluation_a_run_only_evaluates(
+    config: RunConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "result.json").unlink()
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
+    assert "eval_loss" in json.loads(lines[-1])
+    train(config, folder=folder, quiet=True)
+    assert_same(folder, whole)
+
+
+@pytest.mark.slow
+def test_other_devices_see_the_same_data(tiny: Tiny, tmp_path: Path) -> None:
+    """Saved on one device, gone on with on four, as data × fsdp: the same run up to rounding."""
+    config = tiny.config(tokens=40 * 256, records={**EVERY_STEP, "checkpoint_minutes": 60.0, "checkpoint_steps": 20})
+    assert train(config, folder=tmp_path / "one", quiet=True).status == "completed"
+    shutil.copytree(tmp_path / "one", tmp_path / "four")
+    (tmp_path / "four" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "four" / "checkpoints" / "40")
+    mesh = {"placement": {"mesh": {"data": 2, "fsdp": 2}}}
+    spread = config.model_copy(update={"placement": tiny.config(**mesh).placement})
+    assert config_hash(spread) == config_hash(config)
+    process = tiny.start(spread, tmp_path / "four", devices=4)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "going on from step 20" in errors
+    one, four = numbers(tmp_path / "one"), numbers(tmp_path / "four")
+    assert [r["step"] for r in one] == [r["step"] for r in four]
+    assert one[:5] == four[:5]  # what was before
+    for a, b in zip(one, four, strict=True):
+        for key in ("loss", "eval_loss", "learning_rate"):
+            if key in a:
+                assert a[key] == pytest.approx(b[key], rel=1e-4), (a["step"], key)
+    assert Checkpoints(tmp_path / "four", config.records, config_hash(config))._steps()[0] == 40

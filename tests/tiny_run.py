@@ -1,0 +1,106 @@
+"""A corpus, a store and runs of a second, for the tests of training."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from scaling.config import RunConfig, build, merge, to_yaml
+from scaling.data import prepare
+
+RUN: dict[str, Any] = {
+    "model": {
+        "vocab": 256,
+        "context": 32,
+        "layers": 1,
+        "d_model": 16,
+        "n_heads": 2,
+        "d_ff": 32,
+        "activation": "relu2",
+    },
+    "optimizer": {"learning_rate": 0.01},
+    "batch_size": 8,
+    "tokens": 40 * 8 * 32,
+    "records": {"log_every": 5, "checkpoint_minutes": None, "wandb": "disabled"},
+}
+
+
+def quick_jit(f: Any) -> Any:
+    """`jax.jit` that compiles in a third of the time, for what runs once."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def write_corpus(folder: Path, documents: int = 60, words: int = 300) -> str:
+    """Documents of four words in random order; returns the corpus as a data configuration names it."""
+    draw = random.Random(0)
+    folder.mkdir(parents=True)
+    for i in range(documents):
+        text = "".join(draw.choice(["alpha ", "beta ", "gamma ", "delta\n"]) for _ in range(words))
+        (folder / f"{i:03d}.txt").write_text(text)
+    return f"files:{folder}/*.txt"
+
+
+class Tiny:
+    """Runs over one prepared store below `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.corpus = folder, write_corpus(folder / "corpus")
+        prepare(self.config().data, self.store, progress=False)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def config(self, **changes: Any) -> RunConfig:
+        """The tiny run with nested `changes`."""
+        records = {"folder": str(self.folder / "runs"), "store_folder": str(self.store)}
+        return build(
+            RunConfig, merge(merge(RUN, {"data": {"corpus": self.corpus}, "records": records}), changes), "tiny"
+        )
+
+    def start(self, config: RunConfig, folder: Path, devices: int = 1, prelude: str = "") -> "subprocess.Popen[str]":
+        """`train(config, folder=folder)` in a process of its own."""
+        path = folder.with_suffix(".yaml")
+        path.write_text(to_yaml(config))
+        code = f"""
+from pathlib import Path
+from scaling.config import RunConfig, load
+{prelude}
+from scaling.training import train
+result = train(load(RunConfig, {str(path)!r}), folder=Path({str(folder)!r}), quiet=True)
+"""
+        command = [sys.executable, "-c", code]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment(devices), text=True, stdout=pipe, stderr=pipe)
+
+    def environment(self, devices: int = 1) -> dict[str, str]:
+        """Of a process on the CPU that keeps what it compiles for the next."""
+        return os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+    @contextmanager
+    def compiling_once(self) -> Iterator[None]:
+        """Within this process, too, what was compiled before is read from the disk."""
+        names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+        before = {name: getattr(jax.config, name) for name in names}
+        try:
+            for name, value in zip(names, (str(self.folder / "compiled"), 0.0), strict=True):
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
