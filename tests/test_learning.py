@@ -51,7 +51,7 @@ def write_chain(folder: Path, matrix: np.ndarray, documents: int, draw: np.rando
 
 @pytest.mark.slow
 def test_loss_comes_down_to_the_entropy_of_a_markov_chain_and_not_below(tmp_path: Path) -> None:
-    """Of a document's n + 1 tokens, n − 1 letters follow a letter; the first letter and the end have nothing to go by.
+    """Of a document's n + 1 tokens, n − 1 letters follow a letter; the first and the end have nothing to go by.
 
     The end comes with probability 1 / n as far as anyone can tell: it costs ln n, and each letter ln n/(n − 1) more.
     """
