@@ -51,7 +51,9 @@ class OptimizerConfig(Config):
     b1: float = Field(default=0.9, ge=0, lt=1)
     """momentum: first moment of AdamW and Lion, momentum of Muon"""
     b2: float = Field(default=0.95, gt=0, lt=1)
+    """second moment of AdamW, slow momentum of Lion; Adafactor has a decay of its own"""
     eps: float = Field(default=1e-8, gt=0)
+    """of AdamW and Muon; Adafactor and Lion have none"""
     weight_decay: float = Field(default=0.1, ge=0)
     """on matrices only: never on norms, biases or embeddings"""
     clip_norm: float | None = Field(default=1.0, gt=0)
