@@ -10,6 +10,7 @@ from scaling.models.linear import Linear
 from scaling.models.norm import Norm, rms_norm
 from scaling.models.parameters import ParamFacts, declare
 from scaling.models.positions import rotate
+from scaling.parallel.sharding import constrain
 
 Rope = tuple[jax.Array, jax.Array] | None
 
@@ -42,6 +43,9 @@ class Attention(nnx.Module):
             k_BxLxKxd = rms_norm(k_BxLxKxd, self.k_scale[...], config.norm_eps)
         if rope is not None:
             q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *rope), rotate(k_BxLxKxd, *rope)
+        q_BxLxHxd = constrain(q_BxLxHxd, "batch", "sequence", "heads", None)
+        k_BxLxKxd = constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None)
+        v_BxLxKxd = constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None)
         out_BxLxHxd = attend(
             q_BxLxHxd,
             k_BxLxKxd,
@@ -67,9 +71,10 @@ class MLP(nnx.Module):
         self.down = Linear(config, out, ("mlp", "embed"), layers=layers, rngs=rngs, residual=True)
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        up_BxLxF = self.up(x_BxLxD)
+        up_BxLxF = constrain(self.up(x_BxLxD), "batch", "sequence", "mlp")
         if self.gate is not None:
-            return self.down(activate(self.gate(x_BxLxD), self.activation) * up_BxLxF)
+            gate_BxLxF = constrain(self.gate(x_BxLxD), "batch", "sequence", "mlp")
+            return self.down(activate(gate_BxLxF, self.activation) * up_BxLxF)
         return self.down(activate(up_BxLxF, self.activation))
 
 
@@ -110,11 +115,12 @@ class Block(nnx.Module):
 
         def attention(h_BxLxD: jax.Array) -> jax.Array:
             h_BxLxD = self.attention(h_BxLxD, rope, window=window, implementation=implementation, dropout_key=keys[0])
+            h_BxLxD = constrain(h_BxLxD, "batch", "sequence", "embed")
             h_BxLxD = h_BxLxD if self.attention_out_norm is None else self.attention_out_norm(h_BxLxD)
             return dropout(h_BxLxD, self.rate, keys[1])
 
         def mlp(h_BxLxD: jax.Array) -> jax.Array:
-            h_BxLxD = self.mlp(h_BxLxD)
+            h_BxLxD = constrain(self.mlp(h_BxLxD), "batch", "sequence", "embed")
             h_BxLxD = h_BxLxD if self.mlp_out_norm is None else self.mlp_out_norm(h_BxLxD)
             return dropout(h_BxLxD, self.rate, keys[2])
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from scaling.parallel.sharding import constrain
+
 CHUNK_BYTES = 64 * 2**20
 """float32 logits of one chunk where `placement.loss_chunk` is unset"""
 
@@ -42,7 +44,7 @@ def token_losses(
     batch, length, d_model = hidden_BxLxD.shape
 
     def piece(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = logits_of(hidden, head_DxV, softcap)
+        logits = constrain(logits_of(hidden, head_DxV, softcap), "batch", "sequence", "vocab")
         log_z = jax.nn.logsumexp(logits, -1)
         return log_z - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0], log_z
 

@@ -16,6 +16,7 @@ from scaling.models.norm import Norm
 from scaling.models.parameters import ParamFacts, declare, matrix_std
 from scaling.models.positions import rope_tables, sinusoids
 from scaling.models.stack import apply_layers
+from scaling.parallel.sharding import constrain
 
 
 class Transformer(nnx.Module):
@@ -51,7 +52,7 @@ class Transformer(nnx.Module):
         Raises UserError for windows longer than the table of learned positions.
         """
         config, length = self.config, tokens_BxL.shape[1]
-        x_BxLxD = self.embedding[...][tokens_BxL]
+        x_BxLxD = constrain(self.embedding[...][tokens_BxL], "batch", "sequence", "embed")
         if self.position is not None:
             if length > config.context:
                 raise UserError(

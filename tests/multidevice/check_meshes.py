@@ -1,5 +1,6 @@
 """Training on 8 virtual CPU devices against one; tests/test_multidevice.py runs this in a process of its own."""
 
+import re
 from functools import cache, partial
 from typing import Any
 
@@ -90,6 +91,8 @@ def train_on(mesh: Mesh, optimizer: str) -> tuple[Any, np.ndarray]:
     check_initial(state, mesh)
     graph, _ = functional.abstract(MODEL, run.placement)
     step = compile_step(run, graph, update, schedule, mesh, layout, jax.ShapeDtypeStruct(windows(0).shape, np.uint16))
+    if mesh.shape["fsdp"] == mesh.size > 1:
+        assert whole_batch_collectives(step.as_text()) == [], "parameters travel between devices, activations do not"
     metrics = []
     for k in range(STEPS):
         state, values = step(state, jax.device_put(windows(k), batch_sharding(mesh)))
@@ -97,6 +100,13 @@ def train_on(mesh: Mesh, optimizer: str) -> tuple[Any, np.ndarray]:
     for wanted, found in zip(jax.tree.leaves(layout), jax.tree.leaves(state), strict=True):
         assert found.sharding == wanted.sharding, "an update leaves everything where it was"
     return jax.device_get(state.params), np.stack(metrics)
+
+
+def whole_batch_collectives(program: str) -> list[str]:
+    """Collectives of a compiled program over activations [BATCH, context, …] of every window at once."""
+    operation = r"(all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)"
+    shape = rf"f32\[{BATCH},{MODEL.context},\d+\]"
+    return re.findall(rf"= \(?{shape}.* {operation}(?:-start)?\(", program)
 
 
 def check_initial(state: TrainState, mesh: Mesh) -> None:
