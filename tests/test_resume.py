@@ -21,8 +21,17 @@ from scaling.training import train
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.metrics import read_metrics
 
-EVERY_STEP = {"checkpoint_minutes": 0.0, "checkpoint_steps": 25, "evaluate_every": 7}
+pytestmark = pytest.mark.slow
+
+EVERY_STEP = {"checkpoint_minutes": 0.0, "checkpoint_steps": 15, "evaluate_every": 7}
 MEASURED = ("tokens_per_s", "wall_s")  # seconds: what no two runs share
+
+SLOWLY = """
+import time
+from scaling.training import loop
+windows = loop._Run._windows
+loop._Run._windows = lambda run, step: (time.sleep(0.03), windows(run, step))[1]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +43,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
 
 @pytest.fixture(scope="module")
 def config(tiny: Tiny) -> RunConfig:
-    return tiny.config(model={"dropout": 0.1}, tokens=60 * 256, records=EVERY_STEP)
+    return tiny.config(model={"dropout": 0.1}, tokens=40 * 256, records=EVERY_STEP)
 
 
 @pytest.fixture(scope="module")
@@ -72,39 +81,36 @@ def assert_same(folder: Path, whole: Path) -> None:
         assert getattr(got, name) == getattr(want, name), name
 
 
-def stop_at(process: "subprocess.Popen[str]", folder: Path, step: int, number: int) -> str:
-    """Send a signal once that step is recorded; returns what the process wrote to stderr."""
+def stop_at(process: "subprocess.Popen[str]", folder: Path, step: int, number: int, within: float) -> str:
+    """Send a signal `within` seconds after that step is recorded; returns what the process wrote to stderr."""
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
         if any(record["step"] >= step for record in read_metrics(folder)):
+            time.sleep(random.uniform(0, within))
             process.send_signal(number)
             break
         time.sleep(0.002)
     return process.communicate(timeout=240)[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_resume_is_bitwise_equal_after_kill(tiny: Tiny, config: RunConfig, whole: Path, seed: int) -> None:
+def test_resume_is_bitwise_equal_after_kill(tiny: Tiny, config: RunConfig, whole: Path) -> None:
     """Killed at random moments again and again, saving after every step: in the middle of saves, too."""
-    folder, draw = tiny.folder / f"killed-{seed}", random.Random(seed)
+    folder = tiny.folder / "killed"
     kills = 0
-    for last in (5, 20, 35, 200):
+    for last in (5, 15, 25, 200):
         process = tiny.start(config, folder)
-        errors = stop_at(process, folder, last, signal.SIGKILL)
+        errors = stop_at(process, folder, last, signal.SIGKILL, within=0.2)
         kills += process.returncode == -signal.SIGKILL
-        time.sleep(draw.uniform(0, 0.05))
     assert process.returncode == 0, errors
     assert kills == 3
     assert_same(folder, whole)
 
 
-@pytest.mark.slow
 def test_sigterm_saves_and_exits_with_its_own_code(tiny: Tiny, config: RunConfig, whole: Path) -> None:
     rarely = config.model_copy(update={"records": config.records.model_copy(update={"checkpoint_minutes": 60.0})})
     folder = tiny.folder / "terminated"
-    process = tiny.start(rarely, folder)
-    errors = stop_at(process, folder, 10, signal.SIGTERM)
+    process = tiny.start(rarely, folder, prelude=SLOWLY)
+    errors = stop_at(process, folder, 10, signal.SIGTERM, within=0.2)
     assert process.returncode == 75 and "state saved" in errors
     saved = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
     assert 10 <= saved < config.steps
@@ -114,6 +120,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(tiny: Tiny, config: RunConfig
     assert_same(folder, whole)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax, on what we broke
 def test_last_checkpoint_broken_means_the_one_before(
     tiny: Tiny, config: RunConfig, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +152,6 @@ def test_interrupted_in_its_last_evaluation_a_run_only_evaluates(
     assert_same(folder, whole)
 
 
-@pytest.mark.slow
 def test_other_devices_see_the_same_data(tiny: Tiny, tmp_path: Path) -> None:
     """Saved on one device, gone on with on four, as data × fsdp: the same run up to rounding."""
     config = tiny.config(tokens=40 * 256, records={**EVERY_STEP, "checkpoint_minutes": 60.0, "checkpoint_steps": 20})

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,26 @@ def test_a_short_run_never_imports_orbax_or_wandb(tiny: Tiny, tmp_path: Path) ->
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert out.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_two_joined_processes_go_on_with_a_run_of_one(tiny: Tiny, tmp_path: Path) -> None:
+    config, folder = tiny.config(records={"checkpoint_steps": 20}), tmp_path / "joined"
+    alone = train(config, folder=tmp_path / "alone", quiet=True)
+    shutil.copytree(tmp_path / "alone", folder)
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "40")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    joined = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    both = [tiny.start(config, folder, **joined, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert all("going on from step 20" in text for text in errors)
+    result = read_result(folder)
+    assert result is not None and result.device.startswith("2 × ")
+    assert result.loss == pytest.approx(alone.loss, rel=1e-4)
+    steps = [[record["step"] for record in read_metrics(run)] for run in (folder, tmp_path / "alone")]
+    assert steps[0] == steps[1]  # one of them writes
+    assert (folder / "checkpoints" / "40").is_dir()

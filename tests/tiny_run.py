@@ -65,7 +65,9 @@ class Tiny:
             RunConfig, merge(merge(RUN, {"data": {"corpus": self.corpus}, "records": records}), changes), "tiny"
         )
 
-    def start(self, config: RunConfig, folder: Path, devices: int = 1, prelude: str = "") -> "subprocess.Popen[str]":
+    def start(
+        self, config: RunConfig, folder: Path, devices: int = 1, prelude: str = "", **environment: str
+    ) -> "subprocess.Popen[str]":
         """`train(config, folder=folder)` in a process of its own."""
         path = folder.with_suffix(".yaml")
         path.write_text(to_yaml(config))
@@ -78,7 +80,8 @@ result = train(load(RunConfig, {str(path)!r}), folder=Path({str(folder)!r}), qui
 """
         command = [sys.executable, "-c", code]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.environment(devices), text=True, stdout=pipe, stderr=pipe)
+        environment = {**self.environment(devices), **environment}
+        return subprocess.Popen(command, env=environment, text=True, stdout=pipe, stderr=pipe)
 
     def environment(self, devices: int = 1) -> dict[str, str]:
         """Of a process on the CPU that keeps what it compiles for the next."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from scaling.config import Records
 from scaling.errors import UserError
@@ -87,19 +89,12 @@ class Checkpoints:
         A broken one is renamed to `broken-STEP`, with a note. Raises UserError for a checkpoint of another run.
         """
         for step in self._steps():
-            try:
-                found = self._read(step, layout)
-            except UserError:
-                raise
-            except Exception as error:  # whatever a broken file makes of Orbax, JSON or zstd
-                reason = " ".join(str(error).split())[:200]
-                self._put_aside(step)
-                self.notes.append(
-                    f"checkpoint {step} is broken ({type(error).__name__}: {reason}); using the one before"
-                )
-                continue
-            self.last_step, self._last_time = step, time.monotonic()
-            return found
+            found, trouble = self._read(step, layout)
+            if found is not None:
+                self.last_step, self._last_time = step, time.monotonic()
+                return found
+            self._put_aside(step)
+            self.notes.append(f"checkpoint {step} is broken ({trouble}); using the one before")
         return None
 
     def close(self) -> None:
@@ -115,17 +110,32 @@ class Checkpoints:
             return []
         return sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()), reverse=True)
 
-    def _read(self, step: int, layout: TrainState) -> tuple[TrainState, Books]:
+    def _read(self, step: int, layout: TrainState) -> tuple[tuple[TrainState, Books] | None, str]:
+        """A checkpoint if all processes could read their part and every checksum is right; else what is wrong."""
+        found, trouble = None, "another process could not read its part"
+        try:
+            found = self._read_own(step, layout)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a broken file makes of Orbax, JSON or zstd
+            trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if not everyone(found is not None) or found is None:
+            return None, trouble
+        if fingerprints(found[0]) != found[1].fingerprints:
+            return None, "its arrays do not match their checksums"
+        return found, ""
+
+    def _read_own(self, step: int, layout: TrainState) -> tuple[TrainState, Books]:
         from orbax.checkpoint import ArrayRestoreArgs, args
 
         manager = self._open()
         sealed = manager.restore(step, args=args.Composite(books=args.JsonRestore()))["books"]
-        values = sealed["values"]
-        if sealed["seal"] != _seal(values):
+        if sealed["seal"] != _seal(sealed["values"]):
             raise ValueError("its metadata does not match its checksum")
-        if values["config_hash"] != self.config_hash:
+        books = Books(**sealed["values"])
+        if books.config_hash != self.config_hash:
             raise UserError(
-                f"{self.folder / str(step)} belongs to a run of another configuration (hash {values['config_hash']}, "
+                f"{self.folder / str(step)} belongs to a run of another configuration (hash {books.config_hash}, "
                 f"this run has {self.config_hash}); train in another folder, or delete this one"
             )
         named = _named(layout)
@@ -133,14 +143,9 @@ class Checkpoints:
             name: ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
             for name, x in named.items()
         }
-        arrays = manager.restore(step, args=args.Composite(state=args.PyTreeRestore(item=named, restore_args=like)))[
-            "state"
-        ]
-        state = jax.tree.unflatten(jax.tree.structure(layout), [arrays[name] for name in named])
-        books = Books(**values)
-        if fingerprints(state) != books.fingerprints:
-            raise ValueError("its arrays do not match their checksums")
-        return state, books
+        restore = args.Composite(state=args.PyTreeRestore(item=named, restore_args=like))
+        arrays = manager.restore(step, args=restore)["state"]
+        return jax.tree.unflatten(jax.tree.structure(layout), [arrays[name] for name in named]), books
 
     def _put_aside(self, step: int) -> None:
         if jax.process_index() == 0:
@@ -150,6 +155,7 @@ class Checkpoints:
                 number += 1
                 aside = self.folder / f"broken-{step}-{number}"
             (self.folder / str(step)).rename(aside)
+        everyone(True)  # or another process would look for checkpoints before this one is gone
         self.close()
 
     def _open(self) -> Any:
@@ -166,6 +172,11 @@ class Checkpoints:
             )
             self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._manager
+
+
+def everyone(yes: bool) -> bool:
+    """Whether all processes of the run say yes; each waits for the others."""
+    return yes if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(yes)).all())
 
 
 def fingerprints(state: TrainState) -> dict[str, int]:

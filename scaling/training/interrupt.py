@@ -48,8 +48,8 @@ class Signals:
             raise Stop
 
     def exception(self, message: str) -> BaseException:
-        """What ends the program: `Interrupted` after SIGTERM, KeyboardInterrupt after SIGINT."""
-        return Interrupted(message) if self.received == signal.SIGTERM else KeyboardInterrupt(message)
+        """What ends the program: KeyboardInterrupt after SIGINT, else `Interrupted`."""
+        return KeyboardInterrupt(message) if self.received == signal.SIGINT else Interrupted(message)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from scaling import accounting
@@ -20,7 +19,7 @@ from scaling.models import functional
 from scaling.parallel import check_batch, initialize, is_main, make_mesh
 from scaling.parallel.distributed import local_rows, put_batch
 from scaling.result import Result, Status, write_result
-from scaling.training.checkpoint import Checkpoints
+from scaling.training.checkpoint import Checkpoints, everyone
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
 from scaling.training.metrics import Losses, MetricsFile, limit
@@ -117,6 +116,7 @@ class _Run:
         self.compile_s = time.perf_counter() - compiling
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
+        self.alone = jax.process_count() == 1
         self.rows = local_rows(mesh, config.batch_size)
         self.mark = (self.step, self.clock.seconds)
         """where the speed is measured from"""
@@ -178,18 +178,16 @@ class _Run:
     def _windows(self, step: int) -> Any:
         start, stop = self.rows
         rows = self.batches.windows(step, start, stop)
-        return rows if jax.process_count() == 1 else put_batch(rows, self.mesh, self.config.batch_size)
+        return rows if self.alone else put_batch(rows, self.mesh, self.config.batch_size)
 
     def _due(self) -> bool:
         return self.checkpoints.due_by_step(self.step) or self._any_process(self.checkpoints.due_by_time())
 
     def _any_process(self, yes: bool) -> bool:
         """Whether any process of the run says yes. Several ask each other at the steps that are logged only."""
-        if jax.process_count() == 1:
+        if self.alone:
             return yes
-        if self.step % self.config.records.log_every:
-            return False
-        return bool(multihost_utils.process_allgather(np.array(yes)).any())
+        return self.step % self.config.records.log_every == 0 and not everyone(not yes)
 
     def _read(self, step: int, metrics: jax.Array) -> None:
         """Take in what update number `step` measured, waiting until it is done. Raises Diverged."""
@@ -236,7 +234,7 @@ class _Run:
         record = self.metrics.last("eval_loss")
         if record is not None and record["step"] == self.step:
             return Evaluation.from_record(record)
-        check = self.signals.check if jax.process_count() == 1 else None
+        check = self.signals.check if self.alone else None  # several processes stop together, between updates
         with self.clock.paused():
             evaluation = self.evaluator(self.state.params, check)
         if not math.isfinite(evaluation.loss):
