@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scaling.config.model import ModelConfig
-from scaling.models.attention import attend, dropout
+from scaling.models.attention import attend
+from scaling.models.attention_mask import AttentionMask, dropout
 from scaling.models.linear import Linear
 from scaling.models.norm import Norm, rms_norm
 from scaling.models.parameters import ParamFacts, declare
@@ -50,11 +51,8 @@ class Attention(nnx.Module):
             q_BxLxHxd,
             k_BxLxKxd,
             v_BxLxKxd,
-            window=window,
-            softcap=config.attention_softcap,
-            alibi=config.position == "alibi",
-            dropout_rate=config.dropout,
-            dropout_key=dropout_key,
+            AttentionMask(window, config.attention_softcap, config.position == "alibi", config.dropout),
+            key=dropout_key,
             implementation=implementation,
         )
         return self.o(out_BxLxHxd.reshape(batch, length, -1))

@@ -9,7 +9,7 @@ from flax import nnx
 from scaling.config.model import ModelConfig
 from scaling.config.run import Placement
 from scaling.errors import UserError
-from scaling.models.attention import dropout
+from scaling.models.attention_mask import dropout
 from scaling.models.block import Block
 from scaling.models.loss import LossSums, logits_of, token_losses
 from scaling.models.norm import Norm

@@ -1,0 +1,123 @@
+"""Every implementation of attention against the plain one, forward and gradient, and the plain one against loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scaling.errors import UserError
+from scaling.models import attention_blocked, attention_kernels
+from scaling.models.attention import Implementation, attend, reference
+from scaling.models.attention_mask import AttentionMask
+from scaling.models.positions import alibi_slopes
+
+
+def inputs(length: int, heads: int = 4, kv_heads: int = 2, d_head: int = 8) -> tuple[jax.Array, ...]:
+    keys = jax.random.split(jax.random.key(length), 3)
+    shapes = [(2, length, n, d_head) for n in (heads, kv_heads, kv_heads)]
+    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+
+
+def by_loops(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: AttentionMask) -> np.ndarray:
+    """Attention query by query in float64."""
+    out = np.zeros_like(q, dtype=np.float64)
+    groups = q.shape[2] // k.shape[2]
+    for b, i, h in np.ndindex(*q.shape[:3]):
+        seen = range(max(0, i - mask.window + 1), i + 1)
+        scores = np.array([q[b, i, h] @ k[b, j, h // groups] / np.sqrt(q.shape[3]) for j in seen], np.float64)
+        if mask.softcap:
+            scores = mask.softcap * np.tanh(scores / mask.softcap)
+        if mask.alibi:
+            scores = scores + np.array([alibi_slopes(q.shape[2])[h] * (j - i) for j in seen])
+        weights = np.exp(scores - scores.max())
+        out[b, i, h] = sum(w * v[b, j, h // groups] for w, j in zip(weights / weights.sum(), seen, strict=True))
+    return out
+
+
+MASKS = [
+    AttentionMask(24),
+    AttentionMask(5),
+    AttentionMask(1),
+    AttentionMask(24, softcap=2.0),
+    AttentionMask(24, alibi=True),
+    AttentionMask(7, softcap=3.0, alibi=True),
+]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_the_reference_is_attention_written_with_loops(mask: AttentionMask) -> None:
+    q, k, v = inputs(24)
+    np.testing.assert_allclose(reference(q, k, v, mask), by_loops(*map(np.asarray, (q, k, v)), mask), atol=2e-6)
+
+
+def assert_same_with_gradients(
+    run: Implementation, q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask
+) -> None:
+    """`run` and the reference agree, and so do their gradients along a random direction of the output."""
+    direction = jax.random.normal(jax.random.key(9), q.shape)
+
+    def value_and_gradients(f: Implementation) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(lambda *x: f(*x, mask, None), q, k, v)
+        return (out, *pull(direction))
+
+    for got, want in zip(value_and_gradients(run), value_and_gradients(reference), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+@pytest.mark.parametrize("length", [1, 24, 64, 65, 150])
+@pytest.mark.parametrize("mask", [AttentionMask(150), AttentionMask(30), AttentionMask(70, 2.0, True)], ids=str)
+def test_blocked_is_the_reference_at_any_length_and_window(length: int, mask: AttentionMask) -> None:
+    assert_same_with_gradients(attention_blocked.blocked, *inputs(length), mask)
+
+
+@pytest.mark.parametrize("window", [40, 7])
+def test_xla_is_the_reference(window: int) -> None:
+    assert_same_with_gradients(attention_kernels.xla, *inputs(40), AttentionMask(window))
+
+
+@pytest.mark.parametrize("window", [128, 50])
+def test_splash_is_the_reference_where_pallas_interprets_it(window: int) -> None:
+    def interpreted(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: None) -> jax.Array:
+        return attention_kernels.splash(q, k, v, mask, interpret=True)
+
+    assert_same_with_gradients(interpreted, *inputs(128, 2, 1, 64), AttentionMask(window))
+
+
+def test_auto_is_blocked_on_a_cpu() -> None:
+    q, k, v = inputs(40)
+    mask = AttentionMask(40)
+    assert (attend(q, k, v, mask) == attention_blocked.blocked(q, k, v, mask)).all()
+
+
+@pytest.mark.parametrize("name, why", [("cudnn", "gpu only"), ("splash", "tpu only")])
+def test_asking_for_a_kernel_of_another_platform_says_what_can_run(name: str, why: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} runs on {why}.*allowed here: auto, reference, blocked, xla"):
+        attend(*inputs(8), AttentionMask(8), implementation=name)
+
+
+def test_asking_for_a_kernel_that_knows_no_softcap_raises() -> None:
+    with pytest.raises(UserError, match=r"xla knows no attention_softcap.*allowed here: auto, reference, blocked"):
+        attend(*inputs(8), AttentionMask(8, softcap=1.0), implementation="xla")
+
+
+def test_cudnn_says_what_it_needs() -> None:
+    assert "float32" in attention_kernels.cudnn_refuses(jnp.zeros((1, 8, 1, 64), jnp.float32))
+    assert "d_head" in attention_kernels.cudnn_refuses(jnp.zeros((1, 8, 1, 12), jnp.bfloat16))
+    assert attention_kernels.cudnn_refuses(jnp.zeros((1, 8, 1, 64), jnp.bfloat16)) == ""
+
+
+@pytest.mark.parametrize("implementation", ["reference", "blocked"])
+def test_dropout_keeps_the_mean_and_drops_its_share(implementation: str) -> None:
+    """Over values of one, the output is the sum of the kept probabilities: mean 1, and 1/(1 − rate) or less each."""
+    q, k, _ = inputs(70)
+    ones, mask = jnp.ones_like(k), AttentionMask(70, dropout=0.25)
+    out = attend(q, k, ones, mask, key=jax.random.key(0), implementation=implementation)
+    assert out.mean() == pytest.approx(1.0, abs=0.02)
+    first = np.asarray(out[:, 0, :, 0])  # the first query sees one key: kept at 4/3 or dropped
+    assert set(np.round(first.ravel(), 5)) <= {0.0, np.float32(1.33333)}
+    assert attend(q, k, ones, mask, implementation=implementation) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_alibi_slopes_are_those_of_the_paper() -> None:
+    assert alibi_slopes(8) == pytest.approx([2**-i for i in range(1, 9)])
+    assert alibi_slopes(12)[8:] == pytest.approx([2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
