@@ -1,6 +1,7 @@
 """The forecast of a sweep: fitted to its runs, frozen before the run that tests it, held against it after."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -65,11 +66,25 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
     table = load_runs(home, role="fit")
     planned = read_plan(home)
     table = table[table["run_id"].isin(list(planned))]
-    forecaster = laws.Forecaster(laws.from_results(table), sweep.forecast.level)
+    fitted = laws.from_results(table)
+    forecaster = laws.Forecaster(fitted, sweep.forecast.level)
     forecaster.fit.save(home / "fit.json")
     target, _ = forecaster.size(sweep.forecast.flops)
+    # N* grows with C, at most as fast: an optimum beyond that comes from runs that have none
+    least, most = fitted.N.min(), fitted.N.max() * sweep.forecast.flops / fitted.flops.max()
+    if not least <= target <= most:
+        raise UserError(
+            f"the {len(fitted)} runs in {home} do not determine an optimum: the best N at {sweep.forecast.flops:g} "
+            f"FLOPs would be {target:.3g}, where {least:.3g} to {most:.3g} is possible; look with `scaling report "
+            f"{home}`, then add budgets or seeds, or widen design.spacing"
+        )
     runs = make_test_runs(sweep, target, folder)
     forecast = forecaster.forecast(float(runs[0].params), float(runs[0].tokens), runs[0].flops)
+    if not all(map(math.isfinite, (forecast.loss, forecast.low, forecast.high))):
+        raise UserError(
+            f"the {len(fitted)} runs in {home} give no interval for a forecast ({forecast.text()}); add budgets "
+            "or seeds"
+        )
     record_runs(home, runs, "test")
     return laws.freeze(forecast, home / "forecast.json"), runs
 

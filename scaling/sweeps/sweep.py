@@ -102,16 +102,8 @@ def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progre
         forecast=asdict(forecast),
         outcome=None if found is None else asdict(found) | {"mean_error": found.mean_error},
         report=page,
-        summary=summarise(home, page),
+        summary=report.summary(home),
     )
-
-
-def summarise(home: Path, page: Path) -> str:
-    """Law, exponent with its interval, forecast against actual and the path of the page, as aligned lines."""
-    from scaling.report.read import read
-    from scaling.report.words import summary
-
-    return summary(read(home), page)
 
 
 def _executor(executor: str | Executor) -> Executor:
