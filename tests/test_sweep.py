@@ -16,7 +16,7 @@ from scaling.config import SweepConfig, build, load, merge, to_yaml
 from scaling.errors import UserError
 from scaling.sweeps import describe_plan, launch, make_runs, run_state, run_sweep, status
 from scaling.sweeps.executors import Devices, LocalExecutor
-from scaling.sweeps.run_store import attempts, is_held, read_plan
+from scaling.sweeps.run_store import attempts, is_held, lock, read_plan
 from scaling.sweeps.sweep import differing
 
 SWEEP: dict[str, Any] = {
@@ -205,12 +205,27 @@ def test_a_killed_launch_is_continued_and_its_open_attempt_closed(tmp_path: Path
     process.kill()
     process.communicate()
     assert not is_held(home / "lock")
-    os.kill(attempts(home / slow)[0].pid, signal.SIGKILL)  # the real worker ends with its parent: see below
+    os.kill(attempts(home / slow)[0].pid, signal.SIGKILL)  # the real one ends with its parent: see below
     wait_until(lambda: not is_held(home / slow / "lock"))
     assert run_state(home / slow).state == "interrupted"
     assert run_sweep(config, four_slots(), tmp_path).ok
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))
     assert "disappeared" in attempts(home / slow)[0].reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_worker_waits_for_its_lock_and_ends_with_its_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scaling.sweeps.worker", str(tmp_path / "run")]
+    script = f"import subprocess, time; print(subprocess.Popen({command!r}).pid, flush=True); time.sleep(60)"
+    with lock(tmp_path / "run" / "lock"):
+        parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        fds = Path(f"/proc/{int(parent.stdout.readline())}/fd")
+        wait_until(lambda: any(fd.readlink().name == "lock" for fd in fds.iterdir()))
+        parent.kill()
+        parent.wait()
+        wait_until(lambda: not fds.exists() or not list(fds.iterdir()))
+    assert attempts(tmp_path / "run") == ()
 
 
 def test_a_second_launch_at_once_is_refused(tmp_path: Path, pretend: None) -> None:
@@ -282,11 +297,7 @@ FORECAST: dict[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("pretend")
-def test_a_forecast_is_frozen_before_its_test_and_never_edited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("scaling.report.write", lambda home: home / "report.html", raising=False)
-    monkeypatch.setattr("scaling.sweeps.sweep.summarise", lambda home, page: "summary")
+def test_a_forecast_is_frozen_before_its_test_and_never_edited(tmp_path: Path) -> None:
     config, home = sweep(**FORECAST), tmp_path / "s"
     outcome = run_sweep(config, four_slots(), tmp_path)
     assert outcome.ok and len(outcome.states) == 14
@@ -308,6 +319,8 @@ def test_a_forecast_is_frozen_before_its_test_and_never_edited(
     assert json.loads((home / "outcome.json").read_text())["losses"] == dict(
         zip(table["run_id"], table["loss"], strict=True)
     )
+
+    assert outcome.report is not None and outcome.report.exists() and "forecast" in outcome.summary
 
     again = run_sweep(config, four_slots(), tmp_path)  # nothing is done twice, nothing is written anew
     assert len(trained(home)) == 14 and (home / "forecast.json").read_bytes() == frozen
@@ -338,3 +351,31 @@ def test_no_forecast_is_made_while_a_run_of_the_fit_is_missing(tmp_path: Path) -
     write_script(home, {make_runs(config)[3].id: ["error"]})
     outcome = run_sweep(config, four_slots(), tmp_path)
     assert not outcome.ok and outcome.forecast is None and not (home / "forecast.json").exists()
+
+
+@pytest.mark.slow
+def test_real_runs_are_what_was_planned_and_continue(tmp_path: Path) -> None:
+    """Two budgets × three sizes of about a second each, through the real worker and data; too small for a law."""
+    (tmp_path / "text").mkdir()
+    for path in sorted(Path(os.__file__).parent.glob("[a-l]*.py")):
+        (tmp_path / "text" / f"{path.stem}.txt").write_bytes(path.read_bytes())
+    data = {"corpus": f"files:{tmp_path}/text/*.txt", "validation_fraction": 0.1, "validation_tokens": 20_000}
+    config = sweep(run={"data": data, "records": {"store_folder": str(tmp_path / "store")}})
+    outcome = run_sweep(config, folder=tmp_path)
+    assert outcome.ok, outcome.as_dict()
+    home = tmp_path / "s"
+    table = load_runs(home).set_index("run_id")
+    assert len(table) == 6 and set(table["role"]) == {"fit"}
+    assert (table["loss"] < 4.0).all() and (table["loss_sem"] > 0).all()
+    for run in make_runs(config, str(tmp_path)):
+        row = table.loc[run.id]
+        assert (row["flops"], row["tokens"], row["params_total"]) == (run.flops, run.tokens, run.params)
+        assert "Traceback" not in (home / run.id / "log.txt").read_text()
+    assert len(list((home / ".cache" / "xla").rglob("*-cache"))) >= 6
+
+    lost = table.index[0]  # as if its machine had stopped before the record was written
+    (home / lost / "result.json").unlink()
+    times = {path: path.stat().st_mtime_ns for path in home.glob("*/result.json")}
+    assert run_sweep(config, folder=tmp_path).ok
+    assert load_runs(home).set_index("run_id").loc[lost, "loss"] == table.loc[lost, "loss"]
+    assert times == {path: path.stat().st_mtime_ns for path in times}

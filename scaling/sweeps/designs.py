@@ -10,6 +10,7 @@ from scaling.config import GridDesign, IsoflopDesign, ModelConfig, RunConfig, Sw
 from scaling.errors import UserError
 
 PARAMS_KEY = "model.params"  # in a grid: ask the ladder for this size
+SLACK = 0.2  # of the step between two sizes: a ladder of few shapes may miss an isoflop size by so much
 TEST_TOLERANCE = 0.05  # an N 5 % off the optimum costs about 1e-4 of the loss
 
 
@@ -140,7 +141,8 @@ def _center(design: IsoflopDesign, budget: float) -> float:
 def _isoflop(sweep: SweepConfig, design: IsoflopDesign) -> Iterator[tuple[dict[str, Any], dict[str, Any], float]]:
     for budget in design.budgets:
         for target in target_sizes(design, budget):
-            model = _sized(sweep, target, f"design.budgets: {budget:g} FLOPs wants {target:.4g} parameters")
+            where = f"design.budgets: {budget:g} FLOPs wants {target:.4g} parameters"
+            model = _sized(sweep, target, where, tolerance=design.spacing**SLACK - 1)
             yield {"model": model}, {"budget": budget, "target_params": round(target)}, budget
 
 
@@ -167,13 +169,15 @@ def _sized(
     over: Mapping[str, Any] | None = None,
     tolerance: float = ladder.TOLERANCE,
 ) -> dict[str, Any]:
-    """The shape keys of the ladder's model of `target` parameters."""
-    base = sweep.run.get("model", {})
-    try:
-        model = ladder.model_for_params(target, sweep.ladder, merge(base, over or {}), tolerance)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return shape_of(model)
+    """The shape keys of the ladder's model of `target` parameters; of one up to `tolerance` off where there is none
+    within the ladder's own tolerance."""
+    base = merge(sweep.run.get("model", {}), over or {})
+    for allowed in (ladder.TOLERANCE, tolerance):
+        try:
+            return shape_of(ladder.model_for_params(target, sweep.ladder, base, allowed))
+        except UserError as error:
+            problem = error
+    raise UserError(f"{where}: {problem}")
 
 
 def shape_of(model: ModelConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import Executor, Finished, Task
 from scaling.sweeps.plan import devices_of
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import GONE, INTERRUPTED, STOPPED, RunState, log_end, run_state
+from scaling.sweeps.run_store import BUSY, GONE, INTERRUPTED, STOPPED, RunState, log_end, run_state
 
 ATTEMPTS = 2  # in one launch; launching again gives as many more
 USER_ERROR = 2  # exit code: it would fail in the same way again
@@ -54,7 +54,8 @@ def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progre
             progress.begin([run_state(folder) for folder in folders.values()], todo)
             try:
                 for finished in executor.run(tasks, stop):
-                    log_end(finished.task.folder, finished.exit_code, _reason(finished))
+                    if finished.exit_code != BUSY:  # the attempt on record is then another process's
+                        log_end(finished.task.folder, finished.exit_code, _reason(finished))
                     progress.tell(finished, run_state(finished.task.folder))
             finally:
                 progress.end()

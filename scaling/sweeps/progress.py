@@ -86,7 +86,7 @@ class Progress:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False, show_header=False)
         partial = 0.0
         for run_id, run in self.active.items():
             if not is_held(self.home / run_id / "lock"):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 State = Literal["planned", "running", "interrupted", "completed", "diverged", "failed", "unreadable"]
 Role = Literal["fit", "test"]
 
+BUSY = 69  # exit code of a worker whose run another process trains (EX_UNAVAILABLE of sysexits.h)
 INTERRUPTED = 75  # exit code of a run that saved its state when told to stop (EX_TEMPFAIL of sysexits.h)
 STOPPED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, None)  # exit codes of a run that was told to stop, or lost
 GONE = "the process disappeared (killed, or the machine stopped)"
@@ -174,6 +175,8 @@ def run_state(folder: Path) -> RunState:
         last = tries[-1]
         if last.end is None:
             return RunState(folder.name, "interrupted", GONE, tries)
+        if last.exit_code == 0:
+            return RunState(folder.name, "interrupted", "its record is missing", tries)
         state: State = "interrupted" if last.exit_code in STOPPED else "failed"
         return RunState(folder.name, state, last.reason, tries)
     if (folder / "metrics.jsonl").exists():  # trained by `scaling train`, which keeps no list of attempts

@@ -12,21 +12,21 @@ import traceback
 from pathlib import Path
 
 from scaling.errors import UserError
-from scaling.sweeps.run_store import Busy, lock, log_start
+from scaling.sweeps.run_store import BUSY, Busy, lock, log_start
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its state
 
 
 def main(folder: Path) -> int:
-    """Train the run in `folder`. Exit code: as `scaling train`."""
+    """Train the run in `folder`. Exit code: as `scaling train`, BUSY where another process trains it."""
     _end_with_parent()
     try:
         with lock(folder / "lock", wait_s=WAIT_S):
             return _train(folder)
     except Busy as holder:
         print(f"another process trains this run: {holder}", file=sys.stderr)
-        return 1
+        return BUSY
 
 
 def _train(folder: Path) -> int:
