@@ -136,6 +136,7 @@ def test_crashes_and_kills_are_retried_divergence_and_mistakes_are_not(
     assert "SIGKILL" in reasons[0] and reasons[1] == "MemoryError: the disk of memory is full"
     assert reasons[2] == "loss is nan at step 3" and reasons[3] == "scaling: model.layers: no"
     assert not outcome.ok and set(outcome.as_dict()["failed"]) == {ids[3], ids[4]}
+    assert f"{ids[3]}: scaling: model.layers: no" in outcome.summary and "launch again" in outcome.summary
     told = capsys.readouterr().err
     assert f"{ids[1]} loss " in told and "diverged: loss is nan" in told and "trying 3 again" in told
     assert "[4/6] " in told and "[5/6] " not in told

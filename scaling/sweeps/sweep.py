@@ -36,7 +36,8 @@ class SweepOutcome:
     report: Path | None = None
     """the page"""
     summary: str = ""
-    """law, exponent with interval, forecast against actual, path of the page"""
+    """law, exponent with interval, forecast against actual, path of the page; without a tested forecast what became
+    of the runs"""
 
     @property
     def ok(self) -> bool:
@@ -82,7 +83,19 @@ def run_sweep(
         outcome = SweepOutcome(sweep.name, home, train_all(runs, home, where, progress))
         if sweep.forecast is not None and outcome.ok:
             outcome = _test_law(sweep, outcome, where, progress)
-        return outcome
+        return outcome if outcome.ok and outcome.summary else replace(outcome, summary=_tell_states(outcome))
+
+
+def _tell_states(outcome: SweepOutcome) -> str:
+    """What became of the runs, and what can be done next."""
+    told = outcome.as_dict()
+    lines = [f"sweep {outcome.sweep}: " + ", ".join(f"{count} {state}" for state, count in told["counts"].items())]
+    lines += [f"{run_id}: {reason}" for run_id, reason in told["failed"].items()]
+    if outcome.ok:
+        lines.append(f"next: scaling fit {outcome.folder}, scaling report {outcome.folder}")
+    else:
+        lines.append(f"launch again to try them again; each has a log.txt in {outcome.folder}")
+    return "\n".join(lines)
 
 
 def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progress: Progress) -> SweepOutcome:
