@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 
 from scaling.config.model import ModelConfig
+from scaling.models.matmul import matmul
 from scaling.models.parameters import ParamFacts, declare, matrix_std
 
 
@@ -27,5 +28,5 @@ class Linear(nnx.Module):
         self.bias = declare(shape[1:], bias, rngs=rngs, layers=layers) if config.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...]
+        y = matmul(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)

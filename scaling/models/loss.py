@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from scaling.models.matmul import matmul
 from scaling.parallel.sharding import constrain
 
 CHUNK_BYTES = 64 * 2**20
@@ -24,7 +25,7 @@ class LossSums(NamedTuple):
 
 def logits_of(hidden: jax.Array, head_DxV: jax.Array, softcap: float | None) -> jax.Array:
     """float32 logits [..., V], soft-capped."""
-    logits = jnp.einsum("...d,dv->...v", hidden, head_DxV, preferred_element_type=jnp.float32)
+    logits = matmul(hidden, head_DxV, jnp.float32)
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
