@@ -28,7 +28,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
 def test_loss_is_the_mean_over_every_target_of_the_split(
     tiny: Tiny, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(evaluate, "CPU_BATCH_TOKENS", batch_tokens)
     config = tiny.config(data={"validation_tokens": 1000})  # 999 targets: 31 windows of 32, and 7
     split = open_store(config.data, tiny.store).validation
     graph, _ = functional.abstract(config.model, config.placement)
