@@ -57,12 +57,14 @@ def sweep_config(name: str = "synthetic", **changes: Any) -> SweepConfig:
 def write_runs(sweep: SweepConfig, home: Path, law: Law = Law(), *, broken: int = 0, lines: int = 120) -> list[str]:
     """Folders of all runs of `sweep`'s design in `home`, as after training; the run ids.
 
-    broken: the last so many runs end badly, diverged and failed by turns. lines: records in metrics.jsonl.
+    broken: so many runs end badly, diverged and failed by turns, the largest of each budget of five first.
+    lines: records in metrics.jsonl.
     """
     runs = make_runs(sweep, str(home.parent))
     _write(sweep, home, runs, "fit", law, lines)
-    for i, run in enumerate(runs[len(runs) - broken :]):
-        _break(home / run.id, diverged=i % 2 == 0)
+    order = sorted(range(len(runs)), key=lambda i: (-(i % 5), -i))
+    for i, which in enumerate(order[:broken]):
+        _break(home / runs[which].id, diverged=i % 2 == 0)
     return [run.id for run in runs]
 
 

@@ -126,7 +126,8 @@ def _making(data: ReportData) -> str:
     )
     return (
         f'<section class="card" id="making"><h2>How it was made</h2>{law}{forecast}'
-        f"<h3>Again</h3><pre>{_text(commands)}</pre><br><h3>Versions and devices</h3>{_list(data.versions)}</section>\n"
+        f"<h3>Again</h3><pre>{_text(commands)}</pre><br>"
+        f"<h3>Versions and devices</h3>{_list(data.versions)}</section>\n"
     )
 
 

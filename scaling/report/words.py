@@ -67,7 +67,7 @@ def counts(data: ReportData) -> str:
     if not data.runs:
         return "no runs with a result yet"
     found = Counter(run.status for run in data.runs)
-    text = ", ".join(f"{number} {status}" for status, number in found.most_common())
+    text = ", ".join(f"{number} {status}" for status, number in sorted(found.items()))
     return f"{len(data.runs)} run{'s' * (len(data.runs) > 1)} ({text})"
 
 
