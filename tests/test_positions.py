@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_run import quick_jit
 
 from scaling.models.positions import alibi_slopes, rope_tables, rotate, sinusoids
 
@@ -14,7 +15,7 @@ from scaling.models.positions import alibi_slopes, rope_tables, rotate, sinusoid
 def test_rope_multiplies_pairs_as_complex_numbers(theta: float) -> None:
     """Features i and i + d/2 are one complex number, turned by position · theta^(−2i/d)."""
     x = np.asarray(jax.random.normal(jax.random.key(0), (2, 50, 3, 8)), np.float64)
-    turned = np.asarray(rotate(jnp.asarray(x, jnp.float32), *rope_tables(50, 8, theta)))
+    turned = np.asarray(quick_jit(rotate)(jnp.asarray(x, jnp.float32), *rope_tables(50, 8, theta)))
     for position, i in np.ndindex(50, 4):
         pair = x[:, position, :, i] + 1j * x[:, position, :, i + 4]
         want = pair * np.exp(1j * position * theta ** (-2 * i / 8))
@@ -25,7 +26,7 @@ def test_rope_multiplies_pairs_as_complex_numbers(theta: float) -> None:
 def test_rope_scores_depend_on_the_distance_only() -> None:
     q, k = jax.random.normal(jax.random.key(0), (2, 16))
     tables = rope_tables(40, 16, 100.0)
-    turned_q, turned_k = (rotate(jnp.broadcast_to(x, (1, 40, 1, 16)), *tables)[0, :, 0] for x in (q, k))
+    turned_q, turned_k = (quick_jit(rotate)(jnp.broadcast_to(x, (1, 40, 1, 16)), *tables)[0, :, 0] for x in (q, k))
     scores = np.asarray(turned_q @ turned_k.T)
     for distance in (0, 3, 17):
         diagonal = np.diagonal(scores, -distance)
