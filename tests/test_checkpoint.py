@@ -84,7 +84,7 @@ def test_newest_two_and_all_permanent_ones_are_kept(
 
 def test_what_is_due(states: tuple[TrainState, list[TrainState]], tmp_path: Path) -> None:
     never = open_at(tmp_path, checkpoint_minutes=None)
-    assert not (never.enabled or never.due_by_time() or never.due_by_step(4) or never.due_at_end())
+    assert not (never.due_by_time() or never.due_by_step(4) or never.due_at_end())
     often = open_at(tmp_path, checkpoint_minutes=0.0)
     assert often.due_by_time() and not often.due_by_step(4)
     steps = open_at(tmp_path, checkpoint_minutes=None, checkpoint_steps=4)

@@ -20,6 +20,7 @@ from scaling.config import RunConfig, config_hash, load
 from scaling.errors import UserError
 from scaling.models import functional
 from scaling.parallel import make_mesh
+from scaling.report import tracking
 from scaling.result import read_result
 from scaling.training import loop, train
 from scaling.training.metrics import read_metrics
@@ -169,6 +170,22 @@ def test_failure_is_recorded_and_tried_again(tiny: Tiny, tmp_path: Path, monkeyp
     failed = read_result(tmp_path)
     assert failed is not None and failed.status == "failed" and "out of memory" in failed.reason
     assert train(config, folder=tmp_path, quiet=True).status == "completed"
+
+
+@pytest.mark.parametrize("where", ["start", "log", "finish"])
+def test_an_error_of_the_mirror_is_one_warning(
+    tiny: Tiny, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Tracker:
+        def __getattr__(self, name: str) -> Any:
+            return broken if name == where else lambda *_: None
+
+    def broken(*_: Any) -> Any:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(tracking, "start", broken if where == "start" else lambda *_: Tracker())
+    assert train(tiny.config(tokens=20 * 256), folder=tmp_path, quiet=True).status == "completed"
+    assert [record.message.count("no route to host") for record in caplog.records] == [1]
 
 
 def test_mistakes_are_told_before_anything_is_compiled(

@@ -19,6 +19,11 @@ from scaling.training.state import TrainState
 KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
 
 
+def saves(records: Records) -> bool:
+    """Whether a run makes checkpoints at all."""
+    return records.checkpoint_minutes is not None or records.checkpoint_steps is not None
+
+
 @dataclass(frozen=True)
 class Books:
     """What a checkpoint says beside its arrays."""
@@ -51,10 +56,6 @@ class Checkpoints:
         self._last_time = time.monotonic()
         self._manager: Any = None
 
-    @property
-    def enabled(self) -> bool:
-        return self.minutes is not None or self.every is not None
-
     def due_by_step(self, step: int) -> bool:
         return self.every is not None and step % self.every == 0
 
@@ -63,7 +64,7 @@ class Checkpoints:
 
     def due_at_end(self) -> bool:
         """Whether the last state is to be kept: of a run with permanent checkpoints, or one longer than `minutes`."""
-        return self.every is not None or (self.enabled and self.last_step is not None)
+        return self.every is not None or (self.minutes is not None and self.last_step is not None)
 
     def save(self, state: TrainState, step: int, *, tokens: int, wall_s: float, losses: dict[str, Any]) -> None:
         """Save the state after update number `step`, with its books.

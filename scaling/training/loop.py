@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from scaling.models import functional
 from scaling.parallel import check_batch, initialize, is_main, make_mesh
 from scaling.parallel.distributed import local_rows, put_batch
 from scaling.result import Result, Status, write_result
-from scaling.training.checkpoint import Checkpoints, everyone
+from scaling.training.checkpoint import Checkpoints, everyone, saves
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
 from scaling.training.metrics import Losses, MetricsFile, limit
+from scaling.training.mirror import Mirror
 from scaling.training.optimizer import make_optimizer
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result, open_folder, run_folder, write_config
@@ -60,38 +62,46 @@ def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False)
     check_run(config, store)
     if is_main():
         write_config(folder, config)
+        (folder / "result.json").unlink(missing_ok=True)  # of a failed try: this one may be interrupted
     started = time.monotonic()
-    tracker = _start_tracker(config, folder)
-    result = None
+    mirror = Mirror(config, folder, enabled=is_main())
+    run = result = None
     try:
-        with closing(_Run(config, folder, mesh, store, tracker, quiet=quiet)) as run:
-            result = run.train()
+        with Signals(enabled=saves(config.records)) as signals:
+            run = _Run(config, folder, mesh, store, mirror, signals, quiet=quiet)
+            with closing(run):
+                result = run.train()
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
+        steps, wall_s = run.step if run else 0, time.monotonic() - started
         reason = f"{type(error).__name__}: {error}"
-        result = make_result(config, "failed", steps=0, wall_s=time.monotonic() - started, reason=reason, store=store)
+        result = make_result(config, "failed", steps=steps, wall_s=wall_s, reason=reason, store=store)
         raise
     finally:
         if is_main() and result is not None:
             write_result(folder, result)
-        tracker.finish(result)
+        mirror.finish(result)
+    if is_main() and not quiet:
+        print(f"{result.run_id}: {result.status}{f' ({result.reason})' if result.reason else ''}, see {folder}")
     return result
-
-
-def _start_tracker(config: RunConfig, folder: Path) -> Any:
-    from scaling.report import tracking
-
-    if not is_main():
-        config = config.model_copy(update={"records": config.records.model_copy(update={"wandb": "disabled"})})
-    return tracking.start(config, run_id(config), folder)
 
 
 class _Run:
     """One run in progress: what is compiled, the state, and the books about it."""
 
-    def __init__(self, config: RunConfig, folder: Path, mesh: Mesh, store: TokenStore, tracker: Any, *, quiet: bool):
-        self.config, self.mesh, self.store, self.tracker = config, mesh, store, tracker
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        mesh: Mesh,
+        store: TokenStore,
+        mirror: Mirror,
+        signals: Signals,
+        *,
+        quiet: bool,
+    ):
+        self.config, self.mesh, self.store, self.mirror, self.signals = config, mesh, store, mirror, signals
         self.clock = _Clock()
         self.flops_per_token = accounting.flops_per_token(config.model).exact
         self.batches = Batches(store.train, config.model.context, config.batch_size, config.seed)
@@ -101,7 +111,7 @@ class _Run:
         graph, _ = functional.abstract(config.model, config.placement)
         self.evaluator = Evaluator(config, graph, mesh, store.validation)
         self.checkpoints = Checkpoints(folder, config.records, config_hash(config))
-        self.signals = Signals(enabled=self.checkpoints.enabled)
+        self.signals = signals
         self.state, self.step = self._begin(optimizer, layout)
         self.resumed_from = self.step
         self.metrics = MetricsFile(folder, self.step, write=is_main())
@@ -111,9 +121,8 @@ class _Run:
         if self.step:
             self.progress.say(f"going on from step {self.step} of {config.steps}")
         windows = jax.ShapeDtypeStruct((config.batch_size, config.model.context + 1), store.train.tokens.dtype)
-        compiling = time.perf_counter()
-        self.update = compile_step(config, graph, optimizer, schedule, mesh, layout, windows)
-        self.compile_s = time.perf_counter() - compiling
+        self.compile = partial(compile_step, config, graph, optimizer, schedule, mesh, layout, windows)
+        self.compile_s = 0.0
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
         self.alone = jax.process_count() == 1
@@ -140,23 +149,27 @@ class _Run:
 
     def train(self) -> Result:
         """All updates and evaluations that are left. Raises what `train` raises."""
-        with self.signals:
+        try:
             try:
-                try:
-                    return self._result("completed", self._loop())
-                except Stop:
-                    self._save()
-                    self.checkpoints.close()
-            except Diverged as reason:
-                record = self.metrics.last("eval_loss")
-                return self._result("diverged", Evaluation.from_record(record) if record else None, str(reason))
-            where = f"stopped at step {self.step} of {self.config.steps}, state saved; the same command goes on"
-            self.progress.say(where)
-            raise self.signals.exception(where)
+                return self._result("completed", self._loop())
+            except Stop:
+                self._save()
+                self.checkpoints.close()
+        except Diverged as reason:
+            record = self.metrics.last("eval_loss")
+            return self._result("diverged", Evaluation.from_record(record) if record else None, str(reason))
+        where = f"stopped at step {self.step} of {self.config.steps}, state saved; the same command goes on"
+        self.progress.say(where)
+        raise self.signals.exception(where)
 
     def _loop(self) -> Evaluation:
         """Updates up to the last, and the final held-out loss."""
         steps, every = self.config.steps, self.config.records.evaluate_every
+        if self.step < steps:
+            compiling = time.perf_counter()
+            self.update = self.compile()
+            self.compile_s = time.perf_counter() - compiling
+            self.mark = (self.step, self.clock.seconds)
         while True:
             last = self.step == steps
             if self.checkpoints.due_at_end() if last else self._due():
@@ -210,7 +223,7 @@ class _Run:
         tokens = step * self.config.batch_tokens
         record = {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token, **values}
         self.metrics.write(record)
-        self.tracker.log(step, record)
+        self.mirror.log(step, record)
         self.progress.show(step, record)
 
     def _drain(self) -> None:
@@ -249,7 +262,7 @@ class _Run:
             facts |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
         if status == "diverged":
             facts["last_good"] = self.metrics.records[-1] if self.metrics.records else None
-        result = make_result(
+        return make_result(
             self.config,
             status,
             steps=self.step,
@@ -261,7 +274,6 @@ class _Run:
             tokens_per_s=self.metrics.tokens_per_s(),
             facts=facts,
         )
-        return result
 
 
 class _Clock:
