@@ -24,6 +24,11 @@ class Device:
     per_chip: int = 1
     """JAX devices that one chip of a topology shows as"""
 
+    @property
+    def platform(self) -> str:
+        """`cpu`, `gpu` or `tpu`."""
+        return "cpu" if self.name == "cpu" else "tpu" if "tpu" in self.pattern else "gpu"
+
 
 GB, GIB = 10**9, 2**30
 T = 1e12

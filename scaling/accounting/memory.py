@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import ceil
 
+from scaling.accounting.devices import device
 from scaling.accounting.params import Tensor, tensors
 from scaling.config import ModelConfig, RunConfig
 from scaling.errors import UserError
@@ -11,7 +12,11 @@ FLOAT32 = 4
 CHUNK_BYTES = 64 * 2**20  # float32 logits of one piece of the loss where `placement.loss_chunk` is unset
 FACTORED_FROM = 128  # Adafactor keeps the whole second moment where a matrix has a shorter side (as optax does)
 IN_BLOCKS = ("attention", "mlp")
-SQUARE = ("reference", "xla")  # attention that keeps a probability for every pair of positions
+FUSED = ("cudnn", "splash")  # attention that keeps no scores
+GROUPED = ("cudnn", "xla")  # attention that keeps keys and values as they are
+BLOCK = 64  # queries of a block of `blocked`
+MLP_KEEPS = {"relu": 2, "relu2": 3, "silu": 4, "gelu": 6, "swiglu": 6, "geglu": 8}
+"""arrays of width d_ff that JAX keeps for the backward pass of an MLP"""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
 
     devices: devices of the run; unset: as many as `placement.mesh` names.
     kind: their kind; on `cpu`, `compute_dtype: auto` is float32, elsewhere bfloat16.
-    returns: bytes. Parameters, gradients and optimizer state are exact for the layout that `parallel` gives them;
-    activations and logits are what the backward pass needs by the remat policy, not what a compiler makes of it.
+    returns: bytes. Parameters, gradients and optimizer state are exact for the layout that `parallel` gives them.
+    Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum takes them, one
+    layer computed again, a piece of logits and all gradients as there at one time, so it is rather too large.
     Raises UserError where the mesh does not fit the devices.
     """
     cut = _cut(run, devices)
@@ -56,7 +62,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "gradients": held * (2 if accumulate > 1 else 1),  # the sum and what is added to it
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in parts),
         "compute_copy": width * sum(s for t, s in parts if len(t.shape) > 1) if width < FLOAT32 else 0,
-        "activations": windows * model.context * _activations(run, width, cut.tensor),
+        "activations": windows * model.context * _activations(run, width, _attention(run, kind), cut.tensor),
         "logits": _logits(run, windows * model.context, cut.tensor),
     }
     return Memory(items, cut.data * cut.fsdp * cut.tensor)
@@ -111,38 +117,61 @@ def _compute_bytes(run: RunConfig, kind: str | None) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def _activations(run: RunConfig, width: int, tensor: int) -> int:
+def _activations(run: RunConfig, width: int, attention: str, tensor: int) -> int:
     """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
     model, remat = run.model, run.placement.remat
-    whole = _layer(run, width, tensor)
     stream = width * model.d_model
+    layers = [_layer(model, width, attention, window, tensor) for window in model.windows]
     if remat == "none":
-        kept, again = whole, 0
+        held = sum(layers)
     elif remat == "full":
-        kept, again = stream, whole
+        held = model.layers * stream + max(layers)
     else:
-        kept, again = 2 * stream + width * _products(model) // tensor, whole
-    ends = 2 * stream  # the stream after the last layer and its norm
-    return model.layers * kept + again + ends
+        outputs = 3 if model.norm_position != "pre" else 1 if model.parallel_block else 2  # input; o, down if read
+        held = model.layers * (outputs * stream + width * _products(model) // tensor) + max(layers)
+    return held + 2 * stream  # and the stream after the last layer and its norm
 
 
 def _products(model: ModelConfig) -> int:
     """Outputs of q, k, v and of the MLP's way in, for one token of one layer."""
-    ups = 2 if model.gated else 1
-    return (model.n_heads + 2 * model.n_kv_heads) * model.d_head + ups * model.d_ff
+    return (model.n_heads + 2 * model.n_kv_heads) * model.d_head + (2 if model.gated else 1) * model.d_ff
 
 
-def _layer(run: RunConfig, width: int, tensor: int) -> int:
-    """Bytes for each token that the backward pass of one layer reads, nothing computed again."""
-    model = run.model
-    norms = 1 if model.parallel_block else 2
-    out = {"pre": 0, "post": 0, "sandwich": 2}[model.norm_position]
-    stream = model.d_model * (2 * norms + out)  # input and output of each norm
-    inner = _products(model) + model.n_heads * model.d_head + model.d_ff  # attention's result, the way down's input
-    bytes_ = width * (stream + inner // tensor) + FLOAT32 * model.n_heads // tensor
-    if run.placement.attention in SQUARE:
-        bytes_ += (FLOAT32 + width) * model.n_heads * model.context // tensor
-    return bytes_
+def _layer(model: ModelConfig, width: int, attention: str, window: int, tensor: int) -> int:
+    """Bytes for each token that the backward pass of one layer reads when nothing is computed again."""
+    H, K, d = model.n_heads, model.n_kv_heads, model.d_head
+    branches = 1 if model.parallel_block else 2
+    norms = branches + (2 if model.norm_position == "sandwich" else 0)
+    keys_held: float = K if attention in GROUPED else H  # the others repeat keys and values for every query head
+    seen: float = model.context
+    if attention == "blocked":
+        seen = _keys_of_blocks(model.context, window)
+        keys_held *= max(1.0, seen / BLOCK)  # every block of queries has its own slice of the keys
+    scores = FLOAT32 if attention in FUSED else (width + 2 * FLOAT32 + 1) * seen  # fused: log Z of every query
+    heads = width * 2 * (H + keys_held) * d + scores * H + (2 * FLOAT32 * (H + K) * d if model.qk_norm else 0)
+    stream = model.d_model * (2 * FLOAT32 * norms + width * branches)  # norms work in float32
+    return round(stream + (heads + width * MLP_KEEPS[model.activation] * model.d_ff) / tensor)
+
+
+def _keys_of_blocks(context: int, window: int) -> float:
+    """Mean over queries of the keys that `blocked` multiplies them with: whole blocks, from the window's first."""
+    keys = 0
+    for start in range(0, context, BLOCK):
+        stop = min(start + BLOCK, context)
+        keys += (stop - start) * (stop - max(0, start - window + 1) // BLOCK * BLOCK)
+    return keys / context
+
+
+def _attention(run: RunConfig, kind: str | None) -> str:
+    """The implementation that `auto` stands for on a kind of device."""
+    model, found = run.model, device(kind) if kind else None
+    if run.placement.attention != "auto":
+        return run.placement.attention
+    platform = found.platform if found else "gpu"
+    bent = model.attention_softcap is not None or model.position == "alibi" or model.dropout > 0
+    if platform == "gpu":
+        return "reference" if bent else "cudnn"
+    return "blocked" if bent or platform == "cpu" else "splash"
 
 
 def _logits(run: RunConfig, tokens: int, tensor: int) -> int:
