@@ -10,7 +10,7 @@ Color = str | float
 Scale = Literal["power", "si", "plain", "percent"]
 """how numbers on an axis are written: 3×10¹¹, 22k, 1.5, +2 %"""
 
-Symbol = Literal["circle", "diamond", "star", "x", "square"]
+Symbol = Literal["circle", "diamond", "star", "square"]
 
 PALETTE: dict[str, tuple[str, str]] = {  # on light paper, on dark paper
     "ink": ("#1c2127", "#e7eaee"),

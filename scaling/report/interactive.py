@@ -9,7 +9,6 @@ from typing import Any, Literal
 from scaling.report.canvas import PALETTE, Axis, Band, Color, Figure, Line, Panel, Points
 from scaling.report.plots import colors_of, hexadecimal
 
-SYMBOLS = {"circle": "circle", "diamond": "diamond", "star": "star", "x": "x", "square": "square"}
 STEPS = 50
 """colours that the sequential scale is cut into"""
 
@@ -61,7 +60,7 @@ def traces(mark: Line | Points | Band, panel: Panel) -> Iterable[dict[str, Any]]
 def _markers(points: Points, panel: Panel) -> dict[str, Any]:
     colors = [name_of(color) for color in colors_of(points)]
     # plotly draws the outlines of hollow symbols in their own colour
-    symbol = SYMBOLS[points.symbol] + ("" if points.filled else "-open")
+    symbol = points.symbol + ("" if points.filled else "-open")
     outline = {"width": 1, "color": "@paper"} if points.filled else {"width": 2}
     size = points.size * (1.7 if points.symbol == "star" else 1.25)
     trace: dict[str, Any] = {
@@ -137,7 +136,6 @@ SHAPES = {
     "circle": '<circle cx="11" cy="7" r="4.4" {paint}/>',
     "diamond": '<path d="M11 1.6 16.4 7 11 12.4 5.6 7Z" {paint}/>',
     "star": '<path d="M11 .8 12.7 4.9 17 5.2 13.7 8 14.8 12.3 11 10 7.2 12.3 8.3 8 5 5.2 9.3 4.9Z" {paint}/>',
-    "x": '<path d="M7 3 15 11M15 3 7 11" style="stroke:{color};stroke-width:3"/>',
     "square": '<path d="M7 3H15V11H7Z" {paint}/>',
 }
 
@@ -151,7 +149,7 @@ def _swatch(mark: Line | Points | Band) -> str:
         shape = f'<path d="M1 7H21" style="stroke:{color};stroke-width:2.4;{dash}"/>'
     else:
         paint = f"fill:{color}" if mark.filled else f"fill:none;stroke:{color};stroke-width:2"
-        shape = SHAPES[mark.symbol].format(paint=f'style="{paint}"', color=color)
+        shape = SHAPES[mark.symbol].format(paint=f'style="{paint}"')
     return f'<svg width="22" height="14" viewBox="0 0 22 14" aria-hidden="true">{shape}</svg>'
 
 

@@ -15,7 +15,7 @@ DASH = (0, (4, 2.5))
 WIDTH = {1: 7.2, 2: 10.4}  # inches, by panels side by side
 HEIGHT = 4.7
 CAPTION = {1: 118, 2: 172}  # characters in a line
-SYMBOLS = {"circle": "o", "diamond": "D", "star": "*", "x": "X", "square": "s"}
+SYMBOLS = {"circle": "o", "diamond": "D", "star": "*", "square": "s"}
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
