@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 success, 1 a failed run, 2 bad usage or configuration, 75 interrupted with its state saved."""
     try:
-        args = _parser().parse_args(argv)
+        args = _parse(argv)
         return args.call(args)
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
@@ -31,6 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stderr.close()
         return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments in any order: overrides may also come after options."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    overrides = [a for a in rest if "=" in a and not a.startswith("-")]
+    if len(overrides) < len(rest) or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *overrides]
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:

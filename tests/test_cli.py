@@ -49,6 +49,13 @@ def test_an_override_without_value_says_how_one_looks(capsys: pytest.CaptureFixt
     assert "key=value" in error_of(capsys, "plan", MODEL, "d_model")
 
 
+def test_overrides_may_come_before_and_after_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scaling("plan", MODEL, "layers=3", "--json", "vocab=100") == 0
+    shape = json.loads(capsys.readouterr().out)["shape"]
+    assert (shape["layers"], shape["vocab"]) == (3, 100)
+    assert "--fast" in error_of(capsys, "plan", MODEL, "--fast")
+
+
 def test_plan_json_has_the_published_count_and_every_convention(capsys: pytest.CaptureFixture[str]) -> None:
     assert scaling("plan", MODEL, "--json") == 0
     plan = json.loads(capsys.readouterr().out)

@@ -122,9 +122,7 @@ MODELS: dict[str, dict[str, object]] = {
     ("attention", "remat"),
     [
         ("reference", "none"),
-        pytest.param(
-            "reference", "dots", marks=pytest.mark.xfail(reason="products are not saved: see models/stack.py")
-        ),
+        ("reference", "dots"),
         ("blocked", "none"),
         ("xla", "none"),
     ],

@@ -53,7 +53,7 @@ class ModelConfig(Config):
     """weight of mean(log Z²) added to the training loss (PaLM, 2204.02311 section 5)"""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     init: Literal["fan_in", "normal"] = "fan_in"
-    """standard deviation of matrices: 1/√fan_in, or init_std for all (GPT-2); embeddings always init_std"""
+    """standard deviation of weights: 1/√fan_in, 1/√d_model for embeddings; or init_std for all (GPT-2)"""
     init_std: float = Field(default=0.02, gt=0)
     residual_init_scale: bool = True
     """matrices that write into the residual stream start smaller by 1/√(2·layers) (GPT-2)"""

@@ -2,10 +2,14 @@
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from scaling.config.model import ModelConfig
 from scaling.models.matmul import matmul
 from scaling.models.parameters import ParamFacts, declare, matrix_std
+
+PRODUCT = "product"
+"""what a result is called that `remat: dots` keeps"""
 
 
 class Linear(nnx.Module):
@@ -28,5 +32,5 @@ class Linear(nnx.Module):
         self.bias = declare(shape[1:], bias, rngs=rngs, layers=layers) if config.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = matmul(x, self.kernel[...])
+        y = checkpoint_name(matmul(x, self.kernel[...]), PRODUCT)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)

@@ -10,6 +10,7 @@ from flax import nnx
 from scaling.config.model import ModelConfig
 from scaling.config.run import Placement
 from scaling.models.block import Block, Rope
+from scaling.models.linear import PRODUCT
 
 Apply = Callable[[Any, jax.Array, jax.Array | None], jax.Array]
 
@@ -82,5 +83,5 @@ def rematerialised(apply: Apply, policy: str, *, in_scan: bool) -> Apply:
     """`apply` with its backward pass computing again what the policy says."""
     if policy == "none":
         return apply
-    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+    saved = jax.checkpoint_policies.save_only_these_names(PRODUCT) if policy == "dots" else None
     return jax.checkpoint(apply, policy=saved, prevent_cse=not in_scan)

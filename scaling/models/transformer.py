@@ -24,7 +24,8 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, placement: Placement, *, rngs: nnx.Rngs):
         self.config, self.placement = config, placement
-        vocab, d_model, std = config.vocab, config.d_model, config.init_std
+        vocab, d_model = config.vocab, config.d_model
+        std = matrix_std(config, d_model, residual=False)  # also of embeddings: a tied one is the head
         facts = ParamFacts(("vocab", "embed"), 1, decay=False, role="embedding")
         self.embedding = declare((vocab, d_model), facts, rngs=rngs, layers=None, std=std)
         learned = config.position == "learned"
@@ -35,7 +36,6 @@ class Transformer(nnx.Module):
         self.layers = Block(config, rngs=rngs)
         self.norm = None if config.norm_position == "post" else Norm(config, layers=None, rngs=rngs)
         facts = ParamFacts(("embed", "vocab"), d_model, decay=True, role="head")
-        std = matrix_std(config, d_model, residual=False)
         self.head = None if config.tied else declare((d_model, vocab), facts, rngs=rngs, layers=None, std=std)
 
     @property
