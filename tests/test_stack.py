@@ -1,0 +1,99 @@
+"""Layers applied by scan or unrolled, with any policy of what is computed again: the same loss and gradients."""
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import quick_jit
+
+from scaling.config import ModelConfig, Placement
+from scaling.models import LossSums, functional
+from scaling.models.stack import group_size
+
+L = 12
+
+
+def model(**changes: Any) -> ModelConfig:
+    base = {"vocab": 17, "context": L, "layers": 4, "d_model": 16, "n_heads": 4, "n_kv_heads": 2, "d_ff": 24}
+    return ModelConfig.model_validate({**base, "init_std": 0.5, **changes})
+
+
+@cache
+def start(config: ModelConfig) -> functional.Params:
+    return quick_jit(partial(functional.init, config))(jax.random.key(0))
+
+
+def loss_and_gradients(config: ModelConfig, key: jax.Array | None = None, **placement: Any) -> tuple[Any, Any]:
+    """Of the weighted mean loss, z-loss included."""
+    tokens, targets = jax.random.randint(jax.random.key(1), (2, 2, L), 0, config.vocab)
+    weights = jax.random.uniform(jax.random.key(2), (2, L))
+    graph, _ = functional.abstract(config, Placement.model_validate(placement))
+
+    def objective(params: functional.Params) -> jax.Array:
+        sums: LossSums = functional.bind(graph, params).loss_sum(tokens, targets, weights, dropout_key=key)
+        return (sums.nats + 0.1 * sums.z) / sums.weight
+
+    return quick_jit(jax.value_and_grad(objective))(start(config))
+
+
+def assert_close(got: Any, want: Any) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        scale = max(1.0, float(jnp.max(jnp.abs(y))))
+        np.testing.assert_allclose(x, y, atol=2e-5 * scale, err_msg=jax.tree_util.keystr(path))
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "windows and a layer over": {"layers": 5, "sliding_window": (3, None)},
+    "sharing and windows": {"layers": 6, "layer_sharing": 2, "sliding_window": (5, 3, None)},
+    "dropout": {"dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_scan_remat_and_chunks_compute_the_same(name: str) -> None:
+    config, key = model(**WAYS[name]), jax.random.key(7)
+    want = loss_and_gradients(config, key, layers="unroll")
+    assert_close(loss_and_gradients(config, key, layers="scan", remat="full", loss_chunk=7), want)
+    if name == "plain":
+        assert_close(loss_and_gradients(config, key, layers="unroll", remat="dots"), want)
+
+
+def test_every_attention_that_runs_on_any_platform_gives_the_same_model() -> None:
+    config = model(layers=2, sliding_window=(4, None))
+    want = loss_and_gradients(config, attention="reference")
+    for name in ("blocked", "xla"):
+        assert_close(loss_and_gradients(config, attention=name), want)
+
+
+@pytest.mark.parametrize(
+    "changes, size",
+    [({}, 1), ({"sliding_window": (3, None)}, 2), ({"sliding_window": (L, None)}, 1), ({"layer_sharing": 4}, 4),
+     ({"layers": 12, "layer_sharing": 2, "sliding_window": (3, 4, None)}, 6)],
+)  # fmt: skip
+def test_a_step_of_the_scan_is_where_windows_and_sharing_repeat(changes: dict[str, Any], size: int) -> None:
+    assert group_size(model(**changes)) == size
+
+
+def count(jaxpr: Any, name: str) -> int:
+    """Equations of that name, inner jaxprs included, a scan's body once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        total += equation.primitive.name == name
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            total += count(inner, name) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def test_a_scanned_model_is_as_long_to_compile_however_deep() -> None:
+    def products(layers: int, way: str) -> int:
+        graph, params = functional.abstract(model(layers=layers), Placement.model_validate({"layers": way}))
+        jaxpr = jax.make_jaxpr(lambda p: functional.bind(graph, p)(jnp.zeros((1, L), jnp.int32)))(params)
+        return count(jaxpr.jaxpr, "dot_general")
+
+    assert products(16, "scan") == products(4, "scan") == products(4, "unroll") / 4
