@@ -1,0 +1,313 @@
+"""The transformer against one written in NumPy, and what must hold of any: causality, precision, dropout."""
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import quick_jit
+
+from scaling.config import ModelConfig, Placement
+from scaling.errors import UserError
+from scaling.models import functional
+from scaling.models.attention_mask import dropout
+
+VOCAB, L, D = 32, 24, 16
+TINY: dict[str, Any] = {"vocab": VOCAB, "context": L, "layers": 2, "d_model": D, "n_heads": 4, "d_ff": 24}
+
+
+@cache
+def _draw(model: ModelConfig) -> tuple[Any, Any]:
+    graph, shapes = functional.abstract(model, Placement())
+    rng = np.random.default_rng(0)
+
+    def value(path: Any, shape: Any) -> np.ndarray:
+        mean = 1.0 if path[-1].key.endswith("scale") else 0.0
+        return (mean + 0.3 * rng.normal(size=shape.shape)).astype(np.float32)
+
+    return graph, jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def draw(**values: Any) -> tuple[ModelConfig, Any, Any]:
+    """(config, graph, parameters) of a tiny model, all parameters random: no bias is zero and no scale one."""
+    model = ModelConfig(**{**TINY, **values})
+    return model, *_draw(model)
+
+
+# ---------------------------------------------------------------- the same in NumPy, float64, one window at a time
+
+
+def normed(x: np.ndarray, p: Any, model: ModelConfig) -> np.ndarray:
+    if model.norm == "layernorm":
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + model.norm_eps)
+        return x * p["scale"] + p.get("bias", 0)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + model.norm_eps) * p["scale"]
+
+
+def linear(x: np.ndarray, p: Any) -> np.ndarray:
+    return x @ p["kernel"] + p.get("bias", 0)
+
+
+def turned(x_Lxd: np.ndarray, theta: float) -> np.ndarray:
+    """Rotary positions in LLaMA's half layout, by complex numbers."""
+    half = x_Lxd.shape[1] // 2
+    angle = np.outer(np.arange(len(x_Lxd)), theta ** (-np.arange(half) / half))
+    z = (x_Lxd[:, :half] + 1j * x_Lxd[:, half:]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag], 1)
+
+
+def attention(x_LxD: np.ndarray, p: Any, model: ModelConfig, window: int) -> np.ndarray:
+    d, q, k, v = model.d_head, *(linear(x_LxD, p[name]) for name in "qkv")
+    i, j = np.indices((len(x_LxD), len(x_LxD)))
+    outs = []
+    for h in range(model.n_heads):
+        kv = h // (model.n_heads // model.n_kv_heads)
+        qh, kh, vh = q[:, h * d : (h + 1) * d], k[:, kv * d : (kv + 1) * d], v[:, kv * d : (kv + 1) * d]
+        if model.qk_norm:
+            rms = [np.sqrt((x**2).mean(1, keepdims=True) + model.norm_eps) for x in (qh, kh)]
+            qh, kh = qh / rms[0] * p["q_scale"], kh / rms[1] * p["k_scale"]
+        if model.position == "rope":
+            qh, kh = turned(qh, model.rope_theta), turned(kh, model.rope_theta)
+        scores = qh @ kh.T / np.sqrt(d)
+        if model.attention_softcap:
+            scores = model.attention_softcap * np.tanh(scores / model.attention_softcap)
+        if model.position == "alibi":
+            scores = scores - 2.0 ** (-8 * (h + 1) / model.n_heads) * (i - j)
+        weights = np.where((j <= i) & (j > i - window), np.exp(scores), 0)
+        outs.append(weights / weights.sum(1, keepdims=True) @ vh)
+    return linear(np.concatenate(outs, 1), p["o"])
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: x * (x > 0),
+    "relu2": lambda x: x**2 * (x > 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+def mlp(x: np.ndarray, p: Any, model: ModelConfig) -> np.ndarray:
+    act = ACTIVATIONS[{"geglu": "gelu", "swiglu": "silu"}.get(model.activation, model.activation)]
+    gated = model.activation in ("geglu", "swiglu")
+    return linear(act(linear(x, p["gate"])) * linear(x, p["up"]) if gated else act(linear(x, p["up"])), p["down"])
+
+
+def layer(x: np.ndarray, p: Any, model: ModelConfig, window: int) -> np.ndarray:
+    post, sandwich = model.norm_position == "post", model.norm_position == "sandwich"
+
+    def attend(y: np.ndarray) -> np.ndarray:
+        out = attention(y, p["attention"], model, window)
+        return normed(out, p["attention_out_norm"], model) if sandwich else out
+
+    def feed(y: np.ndarray) -> np.ndarray:
+        out = mlp(y, p["mlp"], model)
+        return normed(out, p["mlp_out_norm"], model) if sandwich else out
+
+    if model.parallel_block and post:
+        return normed(x + attend(x) + feed(x), p["attention_norm"], model)
+    if model.parallel_block:
+        y = normed(x, p["attention_norm"], model)
+        return x + attend(y) + feed(y)
+    if post:
+        x = normed(x + attend(x), p["attention_norm"], model)
+        return normed(x + feed(x), p["mlp_norm"], model)
+    x = x + attend(normed(x, p["attention_norm"], model))
+    return x + feed(normed(x, p["mlp_norm"], model))
+
+
+def numpy_logits(model: ModelConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
+    params = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
+    x = params["embedding"][tokens]
+    if model.position == "learned":
+        x = x + params["position"][: len(x)]
+    if model.position == "sinusoidal":
+        feature, position = np.arange(0, D, 2), np.arange(len(x))[:, None]
+        x[:, 0::2] += np.sin(position / 10_000 ** (feature / D))
+        x[:, 1::2] += np.cos(position / 10_000 ** (feature / D))
+    pattern = model.sliding_window or (None,)
+    unique = [jax.tree.map(lambda w, n=n: w[n], params["layers"]) for n in range(model.unique_layers)]
+    for n in range(model.layers):
+        x = layer(x, unique[n // model.layer_sharing], model, pattern[n % len(pattern)] or len(x))
+    if model.norm_position != "post":
+        x = normed(x, params["norm"], model)
+    logits = x @ (params["embedding"].T if model.tied else params["head"])
+    return model.logit_softcap * np.tanh(logits / model.logit_softcap) if model.logit_softcap else logits
+
+
+GPT2 = {"norm": "layernorm", "bias": True, "position": "learned", "activation": "gelu", "tied": True}
+LLAMA = {"n_kv_heads": 2, "rope_theta": 500_000.0, "activation": "swiglu", "tied": False, "norm_eps": 1e-6}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "post (the original transformer)": {
+        **GPT2,
+        "norm_position": "post",
+        "position": "sinusoidal",
+        "activation": "relu",
+    },
+    "sandwich, windows and soft-caps (gemma 2)": {
+        **LLAMA,
+        "norm_position": "sandwich",
+        "activation": "geglu",
+        "sliding_window": (5, None),
+        "attention_softcap": 2.0,
+        "logit_softcap": 1.5,
+        "layers": 3,
+    },
+    "parallel (palm)": {**LLAMA, "parallel_block": True, "n_kv_heads": 1, "tied": True},
+    "parallel, sandwich": {**GPT2, "parallel_block": True, "norm_position": "sandwich"},
+    "parallel, post": {"parallel_block": True, "norm_position": "post", "position": "none", "activation": "silu"},
+    "query-key norm (qwen 3)": {**LLAMA, "qk_norm": True, "d_head": 6},
+    "alibi, relu2, no bias in layer norms": {"norm": "layernorm", "position": "alibi", "activation": "relu2"},
+    "shared layers (albert)": {**GPT2, "layers": 4, "layer_sharing": 2},
+}
+
+
+@pytest.mark.parametrize("values", LAYOUTS.values(), ids=LAYOUTS)
+def test_logits_are_those_of_a_transformer_in_numpy(values: dict[str, Any]) -> None:
+    model, graph, params = draw(**values)
+    tokens = np.random.default_rng(1).integers(0, VOCAB, (2, L))
+    got = quick_jit(lambda p, t: functional.bind(graph, p).logits(t))(params, tokens)
+    want = np.stack([numpy_logits(model, params, row) for row in tokens])
+    assert got.dtype == jnp.float32 and want.std() > 0.1
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
+
+
+# ------------------------------------------------------------------------------------------------------- causality
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("norm_position", ["pre", "post", "sandwich"])
+@pytest.mark.parametrize("position", ["rope", "learned", "sinusoidal", "alibi", "none"])
+def test_gradients_reach_back_as_far_as_the_windows_let_them_and_never_ahead(
+    position: str, norm_position: str, window: int | None
+) -> None:
+    """Every token of the window is another, so a row of the embedding is one position's input."""
+    model, _, params = draw(position=position, norm_position=norm_position, sliding_window=(window,))
+    graph, _ = functional.abstract(model, Placement(layers="scan"))  # compiles faster
+    length = 12
+    tokens = jnp.arange(length)[None]
+
+    @quick_jit
+    def jacobian(params: Any) -> jax.Array:
+        def f(embedding: jax.Array) -> jax.Array:
+            hidden = functional.bind(graph, {**params, "embedding": embedding})(tokens)[0]
+            return hidden @ jnp.arange(1.0, D + 1)
+
+        return jnp.abs(jax.jacrev(f)(params["embedding"])).max(-1)  # [output position, token]
+
+    reached = np.asarray(jacobian(params))[:, :length] > 0
+    i, j = np.indices((length, length))
+    reach = model.layers * (window - 1) if window else length
+    np.testing.assert_array_equal(reached, (j <= i) & (i - j <= reach))
+
+
+# ------------------------------------------------------------------------------ tied heads, windows too long, types
+
+
+MIXED = {**GPT2, "position": "rope", "n_kv_heads": 2, "activation": "swiglu", "qk_norm": True}
+
+
+@cache
+def trained_once(tied: bool = True, compute_dtype: Any = "float32") -> tuple[Any, Any, Any]:
+    """(mean loss, hidden states, gradient) of a model whose head is its embedding's transpose, tied or not."""
+    _, _, params = draw(**MIXED)
+    params = params if tied else {**params, "head": params["embedding"].T}
+    graph, _ = functional.abstract(
+        ModelConfig(**{**TINY, **MIXED, "tied": tied}), Placement(compute_dtype=compute_dtype)
+    )
+    tokens = jnp.asarray(np.random.default_rng(2).integers(0, VOCAB, (2, L)))
+
+    def f(params: Any) -> Any:
+        bound = functional.bind(graph, params)
+        return bound.loss_sum(tokens, tokens[:, ::-1], jnp.ones((2, L))).nats / (2 * L), bound(tokens)
+
+    (loss, hidden), gradient = quick_jit(jax.value_and_grad(f, has_aux=True))(params)
+    return loss, hidden, gradient
+
+
+def test_a_tied_matrix_gets_the_gradients_of_embedding_and_head_together() -> None:
+    *_, got = trained_once()
+    *_, want = trained_once(tied=False)
+    assert "head" not in got
+    assert all(np.linalg.norm(want[name]) > 0.1 * np.linalg.norm(got["embedding"]) for name in ("embedding", "head"))
+    np.testing.assert_allclose(got["embedding"], want["embedding"] + want["head"].T, rtol=1e-4, atol=1e-6)
+
+
+def test_a_window_longer_than_the_table_of_positions_is_refused() -> None:
+    _, graph, params = draw(**GPT2)
+    with pytest.raises(UserError, match=rf"window of {L + 1} tokens is longer than model.context={L}"):
+        functional.bind(graph, params)(jnp.zeros((1, L + 1), jnp.int32))
+
+
+def test_bfloat16_compute_is_close_to_float32_and_gradients_stay_float32() -> None:
+    loss, hidden, gradient = trained_once()
+    loss16, hidden16, gradient16 = trained_once(compute_dtype="bfloat16")
+    assert (hidden.dtype, hidden16.dtype, loss16.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
+    assert 0 < abs(loss16 - loss) < 0.005 * loss
+    error = np.abs(np.asarray(hidden16, np.float32) - hidden)
+    assert 0 < error.mean() < 0.02 * np.abs(hidden).mean()  # a rounding to 8 bits is 0.2% on average
+    whole, whole16 = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(g)]) for g in (gradient, gradient16))
+    assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(gradient16))
+    assert np.linalg.norm(whole16 - whole) < 0.05 * np.linalg.norm(whole)
+
+
+# --------------------------------------------------------------------------------------------------------- dropout
+
+
+RATE = 0.25
+ONES, EYES = np.ones((2, D), np.float32), np.stack([np.eye(D, dtype=np.float32)] * 2)
+DROPPED: dict[str, tuple[dict[str, Any], float]] = {
+    "embedding": ({"embedding": np.ones((VOCAB, D), np.float32)}, RATE),
+    "attention's output": ({"layers": {"attention": {"o": {"bias": ONES}}}}, RATE**2),
+    "mlp's output": ({"layers": {"mlp": {"down": {"bias": ONES}}}}, RATE**2),
+    "probabilities and output": (
+        {"layers": {"attention": {"v": {"bias": ONES}, "o": {"kernel": EYES}}}},
+        (1 - (1 - RATE) ** 2) ** 2,
+    ),
+}
+"""what is not zero in a model of two layers, and the share of zeros that dropout then makes of its ones"""
+
+
+def put(tree: Any, values: Any) -> Any:
+    return (
+        values
+        if not isinstance(tree, dict)
+        else {k: put(v, values[k]) if k in values else v for k, v in tree.items()}
+    )
+
+
+@cache
+def dropout_run() -> tuple[Any, Any]:
+    """(parameters all zero but the final norm's scale, jitted hidden states): zero in is zero out."""
+    _, graph, params = draw(bias=True, position="none", activation="relu", dropout=RATE)
+    tokens = jnp.zeros((256, 2), jnp.int32)
+    zero = put(jax.tree.map(np.zeros_like, params), {"norm": {"scale": np.ones(D, np.float32)}})
+    return zero, quick_jit(lambda p, seed: functional.bind(graph, p)(tokens, dropout_key=jax.random.key(seed)))
+
+
+@pytest.mark.parametrize("case", DROPPED)
+def test_dropout_zeroes_its_share_independently_in_every_place_and_layer(case: str) -> None:
+    values, share = DROPPED[case]
+    zero, run = dropout_run()
+    hidden = run(put(zero, values), 0)[:, 0]  # the first query's one key has probability one
+    assert (hidden == 0).mean() == pytest.approx(share, abs=0.06)
+    assert (run(put(zero, values), 0)[:, 0] == hidden).all()
+    assert (run(put(zero, values), 1)[:, 0] != hidden).any()
+
+
+def test_dropout_keeps_the_mean() -> None:
+    x = jnp.full((200, 200), 3.0)
+    dropped = dropout(x, RATE, jax.random.key(0))
+    assert set(np.unique(dropped)) == {0.0, 4.0}
+    assert dropped.mean() == pytest.approx(3.0, abs=0.04)
+    assert dropout(x.astype(jnp.bfloat16), RATE, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+def test_without_a_key_nothing_is_dropped() -> None:
+    tokens = jnp.arange(L)[None]
+    with_dropout, without = draw(dropout=0.5), draw(dropout=0.0)
+    a, b = (functional.bind(graph, params)(tokens) for _, graph, params in (with_dropout, without))
+    np.testing.assert_array_equal(a, b)
