@@ -31,8 +31,8 @@ def test_parameters_start_with_the_deviation_configured(init: str, residual: boo
 
     layers = params["layers"]
     want = [
-        (params["embedding"], 0.03),
-        (params["position"], 0.03),
+        (params["embedding"], std(64)),
+        (params["position"], std(64)),
         (params["head"], std(64)),
         (layers["attention"]["q"]["kernel"], std(64)),
         (layers["attention"]["v"]["kernel"], std(64)),
