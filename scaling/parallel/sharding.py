@@ -1,6 +1,6 @@
 """Logical axes to mesh axes: where parameters, optimizer state, batches and activations lie."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -136,15 +136,6 @@ def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(layout, state)
-
-
-def create_sharded(init: Callable[..., Any], shardings: Any, *args: Any) -> Any:
-    """`init(*args)` computed in place: no device ever holds more than its part.
-
-    Random bits are the same on every mesh (JAX's threefry generator is partitionable); what is computed from them
-    may differ in the last place, where the compiler fuses other operations.
-    """
-    return jax.jit(init, out_shardings=shardings)(*args)
 
 
 def _spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

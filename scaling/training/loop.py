@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, run_id
-from scaling.data import Batches, TokenStore, check_run, open_store
+from scaling.data import Batches, TokenStore, check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.models import functional
 from scaling.parallel import check_batch, initialize, is_main, make_mesh
@@ -126,7 +126,7 @@ class _Run:
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
         self.alone = jax.process_count() == 1
-        self.rows = local_rows(mesh, config.batch_size)
+        self.windows: Any = self._source()
         self.mark = (self.step, self.clock.seconds)
         """where the speed is measured from"""
 
@@ -143,6 +143,7 @@ class _Run:
 
     def close(self) -> None:
         """Leave files and terminal in order, however the run ended."""
+        self.windows.close()
         self.progress.close()
         self.metrics.close()
         self.checkpoints.close()
@@ -183,15 +184,21 @@ class _Run:
             if self._any_process(self.signals.received is not None):
                 raise Stop
             before = self.pending
-            self.state, self.pending = self.update(self.state, self._windows(self.step))
+            self.state, self.pending = self.update(self.state, next(self.windows))
             self.step += 1
             if before is not None:
                 self._read(self.step - 1, before)
 
-    def _windows(self, step: int) -> Any:
-        start, stop = self.rows
-        rows = self.batches.windows(step, start, stop)
-        return rows if self.alone else put_batch(rows, self.mesh, self.config.batch_size)
+    def _source(self) -> Iterator[Any]:
+        """The windows of every step that is left, on the devices before they are needed.
+
+        On one process's CPU memory is the device: there a thread would only compete with the step.
+        """
+        steps = range(self.step, self.config.steps)
+        windows = (self.batches.windows(step, *local_rows(self.mesh, self.config.batch_size)) for step in steps)
+        if jax.default_backend() == "cpu" and jax.process_count() == 1:
+            return windows
+        return prefetch(windows, lambda rows: put_batch(rows, self.mesh, self.config.batch_size))
 
     def _due(self) -> bool:
         return self.checkpoints.due_by_step(self.step) or self._any_process(self.checkpoints.due_by_time())

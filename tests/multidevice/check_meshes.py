@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scaling.config import MeshConfig, ModelConfig, RunConfig, build
 from scaling.models import functional
-from scaling.parallel import batch_sharding, create_sharded, make_mesh, param_shardings, use
+from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.optimizer import make_optimizer
 from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state, create_state
@@ -141,7 +141,7 @@ def test_random_bits_do_not_depend_on_the_mesh() -> None:
     wanted = jax.random.bits(jax.random.key(5), (64, 32))
     for config in MESHES.values():
         layout = NamedSharding(make_mesh(config), PartitionSpec(("data", "fsdp"), "tensor"))
-        found = create_sharded(lambda key: jax.random.bits(key, (64, 32)), layout, jax.random.key(5))
+        found = jax.jit(lambda key: jax.random.bits(key, (64, 32)), out_shardings=layout)(jax.random.key(5))
         np.testing.assert_array_equal(found, wanted)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from scaling.config import MeshConfig
 from scaling.models.parameters import ParamFacts
-from scaling.parallel import batch_sharding, create_sharded, initialize, is_main, make_mesh, param_shardings, use
+from scaling.parallel import batch_sharding, initialize, is_main, make_mesh, param_shardings, use
 from scaling.parallel.distributed import local_rows, put_batch
 from scaling.parallel.sharding import constrain, replicated
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     facts = {"w": ParamFacts(("embed", "mlp"), D, decay=True, role="hidden")}
     shardings = param_shardings(facts, {"w": jax.ShapeDtypeStruct((D, F), jnp.float32)}, mesh)
-    params = create_sharded(lambda key: {"w": jax.random.normal(key, (D, F))}, shardings, jax.random.key(1))
+    params = jax.jit(lambda key: {"w": jax.random.normal(key, (D, F))}, out_shardings=shardings)(jax.random.key(1))
     assert {part.data.shape for part in params["w"].addressable_shards} == {(D // 2, F)}
 
     def loss(params: dict[str, jax.Array], x_BxD: jax.Array) -> jax.Array:
