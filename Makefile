@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
+# two test files at a time: the suite is made for two cores, and a file's tests share what they compile
+PARALLEL := -n 2 --dist loadfile
+
 .PHONY: demo test test-fast lint types schema install clean
 
 demo: $(VENV)/.installed            ## train a ladder, fit it, freeze a forecast, test it, write the report
 	$(BIN)/scaling sweep configs/sweeps/demo.yaml
 
 test: $(VENV)/.installed-dev lint types  ## everything that CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-fast: $(VENV)/.installed-dev   ## without the tests marked slow
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
