@@ -1,0 +1,83 @@
+"""The model as a function of its parameters: taken apart and bound again, layers shared or copied, remat."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tiny_run import quick_jit
+
+from scaling.config import ModelConfig, Placement
+from scaling.models import Transformer, functional
+
+L = 12
+TINY: dict[str, Any] = {"vocab": 16, "context": L, "d_model": 8, "n_heads": 2, "d_ff": 16, "init_std": 0.5}
+
+
+def nats(model: ModelConfig, **placement: Any) -> Any:
+    """params → Σ −log p of two windows."""
+    graph, _ = functional.abstract(model, Placement(**placement))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, model.vocab, (2, L + 1)))
+    return lambda p: functional.bind(graph, p).loss_sum(tokens[:, :-1], tokens[:, 1:], jnp.ones((2, L))).nats
+
+
+def test_a_model_taken_apart_and_bound_again_is_the_same_model() -> None:
+    config = ModelConfig(**TINY, layers=1, bias=True, qk_norm=True)
+    tokens, found = jnp.arange(L)[None], []
+
+    @quick_jit
+    def both() -> tuple[jax.Array, jax.Array]:
+        model = Transformer(config, Placement(), rngs=nnx.Rngs(params=jax.random.key(5)))
+        graph, params = functional.split(model)
+        found.append((graph, jax.tree.map(jnp.shape, params)))
+        return model(tokens), functional.bind(graph, params)(tokens)
+
+    np.testing.assert_array_equal(*both())
+    [(graph, sizes)] = found
+    abstract_graph, shapes = functional.abstract(config, Placement())
+    assert graph == abstract_graph and hash(graph) == hash(abstract_graph)  # so that jit compiles once for both
+    assert sizes == jax.tree.map(lambda x: x.shape, shapes)
+
+
+def test_shared_layers_are_copies_whose_gradients_are_added() -> None:
+    values = {**TINY, "layers": 4, "sliding_window": (3, None), "norm": "layernorm", "bias": True}
+    shared, alone = ModelConfig(**values, layer_sharing=2), ModelConfig(**values)
+    params = quick_jit(partial(functional.init, shared))(jax.random.key(0))
+    assert {w.shape[0] for w in jax.tree.leaves(params["layers"])} == {2}
+    copied = {**params, "layers": jax.tree.map(lambda w: np.repeat(w, 2, 0), params["layers"])}
+    loss, gradient = quick_jit(jax.value_and_grad(nats(shared, layers="scan")))(params)
+    want, of_copies = quick_jit(jax.value_and_grad(nats(alone, layers="scan")))(copied)
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    added = jax.tree.map(lambda g: g.reshape(2, 2, *g.shape[1:]).sum(1), of_copies["layers"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradient, {**of_copies, "layers": added}
+    )
+
+
+def primitives(jaxpr: Any) -> Iterator[str]:
+    """Names of all equations, inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from primitives(inner)
+
+
+def test_remat_computes_again_what_its_policy_says() -> None:
+    """`dots`: all but the products of linear maps. `full`: those too, but for the last, whose result no one needs."""
+    model = ModelConfig(**TINY, layers=2)
+    shapes = functional.abstract(model, Placement())[1]
+
+    def count(remat: str) -> Counter[str]:
+        gradient = jax.grad(nats(model, layers="unroll", remat=remat))
+        return Counter(primitives(jax.make_jaxpr(gradient)(shapes).jaxpr))
+
+    none, dots, full = map(count, ("none", "dots", "full"))
+    assert dots["rsqrt"] == full["rsqrt"] == none["rsqrt"] + 2 * 2  # two norms in each of two layers
+    assert dots["dot_general"] == none["dot_general"] + 2 * 2  # scores, and their product with the values
+    assert full["dot_general"] == dots["dot_general"] + 2 * 6  # queries, keys, values, output, gate and up
