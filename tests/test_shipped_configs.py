@@ -1,0 +1,21 @@
+"""Every file under configs/ is what its folder says, and the schemas for editors accept its keys."""
+
+from pathlib import Path
+
+import pytest
+
+from scaling.config import Config, DataConfig, ModelConfig, RunConfig, SweepConfig, json_schema, load, read_mapping
+from scaling.sweeps import make_runs
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+KINDS: dict[str, type[Config]] = {"models": ModelConfig, "data": DataConfig, "runs": RunConfig, "sweeps": SweepConfig}
+FILES = [(kind, path) for kind in KINDS for path in sorted((CONFIGS / kind).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("kind, path", FILES, ids=[f"{kind}/{path.name}" for kind, path in FILES])
+def test_a_shipped_file_is_what_its_folder_says(kind: str, path: Path) -> None:
+    config = load(KINDS[kind], path)
+    assert path.read_text().startswith("# "), "says what it is"
+    assert set(read_mapping(path)) <= set(json_schema(KINDS[kind])["properties"])
+    if isinstance(config, SweepConfig):
+        assert len({run.id for run in make_runs(config)}) == len(make_runs(config))
