@@ -49,7 +49,7 @@ def test_shared_layers_are_copies_whose_gradients_are_added() -> None:
     params = quick_jit(partial(functional.init, shared))(jax.random.key(0))
     assert {w.shape[0] for w in jax.tree.leaves(params["layers"])} == {2}
     copied = {**params, "layers": jax.tree.map(lambda w: np.repeat(w, 2, 0), params["layers"])}
-    loss, gradient = quick_jit(jax.value_and_grad(nats(shared, layers="scan")))(params)
+    loss, gradient = quick_jit(jax.value_and_grad(nats(shared, layers="scan", remat="dots")))(params)
     want, of_copies = quick_jit(jax.value_and_grad(nats(alone, layers="scan")))(copied)
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     added = jax.tree.map(lambda g: g.reshape(2, 2, *g.shape[1:]).sum(1), of_copies["layers"])
