@@ -164,7 +164,7 @@ def test_failure_is_recorded_and_tried_again(tiny: Tiny, tmp_path: Path, monkeyp
 
     config = tiny.config(tokens=10 * 256)
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_windows", broken)
+        patch.setattr(loop.Batches, "windows", broken)
         with pytest.raises(RuntimeError):
             train(config, folder=tmp_path, quiet=True)
     failed = read_result(tmp_path)
