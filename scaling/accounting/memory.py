@@ -145,12 +145,18 @@ def _layer(model: ModelConfig, width: int, attention: str, window: int, tensor: 
     branches = 1 if model.parallel_block else 2
     norms = branches + (2 if model.norm_position == "sandwich" else 0)
     keys_held: float = K if attention in GROUPED else H  # the others repeat keys and values for every query head
-    seen: float = model.context
-    if attention == "blocked":
+    outs, scores = 1, (width + 2 * FLOAT32 + 1) * float(model.context)
+    if attention in FUSED:
+        scores = FLOAT32  # log Z of every query
+    elif attention == "blocked":
         seen = _keys_of_blocks(model.context, window)
-        keys_held *= max(1.0, seen / BLOCK)  # every block of queries has its own slice of the keys
-    scores = FLOAT32 if attention in FUSED else (width + 2 * FLOAT32 + 1) * seen  # fused: log Z of every query
-    heads = width * 2 * (H + keys_held) * d + scores * H + (2 * FLOAT32 * (H + K) * d if model.qk_norm else 0)
+        if model.attention_softcap is None and model.dropout == 0:  # its own backward pass
+            outs, scores = 2, width * seen + FLOAT32
+        else:
+            keys_held *= max(1.0, seen / BLOCK)  # every block of queries has its own slice of the keys
+            scores = (width + 2 * FLOAT32 + 1) * seen
+    heads = width * (H + outs * H + 2 * keys_held) * d + scores * H
+    heads += 2 * FLOAT32 * (H + K) * d if model.qk_norm else 0
     stream = model.d_model * (2 * FLOAT32 * norms + width * branches)  # norms work in float32
     return round(stream + (heads + width * MLP_KEEPS[model.activation] * model.d_ff) / tensor)
 

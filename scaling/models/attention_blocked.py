@@ -2,16 +2,21 @@
 
 Three things make it quick there. Heads lead, so that each head's product is one dense matrix product; the einsum over
 heads in the middle is several times slower. A block of queries meets only the keys that its mask lets it see, which
-saves half of the square, more with a sliding window. And a block's scores stay in the cache from product to product.
+saves half of the square, more with a sliding window. And the backward pass is written out (see `_backward`).
 """
+
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from scaling.models.attention_mask import AttentionMask, dropout, masked_softmax
+from scaling.models.attention_mask import AttentionMask, bend, dropout, masked_softmax
 
 BLOCK = 64
-"""queries: on two CPU cores 64 beat 32, 128 and whole windows at lengths 128 and 256"""
+"""queries: on CPU cores 64 beat 32, 128 and whole windows at lengths 128 and 256"""
+
+Blocks = list[tuple[slice, slice]]
 
 
 def blocked(
@@ -22,21 +27,105 @@ def blocked(
     key: jax.Array | None = None,
 ) -> jax.Array:
     """See `attend`."""
-    length, heads, d_head = q_BxLxHxd.shape[1:]
+    heads, d_head = q_BxLxHxd.shape[2:]
     groups = heads // k_BxLxKxd.shape[2]
     q_BxHxLxd = jnp.swapaxes(q_BxLxHxd, 1, 2) * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype)
     k_BxHxLxd = jnp.repeat(jnp.swapaxes(k_BxLxKxd, 1, 2), groups, 1)
     v_BxHxLxd = jnp.repeat(jnp.swapaxes(v_BxLxKxd, 1, 2), groups, 1)
+    if mask.softcap is None and (mask.dropout == 0 or key is None):
+        out_BxHxLxd = _attend(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask)
+    else:
+        out_BxHxLxd = _bent(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask, key)
+    return jnp.swapaxes(out_BxHxLxd, 1, 2)
+
+
+def _blocks(length: int, window: int) -> Blocks:
+    """(queries, keys that some of them see) of every block; keys start where a block starts."""
+    starts = range(0, length, BLOCK)
+    ends = [min(start + BLOCK, length) for start in starts]
+    firsts = [max(0, start - window + 1) // BLOCK * BLOCK for start in starts]
+    return [(slice(i, e), slice(f, e)) for i, e, f in zip(starts, ends, firsts, strict=True)]
+
+
+def _scores(q_BxHxQxd: jax.Array, k_BxHxSxd: jax.Array) -> jax.Array:
+    return jnp.einsum("bhqd,bhkd->bhqk", q_BxHxQxd, k_BxHxSxd, preferred_element_type=jnp.float32)
+
+
+def _bent(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: jax.Array | None) -> jax.Array:
+    """With soft-capped scores or dropped probabilities; its backward pass is derived automatically."""
     out = []
-    for start in range(0, length, BLOCK):
-        stop = min(start + BLOCK, length)
-        first = max(0, start - mask.window + 1) // BLOCK * BLOCK
-        q_BxHxQxd, keys = q_BxHxLxd[:, :, start:stop], slice(first, stop)
-        scores_BxHxQxS = jnp.einsum(
-            "bhqd,bhkd->bhqk", q_BxHxQxd, k_BxHxLxd[:, :, keys], preferred_element_type=jnp.float32
-        )
-        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, jnp.arange(start, stop), jnp.arange(first, stop), mask)
-        own_key = None if key is None else jax.random.fold_in(key, start)
-        probs_BxHxQxS = dropout(probs_BxHxQxS, mask.dropout, own_key).astype(v_BxHxLxd.dtype)
-        out.append(jnp.einsum("bhqk,bhkd->bhqd", probs_BxHxQxS, v_BxHxLxd[:, :, keys]))
-    return jnp.swapaxes(jnp.concatenate(out, 2), 1, 2)
+    for queries, keys in _blocks(q.shape[2], mask.window):
+        scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
+        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, _range(queries), _range(keys), mask)
+        own_key = None if key is None else jax.random.fold_in(key, queries.start)
+        probs_BxHxQxS = dropout(probs_BxHxQxS, mask.dropout, own_key).astype(v.dtype)
+        out.append(jnp.einsum("bhqk,bhkd->bhqd", probs_BxHxQxS, v[:, :, keys]))
+    return jnp.concatenate(out, 2)
+
+
+def _range(part: slice) -> jax.Array:
+    return jnp.arange(part.start, part.stop)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attend(q_BxHxLxd: jax.Array, k_BxHxLxd: jax.Array, v_BxHxLxd: jax.Array, mask: AttentionMask) -> jax.Array:
+    """Softmax of q·k times v, without soft-cap and dropout."""
+    return _forward(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask)[0]
+
+
+def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask) -> tuple[jax.Array, Any]:
+    """Keeps exp(scores − maximum) of every block and one over its sum; neither is multiplied out over the block."""
+    outs, weights, scales = [], [], []
+    for queries, keys in _blocks(q.shape[2], mask.window):
+        scores_BxHxQxS = bend(_scores(q[:, :, queries], k[:, :, keys]), _range(queries), _range(keys), mask)
+        weights_BxHxQxS = jnp.exp(scores_BxHxQxS - jnp.max(scores_BxHxQxS, -1, keepdims=True))
+        scale_BxHxQx1 = 1 / jnp.sum(weights_BxHxQxS, -1, keepdims=True)
+        out_BxHxQxd = jnp.einsum("bhqk,bhkd->bhqd", weights_BxHxQxS.astype(v.dtype), v[:, :, keys])
+        outs.append((out_BxHxQxd * scale_BxHxQx1).astype(q.dtype))
+        weights.append(weights_BxHxQxS.astype(v.dtype))
+        scales.append(scale_BxHxQx1)
+    out = jnp.concatenate(outs, 2)
+    return out, (q, k, v, out, weights, scales)
+
+
+def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of q, k and v.
+
+    Written out for two reasons. Σ p·dp over keys is the output times its gradient, d_head numbers to sum in place of
+    a block's keys (Dao et al. 2022, 2205.14135, section B.4). And gradients of keys and values are computed as
+    [d, S]: on a CPU, XLA's fast products want the summed axis last on the left, and the other order took 2 to 3
+    times as long. The barriers keep those transpositions copies of their own, outside the loops that use them.
+    """
+    q, k, v, out, weights, scales = saved
+    barrier = jax.lax.optimization_barrier
+    dout = barrier(dout)
+    delta_BxHxLx1 = jnp.sum((out * dout).astype(jnp.float32), -1, keepdims=True)
+    q_BxHxdxL = barrier(jnp.swapaxes(q, 2, 3))
+    dqs, dks, dvs = [], [], []
+    blocks = _blocks(q.shape[2], mask.window)
+    for (queries, keys), weights_BxHxQxS, scale_BxHxQx1 in zip(blocks, weights, scales, strict=True):
+        dout_BxHxQxd = (dout[:, :, queries] * scale_BxHxQx1).astype(dout.dtype)
+        dout_BxHxdxQ = barrier(jnp.swapaxes(dout_BxHxQxd, 2, 3))
+        shift_BxHxQx1 = delta_BxHxLx1[:, :, queries] * scale_BxHxQx1
+        dscores_BxHxQxS = weights_BxHxQxS * (_scores(dout_BxHxQxd, v[:, :, keys]) - shift_BxHxQx1)
+        dscores_BxHxQxS = barrier(dscores_BxHxQxS.astype(q.dtype))
+        dqs.append(jnp.einsum("bhqk,bhkd->bhqd", dscores_BxHxQxS, k[:, :, keys]))
+        dks.append(jnp.einsum("bhdq,bhqk->bhdk", q_BxHxdxL[..., queries], dscores_BxHxQxS))
+        dvs.append(jnp.einsum("bhdq,bhqk->bhdk", dout_BxHxdxQ, weights_BxHxQxS))
+    return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, blocks), _sum_over_blocks(dvs, blocks)
+
+
+def _sum_over_blocks(parts: list[jax.Array], blocks: Blocks) -> jax.Array:
+    """[B, H, L, d] from each block's share [B, H, d, S] of the keys that it sees."""
+    sums = []
+    for own, _ in blocks:
+        shares = [
+            part[..., own.start - keys.start : own.stop - keys.start]
+            for part, (_, keys) in zip(parts, blocks, strict=True)
+            if keys.start <= own.start and own.stop <= keys.stop
+        ]
+        sums.append(sum(shares[1:], shares[0]))
+    return jnp.swapaxes(jnp.concatenate(sums, 3), 2, 3)
+
+
+_attend.defvjp(_forward, _backward)

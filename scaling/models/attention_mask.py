@@ -29,10 +29,10 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
 
-def masked_softmax(scores_BxHxQxS: jax.Array, queries: jax.Array, keys: jax.Array, mask: AttentionMask) -> jax.Array:
-    """Probabilities of the keys at positions `keys` [S] for the queries at `queries` [Q], float32.
+def bend(scores_BxHxQxS: jax.Array, queries: jax.Array, keys: jax.Array, mask: AttentionMask) -> jax.Array:
+    """Scaled scores of the keys at positions `keys` [S] for the queries at `queries` [Q], as the softmax takes them.
 
-    scores_BxHxQxS: scaled scores. Every query must see at least one of the keys.
+    What a query does not see scores −∞; every query must see at least one of the keys.
     """
     scores = scores_BxHxQxS
     if mask.softcap is not None:
@@ -42,4 +42,9 @@ def masked_softmax(scores_BxHxQxS: jax.Array, queries: jax.Array, keys: jax.Arra
         slopes_H = jnp.asarray(alibi_slopes(scores.shape[1]), jnp.float32)
         scores = scores - slopes_H[:, None, None] * distance_QxS
     visible_QxS = (distance_QxS >= 0) & (distance_QxS < mask.window)
-    return jax.nn.softmax(jnp.where(visible_QxS, scores, -jnp.inf), -1)
+    return jnp.where(visible_QxS, scores, -jnp.inf)
+
+
+def masked_softmax(scores_BxHxQxS: jax.Array, queries: jax.Array, keys: jax.Array, mask: AttentionMask) -> jax.Array:
+    """Probabilities, float32; arguments as of `bend`."""
+    return jax.nn.softmax(bend(scores_BxHxQxS, queries, keys, mask), -1)

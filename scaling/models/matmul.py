@@ -26,8 +26,21 @@ def _forward(x: jax.Array, w_IxO: jax.Array, dtype: Any) -> tuple[jax.Array, tup
 def _backward(dtype: Any, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w_IxO = saved
     dy_TxO = jax.lax.optimization_barrier(dy.astype(x.dtype)).reshape(-1, dy.shape[-1])
-    dw_IxO = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), dy_TxO, (((0,), (0,)), ((), ())))
-    return jnp.matmul(dy_TxO, w_IxO.T).reshape(x.shape), dw_IxO
+    return jnp.matmul(dy_TxO, w_IxO.T).reshape(x.shape), _outer(x.reshape(-1, x.shape[-1]), dy_TxO)
+
+
+def _outer(x_TxI: jax.Array, dy_TxO: jax.Array) -> jax.Array:
+    """xᵀ · dy, [I, O].
+
+    On a CPU the narrower side is transposed first, as a copy of its own: XLA's fast products want the summed axis
+    last on the left, and its other form took 1.1 to 1.9 times as long as this with its copy.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.dot_general(x_TxI, dy_TxO, (((0,), (0,)), ((), ())))
+    barrier = jax.lax.optimization_barrier
+    if x_TxI.shape[1] <= dy_TxO.shape[1]:
+        return barrier(jnp.matmul(barrier(x_TxI.T), dy_TxO))
+    return barrier(jnp.matmul(barrier(dy_TxO.T), x_TxI)).T
 
 
 matmul.defvjp(_forward, _backward)
