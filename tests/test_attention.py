@@ -75,12 +75,12 @@ def test_xla_is_the_reference(window: int) -> None:
     assert_same_with_gradients(attention_kernels.xla, *inputs(40), AttentionMask(window))
 
 
-@pytest.mark.parametrize("window", [128, 50])
-def test_splash_is_the_reference_where_pallas_interprets_it(window: int) -> None:
+@pytest.mark.parametrize("length, window", [(128, 128), (150, 50)])
+def test_splash_is_the_reference_where_pallas_interprets_it(length: int, window: int) -> None:
     def interpreted(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: None) -> jax.Array:
         return attention_kernels.splash(q, k, v, mask, interpret=True)
 
-    assert_same_with_gradients(interpreted, *inputs(128, 2, 1, 64), AttentionMask(window))
+    assert_same_with_gradients(interpreted, *inputs(length, 4, 2, 64), AttentionMask(window))
 
 
 def test_auto_is_blocked_on_a_cpu() -> None:

@@ -1,11 +1,15 @@
 """Attention by kernels that others keep: cuDNN's on NVIDIA, splash attention on TPU, XLA's own on any platform."""
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from scaling.models.attention_mask import AttentionMask
+from scaling.parallel.sharding import on_each_device, ways
+
+LANES = 128  # a TPU's vectors; splash attention works on whole ones
 
 
 def xla(
@@ -63,29 +67,55 @@ def splash(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """Splash attention, a Pallas kernel that skips the blocks a mask hides; `interpret` runs it without a TPU."""
+    """Splash attention, a Pallas kernel that skips the blocks a mask hides; `interpret` runs it without a TPU.
+
+    Each device runs it on its own windows and heads. Windows are filled up to whole blocks at their end, where no
+    query sees them.
+    """
+    length, d_head = q_BxLxHxd.shape[1], q_BxLxHxd.shape[3]
+    q = q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype)
+    k, v = k_BxLxKxd, v_BxLxKxd
+    if k.shape[2] % ways("kv_heads"):  # each device needs the keys of its own queries
+        k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], 2) for x in (k, v))
+    padding = ((0, 0), (0, -length % LANES), (0, 0), (0, 0))
+    q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
+    axes = tuple(("batch", "sequence", heads, None) for heads in ("heads", "kv_heads", "kv_heads"))
+    run = partial(_splash_on_one_device, mask=mask, interpret=interpret)
+    return on_each_device(run, axes, q, k, v)[:, :length].astype(q_BxLxHxd.dtype)
+
+
+def _splash_on_one_device(
+    q_BxLxHxd: jax.Array, k_BxLxKxd: jax.Array, v_BxLxKxd: jax.Array, *, mask: AttentionMask, interpret: bool
+) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    length, heads, d_head = q_BxLxHxd.shape[1:]
+    length, heads = q_BxLxHxd.shape[1:3]
     if mask.window >= length:
         per_head: masks.Mask = masks.CausalMask((length, length))
     else:
         per_head = masks.LocalMask((length, length), (mask.window - 1, 0), 0)
+    block = next(size for size in (512, 256, LANES) if length % size == 0)
     run = kernel.make_splash_mha(
-        masks.MultiHeadMask([per_head] * heads), head_shards=1, q_seq_shards=1, interpret=interpret
+        masks.MultiHeadMask([per_head] * heads),
+        block_sizes=kernel.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
     )
-    groups = heads // k_BxLxKxd.shape[2]
-    q, k, v = (
-        jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype), k_BxLxKxd, v_BxLxKxd)
-    )
-    out = jax.vmap(run)(q, jnp.repeat(k, groups, 1), jnp.repeat(v, groups, 1))
-    return jnp.swapaxes(out, 1, 2).astype(q_BxLxHxd.dtype)
+    q_BxHxLxd, k_BxKxLxd, v_BxKxLxd = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxd, k_BxLxKxd, v_BxLxKxd))
+    return jnp.swapaxes(jax.vmap(run)(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd), 1, 2)
 
 
 def splash_refuses(q_BxLxHxd: jax.Array) -> str:
     """Why splash attention cannot take these queries, empty if it can."""
-    length, d_head = q_BxLxHxd.shape[1], q_BxLxHxd.shape[3]
-    if length % 128 or d_head % 64:
-        return f"needs windows in multiples of 128 and d_head of 64, got {length} and {d_head}"
+    if q_BxLxHxd.shape[3] % 64:
+        return f"needs d_head to be a multiple of 64, got {q_BxLxHxd.shape[3]}"
     return ""

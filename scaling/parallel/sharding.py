@@ -73,6 +73,27 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec(logical_axes, x.shape, mesh)))
 
 
+def ways(logical_axis: str) -> int:
+    """Devices of the active mesh that RULES split an axis of that name over; 1 without a mesh."""
+    mesh = _mesh.get()
+    return 1 if mesh is None else _ways(_rule(logical_axis), mesh)
+
+
+def on_each_device(
+    f: Callable[..., jax.Array], axes: tuple[tuple[str | None, ...], ...], *arrays: jax.Array
+) -> jax.Array:
+    """`f(*arrays)` computed by every device on the parts that it holds; `f` itself without a mesh or on one device.
+
+    For kernels that the compiler cannot partition by itself. `f` must not mix what RULES split.
+    axes: the logical axes of each array; the result lies like the first.
+    """
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return f(*arrays)
+    specs = tuple(_spec(names, x.shape, mesh) for names, x in zip(axes, arrays, strict=True))
+    return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
