@@ -1,6 +1,6 @@
 """Logical axes to mesh axes: where parameters, optimizer state, batches and activations lie."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
