@@ -12,6 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scaling.config import MeshConfig, ModelConfig, RunConfig, build
 from scaling.models import functional
+from scaling.models.attention import reference
+from scaling.models.attention_kernels import splash
+from scaling.models.attention_mask import AttentionMask
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.optimizer import make_optimizer
 from scaling.training.schedules import make_schedule
@@ -148,6 +151,19 @@ def test_random_bits_do_not_depend_on_the_mesh() -> None:
 @pytest.mark.parametrize("name", MESHES)
 def test_loss_and_gradients_are_those_of_one_device(name: str) -> None:
     assert_same(gradients_on(make_mesh(MESHES[name])), reference_gradients())
+
+
+@pytest.mark.parametrize("name", ["2×2×2", "tensor=8"])
+def test_a_kernel_that_no_compiler_partitions_runs_on_each_device(name: str) -> None:
+    mesh, keys = make_mesh(MESHES[name]), jax.random.split(jax.random.key(0), 3)
+    shapes = [(4, 128, heads, 64) for heads in (4, 2, 2)]
+    q, k, v = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        with use(mesh):
+            return splash(q, k, v, AttentionMask(50), interpret=True)
+
+    assert_same(jax.jit(attend)(q, k, v), reference(q, k, v, AttentionMask(50)))
 
 
 @pytest.mark.parametrize(("name", "accumulate"), [(None, 4), ("2×2×2", 2)])
