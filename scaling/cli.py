@@ -129,9 +129,11 @@ def _train(args: argparse.Namespace) -> int:
     from scaling.config import RunConfig, load
 
     config = load(RunConfig, args.run, args.overrides)
+    from scaling.cores import spread
     from scaling.data import prepare
     from scaling.training import train  # after the check: a mistake is told before jax is imported
 
+    spread(config)
     prepare(config.data, config.records.store_folder)
     result = train(config)
     return 0 if result.status == "completed" else 1

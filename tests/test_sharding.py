@@ -17,7 +17,6 @@ from scaling.models.parameters import ParamFacts
 from scaling.parallel import (
     RULES,
     batch_sharding,
-    check_batch,
     constrain,
     initialize,
     make_mesh,
@@ -27,6 +26,7 @@ from scaling.parallel import (
 )
 from scaling.parallel.distributed import EXPLICIT, local_rows, put_batch
 from scaling.parallel.mesh import AXES, mesh_shape
+from scaling.parallel.microbatch import check_batch
 from scaling.training.optimizer import make_optimizer
 
 P = PartitionSpec

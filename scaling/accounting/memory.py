@@ -54,7 +54,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     Raises UserError where the mesh does not fit the devices.
     """
     cut = _cut(run, devices)
-    model, accumulate = run.model, run.placement.accumulate
+    model, accumulate = run.model, max(1, run.placement.accumulate)
     parts = [(tensor, tensor.size // _ways(tensor, cut)) for tensor in tensors(model)]
     held = FLOAT32 * sum(size for _, size in parts)
     width = _compute_bytes(run, kind)

@@ -90,8 +90,8 @@ class Placement(Config):
     """Where and how a run computes. It changes speed and memory, never what is trained."""
 
     mesh: MeshConfig = MeshConfig()
-    accumulate: int = Field(default=1, ge=1)
-    """microbatches that a batch is cut into"""
+    accumulate: int = Field(default=0, ge=0)
+    """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache"""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
     attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
@@ -140,7 +140,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.batch_size % self.placement.accumulate:
+        if self.batch_size % max(1, self.placement.accumulate):
             raise ValueError(
                 f"batch_size={self.batch_size} is not divisible by placement.accumulate={self.placement.accumulate}"
             )

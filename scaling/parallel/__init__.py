@@ -2,10 +2,10 @@
 
 from scaling.parallel.distributed import initialize, is_main
 from scaling.parallel.mesh import make_mesh
+from scaling.parallel.microbatch import placed
 from scaling.parallel.sharding import (
     RULES,
     batch_sharding,
-    check_batch,
     constrain,
     param_shardings,
     replicated,
@@ -16,12 +16,12 @@ from scaling.parallel.sharding import (
 __all__ = [
     "RULES",
     "batch_sharding",
-    "check_batch",
     "constrain",
     "initialize",
     "is_main",
     "make_mesh",
     "param_shardings",
+    "placed",
     "replicated",
     "state_shardings",
     "use",

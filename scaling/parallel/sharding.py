@@ -104,19 +104,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Raises UserError unless every microbatch splits evenly over the devices that compute windows of their own."""
-    copies = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % (copies * accumulate):
-        step = copies * accumulate
-        near = sorted({max(1, batch_size // step) * step, -(-batch_size // step) * step})
-        raise UserError(
-            f"batch_size={batch_size} does not split into {accumulate} microbatches (placement.accumulate) over "
-            f"data={mesh.shape['data']} × fsdp={mesh.shape['fsdp']} devices; nearest that do: "
-            f"{', '.join(map(str, near))}"
-        )
-
-
 def param_shardings(metadata: Any, shapes: Any, mesh: Mesh) -> Any:
     """The layout of each parameter on `mesh`.
 

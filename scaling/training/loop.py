@@ -17,7 +17,7 @@ from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import Batches, TokenStore, check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.models import functional
-from scaling.parallel import check_batch, initialize, is_main, make_mesh
+from scaling.parallel import initialize, is_main, make_mesh, placed
 from scaling.parallel.distributed import local_rows, put_batch
 from scaling.result import Result, Status, write_result
 from scaling.training.checkpoint import Checkpoints, everyone, saves
@@ -57,7 +57,7 @@ def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False)
     if ended is not None:
         return ended
     mesh = make_mesh(config.placement.mesh)
-    check_batch(mesh, config.batch_size, config.placement.accumulate)
+    run_config = placed(config, mesh)
     store = open_store(config.data, config.records.store_folder)
     check_run(config, store)
     if is_main():
@@ -68,7 +68,7 @@ def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False)
     run = result = None
     try:
         with Signals(enabled=saves(config.records)) as signals:
-            run = _Run(config, folder, mesh, store, mirror, signals, quiet=quiet)
+            run = _Run(run_config, folder, mesh, store, mirror, signals, quiet=quiet)
             with closing(run):
                 result = run.train()
     except (UserError, KeyboardInterrupt, SystemExit):

@@ -52,7 +52,7 @@ def gradients(
     Every microbatch's sums are divided by the weight of the whole batch, so tokens count the same however the
     batch is cut. Row i belongs to microbatch i mod `accumulate`: each device keeps rows that it already has.
     """
-    model, parts = run.model, run.placement.accumulate
+    model, parts = run.model, max(1, run.placement.accumulate)
     weight = jnp.maximum(jnp.sum(batch.weights_BxL), 1.0)
 
     def objective(params: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from scaling.cores import cores
 from scaling.errors import UserError
 from scaling.sweeps.executors.base import Finished, Task
 
@@ -49,7 +49,7 @@ def find_devices() -> Devices:
         and any(os.path.exists(p) for p in ("/dev/accel0", "/dev/vfio/0"))
     ):
         return Devices("tpu", (0,), "TPU")
-    return Devices("cpu", _cores(), "cpu")
+    return Devices("cpu", cores(), "cpu")
 
 
 def _nvidia() -> Devices | None:
@@ -183,14 +183,3 @@ def _pinned(cores: Sequence[int | str]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _cores() -> tuple[int, ...]:
-    """Cores that this process may use: its affinity, and no more than the container's share of time buys."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-        share = max(1, round(int(quota) / int(period)))
-    except (OSError, ValueError):  # no such limit: "max 100000"
-        return tuple(allowed)
-    return tuple(allowed[:share])
