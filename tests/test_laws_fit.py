@@ -11,7 +11,7 @@ from scipy.stats import qmc
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.starts import sobol
+from scaling.laws.forms.starts import sobol
 
 CHINCHILLA = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
 needs_data = pytest.mark.skipif(not CHINCHILLA.exists(), reason="../shared/published is not here")
@@ -193,7 +193,9 @@ def test_noise_bootstrap_is_as_wide_as_the_linearised_law():
     fit = laws.fit(laws.Runs(grid(noise=0.01)), loss=laws.l2(), starts=16)
     fit.bootstrap(1000, kind="noise")
     steps = 1e-6 * np.eye(5)
-    jacobian = np.stack([(fit.log_loss(fit.theta + h) - fit.log_loss(fit.theta - h)) / 2e-6 for h in steps], 1)
+    jacobian = np.stack(
+        [(fit.problem.residuals(fit.theta + h) - fit.problem.residuals(fit.theta - h)) / 2e-6 for h in steps], 1
+    )
     covariance = np.linalg.inv(jacobian.T @ jacobian) * fit.residual_sd**2
     assert fit.draws.samples[:, 3].std() == pytest.approx(covariance[3, 3] ** 0.5, rel=0.15)
 

@@ -118,7 +118,7 @@ def test_the_outcome_says_error_and_whether_inside(forecast):
 def test_the_same_runs_give_the_same_forecast_in_any_order(forecast):
     runs = ladder(0)
     order = np.random.default_rng(3).permutation(15)
-    shuffled = laws.Runs({key: values[order] for key, values in runs.columns().items()}, N="N", D="D", C="C")
+    shuffled = laws.Runs({key: values[order] for key, values in runs.values.items()}, N="N", D="D", C="C")
     again = laws.Forecaster(shuffled).forecast(forecast.N, forecast.D, TEST)
     assert (again.loss, again.low, again.high) == pytest.approx(
         (forecast.loss, forecast.low, forecast.high), rel=1e-9

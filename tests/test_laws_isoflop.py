@@ -67,7 +67,7 @@ def test_a_minimum_that_is_not_interior_and_convex_does_not_count(shift, bend, v
 
 def test_one_bad_budget_is_left_out_of_the_laws():
     good, bad = parabolas(noise=1e-5), parabolas(budgets=(6.4e19,), shift=3.0)
-    columns = {key: np.concatenate([good.columns()[key], bad.columns()[key]]) for key in ("N", "D", "loss", "C")}
+    columns = {key: np.concatenate([good.values[key], bad.values[key]]) for key in ("N", "D", "loss", "C")}
     found = laws.isoflop(laws.Runs(columns, N="N", D="D", C="C"))
     assert [budget.counts for budget in found.budgets] == [True, True, True, False]
     assert found.N_law.exponent == pytest.approx(0.5, abs=1e-3)

@@ -3,9 +3,10 @@
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
 from scaling.laws.forecast import read as read_forecast
-from scaling.laws.forms import FORMS, Form, power_law
+from scaling.laws.forms import FORMS, Form, Parameter, Power, power_law
 from scaling.laws.isoflop import Isoflop, isoflop
-from scaling.laws.objectives import Loss, huber, l1, l2
+from scaling.laws.objectives import Loss, huber, l1, l2, quantile, student_t
+from scaling.laws.priors import Prior
 from scaling.laws.results import from_results
 from scaling.laws.runs import Runs, read_csv
 from scaling.laws.table import fit_table, format_prediction, format_table, predict_table, try_isoflop
@@ -19,6 +20,9 @@ __all__ = [
     "Isoflop",
     "Loss",
     "Outcome",
+    "Parameter",
+    "Power",
+    "Prior",
     "Runs",
     "fit",
     "fit_table",
@@ -34,7 +38,9 @@ __all__ = [
     "outcome",
     "power_law",
     "predict_table",
+    "quantile",
     "read_csv",
     "read_forecast",
+    "student_t",
     "try_isoflop",
 ]

@@ -1,6 +1,7 @@
 """Fit a law to runs, and what can be asked of it after."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws import optimum as optimum_module
 from scaling.laws import solver, uncertainty
+from scaling.laws.checks import require_fittable
 from scaling.laws.forms import Form, get_form
 from scaling.laws.objectives import Loss, Residual, huber
 from scaling.laws.optimum import FlopsPerToken, Optimum, Prediction
+from scaling.laws.priors import Prior, noise_of, with_priors
+from scaling.laws.problem import Problem, make_problem
 from scaling.laws.runs import Runs
 from scaling.laws.uncertainty import Bootstrap, Kind
 from scaling.result import write_text_atomically
@@ -37,28 +41,29 @@ class Diagnostics:
 
 
 class Fit:
-    """A fitted law. `params` holds the natural parameters; intervals come from the last `bootstrap`."""
+    """A fitted law; intervals come from the last `bootstrap`."""
 
     def __init__(
         self,
-        form: Form,
+        problem: Problem,
         runs: Runs,
-        loss: Loss,
-        residual: Residual,
         natural: Array,
         diagnostics: Diagnostics,
+        priors: Mapping[str, Prior],
+        input_order: NDArray[np.int64],
         bootstrap: Bootstrap | None = None,
     ):
-        self.form, self.loss, self.residual, self.diagnostics = form, loss, residual, diagnostics
-        self.input_order = runs.order()
-        self.runs = runs.sorted()
-        self.params: dict[str, float] = dict(zip(form.params, (float(v) for v in natural), strict=True))
+        self.problem, self.runs, self.diagnostics, self.priors = problem, runs, diagnostics, dict(priors)
+        self.form, self.loss, self.residual = problem.form, problem.loss, problem.residual
+        self.fixed = dict(problem.fixed)
+        self.input_order = input_order
+        """positions of the rows, as they were given, in the order of `runs`"""
+        self.params: dict[str, float] = dict(zip(self.form.params, (float(v) for v in natural), strict=True))
+        """in the columns' own units"""
         self.draws = bootstrap
-        self.log_units = _log_units(form, self.runs)
-        self.theta = form.to_theta(natural, self.log_units)
-        _, y, weights = self.problem()
-        self.residuals = self.log_loss(self.theta) - y if residual == "log" else self.fitted() - self.runs.loss
-        self.objective = loss(self.residuals, weights)
+        self.theta = problem.theta(natural)
+        self.residuals = problem.residuals(self.theta)
+        self.objective = self.loss(self.residuals, problem.weights)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {value:.6g}" for name, value in self.params.items())
@@ -72,22 +77,12 @@ class Fit:
     @property
     def residual_sd(self) -> float:
         """Standard deviation of a residual of weight 1, with the parameters' degrees of freedom taken off."""
-        _, _, weights = self.problem()
-        return float(np.sqrt(np.sum(weights * self.residuals**2) / (len(self.runs) - len(self.params))))
-
-    def problem(self) -> tuple[Array, Array, Array]:
-        """What the solver sees: log columns in the data's units [c, points], log losses, weights."""
-        logs = np.log(np.stack(_columns(self.form, self.runs)))
-        return logs - self.log_units[:, None], np.log(self.runs.loss), _weights(self.runs, self.residual)
-
-    def log_loss(self, theta: Array) -> Array:
-        """log L̂ of the fitted rows."""
-        x, _, _ = self.problem()
-        return self.form.log_loss(list(theta), list(x), np)
+        freedom = len(self.runs) - len(self.problem.free)
+        return float(np.sqrt(np.sum(self.problem.weights * self.residuals**2) / freedom))
 
     def fitted(self) -> Array:
-        """L̂ of the fitted rows."""
-        return np.exp(self.log_loss(self.theta))
+        """L̂ of the fitted rows, in the order of `runs`."""
+        return self.problem.fitted(self.theta)
 
     def bootstrap(
         self, n: int = 4000, cluster: ArrayLike | bool | None = None, seed: int = 0, kind: Kind | None = None
@@ -114,21 +109,18 @@ class Fit:
         draws = self._require_draws()
         return uncertainty.interval(optimum_module.derived(self.form, draws, name, C, flops_per_token), level)
 
-    def predict(
-        self, N: ArrayLike | None = None, D: ArrayLike | None = None, C: ArrayLike | None = None, level: float = 0.9
-    ) -> Prediction:
-        """The law's loss at N parameters, D tokens, C FLOPs (those that the form reads), broadcast together.
+    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> Prediction:
+        """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
 
         The interval is that of the law itself; a single run scatters around it: see `laws.forecast`.
         Raises UserError where a column that the form reads is missing.
         """
-        given = {"N": N, "D": D, "C": C}
-        missing = [name for name in self.form.columns if given[name] is None]
+        missing = [name for name in self.form.columns if columns.get(name) is None]
         if missing:
             raise UserError(f"predict: {self.form.name} needs {' and '.join(missing)}")
-        columns = [np.asarray(given[name], np.float64) for name in self.form.columns]
+        given = [np.asarray(columns[name], np.float64) for name in self.form.columns]
         samples = None if self.draws is None else self.draws.samples
-        return optimum_module.predict(self.form, self.natural, samples, columns, level)
+        return optimum_module.predict(self.form, self.natural, samples, given, level)
 
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
         """The N and D that spend C training FLOPs at the least loss, with intervals after a bootstrap.
@@ -153,6 +145,8 @@ class Fit:
             "formula": self.form.formula,
             "source": self.form.source,
             "params": self.params,
+            "fixed": self.fixed,
+            "priors": {name: asdict(prior) for name, prior in self.priors.items()},
             "objective": {"value": self.objective, "residual": self.residual, **self.loss.to_dict()},
             "residual_sd": self.residual_sd,
             "diagnostics": asdict(self.diagnostics),
@@ -178,41 +172,37 @@ def fit(
     loss: Loss | None = None,
     residual: Residual = "log",
     starts: int = 64,
+    fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, Prior] | None = None,
 ) -> Fit:
     """Fit a law to runs.
 
     form: a name in `laws.FORMS` or a Form.
-    loss: `laws.huber(δ)`, `laws.l1()` or `laws.l2()`; default huber(1e-3), Hoffmann et al.'s.
-    residual: "log" compares log losses, "raw" losses.
+    loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
+    residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss).
     starts: published parameters first, then a Sobol sequence.
+    fixed: parameters, in the columns' own units, that are taken as known.
+    priors: `laws.Prior(mean, sd)` of parameters; what they weigh follows from the noise of a fit without them.
 
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
     form, loss = get_form(form), loss or huber()
-    if residual not in ("log", "raw"):
-        raise UserError(f"residual must be 'log' or 'raw'; got {residual!r}")
     if starts < 1:
         raise UserError(f"starts must be at least 1; got {starts}")
-    _require_identifiable(form, runs)
+    require_fittable(runs, form, residual, fixed or {}, priors or {})
     runs_sorted = runs.sorted()
-    units = _log_units(form, runs_sorted)
-    x = np.log(np.stack(_columns(form, runs_sorted))) - units[:, None]
-    y, weights = np.log(runs_sorted.loss), _weights(runs_sorted, residual)
-    solution = solver.solve(form, loss, residual, form.starts(x, y, starts), x, y, weights)
-    objective = np.where(np.isfinite(solution.objective), solution.objective, np.inf)
-    best = int(objective.argmin())
-    theta, least = solution.theta[best], objective[best]
-    gradient, matrix = solver.normal_equations(form, loss, residual, theta, x, y, weights)
-    natural = form.to_natural(theta, units)
-    smallest = np.exp(y.min())
-    diagnostics = Diagnostics(
-        gradient_norm=_scaled_gradient(gradient, matrix, float(least)),
-        starts=starts,
-        starts_at_optimum=float(np.mean(objective <= least * (1 + 1e-6) + 1e-20)),
-        condition=_condition(matrix),
-        at_bounds=("E",) if "E" in form.params and natural[0] < 1e-3 * smallest else (),
-    )
-    return Fit(form, runs, loss, residual, natural, diagnostics)
+    problem = make_problem(runs_sorted, form, loss, residual, fixed or {})
+    drawn = form.starts(problem.x, runs_sorted.loss, starts)
+    theta = form.theta(drawn, np.zeros(len(problem.units)))[:, problem.where]
+    solution = solver.solve(problem, theta)
+    if priors:
+        best = problem.residuals(solution.theta[int(solution.total.argmin())])
+        problem = with_priors(problem, priors, noise_of(best, problem))
+        solution = solver.solve(problem, np.concatenate([theta, solution.theta]))
+    winner = int(solution.total.argmin())
+    natural = problem.natural(solution.theta[winner])
+    diagnostics = _diagnose(problem, solution, winner, starts, natural, runs_sorted)
+    return Fit(problem, runs_sorted, natural, diagnostics, priors or {}, runs.order())
 
 
 def load(path: str | Path) -> Fit:
@@ -222,13 +212,15 @@ def load(path: str | Path) -> Fit:
         if values.get("kind") != "scaling.laws.Fit":
             raise UserError("it does not say that it is a fit")
         form, objective, draws = get_form(values["law"]), values["objective"], values["bootstrap"]
+        runs = Runs.from_dict(values["data"])
+        loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
         fitted = Fit(
-            form,
-            Runs.from_dict(values["data"]),
-            Loss(objective["kind"], objective["delta"]),
-            objective["residual"],
+            make_problem(runs, form, loss, objective["residual"], fixed),
+            runs,
             np.array([values["params"][name] for name in form.params]),
             Diagnostics(**{**values["diagnostics"], "at_bounds": tuple(values["diagnostics"]["at_bounds"])}),
+            {name: Prior(**prior) for name, prior in values.get("priors", {}).items()},
+            np.arange(len(runs)),
             None if draws is None else Bootstrap.from_dict(draws),
         )
     except FileNotFoundError:
@@ -244,49 +236,28 @@ def load(path: str | Path) -> Fit:
     return fitted
 
 
-def _columns(form: Form, runs: Runs) -> list[Array]:
-    return [runs.flops if name == "C" else getattr(runs, name) for name in form.columns]
-
-
-def _log_units(form: Form, runs: Runs) -> Array:
-    return np.array([np.log(column).mean() for column in _columns(form, runs)])
-
-
-def _weights(runs: Runs, residual: Residual) -> Array:
-    """1/σ² of each residual relative to the median, so that δ and the objective keep their units."""
-    if runs.sigma is None:
-        return np.ones(len(runs))
-    sigma = runs.sigma / runs.loss if residual == "log" else runs.sigma
-    return (np.median(sigma) / sigma) ** 2
-
-
-def _require_identifiable(form: Form, runs: Runs) -> None:
-    needed = len(form.params) + 1
-    if len(runs) < needed:
-        raise UserError(
-            f"{form.name} has {len(form.params)} parameters and needs at least {needed} runs; there are {len(runs)} "
-            f"({len(runs.exclusions)} excluded)"
-        )
-    columns = _columns(form, runs)
-    for name, column in zip(form.columns, columns, strict=True):
-        if np.ptp(np.log(column)) < 1e-6:
-            raise UserError(
-                f"{form.name} needs runs that differ in {name}; all {len(runs)} have {name} = {column[0]:g}"
-            )
-    if len(columns) == 2:
-        logs = np.log(np.stack(columns))
-        spread = np.linalg.svd(logs - logs.mean(1, keepdims=True), compute_uv=False)
-        if spread[1] < 1e-4 * spread[0]:
-            ratio = columns[1] / columns[0]
-            fixed = (
-                f"all runs have D/N = {ratio[0]:.4g}" if np.ptp(np.log(ratio)) < 1e-2 else "log D is linear in log N"
-            )
-            raise UserError(f"{form.name} needs runs that vary N and D apart; {fixed}: add runs at other D/N")
+def _diagnose(
+    problem: Problem, solution: solver.Solution, winner: int, starts: int, natural: Array, runs: Runs
+) -> Diagnostics:
+    total, least = solution.total, float(solution.total[winner])
+    gradient, matrix = solver.normal_equations(problem, solution.theta[winner])
+    at_bounds = [
+        name
+        for name, value in zip(problem.form.params, natural, strict=True)
+        if name == "E" and name in problem.free and value < 1e-3 * runs.loss.min()
+    ]
+    return Diagnostics(
+        gradient_norm=_scaled_gradient(gradient, matrix, least),
+        starts=starts,
+        starts_at_optimum=float(np.mean(total[-starts:] <= least + abs(least) * 1e-6 + 1e-20)),
+        condition=_condition(matrix),
+        at_bounds=tuple(at_bounds),
+    )
 
 
 def _scaled_gradient(gradient: Array, matrix: Array, objective: float) -> float:
     step = np.linalg.lstsq(matrix, gradient, rcond=None)[0]
-    return float(np.sqrt(max(float(gradient @ step), 0.0) / max(2 * objective, 1e-300)))
+    return float(np.sqrt(max(float(gradient @ step), 0.0) / max(2 * abs(objective), 1e-300)))
 
 
 def _condition(matrix: Array) -> float:

@@ -334,16 +334,18 @@ def _offset_law(C: Array, y: Array, level: float) -> PowerLaw:
     """L* = E + K·(C/unit)^−γ through log L* [1 + draws, budgets], least squares in log."""
     from scaling.laws.forms import power_law
     from scaling.laws.objectives import l2
+    from scaling.laws.problem import Problem
     from scaling.laws.solver import solve
 
     form = power_law("C", offset=True)
-    units = np.array([np.log(C).mean()])
+    units = form.log_units([C])
     x = np.log(C)[None] - units[:, None]
     spread = y[1:].std(0)
     weights = (spread.min() / spread) ** 2 if (spread > 0).all() else np.ones(len(C))
-    first = solve(form, l2(), "log", form.starts(x, y[0], 32), x, y[0], weights)
-    start = first.theta[int(first.objective.argmin())]
-    theta = solve(form, l2(), "log", np.broadcast_to(start, (len(y), 3)), x, y, weights, tolerance=1e-10).theta
+    problem = Problem(form, l2(), "log", units, x, y[0], weights, {})
+    first = solve(problem, form.theta(form.starts(x, np.exp(y[0]), 32), np.zeros(1)))
+    start = first.theta[int(first.total.argmin())]
+    theta = solve(problem, np.broadcast_to(start, (len(y), 3)), y, tolerance=1e-10).theta
     values = np.stack([np.exp(theta[:, 0]), np.exp(theta[:, 1]), -theta[:, 2]], 1)
     E, K, exponent = (float(v) for v in values[0])
     return PowerLaw(K, exponent, interval(values[1:, 2], level), float(np.exp(units[0])), E, values[1:])

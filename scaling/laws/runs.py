@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[np.float64]
-NUMERIC = ("N", "D", "loss", "C", "sigma")
+ROLES = ("N", "D", "loss", "C", "sigma")
+"""columns with a meaning of their own; laws of other quantities name theirs"""
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,18 @@ class Runs:
     C: name of the column with training FLOPs; without it C = 6·N·D where one is needed.
     run: name of the column that says which training run a row comes from (rows of one run are not independent).
     sigma: name of the column with the standard error of each loss, in the unit of the loss; weights the points.
+    others: further columns that a law reads, by the letter it reads them by, for example E="experts".
+    signed: whether the loss is something that may be zero or negative, such as a reward (raw residuals only).
+
+    A table without parameters or tokens says N=None, D=None.
 
     Raises UserError for a missing column and for values that no run can have (not a number, not positive, the same
     row twice), naming the rows.
     """
 
-    N: Array
-    D: Array
-    loss: Array
-    C: Array | None
+    values: Mapping[str, Array]
+    """the numeric columns by letter"""
     run: NDArray[np.str_] | None
-    sigma: Array | None
     rows: tuple[str, ...]
     """label of each row: the index of the DataFrame"""
     exclusions: tuple[Exclusion, ...]
@@ -78,34 +80,67 @@ class Runs:
     def __init__(
         self,
         df: "pd.DataFrame | Mapping[str, ArrayLike]",
-        N: str = "params",
-        D: str = "tokens",
+        N: str | None = "params",
+        D: str | None = "tokens",
         loss: str = "loss",
         C: str | None = None,
         run: str | None = None,
         sigma: str | None = None,
+        *,
+        signed: bool = False,
+        **others: str,
     ):
-        names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma}
+        names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma, **others}
         _require_columns(df, {key: name for key, name in names.items() if name is not None})
-        rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[N])))))
-        for key in NUMERIC:
-            name = names[key]
-            object.__setattr__(self, key, None if name is None else _number_column(df[name], name, rows))
+        rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[loss])))))
+
+        values = {
+            key: _number_column(df[name], name, rows, positive=key != "loss" or not signed)
+            for key in (*ROLES, *sorted(others))
+            if (name := names[key]) is not None
+        }
+        object.__setattr__(self, "values", values)
         object.__setattr__(self, "run", None if run is None else _frozen(np.asarray(df[run]).astype(str)))
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "exclusions", ())
         meanings = {key: str(name) for key, name in names.items() if name is not None}
         object.__setattr__(self, "conventions", {"C": "6·N·D"} | meanings)
-        lengths = {key: len(getattr(self, key)) for key in (*NUMERIC, "run") if getattr(self, key) is not None}
+        lengths = {key: len(column) for key, column in values.items()}
+        lengths |= {} if self.run is None else {"run": len(self.run)}
         if len(set(lengths.values())) > 1:
             raise UserError(f"columns differ in length: {lengths}")
         self._refuse_duplicates()
 
     def __len__(self) -> int:
-        return len(self.N)
+        return len(self.loss)
 
     def __repr__(self) -> str:
-        return f"Runs({len(self)} rows, {len(self.exclusions)} excluded, {', '.join(self.columns())})"
+        return f"Runs({len(self)} rows, {len(self.exclusions)} excluded, {', '.join(self.values)})"
+
+    @property
+    def N(self) -> Array:
+        """Parameters."""
+        return self.column("N")
+
+    @property
+    def D(self) -> Array:
+        """Training tokens, repeats included."""
+        return self.column("D")
+
+    @property
+    def loss(self) -> Array:
+        """What the laws predict."""
+        return self.values["loss"]
+
+    @property
+    def C(self) -> Array | None:
+        """Training FLOPs, None where the table does not say."""
+        return self.values.get("C")
+
+    @property
+    def sigma(self) -> Array | None:
+        """Standard error of each loss, None where the table does not say."""
+        return self.values.get("sigma")
 
     @property
     def flops(self) -> Array:
@@ -117,18 +152,30 @@ class Runs:
         """Names the data: the same for the same rows in any order, 16 hexadecimal digits."""
         digest = hashlib.sha256()
         order = self.order()
-        for name, values in self.columns().items():
+        for name, values in self.values.items():
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(values[order]).tobytes())
         return digest.hexdigest()[:16]
 
-    def columns(self) -> dict[str, Array]:
-        """The numeric columns that are there, by role."""
-        return {key: values for key in NUMERIC if (values := getattr(self, key)) is not None}
+    def column(self, letter: str) -> Array:
+        """What a law reads under that letter: N, D, C (training FLOPs), M (tokens per parameter) or a column given.
+
+        Raises UserError where the table has none.
+        """
+        if letter == "C":
+            return self.flops
+        if letter in self.values:
+            return self.values[letter]
+        if letter == "M":
+            return self.D / self.N
+        raise UserError(
+            f"{letter} is asked for and the table has {', '.join(self.values)}; name its column: "
+            f"laws.Runs(…, {letter}='…')"
+        )
 
     def order(self) -> NDArray[np.int64]:
         """Positions of the rows sorted by value, so that no result depends on the order they came in."""
-        return np.lexsort(tuple(reversed(list(self.columns().values()))))
+        return np.lexsort(tuple(reversed(list(self.values.values()))))
 
     def exclude(self, mask: ArrayLike, reason: str) -> "Runs":
         """The table without the rows where `mask` is true; they stay on record with `reason`.
@@ -168,7 +215,8 @@ class Runs:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         return {
-            "columns": {name: values.tolist() for name, values in self.columns().items()},
+            "columns": {name: values.tolist() for name, values in self.values.items()},
+            "signed": bool((self.loss <= 0).any()),
             "run": None if self.run is None else self.run.tolist(),
             "rows": list(self.rows),
             "exclusions": [{"row": e.row, "reason": e.reason} for e in self.exclusions],
@@ -182,8 +230,8 @@ class Runs:
         table: dict[str, ArrayLike] = {**values["columns"]}
         if values["run"] is not None:
             table["run"] = values["run"]
-        names = {name: name for name in table if name not in ("N", "D", "loss")}
-        runs = Runs(table, N="N", D="D", loss="loss", **names)
+        names: dict[str, Any] = {"N": None, "D": None} | {name: name for name in table}
+        runs = Runs(table, **names, signed=values.get("signed", False))
         exclusions = tuple(Exclusion(e["row"], e["reason"]) for e in values["exclusions"])
         runs = replace_fields(
             runs, rows=tuple(values["rows"]), exclusions=exclusions, conventions=dict(values["conventions"])
@@ -193,13 +241,15 @@ class Runs:
         return runs
 
     def _select(self, keep: NDArray[np.int64], exclusions: tuple[Exclusion, ...]) -> "Runs":
-        columns = {key: _frozen(values[keep]) for key, values in self.columns().items()}
+        values = {key: _frozen(column[keep]) for key, column in self.values.items()}
         run = None if self.run is None else _frozen(self.run[keep])
-        return replace_fields(self, **columns, run=run, rows=tuple(self.rows[i] for i in keep), exclusions=exclusions)
+        return replace_fields(
+            self, values=values, run=run, rows=tuple(self.rows[i] for i in keep), exclusions=exclusions
+        )
 
     def _refuse_duplicates(self) -> None:
         seen: dict[tuple[Any, ...], str] = {}
-        columns = [values for key, values in self.columns().items() if key != "sigma"]
+        columns = [values for key, values in self.values.items() if key != "sigma"]
         columns += [] if self.run is None else [self.run]  # type: ignore[list-item]
         for label, *values in zip(self.rows, *columns, strict=True):
             first = seen.setdefault(tuple(values), label)
@@ -207,15 +257,7 @@ class Runs:
                 raise UserError(f"rows {first} and {label} are the same run twice; drop one of them")
 
 
-def read_csv(
-    path: str | Path,
-    N: str = "params",
-    D: str = "tokens",
-    loss: str = "loss",
-    C: str | None = None,
-    run: str | None = None,
-    sigma: str | None = None,
-) -> Runs:
+def read_csv(path: str | Path, **columns: Any) -> Runs:
     """Runs from a CSV file with a header; the other arguments are those of `Runs`. Raises UserError as it does."""
     import pandas as pd
 
@@ -226,7 +268,7 @@ def read_csv(
         raise UserError(f"no file {path}") from None
     except ValueError as error:
         raise UserError(f"{path} is not a CSV table: {error}") from None
-    return Runs(table, N=N, D=D, loss=loss, C=C, run=run, sigma=sigma)
+    return Runs(table, **columns)
 
 
 def replace_fields(runs: Runs, **changes: Any) -> Runs:
@@ -245,8 +287,8 @@ def _require_columns(df: Any, names: Mapping[str, str]) -> None:
         raise UserError(f"no column {wanted}; the table has {', '.join(present)}: say which is which by {wanted}")
 
 
-def _number_column(values: Any, name: str, rows: Sequence[str]) -> Array:
-    """float64, finite and positive; integers become floats before anything is multiplied."""
+def _number_column(values: Any, name: str, rows: Sequence[str], positive: bool) -> Array:
+    """float64 and finite; integers become floats before anything is multiplied."""
     raw = np.asarray(values)
     column = np.empty(raw.shape, np.float64)
     for i, value in enumerate(raw.tolist()):
@@ -254,12 +296,14 @@ def _number_column(values: Any, name: str, rows: Sequence[str]) -> Array:
             column[i] = np.nan if value is None else float(value)
         except (TypeError, ValueError):
             raise UserError(f"column {name!r}, row {rows[i]}: {value!r} is not a number") from None
-    bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
+    bad = np.flatnonzero(~(np.isfinite(column) & ((column > 0) | (not positive))))
     if len(bad):
         shown = ", ".join(f"{rows[i]} ({column[i]:g})" for i in bad[:5]) + (", …" if len(bad) > 5 else "")
+        overflow = "; whole numbers below zero look like an overflow: multiply as floats"
         raise UserError(
-            f"column {name!r} must be positive and finite; {len(bad)} of {len(column)} rows are not: {shown}; "
-            "mend them or leave them out"
+            f"column {name!r} must be {'positive and ' if positive else ''}finite; {len(bad)} of {len(column)} rows "
+            f"are not: {shown}; mend them or leave them out"
+            + (overflow if raw.dtype.kind == "i" and (column < 0).any() else "")
         )
     return _frozen(column)
 

@@ -68,33 +68,40 @@ def bootstrap(fit: "Fit", n: int, cluster: ArrayLike | bool | None, seed: int, k
     if kind is None:
         kind = "rows" if groups is None else "runs"
     rng = np.random.default_rng(seed)
-    x, y, weights = fit.problem()
-    sd = None
+    problem = fit.problem
+    sd, y, weights = None, None, None
     if kind == "noise":
-        lanes_y, sd = _noisy_losses(fit, n, rng)
-        lanes_weights = weights
+        y, sd = _noisy_losses(fit, n, rng)
     else:
-        labels = np.arange(len(y)) if groups is None else groups
-        lanes_y = y
-        lanes_weights = weights * resample_counts(labels, n, len(fit.form.params) + 1, rng)
+        labels = np.arange(len(problem.y)) if groups is None else groups
+        weights = problem.weights * resample_counts(labels, n, len(problem.free) + 1, rng)
     starts = np.broadcast_to(fit.theta, (n, len(fit.theta)))
-    solution = solve(fit.form, fit.loss, fit.residual, starts, x, lanes_y, lanes_weights, tolerance=1e-9)
-    return Bootstrap(kind, seed, fit.form.to_natural(solution.theta, fit.log_units), solution.objective, sd)
+    solution = solve(problem, starts, y, weights, _drawn_priors(fit, n, rng), tolerance=1e-9)
+    return Bootstrap(kind, seed, problem.natural(solution.theta), solution.objective, sd)
+
+
+def _drawn_priors(fit: "Fit", n: int, rng: np.random.Generator) -> Array | None:
+    """Prior means [n, k] drawn from the priors: each refit then answers to data and priors that could have been.
+
+    Randomise, then optimise (Bardsley et al. 2014): for a linear law exactly the posterior.
+    """
+    if not fit.priors or fit.problem.prior_mean is None:
+        return None
+    sd = np.array([fit.priors[name].sd if name in fit.priors else 0.0 for name in fit.form.params])
+    return fit.problem.prior_mean + sd * rng.standard_normal((n, len(sd)))
 
 
 def _noisy_losses(fit: "Fit", n: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """log losses [n, points] of the fitted law with fresh noise, and the noise's standard deviation [n].
+    """Transformed losses [n, points] of the fitted law with fresh noise, and the noise's standard deviation [n].
 
     The deviation is itself drawn from what the residuals leave open, s²·ν/χ²(ν) with ν degrees of freedom, which
     makes the intervals of a linear law exactly Student's t.
     """
-    freedom = len(fit.runs) - len(fit.params)
+    freedom = len(fit.runs) - len(fit.problem.free)
     sd = fit.residual_sd * np.sqrt(freedom / rng.chisquare(freedom, n))
-    _, _, weights = fit.problem()
+    weights = fit.problem.weights
     noise = sd[:, None] / np.sqrt(weights) * rng.standard_normal((n, len(weights)))
-    if fit.residual == "log":
-        return np.log(fit.fitted()) + noise, sd
-    return np.log(np.maximum(fit.fitted() + noise, 1e-3 * fit.fitted())), sd
+    return fit.problem.y + fit.residuals + noise, sd
 
 
 def resample_counts(groups: NDArray[np.int64], n: int, least: int, rng: np.random.Generator) -> Array:

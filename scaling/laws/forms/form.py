@@ -1,0 +1,86 @@
+"""What a law is: a documented object from which everything else (fits, intervals, optima) follows.
+
+The solver sees θ: positive parameters as logarithms, columns in units of the data's own geometric means. So a fit
+depends neither on the units of the columns nor on their scales, wherever the family of curves itself does not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.forms.parameter import Parameter
+
+Array = NDArray[np.float64]
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A law L(columns; parameters)."""
+
+    name: str
+    formula: str
+    source: str
+    columns: tuple[str, ...]
+    """columns of `Runs` it reads"""
+    parameters: tuple[Parameter, ...]
+    value: Callable[[Values, Values, ModuleType], Any]
+    """(parameters by name, log(column / unit) by name, numpy or jax.numpy) -> L"""
+    starts: Callable[[Array, Array, int], Array]
+    """(log(column / unit) [c, points], L [points], count) -> parameters in units of the data [count, k]"""
+    unscaled: tuple[str, ...] = ()
+    """columns in their own units: those that the law is not a power law of, such as a number of experts"""
+    frontier: Callable[[Array], tuple[Array, Array]] | None = None
+    """parameters [..., k] -> the exponents a, b of N* ∝ C^a, D* ∝ C^b at C ∝ N·D"""
+
+    def __repr__(self) -> str:
+        return f"Form({self.name}: {self.formula})"
+
+    @cached_property
+    def params(self) -> tuple[str, ...]:
+        """Names of the parameters in their order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def loss(self, natural: Array, columns: Sequence[Any]) -> Array:
+        """L at parameters [..., k] and columns, both in the columns' own units, broadcast together."""
+        values = dict(zip(self.params, np.moveaxis(np.asarray(natural, np.float64), -1, 0), strict=True))
+        logs = [np.log(np.asarray(column, np.float64)) for column in columns]
+        return np.asarray(self.value(values, dict(zip(self.columns, logs, strict=True)), np), np.float64)
+
+    def log_units(self, columns: Sequence[Array]) -> Array:
+        """log of the unit that the solver sees each column in: the geometric mean, 1 for the unscaled."""
+        pairs = zip(self.columns, columns, strict=True)
+        return np.array([0.0 if name in self.unscaled else np.log(column).mean() for name, column in pairs])
+
+    def scaled(self, theta: Values, fixed: Values, units: Any, xp: ModuleType) -> dict[str, Any]:
+        """Parameters in units of the data.
+
+        theta: the solver's numbers for the free ones; fixed: the others in the columns' own units;
+        units: log units in the order of the columns.
+        """
+        values: dict[str, Any] = {}
+        for parameter in sorted(self.parameters, key=lambda p: bool(p.powers)):
+            name = parameter.name
+            if name in theta:
+                values[name] = parameter.from_theta(theta[name], xp)
+            else:
+                shift = parameter.shift(values, dict(zip(self.columns, units, strict=True)))
+                values[name] = parameter.to_data_units(fixed[name], shift, xp)
+        return values
+
+    def natural(self, scaled: Values, units: Any, xp: ModuleType) -> list[Any]:
+        """Parameters in the columns' own units, in their order, from those in units of the data."""
+        named = dict(zip(self.columns, units, strict=True))
+        return [p.to_own_units(scaled[p.name], p.shift(scaled, named), xp) for p in self.parameters]
+
+    def theta(self, natural: Array, units: Array) -> Array:
+        """The solver's numbers [..., k] for parameters in the columns' own units [..., k]."""
+        values = dict(zip(self.params, np.moveaxis(natural, -1, 0), strict=True))
+        named = dict(zip(self.columns, units, strict=True))
+        parts = [p.to_theta(p.to_data_units(values[p.name], p.shift(values, named), np), np) for p in self.parameters]
+        return np.stack(np.broadcast_arrays(*parts), -1)

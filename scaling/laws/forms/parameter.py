@@ -1,0 +1,67 @@
+"""A law's parameters: how the solver sees each, and how each changes with the units of the columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Literal
+
+TINY = 1e-300
+"""an amplitude that a fit drove to nothing is 0 in float64; its logarithm stays finite at this"""
+
+
+@dataclass(frozen=True)
+class Power:
+    """A factor unit^(factor · exponent) in a parameter: `exponent` names another parameter, None is 1."""
+
+    column: str
+    exponent: str | None = None
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a law.
+
+    kind: "positive" is sought as its logarithm, "share" (between 0 and 1) as its logit, "real" and "level" as
+    themselves.
+    powers: what a change of units does. A parameter in the columns' own units is its value in units of the data times
+    Π unit^(factor·exponent); a "level", which stands in an exponent or beside a logarithm, gets Σ factor·exponent·log
+    unit added instead. Parameters that stand in another's powers have none themselves.
+    """
+
+    name: str
+    kind: Literal["positive", "share", "real", "level"] = "positive"
+    powers: tuple[Power, ...] = field(default=())
+
+    def shift(self, values: Mapping[str, Any], units: Mapping[str, Any]) -> Any:
+        """log of the factor, or the term, between own units and units of the data.
+
+        values: the parameters that the powers name; units: log unit of each column.
+        """
+        total = 0.0
+        for power in self.powers:
+            exponent = 1.0 if power.exponent is None else values[power.exponent]
+            total = total + power.factor * exponent * units[power.column]
+        return total
+
+    def from_theta(self, theta: Any, xp: ModuleType) -> Any:
+        """The value, in units of the data, that the solver's number stands for."""
+        if self.kind == "positive":
+            return xp.exp(theta)
+        return 1.0 / (1.0 + xp.exp(-theta)) if self.kind == "share" else theta
+
+    def to_theta(self, value: Any, xp: ModuleType) -> Any:
+        """The inverse of `from_theta`."""
+        if self.kind == "positive":
+            return xp.log(xp.maximum(value, TINY))
+        if self.kind == "share":
+            return xp.log(xp.maximum(value, TINY)) - xp.log(xp.maximum(1.0 - value, TINY))
+        return value
+
+    def to_own_units(self, value: Any, shift: Any, xp: ModuleType) -> Any:
+        """From units of the data to the columns' own."""
+        return value + shift if self.kind == "level" else value * xp.exp(shift)
+
+    def to_data_units(self, value: Any, shift: Any, xp: ModuleType) -> Any:
+        """The inverse of `to_own_units`."""
+        return value - shift if self.kind == "level" else value * xp.exp(-shift)

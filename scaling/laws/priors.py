@@ -1,0 +1,50 @@
+"""What was known of a law's parameters before the runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.problem import Problem
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A Gaussian over a parameter in the columns' own units."""
+
+    mean: float
+    sd: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.mean) and np.isfinite(self.sd) and self.sd > 0):
+            raise UserError(f"Prior: mean must be finite and sd positive; got mean={self.mean!r}, sd={self.sd!r}")
+
+
+def with_priors(problem: Problem, priors: Mapping[str, Prior], noise: float) -> Problem:
+    """The problem with priors on its parameters, each weighing ½((p − mean)/sd)² nats.
+
+    noise: what the objective is divided by to be in nats, from `noise_of`.
+    """
+    names = problem.form.params
+    mean = np.array([priors[name].mean if name in priors else 0.0 for name in names])
+    precision = np.array([noise / priors[name].sd ** 2 if name in priors else 0.0 for name in names])
+    return problem.with_priors(mean, precision)
+
+
+def noise_of(residuals: Array, problem: Problem) -> float:
+    """What the objective of `residuals` is divided by to be a −log likelihood in nats.
+
+    L2 and Huber: the variance of Gaussian noise, from the median absolute residual, so that outliers do not count;
+    L1 and quantiles: the mean of Laplace's noise; Student's t is a −log likelihood already.
+    """
+    freedom = len(residuals) / max(len(residuals) - len(problem.free), 1)
+    if problem.loss.kind == "student_t":
+        return 1.0
+    if problem.loss.rounded:
+        return problem.loss(residuals, problem.weights) / len(residuals) * freedom
+    size = np.abs(residuals) * np.sqrt(problem.weights)
+    return float((1.4826 * np.median(size)) ** 2 * freedom)

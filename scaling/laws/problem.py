@@ -1,0 +1,103 @@
+"""A law, a table and an objective as arrays: what the solver works on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.forms import Form
+from scaling.laws.objectives import Loss, Residual, transform, untransform
+from scaling.laws.runs import Runs
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Minimise Σ w·ρ(t(L̂) − t(L)) + ½ Σ precision·(parameter − mean)²."""
+
+    form: Form
+    loss: Loss
+    residual: Residual
+    units: Array
+    """[c], log units of the columns"""
+    x: Array
+    """[c, points], log(column / unit)"""
+    y: Array
+    """[points], t(L)"""
+    weights: Array
+    """[points]"""
+    fixed: Mapping[str, float]
+    """parameters that are not fitted, in the columns' own units"""
+    prior_mean: Array | None = None
+    """[k], in the columns' own units"""
+    prior_precision: Array | None = None
+    """[k], in units of the objective; 0 where there is no prior"""
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of the parameters that are fitted, in the form's order."""
+        return tuple(name for name in self.form.params if name not in self.fixed)
+
+    @property
+    def where(self) -> list[int]:
+        """Positions of the free ones among all."""
+        return [i for i, name in enumerate(self.form.params) if name not in self.fixed]
+
+    def theta(self, natural: Array) -> Array:
+        """The solver's numbers of the free parameters [..., free] from all in own units [..., k]."""
+        return self.form.theta(natural, self.units)[..., self.where]
+
+    def natural(self, theta: Array) -> Array:
+        """All parameters in own units [..., k] from the solver's numbers [..., free]."""
+        values = self.form.natural(self._scaled(theta, np), self.units, np)
+        return np.stack(np.broadcast_arrays(*values), -1)
+
+    def residuals(self, theta: Array, y: Array | None = None) -> Array:
+        """[..., points] at the solver's numbers [..., free]."""
+        scaled = {name: np.asarray(value)[..., None] for name, value in self._scaled(theta, np).items()}
+        x = dict(zip(self.form.columns, self.x, strict=True))
+        with np.errstate(all="ignore"):  # a lane that went astray is told by its objective, not by a warning
+            return np.asarray(
+                transform(self.form.value(scaled, x, np), self.residual, np) - (self.y if y is None else y)
+            )
+
+    def objective(self, theta: Array, y: Array | None = None, weights: Array | None = None) -> Array:
+        """[lanes] at [lanes, free], without priors."""
+        r = self.residuals(theta, y)
+        w = np.broadcast_to(self.weights if weights is None else weights, r.shape)
+        return np.array([self.loss(lane, own) for lane, own in zip(r, w, strict=True)])
+
+    def fitted(self, theta: Array) -> Array:
+        """L̂ of the rows."""
+        return untransform(self.residuals(theta) + self.y, self.residual, np)
+
+    def with_priors(self, mean: Array, precision: Array) -> "Problem":
+        """The same with Gaussian priors on the parameters."""
+        return replace(self, prior_mean=mean, prior_precision=precision)
+
+    def _scaled(self, theta: Array, xp: ModuleType) -> dict[str, Any]:
+        free = dict(zip(self.free, np.moveaxis(np.asarray(theta), -1, 0), strict=True))
+        return self.form.scaled(free, self.fixed, self.units, xp)
+
+
+def make_problem(runs: Runs, form: Form, loss: Loss, residual: Residual, fixed: Mapping[str, float]) -> Problem:
+    """The problem of fitting `form` to `runs`, rows in the order given."""
+    columns = [runs.column(name) for name in form.columns]
+    units = form.log_units(columns)
+    x = np.log(np.stack(columns)) - units[:, None]
+    return Problem(
+        form, loss, residual, units, x, transform(runs.loss, residual, np), weights(runs, residual), dict(fixed)
+    )
+
+
+def weights(runs: Runs, residual: Residual) -> Array:
+    """1/σ² of each residual relative to the median, so that δ and the objective keep their units."""
+    if runs.sigma is None:
+        return np.ones(len(runs))
+    at = {"raw": np.ones(len(runs)), "log": runs.loss, "log1p": 1.0 + runs.loss}[residual]
+    sigma = runs.sigma / at
+    return np.asarray((np.median(sigma) / sigma) ** 2)
