@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from scaling.config.base import Config
 
@@ -73,6 +73,8 @@ class ForecastConfig(Config):
     """budget of the test run, exact training FLOPs, beyond the sweep's largest"""
     level: float = Field(default=0.9, gt=0, lt=1)
     """coverage of the interval"""
+    priors: dict[Literal["E", "A", "B", "alpha", "beta"], tuple[float, PositiveFloat]] = {}
+    """mean and standard deviation of what is known of the law's parameters beforehand"""
     seeds: tuple[int, ...] = (0,)
     """one test run for each"""
 

@@ -8,6 +8,10 @@ fresh noise differ by, the scatter of a single run, and model disagreement: the 
 ten of being right. Without the last, mild curvature that the law does not have (log L off by 0.002·log²C, from the
 smallest budget on) brought the coverage of a 90 % interval below 80 %; with it, 200 simulations each gave 91 % there
 and 95 % where the law is true.
+
+A ladder of a decade hardly determines E and the exponents: with one percent of noise the forecast's error is 1.5 %.
+Priors on the exponents bring it to 1.1 % where they lie within a standard deviation of the truth (simulated: α = β =
+0.35 under 0.35 ± 0.1); two and a half away (0.6) the error grows to 2.5 % and the 90 % interval covers 63 %.
 """
 
 import hashlib
@@ -26,6 +30,7 @@ from scaling.errors import UserError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.objectives import huber
+from scaling.laws.priors import Prior
 from scaling.laws.runs import Runs
 from scaling.laws.uncertainty import check_level
 from scaling.result import write_text_atomically
@@ -86,17 +91,17 @@ class Forecast:
 class Forecaster:
     """Fits runs once, then says which run to test the law with and what it will reach.
 
-    runs: the ladder's runs, of one convention. level: coverage of the intervals.
+    runs: the ladder's runs, of one convention. level: coverage of the intervals. priors: on the law's parameters.
     """
 
-    def __init__(self, runs: Runs, level: float = 0.9, seed: int = 0):
+    def __init__(self, runs: Runs, level: float = 0.9, priors: Mapping[str, Prior] | None = None, seed: int = 0):
         check_level(level)
-        self.runs, self.level, self.seed = runs, level, seed
+        self.runs, self.level, self.priors, self.seed = runs, level, dict(priors or {}), seed
 
     @cached_property
     def fit(self) -> Fit:
         """The parametric law with its bootstrap."""
-        fitted = fit(self.runs, "chinchilla", loss=huber(DELTA))
+        fitted = fit(self.runs, "chinchilla", loss=huber(DELTA), priors=self.priors)
         fitted.bootstrap(DRAWS, seed=self.seed, kind="noise")
         return fitted
 
@@ -176,6 +181,7 @@ class Forecaster:
             f"{self.fit.form.formula} by huber({DELTA:g}) on log loss, {DRAWS} refits to fresh noise",
             f"{flops / self.runs.flops.max():.3g}× the largest budget fitted",
         ]
+        notes += [f"prior: {name} {prior.mean:g} ± {prior.sd:g}" for name, prior in self.priors.items()]
         ratios = self.runs.D / self.runs.N
         if not ratios.min() <= D / N <= ratios.max():
             notes.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")

@@ -67,7 +67,8 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
     planned = read_plan(home)
     table = table[table["run_id"].isin(list(planned))]
     fitted = laws.from_results(table)
-    forecaster = laws.Forecaster(fitted, sweep.forecast.level)
+    priors = {name: laws.Prior(*prior) for name, prior in sweep.forecast.priors.items()}
+    forecaster = laws.Forecaster(fitted, sweep.forecast.level, priors)
     forecaster.fit.save(home / "fit.json")
     target, _ = forecaster.size(sweep.forecast.flops)
     # N* grows with C, at most as fast: an optimum beyond that comes from runs that have none
