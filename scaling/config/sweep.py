@@ -73,7 +73,7 @@ class ForecastConfig(Config):
     """budget of the test run, exact training FLOPs, beyond the sweep's largest"""
     level: float = Field(default=0.9, gt=0, lt=1)
     """coverage of the interval"""
-    priors: dict[Literal["E", "A", "B", "alpha", "beta"], tuple[float, PositiveFloat]] = {}
+    priors: dict[Literal["E", "A", "B", "alpha", "beta"], tuple[float, PositiveFloat]] = Field(default={})
     """mean and standard deviation of what is known of the law's parameters beforehand"""
     seeds: tuple[int, ...] = (0,)
     """one test run for each"""

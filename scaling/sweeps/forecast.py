@@ -67,7 +67,7 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
     planned = read_plan(home)
     table = table[table["run_id"].isin(list(planned))]
     fitted = laws.from_results(table)
-    priors = {name: laws.Prior(*prior) for name, prior in sweep.forecast.priors.items()}
+    priors: dict[str, laws.Prior] = {name: laws.Prior(*prior) for name, prior in sweep.forecast.priors.items()}
     forecaster = laws.Forecaster(fitted, sweep.forecast.level, priors)
     forecaster.fit.save(home / "fit.json")
     target, _ = forecaster.size(sweep.forecast.flops)
