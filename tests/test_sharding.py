@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from scaling.config import MeshConfig, ModelConfig, OptimizerConfig, Placement, build, read_mapping
 from scaling.errors import UserError
@@ -35,7 +35,7 @@ PRESETS = Path(__file__).parents[1] / "configs" / "models"
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Any:
-    return AbstractMesh((data, fsdp, tensor), AXES)
+    return AbstractMesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[int, ...]) -> PartitionSpec:
