@@ -18,7 +18,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 success, 1 a failed run, 2 bad usage or configuration, 75 interrupted with its state saved."""
+    """Exit code: 0 success, 1 a failed run, 2 bad usage or configuration, 130 Ctrl-C.
+
+    SIGTERM in training ends it through `Interrupted`, with code 75 and the state saved.
+    """
     try:
         args = _parse(argv)
         return args.call(args)

@@ -155,19 +155,20 @@ def test_crashes_and_kills_are_retried_divergence_and_mistakes_are_not(
 
 LAUNCH = """
 import os, sys
-from scaling.config import SweepConfig, load
-from scaling.sweeps import launch, run_sweep
+from scaling.cli import main
+from scaling.sweeps import launch, sweep
 from scaling.sweeps.executors import Devices, LocalExecutor
 import scaling.data
 launch.worker_command = lambda folder: (sys.executable, "-c", sys.argv[3], str(folder))
 scaling.data.prepare = scaling.data.check_run = lambda *_: None
 devices = Devices("cpu", tuple(os.sched_getaffinity(0))[:1] * 4, "cpu")
-run_sweep(load(SweepConfig, sys.argv[1]), LocalExecutor(devices), sys.argv[2])
+sweep.EXECUTORS["local"] = lambda: LocalExecutor(devices)
+sys.exit(main(["sweep", sys.argv[1], "--folder", sys.argv[2]]))
 """
 
 
 def start_launch(config: SweepConfig, folder: Path) -> subprocess.Popen[bytes]:
-    """A launch in a process of its own, returned once a slow run of it is under way."""
+    """`scaling sweep` in a process of its own, returned once a slow run of it is under way."""
     (folder / "sweep-to-launch.yaml").write_text(to_yaml(config))
     command = [sys.executable, "-c", LAUNCH, str(folder / "sweep-to-launch.yaml"), str(folder), PRETEND]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -182,16 +183,19 @@ def wait_until(happened: Any, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_sigterm_lets_runs_save_and_a_later_launch_continues(tmp_path: Path, pretend: None) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_lets_runs_save_and_a_later_launch_continues(
+    tmp_path: Path, pretend: None, number: int, code: int
+) -> None:
     config, home = sweep(), tmp_path / "s"
     slow = make_runs(config)[0].id
     write_script(home, {slow: ["slow", "ok"]})
     process = start_launch(config, tmp_path)
     wait_until(lambda: (home / "trained").exists() and len(trained(home)) == 5)
     assert run_state(home / slow).state == "running" and status(home)["launched"]
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, told = process.communicate(timeout=30)
-    assert process.returncode != 0 and b"stopping" in told
+    assert process.returncode == code and b"stopping" in told and b"the same command goes on" in told
     assert (run_state(home / slow).state, attempts(home / slow)[0].exit_code) == ("interrupted", 75)
     assert run_sweep(config, four_slots(), tmp_path).ok
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))  # nothing lost, nothing twice

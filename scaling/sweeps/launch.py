@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 from scaling.config import to_yaml
-from scaling.errors import UserError
+from scaling.errors import INTERRUPTED, Interrupted, UserError
 from scaling.result import read_result, write_text_atomically
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import Executor, Finished, Task
 from scaling.sweeps.plan import devices_of
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import BUSY, GONE, INTERRUPTED, STOPPED, RunState, log_end, run_state
+from scaling.sweeps.run_store import BUSY, GONE, STOPPED, RunState, log_end, run_state
 
 ATTEMPTS = 2  # in one launch; launching again gives as many more
 USER_ERROR = 2  # exit code: it would fail in the same way again
@@ -29,16 +29,19 @@ COMPILATION_CACHE = {
 }
 
 
-class Stopped(KeyboardInterrupt):
-    """The launch was told to stop; the runs saved their states and a later launch continues."""
+class Stop(threading.Event):
+    """Set once the launch is told to stop."""
+
+    number: int | None = None
+    """of the signal that told it"""
 
 
 def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: Progress) -> tuple[RunState, ...]:
     """Train those of `runs` that are not done, in folders of `home`, and return what became of all.
 
     A run that breaks is tried again, up to ATTEMPTS times in one launch, unless its configuration was at fault; a
-    run that diverged has its result. Raises Stopped where SIGINT or SIGTERM asked for an end, after every run has
-    saved its state.
+    run that diverged has its result. After every run has saved its state, raises KeyboardInterrupt where SIGINT asked
+    for an end and `Interrupted` (a SystemExit of code 75) where SIGTERM did.
     """
     folders = {run.id: home / run.id for run in runs}
     for folder in folders.values():
@@ -60,7 +63,9 @@ def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progre
             finally:
                 progress.end()
         if stop.is_set():
-            raise Stopped
+            where = "stopped; the same command goes on"
+            progress.say(where)
+            raise KeyboardInterrupt(where) if stop.number == signal.SIGINT else Interrupted(where)
     return tuple(run_state(folder) for folder in folders.values())
 
 
@@ -125,9 +130,9 @@ def _last_line(path: Path, size: int = 4096) -> str:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
+def _stop_on_signals() -> Iterator[Stop]:
     """An event that the first SIGINT or SIGTERM sets; a second one does what it always did."""
-    stop = threading.Event()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals: whoever called us there stops us in another way
         return
@@ -136,6 +141,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
     def handle(number: int, frame: FrameType | None) -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
+        stop.number = number
         stop.set()
         print("stopping: every run saves its state; once more to stop at once", file=sys.stderr, flush=True)
 

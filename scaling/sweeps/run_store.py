@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scaling.errors import UserError
+from scaling.errors import INTERRUPTED, UserError
 from scaling.result import Result, read_result, write_text_atomically
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ State = Literal["planned", "running", "interrupted", "completed", "diverged", "f
 Role = Literal["fit", "test"]
 
 BUSY = 69  # exit code of a worker whose run another process trains (EX_UNAVAILABLE of sysexits.h)
-INTERRUPTED = 75  # exit code of a run that saved its state when told to stop (EX_TEMPFAIL of sysexits.h)
 STOPPED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, None)  # exit codes of a run that was told to stop, or lost
 GONE = "the process disappeared (killed, or the machine stopped)"
 

@@ -68,7 +68,7 @@ def run_sweep(
 
     Everything is checked before anything is launched, and whatever is done already is not done again. Raises
     UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
-    another sweep; `Stopped` after SIGINT or SIGTERM.
+    another sweep; KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
     """
     where = _executor(executor)
     runs = make_runs(sweep, None if folder is None else str(folder))

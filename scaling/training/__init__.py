@@ -1,6 +1,6 @@
 """Training one run: the step, the loop around it, held-out evaluation, checkpoints and the record."""
 
-from scaling.training.interrupt import Interrupted
+from scaling.errors import Interrupted
 from scaling.training.loop import train
 
 __all__ = ["Interrupted", "train"]

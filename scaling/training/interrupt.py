@@ -5,18 +5,7 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again and it will go on
-
-
-class Interrupted(SystemExit):
-    """The run was told to stop (SIGTERM) and has saved its state; the process ends with code 75."""
-
-    def __init__(self, message: str):
-        super().__init__(EXIT_CODE)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+from scaling.errors import Interrupted
 
 
 class Stop(Exception):
