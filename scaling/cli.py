@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scaling.errors import UserError
+from scaling.errors import UserError, explain
 
 
 class _Parser(argparse.ArgumentParser):
@@ -18,7 +18,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 success, 1 a failed run, 2 bad usage or configuration, 130 Ctrl-C.
+    """Exit code: 0 success, 1 a failed run or a full disk, 2 bad usage, configuration or folder, 130 Ctrl-C.
 
     SIGTERM in training ends it through `Interrupted`, with code 75 and the state saved.
     """
@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stderr.close()
         return 0
+    except OSError as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(f"scaling: {told[0]}", file=sys.stderr)
+        return told[1]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

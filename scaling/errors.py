@@ -1,6 +1,11 @@
-"""The exceptions that end a command: a mistake of the user's, and being told to stop."""
+"""What ends a command early: a mistake of the user's, being told to stop, and a disk that takes no more."""
+
+import errno
 
 INTERRUPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again and it will go on
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class UserError(ValueError):
@@ -20,3 +25,17 @@ class Interrupted(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+def explain(error: OSError) -> tuple[str, int] | None:
+    """What a file system's refusal means to the user: one line and the exit code. None for any other error.
+
+    The code is 1 where the disk is full: the work failed, and goes on once there is room. It is 2 where a folder or a
+    file cannot be used at all: the same command would fail again.
+    """
+    said = "a file is where a folder should be" if error.errno == errno.EEXIST else (error.strerror or "").lower()
+    if error.errno in FULL:
+        return f"cannot write {error.filename or 'a file'}: {said}; make room, and the same command goes on", 1
+    if error.errno in REFUSED and error.filename is not None:
+        return f"cannot use {error.filename}: {said}; mend that, or choose another folder or file", 2
+    return None

@@ -1,13 +1,17 @@
 """The command line: exit codes, one-line errors, what gets imported, and the commands end to end on tiny input."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from synthetic_sweep import sweep_config, write_runs
 
 from scaling.cli import main
+from scaling.errors import explain
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "configs" / "models" / "gpt2-small.yaml"
@@ -110,3 +114,98 @@ def test_dry_run_lists_every_run_and_trains_nothing(tmp_path: Path, capsys: pyte
     described = json.loads(capsys.readouterr().out)
     assert len(described["runs"]) >= 15
     assert list(tmp_path.iterdir()) == []
+
+
+SWEEP = """
+name: s
+run:
+  model: { vocab: 256, context: 64, activation: relu2 }
+  data: { corpus: "files:FOLDER/text/*.txt", validation_fraction: 0.5, validation_tokens: 5000 }
+  batch_size: 4
+  records: { folder: FOLDER/runs, store_folder: FOLDER/store, wandb: disabled }
+ladder: { aspect: 16, d_head: 16, width_multiple: 8, ff_multiple: 1 }
+learning_rate: { width: 16, learning_rate: 0.02, exponent: -0.9 }
+design: { kind: isoflop, budgets: [1e8], sizes: 3, center_flops: 1e8, center_params: 16e3 }
+"""
+RUN = """
+model: { vocab: 256, context: 32, layers: 1, d_model: 16, n_heads: 2, d_ff: 32 }
+data: { corpus: "files:FOLDER/text/*.txt", validation_fraction: 0.5, validation_tokens: 5000 }
+optimizer: { learning_rate: 0.01 }
+batch_size: 4
+tokens: 1280
+records: { folder: FOLDER/runs, store_folder: FOLDER/store, wandb: disabled }
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with text, a run, a sweep, a table of runs and a finished sweep's folder."""
+    monkeypatch.setattr("scaling.cores.spread", lambda _: None)  # in this process JAX has its devices already
+    (tmp_path / "text").mkdir()
+    for i in range(8):
+        (tmp_path / "text" / f"{i}.txt").write_text("some words that say little\n" * 400)
+    for name, text in {"run": RUN, "sweep": SWEEP}.items():
+        (tmp_path / f"{name}.yaml").write_text(text.replace("FOLDER", str(tmp_path)))
+    (tmp_path / "data.yaml").write_text(f'corpus: "files:{tmp_path}/text/*.txt"\nvalidation_fraction: 0.5\n')
+    rows = [f"{n},{d},{1.8 + 400 / n**0.35 + 2000 / d**0.37}" for n in (1e8, 1e9, 1e10) for d in (2e9, 1e10, 5e10)]
+    (tmp_path / "runs.csv").write_text("\n".join(["params,tokens,loss", *rows]))
+    config = sweep_config("done")
+    write_runs(config, tmp_path / "done", lines=3)
+    return tmp_path
+
+
+WRITING = {
+    "train": ("train", "run.yaml"),
+    "sweep": ("sweep", "sweep.yaml"),
+    "fit": ("fit", "runs.csv"),
+    "report": ("report", "done"),
+    "prepare": ("data", "prepare", "data.yaml", "--store", "store"),
+}
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_full_disk_is_one_line_that_names_the_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(os, "fsync", full)
+    assert scaling(*WRITING[command]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("scaling: cannot write ") and "no space left on device; make room" in last
+    named = Path(last.split()[3].rstrip(":"))
+    assert named.parent.is_dir() and named.suffix  # a file that was to be written, not its temporary name
+    assert not list(home.rglob(f".{named.name}.*"))
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A file stands where the folder should be: that stops root, too, which a folder without permissions does not."""
+    monkeypatch.chdir(home)
+    for name in ("runs", "store", "taken"):
+        (home / name).touch()
+    output = ("-o", "taken/out.html") if command in ("fit", "report") else ()
+    assert scaling(*WRITING[command], *output) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("scaling: cannot use ")
+    assert "a file is where a folder should be; " in last or "not a directory; " in last
+    assert any(f"/{name}" in last or f" {name}" in last for name in ("runs", "store", "taken"))
+
+
+def test_no_other_error_is_taken_for_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr("scaling.plan.load_plannable", fails)
+    with pytest.raises(ConnectionResetError):
+        scaling("plan", MODEL)
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/s")
+    assert explain(refused) == (
+        "cannot use runs/s: permission denied; mend that, or choose another folder or file",
+        2,
+    )
+    assert explain(OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/s"))[1] == 2  # type: ignore[index]

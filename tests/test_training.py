@@ -195,7 +195,6 @@ def test_mistakes_are_told_before_anything_is_compiled(
         raise AssertionError("compiled before the check")
 
     monkeypatch.setattr(loop, "_Run", never)
-    (tmp_path / "file").write_text("")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text(json.dumps(tiny.config(seed=7).model_dump(mode="json")))
     wrong: list[tuple[dict[str, Any], Path, str]] = [
@@ -204,13 +203,15 @@ def test_mistakes_are_told_before_anything_is_compiled(
         ({"placement": {"mesh": {"data": 3}}}, tmp_path / "c", "placement.mesh"),
         ({"model": {"vocab": 5000}}, tmp_path / "d", "model.vocab"),
         ({"model": {"context": 200_000}}, tmp_path / "e", "context"),
-        ({}, tmp_path / "file" / "run", "cannot write"),
         ({}, tmp_path / "other", "another configuration"),
     ]
     for changes, folder, said in wrong:
         with pytest.raises(UserError, match=said) as told:
             train(tiny.config(**changes), folder=folder, quiet=True)
         assert "\n" not in str(told.value)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=str(tmp_path / "file")):
+        train(tiny.config(), folder=tmp_path / "file" / "run", quiet=True)
 
 
 def test_a_short_run_never_imports_orbax_or_wandb(tiny: Tiny, tmp_path: Path) -> None:

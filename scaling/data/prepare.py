@@ -20,7 +20,7 @@ from scaling.data.store import FORMAT, MANIFEST, SPLITS, TokenStore, file_facts,
 from scaling.data.store import store_folder_of as folder_of
 from scaling.data.tokenizer import EOD, TOKENIZER_FILE, TRAINING_BYTES, Tokenizer, digest, load_tokenizer, train_bpe
 from scaling.errors import UserError
-from scaling.result import write_text_atomically
+from scaling.result import naming, write_text_atomically
 
 JOURNAL = "journal.json"
 BATCH_CHARACTERS = 8_000_000  # texts encoded between two entries of the journal: what an interruption costs
@@ -149,12 +149,13 @@ def _write_split(
             n_bytes = np.array([lengths[tokens].sum(dtype=np.int64) for tokens in encoded], np.int64)
             end = np.array([EOD], dtype)
             flat = np.concatenate([part for tokens in encoded for part in (tokens.astype(dtype, copy=False), end)])
-            files["tokens"].write(flat.tobytes())
-            files["starts"].write((at.tokens + np.cumsum(n_tokens) - n_tokens).tobytes())
-            files["text_bytes"].write((at.text_bytes + np.cumsum(n_bytes)).tobytes())
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
+            new = {"tokens": flat, "starts": at.tokens + np.cumsum(n_tokens) - n_tokens}
+            new["text_bytes"] = at.text_bytes + np.cumsum(n_bytes)
+            for kind, file in files.items():
+                with naming(file.name):
+                    file.write(new[kind].tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
             text_bytes = at.text_bytes + int(n_bytes.sum())
             at = Written(position, at.tokens + len(flat), at.documents + len(texts), text_bytes)
             written[split] = at
@@ -162,7 +163,8 @@ def _write_split(
             bar.at(at.documents, at.text_bytes)
     finally:
         for file in files.values():
-            file.close()
+            with naming(file.name):
+                file.close()
     written[split] = Written(**{**asdict(at), "done": True})
     _write_journal(partial, corpus, written)
 

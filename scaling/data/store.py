@@ -122,7 +122,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         if folder.exists():
             raise UserError(f"{folder} has no {MANIFEST}; {_again(folder)}") from None
         return None
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a token store's manifest ({error}); {_again(folder)}") from None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.report.canvas import PALETTE, SEQUENTIAL, Band, Color, Figure, Line, Mark, Panel, Points
+from scaling.result import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,8 @@ def save(figures: Iterable[Figure], folder: str | Path) -> list[Path]:
             caption = textwrap.fill(figure.caption, CAPTION[columns])
             canvas.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
             paths.append(folder / f"{figure.name}.png")
-            canvas.savefig(paths[-1], dpi=DPI)
+            with naming(paths[-1]):
+                canvas.savefig(paths[-1], dpi=DPI)
     return paths
 
 

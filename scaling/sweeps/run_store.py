@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scaling.errors import INTERRUPTED, UserError
-from scaling.result import Result, read_result, write_text_atomically
+from scaling.result import Result, naming, read_result, write_text_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,8 +97,9 @@ def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
                     raise Busy(file.read().strip() or "another process") from None
                 time.sleep(0.05)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}, since {now()}\n")
-        file.flush()
+        with naming(path):
+            file.write(f"process {os.getpid()} on {platform.node()}, since {now()}\n")
+            file.flush()
         yield
 
 
@@ -133,7 +134,7 @@ def _append(folder: Path, event: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "attempts.jsonl"
     broken = path.exists() and not path.read_bytes().endswith(b"\n")  # the machine stopped while a line was written
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write("\n" * broken + json.dumps(event) + "\n")
 
 

@@ -131,11 +131,6 @@ def _executor(executor: str | Executor) -> Executor:
 def _claimed(home: Path) -> Iterator[None]:
     """This process alone launches the sweep in `home`."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "lock").touch()
-    except OSError as error:
-        raise UserError(f"cannot write to {home}: {error.strerror}; choose another folder") from None
-    try:
         with lock(home / "lock"):
             yield
     except Busy as holder:

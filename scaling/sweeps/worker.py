@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from scaling.errors import UserError
+from scaling.errors import UserError, explain
 from scaling.sweeps.run_store import BUSY, Busy, lock, log_start
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -41,9 +41,13 @@ def _train(folder: Path) -> int:
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        return 1
+        told = explain(error) if isinstance(error, OSError) else None
+        if told is None:
+            return 1
+        print(f"scaling: {told[0]}", file=sys.stderr)
+        return told[1]
     return 0 if result.status == "completed" else 1
 
 

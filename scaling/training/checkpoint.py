@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +74,7 @@ class Checkpoints:
         """Save the state after update number `step`, with its books.
 
         Returns once the arrays may change, while files are still being written. An error of the save before, such
-        as a full disk, is raised here.
+        as a full disk, is raised here, as an OSError.
         """
         if self.last_step == step:
             return
@@ -81,7 +85,8 @@ class Checkpoints:
         saved = args.Composite(
             state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": _seal(values)})
         )
-        self._open().save(step, args=saved, force=True)
+        with _system_errors(self.folder):
+            self._open().save(step, args=saved, force=True)
         self.last_step, self._last_time = step, time.monotonic()
 
     def restore(self, layout: TrainState) -> tuple[TrainState, Books] | None:
@@ -101,8 +106,9 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until what was saved is on the disk."""
         if self._manager is not None:
-            self._manager.wait_until_finished()
-            self._manager.close()
+            with _system_errors(self.folder):
+                self._manager.wait_until_finished()
+                self._manager.close()
             self._manager = None
 
     def _steps(self) -> list[int]:
@@ -173,6 +179,19 @@ class Checkpoints:
             )
             self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._manager
+
+
+@contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Turns the text in which tensorstore wraps an error of the operating system back into that error."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def everyone(yes: bool) -> bool:

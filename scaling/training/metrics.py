@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scaling.result import write_text_atomically
+from scaling.result import naming, write_text_atomically
 
 ABOVE_GUESSING = 1.5
 """a loss above 1.5 · ln(vocab), half again what guessing every token alike would cost ..."""
@@ -90,13 +90,15 @@ class MetricsFile:
         """Append a record; a reader sees it at once."""
         self.records.append(dict(record))
         if self._file:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            with naming(self.path):
+                self._file.write(json.dumps(record) + "\n")
+                self._file.flush()
 
     def sync(self) -> None:
         """Have all records on the disk before a checkpoint counts on them."""
         if self._file:
-            os.fsync(self._file.fileno())
+            with naming(self.path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file:

@@ -14,7 +14,7 @@ from scaling import accounting
 from scaling.config import RunConfig, config_hash, load, run_id, to_yaml
 from scaling.data import Batches, TokenStore
 from scaling.errors import UserError
-from scaling.result import Result, Status, read_result, write_text_atomically
+from scaling.result import Result, Status, naming, read_result, write_text_atomically
 from scaling.training.evaluate import Evaluation
 
 PACKAGES = ("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -29,17 +29,11 @@ def open_folder(folder: Path, config: RunConfig) -> Result | None:
     """Make sure that the run may write to `folder`; returns its result if it has ended there already.
 
     A diverged run has ended too: it would diverge again. A failed one has not.
-    Raises UserError where nothing can be written, or where the folder is another run's.
+    Raises OSError where nothing can be written, and UserError where the folder is another run's.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the run's folder {folder} ({error.strerror}); set records.folder to one that you may "
-            "write to"
-        ) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder), tempfile.TemporaryFile(dir=folder):
+        pass
     if (folder / "config.yaml").exists():
         other = config_hash(load(RunConfig, folder / "config.yaml"))
         if other != config_hash(config):
