@@ -1,5 +1,6 @@
 """A run that was killed goes on to the very numbers of one that was not."""
 
+import errno
 import hashlib
 import json
 import random
@@ -120,23 +121,37 @@ def test_sigterm_saves_and_exits_with_its_own_code(tiny: Tiny, config: RunConfig
     assert_same(folder, whole)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax, on what we broke
 def test_last_checkpoint_broken_means_the_one_before(
-    tiny: Tiny, config: RunConfig, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny: Tiny, config: RunConfig, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / "result.json").unlink()
-    last = folder / "checkpoints" / str(config.steps)
-    biggest = max((path for path in last.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    data = bytearray(biggest.read_bytes())
-    data[len(data) // 2] ^= 1
-    biggest.write_bytes(data)
-    result = train(config, folder=folder, quiet=True)
-    assert f"checkpoint {config.steps} is broken" in result.reason
-    assert f"checkpoint {config.steps} is broken" in capfd.readouterr().err
+    # the index of the arrays: reads of many of them are under way when the first one fails
+    index = folder / "checkpoints" / str(config.steps) / "state" / "manifest.ocdbt"
+    index.write_bytes(index.read_bytes()[:-20])
+    process = tiny.start(config, folder)
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    result = read_result(folder)
+    assert result is not None and f"checkpoint {config.steps} is broken" in result.reason
+    assert f"checkpoint {config.steps} is broken" in errors
+    assert all(noise not in out + errors for noise in ("Traceback", "absl", "asyncio", "Exception ignored"))
     assert f"went on from step {config.steps - 1}" in result.reason
     assert_same(folder, whole)
+
+
+def test_a_full_disk_in_a_save_is_told_once_and_by_the_system_s_own_error(tiny: Tiny, config: RunConfig) -> None:
+    """A limit on the size of files stands in for the disk: the arrays do not fit, the records do."""
+    folder = tiny.folder / "full"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))"
+    process = tiny.start(config, folder, prelude=limit)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert f"OSError: [Errno {errno.EFBIG}] File too large: '{folder / 'checkpoints'}'" in errors
+    assert "absl" not in errors
+    result = read_result(folder)
+    assert result is not None and result.status == "failed" and "File too large" in result.reason
 
 
 def test_interrupted_in_its_last_evaluation_a_run_only_evaluates(

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from scaling.config import Records
 from scaling.errors import UserError
+from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
 
 KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
@@ -106,10 +107,10 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until what was saved is on the disk."""
         if self._manager is not None:
+            manager, self._manager = self._manager, None
             with _system_errors(self.folder):
-                self._manager.wait_until_finished()
-                self._manager.close()
-            self._manager = None
+                manager.wait_until_finished()
+                manager.close()
 
     def _steps(self) -> list[int]:
         """Steps with a folder, newest first."""
@@ -169,6 +170,7 @@ class Checkpoints:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
+            quieten_orbax()
             policies = [ocp.checkpoint_managers.LatestN(KEEP)]
             if self.every is not None:
                 policies.append(ocp.checkpoint_managers.EveryNSteps(self.every))
