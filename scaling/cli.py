@@ -206,7 +206,7 @@ def _fit(args: argparse.Namespace) -> int:
     # a sweep is a design of few runs: a resample of its rows would lose whole budgets
     fitted.bootstrap(kind=None if args.runs.is_file() else "noise")
     fitted.save(output)
-    table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level))
+    table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not args.runs.is_file()))
     _print_json(table) if args.json else print(f"{laws.format_table(table)}\nsaved as {output}")
     return 0
 

@@ -192,6 +192,25 @@ class Runs:
         """The same rows in the order of `order()`."""
         return self._select(self.order(), self.exclusions)
 
+    def form_budgets(self, tolerance: float = 0.1, sizes: int = 4, share: float = 0.8, apart: float = 3.0) -> bool:
+        """Whether the rows look like an isoFLOP design and not like any collection of runs.
+
+        Rows are cut into groups wherever the next larger FLOPs are more than `tolerance` above. A group is a budget
+        if it has at least so many `sizes`, if its FLOPs agree within `tolerance`, and if its neighbours are `apart`
+        times as far away as its own FLOPs are spread (in log). At least a `share` of all rows must be in budgets.
+        """
+        order = np.argsort(self.flops, kind="stable")
+        logs = np.log(self.flops[order])
+        cuts = np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1
+        gaps = np.concatenate([[np.inf], np.diff(logs)[cuts - 1], [np.inf]])
+        inside = 0
+        for i, rows in enumerate(np.split(order, cuts)):
+            spread = float(np.ptp(np.log(self.flops[rows])))
+            near = min(gaps[i], gaps[i + 1])
+            if spread <= np.log1p(tolerance) and near >= apart * spread and len(np.unique(self.N[rows])) >= sizes:
+                inside += len(rows)
+        return inside >= share * len(self)
+
     def flops_per_token(self) -> FlopsRelation:
         """Training FLOPs per token as a function of N, from the runs' own C, D and N.
 

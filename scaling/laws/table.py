@@ -95,8 +95,14 @@ def predict_table(fitted: Fit, flops: float, level: float = 0.9) -> dict[str, An
     }
 
 
-def try_isoflop(runs: Runs, level: float = 0.9) -> Isoflop | None:
-    """The isoFLOP analysis where the runs allow one (budgets of several sizes), else None."""
+def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
+    """The isoFLOP analysis where the runs allow one (budgets of several sizes), else None.
+
+    designed: the runs come from a sweep; of others it is asked that they form budgets (`Runs.form_budgets`), for
+    any rows with similar FLOPs would give minima that mean nothing.
+    """
+    if not designed and not runs.form_budgets():
+        return None
     try:
         return isoflop(runs, level=level)
     except UserError:
