@@ -2,11 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from synthetic_sweep import sweep_config, write_runs
 
-from scaling.training.metrics import PATIENCE, Losses, MetricsFile, limit, read_metrics
+from scaling.metrics import last_metrics, read_metrics
+from scaling.training.metrics import PATIENCE, Losses, MetricsFile, limit
 
 
 def test_window_and_tail_are_means_of_the_steps_they_name() -> None:
@@ -58,6 +62,7 @@ def test_lines_after_the_resumed_step_and_half_a_line_are_dropped(tmp_path: Path
     with (tmp_path / "metrics.jsonl").open("a") as end:
         end.write('{"step": 20, "lo')
     assert [r["step"] for r in read_metrics(tmp_path)] == [5, 10, 15]
+    assert last_metrics(tmp_path)["step"] == 15 and last_metrics(tmp_path / "none") == {}
     again = MetricsFile(tmp_path, 10)
     again.write({"step": 15, "loss": 0.5, "tokens_per_s": 90.0})
     again.close()
@@ -76,3 +81,21 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
     other.close()
     assert not (tmp_path / "metrics.jsonl").exists()
     assert other.last("loss") == {"step": 1, "loss": 1.0}
+
+
+def test_what_only_reads_records_does_not_import_jax(tmp_path: Path) -> None:
+    write_runs(sweep_config(), tmp_path / "s", lines=3)
+    code = """
+import sys
+from pathlib import Path
+from scaling import cli, load_runs
+from scaling.metrics import read_metrics
+import scaling.report.read
+home = Path(sys.argv[1])
+assert cli.main(["status", str(home)]) == 0
+assert len(load_runs(home)) == 15 and len(read_metrics(next(home.glob("L*/")))) == 4
+print([name for name in ("jax", "flax", "orbax", "scaling.training") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -17,10 +17,10 @@ import pytest
 from tiny_run import Tiny
 
 from scaling.config import RunConfig, config_hash
+from scaling.metrics import read_metrics
 from scaling.result import read_result
 from scaling.training import train
 from scaling.training.checkpoint import Checkpoints
-from scaling.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 

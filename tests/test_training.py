@@ -18,12 +18,12 @@ from tiny_run import Tiny, quick_jit
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, load
 from scaling.errors import UserError
+from scaling.metrics import read_metrics
 from scaling.models import functional
 from scaling.parallel import make_mesh
 from scaling.report import tracking
 from scaling.result import read_result
 from scaling.training import loop, train
-from scaling.training.metrics import read_metrics
 from scaling.training.optimizer import make_optimizer
 from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state, create_state

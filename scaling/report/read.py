@@ -11,11 +11,11 @@ import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.metrics import read_metrics
 from scaling.report import analysis
 from scaling.report.data import Curve, Prediction, ReportData, Run
 from scaling.sweeps import load_runs, status
 from scaling.sweeps.table import duration
-from scaling.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     import pandas as pd

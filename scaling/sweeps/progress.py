@@ -1,14 +1,12 @@
 """How a launch shows itself: a live table in a terminal, one plain line for each finished run elsewhere."""
 
-import contextlib
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from scaling.metrics import last_metrics
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import Finished
 from scaling.sweeps.run_store import RunState, is_held
@@ -91,7 +89,7 @@ class Progress:
         for run_id, run in self.active.items():
             if not is_held(self.home / run_id / "lock"):
                 continue
-            last = last_metrics(self.home / run_id / "metrics.jsonl")
+            last = last_metrics(self.home / run_id)
             share = min(last.get("step", 0) / run.config.steps, 1.0)
             partial += share * run.flops
             loss = last.get("loss")
@@ -102,15 +100,3 @@ class Progress:
         return Group(
             table, Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{left}")
         )
-
-
-def last_metrics(path: Path, size: int = 4096) -> dict[str, Any]:
-    """The last whole line of a metrics.jsonl, empty where there is none."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-        for line in reversed(file.read().splitlines()):
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict):
-                    return value
-    return {}

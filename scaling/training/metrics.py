@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scaling.metrics import METRICS_FILE, read_metrics
 from scaling.result import naming, write_text_atomically
 
 ABOVE_GUESSING = 1.5
@@ -79,7 +80,7 @@ class MetricsFile:
 
         write: whether this process writes the file; one of a run does.
         """
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         self.records = [record for record in read_metrics(folder) if record["step"] <= step]
         self._file: Any = None
         if write:
@@ -112,20 +113,3 @@ class MetricsFile:
         """Median over records; the first, in which caches and clocks warm up, counts if it is the only one."""
         speeds = [record["tokens_per_s"] for record in self.records if record.get("tokens_per_s")]
         return median(speeds[1:] or speeds) if speeds else None
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records in `folder`, without what a killed process left half written."""
-    try:
-        lines = (folder / "metrics.jsonl").read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
