@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from synthetic_sweep import sweep_config, write_runs
 
 from scaling.cli import main
+from scaling.config.load import parse_yaml
 from scaling.errors import explain
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +74,20 @@ def test_schemas_are_written_for_every_kind_of_file(tmp_path: Path, capsys: pyte
     written = {p.name: json.loads(p.read_text()) for p in tmp_path.iterdir()}
     assert set(written) == {f"{kind}.schema.json" for kind in ("model", "data", "run", "sweep")}
     assert "d_model" in written["model.schema.json"]["properties"]
+
+
+def test_an_editor_with_the_schemas_accepts_every_shipped_file_and_marks_a_misspelt_key(tmp_path: Path) -> None:
+    assert scaling("schema", tmp_path) == 0
+    for kind in ("model", "data", "run", "sweep"):
+        schema = json.loads((tmp_path / f"{kind}.schema.json").read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        check = jsonschema.Draft202012Validator(schema)
+        files = sorted((ROOT / "configs" / f"{kind}s".replace("datas", "data")).glob("*.yaml"))
+        assert files
+        for path in files:
+            values = parse_yaml(path.read_text(), path.name)
+            assert [error.message for error in check.iter_errors(values)] == [], path
+            assert not check.is_valid({**values, "nmae": 1})
 
 
 def test_fit_and_predict_work_on_a_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
