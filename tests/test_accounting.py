@@ -161,12 +161,18 @@ def test_ledger_equals_the_real_parameter_tree(model: ModelConfig) -> None:
 
 KINDS = {  # as jax.Device.device_kind spells them
     "NVIDIA H100 80GB HBM3": 989.4e12,
-    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 PCIe": 756.5e12,
+    "NVIDIA H100 NVL": 835.5e12,
     "NVIDIA H200": 989.4e12,
+    "NVIDIA H200 NVL": 835.5e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GB200": 2500e12,
+    "NVIDIA L40S": 362.05e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA L4": 121e12,
     "Tesla V100-SXM2-16GB": None,
+    "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -193,6 +199,9 @@ def test_peaks_in_float32_and_of_unknown_dtypes() -> None:
         accounting.peak_flops("h100", "float8")
     memory = SimpleNamespace(**{d.name.replace("-", "_"): d.memory for d in accounting.devices.DEVICES})
     assert memory.a100_40gb == 40e9 and memory.a100 == 80e9 and memory.v5e == 16 * 2**30
+    for kind, gigabytes in {"Tesla V100-SXM2-32GB": 32, "NVIDIA GB200": 186, "NVIDIA B200": 180}.items():
+        found = accounting.devices.device(kind)
+        assert found is not None and found.memory == gigabytes * 10**9
 
 
 def test_topologies() -> None:

@@ -21,6 +21,7 @@ class Device:
     memory: int | None
     """bytes of HBM"""
     source: str
+    """where the peaks (TFLOP/s, bfloat16 and float32) and the memory were looked up"""
     per_chip: int = 1
     """JAX devices that one chip of a topology shows as"""
 
@@ -32,30 +33,34 @@ class Device:
 
 GB, GIB = 10**9, 2**30
 T = 1e12
-NVIDIA = "NVIDIA datasheet: "
-CLOUD = "cloud.google.com/tpu/docs/"
+NVIDIA = "nvidia.com/en-us/data-center/"
+CLOUD = "docs.cloud.google.com/tpu/docs/"
 
-# The first pattern that matches wins, so variants stand before the plain name. NVIDIA prints some peaks with
-# sparsity; they are halved here.
+# The first pattern that matches wins, so variants stand before the plain name. NVIDIA prints the peaks of Hopper, Ada
+# and Blackwell with sparsity ("sparse" below): halved here. Of a TPU chip with two JAX devices each has half.
 DEVICES = (
-    Device("b200", r"\bg?b200\b", 2250 * T, 1125 * T, 180 * GB, NVIDIA + "HGX B200 (eighth of the board, dense)"),
-    Device("gh200", r"\bgh200\b", 989.4 * T, 494.7 * T, 96 * GB, NVIDIA + "GH200 (the H100 part)"),
-    Device("h200", r"\bh200\b", 989.4 * T, 494.7 * T, 141 * GB, NVIDIA + "H200 SXM"),
-    Device("h100-pcie", r"h100 pcie", 756 * T, 378 * T, 80 * GB, NVIDIA + "H100 PCIe"),
-    Device("h100-nvl", r"h100 nvl", 835 * T, 417.5 * T, 94 * GB, NVIDIA + "H100 NVL"),
-    Device("h100", r"\bh100\b", 989.4 * T, 494.7 * T, 80 * GB, NVIDIA + "H100 SXM"),
-    Device("a100-40gb", r"a100.*40gb|a100-40gb", 312 * T, 156 * T, 40 * GB, NVIDIA + "A100 40GB"),
-    Device("a100", r"\ba100\b", 312 * T, 156 * T, 80 * GB, NVIDIA + "A100 80GB"),
-    Device("l40s", r"\bl40s", 362 * T, 183 * T, 48 * GB, NVIDIA + "L40S"),
-    Device("l4", r"\bl4\b", 121 * T, 60 * T, 24 * GB, NVIDIA + "L4"),
-    Device("v100", r"v100", None, 15.7 * T, 16 * GB, NVIDIA + "V100 SXM2 (no bfloat16; 125e12 in float16)"),
-    Device("v2", r"tpu v2", 22.5 * T, 22.5 * T, 8 * GIB, CLOUD + "v2 (two cores a chip)", 2),
-    Device("v3", r"tpu v3", 61.5 * T, 61.5 * T, 16 * GIB, CLOUD + "v3 (two cores a chip)", 2),
+    Device("gb200", r"\bgb200\b", 2500 * T, 1250 * T, 186 * GB, "Blackwell datasheet, GB200: 5000 and 2500 sparse"),
+    Device("b200", r"\bb200\b", 2250 * T, 1100 * T, 180 * GB, "Blackwell datasheet, HGX B200: 4500 and 2200 sparse"),
+    Device("gh200", r"\bgh200\b", 989.4 * T, 494.7 * T, 96 * GB, NVIDIA + "grace-hopper-superchip: an H100 SXM"),
+    Device("h200-nvl", r"\bh200 nvl", 835.5 * T, 417.5 * T, 141 * GB, NVIDIA + "h200: NVL 1671 and 835 sparse"),
+    Device("h200", r"\bh200\b", 989.4 * T, 494.7 * T, 141 * GB, NVIDIA + "h200: SXM, peaks of the H100"),
+    Device("h100-pcie", r"h100 pcie", 756.5 * T, 378 * T, 80 * GB, "H100 datasheet, PCIe: 1513 and 756 sparse"),
+    Device("h100-nvl", r"h100 nvl", 835.5 * T, 417.5 * T, 94 * GB, NVIDIA + "h100: NVL 1671 and 835 sparse"),
+    # 132 SMs × 4096 FLOPs per cycle × 1.83 GHz, which the datasheet rounds
+    Device("h100", r"\bh100\b", 989.4 * T, 494.7 * T, 80 * GB, NVIDIA + "h100: SXM 1979 and 989 sparse"),
+    Device("a100-40gb", r"a100.*40gb|a100-40gb", 312 * T, 156 * T, 40 * GB, "A100 datasheet: dense"),
+    Device("a100", r"\ba100\b", 312 * T, 156 * T, 80 * GB, "A100 datasheet: dense"),
+    Device("l40s", r"\bl40s", 362.05 * T, 183 * T, 48 * GB, "L40S datasheet: 362.05 and 183, 733 and 366 sparse"),
+    Device("l4", r"\bl4\b", 121 * T, 60 * T, 24 * GB, NVIDIA + "l4: 242 and 120 sparse"),
+    Device("v100-32gb", r"v100.*32gb", None, 15.7 * T, 32 * GB, "V100 datasheet, SXM2: no bfloat16, 125 in float16"),
+    Device("v100", r"v100", None, 15.7 * T, 16 * GB, "V100 datasheet, SXM2: no bfloat16, 125 in float16"),
+    Device("v2", r"tpu v2", 22.5 * T, 22.5 * T, 8 * GIB, "cloud.google.com/tpu: 180 and 64 GB a board of 4 chips", 2),
+    Device("v3", r"tpu v3", 61.5 * T, 61.5 * T, 16 * GIB, CLOUD + "v3: 123 and 32 GiB a chip", 2),
     Device("v4", r"tpu v4$", 275 * T, 275 * T, 32 * GIB, CLOUD + "v4"),
     Device("v5e", r"tpu v5 ?(lite|e)", 197 * T, 197 * T, 16 * GIB, CLOUD + "v5e"),
-    Device("v5p", r"tpu v5p?$", 459 * T, 459 * T, 95 * GIB, CLOUD + "v5p"),
-    Device("v6e", r"tpu v6 ?(lite|e)", 918 * T, 918 * T, 32 * GIB, CLOUD + "v6e"),
-    Device("v7x", r"tpu ?v?7x?", 1153.5 * T, 1153.5 * T, 96 * GIB, CLOUD + "tpu7x (two cores a chip)", 2),
+    Device("v5p", r"tpu v5p?$", 459 * T, 459 * T, 95 * GIB, CLOUD + "tpu7x: beside it"),
+    Device("v6e", r"tpu v6 ?(lite|e)", 918 * T, 918 * T, 32 * GIB, CLOUD + "tpu7x: beside it"),
+    Device("v7x", r"tpu ?v?7x?", 1153.5 * T, 1153.5 * T, 96 * GIB, CLOUD + "tpu7x: 2307 and 192 GiB a chip", 2),
     Device("cpu", r"^cpu$", None, None, None, "no published peak"),
 )
 
