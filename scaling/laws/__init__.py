@@ -4,6 +4,9 @@ from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
 from scaling.laws.forecast import read as read_forecast
 from scaling.laws.forms import FORMS, Form, Parameter, Power, power_law
+from scaling.laws.forms.custom import form
+from scaling.laws.forms.precision import precision_equivalent
+from scaling.laws.forms.routed import dense_equivalent
 from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.objectives import Loss, huber, l1, l2, quantile, student_t
 from scaling.laws.priors import Prior
@@ -24,8 +27,10 @@ __all__ = [
     "Power",
     "Prior",
     "Runs",
+    "dense_equivalent",
     "fit",
     "fit_table",
+    "form",
     "format_prediction",
     "format_table",
     "freeze",
@@ -37,6 +42,7 @@ __all__ = [
     "load",
     "outcome",
     "power_law",
+    "precision_equivalent",
     "predict_table",
     "quantile",
     "read_csv",

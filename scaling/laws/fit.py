@@ -13,7 +13,7 @@ from scaling.errors import UserError
 from scaling.laws import optimum as optimum_module
 from scaling.laws import solver, uncertainty
 from scaling.laws.checks import require_fittable
-from scaling.laws.forms import Form, get_form
+from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.objectives import Loss, Residual, huber
 from scaling.laws.optimum import FlopsPerToken, Optimum, Prediction
 from scaling.laws.priors import Prior, noise_of, with_priors
@@ -205,13 +205,17 @@ def fit(
     return Fit(problem, runs_sorted, natural, diagnostics, priors or {}, runs.order())
 
 
-def load(path: str | Path) -> Fit:
-    """A saved fit, with its data and bootstrap. Raises UserError where the file is none, or was edited."""
+def load(path: str | Path, form: Form | None = None) -> Fit:
+    """A saved fit, with its data and bootstrap.
+
+    form: the law it was made with, where that is one of the user's own (`laws.form`), which a file cannot hold.
+    Raises UserError where the file is none, or was edited, and where its law is not known.
+    """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if values.get("kind") != "scaling.laws.Fit":
             raise UserError("it does not say that it is a fit")
-        form, objective, draws = get_form(values["law"]), values["objective"], values["bootstrap"]
+        form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
         runs = Runs.from_dict(values["data"])
         loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
         fitted = Fit(
@@ -225,6 +229,8 @@ def load(path: str | Path) -> Fit:
         )
     except FileNotFoundError:
         raise UserError(f"no file {path}; make one with `scaling fit` or fit.save(path)") from None
+    except _FormNotKnown as error:
+        raise UserError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is not a saved fit ({error}); make one with `scaling fit` or fit.save(path)"
@@ -234,6 +240,27 @@ def load(path: str | Path) -> Fit:
             f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {objective['value']:.9g}"
         )
     return fitted
+
+
+class _FormNotKnown(UserError):
+    """A saved fit that is whole, of a law that is not at hand."""
+
+
+def _saved_form(path: str | Path, values: Mapping[str, Any], form: Form | None) -> Form:
+    """The law of a saved fit: `form` where it is given, else the registered one of that name."""
+    law, params = values["law"], tuple(values["params"])
+    if form is None and law not in FORMS:
+        raise _FormNotKnown(
+            f"{path} is a fit of {law!r}, which is not one of laws.FORMS; pass the law it was made with: "
+            "laws.load(path, form=laws.form(…))"
+        )
+    form = form or FORMS[law]
+    if (form.name, form.params) != (law, params):
+        raise _FormNotKnown(
+            f"{path} is a fit of {law!r} with {', '.join(params)}; the form given is {form.name!r} with "
+            f"{', '.join(form.params)}"
+        )
+    return form
 
 
 def _diagnose(

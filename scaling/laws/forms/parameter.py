@@ -48,7 +48,7 @@ class Parameter:
         """The value, in units of the data, that the solver's number stands for."""
         if self.kind == "positive":
             return xp.exp(theta)
-        return 1.0 / (1.0 + xp.exp(-theta)) if self.kind == "share" else theta
+        return xp.exp(-xp.logaddexp(0.0, -theta)) if self.kind == "share" else theta
 
     def to_theta(self, value: Any, xp: ModuleType) -> Any:
         """The inverse of `from_theta`."""

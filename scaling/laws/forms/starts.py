@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Values = Mapping[str, Any]
 Value = Callable[[Values, Values, ModuleType], Any]
+_SHARE = "share of the least loss"
 
 
 def sobol(count: int, dimensions: int) -> Array:
@@ -20,6 +21,19 @@ def sobol(count: int, dimensions: int) -> Array:
         return np.zeros((0, dimensions))
     sequence = qmc.Sobol(dimensions, scramble=False)
     return sequence.random_base2(int(count).bit_length())[1 : count + 1]
+
+
+def draw(count: int, spans: Mapping[str, tuple[float, float]], literature: Sequence[Values] = ()) -> dict[str, Array]:
+    """`count` values of each name in `spans`: those of `literature` first, then spread evenly between the ends.
+
+    Two positive ends more than a decade apart: evenly in the logarithm.
+    """
+    known = list(literature)[:count]
+    points = sobol(count - len(known), len(spans))
+    return {
+        name: np.concatenate([[entry[name] for entry in known], _spread(points[:, i], low, high)])
+        for i, (name, (low, high)) in enumerate(spans.items())
+    }
 
 
 def separable(
@@ -33,25 +47,16 @@ def separable(
 ) -> Callable[[Array, Array, int], Array]:
     """Starts of a law that is linear in some of its parameters.
 
-    spans: least and greatest start of each of the others, spread evenly (two positive ends more than a decade apart:
-    evenly in the logarithm).
+    spans: least and greatest start of each of the others, as `draw` spreads them.
     linear: positive parameters that L is a sum of, found by least squares where the others are given.
     offset: one of these whose column is constant (E); it starts at a share, spread as well, of the least loss.
     literature: published values of the others, tried first.
     """
-    amplitudes = [name for name in linear if name != offset]
-
-    def draw(count: int) -> tuple[dict[str, Array], Array]:
-        known = list(literature)[:count]
-        points = sobol(count - len(known), len(spans) + 1)
-        values = {
-            name: np.concatenate([[entry[name] for entry in known], _spread(points[:, i], low, high)])
-            for i, (name, (low, high)) in enumerate(spans.items())
-        }
-        return values, np.concatenate([np.full(len(known), 0.5), points[:, -1]])
+    summands = [name for name in linear if name != offset]
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        values, shares = draw(count)
+        values = draw(count, {**spans, _SHARE: (0.0, 1.0)}, [{**entry, _SHARE: 0.5} for entry in literature])
+        shares = values.pop(_SHARE)
         logs = dict(zip(columns, x, strict=True))
         level = shares * np.min(y) if offset else np.zeros(count)
         rows = []
@@ -59,9 +64,9 @@ def separable(
             own = {name: column[i] for name, column in values.items()}
             zero = {**own, **dict.fromkeys(linear, 0.0)}
             basis = np.stack(
-                [np.broadcast_to(value({**zero, name: 1.0}, logs, np), y.shape) for name in amplitudes], -1
+                [np.broadcast_to(value({**zero, name: 1.0}, logs, np), y.shape) for name in summands], -1
             )
-            own |= dict(zip(amplitudes, _amplitudes(basis, y - level[i]), strict=True))
+            own |= dict(zip(summands, amplitudes(basis, y - level[i]), strict=True))
             if offset:
                 own[offset] = max(level[i], 1e-3 * float(np.min(y)))
             rows.append([own[name] for name in params])
@@ -76,10 +81,8 @@ def spanned(
     """Starts of a law whose parameters are all spread over `spans`, as `separable` spreads them."""
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        known = [[entry[name] for name in params] for entry in literature][:count]
-        points = sobol(count - len(known), len(params))
-        drawn = np.stack([_spread(points[:, i], *spans[name]) for i, name in enumerate(params)], -1)
-        return np.concatenate([np.array(known).reshape(-1, len(params)), drawn])
+        values = draw(count, {name: spans[name] for name in params}, literature)
+        return np.stack([values[name] for name in params], -1)
 
     return starts
 
@@ -90,7 +93,7 @@ def _spread(points: Array, low: float, high: float) -> Array:
     return low + points * (high - low)
 
 
-def _amplitudes(basis: Array, y: Array) -> Array:
+def amplitudes(basis: Array, y: Array) -> Array:
     """Least squares, kept above a twentieth of an even share so that no term starts at nothing."""
     found = np.linalg.lstsq(basis, y, rcond=None)[0]
     return np.maximum(found, 0.05 * abs(y.mean()) / basis.shape[1] / np.maximum(basis.mean(0), 1e-300))

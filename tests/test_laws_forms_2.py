@@ -1,0 +1,213 @@
+"""Laws of further columns: recovered from noise-free tables, the same in any unit and row order, as published."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling import laws
+from scaling.errors import UserError
+
+PUBLISHED = Path(__file__).parents[1] / "../shared/published_laws.csv"
+needs_data = pytest.mark.skipif(not PUBLISHED.exists(), reason="../shared/published_laws.csv is not here")
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def saturated(E, Es, Em):
+    return 1 / (1 / (E - 1 + 1 / (1 / Es - 1 / Em)) + 1 / Em)
+
+
+def bilinear(N, e, a, b, c, d):
+    n = np.log10(N)
+    return 10 ** (a * n + b * e + c * n * e + d)
+
+
+def kept(P, gamma):
+    return 1 - np.exp(-P / gamma)
+
+
+@dataclass
+class Case:
+    """A law written out a second time, a table it could be fitted to, and parameters that no start begins at."""
+
+    law: Callable
+    columns: dict[str, np.ndarray]
+    truth: dict[str, float]
+    residual: str = "log"
+    signed: bool = False
+
+    def table(self, noise=0.0, **units):
+        """units: what each column is divided by."""
+        values = self.law(**self.columns, **self.truth)
+        if noise:
+            draws = np.random.default_rng(3).standard_normal(len(values))
+            values = values * np.exp(noise * draws) if self.residual == "log" else values + noise * draws
+        own = {name: column / units.get(name, 1.0) for name, column in self.columns.items()}
+        return pd.DataFrame({**own, "value": values})
+
+    def runs(self, table):
+        letters = {"N": None, "D": None} | {name: name for name in self.columns}
+        return laws.Runs(table, loss="value", signed=self.signed, **letters)
+
+
+def grid(**columns):
+    return {name: g.ravel() for name, g in zip(columns, np.meshgrid(*columns.values(), indexing="ij"), strict=True)}
+
+
+N, D = np.geomspace(2e7, 2e9, 4), np.geomspace(1e9, 1e11, 4)
+EXPERTS = np.array([1.0, 2, 4, 16, 64, 256, 512])
+BITS = np.array([2.0, 3, 4, 6, 8, 16])
+
+
+def mixed_precision():
+    """Runs at mixed precisions, as one would choose them: not the whole of a grid of five columns."""
+    rng = np.random.default_rng(0)
+    rows = {"N": rng.choice(N, 90), "D": rng.choice(D, 90)}
+    rows |= {name: rng.choice(BITS, 90) for name in ("Pw", "Pa", "Pkv")}
+    return {name: column.to_numpy() for name, column in pd.DataFrame(rows).drop_duplicates().items()}
+
+
+CASES = {
+    "clark": Case(
+        lambda N, E, a, b, c, d, Es, Em: bilinear(N, np.log10(saturated(E, Es, Em)), a, b, c, d),
+        grid(N=N, E=EXPERTS),
+        {"a": -0.07, "b": -0.12, "c": 0.0105, "d": 1.03, "Es": 2.6, "Em": 220.0},
+    ),
+    "clark_bilinear": Case(
+        lambda N, E, a, b, c, d: bilinear(N, np.log10(E), a, b, c, d),
+        grid(N=N, E=EXPERTS),
+        {"a": -0.07, "b": -0.12, "c": 0.0105, "d": 1.03},
+    ),
+    "krajewski": Case(
+        lambda N, D, G, c, g, a, b, alpha, beta, gamma: c + (g / G**gamma + a) / N**alpha + b / D**beta,
+        grid(N=N, D=D, G=np.array([1.0, 2, 4, 8, 16])),
+        {"c": 0.8, "g": 3.0, "a": 25.0, "b": 60.0, "alpha": 0.17, "beta": 0.19, "gamma": 0.7},
+    ),
+    "frantar": Case(
+        lambda N, D, R, aS, bS, cS, bN, aD, bD, c: (aS * R**bS + cS) * N**-bN + (aD / D) ** bD + c,
+        grid(N=N, D=D, R=np.array([1.0, 0.5, 0.25, 0.125])),
+        {"aS": 12.0, "bS": 0.9, "cS": 30.0, "bN": 0.21, "aD": 3e8, "bD": 0.26, "c": 0.9},
+    ),
+    "tao": Case(
+        lambda Nnv, Nv, D, E, A1, A2, B, alpha1, alpha2, beta: (
+            -E + A1 / Nnv**alpha1 + A2 / Nv**alpha2 + B / D**beta
+        ),
+        grid(Nnv=N, Nv=np.geomspace(2e6, 3e8, 5), D=D),
+        {"E": 5.2, "A1": 600.0, "A2": 900.0, "B": 8000.0, "alpha1": 0.4, "alpha2": 0.55, "beta": 0.42},
+        residual="raw",
+        signed=True,
+    ),
+    "tao_equal": Case(
+        lambda Nnv, Nv, D, E, A1, A2, B, alpha2, beta: -E + A1 / Nnv**beta + A2 / Nv**alpha2 + B / D**beta,
+        grid(Nnv=N, Nv=np.geomspace(2e6, 3e8, 5), D=D),
+        {"E": 5.2, "A1": 600.0, "A2": 900.0, "B": 8000.0, "alpha2": 0.55, "beta": 0.42},
+        residual="raw",
+        signed=True,
+    ),
+    "kumar": Case(
+        lambda N, D, Pw, Pa, Pkv, E, A, B, alpha, beta, gamma_w, gamma_a, gamma_kv: (
+            E + A / (N * kept(Pw, gamma_w) * kept(Pa, gamma_a) * kept(Pkv, gamma_kv)) ** alpha + B / D**beta
+        ),
+        mixed_precision(),
+        {
+            **{"E": 1.9, "A": 900.0, "B": 5000.0, "alpha": 0.39, "beta": 0.41},
+            **{"gamma_w": 1.9, "gamma_a": 2.9, "gamma_kv": 0.7},
+        },
+    ),
+    "kumar_weights": Case(
+        lambda N, D, Pw, E, A, B, alpha, beta, gamma_w: E + A / (N * kept(Pw, gamma_w)) ** alpha + B / D**beta,
+        grid(N=N, D=D, Pw=BITS),
+        {"E": 1.9, "A": 900.0, "B": 5000.0, "alpha": 0.39, "beta": 0.41, "gamma_w": 1.9},
+    ),
+    "kumar_uniform": Case(
+        lambda N, D, P, E, A, B, alpha, beta, gamma: E + A / (N * kept(P, gamma) ** 3) ** alpha + B / D**beta,
+        grid(N=N, D=D, P=BITS),
+        {"E": 1.9, "A": 900.0, "B": 5000.0, "alpha": 0.39, "beta": 0.41, "gamma": 1.6},
+    ),
+    "kumar_ptq": Case(
+        lambda N, D, Ppost, CT, gamma_D, gamma_N, gamma_post: (
+            CT * D**gamma_D / N**gamma_N * np.exp(-Ppost / gamma_post)
+        ),
+        grid(N=N, D=D, Ppost=np.array([3.0, 4, 5, 6])),
+        {"CT": 0.04, "gamma_D": 0.45, "gamma_N": 0.37, "gamma_post": 0.7},
+    ),
+    "hernandez": Case(
+        lambda DF, N, k, alpha, beta: k * DF**alpha * N**beta,
+        grid(DF=np.geomspace(1e5, 1e9, 6), N=N),
+        {"k": 3e4, "alpha": 0.22, "beta": 0.35},
+    ),
+    "gao_bon": Case(
+        lambda d, alpha, beta: d * (alpha - beta * d),
+        {"d": np.linspace(0.3, 2.5, 12)},
+        {"alpha": 0.9, "beta": 0.42},
+        residual="raw",
+        signed=True,
+    ),
+    "gao_rl": Case(
+        lambda d, alpha, beta: d * (alpha - beta * np.log(d)),
+        {"d": np.linspace(0.3, 12.0, 14)},
+        {"alpha": 0.5, "beta": 0.24},
+        residual="raw",
+        signed=True,
+    ),
+    "nll_of_flops": Case(
+        lambda C, a, b: a + b * np.log10(C), {"C": np.geomspace(6e18, 1e22, 10)}, {"a": 3.1, "b": -0.11}
+    ),
+    "accuracy_of_nll": Case(
+        lambda NLL, low, high, mid, k: low + (high - low) * sigmoid(-k * (NLL - mid)),
+        {"NLL": np.linspace(0.55, 1.4, 14)},
+        {"low": 0.26, "high": 0.97, "mid": 0.86, "k": 11.0},
+        residual="raw",
+    ),
+}
+UNITS = {"N": 1e6, "D": 1e9, "Nnv": 1e6, "Nv": 1e6, "DF": 1e6, "C": 1e18, "NLL": np.log(2)}
+everywhere = pytest.mark.parametrize("name", CASES)
+
+
+@everywhere
+@pytest.mark.parametrize("loss", [laws.huber(1e-3), laws.l2()], ids=["huber", "l2"])
+def test_a_noise_free_law_is_recovered(name, loss):
+    case = CASES[name]
+    fit = laws.fit(case.runs(case.table()), name, loss=loss, residual=case.residual)
+    np.testing.assert_allclose(fit.fitted(), fit.runs.loss, rtol=1e-6, atol=1e-9)
+    for parameter, value in case.truth.items():
+        assert fit.params[parameter] == pytest.approx(value, rel=1e-4), parameter
+    beyond = {column: 1.5 * values[-1] for column, values in case.columns.items()}
+    truth = case.law(**beyond, **case.truth)
+    assert fit.predict(**beyond).loss == pytest.approx(truth, rel=1e-6)
+
+
+@everywhere
+def test_nothing_depends_on_units_or_row_order(name):
+    case = CASES[name]
+    table = case.table(noise=0.003)
+    settings = {"loss": laws.huber(1e-3), "residual": case.residual}
+    one = laws.fit(case.runs(table), name, **settings)
+    other = laws.fit(case.runs(case.table(noise=0.003, **UNITS)), name, **settings)
+    assert other.objective == pytest.approx(one.objective, rel=1e-9)
+    np.testing.assert_allclose(other.fitted(), one.fitted(), rtol=1e-6, atol=1e-9)
+    shuffled = laws.fit(case.runs(table.sample(frac=1, random_state=5)), name, **settings)
+    assert shuffled.params == one.params
+
+
+@everywhere
+def test_the_solvers_numbers_and_the_columns_own_units_say_the_same(name):
+    case = CASES[name]
+    form = laws.FORMS[name]
+    assert set(case.truth) == set(form.params)
+    natural = np.array([case.truth[p] for p in form.params])
+    columns = [case.columns[c] for c in form.columns]
+    units = form.log_units(columns)
+    np.testing.assert_allclose(form.loss(natural, columns), case.law(**case.columns, **case.truth), rtol=1e-12)
+    theta = form.theta(natural, units)
+    scaled = form.scaled(dict(zip(form.params, theta, strict=True)), {}, units, np)
+    np.testing.assert_allclose(form.natural(scaled, units, np), natural, rtol=1e-9)
+    logs = {c: np.log(column) - unit for c, column, unit in zip(form.columns, columns, units, strict=True)}
+    np.testing.assert_allclose(form.value(scaled, logs, np), form.loss(natural, columns), rtol=1e-11)
