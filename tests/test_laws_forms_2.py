@@ -96,9 +96,7 @@ CASES = {
         {"aS": 12.0, "bS": 0.9, "cS": 30.0, "bN": 0.21, "aD": 3e8, "bD": 0.26, "c": 0.9},
     ),
     "tao": Case(
-        lambda Nnv, Nv, D, E, A1, A2, B, alpha1, alpha2, beta: (
-            -E + A1 / Nnv**alpha1 + A2 / Nv**alpha2 + B / D**beta
-        ),
+        lambda Nnv, Nv, D, E, A1, A2, B, alpha1, alpha2, beta: -E + A1 / Nnv**alpha1 + A2 / Nv**alpha2 + B / D**beta,
         grid(Nnv=N, Nv=np.geomspace(2e6, 3e8, 5), D=D),
         {"E": 5.2, "A1": 600.0, "A2": 900.0, "B": 8000.0, "alpha1": 0.4, "alpha2": 0.55, "beta": 0.42},
         residual="raw",
@@ -211,3 +209,102 @@ def test_the_solvers_numbers_and_the_columns_own_units_say_the_same(name):
     np.testing.assert_allclose(form.natural(scaled, units, np), natural, rtol=1e-9)
     logs = {c: np.log(column) - unit for c, column, unit in zip(form.columns, columns, units, strict=True)}
     np.testing.assert_allclose(form.value(scaled, logs, np), form.loss(natural, columns), rtol=1e-11)
+
+
+def row(name):
+    table = pd.read_csv(PUBLISHED).set_index("id")
+    return json.loads(table.loc[name, "params_json"])
+
+
+def evaluate(name, params, **columns):
+    """L of our form, through the same path as `fit.predict`."""
+    form = laws.FORMS[name]
+    natural = np.array([params[p] for p in form.params])
+    return form.loss(natural, [np.asarray(columns[c], np.float64) for c in form.columns])
+
+
+@needs_data
+@pytest.mark.parametrize("router", ["SBASE", "RLR", "HASH"])
+def test_the_published_law_of_routed_models(router):
+    a, b, c, d, start, most = row("clark")[router]
+    params = dict(zip(("a", "b", "c", "d", "Es", "Em"), (a, b, c, d, start, most), strict=True))
+    experts = 64
+    # Clark et al., eq. 2, written as the sum of two resistances
+    inverse = 1 / (experts - 1 + 1 / (1 / start - 1 / most)) + 1 / most
+    log10 = a * np.log10(1.3e9) - b * np.log10(inverse) - c * np.log10(1.3e9) * np.log10(inverse) + d
+    assert evaluate("clark", params, N=1.3e9, E=experts) == pytest.approx(10**log10, rel=1e-12)
+    assert 1.5 < 10**log10 < 2.6  # nats a token
+
+
+@needs_data
+def test_published_laws_of_granularity_sparsity_and_transfer():
+    p = row("krajewski")
+    by_hand = p["c"] + (p["g"] / 8 ** p["gamma"] + p["a"]) / 1e9 ** p["alpha"] + p["b"] / 3e10 ** p["beta"]
+    assert evaluate("krajewski", p, N=1e9, D=3e10, G=8) == pytest.approx(by_hand, rel=1e-12)
+
+    p, sparsity = row("frantar_sparse")["T5C4"], 0.75
+    width = p["aS"] * (1 - sparsity) ** p["bS"] + p["cS"]
+    by_hand = width * (1 / 5e7) ** p["bN"] + (p["aD"] / 6.5e10) ** p["bD"] + p["c"]
+    assert evaluate("frantar", p, N=5e7, D=6.5e10, R=1 - sparsity) == pytest.approx(by_hand, rel=1e-12)
+
+    for p in row("hernandez").values():
+        found = evaluate("hernandez", {"k": p["k"], "alpha": p["a"], "beta": p["b"]}, DF=3e5, N=4e7)
+        assert found == pytest.approx(p["k"] * 3e5 ** p["a"] * 4e7 ** p["b"], rel=1e-12)
+
+
+@needs_data
+def test_published_laws_of_precision():
+    published = row("kumar_Neff")
+    gammas = {"gamma_w": published["gw"], "gamma_a": published["ga"], "gamma_kv": published["gkv"]}
+    size = 2e8 * (1 - np.exp(-4 / published["gw"])) * (1 - np.exp(-6 / published["ga"]))
+    size *= 1 - np.exp(-3 / published["gkv"])
+    assert laws.precision_equivalent(gammas, 2e8, Pw=4, Pa=6, Pkv=3) == pytest.approx(size, rel=1e-12)
+    dense = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
+    by_hand = evaluate("chinchilla", dense, N=size, D=1e10)
+    found = evaluate("kumar", dense | gammas, N=2e8, D=1e10, Pw=4, Pa=6, Pkv=3)
+    assert found == pytest.approx(by_hand, rel=1e-12)
+
+    p = row("kumar_ptq")
+    params = {"CT": p["CT"], "gamma_D": p["gD"], "gamma_N": p["gN"], "gamma_post": p["gpost"]}
+    by_hand = p["CT"] * 1e10 ** p["gD"] / 2e8 ** p["gN"] * np.exp(-4 / p["gpost"])
+    assert evaluate("kumar_ptq", params, N=2e8, D=1e10, Ppost=4) == pytest.approx(by_hand, rel=1e-12)
+
+
+@needs_data
+def test_the_published_growth_of_the_vocabulary():
+    """Nnv = .08 C^.50 and Nv = .20 C^.42 are power laws of compute: Nv grows with the .83rd power of Nnv."""
+    C = np.array([1e19, 1e22])
+    Nnv = evaluate("power_law_C_no_offset", {"A": 0.08, "alpha": -0.50}, C=C)
+    Nv = evaluate("power_law_C_no_offset", {"A": 0.20, "alpha": -0.42}, C=C)
+    np.testing.assert_allclose(Nnv, 0.08 * C**0.5, rtol=1e-12)
+    growth = np.log(Nv[1] / Nv[0]) / np.log(Nnv[1] / Nnv[0])
+    assert growth == pytest.approx(row("tao_gamma")["gamma"], abs=0.015)
+
+
+@pytest.mark.parametrize("name", ["clark", "clark_bilinear"])
+def test_the_dense_equivalent_has_the_same_loss(name):
+    case = CASES[name]
+    N, E = case.columns["N"], case.columns["E"]
+    dense = laws.dense_equivalent(case.truth, N, E)
+    np.testing.assert_allclose(
+        case.law(dense, np.ones_like(E), **case.truth), case.law(N, E, **case.truth), rtol=1e-11
+    )
+    np.testing.assert_allclose(dense[E == 1], N[E == 1], rtol=1e-11)
+    assert (dense[E > 1] > N[E > 1]).all()
+    with pytest.raises(UserError, match="dense_equivalent needs the parameters of clark"):
+        laws.dense_equivalent({"A": 1.0}, 1e9, 8)
+
+
+def test_precision_equivalent_says_which_bits_it_needs():
+    with pytest.raises(UserError, match=r"needs bits Pw, Pa, Pkv; got P$"):
+        laws.precision_equivalent(CASES["kumar"].truth, 1e9, P=8)
+    uniform = laws.precision_equivalent({"gamma": 1.6}, 1e9, P=4)
+    thrice = laws.precision_equivalent({"gamma_w": 1.6, "gamma_a": 1.6, "gamma_kv": 1.6}, 1e9, Pw=4, Pa=4, Pkv=4)
+    assert uniform == pytest.approx(thrice, rel=1e-12)
+
+
+def test_a_known_chance_level_is_kept():
+    case = CASES["accuracy_of_nll"]
+    fit = laws.fit(case.runs(case.table()), "accuracy_of_nll", fixed={"low": 0.26}, residual="raw")
+    assert fit.params == pytest.approx(case.truth, rel=1e-6)
+    assert fit.params["low"] == 0.26

@@ -58,9 +58,9 @@ class Problem:
 
     def residuals(self, theta: Array, y: Array | None = None) -> Array:
         """[..., points] at the solver's numbers [..., free]."""
-        scaled = {name: np.asarray(value)[..., None] for name, value in self._scaled(theta, np).items()}
         x = dict(zip(self.form.columns, self.x, strict=True))
         with np.errstate(all="ignore"):  # a lane that went astray is told by its objective, not by a warning
+            scaled = {name: np.asarray(value)[..., None] for name, value in self._scaled(theta, np).items()}
             return np.asarray(
                 transform(self.form.value(scaled, x, np), self.residual, np) - (self.y if y is None else y)
             )

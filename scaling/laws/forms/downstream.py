@@ -10,8 +10,8 @@ step 1 bends, `power_law_C` is the other choice. Step 2 may be fitted to more mo
 Columns: C, training FLOPs; NLL. Accuracy is a share between 0 and 1, best compared by residual="raw".
 
 Parameters: a level, b real; low and high are shares of 1, mid and k positive, in units of NLL. Chance on a task of
-four choices is fixed={"low": 0.25}. Starts: step 1 by least squares; in step 2 mid over the range of NLL and half as
-far beyond it on both sides, k from a slope over ten such ranges to one over a tenth, low and high by least squares.
+four choices is fixed={"low": 0.25}. Starts: step 1 by least squares; in step 2 low from 0 to the least accuracy, high
+from the greatest to 1, mid and k by least squares on the logit.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,6 @@ from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.projected import Array, Numbers, least_squares, projected
 from scaling.laws.forms.routed import LN10
-from scaling.laws.forms.starts import draw
 
 _SOURCE = "Llama 3 (2407.21783), section 3.2.1"
 
@@ -42,18 +41,16 @@ def _accuracy(p: Values, x: Values, xp: ModuleType) -> Any:
     return p["low"] + (p["high"] - p["low"]) * share
 
 
-def _accuracy_starts(x: Array, y: Array, count: int) -> Array:
-    nll = np.exp(x[0])
-    width = max(float(np.ptp(nll)), 1e-6)
-    middle = (max(nll.min() - 0.5 * width, 0.01 * nll.min()), nll.max() + 0.5 * width)
-    drawn = draw(count, {"mid": middle, "k": (0.5 / width, 50.0 / width)})
-    rows = []
-    for mid, k in zip(drawn["mid"], drawn["k"], strict=True):
-        share = np.asarray(_accuracy({"low": 0.0, "high": 1.0, "mid": mid, "k": k}, {"NLL": x[0]}, np))
-        low, gain = least_squares([1.0, share], y, np.ones_like(y))
-        low = float(np.clip(low, 0.01, 0.9))
-        rows.append([low, float(np.clip(low + gain, low + 0.05, 0.99)), mid, k])
-    return np.array(rows)
+def _accuracy_solve(own: Numbers, x: Mapping[str, Array], y: Array, weights: Array) -> dict[str, float]:
+    """own: low as a share of the least accuracy, high as one of the way from the greatest to 1."""
+    top = min(float(y.max()), 0.999)
+    low, high = max(own["low"] * float(y.min()), 1e-3), top + own["high"] * (1.0 - top)
+    share = np.clip((y - low) / (high - low), 0.01, 0.99)
+    # Where the curve is flat its logit is mostly noise: p(1 − p) is how much the accuracy says about it.
+    nll, logit = np.exp(x["NLL"]), np.log(share / (1.0 - share))
+    level, k = least_squares([1.0, -nll], logit, weights * (share * (1.0 - share)) ** 2)
+    k = max(k, 0.1 / max(float(np.ptp(nll)), 1e-6))
+    return {"low": low, "high": high, "mid": max(level / k, 1e-3), "k": k}
 
 
 nll_of_flops = Form(
@@ -77,5 +74,5 @@ accuracy_of_nll = Form(
         Parameter("k", powers=(Power("NLL", None, -1.0),)),
     ),
     value=_accuracy,
-    starts=_accuracy_starts,
+    starts=projected(("NLL",), ("low", "high", "mid", "k"), {"low": (0.0, 1.0), "high": (0.0, 1.0)}, _accuracy_solve),
 )
