@@ -166,7 +166,11 @@ CASES = {
     ),
 }
 UNITS = {"N": 1e6, "D": 1e9, "Nnv": 1e6, "Nv": 1e6, "DF": 1e6, "C": 1e18, "NLL": np.log(2)}
-everywhere = pytest.mark.parametrize("name", CASES)
+VARIANTS = ("clark_bilinear", "tao_equal", "kumar_weights", "kumar_uniform")
+"""of the same code as another case; compiling each takes seconds"""
+everywhere = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in CASES]
+)
 
 
 @everywhere
@@ -229,7 +233,7 @@ def test_the_published_law_of_routed_models(router):
     a, b, c, d, start, most = row("clark")[router]
     params = dict(zip(("a", "b", "c", "d", "Es", "Em"), (a, b, c, d, start, most), strict=True))
     experts = 64
-    # Clark et al., eq. 2, written as the sum of two resistances
+    # Clark et al., eq. 1, written as the sum of two resistances
     inverse = 1 / (experts - 1 + 1 / (1 / start - 1 / most)) + 1 / most
     log10 = a * np.log10(1.3e9) - b * np.log10(inverse) - c * np.log10(1.3e9) * np.log10(inverse) + d
     assert evaluate("clark", params, N=1.3e9, E=experts) == pytest.approx(10**log10, rel=1e-12)

@@ -62,7 +62,7 @@ def test_the_curves_are_the_published_ones(fits, router):
 
 @pytest.mark.parametrize("router", ROUTERS)
 def test_saturation_is_needed(table, fits, router):
-    """Clark et al., section 4: the plain bilinear law is worse, and it lacks the two parameters."""
+    """The plain bilinear law is worse, and it lacks the two parameters."""
     plain = laws.fit(runs_of(table, router), "clark_bilinear", loss=laws.l2())
     assert rmse(plain) > 1.05 * rmse(fits[router])
 

@@ -1,4 +1,4 @@
-"""Accuracy on a task in two steps: Llama 3 (2407.21783), section 3.2.1, figure 4.
+"""Accuracy on a task in two steps: Llama 3 (2407.21783), section 3.2.1.
 
     NLL = a + b·log10 C                                     (nll_of_flops, step 1)
     accuracy = low + (high − low)/(1 + exp(k·(NLL − mid)))  (accuracy_of_nll, step 2)

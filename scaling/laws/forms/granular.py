@@ -1,4 +1,4 @@
-"""Fine-grained mixtures of experts: Krajewski et al. 2024 (2402.07871), eq. 5.
+"""Fine-grained mixtures of experts: Krajewski et al. 2024 (2402.07871).
 
     L = c + (g/G^γ + a)/N^α + b/D^β
 
@@ -36,7 +36,7 @@ def _value(p: Values, x: Values, xp: ModuleType) -> Any:
 krajewski = Form(
     name="krajewski",
     formula="L = c + (g/G^gamma + a)/N^alpha + b/D^beta",
-    source="Krajewski et al. 2024 (2402.07871), eq. 5",
+    source="Krajewski et al. 2024 (2402.07871)",
     columns=_COLUMNS,
     parameters=_PARAMETERS,
     value=_value,

@@ -1,8 +1,8 @@
 """Routed mixtures of experts: Clark et al. 2022, Unified scaling laws for routed language models (2202.01169).
 
     log10 L = a·n + b·e + c·n·e + d,   n = log10 N,   e = log10 Ê
-    1/Ê = 1/(E − 1 + 1/(1/Es − 1/Em)) + 1/Em                          (clark, eqs. 1 and 2)
-    Ê = E                                                             (clark_bilinear, eq. 7)
+    1/Ê = 1/(E − 1 + 1/(1/Es − 1/Em)) + 1/Em                          (clark, eq. 1)
+    Ê = E                                                             (clark_bilinear, eq. 1 unsaturated)
 
 Columns: N, parameters of the dense model that is routed (those that one token passes through at one expert a layer);
 E, number of experts, 1 for a dense model. Ê rises from Es at E = 1 and ends at Em.
@@ -35,7 +35,10 @@ _SATURATION = ({"Es": 1.847, "Em": 314.478}, {"Es": 1.88, "Em": 469.982}, {"Es":
 
 
 def dense_equivalent(params: Mapping[str, float], N: ArrayLike, E: ArrayLike) -> NDArray[np.float64]:
-    """N̄, the size of the dense model (E = 1) with the same loss as N parameters with E experts: eq. 11.
+    """N̄, the size of the dense model (E = 1) with the same loss as N parameters with E experts.
+
+    Clark et al.'s effective parameter count, in closed form: at n̄ = log10 N̄ and ē = log10 Ê of a dense model,
+    a·n̄ + b·ē + c·n̄·ē = a·n + b·e + c·n·e.
 
     params: of a fit of `clark` or `clark_bilinear`, in its units of N.
     Raises UserError where they are another law's.
@@ -92,9 +95,12 @@ def _routed(name: str, formula: str, equation: str, saturating: bool) -> Form:
 clark = _routed(
     "clark",
     "log10 L = a log10 N + b log10 Ê + c log10 N log10 Ê + d, 1/Ê = 1/(E-1+1/(1/Es-1/Em)) + 1/Em",
-    "eqs. 1 and 2",
+    "eq. 1",
     saturating=True,
 )
 clark_bilinear = _routed(
-    "clark_bilinear", "log10 L = a log10 N + b log10 E + c log10 N log10 E + d", "eq. 7", saturating=False
+    "clark_bilinear",
+    "log10 L = a log10 N + b log10 E + c log10 N log10 E + d",
+    "eq. 1 without saturation",
+    saturating=False,
 )

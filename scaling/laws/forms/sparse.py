@@ -49,7 +49,7 @@ _draw = separable(
     spans={"bS": (0.2, 3.0), "bN": (0.05, 1.0), "bD": (0.05, 1.0)},
     linear=("aS", "cS", "aD", "c"),
     offset="c",
-    literature=({"bS": 0.722, "bN": 0.245, "bD": 0.203},),  # T5 on C4: table 2
+    literature=({"bS": 0.722, "bN": 0.245, "bD": 0.203},),  # T5 on C4
 )
 
 
