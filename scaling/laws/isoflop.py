@@ -1,12 +1,8 @@
 """IsoFLOP analysis: the best size at each budget, and how it grows (Hoffmann et al. 2022, approach 2).
 
-At each budget log L is a parabola in log N. The budgets share one curvature unless told otherwise: under a Chinchilla
-law it changes slowly with C, and five points with half a percent of noise do not determine it alone. Whether a budget
-is convex is still judged by a parabola of its own.
-
-The scatter of the points around the parabolas, pooled over the budgets, is the noise; a linear least-squares fit with
-that noise has a known distribution (Student's t through a drawn noise level), and every interval here comes from
-draws of it. With five sizes at three budgets a resampling of rows would lose the shape of a parabola in most draws.
+The minimum at a budget is that of a parabola (Hoffmann et al. 2022) or of an Akima spline (Porian et al. 2024). One
+that is not interior to the sizes, or of a curve that is not convex, does not count, whatever the method. The power
+laws of N*, D* and L* go through the minima that count, weighted by 1/spread² of their draws.
 """
 
 from collections.abc import Callable
@@ -17,17 +13,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.akima import Splines, fit_splines
+from scaling.laws.parabola import Parabolas, fit_parabolas
+from scaling.laws.power_law import Interval, PowerLaw, offset_law, precision, straight_law
 from scaling.laws.runs import Runs
 from scaling.laws.uncertainty import check_level, interval
 
 Array = NDArray[np.float64]
+Method = Literal["parabola", "akima"]
 Verdict = Literal["interior", "below the smallest size", "above the largest size", "not convex"]
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """The runs at one budget and the minimum of their parabola."""
+    """The runs at one budget and the minimum of the curve through them."""
 
     C: float
     """training FLOPs: geometric mean of the runs'"""
@@ -38,10 +37,10 @@ class Budget:
     center: float
     """log N that the parabola is written around"""
     coefficients: Array
-    """log L = c0 + c1·n + c2·n², n = log N − center"""
+    """log L = c0 + c1·n + c2·n², n = log N − center; beside a spline, the parabola of this budget alone"""
     verdict: Verdict
     N_opt: float
-    """NaN where the parabola is not convex"""
+    """NaN where the parabola is not convex, and where the spline has no interior minimum"""
     D_opt: float
     loss_opt: float
     N_interval: Interval
@@ -49,6 +48,8 @@ class Budget:
     loss_interval: Interval
     advice: tuple[float, ...]
     """sizes to add where the minimum does not count"""
+    spline: Any = None
+    """log N -> log L, a scipy Akima1DInterpolator; None: the curve is the parabola"""
 
     @property
     def counts(self) -> bool:
@@ -56,32 +57,11 @@ class Budget:
         return self.verdict == "interior"
 
     def curve(self, N: ArrayLike) -> Array:
-        """The parabola's loss at N parameters."""
-        n = np.log(np.asarray(N, np.float64)) - self.center
-        return np.exp(np.polynomial.polynomial.polyval(n, self.coefficients))
-
-
-@dataclass(frozen=True, eq=False)
-class PowerLaw:
-    """offset + coefficient · (C / unit)^exponent."""
-
-    coefficient: float
-    exponent: float
-    exponent_interval: Interval
-    unit: float
-    """FLOPs"""
-    offset: float = 0.0
-    draws: Array | None = None
-    """[n, 3]: offset, coefficient, exponent"""
-
-    def __call__(self, C: float) -> float:
-        """The value at C FLOPs."""
-        return float(self.offset + self.coefficient * (C / self.unit) ** self.exponent)
-
-    def drawn(self, C: float) -> Array:
-        """The value at C FLOPs by each draw."""
-        assert self.draws is not None
-        return self.draws[:, 0] + self.draws[:, 1] * (C / self.unit) ** self.draws[:, 2]
+        """The loss at N parameters of the parabola, or of the spline, which is NaN outside the sizes."""
+        n = np.log(np.asarray(N, np.float64))
+        if self.spline is not None:
+            return np.exp(self.spline(n))
+        return np.exp(np.polynomial.polynomial.polyval(n - self.center, self.coefficients))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +70,9 @@ class Isoflop:
 
     budgets: tuple[Budget, ...]
     noise_sd: float
-    """of log L around the parabolas"""
-    degrees_of_freedom: int
+    """of log L of one run: the scatter around the curves, or a sigma column's root mean square (splines)"""
+    degrees_of_freedom: float
+    """of noise_sd; infinite where sigma gives it"""
     level: float
     """of every interval here"""
     N_law: PowerLaw | None
@@ -101,7 +82,8 @@ class Isoflop:
     loss_law: PowerLaw | None
     """L* against C; with an offset only from four budgets on, for three points always lie on such a curve"""
     lost_draws: float
-    """share of draws in which a counted budget had no minimum; they are left out of the exponents' intervals"""
+    """share of draws in which a counted budget had no minimum; their power laws go without that budget"""
+    method: Method = "parabola"
 
     @property
     def counted(self) -> tuple[Budget, ...]:
@@ -123,77 +105,66 @@ def isoflop(
     curvature: Literal["shared", "own"] = "shared",
     draws: int = 4000,
     seed: int = 0,
+    method: Method = "parabola",
 ) -> Isoflop:
     """Find the minimum of each budget and the power laws of N*, D* and L* in C.
 
     budget: a label for each row, in the order of `runs`; None: rows whose FLOPs differ by less than the share
     `tolerance` belong together.
     level: coverage of the intervals. draws: how many they are made of.
-    curvature: one for all budgets, or each its own (as Hoffmann et al. 2022 did, with many sizes at each).
+    curvature: of parabolas: one for all budgets, or each its own (as Hoffmann et al. 2022 did, with many sizes at
+    each).
+    method: "parabola" averages noise over all sizes but is biased on wide grids; "akima" follows the losses and
+    needs several sizes near the minimum. With a sigma column parabolas weigh rows by 1/σ² and take the size of the
+    noise from the scatter, splines take σ itself.
 
-    Raises UserError where there is no budget with three sizes, or nothing left to estimate the noise from.
+    Raises UserError where there is no budget with three sizes, or nothing to know the noise from.
     """
     check_level(level)
-    groups = _groups(runs, budget, tolerance)
-    parabolas = _parabolas(runs, groups, curvature == "shared")
-    drawn = _minimum(parabolas.centers, parabolas.draw(draws, np.random.default_rng(seed)))
-    per_token = runs.flops_per_token() if runs.C is not None else _six_n
+    if method not in ("parabola", "akima"):
+        raise UserError(f"isoflop: method must be 'parabola' or 'akima'; got {method!r}")
+    groups = flops_groups(runs, budget, tolerance)
+    curves: Parabolas | Splines
+    if method == "parabola":
+        curves = fit_parabolas(runs, groups, curvature == "shared")
+    else:
+        curves = fit_splines(runs, groups)
+    log_N, log_loss = curves.minima(draws, np.random.default_rng(seed))
+    per_token = runs.flops_per_token() if runs.C is not None else six_n
     budgets = tuple(
-        _budget(runs, rows, parabolas, i, per_token, (drawn[0][:, i], drawn[1][:, i]), level)
+        _budget(runs, rows, curves, i, per_token, (log_N[:, i], log_loss[:, i]), level)
         for i, rows in enumerate(groups)
     )
-    noise, freedom = parabolas.noise_sd, parabolas.freedom
-    counted = [i for i, budget in enumerate(budgets) if budget.counts]
+    noise, freedom = curves.noise_sd, curves.freedom
+    counted = [i for i, found in enumerate(budgets) if found.counts]
     if len(counted) < 2:
-        return Isoflop(budgets, noise, freedom, level, None, None, None, 0.0)
+        return Isoflop(budgets, noise, freedom, level, None, None, None, 0.0, method)
     C = np.array([budgets[i].C for i in counted])
-    N = np.concatenate([[[np.log(budgets[i].N_opt) for i in counted]], drawn[0][:, counted]])
-    loss = np.concatenate([[[np.log(budgets[i].loss_opt) for i in counted]], drawn[1][:, counted]])
-    whole = np.isfinite(N).all(1)
-    N, loss = N[whole], loss[whole]
-    with_offset = len(counted) >= 4
+    N = np.where(np.isfinite(log_N), log_N, np.nan)[:, counted]
+    D = np.log(C) - np.log(per_token(np.exp(N)))
+    loss = log_loss[:, counted]
+    floor = curves.min_spread[counted]
+    loss_law = offset_law if len(counted) >= 4 else straight_law
     return Isoflop(
         budgets,
         noise,
         freedom,
         level,
-        _power_law(C, N, level),
-        _power_law(C, np.log(C) - np.log(per_token(np.exp(N))), level),
-        _offset_law(C, loss, level) if with_offset else _power_law(C, loss, level),
-        float(1 - whole[1:].mean()),
+        straight_law(C, N, precision(N, floor), level),
+        straight_law(C, D, precision(D, floor), level),
+        loss_law(C, loss, precision(loss), level),
+        float(np.isnan(N[1:]).any(1).mean()),
+        method,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Parabolas:
-    """The parabolas of all budgets, fitted together."""
-
-    centers: Array
-    """[budgets], log N"""
-    coefficients: NDArray[Any]
-    """[budgets, 3]"""
-    own_bend: Array
-    """[budgets], c2 of a parabola fitted to that budget alone"""
-    flat: NDArray[Any]
-    """[unknowns], all coefficients, shared ones once"""
-    where: NDArray[np.int64]
-    """[budgets, 3], positions of the coefficients in `flat`"""
-    root: NDArray[Any]
-    """[unknowns, unknowns], of the covariance at unit noise: root rootᵀ"""
-    noise_sd: float
-    freedom: int
-
-    def draw(self, count: int, rng: np.random.Generator) -> Array:
-        """Coefficients that could have been: [count, budgets, 3]."""
-        sd = self.noise_sd * np.sqrt(self.freedom / rng.chisquare(self.freedom, (count, 1)))
-        return (self.flat + sd * (rng.standard_normal((count, len(self.flat))) @ self.root.T))[:, self.where]
-
-
-def _six_n(N: ArrayLike) -> Array:
+def six_n(N: ArrayLike) -> Array:
+    """Training FLOPs per token, 6·N."""
     return 6.0 * np.asarray(N, np.float64)
 
 
-def _groups(runs: Runs, budget: ArrayLike | None, tolerance: float) -> list[NDArray[np.int64]]:
+def flops_groups(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 0.1) -> list[NDArray[np.int64]]:
+    """Rows of each budget that has three sizes or more, by rising FLOPs; see `isoflop`."""
     if budget is None:
         order = np.argsort(runs.flops, kind="stable")
         flops = runs.flops[order]
@@ -219,83 +190,43 @@ def _groups(runs: Runs, budget: ArrayLike | None, tolerance: float) -> list[NDAr
     return usable
 
 
-def _parabolas(runs: Runs, groups: list[NDArray[np.int64]], shared: bool) -> _Parabolas:
-    rows = np.concatenate(groups)
-    group = np.repeat(np.arange(len(groups)), [len(members) for members in groups])
-    root_weight = np.ones(len(rows))
-    if runs.sigma is not None:
-        relative = (runs.sigma / runs.loss)[rows]
-        root_weight = np.median(relative) / relative
-    y = np.log(runs.loss[rows]) * root_weight
-    logs = np.log(runs.N)
-    centers = np.array([logs[members].mean() for members in groups])
-    n = logs[rows] - centers[group]
-    powers = np.stack([np.ones(len(n)), n, n**2], 1) * root_weight[:, None]
-    index = np.arange(len(groups))
-    where = np.stack([index, len(groups) + index, 2 * len(groups) + (0 if shared else 1) * index], 1)
-    basis = np.zeros((len(rows), int(where.max()) + 1))
-    for power in range(3):
-        basis[np.arange(len(rows)), where[group, power]] = powers[:, power]
-    freedom = len(rows) - basis.shape[1]
-    if freedom < 1:
-        raise UserError(
-            f"isoflop: {len(rows)} runs determine {basis.shape[1]} coefficients and leave the noise unknown; "
-            "add a size at each budget"
-        )
-    flat = np.linalg.lstsq(basis, y, rcond=None)[0]
-    noise = float(np.sqrt(np.sum((y - basis @ flat) ** 2) / freedom))
-    own = [np.linalg.lstsq(powers[group == i], y[group == i], rcond=None)[0][2] for i in index]
-    root = np.linalg.cholesky(np.linalg.inv(basis.T @ basis))
-    return _Parabolas(centers, flat[where], np.array(own), flat, where, root, noise, freedom)
-
-
-def _minimum(center: Array, c: Array) -> tuple[Array, Array]:
-    """log N* and log L* of parabolas [..., 3].
-
-    Without a minimum, or with one a factor of e⁷ and more away, where no parabola means anything: ±∞, whichever way
-    the curve falls, and NaN.
-    """
-    convex = (c[..., 2] > 0) & (np.abs(c[..., 1]) < 14 * np.abs(c[..., 2]))
-    bend = np.where(convex, c[..., 2], 1.0)
-    where = np.where(convex, center - c[..., 1] / (2 * bend), -np.sign(c[..., 1]) * np.inf)
-    return where, np.where(convex, c[..., 0] - c[..., 1] ** 2 / (4 * bend), np.nan)
-
-
 def _budget(
     runs: Runs,
     rows: NDArray[np.int64],
-    parabolas: _Parabolas,
+    curves: Parabolas | Splines,
     i: int,
     per_token: Callable[[ArrayLike], Array],
-    drawn: tuple[Array, Array],
+    minima: tuple[Array, Array],
     level: float,
 ) -> Budget:
+    """minima: log N* and log L* of this budget, the estimate and then draws."""
     order = rows[np.argsort(runs.N[rows], kind="stable")]
     N = runs.N[order]
     C = float(np.exp(np.log(runs.flops[order]).mean()))
-    best, lowest = _minimum(parabolas.centers[i], parabolas.coefficients[i])
+    (best, *_), (lowest, *_) = minima
     verdict: Verdict = "interior"
-    if parabolas.own_bend[i] <= 0 or parabolas.coefficients[i, 2] <= 0:
+    if not curves.convex[i]:
         verdict = "not convex"
     elif best <= np.log(N[0]):
         verdict = "below the smallest size"
     elif best >= np.log(N[-1]):
         verdict = "above the largest size"
     N_opt = float(np.exp(best)) if np.isfinite(lowest) else float("nan")
-    losses = drawn[1][np.isfinite(drawn[1])]
+    drawn, losses = minima[0][1:], minima[1][1:][np.isfinite(minima[1][1:])]
     # Exact at the ends: D falls as N grows, and no minimum (N* of 0 or ∞) means D* of ∞ or 0.
-    N_interval = interval(np.exp(drawn[0]), level)
+    N_interval = interval(np.exp(drawn), level)
     D_interval = tuple(
         float(C / per_token(end)) if 0 < end < np.inf else (0.0 if end else np.inf) for end in N_interval
     )
+    center, coefficients, spline = curves.shape(i)
     return Budget(
         C=C,
-        rows=tuple(runs.rows[i] for i in order),
+        rows=tuple(runs.rows[j] for j in order),
         N=N,
         D=runs.D[order],
         loss=runs.loss[order],
-        center=float(parabolas.centers[i]),
-        coefficients=parabolas.coefficients[i],
+        center=center,
+        coefficients=coefficients,
         verdict=verdict,
         N_opt=N_opt,
         D_opt=float(C / per_token(N_opt)),
@@ -304,6 +235,7 @@ def _budget(
         D_interval=(D_interval[1], D_interval[0]),
         loss_interval=interval(np.exp(losses), level) if len(losses) > 1 else (np.nan, np.nan),
         advice=_advice(verdict, N),
+        spline=spline,
     )
 
 
@@ -315,37 +247,3 @@ def _advice(verdict: Verdict, N: Array) -> tuple[float, ...]:
     above = (sizes[-1] * step, sizes[-1] * step**2)
     sides = {"interior": (), "below the smallest size": below, "above the largest size": above}
     return tuple(float(size) for size in sides.get(verdict, below + above))
-
-
-def _power_law(C: Array, y: Array, level: float) -> PowerLaw:
-    """A straight line through log values y [1 + draws, budgets], the first of them the estimate."""
-    unit = float(np.exp(np.log(C).mean()))
-    c = np.log(C / unit)
-    spread = y[1:].std(0)
-    weights = 1 / spread**2 if (spread > 0).all() else np.ones(len(C))
-    mean = weights @ c / weights.sum()
-    slope = (y * weights) @ (c - mean) / (weights @ (c - mean) ** 2)
-    level_at_unit = np.exp(y @ weights / weights.sum() - slope * mean)
-    draws = np.stack([np.zeros(len(y) - 1), level_at_unit[1:], slope[1:]], 1)
-    return PowerLaw(float(level_at_unit[0]), float(slope[0]), interval(slope[1:], level), unit, 0.0, draws)
-
-
-def _offset_law(C: Array, y: Array, level: float) -> PowerLaw:
-    """L* = E + K·(C/unit)^−γ through log L* [1 + draws, budgets], least squares in log."""
-    from scaling.laws.forms import power_law
-    from scaling.laws.objectives import l2
-    from scaling.laws.problem import Problem
-    from scaling.laws.solver import solve
-
-    form = power_law("C", offset=True)
-    units = form.log_units([C])
-    x = np.log(C)[None] - units[:, None]
-    spread = y[1:].std(0)
-    weights = (spread.min() / spread) ** 2 if (spread > 0).all() else np.ones(len(C))
-    problem = Problem(form, l2(), "log", units, x, y[0], weights, {})
-    first = solve(problem, form.theta(form.starts(x, np.exp(y[0]), 32), np.zeros(1)))
-    start = first.theta[int(first.total.argmin())]
-    theta = solve(problem, np.broadcast_to(start, (len(y), 3)), y, tolerance=1e-10).theta
-    values = np.stack([np.exp(theta[:, 0]), np.exp(theta[:, 1]), -theta[:, 2]], 1)
-    E, K, exponent = (float(v) for v in values[0])
-    return PowerLaw(K, exponent, interval(values[1:, 2], level), float(np.exp(units[0])), E, values[1:])

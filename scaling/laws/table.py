@@ -7,8 +7,9 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.fit import Fit
-from scaling.laws.isoflop import Isoflop, PowerLaw, isoflop
+from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.optimum import FlopsPerToken
+from scaling.laws.power_law import PowerLaw
 from scaling.laws.runs import Runs
 
 
@@ -58,9 +59,10 @@ def isoflop_table(analysis: Isoflop) -> dict[str, Any]:
     ]
     return {
         "budgets": budgets,
+        "method": analysis.method,
         "level": analysis.level,
         "noise_sd": analysis.noise_sd,
-        "degrees_of_freedom": analysis.degrees_of_freedom,
+        "degrees_of_freedom": _finite(analysis.degrees_of_freedom),
         "N": _law_table(analysis.N_law),
         "D": _law_table(analysis.D_law),
         "loss": _law_table(analysis.loss_law),
@@ -150,7 +152,7 @@ def format_isoflop(table: dict[str, Any]) -> str:
         for name in ("N", "D", "loss"):
             cells += [_number(budget[name]), _range(budget[f"{name}_interval"])]
         rows.append([*cells, budget["verdict"]])
-    lines = [f"isoFLOP minima; noise {table['noise_sd']:.2%} of the loss", *align(rows)]
+    lines = [f"isoFLOP minima ({table['method']}); noise {table['noise_sd']:.2%} of the loss", *align(rows)]
     for budget in table["budgets"]:
         if budget["add_sizes"]:
             sizes = ", ".join(f"{size:.3g}" for size in budget["add_sizes"])
@@ -166,7 +168,7 @@ def format_isoflop(table: dict[str, Any]) -> str:
             )
     if table["lost_draws"] > 0.01:
         lines.append(
-            f"note: in {table['lost_draws']:.0%} of draws a minimum vanished; the exponents' intervals leave them out"
+            f"note: in {table['lost_draws']:.0%} of draws a minimum vanished; their power laws go without it"
         )
     return "\n".join(lines)
 
