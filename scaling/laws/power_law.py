@@ -1,11 +1,16 @@
 """Power laws of N*, D* and L* in training FLOPs, through the optima of several budgets."""
 
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.laws.uncertainty import interval
+
+if TYPE_CHECKING:
+    from scaling.laws.forms import Form
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -69,7 +74,6 @@ def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
 
     NaN as in `straight_law`; draws with fewer than four points are left out.
     """
-    from scaling.laws.forms import power_law
     from scaling.laws.objectives import l2
     from scaling.laws.solver import solve
 
@@ -77,7 +81,7 @@ def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
     enough = there.sum(1) >= 4
     y, there = y[enough], there[enough]
     y = np.where(there, y, y[0])
-    form = power_law("C", offset=True)
+    form = _saturating()
     units = np.array([np.log(C).mean()])
     x = np.log(C)[None] - units[:, None]
     first = solve(form, l2(), "log", form.starts(x, y[0], 32), x, y[0], weights)
@@ -87,3 +91,11 @@ def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
     values = np.stack([np.exp(theta[:, 0]), np.exp(theta[:, 1]), -theta[:, 2]], 1)
     E, K, exponent = (float(v) for v in values[0])
     return PowerLaw(K, exponent, interval(values[1:, 2], level), float(np.exp(units[0])), E, values[1:])
+
+
+@cache
+def _saturating() -> "Form":
+    """One object, so that the solver compiles its program once."""
+    from scaling.laws.forms import power_law
+
+    return power_law("C", offset=True)
