@@ -1,5 +1,8 @@
 """Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals."""
 
+from scaling.laws.approaches import Approach, Approaches, approaches
+from scaling.laws.curves import cut_curves
+from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
 from scaling.laws.forecast import read as read_forecast
@@ -16,6 +19,9 @@ from scaling.laws.table import fit_table, format_prediction, format_table, predi
 
 __all__ = [
     "FORMS",
+    "Approach",
+    "Approaches",
+    "Envelope",
     "Fit",
     "Forecast",
     "Forecaster",
@@ -28,6 +34,9 @@ __all__ = [
     "Prior",
     "Runs",
     "dense_equivalent",
+    "approaches",
+    "cut_curves",
+    "envelope",
     "fit",
     "fit_table",
     "form",

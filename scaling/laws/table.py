@@ -131,7 +131,7 @@ def format_table(table: dict[str, Any]) -> str:
     for name, value in {**table["params"], **table["derived"]}.items():
         row = [name, f"{value:.6g}"]
         if table["intervals"]:
-            row.append(_range(table["intervals"][name]))
+            row.append(format_range(table["intervals"][name]))
         rows.append(row)
     lines += align(rows)
     if table["derived"]:
@@ -150,7 +150,7 @@ def format_isoflop(table: dict[str, Any]) -> str:
     for budget in table["budgets"]:
         cells = [f"{budget['C']:.3g}", str(budget["runs"])]
         for name in ("N", "D", "loss"):
-            cells += [_number(budget[name]), _range(budget[f"{name}_interval"])]
+            cells += [_number(budget[name]), format_range(budget[f"{name}_interval"])]
         rows.append([*cells, budget["verdict"]])
     lines = [f"isoFLOP minima ({table['method']}); noise {table['noise_sd']:.2%} of the loss", *align(rows)]
     for budget in table["budgets"]:
@@ -164,7 +164,7 @@ def format_isoflop(table: dict[str, Any]) -> str:
             offset = f"{law['offset']:.4g} + " if law["offset"] else ""
             lines.append(
                 f"{name} = {offset}{law['coefficient']:.4g} · (C/{law['unit']:.3g})^{law['exponent']:.4f}, "
-                f"exponent {_range(law['exponent_interval'])}"
+                f"exponent {format_range(law['exponent_interval'])}"
             )
     if table["lost_draws"] > 0.01:
         lines.append(
@@ -179,7 +179,7 @@ def format_prediction(table: dict[str, Any]) -> str:
     for name, label in (("N", "N*"), ("D", "D*"), ("tokens_per_param", "D*/N*"), ("loss", "L*")):
         row = [label, f"{table[name]:.6g}"]
         if table["level"]:
-            row.append(_range(table[f"{name}_interval"]))
+            row.append(format_range(table[f"{name}_interval"]))
         rows.append(row)
     lines = [f"{table['law']} at {table['flops']:.4g} FLOPs, {table['times_largest_budget']:.3g}× the largest fitted"]
     lines += [*align(rows), f"FLOPs per token: {table['flops_per_token']}"]
@@ -231,5 +231,6 @@ def _number(value: float | None) -> str:
     return "—" if value is None else f"{value:.4g}"
 
 
-def _range(ends: Sequence[float | None]) -> str:
+def format_range(ends: Sequence[float | None]) -> str:
+    """The two ends of an interval; None and what is not finite are open."""
     return f"{_number(ends[0])} … {_number(ends[1])}"
