@@ -107,7 +107,7 @@ def test_the_approaches_agree_where_all_can_be_done(make):
     np.testing.assert_allclose(found.C, (largest, 10 * largest))
     for row in found.rows:
         assert row.reason == "" and row.bias
-        # Of training curves, whose grid of sizes is not centred on the minimum, a parabola makes .486 instead of .452.
+        # Of training curves, whose sizes are not centred on the minimum, a parabola makes .486 instead of .452.
         curves = runs.run is not None
         assert row.exponent == pytest.approx(A, abs=0.04 if curves and row.name == "2 parabola" else 0.02), row
         assert row.exponent_interval[0] <= row.exponent <= row.exponent_interval[1]
