@@ -155,7 +155,7 @@ def test_sigma_sets_the_intervals_of_splines_and_the_weights_of_parabolas():
 
 def test_runs_of_one_size_are_averaged_by_their_weights():
     runs = one_budget([3.2, 3.06, 3.0, 3.05, 3.2], 0.01)
-    columns = {key: np.append(values, values[2]) for key, values in runs.columns().items()}
+    columns = {key: np.append(values, values[2]) for key, values in runs.values.items()}
     columns["loss"][[2, 5]] = 3.0 * np.exp([-0.002, 0.001])
     columns["sigma"][[2, 5]] = columns["loss"][[2, 5]] * 0.01 * np.sqrt([2, 1])
     both = laws.Runs(columns, N="N", D="D", sigma="sigma")
@@ -188,7 +188,7 @@ def test_intervals_of_the_exponent_cover(alpha, beta, decades, sigma):
 def test_results_do_not_depend_on_the_order_of_the_rows():
     runs, _ = chinchilla((1e18, 1e19, 1e20), 1.5, 7, noise=0.002)
     order = np.random.default_rng(0).permutation(len(runs))
-    mixed = laws.Runs({key: values[order] for key, values in runs.columns().items()}, N="N", D="D", C="C")
+    mixed = laws.Runs({key: values[order] for key, values in runs.values.items()}, N="N", D="D", C="C")
     first, second = (laws.isoflop(table, method="akima").N_law for table in (runs, mixed))
     assert first.exponent == pytest.approx(second.exponent, rel=1e-12)
     assert first.exponent_interval == pytest.approx(second.exponent_interval, rel=1e-9)

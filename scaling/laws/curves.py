@@ -86,7 +86,7 @@ def cut_curves(runs: Runs, C: ArrayLike) -> Runs:
         "C": curves.C[point],
         "run": curves.run[curve],
     }
-    names = {"N": "N", "D": "D", "loss": "loss", "C": "C", "run": "run"}
+    names: dict[str, Any] = {"N": "N", "D": "D", "loss": "loss", "C": "C", "run": "run"}
     if curves.log_sigma is not None:
         table["sigma"] = np.exp(curves.log_sigma[curve, point])
         names["sigma"] = "sigma"

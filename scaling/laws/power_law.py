@@ -75,6 +75,7 @@ def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
     NaN as in `straight_law`; draws with fewer than four points are left out.
     """
     from scaling.laws.objectives import l2
+    from scaling.laws.problem import Problem
     from scaling.laws.solver import solve
 
     there = np.isfinite(y)
@@ -82,12 +83,12 @@ def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
     y, there = y[enough], there[enough]
     y = np.where(there, y, y[0])
     form = _saturating()
-    units = np.array([np.log(C).mean()])
+    units = form.log_units([C])
     x = np.log(C)[None] - units[:, None]
-    first = solve(form, l2(), "log", form.starts(x, y[0], 32), x, y[0], weights)
-    start = first.theta[int(first.objective.argmin())]
-    starts = np.broadcast_to(start, (len(y), 3))
-    theta = solve(form, l2(), "log", starts, x, y, weights * there, tolerance=1e-10).theta
+    problem = Problem(form, l2(), "log", units, x, y[0], weights, {})
+    first = solve(problem, form.theta(form.starts(x, np.exp(y[0]), 32), np.zeros(1)))
+    starts = np.broadcast_to(first.theta[int(first.total.argmin())], (len(y), 3))
+    theta = solve(problem, starts, y, weights * there, tolerance=1e-10).theta
     values = np.stack([np.exp(theta[:, 0]), np.exp(theta[:, 1]), -theta[:, 2]], 1)
     E, K, exponent = (float(v) for v in values[0])
     return PowerLaw(K, exponent, interval(values[1:, 2], level), float(np.exp(units[0])), E, values[1:])
