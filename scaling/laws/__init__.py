@@ -3,6 +3,7 @@
 from scaling.laws.approaches import Approach, Approaches, approaches
 from scaling.laws.curves import cut_curves
 from scaling.laws.envelope import Envelope, envelope
+from scaling.laws.chain import Chain
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
 from scaling.laws.forecast import read as read_forecast
@@ -22,6 +23,7 @@ __all__ = [
     "Approach",
     "Approaches",
     "Envelope",
+    "Chain",
     "Fit",
     "Forecast",
     "Forecaster",

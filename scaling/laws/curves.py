@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

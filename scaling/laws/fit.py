@@ -193,7 +193,7 @@ def fit(
     runs_sorted = runs.sorted()
     problem = make_problem(runs_sorted, form, loss, residual, fixed or {})
     drawn = form.starts(problem.x, runs_sorted.loss, starts)
-    theta = form.theta(drawn, np.zeros(len(problem.units)))[:, problem.where]
+    theta = form.theta(drawn, np.zeros(len(problem.units)), problem.free)[:, problem.where]
     solution = solver.solve(problem, theta)
     if priors:
         best = problem.residuals(solution.theta[int(solution.total.argmin())])

@@ -49,7 +49,7 @@ class Problem:
 
     def theta(self, natural: Array) -> Array:
         """The solver's numbers of the free parameters [..., free] from all in own units [..., k]."""
-        return self.form.theta(natural, self.units)[..., self.where]
+        return self.form.theta(natural, self.units, self.free)[..., self.where]
 
     def natural(self, theta: Array) -> Array:
         """All parameters in own units [..., k] from the solver's numbers [..., free]."""

@@ -4,8 +4,8 @@ The solver sees θ: positive parameters as logarithms, columns in units of the d
 depends neither on the units of the columns nor on their scales, wherever the family of curves itself does not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.laws.forms.parameter import Parameter
+from scaling.laws.forms.parameter import Curve, Parameter
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Any]
@@ -35,6 +35,10 @@ class Form:
     """(log(column / unit) [c, points], L [points], count) -> parameters in units of the data [count, k]"""
     unscaled: tuple[str, ...] = ()
     """columns in their own units: those that the law is not a power law of, such as a number of experts"""
+    same_unit: Mapping[str, str] = field(default_factory=dict)
+    """columns that the law compares with another (unique tokens with tokens): seen in that one's unit"""
+    curves: tuple[Curve, ...] = ()
+    """parameters, all "real", that the solver seeks in other coordinates"""
     frontier: Callable[[Array], tuple[Array, Array]] | None = None
     """parameters [..., k] -> the exponents a, b of N* ∝ C^a, D* ∝ C^b at C ∝ N·D"""
 
@@ -54,8 +58,10 @@ class Form:
 
     def log_units(self, columns: Sequence[Array]) -> Array:
         """log of the unit that the solver sees each column in: the geometric mean, 1 for the unscaled."""
-        pairs = zip(self.columns, columns, strict=True)
-        return np.array([0.0 if name in self.unscaled else np.log(column).mean() for name, column in pairs])
+        means = {name: float(np.log(column).mean()) for name, column in zip(self.columns, columns, strict=True)}
+        return np.array(
+            [0.0 if name in self.unscaled else means[self.same_unit.get(name, name)] for name in self.columns]
+        )
 
     def scaled(self, theta: Values, fixed: Values, units: Any, xp: ModuleType) -> dict[str, Any]:
         """Parameters in units of the data.
@@ -71,6 +77,8 @@ class Form:
             else:
                 shift = parameter.shift(values, dict(zip(self.columns, units, strict=True)))
                 values[name] = parameter.to_data_units(fixed[name], shift, xp)
+        for curve in self._sought_curves(theta):
+            values = curve.bent(values)
         return values
 
     def natural(self, scaled: Values, units: Any, xp: ModuleType) -> list[Any]:
@@ -78,9 +86,17 @@ class Form:
         named = dict(zip(self.columns, units, strict=True))
         return [p.to_own_units(scaled[p.name], p.shift(scaled, named), xp) for p in self.parameters]
 
-    def theta(self, natural: Array, units: Array) -> Array:
-        """The solver's numbers [..., k] for parameters in the columns' own units [..., k]."""
-        values = dict(zip(self.params, np.moveaxis(natural, -1, 0), strict=True))
+    def theta(self, natural: Array, units: Array, free: Collection[str] | None = None) -> Array:
+        """The solver's numbers [..., k] for parameters in the columns' own units [..., k].
+
+        free: names of the parameters that the solver seeks; None: all.
+        """
+        own = dict(zip(self.params, np.moveaxis(natural, -1, 0), strict=True))
         named = dict(zip(self.columns, units, strict=True))
-        parts = [p.to_theta(p.to_data_units(values[p.name], p.shift(values, named), np), np) for p in self.parameters]
-        return np.stack(np.broadcast_arrays(*parts), -1)
+        values = {p.name: p.to_data_units(own[p.name], p.shift(own, named), np) for p in self.parameters}
+        for curve in self._sought_curves(self.params if free is None else free):
+            values = curve.straightened(values)
+        return np.stack(np.broadcast_arrays(*(p.to_theta(values[p.name], np) for p in self.parameters)), -1)
+
+    def _sought_curves(self, free: Collection[str]) -> list[Curve]:
+        return [curve for curve in self.curves if curve.factor in free and curve.level in free]

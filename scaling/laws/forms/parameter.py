@@ -65,3 +65,27 @@ class Parameter:
     def to_data_units(self, value: Any, shift: Any, xp: ModuleType) -> Any:
         """The inverse of `to_own_units`."""
         return value - shift if self.kind == "level" else value * xp.exp(-shift)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Three parameters that stand together as factor·n^exponent + level.
+
+    As the exponent passes zero the curve becomes factor·log n + level, on which factor and level go to infinity: in
+    them the solver crawls along a bent valley. It seeks the value factor + level and the slope factor·exponent of the
+    curve at n = 1 in their place (where neither is fixed), which stay finite.
+    """
+
+    factor: str
+    exponent: str
+    level: str
+
+    def straightened(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values with slope and value in the places of factor and level."""
+        factor = values[self.factor]
+        return {**values, self.factor: factor * values[self.exponent], self.level: values[self.level] + factor}
+
+    def bent(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `straightened`."""
+        factor = values[self.factor] / values[self.exponent]
+        return {**values, self.factor: factor, self.level: values[self.level] - factor}

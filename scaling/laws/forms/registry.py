@@ -2,10 +2,16 @@
 
 from scaling.errors import UserError
 from scaling.laws.forms.additive import chinchilla, chinchilla_equal, chinchilla_no_offset, power_law
+from scaling.laws.forms.broken import bnsl
+from scaling.laws.forms.context import context
 from scaling.laws.forms.downstream import accuracy_of_nll, nll_of_flops
+from scaling.laws.forms.farseer import farseer
 from scaling.laws.forms.form import Form
 from scaling.laws.forms.granular import krajewski
+from scaling.laws.forms.kaplan import kaplan_C, kaplan_D, kaplan_N, kaplan_ND, kaplan_NS
+from scaling.laws.forms.overtraining import gadre, gadre_downstream
 from scaling.laws.forms.precision import kumar, kumar_ptq, kumar_uniform, kumar_weights
+from scaling.laws.forms.repeated import data_constrained
 from scaling.laws.forms.reward import gao_bon, gao_rl
 from scaling.laws.forms.routed import clark, clark_bilinear
 from scaling.laws.forms.sparse import frantar
@@ -19,6 +25,17 @@ FORMS: dict[str, Form] = {
         chinchilla_equal,
         chinchilla_no_offset,
         *(power_law(column, offset) for column in ("N", "D", "C") for offset in (True, False)),
+        kaplan_N,
+        kaplan_D,
+        kaplan_C,
+        kaplan_ND,
+        kaplan_NS,
+        gadre,
+        gadre_downstream,
+        data_constrained,
+        context,
+        *(bnsl(breaks) for breaks in (1, 2, 3)),
+        farseer,
         clark,
         clark_bilinear,
         krajewski,

@@ -1,0 +1,41 @@
+"""Xiong et al. 2023 (2309.16039): the loss of a model that reads T tokens of context.
+
+L = (α/T)^β + γ of column T (context in tokens; c in the paper, T here because C are FLOPs: `Runs(…, T="context")`).
+α and γ are positive, sought as logarithms, β is real; α carries the unit of T. Starts spread β and γ's share of the
+least loss, α follows by least squares.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from scaling.laws.forms.form import Array, Form, Values
+from scaling.laws.forms.parameter import Parameter, Power
+from scaling.laws.forms.starts import amplitudes, draw
+
+
+def _value(p: Values, x: Values, xp: ModuleType) -> Any:
+    return xp.exp(p["beta"] * (xp.log(p["alpha"]) - x["T"])) + p["gamma"]
+
+
+def _starts(x: Array, y: Array, count: int) -> Array:
+    published = [{"beta": beta, "share": 0.9} for beta in (0.45, 0.48, 0.5, 0.51)]
+    drawn = draw(count, {"beta": (0.03, 1.5), "share": (0.0, 1.0)}, published)
+    rows = []
+    for beta, share in zip(drawn["beta"], drawn["share"], strict=True):
+        level = max(share, 1e-3) * y.min()
+        amplitude = amplitudes(np.exp(-beta * x[0])[:, None], y - level)[0]
+        rows.append([amplitude ** (1 / beta), beta, level])
+    return np.array(rows)
+
+
+context = Form(
+    name="context",
+    formula="L = (α/T)^β + γ",
+    source="Xiong et al. 2023 (2309.16039), figure 1",
+    columns=("T",),
+    parameters=(Parameter("alpha", powers=(Power("T"),)), Parameter("beta", "real"), Parameter("gamma")),
+    value=_value,
+    starts=_starts,
+)
