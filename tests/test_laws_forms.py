@@ -146,7 +146,8 @@ EXAMPLES = {
 # Repeats included: what the table holds is D.
 _repeated = EXAMPLES["data_constrained"].columns
 _repeated["D"] = _repeated["U"] * _repeated.pop("epochs")
-NAMES = sorted(EXAMPLES)
+SLOW = ("bnsl_2", "bnsl_3", "data_constrained", "farseer")  # to compile
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in sorted(EXAMPLES)]
 
 
 def fit(name: str, columns: Mapping[str, np.ndarray], loss: np.ndarray, rho: laws.Loss | None = None) -> laws.Fit:
@@ -158,7 +159,7 @@ def noisy(example: Example) -> np.ndarray:
     return example.loss * np.exp(0.003 * np.random.default_rng(1).standard_normal(len(example.loss)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_a_form_is_its_formula(name):
     example, form = EXAMPLES[name], laws.FORMS[name]
     natural = np.array([example.params[p] for p in form.params])
