@@ -215,3 +215,12 @@ def test_kaplans_joint_optimum_is_where_its_frontier_says():
 def test_bnsl_has_one_to_three_breaks():
     with pytest.raises(UserError, match="breaks must be 1, 2 or 3; got 4"):
         bnsl(4)
+
+
+@pytest.mark.slow
+def test_farseers_other_coordinates_leave_a_known_parameter_alone():
+    example = EXAMPLES["farseer"]
+    runs = runs_of(example.columns, example.loss)
+    found = laws.fit(runs, "farseer", loss=laws.l2(), fixed={"b3": example.params["b3"], "alpha": 0.13})
+    assert found.params == pytest.approx(dict(example.params), rel=1e-5)
+    np.testing.assert_allclose(found.fitted(), found.runs.loss, rtol=1e-6)
