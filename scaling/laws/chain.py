@@ -1,6 +1,7 @@
 """Two laws one after the other: what the first predicts is what the second reads."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,12 +45,12 @@ class Chain:
         of the second, paired at random, as if the two were fitted to independent data. Raises UserError where a
         column is missing, and where the first predicts something that is not positive.
         """
-        columns = {letter: np.asarray(values, np.float64) for letter, values in columns.items()}
+        at: dict[str, Any] = {letter: np.asarray(values, np.float64) for letter, values in columns.items()}
         (letter,) = self.second.form.columns
-        middle = self.second.predict(**{letter: self.first.predict(**columns).loss}).loss
+        middle = self.second.predict(**{letter: self.first.predict(**at).loss}).loss
         if self.first.draws is None and self.second.draws is None:
             return Prediction(middle)
-        given = np.broadcast_arrays(*(columns[name] for name in self.first.form.columns))
+        given = np.broadcast_arrays(*(at[name] for name in self.first.form.columns))
         first, second = self._pairs()
         shape = (-1, *(1,) * given[0].ndim)
         inner = self.first.form.loss(first.reshape(*shape, first.shape[-1]), list(given))
