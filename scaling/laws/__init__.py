@@ -1,9 +1,9 @@
 """Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals."""
 
 from scaling.laws.approaches import Approach, Approaches, approaches
+from scaling.laws.chain import Chain
 from scaling.laws.curves import cut_curves
 from scaling.laws.envelope import Envelope, envelope
-from scaling.laws.chain import Chain
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
 from scaling.laws.forecast import read as read_forecast
@@ -22,8 +22,8 @@ __all__ = [
     "FORMS",
     "Approach",
     "Approaches",
-    "Envelope",
     "Chain",
+    "Envelope",
     "Fit",
     "Forecast",
     "Forecaster",

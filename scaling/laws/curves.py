@@ -1,7 +1,6 @@
 """Training curves: the loss of each run at any FLOPs between its first and its last row."""
 
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
