@@ -4,6 +4,9 @@ from scaling.laws.approaches import Approach, Approaches, approaches
 from scaling.laws.chain import Chain
 from scaling.laws.curves import cut_curves
 from scaling.laws.envelope import Envelope, envelope
+from scaling.laws.backtest import Backtest, backtest
+from scaling.laws.comparison import Comparison, compare
+from scaling.laws.cost import chip_hours
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
 from scaling.laws.forecast import read as read_forecast
@@ -11,11 +14,14 @@ from scaling.laws.forms import FORMS, Form, Parameter, Power, power_law
 from scaling.laws.forms.custom import form
 from scaling.laws.forms.precision import precision_equivalent
 from scaling.laws.forms.routed import dense_equivalent
+from scaling.laws.inference import InferenceOptimum, inference_optimum
+from scaling.laws.influence import Influence, influence
 from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.objectives import Loss, huber, l1, l2, quantile, student_t
 from scaling.laws.priors import Prior
 from scaling.laws.results import from_results
 from scaling.laws.runs import Runs, read_csv
+from scaling.laws.sensitivity import Sensitivity, sensitivity
 from scaling.laws.table import fit_table, format_prediction, format_table, predict_table, try_isoflop
 
 __all__ = [
@@ -24,10 +30,14 @@ __all__ = [
     "Approaches",
     "Chain",
     "Envelope",
+    "Backtest",
+    "Comparison",
     "Fit",
     "Forecast",
     "Forecaster",
     "Form",
+    "InferenceOptimum",
+    "Influence",
     "Isoflop",
     "Loss",
     "Outcome",
@@ -39,6 +49,10 @@ __all__ = [
     "cut_curves",
     "dense_equivalent",
     "envelope",
+    "Sensitivity",
+    "backtest",
+    "chip_hours",
+    "compare",
     "fit",
     "fit_table",
     "form",
@@ -47,6 +61,8 @@ __all__ = [
     "freeze",
     "from_results",
     "huber",
+    "inference_optimum",
+    "influence",
     "isoflop",
     "l1",
     "l2",
@@ -58,6 +74,7 @@ __all__ = [
     "quantile",
     "read_csv",
     "read_forecast",
+    "sensitivity",
     "student_t",
     "try_isoflop",
 ]

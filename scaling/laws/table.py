@@ -11,6 +11,7 @@ from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.optimum import FlopsPerToken
 from scaling.laws.power_law import PowerLaw
 from scaling.laws.runs import Runs
+from scaling.laws.sensitivity import delta_warning
 
 
 def fit_table(fitted: Fit, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def fit_table(fitted: Fit, level: float = 0.9, approach2: Isoflop | None = None)
         "excluded": [{"row": e.row, "reason": e.reason} for e in fitted.runs.exclusions],
         "data_hash": fitted.runs.hash,
         "conventions": fitted.runs.conventions,
-        "warnings": _warnings(fitted),
+        "warnings": [*_warnings(fitted), *filter(None, [delta_warning(fitted, level)])],
         "isoflop": None if approach2 is None else isoflop_table(approach2),
     }
 
