@@ -102,6 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--loss", default="loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
     fit.add_argument("--flops", metavar="COLUMN", help="CSV: column of training FLOPs (default: 6·N·D)")
     fit.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
+    fit.add_argument(
+        "--suggest",
+        nargs="?",
+        const=4,
+        type=int,
+        metavar="K",
+        help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
+    )
     fit.add_argument("-o", "--output", type=Path, help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json)")
     _json(fit)
 
@@ -207,8 +215,21 @@ def _fit(args: argparse.Namespace) -> int:
     fitted.bootstrap(kind=None if args.runs.is_file() else "noise")
     fitted.save(output)
     table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not args.runs.is_file()))
-    _print_json(table) if args.json else print(f"{laws.format_table(table)}\nsaved as {output}")
+    text = f"{laws.format_table(table)}\nsaved as {output}"
+    if args.suggest is not None:
+        suggestion, path = _suggestion(fitted, args)
+        table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
+        text += f"\n\n{suggestion.summary()}" + (f"\nto train them: scaling sweep {path}" if path else "")
+    _print_json(table) if args.json else print(text)
     return 0
+
+
+def _suggestion(fitted: Any, args: argparse.Namespace) -> tuple[Any, Path | None]:
+    from scaling import laws, sweeps
+
+    if args.runs.is_file():  # a table does not say how its runs were trained
+        return laws.suggest(fitted, k=args.suggest), None
+    return sweeps.write_suggestion(fitted, args.runs, args.suggest)
 
 
 def _predict(args: argparse.Namespace) -> int:

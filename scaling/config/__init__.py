@@ -24,7 +24,16 @@ from scaling.config.run import (
     ScheduleConfig,
     TokenizerConfig,
 )
-from scaling.config.sweep import ForecastConfig, GridDesign, IsoflopDesign, LadderConfig, SweepConfig, WidthRule
+from scaling.config.sweep import (
+    ForecastConfig,
+    GridDesign,
+    IsoflopDesign,
+    LadderConfig,
+    ListDesign,
+    Point,
+    SweepConfig,
+    WidthRule,
+)
 
 __all__ = [
     "Config",
@@ -33,10 +42,12 @@ __all__ = [
     "GridDesign",
     "IsoflopDesign",
     "LadderConfig",
+    "ListDesign",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
     "Placement",
+    "Point",
     "Records",
     "RunConfig",
     "ScheduleConfig",

@@ -58,6 +58,22 @@ class GridDesign(Config):
         return self
 
 
+class Point(Config):
+    """A run by its size and its tokens."""
+
+    params: float = Field(ge=1)
+    """parameters wanted; `ladder.count` says which N"""
+    tokens: float = Field(ge=1)
+    """training tokens"""
+
+
+class ListDesign(Config):
+    """Runs one by one, such as those that `scaling fit --suggest` proposes."""
+
+    kind: Literal["list"]
+    points: tuple[Point, ...] = Field(min_length=1)
+
+
 class WidthRule(Config):
     """learning_rate = at_width's value · (d_model / width)^exponent."""
 
@@ -85,7 +101,7 @@ class SweepConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     run: dict[str, Any]
     """what all runs share: a run's configuration without what the design sets"""
-    design: Annotated[IsoflopDesign | GridDesign, Field(discriminator="kind")]
+    design: Annotated[IsoflopDesign | GridDesign | ListDesign, Field(discriminator="kind")]
     ladder: LadderConfig = LadderConfig()
     learning_rate: WidthRule | None = None
     """sets optimizer.learning_rate of each run by its width; unset: the value in `run`"""

@@ -22,6 +22,7 @@ from scaling.laws.priors import Prior
 from scaling.laws.results import from_results
 from scaling.laws.runs import Runs, read_csv
 from scaling.laws.sensitivity import Sensitivity, sensitivity
+from scaling.laws.suggestion import SuggestedRun, Suggestion, default_candidates, suggest
 from scaling.laws.table import fit_table, format_prediction, format_table, predict_table, try_isoflop
 
 __all__ = [
@@ -50,9 +51,12 @@ __all__ = [
     "dense_equivalent",
     "envelope",
     "Sensitivity",
+    "SuggestedRun",
+    "Suggestion",
     "backtest",
     "chip_hours",
     "compare",
+    "default_candidates",
     "fit",
     "fit_table",
     "form",
@@ -76,5 +80,6 @@ __all__ = [
     "read_forecast",
     "sensitivity",
     "student_t",
+    "suggest",
     "try_isoflop",
 ]

@@ -157,4 +157,5 @@ def _unreachable(fit: "Fit", loss: float, search: _Search) -> str:
     far = np.array([search.centre[0] + _REACH]), np.array([search.centre[1] + _REACH])
     floor = float(search.at(fit.natural[None], *far)[0])
     what = f"E = {fit.params['E']:.6g}" if "E" in fit.params else f"{floor:.6g} at 1e15 times the runs' sizes"
-    return f"inference_optimum: {fit.form.name} reaches a loss of {loss:.6g} with no N and D ({what}); ask for a higher loss"
+    reached = f"inference_optimum: {fit.form.name} reaches a loss of {loss:.6g} with no N and D"
+    return f"{reached} ({what}); ask for a higher loss"

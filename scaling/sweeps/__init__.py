@@ -4,6 +4,7 @@ from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
 from scaling.sweeps.plan import describe_plan, format_plan
 from scaling.sweeps.run_store import load_runs, run_state
 from scaling.sweeps.status import format_status, status
+from scaling.sweeps.suggested import write_suggestion
 from scaling.sweeps.sweep import SweepOutcome, run_sweep
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "run_state",
     "run_sweep",
     "status",
+    "write_suggestion",
 ]

@@ -6,11 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling import accounting, ladder
-from scaling.config import GridDesign, IsoflopDesign, ModelConfig, RunConfig, SweepConfig, build, merge, run_id
+from scaling.config import (
+    GridDesign,
+    IsoflopDesign,
+    ListDesign,
+    ModelConfig,
+    RunConfig,
+    SweepConfig,
+    build,
+    merge,
+    run_id,
+)
 from scaling.errors import UserError
 
 PARAMS_KEY = "model.params"  # in a grid: ask the ladder for this size
 SLACK = 0.2  # of the step between two sizes: a ladder of few shapes may miss an isoflop size by so much
+LIST_TOLERANCE = 0.1  # what a suggested run tells about a law changes little over it; the record has the real N
 TEST_TOLERANCE = 0.05  # an N 5 % off the optimum costs about 1e-4 of the loss
 
 
@@ -20,7 +31,7 @@ class PlannedRun:
 
     config: RunConfig
     label: Mapping[str, Any]
-    """what the design wanted: budget and target size (isoflop), the value of each axis (grid), the seed"""
+    """the design's wish: target size with budget (isoflop) or tokens (list), value of each axis (grid); the seed"""
     params: int
     """parameters, all of them"""
     flops: float
@@ -43,7 +54,7 @@ def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun
     valid, for a budget that no size fits, and where two runs would be one.
     """
     _refuse_set_by_design(sweep)
-    points = _isoflop(sweep, sweep.design) if isinstance(sweep.design, IsoflopDesign) else _grid(sweep, sweep.design)
+    points = _points(sweep)
     runs = tuple(
         plan_run(sweep, {**values, "seed": seed}, {**label, "seed": seed}, folder=folder, flops=budget)
         for values, label, budget in points
@@ -138,12 +149,27 @@ def _center(design: IsoflopDesign, budget: float) -> float:
     return design.center_params * (budget / design.center_flops) ** design.center_exponent
 
 
+def _points(sweep: SweepConfig) -> Iterator[tuple[dict[str, Any], dict[str, Any], float | None]]:
+    """(what a run sets, its label, its budget or None) of each of the design's points."""
+    if isinstance(sweep.design, IsoflopDesign):
+        return _isoflop(sweep, sweep.design)
+    return _list(sweep, sweep.design) if isinstance(sweep.design, ListDesign) else _grid(sweep, sweep.design)
+
+
 def _isoflop(sweep: SweepConfig, design: IsoflopDesign) -> Iterator[tuple[dict[str, Any], dict[str, Any], float]]:
     for budget in design.budgets:
         for target in target_sizes(design, budget):
             where = f"design.budgets: {budget:g} FLOPs wants {target:.4g} parameters"
             model = _sized(sweep, target, where, tolerance=design.spacing**SLACK - 1)
             yield {"model": model}, {"budget": budget, "target_params": round(target)}, budget
+
+
+def _list(sweep: SweepConfig, design: ListDesign) -> Iterator[tuple[dict[str, Any], dict[str, Any], None]]:
+    for i, point in enumerate(design.points):
+        where = f"design.points.{i}: {point.params:.4g} parameters"
+        model = _sized(sweep, point.params, where, tolerance=LIST_TOLERANCE)
+        label = {"target_params": round(point.params), "target_tokens": round(point.tokens)}
+        yield {"model": model, "tokens": round(point.tokens)}, label, None
 
 
 def _grid(sweep: SweepConfig, design: GridDesign) -> Iterator[tuple[dict[str, Any], dict[str, Any], None]]:
@@ -196,6 +222,8 @@ def _refuse_set_by_design(sweep: SweepConfig) -> None:
         owners["optimizer.learning_rate"] = "learning_rate"
     if isinstance(sweep.design, IsoflopDesign):
         owners |= {"tokens": "design.budgets"} | {f"model.{key}": "the ladder" for key in ladder.SHAPE_KEYS}
+    elif isinstance(sweep.design, ListDesign):
+        owners |= {"tokens": "design.points"} | {f"model.{key}": "the ladder" for key in ladder.SHAPE_KEYS}
     else:
         axes = {key: f"design.axes.{key}" for key in sweep.design.axes}
         if axes.pop(PARAMS_KEY, None):

@@ -1,0 +1,52 @@
+"""The runs that a fit asks for next, as a sweep that can be launched."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scaling import accounting, ladder
+from scaling.config import LadderConfig, SweepConfig, build, read_mapping, to_yaml
+from scaling.errors import UserError
+from scaling.result import write_text_atomically
+from scaling.sweeps.designs import make_runs
+
+if TYPE_CHECKING:
+    from scaling.laws import Fit, Suggestion
+
+SNAP = 0.5  # the ladder's nearest size to a size of the grid may be so far off; what is suggested is the ladder's
+
+
+def write_suggestion(fitted: "Fit", home: Path, k: int) -> tuple["Suggestion", Path]:
+    """`suggested.yaml` in a sweep's folder: at most `k` runs that make the fit's forecast surer.
+
+    Candidates are `laws.suggest`'s own, each size moved to the nearest that the sweep's ladder can make. Raises
+    UserError where the folder has no `sweep.yaml`, and as `laws.suggest`.
+    """
+    from scaling import laws
+
+    path = home / "sweep.yaml"
+    if not path.exists():
+        raise UserError(f"{home} has no sweep.yaml, so there is nothing to build a sweep of the suggested runs on")
+    base = read_mapping(path)
+    sizes = build(LadderConfig, {**base.get("ladder", {}), "count": "total"}, f"{path}: ladder")
+    wanted = laws.default_candidates(fitted, float(fitted.runs.flops.sum()))
+    made = {N: _nearest(N, sizes, base["run"].get("model", {})) for N in np.unique(wanted["N"])}
+    pairs = sorted(
+        {(n, float(D)) for N, D in zip(wanted["N"], wanted["D"], strict=True) if (n := made[N]) is not None}
+    )
+    suggestion = laws.suggest(fitted, pairs, k=k)
+    sweep = build(SweepConfig, suggestion.to_sweep(base), "the suggested sweep")
+    make_runs(sweep)  # what could not be launched is told now
+    target = home / "suggested.yaml"
+    head = f"# {suggestion.summary()}".replace("\n", "\n# ")
+    write_text_atomically(target, f"{head}\n# scaling sweep {target}\n{to_yaml(sweep)}")
+    return suggestion, target
+
+
+def _nearest(N: float, sizes: LadderConfig, model: dict[str, object]) -> float | None:
+    """Parameters of the ladder's model nearest to N; None where it has none near."""
+    try:
+        return float(accounting.params(ladder.model_for_params(N, sizes, model, SNAP)).total)
+    except UserError:
+        return None
