@@ -128,8 +128,8 @@ def test_a_missing_key_is_named() -> None:
 @pytest.mark.parametrize(
     ("design", "says"),
     [
-        ({}, "`design.kind` should be 'isoflop' or 'grid'"),
-        ({"kind": "grd"}, "`design.kind` should be 'isoflop' or 'grid', got 'grd'"),
+        ({}, "`design.kind` should be 'isoflop' or 'grid' or 'list'"),
+        ({"kind": "grd"}, "`design.kind` should be 'isoflop' or 'grid' or 'list', got 'grd'"),
         ({"kind": "grid", "axe": {}}, "unknown key `design.axe`; did you mean `axes`? allowed: kind, axes"),
         ({"kind": "grid", "axes": {"seed": []}}, "`design`: axes needs at least one key"),
         (
