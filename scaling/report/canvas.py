@@ -59,6 +59,8 @@ class Points:
     x_interval: Sequence[tuple[float, float]] = ()
     hover: Sequence[str] = ()
     """one text for each point; lines are separated by newlines"""
+    opacity: float = 1.0
+    """below 1 where points are so many that they hide each other"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Band:
     high: Sequence[float]
     color: Color = "law"
     label: str = ""
+    opacity: float = 0.16
 
 
 Mark = Line | Points | Band
@@ -133,7 +136,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels side by side under one title, with the conventions of what they show."""
+    """Panels, two side by side, under one title, with the conventions of what they show."""
 
     name: str
     """stem of the PNG's name"""

@@ -1,5 +1,6 @@
 """What a report is about, as plain values: figures, page and summary read these and nothing else."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ class Run:
     run_id: str
     role: Literal["fit", "test"]
     status: str
-    params: int
+    params: float
     """all of them, embedding included"""
-    tokens: int
+    tokens: float
     """repeats included"""
     flops: float
     """training FLOPs by the exact count"""
@@ -25,10 +26,11 @@ class Run:
     """nats per token on the held-out split"""
     loss_sem: float | None
     bits_per_byte: float | None
-    learning_rate: float
-    seed: int
-    epochs: float
-    wall_s: float
+    learning_rate: float = math.nan
+    """NaN: a table from elsewhere does not say"""
+    seed: int = 0
+    epochs: float = 1.0
+    wall_s: float = 0.0
     reason: str = ""
 
 
@@ -131,6 +133,19 @@ class Law:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What the quantities are called on the axes and in the captions; these are the framework's own conventions."""
+
+    flops: str = "training FLOPs (exact count)"
+    params: str = "parameters N (total)"
+    tokens: str = "training tokens D (repeats included)"
+    ratio: str = "tokens per parameter D/N"
+    loss: str = "held-out loss (nats per token)"
+    conventions: str = ""
+    """the end of every caption; empty: what the framework's own records say"""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that a report says about one sweep. Empty and None: the sweep does not carry it, and `missing` says why."""
 
@@ -153,6 +168,7 @@ class ReportData:
     versions: Sequence[tuple[str, str]] = ()
     missing: Sequence[str] = ()
     """sentences: what is not there, and why"""
+    words: Words = Words()
 
     @property
     def finished(self) -> list[Run]:

@@ -8,10 +8,6 @@ import numpy as np
 from scaling.report.canvas import Axis, Band, Color, Figure, Line, Mark, Panel, Points, Symbol, write_number
 from scaling.report.data import Bounds, Budget, Curve, Minimum, PowerLaw, ReportData, Run
 
-FLOPS = "training FLOPs (exact count)"
-PARAMS = "parameters N (total)"
-TOKENS = "training tokens D (repeats included)"
-LOSS = "held-out loss (nats per token)"
 NAMES = ("forecast", "loss_against_flops", "isoflop", "optima", "residuals")
 """of all figures that a report may have"""
 CURVE_POINTS = 240
@@ -51,15 +47,17 @@ def frontier(data: ReportData) -> Figure | None:
     reach = [*(flops for flops, _ in ends), *([forecast.flops] if forecast else [])]
     panel = Panel(
         "",
-        Axis(FLOPS, "power", log=True, limits=(min(reach) / 12, max(reach) * 1.6)),
-        Axis(LOSS, "plain", log=True, limits=(lowest / 1.04, highest)),
+        Axis(data.words.flops, "power", log=True, limits=(min(reach) / (12 if data.curves else 1.6), max(reach) * 1.6)),
+        Axis(data.words.loss, "plain", log=True, limits=(lowest / 1.04, highest)),
         marks,
         colors=_scale(data),
     )
-    caption = (
+    on_the_way = (
         "Thin lines: training loss on the way, averaged between records and over a short stretch; it is the loss of "
-        "the model before its learning rate has come down. Points: the held-out loss at the end of each run. "
-        f"{_conventions(data)}"
+        "the model before its learning rate has come down. "
+    )
+    caption = (
+        f"{on_the_way if data.curves else ''}Points: the held-out loss at the end of each run. {_conventions(data)}"
     )
     return Figure("loss_against_flops", "Loss against training FLOPs", caption, [panel])
 
@@ -89,14 +87,14 @@ def isoflops(data: ReportData) -> Figure | None:
     sizes = [float(run.params) for budget in data.budgets for run in budget.runs]
     sizes += [n for budget in data.budgets for n in budget.curve_n]
     limits = (min(sizes) / 1.15, max(sizes) * 1.15)  # an interval may be without an end
-    panel = Panel("", Axis(PARAMS, "si", log=True, limits=limits), Axis(LOSS, "plain"), marks)
+    panel = Panel("", Axis(data.words.params, "si", log=True, limits=limits), Axis(data.words.loss, "plain"), marks)
     return Figure("isoflop", "Loss against size at equal training FLOPs", caption, [panel])
 
 
 def optima(data: ReportData) -> Figure | None:
     """The best N and D against the budget, with the power laws through them."""
     panels = []
-    for law, title in ((data.n_law, PARAMS), (data.d_law, TOKENS)):
+    for law, title in ((data.n_law, data.words.params), (data.d_law, data.words.tokens)):
         if law is not None:
             panels.append(_optimum_panel(data, law, title))
     if not panels:
@@ -140,7 +138,7 @@ def residuals(data: ReportData) -> Figure | None:
         marks.append(_residual_points(data.law.test_residuals, "actual", "test runs (not fitted)", "diamond"))
     panel = Panel(
         "",
-        Axis(FLOPS, "power", log=True, limits=limits),
+        Axis(data.words.flops, "power", log=True, limits=limits),
         Axis("loss above the law (%)", "percent", limits=(-reach, reach)),
         marks,
         colors=_scale(data),
@@ -180,8 +178,8 @@ def _extrapolation(data: ReportData) -> Panel:
     if len(x) == 1 and data.frontier is not None:
         x += [data.frontier.flops[0]]
     limits = (min(x) / 1.6, max(x) * 1.6)
-    return Panel("From the sweep to the test", Axis(FLOPS, "power", log=True, limits=limits),
-                 Axis(LOSS, "plain", log=True), [_cut(mark, limits) for mark in marks])  # fmt: skip
+    return Panel("From the sweep to the test", Axis(data.words.flops, "power", log=True, limits=limits),
+                 Axis(data.words.loss, "plain", log=True), [_cut(mark, limits) for mark in marks])  # fmt: skip
 
 
 def _close_up(data: ReportData, tests: Sequence[Run]) -> Panel:
@@ -202,7 +200,7 @@ def _close_up(data: ReportData, tests: Sequence[Run]) -> Panel:
     return Panel(
         title,
         Axis("", limits=(-0.6, len(names) - 0.4), ticks=[(float(i), name) for i, name in enumerate(names)]),
-        Axis(LOSS),
+        Axis(data.words.loss),
         marks,
     )
 
@@ -230,7 +228,7 @@ def _optimum_panel(data: ReportData, law: PowerLaw, title: str) -> Panel:
         marks.append(Points([forecast.flops], [value], "forecast", "tested model", "square", size=8, hover=[text]))
     places = [*law.values, *(y for mark in marks if isinstance(mark, Points) for y in mark.y)]
     limits = (min(places) / 1.6, max(places) * 1.6)  # an interval may be without an end
-    return Panel("", Axis(FLOPS, "power", log=True), Axis(title, "si", log=True, limits=limits), marks)
+    return Panel("", Axis(data.words.flops, "power", log=True), Axis(title, "si", log=True, limits=limits), marks)
 
 
 def _training(curve: Curve, color: float) -> Line:
@@ -320,8 +318,9 @@ def _hover(run: Run) -> str:
         f"N {_si(run.params)}, D {_si(run.tokens)}, D/N {run.tokens / run.params:.3g}",
         f"{write_number(run.flops, 'power')} FLOPs",
         f"loss {loss}",
-        f"learning rate {run.learning_rate:.3g}, seed {run.seed}",
     ]
+    if math.isfinite(run.learning_rate):
+        lines.append(f"learning rate {run.learning_rate:.3g}, seed {run.seed}")
     return "\n".join(lines)
 
 
@@ -362,6 +361,8 @@ def _bounds(bounds: Bounds | None) -> str:
 
 def _conventions(data: ReportData) -> str:
     """What N, FLOPs, loss and tokens mean here, in one sentence."""
+    if data.words.conventions:
+        return data.words.conventions
     epochs = max((run.epochs for run in data.runs), default=0.0)
     seen = "no training token was seen twice" if epochs <= 1 else f"training data were seen up to {epochs:.3g} times"
     return (

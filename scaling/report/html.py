@@ -70,7 +70,7 @@ def _runs(data: ReportData) -> str:
     )
 
 
-def _order(run: Run) -> tuple[str, float, int, int]:
+def _order(run: Run) -> tuple[str, float, float, int]:
     """Runs of one budget, equal to within some per cent, stand together."""
     return run.role, round(math.log10(run.flops), 1) if run.flops else 0.0, run.params, run.seed
 

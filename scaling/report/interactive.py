@@ -45,7 +45,7 @@ def traces(mark: Line | Points | Band, panel: Panel) -> Iterable[dict[str, Any]]
     if isinstance(mark, Band):
         edge = {"type": "scatter", "mode": "lines", "x": list(mark.x), "line": {"width": 0}, "hoverinfo": "skip"}
         yield {**edge, "y": list(mark.low)}
-        yield {**edge, "y": list(mark.high), "fill": "tonexty", "fillcolor": f"{name_of(mark.color)}/29"}
+        yield {**edge, "y": list(mark.high), "fill": "tonexty", "fillcolor": f"{name_of(mark.color)}/{round(255 * mark.opacity):02x}"}
     elif isinstance(mark, Line):
         line = {"color": name_of(mark.color), "width": mark.width, "dash": "6px,4px" if mark.dash else "solid"}
         text = f"{_lines(mark.hover)}<br>{panel.x.title} %{{x:.4g}}<br>{panel.y.title} %{{y:.5g}}<extra></extra>"
@@ -61,11 +61,11 @@ def _markers(points: Points, panel: Panel) -> dict[str, Any]:
     colors = [name_of(color) for color in colors_of(points)]
     # plotly draws the outlines of hollow symbols in their own colour
     symbol = points.symbol + ("" if points.filled else "-open")
-    outline = {"width": 1, "color": "@paper"} if points.filled else {"width": 2}
+    outline = {"width": int(points.opacity == 1), "color": "@paper"} if points.filled else {"width": 2}
     size = points.size * (1.7 if points.symbol == "star" else 1.25)
     trace: dict[str, Any] = {
         "type": "scatter", "mode": "markers", "x": list(points.x), "y": list(points.y), "cliponaxis": False,
-        "marker": {"color": colors, "symbol": symbol, "size": size, "line": outline},
+        "marker": {"color": colors, "symbol": symbol, "size": size, "line": outline, "opacity": points.opacity},
     }  # fmt: skip
     bars: tuple[tuple[Literal["x", "y"], Any, Any], ...] = (
         ("y", points.y, points.y_interval),

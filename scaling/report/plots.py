@@ -1,7 +1,9 @@
 """Figures as PNG files, by matplotlib."""
 
+import io
 import textwrap
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,12 @@ from scaling.result import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 DPI = 150
+"""of PNG files"""
+SCREEN_DPI = 100
+"""of what a notebook shows and keeps"""
 DASH = (0, (4, 2.5))
 WIDTH = {1: 7.2, 2: 10.4}  # inches, by panels side by side
 HEIGHT = 4.7
@@ -44,27 +50,53 @@ STYLE: dict[Any, Any] = {
 
 def save(figures: Iterable[Figure], folder: str | Path) -> list[Path]:
     """Each figure as `folder/NAME.png`; the paths, in order."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for figure in figures:
-        columns = len(figure.panels)
-        with matplotlib.rc_context(matplotlib.rcParamsDefault), matplotlib.rc_context(STYLE):
-            canvas = Canvas(figsize=(WIDTH[columns], HEIGHT), layout="constrained")
-            FigureCanvasAgg(canvas)
-            for axes, panel in zip(canvas.subplots(1, columns, squeeze=False)[0], figure.panels, strict=True):
-                _draw(axes, panel, max(map(_rows, figure.panels)))
-            canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=13, color=PALETTE["ink"][0])
-            caption = textwrap.fill(figure.caption, CAPTION[columns])
-            canvas.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
-            paths.append(folder / f"{figure.name}.png")
-            with naming(paths[-1]):
-                canvas.savefig(paths[-1], dpi=DPI)
+        paths.append(folder / f"{figure.name}.png")
+        with naming(paths[-1]):
+            draw(figure).savefig(paths[-1], dpi=DPI)
     return paths
+
+
+def draw(figure: Figure) -> "Canvas":
+    """The figure as one of matplotlib's, which a notebook shows with or without `%matplotlib inline`."""
+    import matplotlib
+
+    columns = min(len(figure.panels), 2)
+    rows = -(-len(figure.panels) // 2)
+    with matplotlib.rc_context(matplotlib.rcParamsDefault), matplotlib.rc_context(STYLE):
+        canvas = _canvas_class()(figsize=(WIDTH[columns], HEIGHT * rows), dpi=SCREEN_DPI, layout="constrained")
+        places = canvas.subplots(rows, columns, squeeze=False).ravel()
+        for axes in places[len(figure.panels) :]:
+            axes.set_axis_off()
+        for axes, panel in zip(places, figure.panels, strict=False):
+            _draw(axes, panel, max(map(_rows, figure.panels)))
+        canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=13, color=PALETTE["ink"][0])
+        caption = textwrap.fill(figure.caption, CAPTION[columns])
+        canvas.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
+        canvas.draw_without_rendering()  # ticks take their style when they are first drawn
+    return canvas
+
+
+@cache
+def _canvas_class() -> "type[Canvas]":
+    """matplotlib's figure, knowing how to show itself where no backend has taught the notebook to."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    class Drawing(Canvas):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            FigureCanvasAgg(self)
+
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    return Drawing
 
 
 def _draw(axes: "Axes", panel: Panel, rows: int) -> None:
@@ -75,7 +107,7 @@ def _draw(axes: "Axes", panel: Panel, rows: int) -> None:
             _line(axes, mark, order)
         elif isinstance(mark, Band):
             color = hexadecimal(mark.color)
-            axes.fill_between(mark.x, mark.low, mark.high, color=color, alpha=0.16, lw=0)
+            axes.fill_between(mark.x, mark.low, mark.high, color=color, alpha=mark.opacity, lw=0)
         else:
             _points(axes, panel, mark, order)
     for which, axis in (("x", panel.x), ("y", panel.y)):
@@ -111,8 +143,8 @@ def _points(axes: "Axes", panel: Panel, points: Points, order: int) -> None:
     size = points.size * (1.5 if points.symbol == "star" else 1.0)
     axes.scatter(
         points.x, points.y, s=size**2, c=face, edgecolors=edge if not points.filled else PALETTE["paper"][0],
-        linewidths=1.4 if not points.filled else 0.6, marker=SYMBOLS[points.symbol],
-        zorder=4 + order / 100,
+        linewidths=1.4 if not points.filled else 0.6 * (points.opacity == 1), marker=SYMBOLS[points.symbol],
+        alpha=points.opacity, zorder=4 + order / 100,
     )  # fmt: skip
 
 
@@ -145,7 +177,7 @@ def _handle(mark: Mark) -> Any:
 
     color = hexadecimal(mark.color if isinstance(mark.color, str | float | int) else 0.5)
     if isinstance(mark, Band):
-        return Patch(color=color, alpha=0.16, lw=0)
+        return Patch(color=color, alpha=mark.opacity, lw=0)
     if isinstance(mark, Line):
         return Line2D([], [], color=color, lw=min(mark.width, 2.0), ls=DASH if mark.dash else "-")
     face = color if mark.filled else PALETTE["paper"][0]

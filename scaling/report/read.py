@@ -101,12 +101,17 @@ def _forecast(home: Path) -> tuple[Prediction | None, list[str]]:
     outcome = home / "outcome.json"
     if outcome.exists() and json.loads(outcome.read_text(encoding="utf-8")).get("forecast_hash") != found.hash:
         said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
+    return prediction(found), said
+
+
+def prediction(found: laws.Forecast) -> Prediction:
+    """A frozen forecast as a report tells it."""
     made = datetime.fromisoformat(found.date).strftime("%Y-%m-%d %H:%M UTC")
     names = {"law": "refits of the law", "run": "scatter of a single run", "models": "disagreement of the approaches"}
     spread = [(names.get(name, name), value) for name, value in found.spread.items()]
     return Prediction(
         found.flops, found.N, found.D, found.loss, found.low, found.high, found.level, made, spread, found.notes
-    ), said
+    )
 
 
 def _unfinished(home: Path) -> list[str]:
