@@ -1,5 +1,24 @@
-"""Reports: figures as PNG, one page with hover, the summary in words, and the mirror of runs in wandb."""
+"""Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
 from scaling.report.make import summary, write
+from scaling.report.notebook import (
+    plot_bootstrap,
+    plot_forecast,
+    plot_frontier,
+    plot_isoflop,
+    plot_optima,
+    plot_profile,
+    plot_residuals,
+)
 
-__all__ = ["summary", "write"]
+__all__ = [
+    "plot_bootstrap",
+    "plot_forecast",
+    "plot_frontier",
+    "plot_isoflop",
+    "plot_optima",
+    "plot_profile",
+    "plot_residuals",
+    "summary",
+    "write",
+]

@@ -27,21 +27,33 @@ def analysed(data: ReportData, table: laws.Runs) -> ReportData:
     if fit is not None:
         data = replace(data, law=_law(data, fit))
         if set(fit.form.columns) == {"N", "D"}:
-            frontier, n_curve, d_curve = _frontier(fit, grid, data.level)
-            data = replace(data, frontier=frontier)
+            best, n_curve, d_curve = frontier(fit, grid, data.level)
+            data = replace(data, frontier=best)
     try:
         found = laws.isoflop(table, level=data.level)
     except UserError as error:
         return replace(data, missing=[*data.missing, *said, f"No isoFLOP analysis: {error}."])
-    budgets = _budgets(found, data.runs)
+    data = with_minima(data, found, grid, n_curve, d_curve)
+    if data.n_law is None:
+        count = sum(budget.interior for budget in data.budgets)
+        said.append(
+            f"No power law through the isoFLOP minima: {count} of {len(data.budgets)} count, and two are needed."
+        )
+    return replace(data, missing=[*data.missing, *said])
+
+
+def with_minima(
+    data: ReportData, found: laws.Isoflop, grid: Sequence[float], n_curve: Sequence[float], d_curve: Sequence[float]
+) -> ReportData:
+    """`data` with the isoFLOP minima of its runs and the power laws through them at the budgets `grid`.
+
+    n_curve, d_curve: N* and D* at these budgets by the parametric law, empty without one.
+    """
     n_law = d_law = None
     if found.N_law is not None and found.D_law is not None:
         n_law = _power_law("N*", found.N_law, grid, data.level, n_curve)
         d_law = _power_law("D*", found.D_law, grid, data.level, d_curve)
-    else:
-        count = sum(budget.interior for budget in budgets)
-        said.append(f"No power law through the isoFLOP minima: {count} of {len(budgets)} count, and two are needed.")
-    return replace(data, budgets=budgets, n_law=n_law, d_law=d_law, missing=[*data.missing, *said])
+    return replace(data, budgets=budgets_of(found, data.runs), n_law=n_law, d_law=d_law)
 
 
 def _fit(data: ReportData, table: laws.Runs) -> tuple[laws.Fit | None, list[str]]:
@@ -86,18 +98,19 @@ def _law(data: ReportData, fit: laws.Fit) -> Law:
     )
 
 
-def _frontier(fit: laws.Fit, grid: Sequence[float], level: float) -> tuple[Frontier, list[float], list[float]]:
+def frontier(fit: laws.Fit, grid: Sequence[float], level: float) -> tuple[Frontier, list[float], list[float]]:
     """The least loss at each budget, and the N and D that reach it."""
     per_token = fit.runs.flops_per_token() if fit.runs.C is not None else None
     best = [fit.optimal(C, level, per_token) for C in grid]
     bounds = [optimum.loss_interval for optimum in best if optimum.loss_interval is not None]
     low, high = ([low for low, _ in bounds], [high for _, high in bounds])
-    frontier = Frontier(grid, [optimum.loss for optimum in best], low, high)
-    return frontier, [optimum.N for optimum in best], [optimum.D for optimum in best]
+    curve = Frontier(grid, [optimum.loss for optimum in best], low, high)
+    return curve, [optimum.N for optimum in best], [optimum.D for optimum in best]
 
 
-def _budgets(found: laws.Isoflop, runs: Sequence[Run]) -> list[Budget]:
-    by_id = {run.run_id: run for run in runs}
+def budgets_of(found: laws.Isoflop, runs: Sequence[Run]) -> list[Budget]:
+    """The budgets of an isoFLOP analysis with the runs of each."""
+    by_row = {(run.run_id, run.params, run.loss): run for run in runs}  # labels alone may be there twice
     budgets = []
     for budget in found.budgets:
         minimum, ends = None, [float(budget.N.min()), float(budget.N.max())]
@@ -113,7 +126,7 @@ def _budgets(found: laws.Isoflop, runs: Sequence[Run]) -> list[Budget]:
             reach = (ends[1] / ends[0]) ** 0.5  # a minimum far outside says no more than that it is outside
             ends.append(float(np.clip(budget.N_opt, ends[0] / reach, ends[1] * reach)))
         n = np.geomspace(min(ends) / 1.05, max(ends) * 1.05, 60)
-        shown = [by_id[row] for row in budget.rows]
+        shown = [by_row[row] for row in zip(budget.rows, budget.N.tolist(), budget.loss.tolist(), strict=True)]
         budgets.append(Budget(budget.C, shown, n.tolist(), budget.curve(n).tolist(), minimum, budget.counts,
                               _why_not(budget.verdict, budget.advice)))  # fmt: skip
     return budgets

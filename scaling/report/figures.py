@@ -35,19 +35,20 @@ def frontier(data: ReportData) -> Figure | None:
             marks.append(Band(f.flops, f.low, f.high, "law"))
         label = f"least loss by the fitted law{f', {data.level:.0%} interval' if f.low else ''}"
         marks.append(Line(f.flops, f.loss, "law", label, 2.2, dash=True))
-    marks.append(_runs(done, [place(run.params) for run in done]))
+    marks.append(runs_as_points(done, [place(run.params) for run in done]))
     forecast = data.forecast
     if forecast is not None:
-        marks.append(_forecast_point(data))
+        marks.append(forecast_point(data))
     if data.tests:
-        marks.append(_runs(data.tests, "actual", "test runs", "diamond"))
+        marks.append(runs_as_points(data.tests, "actual", "test runs", "diamond"))
     finals = [loss for _, loss in ends]
     highest = min(max([*finals, *(loss for curve in data.curves for loss in curve.loss)]), max(finals) * 1.9)
     lowest = min([*finals, *([forecast.low] if forecast else [])])
     reach = [*(flops for flops, _ in ends), *([forecast.flops] if forecast else [])]
+    start = min(reach) / (12 if data.curves else 1.6)
     panel = Panel(
         "",
-        Axis(data.words.flops, "power", log=True, limits=(min(reach) / (12 if data.curves else 1.6), max(reach) * 1.6)),
+        Axis(data.words.flops, "power", log=True, limits=(start, max(reach) * 1.6)),
         Axis(data.words.loss, "plain", log=True, limits=(lowest / 1.04, highest)),
         marks,
         colors=_scale(data),
@@ -71,7 +72,8 @@ def isoflops(data: ReportData) -> Figure | None:
     for budget, shade in zip(data.budgets, shades, strict=True):
         if budget.curve_n:
             marks.append(Line(budget.curve_n, budget.curve_loss, shade, "", 1.8, opacity=0.75))
-        marks.append(_runs(budget.runs, shade, f"{write_number(budget.flops, 'power')} FLOPs", against_size=True))
+        label = f"{write_number(budget.flops, 'power')} FLOPs"
+        marks.append(runs_as_points(budget.runs, shade, label, against_size=True))
     for budget, shade in zip(data.budgets, shades, strict=True):
         if budget.minimum is not None:
             marks.append(_star(budget, budget.minimum, shade))
@@ -170,10 +172,10 @@ def _extrapolation(data: ReportData) -> Panel:
         x, y = [flops for flops, _ in best], [minimum.loss for _, minimum in best]
         texts = [_star_text(flops, minimum) for flops, minimum in best]
         marks.append(Points(x, y, "law", "isoFLOP minima", "star", hover=texts))
-    marks.append(_forecast_point(data))
+    marks.append(forecast_point(data))
     tests = data.tests
     if tests:
-        marks.append(_runs(tests, "actual", "actual", "diamond"))
+        marks.append(runs_as_points(tests, "actual", "actual", "diamond"))
     x = [*(flops for flops, _ in best), forecast.flops, *(run.flops for run in tests)]
     if len(x) == 1 and data.frontier is not None:
         x += [data.frontier.flops[0]]
@@ -195,7 +197,7 @@ def _close_up(data: ReportData, tests: Sequence[Run]) -> Panel:
     ]  # fmt: skip
     if tests:
         at = [float(i + 1) for i in range(len(tests))]
-        marks.append(_runs(tests, "actual", "actual", "diamond", at))
+        marks.append(runs_as_points(tests, "actual", "actual", "diamond", at))
     title = "The test, close up" if tests else "The forecast, close up (no test run yet)"
     return Panel(
         title,
@@ -253,7 +255,7 @@ def _smooth(flops: np.ndarray, loss: np.ndarray, width: float = 0.06) -> np.ndar
     return (weights @ loss) / weights.sum(1)
 
 
-def _runs(
+def runs_as_points(
     runs: Sequence[Run],
     color: Color | list[float],
     label: str = "",
@@ -294,7 +296,7 @@ def _star_legend(budgets: Sequence[Budget]) -> list[Mark]:
     return [Points([], [], "ink", label, "star", filled) for label, filled in kinds]
 
 
-def _forecast_point(data: ReportData) -> Points:
+def forecast_point(data: ReportData) -> Points:
     f = data.forecast
     assert f is not None
     label = f"forecast, {f.level:.0%} interval"

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import textwrap
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -45,7 +46,8 @@ def traces(mark: Line | Points | Band, panel: Panel) -> Iterable[dict[str, Any]]
     if isinstance(mark, Band):
         edge = {"type": "scatter", "mode": "lines", "x": list(mark.x), "line": {"width": 0}, "hoverinfo": "skip"}
         yield {**edge, "y": list(mark.low)}
-        yield {**edge, "y": list(mark.high), "fill": "tonexty", "fillcolor": f"{name_of(mark.color)}/{round(255 * mark.opacity):02x}"}
+        color = f"{name_of(mark.color)}/{round(255 * mark.opacity):02x}"
+        yield {**edge, "y": list(mark.high), "fill": "tonexty", "fillcolor": color}
     elif isinstance(mark, Line):
         line = {"color": name_of(mark.color), "width": mark.width, "dash": "6px,4px" if mark.dash else "solid"}
         text = f"{_lines(mark.hover)}<br>{panel.x.title} %{{x:.4g}}<br>{panel.y.title} %{{y:.5g}}<extra></extra>"
@@ -171,3 +173,84 @@ def _finite(value: Any) -> Any:
     if isinstance(value, str | int | bool) or value is None:
         return value
     return float(value) if math.isfinite(value) else None
+
+
+def figure_of(figure: Figure) -> Any:
+    """The figure as one of plotly's, on light paper, panels two side by side as in the PNG."""
+    from plotly.graph_objects import Figure as Interactive
+
+    columns = min(len(figure.panels), 2)
+    rows = -(-len(figure.panels) // 2)
+    drawn: list[dict[str, Any]] = []
+    caption = "<br>".join(textwrap.wrap(html.escape(figure.caption), 95 * columns))
+    layout: dict[str, Any] = {
+        "title": {"text": f"<b>{html.escape(figure.title)}</b>", "x": 0.01, "font": {"size": 17}},
+        "width": 520 * columns + 160, "height": 440 * rows + 130, "hovermode": "closest", "annotations": [
+            {"text": caption, "xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -62, "yanchor": "top",
+             "xanchor": "left", "align": "left", "showarrow": False, "font": {"size": 10.5, "color": "@muted"}},
+        ],
+    }  # fmt: skip
+    for i, panel in enumerate(figure.panels):
+        drawn += _place(panel, i, columns, rows, layout)
+    layout["margin"] |= {"l": 70, "r": 20, "t": 80, "b": 90 + 15 * caption.count("<br>")}
+    return Interactive(_resolved({"data": drawn, "layout": layout}))
+
+
+def _place(panel: Panel, i: int, columns: int, rows: int, layout: dict[str, Any]) -> list[dict[str, Any]]:
+    """Traces of a panel on its own axes; its axes, legend and scale of colours go into `layout`."""
+    mark = "" if i == 0 else str(i + 1)
+    row, column = divmod(i, columns)
+    width, height = 1 / columns, 1 / rows
+    x = (column * width + (0.05 if column else 0.0), (column + 1) * width - (0.07 if panel.colors else 0.02))
+    y = (1 - (row + 1) * height + (0.09 if row < rows - 1 else 0.0), 1 - row * height - 0.09)
+    own = _layout(panel)
+    axes = {f"xaxis{mark}": own.pop("xaxis"), f"yaxis{mark}": own.pop("yaxis")}
+    axes[f"xaxis{mark}"] |= {"domain": x, "anchor": f"y{mark}"}
+    axes[f"yaxis{mark}"] |= {"domain": y, "anchor": f"x{mark}"}
+    legend = {"x": x[0], "y": y[1] + 0.005, "xanchor": "left", "yanchor": "bottom", "orientation": "h"}
+    layout |= {**own, **axes, "showlegend": True, f"legend{mark}": legend}
+    drawn = []
+    for item in panel.marks:
+        parts = [{**trace, "xaxis": f"x{mark}", "yaxis": f"y{mark}", "showlegend": False}
+                 for trace in traces(item, panel)]  # fmt: skip
+        if item.label:
+            parts[-1] |= {"name": html.escape(item.label), "showlegend": True, "legend": f"legend{mark}"}
+            if len(item.x) == 0:
+                parts[-1] |= {"x": [None], "y": [None]}  # plotly gives no entry to a trace without points
+        drawn += parts
+    if panel.title:
+        layout["annotations"].append(
+            {"text": f"<b>{html.escape(panel.title)}</b>", "xref": "paper", "yref": "paper", "x": x[0], "y": y[1],
+             "yshift": 34, "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
+        )  # fmt: skip
+    if panel.colors:
+        drawn.append(_color_scale(panel, x, y, mark))
+    return drawn
+
+
+def _color_scale(panel: Panel, x: tuple[float, float], y: tuple[float, float], mark: str) -> dict[str, Any]:
+    """An empty trace that carries the legend of the sequential scale."""
+    assert panel.colors is not None
+    name, low, high = panel.colors
+    bar = {"x": x[1] + 0.005, "xanchor": "left", "y": sum(y) / 2, "len": y[1] - y[0], "thickness": 10, "title": name,
+           "tickvals": [0, 1], "ticktext": [low, high], "outlinewidth": 0}  # fmt: skip
+    steps = [[i / 10, f"@s{i * STEPS // 10}"] for i in range(11)]
+    marker = {"color": [0], "cmin": 0, "cmax": 1, "colorscale": steps, "showscale": True, "colorbar": bar}
+    return {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "xaxis": f"x{mark}", "yaxis": f"y{mark}",
+            "showlegend": False, "hoverinfo": "skip", "marker": marker}  # fmt: skip
+
+
+def _resolved(value: Any) -> Any:
+    """Names of colours ("@law", "@law/29" with an opacity) as colours on light paper."""
+    if isinstance(value, dict):
+        return {key: _resolved(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(item) for item in value]
+    if not (isinstance(value, str) and value.startswith("@")):
+        return value
+    name, _, opacity = value[1:].partition("/")
+    color = PALETTE[name][0] if name in PALETTE else hexadecimal(int(name[1:]) / STEPS)
+    if not opacity:
+        return color
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{int(opacity, 16) / 255:.3f})"
