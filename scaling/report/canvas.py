@@ -41,6 +41,8 @@ class Line:
     opacity: float = 1.0
     hover: str = ""
     """what the page shows above the coordinates; empty: the curve takes no part in hovering"""
+    front: bool = False
+    """drawn over the points, which otherwise cover it"""
 
 
 @dataclass(frozen=True)

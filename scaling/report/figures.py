@@ -10,6 +10,8 @@ from scaling.report.data import Bounds, Budget, Curve, Minimum, PowerLaw, Report
 
 NAMES = ("forecast", "loss_against_flops", "isoflop", "optima", "residuals")
 """of all figures that a report may have"""
+MANY = 80
+"""runs in a figure beyond which their points are small"""
 CURVE_POINTS = 240
 """of each training curve; an eye sees no more"""
 
@@ -49,7 +51,7 @@ def frontier(data: ReportData) -> Figure | None:
     panel = Panel(
         "",
         Axis(data.words.flops, "power", log=True, limits=(start, max(reach) * 1.6)),
-        Axis(data.words.loss, "plain", log=True, limits=(lowest / 1.04, highest)),
+        Axis(data.words.loss, "plain", log=True, limits=(lowest / 1.04, highest * 1.02)),
         marks,
         colors=_scale(data),
     )
@@ -268,7 +270,8 @@ def runs_as_points(
     x = at if at is not None else [float(run.params if against_size else run.flops) for run in runs]
     y = [math.nan if run.loss is None else run.loss for run in runs]
     sem = [(loss - (run.loss_sem or 0.0), loss + (run.loss_sem or 0.0)) for run, loss in zip(runs, y, strict=True)]
-    return Points(x, y, color, label, symbol, y_interval=sem, hover=[_hover(run) for run in runs])
+    size = 7.0 if len(runs) <= MANY else 4.5
+    return Points(x, y, color, label, symbol, size=size, y_interval=sem, hover=[_hover(run) for run in runs])
 
 
 def _star(budget: Budget, minimum: Minimum, color: Color) -> Points:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from scaling.report.canvas import PALETTE, Axis, Band, Color, Figure, Line, Panel, Points
-from scaling.report.plots import colors_of, hexadecimal
+from scaling.report.plots import colors_of, hexadecimal, legend_rows
 
 STEPS = 50
 """colours that the sequential scale is cut into"""
+PLOT_HEIGHT, BELOW = 340, 70
+"""pixels of a panel in a notebook, and of what stands under it"""
 
 
 def variables(dark: bool) -> str:
@@ -185,29 +187,37 @@ def figure_of(figure: Figure) -> Any:
     caption = "<br>".join(textwrap.wrap(html.escape(figure.caption), 95 * columns))
     layout: dict[str, Any] = {
         "title": {"text": f"<b>{html.escape(figure.title)}</b>", "x": 0.01, "font": {"size": 17}},
-        "width": 520 * columns + 160, "height": 440 * rows + 130, "hovermode": "closest", "annotations": [
+        "width": 520 * columns + 160, "hovermode": "closest", "annotations": [
             {"text": caption, "xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -62, "yanchor": "top",
              "xanchor": "left", "align": "left", "showarrow": False, "font": {"size": 10.5, "color": "@muted"}},
         ],
     }  # fmt: skip
+    above = 24 + 21 * max(map(legend_rows, figure.panels)) + (20 if any(p.title for p in figure.panels) else 0)
+    height = rows * (above + PLOT_HEIGHT) + (rows - 1) * BELOW
     for i, panel in enumerate(figure.panels):
-        drawn += _place(panel, i, columns, rows, layout)
-    layout["margin"] |= {"l": 70, "r": 20, "t": 80, "b": 90 + 15 * caption.count("<br>")}
+        row, column = divmod(i, columns)
+        top = 1 - (row * (above + PLOT_HEIGHT + BELOW) + above) / height
+        y = (max(top - PLOT_HEIGHT / height, 0.0), top)
+        x = (column / columns + (0.05 if column else 0.0), (column + 1) / columns - (0.07 if panel.colors else 0.02))
+        drawn += _place(panel, str(i + 1) if i else "", x, y, layout)
+    margin = {"l": 70, "r": 20, "t": 48, "b": 90 + 15 * caption.count("<br>")}
+    layout |= {"margin": margin, "height": height + margin["t"] + margin["b"]}
     return Interactive(_resolved({"data": drawn, "layout": layout}))
 
 
-def _place(panel: Panel, i: int, columns: int, rows: int, layout: dict[str, Any]) -> list[dict[str, Any]]:
-    """Traces of a panel on its own axes; its axes, legend and scale of colours go into `layout`."""
-    mark = "" if i == 0 else str(i + 1)
-    row, column = divmod(i, columns)
-    width, height = 1 / columns, 1 / rows
-    x = (column * width + (0.05 if column else 0.0), (column + 1) * width - (0.07 if panel.colors else 0.02))
-    y = (1 - (row + 1) * height + (0.09 if row < rows - 1 else 0.0), 1 - row * height - 0.09)
+def _place(
+    panel: Panel, mark: str, x: tuple[float, float], y: tuple[float, float], layout: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Traces of a panel on axes of its own, numbered `mark`, at shares `x` and `y` of the figure.
+
+    Its axes and legend go into `layout`.
+    """
     own = _layout(panel)
     axes = {f"xaxis{mark}": own.pop("xaxis"), f"yaxis{mark}": own.pop("yaxis")}
     axes[f"xaxis{mark}"] |= {"domain": x, "anchor": f"y{mark}"}
     axes[f"yaxis{mark}"] |= {"domain": y, "anchor": f"x{mark}"}
-    legend = {"x": x[0], "y": y[1] + 0.005, "xanchor": "left", "yanchor": "bottom", "orientation": "h"}
+    legend = {"x": x[0], "y": y[1] + 0.005, "xanchor": "left", "yanchor": "bottom", "orientation": "h",
+              "traceorder": "normal"}  # fmt: skip
     layout |= {**own, **axes, "showlegend": True, f"legend{mark}": legend}
     drawn = []
     for item in panel.marks:
@@ -221,7 +231,8 @@ def _place(panel: Panel, i: int, columns: int, rows: int, layout: dict[str, Any]
     if panel.title:
         layout["annotations"].append(
             {"text": f"<b>{html.escape(panel.title)}</b>", "xref": "paper", "yref": "paper", "x": x[0], "y": y[1],
-             "yshift": 34, "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
+             "yshift": 6 + 21 * legend_rows(panel), "xanchor": "left", "yanchor": "bottom", "showarrow": False,
+             "font": {"size": 13}}
         )  # fmt: skip
     if panel.colors:
         drawn.append(_color_scale(panel, x, y, mark))

@@ -28,30 +28,31 @@ def residuals(fit: laws.Fit) -> Figure:
     reach = 1.15 * float(max(np.abs(percent).max(), 1e-9))
     sizes = runs.values.get("N", runs.column(fit.form.columns[0]))
     shade = _places(sizes)
+    size = 6.0 if len(runs) <= figures.MANY else 4.5
     bars = []
     if runs.sigma is not None:
         sem = 100 * runs.sigma / fit.fitted()
         bars = list(zip((percent - sem).tolist(), (percent + sem).tolist(), strict=True))
     panels = []
-    for letter in _letters(fit):
+    for i, letter in enumerate(_letters(fit)):
         x = runs.column(letter)
         limits = _widened(x, 1.25)
         trend = _running_median(x, percent)
         marks: list[Mark] = [
             Line(limits, (0.0, 0.0), "muted", "", 1.2),
             Points(
-                x.tolist(), percent.tolist(), shade, "runs", size=6, y_interval=bars, hover=_texts(fit, percent)
+                x.tolist(), percent.tolist(), shade, "runs", size=size, y_interval=bars, hover=_texts(fit, percent)
             ),
         ]  # fmt: skip
         if trend is not None:
-            marks.append(Line(*trend, "forecast", "running median", 2.2))
+            marks.append(Line(*trend, "forecast", "running median", 2.2, front=True))
         panels.append(
             Panel(
                 "",
                 Axis(study.title(runs, letter), AXES.get(letter, "si"), log=True, limits=limits),
                 Axis("loss above the law (%)", "percent", limits=(-reach, reach)),
                 marks,
-                colors=_scale("N" if "N" in runs.values else fit.form.columns[0], sizes),
+                colors=_scale("N" if "N" in runs.values else fit.form.columns[0], sizes) if i % 2 else None,
             )
         )
     objective = fit.loss.kind + (f" δ={fit.loss.delta:g}" if fit.loss.delta is not None else "")
@@ -131,8 +132,9 @@ def frontier(data: ReportData, fit: laws.Fit) -> Figure:
         tokens = flops / float(per_token(size))
         inside = (tokens >= fit.runs.D.min() / 3) & (tokens <= fit.runs.D.max() * 3)
         loss = np.asarray(fit.predict(N=size, D=tokens[inside]).loss)
-        label = f"the law at N = {write_number(float(size), 'si')}"
-        curves.append(Line(flops[inside].tolist(), loss.tolist(), shade, "", 1.1, opacity=0.7, hover=label))
+        hover = f"the law at N = {write_number(float(size), 'si')}"
+        label = f"the law at {SHADES} sizes" if len(curves) == SHADES // 2 else ""
+        curves.append(Line(flops[inside].tolist(), loss.tolist(), shade, label, 1.1, opacity=0.7, hover=hover))
     order = np.argsort(fit.runs.flops, kind="stable")
     best = np.minimum.accumulate(fit.runs.loss[order])
     reached = Line(
@@ -143,7 +145,8 @@ def frontier(data: ReportData, fit: laws.Fit) -> Figure:
         f"Points: runs, by size. Thin lines: the law at {SHADES} sizes; their envelope is the frontier, the least "
         f"loss that the law allows at each budget. {_formula(fit)}. {data.words.conventions}"
     )
-    shown = replace(panel, marks=[*curves, reached, *panel.marks])
+    marks = [replace(mark, front=True) if isinstance(mark, Line) else mark for mark in panel.marks]
+    shown = replace(panel, marks=[*curves, reached, *marks])
     return replace(figure, name="frontier", caption=caption, panels=[shown])
 
 
@@ -155,8 +158,8 @@ def fan(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: float) ->
     if outer.low:
         marks.append(Band(outer.flops, outer.low, outer.high, "law", f"{data.level:.0%} interval of the law", 0.13))
         marks.append(Band(inner.flops, inner.low, inner.high, "law", f"{inner_level:.0%} interval", 0.25))
-    marks.append(Line(outer.flops, outer.loss, "law", "least loss by the law", 2.2))
     done = [run for run in data.runs if run.role == "fit"]
+    marks.append(Line(outer.flops, outer.loss, "law", "least loss by the law", 2.2, front=len(done) > figures.MANY))
     marks.append(figures.runs_as_points(done, "muted", "runs fitted"))
     if data.forecast is not None:
         marks.append(figures.forecast_point(data))

@@ -72,7 +72,7 @@ def draw(figure: Figure) -> "Canvas":
         for axes in places[len(figure.panels) :]:
             axes.set_axis_off()
         for axes, panel in zip(places, figure.panels, strict=False):
-            _draw(axes, panel, max(map(_rows, figure.panels)))
+            _draw(axes, panel, max(map(legend_rows, figure.panels)))
         canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=13, color=PALETTE["ink"][0])
         caption = textwrap.fill(figure.caption, CAPTION[columns])
         canvas.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
@@ -128,7 +128,7 @@ def _draw(axes: "Axes", panel: Panel, rows: int) -> None:
 def _line(axes: "Axes", line: Line, order: int) -> None:
     axes.plot(
         line.x, line.y, color=hexadecimal(line.color), lw=line.width, ls=DASH if line.dash else "-",
-        alpha=line.opacity, zorder=2 + order / 100, solid_capstyle="round",
+        alpha=line.opacity, zorder=(6 if line.front else 2) + order / 100, solid_capstyle="round",
     )  # fmt: skip
 
 
@@ -167,7 +167,8 @@ def _columns(panel: Panel) -> int:
     return max(1, min(count, 3 if longest <= 24 else 2 if longest <= 40 else 1))
 
 
-def _rows(panel: Panel) -> int:
+def legend_rows(panel: Panel) -> int:
+    """Lines that the legend of a panel takes."""
     return -(-sum(bool(mark.label) for mark in panel.marks) // _columns(panel))
 
 
