@@ -1,12 +1,12 @@
 """Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals."""
 
 from scaling.laws.approaches import Approach, Approaches, approaches
-from scaling.laws.chain import Chain
-from scaling.laws.curves import cut_curves
-from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.backtest import Backtest, backtest
+from scaling.laws.chain import Chain
 from scaling.laws.comparison import Comparison, compare
 from scaling.laws.cost import chip_hours
+from scaling.laws.curves import cut_curves
+from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
 from scaling.laws.forecast import read as read_forecast
@@ -29,10 +29,10 @@ __all__ = [
     "FORMS",
     "Approach",
     "Approaches",
-    "Chain",
-    "Envelope",
     "Backtest",
+    "Chain",
     "Comparison",
+    "Envelope",
     "Fit",
     "Forecast",
     "Forecaster",
@@ -46,17 +46,17 @@ __all__ = [
     "Power",
     "Prior",
     "Runs",
-    "approaches",
-    "cut_curves",
-    "dense_equivalent",
-    "envelope",
     "Sensitivity",
     "SuggestedRun",
     "Suggestion",
+    "approaches",
     "backtest",
     "chip_hours",
     "compare",
+    "cut_curves",
     "default_candidates",
+    "dense_equivalent",
+    "envelope",
     "fit",
     "fit_table",
     "form",
