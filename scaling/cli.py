@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from scaling import cli_laws
 from scaling.errors import UserError, explain
 
 
@@ -94,30 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--store", default=None, metavar="FOLDER", help="where token stores are kept")
     _overrides(prepare)
 
-    fit = command("fit", _fit, "Fit a law to a sweep or to a CSV.")
-    fit.add_argument("runs", metavar="SWEEP_DIR_or_CSV", type=Path)
-    fit.add_argument("--law", default="chinchilla")
-    fit.add_argument("--params", default="params", metavar="COLUMN", help="CSV: column of N (default: params)")
-    fit.add_argument("--tokens", default="tokens", metavar="COLUMN", help="CSV: column of D (default: tokens)")
-    fit.add_argument("--loss", default="loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
-    fit.add_argument("--flops", metavar="COLUMN", help="CSV: column of training FLOPs (default: 6·N·D)")
-    fit.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
-    fit.add_argument(
-        "--suggest",
-        nargs="?",
-        const=4,
-        type=int,
-        metavar="K",
-        help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
+    cli_laws.fit_options(command("fit", _fit, "Fit a law to a sweep or to a CSV; --list shows the laws."))
+    cli_laws.predict_options(
+        command("predict", _predict, "By a saved fit: best N, D and loss for a budget, or a loss.")
     )
-    fit.add_argument("-o", "--output", type=Path, help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json)")
-    _json(fit)
-
-    predict = command("predict", _predict, "Best N, D and loss for a budget, by a saved fit.")
-    predict.add_argument("fit", metavar="FIT.json", type=Path)
-    predict.add_argument("--flops", type=float, required=True, help="training FLOPs, for example 1e24")
-    predict.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
-    _json(predict)
 
     report = command("report", _report, "Plots and one self-contained html page of a sweep.")
     report.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
@@ -200,43 +181,14 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> int:
-    from scaling import laws
-
-    if args.runs.is_file():
-        runs = laws.read_csv(args.runs, N=args.params, D=args.tokens, loss=args.loss, C=args.flops)
-        output = args.output or args.runs.with_suffix(".fit.json")
-    else:
-        from scaling.sweeps import load_runs
-
-        runs = laws.from_results(load_runs(args.runs))
-        output = args.output or args.runs / "fit.json"
-    fitted = laws.fit(runs, args.law)
-    # a sweep is a design of few runs: a resample of its rows would lose whole budgets
-    fitted.bootstrap(kind=None if args.runs.is_file() else "noise")
-    fitted.save(output)
-    table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not args.runs.is_file()))
-    text = f"{laws.format_table(table)}\nsaved as {output}"
-    if args.suggest is not None:
-        suggestion, path = _suggestion(fitted, args)
-        table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
-        text += f"\n\n{suggestion.summary()}" + (f"\nto train them: scaling sweep {path}" if path else "")
-    _print_json(table) if args.json else print(text)
+    value, text = cli_laws.fit(args)
+    _print_json(value) if args.json else print(text)
     return 0
 
 
-def _suggestion(fitted: Any, args: argparse.Namespace) -> tuple[Any, Path | None]:
-    from scaling import laws, sweeps
-
-    if args.runs.is_file():  # a table does not say how its runs were trained
-        return laws.suggest(fitted, k=args.suggest), None
-    return sweeps.write_suggestion(fitted, args.runs, args.suggest)
-
-
 def _predict(args: argparse.Namespace) -> int:
-    from scaling import laws
-
-    table = laws.predict_table(laws.load(args.fit), args.flops, args.level)
-    _print_json(table) if args.json else print(laws.format_prediction(table))
+    value, text = cli_laws.predict(args)
+    _print_json(value) if args.json else print(text)
     return 0
 
 

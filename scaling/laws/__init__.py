@@ -17,13 +17,23 @@ from scaling.laws.forms.routed import dense_equivalent
 from scaling.laws.inference import InferenceOptimum, inference_optimum
 from scaling.laws.influence import Influence, influence
 from scaling.laws.isoflop import Isoflop, isoflop
-from scaling.laws.objectives import Loss, huber, l1, l2, quantile, student_t
+from scaling.laws.objectives import Loss, huber, l1, l2, parse_loss, quantile, student_t
 from scaling.laws.priors import Prior
 from scaling.laws.results import from_results
 from scaling.laws.runs import Runs, read_csv
 from scaling.laws.sensitivity import Sensitivity, sensitivity
 from scaling.laws.suggestion import SuggestedRun, Suggestion, default_candidates, suggest
-from scaling.laws.table import fit_table, format_prediction, format_table, predict_table, try_isoflop
+from scaling.laws.table import (
+    fit_table,
+    format_laws,
+    format_loss,
+    format_prediction,
+    format_table,
+    laws_table,
+    loss_table,
+    predict_table,
+    try_isoflop,
+)
 
 __all__ = [
     "FORMS",
@@ -60,6 +70,8 @@ __all__ = [
     "fit",
     "fit_table",
     "form",
+    "format_laws",
+    "format_loss",
     "format_prediction",
     "format_table",
     "freeze",
@@ -70,8 +82,11 @@ __all__ = [
     "isoflop",
     "l1",
     "l2",
+    "laws_table",
     "load",
+    "loss_table",
     "outcome",
+    "parse_loss",
     "power_law",
     "precision_equivalent",
     "predict_table",

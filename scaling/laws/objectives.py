@@ -1,5 +1,6 @@
 """What a fit minimises: a loss of residuals, summed over the points."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -136,3 +137,23 @@ def student_t(nu: float = 4.0) -> Loss:
     if not (np.isfinite(nu) and nu > 0):
         raise UserError(f"student_t: nu must be positive and finite; got {nu!r}")
     return Loss("student_t", nu=float(nu))
+
+
+def parse_loss(text: str) -> Loss:
+    """An objective from its name and number: "huber:1e-3", "l1", "l2", "quantile:0.1", "student_t:4".
+
+    Raises UserError for anything else, with what there is.
+    """
+    makers: dict[str, Callable[..., Loss]] = {
+        "huber": huber, "l1": l1, "l2": l2, "quantile": quantile, "student_t": student_t,
+    }  # fmt: skip
+    name, colon, number = text.partition(":")
+    takes_number = name in ("huber", "quantile", "student_t")
+    try:
+        if name in makers and (takes_number or not colon) and (colon or name != "quantile"):
+            return makers[name](float(number)) if colon else makers[name]()
+    except UserError:
+        raise
+    except ValueError:
+        pass
+    raise UserError(f"no objective {text!r}; there are huber:DELTA, l1, l2, quantile:Q and student_t:NU")

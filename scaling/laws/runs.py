@@ -276,8 +276,14 @@ class Runs:
                 raise UserError(f"rows {first} and {label} are the same run twice; drop one of them")
 
 
-def read_csv(path: str | Path, **columns: Any) -> Runs:
-    """Runs from a CSV file with a header; the other arguments are those of `Runs`. Raises UserError as it does."""
+def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Runs:
+    """Runs from a CSV file with a header; the other arguments are those of `Runs`.
+
+    where: conditions on the file's columns that a row must meet, in the words of `DataFrame.query`, for example
+    "used_in_fit == 1"; rows that do not stay on record with the condition they miss.
+
+    Raises UserError as `Runs` does, for a condition that cannot be read, and where no row is left.
+    """
     import pandas as pd
 
     try:
@@ -287,7 +293,29 @@ def read_csv(path: str | Path, **columns: Any) -> Runs:
         raise UserError(f"no file {path}") from None
     except ValueError as error:
         raise UserError(f"{path} is not a CSV table: {error}") from None
-    return Runs(table, **columns)
+    gone: tuple[Exclusion, ...] = ()
+    for condition in where:
+        kept = _meets(table, condition)
+        gone += tuple(Exclusion(str(row), f"not {condition}") for row in table.index[~kept])
+        table = table[kept]
+    if gone and not len(table):
+        raise UserError(f"no row of {path} meets {' and '.join(where)}")
+    runs = Runs(table, **columns)
+    return replace_fields(runs, exclusions=gone) if gone else runs
+
+
+def _meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
+    """Whether each row meets the condition. Raises UserError where it is none."""
+    try:
+        found = np.asarray(table.eval(condition))
+    except Exception as error:  # pandas raises what its parser does
+        why = " ".join(f"{error}".split())
+        raise UserError(
+            f"cannot read the condition {condition!r}: {why}; the table has {', '.join(map(str, table.columns))}"
+        ) from None
+    if found.dtype != np.bool_ or found.shape != (len(table),):
+        raise UserError(f"the condition {condition!r} is not true or false for each row; write for example 'x == 1'")
+    return found
 
 
 def replace_fields(runs: Runs, **changes: Any) -> Runs:

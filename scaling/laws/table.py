@@ -1,12 +1,13 @@
 """Fits, isoFLOP analyses and predictions as plain dictionaries for machines and aligned text for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.fit import Fit
+from scaling.laws.forms import FORMS
 from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.optimum import FlopsPerToken
 from scaling.laws.power_law import PowerLaw
@@ -76,7 +77,7 @@ def predict_table(fitted: Fit, flops: float, level: float = 0.9) -> dict[str, An
 
     FLOPs per token follow the runs' own exact counts where the fit has them, else 6·N.
     """
-    own = fitted.runs.C is not None
+    own = fitted.runs.C is not None and {"N", "D"} <= set(fitted.form.columns)
     per_token: FlopsPerToken | None = fitted.runs.flops_per_token() if own else None
     best = fitted.optimal(flops, level, per_token)
     return {
@@ -98,13 +99,71 @@ def predict_table(fitted: Fit, flops: float, level: float = 0.9) -> dict[str, An
     }
 
 
+def loss_table(fitted: Fit, columns: Mapping[str, float], level: float = 0.9) -> dict[str, Any]:
+    """What `scaling predict FIT.json N=… D=… --json` prints: the law's loss at `columns`, for a law of any columns.
+
+    Raises UserError for a column that the law does not read, and for one that it reads and is not given.
+    """
+    form = fitted.form
+    unknown = [name for name in columns if name not in form.columns]
+    if unknown:
+        raise UserError(f"{form.name} reads {', '.join(form.columns)}, not {', '.join(unknown)}")
+    prediction = fitted.predict(level=level, **columns)
+    ends = None if prediction.level is None else [float(prediction.low), float(prediction.high)]
+    return {
+        "law": form.name,
+        "formula": form.formula,
+        "columns": {name: columns[name] for name in form.columns},
+        "loss": float(prediction.loss),
+        "loss_interval": ends,
+        "level": prediction.level,
+        "inside": {name: bool(_inside(fitted, name, columns[name])) for name in form.columns},
+        "params": fitted.params,
+        "conventions": fitted.runs.conventions,
+        "warnings": _warnings(fitted),
+    }
+
+
+def format_loss(table: dict[str, Any]) -> str:
+    """The text of a `loss_table`."""
+    at = ", ".join(f"{name} {value:.6g}" for name, value in table["columns"].items())
+    lines = [f"{table['law']} at {at}", f"loss  {table['loss']:.6g}"]
+    if table["level"] is not None:
+        lines[-1] += f"  {table['level']:.0%} interval of the law {_range(table['loss_interval'])}"
+    outside = [name for name, inside in table["inside"].items() if not inside]
+    lines += [f"note: {name} lies outside the runs that were fitted" for name in outside]
+    return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
+
+
+def laws_table() -> list[dict[str, Any]]:
+    """What `scaling fit --list --json` prints: every registered law."""
+    return [
+        {
+            "law": form.name,
+            "formula": form.formula,
+            "columns": list(form.columns),
+            "params": list(form.params),
+            "source": form.source,
+        }
+        for form in FORMS.values()
+    ]
+
+
+def format_laws(table: Sequence[dict[str, Any]]) -> str:
+    """The text of a `laws_table`."""
+    rows = [("law", "reads", "formula", "source")]
+    rows += [(law["law"], " ".join(law["columns"]), law["formula"], law["source"]) for law in table]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)
+
+
 def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
     """The isoFLOP analysis where the runs allow one (budgets of several sizes), else None.
 
     designed: the runs come from a sweep; of others it is asked that they form budgets (`Runs.form_budgets`), for
     any rows with similar FLOPs would give minima that mean nothing.
     """
-    if not designed and not runs.form_budgets():
+    if not {"N", "D"} <= set(runs.values) or not (designed or runs.form_budgets()):
         return None
     try:
         return isoflop(runs, level=level)
@@ -138,7 +197,7 @@ def format_table(table: dict[str, Any]) -> str:
     if table["derived"]:
         lines.append("N* ∝ C^a, D* ∝ C^b where C ∝ N·D")
     lines += [f"note: {warning}" for warning in table["warnings"]]
-    lines += [f"excluded: {e['row']}: {e['reason']}" for e in table["excluded"]]
+    lines += _excluded(table["excluded"])
     if table.get("isoflop"):
         lines += ["", format_isoflop(table["isoflop"])]
     return "\n".join(lines)
@@ -210,6 +269,22 @@ def _warnings(fitted: Fit) -> list[str]:
         if high > 10 * max(low, 1e-300):
             warnings.append(f"{name} is not identified: its 90% interval spans more than a decade")
     return warnings
+
+
+def _inside(fitted: Fit, name: str, value: float) -> bool:
+    column = fitted.runs.column(name)
+    return float(column.min()) <= value <= float(column.max())
+
+
+def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
+    """A line for each reason, with the first of the rows that it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for entry in rows:
+        by_reason.setdefault(entry["reason"], []).append(entry["row"])
+    return [
+        f"excluded: {', '.join(labels[:5])}{f', … ({len(labels)} rows)' if len(labels) > 5 else ''}: {reason}"
+        for reason, labels in by_reason.items()
+    ]
 
 
 def _law_table(law: PowerLaw | None) -> dict[str, Any] | None:

@@ -1,0 +1,187 @@
+"""`scaling fit` and `scaling predict`: their options, and what they return for machines and for people."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+
+if TYPE_CHECKING:
+    from scaling import laws
+
+NAMED = {"params": "N", "tokens": "D", "loss": "loss", "flops": "C", "run": "run", "sigma": "sigma"}
+"""options that name a column of a CSV, and what `laws.Runs` calls it"""
+DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
+
+
+def fit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `scaling fit`."""
+    add = parser.add_argument
+    add("runs", metavar="SWEEP_DIR_or_CSV", type=Path, nargs="?")
+    add("--list", action="store_true", help="print the laws that there are, and stop")
+    add("--law", default="chinchilla", help="one of --list (default: chinchilla)")
+    add("--params", metavar="COLUMN", help='CSV: column of N (default: params; "" for none)')
+    add("--tokens", metavar="COLUMN", help='CSV: column of D (default: tokens; "" for none)')
+    add("--loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
+    add("--flops", metavar="COLUMN", help="CSV: column of training FLOPs (default: 6·N·D)")
+    add("--run", metavar="COLUMN", help="CSV: column that says which training run a row is of; resampled whole")
+    add("--sigma", metavar="COLUMN", help="CSV: column of each loss' standard error; weighs the rows")
+    add(
+        "--column",
+        action="append",
+        default=[],
+        metavar="LETTER=COLUMN",
+        help="CSV: a further column that the law reads",
+    )
+    add("--where", action="append", default=[], metavar="CONDITION", help='CSV: rows to use, as "used_in_fit == 1"')
+    add(
+        "--objective",
+        default="huber:1e-3",
+        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3)",
+    )
+    add("--residual", default="log", help="log, raw or log1p: what the objective compares (default: log)")
+    add("--starts", type=int, default=64, help="starts of the search (default: 64)")
+    add(
+        "--bootstrap",
+        type=int,
+        default=4000,
+        metavar="N",
+        help="refits for the intervals, 0 for none (default: 4000)",
+    )
+    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep, for a CSV "
+        "runs where --run is given, else rows)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    _level(parser)
+    add("--compare", metavar="LAW,LAW", help="hold these laws beside it: AIC, BIC and errors of backtests")
+    add(
+        "--suggest",
+        nargs="?",
+        const=4,
+        type=int,
+        metavar="K",
+        help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
+    )
+    add("-o", "--output", type=Path, help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json)")
+    add("--json", action="store_true", help="for machines")
+
+
+def predict_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `scaling predict`."""
+    parser.add_argument("fit", metavar="FIT.json", type=Path)
+    parser.add_argument("--flops", type=float, help="training FLOPs, for example 1e24: the best N, D and loss")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=(),
+        metavar="LETTER=VALUE",
+        help="or the law's columns, for example N=7e9 D=1e12",
+    )
+    _level(parser)
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def fit(args: argparse.Namespace) -> tuple[Any, str]:
+    """Fit and save. Returns the table for machines and the text for people."""
+    from scaling import laws
+
+    if args.list:
+        listed = laws.laws_table()
+        return listed, laws.format_laws(listed)
+    if args.runs is None:
+        raise UserError("say which sweep folder or CSV to fit, or --list (see `scaling fit --help`)")
+    if args.bootstrap < 0:
+        raise UserError(f"--bootstrap must be 0 or more; got {args.bootstrap}")
+    csv = args.runs.is_file()
+    runs = _read_csv(args) if csv else _read_sweep(args)
+    output = args.output or (args.runs.with_suffix(".fit.json") if csv else args.runs / "fit.json")
+    objective = laws.parse_loss(args.objective)
+    fitted = laws.fit(runs, args.law, loss=objective, residual=args.residual, starts=args.starts)
+    if args.bootstrap:
+        # a sweep is a design of few runs: a resample of its rows would lose whole budgets
+        fitted.bootstrap(args.bootstrap, seed=args.seed, kind=args.kind or (None if csv else "noise"))
+    fitted.save(output)
+    table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not csv))
+    text = f"{laws.format_table(table)}\nsaved as {output}"
+    if args.compare:
+        comparison = laws.compare(runs, [args.law, *args.compare.split(",")])
+        table["compare"] = comparison.to_dict()
+        text += f"\n\n{comparison.summary()}"
+    if args.suggest is not None:
+        suggestion, path = _suggestion(fitted, args)
+        table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
+        text += f"\n\n{suggestion.summary()}" + (f"\nto train them: scaling sweep {path}" if path else "")
+    return table, text
+
+
+def predict(args: argparse.Namespace) -> tuple[Any, str]:
+    """The prediction for machines and for people."""
+    from scaling import laws
+
+    if (args.flops is None) == (not args.overrides):
+        raise UserError(
+            "give either --flops or the law's columns, such as N=7e9 D=1e12 (see `scaling predict --help`)"
+        )
+    fitted = laws.load(args.fit)
+    if args.flops is not None and fitted.form.columns != ("C",):
+        best = laws.predict_table(fitted, args.flops, args.level)
+        return best, laws.format_prediction(best)
+    columns = _numbers(args.overrides) if args.flops is None else {"C": args.flops}
+    table = laws.loss_table(fitted, columns, args.level)
+    return table, laws.format_loss(table)
+
+
+def _suggestion(fitted: "laws.Fit", args: argparse.Namespace) -> tuple["laws.Suggestion", Path | None]:
+    from scaling import laws, sweeps
+
+    if args.runs.is_file():  # a table does not say how its runs were trained
+        return laws.suggest(fitted, k=args.suggest), None
+    return sweeps.write_suggestion(fitted, args.runs, args.suggest)
+
+
+def _level(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
+
+
+def _read_csv(args: argparse.Namespace) -> "laws.Runs":
+    from scaling import laws
+
+    given = {option: getattr(args, option) for option in NAMED}
+    names = {option: DEFAULTS.get(option) if name is None else name or None for option, name in given.items()}
+    names["loss"] = names["loss"] or "loss"
+    others = dict(_pair(text, "--column", "E=experts") for text in args.column)
+    taken = [letter for letter in others if letter in NAMED.values()]
+    if taken:
+        option = next(option for option, letter in NAMED.items() if letter == taken[0])
+        raise UserError(f"--column {taken[0]}={others[taken[0]]}: {taken[0]} is named by --{option}")
+    return laws.read_csv(args.runs, args.where, **{NAMED[option]: name for option, name in names.items()}, **others)
+
+
+def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
+    from scaling import laws
+    from scaling.sweeps import load_runs
+
+    given = [option for option in (*NAMED, "column", "where") if getattr(args, option)]
+    if given and args.runs.is_dir():
+        raise UserError(
+            f"--{given[0]} is about a CSV; {args.runs} is a sweep's folder, whose records say what is what"
+        )
+    return laws.from_results(load_runs(args.runs))
+
+
+def _numbers(texts: list[str]) -> dict[str, float]:
+    """Columns by letter. Raises UserError for what is no number."""
+    pairs = [_pair(text, "predict", "N=7e9") for text in texts]
+    values = {}
+    for letter, text in pairs:
+        try:
+            values[letter] = float(text)
+        except ValueError:
+            raise UserError(f"{letter}={text}: {text!r} is not a number") from None
+    return values
+
+
+def _pair(text: str, where: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UserError(f"{where}: {text!r} is not LETTER=VALUE, for example {example}")
+    return name, value

@@ -1,0 +1,184 @@
+"""`scaling fit` and `scaling predict`: columns, conditions, objectives, laws of other columns, one-line mistakes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_sweep import sweep_config, write_runs
+
+from scaling import laws
+from scaling.cli import main
+
+PUBLISHED = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
+QUICK = ("--starts", 8, "--bootstrap", 20)
+
+
+def scaling(*args: object) -> int:
+    return main([str(a) for a in args])
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *args: object) -> dict:
+    assert scaling(*args, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    assert scaling(*args) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("scaling: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A known law with 1 % noise, two rows of each run, and three rows of another kind with no loss."""
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 5), np.geomspace(1e9, 1e11, 4)))
+    noise = 1 + 0.01 * np.random.default_rng(0).standard_normal(2 * len(n))
+    n, d = np.tile(n, 2), np.repeat([0.8, 1.0], len(n)) * np.tile(d, 2)
+    loss = (1.7 + 400 / n**0.34 + 410 / d**0.28) * noise
+    df = pd.DataFrame({"size": n, "seen": d, "nats": loss, "which": np.tile(np.arange(20), 2), "kind": "dense"})
+    extra = df.iloc[:3].assign(kind="sparse", nats=np.nan)
+    path = tmp_path_factory.mktemp("csv") / "runs.csv"
+    pd.concat([df, extra], ignore_index=True).to_csv(path, index=False)
+    return path
+
+
+NAMES = ("--params", "size", "--tokens", "seen", "--loss", "nats", "--where", "kind == 'dense'")
+
+
+def test_rows_that_miss_a_condition_stay_on_record_with_it(csv, tmp_path, capsys):
+    table = json_of(capsys, "fit", csv, *NAMES, "--where", "size > 2e7", *QUICK, "-o", tmp_path / "fit.json")
+    assert table["runs"] == 32
+    reasons = {e["row"]: e["reason"] for e in table["excluded"]}
+    assert reasons["40"] == "not kind == 'dense'" and reasons["0"] == "not size > 2e7" and len(reasons) == 11
+    assert scaling("fit", csv, *NAMES, "--where", "size > 2e7", *QUICK, "-o", tmp_path / "fit.json") == 0
+    text = capsys.readouterr().out
+    assert "excluded: 40, 41, 42: not kind == 'dense'" in text and "… (8 rows): not size > 2e7" in text
+
+
+def test_options_reach_the_fit(csv, tmp_path, capsys):
+    path = tmp_path / "fit.json"
+    options = ("--objective", "quantile:0.2", "--residual", "raw", "--seed", 3, "--run", "which", "--law")
+    table = json_of(capsys, "fit", csv, *NAMES, *QUICK, *options, "chinchilla_equal", "-o", path)
+    fit = laws.load(path)
+    assert (fit.loss, fit.residual, fit.form.name) == (laws.quantile(0.2), "raw", "chinchilla_equal")
+    assert fit.draws is not None and (fit.draws.seed, len(fit.draws), fit.draws.kind) == (3, 20, "runs")
+    assert fit.diagnostics.starts == 8
+    by_hand = laws.fit(fit.runs, "chinchilla_equal", loss=laws.quantile(0.2), residual="raw", starts=8)
+    assert table["params"] == pytest.approx(by_hand.params)
+
+
+def test_sigma_weighs_and_no_bootstrap_leaves_no_interval(csv, tmp_path, capsys):
+    df = pd.read_csv(csv).dropna()
+    df["nats"] = np.where(df.index % 4 == 0, 1.3, 1.0) * (1.7 + 400 / df["size"] ** 0.34 + 410 / df["seen"] ** 0.28)
+    df["error"] = np.where(df.index % 4 == 0, 1e3, 1e-3)
+    df.to_csv(tmp_path / "runs.csv")
+    table = json_of(capsys, "fit", tmp_path / "runs.csv", *NAMES[:6], "--sigma", "error", "--objective", "l2",
+                    "--bootstrap", 0, "--starts", 8)  # fmt: skip
+    assert table["params"]["alpha"] == pytest.approx(0.34, rel=1e-4)
+    assert table["intervals"] == {} and table["bootstrap"] is None
+    assert (tmp_path / "runs.fit.json").exists()
+
+
+def test_a_law_of_one_column_is_fitted_and_asked_by_that_column(tmp_path, capsys):
+    x = np.geomspace(1e18, 1e22, 12)
+    pd.DataFrame({"spent": x, "loss": 0.9 + 300 * x**-0.15}).to_csv(tmp_path / "runs.csv")
+    call = ("fit", tmp_path / "runs.csv", "--law", "power_law_C", "--params", "", "--tokens", "", "--flops", "spent")
+    assert json_of(capsys, *call, *QUICK)["params"]["alpha"] == pytest.approx(0.15, rel=1e-5)
+    found = json_of(capsys, "predict", tmp_path / "runs.fit.json", "C=1e24")
+    assert found["loss"] == pytest.approx(0.9 + 300 * 1e24**-0.15, rel=1e-6) and found["inside"] == {"C": False}
+    assert scaling("predict", tmp_path / "runs.fit.json", "--level", 0.5, "C=1e20") == 0
+    text = capsys.readouterr().out
+    assert "power_law_C at C 1e+20" in text and "50% interval" in text and "outside" not in text
+    assert json_of(capsys, "predict", tmp_path / "runs.fit.json", "--flops", "1e24") == found
+    laws.fit(laws.Runs({"loss": 2 + x**-0.1, "tokens": x}, N=None), "power_law_D", starts=8).save(tmp_path / "D.json")
+    assert "no optimal N and D" in error_of(capsys, "predict", tmp_path / "D.json", "--flops", "1e24")
+
+
+def test_further_columns_are_named_by_letter(tmp_path, capsys):
+    """A column that the law does not read comes along; one that it reads may be named that way."""
+    x = np.geomspace(1e8, 1e12, 12)
+    pd.DataFrame({"seen": x, "loss": 0.9 + 30 * x**-0.2, "experts": 4}).to_csv(tmp_path / "runs.csv")
+    call = ("fit", tmp_path / "runs.csv", "--law", "power_law_D", "--params", "", "--tokens", "seen", *QUICK)
+    assert json_of(capsys, *call, "--column", "E=experts")["conventions"]["E"] == "experts"
+    assert "no column E='expert'" in error_of(capsys, *call, "--column", "E=expert")
+    assert "is named by --params" in error_of(capsys, *call, "--column", "N=seen")
+
+
+def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):
+    path = tmp_path / "fit.json"
+    p = json_of(capsys, "fit", csv, *NAMES, *QUICK, "-o", path)["params"]
+    found = json_of(capsys, "predict", path, "N=7e9", "D=1e12")
+    assert found["loss"] == pytest.approx(p["E"] + p["A"] / 7e9 ** p["alpha"] + p["B"] / 1e12 ** p["beta"])
+    low, high = found["loss_interval"]
+    assert low < found["loss"] < high and found["inside"] == {"N": True, "D": False}
+    for call, said in (
+        (("predict", path, "N=7e9"), "needs D"),
+        (("predict", path, "N=7e9", "D=1e12", "E=4"), "reads N, D, not E"),
+        (("predict", path, "N=7e9", "D=many"), "'many' is not a number"),
+        (("predict", path, "N=7e9", "D=-1"), "positive and finite"),
+        (("predict", path, "N=7e9", "--flops", "1e24"), "either --flops or"),
+        (("predict", path), "--help"),
+    ):
+        assert said in error_of(capsys, *call)
+
+
+def test_the_list_holds_every_law_aligned(capsys):
+    assert scaling("fit", "--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(laws.FORMS) + 1
+    at = lines[0].index("formula")
+    for line, (name, form) in zip(lines[1:], laws.FORMS.items(), strict=True):
+        assert line.startswith(name + " ") and line[at:].startswith(form.formula) and line.endswith(form.source)
+    assert scaling("fit", "--list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed[0]["columns"] == ["N", "D"] and listed[0]["params"] == ["E", "A", "B", "alpha", "beta"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--objective", "hubris"), "no objective 'hubris'; there are huber:DELTA"),
+        (("--objective", "huber:many"), "no objective 'huber:many'"),
+        (("--objective", "huber:-1"), "delta must be positive"),
+        (("--objective", "quantile"), "quantile:Q"),
+        (("--objective", "l1:3"), "no objective 'l1:3'"),
+        (("--residual", "cubic"), "residual must be"),
+        (("--law", "chinchila"), "there are chinchilla"),
+        (("--where", "kinds == 1"), "cannot read the condition"),
+        (("--where", "size + 1"), "not true or false"),
+        (("--where", "size > 1e99"), "no row"),
+        (("--starts", "0"), "starts must be at least 1"),
+        (("--bootstrap", "-1"), "0 or more"),
+        (("--kind", "dice"), "invalid choice"),
+        (("--column", "E"), "not LETTER=VALUE"),
+        (("--params", "sizes"), "no column N='sizes'"),
+        (("--level", "1.5"), "level"),
+    ],
+)
+def test_mistakes_are_one_line(csv, capsys, options, said):
+    assert said in error_of(capsys, "fit", csv, *NAMES, *QUICK, *options)
+
+
+def test_no_runs_and_columns_of_a_sweep_are_one_line(tmp_path, capsys):
+    assert "--help" in error_of(capsys, "fit")
+    assert "--params is about a CSV" in error_of(capsys, "fit", tmp_path, "--params", "N")
+
+
+def test_a_sweep_folder_is_fitted_with_fresh_noise(tmp_path, capsys):
+    home = tmp_path / "sweep"
+    write_runs(sweep_config(), home, broken=1, lines=2)
+    table = json_of(capsys, "fit", home, *QUICK, "--objective", "student_t:4")
+    assert table["bootstrap"] == {"kind": "noise", "draws": 20} and table["objective"]["nu"] == 4
+    assert len(table["excluded"]) == 1 and table["isoflop"] is not None
+    assert laws.load(home / "fit.json").runs.conventions["C"] == "exact training FLOPs"
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="../shared/published is not here")
+def test_the_published_chinchilla_numbers_come_from_the_command_line(tmp_path, capsys):
+    table = json_of(capsys, "fit", PUBLISHED, "--flops", "flops", "--where", "used_in_fit == 1", "--objective", "l1",
+                    "--bootstrap", 0, "-o", tmp_path / "fit.json")  # fmt: skip
+    assert table["objective"]["value"] == pytest.approx(1.1294946, rel=1e-7) and len(table["excluded"]) == 5
+    assert table["params"]["alpha"] == pytest.approx(0.34781, abs=1e-5)
