@@ -6,6 +6,7 @@ from scaling.sweeps.run_store import load_runs, run_state
 from scaling.sweeps.status import format_status, status
 from scaling.sweeps.suggested import write_suggestion
 from scaling.sweeps.sweep import SweepOutcome, run_sweep
+from scaling.sweeps.wandb_runs import load_wandb
 
 __all__ = [
     "PlannedRun",
@@ -14,6 +15,7 @@ __all__ = [
     "format_plan",
     "format_status",
     "load_runs",
+    "load_wandb",
     "make_runs",
     "make_test_runs",
     "run_state",

@@ -240,13 +240,14 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
             plans[folder.parent] = read_plan(folder.parent)
         entry = plans[folder.parent].get(folder.name)
         if result is not None and role in (None, entry.role if entry else "fit"):
-            rows.append(_row(result, entry))
+            rows.append(table_row(result, entry))
     if broken:
         raise UserError("; ".join(broken))
     return pd.DataFrame(rows, columns=None if rows else [*(f.name for f in fields(Result)), "role"])
 
 
-def _row(result: Result, entry: Entry | None) -> dict[str, Any]:
+def table_row(result: Result, entry: Entry | None) -> dict[str, Any]:
+    """A record as a row of `load_runs`; entry: what the sweep's plan says of it, None where there is no plan."""
     row = asdict(result)
     nested: Sequence[tuple[str, str]] = (("flops_by_convention", "flops_"), ("facts", ""), ("versions", "versions_"))
     flat = {prefix + key: value for name, prefix in nested for key, value in row.pop(name).items()}

@@ -1,0 +1,61 @@
+"""The table of runs from wandb, against a stand-in for its API."""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pandas as pd
+import pytest
+from synthetic_sweep import sweep_config, write_runs
+
+from scaling import laws, load_runs
+from scaling.errors import UserError
+from scaling.sweeps import load_wandb
+
+
+class Nested:
+    """A nested summary as wandb gives it: keys and items, but no dictionary."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def keys(self):
+        return self.values.keys()
+
+    def __getitem__(self, key):
+        value = self.values[key]
+        return Nested(value) if isinstance(value, dict) else value
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A module whose projects hold what the test puts into `runs` by project and group."""
+    module, runs = ModuleType("wandb"), {}
+
+    def find(project, filters):
+        if project not in runs:
+            raise ValueError(f"Could not find project\n{project}")
+        return [run for group, run in runs[project] if filters.get("group", group) == group]
+
+    module.Api = lambda: SimpleNamespace(runs=find)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return runs
+
+
+def test_the_table_from_wandb_is_the_one_from_the_folder(tmp_path, wandb):
+    home = tmp_path / "synthetic"
+    write_runs(sweep_config(), home, broken=1, lines=2)
+    results = [json.loads(path.read_text()) for path in sorted(home.glob("*/result.json"))]
+    wandb["me/scaling"] = [("synthetic", SimpleNamespace(summary={"result": Nested(result)})) for result in results]
+    wandb["me/scaling"] += [("synthetic", SimpleNamespace(summary={})), ("other", SimpleNamespace(summary={}))]
+    table = load_wandb("me/scaling", "synthetic")
+    folder = load_runs(home)[table.columns]
+    by = ["run_id"]
+    pd.testing.assert_frame_equal(
+        table.sort_values(by, ignore_index=True), folder.sort_values(by, ignore_index=True), check_dtype=False
+    )
+    assert laws.from_results(table).hash == laws.from_results(load_runs(home)).hash
+    with pytest.raises(UserError, match=r"group other, has no run with a result \(1 runs seen\)"):
+        load_wandb("me/scaling", "other")
+    with pytest.raises(UserError, match=r"^wandb project nowhere: Could not find project nowhere$"):
+        load_wandb("nowhere")
