@@ -71,11 +71,12 @@ def isoflops(data: ReportData) -> Figure | None:
         return None
     marks: list[Mark] = []
     shades = [i / max(1, len(data.budgets) - 1) for i in range(len(data.budgets))]
+    count = sum(len(budget.runs) for budget in data.budgets)
     for budget, shade in zip(data.budgets, shades, strict=True):
         if budget.curve_n:
             marks.append(Line(budget.curve_n, budget.curve_loss, shade, "", 1.8, opacity=0.75))
         label = f"{write_number(budget.flops, 'power')} FLOPs"
-        marks.append(runs_as_points(budget.runs, shade, label, against_size=True))
+        marks.append(runs_as_points(budget.runs, shade, label, against_size=True, among=count))
     for budget, shade in zip(data.budgets, shades, strict=True):
         if budget.minimum is not None:
             marks.append(_star(budget, budget.minimum, shade))
@@ -265,12 +266,16 @@ def runs_as_points(
     at: Sequence[float] | None = None,
     *,
     against_size: bool = False,
+    among: int = 0,
 ) -> Points:
-    """Held-out losses of runs with their standard errors, against FLOPs, against N, or at places of their own."""
+    """Held-out losses of runs with their standard errors, against FLOPs, against N, or at places of their own.
+
+    among: how many runs the figure shows, where these are not all.
+    """
     x = at if at is not None else [float(run.params if against_size else run.flops) for run in runs]
     y = [math.nan if run.loss is None else run.loss for run in runs]
     sem = [(loss - (run.loss_sem or 0.0), loss + (run.loss_sem or 0.0)) for run, loss in zip(runs, y, strict=True)]
-    size = 7.0 if len(runs) <= MANY else 4.5
+    size = 7.0 if max(among, len(runs)) <= MANY else 4.5
     return Points(x, y, color, label, symbol, size=size, y_interval=sem, hover=[_hover(run) for run in runs])
 
 

@@ -1,0 +1,107 @@
+"""The notebooks run from top to bottom, their numbers are the published ones, and they ship with their outputs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PUBLISHED = ROOT / "../shared/published/epoch_chinchilla.csv"
+
+
+def run(name: str, folder: Path, ask: str) -> tuple[Any, Any]:
+    """The notebook after its execution in `folder`, and the value of the expression `ask` at its end."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
+    notebook.cells.append(nbformat.v4.new_code_cell(f"import json; print(json.dumps({ask}))"))
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook, json.loads(notebook.cells.pop().outputs[0].text)
+
+
+def text_of(notebook: Any) -> str:
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "\n".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def pictures(notebook: Any) -> int:
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_ship_executed_in_order_small_and_without_machine_paths(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < 1_500_000
+    assert not any(word in text for word in ("/home/", "/work/", "/tmp/", "plotlyjs"))
+    notebook = nbformat.reads(text, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(
+        output.output_type == "error" or output.get("name") == "stderr" for c in code for output in c.outputs
+    )
+    assert pictures(notebook) >= 7
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="../shared/published is not here")
+def test_the_chinchilla_notebook_gets_the_published_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHINCHILLA_CSV", str(PUBLISHED.resolve()))
+    monkeypatch.setenv("CHINCHILLA_DRAWS", "1500")
+    ask = (
+        "{'real': REAL, 'objective': fit.objective, 'l1': l1.objective, 'l1_params': l1.params, 'n': len(runs), "
+        "'table': comparison.to_dict('index'), 'alpha': fit.interval('alpha', 0.95), "
+        "'beta': fit.interval('beta', 0.95)}"
+    )
+    notebook, found = run("fit_chinchilla", tmp_path, ask)
+    assert found["real"] and found["n"] == 240 and "SYNTHETIC" not in text_of(notebook)
+    assert found["objective"] == pytest.approx(1.01827402e-3, rel=1e-6)
+    assert found["l1"] == pytest.approx(1.1294946, rel=1e-7)
+    assert found["l1_params"]["A"] == pytest.approx(482.006, rel=1e-5)
+    table = found["table"]
+    sizes = {name: row["N* (billion)"] for name, row in table.items()}
+    assert sizes["Hoffmann et al., as printed"] == pytest.approx(32.2, abs=0.1)
+    assert sizes["Hoffmann et al., unrounded"] == pytest.approx(40.3, abs=0.1)
+    assert sizes["Besiroglu et al."] == pytest.approx(72.3, abs=0.1)
+    objectives = {name: row["Huber objective"] for name, row in table.items()}
+    assert objectives["Hoffmann et al., as printed"] == pytest.approx(4.121e-3, abs=5e-7)
+    assert objectives["Hoffmann et al., unrounded"] == pytest.approx(1.231e-3, abs=5e-7)
+    assert found["alpha"] == pytest.approx([0.317, 0.373], abs=0.005)
+    assert found["beta"] == pytest.approx([0.331, 0.415], abs=0.008)  # of 1,500 draws
+
+
+@pytest.mark.slow
+def test_the_chinchilla_notebook_runs_without_the_data_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("CHINCHILLA_CSV", raising=False)
+    monkeypatch.setenv("CHINCHILLA_DRAWS", "50")
+    notebook, found = run("fit_chinchilla", tmp_path, "{'real': REAL, 'n': len(runs), 'alpha': fit.params['alpha']}")
+    assert found["real"] is False and found["n"] == 240
+    assert "SYNTHETIC, not the Chinchilla runs" in text_of(notebook)
+    assert found["alpha"] == pytest.approx(0.3478, abs=0.03)  # the law that the table was made from
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_sweep_notebook_goes_from_a_folder_to_a_forecast(tmp_path, monkeypatch):
+    home, law = tmp_path / "runs" / "synthetic", Law(noise=0.001)
+    write_runs(sweep_config(), home, law, broken=2, lines=2)
+    write_forecast(sweep_config(), home, law, lines=2)
+    monkeypatch.setenv("SWEEP", str(home))
+    ask = (
+        "{'rows': len(df), 'fitted': len(runs), 'a': fit.interval('a', 0.99), 'outcome': outcome.losses, "
+        "'loss': float(fit.predict(N=1e5, D=5e6))}"
+    )
+    notebook, found = run("fit_your_sweep", tmp_path, ask)
+    assert (found["rows"], found["fitted"]) == (17, 13) and len(found["outcome"]) == 2
+    low, high = found["a"]
+    assert low < 0.5 / (0.4 + 0.5) < high
+    assert found["loss"] == pytest.approx(law(1e5, 5e6), rel=0.02)
+    assert "diverged: the loss of step 812 is nan" in text_of(notebook)
+    assert pictures(notebook) == 7
