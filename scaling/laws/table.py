@@ -129,7 +129,7 @@ def format_loss(table: dict[str, Any]) -> str:
     at = ", ".join(f"{name} {value:.6g}" for name, value in table["columns"].items())
     lines = [f"{table['law']} at {at}", f"loss  {table['loss']:.6g}"]
     if table["level"] is not None:
-        lines[-1] += f"  {table['level']:.0%} interval of the law {_range(table['loss_interval'])}"
+        lines[-1] += f"  {table['level']:.0%} interval of the law {format_range(table['loss_interval'])}"
     outside = [name for name, inside in table["inside"].items() if not inside]
     lines += [f"note: {name} lies outside the runs that were fitted" for name in outside]
     return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
