@@ -34,9 +34,8 @@ def fit():
 
 @pytest.fixture(scope="module")
 def forecast(fit):
-    maker = laws.Forecaster.__new__(laws.Forecaster)
-    maker.runs, maker.level, maker.seed = fit.runs, 0.9, 0
-    maker.__dict__["fit"], maker.__dict__["isoflop"] = fit, None
+    maker = laws.Forecaster(fit.runs)
+    maker.fit, maker.isoflop = fit, None  # both are made when first asked for; these spare the time
     return maker.forecast(1e10, 1e11, 6e21)
 
 
