@@ -11,7 +11,7 @@ from scipy.stats import qmc
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.forms.starts import sobol
+from scaling.laws.forms.sobol import sobol
 
 CHINCHILLA = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
 needs_data = pytest.mark.skipif(not CHINCHILLA.exists(), reason="../shared/published is not here")
@@ -259,5 +259,6 @@ def test_misuse_is_one_line(call, said):
 
 
 def test_sobol_points_are_scipys():
-    reference = qmc.Sobol(8, scramble=False).random(128)[1:]
-    np.testing.assert_array_equal(sobol(127, 8), reference)
+    for dimensions in (1, 8, 21, 22):
+        reference = qmc.Sobol(dimensions, scramble=False).random(128)[1:]
+        np.testing.assert_array_equal(sobol(127, dimensions), reference)

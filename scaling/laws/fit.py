@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws import optimum as optimum_module
 from scaling.laws import solver, uncertainty
+from scaling.laws.certify import polish
 from scaling.laws.checks import require_fittable
+from scaling.laws.diagnostics import Diagnostics, diagnose
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.objectives import Loss, Residual, huber
 from scaling.laws.optimum import FlopsPerToken, Optimum, Prediction
@@ -23,21 +25,6 @@ from scaling.laws.uncertainty import Bootstrap, Kind
 from scaling.result import write_text_atomically
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """What the search says about its own result."""
-
-    gradient_norm: float
-    """of the objective per unit of the Gauss–Newton curvature: √(gᵀ H⁻¹ g / 2 objective), 0 at an exact minimum"""
-    starts: int
-    starts_at_optimum: float
-    """share of starts that end within 1e-6 of the least objective"""
-    condition: float
-    """of the curvature matrix scaled to a unit diagonal: large where parameters cannot be told apart"""
-    at_bounds: tuple[str, ...]
-    """parameters driven to zero, which the data do not identify"""
 
 
 class Fit:
@@ -196,13 +183,13 @@ def fit(
     theta = form.theta(drawn, np.zeros(len(problem.units)), problem.free)[:, problem.where]
     solution = solver.solve(problem, theta)
     if priors:
-        best = problem.residuals(solution.theta[int(solution.total.argmin())])
-        problem = with_priors(problem, priors, noise_of(best, problem))
+        residuals = problem.residuals(solution.theta[int(solution.total.argmin())])
+        problem = with_priors(problem, priors, noise_of(residuals, problem))
         solution = solver.solve(problem, np.concatenate([theta, solution.theta]))
     winner = int(solution.total.argmin())
-    natural = problem.natural(solution.theta[winner])
-    diagnostics = _diagnose(problem, solution, winner, starts, natural, runs_sorted)
-    return Fit(problem, runs_sorted, natural, diagnostics, priors or {}, runs.order())
+    best = polish(problem, solution.theta[winner]) if loss.rounded else solution.theta[winner]
+    diagnostics = diagnose(problem, solution, winner, starts, best)
+    return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
 
 
 def load(path: str | Path, form: Form | None = None) -> Fit:
@@ -261,32 +248,3 @@ def _saved_form(path: str | Path, values: Mapping[str, Any], form: Form | None) 
             f"{', '.join(form.params)}"
         )
     return form
-
-
-def _diagnose(
-    problem: Problem, solution: solver.Solution, winner: int, starts: int, natural: Array, runs: Runs
-) -> Diagnostics:
-    total, least = solution.total, float(solution.total[winner])
-    gradient, matrix = solver.normal_equations(problem, solution.theta[winner])
-    at_bounds = [
-        name
-        for name, value in zip(problem.form.params, natural, strict=True)
-        if name == "E" and name in problem.free and value < 1e-3 * runs.loss.min()
-    ]
-    return Diagnostics(
-        gradient_norm=_scaled_gradient(gradient, matrix, least),
-        starts=starts,
-        starts_at_optimum=float(np.mean(total[-starts:] <= least + abs(least) * 1e-6 + 1e-20)),
-        condition=_condition(matrix),
-        at_bounds=tuple(at_bounds),
-    )
-
-
-def _scaled_gradient(gradient: Array, matrix: Array, objective: float) -> float:
-    step = np.linalg.lstsq(matrix, gradient, rcond=None)[0]
-    return float(np.sqrt(max(float(gradient @ step), 0.0) / max(2 * abs(objective), 1e-300)))
-
-
-def _condition(matrix: Array) -> float:
-    scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
-    return float(np.linalg.cond(matrix / np.outer(scale, scale)))

@@ -104,7 +104,7 @@ def _log_student(residuals: Array, weights: Array, loss: Loss) -> float:
 
     assert loss.nu is not None
     size = residuals * np.sqrt(weights)
-    scale = float(student_scale(size, np.ones_like(size), loss.nu, np, iterations=300))
+    scale = float(student_scale(size, np.ones_like(size), loss.nu, np))
     return float(np.sum(t.logpdf(size / scale, loss.nu) - np.log(scale) + 0.5 * np.log(weights)))
 
 

@@ -28,6 +28,16 @@ def untransform(value: Any, residual: Residual, xp: ModuleType) -> Any:
     return value if residual == "raw" else xp.exp(value) if residual == "log" else xp.expm1(value)
 
 
+SCALE_STEPS = 40
+"""by which Student's scale is found: each at most a factor e in s², the last ones quadratically convergent"""
+
+
+def _repeat(count: int, step: Callable[[Any], Any], first: Any) -> Any:
+    for _ in range(count):
+        first = step(first)
+    return first
+
+
 @dataclass(frozen=True)
 class Loss:
     """ρ(r), summed over the points with their weights: value = Σ w·ρ(r)."""
@@ -47,12 +57,15 @@ class Loss:
 
     def __call__(self, residuals: ArrayLike, weights: ArrayLike = 1.0) -> float:
         """The objective at `residuals`."""
-        r = np.asarray(residuals, np.float64)
-        w = np.broadcast_to(np.asarray(weights, np.float64), r.shape)
+        return float(self.sums(np.asarray(residuals, np.float64).ravel(), np.asarray(weights, np.float64).ravel()))
+
+    def sums(self, r: Array, w: Array) -> Array:
+        """The objective at each row of residuals [..., points]; weights are broadcast to them."""
         size = np.abs(r)
         if self.kind == "student_t":
             assert self.nu is not None
-            s = student_scale(r, w, self.nu, np)
+            w = np.broadcast_to(w, r.shape)
+            s = student_scale(r, w, self.nu, np)[..., None]
             values = 0.5 * (self.nu + 1) * np.log1p((r / s) ** 2 / self.nu) + np.log(s)
         elif self.kind == "l2":
             values = 0.5 * size**2
@@ -62,7 +75,7 @@ class Loss:
         else:
             over, under = self.sides()
             values = np.where(r > 0, over, under) * size
-        return float(np.sum(w * values))
+        return np.asarray(np.sum(w * values, -1))
 
     def sides(self) -> tuple[float, float]:
         """Weight of a prediction above the loss, and of one below."""
@@ -89,13 +102,22 @@ class Loss:
         return Loss(values["kind"], values["delta"], values.get("q"), values.get("nu"))
 
 
-def student_scale(r: Any, w: Any, nu: Any, xp: ModuleType, iterations: int = 30) -> Any:
-    """The scale that makes residuals [points] most likely under Student's t, by its fixed point (EM)."""
-    total = xp.maximum(xp.sum(w), 1e-300)
-    square = xp.sum(w * r * r) / total + 1e-24  # of data without noise the scale stays at 1e-12
-    for _ in range(iterations):
-        square = xp.sum(w * (nu + 1.0) / (nu + r * r / square) * r * r) / total + 1e-24
-    return xp.sqrt(square)
+def student_scale(r: Any, w: Any, nu: Any, xp: ModuleType, repeat: Any = _repeat) -> Any:
+    """The scale [...] that makes residuals [..., points] most likely under Student's t.
+
+    The root u = log s² of Σ w·((ν + 1)·r²/(ν·s² + r²) − 1), a falling sum of logistic curves, by Newton steps kept
+    between those that lead there from either side: no further than one from above, the EM step at least from below.
+    """
+    total = xp.maximum(xp.sum(w, -1), 1e-300)
+    square = r * r + 1e-24  # of data without noise the scale stays near 1e-12
+
+    def step(u: Any) -> Any:
+        share = square / (nu * xp.exp(u)[..., None] + square)
+        excess = (nu + 1.0) * xp.sum(w * share, -1) / total - 1.0
+        slope = (nu + 1.0) * xp.sum(w * share * (1.0 - share), -1) / total
+        return u + xp.clip(excess / xp.maximum(slope, 1e-300), -1.0, 1.0)
+
+    return xp.exp(0.5 * repeat(SCALE_STEPS, step, xp.log(xp.sum(w * square, -1) / total + 1e-300)))
 
 
 def huber(delta: float = 1e-3) -> Loss:

@@ -67,9 +67,7 @@ class Problem:
 
     def objective(self, theta: Array, y: Array | None = None, weights: Array | None = None) -> Array:
         """[lanes] at [lanes, free], without priors."""
-        r = self.residuals(theta, y)
-        w = np.broadcast_to(self.weights if weights is None else weights, r.shape)
-        return np.array([self.loss(lane, own) for lane, own in zip(r, w, strict=True)])
+        return self.loss.sums(self.residuals(theta, y), self.weights if weights is None else weights)
 
     def fitted(self, theta: Array) -> Array:
         """L̂ of the rows."""

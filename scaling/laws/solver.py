@@ -1,8 +1,12 @@
-"""Levenberg–Marquardt on reweighted residuals, many problems at once, in float64.
+"""Damped Newton on the residuals' linearisation, many problems at once, in float64.
 
 Every problem is one lane: a start, or a bootstrap resample given as count weights. Lanes run 64 at a time through
 one compiled program whose arrays stay in the cache; points are padded to a multiple of 16 with weight 0, so that
 tables of similar length share it.
+
+A step solves (M + λ·diag) step = gradient with M between two Gauss–Newton matrices: with the weights ψ(r)/r of
+reweighted least squares, which lead safely from anywhere but creep at the end, and with the weights ψ'(r) of Newton's
+method, which end in a few steps but lead only from nearby. A step that fails moves M and λ towards the first.
 """
 
 from collections.abc import Iterator
@@ -23,6 +27,11 @@ LANES = 64
 POINTS = 16
 MAX_ITERATIONS = 400
 """of one stage"""
+LONGEST_STEP = 3.0
+"""of any number that the solver sees: a factor of 20 in a positive parameter. Further, and a first step may throw an
+amplitude to where its gradient is 0 and nothing brings it back."""
+COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": False}
+"""The program runs as fast without them and compiles in half the time."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,10 @@ class Solution:
     """[lanes], without priors, at theta"""
     penalty: Array
     """[lanes], the priors' share"""
+    gradient: Array
+    """[lanes, free], of objective and penalty, |r| rounded as in the last stage"""
+    matrix: Array
+    """[lanes, free, free], reweighted Gauss–Newton matrix of the last stage"""
     iterations: NDArray[np.int64]
     """[lanes]"""
 
@@ -81,33 +94,34 @@ def solve(
     x, y_padded, w_padded = np.pad(problem.x, extra, mode="edge"), np.pad(y, extra), np.pad(weights, extra)
     kind = _kind(problem)
     mean, precision = _priors(problem, prior_mean, lanes)
-    shared = (problem.units, np.array([problem.fixed[name] for name in kind.fixed]), precision)
+    shared = (problem.units, _fixed(problem), precision)
     stages = problem.loss.stages()
-    parts = []
+    blocks = []
     with float64_on_cpu():
-        program = _program(kind)
+        program = _program(kind, x.shape[1], len(stages))
         for first in range(0, lanes, LANES):
-            # A short last block is filled up with its own first lane, whose answers are dropped again.
+            # A short last block is filled up with its own last lane, whose answers are dropped again.
             take = np.minimum(np.arange(first, first + LANES), lanes - 1)
-            parts.append(
+            blocks.append(
                 program(theta[take], x, y_padded[take], w_padded[take], mean[take], shared, stages, tolerance)
             )
-        theta, iterations = (np.concatenate([np.asarray(p[i]) for p in parts])[:lanes] for i in (0, 1))
+        theta, gradient, matrix, iterations = (
+            np.concatenate([np.asarray(part) for part in parts])[:lanes] for parts in zip(*blocks, strict=True)
+        )
     penalty = np.zeros(lanes)
     if kind.priors:
         penalty = 0.5 * np.sum(precision * (problem.natural(theta) - mean) ** 2, -1)
-    return Solution(theta, problem.objective(theta, y, weights), penalty, iterations)
+    return Solution(theta, problem.objective(theta, y, weights), penalty, gradient, matrix, iterations)
 
 
-def normal_equations(problem: Problem, theta: Array) -> tuple[Array, Array]:
-    """Gradient [free] and the reweighted Gauss–Newton matrix [free, free] of what is minimised, at one theta."""
+def slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
+    """Derivatives at one theta: of the residuals [points, free], and of the priors' penalty [free]."""
     kind = _kind(problem)
     mean, precision = _priors(problem, None, 1)
-    shared = (problem.units, np.array([problem.fixed[name] for name in kind.fixed]), precision)
+    shared = (problem.units, _fixed(problem), precision)
     with float64_on_cpu():
-        data = (problem.x, problem.y, problem.weights, mean[0], shared)
-        _, gradient, matrix = _evaluator(kind)(theta, *data, problem.loss.stages()[-1])
-        return np.asarray(gradient), np.asarray(matrix)
+        of_fitted, of_penalty = _slopes(kind)(np.asarray(theta, np.float64), problem.x, mean[0], shared)
+        return np.asarray(of_fitted), np.asarray(of_penalty)
 
 
 @contextmanager
@@ -129,6 +143,10 @@ def _kind(problem: Problem) -> _Kind:
     return _Kind(problem.form, problem.residual, student, fixed, problem.prior_precision is not None)
 
 
+def _fixed(problem: Problem) -> Array:
+    return np.array([problem.fixed[name] for name in problem.form.params if name in problem.fixed])
+
+
 def _priors(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Array]:
     if problem.prior_precision is None or problem.prior_mean is None:
         return np.zeros((lanes, 0)), np.zeros(0)
@@ -137,89 +155,168 @@ def _priors(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Ar
 
 
 @cache
-def _evaluator(kind: _Kind) -> Any:
-    """(θ, x, y, w, prior means, shared, stage) -> objective, gradient, reweighted Gauss–Newton matrix."""
-    import jax
+def _functions(kind: _Kind) -> tuple[Any, Any]:
+    """t(L̂) [points], from (θ, x, shared); the natural parameters [k], from (θ, shared)."""
     import jax.numpy as jnp
 
     def scaled(theta: Any, shared: Any) -> dict[str, Any]:
-        units, fixed, _ = shared
+        units, fixed = shared[:2]
         free = dict(zip(kind.free, theta, strict=True))
         return kind.form.scaled(free, dict(zip(kind.fixed, fixed, strict=True)), units, jnp)
 
-    def residuals(theta: Any, x: Any, y: Any, shared: Any) -> Any:
+    def fitted(theta: Any, x: Any, shared: Any) -> Any:
         columns = dict(zip(kind.form.columns, x, strict=True))
-        return transform(kind.form.value(scaled(theta, shared), columns, jnp), kind.residual, jnp) - y
+        return transform(kind.form.value(scaled(theta, shared), columns, jnp), kind.residual, jnp)
 
     def natural(theta: Any, shared: Any) -> Any:
         return jnp.stack(kind.form.natural(scaled(theta, shared), shared[0], jnp))
 
+    return fitted, natural
+
+
+@cache
+def _slopes(kind: _Kind) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    fitted, natural = _functions(kind)
+
+    def slopes(theta: Any, x: Any, mean: Any, shared: Any) -> Any:
+        of_penalty = jnp.zeros_like(theta)
+        if kind.priors:
+            of_penalty = (shared[2] * (natural(theta, shared) - mean)) @ jax.jacfwd(natural)(theta, shared)
+        return jax.jacfwd(fitted)(theta, x, shared), of_penalty
+
+    return jax.jit(slopes)
+
+
+def _evaluator(kind: _Kind) -> Any:
+    """(θ, x, y, w, means, shared, stage) -> value, gradient, matrices [2, k, k] of Newton and of reweighting."""
+    import jax
+    import jax.numpy as jnp
+
+    fitted, natural = _functions(kind)
+
     def evaluate(theta: Any, x: Any, y: Any, w: Any, mean: Any, shared: Any, stage: Any) -> tuple[Any, Any, Any]:
-        theta = jnp.asarray(theta)
-        r, push = jax.linearize(lambda t: residuals(t, x, y, shared), theta)
+        out, push = jax.linearize(lambda t: fitted(t, x, shared), theta)
         jacobian = jax.vmap(push)(jnp.eye(theta.shape[0]))
-        rho, weight = _student(r, w, stage[0]) if kind.student else _rounded(r, stage)
         # A point of weight 0 is padding or was not drawn; what it holds must not matter.
-        value = jnp.sum(jnp.where(w > 0, w * rho, 0.0))
-        weight = jnp.where(w > 0, w * weight, 0.0)
-        r = jnp.where(w > 0, r, 0.0)
-        gradient, matrix = jacobian @ (weight * r), (jacobian * weight) @ jacobian.T
+        there = w > 0
+        r = jnp.where(there, out - y, 0.0)
+        rho, newton, weight = _student(r, w, stage[0]) if kind.student else _rounded(r, stage)
+        value, gradient = jnp.sum(w * rho), jacobian @ (w * weight * r)
+        matrices = jnp.einsum("ip,mp,jp->mij", jacobian, w * jnp.stack([newton, weight]), jacobian)
         if kind.priors:
             precision = shared[2]
             away = natural(theta, shared) - mean
             slope = jax.jacfwd(natural)(theta, shared)
             value = value + 0.5 * jnp.sum(precision * away**2)
             gradient = gradient + slope.T @ (precision * away)
-            matrix = matrix + (slope.T * precision) @ slope
-        return value, gradient, matrix
+            matrices = matrices + (slope.T * precision) @ slope
+        return value, gradient, matrices
 
-    def _rounded(r: Any, stage: Any) -> tuple[Any, Any]:
+    def _rounded(r: Any, stage: Any) -> tuple[Any, Any, Any]:
         delta, over, under, unit = stage
         size = jnp.abs(r)
         inside = size < delta
         side = jnp.where(r > 0, over, under) / unit
         rho = jnp.where(inside, 0.5 * r * r, delta * (size - 0.5 * delta))
-        return side * rho, side * jnp.where(inside, 1.0, delta / size)
+        return side * rho, jnp.where(inside, side, 0.0), side * jnp.where(inside, 1.0, delta / size)
 
-    def _student(r: Any, w: Any, nu: Any) -> tuple[Any, Any]:
-        s = student_scale(jnp.where(w > 0, r, 0.0), w, nu, jnp)
+    def _student(r: Any, w: Any, nu: Any) -> tuple[Any, Any, Any]:
+        s = student_scale(r, w, nu, jnp, lambda n, step, first: jax.lax.fori_loop(0, n, lambda _, u: step(u), first))
         rho = 0.5 * (nu + 1.0) * jnp.log1p((r / s) ** 2 / nu) + jnp.log(s)
-        return rho, (nu + 1.0) / (nu * s**2 + r**2)
+        weight = (nu + 1.0) / (nu * s**2 + r**2)
+        return rho, weight, weight
 
     return evaluate
 
 
 @cache
-def _program(kind: _Kind) -> Any:
-    """The compiled solver: (θ, x, y, w, means, shared, stages, tolerance) -> θ, iterations; lanes in front."""
+def _program(kind: _Kind, points: int, stages: int) -> Any:
+    """The compiled solver: (θ, x, y, w, means, shared, stages, tolerance) -> θ, gradient, matrix, iterations.
+
+    Lanes in front, LANES of them.
+    """
+    import jax
+
+    number = lambda *shape: jax.ShapeDtypeStruct(shape, np.float64)  # noqa: E731
+    free, columns, priors = len(kind.free), len(kind.form.columns), len(kind.form.params) if kind.priors else 0
+    traced = jax.jit(jax.vmap(_lane(kind), in_axes=(0, None, 0, 0, 0, None, None, None))).lower(
+        number(LANES, free),
+        number(columns, points),
+        number(LANES, points),
+        number(LANES, points),
+        number(LANES, priors),
+        (number(columns), number(len(kind.fixed)), number(priors)),
+        number(stages, 4),
+        number(),
+    )
+    try:
+        return traced.compile(compiler_options=COMPILER_OPTIONS)  # type: ignore[arg-type]
+    except jax.errors.JaxRuntimeError:  # a jaxlib that does not know the option
+        return traced.compile()
+
+
+def _lane(kind: _Kind) -> Any:
+    """One problem's descent, stage by stage. Lanes wait for each other only at the very end."""
     import jax
     import jax.numpy as jnp
 
     evaluate = _evaluator(kind)
 
-    def stage(carry: Any, settings: Any, data: Any, tolerance: Any) -> Any:
-        theta, total = carry
-
-        def step(state: Any) -> Any:
-            theta, value, gradient, matrix, damping, iteration, _ = state
-            diagonal = jnp.diag(matrix)
-            # The floor keeps the matrix regular when the data say nothing about a parameter (E driven to 0).
-            damped = matrix + jnp.diag(damping * diagonal + 1e-14 * diagonal.max() + 1e-300)
-            new = theta - jnp.linalg.solve(damped, gradient)
-            there = evaluate(new, *data, settings)
-            better = there[0] < value
-            still = jnp.abs(value - there[0]) <= tolerance * jnp.abs(value)
-            damping = jnp.where(better, jnp.maximum(damping * 0.2, 1e-12), damping * 5.0)
-            done = (still & (damping < 1e3)) | (damping > 1e12)
-            kept = [jnp.where(better, a, b) for a, b in zip((new, *there), state[:4], strict=True)]
-            return (*kept, damping, iteration + 1, done)
-
-        start = (theta, *evaluate(theta, *data, settings), jnp.array(1e-2), jnp.array(0), jnp.array(False))
-        end = jax.lax.while_loop(lambda s: ~s[-1] & (s[-2] < MAX_ITERATIONS), step, start)
-        return (end[0], total + end[-2]), None
+    def propose(theta: Any, gradient: Any, matrices: Any, damping: Any) -> Any:
+        newton, reweighted = matrices
+        share = jnp.minimum(1.0, damping**0.25)
+        diagonal = jnp.diag(reweighted)
+        # The floor keeps the matrix regular when the data say nothing about a parameter (E driven to 0).
+        extra = jnp.diag(damping * diagonal + 1e-14 * diagonal.max() + 1e-300)
+        step = _solve_positive((1.0 - share) * newton + share * reweighted + extra, gradient)
+        return theta - step * jnp.minimum(1.0, LONGEST_STEP / jnp.abs(step).max())
 
     def lane(theta: Any, x: Any, y: Any, w: Any, mean: Any, shared: Any, stages: Any, tolerance: Any) -> Any:
-        run = lambda carry, settings: stage(carry, settings, (x, y, w, mean, shared), tolerance)  # noqa: E731
-        return jax.lax.scan(run, (theta, jnp.array(0)), stages)[0]
+        size, last = theta.shape[0], stages.shape[0] - 1
 
-    return jax.jit(jax.vmap(lane, in_axes=(0, None, 0, 0, 0, None, None, None)))
+        def step(state: dict[str, Any]) -> dict[str, Any]:
+            at, damping = state["at"], state["damping"]
+            there = evaluate(state["next"], x, y, w, mean, shared, stages[state["stage"]])
+            first = state["spent"] == 0
+            better = (there[0] < at[1]) | first
+            change = jnp.abs(at[1] - there[0])
+            still = ~first & (change <= tolerance * jnp.abs(at[1]) + 1e-27)
+            damping = jnp.where(better, jnp.maximum(damping * 0.2, 1e-12), damping * 5.0)
+            done = (still & (damping < 1e3)) | (damping > 1e12) | (state["spent"] >= MAX_ITERATIONS)
+            at = [jnp.where(better, new, old) for new, old in zip((state["next"], *there), at, strict=True)]
+            return {
+                "at": at,
+                "next": jnp.where(done, at[0], propose(at[0], at[2], at[3], damping)),
+                "damping": jnp.where(done, 1e-2, damping),
+                "stage": jnp.where(done, jnp.minimum(state["stage"] + 1, last), state["stage"]),
+                "spent": jnp.where(done, 0, state["spent"] + 1),
+                "iterations": state["iterations"] + 1,
+                "end": done & (state["stage"] == last),
+            }
+
+        begin = {
+            "at": [theta, jnp.inf, jnp.zeros(size), jnp.zeros((2, size, size))],
+            "next": theta,
+            "damping": 1e-2,
+            "stage": 0,
+            "spent": 0,
+            "iterations": 0,
+            "end": False,
+        }
+        final = jax.lax.while_loop(lambda s: ~s["end"], step, jax.tree.map(jnp.asarray, begin))
+        theta, _, gradient, matrices = final["at"]
+        return theta, gradient, matrices[1], final["iterations"]
+
+    return lane
+
+
+def _solve_positive(matrix: Any, right: Any) -> Any:
+    """x with matrix·x = right by Cholesky; NaN, which no descent accepts, where the matrix has no such root."""
+    from jax.lax.linalg import cholesky, triangular_solve
+
+    lower = cholesky(matrix, symmetrize_input=False)
+    half = triangular_solve(lower, right[:, None], left_side=True, lower=True)
+    return triangular_solve(lower, half, left_side=True, lower=True, transpose_a=True)[:, 0]

@@ -7,20 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.laws.forms.sobol import sobol
+
 Array = NDArray[np.float64]
 Values = Mapping[str, Any]
 Value = Callable[[Values, Values, ModuleType], Any]
 _SHARE = "share of the least loss"
-
-
-def sobol(count: int, dimensions: int) -> Array:
-    """The Sobol sequence without its first point (the corner): [count, dimensions], inside (0, 1)."""
-    from scipy.stats import qmc
-
-    if count == 0:
-        return np.zeros((0, dimensions))
-    sequence = qmc.Sobol(dimensions, scramble=False)
-    return sequence.random_base2(int(count).bit_length())[1 : count + 1]
 
 
 def draw(count: int, spans: Mapping[str, tuple[float, float]], literature: Sequence[Values] = ()) -> dict[str, Array]:
