@@ -100,6 +100,12 @@ def test_residuals_of_a_law_of_other_columns_show_those():
     ]
 
 
+def test_the_isoflop_figure_says_what_its_curves_are(fit):
+    for method, said in (("parabola", "a parabola in log N"), ("akima", "an Akima spline in log N")):
+        figure = report.plot_isoflop(fit.runs, laws.isoflop(fit.runs, method=method), interactive=True)
+        assert said in figure.layout.annotations[0].text.replace("<br>", " ")
+
+
 def test_the_frontier_is_the_envelope_of_the_curves_of_all_sizes(fit):
     figure = report.plot_frontier(fit, interactive=True)
     (frontier,) = traces(figure, "least loss by the fitted law, 90% interval")

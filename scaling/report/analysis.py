@@ -53,7 +53,8 @@ def with_minima(
     if found.N_law is not None and found.D_law is not None:
         n_law = _power_law("N*", found.N_law, grid, data.level, n_curve)
         d_law = _power_law("D*", found.D_law, grid, data.level, d_curve)
-    return replace(data, budgets=budgets_of(found, data.runs), n_law=n_law, d_law=d_law)
+    drawn = {"parabola": data.curves_are, "akima": "an Akima spline in log N"}[found.method]
+    return replace(data, budgets=budgets_of(found, data.runs), n_law=n_law, d_law=d_law, curves_are=drawn)
 
 
 def _fit(data: ReportData, table: laws.Runs) -> tuple[laws.Fit | None, list[str]]:

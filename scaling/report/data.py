@@ -157,6 +157,8 @@ class ReportData:
     runs: Sequence[Run]
     curves: Sequence[Curve] = ()
     budgets: Sequence[Budget] = ()
+    curves_are: str = "a parabola in log N"
+    """what is drawn through the runs of a budget"""
     n_law: PowerLaw | None = None
     d_law: PowerLaw | None = None
     law: Law | None = None

@@ -85,7 +85,7 @@ def isoflops(data: ReportData) -> Figure | None:
         f" At {write_number(b.flops, 'power')} FLOPs: {b.note}." for b in data.budgets if not b.interior and b.note
     ]
     caption = (
-        f"One curve for each budget: a parabola in log N. Stars: minima, with their {data.level:.0%} interval; only "
+        f"One curve for each budget: {data.curves_are}. Stars: minima, with their {data.level:.0%} interval; only "
         f"those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)} "
         f"{_conventions(data)}"
     )
