@@ -52,7 +52,7 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         "runs where --run is given, else rows)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
-    add("--compare", metavar="LAW,LAW", help="hold these laws beside it: AIC, BIC and errors of backtests")
+    add("--compare", metavar="LAW,LAW", help="hold these laws beside it, all by least squares: AIC, BIC, backtests")
     add(
         "--suggest",
         nargs="?",
@@ -103,7 +103,7 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
     table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not csv))
     text = f"{laws.format_table(table)}\nsaved as {output}"
     if args.compare:
-        comparison = laws.compare(runs, [args.law, *args.compare.split(",")])
+        comparison = laws.compare(runs, [args.law, *args.compare.split(",")], residual=args.residual)
         table["compare"] = comparison.to_dict()
         text += f"\n\n{comparison.summary()}"
     if args.suggest is not None:

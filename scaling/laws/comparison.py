@@ -120,8 +120,8 @@ def compare(
 
     Raises UserError for fewer than two laws and where one cannot be fitted.
     """
-    known = [get_form(form) for form in forms]
-    if len({form.name for form in known}) < 2:
+    known = list({form.name: form for form in map(get_form, forms)}.values())
+    if len(known) < 2:
         raise UserError(
             f"compare: at least two different laws; got {', '.join(form.name for form in known) or 'none'}"
         )
