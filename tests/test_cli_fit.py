@@ -187,5 +187,5 @@ def test_the_published_chinchilla_numbers_come_from_the_command_line(tmp_path, c
 def test_laws_are_compared_once_each(csv, tmp_path, capsys):
     options = (*QUICK, "--compare", "chinchilla,chinchilla_no_offset", "-o", tmp_path / "fit.json")
     compared = json_of(capsys, "fit", csv, *NAMES, *options)["compare"]
-    assert sorted(row["law"] for row in compared["table"]) == ["chinchilla", "chinchilla_no_offset"]
+    assert sorted(row["form"] for row in compared["table"]) == ["chinchilla", "chinchilla_no_offset"]
     assert "at least two different laws" in error_of(capsys, "fit", csv, *NAMES, *QUICK, "--compare", "chinchilla")
