@@ -13,7 +13,10 @@ class Stop(Exception):
 
 
 class Signals:
-    """While entered, SIGTERM and SIGINT are noted instead of ending the process; a second one acts as it always did.
+    """While entered, SIGTERM and SIGINT are noted instead of ending the process.
+
+    A second Ctrl-C ends it at once. A second SIGTERM does not: where a scheduler tells a whole process group, a worker
+    is told by it and by its launcher, and is saving by then.
 
     Does nothing outside the main thread, where Python delivers no signals.
     """
@@ -42,7 +45,8 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        if number == signal.SIGINT:
+            signal.signal(number, self._before.pop(number))
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

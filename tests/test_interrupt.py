@@ -1,0 +1,43 @@
+"""Signals while a run trains."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from scaling.errors import Interrupted
+from scaling.training.interrupt import Signals, Stop
+
+
+def test_a_worker_told_twice_to_stop_still_saves() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals(enabled=True) as signals:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stop):
+            signals.check()
+        assert isinstance(signals.exception("saved"), Interrupted)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    with Signals(enabled=True) as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert isinstance(signals.exception("saved"), KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_signals_stay_as_they_are() -> None:
+    seen = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def enter() -> None:
+        with Signals(enabled=True):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]
