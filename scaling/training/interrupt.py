@@ -15,8 +15,8 @@ class Stop(Exception):
 class Signals:
     """While entered, SIGTERM and SIGINT are noted instead of ending the process.
 
-    A second Ctrl-C ends it at once. A second SIGTERM does not: where a scheduler tells a whole process group, a worker
-    is told by it and by its launcher, and is saving by then.
+    A second Ctrl-C ends it at once. A second SIGTERM does not: where a scheduler tells a whole process group, a
+    worker is told by it and by its launcher, and is saving by then.
 
     Does nothing outside the main thread, where Python delivers no signals.
     """
