@@ -30,8 +30,8 @@ MAX_ITERATIONS = 400
 LONGEST_STEP = 3.0
 """of any number that the solver sees: a factor of 20 in a positive parameter. Further, and a first step may throw an
 amplitude to where its gradient is 0 and nothing brings it back."""
-COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": False}
-"""The program runs as fast without them and compiles in half the time."""
+COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+"""The program runs as fast and compiles in half the time."""
 
 
 @dataclass(frozen=True)
