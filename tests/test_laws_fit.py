@@ -47,6 +47,9 @@ def test_huber_fit_of_the_chinchilla_data_is_the_published_one(published):
 def test_l1_fit_of_the_chinchilla_data_is_the_published_one(published):
     fit = laws.fit(published, "chinchilla", loss=laws.l1())
     assert fit.objective == pytest.approx(1.1294946, rel=1e-7)
+    assert fit.diagnostics.certified
+    assert fit.diagnostics.starts_at_optimum > 0.9
+    assert fit.params["E"] == pytest.approx(1.81686, abs=1e-5)
     assert fit.params["alpha"] == pytest.approx(0.34781, abs=1e-5)
     assert fit.params["beta"] == pytest.approx(0.36585, abs=1e-5)
     assert fit.params["A"] == pytest.approx(482.006, rel=1e-5)

@@ -19,6 +19,8 @@ from scipy import optimize
 
 DELTA = 1e-3
 RESAMPLES = 4000
+TIGHT = {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 3000, "maxfun": 30_000}
+"""SciPy's settings beside its default ones"""
 # Hoffmann et al. 2022, appendix D.3: log E, log A, log B, α, β
 GRID = [np.linspace(-1, 1, 5), np.arange(0, 30, 5.0), np.arange(0, 30, 5.0), *[np.linspace(0, 2, 5)] * 2]
 
@@ -26,7 +28,7 @@ GRID = [np.linspace(-1, 1, 5), np.arange(0, 30, 5.0), np.arange(0, 30, 5.0), *[n
 def table(path):
     """The runs as a DataFrame."""
     if path is not None:
-        df = pd.read_csv(path, float_precision="round_trip")
+        df = pd.read_csv(path)
         return df[df.used_in_fit == 1] if "used_in_fit" in df else df
     rng = np.random.default_rng(0)
     n, d = np.exp(rng.uniform(np.log(5e7), np.log(1.5e10), 240)), np.exp(rng.uniform(np.log(5e8), np.log(3e11), 240))
@@ -108,7 +110,7 @@ def excess(fit, counts, data, sample):
     at = np.array([*np.log([p["E"], p["A"], p["B"]]), p["alpha"], p["beta"]])
     for i in range(sample):
         for start in at + np.array([0.1, 1, 1, 0.05, 0.05]) * rng.standard_normal((4, 5)):
-            best[i] = min(best[i], scipy_fit(start, data, counts[i], ftol=1e-15, gtol=1e-12, maxiter=3000)[0])
+            best[i] = min(best[i], scipy_fit(start, data, counts[i], **TIGHT)[0])
     return fit.draws.objectives / best - 1
 
 
@@ -137,20 +139,28 @@ def main():
     values = np.array([value for value, _ in found])
     optimum = found[int(values.argmin())][1]
     counts = resample_counts(np.arange(len(ordered)), RESAMPLES, 6, np.random.default_rng(0))
-    sample_seconds, refits = least(lambda: [scipy_fit(optimum, data, own) for own in counts[: options.sample]], 1)
+    sample = counts[: options.sample]
+    scipy_seconds, scipy_values = [], []
+    for tight in ({}, TIGHT):
+        seconds, refits = least(lambda t=tight: [scipy_fit(optimum, data, own, **t) for own in sample], 1)
+        scipy_seconds.append(f"{seconds / len(sample) * RESAMPLES:.0f} s")
+        scipy_values.append(np.array([value for value, _ in refits]))
     over = excess(fit, counts, data, options.sample)
-    scipy_over = np.array([value for value, _ in refits]) / (fit.draws.objectives / (1 + over))[: options.sample] - 1
+    best = (fit.draws.objectives / (1 + over))[: options.sample]
+    scipy_over = [
+        f"{np.mean(values / best - 1 <= 1e-6):.0%}, worst {(values / best - 1).max():.0e}" for values in scipy_values
+    ]
 
     rows = [
         ("import scaling.laws and jax", f"{first['import']:.2f} s", "", ""),
         ("fit, 64 starts, fresh process, imports not counted", f"{first['fit']:.2f} s", "≤ 2 s", ""),
         ("the same with imports", f"{first['import'] + first['fit']:.2f} s", "≤ 2 s", ""),
-        ("fit, 64 starts, warm", f"{warm:.3f} s", "≤ 0.2 s", f"{grid_seconds:.0f} s (4,500 starts)"),
+        ("fit, 64 starts, warm", f"{warm:.3f} s", "≤ 0.2 s", f"{grid_seconds:.0f} s (4,500 starts, default)"),
         (
             f"{RESAMPLES:,} resamples, fresh process, with the fit's compilation",
             f"{first['fit'] + first['bootstrap']:.2f} s",
             "≤ 5 s",
-            f"{sample_seconds / options.sample * RESAMPLES:.0f} s (from {options.sample})",
+            f"{'; '.join(scipy_seconds)} (from {options.sample})",
         ),
         (f"{RESAMPLES:,} resamples, warm", f"{warm_bootstrap:.2f} s", "", ""),
         (
@@ -164,10 +174,10 @@ def main():
             "resamples with an excess ≤ 1e-6",
             f"{np.mean(over <= 1e-6):.2%}, worst {over.max():.1e}",
             "≥ 99.9 %",
-            f"{np.mean(scipy_over <= 1e-6):.0%}, worst {scipy_over.max():.1e}",
+            "; ".join(scipy_over),
         ),
     ]
-    print("| | scaling.laws | target | SciPy L-BFGS-B |\n|---|---|---|---|")
+    print("| | scaling.laws | target | SciPy L-BFGS-B (default; tight) |\n|---|---|---|---|")
     for row in rows:
         print("| " + " | ".join(row) + " |")
 
