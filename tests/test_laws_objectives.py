@@ -59,6 +59,16 @@ def test_certificates_hold_at_linear_programmings_vertex_and_nowhere_else(seed, 
         assert least_subgradient(problem, theta + away) > 1e-3
 
 
+def test_passing_through_points_is_no_certificate():
+    runs = noisy_power_law(seed=6)
+    problem = laws.fit(runs, "power_law_N_no_offset", loss=laws.l1(), starts=1).problem
+    log_n, log_loss = np.log(runs.N), np.log(runs.loss)
+    alpha = -(log_loss[1] - log_loss[0]) / (log_n[1] - log_n[0])  # through the first two points, far from the rest
+    theta = problem.theta(np.array([np.exp(log_loss[0] + alpha * log_n[0]), alpha]))
+    assert np.sort(np.abs(problem.residuals(theta)))[1] < 1e-12
+    assert least_subgradient(problem, theta) > 0.1
+
+
 def test_student_t_agrees_with_scipy_over_law_and_scale():
     runs = noisy_power_law(seed=3, degrees=2.0)
     nu = 3.0
