@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,21 +14,26 @@ from scaling.laws import optimum as optimum_module
 from scaling.laws import solver, uncertainty
 from scaling.laws.certify import polish
 from scaling.laws.checks import require_fittable
+from scaling.laws.covariance import Covariance, covariance
+from scaling.laws.covariance import Method as CovarianceMethod
 from scaling.laws.diagnostics import Diagnostics, diagnose
 from scaling.laws.forms import FORMS, Form, get_form
+from scaling.laws.identify import Identification, identify
+from scaling.laws.noise import noise_of
 from scaling.laws.objectives import Loss, Residual, huber
 from scaling.laws.optimum import FlopsPerToken, Optimum, Prediction
-from scaling.laws.priors import Prior, noise_of, with_priors
-from scaling.laws.problem import Problem, make_problem
+from scaling.laws.priors import Prior, with_priors
+from scaling.laws.problem import Problem, make_problem, transformed_sigma
+from scaling.laws.profile import Profile, profile
 from scaling.laws.runs import Runs
-from scaling.laws.uncertainty import Bootstrap, Kind
+from scaling.laws.uncertainty import Draws, Kind, Method
 from scaling.result import write_text_atomically
 
 Array = NDArray[np.float64]
 
 
 class Fit:
-    """A fitted law; intervals come from the last `bootstrap`."""
+    """A fitted law; intervals come from the last draws made, by `bootstrap` or `draw`."""
 
     def __init__(
         self,
@@ -38,7 +43,7 @@ class Fit:
         diagnostics: Diagnostics,
         priors: Mapping[str, Prior],
         input_order: NDArray[np.int64],
-        bootstrap: Bootstrap | None = None,
+        draws: Draws | None = None,
     ):
         self.problem, self.runs, self.diagnostics, self.priors = problem, runs, diagnostics, dict(priors)
         self.form, self.loss, self.residual = problem.form, problem.loss, problem.residual
@@ -47,10 +52,11 @@ class Fit:
         """positions of the rows, as they were given, in the order of `runs`"""
         self.params: dict[str, float] = dict(zip(self.form.params, (float(v) for v in natural), strict=True))
         """in the columns' own units"""
-        self.draws = bootstrap
+        self.draws = draws
         self.theta = problem.theta(natural)
         self.residuals = problem.residuals(self.theta)
         self.objective = self.loss(self.residuals, problem.weights)
+        self._identified: dict[float, dict[str, Identification]] = {}
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {value:.6g}" for name, value in self.params.items())
@@ -67,31 +73,89 @@ class Fit:
         freedom = len(self.runs) - len(self.problem.free)
         return float(np.sqrt(np.sum(self.problem.weights * self.residuals**2) / freedom))
 
+    @property
+    def chi2_per_freedom(self) -> float | None:
+        """χ² of the residuals per degree of freedom, the runs' sigma taken as it stands; None without a sigma.
+
+        Near 1 where sigma is all the scatter there is; above where runs scatter more than sigma says (seeds, tuning,
+        a law that is not quite right). Intervals go by the residuals' own scatter, sigma only weighs the points.
+        """
+        if self.runs.sigma is None:
+            return None
+        sigma = transformed_sigma(self.runs, self.residual)
+        return float(np.sum((self.residuals / sigma) ** 2) / (len(self.runs) - len(self.problem.free)))
+
     def fitted(self) -> Array:
         """L̂ of the fitted rows, in the order of `runs`."""
         return self.problem.fitted(self.theta)
 
     def bootstrap(
-        self, n: int = 4000, cluster: ArrayLike | bool | None = None, seed: int = 0, kind: Kind | None = None
-    ) -> Bootstrap:
-        """Refit `n` resamples; `interval`, `predict` and `optimal` use the last one.
+        self,
+        n: int = 4000,
+        cluster: ArrayLike | bool | None = None,
+        seed: int = 0,
+        kind: Kind | None = None,
+        strata: ArrayLike | Literal["budget"] | None = None,
+    ) -> Draws:
+        """Refit `n` resamples; `interval`, `predict` and `optimal` use the last draws made.
 
         cluster: a label for each row, in the order the rows were given; whole clusters are drawn. None: by training
         run where the runs have a run column, else by row. False: by row.
         kind: "rows" or "runs" draw from the data; "noise" draws Gaussian noise of the residuals' own size around the
         fitted law, the better choice for a designed sweep of a few runs, where a resample would lose a whole budget.
+        strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
+        within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """
-        self.draws = uncertainty.bootstrap(self, n, cluster, seed, kind)
+        self.draws = uncertainty.bootstrap(self, n, cluster, seed, kind, strata)
         return self.draws
+
+    def draw(
+        self, method: Method = "laplace", n: int = 4000, seed: int = 0, cluster: ArrayLike | bool | None = None
+    ) -> Draws:
+        """Draw parameters without refitting; `interval`, `predict` and `optimal` use the last draws made.
+
+        method: "laplace" and "sandwich" from Student's t around the fit with that `covariance`; "nuts" from the
+        posterior under the likelihood that belongs to the loss, see `laws.posterior` (for small problems: seconds).
+        cluster: as of `bootstrap`, for "sandwich".
+        Raises UserError where the linearised law leaves a parameter open, or NUTS' library is not installed.
+        """
+        self.draws = uncertainty.draw(self, method, n, seed, cluster)
+        return self.draws
+
+    def covariance(
+        self, method: CovarianceMethod = "sandwich", cluster: ArrayLike | bool | None = None
+    ) -> Covariance:
+        """Covariance of the parameters by the linearised law; see `laws.covariance` for the methods.
+
+        cluster: as of `bootstrap`; by it "sandwich" is robust to dependence within training runs.
+        """
+        return covariance(self.problem, self.theta, method, uncertainty.cluster_of(self, cluster))
+
+    def profile(self, name: str, points: int = 41, level: float = 0.9) -> Profile:
+        """How the best objective rises as a parameter is held away from its estimate, and the interval that follows.
+
+        points: values to refit at, half on each side. Raises UserError for a parameter that was not fitted.
+        """
+        return profile(self, name, points, level)
+
+    def identified(self, level: float = 0.9) -> dict[str, Identification]:
+        """For each fitted parameter, whether the data determine it, by its profile; if not, which runs would.
+
+        Not identified: the interval does not close, spans more than a decade (positive parameters), or includes 0
+        (exponents).
+        """
+        if level not in self._identified:
+            self._identified[level] = identify(self, level)
+        return self._identified[level]
 
     def interval(
         self, name: str, level: float = 0.9, C: float | None = None, flops_per_token: FlopsPerToken | None = None
     ) -> tuple[float, float]:
-        """Central bootstrap interval of a parameter or of a derived quantity.
+        """Central interval, over the last draws, of a parameter or of a derived quantity.
 
         name: a parameter; "a" or "b", the exponents of N* ∝ C^a and D* ∝ C^b at C ∝ N·D; "N*", "D*", "L*" or
         "D*/N*" at a budget of `C` FLOPs.
-        Raises UserError for an unknown name, and before any bootstrap.
+        Raises UserError for an unknown name, and before any draws.
         """
         draws = self._require_draws()
         return uncertainty.interval(optimum_module.derived(self.form, draws, name, C, flops_per_token), level)
@@ -110,7 +174,7 @@ class Fit:
         return optimum_module.predict(self.form, self.natural, samples, given, level)
 
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
-        """The N and D that spend C training FLOPs at the least loss, with intervals after a bootstrap.
+        """The N and D that spend C training FLOPs at the least loss, with intervals once there are draws.
 
         flops_per_token: training FLOPs per token of a model of N parameters; None: 6·N. For a ladder of the
         framework's own pass `fit.runs.flops_per_token()`, which follows the exact count.
@@ -134,8 +198,10 @@ class Fit:
             "params": self.params,
             "fixed": self.fixed,
             "priors": {name: asdict(prior) for name, prior in self.priors.items()},
+            "prior_noise": self.problem.prior_noise,
             "objective": {"value": self.objective, "residual": self.residual, **self.loss.to_dict()},
             "residual_sd": self.residual_sd,
+            "chi2_per_freedom": self.chi2_per_freedom,
             "diagnostics": asdict(self.diagnostics),
             "data": self.runs.to_dict(),
             "bootstrap": None if self.draws is None else self.draws.to_dict(),
@@ -146,9 +212,9 @@ class Fit:
         write_text_atomically(path, json.dumps(self.to_dict(), indent=1) + "\n")
         return Path(path)
 
-    def _require_draws(self) -> Bootstrap:
+    def _require_draws(self) -> Draws:
         if self.draws is None:
-            raise UserError("no interval yet: call fit.bootstrap() first")
+            raise UserError("no interval yet: call fit.bootstrap() or fit.draw() first")
         return self.draws
 
 
@@ -193,7 +259,7 @@ def fit(
 
 
 def load(path: str | Path, form: Form | None = None) -> Fit:
-    """A saved fit, with its data and bootstrap.
+    """A saved fit, with its data and draws.
 
     form: the law it was made with, where that is one of the user's own (`laws.form`), which a file cannot hold.
     Raises UserError where the file is none, or was edited, and where its law is not known.
@@ -205,14 +271,16 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
         form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
         runs = Runs.from_dict(values["data"])
         loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
+        priors = {name: Prior(**prior) for name, prior in values.get("priors", {}).items()}
+        problem = make_problem(runs, form, loss, objective["residual"], fixed)
         fitted = Fit(
-            make_problem(runs, form, loss, objective["residual"], fixed),
+            with_priors(problem, priors, values["prior_noise"]) if priors else problem,
             runs,
             np.array([values["params"][name] for name in form.params]),
             Diagnostics(**{**values["diagnostics"], "at_bounds": tuple(values["diagnostics"]["at_bounds"])}),
-            {name: Prior(**prior) for name, prior in values.get("priors", {}).items()},
+            priors,
             np.arange(len(runs)),
-            None if draws is None else Bootstrap.from_dict(draws),
+            None if draws is None else Draws.from_dict(draws),
         )
     except FileNotFoundError:
         raise UserError(f"no file {path}; make one with `scaling fit` or fit.save(path)") from None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.forms import Form
-from scaling.laws.uncertainty import Bootstrap, interval
+from scaling.laws.uncertainty import Draws, interval
 
 Array = NDArray[np.float64]
 FlopsPerToken = Callable[[Array], Array]
@@ -116,7 +116,7 @@ def frontier(
     return np.exp(best), tokens(best), loss(best)
 
 
-def derived(form: Form, draws: Bootstrap, name: str, C: float | None, flops: FlopsPerToken | None) -> Array:
+def derived(form: Form, draws: Draws, name: str, C: float | None, flops: FlopsPerToken | None) -> Array:
     """One value of a parameter or derived quantity for each draw. Raises UserError for an unknown name."""
     if name in form.params:
         return draws.samples[:, form.params.index(name)]

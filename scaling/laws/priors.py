@@ -27,24 +27,9 @@ class Prior:
 def with_priors(problem: Problem, priors: Mapping[str, Prior], noise: float) -> Problem:
     """The problem with priors on its parameters, each weighing ½((p − mean)/sd)² nats.
 
-    noise: what the objective is divided by to be in nats, from `noise_of`.
+    noise: what the objective is divided by to be in nats, from `laws.noise.noise_of`.
     """
     names = problem.form.params
     mean = np.array([priors[name].mean if name in priors else 0.0 for name in names])
     precision = np.array([noise / priors[name].sd ** 2 if name in priors else 0.0 for name in names])
-    return problem.with_priors(mean, precision)
-
-
-def noise_of(residuals: Array, problem: Problem) -> float:
-    """What the objective of `residuals` is divided by to be a −log likelihood in nats.
-
-    L2 and Huber: the variance of Gaussian noise, from the median absolute residual, so that outliers do not count;
-    L1 and quantiles: the mean of Laplace's noise; Student's t is a −log likelihood already.
-    """
-    freedom = len(residuals) / max(len(residuals) - len(problem.free), 1)
-    if problem.loss.kind == "student_t":
-        return 1.0
-    if problem.loss.rounded:
-        return problem.loss(residuals, problem.weights) / len(residuals) * freedom
-    size = np.abs(residuals) * np.sqrt(problem.weights)
-    return float((1.4826 * np.median(size)) ** 2 * freedom)
+    return problem.with_priors(mean, precision, noise)

@@ -36,6 +36,10 @@ class Problem:
     """[k], in the columns' own units"""
     prior_precision: Array | None = None
     """[k], in units of the objective; 0 where there is no prior"""
+    prior_noise: float | None = None
+    """what the objective is divided by to be in nats: the precisions are this over sd²"""
+    held: Mapping[str, Array] | None = None
+    """free parameters that some lanes hold, by name, in the columns' own units: [lanes], NaN where a lane is free"""
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -73,13 +77,17 @@ class Problem:
         """L̂ of the rows."""
         return untransform(self.residuals(theta) + self.y, self.residual, np)
 
-    def with_priors(self, mean: Array, precision: Array) -> "Problem":
+    def with_priors(self, mean: Array, precision: Array, noise: float) -> "Problem":
         """The same with Gaussian priors on the parameters."""
-        return replace(self, prior_mean=mean, prior_precision=precision)
+        return replace(self, prior_mean=mean, prior_precision=precision, prior_noise=noise)
+
+    def holding(self, held: Mapping[str, Array]) -> "Problem":
+        """The same with some of the free parameters held in each lane; see `held`."""
+        return replace(self, held=held)
 
     def _scaled(self, theta: Array, xp: ModuleType) -> dict[str, Any]:
         free = dict(zip(self.free, np.moveaxis(np.asarray(theta), -1, 0), strict=True))
-        return self.form.scaled(free, self.fixed, self.units, xp)
+        return self.form.scaled(free, {**self.fixed, **(self.held or {})}, self.units, xp)
 
 
 def make_problem(runs: Runs, form: Form, loss: Loss, residual: Residual, fixed: Mapping[str, float]) -> Problem:
@@ -96,6 +104,12 @@ def weights(runs: Runs, residual: Residual) -> Array:
     """1/σ² of each residual relative to the median, so that δ and the objective keep their units."""
     if runs.sigma is None:
         return np.ones(len(runs))
-    at = {"raw": np.ones(len(runs)), "log": runs.loss, "log1p": 1.0 + runs.loss}[residual]
-    sigma = runs.sigma / at
+    sigma = transformed_sigma(runs, residual)
     return np.asarray((np.median(sigma) / sigma) ** 2)
+
+
+def transformed_sigma(runs: Runs, residual: Residual) -> Array:
+    """Standard error of each t(L), from that of the loss. The runs must have one."""
+    assert runs.sigma is not None
+    at = {"raw": np.ones(len(runs)), "log": runs.loss, "log1p": 1.0 + runs.loss}[residual]
+    return np.asarray(runs.sigma / at)

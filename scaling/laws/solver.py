@@ -67,6 +67,12 @@ class _Kind:
     student: bool
     fixed: tuple[str, ...]
     priors: bool
+    held: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Parameters of which values are passed, NaN where a held one is free."""
+        return self.fixed + self.held
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -94,7 +100,7 @@ def solve(
     x, y_padded, w_padded = np.pad(problem.x, extra, mode="edge"), np.pad(y, extra), np.pad(weights, extra)
     kind = _kind(problem)
     mean, precision = _priors(problem, prior_mean, lanes)
-    shared = (problem.units, _fixed(problem), precision)
+    given = _given(problem, kind, lanes)
     stages = problem.loss.stages()
     blocks = []
     with float64_on_cpu():
@@ -102,6 +108,7 @@ def solve(
         for first in range(0, lanes, LANES):
             # A short last block is filled up with its own last lane, whose answers are dropped again.
             take = np.minimum(np.arange(first, first + LANES), lanes - 1)
+            shared = (problem.units, given[take], precision)
             blocks.append(
                 program(theta[take], x, y_padded[take], w_padded[take], mean[take], shared, stages, tolerance)
             )
@@ -118,7 +125,7 @@ def slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
     """Derivatives at one theta: of the residuals [points, free], and of the priors' penalty [free]."""
     kind = _kind(problem)
     mean, precision = _priors(problem, None, 1)
-    shared = (problem.units, _fixed(problem), precision)
+    shared = (problem.units, _given(problem, kind, 1)[0], precision)
     with float64_on_cpu():
         of_fitted, of_penalty = _slopes(kind)(np.asarray(theta, np.float64), problem.x, mean[0], shared)
         return np.asarray(of_fitted), np.asarray(of_penalty)
@@ -140,11 +147,15 @@ def float64_on_cpu() -> Iterator[None]:
 def _kind(problem: Problem) -> _Kind:
     student = problem.loss.kind == "student_t"
     fixed = tuple(name for name in problem.form.params if name in problem.fixed)
-    return _Kind(problem.form, problem.residual, student, fixed, problem.prior_precision is not None)
+    held = () if problem.held is None else tuple(name for name in problem.form.params if name in problem.held)
+    return _Kind(problem.form, problem.residual, student, fixed, problem.prior_precision is not None, held)
 
 
-def _fixed(problem: Problem) -> Array:
-    return np.array([problem.fixed[name] for name in problem.form.params if name in problem.fixed])
+def _given(problem: Problem, kind: _Kind, lanes: int) -> Array:
+    """[lanes, given]"""
+    values: dict[str, Any] = {**problem.fixed, **(problem.held or {})}
+    columns = [np.broadcast_to(values[name], lanes) for name in kind.given]
+    return np.stack(columns, 1) if columns else np.zeros((lanes, 0))
 
 
 def _priors(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Array]:
@@ -160,9 +171,9 @@ def _functions(kind: _Kind) -> tuple[Any, Any]:
     import jax.numpy as jnp
 
     def scaled(theta: Any, shared: Any) -> dict[str, Any]:
-        units, fixed = shared[:2]
+        units, given = shared[:2]
         free = dict(zip(kind.free, theta, strict=True))
-        return kind.form.scaled(free, dict(zip(kind.fixed, fixed, strict=True)), units, jnp)
+        return kind.form.scaled(free, dict(zip(kind.given, given, strict=True)), units, jnp)
 
     def fitted(theta: Any, x: Any, shared: Any) -> Any:
         columns = dict(zip(kind.form.columns, x, strict=True))
@@ -242,13 +253,13 @@ def _program(kind: _Kind, points: int, stages: int) -> Any:
 
     number = lambda *shape: jax.ShapeDtypeStruct(shape, np.float64)  # noqa: E731
     free, columns, priors = len(kind.free), len(kind.form.columns), len(kind.form.params) if kind.priors else 0
-    traced = jax.jit(jax.vmap(_lane(kind), in_axes=(0, None, 0, 0, 0, None, None, None))).lower(
+    traced = jax.jit(jax.vmap(_lane(kind), in_axes=(0, None, 0, 0, 0, (None, 0, None), None, None))).lower(
         number(LANES, free),
         number(columns, points),
         number(LANES, points),
         number(LANES, points),
         number(LANES, priors),
-        (number(columns), number(len(kind.fixed)), number(priors)),
+        (number(columns), number(LANES, len(kind.given)), number(priors)),
         number(stages, 4),
         number(),
     )

@@ -17,6 +17,7 @@ from scaling.laws.sensitivity import delta_warning
 
 def fit_table(fitted: Fit, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
     """What `scaling fit --json` prints: the parametric law (approach 3) and, where given, the isoFLOP analysis."""
+    unidentified = {name: found for name, found in fitted.identified(level).items() if not found.identified}
     names = [*fitted.form.params, *(("a", "b") if fitted.form.frontier else ())]
     values = dict(fitted.params)
     if fitted.form.frontier:
@@ -33,11 +34,17 @@ def fit_table(fitted: Fit, level: float = 0.9, approach2: Isoflop | None = None)
         "bootstrap": None if fitted.draws is None else {"kind": fitted.draws.kind, "draws": len(fitted.draws)},
         "objective": {"value": fitted.objective, "residual": fitted.residual, **fitted.loss.to_dict()},
         "residual_sd": fitted.residual_sd,
+        "chi2_per_freedom": fitted.chi2_per_freedom,
         "runs": len(fitted.runs),
         "excluded": [{"row": e.row, "reason": e.reason} for e in fitted.runs.exclusions],
         "data_hash": fitted.runs.hash,
         "conventions": fitted.runs.conventions,
-        "warnings": [*_warnings(fitted), *filter(None, [delta_warning(fitted, level)])],
+        "unidentified": {name: {"why": i.why, "remedy": i.remedy} for name, i in unidentified.items()},
+        "warnings": [
+            *_warnings(fitted),
+            *(str(i) for i in unidentified.values()),
+            *filter(None, [delta_warning(fitted, level)]),
+        ],
         "isoflop": None if approach2 is None else isoflop_table(approach2),
     }
 
@@ -184,7 +191,10 @@ def format_table(table: dict[str, Any]) -> str:
         f"{table['law']}: {table['formula']}",
         f"{table['runs']} runs, {len(table['excluded'])} excluded; data {table['data_hash']}",
         f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
-        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}",
+        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}"
+        + (
+            "" if table["chi2_per_freedom"] is None else f", χ² per degree of freedom {table['chi2_per_freedom']:.3g}"
+        ),
         "",
     ]
     rows = [["", "value"] + ([f"{table['level']:.0%} interval"] if table["intervals"] else [])]
@@ -262,13 +272,7 @@ def _warnings(fitted: Fit) -> list[str]:
     warnings = [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
     if fitted.diagnostics.starts_at_optimum < 0.1:
         warnings.append(f"only {fitted.diagnostics.starts_at_optimum:.0%} of the starts reach this optimum; use more")
-    if fitted.draws is None:
-        return warnings
-    for i, name in enumerate(fitted.form.params):
-        low, high = np.quantile(fitted.draws.samples[:, i], [0.05, 0.95])
-        if high > 10 * max(low, 1e-300):
-            warnings.append(f"{name} is not identified: its 90% interval spans more than a decade")
-    return warnings
+    return warnings + list(fitted.draws.notes if fitted.draws else ())
 
 
 def _inside(fitted: Fit, name: str, value: float) -> bool:

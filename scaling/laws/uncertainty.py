@@ -1,5 +1,6 @@
-"""How far a fit could have come out otherwise: bootstraps over rows, over training runs, and over noise."""
+"""How far a fit could have come out otherwise: draws of its parameters, by refitting or from the linearised law."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -7,33 +8,43 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.covariance import covariance
 
 if TYPE_CHECKING:
     from scaling.laws.fit import Fit
 
 Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
 Kind = Literal["rows", "runs", "noise"]
+Method = Literal["sandwich", "laplace", "nuts"]
+SAME_BUDGET = 0.1
+"""rows whose FLOPs differ by less than this share are of one budget, as in `laws.isoflop`"""
 
 
 @dataclass(frozen=True, eq=False)
-class Bootstrap:
-    """The law fitted again to data that could have been."""
+class Draws:
+    """Parameters that the law could have had."""
 
-    kind: Kind
-    """what was drawn: rows, whole training runs, or fresh noise around the fitted law"""
+    kind: Kind | Method
+    """what was refitted (rows, whole training runs, noise around the fitted law), or what they were drawn from"""
     seed: int
     samples: Array
     """[n, k], natural parameters in the form's order"""
     objectives: Array
-    """[n], each on its own data"""
+    """[n]: of a bootstrap each on its own data, else on the data"""
     noise_sd: Array | None = None
     """[n], for kind "noise": the standard deviation that each draw's noise was made with"""
+    strata: int = 1
+    """within how many groups of rows (budgets) the rows or runs were drawn"""
+    notes: tuple[str, ...] = ()
+    """what to be wary of"""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __repr__(self) -> str:
-        return f"Bootstrap({len(self)} of {self.kind}, seed {self.seed})"
+        within = f" within {self.strata} strata" if self.strata > 1 else ""
+        return f"Draws({len(self)} of {self.kind}{within}, seed {self.seed})"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
@@ -43,52 +54,88 @@ class Bootstrap:
             "samples": self.samples.tolist(),
             "objectives": self.objectives.tolist(),
             "noise_sd": None if self.noise_sd is None else self.noise_sd.tolist(),
+            "strata": self.strata,
+            "notes": list(self.notes),
         }
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> "Bootstrap":
+    def from_dict(values: dict[str, Any]) -> "Draws":
         """The inverse of `to_dict`."""
         sd = values["noise_sd"]
-        return Bootstrap(
+        return Draws(
             values["kind"],
             values["seed"],
             np.array(values["samples"], np.float64),
             np.array(values["objectives"], np.float64),
             None if sd is None else np.array(sd, np.float64),
+            values.get("strata", 1),
+            tuple(values.get("notes", ())),
         )
 
 
-def bootstrap(fit: "Fit", n: int, cluster: ArrayLike | bool | None, seed: int, kind: Kind | None) -> Bootstrap:
+def bootstrap(
+    fit: "Fit",
+    n: int,
+    cluster: ArrayLike | bool | None,
+    seed: int,
+    kind: Kind | None,
+    strata: ArrayLike | Literal["budget"] | None,
+) -> Draws:
     """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
     from scaling.laws.solver import solve
 
-    if n < 2:
-        raise UserError(f"bootstrap: n must be at least 2; got {n}")
-    groups = _groups(fit, cluster)
+    _require_count(n)
+    groups = cluster_of(fit, cluster)
     if kind is None:
         kind = "rows" if groups is None else "runs"
+    if kind not in ("rows", "runs", "noise"):
+        raise UserError(f"bootstrap: kind must be 'rows', 'runs' or 'noise'; got {kind!r}")
+    if kind == "noise" and strata is not None:
+        raise UserError(
+            "bootstrap: kind='noise' keeps every row, so there are no strata to draw within; drop strata="
+        )
     rng = np.random.default_rng(seed)
     problem = fit.problem
-    sd, y, weights = None, None, None
+    sd, y, weights, layers = None, None, None, None
     if kind == "noise":
         y, sd = _noisy_losses(fit, n, rng)
     else:
-        labels = np.arange(len(problem.y)) if groups is None else groups
-        weights = problem.weights * resample_counts(labels, n, len(problem.free) + 1, rng)
+        labels = np.arange(len(problem.y)) if groups is None or kind == "rows" else groups
+        layers = None if strata is None else _strata(fit, strata)
+        weights = problem.weights * resample_counts(labels, n, len(problem.free) + 1, rng, layers)
     starts = np.broadcast_to(fit.theta, (n, len(fit.theta)))
-    solution = solve(problem, starts, y, weights, _drawn_priors(fit, n, rng), tolerance=1e-9)
-    return Bootstrap(kind, seed, problem.natural(solution.theta), solution.objective, sd)
+    solution = solve(problem, starts, y, weights, _drawn_priors(fit, n, rng, kind), tolerance=1e-9)
+    count = 1 if layers is None else int(layers.max()) + 1
+    return Draws(kind, seed, problem.natural(solution.theta), solution.objective, sd, count)
 
 
-def _drawn_priors(fit: "Fit", n: int, rng: np.random.Generator) -> Array | None:
+def draw(fit: "Fit", method: Method, n: int, seed: int, cluster: ArrayLike | bool | None) -> Draws:
+    """Draw `n` times without refitting; see `Fit.draw`."""
+    from scaling.laws import posterior
+
+    _require_count(n)
+    if method == "nuts":
+        theta, notes = posterior.sample(fit.problem, fit.theta, fit.priors, n, seed)
+    elif method in ("sandwich", "laplace"):
+        spread = covariance(fit.problem, fit.theta, method, cluster_of(fit, cluster))
+        theta, notes = spread.draw(fit.theta, n, np.random.default_rng(seed)), ()
+    else:
+        raise UserError(f"draw: method must be 'sandwich', 'laplace' or 'nuts'; got {method!r}")
+    return Draws(method, seed, fit.problem.natural(theta), fit.problem.objective(theta), notes=notes)
+
+
+def _drawn_priors(fit: "Fit", n: int, rng: np.random.Generator, kind: Kind) -> Array | None:
     """Prior means [n, k] drawn from the priors: each refit then answers to data and priors that could have been.
 
-    Randomise, then optimise (Bardsley et al. 2014): for a linear law exactly the posterior.
+    Randomise, then optimise (Bardsley et al. 2014): for a linear law exactly the posterior. Fresh noise is drawn
+    around the fitted law, so there the priors are drawn around its parameters: around their own means they would
+    pull twice.
     """
     if not fit.priors or fit.problem.prior_mean is None:
         return None
     sd = np.array([fit.priors[name].sd if name in fit.priors else 0.0 for name in fit.form.params])
-    return fit.problem.prior_mean + sd * rng.standard_normal((n, len(sd)))
+    center = fit.natural if kind == "noise" else fit.problem.prior_mean
+    return center + sd * rng.standard_normal((n, len(sd)))
 
 
 def _noisy_losses(fit: "Fit", n: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -104,17 +151,25 @@ def _noisy_losses(fit: "Fit", n: int, rng: np.random.Generator) -> tuple[Array, 
     return fit.problem.y + fit.residuals + noise, sd
 
 
-def resample_counts(groups: NDArray[np.int64], n: int, least: int, rng: np.random.Generator) -> Array:
+def resample_counts(
+    groups: Labels, n: int, least: int, rng: np.random.Generator, strata: Labels | None = None
+) -> Array:
     """How often each row is drawn when whole groups are drawn with replacement: [n, points].
 
-    groups: number of each row's group, 0 and up. A draw with fewer than `least` different rows cannot carry the fit
-    and is drawn again, which matters only for tables of a few rows.
+    groups: number of each row's group, 0 and up; strata: number of each row's stratum, each of whose groups are drawn
+    among themselves. A draw with fewer than `least` different rows cannot carry the fit and is drawn again, which
+    matters only for tables of a few rows.
     """
     count = int(groups.max()) + 1
+    layers = list(_members(groups, np.zeros_like(groups) if strata is None else strata))
     drawn = np.empty((n, len(groups)))
     todo = np.arange(n)
     for _ in range(100):
-        drawn[todo] = rng.multinomial(count, np.full(count, 1.0 / count), len(todo))[:, groups]
+        times = np.empty((len(todo), count))
+        for members in layers:
+            share = np.full(len(members), 1.0 / len(members))
+            times[:, members] = rng.multinomial(len(members), share, len(todo))
+        drawn[todo] = times[:, groups]
         todo = todo[(drawn[todo] > 0).sum(1) < least]
         if not len(todo):
             return drawn
@@ -122,6 +177,47 @@ def resample_counts(groups: NDArray[np.int64], n: int, least: int, rng: np.rando
         f"bootstrap: {count} groups of {len(groups)} rows are too few to draw from: most draws hold fewer than "
         f"{least} different rows; use kind='noise'"
     )
+
+
+def _members(groups: Labels, strata: Labels) -> Iterator[Labels]:
+    """The groups of each stratum."""
+    for stratum in range(int(strata.max()) + 1):
+        members = np.unique(groups[strata == stratum])
+        outside = np.unique(groups[strata != stratum])
+        if shared := len(np.intersect1d(members, outside)):
+            raise UserError(
+                f"bootstrap: {shared} runs have rows in more than one stratum, so they cannot be drawn within one; "
+                "drop strata= or cluster=False"
+            )
+        yield members
+
+
+def _strata(fit: "Fit", strata: ArrayLike | Literal["budget"]) -> Labels:
+    """Number of each sorted row's stratum."""
+    if isinstance(strata, str):
+        if strata != "budget":
+            raise UserError(f"bootstrap: strata must be 'budget' or {len(fit.runs)} labels; got {strata!r}")
+        labels = budgets(fit.runs.flops)
+    else:
+        labels = _labels(fit, strata, "strata")
+    if np.bincount(labels).min() < 2:
+        raise UserError(
+            f"bootstrap: {(np.bincount(labels) < 2).sum()} of {labels.max() + 1} strata hold a single row, which "
+            "every draw would repeat; name strata of two rows or more, or use kind='noise'"
+        )
+    return labels
+
+
+def budgets(flops: Array) -> Labels:
+    """Number of each row's budget: rows whose FLOPs differ by less than SAME_BUDGET from the least of them."""
+    order = np.argsort(flops, kind="stable")
+    labels = np.zeros(len(flops), np.int64)
+    first, number = flops[order[0]], 0
+    for i in order:
+        if flops[i] > first * (1 + SAME_BUDGET):
+            first, number = flops[i], number + 1
+        labels[i] = number
+    return labels
 
 
 def interval(values: Array, level: float) -> tuple[Any, Any]:
@@ -142,17 +238,24 @@ def check_level(level: float) -> None:
         raise UserError(f"level must lie between 0 and 1, such as 0.9; got {level!r}")
 
 
-def _groups(fit: "Fit", cluster: ArrayLike | bool | None) -> NDArray[np.int64] | None:
-    """Number of each sorted row's group; None: every row stands for itself."""
+def cluster_of(fit: "Fit", cluster: ArrayLike | bool | None) -> Labels | None:
+    """Number of each sorted row's cluster; None: every row stands for itself."""
     if cluster is False or (cluster is None and fit.runs.run is None):
         return None
     if cluster is None or cluster is True:
         if fit.runs.run is None:
-            raise UserError("bootstrap: cluster=True needs runs with a run column: laws.Runs(…, run='name')")
-        labels: NDArray[Any] = fit.runs.run
-    else:
-        labels = np.asarray(cluster).astype(str)
-        if labels.shape != (len(fit.runs),):
-            raise UserError(f"bootstrap: cluster must hold {len(fit.runs)} labels; got shape {labels.shape}")
-        labels = labels[fit.input_order]
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+            raise UserError("cluster=True needs runs with a run column: laws.Runs(…, run='name')")
+        return np.unique(fit.runs.run, return_inverse=True)[1].astype(np.int64)
+    return _labels(fit, cluster, "cluster")
+
+
+def _labels(fit: "Fit", given: ArrayLike, name: str) -> Labels:
+    labels = np.asarray(given).astype(str)
+    if labels.shape != (len(fit.runs),):
+        raise UserError(f"{name} must hold {len(fit.runs)} labels; got shape {labels.shape}")
+    return np.unique(labels[fit.input_order], return_inverse=True)[1].astype(np.int64)
+
+
+def _require_count(n: int) -> None:
+    if n < 2:
+        raise UserError(f"n must be at least 2; got {n}")
