@@ -308,9 +308,7 @@ def test_sigma_weighs_rows_by_the_closed_form():
     np.testing.assert_allclose([fit.params["c"], fit.params["s"]], expected, rtol=1e-7)
     scale = np.sum(W * (y - X @ expected) ** 2) / 38
     assert scale == pytest.approx(fit.chi2_per_freedom, rel=1e-9)
-    np.testing.assert_allclose(
-        fit.covariance("laplace").matrix, scale * np.linalg.inv((X.T * W) @ X), rtol=1e-5
-    )
+    np.testing.assert_allclose(fit.covariance("laplace").matrix, scale * np.linalg.inv((X.T * W) @ X), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
