@@ -1,4 +1,4 @@
-"""Profiles of the objective: exact for a linear law, open where the data say nothing, with the runs that would help."""
+"""Profiles of the objective: exact for a linear law, open where the data say nothing, with runs that would help."""
 
 import math
 from pathlib import Path

@@ -130,7 +130,7 @@ def test_laplace_is_the_closed_form_of_least_squares():
 
 def test_sandwich_is_huber_whites():
     sigma = np.linspace(0.05, 1.0, 40)
-    runs, X, y = line(sigma=sigma)
+    _runs, X, y = line(sigma=sigma)
     fit = straight(laws.Runs({"params": np.exp(X[:, 1]), "loss": y}, D=None))
     inverse = np.linalg.inv(X.T @ X)
     hat = X @ inverse @ X.T
