@@ -144,3 +144,4 @@ def test_the_approaches_on_hoffmanns_runs():
     # Besiroglu et al. 2024: β/(α+β) = .3671724/(.3473105 + .3671724); Hoffmann et al. 2022: .50 and .49.
     assert found["3"].exponent == pytest.approx(0.51390, abs=2e-4)
     assert all(0.48 < row.exponent < 0.56 for row in found.rows)
+    assert "not a design of budgets" in found["2 a"].note

@@ -11,7 +11,7 @@ from scipy import stats
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws import Form, Parameter
-from scaling.laws.uncertainty import budgets, resample_counts
+from scaling.laws.uncertainty import budgets, interval, resample_counts
 
 CHINCHILLA = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
 needs_data = pytest.mark.skipif(not CHINCHILLA.exists(), reason="../shared/published is not here")
@@ -101,8 +101,8 @@ def test_stratified_resamples_keep_every_budget_its_rows():
     np.testing.assert_array_equal(whole[:, :6].sum(1), 6)
 
 
-def test_bootstrap_within_budgets_is_as_wide_as_theory():
-    """Of a law of constants, one per budget, the mean of m rows scatters by sd·√((m−1)/m)/√m."""
+def test_bootstrap_within_budgets_is_narrower_and_takes_clusters():
+    """m rows of a stratum show (m−1)/m of their variance, and no draw loses a budget."""
     runs = ladder()
     fit = laws.fit(runs, loss=laws.l2(), starts=8)
     assert fit.bootstrap(600, strata="budget").strata == 5
@@ -171,6 +171,7 @@ def test_standard_errors_of_robust_fits_are_those_of_repeated_data(loss, heavy):
     assert np.median(sandwich) == pytest.approx(spread, rel=0.2)
 
 
+@pytest.mark.slow
 def test_posterior_of_a_linear_law_is_students_t():
     pytest.importorskip("numpyro")
     runs, X, y = line(n=12)
@@ -179,7 +180,7 @@ def test_posterior_of_a_linear_law_is_students_t():
     s2 = np.sum(fit.residuals**2) / (len(y) - 2)
     fit.draw("nuts", n=5001)
     assert len(fit.draws) == 5001
-    # Flat in the parameters and in log σ: Student's t of n − 2 degrees of freedom around the fit (Gelman et al., 14.2).
+    # Flat in the parameters and in log σ: Student's t of n − 2 degrees of freedom (Gelman et al., section 14.2).
     for name, variance in zip(("c", "s"), np.diag(inverse) * s2, strict=True):
         expected = stats.t(len(y) - 2, fit.params[name], variance**0.5).ppf([0.05, 0.25, 0.75, 0.95])
         drawn = np.quantile(fit.draws.samples[:, fit.form.params.index(name)], [0.05, 0.25, 0.75, 0.95])
@@ -187,6 +188,7 @@ def test_posterior_of_a_linear_law_is_students_t():
     assert "r-hat" in fit.draws.notes[0]
 
 
+@pytest.mark.slow
 def test_posterior_and_laplace_agree_on_a_long_ladder():
     pytest.importorskip("numpyro")
     fit = laws.fit(ladder(sd=0.0005), loss=laws.l2(), starts=8)
@@ -199,6 +201,7 @@ def test_posterior_and_laplace_agree_on_a_long_ladder():
     np.testing.assert_allclose(ends["sandwich"] / width, ends["laplace"] / width, atol=0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [laws.huber(0.2), laws.l1(), laws.quantile(0.5), laws.student_t(4)],
                          ids=["huber", "l1", "median", "student"])  # fmt: skip
 def test_posterior_under_robust_likelihoods_is_integrated_correctly(loss):
@@ -237,7 +240,9 @@ def test_nuts_without_numpyro_says_what_to_install(monkeypatch):
         straight(line()[0]).draw("nuts")
 
 
-@pytest.mark.parametrize("how", ["noise", "rows", "laplace", "sandwich", "nuts"])
+@pytest.mark.parametrize(
+    "how", ["noise", "rows", "laplace", "sandwich", pytest.param("nuts", marks=pytest.mark.slow)]
+)
 def test_draws_with_a_prior_are_the_closed_form_posterior(how):
     """Bayesian linear regression: precision XᵀX/s² + 1/sd², mean weighed by both."""
     if how == "nuts":
@@ -256,7 +261,7 @@ def test_draws_with_a_prior_are_the_closed_form_posterior(how):
     else:
         fit.draw(how, n=3000)
     drawn = fit.draws.samples[:, 1]
-    # σ is not known: the prior pulls the line off the runs, whose residuals then look a little larger, to NUTS as well.
+    # σ is not known: the prior pulls the line off the runs, whose residuals then look a little larger.
     assert drawn.mean() == pytest.approx(mean[1], abs=0.15 * sd)
     assert drawn.std() == pytest.approx(sd, rel=0.15)
 
@@ -265,7 +270,7 @@ def test_draws_with_a_prior_are_the_closed_form_posterior(how):
     "loss", [laws.l2(), laws.l1(), laws.huber(0.02), laws.student_t(4)], ids=["l2", "l1", "huber", "student"]
 )
 def test_a_prior_as_sharp_as_the_data_goes_half_way_whatever_the_loss(loss):
-    """An objective is not in nats: dividing it by the variance would weigh the prior 8 times too much at a small δ."""
+    """An objective is not in nats: divided by the variance it would weigh the prior 8 times too much at a small δ."""
     shares = []
     for seed in range(12):
         runs = line(n=200, seed=seed)[0]
@@ -309,6 +314,12 @@ def test_sigma_weighs_rows_by_the_closed_form():
     scale = np.sum(W * (y - X @ expected) ** 2) / 38
     assert scale == pytest.approx(fit.chi2_per_freedom, rel=1e-9)
     np.testing.assert_allclose(fit.covariance("laplace").matrix, scale * np.linalg.inv((X.T * W) @ X), rtol=1e-5)
+
+
+def test_draws_without_a_number_open_the_interval():
+    draws = np.linspace(0.0, 1.0, 101)
+    assert interval(np.where(np.arange(101) == 50, np.nan, draws), 0.9) == pytest.approx((0.05, 0.95), abs=0.021)
+    assert interval(np.where(np.arange(101) % 5 == 0, np.nan, draws), 0.9) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize(

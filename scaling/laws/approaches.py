@@ -34,7 +34,7 @@ BIASES = {
         "the loss is no parabola in log N: over 2.5 decades of sizes N* is off by 5 % for exponents .34 and .28 and "
         "by 20 to 25 % where they differ by a factor of two, too large where alpha > beta, too small where "
         "alpha < beta; sizes that drift off the minimum's middle with C move a by .03; one curvature for all "
-        "budgets, though it falls with C, moves a by up to .02"
+        "budgets, though it falls with C, moves a by up to .05"
     ),
     "2 akima": "it assumes no form and so averages no noise over the sizes: wide intervals with few or noisy sizes",
     "3 parametric": (
@@ -161,6 +161,8 @@ def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float,
     note = f"{len(found.counted)} of {len(found.budgets)} minima count; noise {found.noise_sd:.2%} of the loss"
     if method == "parabola":
         note += "; each budget its own curvature" if many else "; one curvature for all budgets"
+    if not runs.form_budgets():
+        note += "; not a design of budgets: rows within 10 % in FLOPs were taken together"
     if runs.run is not None and len(set(runs.run)) < len(runs):
         note += "; rows of one run share its noise, so the intervals are too narrow"
     if found.N_law is None or found.D_law is None or found.loss_law is None:

@@ -140,7 +140,8 @@ def inverted(H: Array) -> Array:
     scale = np.sqrt(np.maximum(np.diag(H), 1e-300))
     values, vectors = np.linalg.eigh(H / np.outer(scale, scale))
     values = np.maximum(values, 1e-14 * values.max())
-    return np.asarray((vectors / values) @ vectors.T / np.outer(scale, scale))
+    with np.errstate(over="ignore"):  # a parameter that leaves no trace in the data has an infinite variance
+        return np.asarray((vectors / values) @ vectors.T / np.outer(scale, scale))
 
 
 def _require_determined(free: tuple[str, ...], sd: Array) -> None:

@@ -227,8 +227,10 @@ def interval(values: Array, level: float) -> tuple[Any, Any]:
     """
     check_level(level)
     # Draws may be infinite (a minimum that some draws do not have); "lower"/"higher" never subtract infinities.
-    low = np.quantile(values, (1 - level) / 2, axis=-1, method="lower")
-    high = np.quantile(values, (1 + level) / 2, axis=-1, method="higher")
+    # Of a draw without a number (exponents below zero, no optimum) either end may be true.
+    lost = np.isnan(values)
+    low = np.quantile(np.where(lost, -np.inf, values), (1 - level) / 2, axis=-1, method="lower")
+    high = np.quantile(np.where(lost, np.inf, values), (1 + level) / 2, axis=-1, method="higher")
     return (low, high) if np.ndim(low) else (float(low), float(high))
 
 
