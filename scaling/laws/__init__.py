@@ -5,6 +5,7 @@ from scaling.laws.backtest import Backtest, backtest
 from scaling.laws.chain import Chain
 from scaling.laws.comparison import Comparison, compare
 from scaling.laws.cost import chip_hours
+from scaling.laws.covariance import Covariance
 from scaling.laws.curves import cut_curves
 from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fit import Fit, fit, load
@@ -14,11 +15,13 @@ from scaling.laws.forms import FORMS, Form, Parameter, Power, power_law
 from scaling.laws.forms.custom import form
 from scaling.laws.forms.precision import precision_equivalent
 from scaling.laws.forms.routed import dense_equivalent
+from scaling.laws.identify import Identification
 from scaling.laws.inference import InferenceOptimum, inference_optimum
 from scaling.laws.influence import Influence, influence
 from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.objectives import Loss, huber, l1, l2, parse_loss, quantile, student_t
 from scaling.laws.priors import Prior
+from scaling.laws.profile import Profile
 from scaling.laws.results import from_results
 from scaling.laws.runs import Runs, read_csv
 from scaling.laws.sensitivity import Sensitivity, sensitivity
@@ -34,6 +37,7 @@ from scaling.laws.table import (
     predict_table,
     try_isoflop,
 )
+from scaling.laws.uncertainty import Draws
 
 __all__ = [
     "FORMS",
@@ -42,11 +46,14 @@ __all__ = [
     "Backtest",
     "Chain",
     "Comparison",
+    "Covariance",
+    "Draws",
     "Envelope",
     "Fit",
     "Forecast",
     "Forecaster",
     "Form",
+    "Identification",
     "InferenceOptimum",
     "Influence",
     "Isoflop",
@@ -55,6 +62,7 @@ __all__ = [
     "Parameter",
     "Power",
     "Prior",
+    "Profile",
     "Runs",
     "Sensitivity",
     "SuggestedRun",
