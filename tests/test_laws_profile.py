@@ -89,15 +89,18 @@ def test_profile_agrees_with_scipy(long_fit):
 
 
 @pytest.mark.parametrize(
-    "loss",  # of |r| the curvature is that of a density of 35 residuals at one point, which says too little
-    [laws.l2(), laws.huber(1e-3), laws.huber(1e-2), laws.student_t(4)],
-    ids=["l2", "small", "wide", "student"],
-)
+    "loss", [laws.l2(), laws.huber(1e-3), laws.huber(1e-2), laws.l1(), laws.student_t(4)],
+    ids=["l2", "small", "wide", "l1", "student"],
+)  # fmt: skip
 def test_profile_is_as_wide_as_the_linearised_law_where_that_holds(loss):
-    fit = laws.fit(ladder(sd=0.001), loss=loss, starts=16)
-    low, high = fit.profile("alpha").interval
-    expected = 2 * stats.t.ppf(0.95, 30) * fit.covariance("laplace").sd["alpha"]
-    assert high - low == pytest.approx(expected, rel=0.25)
+    ratios = []
+    for seed in range(6):
+        fit = laws.fit(ladder(sd=0.001, seed=seed), loss=loss, starts=8)
+        low, high = fit.profile("alpha", points=11).interval
+        expected = 2 * stats.t.ppf(0.95, 30) * fit.covariance("laplace").sd["alpha"]
+        ratios.append((high - low) / expected)
+    # Σ|r| of 35 rows is made of straight pieces and steeper than its parabola: its profile is a fifth too narrow.
+    assert np.median(ratios) == pytest.approx(0.8 if loss.kind == "l1" else 1.0, abs=0.15)
 
 
 def test_profile_with_a_prior_is_no_wider_than_the_prior(short_fit):
@@ -135,6 +138,18 @@ def test_an_offset_beyond_the_runs_reach_is_not_identified_and_larger_runs_would
     assert "larger C" in found.remedy
     assert f"note: {found}" in fit.summary()
     assert "E" in laws.fit_table(fit)["unidentified"]
+
+
+def test_a_short_ladder_leaves_the_offset_open_and_says_which_runs_would_tell():
+    fit = laws.fit(ladder(1e18, 4e18, sd=0.02, seed=1), loss=laws.l2(), starts=16)
+    found = fit.identified()
+    assert not found["E"].identified
+    assert found["E"].interval[0] == 0.0
+    assert "does not close on the lower side" in found["E"].why
+    assert "10 times larger N and 10 times larger D (larger C)" in found["E"].remedy
+    summary = fit.summary()
+    assert "E is not identified" in summary and "larger C" in summary
+    assert set(laws.fit_table(fit)["unidentified"]) == {n for n, i in found.items() if not i.identified}
 
 
 def test_runs_of_the_remedy_identify_the_offset_best(short_fit):
