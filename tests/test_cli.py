@@ -156,7 +156,6 @@ records: { folder: FOLDER/runs, store_folder: FOLDER/store, wandb: disabled }
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with text, a run, a sweep, a table of runs and a finished sweep's folder."""
-    monkeypatch.setattr("scaling.cores.spread", lambda _: None)  # in this process JAX has its devices already
     (tmp_path / "text").mkdir()
     for i in range(8):
         (tmp_path / "text" / f"{i}.txt").write_text("some words that say little\n" * 400)
