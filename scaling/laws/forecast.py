@@ -10,8 +10,8 @@ smallest budget on) brought the coverage of a 90 % interval below 80 %; with it,
 and 95 % where the law is true.
 
 A ladder of a decade hardly determines E and the exponents: with one percent of noise the forecast's error is 1.5 %.
-Priors on the exponents bring it to 1.1 % where they lie within a standard deviation of the truth (simulated: α = β =
-0.35 under 0.35 ± 0.1); two and a half away (0.6) the error grows to 2.5 % and the 90 % interval covers 63 %.
+Priors on the exponents bring it to 0.9 % where they are right (40 simulated ladders, α = β = 0.35 under 0.35 ± 0.1;
+the 90 % interval covers 90 %); two and a half deviations away (0.6) the error grows to 2.6 %, and it covers 75 %.
 """
 
 import hashlib
