@@ -244,6 +244,21 @@ def test_tables_are_json_and_text():
     assert "D*/N*" in laws.format_prediction(prediction)
 
 
+@pytest.mark.parametrize("draws", [0, 50])
+def test_tables_tell_what_was_known_before(draws):
+    known = {"fixed": {"E": 1.69}, "priors": {"alpha": laws.Prior(0.35, 0.1)}}
+    fit = laws.fit(laws.Runs(grid(noise=0.01)), starts=16, **known)
+    if draws:
+        fit.bootstrap(draws)
+    table = json.loads(json.dumps(laws.fit_table(fit)))
+    assert table["fixed"] == ["E"] and table["priors"] == {"alpha": {"mean": 0.35, "sd": 0.1}}
+    rows = {line.split()[0]: line for line in fit.summary().splitlines() if line[:1].isalpha()}
+    assert rows["E"].split() == ["E", "1.69", "fixed"]
+    assert rows["alpha"].endswith("prior 0.35 ± 0.1") and ("…" in rows["alpha"]) == bool(draws)
+    free = laws.fit(fit.runs, starts=16)
+    assert laws.fit_table(free)["fixed"] == [] and "known before" not in free.summary()
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -252,6 +267,10 @@ def test_tables_are_json_and_text():
         (lambda fit: fit.optimal(C=-1), "positive number of FLOPs"),
         (lambda fit: fit.bootstrap(1), "at least 2"),
         (lambda fit: laws.fit(fit.runs, "chinchila"), "no law 'chinchila'; there are chinchilla"),
+        (
+            lambda fit: laws.fit(fit.runs, fixed={"E": 1.7}, priors={"E": laws.Prior(1.7, 0.1)}),
+            "E cannot be fixed and have a prior",
+        ),
         (lambda fit: laws.huber(0), "delta must be positive"),
     ],
 )

@@ -23,6 +23,8 @@ def require_fittable(
         unknown = [name for name in names if name not in form.params]
         if unknown:
             raise UserError(f"{what}: {form.name} has no {', '.join(unknown)}; it has {', '.join(form.params)}")
+    if both := [name for name in priors if name in fixed]:
+        raise UserError(f"{', '.join(both)} cannot be fixed and have a prior; drop one of them")
     free = [name for name in form.params if name not in fixed]
     if not free:
         raise UserError(f"{form.name}: every parameter is fixed, nothing is left to fit")

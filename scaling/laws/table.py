@@ -1,6 +1,7 @@
 """Fits, isoFLOP analyses and predictions as plain dictionaries for machines and aligned text for people."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ def fit_table(fitted: Fit, level: float = 0.9, approach2: Isoflop | None = None)
         "law": fitted.form.name,
         "formula": fitted.form.formula,
         "params": fitted.params,
+        "fixed": list(fitted.fixed),
+        "priors": {name: asdict(prior) for name, prior in fitted.priors.items()},
         "derived": {name: values[name] for name in names if name not in fitted.params},
         "intervals": intervals,
         "level": level if fitted.draws else None,
@@ -197,13 +200,7 @@ def format_table(table: dict[str, Any]) -> str:
         ),
         "",
     ]
-    rows = [["", "value"] + ([f"{table['level']:.0%} interval"] if table["intervals"] else [])]
-    for name, value in {**table["params"], **table["derived"]}.items():
-        row = [name, f"{value:.6g}"]
-        if table["intervals"]:
-            row.append(format_range(table["intervals"][name]))
-        rows.append(row)
-    lines += align(rows)
+    lines += align(_parameter_rows(table))
     if table["derived"]:
         lines.append("N* ∝ C^a, D* ∝ C^b where C ∝ N·D")
     lines += [f"note: {warning}" for warning in table["warnings"]]
@@ -211,6 +208,21 @@ def format_table(table: dict[str, Any]) -> str:
     if table.get("isoflop"):
         lines += ["", format_isoflop(table["isoflop"])]
     return "\n".join(lines)
+
+
+def _parameter_rows(table: dict[str, Any]) -> list[list[str]]:
+    """Name, value and, where there are any, interval and what was known beforehand."""
+    known = {name: "fixed" for name in table["fixed"]}
+    known |= {name: f"prior {p['mean']:g} ± {p['sd']:g}" for name, p in table["priors"].items()}
+    rows = [["", "value"]]
+    rows[0] += [f"{table['level']:.0%} interval"] if table["intervals"] else []
+    rows[0] += ["known before"] if known else []
+    for name, value in {**table["params"], **table["derived"]}.items():
+        row = [name, f"{value:.6g}"]
+        if table["intervals"]:
+            row.append("" if name in table["fixed"] else format_range(table["intervals"][name]))
+        rows.append(row + ([known.get(name, "")] if known else []))
+    return rows
 
 
 def format_isoflop(table: dict[str, Any]) -> str:
