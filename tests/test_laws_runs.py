@@ -1,5 +1,7 @@
 """The table that laws are fitted to: what it refuses, what it records."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +164,8 @@ def test_records_without_one_usable_run_say_why():
 def test_csv_is_read_to_the_last_digit(tmp_path):
     path = tmp_path / "runs.csv"
     table().rename(columns={"loss": "nll"}).to_csv(path, index=False)
-    np.testing.assert_array_equal(laws.read_csv(path, loss="nll").loss, table().loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(laws.read_csv(path, loss="nll").loss, table().loss)
     with pytest.raises(UserError, match="no file"):
         laws.read_csv(tmp_path / "none.csv")
