@@ -236,3 +236,53 @@ def test_the_summary_warns_where_delta_moves_the_exponent_beyond_its_interval():
     moved = laws.sensitivity(spoilt, residuals=("log",)).spread("a")
     assert ("Huber's δ" in spoilt.summary()) == (moved > high - low)
     assert "Huber's δ" in spoilt.summary()
+
+
+KNOWN = {"fixed": {"E": 1.65}, "priors": {"alpha": laws.Prior(0.30, 0.01)}}
+
+
+@pytest.mark.parametrize("loss", [laws.l2(), laws.huber(1e-3)], ids=str)
+def test_a_backtest_with_fixed_parameters_and_priors_is_that_of_such_fits(loss):
+    runs = laws.Runs(table(noise=0.02))
+    found = laws.backtest(runs, cuts=[1.1e18, 1.1e19], loss=loss, starts=16, draws=20, **KNOWN)
+    for cut in found.cuts:
+        early = laws.fit(runs.exclude(runs.flops > cut.cut, "later"), loss=loss, starts=16, **KNOWN)
+        assert cut.params == pytest.approx(early.params, rel=1e-4) and cut.params["E"] == 1.65
+        free = laws.fit(early.runs, loss=loss, starts=16, fixed=KNOWN["fixed"])
+        assert abs(free.params["alpha"] - early.params["alpha"]) > 0.003  # the prior is felt
+    with pytest.raises(UserError, match="fixed: chinchilla has no F"):
+        laws.backtest(runs, fixed={"F": 1.0})
+
+
+@pytest.mark.parametrize("kind", ["noise", "rows"])
+def test_a_backtests_intervals_are_those_of_such_a_fits_draws_and_a_runs_scatter(kind):
+    """Of runs a million times further on, where E is nearly all of the loss, so that its prior is what is known."""
+    df = table(noise=0.01)
+    near = df[6 * df.params * df.tokens < 1.1e18]
+    far = near.iloc[:4].assign(params=near.params * 1e3, tokens=near.tokens * 1e3, loss=[1.79, 1.8, 1.81, 1.82])
+    runs = laws.Runs(pd.concat([near, far], ignore_index=True))
+    options = {"loss": laws.l2(), "starts": 16, "fixed": {"beta": 0.28}, "priors": {"E": laws.Prior(1.7, 0.1)}}
+    found = laws.backtest(runs, cuts=[2e18], draws=1500, kind=kind, **options)
+    fit = laws.fit(laws.Runs(near), **options)
+    samples = fit.bootstrap(1500, kind=kind, seed=1).samples
+    point = found.points[0]
+    at = runs.rows.index(point["row"])
+    run = np.random.default_rng(2).normal(0, fit.residual_sd, len(samples))
+    low, high = np.quantile(np.log(fit.form.loss(samples, [runs.N[at], runs.D[at]])) + run, [0.05, 0.95])
+    assert np.log(point["high"] / point["low"]) == pytest.approx(high - low, rel=0.1)
+    assert high - low > 2 * np.ptp(np.quantile(run, [0.05, 0.95]))
+
+
+def test_what_is_known_before_goes_to_the_laws_that_have_it():
+    runs = laws.Runs(table(noise=0.02))
+    found = laws.compare(runs, ["chinchilla", "chinchilla_no_offset"], starts=16, draws=20, cuts=[1.1e19], **KNOWN)
+    for entry in found.entries:
+        fixed = KNOWN["fixed"] if entry.fit.form.name == "chinchilla" else {}
+        by_hand = laws.fit(runs, entry.fit.form, loss=laws.l2(), starts=16, fixed=fixed, priors=KNOWN["priors"])
+        assert entry.fit.params == pytest.approx(by_hand.params, rel=1e-6) and entry.fit.fixed == fixed
+        assert entry.likelihood.parameters == 5  # four of the law and the scale
+        early = runs.exclude(runs.flops > 1.1e19, "later")
+        fit = laws.fit(early, entry.fit.form, loss=laws.l2(), starts=16, fixed=fixed, priors=KNOWN["priors"])
+        assert entry.backtest.cuts[0].params == pytest.approx(fit.params, rel=1e-4)
+    with pytest.raises(UserError, match=r"^compare: priors: none of the laws has gamma: chinchilla has E, A"):
+        laws.compare(runs, ["chinchilla", "chinchilla_no_offset"], priors={"gamma": laws.Prior(1.0, 1.0)})

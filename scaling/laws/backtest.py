@@ -1,7 +1,7 @@
 """Backtests: fit to the runs up to a budget, predict those beyond it, and count how often that came out right."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +13,10 @@ from scaling.laws import solver
 from scaling.laws.checks import require_fittable
 from scaling.laws.forms import Form, get_form
 from scaling.laws.objectives import Loss, Residual, huber, untransform
+from scaling.laws.priors import Prior, drawn_means
 from scaling.laws.problem import Problem, make_problem
 from scaling.laws.runs import Runs
+from scaling.laws.search import search, starts_of
 from scaling.laws.uncertainty import Kind, check_level, interval, resample_counts
 
 Array = NDArray[np.float64]
@@ -138,6 +140,8 @@ def backtest(
     draws: int = 300,
     kind: Kind | None = None,
     seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, Prior] | None = None,
 ) -> Backtest:
     """Rolling origin: at each cut, fit to the runs with C ≤ cut and predict all runs beyond it.
 
@@ -148,26 +152,29 @@ def backtest(
     residual drawn from the fit's own, widened for the parameters' degrees of freedom).
     draws, kind, seed: the bootstrap at each cut; kind as in `Fit.bootstrap`, None: "runs" where the table says which
     row is of which run, else "noise" where there are fewer than ten rows a parameter, else "rows".
+    fixed, priors: of the law at every cut, as in `laws.fit`; what priors weigh follows from the runs up to the cut.
 
     Raises UserError where a cut leaves nothing to predict, or too little to fit.
     """
-    form, loss = get_form(form), loss or huber()
+    form, loss, fixed, priors = get_form(form), loss or huber(), fixed or {}, priors or {}
     check_level(level)
     if draws < 2:
         raise UserError(f"backtest: draws must be at least 2; got {draws}")
     table = runs.sorted()
     values = table.column("C" if by == "flops" else by)
-    chosen = default_cuts(values, len(form.params)) if cuts is None else sorted({float(cut) for cut in cuts})
+    free = len(set(form.params) - set(fixed))
+    chosen = default_cuts(values, free) if cuts is None else sorted({float(cut) for cut in cuts})
     _require_cuts(chosen, values, by, cuts is None)
-    problem = _problem(table, form, loss, residual)
+    _require(table, form, residual, fixed, priors)
+    problem = make_problem(table, form, loss, residual, fixed)
     found, points = [], []
     for number, cut in enumerate(chosen):
         seen = values <= cut * ROUNDING
         try:
-            require_fittable(table.exclude(~seen, "beyond the cut"), form, residual, {}, {})
+            require_fittable(table.exclude(~seen, "beyond the cut"), form, residual, fixed, priors)
         except UserError as error:
             raise UserError(f"backtest at {by} ≤ {cut:g}: {error}; or choose other cuts=[…]") from None
-        refit = _Refit(problem, table, seen, starts)
+        refit = _Refit(problem, priors, table, seen, starts)
         drawn = refit.single_runs(draws, kind, np.random.default_rng([seed, number]))
         mine = _points(table, values, cut, ~seen, refit, drawn, level)
         points += mine
@@ -200,24 +207,25 @@ def default_cuts(values: Array, parameters: int, count: int = 5) -> list[float]:
     return cuts
 
 
-def _problem(runs: Runs, form: Form, loss: Loss, residual: Residual) -> Problem:
-    require_fittable(runs, form, residual, {}, {})
+def _require(
+    runs: Runs, form: Form, residual: Residual, fixed: Mapping[str, float], priors: Mapping[str, Prior]
+) -> None:
+    require_fittable(runs, form, residual, fixed, priors)
     if (bad := np.flatnonzero(runs.loss <= 0)).size:
         named = ", ".join(runs.rows[i] for i in bad[:5])
         raise UserError(f"backtest scores relative errors, which need positive losses; rows {named} are not")
-    return make_problem(runs, form, loss, residual, {})
 
 
 class _Refit:
     """The law fitted to a part of the rows; the others have weight 0, so that all cuts share a compiled program."""
 
-    def __init__(self, problem: Problem, runs: Runs, seen: NDArray[np.bool_], starts: int):
-        self.problem, self.runs, self.seen = problem, runs, seen
-        self.weights = problem.weights * seen
-        drawn = problem.form.starts(problem.x[:, seen], runs.loss[seen], starts)
-        theta = problem.form.theta(drawn, np.zeros(len(problem.units)))[:, problem.where]
-        solution = solver.solve(problem, theta, weights=self._each(self.weights, len(theta)))
-        self.theta = solution.theta[int(solution.total.argmin())]
+    def __init__(
+        self, problem: Problem, priors: Mapping[str, Prior], runs: Runs, seen: NDArray[np.bool_], starts: int
+    ):
+        self.priors, self.runs, self.seen, self.root = priors, runs, seen, np.sqrt(problem.weights)
+        theta = starts_of(problem.rows(seen), runs.loss[seen], starts)
+        self.problem, solution = search(replace(problem, weights=problem.weights * seen), theta, priors)
+        self.theta = solution.best
         self.residuals = problem.residuals(self.theta)
         self.freedom = max(int(seen.sum()) - len(problem.free), 1)
 
@@ -227,19 +235,19 @@ class _Refit:
         if kind is None:
             few = count < ROWS_PER_PARAMETER * len(problem.free)
             kind = "runs" if self.runs.run is not None else "noise" if few else "rows"
-        root = np.sqrt(problem.weights)
+        root = self.root
         own = (self.residuals * root)[self.seen] * np.sqrt(count / self.freedom)
-        y, weights = None, self._each(self.weights, n)
+        y, weights, fitted = None, np.tile(problem.weights, (n, 1)), None
         if kind == "noise":
             sd = np.sqrt(np.mean(own**2)) * np.sqrt(self.freedom / rng.chisquare(self.freedom, n))
             y = problem.y + self.residuals + sd[:, None] / root * rng.standard_normal((n, len(root)))
             scatter = sd[:, None] * rng.standard_normal((n, len(root)))
+            fitted = problem.natural(self.theta)
         else:
-            weights = weights.copy()
             weights[:, self.seen] *= resample_counts(self._groups(kind), n, len(problem.free) + 1, rng)
             scatter = rng.choice(own, (n, len(root)))
-        start = self._each(self.theta, n)
-        theta = solver.solve(problem, start, y, weights, tolerance=1e-9).theta
+        means = drawn_means(problem, self.priors, n, rng, fitted)
+        theta = solver.solve(problem, np.tile(self.theta, (n, 1)), y, weights, means, tolerance=1e-9).theta
         return np.asarray(problem.residuals(theta) + problem.y + scatter / root)
 
     def _groups(self, kind: Kind) -> NDArray[np.int64]:
@@ -248,10 +256,6 @@ class _Refit:
         if self.runs.run is None:
             raise UserError("backtest: kind='runs' needs runs with a run column: laws.Runs(…, run='name')")
         return np.unique(self.runs.run[self.seen], return_inverse=True)[1].astype(np.int64)
-
-    @staticmethod
-    def _each(row: Array, n: int) -> Array:
-        return np.broadcast_to(row, (n, len(row)))
 
 
 def _points(

@@ -1,6 +1,6 @@
 """Which law fits best, and which one predicts best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form, get_form
 from scaling.laws.likelihood import Likelihood, likelihood
 from scaling.laws.objectives import Loss, Residual, l2, student_t
+from scaling.laws.priors import Prior
 from scaling.laws.runs import Runs
 
 HEAVY = 1.0
@@ -109,6 +110,8 @@ def compare(
     level: float = 0.9,
     draws: int = 300,
     seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, Prior] | None = None,
 ) -> Comparison:
     """Laws side by side: by the likelihood that the objective stands for (AIC, AICc, BIC) and by backtest.
 
@@ -117,8 +120,10 @@ def compare(
     density's scale counts as a parameter. Where residuals have heavier tails than Gauss', so that Student's t is the
     likelier density and puts another law first, a note says so.
     test: whether to backtest too, at `cuts` (None: those of the law with most parameters), see `laws.backtest`.
+    fixed, priors: as in `laws.fit`, of every law that has a parameter of that name, in fits and backtests. A fixed
+    parameter does not count as one; the likelihood is that of the runs alone, at the fit with its priors.
 
-    Raises UserError for fewer than two laws and where one cannot be fitted.
+    Raises UserError for fewer than two laws, for a name that none of them has and where one cannot be fitted.
     """
     known = list({form.name: form for form in map(get_form, forms)}.values())
     if len(known) < 2:
@@ -126,19 +131,20 @@ def compare(
             f"compare: at least two different laws; got {', '.join(form.name for form in known) or 'none'}"
         )
     loss = loss or l2()
+    known_before = _known_before(known, fixed or {}, priors or {})
     if test and cuts is None:
         letter = "C" if {"C"} <= runs.values.keys() or {"N", "D"} <= runs.values.keys() else known[0].columns[0]
         by = "flops" if letter == "C" else letter
-        cuts = default_cuts(runs.column(letter), max(len(form.params) for form in known))
+        cuts = default_cuts(runs.column(letter), max(len(set(form.params) - set(fixed or {})) for form in known))
     else:
         by = "flops"
     notes = [] if cuts or not test else ["too few runs for a backtest"]
     entries = []
     for form in known:
-        fitted = fit(runs, form, loss=loss, residual=residual, starts=starts)
+        options: dict[str, Any] = {"loss": loss, "residual": residual, "starts": starts, **known_before[form.name]}
+        fitted = fit(runs, form, **options)
         tested = None
         if test and cuts:
-            options: dict[str, Any] = {"loss": loss, "residual": residual, "starts": starts}
             tested = backtest(runs, form, by=by, cuts=cuts, level=level, draws=draws, seed=seed, **options)
         entries.append(Entry(fitted, likelihood(fitted), tested))
         notes += [f"{form.name}: {name} was driven to zero" for name in fitted.diagnostics.at_bounds]
@@ -147,6 +153,24 @@ def compare(
     if runs.run is not None and len(np.unique(runs.run)) < len(runs):
         notes.append("rows of one run are not independent, and the likelihood counts them as if they were")
     return Comparison(tuple(entries), tuple(notes))
+
+
+def _known_before(
+    forms: Sequence[Form], fixed: Mapping[str, float], priors: Mapping[str, Prior]
+) -> dict[str, dict[str, Any]]:
+    """By law, the part of `fixed` and of `priors` that names its parameters."""
+    params = {name for form in forms for name in form.params}
+    for what, names in (("fixed", fixed), ("priors", priors)):
+        if unknown := [name for name in names if name not in params]:
+            laws = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in forms)
+            raise UserError(f"compare: {what}: none of the laws has {', '.join(unknown)}: {laws}")
+    return {
+        form.name: {
+            "fixed": {name: value for name, value in fixed.items() if name in form.params},
+            "priors": {name: prior for name, prior in priors.items() if name in form.params},
+        }
+        for form in forms
+    }
 
 
 def _tails(entries: Sequence[Entry], starts: int) -> list[str]:
@@ -159,7 +183,8 @@ def _tails(entries: Sequence[Entry], starts: int) -> list[str]:
     found = {}
     for entry in entries:
         own = entry.fit
-        refit = fit(own.runs, own.form, loss=student_t(), residual=own.residual, starts=starts)
+        options: dict[str, Any] = {"residual": own.residual, "fixed": own.fixed, "priors": own.priors}
+        refit = fit(own.runs, own.form, loss=student_t(), starts=starts, **options)
         found[own.form.name] = likelihood(refit).aic
     best = min(found, key=found.__getitem__)
     gain = entries[0].likelihood.aic - found[best]

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws import optimum as optimum_module
-from scaling.laws import solver, uncertainty
+from scaling.laws import uncertainty
 from scaling.laws.certify import polish
 from scaling.laws.checks import require_fittable
 from scaling.laws.covariance import Covariance, covariance
@@ -19,13 +19,13 @@ from scaling.laws.covariance import Method as CovarianceMethod
 from scaling.laws.diagnostics import Diagnostics, diagnose
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.identify import Identification, identify
-from scaling.laws.noise import noise_of
 from scaling.laws.objectives import Loss, Residual, huber
 from scaling.laws.optimum import FlopsPerToken, Optimum, Prediction
 from scaling.laws.priors import Prior, with_priors
 from scaling.laws.problem import Problem, make_problem, transformed_sigma
 from scaling.laws.profile import Profile, profile
 from scaling.laws.runs import Runs
+from scaling.laws.search import search, starts_of
 from scaling.laws.uncertainty import Draws, Kind, Method
 from scaling.result import write_text_atomically
 
@@ -245,16 +245,9 @@ def fit(
     require_fittable(runs, form, residual, fixed or {}, priors or {})
     runs_sorted = runs.sorted()
     problem = make_problem(runs_sorted, form, loss, residual, fixed or {})
-    drawn = form.starts(problem.x, runs_sorted.loss, starts)
-    theta = form.theta(drawn, np.zeros(len(problem.units)), problem.free)[:, problem.where]
-    solution = solver.solve(problem, theta)
-    if priors:
-        residuals = problem.residuals(solution.theta[int(solution.total.argmin())])
-        problem = with_priors(problem, priors, noise_of(residuals, problem))
-        solution = solver.solve(problem, np.concatenate([theta, solution.theta]))
-    winner = int(solution.total.argmin())
-    best = polish(problem, solution.theta[winner]) if loss.rounded else solution.theta[winner]
-    diagnostics = diagnose(problem, solution, winner, starts, best)
+    problem, solution = search(problem, starts_of(problem, runs_sorted.loss, starts), priors or {})
+    best = polish(problem, solution.best) if loss.rounded else solution.best
+    diagnostics = diagnose(problem, solution, int(solution.total.argmin()), starts, best)
     return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
 
 

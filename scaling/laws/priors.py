@@ -33,3 +33,18 @@ def with_priors(problem: Problem, priors: Mapping[str, Prior], noise: float) -> 
     mean = np.array([priors[name].mean if name in priors else 0.0 for name in names])
     precision = np.array([noise / priors[name].sd ** 2 if name in priors else 0.0 for name in names])
     return problem.with_priors(mean, precision, noise)
+
+
+def drawn_means(
+    problem: Problem, priors: Mapping[str, Prior], n: int, rng: np.random.Generator, fitted: Array | None
+) -> Array | None:
+    """Prior means [n, k] drawn from the priors: each refit then answers to data and priors that could have been.
+
+    Randomise, then optimise (Bardsley et al. 2014): for a linear law exactly the posterior.
+    fitted: the parameters [k], where the refits are to fresh noise around the fitted law: there the priors are drawn
+    around its parameters, for around their own means they would pull twice.
+    """
+    if problem.prior_mean is None:
+        return None
+    sd = np.array([priors[name].sd if name in priors else 0.0 for name in problem.form.params])
+    return (problem.prior_mean if fitted is None else fitted) + sd * rng.standard_normal((n, len(sd)))

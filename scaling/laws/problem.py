@@ -77,6 +77,10 @@ class Problem:
         """L̂ of the rows."""
         return untransform(self.residuals(theta) + self.y, self.residual, np)
 
+    def rows(self, mask: NDArray[np.bool_]) -> "Problem":
+        """The same of the rows where `mask` is true, in the units of all."""
+        return replace(self, x=self.x[:, mask], y=self.y[mask], weights=self.weights[mask])
+
     def with_priors(self, mean: Array, precision: Array, noise: float) -> "Problem":
         """The same with Gaussian priors on the parameters."""
         return replace(self, prior_mean=mean, prior_precision=precision, prior_noise=noise)

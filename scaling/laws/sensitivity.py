@@ -9,6 +9,7 @@ from scaling.errors import UserError
 from scaling.laws.influence import quantities
 from scaling.laws.objectives import Loss, Residual, huber, l1, l2
 from scaling.laws.problem import make_problem
+from scaling.laws.search import starts_of
 from scaling.laws.solver import solve
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ def _row(fit: "Fit", loss: Loss, residual: Residual, C: float | None, starts: in
     problem = make_problem(fit.runs, fit.form, loss, residual, fit.fixed)
     begin = fit.theta[None]
     if starts:
-        drawn = fit.form.starts(problem.x, fit.runs.loss, starts)
-        others = fit.form.theta(drawn, np.zeros(len(problem.units)))[:, problem.where]
-        begin = np.concatenate([begin, others])
+        begin = np.concatenate([begin, starts_of(problem, fit.runs.loss, starts)])
     own = (loss, residual) == (fit.loss, fit.residual)
     solution = solve(problem, begin)
     best = int(solution.total.argmin())

@@ -57,6 +57,11 @@ class Solution:
         total = self.objective + self.penalty
         return np.where(np.isfinite(total), total, np.inf)
 
+    @property
+    def best(self) -> Array:
+        """[free], where the least total is."""
+        return np.asarray(self.theta[int(self.total.argmin())])
+
 
 @dataclass(frozen=True)
 class _Kind:

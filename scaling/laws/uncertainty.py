@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.covariance import covariance
+from scaling.laws.priors import drawn_means
 
 if TYPE_CHECKING:
     from scaling.laws.fit import Fit
@@ -115,7 +116,8 @@ def bootstrap(
         layers = None if strata is None else _strata(fit, strata)
         weights = problem.weights * resample_counts(labels, n, len(problem.free) + 1, rng, layers)
     starts = np.broadcast_to(fit.theta, (n, len(fit.theta)))
-    solution = solve(problem, starts, y, weights, _drawn_priors(fit, n, rng, kind), tolerance=1e-9)
+    means = drawn_means(problem, fit.priors, n, rng, fit.natural if kind == "noise" else None)
+    solution = solve(problem, starts, y, weights, means, tolerance=1e-9)
     count = 1 if layers is None else int(layers.max()) + 1
     return Draws(kind, seed, problem.natural(solution.theta), solution.objective, sd, count)
 
@@ -133,20 +135,6 @@ def draw(fit: "Fit", method: Method, n: int, seed: int, cluster: ArrayLike | boo
     else:
         raise UserError(f"draw: method must be 'sandwich', 'laplace' or 'nuts'; got {method!r}")
     return Draws(method, seed, fit.problem.natural(theta), fit.problem.objective(theta), notes=notes)
-
-
-def _drawn_priors(fit: "Fit", n: int, rng: np.random.Generator, kind: Kind) -> Array | None:
-    """Prior means [n, k] drawn from the priors: each refit then answers to data and priors that could have been.
-
-    Randomise, then optimise (Bardsley et al. 2014): for a linear law exactly the posterior. Fresh noise is drawn
-    around the fitted law, so there the priors are drawn around its parameters: around their own means they would
-    pull twice.
-    """
-    if not fit.priors or fit.problem.prior_mean is None:
-        return None
-    sd = np.array([fit.priors[name].sd if name in fit.priors else 0.0 for name in fit.form.params])
-    center = fit.natural if kind == "noise" else fit.problem.prior_mean
-    return center + sd * rng.standard_normal((n, len(sd)))
 
 
 def _noisy_losses(fit: "Fit", n: int, rng: np.random.Generator) -> tuple[Array, Array]:
