@@ -123,6 +123,7 @@ def test_test_runs_take_the_budget_of_the_forecast() -> None:
         (sweep(run={"tokens": 5}), r"run\.tokens is set by design\.budgets"),
         (sweep(run={"model": {"d_model": 64}}), r"run\.model\.d_model is set by the ladder"),
         (sweep(run={"seed": 1}), r"run\.seed is set by seeds"),
+        (sweep(run={"records": {"role": "test"}}), r"run\.records\.role is set by forecast"),
         (sweep(run={"optimizer": {"learning_rate": 0.1}}), r"run\.optimizer\.learning_rate is set by learning_rate"),
         (sweep(learning_rate=None), r"budget=1e\+11.*`optimizer` is missing"),
         (sweep(run={"model": {"contxt": 12}}), r"contxt.*context"),

@@ -6,9 +6,10 @@ from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
-from synthetic_sweep import sweep_config, write_runs
+from synthetic_sweep import sweep_config, write_forecast, write_runs
 
 from scaling import laws, load_runs
+from scaling.config import RunConfig, load
 from scaling.errors import UserError
 from scaling.sweeps import load_wandb
 
@@ -42,12 +43,20 @@ def wandb(monkeypatch):
     return runs
 
 
+def mirrored(folder):
+    """The run in `folder` as wandb's API gives what `report.tracking` sent."""
+    result = json.loads((folder / "result.json").read_text())
+    config = load(RunConfig, folder / "config.yaml").model_dump(mode="json")
+    return SimpleNamespace(summary={"result": Nested(result)}, config=config)
+
+
 def test_the_table_from_wandb_is_the_one_from_the_folder(tmp_path, wandb):
     home = tmp_path / "synthetic"
     write_runs(sweep_config(), home, broken=1, lines=2)
-    results = [json.loads(path.read_text()) for path in sorted(home.glob("*/result.json"))]
-    wandb["me/scaling"] = [("synthetic", SimpleNamespace(summary={"result": Nested(result)})) for result in results]
-    wandb["me/scaling"] += [("synthetic", SimpleNamespace(summary={})), ("other", SimpleNamespace(summary={}))]
+    write_forecast(sweep_config(), home, lines=2)
+    wandb["me/scaling"] = [("synthetic", mirrored(folder)) for folder in sorted(home.glob("*/"))]
+    empty = SimpleNamespace(summary={}, config={})
+    wandb["me/scaling"] += [("synthetic", empty), ("other", empty)]
     table = load_wandb("me/scaling", "synthetic")
     folder = load_runs(home)[table.columns]
     by = ["run_id"]
@@ -55,6 +64,8 @@ def test_the_table_from_wandb_is_the_one_from_the_folder(tmp_path, wandb):
         table.sort_values(by, ignore_index=True), folder.sort_values(by, ignore_index=True), check_dtype=False
     )
     assert laws.from_results(table).hash == laws.from_results(load_runs(home)).hash
+    reasons = [exclusion.reason for exclusion in laws.from_results(table).exclusions]
+    assert reasons.count("tests the forecast, which is made without it") == 2
     with pytest.raises(UserError, match=r"group other, has no run with a result \(1 runs seen\)"):
         load_wandb("me/scaling", "other")
     with pytest.raises(UserError, match=r"^wandb project nowhere: Could not find project nowhere$"):

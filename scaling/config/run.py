@@ -109,6 +109,8 @@ class Records(Config):
     folder: str = "runs"
     sweep: str = "single"
     """the run's folder is `folder/sweep/run_id`; also the group in wandb"""
+    role: Literal["fit", "test"] = "fit"
+    """set by a sweep: test for the runs that test its forecast, which no law is fitted to"""
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)

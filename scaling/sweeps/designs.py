@@ -78,7 +78,7 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
     runs = tuple(
         plan_run(
             sweep,
-            {"model": model, "seed": seed},
+            {"model": model, "seed": seed, "records": {"role": "test"}},
             {"budget": budget, "target_params": target_params, "seed": seed},
             folder=folder,
             flops=budget,
@@ -217,7 +217,7 @@ def _with(config: RunConfig, values: Mapping[str, Any], where: str) -> RunConfig
 
 def _refuse_set_by_design(sweep: SweepConfig) -> None:
     """`run` says what all runs share; a key that the design sets would be silently lost."""
-    owners = {"seed": "seeds", "records.sweep": "name"}
+    owners = {"seed": "seeds", "records.sweep": "name", "records.role": "forecast"}
     if sweep.learning_rate is not None:
         owners["optimizer.learning_rate"] = "learning_rate"
     if isinstance(sweep.design, IsoflopDesign):

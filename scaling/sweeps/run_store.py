@@ -239,17 +239,18 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
         if folder.parent not in plans:
             plans[folder.parent] = read_plan(folder.parent)
         entry = plans[folder.parent].get(folder.name)
-        if result is not None and role in (None, entry.role if entry else "fit"):
-            rows.append(table_row(result, entry))
+        own: Role = entry.role if entry else "fit"
+        if result is not None and role in (None, own):
+            rows.append(table_row(result, own, entry.label if entry else {}))
     if broken:
         raise UserError("; ".join(broken))
     return pd.DataFrame(rows, columns=None if rows else [*(f.name for f in fields(Result)), "role"])
 
 
-def table_row(result: Result, entry: Entry | None) -> dict[str, Any]:
-    """A record as a row of `load_runs`; entry: what the sweep's plan says of it, None where there is no plan."""
+def table_row(result: Result, role: Role, label: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as a row of `load_runs`; label: the design's wish, empty where no plan says it."""
     row = asdict(result)
     nested: Sequence[tuple[str, str]] = (("flops_by_convention", "flops_"), ("facts", ""), ("versions", "versions_"))
     flat = {prefix + key: value for name, prefix in nested for key, value in row.pop(name).items()}
-    label = {key: entry.label[key] for key in ("budget", "target_params") if key in entry.label} if entry else {}
-    return {**flat, **row, "role": entry.role if entry else "fit", **label}
+    wish = {key: label[key] for key in ("budget", "target_params") if key in label}
+    return {**flat, **row, "role": role, **wish}

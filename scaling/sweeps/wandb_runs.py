@@ -15,7 +15,8 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
 
     project: "entity/project", or "project" of your own. sweep: its name, None for all in the project.
 
-    The mirror does not say which runs test a forecast: every `role` is "fit"; take the others out by size or FLOPs.
+    `role` is that of the run's configuration in wandb, "fit" where an older one does not say; `budget` and
+    `target_params`, which wandb does not hold, are missing.
     Raises UserError where wandb is missing or says no, and where no run there has a result.
     """
     import pandas as pd
@@ -24,16 +25,19 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
         import wandb
 
         filters = {"group": sweep} if sweep is not None else {}
-        records = [_plain(run.summary.get("result")) for run in wandb.Api().runs(project, filters=filters)]
+        records = [
+            (_plain(run.summary.get("result")), _plain(run.config.get("records", {})).get("role", "fit"))
+            for run in wandb.Api().runs(project, filters=filters)
+        ]
     except Exception as error:  # wandb may raise anything
         raise UserError(f"wandb project {project}: {' '.join(f'{error}'.split())}") from None
-    found = [record for record in records if record]
+    found = [(result, role) for result, role in records if result]
     if not found:
         where = project if sweep is None else f"{project}, group {sweep},"
         raise UserError(f"wandb project {where} has no run with a result ({len(records)} runs seen)")
     known = Result.__dataclass_fields__
-    results = [Result(**{key: value for key, value in record.items() if key in known}) for record in found]
-    return pd.DataFrame([table_row(result, None) for result in results])
+    rows = [(Result(**{key: result[key] for key in result if key in known}), role) for result, role in found]
+    return pd.DataFrame([table_row(result, role, {}) for result, role in rows])
 
 
 def _plain(value: Any) -> Any:
