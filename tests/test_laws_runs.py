@@ -5,9 +5,12 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.laws.overflow import overflowed
 
 
 def table(**changes):
@@ -59,6 +62,47 @@ def test_a_missing_column_says_which_there_are():
 def test_integers_do_not_overflow():
     df = table(params=np.full(8, 70_000_000_000), tokens=np.arange(1, 9) * 1_400_000_000_000)
     np.testing.assert_allclose(laws.Runs(df).flops, 6 * 7e10 * 1.4e12 * np.arange(1, 9), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("product", "off"),
+    [
+        (lambda n, d: 6 * n * d, 1.01),
+        (lambda n, d: 6 * n.astype(np.uint64) * d.astype(np.uint64), 1.01),
+        (lambda n, d: (6 * n * d).astype(float), 1.01),
+        (lambda n, d: 6.0 * (n * d), 1.01),
+        (lambda n, d: (6 * n * d).astype(np.int32), 1.01),
+        # By another convention it is told only where no convention can be so far off.
+        (lambda n, d: (7 * n.astype(object) * d.astype(object) % 2**64).astype(np.uint64), 12.0),
+    ],
+    ids=["int64", "uint64", "float", "late float", "int32", "other convention"],
+)
+def test_flops_that_wrapped_to_positive_values_are_named(product, off):
+    """Of 40 runs from 1e17 to 6e23 FLOPs whose FLOPs were multiplied as whole numbers, those that overflowed."""
+    n = np.geomspace(1e8, 7e10, 40).astype(np.int64)
+    d = np.geomspace(2e8, 1.4e12, 40).astype(np.int64)
+    df = pd.DataFrame({"params": n, "tokens": d, "loss": np.linspace(3, 2, 40), "C": product(n, d)})
+    df = df[df.C > 0]  # the others are refused as negative
+    bad = df.index[6.0 * df.params * df.tokens / df.C > off]
+    assert len(bad) > 3
+    with pytest.raises(UserError, match=rf"'C' overflowed whole numbers in {len(bad)} of {len(df)} rows: {bad[0]} "):
+        laws.Runs(df, C="C")
+    good = df.drop(bad)
+    assert not len(good) or len(laws.Runs(good, C="C")) == len(good)
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(1_000, 10**12), d=st.integers(10_000, 10**14), factor=st.floats(1 / 11, 11),
+    unit=st.sampled_from([1.0, 1e15, 1e18]),
+)  # fmt: skip
+def test_honest_flops_of_any_convention_and_unit_are_none_that_overflowed(n, d, factor, unit):
+    flops = 6.0 * n * d * factor / unit
+    n, d = (np.array([float(x)]) for x in (n, d))
+    for dtype in (float, np.int64, np.uint64) + (np.int32,) * (unit == 1):
+        if 1 <= flops <= (np.inf if dtype is float else np.iinfo(dtype).max):
+            C = np.array([flops]).astype(dtype)
+            assert not overflowed(C, C.astype(float), n, d).any()
 
 
 @pytest.mark.parametrize(

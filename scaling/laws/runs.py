@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.overflow import overflowed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ class Runs:
     A table without parameters or tokens says N=None, D=None.
 
     Raises UserError for a missing column and for values that no run can have (not a number, not positive, the same
-    row twice), naming the rows.
+    row twice, FLOPs that overflowed whole numbers), naming the rows.
     """
 
     values: Mapping[str, Array]
@@ -110,6 +111,8 @@ class Runs:
         if len(set(lengths.values())) > 1:
             raise UserError(f"columns differ in length: {lengths}")
         self._refuse_duplicates()
+        if C is not None and {"N", "D"} <= values.keys():
+            self._refuse_overflow(np.asarray(df[C]), C)
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -274,6 +277,16 @@ class Runs:
             first = seen.setdefault(tuple(values), label)
             if first is not label:
                 raise UserError(f"rows {first} and {label} are the same run twice; drop one of them")
+
+    def _refuse_overflow(self, given: NDArray[Any], name: str) -> None:
+        bad = np.flatnonzero(overflowed(given, self.flops, self.N, self.D))
+        if len(bad):
+            honest = 6 * self.N * self.D
+            shown = ", ".join(f"{self.rows[i]} ({self.flops[i]:.4g} where 6·N·D is {honest[i]:.4g})" for i in bad[:5])
+            raise UserError(
+                f"column {name!r} overflowed whole numbers in {len(bad)} of {len(self)} rows: {shown}"
+                f"{', …' if len(bad) > 5 else ''}; compute it with floats (if it is right, pass it as floats)"
+            )
 
 
 def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Runs:
