@@ -233,6 +233,17 @@ def test_an_edited_fit_is_refused(tmp_path):
         laws.load(path)
 
 
+def test_a_saved_fit_from_before_fits_were_certified_is_not(tmp_path):
+    fit = laws.fit(laws.Runs(grid()), starts=16)
+    path = fit.save(tmp_path / "fit.json")
+    values = json.loads(path.read_text())
+    assert laws.load(path).diagnostics.certified
+    del values["diagnostics"]["certified"]
+    path.write_text(json.dumps(values))
+    loaded = laws.load(path)
+    assert not loaded.diagnostics.certified and loaded.params == fit.params
+
+
 def test_tables_are_json_and_text():
     fit = laws.fit(laws.Runs(grid(noise=0.01)), starts=16)
     fit.bootstrap(50)

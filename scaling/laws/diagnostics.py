@@ -1,6 +1,8 @@
 """What a search says about its own result."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,11 @@ class Diagnostics:
     parameter, or a million times it, changes no L̂ by 1e-3 of the least loss, nor the objective by 1e-3 of itself"""
     certified: bool
     """whether the conditions of a local minimum hold: gradient_norm ≤ 1e-5, or nothing left of the residuals"""
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Diagnostics":
+        """Of a saved fit; one from before fits were certified is not."""
+        return Diagnostics(**{"certified": False, **values, "at_bounds": tuple(values["at_bounds"])})
 
 
 def diagnose(problem: Problem, solution: Solution, winner: int, starts: int, theta: Array) -> Diagnostics:

@@ -270,7 +270,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
             with_priors(problem, priors, values["prior_noise"]) if priors else problem,
             runs,
             np.array([values["params"][name] for name in form.params]),
-            Diagnostics(**{**values["diagnostics"], "at_bounds": tuple(values["diagnostics"]["at_bounds"])}),
+            Diagnostics.from_dict(values["diagnostics"]),
             priors,
             np.arange(len(runs)),
             None if draws is None else Draws.from_dict(draws),
