@@ -66,6 +66,7 @@ def test_slopes_are_finite_differences():
     def prior(t):
         return 0.5 * problem.prior_precision @ (problem.natural(t) - problem.prior_mean) ** 2
 
+    assert problem.penalty(theta) == pytest.approx(prior(theta), rel=1e-12)
     for i, h in enumerate(1e-6 * np.eye(5)):
         np.testing.assert_allclose(
             jacobian[:, i], (problem.residuals(theta + h) - problem.residuals(theta - h)) / 2e-6, rtol=1e-5, atol=1e-9

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scaling.laws.comparison import akaike_weights
 from scaling.laws.likelihood import likelihood, log_density
+from scaling.laws.linear import derivative, jacobian, natural_slope
 from scaling.laws.objectives import transform
 from scaling.laws.solver import solve
 from scaling.laws.target import Target
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from scaling.laws.fit import Fit
 
 Array = NDArray[np.float64]
-_STEP = 1e-5
-"""of central differences in the solver's numbers, which are of order 1"""
 _DRAWS = 256
 """bootstrap draws whose basins are looked up: four blocks of the solver"""
 
@@ -84,18 +83,11 @@ def _predictions(fit: "Fit", theta: Array, target: Target, columns: Mapping[str,
 
 
 def _covariance(fit: "Fit", theta: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> Array:
-    steps = _STEP * np.eye(len(theta))
-    both = np.concatenate([theta + steps, theta - steps])
-
-    def slopes(values: Array) -> Array:
-        ahead, behind = np.split(values, 2)
-        return np.asarray((ahead - behind).T / (2 * _STEP))
-
-    J = slopes(_predictions(fit, both, target, columns))
-    rows = slopes(fit.problem.residuals(both)) * np.sqrt(_independent_weights(fit))[:, None]
-    M = rows.T @ rows
+    J = derivative(lambda lanes: _predictions(fit, lanes, target, columns), theta)
+    rows = jacobian(fit.problem, theta) * np.sqrt(_independent_weights(fit))[:, None]
+    M, natural = rows.T @ rows, natural_slope(fit.problem, theta)
     for name, prior in fit.priors.items():
-        slope = slopes(fit.problem.natural(both))[fit.form.params.index(name)]
+        slope = natural[fit.form.params.index(name)]
         M = M + noise / prior.sd**2 * np.outer(slope, slope)
     # A parameter that moves nothing (E driven to 0) has no row in M; its candidates do not move with it either.
     scale = np.sqrt(np.maximum(np.diag(M), 1e-20 * np.diag(M).max()))

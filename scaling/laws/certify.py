@@ -60,7 +60,4 @@ def least_subgradient(problem: Problem, theta: Array) -> float:
 
 
 def _total(problem: Problem, theta: Array) -> float:
-    value = float(problem.objective(theta))
-    if problem.prior_mean is not None and problem.prior_precision is not None:
-        value += 0.5 * float(problem.prior_precision @ (problem.natural(theta) - problem.prior_mean) ** 2)
-    return value
+    return float(problem.objective(theta) + problem.penalty(theta))

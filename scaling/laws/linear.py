@@ -1,5 +1,9 @@
-"""The law made linear in its parameters, by central differences (exact to about 1e-10)."""
+"""A law made linear in its parameters, by central differences (exact to about 1e-10).
 
+Compiled derivatives (`solver.slopes`) are exact, which certificates need, but take a quarter of a second to compile.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +13,14 @@ from scaling.laws.problem import Problem
 
 Array = NDArray[np.float64]
 _STEP = 1e-5
+"""in the solver's numbers, which are of order 1"""
+
+
+def derivative(function: Callable[[Array], Array], theta: Array) -> Array:
+    """d f / dθ [values, free] at θ [free] of a function from lanes [lanes, free] to values [lanes, values]."""
+    steps = _STEP * np.eye(len(theta))
+    ahead, behind = np.split(function(np.concatenate([theta + steps, theta - steps])), 2)
+    return np.asarray((ahead - behind).T / (2 * _STEP))
 
 
 def jacobian(problem: Problem, theta: Array, x: Array | None = None) -> Array:
@@ -18,12 +30,9 @@ def jacobian(problem: Problem, theta: Array, x: Array | None = None) -> Array:
     """
     if x is not None:
         problem = replace(problem, x=x, y=np.zeros(x.shape[1]))
-    steps = _STEP * np.eye(len(theta))
-    rise = problem.residuals(theta + steps) - problem.residuals(theta - steps)
-    return rise.T / (2 * _STEP)
+    return derivative(problem.residuals, theta)
 
 
 def natural_slope(problem: Problem, theta: Array) -> Array:
     """d parameters in own units / dθ: [k, free]."""
-    steps = _STEP * np.eye(len(theta))
-    return (problem.natural(theta + steps) - problem.natural(theta - steps)).T / (2 * _STEP)
+    return derivative(problem.natural, theta)

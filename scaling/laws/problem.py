@@ -73,6 +73,16 @@ class Problem:
         """[lanes] at [lanes, free], without priors."""
         return self.loss.sums(self.residuals(theta, y), self.weights if weights is None else weights)
 
+    def penalty(self, theta: Array, mean: Array | None = None) -> Array:
+        """The priors' share of what is minimised, [...] at [..., free].
+
+        mean: of the priors, [..., k] in place of the problem's own.
+        """
+        mean = self.prior_mean if mean is None else mean
+        if self.prior_precision is None or mean is None:
+            return np.zeros(np.shape(theta)[:-1])
+        return np.asarray(0.5 * np.sum(self.prior_precision * (self.natural(theta) - mean) ** 2, -1))
+
     def fitted(self, theta: Array) -> Array:
         """L̂ of the rows."""
         return untransform(self.residuals(theta) + self.y, self.residual, np)

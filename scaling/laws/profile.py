@@ -196,11 +196,7 @@ class _Profiler:
         return covariance @ slope / variance, sd
 
     def _own(self) -> float:
-        penalty = 0.0
-        if self.problem.prior_precision is not None and self.problem.prior_mean is not None:
-            away = self.fit.natural - self.problem.prior_mean
-            penalty = 0.5 * float(np.sum(self.problem.prior_precision * away**2))
-        return self.fit.objective + penalty
+        return self.fit.objective + float(self.problem.penalty(self.fit.theta))
 
     def _held(self, u: Array) -> Problem:
         nothing = np.full(len(u), np.nan)

@@ -120,9 +120,7 @@ def solve(
         theta, gradient, matrix, iterations = (
             np.concatenate([np.asarray(part) for part in parts])[:lanes] for parts in zip(*blocks, strict=True)
         )
-    penalty = np.zeros(lanes)
-    if kind.priors:
-        penalty = 0.5 * np.sum(precision * (problem.natural(theta) - mean) ** 2, -1)
+    penalty = problem.penalty(theta, prior_mean)
     return Solution(theta, problem.objective(theta, y, weights), penalty, gradient, matrix, iterations)
 
 
