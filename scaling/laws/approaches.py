@@ -10,9 +10,10 @@ from scaling.errors import UserError
 from scaling.laws.curves import cut_curves
 from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fit import fit
-from scaling.laws.isoflop import Method, flops_groups, isoflop
+from scaling.laws.isoflop import Method, isoflop
 from scaling.laws.objectives import huber
 from scaling.laws.optimum import Optimum
+from scaling.laws.parabola import CURVATURES
 from scaling.laws.power_law import Interval, PowerLaw
 from scaling.laws.runs import Runs
 from scaling.laws.uncertainty import Kind, check_level, interval
@@ -23,8 +24,6 @@ FEW = 50
 """runs below which approach 3 draws fresh noise: a resample of rows would lose whole budgets"""
 BUDGET_STEP = 2.0
 """between the budgets at which training curves are read for approaches 2 and 3, as Porian et al. 2024 have it"""
-MANY_SIZES = 7
-"""runs at a budget, in the median, from which each parabola gets its own curvature"""
 BIASES = {
     "1 envelope": (
         "N* moves in steps from size to size; a point before a run's end was at a learning rate that its schedule "
@@ -33,8 +32,8 @@ BIASES = {
     "2 parabola": (
         "the loss is no parabola in log N: over 2.5 decades of sizes N* is off by 5 % for exponents .34 and .28 and "
         "by 20 to 25 % where they differ by a factor of two, too large where alpha > beta, too small where "
-        "alpha < beta; sizes that drift off the minimum's middle with C move a by .03; one curvature for all "
-        "budgets, though it falls with C, moves a by up to .05"
+        "alpha < beta; sizes that drift off the minimum's middle with C, as one grid for all budgets does, move a by "
+        ".01, and by .04 where the exponents differ so"
     ),
     "2 akima": "it assumes no form and so averages no noise over the sizes: wide intervals with few or noisy sizes",
     "3 parametric": (
@@ -155,12 +154,11 @@ def _first(found: Envelope, C: tuple[float, float]) -> Approach:
 
 
 def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float, float]) -> Approach:
-    many = np.median([len(rows) for rows in flops_groups(runs)]) >= MANY_SIZES
-    found = isoflop(runs, level=level, seed=seed, method=method, curvature="own" if many else "shared")
+    found = isoflop(runs, level=level, seed=seed, method=method)
     name = f"2 {method}"
     note = f"{len(found.counted)} of {len(found.budgets)} minima count; noise {found.noise_sd:.2%} of the loss"
-    if method == "parabola":
-        note += "; each budget its own curvature" if many else "; one curvature for all budgets"
+    if found.curvature is not None:
+        note += f"; {CURVATURES[found.curvature]}"
     if not runs.form_budgets():
         note += "; not a design of budgets: rows within 10 % in FLOPs were taken together"
     if runs.run is not None and len(set(runs.run)) < len(runs):
