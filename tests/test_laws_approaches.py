@@ -132,6 +132,18 @@ def test_approach_2_is_the_isoflop_analysis_by_its_defaults():
         assert found.exponent_interval == by_name.N_law.exponent_interval
 
 
+def test_the_optima_are_at_the_budgets_asked_for():
+    runs = grid(noise=0.0)
+    found = laws.approaches(runs, C=[3e20])
+    assert found.C == (3e20,) and "N* at 3e+20" in found.summary()
+    for row in found.rows:
+        assert [best.C for best in row.optima] == [3e20]
+        np.testing.assert_allclose(row.optima[0].N, best_size(3e20), rtol=0.1)
+    for C in ([], [-1e20]):
+        with pytest.raises(UserError, match="C must be training FLOPs above 0"):
+            laws.approaches(runs, C=C)
+
+
 def test_an_approach_that_cannot_be_done_gives_its_reason():
     N = np.geomspace(1e7, 1e9, 8)
     loss = 1.69 + 406.4 * N**-ALPHA + 410.7 * (20 * N) ** -BETA

@@ -1,6 +1,6 @@
 """Approaches 1, 2 and 3 to the compute-optimal size (Hoffmann et al. 2022), side by side with what misleads each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ class Approach:
     """a of N* ∝ C^a"""
     exponent_interval: Interval | None = None
     optima: tuple[Optimum, ...] = ()
-    """at the largest budget and at ten times it"""
+    """at each of `Approaches.C`"""
     reason: str = ""
     """why it cannot be done with these runs"""
 
@@ -68,8 +68,8 @@ class Approaches:
     rows: tuple[Approach, ...]
     level: float
     """of every interval here"""
-    C: tuple[float, float]
-    """training FLOPs of the optima: the largest of the runs, and ten times it"""
+    C: tuple[float, ...]
+    """training FLOPs of the optima"""
 
     def __getitem__(self, name: str) -> Approach:
         """By name or its beginning: "1", "2 akima", "3". Raises UserError for no or several approaches."""
@@ -88,7 +88,7 @@ class Approaches:
             cells[0] += [f"N* at {C:.3g}", level, f"D* at {C:.3g}", level]
         for row in self.rows:
             if row.exponent is None or row.exponent_interval is None:
-                cells.append([row.name] + ["—"] * 10)
+                cells.append([row.name] + ["—"] * (len(cells[0]) - 1))
                 continue
             line = [row.name, f"{row.exponent:.3f}", format_range(row.exponent_interval)]
             for best in row.optima:
@@ -106,7 +106,7 @@ class Approaches:
         return {"level": self.level, "C": list(self.C), "approaches": [_row_dict(row) for row in self.rows]}
 
 
-def approaches(runs: Runs, level: float = 0.9, seed: int = 0) -> Approaches:
+def approaches(runs: Runs, level: float = 0.9, seed: int = 0, C: Sequence[float] | None = None) -> Approaches:
     """Approach 1 (envelope), 2 (isoFLOP minima of parabolas and of Akima splines) and 3 (Chinchilla's law).
 
     Where one training run has rows less than a factor of √2 in FLOPs apart they are a training curve: approaches 2
@@ -114,9 +114,15 @@ def approaches(runs: Runs, level: float = 0.9, seed: int = 0) -> Approaches:
     reason.
     level: coverage of the intervals: resamples of runs (1), noise (2), and for 3 resamples of runs, of rows, or fresh
     noise for fewer than 50 rows without run labels.
+    C: training FLOPs to give N* and D* at; None: the most of any run, and ten times it.
+
+    Raises UserError where C is empty or not above 0.
     """
     check_level(level)
-    C = (float(runs.flops.max()), 10 * float(runs.flops.max()))
+    largest = float(runs.flops.max())
+    at = (largest, 10 * largest) if C is None else tuple(float(c) for c in C)
+    if not at or not all(0 < c < np.inf for c in at):
+        raise UserError(f"approaches: C must be training FLOPs above 0; got {at}")
 
     def attempt(name: str, do: Callable[[], Approach]) -> Approach:
         try:
@@ -125,12 +131,12 @@ def approaches(runs: Runs, level: float = 0.9, seed: int = 0) -> Approaches:
             return Approach(name, BIASES[name], reason=str(error))
 
     rows = (
-        attempt("1 envelope", lambda: _first(envelope(runs, level, seed=seed), C)),
-        attempt("2 parabola", lambda: _second("parabola", _table(runs), level, seed, C)),
-        attempt("2 akima", lambda: _second("akima", _table(runs), level, seed, C)),
-        attempt("3 parametric", lambda: _parametric(_table(runs), level, seed, C)),
+        attempt("1 envelope", lambda: _first(envelope(runs, level, seed=seed), at)),
+        attempt("2 parabola", lambda: _second("parabola", _table(runs), level, seed, at)),
+        attempt("2 akima", lambda: _second("akima", _table(runs), level, seed, at)),
+        attempt("3 parametric", lambda: _parametric(_table(runs), level, seed, at)),
     )
-    return Approaches(rows, level, C)
+    return Approaches(rows, level, at)
 
 
 def _table(runs: Runs) -> Runs:
@@ -146,14 +152,14 @@ def _table(runs: Runs) -> Runs:
     return cut_curves(runs, largest / BUDGET_STEP ** np.arange(count)[::-1])
 
 
-def _first(found: Envelope, C: tuple[float, float]) -> Approach:
+def _first(found: Envelope, C: tuple[float, ...]) -> Approach:
     note = (
         f"{len(found.C)} points by {len(set(found.run))} runs; {found.left_out} more had no size to beat on one side"
     )
     return _from_laws("1 envelope", note, found.level, (found.N_law, found.D_law, found.loss_law), C)
 
 
-def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float, float]) -> Approach:
+def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Approach:
     found = isoflop(runs, level=level, seed=seed, method=method)
     name = f"2 {method}"
     note = f"{len(found.counted)} of {len(found.budgets)} minima count; noise {found.noise_sd:.2%} of the loss"
@@ -169,7 +175,7 @@ def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float,
 
 
 def _from_laws(
-    name: str, note: str, level: float, laws: tuple[PowerLaw, PowerLaw, PowerLaw], C: tuple[float, float]
+    name: str, note: str, level: float, laws: tuple[PowerLaw, PowerLaw, PowerLaw], C: tuple[float, ...]
 ) -> Approach:
     optima = []
     for c in C:
@@ -179,7 +185,7 @@ def _from_laws(
     return Approach(name, BIASES[name], note, laws[0].exponent, laws[0].exponent_interval, tuple(optima))
 
 
-def _parametric(runs: Runs, level: float, seed: int, C: tuple[float, float]) -> Approach:
+def _parametric(runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Approach:
     fitted = fit(runs, "chinchilla", loss=huber(DELTA))
     kind: Kind | None = "noise" if runs.run is None and len(runs) < FEW else None
     drawn = fitted.bootstrap(seed=seed, kind=kind)
