@@ -26,7 +26,8 @@ def run(name: str, folder: Path, ask: str) -> tuple[Any, Any]:
 
 def text_of(notebook: Any) -> str:
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return "\n".join(output.text for output in outputs if output.output_type == "stream")
+    texts = [output.get("text") or output.get("data", {}).get("text/markdown", "") for output in outputs]
+    return "\n".join(texts)
 
 
 def pictures(notebook: Any) -> int:
@@ -58,7 +59,7 @@ def test_the_chinchilla_notebook_gets_the_published_numbers(tmp_path, monkeypatc
     ask = (
         "{'real': REAL, 'objective': fit.objective, 'l1': l1.objective, 'l1_params': l1.params, 'n': len(runs), "
         "'table': comparison.to_dict('index'), 'alpha': fit.interval('alpha', 0.95), "
-        "'beta': fit.interval('beta', 0.95)}"
+        "'beta': fit.interval('beta', 0.95), 'exponents': [row.exponent for row in found.rows]}"
     )
     notebook, found = run("fit_chinchilla", tmp_path, ask)
     assert found["real"] and found["n"] == 240 and "SYNTHETIC" not in text_of(notebook)
@@ -75,6 +76,10 @@ def test_the_chinchilla_notebook_gets_the_published_numbers(tmp_path, monkeypatc
     assert objectives["Hoffmann et al., unrounded"] == pytest.approx(1.231e-3, abs=5e-7)
     assert found["alpha"] == pytest.approx([0.317, 0.373], abs=0.005)
     assert found["beta"] == pytest.approx([0.331, 0.415], abs=0.008)  # of 1,500 draws
+    assert found["exponents"][3] == pytest.approx(0.5139, abs=2e-4)  # .3671724/(.3473105 + .3671724)
+    assert all(0.48 < exponent < 0.56 for exponent in found["exponents"])
+    text = text_of(notebook)  # what it says of them follows from the numbers
+    assert "4.0 times the objective" in text and "from 40 to\n  32 billion" in text and "44 times" in text
 
 
 @pytest.mark.slow
@@ -83,7 +88,8 @@ def test_the_chinchilla_notebook_runs_without_the_data_and_says_so(tmp_path, mon
     monkeypatch.setenv("CHINCHILLA_DRAWS", "50")
     notebook, found = run("fit_chinchilla", tmp_path, "{'real': REAL, 'n': len(runs), 'alpha': fit.params['alpha']}")
     assert found["real"] is False and found["n"] == 240
-    assert "SYNTHETIC, not the Chinchilla runs" in text_of(notebook)
+    text = text_of(notebook)
+    assert "SYNTHETIC, not the Chinchilla runs" in text and "say nothing about Chinchilla" in text
     assert found["alpha"] == pytest.approx(0.3478, abs=0.03)  # the law that the table was made from
     assert list(tmp_path.iterdir()) == []
 
@@ -104,4 +110,5 @@ def test_the_sweep_notebook_goes_from_a_folder_to_a_forecast(tmp_path, monkeypat
     assert low < 0.5 / (0.4 + 0.5) < high
     assert found["loss"] == pytest.approx(law(1e5, 5e6), rel=0.02)
     assert "diverged: the loss of step 812 is nan" in text_of(notebook)
+    assert "these runs say that there is an E" in text_of(notebook)
     assert pictures(notebook) == 7

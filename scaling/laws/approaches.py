@@ -1,6 +1,6 @@
 """Approaches 1, 2 and 3 to the compute-optimal size (Hoffmann et al. 2022), side by side with what misleads each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ from scaling.errors import UserError
 from scaling.laws.curves import cut_curves
 from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fit import fit
-from scaling.laws.isoflop import Method, flops_groups, isoflop
+from scaling.laws.isoflop import Method, isoflop
 from scaling.laws.objectives import huber
 from scaling.laws.optimum import Optimum
+from scaling.laws.parabola import CURVATURES
 from scaling.laws.power_law import Interval, PowerLaw
 from scaling.laws.runs import Runs
 from scaling.laws.uncertainty import Kind, check_level, interval
@@ -23,8 +24,6 @@ FEW = 50
 """runs below which approach 3 draws fresh noise: a resample of rows would lose whole budgets"""
 BUDGET_STEP = 2.0
 """between the budgets at which training curves are read for approaches 2 and 3, as Porian et al. 2024 have it"""
-MANY_SIZES = 7
-"""runs at a budget, in the median, from which each parabola gets its own curvature"""
 BIASES = {
     "1 envelope": (
         "N* moves in steps from size to size; a point before a run's end was at a learning rate that its schedule "
@@ -33,8 +32,8 @@ BIASES = {
     "2 parabola": (
         "the loss is no parabola in log N: over 2.5 decades of sizes N* is off by 5 % for exponents .34 and .28 and "
         "by 20 to 25 % where they differ by a factor of two, too large where alpha > beta, too small where "
-        "alpha < beta; sizes that drift off the minimum's middle with C move a by .03; one curvature for all "
-        "budgets, though it falls with C, moves a by up to .05"
+        "alpha < beta; sizes that drift off the minimum's middle with C, as one grid for all budgets does, move a by "
+        ".01, and by .04 where the exponents differ so"
     ),
     "2 akima": "it assumes no form and so averages no noise over the sizes: wide intervals with few or noisy sizes",
     "3 parametric": (
@@ -57,7 +56,7 @@ class Approach:
     """a of N* ∝ C^a"""
     exponent_interval: Interval | None = None
     optima: tuple[Optimum, ...] = ()
-    """at the largest budget and at ten times it"""
+    """at each of `Approaches.C`"""
     reason: str = ""
     """why it cannot be done with these runs"""
 
@@ -69,8 +68,8 @@ class Approaches:
     rows: tuple[Approach, ...]
     level: float
     """of every interval here"""
-    C: tuple[float, float]
-    """training FLOPs of the optima: the largest of the runs, and ten times it"""
+    C: tuple[float, ...]
+    """training FLOPs of the optima"""
 
     def __getitem__(self, name: str) -> Approach:
         """By name or its beginning: "1", "2 akima", "3". Raises UserError for no or several approaches."""
@@ -89,7 +88,7 @@ class Approaches:
             cells[0] += [f"N* at {C:.3g}", level, f"D* at {C:.3g}", level]
         for row in self.rows:
             if row.exponent is None or row.exponent_interval is None:
-                cells.append([row.name] + ["—"] * 10)
+                cells.append([row.name] + ["—"] * (len(cells[0]) - 1))
                 continue
             line = [row.name, f"{row.exponent:.3f}", format_range(row.exponent_interval)]
             for best in row.optima:
@@ -107,7 +106,7 @@ class Approaches:
         return {"level": self.level, "C": list(self.C), "approaches": [_row_dict(row) for row in self.rows]}
 
 
-def approaches(runs: Runs, level: float = 0.9, seed: int = 0) -> Approaches:
+def approaches(runs: Runs, level: float = 0.9, seed: int = 0, C: Sequence[float] | None = None) -> Approaches:
     """Approach 1 (envelope), 2 (isoFLOP minima of parabolas and of Akima splines) and 3 (Chinchilla's law).
 
     Where one training run has rows less than a factor of √2 in FLOPs apart they are a training curve: approaches 2
@@ -115,9 +114,15 @@ def approaches(runs: Runs, level: float = 0.9, seed: int = 0) -> Approaches:
     reason.
     level: coverage of the intervals: resamples of runs (1), noise (2), and for 3 resamples of runs, of rows, or fresh
     noise for fewer than 50 rows without run labels.
+    C: training FLOPs to give N* and D* at; None: the most of any run, and ten times it.
+
+    Raises UserError where C is empty or not above 0.
     """
     check_level(level)
-    C = (float(runs.flops.max()), 10 * float(runs.flops.max()))
+    largest = float(runs.flops.max())
+    at = (largest, 10 * largest) if C is None else tuple(float(c) for c in C)
+    if not at or not all(0 < c < np.inf for c in at):
+        raise UserError(f"approaches: C must be training FLOPs above 0; got {at}")
 
     def attempt(name: str, do: Callable[[], Approach]) -> Approach:
         try:
@@ -126,12 +131,12 @@ def approaches(runs: Runs, level: float = 0.9, seed: int = 0) -> Approaches:
             return Approach(name, BIASES[name], reason=str(error))
 
     rows = (
-        attempt("1 envelope", lambda: _first(envelope(runs, level, seed=seed), C)),
-        attempt("2 parabola", lambda: _second("parabola", _table(runs), level, seed, C)),
-        attempt("2 akima", lambda: _second("akima", _table(runs), level, seed, C)),
-        attempt("3 parametric", lambda: _parametric(_table(runs), level, seed, C)),
+        attempt("1 envelope", lambda: _first(envelope(runs, level, seed=seed), at)),
+        attempt("2 parabola", lambda: _second("parabola", _table(runs), level, seed, at)),
+        attempt("2 akima", lambda: _second("akima", _table(runs), level, seed, at)),
+        attempt("3 parametric", lambda: _parametric(_table(runs), level, seed, at)),
     )
-    return Approaches(rows, level, C)
+    return Approaches(rows, level, at)
 
 
 def _table(runs: Runs) -> Runs:
@@ -147,20 +152,19 @@ def _table(runs: Runs) -> Runs:
     return cut_curves(runs, largest / BUDGET_STEP ** np.arange(count)[::-1])
 
 
-def _first(found: Envelope, C: tuple[float, float]) -> Approach:
+def _first(found: Envelope, C: tuple[float, ...]) -> Approach:
     note = (
         f"{len(found.C)} points by {len(set(found.run))} runs; {found.left_out} more had no size to beat on one side"
     )
     return _from_laws("1 envelope", note, found.level, (found.N_law, found.D_law, found.loss_law), C)
 
 
-def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float, float]) -> Approach:
-    many = np.median([len(rows) for rows in flops_groups(runs)]) >= MANY_SIZES
-    found = isoflop(runs, level=level, seed=seed, method=method, curvature="own" if many else "shared")
+def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Approach:
+    found = isoflop(runs, level=level, seed=seed, method=method)
     name = f"2 {method}"
     note = f"{len(found.counted)} of {len(found.budgets)} minima count; noise {found.noise_sd:.2%} of the loss"
-    if method == "parabola":
-        note += "; each budget its own curvature" if many else "; one curvature for all budgets"
+    if found.curvature is not None:
+        note += f"; {CURVATURES[found.curvature]}"
     if not runs.form_budgets():
         note += "; not a design of budgets: rows within 10 % in FLOPs were taken together"
     if runs.run is not None and len(set(runs.run)) < len(runs):
@@ -171,7 +175,7 @@ def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float,
 
 
 def _from_laws(
-    name: str, note: str, level: float, laws: tuple[PowerLaw, PowerLaw, PowerLaw], C: tuple[float, float]
+    name: str, note: str, level: float, laws: tuple[PowerLaw, PowerLaw, PowerLaw], C: tuple[float, ...]
 ) -> Approach:
     optima = []
     for c in C:
@@ -181,7 +185,7 @@ def _from_laws(
     return Approach(name, BIASES[name], note, laws[0].exponent, laws[0].exponent_interval, tuple(optima))
 
 
-def _parametric(runs: Runs, level: float, seed: int, C: tuple[float, float]) -> Approach:
+def _parametric(runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Approach:
     fitted = fit(runs, "chinchilla", loss=huber(DELTA))
     kind: Kind | None = "noise" if runs.run is None and len(runs) < FEW else None
     drawn = fitted.bootstrap(seed=seed, kind=kind)

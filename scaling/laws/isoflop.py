@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.akima import Splines, fit_splines
-from scaling.laws.parabola import Parabolas, fit_parabolas
+from scaling.laws.parabola import CURVATURES, Curvature, Parabolas, default_curvature, fit_parabolas
 from scaling.laws.power_law import Interval, PowerLaw, offset_law, precision, straight_law
 from scaling.laws.runs import Runs
 from scaling.laws.uncertainty import check_level, interval
@@ -84,6 +84,8 @@ class Isoflop:
     lost_draws: float
     """share of draws in which a counted budget had no minimum; their power laws go without that budget"""
     method: Method = "parabola"
+    curvature: Curvature | None = None
+    """of the parabolas, as asked for or by the number of runs; None for splines"""
 
     @property
     def counted(self) -> tuple[Budget, ...]:
@@ -102,7 +104,7 @@ def isoflop(
     budget: ArrayLike | None = None,
     tolerance: float = 0.1,
     level: float = 0.9,
-    curvature: Literal["shared", "own"] = "shared",
+    curvature: Curvature | None = None,
     draws: int = 4000,
     seed: int = 0,
     method: Method = "parabola",
@@ -113,8 +115,9 @@ def isoflop(
     `tolerance` belong together.
     level: coverage of the intervals; splines, whose draws put noise on noise, err on the wide side (92 to 97 % of
     simulations at .9). draws: how many they are made of.
-    curvature: of parabolas: one for all budgets, or each its own (as Hoffmann et al. 2022 did, with many sizes at
-    each).
+    curvature: of the parabolas: "shared" by all budgets, "linear" in log C, or each budget its "own" (as Hoffmann et
+    al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, which
+    simulations are for: see `scaling.laws.parabola`.
     method: "parabola" averages noise over all sizes but is biased on wide grids; "akima" follows the losses and
     needs several sizes near the minimum. With a sigma column parabolas weigh rows by 1/σ² and take the size of the
     noise from the scatter, splines take σ itself.
@@ -124,11 +127,15 @@ def isoflop(
     check_level(level)
     if method not in ("parabola", "akima"):
         raise UserError(f"isoflop: method must be 'parabola' or 'akima'; got {method!r}")
+    if curvature is not None and curvature not in CURVATURES:
+        raise UserError(f"isoflop: curvature must be 'shared', 'linear' or 'own'; got {curvature!r}")
     groups = flops_groups(runs, budget, tolerance)
     curves: Parabolas | Splines
     if method == "parabola":
-        curves = fit_parabolas(runs, groups, curvature == "shared")
+        curvature = curvature or default_curvature(groups)
+        curves = fit_parabolas(runs, groups, curvature)
     else:
+        curvature = None
         curves = fit_splines(runs, groups)
     log_N, log_loss = curves.minima(draws, np.random.default_rng(seed))
     per_token = runs.flops_per_token() if runs.C is not None else six_n
@@ -139,7 +146,7 @@ def isoflop(
     noise, freedom = curves.noise_sd, curves.freedom
     counted = [i for i, found in enumerate(budgets) if found.counts]
     if len(counted) < 2:
-        return Isoflop(budgets, noise, freedom, level, None, None, None, 0.0, method)
+        return Isoflop(budgets, noise, freedom, level, None, None, None, 0.0, method, curvature)
     C = np.array([budgets[i].C for i in counted])
     N = np.where(np.isfinite(log_N), log_N, np.nan)[:, counted]
     D = np.log(C) - np.log(per_token(np.exp(N)))
@@ -156,6 +163,7 @@ def isoflop(
         loss_law(C, loss, precision(loss), level),
         float(np.isnan(N[1:]).any(1).mean()),
         method,
+        curvature,
     )
 
 

@@ -11,6 +11,7 @@ from scaling.laws.fit import Fit
 from scaling.laws.forms import FORMS
 from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.optimum import FlopsPerToken
+from scaling.laws.parabola import CURVATURES
 from scaling.laws.power_law import PowerLaw
 from scaling.laws.runs import Runs
 from scaling.laws.sensitivity import delta_warning
@@ -72,6 +73,7 @@ def isoflop_table(analysis: Isoflop) -> dict[str, Any]:
     return {
         "budgets": budgets,
         "method": analysis.method,
+        "curvature": analysis.curvature,
         "level": analysis.level,
         "noise_sd": analysis.noise_sd,
         "degrees_of_freedom": _finite(analysis.degrees_of_freedom),
@@ -234,7 +236,9 @@ def format_isoflop(table: dict[str, Any]) -> str:
         for name in ("N", "D", "loss"):
             cells += [_number(budget[name]), format_range(budget[f"{name}_interval"])]
         rows.append([*cells, budget["verdict"]])
-    lines = [f"isoFLOP minima ({table['method']}); noise {table['noise_sd']:.2%} of the loss", *align(rows)]
+    curvature = f", {CURVATURES[table['curvature']]}" if table["curvature"] else ""
+    noise = f"noise {table['noise_sd']:.2%} of the loss"
+    lines = [f"isoFLOP minima ({table['method']}{curvature}); {noise}", *align(rows)]
     for budget in table["budgets"]:
         if budget["add_sizes"]:
             sizes = ", ".join(f"{size:.3g}" for size in budget["add_sizes"])
