@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.akima import Splines, fit_splines
+from scaling.laws.optimum import six_n
 from scaling.laws.parabola import Parabolas, fit_parabolas
 from scaling.laws.power_law import Interval, PowerLaw, offset_law, precision, straight_law
 from scaling.laws.runs import Runs
@@ -157,11 +158,6 @@ def isoflop(
         float(np.isnan(N[1:]).any(1).mean()),
         method,
     )
-
-
-def six_n(N: ArrayLike) -> Array:
-    """Training FLOPs per token, 6·N."""
-    return 6.0 * np.asarray(N, np.float64)
 
 
 def flops_groups(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 0.1) -> list[NDArray[np.int64]]:
