@@ -93,6 +93,20 @@ def test_intervals_of_derived_quantities_cover(kind, loss, draw):
     assert all(0.86 <= share <= 0.96 for share in found.values()), found
 
 
+@pytest.mark.parametrize("noise", ["gauss", "t2"])
+def test_profile_intervals_of_derived_quantities_cover(noise):
+    N, L = optimum(1e21)
+    truth = {"a": TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"]), "N*": N, "L*": L}
+    inside = {name: [] for name in truth}
+    for runs in tables(noise):
+        fit = laws.fit(runs, loss=laws.l2() if noise == "gauss" else laws.huber(5e-3), starts=4)
+        for name, value in truth.items():
+            low, high = fit.profile(name, points=11, C=1e21).interval
+            inside[name].append(low <= value <= high)
+    found = {name: float(np.mean(hits)) for name, hits in inside.items()}
+    assert all(0.86 <= share <= 0.96 for share in found.values()), found
+
+
 def curves():
     """Three checkpoints of each of 40 training runs, whose losses are off together."""
     C, N, D = design(5, 8)

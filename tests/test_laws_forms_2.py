@@ -74,6 +74,15 @@ def mixed_precision():
     return {name: column.to_numpy() for name, column in pd.DataFrame(rows).drop_duplicates().items()}
 
 
+def quantized():
+    """The same, each then rounded to fewer bits than any that it was trained in."""
+    table = pd.DataFrame(mixed_precision())
+    table = table[table[["Pw", "Pa", "Pkv"]].min(axis=1) > 2]
+    least = table[["Pw", "Pa", "Pkv"]].min(axis=1)
+    table["Ppost"] = np.maximum(2.0, least - np.random.default_rng(1).integers(1, 5, len(table)))
+    return {name: column.to_numpy() for name, column in table.items()}
+
+
 CASES = {
     "clark": Case(
         lambda N, E, a, b, c, d, Es, Em: bilinear(N, np.log10(saturated(E, Es, Em)), a, b, c, d),
@@ -135,6 +144,22 @@ CASES = {
         ),
         grid(N=N, D=D, Ppost=np.array([3.0, 4, 5, 6])),
         {"CT": 0.04, "gamma_D": 0.45, "gamma_N": 0.37, "gamma_post": 0.7},
+    ),
+    "kumar_ptq_trained": Case(
+        lambda N, D, Pw, Pa, Pkv, Ppost, CT, gamma_D, gamma_N, gamma_post, gamma_w, gamma_a, gamma_kv, Cw, Ca, Ckv: (
+            CT
+            * D**gamma_D
+            * np.exp(-Ppost / gamma_post)
+            / (N * kept(Pw, gamma_w) * kept(Pa, gamma_a) * kept(Pkv, gamma_kv)) ** gamma_N
+            * kept(Pw - Ppost, 1 / Cw)
+            * kept(Pa - Ppost, 1 / Ca)
+            * kept(Pkv - Ppost, 1 / Ckv)
+        ),
+        quantized(),
+        {
+            **{"CT": 0.04, "gamma_D": 0.45, "gamma_N": 0.37, "gamma_post": 0.7},
+            **{"gamma_w": 1.9, "gamma_a": 2.9, "gamma_kv": 0.9, "Cw": 0.6, "Ca": 1.4, "Ckv": 0.9},
+        },
     ),
     "hernandez": Case(
         lambda DF, N, k, alpha, beta: k * DF**alpha * N**beta,
@@ -272,6 +297,13 @@ def test_published_laws_of_precision():
     params = {"CT": p["CT"], "gamma_D": p["gD"], "gamma_N": p["gN"], "gamma_post": p["gpost"]}
     by_hand = p["CT"] * 1e10 ** p["gD"] / 2e8 ** p["gN"] * np.exp(-4 / p["gpost"])
     assert evaluate("kumar_ptq", params, N=2e8, D=1e10, Ppost=4) == pytest.approx(by_hand, rel=1e-12)
+    # Trained in high precision, eq. 9 is eq. 2; quantised to what it was trained in, nothing is lost.
+    trained = {**params, **gammas, "Cw": 2.0, "Ca": 3.0, "Ckv": 4.0}
+    high = {"Pw": 400.0, "Pa": 400.0, "Pkv": 400.0}
+    found = evaluate("kumar_ptq_trained", trained, N=2e8, D=1e10, Ppost=4, **high)
+    assert found == pytest.approx(by_hand, rel=1e-12)
+    for least in (4.0, 3.0):
+        assert evaluate("kumar_ptq_trained", trained, N=2e8, D=1e10, Ppost=4, **{**high, "Pa": least}) == 0.0
 
 
 @needs_data

@@ -124,6 +124,16 @@ def test_the_profile_shades_where_it_is_below_the_cut():
     assert traces(figure, "least, at 1.5")
 
 
+def test_a_profile_of_a_fit_says_its_budget_unit_and_level(fit):
+    found = fit.profile("N*", points=11, C=1e22)
+    figure = report.plot_profile(found, interactive=True)
+    assert figure.layout.xaxis.title.text == "N*, parameters N (n_all) at 10²² FLOPs"
+    assert "90% interval" in figure.layout.annotations[0].text.replace("<br>", " ")
+    (below,) = [trace.name for trace in figure.data if trace.name and trace.name.startswith("below the cut")]
+    low, high = (float(end) for end in below.removeprefix("below the cut: ").split(" to "))
+    np.testing.assert_allclose((low, high), found.interval, rtol=0.01)
+
+
 def test_a_profile_that_never_reaches_the_cut_is_open():
     values = np.geomspace(1, 1000, 61)
     objectives = np.maximum(np.log(values / 30), 0) ** 2 * 0 + np.maximum(np.log(30 / values), 0) ** 2
@@ -164,6 +174,7 @@ def test_the_fan_reaches_the_budget_asked_for_and_holds_forecast_and_outcome(fit
         (lambda fit, f: report.plot_bootstrap(fit, [("alpha", "N*")]), "depends on the budget"),
         (lambda fit, f: report.plot_profile([1, 2, 3], [1, 0, 1], 0.0), "not above the least"),
         (lambda fit, f: report.plot_profile([1, 2], [1, 0]), "3 or more"),
+        (lambda fit, f: report.plot_profile([1, 2, 3]), "give a profile"),
         (lambda fit, f: report.plot_forecast(fit, outcome={"a": 2.0}), "beside its forecast"),
     ],
 )

@@ -131,17 +131,27 @@ class Fit:
         """
         return covariance(self.problem, self.theta, method, uncertainty.cluster_of(self, cluster))
 
-    def profile(self, name: str, points: int = 41, level: float = 0.9) -> Profile:
-        """How the best objective rises as a parameter is held away from its estimate, and the interval that follows.
+    def profile(
+        self,
+        name: str,
+        points: int = 41,
+        level: float = 0.9,
+        C: float | None = None,
+        flops_per_token: FlopsPerToken | None = None,
+    ) -> Profile:
+        """How the best objective rises as a quantity is held away from its estimate, and the interval that follows.
 
-        points: values to refit at, half on each side. Raises UserError for a parameter that was not fitted.
+        name: a fitted parameter, or a derived quantity as of `interval`, at a budget of `C` FLOPs where it has one.
+        points: values to refit at, half on each side. flops_per_token: as of `optimal`.
+        Raises UserError for a parameter that was not fitted, and for a derived quantity that the law has not.
         """
-        return profile(self, name, points, level)
+        return profile(self, name, points, level, C, flops_per_token)
 
     def identified(self, level: float = 0.9) -> dict[str, Identification]:
         """For each fitted parameter, whether the data determine it, by its profile; if not, which runs would.
 
-        Not identified: the interval does not close, spans more than a decade (positive parameters), or includes 0
+        For laws with one also for "a", the exponent of N* ∝ C^a (where the fit has such an optimum).
+        Not identified: the interval does not close, spans more than a decade (positive parameters, a), or includes 0
         (exponents).
         """
         if level not in self._identified:
@@ -158,7 +168,7 @@ class Fit:
         Raises UserError for an unknown name, and before any draws.
         """
         draws = self._require_draws()
-        return uncertainty.interval(optimum_module.derived(self.form, draws, name, C, flops_per_token), level)
+        return uncertainty.interval(optimum_module.derived(self.form, draws.samples, name, C, flops_per_token), level)
 
     def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> Prediction:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.

@@ -1,4 +1,4 @@
-"""Which parameters the data determine, by their profiles, and which further runs would determine the others."""
+"""Which parameters, and whether the exponent a, the data determine, by profiles, and which runs would the others."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.laws.coordinate import coordinate
 from scaling.laws.covariance import curvature, inverted
-from scaling.laws.linear import jacobian, natural_slope
+from scaling.laws.linear import jacobian
 from scaling.laws.noise import slope_of
 from scaling.laws.profile import Profile
 
@@ -26,7 +27,7 @@ _LEAST = -20.0
 
 @dataclass(frozen=True)
 class Identification:
-    """What the data say about one parameter."""
+    """What the data say about one parameter, or about a."""
 
     name: str
     interval: tuple[float, float]
@@ -46,18 +47,27 @@ class Identification:
 def identify(fit: "Fit", level: float = 0.9) -> dict[str, Identification]:
     """See `Fit.identified`."""
     found = {}
-    for name in fit.problem.free:
+    for name in (*fit.problem.free, *(("a",) if _has_exponent(fit) else ())):
         profile = fit.profile(name, points=21, level=level)
         why = _why(fit, profile)
         found[name] = Identification(name, profile.interval, not why, why, remedy(fit, name) if why else "")
     return found
 
 
+def _has_exponent(fit: "Fit") -> bool:
+    """Whether the law has compute-optimal N* ∝ C^a whose exponent depends on what was fitted."""
+    if fit.form.frontier is None or "a" in fit.form.params:
+        return False
+    changed = fit.problem.natural(fit.theta + 1e-3 * np.eye(len(fit.theta)))
+    own = float(fit.form.frontier(fit.natural)[0])
+    return 0 < own < 1 and bool(np.ptp(fit.form.frontier(changed)[0]) > 1e-9)
+
+
 def _why(fit: "Fit", profile: Profile) -> str:
-    """Empty where the parameter is identified."""
+    """Empty where the parameter, or a, is identified."""
     low, high = profile.interval
     kinds = {p.name: p.kind for p in fit.form.parameters}
-    kind, share = kinds[profile.name], f"{profile.level:.0%}"
+    kind, share = kinds.get(profile.name, "positive"), f"{profile.level:.0%}"
     if not all(profile.closed):
         sides = {(False, False): "neither side", (True, False): "the upper side", (False, True): "the lower side"}
         return f"its {share} profile interval {low:.4g} … {high:.4g} does not close on {sides[profile.closed]}"
@@ -70,9 +80,9 @@ def _why(fit: "Fit", profile: Profile) -> str:
 
 
 def remedy(fit: "Fit", name: str) -> str:
-    """The runs like those there are, but larger or smaller, that tell most about a parameter, as a sentence.
+    """The runs like those there are, but larger or smaller, that tell most about a parameter or a, as a sentence.
 
-    The information about a parameter is 1 over its variance by the linearised law. Each candidate repeats every run
+    The information about it is 1 over its variance by the linearised law. Each candidate repeats every run
     with some of the columns times or over 10; the information that its runs add is by the Jacobian at the fit.
     """
     problem = fit.problem
@@ -80,7 +90,7 @@ def remedy(fit: "Fit", name: str) -> str:
     least = np.array([_LEAST if kinds[free] == "positive" else -np.inf for free in problem.free])
     theta = np.maximum(fit.theta, least)
     matrix = curvature(problem, theta)[0]
-    direction = natural_slope(problem, theta)[fit.form.params.index(name)]
+    direction = coordinate(fit, name, None, None).slope(theta)
     slope = slope_of(problem, problem.residuals(theta))
 
     def information(extra: Array) -> float:

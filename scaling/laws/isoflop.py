@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.akima import Splines, fit_splines
+from scaling.laws.optimum import six_n
 from scaling.laws.parabola import CURVATURES, Curvature, Parabolas, default_curvature, fit_parabolas
 from scaling.laws.power_law import Interval, PowerLaw, offset_law, precision, straight_law
 from scaling.laws.runs import Runs
@@ -165,11 +166,6 @@ def isoflop(
         method,
         curvature,
     )
-
-
-def six_n(N: ArrayLike) -> Array:
-    """Training FLOPs per token, 6·N."""
-    return 6.0 * np.asarray(N, np.float64)
 
 
 def flops_groups(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 0.1) -> list[NDArray[np.int64]]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.forms import Form
-from scaling.laws.uncertainty import Draws, interval
+from scaling.laws.uncertainty import interval
 
 Array = NDArray[np.float64]
 FlopsPerToken = Callable[[Array], Array]
@@ -19,6 +19,9 @@ _STEP = 1e-4
 """in log N, of the central difference whose zero is the optimum: truncation and rounding both stay below 1e-8"""
 _BRACKET = np.log(1e12)
 """the optimum is sought this far in log N on both sides of N = D"""
+EXPONENTS = ("a", "b")
+"""of N* ∝ C^a and D* ∝ C^b"""
+AT_BUDGET = ("N*", "D*", "L*", "D*/N*")
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,8 @@ def frontier(
     """N*, D*, L* at C FLOPs for natural parameters [..., k]: the zero of dL/dlog N at constant C, by bisection."""
     if set(form.columns) != {"N", "D"}:
         raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no optimal N and D follow from it")
-    if not (np.isfinite(C) and C > 0):
-        raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
-    per_token = flops_per_token or (lambda N: 6.0 * N)
+    ends = bracket(C)
+    per_token = flops_per_token or six_n
 
     def tokens(log_n: Array) -> Array:
         return C / per_token(np.exp(log_n))
@@ -105,9 +107,7 @@ def frontier(
     def loss(log_n: Array) -> Array:
         return form.loss(natural, [np.exp(log_n), tokens(log_n)])
 
-    middle = 0.5 * np.log(C / 6.0)
-    low = np.full(natural.shape[:-1], middle - _BRACKET)
-    high = np.full(natural.shape[:-1], middle + _BRACKET)
+    low, high = (np.full(natural.shape[:-1], end) for end in ends)
     for _ in range(60):
         mid = 0.5 * (low + high)
         rising = loss(mid + _STEP) > loss(mid - _STEP)
@@ -116,19 +116,31 @@ def frontier(
     return np.exp(best), tokens(best), loss(best)
 
 
-def derived(form: Form, draws: Draws, name: str, C: float | None, flops: FlopsPerToken | None) -> Array:
-    """One value of a parameter or derived quantity for each draw. Raises UserError for an unknown name."""
+def bracket(C: float) -> tuple[float, float]:
+    """Between which log N the optimum at C FLOPs is sought. Raises UserError where C is none."""
+    if not (np.isfinite(C) and C > 0):
+        raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
+    middle = 0.5 * float(np.log(C / 6.0))
+    return middle - _BRACKET, middle + _BRACKET
+
+
+def six_n(N: ArrayLike) -> Array:
+    """Training FLOPs per token, 6·N."""
+    return 6.0 * np.asarray(N, np.float64)
+
+
+def derived(form: Form, natural: Array, name: str, C: float | None, flops: FlopsPerToken | None) -> Array:
+    """A parameter or derived quantity [...] at parameters [..., k]. Raises UserError for an unknown name."""
     if name in form.params:
-        return draws.samples[:, form.params.index(name)]
-    if name in ("a", "b") and form.frontier is not None:
-        return form.frontier(draws.samples)[name == "b"]
-    at_budget = ("N*", "D*", "L*", "D*/N*") if form.frontier is not None else ()
-    if name in at_budget:
+        return natural[..., form.params.index(name)]
+    if name in EXPONENTS and form.frontier is not None:
+        return form.frontier(natural)[name == "b"]
+    if name in AT_BUDGET and form.frontier is not None:
         if C is None:
-            raise UserError(f"{name} depends on the budget: interval({name!r}, C=…)")
-        N, D, loss = frontier(form, draws.samples, C, flops)
+            raise UserError(f"{name} depends on the budget: give C=…, in FLOPs")
+        N, D, loss = frontier(form, natural, C, flops)
         return {"N*": N, "D*": D, "L*": loss, "D*/N*": D / N}[name]
-    known = (*form.params, *(("a", "b") if form.frontier is not None else ()), *at_budget)
+    known = (*form.params, *((*EXPONENTS, *AT_BUDGET) if form.frontier is not None else ()))
     raise UserError(f"no quantity {name!r} of {form.name}; there are {', '.join(known)}")
 
 

@@ -1,6 +1,6 @@
 """A law, a table and an objective as arrays: what the solver works on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -13,11 +13,31 @@ from scaling.laws.objectives import Loss, Residual, transform, untransform
 from scaling.laws.runs import Runs
 
 Array = NDArray[np.float64]
+Table = tuple[Array, ...]
+Traced = Callable[[Any, Any], Any]
+"""(parameters in own units [k], table) -> a derived quantity as the solver sees a parameter of its kind"""
+
+
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """½·strength·(g − target)², added to what is minimised, by which a derived quantity g, such as L* at C, is held.
+
+    The search then ends at some value v of g, a little off the target, and no parameters with g = v fit better, for
+    they would be pulled alike. So where it ends is a point of g's profile, at v, and nothing is held exactly.
+    """
+
+    quantity: Traced
+    """one object for each law and name: programs are compiled for it"""
+    table: Table
+    target: Array
+    """[lanes]"""
+    strength: float
+    """in units of the objective"""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Minimise Σ w·ρ(t(L̂) − t(L)) + ½ Σ precision·(parameter − mean)²."""
+    """Minimise Σ w·ρ(t(L̂) − t(L)) + ½ Σ precision·(parameter − mean)², and a pull where there is one."""
 
     form: Form
     loss: Loss
@@ -40,6 +60,8 @@ class Problem:
     """what the objective is divided by to be in nats: the precisions are this over sd²"""
     held: Mapping[str, Array] | None = None
     """free parameters that some lanes hold, by name, in the columns' own units: [lanes], NaN where a lane is free"""
+    pull: Pull | None = None
+    """towards a value of a derived quantity in each lane"""
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -98,6 +120,10 @@ class Problem:
     def holding(self, held: Mapping[str, Array]) -> "Problem":
         """The same with some of the free parameters held in each lane; see `held`."""
         return replace(self, held=held)
+
+    def pulled(self, pull: Pull) -> "Problem":
+        """The same with a derived quantity pulled to a value in each lane."""
+        return replace(self, pull=pull)
 
     def _scaled(self, theta: Array, xp: ModuleType) -> dict[str, Any]:
         free = dict(zip(self.free, np.moveaxis(np.asarray(theta), -1, 0), strict=True))

@@ -1,44 +1,52 @@
-"""Profile likelihood: how much worse the best fit gets as one parameter is held away from its estimate.
+"""Profile likelihood: how much worse the best fit gets as one quantity is held away from its estimate.
 
 The interval is where 2·(objective − least) / s ≤ t², with t Student's quantile at (1 + level)/2 for the residuals'
 degrees of freedom and s = E ψ² / E ψ' the noise in units of the objective (`laws.noise`): for least squares s is the
 residual variance and the interval the exact one of a linear law; for |r| s = 1/(2f(0)); for Huber in between; for
 Student's t, already a −log likelihood, near 1. Unlike intervals from the linearised law this one may be lopsided, and
 it may not close, which says that the data do not identify the parameter.
+
+A quantity derived from all parameters (an exponent a or b; N*, D*, L* or D*/N* at a budget) is held by a pull on it,
+see `laws.problem.Pull`: the points then lie where the searches end, a little off the even grid.
+
+By 200 simulated ladders (tests/test_laws_coverage.py: 5 budgets × 7 sizes over two decades of C, 0.5 % noise), 90 %
+intervals of a, N* and L* at 10 times the largest budget held the truth in 88–90 % with Gaussian noise and l2, in
+87–91 % with t₂ noise and huber; on 3 budgets × 5 sizes in 90, 94 and 88 % (Gaussian).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.coordinate import STRENGTH, Coordinate, DerivedCoordinate, coordinate
 from scaling.laws.covariance import curvature, inverted
-from scaling.laws.linear import natural_slope
 from scaling.laws.noise import noise_of
-from scaling.laws.problem import Problem
+from scaling.laws.optimum import AT_BUDGET, FlopsPerToken
 from scaling.laws.uncertainty import check_level
 
 if TYPE_CHECKING:
     from scaling.laws.fit import Fit
 
 Array = NDArray[np.float64]
-REACH = {"positive": np.log(1e4), "share": 9.0, "real": 3.0, "level": 20.0}
-"""how far from the estimate an end is sought: in the logarithm, the logit, the value (of a real one times |estimate|
-where that is more than 1)"""
 REFINEMENTS = 6
+FRESH = 2
+"""of the law's own starts at each value, beside those that lead on from the fit: there it may have been driven to the
+edge of a parameter (E to 0) from which nothing leads back"""
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Objectives of the best fits with one parameter held."""
+    """Objectives of the best fits with a parameter, or a derived quantity, held."""
 
     name: str
     values: Array
     """[points], rising, in the columns' own units"""
     objectives: Array
-    """[points], priors' penalty included; refitted with the parameter held at the value"""
+    """[points], priors' penalty included; refitted with the quantity held at the value"""
     estimate: float
     """the fit's own value"""
     least: float
@@ -54,10 +62,15 @@ class Profile:
     """[points, k], all parameters at each value"""
     note: str | None
     """whether a better fit than the fit's own was met"""
+    C: float | None = None
+    """FLOPs, of a quantity at a budget"""
+    conventions: Mapping[str, str] = field(default_factory=dict)
+    """what the runs' columns mean"""
 
     def __repr__(self) -> str:
         low, high = self.interval
-        return f"Profile({self.name} {self.estimate:.6g}, {self.level:.0%} interval {low:.6g} … {high:.6g})"
+        at = "" if self.C is None else f" at {self.C:.4g} FLOPs"
+        return f"Profile({self.name}{at} {self.estimate:.6g}, {self.level:.0%} interval {low:.6g} … {high:.6g})"
 
     @property
     def closed(self) -> tuple[bool, bool]:
@@ -72,99 +85,80 @@ class Profile:
         return np.asarray(np.sign(self.values - self.estimate) * rise)
 
 
-def profile(fit: "Fit", name: str, points: int = 41, level: float = 0.9) -> Profile:
+def profile(
+    fit: "Fit",
+    name: str,
+    points: int = 41,
+    level: float = 0.9,
+    C: float | None = None,
+    flops_per_token: FlopsPerToken | None = None,
+) -> Profile:
     """See `Fit.profile`."""
     check_level(level)
-    if name not in fit.problem.free:
-        raise UserError(f"profile: {name!r} is not a fitted parameter; there are {', '.join(fit.problem.free)}")
     if points < 5:
         raise UserError(f"profile: points must be at least 5; got {points}")
-    return _Profiler(fit, name, level).run(points)
+    along = coordinate(fit, name, C, flops_per_token)
+    profiler = _Profiler(fit, along, level)
+    with np.errstate(all="ignore"):  # a value far off may be beyond what the law can be computed at
+        profiler.search(points)
+        ends = [profiler.end(sign) for sign in (-1, 1)]
+        natural = along.natural(profiler.target, profiler.theta)
+    low, high = (float(along.value(end)) for end in ends)
+    least, own, noise = float(profiler.total.min()), profiler.own, profiler.noise
+    note = None
+    if least < own - max(1e-4 * noise, 1e-9 * abs(own)):
+        best = float(along.value(profiler.u[int(profiler.total.argmin())]))
+        note = f"a better fit was met at {name} = {best:.4g}: fit again with more starts"
+    order = np.argsort(profiler.u, kind="stable")
+    return Profile(
+        name,
+        along.value(profiler.u)[order],
+        profiler.total[order],
+        along.estimate,
+        least,
+        noise,
+        least + 0.5 * noise * profiler.t**2,
+        level,
+        (low, high),
+        natural[order],
+        note,
+        C if isinstance(along, DerivedCoordinate) and name in AT_BUDGET else None,
+        fit.runs.conventions,
+    )
 
 
 class _Profiler:
-    """Holds one parameter at values of a coordinate u: its logarithm, logit, or itself."""
+    """Holds a coordinate u at values. A pulled one ends up near its target; each target keeps its best search."""
 
-    def __init__(self, fit: "Fit", name: str, level: float):
+    def __init__(self, fit: "Fit", along: Coordinate, level: float):
         from scipy import stats
 
-        self.fit, self.name, self.level = fit, name, level
-        self.problem: Problem = fit.problem
-        self.kind = next(p.kind for p in fit.form.parameters if p.name == name)
-        freedom = max(len(fit.runs) - len(self.problem.free), 1)
-        self.noise = noise_of(fit.residuals, self.problem)
+        self.fit, self.along = fit, along
+        freedom = max(len(fit.runs) - len(fit.problem.free), 1)
+        self.noise = noise_of(fit.residuals, fit.problem)
         self.t = float(stats.t.ppf((1 + level) / 2, freedom))
-        self.center = float(self._coordinate(fit.params[name]))
-        self.reach = REACH[self.kind] * (max(1.0, abs(self.center)) if self.kind == "real" else 1.0)
         self.direction, self.sd = self._linearised()
-        self.u, self.theta, self.total = np.array([self.center]), fit.theta[None], np.array([self._own()])
+        self.strength = STRENGTH * self.noise / self.sd**2
+        drawn = fit.form.starts(fit.problem.x, fit.runs.loss, 2 * FRESH)
+        self.fresh = fit.form.theta(drawn, np.zeros(len(fit.problem.units)), fit.problem.free)[:, fit.problem.where]
+        self.own = fit.objective + float(fit.problem.penalty(fit.theta))
+        self.target = self.u = np.array([along.center])
+        self.theta, self.total = fit.theta[None], np.array([self.own])
 
-    def run(self, points: int) -> Profile:
-        with np.errstate(all="ignore"):  # a value far off may be beyond what the law can be computed at
-            return self._run(points)
-
-    def _run(self, points: int) -> Profile:
-        near = min(2 * self.t * self.sd, self.reach)
+    def search(self, points: int) -> None:
+        """Refit near the estimate, then farther away on the sides where that was not far enough."""
+        center, reach = self.along.center, self.along.reach
+        near = min(2 * self.t * self.sd, reach)
         even = near * np.arange(1, points // 2 + 1) / (points // 2)
-        self._add(self.center + np.concatenate([-even, even]))
+        self._add(center + np.concatenate([-even, even]))
         self._improve()
-        far = near * (self.reach / near) ** (np.arange(1, points // 4 + 1) / (points // 4))
+        far = near * (reach / near) ** (np.arange(1, points // 4 + 1) / (points // 4))
         for sign in (-1, 1):
-            if near < self.reach and not self._crossed(sign):
-                self._add(self.center + sign * far)
+            if near < reach and not self._crossed(sign):
+                self._add(center + sign * far)
                 self._improve()
-        ends = [self._end(sign) for sign in (-1, 1)]
-        least = float(self.total.min())
-        note = None
-        if least < self._own() - max(1e-4 * self.noise, 1e-9 * abs(self._own())):
-            best = self._value(self.u[int(self.total.argmin())])
-            note = f"a better fit was met at {self.name} = {float(best):.4g}: fit again with more starts"
-        natural = self._held(self.u).natural(self.theta)
-        low, high = (float(self._value(end)) for end in ends)
-        return Profile(
-            self.name,
-            natural[:, self.fit.form.params.index(self.name)],
-            self.total,
-            self.fit.params[self.name],
-            least,
-            self.noise,
-            least + 0.5 * self.noise * self.t**2,
-            self.level,
-            (low, high),
-            natural,
-            note,
-        )
 
-    def _crossed(self, sign: int) -> bool:
-        """Whether the outermost value on that side is as bad as the cut."""
-        rise = self.total[-1 if sign > 0 else 0] - self.total.min()
-        return bool(2 * rise > self.noise * self.t**2)
-
-    def _add(self, u: Array) -> None:
-        """Refit at u from where the linearised law leads and from the fit itself."""
-        led = self.fit.theta + np.clip((u - self.center)[:, None] * self.direction, -3.0, 3.0)
-        self._solve(np.tile(u, 2), np.concatenate([led, np.broadcast_to(self.fit.theta, led.shape)]))
-
-    def _improve(self) -> None:
-        """Refit every value from both neighbours' parameters."""
-        lower, upper = (
-            np.maximum(np.arange(len(self.u)) - 1, 0),
-            np.minimum(np.arange(len(self.u)) + 1, len(self.u) - 1),
-        )
-        self._solve(np.tile(self.u, 2), np.concatenate([self.theta[lower], self.theta[upper]]))
-
-    def _solve(self, u: Array, starts: Array) -> None:
-        """Refit with the parameter held at each u; keeps the best of each value, sorted."""
-        from scaling.laws.solver import solve
-
-        solution = solve(self._held(u), starts, tolerance=1e-11)
-        u, theta = np.concatenate([self.u, u]), np.concatenate([self.theta, solution.theta])
-        total = np.concatenate([self.total, solution.total])
-        order = np.lexsort((total, u))
-        order = order[np.concatenate([[True], np.diff(u[order]) > 1e-12 * max(1.0, abs(self.center))])]
-        self.u, self.theta, self.total = u[order], theta[order], total[order]
-
-    def _end(self, sign: int) -> float:
+    def end(self, sign: int) -> float:
         """The coordinate at which the profile crosses the cut on one side, infinite where it does not."""
         for _ in range(REFINEMENTS):
             z = np.sqrt(np.maximum(2 * (self.total - self.total.min()) / self.noise, 0.0))
@@ -178,38 +172,52 @@ class _Profiler:
             found = float(u[i - 1] + share * (u[i] - u[i - 1]))
             if abs(u[i] - u[i - 1]) < 1e-3 * max(self.sd, 1e-12):
                 return found
-            near = int(np.searchsorted(self.u, found))
-            self._solve(np.full(2, found), self.theta[[max(near - 1, 0), min(near, len(self.u) - 1)]])
+            target = float(np.interp(sign * found, sign * self.u[order], self.target[order]))
+            near = int(np.searchsorted(self.target, target))
+            self._solve(np.full(2, target), self.theta[[max(near - 1, 0), min(near, len(self.u) - 1)]])
         return found
+
+    def _crossed(self, sign: int) -> bool:
+        """Whether the outermost value on that side is as bad as the cut."""
+        rise = self.total[-1 if sign > 0 else 0] - self.total.min()
+        return bool(2 * rise > self.noise * self.t**2)
+
+    def _add(self, target: Array) -> None:
+        """Refit at target from where the linearised law leads, from the fit itself and from starts of the law's."""
+        led = self.fit.theta + np.clip((target - self.along.center)[:, None] * self.direction, -3.0, 3.0)
+        starts = [led, np.broadcast_to(self.fit.theta, led.shape)]
+        starts += [self.fresh[(np.arange(len(target)) + i) % len(self.fresh)] for i in range(FRESH)]
+        self._solve(np.tile(target, len(starts)), np.concatenate(starts))
+
+    def _improve(self) -> None:
+        """Refit every value from both neighbours' parameters."""
+        lower, upper = (
+            np.maximum(np.arange(len(self.u)) - 1, 0),
+            np.minimum(np.arange(len(self.u)) + 1, len(self.u) - 1),
+        )
+        self._solve(np.tile(self.target, 2), np.concatenate([self.theta[lower], self.theta[upper]]))
+
+    def _solve(self, target: Array, starts: Array) -> None:
+        """Refit with the coordinate held at each target; keeps the best of each, sorted."""
+        from scaling.laws.solver import solve
+
+        solution = solve(self.along.problem(target, self.strength), starts, tolerance=1e-11)
+        u = self.along.reached(target, solution.theta)
+        found = np.isfinite(u)
+        target, u = np.concatenate([self.target, target[found]]), np.concatenate([self.u, u[found]])
+        theta = np.concatenate([self.theta, solution.theta[found]])
+        total = np.concatenate([self.total, solution.total[found]])
+        order = np.lexsort((total + 0.5 * self.strength * (u - target) ** 2, target))
+        new = np.diff(target[order]) > 1e-12 * max(1.0, abs(self.along.center))
+        order = order[np.concatenate([[True], new])]
+        self.target, self.u, self.theta, self.total = target[order], u[order], theta[order], total[order]
 
     def _linearised(self) -> tuple[Array, float]:
         """dθ/du along the profile, and the standard deviation of u, by the curvature at the fit."""
-        covariance = self.noise * inverted(curvature(self.problem, self.fit.theta)[0])
-        slope = natural_slope(self.problem, self.fit.theta)[self.fit.form.params.index(self.name)]
-        value = self.fit.params[self.name]
-        per_value = {"positive": 1 / max(value, 1e-300), "share": 1 / max(value * (1 - value), 1e-300)}
-        slope = slope * per_value.get(self.kind, 1.0)
+        covariance = self.noise * inverted(curvature(self.fit.problem, self.fit.theta)[0])
+        slope = self.along.slope(self.fit.theta)
         variance = float(slope @ covariance @ slope)
         sd = float(np.sqrt(max(variance, 0.0)))
-        if not 0 < sd < self.reach:
-            return np.zeros(len(slope)), self.reach
+        if not 0 < sd < self.along.reach:
+            return np.zeros(len(slope)), self.along.reach
         return covariance @ slope / variance, sd
-
-    def _own(self) -> float:
-        return self.fit.objective + float(self.problem.penalty(self.fit.theta))
-
-    def _held(self, u: Array) -> Problem:
-        nothing = np.full(len(u), np.nan)
-        return self.problem.holding({name: nothing for name in self.problem.free} | {self.name: self._value(u)})
-
-    def _coordinate(self, value: Array | float) -> Array:
-        if self.kind == "positive":
-            return np.log(np.maximum(value, 1e-300))
-        value = np.asarray(value, np.float64)
-        return np.log(value / (1 - value)) if self.kind == "share" else value
-
-    def _value(self, u: Array | float) -> Array:
-        if self.kind == "positive":
-            return np.exp(u)
-        u = np.asarray(u, np.float64)
-        return 1 / (1 + np.exp(-u)) if self.kind == "share" else u

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from scaling.laws.forms import Form
 from scaling.laws.objectives import Residual, student_scale, transform
-from scaling.laws.problem import Problem
+from scaling.laws.problem import Problem, Traced
 
 Array = NDArray[np.float64]
 LANES = 64
@@ -45,7 +45,7 @@ class Solution:
     penalty: Array
     """[lanes], the priors' share"""
     gradient: Array
-    """[lanes, free], of objective and penalty, |r| rounded as in the last stage"""
+    """[lanes, free], of what was minimised, |r| rounded as in the last stage"""
     matrix: Array
     """[lanes, free, free], reweighted Gauss–Newton matrix of the last stage"""
     iterations: NDArray[np.int64]
@@ -53,7 +53,7 @@ class Solution:
 
     @property
     def total(self) -> Array:
-        """What was minimised; infinite where a lane found no number."""
+        """What was minimised, without a pull; infinite where a lane found no number."""
         total = self.objective + self.penalty
         return np.where(np.isfinite(total), total, np.inf)
 
@@ -73,6 +73,12 @@ class _Kind:
     fixed: tuple[str, ...]
     priors: bool
     held: tuple[str, ...] = ()
+    pull: Traced | None = None
+
+    @property
+    def told(self) -> int:
+        """How many numbers the priors and the pull are about."""
+        return len(self.form.params) * self.priors + (self.pull is not None)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -104,16 +110,16 @@ def solve(
     extra = ((0, 0), (0, -points % POINTS))
     x, y_padded, w_padded = np.pad(problem.x, extra, mode="edge"), np.pad(y, extra), np.pad(weights, extra)
     kind = _kind(problem)
-    mean, precision = _priors(problem, prior_mean, lanes)
-    given = _given(problem, kind, lanes)
+    mean, precision = _told(problem, prior_mean, lanes)
+    given, table = _given(problem, kind, lanes), problem.pull.table if problem.pull else ()
     stages = problem.loss.stages()
     blocks = []
     with float64_on_cpu():
-        program = _program(kind, x.shape[1], len(stages))
+        program = _program(kind, x.shape[1], len(stages), tuple(part.shape for part in table))
         for first in range(0, lanes, LANES):
             # A short last block is filled up with its own last lane, whose answers are dropped again.
             take = np.minimum(np.arange(first, first + LANES), lanes - 1)
-            shared = (problem.units, given[take], precision)
+            shared = (problem.units, given[take], precision, table)
             blocks.append(
                 program(theta[take], x, y_padded[take], w_padded[take], mean[take], shared, stages, tolerance)
             )
@@ -127,8 +133,8 @@ def solve(
 def slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
     """Derivatives at one theta: of the residuals [points, free], and of the priors' penalty [free]."""
     kind = _kind(problem)
-    mean, precision = _priors(problem, None, 1)
-    shared = (problem.units, _given(problem, kind, 1)[0], precision)
+    mean, precision = _told(problem, None, 1)
+    shared = (problem.units, _given(problem, kind, 1)[0], precision, ())
     with float64_on_cpu():
         of_fitted, of_penalty = _slopes(kind)(np.asarray(theta, np.float64), problem.x, mean[0], shared)
         return np.asarray(of_fitted), np.asarray(of_penalty)
@@ -151,7 +157,8 @@ def _kind(problem: Problem) -> _Kind:
     student = problem.loss.kind == "student_t"
     fixed = tuple(name for name in problem.form.params if name in problem.fixed)
     held = () if problem.held is None else tuple(name for name in problem.form.params if name in problem.held)
-    return _Kind(problem.form, problem.residual, student, fixed, problem.prior_precision is not None, held)
+    pull = problem.pull.quantity if problem.pull else None
+    return _Kind(problem.form, problem.residual, student, fixed, problem.prior_precision is not None, held, pull)
 
 
 def _given(problem: Problem, kind: _Kind, lanes: int) -> Array:
@@ -161,16 +168,22 @@ def _given(problem: Problem, kind: _Kind, lanes: int) -> Array:
     return np.stack(columns, 1) if columns else np.zeros((lanes, 0))
 
 
-def _priors(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Array]:
-    if problem.prior_precision is None or problem.prior_mean is None:
-        return np.zeros((lanes, 0)), np.zeros(0)
-    mean = problem.prior_mean if mean is None else mean
-    return np.broadcast_to(mean, (lanes, len(problem.prior_mean))), problem.prior_precision
+def _told(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Array]:
+    """Means [lanes, told] and precisions [told] of the priors, then of the pull."""
+    means, precisions = [np.zeros((lanes, 0))], [np.zeros(0)]
+    if problem.prior_precision is not None and problem.prior_mean is not None:
+        mean = problem.prior_mean if mean is None else mean
+        means.append(np.broadcast_to(mean, (lanes, len(problem.prior_mean))))
+        precisions.append(problem.prior_precision)
+    if problem.pull is not None:
+        means.append(np.broadcast_to(problem.pull.target, lanes)[:, None])
+        precisions.append(np.array([problem.pull.strength]))
+    return np.concatenate(means, 1), np.concatenate(precisions)
 
 
 @cache
 def _functions(kind: _Kind) -> tuple[Any, Any]:
-    """t(L̂) [points], from (θ, x, shared); the natural parameters [k], from (θ, shared)."""
+    """t(L̂) [points], from (θ, x, shared); what priors and pull are about [told], from (θ, shared)."""
     import jax.numpy as jnp
 
     def scaled(theta: Any, shared: Any) -> dict[str, Any]:
@@ -182,10 +195,12 @@ def _functions(kind: _Kind) -> tuple[Any, Any]:
         columns = dict(zip(kind.form.columns, x, strict=True))
         return transform(kind.form.value(scaled(theta, shared), columns, jnp), kind.residual, jnp)
 
-    def natural(theta: Any, shared: Any) -> Any:
-        return jnp.stack(kind.form.natural(scaled(theta, shared), shared[0], jnp))
+    def told(theta: Any, shared: Any) -> Any:
+        natural = jnp.stack(kind.form.natural(scaled(theta, shared), shared[0], jnp))
+        pulled = [] if kind.pull is None else [kind.pull(natural, shared[3])[None]]
+        return jnp.concatenate([natural[: kind.told - len(pulled)], *pulled])
 
-    return fitted, natural
+    return fitted, told
 
 
 @cache
@@ -193,12 +208,12 @@ def _slopes(kind: _Kind) -> Any:
     import jax
     import jax.numpy as jnp
 
-    fitted, natural = _functions(kind)
+    fitted, told = _functions(kind)
 
     def slopes(theta: Any, x: Any, mean: Any, shared: Any) -> Any:
         of_penalty = jnp.zeros_like(theta)
-        if kind.priors:
-            of_penalty = (shared[2] * (natural(theta, shared) - mean)) @ jax.jacfwd(natural)(theta, shared)
+        if kind.told:
+            of_penalty = (shared[2] * (told(theta, shared) - mean)) @ jax.jacfwd(told)(theta, shared)
         return jax.jacfwd(fitted)(theta, x, shared), of_penalty
 
     return jax.jit(slopes)
@@ -209,7 +224,7 @@ def _evaluator(kind: _Kind) -> Any:
     import jax
     import jax.numpy as jnp
 
-    fitted, natural = _functions(kind)
+    fitted, told = _functions(kind)
 
     def evaluate(theta: Any, x: Any, y: Any, w: Any, mean: Any, shared: Any, stage: Any) -> tuple[Any, Any, Any]:
         out, push = jax.linearize(lambda t: fitted(t, x, shared), theta)
@@ -220,10 +235,10 @@ def _evaluator(kind: _Kind) -> Any:
         rho, newton, weight = _student(r, w, stage[0]) if kind.student else _rounded(r, stage)
         value, gradient = jnp.sum(w * rho), jacobian @ (w * weight * r)
         matrices = jnp.einsum("ip,mp,jp->mij", jacobian, w * jnp.stack([newton, weight]), jacobian)
-        if kind.priors:
+        if kind.told:
             precision = shared[2]
-            away = natural(theta, shared) - mean
-            slope = jax.jacfwd(natural)(theta, shared)
+            away = told(theta, shared) - mean
+            slope = jax.jacfwd(told)(theta, shared)
             value = value + 0.5 * jnp.sum(precision * away**2)
             gradient = gradient + slope.T @ (precision * away)
             matrices = matrices + (slope.T * precision) @ slope
@@ -247,22 +262,22 @@ def _evaluator(kind: _Kind) -> Any:
 
 
 @cache
-def _program(kind: _Kind, points: int, stages: int) -> Any:
+def _program(kind: _Kind, points: int, stages: int, table: tuple[tuple[int, ...], ...]) -> Any:
     """The compiled solver: (θ, x, y, w, means, shared, stages, tolerance) -> θ, gradient, matrix, iterations.
 
-    Lanes in front, LANES of them.
+    Lanes in front, LANES of them. table: shapes of the pull's.
     """
     import jax
 
     number = lambda *shape: jax.ShapeDtypeStruct(shape, np.float64)  # noqa: E731
-    free, columns, priors = len(kind.free), len(kind.form.columns), len(kind.form.params) if kind.priors else 0
-    traced = jax.jit(jax.vmap(_lane(kind), in_axes=(0, None, 0, 0, 0, (None, 0, None), None, None))).lower(
+    free, columns = len(kind.free), len(kind.form.columns)
+    traced = jax.jit(jax.vmap(_lane(kind), in_axes=(0, None, 0, 0, 0, (None, 0, None, None), None, None))).lower(
         number(LANES, free),
         number(columns, points),
         number(LANES, points),
         number(LANES, points),
-        number(LANES, priors),
-        (number(columns), number(LANES, len(kind.given)), number(priors)),
+        number(LANES, kind.told),
+        (number(columns), number(LANES, len(kind.given)), number(kind.told), tuple(number(*s) for s in table)),
         number(stages, 4),
         number(),
     )

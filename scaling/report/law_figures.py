@@ -63,8 +63,19 @@ def residuals(fit: laws.Fit) -> Figure:
     return Figure("residuals", "Residuals of the law", caption, panels)
 
 
-def profile(values: ArrayLike, objectives: ArrayLike, cut: float | None, name: str, about: str) -> Figure:
-    """The least objective with one parameter held, against that parameter."""
+def profile(
+    values: ArrayLike,
+    objectives: ArrayLike,
+    cut: float | None,
+    name: str,
+    about: str,
+    axis: str | None = None,
+    scale: Scale = "plain",
+) -> Figure:
+    """The least objective with one quantity held, against that quantity.
+
+    axis: its title with its unit, where that is more than the name; scale: how its numbers are written.
+    """
     x, y = np.asarray(values, np.float64), np.asarray(objectives, np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) < 3:
         raise UserError(f"profile: values and objectives must be two rows of 3 or more; got {x.shape} and {y.shape}")
@@ -75,7 +86,6 @@ def profile(values: ArrayLike, objectives: ArrayLike, cut: float | None, name: s
     log = bool(x[0] > 0 and x[-1] > 10 * x[0])
     top = float(np.nanmax(rise)) * 1.06
     marks: list[Mark] = []
-    ends = ""
     if cut is not None:
         line = cut - least
         if line <= 0:
@@ -92,17 +102,27 @@ def profile(values: ArrayLike, objectives: ArrayLike, cut: float | None, name: s
     ]
     open_ended = cut is not None and None in (low, high)
     caption = (
-        f"All other parameters are fitted again at each value of {name}. "
+        f"The law is fitted again with {name} held at each value. "
         + ("The profile does not reach the cut on both sides: the data do not bound it there. " if open_ended else "")
         + about
     )
     panel = Panel(
         "",
-        Axis(name, "plain", log=log, limits=(float(x[0]), float(x[-1]))),
+        Axis(axis or name, scale, log=log, limits=(float(x[0]), float(x[-1]))),
         Axis("objective above its least", "power", limits=(-0.04 * top, top)),
         marks,
     )
-    return Figure(f"profile_{name}", f"Profile of {name}", caption.strip(), [panel])
+    stem = name.split(" at ")[0].replace("*", "_opt").replace("/", "_per_")
+    return Figure(f"profile_{stem}", f"Profile of {name}", caption.strip(), [panel])
+
+
+def profile_of(found: laws.Profile, about: str) -> Figure:
+    """The same of a profile, with its interval's cut, names and units."""
+    at = "" if found.C is None else f" at {write_number(found.C, 'power')} FLOPs"
+    caption = f"{found.level:.0%} interval. {about}".strip()
+    title = study.derived_title(found.conventions, found.name)
+    scale = AXES.get(found.name, "plain") if found.C is not None else "plain"
+    return profile(found.values, found.objectives, found.cut, found.name + at, caption, title + at, scale)
 
 
 def cloud(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float | None, level: float) -> Figure:
@@ -208,11 +228,8 @@ def _cloud_axis(fit: laws.Fit, name: str, drawn: Array) -> Axis:
     log = bool(low > 0 and high > 5 * low)
     margin = 0.06 * (math.log(high / low) if log else high - low)
     limits = (low * math.exp(-margin), high * math.exp(margin)) if log else (low - margin, high + margin)
-    meaning = {"a": "a, N* ∝ C^a", "b": "b, D* ∝ C^b", "L*": f"L*, {study.title(fit.runs, 'loss')}",
-               "N*": f"N*, {study.title(fit.runs, 'N')}", "D*": f"D*, {study.title(fit.runs, 'D')}",
-               "D*/N*": "D*/N*, tokens per parameter"}  # fmt: skip
     ends = float(limits[0]), float(limits[1])
-    return Axis(meaning.get(name, name), AXES.get(name, "plain"), log=log, limits=ends)
+    return Axis(study.derived_title(fit.runs.conventions, name), AXES.get(name, "plain"), log=log, limits=ends)
 
 
 def _letters(fit: laws.Fit) -> list[str]:

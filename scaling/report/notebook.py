@@ -77,22 +77,29 @@ def plot_residuals(fit: "laws.Fit", *, interactive: bool = False) -> Any:
 
 
 def plot_profile(
-    values: ArrayLike,
-    objectives: ArrayLike,
+    values: "laws.Profile | ArrayLike",
+    objectives: ArrayLike | None = None,
     cut: float | None = None,
     *,
     name: str = "parameter",
     about: str = "",
     interactive: bool = False,
 ) -> Any:
-    """The least objective with one parameter held at each of `values`, the cut and where the profile is below it.
+    """The least objective with one quantity held at each of its values, the cut and where the profile is below it.
 
-    values, objectives: [points], in any order. cut: the objective at the ends of the interval.
-    name: of the parameter, with its unit. about: end of the caption, for example the law and its objective.
+    values: of `fit.profile(…)`, which says the rest but `about`; or [points], in any order, with objectives [points],
+    cut (the objective at the ends of the interval) and name (of the parameter, with its unit).
+    about: end of the caption, for example the law and its objective.
     Raises UserError for fewer than three points, and for a cut that is not above the least objective.
     """
+    from scaling import laws
+    from scaling.errors import UserError
     from scaling.report import law_figures
 
+    if isinstance(values, laws.Profile):
+        return _drawn(law_figures.profile_of(values, about), interactive)
+    if objectives is None:
+        raise UserError("plot_profile: give a profile of fit.profile(…), or values and objectives")
     return _drawn(law_figures.profile(values, objectives, cut, name, about), interactive)
 
 

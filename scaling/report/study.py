@@ -24,6 +24,9 @@ QUANTITIES = {
 }
 
 
+DERIVED = {"a": "a, N* ∝ C^a", "b": "b, D* ∝ C^b", "D*/N*": "D*/N*, tokens per parameter"}
+
+
 def table(runs: laws.Runs, level: float) -> ReportData:
     """The runs without any law. Raises UserError where they have no parameters or no tokens."""
     missing = [letter for letter in ("N", "D") if letter not in runs.values]
@@ -104,12 +107,25 @@ def words(runs: laws.Runs) -> Words:
 
 def title(runs: laws.Runs, letter: str) -> str:
     """What a quantity is, and by which column or convention."""
-    name, meaning = QUANTITIES.get(letter, letter), runs.conventions.get(letter, "")
+    return title_by(runs.conventions, letter)
+
+
+def title_by(conventions: Mapping[str, str], letter: str) -> str:
+    """The same from the conventions alone."""
+    name, meaning = QUANTITIES.get(letter, letter), conventions.get(letter, "")
     if not meaning or meaning in (letter, name):
         return name
     if letter == "loss":
         return f"loss ({meaning})" if meaning.lower() != "loss" else "loss"
     return f"{name} ({meaning})"
+
+
+def derived_title(conventions: Mapping[str, str], name: str) -> str:
+    """What a parameter or derived quantity is, and its unit where it has one."""
+    if name in DERIVED:
+        return DERIVED[name]
+    letter = {"L*": "loss", "N*": "N", "D*": "D"}.get(name)
+    return name if letter is None else f"{name}, {title_by(conventions, letter)}"
 
 
 def drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, NDArray[np.float64]]:
@@ -119,12 +135,5 @@ def drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, NDArray[np.
     """
     assert fit.draws is not None
     per_token = fit.runs.flops_per_token() if C is not None and fit.runs.C is not None else None
-    values = derived(fit.form, fit.draws, name, C, per_token)
-    own = dict(fit.params)
-    if fit.form.frontier is not None:
-        own |= dict(zip("ab", map(float, fit.form.frontier(fit.natural)), strict=True))
-    if name not in own:
-        assert C is not None
-        best = fit.optimal(C, flops_per_token=per_token)
-        own |= {"N*": best.N, "D*": best.D, "L*": best.loss, "D*/N*": best.tokens_per_param}
-    return own[name], values
+    own = derived(fit.form, fit.natural, name, C, per_token)
+    return float(own), derived(fit.form, fit.draws.samples, name, C, per_token)

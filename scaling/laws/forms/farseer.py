@@ -1,10 +1,11 @@
-"""Li et al. 2025 (2506.10972), Farseer: a law of N and D in which every part of Chinchilla's changes with N.
+"""Li et al. 2025 (2506.10972), eq. 3, Farseer: a law of N and D in which every part of Chinchilla's changes with N.
 
 L = exp(a3·N^γ + b3) + exp(a2·N^β + b2) · D^−exp(a1·N^α + b1) of columns N and D: offset, amplitude and exponent of
 the tokens are each the exponential of a power of N plus a constant. All nine parameters are real; the solver seeks
 value and slope of each curve at the middle size in place of a and b (`Curve`). a1, a2 and a3 carry N^−α, N^−β and
 N^−γ, so that results do not depend on the unit of N. They do depend on that of D: D^−B(N) in another unit is the same
-times unit^−B(N), which no exp(a2·N^β + b2) can take up, so D keeps its own (the paper: tokens).
+times unit^−B(N), which no exp(a2·N^β + b2) can take up, so D keeps its own (the paper: tokens). Their N leaves out
+the embeddings (appendix G).
 
 Starts spread the tokens' exponent, its slope and α; offset and amplitude follow by least squares as parabolas in
 log N, and β and γ from how these bend.
@@ -66,7 +67,7 @@ def _curve(number: int, exponent: str) -> tuple[Parameter, ...]:
 farseer = Form(
     name="farseer",
     formula="L = exp(a3·N^γ + b3) + exp(a2·N^β + b2)·D^−exp(a1·N^α + b1)",
-    source="Li et al. 2025 (2506.10972), Farseer",
+    source="Li et al. 2025 (2506.10972), Farseer, eq. 3",
     columns=("N", "D"),
     parameters=(*_curve(1, "alpha"), *_curve(2, "beta"), *_curve(3, "gamma")),
     value=_value,

@@ -1,12 +1,13 @@
 """Gadre et al. 2024 (2403.08540): the loss of over-trained models, and the downstream error that follows from it.
 
-`gadre`: L = E + (a·M^η + b·M^−η)·C^−η of columns C (training FLOPs, 6·N·D where the table has none) and M = D/N. With
-C = 6·N·D it is Chinchilla's law with both exponents 2η. E, a and b are positive, sought as logarithms, η is real; a
-carries C^η·M^−η, b carries C^η·M^η. Starts spread η and E's share of the least loss, a and b follow by least squares.
+`gadre` (eq. 4): L = E + (a·M^η + b·M^−η)·C^−η of columns C (training FLOPs, 6·N·D where the table has none) and
+M = D/N. With C = 6·N·D it is Chinchilla's law with both exponents 2η. E, a and b are positive, sought as logarithms,
+η is real; a carries C^η·M^−η, b carries C^η·M^η. Starts spread η and E's share of the least loss, a and b follow by
+least squares.
 
-`gadre_downstream`: error = ε − k·exp(−γ·L) of column L, a loss (`Runs(…, L="loss_c4", loss="err")`). ε, k and γ are
-positive, sought as logarithms; γ carries 1/L. Starts spread γ, ε and k follow by least squares. Gadre et al. fit both
-to raw residuals; `Chain` puts one after the other.
+`gadre_downstream` (eq. 5): error = ε − k·exp(−γ·L) of column L, a loss (`Runs(…, L="loss_c4", loss="err")`). ε, k and
+γ are positive, sought as logarithms; γ carries 1/L. Starts spread γ, ε and k follow by least squares. Gadre et al.
+fit both to raw residuals; `Chain` puts one after the other.
 """
 
 from types import ModuleType

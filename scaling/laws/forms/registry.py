@@ -10,7 +10,8 @@ from scaling.laws.forms.form import Form
 from scaling.laws.forms.granular import krajewski
 from scaling.laws.forms.kaplan import kaplan_C, kaplan_D, kaplan_N, kaplan_ND, kaplan_NS
 from scaling.laws.forms.overtraining import gadre, gadre_downstream
-from scaling.laws.forms.precision import kumar, kumar_ptq, kumar_uniform, kumar_weights
+from scaling.laws.forms.precision import kumar, kumar_uniform, kumar_weights
+from scaling.laws.forms.quantized import kumar_ptq, kumar_ptq_trained
 from scaling.laws.forms.repeated import data_constrained
 from scaling.laws.forms.reward import gao_bon, gao_rl
 from scaling.laws.forms.routed import clark, clark_bilinear
@@ -46,6 +47,7 @@ FORMS: dict[str, Form] = {
         kumar_weights,
         kumar_uniform,
         kumar_ptq,
+        kumar_ptq_trained,
         hernandez,
         gao_bon,
         gao_rl,
