@@ -6,6 +6,7 @@ from scaling.config.load import (
     build,
     canonical,
     config_hash,
+    differing,
     json_schema,
     load,
     merge,
@@ -14,6 +15,7 @@ from scaling.config.load import (
     to_yaml,
 )
 from scaling.config.model import ModelConfig
+from scaling.config.prefix import shared_steps
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -23,6 +25,7 @@ from scaling.config.run import (
     RunConfig,
     ScheduleConfig,
     TokenizerConfig,
+    tail_steps,
 )
 from scaling.config.sweep import (
     ForecastConfig,
@@ -58,10 +61,13 @@ __all__ = [
     "build",
     "canonical",
     "config_hash",
+    "differing",
     "json_schema",
     "load",
     "merge",
     "read_mapping",
     "run_id",
+    "shared_steps",
+    "tail_steps",
     "to_yaml",
 ]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.config import SweepConfig, load, to_yaml
+from scaling.config import SweepConfig, differing, load, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
@@ -160,14 +160,6 @@ def _refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRu
     if frozen.exists() and (added or fixed):
         what = f"{len(added)} runs are new" if added else f"{', '.join(fixed)} changed"
         raise UserError(f"{frozen} is frozen and {what}, but a forecast is never edited; {advice}")
-
-
-def differing(old: Any, new: Any, key: str = "") -> list[str]:
-    """Dotted keys in which two nested mappings differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in differing(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
-    return [] if old == new else [key]
 
 
 def _check_data(runs: Sequence[PlannedRun]) -> None:
