@@ -28,6 +28,7 @@ from scaling.config.run import (
     tail_steps,
 )
 from scaling.config.sweep import (
+    BranchesDesign,
     ForecastConfig,
     GridDesign,
     IsoflopDesign,
@@ -39,6 +40,7 @@ from scaling.config.sweep import (
 )
 
 __all__ = [
+    "BranchesDesign",
     "Config",
     "DataConfig",
     "ForecastConfig",
