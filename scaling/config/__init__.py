@@ -1,6 +1,7 @@
 """Frozen configurations and how they are read."""
 
 from scaling.config.base import Config
+from scaling.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from scaling.config.load import (
     apply_overrides,
     build,
@@ -43,6 +44,7 @@ __all__ = [
     "BranchesDesign",
     "Config",
     "DataConfig",
+    "ExecutorConfig",
     "ForecastConfig",
     "GridDesign",
     "IsoflopDesign",
@@ -53,9 +55,11 @@ __all__ = [
     "OptimizerConfig",
     "Placement",
     "Point",
+    "RayConfig",
     "Records",
     "RunConfig",
     "ScheduleConfig",
+    "SlurmConfig",
     "SweepConfig",
     "TokenizerConfig",
     "WidthRule",

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.run_store import run_state
-
-ENDED = ("completed", "diverged")
+from scaling.sweeps.run_store import DONE, run_state
 
 
 def fork_folder(run: PlannedRun, home: Path) -> Path | None:
@@ -21,10 +19,10 @@ def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:
     A branch that is added to the sweep later is then trained from its first step.
     """
     by_id = {run.id: run for run in runs}
-    waiting = {run.after for run in runs if run.after and run_state(home / run.id).state not in ENDED}
+    waiting = {run.after for run in runs if run.after and run_state(home / run.id).state not in DONE}
     for run in runs:
         folder, trunk = fork_folder(run, home), by_id.get(run.after or "")
-        if folder is None or trunk is None or trunk.id in waiting or run_state(home / trunk.id).state not in ENDED:
+        if folder is None or trunk is None or trunk.id in waiting or run_state(home / trunk.id).state not in DONE:
             continue
         every = trunk.config.records.checkpoint_steps
         if every is None or run.config.fork_step % every:  # else it was asked for

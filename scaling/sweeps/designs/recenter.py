@@ -9,6 +9,7 @@ from scaling.errors import UserError
 from scaling.sweeps.designs.isoflop import isoflop_point
 from scaling.sweeps.designs.make import make_runs, plan_points
 from scaling.sweeps.designs.planned import PlannedRun, Point
+from scaling.sweeps.run_store import DONE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from scaling.sweeps.run_store import Entry
 
 ROUND = "round"  # in the label of a run that a design did not have at first: when it was added, from 1
-MEASURED = ("completed", "diverged")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def extend(
         found = laws.isoflop(runs, [fit[row]["budget"] for row in runs.rows])
     except UserError as error:
         return Extension((), (f"no minimum was looked for: {error}",))
-    measured = set(table["run_id"][table["status"].isin(MEASURED)])
+    measured = set(table["run_id"][table["status"].isin(DONE)])
     points: list[Point] = []
     said = []
     for budget in found.budgets:
