@@ -21,6 +21,7 @@ from scaling.config import RunConfig, build, config_hash, merge, run_id, shared_
 from scaling.errors import UserError
 from scaling.result import read_result
 from scaling.training import train
+from scaling.training.knobs import make_knobs
 from scaling.training.schedules import make_schedule
 
 BATCH = 256  # tokens
@@ -181,8 +182,7 @@ def test_warmup_is_given_in_one_way_and_only_wsd_branches(tiny: Tiny) -> None:
 
 def rates(config: RunConfig) -> np.ndarray:
     """Of every step, as the step computes them."""
-    peak = config.optimizer.learning_rate
-    schedule = make_schedule(config.schedule, peak, config.steps, config.batch_tokens)
+    schedule = make_schedule(config.schedule.name, make_knobs(config))
     return np.asarray(schedule(jnp.arange(2048)))[: config.steps]  # one shape: compiled once
 
 
