@@ -158,6 +158,7 @@ def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.Monk
     spent = [run.flops_spent / plan_module.ASSUMED_CORE + START_S for run in (trunk, *branches)]
     # the trunk alone, then the largest branch beside the two others
     assert described["left"]["seconds"] == pytest.approx(spent[0] + max(spent[1], spent[2] + spent[3]))
+    assert described["checkpoint_bytes"] == pytest.approx(3 * 12 * trunk.params, rel=0.001)  # weights, two moments
     assert described["states"] == {"planned": 4} and list(tmp_path.iterdir()) == []
     text = format_plan(described)
     assert "to be spent" in text and "(37% less)" in text and text.count(trunk.id) == 4

@@ -9,7 +9,7 @@ from scaling import accounting
 from scaling.config import IsoflopDesign, SweepConfig
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs
 from scaling.sweeps.executors import Devices, find_devices
-from scaling.sweeps.forks import fork_folder
+from scaling.sweeps.forks import fork_bytes, fork_folder
 from scaling.sweeps.run_store import DONE, RunState, read_plan, run_state
 from scaling.sweeps.table import duration, render, si
 
@@ -27,7 +27,8 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     Returns a JSON-able mapping: `runs` (a list: run_id, params N, tokens D, tokens_per_param, flops of the whole run,
     flops_spent without those taken from the run `after` which it begins, learning_rate, memory_bytes per device,
     seconds, state, label), `total`, `left` (of what is still to be trained), `states` (how many runs are in each),
-    `speed` (FLOP/s of one device and where that comes from), `rounds` of further sizes that may follow, `forecast`.
+    `checkpoint_bytes` of disk that branches need until they are trained, `speed` (FLOP/s of one device and where
+    that comes from), `rounds` of further sizes that may follow, `forecast`.
     Raises UserError as `make_runs`.
     """
     kept = None if folder is None else str(folder)
@@ -47,6 +48,7 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
         "sweep": sweep.name,
         "folder": str(home),
         "runs": rows,
+        "checkpoint_bytes": fork_bytes(runs),
         "total": {"runs": len(rows)}
         | {key: sum(row[key] for row in rows) for key in ("flops", "flops_spent", "tokens")},
         "left": {
@@ -90,7 +92,8 @@ def format_plan(plan: Mapping[str, Any]) -> str:
         saved = 1 - total["flops_spent"] / total["flops"]
         lines.append(
             f"as whole runs {total['flops']:.3g} FLOPs, to be spent {total['flops_spent']:.3g} ({saved:.0%} less): "
-            "each run begins at a checkpoint of the one that it comes after"
+            f"each run begins at a checkpoint of the one that it comes after; these take "
+            f"{si(plan['checkpoint_bytes'])}B until all are trained"
         )
     lines.append(
         f"time at {speed['flops_per_s']:.3g} FLOP/s on each of {speed['slots']} {speed['device']}, {speed['source']}"
