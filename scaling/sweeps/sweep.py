@@ -11,14 +11,17 @@ from scaling.config import ExecutorConfig, SweepConfig, load, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
-from scaling.sweeps.executors import Executor, LocalExecutor
+from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import Busy, RunState, lock, read_plan, record_runs
 
-EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {"local": lambda config: LocalExecutor()}
+EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
+    "local": lambda config: LocalExecutor(),
+    "ray": lambda config: RayExecutor(config.ray),
+}
 
 
 @dataclass(frozen=True)
