@@ -293,6 +293,27 @@ def test_a_folder_may_grow_but_not_become_another_sweep(tmp_path: Path) -> None:
     assert load(SweepConfig, tmp_path / "s" / "sweep.yaml") == larger
 
 
+@pytest.mark.usefixtures("pretend")
+def test_where_runs_run_may_change_and_is_no_part_of_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+
+    def remember(kind: str) -> Any:
+        return lambda config: (chosen.append(f"{kind} {config.ray.cpus}"), four_slots())[1]
+
+    monkeypatch.setattr(
+        "scaling.sweeps.sweep.EXECUTORS", {kind: remember(kind) for kind in ("local", "slurm", "ray")}
+    )
+    there = sweep(executor={"kind": "ray", "ray": {"cpus": 2}})
+    assert [run.id for run in make_runs(there)] == [run.id for run in make_runs(sweep())]
+    assert run_sweep(there, folder=tmp_path).ok and run_sweep(sweep(), folder=tmp_path).ok
+    assert run_sweep(there, "slurm", tmp_path).ok
+    assert chosen == ["ray 2", "local 1", "slurm 2"] and len(trained(tmp_path / "s")) == 6
+    with pytest.raises(UserError, match=r"Changed: run\.batch_size; choose another name"):
+        run_sweep(sweep(run={"batch_size": 8}), folder=tmp_path)  # the executor is not what made it another sweep
+
+
 def test_differing_keys_are_dotted() -> None:
     assert differing({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 1, "c": 3, "e": 4}, "d": [1, 2]}) == [
         "a.c",

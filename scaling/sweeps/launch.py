@@ -59,9 +59,9 @@ def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progre
     todo = [run for run, state in zip(runs, states, strict=True) if state.state not in DONE]
     with _stop_on_signals() as stop:
         if todo:
-            progress.begin(states, todo)
             try:
                 executor.open(home)
+                progress.begin(states, todo, executor.slots)
                 _Launch(todo, home, executor, progress, stop).run()
             finally:
                 try:
