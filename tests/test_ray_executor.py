@@ -182,21 +182,23 @@ LAUNCH = "import sys; from scaling.cli import main; sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_launch_on_this_machine_saves_its_runs_when_told_to_stop(tiny: Tiny, tmp_path: Path) -> None:
-    """The cluster that is started where no address is given, from the command line."""
+    """The cluster that is started where no address is given, from the command line, and Ctrl-C in its terminal, which
+    reaches every process of the group."""
     pytest.importorskip("ray")
     run = {"tokens": 4000 * 8 * 32, "data": {"epochs": 20}}
     config = twelve(tiny, run=run, seeds=(0, 1, 2), design={"axes": {"optimizer.learning_rate": [0.01]}})
     (tmp_path / "s.yaml").write_text(to_yaml(config))
     ids = [run.id for run in make_runs(config)]
     command = [sys.executable, "-c", LAUNCH, "sweep", str(tmp_path / "s.yaml"), "--executor", "ray", "--json"]
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [*command, "--folder", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--folder", str(tmp_path)], stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
     begun = [tmp_path / "s" / run_id / "checkpoints" for run_id in ids]
     wait_until(lambda: process.poll() is not None or any(folder.exists() for folder in begun))
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)
     out, told = process.communicate(timeout=60)
-    assert process.returncode == 75 and out == "" and "the same command goes on" in told
+    assert process.returncode == 130 and out == "" and "the same command goes on" in told
     states = [run_state(tmp_path / "s" / run_id) for run_id in ids]
     assert {state.state for state in states} <= {"interrupted", "planned"}
     saved = [state for state in states if state.attempts and state.attempts[-1].exit_code == 75]
