@@ -146,7 +146,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
         cluster.remove_node(*nodes, allow_graceful=False)
         (home / "hold").unlink()
 
-    loser = threading.Thread(target=lose_a_node)
+    loser = threading.Thread(target=lose_a_node, daemon=True)
     loser.start()
     outcome = run_sweep(config, RayExecutor(RayConfig(address=cluster.address)), tmp_path)
     loser.join()
