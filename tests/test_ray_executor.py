@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +55,16 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'scaling\[ray\]'"):
         RayExecutor(RayConfig())
+
+
+def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # bound and not listening
+        taken.bind(("127.0.0.1", 0))
+        executor = RayExecutor(RayConfig(address=f"127.0.0.1:{taken.getsockname()[1]}"))
+        with pytest.raises(UserError, match=r"executor\.ray\.address=127.* no Ray cluster .*refused"):
+            executor.open(tmp_path)
+        executor.close()
 
 
 @pytest.mark.slow
