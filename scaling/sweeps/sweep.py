@@ -11,7 +11,7 @@ from scaling.config import ExecutorConfig, SweepConfig, load, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
-from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor
+from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
@@ -21,6 +21,7 @@ from scaling.sweeps.run_store import Busy, RunState, lock, read_plan, record_run
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
     "local": lambda config: LocalExecutor(),
     "ray": lambda config: RayExecutor(config.ray),
+    "slurm": lambda config: SlurmExecutor(config.slurm),
 }
 
 
