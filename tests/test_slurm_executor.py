@@ -23,7 +23,7 @@ from scaling.sweeps.run_store import attempts
 from scaling.training import train
 
 
-def wait_until(happened: Callable[[], Any], seconds: float = 60) -> None:
+def wait_until(happened: Callable[[], Any], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end
@@ -295,8 +295,8 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
     wait_until(waiting.exists)
     preempted = set(waiting.read_text().split())
     cluster.run("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=sleep 1")
-    wait_until(lambda: "urgent" in cluster.run("squeue", "-h", "-o", "%P %T"))
-    time.sleep(2)  # until the worker has its SIGTERM
+    wait_until(lambda: any("SIGCONT" in path.read_text() for path in (home / ".slurm").glob("*_log.out")))
+    time.sleep(1)  # SIGTERM comes with it
     hold.unlink()
     done = len(completed())
     first.kill()
@@ -304,7 +304,7 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
     cluster.start_node("n2")
     wait_until(lambda: len(completed()) >= done + 2)  # with nobody looking on
     second = begin()
-    out, said = second.communicate(timeout=120)
+    out, said = second.communicate(timeout=240)
 
     assert second.returncode == 0, said
     assert json.loads(out)["counts"] == {"completed": 12}
@@ -320,8 +320,8 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
     for run_id in codes:
         updates = [int(line) for line in (home / run_id / "updates").read_text().split()]
         assert sorted(set(updates)) == list(range(1, 41))  # nothing lost
-        redone = len(updates) - 40
-        assert redone <= 6 if run_id in disturbed else redone == 0  # since the checkpoint of update 20
+        # since the checkpoint of update 20, or of 10 where that was not complete yet; a preempted one saves its state
+        assert len(updates) - 40 <= (16 if run_id in disturbed - preempted else 0)
     for run in make_runs(config, str(tmp_path / "undisturbed")):
         if run.id in disturbed:
             with tiny.compiling_once():
