@@ -220,7 +220,8 @@ def test_the_next_launch_finds_what_the_last_one_queued(cluster: SlurmCluster, q
     tasks = [script(tmp_path, name, wait) for name in ("a", "b", "c")]
     first = SlurmExecutor(SlurmConfig())
     first.open(tmp_path)
-    first.submit([script(tmp_path, "ended", "pass"), *tasks])
+    pack = Task("d", (tmp_path / "d", tmp_path / "e"), (sys.executable, "-S", "-c", wait))
+    first.submit([script(tmp_path, "ended", "pass"), *tasks, pack])
     assert told(first, 1) == {"ended": 0}
     listed = tmp_path / ".slurm" / "jobs.json"
     values = json.loads(listed.read_text())
@@ -231,11 +232,13 @@ def test_the_next_launch_finds_what_the_last_one_queued(cluster: SlurmCluster, q
     second = SlurmExecutor(SlurmConfig())
     second.open(tmp_path)
     wait_until(lambda: orphan not in cluster.run("squeue", "-h", "--array", "-o", "%i").split())
-    second.submit(tasks)
-    assert len(list((tmp_path / ".slurm").glob("*_submitted.pkl"))) == 5  # "c" alone a second time
+    parted = next(job for job, runs in values["jobs"].items() if runs == ["d", "e"])
+    second.submit([*tasks, script(tmp_path, "d", wait)])
+    assert parted not in cluster.run("squeue", "-h", "--array", "-o", "%i").split()
+    assert len(list((tmp_path / ".slurm").glob("*_submitted.pkl"))) == 5 + 2  # "c" and "d" a second time
     go.touch()
-    assert told(second, 3) == {"a": 0, "b": 0, "c": 0}
-    assert all(log(tmp_path, name).count("went") == 1 for name in "abc")
+    assert told(second, 4) == {"a": 0, "b": 0, "c": 0, "d": 0}
+    assert all(log(tmp_path, name).count("went") == 1 for name in "abcd")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ ASK_S = (1.0, 15.0)  # how often Slurm is asked: at first, and where nothing has
 GONE_S = 15.0  # from a job's leaving the queue until its result is no longer expected: shared file systems are late
 WARNING_S = 120  # from SIGUSR2 to the job's time limit; Slurm may send it up to 60 s earlier
 REQUEUES = 100  # of one job by itself: a limit too short for any progress is noticed by the launch
-ANSWER_S = 90  # for a command of Slurm's; the controller may be busy
 
 Runs = tuple[str, ...]  # ids of the runs that one job trains
 
@@ -71,19 +70,17 @@ class SlurmExecutor:
         self._jobs: dict[str, tuple[Task, float]] = {}  # queued for this launch, since when
         self._missing: dict[str, float] = {}  # those that left the queue without a result, since when
         self._told: list[Finished] = []
+        self._silence = ""  # why Slurm did not answer
         self._deadline: float | None = None  # of those that were told to stop
         self._results: set[str] = set()
         self._pause, self._look_at, self._ask_at = ASK_S[0], 0.0, 0.0
         queued = self._queue()
         if queued is None:
-            raise UserError(
-                "squeue does not answer: the Slurm controller is down, or this machine is not of its cluster"
-            )
+            raise UserError(f"squeue does not answer ({self._silence}); launch on a node of a cluster that is up")
         ending = {job for job, state in queued.items() if state == "COMPLETING"} & self._find_results()
         self._earlier = {job: runs for job, runs in recorded.items() if job in queued and job not in ending}
-        _call(
-            "scancel", *(job for job in queued if job not in recorded)
-        )  # of a launch that was killed as it queued them
+        unknown = queued.keys() - recorded.keys()  # of a launch that was killed as it queued them
+        _call("scancel", *unknown)
         self._write()
 
     def submit(self, tasks: Sequence[Task]) -> None:
@@ -223,11 +220,11 @@ class SlurmExecutor:
     def _queue(self) -> dict[str, str] | None:
         """States of this sweep's jobs that are in Slurm's queue, by id. None where it does not answer."""
         command = ["squeue", "--me", "--noheader", "--array", f"--name={self._name}", "--format=%i %T"]
-        try:
-            asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
-        except subprocess.TimeoutExpired:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        if asked.returncode:
+            self._silence = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
             return None
-        return None if asked.returncode else dict(line.split() for line in asked.stdout.splitlines() if line.strip())
+        return dict(line.split() for line in asked.stdout.splitlines() if line.strip())
 
     def _read(self) -> tuple[str, dict[str, Runs]]:
         """The name of this sweep's jobs, and the runs of each job that was recorded."""
@@ -336,7 +333,7 @@ def _append(task: Task, text: str) -> None:
 def _call(command: str, *arguments: str) -> None:
     """A command of Slurm's about some jobs, of which some may have ended; nothing where there are none."""
     if any(not argument.startswith("--") for argument in arguments):
-        subprocess.run([command, *arguments], capture_output=True, timeout=ANSWER_S, check=False)
+        subprocess.run([command, *arguments], capture_output=True, check=False)
 
 
 @contextmanager
