@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +55,16 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'scaling\[ray\]'"):
         RayExecutor(RayConfig())
+
+
+def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # bound and not listening
+        taken.bind(("127.0.0.1", 0))
+        executor = RayExecutor(RayConfig(address=f"127.0.0.1:{taken.getsockname()[1]}"))
+        with pytest.raises(UserError, match=r"executor\.ray\.address=127.* no Ray cluster .*refused"):
+            executor.open(tmp_path)
+        executor.close()
 
 
 @pytest.mark.slow
@@ -146,7 +157,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
         cluster.remove_node(*nodes, allow_graceful=False)
         (home / "hold").unlink()
 
-    loser = threading.Thread(target=lose_a_node)
+    loser = threading.Thread(target=lose_a_node, daemon=True)
     loser.start()
     outcome = run_sweep(config, RayExecutor(RayConfig(address=cluster.address)), tmp_path)
     loser.join()
@@ -181,22 +192,24 @@ LAUNCH = "import sys; from scaling.cli import main; sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_launch_on_this_machine_stops_when_told_and_goes_on(tiny: Tiny, tmp_path: Path) -> None:
-    """The cluster that is started where no address is given, from the command line."""
+def test_a_launch_on_this_machine_saves_its_runs_when_told_to_stop(tiny: Tiny, tmp_path: Path) -> None:
+    """The cluster that is started where no address is given, from the command line, and Ctrl-C in its terminal, which
+    reaches every process of the group."""
     pytest.importorskip("ray")
-    config = twelve(
-        tiny, run={"tokens": 4000 * 8 * 32}, seeds=(0, 1, 2), design={"axes": {"optimizer.learning_rate": [0.01]}}
-    )
+    run = {"tokens": 4000 * 8 * 32, "data": {"epochs": 20}}
+    config = twelve(tiny, run=run, seeds=(0, 1, 2), design={"axes": {"optimizer.learning_rate": [0.01]}})
     (tmp_path / "s.yaml").write_text(to_yaml(config))
     ids = [run.id for run in make_runs(config)]
     command = [sys.executable, "-c", LAUNCH, "sweep", str(tmp_path / "s.yaml"), "--executor", "ray", "--json"]
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [*command, "--folder", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--folder", str(tmp_path)], stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
-    wait_until(lambda: any((tmp_path / "s" / run_id / "checkpoints").exists() for run_id in ids))
-    process.send_signal(signal.SIGTERM)
+    begun = [tmp_path / "s" / run_id / "checkpoints" for run_id in ids]
+    wait_until(lambda: process.poll() is not None or any(folder.exists() for folder in begun))
+    os.killpg(process.pid, signal.SIGINT)
     out, told = process.communicate(timeout=60)
-    assert process.returncode == 75 and out == "" and "the same command goes on" in told
+    assert process.returncode == 130 and out == "" and "the same command goes on" in told
     states = [run_state(tmp_path / "s" / run_id) for run_id in ids]
     assert {state.state for state in states} <= {"interrupted", "planned"}
     saved = [state for state in states if state.attempts and state.attempts[-1].exit_code == 75]

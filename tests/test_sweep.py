@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,9 @@ def test_a_signal_lets_runs_save_and_a_later_launch_continues(
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))  # nothing lost, nothing twice
 
 
-def test_a_killed_launch_is_continued_and_its_open_attempt_closed(tmp_path: Path, pretend: None) -> None:
+def test_a_killed_launch_is_continued_and_its_open_attempt_closed(
+    tmp_path: Path, pretend: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, home = sweep(), tmp_path / "s"
     slow = make_runs(config)[0].id
     write_script(home, {slow: ["slow", "ok"]})
@@ -240,10 +243,13 @@ def test_a_killed_launch_is_continued_and_its_open_attempt_closed(tmp_path: Path
     process.kill()
     process.communicate()
     assert not is_held(home / "lock")
-    os.kill(attempts(home / slow)[0].pid, signal.SIGKILL)  # the real one ends with its parent: see below
-    wait_until(lambda: not is_held(home / slow / "lock"))
-    assert run_state(home / slow).state == "interrupted"
+    # the real worker ends with its parent, see below; this one lives on for a while, and is waited for
+    orphan = attempts(home / slow)[0].pid
+    assert run_state(home / slow).state == "running"
+    killer = threading.Timer(1.0, os.kill, (orphan, signal.SIGKILL))
+    killer.start()
     assert run_sweep(config, four_slots(), tmp_path).ok
+    assert f"{slow} is being trained by another process" in capsys.readouterr().err
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))
     assert "disappeared" in attempts(home / slow)[0].reason
 
@@ -291,6 +297,27 @@ def test_a_folder_may_grow_but_not_become_another_sweep(tmp_path: Path) -> None:
     assert run_sweep(larger, four_slots(), tmp_path).ok
     assert len(trained(tmp_path / "s")) == 12 and len(read_plan(tmp_path / "s")) == 12
     assert load(SweepConfig, tmp_path / "s" / "sweep.yaml") == larger
+
+
+@pytest.mark.usefixtures("pretend")
+def test_where_runs_run_may_change_and_is_no_part_of_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+
+    def remember(kind: str) -> Any:
+        return lambda config: (chosen.append(f"{kind} {config.ray.cpus}"), four_slots())[1]
+
+    monkeypatch.setattr(
+        "scaling.sweeps.sweep.EXECUTORS", {kind: remember(kind) for kind in ("local", "slurm", "ray")}
+    )
+    there = sweep(executor={"kind": "ray", "ray": {"cpus": 2}})
+    assert [run.id for run in make_runs(there)] == [run.id for run in make_runs(sweep())]
+    assert run_sweep(there, folder=tmp_path).ok and run_sweep(sweep(), folder=tmp_path).ok
+    assert run_sweep(there, "slurm", tmp_path).ok
+    assert chosen == ["ray 2", "local 1", "slurm 2"] and len(trained(tmp_path / "s")) == 6
+    with pytest.raises(UserError, match=r"Changed: run\.batch_size; choose another name"):
+        run_sweep(sweep(run={"batch_size": 8}), folder=tmp_path)  # the executor is not what made it another sweep
 
 
 def test_differing_keys_are_dotted() -> None:

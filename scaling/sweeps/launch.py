@@ -22,6 +22,7 @@ from scaling.sweeps.run_store import (
     BUSY,
     DONE,
     GONE,
+    SAVED,
     STOPPED,
     RunState,
     attempts,
@@ -59,9 +60,9 @@ def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progre
     todo = [run for run, state in zip(runs, states, strict=True) if state.state not in DONE]
     with _stop_on_signals() as stop:
         if todo:
-            progress.begin(states, todo)
             try:
                 executor.open(home)
+                progress.begin(states, todo, executor.slots)
                 _Launch(todo, home, executor, progress, stop).run()
             finally:
                 try:
@@ -182,7 +183,7 @@ def _reason(folder: Path, code: int | None) -> str:
     if code == 0:
         return ""
     if code == INTERRUPTED:
-        return "told to stop; its state is saved"
+        return SAVED
     if code in STOPPED:
         return "told to stop before it could save its state"
     if code < 0:

@@ -36,14 +36,14 @@ class Progress:
         else:
             print(line, file=self.stream, flush=True)
 
-    def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun]) -> None:
-        """`todo` of the runs in `states` are about to be trained."""
+    def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun], slots: int) -> None:
+        """`todo` of the runs in `states` are about to be trained, on so many devices."""
         self.total = len(states)
         self.done = sum(state.state in DONE for state in states)
         self.flops, self.flops_done, self.began = sum(run.flops for run in todo), 0.0, time.monotonic()
         self.active = {run.id: run for run in todo}
-        if self.done:
-            self.say(f"{self.done} of {self.total} runs are done; continuing with {len(todo)}")
+        before = f"{self.done} of {self.total} runs are done; " if self.done else ""
+        self.say(f"{before}training {len(todo)}, with room for {slots} at a time")
         if self.stream.isatty():
             from rich.console import Console
             from rich.live import Live

@@ -12,11 +12,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from scaling.errors import INTERRUPTED, Interrupted, UserError, explain
-from scaling.sweeps.run_store import BUSY, Busy, lock, log_end, log_start
+from scaling.sweeps.run_store import BUSY, SAVED, Busy, lock, log_end, log_start
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its state
@@ -32,7 +34,7 @@ def main(folders: Sequence[Path]) -> int:
     """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of the last that did not complete
     where there are several; BUSY where another process trains one of them."""
     _end_with_parent()
-    signal.signal(signal.SIGTERM, _stop)  # until training itself listens: nothing is to be saved before
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
     os.environ.update(COMPILATION_CACHE | {"JAX_COMPILATION_CACHE_DIR": str(cache)})
     with contextlib.ExitStack() as locks:
@@ -52,12 +54,12 @@ def main(folders: Sequence[Path]) -> int:
 
 def _attempt(folder: Path) -> int:
     """Train one run, with its start and its end on record."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, partial(_stop, folder))
     log_start(folder)
     try:
         code, reason = _train(folder)
     except (Interrupted, KeyboardInterrupt):
-        code, reason = INTERRUPTED, "told to stop; its state is saved"
+        code, reason = INTERRUPTED, SAVED
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over, and that is to be noted in one piece
     with contextlib.suppress(OSError):  # a full disk; who started this process sees the exit code, and may find room
         log_end(folder, code, reason)
@@ -86,8 +88,14 @@ def _train(folder: Path) -> tuple[int, str]:
     return (0, "") if result.status == "completed" else (1, result.reason)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("told to stop")
+def _stop(folder: Path, number: int, frame: FrameType | None) -> NoReturn:
+    """Told to stop while training itself does not listen: before there is anything to save, or after it was saved.
+
+    No exception, which could be lost in a place that drops exceptions, such as the closing of a forgotten file.
+    """
+    with contextlib.suppress(OSError):
+        log_end(folder, INTERRUPTED, SAVED)
+    os._exit(INTERRUPTED)
 
 
 def _end_with_parent() -> None:
