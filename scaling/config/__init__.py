@@ -1,11 +1,13 @@
 """Frozen configurations and how they are read."""
 
 from scaling.config.base import Config
+from scaling.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from scaling.config.load import (
     apply_overrides,
     build,
     canonical,
     config_hash,
+    differing,
     json_schema,
     load,
     merge,
@@ -14,6 +16,7 @@ from scaling.config.load import (
     to_yaml,
 )
 from scaling.config.model import ModelConfig
+from scaling.config.prefix import shared_steps
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -23,8 +26,10 @@ from scaling.config.run import (
     RunConfig,
     ScheduleConfig,
     TokenizerConfig,
+    tail_steps,
 )
 from scaling.config.sweep import (
+    BranchesDesign,
     ForecastConfig,
     GridDesign,
     IsoflopDesign,
@@ -36,8 +41,10 @@ from scaling.config.sweep import (
 )
 
 __all__ = [
+    "BranchesDesign",
     "Config",
     "DataConfig",
+    "ExecutorConfig",
     "ForecastConfig",
     "GridDesign",
     "IsoflopDesign",
@@ -48,9 +55,11 @@ __all__ = [
     "OptimizerConfig",
     "Placement",
     "Point",
+    "RayConfig",
     "Records",
     "RunConfig",
     "ScheduleConfig",
+    "SlurmConfig",
     "SweepConfig",
     "TokenizerConfig",
     "WidthRule",
@@ -58,10 +67,13 @@ __all__ = [
     "build",
     "canonical",
     "config_hash",
+    "differing",
     "json_schema",
     "load",
     "merge",
     "read_mapping",
     "run_id",
+    "shared_steps",
+    "tail_steps",
     "to_yaml",
 ]

@@ -20,17 +20,17 @@ from scaling.models import functional
 from scaling.parallel import initialize, is_main, make_mesh, placed
 from scaling.parallel.distributed import local_rows, put_batch
 from scaling.result import Result, Status, write_result
+from scaling.training.branch import branch_off
 from scaling.training.checkpoint import Checkpoints, everyone, saves
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
+from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.metrics import Losses, MetricsFile, limit
 from scaling.training.mirror import Mirror
-from scaling.training.optimizer import make_optimizer
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result, open_folder, run_folder, write_config
-from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import METRICS, compile_step
+from scaling.training.step import METRICS, compile_step, run_optimizer
 
 
 class Diverged(Exception):
@@ -105,23 +105,26 @@ class _Run:
         self.clock = _Clock()
         self.flops_per_token = accounting.flops_per_token(config.model).exact
         self.batches = Batches(store.train, config.model.context, config.batch_size, config.seed)
-        schedule = make_schedule(config.schedule, config.optimizer.learning_rate, config.steps)
-        optimizer = make_optimizer(config.optimizer, schedule, functional.metadata(config.model))
+        self.knobs = put_knobs(make_knobs(config), mesh)
+        optimizer = run_optimizer(config, self.knobs)
         layout = abstract_state(config.model, optimizer, mesh)
         graph, _ = functional.abstract(config.model, config.placement)
         self.evaluator = Evaluator(config, graph, mesh, store.validation)
         self.checkpoints = Checkpoints(folder, config.records, config_hash(config))
         self.signals = signals
-        self.state, self.step = self._begin(optimizer, layout)
-        self.resumed_from = self.step
+        self.state, self.step = self._begin(optimizer, layout, folder)
         self.metrics = MetricsFile(folder, self.step, write=is_main())
         self.progress = open_progress(run_id(config), config.steps, self.step, quiet=quiet)
         for note in self.checkpoints.notes:
             self.progress.say(note)
         if self.step:
-            self.progress.say(f"going on from step {self.step} of {config.steps}")
+            trunk = f", a checkpoint of {config.records.trunk}" if not self.resumed_from else ""
+            self.progress.say(f"going on from step {self.step} of {config.steps}{trunk}")
+        if self.step and not self.resumed_from:
+            for record in self.metrics.records:  # those of the trunk
+                self.mirror.log(record["step"], record)
         windows = jax.ShapeDtypeStruct((config.batch_size, config.model.context + 1), store.train.tokens.dtype)
-        self.compile = partial(compile_step, config, graph, optimizer, schedule, mesh, layout, windows)
+        self.compile = partial(compile_step, config, graph, mesh, layout, windows)
         self.compile_s = 0.0
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
@@ -130,15 +133,21 @@ class _Run:
         self.mark = (self.step, self.clock.seconds)
         """where the speed is measured from"""
 
-    def _begin(self, optimizer: Any, layout: TrainState) -> tuple[TrainState, int]:
-        """The state to start from: of the newest good checkpoint, or a new one."""
+    def _begin(self, optimizer: Any, layout: TrainState, folder: Path) -> tuple[TrainState, int]:
+        """The state to start from: of the newest good checkpoint, of the trunk's, or a new one."""
         self.losses = Losses(self.config.steps, limit(self.config.model.vocab))
+        self.branch: dict[str, Any] | None = None
+        self.resumed_from = 0
         restored = self.checkpoints.restore(layout)
+        if restored is not None:
+            self.resumed_from = restored[1].step
+        else:
+            restored = branch_off(self.config, folder, layout, self.checkpoints.notes)
         if restored is None:
             return create_state(self.config.model, optimizer, self.config.seed, layout), 0
         state, books = restored
         self.losses = Losses(**books.losses)
-        self.clock.base = books.wall_s
+        self.clock.base, self.branch = books.wall_s, books.branch
         return state, books.step
 
     def close(self) -> None:
@@ -184,7 +193,7 @@ class _Run:
             if self._any_process(self.signals.received is not None):
                 raise Stop
             before = self.pending
-            self.state, self.pending = self.update(self.state, next(self.windows))
+            self.state, self.pending = self.update(self.state, self.knobs, next(self.windows))
             self.step += 1
             if before is not None:
                 self._read(self.step - 1, before)
@@ -246,7 +255,9 @@ class _Run:
             return  # the seed says it all
         self.metrics.sync()
         tokens, losses = self.step * self.config.batch_tokens, self.losses.state()
-        self.checkpoints.save(self.state, self.step, tokens=tokens, wall_s=self.clock.seconds, losses=losses)
+        self.checkpoints.save(
+            self.state, self.step, tokens=tokens, wall_s=self.clock.seconds, losses=losses, branch=self.branch
+        )
 
     def _evaluate(self) -> Evaluation:
         """The held-out loss of the present state: measured, or from the records if it was before an interruption."""
@@ -267,6 +278,8 @@ class _Run:
         facts: dict[str, Any] = {"compile_s": self.compile_s, "mesh": dict(self.mesh.shape)}
         if evaluation is not None:
             facts |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
+        if self.branch is not None:
+            facts["branch"] = self.branch
         if status == "diverged":
             facts["last_good"] = self.metrics.records[-1] if self.metrics.records else None
         return make_result(
