@@ -43,7 +43,7 @@ def sweep_config(name: str = "synthetic", **changes: Any) -> SweepConfig:
             "optimizer": {"b2": 0.95},
             "batch_size": 4,
         },
-        "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
+        "learning_rate": {"kind": "width", "width": 16, "learning_rate": 0.02, "exponent": -0.9},
         "ladder": {"aspect": 16, "d_head": 16, "width_multiple": 8, "ff_multiple": 1},
         "design": {
             "kind": "isoflop", "budgets": [1e11, 3e11, 1e12], "sizes": 5, "spacing": 1.5,

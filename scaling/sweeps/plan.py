@@ -8,6 +8,7 @@ from scaling import accounting
 from scaling.config import SweepConfig
 from scaling.sweeps.designs import PlannedRun, make_runs
 from scaling.sweeps.executors import Devices, find_devices
+from scaling.sweeps.hyperparameters import rule_notes
 from scaling.sweeps.run_store import run_state
 from scaling.sweeps.table import duration, render, si
 
@@ -22,9 +23,10 @@ START_S = 6.0  # a worker's start: imports, compilation, the first checkpoint
 def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[str, Any]:
     """Every run of `sweep` with its cost, the totals and what exists already; nothing is written.
 
-    Returns a JSON-able mapping: `runs` (a list: run_id, params N, tokens D, tokens_per_param, flops, learning_rate,
-    memory_bytes per device, seconds, state, label), `total`, `speed` (FLOP/s of one device and where that comes
-    from), `forecast`. Raises UserError as `make_runs`.
+    Returns a JSON-able mapping: `runs` (a list: run_id, params N, tokens D, tokens_per_param, flops, batch_tokens,
+    learning_rate, weight_decay, memory_bytes per device, seconds, state, label), `total`, `speed` (FLOP/s of one
+    device and where that comes from), `forecast`, `notes` (on rules that runs leave the range of). Raises UserError
+    as `make_runs`.
     """
     runs = make_runs(sweep, None if folder is None else str(folder))
     home = sweep_folder(runs)
@@ -53,23 +55,24 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
         },
         "speed": {"flops_per_s": flops_per_s, "source": source, "slots": len(devices.ids), "device": devices.kind},
         "forecast": sweep.forecast.model_dump(mode="json") if sweep.forecast else None,
+        "notes": rule_notes(sweep, [run.config for run in runs]),
     }
 
 
 def format_plan(plan: Mapping[str, Any]) -> str:
     """`describe_plan`'s mapping as text."""
-    columns = ("run", "N", "D", "D/N", "FLOPs", "learning rate", "memory", "time", "state")
+    columns = ("run", "N", "D", "D/N", "FLOPs", "batch", "learning rate", "memory", "time", "state")
     rows = [
         (
             row["run_id"], si(row["params"]), si(row["tokens"]), f"{row['tokens_per_param']:.1f}",
-            f"{row['flops']:.3g}",
+            f"{row['flops']:.3g}", si(row["batch_tokens"]),
             f"{row['learning_rate']:.3g}", f"{si(row['memory_bytes'])}B", duration(row["seconds"]), row["state"],
         )
         for row in plan["runs"]
     ]  # fmt: skip
     total, left, speed = plan["total"], plan["left"], plan["speed"]
     lines = [
-        render(columns, rows, right=range(1, 8)),
+        render(columns, rows, right=range(1, 9)),
         f"{total['runs']} runs, {total['flops']:.3g} FLOPs, {si(total['tokens'])} tokens; "
         f"{left['runs']} left to train, about {duration(left['seconds'])}",
         f"time at {speed['flops_per_s']:.3g} FLOP/s on each of {speed['slots']} {speed['device']}, {speed['source']}",
@@ -77,6 +80,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     if plan["forecast"]:
         tests, budget = len(plan["forecast"]["seeds"]), plan["forecast"]["flops"]
         lines.append(f"then a forecast, frozen, and {tests} test run{'s' * (tests > 1)} of {budget:.3g} FLOPs")
+    lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)
 
 
@@ -100,7 +104,9 @@ def _row(run: PlannedRun, seconds: float) -> dict[str, Any]:
         "tokens": run.tokens,
         "tokens_per_param": run.tokens / run.params,
         "flops": run.flops,
+        "batch_tokens": config.batch_tokens,
         "learning_rate": config.optimizer.learning_rate,
+        "weight_decay": config.optimizer.weight_decay,
         "memory_bytes": accounting.memory(config, devices_of(run)).total,
         "seconds": seconds,
     }
