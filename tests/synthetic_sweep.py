@@ -27,6 +27,10 @@ class Law:
     B: float = 503.0
     beta: float = 0.5
     noise: float = 0.003
+    best_factor: float = 1.0
+    """times the rule's learning rate: where the loss is least"""
+    curvature: float = 0.0
+    """log L grows by it times the square of the log of the rate over the best"""
 
     def __call__(self, params: float, tokens: float) -> float:
         """Loss in nats per token, without noise."""
@@ -96,7 +100,8 @@ def _train(run: PlannedRun, law: Law, lines: int) -> tuple[Result, list[dict[str
     rng = np.random.default_rng([config.seed, params.total, config.steps])
     tokens = config.steps * config.batch_tokens
     flops = {name: tokens * value for name, value in accounting.flops_per_token(config.model).as_dict().items()}
-    loss = float(law(params.total, tokens) * np.exp(law.noise * rng.standard_normal()))
+    off = np.log(run.label.get("learning_rate_factor", 1.0) / law.best_factor)
+    loss = float(law(params.total, tokens) * np.exp(law.noise * rng.standard_normal() + law.curvature * off**2))
     steps = np.unique(np.linspace(1, config.steps, lines).astype(int))
     metrics: list[dict[str, Any]] = []
     for step in steps.tolist():
