@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from scaling import accounting
+from scaling.config import Placement
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.run_store import DONE, run_state
 
@@ -11,6 +13,15 @@ from scaling.sweeps.run_store import DONE, run_state
 def fork_folder(run: PlannedRun, home: Path) -> Path | None:
     """The checkpoint that `run` begins at, there or not; None for a run without a trunk. home: the sweep's."""
     return home / run.after / "checkpoints" / str(run.config.fork_step) if run.after else None
+
+
+def fork_bytes(runs: Sequence[PlannedRun]) -> int:
+    """Disk that the checkpoints of `runs` at which others begin take: parameters and optimizer state of each."""
+    total = 0
+    for run in runs:
+        whole = accounting.memory(run.config.model_copy(update={"placement": Placement()}), devices=1).items
+        total += len(run.config.records.checkpoint_at) * (whole["parameters"] + whole["optimizer"])
+    return total
 
 
 def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:
