@@ -19,7 +19,7 @@ from scaling.result import read_result, write_result
 from scaling.sweeps import make_runs
 from scaling.sweeps.designs import make_test_runs
 from scaling.sweeps.run_store import read_plan
-from scaling.sweeps.tuning import judge, tuning_lines
+from scaling.sweeps.tuning import judge, judged, tuning_lines
 
 RATES = (0.5, 1.0, 2.0)
 
@@ -186,6 +186,19 @@ def test_seeds_have_one_best_rate_and_all_of_them_are_fitted(tmp_path: Path) -> 
     assert len(kept) == 30 and set(kept["learning_rate_factor"]) == {1.0}
     other = again.loc[spoiled, "better_run"]
     assert again.loc[other, "seed"] == 1 and again.loc[other, "point"] == again.loc[spoiled, "point"]
+
+
+def test_rates_are_compared_on_the_seeds_that_tried_them_all() -> None:
+    losses = {(0, 0.5): 2.1, (0, 1.0): 2.0, (0, 2.0): 2.1, (1, 1.0): 2.3}  # seed 1 is worse and has one rate so far
+    rows = [
+        {"run_id": f"{seed}-{factor}", "sweep": "s", "role": "fit", "status": "completed", "seed": seed, "loss": loss,
+         "learning_rate": 0.01 * factor}
+        for (seed, factor), loss in losses.items()
+    ]  # fmt: skip
+    labels = [{"target_params": 9, "learning_rate_factor": factor, "seed": seed} for seed, factor in losses]
+    assert [row["better_run"] for row in judged(rows, labels)] == ["0-1.0", "", "0-1.0", ""]
+    apart = judged(rows, [{**label, "target_params": i} for i, label in enumerate(labels)])
+    assert {row["tuning_note"] for row in apart} == {"one factor only"}
 
 
 def test_a_rate_that_diverged_is_worse_than_any_and_bounds_the_best(tmp_path: Path) -> None:
