@@ -28,7 +28,7 @@ BASE: dict[str, Any] = {
         "batch_size": 4,
     },
     "ladder": {"aspect": 16, "d_head": 16, "width_multiple": 8, "ff_multiple": 1},
-    "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
+    "learning_rate": {"kind": "width", "width": 16, "learning_rate": 0.02, "exponent": -0.9},
 }
 BATCH = 512  # tokens
 ROW = {"center_params": 32e3, "center_flops": 3e11, "center_exponent": 0.48, "spacing": 1.35}

@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
         "batch_size": 4,
     },
     "ladder": {"aspect": 16, "d_head": 16, "width_multiple": 8, "ff_multiple": 1},
-    "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
+    "learning_rate": {"kind": "width", "width": 16, "learning_rate": 0.02, "exponent": -0.9},
     "design": {
         "kind": "isoflop", "budgets": [1e11, 1e12], "sizes": 3, "spacing": 1.6,
         "center_flops": 3e11, "center_params": 40e3, "center_exponent": 0.5,

@@ -17,6 +17,7 @@ from scaling.config.load import (
 )
 from scaling.config.model import ModelConfig
 from scaling.config.prefix import shared_steps
+from scaling.config.rules import Rule, Size, TuningConfig
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -37,7 +38,6 @@ from scaling.config.sweep import (
     ListDesign,
     Point,
     SweepConfig,
-    WidthRule,
 )
 
 __all__ = [
@@ -57,12 +57,14 @@ __all__ = [
     "Point",
     "RayConfig",
     "Records",
+    "Rule",
     "RunConfig",
     "ScheduleConfig",
+    "Size",
     "SlurmConfig",
     "SweepConfig",
     "TokenizerConfig",
-    "WidthRule",
+    "TuningConfig",
     "apply_overrides",
     "build",
     "canonical",

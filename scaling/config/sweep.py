@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from scaling.config.base import Config
 from scaling.config.executor import ExecutorConfig
+from scaling.config.rules import BatchRules, DecayRules, RateRules, TuningConfig
 
 
 class LadderConfig(Config):
@@ -132,14 +133,6 @@ class ListDesign(Config):
     points: tuple[Point, ...] = Field(min_length=1)
 
 
-class WidthRule(Config):
-    """learning_rate = at_width's value · (d_model / width)^exponent."""
-
-    width: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    exponent: float = -1.0
-
-
 class ForecastConfig(Config):
     """The run that tests the law: predicted and frozen first, trained after."""
 
@@ -161,8 +154,14 @@ class SweepConfig(Config):
     """what all runs share: a run's configuration without what the design sets"""
     design: Annotated[IsoflopDesign | BranchesDesign | GridDesign | ListDesign, Field(discriminator="kind")]
     ladder: LadderConfig = LadderConfig()
-    learning_rate: WidthRule | None = None
-    """sets optimizer.learning_rate of each run by its width; unset: the value in `run`"""
+    learning_rate: RateRules | None = Field(default=None, discriminator="kind")
+    """sets optimizer.learning_rate of each run by its size; unset: the value in `run`"""
+    batch_size: BatchRules | None = Field(default=None, discriminator="kind")
+    """sets batch_size of each run by its size; unset: the value in `run`"""
+    weight_decay: DecayRules | None = Field(default=None, discriminator="kind")
+    """sets optimizer.weight_decay of each run by its size; unset: the value in `run`"""
+    tuning: TuningConfig | None = None
+    """every run of the design at several learning rates; a forecast's test runs take the one they would have"""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """every run of the design once with each"""
     forecast: ForecastConfig | None = None

@@ -10,6 +10,7 @@ from scaling.config import IsoflopDesign, SweepConfig
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs
 from scaling.sweeps.executors import Devices, find_devices
 from scaling.sweeps.forks import fork_bytes, fork_folder
+from scaling.sweeps.hyperparameters import rule_notes
 from scaling.sweeps.run_store import DONE, RunState, read_plan, run_state
 from scaling.sweeps.table import duration, render, si
 
@@ -25,10 +26,11 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     """Every run of `sweep` with its cost, the totals and what exists already; nothing is written.
 
     Returns a JSON-able mapping: `runs` (a list: run_id, params N, tokens D, tokens_per_param, flops of the whole run,
-    flops_spent without those taken from the run `after` which it begins, learning_rate, memory_bytes per device,
-    seconds, state, label), `total`, `left` (of what is still to be trained), `states` (how many runs are in each),
-    `checkpoint_bytes` of disk that branches need until they are trained, `speed` (FLOP/s of one device and where
-    that comes from), `rounds` of further sizes that may follow, `forecast`.
+    flops_spent without those taken from the run `after` which it begins, batch_tokens, learning_rate, weight_decay,
+    memory_bytes per device, seconds, state, label), `total`, `left` (of what is still to be trained), `states` (how
+    many runs are in each), `checkpoint_bytes` of disk that branches need until they are trained, `speed` (FLOP/s of
+    one device and where that comes from), `rounds` of further sizes that may follow, `forecast`, `notes` on rules
+    that runs leave the range of.
     Raises UserError as `make_runs`.
     """
     kept = None if folder is None else str(folder)
@@ -60,13 +62,14 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
         "speed": {"flops_per_s": flops_per_s, "source": source, "slots": len(devices.ids), "device": devices.kind},
         "rounds": sweep.design.recenter if isinstance(sweep.design, IsoflopDesign) else 0,
         "forecast": sweep.forecast.model_dump(mode="json") if sweep.forecast else None,
+        "notes": rule_notes(sweep, [run.config for run in runs]),
     }
 
 
 def format_plan(plan: Mapping[str, Any]) -> str:
     """`describe_plan`'s mapping as text."""
     shared = any(row["after"] for row in plan["runs"])
-    columns = ["run", "N", "D", "D/N", "FLOPs", "learning rate", "memory", "time", "state"]
+    columns = ["run", "N", "D", "D/N", "FLOPs", "batch", "learning rate", "memory", "time", "state"]
     if shared:
         columns[5:5] = ["to spend"]
         columns.append("after")
@@ -74,8 +77,8 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     for row in plan["runs"]:
         cells = [
             row["run_id"], si(row["params"]), si(row["tokens"]), f"{row['tokens_per_param']:.1f}",
-            f"{row['flops']:.3g}", f"{row['learning_rate']:.3g}", f"{si(row['memory_bytes'])}B",
-            duration(row["seconds"]), row["state"],
+            f"{row['flops']:.3g}", si(row["batch_tokens"]), f"{row['learning_rate']:.3g}",
+            f"{si(row['memory_bytes'])}B", duration(row["seconds"]), row["state"],
         ]  # fmt: skip
         if shared:
             cells[5:5] = [f"{row['flops_spent']:.3g}"]
@@ -106,6 +109,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     if plan["forecast"]:
         tests, budget = len(plan["forecast"]["seeds"]), plan["forecast"]["flops"]
         lines.append(f"then a forecast, frozen, and {tests} test run{'s' * (tests > 1)} of {budget:.3g} FLOPs")
+    lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)
 
 
@@ -139,7 +143,9 @@ def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
         "flops": run.flops,
         "flops_spent": flops_spent,
         "after": run.after,
+        "batch_tokens": config.batch_tokens,
         "learning_rate": config.optimizer.learning_rate,
+        "weight_decay": config.optimizer.weight_decay,
         "memory_bytes": accounting.memory(config, devices_of(run)).total,
         "seconds": seconds,
     }

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scaling.errors import INTERRUPTED, UserError
 from scaling.result import Result, naming, read_result, write_text_atomically
+from scaling.sweeps.tuning import judged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,13 +234,14 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
 
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
     `facts` and `versions` a column of its own (`versions_jax`); `role` tells the runs that a law is fitted to
-    (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`.
+    (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`;
+    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
 
     role: only these runs. Raises UserError, naming every file, where a record cannot be read.
     """
     import pandas as pd
 
-    rows, broken, plans = [], [], {}
+    rows, labels, broken, plans = [], [], [], {}
     for folder in run_folders(Path(path)):
         try:
             result = read_result(folder)
@@ -251,9 +253,11 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
         entry = plans[folder.parent].get(folder.name)
         own: Role = entry.role if entry else "fit"
         if result is not None and role in (None, own):
-            rows.append(table_row(result, own, entry.label if entry else {}))
+            labels.append(entry.label if entry else {})
+            rows.append(table_row(result, own, labels[-1]))
     if broken:
         raise UserError("; ".join(broken))
+    rows = [row | columns for row, columns in zip(rows, judged(rows, labels), strict=True)]
     return pd.DataFrame(rows, columns=None if rows else [*(f.name for f in fields(Result)), "role"])
 
 

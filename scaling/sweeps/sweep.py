@@ -18,6 +18,7 @@ from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_plan, record_runs
+from scaling.sweeps.tuning import tuning_lines
 
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
     "local": lambda config: LocalExecutor(),
@@ -90,6 +91,8 @@ def run_sweep(
         states = train_all(runs, home, where, progress)
         drop_forks(runs, home)
         states = (*states, *_train_further(sweep, runs, where, progress))
+        for line in tuning_lines(load_runs(home, role="fit")) if sweep.tuning else ():
+            progress.say(line)
         outcome = SweepOutcome(sweep.name, home, states)
         if sweep.forecast is not None and outcome.ok:
             outcome = _test_law(sweep, outcome, where, progress)

@@ -11,6 +11,7 @@ from scaling.config import BranchesDesign, ModelConfig, SweepConfig, build, merg
 from scaling.errors import UserError
 from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
 from scaling.sweeps.designs.sizes import center, in_row, sized
+from scaling.sweeps.tuning import FACTOR
 
 
 def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Point]:
@@ -35,11 +36,11 @@ def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Point]
 
 
 def share_trunks(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """The same runs, of each model and seed the shorter ones after the longest, which keeps the checkpoints that
-    they begin at. Raises UserError for runs of one size that do not begin alike."""
+    """The same runs, of each model, seed and rate tried the shorter ones after the longest, which keeps the
+    checkpoints that they begin at. Raises UserError for runs of one size that do not begin alike."""
     groups: dict[Any, list[PlannedRun]] = {}
     for run in runs:
-        groups.setdefault((run.config.model, run.config.seed), []).append(run)
+        groups.setdefault((run.config.model, run.config.seed, run.label.get(FACTOR)), []).append(run)
     linked = {run.id: run for group in groups.values() for run in _linked(group)}
     return tuple(linked[run.id] for run in runs)
 

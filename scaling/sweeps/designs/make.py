@@ -12,6 +12,7 @@ from scaling.sweeps.designs.isoflop import isoflop_points
 from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
 from scaling.sweeps.designs.points import list_points
 from scaling.sweeps.designs.sizes import PARAMS_KEY, TEST_TOLERANCE, sized
+from scaling.sweeps.tuning import FACTOR, RATE
 
 
 def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun, ...]:
@@ -36,12 +37,11 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
         raise UserError(f"sweep {sweep.name}: no `forecast` is set, so there is no test run")
     budget = sweep.forecast.flops
     sizes = sweep.ladder.model_copy(update={"count": "total"})
-    like = sweep.model_copy(update={"ladder": sizes, "run": shared_run(sweep)})
+    like = sweep.model_copy(update={"ladder": sizes, "run": shared_run(sweep), "tuning": None})
     model = sized(like, target_params, f"forecast.flops={budget:g}", tolerance=TEST_TOLERANCE)
     label = {"budget": budget, "target_params": target_params}
-    runs = plan_points(
-        like, [Point({"model": model, "records": {"role": "test"}}, label, budget, sweep.forecast.seeds)], folder
-    )
+    values = {"model": model, "records": {"role": "test"}}
+    runs = plan_points(like, [Point(values, label, budget, sweep.forecast.seeds)], folder)
     _refuse_twins(runs)
     return runs
 
@@ -54,10 +54,20 @@ def shared_run(sweep: SweepConfig) -> dict[str, Any]:
 
 
 def plan_points(sweep: SweepConfig, points: Iterable[Point], folder: str | None = None) -> tuple[PlannedRun, ...]:
-    """The runs of a design's points, once for each seed."""
+    """The runs of a design's points, once for each seed and, where they are tuned, each learning rate."""
+    factors = sweep.tuning.learning_rate if sweep.tuning else ()
+    tried: list[tuple[float, dict[str, Any]]] = [(factor, {FACTOR: factor}) for factor in factors] or [(1.0, {})]
     return tuple(
-        plan_run(sweep, {**p.values, "seed": seed}, {**p.label, "seed": seed}, folder=folder, flops=p.budget)
+        plan_run(
+            sweep,
+            {**p.values, "seed": seed},
+            {**p.label, **told, "seed": seed},
+            folder=folder,
+            flops=p.budget,
+            rate_factor=factor,
+        )
         for p in points
+        for factor, told in tried
         for seed in p.seeds or sweep.seeds
     )
 
@@ -74,8 +84,9 @@ def _points(sweep: SweepConfig) -> Iterable[Point]:
 def _refuse_set_by_design(sweep: SweepConfig) -> None:
     """`run` says what all runs share; a key that the design sets would be silently lost."""
     owners = {"seed": "seeds", "records.sweep": "name", "records.role": "forecast"}
-    if sweep.learning_rate is not None:
-        owners["optimizer.learning_rate"] = "learning_rate"
+    rules = {"batch_size": "batch_size", "weight_decay": "optimizer.weight_decay"}
+    rules |= {"learning_rate": "optimizer.learning_rate"}
+    owners |= {key: rule for rule, key in rules.items() if getattr(sweep, rule) is not None}
     design, shape = sweep.design, {f"model.{key}": "the ladder" for key in ladder.SHAPE_KEYS}
     if isinstance(design, IsoflopDesign):
         owners |= {"tokens": "design.budgets"} | shape
@@ -84,6 +95,8 @@ def _refuse_set_by_design(sweep: SweepConfig) -> None:
         owners |= by_design | dict.fromkeys(("records.trunk", "records.checkpoint_at"), "design.kind") | shape
     elif isinstance(design, GridDesign):
         axes = {key: f"design.{'zip' if key in design.zip else 'axes'}.{key}" for key in design.keys}
+        if RATE in axes and sweep.tuning is not None:
+            raise UserError(f"sweep {sweep.name}: {axes[RATE]} and tuning both vary {RATE}; keep one of them")
         if axes.pop(PARAMS_KEY, None):
             owners |= shape
         for key in axes.keys() & owners.keys():

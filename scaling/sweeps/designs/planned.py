@@ -7,6 +7,7 @@ from typing import Any
 from scaling import accounting
 from scaling.config import RunConfig, SweepConfig, build, merge, run_id
 from scaling.errors import UserError
+from scaling.sweeps.hyperparameters import batch_values, placeholders, rate_values
 
 ANY = 10**18  # tokens of a run until the cost of a token is known
 
@@ -62,25 +63,23 @@ def plan_run(
     *,
     folder: str | None = None,
     flops: float | None = None,
+    rate_factor: float = 1.0,
 ) -> PlannedRun:
     """The run that `values` over `sweep.run` make; its label is kept with it.
 
     flops: exact training FLOPs wanted; sets `tokens` in whole batches, so that the run's own FLOPs are within half
     a batch of it. None: `values` or `sweep.run` say how many tokens.
+    rate_factor: times the learning rate that the run would have.
     """
     where = f"sweep {sweep.name}, run {tell(label)}"
     records: dict[str, Any] = {"sweep": sweep.name} | ({} if folder is None else {"folder": folder})
     whole = merge(merge(sweep.run, values), {"records": records})
     if flops is not None:
         whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known
-    if sweep.learning_rate is not None:
-        whole = merge(whole, {"optimizer": {"learning_rate": 1.0}})
-    config = build(RunConfig, whole, where)
-    if sweep.learning_rate is not None:
-        rule = sweep.learning_rate
-        rate = rule.learning_rate * (config.model.d_model / rule.width) ** rule.exponent
-        config = changed(config, {"optimizer": {"learning_rate": rate}}, where)
+    config = build(RunConfig, merge(whole, placeholders(sweep, whole)), where)
     per_token = accounting.flops_per_token(config.model).exact
+    about = config.tokens if flops is None else flops / per_token
+    config = changed(config, batch_values(sweep, config, about), where)
     if flops is not None:
         per_batch = per_token * config.batch_tokens
         steps = round(flops / per_batch)
@@ -90,6 +89,7 @@ def plan_run(
                 f"raise the budget, or lower batch_size ({config.batch_size}) or the size"
             )
         config = changed(config, {"tokens": steps * config.batch_tokens}, where)
+    config = changed(config, rate_values(sweep, config, rate_factor), where)
     params = accounting.params(config.model).total
     return PlannedRun(config, dict(label), params, per_token * config.steps * config.batch_tokens)
 
