@@ -13,7 +13,7 @@ from scaling.config.load import (
     run_id,
     to_yaml,
 )
-from scaling.config.model import ModelConfig
+from scaling.config.model import ModelConfig, MupConfig
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -45,6 +45,7 @@ __all__ = [
     "ListDesign",
     "MeshConfig",
     "ModelConfig",
+    "MupConfig",
     "OptimizerConfig",
     "Placement",
     "Point",
