@@ -15,24 +15,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scaling.sweeps import worker
 from scaling.sweeps.run_store import attempts
-from scaling.sweeps.worker import main
-from scaling.training import metrics
 
 STEP = 25
 
-write = metrics.MetricsFile.write
+train_well = worker._train
 
 
-def write_and_fail(self: metrics.MetricsFile, record: Mapping[str, Any]) -> None:
-    write(self, dict(record))
-    if "loss" not in record:
-        return
-    folder = Path(self.path).parent
-    with (folder / "updates").open("a") as file:
-        file.write(f"{record['step']}\n")
-    if record["step"] == STEP:
-        befall(folder)
+def train(folder: Path) -> tuple[int, str]:
+    from scaling.training import metrics  # not before the worker has said where compiled programs are kept
+
+    write = metrics.MetricsFile.write
+
+    def write_and_fail(self: metrics.MetricsFile, record: Mapping[str, Any]) -> None:
+        write(self, record)
+        if "loss" in record:
+            with (folder / "updates").open("a") as file:
+                file.write(f"{record['step']}\n")
+            if record["step"] == STEP:
+                befall(folder)
+
+    metrics.MetricsFile.write = write_and_fail  # type: ignore[method-assign]
+    return train_well(folder)
 
 
 def befall(folder: Path) -> None:
@@ -52,5 +57,5 @@ def befall(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    metrics.MetricsFile.write = write_and_fail  # type: ignore[method-assign]
-    sys.exit(main([Path(name) for name in sys.argv[1:]]))
+    worker._train = train
+    sys.exit(worker.main([Path(name) for name in sys.argv[1:]]))

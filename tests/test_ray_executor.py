@@ -57,8 +57,8 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch
         RayExecutor(RayConfig())
 
 
-def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+@pytest.mark.slow
+def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path, cluster: Any) -> None:
     with socket.socket() as taken:  # bound and not listening
         taken.bind(("127.0.0.1", 0))
         executor = RayExecutor(RayConfig(address=f"127.0.0.1:{taken.getsockname()[1]}"))
@@ -185,7 +185,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
         if run.id in disturbed:
             with tiny.compiling_once():
                 alone = train(run.config, quiet=True)
-            assert run_state(home / run.id).result.loss == pytest.approx(alone.loss, rel=1e-5)
+            assert run_state(home / run.id).result.loss == pytest.approx(alone.loss, rel=1e-3)
 
 
 LAUNCH = "import sys; from scaling.cli import main; sys.exit(main(sys.argv[1:]))"
