@@ -23,14 +23,13 @@ from scaling.result import Result, Status, write_result
 from scaling.training.checkpoint import Checkpoints, everyone, saves
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
+from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.metrics import Losses, MetricsFile, limit
 from scaling.training.mirror import Mirror
-from scaling.training.optimizer import make_optimizer
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result, open_folder, run_folder, write_config
-from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import METRICS, compile_step
+from scaling.training.step import METRICS, compile_step, run_optimizer
 
 
 class Diverged(Exception):
@@ -105,8 +104,8 @@ class _Run:
         self.clock = _Clock()
         self.flops_per_token = accounting.flops_per_token(config.model).exact
         self.batches = Batches(store.train, config.model.context, config.batch_size, config.seed)
-        schedule = make_schedule(config.schedule, config.optimizer.learning_rate, config.steps)
-        optimizer = make_optimizer(config.optimizer, schedule, functional.metadata(config.model))
+        self.knobs = put_knobs(make_knobs(config), mesh)
+        optimizer = run_optimizer(config, self.knobs)
         layout = abstract_state(config.model, optimizer, mesh)
         graph, _ = functional.abstract(config.model, config.placement)
         self.evaluator = Evaluator(config, graph, mesh, store.validation)
@@ -121,7 +120,7 @@ class _Run:
         if self.step:
             self.progress.say(f"going on from step {self.step} of {config.steps}")
         windows = jax.ShapeDtypeStruct((config.batch_size, config.model.context + 1), store.train.tokens.dtype)
-        self.compile = partial(compile_step, config, graph, optimizer, schedule, mesh, layout, windows)
+        self.compile = partial(compile_step, config, graph, mesh, layout, windows)
         self.compile_s = 0.0
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
@@ -184,7 +183,7 @@ class _Run:
             if self._any_process(self.signals.received is not None):
                 raise Stop
             before = self.pending
-            self.state, self.pending = self.update(self.state, next(self.windows))
+            self.state, self.pending = self.update(self.state, self.knobs, next(self.windows))
             self.step += 1
             if before is not None:
                 self._read(self.step - 1, before)

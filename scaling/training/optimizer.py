@@ -6,6 +6,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from scaling.config import OptimizerConfig
@@ -16,10 +17,13 @@ MUON_RMS = 0.2  # root mean square of a Muon update before the rate: AdamW's, me
 BLOCK_RMS = 1.0  # largest root mean square of an Adafactor update of one matrix (1804.04235, section 6)
 
 
-def make_optimizer(config: OptimizerConfig, schedule: Schedule, metadata: Any) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, schedule: Schedule, metadata: Any, weight_decay: ArrayLike | None = None
+) -> optax.GradientTransformation:
     """The optimizer: gradients clipped to a global norm, scaled, decayed, times minus the rate of the step.
 
     schedule: step (from 0) to learning rate. metadata: ParamFacts of every parameter, in the parameters' structure.
+    weight_decay: a traced number in the place of the configuration's.
 
     Weight decay is decoupled, multiplied by the rate, and falls on the parameters whose facts say `decay`.
 
@@ -36,7 +40,7 @@ def make_optimizer(config: OptimizerConfig, schedule: Schedule, metadata: Any) -
     return optax.chain(
         clip_by_global_norm(config.clip_norm) if config.clip_norm is not None else optax.identity(),
         _direction(config, metadata),
-        optax.add_decayed_weights(config.weight_decay, mask=decay),
+        optax.add_decayed_weights(config.weight_decay if weight_decay is None else weight_decay, mask=decay),
         optax.scale_by_learning_rate(schedule),
     )
 
