@@ -15,6 +15,7 @@ from scaling.config.load import (
     to_yaml,
 )
 from scaling.config.model import ModelConfig
+from scaling.config.pack import shape_of
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -67,5 +68,6 @@ __all__ = [
     "merge",
     "read_mapping",
     "run_id",
+    "shape_of",
     "to_yaml",
 ]
