@@ -6,6 +6,7 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import SweepConfig
+from scaling.result import Result
 from scaling.sweeps.designs import PlannedRun, make_runs
 from scaling.sweeps.executors import Devices, find_devices
 from scaling.sweeps.run_store import run_state
@@ -31,7 +32,7 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     devices = find_devices()
     states = {run.id: run_state(home / run.id) for run in runs}
     results = [state.result for state in states.values() if state.result is not None]
-    flops_per_s, source = _speed(devices, [(r.flops, r.wall_s) for r in results if r.status == "completed"])
+    flops_per_s, source = _speed(devices, [_done(result) for result in results if result.status == "completed"])
     rows = []
     for run in runs:
         seconds = run.flops / flops_per_s / devices_of(run) + START_S
@@ -104,6 +105,11 @@ def _row(run: PlannedRun, seconds: float) -> dict[str, Any]:
         "memory_bytes": accounting.memory(config, devices_of(run)).total,
         "seconds": seconds,
     }
+
+
+def _done(result: Result) -> tuple[float, float]:
+    """FLOPs that a device did while it trained a run, and the seconds: in a pack those of the others, too."""
+    return result.flops * result.facts.get("pack", 1), result.wall_s
 
 
 def _speed(devices: Devices, measured: Sequence[tuple[float, float]]) -> tuple[float, str]:
