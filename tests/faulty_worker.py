@@ -2,8 +2,8 @@
 
 `SWEEP/accidents.json` says, by run id, what befalls the first attempt after update number STEP: "error" is an
 exception in training, "killed" a SIGKILL. While the file `SWEEP/hold` names a node (by the variable TEST_NODE of its
-processes), every run there notes itself in `SWEEP/waiting` after that update, and waits. `RUN_ID/updates` lists every
-update that was made, repeated ones included.
+processes), every other run there notes itself in `SWEEP/waiting` after that update, and waits. `RUN_ID/updates` lists
+every update that was made, repeated ones included.
 """
 
 import json
@@ -37,7 +37,10 @@ def write_and_fail(self: metrics.MetricsFile, record: Mapping[str, Any]) -> None
 
 def befall(folder: Path) -> None:
     accidents = json.loads((folder.parent / "accidents.json").read_text())
-    if len(attempts(folder)) == 1 and (accident := accidents.get(folder.name)):
+    accident = accidents.get(folder.name)
+    if accident:
+        if len(attempts(folder)) > 1:
+            return
         if accident == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise MemoryError("an accident")

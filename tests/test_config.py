@@ -433,6 +433,7 @@ def test_a_grid_keeps_the_values_of_its_axes_as_written() -> None:
         ("executor.slurm.partiton=debug", "did you mean `partition`"),
         ("executor.slurm.time_minutes=0", "executor.slurm.time_minutes"),
         ("executor.ray.cpus=0", "executor.ray.cpus"),
+        ("executor.ray.address=somewhere", "executor.ray.address"),
     ],
 )
 def test_a_mistake_about_the_executor_is_named(override: str, says: str) -> None:

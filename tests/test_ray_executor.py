@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +55,16 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'scaling\[ray\]'"):
         RayExecutor(RayConfig())
+
+
+def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # bound and not listening
+        taken.bind(("127.0.0.1", 0))
+        executor = RayExecutor(RayConfig(address=f"127.0.0.1:{taken.getsockname()[1]}"))
+        with pytest.raises(UserError, match=r"executor\.ray\.address=127.* no Ray cluster .*refused"):
+            executor.open(tmp_path)
+        executor.close()
 
 
 @pytest.mark.slow
@@ -146,7 +157,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
         cluster.remove_node(*nodes, allow_graceful=False)
         (home / "hold").unlink()
 
-    loser = threading.Thread(target=lose_a_node)
+    loser = threading.Thread(target=lose_a_node, daemon=True)
     loser.start()
     outcome = run_sweep(config, RayExecutor(RayConfig(address=cluster.address)), tmp_path)
     loser.join()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,9 @@ def test_a_signal_lets_runs_save_and_a_later_launch_continues(
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))  # nothing lost, nothing twice
 
 
-def test_a_killed_launch_is_continued_and_its_open_attempt_closed(tmp_path: Path, pretend: None) -> None:
+def test_a_killed_launch_is_continued_and_its_open_attempt_closed(
+    tmp_path: Path, pretend: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, home = sweep(), tmp_path / "s"
     slow = make_runs(config)[0].id
     write_script(home, {slow: ["slow", "ok"]})
@@ -240,10 +243,13 @@ def test_a_killed_launch_is_continued_and_its_open_attempt_closed(tmp_path: Path
     process.kill()
     process.communicate()
     assert not is_held(home / "lock")
-    os.kill(attempts(home / slow)[0].pid, signal.SIGKILL)  # the real one ends with its parent: see below
-    wait_until(lambda: not is_held(home / slow / "lock"))
-    assert run_state(home / slow).state == "interrupted"
+    # the real worker ends with its parent, see below; this one lives on for a while, and is waited for
+    orphan = attempts(home / slow)[0].pid
+    assert run_state(home / slow).state == "running"
+    killer = threading.Timer(1.0, os.kill, (orphan, signal.SIGKILL))
+    killer.start()
     assert run_sweep(config, four_slots(), tmp_path).ok
+    assert f"{slow} is being trained by another process" in capsys.readouterr().err
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))
     assert "disappeared" in attempts(home / slow)[0].reason
 

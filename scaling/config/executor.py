@@ -31,8 +31,8 @@ class SlurmConfig(Config):
 class RayConfig(Config):
     """A Ray cluster, and what each run asks of it."""
 
-    address: str | None = None
-    """of a cluster that is up (`host:6379`, or `auto`); unset: one is started on this machine for the launch"""
+    address: str | None = Field(default=None, pattern=r"^(auto|[^/]+:\d+)$")
+    """of a cluster that is up (`host:6379`; `auto` on one of its nodes); unset: one is started for the launch"""
     cpus: int = Field(default=1, ge=1)
     """for each device of a run's mesh"""
     gpus: int = Field(default=0, ge=0)

@@ -23,6 +23,7 @@ from scaling.sweeps.run_store import (
     BUSY,
     DONE,
     GONE,
+    SAVED,
     STOPPED,
     RunState,
     attempts,
@@ -198,7 +199,7 @@ def _reason(folder: Path, code: int | None) -> str:
     if code == 0:
         return ""
     if code == INTERRUPTED:
-        return "told to stop; its state is saved"
+        return SAVED
     if code in STOPPED:
         return "told to stop before it could save its state"
     if code < 0:

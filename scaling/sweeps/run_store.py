@@ -37,6 +37,7 @@ Role = Literal["fit", "test"]
 DONE = ("completed", "diverged")  # states of runs that have what they were trained for
 BUSY = 69  # exit code of a worker whose run another process trains (EX_UNAVAILABLE of sysexits.h)
 STOPPED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, None)  # exit codes of a run that was told to stop, or lost
+SAVED = "told to stop; its state is saved"
 GONE = "the process disappeared (killed, or the machine stopped)"
 
 

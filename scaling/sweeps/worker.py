@@ -12,12 +12,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from scaling.errors import INTERRUPTED, Interrupted, UserError, explain
 from scaling.result import read_result
-from scaling.sweeps.run_store import BUSY, Busy, lock, log_end, log_start
+from scaling.sweeps.run_store import BUSY, SAVED, Busy, lock, log_end, log_start
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its state
@@ -33,7 +35,7 @@ def main(folders: Sequence[Path]) -> int:
     """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
     did not complete; BUSY where another process trains one of them."""
     _end_with_parent()
-    signal.signal(signal.SIGTERM, _stop)  # until training itself listens: nothing is to be saved before
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
     os.environ.update(COMPILATION_CACHE | {"JAX_COMPILATION_CACHE_DIR": str(cache)})
     with contextlib.ExitStack() as locks:
@@ -50,16 +52,13 @@ def _attempt(folders: Sequence[Path]) -> int:
     """Train the runs, with the start and the end of each on record."""
     for folder in folders:
         log_start(folder)
+    signal.signal(signal.SIGTERM, partial(_stop, folders))
     try:
         code, reason = _train(folders)
     except (Interrupted, KeyboardInterrupt):
-        code, reason = INTERRUPTED, "told to stop; its state is saved"
+        code, reason = INTERRUPTED, SAVED
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over, and that is to be noted in one piece
-    ends = [_end(folder, code, reason) for folder in folders]
-    with contextlib.suppress(OSError):  # a full disk; who started this process sees the exit code, and may find room
-        for folder, end in zip(folders, ends, strict=True):
-            log_end(folder, *end)
-    return next((code for code, _ in ends if code), 0)
+    return _log_ends(folders, code, reason)
 
 
 def _train(folders: Sequence[Path]) -> tuple[int, str]:
@@ -84,6 +83,15 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
     return 0, ""
 
 
+def _log_ends(folders: Sequence[Path], code: int, reason: str) -> int:
+    """Note how each attempt ended; the exit code of the first that did not complete."""
+    ends = [_end(folder, code, reason) for folder in folders]
+    with contextlib.suppress(OSError):  # a full disk; who started this process sees the exit code, and may find room
+        for folder, end in zip(folders, ends, strict=True):
+            log_end(folder, *end)
+    return next((code for code, _ in ends if code), 0)
+
+
 def _end(folder: Path, code: int, reason: str) -> tuple[int, str]:
     """How the attempt at one run ended: by its result, or as the process did."""
     with contextlib.suppress(UserError):
@@ -93,8 +101,13 @@ def _end(folder: Path, code: int, reason: str) -> tuple[int, str]:
     return code, reason
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("told to stop")
+def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoReturn:
+    """Told to stop while training itself does not listen: before there is anything to save, or after it was saved.
+
+    No exception, which could be lost in a place that drops exceptions, such as the closing of a forgotten file.
+    """
+    _log_ends(folders, INTERRUPTED, SAVED)
+    os._exit(INTERRUPTED)
 
 
 def _end_with_parent() -> None:

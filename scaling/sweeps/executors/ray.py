@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -19,6 +20,7 @@ from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
 from scaling.sweeps.executors.local import GRACE_S, POLL_S
 
+CONNECT_S = 10.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else it tells of lost workers on standard output, which is for results
@@ -75,8 +77,11 @@ class RayExecutor:
         local: dict[str, Any] = {} if address else {"num_cpus": len(cores()), "include_dashboard": False}
         with _handlers_kept():
             try:
+                if address and address != "auto":
+                    host, _, port = address.rpartition(":")  # Ray itself would try for minutes
+                    socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
                 ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 if not address:
                     raise
                 told = str(error).strip().splitlines()[0]
@@ -94,15 +99,14 @@ class RayExecutor:
                     f"{self.config.gpus} GPUs (executor.ray); no node of the Ray cluster has more than {largest}: "
                     "lower the mesh, or what a device takes"
                 )
+        begin = ray.remote(max_retries=0)(run_process)
         for task in sorted(tasks, key=lambda task: -task.cost):
-            begin = ray.remote(
-                num_cpus=self.config.cpus * task.devices, num_gpus=self.config.gpus * task.devices, max_retries=0
-            )(run_process)
             environment = dict(task.environment)
             if not self.config.gpus:
                 environment = worker_environment("cpu", range(task.devices)) | environment
             log = str(task.folders[0].absolute() / "log.txt")
-            reference = begin.options(name=task.name).remote(task.command, log, os.getcwd(), environment)
+            needs = {"num_cpus": self.config.cpus * task.devices, "num_gpus": self.config.gpus * task.devices}
+            reference = begin.options(name=task.name, **needs).remote(task.command, log, os.getcwd(), environment)
             self._running[reference] = task, time.monotonic()
 
     def wait(self, seconds: float) -> list[Finished]:
