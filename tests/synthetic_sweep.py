@@ -54,13 +54,22 @@ def sweep_config(name: str = "synthetic", **changes: Any) -> SweepConfig:
     return SweepConfig.model_validate(values | changes)
 
 
-def write_runs(sweep: SweepConfig, home: Path, law: Law = Law(), *, broken: int = 0, lines: int = 120) -> list[str]:
+def write_runs(
+    sweep: SweepConfig,
+    home: Path,
+    law: Law = Law(),
+    *,
+    runs: tuple[PlannedRun, ...] | None = None,
+    broken: int = 0,
+    lines: int = 120,
+) -> list[str]:
     """Folders of all runs of `sweep`'s design in `home`, as after training; the run ids.
 
+    runs: in place of the design's.
     broken: so many runs end badly, diverged and failed by turns, the largest of each budget of five first.
     lines: records in metrics.jsonl.
     """
-    runs = make_runs(sweep, str(home.parent))
+    runs = runs or make_runs(sweep, str(home.parent))
     _write(sweep, home, runs, "fit", law, lines)
     order = sorted(range(len(runs)), key=lambda i: (-(i % 5), -i))
     for i, which in enumerate(order[:broken]):

@@ -128,10 +128,25 @@ def test_a_missing_key_is_named() -> None:
 @pytest.mark.parametrize(
     ("design", "says"),
     [
-        ({}, "`design.kind` should be 'isoflop' or 'grid' or 'list'"),
-        ({"kind": "grd"}, "`design.kind` should be 'isoflop' or 'grid' or 'list', got 'grd'"),
-        ({"kind": "grid", "axe": {}}, "unknown key `design.axe`; did you mean `axes`? allowed: kind, axes"),
-        ({"kind": "grid", "axes": {"seed": []}}, "`design`: axes needs at least one key"),
+        ({}, "`design.kind` should be 'isoflop' or 'branches' or 'grid' or 'list'"),
+        ({"kind": "grd"}, "`design.kind` should be 'isoflop' or 'branches' or 'grid' or 'list', got 'grd'"),
+        ({"kind": "grid", "axe": {}}, "unknown key `design.axe`; did you mean `axes`? allowed: kind, axes, zip"),
+        ({"kind": "grid", "axes": {"seed": []}}, "`design`: axes or zip need at least one key"),
+        (
+            {"kind": "grid", "zip": {"a": [1, 2], "b": [1]}},
+            "`design`: zip takes as many values of each key, got a 2, b 1",
+        ),
+        ({"kind": "grid", "zip": {"a": [1]}, "axes": {"a": [2]}}, "`design`: axes and zip both vary a; keep one"),
+        ({"kind": "branches", "params": [1e3]}, "give one of tokens, tokens_per_param and budgets, got none"),
+        (
+            {"kind": "branches", "params": [1e3], "tokens": [1e5], "budgets": [1e9]},
+            "give one of tokens, tokens_per_param and budgets, got tokens and budgets",
+        ),
+        ({"kind": "branches", "tokens": [1e5]}, "give either params or center_params, got neither"),
+        (
+            {"kind": "branches", "center_params": 1e3, "budgets": [1e9]},
+            "center_flops goes with budgets and center_params",
+        ),
         (
             {"kind": "isoflop", "budgets": ["a"], "center_flops": 1, "center_params": 1},
             "`design.budgets.0` should be a",

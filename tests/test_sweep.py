@@ -32,7 +32,7 @@ SWEEP: dict[str, Any] = {
     "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
     "design": {
         "kind": "isoflop", "budgets": [2e9, 6e9], "sizes": 3, "spacing": 1.6,
-        "center_flops": 4e9, "center_params": 16e3, "center_exponent": 0.5,
+        "center_flops": 4e9, "center_params": 16e3, "center_exponent": 0.5, "recenter": 0,
     },
 }  # fmt: skip
 

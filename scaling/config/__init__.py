@@ -7,6 +7,7 @@ from scaling.config.load import (
     build,
     canonical,
     config_hash,
+    differing,
     json_schema,
     load,
     merge,
@@ -16,6 +17,7 @@ from scaling.config.load import (
 )
 from scaling.config.model import ModelConfig
 from scaling.config.pack import shape_of
+from scaling.config.prefix import shared_steps
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -25,8 +27,10 @@ from scaling.config.run import (
     RunConfig,
     ScheduleConfig,
     TokenizerConfig,
+    tail_steps,
 )
 from scaling.config.sweep import (
+    BranchesDesign,
     ForecastConfig,
     GridDesign,
     IsoflopDesign,
@@ -38,6 +42,7 @@ from scaling.config.sweep import (
 )
 
 __all__ = [
+    "BranchesDesign",
     "Config",
     "DataConfig",
     "ExecutorConfig",
@@ -63,11 +68,14 @@ __all__ = [
     "build",
     "canonical",
     "config_hash",
+    "differing",
     "json_schema",
     "load",
     "merge",
     "read_mapping",
     "run_id",
     "shape_of",
+    "shared_steps",
+    "tail_steps",
     "to_yaml",
 ]

@@ -119,7 +119,7 @@ class _Launch:
         A run that has broken is tried again by itself: what broke may have been the pack.
         """
         starting: list[PlannedRun] = []
-        for run_id in sorted(self.ready, key=lambda run_id: -self.runs[run_id].flops):
+        for run_id in sorted(self.ready, key=lambda run_id: -self.runs[run_id].flops_spent):
             state = run_state(self.home / run_id)
             if state.state == "running":
                 self.progress.wait_for(run_id)
@@ -188,7 +188,7 @@ def _prepare(run: PlannedRun, before: RunState, folder: Path) -> None:
 def _task(pack: Sequence[PlannedRun], home: Path) -> Task:
     """What trains runs whose folders are ready, side by side if there are several."""
     folders = tuple(home / run.id for run in pack)
-    cost = sum(run.flops for run in pack)
+    cost = sum(run.flops_spent for run in pack)
     return Task(pack[0].id, folders, worker_command(folders), cost=cost, devices=devices_of(pack[0]))
 
 

@@ -40,7 +40,7 @@ class Progress:
         """`todo` of the runs in `states` are about to be trained, on so many devices."""
         self.total = len(states)
         self.done = sum(state.state in DONE for state in states)
-        self.flops, self.flops_done, self.began = sum(run.flops for run in todo), 0.0, time.monotonic()
+        self.flops, self.flops_done, self.began = sum(run.flops_spent for run in todo), 0.0, time.monotonic()
         self.active = {run.id: run for run in todo}
         before = f"{self.done} of {self.total} runs are done; " if self.done else ""
         self.say(f"{before}training {len(todo)}, with room for {slots} at a time")
@@ -60,7 +60,7 @@ class Progress:
             del self.active[state.run_id]
         if state.state in DONE:
             self.done += 1
-            self.flops_done += run.flops
+            self.flops_done += run.flops_spent
         result = state.result
         loss = f" loss {result.loss:.4f}" if result and result.loss is not None else ""
         ending = "" if state.state == "completed" else f" {state.state}: {state.reason}" + "; trying again" * again
@@ -92,7 +92,7 @@ class Progress:
                 continue
             last = last_metrics(self.home / run_id)
             share = min(last.get("step", 0) / run.config.steps, 1.0)
-            partial += share * run.flops
+            partial += max(0.0, share * run.flops - (run.flops - run.flops_spent))
             loss = last.get("loss")
             table.add_row(run_id, ProgressBar(1.0, share, width=24), f"{share:4.0%}", f"{loss:.3f}" if loss else "")
         share = (self.flops_done + partial) / self.flops if self.flops else 1.0

@@ -7,16 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.config import ExecutorConfig, SweepConfig, load, to_yaml
+from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, differing, load, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
-from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
+from scaling.sweeps.designs import PlannedRun, all_runs, expected_optimum, extend, make_runs, make_test_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
+from scaling.sweeps.forks import drop_forks
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import Busy, RunState, lock, read_plan, record_runs
+from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_plan, record_runs
 
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
     "local": lambda config: LocalExecutor(),
@@ -74,19 +75,43 @@ def run_sweep(
     another sweep; KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
     """
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
-    runs = make_runs(sweep, None if folder is None else str(folder))
+    kept = None if folder is None else str(folder)
+    runs = make_runs(sweep, kept)
     home = sweep_folder(runs)
     tests = _expected_tests(sweep, runs)
     with _claimed(home):
+        runs = all_runs(sweep, read_plan(home), kept)
         _refuse_other_sweep(home, sweep, runs)
         _check_data([*runs, *tests])
         record_runs(home, runs, "fit")
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         progress = Progress(home)
-        outcome = SweepOutcome(sweep.name, home, train_all(runs, home, where, progress))
+        states = train_all(runs, home, where, progress)
+        drop_forks(runs, home)
+        states = (*states, *_train_further(sweep, runs, where, progress))
+        outcome = SweepOutcome(sweep.name, home, states)
         if sweep.forecast is not None and outcome.ok:
             outcome = _test_law(sweep, outcome, where, progress)
         return outcome if outcome.ok and outcome.summary else replace(outcome, summary=_tell_states(outcome))
+
+
+def _train_further(
+    sweep: SweepConfig, runs: Sequence[PlannedRun], where: Executor, progress: Progress
+) -> tuple[RunState, ...]:
+    """Rounds of runs that the results ask for; none once the forecast is frozen. Returns what became of them."""
+    states: tuple[RunState, ...] = ()
+    home = sweep_folder(runs)
+    while isinstance(sweep.design, IsoflopDesign) and not (home / "forecast.json").exists():
+        more = extend(sweep, read_plan(home), load_runs(home, role="fit"), runs[0].config.records.folder)
+        for line in more.said:
+            progress.say(line)
+        if not more.runs:
+            break
+        _check_data(more.runs)
+        runs = (*runs, *more.runs)
+        record_runs(home, runs, "fit")
+        states = (*states, *train_all(more.runs, home, where, progress))
+    return states
 
 
 def _tell_states(outcome: SweepOutcome) -> str:
@@ -165,14 +190,6 @@ def _refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRu
     if frozen.exists() and (added or fixed):
         what = f"{len(added)} runs are new" if added else f"{', '.join(fixed)} changed"
         raise UserError(f"{frozen} is frozen and {what}, but a forecast is never edited; {advice}")
-
-
-def differing(old: Any, new: Any, key: str = "") -> list[str]:
-    """Dotted keys in which two nested mappings differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in differing(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
-    return [] if old == new else [key]
 
 
 def _check_data(runs: Sequence[PlannedRun]) -> None:

@@ -29,22 +29,14 @@ class Knobs(NamedTuple):
 
 
 def make_knobs(run: RunConfig) -> Knobs:
-    """The numbers of a run, as float32 and int32.
-
-    warmup: round(share · steps), at most all but the last step. cooldown: round(share · steps), at least one step
-    where the share is not 0, and at most what warmup leaves.
-    """
-    steps, schedule = run.steps, run.schedule
-    warmup = min(round(schedule.warmup * steps), steps - 1)
-    left = steps - max(warmup, 1)
-    cooldown = min(max(1, round(schedule.cooldown * steps)), left) if schedule.cooldown else 0
+    """The numbers of a run, as float32 and int32."""
     return Knobs(
         learning_rate=np.float32(run.optimizer.learning_rate),
         weight_decay=np.float32(run.optimizer.weight_decay),
-        warmup=np.int32(warmup),
-        cooldown=np.int32(cooldown),
-        steps=np.int32(steps),
-        final=np.float32(schedule.final),
+        warmup=np.int32(run.warmup_steps),
+        cooldown=np.int32(run.cooldown_steps),
+        steps=np.int32(run.steps),
+        final=np.float32(run.schedule.final),
         seed=np.int32(run.seed),
     )
 

@@ -14,6 +14,7 @@ from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import Batches, TokenStore
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
+from scaling.training.branch import branch_off
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation
@@ -50,13 +51,16 @@ class Member:
         self.wall_before = 0.0
         self.facts: dict[str, Any] = {"compile_s": 0.0, **({"pack": pack} if pack > 1 else {})}
         """for the result"""
+        self.branch: dict[str, Any] | None = None
+        """of a run that began at another's checkpoint, see `Books.branch`"""
         self.notes: list[str] = []
         """what is to know about the run, for its result"""
         self.mirror = Mirror(config, folder, enabled=is_main())
         self._open: list[Callable[[], None]] = []
 
     def begin(self, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
-        """Open the records; returns the state to start from: of the newest good checkpoint, or a new one."""
+        """Open the records; returns the state to start from: of the newest good checkpoint, of the trunk's, or a new
+        one."""
         config = self.config
         self.flops_per_token = accounting.flops_per_token(config.model).exact
         self.batches = Batches(self.store.train, config.model.context, config.batch_size, config.seed)
@@ -64,24 +68,39 @@ class Member:
         self._open.append(self.checkpoints.close)
         self.losses = Losses(config.steps, limit(config.model.vocab))
         restored = self.checkpoints.restore(layout)
+        resumed = restored is not None
+        if restored is None:
+            restored = branch_off(config, self.folder, layout, self.checkpoints.notes)
         if restored is None:
             state = create_state(config.model, optimizer, config.seed, layout)
         else:
             state, books = restored
             self.losses, self.step, self.wall_before = Losses(**books.losses), books.step, books.wall_s
-        self.notes += self.checkpoints.notes
+            self.branch = books.branch
         self.metrics = MetricsFile(self.folder, self.step, write=is_main())
         self._open.append(self.metrics.close)
         self.progress = open_progress(run_id(config), config.steps, self.step, quiet=self.quiet, alone=self.pack == 1)
         self._open.append(self.progress.close)
-        for note in self.checkpoints.notes:
-            self.say(note)
-        if self.step:
-            self.notes.append(f"went on from step {self.step}")
-            self.say(f"going on from step {self.step} of {config.steps}")
+        self._tell_start(resumed)
         self.start = self.step
         self.measure()
         return state
+
+    def _tell_start(self, resumed: bool) -> None:
+        """What is to know of how the run began. resumed: from a checkpoint of its own."""
+        self.notes += self.checkpoints.notes
+        for note in self.notes:
+            self.say(note)
+        if not self.step:
+            return
+        told = f"going on from step {self.step} of {self.config.steps}"
+        if resumed:
+            self.notes.append(f"went on from step {self.step}")
+            self.say(told)
+        else:
+            self.say(f"{told}, a checkpoint of {self.config.records.trunk}")
+            for record in self.metrics.records:  # those of the trunk
+                self.mirror.log(record["step"], record)
 
     @property
     def active(self) -> bool:
@@ -134,7 +153,7 @@ class Member:
         """Save the state after the latest update, whose losses have been read."""
         self.metrics.sync()
         tokens, losses = self.step * self.config.batch_tokens, self.losses.state()
-        self.checkpoints.save(state, self.step, tokens=tokens, wall_s=self.wall_s, losses=losses)
+        self.checkpoints.save(state, self.step, tokens=tokens, wall_s=self.wall_s, losses=losses, branch=self.branch)
 
     def recorded_evaluation(self) -> Evaluation | None:
         """The held-out loss at this step, where it was measured before an interruption."""
@@ -184,6 +203,8 @@ class Member:
         self.progress.show(step, record)
 
     def _end(self, status: Status, evaluation: Evaluation | None, reason: str = "") -> None:
+        if self.branch is not None:
+            self.facts["branch"] = self.branch
         if evaluation is not None:
             self.facts |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
         reason = "; ".join([reason] * bool(reason) + self.notes)

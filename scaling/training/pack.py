@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from scaling.config import RunConfig, run_id, shape_of
+from scaling.config import RunConfig, differing, run_id, shape_of
 from scaling.errors import UserError
 
 T = TypeVar("T")
@@ -21,14 +21,12 @@ def check_pack(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
         raise UserError(f"{len(configs)} runs need as many different folders, got {', '.join(map(str, folders))}")
     first = shape_of(configs[0])
     for config in configs[1:]:
-        other = shape_of(config)
-        for section in first:
-            if other[section] != first[section]:
-                raise UserError(
-                    f"runs {run_id(configs[0])} and {run_id(config)} differ in {_where(section, first, other)}, so "
-                    "they cannot train side by side; such runs may differ in seed, optimizer.learning_rate, "
-                    "optimizer.weight_decay and the numbers of their schedule"
-                )
+        if keys := differing(first, shape_of(config)):
+            raise UserError(
+                f"runs {run_id(configs[0])} and {run_id(config)} cannot train side by side: they differ in "
+                f"{', '.join(keys)}; such runs may differ in seed, optimizer.learning_rate, optimizer.weight_decay "
+                "and the numbers of their schedule"
+            )
 
 
 def check_mesh(runs: int, mesh: Mesh) -> None:
@@ -56,11 +54,3 @@ def part(tree: T, index: int, runs: int) -> T:
 @jax.jit
 def _slice(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
-
-
-def _where(section: str, first: dict[str, Any], other: dict[str, Any]) -> str:
-    """The keys of a section that differ."""
-    a, b = first[section], other[section]
-    if not isinstance(a, dict):
-        return f"{section} ({a} and {b})"
-    return ", ".join(f"{section}.{key} ({a[key]} and {b[key]})" for key in a if a[key] != b[key])
