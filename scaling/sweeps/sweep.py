@@ -11,7 +11,7 @@ from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, differing
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, all_runs, expected_optimum, extend, make_runs, make_test_runs
-from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor
+from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.forks import drop_forks
 from scaling.sweeps.launch import train_all
@@ -22,6 +22,7 @@ from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_plan,
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
     "local": lambda config: LocalExecutor(),
     "ray": lambda config: RayExecutor(config.ray),
+    "slurm": lambda config: SlurmExecutor(config.slurm),
 }
 
 

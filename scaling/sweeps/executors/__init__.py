@@ -4,6 +4,7 @@ from scaling.sweeps.executors.base import Executor, Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
 from scaling.sweeps.executors.local import Devices, LocalExecutor, find_devices
 from scaling.sweeps.executors.ray import RayExecutor
+from scaling.sweeps.executors.slurm import SlurmExecutor
 
 __all__ = [
     "Devices",
@@ -11,6 +12,7 @@ __all__ = [
     "Finished",
     "LocalExecutor",
     "RayExecutor",
+    "SlurmExecutor",
     "Task",
     "find_devices",
     "worker_environment",
