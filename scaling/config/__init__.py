@@ -15,7 +15,7 @@ from scaling.config.load import (
     run_id,
     to_yaml,
 )
-from scaling.config.model import ModelConfig
+from scaling.config.model import ModelConfig, MupConfig
 from scaling.config.pack import shape_of
 from scaling.config.prefix import shared_steps
 from scaling.config.run import (
@@ -53,6 +53,7 @@ __all__ = [
     "ListDesign",
     "MeshConfig",
     "ModelConfig",
+    "MupConfig",
     "OptimizerConfig",
     "Placement",
     "Point",

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from scaling.config.base import Config
 from scaling.config.model import ModelConfig
 
+WIDTH_TRANSFER = ("adamw", "lion")  # an update of each entry is about the rate, whatever the gradient: µP's Adam
+
 
 class TokenizerConfig(Config):
     """How text becomes tokens."""
@@ -190,6 +192,11 @@ class RunConfig(Config):
             )
         if self.records.trunk is not None and schedule.name != "wsd":
             raise ValueError(f"records.trunk is for runs of schedule.name=wsd, got {schedule.name}")
+        if self.model.mup is not None and self.optimizer.name not in WIDTH_TRANSFER:
+            raise ValueError(
+                f"model.mup has no rule for optimizer.name={self.optimizer.name}; "
+                f"allowed with it: {', '.join(WIDTH_TRANSFER)}; or leave model.mup unset"
+            )
         return self
 
     @property

@@ -168,3 +168,20 @@ class SweepConfig(Config):
     forecast: ForecastConfig | None = None
     executor: ExecutorConfig = ExecutorConfig()
     """where the runs run; may differ from launch to launch"""
+
+    @model_validator(mode="after")
+    def _rate_follows_width_once(self) -> Self:
+        if self.learning_rate is not None and self.learning_rate.exponent != 0 and _has_mup(self):
+            raise ValueError(
+                "learning_rate makes the rate follow the width, and so does model.mup: both together count it twice; "
+                "leave learning_rate out and set run.optimizer.learning_rate to the base's, or leave out model.mup"
+            )
+        return self
+
+
+def _has_mup(sweep: SweepConfig) -> bool:
+    """Whether some run of the sweep may have width transfer."""
+    model = sweep.run.get("model")
+    axes = sweep.design.axes if isinstance(sweep.design, GridDesign) else {}
+    set_by_axis = any(key.startswith("model.mup") and any(v is not None for v in axes[key]) for key in axes)
+    return set_by_axis or (isinstance(model, dict) and model.get("mup") is not None)
