@@ -31,7 +31,7 @@ class Pretended:
     """An executor of one slot whose tasks end at once, as `endings` says for each attempt at a run: "ok", "diverged",
     an exit code that its worker notes, or ("open", code) for a worker that was killed before it could."""
 
-    slots = 1
+    slots, device = 1, "cpu"
 
     def __init__(self, endings: dict[str, Sequence[Any]] | None = None, during: Callable[[Task], None] | None = None):
         self.endings = {run_id: list(each) for run_id, each in (endings or {}).items()}

@@ -47,6 +47,14 @@ def test_what_is_not_configured_is_left_to_the_cluster() -> None:
     assert asked["signal_delay_s"] == 60  # half of so short a limit
 
 
+def test_runs_are_packed_on_gpus_of_a_kind_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "COMMANDS", ())
+    kinds = [SlurmExecutor(SlurmConfig(gpus=n, gpu=kind)).device for n, kind in ((1, "h100"), (0, "h100"), (1, ""))]
+    assert kinds == ["h100", "", ""]
+    with pytest.raises(UserError, match=r"executor\.slurm\.gpu='h1000' is not known; allowed: .*h100-pcie"):
+        SlurmExecutor(SlurmConfig(gpus=1, gpu="h1000"))
+
+
 def test_every_parameter_reaches_the_script_that_sbatch_reads(tmp_path: Path) -> None:
     submitit = pytest.importorskip("submitit")
     config = SlurmConfig(partition="p", gpus=2, cpus=3, memory_gb=16, account="a", qos="q", setup=("module load x",))

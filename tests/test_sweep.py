@@ -158,9 +158,9 @@ def test_crashes_and_kills_are_retried_divergence_and_mistakes_are_not(
 FULL_DISK = """
 import errno, os, sys, types
 from pathlib import Path
-def train(config, folder, quiet):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "metrics.jsonl"))
-sys.modules["scaling.training"] = types.SimpleNamespace(train=train)
+def train_pack(configs, folders, quiet):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folders[0] / "metrics.jsonl"))
+sys.modules["scaling.training"] = types.SimpleNamespace(train_pack=train_pack)
 from scaling.sweeps.worker import main
 sys.exit(main([Path(sys.argv[1])]))
 """

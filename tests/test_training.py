@@ -23,7 +23,7 @@ from scaling.models import functional
 from scaling.parallel import make_mesh
 from scaling.report import tracking
 from scaling.result import read_result
-from scaling.training import loop, train
+from scaling.training import loop, member, train
 from scaling.training.knobs import Knobs, make_knobs, put_knobs
 from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state, create_state
@@ -162,7 +162,7 @@ def test_failure_is_recorded_and_tried_again(tiny: Tiny, tmp_path: Path, monkeyp
 
     config = tiny.config(tokens=10 * 256)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Batches, "windows", broken)
+        patch.setattr(member.Batches, "windows", broken)
         with pytest.raises(RuntimeError):
             train(config, folder=tmp_path, quiet=True)
     failed = read_result(tmp_path)
@@ -192,7 +192,7 @@ def test_mistakes_are_told_before_anything_is_compiled(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("compiled before the check")
 
-    monkeypatch.setattr(loop, "_Run", never)
+    monkeypatch.setattr(loop, "Loop", never)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text(json.dumps(tiny.config(seed=7).model_dump(mode="json")))
     wrong: list[tuple[dict[str, Any], Path, str]] = [

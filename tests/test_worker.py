@@ -25,7 +25,10 @@ from scaling.errors import Interrupted, UserError
 from scaling.result import Result, write_result
 from scaling.sweeps import run_store, worker
 
-def train(config, folder, quiet):
+def train_pack(configs, folders, quiet):
+    return [train(folder) for config, folder in zip(configs, folders, strict=True)]
+
+def train(folder):
     act = (folder.parent / "act").read_text()
     record = Result(**json.loads((folder.parent / "record.json").read_text()))
     record = replace(record, run_id=folder.name)
@@ -49,7 +52,7 @@ def train(config, folder, quiet):
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
 
-sys.modules["scaling.training"] = types.SimpleNamespace(train=train)
+sys.modules["scaling.training"] = types.SimpleNamespace(train_pack=train_pack)
 sys.exit(worker.main([Path(name) for name in sys.argv[1:]]))
 """
 
@@ -114,8 +117,7 @@ def test_a_signal_that_training_does_not_hear_is_noted_too(folders: list[Path], 
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 75
-    assert [a.exit_code for a in attempts(folders[0])] == [75]
-    assert attempts(folders[1]) == ()  # it has not begun
+    assert [[a.exit_code for a in attempts(folder)] for folder in folders] == [[75], [75]]
 
 
 def test_an_attempt_that_was_lost_is_closed_by_the_next(folders: list[Path]) -> None:
@@ -134,11 +136,27 @@ def test_an_attempt_that_was_lost_is_closed_by_the_next(folders: list[Path]) -> 
     assert run_state(folder).state == "completed"
 
 
-def test_several_runs_are_trained_in_turn_and_one_that_fails_does_not_stop_the_next(folders: list[Path]) -> None:
+@pytest.mark.parametrize(
+    ("act", "code", "reason"),
+    [
+        ("mistake", 1, "model.layers: no"),
+        ("error", 1, "MemoryError: no room"),
+        ("saved", 75, "told to stop; its state is saved"),
+    ],
+)
+def test_of_several_runs_each_ends_by_its_own_result(folders: list[Path], act: str, code: int, reason: str) -> None:
+    """The first has its result by the time that the other one brings the process down."""
+    assert run("complete", folders[0])[0] == 0
+    assert run(act, *folders)[0] == code
+    ends = [[(a.exit_code, a.reason) for a in attempts(folder)] for folder in folders]
+    assert ends == [[(0, ""), (0, "")], [(code, reason)]]
+
+
+def test_of_several_runs_all_are_trained(folders: list[Path]) -> None:
     assert run("complete", *folders)[0] == 0
     assert (folders[0].parent / "began").read_text().split() == [folder.name for folder in folders]
-    assert run("error", *folders)[0] == 1
-    assert [[a.exit_code for a in attempts(folder)] for folder in folders] == [[0, 1], [0, 1]]
+    assert run("diverge", *folders)[0] == 1
+    assert [attempts(folder)[-1].reason for folder in folders] == ["loss is nan at step 3"] * 2
 
 
 def test_where_another_process_trains_one_of_them_nothing_is_begun(

@@ -69,8 +69,8 @@ def same_runs(pairs):
     """What a branch ends at beside the cosine run of the same N, D and seed; and what a seed does."""
     seeds = pairs.pivot_table(index=["params_total", "tokens"], columns="seed", values=["loss", "loss_branches"])
     scatter = [np.std(np.diff(np.log(seeds[column]), axis=1)) / np.sqrt(2) for column in ("loss", "loss_branches")]
-    rows = [[f"{b:.1g}", *(f"{v:+.2%}" for v in (g.mean(), g.min(), g.max()))] for b, g in pairs.groupby("budget").gain]
-    rows.append(["all", *(f"{v:+.2%}" for v in (pairs.gain.mean(), pairs.gain.min(), pairs.gain.max()))])
+    groups = [*((f"{budget:.2g}", gain) for budget, gain in pairs.groupby("budget").gain), ("all", pairs.gain)]
+    rows = [[name, *(f"{value:+.2%}" for value in (g.mean(), g.min(), g.max()))] for name, g in groups]
     return (
         markdown(["budget", "branches' loss against cosine's, mean", "least", "most"], rows)
         + f"\n\nScatter of the seed, one standard deviation: cosine {scatter[0]:.2%}, branches {scatter[1]:.2%}."
@@ -90,7 +90,8 @@ def minima(tables):
         row = [f"exponent {name}"]
         for analysis in found.values():
             fitted = getattr(analysis, law)
-            row += [f"{fitted.exponent:.3f} [{fitted.exponent_interval[0]:.3f}, {fitted.exponent_interval[1]:.3f}]", ""]
+            low, high = fitted.exponent_interval
+            row += [f"{fitted.exponent:.3f} [{low:.3f}, {high:.3f}]", ""]
         rows.append(row)
     return markdown(["C", *(f"{what}, {kind}" for kind in found for what in ("N*", "L*"))], rows)
 
@@ -100,9 +101,7 @@ def law_table(homes):
     rows = []
     for kind, home in homes.items():
         saved = json.loads((home / "fit.json").read_text())
-        forecast = json.loads((home / "forecast.json").read_text())
-        params = {**saved["params"], "a": forecast.get("exponent")}
-        rows.append([kind, *(f"{params[name]:.4g}" for name in ("E", "A", "B", "alpha", "beta"))])
+        rows.append([kind, *(f"{saved['params'][name]:.4g}" for name in ("E", "A", "B", "alpha", "beta"))])
     return markdown(["law of", "E", "A", "B", "α", "β"], rows)
 
 

@@ -16,6 +16,7 @@ from scaling.config.load import (
     to_yaml,
 )
 from scaling.config.model import ModelConfig, MupConfig
+from scaling.config.pack import shape_of
 from scaling.config.prefix import shared_steps
 from scaling.config.rules import Rule, Size, TuningConfig
 from scaling.config.run import (
@@ -76,6 +77,7 @@ __all__ = [
     "merge",
     "read_mapping",
     "run_id",
+    "shape_of",
     "shared_steps",
     "tail_steps",
     "to_yaml",

@@ -16,6 +16,9 @@ class SlurmConfig(Config):
     """limit of a job; a run that needs longer saves its state and is queued again"""
     gpus: int = Field(default=0, ge=0)
     """for each device of a run's mesh"""
+    gpu: str = ""
+    """their kind, such as `h100`: where it is told, small runs of one shape share one (see sweeps.packing), as many
+    as fall to each of `array_parallelism` of them"""
     cpus: int = Field(default=1, ge=1)
     """for each device of a run's mesh"""
     memory_gb: float | None = Field(default=None, gt=0)

@@ -16,6 +16,7 @@ from scaling.errors import INTERRUPTED, Interrupted, UserError
 from scaling.result import read_result, write_text_atomically
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import Executor, Finished, Task
+from scaling.sweeps.packing import make_packs
 from scaling.sweeps.plan import devices_of
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import (
@@ -113,8 +114,11 @@ class _Launch:
             self._look()
 
     def _submit(self) -> None:
-        """What is ready, except where another process is training it: that is waited for."""
-        tasks = []
+        """What is ready, in packs, except where another process is training it: that is waited for.
+
+        A run that has broken is tried again by itself: what broke may have been the pack.
+        """
+        starting: list[PlannedRun] = []
         for run_id in sorted(self.ready, key=lambda run_id: -self.runs[run_id].flops_spent):
             state = run_state(self.home / run_id)
             if state.state == "running":
@@ -125,10 +129,16 @@ class _Launch:
                 self.progress.tell(state)
                 self.order.done(run_id)
                 continue
-            tasks.append(_prepare(self.runs[run_id], state, self.home / run_id))
+            _prepare(self.runs[run_id], state, self.home / run_id)
             self.begun[run_id] = len(attempts(self.home / run_id))
-        if tasks:
-            self.executor.submit(tasks)
+            starting.append(self.runs[run_id])
+        if starting:
+            broken = [run for run in starting if self.failures[run.id]]
+            packs = make_packs(
+                [run for run in starting if run not in broken], self.executor.device, self.executor.slots
+            )
+            tasks = [_task(pack, self.home) for pack in [*packs, *((run,) for run in broken)]]
+            self.executor.submit(sorted(tasks, key=lambda task: -task.cost))
 
     def _look(self) -> None:
         """What became of the runs that ended; those that break may begin again."""
@@ -167,13 +177,19 @@ class _Launch:
         return self.failures[run_id] < ATTEMPTS
 
 
-def _prepare(run: PlannedRun, before: RunState, folder: Path) -> Task:
+def _prepare(run: PlannedRun, before: RunState, folder: Path) -> None:
     """The run's folder made ready for an attempt: its configuration, and no trace that the last try is still on."""
     close_lost(folder)
     if before.state == "failed":
         (folder / "result.json").unlink(missing_ok=True)  # its reason stays among the attempts
     write_text_atomically(folder / "config.yaml", to_yaml(run.config))
-    return Task(run.id, (folder,), worker_command([folder]), cost=run.flops_spent, devices=devices_of(run))
+
+
+def _task(pack: Sequence[PlannedRun], home: Path) -> Task:
+    """What trains runs whose folders are ready, side by side if there are several."""
+    folders = tuple(home / run.id for run in pack)
+    cost = sum(run.flops_spent for run in pack)
+    return Task(pack[0].id, folders, worker_command(folders), cost=cost, devices=devices_of(pack[0]))
 
 
 def _reason(folder: Path, code: int | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import IsoflopDesign, SweepConfig
+from scaling.result import Result
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs
 from scaling.sweeps.executors import Devices, find_devices
 from scaling.sweeps.forks import fork_bytes, fork_folder
@@ -39,7 +40,7 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     devices = find_devices()
     states = {run.id: run_state(home / run.id) for run in runs}
     results = [state.result for state in states.values() if state.result is not None]
-    flops_per_s, source = _speed(devices, [(r.flops, r.wall_s) for r in results if r.status == "completed"])
+    flops_per_s, source = _speed(devices, [_done(result) for result in results if result.status == "completed"])
     rows = []
     for run in runs:
         spent = run.flops if _fork_is_lost(run, home, states) else run.flops_spent
@@ -149,6 +150,11 @@ def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
         "memory_bytes": accounting.memory(config, devices_of(run)).total,
         "seconds": seconds,
     }
+
+
+def _done(result: Result) -> tuple[float, float]:
+    """FLOPs that a device did while it trained a run, and the seconds: in a pack those of the others, too."""
+    return result.flops * result.facts.get("pack", 1), result.wall_s
 
 
 def _speed(devices: Devices, measured: Sequence[tuple[float, float]]) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""The process that trains runs of a sweep: `python -m scaling.sweeps.worker SWEEP/RUN_ID…`, one after the other.
+"""The process that trains runs of a sweep: `python -m scaling.sweeps.worker SWEEP/RUN_ID…`, several side by side.
 
 It holds the lock of each run while it lives, so a run is never trained twice at once, and notes the start and the end
 of each attempt. Only an end by a signal that cannot be caught is noted by whoever started it.
@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from scaling.errors import INTERRUPTED, Interrupted, UserError, explain
+from scaling.result import read_result
 from scaling.sweeps.run_store import BUSY, SAVED, Busy, lock, log_end, log_start
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -31,8 +32,8 @@ COMPILATION_CACHE = {
 
 
 def main(folders: Sequence[Path]) -> int:
-    """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of the last that did not complete
-    where there are several; BUSY where another process trains one of them."""
+    """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
+    did not complete; BUSY where another process trains one of them."""
     _end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
@@ -44,57 +45,68 @@ def main(folders: Sequence[Path]) -> int:
         except Busy as holder:
             print(f"another process trains this run: {holder}", file=sys.stderr)
             return BUSY
-        code = 0
-        for folder in folders:
-            code = _attempt(folder) or code
-            if code == INTERRUPTED:
-                break
-        return code
+        return _attempt(folders)
 
 
-def _attempt(folder: Path) -> int:
-    """Train one run, with its start and its end on record."""
-    signal.signal(signal.SIGTERM, partial(_stop, folder))
-    log_start(folder)
+def _attempt(folders: Sequence[Path]) -> int:
+    """Train the runs, with the start and the end of each on record."""
+    for folder in folders:
+        log_start(folder)
+    signal.signal(signal.SIGTERM, partial(_stop, folders))
     try:
-        code, reason = _train(folder)
+        code, reason = _train(folders)
     except (Interrupted, KeyboardInterrupt):
         code, reason = INTERRUPTED, SAVED
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over, and that is to be noted in one piece
-    with contextlib.suppress(OSError):  # a full disk; who started this process sees the exit code, and may find room
-        log_end(folder, code, reason)
-    return code
+    return _log_ends(folders, code, reason)
 
 
-def _train(folder: Path) -> tuple[int, str]:
-    """Exit code, and why the run did not complete, in one line."""
+def _train(folders: Sequence[Path]) -> tuple[int, str]:
+    """Exit code, and why the runs did not all end with a result, in one line."""
     try:
         from scaling.config import RunConfig, load
 
-        config = load(RunConfig, folder / "config.yaml")
-        from scaling.training import train
+        configs = [load(RunConfig, folder / "config.yaml") for folder in folders]
+        from scaling.training import train_pack
 
-        result = train(config, folder=folder, quiet=True)
+        train_pack(configs, folders, quiet=True)
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
-        return 2, str(error)
+        return (2 if len(folders) == 1 else 1), str(error)  # of a pack the others may be without fault
     except Exception as error:
         traceback.print_exc()
         told = explain(error) if isinstance(error, OSError) else None
         if told is None:
             return 1, f"{type(error).__name__}: {error}".splitlines()[0][:300]
         print(f"scaling: {told[0]}", file=sys.stderr)
-        return told[1], told[0]
-    return (0, "") if result.status == "completed" else (1, result.reason)
+        return (told[1] if len(folders) == 1 else 1), told[0]
+    return 0, ""
 
 
-def _stop(folder: Path, number: int, frame: FrameType | None) -> NoReturn:
+def _log_ends(folders: Sequence[Path], code: int, reason: str) -> int:
+    """Note how each attempt ended; the exit code of the first that did not complete."""
+    ends = [_end(folder, code, reason) for folder in folders]
+    with contextlib.suppress(OSError):  # a full disk; who started this process sees the exit code, and may find room
+        for folder, end in zip(folders, ends, strict=True):
+            log_end(folder, *end)
+    return next((code for code, _ in ends if code), 0)
+
+
+def _end(folder: Path, code: int, reason: str) -> tuple[int, str]:
+    """How the attempt at one run ended: by its result, or as the process did."""
+    with contextlib.suppress(UserError):
+        result = read_result(folder)
+        if result is not None and result.status != "failed":
+            return (0, "") if result.status == "completed" else (1, result.reason)
+    return code, reason
+
+
+def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoReturn:
     """Told to stop while training itself does not listen: before there is anything to save, or after it was saved.
 
     No exception, which could be lost in a place that drops exceptions, such as the closing of a forgotten file.
     """
-    with contextlib.suppress(OSError):
-        log_end(folder, INTERRUPTED, SAVED)
+    _log_ends(folders, INTERRUPTED, SAVED)
     os._exit(INTERRUPTED)
 
 

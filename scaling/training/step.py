@@ -105,11 +105,18 @@ def update(
 
 
 def compile_step(
-    run: RunConfig, graph: functional.Graph, mesh: Mesh, layout: TrainState, windows: jax.ShapeDtypeStruct
+    run: RunConfig,
+    graph: functional.Graph,
+    mesh: Mesh,
+    layout: TrainState,
+    windows: jax.ShapeDtypeStruct,
+    runs: int = 1,
 ) -> Any:
     """`update` compiled: (state, knobs, windows [B, L + 1]) → (state, metrics). The state given is consumed.
 
-    layout: from `abstract_state`. windows: shape and integer type of a batch.
+    layout: from `abstract_state`. windows: shape and integer type of a batch. runs: if several, that many side by
+    side: every argument and result has them as its first axis; for a mesh of one device.
+
     Runs that differ in their knobs alone have the same program: what JAX keeps of one on the disk serves the others.
     """
 
@@ -117,11 +124,16 @@ def compile_step(
         with use(mesh):
             return update(run, graph, knobs, state, from_windows(windows_BxL1))
 
-    shardings = jax.tree.map(lambda x: x.sharding, layout)
+    arguments = (layout, jax.eval_shape(lambda: make_knobs(run)), windows)
+    states = jax.tree.map(lambda x: x.sharding, layout)
+    batches = batch_sharding(mesh)
+    if runs > 1:
+        arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype), arguments)
+        states = batches = replicated(mesh)
     jitted = jax.jit(
-        step,
+        step if runs == 1 else jax.vmap(step),
         donate_argnums=0,
-        in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
+        in_shardings=(states, replicated(mesh), batches),
+        out_shardings=(states, replicated(mesh)),
     )
-    return jitted.lower(layout, jax.eval_shape(lambda: make_knobs(run)), windows).compile()
+    return jitted.lower(*arguments).compile()

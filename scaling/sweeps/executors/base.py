@@ -44,6 +44,11 @@ class Executor(Protocol):
         """Devices (CPU: cores) that tasks share; told in plans and progress."""
         ...
 
+    @property
+    def device(self) -> str:
+        """The kind of these devices, as `accounting.device` knows it; empty where it is not known beforehand."""
+        ...
+
     def open(self, home: Path) -> None:
         """Before the first `submit`. home: the sweep's folder."""
         ...

@@ -92,6 +92,10 @@ class LocalExecutor:
     def slots(self) -> int:
         return len(self.devices.ids)
 
+    @property
+    def device(self) -> str:
+        return self.devices.kind
+
     def open(self, home: Path) -> None:
         self._free, self._deadline = list(self.devices.ids), None
 

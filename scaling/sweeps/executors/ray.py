@@ -26,6 +26,7 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else it tells of lost workers on standard output, which is for results
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
+KIND = "accelerator_type:"  # what the name of such a resource of a node begins with
 
 
 class RayExecutor:
@@ -52,6 +53,17 @@ class RayExecutor:
         if not ray.is_initialized():
             return len(cores()) // self.config.cpus
         return sum(self._devices(node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+    @property
+    def device(self) -> str:
+        """What Ray calls the accelerators of the cluster; empty where they are of several kinds, or not used."""
+        import ray
+
+        if not ray.is_initialized() or not self.config.gpus:
+            return ""
+        named = [name for node in ray.nodes() if node["Alive"] for name in node["Resources"]]
+        kinds = {name.removeprefix(KIND) for name in named if name.startswith(KIND)}
+        return kinds.pop() if len(kinds) == 1 else ""
 
     def open(self, home: Path) -> None:
         """See `Executor.open`. Raises UserError where no cluster answers at the address."""

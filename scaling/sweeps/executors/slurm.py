@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from scaling import accounting
 from scaling.config import SlurmConfig
 from scaling.errors import INTERRUPTED, UserError
 from scaling.result import write_text_atomically
@@ -44,7 +45,10 @@ class SlurmExecutor:
     """
 
     def __init__(self, config: SlurmConfig) -> None:
-        """Raises UserError where submitit or Slurm's commands are missing."""
+        """Raises UserError where submitit or Slurm's commands are missing, and for an unknown kind of GPU."""
+        if config.gpu and accounting.device(config.gpu) is None:
+            known = ", ".join(device.name for device in accounting.DEVICES if device.platform == "gpu")
+            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; allowed: {known}, or leave it out")
         if importlib.util.find_spec("submitit") is None:
             raise UserError(
                 "executor slurm needs the package submitit, which is not installed: pip install 'scaling[slurm]'"
@@ -61,6 +65,11 @@ class SlurmExecutor:
     def slots(self) -> int:
         """Jobs of one array that run at a time, at most: what the cluster has free it does not tell."""
         return self.config.array_parallelism
+
+    @property
+    def device(self) -> str:
+        """As `executor.slurm.gpu` says: the cluster does not tell beforehand."""
+        return self.config.gpu if self.config.gpus else ""
 
     def open(self, home: Path) -> None:
         """See `Executor.open`. Jobs of an earlier launch are found again. Raises UserError where Slurm is silent."""
