@@ -2,8 +2,8 @@
 
 `SWEEP/accidents.json` says, by run id, what befalls the first attempt after update number STEP: "error" is an
 exception in training, "killed" a SIGKILL. While the file `SWEEP/hold` names a node (by the variable TEST_NODE of its
-processes), every other run there notes itself in `SWEEP/waiting` after that update, and waits. `RUN_ID/updates` lists
-every update that was made, repeated ones included.
+processes), every other run there notes itself in `SWEEP/waiting` after that update, and waits for the end of its
+parent. `RUN_ID/updates` lists every update that was made, repeated ones included.
 """
 
 import json
@@ -50,7 +50,8 @@ def befall(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         raise MemoryError("an accident")
     hold, node = folder.parent / "hold", os.environ.get("TEST_NODE", "")
-    while hold.exists() and hold.read_text() == node:
+    parent = os.getppid()
+    while hold.exists() and hold.read_text() == node and os.getppid() == parent:
         with (folder.parent / "waiting").open("a") as file:
             file.write(f"{folder.name}\n")
         time.sleep(0.2)
