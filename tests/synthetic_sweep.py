@@ -27,6 +27,10 @@ class Law:
     B: float = 503.0
     beta: float = 0.5
     noise: float = 0.003
+    best_factor: float = 1.0
+    """times the rule's learning rate: where the loss is least"""
+    curvature: float = 0.0
+    """log L grows by it times the square of the log of the rate over the best"""
 
     def __call__(self, params: float, tokens: float) -> float:
         """Loss in nats per token, without noise."""
@@ -43,7 +47,7 @@ def sweep_config(name: str = "synthetic", **changes: Any) -> SweepConfig:
             "optimizer": {"b2": 0.95},
             "batch_size": 4,
         },
-        "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
+        "learning_rate": {"kind": "width", "width": 16, "learning_rate": 0.02, "exponent": -0.9},
         "ladder": {"aspect": 16, "d_head": 16, "width_multiple": 8, "ff_multiple": 1},
         "design": {
             "kind": "isoflop", "budgets": [1e11, 3e11, 1e12], "sizes": 5, "spacing": 1.5,
@@ -54,13 +58,22 @@ def sweep_config(name: str = "synthetic", **changes: Any) -> SweepConfig:
     return SweepConfig.model_validate(values | changes)
 
 
-def write_runs(sweep: SweepConfig, home: Path, law: Law = Law(), *, broken: int = 0, lines: int = 120) -> list[str]:
+def write_runs(
+    sweep: SweepConfig,
+    home: Path,
+    law: Law = Law(),
+    *,
+    runs: tuple[PlannedRun, ...] | None = None,
+    broken: int = 0,
+    lines: int = 120,
+) -> list[str]:
     """Folders of all runs of `sweep`'s design in `home`, as after training; the run ids.
 
+    runs: in place of the design's.
     broken: so many runs end badly, diverged and failed by turns, the largest of each budget of five first.
     lines: records in metrics.jsonl.
     """
-    runs = make_runs(sweep, str(home.parent))
+    runs = runs or make_runs(sweep, str(home.parent))
     _write(sweep, home, runs, "fit", law, lines)
     order = sorted(range(len(runs)), key=lambda i: (-(i % 5), -i))
     for i, which in enumerate(order[:broken]):
@@ -96,7 +109,8 @@ def _train(run: PlannedRun, law: Law, lines: int) -> tuple[Result, list[dict[str
     rng = np.random.default_rng([config.seed, params.total, config.steps])
     tokens = config.steps * config.batch_tokens
     flops = {name: tokens * value for name, value in accounting.flops_per_token(config.model).as_dict().items()}
-    loss = float(law(params.total, tokens) * np.exp(law.noise * rng.standard_normal()))
+    off = np.log(run.label.get("learning_rate_factor", 1.0) / law.best_factor)
+    loss = float(law(params.total, tokens) * np.exp(law.noise * rng.standard_normal() + law.curvature * off**2))
     steps = np.unique(np.linspace(1, config.steps, lines).astype(int))
     metrics: list[dict[str, Any]] = []
     for step in steps.tolist():

@@ -13,12 +13,11 @@ from tiny_run import Tiny
 
 from scaling.config import Records
 from scaling.errors import UserError
-from scaling.models import functional
 from scaling.parallel import make_mesh
 from scaling.training.checkpoint import Checkpoints, fingerprints
-from scaling.training.optimizer import make_optimizer
-from scaling.training.schedules import make_schedule
+from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState, abstract_state, create_state
+from scaling.training.step import run_optimizer
 
 LOSSES = {"steps": 9, "limit": 8.0, "window_sum": 0.1 + 0.2}
 
@@ -28,8 +27,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TrainStat
     """(layout, three states)."""
     tiny = Tiny(tmp_path_factory.mktemp("checkpoint"))
     config = tiny.config()
-    schedule = make_schedule(config.schedule, 0.01, config.steps)
-    optimizer = make_optimizer(config.optimizer, schedule, functional.metadata(config.model))
+    optimizer = run_optimizer(config, make_knobs(config))
     layout = abstract_state(config.model, optimizer, make_mesh(config.placement.mesh, jax.devices()[:1]))
     with tiny.compiling_once():
         yield layout, [create_state(config.model, optimizer, seed, layout) for seed in range(3)]

@@ -140,7 +140,7 @@ run:
   batch_size: 4
   records: { folder: FOLDER/runs, store_folder: FOLDER/store, wandb: disabled }
 ladder: { aspect: 16, d_head: 16, width_multiple: 8, ff_multiple: 1 }
-learning_rate: { width: 16, learning_rate: 0.02, exponent: -0.9 }
+learning_rate: { kind: width, width: 16, learning_rate: 0.02, exponent: -0.9 }
 design: { kind: isoflop, budgets: [1e8], sizes: 3, center_flops: 1e8, center_params: 16e3 }
 """
 RUN = """

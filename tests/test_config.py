@@ -128,10 +128,25 @@ def test_a_missing_key_is_named() -> None:
 @pytest.mark.parametrize(
     ("design", "says"),
     [
-        ({}, "`design.kind` should be 'isoflop' or 'grid' or 'list'"),
-        ({"kind": "grd"}, "`design.kind` should be 'isoflop' or 'grid' or 'list', got 'grd'"),
-        ({"kind": "grid", "axe": {}}, "unknown key `design.axe`; did you mean `axes`? allowed: kind, axes"),
-        ({"kind": "grid", "axes": {"seed": []}}, "`design`: axes needs at least one key"),
+        ({}, "`design.kind` should be 'isoflop' or 'branches' or 'grid' or 'list'"),
+        ({"kind": "grd"}, "`design.kind` should be 'isoflop' or 'branches' or 'grid' or 'list', got 'grd'"),
+        ({"kind": "grid", "axe": {}}, "unknown key `design.axe`; did you mean `axes`? allowed: kind, axes, zip"),
+        ({"kind": "grid", "axes": {"seed": []}}, "`design`: axes or zip need at least one key"),
+        (
+            {"kind": "grid", "zip": {"a": [1, 2], "b": [1]}},
+            "`design`: zip takes as many values of each key, got a 2, b 1",
+        ),
+        ({"kind": "grid", "zip": {"a": [1]}, "axes": {"a": [2]}}, "`design`: axes and zip both vary a; keep one"),
+        ({"kind": "branches", "params": [1e3]}, "give one of tokens, tokens_per_param and budgets, got none"),
+        (
+            {"kind": "branches", "params": [1e3], "tokens": [1e5], "budgets": [1e9]},
+            "give one of tokens, tokens_per_param and budgets, got tokens and budgets",
+        ),
+        ({"kind": "branches", "tokens": [1e5]}, "give either params or center_params, got neither"),
+        (
+            {"kind": "branches", "center_params": 1e3, "budgets": [1e9]},
+            "center_flops goes with budgets and center_params",
+        ),
         (
             {"kind": "isoflop", "budgets": ["a"], "center_flops": 1, "center_params": 1},
             "`design.budgets.0` should be a",
@@ -424,3 +439,27 @@ def test_the_schema_knows_what_the_reader_refuses() -> None:
 def test_a_grid_keeps_the_values_of_its_axes_as_written() -> None:
     grid = build(GridDesign, {"kind": "grid", "axes": {"model.bias": [True, False], "seed": [1]}}, "grid")
     assert grid.axes == {"model.bias": (True, False), "seed": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("executor.kind=slrm", "executor.kind"),
+        ("executor.slurm.partiton=debug", "did you mean `partition`"),
+        ("executor.slurm.time_minutes=0", "executor.slurm.time_minutes"),
+        ("executor.ray.cpus=0", "executor.ray.cpus"),
+        ("executor.ray.address=somewhere", "executor.ray.address"),
+    ],
+)
+def test_a_mistake_about_the_executor_is_named(override: str, says: str) -> None:
+    assert says in refusal(override, cls=SweepConfig, values=SWEEP)
+
+
+def test_options_of_an_executor_are_overridden_by_dotted_keys() -> None:
+    values = apply_overrides(SWEEP, ["executor.slurm.partition=debug", "executor.slurm.setup=[module load cuda]"])
+    executor = build(SweepConfig, values, "sweep.yaml").executor
+    assert (executor.kind, executor.slurm.partition, executor.slurm.setup) == (
+        "local",
+        "debug",
+        ("module load cuda",),
+    )

@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
         "batch_size": 4,
     },
     "ladder": {"aspect": 16, "d_head": 16, "width_multiple": 8, "ff_multiple": 1},
-    "learning_rate": {"width": 16, "learning_rate": 0.02, "exponent": -0.9},
+    "learning_rate": {"kind": "width", "width": 16, "learning_rate": 0.02, "exponent": -0.9},
     "design": {
         "kind": "isoflop", "budgets": [1e11, 1e12], "sizes": 3, "spacing": 1.6,
         "center_flops": 3e11, "center_params": 40e3, "center_exponent": 0.5,
@@ -101,6 +101,33 @@ def test_grid_is_the_product_of_its_axes_and_asks_the_ladder() -> None:
         assert run.flops == accounting.flops_per_token(run.config.model).exact * run.config.steps * 512
 
 
+def test_zipped_keys_go_together_and_are_crossed_with_the_axes() -> None:
+    design = {
+        "kind": "grid",
+        "axes": {"optimizer.b2": [0.9, 0.95]},
+        "zip": {"model.params": [20e3, 40e3, 60e3], "tokens": [100_000, 50_000, 30_000]},
+    }
+    values = {**BASE, "design": design, "run": {**BASE["run"], "optimizer": {"weight_decay": 0.2}}}
+    runs = make_runs(build(SweepConfig, values, "test"))
+    assert [(run.config.optimizer.b2, run.label["model.params"], run.config.tokens) for run in runs] == [
+        (b2, *pair) for b2 in (0.9, 0.95) for pair in ((20e3, 100_000), (40e3, 50_000), (60e3, 30_000))
+    ]
+    for run in runs:
+        assert run.params == pytest.approx(run.label["model.params"], rel=0.01)
+    alone = make_runs(build(SweepConfig, values | {"design": {**design, "axes": {}}}, "test"))
+    assert [run.config.tokens for run in alone] == [100_000, 50_000, 30_000]
+
+
+def test_a_listed_run_may_have_seeds_of_its_own() -> None:
+    points = [{"params": 20e3, "tokens": 1e5}, {"params": 40e3, "tokens": 2e5, "seeds": [5, 6, 7]}]
+    values = {**BASE, "design": {"kind": "list", "points": points}, "seeds": [0, 1]}
+    runs = make_runs(build(SweepConfig, values, "test"))
+    assert [(run.config.tokens, run.config.seed) for run in runs] == [
+        *((100_000, seed) for seed in (0, 1)),
+        *((200_000, seed) for seed in (5, 6, 7)),
+    ]
+
+
 def test_where_runs_compute_and_are_kept_does_not_change_their_ids(tmp_path: Path) -> None:
     here = make_runs(sweep(), folder=str(tmp_path))
     moved = make_runs(sweep(name="other", run={"placement": {"remat": "full"}}))
@@ -137,6 +164,8 @@ def test_test_runs_take_the_budget_of_the_forecast() -> None:
         (grid({"model.params": [20e3], "model.layers": [1]}), r"design\.axes\.model\.layers and the ladder both set"),
         (grid({"seed": [1, 2]}), r"design\.axes\.seed and seeds both set seed"),
         (grid({"optimizer.learning_rate": [0.1]}), "both set optimizer.learning_rate"),
+        (build(SweepConfig, {**BASE, "design": {"kind": "grid", "zip": {"seed": [1]}}}, "t"),
+         r"design\.zip\.seed and seeds both set seed"),
         (grid({"tokens": [1000]}), r"run\.tokens is set by design\.axes\.tokens"),
         (grid({"model.nrom": ["rmsnorm"]}, run={"model": {"layers": 1, "d_model": 8, "n_heads": 1}}), "nrom.*norm"),
     ],

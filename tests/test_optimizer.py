@@ -1,5 +1,6 @@
 """Optimizers against their papers' formulas in numpy float64, parameter by parameter."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -80,29 +81,51 @@ def assert_trees_close(found: dict[str, np.ndarray], wanted: dict[str, np.ndarra
         np.testing.assert_allclose(found[name], wanted[name], rtol=rtol, atol=1e-6, err_msg=name)
 
 
+RATES = {"embedding": 1.0, "layers.q": 0.25, "layers.down": 0.25, "layers.norm": 1.0, "head": 1.0}
+EPS = {"embedding": 0.25, "layers.q": 0.05, "layers.down": 0.05, "layers.norm": 0.05, "head": 0.25}
+
+
+def with_factors() -> Tree:
+    """FACTS with those of RATES and EPS."""
+
+    def given(path: Any, facts: ParamFacts) -> ParamFacts:
+        name = ".".join(key.key for key in path)
+        return dataclasses.replace(facts, rate=RATES[name], eps=EPS[name])
+
+    return jax.tree_util.tree_map_with_path(given, FACTS, is_leaf=lambda x: isinstance(x, ParamFacts))
+
+
+@pytest.mark.parametrize("factors", [False, True])
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_adamw_follows_the_paper_for_several_steps(clip: float | None) -> None:
-    b1, b2, eps, decay = 0.8, 0.9, 1e-3, 0.3
-    config = OptimizerConfig(learning_rate=1, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=clip)
+def test_adamw_follows_the_paper_for_several_steps(clip: float | None, factors: bool) -> None:
+    """With factors: AdamW with each parameter's own rate and ε, and of decay · rate the base's product."""
+    b1, b2, base_eps, decay = 0.8, 0.9, 1e-3, 0.3
+    config = OptimizerConfig(learning_rate=1, b1=b1, b2=b2, eps=base_eps, weight_decay=decay, clip_norm=clip)
     params, grads = normal(0), [normal(1), normal(2, 0.001), normal(3, 5.0)]
+    history = run(config, params, grads, with_factors() if factors else FACTS)
     p, m, v = flat(params), dict.fromkeys(flat(params), 0.0), dict.fromkeys(flat(params), 0.0)
-    for t, (found, g_tree) in enumerate(zip(run(config, params, grads), grads, strict=True), start=1):
+    for t, (found, g_tree) in enumerate(zip(history, grads, strict=True), start=1):
         for name, g in clipped(g_tree, clip).items():
+            own, eps = (RATES[name], base_eps * EPS[name]) if factors else (1.0, base_eps)
+            own_decay = decay * (name in DECAYED) / own
             m[name] = b1 * m[name] + (1 - b1) * g
             v[name] = b2 * v[name] + (1 - b2) * g**2
             update = (m[name] / (1 - b1**t)) / (np.sqrt(v[name] / (1 - b2**t)) + eps)
-            p[name] = p[name] - rate(t - 1) * (update + decay * (name in DECAYED) * p[name])
+            p[name] = p[name] - own * rate(t - 1) * (update + own_decay * p[name])
         assert_trees_close(found, p)
 
 
-def test_lion_follows_the_paper_for_several_steps() -> None:
+@pytest.mark.parametrize("factors", [False, True])
+def test_lion_follows_the_paper_for_several_steps(factors: bool) -> None:
     b1, b2, decay = 0.9, 0.95, 0.3
     config = OptimizerConfig(name="lion", learning_rate=1, b1=b1, b2=b2, weight_decay=decay, clip_norm=1.0)
     params, grads = normal(0), [normal(1), normal(2), normal(3)]
     p, m = flat(params), dict.fromkeys(flat(params), 0.0)
-    for t, (found, g_tree) in enumerate(zip(run(config, params, grads), grads, strict=True)):
+    history = run(config, params, grads, with_factors() if factors else FACTS)
+    for t, (found, g_tree) in enumerate(zip(history, grads, strict=True)):
         for name, g in clipped(g_tree, 1.0).items():
-            p[name] = p[name] - rate(t) * (np.sign(b1 * m[name] + (1 - b1) * g) + decay * (name in DECAYED) * p[name])
+            update = np.sign(b1 * m[name] + (1 - b1) * g) * (RATES[name] if factors else 1.0)
+            p[name] = p[name] - rate(t) * (update + decay * (name in DECAYED) * p[name])
             m[name] = b2 * m[name] + (1 - b2) * g
         assert_trees_close(found, p)
 

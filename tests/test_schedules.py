@@ -9,14 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.config import ScheduleConfig
-from scaling.training.schedules import make_schedule
+from scaling.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from scaling.training.knobs import make_knobs
+from scaling.training.schedules import Schedule, make_schedule
 
 NAMES = ("cosine", "wsd", "linear", "inverse_sqrt", "constant")
 
 
+MODEL = ModelConfig(vocab=256, context=1, layers=1, d_model=8, n_heads=1)
+
+
+def schedule_of(config: ScheduleConfig, peak: float, steps: int) -> Schedule:
+    """Of a run of `steps` steps."""
+    data, optimizer = DataConfig(corpus="files:unused"), OptimizerConfig(learning_rate=peak)
+    run = RunConfig(model=MODEL, data=data, optimizer=optimizer, schedule=config, batch_size=1, tokens=steps)
+    return make_schedule(config.name, make_knobs(run))
+
+
 def rates(config: ScheduleConfig, peak: float, steps: int) -> np.ndarray:
-    return np.asarray(make_schedule(config, peak, steps)(jnp.arange(400)))[:steps]  # one shape: compiled once
+    return np.asarray(schedule_of(config, peak, steps)(jnp.arange(400)))[:steps]  # one shape: compiled once
 
 
 def expected(name: str, warmup: int, cooldown: int, final: float, peak: float, steps: int) -> np.ndarray:
@@ -56,7 +67,7 @@ def test_wsd_reaches_half_of_the_fall_after_a_quarter_of_the_cooldown() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_inside_jit_and_for_python_steps(name: str) -> None:
-    schedule = make_schedule(ScheduleConfig(name=name), 0.01, 50)
+    schedule = schedule_of(ScheduleConfig(name=name), 0.01, 50)
     eager = np.array([schedule(k) for k in range(50)])
     jitted = jax.jit(jax.vmap(schedule))(jnp.arange(50, dtype=jnp.int32))
     assert jitted.dtype == jnp.float32
@@ -70,7 +81,7 @@ def test_a_run_of_one_step_is_at_the_peak() -> None:
 
 def test_steps_past_the_end_keep_the_last_rate() -> None:
     for name in ("cosine", "linear", "wsd"):
-        assert make_schedule(ScheduleConfig(name=name, final=0.25), 1.0, 20)(200) == 0.25
+        assert schedule_of(ScheduleConfig(name=name, final=0.25), 1.0, 20)(200) == 0.25
 
 
 @settings(max_examples=80, deadline=None)

@@ -23,11 +23,11 @@ from scaling.models import functional
 from scaling.parallel import make_mesh
 from scaling.report import tracking
 from scaling.result import read_result
-from scaling.training import loop, train
-from scaling.training.optimizer import make_optimizer
+from scaling.training import loop, member, train
+from scaling.training.knobs import Knobs, make_knobs, put_knobs
 from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import METRICS, Batch, compile_step, from_windows, gradients, update
+from scaling.training.step import METRICS, Batch, compile_step, from_windows, gradients, run_optimizer, update
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,14 @@ def batch_of(config: RunConfig, seed: int = 0) -> Batch:
     return Batch(jnp.asarray(tokens[0]), jnp.asarray(tokens[1]), jnp.asarray(weights, jnp.float32))
 
 
-def parts(config: RunConfig) -> tuple[Any, Any, Any, TrainState]:
-    """(graph, optimizer, schedule, state) of a run on one device."""
-    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, config.steps)
-    optimizer = make_optimizer(config.optimizer, schedule, functional.metadata(config.model))
+def parts(config: RunConfig) -> tuple[Any, Knobs, TrainState, TrainState]:
+    """(graph, knobs, layout, state) of a run on one device."""
+    mesh = make_mesh(config.placement.mesh, jax.devices()[:1])
+    knobs = put_knobs(make_knobs(config), mesh)
+    optimizer = run_optimizer(config, knobs)
     graph, _ = functional.abstract(config.model, config.placement)
-    layout = abstract_state(config.model, optimizer, make_mesh(config.placement.mesh, jax.devices()[:1]))
-    return graph, optimizer, schedule, create_state(config.model, optimizer, config.seed, layout)
+    layout = abstract_state(config.model, optimizer, mesh)
+    return graph, knobs, layout, create_state(config.model, optimizer, config.seed, layout)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
@@ -79,10 +80,10 @@ def test_gradient_is_that_of_the_weighted_mean_over_all_tokens(tiny: Tiny, accum
 
 def test_dropout_differs_from_step_to_step_and_between_microbatches_and_is_the_same_again(tiny: Tiny) -> None:
     config = tiny.config(model={"dropout": 0.5}, optimizer={"learning_rate": 1e-9})
-    graph, optimizer, schedule, state = parts(config)
+    graph, knobs, _, state = parts(config)
     row = from_windows(jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 33))))
     batch = Batch(*(jnp.repeat(x, 8, 0) for x in row))  # the same window eight times
-    step = quick_jit(lambda s, b: update(config, graph, optimizer, schedule, s, b)[1][0])
+    step = quick_jit(lambda s, b: update(config, graph, knobs, s, b)[1][0])
     first, again, later = step(state, batch), step(state, batch), step(state._replace(step=jnp.int32(1)), batch)
     assert first == again
     assert first != later
@@ -97,21 +98,18 @@ def test_dropout_differs_from_step_to_step_and_between_microbatches_and_is_the_s
 
 def test_step_consumes_its_state_and_measures_the_loss_before_the_update(tiny: Tiny) -> None:
     config = tiny.config()
-    graph, optimizer, schedule, state = parts(config)
+    graph, knobs, layout, state = parts(config)
     mesh = make_mesh(config.placement.mesh, jax.devices()[:1])
     windows = np.random.default_rng(0).integers(0, 256, (8, 33)).astype(np.uint8)
     expected = quick_jit(lambda p, b: gradients(config, graph, p, b, None))(
         state.params, from_windows(jnp.asarray(windows))
     )
-    step = compile_step(
-        config, graph, optimizer, schedule, mesh, abstract_state(config.model, optimizer, mesh),
-        jax.ShapeDtypeStruct(windows.shape, windows.dtype),
-    )  # fmt: skip
-    after, metrics = step(state, windows)
+    step = compile_step(config, graph, mesh, layout, jax.ShapeDtypeStruct(windows.shape, windows.dtype))
+    after, metrics = step(state, knobs, windows)
     values = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
     np.testing.assert_allclose(values["loss"], expected.nats, rtol=1e-5)
     np.testing.assert_allclose(values["grad_norm"], optax.tree.norm(expected.grads), rtol=1e-4)
-    assert values["learning_rate"] == float(schedule(0))
+    assert values["learning_rate"] == float(make_schedule(config.schedule.name, knobs)(0))
     assert int(after.step) == 1
     assert all(x.is_deleted() for x in jax.tree.leaves(state))
 
@@ -164,7 +162,7 @@ def test_failure_is_recorded_and_tried_again(tiny: Tiny, tmp_path: Path, monkeyp
 
     config = tiny.config(tokens=10 * 256)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Batches, "windows", broken)
+        patch.setattr(member.Batches, "windows", broken)
         with pytest.raises(RuntimeError):
             train(config, folder=tmp_path, quiet=True)
     failed = read_result(tmp_path)
@@ -194,7 +192,7 @@ def test_mistakes_are_told_before_anything_is_compiled(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("compiled before the check")
 
-    monkeypatch.setattr(loop, "_Run", never)
+    monkeypatch.setattr(loop, "Loop", never)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text(json.dumps(tiny.config(seed=7).model_dump(mode="json")))
     wrong: list[tuple[dict[str, Any], Path, str]] = [

@@ -71,6 +71,8 @@ def attention(x_LxD: np.ndarray, p: Any, model: ModelConfig, window: int) -> np.
         if model.position == "rope":
             qh, kh = turned(qh, model.rope_theta), turned(kh, model.rope_theta)
         scores = qh @ kh.T / np.sqrt(d)
+        if model.mup and model.mup.d_head:
+            scores = qh @ kh.T * np.sqrt(model.mup.d_head) / d  # 1/d as heads grow (µP), the same at the base
         if model.attention_softcap:
             scores = model.attention_softcap * np.tanh(scores / model.attention_softcap)
         if model.position == "alibi":
@@ -96,14 +98,15 @@ def mlp(x: np.ndarray, p: Any, model: ModelConfig) -> np.ndarray:
 
 def layer(x: np.ndarray, p: Any, model: ModelConfig, window: int) -> np.ndarray:
     post, sandwich = model.norm_position == "post", model.norm_position == "sandwich"
+    share = model.mup.layers / model.layers if model.mup and model.mup.layers else 1  # of a branch (CompleteP)
 
     def attend(y: np.ndarray) -> np.ndarray:
         out = attention(y, p["attention"], model, window)
-        return normed(out, p["attention_out_norm"], model) if sandwich else out
+        return share * (normed(out, p["attention_out_norm"], model) if sandwich else out)
 
     def feed(y: np.ndarray) -> np.ndarray:
         out = mlp(y, p["mlp"], model)
-        return normed(out, p["mlp_out_norm"], model) if sandwich else out
+        return share * (normed(out, p["mlp_out_norm"], model) if sandwich else out)
 
     if model.parallel_block and post:
         return normed(x + attend(x) + feed(x), p["attention_norm"], model)
@@ -133,6 +136,7 @@ def numpy_logits(model: ModelConfig, params: Any, tokens: np.ndarray) -> np.ndar
     if model.norm_position != "post":
         x = normed(x, params["norm"], model)
     logits = x @ (params["embedding"].T if model.tied else params["head"])
+    logits = logits * model.mup.width / model.d_model if model.mup else logits
     return model.logit_softcap * np.tanh(logits / model.logit_softcap) if model.logit_softcap else logits
 
 
@@ -162,6 +166,26 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "query-key norm (qwen 3)": {**LLAMA, "qk_norm": True, "d_head": 6},
     "alibi, relu2, no bias in layer norms": {"norm": "layernorm", "position": "alibi", "activation": "relu2"},
     "shared layers (albert)": {**GPT2, "layers": 4, "layer_sharing": 2},
+    "transferred in width": {**GPT2, "mup": {"width": 12}},
+    "transferred in width, depth and heads": {
+        **LLAMA,
+        "qk_norm": True,
+        "layers": 3,
+        "logit_softcap": 1.5,
+        "mup": {"width": 10, "layers": 2, "d_head": 1},
+    },
+    "transferred, sandwich, windows": {
+        **GPT2,
+        "norm_position": "sandwich",
+        "sliding_window": (5, None),
+        "mup": {"width": 40, "layers": 5, "d_head": 9},
+    },
+    "transferred, parallel, post": {
+        "parallel_block": True,
+        "norm_position": "post",
+        "attention_softcap": 2.0,
+        "mup": {"width": 20, "layers": 1, "d_head": 2},
+    },
 }
 
 

@@ -13,7 +13,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from scaling.config import RunConfig, build, merge, to_yaml
-from scaling.data import prepare
+from scaling.data import TokenStore, open_store, prepare
 
 RUN: dict[str, Any] = {
     "model": {
@@ -69,19 +69,31 @@ class Tiny:
         self, config: RunConfig, folder: Path, devices: int = 1, prelude: str = "", **environment: str
     ) -> "subprocess.Popen[str]":
         """`train(config, folder=folder)` in a process of its own."""
-        path = folder.with_suffix(".yaml")
-        path.write_text(to_yaml(config))
+        return self.start_pack([config], [folder], devices, prelude, **environment)
+
+    def start_pack(
+        self, configs: list[RunConfig], folders: list[Path], devices: int = 1, prelude: str = "", **environment: str
+    ) -> "subprocess.Popen[str]":
+        """`train_pack(configs, folders)` in a process of its own."""
+        paths = [str(folder.with_suffix(".yaml")) for folder in folders]
+        for path, config in zip(paths, configs, strict=True):
+            Path(path).write_text(to_yaml(config))
         code = f"""
 from pathlib import Path
 from scaling.config import RunConfig, load
 {prelude}
-from scaling.training import train
-result = train(load(RunConfig, {str(path)!r}), folder=Path({str(folder)!r}), quiet=True)
+from scaling.training import train_pack
+configs = [load(RunConfig, path) for path in {paths!r}]
+train_pack(configs, [Path(folder) for folder in {[str(folder) for folder in folders]!r}], quiet=True)
 """
         command = [sys.executable, "-c", code]
         pipe = subprocess.PIPE
         environment = {**self.environment(devices), **environment}
         return subprocess.Popen(command, env=environment, text=True, stdout=pipe, stderr=pipe)
+
+    def open(self) -> TokenStore:
+        """The prepared store."""
+        return open_store(self.config().data, self.store)
 
     def environment(self, devices: int = 1) -> dict[str, str]:
         """Of a process on the CPU that keeps what it compiles for the next."""

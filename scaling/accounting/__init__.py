@@ -1,11 +1,12 @@
 """The ledger: parameters, training FLOPs, memory and device peaks. Pure Python, no JAX."""
 
-from scaling.accounting.devices import Device, Topology, device, peak_flops, topology
+from scaling.accounting.devices import DEVICES, Device, Topology, device, peak_flops, topology
 from scaling.accounting.flops import Flops, flops_per_token, visible_keys
 from scaling.accounting.memory import Memory, memory
 from scaling.accounting.params import Params, Tensor, params, tensors
 
 __all__ = [
+    "DEVICES",
     "Device",
     "Flops",
     "Memory",

@@ -1,11 +1,13 @@
 """Frozen configurations and how they are read."""
 
 from scaling.config.base import Config
+from scaling.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from scaling.config.load import (
     apply_overrides,
     build,
     canonical,
     config_hash,
+    differing,
     json_schema,
     load,
     merge,
@@ -13,7 +15,10 @@ from scaling.config.load import (
     run_id,
     to_yaml,
 )
-from scaling.config.model import ModelConfig
+from scaling.config.model import ModelConfig, MupConfig
+from scaling.config.pack import shape_of
+from scaling.config.prefix import shared_steps
+from scaling.config.rules import Rule, Size, TuningConfig
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -23,8 +28,10 @@ from scaling.config.run import (
     RunConfig,
     ScheduleConfig,
     TokenizerConfig,
+    tail_steps,
 )
 from scaling.config.sweep import (
+    BranchesDesign,
     ForecastConfig,
     GridDesign,
     IsoflopDesign,
@@ -32,12 +39,13 @@ from scaling.config.sweep import (
     ListDesign,
     Point,
     SweepConfig,
-    WidthRule,
 )
 
 __all__ = [
+    "BranchesDesign",
     "Config",
     "DataConfig",
+    "ExecutorConfig",
     "ForecastConfig",
     "GridDesign",
     "IsoflopDesign",
@@ -45,23 +53,32 @@ __all__ = [
     "ListDesign",
     "MeshConfig",
     "ModelConfig",
+    "MupConfig",
     "OptimizerConfig",
     "Placement",
     "Point",
+    "RayConfig",
     "Records",
+    "Rule",
     "RunConfig",
     "ScheduleConfig",
+    "Size",
+    "SlurmConfig",
     "SweepConfig",
     "TokenizerConfig",
-    "WidthRule",
+    "TuningConfig",
     "apply_overrides",
     "build",
     "canonical",
     "config_hash",
+    "differing",
     "json_schema",
     "load",
     "merge",
     "read_mapping",
     "run_id",
+    "shape_of",
+    "shared_steps",
+    "tail_steps",
     "to_yaml",
 ]

@@ -150,6 +150,14 @@ def run_id(config: RunConfig) -> str:
     return f"L{config.model.layers}-d{config.model.d_model}-{_si(config.tokens)}-{config_hash(config)[:8]}"
 
 
+def differing(old: Any, new: Any, key: str = "") -> list[str]:
+    """Dotted keys in which two nested mappings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differing(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if old == new else [key]
+
+
 def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
     """JSON schema for editors; `extends` is allowed in every mapping."""
     schema = TypeAdapter(cls).json_schema()

@@ -11,6 +11,21 @@ GATED = ("swiglu", "geglu")
 SWIGLU_RATIO = 8 / 3  # three matrices cost what two of width 4·d_model do (Shazeer 2020, 2002.05202)
 
 
+class MupConfig(Config):
+    """The shape at which hyper-parameters were chosen: they then serve any width and depth (`models.width_transfer`).
+
+    At this shape the model is the standard one, bit for bit; from there starts, multipliers and the learning rate of
+    each parameter follow µP for AdamW (Yang et al. 2022, 2203.03466) and CompleteP (Dey et al. 2025, 2505.01618).
+    """
+
+    width: int = Field(ge=1)
+    """d_model of the base"""
+    layers: int | None = Field(default=None, ge=1)
+    """layers of the base; unset: no rule for the depth"""
+    d_head: int | None = Field(default=None, ge=1)
+    """width of a head of the base, where heads grow instead of becoming more; unset: the same in all sizes"""
+
+
 class ModelConfig(Config):
     """One decoder-only transformer. Sizes are in units (not bytes); unset sizes follow from the others."""
 
@@ -57,6 +72,9 @@ class ModelConfig(Config):
     init_std: float = Field(default=0.02, gt=0)
     residual_init_scale: bool = True
     """matrices that write into the residual stream start smaller by 1/√(2·layers) (GPT-2)"""
+
+    mup: MupConfig | None = None
+    """width and depth transfer from a base shape; unset: the standard parametrisation"""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,11 +1,13 @@
 """What is run (model, data, optimizer, schedule, seed) and, apart from it, where it runs and what it leaves."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from scaling.config.base import Config
 from scaling.config.model import ModelConfig
+
+WIDTH_TRANSFER = ("adamw", "lion")  # an update of each entry is about the rate, whatever the gradient: µP's Adam
 
 
 class TokenizerConfig(Config):
@@ -66,16 +68,42 @@ class ScheduleConfig(Config):
     name: Literal["cosine", "wsd", "linear", "inverse_sqrt", "constant"] = "cosine"
     warmup: float = Field(default=0.02, ge=0, lt=1)
     """share of the steps spent rising linearly to the peak"""
+    warmup_tokens: int | None = Field(default=None, ge=0)
+    """the same in tokens, for runs of different lengths that begin alike; `warmup` is then 0"""
     cooldown: float = Field(default=0.2, ge=0, lt=1)
     """wsd: share of the steps spent falling as 1−√ (Hägele et al. 2024, 2405.18392)"""
     final: float = Field(default=0.1, ge=0, le=1)
     """share of the peak left at the last step (cosine, linear, wsd)"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_warmup(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("warmup_tokens") is None:
+            return values
+        if values.get("warmup"):
+            raise ValueError(
+                f"warmup={values['warmup']} and warmup_tokens={values['warmup_tokens']} both say how long the rate "
+                "rises; keep one of them"
+            )
+        return {**values, "warmup": 0.0}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.name == "wsd" and self.warmup + self.cooldown > 1:
             raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} are more than the whole run")
         return self
+
+    def warmup_steps(self, steps: int, batch_tokens: int) -> int:
+        """Of a run of `steps` steps of `batch_tokens` tokens; the last step is never warmup."""
+        wanted = self.warmup * steps if self.warmup_tokens is None else self.warmup_tokens / batch_tokens
+        return min(round(wanted), steps - 1)
+
+    def cooldown_steps(self, steps: int, batch_tokens: int) -> int:
+        """Of a run of `steps` steps: 0 but for wsd; at least one where there is a cooldown, at most what warmup
+        leaves."""
+        if self.name != "wsd" or not self.cooldown:
+            return 0
+        return min(max(1, round(self.cooldown * steps)), steps - max(1, self.warmup_steps(steps, batch_tokens)))
 
 
 class MeshConfig(Config):
@@ -120,6 +148,11 @@ class Records(Config):
     """temporary checkpoints by time, the newest two kept; 0 after every step, null for none"""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """permanent checkpoints every so many steps"""
+    checkpoint_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """permanent checkpoints after these steps; a sweep of branches sets them, and deletes them when all branches of
+    the run are trained"""
+    trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """id of another wsd run of the sweep that begins with the same updates: they are taken from its checkpoint"""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a key, offline without"""
     wandb_project: str = "scaling"
@@ -151,6 +184,21 @@ class RunConfig(Config):
                 f"data.tokenizer.vocab={self.data.tokenizer.vocab} does not fit into model.vocab={self.model.vocab}; "
                 f"set model.vocab to {self.data.tokenizer.vocab} or a little more"
             )
+        schedule, tokens = self.schedule, self.tokens
+        own = schedule.cooldown * tokens if schedule.name == "wsd" else 0
+        if schedule.warmup_tokens is not None and schedule.warmup_tokens + own > tokens:
+            cooldown = f" and schedule.cooldown={schedule.cooldown}" if own else ""
+            raise ValueError(
+                f"schedule.warmup_tokens={schedule.warmup_tokens}{cooldown} are more than the whole run of "
+                f"tokens={tokens}"
+            )
+        if self.records.trunk is not None and schedule.name != "wsd":
+            raise ValueError(f"records.trunk is for runs of schedule.name=wsd, got {schedule.name}")
+        if self.model.mup is not None and self.optimizer.name not in WIDTH_TRANSFER:
+            raise ValueError(
+                f"model.mup has no rule for optimizer.name={self.optimizer.name}; "
+                f"allowed with it: {', '.join(WIDTH_TRANSFER)}; or leave model.mup unset"
+            )
         return self
 
     @property
@@ -162,3 +210,24 @@ class RunConfig(Config):
     def steps(self) -> int:
         """Optimizer steps: `tokens` in whole batches, at least one."""
         return max(1, round(self.tokens / self.batch_tokens))
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return self.schedule.warmup_steps(self.steps, self.batch_tokens)
+
+    @property
+    def cooldown_steps(self) -> int:
+        """Steps in which a `wsd` schedule falls; 0 for others."""
+        return self.schedule.cooldown_steps(self.steps, self.batch_tokens)
+
+    @property
+    def fork_step(self) -> int:
+        """Updates of a `wsd` run that a longer one may make for it: all before its cooldown and before the last
+        tenth, over which its own training loss is averaged."""
+        return self.steps - max(self.cooldown_steps, tail_steps(self.steps))
+
+
+def tail_steps(steps: int) -> int:
+    """Steps at the end of a run of `steps` over which its training loss is averaged."""
+    return max(1, steps // 10)

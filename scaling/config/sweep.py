@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, model_validator
 
 from scaling.config.base import Config
+from scaling.config.executor import ExecutorConfig
+from scaling.config.rules import BatchRules, DecayRules, RateRules, TuningConfig
 
 
 class LadderConfig(Config):
@@ -41,20 +43,75 @@ class IsoflopDesign(Config):
     """N expected to be best at center_flops; `ladder.count` says which N"""
     center_exponent: float = Field(default=0.5, gt=0)
     """N expected to be best grows as C to this power"""
+    recenter: int = Field(default=1, ge=0)
+    """rounds of further sizes at a budget whose runs, once trained, have no minimum inside their sizes; 0: none"""
+
+
+class BranchesDesign(Config):
+    """Sizes on several numbers of tokens each, as `wsd` runs; those of one size share the steps of the longest at the
+    constant rate, and each has a cooldown of its own (Hägele et al. 2024, 2405.18392)."""
+
+    kind: Literal["branches"]
+    params: tuple[PositiveFloat, ...] = ()
+    """sizes, each on all numbers of tokens; `ladder.count` says which N"""
+    center_params: float | None = Field(default=None, gt=0)
+    """in place of `params`: the size in the middle; with `budgets` N expected to be best at center_flops"""
+    center_flops: float | None = Field(default=None, gt=0)
+    center_exponent: float = Field(default=0.5, gt=0)
+    """with `budgets`: N expected to be best grows as C to this power"""
+    sizes: int = Field(default=5, ge=1)
+    """around center_params; with `budgets` at each of them, of one row of sizes for all"""
+    spacing: float = Field(default=1.6, gt=1)
+    """ratio of neighbouring sizes around center_params"""
+    tokens: tuple[PositiveFloat, ...] = ()
+    """numbers of tokens on which each size is trained"""
+    tokens_per_param: tuple[PositiveFloat, ...] = ()
+    """or tokens for each parameter, all parameters counted"""
+    budgets: tuple[PositiveFloat, ...] = ()
+    """or exact training FLOPs of a run, as if it were trained alone"""
+    cooldown: float = Field(default=0.2, gt=0, lt=1)
+    """share of a run's steps that is its own"""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        lengths = [key for key in ("tokens", "tokens_per_param", "budgets") if getattr(self, key)]
+        if len(lengths) != 1:
+            raise ValueError(
+                f"give one of tokens, tokens_per_param and budgets, got {' and '.join(lengths) or 'none'}"
+            )
+        if bool(self.params) == (self.center_params is not None):
+            raise ValueError(f"give either params or center_params, got {'both' if self.params else 'neither'}")
+        needs = bool(self.budgets) and not self.params
+        if needs != (self.center_flops is not None):
+            raise ValueError("center_flops goes with budgets and center_params: it says where N is center_params")
+        return self
 
 
 class GridDesign(Config):
     """Every combination of the values of each key."""
 
     kind: Literal["grid"]
-    axes: dict[str, tuple[Any, ...]]
+    axes: dict[str, tuple[Any, ...]] = Field(default={})
     """dotted key of a run's configuration to its values; `model.params` asks the ladder for a size"""
+    zip: dict[str, tuple[Any, ...]] = Field(default={})
+    """keys whose values go together, the first of each, the second of each, …; crossed with `axes`"""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Everything that is varied."""
+        return (*self.axes, *self.zip)
 
     @model_validator(mode="after")
     def _has_values(self) -> Self:
-        empty = [key for key, values in self.axes.items() if not values]
-        if empty or not self.axes:
-            raise ValueError(f"axes needs at least one key, each with at least one value; empty: {empty}")
+        empty = [key for key, values in [*self.axes.items(), *self.zip.items()] if not values]
+        if empty or not self.keys:
+            raise ValueError(f"axes or zip need at least one key, each with at least one value; empty: {empty}")
+        lengths = {key: len(values) for key, values in self.zip.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise ValueError(f"zip takes as many values of each key, got {told}")
+        if twice := self.axes.keys() & self.zip.keys():
+            raise ValueError(f"axes and zip both vary {', '.join(sorted(twice))}; keep one of them")
         return self
 
 
@@ -65,6 +122,8 @@ class Point(Config):
     """parameters wanted; `ladder.count` says which N"""
     tokens: float = Field(ge=1)
     """training tokens"""
+    seeds: tuple[int, ...] = ()
+    """in place of the sweep's"""
 
 
 class ListDesign(Config):
@@ -72,14 +131,6 @@ class ListDesign(Config):
 
     kind: Literal["list"]
     points: tuple[Point, ...] = Field(min_length=1)
-
-
-class WidthRule(Config):
-    """learning_rate = at_width's value · (d_model / width)^exponent."""
-
-    width: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    exponent: float = -1.0
 
 
 class ForecastConfig(Config):
@@ -101,10 +152,37 @@ class SweepConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     run: dict[str, Any]
     """what all runs share: a run's configuration without what the design sets"""
-    design: Annotated[IsoflopDesign | GridDesign | ListDesign, Field(discriminator="kind")]
+    design: Annotated[IsoflopDesign | BranchesDesign | GridDesign | ListDesign, Field(discriminator="kind")]
     ladder: LadderConfig = LadderConfig()
-    learning_rate: WidthRule | None = None
-    """sets optimizer.learning_rate of each run by its width; unset: the value in `run`"""
+    learning_rate: RateRules | None = Field(default=None, discriminator="kind")
+    """sets optimizer.learning_rate of each run by its size; unset: the value in `run`"""
+    batch_size: BatchRules | None = Field(default=None, discriminator="kind")
+    """sets batch_size of each run by its size; unset: the value in `run`"""
+    weight_decay: DecayRules | None = Field(default=None, discriminator="kind")
+    """sets optimizer.weight_decay of each run by its size; unset: the value in `run`"""
+    tuning: TuningConfig | None = None
+    """every run of the design at several learning rates; a forecast's test runs take the one they would have"""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """every run of the design once with each"""
     forecast: ForecastConfig | None = None
+    executor: ExecutorConfig = ExecutorConfig()
+    """where the runs run; may differ from launch to launch"""
+
+    @model_validator(mode="after")
+    def _rate_follows_width_once(self) -> Self:
+        rule = self.learning_rate
+        same = rule is None or rule.kind == "fixed" or (rule.kind == "width" and rule.exponent == 0)
+        if not same and _has_mup(self):
+            raise ValueError(
+                "learning_rate makes the rate follow the size, and so does model.mup: both together count it twice; "
+                "leave learning_rate out and set run.optimizer.learning_rate to the base's, or leave out model.mup"
+            )
+        return self
+
+
+def _has_mup(sweep: SweepConfig) -> bool:
+    """Whether some run of the sweep may have width transfer."""
+    model = sweep.run.get("model")
+    axes = {**sweep.design.axes, **sweep.design.zip} if isinstance(sweep.design, GridDesign) else {}
+    set_by_axis = any(key.startswith("model.mup") and any(v is not None for v in axes[key]) for key in axes)
+    return set_by_axis or (isinstance(model, dict) and model.get("mup") is not None)

@@ -12,13 +12,18 @@ if TYPE_CHECKING:
 
 ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer")
 """what all runs of a fit must share: losses under different ones are not comparable"""
+BETTER = "another learning rate was better"
+RATE = "learning rate"
+"""the convention that says how far rates are tuned"""
+BY_RULE = "by rule, not tuned"
 
 
 def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
     """The runs of `scaling.load_runs(path)`: N = params_total, D = tokens, C = flops by the exact count.
 
     Runs that did not complete, have no loss, saw their data more than once or test a forecast are excluded, each with
-    its reason.
+    its reason, and so is a run beside which another learning rate was better. How far rates are tuned is in the
+    conventions, under "learning rate", where the table says.
     sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
     split, so most of that error is common to them and the scatter between runs is another thing.
 
@@ -40,7 +45,7 @@ def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
     runs = Runs(used, N="params_total", D="tokens", loss="loss", C="flops", sigma="loss_sem" if sigma else None)
     runs = replace_fields(runs, exclusions=exclusions)
     return runs.with_conventions(
-        N="params_total", C="exact training FLOPs", loss="nats per token, held out", **shared
+        N="params_total", C="exact training FLOPs", loss="nats per token, held out", **shared, **_tuning(df, used)
     )
 
 
@@ -57,7 +62,20 @@ def _reason(row: dict[Any, Any]) -> str | None:
     epochs = row.get("epochs", 1.0)
     if epochs > 1.0 + 1e-6:
         return f"repeated data: {epochs:.3g} epochs"
-    return None
+    better = row.get("better_run")
+    return f"{BETTER}: {better}" if isinstance(better, str) and better else None
+
+
+def _tuning(df: "pd.DataFrame", used: "pd.DataFrame") -> dict[str, str]:
+    """At how many points of the runs `used` the learning rate is the best one; nothing where `df` does not say."""
+    if "tuning" not in df:
+        return {}
+    points = used[used["tuning"].fillna("") != ""].drop_duplicates(["sweep", "point"])["tuning"]
+    if (points == "untuned").all() and not (df["better_run"].fillna("") != "").any():
+        return {RATE: BY_RULE}
+    counts = [(state, int((points == state).sum())) for state in ("tuned", "bracketed", "untuned")]
+    told = ", ".join(f"{state} at {count}" for state, count in counts if count)
+    return {RATE: f"{told} of {len(points)} points"}
 
 
 def _shared_facts(df: "pd.DataFrame") -> dict[str, str]:

@@ -114,8 +114,8 @@ class Suggestion:
         """
         if not {"name", "run", "design"} <= base.keys():
             raise UserError(f"to_sweep: base must be a sweep's configuration; it has {', '.join(base) or 'nothing'}")
-        axes = base["design"].get("axes", {})
-        if other := sorted(set(axes) - {"model.params", "tokens"}):
+        varied = {key for kind in ("axes", "zip") for key in base["design"].get(kind) or {}}
+        if other := sorted(varied - {"model.params", "tokens"}):
             raise UserError(
                 f"to_sweep: {base['name']} varies {', '.join(other)}; set the value of choice in "
                 "`run`, and give that sweep with a design of sizes as base"

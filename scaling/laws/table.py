@@ -13,6 +13,7 @@ from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.optimum import FlopsPerToken
 from scaling.laws.parabola import CURVATURES
 from scaling.laws.power_law import PowerLaw
+from scaling.laws.results import BETTER, BY_RULE, RATE
 from scaling.laws.runs import Runs
 from scaling.laws.sensitivity import delta_warning
 
@@ -288,6 +289,9 @@ def _warnings(fitted: Fit) -> list[str]:
     warnings = [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
     if fitted.diagnostics.starts_at_optimum < 0.1:
         warnings.append(f"only {fitted.diagnostics.starts_at_optimum:.0%} of the starts reach this optimum; use more")
+    rates = fitted.runs.conventions.get(RATE, "")
+    if "untuned" in rates or rates == BY_RULE:
+        warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
     return warnings + list(fitted.draws.notes if fitted.draws else ())
 
 
@@ -300,7 +304,10 @@ def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
     """A line for each reason, with the first of the rows that it holds for."""
     by_reason: dict[str, list[str]] = {}
     for entry in rows:
-        by_reason.setdefault(entry["reason"], []).append(entry["row"])
+        reason = (
+            BETTER if entry["reason"].startswith(BETTER) else entry["reason"]
+        )  # which run differs from row to row
+        by_reason.setdefault(reason, []).append(entry["row"])
     return [
         f"excluded: {', '.join(labels[:5])}{f', … ({len(labels)} rows)' if len(labels) > 5 else ''}: {reason}"
         for reason, labels in by_reason.items()

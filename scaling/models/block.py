@@ -11,6 +11,7 @@ from scaling.models.linear import Linear
 from scaling.models.norm import Norm, rms_norm
 from scaling.models.parameters import ParamFacts, declare
 from scaling.models.positions import rotate
+from scaling.models.width_transfer import width_transfer
 from scaling.parallel.sharding import constrain
 
 Rope = tuple[jax.Array, jax.Array] | None
@@ -20,7 +21,7 @@ class Attention(nnx.Module):
     """Multi-head attention with grouped keys and values."""
 
     def __init__(self, config: ModelConfig, *, layers: int, rngs: nnx.Rngs):
-        self.config = config
+        self.config, self.scores = config, width_transfer(config).scores
         d_model, d_head = config.d_model, config.d_head
         queries, keys = config.n_heads * d_head, config.n_kv_heads * d_head
         self.q = Linear(config, (d_model, queries), ("embed", "heads"), layers=layers, rngs=rngs)
@@ -44,6 +45,7 @@ class Attention(nnx.Module):
             k_BxLxKxd = rms_norm(k_BxLxKxd, self.k_scale[...], config.norm_eps)
         if rope is not None:
             q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *rope), rotate(k_BxLxKxd, *rope)
+        q_BxLxHxd = scaled(q_BxLxHxd, self.scores)
         q_BxLxHxd = constrain(q_BxLxHxd, "batch", "sequence", "heads", None)
         k_BxLxKxd = constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None)
         v_BxLxKxd = constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None)
@@ -86,12 +88,18 @@ def activate(x: jax.Array, name: str) -> jax.Array:
     return x * x if name == "relu2" else x  # ReLU²: So et al. 2021, 2109.08668
 
 
+def scaled(x: jax.Array, factor: float) -> jax.Array:
+    """`x` times `factor`; `x` itself where that is 1, to the last bit and operation."""
+    return x if factor == 1 else x * factor
+
+
 class Block(nnx.Module):
     """A layer, or all layers stacked: every parameter has a leading `layers` axis until a slice is bound."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         layers = config.unique_layers
         self.position, self.parallel, self.rate = config.norm_position, config.parallel_block, config.dropout
+        self.branch = width_transfer(config).branch
         self.attention = Attention(config, layers=layers, rngs=rngs)
         self.mlp = MLP(config, layers=layers, rngs=rngs)
         self.attention_norm = Norm(config, layers=layers, rngs=rngs)
@@ -115,12 +123,12 @@ class Block(nnx.Module):
             h_BxLxD = self.attention(h_BxLxD, rope, window=window, implementation=implementation, dropout_key=keys[0])
             h_BxLxD = constrain(h_BxLxD, "batch", "sequence", "embed")
             h_BxLxD = h_BxLxD if self.attention_out_norm is None else self.attention_out_norm(h_BxLxD)
-            return dropout(h_BxLxD, self.rate, keys[1])
+            return scaled(dropout(h_BxLxD, self.rate, keys[1]), self.branch)
 
         def mlp(h_BxLxD: jax.Array) -> jax.Array:
             h_BxLxD = constrain(self.mlp(h_BxLxD), "batch", "sequence", "embed")
             h_BxLxD = h_BxLxD if self.mlp_out_norm is None else self.mlp_out_norm(h_BxLxD)
-            return dropout(h_BxLxD, self.rate, keys[2])
+            return scaled(dropout(h_BxLxD, self.rate, keys[2]), self.branch)
 
         first, second = self.attention_norm, self.mlp_norm
         if second is None:  # a parallel block has one shared norm

@@ -10,6 +10,7 @@ from scaling.config.model import ModelConfig
 from scaling.config.run import Placement
 from scaling.models.parameters import ParamFacts, facts_of
 from scaling.models.transformer import Transformer
+from scaling.models.width_transfer import width_transfer
 
 Params = dict[str, Any]
 """nested dict of arrays"""
@@ -42,8 +43,10 @@ def metadata(config: ModelConfig) -> dict[str, Any]:
     """ParamFacts of every parameter, in the structure of the parameters."""
     state = nnx.state(nnx.eval_shape(lambda: Transformer(config, Placement(), rngs=nnx.Rngs(0))))
 
+    transfer = width_transfer(config)
+
     def facts(tree: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: facts_of(v) if isinstance(v, nnx.Variable) else facts(v) for k, v in tree.items()}
+        return {k: facts_of(v, transfer) if isinstance(v, nnx.Variable) else facts(v) for k, v in tree.items()}
 
     return facts(state)
 

@@ -6,7 +6,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from scaling.config.model import ModelConfig
 from scaling.models.matmul import matmul
-from scaling.models.parameters import ParamFacts, declare, matrix_std
+from scaling.models.parameters import ParamFacts, declare
+from scaling.models.width_transfer import matrix_std
 
 PRODUCT = "product"
 """what a result is called that `remat: dots` keeps"""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scaling.config.model import ModelConfig
+from scaling.models.width_transfer import STANDARD, WidthTransfer
 
 Role = Literal["embedding", "hidden", "head", "vector"]
 
@@ -27,6 +27,10 @@ class ParamFacts:
     decay: bool
     """weight decay applies"""
     role: Role
+    rate: float = 1.0
+    """factor on the learning rate, though not on the decay (width transfer)"""
+    eps: float = 1.0
+    """factor on AdamW's ε (width transfer)"""
 
 
 def declare(
@@ -48,13 +52,8 @@ def declare(
     return nnx.Param(value, axes=axes, fan_in=facts.fan_in, decay=facts.decay, role=facts.role)
 
 
-def facts_of(param: nnx.Variable[jax.Array]) -> ParamFacts:
-    """The facts a parameter was declared with."""
+def facts_of(param: nnx.Variable[jax.Array], transfer: WidthTransfer = STANDARD) -> ParamFacts:
+    """The facts a parameter was declared with, and the factors that follow from them under `transfer`."""
     known = param.get_metadata()
-    return ParamFacts(known["axes"], known["fan_in"], known["decay"], known["role"])
-
-
-def matrix_std(config: ModelConfig, fan_in: int, residual: bool) -> float:
-    """Standard deviation a matrix starts with; `residual`: it writes into the residual stream (GPT-2 section 2.3)."""
-    std = fan_in**-0.5 if config.init == "fan_in" else config.init_std
-    return std * (2 * config.layers) ** -0.5 if residual and config.residual_init_scale else std
+    axes, role = known["axes"], known["role"]
+    return ParamFacts(axes, known["fan_in"], known["decay"], role, transfer.rate(role), transfer.eps(axes))

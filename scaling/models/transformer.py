@@ -10,12 +10,13 @@ from scaling.config.model import ModelConfig
 from scaling.config.run import Placement
 from scaling.errors import UserError
 from scaling.models.attention_mask import dropout
-from scaling.models.block import Block
+from scaling.models.block import Block, scaled
 from scaling.models.loss import LossSums, logits_of, token_losses
 from scaling.models.norm import Norm
-from scaling.models.parameters import ParamFacts, declare, matrix_std
+from scaling.models.parameters import ParamFacts, declare
 from scaling.models.positions import rope_tables, sinusoids
 from scaling.models.stack import apply_layers
+from scaling.models.width_transfer import table_std, width_transfer
 from scaling.parallel.sharding import constrain
 
 
@@ -25,7 +26,7 @@ class Transformer(nnx.Module):
     def __init__(self, config: ModelConfig, placement: Placement, *, rngs: nnx.Rngs):
         self.config, self.placement = config, placement
         vocab, d_model = config.vocab, config.d_model
-        std = matrix_std(config, d_model, residual=False)  # also of embeddings: a tied one is the head
+        std = table_std(config)  # one for all: a tied embedding is the head
         facts = ParamFacts(("vocab", "embed"), 1, decay=False, role="embedding")
         self.embedding = declare((vocab, d_model), facts, rngs=rngs, layers=None, std=std)
         learned = config.position == "learned"
@@ -69,9 +70,9 @@ class Transformer(nnx.Module):
         return x_BxLxD if self.norm is None else self.norm(x_BxLxD)
 
     def head_matrix(self) -> jax.Array:
-        """[D, V] at the compute precision."""
+        """[D, V] at the compute precision, the multiplier of logits included."""
         matrix = self.embedding[...].T if self.head is None else self.head[...]
-        return matrix.astype(self.dtype)
+        return scaled(matrix, width_transfer(self.config).logits).astype(self.dtype)
 
     def logits(self, tokens_BxL: jax.Array) -> jax.Array:
         """float32 logits [B, L, V], soft-capped, without dropout."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scaling.errors import INTERRUPTED, UserError
 from scaling.result import Result, naming, read_result, write_text_atomically
+from scaling.sweeps.tuning import judged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 State = Literal["planned", "running", "interrupted", "completed", "diverged", "failed", "unreadable"]
 Role = Literal["fit", "test"]
 
+DONE = ("completed", "diverged")  # states of runs that have what they were trained for
 BUSY = 69  # exit code of a worker whose run another process trains (EX_UNAVAILABLE of sysexits.h)
 STOPPED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, None)  # exit codes of a run that was told to stop, or lost
+SAVED = "told to stop; its state is saved"
 GONE = "the process disappeared (killed, or the machine stopped)"
 
 
@@ -122,12 +125,20 @@ def now() -> str:
 
 def log_start(folder: Path) -> None:
     """This process begins an attempt at the run in `folder`."""
+    close_lost(folder)
     _append(folder, {"event": "start", "time": now(), "pid": os.getpid(), "host": platform.node()})
 
 
 def log_end(folder: Path, exit_code: int | None, reason: str = "") -> None:
     """The last attempt at the run in `folder` is over. exit_code: negative for a signal, None where unknown."""
     _append(folder, {"event": "end", "time": now(), "exit_code": exit_code, "reason": reason})
+
+
+def close_lost(folder: Path) -> None:
+    """An attempt that a process left open is over: for who knows that none trains the run."""
+    before = attempts(folder)
+    if before and before[-1].end is None:
+        log_end(folder, None, GONE)
 
 
 def _append(folder: Path, event: Mapping[str, Any]) -> None:
@@ -223,13 +234,14 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
 
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
     `facts` and `versions` a column of its own (`versions_jax`); `role` tells the runs that a law is fitted to
-    (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`.
+    (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`;
+    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
 
     role: only these runs. Raises UserError, naming every file, where a record cannot be read.
     """
     import pandas as pd
 
-    rows, broken, plans = [], [], {}
+    rows, labels, broken, plans = [], [], [], {}
     for folder in run_folders(Path(path)):
         try:
             result = read_result(folder)
@@ -241,9 +253,11 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
         entry = plans[folder.parent].get(folder.name)
         own: Role = entry.role if entry else "fit"
         if result is not None and role in (None, own):
-            rows.append(table_row(result, own, entry.label if entry else {}))
+            labels.append(entry.label if entry else {})
+            rows.append(table_row(result, own, labels[-1]))
     if broken:
         raise UserError("; ".join(broken))
+    rows = [row | columns for row, columns in zip(rows, judged(rows, labels), strict=True)]
     return pd.DataFrame(rows, columns=None if rows else [*(f.name for f in fields(Result)), "role"])
 
 

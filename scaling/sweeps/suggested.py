@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaling import accounting, ladder
-from scaling.config import LadderConfig, SweepConfig, build, read_mapping, to_yaml
+from scaling.config import LadderConfig, SweepConfig, build, load, read_mapping, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
-from scaling.sweeps.designs import make_runs
+from scaling.sweeps.designs import make_runs, shared_run
 
 if TYPE_CHECKING:
     from scaling.laws import Fit, Suggestion
@@ -28,7 +28,7 @@ def write_suggestion(fitted: "Fit", home: Path, k: int) -> tuple["Suggestion", P
     path = home / "sweep.yaml"
     if not path.exists():
         raise UserError(f"{home} has no sweep.yaml, so there is nothing to build a sweep of the suggested runs on")
-    base = read_mapping(path)
+    base = {**read_mapping(path), "run": shared_run(load(SweepConfig, path))}
     sizes = build(LadderConfig, {**base.get("ladder", {}), "count": "total"}, f"{path}: ladder")
     wanted = laws.default_candidates(fitted, float(fitted.runs.flops.sum()))
     made = {N: _nearest(N, sizes, base["run"].get("model", {})) for N in np.unique(wanted["N"])}

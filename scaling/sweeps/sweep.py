@@ -1,24 +1,30 @@
 """The whole of a sweep: train its runs, fit the law, freeze the forecast, train the run that tests it, report."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.config import SweepConfig, load, to_yaml
+from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, differing, load, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
-from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
-from scaling.sweeps.executors import Executor, LocalExecutor
+from scaling.sweeps.designs import PlannedRun, all_runs, expected_optimum, extend, make_runs, make_test_runs
+from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
+from scaling.sweeps.forks import drop_forks
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import Busy, RunState, lock, read_plan, record_runs
+from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_plan, record_runs
+from scaling.sweeps.tuning import tuning_lines
 
-EXECUTORS = {"local": LocalExecutor}
+EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
+    "local": lambda config: LocalExecutor(),
+    "ray": lambda config: RayExecutor(config.ray),
+    "slurm": lambda config: SlurmExecutor(config.slurm),
+}
 
 
 @dataclass(frozen=True)
@@ -59,31 +65,57 @@ class SweepOutcome:
 
 
 def run_sweep(
-    sweep: SweepConfig, executor: str | Executor = "local", folder: str | Path | None = None
+    sweep: SweepConfig, executor: str | Executor | None = None, folder: str | Path | None = None
 ) -> SweepOutcome:
     """Train what is left of `sweep`; with a forecast, fit, freeze it, test it and report.
 
-    executor: where runs run, by name or as an object.
+    executor: where runs run, by name or as an object; `sweep.executor.kind` where None.
     folder: where sweeps' folders are kept; `run.records.folder` where None.
 
     Everything is checked before anything is launched, and whatever is done already is not done again. Raises
     UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
     another sweep; KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
     """
-    where = _executor(executor)
-    runs = make_runs(sweep, None if folder is None else str(folder))
+    where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
+    kept = None if folder is None else str(folder)
+    runs = make_runs(sweep, kept)
     home = sweep_folder(runs)
     tests = _expected_tests(sweep, runs)
     with _claimed(home):
+        runs = all_runs(sweep, read_plan(home), kept)
         _refuse_other_sweep(home, sweep, runs)
         _check_data([*runs, *tests])
         record_runs(home, runs, "fit")
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         progress = Progress(home)
-        outcome = SweepOutcome(sweep.name, home, train_all(runs, home, where, progress))
+        states = train_all(runs, home, where, progress)
+        drop_forks(runs, home)
+        states = (*states, *_train_further(sweep, runs, where, progress))
+        for line in tuning_lines(load_runs(home, role="fit")) if sweep.tuning else ():
+            progress.say(line)
+        outcome = SweepOutcome(sweep.name, home, states)
         if sweep.forecast is not None and outcome.ok:
             outcome = _test_law(sweep, outcome, where, progress)
         return outcome if outcome.ok and outcome.summary else replace(outcome, summary=_tell_states(outcome))
+
+
+def _train_further(
+    sweep: SweepConfig, runs: Sequence[PlannedRun], where: Executor, progress: Progress
+) -> tuple[RunState, ...]:
+    """Rounds of runs that the results ask for; none once the forecast is frozen. Returns what became of them."""
+    states: tuple[RunState, ...] = ()
+    home = sweep_folder(runs)
+    while isinstance(sweep.design, IsoflopDesign) and not (home / "forecast.json").exists():
+        more = extend(sweep, read_plan(home), load_runs(home, role="fit"), runs[0].config.records.folder)
+        for line in more.said:
+            progress.say(line)
+        if not more.runs:
+            break
+        _check_data(more.runs)
+        runs = (*runs, *more.runs)
+        record_runs(home, runs, "fit")
+        states = (*states, *train_all(more.runs, home, where, progress))
+    return states
 
 
 def _tell_states(outcome: SweepOutcome) -> str:
@@ -119,12 +151,12 @@ def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progre
     )
 
 
-def _executor(executor: str | Executor) -> Executor:
+def _executor(executor: str | Executor, config: ExecutorConfig) -> Executor:
     if not isinstance(executor, str):
         return executor
     if executor not in EXECUTORS:
         raise UserError(f"executor {executor!r} is unknown; allowed: {', '.join(EXECUTORS)}")
-    return EXECUTORS[executor]()
+    return EXECUTORS[executor](config)
 
 
 @contextmanager
@@ -148,7 +180,9 @@ def _refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRu
     before = load(SweepConfig, path)
     planned = {run_id for run_id, entry in read_plan(home).items() if entry.role == "fit"}
     added, lost = {run.id for run in runs} - planned, planned - {run.id for run in runs}
-    changed = differing(before.model_dump(mode="json"), sweep.model_dump(mode="json"))
+    # where the runs run is no part of what they are
+    old, new = (each.model_dump(mode="json", exclude={"executor"}) for each in (before, sweep))
+    changed = differing(old, new)
     advice = f"choose another name (now {sweep.name!r}), or delete {home} to start afresh"
     if lost:
         keys = ", ".join(changed) or "nothing in the file, so the code that designs runs"
@@ -160,14 +194,6 @@ def _refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRu
     if frozen.exists() and (added or fixed):
         what = f"{len(added)} runs are new" if added else f"{', '.join(fixed)} changed"
         raise UserError(f"{frozen} is frozen and {what}, but a forecast is never edited; {advice}")
-
-
-def differing(old: Any, new: Any, key: str = "") -> list[str]:
-    """Dotted keys in which two nested mappings differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in differing(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
-    return [] if old == new else [key]
 
 
 def _check_data(runs: Sequence[PlannedRun]) -> None:

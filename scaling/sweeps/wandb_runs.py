@@ -1,10 +1,13 @@
 """The table of a sweep's results from its mirror in wandb, for those who have not its folder."""
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.result import Result
 from scaling.sweeps.run_store import table_row
+from scaling.sweeps.tuning import judged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +19,8 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     project: "entity/project", or "project" of your own. sweep: its name, None for all in the project.
 
     `role` is that of the run's configuration in wandb, "fit" where an older one does not say; `budget` and
-    `target_params`, which wandb does not hold, are missing.
+    `target_params`, which wandb does not hold, are missing. A `point` are the runs whose configurations differ in
+    nothing but learning rate, weight decay and seed.
     Raises UserError where wandb is missing or says no, and where no run there has a result.
     """
     import pandas as pd
@@ -26,18 +30,35 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
 
         filters = {"group": sweep} if sweep is not None else {}
         records = [
-            (_plain(run.summary.get("result")), _plain(run.config.get("records", {})).get("role", "fit"))
+            (_plain(run.summary.get("result")), _plain(run.config))
             for run in wandb.Api().runs(project, filters=filters)
         ]
     except Exception as error:  # wandb may raise anything
         raise UserError(f"wandb project {project}: {' '.join(f'{error}'.split())}") from None
-    found = [(result, role) for result, role in records if result]
+    found = [(result, config) for result, config in records if result]
     if not found:
         where = project if sweep is None else f"{project}, group {sweep},"
         raise UserError(f"wandb project {where} has no run with a result ({len(records)} runs seen)")
     known = Result.__dataclass_fields__
-    rows = [(Result(**{key: result[key] for key in result if key in known}), role) for result, role in found]
-    return pd.DataFrame([table_row(result, role, {}) for result, role in rows])
+    rows = [
+        table_row(
+            Result(**{key: result[key] for key in result if key in known}),
+            config.get("records", {}).get("role", "fit"),
+            {},
+        )
+        for result, config in found
+    ]
+    columns = judged(rows, [_point(config) for _, config in found])
+    return pd.DataFrame([row | more for row, more in zip(rows, columns, strict=True)])
+
+
+def _point(config: dict[str, Any]) -> dict[str, str]:
+    """What stands for the label of a run; empty where wandb has no configuration."""
+    kept = {key: value for key, value in config.items() if key not in ("seed", "placement", "records")}
+    optimizer = kept.get("optimizer", {})
+    kept["optimizer"] = {k: v for k, v in optimizer.items() if k not in ("learning_rate", "weight_decay")}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return {"config": hashlib.sha256(text.encode()).hexdigest()[:16]} if config else {}
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,9 @@ KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and on
 
 def saves(records: Records) -> bool:
     """Whether a run makes checkpoints at all."""
-    return records.checkpoint_minutes is not None or records.checkpoint_steps is not None
+    return (
+        records.checkpoint_minutes is not None or records.checkpoint_steps is not None or bool(records.checkpoint_at)
+    )
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,25 @@ class Books:
     """running sums, see `metrics.Losses`"""
     fingerprints: dict[str, int]
     """checksum of each array, see `fingerprints`"""
+    branch: dict[str, Any] | None = None
+    """of a run that began at another's checkpoint: which, after which step, and the FLOPs that it did not spend"""
 
 
 class Checkpoints:
     """The folder `checkpoints/` of a run, with one folder a step, written by Orbax.
 
     A temporary checkpoint is due by time and the newest two stay; permanent ones are due by step and all stay.
+    read_only: it is another run's; nothing on the disk is changed.
     Orbax is imported (some seconds) at the first save, or to read what is there.
     """
 
-    def __init__(self, folder: Path, records: Records, config_hash: str):
-        self.folder, self.config_hash = folder / "checkpoints", config_hash
-        self.minutes, self.every = records.checkpoint_minutes, records.checkpoint_steps
+    def __init__(self, folder: Path, records: Records, config_hash: str, *, read_only: bool = False):
+        self.folder, self.config_hash, self.read_only = folder / "checkpoints", config_hash, read_only
+        self.minutes, self.every, self.at = (
+            records.checkpoint_minutes,
+            records.checkpoint_steps,
+            records.checkpoint_at,
+        )
         self.last_step: int | None = None
         self.notes: list[str] = []
         """what went wrong with checkpoints and what was done"""
@@ -62,16 +71,26 @@ class Checkpoints:
         self._manager: Any = None
 
     def due_by_step(self, step: int) -> bool:
-        return self.every is not None and step % self.every == 0
+        return step in self.at or (self.every is not None and step % self.every == 0)
 
     def due_by_time(self) -> bool:
         return self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes
 
     def due_at_end(self) -> bool:
-        """Whether the last state is to be kept: of a run with permanent checkpoints, or one longer than `minutes`."""
+        """Whether the last state is to be kept: of a run with checkpoints every so many steps, or one longer than
+        `minutes`."""
         return self.every is not None or (self.minutes is not None and self.last_step is not None)
 
-    def save(self, state: TrainState, step: int, *, tokens: int, wall_s: float, losses: dict[str, Any]) -> None:
+    def save(
+        self,
+        state: TrainState,
+        step: int,
+        *,
+        tokens: int,
+        wall_s: float,
+        losses: dict[str, Any],
+        branch: dict[str, Any] | None = None,
+    ) -> None:
         """Save the state after update number `step`, with its books.
 
         Returns once the arrays may change, while files are still being written. An error of the save before, such
@@ -81,7 +100,7 @@ class Checkpoints:
             return
         from orbax.checkpoint import args
 
-        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state))
+        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state), branch)
         values = asdict(books)
         saved = args.Composite(
             state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": _seal(values)})
@@ -102,6 +121,18 @@ class Checkpoints:
                 return found
             self._put_aside(step)
             self.notes.append(f"checkpoint {step} is broken ({trouble}); using the one before")
+        return None
+
+    def restore_shared(self, layout: TrainState, at_most: int) -> tuple[TrainState, Books] | None:
+        """As `restore`, of the checkpoints of step `at_most` or before; a broken one stays where it is."""
+        for step in self._steps():
+            if step > at_most:
+                continue
+            found, trouble = self._read(step, layout)
+            if found is not None:
+                return found
+            self.close()
+            self.notes.append(f"checkpoint {step} of {self.folder.parent.name} is broken ({trouble})")
         return None
 
     def close(self) -> None:
@@ -174,10 +205,13 @@ class Checkpoints:
             policies = [ocp.checkpoint_managers.LatestN(KEEP)]
             if self.every is not None:
                 policies.append(ocp.checkpoint_managers.EveryNSteps(self.every))
+            if self.at:
+                policies.append(ocp.checkpoint_managers.CustomSteps(self.at))
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not self.read_only,
                 lightweight_initialize=True,
+                read_only=self.read_only,
             )
             self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._manager

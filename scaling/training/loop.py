@@ -1,9 +1,8 @@
-"""Training one run from its configuration to its record."""
+"""Training runs from their configurations to their records, one alone or several of one shape side by side."""
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from scaling import accounting
-from scaling.config import RunConfig, config_hash, run_id
-from scaling.data import Batches, TokenStore, check_run, open_store, prefetch
+from scaling.config import RunConfig
+from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.models import functional
-from scaling.parallel import initialize, is_main, make_mesh, placed
+from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
 from scaling.parallel.distributed import local_rows, put_batch
-from scaling.result import Result, Status, write_result
-from scaling.training.checkpoint import Checkpoints, everyone, saves
+from scaling.result import Result
+from scaling.training.checkpoint import everyone, saves
+from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
-from scaling.training.metrics import Losses, MetricsFile, limit
-from scaling.training.mirror import Mirror
-from scaling.training.optimizer import make_optimizer
-from scaling.training.progress import open_progress
-from scaling.training.records import make_result, open_folder, run_folder, write_config
-from scaling.training.schedules import make_schedule
-from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import METRICS, compile_step
-
-
-class Diverged(Exception):
-    """The loss says that more training is of no use; the message says why."""
+from scaling.training.knobs import make_knobs, put_knobs
+from scaling.training.member import Member
+from scaling.training.pack import check_mesh, check_pack, part, stacked
+from scaling.training.records import open_folder, run_folder, write_config
+from scaling.training.state import TrainState, abstract_state
+from scaling.training.step import METRICS, compile_step, run_optimizer
 
 
 def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False) -> Result:
@@ -51,253 +44,208 @@ def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False)
     Raises UserError for a mistake of the user's, `Interrupted` (a SystemExit of code 75) after SIGTERM and
     KeyboardInterrupt after SIGINT, with the state saved. Any other failure is recorded as `failed` and raised.
     """
+    return train_pack([config], None if folder is None else [folder], quiet=quiet)[0]
+
+
+def train_pack(
+    configs: Sequence[RunConfig], folders: Sequence[Path] | None = None, *, quiet: bool = False
+) -> list[Result]:
+    """Train runs of one shape side by side on one device, in one program, each recorded as if it were alone.
+
+    The runs may differ in seed, peak learning rate, weight decay, the numbers of their schedule and in `records`.
+    Each has its own folder, goes on from its own checkpoint, is evaluated on its own and ends on its own: one that
+    has diverged is recorded, and what its place in the program computes from then on is not read. The numbers are
+    those of `train` up to rounding, and each run may be gone on with by `train` or in another pack.
+
+    folders: of the runs, in their order.
+    returns: their results, in the same order; `tokens_per_s` and `mfu` are each run's share of the device.
+
+    Raises as `train`; a failure is recorded for every run that has not ended by then.
+    """
     initialize()
-    folder = run_folder(config) if folder is None else Path(folder)
-    ended = open_folder(folder, config)
-    if ended is not None:
-        return ended
-    mesh = make_mesh(config.placement.mesh)
-    run_config = placed(config, mesh)
-    store = open_store(config.data, config.records.store_folder)
-    check_run(config, store)
-    if is_main():
-        write_config(folder, config)
-        (folder / "result.json").unlink(missing_ok=True)  # of a failed try: this one may be interrupted
-    started = time.monotonic()
-    mirror = Mirror(config, folder, enabled=is_main())
-    run = result = None
+    folders = [run_folder(config) for config in configs] if folders is None else [Path(f) for f in folders]
+    check_pack(configs, folders)
+    results = [open_folder(folder, config) for config, folder in zip(configs, folders, strict=True)]
+    left = [i for i, result in enumerate(results) if result is None]
+    if left:
+        trained = _train([configs[i] for i in left], [folders[i] for i in left], quiet=quiet)
+        for i, result in zip(left, trained, strict=True):
+            results[i] = result
+            if is_main() and not quiet:
+                told = f" ({result.reason})" if result.reason else ""
+                print(f"{result.run_id}: {result.status}{told}, see {folders[i]}")
+    return [result for result in results if result is not None]
+
+
+def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool) -> list[Result]:
+    """Runs of which none has ended."""
+    mesh = make_mesh(configs[0].placement.mesh)
+    check_mesh(len(configs), mesh)
+    run_configs = [placed(config, mesh) for config in configs]
+    store = open_store(configs[0].data, configs[0].records.store_folder)
+    for config in configs:
+        check_run(config, store)
+    for config, folder in zip(configs, folders, strict=True):
+        if is_main():
+            write_config(folder, config)
+            (folder / "result.json").unlink(missing_ok=True)  # of a failed try: this one may be interrupted
+    clock = Clock()
+    members = [
+        Member(config, folder, store, clock, pack=len(configs), quiet=quiet)
+        for config, folder in zip(run_configs, folders, strict=True)
+    ]
     try:
-        with Signals(enabled=saves(config.records)) as signals:
-            run = _Run(run_config, folder, mesh, store, mirror, signals, quiet=quiet)
-            with closing(run):
-                result = run.train()
+        with Signals(enabled=any(saves(config.records) for config in configs)) as signals, ExitStack() as opened:
+            for member in members:
+                opened.callback(member.close)
+            loop = Loop(members, mesh, signals, clock)
+            opened.callback(loop.windows.close)
+            loop.run()
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        steps, wall_s = run.step if run else 0, time.monotonic() - started
-        reason = f"{type(error).__name__}: {error}"
-        result = make_result(config, "failed", steps=steps, wall_s=wall_s, reason=reason, store=store)
+        for member in members:
+            if member.active:
+                member.fail(error)
         raise
     finally:
-        if is_main() and result is not None:
-            write_result(folder, result)
-        mirror.finish(result)
-    if is_main() and not quiet:
-        print(f"{result.run_id}: {result.status}{f' ({result.reason})' if result.reason else ''}, see {folder}")
-    return result
+        for member in members:
+            if member.active:
+                member.mirror.finish(None)
+    return [member.result for member in members if member.result is not None]
 
 
-class _Run:
-    """One run in progress: what is compiled, the state, and the books about it."""
+class Loop:
+    """Members in training: what is compiled, the state of all of them, and the order in which things happen."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: Path,
-        mesh: Mesh,
-        store: TokenStore,
-        mirror: Mirror,
-        signals: Signals,
-        *,
-        quiet: bool,
-    ):
-        self.config, self.mesh, self.store, self.mirror, self.signals = config, mesh, store, mirror, signals
-        self.clock = _Clock()
-        self.flops_per_token = accounting.flops_per_token(config.model).exact
-        self.batches = Batches(store.train, config.model.context, config.batch_size, config.seed)
-        schedule = make_schedule(config.schedule, config.optimizer.learning_rate, config.steps)
-        optimizer = make_optimizer(config.optimizer, schedule, functional.metadata(config.model))
+    def __init__(self, members: Sequence[Member], mesh: Mesh, signals: Signals, clock: Clock):
+        self.members, self.mesh, self.signals, self.clock = members, mesh, signals, clock
+        config, store = members[0].config, members[0].store
+        knobs = [make_knobs(member.config) for member in members]
+        self.knobs = put_knobs(stacked(knobs), mesh)
+        optimizer = run_optimizer(config, knobs[0])
         layout = abstract_state(config.model, optimizer, mesh)
         graph, _ = functional.abstract(config.model, config.placement)
         self.evaluator = Evaluator(config, graph, mesh, store.validation)
-        self.checkpoints = Checkpoints(folder, config.records, config_hash(config))
-        self.signals = signals
-        self.state, self.step = self._begin(optimizer, layout)
-        self.resumed_from = self.step
-        self.metrics = MetricsFile(folder, self.step, write=is_main())
-        self.progress = open_progress(run_id(config), config.steps, self.step, quiet=quiet)
-        for note in self.checkpoints.notes:
-            self.progress.say(note)
-        if self.step:
-            self.progress.say(f"going on from step {self.step} of {config.steps}")
+        for member in members:
+            member.facts["mesh"] = dict(mesh.shape)
+        self.state = stacked([member.begin(optimizer, layout) for member in members])
         windows = jax.ShapeDtypeStruct((config.batch_size, config.model.context + 1), store.train.tokens.dtype)
-        self.compile = partial(compile_step, config, graph, optimizer, schedule, mesh, layout, windows)
-        self.compile_s = 0.0
+        self.compile = partial(compile_step, config, graph, mesh, layout, windows, len(members))
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
         self.alone = jax.process_count() == 1
         self.windows: Any = self._source()
-        self.mark = (self.step, self.clock.seconds)
-        """where the speed is measured from"""
 
-    def _begin(self, optimizer: Any, layout: TrainState) -> tuple[TrainState, int]:
-        """The state to start from: of the newest good checkpoint, or a new one."""
-        self.losses = Losses(self.config.steps, limit(self.config.model.vocab))
-        restored = self.checkpoints.restore(layout)
-        if restored is None:
-            return create_state(self.config.model, optimizer, self.config.seed, layout), 0
-        state, books = restored
-        self.losses = Losses(**books.losses)
-        self.clock.base = books.wall_s
-        return state, books.step
-
-    def close(self) -> None:
-        """Leave files and terminal in order, however the run ended."""
-        self.windows.close()
-        self.progress.close()
-        self.metrics.close()
-        self.checkpoints.close()
-
-    def train(self) -> Result:
-        """All updates and evaluations that are left. Raises what `train` raises."""
+    def run(self) -> None:
+        """All updates and evaluations that are left. Raises what a signal asks for, once every state is saved."""
         try:
-            try:
-                return self._result("completed", self._loop())
-            except Stop:
-                self._save()
-                self.checkpoints.close()
-        except Diverged as reason:
-            record = self.metrics.last("eval_loss")
-            return self._result("diverged", Evaluation.from_record(record) if record else None, str(reason))
-        where = f"stopped at step {self.step} of {self.config.steps}, state saved; the same command goes on"
-        self.progress.say(where)
-        raise self.signals.exception(where)
+            self._run()
+        except Stop:
+            self._drain()
+            stopped = list(self._active())
+            for member in stopped:
+                self._save(member)
+            for member in stopped:
+                member.checkpoints.close()
+                where = (
+                    f"stopped at step {member.step} of {member.config.steps}, state saved; the same command goes on"
+                )
+                member.say(where)
+            if stopped:
+                raise self.signals.exception(f"{where}; the same command goes on") from None
 
-    def _loop(self) -> Evaluation:
-        """Updates up to the last, and the final held-out loss."""
-        steps, every = self.config.steps, self.config.records.evaluate_every
-        if self.step < steps:
+    def _run(self) -> None:
+        if not all(member.done for member in self.members):
             compiling = time.perf_counter()
             self.update = self.compile()
-            self.compile_s = time.perf_counter() - compiling
-            self.mark = (self.step, self.clock.seconds)
+            for member in self.members:
+                member.facts["compile_s"] = time.perf_counter() - compiling
+                member.measure()
         while True:
-            last = self.step == steps
-            if self.checkpoints.due_at_end() if last else self._due():
-                self._save()
-            if last or (every and self.step and self.step % every == 0):
-                evaluation = self._evaluate()
-            if last:
-                if evaluation.loss > self.losses.limit:
-                    raise Diverged(f"the held-out loss is {evaluation.loss:.2f} nats, above {self.losses.limit:.2f}")
-                return evaluation
+            for member in self._active():
+                self._look_after(member)
+            if not any(self._active()):
+                return
             if self._any_process(self.signals.received is not None):
                 raise Stop
             before = self.pending
-            self.state, self.pending = self.update(self.state, next(self.windows))
-            self.step += 1
+            self.state, self.pending = self.update(self.state, self.knobs, next(self.windows))
+            for member in self._active():
+                member.step += 1
             if before is not None:
-                self._read(self.step - 1, before)
+                self._read(before, behind=1)
+
+    def _active(self) -> Iterator[Member]:
+        return (member for member in self.members if member.active)
 
     def _source(self) -> Iterator[Any]:
-        """The windows of every step that is left, on the devices before they are needed.
+        """The windows of every update that is left, on the devices before they are needed.
 
         On one process's CPU memory is the device: there a thread would only compete with the step.
         """
-        steps = range(self.step, self.config.steps)
-        windows = (self.batches.windows(step, *local_rows(self.mesh, self.config.batch_size)) for step in steps)
+        batch_size, steps = self.members[0].config.batch_size, self.members[0].config.steps
+        updates = range(max(steps - member.step for member in self.members))
+        rows = local_rows(self.mesh, batch_size)
+        windows = (stacked([member.windows(i, *rows) for member in self.members]) for i in updates)
         if jax.default_backend() == "cpu" and jax.process_count() == 1:
             return windows
-        return prefetch(windows, lambda rows: put_batch(rows, self.mesh, self.config.batch_size))
+        if len(self.members) > 1:
+            return prefetch(windows, lambda rows: jax.device_put(rows, replicated(self.mesh)))
+        return prefetch(windows, lambda rows: put_batch(rows, self.mesh, batch_size))
 
-    def _due(self) -> bool:
-        return self.checkpoints.due_by_step(self.step) or self._any_process(self.checkpoints.due_by_time())
+    def _look_after(self, member: Member) -> None:
+        """What is due for a run between two updates: a checkpoint, an evaluation, its end."""
+        due = member.checkpoints.due_at_end() if member.done else self._due(member)
+        if not (due or member.evaluation_due):
+            return
+        self._drain()
+        if due and member.active:
+            self._save(member)
+        if member.evaluation_due and member.active:
+            with member.ending_if_diverged():
+                evaluation = self._evaluate(member)
+                if member.done:
+                    member.complete(evaluation)
+
+    def _due(self, member: Member) -> bool:
+        return member.checkpoints.due_by_step(member.step) or self._any_process(member.checkpoints.due_by_time())
 
     def _any_process(self, yes: bool) -> bool:
         """Whether any process of the run says yes. Several ask each other at the steps that are logged only."""
         if self.alone:
             return yes
-        return self.step % self.config.records.log_every == 0 and not everyone(not yes)
+        (member,) = self.members
+        return member.step % member.config.records.log_every == 0 and not everyone(not yes)
 
-    def _read(self, step: int, metrics: jax.Array) -> None:
-        """Take in what update number `step` measured, waiting until it is done. Raises Diverged."""
-        values = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
-        trouble = self.losses.add(step, values["loss"])
-        if trouble:
-            raise Diverged(trouble)
-        if step % self.config.records.log_every and step != self.config.steps:
-            return
-        seconds, (since, mark) = self.clock.seconds, self.mark
-        self.mark = (step, seconds)
-        if not self.config.model.z_loss:
-            values.pop("z_loss")
-        values["loss"] = self.losses.take_window()
-        if step > since:
-            values["tokens_per_s"] = (step - since) * self.config.batch_tokens / max(seconds - mark, 1e-9)
-        self._write(step, {**values, "wall_s": seconds})
-
-    def _write(self, step: int, values: dict[str, Any]) -> None:
-        tokens = step * self.config.batch_tokens
-        record = {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token, **values}
-        self.metrics.write(record)
-        self.mirror.log(step, record)
-        self.progress.show(step, record)
+    def _read(self, metrics: jax.Array, *, behind: int) -> None:
+        """Take in what an update measured, waiting until it is done. behind: updates made since."""
+        rows = np.asarray(metrics).reshape(len(self.members), len(METRICS)).tolist()
+        for member, row in zip(self.members, rows, strict=True):
+            if member.active:
+                with member.ending_if_diverged():
+                    member.read(member.step - behind, dict(zip(METRICS, row, strict=True)))
 
     def _drain(self) -> None:
-        """Wait for the latest update. Raises Diverged."""
+        """Wait for the latest update."""
         if self.pending is not None:
             metrics, self.pending = self.pending, None
-            self._read(self.step, metrics)
+            self._read(metrics, behind=0)
 
-    def _save(self) -> None:
-        """Save the state. One whose loss shows divergence never gets that far."""
-        self._drain()
-        if self.step == 0:
-            return  # the seed says it all
-        self.metrics.sync()
-        tokens, losses = self.step * self.config.batch_tokens, self.losses.state()
-        self.checkpoints.save(self.state, self.step, tokens=tokens, wall_s=self.clock.seconds, losses=losses)
+    def _state_of(self, member: Member) -> TrainState:
+        return part(self.state, self.members.index(member), len(self.members))
 
-    def _evaluate(self) -> Evaluation:
+    def _save(self, member: Member) -> None:
+        """Save the state of a run after its latest update, which has been read."""
+        if member.step:  # before the first the seed says it all
+            member.save(self._state_of(member))
+
+    def _evaluate(self, member: Member) -> Evaluation:
         """The held-out loss of the present state: measured, or from the records if it was before an interruption."""
-        self._drain()
-        record = self.metrics.last("eval_loss")
-        if record is not None and record["step"] == self.step:
-            return Evaluation.from_record(record)
-        check = self.signals.check if self.alone else None  # several processes stop together, between updates
-        with self.clock.paused():
-            evaluation = self.evaluator(self.state.params, check)
-        if not math.isfinite(evaluation.loss):
-            raise Diverged(f"the held-out loss after step {self.step} is {evaluation.loss}")
-        self._write(self.step, evaluation.as_record())
+        evaluation = member.recorded_evaluation()
+        if evaluation is None:
+            check = self.signals.check if self.alone else None  # several processes stop together, between updates
+            with self.clock.paused():
+                evaluation = self.evaluator(self._state_of(member).params, check)
+            member.record_evaluation(evaluation)
         return evaluation
-
-    def _result(self, status: Status, evaluation: Evaluation | None, reason: str = "") -> Result:
-        notes = [*self.checkpoints.notes, *([f"went on from step {self.resumed_from}"] if self.resumed_from else [])]
-        facts: dict[str, Any] = {"compile_s": self.compile_s, "mesh": dict(self.mesh.shape)}
-        if evaluation is not None:
-            facts |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
-        if status == "diverged":
-            facts["last_good"] = self.metrics.records[-1] if self.metrics.records else None
-        return make_result(
-            self.config,
-            status,
-            steps=self.step,
-            wall_s=self.clock.seconds,
-            reason="; ".join([reason] * bool(reason) + notes),
-            store=self.store,
-            evaluation=evaluation,
-            train_loss=self.losses.tail,
-            tokens_per_s=self.metrics.tokens_per_s(),
-            facts=facts,
-        )
-
-
-class _Clock:
-    """Seconds of training: of the processes before an interruption and of this one, without pauses."""
-
-    def __init__(self) -> None:
-        self.base = 0.0
-        self._start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return self.base + time.perf_counter() - self._start
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._start += time.perf_counter() - begin

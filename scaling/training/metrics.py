@@ -3,12 +3,13 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scaling.config import tail_steps
 from scaling.metrics import METRICS_FILE, read_metrics
 from scaling.result import naming, write_text_atomically
 
@@ -51,7 +52,7 @@ class Losses:
             )
         self.window_sum += loss
         self.window_count += 1
-        if step > self.steps - max(1, self.steps // 10):
+        if step > self.steps - tail_steps(self.steps):
             self.tail_sum += loss
             self.tail_count += 1
         return None
@@ -72,6 +73,11 @@ class Losses:
         return asdict(self)
 
 
+def write_metrics(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """`metrics.jsonl` anew, with these records."""
+    write_text_atomically(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
+
+
 class MetricsFile:
     """`metrics.jsonl`: a JSON object a line, in order of `step`. Training has `loss`, an evaluation `eval_loss`."""
 
@@ -84,7 +90,7 @@ class MetricsFile:
         self.records = [record for record in read_metrics(folder) if record["step"] <= step]
         self._file: Any = None
         if write:
-            write_text_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+            write_metrics(folder, self.records)
             self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:

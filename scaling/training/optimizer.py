@@ -1,11 +1,13 @@
 """Optimizers as pairs of pure functions over the nested dict of parameters."""
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from scaling.config import OptimizerConfig
@@ -16,10 +18,16 @@ MUON_RMS = 0.2  # root mean square of a Muon update before the rate: AdamW's, me
 BLOCK_RMS = 1.0  # largest root mean square of an Adafactor update of one matrix (1804.04235, section 6)
 
 
-def make_optimizer(config: OptimizerConfig, schedule: Schedule, metadata: Any) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, schedule: Schedule, metadata: Any, weight_decay: ArrayLike | None = None
+) -> optax.GradientTransformation:
     """The optimizer: gradients clipped to a global norm, scaled, decayed, times minus the rate of the step.
 
     schedule: step (from 0) to learning rate. metadata: ParamFacts of every parameter, in the parameters' structure.
+    weight_decay: a traced number in the place of the configuration's.
+
+    The facts' factors (`models.width_transfer`) are on AdamW's ε and on the rate of the direction, not on the decay:
+    decay · rate stays what it is at the base.
 
     Weight decay is decoupled, multiplied by the rate, and falls on the parameters whose facts say `decay`.
 
@@ -36,7 +44,8 @@ def make_optimizer(config: OptimizerConfig, schedule: Schedule, metadata: Any) -
     return optax.chain(
         clip_by_global_norm(config.clip_norm) if config.clip_norm is not None else optax.identity(),
         _direction(config, metadata),
-        optax.add_decayed_weights(config.weight_decay, mask=decay),
+        scale_each(lambda facts: facts.rate, metadata),
+        optax.add_decayed_weights(config.weight_decay if weight_decay is None else weight_decay, mask=decay),
         optax.scale_by_learning_rate(schedule),
     )
 
@@ -44,7 +53,7 @@ def make_optimizer(config: OptimizerConfig, schedule: Schedule, metadata: Any) -
 def _direction(config: OptimizerConfig, metadata: Any) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     if config.name == "adamw":
-        return adam
+        return optax.chain(scale_each(lambda facts: 1 / facts.eps, metadata), adam)
     if config.name == "lion":
         return optax.scale_by_lion(b1=config.b1, b2=config.b2)
     if config.name == "adafactor":
@@ -71,6 +80,19 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda g: g * scale, grads), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_each(factor: Callable[[ParamFacts], float], metadata: Any) -> optax.GradientTransformation:
+    """Updates times each parameter's own factor; where that is 1 they are left as they are.
+
+    Before `scale_by_adam` it stands for an ε of each parameter: m / (√v + f·ε) is what Adam with ε makes of g / f.
+    """
+
+    def times(facts: ParamFacts, u: jax.Array) -> jax.Array:
+        own = factor(facts)
+        return u if own == 1 else u * own
+
+    return optax.stateless(lambda updates, _: _map(times, metadata, updates))
 
 
 def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.GradientTransformation:

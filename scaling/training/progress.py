@@ -21,14 +21,15 @@ class Progress(Protocol):
         """Leave the terminal as it was."""
 
 
-def open_progress(name: str, steps: int, start: int, *, quiet: bool) -> Progress:
+def open_progress(name: str, steps: int, start: int, *, quiet: bool, alone: bool = True) -> Progress:
     """The display that fits where the output goes.
 
-    name: of the run. steps: of the whole run. start: updates that are done already.
+    name: of the run. steps: of the whole run. start: updates that are done already. alone: no other run shows its
+    progress at the same time; a terminal has room for one bar.
     """
     if quiet:
         return Silent()
-    return Bar(name, steps, start) if sys.stderr.isatty() else Lines(name, steps)
+    return Bar(name, steps, start) if alone and sys.stderr.isatty() else Lines(name, steps)
 
 
 class Silent:

@@ -6,49 +6,51 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scaling.config import ScheduleConfig
+from scaling.training.knobs import Knobs
 
 Schedule = Callable[[ArrayLike], jax.Array]
 
 
-def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> Schedule:
-    """The learning rate at step k of `steps`, as a traceable function into float32.
+def make_schedule(name: str, knobs: Knobs) -> Schedule:
+    """The learning rate at step k, as a traceable function into float32.
 
-    Warmup takes the first W = round(warmup · steps) steps: peak · (k + 1) / W, so the first step already learns and
-    the last of the W is at the peak. From there `cosine` and `linear` fall to exactly final · peak at the last step;
-    `wsd` holds the peak and falls as 1 − √u over the last round(cooldown · steps) steps, u = 1 at the last one, to
-    final · peak (Hägele et al. 2024, 2405.18392, eq. 1; theirs ends at 0); `inverse_sqrt` is peak · √(W / (k + 1))
-    (Vaswani et al. 2017, 1706.03762, eq. 3); `constant` holds the peak. A run of one step is at the peak.
+    name: as in `ScheduleConfig`. knobs: the numbers of a run, plain or traced.
+
+    Warmup takes the first W steps: peak · (k + 1) / W, so the first step already learns and the last of the W is at
+    the peak. From there `cosine` and `linear` fall to exactly final · peak at the last step; `wsd` holds the peak and
+    falls as 1 − √u over the steps of its cooldown, u = 1 at the last one, to final · peak (Hägele et al. 2024,
+    2405.18392, eq. 1; theirs ends at 0); `inverse_sqrt` is peak · √(W / (k + 1)) (Vaswani et al. 2017, 1706.03762,
+    eq. 3); `constant` holds the peak. A run of one step is at the peak.
 
     Steps past the end keep the last value (inverse_sqrt goes on falling).
     """
-    warmup = min(round(config.warmup * steps), steps - 1)
-    shape = _shape(config, warmup, steps)
 
     def schedule(step: ArrayLike) -> jax.Array:
         done = jnp.asarray(step, jnp.float32) + 1  # steps taken once this one is
-        rise = jnp.minimum(1.0, done / max(warmup, 1))
-        return jnp.float32(peak) * jnp.where(done < warmup, rise, shape(done))
+        peak, final, warmup, cooldown, steps = (
+            jnp.asarray(x, jnp.float32)
+            for x in (knobs.learning_rate, knobs.final, knobs.warmup, knobs.cooldown, knobs.steps)
+        )
+        top = jnp.maximum(warmup, 1)  # the first step at the peak
+        return peak * jnp.where(done < warmup, done / top, _shape(name, done, top, cooldown, steps, final))
 
     return schedule
 
 
-def _shape(config: ScheduleConfig, warmup: int, steps: int) -> Callable[[jax.Array], jax.Array]:
-    """The rate after warmup as a share of the peak; 1 where `done` is the first step at the peak."""
-    top = max(warmup, 1)
-    final = config.final
+def _shape(
+    name: str, done: jax.Array, top: jax.Array, cooldown: jax.Array, steps: jax.Array, final: jax.Array
+) -> jax.Array:
+    """The rate after warmup as a share of the peak; 1 where `done` is `top`."""
 
-    def progress(done: jax.Array) -> jax.Array:
-        return jnp.clip((done - top) / max(steps - top, 1), 0.0, 1.0)
+    def part(since: jax.Array, length: jax.Array) -> jax.Array:
+        return jnp.clip((done - since) / jnp.maximum(length, 1), 0.0, 1.0)
 
-    if config.name == "cosine":
-        return lambda done: final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress(done)))
-    if config.name == "linear":
-        return lambda done: 1 - (1 - final) * progress(done)
-    if config.name == "wsd":
-        cooldown = min(max(1, round(config.cooldown * steps)), steps - top) if config.cooldown else 0
-        start = steps - cooldown
-        return lambda done: 1 - (1 - final) * jnp.sqrt(jnp.clip((done - start) / max(cooldown, 1), 0.0, 1.0))
-    if config.name == "inverse_sqrt":
-        return lambda done: jnp.sqrt(top / jnp.maximum(done, top))
-    return jnp.ones_like
+    if name == "cosine":
+        return final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * part(top, steps - top)))
+    if name == "linear":
+        return 1 - (1 - final) * part(top, steps - top)
+    if name == "wsd":
+        return 1 - (1 - final) * jnp.sqrt(part(steps - cooldown, cooldown))
+    if name == "inverse_sqrt":
+        return jnp.sqrt(top / jnp.maximum(done, top))
+    return jnp.ones_like(done)

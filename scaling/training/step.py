@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from scaling.config import RunConfig
 from scaling.models import functional
 from scaling.parallel import batch_sharding, replicated, use
-from scaling.training.optimizer import global_norm
-from scaling.training.schedules import Schedule
+from scaling.training.knobs import Knobs, make_knobs
+from scaling.training.optimizer import global_norm, make_optimizer
+from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState
 
 METRICS = ("loss", "z_loss", "grad_norm", "learning_rate")
@@ -78,22 +79,27 @@ def gradients(
     return jax.lax.scan(add, start, jnp.arange(parts))[0]
 
 
+def run_optimizer(run: RunConfig, knobs: Knobs) -> optax.GradientTransformation:
+    """The optimizer of a run with these numbers, plain or traced; its state does not depend on them."""
+    schedule = make_schedule(run.schedule.name, knobs)
+    return make_optimizer(run.optimizer, schedule, functional.metadata(run.model), knobs.weight_decay)
+
+
 def update(
-    run: RunConfig,
-    graph: functional.Graph,
-    optimizer: optax.GradientTransformation,
-    schedule: Schedule,
-    state: TrainState,
-    batch: Batch,
+    run: RunConfig, graph: functional.Graph, knobs: Knobs, state: TrainState, batch: Batch
 ) -> tuple[TrainState, jax.Array]:
-    """The state after one more batch, and the METRICS of that batch as one float32 vector."""
+    """The state after one more batch, and the METRICS of that batch as one float32 vector.
+
+    Numbers in which runs of one shape differ come from `knobs`, none of them from `run`.
+    """
     key = None
     if run.model.dropout:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.seed), DROPOUT), state.step)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(knobs.seed), DROPOUT), state.step)
     grads, nats, z = gradients(run, graph, state.params, batch, key)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = run_optimizer(run, knobs).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    values = (nats, run.model.z_loss * z, global_norm(grads), schedule(state.step))
+    rate = make_schedule(run.schedule.name, knobs)(state.step)
+    values = (nats, run.model.z_loss * z, global_norm(grads), rate)
     metrics = jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
     return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -101,26 +107,33 @@ def update(
 def compile_step(
     run: RunConfig,
     graph: functional.Graph,
-    optimizer: optax.GradientTransformation,
-    schedule: Schedule,
     mesh: Mesh,
     layout: TrainState,
     windows: jax.ShapeDtypeStruct,
+    runs: int = 1,
 ) -> Any:
-    """`update` compiled for one run: (state, windows [B, L + 1]) → (state, metrics). The state given is consumed.
+    """`update` compiled: (state, knobs, windows [B, L + 1]) → (state, metrics). The state given is consumed.
 
-    layout: from `abstract_state`. windows: shape and integer type of a batch.
+    layout: from `abstract_state`. windows: shape and integer type of a batch. runs: if several, that many side by
+    side: every argument and result has them as its first axis; for a mesh of one device.
+
+    Runs that differ in their knobs alone have the same program: what JAX keeps of one on the disk serves the others.
     """
 
-    def step(state: TrainState, windows_BxL1: jax.Array) -> tuple[TrainState, jax.Array]:
+    def step(state: TrainState, knobs: Knobs, windows_BxL1: jax.Array) -> tuple[TrainState, jax.Array]:
         with use(mesh):
-            return update(run, graph, optimizer, schedule, state, from_windows(windows_BxL1))
+            return update(run, graph, knobs, state, from_windows(windows_BxL1))
 
-    shardings = jax.tree.map(lambda x: x.sharding, layout)
+    arguments = (layout, jax.eval_shape(lambda: make_knobs(run)), windows)
+    states = jax.tree.map(lambda x: x.sharding, layout)
+    batches = batch_sharding(mesh)
+    if runs > 1:
+        arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype), arguments)
+        states = batches = replicated(mesh)
     jitted = jax.jit(
-        step,
+        step if runs == 1 else jax.vmap(step),
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
+        in_shardings=(states, replicated(mesh), batches),
+        out_shardings=(states, replicated(mesh)),
     )
-    return jitted.lower(layout, windows).compile()
+    return jitted.lower(*arguments).compile()

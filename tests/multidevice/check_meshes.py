@@ -16,10 +16,9 @@ from scaling.models.attention import reference
 from scaling.models.attention_kernels import splash
 from scaling.models.attention_mask import AttentionMask
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
-from scaling.training.optimizer import make_optimizer
-from scaling.training.schedules import make_schedule
+from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import Batch, Gradients, compile_step, gradients
+from scaling.training.step import Batch, Gradients, compile_step, gradients, run_optimizer
 
 MODEL = ModelConfig(
     vocab=256, context=16, layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, tied=False, z_loss=1e-3, bias=True
@@ -87,18 +86,18 @@ def gradients_on(mesh: Mesh, accumulate: int = 1) -> Gradients:
 def train_on(mesh: Mesh, optimizer: str) -> tuple[Any, np.ndarray]:
     """Parameters and metrics of every step after STEPS updates by the compiled step."""
     run = run_config(optimizer)
-    schedule = make_schedule(run.schedule, run.optimizer.learning_rate, run.steps)
-    update = make_optimizer(run.optimizer, schedule, functional.metadata(MODEL))
+    knobs = put_knobs(make_knobs(run), mesh)
+    update = run_optimizer(run, knobs)
     layout = abstract_state(MODEL, update, mesh)
     state = create_state(MODEL, update, 3, layout)
     check_initial(state, mesh)
     graph, _ = functional.abstract(MODEL, run.placement)
-    step = compile_step(run, graph, update, schedule, mesh, layout, jax.ShapeDtypeStruct(windows(0).shape, np.uint16))
+    step = compile_step(run, graph, mesh, layout, jax.ShapeDtypeStruct(windows(0).shape, np.uint16))
     if mesh.shape["fsdp"] == mesh.size > 1:
         assert whole_batch_collectives(step.as_text()) == [], "parameters travel between devices, activations do not"
     metrics = []
     for k in range(STEPS):
-        state, values = step(state, jax.device_put(windows(k), batch_sharding(mesh)))
+        state, values = step(state, knobs, jax.device_put(windows(k), batch_sharding(mesh)))
         metrics.append(np.asarray(values))
     for wanted, found in zip(jax.tree.leaves(layout), jax.tree.leaves(state), strict=True):
         assert found.sharding == wanted.sharding, "an update leaves everything where it was"

@@ -1,0 +1,44 @@
+"""What two runs of one constant learning rate have in common: their first updates."""
+
+from typing import Any
+
+from scaling.config.load import NOT_IDENTITY, differing
+from scaling.config.run import RunConfig
+from scaling.errors import UserError
+
+MAY_DIFFER = {"name", "warmup", "warmup_tokens", "cooldown", "final"}  # of the schedule: its rates are compared
+
+
+def shared_steps(run: RunConfig, trunk: RunConfig) -> int:
+    """The updates that `run` may take from `trunk` in place of making them itself: before either's cooldown and
+    before the steps that `run` averages its training loss over.
+
+    Raises UserError, naming the keys, where the two differ in more than their tokens and the end of their `wsd`
+    schedules, and where they have no step at the constant rate in common.
+    """
+    where = (
+        "a run that begins at another's checkpoint differs from it in tokens, schedule.cooldown and schedule.final"
+    )
+    if keys := differing(_start(trunk), _start(run)):
+        raise UserError(f"{where}; these differ in {', '.join(keys)}")
+    if other := next((r.schedule.name for r in (run, trunk) if r.schedule.name != "wsd"), None):
+        raise UserError(f"{where}, and both have schedule.name=wsd; found {other}")
+    if run.warmup_steps != trunk.warmup_steps:
+        raise UserError(
+            f"{where}; these warm up for {trunk.warmup_steps} and {run.warmup_steps} steps: give both the same "
+            "schedule.warmup_tokens"
+        )
+    steps = min(run.fork_step, trunk.steps - trunk.cooldown_steps)
+    if steps <= run.warmup_steps:
+        raise UserError(
+            f"a run of {run.steps} steps has {run.warmup_steps} steps of warmup and shares {steps} with one of "
+            f"{trunk.steps}: none at the constant rate; take more tokens, or a shorter warmup or cooldown"
+        )
+    return steps
+
+
+def _start(run: RunConfig) -> dict[str, Any]:
+    """What decides a run's first updates, learning rates apart."""
+    values = run.model_dump(mode="json", exclude=NOT_IDENTITY | {"tokens"})
+    values["schedule"] = {key: value for key, value in values["schedule"].items() if key not in MAY_DIFFER}
+    return values

@@ -1,0 +1,220 @@
+"""Hyper-parameters that follow the size of a run: published rules, each with the range it was fitted on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from scaling.config.base import Config
+
+WORDS = {"n_params": "N", "n_non_embedding": "non-embedding N", "tokens": "D", "flops_deepseek": "C"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What rules may read of a run. The last two are 0 until they are set: the batch comes first, then the rate."""
+
+    n_params: float
+    """parameters, all of them"""
+    n_non_embedding: float
+    """parameters without embeddings, positions and an untied head"""
+    tokens: float
+    """training tokens D, repeats included"""
+    flops_deepseek: float
+    """training FLOPs C = M·D, M the non-embedding FLOPs per token of DeepSeek LLM (2401.02954, eq. 2)"""
+    d_model: int
+    batch_tokens: int = 0
+    """tokens of a batch"""
+    learning_rate: float = 0.0
+    """peak of the schedule"""
+
+
+class Rule(Config):
+    """A hyper-parameter as a function of a run's size."""
+
+    source: ClassVar[str]
+    """where the formula comes from"""
+    fitted: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """least and largest of each quantity that it was fitted on, by its name in Size"""
+    factor: float = Field(default=1.0, gt=0)
+    """times the rule's value"""
+
+    def value(self, size: Size) -> float:
+        """The hyper-parameter of a run of this size."""
+        raise NotImplementedError
+
+    def outside(self, sizes: Sequence[Size]) -> str | None:
+        """Where `sizes` leave what the rule was fitted on, in a line; None where they do not."""
+        said = []
+        for name, (low, high) in self.fitted.items():
+            found = [getattr(size, name) for size in sizes]
+            if min(found) < low or max(found) > high:
+                said.append(
+                    f"{WORDS[name]} {low:.3g} to {high:.3g}, and these runs have {min(found):.3g} to {max(found):.3g}"
+                )
+        return f"was fitted on {'; on '.join(said)} ({self.source})" if said else None
+
+
+class FixedRate(Rule):
+    """The same learning rate at every size."""
+
+    source: ClassVar[str] = "a choice"
+    kind: Literal["fixed"]
+    learning_rate: float = Field(gt=0)
+
+    def value(self, size: Size) -> float:
+        return self.factor * self.learning_rate
+
+
+class WidthRule(Rule):
+    """learning_rate · (d_model / width)^exponent.
+
+    exponent −1: what hidden matrices need under Adam for updates whose size does not depend on the width (Yang et al.
+    2022, 2203.03466, table 3). exponent −0.5: 1/√d_model of the first transformer (Vaswani et al. 2017, 1706.03762,
+    eq. 3).
+    """
+
+    source: ClassVar[str] = (
+        "Yang et al. 2022, 2203.03466, table 3 (-1); Vaswani et al. 2017, 1706.03762, eq. 3 (-0.5)"
+    )
+    kind: Literal["width"]
+    width: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    """at d_model = width"""
+    exponent: float = -1.0
+
+    def value(self, size: Size) -> float:
+        return self.factor * self.learning_rate * (size.d_model / self.width) ** self.exponent
+
+
+class DeepSeekRate(Rule):
+    """0.3118·C^−0.1250, C = M·D in FLOPs, M the non-embedding FLOPs per token (Bi et al. 2024, 2401.02954, eq. 1).
+
+    Found with AdamW (β₂ 0.95, decay 0.1), a multi-step schedule and batches by `DeepSeekBatch`.
+    """
+
+    source: ClassVar[str] = "Bi et al. 2024, 2401.02954, section 3.1"
+    fitted: ClassVar[Mapping[str, tuple[float, float]]] = {"flops_deepseek": (1e17, 2e19)}
+    kind: Literal["deepseek"]
+
+    def value(self, size: Size) -> float:
+        return self.factor * 0.3118 * size.flops_deepseek**-0.1250
+
+
+class StepLawRate(Rule):
+    """1.79·N^−0.713·D^0.307, N without embeddings, D in tokens (Li et al. 2025, 2503.04715, eq. 1).
+
+    Found with AdamW (β₂ 0.95, decay 0.1), a cosine that ends at 1e-5 whatever its peak, and batches by
+    `StepLawBatch`.
+    """
+
+    source: ClassVar[str] = "Li et al. 2025, 2503.04715"
+    fitted: ClassVar[Mapping[str, tuple[float, float]]] = {"n_non_embedding": (6e7, 1.1e9), "tokens": (2e9, 1e11)}
+    kind: Literal["step_law"]
+
+    def value(self, size: Size) -> float:
+        return self.factor * 1.79 * size.n_non_embedding**-0.713 * size.tokens**0.307
+
+
+class BatchRule(Rule):
+    """Tokens of a batch."""
+
+    multiple: int = Field(default=1, ge=1)
+    """windows of a batch are a multiple of it"""
+
+    def windows(self, size: Size, context: int) -> int:
+        """The nearest whole number of windows of `context` tokens, a multiple of `multiple` and at least that."""
+        return self.multiple * max(1, round(self.value(size) / (context * self.multiple)))
+
+
+class FixedBatch(BatchRule):
+    """As many tokens at every size and context."""
+
+    source: ClassVar[str] = "a choice"
+    kind: Literal["fixed"]
+    tokens: float = Field(gt=0)
+
+    def value(self, size: Size) -> float:
+        return self.factor * self.tokens
+
+
+class DeepSeekBatch(BatchRule):
+    """0.2920·C^0.3271 tokens, C as in `DeepSeekRate` (Bi et al. 2024, 2401.02954, eq. 1)."""
+
+    source: ClassVar[str] = "Bi et al. 2024, 2401.02954, section 3.1"
+    fitted: ClassVar[Mapping[str, tuple[float, float]]] = {"flops_deepseek": (1e17, 2e19)}
+    kind: Literal["deepseek"]
+
+    def value(self, size: Size) -> float:
+        return self.factor * 0.2920 * size.flops_deepseek**0.3271
+
+
+class StepLawBatch(BatchRule):
+    """0.58·D^0.571 tokens (Li et al. 2025, 2503.04715, eq. 1)."""
+
+    source: ClassVar[str] = "Li et al. 2025, 2503.04715"
+    fitted: ClassVar[Mapping[str, tuple[float, float]]] = {"tokens": (2e9, 1e11)}
+    kind: Literal["step_law"]
+
+    def value(self, size: Size) -> float:
+        return self.factor * 0.58 * size.tokens**0.571
+
+
+class PowerLinesBatch(BatchRule):
+    """0.0306·D^0.383 sequences of 2048 tokens, the batch of least loss at N and D (Bergsma et al. 2025, 2505.13738,
+    figure 1)."""
+
+    source: ClassVar[str] = "Bergsma et al. 2025, 2505.13738"
+    fitted: ClassVar[Mapping[str, tuple[float, float]]] = {"n_params": (1.11e8, 3.3e9)}
+    kind: Literal["power_lines"]
+
+    def value(self, size: Size) -> float:
+        return self.factor * 2048 * 0.0306 * size.tokens**0.383
+
+
+class FixedDecay(Rule):
+    """The same weight decay at every size."""
+
+    source: ClassVar[str] = "a choice"
+    kind: Literal["fixed"]
+    weight_decay: float = Field(ge=0)
+
+    def value(self, size: Size) -> float:
+        return self.factor * self.weight_decay
+
+
+class PowerLinesDecay(Rule):
+    """λ = B/(η·D·τ) with τ = 1.084·(D/N)^−0.527, the share of the run over which AdamW's weights remember
+    (Bergsma et al. 2025, 2505.13738, eq. 2 and figure 1): B tokens of a batch, η the peak learning rate, N all
+    parameters.
+
+    λ is multiplied by the learning rate in the update, as in this framework's optimizers. τ stays the same where a
+    run is tried at several learning rates.
+    """
+
+    source: ClassVar[str] = "Bergsma et al. 2025, 2505.13738"
+    fitted: ClassVar[Mapping[str, tuple[float, float]]] = {"n_params": (1.11e8, 3.3e9)}
+    kind: Literal["power_lines"]
+
+    def value(self, size: Size) -> float:
+        tau = 1.084 * (size.tokens / size.n_params) ** -0.527
+        return self.factor * size.batch_tokens / (size.learning_rate * size.tokens * tau)
+
+
+RateRules = FixedRate | WidthRule | DeepSeekRate | StepLawRate
+BatchRules = FixedBatch | DeepSeekBatch | StepLawBatch | PowerLinesBatch
+DecayRules = FixedDecay | PowerLinesDecay
+
+
+class TuningConfig(Config):
+    """Hyper-parameters that every run of the design is tried with."""
+
+    learning_rate: tuple[PositiveFloat, ...] = Field(min_length=1)
+    """times the learning rate that the run would have; the best of each point takes part in fits"""
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if len(set(self.learning_rate)) < len(self.learning_rate):
+            raise ValueError(f"learning_rate names a factor twice: {', '.join(f'{f:g}' for f in self.learning_rate)}")
+        return self

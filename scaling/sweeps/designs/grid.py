@@ -1,0 +1,34 @@
+"""The grid design: keys whose values are crossed, and keys whose values go together."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from scaling.config import GridDesign, SweepConfig, merge
+from scaling.errors import UserError
+from scaling.sweeps.designs.planned import Point
+from scaling.sweeps.designs.sizes import PARAMS_KEY, sized
+
+
+def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[Point]:
+    """The last axis fastest, what is zipped faster still."""
+    together = list(zip(*design.zip.values(), strict=True)) or [()]
+    for *crossed, zipped in itertools.product(*design.axes.values(), together):
+        label = dict(zip(design.keys, (*crossed, *zipped), strict=True))
+        values: dict[str, Any] = {}
+        for key, value in label.items():
+            if key != PARAMS_KEY:
+                values = merge(values, _nested(key, value))
+        if PARAMS_KEY in label:
+            target, where = label[PARAMS_KEY], f"design.{'zip' if PARAMS_KEY in design.zip else 'axes'}.{PARAMS_KEY}"
+            if isinstance(target, bool) or not isinstance(target, int | float) or target < 1:
+                raise UserError(f"{where}: {target!r} is not a number of parameters")
+            model = sized(sweep, target, f"{where}: {target:g}", values.get("model", {}))
+            values = merge(values, {"model": model})
+        yield Point(values, label)
+
+
+def _nested(key: str, value: Any) -> Any:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value

@@ -1,0 +1,131 @@
+"""From a sweep's configuration to its runs."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from scaling import ladder
+from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, merge
+from scaling.errors import UserError
+from scaling.sweeps.designs.branches import branch_points, share_trunks, wsd
+from scaling.sweeps.designs.grid import grid_points
+from scaling.sweeps.designs.isoflop import isoflop_points
+from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
+from scaling.sweeps.designs.points import list_points
+from scaling.sweeps.designs.sizes import PARAMS_KEY, TEST_TOLERANCE, sized
+from scaling.sweeps.tuning import FACTOR, RATE
+
+
+def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun, ...]:
+    """The runs of `sweep`'s design in the order of the design, seeds innermost.
+
+    folder: where sweep folders are kept; `run.records.folder` where None. Raises UserError for a run that is not
+    valid, for a budget that no size fits, and where two runs would be one.
+    """
+    _refuse_set_by_design(sweep)
+    runs = plan_points(sweep, _points(sweep), folder)
+    _refuse_twins(runs)
+    return share_trunks(runs) if isinstance(sweep.design, BranchesDesign) else runs
+
+
+def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None = None) -> tuple[PlannedRun, ...]:
+    """The runs that test a forecast: the ladder's model of about `target_params` parameters, all of them counted, at
+    `forecast.flops`, once for each of the forecast's seeds.
+
+    Near the optimum the loss is flat in N, so the ladder may miss by TEST_TOLERANCE.
+    """
+    if sweep.forecast is None:
+        raise UserError(f"sweep {sweep.name}: no `forecast` is set, so there is no test run")
+    budget = sweep.forecast.flops
+    sizes = sweep.ladder.model_copy(update={"count": "total"})
+    like = sweep.model_copy(update={"ladder": sizes, "run": shared_run(sweep), "tuning": None})
+    model = sized(like, target_params, f"forecast.flops={budget:g}", tolerance=TEST_TOLERANCE)
+    label = {"budget": budget, "target_params": target_params}
+    values = {"model": model, "records": {"role": "test"}}
+    runs = plan_points(like, [Point(values, label, budget, sweep.forecast.seeds)], folder)
+    _refuse_twins(runs)
+    return runs
+
+
+def shared_run(sweep: SweepConfig) -> dict[str, Any]:
+    """What all runs share: `sweep.run`, and the schedule where the design sets it."""
+    if isinstance(sweep.design, BranchesDesign):
+        return merge(sweep.run, {"schedule": wsd(sweep.design)})
+    return sweep.run
+
+
+def plan_points(sweep: SweepConfig, points: Iterable[Point], folder: str | None = None) -> tuple[PlannedRun, ...]:
+    """The runs of a design's points, once for each seed and, where they are tuned, each learning rate."""
+    factors = sweep.tuning.learning_rate if sweep.tuning else ()
+    tried: list[tuple[float, dict[str, Any]]] = [(factor, {FACTOR: factor}) for factor in factors] or [(1.0, {})]
+    return tuple(
+        plan_run(
+            sweep,
+            {**p.values, "seed": seed},
+            {**p.label, **told, "seed": seed},
+            folder=folder,
+            flops=p.budget,
+            rate_factor=factor,
+        )
+        for p in points
+        for factor, told in tried
+        for seed in p.seeds or sweep.seeds
+    )
+
+
+def _points(sweep: SweepConfig) -> Iterable[Point]:
+    design = sweep.design
+    if isinstance(design, IsoflopDesign):
+        return isoflop_points(sweep, design)
+    if isinstance(design, BranchesDesign):
+        return branch_points(sweep, design)
+    return grid_points(sweep, design) if isinstance(design, GridDesign) else list_points(sweep, design)
+
+
+def _refuse_set_by_design(sweep: SweepConfig) -> None:
+    """`run` says what all runs share; a key that the design sets would be silently lost."""
+    owners = {"seed": "seeds", "records.sweep": "name", "records.role": "forecast"}
+    rules = {"batch_size": "batch_size", "weight_decay": "optimizer.weight_decay"}
+    rules |= {"learning_rate": "optimizer.learning_rate"}
+    owners |= {key: rule for rule, key in rules.items() if getattr(sweep, rule) is not None}
+    design, shape = sweep.design, {f"model.{key}": "the ladder" for key in ladder.SHAPE_KEYS}
+    if isinstance(design, IsoflopDesign):
+        owners |= {"tokens": "design.budgets"} | shape
+    elif isinstance(design, BranchesDesign):
+        by_design = {"tokens": "design", "schedule.name": "design.kind", "schedule.cooldown": "design.cooldown"}
+        owners |= by_design | dict.fromkeys(("records.trunk", "records.checkpoint_at"), "design.kind") | shape
+    elif isinstance(design, GridDesign):
+        axes = {key: f"design.{'zip' if key in design.zip else 'axes'}.{key}" for key in design.keys}
+        if RATE in axes and sweep.tuning is not None:
+            raise UserError(f"sweep {sweep.name}: {axes[RATE]} and tuning both vary {RATE}; keep one of them")
+        if axes.pop(PARAMS_KEY, None):
+            owners |= shape
+        for key in axes.keys() & owners.keys():
+            raise UserError(f"sweep {sweep.name}: {axes[key]} and {owners[key]} both set {key}; keep one of them")
+        owners |= axes
+    else:
+        owners |= {"tokens": "design.points"} | shape
+    for key, owner in owners.items():
+        if _has(sweep.run, key):
+            raise UserError(
+                f"sweep {sweep.name}: run.{key} is set by {owner}, so it would have no effect here; remove it"
+            )
+
+
+def _refuse_twins(runs: tuple[PlannedRun, ...]) -> None:
+    seen: dict[str, PlannedRun] = {}
+    for run in runs:
+        twin = seen.setdefault(run.id, run)
+        if twin is not run:
+            raise UserError(
+                f"two runs are one ({run.id}): {tell(twin.label)} and {tell(run.label)}; remove a repeated value, "
+                "or let the ladder tell the sizes apart: a smaller ladder.ff_multiple or ladder.width_multiple, "
+                "a larger design.spacing"
+            )
+
+
+def _has(values: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True

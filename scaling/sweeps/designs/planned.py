@@ -1,0 +1,106 @@
+"""A planned run, and how one is made from a sweep."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaling import accounting
+from scaling.config import RunConfig, SweepConfig, build, merge, run_id
+from scaling.errors import UserError
+from scaling.sweeps.hyperparameters import batch_values, placeholders, rate_values
+
+ANY = 10**18  # tokens of a run until the cost of a token is known
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a design sets in one run."""
+
+    values: Mapping[str, Any]
+    """over `sweep.run`"""
+    label: Mapping[str, Any]
+    """the design's wish"""
+    budget: float | None = None
+    """exact training FLOPs, which then set `tokens`"""
+    seeds: tuple[int, ...] = ()
+    """in place of the sweep's"""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a design: what is trained, why, and what it costs."""
+
+    config: RunConfig
+    label: Mapping[str, Any]
+    """the design's wish: target size with budget (isoflop) or tokens (list), value of each axis (grid); the seed"""
+    params: int
+    """parameters, all of them"""
+    flops: float
+    """training FLOPs by the exact count, whole batches"""
+    after: str | None = None
+    """id of a run that is to end before this one begins"""
+
+    @property
+    def id(self) -> str:
+        return run_id(self.config)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of whole batches."""
+        return self.config.steps * self.config.batch_tokens
+
+    @property
+    def flops_spent(self) -> float:
+        """Of `flops`, those that are not taken from the run that this one comes after."""
+        config = self.config
+        return self.flops * (1 - config.fork_step / config.steps) if config.records.trunk else self.flops
+
+
+def plan_run(
+    sweep: SweepConfig,
+    values: Mapping[str, Any],
+    label: Mapping[str, Any],
+    *,
+    folder: str | None = None,
+    flops: float | None = None,
+    rate_factor: float = 1.0,
+) -> PlannedRun:
+    """The run that `values` over `sweep.run` make; its label is kept with it.
+
+    flops: exact training FLOPs wanted; sets `tokens` in whole batches, so that the run's own FLOPs are within half
+    a batch of it. None: `values` or `sweep.run` say how many tokens.
+    rate_factor: times the learning rate that the run would have.
+    """
+    where = f"sweep {sweep.name}, run {tell(label)}"
+    records: dict[str, Any] = {"sweep": sweep.name} | ({} if folder is None else {"folder": folder})
+    whole = merge(merge(sweep.run, values), {"records": records})
+    if flops is not None:
+        whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known
+    config = build(RunConfig, merge(whole, placeholders(sweep, whole)), where)
+    per_token = accounting.flops_per_token(config.model).exact
+    about = config.tokens if flops is None else flops / per_token
+    config = changed(config, batch_values(sweep, config, about), where)
+    if flops is not None:
+        per_batch = per_token * config.batch_tokens
+        steps = round(flops / per_batch)
+        if steps < 1:
+            raise UserError(
+                f"{where}: a budget of {flops:g} FLOPs is less than one batch, which takes {per_batch:.3g}; "
+                f"raise the budget, or lower batch_size ({config.batch_size}) or the size"
+            )
+        config = changed(config, {"tokens": steps * config.batch_tokens}, where)
+    config = changed(config, rate_values(sweep, config, rate_factor), where)
+    params = accounting.params(config.model).total
+    return PlannedRun(config, dict(label), params, per_token * config.steps * config.batch_tokens)
+
+
+def changed(config: RunConfig, values: Mapping[str, Any], where: str) -> RunConfig:
+    """`config` with other values, checked; `where` names it in errors."""
+    return build(RunConfig, merge(config.model_dump(), values), where)
+
+
+def tell(label: Mapping[str, Any]) -> str:
+    """A label in a line."""
+    return ", ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in label.items()
+    )

@@ -1,0 +1,18 @@
+"""The list design: runs one by one."""
+
+from collections.abc import Iterator
+
+from scaling.config import ListDesign, SweepConfig
+from scaling.sweeps.designs.planned import Point
+from scaling.sweeps.designs.sizes import sized
+
+LIST_TOLERANCE = 0.1  # what a suggested run tells about a law changes little over it; the record has the real N
+
+
+def list_points(sweep: SweepConfig, design: ListDesign) -> Iterator[Point]:
+    """In the order of the list."""
+    for i, point in enumerate(design.points):
+        where = f"design.points.{i}: {point.params:.4g} parameters"
+        model = sized(sweep, point.params, where, tolerance=LIST_TOLERANCE)
+        label = {"target_params": round(point.params), "target_tokens": round(point.tokens)}
+        yield Point({"model": model, "tokens": round(point.tokens)}, label, seeds=point.seeds)

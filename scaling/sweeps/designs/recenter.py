@@ -1,0 +1,113 @@
+"""Further sizes at the budgets of an isoFLOP design whose minimum turned out to lie outside their sizes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scaling.config import IsoflopDesign, SweepConfig
+from scaling.errors import UserError
+from scaling.sweeps.designs.isoflop import isoflop_point
+from scaling.sweeps.designs.make import make_runs, plan_points
+from scaling.sweeps.designs.planned import PlannedRun, Point
+from scaling.sweeps.run_store import DONE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling.laws.isoflop import Budget
+    from scaling.sweeps.run_store import Entry
+
+ROUND = "round"  # in the label of a run that a design did not have at first: when it was added, from 1
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Runs to add to a sweep."""
+
+    runs: tuple[PlannedRun, ...]
+    said: tuple[str, ...] = ()
+    """a line for each budget without a minimum that counts"""
+
+
+def all_runs(sweep: SweepConfig, planned: Mapping[str, "Entry"], folder: str | None = None) -> tuple[PlannedRun, ...]:
+    """The runs of `sweep`'s design, and those that earlier launches have added to it.
+
+    planned: the sweep's `plan.json`. folder: where sweeps' folders are kept. Raises UserError as `make_runs`, and
+    where the ladder cannot make an added run any more.
+    """
+    runs, design = make_runs(sweep, folder), sweep.design
+    if not isinstance(design, IsoflopDesign):
+        return runs
+    wanted = {
+        (entry.label["budget"], entry.label["target_params"], entry.label[ROUND]): None
+        for entry in planned.values()
+        if entry.role == "fit" and ROUND in entry.label and entry.label["budget"] in design.budgets
+    }
+    known = {run.id for run in runs}
+    added = plan_points(sweep, [_point(sweep, design, *each) for each in wanted], folder)
+    return (*runs, *(run for run in added if run.id not in known))
+
+
+def extend(
+    sweep: SweepConfig, planned: Mapping[str, "Entry"], results: "pd.DataFrame", folder: str | None = None
+) -> Extension:
+    """Two further sizes, at the design's spacing, on each side where the minimum of a budget may lie, for budgets
+    whose runs all have a result. A budget gets them `design.recenter` times at most; nothing for other designs.
+
+    planned: the sweep's `plan.json`. results: as from `load_runs`. folder: where sweeps' folders are kept.
+    """
+    from scaling import laws
+
+    design = sweep.design
+    if not isinstance(design, IsoflopDesign) or not design.recenter:
+        return Extension(())
+    fit = {run_id: entry.label for run_id, entry in planned.items() if entry.role == "fit"}
+    table = results[results["run_id"].isin(list(fit))]
+    try:
+        runs = laws.from_results(table)
+        found = laws.isoflop(runs, [fit[row]["budget"] for row in runs.rows])
+    except UserError as error:
+        return Extension((), (f"no minimum was looked for: {error}",))
+    measured = set(table["run_id"][table["status"].isin(DONE)])
+    points: list[Point] = []
+    said = []
+    for budget in found.budgets:
+        C = fit[budget.rows[0]]["budget"]
+        labels = {run_id: label for run_id, label in fit.items() if label["budget"] == C}
+        after = max(label.get(ROUND, 0) for label in labels.values())
+        if budget.counts or labels.keys() - measured:
+            continue
+        new = list(_further(sweep, design, budget, C, labels, after + 1)) if after < design.recenter else []
+        points += new
+        sizes = ", ".join(f"{point.label['target_params']:,}" for point in new)
+        also = f"adding {sizes} parameters" if new else "no further size is tried"
+        where = "the curve is not convex" if budget.verdict == "not convex" else f"the minimum is {budget.verdict}"
+        said.append(f"budget {C:g}: {where}; {also}")
+    return Extension(plan_points(sweep, points, folder), tuple(said))
+
+
+def _further(
+    sweep: SweepConfig,
+    design: IsoflopDesign,
+    budget: "Budget",
+    C: float,
+    labels: Mapping[str, Mapping[str, Any]],
+    number: int,
+) -> Iterator[Point]:
+    """The sizes to add at a budget of which the ladder has a model and the budget trains it for a step at least."""
+    wanted = [label["target_params"] for label in labels.values()]
+    below = sum(size < budget.N.min() for size in budget.advice)
+    above = sum(size > budget.N.max() for size in budget.advice)
+    for k in (*range(-1, -below - 1, -1), *range(1, above + 1)):
+        target = round((min(wanted) if k < 0 else max(wanted)) * design.spacing**k)
+        try:
+            point = _point(sweep, design, C, target, number)
+            plan_points(sweep, [point])
+        except UserError:
+            continue
+        yield point
+
+
+def _point(sweep: SweepConfig, design: IsoflopDesign, budget: float, target: float, number: int) -> Point:
+    point = isoflop_point(sweep, design, budget, target)
+    return replace(point, label={**point.label, ROUND: number})

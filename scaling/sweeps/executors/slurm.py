@@ -1,0 +1,357 @@
+"""Runs on a Slurm cluster: one job for each worker process, in arrays that submitit queues.
+
+`SWEEP/.slurm/` keeps submitit's files and `jobs.json`: the name under which the sweep's jobs are in the queue, and
+which runs each job trains. So jobs go on without the launch that queued them, and the next launch finds them.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from scaling import accounting
+from scaling.config import SlurmConfig
+from scaling.errors import INTERRUPTED, UserError
+from scaling.result import write_text_atomically
+from scaling.sweeps.executors.base import Finished, Task
+from scaling.sweeps.executors.environment import worker_environment
+from scaling.sweeps.executors.local import GRACE_S
+
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+LOOK_S = 0.5  # how often the folder is searched for results
+ASK_S = (1.0, 15.0)  # how often Slurm is asked: at first, and where nothing has changed for a while
+GONE_S = 15.0  # from a job's leaving the queue until its result is no longer expected: shared file systems are late
+WARNING_S = 120  # from SIGUSR2 to the job's time limit; Slurm may send it up to 60 s earlier
+REQUEUES = 100  # of one job by itself: a limit too short for any progress is noticed by the launch
+
+Runs = tuple[str, ...]  # ids of the runs that one job trains
+
+
+class SlurmExecutor:
+    """Jobs of a Slurm cluster whose nodes see the sweep's folder and this Python under the same paths.
+
+    A job that is preempted, reaches its time limit or loses its node goes back into the queue under its own id, with
+    or without a launch that looks on. Whether a job has ended is told by the queue; how it ended, by its result.
+    """
+
+    def __init__(self, config: SlurmConfig) -> None:
+        """Raises UserError where submitit or Slurm's commands are missing, and for an unknown kind of GPU."""
+        if config.gpu and accounting.device(config.gpu) is None:
+            known = ", ".join(device.name for device in accounting.DEVICES if device.platform == "gpu")
+            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; allowed: {known}, or leave it out")
+        if importlib.util.find_spec("submitit") is None:
+            raise UserError(
+                "executor slurm needs the package submitit, which is not installed: pip install 'scaling[slurm]'"
+            )
+        missing = [command for command in COMMANDS if shutil.which(command) is None]
+        if missing:
+            raise UserError(
+                f"executor slurm needs Slurm's commands, and {', '.join(missing)} cannot be found in PATH; launch on "
+                "a node of the cluster, or install them (Debian: slurm-client)"
+            )
+        self.config = config
+
+    @property
+    def slots(self) -> int:
+        """Jobs of one array that run at a time, at most: what the cluster has free it does not tell."""
+        return self.config.array_parallelism
+
+    @property
+    def device(self) -> str:
+        """As `executor.slurm.gpu` says: the cluster does not tell beforehand."""
+        return self.config.gpu if self.config.gpus else ""
+
+    def open(self, home: Path) -> None:
+        """See `Executor.open`. Jobs of an earlier launch are found again. Raises UserError where Slurm is silent."""
+        self._folder = (home / ".slurm").absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._name, recorded = self._read()
+        self._jobs: dict[str, tuple[Task, float]] = {}  # queued for this launch, since when
+        self._missing: dict[str, float] = {}  # those that left the queue without a result, since when
+        self._told: list[Finished] = []
+        self._silence = ""  # why Slurm did not answer
+        self._deadline: float | None = None  # of those that were told to stop
+        self._results: set[str] = set()
+        self._pause, self._look_at, self._ask_at = ASK_S[0], 0.0, 0.0
+        queued = self._queue()
+        if queued is None:
+            raise UserError(f"squeue does not answer ({self._silence}); launch on a node of a cluster that is up")
+        ending = {job for job, state in queued.items() if state == "COMPLETING"} & self._find_results()
+        self._earlier = {job: runs for job, runs in recorded.items() if job in queued and job not in ending}
+        unknown = queued.keys() - recorded.keys()  # of a launch that was killed as it queued them
+        _call("scancel", *unknown)
+        self._write()
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """See `Executor.submit`. A task whose runs an earlier launch has queued is not queued again. Raises
+        UserError, with what sbatch says, where it refuses."""
+        earlier = {runs: job for job, runs in self._earlier.items()}
+        fresh = []
+        for task in tasks:
+            job = earlier.pop(_runs(task), None)
+            if job is None:
+                fresh.append(task)
+            else:
+                self._jobs[job] = task, time.monotonic()
+        parted = {run for task in fresh for run in _runs(task)}  # packs may be made up in another way than before
+        _call("scancel", *(job for runs, job in earlier.items() if parted.intersection(runs)))
+        self._earlier = {job: runs for runs, job in earlier.items() if not parted.intersection(runs)}
+        queued: dict[str, Task] = {}  # widest first: what can never run is refused before anything is queued
+        for devices, group in groupby(sorted(fresh, key=lambda t: (-t.devices, -t.cost)), lambda t: t.devices):
+            queued |= self._array(devices, list(group))
+        self._jobs |= {job: (task, time.monotonic()) for job, task in queued.items()}
+        self._write()
+        self._hurry()
+
+    def wait(self, seconds: float) -> list[Finished]:
+        end = time.monotonic() + seconds
+        while True:
+            self._look()
+            if self._told or (left := end - time.monotonic()) <= 0:
+                told, self._told = self._told, []
+                return told
+            time.sleep(min(LOOK_S, left))
+
+    def cancel(self) -> None:
+        """See `Executor.cancel`. What takes more than GRACE_S to stop is killed, by a later `wait`."""
+        jobs = [*self._jobs, *self._earlier]
+        _call("scancel", "--state=PENDING", *jobs)
+        left = self._queue()
+        if left is not None:
+            for job in self._jobs.keys() - left.keys() - self._find_results():
+                self._tell(job, None)  # it had not begun
+            jobs = [job for job in jobs if job in left]
+        for job in jobs:  # else it would go back into the queue once its state is saved
+            subprocess.run(["scontrol", "update", f"JobId={job}", "Requeue=0"], capture_output=True, check=False)
+        _call("scancel", "--signal=TERM", *jobs)
+        self._deadline = time.monotonic() + GRACE_S
+        self._hurry()
+
+    def close(self) -> None:
+        """Jobs that are in the queue stay there, for the next launch to find."""
+
+    def _array(self, devices: int, tasks: Sequence[Task]) -> dict[str, Task]:
+        """Queue tasks of one shape, dearest first; tasks by the ids of their jobs."""
+        import submitit
+
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # it logs to standard output, which is for results
+        executor = submitit.SlurmExecutor(self._folder)
+        executor.update_parameters(**parameters(self.config, devices, self._name))
+        logs = [str(task.folders[0].absolute() / "log.txt") for task in tasks]
+        cpu = {} if self.config.gpus else worker_environment("cpu", range(devices))
+        environments = [{**cpu, **task.environment} for task in tasks]
+        commands, folders = [task.command for task in tasks], [os.getcwd()] * len(tasks)
+        with _outside_of_jobs():
+            try:
+                jobs = executor.map_array(run_process, commands, logs, folders, environments)
+            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                told = str(error).strip().splitlines()
+                raise UserError(f"Slurm refuses the jobs of {tasks[0].name}: {told[-1]} (executor.slurm)") from None
+        return {job.job_id: task for job, task in zip(jobs, tasks, strict=True)}
+
+    def _hurry(self) -> None:
+        """Something has changed: Slurm is asked soon, and often."""
+        self._pause, self._ask_at = ASK_S[0], time.monotonic() + ASK_S[0]
+
+    def _look(self) -> None:
+        """What has ended, into `_told`: jobs that left the queue. A result alone is not the end, since a job that
+        Slurm puts back into the queue may have left one."""
+        now = time.monotonic()
+        if not self._jobs or now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        results = self._find_results() & self._jobs.keys()
+        if results - self._results:
+            self._pause, self._ask_at = ASK_S[0], now
+        self._results = results
+        if now < self._ask_at:
+            return
+        queued = self._queue()
+        if queued is not None:
+            for job in self._jobs.keys() - queued.keys():
+                self._left(job, now)
+            self._missing = {job: since for job, since in self._missing.items() if job not in queued}
+            if self._deadline is not None and now > self._deadline:
+                _call("scancel", *self._jobs)
+        self._pause = ASK_S[0] if self._missing else min(2 * self._pause, ASK_S[1])
+        self._ask_at = time.monotonic() + self._pause
+
+    def _left(self, job: str, now: float) -> None:
+        """A job is not in the queue any more: tell its result, or that there is none."""
+        if job in self._find_results():
+            self._tell(job, self._read_result(job))
+        elif now - self._missing.setdefault(job, now) >= GONE_S:
+            task = self._jobs[job][0]
+            _append(task, f"Slurm job {job} left no result. Its last words:\n{self._last_words(job)}")
+            self._tell(job, None)
+
+    def _tell(self, job: str, result: tuple[int | None, float] | None) -> None:
+        task, since = self._jobs.pop(job)
+        self._missing.pop(job, None)
+        code, seconds = result or (None, time.monotonic() - since)
+        self._told.append(Finished(task, code, seconds))
+        self._write()
+        self._hurry()
+
+    def _find_results(self) -> set[str]:
+        """Jobs with a result in the folder; listing it makes a shared file system look again."""
+        end = "_0_result.pkl"
+        return {name.removesuffix(end) for name in os.listdir(self._folder) if name.endswith(end)}
+
+    def _read_result(self, job: str) -> tuple[int | None, float]:
+        import submitit
+
+        ended: submitit.SlurmJob[tuple[int, float]] = submitit.SlurmJob(self._folder, job)
+        error = ended.exception()
+        if error is None:
+            return ended.result()
+        task, since = self._jobs[job]  # the process could not even be started
+        _append(task, str(error))
+        return 1, time.monotonic() - since
+
+    def _last_words(self, job: str, size: int = 2000) -> str:
+        """Slurm's own, such as `oom-kill`, are among them."""
+        try:
+            return (self._folder / f"{job}_0_log.out").read_text("utf-8", "replace")[-size:]
+        except OSError:
+            return "(none)"
+
+    def _queue(self) -> dict[str, str] | None:
+        """States of this sweep's jobs that are in Slurm's queue, by id. None where it does not answer."""
+        command = ["squeue", "--me", "--noheader", "--array", f"--name={self._name}", "--format=%i %T"]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        if asked.returncode:
+            self._silence = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
+            return None
+        return dict(line.split() for line in asked.stdout.splitlines() if line.strip())
+
+    def _read(self) -> tuple[str, dict[str, Runs]]:
+        """The name of this sweep's jobs, and the runs of each job that was recorded."""
+        path = self._folder / "jobs.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return values["name"], {job: tuple(runs) for job, runs in values["jobs"].items()}
+        except FileNotFoundError:
+            return f"{self._folder.parent.name}-{uuid.uuid4().hex[:8]}", {}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is no list of jobs ({error}); scancel the sweep's jobs and delete it") from None
+
+    def _write(self) -> None:
+        jobs = self._earlier | {job: _runs(task) for job, (task, _) in self._jobs.items()}
+        write_text_atomically(self._folder / "jobs.json", json.dumps({"name": self._name, "jobs": jobs}, indent=1))
+
+
+def parameters(config: SlurmConfig, devices: int, name: str) -> dict[str, Any]:
+    """What submitit is to ask of Slurm for jobs of `devices` devices each, all on one node."""
+    cpus, limit_s = config.cpus * devices, 60 * config.time_minutes
+    wanted = {
+        "job_name": name,
+        "partition": config.partition,
+        "time": config.time_minutes,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": cpus,
+        "gpus_per_node": config.gpus * devices or None,
+        "mem": None if config.memory_gb is None else f"{round(1024 * config.memory_gb)}M",
+        "account": config.account,
+        "qos": config.qos,
+        "setup": list(config.setup),
+        "array_parallelism": config.array_parallelism,
+        "signal_delay_s": min(WARNING_S, limit_s // 2),
+        "stderr_to_stdout": True,
+        "srun_args": [f"--cpus-per-task={cpus}"],  # since 22.05 srun does not take it from sbatch
+        "additional_parameters": {"requeue": True},
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def run_process(command: Sequence[str], log: str, folder: str, environment: Mapping[str, str]) -> tuple[int, float]:
+    """In a job: a process in `folder`, what it prints appended to `log`. Returns its exit code and its seconds.
+
+    SIGTERM (preemption, `scancel`) and SIGUSR2 (the time limit is near) end it by SIGTERM. Where it then has saved
+    its state, and Slurm is about to end the job, the job goes back into the queue instead of returning.
+    """
+    import submitit
+
+    job = submitit.JobEnvironment()
+    job.paths.result_pickle.unlink(missing_ok=True)  # of the job's time before it was queued again
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # in the place of submitit's own handlers
+        signal.signal(number, lambda number, frame: told.append(number))
+    began, passed = time.monotonic(), False
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            env={**os.environ, **environment},
+            preexec_fn=_ignore_warning,
+        )
+    while process.poll() is None:
+        if told and not passed:
+            process.terminate()
+            passed = True
+        time.sleep(0.1)
+    code = process.returncode
+    if told and code in (INTERRUPTED, -signal.SIGTERM) and _queue_again(job.job_id):
+        raise SystemExit("queued again")
+    return code, time.monotonic() - began
+
+
+def _ignore_warning() -> None:
+    """Slurm signals every process of a job; by default SIGUSR2 would end the worker before it has saved its state."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def _queue_again(job: str) -> bool:
+    """Back into the queue, under the same id. Not where it was cancelled, nor where Slurm does so itself."""
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= REQUEUES:
+        return False
+    asked = subprocess.run(
+        ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=False
+    )
+    if not {"JobState=RUNNING", "Requeue=1"} <= set(asked.stdout.split()):
+        return False
+    return subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0
+
+
+def _runs(task: Task) -> Runs:
+    return tuple(folder.name for folder in task.folders)
+
+
+def _append(task: Task, text: str) -> None:
+    folder = task.folders[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        log.write(f"{text}\n")
+
+
+def _call(command: str, *arguments: str) -> None:
+    """A command of Slurm's about some jobs, of which some may have ended; nothing where there are none."""
+    if any(not argument.startswith("--") for argument in arguments):
+        subprocess.run([command, *arguments], capture_output=True, check=False)
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Where the launch itself is a job: without what Slurm told it of that job, which the new ones would take for
+    theirs."""
+    names = [name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name != "SLURM_CONF"]
+    kept = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

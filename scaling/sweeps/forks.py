@@ -1,0 +1,40 @@
+"""The checkpoints at which branches begin: kept while a branch may need them, for they are large."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from scaling import accounting
+from scaling.config import Placement
+from scaling.sweeps.designs import PlannedRun
+from scaling.sweeps.run_store import DONE, run_state
+
+
+def fork_folder(run: PlannedRun, home: Path) -> Path | None:
+    """The checkpoint that `run` begins at, there or not; None for a run without a trunk. home: the sweep's."""
+    return home / run.after / "checkpoints" / str(run.config.fork_step) if run.after else None
+
+
+def fork_bytes(runs: Sequence[PlannedRun]) -> int:
+    """Disk that the checkpoints of `runs` at which others begin take: parameters and optimizer state of each."""
+    total = 0
+    for run in runs:
+        whole = accounting.memory(run.config.model_copy(update={"placement": Placement()}), devices=1).items
+        total += len(run.config.records.checkpoint_at) * (whole["parameters"] + whole["optimizer"])
+    return total
+
+
+def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:
+    """Delete the checkpoints of each trunk in the folder `home` whose branches all have their results.
+
+    A branch that is added to the sweep later is then trained from its first step.
+    """
+    by_id = {run.id: run for run in runs}
+    waiting = {run.after for run in runs if run.after and run_state(home / run.id).state not in DONE}
+    for run in runs:
+        folder, trunk = fork_folder(run, home), by_id.get(run.after or "")
+        if folder is None or trunk is None or trunk.id in waiting or run_state(home / trunk.id).state not in DONE:
+            continue
+        every = trunk.config.records.checkpoint_steps
+        if every is None or run.config.fork_step % every:  # else it was asked for
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,59 @@
+"""Which runs train side by side in one program, so that a small model does not leave an accelerator idle."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from scaling import accounting
+from scaling.config import shape_of
+from scaling.sweeps.designs import PlannedRun
+from scaling.sweeps.plan import devices_of
+
+MOST = 16  # runs in a pack: one that breaks costs all of them an attempt
+MFU = 0.4
+"""share of its peak that a device reaches where a step gives it enough to do"""
+FULL_S = 5e-3
+"""seconds of work, at that share, that a step must have to be called enough
+
+A step of a small model is some hundred kernels, each of which takes microseconds to begin, whatever it computes: a
+model of 8 layers spends about 2 ms on that. Assumed, not measured: experiments/packing measures it.
+"""
+MEMORY_SHARE = 0.6
+"""of a device's memory that a pack may take: XLA keeps a quarter from us, and states are stacked at the start"""
+
+
+def make_packs(runs: Sequence[PlannedRun], device: str, slots: int) -> list[tuple[PlannedRun, ...]]:
+    """`runs` in groups that train side by side; each group in the order given.
+
+    Runs of one shape (`config.shape_of`) are packed where `device` is an accelerator whose peak is known and a step
+    of theirs leaves it under-used: as many as give it FULL_S of work in a step, as fit in its memory, MOST at most,
+    and no more than fall to each device where runs are dealt out to all. On a CPU, where runs one after the other
+    are faster, and where a run spans several devices, every run is by itself.
+
+    device: kind of each device as its maker or `accounting` names it; empty where it is not known.
+    slots: devices that the runs share.
+    """
+    fair = -(-len(runs) // max(1, slots))
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault(repr(shape_of(run.config)), []).append(run)
+    return [pack for group in groups.values() for pack in _split(group, min(room(group[0], device), fair))]
+
+
+def room(run: PlannedRun, device: str) -> int:
+    """How many runs like this one a device takes side by side; 1 where packing would not help or is not known to."""
+    config, known = run.config, accounting.device(device)
+    asked = config.placement.compute_dtype
+    dtype = "bfloat16" if asked == "auto" else asked
+    peak = accounting.peak_flops(device, dtype)
+    if known is None or known.memory is None or peak is None or devices_of(run) > 1:
+        return 1
+    work_s = config.batch_tokens * accounting.flops_per_token(config.model).exact / (MFU * peak)
+    memory = accounting.memory(config, devices=1, kind=known.name).total
+    return max(1, min(MOST, int(FULL_S / work_s), int(MEMORY_SHARE * known.memory / memory)))
+
+
+def _split(runs: Sequence[PlannedRun], most: int) -> list[tuple[PlannedRun, ...]]:
+    """`runs` in as few parts of at most `most` as can be, as even as can be: fewer sizes are fewer programs."""
+    parts = -(-len(runs) // most)
+    bounds = [len(runs) * i // parts for i in range(parts + 1)]
+    return [tuple(runs[a:b]) for a, b in pairwise(bounds)]

@@ -1,0 +1,135 @@
+"""Whether the learning rate of each point of a sweep is the best one, by the runs that tried others."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["tuned", "bracketed", "untuned"]
+
+FACTOR = "learning_rate_factor"  # in a label: times the learning rate that the run would have
+RATE = "optimizer.learning_rate"  # in a label of a grid that varies it
+ENOUGH = 0.001  # of the loss: what is to be gained at most where a rate is tuned; seeds scatter by as much
+WIDEST = 4.0  # factor from one rate to the next beyond which a parabola says little of the loss between
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the losses at several learning rates say of the best of them."""
+
+    state: State
+    """tuned: better than both neighbours, and little is to be gained between them; bracketed: better than both
+    neighbours; untuned: nothing is known of the rates on one side, or on both"""
+    note: str
+    """why it is not tuned; empty where it is"""
+    best: float | None
+    """as it is in the losses; None where no run has a loss"""
+
+
+def judge(losses: Mapping[float, float], what: str = "learning rate") -> Tuning:
+    """The state of a point by its loss at each rate.
+
+    losses: by rate or by factor, more than 0; infinite where training diverged. what: which of the two, for the note.
+
+    A parabola through log loss against log rate at the best and its neighbours says what there is to gain.
+    """
+    rates = sorted(losses)
+    if not rates or math.isinf(min(losses.values())):
+        return Tuning("untuned", f"no {what} has a loss", None)
+    middle = math.sqrt(rates[0] * rates[-1])
+    best = min(rates, key=lambda rate: (losses[rate], abs(math.log(rate / middle))))
+    if len(rates) == 1:
+        return Tuning("untuned", f"one {what} only", best)
+    i = rates.index(best)
+    if i in (0, len(rates) - 1):
+        beyond = best**2 / rates[1 if i == 0 else -2]
+        side = "smallest" if i == 0 else "largest"
+        return Tuning("untuned", f"the best {what} is the {side}, {best:.3g}; add {beyond:.3g}", best)
+    low, high = rates[i - 1], rates[i + 1]
+    if (step := max(best / low, high / best)) > WIDEST:
+        return Tuning("bracketed", f"the {what} beside the best is a factor {step:.3g} away; add one between", best)
+    if lost := [rate for rate in (low, high) if math.isinf(losses[rate])]:
+        return Tuning("bracketed", f"{what} {lost[0]:.3g}, beside the best, diverged; add one between", best)
+    at, gain = _vertex([low, best, high], [losses[rate] for rate in (low, best, high)])
+    if gain > ENOUGH:
+        return Tuning("bracketed", f"{gain:.2%} of the loss is to be gained at {what} {at:.3g}", best)
+    return Tuning("tuned", "", best)
+
+
+def _vertex(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
+    """The rate where a parabola through three points, the least in the middle, is least, and by what share of the
+    middle's loss it is less there."""
+    x, y = np.log(np.divide(rates, rates[1])), np.log(np.divide(losses, losses[1]))
+    curvature, slope, _ = np.polyfit(x, y, 2)
+    if curvature <= 0:  # the three are the same
+        return rates[1], 0.0
+    at = -slope / (2 * curvature)
+    return float(rates[1] * np.exp(at)), float(-np.expm1(slope * at / 2))
+
+
+def judged(rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Columns of `load_runs` for each of `rows`, whose design's wish is in `labels`.
+
+    Runs of one sweep whose labels differ in nothing but learning rate and seed are a point. Its loss at a rate is the
+    geometric mean over the seeds that have a result at every rate (over all, where there is no such seed), infinite
+    where one of them diverged; seeds of a point have one best rate.
+
+    learning_rate_factor: times the rule's rate, NaN where the sweep did not vary it so.
+    point: the label without learning rate and seed; empty, as are the others, for runs that take no part.
+    tuning, tuning_note: of the point, as in Tuning.
+    better_run: id of the run that is to be fitted in the place of this one; empty where it is this one.
+    """
+    points: dict[tuple[str, str], list[int]] = {}
+    columns: list[dict[str, Any]] = []
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        point = ", ".join(f"{key}={value}" for key, value in label.items() if key not in (FACTOR, RATE, "seed"))
+        plays = row["role"] == "fit" and bool(label)
+        columns.append(
+            {FACTOR: label.get(FACTOR, math.nan), "point": point if plays else "", "tuning": "", "tuning_note": ""}
+            | {"better_run": ""}
+        )
+        if plays:
+            points.setdefault((row["sweep"], point), []).append(i)
+    for members in points.values():
+        what, key = ("factor", FACTOR) if FACTOR in labels[members[0]] else ("learning rate", "")
+        values = {i: labels[i][key] if key else rows[i]["learning_rate"] for i in members}
+        found = judge(_mean_losses(rows, values), what)
+        for i in members:
+            columns[i] |= {"tuning": found.state, "tuning_note": found.note}
+            if found.best is not None and values[i] != found.best:
+                columns[i]["better_run"] = _instead(rows, [j for j in members if values[j] == found.best], rows[i])
+    return columns
+
+
+def _mean_losses(rows: Sequence[Mapping[str, Any]], values: Mapping[int, float]) -> dict[float, float]:
+    """The loss at each rate of the runs `values` (position to rate)."""
+    measured: dict[float, dict[int, float]] = {}
+    for i, value in values.items():
+        loss = math.inf if rows[i]["status"] == "diverged" else rows[i]["loss"]
+        if rows[i]["status"] != "failed" and loss is not None:
+            measured.setdefault(value, {})[rows[i]["seed"]] = loss
+    shared = set.intersection(*(set(of_seed) for of_seed in measured.values())) if measured else set()
+    return {
+        value: math.exp(np.mean([math.log(loss) for seed, loss in of_seed.items() if not shared or seed in shared]))
+        for value, of_seed in measured.items()
+    }
+
+
+def _instead(rows: Sequence[Mapping[str, Any]], best: Sequence[int], row: Mapping[str, Any]) -> str:
+    """Id of the run at the best rate with the seed of `row`, or of the first."""
+    same = [i for i in best if rows[i]["seed"] == row["seed"]]
+    return str(rows[[*same, *best][0]]["run_id"])
+
+
+def tuning_lines(runs: "pd.DataFrame") -> list[str]:
+    """A line for each point of a table by `load_runs` that is not tuned."""
+    rows = runs[runs["tuning"].isin(("untuned", "bracketed"))].drop_duplicates(["sweep", "point"])
+    return [
+        f"{point}: {state}: {note}"
+        for point, state, note in zip(rows["point"], rows["tuning"], rows["tuning_note"], strict=True)
+    ]

@@ -1,0 +1,233 @@
+"""One run in progress, as its records see it: its data, losses, checkpoints, metrics and the result at its end."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+
+from scaling import accounting
+from scaling.config import RunConfig, config_hash, run_id
+from scaling.data import Batches, TokenStore
+from scaling.parallel import is_main
+from scaling.result import Result, Status, write_result
+from scaling.training.branch import branch_off
+from scaling.training.checkpoint import Checkpoints
+from scaling.training.clock import Clock
+from scaling.training.evaluate import Evaluation
+from scaling.training.metrics import Losses, MetricsFile, limit
+from scaling.training.mirror import Mirror
+from scaling.training.progress import open_progress
+from scaling.training.records import make_result
+from scaling.training.state import TrainState, create_state
+
+
+class Diverged(Exception):
+    """The loss says that more training is of no use; the message says why."""
+
+
+class Member:
+    """One of the runs that a loop trains: whatever is its own.
+
+    The loop computes, and tells each member the numbers of its part; a member counts its steps, keeps its folder and
+    ends by itself.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, store: TokenStore, clock: Clock, *, pack: int, quiet: bool):
+        """Nothing here can fail.
+
+        config: of the run, placed on its mesh. clock: of the loop. pack: runs that the loop trains side by side.
+        """
+        self.config, self.folder, self.store, self.clock, self.pack, self.quiet = (
+            config, folder, store, clock, pack, quiet,
+        )  # fmt: skip
+        self.step = 0
+        """updates done"""
+        self.result: Result | None = None
+        """once the run has ended"""
+        self.wall_before = 0.0
+        self.facts: dict[str, Any] = {"compile_s": 0.0, **({"pack": pack} if pack > 1 else {})}
+        """for the result"""
+        self.branch: dict[str, Any] | None = None
+        """of a run that began at another's checkpoint, see `Books.branch`"""
+        self.notes: list[str] = []
+        """what is to know about the run, for its result"""
+        self.mirror = Mirror(config, folder, enabled=is_main())
+        self._open: list[Callable[[], None]] = []
+
+    def begin(self, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
+        """Open the records; returns the state to start from: of the newest good checkpoint, of the trunk's, or a new
+        one."""
+        config = self.config
+        self.flops_per_token = accounting.flops_per_token(config.model).exact
+        self.batches = Batches(self.store.train, config.model.context, config.batch_size, config.seed)
+        self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
+        self._open.append(self.checkpoints.close)
+        self.losses = Losses(config.steps, limit(config.model.vocab))
+        restored = self.checkpoints.restore(layout)
+        resumed = restored is not None
+        if restored is None:
+            restored = branch_off(config, self.folder, layout, self.checkpoints.notes)
+        if restored is None:
+            state = create_state(config.model, optimizer, config.seed, layout)
+        else:
+            state, books = restored
+            self.losses, self.step, self.wall_before = Losses(**books.losses), books.step, books.wall_s
+            self.branch = books.branch
+        self.metrics = MetricsFile(self.folder, self.step, write=is_main())
+        self._open.append(self.metrics.close)
+        self.progress = open_progress(run_id(config), config.steps, self.step, quiet=self.quiet, alone=self.pack == 1)
+        self._open.append(self.progress.close)
+        self._tell_start(resumed)
+        self.start = self.step
+        self.measure()
+        return state
+
+    def _tell_start(self, resumed: bool) -> None:
+        """What is to know of how the run began. resumed: from a checkpoint of its own."""
+        self.notes += self.checkpoints.notes
+        for note in self.notes:
+            self.say(note)
+        if not self.step:
+            return
+        told = f"going on from step {self.step} of {self.config.steps}"
+        if resumed:
+            self.notes.append(f"went on from step {self.step}")
+            self.say(told)
+        else:
+            self.say(f"{told}, a checkpoint of {self.config.records.trunk}")
+            for record in self.metrics.records:  # those of the trunk
+                self.mirror.log(record["step"], record)
+
+    @property
+    def active(self) -> bool:
+        """Whether the run has not ended."""
+        return self.result is None
+
+    @property
+    def done(self) -> bool:
+        """Whether there are no more updates to make."""
+        return self.step == self.config.steps
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training: before an interruption, and by the loop's clock."""
+        return self.wall_before + self.clock.seconds
+
+    def measure(self) -> None:
+        """Measure the speed from here on."""
+        self._mark = (self.step, self.wall_s)
+
+    def windows(self, ahead: int, start: int, stop: int) -> np.ndarray:
+        """Rows of a batch: `ahead` updates after the first of this process, of the last step for any after that."""
+        return self.batches.windows(min(self.start + ahead, self.config.steps - 1), start, stop)
+
+    @property
+    def evaluation_due(self) -> bool:
+        every = self.config.records.evaluate_every
+        return self.done or bool(every and self.step and self.step % every == 0)
+
+    def read(self, step: int, values: dict[str, float]) -> None:
+        """Take in what update number `step` measured. Raises Diverged."""
+        trouble = self.losses.add(step, values["loss"])
+        if trouble is None and not math.isfinite(values["grad_norm"]):
+            trouble = f"the gradient of step {step} has a norm of {values['grad_norm']}"
+        if trouble:
+            raise Diverged(trouble)
+        if step % self.config.records.log_every and step != self.config.steps:
+            return
+        record: dict[str, float | None] = dict(values)
+        seconds, (since, mark) = self.wall_s, self._mark
+        self._mark = (step, seconds)
+        if not self.config.model.z_loss:
+            record.pop("z_loss")
+        record["loss"] = self.losses.take_window()
+        if step > since:
+            record["tokens_per_s"] = (step - since) * self.config.batch_tokens / max(seconds - mark, 1e-9)
+        self._write(step, {**record, "wall_s": seconds})
+
+    def save(self, state: TrainState) -> None:
+        """Save the state after the latest update, whose losses have been read."""
+        self.metrics.sync()
+        tokens, losses = self.step * self.config.batch_tokens, self.losses.state()
+        self.checkpoints.save(state, self.step, tokens=tokens, wall_s=self.wall_s, losses=losses, branch=self.branch)
+
+    def recorded_evaluation(self) -> Evaluation | None:
+        """The held-out loss at this step, where it was measured before an interruption."""
+        record = self.metrics.last("eval_loss")
+        return Evaluation.from_record(record) if record is not None and record["step"] == self.step else None
+
+    def record_evaluation(self, evaluation: Evaluation) -> None:
+        """A held-out loss, just measured. Raises Diverged."""
+        if not math.isfinite(evaluation.loss):
+            raise Diverged(f"the held-out loss after step {self.step} is {evaluation.loss}")
+        self._write(self.step, evaluation.as_record())
+
+    def complete(self, evaluation: Evaluation) -> None:
+        """The end of the run, with its final held-out loss. Raises Diverged."""
+        if evaluation.loss > self.losses.limit:
+            raise Diverged(f"the held-out loss is {evaluation.loss:.2f} nats, above {self.losses.limit:.2f}")
+        self._end("completed", evaluation)
+
+    @contextmanager
+    def ending_if_diverged(self) -> Iterator[None]:
+        """Where Diverged is raised inside, the run has ended, with its last good numbers."""
+        try:
+            yield
+        except Diverged as reason:
+            record = self.metrics.last("eval_loss")
+            self.facts["last_good"] = self.metrics.records[-1] if self.metrics.records else None
+            self._end("diverged", Evaluation.from_record(record) if record else None, str(reason))
+
+    def fail(self, error: Exception) -> None:
+        """The end for now of a run that broke; it may be tried again."""
+        self._record(self._result("failed", None, f"{type(error).__name__}: {error}"))
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self.progress.say(text if self.pack == 1 else f"{run_id(self.config)}: {text}")
+
+    def close(self) -> None:
+        """Leave files and terminal in order, however the run ended."""
+        while self._open:
+            self._open.pop()()
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        tokens = step * self.config.batch_tokens
+        record = {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token, **values}
+        self.metrics.write(record)
+        self.mirror.log(step, record)
+        self.progress.show(step, record)
+
+    def _end(self, status: Status, evaluation: Evaluation | None, reason: str = "") -> None:
+        if self.branch is not None:
+            self.facts["branch"] = self.branch
+        if evaluation is not None:
+            self.facts |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
+        reason = "; ".join([reason] * bool(reason) + self.notes)
+        speed = self.metrics.tokens_per_s()
+        result = self._result(status, evaluation, reason, train_loss=self.losses.tail, tokens_per_s=speed)
+        self.close()  # what was saved is on the disk before the record says that the run is over
+        self._record(result)
+
+    def _result(self, status: Status, evaluation: Evaluation | None, reason: str, **measured: float | None) -> Result:
+        return make_result(
+            self.config,
+            status,
+            steps=self.step,
+            wall_s=self.wall_s,
+            reason=reason,
+            store=self.store,
+            evaluation=evaluation,
+            facts=self.facts,
+            **measured,
+        )
+
+    def _record(self, result: Result) -> None:
+        if is_main():
+            write_result(self.folder, result)
+        self.result = result
+        self.mirror.finish(result)

@@ -1,0 +1,56 @@
+"""Several runs side by side: their arrays stacked on a leading axis, which the compiled step maps over."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from scaling.config import RunConfig, differing, run_id, shape_of
+from scaling.errors import UserError
+
+T = TypeVar("T")
+
+
+def check_pack(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
+    """Raises UserError where runs cannot train side by side: not of one shape, or two in one folder."""
+    if len({folder.resolve() for folder in folders}) < len(configs):
+        raise UserError(f"{len(configs)} runs need as many different folders, got {', '.join(map(str, folders))}")
+    first = shape_of(configs[0])
+    for config in configs[1:]:
+        if keys := differing(first, shape_of(config)):
+            raise UserError(
+                f"runs {run_id(configs[0])} and {run_id(config)} cannot train side by side: they differ in "
+                f"{', '.join(keys)}; such runs may differ in seed, optimizer.learning_rate, optimizer.weight_decay "
+                "and the numbers of their schedule"
+            )
+
+
+def check_mesh(runs: int, mesh: Mesh) -> None:
+    """Raises UserError where several runs would share a mesh of several devices."""
+    if runs > 1 and mesh.size > 1:
+        raise UserError(
+            f"{runs} runs train side by side on one device only, there are {mesh.size}; let this process see one of "
+            "them (CUDA_VISIBLE_DEVICES), or train the runs one by one"
+        )
+
+
+def stacked(trees: Sequence[T]) -> T:
+    """The same tree with arrays [runs, …]; of a single run the tree itself."""
+    if len(trees) == 1:
+        return trees[0]
+    result: T = jax.tree.map(lambda *x: (jnp if isinstance(x[0], jax.Array) else np).stack(x), *trees)
+    return result
+
+
+def part(tree: T, index: int, runs: int) -> T:
+    """Of a tree stacked for `runs` runs the one of run number `index`; of a single run the tree itself."""
+    return tree if runs == 1 else _slice(tree, index)
+
+
+@jax.jit
+def _slice(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
