@@ -322,6 +322,19 @@ def test_without_a_key_it_writes_the_page_and_says_how_to_send_and_look(home, ke
     assert sorted(home.glob("*/wandb/offline-run-*")) == sorted(made)  # the pattern finds them all
 
 
+@pytest.mark.parametrize(
+    ("key", "mode", "why"), [(False, "online", "no key"), (True, "offline", "WANDB_MODE is offline")]
+)
+def test_wandb_is_asked_only_with_a_key_and_online(key, mode, why, home, keyless, monkeypatch):
+    monkeypatch.setattr(dashboard, "write", lambda folder: folder / "report.html")
+    monkeypatch.setattr(dashboard, "_entity", lambda: pytest.fail("wandb was asked"))
+    monkeypatch.setenv("WANDB_MODE", mode)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    told = publish_dashboard(home)
+    assert why in told.why and told.page == home / "report.html"
+
+
 def test_a_folder_without_runs_is_told(tmp_path, keyless):
     with pytest.raises(UserError, match=r"config\.yaml"):
         publish_dashboard(tmp_path)

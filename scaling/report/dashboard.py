@@ -67,11 +67,9 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     home = Path(sweep_dir)
     project, group = _mirrored(home)
     mode, unsent = tracking.automatic_mode(), unsent_runs(home)
-    if mode != "online":
-        asked = f"WANDB_MODE is {mode}" if os.environ.get("WANDB_MODE") == mode else "no key"
-        return Dashboard(
-            home, page=write(home), why=f"{asked} (set WANDB_API_KEY or run `wandb login`)", unsent=unsent
-        )
+    if mode != "online" or not tracking.has_key():
+        why = NO_KEY if not tracking.has_key() else f"WANDB_MODE is {mode}"
+        return Dashboard(home, page=write(home), why=why, unsent=unsent)
     _require_library()
     with _wandb_may_fail():
         entity = _entity()  # before the work: a wrong key is told at once

@@ -134,7 +134,7 @@ def start(config: RunConfig, run_id: str, folder: str | Path) -> Tracker:
     """
     asked = config.records.wandb
     mode: Mode = automatic_mode() if asked == "auto" else asked
-    keyless = mode == "online" and not _has_key()
+    keyless = mode == "online" and not has_key()
     if keyless:
         mode = "offline"
     first = {
@@ -157,10 +157,11 @@ def automatic_mode() -> Mode:
     asked = os.environ.get("WANDB_MODE", "")
     if asked in get_args(Mode):
         return cast(Mode, asked)
-    return "online" if _has_key() else "offline"
+    return "online" if has_key() else "offline"
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Whether there is a key for wandb's server, in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
