@@ -106,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
     report.add_argument("-o", "--output", type=Path, metavar="report.html")
 
+    dashboard = command("dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page.")
+    dashboard.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
+
     schema = command("schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
     schema.add_argument("folder", type=Path)
     return parser
@@ -198,6 +201,13 @@ def _report(args: argparse.Namespace) -> int:
     from scaling.report import write
 
     print(write(args.sweep_dir, args.output))
+    return 0
+
+
+def _dashboard(args: argparse.Namespace) -> int:
+    from scaling.report import publish_dashboard
+
+    print(publish_dashboard(args.sweep_dir))
     return 0
 
 

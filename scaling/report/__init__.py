@@ -1,5 +1,6 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
+from scaling.report.dashboard import Dashboard, publish_dashboard
 from scaling.report.make import summary, write
 from scaling.report.notebook import (
     plot_bootstrap,
@@ -12,6 +13,7 @@ from scaling.report.notebook import (
 )
 
 __all__ = [
+    "Dashboard",
     "plot_bootstrap",
     "plot_forecast",
     "plot_frontier",
@@ -19,6 +21,7 @@ __all__ = [
     "plot_optima",
     "plot_profile",
     "plot_residuals",
+    "publish_dashboard",
     "summary",
     "write",
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlparse
 
+from scaling import accounting
 from scaling.config import RunConfig
 from scaling.result import Result
 
@@ -132,8 +133,8 @@ def start(config: RunConfig, run_id: str, folder: str | Path) -> Tracker:
     Returns at once and never raises: where wandb is missing or fails, the run goes on with one warning.
     """
     asked = config.records.wandb
-    mode: Mode = _automatic() if asked == "auto" else asked
-    keyless = mode == "online" and not _has_key()
+    mode: Mode = automatic_mode() if asked == "auto" else asked
+    keyless = mode == "online" and not has_key()
     if keyless:
         mode = "offline"
     first = {
@@ -142,7 +143,7 @@ def start(config: RunConfig, run_id: str, folder: str | Path) -> Tracker:
         "id": run_id,
         "mode": mode,
         "folder": str(folder),
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json") | {"params_total": accounting.params(config.model).total},
         "finish_seconds": FINISH_SECONDS.get(mode, 0.0),
     }
     tracker = Tracker(mode, first)
@@ -151,15 +152,16 @@ def start(config: RunConfig, run_id: str, folder: str | Path) -> Tracker:
     return tracker
 
 
-def _automatic() -> Mode:
-    """WANDB_MODE where it is set, else online with a key and offline without."""
+def automatic_mode() -> Mode:
+    """What `auto` means: WANDB_MODE where it is set, else online with a key and offline without."""
     asked = os.environ.get("WANDB_MODE", "")
     if asked in get_args(Mode):
         return cast(Mode, asked)
-    return "online" if _has_key() else "offline"
+    return "online" if has_key() else "offline"
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Whether there is a key for wandb's server, in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

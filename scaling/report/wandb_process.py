@@ -1,6 +1,7 @@
 """The process that talks to wandb: reads a run's records from its standard input, one JSON value a line.
 
-The first line says what to open, every further one is `{"step", "metrics"}`, the last one `{"end": result or null}`.
+The first line says what to open, every further one is `{"step", "metrics"}`, the last one `{"end": result or null}`,
+with an `exit_code` where none follows from a result.
 What goes wrong is one line on standard output. wandb lives apart from training because its import and start take
 two seconds, it prints, installs hooks at exit, and waits for the network; a process can be bounded and ended.
 """
@@ -11,25 +12,29 @@ import signal
 import sys
 from typing import Any, TextIO
 
-HEADLINE = ("status", "params_total", "params_non_embedding", "loss", "loss_sem", "bits_per_byte", "tokens", "flops")
-"""facts of a result that a table of runs in wandb wants as columns"""
+HEADLINE = (
+    *("status", "params_total", "params_non_embedding", "loss", "loss_sem", "bits_per_byte", "tokens", "flops"),
+    *("learning_rate", "tokens_per_s", "mfu"),
+)
+"""facts of a result that a table of runs in wandb wants as columns, and its scatter plots as axes"""
 
 
 def mirror(records: TextIO) -> None:
     """Give every record to wandb; raises whatever wandb raises."""
     first = json.loads(records.readline())
     run = _open(first)
-    result = None
+    result, code = None, 1
     for line in records:
         record = json.loads(line)
         if "end" in record:
             result = record["end"]
+            code = record.get("exit_code", 0 if result and result["status"] == "completed" else 1)
             break
         run.log(record["metrics"], step=record["step"])
     signal.alarm(int(first["finish_seconds"]) + 1)  # a run that is killed must not leave this process behind
     if result is not None:
         run.summary.update({f"final/{name}": result[name] for name in HEADLINE} | {"result": result})
-    run.finish(exit_code=0 if result and result["status"] == "completed" else 1)
+    run.finish(exit_code=code)
 
 
 def _open(first: dict[str, Any]) -> Any:
@@ -42,8 +47,9 @@ def _open(first: dict[str, Any]) -> Any:
         project=first["project"],
         group=first["group"],
         id=first["id"],
-        name=first["id"],
-        resume="allow",
+        name=first.get("name", first["id"]),
+        job_type=first.get("job_type"),
+        resume=first.get("resume", "allow"),
         mode=first["mode"],
         dir=first["folder"],
         config=first["config"],
