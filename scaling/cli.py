@@ -154,12 +154,13 @@ def _sweep(args: argparse.Namespace) -> int:
     from scaling.config import SweepConfig, load
     from scaling.sweeps import describe_plan, format_plan, run_sweep
 
-    config = load(SweepConfig, args.sweep, args.overrides)
+    kind = [f"executor.kind={args.executor}"] if args.executor else []
+    config = load(SweepConfig, args.sweep, [*args.overrides, *kind])
     if args.dry_run:
         described = describe_plan(config, folder=args.folder)
         _print_json(described) if args.json else print(format_plan(described))
         return 0
-    outcome = run_sweep(config, executor=args.executor, folder=args.folder)
+    outcome = run_sweep(config, folder=args.folder)
     _print_json(outcome.as_dict()) if args.json else print(outcome.summary)
     return 0 if outcome.ok else 1
 

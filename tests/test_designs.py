@@ -198,6 +198,15 @@ def test_plan_adds_up_and_its_time_is_that_of_the_slots(monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_for_a_cluster_counts_its_devices_and_not_this_machines(tmp_path: Path) -> None:
+    slurm = {"gpus": 1, "gpu": "h100", "array_parallelism": 3}
+    speed = describe_plan(sweep(executor={"kind": "slurm", "slurm": slurm}), tmp_path)["speed"]
+    assert (speed["slots"], speed["device"]) == (3, "h100")
+    assert speed["flops_per_s"] == pytest.approx(0.3 * 989e12, rel=0.01)  # dense bfloat16 of the data sheet
+    ray = {"address": "head:6379"}
+    assert describe_plan(sweep(executor={"kind": "ray", "ray": ray}), tmp_path)["speed"]["slots"] == 1
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweeps/*.yaml")), ids=lambda path: path.name)
 def test_the_examples_are_valid(path: Path) -> None:
     assert len(make_runs(load(SweepConfig, path))) >= 6

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling import accounting
-from scaling.config import IsoflopDesign, SweepConfig
+from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig
 from scaling.result import Result
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs
 from scaling.sweeps.executors import Devices, find_devices
@@ -37,7 +37,7 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     kept = None if folder is None else str(folder)
     home = sweep_folder(make_runs(sweep, kept))
     runs = all_runs(sweep, read_plan(home), kept)
-    devices = find_devices()
+    devices = _devices(sweep.executor)
     states = {run.id: run_state(home / run.id) for run in runs}
     results = [state.result for state in states.values() if state.result is not None]
     flops_per_s, source = _speed(devices, [_done(result) for result in results if result.status == "completed"])
@@ -155,6 +155,18 @@ def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
 def _done(result: Result) -> tuple[float, float]:
     """FLOPs that a device did while it trained a run, and the seconds: in a pack those of the others, too."""
     return result.flops * result.facts.get("pack", 1), result.wall_s
+
+
+def _devices(config: ExecutorConfig) -> Devices:
+    """What the runs would share. Of a cluster only the configuration is known: Slurm is taken to run as many jobs at
+    a time as it is allowed to, of a Ray cluster elsewhere one slot is sure."""
+    if config.kind == "slurm":
+        kind = config.slurm.gpu or ("GPU" if config.slurm.gpus else "cpu")
+        ids = tuple(range(config.slurm.array_parallelism))
+        return Devices("gpu" if config.slurm.gpus else "cpu", ids, kind)
+    if config.kind == "ray" and config.ray.address is not None:
+        return Devices("gpu", (0,), "GPU") if config.ray.gpus else Devices("cpu", (0,), "cpu")
+    return find_devices()
 
 
 def _speed(devices: Devices, measured: Sequence[tuple[float, float]]) -> tuple[float, str]:
