@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         "sweep", _sweep, "Train a sweep; with a forecast, fit, freeze and test it. Continues what it finds."
     )
     sweep.add_argument("sweep", metavar="SWEEP.yaml")
-    sweep.add_argument("--executor", default="local", help="where runs run: local")
+    sweep.add_argument(
+        "--executor", metavar="NAME", help="where runs run: local, slurm or ray (default: executor.kind of the sweep)"
+    )
     sweep.add_argument("--folder", help="the sweep's folder is made in it (default: run.records.folder)")
     sweep.add_argument("--dry-run", action="store_true", help="print every run with its cost and stop")
     _json(sweep)

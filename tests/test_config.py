@@ -424,3 +424,26 @@ def test_the_schema_knows_what_the_reader_refuses() -> None:
 def test_a_grid_keeps_the_values_of_its_axes_as_written() -> None:
     grid = build(GridDesign, {"kind": "grid", "axes": {"model.bias": [True, False], "seed": [1]}}, "grid")
     assert grid.axes == {"model.bias": (True, False), "seed": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("executor.kind=slrm", "executor.kind"),
+        ("executor.slurm.partiton=debug", "did you mean `partition`"),
+        ("executor.slurm.time_minutes=0", "executor.slurm.time_minutes"),
+        ("executor.ray.cpus=0", "executor.ray.cpus"),
+    ],
+)
+def test_a_mistake_about_the_executor_is_named(override: str, says: str) -> None:
+    assert says in refusal(override, cls=SweepConfig, values=SWEEP)
+
+
+def test_options_of_an_executor_are_overridden_by_dotted_keys() -> None:
+    values = apply_overrides(SWEEP, ["executor.slurm.partition=debug", "executor.slurm.setup=[module load cuda]"])
+    executor = build(SweepConfig, values, "sweep.yaml").executor
+    assert (executor.kind, executor.slurm.partition, executor.slurm.setup) == (
+        "local",
+        "debug",
+        ("module load cuda",),
+    )

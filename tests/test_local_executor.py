@@ -3,24 +3,39 @@
 import os
 import signal
 import sys
-import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from scaling.errors import UserError
-from scaling.sweeps.executors import Devices, LocalExecutor, Task, find_devices
+from scaling.sweeps.executors import Devices, Finished, LocalExecutor, Task, find_devices
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 
 
 def task(folder: Path, name: str, script: str, cost: float = 1.0, devices: int = 1) -> Task:
-    return Task(name, folder / name, (sys.executable, "-S", "-c", script), cost=cost, devices=devices)
+    return Task(name, (folder / name,), (sys.executable, "-S", "-c", script), cost=cost, devices=devices)
 
 
 def one_slot() -> LocalExecutor:
     return LocalExecutor(Devices("cpu", CORES[:1], "cpu"))
+
+
+def run(executor: LocalExecutor, tasks: Sequence[Task]) -> list[Finished]:
+    """All of `tasks` to their end."""
+    executor.open(Path())
+    executor.submit(tasks)
+    return list(told(executor, len(tasks)))
+
+
+def told(executor: LocalExecutor, count: int) -> Iterator[Finished]:
+    """The next `count` tasks that end."""
+    while count:
+        for finished in executor.wait(1.0):
+            count -= 1
+            yield finished
 
 
 def test_exit_codes_and_deaths_are_told_and_output_goes_to_the_log(tmp_path: Path) -> None:
@@ -29,7 +44,7 @@ def test_exit_codes_and_deaths_are_told_and_output_goes_to_the_log(tmp_path: Pat
         task(tmp_path, "crash", "raise SystemExit(3)"),
         task(tmp_path, "killed", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
     ]
-    ended = {f.task.run_id: f.exit_code for f in LocalExecutor().run(tasks, threading.Event())}
+    ended = {f.task.name: f.exit_code for f in run(LocalExecutor(), tasks)}
     assert ended == {"fine": 0, "crash": 3, "killed": -signal.SIGKILL}
     assert (tmp_path / "fine" / "log.txt").read_text() == "hello\n"
 
@@ -39,7 +54,7 @@ def test_dearest_starts_first_and_a_slot_is_never_shared(tmp_path: Path) -> None
              f"open({str(tmp_path / 'order')!r}, 'a').write('{{}} out\\n')"  # fmt: skip
     costs = {"small": 1.0, "large": 9.0, "middle": 3.0}
     tasks = [task(tmp_path, name, script.format(name, name), cost) for name, cost in costs.items()]
-    assert len(list(one_slot().run(tasks, threading.Event()))) == 3
+    assert len(run(one_slot(), tasks)) == 3
     expected = [f"{name} {what}" for name in ("large", "middle", "small") for what in ("in", "out")]
     assert (tmp_path / "order").read_text().splitlines() == expected
 
@@ -50,7 +65,7 @@ def test_each_process_has_one_core_and_one_thread_and_the_parent_keeps_its_own(t
     )
     core = CORES[-1]
     executor = LocalExecutor(Devices("cpu", (core,), "cpu"))
-    list(executor.run([task(tmp_path, "a", script)], threading.Event()))
+    run(executor, [task(tmp_path, "a", script)])
     text = (tmp_path / "a" / "log.txt").read_text()
     assert (
         text.startswith(f"[{core}] ") and "xla_cpu_multi_thread_eigen=false" in text and text.rstrip().endswith(" 1")
@@ -62,50 +77,72 @@ def test_a_gpu_run_sees_only_its_devices(tmp_path: Path) -> None:
     script = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     executor = LocalExecutor(Devices("gpu", ("0", "1", "2"), "NVIDIA H100"))
     tasks = [task(tmp_path, "one", script), task(tmp_path, "two", script, cost=2.0, devices=2)]
-    assert all(f.exit_code == 0 for f in executor.run(tasks, threading.Event()))
+    assert all(f.exit_code == 0 for f in run(executor, tasks))
     seen = [(tmp_path / name / "log.txt").read_text().strip().split(",") for name in ("one", "two")]
     assert sorted(seen[0] + seen[1]) == ["0", "1", "2"] and len(seen[1]) == 2
 
 
 def test_more_devices_than_there_are_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs 9 devices"):
-        list(one_slot().run([task(tmp_path, "big", "pass", devices=9)], threading.Event()))
-    assert not (tmp_path / "big").exists()
+    tasks = [task(tmp_path, "small", "pass"), task(tmp_path, "big", "pass", devices=9)]
+    with pytest.raises(UserError, match="run big needs 9 devices"):
+        run(one_slot(), tasks)
+    assert not list(tmp_path.iterdir())
 
 
-def test_stop_ends_running_tasks_by_sigterm_and_starts_no_other(tmp_path: Path) -> None:
+def started(folder: Path) -> bool:
+    return (folder / "log.txt").exists() and (folder / "log.txt").read_text() != ""
+
+
+def wait_until_started(folder: Path) -> None:
+    end = time.monotonic() + 20
+    while not started(folder):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_cancelling_ends_running_tasks_by_sigterm_and_starts_no_other(tmp_path: Path) -> None:
     saves = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
         "print('ready', flush=True); time.sleep(60)"
     )
-    stop = threading.Event()
-
-    def when_ready() -> None:
-        while "ready" not in (tmp_path / "first" / "log.txt").read_text():
-            time.sleep(0.02)
-        stop.set()
-
-    tasks = [task(tmp_path, "first", saves, cost=2.0), task(tmp_path, "second", saves)]
-    (tmp_path / "first").mkdir()
-    (tmp_path / "first" / "log.txt").touch()
-    waiter = threading.Thread(target=when_ready)
-    waiter.start()
-    ended = [(f.task.run_id, f.exit_code) for f in one_slot().run(tasks, stop)]
-    waiter.join()
-    assert ended == [("first", 75)]
+    executor = one_slot()
+    executor.open(tmp_path)
+    executor.submit([task(tmp_path, "second", saves), task(tmp_path, "first", saves, cost=2.0)])
+    wait_until_started(tmp_path / "first")
+    executor.cancel()
+    assert {f.task.name: f.exit_code for f in told(executor, 2)} == {"first": 75, "second": None}
     assert not (tmp_path / "second").exists()
+    executor.close()
+    assert [f.exit_code for f in run(executor, [task(tmp_path, "third", "pass")])] == [0]  # it may be opened again
 
 
-def test_a_caller_that_goes_away_leaves_no_process_behind(tmp_path: Path) -> None:
-    script = "import os, time; print(os.getpid(), flush=True); time.sleep({})"
-    executor = LocalExecutor(Devices("cpu", CORES[:1] * 2, "cpu"))
-    events = executor.run([task(tmp_path, "long", script.format(60)), task(tmp_path, "short", script.format(0.3))],
-                          threading.Event())  # fmt: skip
-    next(events)
-    while not (text := (tmp_path / "long" / "log.txt").read_text()):
-        time.sleep(0.02)
-    pid = int(text)
-    events.close()  # type: ignore[attr-defined]
+def test_what_does_not_stop_when_told_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    )
+    executor = one_slot()
+    for grace in (0.2, 60.0):
+        monkeypatch.setattr("scaling.sweeps.executors.local.GRACE_S", grace)
+        (tmp_path / "deaf" / "log.txt").unlink(missing_ok=True)
+        executor.open(tmp_path)
+        executor.submit([task(tmp_path, "deaf", deaf)])
+        wait_until_started(tmp_path / "deaf")
+        executor.cancel()
+        if grace < 1:
+            assert [f.exit_code for f in told(executor, 1)] == [-signal.SIGKILL]
+        began = time.monotonic()
+        executor.close()  # told before: it is not waited for
+        assert time.monotonic() - began < 5
+
+
+def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    executor = one_slot()
+    executor.open(tmp_path)
+    executor.submit([task(tmp_path, "long", script)])
+    wait_until_started(tmp_path / "long")
+    pid = int((tmp_path / "long" / "log.txt").read_text())
+    executor.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

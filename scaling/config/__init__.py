@@ -1,6 +1,7 @@
 """Frozen configurations and how they are read."""
 
 from scaling.config.base import Config
+from scaling.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from scaling.config.load import (
     apply_overrides,
     build,
@@ -38,6 +39,7 @@ from scaling.config.sweep import (
 __all__ = [
     "Config",
     "DataConfig",
+    "ExecutorConfig",
     "ForecastConfig",
     "GridDesign",
     "IsoflopDesign",
@@ -48,9 +50,11 @@ __all__ = [
     "OptimizerConfig",
     "Placement",
     "Point",
+    "RayConfig",
     "Records",
     "RunConfig",
     "ScheduleConfig",
+    "SlurmConfig",
     "SweepConfig",
     "TokenizerConfig",
     "WidthRule",

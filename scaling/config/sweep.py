@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, model_validator
 
 from scaling.config.base import Config
+from scaling.config.executor import ExecutorConfig
 
 
 class LadderConfig(Config):
@@ -108,3 +109,5 @@ class SweepConfig(Config):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """every run of the design once with each"""
     forecast: ForecastConfig | None = None
+    executor: ExecutorConfig = ExecutorConfig()
+    """where the runs run; may differ from launch to launch"""

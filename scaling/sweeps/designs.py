@@ -36,6 +36,8 @@ class PlannedRun:
     """parameters, all of them"""
     flops: float
     """training FLOPs by the exact count, whole batches"""
+    after: str | None = None
+    """id of a run that is to end before this one begins"""
 
     @property
     def id(self) -> str:

@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-import platform
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
 
@@ -17,16 +18,23 @@ from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import Executor, Finished, Task
 from scaling.sweeps.plan import devices_of
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import BUSY, GONE, STOPPED, RunState, log_end, run_state
+from scaling.sweeps.run_store import (
+    BUSY,
+    DONE,
+    GONE,
+    STOPPED,
+    RunState,
+    attempts,
+    close_lost,
+    is_held,
+    log_end,
+    run_state,
+)
 
-ATTEMPTS = 2  # in one launch; launching again gives as many more
+ATTEMPTS = 2  # that break, in one launch; launching again gives as many more
+PREEMPTIONS = 20  # in one launch, of a run that was told to stop by someone else: enough, and no endless loop
 USER_ERROR = 2  # exit code: it would fail in the same way again
-
-# seeds of one shape, and a run that goes on, compile once: 1.2 s of start in place of 4.9 s for a tiny model on a CPU
-COMPILATION_CACHE = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
+TICK_S = 0.2  # how soon a signal, and a lock that was let go, are noticed
 
 
 class Stop(threading.Event):
@@ -39,70 +47,138 @@ class Stop(threading.Event):
 def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: Progress) -> tuple[RunState, ...]:
     """Train those of `runs` that are not done, in folders of `home`, and return what became of all.
 
-    A run that breaks is tried again, up to ATTEMPTS times in one launch, unless its configuration was at fault; a
-    run that diverged has its result. After every run has saved its state, raises KeyboardInterrupt where SIGINT asked
-    for an end and `Interrupted` (a SystemExit of code 75) where SIGTERM did.
+    The dearest go first, each after the one that it comes `after` has ended, however that ended. A run that breaks is
+    tried again at once, up to ATTEMPTS times in one launch, unless its configuration was at fault; a run that was
+    preempted goes on; a run that diverged has its result. After every run has saved its state, raises
+    KeyboardInterrupt where SIGINT asked for an end and `Interrupted` (a SystemExit of code 75) where SIGTERM did.
     """
-    folders = {run.id: home / run.id for run in runs}
-    for folder in folders.values():
-        state = run_state(folder)
+    states = [run_state(home / run.id) for run in runs]
+    for state in states:
         if state.state == "unreadable":
             raise UserError(state.reason)
+    todo = [run for run, state in zip(runs, states, strict=True) if state.state not in DONE]
     with _stop_on_signals() as stop:
-        for attempt in range(ATTEMPTS):
-            todo = [run for run in runs if _to_train(run_state(folders[run.id]), again=attempt > 0)]
-            if not todo or stop.is_set():
-                break
-            tasks = [_prepare(run, folders[run.id]) for run in todo]
-            progress.begin([run_state(folder) for folder in folders.values()], todo)
+        if todo:
             try:
-                for finished in executor.run(tasks, stop):
-                    if finished.exit_code != BUSY:  # the attempt on record is then another process's
-                        log_end(finished.task.folder, finished.exit_code, _reason(finished))
-                    progress.tell(finished, run_state(finished.task.folder))
+                executor.open(home)
+                progress.begin(states, todo, executor.slots)
+                _Launch(todo, home, executor, progress, stop).run()
             finally:
-                progress.end()
+                try:
+                    executor.close()
+                finally:
+                    progress.end()
         if stop.is_set():
             where = "stopped; the same command goes on"
             progress.say(where)
             raise KeyboardInterrupt(where) if stop.number == signal.SIGINT else Interrupted(where)
-    return tuple(run_state(folder) for folder in folders.values())
+    return tuple(run_state(home / run.id) for run in runs)
 
 
-def worker_command(folder: Path) -> tuple[str, ...]:
-    """What trains the run in `folder`."""
-    return (sys.executable, "-m", "scaling.sweeps.worker", str(folder))
+def worker_command(folders: Sequence[Path]) -> tuple[str, ...]:
+    """What trains the runs in `folders`."""
+    return (sys.executable, "-m", "scaling.sweeps.worker", *map(str, folders))
 
 
-def _to_train(state: RunState, *, again: bool) -> bool:
-    """again: it was already tried in this launch."""
-    if state.state in ("completed", "diverged"):
-        return False
-    return not (again and state.attempts and state.attempts[-1].exit_code == USER_ERROR)
+class _Launch:
+    """One launch under way: which runs may begin, which the executor has, and how often each was tried."""
+
+    def __init__(self, runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: Progress, stop: Stop):
+        self.runs = {run.id: run for run in runs}
+        self.home, self.executor, self.progress, self.stop = home, executor, progress, stop
+        before = {run.id: [run.after] if run.after in self.runs else [] for run in runs}
+        self.order: TopologicalSorter[str] = TopologicalSorter(before)
+        self.order.prepare()
+        self.ready: list[str] = []
+        self.begun: dict[str, int] = {}  # what the executor has: attempts that were on record before
+        self.ended: list[tuple[str, Finished]] = []  # not yet looked into
+        self.failures: Counter[str] = Counter()
+        self.preemptions: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Until every run has ended or, after a stop, all that the executor has."""
+        cancelled = False
+        while self.order.is_active():
+            self.ready += self.order.get_ready()
+            if not self.stop.is_set():
+                self._submit()
+            elif not cancelled:
+                self.executor.cancel()
+                cancelled = True
+            if cancelled and not self.begun:
+                return
+            for finished in self.executor.wait(TICK_S):
+                self.ended += [(folder.name, finished) for folder in finished.task.folders]
+            self._look()
+
+    def _submit(self) -> None:
+        """What is ready, except where another process is training it: that is waited for."""
+        tasks = []
+        for run_id in sorted(self.ready, key=lambda run_id: -self.runs[run_id].flops):
+            state = run_state(self.home / run_id)
+            if state.state == "running":
+                self.progress.wait_for(run_id)
+                continue
+            self.ready.remove(run_id)
+            if state.state in DONE:  # by that other process
+                self.progress.tell(state)
+                self.order.done(run_id)
+                continue
+            tasks.append(_prepare(self.runs[run_id], state, self.home / run_id))
+            self.begun[run_id] = len(attempts(self.home / run_id))
+        if tasks:
+            self.executor.submit(tasks)
+
+    def _look(self) -> None:
+        """What became of the runs that ended; those that break may begin again."""
+        for run_id, finished in list(self.ended):
+            folder = self.home / run_id
+            if is_held(folder / "lock") and not self.stop.is_set():
+                continue  # nobody saw it end, and it is saving its state; or another process was quicker
+            self.ended.remove((run_id, finished))
+            code = self._close(folder, finished, self.begun.pop(run_id))
+            state = run_state(folder)
+            again = self._again(run_id, state, code)
+            self.progress.tell(state, finished.seconds, again=again)
+            if again:
+                self.ready.append(run_id)
+            else:
+                self.order.done(run_id)
+
+    def _close(self, folder: Path, finished: Finished, before: int) -> int | None:
+        """How the attempt ended: what the worker noted, or what is noted here for one that could not."""
+        tries, code = attempts(folder), finished.exit_code
+        began = len(tries) > before
+        if began and tries[-1].end is not None:
+            return tries[-1].exit_code
+        never = not began and (code == INTERRUPTED or self.stop.is_set())
+        if code != BUSY and not never and not is_held(folder / "lock"):  # else what is on record is another's
+            log_end(folder, code, _reason(folder, code))
+        return code
+
+    def _again(self, run_id: str, state: RunState, code: int | None) -> bool:
+        if self.stop.is_set() or state.state in DONE or code == USER_ERROR:
+            return False
+        if code in (INTERRUPTED, BUSY):
+            self.preemptions[run_id] += 1
+            return self.preemptions[run_id] <= PREEMPTIONS
+        self.failures[run_id] += 1
+        return self.failures[run_id] < ATTEMPTS
 
 
-def _prepare(run: PlannedRun, folder: Path) -> Task:
+def _prepare(run: PlannedRun, before: RunState, folder: Path) -> Task:
     """The run's folder made ready for an attempt: its configuration, and no trace that the last try is still on."""
-    before = run_state(folder)
-    if before.state == "interrupted" and before.attempts and before.attempts[-1].end is None:
-        log_end(folder, None, GONE)
+    close_lost(folder)
     if before.state == "failed":
         (folder / "result.json").unlink(missing_ok=True)  # its reason stays among the attempts
     write_text_atomically(folder / "config.yaml", to_yaml(run.config))
-    cache = folder.parent / ".cache" / "xla" / platform.node()  # a program is compiled for one kind of processor
-    return Task(
-        run.id,
-        folder,
-        worker_command(folder),
-        cost=run.flops,
-        devices=devices_of(run),
-        environment={**COMPILATION_CACHE, "JAX_COMPILATION_CACHE_DIR": str(cache.resolve())},
-    )
+    return Task(run.id, (folder,), worker_command([folder]), cost=run.flops, devices=devices_of(run))
 
 
-def _reason(finished: Finished) -> str:
+def _reason(folder: Path, code: int | None) -> str:
     """Why an attempt did not complete, in one line; empty where it did."""
-    code = finished.exit_code
+    if code is None:
+        return GONE
     if code == 0:
         return ""
     if code == INTERRUPTED:
@@ -113,10 +189,10 @@ def _reason(finished: Finished) -> str:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (" (another process, or no memory was left)" if name == "SIGKILL" else "")
     try:
-        result = read_result(finished.task.folder)
+        result = read_result(folder)
     except UserError as error:
         return str(error)
-    told = result.reason if result is not None else _last_line(finished.task.folder / "log.txt")
+    told = result.reason if result is not None else _last_line(folder / "log.txt")
     return told or f"exit code {code}"
 
 

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from scaling.metrics import last_metrics
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.executors import Finished
-from scaling.sweeps.run_store import RunState, is_held
+from scaling.sweeps.run_store import DONE, RunState, is_held
 from scaling.sweeps.table import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
-
-DONE = ("completed", "diverged")
 
 
 class Progress:
@@ -30,7 +27,7 @@ class Progress:
         self.began = time.monotonic()
         self.active: dict[str, PlannedRun] = {}
         self.live: Live | None = None
-        self.told: set[str] = set()
+        self.waited: set[str] = set()
 
     def say(self, line: str) -> None:
         """One line, above the live table where there is one."""
@@ -39,17 +36,14 @@ class Progress:
         else:
             print(line, file=self.stream, flush=True)
 
-    def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun]) -> None:
-        """`todo` of the runs in `states` are about to be trained."""
+    def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun], slots: int) -> None:
+        """`todo` of the runs in `states` are about to be trained, on so many devices."""
         self.total = len(states)
         self.done = sum(state.state in DONE for state in states)
         self.flops, self.flops_done, self.began = sum(run.flops for run in todo), 0.0, time.monotonic()
         self.active = {run.id: run for run in todo}
-        again = sum(run.id in self.told for run in todo)
-        if again:
-            self.say(f"trying {again} again")
-        elif self.done:
-            self.say(f"{self.done} of {self.total} runs are done; continuing with {len(todo)}")
+        before = f"{self.done} of {self.total} runs are done; " if self.done else ""
+        self.say(f"{before}training {len(todo)}, with room for {slots} at a time")
         if self.stream.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -59,18 +53,25 @@ class Progress:
             )
             self.live.start()
 
-    def tell(self, finished: Finished, state: RunState) -> None:
-        """A run has ended."""
-        run = self.active.pop(state.run_id)
-        self.told.add(run.id)
+    def tell(self, state: RunState, seconds: float = 0.0, *, again: bool = False) -> None:
+        """A run has ended, after so many seconds; `again`: it is tried once more."""
+        run = self.active[state.run_id]
+        if not again:
+            del self.active[state.run_id]
         if state.state in DONE:
             self.done += 1
             self.flops_done += run.flops
         result = state.result
         loss = f" loss {result.loss:.4f}" if result and result.loss is not None else ""
-        ending = "" if state.state == "completed" else f" {state.state}: {state.reason}"
+        ending = "" if state.state == "completed" else f" {state.state}: {state.reason}" + "; trying again" * again
         width = len(str(self.total))
-        self.say(f"[{self.done:>{width}}/{self.total}] {state.run_id}{loss} {duration(finished.seconds)}{ending}")
+        self.say(f"[{self.done:>{width}}/{self.total}] {state.run_id}{loss} {duration(seconds)}{ending}")
+
+    def wait_for(self, run_id: str) -> None:
+        """A run is being trained by a process that is not of this launch."""
+        if run_id not in self.waited:
+            self.waited.add(run_id)
+            self.say(f"{run_id} is being trained by another process; waiting for it")
 
     def end(self) -> None:
         """No run is being trained any more."""

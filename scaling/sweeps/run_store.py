@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 State = Literal["planned", "running", "interrupted", "completed", "diverged", "failed", "unreadable"]
 Role = Literal["fit", "test"]
 
+DONE = ("completed", "diverged")  # states of runs that have what they were trained for
 BUSY = 69  # exit code of a worker whose run another process trains (EX_UNAVAILABLE of sysexits.h)
 STOPPED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, None)  # exit codes of a run that was told to stop, or lost
 GONE = "the process disappeared (killed, or the machine stopped)"
@@ -122,12 +123,20 @@ def now() -> str:
 
 def log_start(folder: Path) -> None:
     """This process begins an attempt at the run in `folder`."""
+    close_lost(folder)
     _append(folder, {"event": "start", "time": now(), "pid": os.getpid(), "host": platform.node()})
 
 
 def log_end(folder: Path, exit_code: int | None, reason: str = "") -> None:
     """The last attempt at the run in `folder` is over. exit_code: negative for a signal, None where unknown."""
     _append(folder, {"event": "end", "time": now(), "exit_code": exit_code, "reason": reason})
+
+
+def close_lost(folder: Path) -> None:
+    """An attempt that a process left open is over: for who knows that none trains the run."""
+    before = attempts(folder)
+    if before and before[-1].end is None:
+        log_end(folder, None, GONE)
 
 
 def _append(folder: Path, event: Mapping[str, Any]) -> None:

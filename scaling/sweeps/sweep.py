@@ -1,24 +1,27 @@
 """The whole of a sweep: train its runs, fit the law, freeze the forecast, train the run that tests it, report."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.config import SweepConfig, load, to_yaml
+from scaling.config import ExecutorConfig, SweepConfig, load, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_runs, make_test_runs
-from scaling.sweeps.executors import Executor, LocalExecutor
+from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import Busy, RunState, lock, read_plan, record_runs
 
-EXECUTORS = {"local": LocalExecutor}
+EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
+    "local": lambda config: LocalExecutor(),
+    "ray": lambda config: RayExecutor(config.ray),
+}
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,18 @@ class SweepOutcome:
 
 
 def run_sweep(
-    sweep: SweepConfig, executor: str | Executor = "local", folder: str | Path | None = None
+    sweep: SweepConfig, executor: str | Executor | None = None, folder: str | Path | None = None
 ) -> SweepOutcome:
     """Train what is left of `sweep`; with a forecast, fit, freeze it, test it and report.
 
-    executor: where runs run, by name or as an object.
+    executor: where runs run, by name or as an object; `sweep.executor.kind` where None.
     folder: where sweeps' folders are kept; `run.records.folder` where None.
 
     Everything is checked before anything is launched, and whatever is done already is not done again. Raises
     UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
     another sweep; KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
     """
-    where = _executor(executor)
+    where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
     runs = make_runs(sweep, None if folder is None else str(folder))
     home = sweep_folder(runs)
     tests = _expected_tests(sweep, runs)
@@ -119,12 +122,12 @@ def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progre
     )
 
 
-def _executor(executor: str | Executor) -> Executor:
+def _executor(executor: str | Executor, config: ExecutorConfig) -> Executor:
     if not isinstance(executor, str):
         return executor
     if executor not in EXECUTORS:
         raise UserError(f"executor {executor!r} is unknown; allowed: {', '.join(EXECUTORS)}")
-    return EXECUTORS[executor]()
+    return EXECUTORS[executor](config)
 
 
 @contextmanager
@@ -148,7 +151,9 @@ def _refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRu
     before = load(SweepConfig, path)
     planned = {run_id for run_id, entry in read_plan(home).items() if entry.role == "fit"}
     added, lost = {run.id for run in runs} - planned, planned - {run.id for run in runs}
-    changed = differing(before.model_dump(mode="json"), sweep.model_dump(mode="json"))
+    # where the runs run is no part of what they are
+    old, new = (each.model_dump(mode="json", exclude={"executor"}) for each in (before, sweep))
+    changed = differing(old, new)
     advice = f"choose another name (now {sweep.name!r}), or delete {home} to start afresh"
     if lost:
         keys = ", ".join(changed) or "nothing in the file, so the code that designs runs"

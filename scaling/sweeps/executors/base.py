@@ -1,7 +1,6 @@
 """What an executor is: it is given commands, and tells as each of them ends."""
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -9,14 +8,15 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Task:
-    """One command to run: usually a worker that trains the run in `folder`."""
+    """One process to run: a worker that trains the run in each of `folders` (several: a pack, in one program)."""
 
-    run_id: str
-    folder: Path
-    """its `log.txt` takes what the command prints"""
+    name: str
+    """run id of the first"""
+    folders: tuple[Path, ...]
+    """the first one's `log.txt` takes what the command prints"""
     command: tuple[str, ...]
     cost: float = 1.0
-    """in any unit: the dearest start first, so that no long one is left to run alone at the end"""
+    """FLOPs: the dearest start first, so that no long one is left to run alone at the end"""
     devices: int = 1
     """devices (CPU: cores) that it needs at once"""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -27,20 +27,39 @@ class Finished:
     """A task that has ended."""
 
     task: Task
-    exit_code: int
-    """as a process's: negative for a signal"""
+    exit_code: int | None
+    """as a process's: negative for a signal; None where nobody saw it end (its node died) or where it never began"""
     seconds: float
 
 
 class Executor(Protocol):
-    """Runs tasks somewhere. All that is to be kept of a run is in its folder, so an executor keeps no state."""
+    """Runs tasks somewhere. All that is to be kept of a run is in its folder.
+
+    Every task that was submitted is told once by `wait`, however it ended, those that were cancelled included.
+    After `close` an executor may be opened again.
+    """
 
     @property
     def slots(self) -> int:
-        """Devices (CPU: cores) that tasks share."""
+        """Devices (CPU: cores) that tasks share; told in plans and progress."""
         ...
 
-    def run(self, tasks: Sequence[Task], stop: threading.Event) -> Iterator[Finished]:
-        """Each task once, told as it ends, whatever its exit code. When `stop` is set, no further one is started,
-        and those that run are ended by SIGTERM and told too."""
+    def open(self, home: Path) -> None:
+        """Before the first `submit`. home: the sweep's folder."""
+        ...
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks and return at once. Raises UserError, before any is queued, for one that can never run."""
+        ...
+
+    def wait(self, seconds: float) -> list[Finished]:
+        """Tasks that ended since the last call; waits at most `seconds` for the first."""
+        ...
+
+    def cancel(self) -> None:
+        """Nothing further starts, and what runs gets SIGTERM; later `wait`s tell of each."""
+        ...
+
+    def close(self) -> None:
+        """At the end, however it came. Of tasks that end with their launcher (local, Ray) none is left running."""
         ...

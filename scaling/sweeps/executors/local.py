@@ -5,24 +5,19 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 from scaling.cores import cores
 from scaling.errors import UserError
 from scaling.sweeps.executors.base import Finished, Task
-
-Platform = Literal["cpu", "gpu", "tpu"]
+from scaling.sweeps.executors.environment import Platform, worker_environment
 
 POLL_S = 0.05
 GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
-
-# one thread for each process: at these sizes two processes of one thread outrun one process of two
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 @dataclass(frozen=True)
@@ -87,46 +82,86 @@ class LocalExecutor:
 
     def __init__(self, devices: Devices | None = None) -> None:
         self.devices = devices or find_devices()
+        self._free: list[int | str] = []
+        self._queue: list[Task] = []
+        self._running: list[_Running] = []
+        self._told: list[Finished] = []
+        self._deadline: float | None = None  # of those that were told to stop
 
     @property
     def slots(self) -> int:
         return len(self.devices.ids)
 
-    def run(self, tasks: Sequence[Task], stop: threading.Event) -> Iterator[Finished]:
-        """Each task once, told as it ends; see `Executor.run`. Raises UserError for one that needs more than all."""
+    def open(self, home: Path) -> None:
+        self._free, self._deadline = list(self.devices.ids), None
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """See `Executor.submit`. Raises UserError for a task that needs more devices than there are."""
         for task in tasks:
             if task.devices > self.slots:
                 raise UserError(
-                    f"run {task.run_id} needs {task.devices} devices (placement.mesh) and this machine has "
+                    f"run {task.name} needs {task.devices} devices (placement.mesh) and this machine has "
                     f"{self.slots} ({self.devices.platform}); lower the mesh"
                 )
-        waiting = sorted(tasks, key=lambda task: -task.cost)
-        free = list(self.devices.ids)
-        running: list[_Running] = []
-        try:
-            while (waiting or running) and not stop.is_set():
-                while waiting and waiting[0].devices <= len(free):
-                    task = waiting.pop(0)
-                    taken, free = tuple(free[: task.devices]), free[task.devices :]
-                    running.append(_Running(task, self._start(task, taken), taken, time.monotonic()))
-                ended = [job for job in running if job.process.poll() is not None]
-                for job in ended:
-                    running.remove(job)
-                    free.extend(job.devices)
-                    yield _finished(job)
-                if not ended:
-                    stop.wait(POLL_S)
-            yield from _end(running)
-        finally:
-            for _ in _end(running):  # the caller went away in the middle
-                pass
+        self._queue = sorted([*self._queue, *tasks], key=lambda task: -task.cost)
+        self._start()
 
-    def _start(self, task: Task, devices: tuple[int | str, ...]) -> subprocess.Popen[bytes]:
+    def wait(self, seconds: float) -> list[Finished]:
+        end = time.monotonic() + seconds
+        while True:
+            self._reap()
+            self._start()
+            if self._told or time.monotonic() >= end:
+                told, self._told = self._told, []
+                return told
+            time.sleep(POLL_S)
+
+    def cancel(self) -> None:
+        """See `Executor.cancel`. What takes more than GRACE_S to stop is killed, by a later `wait`."""
+        self._told += [Finished(task, None, 0.0) for task in self._queue]
+        self._queue = []
+        self._deadline = time.monotonic() + GRACE_S
+        for job in self._running:
+            job.process.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """What runs is told to stop; where it was told before, it is not waited for any longer."""
+        try:
+            if self._deadline is None:
+                self.cancel()
+                while self._running:
+                    self.wait(POLL_S)
+        finally:
+            for job in self._running:
+                job.process.kill()
+            while self._running:
+                self._reap()
+            self._queue, self._told = [], []
+
+    def _start(self) -> None:
+        """What there is room for. The dearest waits for its devices, and nothing passes it."""
+        while self._queue and self._queue[0].devices <= len(self._free):
+            task = self._queue.pop(0)
+            taken, self._free = tuple(self._free[: task.devices]), self._free[task.devices :]
+            self._running.append(_Running(task, self._process(task, taken), taken, time.monotonic()))
+
+    def _reap(self) -> None:
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        for job in list(self._running):
+            if job.process.poll() is not None:
+                self._running.remove(job)
+                self._free.extend(job.devices)
+                self._told.append(Finished(job.task, job.process.returncode, time.monotonic() - job.began))
+            elif late:
+                job.process.kill()
+
+    def _process(self, task: Task, devices: tuple[int | str, ...]) -> subprocess.Popen[bytes]:
         """The task's process. It has a session of its own, so that Ctrl-C in a terminal reaches only this process,
         which tells its children."""
-        task.folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **self._environment(devices), **task.environment}
-        with (task.folder / "log.txt").open("ab") as log, _pinned(devices if self.devices.platform == "cpu" else ()):
+        folder, platform = task.folders[0], self.devices.platform
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **worker_environment(platform, devices), **task.environment}
+        with (folder / "log.txt").open("ab") as log, _pinned(devices if platform == "cpu" else ()):
             return subprocess.Popen(
                 task.command,
                 stdin=subprocess.DEVNULL,
@@ -135,40 +170,6 @@ class LocalExecutor:
                 env=environment,
                 start_new_session=True,
             )
-
-    def _environment(self, devices: tuple[int | str, ...]) -> Mapping[str, str]:
-        if self.devices.platform == "gpu":
-            return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices))}
-        if self.devices.platform == "tpu":
-            return {}
-        flags = [os.environ.get("XLA_FLAGS", ""), ONE_THREAD]
-        if len(devices) > 1:
-            flags.append(f"--xla_force_host_platform_device_count={len(devices)}")
-        return {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": " ".join(flags).strip(),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-
-
-def _finished(job: _Running) -> Finished:
-    return Finished(job.task, job.process.returncode, time.monotonic() - job.began)
-
-
-def _end(running: list[_Running]) -> Iterator[Finished]:
-    """SIGTERM to all, SIGKILL to those that take too long; empties `running`."""
-    for job in running:
-        job.process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
-    while running:
-        job = running.pop(0)
-        try:
-            job.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            job.process.kill()
-            job.process.wait()
-        yield _finished(job)
 
 
 @contextmanager

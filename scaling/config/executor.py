@@ -1,0 +1,47 @@
+"""Where the runs of a sweep run, and what each asks of the machine. No part of any run's id."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from scaling.config.base import Config
+
+
+class SlurmConfig(Config):
+    """What each job asks of Slurm."""
+
+    partition: str | None = None
+    """unset: the cluster's default"""
+    time_minutes: int = Field(default=240, ge=1)
+    """limit of a job; a run that needs longer saves its state and is queued again"""
+    gpus: int = Field(default=0, ge=0)
+    """for each device of a run's mesh"""
+    cpus: int = Field(default=1, ge=1)
+    """for each device of a run's mesh"""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """of a job; unset: the cluster's default"""
+    account: str | None = None
+    qos: str | None = None
+    setup: tuple[str, ...] = ()
+    """shell lines before the run, such as `module load cuda`"""
+    array_parallelism: int = Field(default=256, ge=1)
+    """jobs of one array that run at a time"""
+
+
+class RayConfig(Config):
+    """A Ray cluster, and what each run asks of it."""
+
+    address: str | None = None
+    """of a cluster that is up (`host:6379`, or `auto`); unset: one is started on this machine for the launch"""
+    cpus: int = Field(default=1, ge=1)
+    """for each device of a run's mesh"""
+    gpus: int = Field(default=0, ge=0)
+    """for each device of a run's mesh; 0: runs compute on CPUs, a core for each device"""
+
+
+class ExecutorConfig(Config):
+    """Where runs run. `scaling sweep … --executor NAME` overrides `kind`."""
+
+    kind: Literal["local", "slurm", "ray"] = "local"
+    slurm: SlurmConfig = SlurmConfig()
+    ray: RayConfig = RayConfig()

@@ -1,0 +1,197 @@
+"""Runs on a Ray cluster: one Ray task for each worker process, wherever there is room for it."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling.config import RayConfig
+from scaling.cores import cores
+from scaling.errors import UserError
+from scaling.sweeps.executors.base import Finished, Task
+from scaling.sweeps.executors.environment import worker_environment
+from scaling.sweeps.executors.local import GRACE_S, POLL_S
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else it tells of lost workers on standard output, which is for results
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
+
+
+class RayExecutor:
+    """Processes of a Ray cluster's nodes, which all see the sweep's folder under the same path.
+
+    Ray decides where a task runs; it never tries one again, since that is for the scheduler to say. A worker ends
+    with the Ray process that started it, so with its node and with the launch.
+    """
+
+    def __init__(self, config: RayConfig) -> None:
+        """Raises UserError where the package is missing."""
+        if importlib.util.find_spec("ray") is None:
+            raise UserError("executor ray needs the package ray, which is not installed: pip install 'scaling[ray]'")
+        self.config = config
+        self._ours = False  # the connection, to be ended by us
+        self._running: dict[Any, tuple[Task, float]] = {}  # by Ray's reference to the result
+        self._cancelled = False
+
+    @property
+    def slots(self) -> int:
+        """Devices of all nodes that are up now; those of this machine while no cluster is connected."""
+        import ray
+
+        if not ray.is_initialized():
+            return len(cores()) // self.config.cpus
+        return sum(self._devices(node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+    def open(self, home: Path) -> None:
+        """See `Executor.open`. Raises UserError where no cluster answers at the address."""
+        os.environ.update(QUIET)
+        import ray
+
+        self._cancelled, self._ours = False, not ray.is_initialized()
+        if not self._ours:
+            return
+        address = self.config.address
+        local: dict[str, Any] = {} if address else {"num_cpus": len(cores()), "include_dashboard": False}
+        with _handlers_kept():
+            try:
+                ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                if not address:
+                    raise
+                told = str(error).strip().splitlines()[0]
+                raise UserError(f"executor.ray.address={address}: no Ray cluster to use there ({told})") from None
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """See `Executor.submit`. Raises UserError for a task that fits on no node that is up."""
+        import ray
+
+        largest = max((self._devices(node["Resources"]) for node in ray.nodes() if node["Alive"]), default=0)
+        for task in tasks:
+            if task.devices > largest:
+                raise UserError(
+                    f"run {task.name} needs {task.devices} devices (placement.mesh) of {self.config.cpus} cores and "
+                    f"{self.config.gpus} GPUs (executor.ray); no node of the Ray cluster has more than {largest}: "
+                    "lower the mesh, or what a device takes"
+                )
+        for task in sorted(tasks, key=lambda task: -task.cost):
+            begin = ray.remote(
+                num_cpus=self.config.cpus * task.devices, num_gpus=self.config.gpus * task.devices, max_retries=0
+            )(run_process)
+            environment = dict(task.environment)
+            if not self.config.gpus:
+                environment = worker_environment("cpu", range(task.devices)) | environment
+            log = str(task.folders[0].absolute() / "log.txt")
+            reference = begin.options(name=task.name).remote(task.command, log, os.getcwd(), environment)
+            self._running[reference] = task, time.monotonic()
+
+    def wait(self, seconds: float) -> list[Finished]:
+        import ray
+
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        if not ray.wait(list(self._running), timeout=seconds)[0]:
+            return []
+        ended, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        return [self._finished(reference) for reference in ended]
+
+    def cancel(self) -> None:
+        import ray
+
+        self._cancelled = True
+        for reference in self._running:
+            ray.cancel(reference, recursive=False)
+
+    def close(self) -> None:
+        """What runs is told to stop; where it was told before, it is not waited for any longer."""
+        import ray
+
+        try:
+            if self._running and not self._cancelled:
+                self.cancel()
+                end = time.monotonic() + GRACE_S
+                while self._running and time.monotonic() < end:
+                    self.wait(POLL_S)
+        finally:
+            self._running = {}
+            if self._ours:
+                with _handlers_kept():
+                    ray.shutdown()
+
+    def _devices(self, resources: Mapping[str, float]) -> int:
+        """How many devices of a run a node of these resources has."""
+        found = resources.get("CPU", 0) // self.config.cpus
+        if self.config.gpus:
+            found = min(found, resources.get("GPU", 0) // self.config.gpus)
+        return int(found)
+
+    def _finished(self, reference: Any) -> Finished:
+        import ray
+
+        task, submitted = self._running.pop(reference)
+        code: int | None = None  # its worker or its node died, or it was cancelled before it began
+        seconds = time.monotonic() - submitted
+        try:
+            code, seconds = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:  # the process could not even be started
+            code = 1
+            with contextlib.suppress(OSError), (task.folders[0] / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"{error}\n")
+        except ray.exceptions.RayError:
+            pass
+        return Finished(task, code, seconds)
+
+
+def run_process(command: Sequence[str], log: str, cwd: str, environment: Mapping[str, str]) -> tuple[int, float]:
+    """On a node: a process, what it prints appended to `log`. Returns its exit code and the seconds it took.
+
+    `ray.cancel` comes as a SIGINT and is passed on as a SIGTERM; what takes more than GRACE_S to stop is killed.
+    """
+    cancelled = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
+    began, deadline = time.monotonic(), None
+    try:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=cwd,
+                env={**os.environ, **environment},
+                start_new_session=True,  # else Ray would kill it before it has saved its state
+            )
+        while process.poll() is None:
+            if cancelled.is_set() and deadline is None:
+                process.terminate()
+                deadline = time.monotonic() + GRACE_S
+            if deadline is not None and time.monotonic() > deadline:
+                process.kill()
+            time.sleep(POLL_S)
+        return process.returncode, time.monotonic() - began
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray puts a handler of its own for SIGTERM in the place of ours; not here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
