@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.result import Result
-from scaling.sweeps.run_store import table_row
+from scaling.sweeps.run_store import table_of, table_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,11 +16,10 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     project: "entity/project", or "project" of your own. sweep: its name, None for all in the project.
 
     `role` is that of the run's configuration in wandb, "fit" where an older one does not say; `budget` and
-    `target_params`, which wandb does not hold, are missing.
+    `target_params`, which wandb does not hold, are missing. `validity` is by the records alone: what a user excludes
+    is said in the sweep's folder.
     Raises UserError where wandb is missing or says no, and where no run there has a result.
     """
-    import pandas as pd
-
     try:
         import wandb
 
@@ -37,7 +36,7 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
         raise UserError(f"wandb project {where} has no run with a result ({len(records)} runs seen)")
     known = Result.__dataclass_fields__
     rows = [(Result(**{key: result[key] for key in result if key in known}), role) for result, role in found]
-    return pd.DataFrame([table_row(result, role, {}) for result, role in rows])
+    return table_of([table_row(result, role, {}) for result, role in rows])
 
 
 def _plain(value: Any) -> Any:
