@@ -1,6 +1,6 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
-from scaling.report.make import summary, write
+from scaling.report.make import settle, summary, write
 from scaling.report.notebook import (
     plot_bootstrap,
     plot_forecast,
@@ -19,6 +19,7 @@ __all__ = [
     "plot_optima",
     "plot_profile",
     "plot_residuals",
+    "settle",
     "summary",
     "write",
 ]
