@@ -91,6 +91,8 @@ def run_sweep(
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         read_exclusions(home)  # a mistake in it is told before hours of training
         progress = Progress(home)
+        if live:
+            progress.say(f"to look: {home / 'report.html'}, which renews itself, or scaling status {home} --watch")
         with Upkeep(home, progress.say, live=live) as upkeep:
             progress.ended = upkeep.touch
             outcome = SweepOutcome(sweep.name, home, train_all(runs, home, where, progress))
@@ -115,7 +117,7 @@ def _reported(outcome: SweepOutcome, progress: Progress, *, live: bool) -> Sweep
         told = " ".join(f"{type(error).__name__}: {error}".split())
         progress.say(f"no report: {told}; `scaling report {outcome.folder}` tries again")
         return replace(outcome, summary=summary)
-    return replace(outcome, report=page, summary=summary)
+    return replace(outcome, report=page, summary=summary if tested else f"{summary}\nreport: {page}")
 
 
 def _tell_states(outcome: SweepOutcome) -> str:
