@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
 
     status = command("status", _status, "The state of every run of a sweep.")
     status.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
-    _json(status)
+    either = status.add_mutually_exclusive_group()
+    _json(either)
+    either.add_argument("--watch", action="store_true", help="show it as it changes, until nothing is left to run")
 
     data = command("data", _data, "Token stores.")
     stores = data.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
@@ -120,7 +122,7 @@ def _overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
+def _json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
@@ -160,14 +162,17 @@ def _sweep(args: argparse.Namespace) -> int:
         described = describe_plan(config, folder=args.folder)
         _print_json(described) if args.json else print(format_plan(described))
         return 0
-    outcome = run_sweep(config, folder=args.folder)
+    outcome = run_sweep(config, folder=args.folder, live=True)
     _print_json(outcome.as_dict()) if args.json else print(outcome.summary)
     return 0 if outcome.ok else 1
 
 
 def _status(args: argparse.Namespace) -> int:
-    from scaling.sweeps import format_status, status
+    from scaling.sweeps import format_status, status, watch
 
+    if args.watch:
+        watch(args.sweep_dir)
+        return 0
     found = status(args.sweep_dir)
     _print_json(found) if args.json else print(format_status(found))
     return 0

@@ -17,7 +17,7 @@ DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
 def fit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `scaling fit`."""
     add = parser.add_argument
-    add("runs", metavar="SWEEP_DIR_or_CSV", type=Path, nargs="?")
+    add("runs", metavar="SWEEP_DIR_or_CSV", type=Path, nargs="?", help="or wandb:ENTITY/PROJECT[/SWEEP]")
     add("--list", action="store_true", help="print the laws that there are, and stop")
     add("--law", default="chinchilla", help="one of --list (default: chinchilla)")
     add("--params", metavar="COLUMN", help='CSV: column of N (default: params; "" for none)')
@@ -61,7 +61,12 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
     )
-    add("-o", "--output", type=Path, help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json)",
+    )
     add("--json", action="store_true", help="for machines")
 
 
@@ -93,7 +98,7 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
         raise UserError(f"--bootstrap must be 0 or more; got {args.bootstrap}")
     csv = args.runs.is_file()
     runs = _read_csv(args) if csv else _read_sweep(args)
-    output = args.output or (args.runs.with_suffix(".fit.json") if csv else args.runs / "fit.json")
+    output = args.output or _output(args.runs)
     objective = laws.parse_loss(args.objective)
     fitted = laws.fit(runs, args.law, loss=objective, residual=args.residual, starts=args.starts)
     if args.bootstrap:
@@ -133,7 +138,7 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
 def _suggestion(fitted: "laws.Fit", args: argparse.Namespace) -> tuple["laws.Suggestion", Path | None]:
     from scaling import laws, sweeps
 
-    if args.runs.is_file():  # a table does not say how its runs were trained
+    if not args.runs.is_dir():  # a table does not say how its runs were trained
         return laws.suggest(fitted, k=args.suggest), None
     return sweeps.write_suggestion(fitted, args.runs, args.suggest)
 
@@ -158,14 +163,33 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
 
 def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     from scaling import laws
-    from scaling.sweeps import load_runs
+    from scaling.sweeps import load_runs, load_wandb
 
     given = [option for option in (*NAMED, "column", "where") if getattr(args, option)]
-    if given and args.runs.is_dir():
-        raise UserError(
-            f"--{given[0]} is about a CSV; {args.runs} is a sweep's folder, whose records say what is what"
-        )
-    return laws.from_results(load_runs(args.runs))
+    project = _wandb(args.runs)
+    if given and (project or args.runs.is_dir()):
+        what = "a wandb project" if project else "a sweep's folder"
+        raise UserError(f"--{given[0]} is about a CSV; {args.runs} is {what}, whose records say what is what")
+    return laws.from_results(load_wandb(*project) if project else load_runs(args.runs))
+
+
+def _wandb(runs: Path) -> tuple[str, str | None] | None:
+    """Project and sweep of wandb:ENTITY/PROJECT[/SWEEP], None for a path. Raises UserError for anything between."""
+    kind, colon, name = str(runs).partition(":")
+    if kind != "wandb" or not colon:
+        return None
+    parts = name.split("/")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise UserError(f"{runs} is not wandb:ENTITY/PROJECT or wandb:ENTITY/PROJECT/SWEEP")
+    return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
+
+
+def _output(runs: Path) -> Path:
+    """Where a fit is saved unless told otherwise: in the sweep's folder, beside the CSV, or here."""
+    project = _wandb(runs)
+    if project is not None:
+        return Path(f"{runs.name}.fit.json")
+    return runs.with_suffix(".fit.json") if runs.is_file() else runs / "fit.json"
 
 
 def _numbers(texts: list[str]) -> dict[str, float]:

@@ -27,12 +27,16 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def last_metrics(folder: Path, size: int = 4096) -> dict[str, Any]:
-    """The last whole record in `folder`, from the last `size` bytes of its file; empty where there is none."""
+    """The newest value of every quantity in the last `size` bytes of the file in `folder`; empty where there is none.
+
+    Training and evaluation are in different records, so the last one alone does not say all.
+    """
+    newest: dict[str, Any] = {}
     with contextlib.suppress(OSError), (folder / METRICS_FILE).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-        for line in reversed(file.read().splitlines()):
+        for line in file.read().splitlines():
             with contextlib.suppress(ValueError):
                 value = json.loads(line)
                 if isinstance(value, dict):
-                    return value
-    return {}
+                    newest |= value
+    return newest

@@ -18,7 +18,7 @@ from test_sweep import sweep
 
 from scaling.errors import Interrupted, UserError
 from scaling.result import write_result
-from scaling.sweeps import PlannedRun, launch, make_runs, run_state, run_store
+from scaling.sweeps import PlannedRun, launch, make_runs, run_state
 from scaling.sweeps.executors import Finished, Task
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.progress import Progress
@@ -259,7 +259,8 @@ def test_a_clock_that_jumps_changes_neither_states_nor_what_is_done(
 ) -> None:
     """Each look at the clock is a year and a half earlier than the last, or ten years later."""
     years: Iterator[int] = iter([2030 - 3 * i // 2 + 10 * (i % 3) for i in range(200)])
-    monkeypatch.setattr(run_store, "now", lambda: datetime(next(years), 1, 1, tzinfo=UTC).isoformat())
+    jump = lambda: datetime(next(years), 1, 1, tzinfo=UTC).isoformat()  # noqa: E731
+    monkeypatch.setattr("scaling.sweeps.run_store.attempt.now", jump)
     steps = iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: 1e9 - 1e5 * next(steps))
     crashed, preempted, killed = (run.id for run in runs[:3])

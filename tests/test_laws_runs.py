@@ -184,7 +184,7 @@ def test_records_become_runs_with_their_exclusions():
     assert {e.row: e.reason for e in runs.exclusions} == {
         "run0": "diverged: loss is NaN",
         "run1": "failed",
-        "run2": "repeated data: 2.5 epochs",
+        "run2": "repeated: 2.5 epochs of its data",
         "run7": "tests the forecast, which is made without it",
     }
     assert runs.conventions["N"] == "params_total"

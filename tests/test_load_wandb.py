@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 
-from scaling import laws, load_runs
+from scaling import cli, laws, load_runs
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
 from scaling.sweeps import load_wandb
@@ -79,3 +79,30 @@ def test_a_tuned_sweep_in_wandb_is_fitted_by_the_best_run_of_each_point(tmp_path
     wandb["me/scaling"] = [("synthetic", mirrored(folder)) for folder in sorted(home.glob("*/"))]
     here, there = laws.from_results(load_runs(home)), laws.from_results(load_wandb("me/scaling"))
     assert here.hash == there.hash and here.conventions == there.conventions and len(here) == 15
+
+
+def test_validity_is_that_of_the_records(tmp_path, wandb):
+    write_runs(sweep_config(), tmp_path / "s", broken=2, lines=2)
+    wandb["me/p"] = [("s", mirrored(folder)) for folder in (tmp_path / "s").glob("*/")]
+    table, own = (each.set_index("run_id") for each in (load_wandb("me/p"), load_runs(tmp_path / "s")))
+    assert table["validity"].value_counts().to_dict() == {"valid": 13, "diverged": 1, "failed": 1}
+    assert table["validity_reason"].to_dict() == own["validity_reason"].to_dict()
+
+
+def test_the_command_line_fits_a_project(tmp_path, wandb, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_runs(sweep_config(), tmp_path / "s", broken=1, lines=2)
+    wandb["me/p"] = [("s", mirrored(folder)) for folder in (tmp_path / "s").glob("*/")]
+    quick = ["--json", "--bootstrap", "0", "--starts", "8"]
+    assert cli.main(["fit", "wandb:me/p/s", *quick]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert cli.main(["fit", "s", *quick]) == 0
+    assert json.loads(capsys.readouterr().out)["params"] == table["params"]
+    assert laws.load("s.fit.json").runs.hash == laws.load("s/fit.json").runs.hash
+    assert cli.main(["fit", "wandb:me/p", *quick, "--suggest", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["suggest"]["sweep"] is None and (tmp_path / "p.fit.json").exists()
+    for name in ("wandb:p", "wandb:me/p/s/x", "wandb:"):
+        assert cli.main(["fit", name]) == 2
+        assert "is not wandb:ENTITY/PROJECT" in capsys.readouterr().err
+    assert cli.main(["fit", "wandb:me/p", "--params", "N"]) == 2
+    assert "is a wandb project, whose records say what is what" in capsys.readouterr().err

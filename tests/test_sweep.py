@@ -424,7 +424,10 @@ def test_real_runs_are_what_was_planned_and_continue(tmp_path: Path) -> None:
     assert outcome.ok, outcome.as_dict()
     home = tmp_path / "s"
     table = load_runs(home).set_index("run_id")
-    assert len(table) == 6 and set(table["role"]) == {"fit"}
+    assert len(table) == 6 and set(table["role"]) == {"fit"} and set(table["validity"]) == {"valid"}
+    assert (table["validation_tokens"] == table["validation_targets"]).all() and table["mesh_data"].tolist() == [
+        1
+    ] * 6
     assert (table["loss"] < 4.0).all() and (table["loss_sem"] > 0).all()
     for run in make_runs(config, str(tmp_path)):
         row = table.loc[run.id]

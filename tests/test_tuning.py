@@ -16,7 +16,7 @@ from scaling.config import SweepConfig, build
 from scaling.errors import UserError
 from scaling.laws.table import format_fit
 from scaling.result import read_result, write_result
-from scaling.sweeps import make_runs
+from scaling.sweeps import make_runs, status
 from scaling.sweeps.designs import make_test_runs
 from scaling.sweeps.run_store import read_plan
 from scaling.sweeps.tuning import judge, judged, tuning_lines
@@ -141,6 +141,10 @@ def test_only_the_best_run_of_a_point_is_fitted_and_the_others_say_why(tmp_path:
     for exclusion in runs.exclusions:
         reason, better = exclusion.reason.split(": ")
         assert reason == "another learning rate was better" and better in best
+    kinds = df.groupby("validity")["run_id"].count().to_dict()
+    assert kinds == {"excluded": 30, "untuned": 15}  # the best is the largest rate tried: nothing is known beyond it
+    assert {row["validity"] for row in status(tmp_path / "a")["runs"]} == {"excluded", "untuned"}
+    assert set(load_runs(tmp_path / "b")["validity"]) == {"valid"}  # one rate everywhere is said once, by the fit
     assert runs.conventions["learning rate"] == "untuned at 15 of 15 points"
     assert plain.conventions["learning rate"] == "by rule, not tuned"
     budgets = laws.isoflop(runs).budgets

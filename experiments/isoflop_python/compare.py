@@ -54,9 +54,7 @@ def markdown(head, rows):
 def spent(tables, homes):
     rows = []
     for kind, table in tables.items():
-        shared = 0.0
-        if "branch" in table:
-            shared = sum(branch["flops_shared"] for branch in table.branch if isinstance(branch, dict))
+        shared = table.branch_flops_shared.sum() if "branch_flops_shared" in table else 0.0
         own = table.flops.sum() - shared
         tests = scaling.load_runs(homes[kind], role="test").flops.sum()
         less = f"{shared / table.flops.sum():.0%}"

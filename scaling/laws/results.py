@@ -2,17 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scaling.errors import UserError
 from scaling.laws.runs import Exclusion, Runs, replace_fields
+from scaling.validity import FITTED, verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer")
 """what all runs of a fit must share: losses under different ones are not comparable"""
-BETTER = "another learning rate was better"
 RATE = "learning rate"
 """the convention that says how far rates are tuned"""
 BY_RULE = "by rule, not tuned"
@@ -21,9 +19,10 @@ BY_RULE = "by rule, not tuned"
 def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
     """The runs of `scaling.load_runs(path)`: N = params_total, D = tokens, C = flops by the exact count.
 
-    Runs that did not complete, have no loss, saw their data more than once or test a forecast are excluded, each with
-    its reason, and so is a run beside which another learning rate was better. How far rates are tuned is in the
-    conventions, under "learning rate", where the table says.
+    Runs that test a forecast and those that are not valid (see `scaling.validity.Verdict`) are excluded, each with
+    its reason; untuned ones take part, and the conventions name them. The columns `validity` and `validity_reason`
+    decide where the table has them, else the records do. How far learning rates are tuned is in the conventions,
+    under "learning rate", where the table says.
     sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
     split, so most of that error is common to them and the scatter between runs is another thing.
 
@@ -33,7 +32,7 @@ def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
     if len(df) == 0:
         raise UserError("no runs to fit: the folder has no results yet; run the sweep first")
     labels = [str(label) for label in df.get("run_id", df.index)]
-    reasons = [_reason(row) for row in df.to_dict("records")]
+    reasons = [_left_out(row) for row in df.to_dict("records")]
     keep = [i for i, reason in enumerate(reasons) if reason is None]
     exclusions = tuple(Exclusion(labels[i], reason) for i, reason in enumerate(reasons) if reason is not None)
     if not keep:
@@ -45,25 +44,23 @@ def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
     runs = Runs(used, N="params_total", D="tokens", loss="loss", C="flops", sigma="loss_sem" if sigma else None)
     runs = replace_fields(runs, exclusions=exclusions)
     return runs.with_conventions(
-        N="params_total", C="exact training FLOPs", loss="nats per token, held out", **shared, **_tuning(df, used)
+        N="params_total",
+        C="exact training FLOPs",
+        loss="nats per token, held out",
+        **shared,
+        **_tuning(df, used),
+        **_untuned(used),
     )
 
 
-def _reason(row: dict[Any, Any]) -> str | None:
-    """Why a record takes no part, None where it does."""
+def _left_out(row: dict[Any, Any]) -> str | None:
+    """Why a run takes no part, None where it does."""
     if row.get("role") == "test":
         return "tests the forecast, which is made without it"
-    status, why = row.get("status", "completed"), row.get("reason") or ""
-    if status != "completed":
-        return f"{status}: {why}" if why else str(status)
-    loss = row.get("loss")
-    if loss is None or not np.isfinite(loss):
-        return "no loss on record"
-    epochs = row.get("epochs", 1.0)
-    if epochs > 1.0 + 1e-6:
-        return f"repeated data: {epochs:.3g} epochs"
-    better = row.get("better_run")
-    return f"{BETTER}: {better}" if isinstance(better, str) and better else None
+    verdict = verdict_of(row)
+    if verdict.validity in FITTED:
+        return None
+    return verdict.reason if verdict.validity == "excluded" else str(verdict)
 
 
 def _tuning(df: "pd.DataFrame", used: "pd.DataFrame") -> dict[str, str]:
@@ -76,6 +73,13 @@ def _tuning(df: "pd.DataFrame", used: "pd.DataFrame") -> dict[str, str]:
     counts = [(state, int((points == state).sum())) for state in ("tuned", "bracketed", "untuned")]
     told = ", ".join(f"{state} at {count}" for state, count in counts if count)
     return {RATE: f"{told} of {len(points)} points"}
+
+
+def _untuned(df: "pd.DataFrame") -> dict[str, str]:
+    """The convention that names the runs whose hyper-parameters may not be the best; none where there are none."""
+    found = [str(row) for row, record in zip(df.index, df.to_dict("records"), strict=True)
+             if verdict_of(record).validity == "untuned"]  # fmt: skip
+    return {"untuned": f"{len(found)} of {len(df)} runs: {', '.join(found)}"} if found else {}
 
 
 def _shared_facts(df: "pd.DataFrame") -> dict[str, str]:

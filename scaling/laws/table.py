@@ -13,9 +13,10 @@ from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.optimum import FlopsPerToken
 from scaling.laws.parabola import CURVATURES
 from scaling.laws.power_law import PowerLaw
-from scaling.laws.results import BETTER, BY_RULE, RATE
+from scaling.laws.results import BY_RULE, RATE
 from scaling.laws.runs import Runs
 from scaling.laws.sensitivity import delta_warning
+from scaling.validity import BETTER
 
 
 def fit_table(fitted: Fit, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
@@ -304,9 +305,8 @@ def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
     """A line for each reason, with the first of the rows that it holds for."""
     by_reason: dict[str, list[str]] = {}
     for entry in rows:
-        reason = (
-            BETTER if entry["reason"].startswith(BETTER) else entry["reason"]
-        )  # which run differs from row to row
+        # which run was better differs from row to row
+        reason = BETTER if entry["reason"].startswith(BETTER) else entry["reason"]
         by_reason.setdefault(reason, []).append(entry["row"])
     return [
         f"excluded: {', '.join(labels[:5])}{f', … ({len(labels)} rows)' if len(labels) > 5 else ''}: {reason}"

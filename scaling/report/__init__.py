@@ -1,7 +1,7 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
 from scaling.report.dashboard import Dashboard, publish_dashboard
-from scaling.report.make import summary, write
+from scaling.report.make import settle, summary, write
 from scaling.report.notebook import (
     plot_bootstrap,
     plot_forecast,
@@ -22,6 +22,7 @@ __all__ = [
     "plot_profile",
     "plot_residuals",
     "publish_dashboard",
+    "settle",
     "summary",
     "write",
 ]

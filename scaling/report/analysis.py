@@ -17,15 +17,18 @@ GRID = 25
 """points of each law's curve"""
 
 
-def analysed(data: ReportData, table: laws.Runs) -> ReportData:
-    """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them."""
+def analysed(data: ReportData, table: laws.Runs, *, quick: bool = False) -> ReportData:
+    """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them.
+
+    quick: without the law's summary, whose profiles take most of the time.
+    """
     data = replace(data, exclusions=[(exclusion.row, exclusion.reason) for exclusion in table.exclusions])
     fit, said = _fit(data, table)
     grid = _grid(data, table)
     n_curve: Sequence[float] = ()
     d_curve: Sequence[float] = ()
     if fit is not None:
-        data = replace(data, law=_law(data, fit))
+        data = replace(data, law=_law(data, fit, quick=quick))
         if set(fit.form.columns) == {"N", "D"}:
             best, n_curve, d_curve = frontier(fit, grid, data.level)
             data = replace(data, frontier=best)
@@ -78,7 +81,7 @@ def _grid(data: ReportData, table: laws.Runs) -> list[float]:
     return np.geomspace(min(ends) / 1.4, max(ends) * 1.6, GRID).tolist()
 
 
-def _law(data: ReportData, fit: laws.Fit) -> Law:
+def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
     by_id = {run.run_id: run for run in data.runs}
     drawn = fit.draws is not None
     exponent = float(fit.form.frontier(fit.natural)[0]) if fit.form.frontier is not None else None
@@ -93,7 +96,7 @@ def _law(data: ReportData, fit: laws.Fit) -> Law:
         formula=f"{fit.form.formula}, {values}",
         exponent=exponent,
         interval=fit.interval("a", data.level) if drawn and exponent is not None else None,
-        summary=fit.summary(data.level),
+        summary="" if quick else fit.summary(data.level),
         residuals=[(by_id[row], float(value)) for row, value in zip(fit.runs.rows, percent, strict=True)],
         test_residuals=tests,
     )

@@ -31,7 +31,16 @@ class Run:
     seed: int = 0
     epochs: float = 1.0
     wall_s: float = 0.0
+    validity: str = "valid"
+    """see `scaling.validity.Verdict`"""
     reason: str = ""
+    """why it is not valid, or what its record says beside that"""
+
+    @property
+    def standing(self) -> str:
+        """What became of it, and why it does not count where it does not."""
+        what = self.status if self.validity == "valid" else self.validity
+        return f"{what}: {self.reason}" if self.reason else what
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Law:
     """a of N* ∝ C^a"""
     interval: Bounds | None
     summary: str
-    """as `scaling fit` prints it"""
+    """as `scaling fit` prints it; empty while the sweep is being trained"""
     residuals: Sequence[tuple[Run, float]]
     """runs of the fit, and how much their loss is above the law, in per cent"""
     test_residuals: Sequence[tuple[Run, float]] = ()
@@ -143,6 +152,16 @@ class Words:
     loss: str = "held-out loss (nats per token)"
     conventions: str = ""
     """the end of every caption; empty: what the framework's own records say"""
+
+
+@dataclass(frozen=True)
+class Live:
+    """A sweep that was being trained when its report was made."""
+
+    counts: str
+    """how many runs are in which state, and when that was"""
+    running: Sequence[tuple[str, ...]]
+    """run id, share done, training loss, speed and time left of each running run"""
 
 
 @dataclass(frozen=True)
@@ -170,6 +189,8 @@ class ReportData:
     versions: Sequence[tuple[str, str]] = ()
     missing: Sequence[str] = ()
     """sentences: what is not there, and why"""
+    live: Live | None = None
+    """None: nothing is being trained"""
     words: Words = Words()
 
     @property

@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +13,13 @@ from scaling.report.interactive import section, variables
 from scaling.report.page import CSS, SCRIPT
 from scaling.report.words import Headline, counts, headline
 from scaling.result import write_text_atomically
+from scaling.validity import FITTED
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """what a browser may load for this page: nothing but what is in it"""
+REFRESH = '<meta http-equiv="refresh" content="30">'
+"""in the page of a sweep that is being trained: the browser reads it again after so many seconds"""
+LIVE_SECTION = re.compile(r'<section class="card" id="live">.*?</section>\n', re.S)
 
 
 def write_page(path: str | Path, data: ReportData, figures: Sequence[Figure]) -> Path:
@@ -23,16 +28,27 @@ def write_page(path: str | Path, data: ReportData, figures: Sequence[Figure]) ->
     return Path(path)
 
 
+def settle(path: str | Path) -> None:
+    """The page under `path` no longer says that training goes on, nor renews itself; nothing where there is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    if REFRESH in text:
+        write_text_atomically(path, LIVE_SECTION.sub("", text.replace(REFRESH, "", 1), count=1))
+
+
 def page(data: ReportData, figures: Sequence[Figure]) -> str:
     """The page's text, plotly's script included (4.8 MB)."""
     from plotly.offline import get_plotlyjs
 
-    sections = [_headline(data), *map(section, figures), _runs(data), _notes(data), _making(data)]
+    sections = [_live(data), _headline(data), *map(section, figures), _runs(data), _notes(data), _making(data)]
     body = "".join(sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"{REFRESH if data.live else ''}"
         f"<title>{_text(data.name)}: scaling report</title>"
         f"<style>:root{{--page:#f4f5f7;{variables(False)}}}"
         f"@media (prefers-color-scheme: dark){{:root{{--page:#0f1215;{variables(True)}}}}}{CSS}</style></head>\n"
@@ -43,6 +59,21 @@ def page(data: ReportData, figures: Sequence[Figure]) -> str:
 
 def _title(data: ReportData) -> str:
     return f'<h1>{_text(data.name)}</h1><p class="muted">{_text(data.subtitle)}</p>\n'
+
+
+def _live(data: ReportData) -> str:
+    if data.live is None:
+        return ""
+    rows = "".join(
+        f"<tr><td><code>{_text(run_id)}</code></td>"
+        + "".join(f'<td class="num">{_text(cell)}</td>' for cell in cells)
+        for run_id, *cells in data.live.running
+    )
+    table = f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>' if rows else ""
+    return (
+        f'<section class="card" id="live"><h2>Training goes on</h2><p class="muted small">{_text(data.live.counts)}. '
+        f"This page renews itself.</p>{table}</section>\n"
+    )
 
 
 def _headline(data: ReportData) -> str:
@@ -89,13 +120,13 @@ def _row(run: Run, right: range) -> str:
         f"{run.learning_rate:.3g}",
         str(run.seed),
         f"{run.wall_s:.0f}",
-        _text(f"{run.status}: {run.reason}" if run.reason else run.status),
+        _text(run.standing),
     )
     last = len(cells) - 1
     kinds = [
         'class="num"' if i in right else 'class="text"' if i == last and run.reason else "" for i in range(len(cells))
     ]
-    out = ' class="out"' if run.status != "completed" else ""
+    out = ' class="out"' if run.validity not in FITTED else ""
     return (
         f"<tr{out}>" + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
     )
@@ -113,7 +144,7 @@ def _notes(data: ReportData) -> str:
 
 
 def _making(data: ReportData) -> str:
-    law = f"<h3>The law</h3><pre>{_text(data.law.summary)}</pre><br>" if data.law else ""
+    law = f"<h3>The law</h3><pre>{_text(data.law.summary)}</pre><br>" if data.law and data.law.summary else ""
     forecast = ""
     if data.forecast is not None:
         spread = [(f"{value:.2%} of the loss", name) for name, value in data.forecast.spread]

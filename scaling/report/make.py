@@ -7,10 +7,15 @@ if TYPE_CHECKING:
     from scaling.report.data import ReportData
 
 
-def write(sweep_dir: str | Path, output: str | Path | None = None) -> Path:
+PAGE = "report.html"
+
+
+def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool = False) -> Path:
     """Write the report of the sweep in the folder `sweep_dir` and return the page's path.
 
     output: the page; `sweep_dir/report.html` where None. The PNGs go into the folder `figures` beside it.
+    live: the sweep is being trained; the page shows the running runs and renews itself in a browser, and what is slow
+    is left for later: the PNGs and the law's summary.
 
     A sweep without a forecast, with broken runs or with too few for a law gets a report that says so. Raises
     UserError where the folder holds no sweep or records that cannot be read.
@@ -20,14 +25,26 @@ def write(sweep_dir: str | Path, output: str | Path | None = None) -> Path:
     from scaling.report.plots import save
     from scaling.report.read import read
 
-    data = read(sweep_dir)
-    page = Path(output) if output is not None else Path(sweep_dir) / "report.html"
+    data = read(sweep_dir, live=live)
+    page = Path(output) if output is not None else Path(sweep_dir) / PAGE
     drawn = figures(data)
+    if live:
+        return write_page(page, data, drawn)
     folder = page.parent / "figures"
     for name in set(NAMES) - {figure.name for figure in drawn}:
         (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier state of the sweep
     save(drawn, folder)
     return write_page(page, data, drawn)
+
+
+def settle(sweep_dir: str | Path) -> None:
+    """The page of the sweep in the folder `sweep_dir` no longer says that training goes on, nor renews itself.
+
+    It stays otherwise as it was drawn last. Raises OSError where it cannot be written.
+    """
+    from scaling.report.html import settle
+
+    settle(Path(sweep_dir) / PAGE)
 
 
 def summary(sweep: "str | Path | ReportData") -> str:
@@ -42,5 +59,5 @@ def summary(sweep: "str | Path | ReportData") -> str:
         from scaling.report.read import read
 
         sweep = read(sweep)
-    page = sweep.folder / "report.html"
+    page = sweep.folder / PAGE
     return words.summary(sweep, page if page.exists() else None)

@@ -1,9 +1,9 @@
 """From a sweep's folder to the values of its report."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,12 @@ from scaling import laws
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.report import analysis
-from scaling.report.data import Curve, Prediction, ReportData, Run
+from scaling.report.data import Curve, Live, Prediction, ReportData, Run
 from scaling.sweeps import load_runs, status
+from scaling.sweeps.status import tell_counts
 from scaling.sweeps.table import duration
+from scaling.sweeps.watch import seconds_left, tell_progress
+from scaling.validity import FITTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +27,15 @@ LEVEL = 0.9
 """coverage of intervals in a sweep without a forecast, which would say"""
 
 
-def read(sweep_dir: str | Path) -> ReportData:
+def read(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     """Everything about the sweep in the folder `sweep_dir`; what is not there is said in `missing`.
+
+    live: it is being trained; the slowest parts of the law's summary are left out (profiles of its parameters).
 
     Raises UserError where the folder is none, or holds records that cannot be read.
     """
     home = Path(sweep_dir)
-    df = load_runs(home)
+    df, now = load_runs(home), status(home)
     runs = [_run(row) for row in df.to_dict("records")]
     forecast, said = _forecast(home)
     data = ReportData(
@@ -42,15 +47,16 @@ def read(sweep_dir: str | Path) -> ReportData:
         curves=_curves(home, runs),
         forecast=forecast,
         conventions=_conventions(df, runs),
-        exclusions=[(run.run_id, run.reason or run.status) for run in runs if run.status != "completed"],
+        exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
         versions=_versions(df),
-        missing=[*_unfinished(home), *said],
+        missing=[*_unfinished(now["counts"]), *said],
+        live=_live(now) if live else None,
     )
     try:
         table = laws.from_results(df[df["role"] == "fit"])
     except UserError as error:
         return replace(data, missing=[*data.missing, f"No law: {error}."])
-    return analysis.analysed(data, table)
+    return analysis.analysed(data, table, quick=live)
 
 
 def _run(row: dict[Any, Any]) -> Run:
@@ -68,7 +74,8 @@ def _run(row: dict[Any, Any]) -> Run:
         seed=int(row["seed"]),
         epochs=float(row["epochs"]),
         wall_s=float(row["wall_s"]),
-        reason=str(row["reason"] or ""),
+        validity=row["validity"],
+        reason=row["validity_reason"] or row["reason"],
     )
 
 
@@ -114,9 +121,20 @@ def prediction(found: laws.Forecast) -> Prediction:
     )
 
 
-def _unfinished(home: Path) -> list[str]:
+def _live(now: Mapping[str, Any]) -> Live:
+    """What goes on, by `status`'s mapping."""
+    running = [
+        (row["run_id"], f"{row['progress']['share'] or 0.0:.0%}", *tell_progress(row["progress"]))
+        for row in now["runs"]
+        if row["progress"] is not None
+    ]
+    left = seconds_left(now)
+    about = f", about {duration(left)} left" if left else ""
+    return Live(f"{tell_counts(now)}{about}; drawn {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", running)
+
+
+def _unfinished(counts: Mapping[str, int]) -> list[str]:
     """A sentence on the runs that have no record yet."""
-    counts = status(home)["counts"]
     waiting = {state: counts[state] for state in ("planned", "running", "interrupted") if counts.get(state)}
     if not waiting:
         return []

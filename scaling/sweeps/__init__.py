@@ -7,6 +7,7 @@ from scaling.sweeps.status import format_status, status
 from scaling.sweeps.suggested import write_suggestion
 from scaling.sweeps.sweep import SweepOutcome, run_sweep
 from scaling.sweeps.wandb_runs import load_wandb
+from scaling.sweeps.watch import watch
 
 __all__ = [
     "PlannedRun",
@@ -21,5 +22,6 @@ __all__ = [
     "run_state",
     "run_sweep",
     "status",
+    "watch",
     "write_suggestion",
 ]

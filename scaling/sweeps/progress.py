@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -21,6 +21,8 @@ class Progress:
 
     def __init__(self, home: Path, stream: TextIO | None = None) -> None:
         self.home = home
+        self.ended: Callable[[], None] = lambda: None
+        """called whenever a run has ended"""
         self.stream = stream or sys.stderr
         self.total = self.done = 0
         self.flops = self.flops_done = 0.0
@@ -66,6 +68,7 @@ class Progress:
         ending = "" if state.state == "completed" else f" {state.state}: {state.reason}" + "; trying again" * again
         width = len(str(self.total))
         self.say(f"[{self.done:>{width}}/{self.total}] {state.run_id}{loss} {duration(seconds)}{ending}")
+        self.ended()
 
     def wait_for(self, run_id: str) -> None:
         """A run is being trained by a process that is not of this launch."""

@@ -1,66 +1,117 @@
 """The state of a sweep, read from its folder."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
-from scaling.sweeps.run_store import Entry, is_held, read_plan, run_folders, run_state
+from scaling.metrics import last_metrics
+from scaling.sweeps.run_store import Entry, RunState, is_held, read_plan, run_folders, run_state
+from scaling.sweeps.run_store.ledger import findings
 from scaling.sweeps.table import duration, render, si
+from scaling.validity import Verdict, decide, judge
+
+COLUMNS = ("run", "role", "state", "validity", "N", "D", "FLOPs", "loss", "time", "tries", "reason")
+BROKEN = ("failed", "unreadable")
+"""states without a record that are an end all the same"""
 
 
-def status(path: str | Path) -> dict[str, Any]:
+def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -> dict[str, Any]:
     """What became of each run of the sweep in the folder `path`.
 
-    Returns a JSON-able mapping: `runs` (run_id, role, state, params, tokens, flops, loss, seconds, attempts, reason),
-    `counts` by state, `launched` (whether a process is launching it now). Raises UserError for a folder that holds
-    no sweep.
+    state_of: `run_state`, or a `States` that looks again only at what may have changed, for who asks often.
+
+    Returns a JSON-able mapping: `runs` (run_id, role, state, validity, params, tokens, flops, loss, seconds,
+    attempts, reason, validity_reason, progress), `counts` by state, `launched` (whether a process is launching it
+    now).
+    `validity` is None while there is nothing to judge; `progress` is that of a running run: `share` of its tokens,
+    training `loss`, `tokens_per_s` and `left_s`, each None where not measured yet, and None for other runs.
+    Raises UserError for a folder that holds no sweep, and for a mistake in its `exclusions.yaml`.
     """
     home = Path(path)
-    planned: dict[str, Entry | None] = dict(read_plan(home))
-    for folder in run_folders(home):
-        planned.setdefault(folder.name, None)
-    if not planned:
+    plan = read_plan(home)
+    folders = {run_id: home / run_id for run_id in plan} | {folder.name: folder for folder in run_folders(home)}
+    if not folders:
         raise UserError(f"{home} holds no runs; expected a sweep's folder, such as runs/NAME")
-    rows = [_row(home / run_id, entry) for run_id, entry in planned.items()]
+    states = {run_id: state_of(folder) for run_id, folder in folders.items()}
+    said = findings(home, {run_id: state.result for run_id, state in states.items() if state.result is not None})
+    rows = [
+        _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ())) for run_id, folder in folders.items()
+    ]
     counts = Counter(row["state"] for row in rows)
     return {"sweep": home.resolve().name, "launched": is_held(home / "lock"), "counts": dict(counts), "runs": rows}
 
 
 def format_status(found: Mapping[str, Any]) -> str:
     """`status`'s mapping as text."""
-    columns = ("run", "role", "state", "N", "D", "FLOPs", "loss", "time", "tries", "reason")
     rows = [
         (
-            row["run_id"], row["role"], row["state"], *(_short(row[key]) for key in ("params", "tokens")),
+            row["run_id"], row["role"], _state(row), row["validity"] or "",
+            *(_short(row[key]) for key in ("params", "tokens")),
             "" if row["flops"] is None else f"{row['flops']:.3g}",
             "" if row["loss"] is None else f"{row['loss']:.4f}",
             "" if row["seconds"] is None else duration(row["seconds"]),
-            str(row["attempts"]), row["reason"],
+            str(row["attempts"]), row["validity_reason"] or row["reason"],
         )
         for row in found["runs"]
     ]  # fmt: skip
+    return f"{render(COLUMNS, rows, right=range(4, 10))}\n{tell_counts(found)}"
+
+
+def tell_counts(found: Mapping[str, Any]) -> str:
+    """One line: how many runs are in each state, and how many of those that ended are not valid."""
     counts = ", ".join(f"{count} {state}" for state, count in found["counts"].items())
+    judged = Counter(row["validity"] for row in found["runs"] if row["validity"] not in (None, "valid"))
+    not_valid = "; not valid: " + ", ".join(f"{n} {validity}" for validity, n in judged.items()) if judged else ""
     launched = "being launched now" if found["launched"] else "not being launched now"
-    return f"{render(columns, rows, right=range(3, 9))}\n{found['sweep']}: {counts}; {launched}"
+    return f"{found['sweep']}: {counts}{not_valid}; {launched}"
 
 
-def _row(folder: Path, entry: Entry | None) -> dict[str, Any]:
-    found = run_state(folder)
-    result = found.result
+def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verdict]) -> dict[str, Any]:
+    result = state.result
+    tokens = entry.tokens if entry else result.tokens if result else None
+    verdict = _verdict(state, said)
     return {
         "run_id": folder.name,
         "role": entry.role if entry else "fit",
-        "state": found.state,
+        "state": state.state,
+        "validity": verdict.validity if verdict else None,
         "params": entry.params if entry else result.params_total if result else None,
-        "tokens": entry.tokens if entry else result.tokens if result else None,
+        "tokens": tokens,
         "flops": entry.flops if entry else result.flops if result else None,
         "loss": result.loss if result else None,
         "seconds": result.wall_s if result else None,
-        "attempts": len(found.attempts),
-        "reason": found.reason,
+        "attempts": len(state.attempts),
+        "reason": state.reason,
+        "validity_reason": verdict.reason if verdict else "",
+        "progress": _progress(folder, tokens) if state.state == "running" else None,
     }
+
+
+def _verdict(state: RunState, said: Sequence[Verdict]) -> Verdict | None:
+    """None where the run may still become anything."""
+    if state.result is not None:
+        return judge({**state.result.facts, **vars(state.result)}, *said)
+    broken = (Verdict("failed", state.reason),) if state.state in BROKEN else ()
+    return decide(*broken, *said) if broken or said else None
+
+
+def _progress(folder: Path, tokens: int | None) -> dict[str, float | None]:
+    """How far a running run is, by the end of its metrics.jsonl."""
+    last = last_metrics(folder)
+    done, speed = last.get("tokens", 0), last.get("tokens_per_s")
+    return {
+        "share": min(done / tokens, 1.0) if tokens else None,
+        "loss": last.get("loss"),
+        "tokens_per_s": speed,
+        "left_s": max(tokens - done, 0) / speed if tokens and speed else None,
+    }
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    share = (row["progress"] or {}).get("share")
+    return row["state"] if share is None else f"{row['state']} {share:.0%}"
 
 
 def _short(count: float | None) -> str:

@@ -17,8 +17,9 @@ from scaling.sweeps.forks import drop_forks
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_plan, record_runs
+from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_exclusions, read_plan, record_runs
 from scaling.sweeps.tuning import tuning_lines
+from scaling.sweeps.upkeep import Upkeep
 
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
     "local": lambda config: LocalExecutor(),
@@ -65,12 +66,18 @@ class SweepOutcome:
 
 
 def run_sweep(
-    sweep: SweepConfig, executor: str | Executor | None = None, folder: str | Path | None = None
+    sweep: SweepConfig,
+    executor: str | Executor | None = None,
+    folder: str | Path | None = None,
+    *,
+    live: bool = False,
 ) -> SweepOutcome:
     """Train what is left of `sweep`; with a forecast, fit, freeze it, test it and report.
 
     executor: where runs run, by name or as an object; `sweep.executor.kind` where None.
     folder: where sweeps' folders are kept; `run.records.folder` where None.
+    live: keep the sweep's `runs.parquet` and `report.html` in step while it is trained, as the command line does, and
+    report at the end also without a forecast.
 
     Everything is checked before anything is launched, and whatever is done already is not done again. Raises
     UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
@@ -87,16 +94,40 @@ def run_sweep(
         _check_data([*runs, *tests])
         record_runs(home, runs, "fit")
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
+        read_exclusions(home)  # a mistake in it is told before hours of training
         progress = Progress(home)
-        states = train_all(runs, home, where, progress)
-        drop_forks(runs, home)
-        states = (*states, *_train_further(sweep, runs, where, progress))
-        for line in tuning_lines(load_runs(home, role="fit")) if sweep.tuning else ():
-            progress.say(line)
-        outcome = SweepOutcome(sweep.name, home, states)
-        if sweep.forecast is not None and outcome.ok:
-            outcome = _test_law(sweep, outcome, where, progress)
-        return outcome if outcome.ok and outcome.summary else replace(outcome, summary=_tell_states(outcome))
+        if live:
+            progress.say(f"to look: {home / 'report.html'}, which renews itself, or scaling status {home} --watch")
+        with Upkeep(home, progress.say, live=live) as upkeep:
+            progress.ended = upkeep.touch
+            states = train_all(runs, home, where, progress)
+            drop_forks(runs, home)
+            states = (*states, *_train_further(sweep, runs, where, progress))
+            for line in tuning_lines(load_runs(home, role="fit")) if sweep.tuning else ():
+                progress.say(line)
+            outcome = SweepOutcome(sweep.name, home, states)
+            if sweep.forecast is not None and outcome.ok:
+                outcome = _test_law(sweep, outcome, where, progress)
+        return _reported(outcome, progress, live=live)
+
+
+def _reported(outcome: SweepOutcome, progress: Progress, *, live: bool) -> SweepOutcome:
+    """`outcome` with the page and the summary. No failure to draw is one of the sweep's."""
+    summary = _tell_states(outcome)
+    tested = outcome.forecast is not None
+    if not (tested or live):
+        return replace(outcome, summary=summary)
+    try:
+        from scaling import report
+
+        page = report.write(outcome.folder)
+        if tested and outcome.ok:
+            summary = report.summary(outcome.folder)
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        progress.say(f"no report: {told}; `scaling report {outcome.folder}` tries again")
+        return replace(outcome, summary=summary)
+    return replace(outcome, report=page, summary=summary if tested else f"{summary}\nreport: {page}")
 
 
 def _train_further(
@@ -131,23 +162,18 @@ def _tell_states(outcome: SweepOutcome) -> str:
 
 
 def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progress: Progress) -> SweepOutcome:
-    """Freeze the forecast, train the runs that test it, write `outcome.json` and the report."""
-    from scaling import report
-
+    """Freeze the forecast, train the runs that test it, write `outcome.json`."""
     home = outcome.folder
     forecast, tests = frozen_forecast(sweep, home, str(home.parent))
     progress.say(f"forecast frozen {forecast.date}: {forecast.text()}")
     _check_data(tests)
     states = train_all(tests, home, where, progress)
     found = write_outcome(home, forecast, states)
-    page = report.write(home)
     return replace(
         outcome,
         states=(*outcome.states, *states),
         forecast=asdict(forecast),
         outcome=None if found is None else asdict(found) | {"mean_error": found.mean_error},
-        report=page,
-        summary=report.summary(home),
     )
 
 

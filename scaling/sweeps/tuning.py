@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scaling.validity import BETTER, Verdict
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -104,6 +106,29 @@ def judged(rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]
             if found.best is not None and values[i] != found.best:
                 columns[i]["better_run"] = _instead(rows, [j for j in members if values[j] == found.best], rows[i])
     return columns
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> list[tuple[Verdict, ...]]:
+    """What the rates that were tried say of each of `rows`, as in `judged`; nothing of most.
+
+    A run beside which another rate was better is to be left out; the best of a point is untuned where nothing is
+    known of the rates on one side. Of a sweep that tried one rate everywhere nothing is said run by run.
+    """
+    columns = judged(rows, labels)
+    tried = {
+        row["sweep"]
+        for row, of in zip(rows, columns, strict=True)
+        if of["better_run"] or of["tuning"] in ("tuned", "bracketed")
+    }
+    found: list[tuple[Verdict, ...]] = []
+    for row, of in zip(rows, columns, strict=True):
+        if of["better_run"] and row["status"] == "completed":
+            found.append((Verdict("excluded", f"{BETTER}: {of['better_run']}"),))
+        elif of["tuning"] == "untuned" and row["sweep"] in tried:
+            found.append((Verdict("untuned", of["tuning_note"]),))
+        else:
+            found.append(())
+    return found
 
 
 def _mean_losses(rows: Sequence[Mapping[str, Any]], values: Mapping[int, float]) -> dict[float, float]:

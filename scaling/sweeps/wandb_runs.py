@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.result import Result
-from scaling.sweeps.run_store import table_row
-from scaling.sweeps.tuning import judged
+from scaling.sweeps.run_store import table_of, table_row
+from scaling.sweeps.tuning import judged, verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,12 +19,11 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     project: "entity/project", or "project" of your own. sweep: its name, None for all in the project.
 
     `role` is that of the run's configuration in wandb, "fit" where an older one does not say; `budget` and
-    `target_params`, which wandb does not hold, are missing. A `point` are the runs whose configurations differ in
-    nothing but learning rate, weight decay and seed.
+    `target_params`, which wandb does not hold, are missing. `validity` is by the records alone: what a user excludes
+    is said in the sweep's folder. A `point` are the runs whose configurations differ in nothing but learning rate,
+    weight decay and seed.
     Raises UserError where wandb is missing or says no, and where no run there has a result.
     """
-    import pandas as pd
-
     try:
         import wandb
 
@@ -40,16 +39,13 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
         where = project if sweep is None else f"{project}, group {sweep},"
         raise UserError(f"wandb project {where} has no run with a result ({len(records)} runs seen)")
     known = Result.__dataclass_fields__
-    rows = [
-        table_row(
-            Result(**{key: result[key] for key in result if key in known}),
-            config.get("records", {}).get("role", "fit"),
-            {},
-        )
-        for result, config in found
-    ]
-    columns = judged(rows, [_point(config) for _, config in found])
-    return pd.DataFrame([row | more for row, more in zip(rows, columns, strict=True)])
+    results = [Result(**{key: record[key] for key in record if key in known}) for record, _ in found]
+    roles = [config.get("records", {}).get("role", "fit") for _, config in found]
+    labels = [_point(config) for _, config in found]
+    played = [{**vars(result), "role": role} for result, role in zip(results, roles, strict=True)]
+    said = verdicts(played, labels)
+    rows = [table_row(result, role, {}, of) for result, role, of in zip(results, roles, said, strict=True)]
+    return table_of([row | more for row, more in zip(rows, judged(played, labels), strict=True)])
 
 
 def _point(config: dict[str, Any]) -> dict[str, str]:

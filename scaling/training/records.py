@@ -81,6 +81,7 @@ def make_result(
     params = accounting.params(config.model)
     tokens = steps * config.batch_tokens
     flops = accounting.flops_per_token(config.model).as_dict()
+    held_out = {"validation_targets": store.validation.n_tokens - 1} if store else {}
     batches = store and Batches(store.train, config.model.context, config.batch_size, config.seed)
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     return Result(
@@ -109,7 +110,7 @@ def make_result(
         versions=versions(),
         train_loss=train_loss,
         reason=reason,
-        facts={**_facts(config), **(facts or {})},
+        facts={**_facts(config), **held_out, **(facts or {})},
     )
 
 

@@ -1,0 +1,37 @@
+"""The process that draws a sweep again while it is trained: `python -m scaling.report.live SWEEP_DIR`.
+
+It writes `runs.parquet` and the live page once and ends. A process of its own, because fitting the law takes seconds
+and may fail, and neither is to touch the launch.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from scaling.errors import UserError
+from scaling.report.make import write
+from scaling.sweeps.run_store import write_table
+
+
+def main(home: Path) -> int:
+    """Exit code 0, or 2 where the folder holds something that the user is to mend; it is said on standard error."""
+    signal.signal(signal.SIGTERM, _stop)
+    os.nice(19)  # the runs come first
+    try:
+        write_table(home)
+        write(home, live=True)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End as an exception, so that no half-written file is left."""
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

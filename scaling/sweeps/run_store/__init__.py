@@ -1,0 +1,55 @@
+"""The folder of a sweep: what each run is, what became of it, and the table of all results.
+
+    SWEEP/sweep.yaml        the sweep as it was launched, everything resolved
+    SWEEP/plan.json         run id → label, role (`fit` or `test`), parameters, FLOPs
+    SWEEP/lock              held while a process launches this sweep
+    SWEEP/exclusions.yaml   run id → why it is to be left out of fits; written by the user
+    SWEEP/runs.parquet      the table of `load_runs`, for other tools; written again as runs end
+    SWEEP/RUN_ID/           config.yaml, metrics.jsonl, result.json, log.txt, checkpoints/
+                 lock       held while a process trains this run
+                 attempts.jsonl   start and end of each attempt, with the reason where it did not complete
+
+A run's state follows from these files alone, so any process may be killed and any other may go on. The records in
+result.json are the truth: runs.parquet is made from them and may be deleted.
+"""
+
+from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts, close_lost, log_end, log_start
+from scaling.sweeps.run_store.ledger import EXCLUSIONS, read_exclusions
+from scaling.sweeps.run_store.locks import Busy, is_held, lock, now
+from scaling.sweeps.run_store.plan_file import Entry, Role, read_plan, record_runs, run_folders, write_plan
+from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, write_table
+from scaling.sweeps.run_store.state import BUSY, DONE, SAVED, STOPPED, RunState, State, States, run_state
+
+__all__ = [
+    "BUSY",
+    "DONE",
+    "EXCLUSIONS",
+    "GONE",
+    "SAVED",
+    "STOPPED",
+    "TABLE",
+    "Attempt",
+    "Busy",
+    "Entry",
+    "Role",
+    "RunState",
+    "State",
+    "States",
+    "attempts",
+    "close_lost",
+    "is_held",
+    "load_runs",
+    "lock",
+    "log_end",
+    "log_start",
+    "now",
+    "read_exclusions",
+    "read_plan",
+    "record_runs",
+    "run_folders",
+    "run_state",
+    "table_of",
+    "table_row",
+    "write_plan",
+    "write_table",
+]

@@ -1,0 +1,74 @@
+"""The attempts at a run, as `attempts.jsonl` in its folder keeps them."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.result import naming
+from scaling.sweeps.run_store.locks import now
+
+GONE = "the process disappeared (killed, or the machine stopped)"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a run. `end` and `exit_code` are None while it runs, and where nobody saw it end."""
+
+    start: str
+    pid: int
+    host: str
+    end: str | None = None
+    exit_code: int | None = None
+    reason: str = ""
+
+
+def log_start(folder: Path) -> None:
+    """This process begins an attempt at the run in `folder`."""
+    close_lost(folder)
+    _append(folder, {"event": "start", "time": now(), "pid": os.getpid(), "host": platform.node()})
+
+
+def log_end(folder: Path, exit_code: int | None, reason: str = "") -> None:
+    """The last attempt at the run in `folder` is over. exit_code: negative for a signal, None where unknown."""
+    _append(folder, {"event": "end", "time": now(), "exit_code": exit_code, "reason": reason})
+
+
+def close_lost(folder: Path) -> None:
+    """An attempt that a process left open is over: for who knows that none trains the run."""
+    before = attempts(folder)
+    if before and before[-1].end is None:
+        log_end(folder, None, GONE)
+
+
+def _append(folder: Path, event: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "attempts.jsonl"
+    broken = path.exists() and not path.read_bytes().endswith(b"\n")  # the machine stopped while a line was written
+    with naming(path), path.open("a", encoding="utf-8") as file:
+        file.write("\n" * broken + json.dumps(event) + "\n")
+
+
+def attempts(folder: Path) -> tuple[Attempt, ...]:
+    """All attempts at the run in `folder`, first to last. An attempt that could not even start has pid 0."""
+    try:
+        lines = (folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    found: list[Attempt] = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the line that was being written when the machine stopped
+        if event["event"] == "start":
+            found.append(Attempt(event["time"], event["pid"], event["host"]))
+            continue
+        if not found or found[-1].end is not None:
+            found.append(Attempt(event["time"], 0, platform.node()))
+        begun = found.pop()
+        found.append(Attempt(begun.start, begun.pid, begun.host, event["time"], event["exit_code"], event["reason"]))
+    return tuple(found)

@@ -1,0 +1,60 @@
+"""`plan.json`: the runs that a sweep consists of, and where they are."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scaling.errors import UserError
+from scaling.result import write_text_atomically
+
+if TYPE_CHECKING:
+    from scaling.sweeps.designs import PlannedRun
+
+Role = Literal["fit", "test"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What plan.json keeps of a run, beside the run's own config.yaml."""
+
+    role: Role
+    label: Mapping[str, Any]
+    params: int
+    flops: float
+    tokens: int
+
+
+def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
+    """`plan.json`."""
+    plan = {run_id: asdict(entry) for run_id, entry in entries.items()}
+    write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
+
+
+def record_runs(sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role) -> None:
+    """Enter `runs` into `plan.json` as those of `role`; others of that role leave it (their folders stay)."""
+    entries = {run_id: entry for run_id, entry in read_plan(sweep_folder).items() if entry.role != role}
+    entries |= {run.id: Entry(role, dict(run.label), run.params, run.flops, run.tokens) for run in runs}
+    write_plan(sweep_folder, entries)
+
+
+def read_plan(sweep_folder: Path) -> dict[str, Entry]:
+    """`plan.json`, empty where there is none. Raises UserError for a file that is no plan."""
+    path = sweep_folder / "plan.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {run_id: Entry(**entry) for run_id, entry in values.items()}
+    except FileNotFoundError:
+        return {}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a plan ({error}); delete it and launch the sweep again") from None
+
+
+def run_folders(path: Path) -> list[Path]:
+    """Folders of runs under `path`: a sweep's folder, a folder of sweeps, or one run's."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; expected a sweep's folder, such as runs/NAME")
+    marks = ("result.json", "config.yaml", "attempts.jsonl")
+    candidates = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
+    return [folder for folder in candidates if any((folder / mark).is_file() for mark in marks)]

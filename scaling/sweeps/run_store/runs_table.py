@@ -1,0 +1,137 @@
+"""The table of all results: from the runs' own records, and kept as one parquet file for other tools."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+from scaling.result import Result, naming, read_result
+from scaling.sweeps.run_store.ledger import findings
+from scaling.sweeps.run_store.plan_file import Role, read_plan, run_folders
+from scaling.sweeps.tuning import judged
+from scaling.validity import Verdict, judge
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE = "runs.parquet"
+NESTED = (("facts", ""), ("flops_by_convention", "flops_"), ("versions", "versions_"))
+"""fields of a record that become several columns, and what their names begin with"""
+LABEL = ("budget", "target_params")
+"""of the design's wish for a run, what becomes a column"""
+INT64 = 2**63
+
+
+def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
+    """Every record under `path` (a sweep's folder or a folder of sweeps) as a table, one row a run.
+
+    Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
+    `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` tells the runs that a law is
+    fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`.
+    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
+    `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
+
+    role: only these runs. Raises UserError, naming every file, where a record cannot be read, and for a mistake in a
+    sweep's `exclusions.yaml`.
+    """
+    sweeps: dict[Path, dict[str, Result]] = {}
+    broken = []
+    for folder in run_folders(Path(path)):
+        try:
+            result = read_result(folder)
+        except UserError as error:
+            broken.append(str(error))
+            continue
+        if result is not None:
+            sweeps.setdefault(folder.parent, {})[folder.name] = result
+    if broken:
+        raise UserError("; ".join(broken))
+    rows = [row for home, results in sweeps.items() for row in _rows(home, results)]
+    return table_of([row for row in rows if role in (None, row["role"])])
+
+
+def write_table(home: Path) -> Path:
+    """`runs.parquet` of the sweep in the folder `home`: what `load_runs` gives, whole or not at all.
+
+    `pandas.read_parquet` gives the same table, types included. Raises as `load_runs`.
+    """
+    table, path = load_runs(home), home / TABLE
+    with naming(path):
+        handle, temporary = tempfile.mkstemp(dir=home, prefix=f".{TABLE}.")
+        try:
+            os.close(handle)
+            table.to_parquet(temporary, engine="pyarrow", index=False)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    return path
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """Rows as a table of which every column has one type, so that it can be written to any kind of file.
+
+    A value that a row does not have is None, in a column of numbers nan. Where texts and numbers meet in a column,
+    all become texts.
+    """
+    import pandas as pd
+
+    if not rows:
+        plain = [field.name for field in fields(Result) if field.name not in dict(NESTED)]
+        return pd.DataFrame(columns=[*plain, "role", "validity", "validity_reason"])
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequence[Verdict] = ()) -> dict[str, Any]:
+    """A record as a row of `load_runs`.
+
+    label: the design's wish, empty where no plan says it. said: what is known of the run beside its record.
+    """
+    values = dict(vars(result))
+    nested = {key: value for name, prefix in NESTED for key, value in _flat(values.pop(name), prefix)}
+    row = {**nested, **values}
+    verdict = judge(row, *said)
+    wish = {key: label[key] for key in LABEL if key in label}
+    return {**row, "role": role, **wish, "validity": verdict.validity, "validity_reason": verdict.reason}
+
+
+def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]:
+    """Rows of the runs of one sweep."""
+    plan, said = read_plan(home), findings(home, results)
+    known: list[tuple[Role, Mapping[str, Any]]] = [
+        (plan[run_id].role, plan[run_id].label) if run_id in plan else ("fit", {}) for run_id in results
+    ]
+    rows = [
+        table_row(result, role, label, said.get(run_id, ()))
+        for (run_id, result), (role, label) in zip(results.items(), known, strict=True)
+    ]
+    for row, tuning in zip(rows, judged(rows, [label for _, label in known]), strict=True):
+        yield row | tuning
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Nested mappings as one, names joined by `_`; lists become JSON."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}_")
+        else:
+            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def _column(values: list[Any]) -> "pd.Series[Any]":
+    import pandas as pd
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int} and any(abs(value) >= INT64 for value in values if value is not None):
+        kinds = {int, float}
+    if kinds == {int, float}:
+        values = [None if value is None else float(value) for value in values]
+    elif len(kinds) > 1:
+        values = [None if value is None else str(value) for value in values]
+    return pd.Series(values, dtype=object if not kinds or (kinds == {bool} and None in values) else None)

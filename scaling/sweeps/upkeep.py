@@ -1,0 +1,114 @@
+"""What is made from a sweep's records while it is trained: `runs.parquet` and the live page."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from scaling.sweeps.executors.environment import worker_environment
+from scaling.sweeps.run_store import write_table
+
+EVERY_S = 30.0  # between two drawings, at least
+SHARE = 10  # and so many times as long as the last one took: drawing takes a tenth of a core at most
+STALE_S = 300.0  # without the end of a run: the page shows how far the running ones are
+LIMIT_S = 600.0  # for one drawing
+STOP_S = 5.0  # for one that is told to end
+
+
+class Upkeep:
+    """Keeps the table and the page of the sweep in the folder `home` in step with its runs, within a `with` block.
+
+    A thread starts a process of low priority at the beginning and when runs have ended, one at a time. What goes
+    wrong there is said once and changes nothing else. At the end of the block, however it came, the table is written
+    and the page no longer renews itself.
+
+    say: takes one line. live: False: only the table, at the end.
+    """
+
+    def __init__(self, home: Path, say: Callable[[str], None], *, live: bool) -> None:
+        self._home, self._say = home, say
+        self._changed, self._over = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True) if live else None
+        self._said = False
+
+    def touch(self) -> None:
+        """A run has ended. Returns at once."""
+        self._changed.set()
+
+    def __enter__(self) -> "Upkeep":
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._thread is not None:
+            self._stop(self._thread)
+        self._guarded(lambda: write_table(self._home))
+        self._guarded(self._settle)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self._changed.clear()
+            began = time.monotonic()
+            self._guarded(self._draw)
+            self._over.wait(max(EVERY_S, SHARE * (time.monotonic() - began)))
+            self._changed.wait(STALE_S)
+
+    def _draw(self) -> None:
+        """One drawing, to its end. Raises where it did not come out."""
+        command = [sys.executable, "-m", "scaling.report.live", str(self._home)]
+        with self._lock:
+            if self._over.is_set():
+                return
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **worker_environment("cpu", [0])},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # an interrupt from the keyboard is the launch's to handle
+            )
+        try:
+            _, told = self._process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            _, told = self._process.communicate()
+            told += f"\nit took more than {LIMIT_S:g} s"
+        if self._process.returncode and not self._over.is_set():
+            raise RuntimeError((told.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
+
+    def _stop(self, thread: threading.Thread) -> None:
+        with self._lock:
+            self._over.set()
+            self._changed.set()
+            process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            thread.join(STOP_S)
+            process.kill()
+        thread.join()
+
+    def _settle(self) -> None:
+        from scaling.report import settle
+
+        settle(self._home)
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        """Do what no sweep is to end for; the first time that it fails is told."""
+        try:
+            work()
+        except Exception as error:
+            if not self._said:
+                self._said = True
+                self._say(
+                    f"table and page were not written: {' '.join(f'{error}'.split())}; the records are complete"
+                )

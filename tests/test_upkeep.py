@@ -1,0 +1,193 @@
+"""The table and the page of a sweep that is being trained."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from synthetic_sweep import sweep_config, write_runs
+from test_run_store import RESULT
+from test_sweep import PRETEND, four_slots, sweep, trained
+
+from scaling import load_runs, report
+from scaling.result import write_result
+from scaling.sweeps import launch, make_runs, run_sweep, upkeep
+from scaling.sweeps.run_store import lock
+from scaling.sweeps.upkeep import Upkeep
+
+REFRESH = '<meta http-equiv="refresh"'
+
+
+class Drawings:
+    """Stands in for the process that draws: a script that notes when it was called, and what it does then."""
+
+    def __init__(self, home: Path, then: str):
+        self.notes, self.script = home / "notes", home / "draw.py"
+        self.script.write_text(
+            f"import sys, time\nopen({str(self.notes)!r}, 'a').write(f'{{time.time()}}\\n')\n{then}"
+        )
+
+    @property
+    def times(self) -> list[float]:
+        return [float(line) for line in self.notes.read_text().split()] if self.notes.exists() else []
+
+    def wait(self, count: int) -> None:
+        deadline = time.monotonic() + 20
+        while len(self.times) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that do not train."""
+    monkeypatch.setattr(launch, "worker_command", lambda folders: (sys.executable, "-c", PRETEND, *map(str, folders)))
+    monkeypatch.setattr("scaling.data.prepare", lambda data, folder: None)
+    monkeypatch.setattr("scaling.data.check_run", lambda config, store: None)
+
+
+@pytest.fixture
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a script in place of the drawing process."""
+    real = upkeep.subprocess.Popen
+
+    def put(then: str = "") -> Drawings:
+        drawings = Drawings(tmp_path, then)
+
+        def start(command: list[str], **options: Any) -> Any:
+            if "scaling.report.live" in command:
+                command = [sys.executable, str(drawings.script), *command[3:]]
+            return real(command, **options)
+
+        monkeypatch.setattr(upkeep.subprocess, "Popen", start)
+        return drawings
+
+    return put
+
+
+def test_a_live_page_renews_itself_shows_running_runs_and_can_be_settled(tmp_path: Path) -> None:
+    home = tmp_path / "synthetic"
+    ids = write_runs(sweep_config(), home, lines=20)
+    (home / ids[0] / "result.json").unlink()
+    with lock(home / ids[0] / "lock"):
+        page = report.write(home, live=True)
+    text = page.read_text()
+    section = text[text.index('id="live"') : text.index("</section>")]
+    assert f'{REFRESH} content="30">' in text[: text.index("</head>")]
+    assert ids[0] in section and "100%" in section and "14 completed" in section
+    assert "Plotly.react" in text and not (home / "figures").exists() and "<h3>The law</h3>" not in text
+    report.settle(home)
+    settled = page.read_text()
+    assert REFRESH not in settled and 'id="live"' not in settled and "Training goes on" not in settled
+    assert len(text) - len(settled) < 3000 and ids[1] in settled
+    report.settle(tmp_path)  # no page, no error
+
+
+def test_the_real_process_writes_table_and_page_of_a_sweep_without_results(tmp_path: Path) -> None:
+    home = tmp_path / "s"
+    runs = make_runs(sweep(), str(tmp_path))
+    (home / runs[0].id).mkdir(parents=True)
+    (home / runs[0].id / "config.yaml").write_text("")
+    said: list[str] = []
+    with Upkeep(home, said.append, live=True):
+        deadline = time.monotonic() + 60
+        while not (home / "report.html").exists():
+            assert time.monotonic() < deadline and not said, said
+            time.sleep(0.05)
+        assert REFRESH in (home / "report.html").read_text() and len(pd.read_parquet(home / "runs.parquet")) == 0
+    assert REFRESH not in (home / "report.html").read_text() and not said
+
+
+def test_drawings_are_far_enough_apart_and_follow_the_last_run(
+    tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.5)
+    monkeypatch.setattr(upkeep, "SHARE", 0)
+    drawings = draw()
+    with Upkeep(tmp_path, print, live=True) as kept:
+        drawings.wait(1)
+        for _ in range(30):
+            kept.touch()
+            time.sleep(0.02)
+        drawings.wait(2)
+        kept.touch()
+        drawings.wait(3)
+        time.sleep(0.7)
+    between = [b - a for a, b in zip(drawings.times, drawings.times[1:], strict=False)]
+    assert len(drawings.times) in (3, 4) and min(between) > 0.4
+
+
+def test_a_dear_drawing_makes_pauses_longer(tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
+    drawings = draw("time.sleep(0.2)")
+    with Upkeep(tmp_path, print, live=True) as kept:
+        drawings.wait(1)
+        for _ in range(10):
+            kept.touch()
+            time.sleep(0.1)
+    assert len(drawings.times) == 1
+
+
+def test_a_drawing_that_fails_is_told_once_and_the_sweep_goes_on(
+    tmp_path: Path, quick: None, draw: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.05)
+    monkeypatch.setattr(upkeep, "SHARE", 0)
+    drawings = draw("print('first line', file=sys.stderr); sys.exit('no ink')")
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("no paper")
+
+    monkeypatch.setattr(report, "write", fail)
+    outcome = run_sweep(sweep(), four_slots(), tmp_path, live=True)
+    assert outcome.ok and outcome.report is None and len(trained(outcome.folder)) == 6 and len(drawings.times) > 1
+    err = capsys.readouterr().err
+    assert (
+        err.count("no ink") == 1 and "first line" not in err and err.count("no report: RuntimeError: no paper") == 1
+    )
+    pd.testing.assert_frame_equal(pd.read_parquet(outcome.folder / "runs.parquet"), load_runs(outcome.folder))
+
+
+def test_a_drawing_that_hangs_delays_neither_the_sweep_nor_its_end(
+    tmp_path: Path, quick: None, draw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "STOP_S", 0.5)
+    monkeypatch.setattr(report, "write", lambda home, **options: home / "report.html")
+    drawings = draw("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
+    began = time.monotonic()
+    outcome = run_sweep(sweep(), four_slots(), tmp_path, live=True)
+    assert outcome.ok and len(drawings.times) == 1 and time.monotonic() - began < 45
+    assert outcome.report == outcome.folder / "report.html"
+
+
+def test_a_drawing_beyond_its_limit_is_ended(tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "LIMIT_S", 0.5)
+    drawings, said = draw("time.sleep(60)"), []
+    with Upkeep(tmp_path, said.append, live=True):
+        drawings.wait(1)
+        time.sleep(1.0)
+    assert said == ["table and page were not written: it took more than 0.5 s; the records are complete"]
+
+
+def test_after_ctrl_c_the_table_is_written_and_the_page_no_longer_renews_itself(tmp_path: Path, draw: Any) -> None:
+    draw()
+    page = tmp_path / "report.html"
+    write_result(tmp_path / "a", RESULT)
+    with pytest.raises(KeyboardInterrupt), Upkeep(tmp_path, print, live=True):
+        page.write_text(f'<head>{REFRESH} content="30"></head>kept')
+        raise KeyboardInterrupt
+    assert page.read_text() == "<head></head>kept"
+    assert pd.read_parquet(tmp_path / "runs.parquet")["run_id"].tolist() == ["a"]
+
+
+def test_a_mistake_in_exclusions_is_told_before_anything_is_launched(tmp_path: Path, quick: None) -> None:
+    from scaling.errors import UserError
+
+    home = tmp_path / "s"
+    home.mkdir()
+    (home / "exclusions.yaml").write_text("nobody: gone")
+    with pytest.raises(UserError, match="'nobody' is no run of this sweep"):
+        run_sweep(sweep(), four_slots(), tmp_path)
+    assert not (home / "trained").exists()
