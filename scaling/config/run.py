@@ -49,7 +49,7 @@ class OptimizerConfig(Config):
 
     name: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"
     learning_rate: float = Field(gt=0)
-    """peak of the schedule"""
+    """peak of the schedule; with model.mup that of its base, from which every parameter's own follows"""
     b1: float = Field(default=0.9, ge=0, lt=1)
     """momentum: first moment of AdamW and Lion, momentum of Muon"""
     b2: float = Field(default=0.95, gt=0, lt=1)
