@@ -147,9 +147,7 @@ def test_a_table_without_the_columns_is_judged_by_its_records_and_one_with_them_
     fine = plain.rows[0]
     table.loc[table["run_id"] == fine, ["validity", "validity_reason"]] = ["excluded", "I say so"]
     changed = laws.from_results(table)
-    assert {e.row: e.reason for e in changed.exclusions}[fine] == "I say so" and len(changed) == len(
-        plain
-    ) - 1
+    assert {e.row: e.reason for e in changed.exclusions}[fine] == "I say so" and len(changed) == len(plain) - 1
     table["validity"] = "dubious"
     with pytest.raises(UserError, match=r"^column 'validity': 'dubious' is not one of excluded, failed, "):
         laws.from_results(table)
