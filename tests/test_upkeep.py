@@ -121,7 +121,7 @@ def test_drawings_are_far_enough_apart_and_follow_the_last_run(
 
 def test_a_dear_drawing_makes_pauses_longer(tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
-    drawings = draw("time.sleep(0.2)")
+    drawings = draw("time.sleep(0.5)")
     with Upkeep(tmp_path, print, live=True) as kept:
         drawings.wait(1)
         for _ in range(10):

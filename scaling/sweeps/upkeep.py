@@ -13,7 +13,7 @@ from scaling.sweeps.executors.environment import worker_environment
 from scaling.sweeps.run_store import write_table
 
 EVERY_S = 30.0  # between two drawings, at least
-SHARE = 10  # and so many times as long as the last one took: drawing takes a tenth of a core at most
+SHARE = 3  # and so many times as long as the last one took: a quarter of a core at most, at the lowest priority
 STALE_S = 300.0  # without the end of a run: the page shows how far the running ones are
 LIMIT_S = 600.0  # for one drawing
 STOP_S = 5.0  # for one that is told to end
