@@ -75,11 +75,25 @@ def test_xla_is_the_reference(window: int) -> None:
     assert_same_with_gradients(attention_kernels.xla, *inputs(40), AttentionMask(window))
 
 
+def interpreted(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: jax.Array | None = None
+) -> jax.Array:
+    """Splash attention without a TPU."""
+    return attention_kernels.splash(q, k, v, mask, interpret=True)
+
+
+@pytest.mark.parametrize("run", [attention_blocked.blocked, attention_kernels.xla, interpreted])
+def test_runs_side_by_side_have_the_attention_of_each(run: Implementation) -> None:
+    """Mapped over a leading axis of runs, here the two windows, as the step of a pack is."""
+
+    def mapped(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: None) -> jax.Array:
+        return jax.vmap(lambda *x: run(*(a[None] for a in x), mask, None)[0])(q, k, v)
+
+    assert_same_with_gradients(mapped, *inputs(128, 4, 2, 64), AttentionMask(100))
+
+
 @pytest.mark.parametrize("length, window", [(128, 128), (150, 50)])
 def test_splash_is_the_reference_where_pallas_interprets_it(length: int, window: int) -> None:
-    def interpreted(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: None) -> jax.Array:
-        return attention_kernels.splash(q, k, v, mask, interpret=True)
-
     assert_same_with_gradients(interpreted, *inputs(length, 4, 2, 64), AttentionMask(window))
 
 

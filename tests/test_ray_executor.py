@@ -67,6 +67,23 @@ def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path, cluste
         executor.close()
 
 
+@pytest.mark.parametrize(
+    ("resources", "device"),
+    [(["H100", "H100"], "H100"), (["H100", None], "H100"), (["H100", "A100"], ""), ([None], "")],
+)
+def test_the_device_is_what_the_nodes_call_it_where_they_agree(
+    monkeypatch: pytest.MonkeyPatch, resources: list[str | None], device: str
+) -> None:
+    ray = pytest.importorskip("ray")
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, **({f"accelerator_type:{r}": 1.0} if r else {})}} for r in resources
+    ]
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert RayExecutor(RayConfig(gpus=1)).device == device
+    assert RayExecutor(RayConfig()).device == "", "runs that take no GPU compute on CPUs"
+
+
 @pytest.mark.slow
 def test_ends_are_told_and_what_is_cancelled_may_save_its_state(
     cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
