@@ -11,7 +11,7 @@ from scaling.errors import UserError
 Validity = Literal["excluded", "failed", "diverged", "truncated", "repeated", "untuned", "valid"]
 
 PRECEDENCE: tuple[Validity, ...] = get_args(Validity)
-"""of several findings about a run the first in this order is its validity: what the user says of it comes before all
+"""of several findings about a run the first in this order is its validity: what leaves a good run out comes before all
 that was measured, what has no loss before what has one, and what a fit leaves out before what it keeps"""
 
 BETTER = "another learning rate was better"
