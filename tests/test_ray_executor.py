@@ -74,6 +74,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path, cluste
 def test_the_device_is_what_the_nodes_call_it_where_they_agree(
     monkeypatch: pytest.MonkeyPatch, resources: list[str | None], device: str
 ) -> None:
+    os.environ.update(QUIET)  # the package reads it as it is imported
     ray = pytest.importorskip("ray")
     nodes = [
         {"Alive": True, "Resources": {"CPU": 8.0, **({f"accelerator_type:{r}": 1.0} if r else {})}} for r in resources
