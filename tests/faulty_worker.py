@@ -1,4 +1,4 @@
-"""The real worker with accidents: `python faulty_worker.py SWEEP/RUN_ID…`, for tests of executors.
+"""The real worker with accidents: `python faulty_worker.py SWEEP/RUN_ID`, for tests of executors.
 
 `SWEEP/accidents.json` says, by run id, what befalls the first attempt after update number STEP: "error" is an
 exception in training, "killed" a SIGKILL. While the file `SWEEP/hold` names a node (by the variable TEST_NODE of its
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ STEP = 25
 train_well = worker._train
 
 
-def train(folder: Path) -> tuple[int, str]:
+def train(folders: Sequence[Path]) -> tuple[int, str]:
     from scaling.training import metrics  # not before the worker has said where compiled programs are kept
+
+    (folder,) = folders  # on a CPU no runs are packed
 
     write = metrics.MetricsFile.write
 
@@ -37,7 +39,7 @@ def train(folder: Path) -> tuple[int, str]:
                 befall(folder)
 
     metrics.MetricsFile.write = write_and_fail  # type: ignore[method-assign]
-    return train_well(folder)
+    return train_well(folders)
 
 
 def befall(folder: Path) -> None:

@@ -263,7 +263,7 @@ def sweep(learning_rate: Any, mup: Any, axes: Any) -> SweepConfig:
 
 
 def test_a_sweep_may_not_count_the_width_twice() -> None:
-    rule, seeds = {"width": 16, "learning_rate": 0.02}, {"batch_size": [4, 8]}
+    rule, seeds = {"kind": "width", "width": 16, "learning_rate": 0.02}, {"batch_size": [4, 8]}
     for mup, axes in (
         ({"width": 16}, seeds),
         (None, {"model.mup": [None, {"width": 8}]}),
@@ -273,4 +273,7 @@ def test_a_sweep_may_not_count_the_width_twice() -> None:
             sweep(rule, mup, axes)
         sweep(None, mup, axes)
         sweep({**rule, "exponent": 0.0}, mup, axes)
+        sweep({"kind": "fixed", "learning_rate": 0.02}, mup, axes)
+        with pytest.raises(UserError, match="both together"):
+            sweep({"kind": "step_law"}, mup, axes)
     sweep(rule, None, seeds)

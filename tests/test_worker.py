@@ -52,6 +52,7 @@ def train(folder):
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs begin without
 sys.modules["scaling.training"] = types.SimpleNamespace(train_pack=train_pack)
 sys.exit(worker.main([Path(name) for name in sys.argv[1:]]))
 """
