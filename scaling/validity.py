@@ -11,8 +11,8 @@ from scaling.errors import UserError
 Validity = Literal["excluded", "failed", "diverged", "truncated", "repeated", "untuned", "valid"]
 
 PRECEDENCE: tuple[Validity, ...] = get_args(Validity)
-"""of several findings about a run the first in this order is its validity: what leaves out a good run comes first, what
-has no loss comes before what has one, and what a fit leaves out before what it keeps"""
+"""of several findings about a run the first in this order is its validity: what leaves out a good run comes first,
+what has no loss comes before what has one, and what a fit leaves out before what it keeps"""
 
 BETTER = "another learning rate was better"
 """why a run is left out that is not the best of those which differ in their learning rate alone"""
