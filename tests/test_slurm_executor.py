@@ -49,8 +49,9 @@ def test_what_is_not_configured_is_left_to_the_cluster() -> None:
 
 def test_runs_are_packed_on_gpus_of_a_kind_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "COMMANDS", ())
-    kinds = [SlurmExecutor(SlurmConfig(gpus=n, gpu=kind)).device for n, kind in ((1, "h100"), (0, "h100"), (1, ""))]
-    assert kinds == ["h100", "", ""]
+    asked = ((1, "h100"), (0, "h100"), (1, ""), (8, "h100"))  # a run of several devices is no place for a pack
+    kinds = [SlurmExecutor(SlurmConfig(gpus=n, gpu=kind)).device for n, kind in asked]
+    assert kinds == ["h100", "", "", ""]
     with pytest.raises(UserError, match=r"executor\.slurm\.gpu='h1000' is not known; allowed: .*h100-pcie"):
         SlurmExecutor(SlurmConfig(gpus=1, gpu="h1000"))
 

@@ -242,3 +242,21 @@ def test_a_forecast_of_a_tuned_sweep_is_fitted_to_the_best_and_tested_at_the_rul
     assert len(tests) == 2 and set(tests["tuning"]) == {""} and tests["learning_rate_factor"].isna().all()
     conventions = laws.read_forecast(home / "forecast.json").conventions
     assert conventions["learning rate"] == "tuned at 15 of 15 points"
+
+
+def test_a_run_that_the_user_excludes_takes_no_part_in_the_choice_of_a_rate(tmp_path: Path) -> None:
+    home = tmp_path / "s"
+    write_runs(tuned(), home, Law(curvature=0.02), lines=2)
+    df = load_runs(home).set_index("run_id")
+    best = df.index[(df["better_run"] == "") & (df["tuning"] == "tuned")][0]
+    (home / "exclusions.yaml").write_text(f"{best}: its node was broken\n")
+    after = load_runs(home).set_index("run_id")
+    point = after[after["point"] == df.loc[best, "point"]]
+    fitted = set(laws.from_results(load_runs(home)).rows)
+    assert len(point) == 2 and len(fitted & set(point.index)) == 1 and best not in fitted and len(fitted) == 15
+    assert after.loc[best, "validity_reason"] == "its node was broken"
+
+
+def test_a_tuned_sweep_without_any_result_has_nothing_to_say(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    assert tuning_lines(load_runs(tmp_path / "s")) == []

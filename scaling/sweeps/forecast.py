@@ -47,10 +47,14 @@ def frozen_forecast(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forec
 
 
 def write_outcome(home: Path, forecast: "Forecast", states: Sequence[RunState]) -> "Outcome | None":
-    """`outcome.json`: the forecast against the test runs that have a loss; None where none has."""
+    """`outcome.json`: the forecast against the test runs that completed; None where none has.
+
+    A run that diverged may have a loss, of an evaluation on the way: that is not the one that was forecast.
+    """
     from scaling import laws
 
-    losses = {s.run_id: s.result.loss for s in states if s.result is not None and s.result.loss is not None}
+    ended = [s.result for s in states if s.state == "completed" and s.result is not None]
+    losses = {result.run_id: result.loss for result in ended if result.loss is not None}
     if not losses:
         return None
     outcome = laws.outcome(forecast, losses)

@@ -1,7 +1,7 @@
 """Whether the learning rate of each point of a sweep is the best one, by the runs that tried others."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,8 +74,12 @@ def _vertex(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, flo
     return float(rates[1] * np.exp(at)), float(-np.expm1(slope * at / 2))
 
 
-def judged(rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def judged(
+    rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]], left_out: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Columns of `load_runs` for each of `rows`, whose design's wish is in `labels`.
+
+    left_out: ids of runs that take no part, for the user excludes them.
 
     Runs of one sweep whose labels differ in nothing but learning rate and seed are a point. Its loss at a rate is the
     geometric mean over the seeds that have a result at every rate (over all, where there is no such seed), infinite
@@ -90,7 +94,7 @@ def judged(rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]
     columns: list[dict[str, Any]] = []
     for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
         point = ", ".join(f"{key}={value}" for key, value in label.items() if key not in (FACTOR, RATE, "seed"))
-        plays = row["role"] == "fit" and bool(label)
+        plays = row["role"] == "fit" and bool(label) and row["run_id"] not in left_out
         columns.append(
             {FACTOR: label.get(FACTOR, math.nan), "point": point if plays else "", "tuning": "", "tuning_note": ""}
             | {"better_run": ""}
@@ -108,13 +112,15 @@ def judged(rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]
     return columns
 
 
-def verdicts(rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> list[tuple[Verdict, ...]]:
+def verdicts(
+    rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]], left_out: Collection[str] = ()
+) -> list[tuple[Verdict, ...]]:
     """What the rates that were tried say of each of `rows`, as in `judged`; nothing of most.
 
     A run beside which another rate was better is to be left out; the best of a point is untuned where nothing is
     known of the rates on one side. Of a sweep that tried one rate everywhere nothing is said run by run.
     """
-    columns = judged(rows, labels)
+    columns = judged(rows, labels, left_out)
     tried = {
         row["sweep"]
         for row, of in zip(rows, columns, strict=True)
@@ -153,6 +159,8 @@ def _instead(rows: Sequence[Mapping[str, Any]], best: Sequence[int], row: Mappin
 
 def tuning_lines(runs: "pd.DataFrame") -> list[str]:
     """A line for each point of a table by `load_runs` that is not tuned."""
+    if "tuning" not in runs:  # no run has a result
+        return []
     rows = runs[runs["tuning"].isin(("untuned", "bracketed"))].drop_duplicates(["sweep", "point"])
     return [
         f"{point}: {state}: {note}"

@@ -59,8 +59,8 @@ class Upkeep:
             self._changed.clear()
             began = time.monotonic()
             self._guarded(self._draw)
-            self._over.wait(max(EVERY_S, SHARE * (time.monotonic() - began)))
-            self._changed.wait(STALE_S)
+            if not self._over.wait(max(EVERY_S, SHARE * (time.monotonic() - began))):
+                self._changed.wait(STALE_S)
 
     def _draw(self) -> None:
         """One drawing, to its end. Raises where it did not come out."""

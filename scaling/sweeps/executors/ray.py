@@ -56,10 +56,11 @@ class RayExecutor:
 
     @property
     def device(self) -> str:
-        """What Ray calls the accelerators of the cluster; empty where they are of several kinds, or not used."""
+        """What Ray calls the accelerators of the cluster; empty where they are of several kinds, or a run has not
+        just one."""
         import ray
 
-        if not ray.is_initialized() or not self.config.gpus:
+        if not ray.is_initialized() or self.config.gpus != 1:
             return ""
         named = [name for node in ray.nodes() if node["Alive"] for name in node["Resources"]]
         kinds = {name.removeprefix(KIND) for name in named if name.startswith(KIND)}

@@ -68,8 +68,8 @@ class SlurmExecutor:
 
     @property
     def device(self) -> str:
-        """As `executor.slurm.gpu` says: the cluster does not tell beforehand."""
-        return self.config.gpu if self.config.gpus else ""
+        """As `executor.slurm.gpu` says, for the cluster does not tell beforehand; empty where a run has several."""
+        return self.config.gpu if self.config.gpus == 1 else ""
 
     def open(self, home: Path) -> None:
         """See `Executor.open`. Jobs of an earlier launch are found again. Raises UserError where Slurm is silent."""

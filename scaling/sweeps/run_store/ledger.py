@@ -76,7 +76,7 @@ def _tuned(home: Path, results: Mapping[str, Result]) -> dict[str, Verdict]:
     plan = read_plan(home)
     known = [run_id for run_id in results if run_id in plan]
     rows = [{**vars(results[run_id]), "role": plan[run_id].role} for run_id in known]
-    said = verdicts(rows, [plan[run_id].label for run_id in known])
+    said = verdicts(rows, [plan[run_id].label for run_id in known], read_exclusions(home))
     return {run_id: verdict for run_id, found in zip(known, said, strict=True) for verdict in found}
 
 

@@ -33,8 +33,13 @@ def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def record_runs(sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role) -> None:
-    """Enter `runs` into `plan.json` as those of `role`; others of that role leave it (their folders stay)."""
-    entries = {run_id: entry for run_id, entry in read_plan(sweep_folder).items() if entry.role != role}
+    """Enter `runs` into `plan.json` as those of `role`; others of that role leave it and their folders stay.
+
+    A test run that was begun stays in it: what the plan does not know is taken for a run of the fit.
+    """
+    before = read_plan(sweep_folder)
+    begun = {run_id for run_id, entry in before.items() if entry.role == "test" and (sweep_folder / run_id).exists()}
+    entries = {run_id: entry for run_id, entry in before.items() if entry.role != role or run_id in begun}
     entries |= {run.id: Entry(role, dict(run.label), run.params, run.flops, run.tokens) for run in runs}
     write_plan(sweep_folder, entries)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
-from scaling.sweeps.run_store.ledger import findings
+from scaling.sweeps.run_store.ledger import findings, read_exclusions
 from scaling.sweeps.run_store.plan_file import Role, read_plan, run_folders
 from scaling.sweeps.tuning import judged
 from scaling.validity import Verdict, judge
@@ -111,7 +111,8 @@ def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]
         table_row(result, role, label, said.get(run_id, ()))
         for (run_id, result), (role, label) in zip(results.items(), known, strict=True)
     ]
-    for row, tuning in zip(rows, judged(rows, [label for _, label in known]), strict=True):
+    tunings = judged(rows, [label for _, label in known], read_exclusions(home))
+    for row, tuning in zip(rows, tunings, strict=True):
         yield row | tuning
 
 
