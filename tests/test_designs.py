@@ -210,3 +210,8 @@ def test_plan_for_a_cluster_counts_its_devices_and_not_this_machines(tmp_path: P
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweeps/*.yaml")), ids=lambda path: path.name)
 def test_the_examples_are_valid(path: Path) -> None:
     assert len(make_runs(load(SweepConfig, path))) >= 6
+
+
+def test_a_budget_that_is_no_budget_is_named() -> None:
+    with pytest.raises(UserError, match=r"`design.budgets.0` should be greater than 0"):
+        sweep(design={"budgets": [-1e11]})

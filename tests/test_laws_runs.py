@@ -213,3 +213,27 @@ def test_csv_is_read_to_the_last_digit(tmp_path):
         np.testing.assert_array_equal(laws.read_csv(path, loss="nll").loss, table().loss)
     with pytest.raises(UserError, match="no file"):
         laws.read_csv(tmp_path / "none.csv")
+
+
+def four_records() -> pd.DataFrame:
+    """Four runs as the framework keeps them."""
+    return pd.DataFrame(
+        {
+            "run_id": [f"r{i}" for i in range(4)],
+            "params_total": [1e4, 2e4, 4e4, 8e4],
+            "tokens": [1e6, 3e6, 9e6, 27e6],
+            "flops": [6e10, 36e10, 216e10, 1296e10],
+            "loss": [2.0, 1.9, 1.8, 1.7],
+        }
+    )
+
+
+def test_branches_of_one_trunk_are_told_as_what_they_share() -> None:
+    assert "branches" not in laws.from_results(four_records()).conventions
+    told = laws.from_results(four_records().assign(branch_trunk=["t", "t", None, None])).conventions["branches"]
+    assert told.startswith("2 of 4 runs begin at one of 1 trunks")
+
+
+def test_runs_of_several_schedules_are_no_one_law() -> None:
+    with pytest.raises(UserError, match=r"the runs mix schedule: cosine \(r0\), wsd \(r2\)"):
+        laws.from_results(four_records().assign(schedule=["cosine", "cosine", "wsd", "wsd"]))

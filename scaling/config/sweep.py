@@ -32,7 +32,7 @@ class IsoflopDesign(Config):
     """Several sizes at each of several budgets of exact training FLOPs (Hoffmann et al. 2022, approach 2)."""
 
     kind: Literal["isoflop"]
-    budgets: tuple[float, ...] = Field(min_length=1)
+    budgets: tuple[PositiveFloat, ...] = Field(min_length=1)
     """exact training FLOPs of a run"""
     sizes: int = Field(default=5, ge=3)
     """sizes at each budget"""

@@ -9,7 +9,7 @@ from scaling.validity import FITTED, verdict_of
 if TYPE_CHECKING:
     import pandas as pd
 
-ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer")
+ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer", "schedule")
 """what all runs of a fit must share: losses under different ones are not comparable"""
 RATE = "learning rate"
 """the convention that says how far rates are tuned"""
@@ -50,6 +50,7 @@ def from_results(df: "pd.DataFrame", sigma: bool = False) -> Runs:
         **shared,
         **_tuning(df, used),
         **_untuned(used),
+        **_branches(used),
     )
 
 
@@ -80,6 +81,18 @@ def _untuned(df: "pd.DataFrame") -> dict[str, str]:
     found = [str(row) for row, record in zip(df.index, df.to_dict("records"), strict=True)
              if verdict_of(record).validity == "untuned"]  # fmt: skip
     return {"untuned": f"{len(found)} of {len(df)} runs: {', '.join(found)}"} if found else {}
+
+
+def _branches(df: "pd.DataFrame") -> dict[str, str]:
+    """The convention that says which runs share steps; none where all were trained by themselves.
+
+    What the runs of a trunk have in common (its seed's luck) is noise that they share, so intervals are too narrow.
+    """
+    if "branch_trunk" not in df or df["branch_trunk"].isna().all():
+        return {}
+    trunks = df["branch_trunk"].dropna()
+    told = f"{len(trunks)} of {len(df)} runs begin at one of {trunks.nunique()} trunks"
+    return {"branches": f"{told}; taken as independent, so intervals are too narrow"}
 
 
 def _shared_facts(df: "pd.DataFrame") -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a sweep would cost, told before anything is trained."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,8 +154,9 @@ def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
 
 
 def _done(result: Result) -> tuple[float, float]:
-    """FLOPs that a device did while it trained a run, and the seconds: in a pack those of the others, too."""
-    return result.flops * result.facts.get("pack", 1), result.wall_s
+    """FLOPs that each device did while a run was trained, and the seconds: in a pack those of the others, too."""
+    devices = math.prod(result.facts.get("mesh", {}).values())
+    return result.flops * result.facts.get("pack", 1) / devices, result.wall_s
 
 
 def _devices(config: ExecutorConfig) -> Devices:

@@ -148,9 +148,7 @@ class Loop:
                 self._save(member)
             for member in stopped:
                 member.checkpoints.close()
-                where = (
-                    f"stopped at step {member.step} of {member.config.steps}, state saved; the same command goes on"
-                )
+                where = f"stopped at step {member.step} of {member.config.steps}, state saved"
                 member.say(where)
             if stopped:
                 raise self.signals.exception(f"{where}; the same command goes on") from None
