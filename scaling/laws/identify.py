@@ -69,7 +69,7 @@ def _why(fit: "Fit", profile: Profile) -> str:
     kinds = {p.name: p.kind for p in fit.form.parameters}
     kind, share = kinds.get(profile.name, "positive"), f"{profile.level:.0%}"
     if not all(profile.closed):
-        sides = {(False, False): "neither side", (True, False): "the upper side", (False, True): "the lower side"}
+        sides = {(False, False): "either side", (True, False): "the upper side", (False, True): "the lower side"}
         return f"its {share} profile interval {low:.4g} … {high:.4g} does not close on {sides[profile.closed]}"
     if kind == "positive" and high > DECADE * low:
         return f"its {share} profile interval {low:.4g} … {high:.4g} spans more than a decade"
