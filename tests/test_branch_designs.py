@@ -205,6 +205,17 @@ def test_test_runs_have_the_schedule_of_the_design() -> None:
         assert run.flops == pytest.approx(1e12, rel=0.01) and run.after is None
 
 
+def test_a_test_run_warms_up_for_as_large_a_share_as_the_runs_before_it() -> None:
+    design = {"params": [20e3], "tokens": [51_200, 204_800, 819_200]}  # warmup of 5,120 tokens: 0.1, 0.025, 0.00625
+    forecast = {"flops": 1e12}
+    (run,) = make_test_runs(sweep(design, forecast=forecast), 20e3)
+    assert run.config.warmup_steps == round(0.025 * run.config.steps)
+    given_ = sweep(design, run={"schedule": {"warmup": 0.0, "warmup_tokens": 3 * BATCH}}, forecast=forecast)
+    assert make_test_runs(given_, 20e3)[0].config.warmup_steps == 3
+    without = sweep(design, run={"schedule": {"warmup": 0.0}}, forecast=forecast)
+    assert make_test_runs(without, 20e3)[0].config.warmup_steps == 0
+
+
 @pytest.mark.parametrize(
     "design",
     [

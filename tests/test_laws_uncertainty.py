@@ -236,7 +236,7 @@ def test_posterior_under_robust_likelihoods_is_integrated_correctly(loss):
 
 def test_nuts_without_numpyro_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "numpyro.infer", None)
-    with pytest.raises(UserError, match=r"pip install 'scaling\[bayes\]'"):
+    with pytest.raises(UserError, match=r"pip install numpyro"):
         straight(line()[0]).draw("nuts")
 
 

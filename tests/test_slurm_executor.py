@@ -76,7 +76,7 @@ def test_a_missing_package_and_missing_commands_are_told(monkeypatch: pytest.Mon
         with pytest.raises(UserError, match="sbatch, srun, squeue, scancel, scontrol cannot be found in PATH"):
             SlurmExecutor(SlurmConfig())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'scaling\[slurm\]'"):
+    with pytest.raises(UserError, match=r"pip install submitit"):
         SlurmExecutor(SlurmConfig())
 
 

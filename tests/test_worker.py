@@ -40,6 +40,8 @@ def train(folder):
     elif act == "error":
         raise MemoryError("no room\\nfor a second line")
     elif act == "saved":
+        for config in folder.parent.glob("*/config.yaml"):
+            (config.parent / "checkpoints" / "3").mkdir(parents=True)
         raise Interrupted("saved")
     elif act == "full":
         run_store.log_end.__globals__["_append"] = full
@@ -119,6 +121,7 @@ def test_a_signal_that_training_does_not_hear_is_noted_too(folders: list[Path], 
     process.communicate(timeout=30)
     assert process.returncode == 75
     assert [[a.exit_code for a in attempts(folder)] for folder in folders] == [[75], [75]]
+    assert "starts over" in run_state(folders[0]).reason  # no checkpoint was kept, and none is claimed
 
 
 def test_an_attempt_that_was_lost_is_closed_by_the_next(folders: list[Path]) -> None:

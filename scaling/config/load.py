@@ -136,8 +136,12 @@ def to_yaml(config: Config) -> str:
 
 
 def canonical(config: RunConfig) -> str:
-    """The part of a run that is its identity, as JSON with sorted keys and every default written out."""
-    return json.dumps(config.model_dump(mode="json", exclude=NOT_IDENTITY), sort_keys=True, separators=(",", ":"))
+    """The part of a run that is its identity, as JSON with sorted keys and every default written out.
+
+    What is unset (null) is left out, so an option that comes later and is off by default renames no run.
+    """
+    values = config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_none=True)
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def config_hash(config: RunConfig) -> str:

@@ -1,5 +1,6 @@
 """Hyper-parameters that follow the size of a run: published rules, each with the range it was fitted on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
@@ -30,7 +31,7 @@ class Size:
     """peak of the schedule"""
 
 
-class Rule(Config):
+class Rule(Config, ABC):
     """A hyper-parameter as a function of a run's size."""
 
     source: ClassVar[str]
@@ -40,9 +41,9 @@ class Rule(Config):
     factor: float = Field(default=1.0, gt=0)
     """times the rule's value"""
 
+    @abstractmethod
     def value(self, size: Size) -> float:
         """The hyper-parameter of a run of this size."""
-        raise NotImplementedError
 
     def outside(self, sizes: Sequence[Size]) -> str | None:
         """Where `sizes` leave what the rule was fitted on, in a line; None where they do not."""

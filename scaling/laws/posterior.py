@@ -41,7 +41,7 @@ def sample(
         from numpyro.diagnostics import summary
         from numpyro.infer import MCMC, NUTS
     except ImportError:
-        raise UserError("draw: method='nuts' needs NumPyro: pip install 'scaling[bayes]' (or numpyro)") from None
+        raise UserError("draw: method='nuts' needs NumPyro: pip install numpyro") from None
     import jax
 
     root = _root(problem, theta)

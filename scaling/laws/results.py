@@ -9,7 +9,7 @@ from scaling.validity import FITTED, verdict_of
 if TYPE_CHECKING:
     import pandas as pd
 
-ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer", "schedule")
+ONE_OF = ("context", "experts", "vocab", "vocab_size", "corpus", "tokenizer", "schedule", "cooldown", "final_rate")
 """what all runs of a fit must share: losses under different ones are not comparable"""
 RATE = "learning rate"
 """the convention that says how far rates are tuned"""

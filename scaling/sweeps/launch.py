@@ -23,7 +23,6 @@ from scaling.sweeps.run_store import (
     BUSY,
     DONE,
     GONE,
-    SAVED,
     STOPPED,
     RunState,
     attempts,
@@ -31,6 +30,7 @@ from scaling.sweeps.run_store import (
     is_held,
     log_end,
     run_state,
+    stopped,
 )
 
 ATTEMPTS = 2  # that break, in one launch; launching again gives as many more
@@ -199,7 +199,7 @@ def _reason(folder: Path, code: int | None) -> str:
     if code == 0:
         return ""
     if code == INTERRUPTED:
-        return SAVED
+        return stopped(folder)
     if code in STOPPED:
         return "told to stop before it could save its state"
     if code < 0:
@@ -236,7 +236,11 @@ def _stop_on_signals() -> Iterator[Stop]:
             signal.signal(each, handler)
         stop.number = number
         stop.set()
-        print("stopping: every run saves its state; once more to stop at once", file=sys.stderr, flush=True)
+        print(
+            "stopping: runs that keep checkpoints save their state; once more to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
 
     for number in before:
         signal.signal(number, handle)

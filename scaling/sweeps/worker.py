@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from scaling.errors import INTERRUPTED, Interrupted, UserError, explain
 from scaling.result import read_result
-from scaling.sweeps.run_store import BUSY, SAVED, Busy, lock, log_end, log_start
+from scaling.sweeps.run_store import BUSY, Busy, lock, log_end, log_start, stopped
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its state
@@ -56,7 +56,7 @@ def _attempt(folders: Sequence[Path]) -> int:
     try:
         code, reason = _train(folders)
     except (Interrupted, KeyboardInterrupt):
-        code, reason = INTERRUPTED, SAVED
+        code, reason = INTERRUPTED, ""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over, and that is to be noted in one piece
     return _log_ends(folders, code, reason)
 
@@ -98,7 +98,7 @@ def _end(folder: Path, code: int, reason: str) -> tuple[int, str]:
         result = read_result(folder)
         if result is not None and result.status != "failed":
             return (0, "") if result.status == "completed" else (1, result.reason)
-    return code, reason
+    return code, stopped(folder) if code == INTERRUPTED else reason
 
 
 def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoReturn:
@@ -106,7 +106,7 @@ def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoRe
 
     No exception, which could be lost in a place that drops exceptions, such as the closing of a forgotten file.
     """
-    _log_ends(folders, INTERRUPTED, SAVED)
+    _log_ends(folders, INTERRUPTED, "")
     os._exit(INTERRUPTED)
 
 

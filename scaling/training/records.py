@@ -115,7 +115,7 @@ def make_result(
 
 
 def _facts(config: RunConfig) -> dict[str, Any]:
-    model, optimizer = config.model, config.optimizer
+    model, optimizer, schedule = config.model, config.optimizer, config.schedule
     return {
         "config_hash": config_hash(config),
         "d_model": model.d_model,
@@ -129,7 +129,11 @@ def _facts(config: RunConfig) -> dict[str, Any]:
         "tokenizer": f"{config.data.tokenizer.kind}-{config.data.tokenizer.vocab}",
         "optimizer": optimizer.name,
         "weight_decay": optimizer.weight_decay,
-        "schedule": config.schedule.name,
+        "schedule": schedule.name,
+        "cooldown": schedule.cooldown if schedule.name == "wsd" else None,
+        "final_rate": schedule.final if schedule.name in ("cosine", "linear", "wsd") else None,
+        "warmup_steps": config.warmup_steps,
+        "mup_width": model.mup.width if model.mup else None,
         "compute_dtype": compute_dtype(config),
     }
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from scaling import accounting, ladder
@@ -67,6 +68,19 @@ def _recording(run: PlannedRun, records: Mapping[str, Any]) -> PlannedRun:
 def wsd(design: BranchesDesign) -> dict[str, Any]:
     """What the design sets in the schedule of every run."""
     return {"name": "wsd", "cooldown": design.cooldown}
+
+
+def lone_schedule(sweep: SweepConfig, design: BranchesDesign) -> dict[str, Any]:
+    """The schedule of a run beside the design's that has no others of its size, such as one that tests a forecast.
+
+    It warms up for the share of its tokens that the design's runs do in the median, about that of the runs near the
+    optimum.
+    """
+    if sweep.run.get("schedule", {}).get("warmup_tokens") is not None:
+        return wsd(design)
+    runs = [point.values for point in branch_points(sweep, design)]
+    share = median(run["schedule"]["warmup_tokens"] / run["tokens"] for run in runs)
+    return wsd(design) | {"warmup": round(share, 6)}
 
 
 def _length(design: BranchesDesign) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from scaling import ladder
 from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, merge
 from scaling.errors import UserError
-from scaling.sweeps.designs.branches import branch_points, share_trunks, wsd
+from scaling.sweeps.designs.branches import branch_points, lone_schedule, share_trunks
 from scaling.sweeps.designs.grid import grid_points
 from scaling.sweeps.designs.isoflop import isoflop_points
 from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
@@ -47,9 +47,9 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
 
 
 def shared_run(sweep: SweepConfig) -> dict[str, Any]:
-    """What all runs share: `sweep.run`, and the schedule where the design sets it."""
+    """What a run shares with those of the design: `sweep.run`, and the schedule where the design sets it."""
     if isinstance(sweep.design, BranchesDesign):
-        return merge(sweep.run, {"schedule": wsd(sweep.design)})
+        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design)})
     return sweep.run
 
 

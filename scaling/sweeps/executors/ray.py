@@ -39,7 +39,7 @@ class RayExecutor:
     def __init__(self, config: RayConfig) -> None:
         """Raises UserError where the package is missing."""
         if importlib.util.find_spec("ray") is None:
-            raise UserError("executor ray needs the package ray, which is not installed: pip install 'scaling[ray]'")
+            raise UserError("executor ray needs the package ray, which is not installed: pip install ray")
         self.config = config
         self._ours = False  # the connection, to be ended by us
         self._running: dict[Any, tuple[Task, float]] = {}  # by Ray's reference to the result

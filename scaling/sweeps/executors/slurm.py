@@ -50,9 +50,7 @@ class SlurmExecutor:
             known = ", ".join(device.name for device in accounting.DEVICES if device.platform == "gpu")
             raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; allowed: {known}, or leave it out")
         if importlib.util.find_spec("submitit") is None:
-            raise UserError(
-                "executor slurm needs the package submitit, which is not installed: pip install 'scaling[slurm]'"
-            )
+            raise UserError("executor slurm needs the package submitit, which is not installed: pip install submitit")
         missing = [command for command in COMMANDS if shutil.which(command) is None]
         if missing:
             raise UserError(

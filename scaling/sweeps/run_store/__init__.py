@@ -18,14 +18,13 @@ from scaling.sweeps.run_store.ledger import EXCLUSIONS, read_exclusions
 from scaling.sweeps.run_store.locks import Busy, is_held, lock, now
 from scaling.sweeps.run_store.plan_file import Entry, Role, read_plan, record_runs, run_folders, write_plan
 from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, write_table
-from scaling.sweeps.run_store.state import BUSY, DONE, SAVED, STOPPED, RunState, State, States, run_state
+from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, stopped
 
 __all__ = [
     "BUSY",
     "DONE",
     "EXCLUSIONS",
     "GONE",
-    "SAVED",
     "STOPPED",
     "TABLE",
     "Attempt",
@@ -48,6 +47,7 @@ __all__ = [
     "record_runs",
     "run_folders",
     "run_state",
+    "stopped",
     "table_of",
     "table_row",
     "write_plan",

@@ -16,7 +16,6 @@ State = Literal["planned", "running", "interrupted", "completed", "diverged", "f
 DONE = ("completed", "diverged")  # states of runs that have what they were trained for
 BUSY = 69  # exit code of a worker whose run another process trains (EX_UNAVAILABLE of sysexits.h)
 STOPPED = (INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, None)  # exit codes of a run that was told to stop, or lost
-SAVED = "told to stop; its state is saved"
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,12 @@ class RunState:
     """why the run is not completed, or what its record says beside that"""
     attempts: tuple[Attempt, ...] = ()
     result: Result | None = None
+
+
+def stopped(folder: Path) -> str:
+    """What is on record of the run in `folder` that was told to stop, and could say so itself."""
+    kept = any(path.name.isdecimal() for path in (folder / "checkpoints").glob("*"))
+    return "told to stop; its state is saved" if kept else "told to stop; it keeps no checkpoint yet and starts over"
 
 
 def run_state(folder: Path) -> RunState:
