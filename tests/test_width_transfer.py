@@ -20,6 +20,7 @@ from scaling.models import functional
 from scaling.models.parameters import ParamFacts
 from scaling.models.positions import rope_tables
 from scaling.models.width_transfer import WidthTransfer, width_transfer
+from scaling.sweeps import describe_plan, make_runs
 from scaling.training.optimizer import make_optimizer
 
 BATCH, L, VOCAB = 4, 16, 32
@@ -277,3 +278,25 @@ def test_a_sweep_may_not_count_the_width_twice() -> None:
         with pytest.raises(UserError, match="both together"):
             sweep({"kind": "step_law"}, mup, axes)
     sweep(rule, None, seeds)
+
+
+def test_a_sweep_is_told_what_mup_must_know_of_the_base() -> None:
+    run = {"mup": {"width": 8}, "n_heads": 2}
+    widths = {"model.d_model": [8, 16]}  # heads of 4, then of 8
+    with pytest.raises(UserError, match=r"run\.model\.mup\.d_head is unset, .* d_head of 4 to 8; set"):
+        make_runs(heads(run, widths))
+    assert len(make_runs(heads(run | {"mup": {"width": 8, "d_head": 4}}, widths))) == 2
+    make_runs(heads({"n_heads": 2}, widths))  # without µP any heads will do
+
+    depths = {"model.layers": [1, 3]}
+    (note,) = describe_plan(heads(run, depths), "/nonexistent")["notes"]
+    assert "mup.layers is unset and the runs have 1 to 3 layers: the rate is transferred over width only" in note
+    assert describe_plan(heads(run | {"mup": {"width": 8, "layers": 1}}, depths), "/nonexistent")["notes"] == []
+
+
+def heads(model: Any, axes: Any) -> SweepConfig:
+    run = merge(RUN, {"model": model, "data": {"corpus": "python_stdlib"}})
+    for key in axes:
+        del run["model"][key.removeprefix("model.")]
+    values = {"name": "s", "run": run, "design": {"kind": "grid", "axes": axes}}
+    return build(SweepConfig, values, "test")

@@ -57,14 +57,21 @@ def size_of(config: RunConfig, tokens: float, batch_tokens: int = 0, learning_ra
 
 
 def rule_notes(sweep: SweepConfig, configs: Sequence[RunConfig]) -> list[str]:
-    """A line for each rule of `sweep` that some of the runs leave the range of."""
+    """A line for each rule of `sweep` that some of the runs leave the range of, and for what µP is not told of."""
     sizes = [
         size_of(config, config.steps * config.batch_tokens, config.batch_tokens, config.optimizer.learning_rate)
         for config in configs
     ]
     rules = {"learning_rate": sweep.learning_rate, "batch_size": sweep.batch_size, "weight_decay": sweep.weight_decay}
-    return [
+    notes = [
         f"{key}: the rule {rule.kind} {outside}"
         for key, rule in rules.items()
         if rule is not None and (outside := rule.outside(sizes)) is not None
     ]
+    depths = sorted({c.model.layers for c in configs if c.model.mup is not None and c.model.mup.layers is None})
+    if len(depths) > 1:
+        notes.append(
+            f"model.mup.layers is unset and the runs have {depths[0]} to {depths[-1]} layers: the rate is "
+            "transferred over width only; name the layers of the base to transfer it over depth"
+        )
+    return notes

@@ -24,6 +24,7 @@ def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun
     _refuse_set_by_design(sweep)
     runs = plan_points(sweep, _points(sweep), folder)
     _refuse_twins(runs)
+    _refuse_untold_heads(runs)
     return share_trunks(runs) if isinstance(sweep.design, BranchesDesign) else runs
 
 
@@ -121,6 +122,17 @@ def _refuse_twins(runs: tuple[PlannedRun, ...]) -> None:
                 "or let the ladder tell the sizes apart: a smaller ladder.ff_multiple or ladder.width_multiple, "
                 "a larger design.spacing"
             )
+
+
+def _refuse_untold_heads(runs: tuple[PlannedRun, ...]) -> None:
+    """Under µP scores fall as 1/d_head, for which the base's must be known."""
+    models = [run.config.model for run in runs]
+    sizes = sorted({model.d_head for model in models if model.mup is not None and model.mup.d_head is None})
+    if len(sizes) > 1:
+        raise UserError(
+            f"run.model.mup.d_head is unset, which is for heads of one size, and the runs have d_head of {sizes[0]} "
+            f"to {sizes[-1]}; set run.model.mup.d_head to that of the base"
+        )
 
 
 def _has(values: Any, key: str) -> bool:
