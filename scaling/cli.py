@@ -21,7 +21,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 success, 1 a failed run or a full disk, 2 bad usage, configuration or folder, 130 Ctrl-C.
 
-    SIGTERM in training ends it through `Interrupted`, with code 75 and the state saved.
+    SIGTERM in training and in a sweep ends it through `Interrupted`, with code 75 and the state saved.
     """
     try:
         args = _parse(argv)

@@ -2,6 +2,7 @@
 
 import errno
 
+USER_ERROR = 2  # exit code: the same command would fail in the same way
 INTERRUPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again and it will go on
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,5 +38,5 @@ def explain(error: OSError) -> tuple[str, int] | None:
     if error.errno in FULL:
         return f"cannot write {error.filename or 'a file'}: {said}; make room, and the same command goes on", 1
     if error.errno in REFUSED and error.filename is not None:
-        return f"cannot use {error.filename}: {said}; mend that, or choose another folder or file", 2
+        return f"cannot use {error.filename}: {said}; mend that, or choose another folder or file", USER_ERROR
     return None

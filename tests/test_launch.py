@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from test_sweep import sweep
 from scaling.errors import Interrupted, UserError
 from scaling.result import write_result
 from scaling.sweeps import PlannedRun, launch, make_runs, run_state
-from scaling.sweeps.executors import Finished, Task
+from scaling.sweeps.executors import Finished, LocalExecutor, Task
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import BUSY, RunState, attempts, lock, log_end, log_start
@@ -29,7 +30,8 @@ Ending = int | None | str
 
 class Pretended:
     """An executor of one slot whose tasks end at once, as `endings` says for each attempt at a run: "ok", "diverged",
-    an exit code that its worker notes, or ("open", code) for a worker that was killed before it could."""
+    an exit code that its worker notes, ("open", code) for a worker that was killed before it could, or "never" for
+    one that did not even begin."""
 
     slots, device = 1, "cpu"
 
@@ -70,6 +72,8 @@ class Pretended:
 def _pretend(folder: Path, ending: Any) -> int | None:
     if ending == BUSY:
         return BUSY
+    if ending == "never":
+        return None
     log_start(folder)
     if isinstance(ending, tuple):
         return ending[1]
@@ -144,6 +148,56 @@ def test_a_preempted_run_goes_on_without_limit_of_attempts_but_not_for_ever(runs
     assert executor.ran.count(often) == 9 and executor.ran.count(always) == launch.PREEMPTIONS + 1
 
 
+@pytest.mark.parametrize("code", [None, -signal.SIGTERM, -signal.SIGINT])
+def test_a_run_that_loses_its_node_or_is_stopped_by_someone_else_is_not_broken(
+    runs: Any, tmp_path: Path, code: int | None
+) -> None:
+    often, always = runs[0].id, runs[1].id
+    executor = Pretended({often: [("open", code)] * 7 + [1, "ok"], always: [("open", code)] * 99})
+    assert launch_all(runs[:2], tmp_path, executor)[0] == ["completed", "interrupted"]
+    assert executor.ran.count(often) == 9 and executor.ran.count(always) == launch.PREEMPTIONS + 1
+
+
+def test_what_never_begins_is_a_broken_run_and_no_lost_node(runs: Any, tmp_path: Path) -> None:
+    executor = Pretended({runs[0].id: ["never"] * 99})
+    assert launch_all(runs[:1], tmp_path, executor)[0] == ["interrupted"]
+    assert executor.ran.count(runs[0].id) == launch.ATTEMPTS
+
+
+DEAF = """
+import signal, sys, time
+from pathlib import Path
+from scaling.sweeps.run_store import lock, log_start
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+with lock(folder / "lock"):
+    log_start(folder)
+    (folder / "on").touch()
+    time.sleep(60)
+"""
+
+
+def test_a_run_that_is_killed_since_it_does_not_stop_was_told_to_stop_and_is_not_broken(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling.sweeps.executors.process.GRACE_S", 0.3)
+    monkeypatch.setattr(launch, "worker_command", lambda folders: (sys.executable, "-c", DEAF, *map(str, folders)))
+    run = runs[0]
+
+    def tell() -> None:
+        end = time.monotonic() + 30
+        while not (tmp_path / run.id / "on").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=tell).start()
+    with pytest.raises(Interrupted):
+        train_all([run], tmp_path, LocalExecutor(), Progress(tmp_path, StringIO()))
+    state = run_state(tmp_path / run.id)
+    assert (state.state, len(state.attempts)) == ("interrupted", 1)
+    assert state.reason.startswith("told to stop, and ended before its state was saved")
+
+
 def test_a_run_that_another_process_trains_is_waited_for(
     runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,26 +247,41 @@ def test_a_run_whose_end_nobody_saw_is_looked_into_when_its_worker_has_let_go(ru
     assert [a.exit_code for a in attempts(tmp_path / run.id)] == [75, 1, 0]
 
 
+class Packing(Pretended):
+    """Two runs at once are a pack, which ends with `code`; `ends` says how each of them did."""
+
+    def __init__(self, ends: dict[str, Any], code: int):
+        super().__init__()
+        self.ends, self.code = ends, code
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        if len(tasks) == 2:
+            tasks = [replace(tasks[0], folders=tuple(folder for task in tasks for folder in task.folders))]
+        super().submit(tasks)
+
+    def wait(self, seconds: float) -> list[Finished]:
+        if not self.queue or len(self.queue[0].folders) == 1:
+            return super().wait(seconds)
+        task = self.queue.pop()
+        for folder in task.folders:
+            _pretend(folder, self.ends[folder.name])
+        return [Finished(task, self.code, 1.0)]
+
+
+def test_what_broke_a_pack_is_read_from_the_log_that_it_wrote(runs: Any, tmp_path: Path) -> None:
+    """The process could note nothing itself; the first run's log has what it printed."""
+    second, first = (run.id for run in runs[:2])  # the dearest goes first
+    logs = {first: "Traceback\nOSError: no room\n", second: "KeyError: of another day\n"}
+    for run_id, text in logs.items():
+        (tmp_path / run_id).mkdir()
+        (tmp_path / run_id / "log.txt").write_text(text)
+    launch_all(runs[:2], tmp_path, Packing({first: ("open", 1), second: ("open", 1)}, 1))
+    assert [attempts(tmp_path / run_id)[0].reason for run_id in logs] == ["OSError: no room"] * 2
+
+
 def test_a_pack_is_judged_run_by_run(runs: Any, tmp_path: Path) -> None:
     first, second = runs[0].id, runs[1].id
-
-    class Packing(Pretended):
-        def submit(self, tasks: Sequence[Task]) -> None:
-            if len(tasks) == 2:
-                folders = tuple(folder for task in tasks for folder in task.folders)
-                tasks = [replace(tasks[0], folders=folders)]
-            super().submit(tasks)
-
-        def wait(self, seconds: float) -> list[Finished]:
-            if not self.queue or len(self.queue[0].folders) == 1:
-                return super().wait(seconds)
-            task = self.queue.pop()
-            ends = {first: "ok", second: ("open", -9)}
-            for folder in task.folders:
-                _pretend(folder, ends[folder.name])
-            return [Finished(task, -9, 1.0)]
-
-    executor = Packing()
+    executor = Packing({first: "ok", second: ("open", -9)}, -9)
     assert launch_all(runs[:2], tmp_path, executor)[0] == ["completed"] * 2
     assert executor.ran == [second]
     assert [[a.exit_code for a in attempts(tmp_path / run_id)] for run_id in (first, second)] == [[0], [-9, 0]]

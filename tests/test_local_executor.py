@@ -1,5 +1,6 @@
 """The local executor, with small scripts in the place of training."""
 
+import glob
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scaling.errors import UserError
-from scaling.sweeps.executors import Devices, Finished, LocalExecutor, Task, find_devices
+from scaling.sweeps.executors import Devices, Finished, LocalExecutor, Task, find_devices, local
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 
@@ -122,14 +123,14 @@ def test_what_does_not_stop_when_told_is_killed(tmp_path: Path, monkeypatch: pyt
     )
     executor = one_slot()
     for grace in (0.2, 60.0):
-        monkeypatch.setattr("scaling.sweeps.executors.local.GRACE_S", grace)
+        monkeypatch.setattr("scaling.sweeps.executors.process.GRACE_S", grace)
         (tmp_path / "deaf" / "log.txt").unlink(missing_ok=True)
         executor.open(tmp_path)
         executor.submit([task(tmp_path, "deaf", deaf)])
         wait_until_started(tmp_path / "deaf")
         executor.cancel()
         if grace < 1:
-            assert [f.exit_code for f in told(executor, 1)] == [-signal.SIGKILL]
+            assert [f.exit_code for f in told(executor, 1)] == [-signal.SIGTERM]  # it was told, and did not break
         began = time.monotonic()
         executor.close()  # told before: it is not waited for
         assert time.monotonic() - began < 5
@@ -151,3 +152,21 @@ def test_cpu_slots_are_the_cores_this_process_may_use(monkeypatch: pytest.Monkey
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     devices = find_devices()
     assert devices.platform == "cpu" and set(devices.ids) <= set(CORES)
+
+
+@pytest.mark.parametrize("files", [[f"/dev/accel{i}" for i in range(4)], [f"/dev/vfio/{i}" for i in range(4)]])
+def test_all_chips_of_a_tpu_host_are_one_slot_for_a_mesh_of_as_many_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str]
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setattr(local, "_installed", lambda name: name == "libtpu")
+    monkeypatch.setattr(glob, "glob", lambda pattern: files if files[0].startswith(pattern.partition("[")[0]) else [])
+    executor = LocalExecutor()
+    assert (executor.slots, executor.devices.platform) == (1, "tpu")
+    script = f"import time; open({str(tmp_path / 'order')!r}, 'a').write('in '); time.sleep(.1); " \
+             f"open({str(tmp_path / 'order')!r}, 'a').write('out ')"  # fmt: skip
+    tasks = [task(tmp_path, name, script, devices=count) for name, count in (("mesh", 4), ("one", 1), ("cores", 8))]
+    assert [finished.exit_code for finished in run(executor, tasks)] == [0, 0, 0]  # v2 and v3: two devices a chip
+    assert (tmp_path / "order").read_text() == "in out " * 3  # a slot is never shared
+    with pytest.raises(UserError, match=r"run wide needs 9 devices .* no more than 8 \(tpu\)"):
+        executor.submit([task(tmp_path, "wide", "pass", devices=9)])

@@ -85,6 +85,23 @@ def test_the_device_is_what_the_nodes_call_it_where_they_agree(
     assert RayExecutor(RayConfig()).device == "", "runs that take no GPU compute on CPUs"
 
 
+@pytest.mark.parametrize(("error", "code"), [("OutOfMemoryError", -signal.SIGKILL), ("NodeDiedError", None)])
+def test_a_run_that_took_too_much_memory_is_told_from_one_that_lost_its_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str, code: int | None
+) -> None:
+    os.environ.update(QUIET)
+    ray = pytest.importorskip("ray")
+
+    def get(reference: object) -> None:
+        raise getattr(ray.exceptions, error)("")
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "wait", lambda references, **options: (references, []))
+    executor = RayExecutor(RayConfig())
+    executor._running["reference"] = script(tmp_path, "a", "pass"), time.monotonic()
+    assert told(executor, 1) == {"a": code}
+
+
 @pytest.mark.slow
 def test_ends_are_told_and_what_is_cancelled_may_save_its_state(
     cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -154,6 +154,8 @@ def test_of_several_runs_each_ends_by_its_own_result(folders: list[Path], act: s
     assert run(act, *folders)[0] == code
     ends = [[(a.exit_code, a.reason) for a in attempts(folder)] for folder in folders]
     assert ends == [[(0, ""), (0, "")], [(code, reason)]]
+    first, second = folders  # what is printed goes to the first one's log, as the executor sees to it
+    assert not (first / "log.txt").exists() and f"see ../{first.name}/log.txt" in (second / "log.txt").read_text()
 
 
 def test_of_several_runs_all_are_trained(folders: list[Path]) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from scaling.config import to_yaml
-from scaling.errors import INTERRUPTED, Interrupted, UserError
+from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
 from scaling.result import read_result, write_text_atomically
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.executors import Executor, Finished, Task
+from scaling.sweeps.executors import GRACE_S, Executor, Finished, Task
 from scaling.sweeps.packing import make_packs
 from scaling.sweeps.plan import devices_of
 from scaling.sweeps.progress import Progress
@@ -34,8 +35,8 @@ from scaling.sweeps.run_store import (
 )
 
 ATTEMPTS = 2  # that break, in one launch; launching again gives as many more
-PREEMPTIONS = 20  # in one launch, of a run that was told to stop by someone else: enough, and no endless loop
-USER_ERROR = 2  # exit code: it would fail in the same way again
+PREEMPTIONS = 20  # in one launch, of a run that someone else stopped or that lost its node: no endless loop
+GOES_ON = "stopped; the same command goes on"
 TICK_S = 0.2  # how soon a signal, and a lock that was let go, are noticed
 
 
@@ -51,8 +52,9 @@ def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progre
 
     The dearest go first, each after the one that it comes `after` has ended, however that ended. A run that breaks is
     tried again at once, up to ATTEMPTS times in one launch, unless its configuration was at fault; a run that was
-    preempted goes on; a run that diverged has its result. After every run has saved its state, raises
-    KeyboardInterrupt where SIGINT asked for an end and `Interrupted` (a SystemExit of code 75) where SIGTERM did.
+    preempted or lost its node goes on; a run that diverged has its result. After every run has saved its state,
+    raises KeyboardInterrupt where SIGINT asked for an end and `Interrupted` (a SystemExit of code 75) where SIGTERM
+    did.
     """
     states = [run_state(home / run.id) for run in runs]
     for state in states:
@@ -71,9 +73,8 @@ def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progre
                 finally:
                     progress.end()
         if stop.is_set():
-            where = "stopped; the same command goes on"
-            progress.say(where)
-            raise KeyboardInterrupt(where) if stop.number == signal.SIGINT else Interrupted(where)
+            progress.say(GOES_ON)
+            raise KeyboardInterrupt(GOES_ON) if stop.number == signal.SIGINT else Interrupted(GOES_ON)
     return tuple(run_state(home / run.id) for run in runs)
 
 
@@ -147,30 +148,31 @@ class _Launch:
             if is_held(folder / "lock") and not self.stop.is_set():
                 continue  # nobody saw it end, and it is saving its state; or another process was quicker
             self.ended.remove((run_id, finished))
-            code = self._close(folder, finished, self.begun.pop(run_id))
+            began = len(attempts(folder)) > self.begun.pop(run_id)
+            code = self._close(folder, finished, began=began)
             state = run_state(folder)
-            again = self._again(run_id, state, code)
+            again = self._again(run_id, state, code, began=began)
             self.progress.tell(state, finished.seconds, again=again)
             if again:
                 self.ready.append(run_id)
             else:
                 self.order.done(run_id)
 
-    def _close(self, folder: Path, finished: Finished, before: int) -> int | None:
+    def _close(self, folder: Path, finished: Finished, *, began: bool) -> int | None:
         """How the attempt ended: what the worker noted, or what is noted here for one that could not."""
         tries, code = attempts(folder), finished.exit_code
-        began = len(tries) > before
         if began and tries[-1].end is not None:
             return tries[-1].exit_code
         never = not began and (code == INTERRUPTED or self.stop.is_set())
         if code != BUSY and not never and not is_held(folder / "lock"):  # else what is on record is another's
-            log_end(folder, code, _reason(folder, code))
+            log_end(folder, code, _reason(folder, finished))
         return code
 
-    def _again(self, run_id: str, state: RunState, code: int | None) -> bool:
+    def _again(self, run_id: str, state: RunState, code: int | None, *, began: bool) -> bool:
         if self.stop.is_set() or state.state in DONE or code == USER_ERROR:
             return False
-        if code in (INTERRUPTED, BUSY):
+        unseen = code is None and not began  # not even its begin: it may be that it never can
+        if code in (*STOPPED, BUSY) and not unseen:
             self.preemptions[run_id] += 1
             return self.preemptions[run_id] <= PREEMPTIONS
         self.failures[run_id] += 1
@@ -192,8 +194,9 @@ def _task(pack: Sequence[PlannedRun], home: Path) -> Task:
     return Task(pack[0].id, folders, worker_command(folders), cost=cost, devices=devices_of(pack[0]))
 
 
-def _reason(folder: Path, code: int | None) -> str:
-    """Why an attempt did not complete, in one line; empty where it did."""
+def _reason(folder: Path, finished: Finished) -> str:
+    """Why the attempt at the run in `folder` did not complete, in one line; empty where it did."""
+    code = finished.exit_code
     if code is None:
         return GONE
     if code == 0:
@@ -201,7 +204,7 @@ def _reason(folder: Path, code: int | None) -> str:
     if code == INTERRUPTED:
         return stopped(folder)
     if code in STOPPED:
-        return "told to stop before it could save its state"
+        return f"told to stop, and ended before its state was saved (after {GRACE_S:g} s it is killed)"
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (" (another process, or no memory was left)" if name == "SIGKILL" else "")
@@ -209,7 +212,7 @@ def _reason(folder: Path, code: int | None) -> str:
         result = read_result(folder)
     except UserError as error:
         return str(error)
-    told = result.reason if result is not None else _last_line(folder / "log.txt")
+    told = result.reason if result is not None else _last_line(finished.task.folders[0] / "log.txt")
     return told or f"exit code {code}"
 
 
@@ -220,6 +223,24 @@ def _last_line(path: Path, size: int = 4096) -> str:
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return lines[-1][:300] if lines else ""
     return ""
+
+
+@contextlib.contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block with `Interrupted`, also where no run is trained; `train_all` in it has its own way."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        print(GOES_ON, file=sys.stderr, flush=True)
+        raise Interrupted(GOES_ON)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

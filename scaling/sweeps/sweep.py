@@ -14,7 +14,7 @@ from scaling.sweeps.designs import PlannedRun, all_runs, expected_optimum, exten
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.forks import drop_forks
-from scaling.sweeps.launch import train_all
+from scaling.sweeps.launch import end_on_sigterm, train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_exclusions, read_plan, record_runs
@@ -65,6 +65,7 @@ class SweepOutcome:
         }
 
 
+@end_on_sigterm()
 def run_sweep(
     sweep: SweepConfig,
     executor: str | Executor | None = None,

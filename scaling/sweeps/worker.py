@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from scaling.errors import INTERRUPTED, Interrupted, UserError, explain
+from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, explain
 from scaling.result import read_result
 from scaling.sweeps.run_store import BUSY, Busy, lock, log_end, log_start, stopped
 
@@ -52,6 +52,7 @@ def _attempt(folders: Sequence[Path]) -> int:
     """Train the runs, with the start and the end of each on record."""
     for folder in folders:
         log_start(folder)
+    _point_to_log(folders)
     signal.signal(signal.SIGTERM, partial(_stop, folders))
     try:
         code, reason = _train(folders)
@@ -59,6 +60,15 @@ def _attempt(folders: Sequence[Path]) -> int:
         code, reason = INTERRUPTED, ""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over, and that is to be noted in one piece
     return _log_ends(folders, code, reason)
+
+
+def _point_to_log(folders: Sequence[Path]) -> None:
+    """In the log of each but the first: where that is which this process prints, its tracebacks among it."""
+    first, *others = folders
+    with contextlib.suppress(OSError):
+        for folder in others:
+            with (folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"trained side by side with {first.name}: see ../{first.name}/log.txt\n")
 
 
 def _train(folders: Sequence[Path]) -> tuple[int, str]:
@@ -72,7 +82,7 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
         train_pack(configs, folders, quiet=True)
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
-        return (2 if len(folders) == 1 else 1), str(error)  # of a pack the others may be without fault
+        return (USER_ERROR if len(folders) == 1 else 1), str(error)  # of a pack the others may be without fault
     except Exception as error:
         traceback.print_exc()
         told = explain(error) if isinstance(error, OSError) else None

@@ -3,10 +3,12 @@
 from scaling.sweeps.executors.base import Executor, Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
 from scaling.sweeps.executors.local import Devices, LocalExecutor, find_devices
+from scaling.sweeps.executors.process import GRACE_S
 from scaling.sweeps.executors.ray import RayExecutor
 from scaling.sweeps.executors.slurm import SlurmExecutor
 
 __all__ = [
+    "GRACE_S",
     "Devices",
     "Executor",
     "Finished",

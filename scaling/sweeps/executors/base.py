@@ -28,7 +28,8 @@ class Finished:
 
     task: Task
     exit_code: int | None
-    """as a process's: negative for a signal; None where nobody saw it end (its node died) or where it never began"""
+    """as a process's: negative for a signal; None where nobody saw it end (its node died) or where it never began;
+    -SIGTERM also where it was told to stop, did not, and was killed by the executor"""
     seconds: float
 
 

@@ -1,9 +1,9 @@
 """Runs on this machine: one process per CPU core or per accelerator."""
 
+import glob
 import importlib.metadata
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,7 @@ from scaling.cores import cores
 from scaling.errors import UserError
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import Platform, worker_environment
-
-POLL_S = 0.05
-GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
+from scaling.sweeps.executors.process import POLL_S, Process
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,8 @@ class Devices:
     """CPU: core numbers; GPU: names that CUDA_VISIBLE_DEVICES understands; TPU: all chips are one slot"""
     kind: str
     """as the maker names it"""
+    per_slot: int = 1
+    """devices of a slot, at most"""
 
 
 def find_devices() -> Devices:
@@ -38,12 +38,10 @@ def find_devices() -> Devices:
         gpus = _nvidia()
         if gpus is not None:
             return gpus
-    if (
-        wanted in ("", "tpu")
-        and _installed("libtpu")
-        and any(os.path.exists(p) for p in ("/dev/accel0", "/dev/vfio/0"))
-    ):
-        return Devices("tpu", (0,), "TPU")
+    chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+    if wanted in ("", "tpu") and _installed("libtpu") and {"/dev/accel0", "/dev/vfio/0"}.intersection(chips):
+        # a chip of v2, v3 and v7x is two devices; which meshes fit them is for the run to say
+        return Devices("tpu", (0,), "TPU", per_slot=2 * len(chips))
     return Devices("cpu", cores(), "cpu")
 
 
@@ -72,9 +70,8 @@ def _installed(distribution: str) -> bool:
 @dataclass
 class _Running:
     task: Task
-    process: subprocess.Popen[bytes]
+    process: Process
     devices: tuple[int | str, ...]
-    began: float
 
 
 class LocalExecutor:
@@ -86,7 +83,7 @@ class LocalExecutor:
         self._queue: list[Task] = []
         self._running: list[_Running] = []
         self._told: list[Finished] = []
-        self._deadline: float | None = None  # of those that were told to stop
+        self._cancelled = False
 
     @property
     def slots(self) -> int:
@@ -97,15 +94,16 @@ class LocalExecutor:
         return self.devices.kind
 
     def open(self, home: Path) -> None:
-        self._free, self._deadline = list(self.devices.ids), None
+        self._free, self._cancelled = list(self.devices.ids), False
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. Raises UserError for a task that needs more devices than there are."""
+        most = self.slots * self.devices.per_slot
         for task in tasks:
-            if task.devices > self.slots:
+            if task.devices > most:
                 raise UserError(
-                    f"run {task.name} needs {task.devices} devices (placement.mesh) and this machine has "
-                    f"{self.slots} ({self.devices.platform}); lower the mesh"
+                    f"run {task.name} needs {task.devices} devices (placement.mesh) and this machine has no "
+                    f"more than {most} ({self.devices.platform}); lower the mesh"
                 )
         self._queue = sorted([*self._queue, *tasks], key=lambda task: -task.cost)
         self._start()
@@ -123,57 +121,46 @@ class LocalExecutor:
     def cancel(self) -> None:
         """See `Executor.cancel`. What takes more than GRACE_S to stop is killed, by a later `wait`."""
         self._told += [Finished(task, None, 0.0) for task in self._queue]
-        self._queue = []
-        self._deadline = time.monotonic() + GRACE_S
+        self._queue, self._cancelled = [], True
         for job in self._running:
-            job.process.send_signal(signal.SIGTERM)
+            job.process.stop()
 
     def close(self) -> None:
         """What runs is told to stop; where it was told before, it is not waited for any longer."""
         try:
-            if self._deadline is None:
+            if not self._cancelled:
                 self.cancel()
                 while self._running:
                     self.wait(POLL_S)
         finally:
             for job in self._running:
-                job.process.kill()
+                job.process.stop(grace_s=0)
             while self._running:
                 self._reap()
             self._queue, self._told = [], []
 
     def _start(self) -> None:
         """What there is room for. The dearest waits for its devices, and nothing passes it."""
-        while self._queue and self._queue[0].devices <= len(self._free):
+        while self._queue and (slots := -(-self._queue[0].devices // self.devices.per_slot)) <= len(self._free):
             task = self._queue.pop(0)
-            taken, self._free = tuple(self._free[: task.devices]), self._free[task.devices :]
-            self._running.append(_Running(task, self._process(task, taken), taken, time.monotonic()))
+            taken, self._free = tuple(self._free[:slots]), self._free[slots:]
+            self._running.append(_Running(task, self._process(task, taken), taken))
 
     def _reap(self) -> None:
-        late = self._deadline is not None and time.monotonic() > self._deadline
         for job in list(self._running):
-            if job.process.poll() is not None:
+            ended = job.process.poll()
+            if ended is not None:
                 self._running.remove(job)
                 self._free.extend(job.devices)
-                self._told.append(Finished(job.task, job.process.returncode, time.monotonic() - job.began))
-            elif late:
-                job.process.kill()
+                self._told.append(Finished(job.task, *ended))
 
-    def _process(self, task: Task, devices: tuple[int | str, ...]) -> subprocess.Popen[bytes]:
+    def _process(self, task: Task, devices: tuple[int | str, ...]) -> Process:
         """The task's process. It has a session of its own, so that Ctrl-C in a terminal reaches only this process,
         which tells its children."""
-        folder, platform = task.folders[0], self.devices.platform
-        folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **worker_environment(platform, devices), **task.environment}
-        with (folder / "log.txt").open("ab") as log, _pinned(devices if platform == "cpu" else ()):
-            return subprocess.Popen(
-                task.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+        platform = self.devices.platform
+        environment = {**worker_environment(platform, devices), **task.environment}
+        with _pinned(devices if platform == "cpu" else ()):
+            return Process(task.command, task.folders[0] / "log.txt", environment, start_new_session=True)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from scaling.cores import cores
 from scaling.errors import UserError
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
-from scaling.sweeps.executors.local import GRACE_S, POLL_S
+from scaling.sweeps.executors.process import GRACE_S, POLL_S, Process
 
 CONNECT_S = 10.0
 QUIET = {
@@ -163,6 +162,8 @@ class RayExecutor:
             code = 1
             with contextlib.suppress(OSError), (task.folders[0] / "log.txt").open("a", encoding="utf-8") as log:
                 log.write(f"{error}\n")
+        except ray.exceptions.OutOfMemoryError:
+            code = -signal.SIGKILL
         except ray.exceptions.RayError:
             pass
         return Finished(task, code, seconds)
@@ -175,27 +176,8 @@ def run_process(command: Sequence[str], log: str, cwd: str, environment: Mapping
     """
     cancelled = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
-    began, deadline = time.monotonic(), None
-    try:
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=cwd,
-                env={**os.environ, **environment},
-                start_new_session=True,  # else Ray would kill it before it has saved its state
-            )
-        while process.poll() is None:
-            if cancelled.is_set() and deadline is None:
-                process.terminate()
-                deadline = time.monotonic() + GRACE_S
-            if deadline is not None and time.monotonic() > deadline:
-                process.kill()
-            time.sleep(POLL_S)
-        return process.returncode, time.monotonic() - began
+    try:  # in a session of its own, else Ray would kill it before it has saved its state
+        return Process(command, Path(log), environment, cwd=cwd, start_new_session=True).wait(cancelled.is_set)
     finally:
         signal.signal(signal.SIGINT, before)
 

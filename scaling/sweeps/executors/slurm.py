@@ -7,7 +7,9 @@ which runs each job trains. So jobs go on without the launch that queued them, a
 import importlib.util
 import json
 import logging
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,13 +27,16 @@ from scaling.errors import INTERRUPTED, UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
-from scaling.sweeps.executors.local import GRACE_S
+from scaling.sweeps.executors.process import GRACE_S, Process
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 LOOK_S = 0.5  # how often the folder is searched for results
 ASK_S = (1.0, 15.0)  # how often Slurm is asked: at first, and where nothing has changed for a while
 GONE_S = 15.0  # from a job's leaving the queue until its result is no longer expected: shared file systems are late
 WARNING_S = 120  # from SIGUSR2 to the job's time limit; Slurm may send it up to 60 s earlier
+PASSING = re.compile("Socket timed out|Unable to contact slurm|temporarily unavailable|Zero Bytes", re.I)
+AGAIN_S = (2.0, 10.0, 30.0)  # pauses after refusals of that kind
+NO_MEMORY = re.compile("oom[-_ ]kill|memory limit", re.I)  # in Slurm's last words about a job
 REQUEUES = 100  # of one job by itself: a limit too short for any progress is noticed by the launch
 
 Runs = tuple[str, ...]  # ids of the runs that one job trains
@@ -84,15 +89,16 @@ class SlurmExecutor:
         queued = self._queue()
         if queued is None:
             raise UserError(f"squeue does not answer ({self._silence}); launch on a node of a cluster that is up")
-        ending = {job for job, state in queued.items() if state == "COMPLETING"} & self._find_results()
-        self._earlier = {job: runs for job, runs in recorded.items() if job in queued and job not in ending}
-        unknown = queued.keys() - recorded.keys()  # of a launch that was killed as it queued them
-        _call("scancel", *unknown)
+        self._earlier = self._alive(recorded, queued)
+        _call("scancel", *(queued.keys() - recorded.keys()))  # of a launch that was killed as it queued them
         self._write()
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. A task whose runs an earlier launch has queued is not queued again. Raises
-        UserError, with what sbatch says, where it refuses."""
+        UserError, with what sbatch says, where it refuses; what was queued before that is on record."""
+        queued = self._queue() if self._earlier else {}
+        if queued is not None:  # else they are taken to be there: the next answer tells
+            self._earlier = self._alive(self._earlier, queued)
         earlier = {runs: job for job, runs in self._earlier.items()}
         fresh = []
         for task in tasks:
@@ -104,11 +110,12 @@ class SlurmExecutor:
         parted = {run for task in fresh for run in _runs(task)}  # packs may be made up in another way than before
         _call("scancel", *(job for runs, job in earlier.items() if parted.intersection(runs)))
         self._earlier = {job: runs for runs, job in earlier.items() if not parted.intersection(runs)}
-        queued: dict[str, Task] = {}  # widest first: what can never run is refused before anything is queued
-        for devices, group in groupby(sorted(fresh, key=lambda t: (-t.devices, -t.cost)), lambda t: t.devices):
-            queued |= self._array(devices, list(group))
-        self._jobs |= {job: (task, time.monotonic()) for job, task in queued.items()}
         self._write()
+        # widest first: what can never run is refused before anything is queued
+        for devices, group in groupby(sorted(fresh, key=lambda t: (-t.devices, -t.cost)), lambda t: t.devices):
+            array = self._array(devices, list(group))
+            self._jobs |= {job: (task, time.monotonic()) for job, task in array.items()}
+            self._write()
         self._hurry()
 
     def wait(self, seconds: float) -> list[Finished]:
@@ -150,11 +157,19 @@ class SlurmExecutor:
         environments = [{**cpu, **task.environment} for task in tasks]
         commands, folders = [task.command for task in tasks], [os.getcwd()] * len(tasks)
         with _outside_of_jobs():
-            try:
-                jobs = executor.map_array(run_process, commands, logs, folders, environments)
-            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                told = str(error).strip().splitlines()
-                raise UserError(f"Slurm refuses the jobs of {tasks[0].name}: {told[-1]} (executor.slurm)") from None
+            for pause in (*AGAIN_S, None):
+                try:
+                    jobs = executor.map_array(run_process, commands, logs, folders, environments)
+                    break
+                except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                    told = (str(error).strip().splitlines() or ["no reason given"])[-1]
+                passes = PASSING.search(told)
+                if passes:
+                    time.sleep(pause or 0)
+                    # it may have queued them and been too late to say so
+                    _call("scancel", *((self._queue() or {}).keys() - self._jobs.keys() - self._earlier.keys()))
+                if pause is None or not passes:
+                    raise UserError(f"Slurm refuses the jobs of {tasks[0].name}: {told} (executor.slurm)")
         return {job.job_id: task for job, task in zip(jobs, tasks, strict=True)}
 
     def _hurry(self) -> None:
@@ -189,9 +204,9 @@ class SlurmExecutor:
         if job in self._find_results():
             self._tell(job, self._read_result(job))
         elif now - self._missing.setdefault(job, now) >= GONE_S:
-            task = self._jobs[job][0]
-            _append(task, f"Slurm job {job} left no result. Its last words:\n{self._last_words(job)}")
-            self._tell(job, None)
+            (task, since), words = self._jobs[job], self._last_words(job)
+            _append(task, f"Slurm job {job} left no result. Its last words:\n{words}")
+            self._tell(job, (-signal.SIGKILL, now - since) if NO_MEMORY.search(words) else None)
 
     def _tell(self, job: str, result: tuple[int | None, float] | None) -> None:
         task, since = self._jobs.pop(job)
@@ -232,6 +247,11 @@ class SlurmExecutor:
             self._silence = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
             return None
         return dict(line.split() for line in asked.stdout.splitlines() if line.strip())
+
+    def _alive(self, jobs: Mapping[str, Runs], queued: Mapping[str, str]) -> dict[str, Runs]:
+        """Those of `jobs` that have not ended; one that is being cleaned up and has left a result has."""
+        ended = {job for job, state in queued.items() if state == "COMPLETING"} & self._find_results()
+        return {job: runs for job, runs in jobs.items() if job in queued and job not in ended}
 
     def _read(self) -> tuple[str, dict[str, Runs]]:
         """The name of this sweep's jobs, and the runs of each job that was recorded."""
@@ -286,27 +306,11 @@ def run_process(command: Sequence[str], log: str, folder: str, environment: Mapp
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):  # in the place of submitit's own handlers
         signal.signal(number, lambda number, frame: told.append(number))
-    began, passed = time.monotonic(), False
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=folder,
-            env={**os.environ, **environment},
-            preexec_fn=_ignore_warning,
-        )
-    while process.poll() is None:
-        if told and not passed:
-            process.terminate()
-            passed = True
-        time.sleep(0.1)
-    code = process.returncode
+    process = Process(command, Path(log), environment, cwd=folder, preexec_fn=_ignore_warning)
+    code, seconds = process.wait(lambda: told, grace_s=math.inf)  # Slurm itself ends what takes too long
     if told and code in (INTERRUPTED, -signal.SIGTERM) and _queue_again(job.job_id):
         raise SystemExit("queued again")
-    return code, time.monotonic() - began
+    return code, seconds
 
 
 def _ignore_warning() -> None:

@@ -1,0 +1,56 @@
+"""A worker's process: every executor starts and stops it in the same way, wherever it runs."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+POLL_S = 0.05
+GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
+
+
+class Process:
+    """A command under way, with what it prints appended to a log."""
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], **options: Any) -> None:
+        """environment: beside this process's own. options: further ones of `subprocess.Popen`. Raises OSError."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._began = time.monotonic()
+        self._deadline: float | None = None  # once it was told to stop
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **environment},
+                **options,
+            )
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Tell it, once, by SIGTERM; a `poll` kills it once `grace_s` (GRACE_S where None) have passed."""
+        deadline = time.monotonic() + (GRACE_S if grace_s is None else grace_s)
+        if self._deadline is None:
+            self._process.terminate()
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+
+    def poll(self) -> tuple[int, float] | None:
+        """Exit code and seconds once it has ended. One that did not stop when told, and was killed here, ends as if
+        SIGTERM had ended it."""
+        code, late = self._process.poll(), self._deadline is not None and time.monotonic() > self._deadline
+        if code is not None:
+            return -signal.SIGTERM if late and code == -signal.SIGKILL else code, time.monotonic() - self._began
+        if late:
+            self._process.kill()
+        return None
+
+    def wait(self, told: Callable[[], object], grace_s: float | None = None) -> tuple[int, float]:
+        """To its end, as `poll` gives it; it is stopped as soon as `told` says so."""
+        while (ended := self.poll()) is None:
+            if told():
+                self.stop(grace_s)
+            time.sleep(POLL_S)
+        return ended
