@@ -149,6 +149,28 @@ def test_status_lists_planned_and_finished_runs(tmp_path: Path) -> None:
         status(tmp_path / "empty")
 
 
+def test_a_plan_of_before_says_that_runs_spend_all_their_flops(tmp_path: Path) -> None:
+    write_plan(tmp_path, {"a": Entry("fit", {}, 100, 6e5, 1000, 2e5)})
+    assert run_store.read_plan(tmp_path)["a"].flops_spent == 2e5
+    values = json.loads((tmp_path / "plan.json").read_text())
+    del values["a"]["flops_spent"]
+    (tmp_path / "plan.json").write_text(json.dumps(values))
+    assert run_store.read_plan(tmp_path)["a"].flops_spent == 6e5
+
+
+def test_what_branches_have_from_their_trunk_is_counted_once(tmp_path: Path) -> None:
+    branch = {"trunk": "a", "step": 5, "flops_shared": 3e5, "wall_s_shared": 0.75}
+    of_before = {key: value for key, value in branch.items() if key != "wall_s_shared"}
+    write_result(tmp_path / "a", replace(RESULT, wall_s=2.0))
+    write_result(tmp_path / "b", replace(RESULT, run_id="b", wall_s=2.0, facts={"branch": branch}))
+    write_result(tmp_path / "c", replace(RESULT, run_id="c", wall_s=2.0, facts={"branch": of_before}))
+    table = scaling.load_runs(tmp_path)
+    assert table["wall_s"].tolist() == [2.0, 2.0, 2.0] and table["flops"].tolist() == [6e5] * 3
+    assert table["wall_s_spent"].tolist() == [2.0, 1.25, 1.0]  # the last by the share of its FLOPs
+    assert table["flops_spent"].tolist() == [6e5, 3e5, 3e5]
+    assert [row["flops_spent"] for row in status(tmp_path)["runs"]] == [6e5, 3e5, 3e5]
+
+
 def test_start_times_are_kept(tmp_path: Path) -> None:
     before = time.time()
     log_start(tmp_path)

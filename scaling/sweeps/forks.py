@@ -1,13 +1,13 @@
 """The checkpoints at which branches begin: kept while a branch may need them, for they are large."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scaling import accounting
 from scaling.config import Placement
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.run_store import DONE, run_state
+from scaling.sweeps.run_store import DONE, RunState, run_state
 
 
 def fork_folder(run: PlannedRun, home: Path) -> Path | None:
@@ -22,6 +22,19 @@ def fork_bytes(runs: Sequence[PlannedRun]) -> int:
         whole = accounting.memory(run.config.model_copy(update={"placement": Placement()}), devices=1).items
         total += len(run.config.records.checkpoint_at) * (whole["parameters"] + whole["optimizer"])
     return total
+
+
+def flops_to_spend(runs: Sequence[PlannedRun], home: Path, states: Mapping[str, RunState]) -> dict[str, float]:
+    """FLOPs that each of `runs` spends itself, by id: all of them where its trunk is done and the checkpoint gone.
+
+    home: the sweep's. states: of all runs, by id.
+    """
+    spent = {}
+    for run in runs:
+        fork, state = fork_folder(run, home), states[run.id].state
+        lost = fork is not None and state not in DONE and states[str(run.after)].state in DONE and not fork.is_dir()
+        spent[run.id] = run.flops if lost else run.flops_spent
+    return spent
 
 
 def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:

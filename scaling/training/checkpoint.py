@@ -46,7 +46,8 @@ class Books:
     fingerprints: dict[str, int]
     """checksum of each array, see `fingerprints`"""
     branch: dict[str, Any] | None = None
-    """of a run that began at another's checkpoint: which, after which step, and the FLOPs that it did not spend"""
+    """of a run that began at another's checkpoint: which, after which step, and the FLOPs and seconds that it did not
+    spend"""
 
 
 class Checkpoints:

@@ -24,6 +24,12 @@ class Entry:
     params: int
     flops: float
     tokens: int
+    flops_spent: float = 0.0
+    """of `flops`, those that are not taken from another run's checkpoint; all where nothing is said"""
+
+    def __post_init__(self) -> None:
+        if not self.flops_spent:
+            object.__setattr__(self, "flops_spent", self.flops)
 
 
 def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
@@ -32,15 +38,20 @@ def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
     write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
-def record_runs(sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role) -> None:
+def record_runs(
+    sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role, spent: Mapping[str, float] | None = None
+) -> None:
     """Enter `runs` into `plan.json` as those of `role`; others of that role leave it and their folders stay.
 
     A test run that was begun stays in it: what the plan does not know is taken for a run of the fit.
+    spent: by run id the FLOPs that each has to spend itself; as its design says where None.
     """
     before = read_plan(sweep_folder)
     begun = {run_id for run_id, entry in before.items() if entry.role == "test" and (sweep_folder / run_id).exists()}
     entries = {run_id: entry for run_id, entry in before.items() if entry.role != role or run_id in begun}
-    entries |= {run.id: Entry(role, dict(run.label), run.params, run.flops, run.tokens) for run in runs}
+    for run in runs:
+        own = run.flops_spent if spent is None else spent[run.id]
+        entries[run.id] = Entry(role, dict(run.label), run.params, run.flops, run.tokens, own)
     write_plan(sweep_folder, entries)
 
 

@@ -32,6 +32,7 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
     `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` tells the runs that a law is
     fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`.
+    `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
     `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
 
@@ -95,7 +96,7 @@ def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequen
     """
     values = dict(vars(result))
     nested = {key: value for name, prefix in NESTED for key, value in _flat(values.pop(name), prefix)}
-    row = {**nested, **values}
+    row = {**nested, **values, "flops_spent": result.flops_spent, "wall_s_spent": result.wall_s_spent}
     verdict = judge(row, *said)
     wish = {key: label[key] for key in LABEL if key in label}
     return {**row, "role": role, **wish, "validity": verdict.validity, "validity_reason": verdict.reason}
