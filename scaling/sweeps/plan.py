@@ -44,7 +44,7 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     flops_per_s, source = _speed(devices, [_done(result) for result in results if result.status == "completed"])
     spent, rows = flops_to_spend(runs, home, states), []
     for run in runs:
-        row = _row(run, spent[run.id], seconds=spent[run.id] / flops_per_s / devices_of(run) + START_S)
+        row = _row(run, spent[run.id], spent[run.id] / flops_per_s / devices_of(run) + START_S, devices.kind)
         rows.append(row | {"state": states[run.id].state, "label": dict(run.label)})
     left = [row for row in rows if row["state"] not in DONE]
     return {
@@ -126,7 +126,8 @@ def devices_of(run: PlannedRun) -> int:
     return max(mesh.data, 1) * mesh.fsdp * mesh.tensor
 
 
-def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
+def _row(run: PlannedRun, flops_spent: float, seconds: float, kind: str) -> dict[str, Any]:
+    """kind: of the devices, as `accounting.device` knows it."""
     config = run.config
     return {
         "run_id": run.id,
@@ -139,7 +140,7 @@ def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
         "batch_tokens": config.batch_tokens,
         "learning_rate": config.optimizer.learning_rate,
         "weight_decay": config.optimizer.weight_decay,
-        "memory_bytes": accounting.memory(config, devices_of(run)).total,
+        "memory_bytes": accounting.memory(config, devices_of(run), kind).total,
         "seconds": seconds,
     }
 
