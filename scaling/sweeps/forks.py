@@ -38,16 +38,24 @@ def flops_to_spend(runs: Sequence[PlannedRun], home: Path, states: Mapping[str, 
 
 
 def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:
-    """Delete the checkpoints of each trunk in the folder `home` whose branches all have their results.
+    """Delete the checkpoints in the folder `home` that were made for branches and that no run needs any more.
 
-    A branch that is added to the sweep later is then trained from its first step.
+    Those of a trunk go when all its branches have their results. Where a longer run was added since, the trunk of
+    before begins in that one, as all others do, and its own go when it has its result. A branch that is added to the
+    sweep later is then trained from its first step.
     """
-    by_id = {run.id: run for run in runs}
-    waiting = {run.after for run in runs if run.after and run_state(home / run.id).state not in DONE}
+    done = {run.id for run in runs if run_state(home / run.id).state in DONE}
+    waiting = {run.after for run in runs if run.after and run.id not in done}
+    groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        folder, trunk = fork_folder(run, home), by_id.get(run.after or "")
-        if folder is None or trunk is None or trunk.id in waiting or run_state(home / trunk.id).state not in DONE:
-            continue
-        every = trunk.config.records.checkpoint_steps
-        if every is None or run.config.fork_step % every:  # else it was asked for
-            shutil.rmtree(folder, ignore_errors=True)
+        groups.setdefault(run.after or run.id, []).append(run)
+    for group in groups.values():
+        for kept in group:
+            if kept.id not in done or kept.id in waiting:
+                continue
+            every = kept.config.records.checkpoint_steps
+            for run in group:
+                step = run.config.fork_step
+                asked_for = every is not None and step % every == 0
+                if run.config.steps < kept.config.steps and not asked_for:
+                    shutil.rmtree(home / kept.id / "checkpoints" / str(step), ignore_errors=True)
