@@ -40,7 +40,7 @@ def branch_off(
     except UserError as error:
         raise UserError(f"records.trunk={name}: {error}") from None
     checkpoints = Checkpoints(home, trunk.records, config_hash(trunk), read_only=True)
-    found = checkpoints.restore_shared(layout, wanted)
+    found = checkpoints.restore(layout, wanted)
     checkpoints.close()
     notes.extend(checkpoints.notes)
     if found is None:
