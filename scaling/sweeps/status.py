@@ -7,7 +7,16 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.metrics import last_metrics
-from scaling.sweeps.run_store import Entry, RunState, is_held, read_plan, run_folders, run_state
+from scaling.sweeps.run_store import (
+    Entry,
+    RunState,
+    is_held,
+    read_plan,
+    role_of,
+    run_folders,
+    run_state,
+    sweep_and_run,
+)
 from scaling.sweeps.run_store.ledger import findings
 from scaling.sweeps.table import duration, render, si
 from scaling.validity import Verdict, decide, judge
@@ -18,7 +27,7 @@ BROKEN = ("failed", "unreadable")
 
 
 def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -> dict[str, Any]:
-    """What became of each run of the sweep in the folder `path`.
+    """What became of each run of the sweep in the folder `path`, or of the one run whose folder that is.
 
     state_of: `run_state`, or a `States` that looks again only at what may have changed, for who asks often.
 
@@ -31,7 +40,7 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
     and None for other runs.
     Raises UserError for a folder that holds no sweep, and for a mistake in its `exclusions.yaml`.
     """
-    home = Path(path)
+    home, only = sweep_and_run(Path(path))
     plan = read_plan(home)
     folders = {run_id: home / run_id for run_id in plan} | {folder.name: folder for folder in run_folders(home)}
     if not folders:
@@ -39,7 +48,9 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
     states = {run_id: state_of(folder) for run_id, folder in folders.items()}
     said = findings(home, {run_id: state.result for run_id, state in states.items() if state.result is not None})
     rows = [
-        _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ())) for run_id, folder in folders.items()
+        _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ()))
+        for run_id, folder in folders.items()
+        if only in (None, run_id)
     ]
     counts = Counter(row["state"] for row in rows)
     return {"sweep": home.resolve().name, "launched": is_held(home / "lock"), "counts": dict(counts), "runs": rows}
@@ -76,7 +87,7 @@ def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verd
     verdict = _verdict(state, said)
     return {
         "run_id": folder.name,
-        "role": entry.role if entry else "fit",
+        "role": role_of(folder, entry),
         "state": state.state,
         "validity": verdict.validity if verdict else None,
         "params": entry.params if entry else result.params_total if result else None,

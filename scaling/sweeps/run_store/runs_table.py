@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
 from scaling.sweeps.run_store.ledger import findings, read_exclusions
-from scaling.sweeps.run_store.plan_file import Role, read_plan, run_folders
+from scaling.sweeps.run_store.plan_file import Role, read_plan, role_of, run_folders, sweep_and_run
 from scaling.sweeps.tuning import judged
 from scaling.validity import Verdict, judge
 
@@ -27,11 +27,12 @@ INT64 = 2**63
 
 
 def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
-    """Every record under `path` (a sweep's folder or a folder of sweeps) as a table, one row a run.
+    """Every record under `path` (a sweep's folder, a folder of sweeps, or one run's) as a table, one row a run.
 
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
-    `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` tells the runs that a law is
-    fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`.
+    `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` (see `role_of`) tells the runs
+    that a law is fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and
+    `target_params`.
     `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
     `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
@@ -41,7 +42,8 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
     """
     sweeps: dict[Path, dict[str, Result]] = {}
     broken = []
-    for folder in run_folders(Path(path)):
+    home, only = sweep_and_run(Path(path))
+    for folder in run_folders(home):
         try:
             result = read_result(folder)
         except UserError as error:
@@ -51,8 +53,15 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
             sweeps.setdefault(folder.parent, {})[folder.name] = result
     if broken:
         raise UserError("; ".join(broken))
-    rows = [row for home, results in sweeps.items() for row in _rows(home, results)]
-    return table_of([row for row in rows if role in (None, row["role"])])
+    if only is not None:  # it is judged beside the others of its sweep
+        sweeps = {home: sweeps.get(home, {})}
+    rows = [
+        row
+        for home, results in sweeps.items()
+        for run_id, row in zip(results, _rows(home, results), strict=True)
+        if only in (None, run_id) and role in (None, row["role"])
+    ]
+    return table_of(rows)
 
 
 def write_table(home: Path) -> Path:
@@ -106,7 +115,7 @@ def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]
     """Rows of the runs of one sweep."""
     plan, said = read_plan(home), findings(home, results)
     known: list[tuple[Role, Mapping[str, Any]]] = [
-        (plan[run_id].role, plan[run_id].label) if run_id in plan else ("fit", {}) for run_id in results
+        (role_of(home / run_id, plan.get(run_id)), plan[run_id].label if run_id in plan else {}) for run_id in results
     ]
     rows = [
         table_row(result, role, label, said.get(run_id, ()))
