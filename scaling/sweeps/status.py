@@ -17,7 +17,7 @@ from scaling.sweeps.run_store import (
     run_state,
     sweep_and_run,
 )
-from scaling.sweeps.run_store.ledger import findings
+from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.sweeps.table import duration, render, si
 from scaling.validity import Verdict, decide, judge
 
@@ -46,7 +46,8 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
     if not folders:
         raise UserError(f"{home} holds no runs; expected a sweep's folder, such as runs/NAME")
     states = {run_id: state_of(folder) for run_id, folder in folders.items()}
-    said = findings(home, {run_id: state.result for run_id, state in states.items() if state.result is not None})
+    results = {run_id: state.result for run_id, state in states.items() if state.result is not None}
+    said = findings(read_ledger(home, results))
     rows = [
         _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ()))
         for run_id, folder in folders.items()

@@ -43,9 +43,10 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     roles = [recorded_role(config) for _, config in found]
     labels = [_point(config) for _, config in found]
     played = [{**vars(result), "role": role} for result, role in zip(results, roles, strict=True)]
-    said = verdicts(played, labels)
+    tunings = judged(played, labels)
+    said = verdicts(played, tunings)
     rows = [table_row(result, role, {}, of) for result, role, of in zip(results, roles, said, strict=True)]
-    return table_of([row | more for row, more in zip(rows, judged(played, labels), strict=True)])
+    return table_of([row | more for row, more in zip(rows, tunings, strict=True)])
 
 
 def _point(config: dict[str, Any]) -> dict[str, str]:

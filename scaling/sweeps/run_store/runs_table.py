@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
-from scaling.sweeps.run_store.ledger import findings, read_exclusions
-from scaling.sweeps.run_store.plan_file import Role, read_plan, role_of, run_folders, sweep_and_run
-from scaling.sweeps.tuning import judged
+from scaling.sweeps.run_store.ledger import findings, read_ledger
+from scaling.sweeps.run_store.plan_file import Role, run_folders, sweep_and_run
 from scaling.validity import Verdict, judge
 
 if TYPE_CHECKING:
@@ -113,17 +112,11 @@ def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequen
 
 def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]:
     """Rows of the runs of one sweep."""
-    plan, said = read_plan(home), findings(home, results)
-    known: list[tuple[Role, Mapping[str, Any]]] = [
-        (role_of(home / run_id, plan.get(run_id)), plan[run_id].label if run_id in plan else {}) for run_id in results
-    ]
-    rows = [
-        table_row(result, role, label, said.get(run_id, ()))
-        for (run_id, result), (role, label) in zip(results.items(), known, strict=True)
-    ]
-    tunings = judged(rows, [label for _, label in known], read_exclusions(home))
-    for row, tuning in zip(rows, tunings, strict=True):
-        yield row | tuning
+    ledger = read_ledger(home, results)
+    said = findings(ledger)
+    for run_id, result in results.items():
+        row = table_row(result, ledger.roles[run_id], ledger.label(run_id), said.get(run_id, ()))
+        yield {**row, **ledger.tuning[run_id]}
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
