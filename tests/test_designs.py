@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scaling import accounting
 from scaling.config import SweepConfig, build, load, merge
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs
+from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs, run_sweep
 from scaling.sweeps import plan as plan_module
+from scaling.sweeps.designs import make
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.executors.environment import Platform
 from scaling.sweeps.plan import START_S
@@ -197,6 +198,24 @@ def test_plan_adds_up_and_its_time_is_that_of_the_slots(monkeypatch: pytest.Monk
     text = format_plan(described)
     assert all(run.id in text for run in runs) and "assumed" in text and "1 test run of 4e+12" in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_built_once_and_planned_in_the_folder_of_their_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[int] = []
+    plan_points = make.plan_points
+    monkeypatch.setattr(make, "plan_points", lambda *args: built.append(1) or plan_points(*args))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for records, folder in (({}, "runs"), ({"folder": "~/mine"}, f"{tmp_path}/mine")):
+        described = describe_plan(sweep(run={"records": records}))
+        assert described["folder"] == f"{folder}/{sweep().name}"
+    assert describe_plan(sweep(), "elsewhere")["folder"] == f"elsewhere/{sweep().name}"
+    assert len(built) == 3
+    with pytest.raises(UserError, match="files:unused"):  # before anything is launched, after all runs were built
+        run_sweep(sweep(run={"data": {"corpus": "files:unused"}}), folder=tmp_path)
+    assert len(built) == 4
 
 
 def test_memory_in_a_plan_is_that_of_the_precision_of_its_devices(

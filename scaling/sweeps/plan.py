@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling import accounting
-from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig
+from scaling.config import ExecutorConfig, IsoflopDesign, Records, SweepConfig
 from scaling.result import Result
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs
 from scaling.sweeps.executors import Devices, find_devices
@@ -36,8 +36,8 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     Raises UserError as `make_runs`.
     """
     kept = None if folder is None else str(folder)
-    home = sweep_folder(make_runs(sweep, kept))
-    runs = all_runs(sweep, read_plan(home), kept)
+    runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)
+    runs = all_runs(sweep, runs, read_plan(home), kept)
     devices = _devices(sweep.executor)
     states = {run.id: run_state(home / run.id) for run in runs}
     results = [state.result for state in states.values() if state.result is not None]
@@ -114,10 +114,13 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sweep_folder(runs: Sequence[PlannedRun]) -> Path:
-    """Where the records of these runs of one sweep are kept."""
-    records = runs[0].config.records
-    return Path(records.folder).expanduser() / records.sweep
+def sweep_folder(sweep: SweepConfig, folder: str | None = None) -> Path:
+    """Where the records of the runs of `sweep` are kept.
+
+    folder: where sweeps' folders are kept; `run.records.folder` where None.
+    """
+    kept = folder or (sweep.run.get("records") or {}).get("folder", Records().folder)
+    return Path(kept).expanduser() / sweep.name
 
 
 def devices_of(run: PlannedRun) -> int:

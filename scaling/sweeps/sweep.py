@@ -94,11 +94,10 @@ def run_sweep(
     """
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
     kept = None if folder is None else str(folder)
-    runs = make_runs(sweep, kept)
-    home = sweep_folder(runs)
+    runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)
     tests = _expected_tests(sweep, runs)
     with _claimed(home):
-        runs = all_runs(sweep, read_plan(home), kept)
+        runs = all_runs(sweep, runs, read_plan(home), kept)
         _refuse_other_sweep(home, sweep, runs)
         _check_data([*runs, *tests])
         _record(home, runs)
@@ -144,7 +143,7 @@ def _train_further(
 ) -> tuple[RunState, ...]:
     """Rounds of runs that the results ask for; none once the forecast is frozen. Returns what became of them."""
     states: tuple[RunState, ...] = ()
-    home = sweep_folder(runs)
+    home = progress.home
     while isinstance(sweep.design, IsoflopDesign) and not (home / "forecast.json").exists():
         more = extend(sweep, read_plan(home), load_runs(home, role="fit"), runs[0].config.records.folder)
         for line in more.said:
