@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -43,7 +43,7 @@ class Result:
     context: int
     seed: int
     wall_s: float
-    """seconds of training, compilation included, evaluation not"""
+    """seconds of training, compilation included, evaluation not; of a branch those of its trunk before, too"""
     tokens_per_s: float | None
     """median over steps after compilation"""
     mfu: float | None
@@ -57,6 +57,24 @@ class Result:
     """why a run is not `completed`, or what to know about one that is"""
     facts: dict[str, Any] = field(default_factory=dict)
     """further facts: d_model, layers, corpus, tokenizer, schedule, tuning state"""
+
+    @property
+    def flops_spent(self) -> float:
+        """Of `flops`, those that this run cost itself: a branch has the first ones from its trunk."""
+        return self.flops - self._branch.get("flops_shared", 0.0)
+
+    @property
+    def wall_s_spent(self) -> float:
+        """Of `wall_s`, the seconds that this run took itself."""
+        branch = self._branch
+        if "flops_shared" in branch and "wall_s_shared" not in branch:  # a record of an older version
+            return self.wall_s * self.flops_spent / self.flops
+        return self.wall_s - branch.get("wall_s_shared", 0.0)
+
+    @property
+    def _branch(self) -> Mapping[str, float]:
+        """What a branch has from its trunk, see `training.checkpoint.Books.branch`; empty for other runs."""
+        return self.facts.get("branch") or {}
 
 
 @contextmanager

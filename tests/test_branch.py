@@ -73,12 +73,18 @@ def test_a_branch_is_the_run_trained_from_its_first_step(tiny: Tiny, trunk: Path
     assert_same(tiny.folder / "branch", alone)
     assert before == {path: path.read_bytes() for path in sorted(trunk.rglob("*")) if path.is_file()}
     per_token = accounting.flops_per_token(config.model).exact
-    assert result.facts["branch"] == {"trunk": trunk.name, "step": 22, "flops_shared": per_token * 22 * BATCH}
+    shared = per_token * 22 * BATCH
+    seconds = result.facts["branch"].pop("wall_s_shared")
+    assert result.facts["branch"] == {"trunk": trunk.name, "step": 22, "flops_shared": shared}
     assert result.flops == per_token * 30 * BATCH and result.reason == ""
+    assert result.flops_spent == result.flops - shared
     own = read_result(alone)
     assert own is not None and "branch" not in own.facts
     at_fork = next(r["wall_s"] for r in json_lines(trunk) if r.get("step") == 20 and "wall_s" in r)
-    assert result.wall_s > at_fork  # the whole run's time, the trunk's part included
+    after = next(r["wall_s"] for r in json_lines(trunk) if r.get("step") == 25 and "wall_s" in r)
+    assert at_fork < seconds < after and result.wall_s > seconds  # the whole run's time, the trunk's part included
+    told = read_result(tiny.folder / "branch")
+    assert told is not None and told.wall_s_spent == result.wall_s - seconds and own.wall_s_spent == own.wall_s
 
 
 def test_a_branch_may_be_longer_than_its_trunk(tiny: Tiny, tmp_path: Path) -> None:

@@ -196,6 +196,28 @@ def test_checkpoints_are_kept_as_long_as_a_branch_needs_them(tmp_path: Path) -> 
     assert forks[runs[2].id].is_dir()  # type: ignore[union-attr]
 
 
+def test_checkpoints_of_a_trunk_go_also_when_a_longer_run_has_become_the_trunk(tmp_path: Path) -> None:
+    before = make_runs(sweep({"params": [20e3], "tokens": [1e5, 2e5, 4e5]}), str(tmp_path))
+    config = sweep({"params": [20e3], "tokens": [1e5, 2e5, 4e5, 8e5]}, run={"records": {"checkpoint_steps": 160}})
+    runs, home = make_runs(config, str(tmp_path)), tmp_path / "b"
+    trunk, was, middle, short = runs
+    assert was.id == before[0].id and {run.after for run in runs[1:]} == {trunk.id}
+    assert middle.config.fork_step % 160 and short.config.fork_step % 160
+    write_runs(config, home)
+    kept = home / was.id / "checkpoints"
+    for step in (middle.config.fork_step, short.config.fork_step, 320, was.config.fork_step - 1):
+        (kept / str(step)).mkdir(parents=True)
+    (home / was.id / "result.json").unlink()
+    drop_forks(runs, home)
+    assert len(list(kept.iterdir())) == 4  # it is not done, and may go on from any of them
+    write_runs(config, home)
+    (home / short.id / "result.json").unlink()
+    (home / trunk.id / "checkpoints" / str(short.config.fork_step)).mkdir(parents=True)
+    drop_forks(runs, home)  # the short one needs the new trunk's
+    assert {path.name for path in kept.iterdir()} == {"320", str(was.config.fork_step - 1)}
+    assert len(list((home / trunk.id / "checkpoints").iterdir())) == 1
+
+
 def test_test_runs_have_the_schedule_of_the_design() -> None:
     config = sweep({**ROW, "budgets": [1e11, 3e11]}, forecast={"flops": 1e12, "seeds": [0, 1]})
     runs = make_test_runs(config, 50e3)

@@ -138,6 +138,26 @@ def test_a_broken_checkpoint_is_put_aside_and_the_one_before_is_used(
     assert fell_back >= 2  # at least the books and the arrays
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax, on what we broke
+@pytest.mark.parametrize("read_only", [False, True])
+def test_only_checkpoints_up_to_a_step_are_looked_at_and_those_of_others_stay(
+    states: tuple[TrainState, list[TrainState]], tmp_path: Path, read_only: bool
+) -> None:
+    layout, (old, new, newest) = states
+    saved = open_at(tmp_path / "trunk", checkpoint_steps=1)
+    for step, state in ((3, old), (5, new), (7, newest)):
+        save(saved, state, step)
+    saved.close()
+    shutil.rmtree(tmp_path / "trunk" / "checkpoints" / "5" / "state")
+    checkpoints = Checkpoints(tmp_path / "trunk", Records(), "0123", read_only=read_only)
+    found = checkpoints.restore(layout, 6)
+    checkpoints.close()
+    assert found is not None and found[1].step == 3 and equal(found[0], old)
+    assert steps_in(tmp_path / "trunk") == ([3, 5, 7] if read_only else [3, 7])
+    (note,) = checkpoints.notes
+    assert note.startswith("checkpoint 5 of trunk is broken" if read_only else "checkpoint 5 is broken")
+
+
 def test_checkpoints_of_another_run_are_refused(states: tuple[TrainState, list[TrainState]], tmp_path: Path) -> None:
     layout, (state, *_) = states
     checkpoints = open_at(tmp_path, "aaaa")

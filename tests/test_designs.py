@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from scaling import accounting
 from scaling.config import SweepConfig, build, load, merge
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs
+from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs, run_sweep
 from scaling.sweeps import plan as plan_module
+from scaling.sweeps.designs import make
 from scaling.sweeps.executors import Devices
+from scaling.sweeps.executors.environment import Platform
 from scaling.sweeps.plan import START_S
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -196,6 +198,38 @@ def test_plan_adds_up_and_its_time_is_that_of_the_slots(monkeypatch: pytest.Monk
     text = format_plan(described)
     assert all(run.id in text for run in runs) and "assumed" in text and "1 test run of 4e+12" in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_built_once_and_planned_in_the_folder_of_their_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[int] = []
+    plan_points = make.plan_points
+    monkeypatch.setattr(make, "plan_points", lambda *args: built.append(1) or plan_points(*args))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for records, folder in (({}, "runs"), ({"folder": "~/mine"}, f"{tmp_path}/mine")):
+        described = describe_plan(sweep(run={"records": records}))
+        assert described["folder"] == f"{folder}/{sweep().name}"
+    assert describe_plan(sweep(), "elsewhere")["folder"] == f"elsewhere/{sweep().name}"
+    assert len(built) == 3
+    with pytest.raises(UserError, match="files:unused"):  # before anything is launched, after all runs were built
+        run_sweep(sweep(run={"data": {"corpus": "files:unused"}}), folder=tmp_path)
+    assert len(built) == 4
+
+
+def test_memory_in_a_plan_is_that_of_the_precision_of_its_devices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def memory(platform: Platform, kind: str, **placement: str) -> list[int]:
+        monkeypatch.setattr(plan_module, "find_devices", lambda: Devices(platform, (0,), kind))
+        config = sweep(run={"placement": {"attention": "reference", **placement}})
+        return [row["memory_bytes"] for row in describe_plan(config, tmp_path)["runs"]]
+
+    whole, half = (memory("cpu", "cpu", compute_dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert memory("cpu", "cpu") == whole and all(a > 1.2 * b for a, b in zip(whole, half, strict=True))
+    assert memory("gpu", "NVIDIA H100 80GB HBM3") == memory("gpu", "NVIDIA H100 80GB HBM3", compute_dtype="bfloat16")
+    assert memory("gpu", "NVIDIA H100 80GB HBM3") == half and memory("tpu", "TPU") == half
 
 
 def test_plan_for_a_cluster_counts_its_devices_and_not_this_machines(tmp_path: Path) -> None:

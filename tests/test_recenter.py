@@ -63,7 +63,7 @@ def test_rounds_go_on_until_the_minimum_is_inside_or_the_rounds_are_over(tmp_pat
     while (more := extend(config, read_plan(home), load_runs(home))).runs:
         rounds.append(more)
         train(config, home, more.runs)
-        assert all_runs(config, read_plan(home), str(tmp_path))[15:] == tuple(
+        assert all_runs(config, make_runs(config, str(tmp_path)), read_plan(home), str(tmp_path))[15:] == tuple(
             run for each in rounds for run in all_of(each.runs, tmp_path)
         )
     assert 1 <= len(rounds) <= 3 and not more.said
@@ -117,10 +117,10 @@ def test_added_sizes_get_new_seeds_and_the_design_may_grow_over_them(tmp_path: P
     more = extend(config, read_plan(home), load_runs(home))
     record_runs(home, (*make_runs(config), *more.runs), "fit")
     planned = read_plan(home)
-    assert len(all_runs(config, planned)) == 21
+    assert len(all_runs(config, make_runs(config), planned)) == 21
     seeds = build(SweepConfig, {**config.model_dump(), "seeds": [0, 1]}, "test")
-    assert len(all_runs(seeds, planned)) == 42
+    assert len(all_runs(seeds, make_runs(seeds), planned)) == 42
     wider = far_off(300e3, sizes=9)
-    ids = [run.id for run in all_runs(wider, planned)]
+    ids = [run.id for run in all_runs(wider, make_runs(wider), planned)]
     assert len(ids) == len(set(ids)) == 27  # the nine sizes of each budget have those that were added
     assert {run.id for run in more.runs} < set(ids)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
+from test_run_store import RESULT
 
 from scaling import accounting, laws, report
 from scaling.errors import UserError
@@ -23,6 +25,7 @@ from scaling.report.data import ReportData
 from scaling.report.figures import isoflops
 from scaling.report.interactive import variables
 from scaling.report.read import _run, read
+from scaling.result import write_result
 from scaling.sweeps import load_runs, make_runs
 
 FIGURES = ["forecast", "isoflop", "loss_against_flops", "optima", "residuals"]
@@ -257,6 +260,15 @@ def test_runs_without_results_are_counted(tmp_path):
     page = page_of(home)
     assert "Nothing has finished yet" in page.text and "15 planned" in page.text
     assert not list((home / "figures").glob("*"))
+
+
+def test_the_seconds_of_training_hold_what_branches_share_once(tmp_path):
+    branch = {"trunk": "a", "step": 5, "flops_shared": 3e5, "wall_s_shared": 30.0}
+    write_result(tmp_path / "a", replace(RESULT, wall_s=40.0))
+    write_result(tmp_path / "b", replace(RESULT, run_id="b", wall_s=35.0, facts={"branch": branch}))
+    found = read(tmp_path)
+    assert found.subtitle.endswith("45 s of training")
+    assert [run.wall_s for run in found.runs] == [40.0, 35.0]
 
 
 def test_a_minimum_that_does_not_count_is_marked(tmp_path):

@@ -149,6 +149,65 @@ def test_status_lists_planned_and_finished_runs(tmp_path: Path) -> None:
         status(tmp_path / "empty")
 
 
+def test_the_plan_says_what_a_run_is_for_also_where_only_its_own_folder_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "s"
+    for name, rate, loss in (("a", 0.01, 1.5), ("b", 0.02, 1.4), ("t", 0.01, 1.1)):
+        write_result(home / name, replace(RESULT, run_id=name, learning_rate=rate, loss=loss))
+        (home / name / "config.yaml").write_text("records: {role: fit}\n")
+    label = {"budget": 6e5, "seed": 0}
+    plan = {name: Entry("test" if name == "t" else "fit", label, 100, 6e5, 2000) for name in "abt"}
+    write_plan(home, plan)
+    (home / "exclusions.yaml").write_text("t: its node was broken\n")
+    whole = {row["run_id"]: row for row in status(home)["runs"]}
+    table = scaling.load_runs(home).set_index("run_id")
+    assert table["validity"].tolist() == ["excluded", "truncated", "excluded"]  # b had the better rate
+    for name in "abt":
+        alone = status(home / name)
+        assert alone["runs"] == [whole[name]] and alone["counts"] == {"completed": 1} and alone["sweep"] == "s"
+        one = scaling.load_runs(home / name).set_index("run_id")
+        assert one.loc[name].dropna().to_dict() == table.loc[name].dropna().to_dict()
+    assert whole["t"]["role"] == "test" and whole["t"]["validity_reason"] == "its node was broken"
+    assert len(scaling.load_runs(home / "t", role="fit")) == 0
+    monkeypatch.chdir(home / "t")
+    assert status(".")["runs"] == [whole["t"]] and scaling.load_runs(".")["role"].tolist() == ["test"]
+
+
+def test_where_no_plan_knows_a_run_its_configuration_says_what_it_is_for(tmp_path: Path) -> None:
+    for name in ("t", "f", "old", "bare"):
+        write_result(tmp_path / name, replace(RESULT, run_id=name))
+    for name, text in (("t", "records: {role: test}"), ("f", "records: {role: fit}"), ("old", "seed: 1")):
+        (tmp_path / name / "config.yaml").write_text(text)
+    roles = {"bare": "fit", "f": "fit", "old": "fit", "t": "test"}
+    assert dict(scaling.load_runs(tmp_path)[["run_id", "role"]].to_numpy()) == roles
+    assert {row["run_id"]: row["role"] for row in status(tmp_path)["runs"]} == roles
+    assert [row["role"] for row in status(tmp_path / "t")["runs"]] == ["test"]
+    assert scaling.load_runs(tmp_path / "t")["role"].tolist() == ["test"]
+
+
+def test_a_plan_of_before_says_that_runs_spend_all_their_flops(tmp_path: Path) -> None:
+    write_plan(tmp_path, {"a": Entry("fit", {}, 100, 6e5, 1000, 2e5)})
+    assert run_store.read_plan(tmp_path)["a"].flops_spent == 2e5
+    values = json.loads((tmp_path / "plan.json").read_text())
+    del values["a"]["flops_spent"]
+    (tmp_path / "plan.json").write_text(json.dumps(values))
+    assert run_store.read_plan(tmp_path)["a"].flops_spent == 6e5
+
+
+def test_what_branches_have_from_their_trunk_is_counted_once(tmp_path: Path) -> None:
+    branch = {"trunk": "a", "step": 5, "flops_shared": 3e5, "wall_s_shared": 0.75}
+    of_before = {key: value for key, value in branch.items() if key != "wall_s_shared"}
+    write_result(tmp_path / "a", replace(RESULT, wall_s=2.0))
+    write_result(tmp_path / "b", replace(RESULT, run_id="b", wall_s=2.0, facts={"branch": branch}))
+    write_result(tmp_path / "c", replace(RESULT, run_id="c", wall_s=2.0, facts={"branch": of_before}))
+    table = scaling.load_runs(tmp_path)
+    assert table["wall_s"].tolist() == [2.0, 2.0, 2.0] and table["flops"].tolist() == [6e5] * 3
+    assert table["wall_s_spent"].tolist() == [2.0, 1.25, 1.0]  # the last by the share of its FLOPs
+    assert table["flops_spent"].tolist() == [6e5, 3e5, 3e5]
+    assert [row["flops_spent"] for row in status(tmp_path)["runs"]] == [6e5, 3e5, 3e5]
+
+
 def test_start_times_are_kept(tmp_path: Path) -> None:
     before = time.time()
     log_start(tmp_path)

@@ -64,10 +64,15 @@ def test_real_branches_are_the_runs_that_would_be_trained_alone(tmp_path: Path) 
         assert run.flops_spent == pytest.approx(result.flops - result.facts["branch"]["flops_shared"])
         assert attempts(home / run.id)[0].start >= str(attempts(home / trunk.id)[0].end)
     assert not list((home / trunk.id / "checkpoints").glob("[0-9]*"))  # nobody needs them any more
+    table = load_runs(home)
+    spent = [run.flops_spent for run in (trunk, *branches)]
+    assert table["flops_spent"].sum() == pytest.approx(sum(spent))
+    assert [entry.flops_spent for entry in read_plan(home).values()] == spent
     (home / branches[0].id).rename(tmp_path / "branch")
     assert run_sweep(config, folder=tmp_path).ok  # its trunk's checkpoint is gone: from the first step
     alone = run_state(home / branches[0].id).result
     assert alone is not None and "trained from its first step" in alone.reason and "branch" not in alone.facts
+    assert read_plan(home)[branches[0].id].flops_spent == branches[0].flops
     assert alone.loss == results[branches[0].id].loss  # type: ignore[union-attr]
 
 

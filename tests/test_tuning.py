@@ -16,7 +16,7 @@ from scaling.config import SweepConfig, build
 from scaling.errors import UserError
 from scaling.laws.table import format_fit
 from scaling.result import read_result, write_result
-from scaling.sweeps import make_runs, status
+from scaling.sweeps import make_runs, status, tuning
 from scaling.sweeps.designs import make_test_runs
 from scaling.sweeps.run_store import read_plan
 from scaling.sweeps.tuning import judge, judged, tuning_lines
@@ -203,6 +203,17 @@ def test_rates_are_compared_on_the_seeds_that_tried_them_all() -> None:
     assert [row["better_run"] for row in judged(rows, labels)] == ["0-1.0", "", "0-1.0", ""]
     apart = judged(rows, [{**label, "target_params": i} for i, label in enumerate(labels)])
     assert {row["tuning_note"] for row in apart} == {"one factor only"}
+
+
+def test_the_rates_of_a_sweep_are_compared_once_for_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "s"
+    write_runs(tuned(), home, Law(curvature=0.02), lines=2)
+    calls: list[int] = []
+    monkeypatch.setattr(tuning, "judge", lambda *args: calls.append(1) or judge(*args))
+    for look in (load_runs, status):
+        calls.clear()
+        look(home)
+        assert len(calls) == len({str(entry.label["target_params"]) for entry in read_plan(home).values()}) == 15
 
 
 def test_a_rate_that_diverged_is_worse_than_any_and_bounds_the_best(tmp_path: Path) -> None:

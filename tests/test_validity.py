@@ -13,6 +13,7 @@ from scaling.errors import UserError
 from scaling.result import write_result
 from scaling.sweeps import status
 from scaling.sweeps.run_store import Entry, ledger, read_exclusions, write_plan
+from scaling.sweeps.run_store.ledger import Ledger
 from scaling.validity import FITTED, PRECEDENCE, Verdict, decide, judge
 
 
@@ -123,10 +124,10 @@ def test_further_sources_are_asked(home: Path, monkeypatch: pytest.MonkeyPatch) 
     """A source that finds the runs of the smallest budget untuned: they are fitted, and the fit says so."""
     seen: list[int] = []
 
-    def source(where: Path, results: Any) -> dict[str, Verdict]:
-        seen.append(len(results))
-        assert where == home
-        return {name: Verdict("untuned", "at the edge") for name, result in results.items() if result.flops < 2e11}
+    def source(known: Ledger) -> dict[str, Verdict]:
+        seen.append(len(known.results))
+        small = [run_id for run_id, result in known.results.items() if result.flops < 2e11]
+        return dict.fromkeys(small, Verdict("untuned", "at the edge"))
 
     before = laws.from_results(load_runs(home))
     monkeypatch.setattr(ledger, "SOURCES", (*ledger.SOURCES, source))

@@ -71,6 +71,23 @@ def test_progress_speed_and_time_left_are_of_the_last_records(home: Path) -> Non
     json.dumps(found)
 
 
+def test_of_a_branch_only_its_own_part_is_to_be_done(tmp_path: Path) -> None:
+    """It has 600 of its 1000 tokens from its trunk, whose records its file begins with."""
+    waiting, running = (Entry("fit", {}, 100, 6e5, 1000, 2.4e5) for _ in range(2))
+    write_plan(tmp_path, {"waiting": waiting, "running": running})
+    with lock(tmp_path / "running" / "lock"):
+        train(tmp_path, "running", 600)
+        begun = status(tmp_path)
+        train(tmp_path, "running", 700)
+        found = status(tmp_path)
+    (before,) = (row["progress"] for row in begun["runs"] if row["progress"])
+    (after,) = (row["progress"] for row in found["runs"] if row["progress"])
+    assert (before["share"], before["left_s"]) == (pytest.approx(0), 4.0)
+    assert (after["share"], after["left_s"]) == (pytest.approx(0.25), 3.0)
+    # 400 tokens of each at first, at 100 a second
+    assert seconds_left(begun) == pytest.approx(8.0) and seconds_left(found) == pytest.approx(7.0)
+
+
 def test_the_picture_shows_what_runs_what_broke_and_the_counts(home: Path) -> None:
     from rich.console import Console
 

@@ -138,7 +138,8 @@ class Records(Config):
     sweep: str = "single"
     """the run's folder is `folder/sweep/run_id`; also the group in wandb"""
     role: Literal["fit", "test"] = "fit"
-    """set by a sweep: test for the runs that test its forecast, which no law is fitted to"""
+    """set by a sweep: test for the runs that test its forecast, which no law is fitted to; counts where no plan.json
+    of a sweep knows the run, as in wandb"""
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)

@@ -31,6 +31,8 @@ class Run:
     seed: int = 0
     epochs: float = 1.0
     wall_s: float = 0.0
+    wall_s_spent: float = 0.0
+    """without those of the trunk that a branch begins in"""
     validity: str = "valid"
     """see `scaling.validity.Verdict`"""
     reason: str = ""

@@ -74,6 +74,7 @@ def _run(row: dict[Any, Any]) -> Run:
         seed=int(row["seed"]),
         epochs=float(row["epochs"]),
         wall_s=float(row["wall_s"]),
+        wall_s_spent=float(row["wall_s_spent"]),
         validity=row["validity"],
         reason=row["validity_reason"] or row["reason"],
     )
@@ -144,7 +145,7 @@ def _unfinished(counts: Mapping[str, int]) -> list[str]:
 
 def _subtitle(df: "pd.DataFrame", runs: Sequence[Run]) -> str:
     facts = [_values(df, "corpus"), _values(df, "tokenizer"), f"context {_values(df, 'context')}" if runs else ""]
-    days = f"{duration(sum(run.wall_s for run in runs))} of training" if runs else ""
+    days = f"{duration(sum(run.wall_s_spent for run in runs))} of training" if runs else ""
     return ", ".join(fact for fact in (*facts, days) if fact)
 
 

@@ -1,13 +1,13 @@
 """The checkpoints at which branches begin: kept while a branch may need them, for they are large."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scaling import accounting
 from scaling.config import Placement
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.run_store import DONE, run_state
+from scaling.sweeps.run_store import DONE, RunState, run_state
 
 
 def fork_folder(run: PlannedRun, home: Path) -> Path | None:
@@ -24,17 +24,38 @@ def fork_bytes(runs: Sequence[PlannedRun]) -> int:
     return total
 
 
-def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:
-    """Delete the checkpoints of each trunk in the folder `home` whose branches all have their results.
+def flops_to_spend(runs: Sequence[PlannedRun], home: Path, states: Mapping[str, RunState]) -> dict[str, float]:
+    """FLOPs that each of `runs` spends itself, by id: all of them where its trunk is done and the checkpoint gone.
 
-    A branch that is added to the sweep later is then trained from its first step.
+    home: the sweep's. states: of all runs, by id.
     """
-    by_id = {run.id: run for run in runs}
-    waiting = {run.after for run in runs if run.after and run_state(home / run.id).state not in DONE}
+    spent = {}
     for run in runs:
-        folder, trunk = fork_folder(run, home), by_id.get(run.after or "")
-        if folder is None or trunk is None or trunk.id in waiting or run_state(home / trunk.id).state not in DONE:
-            continue
-        every = trunk.config.records.checkpoint_steps
-        if every is None or run.config.fork_step % every:  # else it was asked for
-            shutil.rmtree(folder, ignore_errors=True)
+        fork, state = fork_folder(run, home), states[run.id].state
+        lost = fork is not None and state not in DONE and states[str(run.after)].state in DONE and not fork.is_dir()
+        spent[run.id] = run.flops if lost else run.flops_spent
+    return spent
+
+
+def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:
+    """Delete the checkpoints in the folder `home` that were made for branches and that no run needs any more.
+
+    Those of a trunk go when all its branches have their results. Where a longer run was added since, the trunk of
+    before begins in that one, as all others do, and its own go when it has its result. A branch that is added to the
+    sweep later is then trained from its first step.
+    """
+    done = {run.id for run in runs if run_state(home / run.id).state in DONE}
+    waiting = {run.after for run in runs if run.after and run.id not in done}
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault(run.after or run.id, []).append(run)
+    for group in groups.values():
+        for kept in group:
+            if kept.id not in done or kept.id in waiting:
+                continue
+            every = kept.config.records.checkpoint_steps
+            for run in group:
+                step = run.config.fork_step
+                asked_for = every is not None and step % every == 0
+                if run.config.steps < kept.config.steps and not asked_for:
+                    shutil.rmtree(home / kept.id / "checkpoints" / str(step), ignore_errors=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from scaling import accounting
-from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig
+from scaling.config import ExecutorConfig, IsoflopDesign, Records, SweepConfig
 from scaling.result import Result
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs
 from scaling.sweeps.executors import Devices, find_devices
-from scaling.sweeps.forks import fork_bytes, fork_folder
+from scaling.sweeps.forks import flops_to_spend, fork_bytes
 from scaling.sweeps.hyperparameters import rule_notes
-from scaling.sweeps.run_store import DONE, RunState, read_plan, run_state
+from scaling.sweeps.run_store import DONE, read_plan, run_state
 from scaling.sweeps.table import duration, render, si
 
 # FLOP/s of one device where nothing has been measured: a tiny step reaches 15 to 45 GFLOP/s on one CPU core, a
@@ -36,16 +36,15 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     Raises UserError as `make_runs`.
     """
     kept = None if folder is None else str(folder)
-    home = sweep_folder(make_runs(sweep, kept))
-    runs = all_runs(sweep, read_plan(home), kept)
+    runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)
+    runs = all_runs(sweep, runs, read_plan(home), kept)
     devices = _devices(sweep.executor)
     states = {run.id: run_state(home / run.id) for run in runs}
     results = [state.result for state in states.values() if state.result is not None]
     flops_per_s, source = _speed(devices, [_done(result) for result in results if result.status == "completed"])
-    rows = []
+    spent, rows = flops_to_spend(runs, home, states), []
     for run in runs:
-        spent = run.flops if _fork_is_lost(run, home, states) else run.flops_spent
-        row = _row(run, spent, seconds=spent / flops_per_s / devices_of(run) + START_S)
+        row = _row(run, spent[run.id], spent[run.id] / flops_per_s / devices_of(run) + START_S, devices.kind)
         rows.append(row | {"state": states[run.id].state, "label": dict(run.label)})
     left = [row for row in rows if row["state"] not in DONE]
     return {
@@ -115,10 +114,13 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sweep_folder(runs: Sequence[PlannedRun]) -> Path:
-    """Where the records of these runs of one sweep are kept."""
-    records = runs[0].config.records
-    return Path(records.folder).expanduser() / records.sweep
+def sweep_folder(sweep: SweepConfig, folder: str | None = None) -> Path:
+    """Where the records of the runs of `sweep` are kept.
+
+    folder: where sweeps' folders are kept; `run.records.folder` where None.
+    """
+    kept = folder or (sweep.run.get("records") or {}).get("folder", Records().folder)
+    return Path(kept).expanduser() / sweep.name
 
 
 def devices_of(run: PlannedRun) -> int:
@@ -127,15 +129,8 @@ def devices_of(run: PlannedRun) -> int:
     return max(mesh.data, 1) * mesh.fsdp * mesh.tensor
 
 
-def _fork_is_lost(run: PlannedRun, home: Path, states: Mapping[str, RunState]) -> bool:
-    """Whether the run must make all its updates itself: its trunk is trained and the checkpoint is not there."""
-    fork = fork_folder(run, home)
-    if fork is None or states[run.id].state in DONE or states[str(run.after)].state not in DONE:
-        return False
-    return not fork.is_dir()
-
-
-def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
+def _row(run: PlannedRun, flops_spent: float, seconds: float, kind: str) -> dict[str, Any]:
+    """kind: of the devices, as `accounting.device` knows it."""
     config = run.config
     return {
         "run_id": run.id,
@@ -148,7 +143,7 @@ def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
         "batch_tokens": config.batch_tokens,
         "learning_rate": config.optimizer.learning_rate,
         "weight_decay": config.optimizer.weight_decay,
-        "memory_bytes": accounting.memory(config, devices_of(run)).total,
+        "memory_bytes": accounting.memory(config, devices_of(run), kind).total,
         "seconds": seconds,
     }
 
@@ -156,7 +151,7 @@ def _row(run: PlannedRun, flops_spent: float, seconds: float) -> dict[str, Any]:
 def _done(result: Result) -> tuple[float, float]:
     """FLOPs that each device did while a run was trained, and the seconds: in a pack those of the others, too."""
     devices = math.prod(result.facts.get("mesh", {}).values())
-    return result.flops * result.facts.get("pack", 1) / devices, result.wall_s
+    return result.flops_spent * result.facts.get("pack", 1) / devices, result.wall_s_spent
 
 
 def _devices(config: ExecutorConfig) -> Devices:

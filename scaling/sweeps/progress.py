@@ -94,8 +94,9 @@ class Progress:
             if not is_held(self.home / run_id / "lock"):
                 continue
             last = last_metrics(self.home / run_id)
-            share = min(last.get("step", 0) / run.config.steps, 1.0)
-            partial += max(0.0, share * run.flops - (run.flops - run.flops_spent))
+            left = run.flops * (1 - min(last.get("step", 0) / run.config.steps, 1.0))
+            share = max(0.0, 1 - left / run.flops_spent)  # what a branch has from its trunk is done already
+            partial += share * run.flops_spent
             loss = last.get("loss")
             table.add_row(run_id, ProgressBar(1.0, share, width=24), f"{share:4.0%}", f"{loss:.3f}" if loss else "")
         share = (self.flops_done + partial) / self.flops if self.flops else 1.0

@@ -7,8 +7,17 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.metrics import last_metrics
-from scaling.sweeps.run_store import Entry, RunState, is_held, read_plan, run_folders, run_state
-from scaling.sweeps.run_store.ledger import findings
+from scaling.sweeps.run_store import (
+    Entry,
+    RunState,
+    is_held,
+    read_plan,
+    role_of,
+    run_folders,
+    run_state,
+    sweep_and_run,
+)
+from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.sweeps.table import duration, render, si
 from scaling.validity import Verdict, decide, judge
 
@@ -18,26 +27,31 @@ BROKEN = ("failed", "unreadable")
 
 
 def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -> dict[str, Any]:
-    """What became of each run of the sweep in the folder `path`.
+    """What became of each run of the sweep in the folder `path`, or of the one run whose folder that is.
 
     state_of: `run_state`, or a `States` that looks again only at what may have changed, for who asks often.
 
-    Returns a JSON-able mapping: `runs` (run_id, role, state, validity, params, tokens, flops, loss, seconds,
-    attempts, reason, validity_reason, progress), `counts` by state, `launched` (whether a process is launching it
-    now).
-    `validity` is None while there is nothing to judge; `progress` is that of a running run: `share` of its tokens,
-    training `loss`, `tokens_per_s` and `left_s`, each None where not measured yet, and None for other runs.
+    Returns a JSON-able mapping: `runs` (run_id, role, state, validity, params, tokens, flops, flops_spent, loss,
+    seconds, attempts, reason, validity_reason, progress), `counts` by state, `launched` (whether a process is
+    launching it now).
+    `flops_spent` leaves out what a branch has from its trunk.
+    `validity` is None while there is nothing to judge; `progress` is that of a running run: `share` of the tokens
+    that it has to train on itself, training `loss`, `tokens_per_s` and `left_s`, each None where not measured yet,
+    and None for other runs.
     Raises UserError for a folder that holds no sweep, and for a mistake in its `exclusions.yaml`.
     """
-    home = Path(path)
+    home, only = sweep_and_run(Path(path))
     plan = read_plan(home)
     folders = {run_id: home / run_id for run_id in plan} | {folder.name: folder for folder in run_folders(home)}
     if not folders:
         raise UserError(f"{home} holds no runs; expected a sweep's folder, such as runs/NAME")
     states = {run_id: state_of(folder) for run_id, folder in folders.items()}
-    said = findings(home, {run_id: state.result for run_id, state in states.items() if state.result is not None})
+    results = {run_id: state.result for run_id, state in states.items() if state.result is not None}
+    said = findings(read_ledger(home, results))
     rows = [
-        _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ())) for run_id, folder in folders.items()
+        _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ()))
+        for run_id, folder in folders.items()
+        if only in (None, run_id)
     ]
     counts = Counter(row["state"] for row in rows)
     return {"sweep": home.resolve().name, "launched": is_held(home / "lock"), "counts": dict(counts), "runs": rows}
@@ -74,18 +88,19 @@ def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verd
     verdict = _verdict(state, said)
     return {
         "run_id": folder.name,
-        "role": entry.role if entry else "fit",
+        "role": role_of(folder, entry),
         "state": state.state,
         "validity": verdict.validity if verdict else None,
         "params": entry.params if entry else result.params_total if result else None,
         "tokens": tokens,
         "flops": entry.flops if entry else result.flops if result else None,
+        "flops_spent": result.flops_spent if result else entry.flops_spent if entry else None,
         "loss": result.loss if result else None,
         "seconds": result.wall_s if result else None,
         "attempts": len(state.attempts),
         "reason": state.reason,
         "validity_reason": verdict.reason if verdict else "",
-        "progress": _progress(folder, tokens) if state.state == "running" else None,
+        "progress": _progress(folder, entry) if state.state == "running" else None,
     }
 
 
@@ -97,16 +112,16 @@ def _verdict(state: RunState, said: Sequence[Verdict]) -> Verdict | None:
     return decide(*broken, *said) if broken or said else None
 
 
-def _progress(folder: Path, tokens: int | None) -> dict[str, float | None]:
-    """How far a running run is, by the end of its metrics.jsonl."""
+def _progress(folder: Path, entry: Entry | None) -> dict[str, float | None]:
+    """How far a running run is, by the end of its metrics.jsonl; a branch's begins with the records of its trunk."""
     last = last_metrics(folder)
     done, speed = last.get("tokens", 0), last.get("tokens_per_s")
-    return {
-        "share": min(done / tokens, 1.0) if tokens else None,
-        "loss": last.get("loss"),
-        "tokens_per_s": speed,
-        "left_s": max(tokens - done, 0) / speed if tokens and speed else None,
-    }
+    share = left_s = None
+    if entry is not None:
+        left, own = max(entry.tokens - done, 0), entry.tokens * entry.flops_spent / entry.flops
+        share = max(0.0, 1 - left / own)
+        left_s = left / speed if speed else None
+    return {"share": share, "loss": last.get("loss"), "tokens_per_s": speed, "left_s": left_s}
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -13,11 +13,20 @@ from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, all_runs, expected_optimum, extend, make_runs, make_test_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
-from scaling.sweeps.forks import drop_forks
+from scaling.sweeps.forks import drop_forks, flops_to_spend
 from scaling.sweeps.launch import end_on_sigterm, train_all
 from scaling.sweeps.plan import sweep_folder
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import Busy, RunState, load_runs, lock, read_exclusions, read_plan, record_runs
+from scaling.sweeps.run_store import (
+    Busy,
+    RunState,
+    load_runs,
+    lock,
+    read_exclusions,
+    read_plan,
+    record_runs,
+    run_state,
+)
 from scaling.sweeps.tuning import tuning_lines
 from scaling.sweeps.upkeep import Upkeep
 
@@ -86,14 +95,13 @@ def run_sweep(
     """
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
     kept = None if folder is None else str(folder)
-    runs = make_runs(sweep, kept)
-    home = sweep_folder(runs)
+    runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)
     tests = _expected_tests(sweep, runs)
     with _claimed(home):
-        runs = all_runs(sweep, read_plan(home), kept)
+        runs = all_runs(sweep, runs, read_plan(home), kept)
         _refuse_other_sweep(home, sweep, runs)
         _check_data([*runs, *tests])
-        record_runs(home, runs, "fit")
+        _record(home, runs)
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         read_exclusions(home)  # a mistake in it is told before hours of training
         progress = Progress(home)
@@ -136,7 +144,7 @@ def _train_further(
 ) -> tuple[RunState, ...]:
     """Rounds of runs that the results ask for; none once the forecast is frozen. Returns what became of them."""
     states: tuple[RunState, ...] = ()
-    home = sweep_folder(runs)
+    home = progress.home
     while isinstance(sweep.design, IsoflopDesign) and not (home / "forecast.json").exists():
         more = extend(sweep, read_plan(home), load_runs(home, role="fit"), runs[0].config.records.folder)
         for line in more.said:
@@ -145,9 +153,15 @@ def _train_further(
             break
         _check_data(more.runs)
         runs = (*runs, *more.runs)
-        record_runs(home, runs, "fit")
+        _record(home, runs)
         states = (*states, *train_all(more.runs, home, where, progress))
     return states
+
+
+def _record(home: Path, runs: Sequence[PlannedRun]) -> None:
+    """`runs` are those that the law is fitted to; what each is to spend is as the checkpoints there are now say."""
+    states = {run.id: run_state(home / run.id) for run in runs}
+    record_runs(home, runs, "fit", flops_to_spend(runs, home, states))
 
 
 def _tell_states(outcome: SweepOutcome) -> str:

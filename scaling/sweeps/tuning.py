@@ -112,15 +112,12 @@ def judged(
     return columns
 
 
-def verdicts(
-    rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]], left_out: Collection[str] = ()
-) -> list[tuple[Verdict, ...]]:
-    """What the rates that were tried say of each of `rows`, as in `judged`; nothing of most.
+def verdicts(rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]) -> list[tuple[Verdict, ...]]:
+    """What the rates that were tried say of each of `rows`, by their `columns` from `judged`; nothing of most.
 
     A run beside which another rate was better is to be left out; the best of a point is untuned where nothing is
     known of the rates on one side. Of a sweep that tried one rate everywhere nothing is said run by run.
     """
-    columns = judged(rows, labels, left_out)
     tried = {
         row["sweep"]
         for row, of in zip(rows, columns, strict=True)

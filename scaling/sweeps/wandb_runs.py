@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.result import Result
-from scaling.sweeps.run_store import table_of, table_row
+from scaling.sweeps.run_store import recorded_role, table_of, table_row
 from scaling.sweeps.tuning import judged, verdicts
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
         raise UserError(f"wandb project {where} has no run with a result ({len(records)} runs seen)")
     known = Result.__dataclass_fields__
     results = [Result(**{key: record[key] for key in record if key in known}) for record, _ in found]
-    roles = [config.get("records", {}).get("role", "fit") for _, config in found]
+    roles = [recorded_role(config) for _, config in found]
     labels = [_point(config) for _, config in found]
     played = [{**vars(result), "role": role} for result, role in zip(results, roles, strict=True)]
-    said = verdicts(played, labels)
+    tunings = judged(played, labels)
+    said = verdicts(played, tunings)
     rows = [table_row(result, role, {}, of) for result, role, of in zip(results, roles, said, strict=True)]
-    return table_of([row | more for row, more in zip(rows, judged(played, labels), strict=True)])
+    return table_of([row | more for row, more in zip(rows, tunings, strict=True)])
 
 
 def _point(config: dict[str, Any]) -> dict[str, str]:

@@ -103,10 +103,10 @@ def seconds_left(found: Mapping[str, Any]) -> float | None:
     """Until all planned runs are trained, if as many FLOPs a second go on as now; None where that is not known."""
     todo = rate = 0.0
     for row in found["runs"]:
-        if row["state"] not in LEFT or row["flops"] is None:
+        if row["state"] not in LEFT or row["flops_spent"] is None:
             continue
         progress = row["progress"] or {}
-        todo += row["flops"] * (1 - (progress.get("share") or 0.0))
+        todo += row["flops_spent"] * (1 - (progress.get("share") or 0.0))
         if progress.get("tokens_per_s") and row["tokens"]:
             rate += progress["tokens_per_s"] * row["flops"] / row["tokens"]
     return todo / rate if rate else None

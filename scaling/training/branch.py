@@ -40,7 +40,7 @@ def branch_off(
     except UserError as error:
         raise UserError(f"records.trunk={name}: {error}") from None
     checkpoints = Checkpoints(home, trunk.records, config_hash(trunk), read_only=True)
-    found = checkpoints.restore_shared(layout, wanted)
+    found = checkpoints.restore(layout, wanted)
     checkpoints.close()
     notes.extend(checkpoints.notes)
     if found is None:
@@ -54,5 +54,5 @@ def branch_off(
     everyone(True)  # the others read them next
     flops = accounting.flops_per_token(config.model).exact * config.batch_tokens * books.step
     own = {"steps": config.steps, "tail_sum": 0.0, "tail_count": 0}  # the last tenth is another
-    branch = {"trunk": name, "step": books.step, "flops_shared": flops}
+    branch = {"trunk": name, "step": books.step, "flops_shared": flops, "wall_s_shared": books.wall_s}
     return state, replace(books, losses=books.losses | own, branch=branch)

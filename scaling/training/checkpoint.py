@@ -46,7 +46,8 @@ class Books:
     fingerprints: dict[str, int]
     """checksum of each array, see `fingerprints`"""
     branch: dict[str, Any] | None = None
-    """of a run that began at another's checkpoint: which, after which step, and the FLOPs that it did not spend"""
+    """of a run that began at another's checkpoint: which, after which step, and the FLOPs and seconds that it did not
+    spend"""
 
 
 class Checkpoints:
@@ -109,30 +110,24 @@ class Checkpoints:
             self._open().save(step, args=saved, force=True)
         self.last_step, self._last_time = step, time.monotonic()
 
-    def restore(self, layout: TrainState) -> tuple[TrainState, Books] | None:
+    def restore(self, layout: TrainState, at_most: int | None = None) -> tuple[TrainState, Books] | None:
         """The newest checkpoint that is whole, laid out as `layout`, with its books; None where there is none.
 
-        A broken one is renamed to `broken-STEP`, with a note. Raises UserError for a checkpoint of another run.
+        at_most: only those of this step or before. A broken one is noted and, unless these are another run's, renamed
+        to `broken-STEP`. Raises UserError for a checkpoint of a run that this one is not.
         """
+        whose = f" of {self.folder.parent.name}" if self.read_only else ""
         for step in self._steps():
+            if at_most is not None and step > at_most:
+                continue
             found, trouble = self._read(step, layout)
             if found is not None:
                 self.last_step, self._last_time = step, time.monotonic()
                 return found
-            self._put_aside(step)
-            self.notes.append(f"checkpoint {step} is broken ({trouble}); using the one before")
-        return None
-
-    def restore_shared(self, layout: TrainState, at_most: int) -> tuple[TrainState, Books] | None:
-        """As `restore`, of the checkpoints of step `at_most` or before; a broken one stays where it is."""
-        for step in self._steps():
-            if step > at_most:
-                continue
-            found, trouble = self._read(step, layout)
-            if found is not None:
-                return found
-            self.close()
-            self.notes.append(f"checkpoint {step} of {self.folder.parent.name} is broken ({trouble})")
+            if not self.read_only:
+                self._put_aside(step)
+            self.close()  # or what is read next is what it remembers
+            self.notes.append(f"checkpoint {step}{whose} is broken ({trouble}); using the one before")
         return None
 
     def close(self) -> None:
@@ -195,7 +190,6 @@ class Checkpoints:
                 aside = self.folder / f"broken-{step}-{number}"
             (self.folder / str(step)).rename(aside)
         everyone(True)  # or another process would look for checkpoints before this one is gone
-        self.close()
 
     def _open(self) -> Any:
         if self._manager is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.config import IsoflopDesign, SweepConfig
 from scaling.errors import UserError
 from scaling.sweeps.designs.isoflop import isoflop_point
-from scaling.sweeps.designs.make import make_runs, plan_points
+from scaling.sweeps.designs.make import plan_points
 from scaling.sweeps.designs.planned import PlannedRun, Point
 from scaling.sweeps.run_store import DONE
 
@@ -29,13 +29,15 @@ class Extension:
     """a line for each budget without a minimum that counts"""
 
 
-def all_runs(sweep: SweepConfig, planned: Mapping[str, "Entry"], folder: str | None = None) -> tuple[PlannedRun, ...]:
-    """The runs of `sweep`'s design, and those that earlier launches have added to it.
+def all_runs(
+    sweep: SweepConfig, runs: tuple[PlannedRun, ...], planned: Mapping[str, "Entry"], folder: str | None = None
+) -> tuple[PlannedRun, ...]:
+    """`runs`, which are those of `sweep`'s design, and those that earlier launches have added to it.
 
-    planned: the sweep's `plan.json`. folder: where sweeps' folders are kept. Raises UserError as `make_runs`, and
-    where the ladder cannot make an added run any more.
+    planned: the sweep's `plan.json`. folder: where sweeps' folders are kept. Raises UserError where the ladder cannot
+    make an added run any more.
     """
-    runs, design = make_runs(sweep, folder), sweep.design
+    design = sweep.design
     if not isinstance(design, IsoflopDesign):
         return runs
     wanted = {

@@ -1,7 +1,7 @@
 """The folder of a sweep: what each run is, what became of it, and the table of all results.
 
     SWEEP/sweep.yaml        the sweep as it was launched, everything resolved
-    SWEEP/plan.json         run id → label, role (`fit` or `test`), parameters, FLOPs
+    SWEEP/plan.json         run id → label, role (`fit` or `test`), parameters, tokens, FLOPs
     SWEEP/lock              held while a process launches this sweep
     SWEEP/exclusions.yaml   run id → why it is to be left out of fits; written by the user
     SWEEP/runs.parquet      the table of `load_runs`, for other tools; written again as runs end
@@ -16,7 +16,17 @@ result.json are the truth: runs.parquet is made from them and may be deleted.
 from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts, close_lost, log_end, log_start
 from scaling.sweeps.run_store.ledger import EXCLUSIONS, read_exclusions
 from scaling.sweeps.run_store.locks import Busy, is_held, lock, now
-from scaling.sweeps.run_store.plan_file import Entry, Role, read_plan, record_runs, run_folders, write_plan
+from scaling.sweeps.run_store.plan_file import (
+    Entry,
+    Role,
+    read_plan,
+    record_runs,
+    recorded_role,
+    role_of,
+    run_folders,
+    sweep_and_run,
+    write_plan,
+)
 from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, write_table
 from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, stopped
 
@@ -45,9 +55,12 @@ __all__ = [
     "read_exclusions",
     "read_plan",
     "record_runs",
+    "recorded_role",
+    "role_of",
     "run_folders",
     "run_state",
     "stopped",
+    "sweep_and_run",
     "table_of",
     "table_row",
     "write_plan",

@@ -2,21 +2,55 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import Result
-from scaling.sweeps.run_store.plan_file import read_plan, run_folders
-from scaling.sweeps.tuning import verdicts
+from scaling.sweeps.run_store.plan_file import Entry, Role, read_plan, role_of, run_folders
+from scaling.sweeps.tuning import judged, verdicts
 from scaling.validity import Verdict, cut_short
 
 EXCLUSIONS = "exclusions.yaml"
 
-Source = Callable[[Path, Mapping[str, Result]], Mapping[str, Verdict]]
-"""finds something about runs of the sweep in a folder; given the records that there are, by run id"""
+
+@dataclass(frozen=True)
+class Ledger:
+    """The records of a sweep beside what else its folder says, everything by run id."""
+
+    results: Mapping[str, Result]
+    """the records that there are"""
+    plan: Mapping[str, Entry]
+    exclusions: Mapping[str, str]
+    roles: Mapping[str, Role]
+    """of the runs with a record"""
+    tuning: Mapping[str, Mapping[str, Any]]
+    """of the runs with a record: the columns of `sweeps.tuning.judged`"""
+
+    def label(self, run_id: str) -> Mapping[str, Any]:
+        """The design's wish for a run; empty where no plan says it."""
+        return self.plan[run_id].label if run_id in self.plan else {}
+
+
+Source = Callable[[Ledger], Mapping[str, Verdict]]
+"""finds something about runs of a sweep"""
+
+
+def read_ledger(home: Path, results: Mapping[str, Result]) -> Ledger:
+    """What the sweep in the folder `home` says of its runs, whose records are `results`.
+
+    Raises UserError as `read_plan`, `read_exclusions` and `role_of`.
+    """
+    plan, exclusions = read_plan(home), read_exclusions(home)
+    roles = {run_id: role_of(home / run_id, plan.get(run_id)) for run_id in results}
+    rows = [{**vars(result), "role": roles[run_id]} for run_id, result in results.items()]
+    labels = [plan[run_id].label if run_id in plan else {} for run_id in results]
+    tuning = dict(zip(results, judged(rows, labels, exclusions), strict=True))
+    return Ledger(results, plan, exclusions, roles, tuning)
 
 
 def read_exclusions(home: Path) -> dict[str, str]:
@@ -48,36 +82,31 @@ def read_exclusions(home: Path) -> dict[str, str]:
     return {run_id: " ".join(reason.split()) for run_id, reason in given.items()}
 
 
-def findings(home: Path, results: Mapping[str, Result]) -> dict[str, list[Verdict]]:
-    """What each source says of the runs of the sweep in the folder `home`, by run id; nothing of most.
-
-    results: the records that there are, by run id. Raises UserError as the sources do.
-    """
+def findings(ledger: Ledger) -> dict[str, list[Verdict]]:
+    """What each source says of the runs in `ledger`, by run id; nothing of most."""
     found: defaultdict[str, list[Verdict]] = defaultdict(list)
-    for run_id, verdict in chain.from_iterable(source(home, results).items() for source in SOURCES):
+    for run_id, verdict in chain.from_iterable(source(ledger).items() for source in SOURCES):
         found[run_id].append(verdict)
     return dict(found)
 
 
-def _excluded(home: Path, results: Mapping[str, Result]) -> dict[str, Verdict]:
-    return {run_id: Verdict("excluded", reason) for run_id, reason in read_exclusions(home).items()}
+def _excluded(ledger: Ledger) -> dict[str, Verdict]:
+    return {run_id: Verdict("excluded", reason) for run_id, reason in ledger.exclusions.items()}
 
 
-def _short_of_plan(home: Path, results: Mapping[str, Result]) -> dict[str, Verdict]:
+def _short_of_plan(ledger: Ledger) -> dict[str, Verdict]:
     return {
         run_id: verdict
-        for run_id, entry in read_plan(home).items()
-        if run_id in results
-        for verdict in cut_short(results[run_id].tokens, entry.tokens, results[run_id].batch_tokens)
+        for run_id, result in ledger.results.items()
+        if run_id in ledger.plan
+        for verdict in cut_short(result.tokens, ledger.plan[run_id].tokens, result.batch_tokens)
     }
 
 
-def _tuned(home: Path, results: Mapping[str, Result]) -> dict[str, Verdict]:
-    plan = read_plan(home)
-    known = [run_id for run_id in results if run_id in plan]
-    rows = [{**vars(results[run_id]), "role": plan[run_id].role} for run_id in known]
-    said = verdicts(rows, [plan[run_id].label for run_id in known], read_exclusions(home))
-    return {run_id: verdict for run_id, found in zip(known, said, strict=True) for verdict in found}
+def _tuned(ledger: Ledger) -> dict[str, Verdict]:
+    rows = [vars(result) for result in ledger.results.values()]
+    said = verdicts(rows, list(ledger.tuning.values()))
+    return {run_id: verdict for run_id, found in zip(ledger.results, said, strict=True) for verdict in found}
 
 
 SOURCES: tuple[Source, ...] = (_excluded, _short_of_plan, _tuned)

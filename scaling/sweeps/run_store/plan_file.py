@@ -1,11 +1,13 @@
 """`plan.json`: the runs that a sweep consists of, and where they are."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from scaling.config import read_mapping
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 
@@ -24,6 +26,12 @@ class Entry:
     params: int
     flops: float
     tokens: int
+    flops_spent: float = 0.0
+    """of `flops`, those that are not taken from another run's checkpoint; all where nothing is said"""
+
+    def __post_init__(self) -> None:
+        if not self.flops_spent:
+            object.__setattr__(self, "flops_spent", self.flops)
 
 
 def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
@@ -32,15 +40,20 @@ def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
     write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
-def record_runs(sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role) -> None:
+def record_runs(
+    sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role, spent: Mapping[str, float] | None = None
+) -> None:
     """Enter `runs` into `plan.json` as those of `role`; others of that role leave it and their folders stay.
 
-    A test run that was begun stays in it: what the plan does not know is taken for a run of the fit.
+    A test run that was begun stays in it: it has been seen, and is to be judged by what it was to be.
+    spent: by run id the FLOPs that each has to spend itself; as its design says where None.
     """
     before = read_plan(sweep_folder)
     begun = {run_id for run_id, entry in before.items() if entry.role == "test" and (sweep_folder / run_id).exists()}
     entries = {run_id: entry for run_id, entry in before.items() if entry.role != role or run_id in begun}
-    entries |= {run.id: Entry(role, dict(run.label), run.params, run.flops, run.tokens) for run in runs}
+    for run in runs:
+        own = run.flops_spent if spent is None else spent[run.id]
+        entries[run.id] = Entry(role, dict(run.label), run.params, run.flops, run.tokens, own)
     write_plan(sweep_folder, entries)
 
 
@@ -54,6 +67,38 @@ def read_plan(sweep_folder: Path) -> dict[str, Entry]:
         return {}
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a plan ({error}); delete it and launch the sweep again") from None
+
+
+def sweep_and_run(path: Path) -> tuple[Path, str | None]:
+    """The folder of the sweep that `path` is or belongs to and, where it is the folder of one of the runs in that
+    sweep's plan, the run's id."""
+    whole = path.resolve()
+    return (whole.parent, whole.name) if whole.is_dir() and whole.name in read_plan(whole.parent) else (path, None)
+
+
+def role_of(folder: Path, entry: Entry | None) -> Role:
+    """What the run in `folder` is for: the plan's word, or that of its configuration where no plan knows the run.
+
+    entry: of the run in the plan of its sweep. Raises UserError for a `config.yaml` that is none.
+    """
+    if entry is not None:
+        return entry.role
+    path = folder / "config.yaml"
+    try:
+        return _role_in(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return recorded_role({})
+
+
+def recorded_role(config: Mapping[str, Any]) -> Role:
+    """The role that a run's configuration says; "fit" where an older one does not say."""
+    return "test" if (config.get("records") or {}).get("role") == "test" else "fit"
+
+
+@functools.lru_cache(maxsize=10_000)  # status asks again and again, and YAML is slow
+def _role_in(path: Path, changed: int) -> Role:
+    """`recorded_role` of a file. changed: when."""
+    return recorded_role(read_mapping(path))
 
 
 def run_folders(path: Path) -> list[Path]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
-from scaling.sweeps.run_store.ledger import findings, read_exclusions
-from scaling.sweeps.run_store.plan_file import Role, read_plan, run_folders
-from scaling.sweeps.tuning import judged
+from scaling.sweeps.run_store.ledger import findings, read_ledger
+from scaling.sweeps.run_store.plan_file import Role, run_folders, sweep_and_run
 from scaling.validity import Verdict, judge
 
 if TYPE_CHECKING:
@@ -27,11 +26,13 @@ INT64 = 2**63
 
 
 def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
-    """Every record under `path` (a sweep's folder or a folder of sweeps) as a table, one row a run.
+    """Every record under `path` (a sweep's folder, a folder of sweeps, or one run's) as a table, one row a run.
 
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
-    `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` tells the runs that a law is
-    fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and `target_params`.
+    `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` (see `role_of`) tells the runs
+    that a law is fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and
+    `target_params`.
+    `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
     `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
 
@@ -40,7 +41,8 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
     """
     sweeps: dict[Path, dict[str, Result]] = {}
     broken = []
-    for folder in run_folders(Path(path)):
+    home, only = sweep_and_run(Path(path))
+    for folder in run_folders(home):
         try:
             result = read_result(folder)
         except UserError as error:
@@ -50,8 +52,15 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
             sweeps.setdefault(folder.parent, {})[folder.name] = result
     if broken:
         raise UserError("; ".join(broken))
-    rows = [row for home, results in sweeps.items() for row in _rows(home, results)]
-    return table_of([row for row in rows if role in (None, row["role"])])
+    if only is not None:  # it is judged beside the others of its sweep
+        sweeps = {home: sweeps.get(home, {})}
+    rows = [
+        row
+        for home, results in sweeps.items()
+        for run_id, row in zip(results, _rows(home, results), strict=True)
+        if only in (None, run_id) and role in (None, row["role"])
+    ]
+    return table_of(rows)
 
 
 def write_table(home: Path) -> Path:
@@ -95,7 +104,7 @@ def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequen
     """
     values = dict(vars(result))
     nested = {key: value for name, prefix in NESTED for key, value in _flat(values.pop(name), prefix)}
-    row = {**nested, **values}
+    row = {**nested, **values, "flops_spent": result.flops_spent, "wall_s_spent": result.wall_s_spent}
     verdict = judge(row, *said)
     wish = {key: label[key] for key in LABEL if key in label}
     return {**row, "role": role, **wish, "validity": verdict.validity, "validity_reason": verdict.reason}
@@ -103,17 +112,11 @@ def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequen
 
 def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]:
     """Rows of the runs of one sweep."""
-    plan, said = read_plan(home), findings(home, results)
-    known: list[tuple[Role, Mapping[str, Any]]] = [
-        (plan[run_id].role, plan[run_id].label) if run_id in plan else ("fit", {}) for run_id in results
-    ]
-    rows = [
-        table_row(result, role, label, said.get(run_id, ()))
-        for (run_id, result), (role, label) in zip(results.items(), known, strict=True)
-    ]
-    tunings = judged(rows, [label for _, label in known], read_exclusions(home))
-    for row, tuning in zip(rows, tunings, strict=True):
-        yield row | tuning
+    ledger = read_ledger(home, results)
+    said = findings(ledger)
+    for run_id, result in results.items():
+        row = table_row(result, ledger.roles[run_id], ledger.label(run_id), said.get(run_id, ()))
+        yield {**row, **ledger.tuning[run_id]}
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
