@@ -1,6 +1,7 @@
 """Designs of branches: who begins where, what that saves, what is refused, and what the plan tells of it."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from scaling.sweeps.designs import expected_optimum
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.forks import drop_forks, fork_folder
 from scaling.sweeps.plan import START_S
+from scaling.sweeps.progress import Progress
+from scaling.sweeps.run_store import lock, run_state
 
 BASE: dict[str, Any] = {
     "name": "b",
@@ -173,6 +176,22 @@ def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.Monk
     rows = {row["run_id"]: row for row in describe_plan(config, tmp_path)["runs"]}
     assert rows[branches[0].id]["flops_spent"] == branches[0].flops_spent
     assert rows[branches[1].id]["flops_spent"] == branches[1].flops  # its checkpoint is not there any more
+
+
+def test_a_launch_shows_the_share_of_what_a_branch_does_itself(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    _, branch = make_runs(sweep({"params": [20e3], "tokens": [1e5, 2e5]}), str(tmp_path))
+    progress = Progress(tmp_path, StringIO())
+    progress.begin([run_state(tmp_path / branch.id)], [branch], 1)
+    steps, fork = branch.config.steps, branch.config.fork_step
+    with lock(tmp_path / branch.id / "lock"):
+        for step, share in ((fork - 1, 0), (fork, 0), ((fork + steps) / 2, 50), (steps, 100)):
+            (tmp_path / branch.id / "metrics.jsonl").write_text(json.dumps({"step": step}))
+            shown = Console(file=StringIO(), width=150)
+            shown.print(progress._table())
+            bar, total = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+            assert f" {share}%" in bar and f" {share}% of the FLOPs" in total
 
 
 def test_checkpoints_are_kept_as_long_as_a_branch_needs_them(tmp_path: Path) -> None:

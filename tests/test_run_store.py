@@ -175,11 +175,12 @@ def test_the_plan_says_what_a_run_is_for_also_where_only_its_own_folder_is_looke
 
 
 def test_where_no_plan_knows_a_run_its_configuration_says_what_it_is_for(tmp_path: Path) -> None:
-    for name in ("t", "f", "old", "bare"):
+    for name in ("t", "f", "old", "empty", "bare"):
         write_result(tmp_path / name, replace(RESULT, run_id=name))
-    for name, text in (("t", "records: {role: test}"), ("f", "records: {role: fit}"), ("old", "seed: 1")):
+    texts = {"t": "records: {role: test}", "f": "records: {role: fit}", "old": "seed: 1", "empty": ""}
+    for name, text in texts.items():
         (tmp_path / name / "config.yaml").write_text(text)
-    roles = {"bare": "fit", "f": "fit", "old": "fit", "t": "test"}
+    roles = {"bare": "fit", "empty": "fit", "f": "fit", "old": "fit", "t": "test"}
     assert dict(scaling.load_runs(tmp_path)[["run_id", "role"]].to_numpy()) == roles
     assert {row["run_id"]: row["role"] for row in status(tmp_path)["runs"]} == roles
     assert [row["role"] for row in status(tmp_path / "t")["runs"]] == ["test"]

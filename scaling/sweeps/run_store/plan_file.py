@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scaling.config import read_mapping
+from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 
@@ -79,7 +79,7 @@ def sweep_and_run(path: Path) -> tuple[Path, str | None]:
 def role_of(folder: Path, entry: Entry | None) -> Role:
     """What the run in `folder` is for: the plan's word, or that of its configuration where no plan knows the run.
 
-    entry: of the run in the plan of its sweep. Raises UserError for a `config.yaml` that is none.
+    entry: of the run in the plan of its sweep. Raises UserError for a `config.yaml` that is no YAML.
     """
     if entry is not None:
         return entry.role
@@ -87,18 +87,19 @@ def role_of(folder: Path, entry: Entry | None) -> Role:
     try:
         return _role_in(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
-        return recorded_role({})
+        return recorded_role(None)
 
 
-def recorded_role(config: Mapping[str, Any]) -> Role:
-    """The role that a run's configuration says; "fit" where an older one does not say."""
-    return "test" if (config.get("records") or {}).get("role") == "test" else "fit"
+def recorded_role(config: Mapping[str, Any] | None) -> Role:
+    """The role that a run's configuration says; "fit" where an older one, or an empty file, does not say."""
+    records = config.get("records") if isinstance(config, Mapping) else None
+    return "test" if isinstance(records, Mapping) and records.get("role") == "test" else "fit"
 
 
 @functools.lru_cache(maxsize=10_000)  # status asks again and again, and YAML is slow
 def _role_in(path: Path, changed: int) -> Role:
     """`recorded_role` of a file. changed: when."""
-    return recorded_role(read_mapping(path))
+    return recorded_role(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
 
 
 def run_folders(path: Path) -> list[Path]:
