@@ -127,3 +127,27 @@ def test_intervals_by_training_run_cover_where_checkpoints_are_off_together(draw
 def test_intervals_that_take_checkpoints_for_independent_do_not_cover():
     found = coverage(curves(), laws.l2(), laplace, C=1e21)
     assert found["a"] < 0.8, found
+
+
+def branches(share, seeds, budgets=5, sizes=5):
+    """Ladders on one row of sizes, of which neighbouring budgets have all but one in common; runs of one size and
+    seed have `share` of the noise's variance in common."""
+    C, ratio = np.geomspace(1e18, 16e18, budgets), 16 ** (0.5 / (budgets - 1))
+    middle, _ = optimum(C[budgets // 2])
+    size = np.add.outer(np.arange(budgets), np.arange(sizes)) - budgets // 2 - sizes // 2
+    size, C = np.tile(size.ravel(), seeds), np.tile(np.repeat(C, sizes), seeds)
+    trunk = size + 1000 * np.repeat(np.arange(seeds), budgets * sizes)
+    N = middle * ratio**size
+    for seed in range(SIMULATIONS):
+        rng = np.random.default_rng([seed, 3])
+        common = rng.standard_normal(seeds * 2000)[trunk + 1000]
+        noise = np.sqrt(share) * common + np.sqrt(1 - share) * rng.standard_normal(len(C))
+        yield laws.Runs({"params": N, "tokens": C / 6 / N, "loss": loss_of(N, C / 6 / N) * np.exp(NOISE * noise)})
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_intervals_hold_where_branches_of_a_trunk_share_two_fifths_of_their_noise(seeds):
+    """They are taken as independent: what is shared by the runs of a size blurs the comparison of sizes and sharpens
+    that of tokens. 84 to 91 % are covered; where nine tenths are shared, 77 to 97 %."""
+    found = coverage(branches(0.4, seeds), laws.l2(), noise, C=8 * 16e18)
+    assert all(0.8 <= share <= 0.97 for share in found.values()), found

@@ -86,13 +86,14 @@ def _untuned(df: "pd.DataFrame") -> dict[str, str]:
 def _branches(df: "pd.DataFrame") -> dict[str, str]:
     """The convention that says which runs share steps; none where all were trained by themselves.
 
-    What the runs of a trunk have in common (its seed's luck) is noise that they share, so intervals are too narrow.
+    Where two fifths of the noise are the trunk's (36 % in experiments/isoflop_python), nominal 90 % intervals of a,
+    N* and L* of a simulated ladder of 5 budgets x 5 sizes hold the truth in 84 to 91 % (tests/test_laws_coverage.py).
     """
     if "branch_trunk" not in df or df["branch_trunk"].isna().all():
         return {}
     trunks = df["branch_trunk"].dropna()
     told = f"{len(trunks)} of {len(df)} runs begin at one of {trunks.nunique()} trunks"
-    return {"branches": f"{told}; taken as independent, so intervals are too narrow"}
+    return {"branches": f"{told}; taken as independent, so intervals are a little narrow"}
 
 
 def _shared_facts(df: "pd.DataFrame") -> dict[str, str]:
