@@ -54,10 +54,9 @@ def markdown(head, rows):
 def spent(tables, homes):
     rows = []
     for kind, table in tables.items():
-        shared = table.branch_flops_shared.sum() if "branch_flops_shared" in table else 0.0
-        own = table.flops.sum() - shared
+        own = table.flops_spent.sum()
         tests = scaling.load_runs(homes[kind], role="test").flops.sum()
-        less = f"{shared / table.flops.sum():.0%}"
+        less = f"{1 - own / table.flops.sum():.0%}"
         rows.append([kind, len(table), f"{table.flops.sum():.3g}", f"{own:.3g}", less, f"{tests:.3g}"])
     head = ["ladder", "runs", "FLOPs as whole runs", "FLOPs spent", "less", "FLOPs of the test runs"]
     return markdown(head, rows)
@@ -66,13 +65,27 @@ def spent(tables, homes):
 def same_runs(pairs):
     """What a branch ends at beside the cosine run of the same N, D and seed; and what a seed does."""
     seeds = pairs.pivot_table(index=["params_total", "tokens"], columns="seed", values=["loss", "loss_branches"])
-    scatter = [np.std(np.diff(np.log(seeds[column]), axis=1)) / np.sqrt(2) for column in ("loss", "loss_branches")]
+    scatter = [seed_scatter(np.log(seeds[column])) for column in ("loss", "loss_branches")]
+    told = [f"{sd:.2%} ({share:.0%} of the variance common to the runs of a size)" for sd, share in scatter]
     groups = [*((f"{budget:.2g}", gain) for budget, gain in pairs.groupby("budget").gain), ("all", pairs.gain)]
     rows = [[name, *(f"{value:+.2%}" for value in (g.mean(), g.min(), g.max()))] for name, g in groups]
     return (
         markdown(["budget", "branches' loss against cosine's, mean", "least", "most"], rows)
-        + f"\n\nScatter of the seed, one standard deviation: cosine {scatter[0]:.2%}, branches {scatter[1]:.2%}."
+        + f"\n\nScatter of the seed, one standard deviation: cosine {told[0]}, branches {told[1]}."
     )
+
+
+def seed_scatter(log_losses):
+    """Standard deviation of log loss from seed to seed, and the share of its variance that the runs of one size have
+    in common: by analysis of variance of the differences between the two seeds, one class for each size."""
+    difference = (log_losses[1] - log_losses[0]) / np.sqrt(2)
+    classes = [group.to_numpy() for _, group in difference.groupby("params_total")]
+    count, sizes = len(difference), np.array([len(group) for group in classes])
+    within = sum(np.sum((group - group.mean()) ** 2) for group in classes) / (count - len(classes))
+    means = np.array([group.mean() for group in classes])
+    between = np.sum(sizes * (means - difference.mean()) ** 2) / (len(classes) - 1)
+    common = max(between - within, 0.0) * (len(classes) - 1) / (count - np.sum(sizes**2) / count)
+    return np.sqrt(np.mean(difference**2)), common / (common + within)
 
 
 def minima(tables):
