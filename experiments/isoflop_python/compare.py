@@ -33,6 +33,7 @@ def main(folder):
     (HERE / "figures").mkdir(exist_ok=True)
     draw_isoflop(tables)
     draw_difference(pairs)
+    draw_forecasts(tables, homes)
 
 
 def paired(tables):
@@ -68,9 +69,9 @@ def same_runs(pairs):
     scatter = [seed_scatter(np.log(seeds[column])) for column in ("loss", "loss_branches")]
     told = [f"{sd:.2%} ({share:.0%} of the variance common to the runs of a size)" for sd, share in scatter]
     groups = [*((f"{budget:.2g}", gain) for budget, gain in pairs.groupby("budget").gain), ("all", pairs.gain)]
-    rows = [[name, *(f"{value:+.2%}" for value in (g.mean(), g.min(), g.max()))] for name, g in groups]
+    rows = [[name, f"{g.mean():+.2%}", f"{g.std():.2%}", f"{g.min():+.2%}", f"{g.max():+.2%}"] for name, g in groups]
     return (
-        markdown(["budget", "branches' loss against cosine's, mean", "least", "most"], rows)
+        markdown(["budget", "branches' loss against cosine's, mean", "sd", "least", "most"], rows)
         + f"\n\nScatter of the seed, one standard deviation: cosine {told[0]}, branches {told[1]}."
     )
 
@@ -154,14 +155,32 @@ def draw_isoflop(tables):
 
 
 def draw_difference(pairs):
-    figure, axis = plt.subplots(figsize=(5.5, 4.2))
+    figure, axis = plt.subplots(figsize=(7, 4.2))
     for color, (budget, group) in zip(COLORS, pairs.groupby("budget"), strict=True):
         axis.plot(group.params_total, 100 * group.gain, "o", color=color, label=f"{budget:.2g} FLOPs")
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(xscale="log", xlabel="parameters N, all counted", ylabel="branch against cosine run, % of the loss")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(HERE / "figures" / "difference.png", dpi=130)
+
+
+def draw_forecasts(tables, homes):
+    """The best loss at each budget, what was forecast from it, and what came."""
+    figure, axis = plt.subplots(figsize=(5.5, 4.2))
+    for (kind, table), color, shift in zip(tables.items(), ("C0", "C1"), (0.97, 1.03), strict=True):
+        counted = [b for b in laws.isoflop(laws.from_results(table), level=LEVEL).budgets if b.counts]
+        axis.plot([b.C for b in counted], [b.loss_opt for b in counted], "o-", color=color, label=f"{kind}: minima")
+        forecast = json.loads((homes[kind] / "forecast.json").read_text())
+        C, loss = shift * forecast["flops"], forecast["loss"]
+        ends = [[loss - forecast["low"]], [forecast["high"] - loss]]
+        axis.errorbar(C, loss, ends, fmt="s", color=color, capsize=4, label=f"{kind}: forecast, {LEVEL:.0%}")
+        tests = scaling.load_runs(homes[kind], role="test")
+        axis.plot([C] * len(tests), tests.loss, "x", color="black", label="test runs" if kind == "branches" else None)
+    axis.set(xscale="log", xlabel="training FLOPs, exact count", ylabel="held-out loss, nats per byte")
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(HERE / "figures" / "forecasts.png", dpi=130)
 
 
 if __name__ == "__main__":
