@@ -14,7 +14,8 @@ from scaling.sweeps.executors import Devices, find_devices
 from scaling.sweeps.forks import flops_to_spend, fork_bytes
 from scaling.sweeps.hyperparameters import rule_notes
 from scaling.sweeps.run_store import DONE, read_plan, run_state
-from scaling.sweeps.table import duration, render, si
+from scaling.sweeps.table import duration, render
+from scaling.units import si, si_bytes
 
 # FLOP/s of one device where nothing has been measured: a tiny step reaches 15 to 45 GFLOP/s on one CPU core, a
 # sweep's small models rarely more than a third of an accelerator's peak
@@ -79,7 +80,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
         cells = [
             row["run_id"], si(row["params"]), si(row["tokens"]), f"{row['tokens_per_param']:.1f}",
             f"{row['flops']:.3g}", si(row["batch_tokens"]), f"{row['learning_rate']:.3g}",
-            f"{si(row['memory_bytes'])}B", duration(row["seconds"]), row["state"],
+            si_bytes(row["memory_bytes"]), duration(row["seconds"]), row["state"],
         ]  # fmt: skip
         if shared:
             cells[5:5] = [f"{row['flops_spent']:.3g}"]
@@ -97,7 +98,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
         lines.append(
             f"as whole runs {total['flops']:.3g} FLOPs, to be spent {total['flops_spent']:.3g} ({saved:.0%} less): "
             f"each run begins at a checkpoint of the one that it comes after; these take "
-            f"{si(plan['checkpoint_bytes'])}B until all are trained"
+            f"{si_bytes(plan['checkpoint_bytes'])} until all are trained"
         )
     lines.append(
         f"time at {speed['flops_per_s']:.3g} FLOP/s on each of {speed['slots']} {speed['device']}, {speed['source']}"

@@ -18,7 +18,8 @@ from scaling.sweeps.run_store import (
     sweep_and_run,
 )
 from scaling.sweeps.run_store.ledger import findings, read_ledger
-from scaling.sweeps.table import duration, render, si
+from scaling.sweeps.table import duration, render
+from scaling.units import si
 from scaling.validity import Verdict, decide, judge
 
 COLUMNS = ("run", "role", "state", "validity", "N", "D", "FLOPs", "loss", "time", "tries", "reason")

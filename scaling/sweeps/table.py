@@ -1,4 +1,4 @@
-"""Aligned text tables and short numbers."""
+"""Aligned text tables, and durations in words."""
 
 import io
 from collections.abc import Collection, Sequence
@@ -21,19 +21,13 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collect
     return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
 
 
-def si(count: float) -> str:
-    """Three digits and a unit: 1.23M."""
-    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= scale:
-            return f"{count / scale:.3g}{unit}"
-    return f"{count:.3g}"
-
-
 def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 5 h 7 min."""
+    """12 s, 3 min 20 s, 5 h 7 min, 12 d 3 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
