@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from scaling.sweeps.estimate import START_S
-from scaling.sweeps.table import duration, render
+from scaling.sweeps.table import duration, label_cell, render, varied
 from scaling.units import si, si_bytes
 
 Row = Mapping[str, Any]
 Column = tuple[str, bool, Callable[[Row], str]]
 """heading, whether it is set flush right, cell of a run"""
+SHOWN = ("optimizer.learning_rate",)
+"""what may be varied and has a column anyway"""
 
 
 def format_plan(plan: Mapping[str, Any]) -> str:
@@ -56,6 +58,11 @@ def _columns(rows: list[Row]) -> list[Column]:
     columns: list[Column] = [("run", False, lambda row: row["run_id"] or "(after the fit)")]
     if len({row["role"] for row in rows}) > 1:
         columns.append(("role", False, lambda row: row["role"]))
+    columns += [
+        (key, True, lambda row, key=key: label_cell(row["label"], key))  # type: ignore[misc]
+        for key in varied(row["label"] for row in rows)
+        if key not in SHOWN
+    ]
     columns += [
         ("N", True, lambda row: _or_unknown(row["params"], si)),
         ("D", True, lambda row: _or_unknown(row["tokens"], si)),
