@@ -100,8 +100,7 @@ def test_of_a_branch_what_its_trunk_did_is_not_left_anyway(tmp_path: Path) -> No
     config = sweep(design={"kind": "branches", "params": [20e3], "tokens": [1e6, 2e6]})
     trunk, branch = make_runs(config, str(tmp_path))
     home = tmp_path / "synthetic"
-    for run, step in ((trunk, branch.config.fork_step), (branch, branch.config.fork_step)):
-        (home / run.id / "checkpoints" / str(step)).mkdir(parents=True)
+    (home / trunk.id / "checkpoints" / str(branch.config.fork_step)).mkdir(parents=True)
     rows = {row["run_id"]: row for row in describe_plan(config, tmp_path)["runs"]}
     assert rows[branch.id]["flops_left"] == pytest.approx(branch.flops_spent)
     assert rows[trunk.id]["flops_left"] == pytest.approx(0.6 * trunk.flops, rel=1e-2)  # 0.8 of half of the tokens
