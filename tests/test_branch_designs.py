@@ -13,12 +13,18 @@ from synthetic_sweep import sweep_config, write_runs
 from scaling import accounting, laws
 from scaling.config import Records, SweepConfig, build, config_hash, load, merge
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, format_plan, load_runs, make_runs, make_test_runs, write_suggestion
-from scaling.sweeps import plan as plan_module
+from scaling.sweeps import (
+    describe_plan,
+    estimate,
+    format_plan,
+    load_runs,
+    make_runs,
+    make_test_runs,
+    write_suggestion,
+)
 from scaling.sweeps.designs import expected_optimum
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.forks import drop_forks, fork_folder
-from scaling.sweeps.plan import START_S
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import lock, run_state
 
@@ -150,7 +156,7 @@ def test_a_mistake_is_told_in_one_line_that_names_the_key(config: SweepConfig, m
 
 
 def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(plan_module, "find_devices", lambda: Devices("cpu", (0, 1), "cpu"))
+    monkeypatch.setattr(estimate, "find_devices", lambda: Devices("cpu", (0, 1), "cpu"))
     config = sweep({"params": [20e3], "tokens": [1e6, 2e6, 4e6, 8e6]})
     trunk, *branches = make_runs(config)
     described = json.loads(json.dumps(describe_plan(config, tmp_path)))
@@ -158,7 +164,7 @@ def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.Monk
     total = described["total"]
     assert total["flops"] == pytest.approx(trunk.flops * 15 / 8, rel=1e-3)
     assert total["flops_spent"] == pytest.approx(trunk.flops * (1 + 0.2 * 7 / 8), rel=1e-3)
-    spent = [run.flops_spent / plan_module.ASSUMED_CORE + START_S for run in (trunk, *branches)]
+    spent = [run.flops_spent / estimate.ASSUMED_CORE + estimate.START_S for run in (trunk, *branches)]
     # the trunk alone, then the largest branch beside the two others
     assert described["left"]["seconds"] == pytest.approx(spent[0] + max(spent[1], spent[2] + spent[3]))
     assert described["checkpoint_bytes"] == pytest.approx(3 * 12 * trunk.params, rel=0.001)  # weights, two moments

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from scaling import accounting
 from scaling.config import SweepConfig, build, load, merge
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs, run_sweep
-from scaling.sweeps import plan as plan_module
-from scaling.sweeps.designs import make
+from scaling.sweeps import describe_plan, estimate, format_plan, make_runs, make_test_runs, run_sweep
+from scaling.sweeps.designs import expected_optimum, make
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.executors.environment import Platform
-from scaling.sweeps.plan import START_S
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -185,16 +183,22 @@ def test_sizes_that_the_ladder_cannot_tell_apart_are_named() -> None:
 
 
 def test_plan_adds_up_and_its_time_is_that_of_the_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(plan_module, "find_devices", lambda: Devices("cpu", (0, 1), "cpu"))
+    monkeypatch.setattr(estimate, "find_devices", lambda: Devices("cpu", (0, 1), "cpu"))
     config = sweep(forecast={"flops": 4e12}, design={"sizes": 4})
     described = json.loads(json.dumps(describe_plan(config, tmp_path)))
     runs = make_runs(config)
     assert [row["run_id"] for row in described["runs"]] == [run.id for run in runs]
-    assert described["total"]["flops"] == pytest.approx(sum(run.flops for run in runs))
+    (test,) = make_test_runs(config, expected_optimum(config, 4e12) or 0)
+    assert described["total"]["flops"] == pytest.approx(sum(run.flops for run in (*runs, test)))
+    assert described["total"]["runs"] == 9 and described["left"]["runs"] == 9
     assert all(row["memory_bytes"] > 16 * row["params"] for row in described["runs"])  # weights, gradient, 2 moments
-    # eight runs on two slots, four of each cost: each slot takes two of each
-    per_slot = sum(run.flops for run in runs) / 2 / plan_module.ASSUMED_CORE + 4 * START_S
-    assert described["left"]["seconds"] == pytest.approx(per_slot, rel=0.01)
+    # eight runs on two slots, four of each cost: each slot takes two of each; then the test run
+    per_slot = sum(run.flops for run in runs) / 2 / estimate.ASSUMED_CORE + 4 * estimate.START_S
+    tested = test.flops / estimate.ASSUMED_CORE + estimate.START_S
+    assert described["left"]["seconds"] == pytest.approx(per_slot + tested, rel=0.01)
+    (row,) = described["forecast"]["runs"]
+    assert described["forecast"]["expected"] and row["run_id"] is None and row["seconds"] == pytest.approx(tested)
+    assert (row["role"], row["params"], row["tokens"]) == ("test", test.params, test.tokens)
     text = format_plan(described)
     assert all(run.id in text for run in runs) and "assumed" in text and "1 test run of 4e+12" in text
     assert list(tmp_path.iterdir()) == []
@@ -222,7 +226,7 @@ def test_memory_in_a_plan_is_that_of_the_precision_of_its_devices(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def memory(platform: Platform, kind: str, **placement: str) -> list[int]:
-        monkeypatch.setattr(plan_module, "find_devices", lambda: Devices(platform, (0,), kind))
+        monkeypatch.setattr(estimate, "find_devices", lambda: Devices(platform, (0,), kind))
         config = sweep(run={"placement": {"attention": "reference", **placement}})
         return [row["memory_bytes"] for row in describe_plan(config, tmp_path)["runs"]]
 

@@ -1,5 +1,6 @@
 """Hyper-parameters by rule: the published formulas, their units, and what a sweep makes of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,9 +160,9 @@ def test_rules_change_only_what_they_set() -> None:
     assert [run.id for run in plain] == [run.id for run in ruled]
 
 
-def test_the_plan_notes_rules_outside_of_their_range() -> None:
+def test_the_plan_notes_rules_outside_of_their_range(tmp_path: Path) -> None:
     def notes(**rules: Any) -> list[str]:
-        return describe_plan(sweep("optimizer", "batch_size", **rules), "/nonexistent")["notes"]
+        return describe_plan(sweep("optimizer", "batch_size", **rules), tmp_path)["notes"]
 
     found = notes(batch_size={"kind": "step_law"}, learning_rate={"kind": "deepseek"})
     assert [note.split()[0] for note in found] == ["learning_rate:", "batch_size:"]
@@ -173,8 +174,8 @@ def test_the_plan_notes_rules_outside_of_their_range() -> None:
     assert inside is None and batch(kind="step_law").outside([size(tokens=2e9), size(tokens=1.1e11)])
 
 
-def test_the_plan_shows_batch_and_notes() -> None:
-    text = format_plan(describe_plan(sweep("batch_size", batch_size={"kind": "step_law"}), "/nonexistent"))
+def test_the_plan_shows_batch_and_notes(tmp_path: Path) -> None:
+    text = format_plan(describe_plan(sweep("batch_size", batch_size={"kind": "step_law"}), tmp_path))
     assert "batch" in text.splitlines()[0] and "note: batch_size: the rule step_law was fitted on D" in text
 
 

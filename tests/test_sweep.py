@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from scaling import load_runs
-from scaling.config import SweepConfig, build, load, merge, to_yaml
+from scaling.config import SweepConfig, build, differing, load, merge, to_yaml
 from scaling.errors import UserError
 from scaling.sweeps import describe_plan, launch, make_runs, run_state, run_sweep, status
 from scaling.sweeps.executors import Devices, LocalExecutor
 from scaling.sweeps.run_store import attempts, is_held, lock, read_plan
-from scaling.sweeps.sweep import differing
 
 SWEEP: dict[str, Any] = {
     "name": "s",

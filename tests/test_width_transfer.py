@@ -1,6 +1,7 @@
 """Width and depth transfer: the table of factors, the base that is the standard model, and the coordinate check."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -280,7 +281,7 @@ def test_a_sweep_may_not_count_the_width_twice() -> None:
     sweep(rule, None, seeds)
 
 
-def test_a_sweep_is_told_what_mup_must_know_of_the_base() -> None:
+def test_a_sweep_is_told_what_mup_must_know_of_the_base(tmp_path: Path) -> None:
     run = {"mup": {"width": 8}, "n_heads": 2}
     widths = {"model.d_model": [8, 16]}  # heads of 4, then of 8
     with pytest.raises(UserError, match=r"run\.model\.mup\.d_head is unset, .* d_head of 4 to 8; set"):
@@ -289,9 +290,9 @@ def test_a_sweep_is_told_what_mup_must_know_of_the_base() -> None:
     make_runs(heads({"n_heads": 2}, widths))  # without µP any heads will do
 
     depths = {"model.layers": [1, 3]}
-    (note,) = describe_plan(heads(run, depths), "/nonexistent")["notes"]
+    (note,) = describe_plan(heads(run, depths), tmp_path)["notes"]
     assert "mup.layers is unset and the runs have 1 to 3 layers: the rate is transferred over width only" in note
-    assert describe_plan(heads(run | {"mup": {"width": 8, "layers": 1}}, depths), "/nonexistent")["notes"] == []
+    assert describe_plan(heads(run | {"mup": {"width": 8, "layers": 1}}, depths), tmp_path)["notes"] == []
 
 
 def heads(model: Any, axes: Any) -> SweepConfig:

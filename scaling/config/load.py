@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from scaling.config.base import Config
 from scaling.config.run import RunConfig
 from scaling.errors import UserError
+from scaling.units import si
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -151,7 +152,7 @@ def config_hash(config: RunConfig) -> str:
 
 def run_id(config: RunConfig) -> str:
     """Name of a run and of its folder: layers, width, tokens and the first half of the hash."""
-    return f"L{config.model.layers}-d{config.model.d_model}-{_si(config.tokens)}-{config_hash(config)[:8]}"
+    return f"L{config.model.layers}-d{config.model.d_model}-{si(config.tokens)}-{config_hash(config)[:8]}"
 
 
 def differing(old: Any, new: Any, key: str = "") -> list[str]:
@@ -172,13 +173,6 @@ def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
             part["properties"]["extends"] = extends
             part.pop("required", None)  # what a file leaves out, a file it extends may give
     return schema
-
-
-def _si(count: int) -> str:
-    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.9995 * scale:  # three digits of less would round up to 1000 of the smaller unit
-            return f"{count / scale:.3g}{unit}"
-    return str(count)
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from scaling.units import si
+
 Color = str | float
 """a name of PALETTE, or a place on the sequential scale from 0 (small) to 1 (large)"""
 Scale = Literal["power", "si", "plain", "percent"]
@@ -202,7 +204,7 @@ def write_number(value: float, scale: Scale) -> str:
     if scale == "power":
         return _power(value)
     if scale == "si":
-        return _si(value)
+        return si(value)
     return f"{value:.6g}".replace("-", "−")
 
 
@@ -215,10 +217,3 @@ def _power(value: float) -> str:
         digits, exponent = "1", exponent + 1
     power = "10" + str(exponent).translate(SUPERSCRIPTS)
     return power if digits == "1" else f"{digits}×{power}"
-
-
-def _si(value: float) -> str:
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"

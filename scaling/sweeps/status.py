@@ -18,10 +18,10 @@ from scaling.sweeps.run_store import (
     sweep_and_run,
 )
 from scaling.sweeps.run_store.ledger import findings, read_ledger
-from scaling.sweeps.table import duration, render, si
+from scaling.sweeps.table import duration, label_cell, render, varied
+from scaling.units import si
 from scaling.validity import Verdict, decide, judge
 
-COLUMNS = ("run", "role", "state", "validity", "N", "D", "FLOPs", "loss", "time", "tries", "reason")
 BROKEN = ("failed", "unreadable")
 """states without a record that are an end all the same"""
 
@@ -32,8 +32,9 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
     state_of: `run_state`, or a `States` that looks again only at what may have changed, for who asks often.
 
     Returns a JSON-able mapping: `runs` (run_id, role, state, validity, params, tokens, flops, flops_spent, loss,
-    seconds, attempts, reason, validity_reason, progress), `counts` by state, `launched` (whether a process is
+    seconds, attempts, reason, validity_reason, progress, label), `counts` by state, `launched` (whether a process is
     launching it now).
+    `label` is the design's wish, with the value of each axis and the seed; of a run that no plan knows, the seed.
     `flops_spent` leaves out what a branch has from its trunk.
     `validity` is None while there is nothing to judge; `progress` is that of a running run: `share` of the tokens
     that it has to train on itself, training `loss`, `tokens_per_s` and `left_s`, each None where not measured yet,
@@ -59,9 +60,12 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
 
 def format_status(found: Mapping[str, Any]) -> str:
     """`status`'s mapping as text."""
+    keys = varied(row["label"] for row in found["runs"])
+    left, numbers = ("run", "role", "state", "validity"), (*keys, "N", "D", "FLOPs", "loss", "time", "tries")
     rows = [
         (
             row["run_id"], row["role"], _state(row), row["validity"] or "",
+            *(label_cell(row["label"], key) for key in keys),
             *(_short(row[key]) for key in ("params", "tokens")),
             "" if row["flops"] is None else f"{row['flops']:.3g}",
             "" if row["loss"] is None else f"{row['loss']:.4f}",
@@ -70,7 +74,8 @@ def format_status(found: Mapping[str, Any]) -> str:
         )
         for row in found["runs"]
     ]  # fmt: skip
-    return f"{render(COLUMNS, rows, right=range(4, 10))}\n{tell_counts(found)}"
+    right = range(len(left), len(left) + len(numbers))
+    return f"{render((*left, *numbers, 'reason'), rows, right=right)}\n{tell_counts(found)}"
 
 
 def tell_counts(found: Mapping[str, Any]) -> str:
@@ -101,6 +106,7 @@ def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verd
         "reason": state.reason,
         "validity_reason": verdict.reason if verdict else "",
         "progress": _progress(folder, entry) if state.state == "running" else None,
+        "label": dict(entry.label) if entry else {"seed": result.seed} if result else {},
     }
 
 

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, differing, load, to_yaml
+from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
-from scaling.sweeps.designs import PlannedRun, all_runs, expected_optimum, extend, make_runs, make_test_runs
+from scaling.sweeps.checks import check_data, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.forks import drop_forks, flops_to_spend
@@ -96,11 +97,12 @@ def run_sweep(
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
     kept = None if folder is None else str(folder)
     runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)
-    tests = _expected_tests(sweep, runs)
+    tests = expected_tests(sweep, runs)
+    check_folder(home)
     with _claimed(home):
         runs = all_runs(sweep, runs, read_plan(home), kept)
-        _refuse_other_sweep(home, sweep, runs)
-        _check_data([*runs, *tests])
+        refuse_other_sweep(home, sweep, runs)
+        check_data([*runs, *tests], make=True)
         _record(home, runs)
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         read_exclusions(home)  # a mistake in it is told before hours of training
@@ -151,7 +153,7 @@ def _train_further(
             progress.say(line)
         if not more.runs:
             break
-        _check_data(more.runs)
+        check_data(more.runs, make=True)
         runs = (*runs, *more.runs)
         _record(home, runs)
         states = (*states, *train_all(more.runs, home, where, progress))
@@ -181,7 +183,7 @@ def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progre
     home = outcome.folder
     forecast, tests = frozen_forecast(sweep, home, str(home.parent))
     progress.say(f"forecast frozen {forecast.date}: {forecast.text()}")
-    _check_data(tests)
+    check_data(tests, make=True)
     states = train_all(tests, home, where, progress)
     found = write_outcome(home, forecast, states)
     return replace(
@@ -211,53 +213,3 @@ def _claimed(home: Path) -> Iterator[None]:
             f"{home} is being launched by another process ({holder}); wait for it or stop it, and look with "
             f"`scaling status {home}`"
         ) from None
-
-
-def _refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:
-    """A folder holds one sweep. It may grow, and what does not enter a run's id may change."""
-    path = home / "sweep.yaml"
-    if not path.exists():
-        return
-    before = load(SweepConfig, path)
-    planned = {run_id for run_id, entry in read_plan(home).items() if entry.role == "fit"}
-    added, lost = {run.id for run in runs} - planned, planned - {run.id for run in runs}
-    # where the runs run is no part of what they are
-    old, new = (each.model_dump(mode="json", exclude={"executor"}) for each in (before, sweep))
-    changed = differing(old, new)
-    advice = f"choose another name (now {sweep.name!r}), or delete {home} to start afresh"
-    if lost:
-        keys = ", ".join(changed) or "nothing in the file, so the code that designs runs"
-        raise UserError(
-            f"{home} holds another sweep: {len(lost)} of its runs are not in this one. Changed: {keys}; {advice}"
-        )
-    frozen = home / "forecast.json"
-    fixed = [key for key in changed if key.startswith("forecast.") and not key.startswith("forecast.seeds")]
-    if frozen.exists() and (added or fixed):
-        what = f"{len(added)} runs are new" if added else f"{', '.join(fixed)} changed"
-        raise UserError(f"{frozen} is frozen and {what}, but a forecast is never edited; {advice}")
-
-
-def _check_data(runs: Sequence[PlannedRun]) -> None:
-    """Prepare every token store that the runs need, once, and check that each run finds what it asks for."""
-    from scaling.data import check_run, prepare
-
-    stores = {}
-    for run in runs:
-        data, where = run.config.data, run.config.records.store_folder
-        key = (data.model_dump_json(), where)
-        if key not in stores:
-            stores[key] = prepare(data, where)
-        check_run(run.config, stores[key])
-
-
-def _expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """The test runs as the design expects them before any fit: what cannot work is told before hours of training."""
-    if sweep.forecast is None:
-        return ()
-    largest = max(run.label.get("budget", run.flops) for run in runs)
-    if sweep.forecast.flops <= largest:
-        raise UserError(
-            f"sweep {sweep.name}: forecast.flops={sweep.forecast.flops:g} is not beyond its runs ({largest:.4g})"
-        )
-    expected = expected_optimum(sweep, sweep.forecast.flops)
-    return () if expected is None else make_test_runs(sweep, expected, runs[0].config.records.folder)

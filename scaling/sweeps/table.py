@@ -1,7 +1,12 @@
-"""Aligned text tables and short numbers."""
+"""Aligned text tables, and durations in words."""
 
 import io
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+SIZES = ("budget", "target_params", "target_tokens", "model.params", "tokens", "tokens_per_param", "round")
+"""keys of labels that say what N, D and FLOPs were wanted, and when"""
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
@@ -21,19 +26,30 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collect
     return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
 
 
-def si(count: float) -> str:
-    """Three digits and a unit: 1.23M."""
-    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= scale:
-            return f"{count / scale:.3g}{unit}"
-    return f"{count:.3g}"
+def varied(labels: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys in which runs differ by their labels and that no column of N, D and FLOPs tells, such as the seed."""
+    values: dict[str, set[str]] = {}
+    for label in labels:
+        for key, value in label.items():
+            values.setdefault(key, set()).add(json.dumps(value, sort_keys=True, default=str))
+    return [key for key, found in values.items() if len(found) > 1 and key not in SIZES]
+
+
+def label_cell(label: Mapping[str, Any], key: str) -> str:
+    """What a label says of a key, as a configuration has it; empty where it says nothing."""
+    value = label.get(key, "")
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 5 h 7 min."""
+    """12 s, 3 min 20 s, 5 h 7 min, 12 d 3 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,0 +1,88 @@
+"""What a launch refuses before it trains anything, and a dry run tells of: nothing here trains or edits a record."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from scaling.config import SweepConfig, differing, load
+from scaling.errors import UserError
+from scaling.sweeps.designs import PlannedRun, expected_optimum, make_test_runs
+from scaling.sweeps.run_store import read_plan
+
+
+def check_folder(home: Path) -> None:
+    """Raises UserError where the folder `home` of a sweep cannot be made, or nothing can be written in it."""
+    whole = home.absolute()
+    there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    if there.is_dir():
+        what = "permission denied"
+    elif there.exists():
+        what = "a file is where a folder should be"
+    else:
+        what = f"it is a link to {os.readlink(there)}, which is not there"
+    raise UserError(f"cannot use {there}: {what}; mend that, or choose another folder")
+
+
+def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:
+    """A folder holds one sweep. It may grow, and what does not enter a run's id may change."""
+    path = home / "sweep.yaml"
+    if not path.exists():
+        return
+    before = load(SweepConfig, path)
+    planned = {run_id for run_id, entry in read_plan(home).items() if entry.role == "fit"}
+    added, lost = {run.id for run in runs} - planned, planned - {run.id for run in runs}
+    # where the runs run is no part of what they are
+    old, new = (each.model_dump(mode="json", exclude={"executor"}) for each in (before, sweep))
+    changed = differing(old, new)
+    advice = f"choose another name (now {sweep.name!r}), or delete {home} to start afresh"
+    if lost:
+        keys = ", ".join(changed) or "nothing in the file, so the code that designs runs"
+        raise UserError(
+            f"{home} holds another sweep: {len(lost)} of its runs are not in this one. Changed: {keys}; {advice}"
+        )
+    frozen = home / "forecast.json"
+    fixed = [key for key in changed if key.startswith("forecast.") and not key.startswith("forecast.seeds")]
+    if frozen.exists() and (added or fixed):
+        what = f"{len(added)} runs are new" if added else f"{', '.join(fixed)} changed"
+        raise UserError(f"{frozen} is frozen and {what}, but a forecast is never edited; {advice}")
+
+
+def check_data(runs: Sequence[PlannedRun], *, make: bool) -> list[str]:
+    """Check that each run finds the tokens it asks for.
+
+    make: prepare every token store that the runs need, once; else what is not prepared yet is left so and unchecked,
+    and the answer names such corpora.
+    """
+    from scaling.data import TokenStore, check_run, prepare
+    from scaling.data.store import read_manifest, store_folder_of
+
+    stores: dict[tuple[str, str], TokenStore] = {}
+    missing: set[str] = set()
+    for run in runs:
+        data, where = run.config.data, run.config.records.store_folder
+        key = (data.model_dump_json(), where)
+        if key not in stores and not make and read_manifest(store_folder_of(data, where)) is None:
+            missing.add(data.corpus)
+            continue
+        if key not in stores:
+            stores[key] = prepare(data, where)
+        check_run(run.config, stores[key])
+    return sorted(missing)
+
+
+def expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
+    """The test runs as the design expects them before any fit: what cannot work is told before hours of training.
+
+    None for a design that expects no optimum, and for a sweep without a forecast.
+    """
+    if sweep.forecast is None:
+        return ()
+    largest = max(run.label.get("budget", run.flops) for run in runs)
+    if sweep.forecast.flops <= largest:
+        raise UserError(
+            f"sweep {sweep.name}: forecast.flops={sweep.forecast.flops:g} is not beyond its runs ({largest:.4g})"
+        )
+    expected = expected_optimum(sweep, sweep.forecast.flops)
+    return () if expected is None else make_test_runs(sweep, expected, runs[0].config.records.folder)

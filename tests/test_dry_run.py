@@ -1,0 +1,212 @@
+"""What `scaling sweep --dry-run` says of the time, of the test runs, and of what the launch would refuse."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_sweep import sweep_config, write_forecast, write_runs
+from test_sweep import sweep as plain_sweep
+
+from scaling.config import SweepConfig, build, merge
+from scaling.data import prepare
+from scaling.errors import UserError
+from scaling.result import read_result, write_result
+from scaling.sweeps import describe_plan, estimate, format_plan, make_runs, run_sweep
+from scaling.sweeps.estimate import START_S
+from scaling.sweeps.executors import Devices
+from scaling.sweeps.run_store import lock, log_end, log_start
+
+GRID = {"kind": "grid", "axes": {"model.params": [20e3, 40e3], "tokens": [1e5], "optimizer.weight_decay": [0.1, 0.2]}}
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "find_devices", lambda: Devices("cpu", (0,), "cpu"))
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    return sweep_config(forecast=None, **changes)
+
+
+def change(home: Path, run_id: str, **values: Any) -> None:
+    result = read_result(home / run_id)
+    assert result is not None
+    write_result(home / run_id, replace(result, **values))
+
+
+def test_speed_is_that_of_training_and_not_of_the_starts_before_it(tmp_path: Path) -> None:
+    """A run of 1e11 FLOPs at 2e10 FLOP/s takes 5 s, whatever compilation and evaluation took beside."""
+    config = sweep()
+    write_runs(config, tmp_path / "synthetic", lines=2)
+    first, *others = make_runs(config, str(tmp_path))
+    change(tmp_path / "synthetic", first.id, wall_s=500.0)
+    for run in others:
+        (tmp_path / "synthetic" / run.id / "result.json").unlink()
+    found = describe_plan(config, tmp_path)
+    assert found["speed"]["flops_per_s"] == pytest.approx(2e10)
+    rows = {row["run_id"]: row for row in found["runs"]}
+    assert rows[others[0].id]["seconds"] == pytest.approx(others[0].flops / 2e10 + START_S)
+    assert found["left"]["seconds"] == pytest.approx(sum(run.flops / 2e10 + START_S for run in others))
+    text = format_plan(found)
+    assert "measured: tokens/s times FLOPs per token of the run of this sweep that completed" in text
+    assert "with 6 s for the start of each run, without evaluation" in text
+
+
+def test_speed_is_of_one_device_and_of_all_that_share_it(tmp_path: Path) -> None:
+    config = sweep()
+    write_runs(config, tmp_path / "synthetic", lines=2)
+    home, (a, b, c, *others) = tmp_path / "synthetic", make_runs(config, str(tmp_path))
+    for run in others:
+        (home / run.id / "result.json").unlink()
+    facts = {"pack": 4}, {"mesh": {"data": 2, "fsdp": 4, "tensor": 1}}
+    for run, extra in zip((a, b), facts, strict=True):
+        change(home, run.id, facts=extra)
+    change(home, c.id, tokens_per_s=None)  # too short to have been measured
+    # at 8e10 and at 2.5e9 FLOP/s a device: as much work over the time that it took
+    wanted = (a.flops + b.flops) / (a.flops / 8e10 + b.flops / 2.5e9)
+    assert describe_plan(config, tmp_path)["speed"]["flops_per_s"] == pytest.approx(wanted)
+    for run in (a, b):
+        change(home, run.id, device="NVIDIA H100 80GB HBM3")  # says nothing of this machine's cores
+    assert describe_plan(config, tmp_path)["speed"]["source"] == "assumed"
+
+
+def test_a_run_that_was_stopped_has_only_the_rest_left(tmp_path: Path) -> None:
+    config, home = sweep(), tmp_path / "synthetic"
+    stopped, running, waiting, *others = make_runs(config, str(tmp_path))
+    write_runs(config, home, lines=2)
+    for run in (stopped, running, waiting):
+        (home / run.id / "result.json").unlink()
+        (home / run.id / "metrics.jsonl").unlink()
+    for step in (stopped.config.steps // 4, stopped.config.steps // 2):
+        (home / stopped.id / "checkpoints" / str(step)).mkdir(parents=True)
+    log_start(home / stopped.id)
+    log_end(home / stopped.id, 75, "told to stop")
+    with lock(home / running.id / "lock"):
+        (home / running.id / "metrics.jsonl").write_text(json.dumps({"step": running.config.steps // 5}) + "\n")
+        found = describe_plan(config, tmp_path)
+    left = {row["run_id"]: row["flops_left"] / row["flops_spent"] for row in found["runs"]}
+    assert left[stopped.id] == pytest.approx(0.5, abs=1e-3) and left[running.id] == pytest.approx(0.8, abs=1e-3)
+    assert left[waiting.id] == 1 and not any(left[run.id] for run in others)
+    flops = 0.5 * stopped.flops + 0.8 * running.flops + waiting.flops
+    assert found["left"]["flops"] == pytest.approx(flops, rel=1e-3)
+    assert found["left"]["seconds"] == pytest.approx(flops / 2e10 + 3 * START_S, rel=1e-3)
+    text = format_plan(found)
+    assert "interrupted 50%" in text and "running 20%" in text
+
+
+def test_of_a_branch_what_its_trunk_did_is_not_left_anyway(tmp_path: Path) -> None:
+    config = sweep(design={"kind": "branches", "params": [20e3], "tokens": [1e6, 2e6]})
+    trunk, branch = make_runs(config, str(tmp_path))
+    home = tmp_path / "synthetic"
+    (home / trunk.id / "checkpoints" / str(branch.config.fork_step)).mkdir(parents=True)
+    rows = {row["run_id"]: row for row in describe_plan(config, tmp_path)["runs"]}
+    assert rows[branch.id]["flops_left"] == pytest.approx(branch.flops_spent)
+    assert rows[trunk.id]["flops_left"] == pytest.approx(0.6 * trunk.flops, rel=1e-2)  # 0.8 of half of the tokens
+
+
+def test_test_runs_of_unknown_size_count_with_their_flops(tmp_path: Path) -> None:
+    config = sweep_config(design=GRID, forecast={"flops": 4e12, "seeds": [0, 1]})
+    found = json.loads(json.dumps(describe_plan(config, tmp_path)))
+    fit = sum(row["flops"] for row in found["runs"])
+    assert found["total"]["flops"] == pytest.approx(fit + 8e12) and found["total"]["runs"] == 6
+    assert found["left"]["seconds"] == pytest.approx((fit + 8e12) / estimate.ASSUMED_CORE + 6 * START_S)
+    assert [row["params"] for row in found["forecast"]["runs"]] == [None, None]
+    text = format_plan(found)
+    assert "2 test runs of 4e+12 FLOPs, whose size follows from the fit" in text and "?" in text
+
+
+def test_test_runs_of_a_frozen_forecast_are_those_it_is_about(tmp_path: Path) -> None:
+    config, home = sweep_config(), tmp_path / "synthetic"
+    write_runs(config, home, lines=2)
+    write_forecast(config, home, lines=2)
+    found = describe_plan(config, tmp_path)
+    tests = found["forecast"]["runs"]
+    assert not found["forecast"]["expected"] and all((home / row["run_id"]).is_dir() for row in tests)
+    assert found["left"] == {"runs": 0, "flops": 0, "seconds": 0} and found["states"] == {"completed": 17}
+    (home / tests[1]["run_id"] / "result.json").unlink()
+    left = describe_plan(config, tmp_path)["left"]
+    assert left["runs"] == 1 and left["seconds"] == pytest.approx(tests[1]["flops"] / 2e10 + START_S)
+    assert "the forecast is frozen" in format_plan(found)
+
+
+def refused(config: SweepConfig, folder: Path) -> str:
+    """What both the dry run and the launch say."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError) as dry:
+        describe_plan(config, folder)
+    assert sorted(folder.rglob("*")) == before
+    with pytest.raises(UserError) as launch:
+        run_sweep(config, folder=folder)
+    assert str(dry.value) == str(launch.value)
+    return str(dry.value)
+
+
+def test_a_dry_run_refuses_what_the_launch_refuses(tmp_path: Path) -> None:
+    config, home = sweep(), tmp_path / "synthetic"
+    near = merge(sweep_config().model_dump(mode="json"), {"forecast": {"flops": 1e12}})
+    assert "forecast.flops=1e+12 is not beyond its runs" in refused(build(SweepConfig, near, "test"), tmp_path)
+    write_runs(config, home, lines=2)
+    other = merge(config.model_dump(mode="json"), {"run": {"batch_size": 8}})
+    assert "Changed: run.batch_size" in refused(build(SweepConfig, other, "test"), tmp_path)
+    (home / "exclusions.yaml").write_text("no-such-run: its node was broken\n")
+    assert "no-such-run" in refused(config, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name, told in (("file", "a file is where a folder should be"), ("link", f"a link to {tmp_path}/gone")):
+        with pytest.raises(UserError, match=f"cannot use {tmp_path}/{name}: .*{told}"):
+            describe_plan(sweep(), tmp_path / name / "runs")
+
+
+def test_data_are_checked_where_they_are_prepared_and_never_prepared(tmp_path: Path) -> None:
+    text, store = tmp_path / "text", tmp_path / "store"
+    text.mkdir()
+    for i in range(40):
+        (text / f"{i}.txt").write_text(f"{i} of a few words\n" * 40)
+    data = {"corpus": f"files:{text}/*.txt", "validation_fraction": 0.2, "validation_tokens": None}
+    config = plain_sweep(run={"data": data, "records": {"store_folder": str(store)}})
+    found = describe_plan(config, tmp_path / "runs")
+    assert found["unprepared"] == [data["corpus"]] and not store.exists() and not (tmp_path / "runs").exists()
+    assert f"note: {data['corpus']} is not prepared yet" in format_plan(found)
+    prepare(make_runs(config)[0].config.data, store, progress=False)
+    with pytest.raises(UserError, match=r"data\.epochs=1 allows"):
+        describe_plan(config, tmp_path / "runs")
+    enough = plain_sweep(run={"data": {**data, "epochs": 1e4}, "records": {"store_folder": str(store)}})
+    assert describe_plan(enough, tmp_path / "runs")["unprepared"] == []
+
+
+def notes(folder: Path, executor: dict[str, Any], tokens: float = 1e5, **run: Any) -> list[str]:
+    design = {"kind": "list", "points": [{"params": 20e3, "tokens": tokens}, {"params": 40e3, "tokens": tokens}]}
+    run = merge(run, {"records": {"store_folder": str(folder)}})  # where nothing is prepared
+    values = merge(sweep().model_dump(mode="json"), {"executor": executor, "run": run}) | {"design": design}
+    return describe_plan(build(SweepConfig, values, "test"), folder)["notes"]
+
+
+def test_memory_is_held_against_the_device(tmp_path: Path) -> None:
+    h100 = {"kind": "slurm", "slurm": {"gpus": 1, "gpu": "h100"}}
+    assert notes(tmp_path, h100) == []
+    (note,) = notes(tmp_path, h100, 1e9, batch_size=600_000)
+    assert "2 runs take more memory than the 80GB of a h100: up to" in note and "run.placement.remat=full" in note
+
+
+def test_time_is_held_against_the_limit_of_a_job(tmp_path: Path) -> None:
+    short = {"kind": "slurm", "slurm": {"time_minutes": 10}}
+    assert notes(tmp_path, short) == []
+    # 40e3 parameters on 2e8 tokens are about 6e13 FLOPs, an hour at 1.5e10 FLOP/s
+    (note,) = notes(tmp_path, short, 2e8)
+    assert "2 runs take longer than a job may, executor.slurm.time_minutes=10: up to 1 h" in note
+    assert note.endswith("such a run saves its state and is queued again")
+    (note,) = notes(tmp_path, short, 2e8, records={"checkpoint_minutes": None})
+    assert "never ends without checkpoints" in note
+
+
+def test_what_is_not_known_of_a_cluster_is_said(tmp_path: Path) -> None:
+    (gpu,) = notes(tmp_path, {"kind": "slurm", "slurm": {"gpus": 1, "gpu": "H1OO"}})
+    assert "executor.slurm.gpu='H1OO' is not known" in gpu and "did you mean h100?" in gpu
+    (ray,) = notes(tmp_path, {"kind": "ray", "ray": {"address": "head:6379"}})
+    assert "the time is that of one slot: how many the cluster at executor.ray.address=head:6379 has" in ray
+    assert notes(tmp_path, {"kind": "ray"}) == []
