@@ -14,6 +14,7 @@ from synthetic_sweep import sweep_config, write_runs
 from scaling.cli import main
 from scaling.config.load import parse_yaml
 from scaling.errors import explain
+from scaling.result import naming
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "configs" / "models" / "gpt2-small.yaml"
@@ -209,6 +210,30 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
     assert last.startswith("scaling: cannot use ")
     assert "a file is where a folder should be; " in last or "not a directory; " in last
     assert any(f"/{name}" in last or f" {name}" in last for name in ("runs", "store", "taken"))
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("sweep", "sweep.yaml", "--folder", "/proc/foo"), "cannot use /proc/foo: no such file or directory"),
+        (("schema", "/proc/foo"), "cannot use /proc/foo: no such file or directory"),
+        (("sweep", "sweep.yaml", "--folder", "link"), "cannot use link: it is a link to gone, which is not there"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_one_line_and_code_2(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str], says: str
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "link").symlink_to("gone")
+    assert scaling(*command) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == f"scaling: {says}; mend that, or choose another folder or file"
+
+
+def test_an_error_names_the_file_that_was_to_be_written_and_no_other(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, naming(tmp_path):
+        raise OSError(errno.ENOSPC, "No space", "temporary", None, "there")
+    assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space: {str(tmp_path)!r}"
 
 
 def test_no_other_error_is_taken_for_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:

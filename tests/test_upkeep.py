@@ -1,5 +1,6 @@
 """The table and the page of a sweep that is being trained."""
 
+import errno
 import sys
 import time
 from pathlib import Path
@@ -148,6 +149,19 @@ def test_a_drawing_that_fails_is_told_once_and_the_sweep_goes_on(
         err.count("no ink") == 1 and "first line" not in err and err.count("no report: RuntimeError: no paper") == 1
     )
     pd.testing.assert_frame_equal(pd.read_parquet(outcome.folder / "runs.parquet"), load_runs(outcome.folder))
+
+
+def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "s/runs.parquet")
+
+    said: list[str] = []
+    monkeypatch.setattr(upkeep, "write_table", full)
+    with Upkeep(tmp_path, said.append, live=False):
+        pass
+    assert [line.partition(";")[0] for line in said] == [
+        "table and page were not written: cannot write s/runs.parquet: no space left on device"
+    ]
 
 
 def test_a_drawing_that_hangs_delays_neither_the_sweep_nor_its_end(

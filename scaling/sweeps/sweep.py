@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, differing, load, to_yaml
-from scaling.errors import UserError
+from scaling.errors import UserError, one_line
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, all_runs, expected_optimum, extend, make_runs, make_test_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
@@ -133,8 +133,7 @@ def _reported(outcome: SweepOutcome, progress: Progress, *, live: bool) -> Sweep
         if tested and outcome.ok:
             summary = report.summary(outcome.folder)
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        progress.say(f"no report: {told}; `scaling report {outcome.folder}` tries again")
+        progress.say(f"no report: {one_line(error)}; `scaling report {outcome.folder}` tries again")
         return replace(outcome, summary=summary)
     return replace(outcome, report=page, summary=summary if tested else f"{summary}\nreport: {page}")
 

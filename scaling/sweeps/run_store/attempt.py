@@ -11,7 +11,7 @@ from typing import Any
 from scaling.result import naming
 from scaling.sweeps.run_store.locks import now
 
-GONE = "the process disappeared (killed, or the machine stopped)"
+GONE = "the process disappeared (killed, the machine stopped, or no room on the disk to say more)"
 
 
 @dataclass(frozen=True)
