@@ -89,9 +89,7 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
         if told is None:
             return 1, f"{type(error).__name__}: {error}".splitlines()[0][:300]
         _print(f"scaling: {told[0]}")
-        again = len(folders) > 1 or isinstance(
-            error, FileNotFoundError
-        )  # what has vanished is no mistake of the run's
+        again = len(folders) > 1 or isinstance(error, FileNotFoundError)  # what vanished is no mistake of the run's
         return (1 if again else told[1]), told[0]
     return 0, ""
 
