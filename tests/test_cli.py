@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -42,6 +43,26 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
 @pytest.mark.parametrize("args", [(), ("fly",), ("plan",), ("predict", "fit.json"), ("data",), ("sweep", "--folder")])
 def test_bad_usage_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
     assert "--help" in error_of(capsys, *args)
+
+
+def test_help_says_what_every_argument_is_and_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    from scaling.cli import _parser
+
+    commands = next(a for a in _parser()._actions if isinstance(a.choices, dict)).choices
+    for name in set(commands) - {"fit", "predict"}:
+        assert all(action.help for action in commands[name]._actions if action.dest != "==SUPPRESS=="), name
+    with pytest.raises(SystemExit) as ended:
+        scaling("--help")
+    out = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0 and all(
+        f" {code} " in out.partition("exit codes:")[2] for code in (0, 1, 2, 75, 130)
+    )
+
+
+def test_the_version_names_jax_without_importing_it() -> None:
+    code = "import scaling.cli, sys\ntry: scaling.cli.main(['--version'])\nfinally: assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"scaling {version('scaling')}, jax {version('jax')}\n"
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:

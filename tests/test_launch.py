@@ -322,9 +322,14 @@ def test_a_stop_cancels_what_was_submitted_and_begins_nothing(
     runs: Any, tmp_path: Path, number: int, error: type[BaseException]
 ) -> None:
     trunk, branch, *others = runs
-    executor = Pretended({others[-1].id: [75]}, during=lambda task: os.kill(os.getpid(), number))
+    executor, told = Pretended({others[-1].id: [75]}, during=lambda task: os.kill(os.getpid(), number)), StringIO()
     with pytest.raises(error, match="the same command goes on"):
-        launch_all([trunk, replace(branch, after=trunk.id), *others], tmp_path, executor)
+        train_all([trunk, replace(branch, after=trunk.id), *others], tmp_path, executor, Progress(tmp_path, told))
+    assert told.getvalue().splitlines() == [  # and nothing of runs that never began
+        "training 6, on at most 1 device at a time",
+        f"[0/6] {others[-1].id} 1 s interrupted: the worker said why",
+        "stopped; the same command goes on",
+    ]
     assert executor.ran == [others[-1].id] and executor.calls == ["open", "cancel", "close"]
     assert [run_state(tmp_path / run.id).state for run in runs] == ["planned"] * 5 + ["interrupted"]
     assert all(not attempts(tmp_path / run.id) for run in runs[:-1])  # what never began has no attempt

@@ -168,7 +168,12 @@ def _tell_states(outcome: SweepOutcome) -> str:
     told = outcome.as_dict()
     lines = [f"sweep {outcome.sweep}: " + ", ".join(f"{count} {state}" for state, count in told["counts"].items())]
     lines += [f"{run_id}: {reason}" for run_id, reason in told["failed"].items()]
-    if outcome.ok:
+    if outcome.ok and not told["counts"].get("completed"):
+        lines.append(
+            "every run diverged, so there is no loss to fit a law to; lower the learning rate (run.optimizer."
+            "learning_rate, or the rule `learning_rate`) and launch under another name"
+        )
+    elif outcome.ok:
         lines.append(f"next: scaling fit {outcome.folder}, scaling report {outcome.folder}")
     else:
         lines.append(f"launch again to try them again; each has a log.txt in {outcome.folder}")
