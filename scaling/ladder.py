@@ -61,8 +61,8 @@ def model_for_flops(
 
 
 def _named(key: str) -> str:
-    """What a key of a base is called in a run's file."""
-    return f"model.{key}" if key else "model"
+    """What a key of a base is called in a sweep's file."""
+    return f"run.model.{key}" if key else "run.model"
 
 
 def _count(ladder: LadderConfig) -> Measure:

@@ -141,5 +141,5 @@ def test_bad_targets_and_bases_are_told() -> None:
         ladder.model_for_params(0, FINE, BYTES)
     with pytest.raises(UserError, match="vocab"):
         ladder.model_for_params(1e5, FINE, {"context": 128})
-    with pytest.raises(UserError, match=r"unknown key `model.activaton`; did you mean `activation`"):
+    with pytest.raises(UserError, match=r"unknown key `run.model.activaton`; did you mean `activation`"):
         ladder.model_for_params(1e5, FINE, BYTES | {"activaton": "relu"})

@@ -201,7 +201,7 @@ def _check_amount(run: RunConfig, available: int) -> None:
         where = f"run {run_id(run)} of sweep {run.records.sweep}: "
         flops = accounting.flops_per_token(run.model).exact * fits
         remedies[-1] += f", for this model {flops:.3g} FLOPs" if fits else ""
-        remedies[-1] += " (in a sweep's file it is run.data.epochs, and the design sets tokens)"
+        remedies[-1] += " (a sweep's file says run.data.epochs, and tokens by run.tokens or its design)"
     raise UserError(
         f"{where}data.epochs={run.data.epochs:g} allows {int(allowed):,} training tokens ({available:,} an epoch) "
         f"but the run needs {needed:,}; {', or '.join(remedies)}"
