@@ -183,8 +183,8 @@ def test_of_a_sweep_the_run_is_named_and_what_its_file_calls_the_keys() -> None:
     flops = accounting.flops_per_token(run.model).exact * 360
     assert told.startswith(f"run {run_id(run)} of sweep fine: data.epochs=1 allows 390 training tokens")
     assert told.endswith(
-        f"or tokens=360 or fewer, for this model {flops:.3g} FLOPs (a sweep's file says run.data.epochs, and tokens by "
-        "run.tokens or its design)"
+        f"or tokens=360 or fewer, for this model {flops:.3g} FLOPs (a sweep's file says run.data.epochs, and tokens "
+        "by run.tokens or its design)"
     )
 
 
