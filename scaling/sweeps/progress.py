@@ -58,13 +58,12 @@ class Progress:
 
     def tell(self, state: RunState, seconds: float = 0.0, *, again: bool = False) -> None:
         """A run has ended, after so many seconds; `again`: it is tried once more. One that was not even begun, since
-        the launch was told to stop, is nothing to tell."""
-        if state.state == "planned":
-            del self.active[state.run_id]
-            return
+        the launch was told to stop or another process was quicker, is nothing to tell."""
         run = self.active[state.run_id]
         if not again:
             del self.active[state.run_id]
+        if state.state == "planned":
+            return
         if state.state in DONE:
             self.done += 1
             self.flops_done += run.flops_spent
