@@ -13,6 +13,7 @@ from test_run_store import RESULT
 from test_sweep import PRETEND, four_slots, sweep, trained
 
 from scaling import load_runs, report
+from scaling.config import to_yaml
 from scaling.result import write_result
 from scaling.sweeps import launch, make_runs, run_sweep, upkeep
 from scaling.sweeps.run_store import lock
@@ -90,7 +91,7 @@ def test_the_real_process_writes_table_and_page_of_a_sweep_without_results(tmp_p
     home = tmp_path / "s"
     runs = make_runs(sweep(), str(tmp_path))
     (home / runs[0].id).mkdir(parents=True)
-    (home / runs[0].id / "config.yaml").write_text("")
+    (home / runs[0].id / "config.yaml").write_text(to_yaml(runs[0].config))
     said: list[str] = []
     with Upkeep(home, said.append, live=True):
         deadline = time.monotonic() + 60
