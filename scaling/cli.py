@@ -7,8 +7,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import scaling
 from scaling import cli_laws
 from scaling.errors import UserError, explain
+
+EXIT_CODES = (
+    "exit codes: 0 done; 1 a run failed (of `train`: or diverged), or the disk is full; 2 a mistake in usage, "
+    "configuration or folder, which the same command would find again; 75 told to stop (SIGTERM), and the same "
+    "command goes on; 130 Ctrl-C, likewise"
+)
+
+
+class _Version(argparse.Action):
+    """Looked up only when it is asked for."""
+
+    def __call__(self, *_: Any) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            jax = version("jax")
+        except PackageNotFoundError:
+            jax = "not installed"
+        print(f"scaling {scaling.__version__}, jax {jax}")
+        sys.exit(0)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,7 +77,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="scaling", description=__doc__.partition(":")[0] + " of scaling-law experiments.")
+    about = __doc__.partition(":")[0] + " of scaling-law experiments."
+    parser = _Parser(prog="scaling", description=about, epilog=EXIT_CODES)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of scaling and jax")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, call: Callable[[Any], int], help: str, into: Any = commands) -> argparse.ArgumentParser:
@@ -65,11 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "Train one run and record it.")
-    train.add_argument("run", metavar="RUN.yaml")
+    train.add_argument("run", metavar="RUN.yaml", help="configuration of a run, such as configs/runs/*.yaml")
     _overrides(train)
 
     plan = command("plan", _plan, "Parameters, FLOPs, memory and time of a model or run; nothing is trained.")
-    plan.add_argument("config", metavar="MODEL_OR_RUN.yaml")
+    plan.add_argument("config", metavar="MODEL_OR_RUN.yaml", help="configuration of a model or a run")
     plan.add_argument("--topology", metavar="KIND:SHAPE", help="devices, for example v5e:4x4 or h100:8")
     _json(plan)
     _overrides(plan)
@@ -77,17 +100,19 @@ def _parser() -> argparse.ArgumentParser:
     sweep = command(
         "sweep", _sweep, "Train a sweep; with a forecast, fit, freeze and test it. Continues what it finds."
     )
-    sweep.add_argument("sweep", metavar="SWEEP.yaml")
+    sweep.add_argument("sweep", metavar="SWEEP.yaml", help="configuration of a sweep, such as configs/sweeps/*.yaml")
     sweep.add_argument(
         "--executor", metavar="NAME", help="where runs run: local, slurm or ray (default: executor.kind of the sweep)"
     )
-    sweep.add_argument("--folder", help="the sweep's folder is made in it (default: run.records.folder)")
+    sweep.add_argument(
+        "--folder", metavar="FOLDER", help="the sweep's folder is made in it (default: run.records.folder)"
+    )
     sweep.add_argument("--dry-run", action="store_true", help="print every run with its cost and stop")
     _json(sweep)
     _overrides(sweep)
 
     status = command("status", _status, "The state of every run of a sweep.")
-    status.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
+    _sweep_dir(status, "folder of a sweep, such as runs/NAME, or of one of its runs")
     either = status.add_mutually_exclusive_group()
     _json(either)
     either.add_argument("--watch", action="store_true", help="show it as it changes, until nothing is left to run")
@@ -95,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", _data, "Token stores.")
     stores = data.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     prepare = command("prepare", _prepare, "Tokenise a corpus once; an interrupted preparation continues.", stores)
-    prepare.add_argument("data", metavar="DATA.yaml")
+    prepare.add_argument("data", metavar="DATA.yaml", help="configuration of a corpus, such as configs/data/*.yaml")
     prepare.add_argument("--store", default=None, metavar="FOLDER", help="where token stores are kept")
     _overrides(prepare)
 
@@ -105,14 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     report = command("report", _report, "Plots and one self-contained html page of a sweep.")
-    report.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
-    report.add_argument("-o", "--output", type=Path, metavar="report.html")
+    _sweep_dir(report)
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: SWEEP_DIR/report.html)")
 
     dashboard = command("dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page.")
-    dashboard.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path)
+    _sweep_dir(dashboard)
 
     schema = command("schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
-    schema.add_argument("folder", type=Path)
+    schema.add_argument("folder", type=Path, metavar="FOLDER", help="where they are written, as NAME.schema.json")
     return parser
 
 
@@ -122,8 +147,12 @@ def _overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _sweep_dir(parser: argparse.ArgumentParser, help: str = "folder of a sweep, such as runs/NAME") -> None:
+    parser.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path, help=help)
+
+
 def _json(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines, in place of text")
 
 
 def _print_json(value: Any) -> None:

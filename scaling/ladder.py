@@ -26,15 +26,22 @@ Pair = tuple[int, int]
 
 
 def model_for_params(
-    n: float, ladder: LadderConfig, base: Mapping[str, Any], tolerance: float = TOLERANCE
+    n: float, ladder: LadderConfig, base: Mapping[str, Any], tolerance: float = TOLERANCE, asked_by: str = ""
 ) -> ModelConfig:
     """The ladder's model of `n` parameters (which ones: `ladder.count`).
 
     base: a model's values but for its sizes (vocabulary, context, activation ...); sizes in it are replaced.
     tolerance: relative miss that is allowed.
+    asked_by: keys with which n rises, for the error where n itself is no key.
     Raises UserError where `ladder` allows nothing so near, naming the nearest.
     """
-    return _Search(ladder, base, _count(ladder), f"{ladder.count} parameters").nearest(n, tolerance)
+    return _Search(ladder, base, _count(ladder), f"{ladder.count} parameters", asked_by).nearest(n, tolerance)
+
+
+def finer(ladder: LadderConfig) -> list[str]:
+    """What would put more shapes on the ladder, as advice; nothing where it has them all."""
+    steps = {"ladder.ff_multiple": ladder.ff_multiple, "ladder.width_multiple": ladder.width_multiple}
+    return [f"lower {key} ({value})" for key, value in steps.items() if value > 1]
 
 
 def model_for_flops(
@@ -51,6 +58,11 @@ def model_for_flops(
 
     what = f"training FLOPs at {tokens_per_param:g} tokens per parameter"
     return _Search(ladder, base, flops, what).nearest(c, tolerance)
+
+
+def _named(key: str) -> str:
+    """What a key of a base is called in a sweep's file."""
+    return f"run.model.{key}" if key else "run.model"
 
 
 def _count(ladder: LadderConfig) -> Measure:
@@ -71,14 +83,18 @@ class _Fit:
 class _Search:
     """The shapes that a ladder allows over a base, and one measure of them that grows with each of their sizes."""
 
-    def __init__(self, ladder: LadderConfig, base: Mapping[str, Any], measure: Measure, what: str):
-        self.ladder, self.measure, self.what = ladder, measure, what
+    def __init__(
+        self, ladder: LadderConfig, base: Mapping[str, Any], measure: Measure, what: str, asked_by: str = ""
+    ):
+        self.ladder, self.measure, self.what, self.asked_by = ladder, measure, what, asked_by
         sharing = base.get("layer_sharing", 1)
         self.step = sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the check below says so
         self.rope = base.get("position", "rope") == "rope"
         rest = {key: value for key, value in base.items() if key not in SHAPE_KEYS}
         first = (self.step, ladder.width_multiple)
-        self.template = build(ModelConfig, rest | self._sizes(first, ladder.ff_multiple), "the model to be sized")
+        self.template = build(
+            ModelConfig, rest | self._sizes(first, ladder.ff_multiple), "the model to be sized", _named
+        )
 
     def nearest(self, target: float, tolerance: float) -> ModelConfig:
         if not target > 0:
@@ -96,11 +112,12 @@ class _Search:
         raise UserError(self._too_far(target, tolerance, min([best, *nearer], key=lambda fit: fit.miss)))
 
     def _too_far(self, target: float, tolerance: float, best: _Fit) -> str:
-        m, ladder = best.model, self.ladder
+        m = best.model
+        other = f"{'raise' if best.value > target else 'lower'} {self.asked_by}" if self.asked_by else "ask for that"
         return (
             f"no shape of the ladder has {target:.6g} {self.what} within {tolerance:.2%}; nearest: {best.value:.6g} "
-            f"({best.miss:.1%} off) with layers={m.layers}, d_model={m.d_model}, d_ff={m.d_ff}; ask for that, or "
-            f"lower ladder.ff_multiple ({ladder.ff_multiple}) or ladder.width_multiple ({ladder.width_multiple})"
+            f"({best.miss:.1%} off) with layers={m.layers}, d_model={m.d_model}, d_ff={m.d_ff}; "
+            + ", or ".join([other, *finer(self.ladder)])
         )
 
     def _stairs(self, target: float) -> list[Pair]:

@@ -83,7 +83,8 @@ def naming(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        error.filename = str(path)
+        del error.filename2  # set to None it would be told, as "-> None"
         raise
 
 
@@ -117,6 +118,8 @@ def read_result(folder: str | Path) -> Result | None:
     path = Path(folder) / "result.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError(f"expected a mapping, found {type(values).__name__}")
         known = {f.name for f in fields(Result)}
         return Result(**{k: v for k, v in values.items() if k in known})
     except FileNotFoundError:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.config import RunConfig, build
+from scaling import accounting
+from scaling.config import RunConfig, build, run_id
 from scaling.data import Batches, Split, TokenStore, check_run, eval_batches
 from scaling.data.batches import BLOCK
 from scaling.errors import UserError
@@ -174,6 +175,19 @@ def test_too_few_tokens_names_epochs_and_the_number_needed():
     check_run(make_run(tokens=360), make_store(400, 2))
 
 
+def test_of_a_sweep_the_run_is_named_and_what_its_file_calls_the_keys() -> None:
+    run = make_run(records={"sweep": "fine"})
+    with pytest.raises(UserError) as caught:
+        check_run(run, make_store(400, 2))
+    told = str(caught.value)
+    flops = accounting.flops_per_token(run.model).exact * 360
+    assert told.startswith(f"run {run_id(run)} of sweep fine: data.epochs=1 allows 390 training tokens")
+    assert told.endswith(
+        f"or tokens=360 or fewer, for this model {flops:.3g} FLOPs (a sweep's file says run.data.epochs, and tokens "
+        "by run.tokens or its design)"
+    )
+
+
 @settings(max_examples=100, deadline=None)
 @given(train=st.integers(11, 3000), tokens=st.integers(1, 5000), epochs=st.floats(0.01, 9))
 def test_what_the_error_proposes_is_accepted(train, tokens, epochs):
@@ -183,9 +197,12 @@ def test_what_the_error_proposes_is_accepted(train, tokens, epochs):
         assert run.steps * 40 <= epochs * ((train - 1) // 10 * 10) + 1e-6
     except UserError as error:
         proposed = str(error).partition("set data.epochs=")[2]
-        check_run(make_run(tokens=tokens, data__epochs=float(proposed.split()[0])), store)
-        if "tokens=" in proposed:
-            fewer = int(proposed.partition("tokens=")[2].split()[0])
+        passes = run.steps * 40 / ((train - 1) // 10 * 10)
+        assert bool(proposed) == (passes <= 10) and ("use more text" in str(error)) != bool(proposed)
+        if proposed:
+            check_run(make_run(tokens=tokens, data__epochs=float(proposed.split()[0])), store)
+        if ", or tokens=" in str(error):
+            fewer = int(str(error).partition(", or tokens=")[2].split()[0])
             check_run(make_run(tokens=fewer, data__epochs=epochs), store)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ from synthetic_sweep import sweep_config, write_runs
 from scaling.cli import main
 from scaling.config.load import parse_yaml
 from scaling.errors import explain
+from scaling.result import naming
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "configs" / "models" / "gpt2-small.yaml"
@@ -41,6 +43,26 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
 @pytest.mark.parametrize("args", [(), ("fly",), ("plan",), ("predict", "fit.json"), ("data",), ("sweep", "--folder")])
 def test_bad_usage_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
     assert "--help" in error_of(capsys, *args)
+
+
+def test_help_says_what_every_argument_is_and_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    from scaling.cli import _parser
+
+    commands = next(a for a in _parser()._actions if isinstance(a.choices, dict)).choices
+    for name in set(commands) - {"fit", "predict"}:
+        assert all(action.help for action in commands[name]._actions if action.dest != "==SUPPRESS=="), name
+    with pytest.raises(SystemExit) as ended:
+        scaling("--help")
+    out = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0 and all(
+        f" {code} " in out.partition("exit codes:")[2] for code in (0, 1, 2, 75, 130)
+    )
+
+
+def test_the_version_names_jax_without_importing_it() -> None:
+    code = "import scaling.cli, sys\ntry: scaling.cli.main(['--version'])\nfinally: assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"scaling {version('scaling')}, jax {version('jax')}\n"
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,6 +231,30 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
     assert last.startswith("scaling: cannot use ")
     assert "a file is where a folder should be; " in last or "not a directory; " in last
     assert any(f"/{name}" in last or f" {name}" in last for name in ("runs", "store", "taken"))
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("sweep", "sweep.yaml", "--folder", "/proc/foo"), "cannot use /proc/foo: no such file or directory"),
+        (("schema", "/proc/foo"), "cannot use /proc/foo: no such file or directory"),
+        (("sweep", "sweep.yaml", "--folder", "link"), "cannot use link: it is a link to gone, which is not there"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_one_line_and_code_2(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str], says: str
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "link").symlink_to("gone")
+    assert scaling(*command) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == f"scaling: {says}; mend that, or choose another folder or file"
+
+
+def test_an_error_names_the_file_that_was_to_be_written_and_no_other(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, naming(tmp_path):
+        raise OSError(errno.ENOSPC, "No space", "temporary", None, "there")
+    assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space: {str(tmp_path)!r}"
 
 
 def test_no_other_error_is_taken_for_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_a_misspelt_key_is_reported_before_the_key_that_it_leaves_missing() -> N
         ("optimizer.learning_rate=.inf", "`optimizer.learning_rate` should be a finite number, got inf"),
         ("optimizer.learning_rate=.nan", "`optimizer.learning_rate` should be a finite number, got nan"),
         ("model.d_model=.inf", "`model.d_model` should be a finite number, got inf"),
-        ("model=7", "`model` should be a valid dictionary"),
+        ("model=7", "`model` should be `key: value` lines, got 7"),
         ("optimizer.name=adamv", "`optimizer.name` should be 'adamw', 'adafactor', 'muon' or 'lion', got 'adamv'"),
         ("optimizer.name=adamv", "did you mean adamw?"),
         ("seed=-1", "`seed` should be greater than or equal to 0"),
@@ -113,6 +113,32 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override: str, says: str) -
 )
 def test_an_impossible_combination_says_what_would_be_possible(override: str, says: str) -> None:
     assert says in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seeds=[]", "`seeds` should have at least 1 value, got []"),
+        ("seeds=0", "`seeds` should be a list, such as [1, 2], got 0"),
+        (
+            "executor.ray.address=somewhere",
+            "`executor.ray.address` should be like 'auto' or 'host:6379', got 'somewhere'",
+        ),
+        ("name=a b", "`name` should be like 'my-sweep' or 'tinystories.2', got 'a b'"),
+        ("design.axes=[]", "`design.axes` should be `key: value` lines, got []"),
+        (
+            "forecast={flops: 1, priors: {E: [1, 2, 3]}}",
+            "`forecast.priors.E` should have at most 2 values, got [1, 2, 3]",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_for_who_writes_the_file(override: str, says: str) -> None:
+    assert refusal(override, cls=SweepConfig, values=SWEEP).endswith(says)
+
+
+def test_a_missing_mapping_is_named_with_what_it_takes() -> None:
+    values = {key: value for key, value in RUN.items() if key != "optimizer"}
+    assert refusal(values=values).endswith("`optimizer` is missing; it takes at least optimizer.learning_rate")
 
 
 def test_a_missing_key_is_named() -> None:

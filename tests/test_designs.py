@@ -45,6 +45,11 @@ def grid(axes: dict[str, list[Any]], **changes: Any) -> SweepConfig:
     return build(SweepConfig, values, "test")
 
 
+def listed(sizes: list[float]) -> SweepConfig:
+    points = [{"params": size, "tokens": 1e3} for size in sizes]
+    return build(SweepConfig, BASE | {"design": {"kind": "list", "points": points}}, "test")
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     budget=st.floats(3e11, 1e14),
@@ -152,20 +157,39 @@ def test_test_runs_take_the_budget_of_the_forecast() -> None:
         (sweep(run={"seed": 1}), r"run\.seed is set by seeds"),
         (sweep(run={"records": {"role": "test"}}), r"run\.records\.role is set by forecast"),
         (sweep(run={"optimizer": {"learning_rate": 0.1}}), r"run\.optimizer\.learning_rate is set by learning_rate"),
-        (sweep(learning_rate=None), r"budget=1e\+11.*`optimizer` is missing"),
+        (sweep(learning_rate=None),
+         r"budget=1e\+11.*`run\.optimizer` is missing; it takes at least run\.optimizer\.learning_rate$"),
         (sweep(run={"model": {"contxt": 12}}), r"contxt.*context"),
+        (sweep(run={"data": {"epoch": 2}}), r"unknown key `run\.data\.epoch`; did you mean `epochs`"),
+        (sweep(seeds=[-1]), r"`seeds` should be greater than or equal to 0, got -1"),
         (sweep(run={"batch_size": None}), "batch_size"),
-        (sweep(design={"budgets": [1e11, 1e11]}), r"two runs are one .*budget=1e\+11.*budget=1e\+11"),
+        (sweep(design={"budgets": [1e11, 1e11]}),
+         r"two runs are one .*: design\.budgets holds 1e\+11 twice; remove one of them$"),
+        (sweep(seeds=[0, 1, 0]), r"two runs are one .*: seeds holds 0 twice; remove one of them$"),
+        (listed([20e3, 20e3]),
+         r"two runs are one .*: target_params=20000, target_tokens=1000, seed=0 is there twice"),
         (sweep(design={"budgets": [1e6], "center_exponent": 0.1}), r"budget of 1e\+06 FLOPs is less than one batch"),
         (sweep(design={"center_params": 100}), r"1e\+11 FLOPs wants 36\.\d+ parameters: no shape .* within 9\.8"),
+        (sweep(design={"center_params": 100}),
+         r"; raise design\.center_params or the budget, or lower ladder\.width_mul"),
+        (sweep(design={"center_params": 100}, ladder={"width_multiple": 1, "ff_multiple": 1, "d_head": 2}),
+         r"d_ff=\d+; raise design\.center_params or the budget$"),
+        (listed([1]), r"; ask for that, or lower ladder"),
         (sweep(ladder={"width_multiple": 64, "ff_multiple": 64}), "no shape of the ladder has"),
-        (grid({"model.params": [20e3, 20e3]}), r"two runs are one .*model\.params=20000"),
+        (grid({"model.params": [20e3, 20e3]}),
+         r"two runs are one .*: design\.axes\.model\.params holds 20000.* twice"),
         (grid({"model.params": [True]}), r"model\.params: True is not a number"),
         (grid({"model.params": [20e3], "model.layers": [1]}), r"design\.axes\.model\.layers and the ladder both set"),
-        (grid({"seed": [1, 2]}), r"design\.axes\.seed and seeds both set seed"),
+        (grid({"seed": [1, 2]}), r"design\.axes\.seed is not allowed.* write `seeds: \[1, 2\]`"),
+        (grid({"model.parms": [1e4]}),
+         r"design\.axes\.model\.parms: unknown key `model\.parms`; did you mean `params`"),
+        (grid({"model.params": [2e4], "optimizer.b2": [2]}),
+         r"`design\.axes\.optimizer\.b2` should be less than 1, got 2"),
+        (grid({"optimzer.b2": [0.9]}),
+         r"design\.axes\.optimzer\.b2: unknown key `optimzer`; did you mean `optimizer`"),
         (grid({"optimizer.learning_rate": [0.1]}), "both set optimizer.learning_rate"),
         (build(SweepConfig, {**BASE, "design": {"kind": "grid", "zip": {"seed": [1]}}}, "t"),
-         r"design\.zip\.seed and seeds both set seed"),
+         r"design\.zip\.seed is not allowed.* write `seeds: \[1\]`"),
         (grid({"tokens": [1000]}), r"run\.tokens is set by design\.axes\.tokens"),
         (grid({"model.nrom": ["rmsnorm"]}, run={"model": {"layers": 1, "d_model": 8, "n_heads": 1}}), "nrom.*norm"),
     ],

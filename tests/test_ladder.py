@@ -113,6 +113,13 @@ def test_an_unreachable_size_names_the_nearest() -> None:
     assert "layers=1, d_model=64" in line and "ladder.width_multiple (64)" in line and "\n" not in line
 
 
+def test_only_what_can_be_lowered_is_advised() -> None:
+    with pytest.raises(UserError, match=r"d_ff=\d+; ask for that, or lower ladder\.width_multiple \(64\)$"):
+        ladder.model_for_params(1e4, LadderConfig(ff_multiple=1), BYTES)
+    with pytest.raises(UserError, match=r"d_ff=\d+; raise center$"):
+        ladder.model_for_params(9, LadderConfig(ff_multiple=1, width_multiple=1, d_head=2), BYTES, asked_by="center")
+
+
 def test_the_nearest_is_the_nearest_of_all_shapes() -> None:
     """Brute force over every shape that a coarse ladder allows."""
     config = LadderConfig(aspect=32, d_head=16, width_multiple=16, ff_multiple=16)
@@ -134,5 +141,5 @@ def test_bad_targets_and_bases_are_told() -> None:
         ladder.model_for_params(0, FINE, BYTES)
     with pytest.raises(UserError, match="vocab"):
         ladder.model_for_params(1e5, FINE, {"context": 128})
-    with pytest.raises(UserError, match=r"unknown key `activaton`; did you mean `activation`"):
+    with pytest.raises(UserError, match=r"unknown key `run.model.activaton`; did you mean `activation`"):
         ladder.model_for_params(1e5, FINE, BYTES | {"activaton": "relu"})

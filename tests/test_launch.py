@@ -23,7 +23,7 @@ from scaling.sweeps import PlannedRun, launch, make_runs, run_state
 from scaling.sweeps.executors import Finished, LocalExecutor, Task
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.progress import Progress
-from scaling.sweeps.run_store import BUSY, RunState, attempts, lock, log_end, log_start
+from scaling.sweeps.run_store import BUSY, RunState, attempts, lock, log_again, log_end, log_start
 
 Ending = int | None | str
 
@@ -139,6 +139,36 @@ def test_a_broken_run_is_tried_again_at_once_and_not_for_ever(runs: Any, tmp_pat
     assert found[killed] == [(-9, "killed by SIG"), (0, "")] and found[lost] == [(None, "the process d"), (0, "")]
     assert found[crashed] == [(1, "the worker sa")] * 2  # the worker's own words are not written over
     assert told.count("trying again") == 3
+
+
+def test_a_broken_run_is_no_failed_one_while_a_live_launch_will_try_it_again(runs: Any, tmp_path: Path) -> None:
+    broken, other = runs[:2]
+    seen: list[RunState] = []
+
+    def look(task: Task) -> None:
+        if broken.id in executor.ran and task.name == other.id:
+            seen.append(run_state(tmp_path / broken.id))
+
+    class LastFirst(Pretended):
+        def wait(self, seconds: float) -> list[Finished]:
+            self.queue.sort(key=lambda task: task.name != broken.id or broken.id in self.ran)
+            return super().wait(seconds)
+
+    executor = LastFirst({broken.id: [("open", -9), 1]}, look)
+    with lock(tmp_path / "lock"):
+        assert launch_all([broken, other], tmp_path, executor)[0] == ["failed", "completed"]
+    assert [(state.state, state.reason) for state in seen] == [
+        ("interrupted", "killed by SIGKILL (another process, or no memory was left); will be tried again")
+    ]
+    log_again(tmp_path / broken.id)  # of a launch that is no more
+    assert run_state(tmp_path / broken.id).state == "failed"
+
+
+def test_an_exit_without_a_word_is_told_as_one(runs: Any, tmp_path: Path) -> None:
+    launch_all(runs[:1], tmp_path, Pretended({runs[0].id: [("open", 1)] * 9}))
+    assert (
+        attempts(tmp_path / runs[0].id)[0].reason == "exit code 1, and nothing in its log, as where the disk is full"
+    )
 
 
 def test_a_preempted_run_goes_on_without_limit_of_attempts_but_not_for_ever(runs: Any, tmp_path: Path) -> None:
@@ -292,9 +322,14 @@ def test_a_stop_cancels_what_was_submitted_and_begins_nothing(
     runs: Any, tmp_path: Path, number: int, error: type[BaseException]
 ) -> None:
     trunk, branch, *others = runs
-    executor = Pretended({others[-1].id: [75]}, during=lambda task: os.kill(os.getpid(), number))
+    executor, told = Pretended({others[-1].id: [75]}, during=lambda task: os.kill(os.getpid(), number)), StringIO()
     with pytest.raises(error, match="the same command goes on"):
-        launch_all([trunk, replace(branch, after=trunk.id), *others], tmp_path, executor)
+        train_all([trunk, replace(branch, after=trunk.id), *others], tmp_path, executor, Progress(tmp_path, told))
+    assert told.getvalue().splitlines() == [  # and nothing of runs that never began
+        "training 6, on at most 1 device at a time",
+        f"[0/6] {others[-1].id} 1 s interrupted: the worker said why",
+        "stopped; the same command goes on",
+    ]
     assert executor.ran == [others[-1].id] and executor.calls == ["open", "cancel", "close"]
     assert [run_state(tmp_path / run.id).state for run in runs] == ["planned"] * 5 + ["interrupted"]
     assert all(not attempts(tmp_path / run.id) for run in runs[:-1])  # what never began has no attempt

@@ -102,6 +102,24 @@ def test_a_run_that_took_too_much_memory_is_told_from_one_that_lost_its_node(
     assert told(executor, 1) == {"a": code}
 
 
+@pytest.mark.parametrize(
+    ("devices", "gpus", "says"),
+    [
+        (1, 0, "run a needs executor.ray.cpus=9, more than any node of the Ray cluster has; lower it"),
+        (1, 2, "run a needs executor.ray.cpus=9 and executor.ray.gpus=2, more than any node"),
+        (3, 0, "run a needs 3 devices (placement.mesh), each of executor.ray.cpus=9, and no node of the Ray cluster "
+         "has more than 0; lower the mesh, or what a device takes"),
+    ],
+)  # fmt: skip
+def test_what_no_node_has_is_refused_with_the_keys_that_ask_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, gpus: int, says: str
+) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}])
+    with pytest.raises(UserError) as error:
+        RayExecutor(RayConfig(cpus=9, gpus=gpus)).submit([script(tmp_path, "a", "pass", devices=devices)])
+    assert str(error.value).startswith(says)
+
+
 @pytest.mark.slow
 def test_ends_are_told_and_what_is_cancelled_may_save_its_state(
     cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -113,7 +131,7 @@ def test_ends_are_told_and_what_is_cancelled_may_save_its_state(
         assert signal.getsignal(signal.SIGTERM) is before  # a launch has its own
         assert executor.slots == 2
         with pytest.raises(
-            UserError, match=r"run wide needs 2 devices .* no node of the Ray cluster has more than 1"
+            UserError, match=r"run wide needs 2 devices .*executor.ray.cpus=1, and no node .* more than 1; lower"
         ):
             executor.submit([script(tmp_path, "wide", "pass", devices=2)])
         executor.submit(

@@ -121,12 +121,12 @@ def test_table_has_the_columns_of_a_result_and_tells_test_runs_apart(tmp_path: P
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
     write_result(tmp_path / "good", RESULT)
-    for name in ("bad", "worse"):
+    for name, text in {"bad": '{"run_id": "x"}', "worse": "{", "list": "[]"}.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text('{"run_id": "x"}' if name == "bad" else "{")
-    with pytest.raises(UserError, match=r"bad/result.json.*worse/result.json"):
+        (tmp_path / name / "result.json").write_text(text)
+    with pytest.raises(UserError, match=r"bad/result.json.*list/result.json.*worse/result.json"):
         scaling.load_runs(tmp_path)
-    assert run_state(tmp_path / "bad").state == "unreadable"
+    assert run_state(tmp_path / "bad").state == run_state(tmp_path / "list").state == "unreadable"
     with pytest.raises(UserError, match="nowhere is not a folder"):
         scaling.load_runs(tmp_path / "nowhere")
 

@@ -158,13 +158,14 @@ def test_a_run_that_a_job_of_an_earlier_launch_completes_or_breaks_meanwhile_is_
 
 
 def test_what_was_queued_before_a_refusal_is_on_record_and_found_by_the_next_launch(
-    pretended: Pretended, tmp_path: Path
+    pretended: Pretended, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wide, narrow = script(tmp_path, "wide", "pass", devices=2), script(tmp_path, "narrow", "pass")
     pretended.answers.write_text("\nInvalid account or account/partition combination specified")
     with pytest.raises(UserError, match=r"jobs of narrow: .* Invalid account"):
         opened(tmp_path).submit([narrow, wide])
     assert jobs(tmp_path) == {"101": ["wide"]} and len(pretended.called("sbatch")) == 2  # it is told at once
+    assert capfd.readouterr() == ("", "")  # and once
     opened(tmp_path).submit([narrow, wide])
     assert jobs(tmp_path) == {"101": ["wide"], "103": ["narrow"]} and pretended.called("scancel") == []
 

@@ -153,6 +153,15 @@ def test_crashes_and_kills_are_retried_divergence_and_mistakes_are_not(
     assert json.loads(json.dumps(describe_plan(config, tmp_path)))["left"]["runs"] == 0
 
 
+@pytest.mark.usefixtures("pretend")
+def test_a_sweep_of_diverged_runs_is_not_sent_to_be_fitted(tmp_path: Path) -> None:
+    config = sweep()
+    write_script(tmp_path / "s", {run.id: ["diverged"] for run in make_runs(config)})
+    outcome = run_sweep(config, four_slots(), tmp_path)
+    assert outcome.ok and "scaling fit" not in outcome.summary
+    assert "6 diverged\nevery run diverged, so there is no loss to fit a law to; lower " in outcome.summary
+
+
 # The real worker, without jax, with a training that finds the disk full.
 FULL_DISK = """
 import errno, os, sys, types

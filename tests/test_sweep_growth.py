@@ -20,7 +20,8 @@ def test_a_budget_gets_further_sizes_once_and_none_when_the_forecast_is_frozen(
     config, home = sweep(design={"recenter": 1}), tmp_path / "s"
     outcome = run_sweep(config, four_slots(), tmp_path)
     told = capsys.readouterr().err
-    assert "budget 6e+09: the minimum is below the smallest size; adding 7,654 parameters" in told
+    where = "its parabola (one curvature for all 2 budgets) has its minimum below the smallest size"
+    assert f"budget 6e+09: {where}; adding 7,654 parameters" in told
     added = [run_id for run_id, entry in read_plan(home).items() if "round" in entry.label]
     assert outcome.ok and added and len(outcome.states) == len(trained(home)) == 6 + len(added)
     assert trained(home)[6:] == sorted(added, key=trained(home).index)  # after the design's own

@@ -1,5 +1,6 @@
 """The table and the page of a sweep that is being trained."""
 
+import errno
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from test_run_store import RESULT
 from test_sweep import PRETEND, four_slots, sweep, trained
 
 from scaling import load_runs, report
+from scaling.config import to_yaml
 from scaling.result import write_result
 from scaling.sweeps import launch, make_runs, run_sweep, upkeep
 from scaling.sweeps.run_store import lock
@@ -89,7 +91,7 @@ def test_the_real_process_writes_table_and_page_of_a_sweep_without_results(tmp_p
     home = tmp_path / "s"
     runs = make_runs(sweep(), str(tmp_path))
     (home / runs[0].id).mkdir(parents=True)
-    (home / runs[0].id / "config.yaml").write_text("")
+    (home / runs[0].id / "config.yaml").write_text(to_yaml(runs[0].config))
     said: list[str] = []
     with Upkeep(home, said.append, live=True):
         deadline = time.monotonic() + 60
@@ -148,6 +150,19 @@ def test_a_drawing_that_fails_is_told_once_and_the_sweep_goes_on(
         err.count("no ink") == 1 and "first line" not in err and err.count("no report: RuntimeError: no paper") == 1
     )
     pd.testing.assert_frame_equal(pd.read_parquet(outcome.folder / "runs.parquet"), load_runs(outcome.folder))
+
+
+def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "s/runs.parquet")
+
+    said: list[str] = []
+    monkeypatch.setattr(upkeep, "write_table", full)
+    with Upkeep(tmp_path, said.append, live=False):
+        pass
+    assert [line.partition(";")[0] for line in said] == [
+        "table and page were not written: cannot write s/runs.parquet: no space left on device"
+    ]
 
 
 def test_a_drawing_that_hangs_delays_neither_the_sweep_nor_its_end(

@@ -46,6 +46,10 @@ def train(folder):
     elif act == "full":
         run_store.log_end.__globals__["_append"] = full
         full()
+    elif act == "full log":
+        full()
+    elif act == "vanished":
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "checkpoints/3")
     elif act == "wait":
         time.sleep(60)
     write_result(folder, record)
@@ -93,6 +97,12 @@ def run(act: str, *folders: Path) -> tuple[int, str]:
         ("diverge", 1, "loss is nan at step 3", "diverged"),
         ("mistake", 2, "model.layers: no", "failed"),
         ("error", 1, "MemoryError: no room", "failed"),
+        (
+            "vanished",
+            1,
+            "cannot use checkpoints/3: no such file or directory; mend that, or choose another folder or file",
+            "failed",
+        ),
         ("saved", 75, "told to stop; its state is saved", "interrupted"),
     ],
 )
@@ -110,6 +120,14 @@ def test_a_full_disk_leaves_the_attempt_open_and_the_exit_code_tells(folders: li
     assert code == 1 and "cannot write metrics.jsonl: no space left on device" in told
     (attempt,) = attempts(folders[0])
     assert attempt.end is None and run_state(folders[0]).state == "interrupted"
+
+
+def test_the_reason_is_noted_also_where_the_log_takes_no_more(folders: list[Path]) -> None:
+    (folders[0].parent / "act").write_text("full log")
+    with open("/dev/full", "w") as log:
+        subprocess.run([sys.executable, "-c", WORKER, str(folders[0])], stderr=log, stdout=log, check=False)
+    (attempt,) = attempts(folders[0])
+    assert attempt.reason.startswith("cannot write metrics.jsonl: no space left on device")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

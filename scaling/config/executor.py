@@ -34,7 +34,7 @@ class SlurmConfig(Config):
 class RayConfig(Config):
     """A Ray cluster, and what each run asks of it."""
 
-    address: str | None = Field(default=None, pattern=r"^(auto|[^/]+:\d+)$")
+    address: str | None = Field(default=None, pattern=r"^(auto|[^/]+:\d+)$", examples=["auto", "host:6379"])
     """of a cluster that is up (`host:6379`; `auto` on one of its nodes); unset: one is started for the launch"""
     cpus: int = Field(default=1, ge=1)
     """for each device of a run's mesh"""

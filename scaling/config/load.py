@@ -3,18 +3,22 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from scaling.config.base import Config
 from scaling.config.run import RunConfig
 from scaling.errors import UserError
 from scaling.units import si
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -118,12 +122,29 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     return values
 
 
-def build(cls: type[C], values: Any, source: str) -> C:
-    """`values` as a `cls`; raises UserError with one line for the first thing that is wrong."""
+def build(cls: type[C], values: Any, source: str, named: Callable[[str], str] = str) -> C:
+    """`values` as a `cls`; raises UserError with one line for the first thing that is wrong.
+
+    named: what a dotted key of `values` (empty: all of them) is called in the user's file.
+    """
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_one_line(cls, error)}") from None
+        raise UserError(f"{source}: {_one_line(cls, error, named)}") from None
+
+
+def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] = ()) -> None:
+    """Raises UserError where `cls` has no such dotted key, nor `also`; in a mapping of any keys all are allowed."""
+    above: list[str] = []
+    for part in key.split("."):
+        allowed = [*cls.model_fields, *(k.rpartition(".")[2] for k in also if k.split(".")[:-1] == above)]
+        above.append(part)
+        if part not in allowed:
+            raise UserError(f"{source}: {_unknown('.'.join(above), part, allowed)}")
+        inner = _models(cls.model_fields[part].annotation) if part in cls.model_fields else []
+        if len(inner) != 1:
+            return
+        cls = inner[0]
 
 
 def load(cls: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
@@ -175,28 +196,51 @@ def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
-def _one_line(cls: type[BaseModel], error: ValidationError) -> str:
+def _one_line(cls: type[BaseModel], error: ValidationError, named: Callable[[str], str]) -> str:
     """The first problem as `key: what is wrong, what was given, what is allowed`."""
     problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]  # a misspelt key causes others
     at, keys = _locate(cls, [str(part) for part in problem["loc"] if not str(part).startswith("function-")])
-    key = ".".join(keys) or "(top level)"
+    key, field = named(".".join(keys)) or "(top level)", at.model_fields.get(keys[-1]) if keys else None
     if problem["type"] == "extra_forbidden":
-        allowed = list(at.model_fields)
-        near = get_close_matches(keys[-1], allowed, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`? " if near else ""
-        return f"unknown key `{key}`; {hint}allowed: {', '.join(allowed)}"
+        return _unknown(key, keys[-1], list(at.model_fields))
     if problem["type"].startswith("union_tag"):
         tag, kinds = problem["ctx"]["discriminator"].strip("'"), " or ".join(_kinds(at, keys[-1]))
         found = f", got {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else ""
         return f"`{key}.{tag}` should be {kinds}{found}"
     if problem["type"] == "missing":
-        return f"`{key}` is missing"
+        inside = _models(field.annotation) if field else []
+        needed = [name for name, f in inside[0].model_fields.items() if f.is_required()] if len(inside) == 1 else []
+        return f"`{key}` is missing" + (
+            f"; it takes at least {', '.join(f'{key}.{n}' for n in needed)}" * bool(needed)
+        )
     if problem["type"] == "value_error":
         return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}"
-    message = problem["msg"].removeprefix("Input ")
+    message = _wording(problem, field)
     near = get_close_matches(str(problem["input"]), re.findall(r"'([^']+)'", message), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"`{key}` {message}, got {_short(problem['input'])}{hint}"
+
+
+def _unknown(key: str, last: str, allowed: Sequence[str]) -> str:
+    near = get_close_matches(last, allowed, n=1, cutoff=0.5)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    return f"unknown key `{key}`; {hint}allowed: {', '.join(allowed)}"
+
+
+def _wording(problem: "ErrorDetails", field: FieldInfo | None) -> str:
+    """What a value should be, in words for who writes a file, not for who writes the classes."""
+    kind, limits = problem["type"], problem.get("ctx", {})
+    if kind == "too_short":
+        return f"should have at least {limits['min_length']} value{'s' * (limits['min_length'] > 1)}"
+    if kind == "too_long":
+        return f"should have at most {limits['max_length']} value{'s' * (limits['max_length'] > 1)}"
+    if kind == "tuple_type":
+        return "should be a list, such as [1, 2]"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return "should be `key: value` lines"
+    if kind == "string_pattern_mismatch" and field is not None and field.examples:
+        return f"should be like {' or '.join(map(repr, field.examples))}"
+    return problem["msg"].removeprefix("Input ")
 
 
 def _short(value: Any) -> str:

@@ -152,7 +152,7 @@ class Records(Config):
     checkpoint_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """permanent checkpoints after these steps; a sweep of branches sets them, and deletes them when all branches of
     the run are trained"""
-    trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["L2-d64-1M-0a1b2c3d"])
     """id of another wsd run of the sweep that begins with the same updates: they are taken from its checkpoint"""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a key, offline without"""

@@ -149,7 +149,7 @@ class ForecastConfig(Config):
 class SweepConfig(Config):
     """A family of runs and what is to be learned from them."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["my-sweep", "tinystories.2"])
     run: dict[str, Any]
     """what all runs share: a run's configuration without what the design sets"""
     design: Annotated[IsoflopDesign | BranchesDesign | GridDesign | ListDesign, Field(discriminator="kind")]

@@ -6,13 +6,17 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from scaling.config import RunConfig
+from scaling import accounting
+from scaling.config import Records, RunConfig, run_id
 from scaling.data.permutation import Permutation
 from scaling.data.store import Split, TokenStore
 from scaling.errors import UserError
 
 BLOCK = 8192  # windows whose order is computed at a time: about 2 ms, once in hundreds of steps
 VOCAB_MULTIPLE = 128  # rows of padding that an embedding may have: up to the next multiple, for even sharding
+
+
+MOST_PASSES = 10  # worth proposing; beyond about 4 they gain ever less (Muennighoff et al. 2023, 2305.16264)
 
 
 class Batch(NamedTuple):
@@ -190,8 +194,15 @@ def _check_amount(run: RunConfig, available: int) -> None:
         return
     passes = -(-needed * 1000 // available) / 1000
     fits = int(allowed) // run.batch_tokens * run.batch_tokens
-    less = f", or tokens={fits} or fewer" if fits else ""
+    remedies = [f"set data.epochs={passes:.12g} or more"] if passes <= MOST_PASSES else ["use more text"]
+    remedies += [f"tokens={fits} or fewer"] if fits else []
+    where = ""
+    if run.records.sweep != Records().sweep:
+        where = f"run {run_id(run)} of sweep {run.records.sweep}: "
+        flops = accounting.flops_per_token(run.model).exact * fits
+        remedies[-1] += f", for this model {flops:.3g} FLOPs" if fits else ""
+        remedies[-1] += " (a sweep's file says run.data.epochs, and tokens by run.tokens or its design)"
     raise UserError(
-        f"data.epochs={run.data.epochs:g} allows {int(allowed):,} training tokens ({available:,} an epoch) but the "
-        f"run needs {needed:,}; set data.epochs={passes:.12g} or more{less}"
+        f"{where}data.epochs={run.data.epochs:g} allows {int(allowed):,} training tokens ({available:,} an epoch) "
+        f"but the run needs {needed:,}; {', or '.join(remedies)}"
     )

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from scaling.errors import UserError
+from scaling.errors import UserError, explain
 from scaling.report.make import write
 from scaling.sweeps.run_store import write_table
 
 
 def main(home: Path) -> int:
-    """Exit code 0, or 2 where the folder holds something that the user is to mend; it is said on standard error."""
+    """Exit code 0, 2 where the folder holds something that the user is to mend, 1 where the disk is full; what it is,
+    is said on standard error."""
     signal.signal(signal.SIGTERM, _stop)
     os.nice(19)  # the runs come first
     try:
@@ -25,6 +26,12 @@ def main(home: Path) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(told[0], file=sys.stderr)
+        return told[1]
     return 0
 
 

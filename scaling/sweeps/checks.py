@@ -1,11 +1,12 @@
 """What a launch refuses before it trains anything, and a dry run tells of: nothing here trains or edits a record."""
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from scaling.config import SweepConfig, differing, load
-from scaling.errors import UserError
+from scaling.errors import UserError, one_line
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_test_runs
 from scaling.sweeps.run_store import read_plan
 
@@ -16,13 +17,8 @@ def check_folder(home: Path) -> None:
     there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return
-    if there.is_dir():
-        what = "permission denied"
-    elif there.exists():
-        what = "a file is where a folder should be"
-    else:
-        what = f"it is a link to {os.readlink(there)}, which is not there"
-    raise UserError(f"cannot use {there}: {what}; mend that, or choose another folder")
+    number = errno.EACCES if there.is_dir() else errno.EEXIST
+    raise UserError(one_line(OSError(number, os.strerror(number), str(there))))
 
 
 def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:

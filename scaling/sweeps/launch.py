@@ -29,6 +29,7 @@ from scaling.sweeps.run_store import (
     attempts,
     close_lost,
     is_held,
+    log_again,
     log_end,
     run_state,
     stopped,
@@ -184,6 +185,8 @@ def _prepare(run: PlannedRun, before: RunState, folder: Path) -> None:
     close_lost(folder)
     if before.state == "failed":
         (folder / "result.json").unlink(missing_ok=True)  # its reason stays among the attempts
+        if before.attempts:
+            log_again(folder)
     write_text_atomically(folder / "config.yaml", to_yaml(run.config))
 
 
@@ -213,7 +216,7 @@ def _reason(folder: Path, finished: Finished) -> str:
     except UserError as error:
         return str(error)
     told = result.reason if result is not None else _last_line(finished.task.folders[0] / "log.txt")
-    return told or f"exit code {code}"
+    return told or f"exit code {code}, and nothing in its log, as where the disk is full"
 
 
 def _last_line(path: Path, size: int = 4096) -> str:

@@ -43,7 +43,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     )
     if plan["rounds"]:
         lines.append(
-            "a budget without a minimum inside its sizes gets two more on the side where it may lie, "
+            "a budget without a minimum inside its sizes gets two more on each side where it may lie, "
             f"up to {plan['rounds']} time{'s' * (plan['rounds'] > 1)}"
         )
     if plan["forecast"]:

@@ -39,13 +39,14 @@ class Progress:
             print(line, file=self.stream, flush=True)
 
     def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun], slots: int) -> None:
-        """`todo` of the runs in `states` are about to be trained, on so many devices."""
+        """`todo` of the runs in `states` are about to be trained, on so many devices; 0: that is not known yet."""
         self.total = len(states)
         self.done = sum(state.state in DONE for state in states)
         self.flops, self.flops_done, self.began = sum(run.flops_spent for run in todo), 0.0, time.monotonic()
         self.active = {run.id: run for run in todo}
         before = f"{self.done} of {self.total} runs are done; " if self.done else ""
-        self.say(f"{before}training {len(todo)}, with room for {slots} at a time")
+        room = f", on at most {slots} device{'s' * (slots > 1)} at a time" if slots else ""
+        self.say(f"{before}training {len(todo)}{room}")
         if self.stream.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -56,16 +57,20 @@ class Progress:
             self.live.start()
 
     def tell(self, state: RunState, seconds: float = 0.0, *, again: bool = False) -> None:
-        """A run has ended, after so many seconds; `again`: it is tried once more."""
+        """A run has ended, after so many seconds; `again`: it is tried once more. One that was not even begun, since
+        the launch was told to stop or another process was quicker, is nothing to tell."""
         run = self.active[state.run_id]
         if not again:
             del self.active[state.run_id]
+        if state.state == "planned":
+            return
         if state.state in DONE:
             self.done += 1
             self.flops_done += run.flops_spent
         result = state.result
         loss = f" loss {result.loss:.4f}" if result and result.loss is not None else ""
-        ending = "" if state.state == "completed" else f" {state.state}: {state.reason}" + "; trying again" * again
+        why = f": {state.reason}" if state.reason else ""
+        ending = "" if state.state == "completed" else f" {state.state}{why}" + "; trying again" * again
         width = len(str(self.total))
         self.say(f"[{self.done:>{width}}/{self.total}] {state.run_id}{loss} {duration(seconds)}{ending}")
         self.ended()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
-from scaling.errors import UserError
+from scaling.errors import UserError, one_line
 from scaling.result import write_text_atomically
 from scaling.sweeps.checks import check_data, check_folder, expected_tests, refuse_other_sweep
 from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
@@ -135,8 +135,7 @@ def _reported(outcome: SweepOutcome, progress: Progress, *, live: bool) -> Sweep
         if tested and outcome.ok:
             summary = report.summary(outcome.folder)
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        progress.say(f"no report: {told}; `scaling report {outcome.folder}` tries again")
+        progress.say(f"no report: {one_line(error)}; `scaling report {outcome.folder}` tries again")
         return replace(outcome, summary=summary)
     return replace(outcome, report=page, summary=summary if tested else f"{summary}\nreport: {page}")
 
@@ -171,7 +170,12 @@ def _tell_states(outcome: SweepOutcome) -> str:
     told = outcome.as_dict()
     lines = [f"sweep {outcome.sweep}: " + ", ".join(f"{count} {state}" for state, count in told["counts"].items())]
     lines += [f"{run_id}: {reason}" for run_id, reason in told["failed"].items()]
-    if outcome.ok:
+    if outcome.ok and not told["counts"].get("completed"):
+        lines.append(
+            "every run diverged, so there is no loss to fit a law to; lower the learning rate (run.optimizer."
+            "learning_rate, or the rule `learning_rate`) and launch under another name"
+        )
+    elif outcome.ok:
         lines.append(f"next: scaling fit {outcome.folder}, scaling report {outcome.folder}")
     else:
         lines.append(f"launch again to try them again; each has a log.txt in {outcome.folder}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from scaling.errors import one_line
 from scaling.sweeps.executors.environment import worker_environment
 from scaling.sweeps.run_store import write_table
 
@@ -17,6 +18,10 @@ SHARE = 3  # and so many times as long as the last one took: a quarter of a core
 STALE_S = 300.0  # without the end of a run: the page shows how far the running ones are
 LIMIT_S = 600.0  # for one drawing
 STOP_S = 5.0  # for one that is told to end
+
+
+class _Undrawn(Exception):
+    """The process that draws has failed; the message is the last line that it said."""
 
 
 class Upkeep:
@@ -84,7 +89,7 @@ class Upkeep:
             _, told = self._process.communicate()
             told += f"\nit took more than {LIMIT_S:g} s"
         if self._process.returncode and not self._over.is_set():
-            raise RuntimeError((told.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
+            raise _Undrawn((told.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
 
     def _stop(self, thread: threading.Thread) -> None:
         with self._lock:
@@ -109,6 +114,5 @@ class Upkeep:
         except Exception as error:
             if not self._said:
                 self._said = True
-                self._say(
-                    f"table and page were not written: {' '.join(f'{error}'.split())}; the records are complete"
-                )
+                told = str(error) if isinstance(error, _Undrawn) else one_line(error)
+                self._say(f"table and page were not written: {told}; the records are complete")

@@ -81,16 +81,23 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
 
         train_pack(configs, folders, quiet=True)
     except UserError as error:
-        print(f"scaling: {error}", file=sys.stderr)
+        _print(f"scaling: {error}")
         return (USER_ERROR if len(folders) == 1 else 1), str(error)  # of a pack the others may be without fault
     except Exception as error:
-        traceback.print_exc()
+        _print(traceback.format_exc())
         told = explain(error) if isinstance(error, OSError) else None
         if told is None:
             return 1, f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        print(f"scaling: {told[0]}", file=sys.stderr)
-        return (told[1] if len(folders) == 1 else 1), told[0]
+        _print(f"scaling: {told[0]}")
+        again = len(folders) > 1 or isinstance(error, FileNotFoundError)  # what vanished is no mistake of the run's
+        return (1 if again else told[1]), told[0]
     return 0, ""
+
+
+def _print(text: str) -> None:
+    """To the log; where the disk takes no more of it, the end of the attempt is to be noted all the same."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _log_ends(folders: Sequence[Path], code: int, reason: str) -> int:

@@ -26,7 +26,8 @@ def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Point]
     for target, amounts in _rows(design):
         where = f"design.{_length(design)}: {target:.4g} parameters"
         tolerance = ladder.TOLERANCE if design.params else in_row(design.spacing)
-        model = sized(sweep, target, where, tolerance=tolerance)
+        keys = "" if design.params else f"design.center_params{' or the budgets' if design.budgets else ''}"
+        model = sized(sweep, target, where, tolerance=tolerance, asked_by=keys)
         twin = seen.setdefault(repr(model), target)
         if twin != target:
             raise UserError(

@@ -4,14 +4,16 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from scaling.config import GridDesign, SweepConfig, merge
+from scaling.config import GridDesign, RunConfig, SweepConfig, check_key, merge
 from scaling.errors import UserError
-from scaling.sweeps.designs.planned import Point
+from scaling.sweeps.designs.planned import Point, axis
 from scaling.sweeps.designs.sizes import PARAMS_KEY, sized
 
 
 def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[Point]:
     """The last axis fastest, what is zipped faster still."""
+    for key in design.keys:
+        check_key(RunConfig, key, f"sweep {sweep.name}: {axis(design, key)}", also=(PARAMS_KEY,))
     together = list(zip(*design.zip.values(), strict=True)) or [()]
     for *crossed, zipped in itertools.product(*design.axes.values(), together):
         label = dict(zip(design.keys, (*crossed, *zipped), strict=True))
@@ -20,7 +22,7 @@ def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[Point]:
             if key != PARAMS_KEY:
                 values = merge(values, _nested(key, value))
         if PARAMS_KEY in label:
-            target, where = label[PARAMS_KEY], f"design.{'zip' if PARAMS_KEY in design.zip else 'axes'}.{PARAMS_KEY}"
+            target, where = label[PARAMS_KEY], axis(design, PARAMS_KEY)
             if isinstance(target, bool) or not isinstance(target, int | float) or target < 1:
                 raise UserError(f"{where}: {target!r} is not a number of parameters")
             model = sized(sweep, target, f"{where}: {target:g}", values.get("model", {}))

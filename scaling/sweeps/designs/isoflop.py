@@ -17,7 +17,8 @@ def isoflop_points(sweep: SweepConfig, design: IsoflopDesign) -> Iterator[Point]
 def isoflop_point(sweep: SweepConfig, design: IsoflopDesign, budget: float, target: float) -> Point:
     """The run of about `target` parameters at `budget`. Raises UserError where the ladder has none."""
     where = f"design.budgets: {budget:g} FLOPs wants {target:.4g} parameters"
-    model = sized(sweep, target, where, tolerance=in_row(design.spacing))
+    keys = "design.center_params or the budget"
+    model = sized(sweep, target, where, tolerance=in_row(design.spacing), asked_by=keys)
     return Point({"model": model}, {"budget": budget, "target_params": round(target)}, budget)
 
 

@@ -1,6 +1,6 @@
 """From a sweep's configuration to its runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scaling import ladder
@@ -9,7 +9,7 @@ from scaling.errors import UserError
 from scaling.sweeps.designs.branches import branch_points, lone_schedule, share_trunks
 from scaling.sweeps.designs.grid import grid_points
 from scaling.sweeps.designs.isoflop import isoflop_points
-from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
+from scaling.sweeps.designs.planned import PlannedRun, Point, axis, plan_run, tell
 from scaling.sweeps.designs.points import list_points
 from scaling.sweeps.designs.sizes import PARAMS_KEY, TEST_TOLERANCE, sized
 from scaling.sweeps.tuning import FACTOR, RATE
@@ -23,7 +23,7 @@ def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun
     """
     _refuse_set_by_design(sweep)
     runs = plan_points(sweep, _points(sweep), folder)
-    _refuse_twins(runs)
+    _refuse_twins(sweep, runs)
     _refuse_untold_heads(runs)
     return share_trunks(runs) if isinstance(sweep.design, BranchesDesign) else runs
 
@@ -39,11 +39,12 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
     budget = sweep.forecast.flops
     sizes = sweep.ladder.model_copy(update={"count": "total"})
     like = sweep.model_copy(update={"ladder": sizes, "run": shared_run(sweep), "tuning": None})
-    model = sized(like, target_params, f"forecast.flops={budget:g}", tolerance=TEST_TOLERANCE)
+    where = f"forecast.flops={budget:g} wants {target_params:.4g} parameters"
+    model = sized(like, target_params, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
     label = {"budget": budget, "target_params": target_params}
     values = {"model": model, "records": {"role": "test"}}
     runs = plan_points(like, [Point(values, label, budget, sweep.forecast.seeds)], folder)
-    _refuse_twins(runs)
+    _refuse_twins(sweep, runs)
     return runs
 
 
@@ -95,11 +96,17 @@ def _refuse_set_by_design(sweep: SweepConfig) -> None:
         by_design = {"tokens": "design", "schedule.name": "design.kind", "schedule.cooldown": "design.cooldown"}
         owners |= by_design | dict.fromkeys(("records.trunk", "records.checkpoint_at"), "design.kind") | shape
     elif isinstance(design, GridDesign):
-        axes = {key: f"design.{'zip' if key in design.zip else 'axes'}.{key}" for key in design.keys}
+        axes = {key: axis(design, key) for key in design.keys}
         if RATE in axes and sweep.tuning is not None:
             raise UserError(f"sweep {sweep.name}: {axes[RATE]} and tuning both vary {RATE}; keep one of them")
         if axes.pop(PARAMS_KEY, None):
             owners |= shape
+        if "seed" in axes:
+            values = ", ".join(map(str, {**design.axes, **design.zip}["seed"]))
+            raise UserError(
+                f"sweep {sweep.name}: {axes['seed']} is not allowed, since `seeds` is what sets seeds; remove it and "
+                f"write `seeds: [{values}]`, with each of which every run is trained"
+            )
         for key in axes.keys() & owners.keys():
             raise UserError(f"sweep {sweep.name}: {axes[key]} and {owners[key]} both set {key}; keep one of them")
         owners |= axes
@@ -112,16 +119,37 @@ def _refuse_set_by_design(sweep: SweepConfig) -> None:
             )
 
 
-def _refuse_twins(runs: tuple[PlannedRun, ...]) -> None:
+def _refuse_twins(sweep: SweepConfig, runs: tuple[PlannedRun, ...]) -> None:
     seen: dict[str, PlannedRun] = {}
     for run in runs:
         twin = seen.setdefault(run.id, run)
-        if twin is not run:
-            raise UserError(
-                f"two runs are one ({run.id}): {tell(twin.label)} and {tell(run.label)}; remove a repeated value, "
-                "or let the ladder tell the sizes apart: a smaller ladder.ff_multiple or ladder.width_multiple, "
-                "a larger design.spacing"
-            )
+        if twin is run:
+            continue
+        one = f"sweep {sweep.name}: two runs are one ({run.id})"
+        if repeated := _repeated(sweep):
+            raise UserError(f"{one}: {repeated}; remove one of them")
+        if twin.label == run.label:
+            raise UserError(f"{one}: {tell(run.label)} is there twice; remove one of them")
+        apart = ["remove one of them", *ladder.finer(sweep.ladder)]
+        apart += ["raise design.spacing"] if hasattr(sweep.design, "spacing") else []
+        raise UserError(f"{one}: {tell(twin.label)} and {tell(run.label)}; {', or '.join(apart)}")
+
+
+def _repeated(sweep: SweepConfig) -> str:
+    """Which key of the file holds a value twice; empty where none does."""
+    design = sweep.design
+    held: dict[str, Sequence[Any]] = {"seeds": sweep.seeds}
+    held["tuning.learning_rate"] = sweep.tuning.learning_rate if sweep.tuning else ()
+    held["forecast.seeds"] = sweep.forecast.seeds if sweep.forecast else ()
+    for key in ("budgets", "params", "tokens", "tokens_per_param"):
+        held[f"design.{key}"] = getattr(design, key, ())
+    if isinstance(design, GridDesign):
+        held |= {f"design.axes.{key}": values for key, values in design.axes.items()}
+    for key, values in held.items():
+        twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+        if twice is not None:
+            return f"{key} holds {twice:g} twice" if isinstance(twice, float) else f"{key} holds {twice!r} twice"
+    return ""
 
 
 def _refuse_untold_heads(runs: tuple[PlannedRun, ...]) -> None:

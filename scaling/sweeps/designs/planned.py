@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from scaling import accounting
-from scaling.config import RunConfig, SweepConfig, build, merge, run_id
+from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, run_id
 from scaling.errors import UserError
 from scaling.sweeps.hyperparameters import batch_values, placeholders, rate_values
 
@@ -76,7 +77,8 @@ def plan_run(
     whole = merge(merge(sweep.run, values), {"records": records})
     if flops is not None:
         whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known
-    config = build(RunConfig, merge(whole, placeholders(sweep, whole)), where)
+    named = partial(_named, sweep)
+    config = build(RunConfig, merge(whole, placeholders(sweep, whole)), where, named)
     per_token = accounting.flops_per_token(config.model).exact
     about = config.tokens if flops is None else flops / per_token
     config = changed(config, batch_values(sweep, config, about), where)
@@ -92,6 +94,20 @@ def plan_run(
     config = changed(config, rate_values(sweep, config, rate_factor), where)
     params = accounting.params(config.model).total
     return PlannedRun(config, dict(label), params, per_token * config.steps * config.batch_tokens)
+
+
+def axis(design: GridDesign, key: str) -> str:
+    """Where the file says that `key` is varied."""
+    return f"design.{'zip' if key in design.zip else 'axes'}.{key}"
+
+
+def _named(sweep: SweepConfig, key: str) -> str:
+    """Where a sweep's file has what is `key` in a run's."""
+    if key == "seed":
+        return "seeds"
+    if isinstance(sweep.design, GridDesign) and key in sweep.design.keys:
+        return axis(sweep.design, key)
+    return f"run.{key}" if key else "run"
 
 
 def changed(config: RunConfig, values: Mapping[str, Any], where: str) -> RunConfig:

@@ -14,7 +14,7 @@ from scaling.sweeps.run_store import DONE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scaling.laws.isoflop import Budget
+    from scaling.laws.isoflop import Budget, Isoflop
     from scaling.sweeps.run_store import Entry
 
 ROUND = "round"  # in the label of a run that a design did not have at first: when it was added, from 1
@@ -83,9 +83,17 @@ def extend(
         points += new
         sizes = ", ".join(f"{point.label['target_params']:,}" for point in new)
         also = f"adding {sizes} parameters" if new else "no further size is tried"
-        where = "the curve is not convex" if budget.verdict == "not convex" else f"the minimum is {budget.verdict}"
-        said.append(f"budget {C:g}: {where}; {also}")
+        where = "is not convex" if budget.verdict == "not convex" else f"has its minimum {budget.verdict}"
+        said.append(f"budget {C:g}: {_curve(found)} {where}; {also}")
     return Extension(plan_points(sweep, points, folder), tuple(said))
+
+
+def _curve(found: "Isoflop") -> str:
+    """What a minimum is that of: not of the losses at one budget alone, and may lie elsewhere than theirs."""
+    if found.curvature == "own" or len(found.budgets) == 1:
+        return "its parabola"
+    kind = "one curvature" if found.curvature == "shared" else "a curvature linear in log C"
+    return f"its parabola ({kind} for all {len(found.budgets)} budgets)"
 
 
 def _further(

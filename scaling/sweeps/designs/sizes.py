@@ -18,16 +18,18 @@ def sized(
     where: str,
     over: Mapping[str, Any] | None = None,
     tolerance: float = ladder.TOLERANCE,
+    asked_by: str = "",
 ) -> dict[str, Any]:
     """The shape keys of the ladder's model of `target` parameters; of one up to `tolerance` off where there is none
     within the ladder's own tolerance.
 
-    over: what else a run sets of its model. Raises UserError, which begins with `where`, where there is none.
+    over: what else a run sets of its model. asked_by: as in `ladder.model_for_params`. Raises UserError, which begins
+    with `where`, where there is none.
     """
     base = merge(sweep.run.get("model", {}), over or {})
     for allowed in (ladder.TOLERANCE, tolerance):
         try:
-            return shape_of(ladder.model_for_params(target, sweep.ladder, base, allowed))
+            return shape_of(ladder.model_for_params(target, sweep.ladder, base, allowed, asked_by))
         except UserError as error:
             problem = error
     raise UserError(f"{where}: {problem}")
@@ -57,7 +59,6 @@ def expected_optimum(sweep: SweepConfig, budget: float) -> float | None:
     target = center(sweep.design, budget)
     if target is None:
         return None
-    shape = sized(
-        sweep, target, f"forecast.flops={budget:g} wants about {target:.4g} parameters", tolerance=TEST_TOLERANCE
-    )
+    where = f"forecast.flops={budget:g} wants about {target:.4g} parameters"
+    shape = sized(sweep, target, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
     return float(accounting.params(build(ModelConfig, merge(sweep.run["model"], shape), "model")).total)

@@ -103,7 +103,7 @@ class LocalExecutor:
             if task.devices > most:
                 raise UserError(
                     f"run {task.name} needs {task.devices} devices (placement.mesh) and this machine has no "
-                    f"more than {most} ({self.devices.platform}); lower the mesh"
+                    f"more than {most} ({self.devices.platform}); lower placement.mesh"
                 )
         self._queue = sorted([*self._queue, *tasks], key=lambda task: -task.cost)
         self._start()

@@ -94,10 +94,15 @@ class RayExecutor:
         largest = max((self._devices(node["Resources"]) for node in ray.nodes() if node["Alive"]), default=0)
         for task in tasks:
             if task.devices > largest:
+                each = f"executor.ray.cpus={self.config.cpus}"
+                each += f" and executor.ray.gpus={self.config.gpus}" if self.config.gpus else ""
+                if task.devices == 1:
+                    raise UserError(
+                        f"run {task.name} needs {each}, more than any node of the Ray cluster has; lower it"
+                    )
                 raise UserError(
-                    f"run {task.name} needs {task.devices} devices (placement.mesh) of {self.config.cpus} cores and "
-                    f"{self.config.gpus} GPUs (executor.ray); no node of the Ray cluster has more than {largest}: "
-                    "lower the mesh, or what a device takes"
+                    f"run {task.name} needs {task.devices} devices (placement.mesh), each of {each}, and no node of "
+                    f"the Ray cluster has more than {largest}; lower the mesh, or what a device takes"
                 )
         begin = ray.remote(max_retries=0)(run_process)
         for task in sorted(tasks, key=lambda task: -task.cost):

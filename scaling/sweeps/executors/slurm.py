@@ -4,6 +4,7 @@
 which runs each job trains. So jobs go on without the launch that queued them, and the next launch finds them.
 """
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -16,7 +17,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,8 @@ class SlurmExecutor:
         with _outside_of_jobs():
             for pause in (*AGAIN_S, None):
                 try:
-                    jobs = executor.map_array(run_process, commands, logs, folders, environments)
+                    with contextlib.redirect_stderr(StringIO()):  # submitit prints there what it also raises
+                        jobs = executor.map_array(run_process, commands, logs, folders, environments)
                     break
                 except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
                     told = (str(error).strip().splitlines() or ["no reason given"])[-1]
@@ -347,7 +349,7 @@ def _call(command: str, *arguments: str) -> None:
         subprocess.run([command, *arguments], capture_output=True, check=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Where the launch itself is a job: without what Slurm told it of that job, which the new ones would take for
     theirs."""

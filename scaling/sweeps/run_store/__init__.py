@@ -13,7 +13,7 @@ A run's state follows from these files alone, so any process may be killed and a
 result.json are the truth: runs.parquet is made from them and may be deleted.
 """
 
-from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts, close_lost, log_end, log_start
+from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts, close_lost, log_again, log_end, log_start
 from scaling.sweeps.run_store.ledger import EXCLUSIONS, read_exclusions
 from scaling.sweeps.run_store.locks import Busy, is_held, lock, now
 from scaling.sweeps.run_store.plan_file import (
@@ -49,6 +49,7 @@ __all__ = [
     "is_held",
     "load_runs",
     "lock",
+    "log_again",
     "log_end",
     "log_start",
     "now",

@@ -4,14 +4,14 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scaling.result import naming
 from scaling.sweeps.run_store.locks import now
 
-GONE = "the process disappeared (killed, or the machine stopped)"
+GONE = "the process disappeared (killed, the machine stopped, or no room on the disk to say more)"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Attempt:
     end: str | None = None
     exit_code: int | None = None
     reason: str = ""
+    again: bool = False
+    """a launch is about to begin another one"""
 
 
 def log_start(folder: Path) -> None:
@@ -35,6 +37,11 @@ def log_start(folder: Path) -> None:
 def log_end(folder: Path, exit_code: int | None, reason: str = "") -> None:
     """The last attempt at the run in `folder` is over. exit_code: negative for a signal, None where unknown."""
     _append(folder, {"event": "end", "time": now(), "exit_code": exit_code, "reason": reason})
+
+
+def log_again(folder: Path) -> None:
+    """The run in `folder`, whose last attempt is over, waits for another one."""
+    _append(folder, {"event": "again", "time": now()})
 
 
 def close_lost(folder: Path) -> None:
@@ -66,6 +73,10 @@ def attempts(folder: Path) -> tuple[Attempt, ...]:
             continue  # the line that was being written when the machine stopped
         if event["event"] == "start":
             found.append(Attempt(event["time"], event["pid"], event["host"]))
+            continue
+        if event["event"] == "again":
+            if found:
+                found[-1] = replace(found[-1], again=True)
             continue
         if not found or found[-1].end is not None:
             found.append(Attempt(event["time"], 0, platform.node()))

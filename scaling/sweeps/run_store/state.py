@@ -53,6 +53,8 @@ def run_state(folder: Path) -> RunState:
             return RunState(folder.name, "interrupted", GONE, tries)
         if last.exit_code == 0:
             return RunState(folder.name, "interrupted", "its record is missing", tries)
+        if last.again and is_held(folder.parent / "lock"):  # by the launch that said so, or a later one
+            return RunState(folder.name, "interrupted", f"{last.reason}; will be tried again", tries)
         state: State = "interrupted" if last.exit_code in STOPPED else "failed"
         return RunState(folder.name, state, last.reason, tries)
     if (folder / "metrics.jsonl").exists():  # trained by `scaling train`, which keeps no list of attempts
