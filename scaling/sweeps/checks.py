@@ -13,8 +13,7 @@ from scaling.sweeps.run_store import read_plan
 
 def check_folder(home: Path) -> None:
     """Raises UserError where the folder `home` of a sweep cannot be made, or nothing can be written in it."""
-    whole = home.absolute()
-    there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+    there = next(path for path in (home, *home.parents) if os.path.lexists(path))
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return
     number = errno.EACCES if there.is_dir() else errno.EEXIST
