@@ -88,6 +88,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def fit(args: argparse.Namespace) -> tuple[Any, str]:
     """Fit and save. Returns the table for machines and the text for people."""
     from scaling import laws
+    from scaling.laws.strict import finite
 
     if args.list:
         listed = laws.laws_table()
@@ -104,8 +105,8 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
     if args.bootstrap:
         # a sweep is a design of few runs: a resample of its rows would lose whole budgets
         fitted.bootstrap(args.bootstrap, seed=args.seed, kind=args.kind or (None if csv else "noise"))
-    fitted.save(output)
     table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not csv))
+    fitted.save(output)
     text = f"{laws.format_table(table)}\nsaved as {output}"
     if args.compare:
         comparison = laws.compare(runs, [args.law, *args.compare.split(",")], residual=args.residual)
@@ -115,12 +116,13 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
         suggestion, path = _suggestion(fitted, args)
         table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
         text += f"\n\n{suggestion.summary()}" + (f"\nto train them: scaling sweep {path}" if path else "")
-    return table, text
+    return finite(table), text
 
 
 def predict(args: argparse.Namespace) -> tuple[Any, str]:
     """The prediction for machines and for people."""
     from scaling import laws
+    from scaling.laws.strict import finite
 
     if (args.flops is None) == (not args.overrides):
         raise UserError(
@@ -129,10 +131,10 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
     fitted = laws.load(args.fit)
     if args.flops is not None and fitted.form.columns != ("C",):
         best = laws.predict_table(fitted, args.flops, args.level)
-        return best, laws.format_prediction(best)
+        return finite(best), laws.format_prediction(best)
     columns = _numbers(args.overrides) if args.flops is None else {"C": args.flops}
     table = laws.loss_table(fitted, columns, args.level)
-    return table, laws.format_loss(table)
+    return finite(table), laws.format_loss(table)
 
 
 def _suggestion(fitted: "laws.Fit", args: argparse.Namespace) -> tuple["laws.Suggestion", Path | None]:

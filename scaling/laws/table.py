@@ -288,6 +288,11 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _warnings(fitted: Fit) -> list[str]:
     warnings = [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
+    if open_ := fitted.diagnostics.unbounded:
+        warnings.append(
+            f"{' and '.join(open_)} ran to the end of what can be computed: the runs leave them open, so this is no "
+            "law to predict with; add sizes or budgets, or give laws.fit priors for them"
+        )
     if fitted.diagnostics.starts_at_optimum < 0.1:
         warnings.append(f"only {fitted.diagnostics.starts_at_optimum:.0%} of the starts reach this optimum; use more")
     rates = fitted.runs.conventions.get(RATE, "")
