@@ -33,7 +33,13 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="LETTER=COLUMN",
         help="CSV: a further column that the law reads",
     )
-    add("--where", action="append", default=[], metavar="CONDITION", help='CSV: rows to use, as "used_in_fit == 1"')
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help='rows to use, as "used_in_fit == 1" or, of a sweep, "optimizer.b2 == 0.9"',
+    )
     add(
         "--objective",
         default="huber:1e-3",
@@ -167,12 +173,12 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     from scaling import laws
     from scaling.sweeps import load_runs, load_wandb
 
-    given = [option for option in (*NAMED, "column", "where") if getattr(args, option)]
+    given = [option for option in (*NAMED, "column") if getattr(args, option)]
     project = _wandb(args.runs)
     if given and (project or args.runs.is_dir()):
         what = "a wandb project" if project else "a sweep's folder"
         raise UserError(f"--{given[0]} is about a CSV; {args.runs} is {what}, whose records say what is what")
-    return laws.from_results(load_wandb(*project) if project else load_runs(args.runs))
+    return laws.from_results(load_wandb(*project) if project else load_runs(args.runs), where=args.where)
 
 
 def _wandb(runs: Path) -> tuple[str, str | None] | None:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.config import RunConfig
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
 from scaling.sweeps.run_store.ledger import findings, read_ledger
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 TABLE = "runs.parquet"
 NESTED = (("facts", ""), ("flops_by_convention", "flops_"), ("versions", "versions_"))
 """fields of a record that become several columns, and what their names begin with"""
-LABEL = ("budget", "target_params")
-"""of the design's wish for a run, what becomes a column"""
+RECORDED = ("tokens", "seed")
+"""keys of a design that are no columns of their own: the record says what they came to"""
 INT64 = 2**63
 
 
@@ -30,8 +31,8 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
 
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
     `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` (see `role_of`) tells the runs
-    that a law is fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and
-    `target_params`.
+    that a law is fitted to (`fit`) from those that test it (`test`). What the design wanted is in columns named as
+    its keys: `budget`, `target_params`, `optimizer.b2`, and `run.batch_size` for `batch_size`, which is a fact too.
     `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
     `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
@@ -106,7 +107,11 @@ def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequen
     nested = {key: value for name, prefix in NESTED for key, value in _flat(values.pop(name), prefix)}
     row = {**nested, **values, "flops_spent": result.flops_spent, "wall_s_spent": result.wall_s_spent}
     verdict = judge(row, *said)
-    wish = {key: label[key] for key in LABEL if key in label}
+    names = {
+        key: f"run.{key}" if key in RunConfig.model_fields else key for key in label
+    }  # facts have such names too
+    wish = {names[key]: value for key, value in label.items() if key not in RECORDED}
+    wish = dict(_flat(wish, ""))
     return {**row, "role": role, **wish, "validity": verdict.validity, "validity_reason": verdict.reason}
 
 
