@@ -25,6 +25,9 @@ VARIED = (*(f"model.{name}" for name in SIZES), "optimizer.learning_rate")
 RATE = "learning rate"
 """the convention that says how far rates are tuned"""
 BY_RULE = "by rule, not tuned"
+WAITING = "without result"
+"""the convention that says which planned runs have no result"""
+SAME = "the same in all runs, not tuned"
 
 
 def from_results(df: "pd.DataFrame", sigma: bool = False, where: Sequence[str] = ()) -> Runs:
@@ -86,7 +89,7 @@ def _tuning(df: "pd.DataFrame", used: "pd.DataFrame") -> dict[str, str]:
         return {}
     points = used[used["tuning"].fillna("") != ""].drop_duplicates(["sweep", "point"])["tuning"]
     if (points == "untuned").all() and not (df["better_run"].fillna("") != "").any():
-        return {RATE: BY_RULE}
+        return {RATE: SAME if used["learning_rate"].nunique() == 1 else BY_RULE}
     counts = [(state, int((points == state).sum())) for state in ("tuned", "bracketed", "untuned")]
     told = ", ".join(f"{state} at {count}" for state, count in counts if count)
     return {RATE: f"{told} of {len(points)} points"}

@@ -27,7 +27,7 @@ from scaling.sweeps.run_store.plan_file import (
     sweep_and_run,
     write_plan,
 )
-from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, write_table
+from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, without_result, write_table
 from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, stopped
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "sweep_and_run",
     "table_of",
     "table_row",
+    "without_result",
     "write_plan",
     "write_table",
 ]
