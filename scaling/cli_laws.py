@@ -127,7 +127,7 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
     if args.suggest is not None:
         suggestion, path = _suggestion(fitted, args)
         table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
-        text += f"\n\n{suggestion.summary()}" + (f"\nto train them: scaling sweep {path}" if path else "")
+        text += f"\n\n{suggestion.summary()}{_next(args.runs[0], path) if path else ''}"
     return finite(table), text
 
 
@@ -155,6 +155,16 @@ def _suggestion(fitted: "laws.Fit", args: argparse.Namespace) -> tuple["laws.Sug
     if len(args.runs) > 1 or not args.runs[0].is_dir():  # a table does not say how its runs were trained
         return laws.suggest(fitted, k=args.suggest), None
     return sweeps.write_suggestion(fitted, args.runs[0], args.suggest)
+
+
+def _next(home: Path, path: Path) -> str:
+    """How the runs of the suggested sweep in the file `path` are trained and join those in `home`."""
+    from scaling.config import read_mapping
+
+    joined = home.parent / read_mapping(path)["name"]
+    return (
+        f"\nto train them: scaling sweep {path}\nto fit all: scaling fit {home} {joined} -o {home / 'joint.fit.json'}"
+    )
 
 
 def _level(parser: argparse.ArgumentParser) -> None:
