@@ -17,7 +17,13 @@ DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
 def fit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `scaling fit`."""
     add = parser.add_argument
-    add("runs", metavar="SWEEP_DIR_or_CSV", type=Path, nargs="?", help="or wandb:ENTITY/PROJECT[/SWEEP]")
+    add(
+        "runs",
+        metavar="SWEEP_DIR_or_CSV",
+        type=Path,
+        nargs="*",
+        help="or wandb:ENTITY/PROJECT[/SWEEP]; of several sweeps' folders all runs are fitted together",
+    )
     add("--list", action="store_true", help="print the laws that there are, and stop")
     add("--law", default="chinchilla", help="one of --list (default: chinchilla)")
     add("--params", metavar="COLUMN", help='CSV: column of N (default: params; "" for none)')
@@ -33,7 +39,13 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="LETTER=COLUMN",
         help="CSV: a further column that the law reads",
     )
-    add("--where", action="append", default=[], metavar="CONDITION", help='CSV: rows to use, as "used_in_fit == 1"')
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help='rows to use, as "used_in_fit == 1" or, of a sweep, "optimizer.b2 == 0.9"',
+    )
     add(
         "--objective",
         default="huber:1e-3",
@@ -65,7 +77,7 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         type=Path,
-        help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json)",
+        help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json; none for several sweeps)",
     )
     add("--json", action="store_true", help="for machines")
 
@@ -88,24 +100,25 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def fit(args: argparse.Namespace) -> tuple[Any, str]:
     """Fit and save. Returns the table for machines and the text for people."""
     from scaling import laws
+    from scaling.laws.strict import finite
 
     if args.list:
         listed = laws.laws_table()
         return listed, laws.format_laws(listed)
-    if args.runs is None:
+    if not args.runs:
         raise UserError("say which sweep folder or CSV to fit, or --list (see `scaling fit --help`)")
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap must be 0 or more; got {args.bootstrap}")
-    csv = args.runs.is_file()
-    runs = _read_csv(args) if csv else _read_sweep(args)
+    csv = len(args.runs) == 1 and args.runs[0].is_file()
     output = args.output or _output(args.runs)
+    runs = _read_csv(args) if csv else _read_sweep(args)
     objective = laws.parse_loss(args.objective)
     fitted = laws.fit(runs, args.law, loss=objective, residual=args.residual, starts=args.starts)
     if args.bootstrap:
         # a sweep is a design of few runs: a resample of its rows would lose whole budgets
         fitted.bootstrap(args.bootstrap, seed=args.seed, kind=args.kind or (None if csv else "noise"))
-    fitted.save(output)
     table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not csv))
+    fitted.save(output)
     text = f"{laws.format_table(table)}\nsaved as {output}"
     if args.compare:
         comparison = laws.compare(runs, [args.law, *args.compare.split(",")], residual=args.residual)
@@ -114,13 +127,14 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
     if args.suggest is not None:
         suggestion, path = _suggestion(fitted, args)
         table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
-        text += f"\n\n{suggestion.summary()}" + (f"\nto train them: scaling sweep {path}" if path else "")
-    return table, text
+        text += f"\n\n{suggestion.summary()}{_next(args.runs[0], path) if path else ''}"
+    return finite(table), text
 
 
 def predict(args: argparse.Namespace) -> tuple[Any, str]:
     """The prediction for machines and for people."""
     from scaling import laws
+    from scaling.laws.strict import finite
 
     if (args.flops is None) == (not args.overrides):
         raise UserError(
@@ -129,18 +143,28 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
     fitted = laws.load(args.fit)
     if args.flops is not None and fitted.form.columns != ("C",):
         best = laws.predict_table(fitted, args.flops, args.level)
-        return best, laws.format_prediction(best)
+        return finite(best), laws.format_prediction(best)
     columns = _numbers(args.overrides) if args.flops is None else {"C": args.flops}
     table = laws.loss_table(fitted, columns, args.level)
-    return table, laws.format_loss(table)
+    return finite(table), laws.format_loss(table)
 
 
 def _suggestion(fitted: "laws.Fit", args: argparse.Namespace) -> tuple["laws.Suggestion", Path | None]:
     from scaling import laws, sweeps
 
-    if not args.runs.is_dir():  # a table does not say how its runs were trained
+    if len(args.runs) > 1 or not args.runs[0].is_dir():  # a table does not say how its runs were trained
         return laws.suggest(fitted, k=args.suggest), None
-    return sweeps.write_suggestion(fitted, args.runs, args.suggest)
+    return sweeps.write_suggestion(fitted, args.runs[0], args.suggest)
+
+
+def _next(home: Path, path: Path) -> str:
+    """How the runs of the suggested sweep in the file `path` are trained and join those in `home`."""
+    from scaling.config import read_mapping
+
+    joined = home.parent / read_mapping(path)["name"]
+    return (
+        f"\nto train them: scaling sweep {path}\nto fit all: scaling fit {home} {joined} -o {home / 'joint.fit.json'}"
+    )
 
 
 def _level(parser: argparse.ArgumentParser) -> None:
@@ -158,19 +182,43 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
     if taken:
         option = next(option for option, letter in NAMED.items() if letter == taken[0])
         raise UserError(f"--column {taken[0]}={others[taken[0]]}: {taken[0]} is named by --{option}")
-    return laws.read_csv(args.runs, args.where, **{NAMED[option]: name for option, name in names.items()}, **others)
+    return laws.read_csv(
+        args.runs[0], args.where, **{NAMED[option]: name for option, name in names.items()}, **others
+    )
 
 
 def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     from scaling import laws
+    from scaling.laws.results import WAITING
     from scaling.sweeps import load_runs, load_wandb
+    from scaling.sweeps.run_store import without_result
 
-    given = [option for option in (*NAMED, "column", "where") if getattr(args, option)]
-    project = _wandb(args.runs)
-    if given and (project or args.runs.is_dir()):
+    given = [option for option in (*NAMED, "column") if getattr(args, option)]
+    first, project = args.runs[0], _wandb(args.runs[0])
+    if not project:
+        _require_folders(args.runs)
+    if given:
         what = "a wandb project" if project else "a sweep's folder"
-        raise UserError(f"--{given[0]} is about a CSV; {args.runs} is {what}, whose records say what is what")
-    return laws.from_results(load_wandb(*project) if project else load_runs(args.runs))
+        raise UserError(f"--{given[0]} is about a CSV; {first} is {what}, whose records say what is what")
+    if project and len(args.runs) > 1:
+        raise UserError(f"{first} and {args.runs[1]}: only sweeps' folders can be fitted together")
+    runs = laws.from_results(load_wandb(*project) if project else load_runs(args.runs), where=args.where)
+    lacking = [without_result(path) for path in ([] if project else args.runs)]
+    if waiting := [run_id for ids, _ in lacking for run_id in ids]:
+        told = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "
+        runs = runs.with_conventions(**{WAITING: told + ", ".join(waiting[:5]) + ", …" * (len(waiting) > 5)})
+    return runs
+
+
+def _require_folders(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_file():
+            raise UserError(f"{path} is a file: one CSV can be fitted, or several sweeps' folders, not both together")
+        if not path.is_dir():
+            raise UserError(
+                f"{path}: no such file or folder; expected a CSV, a sweep's folder such as runs/NAME, or "
+                "wandb:ENTITY/PROJECT[/SWEEP]"
+            )
 
 
 def _wandb(runs: Path) -> tuple[str, str | None] | None:
@@ -184,8 +232,14 @@ def _wandb(runs: Path) -> tuple[str, str | None] | None:
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
 
 
-def _output(runs: Path) -> Path:
-    """Where a fit is saved unless told otherwise: in the sweep's folder, beside the CSV, or here."""
+def _output(paths: list[Path]) -> Path:
+    """Where a fit is saved unless told otherwise: in the sweep's folder, beside the CSV, or here.
+
+    Raises UserError for several sweeps: the fit is of none of them alone.
+    """
+    if len(paths) > 1:
+        raise UserError("a fit of several sweeps belongs to none of them: say where it goes with -o FIT.json")
+    runs = paths[0]
     project = _wandb(runs)
     if project is not None:
         return Path(f"{runs.name}.fit.json")

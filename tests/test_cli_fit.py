@@ -1,6 +1,7 @@
 """`scaling fit` and `scaling predict`: columns, conditions, objectives, laws of other columns, one-line mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 from synthetic_sweep import sweep_config, write_runs
 
-from scaling import laws
+from scaling import laws, load_runs
 from scaling.cli import main
+from scaling.sweeps import make_runs, status
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
 QUICK = ("--starts", 8, "--bootstrap", 20)
@@ -146,7 +148,7 @@ def test_the_list_holds_every_law_aligned(capsys):
         (("--objective", "quantile"), "quantile:Q"),
         (("--objective", "l1:3"), "no objective 'l1:3'"),
         (("--residual", "cubic"), "residual must be"),
-        (("--law", "chinchila"), "there are chinchilla"),
+        (("--law", "chinchila"), "did you mean chinchilla?"),
         (("--where", "kinds == 1"), "cannot read the condition"),
         (("--where", "size + 1"), "not true or false"),
         (("--where", "size > 1e99"), "no row"),
@@ -189,3 +191,52 @@ def test_laws_are_compared_once_each(csv, tmp_path, capsys):
     compared = json_of(capsys, "fit", csv, *NAMES, *options)["compare"]
     assert sorted(row["form"] for row in compared["table"]) == ["chinchilla", "chinchilla_no_offset"]
     assert "at least two different laws" in error_of(capsys, "fit", csv, *NAMES, *QUICK, "--compare", "chinchilla")
+
+
+def test_several_sweeps_are_fitted_together_each_run_once(tmp_path, capsys):
+    first, second = tmp_path / "one", tmp_path / "two"
+    runs = make_runs(sweep_config(), str(tmp_path))
+    write_runs(sweep_config("one"), first, runs=runs[:10], lines=2)
+    write_runs(sweep_config("two"), second, runs=runs[8:], lines=2)
+    assert "-o FIT.json" in error_of(capsys, "fit", first, second, *QUICK)
+    table = json_of(capsys, "fit", first, second, *QUICK, "-o", tmp_path / "fit.json")
+    assert table["runs"] == len(runs) and not (first / "fit.json").exists()
+    assert laws.load(tmp_path / "fit.json").runs.hash == laws.from_results(load_runs([first, second])).hash
+    csv = tmp_path / "runs.csv"
+    csv.write_text("params")
+    assert "one CSV can be fitted" in error_of(capsys, "fit", first, csv, "-o", tmp_path / "fit.json")
+
+
+def test_runs_that_have_no_result_yet_and_copies_are_told(tmp_path, capsys):
+    home = tmp_path / "sweep"
+    ids = write_runs(sweep_config(), home, lines=2)
+    assert not any("no result" in line for line in json_of(capsys, "fit", home, *QUICK)["warnings"])
+    for run_id in ids[:2]:
+        (home / run_id / "result.json").unlink()
+    shutil.copytree(home / ids[5], home / "again")
+    table = json_of(capsys, "fit", home, *QUICK)
+    said = f"2 of 15 planned runs have no result: {ids[0]}, {ids[1]}: the fit is without them"
+    assert said in table["warnings"] and table["runs"] == 13
+    assert table["excluded"] == [{"row": ids[5], "reason": f"the folder again is a copy of {ids[5]}; delete it"}]
+    assert status(home)["counts"]["completed"] == 14  # both folders are there, one of them counts
+    assert [row["validity"] for row in status(home)["runs"]].count("valid") == 13
+
+
+def test_conditions_choose_among_the_runs_of_a_sweep(tmp_path, capsys):
+    write_runs(sweep_config(), tmp_path / "sweep", lines=2)
+    table = json_of(capsys, "fit", tmp_path / "sweep", *QUICK, "--where", "budget > 2e11")
+    assert table["runs"] == 10 and table["excluded"][0]["reason"] == "not budget > 2e11"
+
+
+def test_a_mistyped_table_and_law_say_what_there_is(tmp_path, capsys):
+    said = error_of(capsys, "fit", tmp_path / "nofile")
+    assert "nofile: no such file or folder" in said and "CSV" in said and "wandb:" in said
+    csv = tmp_path / "runs.csv"
+    pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 3e8], "loss": [3.0, 2.5]}).to_csv(csv)
+    laws_named = {
+        "kaplan": "did you mean kaplan_",
+        "chinchila": "did you mean chinchilla?",
+        "qqq": "there are chinch",
+    }
+    for law, expected in laws_named.items():
+        assert expected in error_of(capsys, "fit", csv, "--law", law)

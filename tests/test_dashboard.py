@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from wandb_server import Server, serve
 from scaling.cli import main
 from scaling.errors import UserError
 from scaling.report import dashboard, law_run, publish_dashboard, tracking
-from scaling.report.data import ReportData
+from scaling.report.data import Frontier, ReportData
 from scaling.report.read import read
 from scaling.training import train
 
@@ -255,6 +256,15 @@ def used(found: dict[str, dict[str, Any]]) -> tuple[set[str], set[str]]:
 
 
 @needs_library
+def test_what_is_not_finite_is_not_sent(data):
+    infinite = float("inf")
+    curve = Frontier([1e10, 1e11], [2.0, infinite], [1.5, 1.0], [infinite, infinite])
+    law = replace(data.law, exponent=float("nan"), interval=(0.1, infinite))
+    run = law_run.law_run(replace(data, frontier=curve, law=law, forecast=None), "synthetic")
+    assert run.history == ({"flops": 1e10, "law/loss": 2.0, "law/low": 1.5}, {"flops": 1e11, "law/low": 1.0})
+    assert run.facts["exponent"] is None and run.facts["exponent_interval"] == (0.1, None)
+
+
 def test_a_trained_runs_offline_file_holds_every_key_that_the_panels_read(server, home, tmp_path, monkeypatch):
     publish_dashboard(home)
     history, summary = used(workspace_panels(server))

@@ -239,3 +239,36 @@ def test_runs_of_several_schedules_are_no_one_law() -> None:
         laws.from_results(four_records().assign(schedule=["cosine", "cosine", "wsd", "wsd"]))
     with pytest.raises(UserError, match=r"the runs mix final_rate: 0\.0 \(r2\), 0\.1 \(r0\)"):
         laws.from_results(four_records().assign(schedule="wsd", final_rate=[0.1, 0.1, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("qk_norm", [False, True]),
+        ("activation", ["gelu", "relu"]),
+        ("b2", [0.9, 0.99]),
+        ("mup_width", [32.0, 64.0]),
+        ("optimizer", ["adamw", "lion"]),
+    ],
+)
+def test_runs_of_several_architectures_or_recipes_are_no_one_law(name, values) -> None:
+    given = four_records().assign(**{name: np.repeat(values, 2)})
+    with pytest.raises(UserError, match=rf"the runs mix {name}: {values[0]} \(r0\), {values[1]} \(r2\)"):
+        laws.from_results(given)
+    assert laws.from_results(given.assign(**{name: values[0]})).conventions[name] == str(values[0])
+
+
+def test_an_axis_of_a_design_is_no_part_of_a_law_and_a_condition_chooses_one_value() -> None:
+    sizes = four_records().assign(**{"model.params": [1e4, 2e4, 4e4, 8e4], "optimizer.learning_rate": [1, 2, 3, 4]})
+    assert len(laws.from_results(sizes)) == 4
+    mixed = sizes.assign(**{"run.batch_size": [4, 4, 8, 8]})
+    said = r"the runs mix run.batch_size: 4 \(r0\), 8 \(r2\).*--where \"run.batch_size == 4\""
+    with pytest.raises(UserError, match=said):
+        laws.from_results(mixed)
+    chosen = laws.from_results(mixed, where=["run.batch_size == 8", "`run.batch_size` > 1"])
+    assert chosen.rows == ("r2", "r3")
+    assert {e.row: e.reason for e in chosen.exclusions} == dict.fromkeys(["r0", "r1"], "not run.batch_size == 8")
+    with pytest.raises(UserError, match="cannot read the condition"):
+        laws.from_results(mixed, where=["run.batch == 8"])
+    with pytest.raises(UserError, match=r"none of the 4 runs can be fitted; the first, r0: not run.batch_size == 9"):
+        laws.from_results(mixed, where=["run.batch_size == 9"])

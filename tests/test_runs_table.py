@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from synthetic_sweep import sweep_config, write_forecast, write_runs
 from test_run_store import RESULT
 
-from scaling import load_runs
+from scaling import laws, load_runs
 from scaling.errors import UserError
 from scaling.result import write_result
 from scaling.sweeps.run_store import table_of, write_table
@@ -102,3 +102,21 @@ def test_a_broken_record_is_told_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"bad/result\.json"):
         write_table(tmp_path)
     assert not (tmp_path / "runs.parquet").exists()
+
+
+def test_every_key_of_the_design_is_a_column(tmp_path: Path) -> None:
+    axes = {"model.params": [20e3, 40e3], "tokens": [1e5, 2e5], "batch_size": [4, 8], "optimizer.b2": [0.9, 0.99]}
+    base = sweep_config().run
+    run = {key: base[key] for key in ("model", "data")}
+    sweep = sweep_config(run=run, design={"kind": "grid", "axes": axes}, forecast=None)
+    write_runs(sweep, tmp_path / "grid", lines=2)
+    table = load_runs(tmp_path / "grid")
+    assert len(table) == 16
+    for column in ("model.params", "run.batch_size", "optimizer.b2"):
+        assert sorted(table[column].unique()) == axes[column.removeprefix("run.")]
+    assert (table["tokens"] % 128 == 0).all()  # what was trained on, in whole batches, and not what was asked for
+    pd.testing.assert_frame_equal(written(tmp_path / "grid"), table)
+    with pytest.raises(UserError, match=r"the runs mix run.batch_size: 4 .*--where \"run.batch_size == 4\""):
+        laws.from_results(table)
+    one = laws.from_results(table, where=["run.batch_size == 4", "optimizer.b2 == 0.9"])
+    assert len(one) == 4 and len(one.exclusions) == 12

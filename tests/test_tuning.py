@@ -147,6 +147,8 @@ def test_only_the_best_run_of_a_point_is_fitted_and_the_others_say_why(tmp_path:
     assert set(load_runs(tmp_path / "b")["validity"]) == {"valid"}  # one rate everywhere is said once, by the fit
     assert runs.conventions["learning rate"] == "untuned at 15 of 15 points"
     assert plain.conventions["learning rate"] == "by rule, not tuned"
+    one_rate = laws.from_results(load_runs(tmp_path / "b").assign(learning_rate=0.01))
+    assert one_rate.conventions["learning rate"] == "the same in all runs, not tuned"
     budgets = laws.isoflop(runs).budgets
     assert [len(budget.rows) for budget in budgets] == [5, 5, 5]
 

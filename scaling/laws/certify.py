@@ -29,7 +29,7 @@ def polish(problem: Problem, theta: Array) -> Array:
         scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
         moved = best - np.linalg.lstsq(jacobian / scale, r[passed], rcond=1e-10)[0] / scale
         total = _total(problem, moved)
-        if not total <= least:
+        if not (total <= least and all(problem.holds(moved).values())):
             break
         best, least = moved, total
     return best

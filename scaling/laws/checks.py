@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scaling.errors import UserError
 from scaling.laws.forms import Form
 from scaling.laws.priors import Prior
+from scaling.laws.problem import Problem
 from scaling.laws.runs import Runs
 
 Array = NDArray[np.float64]
@@ -57,3 +58,15 @@ def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
             same = np.ptp(np.log(ratio)) < 1e-2
             why = f"all runs have D/N = {ratio[0]:.4g}" if same else "log D is linear in log N"
             raise UserError(f"{form.name} needs runs that vary N and D apart; {why}: add runs at other D/N")
+
+
+def require_held(problem: Problem, theta: Array) -> None:
+    """Raises UserError where the best that a search found is no law: a parameter that float64 cannot hold."""
+    natural = dict(zip(problem.form.params, (float(v) for v in problem.natural(theta)), strict=True))
+    lost = [f"{name} {natural[name]:.3g}" for name in problem.free if not np.isfinite(natural[name])]
+    if lost or not np.isfinite(problem.objective(theta)):
+        raise UserError(
+            f"{problem.form.name}: the {len(problem.y)} runs do not determine it, the search ended at "
+            f"{', '.join(lost or ['no finite objective'])}; add sizes or budgets, or fix the parameters that are "
+            "left open or give them priors"
+        )

@@ -136,7 +136,9 @@ def _linear(problem: Problem, theta: Array) -> NDArray[np.bool_]:
 
 
 def inverted(H: Array) -> Array:
-    """By a unit diagonal, eigenvalues kept above what rounding leaves of them."""
+    """By a unit diagonal, eigenvalues kept above what rounding leaves of them; of what is not finite, infinite."""
+    if not np.isfinite(H).all():
+        return np.full_like(H, np.inf)
     scale = np.sqrt(np.maximum(np.diag(H), 1e-300))
     values, vectors = np.linalg.eigh(H / np.outer(scale, scale))
     values = np.maximum(values, 1e-14 * values.max())

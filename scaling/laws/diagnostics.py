@@ -21,6 +21,10 @@ UNNOTICED = 1e-3
 """change that goes unnoticed: of L̂ in shares of the least loss, of the objective in shares of itself"""
 
 
+EDGE = 0.9
+"""share of the range of `forms.form.WIDEST` beyond which a parameter counts as unbounded"""
+
+
 @dataclass(frozen=True)
 class Diagnostics:
     """What the search says about its own result."""
@@ -39,12 +43,18 @@ class Diagnostics:
     """positive parameters and shares at an end of their range, which the data do not identify: a millionth of the
     parameter, or a million times it, changes no L̂ by 1e-3 of the least loss, nor the objective by 1e-3 of itself"""
     certified: bool
-    """whether the conditions of a local minimum hold: gradient_norm ≤ 1e-5, or nothing left of the residuals"""
+    """whether the conditions of a local minimum hold: gradient_norm ≤ 1e-5, or nothing left of the residuals; not
+    where a parameter is unbounded"""
+    unbounded: tuple[str, ...] = ()
+    """parameters that the search drove to the end of what float64 holds (a factor N^alpha, or an amplitude, of
+    e^±600): the data leave them open, and what follows from them means nothing"""
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Diagnostics":
-        """Of a saved fit; one from before fits were certified is not."""
-        return Diagnostics(**{"certified": False, **values, "at_bounds": tuple(values["at_bounds"])})
+        """Of a saved fit; one from before fits were certified is not. A number that is None was not finite."""
+        numbers = {name: np.inf for name in ("gradient_norm", "condition") if values[name] is None}
+        names = {name: tuple(values.get(name, ())) for name in ("at_bounds", "unbounded")}
+        return Diagnostics(**{"certified": False, **values, **numbers, **names})
 
 
 def diagnose(problem: Problem, solution: Solution, winner: int, starts: int, theta: Array) -> Diagnostics:
@@ -57,14 +67,25 @@ def diagnose(problem: Problem, solution: Solution, winner: int, starts: int, the
         matrix = solution.matrix[winner]
         norm = _scaled_gradient(solution.gradient[winner], matrix, least)
     exact = problem.loss.kind != "student_t" and np.abs(problem.residuals(theta)).max() < 1e-11
+    unbounded = _unbounded(problem, theta)
     return Diagnostics(
         gradient_norm=norm,
         starts=starts,
         starts_at_optimum=float(np.mean(total[-starts:] <= least + abs(least) * 1e-6 + 1e-20)),
         condition=_condition(matrix),
         at_bounds=_at_bounds(problem, theta),
-        certified=bool(norm <= CERTIFIED or exact),
+        certified=bool(norm <= CERTIFIED or exact) and not unbounded,
+        unbounded=unbounded,
     )
+
+
+def _unbounded(problem: Problem, theta: Array) -> tuple[str, ...]:
+    """The parameters at the end of the search's range, and the exponents in their powers that led there."""
+    held = problem.holds(theta, EDGE)
+    powers = {p.name: [power.exponent for power in p.powers] for p in problem.form.parameters}
+    ended = {name for name, there in held.items() if not there}
+    ended |= {exponent for name in ended for exponent in powers[name] if exponent}
+    return tuple(name for name in problem.free if name in ended)
 
 
 def _at_bounds(problem: Problem, theta: Array) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from scaling.errors import UserError
 from scaling.laws import optimum as optimum_module
 from scaling.laws import uncertainty
 from scaling.laws.certify import polish
-from scaling.laws.checks import require_fittable
+from scaling.laws.checks import require_fittable, require_held
 from scaling.laws.covariance import Covariance, covariance
 from scaling.laws.covariance import Method as CovarianceMethod
 from scaling.laws.diagnostics import Diagnostics, diagnose
@@ -26,6 +26,7 @@ from scaling.laws.problem import Problem, make_problem, transformed_sigma
 from scaling.laws.profile import Profile, profile
 from scaling.laws.runs import Runs
 from scaling.laws.search import search, starts_of
+from scaling.laws.strict import finite, to_json
 from scaling.laws.uncertainty import Draws, Kind, Method
 from scaling.result import write_text_atomically
 
@@ -199,8 +200,8 @@ class Fit:
         return format_fit(self, level)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it, parameters at full precision."""
-        return {
+        """Everything, as JSON can hold it: parameters at full precision, None for what is not finite."""
+        values = {
             "kind": "scaling.laws.Fit",
             "law": self.form.name,
             "formula": self.form.formula,
@@ -216,10 +217,11 @@ class Fit:
             "data": self.runs.to_dict(),
             "bootstrap": None if self.draws is None else self.draws.to_dict(),
         }
+        return dict(finite(values))
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, whole or not at all."""
-        write_text_atomically(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text_atomically(path, to_json(self.to_dict()))
         return Path(path)
 
     def _require_draws(self) -> Draws:
@@ -257,6 +259,7 @@ def fit(
     problem = make_problem(runs_sorted, form, loss, residual, fixed or {})
     problem, solution = search(problem, starts_of(problem, runs_sorted.loss, starts), priors or {})
     best = polish(problem, solution.best) if loss.rounded else solution.best
+    require_held(problem, best)
     diagnostics = diagnose(problem, solution, int(solution.total.argmin()), starts, best)
     return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
 
@@ -272,6 +275,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
         if values.get("kind") != "scaling.laws.Fit":
             raise UserError("it does not say that it is a fit")
         form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
+        _require_numbers(path, {**values["params"], "objective": objective["value"]})
         runs = Runs.from_dict(values["data"])
         loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
         priors = {name: Prior(**prior) for name, prior in values.get("priors", {}).items()}
@@ -287,7 +291,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
         )
     except FileNotFoundError:
         raise UserError(f"no file {path}; make one with `scaling fit` or fit.save(path)") from None
-    except _FormNotKnown as error:
+    except _NotUsable as error:
         raise UserError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -300,21 +304,29 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     return fitted
 
 
-class _FormNotKnown(UserError):
-    """A saved fit that is whole, of a law that is not at hand."""
+class _NotUsable(UserError):
+    """A saved fit that is whole, of a law that is not at hand or with parameters that are no numbers."""
+
+
+def _require_numbers(path: str | Path, values: Mapping[str, float | None]) -> None:
+    if lost := [name for name, value in values.items() if value is None or not np.isfinite(value)]:
+        raise _NotUsable(
+            f"{path} holds no law: its {', '.join(lost)} is not finite, for the runs left it open; fit again with "
+            "`scaling fit`"
+        )
 
 
 def _saved_form(path: str | Path, values: Mapping[str, Any], form: Form | None) -> Form:
     """The law of a saved fit: `form` where it is given, else the registered one of that name."""
     law, params = values["law"], tuple(values["params"])
     if form is None and law not in FORMS:
-        raise _FormNotKnown(
+        raise _NotUsable(
             f"{path} is a fit of {law!r}, which is not one of laws.FORMS; pass the law it was made with: "
             "laws.load(path, form=laws.form(…))"
         )
     form = form or FORMS[law]
     if (form.name, form.params) != (law, params):
-        raise _FormNotKnown(
+        raise _NotUsable(
             f"{path} is a fit of {law!r} with {', '.join(params)}; the form given is {form.name!r} with "
             f"{', '.join(form.params)}"
         )

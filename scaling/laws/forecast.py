@@ -32,6 +32,7 @@ from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.objectives import huber
 from scaling.laws.priors import Prior
 from scaling.laws.runs import Runs
+from scaling.laws.strict import finite, to_json
 from scaling.laws.uncertainty import check_level
 from scaling.result import write_text_atomically
 
@@ -186,6 +187,9 @@ class Forecaster:
         if not ratios.min() <= D / N <= ratios.max():
             notes.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")
         notes += [f"{name} is not identified: the fit drove it to zero" for name in self.fit.diagnostics.at_bounds]
+        notes += [
+            f"{name} is not identified: the fit drove it without end" for name in self.fit.diagnostics.unbounded
+        ]
         return tuple(notes)
 
 
@@ -231,9 +235,11 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
     """Write the forecast once, read-only; returns what is on file.
 
     Where a forecast that says the same is there already, it stays, with its own date.
-    Raises UserError where another one is: a forecast is not edited.
+    Raises UserError where another one is, for a forecast is not edited, and where a number in it is not finite.
     """
     path = Path(path)
+    if finite(asdict(forecast)) != asdict(forecast):
+        raise UserError(f"a forecast whose numbers are not all finite says nothing ({forecast.text()}); add runs")
     if path.exists():
         old = read(path)
         if _digest(asdict(old), ("hash", "date")) != _digest(asdict(forecast), ("hash", "date")):
@@ -242,7 +248,7 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
                 "give the sweep another name"
             )
         return old
-    write_text_atomically(path, json.dumps(asdict(forecast.sealed()), indent=1, ensure_ascii=False) + "\n")
+    write_text_atomically(path, to_json(asdict(forecast.sealed()), ascii_only=False))
     os.chmod(path, 0o444)
     return read(path)
 

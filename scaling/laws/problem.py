@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.laws.forms import Form
+from scaling.laws.forms.form import WIDEST
 from scaling.laws.objectives import Loss, Residual, transform, untransform
 from scaling.laws.runs import Runs
 
@@ -79,8 +80,18 @@ class Problem:
 
     def natural(self, theta: Array) -> Array:
         """All parameters in own units [..., k] from the solver's numbers [..., free]."""
-        values = self.form.natural(self._scaled(theta, np), self.units, np)
+        with np.errstate(over="ignore", invalid="ignore"):  # far from the data one may be beyond float64: infinite
+            values = self.form.natural(self._scaled(theta, np), self.units, np)
         return np.stack(np.broadcast_arrays(*values), -1)
+
+    def holds(self, theta: Array, share: float = 1.0) -> dict[str, bool]:
+        """Whether each parameter in own units is one that float64 can hold, at the solver's numbers [free].
+
+        share: of the range, in its logarithm, that the search keeps within.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # what cannot be held overflows
+            held = self.form.holds(self._scaled(theta, np), self.units, np, share * WIDEST)
+        return {name: bool(there) for name, there in held.items()}
 
     def residuals(self, theta: Array, y: Array | None = None) -> Array:
         """[..., points] at the solver's numbers [..., free]."""

@@ -1,6 +1,7 @@
 """The table that laws are fitted to: sizes, tokens and losses of runs, checked once and then immutable."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,7 +311,7 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
         raise UserError(f"{path} is not a CSV table: {error}") from None
     gone: tuple[Exclusion, ...] = ()
     for condition in where:
-        kept = _meets(table, condition)
+        kept = meets(table, condition)
         gone += tuple(Exclusion(str(row), f"not {condition}") for row in table.index[~kept])
         table = table[kept]
     if gone and not len(table):
@@ -319,10 +320,18 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
     return replace_fields(runs, exclusions=gone) if gone else runs
 
 
-def _meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
-    """Whether each row meets the condition. Raises UserError where it is none."""
+def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
+    """Whether each row meets the condition; columns whose names hold dots (`optimizer.b2`) are written as they are.
+
+    Raises UserError where it is none.
+    """
+    dotted = sorted((name for name in map(str, table.columns) if "." in name), key=len, reverse=True)
+    text = condition
+    if dotted:
+        names = "|".join(map(re.escape, dotted))
+        text = re.sub(rf"(?<![\w.`])({names})(?![\w.`])", r"`\1`", condition)
     try:
-        found = np.asarray(table.eval(condition))
+        found = np.asarray(table.eval(text))
     except Exception as error:  # pandas raises what its parser does
         why = " ".join(f"{error}".split())
         raise UserError(

@@ -181,22 +181,26 @@ def _told(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Arra
     return np.concatenate(means, 1), np.concatenate(precisions)
 
 
+def _scaled(kind: _Kind, theta: Any, shared: Any) -> dict[str, Any]:
+    """Parameters in units of the data."""
+    import jax.numpy as jnp
+
+    units, given = shared[:2]
+    free = dict(zip(kind.free, theta, strict=True))
+    return kind.form.scaled(free, dict(zip(kind.given, given, strict=True)), units, jnp)
+
+
 @cache
 def _functions(kind: _Kind) -> tuple[Any, Any]:
     """t(L̂) [points], from (θ, x, shared); what priors and pull are about [told], from (θ, shared)."""
     import jax.numpy as jnp
 
-    def scaled(theta: Any, shared: Any) -> dict[str, Any]:
-        units, given = shared[:2]
-        free = dict(zip(kind.free, theta, strict=True))
-        return kind.form.scaled(free, dict(zip(kind.given, given, strict=True)), units, jnp)
-
     def fitted(theta: Any, x: Any, shared: Any) -> Any:
         columns = dict(zip(kind.form.columns, x, strict=True))
-        return transform(kind.form.value(scaled(theta, shared), columns, jnp), kind.residual, jnp)
+        return transform(kind.form.value(_scaled(kind, theta, shared), columns, jnp), kind.residual, jnp)
 
     def told(theta: Any, shared: Any) -> Any:
-        natural = jnp.stack(kind.form.natural(scaled(theta, shared), shared[0], jnp))
+        natural = jnp.stack(kind.form.natural(_scaled(kind, theta, shared), shared[0], jnp))
         pulled = [] if kind.pull is None else [kind.pull(natural, shared[3])[None]]
         return jnp.concatenate([natural[: kind.told - len(pulled)], *pulled])
 
@@ -217,6 +221,16 @@ def _slopes(kind: _Kind) -> Any:
         return jax.jacfwd(fitted)(theta, x, shared), of_penalty
 
     return jax.jit(slopes)
+
+
+def _held(kind: _Kind) -> Any:
+    """(θ, shared) -> whether float64 can hold the parameters; where something is held, it says how far to go."""
+    import jax.numpy as jnp
+
+    def held(theta: Any, shared: Any) -> Any:
+        return jnp.stack(list(kind.form.holds(_scaled(kind, theta, shared), shared[0], jnp).values())).all()
+
+    return (lambda theta, shared: True) if kind.held or kind.pull else held
 
 
 def _evaluator(kind: _Kind) -> Any:
@@ -292,7 +306,7 @@ def _lane(kind: _Kind) -> Any:
     import jax
     import jax.numpy as jnp
 
-    evaluate = _evaluator(kind)
+    evaluate, held = _evaluator(kind), _held(kind)
 
     def propose(theta: Any, gradient: Any, matrices: Any, damping: Any) -> Any:
         newton, reweighted = matrices
@@ -310,7 +324,7 @@ def _lane(kind: _Kind) -> Any:
             at, damping = state["at"], state["damping"]
             there = evaluate(state["next"], x, y, w, mean, shared, stages[state["stage"]])
             first = state["spent"] == 0
-            better = (there[0] < at[1]) | first
+            better = ((there[0] < at[1]) & held(state["next"], shared)) | first
             change = jnp.abs(at[1] - there[0])
             still = ~first & (change <= tolerance * jnp.abs(at[1]) + 1e-27)
             damping = jnp.where(better, jnp.maximum(damping * 0.3, 1e-12), damping * 3.0)

@@ -13,7 +13,7 @@ from scaling.laws.isoflop import Isoflop, isoflop
 from scaling.laws.optimum import FlopsPerToken
 from scaling.laws.parabola import CURVATURES
 from scaling.laws.power_law import PowerLaw
-from scaling.laws.results import BY_RULE, RATE
+from scaling.laws.results import BY_RULE, RATE, SAME, WAITING
 from scaling.laws.runs import Runs
 from scaling.laws.sensitivity import delta_warning
 from scaling.validity import BETTER
@@ -288,11 +288,18 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _warnings(fitted: Fit) -> list[str]:
     warnings = [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
+    if open_ := fitted.diagnostics.unbounded:
+        warnings.append(
+            f"{' and '.join(open_)} ran to the end of what can be computed: the runs leave them open, so this is no "
+            "law to predict with; add sizes or budgets, or give laws.fit priors for them"
+        )
     if fitted.diagnostics.starts_at_optimum < 0.1:
         warnings.append(f"only {fitted.diagnostics.starts_at_optimum:.0%} of the starts reach this optimum; use more")
     rates = fitted.runs.conventions.get(RATE, "")
-    if "untuned" in rates or rates == BY_RULE:
+    if "untuned" in rates or rates in (BY_RULE, SAME):
         warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
+    if waiting := fitted.runs.conventions.get(WAITING):
+        warnings.append(f"{waiting}: the fit is without them")
     return warnings + list(fitted.draws.notes if fitted.draws else ())
 
 

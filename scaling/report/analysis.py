@@ -65,14 +65,27 @@ def _fit(data: ReportData, table: laws.Runs) -> tuple[laws.Fit | None, list[str]
     path = data.folder / "fit.json"
     said = []
     if path.exists():
-        saved = laws.load(path)
-        if saved.runs.hash == table.hash:
-            return saved, []
-        said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+        try:
+            saved = laws.load(path)
+        except UserError as error:
+            said.append(f"The law was fitted again: {error}.")
+        else:
+            if saved.runs.hash == table.hash:
+                return saved, _open(saved)
+            said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
     try:
-        return laws.Forecaster(table, data.level).fit, said
+        fitted = laws.Forecaster(table, data.level).fit
     except UserError as error:
         return None, [*said, f"No parametric law: {error}."]
+    return fitted, [*said, *_open(fitted)]
+
+
+def _open(fit: laws.Fit) -> list[str]:
+    """What a reader must know of a law that the runs do not determine."""
+    if not (names := " and ".join(fit.diagnostics.unbounded)):
+        return []
+    return [f"No law to go by: the runs leave {names} open, which ran to the end of what can be computed; add sizes "
+            "or budgets."]  # fmt: skip
 
 
 def _grid(data: ReportData, table: laws.Runs) -> list[float]:

@@ -1,6 +1,7 @@
 """A sweep's law and forecast as a run of its own in wandb, whose panels draw what runs logged and no fits."""
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from scaling.errors import UserError
+from scaling.laws.strict import finite
 from scaling.report.data import ReportData
 
 SECONDS = 60.0
@@ -44,7 +46,8 @@ def law_run(data: ReportData, group: str) -> LawRun | None:
         curve, names = data.frontier, FRONTIER if data.frontier.low else FRONTIER[:1]
         columns = (curve.loss, curve.low, curve.high)[: len(names)]
         for flops, *values in zip(curve.flops, *columns, strict=True):
-            history.append({"flops": flops, **dict(zip(names, values, strict=True))})
+            drawn = {name: value for name, value in zip(names, values, strict=True) if math.isfinite(value)}
+            history.append({"flops": flops, **drawn})
     if data.forecast is not None:
         made = data.forecast
         facts |= {"forecast_made": made.made, "forecast_params": made.n, "forecast_tokens": made.d}
@@ -54,7 +57,7 @@ def law_run(data: ReportData, group: str) -> LawRun | None:
     if not history:
         return None
     history.sort(key=lambda record: record["flops"])
-    return LawRun(f"law-{sha256(group.encode()).hexdigest()[:12]}", tuple(history), facts)
+    return LawRun(f"law-{sha256(group.encode()).hexdigest()[:12]}", tuple(history), finite(facts))
 
 
 def send(
@@ -82,7 +85,7 @@ def send(
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "scaling.report.wandb_process"],
-                input="".join(json.dumps(line, default=float) + "\n" for line in lines),
+                input="".join(json.dumps(line, default=float, allow_nan=False) + "\n" for line in lines),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,

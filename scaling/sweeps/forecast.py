@@ -1,6 +1,5 @@
 """The forecast of a sweep: fitted to its runs, frozen before the run that tests it, held against it after."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -58,8 +57,10 @@ def write_outcome(home: Path, forecast: "Forecast", states: Sequence[RunState]) 
     if not losses:
         return None
     outcome = laws.outcome(forecast, losses)
+    from scaling.laws.strict import to_json
+
     values = asdict(outcome) | {"mean_error": outcome.mean_error}
-    write_text_atomically(home / "outcome.json", json.dumps(values, indent=1) + "\n")
+    write_text_atomically(home / "outcome.json", to_json(values))
     return outcome
 
 

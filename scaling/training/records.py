@@ -19,6 +19,11 @@ from scaling.training.evaluate import Evaluation
 
 PACKAGES = ("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
+ARCHITECTURE = (
+    "activation", "norm", "norm_position", "position", "tied", "bias", "parallel_block", "qk_norm", "layer_sharing",
+)  # fmt: skip
+"""what every record says of the model beside its sizes: runs that differ in it are not fitted together"""
+
 
 def run_folder(config: RunConfig) -> Path:
     """Where a run is recorded unless told otherwise: `records.folder / records.sweep / run_id`."""
@@ -123,16 +128,20 @@ def _facts(config: RunConfig) -> dict[str, Any]:
         "n_heads": model.n_heads,
         "d_ff": model.d_ff,
         "vocab": model.vocab,
+        **{name: getattr(model, name) for name in ARCHITECTURE},
         "steps": config.steps,
         "batch_size": config.batch_size,
         "corpus": config.data.corpus,
         "tokenizer": f"{config.data.tokenizer.kind}-{config.data.tokenizer.vocab}",
         "optimizer": optimizer.name,
+        "b1": optimizer.b1,
+        "b2": optimizer.b2,
         "weight_decay": optimizer.weight_decay,
         "schedule": schedule.name,
         "cooldown": schedule.cooldown if schedule.name == "wsd" else None,
         "final_rate": schedule.final if schedule.name in ("cosine", "linear", "wsd") else None,
         "warmup_steps": config.warmup_steps,
+        "parametrisation": "mup" if model.mup else "standard",
         "mup_width": model.mup.width if model.mup else None,
         "compute_dtype": compute_dtype(config),
     }

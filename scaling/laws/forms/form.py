@@ -17,6 +17,9 @@ from scaling.laws.forms.parameter import Curve, Parameter
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Any]
+WIDEST = 600.0
+"""log of the largest parameter, and of the largest factor between a parameter in the columns' own units and in those
+of the data (N^alpha), that a search goes to: float64 ends at e^709, and a profile looks a factor of 1e4 further"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,8 @@ class Form:
         """L at parameters [..., k] and columns, both in the columns' own units, broadcast together."""
         values = dict(zip(self.params, np.moveaxis(np.asarray(natural, np.float64), -1, 0), strict=True))
         logs = [np.log(np.asarray(column, np.float64)) for column in columns]
-        return np.asarray(self.value(values, dict(zip(self.columns, logs, strict=True)), np), np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # far from the data a draw's loss is beyond float64
+            return np.asarray(self.value(values, dict(zip(self.columns, logs, strict=True)), np), np.float64)
 
     def log_units(self, columns: Sequence[Array]) -> Array:
         """log of the unit that the solver sees each column in: the geometric mean, 1 for the unscaled."""
@@ -97,6 +101,19 @@ class Form:
         """Parameters in the columns' own units, in their order, from those in units of the data."""
         named = dict(zip(self.columns, units, strict=True))
         return [p.to_own_units(scaled[p.name], p.shift(scaled, named), xp) for p in self.parameters]
+
+    def holds(self, scaled: Values, units: Any, xp: ModuleType, widest: float = WIDEST) -> dict[str, Any]:
+        """Whether each parameter in the columns' own units, and the factor to these units, is within e^widest.
+
+        Where the data say nothing against it an exponent grows without end, and its amplitude with it.
+        """
+        named = dict(zip(self.columns, units, strict=True))
+        there = {}
+        for parameter in self.parameters:
+            shift = parameter.shift(scaled, named)
+            own = parameter.to_own_units(scaled[parameter.name], shift, xp)
+            there[parameter.name] = (xp.abs(shift) <= widest) & (xp.abs(own) <= np.exp(widest))
+        return there
 
     def theta(self, natural: Array, units: Array, free: Collection[str] | None = None) -> Array:
         """The solver's numbers [..., k] for parameters in the columns' own units [..., k].

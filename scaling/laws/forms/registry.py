@@ -1,5 +1,7 @@
 """The laws by name."""
 
+from difflib import get_close_matches
+
 from scaling.errors import UserError
 from scaling.laws.forms.additive import chinchilla, chinchilla_equal, chinchilla_no_offset, power_law
 from scaling.laws.forms.broken import bnsl
@@ -58,9 +60,14 @@ FORMS: dict[str, Form] = {
 
 
 def get_form(form: str | Form) -> Form:
-    """The form of that name. Raises UserError with the names that there are."""
+    """The form of that name. Raises UserError with the names that are near it, or else all that there are."""
     if isinstance(form, Form):
         return form
     if form not in FORMS:
-        raise UserError(f"no law {form!r}; there are {', '.join(FORMS)}")
+        near = get_close_matches(form, FORMS, n=5)
+        near = [name for name in near if name.startswith(form)] or near[:1]
+        hint = (
+            f"did you mean {' or '.join(near)}? (`scaling fit --list`)" if near else f"there are {', '.join(FORMS)}"
+        )
+        raise UserError(f"no law {form!r}; {hint}")
     return FORMS[form]

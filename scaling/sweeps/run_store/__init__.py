@@ -2,6 +2,7 @@
 
     SWEEP/sweep.yaml        the sweep as it was launched, everything resolved
     SWEEP/plan.json         run id → label, role (`fit` or `test`), parameters, tokens, FLOPs
+    SWEEP/plan.copy.json    the same, for when that is lost
     SWEEP/lock              held while a process launches this sweep
     SWEEP/exclusions.yaml   run id → why it is to be left out of fits; written by the user
     SWEEP/runs.parquet      the table of `load_runs`, for other tools; written again as runs end
@@ -27,7 +28,7 @@ from scaling.sweeps.run_store.plan_file import (
     sweep_and_run,
     write_plan,
 )
-from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, write_table
+from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, without_result, write_table
 from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, stopped
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "sweep_and_run",
     "table_of",
     "table_row",
+    "without_result",
     "write_plan",
     "write_table",
 ]

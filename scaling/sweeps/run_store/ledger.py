@@ -94,6 +94,15 @@ def _excluded(ledger: Ledger) -> dict[str, Verdict]:
     return {run_id: Verdict("excluded", reason) for run_id, reason in ledger.exclusions.items()}
 
 
+def _copied(ledger: Ledger) -> dict[str, Verdict]:
+    """A folder that someone copied holds the record of another folder, which is there, too."""
+    return {
+        folder: Verdict("excluded", f"the folder {folder} is a copy of {result.run_id}; delete it")
+        for folder, result in ledger.results.items()
+        if folder != result.run_id and result.run_id in ledger.results
+    }
+
+
 def _short_of_plan(ledger: Ledger) -> dict[str, Verdict]:
     return {
         run_id: verdict
@@ -109,4 +118,4 @@ def _tuned(ledger: Ledger) -> dict[str, Verdict]:
     return {run_id: verdict for run_id, found in zip(ledger.results, said, strict=True) for verdict in found}
 
 
-SOURCES: tuple[Source, ...] = (_excluded, _short_of_plan, _tuned)
+SOURCES: tuple[Source, ...] = (_excluded, _copied, _short_of_plan, _tuned)

@@ -8,10 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.config import RunConfig
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
 from scaling.sweeps.run_store.ledger import findings, read_ledger
-from scaling.sweeps.run_store.plan_file import Role, run_folders, sweep_and_run
+from scaling.sweeps.run_store.plan_file import Role, read_plan, run_folders, sweep_and_run
 from scaling.validity import Verdict, judge
 
 if TYPE_CHECKING:
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 TABLE = "runs.parquet"
 NESTED = (("facts", ""), ("flops_by_convention", "flops_"), ("versions", "versions_"))
 """fields of a record that become several columns, and what their names begin with"""
-LABEL = ("budget", "target_params")
-"""of the design's wish for a run, what becomes a column"""
+RECORDED = ("tokens", "seed")
+"""keys of a design that are no columns of their own: the record says what they came to"""
 INT64 = 2**63
 
 
-def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
+def load_runs(path: str | Path | Sequence[str | Path], role: Role | None = None) -> "pd.DataFrame":
     """Every record under `path` (a sweep's folder, a folder of sweeps, or one run's) as a table, one row a run.
+
+    Of several paths the records of all; a run that is completed under one of them is not taken from a later one.
 
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
     `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` (see `role_of`) tells the runs
-    that a law is fitted to (`fit`) from those that test it (`test`), and what the design wanted is in `budget` and
-    `target_params`.
+    that a law is fitted to (`fit`) from those that test it (`test`). What the design wanted is in columns named as
+    its keys: `budget`, `target_params`, `optimizer.b2`, and `run.batch_size` for `batch_size`, which is a fact too.
     `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
     `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
@@ -39,9 +42,29 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
     role: only these runs. Raises UserError, naming every file, where a record cannot be read, and for a mistake in a
     sweep's `exclusions.yaml`.
     """
+    paths = [path] if isinstance(path, str | Path) else path
+    rows: list[dict[str, Any]] = []
+    for each in paths:
+        there = {row["run_id"] for row in rows if row["status"] == "completed"}
+        rows += [row for row in _rows_under(Path(each), role) if row["run_id"] not in there]
+    return table_of(rows)
+
+
+def without_result(path: str | Path) -> tuple[list[str], int]:
+    """The runs for a law that a sweep's plan has and that have no record, and how many the plan has.
+
+    path: a sweep's folder, or a folder of sweeps. Raises UserError for a plan that is none.
+    """
+    homes = [Path(path), *sorted(Path(path).glob("*/"))]
+    planned = [home / run_id for home in homes for run_id, entry in read_plan(home).items() if entry.role == "fit"]
+    return [folder.name for folder in planned if read_result(folder) is None], len(planned)
+
+
+def _rows_under(path: Path, role: Role | None) -> list[dict[str, Any]]:
+    """Rows of the runs under one path."""
     sweeps: dict[Path, dict[str, Result]] = {}
     broken = []
-    home, only = sweep_and_run(Path(path))
+    home, only = sweep_and_run(path)
     for folder in run_folders(home):
         try:
             result = read_result(folder)
@@ -54,13 +77,12 @@ def load_runs(path: str | Path, role: Role | None = None) -> "pd.DataFrame":
         raise UserError("; ".join(broken))
     if only is not None:  # it is judged beside the others of its sweep
         sweeps = {home: sweeps.get(home, {})}
-    rows = [
+    return [
         row
         for home, results in sweeps.items()
         for run_id, row in zip(results, _rows(home, results), strict=True)
         if only in (None, run_id) and role in (None, row["role"])
     ]
-    return table_of(rows)
 
 
 def write_table(home: Path) -> Path:
@@ -106,7 +128,11 @@ def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequen
     nested = {key: value for name, prefix in NESTED for key, value in _flat(values.pop(name), prefix)}
     row = {**nested, **values, "flops_spent": result.flops_spent, "wall_s_spent": result.wall_s_spent}
     verdict = judge(row, *said)
-    wish = {key: label[key] for key in LABEL if key in label}
+    names = {
+        key: f"run.{key}" if key in RunConfig.model_fields else key for key in label
+    }  # facts have such names too
+    wish = {names[key]: value for key, value in label.items() if key not in RECORDED}
+    wish = dict(_flat(wish, ""))
     return {**row, "role": role, **wish, "validity": verdict.validity, "validity_reason": verdict.reason}
 
 
