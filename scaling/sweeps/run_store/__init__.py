@@ -2,7 +2,6 @@
 
     SWEEP/sweep.yaml        the sweep as it was launched, everything resolved
     SWEEP/plan.json         run id → label, role (`fit` or `test`), parameters, tokens, FLOPs
-    SWEEP/plan.copy.json    the same, for when that is lost
     SWEEP/lock              held while a process launches this sweep
     SWEEP/exclusions.yaml   run id → why it is to be left out of fits; written by the user
     SWEEP/runs.parquet      the table of `load_runs`, for other tools; written again as runs end

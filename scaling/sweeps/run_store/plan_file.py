@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from scaling.sweeps.designs import PlannedRun
 
 Role = Literal["fit", "test"]
-PLAN = "plan.json"
-COPY = "plan.copy.json"
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,9 @@ class Entry:
 
 
 def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
-    """`plan.json`, and before it its copy.
-
-    A plan cannot be made again from the design: sizes that were added, and the runs that test a frozen forecast, are
-    nowhere else.
-    """
+    """`plan.json`."""
     plan = {run_id: asdict(entry) for run_id, entry in entries.items()}
-    text = json.dumps(plan, indent=1) + "\n"
-    for name in (COPY, PLAN):
-        write_text_atomically(sweep_folder / name, text)
+    write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
 def record_runs(
@@ -66,25 +58,18 @@ def record_runs(
 
 
 def read_plan(sweep_folder: Path) -> dict[str, Entry]:
-    """`plan.json`, or its copy where that is lost or broken; empty where there is neither.
-
-    Raises UserError for a file that is no plan and has no copy.
-    """
-    broken = ""
-    for path in (sweep_folder / PLAN, sweep_folder / COPY):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return {run_id: Entry(**entry) for run_id, entry in values.items()}
-        except FileNotFoundError:
-            continue
-        except (AttributeError, TypeError, ValueError) as error:
-            broken = broken or f"{path} is not a plan ({error})"
-    if broken:
+    """`plan.json`, empty where there is none. Raises UserError for a file that is no plan."""
+    path = sweep_folder / "plan.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {run_id: Entry(**entry) for run_id, entry in values.items()}
+    except FileNotFoundError:
+        return {}
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{broken} and there is no copy of it: put one back from a backup; without it a sweep loses the sizes "
-            "that were added to its design and cannot go on from a frozen forecast"
-        )
-    return {}
+            f"{path} is not a plan ({error}); put it back from a backup: the sizes that were added to a design, and "
+            "which runs test a forecast, are told there. The runs' records are complete without it"
+        ) from None
 
 
 def sweep_and_run(path: Path) -> tuple[Path, str | None]:
