@@ -277,7 +277,7 @@ def test_tables_tell_what_was_known_before(draws):
         (lambda fit: fit.predict(N=1e9), "needs D|needs N and D"),
         (lambda fit: fit.optimal(C=-1), "positive number of FLOPs"),
         (lambda fit: fit.bootstrap(1), "at least 2"),
-        (lambda fit: laws.fit(fit.runs, "chinchila"), "no law 'chinchila'; there are chinchilla"),
+        (lambda fit: laws.fit(fit.runs, "chinchila"), "no law 'chinchila'; did you mean chinchilla"),
         (
             lambda fit: laws.fit(fit.runs, fixed={"E": 1.7}, priors={"E": laws.Prior(1.7, 0.1)}),
             "E cannot be fixed and have a prior",
