@@ -58,11 +58,7 @@ def _columns(rows: list[Row]) -> list[Column]:
     columns: list[Column] = [("run", False, lambda row: row["run_id"] or "(after the fit)")]
     if len({row["role"] for row in rows}) > 1:
         columns.append(("role", False, lambda row: row["role"]))
-    columns += [
-        (key, True, lambda row, key=key: label_cell(row["label"], key))  # type: ignore[misc]
-        for key in varied(row["label"] for row in rows)
-        if key not in SHOWN
-    ]
+    columns += [_label_column(key) for key in varied(row["label"] for row in rows) if key not in SHOWN]
     columns += [
         ("N", True, lambda row: _or_unknown(row["params"], si)),
         ("D", True, lambda row: _or_unknown(row["tokens"], si)),
@@ -80,6 +76,10 @@ def _columns(rows: list[Row]) -> list[Column]:
         ("state", False, _state),
     ]
     return [*columns, ("after", False, lambda row: row["after"] or "")] if shared else columns
+
+
+def _label_column(key: str) -> Column:
+    return key, True, lambda row: label_cell(row["label"], key)
 
 
 def _or_unknown(value: Any, write: Callable[[Any], str]) -> str:
