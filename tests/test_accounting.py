@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling import accounting
-from scaling.config import ModelConfig
+from scaling.config import TransformerConfig
 from scaling.errors import UserError
 
-TINY = ModelConfig(
+TINY = TransformerConfig(
     vocab=11, context=6, layers=3, d_model=8, n_heads=2, n_kv_heads=1, d_head=6, d_ff=10, activation="swiglu",
     position="learned", tied=False, bias=True, norm="layernorm", norm_position="sandwich", qk_norm=True,
     sliding_window=(2, None),
@@ -68,7 +68,7 @@ def test_conventions_of_a_tiny_model_by_hand() -> None:
 def test_conventions_agree_with_their_papers_on_their_own_shapes() -> None:
     """A standard shape (MHA, d_ff = 4·d_model): DeepSeek's eq. 2 and appendix F as printed, literally."""
     layers, d, L, V, H = 30, 4096, 4096, 102_400, 32
-    model = ModelConfig(vocab=V, context=L, layers=layers, d_model=d, n_heads=H, activation="gelu")
+    model = TransformerConfig(vocab=V, context=L, layers=layers, d_model=d, n_heads=H, activation="gelu")
     flops = accounting.flops_per_token(model)
     assert flops.deepseek == 72 * layers * d**2 + 12 * layers * d * L
     key = d // H
@@ -81,7 +81,7 @@ def test_conventions_agree_with_their_papers_on_their_own_shapes() -> None:
 
 def test_palm_reproduces_the_utilisation_that_palm_reports() -> None:
     """PaLM 540B: 238.3k tokens/s on 6144 TPU v4 are 46.2 % (2204.02311, table 3), with N = all parameters."""
-    palm = ModelConfig(
+    palm = TransformerConfig(
         vocab=256_000, context=2048, layers=118, d_model=18_432, n_heads=48, n_kv_heads=1, d_head=256,
         d_ff=4 * 18_432, activation="swiglu", norm="layernorm", parallel_block=True, tied=True,
     )  # fmt: skip
@@ -105,15 +105,15 @@ def test_shared_layers_hold_parameters_once_and_compute_every_time() -> None:
     assert accounting.flops_per_token(shared).exact == accounting.flops_per_token(plain).exact
 
 
-def models(**fixed: object) -> st.SearchStrategy[ModelConfig]:
+def models(**fixed: object) -> st.SearchStrategy[TransformerConfig]:
     """Any model that a configuration may describe, small."""
 
-    def make(**values: object) -> ModelConfig:
+    def make(**values: object) -> TransformerConfig:
         d_head = 2 * int(str(values.pop("half_head")))
         kv, group = int(str(values.pop("kv"))), int(str(values.pop("group")))
         sharing, unique = int(str(values["layer_sharing"])), int(str(values.pop("unique")))
         heads = {"n_heads": kv * group, "n_kv_heads": kv, "d_head": d_head}
-        return ModelConfig.model_validate(values | heads | {"layers": sharing * unique} | fixed)
+        return TransformerConfig.model_validate(values | heads | {"layers": sharing * unique} | fixed)
 
     return st.builds(
         make,
@@ -139,7 +139,7 @@ def models(**fixed: object) -> st.SearchStrategy[ModelConfig]:
 
 @settings(max_examples=20, deadline=None)
 @given(models())
-def test_ledger_equals_the_real_parameter_tree(model: ModelConfig) -> None:
+def test_ledger_equals_the_real_parameter_tree(model: TransformerConfig) -> None:
     import jax
     from flax import nnx
 

@@ -58,7 +58,7 @@ def one_update(tiny: Tiny) -> Callable[..., np.ndarray]:
     config = tiny.config(**BASE)
     optimizer = run_optimizer(config, make_knobs(config))
     layout = abstract_state(config.model, optimizer, make_mesh(config.placement.mesh, jax.devices()[:1]))
-    graph, _ = functional.abstract(config.model, config.placement)
+    graph = config.model, config.placement
     start = create_state(config.model, optimizer, 0, layout)
     batch = from_windows(jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 33))))
     step = quick_jit(lambda state, knobs: update(config, graph, knobs, state, batch)[0].params)

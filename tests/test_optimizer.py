@@ -10,21 +10,21 @@ import numpy as np
 import optax
 import pytest
 
-from scaling.config import ModelConfig, OptimizerConfig, Placement
+from scaling.config import TransformerConfig, OptimizerConfig, Placement
 from scaling.models import functional
-from scaling.models.parameters import ParamFacts
+from scaling.families import Tensor
 from scaling.training.optimizer import clip_by_global_norm, global_norm, make_optimizer
 
 Tree = dict[str, Any]
 
 FACTS: Tree = {
-    "embedding": ParamFacts(("vocab", "embed"), 1, decay=False, role="embedding"),
+    "embedding": Tensor(("vocab", "embed"), 1, decay=False, role="embedding"),
     "layers": {
-        "q": ParamFacts(("layers", "embed", "heads"), 12, decay=True, role="hidden"),
-        "down": ParamFacts(("layers", "mlp", "embed"), 20, decay=True, role="hidden"),
-        "norm": ParamFacts(("layers", "embed"), 1, decay=False, role="vector"),
+        "q": Tensor(("layers", "embed", "heads"), 12, decay=True, role="hidden"),
+        "down": Tensor(("layers", "mlp", "embed"), 20, decay=True, role="hidden"),
+        "norm": Tensor(("layers", "embed"), 1, decay=False, role="vector"),
     },
-    "head": ParamFacts(("embed", "vocab"), 12, decay=True, role="head"),
+    "head": Tensor(("embed", "vocab"), 12, decay=True, role="head"),
 }
 SHAPES = {
     "embedding": (30, 12),
@@ -88,11 +88,11 @@ EPS = {"embedding": 0.25, "layers.q": 0.05, "layers.down": 0.05, "layers.norm": 
 def with_factors() -> Tree:
     """FACTS with those of RATES and EPS."""
 
-    def given(path: Any, facts: ParamFacts) -> ParamFacts:
+    def given(path: Any, facts: Tensor) -> Tensor:
         name = ".".join(key.key for key in path)
         return dataclasses.replace(facts, rate=RATES[name], eps=EPS[name])
 
-    return jax.tree_util.tree_map_with_path(given, FACTS, is_leaf=lambda x: isinstance(x, ParamFacts))
+    return jax.tree_util.tree_map_with_path(given, FACTS, is_leaf=lambda x: isinstance(x, Tensor))
 
 
 @pytest.mark.parametrize("factors", [False, True])
@@ -170,7 +170,7 @@ def direction(name: str, params: Tree, grads: Tree, facts: Tree) -> dict[str, np
 
 def test_a_muon_update_has_equal_singular_values_and_the_rms_of_adamw() -> None:
     shapes = {"w": (3, 64, 48)}
-    facts = {"w": ParamFacts(("layers", "embed", "mlp"), 64, decay=True, role="hidden")}
+    facts = {"w": Tensor(("layers", "embed", "mlp"), 64, decay=True, role="hidden")}
     steep = normal(1, shapes=shapes)
     steep["w"] *= np.float32([1e-4, 1.0, 1e3])[:, None, None]  # layers of very different gradients
     update = direction("muon", normal(0, shapes=shapes), steep, facts)["w"]
@@ -186,12 +186,12 @@ def test_a_muon_update_has_equal_singular_values_and_the_rms_of_adamw() -> None:
 def test_a_matrix_stored_with_three_axes_gets_the_update_of_its_two_axis_form(name: str) -> None:
     q, o = ("layers", "embed", "heads", "head_dim"), ("layers", "heads", "head_dim", "embed")
     deep = {
-        "q": ParamFacts(q, 160, decay=True, role="hidden"),
-        "o": ParamFacts(o, 4 * 48, decay=True, role="hidden"),
+        "q": Tensor(q, 160, decay=True, role="hidden"),
+        "o": Tensor(o, 4 * 48, decay=True, role="hidden"),
     }
     flatter = {
-        "q": ParamFacts(("layers", "embed", "heads"), 160, decay=True, role="hidden"),
-        "o": ParamFacts(("layers", "heads", "embed"), 4 * 48, decay=True, role="hidden"),
+        "q": Tensor(("layers", "embed", "heads"), 160, decay=True, role="hidden"),
+        "o": Tensor(("layers", "heads", "embed"), 4 * 48, decay=True, role="hidden"),
     }
     params = normal(0, shapes={"q": (2, 160, 4, 48), "o": (2, 4, 48, 160)})
     grads = normal(1, shapes={"q": (2, 160, 4, 48), "o": (2, 4, 48, 160)})
@@ -212,9 +212,9 @@ def test_adafactor_factors_the_second_moment_of_each_layer() -> None:
     config = OptimizerConfig(name="adafactor", learning_rate=1, b1=b1, weight_decay=decay, clip_norm=None)
     shapes = {"w": (2, 130, 140), "small": (2, 10, 140), "norm": (2, 130)}
     facts = {
-        "w": ParamFacts(("layers", "embed", "mlp"), 130, decay=True, role="hidden"),
-        "small": ParamFacts(("layers", "embed", "mlp"), 10, decay=True, role="hidden"),
-        "norm": ParamFacts(("layers", "embed"), 1, decay=False, role="vector"),
+        "w": Tensor(("layers", "embed", "mlp"), 130, decay=True, role="hidden"),
+        "small": Tensor(("layers", "embed", "mlp"), 10, decay=True, role="hidden"),
+        "norm": Tensor(("layers", "embed"), 1, decay=False, role="vector"),
     }
     params, grads = normal(0, shapes=shapes), [normal(k, shapes=shapes) for k in (1, 2, 3)]
     for k, g in enumerate(grads):
@@ -238,7 +238,7 @@ def test_adafactor_factors_the_second_moment_of_each_layer() -> None:
 
 
 def test_adafactor_keeps_rows_and_columns_instead_of_matrices() -> None:
-    facts = {"w": ParamFacts(("layers", "embed", "mlp"), 256, decay=True, role="hidden")}
+    facts = {"w": Tensor(("layers", "embed", "mlp"), 256, decay=True, role="hidden")}
     optimizer = make_optimizer(OptimizerConfig(name="adafactor", learning_rate=1), rate, facts)
     state = jax.eval_shape(optimizer.init, {"w": jnp.zeros((3, 256, 512))})
     sizes = sorted(x.size for x in jax.tree.leaves(state))
@@ -259,12 +259,12 @@ def test_gradients_within_the_limit_are_not_clipped() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor", "muon"])
 def test_decay_touches_exactly_the_matrices_of_a_model(name: str) -> None:
-    model = ModelConfig(
+    model = TransformerConfig(
         vocab=32, context=8, layers=2, d_model=8, n_heads=2, bias=True, tied=False, qk_norm=True, norm="layernorm",
         position="learned",
     )  # fmt: skip
-    facts = functional.metadata(model)
-    shapes = jax.tree.map(lambda x: x.shape, functional.abstract(model, Placement())[1])
+    facts = functional.facts(model)
+    shapes = jax.tree.map(lambda x: x.shape, functional.abstract(model))
     params = normal(0, shapes=shapes)
     optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=1, weight_decay=0.5), lambda _: 0.1, facts)
     zero = jax.tree.map(np.zeros_like, params)

@@ -53,7 +53,7 @@ def parts(config: RunConfig) -> tuple[Any, Knobs, TrainState, TrainState]:
     mesh = make_mesh(config.placement.mesh, jax.devices()[:1])
     knobs = put_knobs(make_knobs(config), mesh)
     optimizer = run_optimizer(config, knobs)
-    graph, _ = functional.abstract(config.model, config.placement)
+    graph = config.model, config.placement
     layout = abstract_state(config.model, optimizer, mesh)
     return graph, knobs, layout, create_state(config.model, optimizer, config.seed, layout)
 
@@ -65,7 +65,7 @@ def test_gradient_is_that_of_the_weighted_mean_over_all_tokens(tiny: Tiny, accum
     batch = batch_of(config)
 
     def reference(params: Any) -> Any:
-        logits = functional.bind(graph, params).logits(batch.tokens_BxL)
+        logits = functional.bind(*graph, params).logits(batch.tokens_BxL)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets_BxL)
         z = jax.nn.logsumexp(logits, -1) ** 2
         mean = lambda x: (x * batch.weights_BxL).sum() / batch.weights_BxL.sum()  # noqa: E731

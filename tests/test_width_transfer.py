@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tiny_run import RUN, quick_jit
 
 from scaling import accounting
-from scaling.config import ModelConfig, OptimizerConfig, Placement, RunConfig, SweepConfig, build, merge
+from scaling.config import TransformerConfig, OptimizerConfig, Placement, RunConfig, SweepConfig, build, merge
 from scaling.errors import UserError
 from scaling.models import functional
-from scaling.models.parameters import ParamFacts
+from scaling.families import Tensor
 from scaling.models.positions import rope_tables
 from scaling.models.width_transfer import WidthTransfer, width_transfer
 from scaling.sweeps import describe_plan, make_runs
@@ -28,9 +28,9 @@ BATCH, L, VOCAB = 4, 16, 32
 RATE, STEPS = 0.004, 5
 
 
-def model(**values: Any) -> ModelConfig:
+def model(**values: Any) -> TransformerConfig:
     base = {"vocab": VOCAB, "context": L, "layers": 2, "d_model": 32, "n_heads": 2, "activation": "relu", "d_ff": 64}
-    return ModelConfig.model_validate({**base, **values})
+    return TransformerConfig.model_validate({**base, **values})
 
 
 # ------------------------------------------------------------------------------------------------------- the factors
@@ -43,7 +43,7 @@ def test_every_parameter_has_the_factors_of_the_table() -> None:
         activation="geglu", mup={"width": 32, "layers": 2},
     )  # fmt: skip
     leaves = jax.tree_util.tree_leaves_with_path(
-        functional.metadata(config), is_leaf=lambda x: isinstance(x, ParamFacts)
+        functional.facts(config), is_leaf=lambda x: isinstance(x, Tensor)
     )
     seen = {".".join(key.key for key in path): (facts.rate, facts.eps) for path, facts in leaves}
     outside = {name: (1, 1 / 4) for name in ("embedding", "position", "head", "norm.scale", "norm.bias")}
@@ -92,15 +92,15 @@ shapes = st.fixed_dictionaries(
 )
 
 
-def program(config: ModelConfig) -> str:
+def program(config: TransformerConfig) -> str:
     """All that drawing a model's parameters and one update compute, constants included."""
-    graph, _ = functional.abstract(config, Placement(layers="scan", attention="reference"))
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), lambda _: RATE, functional.metadata(config))
+    graph = config, Placement(layers="scan", attention="reference")
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), lambda _: RATE, functional.facts(config))
     tokens = jnp.zeros((1, L), jnp.int32)
 
     def update(key: jax.Array) -> Any:
         params = functional.init(config, key)
-        grads = jax.grad(lambda p: functional.bind(graph, p).loss_sum(tokens, tokens, tokens).nats)(params)
+        grads = jax.grad(lambda p: functional.bind(*graph, p).loss_sums(tokens, tokens, tokens).nats)(params)
         return optimizer.update(grads, optimizer.init(params), params)[0]
 
     return jax.jit(update).lower(jax.random.key(0)).as_text()
@@ -119,8 +119,8 @@ def test_at_the_base_shape_every_factor_is_one_and_the_program_that_of_the_stand
     }
     transferred = model(**values, mup=base)
     assert width_transfer(transferred) == width_transfer(plain) == WidthTransfer()
-    assert functional.metadata(transferred) == functional.metadata(plain)
-    facts = jax.tree.leaves(functional.metadata(plain), is_leaf=lambda x: isinstance(x, ParamFacts))
+    assert functional.facts(transferred) == functional.facts(plain)
+    facts = jax.tree.leaves(functional.facts(plain), is_leaf=lambda x: isinstance(x, Tensor))
     assert {(fact.rate, fact.eps) for fact in facts} == {(1, 1)}
     assert program(transferred) == program(plain)
 
@@ -151,14 +151,14 @@ def activations(bound: Any, tokens_BxL: jax.Array) -> dict[str, jax.Array]:
 
 
 @cache
-def train(config: ModelConfig) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def train(config: TransformerConfig) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(losses [STEPS], root mean square change of each activation since the start [STEPS − 1]) on one batch."""
-    graph, _ = functional.abstract(config, Placement(layers="scan", attention="reference"))
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), lambda _: RATE, functional.metadata(config))
+    graph = config, Placement(layers="scan", attention="reference")
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), lambda _: RATE, functional.facts(config))
     tokens = np.random.default_rng(0).integers(0, VOCAB, (BATCH, L + 1))
 
     def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        seen = activations(functional.bind(graph, params), tokens[:, :-1])
+        seen = activations(functional.bind(*graph, params), tokens[:, :-1])
         return optax.softmax_cross_entropy_with_integer_labels(seen["logits"], tokens[:, 1:]).mean(), seen
 
     def step(carry: Any, _: None) -> tuple[Any, Any]:
@@ -176,7 +176,7 @@ def train(config: ModelConfig) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(0)))
 
 
-def slopes(sizes: list[int], configs: list[ModelConfig]) -> dict[str, np.ndarray]:
+def slopes(sizes: list[int], configs: list[TransformerConfig]) -> dict[str, np.ndarray]:
     """d log(change) / d log(size) after each of four steps, of each activation."""
     changes = [train(config)[1] for config in configs]
     return {
@@ -196,7 +196,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def widened(width: int, mup: Any, grouped: bool = False, **values: Any) -> ModelConfig:
+def widened(width: int, mup: Any, grouped: bool = False, **values: Any) -> TransformerConfig:
     heads = width // 16
     return model(
         **values, d_model=width, n_heads=heads, n_kv_heads=heads // 2 if grouped else heads, d_ff=2 * width, mup=mup

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling import accounting, ladder
-from scaling.config import BranchesDesign, IsoflopDesign, ModelConfig, SweepConfig, build, merge
+from scaling.config import BranchesDesign, IsoflopDesign, ModelConfig, SweepConfig, build_model, merge
 from scaling.errors import UserError
 
 PARAMS_KEY = "model.params"  # in a grid: ask the ladder for this size
@@ -29,7 +29,7 @@ def sized(
     base = merge(sweep.run.get("model", {}), over or {})
     for allowed in (ladder.TOLERANCE, tolerance):
         try:
-            return shape_of(ladder.model_for_params(target, sweep.ladder, base, allowed, asked_by))
+            return sizes_of(ladder.model_for_params(target, sweep.ladder, base, allowed, asked_by))
         except UserError as error:
             problem = error
     raise UserError(f"{where}: {problem}")
@@ -40,9 +40,9 @@ def in_row(spacing: float) -> float:
     return spacing**SLACK - 1
 
 
-def shape_of(model: ModelConfig) -> dict[str, Any]:
+def sizes_of(model: ModelConfig) -> dict[str, Any]:
     """What the ladder decides about a model."""
-    return {key: getattr(model, key) for key in ladder.SHAPE_KEYS}
+    return {key: getattr(model, key) for key in model.SIZES}
 
 
 def center(design: IsoflopDesign | BranchesDesign, budget: float) -> float | None:
@@ -61,4 +61,4 @@ def expected_optimum(sweep: SweepConfig, budget: float) -> float | None:
         return None
     where = f"forecast.flops={budget:g} wants about {target:.4g} parameters"
     shape = sized(sweep, target, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
-    return float(accounting.params(build(ModelConfig, merge(sweep.run["model"], shape), "model")).total)
+    return float(accounting.params(build_model(merge(sweep.run["model"], shape), "model")).total)

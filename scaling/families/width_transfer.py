@@ -27,7 +27,24 @@ know. The depth rule was derived for norms before the branch.
 
 from dataclasses import dataclass
 
-from scaling.config.model import ModelConfig
+from pydantic import Field
+
+from scaling.frozen import Config
+
+
+class MupConfig(Config):
+    """The shape at which hyper-parameters were chosen: they then serve any width and depth.
+
+    At this shape the model is the standard one, bit for bit; from there starts, multipliers and the learning rate of
+    each parameter follow µP for AdamW (Yang et al. 2022, 2203.03466) and CompleteP (Dey et al. 2025, 2505.01618).
+    """
+
+    width: int = Field(ge=1)
+    """d_model of the base"""
+    layers: int | None = Field(default=None, ge=1)
+    """layers of the base; unset: no rule for the depth"""
+    d_head: int | None = Field(default=None, ge=1)
+    """width of a head of the base, where heads grow instead of becoming more; unset: the same in all sizes"""
 
 
 @dataclass(frozen=True)
@@ -71,31 +88,3 @@ class WidthTransfer:
 
 
 STANDARD = WidthTransfer()
-
-
-def width_transfer(config: ModelConfig) -> WidthTransfer:
-    """The ratios of a model to its base."""
-    mup = config.mup
-    if mup is None:
-        return STANDARD
-    return WidthTransfer(
-        config.d_model / mup.width,
-        1.0 if mup.layers is None else config.layers / mup.layers,
-        1.0 if mup.d_head is None else config.d_head / mup.d_head,
-    )
-
-
-def matrix_std(config: ModelConfig, fan_in: int, residual: bool) -> float:
-    """Standard deviation a hidden matrix starts with; `residual`: it writes into the residual stream (GPT-2, 2.3)."""
-    std = fan_in**-0.5 if config.init == "fan_in" else config.init_std * width_transfer(config).hidden_std
-    if not (residual and config.residual_init_scale):
-        return std
-    layers = config.mup.layers if config.mup is not None and config.mup.layers is not None else config.layers
-    return std * (2 * layers) ** -0.5
-
-
-def table_std(config: ModelConfig) -> float:
-    """Standard deviation that embeddings, learned positions and the head start with."""
-    if config.init == "normal":
-        return config.init_std
-    return (config.d_model if config.mup is None else config.mup.width) ** -0.5

@@ -1,40 +1,21 @@
-"""The architecture of a decoder-only transformer, from GPT-2 to Llama 3 and the usual research knobs."""
+"""The sizes and knobs of a transformer, from GPT-2 to Llama 3, that every part of it reads."""
 
 import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from scaling.config.base import Config, filled
+from scaling.families.model import ModelConfig
+from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
+from scaling.frozen import filled
 
 GATED = ("swiglu", "geglu")
 SWIGLU_RATIO = 8 / 3  # three matrices cost what two of width 4·d_model do (Shazeer 2020, 2002.05202)
 
 
-class MupConfig(Config):
-    """The shape at which hyper-parameters were chosen: they then serve any width and depth (`models.width_transfer`).
+class TransformerShape(ModelConfig):
+    """The keys of a transformer that every part of it reads; unset sizes follow from the others."""
 
-    At this shape the model is the standard one, bit for bit; from there starts, multipliers and the learning rate of
-    each parameter follow µP for AdamW (Yang et al. 2022, 2203.03466) and CompleteP (Dey et al. 2025, 2505.01618).
-    """
-
-    width: int = Field(ge=1)
-    """d_model of the base"""
-    layers: int | None = Field(default=None, ge=1)
-    """layers of the base; unset: no rule for the depth"""
-    d_head: int | None = Field(default=None, ge=1)
-    """width of a head of the base, where heads grow instead of becoming more; unset: the same in all sizes"""
-
-
-class ModelConfig(Config):
-    """One decoder-only transformer. Sizes are in units (not bytes); unset sizes follow from the others."""
-
-    vocab: int = Field(ge=2)
-    """rows of the embedding, padding rows included"""
-    context: int = Field(ge=1)
-    """tokens a window predicts, the length the model is trained at"""
-    layers: int = Field(ge=1)
-    d_model: int = Field(ge=1)
     n_heads: int = Field(ge=1)
     n_kv_heads: int = filled(ge=1)
     """key/value heads (grouped-query attention); n_heads where unset"""
@@ -49,8 +30,6 @@ class ModelConfig(Config):
     norm_eps: float = Field(default=1e-5, gt=0)
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
     rope_theta: float = Field(default=10_000.0, gt=0)
-    tied: bool = True
-    """one matrix serves as embedding and as head"""
     bias: bool = False
     """biases in every linear map and in layer norms"""
     parallel_block: bool = False
@@ -62,11 +41,6 @@ class ModelConfig(Config):
     layer_sharing: int = Field(default=1, ge=1)
     """neighbouring layers that use the same parameters (`layers` makes it ALBERT)"""
     attention_softcap: float | None = Field(default=None, gt=0)
-    logit_softcap: float | None = Field(default=None, gt=0)
-    """logits become cap·tanh(logits/cap) (Gemma 2, 2408.00118)"""
-    z_loss: float = Field(default=0.0, ge=0)
-    """weight of mean(log Z²) added to the training loss (PaLM, 2204.02311 section 5)"""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
     init: Literal["fan_in", "normal"] = "fan_in"
     """standard deviation of weights: 1/√fan_in, 1/√d_model for embeddings; or init_std for all (GPT-2)"""
     init_std: float = Field(default=0.02, gt=0)
@@ -117,12 +91,33 @@ class ModelConfig(Config):
         return self.activation in GATED
 
     @property
-    def unique_layers(self) -> int:
-        """Layers that have parameters of their own."""
-        return self.layers // self.layer_sharing
+    def transfer(self) -> WidthTransfer:
+        if self.mup is None:
+            return STANDARD
+        return WidthTransfer(
+            self.d_model / self.mup.width,
+            1.0 if self.mup.layers is None else self.layers / self.mup.layers,
+            1.0 if self.mup.d_head is None else self.d_head / self.mup.d_head,
+        )
 
     @property
-    def windows(self) -> tuple[int, ...]:
-        """Keys a query may see in each layer, itself included: the pattern repeated, cut at the context."""
-        pattern = self.sliding_window or (None,)
-        return tuple(min(pattern[i % len(pattern)] or self.context, self.context) for i in range(self.layers))
+    def base(self) -> MupConfig | None:
+        return self.mup
+
+    def matrix_std(self, fan_in: int, residual: bool = False) -> float:
+        """Standard deviation a hidden matrix starts with.
+
+        residual: it writes into the residual stream (GPT-2, section 2.3).
+        """
+        std = fan_in**-0.5 if self.init == "fan_in" else self.init_std * self.transfer.hidden_std
+        if not (residual and self.residual_init_scale):
+            return std
+        layers = self.mup.layers if self.mup is not None and self.mup.layers is not None else self.layers
+        return std * (2 * layers) ** -0.5
+
+    @property
+    def table_std(self) -> float:
+        """Standard deviation that embeddings, learned positions and the head start with."""
+        if self.init == "normal":
+            return self.init_std
+        return (self.d_model if self.mup is None else self.mup.width) ** -0.5
