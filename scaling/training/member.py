@@ -169,9 +169,8 @@ class Member:
     def complete(self, evaluation: Evaluation) -> None:
         """The end of the run, with its final held-out loss. Raises Diverged."""
         if evaluation.loss > self.losses.limit:
-            raise Diverged(
-                f"the held-out loss is {evaluation.loss:.2f} {self.config.objective.UNIT}, above {self.losses.limit:.2f}"
-            )
+            unit = self.config.objective.UNIT
+            raise Diverged(f"the held-out loss is {evaluation.loss:.2f} {unit}, above {self.losses.limit:.2f}")
         self._end("completed", evaluation)
 
     @contextmanager
