@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from scaling.config import RunConfig
-from scaling.report import tracking
 from scaling.result import Result
+from scaling.tracking import tracker
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 
@@ -40,11 +40,11 @@ def config(mode: str = "offline") -> RunConfig:
 
 def mirror(folder: Path, mode: str = "offline", steps: int = 5) -> float:
     """Track a run of a few steps; the seconds that `finish` waited."""
-    tracker = tracking.start(config(mode), "run-7", folder)
+    opened = tracker.start(config(mode), "run-7", folder)
     for step in range(steps):
-        tracker.log(step, {"tokens": 64 * (step + 1), "flops": 4.6e5 * (step + 1), "train/loss": 5.0 - step})
+        opened.log(step, {"tokens": 64 * (step + 1), "flops": 4.6e5 * (step + 1), "train/loss": 5.0 - step})
     began = time.monotonic()
-    tracker.finish(RESULT)
+    opened.finish(RESULT)
     return time.monotonic() - began
 
 
@@ -74,7 +74,7 @@ def items(update: Any) -> dict[str, Any]:
 
 @needs_wandb
 def test_an_offline_run_holds_every_metric_the_config_and_the_result(tmp_path, monkeypatch, caplog, capfd):
-    monkeypatch.setitem(tracking.FINISH_SECONDS, "offline", 120.0)  # a busy machine is not a hanging wandb
+    monkeypatch.setitem(tracker.FINISH_SECONDS, "offline", 120.0)  # a busy machine is not a hanging wandb
     mirror(tmp_path)
     (path,) = tmp_path.glob("wandb/offline-run-*/run-run-7.wandb")
     records = read_wandb_file(path)
@@ -167,14 +167,14 @@ def test_a_working_wandb_gives_no_warning(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize("call", ["module", "init", "log", "finish"])
 def test_a_hanging_wandb_delays_the_end_by_a_bounded_time(call, tmp_path, monkeypatch, caplog):
     fake_wandb(tmp_path, monkeypatch, **{call: "time.sleep(600)"})
-    monkeypatch.setitem(tracking.FINISH_SECONDS, "offline", 0.5)
+    monkeypatch.setitem(tracker.FINISH_SECONDS, "offline", 0.5)
     assert mirror(tmp_path) < 5
     assert [r.levelno for r in caplog.records] == [logging.WARNING] and "no answer" in caplog.records[0].message
 
 
 def test_a_wandb_that_takes_nothing_more_is_left_behind(tmp_path, monkeypatch, caplog):
     fake_wandb(tmp_path, monkeypatch, init="time.sleep(600)")
-    monkeypatch.setattr(tracking, "BACKLOG", 50)
+    monkeypatch.setattr(tracker, "BACKLOG", 50)
     began = time.monotonic()
     mirror(tmp_path, steps=5000)
     assert time.monotonic() - began < 5
@@ -182,14 +182,14 @@ def test_a_wandb_that_takes_nothing_more_is_left_behind(tmp_path, monkeypatch, c
 
 
 def test_a_run_that_disables_wandb_starts_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking.subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
+    monkeypatch.setattr(tracker.subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
     assert mirror(tmp_path, "disabled") < 0.1
     assert not list(tmp_path.iterdir())
 
 
 def test_the_mode_follows_the_key(tmp_path, monkeypatch, caplog):
     opened: list[str] = []
-    monkeypatch.setattr(tracking.Tracker, "_feed", lambda self: opened.append(self._mode) or self._done.set())
+    monkeypatch.setattr(tracker.Tracker, "_feed", lambda self: opened.append(self._mode) or self._done.set())
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -21,8 +21,8 @@ from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.models import functional
 from scaling.parallel import make_mesh
-from scaling.report import tracking
 from scaling.result import read_result
+from scaling.tracking import tracker
 from scaling.training import loop, member, train
 from scaling.training.knobs import Knobs, make_knobs, put_knobs
 from scaling.training.schedules import make_schedule
@@ -181,7 +181,7 @@ def test_an_error_of_the_mirror_is_one_warning(
     def broken(*_: Any) -> Any:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(tracking, "start", broken if where == "start" else lambda *_: Tracker())
+    monkeypatch.setattr(tracker, "start", broken if where == "start" else lambda *_: Tracker())
     assert train(tiny.config(tokens=20 * 256), folder=tmp_path, quiet=True).status == "completed"
     assert [record.message.count("no route to host") for record in caplog.records] == [1]
 

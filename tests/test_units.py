@@ -2,7 +2,7 @@
 
 import pytest
 
-from scaling.report.canvas import write_number
+from scaling.report.figures.spec import write_number
 from scaling.sweeps.table import duration
 from scaling.units import si, si_bytes
 

@@ -1,6 +1,5 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
-from scaling.report.dashboard import Dashboard, publish_dashboard
 from scaling.report.make import settle, summary, write
 from scaling.report.notebook import (
     plot_bootstrap,
@@ -11,6 +10,7 @@ from scaling.report.notebook import (
     plot_profile,
     plot_residuals,
 )
+from scaling.report.wandb.dashboard import Dashboard, publish_dashboard
 
 __all__ = [
     "Dashboard",

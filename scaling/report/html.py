@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scaling.report.canvas import Figure, write_number
 from scaling.report.data import ReportData, Run
-from scaling.report.interactive import section, variables
+from scaling.report.figures.interactive import section, variables
+from scaling.report.figures.spec import Figure, write_number
 from scaling.report.page import CSS, SCRIPT
-from scaling.report.words import Headline, counts, headline
+from scaling.report.text import Headline, counts, headline
 from scaling.result import write_text_atomically
 from scaling.validity import FITTED
 

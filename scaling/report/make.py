@@ -20,9 +20,9 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     A sweep without a forecast, with broken runs or with too few for a law gets a report that says so. Raises
     UserError where the folder holds no sweep or records that cannot be read.
     """
-    from scaling.report.figures import NAMES, figures
+    from scaling.report.figures.static import save
+    from scaling.report.figures.sweep import NAMES, figures
     from scaling.report.html import write_page
-    from scaling.report.plots import save
     from scaling.report.read import read
 
     data = read(sweep_dir, live=live)
@@ -52,7 +52,7 @@ def summary(sweep: "str | Path | ReportData") -> str:
 
     sweep: a sweep's folder, or what `read` made of it.
     """
-    from scaling.report import words
+    from scaling.report import text
     from scaling.report.data import ReportData
 
     if not isinstance(sweep, ReportData):
@@ -60,4 +60,4 @@ def summary(sweep: "str | Path | ReportData") -> str:
 
         sweep = read(sweep)
     page = sweep.folder / PAGE
-    return words.summary(sweep, page if page.exists() else None)
+    return text.summary(sweep, page if page.exists() else None)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class Tracker:
     """Takes one run's records for wandb. Every call returns at once, except `finish`, whose wait is bounded.
 
-    wandb runs in a process of its own (`wandb_process`), fed by a thread. Whatever goes wrong there, hanging
+    wandb runs in a process of its own (`process`), fed by a thread. Whatever goes wrong there, hanging
     included, is one logged warning.
     """
 
@@ -84,7 +84,7 @@ class Tracker:
 
     def _feed(self) -> None:
         """Start the wandb process and hand it the queue's records until the last."""
-        command = [sys.executable, "-m", "scaling.report.wandb_process"]
+        command = [sys.executable, "-m", "scaling.tracking.process"]
         try:
             with subprocess.Popen(
                 command,

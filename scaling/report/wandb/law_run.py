@@ -84,7 +84,7 @@ def send(
         lines = [first, *steps, {"end": None, "exit_code": 0}]
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "scaling.report.wandb_process"],
+                [sys.executable, "-m", "scaling.tracking.process"],
                 input="".join(json.dumps(line, default=float, allow_nan=False) + "\n" for line in lines),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.report.canvas import write_number
 from scaling.report.data import Bounds, ReportData
+from scaling.report.figures.spec import write_number
 
 
 @dataclass(frozen=True)

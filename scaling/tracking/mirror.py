@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """What `scaling.report.tracking` starts; its first error, if it ever has one, is a warning and its end."""
+    """What `tracker` starts; its first error, if it ever has one, is a warning and its end."""
 
     def __init__(self, config: RunConfig, folder: Path, *, enabled: bool):
         self._tracker: Any = None
@@ -30,9 +30,9 @@ class Mirror:
             self._guard(lambda: self._tracker.finish(result))
 
     def _start(self, config: RunConfig, folder: Path) -> None:
-        from scaling.report import tracking
+        from scaling.tracking import tracker
 
-        self._tracker = tracking.start(config, run_id(config), folder)
+        self._tracker = tracker.start(config, run_id(config), folder)
 
     def _guard(self, call: Callable[[], None]) -> None:
         try:

@@ -15,10 +15,12 @@ from typing import Any
 
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
-from scaling.report import law_run, tracking, words
-from scaling.report.dashboard_panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
+from scaling.report import text
 from scaling.report.make import write
+from scaling.report.wandb import law_run
+from scaling.report.wandb.panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
 from scaling.result import write_text_atomically
+from scaling.tracking import tracker
 
 FILE = "dashboard.json"
 NO_KEY = "there is no key (set WANDB_API_KEY or run `wandb login`)"
@@ -66,9 +68,9 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     """
     home = Path(sweep_dir)
     project, group = _mirrored(home)
-    mode, unsent = tracking.automatic_mode(), unsent_runs(home)
-    if mode != "online" or not tracking.has_key():
-        why = NO_KEY if not tracking.has_key() else f"WANDB_MODE is {mode}"
+    mode, unsent = tracker.automatic_mode(), unsent_runs(home)
+    if mode != "online" or not tracker.has_key():
+        why = NO_KEY if not tracker.has_key() else f"WANDB_MODE is {mode}"
         return Dashboard(home, page=write(home), why=why, unsent=unsent)
     _require_library()
     with _wandb_may_fail():
@@ -80,7 +82,7 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     law = law_run.law_run(data, group)
     rows = [row for row in status(home)["runs"] if row["params"] and row["flops"]]
     sizes, budgets = ({row["run_id"]: float(row[key]) for row in rows} for key in ("params", "flops"))
-    known, said = _known(home), words.summary(data)
+    known, said = _known(home), text.summary(data)
     with _wandb_may_fail():
         board = Board(entity, project, group, sizes, budgets, said, law)
         found = _find_workspace(board, known)
