@@ -3,7 +3,7 @@
 import pytest
 
 from scaling.report.figures.spec import write_number
-from scaling.sweeps.table import duration
+from scaling.text import duration
 from scaling.units import si, si_bytes
 
 

@@ -17,8 +17,9 @@ from scaling.sweeps.run_store import (
     run_state,
     sweep_and_run,
 )
+from scaling.sweeps.run_store.labels import label_cell, varied
 from scaling.sweeps.run_store.ledger import findings, read_ledger
-from scaling.sweeps.table import duration, label_cell, render, varied
+from scaling.text import duration, render
 from scaling.units import si
 from scaling.validity import Verdict, decide, judge
 

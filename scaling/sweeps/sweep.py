@@ -10,13 +10,13 @@ from typing import Any
 from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
 from scaling.errors import UserError, one_line
 from scaling.result import write_text_atomically
-from scaling.sweeps.checks import check_data, check_folder, expected_tests, refuse_other_sweep
 from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
-from scaling.sweeps.forks import drop_forks, flops_to_spend
 from scaling.sweeps.launch import end_on_sigterm, train_all
-from scaling.sweeps.plan import sweep_folder
+from scaling.sweeps.plan.checks import check_data, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.plan.describe import sweep_folder
+from scaling.sweeps.plan.forks import drop_forks, flops_to_spend
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import (
     Busy,
@@ -28,7 +28,7 @@ from scaling.sweeps.run_store import (
     record_runs,
     run_state,
 )
-from scaling.sweeps.tuning import tuning_lines
+from scaling.sweeps.run_store.tuning import tuning_lines
 from scaling.sweeps.upkeep import Upkeep
 
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from scaling.sweeps.run_store import States
 from scaling.sweeps.status import format_status, status, tell_counts
-from scaling.sweeps.table import duration
+from scaling.text import duration
 from scaling.units import si
 
 if TYPE_CHECKING:

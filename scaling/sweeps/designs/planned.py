@@ -8,7 +8,7 @@ from typing import Any
 from scaling import accounting
 from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, run_id
 from scaling.errors import UserError
-from scaling.sweeps.hyperparameters import batch_values, placeholders, rate_values
+from scaling.sweeps.designs.hyperparameters import batch_values, placeholders, rate_values
 
 ANY = 10**18  # tokens of a run until the cost of a token is known
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import RunConfig, SweepConfig
-from scaling.sweeps.table import duration
+from scaling.text import duration
 from scaling.units import si_bytes
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scaling.sweeps.estimate import START_S
-from scaling.sweeps.table import duration, label_cell, render, varied
+from scaling.sweeps.plan.estimate import START_S
+from scaling.sweeps.run_store.labels import label_cell, varied
+from scaling.text import duration, render
 from scaling.units import si, si_bytes
 
 Row = Mapping[str, Any]
