@@ -11,7 +11,7 @@ from scaling.errors import UserError
 from scaling.laws.power_law import PowerLaw as FittedPowerLaw
 from scaling.laws.uncertainty import interval
 from scaling.report.data import Budget, Frontier, Law, Minimum, PowerLaw, ReportData, Run
-from scaling.report.figures.spec import write_number
+from scaling.units import write_number
 
 GRID = 25
 """points of each law's curve"""

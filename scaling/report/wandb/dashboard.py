@@ -20,6 +20,7 @@ from scaling.report.make import write
 from scaling.report.wandb import law_run
 from scaling.report.wandb.panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
 from scaling.result import write_text_atomically
+from scaling.text import align
 from scaling.tracking import tracker
 
 FILE = "dashboard.json"
@@ -54,7 +55,7 @@ class Dashboard:
                 ("send", f"wandb sync {pattern}  ({len(self.unsent)} recorded offline)"),
                 ("look", f"wandb leet {shlex.quote(str(newest))}  (one run, in the terminal)"),
             ]
-        return "\n".join(f"{name:<9}  {text}" for name, text in lines)
+        return "\n".join(align(lines, right=()))
 
 
 def publish_dashboard(sweep_dir: str | Path) -> Dashboard:

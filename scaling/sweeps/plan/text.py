@@ -5,8 +5,8 @@ from typing import Any
 
 from scaling.sweeps.plan.estimate import START_S
 from scaling.sweeps.run_store.labels import label_cell, varied
-from scaling.text import duration, render
-from scaling.units import si, si_bytes
+from scaling.text import table
+from scaling.units import duration, si, si_bytes
 
 Row = Mapping[str, Any]
 Column = tuple[str, bool, Callable[[Row], str]]
@@ -23,7 +23,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     total, left, speed = plan["total"], plan["left"], plan["speed"]
     states = ", ".join(f"{count} {state}" for state, count in plan["states"].items())
     lines = [
-        render(
+        table(
             [heading for heading, _, _ in columns],
             [[cell(row) for _, _, cell in columns] for row in rows],
             right=[i for i, (_, right, _) in enumerate(columns) if right],
