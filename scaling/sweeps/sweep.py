@@ -160,7 +160,8 @@ def _train_further(
 def _record(home: Path, runs: Sequence[PlannedRun]) -> None:
     """`runs` are those that the law is fitted to; what each is to spend is as the checkpoints there are now say."""
     states = {run.id: run_state(home / run.id) for run in runs}
-    record_runs(home, runs, "fit", flops_to_spend(runs, home, states))
+    spent = flops_to_spend(runs, home, states)
+    record_runs(home, {run.id: run.entry(spent[run.id]) for run in runs}, "fit")
 
 
 def _tell_states(outcome: SweepOutcome) -> str:
