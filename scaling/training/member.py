@@ -14,7 +14,7 @@ from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import Batches, TokenStore
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
-from scaling.tracking.mirror import Mirror
+from scaling.tracking import Mirror
 from scaling.training.branch import branch_off
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock

@@ -21,7 +21,7 @@ from scaling.report.wandb import law_run
 from scaling.report.wandb.panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
 from scaling.result import write_text_atomically
 from scaling.text import align
-from scaling.tracking import tracker
+from scaling.tracking import automatic_mode, has_key
 
 FILE = "dashboard.json"
 NO_KEY = "there is no key (set WANDB_API_KEY or run `wandb login`)"
@@ -69,9 +69,9 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     """
     home = Path(sweep_dir)
     project, group = _mirrored(home)
-    mode, unsent = tracker.automatic_mode(), unsent_runs(home)
-    if mode != "online" or not tracker.has_key():
-        why = NO_KEY if not tracker.has_key() else f"WANDB_MODE is {mode}"
+    mode, unsent = automatic_mode(), unsent_runs(home)
+    if mode != "online" or not has_key():
+        why = NO_KEY if not has_key() else f"WANDB_MODE is {mode}"
         return Dashboard(home, page=write(home), why=why, unsent=unsent)
     _require_library()
     with _wandb_may_fail():
