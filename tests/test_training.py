@@ -22,8 +22,8 @@ from scaling.metrics import read_metrics
 from scaling.models import functional
 from scaling.objectives import Batch, NextToken
 from scaling.parallel import make_mesh
-from scaling.report import tracking
 from scaling.result import read_result
+from scaling.tracking import Opening, mirror
 from scaling.training import loop, member, train
 from scaling.training.knobs import Knobs, make_knobs, put_knobs
 from scaling.training.schedules import make_schedule
@@ -174,13 +174,17 @@ def test_an_error_of_the_mirror_is_one_warning(
     tiny: Tiny, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Tracker:
+        def __init__(self, opening: Opening) -> None:
+            if where == "start":
+                broken()
+
         def __getattr__(self, name: str) -> Any:
             return broken if name == where else lambda *_: None
 
     def broken(*_: Any) -> Any:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(tracking, "start", broken if where == "start" else lambda *_: Tracker())
+    monkeypatch.setattr(mirror, "Tracker", Tracker)
     assert train(tiny.config(tokens=20 * 256), folder=tmp_path, quiet=True).status == "completed"
     assert [record.message.count("no route to host") for record in caplog.records] == [1]
 

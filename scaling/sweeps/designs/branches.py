@@ -12,7 +12,7 @@ from scaling.config import BranchesDesign, ModelConfig, SweepConfig, build, merg
 from scaling.errors import UserError
 from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
 from scaling.sweeps.designs.sizes import center, in_row, sized
-from scaling.sweeps.tuning import FACTOR
+from scaling.sweeps.run_store.tuning import FACTOR
 
 
 def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Point]:

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from scaling.report.canvas import PALETTE, Axis, Band, Color, Figure, Line, Panel, Points
-from scaling.report.plots import colors_of, hexadecimal, legend_rows
+from scaling.report.figures.spec import PALETTE, Axis, Band, Color, Figure, Line, Panel, Points
+from scaling.report.figures.static import colors_of, hexadecimal, legend_rows
 
 STEPS = 50
 """colours that the sequential scale is cut into"""

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from scaling.report.canvas import Axis, Band, Color, Figure, Line, Mark, Panel, Points, Symbol, write_number
 from scaling.report.data import Bounds, Budget, Curve, Minimum, PowerLaw, ReportData, Run
+from scaling.report.figures.spec import Axis, Band, Color, Figure, Line, Mark, Panel, Points, Symbol
+from scaling.units import write_number
 
 NAMES = ("forecast", "loss_against_flops", "isoflop", "optima", "residuals")
 """of all figures that a report may have"""

@@ -6,8 +6,7 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import RunConfig, SweepConfig
-from scaling.sweeps.table import duration
-from scaling.units import si_bytes
+from scaling.units import duration, si_bytes
 
 
 def machine_notes(

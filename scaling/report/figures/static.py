@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.report.canvas import PALETTE, SEQUENTIAL, Band, Color, Figure, Line, Mark, Panel, Points
+from scaling.report.figures.spec import PALETTE, SEQUENTIAL, Band, Color, Figure, Line, Mark, Panel, Points
 from scaling.result import naming
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import IsoflopDesign, Records, SweepConfig
-from scaling.sweeps.checks import check_data, check_folder, expected_tests, refuse_other_sweep
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs, make_test_runs
-from scaling.sweeps.estimate import START_S, Job, devices_for, flops_left, makespan, speed_of
-from scaling.sweeps.forks import flops_to_spend, fork_bytes
-from scaling.sweeps.hyperparameters import rule_notes
-from scaling.sweeps.plan_notes import machine_notes
+from scaling.sweeps.designs.hyperparameters import rule_notes
+from scaling.sweeps.plan.checks import check_data, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.plan.estimate import START_S, Job, devices_for, flops_left, makespan, speed_of
+from scaling.sweeps.plan.forks import flops_to_spend, fork_bytes
+from scaling.sweeps.plan.notes import machine_notes
 from scaling.sweeps.run_store import DONE, Entry, RunState, read_exclusions, read_plan, run_state
 
 Row = dict[str, Any]

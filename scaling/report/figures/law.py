@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.uncertainty import interval
-from scaling.report import figures, study
-from scaling.report.canvas import Axis, Band, Figure, Line, Mark, Panel, Points, Scale, write_number
+from scaling.report import study
 from scaling.report.data import Frontier, ReportData
+from scaling.report.figures import sweep as figures
+from scaling.report.figures.spec import Axis, Band, Figure, Line, Mark, Panel, Points
+from scaling.units import Scale, write_number
 
 Array = NDArray[np.float64]
 SHADES = 6

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scaling.sweeps.estimate import START_S
-from scaling.sweeps.table import duration, label_cell, render, varied
-from scaling.units import si, si_bytes
+from scaling.sweeps.plan.estimate import START_S
+from scaling.sweeps.run_store.labels import label_cell, varied
+from scaling.text import table
+from scaling.units import duration, si, si_bytes
 
 Row = Mapping[str, Any]
 Column = tuple[str, bool, Callable[[Row], str]]
@@ -22,7 +23,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     total, left, speed = plan["total"], plan["left"], plan["speed"]
     states = ", ".join(f"{count} {state}" for state, count in plan["states"].items())
     lines = [
-        render(
+        table(
             [heading for heading, _, _ in columns],
             [[cell(row) for _, _, cell in columns] for row in rows],
             right=[i for i, (_, right, _) in enumerate(columns) if right],

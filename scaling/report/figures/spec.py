@@ -5,13 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scaling.units import si
+from scaling.units import Scale, write_number
 
 Color = str | float
 """a name of PALETTE, or a place on the sequential scale from 0 (small) to 1 (large)"""
-Scale = Literal["power", "si", "plain", "percent"]
-"""how numbers on an axis are written: 3×10¹¹, 22k, 1.5, +2 %"""
-
 Symbol = Literal["circle", "diamond", "star", "square"]
 
 PALETTE: dict[str, tuple[str, str]] = {  # on light paper, on dark paper
@@ -190,30 +187,3 @@ def linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 def _nearer(a: list[float], b: list[float], wanted: int) -> list[float]:
     return b if abs(len(b) - wanted) < abs(len(a) - wanted) else a
-
-
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def write_number(value: float, scale: Scale) -> str:
-    """`value` as an axis or a sentence shows it, with three digits at most where it is no plain number."""
-    if not math.isfinite(value):
-        return "–"
-    if scale == "percent":
-        return f"{value:+.3g} %".replace("-", "−") if value else "0 %"
-    if scale == "power":
-        return _power(value)
-    if scale == "si":
-        return si(value)
-    return f"{value:.6g}".replace("-", "−")
-
-
-def _power(value: float) -> str:
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)) + 1e-12)
-    digits = f"{value / 10.0**exponent:.3g}"
-    if digits == "10":
-        digits, exponent = "1", exponent + 1
-    power = "10" + str(exponent).translate(SUPERSCRIPTS)
-    return power if digits == "1" else f"{digits}×{power}"

@@ -15,10 +15,13 @@ from typing import Any
 
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
-from scaling.report import law_run, tracking, words
-from scaling.report.dashboard_panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
+from scaling.report import text
 from scaling.report.make import write
+from scaling.report.wandb import law_run
+from scaling.report.wandb.panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
 from scaling.result import write_text_atomically
+from scaling.text import align
+from scaling.tracking import automatic_mode, has_key
 
 FILE = "dashboard.json"
 NO_KEY = "there is no key (set WANDB_API_KEY or run `wandb login`)"
@@ -52,7 +55,7 @@ class Dashboard:
                 ("send", f"wandb sync {pattern}  ({len(self.unsent)} recorded offline)"),
                 ("look", f"wandb leet {shlex.quote(str(newest))}  (one run, in the terminal)"),
             ]
-        return "\n".join(f"{name:<9}  {text}" for name, text in lines)
+        return "\n".join(align(lines, right=()))
 
 
 def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
@@ -66,9 +69,9 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     """
     home = Path(sweep_dir)
     project, group = _mirrored(home)
-    mode, unsent = tracking.automatic_mode(), unsent_runs(home)
-    if mode != "online" or not tracking.has_key():
-        why = NO_KEY if not tracking.has_key() else f"WANDB_MODE is {mode}"
+    mode, unsent = automatic_mode(), unsent_runs(home)
+    if mode != "online" or not has_key():
+        why = NO_KEY if not has_key() else f"WANDB_MODE is {mode}"
         return Dashboard(home, page=write(home), why=why, unsent=unsent)
     _require_library()
     with _wandb_may_fail():
@@ -80,7 +83,7 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     law = law_run.law_run(data, group)
     rows = [row for row in status(home)["runs"] if row["params"] and row["flops"]]
     sizes, budgets = ({row["run_id"]: float(row[key]) for row in rows} for key in ("params", "flops"))
-    known, said = _known(home), words.summary(data)
+    known, said = _known(home), text.summary(data)
     with _wandb_may_fail():
         board = Board(entity, project, group, sizes, budgets, said, law)
         found = _find_workspace(board, known)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from scaling.report.canvas import PALETTE
-from scaling.report.law_run import FORECAST, FRONTIER, LawRun
-from scaling.report.plots import hexadecimal
+from scaling.report.figures.spec import PALETTE
+from scaling.report.figures.static import hexadecimal
+from scaling.report.wandb.law_run import FORECAST, FRONTIER, LawRun
 
 COLUMNS = ("final/status", "final/params_total", "final/tokens", "final/flops", "final/loss")
 """facts of a run that stay in view beside its name"""

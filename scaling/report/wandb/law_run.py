@@ -1,18 +1,15 @@
 """A sweep's law and forecast as a run of its own in wandb, whose panels draw what runs logged and no fits."""
 
-import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
-from scaling.errors import UserError
 from scaling.laws.strict import finite
 from scaling.report.data import ReportData
+from scaling.tracking import Mode, Opening, upload
 
 SECONDS = 60.0
 """how long wandb may take to send it"""
@@ -60,39 +57,22 @@ def law_run(data: ReportData, group: str) -> LawRun | None:
     return LawRun(f"law-{sha256(group.encode()).hexdigest()[:12]}", tuple(history), finite(facts))
 
 
-def send(
-    run: LawRun, project: str, group: str, mode: Literal["online", "offline"], folder: str | None = None
-) -> None:
+def send(run: LawRun, project: str, group: str, mode: Mode, folder: str | None = None) -> None:
     """Write `run` in wandb, over the one that an earlier call wrote: what it said of the law was of fewer runs.
 
     folder: takes wandb's files, by default one that is gone afterwards. Raises UserError where wandb fails.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        first = {
-            "project": project,
-            "group": group,
-            "id": run.run_id,
-            "name": f"law of {group}",
-            "job_type": "law",
-            "resume": None,  # wandb begins the run of this id anew
-            "mode": mode,
-            "folder": folder or temporary,
-            "config": dict(run.facts),
-            "finish_seconds": SECONDS,
-        }
-        steps = [{"step": step, "metrics": dict(values)} for step, values in enumerate(run.history)]
-        lines = [first, *steps, {"end": None, "exit_code": 0}]
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "scaling.report.wandb_process"],
-                input="".join(json.dumps(line, default=float, allow_nan=False) + "\n" for line in lines),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                timeout=2 * SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise UserError(f"wandb did not take the law of {group} within {2 * SECONDS:g} s; try again") from None
-    if done.returncode:
-        said = done.stdout.strip() or f"its process ended with code {done.returncode}"
-        raise UserError(f"wandb did not take the law of {group}: {said}")
+        opening = Opening(
+            project=project,
+            group=group,
+            id=run.run_id,
+            name=f"law of {group}",
+            job_type="law",
+            resume=None,
+            mode=mode,
+            folder=folder or temporary,
+            config=run.facts,
+            finish_seconds=SECONDS,
+        )
+        upload(opening, run.history)

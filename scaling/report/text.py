@@ -4,8 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.report.canvas import write_number
 from scaling.report.data import Bounds, ReportData
+from scaling.text import align
+from scaling.units import write_number
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ def summary(data: ReportData, page: Path | None = None) -> str:
     lines += [("note", text) for text in data.missing]
     if page is not None:
         lines.append(("report", str(page)))
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+    return "\n".join(align(lines, right=()))
 
 
 def counts(data: ReportData) -> str:

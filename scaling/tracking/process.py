@@ -1,6 +1,6 @@
 """The process that talks to wandb: reads a run's records from its standard input, one JSON value a line.
 
-The first line says what to open, every further one is `{"step", "metrics"}`, the last one `{"end": result or null}`,
+The first line is an `Opening`, every further one is `{"step", "metrics"}`, the last one `{"end": result or null}`,
 with an `exit_code` where none follows from a result.
 What goes wrong is one line on standard output. wandb lives apart from training because its import and start take
 two seconds, it prints, installs hooks at exit, and waits for the network; a process can be bounded and ended.
@@ -12,6 +12,8 @@ import signal
 import sys
 from typing import Any, TextIO
 
+from scaling.tracking.opening import Opening
+
 HEADLINE = (
     *("status", "params_total", "params_non_embedding", "loss", "loss_sem", "bits_per_byte", "tokens", "flops"),
     *("learning_rate", "tokens_per_s", "mfu"),
@@ -19,10 +21,10 @@ HEADLINE = (
 """facts of a result that a table of runs in wandb wants as columns, and its scatter plots as axes"""
 
 
-def mirror(records: TextIO) -> None:
+def relay(records: TextIO) -> None:
     """Give every record to wandb; raises whatever wandb raises."""
-    first = json.loads(records.readline())
-    run = _open(first)
+    opening = Opening(**json.loads(records.readline()))
+    run = _open(opening)
     result, code = None, 1
     for line in records:
         record = json.loads(line)
@@ -31,28 +33,28 @@ def mirror(records: TextIO) -> None:
             code = record.get("exit_code", 0 if result and result["status"] == "completed" else 1)
             break
         run.log(record["metrics"], step=record["step"])
-    signal.alarm(int(first["finish_seconds"]) + 1)  # a run that is killed must not leave this process behind
+    signal.alarm(int(opening.finish_seconds) + 1)  # a run that is killed must not leave this process behind
     if result is not None:
         run.summary.update({f"final/{name}": result[name] for name in HEADLINE} | {"result": result})
     run.finish(exit_code=code)
 
 
-def _open(first: dict[str, Any]) -> Any:
+def _open(opening: Opening) -> Any:
     import wandb
 
     values: dict[str, Any] = {"console": "off", "silent": True, "init_timeout": 60.0}
     if "finish_timeout" in getattr(wandb.Settings, "model_fields", ()):  # wandb 0.22 and later
-        values["finish_timeout"] = float(first["finish_seconds"])
+        values["finish_timeout"] = opening.finish_seconds
     run = wandb.init(
-        project=first["project"],
-        group=first["group"],
-        id=first["id"],
-        name=first.get("name", first["id"]),
-        job_type=first.get("job_type"),
-        resume=first.get("resume", "allow"),
-        mode=first["mode"],
-        dir=first["folder"],
-        config=first["config"],
+        project=opening.project,
+        group=opening.group,
+        id=opening.id,
+        name=opening.name,
+        job_type=opening.job_type,
+        resume=opening.resume,
+        mode=opening.mode,
+        dir=opening.folder,
+        config=dict(opening.config),
         settings=wandb.Settings(**values),
     )
     run.define_metric("tokens")
@@ -68,7 +70,7 @@ def main() -> int:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        mirror(sys.stdin)
+        relay(sys.stdin)
     except ImportError as error:
         answer.write(f"{error} (pip install wandb, or set records.wandb=disabled)")
     except BaseException as error:  # wandb may raise anything here, SystemExit included
