@@ -11,8 +11,8 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from scaling.errors import UserError
-from scaling.laws.strict import finite
 from scaling.report.data import ReportData
+from scaling.strict_json import finite
 
 SECONDS = 60.0
 """how long wandb may take to send it"""
