@@ -14,7 +14,7 @@ from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 from scaling import laws, load_runs
 from scaling.config import SweepConfig, build
 from scaling.errors import UserError
-from scaling.laws.table import format_fit
+from scaling.laws.text.tables import format_fit
 from scaling.result import read_result, write_result
 from scaling.sweeps import make_runs, status
 from scaling.sweeps.designs import make_test_runs
