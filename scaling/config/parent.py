@@ -78,8 +78,8 @@ def _step(folder: Path, start: StartConfig, where: str) -> int:
     told = ", ".join(map(str, saved))
     if not saved:
         raise UserError(
-            f"{where}: {folder} has no checkpoint; train that run with records.checkpoint_steps=1000 or another "
-            "number, which keeps its last state too and leaves its id as it is"
+            f"{where}: {folder} has no checkpoint; delete it and train that run again with "
+            "records.checkpoint_steps=1000 or another number, which keeps its last state, too, and changes no id"
         )
     if start.step is not None and start.step not in saved:
         raise UserError(f"{where}: {folder} has no checkpoint of start.step={start.step}; it has {told}")
