@@ -19,10 +19,18 @@ def environment(devices: int, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_training_on_eight_devices_equals_training_on_one() -> None:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER / "check_meshes.py")]
+@pytest.mark.parametrize("checks", ["check_meshes.py", "check_start.py"])
+def test_training_on_eight_devices_equals_training_on_one(checks: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER / checks)]
+    paths = os.pathsep.join([str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(8), capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=ROOT,
+        env=environment(8, PYTHONPATH=paths),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
