@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import interval
+from scaling.laws.intervals import interval
 from scaling.report import figures, study
 from scaling.report.canvas import Axis, Band, Figure, Line, Mark, Panel, Points, Scale, write_number
 from scaling.report.data import Frontier, ReportData

@@ -11,11 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.forms.parameter import Curve, Parameter
 
-Array = NDArray[np.float64]
 Values = Mapping[str, Any]
 WIDEST = 600.0
 """log of the largest parameter, and of the largest factor between a parameter in the columns' own units and in those

@@ -5,11 +5,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.forms.sobol import sobol
 
-Array = NDArray[np.float64]
 Values = Mapping[str, Any]
 Value = Callable[[Values, Values, ModuleType], Any]
 _SHARE = "share of the least loss"

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.forms.starts import draw
 
-Array = NDArray[np.float64]
 Numbers = Mapping[str, float]
 Solve = Callable[[Numbers, Mapping[str, Array], Array, Array], Mapping[str, float]]
 """(spread parameters, log(column / unit) by name, L, weights of the rows) -> the other parameters"""
