@@ -1,6 +1,6 @@
 """What follows from a law's parameters: exponents of the compute-optimal N and D, and N*, D*, L* at a budget.
 
-`QUANTITIES` is the one table of them; `quantity` evaluates them for many sets of parameters at once, `gradient`
+`DERIVED` is the one table of them; `quantity` evaluates them for many sets of parameters at once, `gradient`
 differentiates them at a fit, and `traced` is the same evaluation in JAX, for the solver to hold one at a value.
 """
 
@@ -20,7 +20,7 @@ from scaling.laws.solve.linear import derivative
 from scaling.laws.solve.problem import Problem, Table, Traced
 from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
 
-REACH = float(np.log(1e12))
+BRACKET = float(np.log(1e12))
 """the optimum is sought this far in log N on both sides of N = D"""
 HALVINGS = 60
 KNOT = 0.25
@@ -51,9 +51,9 @@ class Quantity:
         return set(form.columns) == {"N", "D"} if self.at_budget else form.frontier is not None
 
 
-QUANTITIES = {
-    quantity.name: quantity
-    for quantity in (
+DERIVED = {
+    known.name: known
+    for known in (
         Quantity("a", "share", False, lambda a, b: a),  # of N* ∝ C^a
         Quantity("b", "share", False, lambda a, b: b),  # of D* ∝ C^b
         Quantity("N*", "positive", True, lambda N, D, loss: N),
@@ -68,7 +68,7 @@ def derived(form: Form, *, at_budget: bool | None = None) -> tuple[str, ...]:
     """Names of the quantities that a law has besides its parameters; at_budget: only those at one, or only others."""
     return tuple(
         name
-        for name, known in QUANTITIES.items()
+        for name, known in DERIVED.items()
         if known.belongs_to(form) and name not in form.params and at_budget in (None, known.at_budget)
     )
 
@@ -102,7 +102,7 @@ def quantities(
             raise UserError(
                 f"no quantity {name!r} of {form.name}; there are {', '.join((*form.params, *derived(form)))}"
             )
-        known = QUANTITIES[name]
+        known = DERIVED[name]
         if not known.at_budget:
             assert form.frontier is not None
             values[name] = known.of(*form.frontier(natural))
@@ -180,7 +180,7 @@ def bracket(C: float) -> tuple[float, float]:
     if not (np.isfinite(C) and C > 0):
         raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
     middle = 0.5 * float(np.log(C / 6.0))
-    return middle - REACH, middle + REACH
+    return middle - BRACKET, middle + BRACKET
 
 
 def least_loss(loss: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType) -> Any:
@@ -215,7 +215,7 @@ def traced(form: Form, name: str) -> Traced:
     """
     import jax.numpy as jnp
 
-    known = QUANTITIES[name]
+    known = DERIVED[name]
 
     def value(natural: Any, table: Any) -> Any:
         if known.at_budget:

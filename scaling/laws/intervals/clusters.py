@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scaling.errors import UserError
 from scaling.laws.arrays import Labels
 from scaling.laws.solve.fitted_law import FittedLaw
-from scaling.laws.table.budgets import budgets_of
+from scaling.laws.table.budgets import budget_labels
 
 
 def clusters_of(fit: FittedLaw, cluster: ArrayLike | bool | None) -> Labels | None:
@@ -27,7 +27,7 @@ def strata_of(fit: FittedLaw, strata: ArrayLike | Literal["budget"]) -> Labels:
     if isinstance(strata, str):
         if strata != "budget":
             raise UserError(f"bootstrap: strata must be 'budget' or {len(fit.runs)} labels; got {strata!r}")
-        labels = budgets_of(fit.runs.flops)
+        labels = budget_labels(fit.runs.flops)
     else:
         labels = _labels(fit, strata, "strata")
     if np.bincount(labels).min() < 2:

@@ -8,7 +8,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.forms import Parameter
 from scaling.laws.quantities import (
-    QUANTITIES,
+    DERIVED,
     bracket,
     derived,
     gradient,
@@ -70,7 +70,7 @@ class DerivedCoordinate(Coordinate):
     """A derived quantity, pulled."""
 
     def __init__(self, fit: FittedLaw, name: str, C: float | None, flops_per_token: FlopsPerToken | None):
-        known = QUANTITIES[name]
+        known = DERIVED[name]
         self.C, self.per_token = C if known.at_budget else None, flops_per_token
         value = float(quantity(fit.form, fit.natural, name, self.C, flops_per_token))
         _require_optimum(fit, name, value, self.C, flops_per_token)

@@ -15,7 +15,7 @@ from scaling.laws.isoflop.akima import Splines, fit_splines
 from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget, MinimumMethod, MinimumVerdict
 from scaling.laws.isoflop.parabola import CURVATURES, Curvature, Parabolas, default_curvature, fit_parabolas
 from scaling.laws.isoflop.power_law import offset_law, precision, straight_law
-from scaling.laws.table.budgets import TOLERANCE, budgets_of
+from scaling.laws.table.budgets import TOLERANCE, budget_labels
 from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
 
@@ -91,7 +91,7 @@ def isoflop(
 def budget_rows(runs: Runs, budget: ArrayLike | None = None, tolerance: float = TOLERANCE) -> list[Labels]:
     """Rows of each budget that has three sizes or more, by rising FLOPs; see `isoflop`."""
     if budget is None:
-        labels = budgets_of(runs.flops, tolerance)
+        labels = budget_labels(runs.flops, tolerance)
     else:
         given = np.asarray(budget)
         if given.shape != (len(runs),):

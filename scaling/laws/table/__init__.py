@@ -1,6 +1,6 @@
 """The table that laws are fitted to: runs, from records, files and training curves."""
 
-from scaling.laws.table.budgets import budgets_of
+from scaling.laws.table.budgets import budget_labels
 from scaling.laws.table.curves import cut_curves
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation
 from scaling.laws.table.results import from_results
@@ -11,7 +11,7 @@ __all__ = [
     "FlopsPerToken",
     "FlopsRelation",
     "Runs",
-    "budgets_of",
+    "budget_labels",
     "cut_curves",
     "from_results",
     "read_csv",
