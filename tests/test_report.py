@@ -19,7 +19,7 @@ from test_run_store import RESULT
 
 from scaling import accounting, laws, report
 from scaling.errors import UserError
-from scaling.report.analysis import budgets_of
+from scaling.report.analysis import budget_labels
 from scaling.report.data import ReportData
 from scaling.report.figures.interactive import variables
 from scaling.report.figures.spec import PALETTE, linear_ticks, log_ticks
@@ -279,7 +279,7 @@ def test_a_minimum_that_does_not_count_is_marked(tmp_path):
     write_runs(sweep_config("off", forecast=None, design=design), home, lines=2)
     df = load_runs(home)
     runs = [_run(row) for row in df.to_dict("records")]
-    budgets = budgets_of(laws.isoflop(laws.from_results(df)), runs)
+    budgets = budget_labels(laws.isoflop(laws.from_results(df)), runs)
     assert [budget.interior for budget in budgets] == [False, False, False]
     figure = isoflops(ReportData("off", home, "", 0.9, runs, budgets=budgets))
     assert figure is not None and "below the smallest size" in figure.caption and "sizes to add" in figure.caption

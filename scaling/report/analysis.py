@@ -8,8 +8,8 @@ import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import interval
-from scaling.laws.isoflop.power_law import PowerLaw as FittedPowerLaw
+from scaling.laws.intervals import interval
+from scaling.laws.isoflop import FittedPowerLaw
 from scaling.report.data import Budget, Frontier, Law, Minimum, PowerLaw, ReportData, Run
 from scaling.units import write_number
 

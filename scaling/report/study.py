@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.quantities import derived
+from scaling.laws.quantities import quantity
 from scaling.report import analysis
 from scaling.report.data import Frontier, ReportData, Run, Words
 from scaling.report.read import prediction
@@ -135,5 +135,5 @@ def drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, NDArray[np.
     """
     assert fit.draws is not None
     per_token = fit.runs.flops_per_token() if C is not None and fit.runs.C is not None else None
-    own = derived(fit.form, fit.natural, name, C, per_token)
-    return float(own), derived(fit.form, fit.draws.samples, name, C, per_token)
+    own = quantity(fit.form, fit.natural, name, C, per_token)
+    return float(own), quantity(fit.form, fit.draws.samples, name, C, per_token)

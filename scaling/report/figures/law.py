@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import interval
+from scaling.laws.intervals import interval
 from scaling.report import study
 from scaling.report.data import Frontier, ReportData
 from scaling.report.figures import sweep as figures
