@@ -228,4 +228,4 @@ def describe(store: TokenStore) -> str:
         ("store", store.folder),
     ]
     named = [(key.replace("_", " "), str(value)) for key, value in about]
-    return "\n".join([*align(rows), "", *align(named, right=())])
+    return "\n".join([*align(rows), "", *align(named, left=2)])

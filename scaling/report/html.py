@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scaling.report.data import ReportData, Run
 from scaling.report.figures.interactive import section, variables
-from scaling.report.figures.spec import Figure
+from scaling.report.figures.spec import FigureSpec
 from scaling.report.page import CSS, SCRIPT
 from scaling.report.text import Headline, counts, headline
 from scaling.result import write_text_atomically
@@ -20,16 +20,18 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 """what a browser may load for this page: nothing but what is in it"""
 REFRESH = '<meta http-equiv="refresh" content="30">'
 """in the page of a sweep that is being trained: the browser reads it again after so many seconds"""
+SPREAD = {"law": "refits of the law", "run": "scatter of a single run", "models": "disagreement of the approaches"}
+"""what the standard deviations of a forecast are called"""
 LIVE_SECTION = re.compile(r'<section class="card" id="live">.*?</section>\n', re.S)
 
 
-def write_page(path: str | Path, data: ReportData, figures: Sequence[Figure]) -> Path:
+def write_page(path: str | Path, data: ReportData, figures: Sequence[FigureSpec]) -> Path:
     """The page, whole or not at all."""
-    write_text_atomically(path, page(data, figures))
+    write_text_atomically(path, page_text(data, figures))
     return Path(path)
 
 
-def settle(path: str | Path) -> None:
+def stop_renewing(path: str | Path) -> None:
     """The page under `path` no longer says that training goes on, nor renews itself; nothing where there is none."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -39,7 +41,7 @@ def settle(path: str | Path) -> None:
         write_text_atomically(path, LIVE_SECTION.sub("", text.replace(REFRESH, "", 1), count=1))
 
 
-def page(data: ReportData, figures: Sequence[Figure]) -> str:
+def page_text(data: ReportData, figures: Sequence[FigureSpec]) -> str:
     """The page's text, plotly's script included (4.8 MB)."""
     from plotly.offline import get_plotlyjs
 
@@ -148,7 +150,7 @@ def _making(data: ReportData) -> str:
     law = f"<h3>The law</h3><pre>{_text(data.law.summary)}</pre><br>" if data.law and data.law.summary else ""
     forecast = ""
     if data.forecast is not None:
-        spread = [(f"{value:.2%} of the loss", name) for name, value in data.forecast.spread]
+        spread = [(f"{value:.2%} of the loss", SPREAD[name]) for name, value in data.forecast.spread.items()]
         notes = "".join(f"<p>{_text(note)}</p>" for note in data.forecast.notes)
         forecast = f"<h3>The forecast</h3>{notes}<p>What its interval is made of:</p>{_list(spread)}<br>"
     where = shlex.quote(str(data.folder))

@@ -30,7 +30,7 @@ def headline(data: ReportData) -> Headline:
         if actual is not None:
             facts.append((f"{actual:.4f}", f"actual loss, {_seeds(data)}"))
             facts.append((f"{_signed(data.error)} %", "error: forecast over actual, less one"))
-        shape = f"the tested model: N {_si(forecast.n)}, D {_si(forecast.d)}"
+        shape = f"the tested model: N {_si(forecast.N)}, D {_si(forecast.D)}"
         facts.append((write_number(forecast.flops, "power"), f"FLOPs, {_reach(data)}; {shape}"))
     facts += [
         (f"{value:.3f}", f"{about}{f', {data.level:.0%} interval {_range(interval)}' if interval else ''}")
@@ -39,7 +39,7 @@ def headline(data: ReportData) -> Headline:
     return Headline(verdict, good, facts)
 
 
-def summary(data: ReportData, page: Path | None = None) -> str:
+def in_words(data: ReportData, page: Path | None = None) -> str:
     """Law, exponent with its interval, forecast against actual, path of the report: aligned lines."""
     lines = [("sweep", f"{data.name}: {counts(data)}")]
     if data.law is not None:
@@ -50,7 +50,7 @@ def summary(data: ReportData, page: Path | None = None) -> str:
     forecast, actual = data.forecast, data.actual
     if forecast is not None:
         at = (
-            f"{write_number(forecast.flops, 'power')} FLOPs, {_reach(data)}: N {_si(forecast.n)}, D {_si(forecast.d)}"
+            f"{write_number(forecast.flops, 'power')} FLOPs, {_reach(data)}: N {_si(forecast.N)}, D {_si(forecast.D)}"
         )
         lines.append(("forecast", f"loss {forecast.loss:.4f} [{forecast.low:.4f}, {forecast.high:.4f}] at {at}"))
     if forecast is not None and actual is not None:
@@ -59,7 +59,7 @@ def summary(data: ReportData, page: Path | None = None) -> str:
     lines += [("note", text) for text in data.missing]
     if page is not None:
         lines.append(("report", str(page)))
-    return "\n".join(align(lines, right=()))
+    return "\n".join(align(lines, left=2))
 
 
 def counts(data: ReportData) -> str:

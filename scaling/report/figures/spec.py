@@ -136,7 +136,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureSpec:
     """Panels, two side by side, under one title, with the conventions of what they show."""
 
     name: str

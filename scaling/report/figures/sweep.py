@@ -5,8 +5,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from scaling.report.data import Bounds, Budget, Curve, Minimum, PowerLaw, ReportData, Run
-from scaling.report.figures.spec import Axis, Band, Color, Figure, Line, Mark, Panel, Points, Symbol
+from scaling.report.data import (
+    Bounds,
+    IsoflopCurve,
+    Minimum,
+    OptimumCurve,
+    ReportData,
+    Run,
+    TrainingCurve,
+    frozen_on,
+)
+from scaling.report.figures.spec import Axis, Band, Color, FigureSpec, Line, Mark, Panel, Points, Symbol
 from scaling.units import write_number
 
 NAMES = ("forecast", "loss_against_flops", "isoflop", "optima", "residuals")
@@ -17,13 +26,19 @@ CURVE_POINTS = 240
 """of each training curve; an eye sees no more"""
 
 
-def figures(data: ReportData) -> list[Figure]:
+def sweep_figures(data: ReportData) -> list[FigureSpec]:
     """Every figure that the data carry, in reading order."""
-    makers: tuple[Callable[[ReportData], Figure | None], ...] = (outcome, frontier, isoflops, optima, residuals)
+    makers: tuple[Callable[[ReportData], FigureSpec | None], ...] = (
+        forecast_figure,
+        loss_figure,
+        isoflop_figure,
+        optima_figure,
+        residuals_figure,
+    )
     return [figure for maker in makers if (figure := maker(data)) is not None]
 
 
-def frontier(data: ReportData) -> Figure | None:
+def loss_figure(data: ReportData) -> FigureSpec | None:
     """Loss against training FLOPs: each run's way there, where it ended, and the best that the law allows."""
     done = [run for run in data.finished if run.role == "fit"]
     ends = [(curve.flops[-1], curve.loss[-1]) for curve in data.curves]
@@ -51,8 +66,8 @@ def frontier(data: ReportData) -> Figure | None:
     start = min(reach) / (12 if data.curves else 1.6)
     panel = Panel(
         "",
-        Axis(data.words.flops, "power", log=True, limits=(start, max(reach) * 1.6)),
-        Axis(data.words.loss, "plain", log=True, limits=(lowest / 1.04, highest * 1.02)),
+        Axis(data.titles.flops, "power", log=True, limits=(start, max(reach) * 1.6)),
+        Axis(data.titles.loss, "plain", log=True, limits=(lowest / 1.04, highest * 1.02)),
         marks,
         colors=_scale(data),
     )
@@ -63,44 +78,44 @@ def frontier(data: ReportData) -> Figure | None:
     caption = (
         f"{on_the_way if data.curves else ''}Points: the held-out loss at the end of each run. {_conventions(data)}"
     )
-    return Figure("loss_against_flops", "Loss against training FLOPs", caption, [panel])
+    return FigureSpec("loss_against_flops", "Loss against training FLOPs", caption, [panel])
 
 
-def isoflops(data: ReportData) -> Figure | None:
+def isoflop_figure(data: ReportData) -> FigureSpec | None:
     """Loss against size at each budget, with the parabola through it and its minimum."""
-    if not data.budgets:
+    if not data.isoflops:
         return None
     marks: list[Mark] = []
-    shades = [i / max(1, len(data.budgets) - 1) for i in range(len(data.budgets))]
-    count = sum(len(budget.runs) for budget in data.budgets)
-    for budget, shade in zip(data.budgets, shades, strict=True):
+    shades = [i / max(1, len(data.isoflops) - 1) for i in range(len(data.isoflops))]
+    count = sum(len(budget.runs) for budget in data.isoflops)
+    for budget, shade in zip(data.isoflops, shades, strict=True):
         if budget.curve_n:
             marks.append(Line(budget.curve_n, budget.curve_loss, shade, "", 1.8, opacity=0.75))
         label = f"{write_number(budget.flops, 'power')} FLOPs"
         marks.append(runs_as_points(budget.runs, shade, label, against_size=True, among=count))
-    for budget, shade in zip(data.budgets, shades, strict=True):
+    for budget, shade in zip(data.isoflops, shades, strict=True):
         if budget.minimum is not None:
             marks.append(_star(budget, budget.minimum, shade))
-    marks += _star_legend(data.budgets)
+    marks += _star_legend(data.isoflops)
     outside = [
-        f" At {write_number(b.flops, 'power')} FLOPs: {b.note}." for b in data.budgets if not b.interior and b.note
+        f" At {write_number(b.flops, 'power')} FLOPs: {b.note}." for b in data.isoflops if not b.interior and b.note
     ]
     caption = (
         f"One curve for each budget: {data.curves_are}. Stars: minima, with their {data.level:.0%} interval; only "
         f"those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)} "
         f"{_conventions(data)}"
     )
-    sizes = [float(run.params) for budget in data.budgets for run in budget.runs]
-    sizes += [n for budget in data.budgets for n in budget.curve_n]
+    sizes = [float(run.params) for budget in data.isoflops for run in budget.runs]
+    sizes += [n for budget in data.isoflops for n in budget.curve_n]
     limits = (min(sizes) / 1.15, max(sizes) * 1.15)  # an interval may be without an end
-    panel = Panel("", Axis(data.words.params, "si", log=True, limits=limits), Axis(data.words.loss, "plain"), marks)
-    return Figure("isoflop", "Loss against size at equal training FLOPs", caption, [panel])
+    panel = Panel("", Axis(data.titles.params, "si", log=True, limits=limits), Axis(data.titles.loss, "plain"), marks)
+    return FigureSpec("isoflop", "Loss against size at equal training FLOPs", caption, [panel])
 
 
-def optima(data: ReportData) -> Figure | None:
+def optima_figure(data: ReportData) -> FigureSpec | None:
     """The best N and D against the budget, with the power laws through them."""
     panels = []
-    for law, title in ((data.n_law, data.words.params), (data.d_law, data.words.tokens)):
+    for law, title in ((data.n_law, data.titles.params), (data.d_law, data.titles.tokens)):
         if law is not None:
             panels.append(_optimum_panel(data, law, title))
     if not panels:
@@ -109,10 +124,10 @@ def optima(data: ReportData) -> Figure | None:
         "Stars: minima of the isoFLOP curves, with their intervals. The line is the power law through those that are "
         f"interior, the band its {data.level:.0%} interval. {_conventions(data)}"
     )
-    return Figure("optima", "Compute-optimal size and tokens", caption, panels)
+    return FigureSpec("optima", "Compute-optimal size and tokens", caption, panels)
 
 
-def outcome(data: ReportData) -> Figure | None:
+def forecast_figure(data: ReportData) -> FigureSpec | None:
     """The forecast and its interval beside what came out, and the law on the way from the sweep to the test."""
     forecast = data.forecast
     if forecast is None:
@@ -120,14 +135,14 @@ def outcome(data: ReportData) -> Figure | None:
     tests = data.tests
     panels = [_extrapolation(data), _close_up(data, tests)]
     caption = (
-        f"The forecast was frozen{' on ' + forecast.made if forecast.made else ''} before the test began; its bar "
+        f"The forecast was frozen on {frozen_on(forecast)} before the test began; its bar "
         f"is the {forecast.level:.0%} interval for one run. "
         f"Bars on actual losses: standard error of the evaluation. {_conventions(data)}"
     )
-    return Figure("forecast", "Forecast against outcome", caption, panels)
+    return FigureSpec("forecast", "Forecast against outcome", caption, panels)
 
 
-def residuals(data: ReportData) -> Figure | None:
+def residuals_figure(data: ReportData) -> FigureSpec | None:
     """How far each fitted run lies from the parametric law."""
     if data.law is None or not data.law.residuals:
         return None
@@ -144,13 +159,13 @@ def residuals(data: ReportData) -> Figure | None:
         marks.append(_residual_points(data.law.test_residuals, "actual", "test runs (not fitted)", "diamond"))
     panel = Panel(
         "",
-        Axis(data.words.flops, "power", log=True, limits=limits),
+        Axis(data.titles.flops, "power", log=True, limits=limits),
         Axis("loss above the law (%)", "percent", limits=(-reach, reach)),
         marks,
         colors=_scale(data),
     )
     caption = f"Actual over predicted loss, less one, of the law {data.law.formula}. {_conventions(data)}"
-    return Figure("residuals", "What the parametric law leaves over", caption, [panel])
+    return FigureSpec("residuals", "What the parametric law leaves over", caption, [panel])
 
 
 def _residual_points(
@@ -171,7 +186,7 @@ def _extrapolation(data: ReportData) -> Panel:
         if f.low:
             marks.append(Band(f.flops, f.low, f.high, "law"))
         marks.append(Line(f.flops, f.loss, "law", "law fitted to the sweep"))
-    best = [(b.flops, b.minimum) for b in data.budgets if b.minimum is not None and b.interior]
+    best = [(b.flops, b.minimum) for b in data.isoflops if b.minimum is not None and b.interior]
     if best:
         x, y = [flops for flops, _ in best], [minimum.loss for _, minimum in best]
         texts = [_star_text(flops, minimum) for flops, minimum in best]
@@ -184,8 +199,8 @@ def _extrapolation(data: ReportData) -> Panel:
     if len(x) == 1 and data.frontier is not None:
         x += [data.frontier.flops[0]]
     limits = (min(x) / 1.6, max(x) * 1.6)
-    return Panel("From the sweep to the test", Axis(data.words.flops, "power", log=True, limits=limits),
-                 Axis(data.words.loss, "plain", log=True), [_cut(mark, limits) for mark in marks])  # fmt: skip
+    return Panel("From the sweep to the test", Axis(data.titles.flops, "power", log=True, limits=limits),
+                 Axis(data.titles.loss, "plain", log=True), [_cut(mark, limits) for mark in marks])  # fmt: skip
 
 
 def _close_up(data: ReportData, tests: Sequence[Run]) -> Panel:
@@ -206,12 +221,12 @@ def _close_up(data: ReportData, tests: Sequence[Run]) -> Panel:
     return Panel(
         title,
         Axis("", limits=(-0.6, len(names) - 0.4), ticks=[(float(i), name) for i, name in enumerate(names)]),
-        Axis(data.words.loss),
+        Axis(data.titles.loss),
         marks,
     )
 
 
-def _optimum_panel(data: ReportData, law: PowerLaw, title: str) -> Panel:
+def _optimum_panel(data: ReportData, law: OptimumCurve, title: str) -> Panel:
     size = law.symbol == "N*"
     interval = f" [{law.interval[0]:.3f}, {law.interval[1]:.3f}]" if law.interval else ""
     marks: list[Mark] = []
@@ -220,24 +235,24 @@ def _optimum_panel(data: ReportData, law: PowerLaw, title: str) -> Panel:
     marks.append(Line(law.flops, law.values, "law", f"{law.symbol} ∝ C^{law.exponent:.3f}{interval}"))
     if law.parametric:
         marks.append(Line(law.flops, law.parametric, "ink", "by the parametric law", 1.4, dash=True))
-    for budget in data.budgets:
+    for budget in data.isoflops:
         if (m := budget.minimum) is not None:
             value, bounds = (m.n, m.n_interval) if size else (m.d, m.d_interval)
             shown = [bounds] if bounds and budget.interior else ()  # an interval for what counts only
             text = _star_text(budget.flops, m) + _why(budget)
             marks.append(Points([budget.flops], [value], "law", "", "star", budget.interior, 9, shown, hover=[text]))
-    marks += _star_legend(data.budgets)
+    marks += _star_legend(data.isoflops)
     forecast = data.forecast
     if forecast is not None:
-        value = forecast.n if size else forecast.d
+        value = forecast.N if size else forecast.D
         text = f"the tested model\n{write_number(forecast.flops, 'power')} FLOPs\n{_si(value)}"
         marks.append(Points([forecast.flops], [value], "forecast", "tested model", "square", size=8, hover=[text]))
     places = [*law.values, *(y for mark in marks if isinstance(mark, Points) for y in mark.y)]
     limits = (min(places) / 1.6, max(places) * 1.6)  # an interval may be without an end
-    return Panel("", Axis(data.words.flops, "power", log=True), Axis(title, "si", log=True, limits=limits), marks)
+    return Panel("", Axis(data.titles.flops, "power", log=True), Axis(title, "si", log=True, limits=limits), marks)
 
 
-def _training(curve: Curve, color: float) -> Line:
+def _training(curve: TrainingCurve, color: float) -> Line:
     """A run's training loss, each point the mean of its neighbourhood on a logarithmic axis of compute."""
     flops, loss = np.asarray(curve.flops), np.asarray(curve.loss)
     if len(flops) > CURVE_POINTS:
@@ -280,7 +295,7 @@ def runs_as_points(
     return Points(x, y, color, label, symbol, size=size, y_interval=sem, hover=[_hover(run) for run in runs])
 
 
-def _star(budget: Budget, minimum: Minimum, color: Color) -> Points:
+def _star(budget: IsoflopCurve, minimum: Minimum, color: Color) -> Points:
     bounds = [minimum.n_interval] if minimum.n_interval and budget.interior else ()
     text = _star_text(budget.flops, minimum) + _why(budget)
     return Points([minimum.n], [minimum.loss], color, "", "star", budget.interior, 11, (), bounds, [text])
@@ -293,11 +308,11 @@ def _star_text(flops: float, minimum: Minimum) -> str:
     )
 
 
-def _why(budget: Budget) -> str:
+def _why(budget: IsoflopCurve) -> str:
     return "" if budget.interior else f"\nnot used: {budget.note}"
 
 
-def _star_legend(budgets: Sequence[Budget]) -> list[Mark]:
+def _star_legend(budgets: Sequence[IsoflopCurve]) -> list[Mark]:
     """Entries without marks of their own."""
     found = [budget for budget in budgets if budget.minimum is not None]
     kinds = [("isoFLOP minimum", True)] if any(budget.interior for budget in found) else []
@@ -317,7 +332,7 @@ def _forecast_text(data: ReportData) -> str:
     f = data.forecast
     assert f is not None
     return (
-        f"forecast at {write_number(f.flops, 'power')} FLOPs\nN {_si(f.n)}, D {_si(f.d)}\n"
+        f"forecast at {write_number(f.flops, 'power')} FLOPs\nN {_si(f.N)}, D {_si(f.D)}\n"
         f"loss {f.loss:.4f} [{f.low:.4f}, {f.high:.4f}]"
     )
 
@@ -372,8 +387,8 @@ def _bounds(bounds: Bounds | None) -> str:
 
 def _conventions(data: ReportData) -> str:
     """What N, FLOPs, loss and tokens mean here, in one sentence."""
-    if data.words.conventions:
-        return data.words.conventions
+    if data.titles.conventions:
+        return data.titles.conventions
     epochs = max((run.epochs for run in data.runs), default=0.0)
     seen = "no training token was seen twice" if epochs <= 1 else f"training data were seen up to {epochs:.3g} times"
     return (
