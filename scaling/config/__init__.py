@@ -39,6 +39,7 @@ from scaling.config.sweep import (
     Point,
     SweepConfig,
 )
+from scaling.extensions import load_extensions
 from scaling.families import LadderConfig, ModelConfig, MupConfig, TransformerConfig
 from scaling.frozen import Config
 
@@ -86,3 +87,5 @@ __all__ = [
     "tail_steps",
     "to_yaml",
 ]
+
+load_extensions()  # before any configuration is read
