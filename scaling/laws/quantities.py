@@ -23,6 +23,8 @@ from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
 BRACKET = float(np.log(1e12))
 """the optimum is sought this far in log N on both sides of N = D"""
 HALVINGS = 60
+TRACED_HALVINGS = 32
+"""where a step of Newton's follows"""
 KNOT = 0.25
 """in log N, between knots of the spline of log tokens at a budget: exact where these are quadratic in log N"""
 _STEP = 1e-4
@@ -183,12 +185,12 @@ def bracket(C: float) -> tuple[float, float]:
     return middle - BRACKET, middle + BRACKET
 
 
-def least_loss(loss: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType) -> Any:
+def least_loss(loss: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType, halvings: int = HALVINGS) -> Any:
     """log N of the least of `loss`, which is a function of log N: where its slope between the ends is zero."""
-    return bisect(lambda n: loss(n + _STEP) > loss(n - _STEP), low, high, xp)
+    return bisect(lambda n: loss(n + _STEP) > loss(n - _STEP), low, high, xp, halvings)
 
 
-def bisect(beyond: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType) -> Any:
+def bisect(beyond: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType, halvings: int = HALVINGS) -> Any:
     """Where `beyond` turns true between the ends, in NumPy or in JAX, elementwise."""
 
     def halve(_: int, ends: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -198,12 +200,12 @@ def bisect(beyond: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType) ->
 
     ends = (low, high)
     if xp is np:
-        for i in range(HALVINGS):
+        for i in range(halvings):
             ends = halve(i, ends)
     else:
         import jax
 
-        ends = jax.lax.fori_loop(0, HALVINGS, halve, ends)
+        ends = jax.lax.fori_loop(0, halvings, halve, ends)
     return 0.5 * (ends[0] + ends[1])
 
 
@@ -261,7 +263,7 @@ def _traced_optimum(form: Form, natural: Any, table: Any) -> tuple[Any, Any, Any
         return jax.jvp(lambda m: loss(values, m), (n,), (jnp.ones_like(n),))[1]
 
     still = jax.lax.stop_gradient(natural)
-    found = least_loss(lambda n: loss(still, n), first, first + pieces * step, jnp)
+    found = least_loss(lambda n: loss(still, n), first, first + pieces * step, jnp, TRACED_HALVINGS)
     bend = jax.jvp(lambda n: slope(still, n), (found,), (jnp.ones_like(found),))[1]
     # One step of Newton's, of which only the slope depends on the parameters: by it log N* has their derivatives.
     n = found - slope(natural, found) / bend

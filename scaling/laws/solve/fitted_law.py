@@ -44,8 +44,8 @@ class FittedLaw:
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {value:.6g}" for name, value in self.params.items())
-        fitted = f"{self.loss.kind} {self.objective:.6g} on {len(self.runs)} runs"
-        return f"{type(self).__name__}({self.form.name}: {values}; {fitted})"
+        told = f"{values}; {self.loss.kind} {self.objective:.6g} on {len(self.runs)} runs"
+        return f"{type(self).__name__}({self.form.name}: {told})"
 
     @property
     def natural(self) -> Array:
