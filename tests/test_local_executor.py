@@ -12,6 +12,7 @@ import pytest
 
 from scaling.errors import UserError
 from scaling.sweeps.executors import Devices, Finished, LocalExecutor, Task, find_devices, local
+from scaling.sweeps.executors.process import PARENT
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 
@@ -72,6 +73,11 @@ def test_each_process_has_one_core_and_one_thread_and_the_parent_keeps_its_own(t
         text.startswith(f"[{core}] ") and "xla_cpu_multi_thread_eigen=false" in text and text.rstrip().endswith(" 1")
     )
     assert tuple(sorted(os.sched_getaffinity(0))) == CORES
+
+
+def test_a_process_learns_who_started_it(tmp_path: Path) -> None:
+    run(one_slot(), [task(tmp_path, "a", f"import os; print(os.environ['{PARENT}'])")])
+    assert (tmp_path / "a" / "log.txt").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_gpu_run_sees_only_its_devices(tmp_path: Path) -> None:

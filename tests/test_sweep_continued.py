@@ -87,18 +87,27 @@ def test_a_killed_launch_is_continued_and_its_open_attempt_closed(
     assert "disappeared" in attempts(home / slow)[0].reason
 
 
+# The real worker, which says each time that it found its lock held, and one who started it and does no more.
+WAITING = """
+import sys, time
+from pathlib import Path
+from scaling.sweeps import worker
+sleep = time.sleep
+time.sleep = lambda seconds: (print("waits", flush=True), sleep(seconds))
+sys.exit(worker.main([Path(sys.argv[1])]))
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 def test_a_worker_waits_for_its_lock_and_ends_with_its_parent(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scaling.sweeps.worker", str(tmp_path / "run")]
-    script = f"import subprocess, time; print(subprocess.Popen({command!r}).pid, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", PARENT, WAITING, str(tmp_path / "run")]
     with lock(tmp_path / "run" / "lock"):
-        parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert parent.stdout is not None
-        fds = Path(f"/proc/{int(parent.stdout.readline())}/fd")
-        wait_until(lambda: any(fd.readlink().name == "lock" for fd in fds.iterdir()))
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert parent.stdout is not None and parent.stdout.readline() == "waits\n"
         parent.kill()
-        parent.wait()
-        wait_until(lambda: not fds.exists() or not list(fds.iterdir()))
+        told = parent.communicate()[0]  # until the worker, too, has ended: it writes to the same pipe
+    assert set(told.split()) <= {"waits"}  # it did not wait in vain, which it would say
     assert attempts(tmp_path / "run") == ()
 
 

@@ -1,6 +1,7 @@
 """The process that trains runs: what it notes of its start and end, whatever happens. Training is pretended."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from test_sweep import sweep
 
 from scaling.config import to_yaml
 from scaling.sweeps import make_runs
+from scaling.sweeps.executors.process import PARENT
 from scaling.sweeps.run_store import BUSY, attempts, lock, log_start, run_state
 
 # The real worker over a training that does what the file `SWEEP/act` says.
@@ -128,6 +130,18 @@ def test_the_reason_is_noted_also_where_the_log_takes_no_more(folders: list[Path
         subprocess.run([sys.executable, "-c", WORKER, str(folders[0])], stderr=log, stdout=log, check=False)
     (attempt,) = attempts(folders[0])
     assert attempt.reason.startswith("cannot write metrics.jsonl: no space left on device")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_worker_whose_parent_died_while_it_started_trains_nothing(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setenv(PARENT, str(gone.pid))
+    assert run("complete", folders[0])[0] == 1 and attempts(folders[0]) == ()
+    monkeypatch.setenv(PARENT, str(os.getpid()))
+    assert run("complete", folders[0])[0] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
