@@ -137,7 +137,7 @@ def models(**fixed: object) -> st.SearchStrategy[ModelConfig]:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(models())
 def test_ledger_equals_the_real_parameter_tree(model: ModelConfig) -> None:
     import jax

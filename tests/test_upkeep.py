@@ -11,6 +11,7 @@ import pytest
 from synthetic_sweep import sweep_config, write_runs
 from test_run_store import RESULT
 from test_sweep import PRETEND, four_slots, sweep, trained
+from waiting import wait_until
 
 from scaling import load_runs, report
 from scaling.config import to_yaml
@@ -23,12 +24,16 @@ REFRESH = '<meta http-equiv="refresh"'
 
 
 class Drawings:
-    """Stands in for the process that draws: a script that notes when it was called, and what it does then."""
+    """Stands in for the process that draws: a script that notes when it was called, and what it does then.
 
-    def __init__(self, home: Path, then: str):
+    first: what it does before that.
+    """
+
+    def __init__(self, home: Path, then: str, first: str):
         self.notes, self.script = home / "notes", home / "draw.py"
         self.script.write_text(
-            f"import sys, time\nopen({str(self.notes)!r}, 'a').write(f'{{time.time()}}\\n')\n{then}"
+            f"import os, signal, sys, time\n{first}\n"
+            f"open({str(self.notes)!r}, 'a').write(f'{{time.time()}}\\n')\n{then}"
         )
 
     @property
@@ -36,10 +41,7 @@ class Drawings:
         return [float(line) for line in self.notes.read_text().split()] if self.notes.exists() else []
 
     def wait(self, count: int) -> None:
-        deadline = time.monotonic() + 20
-        while len(self.times) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: len(self.times) >= count)
 
 
 @pytest.fixture
@@ -55,8 +57,8 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put a script in place of the drawing process."""
     real = upkeep.subprocess.Popen
 
-    def put(then: str = "") -> Drawings:
-        drawings = Drawings(tmp_path, then)
+    def put(then: str = "", first: str = "") -> Drawings:
+        drawings = Drawings(tmp_path, then, first)
 
         def start(command: list[str], **options: Any) -> Any:
             if "scaling.report.live" in command:
@@ -67,6 +69,12 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return drawings
 
     return put
+
+
+def ends_after(drawings: Drawings, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that is over ends no sooner than so many drawings have begun."""
+    stop = Upkeep._stop
+    monkeypatch.setattr(Upkeep, "_stop", lambda self, thread: (drawings.wait(count), stop(self, thread)))
 
 
 def test_a_live_page_renews_itself_shows_running_runs_and_can_be_settled(tmp_path: Path) -> None:
@@ -94,10 +102,7 @@ def test_the_real_process_writes_table_and_page_of_a_sweep_without_results(tmp_p
     (home / runs[0].id / "config.yaml").write_text(to_yaml(runs[0].config))
     said: list[str] = []
     with Upkeep(home, said.append, live=True):
-        deadline = time.monotonic() + 60
-        while not (home / "report.html").exists():
-            assert time.monotonic() < deadline and not said, said
-            time.sleep(0.05)
+        wait_until(lambda: said or (home / "report.html").exists())
         assert REFRESH in (home / "report.html").read_text() and len(pd.read_parquet(home / "runs.parquet")) == 0
     assert REFRESH not in (home / "report.html").read_text() and not said
 
@@ -107,29 +112,29 @@ def test_drawings_are_far_enough_apart_and_follow_the_last_run(
 ) -> None:
     monkeypatch.setattr(upkeep, "EVERY_S", 0.5)
     monkeypatch.setattr(upkeep, "SHARE", 0)
-    drawings = draw()
+    drawings = draw(f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)")
     with Upkeep(tmp_path, print, live=True) as kept:
         drawings.wait(1)
-        for _ in range(30):
+        for _ in range(30):  # all of them while it is drawn
             kept.touch()
-            time.sleep(0.02)
+        (tmp_path / "go").touch()
         drawings.wait(2)
         kept.touch()
         drawings.wait(3)
-        time.sleep(0.7)
+        time.sleep(0.7)  # in which no further one may begin
     between = [b - a for a, b in zip(drawings.times, drawings.times[1:], strict=False)]
-    assert len(drawings.times) in (3, 4) and min(between) > 0.4
+    assert len(drawings.times) == 3 and min(between) > 0.4
 
 
 def test_a_dear_drawing_makes_pauses_longer(tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
-    drawings = draw("time.sleep(0.5)")
+    drawings = draw("time.sleep(0.2)")
     with Upkeep(tmp_path, print, live=True) as kept:
         drawings.wait(1)
-        for _ in range(10):
-            kept.touch()
-            time.sleep(0.1)
-    assert len(drawings.times) == 1
+        kept.touch()
+        drawings.wait(2)
+    first, second = drawings.times
+    assert second - first > (1 + upkeep.SHARE) * 0.2
 
 
 def test_a_drawing_that_fails_is_told_once_and_the_sweep_goes_on(
@@ -138,13 +143,14 @@ def test_a_drawing_that_fails_is_told_once_and_the_sweep_goes_on(
     monkeypatch.setattr(upkeep, "EVERY_S", 0.05)
     monkeypatch.setattr(upkeep, "SHARE", 0)
     drawings = draw("print('first line', file=sys.stderr); sys.exit('no ink')")
+    ends_after(drawings, 2, monkeypatch)
 
     def fail(*args: Any, **options: Any) -> None:
         raise RuntimeError("no paper")
 
     monkeypatch.setattr(report, "write", fail)
     outcome = run_sweep(sweep(), four_slots(), tmp_path, live=True)
-    assert outcome.ok and outcome.report is None and len(trained(outcome.folder)) == 6 and len(drawings.times) > 1
+    assert outcome.ok and outcome.report is None and len(trained(outcome.folder)) == 6
     err = capsys.readouterr().err
     assert (
         err.count("no ink") == 1 and "first line" not in err and err.count("no report: RuntimeError: no paper") == 1
@@ -170,19 +176,20 @@ def test_a_drawing_that_hangs_delays_neither_the_sweep_nor_its_end(
 ) -> None:
     monkeypatch.setattr(upkeep, "STOP_S", 0.5)
     monkeypatch.setattr(report, "write", lambda home, **options: home / "report.html")
-    drawings = draw("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
+    drawings = draw("time.sleep(600)", first="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    ends_after(drawings, 1, monkeypatch)
     began = time.monotonic()
     outcome = run_sweep(sweep(), four_slots(), tmp_path, live=True)
-    assert outcome.ok and len(drawings.times) == 1 and time.monotonic() - began < 45
+    assert outcome.ok and len(drawings.times) == 1 and time.monotonic() - began < 300
     assert outcome.report == outcome.folder / "report.html"
 
 
 def test_a_drawing_beyond_its_limit_is_ended(tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "LIMIT_S", 0.5)
-    drawings, said = draw("time.sleep(60)"), []
+    draw("time.sleep(600)")
+    said: list[str] = []
     with Upkeep(tmp_path, said.append, live=True):
-        drawings.wait(1)
-        time.sleep(1.0)
+        wait_until(lambda: said)
     assert said == ["table and page were not written: it took more than 0.5 s; the records are complete"]
 
 
