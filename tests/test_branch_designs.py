@@ -47,7 +47,7 @@ def sweep(design: dict[str, Any], **changes: Any) -> SweepConfig:
     return build(SweepConfig, merge(BASE, {"design": {"kind": "branches", **design}, **changes}), "test")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     tokens=st.lists(st.integers(20_000, 500_000), min_size=1, max_size=6, unique_by=lambda count: count // BATCH),
     cooldown=st.floats(0.02, 0.6),

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling import laws
@@ -91,7 +91,6 @@ def test_flops_that_wrapped_to_positive_values_are_named(product, off):
     assert not len(good) or len(laws.Runs(good, C="C")) == len(good)
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1_000, 10**12), d=st.integers(10_000, 10**14), factor=st.floats(1 / 11, 11),
     unit=st.sampled_from([1.0, 1e15, 1e18]),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 from test_run_store import RESULT
+from waiting import LIMIT_S
 
 from scaling import accounting, laws, report
 from scaling.errors import UserError
@@ -344,7 +345,7 @@ def test_a_browser_draws_every_panel_without_an_error(home, page):
             f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom",
             f"file://{home / 'report.html'}",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.stdout.count('class="main-svg"') >= len(page.figures)
     assert done.stdout.count('class="plot js-plotly-plot"') == len(page.figures)
     assert not re.search(r"Uncaught|Refused to|CONSOLE.*[Ee]rror", done.stderr), done.stderr
