@@ -1,9 +1,9 @@
-"""The ladder: one smooth family of shapes, and its member for a target number of parameters or FLOPs.
+"""The ladder: one smooth row of shapes, and its member for a target number of parameters or FLOPs.
 
-The family is a staircase of (layers, d_model) pairs that climbs along the wanted aspect ratio one step at a time;
-d_ff takes up the rest between two stairs. So layers and d_model do not decrease with the target, and d_ff / d_model
-stays near the wanted ratio. Only where one stair is too high for d_ff to fill (a doubling of layers at the bottom,
-coarse width steps) a pair beside the staircase is taken.
+It is a staircase of (layers, d_model) pairs that climbs along the wanted aspect ratio one step at a time; d_ff (of
+other families their inner width) takes up the rest between two stairs. So layers and d_model do not decrease with the
+target, and d_ff / d_model stays near the wanted ratio. Only where one stair is too high for d_ff to fill (a doubling
+of layers at the bottom, coarse width steps) a pair beside the staircase is taken.
 """
 
 from bisect import bisect_left
@@ -13,13 +13,13 @@ from math import ceil, floor, log
 from typing import Any, Literal
 
 from scaling import accounting
-from scaling.config import LadderConfig, ModelConfig, build
+from scaling.config import build, family_of
 from scaling.errors import UserError
+from scaling.families import LadderConfig, ModelConfig
 
 TOLERANCE = 0.01
 FF_RANGE = (0.5, 1.6)  # d_ff may differ from the wanted ratio by these factors: enough to bridge 1 and 2 layers
 ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
-SHAPE_KEYS = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
 
 Measure = Callable[[ModelConfig], float]
 Pair = tuple[int, int]
@@ -87,13 +87,12 @@ class _Search:
         self, ladder: LadderConfig, base: Mapping[str, Any], measure: Measure, what: str, asked_by: str = ""
     ):
         self.ladder, self.measure, self.what, self.asked_by = ladder, measure, what, asked_by
-        sharing = base.get("layer_sharing", 1)
-        self.step = sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the check below says so
-        self.rope = base.get("position", "rope") == "rope"
-        rest = {key: value for key, value in base.items() if key not in SHAPE_KEYS}
+        self.base, self.family = base, family_of(base, "the model to be sized", _named)
+        self.step = self.family.step_of_layers(base)
+        rest = {key: value for key, value in base.items() if key not in self.family.SIZES}
         first = (self.step, ladder.width_multiple)
         self.template = build(
-            ModelConfig, rest | self._sizes(first, ladder.ff_multiple), "the model to be sized", _named
+            self.family, rest | self._sizes(first, ladder.ff_multiple), "the model to be sized", _named
         )
 
     def nearest(self, target: float, tolerance: float) -> ModelConfig:
@@ -116,7 +115,7 @@ class _Search:
         other = f"{'raise' if best.value > target else 'lower'} {self.asked_by}" if self.asked_by else "ask for that"
         return (
             f"no shape of the ladder has {target:.6g} {self.what} within {tolerance:.2%}; nearest: {best.value:.6g} "
-            f"({best.miss:.1%} off) with layers={m.layers}, d_model={m.d_model}, d_ff={m.d_ff}; "
+            f"({best.miss:.1%} off) with layers={m.layers}, d_model={m.d_model}, {m.INNER}={m.inner}; "
             + ", or ".join([other, *finer(self.ladder)])
         )
 
@@ -182,20 +181,12 @@ class _Search:
     def _model(self, pair: Pair, d_ff: int) -> ModelConfig:
         return self.template.model_copy(update=self._sizes(pair, d_ff))
 
-    def _sizes(self, pair: Pair, d_ff: int) -> dict[str, int]:
-        layers, d_model = pair
-        heads = max(1, d_model // self.ladder.d_head)
-        divisors = (g for g in range(1, heads + 1) if heads % g == 0)
-        groups = min(divisors, key=lambda g: abs(log(g / self.ladder.kv_groups)))
-        d_head = min(self.ladder.d_head, d_model)
-        if self.rope and d_head < self.ladder.d_head:
-            d_head = max(2, d_head - d_head % 2)
-        return {"layers": layers, "d_model": d_model, "n_heads": heads, "n_kv_heads": heads // groups,
-                "d_head": d_head, "d_ff": d_ff}  # fmt: skip
+    def _sizes(self, pair: Pair, inner: int) -> dict[str, int]:
+        return self.family.sized(self.ladder, self.base, pair, inner)
 
     def _ff_ratio(self, model: ModelConfig) -> float:
-        """d_ff / d_model over the wanted."""
-        return model.d_ff / (model.d_model * self.ladder.ff_ratio)
+        """The inner width over d_model, over the wanted."""
+        return model.inner / (model.d_model * self.ladder.ff_ratio)
 
     def _cost(self, model: ModelConfig) -> float:
         aspect = model.d_model / (model.layers * self.ladder.aspect)

@@ -29,13 +29,13 @@ def plan(config: ModelConfig | RunConfig, topology: str | None = None) -> dict[s
     `topology` and `time`. Raises UserError for an unknown topology or a mesh that does not fit it.
     """
     model = config.model if isinstance(config, RunConfig) else config
-    params, flops = accounting.params(model), accounting.flops_per_token(model)
+    params, flops = accounting.params(model), accounting.flops_per_token(config)
     found: dict[str, Any] = {
         "params": params.as_dict(),
         "flops_per_token": flops.as_dict(),
         "params_by_part": dict(params.items),
         "flops_per_token_by_part": flops.items,
-        "shape": _shape(model),
+        "shape": model.shape(),
     }
     place = accounting.topology(topology) if topology else None
     if isinstance(config, RunConfig):
@@ -53,12 +53,6 @@ def plan(config: ModelConfig | RunConfig, topology: str | None = None) -> dict[s
         found["topology"] = {"name": place.text, "device": place.device.name, "devices": place.devices}
         found["time"] = _time(config, place, flops.exact)
     return found
-
-
-def _shape(model: ModelConfig) -> dict[str, Any]:
-    keys = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "vocab", "context")
-    ratios = {"aspect": model.d_model / model.layers, "ff_ratio": model.d_ff / model.d_model}
-    return {key: getattr(model, key) for key in keys} | ratios
 
 
 def _memory(run: RunConfig, place: accounting.Topology | None) -> dict[str, Any]:

@@ -24,3 +24,13 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Co
     heading, *lines = align([headings, *rows], left, gap="   ")
     rule = "─" * max(map(len, (heading, *lines)))
     return "\n".join(f" {line}" for line in (heading, rule, *lines))
+
+
+def number(value: float | None) -> str:
+    """Four digits; None is a dash."""
+    return "—" if value is None else f"{value:.4g}"
+
+
+def range_of(ends: Sequence[float | None]) -> str:
+    """The two ends of an interval; None is an open one."""
+    return f"{number(ends[0])} … {number(ends[1])}"

@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from scaling import accounting
-from scaling.config import ModelConfig, Placement
+from scaling.config import Placement, TransformerConfig
 from scaling.models import functional
 
 BATCH = 2
@@ -72,30 +72,29 @@ MODELS = {
 }  # fmt: skip
 
 
-def traced(config: ModelConfig, layers: Any, remat: Any = "none") -> tuple[Any, Any, jax.ShapeDtypeStruct]:
+def traced(config: TransformerConfig, layers: Any, remat: Any = "none") -> tuple[Any, Any, jax.ShapeDtypeStruct]:
     placement = Placement(attention="reference", layers=layers, remat=remat, compute_dtype="float32")
-    graph, params = functional.abstract(config, placement)
-    return graph, params, jax.ShapeDtypeStruct((BATCH, config.context), jnp.int32)
+    return (config, placement), functional.abstract(config), jax.ShapeDtypeStruct((BATCH, config.context), jnp.int32)
 
 
 @pytest.mark.parametrize("layers", ["scan", "unroll"])
 @pytest.mark.parametrize("name", MODELS)
 def test_forward_products_of_the_model_are_the_ledger(name: str, layers: str) -> None:
     """The reference attention multiplies the whole square, so its ledger has `keys=context`."""
-    config = ModelConfig.model_validate(MODELS[name])
+    config = TransformerConfig.model_validate(MODELS[name])
     graph, params, tokens = traced(config, layers)
-    found = product_flops(lambda p, t: functional.bind(graph, p).logits(t), params, tokens)
+    found = product_flops(lambda p, t: functional.bind(*graph, p).logits(t), params, tokens)
     ledger = accounting.flops_per_token(config, keys=config.context).exact
     assert 3 * found == ledger * BATCH * config.context
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradient_products_of_the_model_are_three_forwards(name: str) -> None:
-    config = ModelConfig.model_validate(MODELS[name])
+    config = TransformerConfig.model_validate(MODELS[name])
     graph, params, tokens = traced(config, "unroll")
 
     def loss(p: Any, t: jax.Array) -> jax.Array:
-        return jnp.sum(functional.bind(graph, p).logits(t))
+        return jnp.sum(functional.bind(*graph, p).logits(t))
 
     found = product_flops(jax.grad(loss), params, tokens)
     ledger = accounting.flops_per_token(config, keys=config.context).exact
@@ -104,11 +103,11 @@ def test_gradient_products_of_the_model_are_three_forwards(name: str) -> None:
 
 def test_full_remat_adds_one_forward_of_the_layers() -> None:
     """Hardware FLOPs, not model FLOPs: the ledger leaves out what is computed again."""
-    config = ModelConfig.model_validate(MODELS["llama"])
+    config = TransformerConfig.model_validate(MODELS["llama"])
 
     def gradient_products(remat: str) -> int:
         graph, params, tokens = traced(config, "unroll", remat)
-        return product_flops(jax.grad(lambda p, t: jnp.sum(functional.bind(graph, p).logits(t))), params, tokens)
+        return product_flops(jax.grad(lambda p, t: jnp.sum(functional.bind(*graph, p).logits(t))), params, tokens)
 
     flops = accounting.flops_per_token(config, keys=config.context)
     layers = (flops.exact - flops.items["head"]) / 3 * BATCH * config.context

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling import accounting, ladder
-from scaling.config import LadderConfig, ModelConfig
+from scaling.config import LadderConfig, TransformerConfig
 from scaling.errors import UserError
 
 BYTES = {"vocab": 256, "context": 128, "activation": "relu2"}
@@ -18,7 +18,7 @@ FINE = LadderConfig(aspect=16, d_head=8, width_multiple=4, ff_multiple=1)
 BIG = LadderConfig(aspect=100, d_head=128, width_multiple=128, ff_ratio=2.67, kv_groups=4, count="non_embedding")
 
 
-def count(model: ModelConfig, config: LadderConfig) -> int:
+def count(model: TransformerConfig, config: LadderConfig) -> int:
     return int(accounting.params(model).as_dict()[config.count])
 
 
@@ -37,7 +37,7 @@ def test_small_ladders_reach_any_size_within_a_percent(n: float, width: int, d_h
     assert model.d_model % width == 0
     assert model.n_heads == max(1, model.d_model // d_head)
     assert 0.5 <= model.d_ff / (4 * model.d_model) <= 1.6
-    assert ModelConfig.model_validate(model.model_dump()) == model
+    assert TransformerConfig.model_validate(model.model_dump()) == model
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,7 +130,7 @@ def test_the_nearest_is_the_nearest_of_all_shapes() -> None:
             for d_ff in range(16, 8 * width, 16):
                 if 0.5 <= d_ff / (4 * width) <= 1.6 and 1 / 4 <= width / layers / 32 <= 4:
                     shape = {"layers": layers, "d_model": width, "n_heads": width // 16, "d_ff": d_ff}
-                    values.append(accounting.params(ModelConfig(**BYTES | shape)).total)
+                    values.append(accounting.params(TransformerConfig(**BYTES | shape)).total)
     nearest = min(values, key=lambda value: abs(value / target - 1))
     with pytest.raises(UserError, match=f"nearest: {nearest:.6g} "):
         ladder.model_for_params(target, config, BYTES, tolerance=abs(nearest / target - 1) * 0.99)

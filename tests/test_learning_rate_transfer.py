@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from scaling.config import ModelConfig, OptimizerConfig, Placement
+from scaling.config import OptimizerConfig, Placement, TransformerConfig
 from scaling.models import functional
 from scaling.training.optimizer import make_optimizer
 
@@ -38,18 +38,18 @@ def windows() -> tuple[np.ndarray, np.ndarray]:
 
 def trainer(width: int, mup: Any) -> Callable[[float, int], float]:
     """(peak learning rate, seed) → held-out loss after STEPS steps of AdamW, linear warmup and decay."""
-    config = ModelConfig(
+    config = TransformerConfig(
         vocab=SYMBOLS, context=L, layers=2, d_model=width, n_heads=width // 8, d_ff=2 * width, activation="relu2",
         qk_norm=True, mup=mup,
     )  # fmt: skip
-    graph, _ = functional.abstract(config, Placement())
-    facts = functional.metadata(config)
+    graph = config, Placement()
+    facts = functional.facts(config)
     batches, held_out = windows()
     warmup = STEPS // 10
 
     def loss(params: Any, w: jax.Array) -> jax.Array:
-        sums = functional.bind(graph, params).loss_sum(w[:, :-1], w[:, 1:], jnp.ones_like(w[:, 1:]))
-        return sums.nats / sums.weight
+        sums = functional.bind(*graph, params).loss_sums(w[:, :-1], w[:, 1:], jnp.ones_like(w[:, 1:]))
+        return sums.loss / w[:, 1:].size
 
     @jax.jit
     def run(peak: jax.Array, key: jax.Array, batches: jax.Array, held_out: jax.Array) -> jax.Array:

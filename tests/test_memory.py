@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
 from scaling import accounting
-from scaling.config import ModelConfig, Placement, RunConfig
+from scaling.config import RunConfig, TransformerConfig
 from scaling.errors import UserError
 from scaling.models import functional
 from scaling.models.block import Block
+from scaling.models.layer import LayerContext
 from scaling.models.positions import rope_tables
 from scaling.models.stack import rematerialised
 from scaling.parallel import sharding
@@ -41,8 +41,8 @@ def run_config(**changes: object) -> RunConfig:
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "adafactor"])
 def test_optimizer_memory_equals_the_real_state(name: str) -> None:
     run = run_config(optimizer={"name": name, "learning_rate": 0.01})
-    _, tree = functional.abstract(run.model, Placement())
-    optimizer = make_optimizer(run.optimizer, optax.constant_schedule(0.01), functional.metadata(run.model))
+    tree = functional.abstract(run.model)
+    optimizer = make_optimizer(run.optimizer, optax.constant_schedule(0.01), functional.facts(run.model))
     state = jax.eval_shape(optimizer.init, tree)
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     # counters, and the one-element arrays that stand for moments that Adafactor does not keep
@@ -69,9 +69,9 @@ def test_parameter_memory_equals_what_the_shardings_give(d_model: int) -> None:
     model = {"vocab": 510, "context": 64, "layers": 2, "d_model": d_model, "n_heads": 3, "d_head": 64, "d_ff": 333,
              "activation": "gelu", "position": "learned", "tied": False}  # fmt: skip
     run = run_config(model=model | {"vocab": 512}, placement={"mesh": {"fsdp": 2, "tensor": 4}}, batch_size=16)
-    _, tree = functional.abstract(run.model, Placement())
+    tree = functional.abstract(run.model)
     mesh = AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"))
-    layout = sharding.param_shardings(functional.metadata(run.model), tree, cast(Mesh, mesh))
+    layout = sharding.param_shardings(functional.facts(run.model), tree, cast(Mesh, mesh))
     parts = jax.tree.map(lambda leaf, part: prod(part.shard_shape(leaf.shape)), tree, layout)
     assert accounting.memory(run).items["parameters"] == 4 * sum(jax.tree.leaves(parts))
 
@@ -139,7 +139,7 @@ def test_activations_of_a_layer_are_what_jax_keeps(name: str, attention: str, re
         "d_head": 28,
         "d_ff": 176,
     }
-    one = ModelConfig.model_validate(shape | MODELS[name])
+    one = TransformerConfig.model_validate(shape | MODELS[name])
 
     def ledger(layers: int) -> int:
         placement = {"attention": attention, "remat": remat, "compute_dtype": "bfloat16"}
@@ -149,15 +149,18 @@ def test_activations_of_a_layer_are_what_jax_keeps(name: str, attention: str, re
     assert ledger(2) - ledger(1) == pytest.approx(kept_bytes(one, attention, remat, batch=2), rel=0.03)
 
 
-def kept_bytes(model: ModelConfig, attention: str, remat: str, batch: int) -> int:
-    graph, state = nnx.split(nnx.eval_shape(lambda: Block(model, rngs=nnx.Rngs(0))))
+def kept_bytes(model: TransformerConfig, attention: str, remat: str, batch: int) -> int:
+    (stack,) = model.stacks
     weights = jax.tree.map(
-        lambda w: jax.ShapeDtypeStruct(w.shape[1:], jnp.bfloat16 if w.ndim == 3 else w.dtype), nnx.to_pure_dict(state)
+        lambda w: jax.ShapeDtypeStruct(w.shape[1:], jnp.bfloat16 if w.ndim == 3 else w.dtype),
+        functional.abstract(model)[stack.name],
     )
     rope = rope_tables(model.context, model.d_head, 1e4) if model.position == "rope" else None
 
-    def layer(w: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        return nnx.merge(graph, w)(x, rope, window=model.windows[0], implementation=attention)
+    context = LayerContext(rope, model.windows[0], "causal", attention)
+
+    def layer(w: Any, x: jax.Array, key: jax.Array | None) -> Any:
+        return Block(model, stack, w)(x, context)
 
     apply = rematerialised(layer, remat, in_scan=False)
     x = jax.ShapeDtypeStruct((batch, model.context, model.d_model), jnp.bfloat16)

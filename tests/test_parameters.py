@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from tiny_run import quick_jit
 
-from scaling.config import ModelConfig, Placement
+from scaling.config import TransformerConfig
 from scaling.models import functional
 
 
-def model(**changes: Any) -> ModelConfig:
+def model(**changes: Any) -> TransformerConfig:
     base = {"vocab": 50, "context": 8, "layers": 8, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_ff": 200}
-    return ModelConfig.model_validate({**base, **changes})
+    return TransformerConfig.model_validate({**base, **changes})
 
 
-def start(config: ModelConfig, seed: int = 0) -> functional.Params:
+def start(config: TransformerConfig, seed: int = 0) -> functional.Params:
     return quick_jit(partial(functional.init, config))(jax.random.key(seed))
 
 
@@ -58,7 +58,7 @@ def test_parameters_follow_from_the_key_alone_and_every_matrix_is_drawn_afresh()
 
 def test_what_is_abstract_has_the_shapes_of_what_is_drawn() -> None:
     config = model(bias=True, norm="layernorm", qk_norm=True)
-    shapes = functional.abstract(config, Placement())[1]
+    shapes = functional.abstract(config)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(
         lambda x: (x.shape, x.dtype), start(config)
     )
@@ -66,7 +66,7 @@ def test_what_is_abstract_has_the_shapes_of_what_is_drawn() -> None:
 
 def test_metadata_names_every_axis_and_says_what_decays() -> None:
     config = model(bias=True, norm="layernorm", tied=False, position="learned", qk_norm=True)
-    shapes, facts = functional.abstract(config, Placement())[1], functional.metadata(config)
+    shapes, facts = functional.abstract(config), functional.facts(config)
     seen = jax.tree.leaves(
         jax.tree.map(lambda x, fact: (x.shape, fact), shapes, facts), is_leaf=lambda x: isinstance(x, tuple)
     )

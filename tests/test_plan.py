@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling import accounting
-from scaling.config import ModelConfig, RunConfig, load
+from scaling.config import RunConfig, TransformerConfig, load
 from scaling.errors import UserError
 from scaling.plan import format_plan, load_plannable, plan
 
@@ -16,7 +16,7 @@ GPT2 = CONFIGS / "models" / "gpt2-small.yaml"
 
 
 def run() -> RunConfig:
-    model = load(ModelConfig, GPT2).model_dump()
+    model = load(TransformerConfig, GPT2).model_dump()
     return RunConfig.model_validate(
         {
             "model": model,
@@ -54,7 +54,7 @@ def test_plan_of_a_run_adds_training_memory_and_days() -> None:
 
 
 def test_plan_says_when_a_run_does_not_fit() -> None:
-    big = run().model_copy(update={"model": load(ModelConfig, CONFIGS / "models" / "llama-3-8b.yaml")})
+    big = run().model_copy(update={"model": load(TransformerConfig, CONFIGS / "models" / "llama-3-8b.yaml")})
     found = plan(big, topology="v5e:4x4")
     assert found["memory"]["fits"] is False
     assert "DOES NOT FIT" in format_plan(found)
@@ -77,7 +77,7 @@ def test_plan_as_text_lines_up() -> None:
 
 
 def test_models_and_runs_are_told_apart() -> None:
-    assert isinstance(load_plannable(GPT2, ["layers=2"]), ModelConfig)
+    assert isinstance(load_plannable(GPT2, ["layers=2"]), TransformerConfig)
     planned = load_plannable(CONFIGS / "runs" / "llama-1b.yaml", ["model.layers=2"])
     assert isinstance(planned, RunConfig) and planned.model.layers == 2
 

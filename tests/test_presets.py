@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling import accounting
-from scaling.config import ModelConfig, load, read_mapping
+from scaling.config import TransformerConfig, load, read_mapping
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "configs" / "models"
@@ -45,8 +45,8 @@ ROUNDED = {  # as printed in the papers
 }
 
 
-def preset(name: str) -> ModelConfig:
-    return load(ModelConfig, MODELS / f"{name}.yaml")
+def preset(name: str) -> TransformerConfig:
+    return load(TransformerConfig, MODELS / f"{name}.yaml")
 
 
 def total(name: str) -> int:
@@ -127,7 +127,7 @@ CHINCHILLA = {  # layers, d_model, heads, d_head, d_ff, published (2203.15556, t
 }
 
 
-def with_relative_positions(model: ModelConfig) -> int:
+def with_relative_positions(model: TransformerConfig) -> int:
     """The ledger's matrices with a fifth attention matrix: what Chinchilla and Gopher count."""
     items = accounting.params(model).items
     return items["embedding"] + items["attention"] * 5 // 4 + items["mlp"]
@@ -136,7 +136,7 @@ def with_relative_positions(model: ModelConfig) -> int:
 @pytest.mark.parametrize("name", CHINCHILLA)
 def test_six_n_of_chinchilla(name: str) -> None:
     L, d, h, k, d_ff, published = CHINCHILLA[name]
-    model = ModelConfig(
+    model = TransformerConfig(
         vocab=32_000, context=2048, layers=L, d_model=d, n_heads=h, d_head=k, d_ff=d_ff, activation="gelu",
         position="none",
     )  # fmt: skip

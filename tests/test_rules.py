@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from scaling import accounting
-from scaling.config import ModelConfig, Rule, Size, SweepConfig, build, merge
+from scaling.config import Rule, Size, SweepConfig, TransformerConfig, build, merge
 from scaling.config.rules import BatchRule, BatchRules, DecayRules, RateRules
 from scaling.errors import UserError
 from scaling.sweeps import describe_plan, format_plan, make_runs
@@ -86,7 +86,7 @@ def test_deepseek_rules_give_what_deepseek_trained_with(
 ) -> None:
     """Bi et al. 2024, table 2: learning rates and batches of their 7B and 67B models on 2T tokens, said to be chosen
     by the rules."""
-    model = ModelConfig(
+    model = TransformerConfig(
         vocab=102400, context=4096, layers=layers, d_model=d_model, n_heads=d_model // 128, n_kv_heads=n_kv_heads,
         d_ff=d_ff, activation="swiglu",
     )  # fmt: skip

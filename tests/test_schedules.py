@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from scaling.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, TransformerConfig
 from scaling.training.knobs import make_knobs
 from scaling.training.schedules import Schedule, make_schedule
 
 NAMES = ("cosine", "wsd", "linear", "inverse_sqrt", "constant")
 
 
-MODEL = ModelConfig(vocab=256, context=1, layers=1, d_model=8, n_heads=1)
+MODEL = TransformerConfig(vocab=256, context=1, layers=1, d_model=8, n_heads=1)
 
 
 def schedule_of(config: ScheduleConfig, peak: float, steps: int) -> Schedule:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from scaling.config import MeshConfig, ModelConfig, OptimizerConfig, Placement, build, read_mapping
+from scaling.config import MeshConfig, OptimizerConfig, TransformerConfig, build, read_mapping
 from scaling.errors import UserError
+from scaling.families import Tensor
+from scaling.families.declare import vector
 from scaling.models import functional
-from scaling.models.parameters import ParamFacts
 from scaling.parallel import (
     RULES,
     batch_sharding,
@@ -30,7 +31,9 @@ from scaling.parallel.microbatch import check_batch
 from scaling.training.optimizer import make_optimizer
 
 P = PartitionSpec
-TINY = ModelConfig(vocab=64, context=8, layers=2, d_model=16, n_heads=4, n_kv_heads=2, d_ff=32, tied=False, bias=True)
+TINY = TransformerConfig(
+    vocab=64, context=8, layers=2, d_model=16, n_heads=4, n_kv_heads=2, d_ff=32, tied=False, bias=True
+)
 PRESETS = Path(__file__).parents[1] / "configs" / "models"
 
 
@@ -41,8 +44,8 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Any:
 def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[int, ...]) -> PartitionSpec:
     """The layout of one parameter `w`; `others` are parameters of one axis beside it."""
     facts = {
-        "w": ParamFacts(axes, 1, True, "hidden"),
-        **{k: ParamFacts(("head_dim",), 1, False, "vector") for k in others},
+        "w": Tensor(("w",), "mlp", shape, axes, "hidden"),
+        **{k: vector((k,), "norm", s[0], "head_dim") for k, s in others.items()},
     }
     shapes = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in {"w": shape, **others}.items()}
     return param_shardings(facts, shapes, on)["w"].spec
@@ -84,8 +87,8 @@ def test_the_rules_cannot_be_changed() -> None:
 
 
 def test_parameters_are_split_by_the_rules() -> None:
-    shapes = functional.abstract(TINY, Placement())[1]
-    specs = jax.tree.map(lambda s: s.spec, param_shardings(functional.metadata(TINY), shapes, mesh(2, 2, 2)))
+    shapes = functional.abstract(TINY)
+    specs = jax.tree.map(lambda s: s.spec, param_shardings(functional.facts(TINY), shapes, mesh(2, 2, 2)))
     assert specs["embedding"] == P("tensor", "fsdp")
     assert specs["head"] == P("fsdp", "tensor")
     attention, mlp = specs["layers"]["attention"], specs["layers"]["mlp"]
@@ -122,10 +125,10 @@ def test_a_parameter_split_one_way_but_not_the_other_is_refused_too() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2-xl", "gpt3-175b", "llama-3-405b", "mistral-7b", "palm-540b"])
 def test_published_models_are_spread_evenly_over_64_by_8_devices(name: str) -> None:
-    model = build(ModelConfig, read_mapping(PRESETS / f"{name}.yaml"), name)
+    model = build(TransformerConfig, read_mapping(PRESETS / f"{name}.yaml"), name)
     on = mesh(fsdp=8 if name == "gpt2-xl" else 64, tensor=8)
-    shapes = functional.abstract(model, Placement())[1]
-    shardings = param_shardings(functional.metadata(model), shapes, on)
+    shapes = functional.abstract(model)
+    shardings = param_shardings(functional.facts(model), shapes, on)
     total = sum(x.size for x in jax.tree.leaves(shapes))
     held = sum(
         math.prod(s.shard_shape(x.shape)) for x, s in zip(*map(jax.tree.leaves, (shapes, shardings)), strict=True)
@@ -135,8 +138,8 @@ def test_published_models_are_spread_evenly_over_64_by_8_devices(name: str) -> N
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor", "muon"])
 def test_optimizer_state_lies_where_its_parameters_lie(name: str) -> None:
-    on, metadata = mesh(2, 2, 2), functional.metadata(TINY)
-    shapes = functional.abstract(TINY, Placement())[1]
+    on, metadata = mesh(2, 2, 2), functional.facts(TINY)
+    shapes = functional.abstract(TINY)
     optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=1), lambda _: 1.0, metadata)
     layout = param_shardings(metadata, shapes, on)
     state = {

@@ -9,32 +9,32 @@ import numpy as np
 import pytest
 from tiny_run import quick_jit
 
-from scaling.config import ModelConfig, Placement
+from scaling.config import Placement, TransformerConfig
 from scaling.models import LossSums, functional
 from scaling.models.stack import group_size
 
 L = 12
 
 
-def model(**changes: Any) -> ModelConfig:
+def model(**changes: Any) -> TransformerConfig:
     base = {"vocab": 17, "context": L, "layers": 4, "d_model": 16, "n_heads": 4, "n_kv_heads": 2, "d_ff": 24}
-    return ModelConfig.model_validate({**base, "init_std": 0.5, **changes})
+    return TransformerConfig.model_validate({**base, "init_std": 0.5, **changes})
 
 
 @cache
-def start(config: ModelConfig) -> functional.Params:
+def start(config: TransformerConfig) -> functional.Params:
     return quick_jit(partial(functional.init, config))(jax.random.key(0))
 
 
-def loss_and_gradients(config: ModelConfig, key: jax.Array | None = None, **placement: Any) -> tuple[Any, Any]:
+def loss_and_gradients(config: TransformerConfig, key: jax.Array | None = None, **placement: Any) -> tuple[Any, Any]:
     """Of the weighted mean loss, z-loss included."""
     tokens, targets = jax.random.randint(jax.random.key(1), (2, 2, L), 0, config.vocab)
     weights = jax.random.uniform(jax.random.key(2), (2, L))
-    graph, _ = functional.abstract(config, Placement.model_validate(placement))
+    graph = config, Placement.model_validate(placement)
 
     def objective(params: functional.Params) -> jax.Array:
-        sums: LossSums = functional.bind(graph, params).loss_sum(tokens, targets, weights, dropout_key=key)
-        return (sums.nats + 0.1 * sums.z) / sums.weight
+        sums: LossSums = functional.bind(*graph, params).loss_sums(tokens, targets, weights, dropout_key=key)
+        return (sums.loss + 0.1 * sums.z) / jnp.sum(weights)
 
     return quick_jit(jax.value_and_grad(objective))(start(config))
 
@@ -92,8 +92,9 @@ def count(jaxpr: Any, name: str) -> int:
 
 def test_a_scanned_model_is_as_long_to_compile_however_deep() -> None:
     def products(layers: int, way: str) -> int:
-        graph, params = functional.abstract(model(layers=layers), Placement.model_validate({"layers": way}))
-        jaxpr = jax.make_jaxpr(lambda p: functional.bind(graph, p)(jnp.zeros((1, L), jnp.int32)))(params)
+        config = model(layers=layers)
+        graph, params = (config, Placement.model_validate({"layers": way})), functional.abstract(config)
+        jaxpr = jax.make_jaxpr(lambda p: functional.bind(*graph, p)(jnp.zeros((1, L), jnp.int32)))(params)
         return count(jaxpr.jaxpr, "dot_general")
 
     assert products(16, "scan") == products(4, "scan") == products(4, "unroll") / 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import quick_jit
 
-from scaling.config import ModelConfig, Placement
+from scaling.config import Placement, TransformerConfig
 from scaling.errors import UserError
 from scaling.models import functional
 from scaling.models.attention_mask import dropout
@@ -19,8 +19,8 @@ TINY: dict[str, Any] = {"vocab": VOCAB, "context": L, "layers": 2, "d_model": D,
 
 
 @cache
-def _draw(model: ModelConfig) -> tuple[Any, Any]:
-    graph, shapes = functional.abstract(model, Placement())
+def _draw(model: TransformerConfig) -> tuple[Any, Any]:
+    graph, shapes = (model, Placement()), functional.abstract(model)
     rng = np.random.default_rng(0)
 
     def value(path: Any, shape: Any) -> np.ndarray:
@@ -30,16 +30,16 @@ def _draw(model: ModelConfig) -> tuple[Any, Any]:
     return graph, jax.tree_util.tree_map_with_path(value, shapes)
 
 
-def draw(**values: Any) -> tuple[ModelConfig, Any, Any]:
+def draw(**values: Any) -> tuple[TransformerConfig, Any, Any]:
     """(config, graph, parameters) of a tiny model, all parameters random: no bias is zero and no scale one."""
-    model = ModelConfig(**{**TINY, **values})
+    model = TransformerConfig(**{**TINY, **values})
     return model, *_draw(model)
 
 
 # ---------------------------------------------------------------- the same in NumPy, float64, one window at a time
 
 
-def normed(x: np.ndarray, p: Any, model: ModelConfig) -> np.ndarray:
+def normed(x: np.ndarray, p: Any, model: TransformerConfig) -> np.ndarray:
     if model.norm == "layernorm":
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + model.norm_eps)
         return x * p["scale"] + p.get("bias", 0)
@@ -58,7 +58,7 @@ def turned(x_Lxd: np.ndarray, theta: float) -> np.ndarray:
     return np.concatenate([z.real, z.imag], 1)
 
 
-def attention(x_LxD: np.ndarray, p: Any, model: ModelConfig, window: int) -> np.ndarray:
+def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int) -> np.ndarray:
     d, q, k, v = model.d_head, *(linear(x_LxD, p[name]) for name in "qkv")
     i, j = np.indices((len(x_LxD), len(x_LxD)))
     outs = []
@@ -90,13 +90,13 @@ ACTIVATIONS = {
 }
 
 
-def mlp(x: np.ndarray, p: Any, model: ModelConfig) -> np.ndarray:
+def mlp(x: np.ndarray, p: Any, model: TransformerConfig) -> np.ndarray:
     act = ACTIVATIONS[{"geglu": "gelu", "swiglu": "silu"}.get(model.activation, model.activation)]
     gated = model.activation in ("geglu", "swiglu")
     return linear(act(linear(x, p["gate"])) * linear(x, p["up"]) if gated else act(linear(x, p["up"])), p["down"])
 
 
-def layer(x: np.ndarray, p: Any, model: ModelConfig, window: int) -> np.ndarray:
+def layer(x: np.ndarray, p: Any, model: TransformerConfig, window: int) -> np.ndarray:
     post, sandwich = model.norm_position == "post", model.norm_position == "sandwich"
     share = model.mup.layers / model.layers if model.mup and model.mup.layers else 1  # of a branch (CompleteP)
 
@@ -120,7 +120,7 @@ def layer(x: np.ndarray, p: Any, model: ModelConfig, window: int) -> np.ndarray:
     return x + feed(normed(x, p["mlp_norm"], model))
 
 
-def numpy_logits(model: ModelConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
+def numpy_logits(model: TransformerConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
     params = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
     x = params["embedding"][tokens]
     if model.position == "learned":
@@ -193,7 +193,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def test_logits_are_those_of_a_transformer_in_numpy(values: dict[str, Any]) -> None:
     model, graph, params = draw(**values)
     tokens = np.random.default_rng(1).integers(0, VOCAB, (2, L))
-    got = quick_jit(lambda p, t: functional.bind(graph, p).logits(t))(params, tokens)
+    got = quick_jit(lambda p, t: functional.bind(*graph, p).logits(t))(params, tokens)
     want = np.stack([numpy_logits(model, params, row) for row in tokens])
     assert got.dtype == jnp.float32 and want.std() > 0.1
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
@@ -214,7 +214,7 @@ def test_gradients_reach_back_as_far_as_the_windows_let_them_and_never_ahead(
     tokens = jnp.arange(length)[None]
 
     def outputs(embedding: jax.Array) -> jax.Array:
-        hidden = functional.bind(graph, {**params, "embedding": embedding})(tokens)[0]
+        hidden = functional.bind(*graph, {**params, "embedding": embedding})(tokens)[0]
         return hidden @ jnp.arange(1.0, D + 1)
 
     # Not jitted: thirty models of the same few operations, each of which is compiled once.
@@ -236,14 +236,12 @@ def trained_once(tied: bool = True, compute_dtype: Any = "float32") -> tuple[Any
     """(mean loss, hidden states, gradient) of a model whose head is its embedding's transpose, tied or not."""
     _, _, params = draw(**MIXED)
     params = params if tied else {**params, "head": params["embedding"].T}
-    graph, _ = functional.abstract(
-        ModelConfig(**{**TINY, **MIXED, "tied": tied}), Placement(compute_dtype=compute_dtype)
-    )
+    graph = TransformerConfig(**{**TINY, **MIXED, "tied": tied}), Placement(compute_dtype=compute_dtype)
     tokens = jnp.asarray(np.random.default_rng(2).integers(0, VOCAB, (2, L)))
 
     def f(params: Any) -> Any:
-        bound = functional.bind(graph, params)
-        return bound.loss_sum(tokens, tokens[:, ::-1], jnp.ones((2, L))).nats / (2 * L), bound(tokens)
+        bound = functional.bind(*graph, params)
+        return bound.loss_sums(tokens, tokens[:, ::-1], jnp.ones((2, L))).loss / (2 * L), bound(tokens)
 
     (loss, hidden), gradient = quick_jit(jax.value_and_grad(f, has_aux=True))(params)
     return loss, hidden, gradient
@@ -260,7 +258,7 @@ def test_a_tied_matrix_gets_the_gradients_of_embedding_and_head_together() -> No
 def test_a_window_longer_than_the_table_of_positions_is_refused() -> None:
     _, graph, params = draw(**GPT2)
     with pytest.raises(UserError, match=rf"window of {L + 1} tokens is longer than model.context={L}"):
-        functional.bind(graph, params)(jnp.zeros((1, L + 1), jnp.int32))
+        functional.bind(*graph, params)(jnp.zeros((1, L + 1), jnp.int32))
 
 
 def test_bfloat16_compute_is_close_to_float32_and_gradients_stay_float32() -> None:
@@ -305,7 +303,7 @@ def dropout_run() -> tuple[Any, Any]:
     _, graph, params = draw(bias=True, position="none", activation="relu", dropout=RATE)
     tokens = jnp.zeros((256, 2), jnp.int32)
     zero = put(jax.tree.map(np.zeros_like, params), {"norm": {"scale": np.ones(D, np.float32)}})
-    return zero, quick_jit(lambda p, seed: functional.bind(graph, p)(tokens, dropout_key=jax.random.key(seed)))
+    return zero, quick_jit(lambda p, seed: functional.bind(*graph, p)(tokens, dropout_key=jax.random.key(seed)))
 
 
 @pytest.mark.parametrize("case", DROPPED)
@@ -329,5 +327,5 @@ def test_dropout_keeps_the_mean() -> None:
 def test_without_a_key_nothing_is_dropped() -> None:
     tokens = jnp.arange(L)[None]
     with_dropout, without = draw(dropout=0.5), draw(dropout=0.0)
-    a, b = (quick_jit(lambda p, g=g: functional.bind(g, p)(tokens))(p) for _, g, p in (with_dropout, without))
+    a, b = (quick_jit(lambda p, g=g: functional.bind(*g, p)(tokens))(p) for _, g, p in (with_dropout, without))
     np.testing.assert_array_equal(a, b)

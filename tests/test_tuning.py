@@ -14,7 +14,6 @@ from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 from scaling import laws, load_runs
 from scaling.config import SweepConfig, build
 from scaling.errors import UserError
-from scaling.laws.table import format_fit
 from scaling.result import read_result, write_result
 from scaling.sweeps import make_runs, status
 from scaling.sweeps.designs import make_test_runs
@@ -168,11 +167,11 @@ def test_the_fit_counts_states_and_warns_of_untuned_points(tmp_path: Path) -> No
     said = "tuned at 12, bracketed at 1, untuned at 2 of 15 points"
     assert runs.conventions["learning rate"] == said
     fitted = laws.fit(runs, starts=4)
-    text = format_fit(fitted)
+    text = fitted.summary()
     assert f"note: learning rate {said}" in text
     assert text.count("another learning rate was better") == 1 and "(30 rows): another" in text
     all_tuned = runs.with_conventions(**{"learning rate": "tuned at 15 of 15 points"})
-    assert "note: learning rate" not in format_fit(laws.fit(all_tuned, starts=4))
+    assert "note: learning rate" not in laws.fit(all_tuned, starts=4).summary()
 
 
 def test_seeds_have_one_best_rate_and_all_of_them_are_fitted(tmp_path: Path) -> None:

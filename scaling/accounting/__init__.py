@@ -1,9 +1,9 @@
 """The ledger: parameters, training FLOPs, memory and device peaks. Pure Python, no JAX."""
 
 from scaling.accounting.devices import DEVICES, Device, Topology, device, peak_flops, topology
-from scaling.accounting.flops import Flops, flops_per_token, visible_keys
-from scaling.accounting.memory import Memory, memory
-from scaling.accounting.params import Params, Tensor, params, tensors
+from scaling.accounting.flops import Flops, flops_per_token
+from scaling.accounting.memory import Memory, compute_dtype, loss_chunk, memory
+from scaling.accounting.params import Params, params
 
 __all__ = [
     "DEVICES",
@@ -11,14 +11,13 @@ __all__ = [
     "Flops",
     "Memory",
     "Params",
-    "Tensor",
     "Topology",
+    "compute_dtype",
     "device",
     "flops_per_token",
+    "loss_chunk",
     "memory",
     "params",
     "peak_flops",
-    "tensors",
     "topology",
-    "visible_keys",
 ]

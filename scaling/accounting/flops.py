@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 
 from scaling.accounting.params import params
-from scaling.config import ModelConfig
-
-TRAINING = 3  # forward and backward: each product has two gradients, each a product of the same size
+from scaling.config import RunConfig
+from scaling.families import Mask, ModelConfig
+from scaling.families.model import TRAINING
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,16 @@ class Flops:
         head). For other shapes than theirs: 6 × the weights of the attention and MLP matrices, and n_heads·d_head
         in place of d_model in the second term.
 
+    Of other families the conventions count the same things: `deepseek` and `chinchilla_appendix_f` the matrices of
+    the layers (of experts those that a token meets), `palm` all parameters.
+
     `palm`, `deepseek` and `chinchilla_appendix_f` count the full context, without mask or window. `kaplan_6n` and
     `palm` count shared layers once, since N does; the others count every layer that runs.
     """
 
     items: dict[str, float]
-    """the exact count by part: attention_projections, attention_scores (scores and values), mlp, head"""
+    """the exact count by part; of a transformer attention_projections, attention_scores (scores and values), mlp,
+    head"""
     exact: float
     kaplan_6n: float
     chinchilla_appendix_f: float
@@ -43,59 +47,30 @@ class Flops:
         return {name: value for name, value in asdict(self).items() if name != "items"}
 
 
-def visible_keys(context: int, window: int) -> float:
-    """Mean over the positions of a window of text of the keys that a causal query sees: of min(i + 1, window)."""
-    w = min(window, context)
-    return (w * (w + 1) / 2 + (context - w) * w) / context
-
-
-def flops_per_token(model: ModelConfig, keys: float | None = None) -> Flops:
+def flops_per_token(model: ModelConfig | RunConfig, keys: float | None = None, mask: Mask | None = None) -> Flops:
     """Training FLOPs per token of a model at its context, exact and under every convention.
 
+    model: a run's tells the mask, that of its objective; a model alone is taken to be causal unless `mask` says.
     keys: keys that a query is multiplied with in every layer, where it is not the mask's mean (`model.context` for
         an attention that computes masked scores too). Changes the exact count only.
     """
-    count = params(model)
-    inner = model.n_heads * model.d_head
-    weights = _attention_weights(model) + _mlp_weights(model)
-    seen = sum(visible_keys(model.context, window) for window in model.windows)
-    items = {
-        "attention_projections": TRAINING * 2.0 * model.layers * _attention_weights(model),
-        "attention_scores": TRAINING * 4.0 * inner * (seen if keys is None else keys * model.layers),
-        "mlp": TRAINING * 2.0 * model.layers * _mlp_weights(model),
-        "head": TRAINING * 2.0 * model.d_model * model.vocab,
-    }
-    full_attention = 12.0 * model.layers * inner * model.context
+    if isinstance(model, RunConfig):
+        mask, model = mask or model.objective.MASK, model.model
+    count, extra = params(model), model.extra_flops(mask or "causal", keys)
+    items = dict.fromkeys(model.ITEMS, 0.0)
+    hidden = 0.0
+    for tensor in model.tensors():
+        for item, times in tensor.uses:
+            products = TRAINING * 2.0 * tensor.size * times
+            items[item] = items.get(item, 0.0) + products
+            hidden += products if tensor.role == "hidden" else 0.0
+    items |= extra.exact
+    embedding = TRAINING * 2.0 * count.items["embedding"]  # as a product with one-hots
     return Flops(
         items=items,
         exact=sum(items.values()),
         kaplan_6n=6.0 * count.non_embedding,
-        chinchilla_appendix_f=_chinchilla(model),
-        palm=6.0 * count.total + full_attention,
-        deepseek=6.0 * model.layers * weights + full_attention,
+        chinchilla_appendix_f=embedding + items["head"] + hidden + extra.full_context + extra.softmax,
+        palm=6.0 * count.total + extra.full_context,
+        deepseek=hidden + extra.full_context,
     )
-
-
-def _chinchilla(model: ModelConfig) -> float:
-    """Appendix F per token: their sums for a sequence, divided by its length.
-
-    Grouped-query attention and gated MLPs, which they do not have, count their own matrices.
-    """
-    L, D, V, H = model.context, model.d_model, model.vocab, model.n_heads
-    inner = H * model.d_head
-    embedding, logits = 2 * V * D, 2 * D * V
-    projections = 2 * _attention_weights(model)  # QKV and the final linear
-    scores, softmax, reduction = 2 * L * inner, 3 * H * L, 2 * L * inner
-    dense = 2 * _mlp_weights(model)
-    layer = projections + scores + softmax + reduction + dense
-    return float(TRAINING * (embedding + model.layers * layer + logits))
-
-
-def _attention_weights(model: ModelConfig) -> int:
-    """Weights of one layer's q, k, v and o matrices."""
-    return 2 * model.d_model * model.d_head * (model.n_heads + model.n_kv_heads)
-
-
-def _mlp_weights(model: ModelConfig) -> int:
-    """Weights of one layer's MLP matrices."""
-    return (3 if model.gated else 2) * model.d_model * model.d_ff

@@ -1,6 +1,5 @@
 """Frozen configurations and how they are read."""
 
-from scaling.config.base import Config
 from scaling.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from scaling.config.load import (
     apply_overrides,
@@ -9,6 +8,7 @@ from scaling.config.load import (
     check_key,
     config_hash,
     differing,
+    family_of,
     json_schema,
     load,
     merge,
@@ -16,7 +16,6 @@ from scaling.config.load import (
     run_id,
     to_yaml,
 )
-from scaling.config.model import ModelConfig, MupConfig
 from scaling.config.pack import shape_of
 from scaling.config.prefix import shared_steps
 from scaling.config.rules import Rule, Size, TuningConfig
@@ -36,11 +35,12 @@ from scaling.config.sweep import (
     ForecastConfig,
     GridDesign,
     IsoflopDesign,
-    LadderConfig,
     ListDesign,
     Point,
     SweepConfig,
 )
+from scaling.families import LadderConfig, ModelConfig, MupConfig, TransformerConfig
+from scaling.frozen import Config
 
 __all__ = [
     "BranchesDesign",
@@ -67,6 +67,7 @@ __all__ = [
     "SlurmConfig",
     "SweepConfig",
     "TokenizerConfig",
+    "TransformerConfig",
     "TuningConfig",
     "apply_overrides",
     "build",
@@ -74,6 +75,7 @@ __all__ = [
     "check_key",
     "config_hash",
     "differing",
+    "family_of",
     "json_schema",
     "load",
     "merge",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from scaling.config.base import Config
+from scaling.frozen import Config
 
 
 class SlurmConfig(Config):

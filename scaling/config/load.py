@@ -6,15 +6,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from scaling.config.base import Config
 from scaling.config.run import RunConfig
 from scaling.errors import UserError
+from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
+from scaling.families.by_kind import UNKNOWN_KIND
+from scaling.frozen import Config
 from scaling.units import si
 
 if TYPE_CHECKING:
@@ -125,23 +127,39 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
 def build(cls: type[C], values: Any, source: str, named: Callable[[str], str] = str) -> C:
     """`values` as a `cls`; raises UserError with one line for the first thing that is wrong.
 
+    cls: a class of configurations; `ModelConfig` for a model of the family that `kind` names.
     named: what a dotted key of `values` (empty: all of them) is called in the user's file.
     """
+    if cls is ModelConfig:
+        cls = cast(type[C], family_of(values, source, named))
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_one_line(cls, error, named)}") from None
+        raise UserError(f"{source}: {_one_line(cls, values, error, named)}") from None
 
 
-def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] = ()) -> None:
-    """Raises UserError where `cls` has no such dotted key, nor `also`; in a mapping of any keys all are allowed."""
+def family_of(values: Any, source: str, named: Callable[[str], str] = str) -> type[ModelConfig]:
+    """The class of the model that a mapping describes by its `kind`. Raises UserError for an unknown one."""
+    models = ByKind(FAMILIES, unset="transformer")
+    found = models.choose(values if isinstance(values, Mapping) else {})
+    if found is None or not issubclass(found, ModelConfig):
+        raise UserError(f"{source}: `{named('kind')}` should be {models.kinds()}, got {values['kind']!r}")
+    return found
+
+
+def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] = (), values: Any = None) -> None:
+    """Raises UserError where `cls` has no such dotted key, nor `also`; in a mapping of any keys all are allowed.
+
+    values: what a file gives `cls`, which decides the keys of a part that is of one of several kinds.
+    """
     above: list[str] = []
     for part in key.split("."):
         allowed = [*cls.model_fields, *(k.rpartition(".")[2] for k in also if k.split(".")[:-1] == above)]
         above.append(part)
         if part not in allowed:
             raise UserError(f"{source}: {_unknown('.'.join(above), part, allowed)}")
-        inner = _models(cls.model_fields[part].annotation) if part in cls.model_fields else []
+        values = values.get(part) if isinstance(values, Mapping) else None
+        inner = _models(cls.model_fields[part], values) if part in cls.model_fields else []
         if len(inner) != 1:
             return
         cls = inner[0]
@@ -160,10 +178,17 @@ def to_yaml(config: Config) -> str:
 def canonical(config: RunConfig) -> str:
     """The part of a run that is its identity, as JSON with sorted keys and every default written out.
 
-    What is unset (null) is left out, so an option that comes later and is off by default renames no run.
+    What is unset (null), and a section in which all is, is left out: so an option that comes later and is off by
+    default renames no run.
     """
     values = config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_none=True)
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return json.dumps(_without_empty(values), sort_keys=True, separators=(",", ":"))
+
+
+def _without_empty(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: inner for key, v in value.items() if (inner := _without_empty(v)) != {}}
 
 
 def config_hash(config: RunConfig) -> str:
@@ -172,8 +197,8 @@ def config_hash(config: RunConfig) -> str:
 
 
 def run_id(config: RunConfig) -> str:
-    """Name of a run and of its folder: layers, width, tokens and the first half of the hash."""
-    return f"L{config.model.layers}-d{config.model.d_model}-{si(config.tokens)}-{config_hash(config)[:8]}"
+    """Name of a run and of its folder: the model's sizes, tokens and the first half of the hash."""
+    return f"{config.model.label}-{si(config.tokens)}-{config_hash(config)[:8]}"
 
 
 def differing(old: Any, new: Any, key: str = "") -> list[str]:
@@ -186,20 +211,27 @@ def differing(old: Any, new: Any, key: str = "") -> list[str]:
 
 def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
     """JSON schema for editors; `extends` is allowed in every mapping."""
-    schema = TypeAdapter(cls).json_schema()
+    schema = TypeAdapter(AnyModel if cls is ModelConfig else cls).json_schema()
     extends = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
                "description": "files this mapping builds on, relative to this one"}  # fmt: skip
-    for part in [schema, *schema.get("$defs", {}).values()]:
-        if part.get("additionalProperties") is False:
-            part["properties"]["extends"] = extends
-            part.pop("required", None)  # what a file leaves out, a file it extends may give
+    for part in _mappings(schema):
+        part["properties"]["extends"] = extends
+        part.pop("required", None)  # what a file leaves out, a file it extends may give
     return schema
 
 
-def _one_line(cls: type[BaseModel], error: ValidationError, named: Callable[[str], str]) -> str:
+def _mappings(schema: Any) -> list[dict[str, Any]]:
+    """The parts of a schema that describe a mapping of known keys."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
+    own = [schema] if isinstance(schema, dict) and schema.get("additionalProperties") is False else []
+    return [*own, *(part for value in inner for part in _mappings(value))]
+
+
+def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: Callable[[str], str]) -> str:
     """The first problem as `key: what is wrong, what was given, what is allowed`."""
     problem = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]  # a misspelt key causes others
-    at, keys = _locate(cls, [str(part) for part in problem["loc"] if not str(part).startswith("function-")])
+    parts = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    at, keys = _locate(cls, parts, values)
     key, field = named(".".join(keys)) or "(top level)", at.model_fields.get(keys[-1]) if keys else None
     if problem["type"] == "extra_forbidden":
         return _unknown(key, keys[-1], list(at.model_fields))
@@ -207,8 +239,11 @@ def _one_line(cls: type[BaseModel], error: ValidationError, named: Callable[[str
         tag, kinds = problem["ctx"]["discriminator"].strip("'"), " or ".join(_kinds(at, keys[-1]))
         found = f", got {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else ""
         return f"`{key}.{tag}` should be {kinds}{found}"
+    if problem["type"] == UNKNOWN_KIND:
+        found = f", got {problem['ctx']['kind']!r}" if problem["ctx"]["kind"] is not None else ""
+        return f"`{key}.kind` should be {problem['ctx']['allowed']}{found}"
     if problem["type"] == "missing":
-        inside = _models(field.annotation) if field else []
+        inside = _models(field, None) if field else []
         needed = [name for name, f in inside[0].model_fields.items() if f.is_required()] if len(inside) == 1 else []
         return f"`{key}` is missing" + (
             f"; it takes at least {', '.join(f'{key}.{n}' for n in needed)}" * bool(needed)
@@ -248,8 +283,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _locate(cls: type[BaseModel], parts: list[str]) -> tuple[type[BaseModel], list[str]]:
-    """(class that the last key belongs to, keys as the file has them) of an error's location in `cls`."""
+def _locate(cls: type[BaseModel], parts: list[str], values: Any) -> tuple[type[BaseModel], list[str]]:
+    """(class that the last key belongs to, keys as the file has them) of an error's location in `cls`.
+
+    values: what was read as a `cls`.
+    """
     keys: list[str] = []
     at, inner, tags = cls, cls, dict[str, type[BaseModel]]()
     for part in parts:
@@ -257,9 +295,10 @@ def _locate(cls: type[BaseModel], parts: list[str]) -> tuple[type[BaseModel], li
             inner, tags = tags[part], {}
             continue
         keys.append(part)
+        values = _inside(values, part)
         at, tags = inner, {}
         field = at.model_fields.get(part)
-        options = _models(field.annotation) if field else []
+        options = _models(field, values) if field else []
         if field and field.discriminator:
             tags = {kind: option for option in options for kind in get_args(option.model_fields["kind"].annotation)}
         elif options:
@@ -267,11 +306,30 @@ def _locate(cls: type[BaseModel], parts: list[str]) -> tuple[type[BaseModel], li
     return at, keys
 
 
+def _inside(values: Any, part: str) -> Any:
+    if isinstance(values, Mapping):
+        return values.get(part)
+    if isinstance(values, list | tuple) and part.isdecimal() and int(part) < len(values):
+        return values[int(part)]
+    return None
+
+
 def _kinds(cls: type[BaseModel], key: str) -> list[str]:
-    options = _models(cls.model_fields[key].annotation)
+    options = _models(cls.model_fields[key], None)
     return [repr(kind) for option in options for kind in get_args(option.model_fields["kind"].annotation)]
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The configuration classes that a field may hold."""
-    return [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+def _models(field: FieldInfo, values: Any) -> list[type[BaseModel]]:
+    """The configuration classes that a field may hold; of one with a registry that of the `kind` in `values`."""
+    annotations = [field.annotation, *get_args(field.annotation)]
+    inner = [part for annotation in annotations for part in (annotation, *get_args(annotation))]
+    registries = [part for part in (*field.metadata, *inner, *_metadata(inner)) if isinstance(part, ByKind)]
+    if registries:
+        one = values[0] if isinstance(values, list | tuple) and values else values
+        chosen = registries[0].choose({} if one is None else one)
+        return [] if chosen is None else [chosen]
+    return [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def _metadata(annotations: list[Any]) -> list[Any]:
+    return [extra for annotation in annotations for extra in getattr(annotation, "__metadata__", ())]

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from scaling.config.base import Config
+from scaling.frozen import Config
 
 WORDS = {"n_params": "N", "n_non_embedding": "non-embedding N", "tokens": "D", "flops_deepseek": "C"}
 

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from scaling.config.base import Config
-from scaling.config.model import ModelConfig
+from scaling.families import AnyModel
+from scaling.frozen import Config
+from scaling.objectives import AnyObjective, NextToken
 
 WIDTH_TRANSFER = ("adamw", "lion")  # an update of each entry is about the rate, whatever the gradient: µP's Adam
 
@@ -162,8 +163,9 @@ class Records(Config):
 class RunConfig(Config):
     """One training run. All but `placement` and `records` enters the hash that names it."""
 
-    model: ModelConfig
+    model: AnyModel
     data: DataConfig
+    objective: AnyObjective = NextToken()
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
     batch_size: int = Field(ge=1)
@@ -185,6 +187,11 @@ class RunConfig(Config):
                 f"data.tokenizer.vocab={self.data.tokenizer.vocab} does not fit into model.vocab={self.model.vocab}; "
                 f"set model.vocab to {self.data.tokenizer.vocab} or a little more"
             )
+        if self.objective.MASK not in self.model.MASKS:
+            raise ValueError(
+                f"objective.kind={self.objective.kind} lets every token see a {self.objective.MASK} context, which a "
+                f"model of this kind cannot; it can: {', '.join(self.model.MASKS)}"
+            )
         schedule, tokens = self.schedule, self.tokens
         own = schedule.cooldown * tokens if schedule.name == "wsd" else 0
         if schedule.warmup_tokens is not None and schedule.warmup_tokens + own > tokens:
@@ -195,7 +202,7 @@ class RunConfig(Config):
             )
         if self.records.trunk is not None and schedule.name != "wsd":
             raise ValueError(f"records.trunk is for runs of schedule.name=wsd, got {schedule.name}")
-        if self.model.mup is not None and self.optimizer.name not in WIDTH_TRANSFER:
+        if self.model.base is not None and self.optimizer.name not in WIDTH_TRANSFER:
             raise ValueError(
                 f"model.mup has no rule for optimizer.name={self.optimizer.name}; "
                 f"allowed with it: {', '.join(WIDTH_TRANSFER)}; or leave model.mup unset"

@@ -1,12 +1,11 @@
 """Text to batches: corpora, tokenizers, the token store, and batches that are a function of (seed, step)."""
 
-from scaling.data.batches import Batch, Batches, check_run, eval_batches
+from scaling.data.batches import Batches, check_run, eval_batches
 from scaling.data.prefetch import prefetch
 from scaling.data.prepare import prepare
 from scaling.data.store import Split, TokenStore, describe, open_store
 
 __all__ = [
-    "Batch",
     "Batches",
     "Split",
     "TokenStore",

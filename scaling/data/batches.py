@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 
@@ -11,23 +11,13 @@ from scaling.config import Records, RunConfig, run_id
 from scaling.data.permutation import Permutation
 from scaling.data.store import Split, TokenStore
 from scaling.errors import UserError
+from scaling.objectives import Batch
 
 BLOCK = 8192  # windows whose order is computed at a time: about 2 ms, once in hundreds of steps
 VOCAB_MULTIPLE = 128  # rows of padding that an embedding may have: up to the next multiple, for even sharding
 
 
 MOST_PASSES = 10  # worth proposing; beyond about 4 they gain ever less (Muennighoff et al. 2023, 2305.16264)
-
-
-class Batch(NamedTuple):
-    """Windows of a step; a pytree."""
-
-    tokens_BxL: np.ndarray
-    """int32, what the model reads"""
-    targets_BxL: np.ndarray
-    """int32, the token that follows each"""
-    weights_BxL: np.ndarray
-    """float32, what a target counts: 1, or 0 for padding"""
 
 
 class Batches:
@@ -124,12 +114,12 @@ def n_windows(split: Split, context: int) -> int:
 
 
 class EvalBatches(Sequence[Batch]):
-    """Batches that meet every target of a split once, in the order of the text; made when asked for."""
+    """Batches that meet every target of a split once; made when asked for."""
 
-    def __init__(self, split: Split, context: int, batch_size: int) -> None:
+    def __init__(self, split: Split, context: int, batch_size: int, streams: bool = False) -> None:
         if split.n_tokens < 2:
             raise UserError(f"a held-out split of {split.n_tokens} tokens has nothing to predict; it takes 2 or more")
-        self._tokens, self.context, self.batch_size = split.tokens, context, batch_size
+        self._tokens, self.context, self.batch_size, self.streams = split.tokens, context, batch_size, streams
         self.n_targets = split.n_tokens - 1
         self.n_windows = -(-self.n_targets // context)
 
@@ -145,24 +135,25 @@ class EvalBatches(Sequence[Batch]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"evaluation batch {index} of {len(self)}")
-        size = self.batch_size * self.context
-        first = index % len(self) * size
-        count = min(size, self.n_targets - first)
-        flat = np.zeros((3, size), np.int32)
-        flat[0, :count] = self._tokens[first : first + count]
-        flat[1, :count] = self._tokens[first + 1 : first + count + 1]
-        flat[2, :count] = 1
-        tokens_BxL, targets_BxL, weights_BxL = flat.reshape(3, self.batch_size, self.context)
-        return Batch(tokens_BxL, targets_BxL, weights_BxL.astype(np.float32))
+        index, rows = index % len(self), np.arange(self.batch_size)
+        window_B = rows * len(self) + index if self.streams else index * self.batch_size + rows
+        target_BxL = window_B[:, None] * self.context + np.arange(self.context)
+        there_BxL = target_BxL < self.n_targets
+        target_BxL = np.where(there_BxL, target_BxL, 0)
+        tokens_BxL, next_BxL = (
+            np.where(there_BxL, self._tokens[target_BxL + ahead], 0).astype(np.int32) for ahead in (0, 1)
+        )
+        return Batch(tokens_BxL, next_BxL, there_BxL.astype(np.float32))
 
 
-def eval_batches(split: Split, context: int, batch_size: int) -> EvalBatches:
+def eval_batches(split: Split, context: int, batch_size: int, streams: bool = False) -> EvalBatches:
     """Evaluation batches of a split: each target with weight 1 exactly once, padding with weight 0.
 
-    The first token of a window is read without the text before it, as in training. Raises UserError for a split
+    streams: row r of each batch goes on where row r of the one before ended; else windows are in the order of the
+    text. What a model knows of the text before a window is its own matter. Raises UserError for a split
     with nothing to predict.
     """
-    return EvalBatches(split, context, batch_size)
+    return EvalBatches(split, context, batch_size, streams)
 
 
 def check_run(run: RunConfig, store: TokenStore) -> None:
@@ -173,11 +164,13 @@ def check_run(run: RunConfig, store: TokenStore) -> None:
             f"data.tokenizer.vocab={run.data.tokenizer.vocab} but the store {store.folder} was made with {vocab}; "
             f"set data.tokenizer.vocab={vocab} or prepare a store for this tokenizer"
         )
-    most = -(-vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-    if not vocab <= rows <= most:
+    least = vocab + run.objective.EXTRA_TOKENS
+    most = -(-least // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    if not least <= rows <= most:
+        extra = f" and {run.objective.EXTRA_TOKENS} more of objective.kind={run.objective.kind}" * (least > vocab)
         raise UserError(
-            f"model.vocab={rows} does not fit the store's tokenizer of {vocab}; allowed: {vocab} to {most} "
-            f"(padding up to the next multiple of {VOCAB_MULTIPLE}); set model.vocab={vocab}"
+            f"model.vocab={rows} does not fit the store's tokenizer of {vocab}{extra}; allowed: {least} to {most} "
+            f"(padding up to the next multiple of {VOCAB_MULTIPLE}); set model.vocab={least}"
         )
     if store.validation.n_tokens < 2:
         raise UserError(
@@ -199,7 +192,7 @@ def _check_amount(run: RunConfig, available: int) -> None:
     where = ""
     if run.records.sweep != Records().sweep:
         where = f"run {run_id(run)} of sweep {run.records.sweep}: "
-        flops = accounting.flops_per_token(run.model).exact * fits
+        flops = accounting.flops_per_token(run).exact * fits
         remedies[-1] += f", for this model {flops:.3g} FLOPs" if fits else ""
         remedies[-1] += " (a sweep's file says run.data.epochs, and tokens by run.tokens or its design)"
     raise UserError(

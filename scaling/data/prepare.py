@@ -17,7 +17,16 @@ from scaling.data.corpora import open_corpus
 from scaling.data.corpus import START, Corpus, Position
 from scaling.data.lock import locked
 from scaling.data.progress import PreparationProgress
-from scaling.data.store import FORMAT, MANIFEST, SPLITS, TokenStore, file_facts, open_store, read_manifest
+from scaling.data.store import (
+    FORMAT,
+    MANIFEST,
+    SPLITS,
+    TokenStore,
+    file_facts,
+    open_store,
+    read_manifest,
+    token_dtype,
+)
 from scaling.data.store import store_folder_of as folder_of
 from scaling.data.tokenizer import EOD, TOKENIZER_FILE, TRAINING_BYTES, Tokenizer, digest, load_tokenizer, train_bpe
 from scaling.errors import UserError
@@ -195,11 +204,6 @@ def _batches(documents: Iterator[tuple[Position, str]]) -> Iterator[tuple[Positi
             texts, size = [], 0
     if texts:
         yield position, texts
-
-
-def token_dtype(vocab: int) -> np.dtype[Any]:
-    """The smallest unsigned integer that holds every token."""
-    return np.dtype(np.uint8 if vocab <= 2**8 else np.uint16 if vocab <= 2**16 else np.uint32)
 
 
 def _finish(

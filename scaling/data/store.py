@@ -80,6 +80,11 @@ def store_folder_of(data: DataConfig, store_folder: str | Path) -> Path:
     return Path(store_folder).expanduser() / "stores" / f"{corpus}-{kind}-{digest}"
 
 
+def token_dtype(vocab: int) -> np.dtype[Any]:
+    """The smallest unsigned integer that holds every token."""
+    return np.dtype(np.uint8 if vocab <= 2**8 else np.uint16 if vocab <= 2**16 else np.uint32)
+
+
 def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = False) -> TokenStore:
     """The prepared store of a corpus, checked against its manifest.
 

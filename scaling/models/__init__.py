@@ -1,6 +1,6 @@
-"""The decoder-only transformer in Flax NNX."""
+"""Forward passes in Flax NNX, over parameters that `families` declares."""
 
+from scaling.models.language_model import LanguageModel
 from scaling.models.loss import LossSums
-from scaling.models.transformer import Transformer
 
-__all__ = ["LossSums", "Transformer"]
+__all__ = ["LanguageModel", "LossSums"]

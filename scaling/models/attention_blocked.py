@@ -11,10 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from scaling.families.kernels import blocks
 from scaling.models.attention_mask import AttentionMask, bend, dropout, masked_softmax
-
-BLOCK = 64
-"""queries: on CPU cores 64 beat 32, 128 and whole windows at lengths 128 and 256"""
 
 Blocks = list[tuple[slice, slice]]
 
@@ -39,14 +37,6 @@ def blocked(
     return jnp.swapaxes(out_BxHxLxd, 1, 2)
 
 
-def _blocks(length: int, window: int) -> Blocks:
-    """(queries, keys that some of them see) of every block; keys start where a block starts."""
-    starts = range(0, length, BLOCK)
-    ends = [min(start + BLOCK, length) for start in starts]
-    firsts = [max(0, start - window + 1) // BLOCK * BLOCK for start in starts]
-    return [(slice(i, e), slice(f, e)) for i, e, f in zip(starts, ends, firsts, strict=True)]
-
-
 def _scores(q_BxHxQxd: jax.Array, k_BxHxSxd: jax.Array) -> jax.Array:
     return jnp.einsum("bhqd,bhkd->bhqk", q_BxHxQxd, k_BxHxSxd, preferred_element_type=jnp.float32)
 
@@ -54,7 +44,7 @@ def _scores(q_BxHxQxd: jax.Array, k_BxHxSxd: jax.Array) -> jax.Array:
 def _bent(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: jax.Array | None) -> jax.Array:
     """With soft-capped scores or dropped probabilities; its backward pass is derived automatically."""
     out = []
-    for queries, keys in _blocks(q.shape[2], mask.window):
+    for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
         probs_BxHxQxS = masked_softmax(scores_BxHxQxS, _range(queries), _range(keys), mask)
         own_key = None if key is None else jax.random.fold_in(key, queries.start)
@@ -76,7 +66,7 @@ def _attend(q_BxHxLxd: jax.Array, k_BxHxLxd: jax.Array, v_BxHxLxd: jax.Array, ma
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask) -> tuple[jax.Array, Any]:
     """Keeps exp(scores − maximum) of every block and one over its sum; neither is multiplied out over the block."""
     outs, weights, scales = [], [], []
-    for queries, keys in _blocks(q.shape[2], mask.window):
+    for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
         scores_BxHxQxS = bend(_scores(q[:, :, queries], k[:, :, keys]), _range(queries), _range(keys), mask)
         weights_BxHxQxS = jnp.exp(scores_BxHxQxS - jnp.max(scores_BxHxQxS, -1, keepdims=True))
         scale_BxHxQx1 = 1 / jnp.sum(weights_BxHxQxS, -1, keepdims=True)
@@ -102,8 +92,8 @@ def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Arr
     delta_BxHxLx1 = jnp.sum((out * dout).astype(jnp.float32), -1, keepdims=True)
     q_BxHxdxL = barrier(jnp.swapaxes(q, 2, 3))
     dqs, dks, dvs = [], [], []
-    blocks = _blocks(q.shape[2], mask.window)
-    for (queries, keys), weights_BxHxQxS, scale_BxHxQx1 in zip(blocks, weights, scales, strict=True):
+    cut = blocks(q.shape[2], mask.window, mask.kind)
+    for (queries, keys), weights_BxHxQxS, scale_BxHxQx1 in zip(cut, weights, scales, strict=True):
         dout_BxHxQxd = (dout[:, :, queries] * scale_BxHxQx1).astype(dout.dtype)
         dout_BxHxdxQ = barrier(jnp.swapaxes(dout_BxHxQxd, 2, 3))
         shift_BxHxQx1 = delta_BxHxLx1[:, :, queries] * scale_BxHxQx1
@@ -112,16 +102,16 @@ def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Arr
         dqs.append(jnp.einsum("bhqk,bhkd->bhqd", dscores_BxHxQxS, k[:, :, keys]))
         dks.append(jnp.einsum("bhdq,bhqk->bhdk", q_BxHxdxL[..., queries], dscores_BxHxQxS))
         dvs.append(jnp.einsum("bhdq,bhqk->bhdk", dout_BxHxdxQ, weights_BxHxQxS))
-    return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, blocks), _sum_over_blocks(dvs, blocks)
+    return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, cut), _sum_over_blocks(dvs, cut)
 
 
-def _sum_over_blocks(parts: list[jax.Array], blocks: Blocks) -> jax.Array:
+def _sum_over_blocks(parts: list[jax.Array], cut: Blocks) -> jax.Array:
     """[B, H, L, d] from each block's share [B, H, d, S] of the keys that it sees."""
     sums = []
-    for own, _ in blocks:
+    for own, _ in cut:
         shares = [
             part[..., own.start - keys.start : own.stop - keys.start]
-            for part, (_, keys) in zip(parts, blocks, strict=True)
+            for part, (_, keys) in zip(parts, cut, strict=True)
             if keys.start <= own.start and own.stop <= keys.stop
         ]
         sums.append(sum(shares[1:], shares[0]))

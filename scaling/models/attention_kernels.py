@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from scaling.models.attention_mask import AttentionMask
 from scaling.parallel.sharding import on_each_device, ways
@@ -34,25 +35,17 @@ def cudnn(
     return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, "cudnn")
 
 
-def cudnn_refuses(q_BxLxHxd: jax.Array) -> str:
-    """Why cuDNN cannot take these queries, empty if it can."""
-    if q_BxLxHxd.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"computes in bfloat16, not in {q_BxLxHxd.dtype.name} (placement.compute_dtype)"
-    if q_BxLxHxd.shape[-1] % 8 or q_BxLxHxd.shape[-1] > 128:
-        return f"needs d_head to be a multiple of 8 up to 128, got {q_BxLxHxd.shape[-1]}"
-    return ""
-
-
 def _dot_product(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, implementation: Literal["xla", "cudnn"]
 ) -> jax.Array:
     length = q.shape[1]
-    window = None if mask.window >= length else (mask.window - 1, 0)
+    causal = mask.kind == "causal"
+    window = None if mask.window >= length else (mask.window - 1, 0 if causal else mask.window - 1)
     return jax.nn.dot_product_attention(
         q,
         k,
         v,
-        is_causal=True,
+        is_causal=causal,
         local_window_size=window,
         implementation=implementation,
     )
@@ -69,8 +62,8 @@ def splash(
 ) -> jax.Array:
     """Splash attention, a Pallas kernel that skips the blocks a mask hides; `interpret` runs it without a TPU.
 
-    Each device runs it on its own windows and heads. Windows are filled up to whole blocks at their end, where no
-    query sees them.
+    Each device runs it on its own windows and heads. Windows are filled up to whole blocks at their end, which is
+    hidden from every query of theirs.
     """
     length, d_head = q_BxLxHxd.shape[1], q_BxLxHxd.shape[3]
     q = q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype)
@@ -80,21 +73,30 @@ def splash(
     padding = ((0, 0), (0, -length % LANES), (0, 0), (0, 0))
     q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
     axes = tuple(("batch", "sequence", heads, None) for heads in ("heads", "kv_heads", "kv_heads"))
-    run = partial(_splash_on_one_device, mask=mask, interpret=interpret)
+    run = partial(_splash_on_one_device, mask=mask, real=length, interpret=interpret)
     return on_each_device(run, axes, q, k, v)[:, :length].astype(q_BxLxHxd.dtype)
 
 
 def _splash_on_one_device(
-    q_BxLxHxd: jax.Array, k_BxLxKxd: jax.Array, v_BxLxKxd: jax.Array, *, mask: AttentionMask, interpret: bool
+    q_BxLxHxd: jax.Array,
+    k_BxLxKxd: jax.Array,
+    v_BxLxKxd: jax.Array,
+    *,
+    mask: AttentionMask,
+    real: int,
+    interpret: bool,
 ) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     length, heads = q_BxLxHxd.shape[1:3]
-    if mask.window >= length:
-        per_head: masks.Mask = masks.CausalMask((length, length))
+    square, causal = (length, length), mask.kind == "causal"
+    if mask.window < real:
+        per_head: masks.Mask = masks.LocalMask(square, (mask.window - 1, 0 if causal else mask.window - 1), 0)
     else:
-        per_head = masks.LocalMask((length, length), (mask.window - 1, 0), 0)
+        per_head = masks.CausalMask(square) if causal else masks.FullMask(square)
+    if not causal and real < length:  # the filling at the end
+        per_head = masks.LogicalAnd(per_head, masks.NumpyMask(np.broadcast_to(np.arange(length) < real, square)))
     block = next(size for size in (512, 256, LANES) if length % size == 0)
     run = kernel.make_splash_mha(
         masks.MultiHeadMask([per_head] * heads),
@@ -112,10 +114,3 @@ def _splash_on_one_device(
     )
     q_BxHxLxd, k_BxKxLxd, v_BxKxLxd = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxd, k_BxLxKxd, v_BxLxKxd))
     return jnp.swapaxes(jax.vmap(run)(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd), 1, 2)
-
-
-def splash_refuses(q_BxLxHxd: jax.Array) -> str:
-    """Why splash attention cannot take these queries, empty if it can."""
-    if q_BxLxHxd.shape[3] % 64:
-        return f"needs d_head to be a multiple of 64, got {q_BxLxHxd.shape[3]}"
-    return ""

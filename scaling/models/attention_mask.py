@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from scaling.families import Mask
 from scaling.models.positions import alibi_slopes
 
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """Causal attention over a window of keys."""
+    """Attention over a window of keys."""
 
     window: int
     """keys a query sees, itself included"""
@@ -20,6 +21,8 @@ class AttentionMask:
     """scores fall linearly with the distance (Press et al. 2021)"""
     dropout: float = 0.0
     """share of probabilities that is dropped in training"""
+    kind: Mask = "causal"
+    """whether a query sees only keys up to its own position, or those on either side of it"""
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -38,6 +41,8 @@ def bend(scores_BxHxQxS: jax.Array, queries: jax.Array, keys: jax.Array, mask: A
     if mask.softcap is not None:
         scores = mask.softcap * jnp.tanh(scores / mask.softcap)
     distance_QxS = queries[:, None] - keys[None, :]
+    if mask.kind == "full":
+        distance_QxS = jnp.abs(distance_QxS)
     if mask.alibi:
         slopes_H = jnp.asarray(alibi_slopes(scores.shape[1]), jnp.float32)
         scores = scores - slopes_H[:, None, None] * distance_QxS

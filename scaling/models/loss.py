@@ -5,22 +5,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from scaling.accounting import loss_chunk
 from scaling.models.matmul import matmul
 from scaling.parallel.sharding import constrain
 
-CHUNK_BYTES = 64 * 2**20
-"""float32 logits of one chunk where `placement.loss_chunk` is unset"""
-
 
 class LossSums(NamedTuple):
-    """float32 sums over tokens; `nats / weight` is the mean loss."""
+    """float32 sums over tokens; divided by `objective.count(batch)` they are means."""
 
-    nats: jax.Array
+    loss: jax.Array
     """Σ weight · −log p(target)"""
     z: jax.Array
     """Σ weight · (log Z)²"""
-    weight: jax.Array
-    """Σ weight"""
+    extra: dict[str, jax.Array]
+    """what the model adds to the training loss, by name, each with its weight"""
 
 
 def logits_of(hidden: jax.Array, head_DxV: jax.Array, softcap: float | None) -> jax.Array:
@@ -49,7 +47,7 @@ def token_losses(
         log_z = jax.nn.logsumexp(logits, -1)
         return log_z - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0], log_z
 
-    tokens = chunk or max(1, CHUNK_BYTES // (4 * head_DxV.shape[1]))
+    tokens = loss_chunk(chunk, head_DxV.shape[1])
     pieces = -(-length // max(1, tokens // batch))
     if pieces == 1:
         return piece(hidden_BxLxD, targets_BxL)

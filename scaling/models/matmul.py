@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from scaling.parallel.sharding import target_platform
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matmul(x: jax.Array, w_IxO: jax.Array, dtype: Any = None) -> jax.Array:
@@ -35,7 +37,7 @@ def _outer(x_TxI: jax.Array, dy_TxO: jax.Array) -> jax.Array:
     On a CPU the narrower side is transposed first, as a copy of its own: XLA's fast products want the summed axis
     last on the left, and its other form took 1.1 to 1.9 times as long as this with its copy.
     """
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return jax.lax.dot_general(x_TxI, dy_TxO, (((0,), (0,)), ((), ())))
     barrier = jax.lax.optimization_barrier
     if x_TxI.shape[1] <= dy_TxO.shape[1]:

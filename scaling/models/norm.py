@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scaling.config.model import ModelConfig
-from scaling.models.parameters import ParamFacts, declare
+from scaling.families.shape import TransformerShape
+from scaling.models.parameters import Params
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -23,14 +23,12 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: floa
 
 
 class Norm(nnx.Module):
-    """The configured norm over the residual stream: a scale, and a bias for a LayerNorm where `bias` is set."""
+    """The configured norm over the residual stream: a scale, and a bias where a LayerNorm has one."""
 
-    def __init__(self, config: ModelConfig, *, layers: int | None, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerShape, params: Params):
         self.kind, self.eps = config.norm, config.norm_eps
-        facts = ParamFacts(("embed",), 1, decay=False, role="vector")
-        self.scale = declare((config.d_model,), facts, rngs=rngs, layers=layers, mean=1.0)
-        biased = config.bias and config.norm == "layernorm"
-        self.bias = declare((config.d_model,), facts, rngs=rngs, layers=layers) if biased else None
+        self.scale = nnx.Param(params["scale"])
+        self.bias = nnx.Param(params["bias"]) if "bias" in params else None
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         if self.kind == "rmsnorm":

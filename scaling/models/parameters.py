@@ -1,59 +1,47 @@
-"""How a parameter is declared: once, with its shape, axes, start and the facts that sharding and optimizers need.
+"""Parameters as arrays, made from their declarations."""
 
-Letters used for array axes: B batch, L length, D model width, H heads, K key/value heads, d width of a head,
-F hidden width of the MLP, V vocabulary, N layers that have parameters of their own.
-"""
-
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from scaling.models.width_transfer import STANDARD, WidthTransfer
+from scaling.families import ModelConfig, Tensor, tree
 
-Role = Literal["embedding", "hidden", "head", "vector"]
-
-
-@dataclass(frozen=True)
-class ParamFacts:
-    """What is known about one parameter besides its value."""
-
-    axes: tuple[str, ...]
-    """logical name of each array axis; `layers` first where the layers are stacked"""
-    fan_in: int
-    """inputs that one output sums over; 1 for a looked-up row and for vectors"""
-    decay: bool
-    """weight decay applies"""
-    role: Role
-    rate: float = 1.0
-    """factor on the learning rate, though not on the decay (width transfer)"""
-    eps: float = 1.0
-    """factor on AdamW's ε (width transfer)"""
+Params = dict[str, Any]
+"""nested dict of float32 arrays"""
 
 
-def declare(
-    shape: tuple[int, ...],
-    facts: ParamFacts,
-    *,
-    rngs: nnx.Rngs,
-    layers: int | None,
-    std: float = 0.0,
-    mean: float = 0.0,
-) -> nnx.Param[jax.Array]:
-    """A float32 parameter, normal around `mean` (constant where `std` is 0), stacked over `layers` if given."""
-    if layers is not None:
-        shape = (layers, *shape)
-    axes = facts.axes if layers is None else ("layers", *facts.axes)
-    value = jnp.full(shape, mean, jnp.float32)
-    if std:
-        value = value + std * jax.random.normal(rngs.params(), shape, jnp.float32)
-    return nnx.Param(value, axes=axes, fan_in=facts.fan_in, decay=facts.decay, role=facts.role)
+def init(model: ModelConfig, key: jax.Array) -> Params:
+    """Parameters drawn from `key`: the same values on any mesh, also under `jax.jit` with `out_shardings`."""
+    return draw(model.tensors(), key)
 
 
-def facts_of(param: nnx.Variable[jax.Array], transfer: WidthTransfer = STANDARD) -> ParamFacts:
-    """The facts a parameter was declared with, and the factors that follow from them under `transfer`."""
-    known = param.get_metadata()
-    axes, role = known["axes"], known["role"]
-    return ParamFacts(axes, known["fan_in"], known["decay"], role, transfer.rate(role), transfer.eps(axes))
+def draw(tensors: Iterable[Tensor], key: jax.Array) -> Params:
+    """Normal around `mean`, each from a key of its own; constant where `std` is 0."""
+    drawn = count()
+
+    def value(tensor: Tensor) -> jax.Array:
+        start = jnp.full(tensor.shape, tensor.mean, jnp.float32)
+        if not tensor.std:
+            return start
+        own_key = jax.random.fold_in(key, next(drawn))
+        return start + tensor.std * jax.random.normal(own_key, tensor.shape, jnp.float32)
+
+    return tree(tensors, value)
+
+
+def abstract(model: ModelConfig) -> Params:
+    """The parameters as ShapeDtypeStruct: no memory is taken."""
+    return tree(model.tensors(), lambda tensor: jax.ShapeDtypeStruct(tensor.shape, jnp.float32))
+
+
+def facts(model: ModelConfig) -> dict[str, Any]:
+    """The declaration of every parameter, in the structure of the parameters."""
+    return tree(model.tensors())
+
+
+def at_precision(params: Params, declared: dict[str, Any], dtype: Any) -> Params:
+    """The parameters that are declared for it at the compute precision, the others as they are."""
+    return jax.tree.map(lambda w, tensor: w.astype(dtype) if tensor.precision == "compute" else w, params, declared)

@@ -5,20 +5,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from flax import nnx
+import jax.numpy as jnp
 
-from scaling.config.model import ModelConfig
 from scaling.config.run import Placement
-from scaling.models.block import Block, Rope
+from scaling.families import Mask, TransformerConfig, tree
+from scaling.models.block import Block
+from scaling.models.language_model import Losses
+from scaling.models.layer import LayerContext, Rope
 from scaling.models.linear import PRODUCT
+from scaling.models.parameters import Params, at_precision
+from scaling.parallel.sharding import target_platform
 
-Apply = Callable[[Any, jax.Array, jax.Array | None], jax.Array]
+Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Losses]]
 
 
-def group_size(config: ModelConfig) -> int:
-    """Neighbouring layers after which windows and sharing repeat: what one step of a scan applies."""
-    windows = config.windows
-    period = next(p for p in range(1, len(windows) + 1) if windows == (windows[:p] * len(windows))[: len(windows)])
+def group_size(config: TransformerConfig) -> int:
+    """Neighbouring layers after which windows, sharing and kinds repeat: what one step of a scan applies."""
+    parts = config.parts
+    kinds = [(window, parts[i // config.layer_sharing]) for i, window in enumerate(config.windows)]
+    period = next(p for p in range(1, len(kinds) + 1) if kinds == (kinds[:p] * len(kinds))[: len(kinds)])
     return math.lcm(period, config.layer_sharing)
 
 
@@ -32,51 +37,77 @@ def unstack(tree: Any, count: int) -> list[Any]:
     return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(count)]
 
 
-def apply_layers(
-    block: Block,
-    config: ModelConfig,
-    placement: Placement,
-    x_BxLxD: jax.Array,
-    rope: Rope,
-    *,
-    dropout_key: jax.Array | None,
-) -> jax.Array:
-    """All layers of the model, whose parameters are stacked in `block`, one after the other."""
-    graph, state = nnx.split(block)
-    weights = jax.tree.map(lambda w: w.astype(x_BxLxD.dtype) if w.ndim == 3 else w, nnx.to_pure_dict(state))
-    scan = placement.layers == "scan" or (placement.layers == "auto" and jax.default_backend() != "cpu")
-    size, sharing = group_size(config), config.layer_sharing
-    groups = config.layers // size if scan else 0
-    keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
+class Layers:
+    """All layers of a transformer over their parameters, of which each kind of layer has a stack."""
 
-    def layer(window: int) -> Apply:
-        def apply(w: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
-            bound = nnx.merge(graph, w)
-            return bound(x, rope, window=window, implementation=placement.attention, dropout_key=key)
+    def __init__(self, config: TransformerConfig, placement: Placement, mask: Mask, params: Params, dtype: Any):
+        self.config, self.placement, self.mask = config, placement, mask
+        stacks = {stack.name: stack for stack in config.stacks}
+        declared = tree(tensor for tensor in config.tensors() if tensor.path[0] in stacks)
+        self.weights = at_precision({name: params[name] for name in stacks}, declared, dtype)
+        self.stack_of = {i: stack for stack in stacks.values() for i in stack.members}
+        self.windows = config.windows
 
-        return rematerialised(apply, placement.remat, in_scan=groups > 1)
+    def __call__(self, x_BxLxD: jax.Array, rope: Rope, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+        """The stream after the last layer, and what the layers add to the training loss."""
+        config, asked = self.config, self.placement.layers
+        scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
+        size, sharing = group_size(config), config.layer_sharing
+        groups = config.layers // size if scan else 0
+        keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
 
-    def run(x: jax.Array, slices: list[Any], windows: tuple[int, ...], keys: Any) -> jax.Array:
-        for i, window in enumerate(windows):
-            x = layer(window)(slices[i // sharing], x, None if keys is None else keys[i])
-        return x
+        def run(x: jax.Array, weights: Params, first: int, count: int, keys: Any) -> tuple[jax.Array, Losses]:
+            """`count` layers from `first` on; `weights` are theirs."""
+            slices, losses = self._slices(weights, first // sharing, count // sharing), dict[str, jax.Array]()
+            for i in range(count):
+                apply = self._layer(first + i, rope, in_scan=groups > 1)
+                x, added = apply(slices[i // sharing], x, None if keys is None else keys[i])
+                losses = add(losses, added)
+            return x, losses
 
-    if groups < 2:
-        return run(x_BxLxD, unstack(weights, config.unique_layers), config.windows, keys)
+        if groups < 2:
+            return run(x_BxLxD, self.weights, 0, config.layers, keys)
+        scanned = groups * size
+        cut = {stack.name: sum(i < scanned // sharing for i in stack.members) for stack in config.stacks}
 
-    scanned, unique = groups * size, groups * size // sharing
+        def step(x: jax.Array, xs: Any) -> tuple[jax.Array, Losses]:
+            weights, group_keys = xs
+            return run(x, weights, 0, size, group_keys)
 
-    def step(x: jax.Array, xs: Any) -> tuple[jax.Array, None]:
-        w, group_keys = xs
-        return run(x, unstack(w, size // sharing), config.windows[:size], group_keys), None
+        grouped = {
+            name: jax.tree.map(lambda w, n=cut[name]: w[:n].reshape(groups, -1, *w.shape[1:]), stacked)
+            for name, stacked in self.weights.items()
+            if cut[name]
+        }
+        group_keys = None if keys is None else keys[:scanned].reshape(groups, size)
+        x_BxLxD, by_group = jax.lax.scan(step, x_BxLxD, (grouped, group_keys))
+        losses = jax.tree.map(jnp.sum, by_group)
+        if scanned == config.layers:
+            return x_BxLxD, losses
+        rest = {name: jax.tree.map(lambda w, n=cut[name]: w[n:], w) for name, w in self.weights.items()}
+        rest_keys = None if keys is None else keys[scanned:]
+        x_BxLxD, added = run(x_BxLxD, rest, scanned, config.layers - scanned, rest_keys)
+        return x_BxLxD, add(losses, added)
 
-    grouped = jax.tree.map(lambda w: w[:unique].reshape(groups, -1, *w.shape[1:]), weights)
-    group_keys = None if keys is None else keys[:scanned].reshape(groups, size)
-    x_BxLxD, _ = jax.lax.scan(step, x_BxLxD, (grouped, group_keys))
-    if scanned == config.layers:
-        return x_BxLxD
-    rest = unstack(jax.tree.map(lambda w: w[unique:], weights), config.unique_layers - unique)
-    return run(x_BxLxD, rest, config.windows[scanned:], None if keys is None else keys[scanned:])
+    def _slices(self, weights: Params, first: int, count: int) -> list[Params]:
+        """The parameters of each of `count` layers with own ones from `first` on, of stacks that hold just those."""
+        names = [self.stack_of[first + i].name for i in range(count)]
+        parts = {name: iter(unstack(weights[name], names.count(name))) for name in dict.fromkeys(names)}
+        return [next(parts[name]) for name in names]
+
+    def _layer(self, layer: int, rope: Rope, *, in_scan: bool) -> Apply:
+        context = LayerContext(rope, self.windows[layer], self.mask, self.placement.attention)
+        stack = self.stack_of[layer // self.config.layer_sharing]
+
+        def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Losses]:
+            return Block(self.config, stack, w)(x, context, key)
+
+        return rematerialised(apply, self.placement.remat, in_scan=in_scan)
+
+
+def add(a: Losses, b: Losses) -> Losses:
+    """Sums of the same name added."""
+    return a | {name: a[name] + value if name in a else value for name, value in b.items()}
 
 
 def rematerialised(apply: Apply, policy: str, *, in_scan: bool) -> Apply:

@@ -1,35 +1,16 @@
 """Logical axes to mesh axes: where parameters, optimizer state, batches and activations lie."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from scaling.accounting.layout import RULES, Parts, activation_parts, parameter_parts, rule, ruled
+from scaling.accounting.layout import ways as ways_of
 from scaling.errors import UserError
-
-RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "batch": ("data", "fsdp"),  # fsdp devices each compute windows of their own and only store together
-        "sequence": (),
-        "layers": (),  # a scan slices this axis: split over devices, every step would fetch from one of them
-        "embed": ("fsdp",),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
-        "vocab": ("tensor",),
-        "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
-        "kv_heads": ("tensor",),
-        "mlp": ("tensor",),
-        "head_dim": (),
-        "position": (),
-    }
-)
-"""Logical axis to the mesh axes that it is split over.
-
-Within one array a mesh axis serves the first logical axis that asks for it: activations [batch, sequence, embed]
-are split by batch, parameters [embed, mlp] by embed and mlp.
-"""
 
 LARGE = 1 << 20
 """elements of a parameter from which on it must not lie whole on every device by accident ..."""
@@ -59,6 +40,14 @@ def use(mesh: Mesh | None) -> Iterator[None]:
         _mesh.reset(token)
 
 
+def target_platform() -> str:
+    """`cpu`, `gpu` or `tpu`: what the program that is being traced will run on; that of the active mesh, and JAX's
+    default without one."""
+    mesh = _mesh.get()
+    name = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     """`x` laid out over the active mesh by RULES; `x` itself without a mesh or on one device.
 
@@ -70,13 +59,14 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
         return x
     if len(logical_axes) != x.ndim:
         raise ValueError(f"{len(logical_axes)} axis names {logical_axes} for an array of shape {x.shape}")
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec(logical_axes, x.shape, mesh)))
+    spec = _as_spec(activation_parts(logical_axes, x.shape, mesh.shape))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def ways(logical_axis: str) -> int:
     """Devices of the active mesh that RULES split an axis of that name over; 1 without a mesh."""
     mesh = _mesh.get()
-    return 1 if mesh is None else _ways(_rule(logical_axis), mesh)
+    return 1 if mesh is None else ways_of(rule(logical_axis), mesh.shape)
 
 
 def on_each_device(
@@ -90,7 +80,9 @@ def on_each_device(
     mesh = _mesh.get()
     if mesh is None or mesh.size == 1:
         return f(*arrays)
-    specs = tuple(_spec(names, x.shape, mesh) for names, x in zip(axes, arrays, strict=True))
+    specs = tuple(
+        _as_spec(activation_parts(names, x.shape, mesh.shape)) for names, x in zip(axes, arrays, strict=True)
+    )
     return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
 
@@ -111,11 +103,14 @@ def param_shardings(metadata: Any, shapes: Any, mesh: Mesh) -> Any:
     shapes: the same nested dict of arrays or shapes (anything with `.shape`).
     returns: the same nested dict of NamedSharding.
 
-    A mesh axis lies on the axis that RULES give it; where that does not divide, on the largest other one that
-    does (the compiler then gathers the parameter where it is used). Vectors stay whole: they cost nothing.
+    See `accounting.layout.parameter_parts`.
     Raises UserError where a large parameter would lie whole on every device although RULES mean to split it.
     """
-    specs = jax.tree.map(lambda facts, x: _param_spec(facts.axes, x.shape, mesh), metadata, shapes, is_leaf=_has_axes)
+
+    def spec(facts: HasAxes, x: Any) -> PartitionSpec:
+        return _as_spec(parameter_parts(facts.axes, x.shape, mesh.shape))
+
+    specs = jax.tree.map(spec, metadata, shapes, is_leaf=_has_axes)
     _refuse_large_unsharded(metadata, shapes, specs, mesh)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
@@ -146,37 +141,6 @@ def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(layout, state)
 
 
-def _spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    taken: set[str] = set()
-    parts: list[tuple[str, ...]] = []
-    for axis, size in zip(axes, shape, strict=True):
-        part: tuple[str, ...] = ()
-        for name in _rule(axis):
-            if name not in taken and size % (_ways(part, mesh) * mesh.shape[name]) == 0:
-                part = (*part, name)
-                taken.add(name)
-        parts.append(part)
-    return _as_spec(parts)
-
-
-def _param_spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    if len(axes) != len(shape):
-        raise ValueError(f"{len(axes)} axis names {axes} for a parameter of shape {shape}")
-    if sum(axis != "layers" for axis in axes) < 2:
-        return PartitionSpec()
-    parts: list[tuple[str, ...]] = [() for _ in axes]
-    for name in _ruled(axes, mesh):
-        ruled = [i for i, axis in enumerate(axes) if name in _rule(axis)]
-        other = sorted(
-            (i for i, axis in enumerate(axes) if axis != "layers"), key=lambda i: (len(parts[i]), -shape[i])
-        )
-        for i in [*ruled, *other]:
-            if shape[i] % (_ways(parts[i], mesh) * mesh.shape[name]) == 0:
-                parts[i] = (*parts[i], name)
-                break
-    return _as_spec(parts)
-
-
 def _refuse_large_unsharded(metadata: Any, shapes: Any, specs: Any, mesh: Mesh) -> None:
     facts = jax.tree.leaves(metadata, is_leaf=_has_axes)
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
@@ -184,42 +148,21 @@ def _refuse_large_unsharded(metadata: Any, shapes: Any, specs: Any, mesh: Mesh) 
     for (path, x), spec, fact in zip(leaves, jax.tree.leaves(specs, is_leaf=_is_spec), facts, strict=True):
         if x.size < LARGE or x.size < LARGE_SHARE * total:
             continue
-        for name in _ruled(fact.axes, mesh):
+        for name in ruled(fact.axes, mesh.shape):
             if spec != PartitionSpec() and any(name in (part or ()) for part in spec):
                 continue
             ways = [k for k in range(1, mesh.size + 1) if any(n % k == 0 for n in x.shape)]
-            ruled = next(i for i, axis in enumerate(fact.axes) if name in _rule(axis))
-            near = -(-x.shape[ruled] // mesh.shape[name]) * mesh.shape[name]
+            at = next(i for i, axis in enumerate(fact.axes) if name in rule(axis))
+            near = -(-x.shape[at] // mesh.shape[name]) * mesh.shape[name]
             raise UserError(
                 f"placement.mesh: {name}={mesh.shape[name]} leaves {'.'.join(_dict_keys(path))} "
                 f"({', '.join(f'{axis}={n}' for axis, n in zip(fact.axes, x.shape, strict=True))}) whole on every "
                 f"device, {x.size / total:.0%} of all parameters: no axis is divisible by {mesh.shape[name]}; "
-                f"set {name} to {' or '.join(map(str, ways))}, or {fact.axes[ruled]} to {near}"
+                f"set {name} to {' or '.join(map(str, ways))}, or {fact.axes[at]} to {near}"
             )
 
 
-def _ruled(axes: tuple[str, ...], mesh: Mesh) -> list[str]:
-    """Mesh axes of more than one device that RULES name for a parameter, in the mesh's order."""
-    wanted = {name for axis in axes for name in _rule(axis)}
-    return [name for name in mesh.axis_names if name in wanted and mesh.shape[name] > 1]
-
-
-def _rule(axis: str | None) -> tuple[str, ...]:
-    if axis is None:
-        return ()
-    if axis not in RULES:
-        raise ValueError(f"unknown logical axis {axis!r}; known: {', '.join(RULES)}")
-    return RULES[axis]
-
-
-def _ways(part: tuple[str, ...], mesh: Mesh) -> int:
-    ways = 1
-    for name in part:
-        ways *= mesh.shape[name]
-    return ways
-
-
-def _as_spec(parts: list[tuple[str, ...]]) -> PartitionSpec:
+def _as_spec(parts: Parts) -> PartitionSpec:
     return PartitionSpec(*(part or None for part in parts)) if any(parts) else PartitionSpec()
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.power_law import PowerLaw
-from scaling.laws.uncertainty import interval
+from scaling.laws.intervals import interval
+from scaling.laws.isoflop import FittedPowerLaw
 from scaling.report.data import Frontier, IsoflopCurve, Law, Minimum, OptimumCurve, ReportData, Run
 from scaling.units import write_number
 
@@ -159,7 +159,7 @@ def _why_not(verdict: str, advice: Sequence[float]) -> str:
 
 
 def _optimum_curve(
-    symbol: Literal["N*", "D*"], law: PowerLaw, grid: Sequence[float], level: float, parametric: Sequence[float]
+    symbol: Literal["N*", "D*"], law: FittedPowerLaw, grid: Sequence[float], level: float, parametric: Sequence[float]
 ) -> OptimumCurve:
     bands = [interval(law.drawn(C), level) for C in grid]
     return OptimumCurve(

@@ -57,7 +57,7 @@ def write_outcome(home: Path, forecast: "Forecast", states: Sequence[RunState]) 
     if not losses:
         return None
     outcome = laws.outcome(forecast, losses)
-    from scaling.laws.strict import to_json
+    from scaling.strict_json import to_json
 
     values = asdict(outcome) | {"mean_error": outcome.mean_error}
     write_text_atomically(home / "outcome.json", to_json(values))

@@ -46,7 +46,7 @@ def room(run: PlannedRun, device: str) -> int:
     peak = accounting.peak_flops(device, dtype)
     if known is None or known.memory is None or peak is None or run.devices > 1:
         return 1
-    work_s = config.batch_tokens * accounting.flops_per_token(config.model).exact / (MFU * peak)
+    work_s = config.batch_tokens * accounting.flops_per_token(config).exact / (MFU * peak)
     memory = accounting.memory(config, devices=1, kind=known.name).total
     return max(1, min(MOST, int(FULL_S / work_s), int(MEMORY_SHARE * known.memory / memory)))
 

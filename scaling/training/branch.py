@@ -52,7 +52,7 @@ def branch_off(
     if is_main():
         write_metrics(folder, [record for record in read_metrics(home) if record["step"] <= books.step])
     everyone(True)  # the others read them next
-    flops = accounting.flops_per_token(config.model).exact * config.batch_tokens * books.step
+    flops = accounting.flops_per_token(config).exact * config.batch_tokens * books.step
     own = {"steps": config.steps, "tail_sum": 0.0, "tail_count": 0}  # the last tenth is another
     branch = {"trunk": name, "step": books.step, "flops_shared": flops, "wall_s_shared": books.wall_s}
     return state, replace(books, losses=books.losses | own, branch=branch)

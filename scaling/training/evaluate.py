@@ -1,6 +1,7 @@
 """The held-out loss: mean over every token of the split, with its standard error, and bits per byte."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from scaling.config import RunConfig
 from scaling.data import Split, eval_batches
 from scaling.models import functional
+from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, replicated, use
 from scaling.parallel.distributed import local_rows, put_batch
 
@@ -27,11 +29,12 @@ class Evaluation:
     """A loss on the held-out split."""
 
     loss: float
-    """nats per token, mean over all targets of the split"""
+    """in the objective's unit, mean over all targets of the split"""
     loss_sem: float | None
     """its standard error, windows taken as independent; None for a split of one window"""
-    bits_per_byte: float
-    """loss / ln 2 · tokens of the split / bytes of its text (end-of-document tokens are tokens, not bytes)"""
+    bits_per_byte: float | None
+    """loss / ln 2 · tokens of the split / bytes of its text (end-of-document tokens are tokens, not bytes); None for
+    an objective whose loss is no likelihood"""
     tokens: int
     windows: int
 
@@ -45,37 +48,49 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates parameters on a whole split; compiled at the first call, once."""
+    """Evaluates parameters on a whole split by the objective's held-out measure; compiled at the first call, once."""
 
-    def __init__(self, run: RunConfig, graph: functional.Graph, mesh: Mesh, split: Split):
-        self.mesh, self.split, self.context = mesh, split, run.model.context
+    def __init__(self, run: RunConfig, mesh: Mesh, split: Split):
+        self.run, self.mesh, self.split, self.context = run, mesh, split, run.model.context
         copies = mesh.shape["data"] * mesh.shape["fsdp"]
-        tokens = CPU_BATCH_TOKENS if jax.default_backend() == "cpu" else BATCH_TOKENS
+        tokens = CPU_BATCH_TOKENS if mesh.devices.flat[0].platform == "cpu" else BATCH_TOKENS
         needed = -(-split.n_tokens // (self.context * copies))
         self.batch_size = min(max(1, tokens // self.context), needed) * copies
 
-        def nats(params: functional.Params, tokens: Any, targets: Any, weights: Any) -> jax.Array:
+        def losses(params: functional.Params, state: Any, batch: Batch) -> tuple[jax.Array, Any]:
             with use(mesh):
-                return functional.bind(graph, params).per_window_nats(tokens, targets, weights)
+                return functional.bind_run(run, params).window_losses(*batch, state=state)
 
-        self._nats = jax.jit(nats, out_shardings=replicated(mesh))
+        self._losses = jax.jit(losses, out_shardings=(replicated(mesh), batch_sharding(mesh)))
 
     def __call__(self, params: functional.Params, check: Callable[[], None] | None = None) -> Evaluation:
         """The loss of `params`; `check` is called before every batch and may raise to give up."""
-        nats: list[Any] = []
+        losses: list[np.ndarray] = []
         weights: list[np.ndarray] = []
-        for batch in eval_batches(self.split, self.context, self.batch_size):
+        pending: deque[list[jax.Array]] = deque()
+        batches = eval_batches(self.split, self.context, self.batch_size, streams=self.run.model.carries)
+        state = self._start_state(params)
+        for index, batch in enumerate(batches):
             if check is not None:
                 check()
-            nats.append(self._nats(params, *(self._put(x) for x in batch)))
+            parts = []
+            for part in self.run.objective.held_out(batch, index, self.run.model):
+                part_losses, state = self._losses(params, state, Batch(*map(self._put, part)))
+                parts.append(part_losses)
+            pending.append(parts)
             weights.append(batch.weights_BxL.sum(-1, dtype=np.float64))
-            if len(nats) > 2:
-                nats[-3] = np.asarray(nats[-3], np.float64)  # waits, so that batches do not pile up on the device
+            if len(pending) > 2:
+                losses.append(_mean(pending.popleft()))  # waits, so that batches do not pile up on the device
+        losses += map(_mean, pending)
         return summarise(
-            np.concatenate([np.asarray(n, np.float64) for n in nats]),
+            np.concatenate(losses),
             np.concatenate(weights),
-            tokens_per_byte=self.split.n_tokens / self.split.n_bytes,
+            tokens_per_byte=self.split.n_tokens / self.split.n_bytes if self.run.objective.LIKELIHOOD else None,
         )
+
+    def _start_state(self, params: functional.Params) -> Any:
+        shapes = jax.eval_shape(lambda p: functional.bind_run(self.run, p).start_state(self.batch_size), params)
+        return jax.tree.map(lambda x: self._put(np.zeros(x.shape, x.dtype)), shapes)
 
     def _put(self, x: np.ndarray) -> Any:
         if jax.process_count() == 1:
@@ -84,16 +99,21 @@ class Evaluator:
         return put_batch(x[start:stop], self.mesh, len(x))
 
 
-def summarise(nats: np.ndarray, weights: np.ndarray, *, tokens_per_byte: float) -> Evaluation:
+def _mean(parts: list[Any]) -> np.ndarray:
+    return np.mean([np.asarray(part, np.float64) for part in parts], axis=0)
+
+
+def summarise(losses: np.ndarray, weights: np.ndarray, *, tokens_per_byte: float | None) -> Evaluation:
     """The mean of a ratio over independent windows.
 
-    nats, weights: of each window, sums over its targets; a window of weight 0 is padding and does not count.
-    The standard error is that of the ratio Σ nats / Σ weights (Cochran 1977, Sampling Techniques, section 6.4).
+    losses, weights: of each window, sums over its targets; a window of weight 0 is padding and does not count.
+    The standard error is that of the ratio Σ losses / Σ weights (Cochran 1977, Sampling Techniques, section 6.4).
     """
     used = weights > 0
-    nats, weights = nats[used], weights[used]
-    n, total = len(nats), float(weights.sum())
-    loss = float(nats.sum()) / total
-    residuals = nats - loss * weights
+    losses, weights = losses[used], weights[used]
+    n, total = len(losses), float(weights.sum())
+    loss = float(losses.sum()) / total
+    residuals = losses - loss * weights
     sem = math.sqrt(float((residuals**2).sum()) * n / (n - 1)) / total if n > 1 else None
-    return Evaluation(loss, sem, loss / math.log(2) * tokens_per_byte, round(total), n)
+    bits = None if tokens_per_byte is None else loss / math.log(2) * tokens_per_byte
+    return Evaluation(loss, sem, bits, round(total), n)

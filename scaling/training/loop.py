@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from scaling.config import RunConfig
 from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
-from scaling.models import functional
 from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
 from scaling.parallel.distributed import local_rows, put_batch
 from scaling.result import Result
@@ -26,8 +25,8 @@ from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.member import Member
 from scaling.training.pack import check_mesh, check_pack, part, stacked
 from scaling.training.records import open_folder, run_folder, write_config
-from scaling.training.state import TrainState, abstract_state
-from scaling.training.step import METRICS, compile_step, run_optimizer
+from scaling.training.state import TrainState
+from scaling.training.step import compile_step, metric_names, run_layout
 
 
 def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False) -> Result:
@@ -99,7 +98,7 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
             for member in members:
                 opened.callback(member.close)
             loop = Loop(members, mesh, signals, clock)
-            opened.callback(loop.windows.close)
+            opened.callback(loop.batches.close)
             loop.run()
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
@@ -123,19 +122,18 @@ class Loop:
         config, store = members[0].config, members[0].store
         knobs = [make_knobs(member.config) for member in members]
         self.knobs = put_knobs(stacked(knobs), mesh)
-        optimizer = run_optimizer(config, knobs[0])
-        layout = abstract_state(config.model, optimizer, mesh)
-        graph, _ = functional.abstract(config.model, config.placement)
-        self.evaluator = Evaluator(config, graph, mesh, store.validation)
+        layout = run_layout(config, mesh)
+        self.names = metric_names(config)
+        self.evaluator = Evaluator(config, mesh, store.validation)
         for member in members:
             member.facts["mesh"] = dict(mesh.shape)
-        self.state = stacked([member.begin(optimizer, layout) for member in members])
-        windows = jax.ShapeDtypeStruct((config.batch_size, config.model.context + 1), store.train.tokens.dtype)
-        self.compile = partial(compile_step, config, graph, mesh, layout, windows, len(members))
+        self.state = stacked([member.begin(layout) for member in members])
+        rows = config.objective.spec(config.model, config.batch_size, store.train.tokens.dtype)
+        self.compile = partial(compile_step, config, mesh, layout, rows, len(members))
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
         self.alone = jax.process_count() == 1
-        self.windows: Any = self._source()
+        self.batches: Any = self._source()
 
     def run(self) -> None:
         """All updates and evaluations that are left. Raises what a signal asks for, once every state is saved."""
@@ -168,7 +166,7 @@ class Loop:
             if self._any_process(self.signals.received is not None):
                 raise Stop
             before = self.pending
-            self.state, self.pending = self.update(self.state, self.knobs, next(self.windows))
+            self.state, self.pending = self.update(self.state, self.knobs, next(self.batches))
             for member in self._active():
                 member.step += 1
             if before is not None:
@@ -178,19 +176,19 @@ class Loop:
         return (member for member in self.members if member.active)
 
     def _source(self) -> Iterator[Any]:
-        """The windows of every update that is left, on the devices before they are needed.
+        """The batch of every update that is left, on the devices before they are needed.
 
         On one process's CPU memory is the device: there a thread would only compete with the step.
         """
         batch_size, steps = self.members[0].config.batch_size, self.members[0].config.steps
         updates = range(max(steps - member.step for member in self.members))
         rows = local_rows(self.mesh, batch_size)
-        windows = (stacked([member.windows(i, *rows) for member in self.members]) for i in updates)
-        if jax.default_backend() == "cpu" and jax.process_count() == 1:
-            return windows
+        batches = (stacked([member.rows(i, *rows) for member in self.members]) for i in updates)
+        if self.mesh.devices.flat[0].platform == "cpu" and jax.process_count() == 1:
+            return batches
         if len(self.members) > 1:
-            return prefetch(windows, lambda rows: jax.device_put(rows, replicated(self.mesh)))
-        return prefetch(windows, lambda rows: put_batch(rows, self.mesh, batch_size))
+            return prefetch(batches, lambda rows: jax.device_put(rows, replicated(self.mesh)))
+        return prefetch(batches, lambda rows: jax.tree.map(lambda x: put_batch(x, self.mesh, batch_size), rows))
 
     def _look_after(self, member: Member) -> None:
         """What is due for a run between two updates: a checkpoint, an evaluation, its end."""
@@ -218,11 +216,11 @@ class Loop:
 
     def _read(self, metrics: jax.Array, *, behind: int) -> None:
         """Take in what an update measured, waiting until it is done. behind: updates made since."""
-        rows = np.asarray(metrics).reshape(len(self.members), len(METRICS)).tolist()
+        rows = np.asarray(metrics).reshape(len(self.members), len(self.names)).tolist()
         for member, row in zip(self.members, rows, strict=True):
             if member.active:
                 with member.ending_if_diverged():
-                    member.read(member.step - behind, dict(zip(METRICS, row, strict=True)))
+                    member.read(member.step - behind, dict(zip(self.names, row, strict=True)))
 
     def _drain(self) -> None:
         """Wait for the latest update."""

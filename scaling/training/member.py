@@ -6,9 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optax
-
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import Batches, TokenStore
@@ -19,10 +16,12 @@ from scaling.training.branch import branch_off
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation
-from scaling.training.metrics import Losses, MetricsFile, limit
+from scaling.training.knobs import make_knobs
+from scaling.training.metrics import Losses, MetricsFile
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result
 from scaling.training.state import TrainState, create_state
+from scaling.training.step import run_optimizer
 
 
 class Diverged(Exception):
@@ -58,21 +57,21 @@ class Member:
         self.mirror = Mirror(config, folder, enabled=is_main())
         self._open: list[Callable[[], None]] = []
 
-    def begin(self, optimizer: optax.GradientTransformation, layout: TrainState) -> TrainState:
+    def begin(self, layout: TrainState) -> TrainState:
         """Open the records; returns the state to start from: of the newest good checkpoint, of the trunk's, or a new
         one."""
         config = self.config
-        self.flops_per_token = accounting.flops_per_token(config.model).exact
+        self.flops_per_token = accounting.flops_per_token(config).exact
         self.batches = Batches(self.store.train, config.model.context, config.batch_size, config.seed)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
-        self.losses = Losses(config.steps, limit(config.model.vocab))
+        self.losses = Losses(config.steps, config.objective.limit(config.model.vocab))
         restored = self.checkpoints.restore(layout)
         resumed = restored is not None
         if restored is None:
             restored = branch_off(config, self.folder, layout, self.checkpoints.notes)
         if restored is None:
-            state = create_state(config.model, optimizer, config.seed, layout)
+            state = create_state(config.model, run_optimizer(config, make_knobs(config)), config.seed, layout)
         else:
             state, books = restored
             self.losses, self.step, self.wall_before = Losses(**books.losses), books.step, books.wall_s
@@ -121,9 +120,10 @@ class Member:
         """Measure the speed from here on."""
         self._mark = (self.step, self.wall_s)
 
-    def windows(self, ahead: int, start: int, stop: int) -> np.ndarray:
+    def rows(self, ahead: int, start: int, stop: int) -> Any:
         """Rows of a batch: `ahead` updates after the first of this process, of the last step for any after that."""
-        return self.batches.windows(min(self.start + ahead, self.config.steps - 1), start, stop)
+        step = min(self.start + ahead, self.config.steps - 1)
+        return self.config.objective.rows(self.batches, self.config.model, step, start, stop)
 
     @property
     def evaluation_due(self) -> bool:
@@ -169,7 +169,8 @@ class Member:
     def complete(self, evaluation: Evaluation) -> None:
         """The end of the run, with its final held-out loss. Raises Diverged."""
         if evaluation.loss > self.losses.limit:
-            raise Diverged(f"the held-out loss is {evaluation.loss:.2f} nats, above {self.losses.limit:.2f}")
+            unit = self.config.objective.UNIT
+            raise Diverged(f"the held-out loss is {evaluation.loss:.2f} {unit}, above {self.losses.limit:.2f}")
         self._end("completed", evaluation)
 
     @contextmanager

@@ -13,15 +13,8 @@ from scaling.config import tail_steps
 from scaling.metrics import METRICS_FILE, read_metrics
 from scaling.result import naming, write_text_atomically
 
-ABOVE_GUESSING = 1.5
-"""a loss above 1.5 · ln(vocab), half again what guessing every token alike would cost ..."""
 PATIENCE = 50
-"""... in so many steps in a row is divergence; a loss that is no finite number is, at once"""
-
-
-def limit(vocab: int) -> float:
-    """Nats per token that a healthy run stays below after its first steps."""
-    return ABOVE_GUESSING * math.log(vocab)
+"""steps in a row above the objective's limit are divergence; a loss that is no finite number is, at once"""
 
 
 @dataclass
@@ -31,7 +24,7 @@ class Losses:
     steps: int
     """steps of the whole run"""
     limit: float
-    """see `limit`"""
+    """what a healthy run stays below, see `Objective.limit`"""
     window_sum: float = 0.0
     window_count: int = 0
     """since the last record"""
@@ -48,7 +41,8 @@ class Losses:
         self.above = self.above + 1 if loss > self.limit else 0
         if self.above >= PATIENCE:
             return (
-                f"the loss was above {self.limit:.2f} nats, {ABOVE_GUESSING} ln(vocab), in {PATIENCE} steps in a row"
+                f"the loss was above {self.limit:.2f}, what guessing costs half as much again, in {PATIENCE} steps "
+                "in a row"
             )
         self.window_sum += loss
         self.window_count += 1

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from scaling.config import OptimizerConfig
-from scaling.models.parameters import ParamFacts
+from scaling.families import Tensor
 from scaling.training.schedules import Schedule
 
 MUON_RMS = 0.2  # root mean square of a Muon update before the rate: AdamW's, measured by Liu et al. (2502.16982)
@@ -23,7 +23,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer: gradients clipped to a global norm, scaled, decayed, times minus the rate of the step.
 
-    schedule: step (from 0) to learning rate. metadata: ParamFacts of every parameter, in the parameters' structure.
+    schedule: step (from 0) to learning rate. metadata: declarations of all parameters, in the parameters' structure.
     weight_decay: a traced number in the place of the configuration's.
 
     The facts' factors (`models.width_transfer`) are on AdamW's ε and on the rate of the direction, not on the decay:
@@ -82,13 +82,13 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def scale_each(factor: Callable[[ParamFacts], float], metadata: Any) -> optax.GradientTransformation:
+def scale_each(factor: Callable[[Tensor], float], metadata: Any) -> optax.GradientTransformation:
     """Updates times each parameter's own factor; where that is 1 they are left as they are.
 
     Before `scale_by_adam` it stands for an ε of each parameter: m / (√v + f·ε) is what Adam with ε makes of g / f.
     """
 
-    def times(facts: ParamFacts, u: jax.Array) -> jax.Array:
+    def times(facts: Tensor, u: jax.Array) -> jax.Array:
         own = factor(facts)
         return u if own == 1 else u * own
 
@@ -96,20 +96,22 @@ def scale_each(factor: Callable[[ParamFacts], float], metadata: Any) -> optax.Gr
 
 
 def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.GradientTransformation:
-    """`inner` on each layer's part of each parameter by itself, every matrix as [inputs, outputs].
+    """`inner` on each of the stacked arrays of each parameter by itself, every matrix as [inputs, outputs].
 
     optax would take a stack [layers, in, out] as one array: factor over its two longest axes, and clip all layers
     together.
     """
 
-    def each(f: Any, facts: ParamFacts) -> Any:
-        return jax.vmap(f) if _stacked(facts) else f
+    def each(f: Any, facts: Tensor) -> Any:
+        for _ in range(facts.stacked):
+            f = jax.vmap(f)
+        return f
 
     def init(params: Any) -> Any:
         return _map(lambda facts, p: each(inner.init, facts)(_as_matrix(p, facts)), metadata, params)
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def one(facts: ParamFacts, g: jax.Array, s: Any, p: jax.Array) -> tuple[jax.Array, Any]:
+        def one(facts: Tensor, g: jax.Array, s: Any, p: jax.Array) -> tuple[jax.Array, Any]:
             update, s = each(inner.update, facts)(_as_matrix(g, facts), s, _as_matrix(p, facts))
             return update.reshape(g.shape), s
 
@@ -122,15 +124,13 @@ def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.Gradie
 def _muon(config: OptimizerConfig, metadata: Any) -> optax.GradientTransformation:
     def dimensions(updates: Any) -> Any:
         """Which axes are a matrix's inputs and outputs; what AdamW has is left out of `updates` (MaskedNode)."""
-        return _map(
-            lambda facts, u: u if isinstance(u, optax.MaskedNode) else _dimensions(u, facts), metadata, updates
-        )
+        return _map(lambda facts, u: u if isinstance(u, optax.MaskedNode) else _dimensions(facts), metadata, updates)
 
     def match_rms(updates: Any, params: Any = None) -> Any:
-        def scaled(facts: ParamFacts, u: Any) -> Any:
+        def scaled(facts: Tensor, u: Any) -> Any:
             if isinstance(u, optax.MaskedNode):
                 return u
-            return u * (MUON_RMS * math.sqrt(max(facts.fan_in, _outputs(u, facts))))
+            return u * (MUON_RMS * math.sqrt(max(facts.fan_in, facts.fan_out)))
 
         return _map(scaled, metadata, updates)
 
@@ -138,37 +138,17 @@ def _muon(config: OptimizerConfig, metadata: Any) -> optax.GradientTransformatio
     return optax.chain(orthogonal, optax.stateless(match_rms))
 
 
-def _dimensions(x: jax.Array, facts: ParamFacts) -> MuonDimensionNumbers:
-    first = int(_stacked(facts))
-    split = _split(x, facts)
-    return MuonDimensionNumbers(tuple(range(first, split)), tuple(range(split, x.ndim)))
+def _dimensions(facts: Tensor) -> MuonDimensionNumbers:
+    """Which axes are inputs and which outputs; the rest count separate matrices."""
+    split = facts.stacked + facts.inputs
+    return MuonDimensionNumbers(tuple(range(facts.stacked, split)), tuple(range(split, len(facts.shape))))
 
 
-def _outputs(x: jax.Array, facts: ParamFacts) -> int:
-    return math.prod(x.shape[_split(x, facts) :])
-
-
-def _split(x: jax.Array, facts: ParamFacts) -> int:
-    """The first output axis of a matrix: its inputs are the axes before, `fan_in` in number."""
-    first = int(_stacked(facts))
-    for split in range(first + 1, x.ndim):
-        if math.prod(x.shape[first:split]) == facts.fan_in:
-            return split
-    raise ValueError(f"no axes of {dict(zip(facts.axes, x.shape, strict=True))} make up fan_in={facts.fan_in}")
-
-
-def _as_matrix(x: jax.Array, facts: ParamFacts) -> jax.Array:
-    """[layers,] inputs, outputs for a matrix with a fan-in; anything else as it is."""
-    if facts.role not in ("hidden", "head"):
-        return x
-    split = _split(x, facts)
-    return x.reshape(*x.shape[: int(_stacked(facts))], facts.fan_in, math.prod(x.shape[split:]))
-
-
-def _stacked(facts: ParamFacts) -> bool:
-    return facts.axes[0] == "layers"
+def _as_matrix(x: jax.Array, facts: Tensor) -> jax.Array:
+    """[stacked …, inputs, outputs] for a matrix with inputs; anything else as it is."""
+    return x.reshape(*x.shape[: facts.stacked], facts.fan_in, facts.fan_out) if facts.inputs else x
 
 
 def _map(f: Any, metadata: Any, *trees: Any) -> Any:
     """`f(facts, …)` over the parameters; other trees may hold whole trees in the place of a parameter."""
-    return jax.tree.map(f, metadata, *trees, is_leaf=lambda x: isinstance(x, ParamFacts))
+    return jax.tree.map(f, metadata, *trees, is_leaf=lambda x: isinstance(x, Tensor))

@@ -55,18 +55,17 @@ def write_config(folder: Path, config: RunConfig) -> None:
     write_text_atomically(folder / "config.yaml", to_yaml(config))
 
 
-def compute_dtype(config: RunConfig) -> str:
-    """The precision that `placement.compute_dtype` comes to on this platform."""
-    asked = config.placement.compute_dtype
-    return asked if asked != "auto" else "float32" if jax.default_backend() == "cpu" else "bfloat16"
+def precision(config: RunConfig) -> str:
+    """The precision that the run computes at on this machine's devices."""
+    return accounting.compute_dtype(config.placement.compute_dtype, jax.devices()[0].platform)
 
 
 def utilisation(config: RunConfig, tokens_per_s: float | None) -> float | None:
     """Model FLOP utilisation by the exact count; None where the speed or the device's peak is unknown."""
-    peak = accounting.peak_flops(jax.devices()[0].device_kind, compute_dtype(config))
+    peak = accounting.peak_flops(jax.devices()[0].device_kind, precision(config))
     if tokens_per_s is None or peak is None:
         return None
-    return tokens_per_s * accounting.flops_per_token(config.model).exact / (peak * jax.device_count())
+    return tokens_per_s * accounting.flops_per_token(config).exact / (peak * jax.device_count())
 
 
 def make_result(
@@ -85,7 +84,7 @@ def make_result(
     """The record of a run after `steps` updates. A run that failed before its data was open has no `store`."""
     params = accounting.params(config.model)
     tokens = steps * config.batch_tokens
-    flops = accounting.flops_per_token(config.model).as_dict()
+    flops = accounting.flops_per_token(config).as_dict()
     held_out = {"validation_targets": store.validation.n_tokens - 1} if store else {}
     batches = store and Batches(store.train, config.model.context, config.batch_size, config.seed)
     count, kind = jax.device_count(), jax.devices()[0].device_kind
@@ -123,12 +122,9 @@ def _facts(config: RunConfig) -> dict[str, Any]:
     model, optimizer, schedule = config.model, config.optimizer, config.schedule
     return {
         "config_hash": config_hash(config),
-        "d_model": model.d_model,
-        "layers": model.layers,
-        "n_heads": model.n_heads,
-        "d_ff": model.d_ff,
+        **{size: getattr(model, size) for size in model.SIZES},
         "vocab": model.vocab,
-        **{name: getattr(model, name) for name in ARCHITECTURE},
+        **{name: getattr(model, name, None) for name in ARCHITECTURE},
         "steps": config.steps,
         "batch_size": config.batch_size,
         "corpus": config.data.corpus,
@@ -141,9 +137,9 @@ def _facts(config: RunConfig) -> dict[str, Any]:
         "cooldown": schedule.cooldown if schedule.name == "wsd" else None,
         "final_rate": schedule.final if schedule.name in ("cosine", "linear", "wsd") else None,
         "warmup_steps": config.warmup_steps,
-        "parametrisation": "mup" if model.mup else "standard",
-        "mup_width": model.mup.width if model.mup else None,
-        "compute_dtype": compute_dtype(config),
+        "parametrisation": "mup" if model.base else "standard",
+        "mup_width": model.base.width if model.base else None,
+        "compute_dtype": precision(config),
     }
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from scaling.config import ModelConfig
+from scaling.families import ModelConfig
 from scaling.models import functional
 from scaling.parallel import param_shardings, state_shardings
 
@@ -28,7 +28,7 @@ def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, 
     would leave large parameters whole on every device.
     """
     shapes = jax.eval_shape(lambda: _new(model, optimizer, jax.random.key(0)))
-    params = param_shardings(functional.metadata(model), shapes.params, mesh)
+    params = param_shardings(functional.facts(model), shapes.params, mesh)
     layout = state_shardings(shapes, params, shapes.params, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
 
@@ -42,7 +42,8 @@ def create_state(
     so on a CPU it is compiled in a third of the time, to the same numbers.
     """
     shardings = jax.tree.map(lambda x: x.sharding, layout)
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    device = next(iter(jax.tree.leaves(shardings)[0].device_set))
+    options = {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
     create = jax.jit(lambda key: _new(model, optimizer, key), out_shardings=shardings, compiler_options=options)
     return create(jax.random.key(seed))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.projected import Array, Numbers, least_squares, logarithm, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, variable_projection
 
 
 def _value(p: Values, x: Values, xp: ModuleType) -> Any:
@@ -41,5 +41,5 @@ hernandez = Form(
         Parameter("beta", "real"),
     ),
     value=_value,
-    starts=projected(("DF", "N"), ("k", "alpha", "beta"), {}, _solve),
+    starts=variable_projection(("DF", "N"), ("k", "alpha", "beta"), {}, _solve),
 )

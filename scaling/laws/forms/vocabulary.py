@@ -22,7 +22,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.projected import Array, Numbers, least_squares, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, variable_projection
 
 _COLUMNS = ("Nnv", "Nv", "D")
 _SPAN = (0.05, 1.2)
@@ -54,7 +54,7 @@ def _tao(name: str, exponents: tuple[str, str, str], formula: str, note: str) ->
         columns=_COLUMNS,
         parameters=parameters,
         value=value,
-        starts=projected(_COLUMNS, [p.name for p in parameters], dict.fromkeys(distinct, _SPAN), solve),
+        starts=variable_projection(_COLUMNS, [p.name for p in parameters], dict.fromkeys(distinct, _SPAN), solve),
     )
 
 

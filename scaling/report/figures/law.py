@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.optimum import derived
-from scaling.laws.uncertainty import interval
+from scaling.laws.intervals import interval
+from scaling.laws.quantities import quantity
 from scaling.report.data import Frontier, ReportData, frozen_on
 from scaling.report.figures.spec import Axis, Band, FigureSpec, Line, Mark, Panel, Points
 from scaling.report.figures.sweep import MANY, forecast_point, loss_figure, runs_as_points
@@ -263,8 +263,8 @@ def _drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, NDArray[np
     """
     assert fit.draws is not None
     per_token = fit.runs.flops_per_token() if C is not None and fit.runs.C is not None else None
-    own = derived(fit.form, fit.natural, name, C, per_token)
-    return float(own), derived(fit.form, fit.draws.samples, name, C, per_token)
+    own = quantity(fit.form, fit.natural, name, C, per_token)
+    return float(own), quantity(fit.form, fit.draws.samples, name, C, per_token)
 
 
 def _texts(fit: laws.Fit, percent: Array) -> list[str]:

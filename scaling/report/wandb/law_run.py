@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from scaling.laws.strict import finite
 from scaling.report.data import ReportData, frozen_on
+from scaling.strict_json import finite
 from scaling.tracking import Mode, Opening, upload
 
 SECONDS = 60.0

@@ -13,7 +13,7 @@ from scaling.sweeps.designs.sizes import PARAMS_KEY, sized
 def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[DesignPoint]:
     """The last axis fastest, what is zipped faster still."""
     for key in design.keys:
-        check_key(RunConfig, key, f"sweep {sweep.name}: {axis(design, key)}", also=(PARAMS_KEY,))
+        check_key(RunConfig, key, f"sweep {sweep.name}: {axis(design, key)}", also=(PARAMS_KEY,), values=sweep.run)
     together = list(zip(*design.zip.values(), strict=True)) or [()]
     for *crossed, zipped in itertools.product(*design.axes.values(), together):
         label = dict(zip(design.keys, (*crossed, *zipped), strict=True))

@@ -5,6 +5,7 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import RunConfig, Size, SweepConfig
+from scaling.families import transfer_notes
 
 
 def placeholders(sweep: SweepConfig, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def size_of(config: RunConfig, tokens: float, batch_tokens: int = 0, learning_ra
         n_params=count.total,
         n_non_embedding=count.non_embedding,
         tokens=tokens,
-        flops_deepseek=tokens * accounting.flops_per_token(config.model).deepseek,
+        flops_deepseek=tokens * accounting.flops_per_token(config).deepseek,
         d_model=config.model.d_model,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
@@ -68,10 +69,4 @@ def rule_notes(sweep: SweepConfig, configs: Sequence[RunConfig]) -> list[str]:
         for key, rule in rules.items()
         if rule is not None and (outside := rule.outside(sizes)) is not None
     ]
-    depths = sorted({c.model.layers for c in configs if c.model.mup is not None and c.model.mup.layers is None})
-    if len(depths) > 1:
-        notes.append(
-            f"model.mup.layers is unset and the runs have {depths[0]} to {depths[-1]} layers: the rate is "
-            "transferred over width only; name the layers of the base to transfer it over depth"
-        )
-    return notes
+    return notes + transfer_notes([config.model for config in configs])

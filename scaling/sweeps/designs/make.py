@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scaling import ladder
-from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, merge
+from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, family_of, merge
 from scaling.errors import UserError
+from scaling.families import untransferable
 from scaling.sweeps.designs.branches import branch_points, lone_schedule, share_trunks
 from scaling.sweeps.designs.grid import grid_points
 from scaling.sweeps.designs.isoflop import isoflop_points
@@ -24,7 +25,7 @@ def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun
     _refuse_set_by_design(sweep)
     runs = plan_points(sweep, _points(sweep), folder)
     _refuse_twins(sweep, runs)
-    _refuse_untold_heads(runs)
+    _refuse_mixed_base(runs)
     return share_trunks(runs) if isinstance(sweep.design, BranchesDesign) else runs
 
 
@@ -91,7 +92,10 @@ def _refuse_set_by_design(sweep: SweepConfig) -> None:
     rules = {"batch_size": "batch_size", "weight_decay": "optimizer.weight_decay"}
     rules |= {"learning_rate": "optimizer.learning_rate"}
     owners |= {key: rule for rule, key in rules.items() if getattr(sweep, rule) is not None}
-    design, shape = sweep.design, {f"model.{key}": "the ladder" for key in ladder.SHAPE_KEYS}
+    design, shape = (
+        sweep.design,
+        {f"model.{key}": "the ladder" for key in family_of(sweep.run.get("model", {}), f"sweep {sweep.name}").SIZES},
+    )
     if isinstance(design, IsoflopDesign):
         owners |= {"tokens": "design.budgets"} | shape
     elif isinstance(design, BranchesDesign):
@@ -154,15 +158,10 @@ def _repeated(sweep: SweepConfig) -> str:
     return ""
 
 
-def _refuse_untold_heads(runs: tuple[PlannedRun, ...]) -> None:
-    """Under µP scores fall as 1/d_head, for which the base's must be known."""
-    models = [run.config.model for run in runs]
-    sizes = sorted({model.d_head for model in models if model.mup is not None and model.mup.d_head is None})
-    if len(sizes) > 1:
-        raise UserError(
-            f"run.model.mup.d_head is unset, which is for heads of one size, and the runs have d_head of {sizes[0]} "
-            f"to {sizes[-1]}; set run.model.mup.d_head to that of the base"
-        )
+def _refuse_mixed_base(runs: tuple[PlannedRun, ...]) -> None:
+    """What hyper-parameters are transferred from must be known for all models of a sweep."""
+    if why := untransferable([run.config.model for run in runs]):
+        raise UserError(f"run.model.{why}")
 
 
 def _has(values: Any, key: str) -> bool:

@@ -91,7 +91,7 @@ def plan_run(
         whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known
     named = partial(_named, sweep)
     config = build(RunConfig, merge(whole, placeholders(sweep, whole)), where, named)
-    per_token = accounting.flops_per_token(config.model).exact
+    per_token = accounting.flops_per_token(config).exact
     about = config.tokens if flops is None else flops / per_token
     config = changed(config, batch_values(sweep, config, about), where)
     if flops is not None:

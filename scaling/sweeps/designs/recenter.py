@@ -14,7 +14,7 @@ from scaling.sweeps.run_store import DONE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scaling.laws.isoflop import Budget, Isoflop
+    from scaling.laws.isoflop import Isoflop, IsoflopBudget
     from scaling.sweeps.run_store import Entry
 
 ROUND = "round"  # in the label of a run that a design did not have at first: when it was added, from 1
@@ -99,7 +99,7 @@ def _curve(found: "Isoflop") -> str:
 def _further(
     sweep: SweepConfig,
     design: IsoflopDesign,
-    budget: "Budget",
+    budget: "IsoflopBudget",
     C: float,
     labels: Mapping[str, Mapping[str, Any]],
     number: int,

@@ -29,7 +29,7 @@ def sized(
     base = merge(sweep.run.get("model", {}), over or {})
     for allowed in (ladder.TOLERANCE, tolerance):
         try:
-            return _ladder_values(ladder.model_for_params(target, sweep.ladder, base, allowed, asked_by))
+            return sizes_of(ladder.model_for_params(target, sweep.ladder, base, allowed, asked_by))
         except UserError as error:
             problem = error
     raise UserError(f"{where}: {problem}")
@@ -40,9 +40,9 @@ def in_row(spacing: float) -> float:
     return spacing**SLACK - 1
 
 
-def _ladder_values(model: ModelConfig) -> dict[str, Any]:
+def sizes_of(model: ModelConfig) -> dict[str, Any]:
     """What the ladder decides about a model."""
-    return {key: getattr(model, key) for key in ladder.SHAPE_KEYS}
+    return {key: getattr(model, key) for key in model.SIZES}
 
 
 def center(design: IsoflopDesign | BranchesDesign, budget: float) -> float | None:

@@ -1,0 +1,85 @@
+"""Logical axes to mesh axes: over which devices an array is split. Pure arithmetic, for real and planned meshes."""
+
+from collections.abc import Mapping
+from math import prod
+from types import MappingProxyType
+
+RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "batch": ("data", "fsdp"),  # fsdp devices each compute windows of their own and only store together
+        "sequence": (),
+        "layers": (),  # a scan slices this axis: split over devices, every step would fetch from one of them
+        "embed": ("fsdp",),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
+        "vocab": ("tensor",),
+        "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
+        "kv_heads": ("tensor",),
+        "mlp": ("tensor",),
+        "gates": ("tensor",),
+        "head_dim": (),
+        "position": (),
+    }
+)
+"""Logical axis to the mesh axes that it is split over.
+
+Within one array a mesh axis serves the first logical axis that asks for it: activations [batch, sequence, embed]
+are split by batch, parameters [embed, mlp] by embed and mlp.
+"""
+
+Parts = tuple[tuple[str, ...], ...]
+"""the mesh axes that each axis of an array is split over"""
+
+
+def rule(axis: str | None) -> tuple[str, ...]:
+    if axis is None:
+        return ()
+    if axis not in RULES:
+        raise ValueError(f"unknown logical axis {axis!r}; known: {', '.join(RULES)}")
+    return RULES[axis]
+
+
+def ways(part: tuple[str, ...], mesh: Mapping[str, int]) -> int:
+    """Devices along these mesh axes together. mesh: devices along each axis."""
+    return prod(mesh[name] for name in part)
+
+
+def activation_parts(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
+    """The split of an activation; an axis whose size does not divide is left whole."""
+    taken: set[str] = set()
+    parts: list[tuple[str, ...]] = []
+    for axis, size in zip(axes, shape, strict=True):
+        part: tuple[str, ...] = ()
+        for name in rule(axis):
+            if name not in taken and size % (ways(part, mesh) * mesh[name]) == 0:
+                part = (*part, name)
+                taken.add(name)
+        parts.append(part)
+    return tuple(parts)
+
+
+def parameter_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
+    """The split of a parameter.
+
+    A mesh axis lies on the axis that RULES give it; where that does not divide, on the largest other one that does
+    (the compiler then gathers the parameter where it is used). Vectors stay whole: they cost nothing.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{len(axes)} axis names {axes} for a parameter of shape {shape}")
+    parts: list[tuple[str, ...]] = [() for _ in axes]
+    if sum(axis != "layers" for axis in axes) < 2:
+        return tuple(parts)
+    for name in ruled(axes, mesh):
+        wanted = [i for i, axis in enumerate(axes) if name in rule(axis)]
+        other = sorted(
+            (i for i, axis in enumerate(axes) if axis != "layers"), key=lambda i: (len(parts[i]), -shape[i])
+        )
+        for i in [*wanted, *other]:
+            if shape[i] % (ways(parts[i], mesh) * mesh[name]) == 0:
+                parts[i] = (*parts[i], name)
+                break
+    return tuple(parts)
+
+
+def ruled(axes: tuple[str, ...], mesh: Mapping[str, int]) -> list[str]:
+    """Mesh axes of more than one device that RULES name for a parameter, in the mesh's order."""
+    wanted = {name for axis in axes for name in rule(axis)}
+    return [name for name in mesh if name in wanted and mesh[name] > 1]

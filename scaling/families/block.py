@@ -1,0 +1,45 @@
+"""The two parts of a transformer's layer: a mixer over positions and a feed-forward part. What each must say."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from scaling.families.declare import Tensor
+from scaling.families.model import Compute, ExtraFlops, Mask
+from scaling.families.shape import TransformerShape
+from scaling.frozen import Config
+
+
+class BlockPart(Config):
+    """One part of a layer. Its own keys are those of `model.mixer` or `model.feed_forward`."""
+
+    MODULE: ClassVar[str]
+    """`module:class` of its forward pass, imported when used"""
+    LOSSES: ClassVar[tuple[str, ...]] = ()
+    """names of the sums that its forward pass adds to the training loss, such as a router's balance"""
+
+    def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
+        """Its parameters in one layer, paths from the part on."""
+        raise NotImplementedError
+
+    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+        """Bytes for each token that its backward pass reads in one layer, of what tensor shards divide."""
+        raise NotImplementedError
+
+    def products(self, model: TransformerShape) -> int:
+        """Numbers for each token that come out of its products, those into the residual stream left out: what
+        `remat: dots` keeps."""
+        raise NotImplementedError
+
+
+class Mixer(BlockPart):
+    """What lets positions see each other."""
+
+    def extra_flops(
+        self, model: TransformerShape, windows: Sequence[int], mask: Mask, keys: float | None
+    ) -> ExtraFlops:
+        """Of all its layers together. windows: keys that a query may see, for each of them. keys: in their place."""
+        return ExtraFlops()
+
+
+class FeedForward(BlockPart):
+    """What works on each position by itself."""

@@ -1,0 +1,52 @@
+"""A field that holds a configuration of one of several kinds, told apart by the key `kind`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from scaling.frozen import Config
+
+UNKNOWN_KIND = "unknown_kind"
+"""type of pydantic's error for a kind that is in no registry"""
+
+
+class ByKind:
+    """Annotates a field of a base class: a mapping becomes the registry's class of its `kind`.
+
+    The registry is read when a value is checked, so a kind may be added to it at any time before.
+    unset: the kind where a mapping does not say; None: it must.
+    """
+
+    def __init__(self, registry: Mapping[str, type[Config]], unset: str | None = None):
+        self.registry, self.unset = registry, unset
+
+    def choose(self, values: Any) -> type[Config] | None:
+        """The class that a mapping is of; None for an unknown kind, or where it is no mapping."""
+        if not isinstance(values, Mapping):
+            return None
+        kind = values.get("kind")
+        kind = self.unset if kind is None else kind
+        return self.registry.get(kind) if isinstance(kind, str) else None
+
+    def kinds(self) -> str:
+        return " or ".join(repr(kind) for kind in self.registry)
+
+    def validate(self, value: Any) -> Config:
+        if isinstance(value, Config) and type(value) in self.registry.values():
+            return value
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError("model_type", "should be `key: value` lines")
+        chosen = self.choose(value)
+        if chosen is None:
+            raise PydanticCustomError(
+                UNKNOWN_KIND, "unknown kind", {"kind": value.get("kind"), "allowed": self.kinds()}
+            )
+        return chosen.model_validate(value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> dict[str, Any]:
+        members = [handler(config.__pydantic_core_schema__) for config in self.registry.values()]
+        return members[0] if len(members) == 1 else {"anyOf": members}

@@ -1,0 +1,26 @@
+"""How shapes follow from a size: what a sweep says of its ladder."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from scaling.frozen import Config
+
+
+class LadderConfig(Config):
+    """How shapes follow from a size: depth by aspect ratio, width in steps, the rest taken up by the inner width."""
+
+    count: Literal["total", "non_embedding"] = "total"
+    """which N a target size means"""
+    aspect: float = Field(default=64.0, gt=0)
+    """d_model / layers wanted; Kaplan et al. 2020 (2001.08361, figure 5) find the loss flat from about 30 to 200"""
+    d_head: int = Field(default=64, ge=1)
+    """width of a head wanted; heads are as many as fit, at least one"""
+    width_multiple: int = Field(default=64, ge=1)
+    """d_model is a multiple of it"""
+    ff_ratio: float = Field(default=4.0, gt=0)
+    """d_ff / d_model wanted"""
+    ff_multiple: int = Field(default=8, ge=1)
+    """d_ff is a multiple of it; the smaller, the nearer a target can be met"""
+    kv_groups: int = Field(default=1, ge=1)
+    """query heads that share one key/value head"""

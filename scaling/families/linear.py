@@ -1,0 +1,24 @@
+"""Linear maps and norms of a residual network, as tensors."""
+
+from collections.abc import Iterator
+
+from scaling.families.declare import Tensor, vector
+
+
+def linear(
+    name: str, part: str, shape: tuple[int, int], axes: tuple[str, str], *, std: float, item: str, bias: bool
+) -> Iterator[Tensor]:
+    """A map inputs → outputs: `kernel` and, where asked for, `bias`. item: of the FLOP ledger."""
+    yield Tensor(
+        (name, "kernel"), part, shape, axes, "hidden",
+        inputs=1, std=std, decay=True, precision="compute", uses=((item, 1.0),),
+    )  # fmt: skip
+    if bias:
+        yield vector((name, "bias"), part, shape[1], axes[1])
+
+
+def norm(name: str, width: int, *, bias: bool) -> Iterator[Tensor]:
+    """The scale of a norm over the residual stream and, where asked for, its bias."""
+    yield vector((name, "scale"), "norm", width, "embed", mean=1.0)
+    if bias:
+        yield vector((name, "bias"), "norm", width, "embed")

@@ -1,0 +1,35 @@
+"""The dense feed-forward part, as its parameters and memory."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from scaling.families.block import FeedForward
+from scaling.families.declare import Tensor
+from scaling.families.linear import linear
+from scaling.families.model import Compute
+from scaling.families.shape import TransformerShape
+
+KEEPS = {"relu": 2, "relu2": 3, "silu": 4, "gelu": 6, "swiglu": 6, "geglu": 8}
+"""arrays of width d_ff that JAX keeps for the backward pass"""
+
+
+class MLP(FeedForward):
+    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) where the activation is gated; its sizes are the
+    model's own keys."""
+
+    MODULE: ClassVar[str] = "scaling.models.mlp:MLP"
+
+    kind: Literal["mlp"] = "mlp"
+
+    def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
+        D, F = model.d_model, model.d_ff
+        into, out = model.matrix_std(D), model.matrix_std(F, residual=True)
+        for name in ("up", "gate") if model.gated else ("up",):
+            yield from linear(name, "mlp", (D, F), ("embed", "mlp"), std=into, item="mlp", bias=model.bias)
+        yield from linear("down", "mlp", (F, D), ("mlp", "embed"), std=out, item="mlp", bias=model.bias)
+
+    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+        return compute.width * KEEPS[model.activation] * model.d_ff
+
+    def products(self, model: TransformerShape) -> int:
+        return (2 if model.gated else 1) * model.d_ff

@@ -1,0 +1,149 @@
+"""What every family of models is: its sizes, and what follows from them without JAX."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from scaling.families.declare import Tensor
+from scaling.families.ladder import LadderConfig
+from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
+from scaling.frozen import Config
+
+Mask = Literal["causal", "full"]
+"""the keys that a query may see: those up to its own position, or all of the window"""
+FLOAT32 = 4  # bytes
+TRAINING = 3  # forward and backward: each product has two gradients, each a product of the same size
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a run computes, as far as its memory depends on it."""
+
+    platform: str
+    """cpu, gpu or tpu"""
+    dtype: str
+    """float32 or bfloat16"""
+    attention: str
+    """as `placement.attention` asks"""
+    remat: str
+    tensor: int
+    """devices that share each matrix"""
+    mask: Mask
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number at the compute precision."""
+        return 4 if self.dtype == "float32" else 2
+
+
+@dataclass(frozen=True)
+class ExtraFlops:
+    """Training FLOPs per token of products with no parameter in them."""
+
+    exact: dict[str, float] = field(default_factory=dict)
+    """by item of the ledger, over the keys that the mask lets a query see"""
+    full_context: float = 0.0
+    """the same over all keys of the window, as published conventions count them"""
+    softmax: float = 0.0
+    """3 per score over all keys, which one convention counts"""
+
+    def __add__(self, other: "ExtraFlops") -> "ExtraFlops":
+        items = {name: self.exact.get(name, 0.0) + value for name, value in other.exact.items()}
+        return ExtraFlops(self.exact | items, self.full_context + other.full_context, self.softmax + other.softmax)
+
+
+class ModelConfig(Config):
+    """One model. Sizes are in units (not bytes). A family is a subclass with a line in `FAMILIES`."""
+
+    PARTS: ClassVar[tuple[str, ...]] = ("embedding", "head")
+    """what parameters count as, in the order in which they are told"""
+    ITEMS: ClassVar[tuple[str, ...]] = ("head",)
+    """of the FLOP ledger, in the order in which they are told"""
+    SIZES: ClassVar[tuple[str, ...]] = ("layers", "d_model")
+    """keys that a ladder sets"""
+    INNER: ClassVar[str] = "d_ff"
+    """the one of them that takes up what is left of a target"""
+    MASKS: ClassVar[tuple[Mask, ...]] = ("causal",)
+    """what it can be trained with"""
+    MODULE: ClassVar[str]
+    """`module:class` of the forward pass, imported when used"""
+
+    kind: Any = None
+    vocab: int = Field(ge=2)
+    """rows of the embedding, padding rows included"""
+    context: int = Field(ge=1)
+    """tokens a window predicts, the length the model is trained at"""
+    layers: int = Field(ge=1)
+    d_model: int = Field(ge=1)
+
+    tied: bool = True
+    """one matrix serves as embedding and as head"""
+    logit_softcap: float | None = Field(default=None, gt=0)
+    """logits become cap·tanh(logits/cap) (Gemma 2, 2408.00118)"""
+    z_loss: float = Field(default=0.0, ge=0)
+    """weight of mean(log Z²) added to the training loss (PaLM, 2204.02311 section 5)"""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def label(self) -> str:
+        """What the ids of its runs begin with."""
+        return f"L{self.layers}-d{self.d_model}"
+
+    @property
+    def transfer(self) -> WidthTransfer:
+        """Its size relative to the base that its hyper-parameters were chosen at."""
+        return STANDARD
+
+    @property
+    def base(self) -> MupConfig | None:
+        """The shape that its hyper-parameters were chosen at, where rates follow from it."""
+        return None
+
+    @property
+    def carries(self) -> bool:
+        """Whether its held-out loss is measured with the state that the text before a window has left."""
+        return False
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every array of parameters. They are drawn in this order, which so decides what a seed begins with."""
+        raise NotImplementedError
+
+    def extra_flops(self, mask: Mask, keys: float | None = None) -> ExtraFlops:
+        """What its declaration does not say of its FLOPs. keys: as in `accounting.flops_per_token`."""
+        return ExtraFlops()
+
+    def activations(self, compute: Compute) -> int:
+        """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
+        raise NotImplementedError
+
+    def shape(self) -> dict[str, Any]:
+        """Sizes and their ratios, for a plan."""
+        return {key: getattr(self, key) for key in (*self.SIZES, "vocab", "context")} | {
+            "aspect": self.d_model / self.layers
+        }
+
+    @classmethod
+    def step_of_layers(cls, base: Mapping[str, Any]) -> int:
+        """Layers by which a ladder over `base` grows."""
+        return 1
+
+    @classmethod
+    def sized(
+        cls, ladder: LadderConfig, base: Mapping[str, Any], pair: tuple[int, int], inner: int
+    ) -> dict[str, int]:
+        """SIZES of the ladder's model of (layers, d_model). inner: the width that takes up the rest of a target, a
+        multiple of `ladder.ff_multiple` near `ladder.ff_ratio` · d_model."""
+        raise NotImplementedError
+
+    @property
+    def inner(self) -> int:
+        """The value of the key INNER."""
+        size: int = getattr(self, self.INNER)
+        return size
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the sums that the model adds to the training loss."""
+        return ()

@@ -1,0 +1,123 @@
+"""The sizes and knobs of a transformer, from GPT-2 to Llama 3, that every part of it reads."""
+
+import math
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from scaling.families.model import ModelConfig
+from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
+from scaling.frozen import filled
+
+GATED = ("swiglu", "geglu")
+SWIGLU_RATIO = 8 / 3  # three matrices cost what two of width 4·d_model do (Shazeer 2020, 2002.05202)
+
+
+class TransformerShape(ModelConfig):
+    """The keys of a transformer that every part of it reads; unset sizes follow from the others."""
+
+    n_heads: int = Field(ge=1)
+    n_kv_heads: int = filled(ge=1)
+    """key/value heads (grouped-query attention); n_heads where unset"""
+    d_head: int = filled(ge=1)
+    """width of a head; d_model / n_heads where unset"""
+    d_ff: int = filled(ge=1)
+    """hidden width of the MLP; 4·d_model where unset, 8/3·d_model rounded up to 8 for a gated activation"""
+
+    activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu"] = "swiglu"
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_position: Literal["pre", "post", "sandwich"] = "pre"
+    norm_eps: float = Field(default=1e-5, gt=0)
+    position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    bias: bool = False
+    """biases in every linear map and in layer norms"""
+    parallel_block: bool = False
+    """attention and MLP read the same normed input and are added together (GPT-J, PaLM)"""
+    qk_norm: bool = False
+    """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442)"""
+    sliding_window: tuple[int | None, ...] = ()
+    """keys a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
+    layer_sharing: int = Field(default=1, ge=1)
+    """neighbouring layers that use the same parameters (`layers` makes it ALBERT)"""
+    attention_softcap: float | None = Field(default=None, gt=0)
+    init: Literal["fan_in", "normal"] = "fan_in"
+    """standard deviation of weights: 1/√fan_in, 1/√d_model for embeddings; or init_std for all (GPT-2)"""
+    init_std: float = Field(default=0.02, gt=0)
+    residual_init_scale: bool = True
+    """matrices that write into the residual stream start smaller by 1/√(2·layers) (GPT-2)"""
+
+    mup: MupConfig | None = None
+    """width and depth transfer from a base shape; unset: the standard parametrisation"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = {k: v for k, v in values.items() if v is not None or k not in ("n_kv_heads", "d_head", "d_ff")}
+        d_model, n_heads = values.get("d_model"), values.get("n_heads")
+        if not all(type(x) in (int, float) and 1 <= x < math.inf for x in (d_model, n_heads)):
+            return values  # the field's own check will say so
+        d_model, n_heads = int(d_model), int(n_heads)
+        if "d_head" not in values and d_model % n_heads:
+            lo, hi = d_model // n_heads * n_heads, (d_model // n_heads + 1) * n_heads
+            near = f"{hi}" if lo == 0 else f"{lo}, {hi}"
+            raise ValueError(f"d_model={d_model} is not divisible by n_heads={n_heads}; nearest that are: {near}")
+        gated = values.get("activation", "swiglu") in GATED
+        d_ff = -(-int(SWIGLU_RATIO * d_model) // 8) * 8 if gated else 4 * d_model
+        return {"n_kv_heads": n_heads, "d_head": d_model // n_heads, "d_ff": d_ff, **values}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.n_heads % self.n_kv_heads:
+            allowed = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
+            raise ValueError(
+                f"n_heads={self.n_heads} is not divisible by n_kv_heads={self.n_kv_heads}; allowed: {allowed}"
+            )
+        if self.layers % self.layer_sharing:
+            allowed = [k for k in range(1, self.layers + 1) if self.layers % k == 0]
+            raise ValueError(
+                f"layers={self.layers} is not divisible by layer_sharing={self.layer_sharing}; allowed: {allowed}"
+            )
+        if self.position == "rope" and self.d_head % 2:
+            raise ValueError(f"rope turns pairs of a head's features, so d_head must be even, got {self.d_head}")
+        if any(w is not None and w < 1 for w in self.sliding_window):
+            raise ValueError(f"sliding_window={list(self.sliding_window)}: a window is 1 key or more, null for all")
+        return self
+
+    @property
+    def gated(self) -> bool:
+        return self.activation in GATED
+
+    @property
+    def transfer(self) -> WidthTransfer:
+        if self.mup is None:
+            return STANDARD
+        return WidthTransfer(
+            self.d_model / self.mup.width,
+            1.0 if self.mup.layers is None else self.layers / self.mup.layers,
+            1.0 if self.mup.d_head is None else self.d_head / self.mup.d_head,
+        )
+
+    @property
+    def base(self) -> MupConfig | None:
+        return self.mup
+
+    def matrix_std(self, fan_in: int, residual: bool = False) -> float:
+        """Standard deviation a hidden matrix starts with.
+
+        residual: it writes into the residual stream (GPT-2, section 2.3).
+        """
+        std = fan_in**-0.5 if self.init == "fan_in" else self.init_std * self.transfer.hidden_std
+        if not (residual and self.residual_init_scale):
+            return std
+        layers = self.mup.layers if self.mup is not None and self.mup.layers is not None else self.layers
+        return std * (2 * layers) ** -0.5
+
+    @property
+    def table_std(self) -> float:
+        """Standard deviation that embeddings, learned positions and the head start with."""
+        if self.init == "normal":
+            return self.init_std
+        return (self.d_model if self.mup is None else self.mup.width) ** -0.5

@@ -1,0 +1,31 @@
+"""What transfer between the models of a sweep must be told of their base."""
+
+from collections.abc import Sequence
+
+from scaling.families.model import ModelConfig
+
+
+def untransferable(models: Sequence[ModelConfig]) -> str:
+    """Why hyper-parameters cannot be transferred between these models; empty where they can.
+
+    Under µP scores fall as 1/d_head, for which the base's must be known.
+    """
+    untold = [model for model in models if model.base is not None and model.base.d_head is None]
+    sizes = sorted({size for model in untold if (size := getattr(model, "d_head", None)) is not None})
+    if len(sizes) < 2:
+        return ""
+    return (
+        f"mup.d_head is unset, which is for heads of one size, and the runs have d_head of {sizes[0]} "
+        f"to {sizes[-1]}; set run.model.mup.d_head to that of the base"
+    )
+
+
+def transfer_notes(models: Sequence[ModelConfig]) -> list[str]:
+    """What is to be known of transfer between these models."""
+    depths = sorted({model.layers for model in models if model.base is not None and model.base.layers is None})
+    if len(depths) < 2:
+        return []
+    return [
+        f"model.mup.layers is unset and the runs have {depths[0]} to {depths[-1]} layers: the rate is "
+        "transferred over width only; name the layers of the base to transfer it over depth"
+    ]

@@ -1,0 +1,195 @@
+"""The transformer: an embedding, layers of a mixer and a feed-forward part around a residual stream, and a head."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import log
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import field_validator, model_validator
+
+from scaling.families.attention import PROJECTIONS, SCORES, Attention
+from scaling.families.block import BlockPart, FeedForward, Mixer
+from scaling.families.by_kind import ByKind
+from scaling.families.declare import Tensor
+from scaling.families.ladder import LadderConfig
+from scaling.families.linear import norm
+from scaling.families.mlp import MLP
+from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask
+from scaling.families.shape import TransformerShape
+
+MIXERS: dict[str, type[Mixer]] = {"attention": Attention}
+FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP}
+
+LAYERS = "layers"  # key of the stacked layers in the parameters, and name of their leading axis
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers of one kind, whose parameters are stacked on a leading axis."""
+
+    name: str
+    """key in the parameters: `layers`, and `layers_2`, … for further kinds"""
+    mixer: Mixer
+    feed_forward: FeedForward
+    members: tuple[int, ...]
+    """which of the layers that have parameters of their own"""
+
+
+class TransformerConfig(TransformerShape):
+    """One transformer. Sizes are in units (not bytes); unset sizes follow from the others."""
+
+    PARTS: ClassVar[tuple[str, ...]] = ("embedding", "position", "attention", "mlp", "norm", "head")
+    ITEMS: ClassVar[tuple[str, ...]] = (PROJECTIONS, SCORES, "mlp", "head")
+    SIZES: ClassVar[tuple[str, ...]] = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
+    MASKS: ClassVar[tuple[Mask, ...]] = ("causal", "full")
+    MODULE: ClassVar[str] = "scaling.models.transformer:Transformer"
+
+    kind: Literal["transformer"] | None = None
+    """unset: transformer"""
+    mixer: tuple[Annotated[Mixer, ByKind(MIXERS)], ...] | None = None
+    """what lets positions see each other, as a pattern repeated over the layers; unset: attention in all"""
+    feed_forward: tuple[Annotated[FeedForward, ByKind(FEED_FORWARDS)], ...] | None = None
+    """what works on each position, as a pattern repeated over the layers; unset: a dense MLP in all"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, values: Any) -> Any:
+        """What is the default has one spelling, so that one run has one id."""
+        if isinstance(values, dict) and values.get("kind") == "transformer":
+            return {**values, "kind": None}
+        return values
+
+    @field_validator("mixer", "feed_forward", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return value if value is None or isinstance(value, list | tuple) else [value]
+
+    @field_validator("mixer", "feed_forward")
+    @classmethod
+    def _unset_if_usual(cls, value: tuple[BlockPart, ...] | None) -> tuple[BlockPart, ...] | None:
+        usual = (Attention(), MLP())
+        return None if value is None or all(part in usual for part in value) else value
+
+    @property
+    def unique_layers(self) -> int:
+        """Layers that have parameters of their own."""
+        return self.layers // self.layer_sharing
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Keys a query may see in each layer, itself included: the pattern repeated, cut at the context."""
+        pattern = self.sliding_window or (None,)
+        return tuple(min(pattern[i % len(pattern)] or self.context, self.context) for i in range(self.layers))
+
+    @property
+    def parts(self) -> tuple[tuple[Mixer, FeedForward], ...]:
+        """(mixer, feed-forward part) of each layer that has parameters of its own."""
+        mixers, feeds = self.mixer or (Attention(),), self.feed_forward or (MLP(),)
+        return tuple((mixers[i % len(mixers)], feeds[i % len(feeds)]) for i in range(self.unique_layers))
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The layers by kind, in the order in which the kinds first come."""
+        parts = self.parts
+        kinds = list(dict.fromkeys(parts))
+        members = [tuple(i for i, kind in enumerate(parts) if kind == one) for one in kinds]
+        names = [LAYERS if i == 0 else f"{LAYERS}_{i + 1}" for i in range(len(kinds))]
+        return tuple(Stack(name, *kind, of) for name, kind, of in zip(names, kinds, members, strict=True))
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for parts in self.parts for part in parts for name in part.LOSSES))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Conventions: biases (where `bias`) on q, k, v, o and on each MLP matrix, never on the head; RMSNorm has a
+        scale, LayerNorm a scale and, where `bias`, a bias; QK-norm has one scale of width d_head for queries and one
+        for keys, shared by the heads; the norm after the last layer exists unless norms come after each addition
+        (`post`)."""
+        transfer = self.transfer
+        for tensor in self._tensors():
+            yield replace(tensor, rate=transfer.rate(tensor.role), eps=transfer.eps(tensor.axes))
+
+    def _tensors(self) -> Iterator[Tensor]:
+        D, V, std = self.d_model, self.vocab, self.table_std  # one start for all: a tied embedding is the head
+        head: tuple[tuple[str, float], ...] = (("head", 1.0),)
+        embedding = Tensor(("embedding",), "embedding", (V, D), ("vocab", "embed"), "embedding", std=std)
+        yield replace(embedding, precision="compute", uses=head) if self.tied else embedding
+        if self.position == "learned":
+            yield Tensor(("position",), "position", (self.context, D), ("position", "embed"), "embedding", std=std)
+        for stack in self.stacks:
+            for tensor in self._layer(stack):
+                uses = tuple((item, times * self.layer_sharing) for item, times in tensor.uses)
+                yield replace(tensor, uses=uses).stack(LAYERS, len(stack.members), stack.name)
+        if self.norm_position != "post":
+            yield from self._norm("norm")
+        if not self.tied:
+            yield Tensor(
+                ("head",), "head", (D, V), ("embed", "vocab"), "head",
+                inputs=1, std=std, decay=True, precision="compute", uses=head,
+            )  # fmt: skip
+
+    def _layer(self, stack: Stack) -> Iterator[Tensor]:
+        for key, part in (("attention", stack.mixer), ("mlp", stack.feed_forward)):
+            for tensor in part.tensors(self):
+                yield replace(tensor, path=(key, *tensor.path))
+        yield from self._norm("attention_norm")
+        if not self.parallel_block:
+            yield from self._norm("mlp_norm")
+        if self.norm_position == "sandwich":
+            yield from self._norm("attention_out_norm")
+            yield from self._norm("mlp_out_norm")
+
+    def _norm(self, name: str) -> Iterator[Tensor]:
+        return norm(name, self.d_model, bias=self.bias and self.norm == "layernorm")
+
+    def extra_flops(self, mask: Mask, keys: float | None = None) -> ExtraFlops:
+        total, mixers = ExtraFlops(), [mixer for mixer, _ in self.parts]
+        for mixer in dict.fromkeys(mixers):
+            windows = [w for i, w in enumerate(self.windows) if mixers[i // self.layer_sharing] == mixer]
+            total += mixer.extra_flops(self, windows, mask, keys)
+        return total
+
+    def activations(self, compute: Compute) -> int:
+        stream = compute.width * self.d_model
+        parts = self.parts
+        layers = [self._kept(compute, *parts[i // self.layer_sharing], w) for i, w in enumerate(self.windows)]
+        if compute.remat == "none":
+            held = sum(layers)
+        elif compute.remat == "full":
+            held = self.layers * stream + max(layers)
+        else:
+            outputs = 3 if self.norm_position != "pre" else 1 if self.parallel_block else 2  # input; o, down if read
+            products = [mixer.products(self) + feed_forward.products(self) for mixer, feed_forward in parts]
+            kept = sum(outputs * stream + compute.width * n // compute.tensor for n in products)
+            held = kept * self.layer_sharing + max(layers)
+        return held + 2 * stream  # and the stream after the last layer and its norm
+
+    def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, window: int) -> int:
+        """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""
+        branches = 1 if self.parallel_block else 2
+        norms = branches + (2 if self.norm_position == "sandwich" else 0)
+        stream = self.d_model * (2 * FLOAT32 * norms + compute.width * branches)  # norms work in float32
+        inner = sum(part.activations(self, compute, window) for part in (mixer, feed_forward))
+        return round(stream + inner / compute.tensor)
+
+    def shape(self) -> dict[str, Any]:
+        return super().shape() | {"ff_ratio": self.d_ff / self.d_model}
+
+    @classmethod
+    def step_of_layers(cls, base: Mapping[str, Any]) -> int:
+        sharing = base.get("layer_sharing", 1)
+        return sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the check of the shape says so
+
+    @classmethod
+    def sized(
+        cls, ladder: LadderConfig, base: Mapping[str, Any], pair: tuple[int, int], inner: int
+    ) -> dict[str, int]:
+        layers, d_model = pair
+        heads = max(1, d_model // ladder.d_head)
+        divisors = (g for g in range(1, heads + 1) if heads % g == 0)
+        groups = min(divisors, key=lambda g: abs(log(g / ladder.kv_groups)))
+        d_head = min(ladder.d_head, d_model)
+        if base.get("position", "rope") == "rope" and d_head < ladder.d_head:
+            d_head = max(2, d_head - d_head % 2)
+        return {"layers": layers, "d_model": d_model, "n_heads": heads, "n_kv_heads": heads // groups,
+                "d_head": d_head, "d_ff": inner}  # fmt: skip

@@ -1,0 +1,117 @@
+"""What a profile is made along: the logarithm, logit or value of a parameter, or of a quantity derived from all."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.forms import Parameter
+from scaling.laws.quantities import (
+    DERIVED,
+    bracket,
+    derived,
+    gradient,
+    quantity,
+    tokens_table,
+    traced,
+)
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.problem import Problem, Pull
+from scaling.laws.table.flops_per_token import FlopsPerToken
+
+SOUGHT = {"positive": np.log(1e4), "share": 9.0, "real": 3.0, "level": 20.0}
+"""how far from the estimate an end is sought: in the logarithm, the logit, the value (of a real one times |estimate|
+where that is more than 1)"""
+STRENGTH = 1e4
+"""of a pull, in nats at one standard deviation from its target: ends are then within 1e-4 of the way to it"""
+_EDGE = 0.1
+"""in log N, of the bracket that an optimum is sought in: one as near to its end is none"""
+
+
+class Coordinate:
+    """A fitted parameter, held exactly."""
+
+    C: float | None = None
+    """FLOPs, of a quantity at a budget"""
+    per_token: FlopsPerToken | None = None
+
+    def __init__(self, fit: FittedLaw, parameter: Parameter, value: float):
+        self.fit, self.parameter, self.estimate = fit, parameter, value
+        self.center = float(parameter.to_theta(value, np))
+        scale = max(1.0, abs(self.center)) if parameter.kind == "real" else 1.0
+        self.reach = float(SOUGHT[parameter.kind] * scale)
+
+    def value(self, u: Array | float) -> Array:
+        """In own units."""
+        with np.errstate(over="ignore"):
+            return np.asarray(self.parameter.from_theta(np.asarray(u, np.float64), np))
+
+    def slope(self, theta: Array) -> Array:
+        """du/dθ [free]."""
+        return gradient(self.fit.problem, theta, self.parameter, self.C, self.per_token)
+
+    def problem(self, target: Array, strength: float) -> Problem:
+        """With the coordinate at `target` [lanes]; strength: of a pull, in units of the objective."""
+        nothing = np.full(len(target), np.nan)
+        held = {name: nothing for name in self.fit.problem.free} | {self.parameter.name: self.value(target)}
+        return self.fit.problem.holding(held)
+
+    def reached(self, target: Array, theta: Array) -> Array:
+        """u [lanes] where searches for `target` ended at theta [lanes, free]."""
+        return target
+
+    def natural(self, target: Array, theta: Array) -> Array:
+        """All parameters in own units [lanes, k] there."""
+        return self.problem(target, 0.0).natural(theta)
+
+
+class DerivedCoordinate(Coordinate):
+    """A derived quantity, pulled."""
+
+    def __init__(self, fit: FittedLaw, name: str, C: float | None, flops_per_token: FlopsPerToken | None):
+        known = DERIVED[name]
+        self.C, self.per_token = C if known.at_budget else None, flops_per_token
+        value = float(quantity(fit.form, fit.natural, name, self.C, flops_per_token))
+        _require_optimum(fit, name, value, self.C, flops_per_token)
+        super().__init__(fit, known.parameter, value)
+        self.pull = Pull(traced(fit.form, name), tokens_table(self.C, flops_per_token), np.zeros(0), 0.0)
+
+    def problem(self, target: Array, strength: float) -> Problem:
+        return self.fit.problem.pulled(replace(self.pull, target=target, strength=strength))
+
+    def reached(self, target: Array, theta: Array) -> Array:
+        natural = self.fit.problem.natural(theta)
+        value = quantity(self.fit.form, natural, self.parameter.name, self.C, self.per_token)
+        return np.asarray(self.parameter.to_theta(value, np))
+
+
+def coordinate(fit: FittedLaw, name: str, C: float | None, flops_per_token: FlopsPerToken | None) -> Coordinate:
+    """See `Fit.profile`. Raises UserError for what the fit has no profile of."""
+    if name in fit.problem.free:
+        return Coordinate(fit, next(p for p in fit.form.parameters if p.name == name), fit.params[name])
+    there = derived(fit.form)
+    if name not in there:
+        also = f", and derived {', '.join(there)}" if there else ""
+        raise UserError(f"profile: {name!r} is not a fitted parameter; there are {', '.join(fit.problem.free)}{also}")
+    found = DerivedCoordinate(fit, name, C, flops_per_token)
+    if np.abs(found.slope(fit.theta)).max() < 1e-9:
+        raise UserError(f"profile: {name} of {fit.form.name} is {found.estimate:.4g} whatever its parameters")
+    return found
+
+
+def _require_optimum(
+    fit: FittedLaw, name: str, value: float, C: float | None, per_token: FlopsPerToken | None
+) -> None:
+    """Raises UserError where the fitted law has no compute-optimal N and D."""
+    if C is None:
+        there = 0 < value < 1
+    else:
+        low, high = bracket(C)
+        best = float(np.log(quantity(fit.form, fit.natural, "N*", C, per_token)))
+        there = low + _EDGE < best < high - _EDGE
+    if not there:
+        raise UserError(
+            f"profile: the fitted law has no compute-optimal N and D ({name} would be {value:.4g}); fix the exponents"
+            " that the data leave open (fit.identified() names them), or give them priors"
+        )

@@ -1,0 +1,71 @@
+"""Attention behind one function, `attend`, and the plain form that defines what all others must give."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from scaling.families.kernels import choose
+from scaling.models.attention_blocked import blocked
+from scaling.models.attention_kernels import cudnn, splash, xla
+from scaling.models.attention_mask import AttentionMask, dropout, masked_softmax
+from scaling.parallel.sharding import target_platform
+
+
+def reference(
+    q_BxLxHxd: jax.Array,
+    k_BxLxKxd: jax.Array,
+    v_BxLxKxd: jax.Array,
+    mask: AttentionMask,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Plain attention: the whole [L, L] square of scores of every head in float32."""
+    length, heads, d_head = q_BxLxHxd.shape[1:]
+    groups = heads // k_BxLxKxd.shape[2]
+    k_BxLxHxd, v_BxLxHxd = jnp.repeat(k_BxLxKxd, groups, 2), jnp.repeat(v_BxLxKxd, groups, 2)
+    scores_BxHxLxL = jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd, k_BxLxHxd, preferred_element_type=jnp.float32)
+    positions = jnp.arange(length)
+    probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, positions, positions, mask)
+    probs_BxHxLxL = dropout(probs_BxHxLxL, mask.dropout, key).astype(v_BxLxHxd.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", probs_BxHxLxL, v_BxLxHxd)
+
+
+Implementation = Callable[[jax.Array, jax.Array, jax.Array, AttentionMask, jax.Array | None], jax.Array]
+
+RUN: dict[str, Implementation] = {
+    "reference": reference,
+    "blocked": blocked,
+    "xla": xla,
+    "cudnn": cudnn,
+    "splash": splash,
+}
+"""the functions behind `families.kernels.KERNELS`"""
+
+
+def attend(
+    q_BxLxHxd: jax.Array,
+    k_BxLxKxd: jax.Array,
+    v_BxLxKxd: jax.Array,
+    mask: AttentionMask,
+    *,
+    key: jax.Array | None = None,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Attention, [B, L, H, d]; scores are scaled by 1/√d and query heads share keys in groups of H / K.
+
+    mask: which keys a query sees and how their scores are bent.
+    key: for dropout of probabilities; None for none.
+    implementation: a name in KERNELS, or `auto` for the fastest that can run on the mesh's devices.
+
+    Raises UserError where the implementation asked for cannot run, and says why and which can.
+    """
+    bent = mask.softcap is not None or mask.alibi or (mask.dropout > 0 and key is not None)
+    chosen = choose(
+        implementation,
+        target_platform(),
+        dtype=q_BxLxHxd.dtype.name,
+        d_head=q_BxLxHxd.shape[-1],
+        bent=bent,
+        two_sided=mask.kind == "full" and mask.window < q_BxLxHxd.shape[1],
+    )
+    return RUN[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, key)

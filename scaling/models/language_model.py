@@ -1,0 +1,101 @@
+"""What every model does with hidden states: the head, logits and losses."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scaling.accounting import compute_dtype
+from scaling.config.run import Placement
+from scaling.families import Mask, ModelConfig
+from scaling.models.loss import LossSums, logits_of, token_losses
+from scaling.models.parameters import Params
+from scaling.parallel.sharding import constrain, target_platform
+
+Losses = dict[str, jax.Array]
+"""sums over tokens that a model adds to the training loss, such as a router's balance; empty for most"""
+
+
+class LanguageModel(nnx.Module):
+    """A model over given parameters, which are float32 and are cast to the compute precision where they are used.
+
+    params: nested dict of arrays as the family declares them, with `embedding` and, unless tied, `head`.
+    """
+
+    def __init__(self, config: ModelConfig, placement: Placement, params: Params, mask: Mask):
+        self.config, self.placement, self.mask = config, placement, mask
+        self.embedding = nnx.Param(params["embedding"])
+        self.head = None if config.tied else nnx.Param(params["head"])
+
+    def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+        """Hidden states [B, L, D] as the head takes them; dropout is applied where a key is given."""
+        raise NotImplementedError
+
+    def __call__(self, tokens_BxL: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Hidden states [B, L, D]."""
+        return self.hidden(tokens_BxL, dropout_key)[0]
+
+    @property
+    def dtype(self) -> Any:
+        """The compute precision."""
+        return jnp.dtype(compute_dtype(self.placement.compute_dtype, target_platform()))
+
+    def embed(self, tokens_BxL: jax.Array) -> jax.Array:
+        """Rows of the embedding, [B, L, D] float32."""
+        return constrain(self.embedding[...][tokens_BxL], "batch", "sequence", "embed")
+
+    def head_matrix(self) -> jax.Array:
+        """[D, V] at the compute precision, the multiplier of logits included."""
+        matrix = self.embedding[...].T if self.head is None else self.head[...]
+        return scaled(matrix, self.config.transfer.logits).astype(self.dtype)
+
+    def logits(self, tokens_BxL: jax.Array) -> jax.Array:
+        """float32 logits [B, L, V], soft-capped, without dropout."""
+        return logits_of(self(tokens_BxL), self.head_matrix(), self.config.logit_softcap)
+
+    def loss_sums(
+        self,
+        tokens_BxL: jax.Array,
+        targets_BxL: jax.Array,
+        weights_BxL: jax.Array,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> LossSums:
+        """Sums over tokens of what a batch costs."""
+        hidden_BxLxD, losses = self.hidden(tokens_BxL, dropout_key)
+        nll_BxL, log_z_BxL = self.token_losses(hidden_BxLxD, targets_BxL)
+        weights_BxL = weights_BxL.astype(jnp.float32)
+        z = jnp.sum(weights_BxL * jnp.square(log_z_BxL))
+        return LossSums(jnp.sum(weights_BxL * nll_BxL), z, losses)
+
+    def start_state(self, batch: int) -> Any:
+        """What the model knows before the first of `batch` texts: a tree of arrays [B, …]; nothing for most."""
+        return ()
+
+    def continued(self, tokens_BxL: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        """(hidden states, state after them), without dropout, for windows that follow those that `state` is of."""
+        return self(tokens_BxL), state
+
+    def window_losses(
+        self, tokens_BxL: jax.Array, targets_BxL: jax.Array, weights_BxL: jax.Array, state: Any = ()
+    ) -> tuple[jax.Array, Any]:
+        """(Σ weight · −log p(target) of every window, [B] float32; the state after them), without dropout."""
+        hidden_BxLxD, state = self.continued(tokens_BxL, state)
+        nll_BxL, _ = self.token_losses(hidden_BxLxD, targets_BxL)
+        return jnp.sum(weights_BxL.astype(jnp.float32) * nll_BxL, -1), state
+
+    def token_losses(self, hidden_BxLxD: jax.Array, targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(−log p(target), log Z) of every token, each [B, L] float32."""
+        return token_losses(
+            hidden_BxLxD,
+            self.head_matrix(),
+            targets_BxL,
+            softcap=self.config.logit_softcap,
+            chunk=self.placement.loss_chunk,
+        )
+
+
+def scaled(x: jax.Array, factor: float) -> jax.Array:
+    """`x` times `factor`; `x` itself where that is 1, to the last bit and operation."""
+    return x if factor == 1 else x * factor

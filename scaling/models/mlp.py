@@ -1,0 +1,39 @@
+"""The dense feed-forward part."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scaling.families import TransformerConfig
+from scaling.families.mlp import MLP as Declared
+from scaling.models.language_model import Losses
+from scaling.models.linear import Linear
+from scaling.models.parameters import Params
+from scaling.parallel.sharding import constrain
+
+
+class MLP(nnx.Module):
+    """See `families.mlp`."""
+
+    def __init__(self, config: TransformerConfig, part: Declared, params: Params):
+        self.activation = config.activation
+        self.up = Linear(params["up"])
+        self.gate = Linear(params["gate"]) if config.gated else None
+        self.down = Linear(params["down"])
+
+    def __call__(self, x_BxLxD: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+        up_BxLxF = constrain(self.up(x_BxLxD), "batch", "sequence", "mlp")
+        if self.gate is not None:
+            gate_BxLxF = constrain(self.gate(x_BxLxD), "batch", "sequence", "mlp")
+            return self.down(activate(gate_BxLxF, self.activation) * up_BxLxF), {}
+        return self.down(activate(up_BxLxF, self.activation)), {}
+
+
+def activate(x: jax.Array, name: str) -> jax.Array:
+    """The activation of that name; a gated one's is that of its gate. GELU is the tanh form (GPT-2)."""
+    if name in ("gelu", "geglu"):
+        return jax.nn.gelu(x, approximate=True)
+    if name in ("silu", "swiglu"):
+        return jax.nn.silu(x)
+    x = jnp.maximum(x, 0)
+    return x * x if name == "relu2" else x  # ReLU²: So et al. 2021, 2109.08668

@@ -1,0 +1,14 @@
+"""Objectives: how a run learns from its text. An objective is a class and a line here."""
+
+from typing import Annotated
+
+from scaling.families import ByKind
+from scaling.objectives.next_token import NextToken
+from scaling.objectives.objective import Batch, Objective, Windows
+
+OBJECTIVES: dict[str, type[Objective]] = {"next_token": NextToken}
+
+AnyObjective = Annotated[Objective, ByKind(OBJECTIVES, unset="next_token")]
+"""the annotation of a field that holds any objective"""
+
+__all__ = ["OBJECTIVES", "AnyObjective", "Batch", "NextToken", "Objective", "Windows"]

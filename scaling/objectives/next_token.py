@@ -1,0 +1,38 @@
+"""Predicting each token from those before it."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from scaling.families import Mask, ModelConfig
+from scaling.objectives.objective import Batch, Objective, Windows
+
+
+class NextToken(Objective):
+    """The autoregressive language model: −log p of a text is the sum over its tokens."""
+
+    UNIT: ClassVar[str] = "nats per token"
+    MASK: ClassVar[Mask] = "causal"
+    LIKELIHOOD: ClassVar[bool] = True
+
+    kind: Literal["next_token"] | None = None
+    """unset: next_token"""
+
+    def rows(self, source: Windows, model: ModelConfig, step: int, start: int, stop: int) -> np.ndarray:
+        """Windows of L + 1 tokens in the store's small integers: the quickest way to a device."""
+        return source.windows(step, start, stop)
+
+    def batch(self, rows: Any) -> Batch:
+        import jax.numpy as jnp
+
+        tokens = rows.astype(jnp.int32)
+        return Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones_like(tokens[:, 1:], jnp.float32))
+
+    def count(self, batch: Batch) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.maximum(jnp.sum(batch.weights_BxL), 1.0)
+
+    def held_out(self, batch: Batch, index: int, model: ModelConfig) -> Iterator[Batch]:
+        yield batch
