@@ -22,7 +22,7 @@ from scaling.result import write_result
 from scaling.sweeps import PlannedRun, launch, make_runs, run_state
 from scaling.sweeps.executors import Finished, LocalExecutor, Task
 from scaling.sweeps.launch import train_all
-from scaling.sweeps.progress import Progress
+from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.run_store import BUSY, RunState, attempts, lock, log_again, log_end, log_start
 
 Ending = int | None | str
@@ -95,7 +95,7 @@ def runs() -> tuple[PlannedRun, ...]:
 def launch_all(runs: Sequence[PlannedRun], home: Path, executor: Pretended) -> tuple[list[str], str]:
     """States of the runs after a launch, and what it said."""
     told = StringIO()
-    states = train_all(runs, home, executor, Progress(home, told))
+    states = train_all(runs, home, executor, LaunchProgress(home, told))
     return [state.state for state in states], told.getvalue()
 
 
@@ -226,7 +226,7 @@ def test_a_run_that_is_killed_since_it_does_not_stop_was_told_to_stop_and_is_not
             return super().wait(seconds)
 
     with pytest.raises(Interrupted):
-        train_all([run], tmp_path, Telling(), Progress(tmp_path, StringIO()))
+        train_all([run], tmp_path, Telling(), LaunchProgress(tmp_path, StringIO()))
     state = run_state(tmp_path / run.id)
     assert (state.state, len(state.attempts)) == ("interrupted", 1)
     assert state.reason.startswith("told to stop, and ended before its state was saved")
@@ -328,7 +328,9 @@ def test_a_stop_cancels_what_was_submitted_and_begins_nothing(
     trunk, branch, *others = runs
     executor, told = Pretended({others[-1].id: [75]}, during=lambda task: os.kill(os.getpid(), number)), StringIO()
     with pytest.raises(error, match="the same command goes on"):
-        train_all([trunk, replace(branch, after=trunk.id), *others], tmp_path, executor, Progress(tmp_path, told))
+        train_all(
+            [trunk, replace(branch, after=trunk.id), *others], tmp_path, executor, LaunchProgress(tmp_path, told)
+        )
     assert told.getvalue().splitlines() == [  # and nothing of runs that never began
         "training 6, on at most 1 device at a time",
         f"[0/6] {others[-1].id} 1 s interrupted: the worker said why",

@@ -28,14 +28,14 @@ def test_a_job_asks_for_what_its_devices_need() -> None:
         partition="a100", time_minutes=90, gpus=1, cpus=8, memory_gb=0.5, account="lab", qos="low",
         setup=("module load cuda",), array_parallelism=4,
     )  # fmt: skip
-    asked = slurm.parameters(config, 4, "name")
+    asked = slurm.job_parameters(config, 4, "name")
     assert (asked["partition"], asked["account"], asked["qos"], asked["job_name"]) == ("a100", "lab", "low", "name")
     assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["nodes"], asked["mem"]) == (4, 32, 1, "512M")
     assert (asked["time"], asked["setup"], asked["array_parallelism"]) == (90, ["module load cuda"], 4)
 
 
 def test_what_is_not_configured_is_left_to_the_cluster() -> None:
-    asked = slurm.parameters(SlurmConfig(time_minutes=2), 1, "name")
+    asked = slurm.job_parameters(SlurmConfig(time_minutes=2), 1, "name")
     assert asked.keys().isdisjoint({"partition", "gpus_per_node", "mem", "account", "qos"})
     assert asked["signal_delay_s"] == 60  # half of so short a limit
 
@@ -53,7 +53,7 @@ def test_every_parameter_reaches_the_script_that_sbatch_reads(tmp_path: Path) ->
     submitit = pytest.importorskip("submitit")
     config = SlurmConfig(partition="p", gpus=2, cpus=3, memory_gb=16, account="a", qos="q", setup=("module load x",))
     text = submitit.slurm.slurm._make_sbatch_string(
-        command="run", folder=tmp_path, map_count=7, **slurm.parameters(config, 2, "name")
+        command="run", folder=tmp_path, map_count=7, **slurm.job_parameters(config, 2, "name")
     )
     wanted = {
         "--partition=p", "--gpus-per-node=4", "--cpus-per-task=6", "--mem=16384M", "--account=a", "--qos=q",

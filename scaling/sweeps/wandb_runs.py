@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import UserError
 from scaling.result import Result
 from scaling.sweeps.run_store import recorded_role, table_of, table_row
-from scaling.sweeps.run_store.tuning import judged, verdicts
+from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +43,8 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     roles = [recorded_role(config) for _, config in found]
     labels = [_point(config) for _, config in found]
     played = [{**vars(result), "role": role} for result, role in zip(results, roles, strict=True)]
-    tunings = judged(played, labels)
-    said = verdicts(played, tunings)
+    tunings = tuning_columns(played, labels)
+    said = tuning_verdicts(played, tunings)
     rows = [table_row(result, role, {}, of) for result, role, of in zip(results, roles, said, strict=True)]
     return table_of([row | more for row, more in zip(rows, tunings, strict=True)])
 

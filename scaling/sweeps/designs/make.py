@@ -10,7 +10,7 @@ from scaling.families import untransferable
 from scaling.sweeps.designs.branches import branch_points, lone_schedule, share_trunks
 from scaling.sweeps.designs.grid import grid_points
 from scaling.sweeps.designs.isoflop import isoflop_points
-from scaling.sweeps.designs.planned import PlannedRun, Point, axis, plan_run, tell
+from scaling.sweeps.designs.planned import DesignPoint, PlannedRun, axis, plan_run, tell
 from scaling.sweeps.designs.points import list_points
 from scaling.sweeps.designs.sizes import PARAMS_KEY, TEST_TOLERANCE, sized
 from scaling.sweeps.run_store.tuning import FACTOR, RATE
@@ -44,7 +44,7 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
     model = sized(like, target_params, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
     label = {"budget": budget, "target_params": target_params}
     values = {"model": model, "records": {"role": "test"}}
-    runs = plan_points(like, [Point(values, label, budget, sweep.forecast.seeds)], folder)
+    runs = plan_points(like, [DesignPoint(values, label, budget, sweep.forecast.seeds)], folder)
     _refuse_twins(sweep, runs)
     return runs
 
@@ -56,7 +56,9 @@ def shared_run(sweep: SweepConfig) -> dict[str, Any]:
     return sweep.run
 
 
-def plan_points(sweep: SweepConfig, points: Iterable[Point], folder: str | None = None) -> tuple[PlannedRun, ...]:
+def plan_points(
+    sweep: SweepConfig, points: Iterable[DesignPoint], folder: str | None = None
+) -> tuple[PlannedRun, ...]:
     """The runs of a design's points, once for each seed and, where they are tuned, each learning rate."""
     factors = sweep.tuning.learning_rate if sweep.tuning else ()
     tried: list[tuple[float, dict[str, Any]]] = [(factor, {FACTOR: factor}) for factor in factors] or [(1.0, {})]
@@ -75,7 +77,7 @@ def plan_points(sweep: SweepConfig, points: Iterable[Point], folder: str | None 
     )
 
 
-def _points(sweep: SweepConfig) -> Iterable[Point]:
+def _points(sweep: SweepConfig) -> Iterable[DesignPoint]:
     design = sweep.design
     if isinstance(design, IsoflopDesign):
         return isoflop_points(sweep, design)

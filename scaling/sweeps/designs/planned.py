@@ -15,7 +15,7 @@ ANY = 10**18  # tokens of a run until the cost of a token is known
 
 
 @dataclass(frozen=True)
-class Point:
+class DesignPoint:
     """What a design sets in one run."""
 
     values: Mapping[str, Any]
@@ -50,6 +50,12 @@ class PlannedRun:
     def tokens(self) -> int:
         """Tokens of whole batches."""
         return self.config.steps * self.config.batch_tokens
+
+    @property
+    def devices(self) -> int:
+        """Devices that its mesh takes; one where the mesh takes what there is (`data: 0`)."""
+        mesh = self.config.placement.mesh
+        return max(mesh.data, 1) * mesh.fsdp * mesh.tensor
 
     def entry(self, flops_spent: float | None = None) -> Entry:
         """What plan.json keeps of it. flops_spent: as its design says where None."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scaling.sweeps.plan.describe import Row
 from scaling.sweeps.plan.estimate import START_S
 from scaling.sweeps.run_store.labels import label_cell, varied
 from scaling.text import table
 from scaling.units import duration, si, si_bytes
 
-Row = Mapping[str, Any]
 Column = tuple[str, bool, Callable[[Row], str]]
 """heading, whether it is set flush left, cell of a run"""
 SHOWN = ("optimizer.learning_rate",)

@@ -25,6 +25,7 @@ from scaling.sweeps.run_store.plan_file import (
     role_of,
     run_folders,
     sweep_and_run,
+    sweep_folder,
     write_plan,
 )
 from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, without_result, write_table
@@ -62,6 +63,7 @@ __all__ = [
     "run_state",
     "stopped",
     "sweep_and_run",
+    "sweep_folder",
     "table_of",
     "table_row",
     "without_result",
