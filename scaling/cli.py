@@ -182,6 +182,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    from scaling import report
     from scaling.config import SweepConfig, load
     from scaling.sweeps import describe_plan, format_plan, run_sweep
 
@@ -191,7 +192,7 @@ def _sweep(args: argparse.Namespace) -> int:
         described = describe_plan(config, folder=args.folder)
         _print_json(described) if args.json else print(format_plan(described))
         return 0
-    outcome = run_sweep(config, folder=args.folder, live=True)
+    outcome = run_sweep(config, folder=args.folder, reporter=report)
     _print_json(outcome.as_dict()) if args.json else print(outcome.summary)
     return 0 if outcome.ok else 1
 

@@ -100,7 +100,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def fit(args: argparse.Namespace) -> tuple[Any, str]:
     """Fit and save. Returns the table for machines and the text for people."""
     from scaling import laws
-    from scaling.laws.strict import finite
+    from scaling.strict_json import finite
 
     if args.list:
         listed = laws.laws_table()
@@ -134,7 +134,7 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
 def predict(args: argparse.Namespace) -> tuple[Any, str]:
     """The prediction for machines and for people."""
     from scaling import laws
-    from scaling.laws.strict import finite
+    from scaling.strict_json import finite
 
     if (args.flops is None) == (not args.overrides):
         raise UserError(
@@ -189,7 +189,7 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
 
 def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     from scaling import laws
-    from scaling.laws.results import WAITING
+    from scaling.laws.table.results import WAITING
     from scaling.sweeps import load_runs, load_wandb
     from scaling.sweeps.run_store import without_result
 

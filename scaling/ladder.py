@@ -2,8 +2,8 @@
 
 It is a staircase of (layers, d_model) pairs that climbs along the wanted aspect ratio one step at a time; d_ff (of
 other families their inner width) takes up the rest between two stairs. So layers and d_model do not decrease with the
-target, and d_ff / d_model stays near the wanted ratio. Only where one stair is too high for d_ff to fill (a doubling of layers at the bottom,
-coarse width steps) a pair beside the staircase is taken.
+target, and d_ff / d_model stays near the wanted ratio. Only where one stair is too high for d_ff to fill (a doubling
+of layers at the bottom, coarse width steps) a pair beside the staircase is taken.
 """
 
 from bisect import bisect_left

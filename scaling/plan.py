@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling import accounting
-from scaling.config import ModelConfig, RunConfig, apply_overrides, build, build_model, read_mapping
+from scaling.config import ModelConfig, RunConfig, apply_overrides, build, read_mapping
 
 MFU = 0.4
 """share of the peak that the estimate of the time assumes"""
@@ -17,7 +17,7 @@ def load_plannable(path: str | Path, overrides: Iterable[str] = ()) -> ModelConf
     values = apply_overrides(read_mapping(path), overrides)
     if "model" in values:
         return build(RunConfig, values, str(path))
-    return build_model(values, str(path))
+    return build(ModelConfig, values, str(path))
 
 
 def plan(config: ModelConfig | RunConfig, topology: str | None = None) -> dict[str, Any]:

@@ -1,7 +1,14 @@
-"""Short numbers: counts and bytes with three digits and a unit."""
+"""Short numbers: counts and bytes with three digits and a unit, powers of ten, durations."""
+
+import math
+from typing import Literal
 
 COUNTS = ("k", "M", "B", "T")
 BYTES = ("kB", "MB", "GB", "TB")
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+Scale = Literal["power", "si", "plain", "percent"]
+"""how numbers on an axis are written: 3×10¹¹, 22k, 1.5, +2 %"""
 
 
 def si(count: float) -> str:
@@ -20,3 +27,39 @@ def _scaled(value: float, units: tuple[str, ...], unit: str) -> str:
         if abs(value) >= 0.9995 * scale:  # three digits of less would round up to 1000 of the smaller unit
             return f"{value / scale:.3g}{units[power - 1]}"
     return f"{value:.3g}{unit}"
+
+
+def write_number(value: float, scale: Scale) -> str:
+    """`value` as an axis or a sentence shows it, with three digits at most where it is no plain number."""
+    if not math.isfinite(value):
+        return "–"
+    if scale == "percent":
+        return f"{value:+.3g} %".replace("-", "−") if value else "0 %"
+    if scale == "power":
+        return _power(value)
+    if scale == "si":
+        return si(value)
+    return f"{value:.6g}".replace("-", "−")
+
+
+def _power(value: float) -> str:
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)) + 1e-12)
+    digits = f"{value / 10.0**exponent:.3g}"
+    if digits == "10":
+        digits, exponent = "1", exponent + 1
+    power = "10" + str(exponent).translate(SUPERSCRIPTS)
+    return power if digits == "1" else f"{digits}×{power}"
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 7 min, 12 d 3 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,7 +1,5 @@
 """The ledger against hand-made sums, brute force, the real parameter tree and published numbers."""
 
-from collections import Counter
-from math import prod
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +9,8 @@ from hypothesis import strategies as st
 from scaling import accounting
 from scaling.config import TransformerConfig
 from scaling.errors import UserError
+from scaling.families import Mask
+from scaling.families.kernels import visible_keys
 
 TINY = TransformerConfig(
     vocab=11, context=6, layers=3, d_model=8, n_heads=2, n_kv_heads=1, d_head=6, d_ff=10, activation="swiglu",
@@ -91,10 +91,11 @@ def test_palm_reproduces_the_utilisation_that_palm_reports() -> None:
     assert 238.3e3 * accounting.flops_per_token(palm).palm / (6144 * peak) == pytest.approx(0.462, abs=5e-4)
 
 
-@given(st.integers(1, 40), st.integers(1, 60))
-def test_mean_visible_keys_equal_a_count_of_the_mask(context: int, window: int) -> None:
-    mask = [[0 <= query - key < window for key in range(context)] for query in range(context)]
-    assert accounting.visible_keys(context, window) == pytest.approx(sum(map(sum, mask)) / context, rel=1e-12)
+@given(st.integers(1, 40), st.integers(1, 60), st.sampled_from(["causal", "full"]))
+def test_mean_visible_keys_equal_a_count_of_the_mask(context: int, window: int, mask: Mask) -> None:
+    nearest = 0 if mask == "causal" else -context
+    seen = [[max(nearest, 1 - window) <= q - k < window for k in range(context)] for q in range(context)]
+    assert visible_keys(context, window, mask) == pytest.approx(sum(map(sum, seen)) / context, rel=1e-12)
 
 
 def test_shared_layers_hold_parameters_once_and_compute_every_time() -> None:
@@ -140,23 +141,18 @@ def models(**fixed: object) -> st.SearchStrategy[TransformerConfig]:
 @settings(max_examples=20, deadline=None)
 @given(models())
 def test_ledger_equals_the_real_parameter_tree(model: TransformerConfig) -> None:
+    """The tree that is drawn and trained; N again by the names of its leaves."""
     import jax
-    from flax import nnx
 
-    from scaling.config import Placement
-    from scaling.models import Transformer
-    from scaling.models.parameters import facts_of
+    from scaling.models import functional
 
-    real: Counter[tuple[str, ...]] = Counter()
-    state = nnx.state(nnx.eval_shape(lambda: Transformer(model, Placement(), rngs=nnx.Rngs(0))))
-    for param in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable)):
-        axes = tuple(axis for axis in facts_of(param).axes if axis != "layers")
-        real[axes] += prod(param.get_value().shape)
-    ledger: Counter[tuple[str, ...]] = Counter()
-    for tensor in accounting.tensors(model):
-        ledger[tensor.axes] += tensor.size
-    assert ledger == real
-    assert accounting.params(model).total == real.total()
+    real = jax.eval_shape(lambda key: functional.init(model, key), jax.random.key(0))
+    leaves = {".".join(k.key for k in path): x for path, x in jax.tree_util.tree_leaves_with_path(real)}
+    assert {t.name: t.shape for t in model.tensors()} == {name: x.shape for name, x in leaves.items()}
+    assert all(len(t.axes) == len(t.shape) for t in model.tensors())
+    assert accounting.params(model).total == sum(x.size for x in leaves.values())
+    outside = sum(x.size for name, x in leaves.items() if name in ("embedding", "position", "head"))
+    assert accounting.params(model).non_embedding == accounting.params(model).total - outside
 
 
 KINDS = {  # as jax.Device.device_kind spells them

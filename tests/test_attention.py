@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from scaling.errors import UserError
+from scaling.families.kernels import KERNELS
 from scaling.models import attention_blocked, attention_kernels
-from scaling.models.attention import Implementation, attend, reference
+from scaling.models.attend import Implementation, attend, reference
 from scaling.models.attention_mask import AttentionMask
 from scaling.models.positions import alibi_slopes
 
@@ -115,9 +116,9 @@ def test_asking_for_a_kernel_that_knows_no_softcap_raises() -> None:
 
 
 def test_cudnn_says_what_it_needs() -> None:
-    assert "float32" in attention_kernels.cudnn_refuses(jnp.zeros((1, 8, 1, 64), jnp.float32))
-    assert "d_head" in attention_kernels.cudnn_refuses(jnp.zeros((1, 8, 1, 12), jnp.bfloat16))
-    assert attention_kernels.cudnn_refuses(jnp.zeros((1, 8, 1, 64), jnp.bfloat16)) == ""
+    assert "float32" in KERNELS["cudnn"].refuses("float32", 64)
+    assert "d_head" in KERNELS["cudnn"].refuses("bfloat16", 12)
+    assert KERNELS["cudnn"].refuses("bfloat16", 64) == ""
 
 
 @pytest.mark.parametrize("implementation", ["reference", "blocked"])

@@ -15,7 +15,6 @@ from scaling.config import Records, SweepConfig, build, config_hash, load, merge
 from scaling.errors import UserError
 from scaling.sweeps import (
     describe_plan,
-    estimate,
     format_plan,
     load_runs,
     make_runs,
@@ -24,7 +23,8 @@ from scaling.sweeps import (
 )
 from scaling.sweeps.designs import expected_optimum
 from scaling.sweeps.executors import Devices
-from scaling.sweeps.forks import drop_forks, fork_folder
+from scaling.sweeps.plan import estimate
+from scaling.sweeps.plan.forks import drop_forks, fork_folder
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import lock, run_state
 

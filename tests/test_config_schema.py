@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from test_config import RUN
 
-from scaling.config import DataConfig, TransformerConfig, RunConfig, SweepConfig, json_schema, load
+from scaling.config import DataConfig, ModelConfig, RunConfig, SweepConfig, json_schema, load
 from scaling.config.load import parse_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_shipped_file_loads_and_fits_its_schema(path: Path) -> None:
-    cls = {"models": TransformerConfig, "data": DataConfig, "runs": RunConfig, "sweeps": SweepConfig}[path.parent.name]
+    cls = {"models": ModelConfig, "data": DataConfig, "runs": RunConfig, "sweeps": SweepConfig}[path.parent.name]
     load(cls, path)
     as_an_editor_sees_it = parse_yaml(path.read_text(encoding="utf-8"), path.name)  # `extends` not followed
     assert problems(as_an_editor_sees_it, json_schema(cls)) == []
@@ -60,5 +60,5 @@ def test_the_schema_knows_what_the_reader_refuses() -> None:
     assert problems({**RUN, "tokens": 1e6}, schema) == []
     for wrong in ({"toknes": 1}, {"model": {"layer": 1}}, {"tokens": "many"}, {"optimizer": {"name": "adamv"}}):
         assert len(problems({**RUN, **wrong}, schema)) == 1, wrong
-    assert problems({"vocab": 1}, json_schema(TransformerConfig)) == [".vocab: 1 is too small"]
-    assert "rows of the embedding" in json_schema(TransformerConfig)["properties"]["vocab"]["description"]
+    assert problems({"vocab": 1}, json_schema(ModelConfig)) == [".vocab: 1 is too small"]
+    assert "rows of the embedding" in json_schema(ModelConfig)["properties"]["vocab"]["description"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from scaling.config import DataConfig
-from scaling.data.corpora import held_out, open_corpus, source_identity
+from scaling.data.corpora import open_corpus, source_identity
+from scaling.data.corpus import held_out
 from scaling.errors import UserError
 
 SPLITS = ("train", "validation")

@@ -17,9 +17,11 @@ from wandb_server import Server, serve
 
 from scaling.cli import main
 from scaling.errors import UserError
-from scaling.report import dashboard, law_run, publish_dashboard, tracking
+from scaling.report import publish_dashboard
 from scaling.report.data import Frontier, ReportData
 from scaling.report.read import read
+from scaling.report.wandb import dashboard, law_run
+from scaling.tracking import mirror
 from scaling.training import train
 
 needs_library = pytest.mark.skipif(
@@ -268,7 +270,7 @@ def test_what_is_not_finite_is_not_sent(data):
 def test_a_trained_runs_offline_file_holds_every_key_that_the_panels_read(server, home, tmp_path, monkeypatch):
     publish_dashboard(home)
     history, summary = used(workspace_panels(server))
-    monkeypatch.setitem(tracking.FINISH_SECONDS, "offline", 120.0)  # a busy machine is not a hanging wandb
+    monkeypatch.setitem(mirror.FINISH_SECONDS, "offline", 120.0)  # a busy machine is not a hanging wandb
     run = Tiny(tmp_path).config(records={"wandb": "offline"})
     train(run, folder=tmp_path / "run", quiet=True)
     (path,) = tmp_path.glob("run/wandb/offline-run-*/*.wandb")

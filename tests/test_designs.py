@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scaling import accounting
 from scaling.config import SweepConfig, build, load, merge
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, estimate, format_plan, make_runs, make_test_runs, run_sweep
+from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs, run_sweep
 from scaling.sweeps.designs import expected_optimum, make
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.executors.environment import Platform
+from scaling.sweeps.plan import estimate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -13,9 +13,10 @@ from scaling.config import SweepConfig, build, merge
 from scaling.data import prepare
 from scaling.errors import UserError
 from scaling.result import read_result, write_result
-from scaling.sweeps import describe_plan, estimate, format_plan, make_runs, run_sweep
-from scaling.sweeps.estimate import START_S
+from scaling.sweeps import describe_plan, format_plan, make_runs, run_sweep
 from scaling.sweeps.executors import Devices
+from scaling.sweeps.plan import estimate
+from scaling.sweeps.plan.estimate import START_S
 from scaling.sweeps.run_store import lock, log_end, log_start
 
 GRID = {"kind": "grid", "axes": {"model.params": [20e3, 40e3], "tokens": [1e5], "optimizer.weight_decay": [0.1, 0.2]}}

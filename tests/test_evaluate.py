@@ -31,15 +31,14 @@ def test_loss_is_the_mean_over_every_target_of_the_split(
     monkeypatch.setattr(evaluate, "CPU_BATCH_TOKENS", batch_tokens)
     config = tiny.config(data={"validation_tokens": 1000})  # 999 targets: 31 windows of 32, and 7
     split = open_store(config.data, tiny.store).validation
-    graph = config.model, config.placement
     params = functional.init(config.model, jax.random.key(3))
     mesh = make_mesh(config.placement.mesh, jax.devices()[:1])
     calls: list[int] = []
-    evaluator = Evaluator(config, graph, mesh, split)
+    evaluator = Evaluator(config, mesh, split)
     got = evaluator(params, lambda: calls.append(1))
     assert evaluator(params) == got
 
-    logits = quick_jit(lambda tokens: jax.nn.log_softmax(functional.bind(*graph, params).logits(tokens)))
+    logits = quick_jit(lambda tokens: jax.nn.log_softmax(functional.bind_run(config, params).logits(tokens)))
     nats = []
     for start in range(0, split.n_tokens - 1, 32):
         window = np.zeros(33, np.int32)

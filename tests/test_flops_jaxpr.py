@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from scaling import accounting
-from scaling.config import TransformerConfig, Placement
+from scaling.config import Placement, TransformerConfig
 from scaling.models import functional
 
 BATCH = 2
@@ -74,8 +74,7 @@ MODELS = {
 
 def traced(config: TransformerConfig, layers: Any, remat: Any = "none") -> tuple[Any, Any, jax.ShapeDtypeStruct]:
     placement = Placement(attention="reference", layers=layers, remat=remat, compute_dtype="float32")
-    graph, params = functional.abstract(config, placement)
-    return graph, params, jax.ShapeDtypeStruct((BATCH, config.context), jnp.int32)
+    return (config, placement), functional.abstract(config), jax.ShapeDtypeStruct((BATCH, config.context), jnp.int32)
 
 
 @pytest.mark.parametrize("layers", ["scan", "unroll"])

@@ -11,12 +11,11 @@ import pytest
 from tiny_run import Tiny, quick_jit
 
 from scaling.config import RunConfig, merge
-from scaling.models import functional
 from scaling.parallel import make_mesh
 from scaling.training import train
 from scaling.training.knobs import make_knobs
 from scaling.training.state import abstract_state, create_state
-from scaling.training.step import from_windows, run_optimizer, update
+from scaling.training.step import run_optimizer, update
 
 BASE: dict[str, Any] = {
     "model": {"dropout": 0.1},
@@ -58,10 +57,9 @@ def one_update(tiny: Tiny) -> Callable[..., np.ndarray]:
     config = tiny.config(**BASE)
     optimizer = run_optimizer(config, make_knobs(config))
     layout = abstract_state(config.model, optimizer, make_mesh(config.placement.mesh, jax.devices()[:1]))
-    graph = config.model, config.placement
     start = create_state(config.model, optimizer, 0, layout)
-    batch = from_windows(jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 33))))
-    step = quick_jit(lambda state, knobs: update(config, graph, knobs, state, batch)[0].params)
+    batch = config.objective.batch(jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 33))))
+    step = quick_jit(lambda state, knobs: update(config, knobs, state, batch)[0].params)
 
     def after(run: RunConfig, at: int) -> np.ndarray:
         state = jax.tree.map(lambda x: jnp.int32(at) if x.dtype == jnp.int32 else x, start)

@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.power_law import straight_law
+from scaling.laws.isoflop.power_law import straight_law
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published"
 PORIAN = {

@@ -10,7 +10,7 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws import forecast as forecasts
+from scaling.laws.predict import forecast as forecasts
 
 BUDGETS, TEST = (1e11, 3.5e11, 1.2e12), 4.8e12
 

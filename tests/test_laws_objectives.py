@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from scaling import laws
-from scaling.laws.certify import least_subgradient
-from scaling.laws.objectives import student_scale
+from scaling.laws.solve.objectives import student_scale
+from scaling.laws.solve.optimality import least_subgradient
 
 
 def noisy_power_law(seed, points=40, degrees=3.0):

@@ -7,8 +7,8 @@ from scipy import optimize
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws import coordinate, traced
 from scaling.laws.forms import FORMS, Parameter
+from scaling.laws.intervals import coordinate, traced
 
 BUDGET = 6 * 300.0
 """FLOPs, of N in 1e9 and D in 1e10: 1.8e22 of the usual"""
@@ -139,7 +139,7 @@ def test_a_parameter_that_is_pulled_has_the_profile_of_the_one_held(long_fit):
 
     held = long_fit.profile("beta")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scaling.laws.profile.coordinate", lambda fit, name, *_: Pulled(fit, name))
+        patch.setattr("scaling.laws.intervals.profile.coordinate", lambda fit, name, *_: Pulled(fit, name))
         pulled = long_fit.profile("beta")
     np.testing.assert_allclose(pulled.interval, held.interval, atol=1e-5 * np.ptp(held.interval))
 

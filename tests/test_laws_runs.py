@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.overflow import overflowed
+from scaling.laws.table.overflow import overflowed
 
 
 def table(**changes):

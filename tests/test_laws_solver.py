@@ -8,8 +8,8 @@ import pytest
 from scipy import optimize
 
 from scaling import laws
-from scaling.laws.diagnostics import diagnose
-from scaling.laws.solver import slopes, solve
+from scaling.laws.solve.diagnostics import diagnose
+from scaling.laws.solve.solver import slopes, solve
 
 
 def grid(noise=0.0, seed=0, E=1.7, A=400.0, B=410.0):

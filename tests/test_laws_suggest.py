@@ -13,10 +13,10 @@ from scaling import laws
 from scaling.cli import main
 from scaling.config import SweepConfig, build, load, merge
 from scaling.errors import UserError
-from scaling.laws.belief import belief, noise_variance
-from scaling.laws.design import least_variance, variance_after
-from scaling.laws.solver import solve
-from scaling.laws.target import make_target
+from scaling.laws.next_runs.design import least_variance, variance_after
+from scaling.laws.next_runs.predictive_covariance import belief, noise_variance
+from scaling.laws.next_runs.target import make_target
+from scaling.laws.solve.solver import solve
 from scaling.sweeps import make_runs, write_suggestion
 
 TRUTH = {"E": 1.7, "A": 400.0, "B": 410.0, "alpha": 0.34, "beta": 0.28}

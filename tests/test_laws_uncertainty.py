@@ -11,7 +11,7 @@ from scipy import stats
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws import Form, Parameter
-from scaling.laws.uncertainty import budgets, interval, resample_counts
+from scaling.laws.intervals.draws import budgets, interval, resample_counts
 
 CHINCHILLA = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
 needs_data = pytest.mark.skipif(not CHINCHILLA.exists(), reason="../shared/published is not here")

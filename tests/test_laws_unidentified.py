@@ -12,8 +12,8 @@ from synthetic_sweep import sweep_config, write_runs
 from scaling import laws, load_runs
 from scaling.cli import main
 from scaling.errors import UserError
-from scaling.laws.strict import finite, to_json
 from scaling.report.read import read
+from scaling.strict_json import finite, to_json
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

@@ -10,9 +10,9 @@ from scipy import integrate, stats
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.backtest import default_cuts
 from scaling.laws.forms.starts import spanned
-from scaling.laws.likelihood import _log_z, likelihood, log_density
+from scaling.laws.solve.likelihood import _log_z, likelihood, log_density
+from scaling.laws.validate.backtest import default_cuts
 
 CHINCHILLA = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
 needs_data = pytest.mark.skipif(not CHINCHILLA.exists(), reason="../shared/published is not here")

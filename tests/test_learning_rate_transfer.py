@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from scaling.config import TransformerConfig, OptimizerConfig, Placement
+from scaling.config import OptimizerConfig, Placement, TransformerConfig
 from scaling.models import functional
 from scaling.training.optimizer import make_optimizer
 
@@ -49,7 +49,7 @@ def trainer(width: int, mup: Any) -> Callable[[float, int], float]:
 
     def loss(params: Any, w: jax.Array) -> jax.Array:
         sums = functional.bind(*graph, params).loss_sums(w[:, :-1], w[:, 1:], jnp.ones_like(w[:, 1:]))
-        return sums.nats / sums.weight
+        return sums.loss / w[:, 1:].size
 
     @jax.jit
     def run(peak: jax.Array, key: jax.Array, batches: jax.Array, held_out: jax.Array) -> jax.Array:

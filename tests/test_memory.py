@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
 from scaling import accounting
-from scaling.config import TransformerConfig, Placement, RunConfig
+from scaling.config import RunConfig, TransformerConfig
 from scaling.errors import UserError
 from scaling.models import functional
 from scaling.models.block import Block
+from scaling.models.layer import LayerContext
 from scaling.models.positions import rope_tables
 from scaling.models.stack import rematerialised
 from scaling.parallel import sharding
@@ -150,14 +150,17 @@ def test_activations_of_a_layer_are_what_jax_keeps(name: str, attention: str, re
 
 
 def kept_bytes(model: TransformerConfig, attention: str, remat: str, batch: int) -> int:
-    graph, state = nnx.split(nnx.eval_shape(lambda: Block(model, rngs=nnx.Rngs(0))))
+    (stack,) = model.stacks
     weights = jax.tree.map(
-        lambda w: jax.ShapeDtypeStruct(w.shape[1:], jnp.bfloat16 if w.ndim == 3 else w.dtype), nnx.to_pure_dict(state)
+        lambda w: jax.ShapeDtypeStruct(w.shape[1:], jnp.bfloat16 if w.ndim == 3 else w.dtype),
+        functional.abstract(model)[stack.name],
     )
     rope = rope_tables(model.context, model.d_head, 1e4) if model.position == "rope" else None
 
-    def layer(w: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        return nnx.merge(graph, w)(x, rope, window=model.windows[0], implementation=attention)
+    context = LayerContext(rope, model.windows[0], "causal", attention)
+
+    def layer(w: Any, x: jax.Array, key: jax.Array | None) -> Any:
+        return Block(model, stack, w)(x, context)
 
     apply = rematerialised(layer, remat, in_scan=False)
     x = jax.ShapeDtypeStruct((batch, model.context, model.d_model), jnp.bfloat16)

@@ -10,26 +10,34 @@ import numpy as np
 import optax
 import pytest
 
-from scaling.config import TransformerConfig, OptimizerConfig, Placement
+from scaling.config import OptimizerConfig, TransformerConfig
+from scaling.families import Role, Tensor
 from scaling.models import functional
-from scaling.families import Tensor
 from scaling.training.optimizer import clip_by_global_norm, global_norm, make_optimizer
 
 Tree = dict[str, Any]
 
-FACTS: Tree = {
-    "embedding": Tensor(("vocab", "embed"), 1, decay=False, role="embedding"),
-    "layers": {
-        "q": Tensor(("layers", "embed", "heads"), 12, decay=True, role="hidden"),
-        "down": Tensor(("layers", "mlp", "embed"), 20, decay=True, role="hidden"),
-        "norm": Tensor(("layers", "embed"), 1, decay=False, role="vector"),
-    },
-    "head": Tensor(("embed", "vocab"), 12, decay=True, role="head"),
-}
 SHAPES = {
     "embedding": (30, 12),
     "layers": {"q": (2, 12, 8), "down": (2, 20, 12), "norm": (2, 12)},
     "head": (12, 30),
+}
+
+
+def matrix(shape: tuple[int, ...], stacked: int = 1, inputs: int = 1, role: Role = "hidden") -> Tensor:
+    axes = tuple(f"axis {i}" for i in range(len(shape)))
+    return Tensor(("w",), "mlp", shape, axes, role, stacked=stacked, inputs=inputs, decay=True)
+
+
+def no_matrix(shape: tuple[int, ...], role: Role, stacked: int = 0) -> Tensor:
+    axes = tuple(f"axis {i}" for i in range(len(shape)))
+    return Tensor(("w",), "norm", shape, axes, role, stacked=stacked)
+
+
+FACTS: Tree = {
+    "embedding": no_matrix((30, 12), "embedding"),
+    "layers": {"q": matrix((2, 12, 8)), "down": matrix((2, 20, 12)), "norm": no_matrix((2, 12), "vector", 1)},
+    "head": matrix((12, 30), 0, role="head"),
 }
 DECAYED = {"layers.q", "layers.down", "head"}
 
@@ -170,7 +178,7 @@ def direction(name: str, params: Tree, grads: Tree, facts: Tree) -> dict[str, np
 
 def test_a_muon_update_has_equal_singular_values_and_the_rms_of_adamw() -> None:
     shapes = {"w": (3, 64, 48)}
-    facts = {"w": Tensor(("layers", "embed", "mlp"), 64, decay=True, role="hidden")}
+    facts = {"w": matrix((3, 64, 48))}
     steep = normal(1, shapes=shapes)
     steep["w"] *= np.float32([1e-4, 1.0, 1e3])[:, None, None]  # layers of very different gradients
     update = direction("muon", normal(0, shapes=shapes), steep, facts)["w"]
@@ -184,15 +192,8 @@ def test_a_muon_update_has_equal_singular_values_and_the_rms_of_adamw() -> None:
 
 @pytest.mark.parametrize("name", ["muon", "adafactor"])
 def test_a_matrix_stored_with_three_axes_gets_the_update_of_its_two_axis_form(name: str) -> None:
-    q, o = ("layers", "embed", "heads", "head_dim"), ("layers", "heads", "head_dim", "embed")
-    deep = {
-        "q": Tensor(q, 160, decay=True, role="hidden"),
-        "o": Tensor(o, 4 * 48, decay=True, role="hidden"),
-    }
-    flatter = {
-        "q": Tensor(("layers", "embed", "heads"), 160, decay=True, role="hidden"),
-        "o": Tensor(("layers", "heads", "embed"), 4 * 48, decay=True, role="hidden"),
-    }
+    deep = {"q": matrix((2, 160, 4, 48)), "o": matrix((2, 4, 48, 160), inputs=2)}
+    flatter = {"q": matrix((2, 160, 192)), "o": matrix((2, 192, 160))}
     params = normal(0, shapes={"q": (2, 160, 4, 48), "o": (2, 4, 48, 160)})
     grads = normal(1, shapes={"q": (2, 160, 4, 48), "o": (2, 4, 48, 160)})
     two = {"q": (2, 160, 192), "o": (2, 192, 160)}
@@ -207,14 +208,27 @@ def test_a_matrix_stored_with_three_axes_gets_the_update_of_its_two_axis_form(na
         np.testing.assert_allclose(found[key].reshape(two[key]), wanted[key], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_each_expert_of_each_layer_gets_the_update_of_a_matrix_by_itself(name: str) -> None:
+    """As many experts as inputs, so that no size tells the axes apart."""
+    inputs, outputs = (20, 24) if name == "muon" else (130, 128)
+    shape = (1, inputs, inputs, outputs)
+    params, grads = normal(0, shapes={"w": shape}), normal(1, shapes={"w": shape})
+    found = direction(name, params, grads, {"w": matrix(shape, stacked=2)})["w"]
+    for expert in (0, 7, inputs - 1):
+        alone = [{"w": x["w"][0, expert]} for x in (params, grads)]
+        wanted = direction(name, *alone, {"w": matrix((inputs, outputs), stacked=0)})["w"]
+        np.testing.assert_allclose(found[0, expert], wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_adafactor_factors_the_second_moment_of_each_layer() -> None:
     b1, decay = 0.8, 0.3
     config = OptimizerConfig(name="adafactor", learning_rate=1, b1=b1, weight_decay=decay, clip_norm=None)
     shapes = {"w": (2, 130, 140), "small": (2, 10, 140), "norm": (2, 130)}
     facts = {
-        "w": Tensor(("layers", "embed", "mlp"), 130, decay=True, role="hidden"),
-        "small": Tensor(("layers", "embed", "mlp"), 10, decay=True, role="hidden"),
-        "norm": Tensor(("layers", "embed"), 1, decay=False, role="vector"),
+        "w": matrix((2, 130, 140)),
+        "small": matrix((2, 10, 140)),
+        "norm": no_matrix((2, 130), "vector", 1),
     }
     params, grads = normal(0, shapes=shapes), [normal(k, shapes=shapes) for k in (1, 2, 3)]
     for k, g in enumerate(grads):
@@ -238,7 +252,7 @@ def test_adafactor_factors_the_second_moment_of_each_layer() -> None:
 
 
 def test_adafactor_keeps_rows_and_columns_instead_of_matrices() -> None:
-    facts = {"w": Tensor(("layers", "embed", "mlp"), 256, decay=True, role="hidden")}
+    facts = {"w": matrix((3, 256, 512))}
     optimizer = make_optimizer(OptimizerConfig(name="adafactor", learning_rate=1), rate, facts)
     state = jax.eval_shape(optimizer.init, {"w": jnp.zeros((3, 256, 512))})
     sizes = sorted(x.size for x in jax.tree.leaves(state))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_run import quick_jit
 
-from scaling.config import TransformerConfig, Placement
+from scaling.config import TransformerConfig
 from scaling.models import functional
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling import accounting
-from scaling.config import TransformerConfig, RunConfig, load
+from scaling.config import RunConfig, TransformerConfig, load
 from scaling.errors import UserError
 from scaling.plan import format_plan, load_plannable, plan
 

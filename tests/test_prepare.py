@@ -13,7 +13,7 @@ import pytest
 
 from scaling.config import DataConfig, TokenizerConfig
 from scaling.data import open_store, prepare
-from scaling.data.corpora import held_out
+from scaling.data.corpus import held_out
 from scaling.data.store import store_folder_of
 from scaling.errors import UserError
 

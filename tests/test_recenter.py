@@ -115,7 +115,7 @@ def test_added_sizes_get_new_seeds_and_the_design_may_grow_over_them(tmp_path: P
     config, home = far_off(300e3), tmp_path / "synthetic"
     train(config, home)
     more = extend(config, read_plan(home), load_runs(home))
-    record_runs(home, (*make_runs(config), *more.runs), "fit")
+    record_runs(home, {run.id: run.entry() for run in (*make_runs(config), *more.runs)}, "fit")
     planned = read_plan(home)
     assert len(all_runs(config, make_runs(config), planned)) == 21
     seeds = build(SweepConfig, {**config.model_dump(), "seeds": [0, 1]}, "test")

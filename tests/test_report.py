@@ -20,13 +20,14 @@ from test_run_store import RESULT
 from scaling import accounting, laws, report
 from scaling.errors import UserError
 from scaling.report.analysis import budgets_of
-from scaling.report.canvas import PALETTE, linear_ticks, log_ticks, write_number
 from scaling.report.data import ReportData
-from scaling.report.figures import isoflops
-from scaling.report.interactive import variables
+from scaling.report.figures.interactive import variables
+from scaling.report.figures.spec import PALETTE, linear_ticks, log_ticks
+from scaling.report.figures.sweep import isoflops
 from scaling.report.read import _run, read
 from scaling.result import write_result
 from scaling.sweeps import load_runs, make_runs
+from scaling.units import write_number
 
 FIGURES = ["forecast", "isoflop", "loss_against_flops", "optima", "residuals"]
 LAW = Law()

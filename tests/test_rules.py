@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from scaling import accounting
-from scaling.config import TransformerConfig, Rule, Size, SweepConfig, build, merge
+from scaling.config import Rule, Size, SweepConfig, TransformerConfig, build, merge
 from scaling.config.rules import BatchRule, BatchRules, DecayRules, RateRules
 from scaling.errors import UserError
 from scaling.sweeps import describe_plan, format_plan, make_runs

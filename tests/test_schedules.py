@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.config import DataConfig, TransformerConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from scaling.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, TransformerConfig
 from scaling.training.knobs import make_knobs
 from scaling.training.schedules import Schedule, make_schedule
 

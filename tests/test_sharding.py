@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from scaling.config import MeshConfig, TransformerConfig, OptimizerConfig, Placement, build, read_mapping
+from scaling.config import MeshConfig, OptimizerConfig, TransformerConfig, build, read_mapping
 from scaling.errors import UserError
-from scaling.models import functional
 from scaling.families import Tensor
+from scaling.families.declare import vector
+from scaling.models import functional
 from scaling.parallel import (
     RULES,
     batch_sharding,
@@ -30,7 +31,9 @@ from scaling.parallel.microbatch import check_batch
 from scaling.training.optimizer import make_optimizer
 
 P = PartitionSpec
-TINY = TransformerConfig(vocab=64, context=8, layers=2, d_model=16, n_heads=4, n_kv_heads=2, d_ff=32, tied=False, bias=True)
+TINY = TransformerConfig(
+    vocab=64, context=8, layers=2, d_model=16, n_heads=4, n_kv_heads=2, d_ff=32, tied=False, bias=True
+)
 PRESETS = Path(__file__).parents[1] / "configs" / "models"
 
 
@@ -41,8 +44,8 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Any:
 def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[int, ...]) -> PartitionSpec:
     """The layout of one parameter `w`; `others` are parameters of one axis beside it."""
     facts = {
-        "w": Tensor(axes, 1, True, "hidden"),
-        **{k: Tensor(("head_dim",), 1, False, "vector") for k in others},
+        "w": Tensor(("w",), "mlp", shape, axes, "hidden"),
+        **{k: vector((k,), "norm", s[0], "head_dim") for k, s in others.items()},
     }
     shapes = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in {"w": shape, **others}.items()}
     return param_shardings(facts, shapes, on)["w"].spec

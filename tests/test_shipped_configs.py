@@ -4,11 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from scaling.config import Config, DataConfig, TransformerConfig, RunConfig, SweepConfig, json_schema, load, read_mapping
+from scaling.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    SweepConfig,
+    json_schema,
+    load,
+    read_mapping,
+)
 from scaling.sweeps import make_runs
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-KINDS: dict[str, type[Config]] = {"models": TransformerConfig, "data": DataConfig, "runs": RunConfig, "sweeps": SweepConfig}
+KINDS: dict[str, type[Config]] = {
+    "models": ModelConfig,
+    "data": DataConfig,
+    "runs": RunConfig,
+    "sweeps": SweepConfig,
+}
 FILES = [(kind, path) for kind in KINDS for path in sorted((CONFIGS / kind).glob("*.yaml"))]
 
 

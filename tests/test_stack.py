@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import quick_jit
 
-from scaling.config import TransformerConfig, Placement
+from scaling.config import Placement, TransformerConfig
 from scaling.models import LossSums, functional
 from scaling.models.stack import group_size
 
@@ -34,7 +34,7 @@ def loss_and_gradients(config: TransformerConfig, key: jax.Array | None = None, 
 
     def objective(params: functional.Params) -> jax.Array:
         sums: LossSums = functional.bind(*graph, params).loss_sums(tokens, targets, weights, dropout_key=key)
-        return (sums.nats + 0.1 * sums.z) / sums.weight
+        return (sums.loss + 0.1 * sums.z) / jnp.sum(weights)
 
     return quick_jit(jax.value_and_grad(objective))(start(config))
 
@@ -92,7 +92,8 @@ def count(jaxpr: Any, name: str) -> int:
 
 def test_a_scanned_model_is_as_long_to_compile_however_deep() -> None:
     def products(layers: int, way: str) -> int:
-        graph, params = functional.abstract(model(layers=layers), Placement.model_validate({"layers": way}))
+        config = model(layers=layers)
+        graph, params = (config, Placement.model_validate({"layers": way})), functional.abstract(config)
         jaxpr = jax.make_jaxpr(lambda p: functional.bind(*graph, p)(jnp.zeros((1, L), jnp.int32)))(params)
         return count(jaxpr.jaxpr, "dot_general")
 

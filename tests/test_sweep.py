@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scaling import load_runs
+from scaling import load_runs, report
 from scaling.config import SweepConfig, build, differing, load, merge
 from scaling.errors import UserError
 from scaling.sweeps import describe_plan, launch, make_runs, run_sweep
@@ -264,7 +264,7 @@ FORECAST: dict[str, Any] = {
 @pytest.mark.usefixtures("pretend")
 def test_a_forecast_is_frozen_before_its_test_and_never_edited(tmp_path: Path) -> None:
     config, home = sweep(**FORECAST), tmp_path / "s"
-    outcome = run_sweep(config, four_slots(), tmp_path)
+    outcome = run_sweep(config, four_slots(), tmp_path, reporter=report)
     assert outcome.ok and len(outcome.states) == 14
     assert outcome.forecast is not None and outcome.outcome is not None
     tests = [run_id for run_id, entry in read_plan(home).items() if entry.role == "test"]
@@ -290,6 +290,7 @@ def test_a_forecast_is_frozen_before_its_test_and_never_edited(tmp_path: Path) -
     again = run_sweep(config, four_slots(), tmp_path)  # nothing is done twice, nothing is written anew
     assert len(trained(home)) == 14 and (home / "forecast.json").read_bytes() == frozen
     assert again.outcome == outcome.outcome
+    assert again.report is None and f"next: scaling fit {home}" in again.summary  # nobody was given to draw it
     more = run_sweep(sweep(**merge(FORECAST, {"forecast": {"seeds": [0, 1, 2]}})), four_slots(), tmp_path)
     assert more.ok and len(trained(home)) == 15 and (home / "forecast.json").read_bytes() == frozen
 

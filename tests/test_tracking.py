@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from scaling.config import RunConfig
-from scaling.report import tracking
+from scaling.config import RunConfig, run_id
 from scaling.result import Result
+from scaling.tracking import Mirror, mirror, tracker
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 
@@ -38,13 +38,13 @@ def config(mode: str = "offline") -> RunConfig:
     )
 
 
-def mirror(folder: Path, mode: str = "offline", steps: int = 5) -> float:
-    """Track a run of a few steps; the seconds that `finish` waited."""
-    tracker = tracking.start(config(mode), "run-7", folder)
+def mirror_run(folder: Path, mode: str = "offline", steps: int = 5) -> float:
+    """Mirror a run of a few steps; the seconds that `finish` waited."""
+    opened = Mirror(config(mode), folder)
     for step in range(steps):
-        tracker.log(step, {"tokens": 64 * (step + 1), "flops": 4.6e5 * (step + 1), "train/loss": 5.0 - step})
+        opened.log(step, {"tokens": 64 * (step + 1), "flops": 4.6e5 * (step + 1), "train/loss": 5.0 - step})
     began = time.monotonic()
-    tracker.finish(RESULT)
+    opened.finish(RESULT)
     return time.monotonic() - began
 
 
@@ -74,9 +74,9 @@ def items(update: Any) -> dict[str, Any]:
 
 @needs_wandb
 def test_an_offline_run_holds_every_metric_the_config_and_the_result(tmp_path, monkeypatch, caplog, capfd):
-    monkeypatch.setitem(tracking.FINISH_SECONDS, "offline", 120.0)  # a busy machine is not a hanging wandb
-    mirror(tmp_path)
-    (path,) = tmp_path.glob("wandb/offline-run-*/run-run-7.wandb")
+    monkeypatch.setitem(mirror.FINISH_SECONDS, "offline", 120.0)  # a busy machine is not a hanging wandb
+    mirror_run(tmp_path)
+    (path,) = tmp_path.glob(f"wandb/offline-run-*/run-{run_id(config())}.wandb")
     records = read_wandb_file(path)
     history = [items(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
     assert [h["tokens"] for h in history] == [64, 128, 192, 256, 320]
@@ -85,7 +85,8 @@ def test_an_offline_run_holds_every_metric_the_config_and_the_result(tmp_path, m
     assert [h["_step"] for h in history] == [0, 1, 2, 3, 4]
 
     (run, *_) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
-    assert (run.run_id, run.display_name, run.run_group, run.project) == ("run-7", "run-7", "ladder", "laws")
+    name = run_id(config())
+    assert (run.run_id, run.display_name, run.run_group, run.project) == (name, name, "ladder", "laws")
     assert items(run.config.update)["model"]["d_model"] == 16
 
     axes = {r.metric.name or r.metric.glob_name: r.metric.step_metric for r in records if r.HasField("metric")}
@@ -150,7 +151,7 @@ FAILURES = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failing_wandb_is_one_warning(failure, tmp_path, monkeypatch, caplog, capfd):
     fake_wandb(tmp_path, monkeypatch, **FAILURES[failure])
-    mirror(tmp_path)
+    mirror_run(tmp_path)
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
     assert caplog.records[0].message.startswith("wandb: ") and str(tmp_path) in caplog.records[0].message
     expected = {"not installed": "pip install wandb", "crash": "code 9", "usage error that exits": "SystemExit: 3"}
@@ -160,42 +161,42 @@ def test_a_failing_wandb_is_one_warning(failure, tmp_path, monkeypatch, caplog, 
 
 def test_a_working_wandb_gives_no_warning(tmp_path, monkeypatch, caplog):
     fake_wandb(tmp_path, monkeypatch)
-    mirror(tmp_path)
+    mirror_run(tmp_path)
     assert not caplog.records
 
 
 @pytest.mark.parametrize("call", ["module", "init", "log", "finish"])
 def test_a_hanging_wandb_delays_the_end_by_a_bounded_time(call, tmp_path, monkeypatch, caplog):
     fake_wandb(tmp_path, monkeypatch, **{call: "time.sleep(600)"})
-    monkeypatch.setitem(tracking.FINISH_SECONDS, "offline", 0.5)
-    assert mirror(tmp_path) < 5
+    monkeypatch.setitem(mirror.FINISH_SECONDS, "offline", 0.5)
+    assert mirror_run(tmp_path) < 5
     assert [r.levelno for r in caplog.records] == [logging.WARNING] and "no answer" in caplog.records[0].message
 
 
 def test_a_wandb_that_takes_nothing_more_is_left_behind(tmp_path, monkeypatch, caplog):
     fake_wandb(tmp_path, monkeypatch, init="time.sleep(600)")
-    monkeypatch.setattr(tracking, "BACKLOG", 50)
+    monkeypatch.setattr(tracker, "BACKLOG", 50)
     began = time.monotonic()
-    mirror(tmp_path, steps=5000)
+    mirror_run(tmp_path, steps=5000)
     assert time.monotonic() - began < 5
     assert len(caplog.records) == 1
 
 
 def test_a_run_that_disables_wandb_starts_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking.subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
-    assert mirror(tmp_path, "disabled") < 0.1
+    monkeypatch.setattr(tracker.subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
+    assert mirror_run(tmp_path, "disabled") < 0.1
     assert not list(tmp_path.iterdir())
 
 
 def test_the_mode_follows_the_key(tmp_path, monkeypatch, caplog):
     opened: list[str] = []
-    monkeypatch.setattr(tracking.Tracker, "_feed", lambda self: opened.append(self._mode) or self._done.set())
+    monkeypatch.setattr(tracker.Tracker, "_feed", lambda self: opened.append(self._opening.mode) or self._done.set())
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
     def mode(asked: str) -> str:
-        mirror(tmp_path, asked)
+        mirror_run(tmp_path, asked)
         return opened[-1]
 
     assert mode("auto") == "offline"

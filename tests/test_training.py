@@ -20,14 +20,15 @@ from scaling.config import RunConfig, config_hash, load
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.models import functional
+from scaling.objectives import Batch, NextToken
 from scaling.parallel import make_mesh
-from scaling.report import tracking
 from scaling.result import read_result
+from scaling.tracking import Opening, mirror
 from scaling.training import loop, member, train
 from scaling.training.knobs import Knobs, make_knobs, put_knobs
 from scaling.training.schedules import make_schedule
-from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import METRICS, Batch, compile_step, from_windows, gradients, run_optimizer, update
+from scaling.training.state import TrainState, create_state
+from scaling.training.step import compile_step, gradients, metric_names, run_layout, run_optimizer, update
 
 
 @pytest.fixture(scope="module")
@@ -48,49 +49,47 @@ def batch_of(config: RunConfig, seed: int = 0) -> Batch:
     return Batch(jnp.asarray(tokens[0]), jnp.asarray(tokens[1]), jnp.asarray(weights, jnp.float32))
 
 
-def parts(config: RunConfig) -> tuple[Any, Knobs, TrainState, TrainState]:
-    """(graph, knobs, layout, state) of a run on one device."""
+def parts(config: RunConfig) -> tuple[Knobs, TrainState, TrainState]:
+    """(knobs, layout, state) of a run on one device."""
     mesh = make_mesh(config.placement.mesh, jax.devices()[:1])
     knobs = put_knobs(make_knobs(config), mesh)
-    optimizer = run_optimizer(config, knobs)
-    graph = config.model, config.placement
-    layout = abstract_state(config.model, optimizer, mesh)
-    return graph, knobs, layout, create_state(config.model, optimizer, config.seed, layout)
+    layout = run_layout(config, mesh)
+    return knobs, layout, create_state(config.model, run_optimizer(config, knobs), config.seed, layout)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_gradient_is_that_of_the_weighted_mean_over_all_tokens(tiny: Tiny, accumulate: int) -> None:
     config = tiny.config(model={"z_loss": 1e-2}, placement={"accumulate": accumulate})
-    graph, _, _, state = parts(config)
+    _, _, state = parts(config)
     batch = batch_of(config)
 
     def reference(params: Any) -> Any:
-        logits = functional.bind(*graph, params).logits(batch.tokens_BxL)
+        logits = functional.bind_run(config, params).logits(batch.tokens_BxL)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets_BxL)
         z = jax.nn.logsumexp(logits, -1) ** 2
         mean = lambda x: (x * batch.weights_BxL).sum() / batch.weights_BxL.sum()  # noqa: E731
         return mean(nll + 1e-2 * z), mean(nll)
 
     (_, nats), want = quick_jit(jax.value_and_grad(reference, has_aux=True))(state.params)
-    got = quick_jit(lambda p, b: gradients(config, graph, p, b, None))(state.params, batch)
-    np.testing.assert_allclose(got.nats, nats, rtol=1e-5)
+    got = quick_jit(lambda p, b: gradients(config, p, b, None))(state.params, batch)
+    np.testing.assert_allclose(got.means.loss, nats, rtol=1e-5)
     for x, y in zip(jax.tree.leaves(got.grads), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6)
 
 
 def test_dropout_differs_from_step_to_step_and_between_microbatches_and_is_the_same_again(tiny: Tiny) -> None:
     config = tiny.config(model={"dropout": 0.5}, optimizer={"learning_rate": 1e-9})
-    graph, knobs, _, state = parts(config)
-    row = from_windows(jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 33))))
+    knobs, _, state = parts(config)
+    row = NextToken().batch(jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 33))))
     batch = Batch(*(jnp.repeat(x, 8, 0) for x in row))  # the same window eight times
-    step = quick_jit(lambda s, b: update(config, graph, knobs, s, b)[1][0])
+    step = quick_jit(lambda s, b: update(config, knobs, s, b)[1][0])
     first, again, later = step(state, batch), step(state, batch), step(state._replace(step=jnp.int32(1)), batch)
     assert first == again
     assert first != later
     halves = config.model_copy(update={"placement": config.placement.model_copy(update={"accumulate": 2})})
     key = jax.random.key(0)
-    whole = quick_jit(lambda p, b: gradients(halves, graph, p, b, key).nats)(state.params, batch)
-    part = quick_jit(lambda p, b, i: gradients(config, graph, p, b, jax.random.fold_in(key, i)).nats)
+    whole = quick_jit(lambda p, b: gradients(halves, p, b, key).means.loss)(state.params, batch)
+    part = quick_jit(lambda p, b, i: gradients(config, p, b, jax.random.fold_in(key, i)).means.loss)
     ones = [part(state.params, Batch(*(x[:4] for x in batch)), i) for i in range(2)]
     assert ones[0] != ones[1]
     assert float(whole) == pytest.approx(float(ones[0] + ones[1]) / 2, rel=1e-5)
@@ -98,16 +97,16 @@ def test_dropout_differs_from_step_to_step_and_between_microbatches_and_is_the_s
 
 def test_step_consumes_its_state_and_measures_the_loss_before_the_update(tiny: Tiny) -> None:
     config = tiny.config()
-    graph, knobs, layout, state = parts(config)
+    knobs, layout, state = parts(config)
     mesh = make_mesh(config.placement.mesh, jax.devices()[:1])
     windows = np.random.default_rng(0).integers(0, 256, (8, 33)).astype(np.uint8)
-    expected = quick_jit(lambda p, b: gradients(config, graph, p, b, None))(
-        state.params, from_windows(jnp.asarray(windows))
+    expected = quick_jit(lambda p, b: gradients(config, p, b, None))(
+        state.params, NextToken().batch(jnp.asarray(windows))
     )
-    step = compile_step(config, graph, mesh, layout, jax.ShapeDtypeStruct(windows.shape, windows.dtype))
+    step = compile_step(config, mesh, layout, windows)
     after, metrics = step(state, knobs, windows)
-    values = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
-    np.testing.assert_allclose(values["loss"], expected.nats, rtol=1e-5)
+    values = dict(zip(metric_names(config), np.asarray(metrics).tolist(), strict=True))
+    np.testing.assert_allclose(values["loss"], expected.means.loss, rtol=1e-5)
     np.testing.assert_allclose(values["grad_norm"], optax.tree.norm(expected.grads), rtol=1e-4)
     assert values["learning_rate"] == float(make_schedule(config.schedule.name, knobs)(0))
     assert int(after.step) == 1
@@ -175,13 +174,17 @@ def test_an_error_of_the_mirror_is_one_warning(
     tiny: Tiny, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Tracker:
+        def __init__(self, opening: Opening) -> None:
+            if where == "start":
+                broken()
+
         def __getattr__(self, name: str) -> Any:
             return broken if name == where else lambda *_: None
 
     def broken(*_: Any) -> Any:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(tracking, "start", broken if where == "start" else lambda *_: Tracker())
+    monkeypatch.setattr(mirror, "Tracker", Tracker)
     assert train(tiny.config(tokens=20 * 256), folder=tmp_path, quiet=True).status == "completed"
     assert [record.message.count("no route to host") for record in caplog.records] == [1]
 

@@ -14,12 +14,12 @@ from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 from scaling import laws, load_runs
 from scaling.config import SweepConfig, build
 from scaling.errors import UserError
-from scaling.laws.table import format_fit
+from scaling.laws.text.tables import format_fit
 from scaling.result import read_result, write_result
-from scaling.sweeps import make_runs, status, tuning
+from scaling.sweeps import make_runs, status
 from scaling.sweeps.designs import make_test_runs
-from scaling.sweeps.run_store import read_plan
-from scaling.sweeps.tuning import judge, judged, tuning_lines
+from scaling.sweeps.run_store import read_plan, tuning
+from scaling.sweeps.run_store.tuning import judge, judged, tuning_lines
 
 RATES = (0.5, 1.0, 2.0)
 

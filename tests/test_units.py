@@ -2,9 +2,7 @@
 
 import pytest
 
-from scaling.report.canvas import write_number
-from scaling.sweeps.table import duration
-from scaling.units import si, si_bytes
+from scaling.units import duration, si, si_bytes, write_number
 
 
 @pytest.mark.parametrize(

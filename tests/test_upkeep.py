@@ -3,6 +3,7 @@
 import errno
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,18 @@ REFRESH = '<meta http-equiv="refresh"'
 
 
 class Drawings:
-    """Stands in for the process that draws: a script that notes when it was called, and what it does then."""
+    """A reporter whose live drawing is a script that notes when it was called, and does `then`."""
 
-    def __init__(self, home: Path, then: str):
-        self.notes, self.script = home / "notes", home / "draw.py"
+    page_of, settle, summary = map(staticmethod, (report.page_of, report.settle, report.summary))
+
+    def __init__(self, home: Path, then: str = "", write: Callable[[Path], Path] = report.page_of):
+        self.notes, self.script, self.write = home / "notes", home / "draw.py", write
         self.script.write_text(
             f"import sys, time\nopen({str(self.notes)!r}, 'a').write(f'{{time.time()}}\\n')\n{then}"
         )
+
+    def live_command(self, home: Path) -> list[str]:
+        return [sys.executable, str(self.script), str(home)]
 
     @property
     def times(self) -> list[float]:
@@ -48,25 +54,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "worker_command", lambda folders: (sys.executable, "-c", PRETEND, *map(str, folders)))
     monkeypatch.setattr("scaling.data.prepare", lambda data, folder: None)
     monkeypatch.setattr("scaling.data.check_run", lambda config, store: None)
-
-
-@pytest.fixture
-def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a script in place of the drawing process."""
-    real = upkeep.subprocess.Popen
-
-    def put(then: str = "") -> Drawings:
-        drawings = Drawings(tmp_path, then)
-
-        def start(command: list[str], **options: Any) -> Any:
-            if "scaling.report.live" in command:
-                command = [sys.executable, str(drawings.script), *command[3:]]
-            return real(command, **options)
-
-        monkeypatch.setattr(upkeep.subprocess, "Popen", start)
-        return drawings
-
-    return put
 
 
 def test_a_live_page_renews_itself_shows_running_runs_and_can_be_settled(tmp_path: Path) -> None:
@@ -93,7 +80,7 @@ def test_the_real_process_writes_table_and_page_of_a_sweep_without_results(tmp_p
     (home / runs[0].id).mkdir(parents=True)
     (home / runs[0].id / "config.yaml").write_text(to_yaml(runs[0].config))
     said: list[str] = []
-    with Upkeep(home, said.append, live=True):
+    with Upkeep(home, said.append, report):
         deadline = time.monotonic() + 60
         while not (home / "report.html").exists():
             assert time.monotonic() < deadline and not said, said
@@ -103,12 +90,12 @@ def test_the_real_process_writes_table_and_page_of_a_sweep_without_results(tmp_p
 
 
 def test_drawings_are_far_enough_apart_and_follow_the_last_run(
-    tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "EVERY_S", 0.5)
     monkeypatch.setattr(upkeep, "SHARE", 0)
-    drawings = draw()
-    with Upkeep(tmp_path, print, live=True) as kept:
+    drawings = Drawings(tmp_path)
+    with Upkeep(tmp_path, print, drawings) as kept:
         drawings.wait(1)
         for _ in range(30):
             kept.touch()
@@ -121,10 +108,10 @@ def test_drawings_are_far_enough_apart_and_follow_the_last_run(
     assert len(drawings.times) in (3, 4) and min(between) > 0.4
 
 
-def test_a_dear_drawing_makes_pauses_longer(tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dear_drawing_makes_pauses_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
-    drawings = draw("time.sleep(0.5)")
-    with Upkeep(tmp_path, print, live=True) as kept:
+    drawings = Drawings(tmp_path, "time.sleep(0.5)")
+    with Upkeep(tmp_path, print, drawings) as kept:
         drawings.wait(1)
         for _ in range(10):
             kept.touch()
@@ -133,17 +120,16 @@ def test_a_dear_drawing_makes_pauses_longer(tmp_path: Path, draw: Any, monkeypat
 
 
 def test_a_drawing_that_fails_is_told_once_and_the_sweep_goes_on(
-    tmp_path: Path, quick: None, draw: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(upkeep, "EVERY_S", 0.05)
     monkeypatch.setattr(upkeep, "SHARE", 0)
-    drawings = draw("print('first line', file=sys.stderr); sys.exit('no ink')")
 
-    def fail(*args: Any, **options: Any) -> None:
+    def fail(home: Path) -> Path:
         raise RuntimeError("no paper")
 
-    monkeypatch.setattr(report, "write", fail)
-    outcome = run_sweep(sweep(), four_slots(), tmp_path, live=True)
+    drawings = Drawings(tmp_path, "print('first line', file=sys.stderr); sys.exit('no ink')", fail)
+    outcome = run_sweep(sweep(), four_slots(), tmp_path, reporter=drawings)
     assert outcome.ok and outcome.report is None and len(trained(outcome.folder)) == 6 and len(drawings.times) > 1
     err = capsys.readouterr().err
     assert (
@@ -158,7 +144,7 @@ def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.Monkey
 
     said: list[str] = []
     monkeypatch.setattr(upkeep, "write_table", full)
-    with Upkeep(tmp_path, said.append, live=False):
+    with Upkeep(tmp_path, said.append, None):
         pass
     assert [line.partition(";")[0] for line in said] == [
         "table and page were not written: cannot write s/runs.parquet: no space left on device"
@@ -166,31 +152,29 @@ def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_drawing_that_hangs_delays_neither_the_sweep_nor_its_end(
-    tmp_path: Path, quick: None, draw: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "STOP_S", 0.5)
-    monkeypatch.setattr(report, "write", lambda home, **options: home / "report.html")
-    drawings = draw("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
+    drawings = Drawings(tmp_path, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
     began = time.monotonic()
-    outcome = run_sweep(sweep(), four_slots(), tmp_path, live=True)
+    outcome = run_sweep(sweep(), four_slots(), tmp_path, reporter=drawings)
     assert outcome.ok and len(drawings.times) == 1 and time.monotonic() - began < 45
     assert outcome.report == outcome.folder / "report.html"
 
 
-def test_a_drawing_beyond_its_limit_is_ended(tmp_path: Path, draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drawing_beyond_its_limit_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "LIMIT_S", 0.5)
-    drawings, said = draw("time.sleep(60)"), []
-    with Upkeep(tmp_path, said.append, live=True):
+    drawings, said = Drawings(tmp_path, "time.sleep(60)"), []
+    with Upkeep(tmp_path, said.append, drawings):
         drawings.wait(1)
         time.sleep(1.0)
     assert said == ["table and page were not written: it took more than 0.5 s; the records are complete"]
 
 
-def test_after_ctrl_c_the_table_is_written_and_the_page_no_longer_renews_itself(tmp_path: Path, draw: Any) -> None:
-    draw()
+def test_after_ctrl_c_the_table_is_written_and_the_page_no_longer_renews_itself(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     write_result(tmp_path / "a", RESULT)
-    with pytest.raises(KeyboardInterrupt), Upkeep(tmp_path, print, live=True):
+    with pytest.raises(KeyboardInterrupt), Upkeep(tmp_path, print, Drawings(tmp_path)):
         page.write_text(f'<head>{REFRESH} content="30"></head>kept')
         raise KeyboardInterrupt
     assert page.read_text() == "<head></head>kept"

@@ -7,7 +7,7 @@ from synthetic_sweep import sweep_config, write_runs
 
 from scaling.config import SweepConfig
 from scaling.sweeps import describe_plan, format_plan, format_status, make_runs, status
-from scaling.sweeps.table import label_cell, varied
+from scaling.sweeps.run_store.labels import label_cell, varied
 
 AXES = {"model.params": [20e3, 40e3], "tokens": [1e5], "model.qk_norm": [False, True]}
 

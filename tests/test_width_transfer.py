@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_run import RUN, quick_jit
 
 from scaling import accounting
-from scaling.config import TransformerConfig, OptimizerConfig, Placement, RunConfig, SweepConfig, build, merge
+from scaling.config import OptimizerConfig, Placement, RunConfig, SweepConfig, TransformerConfig, build, merge
 from scaling.errors import UserError
+from scaling.families import Tensor, WidthTransfer
 from scaling.models import functional
-from scaling.families import Tensor
+from scaling.models.block import Block
+from scaling.models.layer import LayerContext
 from scaling.models.positions import rope_tables
-from scaling.models.width_transfer import WidthTransfer, width_transfer
 from scaling.sweeps import describe_plan, make_runs
 from scaling.training.optimizer import make_optimizer
 
@@ -42,18 +42,16 @@ def test_every_parameter_has_the_factors_of_the_table() -> None:
         d_model=128, n_heads=8, layers=6, tied=False, bias=True, qk_norm=True, norm="layernorm", position="learned",
         activation="geglu", mup={"width": 32, "layers": 2},
     )  # fmt: skip
-    leaves = jax.tree_util.tree_leaves_with_path(
-        functional.facts(config), is_leaf=lambda x: isinstance(x, Tensor)
-    )
+    leaves = jax.tree_util.tree_leaves_with_path(functional.facts(config), is_leaf=lambda x: isinstance(x, Tensor))
     seen = {".".join(key.key for key in path): (facts.rate, facts.eps) for path, facts in leaves}
     outside = {name: (1, 1 / 4) for name in ("embedding", "position", "head", "norm.scale", "norm.bias")}
     assert {name: seen.pop(name) for name in outside} == outside
     matrices = {name for name in seen if name.endswith("kernel")}
     assert len(matrices) == 7 and len(seen) == 7 + 7 + 2 + 4  # with biases, scales of queries and keys, two norms
     assert seen == {name: (1 / 4 if name in matrices else 1, 1 / 12) for name in seen}
-    transfer = width_transfer(config)
+    transfer = config.transfer
     assert (transfer.branch, transfer.logits, transfer.scores) == (1 / 3, 1 / 4, 1)
-    assert width_transfer(model(d_head=64, mup={"width": 32, "d_head": 16})) == WidthTransfer(1, 1, 4)
+    assert model(d_head=64, mup={"width": 32, "d_head": 16}).transfer == WidthTransfer(1, 1, 4)
     assert WidthTransfer(1, 1, 4).scores == 1 / 2
 
 
@@ -100,7 +98,7 @@ def program(config: TransformerConfig) -> str:
 
     def update(key: jax.Array) -> Any:
         params = functional.init(config, key)
-        grads = jax.grad(lambda p: functional.bind(*graph, p).loss_sums(tokens, tokens, tokens).nats)(params)
+        grads = jax.grad(lambda p: functional.bind(*graph, p).loss_sums(tokens, tokens, tokens).loss)(params)
         return optimizer.update(grads, optimizer.init(params), params)[0]
 
     return jax.jit(update).lower(jax.random.key(0)).as_text()
@@ -118,7 +116,7 @@ def test_at_the_base_shape_every_factor_is_one_and_the_program_that_of_the_stand
         "d_head": plain.d_head if heads else None,
     }
     transferred = model(**values, mup=base)
-    assert width_transfer(transferred) == width_transfer(plain) == WidthTransfer()
+    assert transferred.transfer == plain.transfer == WidthTransfer()
     assert functional.facts(transferred) == functional.facts(plain)
     facts = jax.tree.leaves(functional.facts(plain), is_leaf=lambda x: isinstance(x, Tensor))
     assert {(fact.rate, fact.eps) for fact in facts} == {(1, 1)}
@@ -137,15 +135,15 @@ def test_what_a_model_costs_does_not_depend_on_its_base() -> None:
 def activations(bound: Any, tokens_BxL: jax.Array) -> dict[str, jax.Array]:
     """The embedding; what the first and the last layer add, times the layers; the stream after them; the logits."""
     config = bound.config
-    graph, weights = nnx.split(bound.layers)
-    rope = rope_tables(L, config.d_head, config.rope_theta)
+    context = LayerContext(rope_tables(L, config.d_head, config.rope_theta), L, "causal", "reference")
+    (stack,) = config.stacks
 
     def layer(x: jax.Array, w: Any) -> tuple[jax.Array, jax.Array]:
-        out = nnx.merge(graph, w)(x, rope, window=L, implementation="reference")
+        out, _ = Block(config, stack, w)(x, context)
         return out, (out - x) * config.layers
 
     embedding = bound.embedding[...][tokens_BxL]
-    stream, added = jax.lax.scan(layer, embedding, weights)
+    stream, added = jax.lax.scan(layer, embedding, bound.layers[stack.name])
     layers = {"first": added[0], "last": added[-1], "stream": stream}
     return {"embedding": embedding, **layers, "logits": bound.logits(tokens_BxL)}
 

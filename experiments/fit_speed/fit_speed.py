@@ -99,7 +99,7 @@ def excess(fit, counts, data, sample):
 
     All resamples: 16 starts each, spread around the optimum, to a tolerance of 1e-15. The first `sample`: SciPy too.
     """
-    from scaling.laws.solver import solve
+    from scaling.laws.solve.solver import solve
 
     rng = np.random.default_rng(1)
     best = fit.draws.objectives.copy()
@@ -125,7 +125,7 @@ def main():
         return fresh_process(options.table)
 
     from scaling import laws
-    from scaling.laws.uncertainty import resample_counts
+    from scaling.laws.intervals.draws import resample_counts
 
     runs = laws.Runs(table(options.table))
     first = cold(options.table, options.repeats)

@@ -4,7 +4,6 @@ from scaling.config.executor import ExecutorConfig, RayConfig, SlurmConfig
 from scaling.config.load import (
     apply_overrides,
     build,
-    build_model,
     canonical,
     check_key,
     config_hash,
@@ -72,7 +71,6 @@ __all__ = [
     "TuningConfig",
     "apply_overrides",
     "build",
-    "build_model",
     "canonical",
     "check_key",
     "config_hash",

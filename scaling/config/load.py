@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from scaling.config.run import RunConfig
 from scaling.errors import UserError
-from scaling.families import FAMILIES, ByKind, ModelConfig
+from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
 from scaling.families.by_kind import UNKNOWN_KIND
 from scaling.frozen import Config
 from scaling.units import si
@@ -127,8 +127,11 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
 def build(cls: type[C], values: Any, source: str, named: Callable[[str], str] = str) -> C:
     """`values` as a `cls`; raises UserError with one line for the first thing that is wrong.
 
+    cls: a class of configurations; `ModelConfig` for a model of the family that `kind` names.
     named: what a dotted key of `values` (empty: all of them) is called in the user's file.
     """
+    if cls is ModelConfig:
+        cls = cast(type[C], family_of(values, source, named))
     try:
         return cls.model_validate(values)
     except ValidationError as error:
@@ -142,11 +145,6 @@ def family_of(values: Any, source: str, named: Callable[[str], str] = str) -> ty
     if found is None or not issubclass(found, ModelConfig):
         raise UserError(f"{source}: `{named('kind')}` should be {models.kinds()}, got {values['kind']!r}")
     return found
-
-
-def build_model(values: Any, source: str, named: Callable[[str], str] = str) -> ModelConfig:
-    """A model of any family; as `build`."""
-    return build(family_of(values, source, named), values, source, named)
 
 
 def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] = (), values: Any = None) -> None:
@@ -213,14 +211,20 @@ def differing(old: Any, new: Any, key: str = "") -> list[str]:
 
 def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
     """JSON schema for editors; `extends` is allowed in every mapping."""
-    schema = TypeAdapter(cls).json_schema()
+    schema = TypeAdapter(AnyModel if cls is ModelConfig else cls).json_schema()
     extends = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
                "description": "files this mapping builds on, relative to this one"}  # fmt: skip
-    for part in [schema, *schema.get("$defs", {}).values()]:
-        if part.get("additionalProperties") is False:
-            part["properties"]["extends"] = extends
-            part.pop("required", None)  # what a file leaves out, a file it extends may give
+    for part in _mappings(schema):
+        part["properties"]["extends"] = extends
+        part.pop("required", None)  # what a file leaves out, a file it extends may give
     return schema
+
+
+def _mappings(schema: Any) -> list[dict[str, Any]]:
+    """The parts of a schema that describe a mapping of known keys."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
+    own = [schema] if isinstance(schema, dict) and schema.get("additionalProperties") is False else []
+    return [*own, *(part for value in inner for part in _mappings(value))]
 
 
 def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: Callable[[str], str]) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from scaling.config import DataConfig
-from scaling.data.corpora import START, Corpus, Position, open_corpus
+from scaling.data.corpora import open_corpus
+from scaling.data.corpus import START, Corpus, Position
 from scaling.data.lock import locked
 from scaling.data.progress import Progress
 from scaling.data.store import (

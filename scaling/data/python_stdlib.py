@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from scaling.data.corpora import held_out, interpreter
+from scaling.data.corpus import held_out, interpreter
 
 VALIDATION_SHARE = 0.05
 FOREIGN = {"site-packages", "dist-packages"}  # what pip and the system put beside the library

@@ -15,6 +15,7 @@ from scaling.config import DataConfig
 from scaling.data.corpora import changed_source, source_identity
 from scaling.data.tokenizer import EOD, Tokenizer, load_tokenizer, token_bytes
 from scaling.errors import UserError
+from scaling.text import align
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -220,20 +221,11 @@ def describe(store: TokenStore) -> str:
     for name, split in (("train", store.train), ("validation", store.validation)):
         ratio, megabytes = split.n_bytes / split.n_tokens, split.n_bytes / 1e6
         rows.append((name, f"{split.n_documents:,}", f"{split.n_tokens:,}", f"{megabytes:.2f}", f"{ratio:.3f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-             for row in rows]  # fmt: skip
     tokenizer, source = store.manifest["tokenizer"], store.manifest["source"]
     about = [
         *source.items(),
         ("tokenizer", f"{tokenizer['kind']}, vocabulary {tokenizer['vocab']:,}, end of document {EOD}"),
         ("store", store.folder),
     ]
-    width = max(len(key) for key, _ in about)
-    return "\n".join(
-        [
-            *(line.rstrip() for line in lines),
-            "",
-            *(f"{key.replace('_', ' '):<{width}}  {value}" for key, value in about),
-        ]
-    )
+    named = [(key.replace("_", " "), str(value)) for key, value in about]
+    return "\n".join([*align(rows), "", *align(named, right=())])

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from scaling.config import DataConfig
-from scaling.data.corpora import START, STDLIB, Position, held_out
+from scaling.data.corpus import START, STDLIB, Position, held_out
 from scaling.data.lock import locked
 from scaling.errors import UserError
 

@@ -1,32 +1,30 @@
 """Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals."""
 
-from scaling.laws.approaches import Approach, Approaches, approaches
-from scaling.laws.backtest import Backtest, backtest
-from scaling.laws.chain import Chain
-from scaling.laws.comparison import Comparison, compare
-from scaling.laws.cost import chip_hours
-from scaling.laws.covariance import Covariance
-from scaling.laws.curves import cut_curves
-from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fit import Fit, fit, load
-from scaling.laws.forecast import Forecast, Forecaster, Outcome, freeze, outcome
-from scaling.laws.forecast import read as read_forecast
 from scaling.laws.forms import FORMS, Form, Parameter, Power, power_law
 from scaling.laws.forms.custom import form
 from scaling.laws.forms.precision import precision_equivalent
 from scaling.laws.forms.routed import dense_equivalent
-from scaling.laws.identify import Identification
-from scaling.laws.inference import InferenceOptimum, inference_optimum
-from scaling.laws.influence import Influence, influence
-from scaling.laws.isoflop import Isoflop, isoflop
-from scaling.laws.objectives import Loss, huber, l1, l2, parse_loss, quantile, student_t
-from scaling.laws.priors import Prior
-from scaling.laws.profile import Profile
-from scaling.laws.results import from_results
-from scaling.laws.runs import Runs, read_csv
-from scaling.laws.sensitivity import Sensitivity, sensitivity
-from scaling.laws.suggestion import SuggestedRun, Suggestion, default_candidates, suggest
-from scaling.laws.table import (
+from scaling.laws.intervals.covariance import Covariance
+from scaling.laws.intervals.draws import Draws
+from scaling.laws.intervals.identification import Identification
+from scaling.laws.intervals.influence import Influence, influence
+from scaling.laws.intervals.profile import Profile
+from scaling.laws.intervals.sensitivity import Sensitivity, sensitivity
+from scaling.laws.isoflop.analysis import Isoflop, isoflop
+from scaling.laws.isoflop.envelope import Envelope, envelope
+from scaling.laws.next_runs.suggestion import SuggestedRun, Suggestion, default_candidates, suggest
+from scaling.laws.predict.chain import Chain
+from scaling.laws.predict.cost import chip_hours
+from scaling.laws.predict.forecast import Forecast, Forecaster, Outcome, freeze, outcome
+from scaling.laws.predict.forecast import read as read_forecast
+from scaling.laws.predict.inference import InferenceOptimum, inference_optimum
+from scaling.laws.solve.objectives import Loss, huber, l1, l2, parse_loss, quantile, student_t
+from scaling.laws.solve.priors import Prior
+from scaling.laws.table.curves import cut_curves
+from scaling.laws.table.results import from_results
+from scaling.laws.table.runs import Runs, read_csv
+from scaling.laws.text.tables import (
     fit_table,
     format_laws,
     format_loss,
@@ -37,7 +35,9 @@ from scaling.laws.table import (
     predict_table,
     try_isoflop,
 )
-from scaling.laws.uncertainty import Draws
+from scaling.laws.validate.approaches import Approach, Approaches, approaches
+from scaling.laws.validate.backtest import Backtest, backtest
+from scaling.laws.validate.comparison import Comparison, compare
 
 __all__ = [
     "FORMS",

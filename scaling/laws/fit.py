@@ -10,25 +10,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
-from scaling.laws import optimum as optimum_module
-from scaling.laws import uncertainty
-from scaling.laws.certify import polish
-from scaling.laws.checks import require_fittable, require_held
-from scaling.laws.covariance import Covariance, covariance
-from scaling.laws.covariance import Method as CovarianceMethod
-from scaling.laws.diagnostics import Diagnostics, diagnose
+from scaling.laws import quantities as quantities_module
 from scaling.laws.forms import FORMS, Form, get_form
-from scaling.laws.identify import Identification, identify
-from scaling.laws.objectives import Loss, Residual, huber
-from scaling.laws.optimum import FlopsPerToken, Optimum, Prediction
-from scaling.laws.priors import Prior, with_priors
-from scaling.laws.problem import Problem, make_problem, transformed_sigma
-from scaling.laws.profile import Profile, profile
-from scaling.laws.runs import Runs
-from scaling.laws.search import search, starts_of
-from scaling.laws.strict import finite, to_json
-from scaling.laws.uncertainty import Draws, Kind, Method
+from scaling.laws.intervals import draws as draws_module
+from scaling.laws.intervals.covariance import Covariance, covariance
+from scaling.laws.intervals.covariance import Method as CovarianceMethod
+from scaling.laws.intervals.draws import Draws, Kind, Method
+from scaling.laws.intervals.identification import Identification, identify
+from scaling.laws.intervals.profile import Profile, profile
+from scaling.laws.quantities import FlopsPerToken, Optimum, Prediction
+from scaling.laws.solve.checks import require_fittable, require_held
+from scaling.laws.solve.diagnostics import Diagnostics, diagnose
+from scaling.laws.solve.multistart import search, starts_of
+from scaling.laws.solve.objectives import Loss, Residual, huber
+from scaling.laws.solve.optimality import polish
+from scaling.laws.solve.priors import Prior, with_priors
+from scaling.laws.solve.problem import Problem, make_problem, transformed_sigma
+from scaling.laws.table.runs import Runs
 from scaling.result import write_text_atomically
+from scaling.strict_json import finite, to_json
 
 Array = NDArray[np.float64]
 
@@ -107,7 +107,7 @@ class Fit:
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """
-        self.draws = uncertainty.bootstrap(self, n, cluster, seed, kind, strata)
+        self.draws = draws_module.bootstrap(self, n, cluster, seed, kind, strata)
         return self.draws
 
     def draw(
@@ -116,21 +116,21 @@ class Fit:
         """Draw parameters without refitting; `interval`, `predict` and `optimal` use the last draws made.
 
         method: "laplace" and "sandwich" from Student's t around the fit with that `covariance`; "nuts" from the
-        posterior under the likelihood that belongs to the loss, see `laws.posterior` (for small problems: seconds).
+        posterior under the likelihood that belongs to the loss, see `posterior.sample` (small problems: seconds).
         cluster: as of `bootstrap`, for "sandwich".
         Raises UserError where the linearised law leaves a parameter open, or NUTS' library is not installed.
         """
-        self.draws = uncertainty.draw(self, method, n, seed, cluster)
+        self.draws = draws_module.draw(self, method, n, seed, cluster)
         return self.draws
 
     def covariance(
         self, method: CovarianceMethod = "sandwich", cluster: ArrayLike | bool | None = None
     ) -> Covariance:
-        """Covariance of the parameters by the linearised law; see `laws.covariance` for the methods.
+        """Covariance of the parameters by the linearised law; see `laws.intervals.covariance` for the methods.
 
         cluster: as of `bootstrap`; by it "sandwich" is robust to dependence within training runs.
         """
-        return covariance(self.problem, self.theta, method, uncertainty.cluster_of(self, cluster))
+        return covariance(self.problem, self.theta, method, draws_module.cluster_of(self, cluster))
 
     def profile(
         self,
@@ -169,12 +169,14 @@ class Fit:
         Raises UserError for an unknown name, and before any draws.
         """
         draws = self._require_draws()
-        return uncertainty.interval(optimum_module.derived(self.form, draws.samples, name, C, flops_per_token), level)
+        return draws_module.interval(
+            quantities_module.derived(self.form, draws.samples, name, C, flops_per_token), level
+        )
 
     def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> Prediction:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
 
-        The interval is that of the law itself; a single run scatters around it: see `laws.forecast`.
+        The interval is that of the law itself; a single run scatters around it: see `laws.predict.forecast`.
         Raises UserError where a column that the form reads is missing.
         """
         missing = [name for name in self.form.columns if columns.get(name) is None]
@@ -182,7 +184,7 @@ class Fit:
             raise UserError(f"predict: {self.form.name} needs {' and '.join(missing)}")
         given = [np.asarray(columns[name], np.float64) for name in self.form.columns]
         samples = None if self.draws is None else self.draws.samples
-        return optimum_module.predict(self.form, self.natural, samples, given, level)
+        return quantities_module.predict(self.form, self.natural, samples, given, level)
 
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
         """The N and D that spend C training FLOPs at the least loss, with intervals once there are draws.
@@ -191,11 +193,11 @@ class Fit:
         framework's own pass `fit.runs.flops_per_token()`, which follows the exact count.
         """
         samples = None if self.draws is None else self.draws.samples
-        return optimum_module.optimal(self.form, self.natural, samples, C, level, flops_per_token)
+        return quantities_module.optimal(self.form, self.natural, samples, C, level, flops_per_token)
 
     def summary(self, level: float = 0.9) -> str:
         """An aligned text: the law, its parameters, how well it fits, what to be wary of."""
-        from scaling.laws.table import format_fit
+        from scaling.laws.text.tables import format_fit
 
         return format_fit(self, level)
 

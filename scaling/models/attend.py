@@ -1,5 +1,7 @@
 """Attention behind one function, `attend`, and the plain form that defines what all others must give."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -28,7 +30,15 @@ def reference(
     return jnp.einsum("bhqk,bkhd->bqhd", probs_BxHxLxL, v_BxLxHxd)
 
 
-RUN = {"reference": reference, "blocked": blocked, "xla": xla, "cudnn": cudnn, "splash": splash}
+Implementation = Callable[[jax.Array, jax.Array, jax.Array, AttentionMask, jax.Array | None], jax.Array]
+
+RUN: dict[str, Implementation] = {
+    "reference": reference,
+    "blocked": blocked,
+    "xla": xla,
+    "cudnn": cudnn,
+    "splash": splash,
+}
 """the functions behind `families.kernels.KERNELS`"""
 
 

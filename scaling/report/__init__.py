@@ -1,7 +1,6 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
-from scaling.report.dashboard import Dashboard, publish_dashboard
-from scaling.report.make import settle, summary, write
+from scaling.report.make import live_command, page_of, settle, summary, write
 from scaling.report.notebook import (
     plot_bootstrap,
     plot_forecast,
@@ -11,9 +10,12 @@ from scaling.report.notebook import (
     plot_profile,
     plot_residuals,
 )
+from scaling.report.wandb.dashboard import Dashboard, publish_dashboard
 
 __all__ = [
     "Dashboard",
+    "live_command",
+    "page_of",
     "plot_bootstrap",
     "plot_forecast",
     "plot_frontier",

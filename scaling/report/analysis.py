@@ -8,10 +8,10 @@ import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.power_law import PowerLaw as FittedPowerLaw
-from scaling.laws.uncertainty import interval
-from scaling.report.canvas import write_number
+from scaling.laws.intervals.draws import interval
+from scaling.laws.isoflop.power_law import PowerLaw as FittedPowerLaw
 from scaling.report.data import Budget, Frontier, Law, Minimum, PowerLaw, ReportData, Run
+from scaling.units import write_number
 
 GRID = 25
 """points of each law's curve"""

@@ -7,12 +7,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scaling.report.canvas import Figure, write_number
 from scaling.report.data import ReportData, Run
-from scaling.report.interactive import section, variables
+from scaling.report.figures.interactive import section, variables
+from scaling.report.figures.spec import Figure
 from scaling.report.page import CSS, SCRIPT
-from scaling.report.words import Headline, counts, headline
+from scaling.report.text import Headline, counts, headline
 from scaling.result import write_text_atomically
+from scaling.units import write_number
 from scaling.validity import FITTED
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

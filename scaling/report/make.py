@@ -1,5 +1,6 @@
 """Making a report: read the sweep, draw, write."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,16 @@ if TYPE_CHECKING:
 
 
 PAGE = "report.html"
+
+
+def page_of(sweep_dir: str | Path) -> Path:
+    """The page of the sweep in the folder `sweep_dir`, there or not."""
+    return Path(sweep_dir) / PAGE
+
+
+def live_command(sweep_dir: str | Path) -> list[str]:
+    """What writes the table and the live page of the sweep in the folder `sweep_dir`, once."""
+    return [sys.executable, "-m", "scaling.report.live", str(sweep_dir)]
 
 
 def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool = False) -> Path:
@@ -20,13 +31,13 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     A sweep without a forecast, with broken runs or with too few for a law gets a report that says so. Raises
     UserError where the folder holds no sweep or records that cannot be read.
     """
-    from scaling.report.figures import NAMES, figures
+    from scaling.report.figures.static import save
+    from scaling.report.figures.sweep import NAMES, figures
     from scaling.report.html import write_page
-    from scaling.report.plots import save
     from scaling.report.read import read
 
     data = read(sweep_dir, live=live)
-    page = Path(output) if output is not None else Path(sweep_dir) / PAGE
+    page = Path(output) if output is not None else page_of(sweep_dir)
     drawn = figures(data)
     if live:
         return write_page(page, data, drawn)
@@ -44,7 +55,7 @@ def settle(sweep_dir: str | Path) -> None:
     """
     from scaling.report.html import settle
 
-    settle(Path(sweep_dir) / PAGE)
+    settle(page_of(sweep_dir))
 
 
 def summary(sweep: "str | Path | ReportData") -> str:
@@ -52,12 +63,12 @@ def summary(sweep: "str | Path | ReportData") -> str:
 
     sweep: a sweep's folder, or what `read` made of it.
     """
-    from scaling.report import words
+    from scaling.report import text
     from scaling.report.data import ReportData
 
     if not isinstance(sweep, ReportData):
         from scaling.report.read import read
 
         sweep = read(sweep)
-    page = sweep.folder / PAGE
-    return words.summary(sweep, page if page.exists() else None)
+    page = page_of(sweep.folder)
+    return text.summary(sweep, page if page.exists() else None)

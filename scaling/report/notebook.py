@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from scaling import laws
-    from scaling.report.canvas import Figure
+    from scaling.report.figures.spec import Figure
 
 INNER = 0.5
 """coverage of the forecast fan's inner band"""
@@ -25,7 +25,8 @@ def plot_isoflop(runs: "laws.Runs", analysis: "laws.Isoflop | None" = None, *, i
     Raises UserError where the runs have no budgets of several sizes.
     """
     from scaling import laws
-    from scaling.report import figures, study
+    from scaling.report import study
+    from scaling.report.figures import sweep as figures
 
     figure = figures.isoflops(study.isoflop(runs, analysis or laws.isoflop(runs), None))
     assert figure is not None
@@ -46,7 +47,8 @@ def plot_optima(
     """
     from scaling import laws
     from scaling.errors import UserError
-    from scaling.report import figures, study
+    from scaling.report import study
+    from scaling.report.figures import sweep as figures
 
     found = analysis or laws.isoflop(runs)
     figure = figures.optima(study.isoflop(runs, found, fit))
@@ -63,7 +65,8 @@ def plot_frontier(fit: "laws.Fit", *, level: float = 0.9, interactive: bool = Fa
 
     level: coverage of the interval. Raises UserError for a law of other columns than N and D.
     """
-    from scaling.report import law_figures, study
+    from scaling.report import study
+    from scaling.report.figures import law as law_figures
 
     data = study.law(fit, level, study.grid(fit.runs))
     return _drawn(law_figures.frontier(data, fit), interactive)
@@ -71,7 +74,7 @@ def plot_frontier(fit: "laws.Fit", *, level: float = 0.9, interactive: bool = Fa
 
 def plot_residuals(fit: "laws.Fit", *, interactive: bool = False) -> Any:
     """What the law leaves, in per cent of the loss, against C, N, D, D/N and whatever else it reads."""
-    from scaling.report import law_figures
+    from scaling.report.figures import law as law_figures
 
     return _drawn(law_figures.residuals(fit), interactive)
 
@@ -94,7 +97,7 @@ def plot_profile(
     """
     from scaling import laws
     from scaling.errors import UserError
-    from scaling.report import law_figures
+    from scaling.report.figures import law as law_figures
 
     if isinstance(values, laws.Profile):
         return _drawn(law_figures.profile_of(values, about), interactive)
@@ -117,7 +120,7 @@ def plot_bootstrap(
     "D*/N*". level: coverage of the bars.
     Raises UserError before any bootstrap, and for an unknown name.
     """
-    from scaling.report import law_figures
+    from scaling.report.figures import law as law_figures
 
     return _drawn(law_figures.cloud(fit, pairs, C, level), interactive)
 
@@ -137,7 +140,8 @@ def plot_forecast(
     forecast: a frozen one (`laws.read_forecast`); outcome: the losses of the runs that tested it, by name.
     Raises UserError for a law of other columns than N and D, and for an outcome of another forecast.
     """
-    from scaling.report import law_figures, study
+    from scaling.report import study
+    from scaling.report.figures import law as law_figures
 
     end = C or (1.5 * forecast.flops if forecast else 10 * float(fit.runs.flops.max()))
     flops = study.grid(fit.runs, end)
@@ -147,9 +151,9 @@ def plot_forecast(
 
 def _drawn(figure: "Figure", interactive: bool) -> Any:
     if interactive:
-        from scaling.report.interactive import figure_of
+        from scaling.report.figures.interactive import figure_of
 
         return figure_of(figure)
-    from scaling.report.plots import draw
+    from scaling.report.figures.static import draw
 
     return draw(figure)

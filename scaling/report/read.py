@@ -16,8 +16,8 @@ from scaling.report import analysis
 from scaling.report.data import Curve, Live, Prediction, ReportData, Run
 from scaling.sweeps import load_runs, status
 from scaling.sweeps.status import tell_counts
-from scaling.sweeps.table import duration
 from scaling.sweeps.watch import seconds_left, tell_progress
+from scaling.units import duration
 from scaling.validity import FITTED
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.optimum import derived
+from scaling.laws.quantities import derived
 from scaling.report import analysis
 from scaling.report.data import Frontier, ReportData, Run, Words
 from scaling.report.read import prediction

@@ -1,8 +1,7 @@
 """Sweeps: designs of runs, the plan before, the launch, and the table of what came out."""
 
 from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
-from scaling.sweeps.plan import describe_plan
-from scaling.sweeps.plan_text import format_plan
+from scaling.sweeps.plan import describe_plan, format_plan
 from scaling.sweeps.run_store import load_runs, run_state
 from scaling.sweeps.status import format_status, status
 from scaling.sweeps.suggested import write_suggestion

@@ -34,7 +34,7 @@ def frozen_forecast(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forec
         target = next(iter(tested.values())).label["target_params"]
         runs = make_test_runs(sweep, target, folder)
         _require_same(path, found, runs[0])
-        record_runs(home, runs, "test")  # a seed may be new
+        record_runs(home, {run.id: run.entry() for run in runs}, "test")  # a seed may be new
         return found, runs
     begun = [run_id for run_id in tested if run_state(home / run_id).state != "planned"]
     if begun:
@@ -57,7 +57,7 @@ def write_outcome(home: Path, forecast: "Forecast", states: Sequence[RunState]) 
     if not losses:
         return None
     outcome = laws.outcome(forecast, losses)
-    from scaling.laws.strict import to_json
+    from scaling.strict_json import to_json
 
     values = asdict(outcome) | {"mean_error": outcome.mean_error}
     write_text_atomically(home / "outcome.json", to_json(values))
@@ -91,7 +91,7 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
             f"the {len(fitted)} runs in {home} give no interval for a forecast ({forecast.text()}); add budgets "
             "or seeds"
         )
-    record_runs(home, runs, "test")
+    record_runs(home, {run.id: run.entry() for run in runs}, "test")
     return laws.freeze(forecast, home / "forecast.json"), runs
 
 

@@ -18,7 +18,7 @@ from scaling.result import read_result, write_text_atomically
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import GRACE_S, Executor, Finished, Task
 from scaling.sweeps.packing import make_packs
-from scaling.sweeps.plan import devices_of
+from scaling.sweeps.plan.describe import devices_of
 from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import (
     BUSY,

@@ -6,7 +6,7 @@ from itertools import pairwise
 from scaling import accounting
 from scaling.config import shape_of
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.plan import devices_of
+from scaling.sweeps.plan.describe import devices_of
 
 MOST = 16  # runs in a pack: one that breaks costs all of them an attempt
 MFU = 0.4

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from scaling.metrics import last_metrics
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.run_store import DONE, RunState, is_held
-from scaling.sweeps.table import duration
+from scaling.units import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

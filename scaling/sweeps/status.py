@@ -17,9 +17,10 @@ from scaling.sweeps.run_store import (
     run_state,
     sweep_and_run,
 )
+from scaling.sweeps.run_store.labels import label_cell, varied
 from scaling.sweeps.run_store.ledger import findings, read_ledger
-from scaling.sweeps.table import duration, label_cell, render, varied
-from scaling.units import si
+from scaling.text import table
+from scaling.units import duration, si
 from scaling.validity import Verdict, decide, judge
 
 BROKEN = ("failed", "unreadable")
@@ -75,7 +76,7 @@ def format_status(found: Mapping[str, Any]) -> str:
         for row in found["runs"]
     ]  # fmt: skip
     right = range(len(left), len(left) + len(numbers))
-    return f"{render((*left, *numbers, 'reason'), rows, right=right)}\n{tell_counts(found)}"
+    return f"{table((*left, *numbers, 'reason'), rows, right=right)}\n{tell_counts(found)}"
 
 
 def tell_counts(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The whole of a sweep: train its runs, fit the law, freeze the forecast, train the run that tests it, report."""
+"""The whole of a sweep: train its runs, fit the law, freeze the forecast, train the run that tests it, report it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,14 +10,15 @@ from typing import Any
 from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
 from scaling.errors import UserError, one_line
 from scaling.result import write_text_atomically
-from scaling.sweeps.checks import check_data, check_folder, expected_tests, refuse_other_sweep
 from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
-from scaling.sweeps.forks import drop_forks, flops_to_spend
 from scaling.sweeps.launch import end_on_sigterm, train_all
-from scaling.sweeps.plan import sweep_folder
+from scaling.sweeps.plan.checks import check_data, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.plan.describe import sweep_folder
+from scaling.sweeps.plan.forks import drop_forks, flops_to_spend
 from scaling.sweeps.progress import Progress
+from scaling.sweeps.reporter import Reporter
 from scaling.sweeps.run_store import (
     Busy,
     RunState,
@@ -28,7 +29,7 @@ from scaling.sweeps.run_store import (
     record_runs,
     run_state,
 )
-from scaling.sweeps.tuning import tuning_lines
+from scaling.sweeps.run_store.tuning import tuning_lines
 from scaling.sweeps.upkeep import Upkeep
 
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
@@ -51,10 +52,10 @@ class SweepOutcome:
     outcome: dict[str, Any] | None = None
     """as in outcome.json; None where no test run has a loss"""
     report: Path | None = None
-    """the page"""
+    """the page; None where nothing was drawn"""
     summary: str = ""
-    """law, exponent with interval, forecast against actual, path of the page; without a tested forecast what became
-    of the runs"""
+    """law, exponent with interval, forecast against actual, path of the page; without a tested forecast, or a
+    reporter, what became of the runs"""
 
     @property
     def ok(self) -> bool:
@@ -80,15 +81,14 @@ def run_sweep(
     sweep: SweepConfig,
     executor: str | Executor | None = None,
     folder: str | Path | None = None,
-    *,
-    live: bool = False,
+    reporter: Reporter | None = None,
 ) -> SweepOutcome:
-    """Train what is left of `sweep`; with a forecast, fit, freeze it, test it and report.
+    """Train what is left of `sweep`; with a forecast, fit, freeze it and test it.
 
     executor: where runs run, by name or as an object; `sweep.executor.kind` where None.
     folder: where sweeps' folders are kept; `run.records.folder` where None.
-    live: keep the sweep's `runs.parquet` and `report.html` in step while it is trained, as the command line does, and
-    report at the end also without a forecast.
+    reporter: draws `runs.parquet` and the page while the sweep is trained, and the whole report at the end; the
+    command line gives `scaling.report`. Nothing is drawn where None.
 
     Everything is checked before anything is launched, and whatever is done already is not done again. Raises
     UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
@@ -107,9 +107,9 @@ def run_sweep(
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         read_exclusions(home)  # a mistake in it is told before hours of training
         progress = Progress(home)
-        if live:
-            progress.say(f"to look: {home / 'report.html'}, which renews itself, or scaling status {home} --watch")
-        with Upkeep(home, progress.say, live=live) as upkeep:
+        if reporter is not None:
+            progress.say(f"to look: {reporter.page_of(home)}, which renews itself, or scaling status {home} --watch")
+        with Upkeep(home, progress.say, reporter) as upkeep:
             progress.ended = upkeep.touch
             states = train_all(runs, home, where, progress)
             drop_forks(runs, home)
@@ -119,21 +119,19 @@ def run_sweep(
             outcome = SweepOutcome(sweep.name, home, states)
             if sweep.forecast is not None and outcome.ok:
                 outcome = _test_law(sweep, outcome, where, progress)
-        return _reported(outcome, progress, live=live)
+        return _reported(outcome, progress, reporter)
 
 
-def _reported(outcome: SweepOutcome, progress: Progress, *, live: bool) -> SweepOutcome:
+def _reported(outcome: SweepOutcome, progress: Progress, reporter: Reporter | None) -> SweepOutcome:
     """`outcome` with the page and the summary. No failure to draw is one of the sweep's."""
     summary = _tell_states(outcome)
-    tested = outcome.forecast is not None
-    if not (tested or live):
+    if reporter is None:
         return replace(outcome, summary=summary)
+    tested = outcome.forecast is not None
     try:
-        from scaling import report
-
-        page = report.write(outcome.folder)
+        page = reporter.write(outcome.folder)
         if tested and outcome.ok:
-            summary = report.summary(outcome.folder)
+            summary = reporter.summary(outcome.folder)
     except Exception as error:
         progress.say(f"no report: {one_line(error)}; `scaling report {outcome.folder}` tries again")
         return replace(outcome, summary=summary)
@@ -162,7 +160,8 @@ def _train_further(
 def _record(home: Path, runs: Sequence[PlannedRun]) -> None:
     """`runs` are those that the law is fitted to; what each is to spend is as the checkpoints there are now say."""
     states = {run.id: run_state(home / run.id) for run in runs}
-    record_runs(home, runs, "fit", flops_to_spend(runs, home, states))
+    spent = flops_to_spend(runs, home, states)
+    record_runs(home, {run.id: run.entry(spent[run.id]) for run in runs}, "fit")
 
 
 def _tell_states(outcome: SweepOutcome) -> str:

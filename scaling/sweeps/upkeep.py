@@ -2,15 +2,16 @@
 
 import os
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from scaling.errors import one_line
 from scaling.sweeps.executors.environment import worker_environment
+from scaling.sweeps.reporter import Reporter
 from scaling.sweeps.run_store import write_table
 
 EVERY_S = 30.0  # between two drawings, at least
@@ -31,15 +32,15 @@ class Upkeep:
     wrong there is said once and changes nothing else. At the end of the block, however it came, the table is written
     and the page no longer renews itself.
 
-    say: takes one line. live: False: only the table, at the end.
+    say: takes one line. reporter: draws the page; None: only the table, at the end.
     """
 
-    def __init__(self, home: Path, say: Callable[[str], None], *, live: bool) -> None:
-        self._home, self._say = home, say
+    def __init__(self, home: Path, say: Callable[[str], None], reporter: Reporter | None) -> None:
+        self._home, self._say, self._reporter = home, say, reporter
         self._changed, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True) if live else None
+        self._thread: threading.Thread | None = None
         self._said = False
 
     def touch(self) -> None:
@@ -47,7 +48,8 @@ class Upkeep:
         self._changed.set()
 
     def __enter__(self) -> "Upkeep":
-        if self._thread is not None:
+        if self._reporter is not None:
+            self._thread = threading.Thread(target=self._run, args=(self._reporter,), name="upkeep", daemon=True)
             self._thread.start()
         return self
 
@@ -57,19 +59,19 @@ class Upkeep:
         if self._thread is not None:
             self._stop(self._thread)
         self._guarded(lambda: write_table(self._home))
-        self._guarded(self._settle)
+        if self._reporter is not None:
+            self._guarded(partial(self._reporter.settle, self._home))
 
-    def _run(self) -> None:
+    def _run(self, reporter: Reporter) -> None:
         while not self._over.is_set():
             self._changed.clear()
             began = time.monotonic()
-            self._guarded(self._draw)
+            self._guarded(lambda: self._draw(reporter.live_command(self._home)))
             if not self._over.wait(max(EVERY_S, SHARE * (time.monotonic() - began))):
                 self._changed.wait(STALE_S)
 
-    def _draw(self) -> None:
+    def _draw(self, command: Sequence[str]) -> None:
         """One drawing, to its end. Raises where it did not come out."""
-        command = [sys.executable, "-m", "scaling.report.live", str(self._home)]
         with self._lock:
             if self._over.is_set():
                 return
@@ -101,11 +103,6 @@ class Upkeep:
             thread.join(STOP_S)
             process.kill()
         thread.join()
-
-    def _settle(self) -> None:
-        from scaling.report import settle
-
-        settle(self._home)
 
     def _guarded(self, work: Callable[[], object]) -> None:
         """Do what no sweep is to end for; the first time that it fails is told."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import UserError
 from scaling.result import Result
 from scaling.sweeps.run_store import recorded_role, table_of, table_row
-from scaling.sweeps.tuning import judged, verdicts
+from scaling.sweeps.run_store.tuning import judged, verdicts
 
 if TYPE_CHECKING:
     import pandas as pd

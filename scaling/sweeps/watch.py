@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from scaling.sweeps.run_store import States
 from scaling.sweeps.status import format_status, status, tell_counts
-from scaling.sweeps.table import duration
-from scaling.units import si
+from scaling.units import duration, si
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

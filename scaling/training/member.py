@@ -11,13 +11,13 @@ from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import Batches, TokenStore
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
+from scaling.tracking import Mirror
 from scaling.training.branch import branch_off
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation
 from scaling.training.knobs import make_knobs
 from scaling.training.metrics import Losses, MetricsFile
-from scaling.training.mirror import Mirror
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result
 from scaling.training.state import TrainState, create_state
@@ -169,9 +169,8 @@ class Member:
     def complete(self, evaluation: Evaluation) -> None:
         """The end of the run, with its final held-out loss. Raises Diverged."""
         if evaluation.loss > self.losses.limit:
-            raise Diverged(
-                f"the held-out loss is {evaluation.loss:.2f} {self.config.objective.UNIT}, above {self.losses.limit:.2f}"
-            )
+            unit = self.config.objective.UNIT
+            raise Diverged(f"the held-out loss is {evaluation.loss:.2f} {unit}, above {self.losses.limit:.2f}")
         self._end("completed", evaluation)
 
     @contextmanager

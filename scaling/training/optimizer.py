@@ -23,7 +23,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer: gradients clipped to a global norm, scaled, decayed, times minus the rate of the step.
 
-    schedule: step (from 0) to learning rate. metadata: the declaration of every parameter, in the parameters' structure.
+    schedule: step (from 0) to learning rate. metadata: declarations of all parameters, in the parameters' structure.
     weight_decay: a traced number in the place of the configuration's.
 
     The facts' factors (`models.width_transfer`) are on AdamW's ε and on the rate of the direction, not on the decay:

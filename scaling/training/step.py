@@ -19,8 +19,10 @@ from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state
 
 METRICS = ("loss", "z_loss", "grad_norm", "learning_rate")
-"""what every step measures: the loss in the objective's unit, without the z-loss; the weighted share of that; the norm
-of the gradient before clipping; the rate"""
+"""what every step measures
+
+loss: in the objective's unit, without the z-loss; z_loss: its weighted share; grad_norm: before clipping.
+"""
 
 DROPOUT = 0x5EED  # sets the stream of dropout keys apart from that of the initial parameters
 

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scaling.config import MeshConfig, TransformerConfig, RunConfig, build
+from scaling.config import MeshConfig, RunConfig, TransformerConfig, build
 from scaling.models import functional
-from scaling.models.attention import reference
+from scaling.models.attend import reference
 from scaling.models.attention_kernels import splash
 from scaling.models.attention_mask import AttentionMask
+from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import Batch, Gradients, compile_step, gradients, run_optimizer
+from scaling.training.step import Gradients, compile_step, gradients, run_optimizer
 
 MODEL = TransformerConfig(
     vocab=256, context=16, layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, tied=False, z_loss=1e-3, bias=True
@@ -72,13 +73,12 @@ def initial_params() -> Any:
 
 def gradients_on(mesh: Mesh, accumulate: int = 1) -> Gradients:
     run = run_config(accumulate=accumulate)
-    graph = MODEL, run.placement
     metadata, values = functional.facts(MODEL), initial_params()
     params = jax.device_put(values, param_shardings(metadata, values, mesh))
 
     def traced(params: Any, batch: Batch) -> Gradients:
         with use(mesh):
-            return gradients(run, graph, params, batch, None)
+            return gradients(run, params, batch, None)
 
     return jax.device_get(jax.jit(traced)(params, jax.device_put(weighted_batch(), batch_sharding(mesh))))
 
@@ -91,8 +91,7 @@ def train_on(mesh: Mesh, optimizer: str) -> tuple[Any, np.ndarray]:
     layout = abstract_state(MODEL, update, mesh)
     state = create_state(MODEL, update, 3, layout)
     check_initial(state, mesh)
-    graph = MODEL, run.placement
-    step = compile_step(run, graph, mesh, layout, jax.ShapeDtypeStruct(windows(0).shape, np.uint16))
+    step = compile_step(run, mesh, layout, jax.ShapeDtypeStruct(windows(0).shape, np.uint16))
     if mesh.shape["fsdp"] == mesh.size > 1:
         assert whole_batch_collectives(step.as_text()) == [], "parameters travel between devices, activations do not"
     metrics = []

@@ -32,7 +32,7 @@ def main() -> None:
     total = jax.jit(jnp.sum, out_shardings=replicated(mesh))(batch)
     np.testing.assert_allclose(np.asarray(total), whole.sum(dtype=np.float64), rtol=1e-5)
 
-    facts = {"w": Tensor(("embed", "mlp"), D, decay=True, role="hidden")}
+    facts = {"w": Tensor(("w",), "mlp", (D, F), ("embed", "mlp"), "hidden", inputs=1)}
     shardings = param_shardings(facts, {"w": jax.ShapeDtypeStruct((D, F), jnp.float32)}, mesh)
     params = jax.jit(lambda key: {"w": jax.random.normal(key, (D, F))}, out_shardings=shardings)(jax.random.key(1))
     assert {part.data.shape for part in params["w"].addressable_shards} == {(D // 2, F)}

@@ -76,7 +76,7 @@ def _in_float64(function: Callable[..., Any]) -> Value:
     def value(p: Values, x: Values, xp: ModuleType) -> Any:
         import jax.numpy as jnp
 
-        from scaling.laws.solver import float64_on_cpu
+        from scaling.laws.solve.solver import float64_on_cpu
 
         if xp is not np:  # inside the solver, which is in float64 already
             return function(**{key: jnp.exp(column) for key, column in x.items()}, **p)
@@ -139,7 +139,7 @@ def _require_jax(
     """One point for every column: the answer must be one number, and have derivatives."""
     import jax
 
-    from scaling.laws.solver import float64_on_cpu
+    from scaling.laws.solve.solver import float64_on_cpu
 
     def call(middle: dict[str, Any], rows: dict[str, Any]) -> Any:
         return function(**rows, **middle)

@@ -22,8 +22,8 @@ import numpy as np
 
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.projected import Array, Numbers, least_squares, projected
 from scaling.laws.forms.routed import LN10
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, projected
 
 _SOURCE = "Llama 3 (2407.21783), section 3.2.1"
 

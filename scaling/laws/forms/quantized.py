@@ -26,7 +26,7 @@ import numpy as np
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.precision import GAMMA, PUBLISHED, SOURCE, log_share
-from scaling.laws.forms.projected import Array, Numbers, least_squares, logarithm, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, projected
 
 _TRAINED = {"Pw": ("gamma_w", "Cw"), "Pa": ("gamma_a", "Ca"), "Pkv": ("gamma_kv", "Ckv")}
 _MAIN = ("CT", "gamma_D", "gamma_N", "gamma_post")

@@ -18,7 +18,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter
-from scaling.laws.forms.projected import Array, Numbers, least_squares, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, projected
 
 
 def _gao(name: str, formula: str, bend: Callable[[Any, ModuleType], Any]) -> Form:

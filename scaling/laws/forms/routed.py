@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.projected import Array, Numbers, least_squares, logarithm, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, projected
 
 LN10 = float(np.log(10.0))
 _PLANE = (

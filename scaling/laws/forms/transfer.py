@@ -18,7 +18,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.projected import Array, Numbers, least_squares, logarithm, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, projected
 
 
 def _value(p: Values, x: Values, xp: ModuleType) -> Any:

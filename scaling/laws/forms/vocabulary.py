@@ -22,7 +22,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.projected import Array, Numbers, least_squares, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, projected
 
 _COLUMNS = ("Nnv", "Nv", "D")
 _SPAN = (0.05, 1.2)

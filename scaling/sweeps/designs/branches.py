@@ -8,11 +8,11 @@ from statistics import median
 from typing import Any
 
 from scaling import accounting, ladder
-from scaling.config import BranchesDesign, SweepConfig, build_model, merge, shared_steps
+from scaling.config import BranchesDesign, ModelConfig, SweepConfig, build, merge, shared_steps
 from scaling.errors import UserError
 from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
 from scaling.sweeps.designs.sizes import center, in_row, sized
-from scaling.sweeps.tuning import FACTOR
+from scaling.sweeps.run_store.tuning import FACTOR
 
 
 def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Point]:
@@ -155,6 +155,6 @@ def _alone(
         return plan_run(sweep, values, {"budget": amount, **label}, flops=amount)
     if key == "tokens_per_param":
         label["tokens_per_param"] = amount
-        whole = build_model(merge(sweep.run.get("model", {}), model), "run.model")
+        whole = build(ModelConfig, merge(sweep.run.get("model", {}), model), "run.model")
         amount *= accounting.params(whole).total
     return plan_run(sweep, {**values, "tokens": max(1, round(amount))}, {**label, "target_tokens": round(amount)})

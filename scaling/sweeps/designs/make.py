@@ -13,7 +13,7 @@ from scaling.sweeps.designs.isoflop import isoflop_points
 from scaling.sweeps.designs.planned import PlannedRun, Point, axis, plan_run, tell
 from scaling.sweeps.designs.points import list_points
 from scaling.sweeps.designs.sizes import PARAMS_KEY, TEST_TOLERANCE, sized
-from scaling.sweeps.tuning import FACTOR, RATE
+from scaling.sweeps.run_store.tuning import FACTOR, RATE
 
 
 def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun, ...]:

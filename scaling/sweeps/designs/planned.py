@@ -8,7 +8,8 @@ from typing import Any
 from scaling import accounting
 from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, run_id
 from scaling.errors import UserError
-from scaling.sweeps.hyperparameters import batch_values, placeholders, rate_values
+from scaling.sweeps.designs.hyperparameters import batch_values, placeholders, rate_values
+from scaling.sweeps.run_store import Entry
 
 ANY = 10**18  # tokens of a run until the cost of a token is known
 
@@ -49,6 +50,11 @@ class PlannedRun:
     def tokens(self) -> int:
         """Tokens of whole batches."""
         return self.config.steps * self.config.batch_tokens
+
+    def entry(self, flops_spent: float | None = None) -> Entry:
+        """What plan.json keeps of it. flops_spent: as its design says where None."""
+        own = self.flops_spent if flops_spent is None else flops_spent
+        return Entry(self.config.records.role, dict(self.label), self.params, self.flops, self.tokens, own)
 
     @property
     def flops_spent(self) -> float:

@@ -14,7 +14,7 @@ from scaling.sweeps.run_store import DONE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scaling.laws.isoflop import Budget, Isoflop
+    from scaling.laws.isoflop.analysis import Budget, Isoflop
     from scaling.sweeps.run_store import Entry
 
 ROUND = "round"  # in the label of a run that a design did not have at first: when it was added, from 1

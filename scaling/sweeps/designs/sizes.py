@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling import accounting, ladder
-from scaling.config import BranchesDesign, IsoflopDesign, ModelConfig, SweepConfig, build_model, merge
+from scaling.config import BranchesDesign, IsoflopDesign, ModelConfig, SweepConfig, build, merge
 from scaling.errors import UserError
 
 PARAMS_KEY = "model.params"  # in a grid: ask the ladder for this size
@@ -61,4 +61,4 @@ def expected_optimum(sweep: SweepConfig, budget: float) -> float | None:
         return None
     where = f"forecast.flops={budget:g} wants about {target:.4g} parameters"
     shape = sized(sweep, target, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
-    return float(accounting.params(build_model(merge(sweep.run["model"], shape), "model")).total)
+    return float(accounting.params(build(ModelConfig, merge(sweep.run["model"], shape), "model")).total)

@@ -12,7 +12,7 @@ from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import Result
 from scaling.sweeps.run_store.plan_file import Entry, Role, read_plan, role_of, run_folders
-from scaling.sweeps.tuning import judged, verdicts
+from scaling.sweeps.run_store.tuning import judged, verdicts
 from scaling.validity import Verdict, cut_short
 
 EXCLUSIONS = "exclusions.yaml"
@@ -29,7 +29,7 @@ class Ledger:
     roles: Mapping[str, Role]
     """of the runs with a record"""
     tuning: Mapping[str, Mapping[str, Any]]
-    """of the runs with a record: the columns of `sweeps.tuning.judged`"""
+    """of the runs with a record: the columns of `tuning.judged`"""
 
     def label(self, run_id: str) -> Mapping[str, Any]:
         """The design's wish for a run; empty where no plan says it."""

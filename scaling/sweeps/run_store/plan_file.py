@@ -2,17 +2,14 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
-
-if TYPE_CHECKING:
-    from scaling.sweeps.designs import PlannedRun
 
 Role = Literal["fit", "test"]
 
@@ -40,21 +37,15 @@ def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
     write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
-def record_runs(
-    sweep_folder: Path, runs: "Sequence[PlannedRun]", role: Role, spent: Mapping[str, float] | None = None
-) -> None:
+def record_runs(sweep_folder: Path, runs: Mapping[str, Entry], role: Role) -> None:
     """Enter `runs` into `plan.json` as those of `role`; others of that role leave it and their folders stay.
 
     A test run that was begun stays in it: it has been seen, and is to be judged by what it was to be.
-    spent: by run id the FLOPs that each has to spend itself; as its design says where None.
     """
     before = read_plan(sweep_folder)
     begun = {run_id for run_id, entry in before.items() if entry.role == "test" and (sweep_folder / run_id).exists()}
     entries = {run_id: entry for run_id, entry in before.items() if entry.role != role or run_id in begun}
-    for run in runs:
-        own = run.flops_spent if spent is None else spent[run.id]
-        entries[run.id] = Entry(role, dict(run.label), run.params, run.flops, run.tokens, own)
-    write_plan(sweep_folder, entries)
+    write_plan(sweep_folder, {**entries, **runs})
 
 
 def read_plan(sweep_folder: Path) -> dict[str, Entry]:

@@ -36,7 +36,7 @@ def load_runs(path: str | Path | Sequence[str | Path], role: Role | None = None)
     that a law is fitted to (`fit`) from those that test it (`test`). What the design wanted is in columns named as
     its keys: `budget`, `target_params`, `optimizer.b2`, and `run.batch_size` for `batch_size`, which is a fact too.
     `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
-    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `sweeps.tuning.judged`.
+    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `run_store.tuning.judged`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
 
     role: only these runs. Raises UserError, naming every file, where a record cannot be read, and for a mistake in a

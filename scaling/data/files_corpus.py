@@ -1,0 +1,140 @@
+"""Local files as a corpus."""
+
+import glob
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from scaling.config import DataConfig
+from scaling.data.corpus import START, Position, held_out
+from scaling.errors import UserError
+
+FILE_KINDS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+class FilesCorpus:
+    """Local files: a .txt is one document, a line of .jsonl and a row of .parquet is one each.
+
+    Files come in the order of their paths. Which documents are held out is decided by a hash of the file's path
+    (below the fixed part of the glob) and of the record's number in it, so it holds wherever the folder is.
+    """
+
+    def __init__(self, pattern: str, data: DataConfig) -> None:
+        self.pattern, self.field, self.fraction = from_root(pattern), data.text_field, data.validation_fraction
+        self.root = _fixed_part(self.pattern)
+        self.files = sorted(path for path in glob.glob(self.pattern, recursive=True) if os.path.isfile(path))
+        if not self.files:
+            raise UserError(f"data.corpus={data.corpus!r} matches no file (looked for {self.pattern})")
+        for path in self.files:
+            if not path.endswith(FILE_KINDS):
+                raise UserError(f"data.corpus: {path} is of no kind that is read; allowed: {', '.join(FILE_KINDS)}")
+        self.facts = self._facts()
+
+    def _facts(self) -> dict[str, Any]:
+        sizes = [(self._name(path), os.path.getsize(path)) for path in self.files]
+        digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+        return {"corpus": f"files:{self.pattern}", "files": len(sizes), "file_bytes": sum(size for _, size in sizes),
+                "names_and_sizes_sha256": digest}  # fmt: skip
+
+    def _name(self, path: str) -> str:
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+    def size(self, split: str) -> int | None:
+        return None
+
+    def documents(self, split: str, start: Position = START) -> Iterator[tuple[Position, str]]:
+        for file in range(start[0], len(self.files)):
+            path = self.files[file]
+            name = self._name(path)
+            first = start[1] if file == start[0] else 0
+
+            def wanted(record: int, name: str = name, first: int = first) -> bool:
+                return record >= first and held_out(f"{name}:{record}", self.fraction) == (split == "validation")
+
+            for record, text in _records(path, self.field, wanted):
+                if text:
+                    yield (file, record + 1), text
+
+
+class _Wanted(Protocol):
+    def __call__(self, record: int) -> bool: ...
+
+
+def _records(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]]:
+    """The wanted records of a file, each with its number."""
+    try:
+        if path.endswith(".parquet"):
+            yield from _parquet(path, field, wanted)
+        elif path.endswith((".jsonl", ".jsonl.gz")):
+            yield from _jsonl(path, field, wanted)
+        elif wanted(0):
+            with _open(path) as file:
+                yield 0, file.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file or leave it out") from None
+    except (OSError, EOFError) as error:  # a broken .gz is an OSError or an EOFError
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _open(path: str) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+
+
+def _jsonl(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]]:
+    with _open(path) as file:
+        for number, line in enumerate(file):
+            if not wanted(number) or not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except UnicodeDecodeError:
+                raise UserError(f"{path} line {number + 1} is not UTF-8") from None
+            except ValueError as error:
+                raise UserError(f"{path} line {number + 1} is not JSON: {error}") from None
+            yield number, _text_of(record, field, f"{path} line {number + 1}")
+
+
+def _text_of(record: Any, field: str, where: str) -> str:
+    keys = sorted(record) if isinstance(record, dict) else []
+    if field not in keys:
+        raise UserError(f"{where} has no field data.text_field={field!r}; it has: {', '.join(keys) or 'no fields'}")
+    if not isinstance(record[field], str):
+        raise UserError(f"{where}: field {field!r} is {type(record[field]).__name__}, expected text")
+    return str(record[field])
+
+
+def _parquet(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path} is not a parquet file: {error}") from None
+    names = table.schema_arrow.names
+    if field not in names:
+        raise UserError(f"{path} has no column data.text_field={field!r}; it has: {', '.join(names)}")
+    number = 0
+    for rows in table.iter_batches(batch_size=1024, columns=[field]):
+        for value in rows.column(0).to_pylist():
+            if wanted(number):
+                text = value.decode("utf-8") if isinstance(value, bytes) else value
+                if text is not None:
+                    yield number, _text_of({field: text}, field, f"{path} row {number + 1}")
+            number += 1
+
+
+def from_root(pattern: str) -> str:
+    """A glob as one from the root."""
+    return os.path.abspath(os.path.expanduser(pattern))
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder above the first wildcard of a glob."""
+    parts = Path(pattern).parts
+    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return str(Path(*parts[:fixed]))

@@ -1,0 +1,125 @@
+"""Which parameters, and whether the exponent a, the data determine, by profiles, and which runs would the others."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.intervals.coordinate import coordinate
+from scaling.laws.intervals.covariance import curvature, inverted
+from scaling.laws.intervals.profile import Profile
+from scaling.laws.solve.linear import jacobian
+from scaling.laws.solve.noise import slope_of
+
+if TYPE_CHECKING:
+    from scaling.laws.fit import Fit
+
+Array = NDArray[np.float64]
+DECADE = 10.0
+FACTOR = 10.0
+"""how much larger or smaller the further runs are"""
+_LEAST = -20.0
+"""log of a positive parameter in units of the data below which its derivative would be lost to rounding"""
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What the data say about one parameter, or about a."""
+
+    name: str
+    interval: tuple[float, float]
+    """by the profile likelihood; 0 or infinite where it does not close"""
+    identified: bool
+    why: str
+    """how far the interval reaches where it is not identified, else empty"""
+    remedy: str
+    """the runs that would identify it"""
+
+    def __str__(self) -> str:
+        if self.identified:
+            return f"{self.name} {self.interval[0]:.4g} … {self.interval[1]:.4g}"
+        return f"{self.name} is not identified: {self.why}; {self.remedy}"
+
+
+def identify(fit: "Fit", level: float = 0.9) -> dict[str, Identification]:
+    """See `Fit.identified`."""
+    found = {}
+    for name in (*fit.problem.free, *(("a",) if _has_exponent(fit) else ())):
+        profile = fit.profile(name, points=21, level=level)
+        why = _why(fit, profile)
+        found[name] = Identification(name, profile.interval, not why, why, remedy(fit, name) if why else "")
+    return found
+
+
+def _has_exponent(fit: "Fit") -> bool:
+    """Whether the law has compute-optimal N* ∝ C^a whose exponent depends on what was fitted."""
+    if fit.form.frontier is None or "a" in fit.form.params:
+        return False
+    changed = fit.problem.natural(fit.theta + 1e-3 * np.eye(len(fit.theta)))
+    own = float(fit.form.frontier(fit.natural)[0])
+    return 0 < own < 1 and bool(np.ptp(fit.form.frontier(changed)[0]) > 1e-9)
+
+
+def _why(fit: "Fit", profile: Profile) -> str:
+    """Empty where the parameter, or a, is identified."""
+    low, high = profile.interval
+    kinds = {p.name: p.kind for p in fit.form.parameters}
+    kind, share = kinds.get(profile.name, "positive"), f"{profile.level:.0%}"
+    if not all(profile.closed):
+        sides = {(False, False): "either side", (True, False): "the upper side", (False, True): "the lower side"}
+        return f"its {share} profile interval {low:.4g} … {high:.4g} does not close on {sides[profile.closed]}"
+    if kind == "positive" and high > DECADE * low:
+        return f"its {share} profile interval {low:.4g} … {high:.4g} spans more than a decade"
+    exponents = {power.exponent for p in fit.form.parameters for power in p.powers}
+    if kind == "real" and profile.name in exponents and low <= 0 <= high:
+        return f"its {share} profile interval {low:.4g} … {high:.4g} includes 0, where its term is a constant"
+    return ""
+
+
+def remedy(fit: "Fit", name: str) -> str:
+    """The runs like those there are, but larger or smaller, that tell most about a parameter or a, as a sentence.
+
+    The information about it is 1 over its variance by the linearised law. Each candidate repeats every run
+    with some of the columns times or over 10; the information that its runs add is by the Jacobian at the fit.
+    """
+    problem = fit.problem
+    kinds = {p.name: p.kind for p in fit.form.parameters}
+    least = np.array([_LEAST if kinds[free] == "positive" else -np.inf for free in problem.free])
+    theta = np.maximum(fit.theta, least)
+    matrix = curvature(problem, theta)[0]
+    direction = coordinate(fit, name, None, None).slope(theta)
+    slope = slope_of(problem, problem.residuals(theta))
+
+    def information(extra: Array) -> float:
+        return 1.0 / max(float(direction @ inverted(matrix + extra) @ direction), 1e-300)
+
+    before = information(np.zeros_like(matrix))
+    gains = {}
+    for label, shift in _candidates(fit.form.columns):
+        J = jacobian(problem, theta, problem.x + shift[:, None])
+        gains[label] = information(slope * (J.T * problem.weights) @ J) / before
+    best = max(gains, key=lambda label: gains[label])
+    # Twice as many runs where they are would give twice the information.
+    if not gains[best] > 2.0:
+        return "more runs like these would tell as much about it as larger or smaller ones"
+    return f"it needs runs at {best}, which would make its standard error {gains[best] ** 0.5:.2g} times smaller"
+
+
+def _candidates(columns: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
+    """Directions in log columns: each column alone, all together, and N and D against one another."""
+    for signs in product((0, 1, -1), repeat=len(columns)):
+        moved = [(name, sign) for name, sign in zip(columns, signs, strict=True) if sign]
+        if len(moved) not in (1, 2) or (len(moved) == 2 and {name for name, _ in moved} != {"N", "D"}):
+            continue
+        parts = [f"{FACTOR:g} times {'larger' if sign > 0 else 'smaller'} {name}" for name, sign in moved]
+        label = " and ".join(parts)
+        if len(moved) == 2:
+            same, up = moved[0][1] == moved[1][1], moved[0][1] > 0
+            n_up = dict(moved)["N"] > 0
+            label += (" (larger C)" if up else " (smaller C)") if same else (
+                " (fewer tokens per parameter)" if n_up else " (more tokens per parameter)"
+            )  # fmt: skip
+        yield label, np.log(FACTOR) * np.array(signs, np.float64)

@@ -1,0 +1,120 @@
+"""How far a fit depends on choices that the data do not make: Huber's δ, and what residuals are differences of."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.intervals.influence import quantities
+from scaling.laws.solve.multistart import starts_of
+from scaling.laws.solve.objectives import Loss, Residual, huber, l1, l2
+from scaling.laws.solve.problem import make_problem
+from scaling.laws.solve.solver import solve
+
+if TYPE_CHECKING:
+    from scaling.laws.fit import Fit
+
+DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""from nearly L1 to nearly L2 for log losses"""
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """The law fitted with other objectives."""
+
+    C: float | None
+    """FLOPs that N* and L* are told for"""
+    table: list[dict[str, Any]]
+    """one row for each objective: `loss` (its kind), `delta`, `residual`, `own` (is it the fit's), `objective`, the
+    parameters, and a, N* and L* where the law has them"""
+
+    def spread(self, name: str) -> float:
+        """Largest less least value of a column."""
+        values = [row[name] for row in self.table]
+        return float(max(values) - min(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {"C": self.C, "table": self.table}
+
+    def summary(self) -> str:
+        """An aligned text; the fit's own objective is marked."""
+        from scaling.laws.text.tables import align
+
+        names = [name for name in self.table[0] if name not in ("loss", "delta", "residual", "own", "objective")]
+        rows = [["objective", *names]]
+        for row in self.table:
+            delta = "" if row["delta"] is None else f" {row['delta']:g}"
+            mark = " *" if row["own"] else ""
+            rows.append([f"{row['loss']}{delta}, {row['residual']}{mark}", *(f"{row[name]:.5g}" for name in names)])
+        at = [] if self.C is None else [f"N*, L* at {self.C:.3g} FLOPs"]
+        return "\n".join([*align(rows), *at])
+
+
+def sensitivity(
+    fit: "Fit",
+    deltas: tuple[float, ...] = DELTAS,
+    residuals: tuple[Residual, ...] = ("log", "raw"),
+    C: float | None = None,
+) -> Sensitivity:
+    """The same law and runs by other objectives: Huber at `deltas` between L1 and L2, for each kind of residual.
+
+    deltas: for log residuals; raw ones, which carry the losses' unit, take them times the median loss.
+    C: FLOPs that N* and L* are told for; None: 10 times the largest of the runs.
+
+    Each is started from the fit's own optimum and from 63 of the law's starts. The fit's own objective is a row of
+    the table. Priors take no part. Raises UserError for an empty table.
+    """
+    if not residuals:
+        raise UserError("sensitivity: residuals is empty; give 'log', 'raw' or both")
+    if (fit.runs.loss <= 0).any():
+        residuals = ("raw",)
+    forecast = set(fit.form.columns) == {"N", "D"}
+    C = None if not forecast else 10.0 * float(fit.runs.flops.max()) if C is None else C
+    chosen: list[tuple[Loss, Residual]] = [(fit.loss, fit.residual)]
+    for residual in residuals:
+        unit = float(np.median(fit.runs.loss)) if residual == "raw" else 1.0
+        for loss in (l1(), *(huber(delta * unit) for delta in deltas), l2()):
+            if (loss, residual) != chosen[0]:
+                chosen.append((loss, residual))
+    rows = [_row(fit, loss, residual, C) for loss, residual in chosen]
+    return Sensitivity(C, sorted(rows, key=_place))
+
+
+def delta_warning(fit: "Fit", level: float = 0.9) -> str | None:
+    """One line where the exponent a over DELTAS moves by more than the width of its own interval.
+
+    None where it does not, and where the fit has no δ, no a or no interval. Four refits: cheap.
+    """
+    if fit.loss.kind != "huber" or fit.form.frontier is None or fit.draws is None:
+        return None
+    found = {delta: _row(fit, huber(delta), fit.residual, None, starts=0)["a"] for delta in DELTAS}
+    low, high = fit.interval("a", level)
+    least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    if found[most] - found[least] <= high - low:
+        return None
+    return (
+        f"a depends on Huber's δ more than its {level:.0%} interval says: {found[least]:.3f} at δ={least:g}, "
+        f"{found[most]:.3f} at δ={most:g}; see laws.sensitivity(fit)"
+    )
+
+
+def _row(fit: "Fit", loss: Loss, residual: Residual, C: float | None, starts: int = 63) -> dict[str, Any]:
+    problem = make_problem(fit.runs, fit.form, loss, residual, fit.fixed)
+    begin = fit.theta[None]
+    if starts:
+        begin = np.concatenate([begin, starts_of(problem, fit.runs.loss, starts)])
+    own = (loss, residual) == (fit.loss, fit.residual)
+    solution = solve(problem, begin)
+    best = int(solution.total.argmin())
+    natural = fit.natural[None] if own else problem.natural(solution.theta[best : best + 1])
+    objective = fit.objective if own else float(solution.objective[best])
+    head = {"loss": loss.kind, "delta": loss.delta, "residual": residual, "own": own, "objective": objective}
+    return head | {name: float(value[0]) for name, value in quantities(fit, natural, C).items()}
+
+
+def _place(row: dict[str, Any]) -> tuple[str, float, str]:
+    """Residuals together, L1 before Huber by δ before L2."""
+    ends = {"l1": 0.0, "l2": np.inf}
+    return row["residual"], ends.get(row["loss"], row["delta"] or 0.0), row["loss"]

@@ -1,0 +1,254 @@
+"""IsoFLOP analysis: the best size at each budget, and how it grows (Hoffmann et al. 2022, approach 2).
+
+The minimum at a budget is that of a parabola (Hoffmann et al. 2022) or of an Akima spline (Porian et al. 2024). One
+that is not interior to the sizes, or of a curve that is not convex, does not count, whatever the method. The power
+laws of N*, D* and L* go through the minima that count, weighted by 1/spread² of their draws.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scaling.errors import UserError
+from scaling.laws.intervals.draws import check_level, interval
+from scaling.laws.isoflop.akima import Splines, fit_splines
+from scaling.laws.isoflop.parabola import CURVATURES, Curvature, Parabolas, default_curvature, fit_parabolas
+from scaling.laws.isoflop.power_law import Interval, PowerLaw, offset_law, precision, straight_law
+from scaling.laws.quantities import six_n
+from scaling.laws.table.runs import Runs
+
+Array = NDArray[np.float64]
+Method = Literal["parabola", "akima"]
+Verdict = Literal["interior", "below the smallest size", "above the largest size", "not convex"]
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """The runs at one budget and the minimum of the curve through them."""
+
+    C: float
+    """training FLOPs: geometric mean of the runs'"""
+    rows: tuple[str, ...]
+    N: Array
+    D: Array
+    loss: Array
+    center: float
+    """log N that the parabola is written around"""
+    coefficients: Array
+    """log L = c0 + c1·n + c2·n², n = log N − center; beside a spline, the parabola of this budget alone"""
+    verdict: Verdict
+    N_opt: float
+    """NaN where the parabola is not convex, and where the spline has no interior minimum"""
+    D_opt: float
+    loss_opt: float
+    N_interval: Interval
+    D_interval: Interval
+    loss_interval: Interval
+    advice: tuple[float, ...]
+    """sizes to add where the minimum does not count"""
+    spline: Any = None
+    """log N -> log L, a scipy Akima1DInterpolator; None: the curve is the parabola"""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the minimum is interior and convex."""
+        return self.verdict == "interior"
+
+    def curve(self, N: ArrayLike) -> Array:
+        """The loss at N parameters of the parabola, or of the spline, which is NaN outside the sizes."""
+        n = np.log(np.asarray(N, np.float64))
+        if self.spline is not None:
+            return np.exp(self.spline(n))
+        return np.exp(np.polynomial.polynomial.polyval(n - self.center, self.coefficients))
+
+
+@dataclass(frozen=True, eq=False)
+class Isoflop:
+    """Minima by budget and the power laws through those that count; None where fewer than two count."""
+
+    budgets: tuple[Budget, ...]
+    noise_sd: float
+    """of log L of one run: the scatter around the curves, or a sigma column's root mean square (splines)"""
+    degrees_of_freedom: float
+    """of noise_sd; infinite where sigma gives it"""
+    level: float
+    """of every interval here"""
+    N_law: PowerLaw | None
+    """N* against C; its exponent is a"""
+    D_law: PowerLaw | None
+    """D* against C; its exponent is b"""
+    loss_law: PowerLaw | None
+    """L* against C; with an offset only from four budgets on, for three points always lie on such a curve"""
+    lost_draws: float
+    """share of draws in which a counted budget had no minimum; their power laws go without that budget"""
+    method: Method = "parabola"
+    curvature: Curvature | None = None
+    """of the parabolas, as asked for or by the number of runs; None for splines"""
+
+    @property
+    def counted(self) -> tuple[Budget, ...]:
+        """The budgets whose minimum counts."""
+        return tuple(budget for budget in self.budgets if budget.counts)
+
+    def summary(self) -> str:
+        """An aligned text."""
+        from scaling.laws.text.tables import format_isoflop, isoflop_table
+
+        return format_isoflop(isoflop_table(self))
+
+
+def isoflop(
+    runs: Runs,
+    budget: ArrayLike | None = None,
+    tolerance: float = 0.1,
+    level: float = 0.9,
+    curvature: Curvature | None = None,
+    draws: int = 4000,
+    seed: int = 0,
+    method: Method = "parabola",
+) -> Isoflop:
+    """Find the minimum of each budget and the power laws of N*, D* and L* in C.
+
+    budget: a label for each row, in the order of `runs`; None: rows whose FLOPs differ by less than the share
+    `tolerance` belong together.
+    level: coverage of the intervals; splines, whose draws put noise on noise, err on the wide side (92 to 97 % of
+    simulations at .9). draws: how many they are made of.
+    curvature: of the parabolas: "shared" by all budgets, "linear" in log C, or each budget its "own" (as Hoffmann et
+    al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, which
+    simulations are for: see `scaling.laws.isoflop.parabola`.
+    method: "parabola" averages noise over all sizes but is biased on wide grids; "akima" follows the losses and
+    needs several sizes near the minimum. With a sigma column parabolas weigh rows by 1/σ² and take the size of the
+    noise from the scatter, splines take σ itself.
+
+    Raises UserError where there is no budget with three sizes, or nothing to know the noise from.
+    """
+    check_level(level)
+    if method not in ("parabola", "akima"):
+        raise UserError(f"isoflop: method must be 'parabola' or 'akima'; got {method!r}")
+    if curvature is not None and curvature not in CURVATURES:
+        raise UserError(f"isoflop: curvature must be 'shared', 'linear' or 'own'; got {curvature!r}")
+    groups = flops_groups(runs, budget, tolerance)
+    curves: Parabolas | Splines
+    if method == "parabola":
+        curvature = curvature or default_curvature(groups)
+        curves = fit_parabolas(runs, groups, curvature)
+    else:
+        curvature = None
+        curves = fit_splines(runs, groups)
+    log_N, log_loss = curves.minima(draws, np.random.default_rng(seed))
+    per_token = runs.flops_per_token() if runs.C is not None else six_n
+    budgets = tuple(
+        _budget(runs, rows, curves, i, per_token, (log_N[:, i], log_loss[:, i]), level)
+        for i, rows in enumerate(groups)
+    )
+    noise, freedom = curves.noise_sd, curves.freedom
+    counted = [i for i, found in enumerate(budgets) if found.counts]
+    if len(counted) < 2:
+        return Isoflop(budgets, noise, freedom, level, None, None, None, 0.0, method, curvature)
+    C = np.array([budgets[i].C for i in counted])
+    N = np.where(np.isfinite(log_N), log_N, np.nan)[:, counted]
+    D = np.log(C) - np.log(per_token(np.exp(N)))
+    loss = log_loss[:, counted]
+    floor = curves.min_spread[counted]
+    loss_law = offset_law if len(counted) >= 4 else straight_law
+    return Isoflop(
+        budgets,
+        noise,
+        freedom,
+        level,
+        straight_law(C, N, precision(N, floor), level),
+        straight_law(C, D, precision(D, floor), level),
+        loss_law(C, loss, precision(loss), level),
+        float(np.isnan(N[1:]).any(1).mean()),
+        method,
+        curvature,
+    )
+
+
+def flops_groups(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 0.1) -> list[NDArray[np.int64]]:
+    """Rows of each budget that has three sizes or more, by rising FLOPs; see `isoflop`."""
+    if budget is None:
+        order = np.argsort(runs.flops, kind="stable")
+        flops = runs.flops[order]
+        labels = np.zeros(len(runs), np.int64)
+        first = flops[0]
+        for i in range(1, len(flops)):
+            new = flops[i] > first * (1 + tolerance)
+            first = flops[i] if new else first
+            labels[order[i]] = labels[order[i - 1]] + new
+    else:
+        labels = np.asarray(budget)
+        if labels.shape != (len(runs),):
+            raise UserError(f"isoflop: budget must hold {len(runs)} labels; got shape {labels.shape}")
+        labels = np.unique(labels, return_inverse=True)[1]
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    groups.sort(key=lambda rows: float(runs.flops[rows].mean()))
+    usable = [rows for rows in groups if len(np.unique(runs.N[rows])) >= 3]
+    if not usable:
+        raise UserError(
+            f"isoflop: none of the {len(groups)} budgets has three sizes; give budget= if rows of one budget differ "
+            f"in FLOPs by more than {tolerance:.0%}"
+        )
+    return usable
+
+
+def _budget(
+    runs: Runs,
+    rows: NDArray[np.int64],
+    curves: Parabolas | Splines,
+    i: int,
+    per_token: Callable[[ArrayLike], Array],
+    minima: tuple[Array, Array],
+    level: float,
+) -> Budget:
+    """minima: log N* and log L* of this budget, the estimate and then draws."""
+    order = rows[np.argsort(runs.N[rows], kind="stable")]
+    N = runs.N[order]
+    C = float(np.exp(np.log(runs.flops[order]).mean()))
+    (best, *_), (lowest, *_) = minima
+    verdict: Verdict = "interior"
+    if not curves.convex[i]:
+        verdict = "not convex"
+    elif best <= np.log(N[0]):
+        verdict = "below the smallest size"
+    elif best >= np.log(N[-1]):
+        verdict = "above the largest size"
+    N_opt = float(np.exp(best)) if np.isfinite(lowest) else float("nan")
+    drawn, losses = minima[0][1:], minima[1][1:][np.isfinite(minima[1][1:])]
+    # Exact at the ends: D falls as N grows, and no minimum (N* of 0 or ∞) means D* of ∞ or 0.
+    N_interval = interval(np.exp(drawn), level)
+    D_interval = tuple(
+        float(C / per_token(end)) if 0 < end < np.inf else (0.0 if end else np.inf) for end in N_interval
+    )
+    center, coefficients, spline = curves.shape(i)
+    return Budget(
+        C=C,
+        rows=tuple(runs.rows[j] for j in order),
+        N=N,
+        D=runs.D[order],
+        loss=runs.loss[order],
+        center=center,
+        coefficients=coefficients,
+        verdict=verdict,
+        N_opt=N_opt,
+        D_opt=float(C / per_token(N_opt)),
+        loss_opt=float(np.exp(lowest)),
+        N_interval=N_interval,
+        D_interval=(D_interval[1], D_interval[0]),
+        loss_interval=interval(np.exp(losses), level) if len(losses) > 1 else (np.nan, np.nan),
+        advice=_advice(verdict, N),
+        spline=spline,
+    )
+
+
+def _advice(verdict: Verdict, N: Array) -> tuple[float, ...]:
+    """Two more sizes, at the spacing there is, on each side where the minimum may lie."""
+    sizes = np.unique(N)
+    step = float(np.exp(np.median(np.diff(np.log(sizes)))))
+    below = (sizes[0] / step**2, sizes[0] / step)
+    above = (sizes[-1] * step, sizes[-1] * step**2)
+    sides = {"interior": (), "below the smallest size": below, "above the largest size": above}
+    return tuple(float(size) for size in sides.get(verdict, below + above))

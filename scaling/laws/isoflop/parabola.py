@@ -1,0 +1,151 @@
+"""Parabolas of log L in log N, one for each budget, fitted together (Hoffmann et al. 2022, approach 2).
+
+The curvature of log L at the minimum falls with compute: under L = E + A/N^α + B/D^β it is αβ·(1 − E/L*). From `MANY`
+runs on it is fitted as a straight line in log C, one unknown more than a curvature that all budgets share; fewer runs
+do not carry that unknown. Each choice on four such laws with .3 or .5 % of noise, by 400 to 2,400 simulations
+(errors are medians, intervals 90 %, N* that of the smallest and the largest budget):
+
+    budgets × sizes             noise  curvature  a off by  covers  width  N* off by  covers
+    3 × 5 over one decade       .3 %   shared     .024      .90     .12    4 %        .89
+    (sizes ×1.35 or ×1.6,              linear     .025      .92     .16    4 %        .90
+    within 12 % of the minima)         own        .025      .91     .17    4 %        .89
+                                .5 %   shared     .039      .90     .22    6 %        .90
+                                       linear     .042      .94     .34    7 %        .91
+                                       own        .039      .92     .34    7 %        .90
+    7 × 7 over three decades    .3 %   shared     .005      .98     .03    6 %        .64
+    (sizes ×1.5, centred within a      linear     .005      .91     .02    3 %        .88
+    factor of 1.4)                     own        .005      .92     .02    3 %        .89
+                                .5 %   shared     .008      .94     .04    7 %        .75
+                                       linear     .008      .91     .04    4 %        .91
+                                       own        .008      .91     .04    5 %        .92
+    7 × 9 over three decades,   .3 %   shared     .043      .26     .05    48 %       .00
+    the same sizes (×1.6) at           linear     .006      .89     .03    5 %        .75
+    every budget                       own        .006      .88     .03    8 %        .72
+                                .5 %   shared     .040      .38     .06    47 %       .01
+                                       linear     .009      .90     .04    7 %        .83
+                                       own        .008      .91     .05    10 %       .80
+
+The scatter of the points around the parabolas, pooled over the budgets, is the noise; a linear least-squares fit with
+that noise has a known distribution (Student's t through a drawn noise level), and every interval comes from draws of
+it. With five sizes at three budgets a resampling of rows would lose the shape of a parabola in most draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.table.runs import Runs
+
+Array = NDArray[np.float64]
+Curvature = Literal["shared", "linear", "own"]
+CURVATURES: dict[Curvature, str] = {
+    "shared": "one curvature for all budgets",
+    "linear": "curvature linear in log C",
+    "own": "each budget its own curvature",
+}
+MANY = 20
+"""runs from which the curvature is a line in log C unless told otherwise"""
+
+
+@dataclass(frozen=True, eq=False)
+class Parabolas:
+    """The parabolas of all budgets."""
+
+    centers: Array
+    """[budgets], log N"""
+    coefficients: NDArray[Any]
+    """[budgets, 3]: log L = c0 + c1·n + c2·n², n = log N − center"""
+    convex: NDArray[np.bool_]
+    """[budgets]: by the curvature that it has here, and by a parabola fitted to that budget alone"""
+    flat: NDArray[Any]
+    """[unknowns]: levels and slopes of all budgets, then what the curvatures are made of"""
+    mix: Array
+    """[budgets, 3, unknowns]: coefficients = mix · flat"""
+    root: NDArray[Any]
+    """[unknowns, unknowns], of the covariance at unit noise: root rootᵀ"""
+    noise_sd: float
+    freedom: int
+
+    @property
+    def min_spread(self) -> Array:
+        """[budgets]: none, for a parabola's own spread is all there is."""
+        return np.zeros(len(self.centers))
+
+    def shape(self, i: int) -> tuple[float, Array, None]:
+        """Centre and coefficients of the parabola of budget i; there is no spline."""
+        return float(self.centers[i]), self.coefficients[i], None
+
+    def minima(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """log N* and log L*, each [1 + count, budgets]: the estimate, then draws of what it could have been.
+
+        Without a minimum log N* is ±∞, whichever way the curve falls, and log L* NaN.
+        """
+        sd = self.noise_sd * np.sqrt(self.freedom / rng.chisquare(self.freedom, (count, 1)))
+        flat = self.flat + sd * (rng.standard_normal((count, len(self.flat))) @ self.root.T)
+        drawn = np.tensordot(flat, self.mix, (1, 2))
+        return _vertex(self.centers, np.concatenate([self.coefficients[None], drawn]))
+
+
+def default_curvature(groups: Sequence[NDArray[np.int64]]) -> Curvature:
+    """What the runs in these groups carry."""
+    return "linear" if sum(map(len, groups)) >= MANY else "shared"
+
+
+def fit_parabolas(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature) -> Parabolas:
+    """Parabolas through the rows of each group, weighted by 1/σ² where the runs have σ.
+
+    Raises UserError where nothing is left to estimate the noise from.
+    """
+    rows = np.concatenate(list(groups))
+    group = np.repeat(np.arange(len(groups)), [len(members) for members in groups])
+    root_weight = np.ones(len(rows))
+    if runs.sigma is not None:
+        relative = (runs.sigma / runs.loss)[rows]
+        root_weight = np.median(relative) / relative
+    y = np.log(runs.loss[rows]) * root_weight
+    logs = np.log(runs.N)
+    centers = np.array([logs[members].mean() for members in groups])
+    n = logs[rows] - centers[group]
+    powers = np.stack([np.ones(len(n)), n, n**2], 1) * root_weight[:, None]
+    mix = _mix(np.array([np.log(runs.flops[members]).mean() for members in groups]), curvature)
+    basis = np.einsum("rp,rpu->ru", powers, mix[group])
+    freedom = len(rows) - basis.shape[1]
+    if freedom < 1:
+        raise UserError(
+            f"isoflop: {len(rows)} runs determine {basis.shape[1]} coefficients and leave the noise unknown; "
+            "add a size at each budget"
+        )
+    flat = np.linalg.lstsq(basis, y, rcond=None)[0]
+    noise = float(np.sqrt(np.sum((y - basis @ flat) ** 2) / freedom))
+    coefficients = mix @ flat
+    alone = [np.linalg.lstsq(powers[group == i], y[group == i], rcond=None)[0][2] for i in range(len(groups))]
+    convex = (np.array(alone) > 0) & (coefficients[:, 2] > 0)
+    root = np.linalg.cholesky(np.linalg.inv(basis.T @ basis))
+    return Parabolas(centers, coefficients, convex, flat, mix, root, noise, freedom)
+
+
+def _mix(log_C: Array, curvature: Curvature) -> Array:
+    """[budgets, 3, unknowns]: each budget's own level and slope, and its curvature out of the last unknowns."""
+    count, x = len(log_C), log_C - log_C.mean()
+    bends = np.ones((count, 1))
+    if curvature == "own":
+        bends = np.eye(count)
+    elif curvature == "linear" and np.ptp(x) > 1e-6:
+        bends = np.stack([np.ones(count), x], 1)
+    mix = np.zeros((count, 3, 2 * count + bends.shape[1]))
+    mix[:, 0, :count] = mix[:, 1, count : 2 * count] = np.eye(count)
+    mix[:, 2, 2 * count :] = bends
+    return mix
+
+
+def _vertex(center: Array, c: Array) -> tuple[Array, Array]:
+    """log N* and log L* of parabolas [..., 3]; one a factor of e⁷ and more away, where no parabola means anything,
+    is no minimum."""
+    convex = (c[..., 2] > 0) & (np.abs(c[..., 1]) < 14 * np.abs(c[..., 2]))
+    bend = np.where(convex, c[..., 2], 1.0)
+    where = np.where(convex, center - c[..., 1] / (2 * bend), -np.sign(c[..., 1]) * np.inf)
+    return where, np.where(convex, c[..., 0] - c[..., 1] ** 2 / (4 * bend), np.nan)

@@ -1,0 +1,102 @@
+"""Power laws of N*, D* and L* in training FLOPs, through the optima of several budgets."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.intervals.draws import interval
+
+if TYPE_CHECKING:
+    from scaling.laws.forms import Form
+
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLaw:
+    """offset + coefficient · (C / unit)^exponent."""
+
+    coefficient: float
+    exponent: float
+    exponent_interval: Interval
+    unit: float
+    """FLOPs"""
+    offset: float = 0.0
+    draws: Array | None = None
+    """[n, 3]: offset, coefficient, exponent"""
+
+    def __call__(self, C: float) -> float:
+        """The value at C FLOPs."""
+        return float(self.offset + self.coefficient * (C / self.unit) ** self.exponent)
+
+    def drawn(self, C: float) -> Array:
+        """The value at C FLOPs by each draw."""
+        assert self.draws is not None
+        return self.draws[:, 0] + self.draws[:, 1] * (C / self.unit) ** self.draws[:, 2]
+
+
+def precision(y: Array, floor: float | Array = 0.0) -> Array:
+    """Weights of the points, 1/spread² over the draws in y [1 + draws, points], the largest 1.
+
+    floor: least spread that a point can have [points]: what the draws do not show.
+    """
+    spread = np.maximum([column[np.isfinite(column)].std() for column in y[1:].T], floor)
+    return (spread.min() / spread) ** 2 if (spread > 0).all() else np.ones(y.shape[1])
+
+
+def straight_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
+    """A straight line through log values y [1 + draws, points], the first row of them the estimate.
+
+    NaN is a point that a draw does not have; its line goes without. Draws with fewer than two points are left out.
+    """
+    unit = float(np.exp(np.log(C).mean()))
+    c = np.log(C / unit)
+    there = np.isfinite(y)
+    enough = there.sum(1) >= 2
+    y, there = y[enough], there[enough]
+    w = weights * there
+    y = np.where(there, y, 0.0)
+    total = w.sum(1)
+    c_mean, y_mean = w @ c / total, (w * y).sum(1) / total
+    apart = c - c_mean[:, None]
+    slope = (w * y * apart).sum(1) / (w * apart**2).sum(1)
+    at_unit = np.exp(y_mean - slope * c_mean)
+    draws = np.stack([np.zeros(len(y) - 1), at_unit[1:], slope[1:]], 1)
+    return PowerLaw(float(at_unit[0]), float(slope[0]), interval(slope[1:], level), unit, 0.0, draws)
+
+
+def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
+    """L* = E + K·(C/unit)^−γ through log L* [1 + draws, points], least squares in log.
+
+    NaN as in `straight_law`; draws with fewer than four points are left out.
+    """
+    from scaling.laws.solve.objectives import l2
+    from scaling.laws.solve.problem import Problem
+    from scaling.laws.solve.solver import solve
+
+    there = np.isfinite(y)
+    enough = there.sum(1) >= 4
+    y, there = y[enough], there[enough]
+    y = np.where(there, y, y[0])
+    form = _saturating()
+    units = form.log_units([C])
+    x = np.log(C)[None] - units[:, None]
+    problem = Problem(form, l2(), "log", units, x, y[0], weights, {})
+    first = solve(problem, form.theta(form.starts(x, np.exp(y[0]), 32), np.zeros(1)))
+    starts = np.broadcast_to(first.theta[int(first.total.argmin())], (len(y), 3))
+    theta = solve(problem, starts, y, weights * there, tolerance=1e-10).theta
+    values = np.stack([np.exp(theta[:, 0]), np.exp(theta[:, 1]), -theta[:, 2]], 1)
+    E, K, exponent = (float(v) for v in values[0])
+    return PowerLaw(K, exponent, interval(values[1:, 2], level), float(np.exp(units[0])), E, values[1:])
+
+
+@cache
+def _saturating() -> "Form":
+    """One object, so that the solver compiles its program once."""
+    from scaling.laws.forms import power_law
+
+    return power_law("C", offset=True)

@@ -1,0 +1,148 @@
+"""What a fit leaves open about a target and about runs not made: one covariance for noise, modes and forms.
+
+Within a law: the Gauss–Newton covariance v·J M⁻¹ Jᵀ, made larger where the bootstrap says so. Between laws: separate
+basins that bootstrap draws fall into, and other forms, each with its own prediction, weighted by the draws' share and
+by the likelihood. A run on which the laws disagree, and whose outcome they would carry over to the target, is worth
+making even where each law is sure of itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.intervals.draws import interval
+from scaling.laws.next_runs.target import Target
+from scaling.laws.solve.likelihood import likelihood, log_density
+from scaling.laws.solve.linear import derivative, jacobian, natural_slope
+from scaling.laws.solve.objectives import transform
+from scaling.laws.solve.solver import solve
+from scaling.laws.validate.comparison import akaike_weights
+
+if TYPE_CHECKING:
+    from scaling.laws.fit import Fit
+
+Array = NDArray[np.float64]
+_DRAWS = 256
+"""bootstrap draws whose basins are looked up: four blocks of the solver"""
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Means and covariance of the target (first) and of the candidates' transformed losses."""
+
+    noise: float
+    """variance of a run's transformed loss around the law"""
+    within: Array
+    """[1 + m, 1 + m], the mean of the laws' own covariances"""
+    between: Array
+    """[1 + m, 1 + m], of the laws' predictions"""
+    laws: tuple[tuple[str, float, float], ...]
+    """name, weight and target of each law or basin"""
+
+    @property
+    def covariance(self) -> Array:
+        """Both together."""
+        return self.within + self.between
+
+
+def belief(fit: "Fit", others: Sequence["Fit"], target: Target, columns: Mapping[str, Array]) -> Belief:
+    """others: fits of other forms to the same runs. columns: of the candidates, by letter [m]."""
+    noise = noise_variance(fit)
+    fits = [fit, *others]
+    weights = akaike_weights([likelihood(one) for one in fits])
+    basins, own_draws = _basins(fit, noise, target, columns)
+    parts = [(fit, theta, weights[0] * share) for theta, share in basins]
+    parts += [(one, one.theta, weight) for one, weight in zip(others, weights[1:], strict=True)]
+    shares = np.array([share for _, _, share in parts])
+    means = np.array([_predictions(one, theta[None], target, columns)[0] for one, theta, _ in parts])
+    away = means - shares @ means
+    covariances = np.array([_covariance(one, theta, noise, target, columns) for one, theta, _ in parts])
+    within = np.tensordot(shares, covariances, 1) * _inflation(fit, own_draws, noise, target, columns)
+    named = zip([one.form.name for one, _, _ in parts], shares, means[:, 0], strict=True)
+    laws = tuple((name, float(share), float(value)) for name, share, value in named)
+    return Belief(noise, within, (away.T * shares) @ away, laws)
+
+
+def noise_variance(fit: "Fit") -> float:
+    """Variance of a run around the law; for robust objectives that of the middle of the residuals."""
+    if fit.loss.kind == "l2":
+        return max(fit.residual_sd**2, 1e-24)
+    size = np.abs(fit.residuals) * np.sqrt(fit.problem.weights)
+    freedom = len(size) / (len(size) - len(fit.problem.free))
+    return max(float((1.4826 * np.median(size)) ** 2 * freedom), 1e-24)
+
+
+def _predictions(fit: "Fit", theta: Array, target: Target, columns: Mapping[str, Array]) -> Array:
+    """[lanes, 1 + m]: the target and the candidates' transformed losses at the solver's numbers [lanes, free]."""
+    natural = fit.problem.natural(theta)
+    losses = fit.form.loss(natural[:, None, :], [columns[name] for name in fit.form.columns])
+    return np.column_stack([target(fit.form, natural), transform(losses, fit.residual, np)])
+
+
+def _covariance(fit: "Fit", theta: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> Array:
+    J = derivative(lambda lanes: _predictions(fit, lanes, target, columns), theta)
+    rows = jacobian(fit.problem, theta) * np.sqrt(_independent_weights(fit))[:, None]
+    M, natural = rows.T @ rows, natural_slope(fit.problem, theta)
+    for name, prior in fit.priors.items():
+        slope = natural[fit.form.params.index(name)]
+        M = M + noise / prior.sd**2 * np.outer(slope, slope)
+    # A parameter that moves nothing (E driven to 0) has no row in M; its candidates do not move with it either.
+    scale = np.sqrt(np.maximum(np.diag(M), 1e-20 * np.diag(M).max()))
+    inverse = np.linalg.pinv(M / np.outer(scale, scale), rcond=1e-13, hermitian=True)
+    half = J / scale
+    return np.asarray(noise * half @ inverse @ half.T)
+
+
+def _inflation(fit: "Fit", draws: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> float:
+    """How many times less the rows tell than as many with equal, independent noise: at least 1.
+
+    From the variance of the target over the draws in the fit's own basin (that of their central 68 %) to the linear
+    law's. On the Chinchilla data, whose noise is larger where the leverage is, it is above 5.
+    """
+    if len(draws) < 20:
+        return 1.0
+    low, high = interval(target(fit.form, draws), 0.6827)
+    alone = {name: column[:0] for name, column in columns.items()}
+    linear = float(_covariance(fit, fit.theta, noise, target, alone)[0, 0])
+    ratio = (0.5 * (high - low)) ** 2 / max(linear, 1e-300)
+    return float(max(ratio, 1.0)) if np.isfinite(ratio) else 1.0
+
+
+def _independent_weights(fit: "Fit") -> Array:
+    """Weights of the rows; those of one run share one row's worth, because they share its luck."""
+    if fit.runs.run is None:
+        return fit.problem.weights
+    _, where, counts = np.unique(fit.runs.run, return_inverse=True, return_counts=True)
+    return fit.problem.weights / counts[where]
+
+
+def _basins(
+    fit: "Fit", noise: float, target: Target, columns: Mapping[str, Array]
+) -> tuple[list[tuple[Array, float]], Array]:
+    """Separate minima of the fit's own problem that its bootstrap draws lead to, with weights; draws of the first.
+
+    Each weighs the share of draws that fall into it times its likelihood. Minima that predict the same within a tenth
+    of the noise are one. The first is the fit's own; with it come the draws [n, k] that lead there.
+    """
+    if fit.draws is None:
+        return [(fit.theta, 1.0)], np.zeros((0, len(fit.natural)))
+    draws = fit.draws.samples[:_DRAWS]
+    begun = fit.problem.theta(draws)
+    usable = np.isfinite(begun).all(1)
+    ended = solve(fit.problem, np.concatenate([fit.theta[None], begun[usable]])).theta
+    ended[0] = fit.theta
+    predicted = _predictions(fit, ended, target, columns)
+    first: list[int] = []
+    basin = np.full(len(ended), -1)
+    for i in np.flatnonzero(np.isfinite(predicted).all(1)):
+        near = [np.abs(predicted[i] - predicted[j]).max() < 0.1 * np.sqrt(noise) for j in first]
+        basin[i] = near.index(True) if any(near) else len(first)
+        if not any(near):
+            first.append(int(i))
+    heights = np.array([log_density(fit.problem.residuals(ended[i]), fit.problem.weights, fit.loss) for i in first])
+    shares = np.bincount(basin[basin >= 0]) * np.exp(heights - heights.max())
+    weighted = [(ended[i], float(share)) for i, share in zip(first, shares / shares.sum(), strict=True)]
+    return weighted, draws[usable][basin[1:] == 0]

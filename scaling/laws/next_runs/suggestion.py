@@ -1,0 +1,246 @@
+"""The next runs: those that make a forecast surer at the least compute."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.fit import Fit, fit
+from scaling.laws.forms import Form, get_form
+from scaling.laws.next_runs.design import least_variance, variance_after
+from scaling.laws.next_runs.predictive_covariance import belief
+from scaling.laws.next_runs.target import make_target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float64]
+RIVALS = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset")
+"""laws that doubt each other unless others are named"""
+GRID = 12
+"""default candidates: so many sizes and so many numbers of tokens"""
+BEYOND = 2.0
+"""by this factor the default candidates reach beyond the runs' N, D and D/N on both sides"""
+
+
+@dataclass(frozen=True)
+class SuggestedRun:
+    """A run worth making."""
+
+    N: float
+    D: float
+    flops: float
+    variance_cut: float
+    """by how much the target's variance would be larger without it, in shares of the variance before"""
+
+
+@dataclass(frozen=True, eq=False)
+class Suggestion:
+    """Runs to add, the most variance cut per FLOP first, and what they are expected to do."""
+
+    target: str
+    relative: bool
+    """whether the standard deviations are shares of the target (a loss) or in its own unit (an exponent)"""
+    runs: tuple[SuggestedRun, ...]
+    sd_before: float
+    """standard deviation of the target now: the law's and the laws' disagreement together"""
+    sd_after: float
+    """expected with the runs"""
+    sd_law: float
+    """of `sd_before`, what the noise leaves open within a law"""
+    sd_models: float
+    """of `sd_before`, what separate optima and forms disagree by"""
+    laws: tuple[tuple[str, float, float], ...]
+    """name, weight, and target (a loss, or the exponent) of every law and basin that had a say"""
+    budget: float
+    """FLOPs that all runs together may take"""
+
+    @property
+    def flops(self) -> float:
+        """Of all suggested runs."""
+        return sum(run.flops for run in self.runs)
+
+    @property
+    def table(self) -> list[dict[str, float]]:
+        """One row for each run."""
+        return [
+            {"N": r.N, "D": r.D, "flops": r.flops, "tokens_per_param": r.D / r.N, "variance_cut": r.variance_cut}
+            for r in self.runs
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {
+            "target": self.target,
+            "relative": self.relative,
+            "sd_before": self.sd_before,
+            "sd_after": self.sd_after,
+            "sd_law": self.sd_law,
+            "sd_models": self.sd_models,
+            "budget": self.budget,
+            "flops": self.flops,
+            "runs": self.table,
+            "laws": [{"name": name, "weight": weight, "target": value} for name, weight, value in self.laws],
+        }
+
+    def summary(self) -> str:
+        """An aligned text."""
+        from scaling.laws.text.tables import align
+
+        rows = [["run", "N", "D", "D/N", "FLOPs", "variance cut"]]
+        for i, run in enumerate(self.runs):
+            sizes = [f"{run.N:.4g}", f"{run.D:.4g}", f"{run.D / run.N:.3g}", f"{run.flops:.3g}"]
+            rows.append([str(i + 1), *sizes, f"{run.variance_cut:.1%}"])
+        size = (lambda sd: f"{sd:.2%}") if self.relative else (lambda sd: f"{sd:.4f}")
+        lines = [
+            f"runs that make {self.target} surer: standard deviation {size(self.sd_before)} now "
+            f"(law {size(self.sd_law)}, models {size(self.sd_models)}), {size(self.sd_after)} expected with them",
+            *align(rows),
+            f"{self.flops:.3g} FLOPs of {self.budget:.3g}",
+        ]
+        return "\n".join(lines)
+
+    def to_sweep(self, base: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+        """A sweep's configuration, as YAML holds it, that trains these runs as a `list` design.
+
+        base: the configuration of the sweep that was fitted (its `sweep.yaml`): what its runs share stays, its design
+        and forecast go. Sizes are all parameters counted, as in `laws.from_results`.
+        name: of the new sweep; None: the base's with "-suggested".
+
+        Raises UserError where the base is no sweep, or varied something that a list of sizes and tokens cannot say.
+        """
+        if not {"name", "run", "design"} <= base.keys():
+            raise UserError(f"to_sweep: base must be a sweep's configuration; it has {', '.join(base) or 'nothing'}")
+        varied = {key for kind in ("axes", "zip") for key in base["design"].get(kind) or {}}
+        if other := sorted(varied - {"model.params", "tokens"}):
+            raise UserError(
+                f"to_sweep: {base['name']} varies {', '.join(other)}; set the value of choice in "
+                "`run`, and give that sweep with a design of sizes as base"
+            )
+        shared = {key: value for key, value in base.items() if key not in ("name", "design", "forecast", "seeds")}
+        run = {key: value for key, value in base["run"].items() if key != "tokens"}
+        shape = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
+        run["model"] = {key: value for key, value in run.get("model", {}).items() if key not in shape}
+        points = [{"params": round(r.N), "tokens": round(r.D)} for r in self.runs]
+        return {
+            "name": name or f"{base['name']}-suggested",
+            **shared,
+            "run": run,
+            "ladder": {**base.get("ladder", {}), "count": "total"},
+            "design": {"kind": "list", "points": points},
+            "seeds": list(base.get("seeds", (0,)))[:1],
+        }
+
+
+def suggest(
+    fitted: Fit,
+    candidates: "pd.DataFrame | Mapping[str, Any] | Sequence[tuple[float, float]] | None" = None,
+    *,
+    target: float | str | Mapping[str, float] | None = None,
+    budget: float | None = None,
+    k: int = 4,
+    forms: Sequence[str | Form] | None = None,
+) -> Suggestion:
+    """The runs, at most k and together within `budget`, that leave the least variance of the forecast at `target`.
+
+    candidates: columns N and D, or pairs (N, D). None: 12 sizes times 12 numbers of tokens, evenly in the logarithm,
+    up to twice beyond the runs' own on both sides in N, D and D/N, each within the budget and none within 5 % of a
+    run made already.
+    target: FLOPs (the loss L* of the compute-optimal model there), "a" (the exponent), or {"N": …, "D": …} (the loss
+    of that model). None: L* at 10 times the largest FLOPs of the runs.
+    budget: FLOPs of all suggested runs together; None: what the runs took. FLOPs of a candidate follow the runs' own
+    counts where the table has them, else 6·N·D.
+    forms: other laws whose disagreement counts; None: those with E, with α = β, without E. (): none.
+
+    V-optimal: the law is taken as linear around the fit, a new run brings one outcome with the residuals' variance.
+    After a bootstrap, the law's variance is the draws' where that is larger, and separate basins among them count as
+    laws of their own. Each candidate is taken once.
+
+    Raises UserError where no candidate is within the budget, and for laws of other columns than N, D and C.
+    """
+    unknown = set(fitted.form.columns) - {"N", "D", "C", "M"}
+    if unknown or not {"N", "D"} <= fitted.runs.values.keys():
+        raise UserError(
+            f"suggest: candidates are sizes and tokens; {fitted.form.name} also reads {', '.join(unknown)}"
+        )
+    if k < 1:
+        raise UserError(f"suggest: k must be at least 1; got {k}")
+    aim = make_target(fitted, target)
+    budget = _spent(fitted) if budget is None else float(budget)
+    if not (np.isfinite(budget) and budget > 0):
+        raise UserError(f"suggest: budget must be a positive number of FLOPs; got {budget!r}")
+    columns = _columns(fitted, *_given(default_candidates(fitted, budget) if candidates is None else candidates))
+    if not (columns["C"] <= budget).any():
+        raise UserError(
+            f"suggest: no candidate is within the budget of {budget:.4g} FLOPs; the cheapest takes "
+            f"{columns['C'].min():.4g}"
+        )
+    known = belief(fitted, _rivals(fitted, forms, aim.allows), aim, columns)
+    K, noise, cost = known.covariance, known.noise, columns["C"]
+    chosen = least_variance(K, noise, cost, budget, k)
+    before, after = float(K[0, 0]), variance_after(K, noise, chosen)
+    runs = []
+    for i in chosen:
+        without = variance_after(K, noise, [j for j in chosen if j != i])
+        cut = (without - after) / max(before, 1e-300)
+        runs.append(SuggestedRun(float(columns["N"][i]), float(columns["D"][i]), float(cost[i]), cut))
+    runs.sort(key=lambda run: -run.variance_cut / run.flops)
+    sds = (before, after, float(known.within[0, 0]), float(known.between[0, 0]))
+    sd = [float(np.sqrt(max(variance, 0.0))) for variance in sds]
+    told = tuple((name, weight, float(np.exp(v)) if aim.relative else v) for name, weight, v in known.laws)
+    return Suggestion(aim.text, aim.relative, tuple(runs), sd[0], sd[1], sd[2], sd[3], told, budget)
+
+
+def _rivals(fitted: Fit, forms: Sequence[str | Form] | None, allows: Any) -> list[Fit]:
+    if forms is None:
+        forms = RIVALS if fitted.form.name in RIVALS else ()
+    known = [form for form in map(get_form, forms) if form.name != fitted.form.name and allows(form)]
+    return [fit(fitted.runs, form, loss=fitted.loss, residual=fitted.residual, starts=32) for form in known]
+
+
+def _spent(fitted: Fit) -> float:
+    """FLOPs of the runs made; of several rows of one run the last counts."""
+    flops, run = fitted.runs.flops, fitted.runs.run
+    return float(flops.sum() if run is None else sum(flops[run == name].max() for name in np.unique(run)))
+
+
+def _given(candidates: Any) -> tuple[Array, Array]:
+    if hasattr(candidates, "columns") or isinstance(candidates, Mapping):
+        missing = [name for name in ("N", "D") if name not in candidates]
+        if missing:
+            raise UserError(f"suggest: candidates have no column {', '.join(missing)}; they need N and D")
+        N, D = (np.asarray(candidates[name], np.float64) for name in ("N", "D"))
+    else:
+        pairs = np.asarray(candidates, np.float64)
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise UserError(f"suggest: candidates must be pairs (N, D); got an array of shape {pairs.shape}")
+        N, D = pairs.T
+    bad = [i for i in range(len(N)) if not (np.isfinite(N[i]) and np.isfinite(D[i]) and N[i] > 0 and D[i] > 0)]
+    if not len(N) or bad:
+        raise UserError(
+            f"suggest: candidates must be positive and finite; {f'number {bad[0]} is not' if bad else 'none'}"
+        )
+    return N, D
+
+
+def _columns(fitted: Fit, N: Array, D: Array) -> dict[str, Array]:
+    per_token = fitted.runs.flops_per_token()(N) if fitted.runs.C is not None else 6.0 * N
+    return {"N": N, "D": D, "C": per_token * D, "M": D / N}
+
+
+def default_candidates(fitted: Fit, budget: float) -> dict[str, Array]:
+    """N and D of the candidates that `suggest` takes where none are given; see there."""
+    runs = fitted.runs
+    sides = [np.geomspace(x.min() / BEYOND, x.max() * BEYOND, GRID) for x in (runs.N, runs.D)]
+    N, D = (side.ravel() for side in np.meshgrid(*sides))
+    near = np.abs(np.log(N[:, None] / runs.N)) + np.abs(np.log(D[:, None] / runs.D))
+    ratio = runs.D / runs.N
+    # Corners of the grid would tell the most, if the law held there: no further out than the runs say it does.
+    inside = (ratio.min() / BEYOND <= D / N) & (ratio.max() * BEYOND >= D / N)
+    keep = (near.min(1) > 0.05) & inside
+    cost = np.where(keep, _columns(fitted, N, D)["C"], np.inf)
+    keep &= cost <= max(budget, cost.min())  # where the budget allows none, the cheapest tells by how much
+    return {"N": N[keep], "D": D[keep]}

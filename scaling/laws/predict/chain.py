@@ -1,0 +1,69 @@
+"""Two laws one after the other: what the first predicts is what the second reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scaling.errors import UserError
+from scaling.laws.fit import Fit
+from scaling.laws.intervals.draws import interval
+from scaling.laws.quantities import Prediction
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """From runs to a loss, from the loss to a downstream error.
+
+    Gadre et al. 2024 (2403.08540): `gadre`, then `gadre_downstream`. Llama 3 (2407.21783, section 3.2.1): compute to
+    NLL, then NLL to accuracy.
+
+    first: any fit. second: the fit of a law of one column, whatever its letter: the first's loss is put in there.
+    Raises UserError where the second reads more than one column.
+    """
+
+    first: Fit
+    second: Fit
+
+    def __post_init__(self) -> None:
+        if len(self.second.form.columns) != 1:
+            raise UserError(
+                f"chain: the second law must read one column, the first's loss; {self.second.form.name} reads "
+                f"{', '.join(self.second.form.columns)}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Chain({self.first.form.name} → {self.second.form.name})"
+
+    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> Prediction:
+        """What the second law says of the first's loss at columns of the first (C=…, M=…), broadcast together.
+
+        The interval carries on those of whichever fits have a bootstrap: each draw of the first goes through a draw
+        of the second, paired at random, as if the two were fitted to independent data. Raises UserError where a
+        column is missing, and where the first predicts something that is not positive.
+        """
+        at: dict[str, Any] = {letter: np.asarray(values, np.float64) for letter, values in columns.items()}
+        (letter,) = self.second.form.columns
+        middle = self.second.predict(**{letter: self.first.predict(**at).loss}).loss
+        if self.first.draws is None and self.second.draws is None:
+            return Prediction(middle)
+        given = np.broadcast_arrays(*(at[name] for name in self.first.form.columns))
+        first, second = self._pairs()
+        shape = (-1, *(1,) * given[0].ndim)
+        inner = self.first.form.loss(first.reshape(*shape, first.shape[-1]), list(given))
+        outer = self.second.form.loss(second.reshape(*shape, second.shape[-1]), [inner])
+        low, high = interval(np.moveaxis(outer, 0, -1), level)
+        return Prediction(middle, low, high, level)
+
+    def _pairs(self) -> tuple[Array, Array]:
+        """Parameters of both laws [draws, k]; a law without a bootstrap keeps its own."""
+        draws = [None if fit.draws is None else fit.draws.samples for fit in (self.first, self.second)]
+        count = min(len(samples) for samples in draws if samples is not None)
+        first, second = (
+            np.broadcast_to(fit.natural, (count, len(fit.natural))) if samples is None else samples[:count]
+            for fit, samples in zip((self.first, self.second), draws, strict=True)
+        )
+        return first, np.random.default_rng(0).permutation(second)

@@ -1,0 +1,1 @@
+"""From a law and a table to the parameters that fit best."""

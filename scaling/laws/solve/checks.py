@@ -1,0 +1,72 @@
+"""What runs must have to carry a law."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.forms import Form
+from scaling.laws.solve.priors import Prior
+from scaling.laws.solve.problem import Problem
+from scaling.laws.table.runs import Runs
+
+Array = NDArray[np.float64]
+
+
+def require_fittable(
+    runs: Runs, form: Form, residual: str, fixed: Mapping[str, float], priors: Mapping[str, Prior]
+) -> None:
+    """Raises UserError where the law cannot be fitted to the runs, saying why and what would help."""
+    if residual not in ("log", "raw", "log1p"):
+        raise UserError(f"residual must be 'log', 'raw' or 'log1p'; got {residual!r}")
+    for what, names in (("fixed", fixed), ("priors", priors)):
+        unknown = [name for name in names if name not in form.params]
+        if unknown:
+            raise UserError(f"{what}: {form.name} has no {', '.join(unknown)}; it has {', '.join(form.params)}")
+    if both := [name for name in priors if name in fixed]:
+        raise UserError(f"{', '.join(both)} cannot be fixed and have a prior; drop one of them")
+    free = [name for name in form.params if name not in fixed]
+    if not free:
+        raise UserError(f"{form.name}: every parameter is fixed, nothing is left to fit")
+    if len(runs) < len(free) + 1:
+        raise UserError(
+            f"{form.name} has {len(free)} parameters and needs at least {len(free) + 1} runs; there are {len(runs)} "
+            f"({len(runs.exclusions)} excluded)"
+        )
+    if residual == "log" and (bad := np.flatnonzero(runs.loss <= 0)).size:
+        raise UserError(
+            f"log residuals need positive losses; rows {', '.join(runs.rows[i] for i in bad[:5])} are not: "
+            "residual='raw'"
+        )
+    _require_spread(runs, form, fixed)
+
+
+def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
+    """A law of N cannot be told from runs of one N, nor a law of N and D from runs at one D/N."""
+    columns = [runs.column(name) for name in form.columns]
+    for name, column in zip(form.columns, columns, strict=True):
+        if np.ptp(np.log(column)) < 1e-6 and not fixed:
+            raise UserError(
+                f"{form.name} needs runs that differ in {name}; all {len(runs)} have {name} = {column[0]:g}"
+            )
+    if form.columns == ("N", "D") and not fixed:
+        logs = np.log(np.stack(columns))
+        spread = np.linalg.svd(logs - logs.mean(1, keepdims=True), compute_uv=False)
+        if spread[1] < 1e-4 * spread[0]:
+            ratio = columns[1] / columns[0]
+            same = np.ptp(np.log(ratio)) < 1e-2
+            why = f"all runs have D/N = {ratio[0]:.4g}" if same else "log D is linear in log N"
+            raise UserError(f"{form.name} needs runs that vary N and D apart; {why}: add runs at other D/N")
+
+
+def require_held(problem: Problem, theta: Array) -> None:
+    """Raises UserError where the best that a search found is no law: a parameter that float64 cannot hold."""
+    natural = dict(zip(problem.form.params, (float(v) for v in problem.natural(theta)), strict=True))
+    lost = [f"{name} {natural[name]:.3g}" for name in problem.free if not np.isfinite(natural[name])]
+    if lost or not np.isfinite(problem.objective(theta)):
+        raise UserError(
+            f"{problem.form.name}: the {len(problem.y)} runs do not determine it, the search ended at "
+            f"{', '.join(lost or ['no finite objective'])}; add sizes or budgets, or fix the parameters that are "
+            "left open or give them priors"
+        )

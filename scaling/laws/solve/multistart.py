@@ -1,0 +1,33 @@
+"""The search for a problem's optimum: from a law's starts, with priors weighed by the noise of a fit without them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.solve.noise import noise_of
+from scaling.laws.solve.priors import Prior, with_priors
+from scaling.laws.solve.problem import Problem
+from scaling.laws.solve.solver import Solution, solve
+
+Array = NDArray[np.float64]
+
+
+def starts_of(problem: Problem, losses: Array, count: int) -> Array:
+    """The law's first `count` starts as the solver's numbers [count, free]; losses: L of the rows [points]."""
+    drawn = problem.form.starts(problem.x, losses, count)
+    return problem.form.theta(drawn, np.zeros(len(problem.units)), problem.free)[:, problem.where]
+
+
+def search(problem: Problem, theta: Array, priors: Mapping[str, Prior]) -> tuple[Problem, Solution]:
+    """The problem with its priors and where the starts [lanes, free] lead; with priors, the last lanes are these.
+
+    Rows of weight 0 take no part.
+    """
+    solution = solve(problem, theta)
+    if not priors:
+        return problem, solution
+    rows = problem.rows(problem.weights > 0)
+    noise = noise_of(rows.residuals(solution.best), rows)
+    problem = with_priors(problem, priors, noise)
+    return problem, solve(problem, np.concatenate([theta, solution.theta]))

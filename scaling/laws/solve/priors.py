@@ -1,0 +1,50 @@
+"""What was known of a law's parameters before the runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.solve.problem import Problem
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A Gaussian over a parameter in the columns' own units."""
+
+    mean: float
+    sd: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.mean) and np.isfinite(self.sd) and self.sd > 0):
+            raise UserError(f"Prior: mean must be finite and sd positive; got mean={self.mean!r}, sd={self.sd!r}")
+
+
+def with_priors(problem: Problem, priors: Mapping[str, Prior], noise: float) -> Problem:
+    """The problem with priors on its parameters, each weighing ½((p − mean)/sd)² nats.
+
+    noise: what the objective is divided by to be in nats, from `laws.solve.noise.noise_of`.
+    """
+    names = problem.form.params
+    mean = np.array([priors[name].mean if name in priors else 0.0 for name in names])
+    precision = np.array([noise / priors[name].sd ** 2 if name in priors else 0.0 for name in names])
+    return problem.with_priors(mean, precision, noise)
+
+
+def drawn_means(
+    problem: Problem, priors: Mapping[str, Prior], n: int, rng: np.random.Generator, fitted: Array | None
+) -> Array | None:
+    """Prior means [n, k] drawn from the priors: each refit then answers to data and priors that could have been.
+
+    Randomise, then optimise (Bardsley et al. 2014): for a linear law exactly the posterior.
+    fitted: the parameters [k], where the refits are to fresh noise around the fitted law: there the priors are drawn
+    around its parameters, for around their own means they would pull twice.
+    """
+    if problem.prior_mean is None:
+        return None
+    sd = np.array([priors[name].sd if name in priors else 0.0 for name in problem.form.params])
+    return (problem.prior_mean if fitted is None else fitted) + sd * rng.standard_normal((n, len(sd)))

@@ -1,0 +1,1 @@
+"""The table that laws are fitted to: runs, from records, files and training curves."""

@@ -1,0 +1,385 @@
+"""The table that laws are fitted to: sizes, tokens and losses of runs, checked once and then immutable."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scaling.errors import UserError
+from scaling.laws.table.overflow import overflowed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float64]
+ROLES = ("N", "D", "loss", "C", "sigma")
+"""columns with a meaning of their own; laws of other quantities name theirs"""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A row that takes no part in a fit, and why."""
+
+    row: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FlopsRelation:
+    """Training FLOPs per token as a smooth function of N: log k = c0 + c1·n + c2·n², n = log(N / unit).
+
+    Beyond the sizes that it was fitted to it goes on straight (in log-log), so that it never turns back.
+    """
+
+    coefficients: tuple[float, ...]
+    unit: float
+    """parameters: geometric mean of the runs' N"""
+    span: tuple[float, float]
+    """least and largest n of the runs"""
+    max_error: float
+    """largest relative error over the runs that it was fitted to"""
+
+    def __call__(self, N: ArrayLike) -> Array:
+        """FLOPs per token of a model of N parameters."""
+        n = np.log(np.asarray(N, np.float64) / self.unit)
+        inside = np.clip(n, *self.span)
+        slope = np.polynomial.polynomial.polyval(inside, np.polynomial.polynomial.polyder(self.coefficients))
+        return np.exp(np.polynomial.polynomial.polyval(inside, self.coefficients) + slope * (n - inside))
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Runs:
+    """Runs as float64 columns; arrays are read-only and every method returns a new table.
+
+    df: a pandas DataFrame or a mapping of columns.
+    N, D, loss: names of the columns with parameters, training tokens (repeats included) and held-out loss.
+    C: name of the column with training FLOPs; without it C = 6·N·D where one is needed.
+    run: name of the column that says which training run a row comes from (rows of one run are not independent).
+    sigma: name of the column with the standard error of each loss, in the unit of the loss; weights the points.
+    others: further columns that a law reads, by the letter it reads them by, for example E="experts".
+    signed: whether the loss is something that may be zero or negative, such as a reward (raw residuals only).
+
+    A table without parameters or tokens says N=None, D=None.
+
+    Raises UserError for a missing column and for values that no run can have (not a number, not positive, the same
+    row twice, FLOPs that overflowed whole numbers), naming the rows.
+    """
+
+    values: Mapping[str, Array]
+    """the numeric columns by letter"""
+    run: NDArray[np.str_] | None
+    rows: tuple[str, ...]
+    """label of each row: the index of the DataFrame"""
+    exclusions: tuple[Exclusion, ...]
+    conventions: dict[str, str]
+    """what N, D, C and loss mean; fits carry it"""
+
+    def __init__(
+        self,
+        df: "pd.DataFrame | Mapping[str, ArrayLike]",
+        N: str | None = "params",
+        D: str | None = "tokens",
+        loss: str = "loss",
+        C: str | None = None,
+        run: str | None = None,
+        sigma: str | None = None,
+        *,
+        signed: bool = False,
+        **others: str,
+    ):
+        names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma, **others}
+        _require_columns(df, {key: name for key, name in names.items() if name is not None})
+        rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[loss])))))
+
+        values = {
+            key: _number_column(df[name], name, rows, positive=key != "loss" or not signed)
+            for key in (*ROLES, *sorted(others))
+            if (name := names[key]) is not None
+        }
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "run", None if run is None else _frozen(np.asarray(df[run]).astype(str)))
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "exclusions", ())
+        meanings = {key: str(name) for key, name in names.items() if name is not None}
+        object.__setattr__(self, "conventions", {"C": "6·N·D"} | meanings)
+        lengths = {key: len(column) for key, column in values.items()}
+        lengths |= {} if self.run is None else {"run": len(self.run)}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"columns differ in length: {lengths}")
+        self._refuse_duplicates()
+        if C is not None and {"N", "D"} <= values.keys():
+            self._refuse_overflow(np.asarray(df[C]), C)
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def __repr__(self) -> str:
+        return f"Runs({len(self)} rows, {len(self.exclusions)} excluded, {', '.join(self.values)})"
+
+    @property
+    def N(self) -> Array:
+        """Parameters."""
+        return self.column("N")
+
+    @property
+    def D(self) -> Array:
+        """Training tokens, repeats included."""
+        return self.column("D")
+
+    @property
+    def loss(self) -> Array:
+        """What the laws predict."""
+        return self.values["loss"]
+
+    @property
+    def C(self) -> Array | None:
+        """Training FLOPs, None where the table does not say."""
+        return self.values.get("C")
+
+    @property
+    def sigma(self) -> Array | None:
+        """Standard error of each loss, None where the table does not say."""
+        return self.values.get("sigma")
+
+    @property
+    def flops(self) -> Array:
+        """Training FLOPs of each row: the column C, or 6·N·D where there is none."""
+        return 6.0 * self.N * self.D if self.C is None else self.C
+
+    @property
+    def hash(self) -> str:
+        """Names the data: the same for the same rows in any order, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        order = self.order()
+        for name, values in self.values.items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(values[order]).tobytes())
+        return digest.hexdigest()[:16]
+
+    def column(self, letter: str) -> Array:
+        """What a law reads under that letter: N, D, C (training FLOPs), M (tokens per parameter) or a column given.
+
+        Raises UserError where the table has none.
+        """
+        if letter == "C":
+            return self.flops
+        if letter in self.values:
+            return self.values[letter]
+        if letter == "M":
+            return self.D / self.N
+        raise UserError(
+            f"{letter} is asked for and the table has {', '.join(self.values)}; name its column: "
+            f"laws.Runs(…, {letter}='…')"
+        )
+
+    def order(self) -> NDArray[np.int64]:
+        """Positions of the rows sorted by value, so that no result depends on the order they came in."""
+        return np.lexsort(tuple(reversed(list(self.values.values()))))
+
+    def exclude(self, mask: ArrayLike, reason: str) -> "Runs":
+        """The table without the rows where `mask` is true; they stay on record with `reason`.
+
+        mask: one truth value for each row.
+        """
+        out = np.asarray(mask)
+        if out.dtype != np.bool_ or out.shape != (len(self),):
+            raise UserError(f"mask must hold {len(self)} truth values; got {out.dtype} of shape {out.shape}")
+        gone = tuple(Exclusion(self.rows[i], reason) for i in np.flatnonzero(out))
+        return self._select(np.flatnonzero(~out), self.exclusions + gone)
+
+    def sorted(self) -> "Runs":
+        """The same rows in the order of `order()`."""
+        return self._select(self.order(), self.exclusions)
+
+    def form_budgets(self, tolerance: float = 0.1, sizes: int = 4, share: float = 0.8, apart: float = 3.0) -> bool:
+        """Whether the rows look like an isoFLOP design and not like any collection of runs.
+
+        Rows are cut into groups wherever the next larger FLOPs are more than `tolerance` above. A group is a budget
+        if it has at least so many `sizes`, if its FLOPs agree within `tolerance`, and if its neighbours are `apart`
+        times as far away as its own FLOPs are spread (in log). At least a `share` of all rows must be in budgets.
+        """
+        order = np.argsort(self.flops, kind="stable")
+        logs = np.log(self.flops[order])
+        cuts = np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1
+        gaps = np.concatenate([[np.inf], np.diff(logs)[cuts - 1], [np.inf]])
+        inside = 0
+        for i, rows in enumerate(np.split(order, cuts)):
+            spread = float(np.ptp(np.log(self.flops[rows])))
+            near = min(gaps[i], gaps[i + 1])
+            if spread <= np.log1p(tolerance) and near >= apart * spread and len(np.unique(self.N[rows])) >= sizes:
+                inside += len(rows)
+        return inside >= share * len(self)
+
+    def flops_per_token(self) -> FlopsRelation:
+        """Training FLOPs per token as a function of N, from the runs' own C, D and N.
+
+        Between sizes of one ladder the exact count is smooth in N, so a quadratic in log-log meets it closely;
+        `max_error` says how closely. With fewer than three sizes the curve is a line or a constant ratio to N.
+        """
+        unit = float(np.exp(np.log(self.N).mean()))
+        n, k = np.log(self.N / unit), np.log(self.flops / self.D)
+        degree = min(2, len(np.unique(np.round(n, 9))) - 1)
+        if degree == 0:
+            coefficients: tuple[float, ...] = (float(k.mean()), 1.0)
+        else:
+            coefficients = tuple(float(c) for c in np.polynomial.polynomial.polyfit(n, k, degree))
+        error = np.abs(np.expm1(np.polynomial.polynomial.polyval(n, coefficients) - k)).max()
+        return FlopsRelation(coefficients, unit, (float(n.min()), float(n.max())), float(error))
+
+    def with_conventions(self, **meanings: str) -> "Runs":
+        """The same rows with further facts about what the columns mean."""
+        return replace_fields(self, conventions=self.conventions | meanings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {
+            "columns": {name: values.tolist() for name, values in self.values.items()},
+            "signed": bool((self.loss <= 0).any()),
+            "run": None if self.run is None else self.run.tolist(),
+            "rows": list(self.rows),
+            "exclusions": [{"row": e.row, "reason": e.reason} for e in self.exclusions],
+            "conventions": self.conventions,
+            "hash": self.hash,
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Runs":
+        """The inverse of `to_dict`. Raises UserError where the data are not those that the hash was made from."""
+        table: dict[str, ArrayLike] = {**values["columns"]}
+        if values["run"] is not None:
+            table["run"] = values["run"]
+        names: dict[str, Any] = {"N": None, "D": None} | {name: name for name in table}
+        runs = Runs(table, **names, signed=values.get("signed", False))
+        exclusions = tuple(Exclusion(e["row"], e["reason"]) for e in values["exclusions"])
+        runs = replace_fields(
+            runs, rows=tuple(values["rows"]), exclusions=exclusions, conventions=dict(values["conventions"])
+        )
+        if runs.hash != values["hash"]:
+            raise UserError(f"the data have hash {runs.hash}, the record says {values['hash']}: the file was edited")
+        return runs
+
+    def _select(self, keep: NDArray[np.int64], exclusions: tuple[Exclusion, ...]) -> "Runs":
+        values = {key: _frozen(column[keep]) for key, column in self.values.items()}
+        run = None if self.run is None else _frozen(self.run[keep])
+        return replace_fields(
+            self, values=values, run=run, rows=tuple(self.rows[i] for i in keep), exclusions=exclusions
+        )
+
+    def _refuse_duplicates(self) -> None:
+        seen: dict[tuple[Any, ...], str] = {}
+        columns = [values for key, values in self.values.items() if key != "sigma"]
+        columns += [] if self.run is None else [self.run]  # type: ignore[list-item]
+        for label, *values in zip(self.rows, *columns, strict=True):
+            first = seen.setdefault(tuple(values), label)
+            if first is not label:
+                raise UserError(f"rows {first} and {label} are the same run twice; drop one of them")
+
+    def _refuse_overflow(self, given: NDArray[Any], name: str) -> None:
+        bad = np.flatnonzero(overflowed(given, self.flops, self.N, self.D))
+        if len(bad):
+            honest = 6 * self.N * self.D
+            shown = ", ".join(f"{self.rows[i]} ({self.flops[i]:.4g} where 6·N·D is {honest[i]:.4g})" for i in bad[:5])
+            raise UserError(
+                f"column {name!r} overflowed whole numbers in {len(bad)} of {len(self)} rows: {shown}"
+                f"{', …' if len(bad) > 5 else ''}; compute it with floats (if it is right, pass it as floats)"
+            )
+
+
+def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Runs:
+    """Runs from a CSV file with a header; the other arguments are those of `Runs`.
+
+    where: conditions on the file's columns that a row must meet, in the words of `DataFrame.query`, for example
+    "used_in_fit == 1"; rows that do not stay on record with the condition they miss.
+
+    Raises UserError as `Runs` does, for a condition that cannot be read, and where no row is left.
+    """
+    import pandas as pd
+
+    # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
+    rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    exact: dict[str, Any] = {"float_precision": "round_trip"} if rounds else {}
+    try:
+        table = pd.read_csv(path, **exact)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a CSV table: {error}") from None
+    gone: tuple[Exclusion, ...] = ()
+    for condition in where:
+        kept = meets(table, condition)
+        gone += tuple(Exclusion(str(row), f"not {condition}") for row in table.index[~kept])
+        table = table[kept]
+    if gone and not len(table):
+        raise UserError(f"no row of {path} meets {' and '.join(where)}")
+    runs = Runs(table, **columns)
+    return replace_fields(runs, exclusions=gone) if gone else runs
+
+
+def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
+    """Whether each row meets the condition; columns whose names hold dots (`optimizer.b2`) are written as they are.
+
+    Raises UserError where it is none.
+    """
+    dotted = sorted((name for name in map(str, table.columns) if "." in name), key=len, reverse=True)
+    text = condition
+    if dotted:
+        names = "|".join(map(re.escape, dotted))
+        text = re.sub(rf"(?<![\w.`])({names})(?![\w.`])", r"`\1`", condition)
+    try:
+        found = np.asarray(table.eval(text))
+    except Exception as error:  # pandas raises what its parser does
+        why = " ".join(f"{error}".split())
+        raise UserError(
+            f"cannot read the condition {condition!r}: {why}; the table has {', '.join(map(str, table.columns))}"
+        ) from None
+    if found.dtype != np.bool_ or found.shape != (len(table),):
+        raise UserError(f"the condition {condition!r} is not true or false for each row; write for example 'x == 1'")
+    return found
+
+
+def replace_fields(runs: Runs, **changes: Any) -> Runs:
+    """A copy with some fields changed (dataclasses.replace would call the checking constructor)."""
+    copy = object.__new__(Runs)
+    for name, value in {**runs.__dict__, **changes}.items():
+        object.__setattr__(copy, name, value)
+    return copy
+
+
+def _require_columns(df: Any, names: Mapping[str, str]) -> None:
+    present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
+    missing = {key: name for key, name in names.items() if name not in present}
+    if missing:
+        wanted = ", ".join(f"{key}={name!r}" for key, name in missing.items())
+        raise UserError(f"no column {wanted}; the table has {', '.join(present)}: say which is which by {wanted}")
+
+
+def _number_column(values: Any, name: str, rows: Sequence[str], positive: bool) -> Array:
+    """float64 and finite; integers become floats before anything is multiplied."""
+    raw = np.asarray(values)
+    column = np.empty(raw.shape, np.float64)
+    for i, value in enumerate(raw.tolist()):
+        try:
+            column[i] = np.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            raise UserError(f"column {name!r}, row {rows[i]}: {value!r} is not a number") from None
+    bad = np.flatnonzero(~(np.isfinite(column) & ((column > 0) | (not positive))))
+    if len(bad):
+        shown = ", ".join(f"{rows[i]} ({column[i]:g})" for i in bad[:5]) + (", …" if len(bad) > 5 else "")
+        overflow = "; whole numbers below zero look like an overflow: multiply as floats"
+        raise UserError(
+            f"column {name!r} must be {'positive and ' if positive else ''}finite; {len(bad)} of {len(column)} rows "
+            f"are not: {shown}; mend them or leave them out"
+            + (overflow if raw.dtype.kind == "i" and (column < 0).any() else "")
+        )
+    return _frozen(column)
+
+
+def _frozen(values: NDArray[Any]) -> NDArray[Any]:
+    values = values.copy()
+    values.setflags(write=False)
+    return values

@@ -1,0 +1,1 @@
+"""Whether a law can be trusted: backtests, other laws, other approaches."""

@@ -1,0 +1,206 @@
+"""Which law fits best, and which one predicts best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.fit import Fit, fit
+from scaling.laws.forms import Form, get_form
+from scaling.laws.solve.likelihood import Likelihood, likelihood
+from scaling.laws.solve.objectives import Loss, Residual, l2, student_t
+from scaling.laws.solve.priors import Prior
+from scaling.laws.table.runs import Runs
+from scaling.laws.validate.backtest import Backtest, backtest, default_cuts
+
+HEAVY = 1.0
+"""excess kurtosis, 0 for Gauss, from which another density is tried"""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One law among those compared."""
+
+    fit: Fit
+    likelihood: Likelihood
+    backtest: Backtest | None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Laws fitted to the same runs by the same objective, least AIC first."""
+
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Names of the laws, least AIC first."""
+        return tuple(entry.fit.form.name for entry in self.entries)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Akaike weights: the laws' shares of exp(−ΔAICc / 2), or of AIC where AICc is infinite for one of them."""
+        return dict(zip(self.order, akaike_weights([entry.likelihood for entry in self.entries]), strict=True))
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each law: its likelihood and criteria beside the backtest's scores."""
+        least, weights = self.entries[0].likelihood.aic, self.weights
+        return [
+            {
+                "form": entry.fit.form.name,
+                "objective": entry.fit.objective,
+                "parameters": entry.likelihood.parameters,
+                "log_likelihood": entry.likelihood.value,
+                "aic": entry.likelihood.aic,
+                "delta_aic": entry.likelihood.aic - least,
+                "aicc": entry.likelihood.aicc if np.isfinite(entry.likelihood.aicc) else None,
+                "bic": entry.likelihood.bic,
+                "weight": weights[entry.fit.form.name],
+                "backtest": None if entry.backtest is None else asdict(entry.backtest.score),
+            }
+            for entry in self.entries
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        first = self.entries[0]
+        return {
+            "density": first.likelihood.density,
+            "objective": {"residual": first.fit.residual, **first.fit.loss.to_dict()},
+            "rows": first.likelihood.rows,
+            "table": self.table,
+            "cuts": None if first.backtest is None else [cut.cut for cut in first.backtest.cuts],
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> str:
+        """An aligned text."""
+        from scaling.laws.text.tables import align
+
+        rows = [["", "k", "log L", "ΔAIC", "ΔAICc", "ΔBIC", "weight", "backtest rmse", "bias", "inside"]]
+        table = self.table
+        least = [min(np.inf if row[name] is None else row[name] for row in table) for name in ("aicc", "bic")]
+        for row in table:
+            aicc = "—" if row["aicc"] is None else f"{row['aicc'] - least[0]:.1f}"
+            score = row["backtest"]
+            tested = (
+                ["—"] * 3
+                if score is None
+                else [f"{score['rmse']:.2%}", f"{score['bias']:+.2%}", f"{score['coverage']:.0%}"]
+            )
+            cells = [str(row["parameters"]), f"{row['log_likelihood']:.2f}", f"{row['delta_aic']:.1f}", aicc]
+            rows.append([row["form"], *cells, f"{row['bic'] - least[1]:.1f}", f"{row['weight']:.2g}", *tested])
+        density = self.entries[0].likelihood.density
+        return "\n".join([f"likelihood: {density}", *align(rows), *(f"note: {note}" for note in self.notes)])
+
+
+def compare(
+    runs: Runs,
+    forms: Sequence[str | Form],
+    *,
+    loss: Loss | None = None,
+    residual: Residual = "log",
+    starts: int = 64,
+    test: bool = True,
+    cuts: Sequence[float] | None = None,
+    level: float = 0.9,
+    draws: int = 300,
+    seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, Prior] | None = None,
+) -> Comparison:
+    """Laws side by side: by the likelihood that the objective stands for (AIC, AICc, BIC) and by backtest.
+
+    loss: the objective, which names the density: l2, the default, Gauss with σ fitted; l1 Laplace; student_t(ν)
+    Student's t; huber(δ) the normalised exp(−ρ/τ), whose τ is fitted and δ is not; see `solve.likelihood`. The
+    density's scale counts as a parameter. Where residuals have heavier tails than Gauss', so that Student's t is the
+    likelier density and puts another law first, a note says so.
+    test: whether to backtest too, at `cuts` (None: those of the law with most parameters), see `laws.backtest`.
+    fixed, priors: as in `laws.fit`, of every law that has a parameter of that name, in fits and backtests. A fixed
+    parameter does not count as one; the likelihood is that of the runs alone, at the fit with its priors.
+
+    Raises UserError for fewer than two laws, for a name that none of them has and where one cannot be fitted.
+    """
+    known = list({form.name: form for form in map(get_form, forms)}.values())
+    if len(known) < 2:
+        raise UserError(
+            f"compare: at least two different laws; got {', '.join(form.name for form in known) or 'none'}"
+        )
+    loss = loss or l2()
+    known_before = _known_before(known, fixed or {}, priors or {})
+    if test and cuts is None:
+        letter = "C" if {"C"} <= runs.values.keys() or {"N", "D"} <= runs.values.keys() else known[0].columns[0]
+        by = "flops" if letter == "C" else letter
+        cuts = default_cuts(runs.column(letter), max(len(set(form.params) - set(fixed or {})) for form in known))
+    else:
+        by = "flops"
+    notes = [] if cuts or not test else ["too few runs for a backtest"]
+    entries = []
+    for form in known:
+        options: dict[str, Any] = {"loss": loss, "residual": residual, "starts": starts, **known_before[form.name]}
+        fitted = fit(runs, form, **options)
+        tested = None
+        if test and cuts:
+            tested = backtest(runs, form, by=by, cuts=cuts, level=level, draws=draws, seed=seed, **options)
+        entries.append(Entry(fitted, likelihood(fitted), tested))
+        notes += [f"{form.name}: {name} was driven to zero" for name in fitted.diagnostics.at_bounds]
+    entries.sort(key=lambda entry: entry.likelihood.aic)
+    notes += _tails(entries, starts) if loss.kind == "l2" else []
+    if runs.run is not None and len(np.unique(runs.run)) < len(runs):
+        notes.append("rows of one run are not independent, and the likelihood counts them as if they were")
+    return Comparison(tuple(entries), tuple(notes))
+
+
+def _known_before(
+    forms: Sequence[Form], fixed: Mapping[str, float], priors: Mapping[str, Prior]
+) -> dict[str, dict[str, Any]]:
+    """By law, the part of `fixed` and of `priors` that names its parameters."""
+    params = {name for form in forms for name in form.params}
+    for what, names in (("fixed", fixed), ("priors", priors)):
+        if unknown := [name for name in names if name not in params]:
+            laws = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in forms)
+            raise UserError(f"compare: {what}: none of the laws has {', '.join(unknown)}: {laws}")
+    return {
+        form.name: {
+            "fixed": {name: value for name, value in fixed.items() if name in form.params},
+            "priors": {name: prior for name, prior in priors.items() if name in form.params},
+        }
+        for form in forms
+    }
+
+
+def _tails(entries: Sequence[Entry], starts: int) -> list[str]:
+    """What Student's t says instead, where the best law's residuals are not Gaussian."""
+    from scipy.stats import kurtosis
+
+    first = entries[0].fit
+    if kurtosis(first.residuals * np.sqrt(first.problem.weights)) < HEAVY:
+        return []
+    found = {}
+    for entry in entries:
+        own = entry.fit
+        options: dict[str, Any] = {"residual": own.residual, "fixed": own.fixed, "priors": own.priors}
+        refit = fit(own.runs, own.form, loss=student_t(), starts=starts, **options)
+        found[own.form.name] = likelihood(refit).aic
+    best = min(found, key=found.__getitem__)
+    gain = entries[0].likelihood.aic - found[best]
+    if gain <= 0 or best == first.form.name:
+        return []
+    lead = found[first.form.name] - found[best]
+    return [
+        f"the residuals have heavy tails: under Student's t (AIC lower by {gain:.0f}) {best} is first, "
+        f"{first.form.name} {lead:.1f} behind; loss=laws.student_t()"
+    ]
+
+
+def akaike_weights(likelihoods: Sequence[Likelihood]) -> list[float]:
+    """Shares of exp(−ΔAICc / 2) (Burnham and Anderson 2002, 2.9), of AIC where AICc is infinite for one."""
+    values = np.array([found.aicc for found in likelihoods])
+    if not np.isfinite(values).all():
+        values = np.array([found.aic for found in likelihoods])
+    shares = np.exp(-0.5 * (values - values.min()))
+    return [float(share) for share in shares / shares.sum()]

@@ -1,0 +1,103 @@
+"""A sweep's plan as text."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scaling.sweeps.plan.estimate import START_S
+from scaling.sweeps.run_store.labels import label_cell, varied
+from scaling.text import table
+from scaling.units import duration, si, si_bytes
+
+Row = Mapping[str, Any]
+Column = tuple[str, bool, Callable[[Row], str]]
+"""heading, whether it is set flush right, cell of a run"""
+SHOWN = ("optimizer.learning_rate",)
+"""what may be varied and has a column anyway"""
+
+
+def format_plan(plan: Mapping[str, Any]) -> str:
+    """`describe_plan`'s mapping as text."""
+    tests = plan["forecast"]["runs"] if plan["forecast"] else []
+    rows = [*plan["runs"], *tests]
+    columns = _columns(rows)
+    total, left, speed = plan["total"], plan["left"], plan["speed"]
+    states = ", ".join(f"{count} {state}" for state, count in plan["states"].items())
+    lines = [
+        table(
+            [heading for heading, _, _ in columns],
+            [[cell(row) for _, _, cell in columns] for row in rows],
+            right=[i for i, (_, right, _) in enumerate(columns) if right],
+        ),
+        f"{total['runs']} runs ({states}), {total['flops']:.3g} FLOPs, {si(total['tokens'])} tokens; "
+        f"{left['runs']} left to train, about {duration(left['seconds'])}",
+    ]
+    if any(row["after"] for row in rows):
+        whole, spent = (sum(row[key] for row in plan["runs"]) for key in ("flops", "flops_spent"))
+        lines.append(
+            f"as whole runs {whole:.3g} FLOPs, to be spent {spent:.3g} ({1 - spent / whole:.0%} less): "
+            f"each run begins at a checkpoint of the one that it comes after; these take "
+            f"{si_bytes(plan['checkpoint_bytes'])} until all are trained"
+        )
+    lines.append(
+        f"time at {speed['flops_per_s']:.3g} FLOP/s on each of {speed['slots']} {speed['device']}, {speed['source']}"
+        f"; with {START_S:g} s for the start of each run, without evaluation"
+    )
+    if plan["rounds"]:
+        lines.append(
+            "a budget without a minimum inside its sizes gets two more on each side where it may lie, "
+            f"up to {plan['rounds']} time{'s' * (plan['rounds'] > 1)}"
+        )
+    if plan["forecast"]:
+        lines.append(_forecast_line(plan["forecast"]))
+    for corpus in plan["unprepared"]:
+        lines.append(f"note: {corpus} is not prepared yet, so whether it has tokens enough is not checked")
+    lines += [f"note: {note}" for note in plan["notes"]]
+    return "\n".join(lines)
+
+
+def _columns(rows: list[Row]) -> list[Column]:
+    columns: list[Column] = [("run", False, lambda row: row["run_id"] or "(after the fit)")]
+    if len({row["role"] for row in rows}) > 1:
+        columns.append(("role", False, lambda row: row["role"]))
+    columns += [_label_column(key) for key in varied(row["label"] for row in rows) if key not in SHOWN]
+    columns += [
+        ("N", True, lambda row: _or_unknown(row["params"], si)),
+        ("D", True, lambda row: _or_unknown(row["tokens"], si)),
+        ("D/N", True, lambda row: _or_unknown(row["tokens_per_param"], "{:.1f}".format)),
+        ("FLOPs", True, lambda row: f"{row['flops']:.3g}"),
+    ]
+    shared = any(row["after"] for row in rows)
+    if shared:
+        columns.append(("to spend", True, lambda row: f"{row['flops_spent']:.3g}"))
+    columns += [
+        ("batch", True, lambda row: _or_unknown(row["batch_tokens"], si)),
+        ("learning rate", True, lambda row: _or_unknown(row["learning_rate"], "{:.3g}".format)),
+        ("memory", True, lambda row: _or_unknown(row["memory_bytes"], si_bytes)),
+        ("time", True, lambda row: duration(row["seconds"])),
+        ("state", False, _state),
+    ]
+    return [*columns, ("after", False, lambda row: row["after"] or "")] if shared else columns
+
+
+def _label_column(key: str) -> Column:
+    return key, True, lambda row: label_cell(row["label"], key)
+
+
+def _or_unknown(value: Any, write: Callable[[Any], str]) -> str:
+    return "?" if value is None else write(value)
+
+
+def _state(row: Row) -> str:
+    share = 1 - row["flops_left"] / row["flops_spent"]
+    return f"{row['state']} {share:.0%}" if 0 < share < 1 else row["state"]
+
+
+def _forecast_line(forecast: Mapping[str, Any]) -> str:
+    tests = forecast["runs"]
+    runs = f"{len(tests)} test run{'s' * (len(tests) > 1)} of {forecast['flops']:.3g} FLOPs"
+    if not forecast["expected"]:
+        return f"the forecast is frozen, and has {runs}"
+    size = "whose size follows from the fit"
+    if tests[0]["params"] is not None:
+        size = "at the size that the design expects to be best; the fit decides"
+    return f"then a forecast, frozen, and {runs}, {size}"

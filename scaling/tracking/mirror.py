@@ -1,0 +1,72 @@
+"""The mirror of a run's records in wandb, kept from ever stopping the run."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scaling import accounting
+from scaling.config import RunConfig, run_id
+from scaling.result import Result
+from scaling.tracking.key import automatic_mode, has_key
+from scaling.tracking.opening import Mode, Opening
+from scaling.tracking.tracker import Tracker
+
+FINISH_SECONDS: dict[Mode, float] = {"online": 60.0, "offline": 30.0, "disabled": 0.0}
+"""how long the end of a run waits for wandb: an upload, or the last lines of a file"""
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Takes a run's records for wandb, in the group of its sweep; a run started again continues its record there.
+
+    Its first error, if it ever has one, is a warning and its end.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, *, enabled: bool = True):
+        """config: `records.wandb` is the mode, `records.wandb_project` the project, `records.sweep` the group.
+        folder: the run's own, which takes wandb's files. enabled: False: every call does nothing."""
+        self._tracker: Tracker | None = None
+        if enabled:
+            self._guard(lambda: self._start(config, folder))
+
+    def log(self, step: int, record: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl; it includes `tokens` and `flops`, the axes of the charts."""
+        if (tracker := self._tracker) is not None:
+            self._guard(lambda: tracker.log(step, record))
+
+    def finish(self, result: Result | None) -> None:
+        """The record of the run; None where it will go on later."""
+        if (tracker := self._tracker) is not None:
+            self._guard(lambda: tracker.finish(result))
+
+    def _start(self, config: RunConfig, folder: Path) -> None:
+        asked = config.records.wandb
+        mode = automatic_mode() if asked == "auto" else asked
+        keyless = mode == "online" and not has_key()
+        if keyless:
+            mode = "offline"
+        name = run_id(config)
+        facts = config.model_dump(mode="json") | {"params_total": accounting.params(config.model).total}
+        self._tracker = Tracker(
+            Opening(
+                project=config.records.wandb_project,
+                group=config.records.sweep,
+                id=name,
+                name=name,
+                mode=mode,
+                folder=str(folder),
+                config=facts,
+                finish_seconds=FINISH_SECONDS[mode],
+            )
+        )
+        if keyless:
+            self._tracker.warn("no key for online (run `wandb login` or set WANDB_API_KEY), so it records offline")
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._tracker = None
+            log.warning("wandb: %s: %s; the run goes on without it", type(error).__name__, error)
