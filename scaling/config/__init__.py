@@ -17,6 +17,7 @@ from scaling.config.load import (
     to_yaml,
 )
 from scaling.config.pack import shape_of
+from scaling.config.parent import Parent, find_parent, resolved, saved_steps
 from scaling.config.prefix import shared_steps
 from scaling.config.rules import Rule, Size, TuningConfig
 from scaling.config.run import (
@@ -30,6 +31,7 @@ from scaling.config.run import (
     TokenizerConfig,
     tail_steps,
 )
+from scaling.config.start import StartConfig
 from scaling.config.sweep import (
     BranchesDesign,
     ForecastConfig,
@@ -57,6 +59,7 @@ __all__ = [
     "ModelConfig",
     "MupConfig",
     "OptimizerConfig",
+    "Parent",
     "Placement",
     "Point",
     "RayConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "ScheduleConfig",
     "Size",
     "SlurmConfig",
+    "StartConfig",
     "SweepConfig",
     "TokenizerConfig",
     "TransformerConfig",
@@ -77,11 +81,14 @@ __all__ = [
     "config_hash",
     "differing",
     "family_of",
+    "find_parent",
     "json_schema",
     "load",
     "merge",
     "read_mapping",
+    "resolved",
     "run_id",
+    "saved_steps",
     "shape_of",
     "shared_steps",
     "tail_steps",

@@ -179,10 +179,22 @@ def canonical(config: RunConfig) -> str:
     """The part of a run that is its identity, as JSON with sorted keys and every default written out.
 
     What is unset (null), and a section in which all is, is left out: so an option that comes later and is off by
-    default renames no run.
+    default renames no run. A run that begins with another one has that one's hash and step in it, not its place.
+    Raises UserError where these are not known yet, see `resolved`.
     """
-    values = config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_none=True)
+    if config.start is not None and not config.start.known:
+        raise UserError(
+            f"start.run={config.start.run}: its hash and step decide this run's id and are not known yet; "
+            "`scaling.config.resolved` reads them from that run's folder"
+        )
+    values = identity(config, exclude_none=True)
     return json.dumps(_without_empty(values), sort_keys=True, separators=(",", ":"))
+
+
+def identity(config: RunConfig, *, exclude_none: bool = False) -> dict[str, Any]:
+    """The keys of a run that are its identity."""
+    outside: dict[str, Any] = {**dict.fromkeys(NOT_IDENTITY, True), "start": {"run"}}
+    return config.model_dump(mode="json", exclude=outside, exclude_none=exclude_none)
 
 
 def _without_empty(value: Any) -> Any:

@@ -121,7 +121,7 @@ class TransformerConfig(TransformerShape):
                 uses = tuple((item, times * self.layer_sharing) for item, times in tensor.uses)
                 yield replace(tensor, uses=uses).stack(LAYERS, len(stack.members), stack.name)
         if self.norm_position != "post":
-            yield from self._norm("norm")
+            yield from (replace(tensor, after_layers=True) for tensor in self._norm("norm"))
         if not self.tied:
             yield Tensor(
                 ("head",), "head", (D, V), ("embed", "vocab"), "head",

@@ -23,6 +23,9 @@ class LanguageModel(nnx.Module):
     params: nested dict of arrays as the family declares them, with `embedding` and, unless tied, `head`.
     """
 
+    reference: "LanguageModel | None" = None
+    """the same model over the parameters that the run began with, where it keeps them"""
+
     def __init__(self, config: ModelConfig, placement: Placement, params: Params, mask: Mask):
         self.config, self.placement, self.mask = config, placement, mask
         self.embedding = nnx.Param(params["embedding"])

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from scaling import accounting
-from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, run_id
+from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, resolved, run_id
 from scaling.errors import UserError
 from scaling.sweeps.designs.hyperparameters import batch_values, placeholders, rate_values
 from scaling.sweeps.run_store import Entry
@@ -90,7 +90,7 @@ def plan_run(
     if flops is not None:
         whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known
     named = partial(_named, sweep)
-    config = build(RunConfig, merge(whole, placeholders(sweep, whole)), where, named)
+    config = resolved(build(RunConfig, merge(whole, placeholders(sweep, whole)), where, named))
     per_token = accounting.flops_per_token(config).exact
     about = config.tokens if flops is None else flops / per_token
     config = changed(config, batch_values(sweep, config, about), where)
