@@ -20,6 +20,8 @@ TOLERANCE = 0.01
 FF_RANGE = (0.5, 1.6)  # d_ff may differ from the wanted ratio by these factors: enough to bridge 1 and 2 layers
 ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
 SHAPE_KEYS = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
+SIZE_KEY = "model.params"
+"""not a key of a run: in its place, it asks the ladder for a size"""
 
 Measure = Callable[[ModelConfig], float]
 Pair = tuple[int, int]
@@ -36,6 +38,11 @@ def model_for_params(
     Raises UserError where `ladder` allows nothing so near, naming the nearest.
     """
     return _Search(ladder, base, _count(ladder), f"{ladder.count} parameters", asked_by).nearest(n, tolerance)
+
+
+def size_keys() -> tuple[str, ...]:
+    """The keys of a run that say how large its model is: what a ladder sets."""
+    return tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 
 def finer(ladder: LadderConfig) -> list[str]:

@@ -19,7 +19,17 @@ from scaling.config.load import (
 from scaling.config.model import ModelConfig, MupConfig
 from scaling.config.pack import shape_of
 from scaling.config.prefix import shared_steps
-from scaling.config.rules import Rule, Size, TuningConfig
+from scaling.config.recipe import (
+    column_of,
+    columns_of,
+    default_columns,
+    flat,
+    is_recipe,
+    recipe_keys,
+    recipe_of,
+    rule_column,
+)
+from scaling.config.rules import DecayRule, RateRule, Rule, Size, TuningConfig
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -32,6 +42,7 @@ from scaling.config.run import (
     tail_steps,
 )
 from scaling.config.sweep import (
+    TRIED,
     BranchesDesign,
     ForecastConfig,
     GridDesign,
@@ -43,9 +54,11 @@ from scaling.config.sweep import (
 )
 
 __all__ = [
+    "TRIED",
     "BranchesDesign",
     "Config",
     "DataConfig",
+    "DecayRule",
     "ExecutorConfig",
     "ForecastConfig",
     "GridDesign",
@@ -58,6 +71,7 @@ __all__ = [
     "OptimizerConfig",
     "Placement",
     "Point",
+    "RateRule",
     "RayConfig",
     "Records",
     "Rule",
@@ -72,12 +86,20 @@ __all__ = [
     "build",
     "canonical",
     "check_key",
+    "column_of",
+    "columns_of",
     "config_hash",
+    "default_columns",
     "differing",
+    "flat",
+    "is_recipe",
     "json_schema",
     "load",
     "merge",
     "read_mapping",
+    "recipe_keys",
+    "recipe_of",
+    "rule_column",
     "run_id",
     "shape_of",
     "shared_steps",

@@ -1,7 +1,7 @@
 """Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals."""
 
 from scaling.laws.fit import Fit, fit, load
-from scaling.laws.forms import FORMS, Form, Parameter, Power, power_law
+from scaling.laws.forms import FORMS, Form, Parameter, Power, get_form, power_law
 from scaling.laws.forms.custom import form
 from scaling.laws.forms.precision import precision_equivalent
 from scaling.laws.forms.routed import dense_equivalent
@@ -22,7 +22,7 @@ from scaling.laws.predict.inference import InferenceOptimum, inference_optimum
 from scaling.laws.solve.objectives import Loss, huber, l1, l2, parse_loss, quantile, student_t
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.curves import cut_curves
-from scaling.laws.table.results import from_results
+from scaling.laws.table.results import from_results, read_again
 from scaling.laws.table.runs import Runs, read_csv
 from scaling.laws.text.tables import (
     fit_table,
@@ -84,6 +84,7 @@ __all__ = [
     "format_table",
     "freeze",
     "from_results",
+    "get_form",
     "huber",
     "inference_optimum",
     "influence",
@@ -99,6 +100,7 @@ __all__ = [
     "precision_equivalent",
     "predict_table",
     "quantile",
+    "read_again",
     "read_csv",
     "read_forecast",
     "sensitivity",

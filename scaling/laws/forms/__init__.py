@@ -3,6 +3,6 @@
 from scaling.laws.forms.additive import power_law
 from scaling.laws.forms.form import Form
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.registry import FORMS, get_form
+from scaling.laws.forms.registry import FORMS, choices, get_form
 
-__all__ = ["FORMS", "Form", "Parameter", "Power", "get_form", "power_law"]
+__all__ = ["FORMS", "Form", "Parameter", "Power", "choices", "get_form", "power_law"]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.routed import LN10
@@ -74,5 +75,7 @@ accuracy_of_nll = Form(
         Parameter("k", powers=(Power("NLL", None, -1.0),)),
     ),
     value=_accuracy,
+    feeds={"NLL": Feed("nll", (), "negative log-likelihood of the correct answer")},
+    predicts=Feed("accuracy", (), "share of correct answers"),
     starts=projected(("NLL",), ("low", "high", "mid", "k"), {"low": (0.0, 1.0), "high": (0.0, 1.0)}, _accuracy_solve),
 )
