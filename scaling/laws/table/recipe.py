@@ -40,6 +40,7 @@ def one_recipe(df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] =
     rows, compared = df.to_dict("records"), _compared(df)
     allowed, defaults = _allowed(list(compared), allow), default_columns()
     common: dict[str, str] = {}
+    mixed: list[str] = []
     differing: dict[str, Kinds] = {}
     for column, key in compared.items():
         if any(fnmatchcase(key, pattern) for pattern in free):
@@ -48,13 +49,14 @@ def one_recipe(df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] =
         if len(kinds) > 1 and column not in allowed:
             differing[column] = kinds
         elif len(kinds) > 1:
+            mixed.append(column)
             common[column] = ", ".join(f"{kind} in {len(runs)} runs" for kind, runs in sorted(kinds.items()))
-        elif kinds.keys() - {str(defaults.get(column, NULL))}:
+        elif kinds.keys() - {_word(defaults.get(column))}:
             common[column] = next(iter(kinds))
     if differing:
         raise UserError(_refusal(differing, rows, [str(label) for label in df.index]))
     said = {
-        ALLOWED: ", ".join(column for column in common if column in allowed),
+        ALLOWED: ", ".join(mixed),
         "set by rule": ", ".join(column for column, told in common.items() if told.startswith(BY_RULE)),
         **_sources(rows),
         **_precision(rows),
@@ -118,7 +120,7 @@ def _kinds(rows: Sequence[Row], column: str) -> Kinds:
     """What the runs say of a column: one thing where values agree, or where the rules that set them do."""
     values = [_value(row, column) for row in rows]
     plain = _grouped(values)
-    if len(plain) < 2 or not is_recipe(column):
+    if len(plain) == 1 or not is_recipe(column):
         return plain
     rules = [row.get(rule_column(column)) for row in rows]
     told = [f"{BY_RULE}{rule}" if isinstance(rule, str) else value for rule, value in zip(rules, values, strict=True)]
@@ -140,7 +142,14 @@ def _value(row: Row, column: str) -> str | None:
     value = row.get(column)
     if value is None or value != value:
         return NULL if is_recipe(column) and _whole(row) else None
-    return str(value)
+    return _word(value) if is_recipe(column) else str(value)
+
+
+def _word(value: Any) -> str:
+    """A value of a configuration; whole numbers as such, which a column with gaps holds as others."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return NULL if value is None else str(value)
 
 
 def _refusal(differing: Mapping[str, Kinds], rows: Sequence[Row], labels: Sequence[str]) -> str:
@@ -166,7 +175,8 @@ def _condition(differing: Mapping[str, Kinds], rows: Sequence[Row]) -> str:
     ]
     _, by_rule, column, row = min(found, key=lambda each: each[:2])
     name = rule_column(column) if by_rule else column
-    return f"{name} == {row[name]!r}".replace('"', "'")
+    value = f"'{row[name]}'" if isinstance(row[name], str) else _word(row[name])
+    return f"{name} == {value}"
 
 
 def _sources(rows: Sequence[Row]) -> dict[str, str]:

@@ -60,8 +60,8 @@ def from_results(
     feeds = feeds_of(forms, columns or {})
     several_epochs = any(feed.column == UNIQUE for feed in feeds.values())
     used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED)
-    common = one_recipe(used, free_keys(forms, feeds), allow)
     table, names = fed(used, feeds, forms[0].name)
+    common = one_recipe(used, free_keys(forms, feeds), allow)
     runs = Runs(table, **names, sigma="loss_sem" if sigma else None, signed=any(form.signed for form in forms))
     runs = replace_fields(runs, exclusions=exclusions)
     told = {letter: feeds[letter].about for letter in TOLD}
