@@ -236,8 +236,8 @@ def test_branches_of_one_trunk_are_told_as_what_they_share() -> None:
 def test_runs_of_several_schedules_are_no_one_law() -> None:
     with pytest.raises(UserError, match=r"the runs mix schedule: cosine \(r0\), wsd \(r2\)"):
         laws.from_results(four_records().assign(schedule=["cosine", "cosine", "wsd", "wsd"]))
-    with pytest.raises(UserError, match=r"the runs mix final_rate: 0\.0 \(r2\), 0\.1 \(r0\)"):
-        laws.from_results(four_records().assign(schedule="wsd", final_rate=[0.1, 0.1, 0.0, 0.0]))
+    with pytest.raises(UserError, match=r"the runs mix schedule.final: 0 \(r2\), 0\.1 \(r0\)"):
+        laws.from_results(four_records().assign(**{"schedule.final": [0.1, 0.1, 0.0, 0.0]}))
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,9 @@ class Records(Config):
     role: Literal["fit", "test"] = "fit"
     """set by a sweep: test for the runs that test its forecast, which no law is fitted to; counts where no plan.json
     of a sweep knows the run, as in wandb"""
+    by_rule: dict[str, str] = Field(default={})
+    """set by a sweep: keys that it gives each run by a rule, and the rule; runs of one law share the rule instead of
+    the value"""
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)

@@ -23,6 +23,7 @@ from scaling.laws.forms import (
     Power,
     dense_equivalent,
     form,
+    get_form,
     power_law,
     precision_equivalent,
 )
@@ -42,7 +43,7 @@ from scaling.laws.predict import (
     read_forecast,
 )
 from scaling.laws.solve import Draws, Loss, Prior, huber, l1, l2, parse_loss, quantile, student_t
-from scaling.laws.table import Runs, cut_curves, from_results, read_csv
+from scaling.laws.table import Runs, cut_curves, from_results, read_again, read_csv
 from scaling.laws.text import (
     fit_table,
     format_laws,
@@ -100,6 +101,7 @@ __all__ = [
     "format_table",
     "freeze",
     "from_results",
+    "get_form",
     "huber",
     "inference_optimum",
     "influence",
@@ -115,6 +117,7 @@ __all__ = [
     "precision_equivalent",
     "predict_table",
     "quantile",
+    "read_again",
     "read_csv",
     "read_forecast",
     "sensitivity",

@@ -167,7 +167,7 @@ def fit(
     form: str | Form = "chinchilla",
     *,
     loss: Loss | None = None,
-    residual: Residual = "log",
+    residual: Residual | None = None,
     starts: int = 64,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
@@ -176,7 +176,8 @@ def fit(
 
     form: a name in `laws.FORMS` or a Form.
     loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
-    residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss).
+    residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
+    not positive.
     starts: published parameters first, then a Sobol sequence.
     fixed: parameters, in the columns' own units, that are taken as known.
     priors: `laws.Prior(mean, sd)` of parameters; what they weigh follows from the noise of a fit without them.
@@ -184,6 +185,7 @@ def fit(
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
     form, loss = get_form(form), loss or huber()
+    residual = residual or ("log" if (runs.loss > 0).all() else "raw")
     if starts < 1:
         raise UserError(f"starts must be at least 1; got {starts}")
     require_fittable(runs, form, residual, fixed or {}, priors or {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,19 +18,22 @@ GRID = 25
 """points of each law's curve"""
 
 
-def analysed(data: ReportData, table: laws.Runs, *, quick: bool = False) -> ReportData:
+def analysed(data: ReportData, table: laws.Runs, saved: laws.Fit | None = None, *, quick: bool = False) -> ReportData:
     """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them.
 
+    saved: the sweep's own fit, whose law is drawn.
     quick: without the law's summary, whose profiles take most of the time.
     """
     data = replace(data, exclusions=[(exclusion.row, exclusion.reason) for exclusion in table.exclusions])
-    fit, said = _fit(data, table)
+    fit, said = _fit(data, table, saved)
     grid = _grid(data, table)
     if fit is not None:
         data = replace(data, law=_law(data, fit, quick=quick))
         if set(fit.form.columns) == {"N", "D"}:
             data = replace(data, frontier=least_loss(fit, grid, data.level))
     try:
+        if saved is not None and not saved.form.of_sizes:
+            raise UserError(f"the runs of {saved.form.name} differ in more than sizes and tokens")
         found = laws.isoflop(table, level=data.level)
     except UserError as error:
         return replace(data, missing=[*data.missing, *said, f"No isoFLOP analysis: {error}."])
@@ -56,21 +60,28 @@ def with_minima(data: ReportData, found: laws.Isoflop, grid: Sequence[float]) ->
     return replace(data, isoflops=isoflop_curves(found, data.runs), n_law=n_law, d_law=d_law, curves_are=drawn)
 
 
-def _fit(data: ReportData, table: laws.Runs) -> tuple[laws.Fit | None, list[str]]:
-    """The saved fit if it is one of these runs, else the fit that a forecast would be made with."""
-    path = data.folder / "fit.json"
-    said = []
-    if path.exists():
-        try:
-            saved = laws.load(path)
-        except UserError as error:
-            said.append(f"The law was fitted again: {error}.")
-        else:
-            if saved.runs.hash == table.hash:
-                return saved, _open(saved)
-            said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+def saved_fit(home: Path) -> tuple[laws.Fit | None, list[str]]:
+    """`fit.json` of the sweep in the folder `home`, and what to say where it is no fit."""
+    path = home / "fit.json"
     try:
-        fitted = laws.Forecaster(table, data.level).fit
+        return (laws.load(path) if path.exists() else None), []
+    except UserError as error:
+        return None, [f"The law was fitted again: {error}."]
+
+
+def _fit(data: ReportData, table: laws.Runs, saved: laws.Fit | None) -> tuple[laws.Fit | None, list[str]]:
+    """The saved fit if it is one of these runs, else its law fitted to them; the law of a forecast where it has an
+    optimum, or none is saved."""
+    said = []
+    if saved is not None and saved.runs.hash == table.hash:
+        return saved, _open(saved)
+    if saved is not None:
+        said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+    try:
+        if saved is None or saved.form.frontier is not None:
+            fitted = laws.Forecaster(table, data.level).fit
+        else:
+            fitted = laws.fit(table, saved.form, loss=saved.loss, residual=saved.residual)
     except UserError as error:
         return None, [*said, f"No parametric law: {error}."]
     return fitted, [*said, *_open(fitted)]
@@ -98,7 +109,7 @@ def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
     tests = [
         (run, 100 * (run.loss / float(fit.predict(N=run.params, D=run.tokens, C=run.flops).loss) - 1))
         for run in data.tests
-        if run.loss is not None
+        if run.loss is not None and set(fit.form.columns) <= {"N", "D", "C"}
     ]
     values = ", ".join(f"{name} {value:.4g}" for name, value in fit.params.items())
     return Law(

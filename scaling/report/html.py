@@ -14,7 +14,6 @@ from scaling.report.page import CSS, SCRIPT
 from scaling.report.text import Headline, counts, headline
 from scaling.result import write_text_atomically
 from scaling.units import write_number
-from scaling.validity import FITTED
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """what a browser may load for this page: nothing but what is in it"""
@@ -97,7 +96,8 @@ def _runs(data: ReportData) -> str:
     names = ("run", "role", "N", "D", "D/N", "FLOPs", "loss", "± sem", "bits/byte", "lr", "seed", "seconds", "status")
     right = range(2, 12)
     head = "".join(f'<th class="num">{n}</th>' if i in right else f"<th>{n}</th>" for i, n in enumerate(names))
-    rows = "".join(_row(run, right) for run in sorted(data.runs, key=_order))
+    left_out = {run_id for run_id, _ in data.exclusions}
+    rows = "".join(_row(run, right, run.run_id in left_out) for run in sorted(data.runs, key=_order))
     return (
         f'<section class="card" id="runs"><h2>Runs</h2><p class="muted small">{_text(counts(data))}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n'
@@ -109,7 +109,7 @@ def _order(run: Run) -> tuple[str, float, float, int]:
     return run.role, round(math.log10(run.flops), 1) if run.flops else 0.0, run.params, run.seed
 
 
-def _row(run: Run, right: range) -> str:
+def _row(run: Run, right: range, left_out: bool) -> str:
     cells = (
         f"<code>{_text(run.run_id)}</code>",
         "test" if run.role == "test" else "fit",
@@ -129,7 +129,7 @@ def _row(run: Run, right: range) -> str:
     kinds = [
         'class="num"' if i in right else 'class="text"' if i == last and run.reason else "" for i in range(len(cells))
     ]
-    out = ' class="out"' if run.validity not in FITTED else ""
+    out = ' class="out"' if left_out else ""
     return (
         f"<tr{out}>" + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
     )

@@ -52,11 +52,14 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         missing=[*_unfinished(now["counts"]), *said],
         live=_live(now) if live else None,
     )
+    saved, again = analysis.saved_fit(home)
+    data = replace(data, missing=[*data.missing, *again])
+    own = df[df["role"] == "fit"]
     try:
-        table = laws.from_results(df[df["role"] == "fit"])
+        table = laws.read_again(own, saved.form, saved.runs.conventions) if saved else laws.from_results(own)
     except UserError as error:
         return replace(data, missing=[*data.missing, f"No law: {error}."])
-    return analysis.analysed(data, table, quick=live)
+    return analysis.analysed(data, table, saved, quick=live)
 
 
 def _run(row: dict[Any, Any]) -> Run:

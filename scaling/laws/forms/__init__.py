@@ -5,7 +5,7 @@ from scaling.laws.forms.custom import form
 from scaling.laws.forms.form import Form
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.precision import precision_equivalent
-from scaling.laws.forms.registry import FORMS, get_form
+from scaling.laws.forms.registry import FORMS, choices, get_form
 from scaling.laws.forms.routed import dense_equivalent
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Form",
     "Parameter",
     "Power",
+    "choices",
     "dense_equivalent",
     "form",
     "get_form",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import spread_starts
@@ -45,6 +46,7 @@ def bnsl(breaks: int = 1) -> Form:
         formula="y = a + b·x^−c0·" + "·".join(f"(1 + (x/d{i})^(1/f{i}))^(−c{i}·f{i})" for i in numbers),
         source="Caballero et al. 2022 (2210.14891), eq. 1",
         columns=("x",),
+        feeds={"x": Feed("x", (), "any one quantity")},
         parameters=(
             Parameter("a"),
             Parameter("b", powers=(Power("x", "c0"),)),

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.routed import LN10
@@ -77,4 +78,6 @@ accuracy_of_nll = Form(
     starts=variable_projection(
         ("NLL",), ("low", "high", "mid", "k"), {"low": (0.0, 1.0), "high": (0.0, 1.0)}, _accuracy_solve
     ),
+    feeds={"NLL": Feed("nll", (), "negative log-likelihood of the correct answer")},
+    predicts=Feed("accuracy", (), "share of correct answers"),
 )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scaling.laws.arrays import Array
+from scaling.laws.forms.feed import FEEDS, LOSS, SIZES, TOKENS, Feed
 from scaling.laws.forms.parameter import Parameter, PowerCurve, Values
 
 WIDEST = 600.0
@@ -42,6 +43,21 @@ class Form:
     """parameters, all "real", that the solver seeks in other coordinates"""
     frontier: Callable[[Array], tuple[Array, Array]] | None = None
     """parameters [..., k] -> the exponents a, b of N* ∝ C^a, D* ∝ C^b at C ∝ N·D"""
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
+    """what of a run's record feeds a column, where that is not what `FEEDS` says of its letter"""
+    predicts: Feed = LOSS
+    """what of a run's record L is"""
+    signed: bool = False
+    """whether L may be zero or negative"""
+
+    def feed(self, column: str) -> Feed:
+        """What of a run's record feeds a column; one that nothing is known of has the record's own by that name."""
+        return self.feeds.get(column) or FEEDS.get(column) or Feed(column, (column,), "a column of your own")
+
+    @property
+    def of_sizes(self) -> bool:
+        """Whether its runs differ in nothing but sizes and tokens, so that those of a budget lie on one curve."""
+        return all({*SIZES, *TOKENS} >= {*self.feed(column).keys} for column in self.columns)
 
     def __repr__(self) -> str:
         return f"Form({self.name}: {self.formula})"

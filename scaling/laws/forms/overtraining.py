@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import LOSS, Feed
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import separable, spread_starts
@@ -72,5 +73,7 @@ gadre_downstream = Form(
     columns=("L",),
     parameters=(Parameter("epsilon"), Parameter("k"), Parameter("gamma", powers=(Power("L", None, -1.0),))),
     value=_error,
+    feeds={"L": LOSS},
+    predicts=Feed("downstream_error", (), "error on the tasks"),
     starts=_error_starts,
 )

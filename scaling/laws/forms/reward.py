@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter
 from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, variable_projection
@@ -41,6 +42,8 @@ def _gao(name: str, formula: str, bend: Callable[[Any, ModuleType], Any]) -> For
         value=value,
         starts=variable_projection(("d",), ("alpha", "beta"), {}, solve),
         unscaled=("d",),
+        feeds={"d": Feed("kl_sqrt", (), "√KL from the first policy, in √nats")},
+        signed=True,
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.forms.feed import SIZES, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, variable_projection
@@ -89,6 +90,7 @@ def _routed(name: str, formula: str, equation: str, saturating: bool) -> Form:
             _SATURATION if saturating else (),
         ),
         unscaled=("E",),
+        feeds={"N": Feed("params_active", SIZES, "parameters that a token passes through, one expert a layer")},
     )
 
 

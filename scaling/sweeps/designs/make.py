@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scaling import ladder
-from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, family_of, merge
+from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, merge
 from scaling.errors import UserError
 from scaling.families import untransferable
 from scaling.sweeps.designs.branches import branch_points, lone_schedule, share_trunks
@@ -52,7 +52,8 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
 def shared_run(sweep: SweepConfig) -> dict[str, Any]:
     """What a run shares with those of the design: `sweep.run`, and the schedule where the design sets it."""
     if isinstance(sweep.design, BranchesDesign):
-        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design)})
+        told = {"by_rule": sweep.warmup_by_design}
+        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design), "records": told})
     return sweep.run
 
 
@@ -89,13 +90,8 @@ def _points(sweep: SweepConfig) -> Iterable[DesignPoint]:
 def _refuse_set_by_design(sweep: SweepConfig) -> None:
     """`run` says what all runs share; a key that the design sets would be silently lost."""
     owners = {"seed": "seeds", "records.sweep": "name", "records.role": "forecast"}
-    rules = {"batch_size": "batch_size", "weight_decay": "optimizer.weight_decay"}
-    rules |= {"learning_rate": "optimizer.learning_rate"}
-    owners |= {key: rule for rule, key in rules.items() if getattr(sweep, rule) is not None}
-    design, shape = (
-        sweep.design,
-        {f"model.{key}": "the ladder" for key in family_of(sweep.run.get("model", {}), f"sweep {sweep.name}").SIZES},
-    )
+    owners |= {rule.sets: name for name, rule in sweep.rules.items()}
+    design, shape = sweep.design, dict.fromkeys(ladder.size_keys(), "the ladder")
     if isinstance(design, IsoflopDesign):
         owners |= {"tokens": "design.budgets"} | shape
     elif isinstance(design, BranchesDesign):

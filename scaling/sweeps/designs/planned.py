@@ -85,7 +85,8 @@ def plan_run(
     rate_factor: times the learning rate that the run would have.
     """
     where = f"sweep {sweep.name}, run {tell(label)}"
-    records: dict[str, Any] = {"sweep": sweep.name} | ({} if folder is None else {"folder": folder})
+    records: dict[str, Any] = {"sweep": sweep.name, "by_rule": sweep.by_rule}
+    records |= {} if folder is None else {"folder": folder}
     whole = merge(merge(sweep.run, values), {"records": records})
     if flops is not None:
         whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known
