@@ -6,26 +6,28 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from scaling.config import RunConfig, merge
+from scaling.config.load import classes_of
+from scaling.families import FAMILIES, FEED_FORWARDS, MIXERS
+from scaling.objectives import OBJECTIVES
 
 NUMBERS = (2, 0.5, 3, 5_000_000, 8, 1)
 
 
 def leaves(cls: type[BaseModel] = RunConfig, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and annotation of everything in `cls` that is no section."""
+    """Dotted key and annotation of everything in `cls` that is no section.
+
+    Of a part that is of one of several kinds the keys of the first, without its kind, which other keys go with.
+    `start` is left out: it names another run.
+    """
+    of_a_kind = any(cls in registry.values() for registry in (FAMILIES, OBJECTIVES, MIXERS, FEED_FORWARDS))
     for name, field in cls.model_fields.items():
-        inner = list(models(field.annotation))
-        for each in inner:
-            yield from leaves(each, f"{above}{name}.")
-        if not inner:
+        inner = classes_of(field)
+        if name == "start" or (of_a_kind and name == "kind"):
+            continue
+        if inner:
+            yield from leaves(inner[0], f"{above}{name}.")
+        else:
             yield f"{above}{name}", field.annotation
-
-
-def models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that a key may hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from models(inner)
 
 
 def at(values: Any, key: str) -> Any:

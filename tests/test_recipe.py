@@ -64,6 +64,12 @@ def word(value: Any) -> str:
     return "null" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
 
 
+def test_runs_of_two_objectives_are_no_one_law(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_runs(sweep("masked", objective={"kind": "masked"}), home / "masked", lines=2)
+    assert main(["fit", str(home / "a"), str(home / "masked"), "-o", str(home / "both.json")]) == 2
+    assert "objective.kind" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", [key for key in LEAVES if key not in FREE])
 def test_runs_that_differ_in_any_key_are_no_one_law(key: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, one, other = beside(home, key)
