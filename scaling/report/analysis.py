@@ -12,7 +12,7 @@ from scaling.errors import UserError
 from scaling.laws.intervals import interval
 from scaling.laws.isoflop import FittedPowerLaw
 from scaling.report.data import Frontier, IsoflopCurve, Law, Minimum, OptimumCurve, ReportData, Run
-from scaling.units import write_number
+from scaling.units import si
 
 GRID = 25
 """points of each law's curve"""
@@ -30,7 +30,7 @@ def analysed(data: ReportData, table: laws.Runs, saved: laws.Fit | None = None, 
     if fit is not None:
         data = replace(data, law=_law(data, fit, quick=quick))
         if set(fit.form.columns) == {"N", "D"}:
-            data = replace(data, frontier=least_loss(fit, grid, data.level))
+            data = replace(data, frontier=sampled_frontier(fit, grid, data.level))
     try:
         if saved is not None and not saved.form.of_sizes:
             raise UserError(f"the runs of {saved.form.name} differ in more than sizes and tokens")
@@ -122,7 +122,7 @@ def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
     )
 
 
-def least_loss(fit: laws.Fit, grid: Sequence[float], level: float) -> Frontier:
+def sampled_frontier(fit: laws.Fit, grid: Sequence[float], level: float) -> Frontier:
     """The least loss at each budget, with its interval after a bootstrap, and the N and D that reach it."""
     per_token = fit.runs.flops_per_token() if fit.runs.C is not None else None
     best = [fit.optimal(C, level, per_token) for C in grid]
@@ -166,7 +166,7 @@ def _why_not(verdict: str, advice: Sequence[float]) -> str:
     if verdict == "interior":
         return ""
     why = "the curve does not open upwards" if verdict == "not convex" else f"the minimum is {verdict}"
-    return f"{why}; sizes to add: {', '.join(write_number(size, 'si') for size in advice)}"
+    return f"{why}; sizes to add: {', '.join(si(size) for size in advice)}"
 
 
 def _optimum_curve(

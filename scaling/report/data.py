@@ -138,7 +138,6 @@ class Titles:
     flops: str = "training FLOPs (exact count)"
     params: str = "parameters N (total)"
     tokens: str = "training tokens D (repeats included)"
-    ratio: str = "tokens per parameter D/N"
     loss: str = "held-out loss (nats per token)"
     conventions: str = ""
     """the end of every caption; empty: what the framework's own records say"""

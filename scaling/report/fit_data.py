@@ -33,7 +33,7 @@ def isoflop_data(runs: laws.Runs, found: laws.Isoflop, fit: laws.Fit | None) -> 
     grid = flops_grid(runs)
     data = runs_data(runs, found.level)
     if fit is not None:
-        data = replace(data, frontier=analysis.least_loss(fit, grid, found.level))
+        data = replace(data, frontier=analysis.sampled_frontier(fit, grid, found.level))
     return analysis.with_minima(data, found, grid)
 
 
@@ -61,7 +61,7 @@ def fit_data(
         data.subtitle,
         level,
         [*data.runs, *tests],
-        frontier=analysis.least_loss(fit, flops, level),
+        frontier=analysis.sampled_frontier(fit, flops, level),
         forecast=forecast,
         titles=data.titles,
     )

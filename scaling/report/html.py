@@ -4,7 +4,7 @@ import html
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scaling.report.data import ReportData, Run
@@ -13,7 +13,7 @@ from scaling.report.figures.spec import FigureSpec
 from scaling.report.page import CSS, SCRIPT
 from scaling.report.text import Headline, counts, headline
 from scaling.result import write_text_atomically
-from scaling.units import write_number
+from scaling.units import power, si
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """what a browser may load for this page: nothing but what is in it"""
@@ -24,7 +24,7 @@ SPREAD = {"law": "refits of the law", "run": "scatter of a single run", "models"
 LIVE_SECTION = re.compile(r'<section class="card" id="live">.*?</section>\n', re.S)
 
 
-def write_page(path: str | Path, data: ReportData, figures: Sequence[FigureSpec]) -> Path:
+def write_page(path: str | Path, data: ReportData, figures: Mapping[str, FigureSpec]) -> Path:
     """The page, whole or not at all."""
     write_text_atomically(path, page_text(data, figures))
     return Path(path)
@@ -40,11 +40,12 @@ def stop_renewing(path: str | Path) -> None:
         write_text_atomically(path, LIVE_SECTION.sub("", text.replace(REFRESH, "", 1), count=1))
 
 
-def page_text(data: ReportData, figures: Sequence[FigureSpec]) -> str:
+def page_text(data: ReportData, figures: Mapping[str, FigureSpec]) -> str:
     """The page's text, plotly's script included (4.8 MB)."""
     from plotly.offline import get_plotlyjs
 
-    sections = [_live(data), _headline(data), *map(section, figures), _runs(data), _notes(data), _making(data)]
+    drawn = [section(name, spec) for name, spec in figures.items()]
+    sections = [_live(data), _headline(data), *drawn, _runs(data), _notes(data), _making(data)]
     body = "".join(sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -113,10 +114,10 @@ def _row(run: Run, right: range, left_out: bool) -> str:
     cells = (
         f"<code>{_text(run.run_id)}</code>",
         "test" if run.role == "test" else "fit",
-        write_number(run.params, "si"),
-        write_number(run.tokens, "si"),
+        si(run.params),
+        si(run.tokens),
         f"{run.tokens / run.params:.3g}",
-        write_number(run.flops, "power"),
+        power(run.flops),
         _number(run.loss, ".4f"),
         _number(run.loss_sem, ".4f"),
         _number(run.bits_per_byte, ".4f"),

@@ -32,7 +32,7 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     UserError where the folder holds no sweep or records that cannot be read.
     """
     from scaling.report.figures.static import save
-    from scaling.report.figures.sweep import NAMES, sweep_figures
+    from scaling.report.figures.sweep import FIGURES, sweep_figures
     from scaling.report.html import write_page
     from scaling.report.read import read_sweep
 
@@ -42,7 +42,7 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     if live:
         return write_page(page, data, drawn)
     folder = page.parent / "figures"
-    for name in set(NAMES) - {figure.name for figure in drawn}:
+    for name in FIGURES.keys() - drawn.keys():
         (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier state of the sweep
     save(drawn, folder)
     return write_page(page, data, drawn)

@@ -140,13 +140,13 @@ def plot_forecast(
     forecast: a frozen one (`laws.read_forecast`); outcome: the losses of the runs that tested it, by name.
     Raises UserError for a law of other columns than N and D, and for an outcome of another forecast.
     """
-    from scaling.report.analysis import least_loss
+    from scaling.report.analysis import sampled_frontier
     from scaling.report.figures.law import fan_figure
     from scaling.report.fit_data import fit_data, flops_grid
 
     end = C or (1.5 * forecast.flops if forecast else 10 * float(fit.runs.flops.max()))
     flops = flops_grid(fit.runs, end)
-    inner = least_loss(fit, flops, INNER)
+    inner = sampled_frontier(fit, flops, INNER)
     return _drawn(fan_figure(fit_data(fit, level, flops, forecast, outcome), fit, inner, INNER), interactive)
 
 

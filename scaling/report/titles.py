@@ -25,7 +25,6 @@ def titles_of(runs: laws.Runs) -> Titles:
         flops=title(runs, "C"),
         params=title(runs, "N"),
         tokens=title(runs, "D"),
-        ratio=title(runs, "M"),
         loss=title(runs, "loss"),
         conventions="; ".join(said) + ".",
     )

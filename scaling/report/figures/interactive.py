@@ -23,11 +23,11 @@ def variables(dark: bool) -> str:
     return "".join(f"--{name}:{value};" for name, value in named.items())
 
 
-def section(spec: FigureSpec) -> str:
+def section(name: str, spec: FigureSpec) -> str:
     """A figure with its title, its panels side by side where there is room, and its caption."""
     panels = "".join(_panel(panel) for panel in spec.panels)
     return (
-        f'<section class="card" id="{html.escape(spec.name)}"><h2>{html.escape(spec.title)}</h2>'
+        f'<section class="card" id="{html.escape(name)}"><h2>{html.escape(spec.title)}</h2>'
         f'<div class="panels">{panels}</div><p class="caption">{html.escape(spec.caption)}</p></section>\n'
     )
 

@@ -6,19 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.intervals import interval
 from scaling.laws.quantities import quantity
 from scaling.report.data import Frontier, ReportData, frozen_on
+from scaling.report.figures.marks import MANY, forecast_point, runs_as_points
 from scaling.report.figures.spec import Axis, Band, FigureSpec, Line, Mark, Panel, Points
-from scaling.report.figures.sweep import MANY, forecast_point, loss_figure, runs_as_points
+from scaling.report.figures.sweep import loss_figure
 from scaling.report.titles import derived_title, title, titles_of
-from scaling.units import Scale, write_number
+from scaling.units import Scale, power, si
 
-Array = NDArray[np.float64]
 SHADES = 6
 """model sizes whose curves are drawn under the frontier"""
 AXES: dict[str, Scale] = {"C": "power", "N": "si", "D": "si", "M": "si", "N*": "si", "D*": "si", "D*/N*": "si"}
@@ -63,7 +64,7 @@ def column_residuals_figure(fit: laws.Fit) -> FigureSpec:
         f"Actual over predicted loss, less one. {_formula(fit)}, by {objective} on {fit.residual} residuals. "
         f"A law that fits leaves no trend in any panel. {titles_of(runs).conventions}"
     )
-    return FigureSpec("residuals", "Residuals of the law", caption, panels)
+    return FigureSpec("Residuals of the law", caption, panels)
 
 
 def points_profile_figure(
@@ -115,13 +116,12 @@ def points_profile_figure(
         Axis("objective above its least", "power", limits=(-0.04 * top, top)),
         marks,
     )
-    stem = name.split(" at ")[0].replace("*", "_opt").replace("/", "_per_")
-    return FigureSpec(f"profile_{stem}", f"Profile of {name}", caption.strip(), [panel])
+    return FigureSpec(f"Profile of {name}", caption.strip(), [panel])
 
 
 def profile_figure(found: laws.Profile, about: str) -> FigureSpec:
     """The same of a profile, with its interval's cut, names and units."""
-    at = "" if found.C is None else f" at {write_number(found.C, 'power')} FLOPs"
+    at = "" if found.C is None else f" at {power(found.C)} FLOPs"
     caption = f"{found.level:.0%} interval. {about}".strip()
     axis = derived_title(found.conventions, found.name) + at
     scale = AXES.get(found.name, "plain") if found.C is not None else "plain"
@@ -134,12 +134,12 @@ def bootstrap_figure(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float |
         raise UserError("no bootstrap to show yet: call fit.bootstrap() first")
     panels = [_cloud_panel(fit, x, y, C, level) for x, y in pairs]
     what = {"rows": "of the rows drawn with replacement", "runs": "of whole training runs drawn with replacement"}
-    at = "" if C is None else f" N*, D*, L* and D*/N* at {write_number(C, 'power')} FLOPs."
+    at = "" if C is None else f" N*, D*, L* and D*/N* at {power(C)} FLOPs."
     caption = (
         f"{len(fit.draws)} refits {what.get(fit.draws.kind, f'to fresh {fit.draws.kind}')}. Star: the fit, with the "
         f"{level:.0%} interval of each quantity.{at} {_formula(fit)}. {titles_of(fit.runs).conventions}"
     )
-    return FigureSpec("bootstrap", "What the fit could have been", caption, panels)
+    return FigureSpec("What the fit could have been", caption, panels)
 
 
 def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
@@ -155,7 +155,7 @@ def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
         tokens = flops / float(per_token(size))
         inside = (tokens >= fit.runs.D.min() / 3) & (tokens <= fit.runs.D.max() * 3)
         loss = np.asarray(fit.predict(N=size, D=tokens[inside]).loss)
-        hover = f"the law at N = {write_number(float(size), 'si')}"
+        hover = f"the law at N = {si(float(size))}"
         label = f"the law at {SHADES} sizes" if len(curves) == SHADES // 2 else ""
         curves.append(Line(flops[inside].tolist(), loss.tolist(), shade, label, 1.1, opacity=0.7, hover=hover))
     order = np.argsort(fit.runs.flops, kind="stable")
@@ -170,7 +170,7 @@ def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
     )
     marks = [replace(mark, front=True) if isinstance(mark, Line) else mark for mark in panel.marks]
     shown = replace(panel, marks=[*curves, reached, *marks])
-    return replace(figure, name="frontier", caption=caption, panels=[shown])
+    return replace(figure, caption=caption, panels=[shown])
 
 
 def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: float) -> FigureSpec:
@@ -185,7 +185,7 @@ def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: fl
     marks.append(Line(outer.flops, outer.loss, "law", "least loss by the law", 2.2, front=len(done) > MANY))
     marks.append(runs_as_points(done, "muted", "runs fitted"))
     if data.forecast is not None:
-        marks.append(forecast_point(data))
+        marks.append(forecast_point(data.forecast))
     if data.tests:
         marks.append(runs_as_points(data.tests, "actual", "actual", "diamond"))
     edge = float(fit.runs.flops.max())
@@ -209,7 +209,7 @@ def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: fl
         "Bands: where refits of the law put the least loss at each budget; a single run scatters around it, and no "
         f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}. {data.titles.conventions}"
     )
-    return FigureSpec("forecast_fan", "The law carried on beyond its runs", caption, [panel])
+    return FigureSpec("The law carried on beyond its runs", caption, [panel])
 
 
 def _cloud_panel(fit: laws.Fit, x: str, y: str, C: float | None, level: float) -> Panel:
@@ -256,7 +256,7 @@ def _running_median(x: Array, y: Array) -> tuple[list[float], list[float]] | Non
     return [m for m, _ in middles], [v for _, v in middles]
 
 
-def _drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, NDArray[np.float64]]:
+def _drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, Array]:
     """A parameter or derived quantity by the fit, and by each refit of its bootstrap.
 
     Raises UserError for an unknown name, and for one of a budget without C.
@@ -271,7 +271,7 @@ def _texts(fit: laws.Fit, percent: Array) -> list[str]:
     runs = fit.runs
     parts = [(letter, runs.column(letter)) for letter in _letters(fit)]
     return [
-        f"{runs.rows[i]}\n" + ", ".join(f"{'D/N' if name == 'M' else name} {write_number(float(v[i]), 'si')}"
+        f"{runs.rows[i]}\n" + ", ".join(f"{'D/N' if name == 'M' else name} {si(float(v[i]))}"
                                        for name, v in parts)
         + f"\nloss {runs.loss[i]:.4f}, {percent[i]:+.2f} % above the law"
         for i in range(len(runs))
@@ -292,7 +292,7 @@ def _places(values: Array) -> list[float]:
 
 def _scale(name: str, values: Array) -> tuple[str, str, str] | None:
     low, high = float(values.min()), float(values.max())
-    return (name, write_number(low, "si"), write_number(high, "si")) if high > low else None
+    return (name, si(low), si(high)) if high > low else None
 
 
 def _widened(values: Array, factor: float) -> tuple[float, float]:

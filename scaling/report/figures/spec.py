@@ -139,8 +139,6 @@ class Panel:
 class FigureSpec:
     """Panels, two side by side, under one title, with the conventions of what they show."""
 
-    name: str
-    """stem of the PNG's name"""
     title: str
     caption: str
     panels: Sequence[Panel] = field(default_factory=tuple)

@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,13 +48,13 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def save(specs: Iterable[FigureSpec], folder: str | Path) -> list[Path]:
+def save(specs: Mapping[str, FigureSpec], folder: str | Path) -> list[Path]:
     """Each figure as `folder/NAME.png`; the paths, in order."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for spec in specs:
-        paths.append(folder / f"{spec.name}.png")
+    for name, spec in specs.items():
+        paths.append(folder / f"{name}.png")
         with naming(paths[-1]):
             matplotlib_figure(spec).savefig(paths[-1], dpi=DPI)
     return paths
