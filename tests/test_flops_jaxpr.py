@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from scaling import accounting
-from scaling.config import Placement, TransformerConfig
-from scaling.models import functional
+from scaling.config import Placement, RunConfig, TransformerConfig, build
+from scaling.models import LossSums, functional
+from scaling.objectives import Batch
 
 BATCH = 2
 
@@ -99,6 +101,31 @@ def test_gradient_products_of_the_model_are_three_forwards(name: str) -> None:
     found = product_flops(jax.grad(loss), params, tokens)
     ledger = accounting.flops_per_token(config, keys=config.context).exact
     assert found == ledger * BATCH * config.context
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "post"])
+def test_gradient_products_of_an_encoder_are_the_ledger_of_its_run(name: str) -> None:
+    """Nothing is masked, so the whole square is the exact count; a causal run of the same model counts fewer keys."""
+    model = MODELS[name] | {"vocab": 257}
+    values = {
+        "data": {"corpus": "python_stdlib"},
+        "optimizer": {"learning_rate": 0.01},
+        "batch_size": BATCH,
+        "tokens": 1,
+    }
+    placement = {"attention": "reference", "layers": "unroll", "compute_dtype": "float32"}
+    shared = {"model": model, "placement": placement, **values}
+    run = build(RunConfig, shared | {"objective": {"kind": "masked"}}, "run")
+    rows = run.objective.spec(run.model, BATCH, np.uint8)
+
+    def loss(p: Any, batch: Batch) -> jax.Array:
+        sums: LossSums = run.objective.sums(functional.bind_run(run, p), run.objective.batch(batch), None)
+        return sums.loss
+
+    found = product_flops(jax.grad(loss), functional.abstract(run.model), rows)
+    ledger = accounting.flops_per_token(run).exact
+    assert found == ledger * BATCH * run.model.context
+    assert accounting.flops_per_token(build(RunConfig, shared, "run")).exact < ledger
 
 
 def test_full_remat_adds_one_forward_of_the_layers() -> None:

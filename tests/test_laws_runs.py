@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling import laws
@@ -91,7 +91,6 @@ def test_flops_that_wrapped_to_positive_values_are_named(product, off):
     assert not len(good) or len(laws.Runs(good, C="C")) == len(good)
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1_000, 10**12), d=st.integers(10_000, 10**14), factor=st.floats(1 / 11, 11),
     unit=st.sampled_from([1.0, 1e15, 1e18]),
@@ -237,8 +236,8 @@ def test_branches_of_one_trunk_are_told_as_what_they_share() -> None:
 def test_runs_of_several_schedules_are_no_one_law() -> None:
     with pytest.raises(UserError, match=r"the runs mix schedule: cosine \(r0\), wsd \(r2\)"):
         laws.from_results(four_records().assign(schedule=["cosine", "cosine", "wsd", "wsd"]))
-    with pytest.raises(UserError, match=r"the runs mix final_rate: 0\.0 \(r2\), 0\.1 \(r0\)"):
-        laws.from_results(four_records().assign(schedule="wsd", final_rate=[0.1, 0.1, 0.0, 0.0]))
+    with pytest.raises(UserError, match=r"the runs mix schedule.final: 0 \(r2\), 0\.1 \(r0\)"):
+        laws.from_results(four_records().assign(**{"schedule.final": [0.1, 0.1, 0.0, 0.0]}))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tiny_run import quick_jit
 
 from scaling.config import Placement, TransformerConfig
 from scaling.errors import UserError
+from scaling.families import Mask
 from scaling.models import functional
 from scaling.models.attention_mask import dropout
 
@@ -58,9 +59,11 @@ def turned(x_Lxd: np.ndarray, theta: float) -> np.ndarray:
     return np.concatenate([z.real, z.imag], 1)
 
 
-def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int) -> np.ndarray:
+def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int, mask: Mask) -> np.ndarray:
     d, q, k, v = model.d_head, *(linear(x_LxD, p[name]) for name in "qkv")
     i, j = np.indices((len(x_LxD), len(x_LxD)))
+    distance = np.abs(i - j)
+    seen = (distance < window) & ((j <= i) | (mask == "full"))
     outs = []
     for h in range(model.n_heads):
         kv = h // (model.n_heads // model.n_kv_heads)
@@ -76,8 +79,8 @@ def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int) 
         if model.attention_softcap:
             scores = model.attention_softcap * np.tanh(scores / model.attention_softcap)
         if model.position == "alibi":
-            scores = scores - 2.0 ** (-8 * (h + 1) / model.n_heads) * (i - j)
-        weights = np.where((j <= i) & (j > i - window), np.exp(scores), 0)
+            scores = scores - 2.0 ** (-8 * (h + 1) / model.n_heads) * distance
+        weights = np.where(seen, np.exp(scores), 0)
         outs.append(weights / weights.sum(1, keepdims=True) @ vh)
     return linear(np.concatenate(outs, 1), p["o"])
 
@@ -96,12 +99,12 @@ def mlp(x: np.ndarray, p: Any, model: TransformerConfig) -> np.ndarray:
     return linear(act(linear(x, p["gate"])) * linear(x, p["up"]) if gated else act(linear(x, p["up"])), p["down"])
 
 
-def layer(x: np.ndarray, p: Any, model: TransformerConfig, window: int) -> np.ndarray:
+def layer(x: np.ndarray, p: Any, model: TransformerConfig, window: int, mask: Mask) -> np.ndarray:
     post, sandwich = model.norm_position == "post", model.norm_position == "sandwich"
     share = model.mup.layers / model.layers if model.mup and model.mup.layers else 1  # of a branch (CompleteP)
 
     def attend(y: np.ndarray) -> np.ndarray:
-        out = attention(y, p["attention"], model, window)
+        out = attention(y, p["attention"], model, window, mask)
         return share * (normed(out, p["attention_out_norm"], model) if sandwich else out)
 
     def feed(y: np.ndarray) -> np.ndarray:
@@ -120,7 +123,7 @@ def layer(x: np.ndarray, p: Any, model: TransformerConfig, window: int) -> np.nd
     return x + feed(normed(x, p["mlp_norm"], model))
 
 
-def numpy_logits(model: TransformerConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
+def numpy_logits(model: TransformerConfig, params: Any, tokens: np.ndarray, mask: Mask = "causal") -> np.ndarray:
     params = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
     x = params["embedding"][tokens]
     if model.position == "learned":
@@ -132,7 +135,7 @@ def numpy_logits(model: TransformerConfig, params: Any, tokens: np.ndarray) -> n
     pattern = model.sliding_window or (None,)
     unique = [jax.tree.map(lambda w, n=n: w[n], params["layers"]) for n in range(model.unique_layers)]
     for n in range(model.layers):
-        x = layer(x, unique[n // model.layer_sharing], model, pattern[n % len(pattern)] or len(x))
+        x = layer(x, unique[n // model.layer_sharing], model, pattern[n % len(pattern)] or len(x), mask)
     if model.norm_position != "post":
         x = normed(x, params["norm"], model)
     logits = x @ (params["embedding"].T if model.tied else params["head"])
@@ -197,6 +200,26 @@ def test_logits_are_those_of_a_transformer_in_numpy(values: dict[str, Any]) -> N
     want = np.stack([numpy_logits(model, params, row) for row in tokens])
     assert got.dtype == jnp.float32 and want.std() > 0.1
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
+
+
+ENCODERS = {
+    "rope, windows and soft-caps": LAYOUTS["sandwich, windows and soft-caps (gemma 2)"],
+    "learned (bert)": {**GPT2, "norm_position": "post"},
+    "sinusoidal": {"position": "sinusoidal"},
+    "alibi": {"position": "alibi"},
+}
+
+
+@pytest.mark.parametrize("values", ENCODERS.values(), ids=ENCODERS)
+def test_logits_of_an_encoder_are_those_of_one_in_numpy(values: dict[str, Any]) -> None:
+    """Every position sees those on either side of it."""
+    model, graph, params = draw(**values)
+    tokens = np.random.default_rng(1).integers(0, VOCAB, (2, L))
+    got = quick_jit(lambda p, t: functional.bind(*graph, p, "full").logits(t))(params, tokens)
+    want = np.stack([numpy_logits(model, params, row, "full") for row in tokens])
+    causal = np.stack([numpy_logits(model, params, row) for row in tokens])
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
+    assert np.abs(want[:, 0] - causal[:, 0]).max() > 0.1
 
 
 # ------------------------------------------------------------------------------------------------------- causality

@@ -333,15 +333,27 @@ def _kinds(cls: type[BaseModel], key: str) -> list[str]:
 
 def _models(field: FieldInfo, values: Any) -> list[type[BaseModel]]:
     """The configuration classes that a field may hold; of one with a registry that of the `kind` in `values`."""
-    annotations = [field.annotation, *get_args(field.annotation)]
-    inner = [part for annotation in annotations for part in (annotation, *get_args(annotation))]
-    registries = [part for part in (*field.metadata, *inner, *_metadata(inner)) if isinstance(part, ByKind)]
-    if registries:
-        one = values[0] if isinstance(values, list | tuple) and values else values
-        chosen = registries[0].choose({} if one is None else one)
-        return [] if chosen is None else [chosen]
-    return [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+    registry = _registry(field)
+    if registry is None:
+        return classes_of(field)
+    one = values[0] if isinstance(values, list | tuple) and values else values
+    chosen = registry.choose({} if one is None else one)
+    return [] if chosen is None else [chosen]
 
 
-def _metadata(annotations: list[Any]) -> list[Any]:
-    return [extra for annotation in annotations for extra in getattr(annotation, "__metadata__", ())]
+def classes_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The configuration classes that a field may hold, those of a registry in its order."""
+    registry = _registry(field)
+    if registry is not None:
+        return list(registry.registry.values())
+    return [a for a in _inner(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def _registry(field: FieldInfo) -> ByKind | None:
+    extras = [extra for part in _inner(field.annotation) for extra in getattr(part, "__metadata__", ())]
+    return next((extra for extra in (*field.metadata, *extras) if isinstance(extra, ByKind)), None)
+
+
+def _inner(annotation: Any) -> list[Any]:
+    """An annotation and all inside it."""
+    return [annotation, *(part for inner in get_args(annotation) for part in _inner(inner))]

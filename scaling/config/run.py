@@ -143,6 +143,9 @@ class Records(Config):
     role: Literal["fit", "test"] = "fit"
     """set by a sweep: test for the runs that test its forecast, which no law is fitted to; counts where no plan.json
     of a sweep knows the run, as in wandb"""
+    by_rule: dict[str, str] = Field(default={})
+    """set by a sweep: keys that it gives each run by a rule, and the rule; runs of one law share the rule instead of
+    the value"""
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)
@@ -186,10 +189,13 @@ class RunConfig(Config):
             raise ValueError(
                 f"batch_size={self.batch_size} is not divisible by placement.accumulate={self.placement.accumulate}"
             )
-        if self.data.tokenizer.vocab > self.model.vocab:
+        least = self.data.tokenizer.vocab + self.objective.EXTRA_TOKENS
+        if least > self.model.vocab:
+            extra = f" and {self.objective.EXTRA_TOKENS} more of objective.kind={self.objective.kind}"
+            extra *= self.objective.EXTRA_TOKENS > 0
             raise ValueError(
-                f"data.tokenizer.vocab={self.data.tokenizer.vocab} does not fit into model.vocab={self.model.vocab}; "
-                f"set model.vocab to {self.data.tokenizer.vocab} or a little more"
+                f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} does not fit into "
+                f"model.vocab={self.model.vocab}; set model.vocab to {least} or a little more"
             )
         if self.objective.MASK not in self.model.MASKS:
             raise ValueError(

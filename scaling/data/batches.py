@@ -44,11 +44,6 @@ class Batches:
         self._ones.flags.writeable = False
         self._block = lru_cache(maxsize=4)(self._order)
 
-    @property
-    def window_tokens(self) -> int:
-        """Targets in one epoch."""
-        return self.n_windows * self.context
-
     def batch(self, step: int) -> Batch:
         """The whole batch of a step (0, 1, …), arrays [B, L]."""
         return self.rows(step, 0, self.batch_size)

@@ -3,12 +3,13 @@
 from typing import Annotated
 
 from scaling.families import ByKind
+from scaling.objectives.masked import Masked
 from scaling.objectives.next_token import NextToken
 from scaling.objectives.objective import Batch, Objective, Windows
 
-OBJECTIVES: dict[str, type[Objective]] = {"next_token": NextToken}
+OBJECTIVES: dict[str, type[Objective]] = {"next_token": NextToken, "masked": Masked}
 
 AnyObjective = Annotated[Objective, ByKind(OBJECTIVES, unset="next_token")]
 """the annotation of a field that holds any objective"""
 
-__all__ = ["OBJECTIVES", "AnyObjective", "Batch", "NextToken", "Objective", "Windows"]
+__all__ = ["OBJECTIVES", "AnyObjective", "Batch", "Masked", "NextToken", "Objective", "Windows"]

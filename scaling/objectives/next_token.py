@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from scaling.families import Mask, ModelConfig
 from scaling.objectives.objective import Batch, Objective, Windows
@@ -18,6 +19,11 @@ class NextToken(Objective):
 
     kind: Literal["next_token"] | None = None
     """unset: next_token"""
+
+    @field_validator("kind")
+    @classmethod
+    def _one_name(cls, kind: Any) -> None:
+        """What is the default has one spelling, so that one run has one id."""
 
     def rows(self, source: Windows, model: ModelConfig, step: int, start: int, stop: int) -> np.ndarray:
         """Windows of L + 1 tokens in the store's small integers: the quickest way to a device."""

@@ -49,8 +49,8 @@ class Objective(Config):
 
     kind: Any = None
 
-    def targets(self, tokens: int) -> int:
-        """Predictions that count among `tokens` read in training, on average."""
+    def targets(self, tokens: int, context: int) -> int:
+        """Predictions that count among `tokens` read in training in windows of `context`, on average."""
         return tokens
 
     def limit(self, vocab: int) -> float:

@@ -206,8 +206,6 @@ class Member:
         self.progress.show(step, record)
 
     def _end(self, status: Status, evaluation: Evaluation | None, reason: str = "") -> None:
-        if evaluation is not None:
-            self.facts |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
         reason = "; ".join([reason] * bool(reason) + self.notes)
         speed = self.metrics.tokens_per_s()
         result = self._result(status, evaluation, reason, train_loss=self.losses.tail, tokens_per_s=speed)

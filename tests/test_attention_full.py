@@ -1,0 +1,132 @@
+"""Attention with and without looking ahead: every kernel against a dense softmax over a boolean square."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import quick_jit
+
+from scaling.errors import UserError
+from scaling.families.kernels import choose, keys_of_blocks, visible_keys
+from scaling.models.attend import reference
+from scaling.models.attention_blocked import blocked
+from scaling.models.attention_kernels import splash, xla
+from scaling.models.attention_mask import AttentionMask
+from scaling.models.positions import alibi_slopes
+
+Arrays = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def interpreted(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: Any = None) -> jax.Array:
+    """Splash attention without a TPU."""
+    return splash(q, k, v, mask, interpret=True)
+
+
+def inputs(length: int, d_head: int = 8) -> Arrays:
+    keys = jax.random.split(jax.random.key(length), 3)
+    q, k, v = (jax.random.normal(key, (2, length, n, d_head)) for key, n in zip(keys, (4, 2, 2), strict=True))
+    return q, k, v
+
+
+def visible(length: int, mask: AttentionMask) -> np.ndarray:
+    """[queries, keys], one by one."""
+    return np.array(
+        [[abs(i - j) < mask.window and (j <= i or mask.kind == "full") for j in range(length)] for i in range(length)]
+    )
+
+
+def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: Any = None) -> jax.Array:
+    """exp of every score of the square, times what is visible, over its sum."""
+    length, heads, d_head = q.shape[1:]
+    k, v = (jnp.repeat(x, heads // k.shape[2], 2) for x in (k, v))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(d_head)
+    if mask.softcap:
+        scores = mask.softcap * jnp.tanh(scores / mask.softcap)
+    if mask.alibi:
+        distance = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+        scores -= np.array(alibi_slopes(heads))[:, None, None] * distance
+    weights = jnp.exp(scores) * visible(length, mask)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
+
+
+def assert_same_with_gradients(run: Any, arrays: Arrays, mask: AttentionMask) -> None:
+    direction = jax.random.normal(jax.random.key(9), arrays[0].shape)
+
+    def value_and_gradients(f: Any, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(lambda *x: f(*x, mask, None), *arrays)
+        return (out, *pull(direction))
+
+    both = quick_jit(lambda *x: (value_and_gradients(run, *x), value_and_gradients(dense, *x)))
+    for got, want in zip(*both(*arrays), strict=True):
+        np.testing.assert_allclose(got, want, atol=3e-5)
+
+
+MASKS = [
+    AttentionMask(150, kind="full"),
+    AttentionMask(70, kind="full", alibi=True),
+    AttentionMask(30, kind="full"),
+    AttentionMask(30, kind="full", softcap=2.0, alibi=True),
+    AttentionMask(1, kind="full"),
+]
+
+
+@pytest.mark.parametrize(
+    "run, length, mask",
+    [(reference, 24, mask) for mask in MASKS]
+    + [(blocked, 150, mask) for mask in MASKS]
+    + [(blocked, length, MASKS[1]) for length in (1, 24, 64, 128)],
+    ids=str,
+)
+def test_full_attention_is_the_dense_square(run: Any, length: int, mask: AttentionMask) -> None:
+    """At lengths below, of and beside whole blocks of 64."""
+    assert_same_with_gradients(run, inputs(length), mask)
+
+
+@pytest.mark.parametrize("window", [40, 7])
+def test_full_attention_by_xla_is_the_dense_square(window: int) -> None:
+    assert_same_with_gradients(xla, inputs(40), AttentionMask(window, kind="full"))
+
+
+@pytest.mark.parametrize("length, window", [(128, 50), (150, 150), (150, 50)])
+def test_full_attention_by_splash_is_the_dense_square(length: int, window: int) -> None:
+    """Also where windows are filled up to whole blocks of 128, which no query may see."""
+    assert_same_with_gradients(interpreted, inputs(length, 64), AttentionMask(window, kind="full"))
+
+
+@pytest.mark.parametrize("mask", [AttentionMask(150), AttentionMask(30, kind="full")], ids=str)
+@pytest.mark.parametrize("run", [reference, blocked, xla, interpreted])
+def test_what_a_query_does_not_see_has_no_part_in_it(run: Any, mask: AttentionMask) -> None:
+    """To the last bit, and its gradient is exactly 0."""
+    q, k, v = inputs(150, 64)
+    seen = visible(150, mask)
+
+    @quick_jit
+    def of(query: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Arrays]:
+        out, pull = jax.vjp(lambda *x: run(*x, mask, None)[:, query], q, k, v)
+        return out, pull(jnp.ones_like(out))
+
+    for query in (0, 63, 64, 100):
+        hidden = ~seen[query]
+        out, (_, dk, dv) = of(query, k, v)
+        other, _ = of(query, k.at[:, hidden].add(7.0), v.at[:, hidden].add(-9.0))
+        assert (out == other).all()
+        assert (dk[:, hidden] == 0).all() and (dv[:, hidden] == 0).all() and (dv[:, seen[query]] != 0).all()
+
+
+@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize("context, window", [(150, 150), (150, 30), (64, 64), (7, 1)])
+def test_the_ledger_counts_the_keys_of_the_square(context: int, window: int, kind: Any) -> None:
+    seen = visible(context, AttentionMask(window, kind=kind)).sum() / context
+    assert visible_keys(context, window, kind) == pytest.approx(seen)
+    assert seen <= keys_of_blocks(context, window, kind) <= context
+
+
+def test_cudnn_is_not_asked_for_windows_that_reach_behind_a_query() -> None:
+    """Its windows are to the left; the square itself it knows."""
+    plain: dict[str, Any] = {"dtype": "bfloat16", "d_head": 64, "bent": False}
+    assert choose("auto", "gpu", **plain) == "cudnn"
+    assert choose("auto", "gpu", **plain, two_sided=True) == "xla"
+    with pytest.raises(UserError, match="cudnn knows no sliding window that reaches behind a query; allowed here"):
+        choose("cudnn", "gpu", **plain, two_sided=True)
