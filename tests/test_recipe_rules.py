@@ -1,5 +1,6 @@
 """What a sweep sets run by run counts by its rule, and records of any age and origin say what they were made with."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -173,8 +174,6 @@ def test_records_alone_are_compared_by_their_facts(tmp_path: Path) -> None:
 
 
 def test_a_record_is_the_configuration_that_names_its_run(tmp_path: Path) -> None:
-    import hashlib
-
     for folder in written(tmp_path, sweep("a")).glob("*/"):
         result = read_result(folder)
         assert result is not None
