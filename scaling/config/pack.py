@@ -18,7 +18,7 @@ def shape_of(run: RunConfig) -> dict[str, Any]:
     only as far as the steps are as many.) Of the runs that they begin with only what they do with them: which
     parameters are frozen, and whether a reference is kept.
     """
-    without = {"records": True, "tokens": True, "seed": True, "start": True, **NUMBERS}
+    without: dict[str, Any] = {"records": True, "tokens": True, "seed": True, "start": True, **NUMBERS}
     values = run.model_dump(mode="json", exclude=without)
     frozen = [tensor.name for tensor in run.tensors() if tensor.frozen]
     return values | {"steps": run.steps, "start": {"frozen": frozen, "reference": run.has_reference}}
