@@ -14,6 +14,7 @@ from scaling.laws.isoflop.analysis import Isoflop, isoflop
 from scaling.laws.isoflop.parabola import CURVATURES
 from scaling.laws.isoflop.power_law import PowerLaw
 from scaling.laws.quantities import FlopsPerToken
+from scaling.laws.table.recipe import allowed_by
 from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
 from scaling.laws.table.runs import Runs
 from scaling.validity import BETTER
@@ -299,6 +300,9 @@ def _warnings(fitted: Fit) -> list[str]:
     rates = fitted.runs.conventions.get(RATE, "")
     if "untuned" in rates or rates in (BY_RULE, SAME):
         warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
+    if allowed := allowed_by(fitted.runs.conventions):
+        told = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
+        warnings.append(f"the runs are of several recipes, which was allowed: {told}")
     if waiting := fitted.runs.conventions.get(WAITING):
         warnings.append(f"{waiting}: the fit is without them")
     return warnings + list(fitted.draws.notes if fitted.draws else ())
