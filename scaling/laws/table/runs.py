@@ -154,7 +154,7 @@ class Runs:
             return self.D / self.N
         raise UserError(
             f"{letter} is asked for and the table has {', '.join(self.values)}; name its column: "
-            f"laws.Runs(…, {letter}='…')"
+            f"laws.Runs(…, {letter}='…'), or read the framework's records with laws.from_results(df, law=…)"
         )
 
     def order(self) -> NDArray[np.int64]:
