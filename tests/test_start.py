@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_resume import assert_same, numbers, stop_at
+from test_resume import assert_same, hold, numbers, stop_at
 from tiny_run import Tiny
+from waiting import LIMIT_S
 
 import scaling
 from scaling import accounting
 from scaling.cli import main
-from scaling.config import RunConfig, config_hash, load, resolved, run_id, to_yaml
+from scaling.config import RunConfig, SweepConfig, build, config_hash, load, resolved, run_id, to_yaml
 from scaling.data import Batches
 from scaling.errors import UserError
 from scaling.families import Mask
@@ -26,6 +27,7 @@ from scaling.models import functional
 from scaling.objectives import OBJECTIVES, NextToken
 from scaling.parallel import make_mesh, placed
 from scaling.result import Result, read_result
+from scaling.sweeps import describe_plan, make_runs, run_sweep
 from scaling.training import loop, train, train_pack
 from scaling.training.start import first_state
 from scaling.training.step import run_layout
@@ -209,21 +211,13 @@ def test_a_started_run_that_is_killed_goes_on_to_the_same_numbers(tiny: Tiny, pa
     run = child(tiny, parent, {"checkpoint_minutes": 0.0}, start=start, model={"tied": False, "dropout": 0.1})
     # dropout is not the parent's: what trains the run is its own
     train(run, folder=tmp_path / "whole", quiet=True)
-    process = tiny.start(run, tmp_path / "killed", prelude=SLOWLY)
+    process = tiny.start(run, tmp_path / "killed", prelude=hold(7))
     stop_at(process, tmp_path / "killed", 4, signal.SIGKILL, within=0.05)
     assert process.returncode == -signal.SIGKILL and read_result(tmp_path / "killed") is None
-    errors = tiny.start(run, tmp_path / "killed").communicate(timeout=240)[1]
+    errors = tiny.start(run, tmp_path / "killed").communicate(timeout=LIMIT_S)[1]
     assert re.search(r"going on from step [1-9] of 10", errors) and "begins with" not in errors
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert {"reference.embedding", "params.embedding"} <= saved(tmp_path / "killed", 10).keys()
-
-
-SLOWLY = """
-import time
-from scaling.data import Batches
-windows = Batches.windows
-Batches.windows = lambda *args: (time.sleep(0.1), windows(*args))[1]
-"""
 
 
 def test_runs_from_different_parents_train_side_by_side(tiny: Tiny, parent: Path, tmp_path: Path) -> None:
@@ -389,3 +383,51 @@ def test_branches_of_a_started_run_are_that_run(tiny: Tiny, parent: Path, tmp_pa
     assert_same(home / "branch", home / "alone")
     assert branch.facts["branch"]["step"] == fork and branch.facts["start"] == alone.facts["start"]
     assert branch.flops_spent == pytest.approx(branch.flops * (1 - fork / 10))
+
+
+def sweep_of(tiny: Tiny, parent: Path, **start: Any) -> SweepConfig:
+    """Two learning rates from one parent elsewhere."""
+    run = child(tiny, parent, start={"run": str(parent), **start}).model_dump(mode="json")
+    del run["seed"], run["records"]["sweep"], run["records"]["role"], run["optimizer"]["learning_rate"]
+    design = {"kind": "grid", "axes": {"optimizer.learning_rate": [0.005, 0.01]}}
+    return build(SweepConfig, {"name": "further", "run": run, "design": design}, "sweep.yaml")
+
+
+def test_a_plan_of_started_runs_counts_their_own_flops(tiny: Tiny, parent: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tiny, parent, frozen="layers.*")
+    runs = make_runs(sweep, str(tmp_path))
+    assert len({run.id for run in runs} | {run.id for run in make_runs(sweep_of(tiny, parent, step=8))}) == 4
+    plan = describe_plan(sweep, tmp_path)
+    own = accounting.flops_per_token(runs[0].config).exact * 10 * BATCH
+    assert [row["flops"] for row in plan["runs"]] == [row["flops_spent"] for row in plan["runs"]] == [own, own]
+    assert own < accounting.flops_per_token(config(tiny)).exact * 10 * BATCH
+    assert [row["tokens"] for row in plan["runs"]] == [10 * BATCH] * 2
+    with pytest.raises(UserError, match=r"start\.run=.*/lost: no run is in .*/lost"):
+        describe_plan(sweep_of(tiny, parent, run=str(tmp_path / "lost")), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_runs_that_begin_with_another_s(tiny: Tiny, parent: Path, tmp_path: Path) -> None:
+    begins = tmp_path / "begins"
+    shutil.copytree(parent, begins)
+    outcome = run_sweep(sweep_of(tiny, begins), folder=tmp_path)
+    assert outcome.ok
+    table = scaling.load_runs(tmp_path / "further")
+    assert list(table["start_run"]) == [parent.name] * 2 and list(table["status"]) == ["completed"] * 2
+    assert list(table["tokens_inherited"]) == [16 * BATCH] * 2 and list(table["flops_spent"]) == list(table["flops"])
+
+
+def test_the_example_trains_tiny_further(tiny: Tiny, tmp_path: Path) -> None:
+    """As its comment says, here with smaller models on other text."""
+    runs = Path(__file__).parents[1] / "configs" / "runs"
+    example = load(RunConfig, runs / "finetune-tiny.yaml")
+    assert example.start is not None and example.start.run == run_id(load(RunConfig, runs / "tiny.yaml"))
+    small = ["model.layers=1", "model.d_model=16", "model.d_ff=32", "model.context=32", "tokens=4096"]
+    small += [f"data.corpus={tiny.corpus}", f"records.store_folder={tiny.store}", "records.wandb=disabled"]
+    small += [f"records.folder={tmp_path}"]
+    assert main(["train", str(runs / "tiny.yaml"), *small]) == 0
+    (first,) = (tmp_path / "single").iterdir()
+    assert main(["train", str(runs / "finetune-tiny.yaml"), *small, f"start.run={first.name}", "seed=1"]) == 0
+    (second,) = (folder for folder in (tmp_path / "single").iterdir() if folder != first)
+    result = read_result(second)
+    assert result is not None and result.facts["start"]["run"] == first.name and result.facts["params_frozen"] == 4096
