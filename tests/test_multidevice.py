@@ -20,7 +20,7 @@ def environment(devices: int, **more: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_training_on_eight_devices_equals_training_on_one() -> None:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER / "check_meshes.py")]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *map(str, FOLDER.glob("check_*.py"))]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(8), capture_output=True, text=True, timeout=900, check=False
     )
