@@ -202,6 +202,11 @@ class RunConfig(Config):
                 f"objective.kind={self.objective.kind} lets every token see a {self.objective.MASK} context, which a "
                 f"model of this kind cannot; it can: {', '.join(self.model.MASKS)}"
             )
+        if self.placement.remat not in self.model.REMAT:
+            raise ValueError(
+                f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
+                f"allowed: {', '.join(self.model.REMAT)}"
+            )
         schedule, tokens = self.schedule, self.tokens
         own = schedule.cooldown * tokens if schedule.name == "wsd" else 0
         if schedule.warmup_tokens is not None and schedule.warmup_tokens + own > tokens:
