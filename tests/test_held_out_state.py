@@ -1,4 +1,4 @@
-"""The held-out measure of a model with a state: reset at each window or carried, against plain NumPy over the text."""
+"""The held-out measure of a model with a state, reset at each window or carried, against NumPy over the text."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -96,7 +96,7 @@ def test_streams_meet_every_target_once_and_each_row_goes_on(tiny: Tiny, batch_s
 
 @pytest.mark.parametrize("state", ["reset", "carried"])
 def test_training_begins_every_window_with_a_state_of_zeros(tiny: Tiny, state: str) -> None:
-    """A batch of windows that follow each other costs what each costs alone, however the held-out loss is measured."""
+    """A batch of windows that follow each other costs what each costs alone."""
     config, split = run(tiny, state), text(tiny)
     windows = np.asarray(split.tokens[: 4 * CONTEXT + 1], np.int32)
     tokens, targets = windows[:-1].reshape(4, CONTEXT), windows[1:].reshape(4, CONTEXT)

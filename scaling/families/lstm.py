@@ -111,9 +111,8 @@ class LSTMConfig(ModelConfig):
             yield matrix("projection", "projection", (H, P), ("cells", "embed"))
 
     def activations(self, compute: Compute) -> int:
-        cells = (
-            (compute.width * len(GATES) + FLOAT32) * self.d_hidden // compute.tensor
-        )  # their gates, and themselves
+        gates_and_state = compute.width * len(GATES) + FLOAT32
+        cells = gates_and_state * self.d_hidden // compute.tensor
         output = compute.width * self.width
         if self.dropout:
             output += output + self.width  # before and after, and a byte for each that says whether it was dropped
