@@ -160,9 +160,9 @@ def _print_json(value: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from scaling.config import RunConfig, load
+    from scaling.config import RunConfig, load, resolved
 
-    config = load(RunConfig, args.run, args.overrides)
+    config = resolved(load(RunConfig, args.run, args.overrides))
     from scaling.cores import spread
     from scaling.data import prepare
     from scaling.training import train  # after the check: a mistake is told before jax is imported

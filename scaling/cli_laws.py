@@ -37,7 +37,7 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LETTER=COLUMN",
-        help="CSV: a further column that the law reads",
+        help="a further column that the law reads; of a sweep, another than the law says (see --list)",
     )
     add(
         "--where",
@@ -47,11 +47,19 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         help='rows to use, as "used_in_fit == 1" or, of a sweep, "optimizer.b2 == 0.9"',
     )
     add(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="sweep: a key of the configuration (or a section) in which the runs may differ, as optimizer.b2",
+    )
+    add(
         "--objective",
         default="huber:1e-3",
         help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3)",
     )
-    add("--residual", default="log", help="log, raw or log1p: what the objective compares (default: log)")
+    add("--residual", help="log, raw or log1p: what the objective compares (default: log, raw where losses may be "
+        "negative)")  # fmt: skip
     add("--starts", type=int, default=64, help="starts of the search (default: 64)")
     add(
         "--bootstrap",
@@ -117,11 +125,12 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
     if args.bootstrap:
         # a sweep is a design of few runs: a resample of its rows would lose whole budgets
         fitted.bootstrap(args.bootstrap, seed=args.seed, kind=args.kind or (None if csv else "noise"))
-    table = laws.fit_table(fitted, args.level, laws.try_isoflop(runs, args.level, designed=not csv))
+    approach2 = laws.try_isoflop(runs, args.level, designed=not csv) if csv or fitted.form.of_sizes else None
+    table = laws.fit_table(fitted, args.level, approach2)
     fitted.save(output)
     text = f"{laws.format_table(table)}\nsaved as {output}"
     if args.compare:
-        comparison = laws.compare(runs, [args.law, *args.compare.split(",")], residual=args.residual)
+        comparison = laws.compare(runs, _laws(args), residual=fitted.residual)
         table["compare"] = comparison.to_dict()
         text += f"\n\n{comparison.summary()}"
     if args.suggest is not None:
@@ -167,6 +176,11 @@ def _next(home: Path, path: Path) -> str:
     )
 
 
+def _laws(args: argparse.Namespace) -> list[str]:
+    """The law to fit, and those to hold beside it."""
+    return [args.law, *(args.compare.split(",") if args.compare else ())]
+
+
 def _level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
 
@@ -177,14 +191,15 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
     given = {option: getattr(args, option) for option in NAMED}
     names = {option: DEFAULTS.get(option) if name is None else name or None for option, name in given.items()}
     names["loss"] = names["loss"] or "loss"
-    others = dict(_pair(text, "--column", "E=experts") for text in args.column)
+    if args.allow:
+        raise UserError(f"--allow {args.allow[0]} is about a sweep; of {args.runs[0]} no configuration is known")
+    others = _columns(args)
     taken = [letter for letter in others if letter in NAMED.values()]
     if taken:
         option = next(option for option, letter in NAMED.items() if letter == taken[0])
         raise UserError(f"--column {taken[0]}={others[taken[0]]}: {taken[0]} is named by --{option}")
-    return laws.read_csv(
-        args.runs[0], args.where, **{NAMED[option]: name for option, name in names.items()}, **others
-    )
+    named = {NAMED[option]: name for option, name in names.items()}
+    return laws.read_csv(args.runs[0], args.where, **named, **others, signed=laws.get_form(args.law).signed)
 
 
 def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
@@ -193,7 +208,7 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     from scaling.sweeps import load_runs, load_wandb
     from scaling.sweeps.run_store import without_result
 
-    given = [option for option in (*NAMED, "column") if getattr(args, option)]
+    given = [option for option in NAMED if getattr(args, option)]
     first, project = args.runs[0], _wandb(args.runs[0])
     if not project:
         _require_folders(args.runs)
@@ -202,12 +217,18 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
         raise UserError(f"--{given[0]} is about a CSV; {first} is {what}, whose records say what is what")
     if project and len(args.runs) > 1:
         raise UserError(f"{first} and {args.runs[1]}: only sweeps' folders can be fitted together")
-    runs = laws.from_results(load_wandb(*project) if project else load_runs(args.runs), where=args.where)
+    table = load_wandb(*project) if project else load_runs(args.runs)
+    runs = laws.from_results(table, where=args.where, law=_laws(args), allow=args.allow, columns=_columns(args))
     lacking = [without_result(path) for path in ([] if project else args.runs)]
     if waiting := [run_id for ids, _ in lacking for run_id in ids]:
         told = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "
         runs = runs.with_conventions(**{WAITING: told + ", ".join(waiting[:5]) + ", …" * (len(waiting) > 5)})
     return runs
+
+
+def _columns(args: argparse.Namespace) -> dict[str, str]:
+    """The columns named by letter."""
+    return dict(_pair(text, "--column", "E=experts") for text in args.column)
 
 
 def _require_folders(paths: list[Path]) -> None:

@@ -15,11 +15,13 @@ from typing import Any, Literal
 from scaling import accounting
 from scaling.config import build, family_of
 from scaling.errors import UserError
-from scaling.families import LadderConfig, ModelConfig
+from scaling.families import FAMILIES, LadderConfig, ModelConfig
 
 TOLERANCE = 0.01
 FF_RANGE = (0.5, 1.6)  # d_ff may differ from the wanted ratio by these factors: enough to bridge 1 and 2 layers
 ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
+SIZE_KEY = "model.params"
+"""not a key of a run: in its place, it asks the ladder for a size"""
 
 Measure = Callable[[ModelConfig], float]
 Pair = tuple[int, int]
@@ -36,6 +38,11 @@ def model_for_params(
     Raises UserError where `ladder` allows nothing so near, naming the nearest.
     """
     return _Search(ladder, base, _count(ladder), f"{ladder.count} parameters", asked_by).nearest(n, tolerance)
+
+
+def size_keys() -> tuple[str, ...]:
+    """The keys of a run that say how large its model is: what a ladder sets."""
+    return tuple(dict.fromkeys(f"model.{key}" for family in FAMILIES.values() for key in family.SIZES))
 
 
 def finer(ladder: LadderConfig) -> list[str]:

@@ -57,6 +57,10 @@ class Result:
     """why a run is not `completed`, or what to know about one that is"""
     facts: dict[str, Any] = field(default_factory=dict)
     """further facts: d_model, layers, corpus, tokenizer, schedule, tuning state"""
+    config: dict[str, Any] = field(default_factory=dict)
+    """the canonical configuration, all that makes the run what it is; empty in records of older versions"""
+    by_rule: dict[str, str] = field(default_factory=dict)
+    """dotted keys of it that a sweep set run by run, and the rule"""
 
     @property
     def flops_spent(self) -> float:

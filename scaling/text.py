@@ -1,23 +1,36 @@
-"""Tables as text: cells in columns."""
+"""Tables as aligned text."""
 
 from collections.abc import Collection, Sequence
 
 
-def align(rows: Sequence[Sequence[str]], right: Collection[int] | None = None, gap: str = "  ") -> list[str]:
-    """Rows of cells as lines; columns `right` are set flush right, all but the first where None."""
+def align(rows: Sequence[Sequence[str]], left: int | Collection[int] = 1, gap: str = "  ") -> list[str]:
+    """Rows of cells as lines, `gap` between.
+
+    left: which columns are set flush left, or how many of the first; the others are set flush right.
+    """
+    flush_left = range(left) if isinstance(left, int) else left
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    flush_right = range(1, len(widths)) if right is None else right
     return [
         gap.join(
-            cell.rjust(width) if i in flush_right else cell.ljust(width)
+            cell.ljust(width) if i in flush_left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Rows under their headings and a rule; columns `right` are set flush right."""
-    heading, *lines = align([headings, *rows], right, gap="   ")
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int] = 1) -> str:
+    """Rows under their headings and a rule. left: as in `align`."""
+    heading, *lines = align([headings, *rows], left, gap="   ")
     rule = "─" * max(map(len, (heading, *lines)))
     return "\n".join(f" {line}" for line in (heading, rule, *lines))
+
+
+def number(value: float | None) -> str:
+    """Four digits; None is a dash."""
+    return "—" if value is None else f"{value:.4g}"
+
+
+def range_of(ends: Sequence[float | None]) -> str:
+    """The two ends of an interval; None is an open one."""
+    return f"{number(ends[0])} … {number(ends[1])}"

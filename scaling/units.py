@@ -5,6 +5,7 @@ from typing import Literal
 
 COUNTS = ("k", "M", "B", "T")
 BYTES = ("kB", "MB", "GB", "TB")
+UNKNOWN = "–"  # of what is no finite number
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Scale = Literal["power", "si", "plain", "percent"]
@@ -13,7 +14,7 @@ Scale = Literal["power", "si", "plain", "percent"]
 
 def si(count: float) -> str:
     """A count of parameters or tokens: 1.23M, 4.5B. Run ids have it in them, so it never changes."""
-    return _scaled(count, COUNTS, "")
+    return _scaled(count, COUNTS, "") if math.isfinite(count) else UNKNOWN
 
 
 def si_bytes(count: float) -> str:
@@ -29,28 +30,31 @@ def _scaled(value: float, units: tuple[str, ...], unit: str) -> str:
     return f"{value:.3g}{unit}"
 
 
-def write_number(value: float, scale: Scale) -> str:
-    """`value` as an axis or a sentence shows it, with three digits at most where it is no plain number."""
+def power(value: float) -> str:
+    """Three digits and a power of ten: 3×10¹¹, as FLOPs are told."""
     if not math.isfinite(value):
-        return "–"
-    if scale == "percent":
-        return f"{value:+.3g} %".replace("-", "−") if value else "0 %"
-    if scale == "power":
-        return _power(value)
-    if scale == "si":
-        return si(value)
-    return f"{value:.6g}".replace("-", "−")
-
-
-def _power(value: float) -> str:
+        return UNKNOWN
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)) + 1e-12)
     digits = f"{value / 10.0**exponent:.3g}"
     if digits == "10":
         digits, exponent = "1", exponent + 1
-    power = "10" + str(exponent).translate(SUPERSCRIPTS)
-    return power if digits == "1" else f"{digits}×{power}"
+    raised = "10" + str(exponent).translate(SUPERSCRIPTS)
+    return raised if digits == "1" else f"{digits}×{raised}"
+
+
+def write_number(value: float, scale: Scale) -> str:
+    """`value` as an axis shows it."""
+    if not math.isfinite(value):
+        return UNKNOWN
+    if scale == "percent":
+        return f"{value:+.3g} %".replace("-", "−") if value else "0 %"
+    if scale == "power":
+        return power(value)
+    if scale == "si":
+        return si(value)
+    return f"{value:.6g}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,8 @@
 `SWEEP/accidents.json` says, by run id, what befalls the first attempt after update number STEP: "error" is an
 exception in training, "killed" a SIGKILL. While the file `SWEEP/hold` names a node (by the variable TEST_NODE of its
 processes), every other run there notes itself in `SWEEP/waiting` after that update, and waits for the end of its
-parent. `RUN_ID/updates` lists every update that was made, repeated ones included.
+parent; `SWEEP/told` is there once a run was told to stop. `RUN_ID/updates` lists every update that was made, repeated
+ones included.
 """
 
 import json
@@ -24,7 +25,7 @@ train_well = worker._train
 
 
 def train(folders: Sequence[Path]) -> tuple[int, str]:
-    from scaling.training import metrics  # not before the worker has said where compiled programs are kept
+    from scaling.training import interrupt, metrics  # not before the worker has said where compiled programs are kept
 
     (folder,) = folders  # on a CPU no runs are packed
 
@@ -38,7 +39,14 @@ def train(folders: Sequence[Path]) -> tuple[int, str]:
             if record["step"] == STEP:
                 befall(folder)
 
+    note = interrupt.Signals._note
+
+    def note_and_tell(self: interrupt.Signals, number: int, frame: Any) -> None:
+        note(self, number, frame)
+        (folder.parent / "told").touch()
+
     metrics.MetricsFile.write = write_and_fail  # type: ignore[method-assign]
+    interrupt.Signals._note = note_and_tell  # type: ignore[method-assign]
     return train_well(folders)
 
 

@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+from waiting import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
@@ -79,7 +81,7 @@ class SlurmCluster:
     def __init__(self, folder: Path, nodes: int = 2, cpus: int = 1):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.nodes = folder.resolve(), tuple(f"n{i + 1}" for i in range(nodes))
-        host, ports = socket.gethostname().split(".")[0], _free_ports(nodes + 1)
+        host, ports = socket.gethostname().split(".")[0], free_ports(nodes + 1)
         text = CONFIGURATION.format(host=host, user=getpass.getuser(), folder=self.folder, ports=ports)
         for name, port in zip(self.nodes, ports[1:], strict=True):
             text += NODE.format(name=name, host=host, port=port, cpus=cpus)
@@ -190,14 +192,6 @@ class SlurmCluster:
                     f"no Slurm after {START_S:g} s; ended: {ended}; node states {self.states()}; {logs}"
                 )
             time.sleep(0.1)
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def main() -> int:

@@ -1,19 +1,27 @@
 """A sweep's folder as training would leave it, with losses from a law that is known."""
 
+import functools
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling import accounting
-from scaling.config import SweepConfig, to_yaml
-from scaling.result import Result, write_result
+from scaling.config import RunConfig, SweepConfig, to_yaml
+from scaling.data import Split, TokenStore
+from scaling.result import Result, Status, write_result
 from scaling.sweeps import PlannedRun, make_runs
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.run_store import Entry, Role, read_plan, run_state, write_plan
+from scaling.training.evaluate import Evaluation
+from scaling.training.records import make_result
 
+ENDINGS: tuple[tuple[Status, str], ...] = (
+    ("diverged", "the loss of step 812 is nan"),
+    ("failed", "OSError: [Errno 28] No space left on device"),
+)
 VERSIONS = {"python": "3.11", "scaling": "0.1.0", "jax": "0.10.2", "numpy": "2.4.6", "commit": "0123456789ab"}
 
 
@@ -31,6 +39,10 @@ class Law:
     """times the rule's learning rate: where the loss is least"""
     curvature: float = 0.0
     """log L grows by it times the square of the log of the rate over the best"""
+    of: Callable[[Result], float] | None = None
+    """in place of the sum: the loss of a run whose record says all but that"""
+    recorded: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
+    """fields of a run's record, facts among them, that training would write of another family of models"""
 
     def __call__(self, params: float, tokens: float) -> float:
         """Loss in nats per token, without noise."""
@@ -74,10 +86,9 @@ def write_runs(
     lines: records in metrics.jsonl.
     """
     runs = runs or make_runs(sweep, str(home.parent))
-    _write(sweep, home, runs, "fit", law, lines)
     order = sorted(range(len(runs)), key=lambda i: (-(i % 5), -i))
-    for i, which in enumerate(order[:broken]):
-        _break(home / runs[which].id, diverged=i % 2 == 0)
+    endings = {runs[which].id: ENDINGS[i % 2] for i, which in enumerate(order[:broken])}
+    _write(sweep, home, runs, "fit", law, lines, endings)
     return [run.id for run in runs]
 
 
@@ -91,53 +102,70 @@ def write_forecast(
         write_outcome(home, forecast, [run_state(home / run.id) for run in runs])
 
 
-def _write(sweep: SweepConfig, home: Path, runs: tuple[PlannedRun, ...], role: Role, law: Law, lines: int) -> None:
+def _write(
+    sweep: SweepConfig,
+    home: Path,
+    runs: tuple[PlannedRun, ...],
+    role: Role,
+    law: Law,
+    lines: int,
+    endings: Mapping[str, tuple[Status, str]] = {},
+) -> None:
+    """endings: of the runs that did not complete."""
     home.mkdir(parents=True, exist_ok=True)
     entries = read_plan(home)
     for run in runs:
-        result, metrics = _train(run, law, lines)
+        result, metrics = _train(run, law, lines, *endings.get(run.id, ("completed", "")))
         entries[run.id] = Entry(role, run.label, run.params, run.flops, result.tokens)
         write_result(home / run.id, result)
         (home / run.id / "config.yaml").write_text(to_yaml(run.config))
-        (home / run.id / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+        if result.status != "failed":
+            text = "".join(json.dumps(line) + "\n" for line in metrics)
+            (home / run.id / "metrics.jsonl").write_text(text)
     write_plan(home, entries)
     (home / "sweep.yaml").write_text(to_yaml(sweep))
 
 
-def _train(run: PlannedRun, law: Law, lines: int) -> tuple[Result, list[dict[str, Any]]]:
-    config, params = run.config, accounting.params(run.config.model)
-    rng = np.random.default_rng([config.seed, params.total, config.steps])
-    tokens = config.steps * config.batch_tokens
-    flops = {name: tokens * value for name, value in accounting.flops_per_token(config.model).as_dict().items()}
+def _train(run: PlannedRun, law: Law, lines: int, status: Status, reason: str) -> tuple[Result, list[dict[str, Any]]]:
+    config = run.config
+    store = _store(config.data.train_tokens or 30_000_000, config.data.tokenizer.vocab)
+    made = functools.partial(
+        make_result, config, status, steps=config.steps, wall_s=run.flops / 2e10, reason=reason, store=store,
+        tokens_per_s=2e10 * config.steps * config.batch_tokens / run.flops,
+        facts={"mesh": {"data": 1, "fsdp": 1, "tensor": 1}, "compile_s": 1.0},
+    )  # fmt: skip
+    known = _recorded(made(), law)
+    rng = np.random.default_rng([config.seed, known.params_total, config.steps])
     off = np.log(run.label.get("learning_rate_factor", 1.0) / law.best_factor)
-    loss = float(law(params.total, tokens) * np.exp(law.noise * rng.standard_normal() + law.curvature * off**2))
-    steps = np.unique(np.linspace(1, config.steps, lines).astype(int))
+    told = law.of(known) if law.of else law(known.params_total, known.tokens)
+    loss = float(told * np.exp(law.noise * rng.standard_normal() + law.curvature * off**2))
     metrics: list[dict[str, Any]] = []
-    for step in steps.tolist():
+    for step in np.unique(np.linspace(1, config.steps, lines).astype(int)).tolist():
         seen = step * config.batch_tokens
-        value = min(5.6, law(params.total, seen) * (1.04 - 0.04 * step / config.steps)) + 0.05 * rng.standard_normal()
-        metrics.append({"step": step, "tokens": seen, "flops": flops["exact"] * step / config.steps, "loss": value})
+        value = min(5.6, law(known.params_total, seen) * (1.04 - 0.04 * step / config.steps))
+        value += 0.05 * rng.standard_normal()
+        metrics.append({"step": step, "tokens": seen, "flops": known.flops * step / config.steps, "loss": value})
     metrics.append({**metrics[-1], "eval_loss": loss})
     metrics[-1].pop("loss")
-    result = Result(
-        run_id=run.id, sweep=config.records.sweep, status="completed", params_total=params.total,
-        params_non_embedding=params.non_embedding, params_active=params.active, tokens=tokens,
-        unique_tokens=min(tokens, 30_000_000), epochs=tokens / 30_000_000, flops=flops["exact"],
-        flops_by_convention=flops, loss=loss, loss_sem=0.004, bits_per_byte=loss / np.log(2),
-        learning_rate=config.optimizer.learning_rate, batch_tokens=config.batch_tokens, context=config.model.context,
-        seed=config.seed, wall_s=run.flops / 2e10, tokens_per_s=2e10 * tokens / run.flops, mfu=None, device="cpu",
-        versions=VERSIONS, train_loss=loss * 1.01,
-        facts={"d_model": config.model.d_model, "layers": config.model.layers, "vocab": config.model.vocab,
-               "corpus": config.data.corpus, "tokenizer": "bytes-256", "optimizer": "adamw", "schedule": "cosine"},
-    )  # fmt: skip
-    return result, metrics
+    targets = store.validation.n_tokens - 1
+    evaluation = Evaluation(loss, 0.004, loss / np.log(2), targets, -(-targets // config.model.context))
+    measured: dict[str, Any] = {"evaluation": evaluation, "train_loss": loss * 1.01}
+    if status == "diverged":
+        measured = {"train_loss": None, "facts": made.keywords["facts"] | {"last_good": metrics[-2]}}
+    ended = made(**measured) if status != "failed" else made(tokens_per_s=None)
+    return replace(_recorded(ended, law), versions=VERSIONS), metrics
 
 
-def _break(folder: Path, *, diverged: bool) -> None:
-    values = json.loads((folder / "result.json").read_text())
-    result = replace(Result(**values), loss=None, loss_sem=None, bits_per_byte=None)
-    if diverged:
-        write_result(folder, replace(result, status="diverged", reason="the loss of step 812 is nan"))
-    else:
-        write_result(folder, replace(result, status="failed", reason="OSError: [Errno 28] No space left on device"))
-        (folder / "metrics.jsonl").unlink()
+def _recorded(result: Result, law: Law) -> Result:
+    """The record with what `law` says that another family's would hold."""
+    values = dict(law.recorded(RunConfig.model_validate(result.config)))
+    return replace(result, **values | {"facts": {**result.facts, **values.get("facts", {})}})
+
+
+@functools.cache
+def _store(n_tokens: int, vocab: int) -> TokenStore:
+    """Tokens of which each is as frequent as any other; those of training take no memory."""
+    train = np.broadcast_to(np.uint8(0), n_tokens + 1)
+    starts = np.zeros(1, np.int64)
+    held_out = (np.arange(200_001) % vocab).astype(np.uint32)
+    return TokenStore(Path(), {}, Split(train, starts, n_tokens), Split(held_out, starts, len(held_out)))

@@ -138,7 +138,7 @@ def models(**fixed: object) -> st.SearchStrategy[TransformerConfig]:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(models())
 def test_ledger_equals_the_real_parameter_tree(model: TransformerConfig) -> None:
     """The tree that is drawn and trained; N again by the names of its leaves."""

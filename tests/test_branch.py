@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_resume import SLOWLY, assert_same, numbers, stop_at
+from test_resume import assert_same, hold, numbers, stop_at
 from tiny_run import RUN, Tiny
+from waiting import LIMIT_S
 
 from scaling import accounting
 from scaling.config import RunConfig, build, config_hash, merge, run_id, shared_steps
@@ -30,10 +30,8 @@ RECORDS = {"checkpoint_steps": 30, "evaluate_every": 6, "log_every": 5}
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    made = Tiny(tmp_path_factory.mktemp("branch"))
-    with made.compiling_once():
-        yield made
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("branch"))
 
 
 def short(tiny: Tiny, schedule: dict[str, Any] | None = None, **records: Any) -> RunConfig:
@@ -111,10 +109,10 @@ def test_a_branch_that_was_stopped_goes_on_to_the_same_numbers(
     folder = tiny.folder / f"stopped-{number.name}"
     minutes = 0.0 if number == signal.SIGKILL else 60.0
     config = short(tiny, trunk=trunk.name, checkpoint_minutes=minutes)
-    process = tiny.start(config, folder, prelude=SLOWLY)
+    process = tiny.start(config, folder, prelude=hold(28))
     stop_at(process, folder, 25, number, within=0.05)
     assert process.returncode in (-signal.SIGKILL, 75) and read_result(folder) is None
-    errors = tiny.start(config, folder).communicate(timeout=240)[1]
+    errors = tiny.start(config, folder).communicate(timeout=LIMIT_S)[1]
     assert "going on from step" in errors and trunk.name not in errors  # from its own checkpoint
     assert_same(folder, alone)
     result = read_result(folder)
@@ -192,7 +190,7 @@ def rates(config: RunConfig) -> np.ndarray:
     return np.asarray(schedule(jnp.arange(2048)))[: config.steps]  # one shape: compiled once
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     tokens=st.tuples(st.integers(100, 30_000), st.integers(100, 30_000)),
     warmup=st.integers(0, 2_000),

@@ -25,7 +25,7 @@ from scaling.sweeps.designs import expected_optimum
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.plan import estimate
 from scaling.sweeps.plan.forks import drop_forks, fork_folder
-from scaling.sweeps.progress import Progress
+from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.run_store import lock, run_state
 
 BASE: dict[str, Any] = {
@@ -47,7 +47,7 @@ def sweep(design: dict[str, Any], **changes: Any) -> SweepConfig:
     return build(SweepConfig, merge(BASE, {"design": {"kind": "branches", **design}, **changes}), "test")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     tokens=st.lists(st.integers(20_000, 500_000), min_size=1, max_size=6, unique_by=lambda count: count // BATCH),
     cooldown=st.floats(0.02, 0.6),
@@ -188,7 +188,7 @@ def test_a_launch_shows_the_share_of_what_a_branch_does_itself(tmp_path: Path) -
     from rich.console import Console
 
     _, branch = make_runs(sweep({"params": [20e3], "tokens": [1e5, 2e5]}), str(tmp_path))
-    progress = Progress(tmp_path, StringIO())
+    progress = LaunchProgress(tmp_path, StringIO())
     progress.begin([run_state(tmp_path / branch.id)], [branch], 1)
     steps, fork = branch.config.steps, branch.config.fork_step
     with lock(tmp_path / branch.id / "lock"):

@@ -340,7 +340,7 @@ def backwards(value: Any) -> Any:
     return {k: backwards(v) for k, v in reversed(value.items())} if isinstance(value, dict) else value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=identities, accumulate=st.sampled_from([1, 2, 4]), fsdp=st.integers(1, 512), log=st.integers(1, 99))
 def test_the_hash_depends_on_what_is_run_and_on_nothing_else(
     drawn: dict[str, Any], accumulate: int, fsdp: int, log: int
@@ -367,7 +367,7 @@ def test_the_hash_depends_on_what_is_run_and_on_nothing_else(
     assert same["through YAML"] == config
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(one=identities, two=identities)
 def test_runs_that_differ_have_different_hashes(one: dict[str, Any], two: dict[str, Any]) -> None:
     a, b = (build(RunConfig, values_of(drawn), "run") for drawn in (one, two))

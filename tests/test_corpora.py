@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT_S
 
 from scaling.config import DataConfig
 from scaling.data.corpora import open_corpus, source_identity
@@ -181,7 +182,7 @@ def tfds_folder(tmp_path_factory):
     """Datasets prepared by code that this process does not have, as on a cluster."""
     folder = tmp_path_factory.mktemp("tfds")
     (folder / "make.py").write_text(MAKE_TFDS)
-    subprocess.run([sys.executable, folder / "make.py", folder / "data"], check=True, timeout=120)
+    subprocess.run([sys.executable, folder / "make.py", folder / "data"], check=True, timeout=LIMIT_S)
     return folder / "data"
 
 
@@ -288,7 +289,7 @@ def test_reading_tfds_needs_no_tensorflow(tfds_data):
         "print(len(list(open_corpus(DataConfig(corpus='tfds:tiny_with'), 'store').documents('train'))))\n"
         "print([m for m in ('tensorflow', 'torch', 'jax') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S)
     assert done.stdout.split() == ["299", "[]"]
 
 
@@ -297,5 +298,5 @@ def test_importing_the_data_package_imports_nothing_heavy():
         "import sys, scaling.data\n"
         "print([m for m in ('tensorflow_datasets', 'tokenizers', 'pyarrow', 'jax', 'rich') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S)
     assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ from scaling.cli import main
 from scaling.errors import UserError
 from scaling.report import publish_dashboard
 from scaling.report.data import Frontier, ReportData
-from scaling.report.read import read
+from scaling.report.read import read_sweep
 from scaling.report.wandb import dashboard, law_run
 from scaling.tracking import mirror
 from scaling.training import train
@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(home: Path) -> ReportData:
-    return read(home)
+    return read_sweep(home)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def server(home: Path, data: ReportData, keyless: None, monkeypatch: pytest.Monk
     """A key for a server that knows the sweep's project; the law's run, which the server cannot take, is noted."""
     (home / dashboard.FILE).unlink(missing_ok=True)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setattr("scaling.report.read.read", lambda folder: data)
+    monkeypatch.setattr("scaling.report.read.read_sweep", lambda folder: data)
     with serve("scaling", "other") as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setattr(law_run, "send", lambda *arguments: server.sent.append(arguments))

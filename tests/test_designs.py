@@ -51,7 +51,7 @@ def listed(sizes: list[float]) -> SweepConfig:
     return build(SweepConfig, BASE | {"design": {"kind": "list", "points": points}}, "test")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     budget=st.floats(3e11, 1e14),
     sizes=st.integers(3, 6),

@@ -20,10 +20,10 @@ BATCH = 2
 
 def product_flops(function: Callable[..., Any], *args: Any) -> int:
     """2 × multiply-adds of every dot_general in a function's jaxpr, scans counted as often as they turn."""
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return count_products(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr: Jaxpr) -> int:
+def count_products(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -33,7 +33,7 @@ def _count(jaxpr: Jaxpr) -> int:
             summed = prod(_shape(equation.invars[0])[axis] for axis in left)
             total += 2 * prod(_shape(equation.outvars[0])) * summed
         turns = equation.params["length"] if name == "scan" else 1
-        inner = [_count(sub) for sub in _subs(equation.params.values())]
+        inner = [count_products(sub) for sub in _subs(equation.params.values())]
         assert name != "while" or not any(inner), "a while loop with products turns an unknown number of times"
         total += turns * (max(inner, default=0) if name == "cond" else sum(inner))
     return total

@@ -26,7 +26,7 @@ def sizes(low: float, high: float) -> st.SearchStrategy[float]:
     return st.floats(log(low), log(high)).map(lambda x: 2.718281828459045**x)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes(1e4, 1e12), st.sampled_from([4, 8]), st.sampled_from([8, 16]), st.sampled_from(["total", "non_embedding"])
 )
@@ -40,7 +40,7 @@ def test_small_ladders_reach_any_size_within_a_percent(n: float, width: int, d_h
     assert TransformerConfig.model_validate(model.model_dump()) == model
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes(1e8, 1e12))
 def test_large_ladders_keep_the_wanted_ratios(n: float) -> None:
     model = ladder.model_for_params(n, BIG, WORDS)
@@ -51,7 +51,7 @@ def test_large_ladders_keep_the_wanted_ratios(n: float) -> None:
     assert 0.75 <= model.d_model / model.layers / 100 <= 1 / 0.75
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sizes(1e4, 1e11), st.floats(1.0, 3.0), st.sampled_from([(FINE, BYTES), (BIG, WORDS)]))
 def test_depth_and_width_do_not_fall_as_the_target_grows(n: float, factor: float, family: Any) -> None:
     config, base = family
@@ -71,7 +71,7 @@ def test_a_ladder_of_the_size_of_the_demo_is_smooth() -> None:
     assert len({(m.layers, m.d_model) for m in models}) > 15
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes(1e14, 1e24), st.sampled_from([5.0, 20.0, 200.0]))
 def test_a_model_for_a_budget_spends_it(c: float, ratio: float) -> None:
     model = ladder.model_for_flops(c, ratio, LadderConfig(aspect=64, d_head=16, width_multiple=16), BYTES)

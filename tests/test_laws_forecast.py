@@ -10,7 +10,6 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.predict import forecast as forecasts
 
 BUDGETS, TEST = (1e11, 3.5e11, 1.2e12), 4.8e12
 
@@ -124,4 +123,3 @@ def test_the_same_runs_give_the_same_forecast_in_any_order(forecast):
         (forecast.loss, forecast.low, forecast.high), rel=1e-9
     )
     assert again.data_hash == forecast.data_hash
-    assert forecasts.read is laws.read_forecast

@@ -47,7 +47,7 @@ def test_l1_is_the_median_of_linear_programming_counted_twice():
     assert fit.objective == pytest.approx(2 * linear_program(runs, 0.5).fun, rel=1e-10)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.floats(0.02, 0.98))
 def test_certificates_hold_at_linear_programmings_vertex_and_nowhere_else(seed, q):
     runs = noisy_power_law(seed, points=30)
@@ -88,7 +88,7 @@ def test_student_t_agrees_with_scipy_over_law_and_scale():
     assert fit.diagnostics.certified
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.floats(0.3, 30.0), st.floats(0.5, 5.0), st.booleans())
 def test_students_scale_is_the_root_that_bisection_finds(seed, nu, degrees, counted):
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from scaling.cli import main
 from scaling.config import SweepConfig, build, load, merge
 from scaling.errors import UserError
 from scaling.laws.next_runs.design import least_variance, variance_after
-from scaling.laws.next_runs.predictive_covariance import belief, noise_variance
+from scaling.laws.next_runs.predictive_covariance import noise_variance, predictive_covariance
 from scaling.laws.next_runs.target import make_target
 from scaling.laws.solve.solver import solve
 from scaling.sweeps import make_runs, write_suggestion
@@ -98,12 +98,12 @@ def test_the_search_finds_the_best_subset_of_any_covariance(seed):
 def test_conditioning_is_the_information_update(fit, candidates):
     N, D = candidates["N"], candidates["D"]
     target = make_target(fit, {"N": 3e8, "D": 2e10})
-    known = belief(fit, [], target, {"N": N, "D": D, "C": 6 * N * D, "M": D / N})
+    known = predictive_covariance(fit, [], target, {"N": N, "D": D, "C": 6 * N * D, "M": D / N})
     M = jacobian(fit, fit.runs.N, fit.runs.D)
     J = jacobian(fit, N, D)[[1, 7]]
     g = jacobian(fit, np.float64(3e8), np.float64(2e10))
     after = noise_variance(fit) * g @ np.linalg.solve(M.T @ M + J.T @ J, g)
-    assert variance_after(known.covariance, known.noise, [1, 7]) == pytest.approx(after, rel=1e-4)
+    assert variance_after(known.matrix, known.noise, [1, 7]) == pytest.approx(after, rel=1e-4)
 
 
 @pytest.mark.parametrize("target", [1e20, "a"])

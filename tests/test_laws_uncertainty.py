@@ -11,7 +11,9 @@ from scipy import stats
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws import Form, Parameter
-from scaling.laws.intervals.draws import budgets, interval, resample_counts
+from scaling.laws.intervals import interval
+from scaling.laws.intervals.bootstrap import resample_counts
+from scaling.laws.table import budget_labels
 
 CHINCHILLA = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
 needs_data = pytest.mark.skipif(not CHINCHILLA.exists(), reason="../shared/published is not here")
@@ -85,7 +87,9 @@ def test_rows_of_one_size_are_not_independent_in_the_chinchilla_data():
 
 
 def test_budgets_are_rows_of_like_flops():
-    np.testing.assert_array_equal(budgets(np.array([1e18, 3e19, 1.05e18, 0.98e18, 3.1e19, 9e20])), [0, 1, 0, 0, 1, 2])
+    np.testing.assert_array_equal(
+        budget_labels(np.array([1e18, 3e19, 1.05e18, 0.98e18, 3.1e19, 9e20])), [0, 1, 0, 0, 1, 2]
+    )
 
 
 def test_stratified_resamples_keep_every_budget_its_rows():

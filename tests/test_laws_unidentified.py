@@ -12,7 +12,7 @@ from synthetic_sweep import sweep_config, write_runs
 from scaling import laws, load_runs
 from scaling.cli import main
 from scaling.errors import UserError
-from scaling.report.read import read
+from scaling.report.read import read_sweep
 from scaling.strict_json import finite, to_json
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -120,6 +120,6 @@ def test_a_report_says_which_saved_fit_is_none_and_fits_again(tmp_path: Path) ->
     fit = laws.fit(laws.from_results(load_runs(home)), starts=4)
     text = fit.save(home / "fit.json").read_text()
     (home / "fit.json").write_text(re.sub(r'"A": [^,]+,', '"A": Infinity,', text, count=1))
-    data = read(home, live=True)
+    data = read_sweep(home, live=True)
     assert any("fitted again" in line and "holds no law: its A" in line for line in data.missing)
     assert data.law is not None and data.n_law is not None

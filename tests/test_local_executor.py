@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from scaling.errors import UserError
 from scaling.sweeps.executors import Devices, Finished, LocalExecutor, Task, find_devices, local
+from scaling.sweeps.executors.process import PARENT
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 
@@ -74,6 +76,11 @@ def test_each_process_has_one_core_and_one_thread_and_the_parent_keeps_its_own(t
     assert tuple(sorted(os.sched_getaffinity(0))) == CORES
 
 
+def test_a_process_learns_who_started_it(tmp_path: Path) -> None:
+    run(one_slot(), [task(tmp_path, "a", f"import os; print(os.environ['{PARENT}'])")])
+    assert (tmp_path / "a" / "log.txt").read_text() == f"{os.getpid()}\n"
+
+
 def test_a_gpu_run_sees_only_its_devices(tmp_path: Path) -> None:
     script = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     executor = LocalExecutor(Devices("gpu", ("0", "1", "2"), "NVIDIA H100"))
@@ -90,21 +97,15 @@ def test_more_devices_than_there_are_is_refused_before_anything_starts(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-def started(folder: Path) -> bool:
-    return (folder / "log.txt").exists() and (folder / "log.txt").read_text() != ""
-
-
 def wait_until_started(folder: Path) -> None:
-    end = time.monotonic() + 20
-    while not started(folder):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    log = folder / "log.txt"
+    wait_until(lambda: log.exists() and log.read_text() != "")
 
 
 def test_cancelling_ends_running_tasks_by_sigterm_and_starts_no_other(tmp_path: Path) -> None:
     saves = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
-        "print('ready', flush=True); time.sleep(60)"
+        "print('ready', flush=True); time.sleep(600)"
     )
     executor = one_slot()
     executor.open(tmp_path)
@@ -119,10 +120,10 @@ def test_cancelling_ends_running_tasks_by_sigterm_and_starts_no_other(tmp_path: 
 
 def test_what_does_not_stop_when_told_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"
     )
     executor = one_slot()
-    for grace in (0.2, 60.0):
+    for grace in (0.2, 600.0):
         monkeypatch.setattr("scaling.sweeps.executors.process.GRACE_S", grace)
         (tmp_path / "deaf" / "log.txt").unlink(missing_ok=True)
         executor.open(tmp_path)
@@ -133,11 +134,11 @@ def test_what_does_not_stop_when_told_is_killed(tmp_path: Path, monkeypatch: pyt
             assert [f.exit_code for f in told(executor, 1)] == [-signal.SIGTERM]  # it was told, and did not break
         began = time.monotonic()
         executor.close()  # told before: it is not waited for
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
 
 
 def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
-    script = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     executor = one_slot()
     executor.open(tmp_path)
     executor.submit([task(tmp_path, "long", script)])

@@ -1,12 +1,12 @@
 """What needs several devices, in processes that have 8 virtual ones or are several themselves."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT_S, free_ports
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "multidevice"
@@ -19,18 +19,24 @@ def environment(devices: int, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_training_on_eight_devices_equals_training_on_one() -> None:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER / "check_meshes.py")]
+@pytest.mark.parametrize("checks", sorted(path.name for path in FOLDER.glob("check_*.py")))
+def test_training_on_eight_devices_equals_training_on_one(checks: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER / checks)]
+    paths = os.pathsep.join([str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(8), capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=ROOT,
+        env=environment(8, PYTHONPATH=paths),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 def test_two_processes_compute_as_one() -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{free_ports(1)[0]}"
     processes = [
         subprocess.Popen(
             [sys.executable, str(FOLDER / "two_processes.py")],
@@ -43,7 +49,7 @@ def test_two_processes_compute_as_one() -> None:
         for process in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [process.communicate(timeout=LIMIT_S)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -1,16 +1,15 @@
 """Runs that train side by side in one program against the same runs alone."""
 
-import random
 import shutil
 import signal
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from test_resume import hold, stop_at
 from tiny_run import Tiny
 
 from scaling.config import RunConfig, merge, run_id
@@ -31,10 +30,8 @@ DIFFERENT: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    made = Tiny(tmp_path_factory.mktemp("pack"))
-    with made.compiling_once():
-        yield made
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("pack"))
 
 
 def configs(tiny: Tiny, *changes: dict[str, Any]) -> list[RunConfig]:
@@ -112,14 +109,6 @@ def test_a_diverged_run_ends_and_the_others_go_on(tiny: Tiny, tmp_path: Path) ->
     assert "NaN" not in text and "Infinity" not in text
 
 
-SLOWLY = """
-import time
-from scaling.training import loop
-read = loop.Loop._read
-loop.Loop._read = lambda *args, **options: (time.sleep(0.03), read(*args, **options))[1]
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_pack_goes_on_alone_or_in_other_packs(tiny: Tiny, tmp_path: Path, number: int) -> None:
@@ -128,15 +117,8 @@ def test_a_stopped_pack_goes_on_alone_or_in_other_packs(tiny: Tiny, tmp_path: Pa
     runs = configs(tiny, *(merge(often, change) for change in DIFFERENT))
     wanted = alone(tiny, configs(tiny, *DIFFERENT))
     folders = [tmp_path / str(i) for i in range(4)]
-    process = tiny.start_pack(runs, folders, prelude=SLOWLY)
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(record["step"] >= 8 for record in read_metrics(folders[-1])):
-            time.sleep(random.uniform(0, 0.2))
-            process.send_signal(number)
-            break
-        time.sleep(0.002)
-    _, errors = process.communicate(timeout=240)
+    process = tiny.start_pack(runs, folders, prelude=hold(16))
+    errors = stop_at(process, folders[-1], 8, number, within=0.2)
     assert process.returncode == (75 if number == signal.SIGTERM else -number), errors
     assert all(read_result(folder) is None for folder in folders)
     if number == signal.SIGKILL:

@@ -17,7 +17,7 @@ def test_every_size_up_to_a_few_hundred_is_a_bijection(seed):
         assert sorted(Permutation(n, seed)(np.arange(n))) == list(range(n)), n
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(300, 200_000), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 1000))
 def test_large_sizes_are_bijections(n, seed, epoch):
     order = Permutation(n, seed, epoch)(np.arange(n))
@@ -25,7 +25,7 @@ def test_large_sizes_are_bijections(n, seed, epoch):
     assert np.array_equal(np.bincount(order, minlength=n), np.ones(n))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(n=st.integers(1, 2**40), seed=st.integers(0, 2**31 - 1), data=st.data())
 def test_part_of_an_order_is_the_same_as_the_part_computed_alone(n, seed, data):
     positions = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)))

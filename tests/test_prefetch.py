@@ -6,15 +6,9 @@ import threading
 import time
 
 import pytest
+from waiting import wait_until
 
 from scaling.data import prefetch
-
-
-def wait_until(condition, seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return bool(condition())
 
 
 def workers() -> list[threading.Thread]:
@@ -25,7 +19,7 @@ def workers() -> list[threading.Thread]:
 def no_thread_is_left():
     yield
     gc.collect()
-    assert wait_until(lambda: not workers())
+    wait_until(lambda: not workers())
 
 
 def test_items_come_in_order_and_end():
@@ -43,11 +37,11 @@ def test_put_runs_in_another_thread_and_only_so_far_ahead():
         return x
 
     with prefetch(itertools.count(), put, size=2) as items:
-        assert wait_until(lambda: len(made) == 3)  # two wait, one is in the making
+        wait_until(lambda: len(made) == 3)  # two wait, one is in the making
         time.sleep(0.3)
         assert len(made) == 3
         assert next(items) == 0
-        assert wait_until(lambda: len(made) == 4)
+        wait_until(lambda: len(made) == 4)
     assert threads == {"prefetch"}
 
 

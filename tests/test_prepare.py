@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import LIMIT_S, wait_until
 
 from scaling.config import DataConfig, TokenizerConfig
 from scaling.data import open_store, prepare
@@ -185,39 +185,39 @@ def test_an_interruption_just_before_the_end_costs_nothing(data, tmp_path, monke
 
 
 RUN = """
-import sys, time
+import itertools, sys, time
 import scaling.data.tokenizer as tokenizer
 from scaling.config import DataConfig
 from scaling.data import prepare
 module = sys.modules["scaling.data.prepare"]
 module.BATCH_CHARACTERS = 500
 real = tokenizer.ByteTokenizer.encode
+calls = itertools.count(1)
 def slow(self, texts):
-    time.sleep(float(sys.argv[3]))
+    time.sleep(float(sys.argv[3]) if next(calls) <= int(sys.argv[4]) else 600)
     return real(self, texts)
 tokenizer.ByteTokenizer.encode = slow
 print(prepare(DataConfig.model_validate_json(sys.argv[1]), sys.argv[2], progress=False).train.n_tokens)
 """
 
 
-def start(data: DataConfig, store: Path, delay: float) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", RUN, data.model_dump_json(), str(store), str(delay)]
+def start(data: DataConfig, store: Path, delay: float, batches: int = 1000) -> subprocess.Popen[str]:
+    """batches: after so many it hangs."""
+    arguments = [sys.executable, "-c", RUN, data.model_dump_json(), str(store), str(delay), str(batches)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_killed_preparation_goes_on_and_ends_the_same(data, tmp_path):
-    process = start(data, tmp_path / "killed", 0.05)
-    journals = []
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
+    process = start(data, tmp_path / "killed", 0.0, batches=20)
+
+    def done() -> int:
         journals = list((tmp_path / "killed/stores").glob("*.partial/journal.json"))
-        if journals and json.loads(journals[0].read_text())["splits"]["train"]["documents"] > 20:
-            break
-        time.sleep(0.01)
+        return json.loads(journals[0].read_text())["splits"]["train"]["documents"] if journals else 0
+
+    wait_until(lambda: done() > 20, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = json.loads(journals[0].read_text())["splits"]["train"]["documents"]
-    assert 20 < done < len(expected("train"))
+    assert 20 < done() < len(expected("train"))
     prepare(data, tmp_path / "killed", progress=False)
     prepare(data, tmp_path / "whole", progress=False)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
@@ -225,7 +225,7 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(data, tmp_path):
 
 def test_two_processes_at_once_make_one_store(data, tmp_path):
     processes = [start(data, tmp_path / "s", 0.02) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=LIMIT_S) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     n_tokens = sum(len(text.encode()) + 1 for text in expected("train"))
     assert [out.strip() for out, _ in outputs] == [str(n_tokens)] * 2
@@ -256,7 +256,8 @@ def test_files_that_changed_since_are_noticed_and_files_that_are_gone_are_not_ne
     assert open_store(data, tmp_path / "s").train.n_documents == len(expected("train"))
 
 
-def test_progress_is_plain_lines_off_a_terminal(data, tmp_path, capsys):
+def test_progress_is_plain_lines_off_a_terminal(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scaling.data.progress.SECONDS_BETWEEN_LINES", LIMIT_S)  # however busy the machine is
     prepare(data, tmp_path / "s")
     out, err = capsys.readouterr()
     lines = err.splitlines()
@@ -271,7 +272,7 @@ def test_progress_is_a_bar_on_a_terminal(data, tmp_path):
 
     code = RUN.replace("progress=False", "progress=True")
     ours, theirs = pty.openpty()
-    arguments = [sys.executable, "-c", code, data.model_dump_json(), str(tmp_path / "s"), "0.005"]
+    arguments = [sys.executable, "-c", code, data.model_dump_json(), str(tmp_path / "s"), "0.005", "1000"]
     process = subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm"}
     )
@@ -286,7 +287,7 @@ def test_progress_is_a_bar_on_a_terminal(data, tmp_path):
             break
         shown += piece
     os.close(ours)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=LIMIT_S) == 0
     assert "━".encode() in shown and b"tokenising train" in shown and b"MB" in shown
 
 

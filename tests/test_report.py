@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 from test_run_store import RESULT
+from waiting import LIMIT_S
 
 from scaling import accounting, laws, report
 from scaling.errors import UserError
-from scaling.report.analysis import budgets_of
+from scaling.report.analysis import isoflop_curves
 from scaling.report.data import ReportData
 from scaling.report.figures.interactive import variables
 from scaling.report.figures.spec import PALETTE, linear_ticks, log_ticks
-from scaling.report.figures.sweep import isoflops
-from scaling.report.read import _run, read
+from scaling.report.figures.sweep import isoflop_figure
+from scaling.report.read import _run, read_sweep
 from scaling.result import write_result
 from scaling.sweeps import load_runs, make_runs
 from scaling.units import write_number
@@ -83,7 +84,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(home) -> ReportData:
-    return read(home)
+    return read_sweep(home)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_the_laws_that_are_drawn_are_those_that_made_the_losses(data):
         assert np.exp(np.interp(np.log(budget), flops, np.log(data.frontier.loss))) == pytest.approx(loss, rel=0.01)
         assert np.exp(np.interp(np.log(budget), flops, np.log(data.n_law.values))) == pytest.approx(size, rel=0.25)
     assert data.n_law.interval[0] < LAW.beta / (LAW.alpha + LAW.beta) < data.n_law.interval[1]
-    assert [budget.interior for budget in data.budgets] == [True, True, True]
+    assert [budget.interior for budget in data.isoflops] == [True, True, True]
     assert all(abs(percent) < 4 * 100 * LAW.noise for _, percent in data.law.residuals)
 
 
@@ -213,7 +214,7 @@ def test_a_sweep_without_a_forecast_has_its_law_but_no_verdict(home, tmp_path):
     shutil.copytree(home, other)
     for name in ("forecast.json", "outcome.json", "fit.json"):
         (other / name).unlink()
-    found, before = read(other), read(home)
+    found, before = read_sweep(other), read_sweep(home)
     assert found.forecast is None and found.law.formula == before.law.formula  # fitted again, to the same
     page = page_of(other)
     assert "No forecast has been made" in page.text and "off by" not in page.text
@@ -267,7 +268,7 @@ def test_the_seconds_of_training_hold_what_branches_share_once(tmp_path):
     branch = {"trunk": "a", "step": 5, "flops_shared": 3e5, "wall_s_shared": 30.0}
     write_result(tmp_path / "a", replace(RESULT, wall_s=40.0))
     write_result(tmp_path / "b", replace(RESULT, run_id="b", wall_s=35.0, facts={"branch": branch}))
-    found = read(tmp_path)
+    found = read_sweep(tmp_path)
     assert found.subtitle.endswith("45 s of training")
     assert [run.wall_s for run in found.runs] == [40.0, 35.0]
 
@@ -279,9 +280,9 @@ def test_a_minimum_that_does_not_count_is_marked(tmp_path):
     write_runs(sweep_config("off", forecast=None, design=design), home, lines=2)
     df = load_runs(home)
     runs = [_run(row) for row in df.to_dict("records")]
-    budgets = budgets_of(laws.isoflop(laws.from_results(df)), runs)
+    budgets = isoflop_curves(laws.isoflop(laws.from_results(df)), runs)
     assert [budget.interior for budget in budgets] == [False, False, False]
-    figure = isoflops(ReportData("off", home, "", 0.9, runs, budgets=budgets))
+    figure = isoflop_figure(ReportData("off", home, "", 0.9, runs, isoflops=budgets))
     assert figure is not None and "below the smallest size" in figure.caption and "sizes to add" in figure.caption
     stars = [mark for mark in figure.panels[0].marks if getattr(mark, "symbol", "") == "star" and mark.x]
     assert stars and not any(star.filled for star in stars)
@@ -344,7 +345,7 @@ def test_a_browser_draws_every_panel_without_an_error(home, page):
             f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom",
             f"file://{home / 'report.html'}",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.stdout.count('class="main-svg"') >= len(page.figures)
     assert done.stdout.count('class="plot js-plotly-plot"') == len(page.figures)
     assert not re.search(r"Uncaught|Refused to|CONSOLE.*[Ee]rror", done.stderr), done.stderr

@@ -84,7 +84,7 @@ def test_steps_past_the_end_keep_the_last_rate() -> None:
         assert schedule_of(ScheduleConfig(name=name, final=0.25), 1.0, 20)(200) == 0.25
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     name=st.sampled_from(NAMES),
     warmup=st.floats(0, 0.5),

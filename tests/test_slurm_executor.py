@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from slurm_cluster import SlurmCluster, unavailable
 from tiny_run import RUN, Tiny
+from waiting import LIMIT_S, wait_until
 
 from scaling.config import SlurmConfig, SweepConfig, merge, to_yaml
 from scaling.errors import UserError
@@ -23,26 +23,19 @@ from scaling.sweeps.run_store import attempts
 from scaling.training import train
 
 
-def wait_until(happened: Callable[[], Any], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_a_job_asks_for_what_its_devices_need() -> None:
     config = SlurmConfig(
         partition="a100", time_minutes=90, gpus=1, cpus=8, memory_gb=0.5, account="lab", qos="low",
         setup=("module load cuda",), array_parallelism=4,
     )  # fmt: skip
-    asked = slurm.parameters(config, 4, "name")
+    asked = slurm.job_parameters(config, 4, "name")
     assert (asked["partition"], asked["account"], asked["qos"], asked["job_name"]) == ("a100", "lab", "low", "name")
     assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["nodes"], asked["mem"]) == (4, 32, 1, "512M")
     assert (asked["time"], asked["setup"], asked["array_parallelism"]) == (90, ["module load cuda"], 4)
 
 
 def test_what_is_not_configured_is_left_to_the_cluster() -> None:
-    asked = slurm.parameters(SlurmConfig(time_minutes=2), 1, "name")
+    asked = slurm.job_parameters(SlurmConfig(time_minutes=2), 1, "name")
     assert asked.keys().isdisjoint({"partition", "gpus_per_node", "mem", "account", "qos"})
     assert asked["signal_delay_s"] == 60  # half of so short a limit
 
@@ -60,7 +53,7 @@ def test_every_parameter_reaches_the_script_that_sbatch_reads(tmp_path: Path) ->
     submitit = pytest.importorskip("submitit")
     config = SlurmConfig(partition="p", gpus=2, cpus=3, memory_gb=16, account="a", qos="q", setup=("module load x",))
     text = submitit.slurm.slurm._make_sbatch_string(
-        command="run", folder=tmp_path, map_count=7, **slurm.parameters(config, 2, "name")
+        command="run", folder=tmp_path, map_count=7, **slurm.job_parameters(config, 2, "name")
     )
     wanted = {
         "--partition=p", "--gpus-per-node=4", "--cpus-per-task=6", "--mem=16384M", "--account=a", "--qos=q",
@@ -103,10 +96,10 @@ def script(folder: Path, name: str, code: str, devices: int = 1) -> Task:
     return Task(name, (folder / name,), (sys.executable, "-S", "-c", code), devices=devices)
 
 
-def told(executor: SlurmExecutor, count: int, seconds: float = 60) -> dict[str, int | None]:
+def told(executor: SlurmExecutor, count: int) -> dict[str, int | None]:
     """Exit codes of the next `count` tasks that end."""
     found: dict[str, int | None] = {}
-    end = time.monotonic() + seconds
+    end = time.monotonic() + LIMIT_S
     while len(found) < count:
         assert time.monotonic() < end, found
         for finished in executor.wait(1.0):
@@ -131,7 +124,7 @@ SAVES = (
     "def save(*_): time.sleep(.5); print('saved', flush=True); sys.exit(75)\n"
     "signal.signal(signal.SIGTERM, save); print('ready', flush=True)\n"
     "if os.environ.get('SLURM_RESTART_COUNT'): sys.exit(0)\n"
-    "time.sleep(60)"
+    "time.sleep(600)"
 )
 
 
@@ -177,7 +170,8 @@ def test_sbatch_s_refusal_is_told_in_its_own_words(cluster: SlurmCluster, tmp_pa
     executor.open(tmp_path)
     with pytest.raises(UserError, match="More processors requested than permitted"):
         executor.submit([script(tmp_path, "narrow", "pass"), script(tmp_path, "wide", "pass", devices=9)])
-    assert cluster.run("squeue", "-h") == "" and jobs(tmp_path) == {}
+    wait_until(lambda: cluster.run("squeue", "-h") == "")  # the last one's are being cleaned up
+    assert jobs(tmp_path) == {}
 
 
 @pytest.mark.slow
@@ -215,10 +209,9 @@ def test_preempted_and_timed_out_jobs_save_and_go_on_while_cancelled_ones_stay_a
 
     executor.submit([script(tmp_path, name, SAVES) for name in "abc"])
     wait_until(lambda: sum(log(tmp_path, name) != "" for name in "abc") == 2)
-    began = time.monotonic()
     executor.cancel()
     assert sorted(map(str, told(executor, 3).values())) == ["75", "75", "None"]
-    assert time.monotonic() - began < 15 and cluster.run("squeue", "-h") == ""
+    wait_until(lambda: cluster.run("squeue", "-h") == "")
     assert sorted(log(tmp_path, name) for name in "abc") == ["", "ready\nsaved\n", "ready\nsaved\n"]
 
 
@@ -307,8 +300,7 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
     wait_until(waiting.exists)
     preempted = set(waiting.read_text().split())
     cluster.run("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=sleep 1")
-    wait_until(lambda: any("SIGCONT" in path.read_text() for path in (home / ".slurm").glob("*_log.out")))
-    time.sleep(1)  # SIGTERM comes with it
+    wait_until((home / "told").exists)
     hold.unlink()
     done = len(completed())
     first.kill()
@@ -316,7 +308,7 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
     cluster.start_node("n2")
     wait_until(lambda: len(completed()) >= done + 2)  # with nobody looking on
     second = begin()
-    out, said = second.communicate(timeout=240)
+    out, said = second.communicate(timeout=LIMIT_S)
 
     assert second.returncode == 0, said
     assert json.loads(out)["counts"] == {"completed": 12}
@@ -336,6 +328,5 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
         assert len(updates) - 40 <= (16 if run_id in disturbed - preempted else 0)
     for run in make_runs(config, str(tmp_path / "undisturbed")):
         if run.id in disturbed:
-            with tiny.compiling_once():
-                alone = train(run.config, quiet=True)
+            alone = train(run.config, quiet=True)
             assert run_state(home / run.id).result.loss == pytest.approx(alone.loss, rel=1e-5)

@@ -18,7 +18,7 @@ from scaling.result import write_result
 from scaling.sweeps import make_runs
 from scaling.sweeps.executors import SlurmExecutor, Task, slurm
 from scaling.sweeps.launch import train_all
-from scaling.sweeps.progress import Progress
+from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.run_store import attempts, log_end, log_start
 
 
@@ -150,7 +150,9 @@ def test_a_run_that_a_job_of_an_earlier_launch_completes_or_breaks_meanwhile_is_
         pretended.queue.write_text("")
 
     monkeypatch.setattr(SlurmExecutor, "submit", submit_late)
-    states = train_all([completed, broken], tmp_path, SlurmExecutor(SlurmConfig()), Progress(tmp_path, StringIO()))
+    states = train_all(
+        [completed, broken], tmp_path, SlurmExecutor(SlurmConfig()), LaunchProgress(tmp_path, StringIO())
+    )
     assert [state.state for state in states] == ["completed"] * 2
     codes = [[attempt.exit_code for attempt in attempts(tmp_path / run.id)] for run in (completed, broken)]
     assert codes == [[0, 0], [1, 1, 0]]  # that of the earlier launch did not cost this one an attempt

@@ -1,16 +1,23 @@
 """Layers applied by scan or unrolled, with any policy of what is computed again: the same loss and gradients."""
 
+from collections.abc import Iterator
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_run import quick_jit
 
 from scaling.config import Placement, TransformerConfig
+from scaling.families import FEED_FORWARDS, Tensor
+from scaling.families.block import FeedForward
+from scaling.families.linear import linear
+from scaling.families.shape import TransformerShape
 from scaling.models import LossSums, functional
+from scaling.models.linear import Linear
 from scaling.models.stack import group_size
 
 L = 12
@@ -98,3 +105,62 @@ def test_a_scanned_model_is_as_long_to_compile_however_deep() -> None:
         return count(jaxpr.jaxpr, "dot_general")
 
     assert products(16, "scan") == products(4, "scan") == products(4, "unroll") / 4
+
+
+class Squared(FeedForward):
+    """Adds its own size to the training loss."""
+
+    MODULE: ClassVar[str] = "test_stack:SquaredPart"
+    LOSSES: ClassVar[tuple[str, ...]] = ("size",)
+
+    kind: Literal["squared"]
+    rank: int
+
+    def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
+        shape, axes = (model.d_model, model.d_model), ("embed", "mlp")
+        yield from linear("map", "mlp", shape, axes, std=0.3, item="mlp", bias=False)
+        router = Tensor(("router",), "mlp", shape, ("embed", "mlp"), "hidden", inputs=1, std=0.3)
+        yield router  # a matrix that stays float32
+
+
+class SquaredPart(nnx.Module):
+    def __init__(self, config: TransformerConfig, part: Squared, params: functional.Params):
+        self.map, self.router = Linear(params["map"]), nnx.Param(params["router"])
+        self.dtypes = (params["map"]["kernel"].dtype, params["router"].dtype)
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
+        y = self.map(x) * jax.nn.sigmoid(x.astype(jnp.float32) @ self.router[...]).astype(x.dtype)
+        assert self.dtypes == (x.dtype, jnp.float32), "precision is as declared, whatever the number of axes"
+        return y, {"size": jnp.sum(jnp.square(y.astype(jnp.float32)))}
+
+
+MIXED: dict[str, Any] = {"feed_forward": [{"kind": "mlp"}, {"kind": "squared", "rank": 2}, {"kind": "mlp"}]}
+
+
+@pytest.mark.parametrize("shape", [{"layers": 7}, {"layers": 12, "layer_sharing": 2, "sliding_window": (5, None)}])
+def test_layers_of_several_kinds_and_what_they_add_to_the_loss(
+    shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind has a stack; scanned by threes, unrolled and computed again they are the same."""
+    monkeypatch.setitem(FEED_FORWARDS, "squared", Squared)
+    config = model(**shape, **MIXED)
+    squared = sum(i % 3 == 1 for i in range(config.unique_layers))
+    assert [(stack.name, len(stack.members)) for stack in config.stacks] == [
+        ("layers", config.unique_layers - squared), ("layers_2", squared),
+    ]  # fmt: skip
+    assert config.losses == ("size",)
+    tokens = jax.random.randint(jax.random.key(1), (2, L), 0, config.vocab)
+
+    def objective(params: functional.Params, placement: Placement) -> jax.Array:
+        sums = functional.bind(config, placement, params).loss_sums(tokens, tokens[:, ::-1], jnp.ones((2, L)))
+        return sums.loss + sums.extra["size"]
+
+    def found(**placement: Any) -> Any:
+        at = Placement.model_validate(placement)
+        return quick_jit(jax.value_and_grad(partial(objective, placement=at)))(start(config))
+
+    want = found(layers="unroll")
+    for placement in ({"layers": "scan"}, {"layers": "scan", "remat": "full"}, {"layers": "unroll", "remat": "dots"}):
+        assert_close(found(**placement), want)
+    half = found(layers="scan", compute_dtype="bfloat16")
+    assert float(half[0]) == pytest.approx(float(want[0]), rel=0.05) and float(half[0]) != float(want[0])

@@ -75,7 +75,7 @@ with lock(folder / "lock", wait_s=10):
     elif ending == "slow":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
         (folder.parent / "slow").touch()
-        time.sleep(60)
+        time.sleep(600)
 """
 
 

@@ -4,17 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_sweep import PRETEND, four_slots, pretend, sweep, trained, write_script  # noqa: F401
+from waiting import LIMIT_S, wait_until
 
 from scaling.config import SweepConfig, to_yaml
 from scaling.errors import UserError
 from scaling.sweeps import make_runs, run_state, run_sweep, status
+from scaling.sweeps.progress import Progress
 from scaling.sweeps.run_store import attempts, is_held, lock
 
 LAUNCH = """
@@ -40,13 +39,6 @@ def start_launch(config: SweepConfig, folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def wait_until(happened: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.mark.usefixtures("pretend")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_lets_runs_save_and_a_later_launch_continues(tmp_path: Path, number: int, code: int) -> None:
@@ -57,7 +49,7 @@ def test_a_signal_lets_runs_save_and_a_later_launch_continues(tmp_path: Path, nu
     wait_until(lambda: (home / "trained").exists() and len(trained(home)) == 5)
     assert run_state(home / slow).state == "running" and status(home)["launched"]
     process.send_signal(number)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=LIMIT_S)
     assert process.returncode == code and b"stopping" in told and b"the same command goes on" in told
     assert (run_state(home / slow).state, attempts(home / slow)[0].exit_code) == ("interrupted", 75)
     assert run_sweep(config, four_slots(), tmp_path).ok
@@ -66,7 +58,7 @@ def test_a_signal_lets_runs_save_and_a_later_launch_continues(tmp_path: Path, nu
 
 @pytest.mark.usefixtures("pretend")
 def test_a_killed_launch_is_continued_and_its_open_attempt_closed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, home = sweep(), tmp_path / "s"
     slow = make_runs(config)[0].id
@@ -79,26 +71,41 @@ def test_a_killed_launch_is_continued_and_its_open_attempt_closed(
     # the real worker ends with its parent, see below; this one lives on for a while, and is waited for
     orphan = attempts(home / slow)[0].pid
     assert run_state(home / slow).state == "running"
-    killer = threading.Timer(1.0, os.kill, (orphan, signal.SIGKILL))
-    killer.start()
+    told = Progress.wait_for
+
+    def end_the_orphan(self: Progress, run_id: str) -> None:
+        told(self, run_id)
+        if is_held(home / slow / "lock"):
+            os.kill(orphan, signal.SIGKILL)
+
+    monkeypatch.setattr(Progress, "wait_for", end_the_orphan)
     assert run_sweep(config, four_slots(), tmp_path).ok
     assert f"{slow} is being trained by another process" in capsys.readouterr().err
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))
     assert "disappeared" in attempts(home / slow)[0].reason
 
 
+# The real worker, which says each time that it found its lock held, and one who started it and does no more.
+WAITING = """
+import sys, time
+from pathlib import Path
+from scaling.sweeps import worker
+sleep = time.sleep
+time.sleep = lambda seconds: (print("waits", flush=True), sleep(seconds))
+sys.exit(worker.main([Path(sys.argv[1])]))
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 def test_a_worker_waits_for_its_lock_and_ends_with_its_parent(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scaling.sweeps.worker", str(tmp_path / "run")]
-    script = f"import subprocess, time; print(subprocess.Popen({command!r}).pid, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", PARENT, WAITING, str(tmp_path / "run")]
     with lock(tmp_path / "run" / "lock"):
-        parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert parent.stdout is not None
-        fds = Path(f"/proc/{int(parent.stdout.readline())}/fd")
-        wait_until(lambda: any(fd.readlink().name == "lock" for fd in fds.iterdir()))
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert parent.stdout is not None and parent.stdout.readline() == "waits\n"
         parent.kill()
-        parent.wait()
-        wait_until(lambda: not fds.exists() or not list(fds.iterdir()))
+        told = parent.communicate()[0]  # until the worker, too, has ended: it writes to the same pipe
+    assert set(told.split()) <= {"waits"}  # it did not wait in vain, which it would say
     assert attempts(tmp_path / "run") == ()
 
 
@@ -112,5 +119,5 @@ def test_a_second_launch_at_once_is_refused(tmp_path: Path) -> None:
             run_sweep(config, four_slots(), tmp_path)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=LIMIT_S)
     assert not is_held(home / "lock")

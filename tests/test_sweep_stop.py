@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from test_sweep import PRETEND, sweep
+from waiting import LIMIT_S, wait_until
 
 from scaling.config import to_yaml
 
@@ -25,7 +25,7 @@ devices = Devices("cpu", tuple(os.sched_getaffinity(0))[:1] * 4, "cpu")
 sweep.EXECUTORS = {"local": lambda config: LocalExecutor(devices)}
 def stay(*_):
     Path(folder, "here").touch()
-    time.sleep(60)
+    time.sleep(600)
 scaling.data.prepare = stay if where == "data" else lambda *_: None
 scaling.data.check_run = lambda *_: None
 scaling.report.write = stay
@@ -41,11 +41,8 @@ def test_a_sweep_that_is_told_to_stop_where_it_trains_nothing_says_that_it_goes_
     command = [sys.executable, "-c", LAUNCH, str(tmp_path / "sweep.yaml"), str(tmp_path), PRETEND, where]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ)
-    end = time.monotonic() + 60
-    while not (tmp_path / "here").exists():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
+    wait_until((tmp_path / "here").exists, process)
     process.send_signal(signal.SIGTERM)
-    out, told = process.communicate(timeout=30)
+    out, told = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (75, "")
     assert told.splitlines()[-1] == "stopped; the same command goes on"

@@ -44,7 +44,7 @@ def bpe_digits(tmp_path_factory):
     return learn(tmp_path_factory.mktemp("digits"), vocab=600, split_digits=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text())
 @example(text=SNIPPETS)
 def test_bytes_are_utf8_without_nul(text):
@@ -54,7 +54,7 @@ def test_bytes_are_utf8_without_nul(text):
     assert ByteTokenizer().decode(tokens) == text.replace("\0", "")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text())
 @example(text=SNIPPETS)
 @example(text=EOD_NAME)

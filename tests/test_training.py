@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from tiny_run import Tiny, quick_jit
+from waiting import LIMIT_S, free_ports
 
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, load
@@ -32,10 +31,8 @@ from scaling.training.step import compile_step, gradients, metric_names, run_lay
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    made = Tiny(tmp_path_factory.mktemp("training"))
-    with made.compiling_once():
-        yield made
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("training"))
 
 
 def batch_of(config: RunConfig, seed: int = 0) -> Batch:
@@ -219,7 +216,7 @@ def test_a_short_run_never_imports_orbax_or_wandb(tiny: Tiny, tmp_path: Path) ->
     config = tiny.config(tokens=10 * 256, records={"checkpoint_minutes": 10.0})
     check = "import atexit, sys; atexit.register(lambda: print([m for m in ('orbax', 'wandb') if m in sys.modules]))"
     process = tiny.start(config, tmp_path / "run", prelude=check)
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
     assert out.strip() == "[]"
 
@@ -231,12 +228,10 @@ def test_two_joined_processes_go_on_with_a_run_of_one(tiny: Tiny, tmp_path: Path
     shutil.copytree(tmp_path / "alone", folder)
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "checkpoints" / "40")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
+    address = f"localhost:{free_ports(1)[0]}"
     joined = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     both = [tiny.start(config, folder, **joined, JAX_PROCESS_ID=str(i)) for i in range(2)]
-    errors = [process.communicate(timeout=240)[1] for process in both]
+    errors = [process.communicate(timeout=LIMIT_S)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert all("going on from step 20" in text for text in errors)
     result = read_result(folder)

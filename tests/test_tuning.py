@@ -14,12 +14,11 @@ from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 from scaling import laws, load_runs
 from scaling.config import SweepConfig, build
 from scaling.errors import UserError
-from scaling.laws.text.tables import format_fit
 from scaling.result import read_result, write_result
 from scaling.sweeps import make_runs, status
 from scaling.sweeps.designs import make_test_runs
 from scaling.sweeps.run_store import read_plan, tuning
-from scaling.sweeps.run_store.tuning import judge, judged, tuning_lines
+from scaling.sweeps.run_store.tuning import judge_rates, tuning_columns, tuning_lines
 
 RATES = (0.5, 1.0, 2.0)
 
@@ -41,7 +40,7 @@ def test_a_point_is_tuned_where_the_parabola_has_no_more_than_a_thousandth_to_ga
     best: float, curvature: float, rates: list[float]
 ) -> None:
     losses = bowl(rates, best, curvature)
-    found = judge(losses)
+    found = judge_rates(losses)
     assert found.best == 1.0
     gain = 1 - 2.0 / losses[1.0]  # the bowl's least loss is 2
     if abs(gain - 0.001) > 1e-9:
@@ -66,7 +65,7 @@ def test_a_point_is_tuned_where_the_parabola_has_no_more_than_a_thousandth_to_ga
     ],
 )
 def test_the_state_says_why_and_what_to_add(losses: dict[float, float], state: str, note: str) -> None:
-    found = judge(losses)
+    found = judge_rates(losses)
     assert found.state == state
     assert re.search(note, found.note) if note else found.note == ""
 
@@ -168,11 +167,11 @@ def test_the_fit_counts_states_and_warns_of_untuned_points(tmp_path: Path) -> No
     said = "tuned at 12, bracketed at 1, untuned at 2 of 15 points"
     assert runs.conventions["learning rate"] == said
     fitted = laws.fit(runs, starts=4)
-    text = format_fit(fitted)
+    text = fitted.summary()
     assert f"note: learning rate {said}" in text
     assert text.count("another learning rate was better") == 1 and "(30 rows): another" in text
     all_tuned = runs.with_conventions(**{"learning rate": "tuned at 15 of 15 points"})
-    assert "note: learning rate" not in format_fit(laws.fit(all_tuned, starts=4))
+    assert "note: learning rate" not in laws.fit(all_tuned, starts=4).summary()
 
 
 def test_seeds_have_one_best_rate_and_all_of_them_are_fitted(tmp_path: Path) -> None:
@@ -202,8 +201,8 @@ def test_rates_are_compared_on_the_seeds_that_tried_them_all() -> None:
         for (seed, factor), loss in losses.items()
     ]  # fmt: skip
     labels = [{"target_params": 9, "learning_rate_factor": factor, "seed": seed} for seed, factor in losses]
-    assert [row["better_run"] for row in judged(rows, labels)] == ["0-1.0", "", "0-1.0", ""]
-    apart = judged(rows, [{**label, "target_params": i} for i, label in enumerate(labels)])
+    assert [row["better_run"] for row in tuning_columns(rows, labels)] == ["0-1.0", "", "0-1.0", ""]
+    apart = tuning_columns(rows, [{**label, "target_params": i} for i, label in enumerate(labels)])
     assert {row["tuning_note"] for row in apart} == {"one factor only"}
 
 
@@ -211,7 +210,7 @@ def test_the_rates_of_a_sweep_are_compared_once_for_a_table(tmp_path: Path, monk
     home = tmp_path / "s"
     write_runs(tuned(), home, Law(curvature=0.02), lines=2)
     calls: list[int] = []
-    monkeypatch.setattr(tuning, "judge", lambda *args: calls.append(1) or judge(*args))
+    monkeypatch.setattr(tuning, "judge_rates", lambda *args: calls.append(1) or judge_rates(*args))
     for look in (load_runs, status):
         calls.clear()
         look(home)

@@ -104,7 +104,7 @@ def program(config: TransformerConfig) -> str:
     return jax.jit(update).lower(jax.random.key(0)).as_text()
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(shapes, st.booleans(), st.booleans())
 def test_at_the_base_shape_every_factor_is_one_and_the_program_that_of_the_standard_model(
     values: dict[str, Any], layers: bool, heads: bool

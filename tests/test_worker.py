@@ -1,19 +1,20 @@
 """The process that trains runs: what it notes of its start and end, whatever happens. Training is pretended."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_run_store import RESULT
 from test_sweep import sweep
+from waiting import LIMIT_S, wait_until
 
 from scaling.config import to_yaml
 from scaling.sweeps import make_runs
+from scaling.sweeps.executors.process import PARENT
 from scaling.sweeps.run_store import BUSY, attempts, lock, log_start, run_state
 
 # The real worker over a training that does what the file `SWEEP/act` says.
@@ -51,7 +52,7 @@ def train(folder):
     elif act == "vanished":
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "checkpoints/3")
     elif act == "wait":
-        time.sleep(60)
+        time.sleep(600)
     write_result(folder, record)
     return record
 
@@ -86,7 +87,7 @@ def start(act: str, *folders: Path) -> subprocess.Popen[str]:
 def run(act: str, *folders: Path) -> tuple[int, str]:
     """Exit code, and the last line of what it printed."""
     process = start(act, *folders)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=LIMIT_S)
     return process.returncode, (told.splitlines() or [""])[-1]
 
 
@@ -130,13 +131,25 @@ def test_the_reason_is_noted_also_where_the_log_takes_no_more(folders: list[Path
     assert attempt.reason.startswith("cannot write metrics.jsonl: no space left on device")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_worker_whose_parent_died_while_it_started_trains_nothing(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setenv(PARENT, str(gone.pid))
+    assert run("complete", folders[0])[0] == 1 and attempts(folders[0]) == ()
+    monkeypatch.setenv(PARENT, str(os.getpid()))
+    assert run("complete", folders[0])[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_training_does_not_hear_is_noted_too(folders: list[Path], number: int) -> None:
     """Before it listens: there is nothing to save."""
     process = start("wait", *folders)
-    wait_for(folders[0].parent / "began")
+    wait_until((folders[0].parent / "began").exists, process)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == 75
     assert [[a.exit_code for a in attempts(folder)] for folder in folders] == [[75], [75]]
     assert "starts over" in run_state(folders[0]).reason  # no checkpoint was kept, and none is claimed
@@ -145,7 +158,7 @@ def test_a_signal_that_training_does_not_hear_is_noted_too(folders: list[Path], 
 def test_an_attempt_that_was_lost_is_closed_by_the_next(folders: list[Path]) -> None:
     folder = folders[0]
     process = start("wait", folder)
-    wait_for(folder.parent / "began")
+    wait_until((folder.parent / "began").exists, process)
     process.kill()
     process.communicate()
     log_start(folder)  # killed, begun again without a scheduler (a job that is queued again), killed again
@@ -192,10 +205,3 @@ def test_where_another_process_trains_one_of_them_nothing_is_begun(
         code, told = run("complete", *folders)
     assert code == BUSY and "another process trains this run: process" in told
     assert not any(attempts(folder) for folder in folders)
-
-
-def wait_for(path: Path) -> Any:
-    end = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)

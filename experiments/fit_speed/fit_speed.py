@@ -125,7 +125,7 @@ def main():
         return fresh_process(options.table)
 
     from scaling import laws
-    from scaling.laws.intervals.draws import resample_counts
+    from scaling.laws.intervals.bootstrap import resample_counts
 
     runs = laws.Runs(table(options.table))
     first = cold(options.table, options.repeats)

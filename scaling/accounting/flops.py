@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 
 from scaling.accounting.params import params
 from scaling.config import RunConfig
-from scaling.families import Mask, ModelConfig
+from scaling.families import Mask, ModelConfig, Tensor
+from scaling.families.declare import HEAD, LAYERS
 from scaling.families.model import TRAINING
 
 
@@ -13,7 +14,10 @@ class Flops:
     """Training FLOPs per token at the model's context (forward and backward; a multiply-add is 2).
 
     exact: every matrix product of the model, attention over the keys that the mask lets a query see, head included,
-        embedding look-up free; layers that share parameters are counted each time they run.
+        embedding look-up free; layers that share parameters are counted each time they run. Of a run that freezes
+        parameters what its step computes: no gradient of a frozen matrix, and none of what a product reads where
+        nothing before it is trained, see `_passes`. An objective that reads a reference adds one forward pass, the
+        item `reference`. The other conventions count all parameters as trained, and no reference.
     kaplan_6n: 6·N, N = `params.non_embedding` (Kaplan et al. 2020, 2001.08361, section 2.1). Not counted: attention
         over the context, the head. N here has norms and biases, which Kaplan drops. 6·`params.total`, which many
         papers write as 6ND too, is another convention: `palm` less its attention term.
@@ -54,23 +58,41 @@ def flops_per_token(model: ModelConfig | RunConfig, keys: float | None = None, m
     keys: keys that a query is multiplied with in every layer, where it is not the mask's mean (`model.context` for
         an attention that computes masked scores too). Changes the exact count only.
     """
+    tensors, reference = list(model.tensors()), False
     if isinstance(model, RunConfig):
+        reference = model.objective.REFERENCE
         mask, model = mask or model.objective.MASK, model.model
     count, extra = params(model), model.extra_flops(mask or "causal", keys)
+    lowest = min(tensor.depth for tensor in tensors if not tensor.frozen)
     items = dict.fromkeys(model.ITEMS, 0.0)
-    hidden = 0.0
-    for tensor in model.tensors():
+    whole = {"hidden": 0.0, "head": 0.0}
+    for tensor in tensors:
+        role = "hidden" if tensor.role == "hidden" else "head"
         for item, times in tensor.uses:
-            products = TRAINING * 2.0 * tensor.size * times
-            items[item] = items.get(item, 0.0) + products
-            hidden += products if tensor.role == "hidden" else 0.0
-    items |= extra.exact
+            items[item] = items.get(item, 0.0) + _passes(tensor, lowest) * 2.0 * tensor.size * times
+            whole[role] += TRAINING * 2.0 * tensor.size * times
+    scores = (1 + 2 * (lowest <= LAYERS)) / TRAINING  # both of their factors have a gradient, or neither
+    items |= {name: value * scores for name, value in extra.exact.items()}
+    if reference:
+        items["reference"] = (sum(whole.values()) + sum(extra.exact.values())) / TRAINING
     embedding = TRAINING * 2.0 * count.items["embedding"]  # as a product with one-hots
     return Flops(
         items=items,
         exact=sum(items.values()),
         kaplan_6n=6.0 * count.non_embedding,
-        chinchilla_appendix_f=embedding + items["head"] + hidden + extra.full_context + extra.softmax,
+        chinchilla_appendix_f=embedding + sum(whole.values()) + extra.full_context + extra.softmax,
         palm=6.0 * count.total + extra.full_context,
-        deepseek=hidden + extra.full_context,
+        deepseek=whole["hidden"] + extra.full_context,
     )
+
+
+def _passes(tensor: Tensor, lowest: int) -> int:
+    """Products of the size of its forward one that a step makes with a matrix: that one, its own gradient unless it
+    is frozen, and that of what it reads if anything before it is trained.
+
+    lowest: depth of the first trained tensor, see `Tensor.depth`. Layers count alike, each as though another were
+    before it: so a scan over them computes. Where they are unrolled and all before them is frozen, the first one
+    makes fewer products than this.
+    """
+    depth = tensor.depth if tensor.role == "hidden" else HEAD  # an embedding is multiplied with where it is the head
+    return 1 + (not tensor.frozen) + (lowest <= LAYERS if depth == LAYERS else lowest < depth)

@@ -19,7 +19,8 @@ class Memory:
     """Bytes on one device at the peak of a step."""
 
     items: dict[str, int]
-    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits"""
+    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits; and
+    reference, where a run keeps one"""
     devices: int
 
     @property
@@ -33,6 +34,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     devices: devices of the run; unset: as many as `placement.mesh` names.
     kind: their kind; on `cpu`, `compute_dtype: auto` is float32, elsewhere bfloat16.
     returns: bytes. Parameters, gradients and optimizer state are exact for the layout that `parallel` gives them.
+    Frozen parameters have neither gradient nor optimizer state.
     Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum takes them, one
     layer computed again, a piece of logits and all gradients as there at one time, so it is rather too large.
     Against XLA's own plan for a TPU v5e: state to the byte; the sum 4 to 7 % high without remat, up to 46 % where
@@ -47,18 +49,19 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     compute = Compute(
         platform, dtype, run.placement.attention, run.placement.remat, mesh["tensor"], run.objective.MASK
     )
-    parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in model.tensors()]
+    parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
+    trained = [(tensor, size) for tensor, size in parts if not tensor.frozen]
     held = FLOAT32 * sum(size for _, size in parts)
-    copied = sum(size for tensor, size in parts if tensor.precision == "compute")
+    copied = sum(size for tensor, size in parts if tensor.precision == "compute") * (1 + run.objective.REFERENCE)
     windows = ceil(run.batch_size / (accumulate * mesh["data"] * mesh["fsdp"]))
     items = {
         "parameters": held,
-        "gradients": held * (2 if accumulate > 1 else 1),  # the sum and what is added to it
-        "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in parts),
+        "gradients": FLOAT32 * sum(size for _, size in trained) * (2 if accumulate > 1 else 1),  # sum and addend
+        "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": compute.width * copied if compute.width < FLOAT32 else 0,
         "activations": windows * model.context * model.activations(compute),
         "logits": _logits(run, windows * model.context, mesh["tensor"]),
-    }
+    } | ({"reference": held} if run.has_reference else {})
     return Memory(items, prod(mesh.values()))
 
 
@@ -97,9 +100,10 @@ def _moments(tensor: Tensor, size: int, optimizer: str) -> int:
     if optimizer == "muon":
         return size if tensor.role == "hidden" else 2 * size
     if optimizer == "adafactor":
-        factored = len(tensor.one) == 2 and min(tensor.one) >= FACTORED_FROM
+        sides = (tensor.fan_in, tensor.fan_out) if tensor.inputs else tensor.one
+        factored = len(sides) == 2 and min(sides) >= FACTORED_FROM
         copies = prod(tensor.shape[: tensor.stacked])
-        return size + (copies * sum(tensor.one) if factored else size)  # momentum; rows and columns whole
+        return size + (copies * sum(sides) if factored else size)  # momentum; rows and columns whole
     return 2 * size
 
 

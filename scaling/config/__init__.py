@@ -17,8 +17,19 @@ from scaling.config.load import (
     to_yaml,
 )
 from scaling.config.pack import shape_of
+from scaling.config.parent import Parent, find_parent, resolved, saved_steps
 from scaling.config.prefix import shared_steps
-from scaling.config.rules import Rule, Size, TuningConfig
+from scaling.config.recipe import (
+    column_of,
+    columns_of,
+    default_columns,
+    flat,
+    is_recipe,
+    recipe_keys,
+    recipe_of,
+    rule_column,
+)
+from scaling.config.rules import DecayRule, RateRule, Rule, Size, TuningConfig
 from scaling.config.run import (
     DataConfig,
     MeshConfig,
@@ -30,7 +41,9 @@ from scaling.config.run import (
     TokenizerConfig,
     tail_steps,
 )
+from scaling.config.start import StartConfig
 from scaling.config.sweep import (
+    TRIED,
     BranchesDesign,
     ForecastConfig,
     GridDesign,
@@ -39,13 +52,16 @@ from scaling.config.sweep import (
     Point,
     SweepConfig,
 )
+from scaling.extensions import load_extensions
 from scaling.families import LadderConfig, ModelConfig, MupConfig, TransformerConfig
 from scaling.frozen import Config
 
 __all__ = [
+    "TRIED",
     "BranchesDesign",
     "Config",
     "DataConfig",
+    "DecayRule",
     "ExecutorConfig",
     "ForecastConfig",
     "GridDesign",
@@ -56,8 +72,10 @@ __all__ = [
     "ModelConfig",
     "MupConfig",
     "OptimizerConfig",
+    "Parent",
     "Placement",
     "Point",
+    "RateRule",
     "RayConfig",
     "Records",
     "Rule",
@@ -65,6 +83,7 @@ __all__ = [
     "ScheduleConfig",
     "Size",
     "SlurmConfig",
+    "StartConfig",
     "SweepConfig",
     "TokenizerConfig",
     "TransformerConfig",
@@ -73,16 +92,29 @@ __all__ = [
     "build",
     "canonical",
     "check_key",
+    "column_of",
+    "columns_of",
     "config_hash",
+    "default_columns",
     "differing",
     "family_of",
+    "find_parent",
+    "flat",
+    "is_recipe",
     "json_schema",
     "load",
     "merge",
     "read_mapping",
+    "recipe_keys",
+    "recipe_of",
+    "resolved",
+    "rule_column",
     "run_id",
+    "saved_steps",
     "shape_of",
     "shared_steps",
     "tail_steps",
     "to_yaml",
 ]
+
+load_extensions()  # before any configuration is read

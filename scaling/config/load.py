@@ -179,10 +179,22 @@ def canonical(config: RunConfig) -> str:
     """The part of a run that is its identity, as JSON with sorted keys and every default written out.
 
     What is unset (null), and a section in which all is, is left out: so an option that comes later and is off by
-    default renames no run.
+    default renames no run. A run that begins with another one has that one's hash and step in it, not its place.
+    Raises UserError where these are not known yet, see `resolved`.
     """
-    values = config.model_dump(mode="json", exclude=NOT_IDENTITY, exclude_none=True)
+    if config.start is not None and not config.start.known:
+        raise UserError(
+            f"start.run={config.start.run}: its hash and step decide this run's id and are not known yet; "
+            "`scaling.config.resolved` reads them from that run's folder"
+        )
+    values = identity(config, exclude_none=True)
     return json.dumps(_without_empty(values), sort_keys=True, separators=(",", ":"))
+
+
+def identity(config: RunConfig, *, exclude_none: bool = False) -> dict[str, Any]:
+    """The keys of a run that are its identity."""
+    outside: dict[str, Any] = {**dict.fromkeys(NOT_IDENTITY, True), "start": {"run"}}
+    return config.model_dump(mode="json", exclude=outside, exclude_none=exclude_none)
 
 
 def _without_empty(value: Any) -> Any:
@@ -321,15 +333,27 @@ def _kinds(cls: type[BaseModel], key: str) -> list[str]:
 
 def _models(field: FieldInfo, values: Any) -> list[type[BaseModel]]:
     """The configuration classes that a field may hold; of one with a registry that of the `kind` in `values`."""
-    annotations = [field.annotation, *get_args(field.annotation)]
-    inner = [part for annotation in annotations for part in (annotation, *get_args(annotation))]
-    registries = [part for part in (*field.metadata, *inner, *_metadata(inner)) if isinstance(part, ByKind)]
-    if registries:
-        one = values[0] if isinstance(values, list | tuple) and values else values
-        chosen = registries[0].choose({} if one is None else one)
-        return [] if chosen is None else [chosen]
-    return [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+    registry = _registry(field)
+    if registry is None:
+        return classes_of(field)
+    one = values[0] if isinstance(values, list | tuple) and values else values
+    chosen = registry.choose({} if one is None else one)
+    return [] if chosen is None else [chosen]
 
 
-def _metadata(annotations: list[Any]) -> list[Any]:
-    return [extra for annotation in annotations for extra in getattr(annotation, "__metadata__", ())]
+def classes_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The configuration classes that a field may hold, those of a registry in its order."""
+    registry = _registry(field)
+    if registry is not None:
+        return list(registry.registry.values())
+    return [a for a in _inner(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def _registry(field: FieldInfo) -> ByKind | None:
+    extras = [extra for part in _inner(field.annotation) for extra in getattr(part, "__metadata__", ())]
+    return next((extra for extra in (*field.metadata, *extras) if isinstance(extra, ByKind)), None)
+
+
+def _inner(annotation: Any) -> list[Any]:
+    """An annotation and all inside it."""
+    return [annotation, *(part for inner in get_args(annotation) for part in _inner(inner))]

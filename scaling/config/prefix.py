@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from scaling.config.load import NOT_IDENTITY, differing
+from scaling.config.load import differing, identity
+from scaling.config.pack import NUMBERS
 from scaling.config.run import RunConfig
 from scaling.errors import UserError
 
-MAY_DIFFER = {"name", "warmup", "warmup_tokens", "cooldown", "final"}  # of the schedule: its rates are compared
+MAY_DIFFER = {"name"} | NUMBERS["schedule"]  # of the schedule: its rates are compared
 
 
 def shared_steps(run: RunConfig, trunk: RunConfig) -> int:
@@ -39,6 +40,7 @@ def shared_steps(run: RunConfig, trunk: RunConfig) -> int:
 
 def _start(run: RunConfig) -> dict[str, Any]:
     """What decides a run's first updates, learning rates apart."""
-    values = run.model_dump(mode="json", exclude=NOT_IDENTITY | {"tokens"})
+    values = identity(run)
+    del values["tokens"]
     values["schedule"] = {key: value for key, value in values["schedule"].items() if key not in MAY_DIFFER}
     return values

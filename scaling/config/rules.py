@@ -34,6 +34,8 @@ class Size:
 class Rule(Config, ABC):
     """A hyper-parameter as a function of a run's size."""
 
+    sets: ClassVar[str]
+    """the key of a run's configuration"""
     source: ClassVar[str]
     """where the formula comes from"""
     fitted: ClassVar[Mapping[str, tuple[float, float]]] = {}
@@ -44,6 +46,16 @@ class Rule(Config, ABC):
     @abstractmethod
     def value(self, size: Size) -> float:
         """The hyper-parameter of a run of this size."""
+
+    @property
+    def name(self) -> str:
+        """The `kind` that each rule has."""
+        return str(self.model_dump()["kind"])
+
+    def told(self) -> str:
+        """The rule with its numbers: two rules are the same where this is."""
+        numbers = self.model_dump(mode="json", exclude={"kind"})
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in numbers.items())})"
 
     def outside(self, sizes: Sequence[Size]) -> str | None:
         """Where `sizes` leave what the rule was fitted on, in a line; None where they do not."""
@@ -57,7 +69,13 @@ class Rule(Config, ABC):
         return f"was fitted on {'; on '.join(said)} ({self.source})" if said else None
 
 
-class FixedRate(Rule):
+class RateRule(Rule):
+    """Peak of the learning rate."""
+
+    sets: ClassVar[str] = "optimizer.learning_rate"
+
+
+class FixedRate(RateRule):
     """The same learning rate at every size."""
 
     source: ClassVar[str] = "a choice"
@@ -68,7 +86,7 @@ class FixedRate(Rule):
         return self.factor * self.learning_rate
 
 
-class WidthRule(Rule):
+class WidthRule(RateRule):
     """learning_rate · (d_model / width)^exponent.
 
     exponent −1: what hidden matrices need under Adam for updates whose size does not depend on the width (Yang et al.
@@ -89,7 +107,7 @@ class WidthRule(Rule):
         return self.factor * self.learning_rate * (size.d_model / self.width) ** self.exponent
 
 
-class DeepSeekRate(Rule):
+class DeepSeekRate(RateRule):
     """0.3118·C^−0.1250, C = M·D in FLOPs, M the non-embedding FLOPs per token (Bi et al. 2024, 2401.02954, eq. 1).
 
     Found with AdamW (β₂ 0.95, decay 0.1), a multi-step schedule and batches by `DeepSeekBatch`.
@@ -103,7 +121,7 @@ class DeepSeekRate(Rule):
         return self.factor * 0.3118 * size.flops_deepseek**-0.1250
 
 
-class StepLawRate(Rule):
+class StepLawRate(RateRule):
     """1.79·N^−0.713·D^0.307, N without embeddings, D in tokens (Li et al. 2025, 2503.04715, eq. 1).
 
     Found with AdamW (β₂ 0.95, decay 0.1), a cosine that ends at 1e-5 whatever its peak, and batches by
@@ -121,6 +139,7 @@ class StepLawRate(Rule):
 class BatchRule(Rule):
     """Tokens of a batch."""
 
+    sets: ClassVar[str] = "batch_size"
     multiple: int = Field(default=1, ge=1)
     """windows of a batch are a multiple of it"""
 
@@ -174,7 +193,13 @@ class PowerLinesBatch(BatchRule):
         return self.factor * 2048 * 0.0306 * size.tokens**0.383
 
 
-class FixedDecay(Rule):
+class DecayRule(Rule):
+    """Weight decay."""
+
+    sets: ClassVar[str] = "optimizer.weight_decay"
+
+
+class FixedDecay(DecayRule):
     """The same weight decay at every size."""
 
     source: ClassVar[str] = "a choice"
@@ -185,7 +210,7 @@ class FixedDecay(Rule):
         return self.factor * self.weight_decay
 
 
-class PowerLinesDecay(Rule):
+class PowerLinesDecay(DecayRule):
     """λ = B/(η·D·τ) with τ = 1.084·(D/N)^−0.527, the share of the run over which AdamW's weights remember
     (Bergsma et al. 2025, 2505.13738, eq. 2 and figure 1): B tokens of a batch, η the peak learning rate, N all
     parameters.

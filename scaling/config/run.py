@@ -1,10 +1,12 @@
 """What is run (model, data, optimizer, schedule, seed) and, apart from it, where it runs and what it leaves."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from scaling.families import AnyModel
+from scaling.config.start import StartConfig
+from scaling.families import AnyModel, Tensor
 from scaling.frozen import Config
 from scaling.objectives import AnyObjective, NextToken
 
@@ -141,6 +143,9 @@ class Records(Config):
     role: Literal["fit", "test"] = "fit"
     """set by a sweep: test for the runs that test its forecast, which no law is fitted to; counts where no plan.json
     of a sweep knows the run, as in wandb"""
+    by_rule: dict[str, str] = Field(default={})
+    """set by a sweep: keys that it gives each run by a rule, and the rule; runs of one law share the rule instead of
+    the value"""
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)
@@ -173,6 +178,8 @@ class RunConfig(Config):
     tokens: int = Field(ge=1)
     """tokens to train on, repeats included; rounded to whole batches"""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    start: StartConfig | None = None
+    """another run whose parameters this one begins with; unset: with its own, drawn from the seed"""
     placement: Placement = Placement()
     records: Records = Records()
 
@@ -195,6 +202,11 @@ class RunConfig(Config):
                 f"objective.kind={self.objective.kind} lets every token see a {self.objective.MASK} context, which a "
                 f"model of this kind cannot; it can: {', '.join(self.model.MASKS)}"
             )
+        if self.placement.remat not in self.model.REMAT:
+            raise ValueError(
+                f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
+                f"allowed: {', '.join(self.model.REMAT)}"
+            )
         schedule, tokens = self.schedule, self.tokens
         own = schedule.cooldown * tokens if schedule.name == "wsd" else 0
         if schedule.warmup_tokens is not None and schedule.warmup_tokens + own > tokens:
@@ -210,7 +222,23 @@ class RunConfig(Config):
                 f"model.mup has no rule for optimizer.name={self.optimizer.name}; "
                 f"allowed with it: {', '.join(WIDTH_TRANSFER)}; or leave model.mup unset"
             )
+        if self.start is not None:
+            self.start.check(self.model.tensors())
+        if self.objective.REFERENCE and not self.has_reference:
+            raise ValueError(
+                f"objective.kind={self.objective.kind} compares with the run that this one begins with; name it by "
+                "start.run and set start.reference=true"
+            )
         return self
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every array of the model's parameters, those that this run does not train marked as frozen."""
+        return self.model.tensors() if self.start is None else self.start.told(self.model.tensors())
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the parameters that it began with are kept beside those that are trained."""
+        return self.start is not None and self.start.reference
 
     @property
     def batch_tokens(self) -> int:

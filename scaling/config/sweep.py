@@ -1,13 +1,18 @@
 """A sweep: what its runs share, the design that makes them, and the forecast that tests the law."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from scaling.config.executor import ExecutorConfig
-from scaling.config.rules import BatchRules, DecayRules, RateRules, TuningConfig
+from scaling.config.rules import BatchRules, DecayRules, RateRule, RateRules, Rule, TuningConfig
+from scaling.config.run import ScheduleConfig
 from scaling.families import LadderConfig
 from scaling.frozen import Config
+
+TRIED = "the best of several"
+"""in place of a rule for the learning rate: several are tried at each point of the design"""
 
 
 class IsoflopDesign(Config):
@@ -149,6 +154,33 @@ class SweepConfig(Config):
     forecast: ForecastConfig | None = None
     executor: ExecutorConfig = ExecutorConfig()
     """where the runs run; may differ from launch to launch"""
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The rules that follow a run's size, by their key here."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, Rule)}
+
+    @property
+    def by_rule(self) -> dict[str, str]:
+        """Keys of a run's configuration that are set run by run beside sizes and tokens, and by what."""
+        told = {rule.sets: rule.told() for rule in self.rules.values()}
+        design = self.design
+        axes = design.keys if isinstance(design, GridDesign) else ()
+        if RateRule.sets in axes or (self.tuning is not None and len(self.tuning.learning_rate) > 1):
+            told[RateRule.sets] = TRIED
+        return told | (self.warmup_by_design if isinstance(design, BranchesDesign) else {})
+
+    @property
+    def warmup_by_design(self) -> dict[str, str]:
+        """What a design of branches says of the warmup, which takes as many tokens in all runs of a size; nothing
+        where `run` says how many."""
+        schedule = self.run.get("schedule")
+        given = schedule if isinstance(schedule, Mapping) else {}
+        if given.get("warmup_tokens") is not None:
+            return {}
+        share = given.get("warmup", ScheduleConfig().warmup)
+        return dict.fromkeys(("schedule.warmup", "schedule.warmup_tokens"), f"{share} of a size's shortest run")
 
     @model_validator(mode="after")
     def _rate_follows_width_once(self) -> Self:

@@ -16,7 +16,7 @@ from scaling.config import DataConfig
 from scaling.data.corpora import open_corpus
 from scaling.data.corpus import START, Corpus, Position
 from scaling.data.lock import locked
-from scaling.data.progress import Progress
+from scaling.data.progress import PreparationProgress
 from scaling.data.store import (
     FORMAT,
     MANIFEST,
@@ -80,7 +80,7 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
     tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:
         if not written[split].done:
-            with Progress(f"tokenising {split}", corpus.size(split), progress) as bar:
+            with PreparationProgress(f"tokenising {split}", corpus.size(split), progress) as bar:
                 _write_split(partial, corpus, tokenizer, split, written, bar)
         if not written[split].documents:
             raise UserError(_empty(data, split, written["train"].documents))
@@ -125,14 +125,14 @@ def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) 
     facts_path = partial / "tokenizer_training.json"
     if not facts_path.exists():
         sample = {"trained_on_documents": 0, "trained_on_bytes": 0}
-        with Progress("learning a tokenizer", None, progress) as bar:
+        with PreparationProgress("learning a tokenizer", None, progress) as bar:
             text = train_bpe(data.tokenizer, _sample(corpus, sample, bar))
         write_text_atomically(partial / TOKENIZER_FILE, text)
         write_text_atomically(facts_path, json.dumps(sample))  # last: says that the tokenizer is whole
     return load_tokenizer("bpe", partial), json.loads(facts_path.read_text(encoding="utf-8"))
 
 
-def _sample(corpus: Corpus, count: dict[str, int], bar: Progress) -> Iterator[str]:
+def _sample(corpus: Corpus, count: dict[str, int], bar: PreparationProgress) -> Iterator[str]:
     for _, text in corpus.documents("train"):
         size = len(text.encode("utf-8", "replace"))
         if count["trained_on_documents"] and count["trained_on_bytes"] + size > TRAINING_BYTES:
@@ -144,7 +144,12 @@ def _sample(corpus: Corpus, count: dict[str, int], bar: Progress) -> Iterator[st
 
 
 def _write_split(
-    partial: Path, corpus: Corpus, tokenizer: Tokenizer, split: str, written: dict[str, Written], bar: Progress
+    partial: Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    split: str,
+    written: dict[str, Written],
+    bar: PreparationProgress,
 ) -> None:
     """Appends what is missing of a split to its files, with an entry in the journal after each batch of documents."""
     dtype, lengths = token_dtype(tokenizer.vocab), tokenizer.text_bytes().astype(np.uint32)

@@ -8,7 +8,7 @@ from typing import Any, Self
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class Progress:
+class PreparationProgress:
     """Documents and bytes done, on standard error."""
 
     def __init__(self, label: str, documents: int | None, show: bool) -> None:

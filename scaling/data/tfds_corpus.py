@@ -17,7 +17,6 @@ from scaling.data.lock import locked
 from scaling.errors import UserError
 
 READ_AT_ONCE = 256  # records
-OTHER_MODULES = ("tensorflow_datasets.text", "tensorflow_datasets.datasets", "tensorflow_datasets.summarization")
 
 
 class TfdsCorpus:

@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 Role = Literal["embedding", "hidden", "head", "vector"]
 
+TOKENS, LAYERS, AFTER_LAYERS, HEAD = range(4)
+"""where the forward pass reads a tensor first: what lies deeper has no gradient that reaches it"""
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -45,6 +48,10 @@ class Tensor:
     """factor on the learning rate, though not on the decay (width transfer)"""
     eps: float = 1.0
     """factor on AdamW's ε (width transfer)"""
+    after_layers: bool = False
+    """a vector that is read once the last layer is done"""
+    frozen: bool = False
+    """it keeps its first value: a run says so, see `RunConfig.tensors`"""
 
     @property
     def name(self) -> str:
@@ -54,6 +61,11 @@ class Tensor:
     def size(self) -> int:
         """Parameters."""
         return prod(self.shape)
+
+    @property
+    def depth(self) -> int:
+        """TOKENS, LAYERS, AFTER_LAYERS or HEAD."""
+        return {"embedding": TOKENS, "head": HEAD}.get(self.role, AFTER_LAYERS if self.after_layers else LAYERS)
 
     @property
     def one(self) -> tuple[int, ...]:

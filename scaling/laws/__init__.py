@@ -1,30 +1,50 @@
-"""Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals."""
+"""Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals.
+
+Floors, from the ground up; a file imports from its own room and from rooms below it, never from above:
+
+    forms          the laws: parameters, starts, registry
+    table          the runs that laws are fitted to
+    solve          objective, solver and search; `FittedLaw`, the value that all that follows is about
+    quantities.py  what follows from the parameters: exponents, N*, D*, L*
+    intervals      how far all these could have come out otherwise
+    isoflop        minima at budgets and the power laws through them
+    text           fits and predictions as dictionaries and text
+    fit.py         `fit` and `Fit`, a FittedLaw with all of the above as methods
+    predict        forecasts, models that will be used, costs
+    validate       backtests, comparisons of laws and of approaches
+    next_runs      which runs to make next
+"""
 
 from scaling.laws.fit import Fit, fit, load
-from scaling.laws.forms import FORMS, Form, Parameter, Power, power_law
-from scaling.laws.forms.custom import form
-from scaling.laws.forms.precision import precision_equivalent
-from scaling.laws.forms.routed import dense_equivalent
-from scaling.laws.intervals.covariance import Covariance
-from scaling.laws.intervals.draws import Draws
-from scaling.laws.intervals.identification import Identification
-from scaling.laws.intervals.influence import Influence, influence
-from scaling.laws.intervals.profile import Profile
-from scaling.laws.intervals.sensitivity import Sensitivity, sensitivity
-from scaling.laws.isoflop.analysis import Isoflop, isoflop
-from scaling.laws.isoflop.envelope import Envelope, envelope
-from scaling.laws.next_runs.suggestion import SuggestedRun, Suggestion, default_candidates, suggest
-from scaling.laws.predict.chain import Chain
-from scaling.laws.predict.cost import chip_hours
-from scaling.laws.predict.forecast import Forecast, Forecaster, Outcome, freeze, outcome
-from scaling.laws.predict.forecast import read as read_forecast
-from scaling.laws.predict.inference import InferenceOptimum, inference_optimum
-from scaling.laws.solve.objectives import Loss, huber, l1, l2, parse_loss, quantile, student_t
-from scaling.laws.solve.priors import Prior
-from scaling.laws.table.curves import cut_curves
-from scaling.laws.table.results import from_results
-from scaling.laws.table.runs import Runs, read_csv
-from scaling.laws.text.tables import (
+from scaling.laws.forms import (
+    FORMS,
+    Form,
+    Parameter,
+    Power,
+    dense_equivalent,
+    form,
+    get_form,
+    power_law,
+    precision_equivalent,
+)
+from scaling.laws.intervals import Covariance, Identification, Influence, Profile, Sensitivity, influence, sensitivity
+from scaling.laws.isoflop import Envelope, Isoflop, envelope, isoflop, try_isoflop
+from scaling.laws.next_runs import SuggestedRun, Suggestion, default_candidates, suggest
+from scaling.laws.predict import (
+    Chain,
+    Forecast,
+    Forecaster,
+    InferenceOptimum,
+    Outcome,
+    chip_hours,
+    freeze,
+    inference_optimum,
+    outcome,
+    read_forecast,
+)
+from scaling.laws.solve import Draws, Loss, Prior, huber, l1, l2, parse_loss, quantile, student_t
+from scaling.laws.table import Runs, cut_curves, from_results, read_again, read_csv
+from scaling.laws.text import (
     fit_table,
     format_laws,
     format_loss,
@@ -33,11 +53,8 @@ from scaling.laws.text.tables import (
     laws_table,
     loss_table,
     predict_table,
-    try_isoflop,
 )
-from scaling.laws.validate.approaches import Approach, Approaches, approaches
-from scaling.laws.validate.backtest import Backtest, backtest
-from scaling.laws.validate.comparison import Comparison, compare
+from scaling.laws.validate import Approach, Approaches, Backtest, Comparison, approaches, backtest, compare
 
 __all__ = [
     "FORMS",
@@ -84,6 +101,7 @@ __all__ = [
     "format_table",
     "freeze",
     "from_results",
+    "get_form",
     "huber",
     "inference_optimum",
     "influence",
@@ -99,6 +117,7 @@ __all__ = [
     "precision_equivalent",
     "predict_table",
     "quantile",
+    "read_again",
     "read_csv",
     "read_forecast",
     "sensitivity",

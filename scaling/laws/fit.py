@@ -7,95 +7,43 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.laws import quantities as quantities_module
 from scaling.laws.forms import FORMS, Form, get_form
-from scaling.laws.intervals import draws as draws_module
-from scaling.laws.intervals.covariance import Covariance, covariance
-from scaling.laws.intervals.covariance import Method as CovarianceMethod
-from scaling.laws.intervals.draws import Draws, Kind, Method
+from scaling.laws.intervals.bootstrap import bootstrap
+from scaling.laws.intervals.clusters import clusters_of
+from scaling.laws.intervals.covariance import Covariance, CovarianceMethod, covariance
+from scaling.laws.intervals.draw import draw_parameters
 from scaling.laws.intervals.identification import Identification, identify
+from scaling.laws.intervals.interval import Interval
+from scaling.laws.intervals.prediction import Optimum, PredictedLoss, interval_of, optimum_at, predicted_loss
 from scaling.laws.intervals.profile import Profile, profile
-from scaling.laws.quantities import FlopsPerToken, Optimum, Prediction
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
-from scaling.laws.solve.multistart import search, starts_of
+from scaling.laws.solve.draws import DrawMethod, Draws, Resampling
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber
 from scaling.laws.solve.optimality import polish
 from scaling.laws.solve.priors import Prior, with_priors
-from scaling.laws.solve.problem import Problem, make_problem, transformed_sigma
+from scaling.laws.solve.problem import make_problem
+from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
+from scaling.laws.text.fit import fit_table, format_table
 from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
 
-Array = NDArray[np.float64]
 
-
-class Fit:
+class Fit(FittedLaw):
     """A fitted law; intervals come from the last draws made, by `bootstrap` or `draw`."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        runs: Runs,
-        natural: Array,
-        diagnostics: Diagnostics,
-        priors: Mapping[str, Prior],
-        input_order: NDArray[np.int64],
-        draws: Draws | None = None,
-    ):
-        self.problem, self.runs, self.diagnostics, self.priors = problem, runs, diagnostics, dict(priors)
-        self.form, self.loss, self.residual = problem.form, problem.loss, problem.residual
-        self.fixed = dict(problem.fixed)
-        self.input_order = input_order
-        """positions of the rows, as they were given, in the order of `runs`"""
-        self.params: dict[str, float] = dict(zip(self.form.params, (float(v) for v in natural), strict=True))
-        """in the columns' own units"""
-        self.draws = draws
-        self.theta = problem.theta(natural)
-        self.residuals = problem.residuals(self.theta)
-        self.objective = self.loss(self.residuals, problem.weights)
-        self._identified: dict[float, dict[str, Identification]] = {}
-
-    def __repr__(self) -> str:
-        values = ", ".join(f"{name} {value:.6g}" for name, value in self.params.items())
-        return f"Fit({self.form.name}: {values}; {self.loss.kind} {self.objective:.6g} on {len(self.runs)} runs)"
-
-    @property
-    def natural(self) -> Array:
-        """The parameters in the form's order."""
-        return np.array([self.params[name] for name in self.form.params])
-
-    @property
-    def residual_sd(self) -> float:
-        """Standard deviation of a residual of weight 1, with the parameters' degrees of freedom taken off."""
-        freedom = len(self.runs) - len(self.problem.free)
-        return float(np.sqrt(np.sum(self.problem.weights * self.residuals**2) / freedom))
-
-    @property
-    def chi2_per_freedom(self) -> float | None:
-        """χ² of the residuals per degree of freedom, the runs' sigma taken as it stands; None without a sigma.
-
-        Near 1 where sigma is all the scatter there is; above where runs scatter more than sigma says (seeds, tuning,
-        a law that is not quite right). Intervals go by the residuals' own scatter, sigma only weighs the points.
-        """
-        if self.runs.sigma is None:
-            return None
-        sigma = transformed_sigma(self.runs, self.residual)
-        return float(np.sum((self.residuals / sigma) ** 2) / (len(self.runs) - len(self.problem.free)))
-
-    def fitted(self) -> Array:
-        """L̂ of the fitted rows, in the order of `runs`."""
-        return self.problem.fitted(self.theta)
 
     def bootstrap(
         self,
         n: int = 4000,
         cluster: ArrayLike | bool | None = None,
         seed: int = 0,
-        kind: Kind | None = None,
+        kind: Resampling | None = None,
         strata: ArrayLike | Literal["budget"] | None = None,
     ) -> Draws:
         """Refit `n` resamples; `interval`, `predict` and `optimal` use the last draws made.
@@ -107,11 +55,11 @@ class Fit:
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """
-        self.draws = draws_module.bootstrap(self, n, cluster, seed, kind, strata)
+        self.draws = bootstrap(self, n, cluster, seed, kind, strata)
         return self.draws
 
     def draw(
-        self, method: Method = "laplace", n: int = 4000, seed: int = 0, cluster: ArrayLike | bool | None = None
+        self, method: DrawMethod = "laplace", n: int = 4000, seed: int = 0, cluster: ArrayLike | bool | None = None
     ) -> Draws:
         """Draw parameters without refitting; `interval`, `predict` and `optimal` use the last draws made.
 
@@ -120,7 +68,7 @@ class Fit:
         cluster: as of `bootstrap`, for "sandwich".
         Raises UserError where the linearised law leaves a parameter open, or NUTS' library is not installed.
         """
-        self.draws = draws_module.draw(self, method, n, seed, cluster)
+        self.draws = draw_parameters(self, method, n, seed, cluster)
         return self.draws
 
     def covariance(
@@ -130,7 +78,7 @@ class Fit:
 
         cluster: as of `bootstrap`; by it "sandwich" is robust to dependence within training runs.
         """
-        return covariance(self.problem, self.theta, method, draws_module.cluster_of(self, cluster))
+        return covariance(self.problem, self.theta, method, clusters_of(self, cluster))
 
     def profile(
         self,
@@ -155,36 +103,26 @@ class Fit:
         Not identified: the interval does not close, spans more than a decade (positive parameters, a), or includes 0
         (exponents).
         """
-        if level not in self._identified:
-            self._identified[level] = identify(self, level)
-        return self._identified[level]
+        return identify(self, level)
 
     def interval(
         self, name: str, level: float = 0.9, C: float | None = None, flops_per_token: FlopsPerToken | None = None
-    ) -> tuple[float, float]:
+    ) -> Interval:
         """Central interval, over the last draws, of a parameter or of a derived quantity.
 
         name: a parameter; "a" or "b", the exponents of N* ∝ C^a and D* ∝ C^b at C ∝ N·D; "N*", "D*", "L*" or
         "D*/N*" at a budget of `C` FLOPs.
         Raises UserError for an unknown name, and before any draws.
         """
-        draws = self._require_draws()
-        return draws_module.interval(
-            quantities_module.derived(self.form, draws.samples, name, C, flops_per_token), level
-        )
+        return interval_of(self, name, level, C, flops_per_token)
 
-    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> Prediction:
+    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
 
         The interval is that of the law itself; a single run scatters around it: see `laws.predict.forecast`.
         Raises UserError where a column that the form reads is missing.
         """
-        missing = [name for name in self.form.columns if columns.get(name) is None]
-        if missing:
-            raise UserError(f"predict: {self.form.name} needs {' and '.join(missing)}")
-        given = [np.asarray(columns[name], np.float64) for name in self.form.columns]
-        samples = None if self.draws is None else self.draws.samples
-        return quantities_module.predict(self.form, self.natural, samples, given, level)
+        return predicted_loss(self, columns, level)
 
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
         """The N and D that spend C training FLOPs at the least loss, with intervals once there are draws.
@@ -192,14 +130,11 @@ class Fit:
         flops_per_token: training FLOPs per token of a model of N parameters; None: 6·N. For a ladder of the
         framework's own pass `fit.runs.flops_per_token()`, which follows the exact count.
         """
-        samples = None if self.draws is None else self.draws.samples
-        return quantities_module.optimal(self.form, self.natural, samples, C, level, flops_per_token)
+        return optimum_at(self, C, level, flops_per_token)
 
     def summary(self, level: float = 0.9) -> str:
         """An aligned text: the law, its parameters, how well it fits, what to be wary of."""
-        from scaling.laws.text.tables import format_fit
-
-        return format_fit(self, level)
+        return format_table(fit_table(self, level))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it: parameters at full precision, None for what is not finite."""
@@ -226,18 +161,13 @@ class Fit:
         write_text_atomically(path, to_json(self.to_dict()))
         return Path(path)
 
-    def _require_draws(self) -> Draws:
-        if self.draws is None:
-            raise UserError("no interval yet: call fit.bootstrap() or fit.draw() first")
-        return self.draws
-
 
 def fit(
     runs: Runs,
     form: str | Form = "chinchilla",
     *,
     loss: Loss | None = None,
-    residual: Residual = "log",
+    residual: Residual | None = None,
     starts: int = 64,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
@@ -246,7 +176,8 @@ def fit(
 
     form: a name in `laws.FORMS` or a Form.
     loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
-    residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss).
+    residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
+    not positive.
     starts: published parameters first, then a Sobol sequence.
     fixed: parameters, in the columns' own units, that are taken as known.
     priors: `laws.Prior(mean, sd)` of parameters; what they weigh follows from the noise of a fit without them.
@@ -254,12 +185,13 @@ def fit(
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
     form, loss = get_form(form), loss or huber()
+    residual = residual or ("log" if (runs.loss > 0).all() else "raw")
     if starts < 1:
         raise UserError(f"starts must be at least 1; got {starts}")
     require_fittable(runs, form, residual, fixed or {}, priors or {})
     runs_sorted = runs.sorted()
     problem = make_problem(runs_sorted, form, loss, residual, fixed or {})
-    problem, solution = search(problem, starts_of(problem, runs_sorted.loss, starts), priors or {})
+    problem, solution = multistart(problem, starts_of(problem, runs_sorted.loss, starts), priors or {})
     best = polish(problem, solution.best) if loss.rounded else solution.best
     require_held(problem, best)
     diagnostics = diagnose(problem, solution, int(solution.total.argmin()), starts, best)

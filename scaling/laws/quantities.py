@@ -1,119 +1,180 @@
-"""What a law says about runs not yet made: losses, the best N and D at a budget, exponents."""
+"""What follows from a law's parameters: exponents of the compute-optimal N and D, and N*, D*, L* at a budget.
 
-from collections.abc import Callable
+`DERIVED` is the one table of them; `quantity` evaluates them for many sets of parameters at once, `gradient`
+differentiates them at a fit, and `traced` is the same evaluation in JAX, for the solver to hold one at a value.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
-from scaling.laws.forms import Form
-from scaling.laws.intervals.draws import interval
+from scaling.laws.arrays import Array
+from scaling.laws.forms import Form, Parameter
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.linear import derivative
+from scaling.laws.solve.problem import Problem, Table, Traced
+from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
 
-Array = NDArray[np.float64]
-FlopsPerToken = Callable[[Array], Array]
-"""N -> training FLOPs per token"""
-
-_STEP = 1e-4
-"""in log N, of the central difference whose zero is the optimum: truncation and rounding both stay below 1e-8"""
-_BRACKET = np.log(1e12)
+BRACKET = float(np.log(1e12))
 """the optimum is sought this far in log N on both sides of N = D"""
-EXPONENTS = ("a", "b")
-"""of N* ∝ C^a and D* ∝ C^b"""
-AT_BUDGET = ("N*", "D*", "L*", "D*/N*")
+HALVINGS = 60
+TRACED_HALVINGS = 32
+"""where a step of Newton's follows"""
+KNOT = 0.25
+"""in log N, between knots of the spline of log tokens at a budget: exact where these are quadratic in log N"""
+_STEP = 1e-4
+"""in log N, of the central difference whose zero is the optimum: truncation and rounding both stay below 1e-8; and in
+θ, for gradients of quantities, which are known as well as that"""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A loss, or an array of them; the interval is None before a bootstrap."""
+class Quantity:
+    """A number that follows from all parameters of a law of N and D."""
 
-    loss: Any
-    low: Any = None
-    high: Any = None
-    level: float | None = None
-
-    def __float__(self) -> float:
-        return float(self.loss)
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """The compute-optimal model at a budget; intervals are None before a bootstrap."""
-
-    C: float
-    N: float
-    D: float
-    loss: float
-    level: float | None = None
-    N_interval: tuple[float, float] | None = None
-    D_interval: tuple[float, float] | None = None
-    loss_interval: tuple[float, float] | None = None
-    tokens_per_param_interval: tuple[float, float] | None = None
+    name: str
+    kind: Literal["share", "positive"]
+    """as what kind of parameter the solver sees it"""
+    at_budget: bool
+    of: Callable[..., Any]
+    """of a and b, or at a budget of N*, D* and L*; in NumPy and in JAX"""
 
     @property
-    def tokens_per_param(self) -> float:
-        """D*/N*."""
-        return self.D / self.N
+    def parameter(self) -> Parameter:
+        """The quantity as a parameter that could stand in a law."""
+        return Parameter(self.name, self.kind)
+
+    def belongs_to(self, form: Form) -> bool:
+        """Whether the law has it: exponents where they are known in closed form, the others by any law of N and D."""
+        return set(form.columns) == {"N", "D"} if self.at_budget else form.frontier is not None
 
 
-def predict(form: Form, natural: Array, samples: Array | None, columns: list[Array], level: float) -> Prediction:
-    """L at `columns`, each of any shape, with the interval over samples [n, k]."""
-    columns = list(np.broadcast_arrays(*columns))
-    if any((column <= 0).any() or not np.isfinite(column).all() for column in columns):
-        raise UserError(f"predict: {' and '.join(form.columns)} must be positive and finite")
-    loss = _plain(form.loss(natural, columns))
-    if samples is None:
-        return Prediction(loss)
-    expanded = samples.reshape(len(samples), *(1,) * columns[0].ndim, samples.shape[1])
-    drawn = form.loss(expanded, columns)
-    low, high = interval(np.moveaxis(drawn, 0, -1), level)
-    return Prediction(loss, low, high, level)
+DERIVED = {
+    known.name: known
+    for known in (
+        Quantity("a", "share", False, lambda a, b: a),  # of N* ∝ C^a
+        Quantity("b", "share", False, lambda a, b: b),  # of D* ∝ C^b
+        Quantity("N*", "positive", True, lambda N, D, loss: N),
+        Quantity("D*", "positive", True, lambda N, D, loss: D),
+        Quantity("L*", "positive", True, lambda N, D, loss: loss),
+        Quantity("D*/N*", "positive", True, lambda N, D, loss: D / N),
+    )
+}
 
 
-def optimal(
-    form: Form, natural: Array, samples: Array | None, C: float, level: float, flops_per_token: FlopsPerToken | None
-) -> Optimum:
-    """See `Fit.optimal`."""
-    N, D, loss = (float(v) for v in frontier(form, natural, C, flops_per_token))
-    if samples is None:
-        return Optimum(float(C), N, D, loss)
-    N_drawn, D_drawn, loss_drawn = frontier(form, samples, C, flops_per_token)
-    return Optimum(
-        float(C),
-        N,
-        D,
-        loss,
-        level,
-        interval(N_drawn, level),
-        interval(D_drawn, level),
-        interval(loss_drawn, level),
-        interval(D_drawn / N_drawn, level),
+def derived(form: Form, *, at_budget: bool | None = None) -> tuple[str, ...]:
+    """Names of the quantities that a law has besides its parameters; at_budget: only those at one, or only others."""
+    return tuple(
+        name
+        for name, known in DERIVED.items()
+        if known.belongs_to(form) and name not in form.params and at_budget in (None, known.at_budget)
     )
 
 
-def frontier(
-    form: Form, natural: Array, C: float, flops_per_token: FlopsPerToken | None
+def quantity(
+    form: Form, natural: Array, name: str, C: float | None = None, flops_per_token: FlopsPerToken | None = None
+) -> Array:
+    """A parameter or a derived quantity [...] at parameters [..., k]; see `quantities`."""
+    return quantities(form, natural, (name,), C, flops_per_token)[name]
+
+
+def quantities(
+    form: Form,
+    natural: Array,
+    names: Sequence[str],
+    C: float | None = None,
+    flops_per_token: FlopsPerToken | None = None,
+) -> dict[str, Array]:
+    """Parameters and derived quantities by name, each [...] at parameters [..., k].
+
+    C: training FLOPs, for those at a budget. flops_per_token: of a model of N parameters; None: 6·N.
+    Raises UserError for a name that the law does not have, and for one at a budget without a positive C.
+    """
+    values = {}
+    optimum = None
+    for name in names:
+        if name in form.params:
+            values[name] = natural[..., form.params.index(name)]
+            continue
+        if name not in derived(form):
+            raise UserError(
+                f"no quantity {name!r} of {form.name}; there are {', '.join((*form.params, *derived(form)))}"
+            )
+        known = DERIVED[name]
+        if not known.at_budget:
+            assert form.frontier is not None
+            values[name] = known.of(*form.frontier(natural))
+            continue
+        if C is None:
+            raise UserError(f"{name} depends on the budget: give C=…, in FLOPs")
+        optimum = optimum or compute_optimal(form, natural, C, flops_per_token)
+        values[name] = known.of(*optimum)
+    return values
+
+
+def told(fit: FittedLaw, natural: Array, C: float | None) -> dict[str, Array]:
+    """What fits are compared by, each [...] at parameters [..., k]: the parameters, and a, N* and L* where there are.
+
+    C: FLOPs that N* and L* are told for, by the runs' own FLOPs per token; None: without them.
+    """
+    there = (*derived(fit.form, at_budget=False), *(() if C is None else derived(fit.form, at_budget=True)))
+    names = (*fit.form.params, *(name for name in ("a", "N*", "L*") if name in there))
+    return quantities(fit.form, natural, names, C, None if C is None else fit.runs.per_token)
+
+
+def budget_of(fit: FittedLaw, C: float | None) -> float | None:
+    """`C`, or 10 times the largest FLOPs of the runs; None for laws that have no quantity at a budget."""
+    if not derived(fit.form, at_budget=True):
+        return None
+    return 10.0 * float(fit.runs.flops.max()) if C is None else C
+
+
+def gradient(
+    problem: Problem,
+    theta: Array,
+    parameter: Parameter,
+    C: float | None = None,
+    flops_per_token: FlopsPerToken | None = None,
+) -> Array:
+    """du/dθ [free] at the solver's numbers θ [free], u being what the solver would see of a parameter or quantity.
+
+    By central differences: compiled derivatives would take a quarter of a second to compile for each quantity.
+    """
+
+    def u(lanes: Array) -> Array:
+        value = quantity(problem.form, problem.natural(lanes), parameter.name, C, flops_per_token)
+        return np.asarray(parameter.to_theta(value, np))[:, None]
+
+    return derivative(u, theta, _STEP)[0]
+
+
+def compute_optimal(
+    form: Form, natural: Array, C: float, flops_per_token: FlopsPerToken | None = None
 ) -> tuple[Array, Array, Array]:
-    """N*, D*, L* at C FLOPs for natural parameters [..., k]: the zero of dL/dlog N at constant C, by bisection."""
-    if set(form.columns) != {"N", "D"}:
-        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no optimal N and D follow from it")
-    ends = bracket(C)
+    """N*, D*, L* at C FLOPs, each [...], at parameters [..., k]. Raises UserError for laws of other columns."""
+    require_sizes(form)
     per_token = flops_per_token or six_n
 
-    def tokens(log_n: Array) -> Array:
-        return C / per_token(np.exp(log_n))
+    def tokens(n: Array) -> Array:
+        return C / per_token(np.exp(n))
 
-    def loss(log_n: Array) -> Array:
-        return form.loss(natural, [np.exp(log_n), tokens(log_n)])
+    def loss(n: Array) -> Array:
+        sizes = {"N": np.exp(n), "D": tokens(n)}
+        return form.loss(natural, [sizes[name] for name in form.columns])
 
-    low, high = (np.full(natural.shape[:-1], end) for end in ends)
-    for _ in range(60):
-        mid = 0.5 * (low + high)
-        rising = loss(mid + _STEP) > loss(mid - _STEP)
-        low, high = np.where(rising, low, mid), np.where(rising, mid, high)
-    best = 0.5 * (low + high)
+    low, high = (np.full(natural.shape[:-1], end) for end in bracket(C))
+    best = least_loss(loss, low, high, np)
     return np.exp(best), tokens(best), loss(best)
+
+
+def require_sizes(form: Form) -> None:
+    """Raises UserError unless the law is one of N and D."""
+    if set(form.columns) != {"N", "D"}:
+        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no optimal N and D follow from it")
 
 
 def bracket(C: float) -> tuple[float, float]:
@@ -121,28 +182,89 @@ def bracket(C: float) -> tuple[float, float]:
     if not (np.isfinite(C) and C > 0):
         raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
     middle = 0.5 * float(np.log(C / 6.0))
-    return middle - _BRACKET, middle + _BRACKET
+    return middle - BRACKET, middle + BRACKET
 
 
-def six_n(N: ArrayLike) -> Array:
-    """Training FLOPs per token, 6·N."""
-    return 6.0 * np.asarray(N, np.float64)
+def least_loss(loss: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType, halvings: int = HALVINGS) -> Any:
+    """log N of the least of `loss`, which is a function of log N: where its slope between the ends is zero."""
+    return bisect(lambda n: loss(n + _STEP) > loss(n - _STEP), low, high, xp, halvings)
 
 
-def derived(form: Form, natural: Array, name: str, C: float | None, flops: FlopsPerToken | None) -> Array:
-    """A parameter or derived quantity [...] at parameters [..., k]. Raises UserError for an unknown name."""
-    if name in form.params:
-        return natural[..., form.params.index(name)]
-    if name in EXPONENTS and form.frontier is not None:
-        return form.frontier(natural)[name == "b"]
-    if name in AT_BUDGET and form.frontier is not None:
-        if C is None:
-            raise UserError(f"{name} depends on the budget: give C=…, in FLOPs")
-        N, D, loss = frontier(form, natural, C, flops)
-        return {"N*": N, "D*": D, "L*": loss, "D*/N*": D / N}[name]
-    known = (*form.params, *((*EXPONENTS, *AT_BUDGET) if form.frontier is not None else ()))
-    raise UserError(f"no quantity {name!r} of {form.name}; there are {', '.join(known)}")
+def bisect(beyond: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType, halvings: int = HALVINGS) -> Any:
+    """Where `beyond` turns true between the ends, in NumPy or in JAX, elementwise."""
+
+    def halve(_: int, ends: tuple[Any, Any]) -> tuple[Any, Any]:
+        middle = 0.5 * (ends[0] + ends[1])
+        there = beyond(middle)
+        return xp.where(there, ends[0], middle), xp.where(there, middle, ends[1])
+
+    ends = (low, high)
+    if xp is np:
+        for i in range(halvings):
+            ends = halve(i, ends)
+    else:
+        import jax
+
+        ends = jax.lax.fori_loop(0, halvings, halve, ends)
+    return 0.5 * (ends[0] + ends[1])
 
 
-def _plain(value: Array) -> Any:
-    return float(value) if np.ndim(value) == 0 else value
+@cache
+def traced(form: Form, name: str) -> Traced:
+    """A derived quantity in JAX, as the solver would see it, with its derivatives in the parameters.
+
+    One object for each law and name: programs are compiled for it.
+    """
+    import jax.numpy as jnp
+
+    known = DERIVED[name]
+
+    def value(natural: Any, table: Any) -> Any:
+        if known.at_budget:
+            return known.of(*_traced_optimum(form, natural, table))
+        assert form.frontier is not None
+        return known.of(*form.frontier(natural))
+
+    return lambda natural, table: known.parameter.to_theta(value(natural, table), jnp)
+
+
+def tokens_table(C: float | None, flops_per_token: FlopsPerToken | None) -> Table:
+    """What `traced` needs to know of a budget: log tokens at C FLOPs as a cubic spline in log N.
+
+    First knot, distance of knots, coefficients [4, pieces]; nothing without C.
+    """
+    from scipy.interpolate import CubicSpline
+
+    if C is None:
+        return ()
+    low, high = bracket(C)
+    knots = np.linspace(low, high, 1 + round((high - low) / KNOT))
+    spline = CubicSpline(knots, np.log(C / (flops_per_token or six_n)(np.exp(knots))))
+    return np.array(low), np.array(knots[1] - knots[0]), np.ascontiguousarray(spline.c)
+
+
+def _traced_optimum(form: Form, natural: Any, table: Any) -> tuple[Any, Any, Any]:
+    """N*, D* and L* as `compute_optimal` finds them, with derivatives in `natural` [k]."""
+    import jax
+    import jax.numpy as jnp
+
+    first, step, coefficients = table
+    pieces = coefficients.shape[1]
+
+    def tokens(n: Any) -> Any:
+        piece = jnp.clip(jnp.floor((n - first) / step), 0, pieces - 1).astype(int)
+        return jnp.polyval(coefficients[:, piece], n - first - piece * step)
+
+    def loss(values: Any, n: Any) -> Any:
+        named = dict(zip(form.params, values, strict=True))
+        return form.value(named, {"N": n, "D": tokens(n)}, jnp)
+
+    def slope(values: Any, n: Any) -> Any:
+        return jax.jvp(lambda m: loss(values, m), (n,), (jnp.ones_like(n),))[1]
+
+    still = jax.lax.stop_gradient(natural)
+    found = least_loss(lambda n: loss(still, n), first, first + pieces * step, jnp, TRACED_HALVINGS)
+    bend = jax.jvp(lambda n: slope(still, n), (found,), (jnp.ones_like(found),))[1]
+    # One step of Newton's, of which only the slope depends on the parameters: by it log N* has their derivatives.
+    n = found - slope(natural, found) / bend
+    return jnp.exp(n), jnp.exp(tokens(n)), loss(natural, n)

@@ -19,9 +19,15 @@ def bind(model: ModelConfig, placement: Placement, params: Params, mask: Mask = 
     return load_class(model.MODULE)(model, placement, params, mask)
 
 
-def bind_run(run: RunConfig, params: Params) -> Any:
-    """The model of a run, seeing what its objective lets it see."""
-    return bind(run.model, run.placement, params, run.objective.MASK)
+def bind_run(run: RunConfig, params: Params, reference: Params | None = None) -> Any:
+    """The model of a run, seeing what its objective lets it see.
+
+    reference: parameters of the model that it is compared with, if any; that one is bound as its `reference`.
+    """
+    model = bind(run.model, run.placement, params, run.objective.MASK)
+    if reference is not None:
+        model.reference = bind_run(run, reference)
+    return model
 
 
 __all__ = ["Params", "abstract", "bind", "bind_run", "facts", "init", "load_class"]

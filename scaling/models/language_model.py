@@ -23,6 +23,9 @@ class LanguageModel(nnx.Module):
     params: nested dict of arrays as the family declares them, with `embedding` and, unless tied, `head`.
     """
 
+    reference: "LanguageModel | None" = None
+    """the same model over the parameters that the run began with, where it keeps them"""
+
     def __init__(self, config: ModelConfig, placement: Placement, params: Params, mask: Mask):
         self.config, self.placement, self.mask = config, placement, mask
         self.embedding = nnx.Param(params["embedding"])
@@ -74,7 +77,7 @@ class LanguageModel(nnx.Module):
         return ()
 
     def continued(self, tokens_BxL: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-        """(hidden states, state after them), without dropout, for windows that follow those that `state` is of."""
+        """(hidden states, state after them), without dropout, for windows that go on where `state` was left."""
         return self(tokens_BxL), state
 
     def window_losses(

@@ -42,6 +42,21 @@ def facts(model: ModelConfig) -> dict[str, Any]:
     return tree(model.tensors())
 
 
+def trained(params: Params, declared: dict[str, Any]) -> Params:
+    """The parameters with None, which no transformation sees, in place of the frozen ones."""
+    return map_declared(lambda tensor, w: None if tensor.frozen else w, declared, params)
+
+
+def with_frozen(trained: Params, params: Params, declared: dict[str, Any]) -> Params:
+    """All parameters: the frozen ones of `params`, the others of `trained`."""
+    return map_declared(lambda tensor, own, w: w if tensor.frozen else own, declared, trained, params)
+
+
+def map_declared(f: Any, declared: Any, *trees: Any) -> Any:
+    """`f(tensor, …)` over the parameters; other trees may hold whole trees, or None, in the place of a parameter."""
+    return jax.tree.map(f, declared, *trees, is_leaf=lambda x: isinstance(x, Tensor))
+
+
 def at_precision(params: Params, declared: dict[str, Any], dtype: Any) -> Params:
     """The parameters that are declared for it at the compute precision, the others as they are."""
     return jax.tree.map(lambda w, tensor: w.astype(dtype) if tensor.precision == "compute" else w, params, declared)

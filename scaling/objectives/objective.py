@@ -44,6 +44,8 @@ class Objective(Config):
     """rows of the embedding that it needs beside the tokenizer's: the last ones of `model.vocab`"""
     LIKELIHOOD: ClassVar[bool]
     """whether exp(−loss) is a probability of the text, or bounds one, so that bits per byte compare"""
+    REFERENCE: ClassVar[bool] = False
+    """whether its sums read `model.reference`, the run that this one began with: one more forward pass"""
 
     kind: Any = None
 
@@ -70,7 +72,8 @@ class Objective(Config):
     def sums(self, model: Any, batch: Batch, key: Any) -> Any:
         """`models.LossSums` of a part of a batch. Traced.
 
-        model: bound, see `models.LanguageModel`. key: for dropout, or None.
+        model: bound, see `models.LanguageModel`; `model.reference` is None where the run keeps none. key: for
+        dropout, or None.
         """
         return model.loss_sums(*batch, dropout_key=key)
 

@@ -2,79 +2,86 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import interval
-from scaling.laws.isoflop.power_law import PowerLaw as FittedPowerLaw
-from scaling.report.data import Budget, Frontier, Law, Minimum, PowerLaw, ReportData, Run
-from scaling.units import write_number
+from scaling.laws.intervals import interval
+from scaling.laws.isoflop import FittedPowerLaw
+from scaling.report.data import Frontier, IsoflopCurve, Law, Minimum, OptimumCurve, ReportData, Run
+from scaling.units import si
 
 GRID = 25
 """points of each law's curve"""
 
 
-def analysed(data: ReportData, table: laws.Runs, *, quick: bool = False) -> ReportData:
+def analysed(data: ReportData, table: laws.Runs, saved: laws.Fit | None = None, *, quick: bool = False) -> ReportData:
     """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them.
 
+    saved: the sweep's own fit, whose law is drawn.
     quick: without the law's summary, whose profiles take most of the time.
     """
     data = replace(data, exclusions=[(exclusion.row, exclusion.reason) for exclusion in table.exclusions])
-    fit, said = _fit(data, table)
+    fit, said = _fit(data, table, saved)
     grid = _grid(data, table)
-    n_curve: Sequence[float] = ()
-    d_curve: Sequence[float] = ()
     if fit is not None:
         data = replace(data, law=_law(data, fit, quick=quick))
         if set(fit.form.columns) == {"N", "D"}:
-            best, n_curve, d_curve = frontier(fit, grid, data.level)
-            data = replace(data, frontier=best)
+            data = replace(data, frontier=sampled_frontier(fit, grid, data.level))
     try:
+        if saved is not None and not saved.form.of_sizes:
+            raise UserError(f"the runs of {saved.form.name} differ in more than sizes and tokens")
         found = laws.isoflop(table, level=data.level)
     except UserError as error:
         return replace(data, missing=[*data.missing, *said, f"No isoFLOP analysis: {error}."])
-    data = with_minima(data, found, grid, n_curve, d_curve)
+    data = with_minima(data, found, grid)
     if data.n_law is None:
-        count = sum(budget.interior for budget in data.budgets)
+        count = sum(curve.interior for curve in data.isoflops)
         said.append(
-            f"No power law through the isoFLOP minima: {count} of {len(data.budgets)} count, and two are needed."
+            f"No power law through the isoFLOP minima: {count} of {len(data.isoflops)} count, and two are needed."
         )
     return replace(data, missing=[*data.missing, *said])
 
 
-def with_minima(
-    data: ReportData, found: laws.Isoflop, grid: Sequence[float], n_curve: Sequence[float], d_curve: Sequence[float]
-) -> ReportData:
+def with_minima(data: ReportData, found: laws.Isoflop, grid: Sequence[float]) -> ReportData:
     """`data` with the isoFLOP minima of its runs and the power laws through them at the budgets `grid`.
 
-    n_curve, d_curve: N* and D* at these budgets by the parametric law, empty without one.
+    Beside them N* and D* by the parametric law, where `data` has its frontier, which is at these budgets.
     """
     n_law = d_law = None
     if found.N_law is not None and found.D_law is not None:
-        n_law = _power_law("N*", found.N_law, grid, data.level, n_curve)
-        d_law = _power_law("D*", found.D_law, grid, data.level, d_curve)
+        best = data.frontier
+        n_law = _optimum_curve("N*", found.N_law, grid, data.level, best.n if best else ())
+        d_law = _optimum_curve("D*", found.D_law, grid, data.level, best.d if best else ())
     drawn = {"parabola": data.curves_are, "akima": "an Akima spline in log N"}[found.method]
-    return replace(data, budgets=budgets_of(found, data.runs), n_law=n_law, d_law=d_law, curves_are=drawn)
+    return replace(data, isoflops=isoflop_curves(found, data.runs), n_law=n_law, d_law=d_law, curves_are=drawn)
 
 
-def _fit(data: ReportData, table: laws.Runs) -> tuple[laws.Fit | None, list[str]]:
-    """The saved fit if it is one of these runs, else the fit that a forecast would be made with."""
-    path = data.folder / "fit.json"
-    said = []
-    if path.exists():
-        try:
-            saved = laws.load(path)
-        except UserError as error:
-            said.append(f"The law was fitted again: {error}.")
-        else:
-            if saved.runs.hash == table.hash:
-                return saved, _open(saved)
-            said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+def saved_fit(home: Path) -> tuple[laws.Fit | None, list[str]]:
+    """`fit.json` of the sweep in the folder `home`, and what to say where it is no fit."""
+    path = home / "fit.json"
     try:
-        fitted = laws.Forecaster(table, data.level).fit
+        return (laws.load(path) if path.exists() else None), []
+    except UserError as error:
+        return None, [f"The law was fitted again: {error}."]
+
+
+def _fit(data: ReportData, table: laws.Runs, saved: laws.Fit | None) -> tuple[laws.Fit | None, list[str]]:
+    """The saved fit if it is one of these runs, else its law fitted to them; the law of a forecast where it has an
+    optimum, or none is saved."""
+    said = []
+    if saved is not None and saved.runs.hash == table.hash:
+        return saved, _open(saved)
+    if saved is not None:
+        said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+    try:
+        if saved is None or saved.form.frontier is not None:
+            fitted = laws.Forecaster(table, data.level).fit
+        else:
+            fitted = laws.fit(table, saved.form, loss=saved.loss, residual=saved.residual)
     except UserError as error:
         return None, [*said, f"No parametric law: {error}."]
     return fitted, [*said, *_open(fitted)]
@@ -102,7 +109,7 @@ def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
     tests = [
         (run, 100 * (run.loss / float(fit.predict(N=run.params, D=run.tokens, C=run.flops).loss) - 1))
         for run in data.tests
-        if run.loss is not None
+        if run.loss is not None and set(fit.form.columns) <= {"N", "D", "C"}
     ]
     values = ", ".join(f"{name} {value:.4g}" for name, value in fit.params.items())
     return Law(
@@ -115,20 +122,25 @@ def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
     )
 
 
-def frontier(fit: laws.Fit, grid: Sequence[float], level: float) -> tuple[Frontier, list[float], list[float]]:
-    """The least loss at each budget, and the N and D that reach it."""
+def sampled_frontier(fit: laws.Fit, grid: Sequence[float], level: float) -> Frontier:
+    """The least loss at each budget, with its interval after a bootstrap, and the N and D that reach it."""
     per_token = fit.runs.flops_per_token() if fit.runs.C is not None else None
     best = [fit.optimal(C, level, per_token) for C in grid]
     bounds = [optimum.loss_interval for optimum in best if optimum.loss_interval is not None]
-    low, high = ([low for low, _ in bounds], [high for _, high in bounds])
-    curve = Frontier(grid, [optimum.loss for optimum in best], low, high)
-    return curve, [optimum.N for optimum in best], [optimum.D for optimum in best]
+    return Frontier(
+        flops=grid,
+        loss=[optimum.loss for optimum in best],
+        low=[low for low, _ in bounds],
+        high=[high for _, high in bounds],
+        n=[optimum.N for optimum in best],
+        d=[optimum.D for optimum in best],
+    )
 
 
-def budgets_of(found: laws.Isoflop, runs: Sequence[Run]) -> list[Budget]:
-    """The budgets of an isoFLOP analysis with the runs of each."""
+def isoflop_curves(found: laws.Isoflop, runs: Sequence[Run]) -> list[IsoflopCurve]:
+    """The curve of each budget of an isoFLOP analysis, with its runs."""
     by_row = {(run.run_id, run.params, run.loss): run for run in runs}  # labels alone may be there twice
-    budgets = []
+    curves = []
     for budget in found.budgets:
         minimum, ends = None, [float(budget.N.min()), float(budget.N.max())]
         if np.isfinite(budget.N_opt):
@@ -144,9 +156,9 @@ def budgets_of(found: laws.Isoflop, runs: Sequence[Run]) -> list[Budget]:
             ends.append(float(np.clip(budget.N_opt, ends[0] / reach, ends[1] * reach)))
         n = np.geomspace(min(ends) / 1.05, max(ends) * 1.05, 60)
         shown = [by_row[row] for row in zip(budget.rows, budget.N.tolist(), budget.loss.tolist(), strict=True)]
-        budgets.append(Budget(budget.C, shown, n.tolist(), budget.curve(n).tolist(), minimum, budget.counts,
+        curves.append(IsoflopCurve(budget.C, shown, n.tolist(), budget.curve(n).tolist(), minimum, budget.counts,
                               _why_not(budget.verdict, budget.advice)))  # fmt: skip
-    return budgets
+    return curves
 
 
 def _why_not(verdict: str, advice: Sequence[float]) -> str:
@@ -154,14 +166,14 @@ def _why_not(verdict: str, advice: Sequence[float]) -> str:
     if verdict == "interior":
         return ""
     why = "the curve does not open upwards" if verdict == "not convex" else f"the minimum is {verdict}"
-    return f"{why}; sizes to add: {', '.join(write_number(size, 'si') for size in advice)}"
+    return f"{why}; sizes to add: {', '.join(si(size) for size in advice)}"
 
 
-def _power_law(
+def _optimum_curve(
     symbol: Literal["N*", "D*"], law: FittedPowerLaw, grid: Sequence[float], level: float, parametric: Sequence[float]
-) -> PowerLaw:
+) -> OptimumCurve:
     bands = [interval(law.drawn(C), level) for C in grid]
-    return PowerLaw(
+    return OptimumCurve(
         symbol,
         law.exponent,
         law.exponent_interval,

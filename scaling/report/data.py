@@ -3,8 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from scaling.laws import Forecast
 
 Bounds = tuple[float, float]
 
@@ -46,7 +50,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrainingCurve:
     """Training loss of a run on its way."""
 
     run: Run
@@ -67,8 +71,8 @@ class Minimum:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The runs of one budget: an isoFLOP curve."""
+class IsoflopCurve:
+    """The runs of one budget."""
 
     flops: float
     runs: Sequence[Run]
@@ -83,7 +87,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class PowerLaw:
+class OptimumCurve:
     """N* or D* as a power of the budget, through the interior minima."""
 
     symbol: Literal["N*", "D*"]
@@ -106,25 +110,9 @@ class Frontier:
     loss: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The frozen forecast of the test run."""
-
-    flops: float
-    n: float
-    d: float
-    loss: float
-    low: float
-    high: float
-    level: float
-    made: str = ""
-    """when it was frozen"""
-    spread: Sequence[tuple[str, float]] = ()
-    """what the interval is made of: relative standard deviations"""
-    notes: Sequence[str] = ()
-    """how it was made and what to be wary of"""
+    n: Sequence[float] = ()
+    """of the model that reaches it"""
+    d: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -144,13 +132,12 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Words:
+class Titles:
     """What the quantities are called on the axes and in the captions; these are the framework's own conventions."""
 
     flops: str = "training FLOPs (exact count)"
     params: str = "parameters N (total)"
     tokens: str = "training tokens D (repeats included)"
-    ratio: str = "tokens per parameter D/N"
     loss: str = "held-out loss (nats per token)"
     conventions: str = ""
     """the end of every caption; empty: what the framework's own records say"""
@@ -176,15 +163,16 @@ class ReportData:
     level: float
     """coverage of all intervals"""
     runs: Sequence[Run]
-    curves: Sequence[Curve] = ()
-    budgets: Sequence[Budget] = ()
+    curves: Sequence[TrainingCurve] = ()
+    isoflops: Sequence[IsoflopCurve] = ()
     curves_are: str = "a parabola in log N"
     """what is drawn through the runs of a budget"""
-    n_law: PowerLaw | None = None
-    d_law: PowerLaw | None = None
+    n_law: OptimumCurve | None = None
+    d_law: OptimumCurve | None = None
     law: Law | None = None
     frontier: Frontier | None = None
-    forecast: Prediction | None = None
+    forecast: "Forecast | None" = None
+    """frozen"""
     conventions: Sequence[tuple[str, str]] = ()
     exclusions: Sequence[tuple[str, str]] = ()
     """run id and why it takes no part in the fit"""
@@ -193,7 +181,7 @@ class ReportData:
     """sentences: what is not there, and why"""
     live: Live | None = None
     """None: nothing is being trained"""
-    words: Words = Words()
+    titles: Titles = Titles()
 
     @property
     def finished(self) -> list[Run]:
@@ -218,3 +206,8 @@ class ReportData:
         """Mean loss of the test runs."""
         losses = [run.loss for run in self.tests if run.loss is not None]
         return sum(losses) / len(losses) if losses else None
+
+
+def frozen_on(forecast: "Forecast") -> str:
+    """When a forecast was made, to the minute."""
+    return datetime.fromisoformat(forecast.date).strftime("%Y-%m-%d %H:%M UTC")

@@ -4,32 +4,33 @@ import html
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scaling.report.data import ReportData, Run
 from scaling.report.figures.interactive import section, variables
-from scaling.report.figures.spec import Figure
+from scaling.report.figures.spec import FigureSpec
 from scaling.report.page import CSS, SCRIPT
 from scaling.report.text import Headline, counts, headline
 from scaling.result import write_text_atomically
-from scaling.units import write_number
-from scaling.validity import FITTED
+from scaling.units import power, si
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """what a browser may load for this page: nothing but what is in it"""
 REFRESH = '<meta http-equiv="refresh" content="30">'
 """in the page of a sweep that is being trained: the browser reads it again after so many seconds"""
+SPREAD = {"law": "refits of the law", "run": "scatter of a single run", "models": "disagreement of the approaches"}
+"""what the standard deviations of a forecast are called"""
 LIVE_SECTION = re.compile(r'<section class="card" id="live">.*?</section>\n', re.S)
 
 
-def write_page(path: str | Path, data: ReportData, figures: Sequence[Figure]) -> Path:
+def write_page(path: str | Path, data: ReportData, figures: Mapping[str, FigureSpec]) -> Path:
     """The page, whole or not at all."""
-    write_text_atomically(path, page(data, figures))
+    write_text_atomically(path, page_text(data, figures))
     return Path(path)
 
 
-def settle(path: str | Path) -> None:
+def stop_renewing(path: str | Path) -> None:
     """The page under `path` no longer says that training goes on, nor renews itself; nothing where there is none."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -39,11 +40,12 @@ def settle(path: str | Path) -> None:
         write_text_atomically(path, LIVE_SECTION.sub("", text.replace(REFRESH, "", 1), count=1))
 
 
-def page(data: ReportData, figures: Sequence[Figure]) -> str:
+def page_text(data: ReportData, figures: Mapping[str, FigureSpec]) -> str:
     """The page's text, plotly's script included (4.8 MB)."""
     from plotly.offline import get_plotlyjs
 
-    sections = [_live(data), _headline(data), *map(section, figures), _runs(data), _notes(data), _making(data)]
+    drawn = [section(name, spec) for name, spec in figures.items()]
+    sections = [_live(data), _headline(data), *drawn, _runs(data), _notes(data), _making(data)]
     body = "".join(sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -95,7 +97,8 @@ def _runs(data: ReportData) -> str:
     names = ("run", "role", "N", "D", "D/N", "FLOPs", "loss", "± sem", "bits/byte", "lr", "seed", "seconds", "status")
     right = range(2, 12)
     head = "".join(f'<th class="num">{n}</th>' if i in right else f"<th>{n}</th>" for i, n in enumerate(names))
-    rows = "".join(_row(run, right) for run in sorted(data.runs, key=_order))
+    left_out = {run_id for run_id, _ in data.exclusions}
+    rows = "".join(_row(run, right, run.run_id in left_out) for run in sorted(data.runs, key=_order))
     return (
         f'<section class="card" id="runs"><h2>Runs</h2><p class="muted small">{_text(counts(data))}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n'
@@ -107,14 +110,14 @@ def _order(run: Run) -> tuple[str, float, float, int]:
     return run.role, round(math.log10(run.flops), 1) if run.flops else 0.0, run.params, run.seed
 
 
-def _row(run: Run, right: range) -> str:
+def _row(run: Run, right: range, left_out: bool) -> str:
     cells = (
         f"<code>{_text(run.run_id)}</code>",
         "test" if run.role == "test" else "fit",
-        write_number(run.params, "si"),
-        write_number(run.tokens, "si"),
+        si(run.params),
+        si(run.tokens),
         f"{run.tokens / run.params:.3g}",
-        write_number(run.flops, "power"),
+        power(run.flops),
         _number(run.loss, ".4f"),
         _number(run.loss_sem, ".4f"),
         _number(run.bits_per_byte, ".4f"),
@@ -127,7 +130,7 @@ def _row(run: Run, right: range) -> str:
     kinds = [
         'class="num"' if i in right else 'class="text"' if i == last and run.reason else "" for i in range(len(cells))
     ]
-    out = ' class="out"' if run.validity not in FITTED else ""
+    out = ' class="out"' if left_out else ""
     return (
         f"<tr{out}>" + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
     )
@@ -148,7 +151,7 @@ def _making(data: ReportData) -> str:
     law = f"<h3>The law</h3><pre>{_text(data.law.summary)}</pre><br>" if data.law and data.law.summary else ""
     forecast = ""
     if data.forecast is not None:
-        spread = [(f"{value:.2%} of the loss", name) for name, value in data.forecast.spread]
+        spread = [(f"{value:.2%} of the loss", SPREAD[name]) for name, value in data.forecast.spread.items()]
         notes = "".join(f"<p>{_text(note)}</p>" for note in data.forecast.notes)
         forecast = f"<h3>The forecast</h3>{notes}<p>What its interval is made of:</p>{_list(spread)}<br>"
     where = shlex.quote(str(data.folder))

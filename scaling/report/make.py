@@ -32,17 +32,17 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     UserError where the folder holds no sweep or records that cannot be read.
     """
     from scaling.report.figures.static import save
-    from scaling.report.figures.sweep import NAMES, figures
+    from scaling.report.figures.sweep import FIGURES, sweep_figures
     from scaling.report.html import write_page
-    from scaling.report.read import read
+    from scaling.report.read import read_sweep
 
-    data = read(sweep_dir, live=live)
+    data = read_sweep(sweep_dir, live=live)
     page = Path(output) if output is not None else page_of(sweep_dir)
-    drawn = figures(data)
+    drawn = sweep_figures(data)
     if live:
         return write_page(page, data, drawn)
     folder = page.parent / "figures"
-    for name in set(NAMES) - {figure.name for figure in drawn}:
+    for name in FIGURES.keys() - drawn.keys():
         (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier state of the sweep
     save(drawn, folder)
     return write_page(page, data, drawn)
@@ -53,9 +53,9 @@ def settle(sweep_dir: str | Path) -> None:
 
     It stays otherwise as it was drawn last. Raises OSError where it cannot be written.
     """
-    from scaling.report.html import settle
+    from scaling.report.html import stop_renewing
 
-    settle(page_of(sweep_dir))
+    stop_renewing(page_of(sweep_dir))
 
 
 def summary(sweep: "str | Path | ReportData") -> str:
@@ -63,12 +63,12 @@ def summary(sweep: "str | Path | ReportData") -> str:
 
     sweep: a sweep's folder, or what `read` made of it.
     """
-    from scaling.report import text
     from scaling.report.data import ReportData
+    from scaling.report.text import in_words
 
     if not isinstance(sweep, ReportData):
-        from scaling.report.read import read
+        from scaling.report.read import read_sweep
 
-        sweep = read(sweep)
+        sweep = read_sweep(sweep)
     page = page_of(sweep.folder)
-    return text.summary(sweep, page if page.exists() else None)
+    return in_words(sweep, page if page.exists() else None)

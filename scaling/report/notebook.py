@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from scaling import laws
-    from scaling.report.figures.spec import Figure
+    from scaling.report.figures.spec import FigureSpec
 
 INNER = 0.5
 """coverage of the forecast fan's inner band"""
@@ -25,10 +25,10 @@ def plot_isoflop(runs: "laws.Runs", analysis: "laws.Isoflop | None" = None, *, i
     Raises UserError where the runs have no budgets of several sizes.
     """
     from scaling import laws
-    from scaling.report import study
-    from scaling.report.figures import sweep as figures
+    from scaling.report.figures.sweep import isoflop_figure
+    from scaling.report.fit_data import isoflop_data
 
-    figure = figures.isoflops(study.isoflop(runs, analysis or laws.isoflop(runs), None))
+    figure = isoflop_figure(isoflop_data(runs, analysis or laws.isoflop(runs), None))
     assert figure is not None
     return _drawn(figure, interactive)
 
@@ -47,11 +47,11 @@ def plot_optima(
     """
     from scaling import laws
     from scaling.errors import UserError
-    from scaling.report import study
-    from scaling.report.figures import sweep as figures
+    from scaling.report.figures.sweep import optima_figure
+    from scaling.report.fit_data import isoflop_data
 
     found = analysis or laws.isoflop(runs)
-    figure = figures.optima(study.isoflop(runs, found, fit))
+    figure = optima_figure(isoflop_data(runs, found, fit))
     if figure is None:
         raise UserError(
             f"{len(found.counted)} of {len(found.budgets)} isoFLOP minima count and a power law takes two: see "
@@ -65,18 +65,18 @@ def plot_frontier(fit: "laws.Fit", *, level: float = 0.9, interactive: bool = Fa
 
     level: coverage of the interval. Raises UserError for a law of other columns than N and D.
     """
-    from scaling.report import study
-    from scaling.report.figures import law as law_figures
+    from scaling.report.figures.law import frontier_figure
+    from scaling.report.fit_data import fit_data, flops_grid
 
-    data = study.law(fit, level, study.grid(fit.runs))
-    return _drawn(law_figures.frontier(data, fit), interactive)
+    data = fit_data(fit, level, flops_grid(fit.runs))
+    return _drawn(frontier_figure(data, fit), interactive)
 
 
 def plot_residuals(fit: "laws.Fit", *, interactive: bool = False) -> Any:
     """What the law leaves, in per cent of the loss, against C, N, D, D/N and whatever else it reads."""
-    from scaling.report.figures import law as law_figures
+    from scaling.report.figures.law import column_residuals_figure
 
-    return _drawn(law_figures.residuals(fit), interactive)
+    return _drawn(column_residuals_figure(fit), interactive)
 
 
 def plot_profile(
@@ -97,13 +97,13 @@ def plot_profile(
     """
     from scaling import laws
     from scaling.errors import UserError
-    from scaling.report.figures import law as law_figures
+    from scaling.report.figures.law import points_profile_figure, profile_figure
 
     if isinstance(values, laws.Profile):
-        return _drawn(law_figures.profile_of(values, about), interactive)
+        return _drawn(profile_figure(values, about), interactive)
     if objectives is None:
         raise UserError("plot_profile: give a profile of fit.profile(…), or values and objectives")
-    return _drawn(law_figures.profile(values, objectives, cut, name, about), interactive)
+    return _drawn(points_profile_figure(values, objectives, cut, name, about), interactive)
 
 
 def plot_bootstrap(
@@ -120,9 +120,9 @@ def plot_bootstrap(
     "D*/N*". level: coverage of the bars.
     Raises UserError before any bootstrap, and for an unknown name.
     """
-    from scaling.report.figures import law as law_figures
+    from scaling.report.figures.law import bootstrap_figure
 
-    return _drawn(law_figures.cloud(fit, pairs, C, level), interactive)
+    return _drawn(bootstrap_figure(fit, pairs, C, level), interactive)
 
 
 def plot_forecast(
@@ -140,20 +140,21 @@ def plot_forecast(
     forecast: a frozen one (`laws.read_forecast`); outcome: the losses of the runs that tested it, by name.
     Raises UserError for a law of other columns than N and D, and for an outcome of another forecast.
     """
-    from scaling.report import study
-    from scaling.report.figures import law as law_figures
+    from scaling.report.analysis import sampled_frontier
+    from scaling.report.figures.law import fan_figure
+    from scaling.report.fit_data import fit_data, flops_grid
 
     end = C or (1.5 * forecast.flops if forecast else 10 * float(fit.runs.flops.max()))
-    flops = study.grid(fit.runs, end)
-    inner = study.frontier(fit, INNER, flops)
-    return _drawn(law_figures.fan(study.law(fit, level, flops, forecast, outcome), fit, inner, INNER), interactive)
+    flops = flops_grid(fit.runs, end)
+    inner = sampled_frontier(fit, flops, INNER)
+    return _drawn(fan_figure(fit_data(fit, level, flops, forecast, outcome), fit, inner, INNER), interactive)
 
 
-def _drawn(figure: "Figure", interactive: bool) -> Any:
+def _drawn(spec: "FigureSpec", interactive: bool) -> Any:
     if interactive:
-        from scaling.report.figures.interactive import figure_of
+        from scaling.report.figures.interactive import plotly_figure
 
-        return figure_of(figure)
-    from scaling.report.figures.static import draw
+        return plotly_figure(spec)
+    from scaling.report.figures.static import matplotlib_figure
 
-    return draw(figure)
+    return matplotlib_figure(spec)

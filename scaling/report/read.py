@@ -13,7 +13,7 @@ from scaling import laws
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.report import analysis
-from scaling.report.data import Curve, Live, Prediction, ReportData, Run
+from scaling.report.data import Live, ReportData, Run, TrainingCurve
 from scaling.sweeps import load_runs, status
 from scaling.sweeps.status import tell_counts
 from scaling.sweeps.watch import seconds_left, tell_progress
@@ -27,7 +27,7 @@ LEVEL = 0.9
 """coverage of intervals in a sweep without a forecast, which would say"""
 
 
-def read(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
+def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     """Everything about the sweep in the folder `sweep_dir`; what is not there is said in `missing`.
 
     live: it is being trained; the slowest parts of the law's summary are left out (profiles of its parameters).
@@ -52,11 +52,14 @@ def read(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         missing=[*_unfinished(now["counts"]), *said],
         live=_live(now) if live else None,
     )
+    saved, again = analysis.saved_fit(home)
+    data = replace(data, missing=[*data.missing, *again])
+    own = df[df["role"] == "fit"]
     try:
-        table = laws.from_results(df[df["role"] == "fit"])
+        table = laws.read_again(own, saved.form, saved.runs.conventions) if saved else laws.from_results(own)
     except UserError as error:
         return replace(data, missing=[*data.missing, f"No law: {error}."])
-    return analysis.analysed(data, table, quick=live)
+    return analysis.analysed(data, table, saved, quick=live)
 
 
 def _run(row: dict[Any, Any]) -> Run:
@@ -84,7 +87,7 @@ def _optional(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _curves(home: Path, runs: Sequence[Run]) -> list[Curve]:
+def _curves(home: Path, runs: Sequence[Run]) -> list[TrainingCurve]:
     """Training losses on record; a sweep's folder holds the runs' folders, or is one's own."""
     curves = []
     for run in runs:
@@ -92,11 +95,11 @@ def _curves(home: Path, runs: Sequence[Run]) -> list[Curve]:
         records = [(r.get("flops"), r.get("loss")) for r in read_metrics(folder)]
         points = [(x, y) for x, y in records if x is not None and y is not None and x > 0 and 0 < y < np.inf]
         if len(points) > 1:
-            curves.append(Curve(run, [x for x, _ in points], [y for _, y in points]))
+            curves.append(TrainingCurve(run, [x for x, _ in points], [y for _, y in points]))
     return curves
 
 
-def _forecast(home: Path) -> tuple[Prediction | None, list[str]]:
+def _forecast(home: Path) -> tuple[laws.Forecast | None, list[str]]:
     """The frozen forecast, and what to say where it is not there or not what it was."""
     path = home / "forecast.json"
     if not path.exists():
@@ -109,17 +112,7 @@ def _forecast(home: Path) -> tuple[Prediction | None, list[str]]:
     outcome = home / "outcome.json"
     if outcome.exists() and json.loads(outcome.read_text(encoding="utf-8")).get("forecast_hash") != found.hash:
         said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
-    return prediction(found), said
-
-
-def prediction(found: laws.Forecast) -> Prediction:
-    """A frozen forecast as a report tells it."""
-    made = datetime.fromisoformat(found.date).strftime("%Y-%m-%d %H:%M UTC")
-    names = {"law": "refits of the law", "run": "scatter of a single run", "models": "disagreement of the approaches"}
-    spread = [(names.get(name, name), value) for name, value in found.spread.items()]
-    return Prediction(
-        found.flops, found.N, found.D, found.loss, found.low, found.high, found.level, made, spread, found.notes
-    )
+    return found, said
 
 
 def _live(now: Mapping[str, Any]) -> Live:

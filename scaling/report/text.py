@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scaling.report.data import Bounds, ReportData
 from scaling.text import align
-from scaling.units import write_number
+from scaling.units import power, si
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ def headline(data: ReportData) -> Headline:
         if actual is not None:
             facts.append((f"{actual:.4f}", f"actual loss, {_seeds(data)}"))
             facts.append((f"{_signed(data.error)} %", "error: forecast over actual, less one"))
-        shape = f"the tested model: N {_si(forecast.n)}, D {_si(forecast.d)}"
-        facts.append((write_number(forecast.flops, "power"), f"FLOPs, {_reach(data)}; {shape}"))
+        shape = f"the tested model: N {si(forecast.N)}, D {si(forecast.D)}"
+        facts.append((power(forecast.flops), f"FLOPs, {_reach(data)}; {shape}"))
     facts += [
         (f"{value:.3f}", f"{about}{f', {data.level:.0%} interval {_range(interval)}' if interval else ''}")
         for value, interval, about in _exponents(data)
@@ -39,7 +39,7 @@ def headline(data: ReportData) -> Headline:
     return Headline(verdict, good, facts)
 
 
-def summary(data: ReportData, page: Path | None = None) -> str:
+def in_words(data: ReportData, page: Path | None = None) -> str:
     """Law, exponent with its interval, forecast against actual, path of the report: aligned lines."""
     lines = [("sweep", f"{data.name}: {counts(data)}")]
     if data.law is not None:
@@ -49,9 +49,7 @@ def summary(data: ReportData, page: Path | None = None) -> str:
         lines.append(("exponent", f"{text}, {about}"))
     forecast, actual = data.forecast, data.actual
     if forecast is not None:
-        at = (
-            f"{write_number(forecast.flops, 'power')} FLOPs, {_reach(data)}: N {_si(forecast.n)}, D {_si(forecast.d)}"
-        )
+        at = f"{power(forecast.flops)} FLOPs, {_reach(data)}: N {si(forecast.N)}, D {si(forecast.D)}"
         lines.append(("forecast", f"loss {forecast.loss:.4f} [{forecast.low:.4f}, {forecast.high:.4f}] at {at}"))
     if forecast is not None and actual is not None:
         lines.append(("actual", f"loss {actual:.4f}, {_seeds(data)}"))
@@ -59,7 +57,7 @@ def summary(data: ReportData, page: Path | None = None) -> str:
     lines += [("note", text) for text in data.missing]
     if page is not None:
         lines.append(("report", str(page)))
-    return "\n".join(align(lines, right=()))
+    return "\n".join(align(lines, left=2))
 
 
 def counts(data: ReportData) -> str:
@@ -121,7 +119,3 @@ def _exponents(data: ReportData) -> list[tuple[float, Bounds | None, str]]:
 
 def _range(interval: Bounds, between: str = " to ") -> str:
     return f"{interval[0]:.3f}{between}{interval[1]:.3f}"
-
-
-def _si(value: float) -> str:
-    return write_number(value, "si")

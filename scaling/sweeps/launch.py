@@ -18,8 +18,7 @@ from scaling.result import read_result, write_text_atomically
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import GRACE_S, Executor, Finished, Task
 from scaling.sweeps.packing import make_packs
-from scaling.sweeps.plan.describe import devices_of
-from scaling.sweeps.progress import Progress
+from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.run_store import (
     BUSY,
     DONE,
@@ -41,14 +40,16 @@ GOES_ON = "stopped; the same command goes on"
 TICK_S = 0.2  # how soon a signal, and a lock that was let go, are noticed
 
 
-class Stop(threading.Event):
+class StopEvent(threading.Event):
     """Set once the launch is told to stop."""
 
     number: int | None = None
     """of the signal that told it"""
 
 
-def train_all(runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: Progress) -> tuple[RunState, ...]:
+def train_all(
+    runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: LaunchProgress
+) -> tuple[RunState, ...]:
     """Train those of `runs` that are not done, in folders of `home`, and return what became of all.
 
     The dearest go first, each after the one that it comes `after` has ended, however that ended. A run that breaks is
@@ -87,7 +88,9 @@ def worker_command(folders: Sequence[Path]) -> tuple[str, ...]:
 class _Launch:
     """One launch under way: which runs may begin, which the executor has, and how often each was tried."""
 
-    def __init__(self, runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: Progress, stop: Stop):
+    def __init__(
+        self, runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: LaunchProgress, stop: StopEvent
+    ):
         self.runs = {run.id: run for run in runs}
         self.home, self.executor, self.progress, self.stop = home, executor, progress, stop
         before = {run.id: [run.after] if run.after in self.runs else [] for run in runs}
@@ -194,7 +197,7 @@ def _task(pack: Sequence[PlannedRun], home: Path) -> Task:
     """What trains runs whose folders are ready, side by side if there are several."""
     folders = tuple(home / run.id for run in pack)
     cost = sum(run.flops_spent for run in pack)
-    return Task(pack[0].id, folders, worker_command(folders), cost=cost, devices=devices_of(pack[0]))
+    return Task(pack[0].id, folders, worker_command(folders), cost=cost, devices=pack[0].devices)
 
 
 def _reason(folder: Path, finished: Finished) -> str:
@@ -247,9 +250,9 @@ def end_on_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[Stop]:
+def _stop_on_signals() -> Iterator[StopEvent]:
     """An event that the first SIGINT or SIGTERM sets; a second one does what it always did."""
-    stop = Stop()
+    stop = StopEvent()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals: whoever called us there stops us in another way
         return

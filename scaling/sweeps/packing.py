@@ -6,7 +6,6 @@ from itertools import pairwise
 from scaling import accounting
 from scaling.config import shape_of
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.plan.describe import devices_of
 
 MOST = 16  # runs in a pack: one that breaks costs all of them an attempt
 MFU = 0.4
@@ -45,7 +44,7 @@ def room(run: PlannedRun, device: str) -> int:
     asked = config.placement.compute_dtype
     dtype = "bfloat16" if asked == "auto" else asked
     peak = accounting.peak_flops(device, dtype)
-    if known is None or known.memory is None or peak is None or devices_of(run) > 1:
+    if known is None or known.memory is None or peak is None or run.devices > 1:
         return 1
     work_s = config.batch_tokens * accounting.flops_per_token(config).exact / (MFU * peak)
     memory = accounting.memory(config, devices=1, kind=known.name).total

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 
-class Progress:
+class LaunchProgress:
     """What is told of a launch, on standard error (standard output is for results)."""
 
     def __init__(self, home: Path, stream: TextIO | None = None) -> None:

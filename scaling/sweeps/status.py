@@ -75,8 +75,9 @@ def format_status(found: Mapping[str, Any]) -> str:
         )
         for row in found["runs"]
     ]  # fmt: skip
-    right = range(len(left), len(left) + len(numbers))
-    return f"{table((*left, *numbers, 'reason'), rows, right=right)}\n{tell_counts(found)}"
+    headings = (*left, *numbers, "reason")
+    told = table(headings, rows, left=[i for i, heading in enumerate(headings) if heading not in numbers])
+    return f"{told}\n{tell_counts(found)}"
 
 
 def tell_counts(found: Mapping[str, Any]) -> str:

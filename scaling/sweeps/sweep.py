@@ -15,9 +15,8 @@ from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, Slurm
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import end_on_sigterm, train_all
 from scaling.sweeps.plan.checks import check_data, check_folder, expected_tests, refuse_other_sweep
-from scaling.sweeps.plan.describe import sweep_folder
 from scaling.sweeps.plan.forks import drop_forks, flops_to_spend
-from scaling.sweeps.progress import Progress
+from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.reporter import Reporter
 from scaling.sweeps.run_store import (
     Busy,
@@ -28,6 +27,7 @@ from scaling.sweeps.run_store import (
     read_plan,
     record_runs,
     run_state,
+    sweep_folder,
 )
 from scaling.sweeps.run_store.tuning import tuning_lines
 from scaling.sweeps.upkeep import Upkeep
@@ -106,7 +106,7 @@ def run_sweep(
         _record(home, runs)
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
         read_exclusions(home)  # a mistake in it is told before hours of training
-        progress = Progress(home)
+        progress = LaunchProgress(home)
         if reporter is not None:
             progress.say(f"to look: {reporter.page_of(home)}, which renews itself, or scaling status {home} --watch")
         with Upkeep(home, progress.say, reporter) as upkeep:
@@ -122,7 +122,7 @@ def run_sweep(
         return _reported(outcome, progress, reporter)
 
 
-def _reported(outcome: SweepOutcome, progress: Progress, reporter: Reporter | None) -> SweepOutcome:
+def _reported(outcome: SweepOutcome, progress: LaunchProgress, reporter: Reporter | None) -> SweepOutcome:
     """`outcome` with the page and the summary. No failure to draw is one of the sweep's."""
     summary = _tell_states(outcome)
     if reporter is None:
@@ -139,7 +139,7 @@ def _reported(outcome: SweepOutcome, progress: Progress, reporter: Reporter | No
 
 
 def _train_further(
-    sweep: SweepConfig, runs: Sequence[PlannedRun], where: Executor, progress: Progress
+    sweep: SweepConfig, runs: Sequence[PlannedRun], where: Executor, progress: LaunchProgress
 ) -> tuple[RunState, ...]:
     """Rounds of runs that the results ask for; none once the forecast is frozen. Returns what became of them."""
     states: tuple[RunState, ...] = ()
@@ -181,7 +181,7 @@ def _tell_states(outcome: SweepOutcome) -> str:
     return "\n".join(lines)
 
 
-def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progress: Progress) -> SweepOutcome:
+def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progress: LaunchProgress) -> SweepOutcome:
     """Freeze the forecast, train the runs that test it, write `outcome.json`."""
     home = outcome.folder
     forecast, tests = frozen_forecast(sweep, home, str(home.parent))

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from scaling.config import DecayRule, RateRule, RunConfig, build, column_of, columns_of, recipe_of
 from scaling.errors import UserError
 from scaling.result import Result
-from scaling.sweeps.run_store import recorded_role, table_of, table_row
-from scaling.sweeps.run_store.tuning import judged, verdicts
+from scaling.sweeps.run_store import Source, recorded_role, table_of, table_row
+from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +24,7 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     `role` is that of the run's configuration in wandb, "fit" where an older one does not say; `budget` and
     `target_params`, which wandb does not hold, are missing. `validity` is by the records alone: what a user excludes
     is said in the sweep's folder. A `point` are the runs whose configurations differ in nothing but learning rate,
-    weight decay and seed.
+    seed and what a rule set beside (weight decay, in records that do not say what a rule set).
     Raises UserError where wandb is missing or says no, and where no run there has a result.
     """
     try:
@@ -41,21 +44,36 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     known = Result.__dataclass_fields__
     results = [Result(**{key: record[key] for key in record if key in known}) for record, _ in found]
     roles = [recorded_role(config) for _, config in found]
-    labels = [_point(config) for _, config in found]
+    whole = [_with_recipe(result, config) for result, (_, config) in zip(results, found, strict=True)]
+    labels = [_point(*each) for each in whole]
     played = [{**vars(result), "role": role} for result, role in zip(results, roles, strict=True)]
-    tunings = judged(played, labels)
-    said = verdicts(played, tunings)
-    rows = [table_row(result, role, {}, of) for result, role, of in zip(results, roles, said, strict=True)]
+    tunings = tuning_columns(played, labels)
+    said = tuning_verdicts(played, tunings)
+    rows = [
+        table_row(result, role, {}, of, source) for (result, source), role, of in zip(whole, roles, said, strict=True)
+    ]
     return table_of([row | more for row, more in zip(rows, tunings, strict=True)])
 
 
-def _point(config: dict[str, Any]) -> dict[str, str]:
+def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, Source]:
+    """The record with its configuration: its own or, in one of an older version, that of the run in wandb."""
+    if result.config:
+        return result, "record"
+    values = {key: value for key, value in config.items() if key in RunConfig.model_fields}
+    try:
+        return replace(result, config=recipe_of(build(RunConfig, values, result.run_id))), "config"
+    except UserError:
+        return result, "facts"
+
+
+def _point(result: Result, source: Source) -> dict[str, str]:
     """What stands for the label of a run; empty where wandb has no configuration."""
-    kept = {key: value for key, value in config.items() if key not in ("seed", "placement", "records")}
-    optimizer = kept.get("optimizer", {})
-    kept["optimizer"] = {k: v for k, v in optimizer.items() if k not in ("learning_rate", "weight_decay")}
-    text = json.dumps(kept, sort_keys=True, default=str)
-    return {"config": hashlib.sha256(text.encode()).hexdigest()[:16]} if config else {}
+    if not result.config:
+        return {}
+    by_rule = result.by_rule if source == "record" else {DecayRule.sets: "unknown"}
+    own = {"run.seed", RateRule.sets, *map(column_of, by_rule)}
+    kept = {key: value for key, value in columns_of(result.config, by_rule).items() if key not in own}
+    return {"config": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, explain
 from scaling.result import read_result
+from scaling.sweeps.executors.process import PARENT
 from scaling.sweeps.run_store import BUSY, Busy, lock, log_end, log_start, stopped
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -130,7 +131,7 @@ def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoRe
 def _end_with_parent() -> None:
     """When the launching process dies, however it dies, this one is told to save and stop (Linux)."""
     if sys.platform == "linux":
-        parent = os.getppid()
+        parent = int(os.environ.get(PARENT, os.getppid()))
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before we asked
             sys.exit(1)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from scaling.config import Records
+from scaling.config import Records, saved_steps
 from scaling.errors import UserError
 from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
@@ -48,6 +48,9 @@ class Books:
     branch: dict[str, Any] | None = None
     """of a run that began at another's checkpoint: which, after which step, and the FLOPs and seconds that it did not
     spend"""
+    inherited: dict[str, Any] | None = None
+    """of a run that began with another's parameters, for its record: which, after which step, and the tokens and
+    FLOPs of their past"""
 
 
 class Checkpoints:
@@ -91,6 +94,7 @@ class Checkpoints:
         wall_s: float,
         losses: dict[str, Any],
         branch: dict[str, Any] | None = None,
+        inherited: dict[str, Any] | None = None,
     ) -> None:
         """Save the state after update number `step`, with its books.
 
@@ -101,7 +105,7 @@ class Checkpoints:
             return
         from orbax.checkpoint import args
 
-        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state), branch)
+        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state), branch, inherited)
         values = asdict(books)
         saved = args.Composite(
             state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": _seal(values)})
@@ -113,8 +117,9 @@ class Checkpoints:
     def restore(self, layout: TrainState, at_most: int | None = None) -> tuple[TrainState, Books] | None:
         """The newest checkpoint that is whole, laid out as `layout`, with its books; None where there is none.
 
-        at_most: only those of this step or before. A broken one is noted and, unless these are another run's, renamed
-        to `broken-STEP`. Raises UserError for a checkpoint of a run that this one is not.
+        layout: may have None in place of what is not wanted. at_most: only those of this step or before. A broken
+        one is noted and, unless these are another run's, renamed to `broken-STEP`. Raises UserError for a checkpoint
+        of a run that this one is not.
         """
         whose = f" of {self.folder.parent.name}" if self.read_only else ""
         for step in self._steps():
@@ -140,9 +145,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Steps with a folder, newest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()), reverse=True)
+        return saved_steps(self.folder.parent)[::-1]
 
     def _read(self, step: int, layout: TrainState) -> tuple[tuple[TrainState, Books] | None, str]:
         """A checkpoint if all processes could read their part and every checksum is right; else what is wrong."""
@@ -155,7 +158,8 @@ class Checkpoints:
             trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if not everyone(found is not None) or found is None:
             return None, trouble
-        if fingerprints(found[0]) != found[1].fingerprints:
+        state, books = found
+        if any(books.fingerprints.get(name) != value for name, value in fingerprints(state).items()):
             return None, "its arrays do not match their checksums"
         return found, ""
 
@@ -177,7 +181,7 @@ class Checkpoints:
             name: ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
             for name, x in named.items()
         }
-        restore = args.Composite(state=args.PyTreeRestore(item=named, restore_args=like))
+        restore = args.Composite(state=args.PyTreeRestore(item=named, restore_args=like, partial_restore=True))
         arrays = manager.restore(step, args=restore)["state"]
         return jax.tree.unflatten(jax.tree.structure(layout), [arrays[name] for name in named]), books
 

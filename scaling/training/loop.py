@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from scaling.config import RunConfig
+from scaling.config import RunConfig, resolved
 from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
@@ -25,6 +25,7 @@ from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.member import Member
 from scaling.training.pack import check_mesh, check_pack, part, stacked
 from scaling.training.records import open_folder, run_folder, write_config
+from scaling.training.start import check_start
 from scaling.training.state import TrainState
 from scaling.training.step import compile_step, metric_names, run_layout
 
@@ -62,6 +63,8 @@ def train_pack(
     Raises as `train`; a failure is recorded for every run that has not ended by then.
     """
     initialize()
+    beside = [None] * len(configs) if folders is None else [Path(folder).parent for folder in folders]
+    configs = [resolved(config, home) for config, home in zip(configs, beside, strict=True)]
     folders = [run_folder(config) for config in configs] if folders is None else [Path(f) for f in folders]
     check_pack(configs, folders)
     results = [open_folder(folder, config) for config, folder in zip(configs, folders, strict=True)]
@@ -82,8 +85,9 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
     check_mesh(len(configs), mesh)
     run_configs = [placed(config, mesh) for config in configs]
     store = open_store(configs[0].data, configs[0].records.store_folder)
-    for config in configs:
+    for config, folder in zip(configs, folders, strict=True):
         check_run(config, store)
+        check_start(config, folder)
     for config, folder in zip(configs, folders, strict=True):
         if is_main():
             write_config(folder, config)

@@ -12,16 +12,14 @@ from scaling.data import Batches, TokenStore
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
 from scaling.tracking import Mirror
-from scaling.training.branch import branch_off
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation
-from scaling.training.knobs import make_knobs
 from scaling.training.metrics import Losses, MetricsFile
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result
-from scaling.training.state import TrainState, create_state
-from scaling.training.step import run_optimizer
+from scaling.training.start import first_state
+from scaling.training.state import TrainState
 
 
 class Diverged(Exception):
@@ -51,46 +49,42 @@ class Member:
         self.facts: dict[str, Any] = {"compile_s": 0.0, **({"pack": pack} if pack > 1 else {})}
         """for the result"""
         self.branch: dict[str, Any] | None = None
-        """of a run that began at another's checkpoint, see `Books.branch`"""
+        self.inherited: dict[str, Any] | None = None
+        """of a run that began at another's checkpoint or with its parameters, see `Books`"""
         self.notes: list[str] = []
         """what is to know about the run, for its result"""
         self.mirror = Mirror(config, folder, enabled=is_main())
         self._open: list[Callable[[], None]] = []
 
     def begin(self, layout: TrainState) -> TrainState:
-        """Open the records; returns the state to start from: of the newest good checkpoint, of the trunk's, or a new
-        one."""
+        """Open the records; returns the state to start from: of the newest good checkpoint, or the first one."""
         config = self.config
         self.flops_per_token = accounting.flops_per_token(config).exact
         self.batches = Batches(self.store.train, config.model.context, config.batch_size, config.seed)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
-        self.losses = Losses(config.steps, config.objective.limit(config.model.vocab))
         restored = self.checkpoints.restore(layout)
-        resumed = restored is not None
-        if restored is None:
-            restored = branch_off(config, self.folder, layout, self.checkpoints.notes)
-        if restored is None:
-            state = create_state(config.model, run_optimizer(config, make_knobs(config)), config.seed, layout)
-        else:
-            state, books = restored
-            self.losses, self.step, self.wall_before = Losses(**books.losses), books.step, books.wall_s
-            self.branch = books.branch
+        state, books = restored or first_state(config, self.folder, layout, self.checkpoints.notes)
+        self.losses, self.step, self.wall_before = Losses(**books.losses), books.step, books.wall_s
+        self.branch, self.inherited = books.branch, books.inherited
+        self.facts |= {**({"branch": books.branch} if books.branch else {}), **(books.inherited or {})}
         self.metrics = MetricsFile(self.folder, self.step, write=is_main())
         self._open.append(self.metrics.close)
         self.progress = open_progress(run_id(config), config.steps, self.step, quiet=self.quiet, alone=self.pack == 1)
         self._open.append(self.progress.close)
-        self._tell_start(resumed)
+        self._tell_start(resumed=restored is not None)
         self.start = self.step
         self.measure()
         return state
 
-    def _tell_start(self, resumed: bool) -> None:
+    def _tell_start(self, *, resumed: bool) -> None:
         """What is to know of how the run began. resumed: from a checkpoint of its own."""
         self.notes += self.checkpoints.notes
         for note in self.notes:
             self.say(note)
         if not self.step:
+            if self.inherited:
+                self.say("begins with the parameters of {run} after step {step}".format(**self.inherited["start"]))
             return
         told = f"going on from step {self.step} of {self.config.steps}"
         if resumed:
@@ -153,7 +147,15 @@ class Member:
         """Save the state after the latest update, whose losses have been read."""
         self.metrics.sync()
         tokens, losses = self.step * self.config.batch_tokens, self.losses.state()
-        self.checkpoints.save(state, self.step, tokens=tokens, wall_s=self.wall_s, losses=losses, branch=self.branch)
+        self.checkpoints.save(
+            state,
+            self.step,
+            tokens=tokens,
+            wall_s=self.wall_s,
+            losses=losses,
+            branch=self.branch,
+            inherited=self.inherited,
+        )
 
     def recorded_evaluation(self) -> Evaluation | None:
         """The held-out loss at this step, where it was measured before an interruption."""
@@ -204,10 +206,6 @@ class Member:
         self.progress.show(step, record)
 
     def _end(self, status: Status, evaluation: Evaluation | None, reason: str = "") -> None:
-        if self.branch is not None:
-            self.facts["branch"] = self.branch
-        if evaluation is not None:
-            self.facts |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
         reason = "; ".join([reason] * bool(reason) + self.notes)
         speed = self.metrics.tokens_per_s()
         result = self._result(status, evaluation, reason, train_loss=self.losses.tail, tokens_per_s=speed)

@@ -12,6 +12,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from scaling.config import OptimizerConfig
 from scaling.families import Tensor
+from scaling.models.parameters import map_declared, trained
 from scaling.training.schedules import Schedule
 
 MUON_RMS = 0.2  # root mean square of a Muon update before the rate: AdamW's, measured by Liu et al. (2502.16982)
@@ -29,7 +30,9 @@ def make_optimizer(
     The facts' factors (`models.width_transfer`) are on AdamW's ε and on the rate of the direction, not on the decay:
     decay · rate stays what it is at the base.
 
-    Weight decay is decoupled, multiplied by the rate, and falls on the parameters whose facts say `decay`.
+    Weight decay is decoupled, multiplied by the rate, and falls on the parameters whose facts say `decay`. The state
+    and the updates are those of the trained parameters, and so are the gradients (`models.parameters.trained`); given
+    are all parameters.
 
     adamw: Loshchilov & Hutter 2019 (1711.05101).
     lion: Chen et al. 2023 (2302.06675); eps is not used. Its update is ±1, so its rate is 3 to 10 times smaller.
@@ -40,13 +43,18 @@ def make_optimizer(
         scaled by 0.2·√max(inputs, outputs) so that AdamW's rate and decay serve it too (Moonlight, Liu et al. 2025,
         2502.16982, eq. 4); embeddings, head and vectors by AdamW.
     """
-    decay = _map(lambda facts: facts.decay, metadata)
-    return optax.chain(
+    own = trained(metadata, metadata)
+    decay = map_declared(lambda facts: facts.decay, own)
+    inner = optax.chain(
         clip_by_global_norm(config.clip_norm) if config.clip_norm is not None else optax.identity(),
-        _direction(config, metadata),
-        scale_each(lambda facts: facts.rate, metadata),
+        _direction(config, own),
+        scale_each(lambda facts: facts.rate, own),
         optax.add_decayed_weights(config.weight_decay if weight_decay is None else weight_decay, mask=decay),
         optax.scale_by_learning_rate(schedule),
+    )
+    return optax.GradientTransformation(
+        lambda params: inner.init(trained(params, metadata)),
+        lambda grads, state, params=None: inner.update(grads, state, trained(params, metadata)),
     )
 
 
@@ -59,7 +67,7 @@ def _direction(config: OptimizerConfig, metadata: Any) -> optax.GradientTransfor
     if config.name == "adafactor":
         inner = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(BLOCK_RMS))
         return optax.chain(by_layer(inner, metadata), optax.ema(config.b1, debias=False))
-    labels = _map(lambda facts: "muon" if facts.role == "hidden" else "adam", metadata)
+    labels = map_declared(lambda facts: "muon" if facts.role == "hidden" else "adam", metadata)
     return optax.partition({"muon": _muon(config, metadata), "adam": adam}, labels)
 
 
@@ -92,7 +100,7 @@ def scale_each(factor: Callable[[Tensor], float], metadata: Any) -> optax.Gradie
         own = factor(facts)
         return u if own == 1 else u * own
 
-    return optax.stateless(lambda updates, _: _map(times, metadata, updates))
+    return optax.stateless(lambda updates, _: map_declared(times, metadata, updates))
 
 
 def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.GradientTransformation:
@@ -108,15 +116,16 @@ def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.Gradie
         return f
 
     def init(params: Any) -> Any:
-        return _map(lambda facts, p: each(inner.init, facts)(_as_matrix(p, facts)), metadata, params)
+        return map_declared(lambda facts, p: each(inner.init, facts)(_as_matrix(p, facts)), metadata, params)
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def one(facts: Tensor, g: jax.Array, s: Any, p: jax.Array) -> tuple[jax.Array, Any]:
             update, s = each(inner.update, facts)(_as_matrix(g, facts), s, _as_matrix(p, facts))
             return update.reshape(g.shape), s
 
-        pairs = _map(one, metadata, grads, state, params)
-        return _map(lambda _, pair: pair[0], metadata, pairs), _map(lambda _, pair: pair[1], metadata, pairs)
+        pairs = map_declared(one, metadata, grads, state, params)
+        updates, states = (map_declared(lambda _, pair, i=i: pair[i], metadata, pairs) for i in range(2))
+        return updates, states
 
     return optax.GradientTransformation(init, update)
 
@@ -124,7 +133,11 @@ def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.Gradie
 def _muon(config: OptimizerConfig, metadata: Any) -> optax.GradientTransformation:
     def dimensions(updates: Any) -> Any:
         """Which axes are a matrix's inputs and outputs; what AdamW has is left out of `updates` (MaskedNode)."""
-        return _map(lambda facts, u: u if isinstance(u, optax.MaskedNode) else _dimensions(facts), metadata, updates)
+
+        def of(facts: Tensor, u: Any) -> Any:
+            return u if isinstance(u, optax.MaskedNode) else _dimensions(facts)
+
+        return map_declared(of, metadata, updates)
 
     def match_rms(updates: Any, params: Any = None) -> Any:
         def scaled(facts: Tensor, u: Any) -> Any:
@@ -132,7 +145,7 @@ def _muon(config: OptimizerConfig, metadata: Any) -> optax.GradientTransformatio
                 return u
             return u * (MUON_RMS * math.sqrt(max(facts.fan_in, facts.fan_out)))
 
-        return _map(scaled, metadata, updates)
+        return map_declared(scaled, metadata, updates)
 
     orthogonal = scale_by_muon(beta=config.b1, eps=config.eps, nesterov=True, weight_dimension_numbers=dimensions)
     return optax.chain(orthogonal, optax.stateless(match_rms))
@@ -147,8 +160,3 @@ def _dimensions(facts: Tensor) -> MuonDimensionNumbers:
 def _as_matrix(x: jax.Array, facts: Tensor) -> jax.Array:
     """[stacked …, inputs, outputs] for a matrix with inputs; anything else as it is."""
     return x.reshape(*x.shape[: facts.stacked], facts.fan_in, facts.fan_out) if facts.inputs else x
-
-
-def _map(f: Any, metadata: Any, *trees: Any) -> Any:
-    """`f(facts, …)` over the parameters; other trees may hold whole trees in the place of a parameter."""
-    return jax.tree.map(f, metadata, *trees, is_leaf=lambda x: isinstance(x, Tensor))

@@ -11,12 +11,15 @@ import inspect
 import logging
 import sys
 
+READ_ONLY = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
+"""how the warnings begin that another run's checkpoints are only read, as they should be"""
+
 
 @functools.cache
 def quieten_orbax() -> None:
     """From here on Orbax only raises its errors."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(lambda record: not record.exc_info)
+        logging.getLogger(name).addFilter(lambda r: not (r.exc_info or str(r.msg).startswith(READ_ONLY)))
     before = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 SECONDS = 10.0  # plain lines come at most this often
 
 
-class Progress(Protocol):
+class RunProgress(Protocol):
     """Shows records of a run as they come."""
 
     def show(self, step: int, record: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ class Progress(Protocol):
         """Leave the terminal as it was."""
 
 
-def open_progress(name: str, steps: int, start: int, *, quiet: bool, alone: bool = True) -> Progress:
+def open_progress(name: str, steps: int, start: int, *, quiet: bool, alone: bool = True) -> RunProgress:
     """The display that fits where the output goes.
 
     name: of the run. steps: of the whole run. start: updates that are done already. alone: no other run shows its
@@ -55,7 +55,7 @@ class Lines(Silent):
         now = time.monotonic()
         if "eval_loss" in record or step == self.steps or now - self.last >= SECONDS:
             self.last = now
-            self.say(f"{self.name}  step {step}/{self.steps}  {describe(record)}")
+            self.say(f"{self.name}  step {step}/{self.steps}  {record_line(record)}")
 
 
 class Bar:
@@ -73,9 +73,9 @@ class Bar:
 
     def show(self, step: int, record: Mapping[str, Any]) -> None:
         if "eval_loss" in record:
-            self.say(f"step {step}  {describe(record)}")
+            self.say(f"step {step}  {record_line(record)}")
         else:
-            self.bar.update(self.task, completed=step, text=describe(record))
+            self.bar.update(self.task, completed=step, text=record_line(record))
 
     def say(self, text: str) -> None:
         self.bar.console.print(text, highlight=False, markup=False)
@@ -84,7 +84,7 @@ class Bar:
         self.bar.stop()
 
 
-def describe(record: Mapping[str, Any]) -> str:
+def record_line(record: Mapping[str, Any]) -> str:
     """The few numbers that somebody who waits wants to see."""
     if "eval_loss" in record:
         error = record["eval_loss_sem"]

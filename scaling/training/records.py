@@ -11,18 +11,13 @@ from typing import Any
 import jax
 
 from scaling import accounting
-from scaling.config import RunConfig, config_hash, load, run_id, to_yaml
+from scaling.config import RunConfig, config_hash, load, recipe_of, run_id, to_yaml
 from scaling.data import Batches, TokenStore
 from scaling.errors import UserError
 from scaling.result import Result, Status, naming, read_result, write_text_atomically
 from scaling.training.evaluate import Evaluation
 
 PACKAGES = ("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-ARCHITECTURE = (
-    "activation", "norm", "norm_position", "position", "tied", "bias", "parallel_block", "qk_norm", "layer_sharing",
-)  # fmt: skip
-"""what every record says of the model beside its sizes: runs that differ in it are not fitted together"""
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -85,7 +80,6 @@ def make_result(
     params = accounting.params(config.model)
     tokens = steps * config.batch_tokens
     flops = accounting.flops_per_token(config).as_dict()
-    held_out = {"validation_targets": store.validation.n_tokens - 1} if store else {}
     batches = store and Batches(store.train, config.model.context, config.batch_size, config.seed)
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     return Result(
@@ -114,33 +108,41 @@ def make_result(
         versions=versions(),
         train_loss=train_loss,
         reason=reason,
-        facts={**_facts(config), **held_out, **(facts or {})},
+        facts={**_facts(config), **_held_out(store, evaluation), **(facts or {})},
+        config=recipe_of(config),
+        by_rule=dict(config.records.by_rule),
     )
 
 
 def _facts(config: RunConfig) -> dict[str, Any]:
-    model, optimizer, schedule = config.model, config.optimizer, config.schedule
+    """What follows from the configuration, and short names of the keys that tables and pages show."""
+    optimizer, schedule, tokenizer = config.optimizer, config.schedule, config.data.tokenizer
     return {
         "config_hash": config_hash(config),
-        **{size: getattr(model, size) for size in model.SIZES},
-        "vocab": model.vocab,
-        **{name: getattr(model, name, None) for name in ARCHITECTURE},
+        **recipe_of(config)["model"],
         "steps": config.steps,
         "batch_size": config.batch_size,
         "corpus": config.data.corpus,
-        "tokenizer": f"{config.data.tokenizer.kind}-{config.data.tokenizer.vocab}",
+        "tokenizer": f"{tokenizer.kind}-{tokenizer.vocab}",
         "optimizer": optimizer.name,
         "b1": optimizer.b1,
         "b2": optimizer.b2,
         "weight_decay": optimizer.weight_decay,
         "schedule": schedule.name,
-        "cooldown": schedule.cooldown if schedule.name == "wsd" else None,
-        "final_rate": schedule.final if schedule.name in ("cosine", "linear", "wsd") else None,
         "warmup_steps": config.warmup_steps,
-        "parametrisation": "mup" if model.base else "standard",
-        "mup_width": model.base.width if model.base else None,
         "compute_dtype": precision(config),
     }
+
+
+def _held_out(store: TokenStore | None, evaluation: Evaluation | None) -> dict[str, Any]:
+    """The held-out split, and how much of it was evaluated."""
+    found: dict[str, Any] = {}
+    if store is not None:
+        split = store.validation
+        found |= {"validation_targets": split.n_tokens - 1, "unigram_loss": split.unigram_loss()}
+    if evaluation is not None:
+        found |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
+    return found
 
 
 @functools.cache

@@ -19,6 +19,9 @@ class TrainState(NamedTuple):
     """updates done, int32 scalar"""
     params: functional.Params
     opt_state: Any
+    """of the parameters that are trained"""
+    reference: functional.Params | None = None
+    """the parameters that the run began with, where it keeps them"""
 
 
 def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

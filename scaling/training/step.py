@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 
 from scaling.config import RunConfig
 from scaling.data.store import token_dtype
+from scaling.families import tree
 from scaling.models import LossSums, functional
+from scaling.models.parameters import trained, with_frozen
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, placed, replicated, use
 from scaling.training.knobs import Knobs, make_knobs
@@ -37,23 +39,30 @@ def metric_names(run: RunConfig) -> tuple[str, ...]:
     return (*METRICS, *run.model.losses)
 
 
-def gradients(run: RunConfig, params: functional.Params, batch: Batch, key: Any) -> Gradients:
+def gradients(
+    run: RunConfig, params: functional.Params, batch: Batch, key: Any, reference: functional.Params | None = None
+) -> Gradients:
     """Gradient of the batch's mean loss with all that is added to it, and the means of these.
 
-    Every microbatch's sums are divided by the count of the whole batch, so tokens count the same however the batch is
-    cut. Row i belongs to microbatch i mod `accumulate`: each device keeps rows that it already has.
+    It is that of the trained parameters, with None in place of the others. Every microbatch's sums are divided by the
+    count of the whole batch, so tokens count the same however the batch is cut. Row i belongs to microbatch i mod
+    `accumulate`: each device keeps rows that it already has.
+
+    reference: parameters of a model that the objective may compare with.
     """
     objective, parts = run.objective, max(1, run.placement.accumulate)
-    count = objective.count(batch)
+    count, declared = objective.count(batch), tree(run.tensors())
+    own = trained(params, declared)
 
-    def total(params: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, LossSums]:
-        sums = objective.sums(functional.bind_run(run, params), part, key)
+    def total(own: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, LossSums]:
+        model = functional.bind_run(run, with_frozen(own, params, declared), reference)
+        sums = objective.sums(model, part, key)
         loss = (sums.loss + run.model.z_loss * sums.z) / count
         means = jax.tree.map(lambda x: x / count, sums)
         return sum(means.extra.values(), loss), means
 
     def of(part: Batch, key: Any) -> Gradients:
-        (_, means), grads = jax.value_and_grad(total, has_aux=True)(params, part, key)
+        (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
         return Gradients(grads, means)
 
     if parts == 1:
@@ -68,13 +77,13 @@ def gradients(run: RunConfig, params: functional.Params, batch: Batch, key: Any)
 
     zero = jnp.zeros((), jnp.float32)
     means = LossSums(zero, zero, dict.fromkeys(run.model.losses, zero))
-    return jax.lax.scan(add, Gradients(jax.tree.map(jnp.zeros_like, params), means), jnp.arange(parts))[0]
+    return jax.lax.scan(add, Gradients(jax.tree.map(jnp.zeros_like, own), means), jnp.arange(parts))[0]
 
 
 def run_optimizer(run: RunConfig, knobs: Knobs) -> optax.GradientTransformation:
     """The optimizer of a run with these numbers, plain or traced; its state does not depend on them."""
     schedule = make_schedule(run.schedule.name, knobs)
-    return make_optimizer(run.optimizer, schedule, functional.facts(run.model), knobs.weight_decay)
+    return make_optimizer(run.optimizer, schedule, tree(run.tensors()), knobs.weight_decay)
 
 
 def update(run: RunConfig, knobs: Knobs, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
@@ -85,14 +94,15 @@ def update(run: RunConfig, knobs: Knobs, state: TrainState, batch: Batch) -> tup
     key = None
     if run.model.dropout:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(knobs.seed), DROPOUT), state.step)
-    grads, means = gradients(run, state.params, batch, key)
+    grads, means = gradients(run, state.params, batch, key, state.reference)
     updates, opt_state = run_optimizer(run, knobs).update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    declared = tree(run.tensors())
+    params = with_frozen(optax.apply_updates(trained(state.params, declared), updates), state.params, declared)
     rate = make_schedule(run.schedule.name, knobs)(state.step)
     extra = (means.extra[name] for name in run.model.losses)
     values = (means.loss, run.model.z_loss * means.z, global_norm(grads), rate, *extra)
     metrics = jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return TrainState(state.step + 1, params, opt_state, state.reference), metrics
 
 
 class Step(NamedTuple):
@@ -125,7 +135,8 @@ def compiled_step(run: RunConfig, devices: Sequence[Any] | None = None, runs: in
 
 def run_layout(run: RunConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and places of a run's state on a mesh."""
-    return abstract_state(run.model, run_optimizer(run, make_knobs(run)), mesh)
+    layout = abstract_state(run.model, run_optimizer(run, make_knobs(run)), mesh)
+    return layout._replace(reference=layout.params) if run.has_reference else layout
 
 
 def compile_step(run: RunConfig, mesh: Mesh, layout: TrainState, rows: Any, runs: int = 1) -> Any:
@@ -150,5 +161,5 @@ def compile_step(run: RunConfig, mesh: Mesh, layout: TrainState, rows: Any, runs
     return jitted.lower(*arguments).compile()
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+def _shapes(arrays: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)

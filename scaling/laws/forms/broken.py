@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.starts import draw
+from scaling.laws.forms.starts import spread_starts
 
 SHARPNESS = (0.01, 1.5)
 """where f_i start"""
@@ -45,6 +46,7 @@ def bnsl(breaks: int = 1) -> Form:
         formula="y = a + b·x^−c0·" + "·".join(f"(1 + (x/d{i})^(1/f{i}))^(−c{i}·f{i})" for i in numbers),
         source="Caballero et al. 2022 (2210.14891), eq. 1",
         columns=("x",),
+        feeds={"x": Feed("x", (), "any one quantity")},
         parameters=(
             Parameter("a"),
             Parameter("b", powers=(Power("x", "c0"),)),
@@ -58,7 +60,7 @@ def bnsl(breaks: int = 1) -> Form:
 
 def _starts(x: Array, y: Array, count: int, numbers: tuple[int, ...]) -> Array:
     spans = {"share": (0.0, 1.0)} | {f"d{i}": (0.0, 1.0) for i in numbers} | {f"f{i}": SHARPNESS for i in numbers}
-    drawn = draw(count, spans)
+    drawn = spread_starts(count, spans)
     part = np.ptp(x) / len(numbers)  # each break starts in its own part of the range: the order is a matter of names
     rows = []
     for k in range(count):

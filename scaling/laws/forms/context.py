@@ -12,7 +12,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.starts import amplitudes, draw
+from scaling.laws.forms.starts import amplitudes, spread_starts
 
 
 def _value(p: Values, x: Values, xp: ModuleType) -> Any:
@@ -21,7 +21,7 @@ def _value(p: Values, x: Values, xp: ModuleType) -> Any:
 
 def _starts(x: Array, y: Array, count: int) -> Array:
     published = [{"beta": beta, "share": 0.9} for beta in (0.45, 0.48, 0.5, 0.51)]
-    drawn = draw(count, {"beta": (0.03, 1.5), "share": (0.0, 1.0)}, published)
+    drawn = spread_starts(count, {"beta": (0.03, 1.5), "share": (0.0, 1.0)}, published)
     rows = []
     for beta, share in zip(drawn["beta"], drawn["share"], strict=True):
         level = max(share, 1e-3) * y.min()

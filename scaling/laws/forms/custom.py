@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.laws.forms.float64 import float64_on_cpu
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter
+from scaling.laws.forms.registry import FORMS
 from scaling.laws.forms.starts import Value, spanned
 
 Starts = Callable[[Array, Array, int], Array]
@@ -48,8 +50,6 @@ def form(
     Raises UserError where the names of the function's arguments are not those of columns and params, where a range
     is none, and where the function is not one that JAX can differentiate.
     """
-    from scaling.laws.forms.registry import FORMS
-
     columns = tuple(columns)
     if name in FORMS:
         raise UserError(f"form: there is a law {name!r} already; choose another name")
@@ -75,8 +75,6 @@ def form(
 def _in_float64(function: Callable[..., Any]) -> Value:
     def value(p: Values, x: Values, xp: ModuleType) -> Any:
         import jax.numpy as jnp
-
-        from scaling.laws.solve.solver import float64_on_cpu
 
         if xp is not np:  # inside the solver, which is in float64 already
             return function(**{key: jnp.exp(column) for key, column in x.items()}, **p)
@@ -138,8 +136,6 @@ def _require_jax(
 ) -> None:
     """One point for every column: the answer must be one number, and have derivatives."""
     import jax
-
-    from scaling.laws.solve.solver import float64_on_cpu
 
     def call(middle: dict[str, Any], rows: dict[str, Any]) -> Any:
         return function(**rows, **middle)

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.routed import LN10
-from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, variable_projection
 
 _SOURCE = "Llama 3 (2407.21783), section 3.2.1"
 
@@ -60,7 +61,7 @@ nll_of_flops = Form(
     columns=("C",),
     parameters=(Parameter("a", "level", powers=(Power("C", "b", -1 / LN10),)), Parameter("b", "real")),
     value=_nll,
-    starts=projected(("C",), ("a", "b"), {}, _nll_solve),
+    starts=variable_projection(("C",), ("a", "b"), {}, _nll_solve),
 )
 accuracy_of_nll = Form(
     name="accuracy_of_nll",
@@ -74,5 +75,9 @@ accuracy_of_nll = Form(
         Parameter("k", powers=(Power("NLL", None, -1.0),)),
     ),
     value=_accuracy,
-    starts=projected(("NLL",), ("low", "high", "mid", "k"), {"low": (0.0, 1.0), "high": (0.0, 1.0)}, _accuracy_solve),
+    starts=variable_projection(
+        ("NLL",), ("low", "high", "mid", "k"), {"low": (0.0, 1.0), "high": (0.0, 1.0)}, _accuracy_solve
+    ),
+    feeds={"NLL": Feed("nll", (), "negative log-likelihood of the correct answer")},
+    predicts=Feed("accuracy", (), "share of correct answers"),
 )

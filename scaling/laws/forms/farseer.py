@@ -2,10 +2,10 @@
 
 L = exp(a3·N^γ + b3) + exp(a2·N^β + b2) · D^−exp(a1·N^α + b1) of columns N and D: offset, amplitude and exponent of
 the tokens are each the exponential of a power of N plus a constant. All nine parameters are real; the solver seeks
-value and slope of each curve at the middle size in place of a and b (`Curve`). a1, a2 and a3 carry N^−α, N^−β and
-N^−γ, so that results do not depend on the unit of N. They do depend on that of D: D^−B(N) in another unit is the same
-times unit^−B(N), which no exp(a2·N^β + b2) can take up, so D keeps its own (the paper: tokens). Their N leaves out
-the embeddings (appendix G).
+value and slope of each curve at the middle size in place of a and b (`PowerCurve`). a1, a2 and a3 carry N^−α, N^−β
+and N^−γ, so that results do not depend on the unit of N. They do depend on that of D: D^−B(N) in another unit is the
+same times unit^−B(N), which no exp(a2·N^β + b2) can take up, so D keeps its own (the paper: tokens). Their N leaves
+out the embeddings (appendix G).
 
 Starts spread the tokens' exponent, its slope and α; offset and amplitude follow by least squares as parabolas in
 log N, and β and γ from how these bend.
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from scaling.laws.forms.form import Array, Form, Values
-from scaling.laws.forms.parameter import Curve, Parameter, Power
-from scaling.laws.forms.starts import draw
+from scaling.laws.forms.parameter import Parameter, Power, PowerCurve
+from scaling.laws.forms.starts import spread_starts
 
 _CURVES = ("alpha", "beta", "gamma")
 
@@ -32,7 +32,7 @@ def _value(p: Values, x: Values, xp: ModuleType) -> Any:
 
 def _starts(x: Array, y: Array, count: int) -> Array:
     n, middle = x[0], x[1].mean()
-    drawn = draw(count, {"exponent": (0.05, 1.0), "slope": (-0.4, 0.2), "alpha": (-0.5, 0.5)})
+    drawn = spread_starts(count, {"exponent": (0.05, 1.0), "slope": (-0.4, 0.2), "alpha": (-0.5, 0.5)})
     powers = np.stack([np.ones_like(n), n, n * n], -1)
     rows = []
     for exponent, slope, alpha in zip(*drawn.values(), strict=True):
@@ -73,5 +73,5 @@ farseer = Form(
     value=_value,
     starts=_starts,
     unscaled=("D",),
-    curves=(Curve("a1", "alpha", "b1"), Curve("a2", "beta", "b2"), Curve("a3", "gamma", "b3")),
+    curves=(PowerCurve("a1", "alpha", "b1"), PowerCurve("a2", "beta", "b2"), PowerCurve("a3", "gamma", "b3")),
 )

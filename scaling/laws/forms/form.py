@@ -11,12 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scaling.laws.forms.parameter import Curve, Parameter
+from scaling.laws.arrays import Array
+from scaling.laws.forms.feed import FEEDS, LOSS, SIZES, TOKENS, Feed
+from scaling.laws.forms.parameter import Parameter, PowerCurve, Values
 
-Array = NDArray[np.float64]
-Values = Mapping[str, Any]
 WIDEST = 600.0
 """log of the largest parameter, and of the largest factor between a parameter in the columns' own units and in those
 of the data (N^alpha), that a search goes to: float64 ends at e^709, and a profile looks a factor of 1e4 further"""
@@ -40,10 +39,25 @@ class Form:
     """columns in their own units: those that the law is not a power law of, such as a number of experts"""
     same_unit: Mapping[str, str] = field(default_factory=dict)
     """columns that the law compares with another (unique tokens with tokens): seen in that one's unit"""
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[PowerCurve, ...] = ()
     """parameters, all "real", that the solver seeks in other coordinates"""
     frontier: Callable[[Array], tuple[Array, Array]] | None = None
     """parameters [..., k] -> the exponents a, b of N* ∝ C^a, D* ∝ C^b at C ∝ N·D"""
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
+    """what of a run's record feeds a column, where that is not what `FEEDS` says of its letter"""
+    predicts: Feed = LOSS
+    """what of a run's record L is"""
+    signed: bool = False
+    """whether L may be zero or negative"""
+
+    def feed(self, column: str) -> Feed:
+        """What of a run's record feeds a column; one that nothing is known of has the record's own by that name."""
+        return self.feeds.get(column) or FEEDS.get(column) or Feed(column, (column,), "a column of your own")
+
+    @property
+    def of_sizes(self) -> bool:
+        """Whether its runs differ in nothing but sizes and tokens, so that those of a budget lie on one curve."""
+        return all({*SIZES, *TOKENS} >= {*self.feed(column).keys} for column in self.columns)
 
     def __repr__(self) -> str:
         return f"Form({self.name}: {self.formula})"
@@ -127,5 +141,5 @@ class Form:
             values = curve.straightened(values)
         return np.stack(np.broadcast_arrays(*(p.to_theta(values[p.name], np) for p in self.parameters)), -1)
 
-    def _sought_curves(self, free: Collection[str]) -> list[Curve]:
+    def _sought_curves(self, free: Collection[str]) -> list[PowerCurve]:
         return [curve for curve in self.curves if curve.factor in free and curve.level in free]

@@ -12,6 +12,7 @@ Starts: exponents spread evenly, c at a share of the least loss, g, a and b by l
 from types import ModuleType
 from typing import Any
 
+from scaling.laws.forms.feed import SIZES, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import separable
@@ -49,4 +50,5 @@ krajewski = Form(
         offset="c",
         literature=({"alpha": 0.115, "beta": 0.147, "gamma": 0.58},),  # table 1
     ),
+    feeds={"N": Feed("params_non_embedding", SIZES, "parameters without embeddings")},
 )

@@ -13,7 +13,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.starts import amplitudes, draw
+from scaling.laws.forms.starts import amplitudes, spread_starts
 
 EXPONENTS = (0.01, 0.6)
 """where exponents start"""
@@ -32,7 +32,7 @@ def single(column: str, equation: str, published: tuple[float, ...]) -> Form:
         return xp.exp(p[exponent] * (xp.log(p[scale]) - x[column]))
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        a = draw(count, {exponent: EXPONENTS}, [{exponent: known} for known in published])[exponent]
+        a = spread_starts(count, {exponent: EXPONENTS}, [{exponent: known} for known in published])[exponent]
         # The scale that puts the curve through the middle of the points: log L = aX (log Xc − log X).
         return np.stack([np.exp(np.mean(np.log(y)) / a + np.mean(x[0])), a], -1)
 
@@ -53,7 +53,7 @@ def _joint() -> Form:
         return xp.exp(p["aD"] * xp.logaddexp(size, xp.log(p["Dc"]) - x["D"]))
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        drawn = draw(count, {"aN": EXPONENTS, "aD": (0.03, 0.6)}, [{"aN": 0.076, "aD": 0.103}])
+        drawn = spread_starts(count, {"aN": EXPONENTS, "aD": (0.03, 0.6)}, [{"aN": 0.076, "aD": 0.103}])
         rows = []
         for size, tokens in zip(drawn["aN"], drawn["aD"], strict=True):
             # L^(1/aD) is linear in Nc^(aN/aD) and Dc; divided by itself it makes every point count alike.
@@ -84,7 +84,7 @@ def _steps() -> Form:
         return size + xp.exp(p["aS"] * (xp.log(p["Sc"]) - x["S"]))
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        drawn = draw(count, {"aN": EXPONENTS, "aS": (0.1, 1.5)}, [{"aN": 0.077, "aS": 0.76}])
+        drawn = spread_starts(count, {"aN": EXPONENTS, "aS": (0.1, 1.5)}, [{"aN": 0.077, "aS": 0.76}])
         rows = []
         for size, steps in zip(drawn["aN"], drawn["aS"], strict=True):
             found = amplitudes(np.exp(-np.stack([size * x[0], steps * x[1]], -1)), y)

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import LOSS, Feed
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.starts import draw, separable
+from scaling.laws.forms.starts import separable, spread_starts
 
 _PAPER = "Gadre et al. 2024 (2403.08540)"
 _PARAMS = ("E", "a", "b", "eta")
@@ -34,7 +35,7 @@ def _error(p: Values, x: Values, xp: ModuleType) -> Any:
 
 def _error_starts(x: Array, y: Array, count: int) -> Array:
     loss, rows = np.exp(x[0]), []
-    for gamma in draw(count, {"gamma": (0.05, 30.0)})["gamma"]:
+    for gamma in spread_starts(count, {"gamma": (0.05, 30.0)})["gamma"]:
         basis = np.stack([np.ones_like(loss), -np.exp(-gamma * (loss - loss.min()))], -1)
         level, drop = np.linalg.lstsq(basis, y, rcond=None)[0]
         drop = max(drop, 1e-2 * np.ptp(y)) * np.exp(gamma * loss.min())
@@ -72,5 +73,7 @@ gadre_downstream = Form(
     columns=("L",),
     parameters=(Parameter("epsilon"), Parameter("k"), Parameter("gamma", powers=(Power("L", None, -1.0),))),
     value=_error,
+    feeds={"L": LOSS},
+    predicts=Feed("downstream_error", (), "error on the tasks"),
     starts=_error_starts,
 )

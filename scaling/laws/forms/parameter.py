@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
 
+Values = Mapping[str, Any]
+"""by name, in NumPy or in JAX"""
 TINY = 1e-300
 """an amplitude that a fit drove to nothing is 0 in float64; its logarithm stays finite at this"""
 
@@ -33,7 +35,7 @@ class Parameter:
     kind: Literal["positive", "share", "real", "level"] = "positive"
     powers: tuple[Power, ...] = field(default=())
 
-    def shift(self, values: Mapping[str, Any], units: Mapping[str, Any]) -> Any:
+    def shift(self, values: Values, units: Values) -> Any:
         """log of the factor, or the term, between own units and units of the data.
 
         values: the parameters that the powers name; units: log unit of each column.
@@ -68,7 +70,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Curve:
+class PowerCurve:
     """Three parameters that stand together as factor·n^exponent + level.
 
     As the exponent passes zero the curve becomes factor·log n + level, on which factor and level go to infinity: in
@@ -80,12 +82,12 @@ class Curve:
     exponent: str
     level: str
 
-    def straightened(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def straightened(self, values: Values) -> dict[str, Any]:
         """The values with slope and value in the places of factor and level."""
         factor = values[self.factor]
         return {**values, self.factor: factor * values[self.exponent], self.level: values[self.level] + factor}
 
-    def bent(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def bent(self, values: Values) -> dict[str, Any]:
         """The inverse of `straightened`."""
         factor = values[self.factor] / values[self.exponent]
         return {**values, self.factor: factor, self.level: values[self.level] - factor}

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import separable
@@ -34,6 +35,13 @@ GAMMA = (0.2, 6.0)
 """bits, where γ starts"""
 PUBLISHED = {"gamma_w": 2.6745, "gamma_a": 2.2102, "gamma_kv": 0.9578, "gamma": 2.0}
 """table 2, and about their mean"""
+BITS = {
+    "Pw": Feed("weight_bits", ("*.weight_bits",), "bits of the weights in training", choice=True),
+    "Pa": Feed("activation_bits", ("*.activation_bits",), "bits of the activations in training", choice=True),
+    "Pkv": Feed("cache_bits", ("*.cache_bits",), "bits of keys and values in training", choice=True),
+    "P": Feed("bits", ("*.bits",), "bits of all of them in training", choice=True),
+    "Ppost": Feed("post_bits", ("*.post_bits",), "bits of the weights after training", choice=True),
+}
 _SCALES: dict[str, tuple[str, int]] = {
     "Pw": ("gamma_w", 1),
     "Pa": ("gamma_a", 1),
@@ -99,6 +107,7 @@ def _kumar(name: str, bits: tuple[str, ...], share: str, equation: int) -> Form:
             literature=({"alpha": 0.34, "beta": 0.28, **{gamma: PUBLISHED[gamma] for gamma in gammas}},),
         ),
         unscaled=bits,
+        feeds=BITS,
     )
 
 

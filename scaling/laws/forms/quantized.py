@@ -25,8 +25,8 @@ import numpy as np
 
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.precision import GAMMA, PUBLISHED, SOURCE, log_share
-from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, projected
+from scaling.laws.forms.precision import BITS, GAMMA, PUBLISHED, SOURCE, log_share
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, variable_projection
 
 _TRAINED = {"Pw": ("gamma_w", "Cw"), "Pa": ("gamma_a", "Ca"), "Pkv": ("gamma_kv", "Ckv")}
 _MAIN = ("CT", "gamma_D", "gamma_N", "gamma_post")
@@ -70,7 +70,7 @@ def _form(name: str, formula: str, equation: int, bits: tuple[str, ...]) -> Form
             *(Parameter(own) for own in ("gamma_post", *gammas, *rates)),
         ),
         value=value,
-        starts=projected(
+        starts=variable_projection(
             ("N", "D", *bits, "Ppost"),
             names,
             dict.fromkeys(gammas, GAMMA) | dict.fromkeys(rates, _RATE),
@@ -79,6 +79,7 @@ def _form(name: str, formula: str, equation: int, bits: tuple[str, ...]) -> Form
             [{gamma: PUBLISHED[gamma] for gamma in gammas} | dict.fromkeys(rates, 1.0)],
         ),
         unscaled=(*bits, "Ppost"),
+        feeds=BITS,
     )
 
 

@@ -8,6 +8,7 @@ from scaling.laws.forms.broken import bnsl
 from scaling.laws.forms.context import context
 from scaling.laws.forms.downstream import accuracy_of_nll, nll_of_flops
 from scaling.laws.forms.farseer import farseer
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form
 from scaling.laws.forms.granular import krajewski
 from scaling.laws.forms.kaplan import kaplan_C, kaplan_D, kaplan_N, kaplan_ND, kaplan_NS
@@ -57,6 +58,12 @@ FORMS: dict[str, Form] = {
         accuracy_of_nll,
     )
 }
+
+
+def choices() -> list[Feed]:
+    """What some law reads that is chosen once for all runs of the others, such as the context."""
+    read = {form.feed(column) for form in FORMS.values() for column in form.columns}
+    return sorted((feed for feed in read if feed.choice), key=lambda feed: feed.column)
 
 
 def get_form(form: str | Form) -> Form:

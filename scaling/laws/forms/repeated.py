@@ -21,7 +21,7 @@ import numpy as np
 
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.starts import amplitudes, draw
+from scaling.laws.forms.starts import amplitudes, spread_starts
 
 REPEATS = (0.3, 300.0)
 """where R_D* and R_N* start"""
@@ -44,7 +44,7 @@ def _value(p: Values, x: Values, xp: ModuleType) -> Any:
 
 def _starts(x: Array, y: Array, count: int) -> Array:
     spans = {"alpha": (0.1, 0.9), "beta": (0.1, 0.9), "R_D": REPEATS, "R_N": REPEATS, "share": (0.0, 1.0)}
-    drawn = draw(count, spans, [{**_PUBLISHED, "share": 0.8}])
+    drawn = spread_starts(count, spans, [{**_PUBLISHED, "share": 0.8}])
     rows = []
     for own in (dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)):
         tokens = _effective(x[1], x[2], own["R_D"], np)

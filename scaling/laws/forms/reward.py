@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter
-from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, variable_projection
 
 
 def _gao(name: str, formula: str, bend: Callable[[Any, ModuleType], Any]) -> Form:
@@ -39,8 +40,10 @@ def _gao(name: str, formula: str, bend: Callable[[Any, ModuleType], Any]) -> For
         columns=("d",),
         parameters=(Parameter("alpha", "real"), Parameter("beta", "real")),
         value=value,
-        starts=projected(("d",), ("alpha", "beta"), {}, solve),
+        starts=variable_projection(("d",), ("alpha", "beta"), {}, solve),
         unscaled=("d",),
+        feeds={"d": Feed("kl_sqrt", (), "√KL from the first policy, in √nats")},
+        signed=True,
     )
 
 

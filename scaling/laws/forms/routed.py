@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.forms.feed import SIZES, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, variable_projection
 
 LN10 = float(np.log(10.0))
 _PLANE = (
@@ -81,7 +82,7 @@ def _routed(name: str, formula: str, equation: str, saturating: bool) -> Form:
         columns=("N", "E"),
         parameters=parameters,
         value=_value,
-        starts=projected(
+        starts=variable_projection(
             ("N", "E"),
             [p.name for p in parameters],
             {"Es": (0.5, 12.0), "Em": (30.0, 3e4)} if saturating else {},
@@ -89,6 +90,7 @@ def _routed(name: str, formula: str, equation: str, saturating: bool) -> Form:
             _SATURATION if saturating else (),
         ),
         unscaled=("E",),
+        feeds={"N": Feed("params_active", SIZES, "parameters that a token passes through, one expert a layer")},
     )
 
 

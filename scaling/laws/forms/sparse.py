@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import SIZES, Feed
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import separable
@@ -68,4 +69,8 @@ frantar = Form(
     parameters=_PARAMETERS,
     value=_value,
     starts=_starts,
+    feeds={
+        "N": Feed("params_active", SIZES, "parameters that are not zero"),
+        "R": Feed("density", ("*.density",), "share of the weights that is not zero", choice=True),
+    },
 )

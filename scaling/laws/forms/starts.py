@@ -5,17 +5,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
+from scaling.laws.forms.parameter import Values
 from scaling.laws.forms.sobol import sobol
 
-Array = NDArray[np.float64]
-Values = Mapping[str, Any]
 Value = Callable[[Values, Values, ModuleType], Any]
 _SHARE = "share of the least loss"
 
 
-def draw(count: int, spans: Mapping[str, tuple[float, float]], literature: Sequence[Values] = ()) -> dict[str, Array]:
+def spread_starts(
+    count: int, spans: Mapping[str, tuple[float, float]], literature: Sequence[Values] = ()
+) -> dict[str, Array]:
     """`count` values of each name in `spans`: those of `literature` first, then spread evenly between the ends.
 
     Two positive ends more than a decade apart: evenly in the logarithm.
@@ -39,7 +40,7 @@ def separable(
 ) -> Callable[[Array, Array, int], Array]:
     """Starts of a law that is linear in some of its parameters.
 
-    spans: least and greatest start of each of the others, as `draw` spreads them.
+    spans: least and greatest start of each of the others, as `spread_starts` spreads them.
     linear: positive parameters that L is a sum of, found by least squares where the others are given.
     offset: one of these whose column is constant (E); it starts at a share, spread as well, of the least loss.
     literature: published values of the others, tried first.
@@ -47,7 +48,7 @@ def separable(
     summands = [name for name in linear if name != offset]
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        values = draw(count, {**spans, _SHARE: (0.0, 1.0)}, [{**entry, _SHARE: 0.5} for entry in literature])
+        values = spread_starts(count, {**spans, _SHARE: (0.0, 1.0)}, [{**entry, _SHARE: 0.5} for entry in literature])
         shares = values.pop(_SHARE)
         logs = dict(zip(columns, x, strict=True))
         level = shares * np.min(y) if offset else np.zeros(count)
@@ -73,7 +74,7 @@ def spanned(
     """Starts of a law whose parameters are all spread over `spans`, as `separable` spreads them."""
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        values = draw(count, {name: spans[name] for name in params}, literature)
+        values = spread_starts(count, {name: spans[name] for name in params}, literature)
         return np.stack([values[name] for name in params], -1)
 
     return starts

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import SIZES, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, variable_projection
 
 
 def _value(p: Values, x: Values, xp: ModuleType) -> Any:
@@ -41,5 +42,10 @@ hernandez = Form(
         Parameter("beta", "real"),
     ),
     value=_value,
-    starts=projected(("DF", "N"), ("k", "alpha", "beta"), {}, _solve),
+    feeds={
+        "N": Feed("params_non_embedding", SIZES, "parameters without embeddings"),
+        "DF": Feed("finetuning_tokens", (), "tokens of the fine-tuning distribution"),
+    },
+    predicts=Feed("tokens_transferred", (), "effective data transferred, in tokens"),
+    starts=variable_projection(("DF", "N"), ("k", "alpha", "beta"), {}, _solve),
 )

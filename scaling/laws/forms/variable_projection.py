@@ -1,19 +1,21 @@
-"""Starts that solve for what enters a law linearly: the search then has little left to find."""
+"""Starts by variable projection (Golub and Pereyra 1973): what enters a law linearly is solved for.
+
+The search then has little left to find.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scaling.laws.forms.starts import draw
+from scaling.laws.arrays import Array
+from scaling.laws.forms.starts import spread_starts
 
-Array = NDArray[np.float64]
 Numbers = Mapping[str, float]
 Solve = Callable[[Numbers, Mapping[str, Array], Array, Array], Mapping[str, float]]
 """(spread parameters, log(column / unit) by name, L, weights of the rows) -> the other parameters"""
 
 
-def projected(
+def variable_projection(
     columns: Sequence[str],
     params: Sequence[str],
     spans: Mapping[str, tuple[float, float]],
@@ -22,7 +24,7 @@ def projected(
 ) -> Callable[[Array, Array, int], Array]:
     """Starts of a law of which `solve` finds most parameters by least squares once those in `spans` are given.
 
-    spans: least and greatest start of each of the others, as `draw` spreads them.
+    spans: least and greatest start of each of the others, as `spread_starts` spreads them.
     literature: published values of these, tried first.
 
     The first start weighs all rows alike, each further one by weights of its own (a Bayesian bootstrap), so that
@@ -30,7 +32,7 @@ def projected(
     """
 
     def starts(x: Array, y: Array, count: int) -> Array:
-        drawn = draw(count, spans, literature) if spans else {}
+        drawn = spread_starts(count, spans, literature) if spans else {}
         own = [{name: float(values[i]) for name, values in drawn.items()} for i in range(count)]
         weights = np.random.default_rng(0).exponential(size=(count, len(y)))
         weights[0] = 1.0

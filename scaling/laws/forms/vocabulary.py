@@ -5,7 +5,8 @@
 
 L is the unigram-normalised loss: the mean of −log p(w | context)/p(w), that is the loss less that of a model which
 knows only how often each token occurs. It compares vocabularies of different sizes, and it is negative for every
-model better than word counts, hence −E; fit it with `Runs(…, signed=True)` and residual="raw", as the source does.
+model better than word counts, hence −E; fit it with `Runs(…, signed=True)` and residual="raw", as the source does. A
+run's record has the loss of word counts as `unigram_loss`, by the frequencies of the held-out split itself.
 
 Columns: Nnv, parameters outside the vocabulary's matrices; Nv, parameters in them (vocabulary size × d_model);
 D, training tokens, counted with each run's own vocabulary.
@@ -20,11 +21,21 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import SIZES, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, projected
+from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, variable_projection
 
 _COLUMNS = ("Nnv", "Nv", "D")
+_FEEDS = {
+    "Nnv": Feed("params_non_embedding", SIZES, "parameters outside the vocabulary's matrices"),
+    "Nv": Feed(
+        "params_total - params_non_embedding",
+        (*SIZES, "model.vocab", "data.tokenizer.vocab"),
+        "parameters of the vocabulary's matrices (with learned positions, theirs too)",
+    ),
+}
+_LOSS = Feed("loss - unigram_loss", (), "nats per token, held out, less those of a model that counts words")
 _SPAN = (0.05, 1.2)
 
 
@@ -54,7 +65,10 @@ def _tao(name: str, exponents: tuple[str, str, str], formula: str, note: str) ->
         columns=_COLUMNS,
         parameters=parameters,
         value=value,
-        starts=projected(_COLUMNS, [p.name for p in parameters], dict.fromkeys(distinct, _SPAN), solve),
+        starts=variable_projection(_COLUMNS, [p.name for p in parameters], dict.fromkeys(distinct, _SPAN), solve),
+        feeds=_FEEDS,
+        predicts=_LOSS,
+        signed=True,
     )
 
 

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.solve.linear import jacobian, natural_slope
-from scaling.laws.solve.noise import influence, noise_of, scale_of, slope_of, slopes_of
+from scaling.laws.solve.noise import noise_of, psi, scale_of, slope_of, slopes_of
 from scaling.laws.solve.problem import Problem
 
-Array = NDArray[np.float64]
-Method = Literal["sandwich", "laplace"]
+CovarianceMethod = Literal["sandwich", "laplace"]
 _WIDEST = 10.0
 """standard deviation of a solver's number (a logarithm, an exponent) beyond which linearising means nothing"""
 
@@ -34,7 +34,7 @@ _LEAST = 1e-6
 class Covariance:
     """How the parameters scatter, to first order."""
 
-    method: Method
+    method: CovarianceMethod
     names: tuple[str, ...]
     """of all parameters, in the form's order; fixed ones have variance 0"""
     matrix: Array
@@ -65,7 +65,9 @@ class Covariance:
         return np.asarray(center + np.where(self.linear, np.log(np.maximum(1.0 + away, _LEAST)), away))
 
 
-def covariance(problem: Problem, theta: Array, method: Method, groups: NDArray[np.int64] | None) -> Covariance:
+def covariance(
+    problem: Problem, theta: Array, method: CovarianceMethod, groups: NDArray[np.int64] | None
+) -> Covariance:
     """See `Fit.covariance`. groups: number of each row's cluster; None: every row stands for itself.
 
     Raises UserError where the data leave a parameter open, or there are no more clusters than parameters.
@@ -108,7 +110,7 @@ def _sandwich(problem: Problem, theta: Array, scatter: Array, prior: Array, labe
     scatter, prior: the priors' shares of M and H.
     """
     r, J, w = problem.residuals(theta), jacobian(problem, theta), problem.weights
-    psi = w * influence(problem.loss, r, scale_of(problem, r))
+    scores = w * psi(problem.loss, r, scale_of(problem, r))
     slopes = slopes_of(problem, r)
     inverse = inverted((J.T * (slopes * w)) @ J + prior)
     root = np.sqrt(slope_of(problem, r) * w)
@@ -120,7 +122,7 @@ def _sandwich(problem: Problem, theta: Array, scatter: Array, prior: Array, labe
         values, vectors = np.linalg.eigh(np.eye(len(rows)) - Q @ even @ Q.T)
         # Rows that alone determine a parameter have leverage 1; what they would have said is not known.
         undone = (vectors / np.sqrt(np.maximum(values, 0.05))) @ vectors.T
-        u = J[rows].T @ (root[rows] * (undone @ (psi[rows] / np.maximum(root[rows], 1e-300))))
+        u = J[rows].T @ (root[rows] * (undone @ (scores[rows] / np.maximum(root[rows], 1e-300))))
         meat += np.outer(u, u)
     return np.asarray(inverse @ meat @ inverse)
 

@@ -3,24 +3,24 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.intervals.coordinate import coordinate
 from scaling.laws.intervals.covariance import curvature, inverted
-from scaling.laws.intervals.profile import Profile
+from scaling.laws.intervals.profile import Profile, profile
+from scaling.laws.quantities import derived, quantity
+from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.linear import jacobian
 from scaling.laws.solve.noise import slope_of
 
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
-
-Array = NDArray[np.float64]
 DECADE = 10.0
 FACTOR = 10.0
 """how much larger or smaller the further runs are"""
+_KEPT: WeakKeyDictionary[FittedLaw, dict[float, dict[str, "Identification"]]] = WeakKeyDictionary()
+"""answers by fit and level"""
 _LEAST = -20.0
 """log of a positive parameter in units of the data below which its derivative would be lost to rounding"""
 
@@ -44,42 +44,47 @@ class Identification:
         return f"{self.name} is not identified: {self.why}; {self.remedy}"
 
 
-def identify(fit: "Fit", level: float = 0.9) -> dict[str, Identification]:
-    """See `Fit.identified`."""
-    found = {}
-    for name in (*fit.problem.free, *(("a",) if _has_exponent(fit) else ())):
-        profile = fit.profile(name, points=21, level=level)
-        why = _why(fit, profile)
-        found[name] = Identification(name, profile.interval, not why, why, remedy(fit, name) if why else "")
-    return found
+def identify(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification]:
+    """See `Fit.identified`. Profiles take most of a summary's time: the answer is kept with the fit."""
+    kept = _KEPT.setdefault(fit, {})
+    if level not in kept:
+        names = (*fit.problem.free, *(("a",) if _has_exponent(fit) else ()))
+        kept[level] = {name: _identified(fit, name, level) for name in names}
+    return kept[level]
 
 
-def _has_exponent(fit: "Fit") -> bool:
+def _identified(fit: FittedLaw, name: str, level: float) -> Identification:
+    found = profile(fit, name, points=21, level=level)
+    why = _why(fit, found)
+    return Identification(name, found.interval, not why, why, remedy(fit, name) if why else "")
+
+
+def _has_exponent(fit: FittedLaw) -> bool:
     """Whether the law has compute-optimal N* ∝ C^a whose exponent depends on what was fitted."""
-    if fit.form.frontier is None or "a" in fit.form.params:
+    if "a" not in derived(fit.form):
         return False
     changed = fit.problem.natural(fit.theta + 1e-3 * np.eye(len(fit.theta)))
-    own = float(fit.form.frontier(fit.natural)[0])
-    return 0 < own < 1 and bool(np.ptp(fit.form.frontier(changed)[0]) > 1e-9)
+    own = float(quantity(fit.form, fit.natural, "a"))
+    return 0 < own < 1 and bool(np.ptp(quantity(fit.form, changed, "a")) > 1e-9)
 
 
-def _why(fit: "Fit", profile: Profile) -> str:
+def _why(fit: FittedLaw, found: Profile) -> str:
     """Empty where the parameter, or a, is identified."""
-    low, high = profile.interval
+    low, high = found.interval
     kinds = {p.name: p.kind for p in fit.form.parameters}
-    kind, share = kinds.get(profile.name, "positive"), f"{profile.level:.0%}"
-    if not all(profile.closed):
+    kind, share = kinds.get(found.name, "positive"), f"{found.level:.0%}"
+    if not all(found.closed):
         sides = {(False, False): "either side", (True, False): "the upper side", (False, True): "the lower side"}
-        return f"its {share} profile interval {low:.4g} … {high:.4g} does not close on {sides[profile.closed]}"
+        return f"its {share} profile interval {low:.4g} … {high:.4g} does not close on {sides[found.closed]}"
     if kind == "positive" and high > DECADE * low:
         return f"its {share} profile interval {low:.4g} … {high:.4g} spans more than a decade"
     exponents = {power.exponent for p in fit.form.parameters for power in p.powers}
-    if kind == "real" and profile.name in exponents and low <= 0 <= high:
+    if kind == "real" and found.name in exponents and low <= 0 <= high:
         return f"its {share} profile interval {low:.4g} … {high:.4g} includes 0, where its term is a constant"
     return ""
 
 
-def remedy(fit: "Fit", name: str) -> str:
+def remedy(fit: FittedLaw, name: str) -> str:
     """The runs like those there are, but larger or smaller, that tell most about a parameter or a, as a sentence.
 
     The information about it is 1 over its variance by the linearised law. Each candidate repeats every run

@@ -1,18 +1,15 @@
 """Which runs hold a fit up: everything fitted again with one run left out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.quantities import budget_of, told
+from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.solver import solve
-
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
-
-Array = NDArray[np.float64]
+from scaling.text import align
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +40,6 @@ class Influence:
 
     def summary(self, count: int = 10) -> str:
         """An aligned text of the `count` most influential runs."""
-        from scaling.laws.text.tables import align
-
         names = list(self.base)
         rows = [["without", "rows", *names, "shift"]]
         rows += [["(nothing)", "", *(f"{self.base[name]:.5g}" for name in names), ""]]
@@ -57,7 +52,7 @@ class Influence:
         return "\n".join([*align(rows), f"shift: of {self.ranked_by}{at}, in jackknife standard errors"])
 
 
-def influence(fit: "Fit", C: float | None = None) -> Influence:
+def influence(fit: FittedLaw, C: float | None = None) -> Influence:
     """Leave out one run at a time: parameters, the exponent a, and the forecast at C FLOPs.
 
     A run is a label of the table's run column, or a row where it has none. All refits are lanes of one solve, the
@@ -74,16 +69,15 @@ def influence(fit: "Fit", C: float | None = None) -> Influence:
         raise UserError(f"influence: without {run} fewer rows than parameters are left; label runs more finely")
     starts = np.broadcast_to(fit.theta, (len(names), len(fit.theta)))
     natural = fit.problem.natural(solve(fit.problem, starts, weights=weights).theta)
-    forecast = set(fit.form.columns) == {"N", "D"}
-    C = None if not forecast else 10.0 * float(fit.runs.flops.max()) if C is None else C
-    base = {name: float(value[0]) for name, value in quantities(fit, fit.natural[None], C).items()}
-    drawn = quantities(fit, natural, C)
+    C = budget_of(fit, C)
+    base = {name: float(value[0]) for name, value in told(fit, fit.natural[None], C).items()}
+    drawn = told(fit, natural, C)
     count = len(names)
     error = {
         name: float(np.sqrt((count - 1) / count * np.sum((value - value.mean()) ** 2)))
         for name, value in drawn.items()
     }
-    by = "L*" if C is not None else next((name for name in ("a",) if name in base), fit.problem.free[-1])
+    by = next((name for name in ("L*", "a") if name in base), fit.problem.free[-1])
     shift = (drawn[by] - base[by]) / max(error[by], 1e-300)
     rows = [
         {"run": str(names[i]), "rows": int((where == i).sum()), "shift": float(shift[i])}
@@ -91,16 +85,3 @@ def influence(fit: "Fit", C: float | None = None) -> Influence:
         for i in np.argsort(-np.abs(shift), kind="stable")
     ]
     return Influence(C, base, rows, error, by)
-
-
-def quantities(fit: "Fit", natural: Array, C: float | None) -> dict[str, Array]:
-    """Parameters [n, k] by name; a, and N* and L* at C FLOPs by the runs' FLOPs per token, where the law has them."""
-    from scaling.laws.quantities import frontier
-
-    values = {name: natural[:, i] for i, name in enumerate(fit.form.params)}
-    if fit.form.frontier is not None:
-        values["a"] = fit.form.frontier(natural)[0]
-    if C is not None:
-        per_token = fit.runs.flops_per_token() if fit.runs.C is not None else None
-        values["N*"], _, values["L*"] = frontier(fit.form, natural, C, per_token)
-    return values

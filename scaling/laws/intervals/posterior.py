@@ -14,17 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.forms.float64 import float64_on_cpu
 from scaling.laws.intervals.covariance import curvature
 from scaling.laws.solve.noise import noise_of, scale_of
 from scaling.laws.solve.objectives import Loss, transform
 from scaling.laws.solve.priors import Prior
 from scaling.laws.solve.problem import Problem
-from scaling.laws.solve.solver import float64_on_cpu
 
-Array = NDArray[np.float64]
 WIDTH = {"positive": 10.0, "real": 10.0, "level": 10.0, "share": 1.7}
 CHAINS = 2
 WARMUP = 500

@@ -16,22 +16,19 @@ intervals of a, N* and L* at 10 times the largest budget held the truth in 88–
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scaling.errors import UserError
-from scaling.laws.intervals.coordinate import STRENGTH, Coordinate, DerivedCoordinate, coordinate
+from scaling.laws.arrays import Array
+from scaling.laws.intervals.coordinate import STRENGTH, Coordinate, coordinate
 from scaling.laws.intervals.covariance import curvature, inverted
-from scaling.laws.intervals.draws import check_level
-from scaling.laws.quantities import AT_BUDGET, FlopsPerToken
+from scaling.laws.intervals.interval import check_level
+from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.noise import noise_of
+from scaling.laws.solve.solver import solve
+from scaling.laws.table.flops_per_token import FlopsPerToken
 
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
-
-Array = NDArray[np.float64]
 REFINEMENTS = 6
 FRESH = 2
 """of the law's own starts at each value, beside those that lead on from the fit: there it may have been driven to the
@@ -86,7 +83,7 @@ class Profile:
 
 
 def profile(
-    fit: "Fit",
+    fit: FittedLaw,
     name: str,
     points: int = 41,
     level: float = 0.9,
@@ -122,7 +119,7 @@ def profile(
         (low, high),
         natural[order],
         note,
-        C if isinstance(along, DerivedCoordinate) and name in AT_BUDGET else None,
+        along.C,
         fit.runs.conventions,
     )
 
@@ -130,7 +127,7 @@ def profile(
 class _Profiler:
     """Holds a coordinate u at values. A pulled one ends up near its target; each target keeps its best search."""
 
-    def __init__(self, fit: "Fit", along: Coordinate, level: float):
+    def __init__(self, fit: FittedLaw, along: Coordinate, level: float):
         from scipy import stats
 
         self.fit, self.along = fit, along
@@ -199,8 +196,6 @@ class _Profiler:
 
     def _solve(self, target: Array, starts: Array) -> None:
         """Refit with the coordinate held at each target; keeps the best of each, sorted."""
-        from scaling.laws.solve.solver import solve
-
         solution = solve(self.along.problem(target, self.strength), starts, tolerance=1e-11)
         u = self.along.reached(target, solution.theta)
         found = np.isfinite(u)

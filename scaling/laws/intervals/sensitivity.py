@@ -1,19 +1,19 @@
 """How far a fit depends on choices that the data do not make: Huber's δ, and what residuals are differences of."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.laws.intervals.influence import quantities
+from scaling.laws.intervals.prediction import interval_of
+from scaling.laws.quantities import budget_of, derived, told
+from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, l1, l2
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.solve.solver import solve
-
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
+from scaling.text import align
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
 """from nearly L1 to nearly L2 for log losses"""
@@ -40,8 +40,6 @@ class Sensitivity:
 
     def summary(self) -> str:
         """An aligned text; the fit's own objective is marked."""
-        from scaling.laws.text.tables import align
-
         names = [name for name in self.table[0] if name not in ("loss", "delta", "residual", "own", "objective")]
         rows = [["objective", *names]]
         for row in self.table:
@@ -53,7 +51,7 @@ class Sensitivity:
 
 
 def sensitivity(
-    fit: "Fit",
+    fit: FittedLaw,
     deltas: tuple[float, ...] = DELTAS,
     residuals: tuple[Residual, ...] = ("log", "raw"),
     C: float | None = None,
@@ -70,8 +68,7 @@ def sensitivity(
         raise UserError("sensitivity: residuals is empty; give 'log', 'raw' or both")
     if (fit.runs.loss <= 0).any():
         residuals = ("raw",)
-    forecast = set(fit.form.columns) == {"N", "D"}
-    C = None if not forecast else 10.0 * float(fit.runs.flops.max()) if C is None else C
+    C = budget_of(fit, C)
     chosen: list[tuple[Loss, Residual]] = [(fit.loss, fit.residual)]
     for residual in residuals:
         unit = float(np.median(fit.runs.loss)) if residual == "raw" else 1.0
@@ -82,15 +79,15 @@ def sensitivity(
     return Sensitivity(C, sorted(rows, key=_place))
 
 
-def delta_warning(fit: "Fit", level: float = 0.9) -> str | None:
+def delta_warning(fit: FittedLaw, level: float = 0.9) -> str | None:
     """One line where the exponent a over DELTAS moves by more than the width of its own interval.
 
     None where it does not, and where the fit has no δ, no a or no interval. Four refits: cheap.
     """
-    if fit.loss.kind != "huber" or fit.form.frontier is None or fit.draws is None:
+    if fit.loss.kind != "huber" or "a" not in derived(fit.form) or fit.draws is None:
         return None
     found = {delta: _row(fit, huber(delta), fit.residual, None, starts=0)["a"] for delta in DELTAS}
-    low, high = fit.interval("a", level)
+    low, high = interval_of(fit, "a", level)
     least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
     if found[most] - found[least] <= high - low:
         return None
@@ -100,7 +97,7 @@ def delta_warning(fit: "Fit", level: float = 0.9) -> str | None:
     )
 
 
-def _row(fit: "Fit", loss: Loss, residual: Residual, C: float | None, starts: int = 63) -> dict[str, Any]:
+def _row(fit: FittedLaw, loss: Loss, residual: Residual, C: float | None, starts: int = 63) -> dict[str, Any]:
     problem = make_problem(fit.runs, fit.form, loss, residual, fit.fixed)
     begin = fit.theta[None]
     if starts:
@@ -111,7 +108,7 @@ def _row(fit: "Fit", loss: Loss, residual: Residual, C: float | None, starts: in
     natural = fit.natural[None] if own else problem.natural(solution.theta[best : best + 1])
     objective = fit.objective if own else float(solution.objective[best])
     head = {"loss": loss.kind, "delta": loss.delta, "residual": residual, "own": own, "objective": objective}
-    return head | {name: float(value[0]) for name, value in quantities(fit, natural, C).items()}
+    return head | {name: float(value[0]) for name, value in told(fit, natural, C).items()}
 
 
 def _place(row: dict[str, Any]) -> tuple[str, float, str]:

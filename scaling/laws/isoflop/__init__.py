@@ -1,1 +1,8 @@
 """The best size at each budget, read from the runs themselves, and how it grows."""
+
+from scaling.laws.isoflop.analysis import isoflop, try_isoflop
+from scaling.laws.isoflop.envelope import Envelope, envelope
+from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget
+from scaling.laws.isoflop.power_law import FittedPowerLaw
+
+__all__ = ["Envelope", "FittedPowerLaw", "Isoflop", "IsoflopBudget", "envelope", "isoflop", "try_isoflop"]

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.table.runs import Runs
 
-Array = NDArray[np.float64]
 SAME_SIZE = 0.01
 """sizes closer than this in log N are one point of the spline, at their mean: the slope between them is noise"""
 MIN_SPREAD = 1 / 3

@@ -5,110 +5,30 @@ that is not interior to the sizes, or of a curve that is not convex, does not co
 laws of N*, D* and L* go through the minima that count, weighted by 1/spread² of their draws.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import check_level, interval
+from scaling.laws.arrays import Array, Labels
+from scaling.laws.intervals.interval import check_level, interval
 from scaling.laws.isoflop.akima import Splines, fit_splines
+from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget, MinimumMethod, MinimumVerdict
 from scaling.laws.isoflop.parabola import CURVATURES, Curvature, Parabolas, default_curvature, fit_parabolas
-from scaling.laws.isoflop.power_law import Interval, PowerLaw, offset_law, precision, straight_law
-from scaling.laws.quantities import six_n
+from scaling.laws.isoflop.power_law import offset_law, precision, straight_law
+from scaling.laws.table.budgets import TOLERANCE, budget_labels
+from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
-
-Array = NDArray[np.float64]
-Method = Literal["parabola", "akima"]
-Verdict = Literal["interior", "below the smallest size", "above the largest size", "not convex"]
-
-
-@dataclass(frozen=True, eq=False)
-class Budget:
-    """The runs at one budget and the minimum of the curve through them."""
-
-    C: float
-    """training FLOPs: geometric mean of the runs'"""
-    rows: tuple[str, ...]
-    N: Array
-    D: Array
-    loss: Array
-    center: float
-    """log N that the parabola is written around"""
-    coefficients: Array
-    """log L = c0 + c1·n + c2·n², n = log N − center; beside a spline, the parabola of this budget alone"""
-    verdict: Verdict
-    N_opt: float
-    """NaN where the parabola is not convex, and where the spline has no interior minimum"""
-    D_opt: float
-    loss_opt: float
-    N_interval: Interval
-    D_interval: Interval
-    loss_interval: Interval
-    advice: tuple[float, ...]
-    """sizes to add where the minimum does not count"""
-    spline: Any = None
-    """log N -> log L, a scipy Akima1DInterpolator; None: the curve is the parabola"""
-
-    @property
-    def counts(self) -> bool:
-        """Whether the minimum is interior and convex."""
-        return self.verdict == "interior"
-
-    def curve(self, N: ArrayLike) -> Array:
-        """The loss at N parameters of the parabola, or of the spline, which is NaN outside the sizes."""
-        n = np.log(np.asarray(N, np.float64))
-        if self.spline is not None:
-            return np.exp(self.spline(n))
-        return np.exp(np.polynomial.polynomial.polyval(n - self.center, self.coefficients))
-
-
-@dataclass(frozen=True, eq=False)
-class Isoflop:
-    """Minima by budget and the power laws through those that count; None where fewer than two count."""
-
-    budgets: tuple[Budget, ...]
-    noise_sd: float
-    """of log L of one run: the scatter around the curves, or a sigma column's root mean square (splines)"""
-    degrees_of_freedom: float
-    """of noise_sd; infinite where sigma gives it"""
-    level: float
-    """of every interval here"""
-    N_law: PowerLaw | None
-    """N* against C; its exponent is a"""
-    D_law: PowerLaw | None
-    """D* against C; its exponent is b"""
-    loss_law: PowerLaw | None
-    """L* against C; with an offset only from four budgets on, for three points always lie on such a curve"""
-    lost_draws: float
-    """share of draws in which a counted budget had no minimum; their power laws go without that budget"""
-    method: Method = "parabola"
-    curvature: Curvature | None = None
-    """of the parabolas, as asked for or by the number of runs; None for splines"""
-
-    @property
-    def counted(self) -> tuple[Budget, ...]:
-        """The budgets whose minimum counts."""
-        return tuple(budget for budget in self.budgets if budget.counts)
-
-    def summary(self) -> str:
-        """An aligned text."""
-        from scaling.laws.text.tables import format_isoflop, isoflop_table
-
-        return format_isoflop(isoflop_table(self))
 
 
 def isoflop(
     runs: Runs,
     budget: ArrayLike | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = TOLERANCE,
     level: float = 0.9,
     curvature: Curvature | None = None,
     draws: int = 4000,
     seed: int = 0,
-    method: Method = "parabola",
+    method: MinimumMethod = "parabola",
 ) -> Isoflop:
     """Find the minimum of each budget and the power laws of N*, D* and L* in C.
 
@@ -118,7 +38,7 @@ def isoflop(
     simulations at .9). draws: how many they are made of.
     curvature: of the parabolas: "shared" by all budgets, "linear" in log C, or each budget its "own" (as Hoffmann et
     al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, which
-    simulations are for: see `scaling.laws.isoflop.parabola`.
+    simulations are for: see `isoflop.parabola`.
     method: "parabola" averages noise over all sizes but is biased on wide grids; "akima" follows the losses and
     needs several sizes near the minimum. With a sigma column parabolas weigh rows by 1/σ² and take the size of the
     noise from the scatter, splines take σ itself.
@@ -130,7 +50,7 @@ def isoflop(
         raise UserError(f"isoflop: method must be 'parabola' or 'akima'; got {method!r}")
     if curvature is not None and curvature not in CURVATURES:
         raise UserError(f"isoflop: curvature must be 'shared', 'linear' or 'own'; got {curvature!r}")
-    groups = flops_groups(runs, budget, tolerance)
+    groups = budget_rows(runs, budget, tolerance)
     curves: Parabolas | Splines
     if method == "parabola":
         curvature = curvature or default_curvature(groups)
@@ -139,7 +59,7 @@ def isoflop(
         curvature = None
         curves = fit_splines(runs, groups)
     log_N, log_loss = curves.minima(draws, np.random.default_rng(seed))
-    per_token = runs.flops_per_token() if runs.C is not None else six_n
+    per_token = runs.per_token
     budgets = tuple(
         _budget(runs, rows, curves, i, per_token, (log_N[:, i], log_loss[:, i]), level)
         for i, rows in enumerate(groups)
@@ -168,22 +88,15 @@ def isoflop(
     )
 
 
-def flops_groups(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 0.1) -> list[NDArray[np.int64]]:
+def budget_rows(runs: Runs, budget: ArrayLike | None = None, tolerance: float = TOLERANCE) -> list[Labels]:
     """Rows of each budget that has three sizes or more, by rising FLOPs; see `isoflop`."""
     if budget is None:
-        order = np.argsort(runs.flops, kind="stable")
-        flops = runs.flops[order]
-        labels = np.zeros(len(runs), np.int64)
-        first = flops[0]
-        for i in range(1, len(flops)):
-            new = flops[i] > first * (1 + tolerance)
-            first = flops[i] if new else first
-            labels[order[i]] = labels[order[i - 1]] + new
+        labels = budget_labels(runs.flops, tolerance)
     else:
-        labels = np.asarray(budget)
-        if labels.shape != (len(runs),):
-            raise UserError(f"isoflop: budget must hold {len(runs)} labels; got shape {labels.shape}")
-        labels = np.unique(labels, return_inverse=True)[1]
+        given = np.asarray(budget)
+        if given.shape != (len(runs),):
+            raise UserError(f"isoflop: budget must hold {len(runs)} labels; got shape {given.shape}")
+        labels = np.unique(given, return_inverse=True)[1]
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups.sort(key=lambda rows: float(runs.flops[rows].mean()))
     usable = [rows for rows in groups if len(np.unique(runs.N[rows])) >= 3]
@@ -195,21 +108,35 @@ def flops_groups(runs: Runs, budget: ArrayLike | None = None, tolerance: float =
     return usable
 
 
+def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
+    """The isoFLOP analysis where the runs allow one (budgets of several sizes), else None.
+
+    designed: the runs come from a sweep; of others it is asked that they form budgets (`Runs.form_budgets`), for
+    any rows with similar FLOPs would give minima that mean nothing.
+    """
+    if not {"N", "D"} <= set(runs.values) or not (designed or runs.form_budgets()):
+        return None
+    try:
+        return isoflop(runs, level=level)
+    except UserError:
+        return None
+
+
 def _budget(
     runs: Runs,
-    rows: NDArray[np.int64],
+    rows: Labels,
     curves: Parabolas | Splines,
     i: int,
-    per_token: Callable[[ArrayLike], Array],
+    per_token: FlopsPerToken,
     minima: tuple[Array, Array],
     level: float,
-) -> Budget:
+) -> IsoflopBudget:
     """minima: log N* and log L* of this budget, the estimate and then draws."""
     order = rows[np.argsort(runs.N[rows], kind="stable")]
     N = runs.N[order]
     C = float(np.exp(np.log(runs.flops[order]).mean()))
     (best, *_), (lowest, *_) = minima
-    verdict: Verdict = "interior"
+    verdict: MinimumVerdict = "interior"
     if not curves.convex[i]:
         verdict = "not convex"
     elif best <= np.log(N[0]):
@@ -224,7 +151,7 @@ def _budget(
         float(C / per_token(end)) if 0 < end < np.inf else (0.0 if end else np.inf) for end in N_interval
     )
     center, coefficients, spline = curves.shape(i)
-    return Budget(
+    return IsoflopBudget(
         C=C,
         rows=tuple(runs.rows[j] for j in order),
         N=N,
@@ -244,7 +171,7 @@ def _budget(
     )
 
 
-def _advice(verdict: Verdict, N: Array) -> tuple[float, ...]:
+def _advice(verdict: MinimumVerdict, N: Array) -> tuple[float, ...]:
     """Two more sizes, at the spacing there is, on each side where the minimum may lie."""
     sizes = np.unique(N)
     step = float(np.exp(np.median(np.diff(np.log(sizes)))))

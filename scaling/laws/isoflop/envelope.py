@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import check_level
-from scaling.laws.isoflop.power_law import PowerLaw, offset_law, straight_law
+from scaling.laws.arrays import Array
+from scaling.laws.intervals.interval import check_level
+from scaling.laws.isoflop.power_law import FittedPowerLaw, offset_law, power_law_line, straight_law
 from scaling.laws.table.curves import REACH, Curves, curves_at
 from scaling.laws.table.runs import Runs
 
-Array = NDArray[np.float64]
 PER_DECADE = 100
 """points of the envelope in a decade of FLOPs; Hoffmann et al. 2022 take 1,500 over about six"""
 LOSS_POINTS = 48
@@ -33,11 +33,11 @@ class Envelope:
     """points whose best run is the smallest or largest there: the best size may lie beyond"""
     level: float
     """of every interval here"""
-    N_law: PowerLaw
+    N_law: FittedPowerLaw
     """N* against C; its exponent is a"""
-    D_law: PowerLaw
+    D_law: FittedPowerLaw
     """D* against C; its exponent is b"""
-    loss_law: PowerLaw
+    loss_law: FittedPowerLaw
     """L* against C, with an offset where four or more runs take part"""
     lost_draws: float
     """share of resamples of runs whose envelope has fewer than two sizes; the intervals leave them out"""
@@ -48,13 +48,8 @@ class Envelope:
             f"lower envelope: {len(self.C)} points by {len(set(self.run))} runs, "
             f"C {self.C[0]:.3g} … {self.C[-1]:.3g}; {self.left_out} more had no size to beat on one side"
         ]
-        for name, law in (("N*", self.N_law), ("D*", self.D_law), ("L*", self.loss_law)):
-            low, high = law.exponent_interval
-            offset = f"{law.offset:.4g} + " if law.offset else ""
-            lines.append(
-                f"{name} = {offset}{law.coefficient:.4g} · (C/{law.unit:.3g})^{law.exponent:.4f}, "
-                f"exponent {low:.4g} … {high:.4g} ({self.level:.0%})"
-            )
+        laws = {"N*": self.N_law, "D*": self.D_law, "L*": self.loss_law}
+        lines += [f"{power_law_line(name, law.to_dict())} ({self.level:.0%})" for name, law in laws.items()]
         return "\n".join(lines)
 
 

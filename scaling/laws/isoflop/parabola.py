@@ -38,9 +38,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.table.runs import Runs
 
-Array = NDArray[np.float64]
 Curvature = Literal["shared", "linear", "own"]
 CURVATURES: dict[Curvature, str] = {
     "shared": "one curvature for all budgets",

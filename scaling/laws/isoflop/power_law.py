@@ -2,22 +2,21 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scaling.laws.intervals.draws import interval
-
-if TYPE_CHECKING:
-    from scaling.laws.forms import Form
-
-Array = NDArray[np.float64]
-Interval = tuple[float, float]
+from scaling.laws.arrays import Array
+from scaling.laws.forms import Form, power_law
+from scaling.laws.intervals.interval import Interval, interval
+from scaling.laws.solve.objectives import l2
+from scaling.laws.solve.problem import Problem
+from scaling.laws.solve.solver import solve
+from scaling.text import range_of
 
 
 @dataclass(frozen=True, eq=False)
-class PowerLaw:
+class FittedPowerLaw:
     """offset + coefficient · (C / unit)^exponent."""
 
     coefficient: float
@@ -38,6 +37,25 @@ class PowerLaw:
         assert self.draws is not None
         return self.draws[:, 0] + self.draws[:, 1] * (C / self.unit) ** self.draws[:, 2]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the draws, as JSON can hold it."""
+        return {
+            "coefficient": self.coefficient,
+            "unit": self.unit,
+            "exponent": self.exponent,
+            "exponent_interval": list(self.exponent_interval),
+            "offset": self.offset,
+        }
+
+
+def power_law_line(name: str, law: dict[str, Any]) -> str:
+    """A line that says what `name` follows; law: of `FittedPowerLaw.to_dict`."""
+    offset = f"{law['offset']:.4g} + " if law["offset"] else ""
+    return (
+        f"{name} = {offset}{law['coefficient']:.4g} · (C/{law['unit']:.3g})^{law['exponent']:.4f}, "
+        f"exponent {range_of(law['exponent_interval'])}"
+    )
+
 
 def precision(y: Array, floor: float | Array = 0.0) -> Array:
     """Weights of the points, 1/spread² over the draws in y [1 + draws, points], the largest 1.
@@ -48,7 +66,7 @@ def precision(y: Array, floor: float | Array = 0.0) -> Array:
     return (spread.min() / spread) ** 2 if (spread > 0).all() else np.ones(y.shape[1])
 
 
-def straight_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
+def straight_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowerLaw:
     """A straight line through log values y [1 + draws, points], the first row of them the estimate.
 
     NaN is a point that a draw does not have; its line goes without. Draws with fewer than two points are left out.
@@ -66,18 +84,14 @@ def straight_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
     slope = (w * y * apart).sum(1) / (w * apart**2).sum(1)
     at_unit = np.exp(y_mean - slope * c_mean)
     draws = np.stack([np.zeros(len(y) - 1), at_unit[1:], slope[1:]], 1)
-    return PowerLaw(float(at_unit[0]), float(slope[0]), interval(slope[1:], level), unit, 0.0, draws)
+    return FittedPowerLaw(float(at_unit[0]), float(slope[0]), interval(slope[1:], level), unit, 0.0, draws)
 
 
-def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
+def offset_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowerLaw:
     """L* = E + K·(C/unit)^−γ through log L* [1 + draws, points], least squares in log.
 
     NaN as in `straight_law`; draws with fewer than four points are left out.
     """
-    from scaling.laws.solve.objectives import l2
-    from scaling.laws.solve.problem import Problem
-    from scaling.laws.solve.solver import solve
-
     there = np.isfinite(y)
     enough = there.sum(1) >= 4
     y, there = y[enough], there[enough]
@@ -91,12 +105,10 @@ def offset_law(C: Array, y: Array, weights: Array, level: float) -> PowerLaw:
     theta = solve(problem, starts, y, weights * there, tolerance=1e-10).theta
     values = np.stack([np.exp(theta[:, 0]), np.exp(theta[:, 1]), -theta[:, 2]], 1)
     E, K, exponent = (float(v) for v in values[0])
-    return PowerLaw(K, exponent, interval(values[1:, 2], level), float(np.exp(units[0])), E, values[1:])
+    return FittedPowerLaw(K, exponent, interval(values[1:, 2], level), float(np.exp(units[0])), E, values[1:])
 
 
 @cache
-def _saturating() -> "Form":
+def _saturating() -> Form:
     """One object, so that the solver compiles its program once."""
-    from scaling.laws.forms import power_law
-
     return power_law("C", offset=True)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from scaling.laws.arrays import Array
+
 RANDOM_STARTS = 8
 POWERS = (0.0, 0.5, 1.0)
 """of the cost that a run's variance cut is divided by when runs are added one by one"""

@@ -1,4 +1,4 @@
-"""What a fit leaves open about a target and about runs not made: one covariance for noise, modes and forms.
+"""Predictive covariance of a target and of runs not made: one for noise, modes and forms.
 
 Within a law: the Gauss–Newton covariance v·J M⁻¹ Jᵀ, made larger where the bootstrap says so. Between laws: separate
 basins that bootstrap draws fall into, and other forms, each with its own prediction, weighted by the draws' share and
@@ -8,29 +8,24 @@ making even where each law is sure of itself.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scaling.laws.intervals.draws import interval
+from scaling.laws.arrays import Array
+from scaling.laws.intervals.interval import interval
 from scaling.laws.next_runs.target import Target
-from scaling.laws.solve.likelihood import likelihood, log_density
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.likelihood import akaike_weights, likelihood, log_density
 from scaling.laws.solve.linear import derivative, jacobian, natural_slope
 from scaling.laws.solve.objectives import transform
 from scaling.laws.solve.solver import solve
-from scaling.laws.validate.comparison import akaike_weights
 
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
-
-Array = NDArray[np.float64]
 _DRAWS = 256
 """bootstrap draws whose basins are looked up: four blocks of the solver"""
 
 
 @dataclass(frozen=True)
-class Belief:
+class PredictiveCovariance:
     """Means and covariance of the target (first) and of the candidates' transformed losses."""
 
     noise: float
@@ -43,12 +38,14 @@ class Belief:
     """name, weight and target of each law or basin"""
 
     @property
-    def covariance(self) -> Array:
-        """Both together."""
+    def matrix(self) -> Array:
+        """[1 + m, 1 + m], both together."""
         return self.within + self.between
 
 
-def belief(fit: "Fit", others: Sequence["Fit"], target: Target, columns: Mapping[str, Array]) -> Belief:
+def predictive_covariance(
+    fit: FittedLaw, others: Sequence[FittedLaw], target: Target, columns: Mapping[str, Array]
+) -> PredictiveCovariance:
     """others: fits of other forms to the same runs. columns: of the candidates, by letter [m]."""
     noise = noise_variance(fit)
     fits = [fit, *others]
@@ -63,10 +60,10 @@ def belief(fit: "Fit", others: Sequence["Fit"], target: Target, columns: Mapping
     within = np.tensordot(shares, covariances, 1) * _inflation(fit, own_draws, noise, target, columns)
     named = zip([one.form.name for one, _, _ in parts], shares, means[:, 0], strict=True)
     laws = tuple((name, float(share), float(value)) for name, share, value in named)
-    return Belief(noise, within, (away.T * shares) @ away, laws)
+    return PredictiveCovariance(noise, within, (away.T * shares) @ away, laws)
 
 
-def noise_variance(fit: "Fit") -> float:
+def noise_variance(fit: FittedLaw) -> float:
     """Variance of a run around the law; for robust objectives that of the middle of the residuals."""
     if fit.loss.kind == "l2":
         return max(fit.residual_sd**2, 1e-24)
@@ -75,14 +72,14 @@ def noise_variance(fit: "Fit") -> float:
     return max(float((1.4826 * np.median(size)) ** 2 * freedom), 1e-24)
 
 
-def _predictions(fit: "Fit", theta: Array, target: Target, columns: Mapping[str, Array]) -> Array:
+def _predictions(fit: FittedLaw, theta: Array, target: Target, columns: Mapping[str, Array]) -> Array:
     """[lanes, 1 + m]: the target and the candidates' transformed losses at the solver's numbers [lanes, free]."""
     natural = fit.problem.natural(theta)
     losses = fit.form.loss(natural[:, None, :], [columns[name] for name in fit.form.columns])
     return np.column_stack([target(fit.form, natural), transform(losses, fit.residual, np)])
 
 
-def _covariance(fit: "Fit", theta: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> Array:
+def _covariance(fit: FittedLaw, theta: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> Array:
     J = derivative(lambda lanes: _predictions(fit, lanes, target, columns), theta)
     rows = jacobian(fit.problem, theta) * np.sqrt(_independent_weights(fit))[:, None]
     M, natural = rows.T @ rows, natural_slope(fit.problem, theta)
@@ -96,7 +93,7 @@ def _covariance(fit: "Fit", theta: Array, noise: float, target: Target, columns:
     return np.asarray(noise * half @ inverse @ half.T)
 
 
-def _inflation(fit: "Fit", draws: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> float:
+def _inflation(fit: FittedLaw, draws: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> float:
     """How many times less the rows tell than as many with equal, independent noise: at least 1.
 
     From the variance of the target over the draws in the fit's own basin (that of their central 68 %) to the linear
@@ -111,7 +108,7 @@ def _inflation(fit: "Fit", draws: Array, noise: float, target: Target, columns: 
     return float(max(ratio, 1.0)) if np.isfinite(ratio) else 1.0
 
 
-def _independent_weights(fit: "Fit") -> Array:
+def _independent_weights(fit: FittedLaw) -> Array:
     """Weights of the rows; those of one run share one row's worth, because they share its luck."""
     if fit.runs.run is None:
         return fit.problem.weights
@@ -120,7 +117,7 @@ def _independent_weights(fit: "Fit") -> Array:
 
 
 def _basins(
-    fit: "Fit", noise: float, target: Target, columns: Mapping[str, Array]
+    fit: FittedLaw, noise: float, target: Target, columns: Mapping[str, Array]
 ) -> tuple[list[tuple[Array, float]], Array]:
     """Separate minima of the fit's own problem that its bootstrap draws lead to, with weights; draws of the first.
 

@@ -5,24 +5,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling import ladder
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form, get_form
 from scaling.laws.next_runs.design import least_variance, variance_after
-from scaling.laws.next_runs.predictive_covariance import belief
+from scaling.laws.next_runs.predictive_covariance import predictive_covariance
 from scaling.laws.next_runs.target import make_target
+from scaling.text import align
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[np.float64]
 RIVALS = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset")
 """laws that doubt each other unless others are named"""
 GRID = 12
 """default candidates: so many sizes and so many numbers of tokens"""
-BEYOND = 2.0
+MARGIN = 2.0
 """by this factor the default candidates reach beyond the runs' N, D and D/N on both sides"""
 
 
@@ -88,8 +89,6 @@ class Suggestion:
 
     def summary(self) -> str:
         """An aligned text."""
-        from scaling.laws.text.tables import align
-
         rows = [["run", "N", "D", "D/N", "FLOPs", "variance cut"]]
         for i, run in enumerate(self.runs):
             sizes = [f"{run.N:.4g}", f"{run.D:.4g}", f"{run.D / run.N:.3g}", f"{run.flops:.3g}"]
@@ -122,8 +121,8 @@ class Suggestion:
             )
         shared = {key: value for key, value in base.items() if key not in ("name", "design", "forecast", "seeds")}
         run = {key: value for key, value in base["run"].items() if key != "tokens"}
-        shape = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
-        run["model"] = {key: value for key, value in run.get("model", {}).items() if key not in shape}
+        sizes = ladder.size_keys()
+        run["model"] = {key: value for key, value in run.get("model", {}).items() if f"model.{key}" not in sizes}
         points = [{"params": round(r.N), "tokens": round(r.D)} for r in self.runs]
         return {
             "name": name or f"{base['name']}-suggested",
@@ -178,8 +177,8 @@ def suggest(
             f"suggest: no candidate is within the budget of {budget:.4g} FLOPs; the cheapest takes "
             f"{columns['C'].min():.4g}"
         )
-    known = belief(fitted, _rivals(fitted, forms, aim.allows), aim, columns)
-    K, noise, cost = known.covariance, known.noise, columns["C"]
+    known = predictive_covariance(fitted, _rivals(fitted, forms, aim.allows), aim, columns)
+    K, noise, cost = known.matrix, known.noise, columns["C"]
     chosen = least_variance(K, noise, cost, budget, k)
     before, after = float(K[0, 0]), variance_after(K, noise, chosen)
     runs = []
@@ -227,19 +226,18 @@ def _given(candidates: Any) -> tuple[Array, Array]:
 
 
 def _columns(fitted: Fit, N: Array, D: Array) -> dict[str, Array]:
-    per_token = fitted.runs.flops_per_token()(N) if fitted.runs.C is not None else 6.0 * N
-    return {"N": N, "D": D, "C": per_token * D, "M": D / N}
+    return {"N": N, "D": D, "C": fitted.runs.per_token(N) * D, "M": D / N}
 
 
 def default_candidates(fitted: Fit, budget: float) -> dict[str, Array]:
     """N and D of the candidates that `suggest` takes where none are given; see there."""
     runs = fitted.runs
-    sides = [np.geomspace(x.min() / BEYOND, x.max() * BEYOND, GRID) for x in (runs.N, runs.D)]
+    sides = [np.geomspace(x.min() / MARGIN, x.max() * MARGIN, GRID) for x in (runs.N, runs.D)]
     N, D = (side.ravel() for side in np.meshgrid(*sides))
     near = np.abs(np.log(N[:, None] / runs.N)) + np.abs(np.log(D[:, None] / runs.D))
     ratio = runs.D / runs.N
     # Corners of the grid would tell the most, if the law held there: no further out than the runs say it does.
-    inside = (ratio.min() / BEYOND <= D / N) & (ratio.max() * BEYOND >= D / N)
+    inside = (ratio.min() / MARGIN <= D / N) & (ratio.max() * MARGIN >= D / N)
     keep = (near.min(1) > 0.05) & inside
     cost = np.where(keep, _columns(fitted, N, D)["C"], np.inf)
     keep &= cost <= max(budget, cost.min())  # where the budget allows none, the cheapest tells by how much

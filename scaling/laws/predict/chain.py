@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.fit import Fit
-from scaling.laws.intervals.draws import interval
-from scaling.laws.quantities import Prediction
-
-Array = NDArray[np.float64]
+from scaling.laws.intervals.interval import interval
+from scaling.laws.intervals.prediction import PredictedLoss
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Chain:
     def __repr__(self) -> str:
         return f"Chain({self.first.form.name} → {self.second.form.name})"
 
-    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> Prediction:
+    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss:
         """What the second law says of the first's loss at columns of the first (C=…, M=…), broadcast together.
 
         The interval carries on those of whichever fits have a bootstrap: each draw of the first goes through a draw
@@ -49,14 +48,14 @@ class Chain:
         (letter,) = self.second.form.columns
         middle = self.second.predict(**{letter: self.first.predict(**at).loss}).loss
         if self.first.draws is None and self.second.draws is None:
-            return Prediction(middle)
+            return PredictedLoss(middle)
         given = np.broadcast_arrays(*(at[name] for name in self.first.form.columns))
         first, second = self._pairs()
         shape = (-1, *(1,) * given[0].ndim)
         inner = self.first.form.loss(first.reshape(*shape, first.shape[-1]), list(given))
         outer = self.second.form.loss(second.reshape(*shape, second.shape[-1]), [inner])
         low, high = interval(np.moveaxis(outer, 0, -1), level)
-        return Prediction(middle, low, high, level)
+        return PredictedLoss(middle, low, high, level)
 
     def _pairs(self) -> tuple[Array, Array]:
         """Parameters of both laws [draws, k]; a law without a bootstrap keeps its own."""

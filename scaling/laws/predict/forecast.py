@@ -28,8 +28,10 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.fit import Fit, fit
-from scaling.laws.intervals.draws import check_level
-from scaling.laws.isoflop.analysis import Isoflop, isoflop
+from scaling.laws.intervals.interval import check_level
+from scaling.laws.isoflop.analysis import isoflop
+from scaling.laws.isoflop.minima import Isoflop
+from scaling.laws.quantities import quantity
 from scaling.laws.solve.objectives import huber
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import Runs
@@ -119,12 +121,12 @@ class Forecaster:
 
         The loss is flat there, so that either's optimum would do; the mean keeps one bad exponent from leading far.
         """
-        per_token = self.runs.flops_per_token() if self.runs.C is not None else None
+        per_token = self.runs.per_token
         logs = [np.log(self.fit.optimal(flops, flops_per_token=per_token).N)]
         if self.isoflop is not None and self.isoflop.N_law is not None:
             logs.append(np.log(self.isoflop.N_law(flops)))
         N = float(np.exp(np.mean(logs)))
-        return N, flops / (6.0 * N if per_token is None else float(per_token(N)))
+        return N, flops / float(per_token(N))
 
     def forecast(self, N: float, D: float, flops: float, date: datetime | None = None) -> Forecast:
         """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach."""
@@ -140,7 +142,6 @@ class Forecaster:
         z = (high - low) / (2 * single.std())
         # Each side grows as independent deviations add; the centre stays that of the law.
         low, high = -np.hypot(low, z * np.sqrt(between)), np.hypot(high, z * np.sqrt(between))
-        assert fitted.form.frontier is not None
         return Forecast(
             date=(date or datetime.now(UTC)).isoformat(timespec="seconds"),
             flops=float(flops),
@@ -158,7 +159,7 @@ class Forecaster:
                 "models": float(np.sqrt(between)),
             },
             notes=(*self._notes(N, D, flops), note),
-            exponent=float(fitted.form.frontier(fitted.natural)[0]),
+            exponent=float(quantity(fitted.form, fitted.natural, "a")),
             runs=len(self.runs),
             data_hash=self.runs.hash,
             conventions=self.runs.conventions,
@@ -241,7 +242,7 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
     if finite(asdict(forecast)) != asdict(forecast):
         raise UserError(f"a forecast whose numbers are not all finite says nothing ({forecast.text()}); add runs")
     if path.exists():
-        old = read(path)
+        old = read_forecast(path)
         if _digest(asdict(old), ("hash", "date")) != _digest(asdict(forecast), ("hash", "date")):
             raise UserError(
                 f"{path} holds another forecast, frozen {old.date} ({old.text()}); a forecast is never edited: "
@@ -250,10 +251,10 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
         return old
     write_text_atomically(path, to_json(asdict(forecast.sealed()), ascii_only=False))
     os.chmod(path, 0o444)
-    return read(path)
+    return read_forecast(path)
 
 
-def read(path: str | Path) -> Forecast:
+def read_forecast(path: str | Path) -> Forecast:
     """A frozen forecast. Raises UserError where the file is none, or was edited since it was frozen."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -5,20 +5,17 @@ a model will be used, the smaller it should be, and the longer trained.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import check_level, interval
-from scaling.laws.quantities import FlopsPerToken
+from scaling.laws.arrays import Array
+from scaling.laws.intervals.interval import Interval, check_level, interval
+from scaling.laws.quantities import bisect, require_sizes
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
 
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
-    from scaling.laws.forms import Form
-
-Array = NDArray[np.float64]
 _REACH = np.log(1e15)
 """N and D are sought this far in the logarithm on both sides of the runs' geometric means"""
 _STEP = 1e-4
@@ -38,9 +35,9 @@ class InferenceOptimum:
     reachable: float = 1.0
     """share of the draws whose law reaches the loss at all"""
     level: float | None = None
-    N_interval: tuple[float, float] | None = None
-    D_interval: tuple[float, float] | None = None
-    flops_interval: tuple[float, float] | None = None
+    N_interval: Interval | None = None
+    D_interval: Interval | None = None
+    flops_interval: Interval | None = None
     """of training and inference together"""
 
     @property
@@ -55,7 +52,7 @@ class InferenceOptimum:
 
 
 def inference_optimum(
-    fit: "Fit",
+    fit: FittedLaw,
     loss: float,
     inference_tokens: float,
     level: float = 0.9,
@@ -71,10 +68,7 @@ def inference_optimum(
 
     Raises UserError for a loss that the law reaches with no N and D (at or below E), and for laws of other columns.
     """
-    if set(fit.form.columns) != {"N", "D"}:
-        raise UserError(
-            f"{fit.form.name} is a law of {', '.join(fit.form.columns)}: no optimal N and D follow from it"
-        )
+    require_sizes(fit.form)
     if not (np.isfinite(loss) and loss > 0):
         raise UserError(f"inference_optimum: loss must be positive and finite; got {loss!r}")
     if not (np.isfinite(inference_tokens) and inference_tokens >= 0):
@@ -104,22 +98,20 @@ def inference_optimum(
 class _Search:
     """The optimum for many laws at once: bisections within bisections, in log N and log D."""
 
-    def __init__(self, fit: "Fit", loss: float, inference_tokens: float, per_token: FlopsPerToken | None):
-        self.form: Form = fit.form
+    def __init__(self, fit: FittedLaw, loss: float, inference_tokens: float, per_token: FlopsPerToken | None):
+        self.form = fit.form
         self.loss, self.inference_tokens = loss, inference_tokens
-        self.per_token = per_token or (lambda N: 6.0 * N)
+        self.per_token = per_token or six_n
         self.centre = (float(np.log(fit.runs.N).mean()), float(np.log(fit.runs.D).mean()))
 
     def __call__(self, natural: Array) -> tuple[Array, Array, Array]:
         """log N and log D [2, lanes], training FLOPs and inference FLOPs [lanes]; infinite where there is none."""
-        low = np.full(len(natural), self.centre[0] - _REACH)
-        high = np.full(len(natural), self.centre[0] + _REACH)
-        for _ in range(60):
-            n = 0.5 * (low + high)
+
+        def too_large(n: Array) -> NDArray[np.bool_]:
             d = self.tokens(natural, n)
-            up = ~np.isfinite(d) | (self._slope(natural, n, d) < 0)
-            low, high = np.where(up, n, low), np.where(up, high, n)
-        n = 0.5 * (low + high)
+            return np.isfinite(d) & ~(self._slope(natural, n, d) < 0)
+
+        n = bisect(too_large, *self._ends(natural, 0), np)
         d = self.tokens(natural, n)
         n = np.where(np.isfinite(d), n, np.inf)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -128,14 +120,15 @@ class _Search:
 
     def tokens(self, natural: Array, n: Array) -> Array:
         """log D at which models of log N = n reach the loss, infinite where they never do."""
-        low = np.full(len(natural), self.centre[1] - _REACH)
-        high = np.full(len(natural), self.centre[1] + _REACH)
+        low, high = self._ends(natural, 1)
         never = self.at(natural, n, high) > self.loss
-        for _ in range(60):
-            mid = 0.5 * (low + high)
-            more = self.at(natural, n, mid) > self.loss
-            low, high = np.where(more, mid, low), np.where(more, high, mid)
-        return np.where(never, np.inf, 0.5 * (low + high))
+        enough = bisect(lambda d: ~(self.at(natural, n, d) > self.loss), low, high, np)
+        return np.where(never, np.inf, enough)
+
+    def _ends(self, natural: Array, axis: int) -> tuple[Array, Array]:
+        """Between which log N (axis 0) or log D [lanes] is sought."""
+        low, high = (np.full(len(natural), self.centre[axis] + side * _REACH) for side in (-1, 1))
+        return low, high
 
     def at(self, natural: Array, n: Array, d: Array) -> Array:
         """L at log N, log D."""
@@ -153,7 +146,7 @@ class _Search:
         return -((tokens + self.inference_tokens / 3.0) * growth * by_d - tokens * by_n)
 
 
-def _unreachable(fit: "Fit", loss: float, search: _Search) -> str:
+def _unreachable(fit: FittedLaw, loss: float, search: _Search) -> str:
     far = np.array([search.centre[0] + _REACH]), np.array([search.centre[1] + _REACH])
     floor = float(search.at(fit.natural[None], *far)[0])
     what = f"E = {fit.params['E']:.6g}" if "E" in fit.params else f"{floor:.6g} at 1e15 times the runs' sizes"

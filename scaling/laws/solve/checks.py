@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
 from scaling.laws.solve.priors import Prior
 from scaling.laws.solve.problem import Problem
 from scaling.laws.table.runs import Runs
-
-Array = NDArray[np.float64]
 
 
 def require_fittable(

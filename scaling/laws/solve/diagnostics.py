@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.solve.objectives import untransform
 from scaling.laws.solve.optimality import least_subgradient
 from scaling.laws.solve.problem import Problem
 from scaling.laws.solve.solver import Solution, slopes
 
-Array = NDArray[np.float64]
 CERTIFIED = 1e-5
 """gradient norm up to which a result counts as a minimum: what is left to gain is 1e-10 of the objective"""
 BEYOND = float(np.log(1e6))

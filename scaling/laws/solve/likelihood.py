@@ -6,18 +6,15 @@ quantile, and for Huber a Gaussian core with exponential tails whose δ stays wh
 constant counts: dropping it, or fitting a scale inside ρ(r/s), is how a Huber fit turns into L1 unnoticed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scaling.laws.solve.objectives import Loss
+from scaling.laws.arrays import Array
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.objectives import Loss, student_scale
 
-if TYPE_CHECKING:
-    from scaling.laws.fit import Fit
-
-Array = NDArray[np.float64]
 NAMES = {
     "l2": "Gauss, σ fitted",
     "l1": "Laplace, scale fitted",
@@ -55,7 +52,7 @@ class Likelihood:
         return float(self.parameters * np.log(self.rows) - 2.0 * self.value)
 
 
-def likelihood(fit: "Fit") -> Likelihood:
+def likelihood(fit: FittedLaw) -> Likelihood:
     """The likelihood that the fit maximised, at its maximum.
 
     Student's t with unequal σ of the rows is evaluated with the scale s/√w of each row, where the fit counted rows w
@@ -63,6 +60,15 @@ def likelihood(fit: "Fit") -> Likelihood:
     """
     value = log_density(fit.residuals, fit.problem.weights, fit.loss) + _jacobian(fit)
     return Likelihood(NAMES[fit.loss.kind], value, len(fit.problem.free) + 1, len(fit.runs))
+
+
+def akaike_weights(likelihoods: Sequence[Likelihood]) -> list[float]:
+    """Shares of exp(−ΔAICc / 2) (Burnham and Anderson 2002, 2.9), of AIC where AICc is infinite for one."""
+    values = np.array([found.aicc for found in likelihoods])
+    if not np.isfinite(values).all():
+        values = np.array([found.aic for found in likelihoods])
+    shares = np.exp(-0.5 * (values - values.min()))
+    return [float(share) for share in shares / shares.sum()]
 
 
 def log_density(residuals: Array, weights: Array, loss: Loss) -> float:
@@ -100,15 +106,13 @@ def _log_z(tau: Array, loss: Loss) -> Array:
 def _log_student(residuals: Array, weights: Array, loss: Loss) -> float:
     from scipy.stats import t
 
-    from scaling.laws.solve.objectives import student_scale
-
     assert loss.nu is not None
     size = residuals * np.sqrt(weights)
     scale = float(student_scale(size, np.ones_like(size), loss.nu, np))
     return float(np.sum(t.logpdf(size / scale, loss.nu) - np.log(scale) + 0.5 * np.log(weights)))
 
 
-def _jacobian(fit: "Fit") -> float:
+def _jacobian(fit: FittedLaw) -> float:
     """Σ log |dt(L)/dL|: a density of log L is not one of L."""
     loss = fit.runs.loss
     if fit.residual == "raw":

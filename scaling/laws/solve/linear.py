@@ -7,20 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.solve.problem import Problem
 
-Array = NDArray[np.float64]
 _STEP = 1e-5
 """in the solver's numbers, which are of order 1"""
 
 
-def derivative(function: Callable[[Array], Array], theta: Array) -> Array:
+def derivative(function: Callable[[Array], Array], theta: Array, step: float = _STEP) -> Array:
     """d f / dθ [values, free] at θ [free] of a function from lanes [lanes, free] to values [lanes, values]."""
-    steps = _STEP * np.eye(len(theta))
+    steps = step * np.eye(len(theta))
     ahead, behind = np.split(function(np.concatenate([theta + steps, theta - steps])), 2)
-    return np.asarray((ahead - behind).T / (2 * _STEP))
+    return np.asarray((ahead - behind).T / (2 * step))
 
 
 def jacobian(problem: Problem, theta: Array, x: Array | None = None) -> Array:

@@ -1,16 +1,14 @@
-"""The search for a problem's optimum: from a law's starts, with priors weighed by the noise of a fit without them."""
+"""Multistart search for a problem's optimum; priors are weighed by the noise of a fit without them."""
 
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.solve.noise import noise_of
 from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import Problem
 from scaling.laws.solve.solver import Solution, solve
-
-Array = NDArray[np.float64]
 
 
 def starts_of(problem: Problem, losses: Array, count: int) -> Array:
@@ -19,7 +17,7 @@ def starts_of(problem: Problem, losses: Array, count: int) -> Array:
     return problem.form.theta(drawn, np.zeros(len(problem.units)), problem.free)[:, problem.where]
 
 
-def search(problem: Problem, theta: Array, priors: Mapping[str, Prior]) -> tuple[Problem, Solution]:
+def multistart(problem: Problem, theta: Array, priors: Mapping[str, Prior]) -> tuple[Problem, Solution]:
     """The problem with its priors and where the starts [lanes, free] lead; with priors, the last lanes are these.
 
     Rows of weight 0 take no part.

@@ -7,16 +7,14 @@ variance of the residuals; |r|: 1/(2 f(0)), f the density of the residuals. The 
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.solve.objectives import Loss, student_scale
 from scaling.laws.solve.problem import Problem
 
-Array = NDArray[np.float64]
 
-
-def influence(loss: Loss, residuals: Array, scale: float = 1.0) -> Array:
-    """ψ = dρ/dr at residuals of any shape; scale: Student's."""
+def psi(loss: Loss, residuals: Array, scale: float = 1.0) -> Array:
+    """ψ = dρ/dr, the influence function, at residuals of any shape; scale: Student's."""
     r = residuals
     if loss.kind == "l2":
         return r
@@ -69,7 +67,7 @@ def _rise(problem: Problem, residuals: Array, r: Array, width: float) -> Array:
     width = 1e-4 if problem.loss.kind == "student_t" else width * len(r) ** -0.2
     h = max(width * 1.4826 * float(np.median(np.abs(r))), 1e-14)
     scale = scale_of(problem, residuals)
-    return (influence(problem.loss, r + h, scale) - influence(problem.loss, r - h, scale)) / (2 * h)
+    return (psi(problem.loss, r + h, scale) - psi(problem.loss, r - h, scale)) / (2 * h)
 
 
 def noise_of(residuals: Array, problem: Problem) -> float:
@@ -80,5 +78,5 @@ def noise_of(residuals: Array, problem: Problem) -> float:
     w, freedom = problem.weights, max(len(residuals) - len(problem.free), 1)
     if problem.loss.kind == "l2":
         return float(np.sum(w * residuals**2) / freedom)
-    square = np.sum((w * influence(problem.loss, residuals, scale_of(problem, residuals))) ** 2) / np.sum(w)
+    square = np.sum((w * psi(problem.loss, residuals, scale_of(problem, residuals))) ** 2) / np.sum(w)
     return float(square * len(residuals) / freedom / slope_of(problem, residuals))

@@ -6,11 +6,11 @@ from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 
-Array = NDArray[np.float64]
 Residual = Literal["log", "raw", "log1p"]
 """log L̂ − log L, L̂ − L, or log(1 + L̂) − log(1 + L)"""
 

@@ -6,13 +6,12 @@ each point passed through can be given a pull between those of its two sides so 
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.solve.objectives import STAGES
 from scaling.laws.solve.problem import Problem
 from scaling.laws.solve.solver import slopes
 
-Array = NDArray[np.float64]
 PASSED = 20 * STAGES[-1]
 """|r| below which a point counts as passed through: the solver leaves such points within its last rounding"""
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
 from scaling.laws.forms.form import WIDEST
 from scaling.laws.solve.objectives import Loss, Residual, transform, untransform
 from scaling.laws.table.runs import Runs
 
-Array = NDArray[np.float64]
 Table = tuple[Array, ...]
 Traced = Callable[[Any, Any], Any]
 """(parameters in own units [k], table) -> a derived quantity as the solver sees a parameter of its kind"""

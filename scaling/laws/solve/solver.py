@@ -9,8 +9,6 @@ reweighted least squares, which lead safely from anywhere but creep at the end, 
 method, which end in a few steps but lead only from nearby. A step that fails moves M and λ towards the first.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
+from scaling.laws.forms.float64 import float64_on_cpu
 from scaling.laws.solve.objectives import Residual, student_scale, transform
 from scaling.laws.solve.problem import Problem, Traced
 
-Array = NDArray[np.float64]
 LANES = 64
 POINTS = 16
 MAX_ITERATIONS = 400
@@ -138,19 +137,6 @@ def slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
     with float64_on_cpu():
         of_fitted, of_penalty = _slopes(kind)(np.asarray(theta, np.float64), problem.x, mean[0], shared)
         return np.asarray(of_fitted), np.asarray(of_penalty)
-
-
-@contextmanager
-def float64_on_cpu() -> Iterator[None]:
-    """float64 whatever the caller's settings, on the processor: accelerators are slow or inexact in float64."""
-    import jax
-
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        device = jax.local_devices()[0]
-    with jax.enable_x64(True), jax.default_device(device):
-        yield
 
 
 def _kind(problem: Problem) -> _Kind:

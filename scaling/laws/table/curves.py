@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.table.runs import Runs
 
-Array = NDArray[np.float64]
 REACH = 0.05
 """a run of one row stands for the FLOPs within this of its own, on the log scale, so that runs of one budget meet"""
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from scaling.laws.arrays import Array
+
 CONVENTIONS = 12.0
 """how many times off 6·N·D an honest count of FLOPs may be: by so much conventions differ at toy sizes"""
 LEAST = 1e-4

@@ -1,54 +1,92 @@
 """From the framework's own records to a table for fitting."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
+from scaling.laws.forms import Form, get_form
+from scaling.laws.table.columns import fed, feeds_of, free_keys
+from scaling.laws.table.recipe import allowed_by, one_recipe
 from scaling.laws.table.runs import Exclusion, Runs, meets, replace_fields
 from scaling.validity import FITTED, verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ONE_OF = (
-    "context", "experts", "vocab", "vocab_size", "corpus", "tokenizer", "schedule", "cooldown", "final_rate",
-    "activation", "norm", "norm_position", "position", "tied", "bias", "parallel_block", "qk_norm", "layer_sharing",
-    "optimizer", "b1", "b2", "parametrisation", "mup_width",
-)  # fmt: skip
-"""what all runs of a fit must share: losses under different ones are not comparable"""
-CONFIGURED = ("run.", "model.", "optimizer.", "schedule.", "data.", "placement.")
-"""what begins the columns that are keys of a run's configuration"""
-SIZES = ("params", "layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
-VARIED = (*(f"model.{name}" for name in SIZES), "optimizer.learning_rate")
-"""keys that a design may vary within one law: sizes, and the rate, of which the best is fitted"""
 RATE = "learning rate"
 """the convention that says how far rates are tuned"""
 BY_RULE = "by rule, not tuned"
 WAITING = "without result"
 """the convention that says which planned runs have no result"""
+WHERE = "where"
+"""the convention that holds the condition of the runs that were used"""
 SAME = "the same in all runs, not tuned"
+TOLD = ("C", "loss")
+"""columns of which the conventions say what they are, instead of where they are from"""
+UNIQUE = "unique_tokens"
+"""the column of records that a law reads which holds for several epochs"""
 
 
-def from_results(df: "pd.DataFrame", sigma: bool = False, where: Sequence[str] = ()) -> Runs:
-    """The runs of `scaling.load_runs(path)`: N = params_total, D = tokens, C = flops by the exact count.
+def from_results(
+    df: "pd.DataFrame",
+    sigma: bool = False,
+    where: Sequence[str] = (),
+    *,
+    law: "str | Form | Sequence[str | Form]" = "chinchilla",
+    allow: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+) -> Runs:
+    """The runs of `scaling.load_runs(path)` as `law` reads them: N, D, C and what else it asks for (`Form.feeds`).
 
     Runs that test a forecast and those that are not valid (see `scaling.validity.Verdict`) are excluded, each with
-    its reason; untuned ones take part, and the conventions name them. The columns `validity` and `validity_reason`
-    decide where the table has them, else the records do. How far learning rates are tuned is in the conventions,
-    under "learning rate", where the table says.
+    its reason; untuned ones take part, and the conventions name them. Runs of several epochs take part where the law
+    reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them, else the
+    records do. How far learning rates are tuned is in the conventions, under "learning rate", where the table says.
     sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
     split, so most of that error is common to them and the scatter between runs is another thing.
     where: conditions on the table's columns, as of `laws.read_csv`; runs that miss one are excluded with it.
+    law: that the runs are for; of several the first decides what a letter means that they read from several columns.
+    allow: keys of the configuration, or sections of keys, in which the runs may differ for all that.
+    columns: the table's column of a letter, in place of the law's own; "loss" is a letter, too.
 
-    Raises UserError where the runs mix contexts, vocabularies, corpora, numbers of experts, architectures or
-    optimizers (`ONE_OF`), or values of any axis of a design (columns as `optimizer.eps`) but a size and the learning
-    rate; for a condition that cannot be read; and where no run is left.
+    Raises UserError where the runs are not of one recipe, naming what differs: all of their configurations agrees
+    but sizes, tokens and what else the law's columns stand for, what a sweep's rule set, and the seed
+    (`laws.table.recipe`). Also for a condition that cannot be read, for a column that the law reads and the table has
+    not, and where no run is left.
     """
     if len(df) == 0:
         raise UserError("no runs to fit: the folder has no results yet; run the sweep first")
+    forms = [get_form(each) for each in ([law] if isinstance(law, str | Form) else law)]
+    feeds = feeds_of(forms, columns or {})
+    several_epochs = any(feed.column == UNIQUE for feed in feeds.values())
+    used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED)
+    table, names = fed(used, feeds, forms[0].name)
+    common = one_recipe(used, free_keys(forms, feeds), allow)
+    runs = Runs(table, **names, sigma="loss_sem" if sigma else None, signed=any(form.signed for form in forms))
+    runs = replace_fields(runs, exclusions=exclusions)
+    told = {letter: feeds[letter].about for letter in TOLD}
+    told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
+    return runs.with_conventions(**told, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
+
+
+def read_again(df: "pd.DataFrame", form: Form, conventions: Mapping[str, str]) -> Runs:
+    """The runs of a table as those of a fit of `form` with these conventions were read: a fit is theirs if the hashes
+    agree. Raises UserError as `from_results`."""
+    own = [letter for letter in form.columns if letter not in TOLD]
+    named = {letter: conventions[letter] for letter in own if letter in conventions}
+    where = [conventions[WHERE]] if WHERE in conventions else []
+    return from_results(df, where=where, law=form, allow=allowed_by(conventions), columns=named)
+
+
+def _used(
+    df: "pd.DataFrame", where: Sequence[str], fitted: Collection[str]
+) -> tuple["pd.DataFrame", tuple[Exclusion, ...]]:
+    """The rows that take part, by run id, and why the others do not. fitted: the validities that do.
+
+    Raises UserError where none is left.
+    """
     labels = [str(label) for label in df.get("run_id", df.index)]
-    reasons = [_left_out(row) for row in df.to_dict("records")]
+    reasons = [_left_out(row, fitted) for row in df.to_dict("records")]
     for condition in where:
         missed = f"not {condition}"
         reasons = [why if why or met else missed for why, met in zip(reasons, meets(df, condition), strict=True)]
@@ -58,27 +96,15 @@ def from_results(df: "pd.DataFrame", sigma: bool = False, where: Sequence[str] =
         raise UserError(
             f"none of the {len(df)} runs can be fitted; the first, {exclusions[0].row}: {exclusions[0].reason}"
         )
-    used = df.iloc[keep].set_axis([labels[i] for i in keep], axis=0)
-    shared = _shared_facts(used)
-    runs = Runs(used, N="params_total", D="tokens", loss="loss", C="flops", sigma="loss_sem" if sigma else None)
-    runs = replace_fields(runs, exclusions=exclusions)
-    return runs.with_conventions(
-        N="params_total",
-        C="exact training FLOPs",
-        loss="nats per token, held out",
-        **shared,
-        **_tuning(df, used),
-        **_untuned(used),
-        **_branches(used),
-    )
+    return df.iloc[keep].set_axis([labels[i] for i in keep], axis=0), exclusions
 
 
-def _left_out(row: dict[Any, Any]) -> str | None:
+def _left_out(row: dict[Any, Any], fitted: Collection[str]) -> str | None:
     """Why a run takes no part, None where it does."""
     if row.get("role") == "test":
         return "tests the forecast, which is made without it"
     verdict = verdict_of(row)
-    if verdict.validity in FITTED:
+    if verdict.validity in fitted:
         return None
     return verdict.reason if verdict.validity == "excluded" else str(verdict)
 
@@ -113,41 +139,3 @@ def _branches(df: "pd.DataFrame") -> dict[str, str]:
     trunks = df["branch_trunk"].dropna()
     told = f"{len(trunks)} of {len(df)} runs begin at one of {trunks.nunique()} trunks"
     return {"branches": f"{told}; taken as independent, so intervals are a little narrow"}
-
-
-def _shared_facts(df: "pd.DataFrame") -> dict[str, str]:
-    """The facts that the runs have in common. Raises UserError where one differs."""
-    records = df.to_dict("records")
-    shared = {}
-    # an axis is named as in the design, before the fact on record that it sets
-    for name in (*_axes(df), *ONE_OF):
-        values = [_fact(record, name) for record in records]
-        first: dict[str, Any] = {}
-        for value, label in zip(values, df.index, strict=True):
-            if value is not None:
-                first.setdefault(str(value), (value, label))
-        if len(first) > 1:
-            kinds = sorted(first)
-            named = ", ".join(f"{kind} ({first[kind][1]})" for kind in kinds[:4])
-            one = first[kinds[0]][0]
-            condition = f"{name} == {one!r}".replace('"', "'")
-            raise UserError(f'the runs mix {name}: {named}; fit them apart: scaling fit … --where "{condition}"')
-        if first and name in ONE_OF:
-            shared[name] = next(iter(first))
-    return shared
-
-
-def _axes(df: "pd.DataFrame") -> list[str]:
-    """The columns that are keys of a design and make other runs than those of one law."""
-    return [name for name in map(str, df.columns) if name.startswith(CONFIGURED) and name not in VARIED]
-
-
-def _fact(record: dict[Any, Any], name: str) -> Any:
-    """A column, an entry of the record's facts, or a flattened `facts.NAME`; None for what is not there, nan too."""
-    facts = record.get("facts")
-    value = record.get(name)
-    if name not in record and isinstance(facts, dict):
-        value = facts.get(name)
-    if value is None:
-        value = record.get(f"facts.{name}")
-    return None if isinstance(value, float) and math.isnan(value) else value

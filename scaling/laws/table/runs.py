@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.table.budgets import form_budgets
+from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
 from scaling.laws.table.overflow import overflowed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[np.float64]
 ROLES = ("N", "D", "loss", "C", "sigma")
 """columns with a meaning of their own; laws of other quantities name theirs"""
 
@@ -27,29 +30,6 @@ class Exclusion:
 
     row: str
     reason: str
-
-
-@dataclass(frozen=True)
-class FlopsRelation:
-    """Training FLOPs per token as a smooth function of N: log k = c0 + c1·n + c2·n², n = log(N / unit).
-
-    Beyond the sizes that it was fitted to it goes on straight (in log-log), so that it never turns back.
-    """
-
-    coefficients: tuple[float, ...]
-    unit: float
-    """parameters: geometric mean of the runs' N"""
-    span: tuple[float, float]
-    """least and largest n of the runs"""
-    max_error: float
-    """largest relative error over the runs that it was fitted to"""
-
-    def __call__(self, N: ArrayLike) -> Array:
-        """FLOPs per token of a model of N parameters."""
-        n = np.log(np.asarray(N, np.float64) / self.unit)
-        inside = np.clip(n, *self.span)
-        slope = np.polynomial.polynomial.polyval(inside, np.polynomial.polynomial.polyder(self.coefficients))
-        return np.exp(np.polynomial.polynomial.polyval(inside, self.coefficients) + slope * (n - inside))
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -174,7 +154,7 @@ class Runs:
             return self.D / self.N
         raise UserError(
             f"{letter} is asked for and the table has {', '.join(self.values)}; name its column: "
-            f"laws.Runs(…, {letter}='…')"
+            f"laws.Runs(…, {letter}='…'), or read the framework's records with laws.from_results(df, law=…)"
         )
 
     def order(self) -> NDArray[np.int64]:
@@ -196,40 +176,18 @@ class Runs:
         """The same rows in the order of `order()`."""
         return self._select(self.order(), self.exclusions)
 
-    def form_budgets(self, tolerance: float = 0.1, sizes: int = 4, share: float = 0.8, apart: float = 3.0) -> bool:
-        """Whether the rows look like an isoFLOP design and not like any collection of runs.
-
-        Rows are cut into groups wherever the next larger FLOPs are more than `tolerance` above. A group is a budget
-        if it has at least so many `sizes`, if its FLOPs agree within `tolerance`, and if its neighbours are `apart`
-        times as far away as its own FLOPs are spread (in log). At least a `share` of all rows must be in budgets.
-        """
-        order = np.argsort(self.flops, kind="stable")
-        logs = np.log(self.flops[order])
-        cuts = np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1
-        gaps = np.concatenate([[np.inf], np.diff(logs)[cuts - 1], [np.inf]])
-        inside = 0
-        for i, rows in enumerate(np.split(order, cuts)):
-            spread = float(np.ptp(np.log(self.flops[rows])))
-            near = min(gaps[i], gaps[i + 1])
-            if spread <= np.log1p(tolerance) and near >= apart * spread and len(np.unique(self.N[rows])) >= sizes:
-                inside += len(rows)
-        return inside >= share * len(self)
+    def form_budgets(self) -> bool:
+        """Whether the rows look like an isoFLOP design and not like any collection of runs; see `table.budgets`."""
+        return form_budgets(self.flops, self.N)
 
     def flops_per_token(self) -> FlopsRelation:
-        """Training FLOPs per token as a function of N, from the runs' own C, D and N.
+        """Training FLOPs per token as a function of N, from the runs' own C, D and N; see `flops_relation`."""
+        return flops_relation(self.N, self.flops / self.D)
 
-        Between sizes of one ladder the exact count is smooth in N, so a quadratic in log-log meets it closely;
-        `max_error` says how closely. With fewer than three sizes the curve is a line or a constant ratio to N.
-        """
-        unit = float(np.exp(np.log(self.N).mean()))
-        n, k = np.log(self.N / unit), np.log(self.flops / self.D)
-        degree = min(2, len(np.unique(np.round(n, 9))) - 1)
-        if degree == 0:
-            coefficients: tuple[float, ...] = (float(k.mean()), 1.0)
-        else:
-            coefficients = tuple(float(c) for c in np.polynomial.polynomial.polyfit(n, k, degree))
-        error = np.abs(np.expm1(np.polynomial.polynomial.polyval(n, coefficients) - k)).max()
-        return FlopsRelation(coefficients, unit, (float(n.min()), float(n.max())), float(error))
+    @property
+    def per_token(self) -> FlopsPerToken:
+        """Training FLOPs per token as a function of N: by the runs' own count where the table has one, else 6·N."""
+        return six_n if self.C is None else self.flops_per_token()
 
     def with_conventions(self, **meanings: str) -> "Runs":
         """The same rows with further facts about what the columns mean."""
@@ -323,23 +281,33 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
 def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
     """Whether each row meets the condition; columns whose names hold dots (`optimizer.b2`) are written as they are.
 
+    What is unset is asked for by `optimizer.clip_norm.isna()`.
+
     Raises UserError where it is none.
     """
     dotted = sorted((name for name in map(str, table.columns) if "." in name), key=len, reverse=True)
     text = condition
     if dotted:
         names = "|".join(map(re.escape, dotted))
-        text = re.sub(rf"(?<![\w.`])({names})(?![\w.`])", r"`\1`", condition)
+        text = re.sub(rf"(?<![\w.`])({names})(?![\w`])", r"`\1`", condition)
     try:
         found = np.asarray(table.eval(text))
     except Exception as error:  # pandas raises what its parser does
         why = " ".join(f"{error}".split())
         raise UserError(
-            f"cannot read the condition {condition!r}: {why}; the table has {', '.join(map(str, table.columns))}"
+            f"cannot read the condition {condition!r}: {why}; {_columns_near(table, condition)}"
         ) from None
     if found.dtype != np.bool_ or found.shape != (len(table),):
         raise UserError(f"the condition {condition!r} is not true or false for each row; write for example 'x == 1'")
     return found
+
+
+def _columns_near(table: "pd.DataFrame", condition: str) -> str:
+    """The columns that may have been meant by a condition; all where none is near."""
+    columns = [str(name) for name in table.columns]
+    words = [word for word in re.findall(r"[A-Za-z_][\w.]*", condition) if word not in columns]
+    near = dict.fromkeys(name for word in words for name in get_close_matches(word, columns, n=3))
+    return f"did you mean {' or '.join(near)}?" if near else f"the table has {', '.join(columns)}"
 
 
 def replace_fields(runs: Runs, **changes: Any) -> Runs:

@@ -8,15 +8,19 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.fit import fit
-from scaling.laws.intervals.draws import Kind, check_level, interval
-from scaling.laws.isoflop.analysis import Method, isoflop
+from scaling.laws.intervals.interval import Interval, check_level, interval
+from scaling.laws.intervals.prediction import Optimum
+from scaling.laws.isoflop.analysis import isoflop
 from scaling.laws.isoflop.envelope import Envelope, envelope
+from scaling.laws.isoflop.minima import MinimumMethod
 from scaling.laws.isoflop.parabola import CURVATURES
-from scaling.laws.isoflop.power_law import Interval, PowerLaw
-from scaling.laws.quantities import Optimum
+from scaling.laws.isoflop.power_law import FittedPowerLaw
+from scaling.laws.quantities import quantity
+from scaling.laws.solve.draws import Resampling
 from scaling.laws.solve.objectives import huber
 from scaling.laws.table.curves import cut_curves
 from scaling.laws.table.runs import Runs
+from scaling.text import align, range_of
 
 DELTA = 1e-3
 """Huber's δ on log loss of approach 3, Hoffmann et al.'s"""
@@ -80,8 +84,6 @@ class Approaches:
 
     def summary(self) -> str:
         """An aligned text."""
-        from scaling.laws.text.tables import align, format_range
-
         level = f"{self.level:.0%}"
         cells = [["approach", "a", level]]
         for C in self.C:
@@ -90,10 +92,10 @@ class Approaches:
             if row.exponent is None or row.exponent_interval is None:
                 cells.append([row.name] + ["—"] * (len(cells[0]) - 1))
                 continue
-            line = [row.name, f"{row.exponent:.3f}", format_range(row.exponent_interval)]
+            line = [row.name, f"{row.exponent:.3f}", range_of(row.exponent_interval)]
             for best in row.optima:
                 for value, ends in ((best.N, best.N_interval), (best.D, best.D_interval)):
-                    line += [f"{value:.3g}", format_range(ends or (None, None))]
+                    line += [f"{value:.3g}", range_of(ends or (None, None))]
             cells.append(line)
         lines = align(cells)
         lines += [f"{row.name} was not done: {row.reason}" for row in self.rows if row.reason]
@@ -159,7 +161,7 @@ def _first(found: Envelope, C: tuple[float, ...]) -> Approach:
     return _from_laws("1 envelope", note, found.level, (found.N_law, found.D_law, found.loss_law), C)
 
 
-def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Approach:
+def _second(method: MinimumMethod, runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Approach:
     found = isoflop(runs, level=level, seed=seed, method=method)
     name = f"2 {method}"
     note = f"{len(found.counted)} of {len(found.budgets)} minima count; noise {found.noise_sd:.2%} of the loss"
@@ -175,7 +177,11 @@ def _second(method: Method, runs: Runs, level: float, seed: int, C: tuple[float,
 
 
 def _from_laws(
-    name: str, note: str, level: float, laws: tuple[PowerLaw, PowerLaw, PowerLaw], C: tuple[float, ...]
+    name: str,
+    note: str,
+    level: float,
+    laws: tuple[FittedPowerLaw, FittedPowerLaw, FittedPowerLaw],
+    C: tuple[float, ...],
 ) -> Approach:
     optima = []
     for c in C:
@@ -187,18 +193,16 @@ def _from_laws(
 
 def _parametric(runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Approach:
     fitted = fit(runs, "chinchilla", loss=huber(DELTA))
-    kind: Kind | None = "noise" if runs.run is None and len(runs) < FEW else None
+    kind: Resampling | None = "noise" if runs.run is None and len(runs) < FEW else None
     drawn = fitted.bootstrap(seed=seed, kind=kind)
-    per_token = runs.flops_per_token() if runs.C is not None else None
-    alpha, beta = fitted.params["alpha"], fitted.params["beta"]
     note = f"{fitted.form.formula} by huber({DELTA:g}) on log loss of {len(runs)} rows, {len(drawn)} of {drawn.kind}"
     return Approach(
         "3 parametric",
         BIASES["3 parametric"],
         note,
-        beta / (alpha + beta),
+        float(quantity(fitted.form, fitted.natural, "a")),
         fitted.interval("a", level),
-        tuple(fitted.optimal(c, level, per_token) for c in C),
+        tuple(fitted.optimal(c, level, runs.per_token) for c in C),
     )
 
 

@@ -9,23 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.forms import Form, get_form
-from scaling.laws.intervals.draws import Kind, check_level, interval, resample_counts
-from scaling.laws.solve import solver
+from scaling.laws.intervals.bootstrap import resample_counts
+from scaling.laws.intervals.interval import check_level, interval
 from scaling.laws.solve.checks import require_fittable
-from scaling.laws.solve.multistart import search, starts_of
+from scaling.laws.solve.draws import Resampling
+from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, untransform
 from scaling.laws.solve.priors import Prior, drawn_means
 from scaling.laws.solve.problem import Problem, make_problem
+from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import Runs
+from scaling.text import align
 
-Array = NDArray[np.float64]
 BANDS = (1.0, 2.0, 4.0, 10.0, 100.0, np.inf)
 """edges of the distances that errors are told by, in units of the cut"""
 ROUNDING = 1 + 1e-9
 """a run of exactly the cut counts as seen, however its FLOPs were rounded"""
-SAME = 0.02
-"""in log C: runs closer than this are of one budget"""
+NO_GAP = 0.02
+"""in log C: whole batches scatter the runs of one budget by a percent or so; a narrower gap is none to cut at"""
 ROWS_PER_PARAMETER = 10
 """with fewer, a resample of rows loses whole budgets: fresh noise is drawn instead"""
 
@@ -112,8 +115,6 @@ class Backtest:
 
     def summary(self) -> str:
         """An aligned text: the scores of each cut, and by how far ahead."""
-        from scaling.laws.text.tables import align
-
         head = ["predicted", "bias", "rmse", "worst", f"inside {self.level:.0%}", "width"]
         rows = [[f"fitted to {self.by} ≤", "runs", "up to", *head]]
         rows += [[f"{c.cut:.3g}", str(c.fitted), f"{c.furthest:.3g}×", *_cells(c.score)] for c in self.cuts]
@@ -138,7 +139,7 @@ def backtest(
     level: float = 0.9,
     starts: int = 64,
     draws: int = 300,
-    kind: Kind | None = None,
+    kind: Resampling | None = None,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
@@ -194,8 +195,8 @@ def default_cuts(values: Array, parameters: int, count: int = 5) -> list[float]:
         return []
     gaps, wanted = np.diff(logs), np.linspace(logs[first], logs[last], count)
     spacing = wanted[1] - wanted[0]
-    # Whole batches scatter the runs of one budget by a percent or so; such a gap is none, unless all are as small.
-    least = SAME if (gaps[first : last + 1] > SAME).any() or np.ptp(logs) < 5 * SAME else 0.0
+    # Where all gaps are as narrow as that they are gaps.
+    least = NO_GAP if (gaps[first : last + 1] > NO_GAP).any() or np.ptp(logs) < 5 * NO_GAP else 0.0
     cuts: list[float] = []
     for value in wanted:
         places = np.arange(first, last + 1)
@@ -224,12 +225,12 @@ class _Refit:
     ):
         self.priors, self.runs, self.seen, self.root = priors, runs, seen, np.sqrt(problem.weights)
         theta = starts_of(problem.rows(seen), runs.loss[seen], starts)
-        self.problem, solution = search(replace(problem, weights=problem.weights * seen), theta, priors)
+        self.problem, solution = multistart(replace(problem, weights=problem.weights * seen), theta, priors)
         self.theta = solution.best
         self.residuals = problem.residuals(self.theta)
         self.freedom = max(int(seen.sum()) - len(problem.free), 1)
 
-    def single_runs(self, n: int, kind: Kind | None, rng: np.random.Generator) -> Array:
+    def single_runs(self, n: int, kind: Resampling | None, rng: np.random.Generator) -> Array:
         """Transformed losses [n, points] that single runs could have."""
         problem, count = self.problem, int(self.seen.sum())
         if kind is None:
@@ -247,10 +248,10 @@ class _Refit:
             weights[:, self.seen] *= resample_counts(self._groups(kind), n, len(problem.free) + 1, rng)
             scatter = rng.choice(own, (n, len(root)))
         means = drawn_means(problem, self.priors, n, rng, fitted)
-        theta = solver.solve(problem, np.tile(self.theta, (n, 1)), y, weights, means, tolerance=1e-9).theta
+        theta = solve(problem, np.tile(self.theta, (n, 1)), y, weights, means, tolerance=1e-9).theta
         return np.asarray(problem.residuals(theta) + problem.y + scatter / root)
 
-    def _groups(self, kind: Kind) -> NDArray[np.int64]:
+    def _groups(self, kind: Resampling) -> NDArray[np.int64]:
         if kind == "rows":
             return np.arange(int(self.seen.sum()))
         if self.runs.run is None:

@@ -9,18 +9,19 @@ import numpy as np
 from scaling.errors import UserError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form, get_form
-from scaling.laws.solve.likelihood import Likelihood, likelihood
+from scaling.laws.solve.likelihood import Likelihood, akaike_weights, likelihood
 from scaling.laws.solve.objectives import Loss, Residual, l2, student_t
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import Runs
 from scaling.laws.validate.backtest import Backtest, backtest, default_cuts
+from scaling.text import align
 
 HEAVY = 1.0
 """excess kurtosis, 0 for Gauss, from which another density is tried"""
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class ComparedLaw:
     """One law among those compared."""
 
     fit: Fit
@@ -32,7 +33,7 @@ class Entry:
 class Comparison:
     """Laws fitted to the same runs by the same objective, least AIC first."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ComparedLaw, ...]
     notes: tuple[str, ...]
 
     @property
@@ -79,8 +80,6 @@ class Comparison:
 
     def summary(self) -> str:
         """An aligned text."""
-        from scaling.laws.text.tables import align
-
         rows = [["", "k", "log L", "ΔAIC", "ΔAICc", "ΔBIC", "weight", "backtest rmse", "bias", "inside"]]
         table = self.table
         least = [min(np.inf if row[name] is None else row[name] for row in table) for name in ("aicc", "bic")]
@@ -146,7 +145,7 @@ def compare(
         tested = None
         if test and cuts:
             tested = backtest(runs, form, by=by, cuts=cuts, level=level, draws=draws, seed=seed, **options)
-        entries.append(Entry(fitted, likelihood(fitted), tested))
+        entries.append(ComparedLaw(fitted, likelihood(fitted), tested))
         notes += [f"{form.name}: {name} was driven to zero" for name in fitted.diagnostics.at_bounds]
     entries.sort(key=lambda entry: entry.likelihood.aic)
     notes += _tails(entries, starts) if loss.kind == "l2" else []
@@ -173,7 +172,7 @@ def _known_before(
     }
 
 
-def _tails(entries: Sequence[Entry], starts: int) -> list[str]:
+def _tails(entries: Sequence[ComparedLaw], starts: int) -> list[str]:
     """What Student's t says instead, where the best law's residuals are not Gaussian."""
     from scipy.stats import kurtosis
 
@@ -195,12 +194,3 @@ def _tails(entries: Sequence[Entry], starts: int) -> list[str]:
         f"the residuals have heavy tails: under Student's t (AIC lower by {gain:.0f}) {best} is first, "
         f"{first.form.name} {lead:.1f} behind; loss=laws.student_t()"
     ]
-
-
-def akaike_weights(likelihoods: Sequence[Likelihood]) -> list[float]:
-    """Shares of exp(−ΔAICc / 2) (Burnham and Anderson 2002, 2.9), of AIC where AICc is infinite for one."""
-    values = np.array([found.aicc for found in likelihoods])
-    if not np.isfinite(values).all():
-        values = np.array([found.aic for found in likelihoods])
-    shares = np.exp(-0.5 * (values - values.min()))
-    return [float(share) for share in shares / shares.sum()]

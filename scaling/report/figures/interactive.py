@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from scaling.report.figures.spec import PALETTE, Axis, Band, Color, Figure, Line, Panel, Points
+from scaling.report.figures.spec import PALETTE, Axis, Band, Color, FigureSpec, Line, Panel, Points
 from scaling.report.figures.static import colors_of, hexadecimal, legend_rows
 
 STEPS = 50
@@ -23,12 +23,12 @@ def variables(dark: bool) -> str:
     return "".join(f"--{name}:{value};" for name, value in named.items())
 
 
-def section(figure: Figure) -> str:
+def section(name: str, spec: FigureSpec) -> str:
     """A figure with its title, its panels side by side where there is room, and its caption."""
-    panels = "".join(_panel(panel) for panel in figure.panels)
+    panels = "".join(_panel(panel) for panel in spec.panels)
     return (
-        f'<section class="card" id="{html.escape(figure.name)}"><h2>{html.escape(figure.title)}</h2>'
-        f'<div class="panels">{panels}</div><p class="caption">{html.escape(figure.caption)}</p></section>\n'
+        f'<section class="card" id="{html.escape(name)}"><h2>{html.escape(spec.title)}</h2>'
+        f'<div class="panels">{panels}</div><p class="caption">{html.escape(spec.caption)}</p></section>\n'
     )
 
 
@@ -177,24 +177,24 @@ def _finite(value: Any) -> Any:
     return float(value) if math.isfinite(value) else None
 
 
-def figure_of(figure: Figure) -> Any:
+def plotly_figure(spec: FigureSpec) -> Any:
     """The figure as one of plotly's, on light paper, panels two side by side as in the PNG."""
-    from plotly.graph_objects import Figure as Interactive
+    from plotly.graph_objects import Figure
 
-    columns = min(len(figure.panels), 2)
-    rows = -(-len(figure.panels) // 2)
+    columns = min(len(spec.panels), 2)
+    rows = -(-len(spec.panels) // 2)
     drawn: list[dict[str, Any]] = []
-    caption = "<br>".join(textwrap.wrap(html.escape(figure.caption), 95 * columns))
+    caption = "<br>".join(textwrap.wrap(html.escape(spec.caption), 95 * columns))
     layout: dict[str, Any] = {
-        "title": {"text": f"<b>{html.escape(figure.title)}</b>", "x": 0.01, "font": {"size": 17}},
+        "title": {"text": f"<b>{html.escape(spec.title)}</b>", "x": 0.01, "font": {"size": 17}},
         "width": 520 * columns + 160, "hovermode": "closest", "annotations": [
             {"text": caption, "xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -62, "yanchor": "top",
              "xanchor": "left", "align": "left", "showarrow": False, "font": {"size": 10.5, "color": "@muted"}},
         ],
     }  # fmt: skip
-    above = 24 + 21 * max(map(legend_rows, figure.panels)) + (20 if any(p.title for p in figure.panels) else 0)
+    above = 24 + 21 * max(map(legend_rows, spec.panels)) + (20 if any(p.title for p in spec.panels) else 0)
     height = rows * (above + PLOT_HEIGHT) + (rows - 1) * BELOW
-    for i, panel in enumerate(figure.panels):
+    for i, panel in enumerate(spec.panels):
         row, column = divmod(i, columns)
         top = 1 - (row * (above + PLOT_HEIGHT + BELOW) + above) / height
         y = (max(top - PLOT_HEIGHT / height, 0.0), top)
@@ -202,7 +202,7 @@ def figure_of(figure: Figure) -> Any:
         drawn += _place(panel, str(i + 1) if i else "", x, y, layout)
     margin = {"l": 70, "r": 20, "t": 48, "b": 90 + 15 * caption.count("<br>")}
     layout |= {"margin": margin, "height": height + margin["t"] + margin["b"]}
-    return Interactive(_resolved({"data": drawn, "layout": layout}))
+    return Figure(_resolved({"data": drawn, "layout": layout}))
 
 
 def _place(

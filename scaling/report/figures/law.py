@@ -6,31 +6,33 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.intervals.draws import interval
-from scaling.report import study
-from scaling.report.data import Frontier, ReportData
-from scaling.report.figures import sweep as figures
-from scaling.report.figures.spec import Axis, Band, Figure, Line, Mark, Panel, Points
-from scaling.units import Scale, write_number
+from scaling.laws.arrays import Array
+from scaling.laws.intervals import interval
+from scaling.laws.quantities import quantity
+from scaling.report.data import Frontier, ReportData, frozen_on
+from scaling.report.figures.marks import MANY, forecast_point, runs_as_points
+from scaling.report.figures.spec import Axis, Band, FigureSpec, Line, Mark, Panel, Points
+from scaling.report.figures.sweep import loss_figure
+from scaling.report.titles import derived_title, title, titles_of
+from scaling.units import Scale, power, si
 
-Array = NDArray[np.float64]
 SHADES = 6
 """model sizes whose curves are drawn under the frontier"""
 AXES: dict[str, Scale] = {"C": "power", "N": "si", "D": "si", "M": "si", "N*": "si", "D*": "si", "D*/N*": "si"}
 
 
-def residuals(fit: laws.Fit) -> Figure:
+def column_residuals_figure(fit: laws.Fit) -> FigureSpec:
     """How far each run lies from the law, against everything that the table knows of it."""
     runs = fit.runs
     percent = 100 * (runs.loss / fit.fitted() - 1)
     reach = 1.15 * float(max(np.abs(percent).max(), 1e-9))
     sizes = runs.values.get("N", runs.column(fit.form.columns[0]))
     shade = _places(sizes)
-    size = 6.0 if len(runs) <= figures.MANY else 4.5
+    size = 6.0 if len(runs) <= MANY else 4.5
     bars = []
     if runs.sigma is not None:
         sem = 100 * runs.sigma / fit.fitted()
@@ -51,7 +53,7 @@ def residuals(fit: laws.Fit) -> Figure:
         panels.append(
             Panel(
                 "",
-                Axis(study.title(runs, letter), AXES.get(letter, "si"), log=True, limits=limits),
+                Axis(title(runs, letter), AXES.get(letter, "si"), log=True, limits=limits),
                 Axis("loss above the law (%)", "percent", limits=(-reach, reach)),
                 marks,
                 colors=_scale("N" if "N" in runs.values else fit.form.columns[0], sizes) if i % 2 else None,
@@ -60,12 +62,12 @@ def residuals(fit: laws.Fit) -> Figure:
     objective = fit.loss.kind + (f" δ={fit.loss.delta:g}" if fit.loss.delta is not None else "")
     caption = (
         f"Actual over predicted loss, less one. {_formula(fit)}, by {objective} on {fit.residual} residuals. "
-        f"A law that fits leaves no trend in any panel. {study.words(runs).conventions}"
+        f"A law that fits leaves no trend in any panel. {titles_of(runs).conventions}"
     )
-    return Figure("residuals", "Residuals of the law", caption, panels)
+    return FigureSpec("Residuals of the law", caption, panels)
 
 
-def profile(
+def points_profile_figure(
     values: ArrayLike,
     objectives: ArrayLike,
     cut: float | None,
@@ -73,7 +75,7 @@ def profile(
     about: str,
     axis: str | None = None,
     scale: Scale = "plain",
-) -> Figure:
+) -> FigureSpec:
     """The least objective with one quantity held, against that quantity.
 
     axis: its title with its unit, where that is more than the name; scale: how its numbers are written.
@@ -114,36 +116,35 @@ def profile(
         Axis("objective above its least", "power", limits=(-0.04 * top, top)),
         marks,
     )
-    stem = name.split(" at ")[0].replace("*", "_opt").replace("/", "_per_")
-    return Figure(f"profile_{stem}", f"Profile of {name}", caption.strip(), [panel])
+    return FigureSpec(f"Profile of {name}", caption.strip(), [panel])
 
 
-def profile_of(found: laws.Profile, about: str) -> Figure:
+def profile_figure(found: laws.Profile, about: str) -> FigureSpec:
     """The same of a profile, with its interval's cut, names and units."""
-    at = "" if found.C is None else f" at {write_number(found.C, 'power')} FLOPs"
+    at = "" if found.C is None else f" at {power(found.C)} FLOPs"
     caption = f"{found.level:.0%} interval. {about}".strip()
-    title = study.derived_title(found.conventions, found.name)
+    axis = derived_title(found.conventions, found.name) + at
     scale = AXES.get(found.name, "plain") if found.C is not None else "plain"
-    return profile(found.values, found.objectives, found.cut, found.name + at, caption, title + at, scale)
+    return points_profile_figure(found.values, found.objectives, found.cut, found.name + at, caption, axis, scale)
 
 
-def cloud(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float | None, level: float) -> Figure:
+def bootstrap_figure(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float | None, level: float) -> FigureSpec:
     """The refits of a bootstrap as points, pair by pair of parameters or derived quantities."""
     if fit.draws is None:
         raise UserError("no bootstrap to show yet: call fit.bootstrap() first")
     panels = [_cloud_panel(fit, x, y, C, level) for x, y in pairs]
     what = {"rows": "of the rows drawn with replacement", "runs": "of whole training runs drawn with replacement"}
-    at = "" if C is None else f" N*, D*, L* and D*/N* at {write_number(C, 'power')} FLOPs."
+    at = "" if C is None else f" N*, D*, L* and D*/N* at {power(C)} FLOPs."
     caption = (
         f"{len(fit.draws)} refits {what.get(fit.draws.kind, f'to fresh {fit.draws.kind}')}. Star: the fit, with the "
-        f"{level:.0%} interval of each quantity.{at} {_formula(fit)}. {study.words(fit.runs).conventions}"
+        f"{level:.0%} interval of each quantity.{at} {_formula(fit)}. {titles_of(fit.runs).conventions}"
     )
-    return Figure("bootstrap", "What the fit could have been", caption, panels)
+    return FigureSpec("What the fit could have been", caption, panels)
 
 
-def frontier(data: ReportData, fit: laws.Fit) -> Figure:
+def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
     """Loss against compute: runs, the law at some model sizes, and the envelope of these curves."""
-    figure = figures.frontier(data)
+    figure = loss_figure(data)
     assert figure is not None
     panel = figure.panels[0]
     sizes = np.geomspace(fit.runs.N.min(), fit.runs.N.max(), SHADES)
@@ -154,7 +155,7 @@ def frontier(data: ReportData, fit: laws.Fit) -> Figure:
         tokens = flops / float(per_token(size))
         inside = (tokens >= fit.runs.D.min() / 3) & (tokens <= fit.runs.D.max() * 3)
         loss = np.asarray(fit.predict(N=size, D=tokens[inside]).loss)
-        hover = f"the law at N = {write_number(float(size), 'si')}"
+        hover = f"the law at N = {si(float(size))}"
         label = f"the law at {SHADES} sizes" if len(curves) == SHADES // 2 else ""
         curves.append(Line(flops[inside].tolist(), loss.tolist(), shade, label, 1.1, opacity=0.7, hover=hover))
     order = np.argsort(fit.runs.flops, kind="stable")
@@ -165,14 +166,14 @@ def frontier(data: ReportData, fit: laws.Fit) -> Figure:
     )  # fmt: skip
     caption = (
         f"Points: runs, by size. Thin lines: the law at {SHADES} sizes; their envelope is the frontier, the least "
-        f"loss that the law allows at each budget. {_formula(fit)}. {data.words.conventions}"
+        f"loss that the law allows at each budget. {_formula(fit)}. {data.titles.conventions}"
     )
     marks = [replace(mark, front=True) if isinstance(mark, Line) else mark for mark in panel.marks]
     shown = replace(panel, marks=[*curves, reached, *marks])
-    return replace(figure, name="frontier", caption=caption, panels=[shown])
+    return replace(figure, caption=caption, panels=[shown])
 
 
-def fan(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: float) -> Figure:
+def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: float) -> FigureSpec:
     """The frontier carried on beyond the runs, with two bands, a frozen forecast and what came out."""
     outer = data.frontier
     assert outer is not None
@@ -181,12 +182,12 @@ def fan(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: float) ->
         marks.append(Band(outer.flops, outer.low, outer.high, "law", f"{data.level:.0%} interval of the law", 0.13))
         marks.append(Band(inner.flops, inner.low, inner.high, "law", f"{inner_level:.0%} interval", 0.25))
     done = [run for run in data.runs if run.role == "fit"]
-    marks.append(Line(outer.flops, outer.loss, "law", "least loss by the law", 2.2, front=len(done) > figures.MANY))
-    marks.append(figures.runs_as_points(done, "muted", "runs fitted"))
+    marks.append(Line(outer.flops, outer.loss, "law", "least loss by the law", 2.2, front=len(done) > MANY))
+    marks.append(runs_as_points(done, "muted", "runs fitted"))
     if data.forecast is not None:
-        marks.append(figures.forecast_point(data))
+        marks.append(forecast_point(data.forecast))
     if data.tests:
-        marks.append(figures.runs_as_points(data.tests, "actual", "actual", "diamond"))
+        marks.append(runs_as_points(data.tests, "actual", "actual", "diamond"))
     edge = float(fit.runs.flops.max())
     losses = [run.loss for run in data.finished if run.loss is not None]
     ends = [*losses, *outer.loss, *outer.low, *([data.forecast.low, data.forecast.high] if data.forecast else [])]
@@ -194,25 +195,25 @@ def fan(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: float) ->
     marks.insert(0, Line((edge, edge), (low, high), "muted", "largest run fitted", 1.2, dash=True))
     panel = Panel(
         "",
-        Axis(data.words.flops, "power", log=True, limits=(outer.flops[0], outer.flops[-1] * 1.15)),
-        Axis(data.words.loss, "plain", log=True, limits=(low, high)),
+        Axis(data.titles.flops, "power", log=True, limits=(outer.flops[0], outer.flops[-1] * 1.15)),
+        Axis(data.titles.loss, "plain", log=True, limits=(low, high)),
         marks,
     )
     frozen = ""
     if data.forecast is not None:
         frozen = (
-            f" The forecast, frozen {data.forecast.made}, is for one run: its {data.forecast.level:.0%} interval "
-            "also holds a run's scatter and the disagreement of the approaches."
+            f" The forecast, frozen {frozen_on(data.forecast)}, is for one run: its {data.forecast.level:.0%} "
+            "interval also holds a run's scatter and the disagreement of the approaches."
         )
     caption = (
         "Bands: where refits of the law put the least loss at each budget; a single run scatters around it, and no "
-        f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}. {data.words.conventions}"
+        f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}. {data.titles.conventions}"
     )
-    return Figure("forecast_fan", "The law carried on beyond its runs", caption, [panel])
+    return FigureSpec("The law carried on beyond its runs", caption, [panel])
 
 
 def _cloud_panel(fit: laws.Fit, x: str, y: str, C: float | None, level: float) -> Panel:
-    (at_x, x_drawn), (at_y, y_drawn) = study.drawn(fit, x, C), study.drawn(fit, y, C)
+    (at_x, x_drawn), (at_y, y_drawn) = _drawn(fit, x, C), _drawn(fit, y, C)
     marks: list[Mark] = [
         Points(x_drawn.tolist(), y_drawn.tolist(), "law", "refits", size=3, opacity=0.25),
         Points(
@@ -231,7 +232,7 @@ def _cloud_axis(fit: laws.Fit, name: str, drawn: Array) -> Axis:
     margin = 0.06 * (math.log(high / low) if log else high - low)
     limits = (low * math.exp(-margin), high * math.exp(margin)) if log else (low - margin, high + margin)
     ends = float(limits[0]), float(limits[1])
-    return Axis(study.derived_title(fit.runs.conventions, name), AXES.get(name, "plain"), log=log, limits=ends)
+    return Axis(derived_title(fit.runs.conventions, name), AXES.get(name, "plain"), log=log, limits=ends)
 
 
 def _letters(fit: laws.Fit) -> list[str]:
@@ -255,11 +256,22 @@ def _running_median(x: Array, y: Array) -> tuple[list[float], list[float]] | Non
     return [m for m, _ in middles], [v for _, v in middles]
 
 
+def _drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, Array]:
+    """A parameter or derived quantity by the fit, and by each refit of its bootstrap.
+
+    Raises UserError for an unknown name, and for one of a budget without C.
+    """
+    assert fit.draws is not None
+    per_token = fit.runs.flops_per_token() if C is not None and fit.runs.C is not None else None
+    own = quantity(fit.form, fit.natural, name, C, per_token)
+    return float(own), quantity(fit.form, fit.draws.samples, name, C, per_token)
+
+
 def _texts(fit: laws.Fit, percent: Array) -> list[str]:
     runs = fit.runs
     parts = [(letter, runs.column(letter)) for letter in _letters(fit)]
     return [
-        f"{runs.rows[i]}\n" + ", ".join(f"{'D/N' if name == 'M' else name} {write_number(float(v[i]), 'si')}"
+        f"{runs.rows[i]}\n" + ", ".join(f"{'D/N' if name == 'M' else name} {si(float(v[i]))}"
                                        for name, v in parts)
         + f"\nloss {runs.loss[i]:.4f}, {percent[i]:+.2f} % above the law"
         for i in range(len(runs))
@@ -280,7 +292,7 @@ def _places(values: Array) -> list[float]:
 
 def _scale(name: str, values: Array) -> tuple[str, str, str] | None:
     low, high = float(values.min()), float(values.max())
-    return (name, write_number(low, "si"), write_number(high, "si")) if high > low else None
+    return (name, si(low), si(high)) if high > low else None
 
 
 def _widened(values: Array, factor: float) -> tuple[float, float]:

@@ -136,11 +136,9 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureSpec:
     """Panels, two side by side, under one title, with the conventions of what they show."""
 
-    name: str
-    """stem of the PNG's name"""
     title: str
     caption: str
     panels: Sequence[Panel] = field(default_factory=tuple)

@@ -2,17 +2,17 @@
 
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.report.figures.spec import PALETTE, SEQUENTIAL, Band, Color, Figure, Line, Mark, Panel, Points
+from scaling.report.figures.spec import PALETTE, SEQUENTIAL, Band, Color, FigureSpec, Line, Mark, Panel, Points
 from scaling.result import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
+    from matplotlib.figure import Figure
 
 DPI = 150
 """of PNG files"""
@@ -48,45 +48,45 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def save(figures: Iterable[Figure], folder: str | Path) -> list[Path]:
+def save(specs: Mapping[str, FigureSpec], folder: str | Path) -> list[Path]:
     """Each figure as `folder/NAME.png`; the paths, in order."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for figure in figures:
-        paths.append(folder / f"{figure.name}.png")
+    for name, spec in specs.items():
+        paths.append(folder / f"{name}.png")
         with naming(paths[-1]):
-            draw(figure).savefig(paths[-1], dpi=DPI)
+            matplotlib_figure(spec).savefig(paths[-1], dpi=DPI)
     return paths
 
 
-def draw(figure: Figure) -> "Canvas":
+def matplotlib_figure(spec: FigureSpec) -> "Figure":
     """The figure as one of matplotlib's, which a notebook shows with or without `%matplotlib inline`."""
     import matplotlib
 
-    columns = min(len(figure.panels), 2)
-    rows = -(-len(figure.panels) // 2)
+    columns = min(len(spec.panels), 2)
+    rows = -(-len(spec.panels) // 2)
     with matplotlib.rc_context(matplotlib.rcParamsDefault), matplotlib.rc_context(STYLE):
-        canvas = _canvas_class()(figsize=(WIDTH[columns], HEIGHT * rows), dpi=SCREEN_DPI, layout="constrained")
-        places = canvas.subplots(rows, columns, squeeze=False).ravel()
-        for axes in places[len(figure.panels) :]:
+        drawn = _figure_class()(figsize=(WIDTH[columns], HEIGHT * rows), dpi=SCREEN_DPI, layout="constrained")
+        places = drawn.subplots(rows, columns, squeeze=False).ravel()
+        for axes in places[len(spec.panels) :]:
             axes.set_axis_off()
-        for axes, panel in zip(places, figure.panels, strict=False):
-            _draw(axes, panel, max(map(legend_rows, figure.panels)))
-        canvas.suptitle(figure.title, x=0.01, ha="left", weight="bold", size=13, color=PALETTE["ink"][0])
-        caption = textwrap.fill(figure.caption, CAPTION[columns])
-        canvas.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
-        canvas.draw_without_rendering()  # ticks take their style when they are first drawn
-    return canvas
+        for axes, panel in zip(places, spec.panels, strict=False):
+            _draw(axes, panel, max(map(legend_rows, spec.panels)))
+        drawn.suptitle(spec.title, x=0.01, ha="left", weight="bold", size=13, color=PALETTE["ink"][0])
+        caption = textwrap.fill(spec.caption, CAPTION[columns])
+        drawn.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
+        drawn.draw_without_rendering()  # ticks take their style when they are first drawn
+    return drawn
 
 
 @cache
-def _canvas_class() -> "type[Canvas]":
+def _figure_class() -> "type[Figure]":
     """matplotlib's figure, knowing how to show itself where no backend has taught the notebook to."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
+    from matplotlib.figure import Figure
 
-    class Drawing(Canvas):
+    class Drawing(Figure):
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
             FigureCanvasAgg(self)

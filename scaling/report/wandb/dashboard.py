@@ -15,8 +15,8 @@ from typing import Any
 
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
-from scaling.report import text
 from scaling.report.make import write
+from scaling.report.text import in_words
 from scaling.report.wandb import law_run
 from scaling.report.wandb.panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
 from scaling.result import write_text_atomically
@@ -55,7 +55,7 @@ class Dashboard:
                 ("send", f"wandb sync {pattern}  ({len(self.unsent)} recorded offline)"),
                 ("look", f"wandb leet {shlex.quote(str(newest))}  (one run, in the terminal)"),
             ]
-        return "\n".join(align(lines, right=()))
+        return "\n".join(align(lines, left=2))
 
 
 def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
@@ -76,14 +76,14 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     _require_library()
     with _wandb_may_fail():
         entity = _entity()  # before the work: a wrong key is told at once
-    from scaling.report.read import read
+    from scaling.report.read import read_sweep
     from scaling.sweeps import status
 
-    data = read(home)
+    data = read_sweep(home)
     law = law_run.law_run(data, group)
     rows = [row for row in status(home)["runs"] if row["params"] and row["flops"]]
     sizes, budgets = ({row["run_id"]: float(row[key]) for row in rows} for key in ("params", "flops"))
-    known, said = _known(home), text.summary(data)
+    known, said = _known(home), in_words(data)
     with _wandb_may_fail():
         board = Board(entity, project, group, sizes, budgets, said, law)
         found = _find_workspace(board, known)

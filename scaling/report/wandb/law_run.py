@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from scaling.report.data import ReportData
+from scaling.report.data import ReportData, frozen_on
 from scaling.strict_json import finite
 from scaling.tracking import Mode, Opening, upload
 
@@ -47,7 +47,7 @@ def law_run(data: ReportData, group: str) -> LawRun | None:
             history.append({"flops": flops, **drawn})
     if data.forecast is not None:
         made = data.forecast
-        facts |= {"forecast_made": made.made, "forecast_params": made.n, "forecast_tokens": made.d}
+        facts |= {"forecast_made": frozen_on(made), "forecast_params": made.N, "forecast_tokens": made.D}
         history.append(
             {"flops": made.flops} | dict(zip(FORECAST, (made.loss, made.low, made.high), strict=True)),
         )

@@ -10,12 +10,12 @@ from typing import Any
 from scaling import accounting, ladder
 from scaling.config import BranchesDesign, ModelConfig, SweepConfig, build, merge, shared_steps
 from scaling.errors import UserError
-from scaling.sweeps.designs.planned import PlannedRun, Point, plan_run, tell
+from scaling.sweeps.designs.planned import DesignPoint, PlannedRun, plan_run, tell
 from scaling.sweeps.designs.sizes import center, in_row, sized
 from scaling.sweeps.run_store.tuning import FACTOR
 
 
-def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Point]:
+def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[DesignPoint]:
     """Size by size, the longest run of each first.
 
     Warmup takes as many tokens in all runs of a size: `run.schedule.warmup_tokens`, or the share
@@ -114,7 +114,7 @@ def _rows(design: BranchesDesign) -> list[tuple[float, tuple[float, ...]]]:
 
 def _of_one_size(
     sweep: SweepConfig, design: BranchesDesign, target: float, model: Mapping[str, Any], amounts: Sequence[float]
-) -> Iterator[Point]:
+) -> Iterator[DesignPoint]:
     alone = {amount: _alone(sweep, design, target, model, amount) for amount in amounts}
     by_steps = sorted(amounts, key=lambda amount: -alone[amount].config.steps)
     key, batch_size = _length(design), alone[by_steps[0]].config.batch_size
@@ -141,7 +141,7 @@ def _of_one_size(
     for amount in by_steps:
         run = alone[amount]
         values = {"model": model, "tokens": run.tokens, "schedule": schedule}
-        yield Point(values, run.label)
+        yield DesignPoint(values, run.label)
 
 
 def _alone(

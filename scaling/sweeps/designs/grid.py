@@ -6,11 +6,11 @@ from typing import Any
 
 from scaling.config import GridDesign, RunConfig, SweepConfig, check_key, merge
 from scaling.errors import UserError
-from scaling.sweeps.designs.planned import Point, axis
+from scaling.sweeps.designs.planned import DesignPoint, axis
 from scaling.sweeps.designs.sizes import PARAMS_KEY, sized
 
 
-def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[Point]:
+def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[DesignPoint]:
     """The last axis fastest, what is zipped faster still."""
     for key in design.keys:
         check_key(RunConfig, key, f"sweep {sweep.name}: {axis(design, key)}", also=(PARAMS_KEY,), values=sweep.run)
@@ -27,7 +27,7 @@ def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[Point]:
                 raise UserError(f"{where}: {target!r} is not a number of parameters")
             model = sized(sweep, target, f"{where}: {target:g}", values.get("model", {}))
             values = merge(values, {"model": model})
-        yield Point(values, label)
+        yield DesignPoint(values, label)
 
 
 def _nested(key: str, value: Any) -> Any:

@@ -63,10 +63,9 @@ def rule_notes(sweep: SweepConfig, configs: Sequence[RunConfig]) -> list[str]:
         size_of(config, config.steps * config.batch_tokens, config.batch_tokens, config.optimizer.learning_rate)
         for config in configs
     ]
-    rules = {"learning_rate": sweep.learning_rate, "batch_size": sweep.batch_size, "weight_decay": sweep.weight_decay}
     notes = [
-        f"{key}: the rule {rule.kind} {outside}"
-        for key, rule in rules.items()
-        if rule is not None and (outside := rule.outside(sizes)) is not None
+        f"{key}: the rule {rule.name} {outside}"
+        for key, rule in sweep.rules.items()
+        if (outside := rule.outside(sizes)) is not None
     ]
     return notes + transfer_notes([config.model for config in configs])

@@ -3,23 +3,23 @@
 from collections.abc import Iterator
 
 from scaling.config import IsoflopDesign, SweepConfig
-from scaling.sweeps.designs.planned import Point
+from scaling.sweeps.designs.planned import DesignPoint
 from scaling.sweeps.designs.sizes import center, in_row, sized
 
 
-def isoflop_points(sweep: SweepConfig, design: IsoflopDesign) -> Iterator[Point]:
+def isoflop_points(sweep: SweepConfig, design: IsoflopDesign) -> Iterator[DesignPoint]:
     """Budget by budget, by rising size."""
     for budget in design.budgets:
         for target in target_sizes(design, budget):
             yield isoflop_point(sweep, design, budget, target)
 
 
-def isoflop_point(sweep: SweepConfig, design: IsoflopDesign, budget: float, target: float) -> Point:
+def isoflop_point(sweep: SweepConfig, design: IsoflopDesign, budget: float, target: float) -> DesignPoint:
     """The run of about `target` parameters at `budget`. Raises UserError where the ladder has none."""
     where = f"design.budgets: {budget:g} FLOPs wants {target:.4g} parameters"
     keys = "design.center_params or the budget"
     model = sized(sweep, target, where, tolerance=in_row(design.spacing), asked_by=keys)
-    return Point({"model": model}, {"budget": budget, "target_params": round(target)}, budget)
+    return DesignPoint({"model": model}, {"budget": budget, "target_params": round(target)}, budget)
 
 
 def target_sizes(design: IsoflopDesign, budget: float) -> tuple[float, ...]:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scaling import ladder
-from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, family_of, merge
+from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, merge
 from scaling.errors import UserError
 from scaling.families import untransferable
 from scaling.sweeps.designs.branches import branch_points, lone_schedule, share_trunks
 from scaling.sweeps.designs.grid import grid_points
 from scaling.sweeps.designs.isoflop import isoflop_points
-from scaling.sweeps.designs.planned import PlannedRun, Point, axis, plan_run, tell
+from scaling.sweeps.designs.planned import DesignPoint, PlannedRun, axis, plan_run, tell
 from scaling.sweeps.designs.points import list_points
 from scaling.sweeps.designs.sizes import PARAMS_KEY, TEST_TOLERANCE, sized
 from scaling.sweeps.run_store.tuning import FACTOR, RATE
@@ -44,7 +44,7 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
     model = sized(like, target_params, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
     label = {"budget": budget, "target_params": target_params}
     values = {"model": model, "records": {"role": "test"}}
-    runs = plan_points(like, [Point(values, label, budget, sweep.forecast.seeds)], folder)
+    runs = plan_points(like, [DesignPoint(values, label, budget, sweep.forecast.seeds)], folder)
     _refuse_twins(sweep, runs)
     return runs
 
@@ -52,11 +52,14 @@ def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None 
 def shared_run(sweep: SweepConfig) -> dict[str, Any]:
     """What a run shares with those of the design: `sweep.run`, and the schedule where the design sets it."""
     if isinstance(sweep.design, BranchesDesign):
-        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design)})
+        told = {"by_rule": sweep.warmup_by_design}
+        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design), "records": told})
     return sweep.run
 
 
-def plan_points(sweep: SweepConfig, points: Iterable[Point], folder: str | None = None) -> tuple[PlannedRun, ...]:
+def plan_points(
+    sweep: SweepConfig, points: Iterable[DesignPoint], folder: str | None = None
+) -> tuple[PlannedRun, ...]:
     """The runs of a design's points, once for each seed and, where they are tuned, each learning rate."""
     factors = sweep.tuning.learning_rate if sweep.tuning else ()
     tried: list[tuple[float, dict[str, Any]]] = [(factor, {FACTOR: factor}) for factor in factors] or [(1.0, {})]
@@ -75,7 +78,7 @@ def plan_points(sweep: SweepConfig, points: Iterable[Point], folder: str | None 
     )
 
 
-def _points(sweep: SweepConfig) -> Iterable[Point]:
+def _points(sweep: SweepConfig) -> Iterable[DesignPoint]:
     design = sweep.design
     if isinstance(design, IsoflopDesign):
         return isoflop_points(sweep, design)
@@ -87,13 +90,8 @@ def _points(sweep: SweepConfig) -> Iterable[Point]:
 def _refuse_set_by_design(sweep: SweepConfig) -> None:
     """`run` says what all runs share; a key that the design sets would be silently lost."""
     owners = {"seed": "seeds", "records.sweep": "name", "records.role": "forecast"}
-    rules = {"batch_size": "batch_size", "weight_decay": "optimizer.weight_decay"}
-    rules |= {"learning_rate": "optimizer.learning_rate"}
-    owners |= {key: rule for rule, key in rules.items() if getattr(sweep, rule) is not None}
-    design, shape = (
-        sweep.design,
-        {f"model.{key}": "the ladder" for key in family_of(sweep.run.get("model", {}), f"sweep {sweep.name}").SIZES},
-    )
+    owners |= {rule.sets: name for name, rule in sweep.rules.items()}
+    design, shape = sweep.design, dict.fromkeys(ladder.size_keys(), "the ladder")
     if isinstance(design, IsoflopDesign):
         owners |= {"tokens": "design.budgets"} | shape
     elif isinstance(design, BranchesDesign):

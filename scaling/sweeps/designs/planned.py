@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from scaling import accounting
-from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, run_id
+from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, resolved, run_id
 from scaling.errors import UserError
 from scaling.sweeps.designs.hyperparameters import batch_values, placeholders, rate_values
 from scaling.sweeps.run_store import Entry
@@ -15,7 +15,7 @@ ANY = 10**18  # tokens of a run until the cost of a token is known
 
 
 @dataclass(frozen=True)
-class Point:
+class DesignPoint:
     """What a design sets in one run."""
 
     values: Mapping[str, Any]
@@ -51,6 +51,12 @@ class PlannedRun:
         """Tokens of whole batches."""
         return self.config.steps * self.config.batch_tokens
 
+    @property
+    def devices(self) -> int:
+        """Devices that its mesh takes; one where the mesh takes what there is (`data: 0`)."""
+        mesh = self.config.placement.mesh
+        return max(mesh.data, 1) * mesh.fsdp * mesh.tensor
+
     def entry(self, flops_spent: float | None = None) -> Entry:
         """What plan.json keeps of it. flops_spent: as its design says where None."""
         own = self.flops_spent if flops_spent is None else flops_spent
@@ -79,12 +85,13 @@ def plan_run(
     rate_factor: times the learning rate that the run would have.
     """
     where = f"sweep {sweep.name}, run {tell(label)}"
-    records: dict[str, Any] = {"sweep": sweep.name} | ({} if folder is None else {"folder": folder})
+    records: dict[str, Any] = {"sweep": sweep.name, "by_rule": sweep.by_rule}
+    records |= {} if folder is None else {"folder": folder}
     whole = merge(merge(sweep.run, values), {"records": records})
     if flops is not None:
         whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known
     named = partial(_named, sweep)
-    config = build(RunConfig, merge(whole, placeholders(sweep, whole)), where, named)
+    config = resolved(build(RunConfig, merge(whole, placeholders(sweep, whole)), where, named))
     per_token = accounting.flops_per_token(config).exact
     about = config.tokens if flops is None else flops / per_token
     config = changed(config, batch_values(sweep, config, about), where)

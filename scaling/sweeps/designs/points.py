@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 
 from scaling.config import ListDesign, SweepConfig
-from scaling.sweeps.designs.planned import Point
+from scaling.sweeps.designs.planned import DesignPoint
 from scaling.sweeps.designs.sizes import sized
 
 LIST_TOLERANCE = 0.1  # what a suggested run tells about a law changes little over it; the record has the real N
 
 
-def list_points(sweep: SweepConfig, design: ListDesign) -> Iterator[Point]:
+def list_points(sweep: SweepConfig, design: ListDesign) -> Iterator[DesignPoint]:
     """In the order of the list."""
     for i, point in enumerate(design.points):
         where = f"design.points.{i}: {point.params:.4g} parameters"
         model = sized(sweep, point.params, where, tolerance=LIST_TOLERANCE)
         label = {"target_params": round(point.params), "target_tokens": round(point.tokens)}
-        yield Point({"model": model, "tokens": round(point.tokens)}, label, seeds=point.seeds)
+        yield DesignPoint({"model": model, "tokens": round(point.tokens)}, label, seeds=point.seeds)

@@ -8,13 +8,13 @@ from scaling.config import IsoflopDesign, SweepConfig
 from scaling.errors import UserError
 from scaling.sweeps.designs.isoflop import isoflop_point
 from scaling.sweeps.designs.make import plan_points
-from scaling.sweeps.designs.planned import PlannedRun, Point
+from scaling.sweeps.designs.planned import DesignPoint, PlannedRun
 from scaling.sweeps.run_store import DONE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scaling.laws.isoflop.analysis import Budget, Isoflop
+    from scaling.laws.isoflop import Isoflop, IsoflopBudget
     from scaling.sweeps.run_store import Entry
 
 ROUND = "round"  # in the label of a run that a design did not have at first: when it was added, from 1
@@ -71,7 +71,7 @@ def extend(
     except UserError as error:
         return Extension((), (f"no minimum was looked for: {error}",))
     measured = set(table["run_id"][table["status"].isin(DONE)])
-    points: list[Point] = []
+    points: list[DesignPoint] = []
     said = []
     for budget in found.budgets:
         C = fit[budget.rows[0]]["budget"]
@@ -99,11 +99,11 @@ def _curve(found: "Isoflop") -> str:
 def _further(
     sweep: SweepConfig,
     design: IsoflopDesign,
-    budget: "Budget",
+    budget: "IsoflopBudget",
     C: float,
     labels: Mapping[str, Mapping[str, Any]],
     number: int,
-) -> Iterator[Point]:
+) -> Iterator[DesignPoint]:
     """The sizes to add at a budget of which the ladder has a model and the budget trains it for a step at least."""
     wanted = [label["target_params"] for label in labels.values()]
     below = sum(size < budget.N.min() for size in budget.advice)
@@ -118,6 +118,6 @@ def _further(
         yield point
 
 
-def _point(sweep: SweepConfig, design: IsoflopDesign, budget: float, target: float, number: int) -> Point:
+def _point(sweep: SweepConfig, design: IsoflopDesign, budget: float, target: float, number: int) -> DesignPoint:
     point = isoflop_point(sweep, design, budget, target)
     return replace(point, label={**point.label, ROUND: number})

@@ -7,7 +7,7 @@ from scaling import accounting, ladder
 from scaling.config import BranchesDesign, IsoflopDesign, ModelConfig, SweepConfig, build, merge
 from scaling.errors import UserError
 
-PARAMS_KEY = "model.params"  # in a grid: ask the ladder for this size
+PARAMS_KEY = ladder.SIZE_KEY
 SLACK = 0.2  # of the step between two sizes: a ladder of few shapes may miss a size of a row by so much
 TEST_TOLERANCE = 0.05  # an N 5 % off the optimum costs about 1e-4 of the loss
 

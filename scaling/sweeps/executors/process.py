@@ -10,6 +10,7 @@ from typing import Any
 
 POLL_S = 0.05
 GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
+PARENT = "SCALING_PARENT"  # for the process: who started it, and may be gone before it could ask
 
 
 class Process:
@@ -26,7 +27,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, PARENT: str(os.getpid())},
                 **options,
             )
 

@@ -104,7 +104,7 @@ class RayExecutor:
                     f"run {task.name} needs {task.devices} devices (placement.mesh), each of {each}, and no node of "
                     f"the Ray cluster has more than {largest}; lower the mesh, or what a device takes"
                 )
-        begin = ray.remote(max_retries=0)(run_process)
+        begin = ray.remote(max_retries=0)(run_on_node)
         for task in sorted(tasks, key=lambda task: -task.cost):
             environment = dict(task.environment)
             if not self.config.gpus:
@@ -174,7 +174,7 @@ class RayExecutor:
         return Finished(task, code, seconds)
 
 
-def run_process(command: Sequence[str], log: str, cwd: str, environment: Mapping[str, str]) -> tuple[int, float]:
+def run_on_node(command: Sequence[str], log: str, cwd: str, environment: Mapping[str, str]) -> tuple[int, float]:
     """On a node: a process, what it prints appended to `log`. Returns its exit code and the seconds it took.
 
     `ray.cancel` comes as a SIGINT and is passed on as a SIGTERM; what takes more than GRACE_S to stop is killed.

@@ -40,7 +40,7 @@ AGAIN_S = (2.0, 10.0, 30.0)  # pauses after refusals of that kind
 NO_MEMORY = re.compile("oom[-_ ]kill|memory limit", re.I)  # in Slurm's last words about a job
 REQUEUES = 100  # of one job by itself: a limit too short for any progress is noticed by the launch
 
-Runs = tuple[str, ...]  # ids of the runs that one job trains
+JobRuns = tuple[str, ...]  # ids of the runs that one job trains
 
 
 class SlurmExecutor:
@@ -152,7 +152,7 @@ class SlurmExecutor:
 
         logging.getLogger("submitit").setLevel(logging.ERROR)  # it logs to standard output, which is for results
         executor = submitit.SlurmExecutor(self._folder)
-        executor.update_parameters(**parameters(self.config, devices, self._name))
+        executor.update_parameters(**job_parameters(self.config, devices, self._name))
         logs = [str(task.folders[0].absolute() / "log.txt") for task in tasks]
         cpu = {} if self.config.gpus else worker_environment("cpu", range(devices))
         environments = [{**cpu, **task.environment} for task in tasks]
@@ -250,12 +250,12 @@ class SlurmExecutor:
             return None
         return dict(line.split() for line in asked.stdout.splitlines() if line.strip())
 
-    def _alive(self, jobs: Mapping[str, Runs], queued: Mapping[str, str]) -> dict[str, Runs]:
+    def _alive(self, jobs: Mapping[str, JobRuns], queued: Mapping[str, str]) -> dict[str, JobRuns]:
         """Those of `jobs` that have not ended; one that is being cleaned up and has left a result has."""
         ended = {job for job, state in queued.items() if state == "COMPLETING"} & self._find_results()
         return {job: runs for job, runs in jobs.items() if job in queued and job not in ended}
 
-    def _read(self) -> tuple[str, dict[str, Runs]]:
+    def _read(self) -> tuple[str, dict[str, JobRuns]]:
         """The name of this sweep's jobs, and the runs of each job that was recorded."""
         path = self._folder / "jobs.json"
         try:
@@ -271,7 +271,7 @@ class SlurmExecutor:
         write_text_atomically(self._folder / "jobs.json", json.dumps({"name": self._name, "jobs": jobs}, indent=1))
 
 
-def parameters(config: SlurmConfig, devices: int, name: str) -> dict[str, Any]:
+def job_parameters(config: SlurmConfig, devices: int, name: str) -> dict[str, Any]:
     """What submitit is to ask of Slurm for jobs of `devices` devices each, all on one node."""
     cpus, limit_s = config.cpus * devices, 60 * config.time_minutes
     wanted = {
@@ -332,7 +332,7 @@ def _queue_again(job: str) -> bool:
     return subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0
 
 
-def _runs(task: Task) -> Runs:
+def _runs(task: Task) -> JobRuns:
     return tuple(folder.name for folder in task.folders)
 
 

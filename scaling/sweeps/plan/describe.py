@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from scaling import accounting
-from scaling.config import IsoflopDesign, Records, SweepConfig
+from scaling.config import IsoflopDesign, SweepConfig
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs, make_test_runs
 from scaling.sweeps.designs.hyperparameters import rule_notes
 from scaling.sweeps.plan.checks import check_data, check_folder, expected_tests, refuse_other_sweep
 from scaling.sweeps.plan.estimate import START_S, Job, devices_for, flops_left, makespan, speed_of
 from scaling.sweeps.plan.forks import flops_to_spend, fork_bytes
 from scaling.sweeps.plan.notes import machine_notes
-from scaling.sweeps.run_store import DONE, Entry, RunState, read_exclusions, read_plan, run_state
+from scaling.sweeps.run_store import DONE, Entry, RunState, read_exclusions, read_plan, run_state, sweep_folder
 
 Row = dict[str, Any]
 
@@ -77,21 +77,6 @@ def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[
     }
 
 
-def sweep_folder(sweep: SweepConfig, folder: str | None = None) -> Path:
-    """Where the records of the runs of `sweep` are kept.
-
-    folder: where sweeps' folders are kept; `run.records.folder` where None.
-    """
-    kept = folder or (sweep.run.get("records") or {}).get("folder", Records().folder)
-    return Path(kept).expanduser() / sweep.name
-
-
-def devices_of(run: PlannedRun) -> int:
-    """Devices that a run's mesh takes; one where the mesh takes what there is (`data: 0`)."""
-    mesh = run.config.placement.mesh
-    return max(mesh.data, 1) * mesh.fsdp * mesh.tensor
-
-
 def _frozen_tests(
     sweep: SweepConfig, home: Path, planned: Mapping[str, Entry], folder: str | None
 ) -> tuple[PlannedRun, ...]:
@@ -104,7 +89,7 @@ def _frozen_tests(
 
 def _row(run: PlannedRun, folder: Path, state: RunState, spent: float, flops_per_s: float, kind: str) -> Row:
     """folder: of the run. spent: of its FLOPs, on its own. kind: of the devices, as `accounting.device` knows it."""
-    config, devices = run.config, devices_of(run)
+    config, devices = run.config, run.devices
     left = flops_left(run, folder, state, spent)
     return {
         "run_id": run.id,

@@ -16,11 +16,12 @@ def fork_folder(run: PlannedRun, home: Path) -> Path | None:
 
 
 def fork_bytes(runs: Sequence[PlannedRun]) -> int:
-    """Disk that the checkpoints of `runs` at which others begin take: parameters and optimizer state of each."""
+    """Disk that the checkpoints of `runs` at which others begin take: the state of each."""
     total = 0
     for run in runs:
         whole = accounting.memory(run.config.model_copy(update={"placement": Placement()}), devices=1).items
-        total += len(run.config.records.checkpoint_at) * (whole["parameters"] + whole["optimizer"])
+        state = sum(whole.get(part, 0) for part in ("parameters", "optimizer", "reference"))
+        total += len(run.config.records.checkpoint_at) * state
     return total
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scaling.sweeps.plan.describe import Row
 from scaling.sweeps.plan.estimate import START_S
 from scaling.sweeps.run_store.labels import label_cell, varied
 from scaling.text import table
 from scaling.units import duration, si, si_bytes
 
-Row = Mapping[str, Any]
 Column = tuple[str, bool, Callable[[Row], str]]
-"""heading, whether it is set flush right, cell of a run"""
+"""heading, whether it is set flush left, cell of a run"""
 SHOWN = ("optimizer.learning_rate",)
 """what may be varied and has a column anyway"""
 
@@ -26,7 +26,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
         table(
             [heading for heading, _, _ in columns],
             [[cell(row) for _, _, cell in columns] for row in rows],
-            right=[i for i, (_, right, _) in enumerate(columns) if right],
+            left=[i for i, (_, left, _) in enumerate(columns) if left],
         ),
         f"{total['runs']} runs ({states}), {total['flops']:.3g} FLOPs, {si(total['tokens'])} tokens; "
         f"{left['runs']} left to train, about {duration(left['seconds'])}",
@@ -56,31 +56,31 @@ def format_plan(plan: Mapping[str, Any]) -> str:
 
 
 def _columns(rows: list[Row]) -> list[Column]:
-    columns: list[Column] = [("run", False, lambda row: row["run_id"] or "(after the fit)")]
+    columns: list[Column] = [("run", True, lambda row: row["run_id"] or "(after the fit)")]
     if len({row["role"] for row in rows}) > 1:
-        columns.append(("role", False, lambda row: row["role"]))
+        columns.append(("role", True, lambda row: row["role"]))
     columns += [_label_column(key) for key in varied(row["label"] for row in rows) if key not in SHOWN]
     columns += [
-        ("N", True, lambda row: _or_unknown(row["params"], si)),
-        ("D", True, lambda row: _or_unknown(row["tokens"], si)),
-        ("D/N", True, lambda row: _or_unknown(row["tokens_per_param"], "{:.1f}".format)),
-        ("FLOPs", True, lambda row: f"{row['flops']:.3g}"),
+        ("N", False, lambda row: _or_unknown(row["params"], si)),
+        ("D", False, lambda row: _or_unknown(row["tokens"], si)),
+        ("D/N", False, lambda row: _or_unknown(row["tokens_per_param"], "{:.1f}".format)),
+        ("FLOPs", False, lambda row: f"{row['flops']:.3g}"),
     ]
     shared = any(row["after"] for row in rows)
     if shared:
-        columns.append(("to spend", True, lambda row: f"{row['flops_spent']:.3g}"))
+        columns.append(("to spend", False, lambda row: f"{row['flops_spent']:.3g}"))
     columns += [
-        ("batch", True, lambda row: _or_unknown(row["batch_tokens"], si)),
-        ("learning rate", True, lambda row: _or_unknown(row["learning_rate"], "{:.3g}".format)),
-        ("memory", True, lambda row: _or_unknown(row["memory_bytes"], si_bytes)),
-        ("time", True, lambda row: duration(row["seconds"])),
-        ("state", False, _state),
+        ("batch", False, lambda row: _or_unknown(row["batch_tokens"], si)),
+        ("learning rate", False, lambda row: _or_unknown(row["learning_rate"], "{:.3g}".format)),
+        ("memory", False, lambda row: _or_unknown(row["memory_bytes"], si_bytes)),
+        ("time", False, lambda row: duration(row["seconds"])),
+        ("state", True, _state),
     ]
-    return [*columns, ("after", False, lambda row: row["after"] or "")] if shared else columns
+    return [*columns, ("after", True, lambda row: row["after"] or "")] if shared else columns
 
 
 def _label_column(key: str) -> Column:
-    return key, True, lambda row: label_cell(row["label"], key)
+    return key, False, lambda row: label_cell(row["label"], key)
 
 
 def _or_unknown(value: Any, write: Callable[[Any], str]) -> str:

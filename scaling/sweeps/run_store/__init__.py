@@ -25,8 +25,10 @@ from scaling.sweeps.run_store.plan_file import (
     role_of,
     run_folders,
     sweep_and_run,
+    sweep_folder,
     write_plan,
 )
+from scaling.sweeps.run_store.recipe import Source
 from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, without_result, write_table
 from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, stopped
 
@@ -42,6 +44,7 @@ __all__ = [
     "Entry",
     "Role",
     "RunState",
+    "Source",
     "State",
     "States",
     "attempts",
@@ -62,6 +65,7 @@ __all__ = [
     "run_state",
     "stopped",
     "sweep_and_run",
+    "sweep_folder",
     "table_of",
     "table_row",
     "without_result",

@@ -12,7 +12,7 @@ from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import Result
 from scaling.sweeps.run_store.plan_file import Entry, Role, read_plan, role_of, run_folders
-from scaling.sweeps.run_store.tuning import judged, verdicts
+from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
 from scaling.validity import Verdict, cut_short
 
 EXCLUSIONS = "exclusions.yaml"
@@ -29,7 +29,7 @@ class Ledger:
     roles: Mapping[str, Role]
     """of the runs with a record"""
     tuning: Mapping[str, Mapping[str, Any]]
-    """of the runs with a record: the columns of `tuning.judged`"""
+    """of the runs with a record: the columns of `tuning.tuning_columns`"""
 
     def label(self, run_id: str) -> Mapping[str, Any]:
         """The design's wish for a run; empty where no plan says it."""
@@ -49,7 +49,7 @@ def read_ledger(home: Path, results: Mapping[str, Result]) -> Ledger:
     roles = {run_id: role_of(home / run_id, plan.get(run_id)) for run_id in results}
     rows = [{**vars(result), "role": roles[run_id]} for run_id, result in results.items()]
     labels = [plan[run_id].label if run_id in plan else {} for run_id in results]
-    tuning = dict(zip(results, judged(rows, labels, exclusions), strict=True))
+    tuning = dict(zip(results, tuning_columns(rows, labels, exclusions), strict=True))
     return Ledger(results, plan, exclusions, roles, tuning)
 
 
@@ -114,7 +114,7 @@ def _short_of_plan(ledger: Ledger) -> dict[str, Verdict]:
 
 def _tuned(ledger: Ledger) -> dict[str, Verdict]:
     rows = [vars(result) for result in ledger.results.values()]
-    said = verdicts(rows, list(ledger.tuning.values()))
+    said = tuning_verdicts(rows, list(ledger.tuning.values()))
     return {run_id: verdict for run_id, found in zip(ledger.results, said, strict=True) for verdict in found}
 
 

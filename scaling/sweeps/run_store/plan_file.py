@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scaling.config import Records, SweepConfig
 from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
@@ -29,6 +30,15 @@ class Entry:
     def __post_init__(self) -> None:
         if not self.flops_spent:
             object.__setattr__(self, "flops_spent", self.flops)
+
+
+def sweep_folder(sweep: SweepConfig, folder: str | None = None) -> Path:
+    """Where the records of the runs of `sweep` are kept.
+
+    folder: where sweeps' folders are kept; `run.records.folder` where None.
+    """
+    kept = folder or (sweep.run.get("records") or {}).get("folder", Records().folder)
+    return Path(kept).expanduser() / sweep.name
 
 
 def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:

@@ -8,11 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.config import RunConfig
+from scaling.config import RunConfig, column_of, columns_of, flat
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
 from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.sweeps.run_store.plan_file import Role, read_plan, run_folders, sweep_and_run
+from scaling.sweeps.run_store.recipe import Source, with_recipe
 from scaling.validity import Verdict, judge
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 TABLE = "runs.parquet"
 NESTED = (("facts", ""), ("flops_by_convention", "flops_"), ("versions", "versions_"))
 """fields of a record that become several columns, and what their names begin with"""
-RECORDED = ("tokens", "seed")
-"""keys of a design that are no columns of their own: the record says what they came to"""
 INT64 = 2**63
 
 
@@ -33,10 +32,12 @@ def load_runs(path: str | Path | Sequence[str | Path], role: Role | None = None)
 
     Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
     `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` (see `role_of`) tells the runs
-    that a law is fitted to (`fit`) from those that test it (`test`). What the design wanted is in columns named as
-    its keys: `budget`, `target_params`, `optimizer.b2`, and `run.batch_size` for `batch_size`, which is a fact too.
+    that a law is fitted to (`fit`) from those that test it (`test`). Every key of the run's configuration that makes
+    it what it is has a column, `optimizer.b2`, or `run.batch_size` for `batch_size`, None where it is unset, and
+    `rule.KEY` where a sweep's rule set it; `recipe_from` says where they are from (see `run_store.recipe`). What
+    the design wanted beside is in columns named as its keys: `budget`, `target_params`, `model.params`.
     `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
-    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `run_store.tuning.judged`.
+    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `tuning_columns`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
 
     role: only these runs. Raises UserError, naming every file, where a record cannot be read, and for a mistake in a
@@ -75,7 +76,7 @@ def _rows_under(path: Path, role: Role | None) -> list[dict[str, Any]]:
             sweeps.setdefault(folder.parent, {})[folder.name] = result
     if broken:
         raise UserError("; ".join(broken))
-    if only is not None:  # it is judged beside the others of its sweep
+    if only is not None:  # it is tuning_columns beside the others of its sweep
         sweeps = {home: sweeps.get(home, {})}
     return [
         row
@@ -113,27 +114,30 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
     if not rows:
-        plain = [field.name for field in fields(Result) if field.name not in dict(NESTED)]
+        nested = {*dict(NESTED), "config", "by_rule"}
+        plain = [field.name for field in fields(Result) if field.name not in nested]
         return pd.DataFrame(columns=[*plain, "role", "validity", "validity_reason"])
     names = dict.fromkeys(name for row in rows for name in row)
     return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
 
 
-def table_row(result: Result, role: Role, label: Mapping[str, Any], said: Sequence[Verdict] = ()) -> dict[str, Any]:
+def table_row(
+    result: Result, role: Role, label: Mapping[str, Any], said: Sequence[Verdict] = (), source: Source = "record"
+) -> dict[str, Any]:
     """A record as a row of `load_runs`.
 
     label: the design's wish, empty where no plan says it. said: what is known of the run beside its record.
+    source: of the record's configuration.
     """
     values = dict(vars(result))
-    nested = {key: value for name, prefix in NESTED for key, value in _flat(values.pop(name), prefix)}
+    config, rules = values.pop("config"), values.pop("by_rule")
+    nested = {key: value for name, prefix in NESTED for key, value in _joined(values.pop(name), prefix)}
     row = {**nested, **values, "flops_spent": result.flops_spent, "wall_s_spent": result.wall_s_spent}
     verdict = judge(row, *said)
-    names = {
-        key: f"run.{key}" if key in RunConfig.model_fields else key for key in label
-    }  # facts have such names too
-    wish = {names[key]: value for key, value in label.items() if key not in RECORDED}
-    wish = dict(_flat(wish, ""))
-    return {**row, "role": role, **wish, "validity": verdict.validity, "validity_reason": verdict.reason}
+    # facts have the names of some keys, too; what a key came to is what counts
+    wish = flat({column_of(key) if key in RunConfig.model_fields else key: value for key, value in label.items()})
+    judged = {"validity": verdict.validity, "validity_reason": verdict.reason}
+    return {**row, "role": role, **wish, **columns_of(config, rules), "recipe_from": source, **judged}
 
 
 def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]:
@@ -141,15 +145,16 @@ def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]
     ledger = read_ledger(home, results)
     said = findings(ledger)
     for run_id, result in results.items():
-        row = table_row(result, ledger.roles[run_id], ledger.label(run_id), said.get(run_id, ()))
+        whole, source = with_recipe(home / run_id, result)
+        row = table_row(whole, ledger.roles[run_id], ledger.label(run_id), said.get(run_id, ()), source)
         yield {**row, **ledger.tuning[run_id]}
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _joined(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Nested mappings as one, names joined by `_`; lists become JSON."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}_")
+            yield from _joined(value, f"{prefix}{key}_")
         else:
             yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list | tuple) else value
 

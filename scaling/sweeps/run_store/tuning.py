@@ -12,7 +12,7 @@ from scaling.validity import BETTER, Verdict
 if TYPE_CHECKING:
     import pandas as pd
 
-State = Literal["tuned", "bracketed", "untuned"]
+TuningState = Literal["tuned", "bracketed", "untuned"]
 
 FACTOR = "learning_rate_factor"  # in a label: times the learning rate that the run would have
 RATE = "optimizer.learning_rate"  # in a label of a grid that varies it
@@ -24,7 +24,7 @@ WIDEST = 4.0  # factor from one rate to the next beyond which a parabola says li
 class Tuning:
     """What the losses at several learning rates say of the best of them."""
 
-    state: State
+    state: TuningState
     """tuned: better than both neighbours, and little is to be gained between them; bracketed: better than both
     neighbours; untuned: nothing is known of the rates on one side, or on both"""
     note: str
@@ -33,7 +33,7 @@ class Tuning:
     """as it is in the losses; None where no run has a loss"""
 
 
-def judge(losses: Mapping[float, float], what: str = "learning rate") -> Tuning:
+def judge_rates(losses: Mapping[float, float], what: str = "learning rate") -> Tuning:
     """The state of a point by its loss at each rate.
 
     losses: by rate or by factor, more than 0; infinite where training diverged. what: which of the two, for the note.
@@ -74,7 +74,7 @@ def _vertex(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, flo
     return float(rates[1] * np.exp(at)), float(-np.expm1(slope * at / 2))
 
 
-def judged(
+def tuning_columns(
     rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]], left_out: Collection[str] = ()
 ) -> list[dict[str, Any]]:
     """Columns of `load_runs` for each of `rows`, whose design's wish is in `labels`.
@@ -104,7 +104,7 @@ def judged(
     for members in points.values():
         what, key = ("factor", FACTOR) if FACTOR in labels[members[0]] else ("learning rate", "")
         values = {i: labels[i][key] if key else rows[i]["learning_rate"] for i in members}
-        found = judge(_mean_losses(rows, values), what)
+        found = judge_rates(_mean_losses(rows, values), what)
         for i in members:
             columns[i] |= {"tuning": found.state, "tuning_note": found.note}
             if found.best is not None and values[i] != found.best:
@@ -112,8 +112,10 @@ def judged(
     return columns
 
 
-def verdicts(rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]) -> list[tuple[Verdict, ...]]:
-    """What the rates that were tried say of each of `rows`, by their `columns` from `judged`; nothing of most.
+def tuning_verdicts(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]
+) -> list[tuple[Verdict, ...]]:
+    """What the rates that were tried say of each of `rows`, by its `tuning_columns`; nothing of most.
 
     A run beside which another rate was better is to be left out; the best of a point is untuned where nothing is
     known of the rates on one side. Of a sweep that tried one rate everywhere nothing is said run by run.

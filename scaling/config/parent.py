@@ -1,0 +1,116 @@
+"""The run that another one begins with: found on the disk and held against it, before anything is computed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling.config.load import config_hash, load, run_id
+from scaling.config.run import RunConfig
+from scaling.config.start import StartConfig
+from scaling.errors import UserError
+from scaling.families import Tensor
+from scaling.result import read_result
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A run with the checkpoint that another begins with."""
+
+    folder: Path
+    run: RunConfig
+    step: int
+
+
+def resolved(run: RunConfig, beside: Path | None = None) -> RunConfig:
+    """`run` with `start.parent` and `start.step` filled in, which its id is made from.
+
+    It is the run itself where it begins with no other, or says both. As `find_parent`.
+    """
+    start = run.start
+    if start is None or start.known:
+        return run
+    parent = find_parent(run, start, beside)
+    found = {"parent": config_hash(parent.run), "step": parent.step}
+    return run.model_copy(update={"start": start.model_copy(update=found)})
+
+
+def find_parent(run: RunConfig, start: StartConfig, beside: Path | None = None) -> Parent:
+    """The run that `start.run` names, with the checkpoint to begin with.
+
+    start: of `run`. beside: the folder that holds the folders of runs known by their id; that of `run.records` where
+    unset.
+
+    Raises UserError where no run is there or it is not the one of `start.parent`, where it has not the checkpoint,
+    and where its parameters or its optimizer are not what `run` would take over.
+    """
+    beside = beside or Path(run.records.folder).expanduser() / run.records.sweep
+    folder = Path(start.run).expanduser() if "/" in start.run else beside / start.run
+    where = f"start.run={start.run}"
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"{where}: no run is in {folder}; give the id of a run in {beside}, or the path of a run's folder, such "
+            f"as {beside.parent}/SWEEP/RUN_ID"
+        )
+    parent = load(RunConfig, folder / "config.yaml")
+    if start.parent not in (None, config_hash(parent)):
+        raise UserError(
+            f"{where}: {folder} holds {run_id(parent)} of hash {config_hash(parent)}, not the run of "
+            f"start.parent={start.parent}; say where that one is, or leave start.parent out"
+        )
+    step = _step(folder, start, where)
+    _check_parameters(run, start, parent, where)
+    if start.optimizer == "inherit" and parent.optimizer.name != run.optimizer.name:
+        raise UserError(
+            f"{where}: start.optimizer=inherit goes on with the optimizer of that run, {parent.optimizer.name}, and "
+            f"optimizer.name is {run.optimizer.name}; take that one, or start.optimizer=fresh"
+        )
+    return Parent(folder, parent, step)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a run's folder, the first one first."""
+    kept = folder / "checkpoints"
+    return sorted(int(path.name) for path in kept.iterdir() if path.name.isdecimal()) if kept.is_dir() else []
+
+
+def _step(folder: Path, start: StartConfig, where: str) -> int:
+    saved = saved_steps(folder)
+    told = ", ".join(map(str, saved))
+    if not saved:
+        raise UserError(
+            f"{where}: {folder} has no checkpoint; delete it and train that run again with "
+            "records.checkpoint_steps=1000 or another number, which keeps its last state, too, and changes no id"
+        )
+    if start.step is not None and start.step not in saved:
+        raise UserError(f"{where}: {folder} has no checkpoint of start.step={start.step}; it has {told}")
+    if start.step is None:
+        result = read_result(folder)
+        if result is None or result.status == "failed":
+            raise UserError(
+                f"{where}: that run has not ended, and its last checkpoint may be another soon; wait, or set "
+                f"start.step to one of {told}"
+            )
+    return start.step or saved[-1]
+
+
+def _check_parameters(run: RunConfig, start: StartConfig, parent: RunConfig, where: str) -> None:
+    """Raises UserError, naming them, for parameters that `run` would take over and `parent` has not."""
+    there = {tensor.name: tensor.shape for tensor in parent.model.tensors()}
+    other = [tensor for tensor in run.model.tensors() if there.get(tensor.name) != tensor.shape]
+    if missing := [tensor for tensor in other if not start.is_new(tensor)]:
+        names = ", ".join(tensor.name for tensor in missing)
+        raise UserError(
+            f"{where}: parameters differ: {'; '.join(_both(missing, there))}; let them start anew with "
+            f"start.new=[{names}]"
+        )
+    if start.reference and other:
+        raise UserError(
+            f"{where}: start.reference keeps a model of that run's parameters in this run's shape, but "
+            f"{'; '.join(_both(other, there))}; leave start.reference out, or keep the shape"
+        )
+
+
+def _both(tensors: list[Tensor], there: dict[str, tuple[int, ...]]) -> Iterator[str]:
+    for tensor in tensors:
+        found = f"is {there[tensor.name]} there" if tensor.name in there else "is not there"
+        yield f"{tensor.name} {found} and {tensor.shape} here"

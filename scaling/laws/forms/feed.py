@@ -1,0 +1,39 @@
+"""What of a run's record laws read, and which keys of its configuration they therefore let differ from run to run."""
+
+from dataclasses import dataclass
+
+from scaling import ladder
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a law reads under a letter."""
+
+    column: str
+    """of `scaling.load_runs`, or arithmetic of such columns"""
+    keys: tuple[str, ...]
+    """columns of the configuration that it stands for, `*` for any text: runs of one law may differ in them"""
+    about: str
+    """what it is"""
+    choice: bool = False
+    """made once for all runs of a law that does not read it, also where no key of theirs says it"""
+
+
+SEED = "run.seed"
+"""what every law lets differ"""
+SIZES = ladder.size_keys()
+TOKENS = ("run.tokens",)
+
+LOSS = Feed("loss", (), "nats per token, held out")
+FEEDS = {
+    "N": Feed("params_total", SIZES, "parameters, all of them"),
+    "D": Feed("tokens", TOKENS, "training tokens, repeats included"),
+    "C": Feed("flops", (*SIZES, *TOKENS), "exact training FLOPs"),
+    "M": Feed("tokens / params_total", (*SIZES, *TOKENS), "tokens per parameter"),
+    "S": Feed("steps", TOKENS, "optimizer steps"),
+    "U": Feed("unique_tokens", ("data.train_tokens", "data.epochs"), "different training tokens"),
+    "T": Feed("context", ("model.context",), "tokens of context", choice=True),
+    "E": Feed("experts", ("*.experts",), "experts of a layer", choice=True),
+    "G": Feed("granularity", ("*.granularity",), "hidden size of the dense layer over an expert's", choice=True),
+}
+"""by letter, where a form does not say otherwise"""

@@ -1,0 +1,105 @@
+"""Draws of a fit's parameters by refitting."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array, Labels
+from scaling.laws.intervals.clusters import clusters_of, strata_of
+from scaling.laws.intervals.interval import require_draws
+from scaling.laws.solve.draws import Draws, Resampling
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.priors import drawn_means
+from scaling.laws.solve.solver import solve
+
+
+def bootstrap(
+    fit: FittedLaw,
+    n: int,
+    cluster: ArrayLike | bool | None,
+    seed: int,
+    kind: Resampling | None,
+    strata: ArrayLike | Literal["budget"] | None,
+) -> Draws:
+    """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
+    require_draws(n)
+    groups = clusters_of(fit, cluster)
+    if kind is None:
+        kind = "rows" if groups is None else "runs"
+    if kind not in ("rows", "runs", "noise"):
+        raise UserError(f"bootstrap: kind must be 'rows', 'runs' or 'noise'; got {kind!r}")
+    if kind == "noise" and strata is not None:
+        raise UserError(
+            "bootstrap: kind='noise' keeps every row, so there are no strata to draw within; drop strata="
+        )
+    rng = np.random.default_rng(seed)
+    problem = fit.problem
+    sd, y, weights, layers = None, None, None, None
+    if kind == "noise":
+        y, sd = _noisy_losses(fit, n, rng)
+    else:
+        labels = np.arange(len(problem.y)) if groups is None or kind == "rows" else groups
+        layers = None if strata is None else strata_of(fit, strata)
+        weights = problem.weights * resample_counts(labels, n, len(problem.free) + 1, rng, layers)
+    starts = np.broadcast_to(fit.theta, (n, len(fit.theta)))
+    means = drawn_means(problem, fit.priors, n, rng, fit.natural if kind == "noise" else None)
+    solution = solve(problem, starts, y, weights, means, tolerance=1e-9)
+    count = 1 if layers is None else int(layers.max()) + 1
+    return Draws(kind, seed, problem.natural(solution.theta), solution.objective, sd, count)
+
+
+def _noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Transformed losses [n, points] of the fitted law with fresh noise, and the noise's standard deviation [n].
+
+    The deviation is itself drawn from what the residuals leave open, s²·ν/χ²(ν) with ν degrees of freedom, which
+    makes the intervals of a linear law exactly Student's t.
+    """
+    freedom = len(fit.runs) - len(fit.problem.free)
+    sd = fit.residual_sd * np.sqrt(freedom / rng.chisquare(freedom, n))
+    weights = fit.problem.weights
+    noise = sd[:, None] / np.sqrt(weights) * rng.standard_normal((n, len(weights)))
+    return fit.problem.y + fit.residuals + noise, sd
+
+
+def resample_counts(
+    groups: Labels, n: int, least: int, rng: np.random.Generator, strata: Labels | None = None
+) -> Array:
+    """How often each row is drawn when whole groups are drawn with replacement: [n, points].
+
+    groups: number of each row's group, 0 and up; strata: number of each row's stratum, each of whose groups are drawn
+    among themselves. A draw with fewer than `least` different rows cannot carry the fit and is drawn again, which
+    matters only for tables of a few rows.
+    """
+    count = int(groups.max()) + 1
+    layers = list(_members(groups, np.zeros_like(groups) if strata is None else strata))
+    drawn = np.empty((n, len(groups)))
+    todo = np.arange(n)
+    for _ in range(100):
+        times = np.empty((len(todo), count))
+        for members in layers:
+            share = np.full(len(members), 1.0 / len(members))
+            times[:, members] = rng.multinomial(len(members), share, len(todo))
+        drawn[todo] = times[:, groups]
+        todo = todo[(drawn[todo] > 0).sum(1) < least]
+        if not len(todo):
+            return drawn
+    raise UserError(
+        f"bootstrap: {count} groups of {len(groups)} rows are too few to draw from: most draws hold fewer than "
+        f"{least} different rows; use kind='noise'"
+    )
+
+
+def _members(groups: Labels, strata: Labels) -> Iterator[Labels]:
+    """The groups of each stratum."""
+    for stratum in range(int(strata.max()) + 1):
+        members = np.unique(groups[strata == stratum])
+        outside = np.unique(groups[strata != stratum])
+        if shared := len(np.intersect1d(members, outside)):
+            raise UserError(
+                f"bootstrap: {shared} runs have rows in more than one stratum, so they cannot be drawn within one; "
+                "drop strata= or cluster=False"
+            )
+        yield members

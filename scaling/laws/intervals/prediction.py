@@ -1,0 +1,84 @@
+"""What a fitted law says of runs not made, with intervals: losses, and the best N and D at a budget."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.errors import UserError
+from scaling.laws.intervals.interval import Interval, interval
+from scaling.laws.quantities import compute_optimal, quantity
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.table.flops_per_token import FlopsPerToken
+
+
+@dataclass(frozen=True)
+class PredictedLoss:
+    """A loss, or an array of them; the interval is None before any draws."""
+
+    loss: Any
+    low: Any = None
+    high: Any = None
+    level: float | None = None
+
+    def __float__(self) -> float:
+        return float(self.loss)
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The compute-optimal model at a budget; intervals are None before any draws."""
+
+    C: float
+    N: float
+    D: float
+    loss: float
+    level: float | None = None
+    N_interval: Interval | None = None
+    D_interval: Interval | None = None
+    loss_interval: Interval | None = None
+    tokens_per_param_interval: Interval | None = None
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D*/N*."""
+        return self.D / self.N
+
+
+def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) -> PredictedLoss:
+    """L at columns by letter, each of any shape; see `Fit.predict`."""
+    form = fit.form
+    missing = [name for name in form.columns if columns.get(name) is None]
+    if missing:
+        raise UserError(f"predict: {form.name} needs {' and '.join(missing)}")
+    given = np.broadcast_arrays(*(np.asarray(columns[name], np.float64) for name in form.columns))
+    if any((column <= 0).any() or not np.isfinite(column).all() for column in given):
+        raise UserError(f"predict: {' and '.join(form.columns)} must be positive and finite")
+    value = form.loss(fit.natural, given)
+    loss = float(value) if np.ndim(value) == 0 else value
+    if fit.draws is None:
+        return PredictedLoss(loss)
+    samples = fit.draws.samples
+    drawn = form.loss(samples.reshape(len(samples), *(1,) * given[0].ndim, samples.shape[1]), given)
+    low, high = interval(np.moveaxis(drawn, 0, -1), level)
+    return PredictedLoss(loss, low, high, level)
+
+
+def optimum_at(fit: FittedLaw, C: float, level: float, flops_per_token: FlopsPerToken | None) -> Optimum:
+    """See `Fit.optimal`."""
+    N, D, loss = (float(v) for v in compute_optimal(fit.form, fit.natural, C, flops_per_token))
+    if fit.draws is None:
+        return Optimum(float(C), N, D, loss)
+    drawn = compute_optimal(fit.form, fit.draws.samples, C, flops_per_token)
+    ends = [interval(values, level) for values in (*drawn, drawn[1] / drawn[0])]
+    return Optimum(float(C), N, D, loss, level, *ends)
+
+
+def interval_of(
+    fit: FittedLaw, name: str, level: float, C: float | None = None, flops_per_token: FlopsPerToken | None = None
+) -> Interval:
+    """See `Fit.interval`."""
+    if fit.draws is None:
+        raise UserError("no interval yet: call fit.bootstrap() or fit.draw() first")
+    return interval(quantity(fit.form, fit.draws.samples, name, C, flops_per_token), level)

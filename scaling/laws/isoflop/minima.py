@@ -1,0 +1,149 @@
+"""What an isoFLOP analysis found: a minimum at each budget, and power laws through those that count."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.laws.arrays import Array
+from scaling.laws.intervals.interval import Interval
+from scaling.laws.isoflop.parabola import CURVATURES, Curvature
+from scaling.laws.isoflop.power_law import FittedPowerLaw, power_law_line
+from scaling.text import align, number, range_of
+
+MinimumMethod = Literal["parabola", "akima"]
+MinimumVerdict = Literal["interior", "below the smallest size", "above the largest size", "not convex"]
+
+
+@dataclass(frozen=True, eq=False)
+class IsoflopBudget:
+    """The runs at one budget and the minimum of the curve through them."""
+
+    C: float
+    """training FLOPs: geometric mean of the runs'"""
+    rows: tuple[str, ...]
+    N: Array
+    D: Array
+    loss: Array
+    center: float
+    """log N that the parabola is written around"""
+    coefficients: Array
+    """log L = c0 + c1·n + c2·n², n = log N − center; beside a spline, the parabola of this budget alone"""
+    verdict: MinimumVerdict
+    N_opt: float
+    """NaN where the parabola is not convex, and where the spline has no interior minimum"""
+    D_opt: float
+    loss_opt: float
+    N_interval: Interval
+    D_interval: Interval
+    loss_interval: Interval
+    advice: tuple[float, ...]
+    """sizes to add where the minimum does not count"""
+    spline: Any = None
+    """log N -> log L, a scipy Akima1DInterpolator; None: the curve is the parabola"""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the minimum is interior and convex."""
+        return self.verdict == "interior"
+
+    def curve(self, N: ArrayLike) -> Array:
+        """The loss at N parameters of the parabola, or of the spline, which is NaN outside the sizes."""
+        n = np.log(np.asarray(N, np.float64))
+        if self.spline is not None:
+            return np.exp(self.spline(n))
+        return np.exp(np.polynomial.polynomial.polyval(n - self.center, self.coefficients))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known of the minimum, as JSON can hold it; no minimum is None, an open end of an interval too."""
+        return {
+            "C": self.C,
+            "runs": len(self.rows),
+            "verdict": self.verdict,
+            "N": _finite(self.N_opt),
+            "D": _finite(self.D_opt),
+            "loss": _finite(self.loss_opt),
+            "N_interval": [_finite(end) for end in self.N_interval],
+            "D_interval": [_finite(end) for end in self.D_interval],
+            "loss_interval": [_finite(end) for end in self.loss_interval],
+            "add_sizes": list(self.advice),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Isoflop:
+    """Minima by budget and the power laws through those that count; None where fewer than two count."""
+
+    budgets: tuple[IsoflopBudget, ...]
+    noise_sd: float
+    """of log L of one run: the scatter around the curves, or a sigma column's root mean square (splines)"""
+    degrees_of_freedom: float
+    """of noise_sd; infinite where sigma gives it"""
+    level: float
+    """of every interval here"""
+    N_law: FittedPowerLaw | None
+    """N* against C; its exponent is a"""
+    D_law: FittedPowerLaw | None
+    """D* against C; its exponent is b"""
+    loss_law: FittedPowerLaw | None
+    """L* against C; with an offset only from four budgets on, for three points always lie on such a curve"""
+    lost_draws: float
+    """share of draws in which a counted budget had no minimum; their power laws go without that budget"""
+    method: MinimumMethod = "parabola"
+    curvature: Curvature | None = None
+    """of the parabolas, as asked for or by the number of runs; None for splines"""
+
+    @property
+    def counted(self) -> tuple[IsoflopBudget, ...]:
+        """The budgets whose minimum counts."""
+        return tuple(budget for budget in self.budgets if budget.counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The minima and the power laws through them, as JSON can hold it."""
+        laws = {"N": self.N_law, "D": self.D_law, "loss": self.loss_law}
+        return {
+            "budgets": [budget.to_dict() for budget in self.budgets],
+            "method": self.method,
+            "curvature": self.curvature,
+            "level": self.level,
+            "noise_sd": self.noise_sd,
+            "degrees_of_freedom": _finite(self.degrees_of_freedom),
+            **{name: None if law is None else law.to_dict() for name, law in laws.items()},
+            "lost_draws": self.lost_draws,
+        }
+
+    def summary(self) -> str:
+        """An aligned text."""
+        return format_isoflop(self.to_dict())
+
+
+def format_isoflop(table: dict[str, Any]) -> str:
+    """The text of `Isoflop.to_dict`."""
+    level = f"{table['level']:.0%}"
+    rows = [["C", "runs", "N*", level, "D*", level, "L*", level, "minimum"]]
+    for budget in table["budgets"]:
+        cells = [f"{budget['C']:.3g}", str(budget["runs"])]
+        for name in ("N", "D", "loss"):
+            cells += [number(budget[name]), range_of(budget[f"{name}_interval"])]
+        rows.append([*cells, budget["verdict"]])
+    curvature = f", {CURVATURES[table['curvature']]}" if table["curvature"] else ""
+    noise = f"noise {table['noise_sd']:.2%} of the loss"
+    lines = [f"isoFLOP minima ({table['method']}{curvature}); {noise}", *align(rows)]
+    for budget in table["budgets"]:
+        if budget["add_sizes"]:
+            sizes = ", ".join(f"{size:.3g}" for size in budget["add_sizes"])
+            lines.append(
+                f"note: at C {budget['C']:.3g} the minimum does not count ({budget['verdict']}); add N {sizes}"
+            )
+    laws = {"N*": table["N"], "D*": table["D"], "L*": table["loss"]}
+    lines += [power_law_line(name, law) for name, law in laws.items() if law is not None]
+    if table["lost_draws"] > 0.01:
+        lines.append(
+            f"note: in {table['lost_draws']:.0%} of draws a minimum vanished; their power laws go without it"
+        )
+    return "\n".join(lines)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,64 @@
+"""Parameters that a law could have had, as draws."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from scaling.laws.arrays import Array
+
+Resampling = Literal["rows", "runs", "noise"]
+"""what a bootstrap draws: rows, whole training runs, noise around the fitted law"""
+DrawMethod = Literal["sandwich", "laplace", "nuts"]
+"""what parameters are drawn from where nothing is refitted"""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Parameters that the law could have had."""
+
+    kind: Resampling | DrawMethod
+    seed: int
+    samples: Array
+    """[n, k], natural parameters in the form's order"""
+    objectives: Array
+    """[n]: of a bootstrap each on its own data, else on the data"""
+    noise_sd: Array | None = None
+    """[n], for kind "noise": the standard deviation that each draw's noise was made with"""
+    strata: int = 1
+    """within how many groups of rows (budgets) the rows or runs were drawn"""
+    notes: tuple[str, ...] = ()
+    """what to be wary of"""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __repr__(self) -> str:
+        within = f" within {self.strata} strata" if self.strata > 1 else ""
+        return f"Draws({len(self)} of {self.kind}{within}, seed {self.seed})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return {
+            "kind": self.kind,
+            "seed": self.seed,
+            "samples": self.samples.tolist(),
+            "objectives": self.objectives.tolist(),
+            "noise_sd": None if self.noise_sd is None else self.noise_sd.tolist(),
+            "strata": self.strata,
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Draws":
+        """The inverse of `to_dict`."""
+        sd = values["noise_sd"]
+        return Draws(
+            values["kind"],
+            values["seed"],
+            np.array(values["samples"], np.float64),
+            np.array(values["objectives"], np.float64),
+            None if sd is None else np.array(sd, np.float64),
+            values.get("strata", 1),
+            tuple(values.get("notes", ())),
+        )

@@ -1,0 +1,56 @@
+"""From the columns of a run's record to those that laws read."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+from scaling.laws.forms import Form
+from scaling.laws.forms.feed import FEEDS, SEED, Feed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALWAYS = ("N", "D", "C")
+"""what a table of the framework's runs has whatever a law reads: budgets and sizes are told by them"""
+HOW = "runs have it where training records it, among the facts in result.json"
+RATIO = "M"
+"""what `Runs` makes of N and D itself"""
+
+
+def feeds_of(forms: Sequence[Form], columns: Mapping[str, str]) -> dict[str, Feed]:
+    """What feeds each letter of a table for several laws, "loss" among them; the first law's word counts.
+
+    columns: of the record, by letter, in place of what the laws say.
+    """
+    feeds = {letter: FEEDS[letter] for letter in ALWAYS}
+    for form in reversed(forms):
+        feeds |= {letter: form.feed(letter) for letter in form.columns} | {"loss": form.predicts}
+    known = {feed.column: feed for feed in feeds.values()} | {feed.column: feed for feed in FEEDS.values()}
+    return feeds | {letter: known.get(name) or Feed(name, (name,), name) for letter, name in columns.items()}
+
+
+def free_keys(forms: Sequence[Form], feeds: Mapping[str, Feed]) -> set[str]:
+    """The keys of a configuration in which runs of these laws may differ."""
+    read = {letter for form in forms for letter in (*form.columns, "loss")}
+    return {SEED, *(key for letter in read for key in feeds[letter].keys)}
+
+
+def fed(df: "pd.DataFrame", feeds: Mapping[str, Feed], law: str) -> tuple["pd.DataFrame", dict[str, str]]:
+    """The table with every column that feeds a letter, and the name of each by letter.
+
+    law: that reads them. Raises UserError for a column that the table has not.
+    """
+    names = {letter: feed.column for letter, feed in feeds.items() if letter != RATIO}
+    return df.assign(**{name: _values(df, letter, feeds[letter], law) for letter, name in names.items()}), names
+
+
+def _values(df: "pd.DataFrame", letter: str, feed: Feed, law: str) -> Any:
+    if feed.column in df:
+        return df[feed.column]
+    if missing := [name for name in re.findall(r"[A-Za-z_][\w.]*", feed.column) if name not in df]:
+        raise UserError(
+            f"{law} reads {letter} ({feed.about}) from the column {' and '.join(missing)}, which this table does not "
+            f"have: {HOW}; or name another column: --column {letter}=COLUMN"
+        )
+    return df.eval(feed.column)

@@ -1,0 +1,58 @@
+"""Training FLOPs per token as a function of model size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.laws.arrays import Array
+
+FlopsPerToken = Callable[[Any], Array]
+"""N -> training FLOPs per token"""
+
+
+def six_n(N: ArrayLike) -> Array:
+    """Training FLOPs per token, 6·N."""
+    return 6.0 * np.asarray(N, np.float64)
+
+
+@dataclass(frozen=True)
+class FlopsRelation:
+    """Training FLOPs per token as a smooth function of N: log k = c0 + c1·n + c2·n², n = log(N / unit).
+
+    Beyond the sizes that it was fitted to it goes on straight (in log-log), so that it never turns back.
+    """
+
+    coefficients: tuple[float, ...]
+    unit: float
+    """parameters: geometric mean of the runs' N"""
+    span: tuple[float, float]
+    """least and largest n of the runs"""
+    max_error: float
+    """largest relative error over the runs that it was fitted to"""
+
+    def __call__(self, N: ArrayLike) -> Array:
+        """FLOPs per token of a model of N parameters."""
+        n = np.log(np.asarray(N, np.float64) / self.unit)
+        inside = np.clip(n, *self.span)
+        slope = np.polynomial.polynomial.polyval(inside, np.polynomial.polynomial.polyder(self.coefficients))
+        return np.exp(np.polynomial.polynomial.polyval(inside, self.coefficients) + slope * (n - inside))
+
+
+def flops_relation(N: Array, per_token: Array) -> FlopsRelation:
+    """The relation of sizes N [rows] to their training FLOPs per token [rows].
+
+    Between sizes of one ladder the exact count is smooth in N, so a quadratic in log-log meets it closely;
+    `max_error` says how closely. With fewer than three sizes the curve is a line or a constant ratio to N.
+    """
+    unit = float(np.exp(np.log(N).mean()))
+    n, k = np.log(N / unit), np.log(per_token)
+    degree = min(2, len(np.unique(np.round(n, 9))) - 1)
+    if degree == 0:
+        coefficients: tuple[float, ...] = (float(k.mean()), 1.0)
+    else:
+        coefficients = tuple(float(c) for c in np.polynomial.polynomial.polyfit(n, k, degree))
+    error = np.abs(np.expm1(np.polynomial.polynomial.polyval(n, coefficients) - k)).max()
+    return FlopsRelation(coefficients, unit, (float(n.min()), float(n.max())), float(error))

@@ -1,0 +1,193 @@
+"""Whether runs are of one recipe: their configurations agree in all that the columns of a law do not stand for."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from scaling import ladder
+from scaling.config import TRIED, RateRule, column_of, default_columns, is_recipe, recipe_keys, rule_column
+from scaling.errors import UserError
+from scaling.laws.forms import choices
+from scaling.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[Any, Any]
+Kinds = dict[str, list[int]]
+"""what runs say of a key, and the positions of those that say it"""
+
+ALLOWED = "allowed"
+"""the convention that names the keys in which runs differ by leave of the user"""
+BY_RULE = "by rule "
+"""what begins the word for a key that a sweep's rule set"""
+NULL = "null"
+SHOWN, VALUES = 6, 4  # keys that a message tells the values of, and values of each
+
+
+def one_recipe(df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] = ()) -> dict[str, str]:
+    """What the runs of `df`, a table by `load_runs`, have in common and not by default, as conventions of a fit.
+
+    free: columns of keys that may differ, `*` for any text. allow: further keys, or sections of keys.
+    A key that a sweep's rule set counts by the rule, a learning rate that was the best of several not at all. Runs
+    that do not say their configuration (`recipe_from`) are compared by what the facts on their records say of it.
+
+    Raises UserError, naming keys, values and runs, where the runs differ in another key, and for an `allow` that is
+    no key.
+    """
+    rows, compared = df.to_dict("records"), _compared(df)
+    allowed, defaults = _allowed(list(compared), allow), default_columns()
+    common: dict[str, str] = {}
+    mixed: list[str] = []
+    differing: dict[str, Kinds] = {}
+    for column, key in compared.items():
+        if any(fnmatchcase(key, pattern) for pattern in free):
+            continue
+        kinds = _kinds(rows, column)
+        if len(kinds) > 1 and column not in allowed:
+            differing[column] = kinds
+        elif len(kinds) > 1:
+            mixed.append(column)
+            common[column] = ", ".join(f"{kind} in {len(runs)} runs" for kind, runs in sorted(kinds.items()))
+        elif kinds.keys() - {_word(defaults.get(column))}:
+            common[column] = next(iter(kinds))
+    if differing:
+        raise UserError(_refusal(differing, rows, [str(label) for label in df.index]))
+    said = {
+        ALLOWED: ", ".join(mixed),
+        "set by rule": ", ".join(column for column, told in common.items() if told.startswith(BY_RULE)),
+        **_sources(rows),
+        **_precision(rows),
+    }
+    return common | {name: text for name, text in said.items() if text}
+
+
+def allowed_by(conventions: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys that a fit with these conventions was allowed to mix."""
+    return tuple(filter(None, conventions.get(ALLOWED, "").split(", ")))
+
+
+def _compared(df: "pd.DataFrame") -> dict[str, str]:
+    """The columns that say something about the recipe, each with the key that it says it of."""
+    columns = [str(column) for column in df.columns]
+    compared = {column: column for column in columns if is_recipe(column) and column != ladder.SIZE_KEY}
+    whole = all(map(_whole, df.to_dict("records")))
+    if not whole:
+        compared |= _facts(columns)
+    for feed in choices():
+        said = any(fnmatchcase(column, pattern) for column in compared for pattern in feed.keys)
+        if feed.column in columns and not (whole and said):
+            compared[feed.column] = feed.keys[0]
+    return compared
+
+
+def _facts(columns: Sequence[str]) -> dict[str, str]:
+    """The columns that facts of records are in, each with the key that it has its name from: its last part or parts.
+
+    What a result measures has some such names, too.
+    """
+    named: dict[str, str] = {}
+    for key in recipe_keys():
+        parts = key.split(".")
+        for i in range(len(parts)):
+            named.setdefault("_".join(parts[i:]), column_of(key))
+    return {
+        column: named[column] for column in columns if column in named.keys() - Result.__dataclass_fields__.keys()
+    }
+
+
+def _whole(row: Row) -> bool:
+    """Whether what a row does not say of its configuration is unset, and not unknown."""
+    return row.get("recipe_from") in ("record", "config")
+
+
+def _allowed(columns: Sequence[str], allow: Sequence[str]) -> set[str]:
+    """The columns that `allow` names. Raises UserError where it names none."""
+    found: set[str] = set()
+    for name in allow:
+        named = {column for column in columns if column in (name, column_of(name)) or column.startswith(f"{name}.")}
+        if not named:
+            near = get_close_matches(name, columns, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
+            raise UserError(f"allow: {name!r} is no key of these runs' configurations; {hint}")
+        found |= named
+    return found
+
+
+def _kinds(rows: Sequence[Row], column: str) -> Kinds:
+    """What the runs say of a column: one thing where values agree, or where the rules that set them do."""
+    values = [_value(row, column) for row in rows]
+    plain = _grouped(values)
+    if len(plain) == 1 or not is_recipe(column):
+        return plain
+    rules = [row.get(rule_column(column)) for row in rows]
+    told = [f"{BY_RULE}{rule}" if isinstance(rule, str) else value for rule, value in zip(rules, values, strict=True)]
+    return _grouped([None if rule == TRIED else word for rule, word in zip(rules, told, strict=True)])
+
+
+def _grouped(words: Sequence[str | None]) -> Kinds:
+    kinds: Kinds = {}
+    for i, word in enumerate(words):
+        if word is not None:
+            kinds.setdefault(word, []).append(i)
+    return kinds
+
+
+def _value(row: Row, column: str) -> str | None:
+    """The value of a column in words; None where it is not known."""
+    if column == RateRule.sets and row.get("recipe_from") != "record":
+        return None  # an older record does not say what set its rate
+    value = row.get(column)
+    if value is None or value != value:
+        return NULL if is_recipe(column) and _whole(row) else None
+    return _word(value) if is_recipe(column) else str(value)
+
+
+def _word(value: Any) -> str:
+    """A value of a configuration; whole numbers as such, which a column with gaps holds as others."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return NULL if value is None else str(value)
+
+
+def _refusal(differing: Mapping[str, Kinds], rows: Sequence[Row], labels: Sequence[str]) -> str:
+    told = []
+    for column, kinds in list(differing.items())[:SHOWN]:
+        each = [f"{kind} ({labels[runs[0]]})" for kind, runs in sorted(kinds.items())]
+        told.append(f"{column}: {', '.join(each[:VALUES])}{', …' * (len(each) > VALUES)}")
+    more = list(differing)[SHOWN:]
+    also = f"; and {', '.join(more)}" if more else ""
+    allow = " ".join(f"--allow {column}" for column in differing)
+    return (
+        f"the runs mix {'; '.join(told)}{also}; fit them apart: scaling fit … --where "
+        f'"{_condition(differing, rows)}", or together for all that: {allow}'
+    )
+
+
+def _condition(differing: Mapping[str, Kinds], rows: Sequence[Row]) -> str:
+    """A condition that some of the runs meet: by a value where there is one, else by a rule."""
+    found = [
+        (word == NULL, word.startswith(BY_RULE), column, rows[runs[0]])
+        for column, kinds in differing.items()
+        for word, runs in sorted(kinds.items())
+    ]
+    _, by_rule, column, row = min(found, key=lambda each: each[:2])
+    name = rule_column(column) if by_rule else column
+    value = f"'{row[name]}'" if isinstance(row[name], str) else _word(row[name])
+    return f"{name} == {value}"
+
+
+def _sources(rows: Sequence[Row]) -> dict[str, str]:
+    """How many runs were compared by what is not their own record of their configuration."""
+    words = {"config": "the configuration beside the record", "record": ""}
+    counts = Counter(words.get(str(row.get("recipe_from")), "the facts on record alone") for row in rows)
+    return {"recipe by": ", ".join(f"{word} in {n} of {len(rows)} runs" for word, n in counts.items() if word)}
+
+
+def _precision(rows: Sequence[Row]) -> dict[str, str]:
+    """The precisions of compute, where there are several: they are no part of a recipe, and may show in a loss."""
+    counts = Counter(dtype for row in rows if isinstance(dtype := row.get("compute_dtype"), str))
+    told = ", ".join(f"{dtype} in {count} runs" for dtype, count in sorted(counts.items()))
+    return {"compute_dtype": told} if len(counts) > 1 else {}

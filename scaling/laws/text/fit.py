@@ -1,0 +1,123 @@
+"""A fit as a plain dictionary for machines and as aligned text for people."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from scaling.laws.intervals.identification import identify
+from scaling.laws.intervals.prediction import interval_of
+from scaling.laws.intervals.sensitivity import delta_warning
+from scaling.laws.isoflop.minima import Isoflop, format_isoflop
+from scaling.laws.quantities import derived, quantities
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.table.recipe import allowed_by
+from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
+from scaling.text import align, range_of
+from scaling.validity import BETTER
+
+
+def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
+    """What `scaling fit --json` prints: the parametric law (approach 3) and, where given, the isoFLOP analysis."""
+    unidentified = {name: found for name, found in identify(fitted, level).items() if not found.identified}
+    exponents = derived(fitted.form, at_budget=False)
+    values = quantities(fitted.form, fitted.natural, exponents)
+    names = (*fitted.form.params, *exponents)
+    intervals = {name: list(interval_of(fitted, name, level)) for name in names} if fitted.draws else {}
+    return {
+        "law": fitted.form.name,
+        "formula": fitted.form.formula,
+        "params": fitted.params,
+        "fixed": list(fitted.fixed),
+        "priors": {name: asdict(prior) for name, prior in fitted.priors.items()},
+        "derived": {name: float(value) for name, value in values.items()},
+        "intervals": intervals,
+        "level": level if fitted.draws else None,
+        "bootstrap": None if fitted.draws is None else {"kind": fitted.draws.kind, "draws": len(fitted.draws)},
+        "objective": {"value": fitted.objective, "residual": fitted.residual, **fitted.loss.to_dict()},
+        "residual_sd": fitted.residual_sd,
+        "chi2_per_freedom": fitted.chi2_per_freedom,
+        "runs": len(fitted.runs),
+        "excluded": [{"row": e.row, "reason": e.reason} for e in fitted.runs.exclusions],
+        "data_hash": fitted.runs.hash,
+        "conventions": fitted.runs.conventions,
+        "unidentified": {name: {"why": i.why, "remedy": i.remedy} for name, i in unidentified.items()},
+        "warnings": [
+            *warnings_of(fitted),
+            *(str(i) for i in unidentified.values()),
+            *filter(None, [delta_warning(fitted, level)]),
+        ],
+        "isoflop": None if approach2 is None else approach2.to_dict(),
+    }
+
+
+def format_table(table: dict[str, Any]) -> str:
+    """The text of a `fit_table`."""
+    objective = table["objective"]
+    delta = "" if objective["delta"] is None else f" δ={objective['delta']:g}"
+    lines = [
+        f"{table['law']}: {table['formula']}",
+        f"{table['runs']} runs, {len(table['excluded'])} excluded; data {table['data_hash']}",
+        f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
+        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}"
+        + (
+            "" if table["chi2_per_freedom"] is None else f", χ² per degree of freedom {table['chi2_per_freedom']:.3g}"
+        ),
+        "",
+    ]
+    lines += align(_parameter_rows(table))
+    if table["derived"]:
+        lines.append("N* ∝ C^a, D* ∝ C^b where C ∝ N·D")
+    lines += [f"note: {warning}" for warning in table["warnings"]]
+    lines += _excluded(table["excluded"])
+    if table.get("isoflop"):
+        lines += ["", format_isoflop(table["isoflop"])]
+    return "\n".join(lines)
+
+
+def _parameter_rows(table: dict[str, Any]) -> list[list[str]]:
+    """Name, value and, where there are any, interval and what was known beforehand."""
+    known = {name: "fixed" for name in table["fixed"]}
+    known |= {name: f"prior {p['mean']:g} ± {p['sd']:g}" for name, p in table["priors"].items()}
+    rows = [["", "value"]]
+    rows[0] += [f"{table['level']:.0%} interval"] if table["intervals"] else []
+    rows[0] += ["known before"] if known else []
+    for name, value in {**table["params"], **table["derived"]}.items():
+        row = [name, f"{value:.6g}"]
+        if table["intervals"]:
+            row.append("" if name in table["fixed"] else range_of(table["intervals"][name]))
+        rows.append(row + ([known.get(name, "")] if known else []))
+    return rows
+
+
+def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
+    """A line for each reason, with the first of the rows that it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for entry in rows:
+        # which run was better differs from row to row
+        reason = BETTER if entry["reason"].startswith(BETTER) else entry["reason"]
+        by_reason.setdefault(reason, []).append(entry["row"])
+    return [
+        f"excluded: {', '.join(labels[:5])}{f', … ({len(labels)} rows)' if len(labels) > 5 else ''}: {reason}"
+        for reason, labels in by_reason.items()
+    ]
+
+
+def warnings_of(fitted: FittedLaw) -> list[str]:
+    """What to be wary of, a line each."""
+    warnings = [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
+    if open_ := fitted.diagnostics.unbounded:
+        warnings.append(
+            f"{' and '.join(open_)} ran to the end of what can be computed: the runs leave them open, so this is no "
+            "law to predict with; add sizes or budgets, or give laws.fit priors for them"
+        )
+    if fitted.diagnostics.starts_at_optimum < 0.1:
+        warnings.append(f"only {fitted.diagnostics.starts_at_optimum:.0%} of the starts reach this optimum; use more")
+    rates = fitted.runs.conventions.get(RATE, "")
+    if "untuned" in rates or rates in (BY_RULE, SAME):
+        warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
+    if allowed := allowed_by(fitted.runs.conventions):
+        told = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
+        warnings.append(f"the runs are of several recipes, which was allowed: {told}")
+    if waiting := fitted.runs.conventions.get(WAITING):
+        warnings.append(f"{waiting}: the fit is without them")
+    return warnings + list(fitted.draws.notes if fitted.draws else ())

@@ -1,0 +1,90 @@
+"""What a fit says of runs not made, as plain dictionaries for machines and as aligned text for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.laws.intervals.prediction import optimum_at, predicted_loss
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.text.fit import warnings_of
+from scaling.text import align, range_of
+
+
+def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[str, Any]:
+    """What `scaling predict --json` prints: the compute-optimal N, D and loss at `flops`.
+
+    FLOPs per token follow the runs' own exact counts where the fit has them, else 6·N.
+    """
+    own = fitted.runs.C is not None and {"N", "D"} <= set(fitted.form.columns)
+    best = optimum_at(fitted, flops, level, fitted.runs.per_token if own else None)
+    return {
+        "flops": best.C,
+        "flops_per_token": "the runs' own counts" if own else "6·N",
+        "N": best.N,
+        "D": best.D,
+        "loss": best.loss,
+        "tokens_per_param": best.tokens_per_param,
+        "level": best.level,
+        "N_interval": best.N_interval,
+        "D_interval": best.D_interval,
+        "loss_interval": best.loss_interval,
+        "tokens_per_param_interval": best.tokens_per_param_interval,
+        "times_largest_budget": float(flops / fitted.runs.flops.max()),
+        "law": fitted.form.name,
+        "params": fitted.params,
+        "warnings": warnings_of(fitted),
+    }
+
+
+def loss_table(fitted: FittedLaw, columns: Mapping[str, float], level: float = 0.9) -> dict[str, Any]:
+    """What `scaling predict FIT.json N=… D=… --json` prints: the law's loss at `columns`, for a law of any columns.
+
+    Raises UserError for a column that the law does not read, and for one that it reads and is not given.
+    """
+    form = fitted.form
+    unknown = [name for name in columns if name not in form.columns]
+    if unknown:
+        raise UserError(f"{form.name} reads {', '.join(form.columns)}, not {', '.join(unknown)}")
+    prediction = predicted_loss(fitted, dict(columns), level)
+    ends = None if prediction.level is None else [float(prediction.low), float(prediction.high)]
+    return {
+        "law": form.name,
+        "formula": form.formula,
+        "columns": {name: columns[name] for name in form.columns},
+        "loss": float(prediction.loss),
+        "loss_interval": ends,
+        "level": prediction.level,
+        "inside": {name: bool(_inside(fitted, name, columns[name])) for name in form.columns},
+        "params": fitted.params,
+        "conventions": fitted.runs.conventions,
+        "warnings": warnings_of(fitted),
+    }
+
+
+def format_loss(table: dict[str, Any]) -> str:
+    """The text of a `loss_table`."""
+    at = ", ".join(f"{name} {value:.6g}" for name, value in table["columns"].items())
+    lines = [f"{table['law']} at {at}", f"loss  {table['loss']:.6g}"]
+    if table["level"] is not None:
+        lines[-1] += f"  {table['level']:.0%} interval of the law {range_of(table['loss_interval'])}"
+    outside = [name for name, inside in table["inside"].items() if not inside]
+    lines += [f"note: {name} lies outside the runs that were fitted" for name in outside]
+    return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
+
+
+def format_prediction(table: dict[str, Any]) -> str:
+    """The text of a `predict_table`."""
+    rows = [["", "value"] + ([f"{table['level']:.0%} interval"] if table["level"] else [])]
+    for name, label in (("N", "N*"), ("D", "D*"), ("tokens_per_param", "D*/N*"), ("loss", "L*")):
+        row = [label, f"{table[name]:.6g}"]
+        if table["level"]:
+            row.append(range_of(table[f"{name}_interval"]))
+        rows.append(row)
+    lines = [f"{table['law']} at {table['flops']:.4g} FLOPs, {table['times_largest_budget']:.3g}× the largest fitted"]
+    lines += [*align(rows), f"FLOPs per token: {table['flops_per_token']}"]
+    return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
+
+
+def _inside(fitted: FittedLaw, name: str, value: float) -> bool:
+    column = fitted.runs.column(name)
+    return float(column.min()) <= value <= float(column.max())

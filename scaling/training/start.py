@@ -1,0 +1,181 @@
+"""Where a run's first state comes from: its seed, another run's parameters, or its trunk, with which it shares its
+first updates.
+
+A run that begins with another's parameters (`start`) is a run of its own. A branch (`records.trunk`) is the run that
+would have been trained from its first step: same id, same numbers, same record.
+"""
+
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from scaling import accounting
+from scaling.config import Parent, RunConfig, config_hash, find_parent, load, run_id, saved_steps, shared_steps
+from scaling.config.start import StartConfig
+from scaling.errors import UserError
+from scaling.metrics import read_metrics
+from scaling.parallel import is_main
+from scaling.training.checkpoint import Books, Checkpoints, everyone
+from scaling.training.knobs import make_knobs
+from scaling.training.metrics import Losses, write_metrics
+from scaling.training.state import TrainState, create_state
+from scaling.training.step import run_optimizer
+
+
+def check_start(config: RunConfig, folder: Path) -> None:
+    """Raises UserError where the run in `folder` is yet to begin and cannot begin as it says; nothing is computed."""
+    if config.start is not None and not saved_steps(folder):
+        find_parent(config, config.start, folder.parent)
+
+
+def first_state(config: RunConfig, folder: Path, layout: TrainState, notes: list[str]) -> tuple[TrainState, Books]:
+    """The state before the first update that the run makes itself, and the books as they are then.
+
+    folder: of the run; the runs that it may begin with are beside it. Of a branch `metrics.jsonl` gets the trunk's
+    records up to where it begins. layout: from `run_layout`. notes: takes what is to be known of the run.
+
+    Raises UserError where the trunk is another run, see `shared_steps`, and as `find_parent`.
+    """
+    if config.records.trunk is not None:
+        branch = _branch_off(config, config.records.trunk, folder, layout, notes)
+        if branch is not None:
+            return branch
+    if config.start is not None:
+        return _begin_with(config, config.start, folder, layout, notes)
+    return _new_state(config, layout), new_books(config)
+
+
+def new_books(config: RunConfig) -> Books:
+    """Of a run before its first update."""
+    losses = Losses(config.steps, config.objective.limit(config.model.vocab))
+    return Books(config_hash(config), 0, 0, 0.0, losses.state(), {})
+
+
+def _new_state(config: RunConfig, layout: TrainState) -> TrainState:
+    """From the seed alone."""
+    optimizer = run_optimizer(config, make_knobs(config))
+    return create_state(config.model, optimizer, config.seed, layout._replace(reference=None))
+
+
+def _branch_off(
+    config: RunConfig, name: str, folder: Path, layout: TrainState, notes: list[str]
+) -> tuple[TrainState, Books] | None:
+    """What the newest checkpoint of the run `name` says that this one shares; None, which `notes` then says, where
+    there is no such run or checkpoint."""
+    home = folder.parent / name
+    if not everyone((home / "config.yaml").is_file()):
+        notes.append(f"trained from its first step: {home} is not there")
+        return None
+    trunk = load(RunConfig, home / "config.yaml")
+    try:
+        wanted = shared_steps(config, trunk)
+    except UserError as error:
+        raise UserError(f"records.trunk={name}: {error}") from None
+    found = _checkpoint(Parent(home, trunk, wanted), layout, notes)
+    if found is None:
+        notes.append(f"trained from its first step: {name} has no checkpoint of step {wanted} or before")
+        return None
+    state, books = found
+    if books.step < wanted:
+        notes.append(f"began at step {books.step} of {name}, which has no checkpoint of step {wanted}")
+    if is_main():
+        write_metrics(folder, [record for record in read_metrics(home) if record["step"] <= books.step])
+    everyone(True)  # the others read them next
+    flops = accounting.flops_per_token(config).exact * config.batch_tokens * books.step
+    own = {"steps": config.steps, "tail_sum": 0.0, "tail_count": 0}  # the last tenth is another
+    branch = {"trunk": name, "step": books.step, "flops_shared": flops, "wall_s_shared": books.wall_s}
+    return state, replace(books, losses=books.losses | own, branch=branch)
+
+
+def _begin_with(
+    config: RunConfig, start: StartConfig, folder: Path, layout: TrainState, notes: list[str]
+) -> tuple[TrainState, Books]:
+    """A new state with what `start` takes over in it."""
+    parent = find_parent(config, start, folder.parent)
+    broken: list[str] = []
+    found = _checkpoint(parent, _wanted(config, start, layout, parent.run), broken)
+    if found is None or found[1].step != parent.step:
+        raise UserError(
+            f"start.run={start.run}: its checkpoint of step {parent.step} cannot be read: {'; '.join(broken)}; set "
+            f"start.step to another, {parent.folder} has {', '.join(map(str, saved_steps(parent.folder)))}"
+        )
+    taken, theirs = found
+    state = _new_state(config, layout)
+    state = state._replace(params=_onto(state.params, _without(taken.params, _new(config, start))))
+    if start.optimizer == "inherit":
+        state = state._replace(opt_state=_onto(state.opt_state, taken.opt_state))
+    if start.reference:  # a copy: an update takes the memory of the parameters that it is given
+        state = state._replace(reference=jax.tree.map(jnp.copy, taken.params))
+    left = {tensor.name for tensor in parent.run.tensors()} - {tensor.name for tensor in config.tensors()}
+    if left:
+        notes.append(f"no place for what {run_id(parent.run)} has beside: {', '.join(sorted(left))}")
+    return state, replace(new_books(config), inherited=_inherited(config, parent, theirs))
+
+
+def _checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[TrainState, Books] | None:
+    """The newest checkpoint of `parent.step` or before; `notes` takes what is wrong with newer ones."""
+    checkpoints = Checkpoints(parent.folder, parent.run.records, config_hash(parent.run), read_only=True)
+    found = checkpoints.restore(layout, parent.step)
+    checkpoints.close()
+    notes.extend(checkpoints.notes)
+    return found
+
+
+def _wanted(config: RunConfig, start: StartConfig, layout: Any, parent: RunConfig) -> Any:
+    """The layout of a state with None in place of all that is not read from the checkpoint of `parent`."""
+    new = _new(config, start)
+    params = layout.params if start.reference else _without(layout.params, new)
+    opt_state = None
+    if start.optimizer == "inherit":
+        opt_state = _without(layout.opt_state, new | {tensor.path for tensor in parent.tensors() if tensor.frozen})
+        opt_state = _without_schedules(opt_state)
+    return layout._replace(step=None, params=params, opt_state=opt_state, reference=None)
+
+
+def _new(config: RunConfig, start: StartConfig) -> set[tuple[str, ...]]:
+    """Paths of the parameters that are not taken over."""
+    return {tensor.path for tensor in config.tensors() if start.is_new(tensor)}
+
+
+def _without(tree: Any, paths: set[tuple[str, ...]]) -> Any:
+    """A tree of parameters, or of states that mirror them, with None in place of what belongs to these."""
+
+    def kept(path: Any, x: Any) -> Any:
+        runs = groupby(path, lambda entry: isinstance(entry, jax.tree_util.DictKey))
+        return None if any(keys and tuple(k.key for k in run) in paths for keys, run in runs) else x
+
+    return jax.tree_util.tree_map_with_path(kept, tree)
+
+
+def _without_schedules(opt_state: Any) -> Any:
+    """The state of an optimizer with None for the steps of its schedule: a run's own schedule begins at 0."""
+
+    def is_schedule(state: Any) -> bool:
+        return isinstance(state, optax.ScaleByScheduleState)
+
+    def without(state: Any) -> Any:
+        return state._replace(count=None) if is_schedule(state) else state
+
+    return jax.tree.map(without, opt_state, is_leaf=is_schedule)
+
+
+def _onto(own: Any, taken: Any) -> Any:
+    """`own` with all that `taken` has; that has None in place of the rest."""
+    return jax.tree.map(lambda mine, theirs: mine if theirs is None else theirs, own, taken)
+
+
+def _inherited(config: RunConfig, parent: Parent, books: Books) -> dict[str, Any]:
+    """Facts for the record. Tokens and FLOPs are those of the parameters' whole past."""
+    before = books.inherited or {}
+    flops = accounting.flops_per_token(parent.run).exact * books.tokens
+    return {
+        "start": {"run": run_id(parent.run), "parent": config_hash(parent.run), "step": parent.step},
+        "tokens_inherited": books.tokens + before.get("tokens_inherited", 0),
+        "flops_inherited": flops + before.get("flops_inherited", 0.0),
+        "params_frozen": sum(tensor.size for tensor in config.tensors() if tensor.frozen),
+    }

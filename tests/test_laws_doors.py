@@ -1,0 +1,73 @@
+"""What `scaling.laws` offers is offered: in the README, a notebook, a study, a command or a report."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scaling import laws
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+ASKED = [block for block in BLOCKS if block.startswith("laws.")]
+LINES = [line for block in ASKED for line in block.splitlines()]
+
+
+def texts():
+    """Everything from which someone, or a command, gets to a law."""
+    yield "\n".join(BLOCKS)
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    package = Path(laws.__file__).parents[1]
+    for path in [*package.rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
+        if package / "laws" not in path.parents:
+            yield path.read_text(encoding="utf-8")
+
+
+def test_every_function_has_a_door():
+    used = {name for text in texts() for name in re.findall(r"\blaws\.(\w+)", text)}
+    functions = {name for name in laws.__all__ if inspect.isfunction(getattr(laws, name))}
+    assert functions - used == set()
+
+
+@pytest.fixture(scope="module")
+def tables():
+    rng = np.random.default_rng(0)
+
+    def loss(N, D):
+        return (1.69 + 406.4 / N**0.34 + 410.7 / D**0.28) * np.exp(0.003 * rng.standard_normal(len(N)))
+
+    def runs(N, D, value, **columns):
+        return laws.Runs({"params": N, "tokens": D, "loss": value} | columns, **{key: key for key in columns})
+
+    C = np.repeat(np.geomspace(1e18, 1e20, 5), 7)
+    N = 0.1 * C**0.47 * np.tile(np.geomspace(1 / 3, 3, 7), 5)
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 8), np.geomspace(1e8, 1e11, 20)))
+    size, experts = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, 6), 2.0 ** np.arange(1, 9)))
+    e = 1 / (1 / (experts - 1 + 1 / (1 / 1.9 - 1 / 314.0)) + 1 / 314.0)
+    log_loss = -0.08 * np.log10(size) - 0.11 * np.log10(e) + 0.009 * np.log10(size) * np.log10(e) + 1.07
+    bits = np.tile([4.0, 8.0, 16.0, 4.0, 6.0, 12.0, 3.0], 5)
+    nll = np.linspace(1.5, 3.5, 30)
+    accuracy = 0.25 + 0.7 / (1 + np.exp(3 * (nll - 2.4))) + 0.003 * rng.standard_normal(30)
+    exact = runs(N, C / 6 / N, loss(N, C / 6 / N))
+    return {
+        "runs": exact,
+        "fit": laws.fit(exact, loss=laws.l2(), starts=16),
+        "curves": runs(n, d, loss(n, d), run=n.astype(str)),
+        "scores": laws.Runs({"nll": nll, "acc": accuracy}, N=None, D=None, loss="acc", NLL="nll"),
+        "routed": laws.Runs({"N": size, "E": experts, "loss": 10**log_loss}, N="N", D=None, E="E"),
+        "quantised": runs(N, C / 6 / N, loss(N * (1 - np.exp(-bits / 2.0)) ** 3, C / 6 / N), P=bits),
+    }
+
+
+@pytest.mark.parametrize("line", LINES, ids=[line.partition("(")[0] for line in LINES])
+def test_each_line_of_the_readme_answers(tables, line):
+    assert eval(line, {"laws": laws} | tables) is not None
+
+
+def test_the_readme_asks_in_two_blocks():
+    assert len(ASKED) == 2 and len(LINES) > 15

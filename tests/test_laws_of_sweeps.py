@@ -1,0 +1,189 @@
+"""`scaling fit SWEEP --law …` reads what a law asks for from the runs' records: sweeps whose law is known."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_sweep import Law, sweep_config, write_runs
+
+from scaling import laws, load_runs, report
+from scaling.cli import main
+from scaling.config import SweepConfig
+from scaling.result import Result
+
+QUICK = ("--bootstrap", "0", "--starts", "8", "--json")
+SIZES, TOKENS = [20e3, 40e3, 80e3, 160e3], [1e5, 2e5, 4e5, 8e5]
+
+
+def grid(axes: dict[str, Any], zipped: dict[str, Any] | None = None, **changes: Any) -> SweepConfig:
+    """The synthetic sweep's runs at every combination of `axes`."""
+    design = {"kind": "grid", "axes": axes, "zip": zipped or {}}
+    run = sweep_config().run | changes.pop("run", {})
+    set_here = [key.removeprefix("model.") for key in (*axes, *(zipped or {}))]
+    run["model"] = {key: value for key, value in run["model"].items() if key not in set_here}
+    return sweep_config(design=design, forecast=None, run=run, **changes)
+
+
+def fitted(capsys: pytest.CaptureFixture[str], home: Path, law: str, *options: str) -> dict[str, Any]:
+    assert main(["fit", str(home), "--law", law, *QUICK, *options]) == 0, capsys.readouterr().err
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def refused(capsys: pytest.CaptureFixture[str], home: Path, law: str, *options: str) -> str:
+    assert main(["fit", str(home), "--law", law, *QUICK, *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    return err
+
+
+def test_a_law_of_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "synthetic"
+    known = Law(of=lambda run: (8.0 / run.context) ** 0.6 + 1.5, noise=0)
+    axes = {"model.context": [16, 32, 64, 128, 256, 512], "model.params": [40e3], "tokens": [512 * 400]}
+    write_runs(grid(axes), home, known, lines=2)
+    table = fitted(capsys, home, "context")
+    assert table["params"] == pytest.approx({"alpha": 8.0, "beta": 0.6, "gamma": 1.5}, rel=1e-4)
+    assert table["conventions"]["T"] == "context" and table["isoflop"] is None
+    assert "the runs mix model.context: 128 (" in refused(capsys, home, "chinchilla")
+    assert (home / "fit.json").exists()
+    page = report.write(home).read_text(encoding="utf-8")
+    assert laws.FORMS["context"].formula in page and "the law was fitted again" not in page
+    axes["model.params"] = [40e3, 80e3]
+    write_runs(grid(axes, name="sizes"), tmp_path / "sizes", known, lines=2)
+    assert "the runs mix model.d_ff: " in refused(capsys, tmp_path / "sizes", "context")
+
+
+def test_a_law_of_unique_tokens_is_fitted_to_runs_of_several_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    E, A, B, alpha, R_D, R_N = 1.2, 60.0, 90.0, 0.4, 6.0, 9.0
+
+    def worth(total: float, unique: float, R: float) -> float:
+        return unique + unique * R * (1 - math.exp(-(total / unique - 1) / R))
+
+    def loss(run: Result) -> float:
+        N, D, U = run.params_total, run.tokens, run.unique_tokens
+        D = worth(D, min(U, D), R_D)
+        N = worth(N, min((A / B) ** (1 / alpha) * U, N), R_N)
+        return E + A / N**alpha + B / D**alpha
+
+    home = tmp_path / "synthetic"
+    unique = [102_400, 409_600, 1_638_400]
+    pairs = [(u, d) for d in (1e5, 4e5, 16e5, 64e5) for u in unique if u <= 1.1 * d]
+    zipped = dict(zip(("data.train_tokens", "tokens"), zip(*pairs, strict=True), strict=True))
+    data = {"data": {"corpus": "python_stdlib", "epochs": 200}}
+    write_runs(grid({"model.params": SIZES}, zipped, run=data), home, Law(of=loss, noise=0), lines=2)
+    table = fitted(capsys, home, "data_constrained")
+    assert table["runs"] == 36 and table["excluded"] == []
+    assert table["params"] == pytest.approx(
+        {"E": E, "A": A, "B": B, "alpha": alpha, "beta": alpha, "R_D": R_D, "R_N": R_N}, rel=1e-3
+    )
+    runs = load_runs(home)
+    assert (runs["validity"] == "repeated").sum() == 24
+    # elsewhere they stay out, each with its reason
+    assert "the runs mix data.train_tokens: 102400 (" in refused(capsys, home, "chinchilla")
+    seen = laws.from_results(runs, allow=["data.train_tokens"])
+    reasons = [each.reason for each in seen.exclusions]
+    assert len(seen) == 12 and reasons.count("repeated: 3.91 epochs of its data") == 8
+
+
+def test_a_law_of_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    E, A1, A2, B, alpha1, alpha2, beta = 5.0, 20.0, 30.0, 200.0, 0.3, 0.5, 0.45
+
+    def loss(run: Result) -> float:
+        Nnv, Nv = run.params_non_embedding, run.params_total - run.params_non_embedding
+        normalised = -E + A1 / Nnv**alpha1 + A2 / Nv**alpha2 + B / run.tokens**beta
+        return float(run.facts["unigram_loss"]) + normalised
+
+    home = tmp_path / "synthetic"
+    vocab = [256, 1024, 4096]
+    zipped = {"model.vocab": vocab, "data.tokenizer.vocab": vocab}
+    data = {"data": {"corpus": "python_stdlib", "tokenizer": {"kind": "bpe"}}}
+    axes = {"model.params": [4e5, 8e5, 16e5, 32e5], "tokens": TOKENS}
+    write_runs(grid(axes, zipped, run=data), home, Law(of=loss, noise=0), lines=2)
+    runs = load_runs(home)
+    assert runs.groupby("vocab")["unigram_loss"].first().round(3).tolist() == [round(math.log(v), 3) for v in vocab]
+    table = fitted(capsys, home, "tao")
+    assert table["objective"]["residual"] == "raw" and table["conventions"]["loss"].startswith("nats per token, held")
+    known = {"E": E, "A1": A1, "A2": A2, "B": B, "alpha1": alpha1, "alpha2": alpha2, "beta": beta}
+    assert table["params"] == pytest.approx(known, rel=1e-3)
+    said = refused(capsys, home, "chinchilla")
+    assert "the runs mix model.vocab: 1024 (" in said and "data.tokenizer.vocab: 1024 (" in said
+
+
+def test_a_law_of_experts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, c, d, Es, Em = -0.08, -0.1, 0.009, 0.75, 2.0, 300.0
+
+    def loss(run: Result) -> float:
+        e = 1 / (1 / (run.experts - 1 + 1 / (1 / Es - 1 / Em)) + 1 / Em)
+        n, e = math.log10(run.params_active), math.log10(e)
+        return float(10 ** (a * n + b * e + c * n * e + d))
+
+    home = tmp_path / "synthetic"
+    experts = [1, 2, 8, 32, 128]
+    law = Law(of=loss, noise=0, recorded=lambda config: {"experts": experts[config.seed]})
+    sweep = grid({"model.params": SIZES, "tokens": [1e5]}, seeds=range(5))
+    write_runs(sweep, home, law, lines=2)
+    table = fitted(capsys, home, "clark", "--compare", "clark_bilinear")
+    assert {row["form"] for row in table["compare"]["table"]} == {"clark", "clark_bilinear"}
+    assert table["params"] == pytest.approx({"a": a, "b": b, "c": c, "d": d, "Es": Es, "Em": Em}, rel=1e-3)
+    assert table["conventions"]["N"] == "params_active" and table["conventions"]["E"] == "experts"
+    assert "the runs mix experts: 1 (" in refused(capsys, home, "power_law_N")
+    runs = load_runs(home)
+    assert len(laws.from_results(runs, law="power_law_N", where=["experts == 8"])) == 4
+    assert laws.from_results(runs, law="power_law_N", allow=["experts"]).conventions["allowed"] == "experts"
+    assert set(laws.from_results(runs, law=["power_law_N", "clark"]).values) == {"N", "D", "loss", "C", "E"}
+
+
+def test_a_law_of_granularity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    c, g, a, b, alpha, beta, gamma = 0.9, 3.0, 15.0, 40.0, 0.25, 0.35, 0.6
+    sizes = [1, 2, 4, 8]
+
+    def loss(run: Result) -> float:
+        width = g / run.facts["granularity"] ** gamma + a
+        return float(c + width / run.params_non_embedding**alpha + b / run.tokens**beta)
+
+    home = tmp_path / "synthetic"
+    law = Law(of=loss, noise=0, recorded=lambda config: {"facts": {"granularity": sizes[config.seed]}})
+    write_runs(grid({"model.params": SIZES, "tokens": TOKENS}, seeds=range(4)), home, law, lines=2)
+    table = fitted(capsys, home, "krajewski")
+    known = {"c": c, "g": g, "a": a, "b": b, "alpha": alpha, "beta": beta, "gamma": gamma}
+    assert table["params"] == pytest.approx(known, rel=1e-3)
+    assert "the runs mix granularity: 1 (" in refused(capsys, home, "chinchilla")
+
+
+def test_a_law_of_steps_and_one_of_any_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "synthetic"
+    law = Law(of=lambda run: (3e3 / run.params_total) ** 0.4 + (90 / run.facts["steps"]) ** 0.7, noise=0)
+    write_runs(grid({"model.params": SIZES, "tokens": TOKENS}), home, law, lines=2)
+    found = fitted(capsys, home, "kaplan_NS")["params"]
+    assert found == pytest.approx({"Nc": 3e3, "aN": 0.4, "Sc": 90, "aS": 0.7}, rel=1e-4)
+    said = refused(capsys, home, "bnsl_1")
+    assert "bnsl_1 reads x (any one quantity) from the column x, which this table does not have" in said
+    assert "--column x=COLUMN" in said
+    table = fitted(capsys, home, "kaplan_N", "--column", "N=tokens", "--where", "model.params == 40e3")
+    assert table["conventions"]["N"] == "tokens" and table["runs"] == 4 and "aN" in table["params"]
+
+
+@pytest.mark.parametrize(
+    ("law", "said"),
+    [
+        (
+            "krajewski",
+            "reads G (hidden size of the dense layer over an expert's) from the column granularity",
+        ),
+        ("kumar", "kumar reads Pw (bits of the weights in training) from the column weight_bits"),
+        ("frantar", "frantar reads R (share of the weights that is not zero) from the column density"),
+        ("accuracy_of_nll", "from the column nll, which this table does not have"),
+        ("clark", "clark needs runs that differ in E; all 15 have E = 1"),
+        ("context", "the runs mix model.d_ff: "),
+    ],
+)
+def test_what_the_records_do_not_have_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], law: str, said: str
+) -> None:
+    write_runs(sweep_config(), tmp_path / "synthetic", lines=2)
+    options = ("--allow", "run.tokens") if law == "clark" else ()
+    assert said in refused(capsys, tmp_path / "synthetic", law, *options)
