@@ -26,8 +26,9 @@ class Masked(Objective):
 
     It is the loss of masked diffusion, where a rate t ~ U(0, 1] masks each token by itself and each target weighs 1/t
     (Nie et al. 2025, 2502.09992, eq. 3), with less noise. There k is uniform on 0 … L, and given the mask 1/t has the
-    mean (L+1)/k and, where k is 1, no finite variance. Here a target weighs L/k, no window is empty, and the loss of each is a mean,
-    never more than that of its worst token: of a trained model's windows its variance was two thirds.
+    mean (L+1)/k and, where k is 1, no finite variance. Here a target weighs L/k, no window is empty, and the loss of
+    each is a mean, never more than that of its worst token: over a trained model's windows, two thirds of the
+    variance.
     """
 
     UNIT: ClassVar[str] = "nats per token, upper bound"
