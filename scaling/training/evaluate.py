@@ -37,7 +37,7 @@ class Evaluation:
     """its standard error, windows taken as independent; None for a split of one window"""
     bits_per_byte: float | None
     """loss / ln 2 · tokens of the split / bytes of its text (end-of-document tokens are tokens, not bytes); None for
-    an objective whose loss is no likelihood"""
+    an objective whose loss is no likelihood, an upper bound for one whose loss bounds it"""
     tokens: int
     windows: int
 
