@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import scaling
 from scaling import cli_laws
 from scaling.errors import UserError, explain
+from scaling.extensions import load_extensions
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 a run failed (of `train`: or diverged), or the disk is full; 2 a mistake in usage, "
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = _parse(argv)
+        load_extensions()
         return args.call(args)
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)

@@ -9,7 +9,10 @@ VARIABLE = "SCALING_EXTENSIONS"
 
 
 def load_extensions() -> None:
-    """Imports the modules that SCALING_EXTENSIONS names, by commas. Raises UserError for one that is not there."""
+    """Imports the modules that SCALING_EXTENSIONS names, by commas; every command and worker begins with it.
+
+    Raises UserError for one that is not there.
+    """
     for name in filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))):
         try:
             importlib.import_module(name)

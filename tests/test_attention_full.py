@@ -63,6 +63,10 @@ def assert_same_with_gradients(run: Any, arrays: Arrays, mask: AttentionMask) ->
         np.testing.assert_allclose(got, want, atol=3e-5)
 
 
+def told(value: Any) -> str:
+    return str(getattr(value, "__name__", value))
+
+
 MASKS = [
     AttentionMask(150, kind="full"),
     AttentionMask(70, kind="full", alibi=True),
@@ -77,7 +81,7 @@ MASKS = [
     [(reference, 24, mask) for mask in MASKS]
     + [(blocked, 150, mask) for mask in MASKS]
     + [(blocked, length, MASKS[1]) for length in (1, 24, 64, 128)],
-    ids=str,
+    ids=told,
 )
 def test_full_attention_is_the_dense_square(run: Any, length: int, mask: AttentionMask) -> None:
     """At lengths below, of and beside whole blocks of 64."""

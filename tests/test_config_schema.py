@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from test_config import RUN
 
-from scaling.config import DataConfig, ModelConfig, RunConfig, SweepConfig, json_schema, load
+from scaling.config import DataConfig, ModelConfig, RunConfig, SweepConfig, TransformerConfig, json_schema, load
 from scaling.config.load import parse_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -60,5 +60,8 @@ def test_the_schema_knows_what_the_reader_refuses() -> None:
     assert problems({**RUN, "tokens": 1e6}, schema) == []
     for wrong in ({"toknes": 1}, {"model": {"layer": 1}}, {"tokens": "many"}, {"optimizer": {"name": "adamv"}}):
         assert len(problems({**RUN, **wrong}, schema)) == 1, wrong
-    assert problems({"vocab": 1}, json_schema(ModelConfig)) == [".vocab: 1 is too small"]
+    assert problems({"vocab": 1}, json_schema(TransformerConfig)) == [".vocab: 1 is too small"]
+    assert len(problems({"vocab": 1}, json_schema(ModelConfig))) == 1, "of no family"
+    lstm = {"kind": "lstm", "vocab": 256, "context": 8, "layers": 1, "d_model": 8, "projection": True}
+    assert problems(lstm, json_schema(ModelConfig)) == [] != problems(lstm, json_schema(TransformerConfig))
     assert "rows of the embedding" in json_schema(ModelConfig)["properties"]["vocab"]["description"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from config_leaves import changed, leaves, models
+from config_leaves import changed, leaves
 from test_recipe import RUN, SIZES
 
 from scaling.config import (
@@ -84,7 +84,7 @@ def test_text_that_is_tokenised_otherwise_is_another_store(key: str, tmp_path: P
 
 
 def test_every_rule_of_a_sweep_says_which_key_it_sets_and_a_run_has_it() -> None:
-    fields = {name: list(models(field.annotation)) for name, field in SweepConfig.model_fields.items()}
+    fields = {name: classes_of(field) for name, field in SweepConfig.model_fields.items()}
     rules = {name: kinds for name, kinds in fields.items() if any(issubclass(kind, Rule) for kind in kinds)}
     assert set(rules) == {"learning_rate", "batch_size", "weight_decay"}
     for name, kinds in rules.items():

@@ -24,8 +24,7 @@ CONTEXT, TOKENS = 8, 8 * 40 - 2  # 40 windows, the last not full: 16 streams of 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     made = Tiny(tmp_path_factory.mktemp("state"))
-    with made.compiling_once():
-        yield made
+    yield made
 
 
 def run(tiny: Tiny, state: str = "reset") -> RunConfig:

@@ -28,8 +28,7 @@ LETTERS, DOCUMENTS, LENGTH, CONTEXT = "abc", 40, 20_000, 16
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     made = Tiny(tmp_path_factory.mktemp("masked"))
-    with made.compiling_once():
-        yield made
+    yield made
 
 
 @pytest.mark.parametrize("batch_tokens", [96, 8192])

@@ -10,7 +10,8 @@ import pytest
 from synthetic_sweep import sweep_config, write_runs
 
 from scaling.metrics import last_metrics, read_metrics
-from scaling.training.metrics import PATIENCE, Losses, MetricsFile, limit
+from scaling.objectives import NextToken
+from scaling.training.metrics import PATIENCE, Losses, MetricsFile
 
 
 def test_window_and_tail_are_means_of_the_steps_they_name() -> None:
@@ -43,9 +44,10 @@ def test_a_loss_that_is_no_number_is_divergence_at_once(loss: float) -> None:
 
 
 def test_worse_than_guessing_for_long_is_divergence_and_a_spike_is_not() -> None:
-    high = limit(256) + 0.1
-    assert limit(256) == pytest.approx(1.5 * math.log(256))
-    losses = Losses(1000, limit(256))
+    limit = NextToken().limit(256)
+    high = limit + 0.1
+    assert limit == pytest.approx(1.5 * math.log(256))
+    losses = Losses(1000, limit)
     for step in range(1, PATIENCE):
         assert losses.add(step, high) is None
     assert losses.add(PATIENCE, 3.0) is None

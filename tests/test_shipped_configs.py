@@ -30,6 +30,6 @@ FILES = [(kind, path) for kind in KINDS for path in sorted((CONFIGS / kind).glob
 def test_a_shipped_file_is_what_its_folder_says(kind: str, path: Path) -> None:
     config = load(KINDS[kind], path)
     assert path.read_text().startswith("# "), "says what it is"
-    assert set(read_mapping(path)) <= set(json_schema(KINDS[kind])["properties"])
+    assert set(read_mapping(path)) <= set(json_schema(type(config))["properties"])
     if isinstance(config, SweepConfig):
         assert len({run.id for run in make_runs(config)}) == len(make_runs(config))

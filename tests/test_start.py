@@ -39,8 +39,7 @@ SWEEP = "begun"
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     made = Tiny(tmp_path_factory.mktemp("start"))
-    with made.compiling_once():
-        yield made
+    yield made
 
 
 def config(tiny: Tiny, records: dict[str, Any] | None = None, **changes: Any) -> RunConfig:

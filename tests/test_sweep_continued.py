@@ -13,7 +13,7 @@ from waiting import LIMIT_S, wait_until
 from scaling.config import SweepConfig, to_yaml
 from scaling.errors import UserError
 from scaling.sweeps import make_runs, run_state, run_sweep, status
-from scaling.sweeps.progress import Progress
+from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.run_store import attempts, is_held, lock
 
 LAUNCH = """
@@ -71,14 +71,14 @@ def test_a_killed_launch_is_continued_and_its_open_attempt_closed(
     # the real worker ends with its parent, see below; this one lives on for a while, and is waited for
     orphan = attempts(home / slow)[0].pid
     assert run_state(home / slow).state == "running"
-    told = Progress.wait_for
+    told = LaunchProgress.wait_for
 
-    def end_the_orphan(self: Progress, run_id: str) -> None:
+    def end_the_orphan(self: LaunchProgress, run_id: str) -> None:
         told(self, run_id)
         if is_held(home / slow / "lock"):
             os.kill(orphan, signal.SIGKILL)
 
-    monkeypatch.setattr(Progress, "wait_for", end_the_orphan)
+    monkeypatch.setattr(LaunchProgress, "wait_for", end_the_orphan)
     assert run_sweep(config, four_slots(), tmp_path).ok
     assert f"{slow} is being trained by another process" in capsys.readouterr().err
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))

@@ -52,7 +52,6 @@ from scaling.config.sweep import (
     Point,
     SweepConfig,
 )
-from scaling.extensions import load_extensions
 from scaling.families import LadderConfig, ModelConfig, MupConfig, TransformerConfig
 from scaling.frozen import Config
 
@@ -116,5 +115,3 @@ __all__ = [
     "tail_steps",
     "to_yaml",
 ]
-
-load_extensions()  # before any configuration is read

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from scaling.errors import UserError, explain
+from scaling.extensions import load_extensions
 from scaling.report.make import write
 from scaling.sweeps.run_store import write_table
 
@@ -21,6 +22,7 @@ def main(home: Path) -> int:
     signal.signal(signal.SIGTERM, _stop)
     os.nice(19)  # the runs come first
     try:
+        load_extensions()
         write_table(home)
         write(home, live=True)
     except UserError as error:

@@ -13,7 +13,8 @@ from scaling import laws
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.report import analysis
-from scaling.report.data import Live, ReportData, Run, TrainingCurve
+from scaling.report.data import Live, ReportData, Run, Titles, TrainingCurve
+from scaling.result import UNIT
 from scaling.sweeps import load_runs, status
 from scaling.sweeps.status import tell_counts
 from scaling.sweeps.watch import seconds_left, tell_progress

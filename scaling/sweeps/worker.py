@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, explain
+from scaling.extensions import load_extensions
 from scaling.result import read_result
 from scaling.sweeps.executors.process import PARENT
 from scaling.sweeps.run_store import BUSY, Busy, lock, log_end, log_start, stopped
@@ -36,6 +37,7 @@ def main(folders: Sequence[Path]) -> int:
     """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
     did not complete; BUSY where another process trains one of them."""
     _end_with_parent()
+    load_extensions()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
     os.environ.update(COMPILATION_CACHE | {"JAX_COMPILATION_CACHE_DIR": str(cache)})
