@@ -22,6 +22,7 @@ from scaling.config import (
     shape_of,
     shared_steps,
 )
+from scaling.config.load import classes_of
 from scaling.data.store import store_folder_of
 from scaling.errors import UserError
 from scaling.ladder import size_keys
