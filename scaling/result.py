@@ -13,6 +13,9 @@ from scaling.errors import UserError
 
 Status = Literal["completed", "diverged", "failed"]
 
+UNIT = "nats per token"
+"""of the loss of a record that does not say"""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -34,10 +37,11 @@ class Result:
     flops_by_convention: dict[str, float]
     """training FLOPs, exact and under every named convention"""
     loss: float | None
-    """nats per token, mean over the held-out split"""
+    """in `unit`, mean over the held-out split"""
     loss_sem: float | None
     """standard error of `loss`, windows taken as independent"""
     bits_per_byte: float | None
+    """of an objective whose loss is an upper bound of −log p of the text, an upper bound; None where it is none"""
     learning_rate: float
     batch_tokens: int
     context: int
@@ -61,6 +65,11 @@ class Result:
     """the canonical configuration, all that makes the run what it is; empty in records of older versions"""
     by_rule: dict[str, str] = field(default_factory=dict)
     """dotted keys of it that a sweep set run by run, and the rule"""
+    objective: str = "next_token"
+    unit: str = UNIT
+    """of every loss of the run"""
+    targets: int | None = None
+    """predictions that counted among `tokens`; None in records of older versions"""
 
     @property
     def flops_spent(self) -> float:

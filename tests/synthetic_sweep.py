@@ -149,7 +149,10 @@ def _train(run: PlannedRun, law: Law, lines: int, status: Status, reason: str) -
     metrics[-1].pop("loss")
     targets = store.validation.n_tokens - 1
     evaluation = Evaluation(loss, 0.004, loss / np.log(2), targets, -(-targets // config.model.context))
-    ended = made(evaluation=evaluation if status == "completed" else None, train_loss=loss * 1.01)
+    measured: dict[str, Any] = {"evaluation": evaluation, "train_loss": loss * 1.01}
+    if status == "diverged":
+        measured = {"train_loss": None, "facts": made.keywords["facts"] | {"last_good": metrics[-2]}}
+    ended = made(**measured) if status != "failed" else made(tokens_per_s=None)
     return replace(_recorded(ended, law), versions=VERSIONS), metrics
 
 

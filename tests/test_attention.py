@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_run import quick_jit
 
 from scaling.errors import UserError
 from scaling.families.kernels import KERNELS
@@ -14,9 +15,11 @@ from scaling.models.positions import alibi_slopes
 
 
 def inputs(length: int, heads: int = 4, kv_heads: int = 2, d_head: int = 8) -> tuple[jax.Array, ...]:
-    keys = jax.random.split(jax.random.key(length), 3)
-    shapes = [(2, length, n, d_head) for n in (heads, kv_heads, kv_heads)]
-    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    return tuple(normal(length + i, (2, length, n, d_head)) for i, n in enumerate((heads, kv_heads, kv_heads)))
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def by_loops(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: AttentionMask) -> np.ndarray:
@@ -48,18 +51,22 @@ MASKS = [
 @pytest.mark.parametrize("mask", MASKS, ids=str)
 def test_the_reference_is_attention_written_with_loops(mask: AttentionMask) -> None:
     q, k, v = inputs(24)
-    np.testing.assert_allclose(reference(q, k, v, mask), by_loops(*map(np.asarray, (q, k, v)), mask), atol=2e-6)
+    found = quick_jit(lambda *x: reference(*x, mask))(q, k, v)
+    np.testing.assert_allclose(found, by_loops(*map(np.asarray, (q, k, v)), mask), atol=2e-6)
 
 
 def assert_same_with_gradients(
     run: Implementation, q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask
 ) -> None:
     """`run` and the reference agree, and so do their gradients along a random direction of the output."""
-    direction = jax.random.normal(jax.random.key(9), q.shape)
+    direction = normal(9, q.shape)
 
     def value_and_gradients(f: Implementation) -> tuple[jax.Array, ...]:
-        out, pull = jax.vjp(lambda *x: f(*x, mask, None), q, k, v)
-        return (out, *pull(direction))
+        def both(*x: jax.Array) -> tuple[jax.Array, ...]:
+            out, pull = jax.vjp(lambda *x: f(*x, mask, None), *x)
+            return (out, *pull(direction))
+
+        return quick_jit(both)(q, k, v)
 
     for got, want in zip(value_and_gradients(run), value_and_gradients(reference), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-5)
@@ -101,7 +108,8 @@ def test_splash_is_the_reference_where_pallas_interprets_it(length: int, window:
 def test_auto_is_blocked_on_a_cpu() -> None:
     q, k, v = inputs(40)
     mask = AttentionMask(40)
-    assert (attend(q, k, v, mask) == attention_blocked.blocked(q, k, v, mask)).all()
+    auto, blocked = (quick_jit(lambda *x, f=f: f(*x, mask))(q, k, v) for f in (attend, attention_blocked.blocked))
+    assert (auto == blocked).all()
 
 
 @pytest.mark.parametrize("name, why", [("cudnn", "gpu only"), ("splash", "tpu only")])
@@ -126,11 +134,12 @@ def test_dropout_keeps_the_mean_and_drops_its_share(implementation: str) -> None
     """Over values of one, the output is the sum of the kept probabilities: mean 1, and 1/(1 − rate) or less each."""
     q, k, _ = inputs(70)
     ones, mask = jnp.ones_like(k), AttentionMask(70, dropout=0.25)
-    out = attend(q, k, ones, mask, key=jax.random.key(0), implementation=implementation)
+    attention = quick_jit(lambda q, k, v, key: attend(q, k, v, mask, key=key, implementation=implementation))
+    out = attention(q, k, ones, jax.random.key(0))
     assert out.mean() == pytest.approx(1.0, abs=0.02)
     first = np.asarray(out[:, 0, :, 0])  # the first query sees one key: kept at 4/3 or dropped
     assert set(np.round(first.ravel(), 5)) <= {0.0, np.float32(1.33333)}
-    assert attend(q, k, ones, mask, implementation=implementation) == pytest.approx(1.0, abs=1e-5)
+    assert attention(q, k, ones, None) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_alibi_slopes_are_those_of_the_paper() -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: what is kept, what comes back, and what happens to broken ones."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,13 @@ LOSSES = {"steps": 9, "limit": 8.0, "window_sum": 0.1 + 0.2}
 
 
 @pytest.fixture(scope="module")
-def states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TrainState, list[TrainState]]]:
+def states(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainState, list[TrainState]]:
     """(layout, three states)."""
     tiny = Tiny(tmp_path_factory.mktemp("checkpoint"))
     config = tiny.config()
     optimizer = run_optimizer(config, make_knobs(config))
     layout = abstract_state(config.model, optimizer, make_mesh(config.placement.mesh, jax.devices()[:1]))
-    with tiny.compiling_once():
-        yield layout, [create_state(config.model, optimizer, seed, layout) for seed in range(3)]
+    return layout, [create_state(config.model, optimizer, seed, layout) for seed in range(3)]
 
 
 def open_at(folder: Path, config_hash: str = "0123", **records: Any) -> Checkpoints:

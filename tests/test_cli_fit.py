@@ -136,6 +136,7 @@ def test_the_list_holds_every_law_aligned(capsys):
         assert line.startswith(name + " ") and line[at:].startswith(form.formula) and line.endswith(form.source)
     assert scaling("fit", "--list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
+    assert listed[0]["records"] == {"N": "params_total", "D": "tokens", "loss": "loss"}
     assert listed[0]["columns"] == ["N", "D"] and listed[0]["params"] == ["E", "A", "B", "alpha", "beta"]
 
 

@@ -1,7 +1,6 @@
 """The held-out loss against plain sums over the split, and its standard error against the spread of repetitions."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,10 +17,8 @@ from scaling.training.evaluate import Evaluation, Evaluator, summarise
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    made = Tiny(tmp_path_factory.mktemp("evaluate"))
-    with made.compiling_once():
-        yield made
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("evaluate"))
 
 
 @pytest.mark.parametrize("batch_tokens", [96, 8192])

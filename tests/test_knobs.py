@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from tiny_run import Tiny, quick_jit
 
 from scaling.config import RunConfig, merge
@@ -30,25 +31,34 @@ OTHER: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    made = Tiny(tmp_path_factory.mktemp("knobs"))
-    with made.compiling_once():
-        yield made
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("knobs"))
 
 
-def compiled(tiny: Tiny) -> set[str]:
-    return {path.name for path in (tiny.folder / "compiled").iterdir() if not path.name.endswith("-atime")}
+@pytest.fixture
+def programs(compiled: Path, tmp_path: Path) -> Iterator[Callable[[], set[str]]]:
+    """What has been compiled in this test: nothing that others did is found."""
+
+    def keep_in(folder: Path) -> None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        compilation_cache.reset_cache()
+
+    keep_in(tmp_path / "programs")
+    yield lambda: {path.name for path in (tmp_path / "programs").iterdir()}
+    keep_in(compiled)
 
 
-def test_a_run_that_differs_in_numbers_alone_compiles_nothing(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_that_differs_in_numbers_alone_compiles_nothing(
+    tiny: Tiny, tmp_path: Path, programs: Callable[[], set[str]]
+) -> None:
     first = train(tiny.config(**BASE), folder=tmp_path / "a", quiet=True)
-    before = compiled(tiny)
+    before = programs()
     second = train(tiny.config(**merge(BASE, OTHER)), folder=tmp_path / "b", quiet=True)
-    assert compiled(tiny) == before
+    assert programs() == before
     assert sum(name.startswith("jit_step") for name in before) == 1
     assert first.loss != second.loss
     train(tiny.config(**BASE, optimizer={"b2": 0.99}), folder=tmp_path / "c", quiet=True)
-    assert compiled(tiny) > before, "betas are part of the program"
+    assert programs() > before, "betas are part of the program"
 
 
 @pytest.fixture(scope="module")

@@ -257,6 +257,17 @@ def test_runs_of_several_architectures_or_recipes_are_no_one_law(name, values) -
     assert laws.from_results(given.assign(**{name: values[0]})).conventions[name] == str(values[0])
 
 
+def test_what_is_unset_is_no_value_and_can_be_asked_for() -> None:
+    rows = four_records().assign(**{"optimizer.clip_norm": [1.0, None, 1.0, None], "recipe_from": "record"})
+    with pytest.raises(UserError, match=r"mix optimizer\.clip_norm: 1 \(r0\), null \(r1\).*clip_norm == 1\""):
+        laws.from_results(rows)
+    assert laws.from_results(rows, where=["optimizer.clip_norm.isna()"]).rows == ("r1", "r3")
+    alike = rows.assign(**{"optimizer.clip_norm": None})
+    assert laws.from_results(alike).conventions["optimizer.clip_norm"] == "null"  # which is not the default
+    unknown = rows.drop(columns="recipe_from")
+    assert len(laws.from_results(unknown)) == 4
+
+
 def test_an_axis_of_a_design_is_no_part_of_a_law_and_a_condition_chooses_one_value() -> None:
     sizes = four_records().assign(**{"model.params": [1e4, 2e4, 4e4, 8e4], "optimizer.learning_rate": [1, 2, 3, 4]})
     assert len(laws.from_results(sizes)) == 4
@@ -267,7 +278,7 @@ def test_an_axis_of_a_design_is_no_part_of_a_law_and_a_condition_chooses_one_val
     chosen = laws.from_results(mixed, where=["run.batch_size == 8", "`run.batch_size` > 1"])
     assert chosen.rows == ("r2", "r3")
     assert {e.row: e.reason for e in chosen.exclusions} == dict.fromkeys(["r0", "r1"], "not run.batch_size == 8")
-    with pytest.raises(UserError, match="cannot read the condition"):
+    with pytest.raises(UserError, match=r"cannot read the condition .*; did you mean run\.batch_size"):
         laws.from_results(mixed, where=["run.batch == 8"])
     with pytest.raises(UserError, match=r"none of the 4 runs can be fitted; the first, r0: not run.batch_size == 9"):
         laws.from_results(mixed, where=["run.batch_size == 9"])

@@ -81,6 +81,36 @@ def test_a_tuned_sweep_in_wandb_is_fitted_by_the_best_run_of_each_point(tmp_path
     assert here.hash == there.hash and here.conventions == there.conventions and len(here) == 15
 
 
+def test_a_mirror_of_before_has_the_recipe_of_the_runs_configuration(tmp_path, wandb):
+    home = tmp_path / "synthetic"
+    write_runs(sweep_config(tuning={"learning_rate": [0.5, 1, 2]}), home, Law(best_factor=2, curvature=0.02), lines=2)
+    runs = [mirrored(folder) for folder in sorted(home.glob("*/"))]
+    for run in runs:
+        result = run.summary["result"].values
+        for key in ("config", "by_rule"):
+            result.pop(key)
+        run.config["records"].pop("by_rule")
+    wandb["me/scaling"] = [("synthetic", run) for run in runs]
+    here, there = laws.from_results(load_runs(home)), laws.from_results(load_wandb("me/scaling"))
+    assert here.hash == there.hash and len(there) == 15
+    assert there.conventions.pop("recipe by") == "the configuration beside the record in 15 of 15 runs"
+    assert {k: v for k, v in here.conventions.items() if "rule" not in v and "rule" not in k} == there.conventions
+
+
+def test_runs_of_several_weight_decays_are_several_points_unless_a_rule_set_them(tmp_path, wandb):
+    axes = {"model.params": [20e3, 40e3], "optimizer.weight_decay": [0.01, 0.1], "tokens": [1e5]}
+    write_runs(sweep_config("g", design={"kind": "grid", "axes": axes}, forecast=None), tmp_path / "g", lines=2)
+    wandb["me/g"] = [("g", mirrored(folder)) for folder in (tmp_path / "g").glob("*/")]
+    assert load_wandb("me/g")["point"].nunique() == 4
+    with pytest.raises(UserError, match=r"the runs mix optimizer\.weight_decay: 0\.01 \("):
+        laws.from_results(load_wandb("me/g"))
+    ruled = sweep_config("r", weight_decay={"kind": "power_lines"}, tuning={"learning_rate": [0.5, 1, 2]})
+    write_runs(ruled, tmp_path / "r", lines=2)
+    wandb["me/r"] = [("r", mirrored(folder)) for folder in (tmp_path / "r").glob("*/")]
+    table = load_wandb("me/r")
+    assert table["optimizer.weight_decay"].nunique() > 15 and table["point"].nunique() == 15
+
+
 def test_validity_is_that_of_the_records(tmp_path, wandb):
     write_runs(sweep_config(), tmp_path / "s", broken=2, lines=2)
     wandb["me/p"] = [("s", mirrored(folder)) for folder in (tmp_path / "s").glob("*/")]

@@ -19,7 +19,7 @@ def environment(devices: int, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checks", ["check_meshes.py", "check_start.py"])
+@pytest.mark.parametrize("checks", sorted(path.name for path in FOLDER.glob("check_*.py")))
 def test_training_on_eight_devices_equals_training_on_one(checks: str) -> None:
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER / checks)]
     paths = os.pathsep.join([str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -236,8 +236,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
         assert updates == list(range(1, 41))
     for run in make_runs(config, str(tmp_path / "undisturbed")):
         if run.id in disturbed:
-            with tiny.compiling_once():
-                alone = train(run.config, quiet=True)
+            alone = train(run.config, quiet=True)
             assert run_state(home / run.id).result.loss == pytest.approx(alone.loss, rel=1e-5)
 
 

@@ -12,6 +12,7 @@ from synthetic_sweep import Law, sweep_config, write_runs
 from scaling import laws, load_runs
 from scaling.cli import main
 from scaling.config import SweepConfig, merge
+from scaling.families import FAMILIES
 from scaling.sweeps import make_runs
 
 PLACE = ("placement", "records")
@@ -93,7 +94,8 @@ def test_every_key_that_a_law_of_sizes_and_tokens_lets_differ_is_a_size_tokens_o
     assert LEAVES.keys() >= FREE
     form = laws.FORMS["chinchilla"]
     stands_for = {key for letter in form.columns for key in form.feed(letter).keys}
-    assert stands_for == {*SIZES, "run.tokens"}
+    of_any_family = {f"model.{size}" for family in FAMILIES.values() for size in family.SIZES}
+    assert stands_for == {*of_any_family, "run.tokens"} and of_any_family >= SIZES
 
 
 def test_the_case_that_was_fitted_without_a_word(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What a sweep sets run by run counts by its rule, and records of any age and origin say what they were made with."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from synthetic_sweep import Law, sweep_config, write_runs
 from test_recipe import sweep
 
 from scaling import laws, load_runs, sweeps
+from scaling.cli import main
 from scaling.config import SweepConfig, load
 from scaling.errors import UserError
 from scaling.result import read_result, write_result
@@ -149,11 +151,11 @@ def test_records_of_before_have_the_recipe_of_the_files_beside_them(tmp_path: Pa
     new, runs = load_runs(home), laws.from_results(load_runs(home))
     assert set(new["recipe_from"]) == {"record"}
     old = load_runs(aged(home))
-    assert set(old["recipe_from"]) == {"config.yaml"}
+    assert set(old["recipe_from"]) == {"config"}
     shared = [column for column in new.columns if column != "recipe_from"]
     assert new[shared].equals(old[shared])
     again = laws.from_results(old)
-    assert again.conventions.pop("recipe by") == "config.yaml beside the record in 4 of 4 runs"
+    assert again.conventions.pop("recipe by") == "the configuration beside the record in 4 of 4 runs"
     assert again.conventions == runs.conventions
     other = written(tmp_path, ruled("b", {"optimizer": {"eps": 1e-6}}, **rules), OTHER)
     with pytest.raises(UserError, match=r"the runs mix optimizer\.eps: 1e-06 \(.*\), 1e-08"):
@@ -173,8 +175,6 @@ def test_records_alone_are_compared_by_their_facts(tmp_path: Path) -> None:
 
 
 def test_a_record_is_the_configuration_that_names_its_run(tmp_path: Path) -> None:
-    import hashlib
-
     for folder in written(tmp_path, sweep("a")).glob("*/"):
         result = read_result(folder)
         assert result is not None
@@ -183,13 +183,15 @@ def test_a_record_is_the_configuration_that_names_its_run(tmp_path: Path) -> Non
         assert write_result(tmp_path / "again", result).read_bytes() == (folder / "result.json").read_bytes()
 
 
-def test_a_fit_keeps_what_was_allowed_and_is_read_again_with_it(tmp_path: Path) -> None:
-    from scaling.cli import main
-
+def test_a_fit_keeps_what_was_allowed_and_is_read_again_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     homes = written(tmp_path, sweep("a")), written(tmp_path, sweep("b", optimizer={"eps": 1e-6}), OTHER)
     path = tmp_path / "fit.json"
     options = ["--allow", "optimizer.eps", "--where", "optimizer.eps < 1 or tokens > 0", "--bootstrap", "0"]
     assert main(["fit", *map(str, homes), *options, "--starts", "8", "-o", str(path)]) == 0
+    told = "note: the runs are of several recipes, which was allowed: optimizer.eps: 1e-06 in 4 runs, 1e-08 in 4 runs"
+    assert told in capsys.readouterr().out
     fit = laws.load(path)
     assert fit.runs.conventions["allowed"] == "optimizer.eps"
     assert fit.runs.conventions["optimizer.eps"] == "1e-06 in 4 runs, 1e-08 in 4 runs"

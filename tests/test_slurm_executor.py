@@ -328,6 +328,5 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
         assert len(updates) - 40 <= (16 if run_id in disturbed - preempted else 0)
     for run in make_runs(config, str(tmp_path / "undisturbed")):
         if run.id in disturbed:
-            with tiny.compiling_once():
-                alone = train(run.config, quiet=True)
+            alone = train(run.config, quiet=True)
             assert run_state(home / run.id).result.loss == pytest.approx(alone.loss, rel=1e-5)

@@ -1,6 +1,7 @@
 """The token store: damage is noticed and named, cuts count their bytes exactly."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -184,3 +185,13 @@ def test_the_description_is_an_aligned_table(case):
     assert about["store"].strip() == str(store.folder)
     assert str(store.vocab) in about["tokenizer"] and data.tokenizer.kind in about["tokenizer"]
     assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_loss_of_word_counts_is_the_entropy_of_the_targets(case, monkeypatch):
+    split = open_store(*case).validation
+    targets = split.tokens[1:].tolist()
+    share = {token: targets.count(token) / len(targets) for token in set(targets)}
+    wanted = -sum(p * math.log(p) for p in share.values())
+    assert split.unigram_loss() == pytest.approx(wanted, rel=1e-12)
+    monkeypatch.setattr(store_module, "COUNTED", 7)  # piece by piece
+    assert split.unigram_loss() == pytest.approx(wanted, rel=1e-12)

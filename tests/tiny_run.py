@@ -4,13 +4,10 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from scaling.config import RunConfig, build, merge, to_yaml
 from scaling.data import TokenStore, open_store, prepare
@@ -96,26 +93,8 @@ train_pack(configs, [Path(folder) for folder in {[str(folder) for folder in fold
         return open_store(self.config().data, self.store)
 
     def environment(self, devices: int = 1) -> dict[str, str]:
-        """Of a process on the CPU that keeps what it compiles for the next."""
+        """Of a process on the CPU."""
         return os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-
-    @contextmanager
-    def compiling_once(self) -> Iterator[None]:
-        """Within this process, too, what was compiled before is read from the disk."""
-        names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-        before = {name: getattr(jax.config, name) for name in names}
-        try:
-            for name, value in zip(names, (str(self.folder / "compiled"), 0.0), strict=True):
-                jax.config.update(name, value)
-            compilation_cache.reset_cache()
-            yield
-        finally:
-            for name, value in before.items():
-                jax.config.update(name, value)
-            compilation_cache.reset_cache()

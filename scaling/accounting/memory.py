@@ -100,9 +100,10 @@ def _moments(tensor: Tensor, size: int, optimizer: str) -> int:
     if optimizer == "muon":
         return size if tensor.role == "hidden" else 2 * size
     if optimizer == "adafactor":
-        factored = len(tensor.one) == 2 and min(tensor.one) >= FACTORED_FROM
+        sides = (tensor.fan_in, tensor.fan_out) if tensor.inputs else tensor.one
+        factored = len(sides) == 2 and min(sides) >= FACTORED_FROM
         copies = prod(tensor.shape[: tensor.stacked])
-        return size + (copies * sum(tensor.one) if factored else size)  # momentum; rows and columns whole
+        return size + (copies * sum(sides) if factored else size)  # momentum; rows and columns whole
     return 2 * size
 
 

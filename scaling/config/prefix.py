@@ -3,10 +3,11 @@
 from typing import Any
 
 from scaling.config.load import differing, identity
+from scaling.config.pack import NUMBERS
 from scaling.config.run import RunConfig
 from scaling.errors import UserError
 
-MAY_DIFFER = {"name", "warmup", "warmup_tokens", "cooldown", "final"}  # of the schedule: its rates are compared
+MAY_DIFFER = {"name"} | NUMBERS["schedule"]  # of the schedule: its rates are compared
 
 
 def shared_steps(run: RunConfig, trunk: RunConfig) -> int:

@@ -191,7 +191,7 @@ class RunConfig(Config):
             )
         least = self.data.tokenizer.vocab + self.objective.EXTRA_TOKENS
         if least > self.model.vocab:
-            extra = f" and {self.objective.EXTRA_TOKENS} more of objective.kind={self.objective.kind}"
+            extra = f" and {self.objective.EXTRA_TOKENS} more of objective.kind={self.objective.name}"
             extra *= self.objective.EXTRA_TOKENS > 0
             raise ValueError(
                 f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} does not fit into "
@@ -199,8 +199,13 @@ class RunConfig(Config):
             )
         if self.objective.MASK not in self.model.MASKS:
             raise ValueError(
-                f"objective.kind={self.objective.kind} lets every token see a {self.objective.MASK} context, which a "
+                f"objective.kind={self.objective.name} lets every token see a {self.objective.MASK} context, which a "
                 f"model of this kind cannot; it can: {', '.join(self.model.MASKS)}"
+            )
+        if self.placement.remat not in self.model.REMAT:
+            raise ValueError(
+                f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
+                f"allowed: {', '.join(self.model.REMAT)}"
             )
         schedule, tokens = self.schedule, self.tokens
         own = schedule.cooldown * tokens if schedule.name == "wsd" else 0

@@ -111,7 +111,7 @@ def n_windows(split: Split, context: int) -> int:
 class EvalBatches(Sequence[Batch]):
     """Batches that meet every target of a split once; made when asked for."""
 
-    def __init__(self, split: Split, context: int, batch_size: int, streams: bool = False) -> None:
+    def __init__(self, split: Split, context: int, batch_size: int, streams: int | None = None) -> None:
         if split.n_tokens < 2:
             raise UserError(f"a held-out split of {split.n_tokens} tokens has nothing to predict; it takes 2 or more")
         self._tokens, self.context, self.batch_size, self.streams = split.tokens, context, batch_size, streams
@@ -119,7 +119,7 @@ class EvalBatches(Sequence[Batch]):
         self.n_windows = -(-self.n_targets // context)
 
     def __len__(self) -> int:
-        return -(-self.n_windows // self.batch_size)
+        return -(-self.n_windows // (self.streams or self.batch_size))
 
     @overload
     def __getitem__(self, index: int) -> Batch: ...
@@ -131,7 +131,10 @@ class EvalBatches(Sequence[Batch]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"evaluation batch {index} of {len(self)}")
         index, rows = index % len(self), np.arange(self.batch_size)
-        window_B = rows * len(self) + index if self.streams else index * self.batch_size + rows
+        if self.streams is None:
+            window_B = index * self.batch_size + rows
+        else:
+            window_B = np.where(rows < self.streams, rows * len(self) + index, self.n_windows)
         target_BxL = window_B[:, None] * self.context + np.arange(self.context)
         there_BxL = target_BxL < self.n_targets
         target_BxL = np.where(there_BxL, target_BxL, 0)
@@ -141,12 +144,12 @@ class EvalBatches(Sequence[Batch]):
         return Batch(tokens_BxL, next_BxL, there_BxL.astype(np.float32))
 
 
-def eval_batches(split: Split, context: int, batch_size: int, streams: bool = False) -> EvalBatches:
+def eval_batches(split: Split, context: int, batch_size: int, streams: int | None = None) -> EvalBatches:
     """Evaluation batches of a split: each target with weight 1 exactly once, padding with weight 0.
 
-    streams: row r of each batch goes on where row r of the one before ended; else windows are in the order of the
-    text. What a model knows of the text before a window is its own matter. Raises UserError for a split
-    with nothing to predict.
+    streams: so many equal stretches of the text are read side by side: row r of each batch goes on where row r of the
+    one before ended, and rows beyond them are padding; unset: windows are in the order of the text. What a model
+    knows of the text before a window is its own matter. Raises UserError for a split with nothing to predict.
     """
     return EvalBatches(split, context, batch_size, streams)
 

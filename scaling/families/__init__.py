@@ -5,12 +5,13 @@ from typing import Annotated
 from scaling.families.by_kind import ByKind
 from scaling.families.declare import Role, Tensor, tree
 from scaling.families.ladder import LadderConfig
+from scaling.families.lstm import LSTMConfig
 from scaling.families.model import Compute, ExtraFlops, Mask, ModelConfig
 from scaling.families.transfer_checks import transfer_notes, untransferable
 from scaling.families.transformer import FEED_FORWARDS, MIXERS, TransformerConfig
 from scaling.families.width_transfer import MupConfig, WidthTransfer
 
-FAMILIES: dict[str, type[ModelConfig]] = {"transformer": TransformerConfig}
+FAMILIES: dict[str, type[ModelConfig]] = {"transformer": TransformerConfig, "lstm": LSTMConfig}
 
 AnyModel = Annotated[ModelConfig, ByKind(FAMILIES, unset="transformer")]
 """the annotation of a field that holds a model of any family"""
@@ -23,6 +24,7 @@ __all__ = [
     "ByKind",
     "Compute",
     "ExtraFlops",
+    "LSTMConfig",
     "LadderConfig",
     "Mask",
     "ModelConfig",

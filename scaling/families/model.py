@@ -67,6 +67,8 @@ class ModelConfig(Config):
     """the one of them that takes up what is left of a target"""
     MASKS: ClassVar[tuple[Mask, ...]] = ("causal",)
     """what it can be trained with"""
+    REMAT: ClassVar[tuple[str, ...]] = ("none", "dots", "full")
+    """values of `placement.remat` that its backward pass knows"""
     MODULE: ClassVar[str]
     """`module:class` of the forward pass, imported when used"""
 

@@ -12,7 +12,7 @@ from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
-from scaling.families.linear import norm
+from scaling.families.linear import embedding, head, norm
 from scaling.families.mlp import MLP
 from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask
 from scaling.families.shape import TransformerShape
@@ -111,9 +111,7 @@ class TransformerConfig(TransformerShape):
 
     def _tensors(self) -> Iterator[Tensor]:
         D, V, std = self.d_model, self.vocab, self.table_std  # one start for all: a tied embedding is the head
-        head: tuple[tuple[str, float], ...] = (("head", 1.0),)
-        embedding = Tensor(("embedding",), "embedding", (V, D), ("vocab", "embed"), "embedding", std=std)
-        yield replace(embedding, precision="compute", uses=head) if self.tied else embedding
+        yield embedding(V, D, std=std, tied=self.tied)
         if self.position == "learned":
             yield Tensor(("position",), "position", (self.context, D), ("position", "embed"), "embedding", std=std)
         for stack in self.stacks:
@@ -123,10 +121,7 @@ class TransformerConfig(TransformerShape):
         if self.norm_position != "post":
             yield from (replace(tensor, after_layers=True) for tensor in self._norm("norm"))
         if not self.tied:
-            yield Tensor(
-                ("head",), "head", (D, V), ("embed", "vocab"), "head",
-                inputs=1, std=std, decay=True, precision="compute", uses=head,
-            )  # fmt: skip
+            yield head(D, V, std=std)
 
     def _layer(self, stack: Stack) -> Iterator[Tensor]:
         for key, part in (("attention", stack.mixer), ("mlp", stack.feed_forward)):

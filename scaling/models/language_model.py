@@ -77,7 +77,7 @@ class LanguageModel(nnx.Module):
         return ()
 
     def continued(self, tokens_BxL: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-        """(hidden states, state after them), without dropout, for windows that follow those that `state` is of."""
+        """(hidden states, state after them), without dropout, for windows that go on where `state` was left."""
         return self(tokens_BxL), state
 
     def window_losses(

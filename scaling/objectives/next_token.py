@@ -22,8 +22,13 @@ class NextToken(Objective):
 
     @field_validator("kind")
     @classmethod
-    def _one_name(cls, kind: Any) -> None:
+    def _one_name(cls, kind: str | None) -> str | None:
         """What is the default has one spelling, so that one run has one id."""
+        return None if kind == "next_token" else kind
+
+    @property
+    def name(self) -> str:
+        return self.kind or "next_token"
 
     def rows(self, source: Windows, model: ModelConfig, step: int, start: int, stop: int) -> np.ndarray:
         """Windows of L + 1 tokens in the store's small integers: the quickest way to a device."""

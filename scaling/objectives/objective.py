@@ -43,11 +43,16 @@ class Objective(Config):
     EXTRA_TOKENS: ClassVar[int] = 0
     """rows of the embedding that it needs beside the tokenizer's: the last ones of `model.vocab`"""
     LIKELIHOOD: ClassVar[bool]
-    """whether exp(−loss) is a probability of the text, or bounds one, so that bits per byte compare"""
+    """whether exp(−loss) is a probability of the text, or less than one, so that bits per byte compare"""
     REFERENCE: ClassVar[bool] = False
     """whether its sums read `model.reference`, the run that this one began with: one more forward pass"""
 
     kind: Any = None
+
+    @property
+    def name(self) -> str:
+        """Its kind, said also where that is unset."""
+        return str(self.kind)
 
     def targets(self, tokens: int, context: int) -> int:
         """Predictions that count among `tokens` read in training in windows of `context`, on average."""

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from scaling.result import UNIT
+
 if TYPE_CHECKING:
     from scaling.laws import Forecast
 
@@ -27,7 +29,7 @@ class Run:
     flops: float
     """training FLOPs by the exact count"""
     loss: float | None
-    """nats per token on the held-out split"""
+    """on the held-out split"""
     loss_sem: float | None
     bits_per_byte: float | None
     learning_rate: float = math.nan
@@ -138,7 +140,7 @@ class Titles:
     flops: str = "training FLOPs (exact count)"
     params: str = "parameters N (total)"
     tokens: str = "training tokens D (repeats included)"
-    loss: str = "held-out loss (nats per token)"
+    loss: str = f"held-out loss ({UNIT})"
     conventions: str = ""
     """the end of every caption; empty: what the framework's own records say"""
 
@@ -182,6 +184,8 @@ class ReportData:
     live: Live | None = None
     """None: nothing is being trained"""
     titles: Titles = Titles()
+    unit: str = UNIT
+    """of the losses of its runs"""
 
     @property
     def finished(self) -> list[Run]:

@@ -36,6 +36,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     """
     home = Path(sweep_dir)
     df, now = load_runs(home), status(home)
+    unit = _values(df, "unit") or UNIT
     runs = [_run(row) for row in df.to_dict("records")]
     forecast, said = _forecast(home)
     data = ReportData(
@@ -46,11 +47,13 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         runs=runs,
         curves=_curves(home, runs),
         forecast=forecast,
-        conventions=_conventions(df, runs),
+        conventions=_conventions(df, runs, unit),
         exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
         versions=_versions(df),
         missing=[*_unfinished(now["counts"]), *said],
         live=_live(now) if live else None,
+        titles=Titles(loss=f"held-out loss ({unit})"),
+        unit=unit,
     )
     saved, again = analysis.saved_fit(home)
     data = replace(data, missing=[*data.missing, *again])
@@ -142,7 +145,7 @@ def _subtitle(df: "pd.DataFrame", runs: Sequence[Run]) -> str:
     return ", ".join(fact for fact in (*facts, days) if fact)
 
 
-def _conventions(df: "pd.DataFrame", runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _conventions(df: "pd.DataFrame", runs: Sequence[Run], unit: str) -> list[tuple[str, str]]:
     """What each quantity means, and what all runs share."""
     if not runs:
         return []
@@ -150,7 +153,7 @@ def _conventions(df: "pd.DataFrame", runs: Sequence[Run]) -> list[tuple[str, str
         ("N", "all parameters, embedding included"),
         ("D", f"tokens trained on, repeats included; at most {max(run.epochs for run in runs):.3g} epochs"),
         ("FLOPs", f"training FLOPs by the exact count{_other_counts(df)}"),
-        ("loss", "nats per token, mean over the whole held-out split; ± is the standard error of that mean"),
+        ("loss", f"{unit}, mean over the whole held-out split; ± is the standard error of that mean"),
         ("data", f"{_values(df, 'corpus')}, tokenizer {_values(df, 'tokenizer')}, context {_values(df, 'context')}"),
         ("optimizer", f"{_values(df, 'optimizer')}, {_values(df, 'schedule')} schedule"),
         ("batch", f"{_values(df, 'batch_tokens')} tokens"),

@@ -61,7 +61,7 @@ def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, Sou
         return result, "record"
     values = {key: value for key, value in config.items() if key in RunConfig.model_fields}
     try:
-        return replace(result, config=recipe_of(build(RunConfig, values, result.run_id))), "config.yaml"
+        return replace(result, config=recipe_of(build(RunConfig, values, result.run_id))), "config"
     except UserError:
         return result, "facts"
 

@@ -19,6 +19,9 @@ from scaling.parallel.distributed import local_rows, put_batch
 
 CPU_BATCH_TOKENS = 2048  # what fits its cache: 4 layers of width 64 ran at 100k tokens/s, with 8192 at 70k
 BATCH_TOKENS = 16384  # elsewhere: enough to keep a device busy, without the memory that gradients take
+STREAMS = 16
+"""stretches that the split is cut into where a model carries its state from window to window, and that are read side
+by side; each begins without a past, so there are as many on any devices"""
 
 PREFIX = {name: f"eval_{name}" for name in ("loss", "loss_sem", "tokens", "windows")}
 """names in metrics.jsonl, apart from those of training"""
@@ -34,7 +37,7 @@ class Evaluation:
     """its standard error, windows taken as independent; None for a split of one window"""
     bits_per_byte: float | None
     """loss / ln 2 · tokens of the split / bytes of its text (end-of-document tokens are tokens, not bytes); None for
-    an objective whose loss is no likelihood"""
+    an objective whose loss is no likelihood, an upper bound for one whose loss bounds it"""
     tokens: int
     windows: int
 
@@ -55,7 +58,9 @@ class Evaluator:
         copies = mesh.shape["data"] * mesh.shape["fsdp"]
         tokens = CPU_BATCH_TOKENS if mesh.devices.flat[0].platform == "cpu" else BATCH_TOKENS
         needed = -(-split.n_tokens // (self.context * copies))
-        self.batch_size = min(max(1, tokens // self.context), needed) * copies
+        self.streams = STREAMS if run.model.carries else None
+        rows = min(max(1, tokens // self.context), needed) if self.streams is None else -(-self.streams // copies)
+        self.batch_size = rows * copies
 
         def losses(params: functional.Params, state: Any, batch: Batch) -> tuple[jax.Array, Any]:
             with use(mesh):
@@ -68,14 +73,15 @@ class Evaluator:
         losses: list[np.ndarray] = []
         weights: list[np.ndarray] = []
         pending: deque[list[jax.Array]] = deque()
-        batches = eval_batches(self.split, self.context, self.batch_size, streams=self.run.model.carries)
+        batches = eval_batches(self.split, self.context, self.batch_size, streams=self.streams)
         state = self._start_state(params)
         for index, batch in enumerate(batches):
             if check is not None:
                 check()
             parts = []
             for part in self.run.objective.held_out(batch, index, self.run.model):
-                part_losses, state = self._losses(params, state, Batch(*map(self._put, part)))
+                part_losses, after = self._losses(params, state, Batch(*map(self._put, part)))
+                state = after if self.streams else state
                 parts.append(part_losses)
             pending.append(parts)
             weights.append(batch.weights_BxL.sum(-1, dtype=np.float64))

@@ -111,6 +111,9 @@ def make_result(
         facts={**_facts(config), **_held_out(store, evaluation), **(facts or {})},
         config=recipe_of(config),
         by_rule=dict(config.records.by_rule),
+        objective=config.objective.name,
+        unit=config.objective.UNIT,
+        targets=config.objective.targets(tokens, config.model.context),
     )
 
 

@@ -15,6 +15,8 @@ class Feed:
     """columns of the configuration that it stands for, `*` for any text: runs of one law may differ in them"""
     about: str
     """what it is"""
+    in_unit: bool = False
+    """it is a loss: a record says the unit"""
     choice: bool = False
     """made once for all runs of a law that does not read it, also where no key of theirs says it"""
 
@@ -24,7 +26,7 @@ SEED = "run.seed"
 SIZES = ladder.size_keys()
 TOKENS = ("run.tokens",)
 
-LOSS = Feed("loss", (), "nats per token, held out")
+LOSS = Feed("loss", (), "held out", in_unit=True)
 FEEDS = {
     "N": Feed("params_total", SIZES, "parameters, all of them"),
     "D": Feed("tokens", TOKENS, "training tokens, repeats included"),

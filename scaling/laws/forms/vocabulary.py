@@ -35,7 +35,7 @@ _FEEDS = {
         "parameters of the vocabulary's matrices (with learned positions, theirs too)",
     ),
 }
-_LOSS = Feed("loss - unigram_loss", (), "nats per token, held out, less those of a model that counts words")
+_LOSS = Feed("loss - unigram_loss", (), "held out, less that of a model that counts words", in_unit=True)
 _SPAN = (0.05, 1.2)
 
 

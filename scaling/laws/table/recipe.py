@@ -100,7 +100,7 @@ def _facts(columns: Sequence[str]) -> dict[str, str]:
 
 def _whole(row: Row) -> bool:
     """Whether what a row does not say of its configuration is unset, and not unknown."""
-    return row.get("recipe_from") in ("record", "config.yaml")
+    return row.get("recipe_from") in ("record", "config")
 
 
 def _allowed(columns: Sequence[str], allow: Sequence[str]) -> set[str]:
@@ -181,7 +181,7 @@ def _condition(differing: Mapping[str, Kinds], rows: Sequence[Row]) -> str:
 
 def _sources(rows: Sequence[Row]) -> dict[str, str]:
     """How many runs were compared by what is not their own record of their configuration."""
-    words = {"config.yaml": "config.yaml beside the record", "record": ""}
+    words = {"config": "the configuration beside the record", "record": ""}
     counts = Counter(words.get(str(row.get("recipe_from")), "the facts on record alone") for row in rows)
     return {"recipe by": ", ".join(f"{word} in {n} of {len(rows)} runs" for word, n in counts.items() if word)}
 

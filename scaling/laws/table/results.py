@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.laws.forms import Form, get_form
+from scaling.laws.forms.feed import Feed
 from scaling.laws.table.columns import fed, feeds_of, free_keys
 from scaling.laws.table.recipe import allowed_by, one_recipe
 from scaling.laws.table.runs import Exclusion, Runs, meets, replace_fields
+from scaling.result import UNIT
 from scaling.validity import FITTED, verdict_of
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def from_results(
     common = one_recipe(used, free_keys(forms, feeds), allow)
     runs = Runs(table, **names, sigma="loss_sem" if sigma else None, signed=any(form.signed for form in forms))
     runs = replace_fields(runs, exclusions=exclusions)
-    told = {letter: feeds[letter].about for letter in TOLD}
+    told = {letter: _told(feeds[letter], used) for letter in TOLD}
     told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
     return runs.with_conventions(**told, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
 
@@ -97,6 +99,14 @@ def _used(
             f"none of the {len(df)} runs can be fitted; the first, {exclusions[0].row}: {exclusions[0].reason}"
         )
     return df.iloc[keep].set_axis([labels[i] for i in keep], axis=0), exclusions
+
+
+def _told(feed: Feed, used: "pd.DataFrame") -> str:
+    """What a column is, with the unit that the records say."""
+    if not feed.in_unit:
+        return feed.about
+    units = used["unit"].dropna().unique() if "unit" in used else [UNIT]
+    return ", ".join((*units, feed.about))
 
 
 def _left_out(row: dict[Any, Any], fitted: Collection[str]) -> str | None:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ class Runs:
             return self.D / self.N
         raise UserError(
             f"{letter} is asked for and the table has {', '.join(self.values)}; name its column: "
-            f"laws.Runs(…, {letter}='…')"
+            f"laws.Runs(…, {letter}='…'), or read the framework's records with laws.from_results(df, law=…)"
         )
 
     def order(self) -> NDArray[np.int64]:
@@ -280,23 +281,33 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
 def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
     """Whether each row meets the condition; columns whose names hold dots (`optimizer.b2`) are written as they are.
 
+    What is unset is asked for by `optimizer.clip_norm.isna()`.
+
     Raises UserError where it is none.
     """
     dotted = sorted((name for name in map(str, table.columns) if "." in name), key=len, reverse=True)
     text = condition
     if dotted:
         names = "|".join(map(re.escape, dotted))
-        text = re.sub(rf"(?<![\w.`])({names})(?![\w.`])", r"`\1`", condition)
+        text = re.sub(rf"(?<![\w.`])({names})(?![\w`])", r"`\1`", condition)
     try:
         found = np.asarray(table.eval(text))
     except Exception as error:  # pandas raises what its parser does
         why = " ".join(f"{error}".split())
         raise UserError(
-            f"cannot read the condition {condition!r}: {why}; the table has {', '.join(map(str, table.columns))}"
+            f"cannot read the condition {condition!r}: {why}; {_columns_near(table, condition)}"
         ) from None
     if found.dtype != np.bool_ or found.shape != (len(table),):
         raise UserError(f"the condition {condition!r} is not true or false for each row; write for example 'x == 1'")
     return found
+
+
+def _columns_near(table: "pd.DataFrame", condition: str) -> str:
+    """The columns that may have been meant by a condition; all where none is near."""
+    columns = [str(name) for name in table.columns]
+    words = [word for word in re.findall(r"[A-Za-z_][\w.]*", condition) if word not in columns]
+    near = dict.fromkeys(name for word in words for name in get_close_matches(word, columns, n=3))
+    return f"did you mean {' or '.join(near)}?" if near else f"the table has {', '.join(columns)}"
 
 
 def replace_fields(runs: Runs, **changes: Any) -> Runs:

@@ -10,6 +10,7 @@ from scaling.laws.intervals.sensitivity import delta_warning
 from scaling.laws.isoflop.minima import Isoflop, format_isoflop
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.table.recipe import allowed_by
 from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
 from scaling.text import align, range_of
 from scaling.validity import BETTER
@@ -114,6 +115,9 @@ def warnings_of(fitted: FittedLaw) -> list[str]:
     rates = fitted.runs.conventions.get(RATE, "")
     if "untuned" in rates or rates in (BY_RULE, SAME):
         warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
+    if allowed := allowed_by(fitted.runs.conventions):
+        told = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
+        warnings.append(f"the runs are of several recipes, which was allowed: {told}")
     if waiting := fitted.runs.conventions.get(WAITING):
         warnings.append(f"{waiting}: the fit is without them")
     return warnings + list(fitted.draws.notes if fitted.draws else ())

@@ -14,6 +14,7 @@ def laws_table() -> list[dict[str, Any]]:
             "law": form.name,
             "formula": form.formula,
             "columns": list(form.columns),
+            "records": {column: form.feed(column).column for column in form.columns} | {"loss": form.predicts.column},
             "params": list(form.params),
             "source": form.source,
         }

@@ -85,7 +85,7 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     sizes, budgets = ({row["run_id"]: float(row[key]) for row in rows} for key in ("params", "flops"))
     known, said = _known(home), in_words(data)
     with _wandb_may_fail():
-        board = Board(entity, project, group, sizes, budgets, said, law)
+        board = Board(entity, project, group, sizes, budgets, said, data.unit, law)
         found = _find_workspace(board, known)
         if law is not None:
             law_run.send(law, project, group, "online")

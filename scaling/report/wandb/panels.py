@@ -17,7 +17,7 @@ COLUMNS = ("final/status", "final/params_total", "final/tokens", "final/flops", 
 """facts of a run that stay in view beside its name"""
 SIZE = "params_total"
 """in a run's configuration: orders runs, and with them legends, by size"""
-FLOPS, LOSS = "training FLOPs", "held-out loss (nats per token)"
+FLOPS = "training FLOPs"
 STYLES: dict[str, tuple[str, Any]] = {  # of the lines that are no run's: colour and dash
     **dict.fromkeys(FRONTIER[:1], (PALETTE["law"][0], "solid")),
     **dict.fromkeys(FRONTIER[1:], (PALETTE["law"][0], "dashed")),
@@ -39,6 +39,8 @@ class Board:
     """run id → training FLOPs"""
     words: str
     """law, forecast and outcome in words"""
+    unit: str
+    """of losses"""
     law: LawRun | None = None
 
     @property
@@ -137,7 +139,7 @@ def _frontier(board: Board) -> list[Any]:
             log_x=True,
             log_y=True,
             title_x=FLOPS,
-            title_y=LOSS,
+            title_y=f"held-out loss ({board.unit})",
             line_colors={f"{law}:{name}": STYLES[name][0] for name in drawn},
             line_marks={**{f"{run}:eval_loss": "points" for run in board.sizes}, **marks},
             max_runs_to_show=runs_to_show(board),
@@ -158,7 +160,7 @@ def _curves(board: Board) -> list[Any]:
             log_x=True,
             log_y=True,
             title_x=FLOPS,
-            title_y="training loss (nats per token)",
+            title_y=f"training loss ({board.unit})",
             line_colors={f"{run}:loss": color for run, color in ramp(board.sizes).items()},
             max_runs_to_show=runs_to_show(board),
         )

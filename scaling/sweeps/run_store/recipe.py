@@ -9,8 +9,9 @@ from scaling.config import RunConfig, SweepConfig, load, recipe_of
 from scaling.errors import UserError
 from scaling.result import Result
 
-Source = Literal["record", "config.yaml", "facts"]
-"""where a row of `load_runs` has its configuration from; `facts`: there is none but what they say"""
+Source = Literal["record", "config", "facts"]
+"""where a row of a table has its configuration from: its record, what lies beside that (`config.yaml`, or the run's
+configuration in wandb), or nowhere, so that there is only what its facts say"""
 
 
 def with_recipe(folder: Path, result: Result) -> tuple[Result, Source]:
@@ -21,7 +22,7 @@ def with_recipe(folder: Path, result: Result) -> tuple[Result, Source]:
     if result.config:
         return result, "record"
     found = _beside(folder / "config.yaml", folder.parent / "sweep.yaml")
-    return (result, "facts") if found is None else (replace(result, config=found[0], by_rule=found[1]), "config.yaml")
+    return (result, "facts") if found is None else (replace(result, config=found[0], by_rule=found[1]), "config")
 
 
 def _beside(run: Path, sweep: Path) -> tuple[dict[str, object], dict[str, str]] | None:

@@ -34,9 +34,8 @@ def load_runs(path: str | Path | Sequence[str | Path], role: Role | None = None)
     `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` (see `role_of`) tells the runs
     that a law is fitted to (`fit`) from those that test it (`test`). Every key of the run's configuration that makes
     it what it is has a column, `optimizer.b2`, or `run.batch_size` for `batch_size`, None where it is unset, and
-    `rule.KEY` where a sweep's rule set it; `recipe_from` says where they are from: the record, the run's
-    `config.yaml`, or nowhere but the facts. What the design wanted beside is in columns named as its keys: `budget`,
-    `target_params`, `model.params`.
+    `rule.KEY` where a sweep's rule set it; `recipe_from` says where they are from (see `run_store.recipe`). What
+    the design wanted beside is in columns named as its keys: `budget`, `target_params`, `model.params`.
     `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
     `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `tuning_columns`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.

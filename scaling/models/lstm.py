@@ -1,0 +1,165 @@
+"""The LSTM: the input products of a whole window in one product, then a scan over time.
+
+Further letters of axes: I inputs of a layer, G its four gates, H its cells, P its outputs. Time leads inside.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scaling.config.run import Placement
+from scaling.families import LSTMConfig, Mask
+from scaling.families.declare import tree
+from scaling.families.lstm import GATES
+from scaling.models.attention_mask import dropout
+from scaling.models.language_model import LanguageModel, Losses
+from scaling.models.matmul import outer
+from scaling.models.parameters import Params, at_precision
+from scaling.parallel.sharding import constrain, target_platform
+
+UNROLL = 8
+"""steps of the scan in one turn of its loop on an accelerator, where a turn costs launches (not measured yet); on a
+CPU 4 to 16 of them gained nothing over one and took 3 to 10 times as long to compile"""
+
+
+class State(NamedTuple):
+    """What a layer carries from token to token."""
+
+    h_BxP: jax.Array
+    """its last output, at the compute precision"""
+    c_BxH: jax.Array
+    """its cells, float32"""
+
+
+class Weights(NamedTuple):
+    """Of one layer, matrices at the compute precision."""
+
+    input_IxGxH: jax.Array
+    recurrent_PxGxH: jax.Array
+    bias_GxH: jax.Array
+    projection_HxP: jax.Array | None
+
+
+class LSTM(LanguageModel):
+    """See `families.lstm`."""
+
+    config: LSTMConfig
+
+    def __init__(self, config: LSTMConfig, placement: Placement, params: Params, mask: Mask):
+        super().__init__(config, placement, params, mask)
+        names = [f"layer_{i}" for i in range(config.layers)]
+        declared = tree(tensor for tensor in config.tensors() if tensor.path[0] in names)
+        layers = at_precision({name: params[name] for name in names}, declared, self.dtype)
+        self.layers = nnx.data([_weights(layers[name]) for name in names])
+
+    def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+        return self._run(tokens_BxL, self.start_state(len(tokens_BxL)), dropout_key)[0], {}
+
+    def start_state(self, batch: int) -> list[State]:
+        """Of every layer, zeros."""
+        h_BxP = jnp.zeros((batch, self.config.width), self.dtype)
+        return [State(h_BxP, jnp.zeros((batch, self.config.d_hidden), jnp.float32))] * self.config.layers
+
+    def continued(self, tokens_BxL: jax.Array, state: list[State]) -> tuple[jax.Array, list[State]]:
+        return self._run(tokens_BxL, state, None)
+
+    def _run(
+        self, tokens_BxL: jax.Array, states: list[State], dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, list[State]]:
+        rate, after = self.config.dropout, []
+        apply = jax.checkpoint(layer) if self.placement.remat == "full" else layer
+        keys = [None] * (len(states) + 1) if dropout_key is None else jax.random.split(dropout_key, len(states) + 1)
+        x_LxBxD = jnp.swapaxes(self.embed(tokens_BxL), 0, 1).astype(self.dtype)
+        x_LxBxI = dropout(x_LxBxD, rate, keys[0])
+        for weights, state, key in zip(self.layers, states, keys[1:], strict=True):
+            h_LxBxP, state = apply(x_LxBxI, weights, state)
+            x_LxBxI = dropout(h_LxBxP, rate, key)
+            after.append(state)
+        return constrain(jnp.swapaxes(x_LxBxI, 0, 1), "batch", "sequence", "embed"), after
+
+
+def _weights(params: Params) -> Weights:
+    bias_GxH = jnp.stack([params["bias"][gate] for gate in GATES])
+    return Weights(params["input"], params["recurrent"], bias_GxH, params.get("projection"))
+
+
+@jax.custom_vjp
+def layer(x_LxBxI: jax.Array, weights: Weights, state: State) -> tuple[jax.Array, State]:
+    """(outputs [L, B, P], the state after them) of a layer that begins in `state`.
+
+    The backward pass is written out: derived automatically, every step adds its share of the recurrent matrix's
+    gradient to all of that matrix; here the steps leave the gradients of their gates, and one product over all
+    tokens makes the matrix's of them (2 times as fast at 64 and 128 cells on a CPU core).
+    """
+    return _forward(x_LxBxI, weights, state)[0]
+
+
+def _forward(x_LxBxI: jax.Array, w: Weights, start: State) -> tuple[tuple[jax.Array, State], Any]:
+    """Keeps the gates, the cells and the outputs of every token."""
+    dtype = x_LxBxI.dtype
+    z_LxBxGxH = (_product("lbi,igh->lbgh", x_LxBxI, w.input_IxGxH) + w.bias_GxH).astype(dtype)
+    z_LxBxGxH = constrain(z_LxBxGxH, "sequence", "batch", "gates", "cells")
+
+    def step(state: State, z_BxGxH: jax.Array) -> tuple[State, Any]:
+        z_BxGxH = z_BxGxH + _product("bp,pgh->bgh", state.h_BxP, w.recurrent_PxGxH)
+        i, f, g, o = (jnp.tanh(z) if n == 2 else jax.nn.sigmoid(z) for n, z in enumerate(_gates(z_BxGxH)))
+        c_BxH = f * state.c_BxH + i * g
+        h_BxP = (o * jnp.tanh(c_BxH)).astype(dtype)
+        if w.projection_HxP is not None:
+            h_BxP = _product("bh,hp->bp", h_BxP, w.projection_HxP).astype(dtype)
+        return State(h_BxP, c_BxH), (jnp.stack([i, f, g, o], 1).astype(dtype), c_BxH, h_BxP)
+
+    end, (gates, c_LxBxH, h_LxBxP) = _scan(step, start, z_LxBxGxH)
+    return (h_LxBxP, end), (x_LxBxI, w, start, gates, c_LxBxH, h_LxBxP)
+
+
+def _backward(saved: Any, gradient: tuple[jax.Array, State]) -> tuple[jax.Array, Weights, State]:
+    x_LxBxI, w, start, gates_LxBxGxH, c_LxBxH, h_LxBxP = saved
+    dh_LxBxP, dend = gradient
+    dtype, projected = x_LxBxI.dtype, w.projection_HxP is not None
+    before_LxBxH = jnp.concatenate([start.c_BxH[None], c_LxBxH[:-1]])
+
+    def step(after: State, xs: Any) -> tuple[State, Any]:
+        """`after`: gradient of what this token hands to the next, float32."""
+        dh_BxP, gates_BxGxH, c_BxH, before_BxH = xs
+        i, f, g, o = _gates(gates_BxGxH.astype(jnp.float32))
+        dh_BxP = dh_BxP + after.h_BxP
+        dm_BxH = _product("bp,hp->bh", dh_BxP.astype(dtype), w.projection_HxP) if projected else dh_BxP
+        t_BxH = jnp.tanh(c_BxH)
+        dc_BxH = after.c_BxH + dm_BxH * o * (1 - t_BxH * t_BxH)
+        di, df, do = (d * s * (1 - s) for d, s in ((dc_BxH * g, i), (dc_BxH * before_BxH, f), (dm_BxH * t_BxH, o)))
+        dz_BxGxH = jnp.stack([di, df, dc_BxH * i * (1 - g * g), do], 1).astype(dtype)
+        dbefore = State(_product("bgh,pgh->bp", dz_BxGxH, w.recurrent_PxGxH), dc_BxH * f)
+        return dbefore, (dz_BxGxH, dh_BxP.astype(dtype) if projected else None)
+
+    dend = State(dend.h_BxP.astype(jnp.float32), dend.c_BxH)
+    dstart, (dz, dh) = _scan(step, dend, (dh_LxBxP, gates_LxBxGxH, c_LxBxH, before_LxBxH), reverse=True)
+    dz = constrain(dz, "sequence", "batch", "gates", "cells")
+    dx_LxBxI = _product("lbgh,igh->lbi", dz, w.input_IxGxH).astype(dtype)
+    inputs = jnp.concatenate([start.h_BxP[None], h_LxBxP[:-1]])
+    m_LxBxH = gates_LxBxGxH[:, :, 3] * jnp.tanh(c_LxBxH).astype(dtype)
+    dweights = Weights(
+        outer(x_LxBxI, dz),
+        outer(inputs, dz),
+        jnp.sum(dz, (0, 1), dtype=jnp.float32),
+        outer(m_LxBxH, dh) if projected else None,
+    )
+    return dx_LxBxI, dweights, State(dstart.h_BxP.astype(dtype), dstart.c_BxH)
+
+
+layer.defvjp(_forward, _backward)
+
+
+def _gates(z_BxGxH: jax.Array) -> list[jax.Array]:
+    return [z_BxGxH[:, n] for n in range(len(GATES))]
+
+
+def _product(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The einsum, summed and given in float32."""
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
+
+
+def _scan(step: Any, start: State, xs: Any, reverse: bool = False) -> tuple[State, Any]:
+    return jax.lax.scan(step, start, xs, reverse=reverse, unroll=1 if target_platform() == "cpu" else UNROLL)
