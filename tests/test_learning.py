@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,8 +50,15 @@ def write_chain(folder: Path, matrix: np.ndarray, documents: int, draw: np.rando
         (folder / f"{i:04d}.txt").write_text("".join(LETTERS[j] for j in row))
 
 
+MODELS: dict[str, dict[str, Any]] = {
+    "transformer": {"layers": 1, "d_model": 32, "n_heads": 2, "d_ff": 64},
+    "lstm": {"kind": "lstm", "layers": 1, "d_model": 32},
+}
+
+
 @pytest.mark.slow
-def test_loss_comes_down_to_the_entropy_of_a_markov_chain_and_not_below(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", MODELS)
+def test_loss_comes_down_to_the_entropy_of_a_markov_chain_and_not_below(family: str, tmp_path: Path) -> None:
     """Of a document's n + 1 tokens, n − 1 letters follow a letter; the first and the end have nothing to go by.
 
     The end comes with probability 1 / n as far as anyone can tell: it costs ln n, and each letter ln n/(n − 1) more.
@@ -61,7 +69,7 @@ def test_loss_comes_down_to_the_entropy_of_a_markov_chain_and_not_below(tmp_path
     config = build(
         RunConfig,
         {
-            "model": {"vocab": 256, "context": 64, "layers": 1, "d_model": 32, "n_heads": 2, "d_ff": 64},
+            "model": {"vocab": 256, "context": 64, **MODELS[family]},
             "data": {"corpus": f"files:{tmp_path}/corpus/*.txt", "validation_fraction": 0.2},
             "optimizer": {"learning_rate": 0.01},
             "batch_size": 16,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling import accounting
-from scaling.config import TransformerConfig, load, read_mapping
+from scaling.config import ModelConfig, TransformerConfig, load, read_mapping
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "configs" / "models"
@@ -42,11 +42,13 @@ ROUNDED = {  # as printed in the papers
     "palm-8b": (8.63e9, 1e-3),
     "palm-62b": (62.50e9, 1e-3),
     "palm-540b": (540.35e9, 1e-4),
+    "lstm-zaremba-large": (66e6, 0.01),
+    "lstm-jozefowicz-big": (1.8e9, 0.02),
 }
 
 
-def preset(name: str) -> TransformerConfig:
-    return load(TransformerConfig, MODELS / f"{name}.yaml")
+def preset(name: str) -> ModelConfig:
+    return load(ModelConfig, MODELS / f"{name}.yaml")
 
 
 def total(name: str) -> int:
@@ -127,7 +129,7 @@ CHINCHILLA = {  # layers, d_model, heads, d_head, d_ff, published (2203.15556, t
 }
 
 
-def with_relative_positions(model: TransformerConfig) -> int:
+def with_relative_positions(model: ModelConfig) -> int:
     """The ledger's matrices with a fifth attention matrix: what Chinchilla and Gopher count."""
     items = accounting.params(model).items
     return items["embedding"] + items["attention"] * 5 // 4 + items["mlp"]

@@ -19,7 +19,7 @@ class LadderConfig(Config):
     width_multiple: int = Field(default=64, ge=1)
     """d_model is a multiple of it"""
     ff_ratio: float = Field(default=4.0, gt=0)
-    """d_ff / d_model wanted"""
+    """d_ff / d_model wanted, or of what a family has in the place of d_ff: the cells of an LSTM"""
     ff_multiple: int = Field(default=8, ge=1)
     """d_ff is a multiple of it; the smaller, the nearer a target can be met"""
     kv_groups: int = Field(default=1, ge=1)

@@ -47,7 +47,7 @@ class LSTMConfig(ModelConfig):
     """what the forget gate's bias starts at (Jozefowicz et al. 2015, section 2.2); the others start at 0"""
     held_out_state: Literal["reset", "carried"] = "reset"
     """how the held-out loss is measured: each window from a state of zeros, as in training, or from the state that
-    the text before it has left, through the split in so many streams as `training.evaluate` says"""
+    the text before it has left, over the ends of documents too, in the 16 stretches of `training.evaluate`"""
 
     @model_validator(mode="before")
     @classmethod
