@@ -64,4 +64,4 @@ def test_the_schema_knows_what_the_reader_refuses() -> None:
     assert len(problems({"vocab": 1}, json_schema(ModelConfig))) == 1, "of no family"
     lstm = {"kind": "lstm", "vocab": 256, "context": 8, "layers": 1, "d_model": 8, "projection": True}
     assert problems(lstm, json_schema(ModelConfig)) == [] != problems(lstm, json_schema(TransformerConfig))
-    assert "rows of the embedding" in json_schema(ModelConfig)["properties"]["vocab"]["description"]
+    assert "rows of the embedding" in json_schema(TransformerConfig)["properties"]["vocab"]["description"]

@@ -25,6 +25,7 @@ from scaling.config import (
 from scaling.config.load import classes_of
 from scaling.data.store import store_folder_of
 from scaling.errors import UserError
+from scaling.families import FAMILIES
 from scaling.ladder import size_keys
 from scaling.training.knobs import make_knobs
 
@@ -101,4 +102,6 @@ def test_every_rule_of_a_sweep_says_which_key_it_sets_and_a_run_has_it() -> None
 
 
 def test_what_the_ladder_sets_are_sizes_of_a_model() -> None:
-    assert set(size_keys()) == SIZES <= IDENTITY.keys()
+    assert set(size_keys()) >= SIZES <= IDENTITY.keys()
+    assert set(size_keys()) == {f"model.{key}" for family in FAMILIES.values() for key in family.SIZES}
+    assert all(key in family.model_fields for family in FAMILIES.values() for key in family.SIZES)
