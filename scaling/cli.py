@@ -186,13 +186,13 @@ def _plan(args: argparse.Namespace) -> int:
 def _sweep(args: argparse.Namespace) -> int:
     from scaling import report
     from scaling.config import SweepConfig, load
-    from scaling.sweeps import describe_plan, format_plan, run_sweep
+    from scaling.sweeps import describe_sweep, format_sweep, run_sweep
 
     kind = [f"executor.kind={args.executor}"] if args.executor else []
     config = load(SweepConfig, args.sweep, [*args.overrides, *kind])
     if args.dry_run:
-        described = describe_plan(config, folder=args.folder)
-        _print_json(described) if args.json else print(format_plan(described))
+        described = describe_sweep(config, folder=args.folder)
+        _print_json(described) if args.json else print(format_sweep(described))
         return 0
     outcome = run_sweep(config, folder=args.folder, reporter=report)
     _print_json(outcome.as_dict()) if args.json else print(outcome.summary)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from scaling import accounting
+from scaling.accounting import ASSUMED_MFU
 from scaling.config import ModelConfig, RunConfig, apply_overrides, build, read_mapping
+from scaling.text import align
 
-MFU = 0.4
-"""share of the peak that the estimate of the time assumes"""
 DAY = 86_400
 
 
@@ -72,8 +72,8 @@ def _time(config: ModelConfig | RunConfig, place: accounting.Topology, flops_per
     dtype = config.placement.compute_dtype if isinstance(config, RunConfig) else "auto"
     dtype = "bfloat16" if dtype == "auto" else dtype
     peak = accounting.peak_flops(place.device.name, dtype)
-    rate = None if peak is None else MFU * peak * place.devices / flops_per_token
-    time: dict[str, Any] = {"mfu": MFU, "dtype": dtype, "peak_flops_per_device": peak, "tokens_per_s": rate}
+    rate = None if peak is None else ASSUMED_MFU * peak * place.devices / flops_per_token
+    time: dict[str, Any] = {"mfu": ASSUMED_MFU, "dtype": dtype, "peak_flops_per_device": peak, "tokens_per_s": rate}
     if isinstance(config, RunConfig):
         time["days"] = None if rate is None else config.steps * config.batch_tokens / rate / DAY
     return time
@@ -127,15 +127,9 @@ def _time_rows(time: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _block(title: str, rows: Sequence[tuple[str, str]]) -> str:
     """A title over rows whose values are aligned by their first word's end."""
-    names = max(len(name) for name, _ in rows)
-    firsts = max(len(value.split("  ")[0].split(" ")[0]) for _, value in rows)
-    lines = [f"  {name:<{names}}  {_right(value, firsts)}" for name, value in rows]
-    return "\n".join([title, *lines])
-
-
-def _right(value: str, width: int) -> str:
-    first, space, rest = value.partition(" ")
-    return f"{first:>{width}}{space}{rest}"
+    return "\n".join(
+        [title, *align([(f"  {name} ", *value.partition(" ")[::2]) for name, value in rows], {0, 2}, " ")]
+    )
 
 
 def _plain(value: float) -> str:

@@ -14,7 +14,7 @@ from scaling.data import Split, TokenStore
 from scaling.result import Result, Status, write_result
 from scaling.sweeps import PlannedRun, make_runs
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
-from scaling.sweeps.run_store import Entry, Role, read_plan, run_state, write_plan
+from scaling.sweeps.run_store import Entry, RunRole, read_plan, run_state, write_plan
 from scaling.training.evaluate import Evaluation
 from scaling.training.records import make_result
 
@@ -106,7 +106,7 @@ def _write(
     sweep: SweepConfig,
     home: Path,
     runs: tuple[PlannedRun, ...],
-    role: Role,
+    role: RunRole,
     law: Law,
     lines: int,
     endings: Mapping[str, tuple[Status, str]] = {},

@@ -13,9 +13,10 @@ from synthetic_sweep import sweep_config, write_runs
 from scaling import accounting, laws
 from scaling.config import Records, SweepConfig, build, config_hash, load, merge
 from scaling.errors import UserError
+from scaling.locks import lock
 from scaling.sweeps import (
-    describe_plan,
-    format_plan,
+    describe_sweep,
+    format_sweep,
     load_runs,
     make_runs,
     make_test_runs,
@@ -26,7 +27,7 @@ from scaling.sweeps.executors import Devices
 from scaling.sweeps.plan import estimate
 from scaling.sweeps.plan.forks import drop_forks, fork_folder
 from scaling.sweeps.progress import LaunchProgress
-from scaling.sweeps.run_store import lock, run_state
+from scaling.sweeps.run_store import run_state
 
 BASE: dict[str, Any] = {
     "name": "b",
@@ -159,7 +160,7 @@ def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.Monk
     monkeypatch.setattr(estimate, "find_devices", lambda: Devices("cpu", (0, 1), "cpu"))
     config = sweep({"params": [20e3], "tokens": [1e6, 2e6, 4e6, 8e6]})
     trunk, *branches = make_runs(config)
-    described = json.loads(json.dumps(describe_plan(config, tmp_path)))
+    described = json.loads(json.dumps(describe_sweep(config, tmp_path)))
     assert [row["after"] for row in described["runs"]] == [None] + [trunk.id] * 3
     total = described["total"]
     assert total["flops"] == pytest.approx(trunk.flops * 15 / 8, rel=1e-3)
@@ -169,7 +170,7 @@ def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.Monk
     assert described["left"]["seconds"] == pytest.approx(spent[0] + max(spent[1], spent[2] + spent[3]))
     assert described["checkpoint_bytes"] == pytest.approx(3 * 12 * trunk.params, rel=0.001)  # weights, two moments
     assert described["states"] == {"planned": 4} and list(tmp_path.iterdir()) == []
-    text = format_plan(described)
+    text = format_sweep(described)
     assert "to be spent" in text and "(37% less)" in text and text.count(trunk.id) == 4
 
     home = tmp_path / "b"
@@ -179,7 +180,7 @@ def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.Monk
     fork = fork_folder(branches[0], home)
     assert fork is not None and fork.name == str(branches[0].config.fork_step)
     fork.mkdir(parents=True)
-    rows = {row["run_id"]: row for row in describe_plan(config, tmp_path)["runs"]}
+    rows = {row["run_id"]: row for row in describe_sweep(config, tmp_path)["runs"]}
     assert rows[branches[0].id]["flops_spent"] == branches[0].flops_spent
     assert rows[branches[1].id]["flops_spent"] == branches[1].flops  # its checkpoint is not there any more
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scaling import accounting
 from scaling.config import SweepConfig, build, load, merge
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, format_plan, make_runs, make_test_runs, run_sweep
+from scaling.sweeps import describe_sweep, format_sweep, make_runs, make_test_runs, run_sweep
 from scaling.sweeps.designs import expected_optimum, make
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.executors.environment import Platform
@@ -210,7 +210,7 @@ def test_sizes_that_the_ladder_cannot_tell_apart_are_named() -> None:
 def test_plan_adds_up_and_its_time_is_that_of_the_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(estimate, "find_devices", lambda: Devices("cpu", (0, 1), "cpu"))
     config = sweep(forecast={"flops": 4e12}, design={"sizes": 4})
-    described = json.loads(json.dumps(describe_plan(config, tmp_path)))
+    described = json.loads(json.dumps(describe_sweep(config, tmp_path)))
     runs = make_runs(config)
     assert [row["run_id"] for row in described["runs"]] == [run.id for run in runs]
     (test,) = make_test_runs(config, expected_optimum(config, 4e12) or 0)
@@ -224,7 +224,7 @@ def test_plan_adds_up_and_its_time_is_that_of_the_slots(monkeypatch: pytest.Monk
     (row,) = described["forecast"]["runs"]
     assert described["forecast"]["expected"] and row["run_id"] is None and row["seconds"] == pytest.approx(tested)
     assert (row["role"], row["params"], row["tokens"]) == ("test", test.params, test.tokens)
-    text = format_plan(described)
+    text = format_sweep(described)
     assert all(run.id in text for run in runs) and "assumed" in text and "1 test run of 4e+12" in text
     assert list(tmp_path.iterdir()) == []
 
@@ -238,9 +238,9 @@ def test_runs_are_built_once_and_planned_in_the_folder_of_their_records(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for records, folder in (({}, "runs"), ({"folder": "~/mine"}, f"{tmp_path}/mine")):
-        described = describe_plan(sweep(run={"records": records}))
+        described = describe_sweep(sweep(run={"records": records}))
         assert described["folder"] == f"{folder}/{sweep().name}"
-    assert describe_plan(sweep(), "elsewhere")["folder"] == f"elsewhere/{sweep().name}"
+    assert describe_sweep(sweep(), "elsewhere")["folder"] == f"elsewhere/{sweep().name}"
     assert len(built) == 3
     with pytest.raises(UserError, match="files:unused"):  # before anything is launched, after all runs were built
         run_sweep(sweep(run={"data": {"corpus": "files:unused"}}), folder=tmp_path)
@@ -253,7 +253,7 @@ def test_memory_in_a_plan_is_that_of_the_precision_of_its_devices(
     def memory(platform: Platform, kind: str, **placement: str) -> list[int]:
         monkeypatch.setattr(estimate, "find_devices", lambda: Devices(platform, (0,), kind))
         config = sweep(run={"placement": {"attention": "reference", **placement}})
-        return [row["memory_bytes"] for row in describe_plan(config, tmp_path)["runs"]]
+        return [row["memory_bytes"] for row in describe_sweep(config, tmp_path)["runs"]]
 
     whole, half = (memory("cpu", "cpu", compute_dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert memory("cpu", "cpu") == whole and all(a > 1.2 * b for a, b in zip(whole, half, strict=True))
@@ -263,11 +263,11 @@ def test_memory_in_a_plan_is_that_of_the_precision_of_its_devices(
 
 def test_plan_for_a_cluster_counts_its_devices_and_not_this_machines(tmp_path: Path) -> None:
     slurm = {"gpus": 1, "gpu": "h100", "array_parallelism": 3}
-    speed = describe_plan(sweep(executor={"kind": "slurm", "slurm": slurm}), tmp_path)["speed"]
+    speed = describe_sweep(sweep(executor={"kind": "slurm", "slurm": slurm}), tmp_path)["speed"]
     assert (speed["slots"], speed["device"]) == (3, "h100")
     assert speed["flops_per_s"] == pytest.approx(0.3 * 989e12, rel=0.01)  # dense bfloat16 of the data sheet
     ray = {"address": "head:6379"}
-    assert describe_plan(sweep(executor={"kind": "ray", "ray": ray}), tmp_path)["speed"]["slots"] == 1
+    assert describe_sweep(sweep(executor={"kind": "ray", "ray": ray}), tmp_path)["speed"]["slots"] == 1
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweeps/*.yaml")), ids=lambda path: path.name)

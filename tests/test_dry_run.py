@@ -12,12 +12,13 @@ from test_sweep import sweep as plain_sweep
 from scaling.config import SweepConfig, build, merge
 from scaling.data import prepare
 from scaling.errors import UserError
+from scaling.locks import lock
 from scaling.result import read_result, write_result
-from scaling.sweeps import describe_plan, format_plan, make_runs, run_sweep
+from scaling.sweeps import describe_sweep, format_sweep, make_runs, run_sweep
 from scaling.sweeps.executors import Devices
 from scaling.sweeps.plan import estimate
 from scaling.sweeps.plan.estimate import START_S
-from scaling.sweeps.run_store import lock, log_end, log_start
+from scaling.sweeps.run_store import log_end, log_start
 
 GRID = {"kind": "grid", "axes": {"model.params": [20e3, 40e3], "tokens": [1e5], "optimizer.weight_decay": [0.1, 0.2]}}
 
@@ -45,12 +46,12 @@ def test_speed_is_that_of_training_and_not_of_the_starts_before_it(tmp_path: Pat
     change(tmp_path / "synthetic", first.id, wall_s=500.0)
     for run in others:
         (tmp_path / "synthetic" / run.id / "result.json").unlink()
-    found = describe_plan(config, tmp_path)
+    found = describe_sweep(config, tmp_path)
     assert found["speed"]["flops_per_s"] == pytest.approx(2e10)
     rows = {row["run_id"]: row for row in found["runs"]}
     assert rows[others[0].id]["seconds"] == pytest.approx(others[0].flops / 2e10 + START_S)
     assert found["left"]["seconds"] == pytest.approx(sum(run.flops / 2e10 + START_S for run in others))
-    text = format_plan(found)
+    text = format_sweep(found)
     assert "measured: tokens/s times FLOPs per token of the run of this sweep that completed" in text
     assert "with 6 s for the start of each run, without evaluation" in text
 
@@ -67,10 +68,10 @@ def test_speed_is_of_one_device_and_of_all_that_share_it(tmp_path: Path) -> None
     change(home, c.id, tokens_per_s=None)  # too short to have been measured
     # at 8e10 and at 2.5e9 FLOP/s a device: as much work over the time that it took
     wanted = (a.flops + b.flops) / (a.flops / 8e10 + b.flops / 2.5e9)
-    assert describe_plan(config, tmp_path)["speed"]["flops_per_s"] == pytest.approx(wanted)
+    assert describe_sweep(config, tmp_path)["speed"]["flops_per_s"] == pytest.approx(wanted)
     for run in (a, b):
         change(home, run.id, device="NVIDIA H100 80GB HBM3")  # says nothing of this machine's cores
-    assert describe_plan(config, tmp_path)["speed"]["source"] == "assumed"
+    assert describe_sweep(config, tmp_path)["speed"]["source"] == "assumed"
 
 
 def test_a_run_that_was_stopped_has_only_the_rest_left(tmp_path: Path) -> None:
@@ -86,14 +87,14 @@ def test_a_run_that_was_stopped_has_only_the_rest_left(tmp_path: Path) -> None:
     log_end(home / stopped.id, 75, "told to stop")
     with lock(home / running.id / "lock"):
         (home / running.id / "metrics.jsonl").write_text(json.dumps({"step": running.config.steps // 5}) + "\n")
-        found = describe_plan(config, tmp_path)
+        found = describe_sweep(config, tmp_path)
     left = {row["run_id"]: row["flops_left"] / row["flops_spent"] for row in found["runs"]}
     assert left[stopped.id] == pytest.approx(0.5, abs=1e-3) and left[running.id] == pytest.approx(0.8, abs=1e-3)
     assert left[waiting.id] == 1 and not any(left[run.id] for run in others)
     flops = 0.5 * stopped.flops + 0.8 * running.flops + waiting.flops
     assert found["left"]["flops"] == pytest.approx(flops, rel=1e-3)
     assert found["left"]["seconds"] == pytest.approx(flops / 2e10 + 3 * START_S, rel=1e-3)
-    text = format_plan(found)
+    text = format_sweep(found)
     assert "interrupted 50%" in text and "running 20%" in text
 
 
@@ -102,19 +103,19 @@ def test_of_a_branch_what_its_trunk_did_is_not_left_anyway(tmp_path: Path) -> No
     trunk, branch = make_runs(config, str(tmp_path))
     home = tmp_path / "synthetic"
     (home / trunk.id / "checkpoints" / str(branch.config.fork_step)).mkdir(parents=True)
-    rows = {row["run_id"]: row for row in describe_plan(config, tmp_path)["runs"]}
+    rows = {row["run_id"]: row for row in describe_sweep(config, tmp_path)["runs"]}
     assert rows[branch.id]["flops_left"] == pytest.approx(branch.flops_spent)
     assert rows[trunk.id]["flops_left"] == pytest.approx(0.6 * trunk.flops, rel=1e-2)  # 0.8 of half of the tokens
 
 
 def test_test_runs_of_unknown_size_count_with_their_flops(tmp_path: Path) -> None:
     config = sweep_config(design=GRID, forecast={"flops": 4e12, "seeds": [0, 1]})
-    found = json.loads(json.dumps(describe_plan(config, tmp_path)))
+    found = json.loads(json.dumps(describe_sweep(config, tmp_path)))
     fit = sum(row["flops"] for row in found["runs"])
     assert found["total"]["flops"] == pytest.approx(fit + 8e12) and found["total"]["runs"] == 6
     assert found["left"]["seconds"] == pytest.approx((fit + 8e12) / estimate.ASSUMED_CORE + 6 * START_S)
     assert [row["params"] for row in found["forecast"]["runs"]] == [None, None]
-    text = format_plan(found)
+    text = format_sweep(found)
     assert "2 test runs of 4e+12 FLOPs, whose size follows from the fit" in text and "?" in text
 
 
@@ -122,21 +123,21 @@ def test_test_runs_of_a_frozen_forecast_are_those_it_is_about(tmp_path: Path) ->
     config, home = sweep_config(), tmp_path / "synthetic"
     write_runs(config, home, lines=2)
     write_forecast(config, home, lines=2)
-    found = describe_plan(config, tmp_path)
+    found = describe_sweep(config, tmp_path)
     tests = found["forecast"]["runs"]
     assert not found["forecast"]["expected"] and all((home / row["run_id"]).is_dir() for row in tests)
     assert found["left"] == {"runs": 0, "flops": 0, "seconds": 0} and found["states"] == {"completed": 17}
     (home / tests[1]["run_id"] / "result.json").unlink()
-    left = describe_plan(config, tmp_path)["left"]
+    left = describe_sweep(config, tmp_path)["left"]
     assert left["runs"] == 1 and left["seconds"] == pytest.approx(tests[1]["flops"] / 2e10 + START_S)
-    assert "the forecast is frozen" in format_plan(found)
+    assert "the forecast is frozen" in format_sweep(found)
 
 
 def refused(config: SweepConfig, folder: Path) -> str:
     """What both the dry run and the launch say."""
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError) as dry:
-        describe_plan(config, folder)
+        describe_sweep(config, folder)
     assert sorted(folder.rglob("*")) == before
     with pytest.raises(UserError) as launch:
         run_sweep(config, folder=folder)
@@ -160,7 +161,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for name, told in (("file", "a file is where a folder should be"), ("link", f"a link to {tmp_path}/gone")):
         with pytest.raises(UserError, match=f"cannot use {tmp_path}/{name}: .*{told}"):
-            describe_plan(sweep(), tmp_path / name / "runs")
+            describe_sweep(sweep(), tmp_path / name / "runs")
 
 
 def test_data_are_checked_where_they_are_prepared_and_never_prepared(tmp_path: Path) -> None:
@@ -170,21 +171,21 @@ def test_data_are_checked_where_they_are_prepared_and_never_prepared(tmp_path: P
         (text / f"{i}.txt").write_text(f"{i} of a few words\n" * 40)
     data = {"corpus": f"files:{text}/*.txt", "validation_fraction": 0.2, "validation_tokens": None}
     config = plain_sweep(run={"data": data, "records": {"store_folder": str(store)}})
-    found = describe_plan(config, tmp_path / "runs")
+    found = describe_sweep(config, tmp_path / "runs")
     assert found["unprepared"] == [data["corpus"]] and not store.exists() and not (tmp_path / "runs").exists()
-    assert f"note: {data['corpus']} is not prepared yet" in format_plan(found)
+    assert f"note: {data['corpus']} is not prepared yet" in format_sweep(found)
     prepare(make_runs(config)[0].config.data, store, progress=False)
     with pytest.raises(UserError, match=r"data\.epochs=1 allows"):
-        describe_plan(config, tmp_path / "runs")
+        describe_sweep(config, tmp_path / "runs")
     enough = plain_sweep(run={"data": {**data, "epochs": 1e4}, "records": {"store_folder": str(store)}})
-    assert describe_plan(enough, tmp_path / "runs")["unprepared"] == []
+    assert describe_sweep(enough, tmp_path / "runs")["unprepared"] == []
 
 
 def notes(folder: Path, executor: dict[str, Any], tokens: float = 1e5, **run: Any) -> list[str]:
     design = {"kind": "list", "points": [{"params": 20e3, "tokens": tokens}, {"params": 40e3, "tokens": tokens}]}
     run = merge(run, {"records": {"store_folder": str(folder)}})  # where nothing is prepared
     values = merge(sweep().model_dump(mode="json"), {"executor": executor, "run": run}) | {"design": design}
-    return describe_plan(build(SweepConfig, values, "test"), folder)["notes"]
+    return describe_sweep(build(SweepConfig, values, "test"), folder)["notes"]
 
 
 def test_memory_is_held_against_the_device(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from test_run_store import RESULT
 from test_sweep import sweep
 
 from scaling.errors import Interrupted, UserError
+from scaling.locks import lock
 from scaling.result import write_result
 from scaling.sweeps import PlannedRun, launch, make_runs, run_state
 from scaling.sweeps.executors import Finished, LocalExecutor, Task
 from scaling.sweeps.launch import train_all
 from scaling.sweeps.progress import LaunchProgress
-from scaling.sweeps.run_store import BUSY, RunState, attempts, lock, log_again, log_end, log_start
+from scaling.sweeps.run_store import BUSY, RunState, attempts, log_again, log_end, log_start
 
 Ending = int | None | str
 
@@ -199,7 +200,8 @@ def test_what_never_begins_is_a_broken_run_and_no_lost_node(runs: Any, tmp_path:
 DEAF = """
 import signal, sys, time
 from pathlib import Path
-from scaling.sweeps.run_store import lock, log_start
+from scaling.locks import lock
+from scaling.sweeps.run_store import log_start
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 folder = Path(sys.argv[1])
 with lock(folder / "lock"):

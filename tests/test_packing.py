@@ -13,7 +13,7 @@ from scaling.config import RunConfig, SweepConfig, build, merge
 from scaling.result import read_result
 from scaling.sweeps import PlannedRun, make_runs, run_sweep
 from scaling.sweeps.executors import Devices, Executor, LocalExecutor, Task
-from scaling.sweeps.packing import FULL_S, MFU, MOST, make_packs, room
+from scaling.sweeps.packing import FULL_S, MOST, make_packs, room
 from scaling.sweeps.run_store import attempts
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -57,7 +57,7 @@ def test_the_larger_a_step_the_fewer_runs_share_a_device() -> None:
     for n, runs in zip(windows, found, strict=True):
         if 1 < runs < MOST:
             model = one("small", batch_size=n).config.model
-            work = n * 64 * accounting.flops_per_token(model).exact / (MFU * 989.4e12)
+            work = n * 64 * accounting.flops_per_token(model).exact / (accounting.ASSUMED_MFU * 989.4e12)
             assert runs * work <= FULL_S < (runs + 1) * work
 
 

@@ -12,7 +12,7 @@ from scaling import accounting
 from scaling.config import Rule, Size, SweepConfig, TransformerConfig, build, merge
 from scaling.config.rules import BatchRule, BatchRules, DecayRules, RateRules
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, format_plan, make_runs
+from scaling.sweeps import describe_sweep, format_sweep, make_runs
 
 BASE: dict[str, Any] = {
     "name": "s",
@@ -162,7 +162,7 @@ def test_rules_change_only_what_they_set() -> None:
 
 def test_the_plan_notes_rules_outside_of_their_range(tmp_path: Path) -> None:
     def notes(**rules: Any) -> list[str]:
-        return describe_plan(sweep("optimizer", "batch_size", **rules), tmp_path)["notes"]
+        return describe_sweep(sweep("optimizer", "batch_size", **rules), tmp_path)["notes"]
 
     found = notes(batch_size={"kind": "step_law"}, learning_rate={"kind": "deepseek"})
     assert [note.split()[0] for note in found] == ["learning_rate:", "batch_size:"]
@@ -175,7 +175,7 @@ def test_the_plan_notes_rules_outside_of_their_range(tmp_path: Path) -> None:
 
 
 def test_the_plan_shows_batch_and_notes(tmp_path: Path) -> None:
-    text = format_plan(describe_plan(sweep("batch_size", batch_size={"kind": "step_law"}), tmp_path))
+    text = format_sweep(describe_sweep(sweep("batch_size", batch_size={"kind": "step_law"}), tmp_path))
     assert "batch" in text.splitlines()[0] and "note: batch_size: the rule step_law was fitted on D" in text
 
 

@@ -12,20 +12,10 @@ import pytest
 
 import scaling
 from scaling.errors import UserError
+from scaling.locks import Busy, is_held, lock
 from scaling.result import Result, write_result
 from scaling.sweeps import run_store, status
-from scaling.sweeps.run_store import (
-    Busy,
-    Entry,
-    attempts,
-    is_held,
-    lock,
-    log_end,
-    log_start,
-    read_plan,
-    run_state,
-    write_plan,
-)
+from scaling.sweeps.run_store import Entry, attempts, log_end, log_start, read_plan, run_state, write_plan
 from scaling.sweeps.status import format_status
 
 RESULT = Result(
@@ -38,7 +28,7 @@ RESULT = Result(
 HOLDER = """
 import sys, time
 from pathlib import Path
-from scaling.sweeps.run_store import lock
+from scaling.locks import lock
 with lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -73,7 +63,7 @@ def test_looking_at_a_lock_does_not_make_its_owner_fail(tmp_path: Path) -> None:
     looker = subprocess.Popen([sys.executable, "-c", f"""
 import time
 from pathlib import Path
-from scaling.sweeps.run_store import is_held
+from scaling.locks import is_held
 print("on", flush=True)
 end = time.monotonic() + 1.0
 while time.monotonic() < end: is_held(Path({str(path)!r}))

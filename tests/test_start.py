@@ -27,7 +27,7 @@ from scaling.models import functional
 from scaling.objectives import OBJECTIVES, NextToken
 from scaling.parallel import make_mesh, placed
 from scaling.result import Result, read_result
-from scaling.sweeps import describe_plan, make_runs, run_sweep
+from scaling.sweeps import describe_sweep, make_runs, run_sweep
 from scaling.training import loop, train, train_pack
 from scaling.training.start import first_state
 from scaling.training.step import run_layout
@@ -396,13 +396,13 @@ def test_a_plan_of_started_runs_counts_their_own_flops(tiny: Tiny, parent: Path,
     sweep = sweep_of(tiny, parent, frozen="layers.*")
     runs = make_runs(sweep, str(tmp_path))
     assert len({run.id for run in runs} | {run.id for run in make_runs(sweep_of(tiny, parent, step=8))}) == 4
-    plan = describe_plan(sweep, tmp_path)
+    plan = describe_sweep(sweep, tmp_path)
     own = accounting.flops_per_token(runs[0].config).exact * 10 * BATCH
     assert [row["flops"] for row in plan["runs"]] == [row["flops_spent"] for row in plan["runs"]] == [own, own]
     assert own < accounting.flops_per_token(config(tiny)).exact * 10 * BATCH
     assert [row["tokens"] for row in plan["runs"]] == [10 * BATCH] * 2
     with pytest.raises(UserError, match=r"start\.run=.*/lost: no run is in .*/lost"):
-        describe_plan(sweep_of(tiny, parent, run=str(tmp_path / "lost")), tmp_path)
+        describe_sweep(sweep_of(tiny, parent, run=str(tmp_path / "lost")), tmp_path)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from scaling import load_runs, report
 from scaling.config import SweepConfig, build, differing, load, merge
 from scaling.errors import UserError
-from scaling.sweeps import describe_plan, launch, make_runs, run_sweep
+from scaling.sweeps import describe_sweep, launch, make_runs, run_sweep
 from scaling.sweeps.executors import Devices, LocalExecutor
 from scaling.sweeps.run_store import attempts, read_plan
 
@@ -39,7 +39,8 @@ from pathlib import Path
 from scaling import accounting
 from scaling.config import RunConfig, load
 from scaling.result import Result, write_result
-from scaling.sweeps.run_store import attempts, lock, log_start
+from scaling.locks import lock
+from scaling.sweeps.run_store import attempts, log_start
 
 folder = Path(sys.argv[1])
 script = folder.parent / "script.json"
@@ -146,7 +147,7 @@ def test_crashes_and_kills_are_retried_divergence_and_mistakes_are_not(
     assert again.ok and len(trained(home)) == 5  # nothing is left to do
     table = load_runs(home)
     assert list(table["status"]).count("completed") == 5 and len(table) == 6
-    assert json.loads(json.dumps(describe_plan(config, tmp_path)))["left"]["runs"] == 0
+    assert json.loads(json.dumps(describe_sweep(config, tmp_path)))["left"]["runs"] == 0
 
 
 @pytest.mark.usefixtures("pretend")

@@ -12,9 +12,10 @@ from waiting import LIMIT_S, wait_until
 
 from scaling.config import SweepConfig, to_yaml
 from scaling.errors import UserError
+from scaling.locks import is_held, lock
 from scaling.sweeps import make_runs, run_state, run_sweep, status
 from scaling.sweeps.progress import LaunchProgress
-from scaling.sweeps.run_store import attempts, is_held, lock
+from scaling.sweeps.run_store import attempts
 
 LAUNCH = """
 import os, sys

@@ -9,7 +9,7 @@ from test_sweep import SWEEP, four_slots, pretend, sweep, trained  # noqa: F401
 
 from scaling import load_runs
 from scaling.config import SweepConfig, build, merge
-from scaling.sweeps import describe_plan, make_runs, run_state, run_sweep
+from scaling.sweeps import describe_sweep, make_runs, run_state, run_sweep
 from scaling.sweeps.run_store import attempts, read_plan
 
 
@@ -25,7 +25,7 @@ def test_a_budget_gets_further_sizes_once_and_none_when_the_forecast_is_frozen(
     added = [run_id for run_id, entry in read_plan(home).items() if "round" in entry.label]
     assert outcome.ok and added and len(outcome.states) == len(trained(home)) == 6 + len(added)
     assert trained(home)[6:] == sorted(added, key=trained(home).index)  # after the design's own
-    assert [row["run_id"] for row in describe_plan(config, tmp_path)["runs"]][6:] == added
+    assert [row["run_id"] for row in describe_sweep(config, tmp_path)["runs"]][6:] == added
     again = run_sweep(config, four_slots(), tmp_path)  # finds them again and trains nothing
     assert again.ok and len(again.states) == len(outcome.states) and len(trained(home)) == len(outcome.states)
     assert list(read_plan(home)) == [state.run_id for state in again.states]

@@ -15,9 +15,9 @@ from test_sweep import PRETEND, four_slots, sweep, trained
 
 from scaling import load_runs, report
 from scaling.config import to_yaml
+from scaling.locks import lock
 from scaling.result import write_result
 from scaling.sweeps import launch, make_runs, run_sweep, upkeep
-from scaling.sweeps.run_store import lock
 from scaling.sweeps.upkeep import Upkeep
 
 REFRESH = '<meta http-equiv="refresh"'

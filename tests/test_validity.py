@@ -130,7 +130,7 @@ def test_further_sources_are_asked(home: Path, monkeypatch: pytest.MonkeyPatch) 
         return dict.fromkeys(small, Verdict("untuned", "at the edge"))
 
     before = laws.from_results(load_runs(home))
-    monkeypatch.setattr(ledger, "SOURCES", (*ledger.SOURCES, source))
+    monkeypatch.setattr(ledger, "JUDGES", (*ledger.JUDGES, source))
     table = load_runs(home)
     untuned = table["run_id"][table["validity"] == "untuned"].tolist()
     runs = laws.from_results(table)

@@ -6,7 +6,7 @@ from typing import Any
 from synthetic_sweep import sweep_config, write_runs
 
 from scaling.config import SweepConfig
-from scaling.sweeps import describe_plan, format_plan, format_status, make_runs, status
+from scaling.sweeps import describe_sweep, format_status, format_sweep, make_runs, status
 from scaling.sweeps.run_store.labels import label_cell, varied
 
 AXES = {"model.params": [20e3, 40e3], "tokens": [1e5], "model.qk_norm": [False, True]}
@@ -26,19 +26,19 @@ def rows_of(text: str, config: SweepConfig) -> tuple[list[str], list[tuple[str, 
 
 def test_a_dry_run_shows_what_is_varied(tmp_path: Path) -> None:
     config = grid(seeds=[3, 4])
-    headings, rows = rows_of(format_plan(describe_plan(config, tmp_path)), config)
+    headings, rows = rows_of(format_sweep(describe_sweep(config, tmp_path)), config)
     assert headings[1:4] == ["model.qk_norm", "seed", "N"]  # N and D have columns of their own
     assert [row[:2] for row in rows[:4]] == [("false", "3"), ("false", "4"), ("true", "3"), ("true", "4")]
     assert len(set(rows)) == len(rows) == 8
     same = grid(AXES | {"model.qk_norm": [False]})
-    assert rows_of(format_plan(describe_plan(same, tmp_path)), same)[0][1] == "N"
+    assert rows_of(format_sweep(describe_sweep(same, tmp_path)), same)[0][1] == "N"
 
 
 def test_a_rate_that_is_varied_is_shown_once_in_a_dry_run(tmp_path: Path) -> None:
     rates = grid(
         {"model.params": [20e3], "optimizer.learning_rate": [0.01, 0.02], "tokens": [1e5]}, learning_rate=None
     )
-    assert "optimizer.learning_rate" not in format_plan(describe_plan(rates, tmp_path))
+    assert "optimizer.learning_rate" not in format_sweep(describe_sweep(rates, tmp_path))
     write_runs(rates, tmp_path / "synthetic", lines=2)
     headings, rows = rows_of(format_status(status(tmp_path / "synthetic")), rates)
     assert headings[4] == "optimizer.learning_rate" and [row[3] for row in rows] == ["0.01", "0.02"]

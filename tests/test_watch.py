@@ -15,9 +15,10 @@ from test_run_store import RESULT
 from waiting import LIMIT_S, wait_until
 
 from scaling import cli
+from scaling.locks import lock
 from scaling.result import write_result
 from scaling.sweeps import status, watch
-from scaling.sweeps.run_store import Entry, States, lock, log_end, log_start, state, write_plan
+from scaling.sweeps.run_store import Entry, States, log_end, log_start, state, write_plan
 from scaling.sweeps.watch import ended, picture, seconds_left
 
 

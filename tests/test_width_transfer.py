@@ -21,7 +21,7 @@ from scaling.models import functional
 from scaling.models.block import Block
 from scaling.models.layer import LayerContext
 from scaling.models.positions import rope_tables
-from scaling.sweeps import describe_plan, make_runs
+from scaling.sweeps import describe_sweep, make_runs
 from scaling.training.optimizer import make_optimizer
 
 BATCH, L, VOCAB = 4, 16, 32
@@ -288,9 +288,9 @@ def test_a_sweep_is_told_what_mup_must_know_of_the_base(tmp_path: Path) -> None:
     make_runs(heads({"n_heads": 2}, widths))  # without µP any heads will do
 
     depths = {"model.layers": [1, 3]}
-    (note,) = describe_plan(heads(run, depths), tmp_path)["notes"]
+    (note,) = describe_sweep(heads(run, depths), tmp_path)["notes"]
     assert "mup.layers is unset and the runs have 1 to 3 layers: the rate is transferred over width only" in note
-    assert describe_plan(heads(run | {"mup": {"width": 8, "layers": 1}}, depths), tmp_path)["notes"] == []
+    assert describe_sweep(heads(run | {"mup": {"width": 8, "layers": 1}}, depths), tmp_path)["notes"] == []
 
 
 def heads(model: Any, axes: Any) -> SweepConfig:

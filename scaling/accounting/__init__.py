@@ -1,16 +1,17 @@
 """The ledger: parameters, training FLOPs, memory and device peaks. Pure Python, no JAX."""
 
-from scaling.accounting.devices import DEVICES, Device, Topology, device, peak_flops, topology
+from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Topology, device, peak_flops, topology
 from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.memory import Memory, compute_dtype, loss_chunk, memory
-from scaling.accounting.params import Params, params
+from scaling.accounting.params import ParamCounts, params
 
 __all__ = [
+    "ASSUMED_MFU",
     "DEVICES",
     "Device",
     "Flops",
     "Memory",
-    "Params",
+    "ParamCounts",
     "Topology",
     "compute_dtype",
     "device",

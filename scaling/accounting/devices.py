@@ -72,6 +72,10 @@ def device(kind: str) -> Device | None:
     return next(iter(short + [d for d in DEVICES if re.search(d.pattern, text)]), None)
 
 
+ASSUMED_MFU = 0.4
+"""share of its peak that a device reaches where a step gives it enough to do; assumed until a run has measured it"""
+
+
 def peak_flops(device_kind: str, dtype: str) -> float | None:
     """Peak FLOP/s of one JAX device for matrix products of a dtype; None where it is unknown (any CPU).
 

@@ -6,7 +6,7 @@ from scaling.families import ModelConfig
 
 
 @dataclass(frozen=True)
-class Params:
+class ParamCounts:
     """Parameters by part."""
 
     items: dict[str, int]
@@ -21,7 +21,7 @@ class Params:
         return {"total": self.total, "non_embedding": self.non_embedding, "active": self.active}
 
 
-def params(model: ModelConfig) -> Params:
+def params(model: ModelConfig) -> ParamCounts:
     """Count the parameters of a model; layers that share parameters count once, a tied head not at all."""
     items = dict.fromkeys(model.PARTS, 0)
     outside, active = 0, 0.0
@@ -31,4 +31,4 @@ def params(model: ModelConfig) -> Params:
         outside += size if tensor.role in ("embedding", "head") else 0
         active += size * tensor.active
     total = sum(items.values())
-    return Params(items, total, total - outside, round(active))
+    return ParamCounts(items, total, total - outside, round(active))

@@ -1,6 +1,7 @@
 """Making a token store: restartable, one process at a time, and never half finished under its own name."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -15,7 +16,6 @@ import numpy as np
 from scaling.config import DataConfig
 from scaling.data.corpora import open_corpus
 from scaling.data.corpus import START, Corpus, Position
-from scaling.data.lock import locked
 from scaling.data.progress import PreparationProgress
 from scaling.data.store import (
     FORMAT,
@@ -30,6 +30,7 @@ from scaling.data.store import (
 from scaling.data.store import store_folder_of as folder_of
 from scaling.data.tokenizer import EOD, TOKENIZER_FILE, TRAINING_BYTES, Tokenizer, digest, load_tokenizer, train_bpe
 from scaling.errors import UserError
+from scaling.locks import lock
 from scaling.result import naming, write_text_atomically
 
 JOURNAL = "journal.json"
@@ -64,7 +65,7 @@ def prepare(data: DataConfig, store_folder: str | Path, progress: bool = True) -
     folder = folder_of(data, store_folder)
     if read_manifest(folder) is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f"{folder.name}.lock")):
+        with lock(folder.with_name(f"{folder.name}.lock"), wait_s=math.inf):
             if read_manifest(folder) is None:
                 _build(data, store_folder, folder, progress)
     return open_store(data, store_folder)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import tensorflow_datasets as tfds
 
 from scaling.config import DataConfig
 from scaling.data.corpus import START, STDLIB, Position, held_out
-from scaling.data.lock import locked
 from scaling.errors import UserError
+from scaling.locks import lock
 
 READ_AT_ONCE = 256  # records
 
@@ -91,7 +92,7 @@ def open_tfds(
         builder = _builder(name, folder)
         if not builder.info.splits:
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / f".{name.replace('/', '-')}.lock"):
+            with lock(folder / f".{name.replace('/', '-')}.lock", wait_s=math.inf):
                 builder = _builder(name, folder)
                 if not builder.info.splits:
                     _prepare(builder, name, progress)

@@ -24,7 +24,7 @@ UNROLL = 8
 CPU 4 to 16 of them gained nothing over one and took 3 to 10 times as long to compile"""
 
 
-class State(NamedTuple):
+class LSTMState(NamedTuple):
     """What a layer carries from token to token."""
 
     h_BxP: jax.Array
@@ -57,17 +57,17 @@ class LSTM(LanguageModel):
     def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
         return self._run(tokens_BxL, self.start_state(len(tokens_BxL)), dropout_key)[0], {}
 
-    def start_state(self, batch: int) -> list[State]:
+    def start_state(self, batch: int) -> list[LSTMState]:
         """Of every layer, zeros."""
         h_BxP = jnp.zeros((batch, self.config.width), self.dtype)
-        return [State(h_BxP, jnp.zeros((batch, self.config.d_hidden), jnp.float32))] * self.config.layers
+        return [LSTMState(h_BxP, jnp.zeros((batch, self.config.d_hidden), jnp.float32))] * self.config.layers
 
-    def continued(self, tokens_BxL: jax.Array, state: list[State]) -> tuple[jax.Array, list[State]]:
+    def continued(self, tokens_BxL: jax.Array, state: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
         return self._run(tokens_BxL, state, None)
 
     def _run(
-        self, tokens_BxL: jax.Array, states: list[State], dropout_key: jax.Array | None
-    ) -> tuple[jax.Array, list[State]]:
+        self, tokens_BxL: jax.Array, states: list[LSTMState], dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, list[LSTMState]]:
         rate, after = self.config.dropout, []
         apply = jax.checkpoint(layer) if self.placement.remat == "full" else layer
         keys = [None] * (len(states) + 1) if dropout_key is None else jax.random.split(dropout_key, len(states) + 1)
@@ -86,7 +86,7 @@ def _weights(params: Params) -> Weights:
 
 
 @jax.custom_vjp
-def layer(x_LxBxI: jax.Array, weights: Weights, state: State) -> tuple[jax.Array, State]:
+def layer(x_LxBxI: jax.Array, weights: Weights, state: LSTMState) -> tuple[jax.Array, LSTMState]:
     """(outputs [L, B, P], the state after them) of a layer that begins in `state`.
 
     The backward pass is written out: derived automatically, every step adds its share of the recurrent matrix's
@@ -96,32 +96,32 @@ def layer(x_LxBxI: jax.Array, weights: Weights, state: State) -> tuple[jax.Array
     return _forward(x_LxBxI, weights, state)[0]
 
 
-def _forward(x_LxBxI: jax.Array, w: Weights, start: State) -> tuple[tuple[jax.Array, State], Any]:
+def _forward(x_LxBxI: jax.Array, w: Weights, start: LSTMState) -> tuple[tuple[jax.Array, LSTMState], Any]:
     """Keeps the gates, the cells and the outputs of every token."""
     dtype = x_LxBxI.dtype
     z_LxBxGxH = (_product("lbi,igh->lbgh", x_LxBxI, w.input_IxGxH) + w.bias_GxH).astype(dtype)
     z_LxBxGxH = constrain(z_LxBxGxH, "sequence", "batch", "gates", "cells")
 
-    def step(state: State, z_BxGxH: jax.Array) -> tuple[State, Any]:
+    def step(state: LSTMState, z_BxGxH: jax.Array) -> tuple[LSTMState, Any]:
         z_BxGxH = z_BxGxH + _product("bp,pgh->bgh", state.h_BxP, w.recurrent_PxGxH)
         i, f, g, o = (jnp.tanh(z) if n == 2 else jax.nn.sigmoid(z) for n, z in enumerate(_gates(z_BxGxH)))
         c_BxH = f * state.c_BxH + i * g
         h_BxP = (o * jnp.tanh(c_BxH)).astype(dtype)
         if w.projection_HxP is not None:
             h_BxP = _product("bh,hp->bp", h_BxP, w.projection_HxP).astype(dtype)
-        return State(h_BxP, c_BxH), (jnp.stack([i, f, g, o], 1).astype(dtype), c_BxH, h_BxP)
+        return LSTMState(h_BxP, c_BxH), (jnp.stack([i, f, g, o], 1).astype(dtype), c_BxH, h_BxP)
 
     end, (gates, c_LxBxH, h_LxBxP) = _scan(step, start, z_LxBxGxH)
     return (h_LxBxP, end), (x_LxBxI, w, start, gates, c_LxBxH, h_LxBxP)
 
 
-def _backward(saved: Any, gradient: tuple[jax.Array, State]) -> tuple[jax.Array, Weights, State]:
+def _backward(saved: Any, gradient: tuple[jax.Array, LSTMState]) -> tuple[jax.Array, Weights, LSTMState]:
     x_LxBxI, w, start, gates_LxBxGxH, c_LxBxH, h_LxBxP = saved
     dh_LxBxP, dend = gradient
     dtype, projected = x_LxBxI.dtype, w.projection_HxP is not None
     before_LxBxH = jnp.concatenate([start.c_BxH[None], c_LxBxH[:-1]])
 
-    def step(after: State, xs: Any) -> tuple[State, Any]:
+    def step(after: LSTMState, xs: Any) -> tuple[LSTMState, Any]:
         """`after`: gradient of what this token hands to the next, float32."""
         dh_BxP, gates_BxGxH, c_BxH, before_BxH = xs
         i, f, g, o = _gates(gates_BxGxH.astype(jnp.float32))
@@ -131,10 +131,10 @@ def _backward(saved: Any, gradient: tuple[jax.Array, State]) -> tuple[jax.Array,
         dc_BxH = after.c_BxH + dm_BxH * o * (1 - t_BxH * t_BxH)
         di, df, do = (d * s * (1 - s) for d, s in ((dc_BxH * g, i), (dc_BxH * before_BxH, f), (dm_BxH * t_BxH, o)))
         dz_BxGxH = jnp.stack([di, df, dc_BxH * i * (1 - g * g), do], 1).astype(dtype)
-        dbefore = State(_product("bgh,pgh->bp", dz_BxGxH, w.recurrent_PxGxH), dc_BxH * f)
+        dbefore = LSTMState(_product("bgh,pgh->bp", dz_BxGxH, w.recurrent_PxGxH), dc_BxH * f)
         return dbefore, (dz_BxGxH, dh_BxP.astype(dtype) if projected else None)
 
-    dend = State(dend.h_BxP.astype(jnp.float32), dend.c_BxH)
+    dend = LSTMState(dend.h_BxP.astype(jnp.float32), dend.c_BxH)
     dstart, (dz, dh) = _scan(step, dend, (dh_LxBxP, gates_LxBxGxH, c_LxBxH, before_LxBxH), reverse=True)
     dz = constrain(dz, "sequence", "batch", "gates", "cells")
     dx_LxBxI = _product("lbgh,igh->lbi", dz, w.input_IxGxH).astype(dtype)
@@ -146,7 +146,7 @@ def _backward(saved: Any, gradient: tuple[jax.Array, State]) -> tuple[jax.Array,
         jnp.sum(dz, (0, 1), dtype=jnp.float32),
         outer(m_LxBxH, dh) if projected else None,
     )
-    return dx_LxBxI, dweights, State(dstart.h_BxP.astype(dtype), dstart.c_BxH)
+    return dx_LxBxI, dweights, LSTMState(dstart.h_BxP.astype(dtype), dstart.c_BxH)
 
 
 layer.defvjp(_forward, _backward)
@@ -161,5 +161,5 @@ def _product(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
 
 
-def _scan(step: Any, start: State, xs: Any, reverse: bool = False) -> tuple[State, Any]:
+def _scan(step: Any, start: LSTMState, xs: Any, reverse: bool = False) -> tuple[LSTMState, Any]:
     return jax.lax.scan(step, start, xs, reverse=reverse, unroll=1 if target_platform() == "cpu" else UNROLL)

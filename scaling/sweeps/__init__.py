@@ -1,7 +1,7 @@
 """Sweeps: designs of runs, the plan before, the launch, and the table of what came out."""
 
 from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
-from scaling.sweeps.plan import describe_plan, format_plan
+from scaling.sweeps.plan import describe_sweep, format_sweep
 from scaling.sweeps.run_store import load_runs, run_state
 from scaling.sweeps.status import format_status, status
 from scaling.sweeps.suggested import write_suggestion
@@ -12,9 +12,9 @@ from scaling.sweeps.watch import watch
 __all__ = [
     "PlannedRun",
     "SweepOutcome",
-    "describe_plan",
-    "format_plan",
+    "describe_sweep",
     "format_status",
+    "format_sweep",
     "load_runs",
     "load_wandb",
     "make_runs",

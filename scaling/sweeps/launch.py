@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from scaling.config import to_yaml
 from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
+from scaling.locks import is_held
 from scaling.result import read_result, write_text_atomically
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import GRACE_S, Executor, Finished, Task
@@ -27,7 +28,6 @@ from scaling.sweeps.run_store import (
     RunState,
     attempts,
     close_lost,
-    is_held,
     log_again,
     log_end,
     run_state,

@@ -8,10 +8,8 @@ from scaling.config import shape_of
 from scaling.sweeps.designs import PlannedRun
 
 MOST = 16  # runs in a pack: one that breaks costs all of them an attempt
-MFU = 0.4
-"""share of its peak that a device reaches where a step gives it enough to do"""
 FULL_S = 5e-3
-"""seconds of work, at that share, that a step must have to be called enough
+"""seconds of work, at the share of the peak that is assumed, that a step must have to be called enough
 
 A step of a small model is some hundred kernels, each of which takes microseconds to begin, whatever it computes: a
 model of 8 layers spends about 2 ms on that. Assumed, not measured: experiments/packing measures it.
@@ -46,7 +44,7 @@ def room(run: PlannedRun, device: str) -> int:
     peak = accounting.peak_flops(device, dtype)
     if known is None or known.memory is None or peak is None or run.devices > 1:
         return 1
-    work_s = config.batch_tokens * accounting.flops_per_token(config).exact / (MFU * peak)
+    work_s = config.batch_tokens * accounting.flops_per_token(config).exact / (accounting.ASSUMED_MFU * peak)
     memory = accounting.memory(config, devices=1, kind=known.name).total
     return max(1, min(MOST, int(FULL_S / work_s), int(MEMORY_SHARE * known.memory / memory)))
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from scaling.locks import is_held
 from scaling.metrics import last_metrics
 from scaling.sweeps.designs import PlannedRun
-from scaling.sweeps.run_store import DONE, RunState, is_held
+from scaling.sweeps.run_store import DONE, RunState
 from scaling.units import duration
 
 if TYPE_CHECKING:

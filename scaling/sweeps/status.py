@@ -6,17 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.locks import is_held
 from scaling.metrics import last_metrics
-from scaling.sweeps.run_store import (
-    Entry,
-    RunState,
-    is_held,
-    read_plan,
-    role_of,
-    run_folders,
-    run_state,
-    sweep_and_run,
-)
+from scaling.sweeps.run_store import Entry, RunState, read_plan, role_of, run_folders, run_state, sweep_and_run
 from scaling.sweeps.run_store.labels import label_cell, varied
 from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.text import table

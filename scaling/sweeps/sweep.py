@@ -9,6 +9,7 @@ from typing import Any
 
 from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
 from scaling.errors import UserError, one_line
+from scaling.locks import Busy, lock
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
@@ -19,10 +20,8 @@ from scaling.sweeps.plan.forks import drop_forks, flops_to_spend
 from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.reporter import Reporter
 from scaling.sweeps.run_store import (
-    Busy,
     RunState,
     load_runs,
-    lock,
     read_exclusions,
     read_plan,
     record_runs,

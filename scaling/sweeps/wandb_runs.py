@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.config import DecayRule, RateRule, RunConfig, build, column_of, columns_of, recipe_of
 from scaling.errors import UserError
 from scaling.result import Result
-from scaling.sweeps.run_store import Source, recorded_role, table_of, table_row
+from scaling.sweeps.run_store import RecipeSource, recorded_role, table_of, table_row
 from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     return table_of([row | more for row, more in zip(rows, tunings, strict=True)])
 
 
-def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, Source]:
+def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, RecipeSource]:
     """The record with its configuration: its own or, in one of an older version, that of the run in wandb."""
     if result.config:
         return result, "record"
@@ -66,7 +66,7 @@ def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, Sou
         return result, "facts"
 
 
-def _point(result: Result, source: Source) -> dict[str, str]:
+def _point(result: Result, source: RecipeSource) -> dict[str, str]:
     """What stands for the label of a run; empty where wandb has no configuration."""
     if not result.config:
         return {}

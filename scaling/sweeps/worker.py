@@ -19,9 +19,10 @@ from typing import NoReturn
 
 from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, explain
 from scaling.extensions import load_extensions
+from scaling.locks import Busy, lock
 from scaling.result import read_result
 from scaling.sweeps.executors.process import PARENT
-from scaling.sweeps.run_store import BUSY, Busy, lock, log_end, log_start, stopped
+from scaling.sweeps.run_store import BUSY, log_end, log_start, stopped
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its state

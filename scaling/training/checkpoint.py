@@ -42,7 +42,7 @@ class Books:
     wall_s: float
     """seconds of training so far"""
     losses: dict[str, Any]
-    """running sums, see `metrics.Losses`"""
+    """running sums, see `metrics.RunningLosses`"""
     fingerprints: dict[str, int]
     """checksum of each array, see `fingerprints`"""
     branch: dict[str, Any] | None = None

@@ -15,7 +15,7 @@ from scaling.tracking import Mirror
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation
-from scaling.training.metrics import Losses, MetricsFile
+from scaling.training.metrics import MetricsFile, RunningLosses
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result
 from scaling.training.start import first_state
@@ -65,7 +65,7 @@ class Member:
         self._open.append(self.checkpoints.close)
         restored = self.checkpoints.restore(layout)
         state, books = restored or first_state(config, self.folder, layout, self.checkpoints.notes)
-        self.losses, self.step, self.wall_before = Losses(**books.losses), books.step, books.wall_s
+        self.losses, self.step, self.wall_before = RunningLosses(**books.losses), books.step, books.wall_s
         self.branch, self.inherited = books.branch, books.inherited
         self.facts |= {**({"branch": books.branch} if books.branch else {}), **(books.inherited or {})}
         self.metrics = MetricsFile(self.folder, self.step, write=is_main())

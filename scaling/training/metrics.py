@@ -18,7 +18,7 @@ PATIENCE = 50
 
 
 @dataclass
-class Losses:
+class RunningLosses:
     """Sums over the training losses of steps, in order; kept in checkpoints, so a resumed run goes on from them."""
 
     steps: int
@@ -63,7 +63,7 @@ class Losses:
         return self.tail_sum / self.tail_count if self.tail_count else None
 
     def state(self) -> dict[str, Any]:
-        """Plain values; `Losses(**values)` is this again, to the bit."""
+        """Plain values; `RunningLosses(**values)` is this again, to the bit."""
         return asdict(self)
 
 

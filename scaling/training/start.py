@@ -22,7 +22,7 @@ from scaling.metrics import read_metrics
 from scaling.parallel import is_main
 from scaling.training.checkpoint import Books, Checkpoints, everyone
 from scaling.training.knobs import make_knobs
-from scaling.training.metrics import Losses, write_metrics
+from scaling.training.metrics import RunningLosses, write_metrics
 from scaling.training.state import TrainState, create_state
 from scaling.training.step import run_optimizer
 
@@ -52,7 +52,7 @@ def first_state(config: RunConfig, folder: Path, layout: TrainState, notes: list
 
 def new_books(config: RunConfig) -> Books:
     """Of a run before its first update."""
-    losses = Losses(config.steps, config.objective.limit(config.model.vocab))
+    losses = RunningLosses(config.steps, config.objective.limit(config.model.vocab))
     return Books(config_hash(config), 0, 0, 0.0, losses.state(), {})
 
 

@@ -22,7 +22,7 @@ from scaling.units import Scale, power, si
 
 SHADES = 6
 """model sizes whose curves are drawn under the frontier"""
-AXES: dict[str, Scale] = {"C": "power", "N": "si", "D": "si", "M": "si", "N*": "si", "D*": "si", "D*/N*": "si"}
+SCALES: dict[str, Scale] = {"C": "power", "N": "si", "D": "si", "M": "si", "N*": "si", "D*": "si", "D*/N*": "si"}
 
 
 def column_residuals_figure(fit: laws.Fit) -> FigureSpec:
@@ -53,7 +53,7 @@ def column_residuals_figure(fit: laws.Fit) -> FigureSpec:
         panels.append(
             Panel(
                 "",
-                Axis(title(runs, letter), AXES.get(letter, "si"), log=True, limits=limits),
+                Axis(title(runs, letter), SCALES.get(letter, "si"), log=True, limits=limits),
                 Axis("loss above the law (%)", "percent", limits=(-reach, reach)),
                 marks,
                 colors=_scale("N" if "N" in runs.values else fit.form.columns[0], sizes) if i % 2 else None,
@@ -124,7 +124,7 @@ def profile_figure(found: laws.Profile, about: str) -> FigureSpec:
     at = "" if found.C is None else f" at {power(found.C)} FLOPs"
     caption = f"{found.level:.0%} interval. {about}".strip()
     axis = derived_title(found.conventions, found.name) + at
-    scale = AXES.get(found.name, "plain") if found.C is not None else "plain"
+    scale = SCALES.get(found.name, "plain") if found.C is not None else "plain"
     return points_profile_figure(found.values, found.objectives, found.cut, found.name + at, caption, axis, scale)
 
 
@@ -232,7 +232,7 @@ def _cloud_axis(fit: laws.Fit, name: str, drawn: Array) -> Axis:
     margin = 0.06 * (math.log(high / low) if log else high - low)
     limits = (low * math.exp(-margin), high * math.exp(margin)) if log else (low - margin, high + margin)
     ends = float(limits[0]), float(limits[1])
-    return Axis(derived_title(fit.runs.conventions, name), AXES.get(name, "plain"), log=log, limits=ends)
+    return Axis(derived_title(fit.runs.conventions, name), SCALES.get(name, "plain"), log=log, limits=ends)
 
 
 def _letters(fit: laws.Fit) -> list[str]:

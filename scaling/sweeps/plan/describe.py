@@ -15,10 +15,10 @@ from scaling.sweeps.plan.forks import flops_to_spend, fork_bytes
 from scaling.sweeps.plan.notes import machine_notes
 from scaling.sweeps.run_store import DONE, Entry, RunState, read_exclusions, read_plan, run_state, sweep_folder
 
-Row = dict[str, Any]
+PlanRow = dict[str, Any]
 
 
-def describe_plan(sweep: SweepConfig, folder: str | Path | None = None) -> dict[str, Any]:
+def describe_sweep(sweep: SweepConfig, folder: str | Path | None = None) -> dict[str, Any]:
     """Every run of `sweep` with its cost, the totals and what exists already; nothing is written.
 
     Returns a JSON-able mapping:
@@ -87,7 +87,7 @@ def _frozen_tests(
     return make_test_runs(sweep, targets[0], folder)
 
 
-def _row(run: PlannedRun, folder: Path, state: RunState, spent: float, flops_per_s: float, kind: str) -> Row:
+def _row(run: PlannedRun, folder: Path, state: RunState, spent: float, flops_per_s: float, kind: str) -> PlanRow:
     """folder: of the run. spent: of its FLOPs, on its own. kind: of the devices, as `accounting.device` knows it."""
     config, devices = run.config, run.devices
     left = flops_left(run, folder, state, spent)
@@ -113,7 +113,7 @@ def _row(run: PlannedRun, folder: Path, state: RunState, spent: float, flops_per
     }
 
 
-def _unsized(sweep: SweepConfig, like: Row, flops_per_s: float) -> list[Row]:
+def _unsized(sweep: SweepConfig, like: PlanRow, flops_per_s: float) -> list[PlanRow]:
     """Test runs of a design that expects no size for them: their FLOPs are known all the same.
 
     like: of a run that takes as many devices.
@@ -128,7 +128,7 @@ def _unsized(sweep: SweepConfig, like: Row, flops_per_s: float) -> list[Row]:
     ]
 
 
-def _totals(rows: Sequence[Row], test_rows: Sequence[Row], slots: int) -> dict[str, Any]:
+def _totals(rows: Sequence[PlanRow], test_rows: Sequence[PlanRow], slots: int) -> dict[str, Any]:
     """Sums over all runs, and what is left of them; the test runs begin when all others have ended."""
     every = [*rows, *test_rows]
     left = [row for row in every if row["state"] not in DONE]
@@ -141,7 +141,7 @@ def _totals(rows: Sequence[Row], test_rows: Sequence[Row], slots: int) -> dict[s
     }
 
 
-def _jobs(rows: Sequence[Row]) -> list[Job]:
+def _jobs(rows: Sequence[PlanRow]) -> list[Job]:
     """What of `rows` is still to be trained. A run without an id yet is known by its label."""
     return [
         Job(
@@ -156,7 +156,7 @@ def _jobs(rows: Sequence[Row]) -> list[Job]:
     ]
 
 
-def _forecast(sweep: SweepConfig, rows: Sequence[Row], *, expected: bool) -> dict[str, Any] | None:
+def _forecast(sweep: SweepConfig, rows: Sequence[PlanRow], *, expected: bool) -> dict[str, Any] | None:
     if sweep.forecast is None:
         return None
     return {**sweep.forecast.model_dump(mode="json"), "expected": expected, "runs": list(rows)}

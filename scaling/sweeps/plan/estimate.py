@@ -13,11 +13,9 @@ from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.executors import Devices, find_devices
 from scaling.sweeps.run_store import DONE, RunState
 
-# FLOP/s of one device where nothing has been measured: a tiny step reaches 15 to 45 GFLOP/s on one CPU core, a
-# sweep's small models rarely more than a third of an accelerator's peak
+# FLOP/s of one device where nothing has been measured: a tiny step reaches 15 to 45 GFLOP/s on one CPU core
 ASSUMED_CORE = 15e9
 ASSUMED_ACCELERATOR = 50e12
-ASSUMED_MFU = 0.3
 START_S = 6.0  # a worker's start: imports, compilation, the first checkpoint
 
 
@@ -76,7 +74,7 @@ def speed_of(devices: Devices, results: Iterable[Result]) -> tuple[float, str]:
     peak = accounting.peak_flops(devices.kind, "bfloat16")
     if peak is None:
         return ASSUMED_ACCELERATOR, "assumed (this device's peak is unknown)"
-    return ASSUMED_MFU * peak, f"assumed: an MFU of {ASSUMED_MFU:.0%}"
+    return accounting.ASSUMED_MFU * peak, f"assumed: an MFU of {accounting.ASSUMED_MFU:.0%}"
 
 
 def flops_left(run: PlannedRun, folder: Path, state: RunState, spent: float) -> float:

@@ -14,7 +14,7 @@ def machine_notes(
 ) -> list[str]:
     """A line for each thing that may go wrong where the runs are to run, or that is not known of it.
 
-    configs: of the runs of the design. rows: of all runs, as in `describe_plan`. kind: of the devices.
+    configs: of the runs of the design. rows: of all runs, as in `describe_sweep`. kind: of the devices.
     """
     return [*_memory(rows, kind), *_limit(sweep, configs, rows), *_unknown(sweep)]
 

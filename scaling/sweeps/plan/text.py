@@ -3,20 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scaling.sweeps.plan.describe import Row
+from scaling.sweeps.plan.describe import PlanRow
 from scaling.sweeps.plan.estimate import START_S
 from scaling.sweeps.run_store.labels import label_cell, varied
 from scaling.text import table
 from scaling.units import duration, si, si_bytes
 
-Column = tuple[str, bool, Callable[[Row], str]]
+Column = tuple[str, bool, Callable[[PlanRow], str]]
 """heading, whether it is set flush left, cell of a run"""
 SHOWN = ("optimizer.learning_rate",)
 """what may be varied and has a column anyway"""
 
 
-def format_plan(plan: Mapping[str, Any]) -> str:
-    """`describe_plan`'s mapping as text."""
+def format_sweep(plan: Mapping[str, Any]) -> str:
+    """`describe_sweep`'s mapping as text."""
     tests = plan["forecast"]["runs"] if plan["forecast"] else []
     rows = [*plan["runs"], *tests]
     columns = _columns(rows)
@@ -55,7 +55,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _columns(rows: list[Row]) -> list[Column]:
+def _columns(rows: list[PlanRow]) -> list[Column]:
     columns: list[Column] = [("run", True, lambda row: row["run_id"] or "(after the fit)")]
     if len({row["role"] for row in rows}) > 1:
         columns.append(("role", True, lambda row: row["role"]))
@@ -87,7 +87,7 @@ def _or_unknown(value: Any, write: Callable[[Any], str]) -> str:
     return "?" if value is None else write(value)
 
 
-def _state(row: Row) -> str:
+def _state(row: PlanRow) -> str:
     share = 1 - row["flops_left"] / row["flops_spent"]
     return f"{row['state']} {share:.0%}" if 0 < share < 1 else row["state"]
 

@@ -15,10 +15,9 @@ result.json are the truth: runs.parquet is made from them and may be deleted.
 
 from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts, close_lost, log_again, log_end, log_start
 from scaling.sweeps.run_store.ledger import EXCLUSIONS, read_exclusions
-from scaling.sweeps.run_store.locks import Busy, is_held, lock, now
 from scaling.sweeps.run_store.plan_file import (
     Entry,
-    Role,
+    RunRole,
     read_plan,
     record_runs,
     recorded_role,
@@ -28,7 +27,7 @@ from scaling.sweeps.run_store.plan_file import (
     sweep_folder,
     write_plan,
 )
-from scaling.sweeps.run_store.recipe import Source
+from scaling.sweeps.run_store.recipe import RecipeSource
 from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, without_result, write_table
 from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, stopped
 
@@ -40,22 +39,18 @@ __all__ = [
     "STOPPED",
     "TABLE",
     "Attempt",
-    "Busy",
     "Entry",
-    "Role",
+    "RecipeSource",
+    "RunRole",
     "RunState",
-    "Source",
     "State",
     "States",
     "attempts",
     "close_lost",
-    "is_held",
     "load_runs",
-    "lock",
     "log_again",
     "log_end",
     "log_start",
-    "now",
     "read_exclusions",
     "read_plan",
     "record_runs",

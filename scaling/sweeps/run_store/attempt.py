@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scaling.locks import now
 from scaling.result import naming
-from scaling.sweeps.run_store.locks import now
 
 GONE = "the process disappeared (killed, the machine stopped, or no room on the disk to say more)"
 

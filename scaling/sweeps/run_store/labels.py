@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SIZES = ("budget", "target_params", "target_tokens", "model.params", "tokens", "tokens_per_param", "round")
+OF_THE_DESIGN = ("budget", "target_params", "target_tokens", "model.params", "tokens", "tokens_per_param", "round")
 """keys of labels that say what N, D and FLOPs were wanted, and when"""
 
 
@@ -14,7 +14,7 @@ def varied(labels: Iterable[Mapping[str, Any]]) -> list[str]:
     for label in labels:
         for key, value in label.items():
             values.setdefault(key, set()).add(json.dumps(value, sort_keys=True, default=str))
-    return [key for key, found in values.items() if len(found) > 1 and key not in SIZES]
+    return [key for key, found in values.items() if len(found) > 1 and key not in OF_THE_DESIGN]
 
 
 def label_cell(label: Mapping[str, Any], key: str) -> str:

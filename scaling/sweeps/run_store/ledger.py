@@ -11,7 +11,7 @@ from typing import Any
 from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import Result
-from scaling.sweeps.run_store.plan_file import Entry, Role, read_plan, role_of, run_folders
+from scaling.sweeps.run_store.plan_file import Entry, RunRole, read_plan, role_of, run_folders
 from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
 from scaling.validity import Verdict, cut_short
 
@@ -26,7 +26,7 @@ class Ledger:
     """the records that there are"""
     plan: Mapping[str, Entry]
     exclusions: Mapping[str, str]
-    roles: Mapping[str, Role]
+    roles: Mapping[str, RunRole]
     """of the runs with a record"""
     tuning: Mapping[str, Mapping[str, Any]]
     """of the runs with a record: the columns of `tuning.tuning_columns`"""
@@ -36,7 +36,7 @@ class Ledger:
         return self.plan[run_id].label if run_id in self.plan else {}
 
 
-Source = Callable[[Ledger], Mapping[str, Verdict]]
+Judge = Callable[[Ledger], Mapping[str, Verdict]]
 """finds something about runs of a sweep"""
 
 
@@ -85,7 +85,7 @@ def read_exclusions(home: Path) -> dict[str, str]:
 def findings(ledger: Ledger) -> dict[str, list[Verdict]]:
     """What each source says of the runs in `ledger`, by run id; nothing of most."""
     found: defaultdict[str, list[Verdict]] = defaultdict(list)
-    for run_id, verdict in chain.from_iterable(source(ledger).items() for source in SOURCES):
+    for run_id, verdict in chain.from_iterable(source(ledger).items() for source in JUDGES):
         found[run_id].append(verdict)
     return dict(found)
 
@@ -118,4 +118,4 @@ def _tuned(ledger: Ledger) -> dict[str, Verdict]:
     return {run_id: verdict for run_id, found in zip(ledger.results, said, strict=True) for verdict in found}
 
 
-SOURCES: tuple[Source, ...] = (_excluded, _copied, _short_of_plan, _tuned)
+JUDGES: tuple[Judge, ...] = (_excluded, _copied, _short_of_plan, _tuned)

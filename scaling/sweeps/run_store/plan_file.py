@@ -12,14 +12,14 @@ from scaling.config.load import parse_yaml
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 
-Role = Literal["fit", "test"]
+RunRole = Literal["fit", "test"]
 
 
 @dataclass(frozen=True)
 class Entry:
     """What plan.json keeps of a run, beside the run's own config.yaml."""
 
-    role: Role
+    role: RunRole
     label: Mapping[str, Any]
     params: int
     flops: float
@@ -47,7 +47,7 @@ def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
     write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
-def record_runs(sweep_folder: Path, runs: Mapping[str, Entry], role: Role) -> None:
+def record_runs(sweep_folder: Path, runs: Mapping[str, Entry], role: RunRole) -> None:
     """Enter `runs` into `plan.json` as those of `role`; others of that role leave it and their folders stay.
 
     A test run that was begun stays in it: it has been seen, and is to be judged by what it was to be.
@@ -80,7 +80,7 @@ def sweep_and_run(path: Path) -> tuple[Path, str | None]:
     return (whole.parent, whole.name) if whole.is_dir() and whole.name in read_plan(whole.parent) else (path, None)
 
 
-def role_of(folder: Path, entry: Entry | None) -> Role:
+def role_of(folder: Path, entry: Entry | None) -> RunRole:
     """What the run in `folder` is for: the plan's word, or that of its configuration where no plan knows the run.
 
     entry: of the run in the plan of its sweep. Raises UserError for a `config.yaml` that is no YAML.
@@ -94,14 +94,14 @@ def role_of(folder: Path, entry: Entry | None) -> Role:
         return recorded_role(None)
 
 
-def recorded_role(config: Mapping[str, Any] | None) -> Role:
+def recorded_role(config: Mapping[str, Any] | None) -> RunRole:
     """The role that a run's configuration says; "fit" where an older one, or an empty file, does not say."""
     records = config.get("records") if isinstance(config, Mapping) else None
     return "test" if isinstance(records, Mapping) and records.get("role") == "test" else "fit"
 
 
 @functools.lru_cache(maxsize=10_000)  # status asks again and again, and YAML is slow
-def _role_in(path: Path, changed: int) -> Role:
+def _role_in(path: Path, changed: int) -> RunRole:
     """`recorded_role` of a file. changed: when."""
     return recorded_role(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
 

@@ -9,12 +9,12 @@ from scaling.config import RunConfig, SweepConfig, load, recipe_of
 from scaling.errors import UserError
 from scaling.result import Result
 
-Source = Literal["record", "config", "facts"]
+RecipeSource = Literal["record", "config", "facts"]
 """where a row of a table has its configuration from: its record, what lies beside that (`config.yaml`, or the run's
 configuration in wandb), or nowhere, so that there is only what its facts say"""
 
 
-def with_recipe(folder: Path, result: Result) -> tuple[Result, Source]:
+def with_recipe(folder: Path, result: Result) -> tuple[Result, RecipeSource]:
     """The record of the run in `folder` with its configuration, and where that is from.
 
     One of an older version takes it from `config.yaml`, and what the sweep's rules set from `sweep.yaml` above.

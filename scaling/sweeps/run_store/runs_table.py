@@ -12,8 +12,8 @@ from scaling.config import RunConfig, column_of, columns_of, flat
 from scaling.errors import UserError
 from scaling.result import Result, naming, read_result
 from scaling.sweeps.run_store.ledger import findings, read_ledger
-from scaling.sweeps.run_store.plan_file import Role, read_plan, run_folders, sweep_and_run
-from scaling.sweeps.run_store.recipe import Source, with_recipe
+from scaling.sweeps.run_store.plan_file import RunRole, read_plan, run_folders, sweep_and_run
+from scaling.sweeps.run_store.recipe import RecipeSource, with_recipe
 from scaling.validity import Verdict, judge
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NESTED = (("facts", ""), ("flops_by_convention", "flops_"), ("versions", "versio
 INT64 = 2**63
 
 
-def load_runs(path: str | Path | Sequence[str | Path], role: Role | None = None) -> "pd.DataFrame":
+def load_runs(path: str | Path | Sequence[str | Path], role: RunRole | None = None) -> "pd.DataFrame":
     """Every record under `path` (a sweep's folder, a folder of sweeps, or one run's) as a table, one row a run.
 
     Of several paths the records of all; a run that is completed under one of them is not taken from a later one.
@@ -61,7 +61,7 @@ def without_result(path: str | Path) -> tuple[list[str], int]:
     return [folder.name for folder in planned if read_result(folder) is None], len(planned)
 
 
-def _rows_under(path: Path, role: Role | None) -> list[dict[str, Any]]:
+def _rows_under(path: Path, role: RunRole | None) -> list[dict[str, Any]]:
     """Rows of the runs under one path."""
     sweeps: dict[Path, dict[str, Result]] = {}
     broken = []
@@ -122,7 +122,11 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
 
 
 def table_row(
-    result: Result, role: Role, label: Mapping[str, Any], said: Sequence[Verdict] = (), source: Source = "record"
+    result: Result,
+    role: RunRole,
+    label: Mapping[str, Any],
+    said: Sequence[Verdict] = (),
+    source: RecipeSource = "record",
 ) -> dict[str, Any]:
     """A record as a row of `load_runs`.
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from scaling.errors import INTERRUPTED, UserError
+from scaling.locks import is_held
 from scaling.result import Result, read_result
 from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts
-from scaling.sweeps.run_store.locks import is_held
 
 State = Literal["planned", "running", "interrupted", "completed", "diverged", "failed", "unreadable"]
 

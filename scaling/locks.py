@@ -1,13 +1,16 @@
-"""Locks that a killed process lets go of."""
+"""Locks that processes of one machine or one shared file system take in turn; a killed process lets go of them."""
 
 import fcntl
+import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from scaling.result import naming
 
@@ -18,27 +21,39 @@ class Busy(Exception):
 
 @contextmanager
 def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
-    """Hold `path` as a lock; a killed process lets go of it. Raises Busy after `wait_s` seconds of waiting.
+    """Hold `path` as a lock for the length of the block.
 
-    The short default outlasts `is_held` in another process, which takes the lock for a moment.
+    The file stays behind: to delete it would let a third process in beside one that waits.
+
+    wait_s: seconds to wait for another process, infinity to wait for as long as it takes, which is said; the short
+    default outlasts `is_held` in another process, which takes the lock for a moment.
+    Raises Busy after that time, with the holder's name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not _taken(file):
+            if math.isinf(wait_s):
+                print(f"waiting for another process that holds {path}", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
                 break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise Busy(file.read().strip() or "another process") from None
-                time.sleep(0.05)
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise Busy(file.read().strip() or "another process")
+            time.sleep(0.05)
         file.truncate(0)
         with naming(path):
             file.write(f"process {os.getpid()} on {platform.node()}, since {now()}\n")
             file.flush()
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_held(path: Path) -> bool:
