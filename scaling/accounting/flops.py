@@ -61,7 +61,7 @@ def flops_per_token(model: ModelConfig | RunConfig, keys: float | None = None, m
     tensors, reference = list(model.tensors()), False
     if isinstance(model, RunConfig):
         reference = model.objective.REFERENCE
-        mask, model = mask or model.objective.MASK, model.model
+        mask, model = mask or model.objective.mask, model.model
     count, extra = params(model), model.extra_flops(mask or "causal", keys)
     lowest = min(tensor.depth for tensor in tensors if not tensor.frozen)
     items = dict.fromkeys(model.ITEMS, 0.0)

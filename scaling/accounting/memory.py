@@ -47,7 +47,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     platform = found.platform if found else "gpu"
     dtype = compute_dtype(run.placement.compute_dtype, platform)
     compute = Compute(
-        platform, dtype, run.placement.attention, run.placement.remat, mesh["tensor"], run.objective.MASK
+        platform, dtype, run.placement.attention, run.placement.remat, mesh["tensor"], run.objective.mask
     )
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
     trained = [(tensor, size) for tensor, size in parts if not tensor.frozen]

@@ -11,8 +11,9 @@ from scaling.families.ladder import LadderConfig
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
 from scaling.frozen import Config
 
-Mask = Literal["causal", "full"]
-"""the keys that a query may see: those up to its own position, or all of the window"""
+Mask = Literal["causal", "full", "prefix", "document"]
+"""the keys that a query may see: those up to its own position; all of the window; those up to its own position and
+all of the prefix; those up to its own position that are of its document"""
 FLOAT32 = 4  # bytes
 TRAINING = 3  # forward and backward: each product has two gradients, each a product of the same size
 

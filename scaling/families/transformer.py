@@ -41,7 +41,7 @@ class TransformerConfig(TransformerShape):
     PARTS: ClassVar[tuple[str, ...]] = ("embedding", "position", "attention", "mlp", "norm", "head")
     ITEMS: ClassVar[tuple[str, ...]] = (PROJECTIONS, SCORES, "mlp", "head")
     SIZES: ClassVar[tuple[str, ...]] = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
-    MASKS: ClassVar[tuple[Mask, ...]] = ("causal", "full")
+    MASKS: ClassVar[tuple[Mask, ...]] = ("causal", "full", "prefix", "document")
     MODULE: ClassVar[str] = "scaling.models.transformer:Transformer"
 
     kind: Literal["transformer"] | None = None

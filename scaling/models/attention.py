@@ -47,6 +47,7 @@ class Attention(nnx.Module):
             AttentionMask(
                 context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
             ),
+            marks_BxL=context.marks_BxL,
             key=dropout_key,
             implementation=context.implementation,
         )

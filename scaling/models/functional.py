@@ -24,7 +24,7 @@ def bind_run(run: RunConfig, params: Params, reference: Params | None = None) ->
 
     reference: parameters of the model that it is compared with, if any; that one is bound as its `reference`.
     """
-    model = bind(run.model, run.placement, params, run.objective.MASK)
+    model = bind(run.model, run.placement, params, run.objective.mask)
     if reference is not None:
         model.reference = bind_run(run, reference)
     return model

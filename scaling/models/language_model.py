@@ -31,13 +31,20 @@ class LanguageModel(nnx.Module):
         self.embedding = nnx.Param(params["embedding"])
         self.head = None if config.tied else nnx.Param(params["head"])
 
-    def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
-        """Hidden states [B, L, D] as the head takes them; dropout is applied where a key is given."""
+    def hidden(
+        self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Losses]:
+        """Hidden states [B, L, D] as the head takes them; dropout is applied where a key is given.
+
+        marks_BxL: what the attention mask is made of, where it depends on the text: see `objectives.Batch`.
+        """
         raise NotImplementedError
 
-    def __call__(self, tokens_BxL: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None = None, *, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
         """Hidden states [B, L, D]."""
-        return self.hidden(tokens_BxL, dropout_key)[0]
+        return self.hidden(tokens_BxL, marks_BxL, dropout_key)[0]
 
     @property
     def dtype(self) -> Any:
@@ -62,11 +69,12 @@ class LanguageModel(nnx.Module):
         tokens_BxL: jax.Array,
         targets_BxL: jax.Array,
         weights_BxL: jax.Array,
+        marks_BxL: jax.Array | None = None,
         *,
         dropout_key: jax.Array | None = None,
     ) -> LossSums:
         """Sums over tokens of what a batch costs."""
-        hidden_BxLxD, losses = self.hidden(tokens_BxL, dropout_key)
+        hidden_BxLxD, losses = self.hidden(tokens_BxL, marks_BxL, dropout_key)
         nll_BxL, log_z_BxL = self.token_losses(hidden_BxLxD, targets_BxL)
         weights_BxL = weights_BxL.astype(jnp.float32)
         z = jnp.sum(weights_BxL * jnp.square(log_z_BxL))
@@ -76,15 +84,21 @@ class LanguageModel(nnx.Module):
         """What the model knows before the first of `batch` texts: a tree of arrays [B, …]; nothing for most."""
         return ()
 
-    def continued(self, tokens_BxL: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def continued(self, tokens_BxL: jax.Array, state: Any, marks_BxL: jax.Array | None) -> tuple[jax.Array, Any]:
         """(hidden states, state after them), without dropout, for windows that go on where `state` was left."""
-        return self(tokens_BxL), state
+        return self(tokens_BxL, marks_BxL), state
 
     def window_losses(
-        self, tokens_BxL: jax.Array, targets_BxL: jax.Array, weights_BxL: jax.Array, state: Any = ()
+        self,
+        tokens_BxL: jax.Array,
+        targets_BxL: jax.Array,
+        weights_BxL: jax.Array,
+        marks_BxL: jax.Array | None = None,
+        *,
+        state: Any = (),
     ) -> tuple[jax.Array, Any]:
         """(Σ weight · −log p(target) of every window, [B] float32; the state after them), without dropout."""
-        hidden_BxLxD, state = self.continued(tokens_BxL, state)
+        hidden_BxLxD, state = self.continued(tokens_BxL, state, marks_BxL)
         nll_BxL, _ = self.token_losses(hidden_BxLxD, targets_BxL)
         return jnp.sum(weights_BxL.astype(jnp.float32) * nll_BxL, -1), state
 

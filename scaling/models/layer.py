@@ -18,5 +18,7 @@ class LayerContext:
     window: int
     """keys that a query may see"""
     mask: Mask
+    marks_BxL: jax.Array | None
+    """what the mask is made of, where it depends on the text"""
     implementation: str
     """`placement.attention`"""

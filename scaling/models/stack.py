@@ -48,7 +48,9 @@ class Layers:
         self.stack_of = {i: stack for stack in stacks.values() for i in stack.members}
         self.windows = config.windows
 
-    def __call__(self, x_BxLxD: jax.Array, rope: Rope, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+    def __call__(
+        self, x_BxLxD: jax.Array, rope: Rope, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Losses]:
         """The stream after the last layer, and what the layers add to the training loss."""
         config, asked = self.config, self.placement.layers
         scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
@@ -60,7 +62,7 @@ class Layers:
             """`count` layers from `first` on; `weights` are theirs."""
             slices, losses = self._slices(weights, first // sharing, count // sharing), dict[str, jax.Array]()
             for i in range(count):
-                apply = self._layer(first + i, rope, in_scan=groups > 1)
+                apply = self._layer(first + i, rope, marks_BxL, in_scan=groups > 1)
                 x, added = apply(slices[i // sharing], x, None if keys is None else keys[i])
                 losses = add(losses, added)
             return x, losses
@@ -95,8 +97,8 @@ class Layers:
         parts = {name: iter(unstack(weights[name], names.count(name))) for name in dict.fromkeys(names)}
         return [next(parts[name]) for name in names]
 
-    def _layer(self, layer: int, rope: Rope, *, in_scan: bool) -> Apply:
-        context = LayerContext(rope, self.windows[layer], self.mask, self.placement.attention)
+    def _layer(self, layer: int, rope: Rope, marks_BxL: jax.Array | None, *, in_scan: bool) -> Apply:
+        context = LayerContext(rope, self.windows[layer], self.mask, marks_BxL, self.placement.attention)
         stack = self.stack_of[layer // self.config.layer_sharing]
 
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Losses]:

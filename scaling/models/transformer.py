@@ -25,7 +25,9 @@ class Transformer(LanguageModel):
         self.layers = nnx.data({stack.name: params[stack.name] for stack in config.stacks})
         self.norm = Norm(config, params["norm"]) if "norm" in params else None
 
-    def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+    def hidden(
+        self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Losses]:
         """Raises UserError for windows longer than the table of learned positions."""
         config, length = self.config, tokens_BxL.shape[1]
         x_BxLxD = self.embed(tokens_BxL)
@@ -42,5 +44,5 @@ class Transformer(LanguageModel):
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.mask, self.layers, self.dtype)
-        x_BxLxD, losses = layers(x_BxLxD, rope, keys[1])
+        x_BxLxD, losses = layers(x_BxLxD, rope, marks_BxL, keys[1])
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), losses
