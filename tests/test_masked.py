@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import Tiny
