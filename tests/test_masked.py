@@ -47,7 +47,7 @@ class Given:
             weights_BxL[b, i] * self.conditional(i, tuple(tokens_BxL[b]), targets_BxL[b, i])
             for b, i in np.argwhere(weights_BxL > 0)
         )
-        return LossSums(loss, np.zeros(()), {})
+        return LossSums(loss, np.zeros(()))
 
 
 def joint() -> np.ndarray:

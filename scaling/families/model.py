@@ -150,3 +150,13 @@ class ModelConfig(Config):
     def losses(self) -> tuple[str, ...]:
         """Names of the sums that the model adds to the training loss."""
         return ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what else it measures in a step."""
+        return ()
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Shapes of the sums over tokens that its forward pass tells beside those of the loss, as a tree."""
+        return {}

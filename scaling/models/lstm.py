@@ -14,7 +14,8 @@ from scaling.families import LSTMConfig, Mask
 from scaling.families.declare import tree
 from scaling.families.lstm import GATES
 from scaling.models.attention_mask import dropout
-from scaling.models.language_model import LanguageModel, Losses
+from scaling.models.language_model import LanguageModel
+from scaling.models.layer import NOTHING, Aux
 from scaling.models.matmul import outer
 from scaling.models.parameters import Params, at_precision
 from scaling.parallel.sharding import constrain, target_platform
@@ -56,8 +57,8 @@ class LSTM(LanguageModel):
 
     def hidden(
         self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
-    ) -> tuple[jax.Array, Losses]:
-        return self._run(tokens_BxL, self.start_state(len(tokens_BxL)), dropout_key)[0], {}
+    ) -> tuple[jax.Array, Aux]:
+        return self._run(tokens_BxL, self.start_state(len(tokens_BxL)), dropout_key)[0], NOTHING
 
     def start_state(self, batch: int) -> list[LSTMState]:
         """Of every layer, zeros."""
