@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+import numpy as np
 from matplotlib import pyplot as plt
 
 import scaling
@@ -27,7 +28,7 @@ def main(folder):
     homes = {kind: folder / name for kind, name in LADDERS.items()}
     found = {kind: laws.isoflop(laws.from_results(scaling.load_runs(home, role="fit")), level=LEVEL)
              for kind, home in homes.items()}  # fmt: skip
-    print(minima(found), law_table(homes), forecasts(homes), sep="\n\n")
+    print(minima(found), equal_loss(found, homes), law_table(homes), forecasts(homes), sep="\n\n")
     draw(found, homes)
 
 
@@ -49,6 +50,18 @@ def minima(found):
             size = f"{b.N_opt:,.0f} [{low:,.0f}, {high:,.0f}]" if b.counts else b.verdict
             rows.append([kind, f"{b.C:.2g}", len(b.N), size, f"{b.loss_opt:.4f}"])
     return markdown(["ladder", "C", "runs", f"N* [{LEVEL:.0%}]", "L*"], rows)
+
+
+def equal_loss(found, homes):
+    """FLOPs of the transformer for the loss of the LSTM's minima, log-linear between its own minima and test runs."""
+    loss, C = zip(*((b.loss_opt, b.C) for b in found["transformer"].budgets), strict=True)
+    forecast, outcome = frozen(homes["transformer"])
+    loss, C = (*loss, np.mean(list(outcome["losses"].values()))), (*C, forecast["flops"])
+    rows = []
+    for b in found["LSTM"].budgets:
+        needed = np.exp(np.interp(-b.loss_opt, -np.array(loss), np.log(C)))
+        rows.append([f"{b.C:.2g}", f"{b.loss_opt:.4f}", f"{needed:.2g}", f"{needed / b.C:.1f}"])
+    return markdown(["C of the LSTM", "its L*", "C of the transformer for it", "times"], rows)
 
 
 def law_table(homes):
@@ -76,16 +89,16 @@ def forecasts(homes):
 def draw(found, homes):
     """The best loss at each budget, what was forecast from it, and what came."""
     figure, axis = plt.subplots(figsize=(6, 4.2))
-    for color, (kind, analysis) in zip(("C0", "C1", "C2"), found.items(), strict=True):
+    for color, shift, (kind, analysis) in zip(("C0", "C1", "C2"), (0.97, 1.03, 1), found.items(), strict=True):
         counted = [b for b in analysis.budgets if b.counts]
         axis.plot([b.C for b in counted], [b.loss_opt for b in counted], "o-", color=color, label=kind)
         forecast, outcome = frozen(homes[kind])
-        C, loss = forecast["flops"], forecast["loss"]
+        C, loss = shift * forecast["flops"], forecast["loss"]
         ends = [[loss - forecast["low"]], [forecast["high"] - loss]]
         axis.errorbar(C, loss, ends, fmt="s", color=color, capsize=4)
         axis.plot([C] * len(outcome["losses"]), list(outcome["losses"].values()), "x", color="black")
     axis.set(xscale="log", xlabel="training FLOPs, exact count", ylabel="held-out loss, nats per byte")
-    axis.legend(frameon=False, title=f"minima; ■ forecast, {LEVEL:.0%}; × test runs")
+    axis.legend(frameon=False, loc="center left", title=f"minima; ■ forecast, {LEVEL:.0%}; × test runs")
     figure.tight_layout()
     (HERE / "figures").mkdir(exist_ok=True)
     figure.savefig(HERE / "figures" / "families.png", dpi=130)
