@@ -11,7 +11,7 @@ from scaling.laws.intervals.interval import Interval
 from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.power_law import FittedPowerLaw, power_law_line
 from scaling.laws.isoflop.scatter import Scatter
-from scaling.text import align, number, range_of
+from scaling.text import align, by_width
 
 MinimumMethod = Literal["parabola", "akima"]
 Weights = Literal["variance", "ols"]
@@ -143,11 +143,11 @@ class Isoflop:
 def format_isoflop(table: dict[str, Any]) -> str:
     """The text of `Isoflop.to_dict`."""
     level = f"{table['level']:.0%}"
-    rows = [["C", "runs", "N*", level, "D*", level, "L*", level, "minimum"]]
+    rows = [["C (FLOPs)", "runs", "N* (parameters)", level, "D* (tokens)", level, "L* (loss)", level, "minimum"]]
     for budget in table["budgets"]:
         cells = [f"{budget['C']:.3g}", str(budget["runs"])]
         for name in ("N", "D", "loss"):
-            cells += [number(budget[name]), range_of(budget[f"{name}_interval"])]
+            cells += by_width(budget[name], budget[f"{name}_interval"])
         rows.append([*cells, budget["verdict"]])
     curvature = f", {CURVATURES[table['curvature']]}" if table["curvature"] else ""
     noise = f"noise {table['noise_sd']:.2%} of the loss"
