@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,8 +31,12 @@ from scaling.laws.solve.problem import make_problem
 from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
 from scaling.laws.text.fit import fit_table, format_table
+from scaling.laws.text.frames import draws_frame, interval_frame, parameter_frame, predicted_frame, to_arviz
 from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Fit(FittedLaw):
@@ -52,6 +56,8 @@ class Fit(FittedLaw):
         run where the runs have a run column, else by row. False: by row.
         kind: "rows" or "runs" draw from the data; "noise" draws Gaussian noise of the residuals' own size around the
         fitted law, the better choice for a designed sweep of a few runs, where a resample would lose a whole budget.
+        None, as in `backtest`: "runs" where rows are of training runs or clusters, "noise" with fewer than ten rows a
+        parameter, else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """
@@ -116,13 +122,22 @@ class Fit(FittedLaw):
         """
         return interval_of(self, name, level, C, flops_per_token)
 
-    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss:
+    @overload
+    def predict(self, table: "pd.DataFrame", /, *, level: float = 0.9) -> "pd.DataFrame": ...
+
+    @overload
+    def predict(self, table: None = None, /, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss: ...
+
+    def predict(self, table: Any = None, /, *, level: float = 0.9, **columns: ArrayLike) -> Any:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
+
+        table: or a DataFrame with columns named as in the runs or by letter; the answer is one, too, with its index:
+        loss and, after draws, low and high.
 
         The interval is that of the law itself; a single run scatters around it: see `laws.predict.forecast`.
         Raises UserError where a column that the form reads is missing.
         """
-        return predicted_loss(self, columns, level)
+        return predicted_loss(self, columns, level) if table is None else predicted_frame(self, table, level)
 
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
         """The N and D that spend C training FLOPs at the least loss, with intervals once there are draws.
@@ -131,6 +146,25 @@ class Fit(FittedLaw):
         framework's own pass `fit.runs.flops_per_token()`, which follows the exact count.
         """
         return optimum_at(self, C, level, flops_per_token)
+
+    def to_frame(self, level: float = 0.9) -> "pd.DataFrame":
+        """Parameters and exponents by name: value, low and high (after draws), and whether fixed."""
+        return parameter_frame(self, level)
+
+    def conf_int(self, level: float = 0.9) -> "pd.DataFrame":
+        """Central intervals over the last draws, low and high, of parameters and exponents by name."""
+        return interval_frame(self, level)
+
+    def draws_frame(self) -> "pd.DataFrame":
+        """The last draws, one a row, with a column for each parameter and exponent."""
+        return draws_frame(self)
+
+    def to_arviz(self) -> Any:
+        """The last draws as ArviZ reads them, a DataTree with one chain in `posterior`.
+
+        Raises UserError before any draws, and where ArviZ (the extra `arviz`) is not installed.
+        """
+        return to_arviz(self)
 
     def summary(self, level: float = 0.9) -> str:
         """An aligned text: the law, its parameters, how well it fits, what to be wary of."""
@@ -163,17 +197,21 @@ class Fit(FittedLaw):
 
 
 def fit(
-    runs: Runs,
+    runs: "Runs | pd.DataFrame",
     form: str | Form = "chinchilla",
     *,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
+    objective: Loss | None = None,
     residual: Residual | None = None,
     starts: int = 64,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
+    **columns: Any,
 ) -> Fit:
     """Fit a law to runs.
 
+    runs: or a DataFrame, whose columns are named as in `laws.Runs`: N="params", D="tokens", loss="loss", C="flops", …
+    Its objective is `objective`, which may stand for `loss` of runs, too.
     form: a name in `laws.FORMS` or a Form.
     loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
     residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
@@ -184,7 +222,9 @@ def fit(
 
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
-    form, loss = get_form(form), loss or huber()
+    form = get_form(form)
+    runs = _runs_of(runs, form, {"loss": loss, **columns} if isinstance(loss, str) else columns)
+    loss = objective or (loss if isinstance(loss, Loss) else huber())
     residual = residual or ("log" if (runs.loss > 0).all() else "raw")
     if starts < 1:
         raise UserError(f"starts must be at least 1; got {starts}")
@@ -196,6 +236,14 @@ def fit(
     require_held(problem, best)
     diagnostics = diagnose(problem, solution, int(solution.total.argmin()), starts, best)
     return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
+
+
+def _runs_of(runs: "Runs | pd.DataFrame", form: Form, columns: Mapping[str, Any]) -> Runs:
+    if not isinstance(runs, Runs):
+        return Runs(runs, **{"signed": form.signed, **columns})
+    if columns:
+        raise UserError(f"fit: {', '.join(columns)} are of a DataFrame; these runs have their columns already")
+    return runs
 
 
 def load(path: str | Path, form: Form | None = None) -> Fit:
