@@ -1,7 +1,7 @@
 """Fit a law to runs, and what can be asked of it after."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.forms import FORMS, Form, get_form
+from scaling.laws.forms.pooled import pooled
 from scaling.laws.intervals.bootstrap import bootstrap
 from scaling.laws.intervals.clusters import clusters_of
 from scaling.laws.intervals.covariance import Covariance, CovarianceMethod, covariance
@@ -19,6 +20,7 @@ from scaling.laws.intervals.identification import Identification, identify
 from scaling.laws.intervals.interval import Interval
 from scaling.laws.intervals.prediction import Optimum, PredictedLoss, interval_of, optimum_at, predicted_loss
 from scaling.laws.intervals.profile import Profile, profile
+from scaling.laws.pooled import Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
 from scaling.laws.solve.draws import DrawMethod, Draws, Resampling
@@ -166,6 +168,44 @@ class Fit(FittedLaw):
         """
         return to_arviz(self)
 
+    def __getitem__(self, group: str) -> "Fit":
+        """The law of one group of a pooled fit, with its runs and its share of the draws.
+
+        Raises UserError for a group that there is not, and for a fit of one law of all runs.
+        """
+        return Fit(*group_of(self, group))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Of a pooled fit, in the order in which the runs name them."""
+        return pooling_of(self).groups
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Parameters that the groups of a pooled fit have in common."""
+        return pooling_of(self).shared
+
+    def gain(
+        self, C: float | None = None, level: float = 0.9, flops_per_token: FlopsPerToken | None = None
+    ) -> dict[str, Gain]:
+        """Of a pooled fit the compute multiplier of every group but the first.
+
+        That is how many times fewer FLOPs it needs for the loss that the first reaches with C at its best N and D.
+
+        C: training FLOPs of the first group; None: the largest that every group has runs of. flops_per_token: of a
+        model of N parameters; None: 6·N.
+        Raises UserError unless the law is one of N and D, or of C.
+        """
+        return gains(self, C, level, flops_per_token)
+
+    def test_sharing(self, n: int = 200, seed: int = 0) -> SharingTest:
+        """Whether the groups of a pooled fit may share what they share: a likelihood-ratio test against a law that
+        shares nothing, its level by `n` simulations of the fitted one.
+
+        Raises UserError where nothing is shared.
+        """
+        return sharing(self, n, seed)
+
     def summary(self, level: float = 0.9) -> str:
         """An aligned text: the law, its parameters, how well it fits, what to be wary of."""
         return format_table(fit_table(self, level))
@@ -174,7 +214,7 @@ class Fit(FittedLaw):
         """Everything, as JSON can hold it: parameters at full precision, None for what is not finite."""
         values = {
             "kind": "scaling.laws.Fit",
-            "law": self.form.name,
+            **_law_of(self.form),
             "formula": self.form.formula,
             "source": self.form.source,
             "params": self.params,
@@ -206,6 +246,8 @@ def fit(
     starts: int = 64,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
+    group: str | ArrayLike | None = None,
+    shared: Sequence[str] = (),
     **columns: Any,
 ) -> Fit:
     """Fit a law to runs.
@@ -219,6 +261,8 @@ def fit(
     starts: published parameters first, then a Sobol sequence.
     fixed: parameters, in the columns' own units, that are taken as known.
     priors: `laws.Prior(mean, sd)` of parameters; what they weigh follows from the noise of a fit without them.
+    group: a column of labels (of the table, or one label a row): one fit of a law for each group, which have the
+    parameters in `shared` in common; `fit[label]` is the law of one, see also `Fit.gain` and `Fit.test_sharing`.
 
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
@@ -226,6 +270,10 @@ def fit(
     runs = _runs_of(runs, form, {"loss": loss, **columns} if isinstance(loss, str) else columns)
     loss = objective or (loss if isinstance(loss, Loss) else huber())
     residual = residual or ("log" if (runs.loss > 0).all() else "raw")
+    if group is not None:
+        runs, form = pool(runs, form, group, shared)
+    elif shared:
+        raise UserError(f"shared={tuple(shared)} is for several groups: name the column that tells them, group=…")
     if starts < 1:
         raise UserError(f"starts must be at least 1; got {starts}")
     require_fittable(runs, form, residual, fixed or {}, priors or {})
@@ -286,6 +334,14 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     return fitted
 
 
+def _law_of(form: Form) -> dict[str, Any]:
+    """The law's name, as it is found by, and what a pooled one is made of."""
+    if form.pooling is None:
+        return {"law": form.name}
+    together = {"groups": list(form.pooling.groups), "shared": list(form.pooling.shared)}
+    return {"law": form.pooling.base.name, "pooled": together}
+
+
 class _NotUsable(UserError):
     """A saved fit that is whole, of a law that is not at hand or with parameters that are no numbers."""
 
@@ -307,6 +363,9 @@ def _saved_form(path: str | Path, values: Mapping[str, Any], form: Form | None) 
             "laws.load(path, form=laws.form(…))"
         )
     form = form or FORMS[law]
+    if together := values.get("pooled"):
+        form = pooled(form, together["groups"], together["shared"])
+        law = form.name
     if (form.name, form.params) != (law, params):
         raise _NotUsable(
             f"{path} is a fit of {law!r} with {', '.join(params)}; the form given is {form.name!r} with "

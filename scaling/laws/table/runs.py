@@ -244,6 +244,16 @@ class Runs:
         """The same rows with further facts about what the columns mean."""
         return replace_fields(self, conventions=self.conventions | meanings)
 
+    def with_column(self, letter: str, values: Array, meaning: str) -> "Runs":
+        """The same rows with a further column, and what it means."""
+        return replace_fields(self, values={**self.values, letter: _frozen(values)}).with_conventions(
+            **{letter: meaning}
+        )
+
+    def rows_where(self, mask: NDArray[np.bool_]) -> "Runs":
+        """The rows where `mask` is true, as a table of their own."""
+        return self._select(np.flatnonzero(mask), self.exclusions)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         return {
