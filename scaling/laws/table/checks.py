@@ -61,7 +61,7 @@ def check_flops(runs: Table) -> Iterator[str]:
     bad = np.flatnonzero(off > REFUSED)
     rows = bad if len(bad) else np.flatnonzero(off > NOTED)
     honest = 6 * runs.N * runs.D
-    told = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows]
+    told = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
     middle = float(np.median(ratio[rows]))
     if not len(bad):
         yield (

@@ -79,7 +79,7 @@ def format_table(table: dict[str, Any]) -> str:
         lines.append(f"intervals: {table['bootstrap']['draws']} draws, {DRAWN.get(kind, kind)}")
     if table["derived"]:
         lines.append("N* ∝ C^a, D* ∝ C^b where C ∝ N·D")
-    lines.append(f"units: {', '.join(f'{letter} of {name}' for letter, name in _units(table).items())}")
+    lines.append(f"units: {', '.join(f'{letter} {name}' for letter, name in _units(table).items())}")
     lines += [f"note: {warning}" for warning in table["warnings"]]
     lines += _excluded(table["excluded"])
     if table.get("isoflop"):
@@ -89,7 +89,7 @@ def format_table(table: dict[str, Any]) -> str:
 
 def _units(table: dict[str, Any]) -> dict[str, str]:
     """What the law's letters are counted in, by the columns that they are."""
-    told = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "the loss as given, nats where it is so"}
+    told = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "as given, E likewise"}
     return {
         letter: f"{told.get(letter, 'its own')} ({name})"
         for letter, name in table["conventions"].items()
