@@ -131,6 +131,22 @@ def test_ones_own_priors_replace_the_published_ones():
         laws.Forecaster(runs, priors={"gamma": laws.Prior(0, 1)})
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("chinchilla", {"E", "alpha", "beta"}),
+        ("chinchilla_equal", {"E", "alpha"}),
+        ("interaction", {"E", "alpha", "beta", "eta", "zeta"}),
+        ("chinchilla_no_offset", set()),  # whose exponents are a third of those above an offset
+        ("farseer", set()),  # whose alpha and beta are no exponents of N and D
+    ],
+)
+def test_published_exponents_are_priors_only_where_they_are_meant(name, known):
+    assert set(known_before(laws.get_form(name), grid(), {})) == known
+    own = {"E": laws.Prior(1.0, 0.1)}
+    assert known_before(laws.get_form("chinchilla"), grid(), own)["E"] == own["E"]
+
+
 def test_several_laws_are_averaged_by_akaike_weights():
     runs = grid(noise=0.002)
     names = ["chinchilla", "chinchilla_no_offset"]

@@ -91,7 +91,9 @@ def judge(case: Case, name: str, maker: laws.Forecaster | laws.Fit) -> list[dict
 
 def scores(points: pd.DataFrame, *by: str) -> pd.DataFrame:
     """Bias, mean |error|, coverage and width in per cent: means of a set's cases, then equal weight for each set."""
-    each = points.groupby(["forecaster", "rows", "set", "horizon"])[["bias", "error", "coverage", "width"]].mean()
+    each = points.groupby(["forecaster", "rows", "set", "horizon", *{*by} & {"cut"}])[
+        ["bias", "error", "coverage", "width"]
+    ].mean()
     table = each.groupby(list(by)).mean()
     table["width"] = each.groupby(list(by)).width.median()
     return (100 * table).round(2)
@@ -172,7 +174,7 @@ def write(args: argparse.Namespace, table: pd.DataFrame, known: dict[str, Discre
     learned = Learned(provenance, FREEDOM, worth, values, record)
     path = Path(discrepancy.__file__).with_name("learned.json")
     path.write_text(json.dumps(vars(learned), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    table.to_csv(HERE / "forecasts.csv", index=False, float_format="%.5g")
+    scores(table, "forecaster", "set", "rows", "cut", "horizon").to_csv(HERE / "league.csv", float_format="%.4g")
     figure(table, HERE / "forecasts.png")
 
 
@@ -191,7 +193,7 @@ def figure(table: pd.DataFrame, path: Path) -> None:
             axis.plot(part.ahead, 100 * part.bias.clip(-0.15, 0.15), ".", ms=3, alpha=0.6, label=family)
         total = scores(own, "forecaster").iloc[0]
         axis.axhline(0, color="black", lw=0.8)
-        axis.set(xscale="log", xlabel="FLOPs ahead of the largest fitted")
+        axis.set(xscale="log", xlabel="FLOPs in units of the cut")
         told = f"|error| {total.error:.1f} %, bias {total.bias:+.1f} %"
         held = f"{total.coverage:.0f} % inside 90 %, width {total.width:.1f} %"
         axis.set_title(f"{name}: {told}\n{held}", fontsize=8)

@@ -56,11 +56,16 @@ def nearness(runs: Runs) -> Array:
 
 
 def known_before(form: Form, runs: Runs, priors: Mapping[str, Prior]) -> dict[str, Prior]:
-    """Priors of a law for a forecast: `priors`, and of what they leave out `KNOWN` and `SHARE`."""
+    """Priors of a law for a forecast: `priors`, and of what they leave out `KNOWN` and `SHARE`.
+
+    The latter of laws with an offset E above which N and D have powers: without one exponents are far smaller, and in
+    other laws the same letters stand for other things.
+    """
     least = float(runs.loss.min())
     ours = {**KNOWN, "E": Prior(SHARE.mean * least, SHARE.sd * least)}
-    ours = {name: prior for name, prior in ours.items() if name in form.params and form.columns == ("N", "D")}
-    return ours | {name: prior for name, prior in priors.items() if name in form.params}
+    exponents = {power.exponent for parameter in form.parameters for power in parameter.powers if power.factor > 0}
+    known = ours if "E" in form.params and exponents & KNOWN.keys() else {}
+    return {name: prior for name, prior in {**known, **priors}.items() if name in form.params}
 
 
 @dataclass(frozen=True, eq=False)
