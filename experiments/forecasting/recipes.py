@@ -18,7 +18,7 @@ from scaling import laws
 from scaling.laws import Prior
 from scaling.laws.predict import near_law
 
-NEARS, SHARES, EXPONENTS = (0.01, 0.02, 0.05, 1e3), (0.5, 0.6, 0.7), (0.3, 0.35)
+NEARS, SHARES, EXPONENTS = (0.02, 0.05, 1e3), (0.5, 0.6, 0.7), (0.3, 0.35)
 
 
 def errors_of(case: Case) -> list[dict]:

@@ -1,9 +1,6 @@
 """What a run that has not been made will reach: a law fitted for forecasts, and an interval for the law's own faults.
 
-How it is made, and why (experiments/forecasting has the record): `near_law` lets runs near the best of their budget
-rule a law that priors hold, for a law fitted to all runs alike is bent by those far from the optimum and forecasts
-too much; `discrepancy` adds what laws have been wrong by on published runs, for intervals that assume the law's form
-hold half of what they should.
+`WHY` says how it is made and why; experiments/forecasting has the record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +25,11 @@ from scaling.laws.solve.objectives import huber
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import Runs
 
+WHY = (
+    "Runs near the best of their budget rule a law that priors hold: one fitted to all runs alike is bent by those "
+    "far from the optimum and forecasts too much. The interval has in it what laws were wrong by on published runs: "
+    "one that assumes the law's form holds half of what it should."
+)
 AUTO = ("interaction", "chinchilla")
 """the first that the runs are enough for is the default"""
 AVERAGE = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset", "interaction")
@@ -199,7 +201,7 @@ class Forecaster:
     def _recipe(self) -> dict[str, Any]:
         published = learned()
         return {
-            "why": __doc__.split("\n\n")[1].replace("\n", " "),
+            "why": WHY,
             "near": NEAR,
             "delta": DELTA,
             "noise": {law.form.name: law.noise for law in self.laws},
