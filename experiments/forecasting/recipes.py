@@ -51,7 +51,9 @@ def main() -> None:
     chosen = []
     for family in by_family.index:
         best = by_family.drop(index=family).mean().idxmin()
-        print(f"{family}: best on the others {best}, |error| {100 * by_family[best][family]:.2f} %")
+        print(
+            f"{family}: best on the others {[float(v) for v in best]}, |error| {100 * by_family[best][family]:.2f} %"
+        )
         chosen.append(tables[best].loc[[family]])
     print((100 * pd.concat(chosen).groupby(["rows", "horizon"]).mean()).round(2).to_string())
 
