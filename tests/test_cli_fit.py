@@ -115,7 +115,9 @@ def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):
     found = json_of(capsys, "predict", path, "N=7e9", "D=1e12")
     assert found["loss"] == pytest.approx(p["E"] + p["A"] / 7e9 ** p["alpha"] + p["B"] / 1e12 ** p["beta"])
     low, high = found["loss_interval"]
-    assert low < found["loss"] < high and found["inside"] == {"N": True, "D": False}
+    run_low, run_high = found["run_interval"]
+    assert run_low < low < found["loss"] < high < run_high
+    assert found["inside"] == {"N": True, "D": False}
     for call, said in (
         (("predict", path, "N=7e9"), "needs D"),
         (("predict", path, "N=7e9", "D=1e12", "E=4"), "reads N, D, not E"),

@@ -142,6 +142,20 @@ EXAMPLES = {
         | {"a3": -0.02, "gamma": 0.16, "b3": 0.9},
         {"N": 1e-6},  # the family is not closed under a change of D's unit
     ),
+    "interaction": Example(
+        lambda x, p: (
+            p["E"]
+            + p["A"] / x["N"] ** p["alpha"]
+            + p["B"]
+            / x["D"] ** p["beta"]
+            * (x["N"] / p["N0"]) ** -p["eta"]
+            * (x["D"] / p["D0"]) ** (p["beta"] * (1 - (x["N"] / p["N0"]) ** p["zeta"]))
+        ),
+        crossed(N=np.geomspace(1e8, 1e10, 7), D=np.geomspace(2e9, 2e11, 6)),
+        {"E": 1.7, "A": 400.0, "B": 1100.0, "alpha": 0.33, "beta": 0.36, "eta": -0.1, "zeta": -0.06}
+        | {"N0": 1e9, "D0": 2e10},  # the middle of these columns, where a fit has them
+        {"N": 1e-6, "D": 1e-9},
+    ),
 }
 # Repeats included: what the table holds is D.
 _repeated = EXAMPLES["data_constrained"].columns

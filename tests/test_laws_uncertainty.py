@@ -54,6 +54,23 @@ def ladder(seed=0, sd=0.005, runs=None):
     return laws.Runs({"params": N, "tokens": C / 6 / N, "loss": loss})
 
 
+def test_a_prediction_has_the_interval_of_the_law_and_that_of_a_single_run():
+    runs, X, y = line(12)
+    fit = straight(runs)
+    assert fit.predict(N=30.0).run_low is None
+    fit.bootstrap(8000, kind="noise")
+    at = np.array([1.0, np.log(30.0)])
+    freedom, best = 10, np.linalg.lstsq(X, y, rcond=None)[0]
+    s = np.sqrt(np.sum((y - X @ best) ** 2) / freedom)
+    leverage = at @ np.linalg.inv(X.T @ X) @ at
+    found = fit.predict(N=30.0, level=0.9)
+    t = stats.t.ppf(0.95, freedom)
+    assert found.high - found.low == pytest.approx(2 * t * s * np.sqrt(leverage), rel=0.05)
+    assert found.run_high - found.run_low == pytest.approx(2 * t * s * np.sqrt(1 + leverage), rel=0.05)
+    several = fit.predict(N=np.array([[3.0, 30.0]]))
+    assert several.run_low.shape == (1, 2) and several.run_low[0, 1] == pytest.approx(found.run_low)
+
+
 @needs_data
 def test_bootstrap_of_the_chinchilla_amplitudes_is_the_published_one():
     df = pd.read_csv(CHINCHILLA)

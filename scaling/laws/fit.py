@@ -133,10 +133,11 @@ class Fit(FittedLaw):
     def predict(self, table: Any = None, /, *, level: float = 0.9, **columns: ArrayLike) -> Any:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
 
-        table: or a DataFrame with columns named as in the runs or by letter; the answer is one, too, with its index:
-        loss and, after draws, low and high.
+        table: or a DataFrame with columns named as in the runs or by letter; the answer is one, too, with its index.
 
-        The interval is that of the law itself; a single run scatters around it: see `laws.predict.forecast`.
+        With draws there are two intervals: `low`, `high` of the law itself, `run_low`, `run_high` of a single run,
+        which scatters around it. Both assume that the form is right: for runs beyond those fitted ask
+        `laws.Forecaster`.
         Raises UserError where a column that the form reads is missing.
         """
         return predicted_loss(self, columns, level) if table is None else predicted_frame(self, table, level)

@@ -79,7 +79,7 @@ def _fit(data: ReportData, table: laws.Runs, saved: laws.Fit | None) -> tuple[la
         said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
     try:
         if saved is None or saved.form.frontier is not None:
-            fitted = laws.Forecaster(table, data.level).fit
+            fitted = laws.Forecaster(table, level=data.level).fit
         else:
             fitted = laws.fit(table, saved.form, loss=saved.loss, residual=saved.residual)
     except UserError as error:

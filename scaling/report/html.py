@@ -19,7 +19,12 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 """what a browser may load for this page: nothing but what is in it"""
 REFRESH = '<meta http-equiv="refresh" content="30">'
 """in the page of a sweep that is being trained: the browser reads it again after so many seconds"""
-SPREAD = {"law": "refits of the law", "run": "scatter of a single run", "models": "disagreement of the approaches"}
+SPREAD = {
+    "law": "error of the law's parameters",
+    "run": "scatter of a single run",
+    "discrepancy": "what such laws were wrong by, so far beyond the runs",
+    "models": "disagreement of the laws",
+}
 """what the standard deviations of a forecast are called"""
 LIVE_SECTION = re.compile(r'<section class="card" id="live">.*?</section>\n', re.S)
 

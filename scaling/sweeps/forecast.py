@@ -73,7 +73,7 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
     table = table[table["run_id"].isin(list(planned))]
     fitted = laws.from_results(table)
     priors: dict[str, laws.Prior] = {name: laws.Prior(*prior) for name, prior in sweep.forecast.priors.items()}
-    forecaster = laws.Forecaster(fitted, sweep.forecast.level, priors)
+    forecaster = laws.Forecaster(fitted, level=sweep.forecast.level, priors=priors)
     forecaster.fit.save(home / "fit.json")
     target, _ = forecaster.size(sweep.forecast.flops)
     # N* grows with C, at most as fast: an optimum beyond that comes from runs that have none

@@ -61,6 +61,8 @@ class Form:
     """columns in their own units: those that the law is not a power law of, such as a number of experts"""
     same_unit: Mapping[str, str] = field(default_factory=dict)
     """columns that the law compares with another (unique tokens with tokens): seen in that one's unit"""
+    references: Mapping[str, str] = field(default_factory=dict)
+    """parameters that say where others are meant: the geometric mean of a column, unless fixed otherwise"""
     curves: tuple[PowerCurve, ...] = ()
     """parameters, all "real", that the solver seeks in other coordinates"""
     frontier: Callable[[Array], tuple[Array, Array]] | None = None
@@ -90,6 +92,10 @@ class Form:
     def params(self) -> tuple[str, ...]:
         """Names of the parameters in their order."""
         return tuple(parameter.name for parameter in self.parameters)
+
+    def free(self, fixed: Collection[str] = ()) -> tuple[str, ...]:
+        """Names of the parameters that are fitted where `fixed` are given."""
+        return tuple(name for name in self.params if name not in fixed and name not in self.references)
 
     def loss(self, natural: Array, columns: Sequence[Any]) -> Array:
         """L at parameters [..., k] and columns, both in the columns' own units, broadcast together."""

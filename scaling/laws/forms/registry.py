@@ -11,6 +11,7 @@ from scaling.laws.forms.farseer import farseer
 from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form
 from scaling.laws.forms.granular import krajewski
+from scaling.laws.forms.interaction import interaction
 from scaling.laws.forms.kaplan import kaplan_C, kaplan_D, kaplan_N, kaplan_ND, kaplan_NS
 from scaling.laws.forms.overtraining import gadre, gadre_downstream
 from scaling.laws.forms.precision import kumar, kumar_uniform, kumar_weights
@@ -28,6 +29,7 @@ FORMS: dict[str, Form] = {
         chinchilla,
         chinchilla_equal,
         chinchilla_no_offset,
+        interaction,
         *(power_law(column, offset) for column in ("N", "D", "C") for offset in (True, False)),
         kaplan_N,
         kaplan_D,

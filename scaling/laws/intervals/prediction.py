@@ -7,20 +7,30 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.intervals.interval import Interval, interval
 from scaling.laws.quantities import compute_optimal, quantity
 from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.objectives import transform, untransform
 from scaling.laws.table.flops_per_token import FlopsPerToken
 
 
 @dataclass(frozen=True)
 class PredictedLoss:
-    """A loss, or an array of them; the interval is None before any draws."""
+    """A loss, or an array of them, with two intervals: where the law may lie, and where a single run may.
+
+    Both assume that the law's form is right; `laws.Forecaster` does not. They are None before any draws.
+    """
 
     loss: Any
     low: Any = None
+    """end of the law's own interval"""
     high: Any = None
     level: float | None = None
+    """coverage of both intervals"""
+    run_low: Any = None
+    """end of the interval of a single run, which scatters around the law as the runs fitted do"""
+    run_high: Any = None
 
     def __float__(self) -> float:
         return float(self.loss)
@@ -62,7 +72,17 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
     samples = fit.draws.samples
     drawn = form.loss(samples.reshape(len(samples), *(1,) * given[0].ndim, samples.shape[1]), given)
     low, high = interval(np.moveaxis(drawn, 0, -1), level)
-    return PredictedLoss(loss, low, high, level)
+    return PredictedLoss(loss, low, high, level, *interval(np.moveaxis(_single_runs(fit, drawn), 0, -1), level))
+
+
+def _single_runs(fit: FittedLaw, drawn: Array) -> Array:
+    """Losses [draws, …] of single runs of weight 1 around those of the drawn laws."""
+    freedom = len(fit.runs) - len(fit.problem.free)
+    rng = np.random.default_rng(0)
+    shape = (-1, *(1,) * (drawn.ndim - 1))
+    scatter = (fit.residual_sd * rng.standard_t(freedom, len(drawn))).reshape(shape)
+    with np.errstate(invalid="ignore", over="ignore"):  # a draw may have no loss there
+        return np.asarray(untransform(transform(drawn, fit.residual, np) + scatter, fit.residual, np))
 
 
 def optimum_at(fit: FittedLaw, C: float, level: float, flops_per_token: FlopsPerToken | None) -> Optimum:

@@ -2,7 +2,8 @@
 
 from scaling.laws.predict.chain import Chain
 from scaling.laws.predict.cost import chip_hours
-from scaling.laws.predict.forecast import Forecast, Forecaster, Outcome, freeze, outcome, read_forecast
+from scaling.laws.predict.forecast import Forecast, Outcome, freeze, outcome, read_forecast
+from scaling.laws.predict.forecaster import Forecaster
 from scaling.laws.predict.inference import InferenceOptimum, inference_optimum
 
 __all__ = [

@@ -25,7 +25,7 @@ def require_fittable(
             raise UserError(f"{what}: {form.name} has no {', '.join(unknown)}; it has {', '.join(form.params)}")
     if both := [name for name in priors if name in fixed]:
         raise UserError(f"{', '.join(both)} cannot be fixed and have a prior; drop one of them")
-    free = [name for name in form.params if name not in fixed]
+    free = form.free(fixed)
     if not free:
         raise UserError(f"{form.name}: every parameter is fixed, nothing is left to fit")
     if len(runs) < len(free) + 1:

@@ -31,8 +31,8 @@ class Likelihood:
     density: str
     value: float
     """nats"""
-    parameters: int
-    """fitted ones, the density's scale among them"""
+    parameters: float
+    """fitted ones, the density's scale among them; not whole where priors share them with the runs"""
     rows: int
 
     @property

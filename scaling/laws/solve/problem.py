@@ -146,9 +146,9 @@ def make_problem(runs: Runs, form: Form, loss: Loss, residual: Residual, fixed: 
     columns = [runs.column(name) for name in form.columns]
     units = form.log_units(columns)
     x = np.log(np.stack(columns)) - units[:, None]
-    return Problem(
-        form, loss, residual, units, x, transform(runs.loss, residual, np), weights(runs, residual), dict(fixed)
-    )
+    middles = {name: float(np.exp(np.log(runs.column(of)).mean())) for name, of in form.references.items()}
+    known = {**middles, **fixed}
+    return Problem(form, loss, residual, units, x, transform(runs.loss, residual, np), weights(runs, residual), known)
 
 
 def weights(runs: Runs, residual: Residual) -> Array:

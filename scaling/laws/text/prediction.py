@@ -54,13 +54,17 @@ def loss_table(fitted: FittedLaw, columns: Mapping[str, float], level: float = 0
     if unknown:
         raise UserError(f"{form.name} reads {', '.join(form.columns)}, not {', '.join(unknown)}")
     prediction = predicted_loss(fitted, dict(columns), level)
-    ends = None if prediction.level is None else [float(prediction.low), float(prediction.high)]
+    ends, run_ends = None, None
+    if prediction.level is not None:
+        ends = [float(prediction.low), float(prediction.high)]
+        run_ends = [float(prediction.run_low), float(prediction.run_high)]
     return {
         "law": form.name,
         "formula": form.formula,
         "columns": {name: columns[name] for name in form.columns},
         "loss": float(prediction.loss),
         "loss_interval": ends,
+        "run_interval": run_ends,
         "level": prediction.level,
         "inside": {name: bool(_inside(fitted, name, columns[name])) for name in form.columns},
         "params": fitted.params,
@@ -74,8 +78,9 @@ def format_loss(table: dict[str, Any]) -> str:
     at = ", ".join(f"{name} {value:.6g}" for name, value in table["columns"].items())
     lines = [f"{table['law']} at {at}", f"loss  {table['loss']:.6g}"]
     if table["level"] is not None:
-        loss, ends = by_width(table["loss"], table["loss_interval"])
-        lines[-1] = f"loss  {loss}  {table['level']:.0%} interval of the law {ends}"
+        loss, law = by_width(table["loss"], table["loss_interval"])
+        _, run = by_width(table["loss"], table["run_interval"])
+        lines[-1] = f"loss  {loss}  {table['level']:.0%} interval of the law {law}, of a single run {run}"
     outside = [name for name, inside in table["inside"].items() if not inside]
     lines += [f"note: {name} lies outside the runs that were fitted" for name in outside]
     return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])

@@ -163,7 +163,7 @@ def backtest(
         raise UserError(f"backtest: draws must be at least 2; got {draws}")
     table = runs.sorted()
     values = table.column("C" if by == "flops" else by)
-    free = len(set(form.params) - set(fixed))
+    free = len(form.free(fixed))
     chosen = default_cuts(values, free) if cuts is None else sorted({float(cut) for cut in cuts})
     _require_cuts(chosen, values, by, cuts is None)
     _require(table, form, residual, fixed, priors)

@@ -136,7 +136,7 @@ def compare(
     if test and cuts is None:
         letter = "C" if {"C"} <= runs.values.keys() or {"N", "D"} <= runs.values.keys() else known[0].columns[0]
         by = "flops" if letter == "C" else letter
-        cuts = default_cuts(runs.column(letter), max(len(set(form.params) - set(fixed or {})) for form in known))
+        cuts = default_cuts(runs.column(letter), max(len(form.free(fixed or {})) for form in known))
     else:
         by = "flops"
     notes = [] if cuts or not test else ["too few runs for a backtest"]

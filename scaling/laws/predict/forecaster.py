@@ -1,0 +1,250 @@
+"""What a run that has not been made will reach: a law fitted for forecasts, and an interval for the law's own faults.
+
+`WHY` says how it is made and why; experiments/forecasting has the record.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.fit import Fit, fit
+from scaling.laws.forms import Form, get_form
+from scaling.laws.intervals.interval import check_level
+from scaling.laws.isoflop.analysis import isoflop
+from scaling.laws.isoflop.minima import Isoflop
+from scaling.laws.predict.discrepancy import Discrepancy, Errors, learned, own_cuts
+from scaling.laws.predict.forecast import Forecast
+from scaling.laws.predict.near_law import DELTA, NEAR, NearLaw, known_before, near_law, nearness
+from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_density
+from scaling.laws.solve.objectives import huber
+from scaling.laws.solve.priors import Prior
+from scaling.laws.table.runs import Runs
+
+WHY = (
+    "Runs near the best of their budget rule a law that priors hold: one fitted to all runs alike is bent by those "
+    "far from the optimum and forecasts too much. The interval has in it what laws were wrong by on published runs: "
+    "one that assumes the law's form holds half of what it should."
+)
+AUTO = ("interaction", "chinchilla")
+"""the first that the runs are enough for is the default"""
+AVERAGE = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset", "interaction")
+"""the laws of "average" """
+FIT_DELTA = 1e-2
+"""Huber's δ of `Forecaster.fit`"""
+DRAWS = 2000
+COUNTS = 0.5
+"""of a run that is said to count: it weighs at least half of one at the best of its budget"""
+
+
+class Forecaster:
+    """Fits runs once, then says which run to test the law with and what it will reach.
+
+    runs: the ladder's runs, of one convention.
+    law: "auto", the recipe with the best record: `interaction`, a law of N and D that Chinchilla's is a case of, or
+    Chinchilla's own where the runs are too few for it; a law or its name; several, or "average" for those of
+    `AVERAGE`: their log losses averaged by Akaike weights (AICc of the weighted fits).
+    level: coverage of the intervals. priors: on the laws' parameters, in place of those of `near_law.KNOWN`.
+
+    Raises UserError for a law of other columns than two of N, D, C and M; when asked, for one that the runs cannot
+    carry.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        law: str | Form | Sequence[str | Form] = "auto",
+        level: float = 0.9,
+        priors: Mapping[str, Prior] | None = None,
+        seed: int = 0,
+    ):
+        check_level(level)
+        self.runs, self.level, self.priors, self.seed = runs.sorted(), level, dict(priors or {}), seed
+        self.forms = _forms(law, self.runs)
+        names = {name for form in self.forms for name in form.params}
+        if unknown := [name for name in self.priors if name not in names]:
+            told = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in self.forms)
+            raise UserError(f"priors: no {', '.join(unknown)}: {told}")
+
+    @cached_property
+    def laws(self) -> tuple[NearLaw, ...]:
+        """The laws that forecast, fitted."""
+        return tuple(near_law(self.runs, form, self._priors(form)) for form in self.forms)
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """Of the laws: Akaike weights."""
+        return tuple(akaike_weights([_likelihood(law) for law in self.laws]))
+
+    @cached_property
+    def own_cuts(self) -> tuple[list[Errors], ...]:
+        """Of each law: its rolling origin within the runs."""
+        return tuple(own_cuts(self.runs, form, self._priors(form)) for form in self.forms)
+
+    @cached_property
+    def discrepancies(self) -> tuple[Discrepancy, ...]:
+        """Of each law: learned on published runs, sharpened by the runs' own rolling origin."""
+        known = learned()
+        return tuple(
+            known.of(form).sharpened(cuts, known.worth) for form, cuts in zip(self.forms, self.own_cuts, strict=True)
+        )
+
+    @cached_property
+    def fit(self) -> Fit:
+        """Chinchilla's law by all runs alike, with its bootstrap: for exponents and figures, not for forecasts."""
+        priors = {name: prior for name, prior in self.priors.items() if name in get_form("chinchilla").params}
+        fitted = fit(self.runs, "chinchilla", loss=huber(FIT_DELTA), priors=priors)
+        fitted.bootstrap(DRAWS, seed=self.seed, kind="noise")
+        return fitted
+
+    @cached_property
+    def isoflop(self) -> Isoflop | None:
+        """Approach 2, None where the runs have no budgets of several sizes."""
+        try:
+            return isoflop(self.runs, level=self.level, seed=self.seed)
+        except UserError:
+            return None
+
+    def size(self, flops: float) -> tuple[float, float]:
+        """N and D to test the law with: between the optima of the approaches (geometric mean), D from the budget.
+
+        The loss is flat there, so that either's optimum would do; the mean keeps one bad exponent from leading far.
+        """
+        logs = [np.log(self._best_size(flops))]
+        if self.isoflop is not None and self.isoflop.N_law is not None:
+            logs.append(np.log(self.isoflop.N_law(flops)))
+        N = float(np.exp(np.mean(logs)))
+        return N, flops / float(self.runs.per_token(N))
+
+    def forecast(self, N: float, D: float, flops: float, date: datetime | None = None) -> Forecast:
+        """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach."""
+        from scipy.stats import t
+
+        at = {name: np.array([float(value)]) for name, value in (("N", N), ("D", D), ("C", flops), ("M", D / N))}
+        log_losses = np.array([law.log_loss(at)[0] for law in self.laws])
+        shares = np.array(self.weights)
+        centre = float(shares @ log_losses)
+        spread = self._spread(at, shares, log_losses - centre)
+        sd = float(np.linalg.norm(list(spread.values())))
+        half = sd * float(t.ppf((1 + self.level) / 2, learned().freedom))
+        first = self.laws[int(shares.argmax())]
+        return Forecast(
+            date=(date or datetime.now(UTC)).isoformat(timespec="seconds"),
+            flops=float(flops),
+            N=float(N),
+            D=float(D),
+            loss=float(np.exp(centre)),
+            low=float(np.exp(centre - half)),
+            high=float(np.exp(centre + half)),
+            level=self.level,
+            law=first.form.name,
+            params=_named(first),
+            spread=spread,
+            notes=self._notes(N, D, flops),
+            exponent=self._exponent(flops),
+            runs=len(self.runs),
+            data_hash=self.runs.hash,
+            conventions=self.runs.conventions,
+            laws={law.form.name: float(share) for law, share in zip(self.laws, shares, strict=True)},
+            counted=dict(zip(self.runs.rows, (round(float(w), 4) for w in nearness(self.runs)), strict=True)),
+            recipe=self._recipe(),
+        ).sealed()
+
+    def _spread(self, at: Mapping[str, Array], shares: Array, away: Array) -> dict[str, float]:
+        """Standard deviations of log loss by what they come from."""
+        ahead = at["C"] / self.runs.flops.max()
+        parts: dict[str, list[float]] = {"law": [], "run": [], "discrepancy": []}
+        for law, known in zip(self.laws, self.discrepancies, strict=True):
+            parts["law"].append(float(known.law_sd(law.sd(at))[0]))
+            parts["run"].append(law.noise)
+            parts["discrepancy"].append(float(known.form_sd(ahead)[0]))
+        spread = {name: float(np.sqrt(shares @ np.square(sds))) for name, sds in parts.items()}
+        return spread | ({"models": float(np.sqrt(shares @ away**2))} if len(self.laws) > 1 else {})
+
+    def _best_size(self, flops: float) -> float:
+        logs = [np.log(law.best_size(flops)) for law in self.laws]
+        return float(np.exp(np.dot(self.weights, logs)))
+
+    def _exponent(self, flops: float) -> float:
+        """d log N* / d log C at a budget."""
+        ends = [self._best_size(flops * factor) for factor in (np.exp(-0.5), np.exp(0.5))]
+        return float(np.log(ends[1] / ends[0]))
+
+    def _notes(self, N: float, D: float, flops: float) -> tuple[str, ...]:
+        weights = nearness(self.runs)
+        said = [
+            f"{' and '.join(law.form.formula for law in self.laws)} by huber({DELTA:g}) on log loss",
+            f"of {len(self.runs)} runs {int((weights >= COUNTS).sum())} count by half or more, those within "
+            f"{NEAR:.0%} of the best of no more FLOPs; all together {weights.sum():.1f} runs",
+            f"{flops / self.runs.flops.max():.3g}× the largest budget fitted",
+        ]
+        if len(self.laws) > 1:
+            told = ", ".join(f"{law.form.name} {w:.2f}" for law, w in zip(self.laws, self.weights, strict=True))
+            said.append(f"Akaike weights of the laws: {told}")
+        told_priors = {name: prior for law in self.laws for name, prior in self._priors(law.form).items()}
+        said += [f"prior: {name} {prior.mean:.4g} ± {prior.sd:.4g}" for name, prior in told_priors.items()]
+        for form, known in zip(self.forms, self.discrepancies, strict=True):
+            own = f"{len(known.own)} own cuts move it by a factor {known.widened:.2f}" if known.own else "no own cuts"
+            said.append(f"discrepancy of {form.name}: {known.kappa:.2%} of the loss per √e-fold of FLOPs; {own}")
+        ratios = self.runs.D / self.runs.N
+        if not ratios.min() <= D / N <= ratios.max():
+            said.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")
+        return tuple(said)
+
+    def _priors(self, form: Form) -> dict[str, Prior]:
+        return known_before(form, self.runs, self.priors)
+
+    def _recipe(self) -> dict[str, Any]:
+        published = learned()
+        return {
+            "why": WHY,
+            "near": NEAR,
+            "delta": DELTA,
+            "noise": {law.form.name: law.noise for law in self.laws},
+            "discrepancy": {
+                form.name: {
+                    "kappa": known.kappa,
+                    "law": known.law,
+                    "widened": known.widened,
+                    "own_cuts": list(known.own),
+                }
+                for form, known in zip(self.forms, self.discrepancies, strict=True)
+            },
+            "learned": published.provenance | {"freedom": published.freedom, "worth": published.worth},
+            "record": published.record,
+        }
+
+
+def _forms(law: str | Form | Sequence[str | Form], runs: Runs) -> tuple[Form, ...]:
+    if law == "auto":
+        known = [get_form(name) for name in AUTO]
+        return (next((form for form in known if len(runs) > len(form.free())), known[-1]),)
+    if law == "average":
+        law = AVERAGE
+    named = [law] if isinstance(law, str | Form) else list(law)
+    forms = tuple({form.name: form for form in map(get_form, named)}.values())
+    if not forms:
+        raise UserError('Forecaster: law is empty; give "auto", "average", a law or several')
+    letters = {"N", "D", "C", "M"}
+    if other := [form for form in forms if not {*form.columns} <= letters or len(form.columns) < 2]:
+        reads = ", ".join(other[0].columns)
+        raise UserError(
+            f"Forecaster: {other[0].name} reads {reads}; a forecast is for N, D and their FLOPs: "
+            "take a law of two of N, D, C and M"
+        )
+    return forms
+
+
+def _likelihood(law: NearLaw) -> Likelihood:
+    """Of the weighted fit; parameters that the priors hold do not count."""
+    problem = law.problem
+    value = log_density(problem.residuals(law.theta), problem.weights, problem.loss)
+    return Likelihood("", value, law.spent + 1, len(problem.y))
+
+
+def _named(law: NearLaw) -> dict[str, float]:
+    return dict(zip(law.form.params, (float(v) for v in law.natural), strict=True))

@@ -1,0 +1,167 @@
+"""A law fitted for a forecast: runs near the best of their budget rule it, and what is known beforehand holds it.
+
+Forecasts are about runs near the compute optimum. No law of few parameters holds far from it as well: fitted to a
+wide isoFLOP grid alike, Chinchilla's bends to the runs of a few tokens a parameter and forecasts 2 to 4 % too much a
+decade on. So a run counts 1 / (1 + (x/2 %)²), x being how far its loss lies above the least of all runs of no more
+FLOPs: as if its scatter grew with x. The size of the noise is found together with the law, so that priors weigh what
+they should.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.arrays import Array
+from scaling.laws.forms import Form
+from scaling.laws.intervals.covariance import curvature
+from scaling.laws.quantities import least_loss
+from scaling.laws.solve.checks import require_fittable
+from scaling.laws.solve.linear import derivative
+from scaling.laws.solve.multistart import starts_of
+from scaling.laws.solve.objectives import huber
+from scaling.laws.solve.priors import Prior, with_priors
+from scaling.laws.solve.problem import Problem, make_problem
+from scaling.laws.solve.solver import solve
+from scaling.laws.table.runs import Runs
+
+DELTA = 0.02
+"""Huber's δ on log loss: points within 2 % count in full, a mistuned run cannot pull the law far"""
+NEAR = 0.02
+"""loss above the best of the budget, in its logarithm, at which a run counts half"""
+SAME_BUDGET = 0.1
+"""in log FLOPs: whole batches scatter the runs of one budget by less"""
+KNOWN = {
+    "alpha": Prior(0.3, 0.1),
+    "beta": Prior(0.3, 0.1),
+    "eta": Prior(0.0, 0.05),
+    "zeta": Prior(0.0, 0.05),
+}
+"""exponents of published laws, and how little the tokens' term changes with N, per e-fold of it"""
+SHARE = Prior(0.6, 0.1)
+"""E as a share of the lowest loss seen"""
+LEAST_NOISE = 0.002
+"""of log loss: runs that differ in nothing but their seed differ by .1 to .3 %"""
+FIRST_NOISE, ROUNDS, STARTS = 0.01, 4, 16
+REACH = 2.0
+"""in log N: an optimum is sought this far beyond the runs' sizes and where N* ∝ C would lead"""
+
+
+def nearness(runs: Runs) -> Array:
+    """How much each run counts [rows], between 0 and 1; see the module."""
+    C, loss = np.log(runs.flops), np.log(runs.loss)
+    least = np.array([loss[own + SAME_BUDGET >= C].min() for own in C])
+    return np.asarray(1.0 / (1.0 + ((loss - least) / NEAR) ** 2))
+
+
+def known_before(form: Form, runs: Runs, priors: Mapping[str, Prior]) -> dict[str, Prior]:
+    """Priors of a law for a forecast: `priors`, and of what they leave out `KNOWN` and `SHARE`.
+
+    The latter of laws with an offset E above which N and D have powers: without one exponents are far smaller, and in
+    other laws the same letters stand for other things.
+    """
+    least = float(runs.loss.min())
+    ours = {**KNOWN, "E": Prior(SHARE.mean * least, SHARE.sd * least)}
+    exponents = {power.exponent for parameter in form.parameters for power in parameter.powers if power.factor > 0}
+    known = ours if "E" in form.params and exponents & KNOWN.keys() else {}
+    return {name: prior for name, prior in {**known, **priors}.items() if name in form.params}
+
+
+@dataclass(frozen=True, eq=False)
+class NearLaw:
+    """A law where the search for it ended."""
+
+    problem: Problem
+    runs: Runs
+    """those fitted"""
+    theta: Array
+    """the solver's numbers [free]"""
+    noise: float
+    """standard deviation of the log loss of a run that counts in full"""
+    spent: float
+    """parameters that the runs determined, the rest being the priors': the trace of their share of the curvature"""
+    covariance: Array
+    """of θ [free, free], to first order"""
+
+    @property
+    def form(self) -> Form:
+        """Its law."""
+        return self.problem.form
+
+    @property
+    def natural(self) -> Array:
+        """Parameters in the columns' own units."""
+        return self.problem.natural(self.theta)
+
+    def log_loss(self, columns: Mapping[str, Array], natural: Array | None = None) -> Array:
+        """log L [..., points] at columns by letter [points]; natural: parameters [..., k], None: its own."""
+        natural = self.natural if natural is None else natural
+        with np.errstate(all="ignore"):
+            return np.asarray(np.log(self.form.loss(natural[..., None, :], [columns[c] for c in self.form.columns])))
+
+    def sd(self, columns: Mapping[str, Array]) -> Array:
+        """Standard deviation of log L [points] that noise and priors leave, to first order."""
+        slope = derivative(lambda lanes: self.log_loss(columns, self.problem.natural(lanes)), self.theta)
+        return np.asarray(np.sqrt(np.einsum("pi,ij,pj->p", slope, self.covariance, slope)))
+
+    def best_size(self, flops: float) -> float:
+        """N* at a budget, within reach of the runs."""
+        per_token = self.runs.per_token
+        low, high = np.log(self.runs.N.min()) - REACH, np.log(self.runs.N.max()) + REACH
+        high += max(float(np.log(flops / self.runs.flops.max())), 0.0)
+
+        def log_loss(n: Array) -> Array:
+            N = np.exp(n)
+            D = flops / per_token(N)
+            return self.log_loss({"N": N, "D": D, "C": np.full_like(N, flops), "M": D / N})
+
+        return float(np.exp(least_loss(log_loss, np.array([low]), np.array([high]), np))[0])
+
+
+def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[np.bool_] | None = None) -> NearLaw:
+    """Fit a law for a forecast, from the rows `seen` [rows] alone; None: from all.
+
+    priors: as of `known_before`. Raises UserError where the runs cannot carry the law.
+    """
+    seen = np.ones(len(runs), bool) if seen is None else seen
+    fitted = runs.exclude(~seen, "not seen") if not seen.all() else runs
+    require_fittable(fitted, form, "log", {}, priors)
+    # Rows not seen have weight 0, so that all of a rolling origin shares a compiled program; they set no reference.
+    references = make_problem(fitted, form, huber(DELTA), "log", {}).fixed
+    problem = make_problem(runs, form, huber(DELTA), "log", references)
+    problem = replace(problem, weights=problem.weights * nearness(runs) * seen)
+    noise, theta = FIRST_NOISE, starts_of(problem.rows(seen), runs.loss[seen], STARTS)
+    for _ in range(ROUNDS):
+        problem = with_priors(problem, priors, noise**2)
+        best = solve(problem, theta).best
+        last, noise = noise, _noise(problem.rows(seen), best)
+        theta = best[None]
+        if abs(np.log(noise / last)) < 0.02:
+            break
+    problem = with_priors(problem, priors, noise**2)
+    inverse, spent = _inverse_curvature(problem.rows(seen), best)
+    return NearLaw(problem, fitted, best, noise, spent, noise**2 * inverse)
+
+
+def _noise(problem: Problem, theta: Array) -> float:
+    """Robust weighted standard deviation of the residuals, with the degrees of freedom that the fit took up.
+
+    Weights are those of a variance that grows, so that Σ w·r² / Σ w is the variance of a run that counts in full; it
+    is the mean over (Σ w)² / Σ w² runs.
+    """
+    w, r = problem.weights, problem.residuals(theta)
+    far = 3 * 1.4826 * float(np.median(np.abs(r)))
+    rows, spent = float(w.sum() ** 2 / (w**2).sum()), _inverse_curvature(problem, theta)[1]
+    square = float(np.sum(w * np.clip(r, -far, far) ** 2) / w.sum()) * rows / max(rows - spent, rows / 4)
+    return max(float(np.sqrt(square)), LEAST_NOISE)
+
+
+def _inverse_curvature(problem: Problem, theta: Array) -> tuple[Array, float]:
+    """The inverse [free, free] of the curvature, and how many parameters are the runs' and not the priors'.
+
+    Without the directions that leave no trace in the runs (an amplitude driven to 0): no forecast moves with them.
+    """
+    whole, prior = curvature(problem, theta)
+    inverse = np.asarray(np.linalg.pinv(whole, rcond=1e-12, hermitian=True))
+    return inverse, float(np.trace(inverse @ (whole - prior)))

@@ -1,0 +1,211 @@
+"""What a forecast is made of: near runs rule the law, priors hold it, and its form's own error is added."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling import laws
+from scaling.errors import UserError
+from scaling.laws.predict.discrepancy import Discrepancy, Errors, learned, own_cuts
+from scaling.laws.predict.near_law import LEAST_NOISE, known_before, near_law, nearness
+
+PUBLISHED = Path(__file__).parents[1] / "../shared/published"
+
+
+def chinchilla(n, d):
+    return 1.8 + 480 / n**0.35 + 2100 / d**0.37
+
+
+def grid(budgets=(1e18, 3e18, 1e19, 3e19), widths=7, noise=0.0, seed=0, law=chinchilla):
+    """IsoFLOP budgets around 20 tokens a parameter, from a tenth to ten times the size."""
+    rng = np.random.default_rng(seed)
+    C = np.repeat(budgets, widths)
+    n = np.sqrt(C / 120) * np.tile(np.geomspace(0.1, 10, widths), len(budgets))
+    d = C / (6 * n)
+    return laws.Runs({"params": n, "tokens": d, "loss": law(n, d) * np.exp(noise * rng.standard_normal(len(n)))})
+
+
+def test_a_run_counts_by_how_near_it_is_to_the_best_of_no_more_flops():
+    runs = laws.Runs(
+        {"params": [1e6, 2e6, 4e6, 8e6], "tokens": [1e8] * 4, "loss": [4.0, 4.0 * np.exp(0.02), 3.9, 4.4]}
+    )
+    weights = nearness(runs)
+    assert weights[[0, 2]] == pytest.approx(1.0)
+    assert weights[1] == pytest.approx(0.5)  # 2 % above
+    assert weights[3] == pytest.approx(1 / (1 + (np.log(4.4 / 3.9) / 0.02) ** 2))
+
+
+def test_runs_far_from_the_optimum_do_not_bend_the_forecast():
+    """Losses of too few tokens a parameter lie above the law, as those of real wide grids do."""
+
+    def strained(n, d):
+        return chinchilla(n, d) * (1 + 0.2 * np.maximum(np.log(3 * n / d), 0))
+
+    runs = grid(law=strained, noise=0.001)
+    N, D = 3e9, 6e10
+    made = laws.Forecaster(runs).forecast(N, D, 6 * N * D)
+    alike = laws.fit(runs, loss=laws.huber(0.02)).predict(N=N, D=D).loss
+    error, error_alike = (abs(np.log(loss / chinchilla(N, D))) for loss in (made.loss, alike))
+    assert error < 0.005 and error_alike > 0.05
+
+
+@pytest.mark.parametrize("law", ["auto", "average", "chinchilla"])
+def test_on_runs_of_the_true_form_the_forecast_is_right(law):
+    runs = grid(budgets=(1e18, 4e18, 1.6e19), widths=5)
+    for ahead in (4, 30):
+        C = ahead * 1.6e19
+        N, D = laws.Forecaster(runs, law).size(C)
+        made = laws.Forecaster(runs, law).forecast(N, D, C)
+        assert made.loss == pytest.approx(chinchilla(N, D), rel=0.01)
+        assert made.low < chinchilla(N, D) < made.high
+
+
+def test_the_discrepancy_grows_as_a_random_walk_in_log_flops():
+    known = Discrepancy(kappa=0.01, law=1.0)
+    assert known.form_sd(np.exp([-1.0, 0.0, 1.0, 4.0])) == pytest.approx([0.0, 0.0, 0.01, 0.02])
+    widths = []
+    for C in (4e19, 4e20, 4e21):
+        made = laws.Forecaster(grid()).forecast(np.sqrt(C / 120), C / 6 / np.sqrt(C / 120), C)
+        widths.append(made.spread["discrepancy"])
+    squares = np.square(widths)
+    assert squares[1] - squares[0] == pytest.approx(squares[2] - squares[1], rel=0.05)
+
+
+def test_own_cuts_move_what_was_learned_by_as_much_as_they_are_worth():
+    known = Discrepancy(kappa=0.01, law=0.5)
+    size = np.full(5, np.e)
+    expected = Errors(np.zeros(5), np.zeros(5), np.zeros(5), size, np.ones(5))
+    twice = replace(expected, error=np.full(5, 0.02))  # of a standard deviation of 0.01
+    assert known.sharpened([], 16.0) == known
+    assert known.sharpened([expected] * 4, 16.0).widened == pytest.approx(np.sqrt(16 / 20))
+    assert known.sharpened([twice] * 4, 16.0).widened == pytest.approx(np.sqrt((16 + 4 * 4) / 20))
+    wild = replace(expected, error=np.full(5, 9.0))
+    assert known.sharpened([wild], 16.0).own == (9.0,)  # one catastrophe counts as three deviations
+
+
+def test_runs_that_the_law_does_not_hold_for_widen_their_own_interval():
+    def broken(n, d):
+        """Falls faster than any power law with an offset up to a budget, then hardly."""
+        return chinchilla(n, d) * np.exp(-0.06 * np.minimum(np.log(6 * n * d / 1e18), 2.0))
+
+    budgets = np.geomspace(1e18, 1e20, 6)
+    widened = [laws.Forecaster(grid(budgets, 5, 0.002, law=law)).discrepancies[0] for law in (chinchilla, broken)]
+    assert len(widened[0].own) >= 3
+    assert widened[0].widened < 1 < widened[1].widened
+
+
+def test_a_rolling_origin_uses_no_run_beyond_its_cut():
+    runs = grid().sorted()
+    form = laws.get_form("interaction")
+    seen = runs.flops < 1e19
+    changed = laws.Runs(
+        {"params": runs.N, "tokens": runs.D * np.where(seen, 1, 3), "loss": runs.loss * np.where(seen, 1, 2)}
+    )
+    C = {"C": runs.flops}
+    one, other = (
+        near_law(laws.Runs({"params": r.N, "tokens": r.D, "loss": r.loss, **C}, C="C"), form,
+                 known_before(form, runs.exclude(~seen, "unseen"), {}), seen)
+        for r in (runs, changed)
+    )  # fmt: skip
+    at = {"N": np.array([1e9]), "D": np.array([2e10]), "C": np.array([1.2e20])}
+    assert one.log_loss(at) == pytest.approx(other.log_loss(at), abs=1e-7)
+    assert own_cuts(grid((1e18, 2e18), 4), form, known_before(form, runs, {})) == []
+
+
+def test_noise_has_a_floor_and_is_found():
+    form = laws.get_form("interaction")
+    for noise, expected in ((0.0, LEAST_NOISE), (0.01, 0.01)):
+        runs = grid(widths=15, noise=noise, seed=3)
+        assert near_law(runs, form, known_before(form, runs, {})).noise == pytest.approx(expected, rel=0.35)
+
+
+def test_ones_own_priors_replace_the_published_ones():
+    runs = grid(widths=5)
+    made = laws.Forecaster(runs, priors={"alpha": laws.Prior(0.5, 0.001)}).forecast(1e9, 2e10, 1.2e20)
+    assert made.params["alpha"] == pytest.approx(0.5, abs=0.005)
+    assert "prior: alpha 0.5 ± 0.001" in made.notes and "prior: beta 0.3 ± 0.1" in made.notes
+    with pytest.raises(UserError, match="priors: no gamma: interaction has E, A"):
+        laws.Forecaster(runs, priors={"gamma": laws.Prior(0, 1)})
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("chinchilla", {"E", "alpha", "beta"}),
+        ("chinchilla_equal", {"E", "alpha"}),
+        ("interaction", {"E", "alpha", "beta", "eta", "zeta"}),
+        ("chinchilla_no_offset", set()),  # whose exponents are a third of those above an offset
+        ("farseer", set()),  # whose alpha and beta are no exponents of N and D
+    ],
+)
+def test_published_exponents_are_priors_only_where_they_are_meant(name, known):
+    assert set(known_before(laws.get_form(name), grid(), {})) == known
+    own = {"E": laws.Prior(1.0, 0.1)}
+    assert known_before(laws.get_form("chinchilla"), grid(), own)["E"] == own["E"]
+
+
+def test_several_laws_are_averaged_by_akaike_weights():
+    runs = grid(noise=0.002)
+    names = ["chinchilla", "chinchilla_no_offset"]
+    made = laws.Forecaster(runs, names).forecast(1e9, 2e10, 1.2e20)
+    each = {name: laws.Forecaster(runs, name).forecast(1e9, 2e10, 1.2e20) for name in names}
+    assert sum(made.laws.values()) == pytest.approx(1) and made.laws["chinchilla"] > 0.9
+    average = sum(made.laws[name] * np.log(each[name].loss) for name in names)
+    assert np.log(made.loss) == pytest.approx(average)
+    assert made.spread["models"] > 0 and any("Akaike weights" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("law", "said"),
+    [
+        ("chinchila", "no law 'chinchila'; did you mean chinchilla"),
+        ([], "law is empty"),
+        ("context", "context reads T; a forecast is for N, D and their FLOPs"),
+        ("power_law_C", "take a law of two of N, D, C and M"),
+    ],
+)
+def test_what_cannot_forecast_is_one_line(law, said):
+    with pytest.raises(UserError, match=said):
+        laws.Forecaster(grid(), law)
+
+
+def test_few_runs_are_forecast_by_chinchillas_law():
+    runs = grid(budgets=(1e18, 1e19), widths=3)
+    assert [form.name for form in laws.Forecaster(runs).forms] == ["chinchilla"]
+    assert [form.name for form in laws.Forecaster(grid()).forms] == ["interaction"]
+
+
+def test_what_was_learned_says_where_it_comes_from():
+    shipped = learned()
+    assert shipped.provenance["sets"] and "forecasting.py" in shipped.provenance["command"]
+    assert set(shipped.record) == set(shipped.provenance["sets"])
+    assert {"interaction", "chinchilla"} <= set(shipped.laws)
+    largest = max(law["kappa"] for law in shipped.laws.values())
+    assert shipped.of(laws.get_form("kaplan_ND")).kappa == largest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="../shared/published is not here")
+def test_published_runs_are_forecast_without_bias_and_within_the_interval():
+    """DCLM's isoFLOP table and RefinedWeb's wide grid, 4 to 30 times beyond half of their budgets."""
+    marin = pd.read_csv(PUBLISHED / "marin_isoflops.csv")
+    porian = pd.read_csv(PUBLISHED / "porian_refinedweb_isoflops.csv")
+    tables = {
+        "dclm": marin[marin.experiment.str.contains("dclm")],
+        "refinedweb": porian.query("hparams == 'tuned' and val == 'val' and param_count == 'standard'"),
+    }
+    errors, inside = [], []
+    for table in tables.values():
+        table = table.assign(C=6 * table.params * table.tokens)
+        cut = np.exp(np.log(table.C).quantile([0, 1]).mean())
+        tests = table[(4 * cut < table.C) & (30 * cut > table.C) & (table.tokens > 5 * table.params)]
+        forecaster = laws.Forecaster(laws.Runs(table[cut >= table.C][["params", "tokens", "loss"]]))
+        for run in tests.sample(min(len(tests), 20), random_state=0).itertuples():
+            made = forecaster.forecast(run.params, run.tokens, run.C)
+            errors.append(np.log(made.loss / run.loss))
+            inside.append(made.low <= run.loss <= made.high)
+    assert abs(np.mean(errors)) < 0.01 and np.mean(np.abs(errors)) < 0.02
+    assert np.mean(inside) >= 0.8
