@@ -1,10 +1,14 @@
 """`scaling fit` and `scaling predict`: their options, and what they return for machines and for people."""
 
 import argparse
+import json
+import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
+from scaling.numbers import to_number
 
 if TYPE_CHECKING:
     from scaling import laws
@@ -44,8 +48,11 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CONDITION",
-        help='rows to use, as "used_in_fit == 1" or, of a sweep, "optimizer.b2 == 0.9"',
+        help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, of a sweep, "optimizer.b2 == 0.9"',
     )
+    add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that are there twice (default: error)")
+    add("--missing", choices=("error", "drop"), help="CSV: rows that lack a value (default: error)")
+    add("--trusted", action="store_true", help="CSV: take FLOPs, sizes and rows for what they are said to be")
     add(
         "--allow",
         action="append",
@@ -68,8 +75,8 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="refits for the intervals, 0 for none (default: 4000)",
     )
-    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep, for a CSV "
-        "runs where --run is given, else rows)")  # fmt: skip
+    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
+        "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
     add("--compare", metavar="LAW,LAW", help="hold these laws beside it, all by least squares: AIC, BIC, backtests")
@@ -93,7 +100,7 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
 def predict_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `scaling predict`."""
     parser.add_argument("fit", metavar="FIT.json", type=Path)
-    parser.add_argument("--flops", type=float, help="training FLOPs, for example 1e24: the best N, D and loss")
+    parser.add_argument("--flops", type=to_number, help="training FLOPs, for example 1e24: the best N, D and loss")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -107,6 +114,14 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 
 def fit(args: argparse.Namespace) -> tuple[Any, str]:
     """Fit and save. Returns the table for machines and the text for people."""
+    from scaling.laws.table.words import command_line
+
+    with warnings.catch_warnings(), command_line(NAMED):
+        warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is dealt with where it arises
+        return _fit(args)
+
+
+def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     from scaling import laws
     from scaling.strict_json import finite
 
@@ -118,7 +133,8 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap must be 0 or more; got {args.bootstrap}")
     csv = len(args.runs) == 1 and args.runs[0].is_file()
-    output = args.output or _output(args.runs)
+    output = _writable(_output(args.runs) if args.output is None else args.output)
+    before = _fit_in(output)
     runs = _read_csv(args) if csv else _read_sweep(args)
     objective = laws.parse_loss(args.objective)
     fitted = laws.fit(runs, args.law, loss=objective, residual=args.residual, starts=args.starts)
@@ -127,8 +143,12 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
         fitted.bootstrap(args.bootstrap, seed=args.seed, kind=args.kind or (None if csv else "noise"))
     approach2 = laws.try_isoflop(runs, args.level, designed=not csv) if csv or fitted.form.of_sizes else None
     table = laws.fit_table(fitted, args.level, approach2)
+    replaced = None
+    if before is not None and before["hash"] != fitted.runs.hash:
+        replaced = f"{output} held {before['law']} of other data ({before['hash']}), which is overwritten"
     fitted.save(output)
-    text = f"{laws.format_table(table)}\nsaved as {output}"
+    table["overwritten"] = replaced
+    text = "\n".join([laws.format_table(table), *([f"note: {replaced}"] if replaced else []), f"saved as {output}"])
     if args.compare:
         comparison = laws.compare(runs, _laws(args), residual=fitted.residual)
         table["compare"] = comparison.to_dict()
@@ -199,7 +219,9 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
         option = next(option for option, letter in NAMED.items() if letter == taken[0])
         raise UserError(f"--column {taken[0]}={others[taken[0]]}: {taken[0]} is named by --{option}")
     named = {NAMED[option]: name for option, name in names.items()}
-    return laws.read_csv(args.runs[0], args.where, **named, **others, signed=laws.get_form(args.law).signed)
+    rules = {name: getattr(args, name) for name in ("duplicates", "missing") if getattr(args, name)}
+    signed = laws.get_form(args.law).signed
+    return laws.read_csv(args.runs[0], args.where, **named, **others, **rules, signed=signed, trusted=args.trusted)
 
 
 def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
@@ -267,13 +289,41 @@ def _output(paths: list[Path]) -> Path:
     return runs.with_suffix(".fit.json") if runs.is_file() else runs / "fit.json"
 
 
+def _writable(path: Path) -> Path:
+    """The path of a file to be written. Raises UserError where it cannot be: before the work, not after it."""
+    if str(path) in ("", "."):
+        raise UserError("-o is empty; say which file the fit goes to, for example -o FIT.json")
+    if path.is_dir():
+        raise UserError(f"-o {path} is a folder; say which file in it, for example -o {path / 'fit.json'}")
+    parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if not parent.is_dir():
+        raise UserError(f"-o {path}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise UserError(f"-o {path} cannot be written: no leave to write {path if path.exists() else parent}")
+    return path
+
+
+def _fit_in(path: Path) -> dict[str, str] | None:
+    """Law and hash of the data of the fit in the file `path`, None where there is no file.
+
+    Raises UserError where the file is no fit: it is not overwritten.
+    """
+    if not path.exists():
+        return None
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        return {"law": str(there["law"]), "hash": str(there["data"]["hash"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"-o {path} is there and no fit; delete it or name another file") from None
+
+
 def _numbers(texts: list[str]) -> dict[str, float]:
     """Columns by letter. Raises UserError for what is no number."""
     pairs = [_pair(text, "predict", "N=7e9") for text in texts]
     values = {}
     for letter, text in pairs:
         try:
-            values[letter] = float(text)
+            values[letter] = to_number(text)
         except ValueError:
             raise UserError(f"{letter}={text}: {text!r} is not a number") from None
     return values

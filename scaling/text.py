@@ -1,5 +1,6 @@
 """Tables as aligned text."""
 
+import math
 from collections.abc import Collection, Sequence
 
 
@@ -29,6 +30,24 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Co
 def number(value: float | None) -> str:
     """Four digits; None is a dash."""
     return "—" if value is None else f"{value:.4g}"
+
+
+def by_width(value: float | None, ends: Sequence[float | None]) -> tuple[str, str]:
+    """A value and its interval, with as many digits as two of the interval's width take."""
+    low, high = ends
+    if value is None or low is None or high is None or not 0 < high - low < math.inf or not math.isfinite(value):
+        return ("—" if value is None else f"{value:.6g}"), range_of(ends)
+    step = math.floor(math.log10(high - low)) - 1
+    return _rounded(value, step), f"{_rounded(low, step)} … {_rounded(high, step)}"
+
+
+def _rounded(value: float, step: int) -> str:
+    """To a multiple of 10^step, but to no fewer than two digits and no more than nine."""
+    size = math.floor(math.log10(abs(value))) if value else 0
+    digits = min(max(size - step + 1, 2), 9)
+    if 1e-4 <= abs(value) < 1e6:
+        return f"{round(value, digits - 1 - size):.{max(digits - 1 - size, 0)}f}"
+    return f"{value:.{digits - 1}e}"
 
 
 def range_of(ends: Sequence[float | None]) -> str:

@@ -58,8 +58,9 @@ def changed(config: RunConfig, key: str, annotation: Any) -> RunConfig:
 
 def _others(value: Any, annotation: Any) -> Iterator[Any]:
     kinds = (annotation, *get_args(annotation))
-    if get_origin(annotation) is Literal:
-        yield from get_args(annotation)
+    literals = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    if literals:
+        yield from literals
     elif bool in kinds:
         yield not value
     elif str in kinds:

@@ -105,7 +105,7 @@ def test_further_columns_are_named_by_letter(tmp_path, capsys):
     pd.DataFrame({"seen": x, "loss": 0.9 + 30 * x**-0.2, "experts": 4}).to_csv(tmp_path / "runs.csv")
     call = ("fit", tmp_path / "runs.csv", "--law", "power_law_D", "--params", "", "--tokens", "seen", *QUICK)
     assert json_of(capsys, *call, "--column", "E=experts")["conventions"]["E"] == "experts"
-    assert "no column E='expert'" in error_of(capsys, *call, "--column", "E=expert")
+    assert "no column --column E=expert" in error_of(capsys, *call, "--column", "E=expert")
     assert "is named by --params" in error_of(capsys, *call, "--column", "N=seen")
 
 
@@ -159,7 +159,7 @@ def test_the_list_holds_every_law_aligned(capsys):
         (("--bootstrap", "-1"), "0 or more"),
         (("--kind", "dice"), "invalid choice"),
         (("--column", "E"), "not LETTER=VALUE"),
-        (("--params", "sizes"), "no column N='sizes'"),
+        (("--params", "sizes"), "no column --params sizes; the table has size, seen, nats"),
         (("--level", "1.5"), "level"),
     ],
 )
@@ -243,3 +243,66 @@ def test_a_mistyped_table_and_law_say_what_there_is(tmp_path, capsys):
     }
     for law, expected in laws_named.items():
         assert expected in error_of(capsys, "fit", csv, "--law", law)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("", "-o is empty"),
+        ("folder", "is a folder; say which file in it"),
+        ("runs.csv/fit.json", "runs.csv is a file, not a folder"),
+        ("runs.csv", "is there and no fit"),
+    ],
+)
+def test_an_output_that_cannot_be_is_told_before_the_fit(csv, tmp_path, capsys, monkeypatch, output, said):
+    monkeypatch.setattr(laws, "fit", lambda *_, **__: pytest.fail("the fit was begun"))
+    (tmp_path / "folder").mkdir()
+    shutil.copy(csv, tmp_path / "runs.csv")
+    assert said in error_of(capsys, "fit", csv, *NAMES, *QUICK, "-o", output and tmp_path / output)
+
+
+def test_a_fit_of_other_data_is_not_overwritten_without_a_word(csv, tmp_path, capsys):
+    path = tmp_path / "fit.json"
+    for condition, told in (("size > 1", False), ("size > 1", False), ("size > 2e7", True)):
+        old = laws.load(path).runs.hash if path.exists() else ""
+        assert scaling("fit", csv, *NAMES, "--where", condition, *QUICK, "-o", path) == 0
+        said = capsys.readouterr().out
+        assert (f"held chinchilla of other data ({old}" in said) == told, said
+        table = json_of(capsys, "fit", csv, *NAMES, "--where", condition, *QUICK, "-o", path)
+        assert table["overwritten"] is None
+
+
+def test_rows_twice_and_missing_are_dropped_by_options_and_told_by_them(csv, tmp_path, capsys):
+    df = pd.read_csv(csv)
+    path = tmp_path / "runs.csv"
+    pd.concat([df, df.head(2)]).to_csv(path, index=False)
+    call = ("fit", path, *NAMES[:6], *QUICK)
+    assert ", or --missing drop" in error_of(capsys, *call)
+    said = error_of(capsys, *call, "--missing", "drop")
+    assert "--duplicates drop or --duplicates keep" in said and "(2 pairs)" in said
+    table = json_of(capsys, *call, "--missing", "drop", "--duplicates", "drop")
+    assert table["runs"] == 40 and len(table["excluded"]) == 5
+
+
+def test_numbers_with_suffixes_are_read_everywhere(csv, tmp_path, capsys):
+    path = tmp_path / "fit.json"
+    assert scaling("fit", csv, *NAMES, *QUICK, "-o", path) == 0
+    capsys.readouterr()
+    found = [json_of(capsys, "predict", path, *given) for given in (("N=7B", "D=1T"), ("N=7e9", "D=1e12"))]
+    assert found[0] == found[1]
+    assert json_of(capsys, "predict", path, "--flops", "1e24")["flops"] == 1e24
+    assert "(parameters)" in (scaling("predict", path, "--flops", "1e24"), capsys.readouterr().out)[1]
+
+
+def test_notes_of_the_table_are_told_in_the_words_of_the_command_line(csv, tmp_path, capsys):
+    df = pd.read_csv(csv).dropna().assign(run_id=lambda t: t["size"].rank(method="dense").astype(int))
+    df.to_csv(tmp_path / "runs.csv", index=False)
+    table = json_of(capsys, "fit", tmp_path / "runs.csv", *NAMES[:6], *QUICK)
+    assert any("--run run_id, which was taken" in line for line in table["warnings"])
+    df = df.rename(columns={"size": "n_params", "seen": "tokens", "nats": "loss"}).drop(columns="run_id")
+    df.assign(flops=6 * df.n_params * df.tokens / 1e9).to_csv(tmp_path / "again.csv", index=False)
+    assert (
+        "--params n_params was found by its name"
+        in json_of(capsys, "fit", tmp_path / "again.csv", *QUICK)["warnings"]
+    )
+    assert "that looks like GFLOPs" in error_of(capsys, "fit", tmp_path / "again.csv", *QUICK, "--flops", "flops")

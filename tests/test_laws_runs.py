@@ -34,7 +34,7 @@ def changed(column, row, value):
         ("loss", 2, None, r"2 \(nan\)"),
         ("tokens", 5, -1.0, r"'tokens' .* 5 \(-1\)"),
         ("params", 0, 0, r"'params' .* 0 \(0\)"),
-        ("params", 1, "7B", r"'params', row 1: '7B' is not a number"),
+        ("params", 1, "seven", r"'params', row 1: 'seven' is not a number; write 7e9 or 7B"),
         ("tokens", 4, float("inf"), r"4 \(inf\)"),
     ],
 )

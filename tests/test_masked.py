@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import Tiny
@@ -39,12 +40,14 @@ class Given:
     def __init__(self, conditional: Conditional):
         self.conditional = conditional
 
-    def loss_sums(self, tokens_BxL: Any, targets_BxL: Any, weights_BxL: Any, *, dropout_key: Any) -> LossSums:
+    def loss_sums(
+        self, tokens_BxL: Any, targets_BxL: Any, weights_BxL: Any, marks_BxL: Any = None, *, dropout_key: Any
+    ) -> LossSums:
         loss = sum(
             weights_BxL[b, i] * self.conditional(i, tuple(tokens_BxL[b]), targets_BxL[b, i])
             for b, i in np.argwhere(weights_BxL > 0)
         )
-        return LossSums(loss, np.zeros(()), {})
+        return LossSums(loss, np.zeros(()))
 
 
 def joint() -> np.ndarray:
@@ -166,8 +169,7 @@ def test_a_batch_is_a_function_of_seed_and_step_however_hosts_cut_it(tiny: Tiny)
     model = tiny.config(**MASKED).model
     whole = OBJECTIVE.rows(training_batches(tiny), model, 7, 0, 8)
     parts = [OBJECTIVE.rows(training_batches(tiny), model, 7, *cut) for cut in ((0, 3), (3, 8))]
-    for name, values in whole._asdict().items():
-        np.testing.assert_array_equal(values, np.concatenate([getattr(part, name) for part in parts]))
+    jax.tree.map(lambda values, *cut: np.testing.assert_array_equal(values, np.concatenate(cut)), whole, *parts)
     for other in (OBJECTIVE.rows(training_batches(tiny), model, 8, 0, 8),
                   OBJECTIVE.rows(training_batches(tiny, seed=4), model, 7, 0, 8)):  # fmt: skip
         assert not np.array_equal(whole.weights_BxL > 0, other.weights_BxL > 0)

@@ -157,7 +157,7 @@ def kept_bytes(model: TransformerConfig, attention: str, remat: str, batch: int)
     )
     rope = rope_tables(model.context, model.d_head, 1e4) if model.position == "rope" else None
 
-    context = LayerContext(rope, model.windows[0], "causal", attention)
+    context = LayerContext(rope, model.windows[0], "causal", None, attention)
 
     def layer(w: Any, x: jax.Array, key: jax.Array | None) -> Any:
         return Block(model, stack, w)(x, context)

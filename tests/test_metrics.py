@@ -11,11 +11,11 @@ from synthetic_sweep import sweep_config, write_runs
 
 from scaling.metrics import last_metrics, read_metrics
 from scaling.objectives import NextToken
-from scaling.training.metrics import PATIENCE, Losses, MetricsFile
+from scaling.training.metrics import PATIENCE, MetricsFile, RunningLosses
 
 
 def test_window_and_tail_are_means_of_the_steps_they_name() -> None:
-    losses = Losses(steps=100, limit=100.0)
+    losses = RunningLosses(steps=100, limit=100.0)
     for step in range(1, 101):
         assert losses.add(step, float(step)) is None
         if step == 40:
@@ -27,17 +27,17 @@ def test_window_and_tail_are_means_of_the_steps_they_name() -> None:
 
 def test_sums_go_on_to_the_bit_from_what_json_kept() -> None:
     values = [math.sin(i) + 2 for i in range(50)]
-    whole, part = Losses(50, 10.0), Losses(50, 10.0)
+    whole, part = RunningLosses(50, 10.0), RunningLosses(50, 10.0)
     for step, value in enumerate(values, 1):
         whole.add(step, value)
         part.add(step, value)
-        part = Losses(**json.loads(json.dumps(part.state())))
+        part = RunningLosses(**json.loads(json.dumps(part.state())))
     assert part == whole
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_is_divergence_at_once(loss: float) -> None:
-    losses = Losses(100, 8.0)
+    losses = RunningLosses(100, 8.0)
     assert losses.add(1, 2.0) is None
     assert "step 2" in (losses.add(2, loss) or "")
     assert losses.take_window() == 2.0  # the bad one is not in the mean
@@ -47,7 +47,7 @@ def test_worse_than_guessing_for_long_is_divergence_and_a_spike_is_not() -> None
     limit = NextToken().limit(256)
     high = limit + 0.1
     assert limit == pytest.approx(1.5 * math.log(256))
-    losses = Losses(1000, limit)
+    losses = RunningLosses(1000, limit)
     for step in range(1, PATIENCE):
         assert losses.add(step, high) is None
     assert losses.add(PATIENCE, 3.0) is None

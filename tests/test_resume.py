@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,36 @@ def test_interrupted_in_its_last_evaluation_a_run_only_evaluates(
     assert "eval_loss" in json.loads(lines[-1])
     train(config, folder=folder, quiet=True)
     assert_same(folder, whole)
+
+
+def raised(line: str) -> str:
+    return json.dumps({key: value + 1 if "loss" in key else value for key, value in json.loads(line).items()}) + "\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines[:-1], raised(lines[-1])],
+        lambda lines: [*map(raised, lines)],
+        lambda lines: lines[: len(lines) // 2],
+        lambda lines: [],
+    ],
+    ids=["the held-out loss", "every loss", "the second half", "all"],
+)
+def test_what_becomes_a_result_is_not_read_from_lines_that_anyone_can_change(
+    config: RunConfig, whole: Path, tmp_path: Path, change: Callable[[list[str]], list[str]]
+) -> None:
+    """It is measured, or vouched for by the checkpoint's checksum."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "result.json").unlink()
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(change(lines)))
+    result, want = train(config, folder=folder, quiet=True), read_result(whole)
+    assert want is not None and (result.loss, result.train_loss) == (want.loss, want.train_loss)
+    only_the_end = change(lines)[:-1] == lines[:-1]  # which is measured again
+    assert ("metrics.jsonl up to step" in result.reason) != only_the_end
+    assert (result.tokens_per_s == want.tokens_per_s) == only_the_end
 
 
 def test_other_devices_see_the_same_data(tiny: Tiny, tmp_path: Path) -> None:

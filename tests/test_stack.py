@@ -16,7 +16,7 @@ from scaling.families import FEED_FORWARDS, Tensor
 from scaling.families.block import FeedForward
 from scaling.families.linear import linear
 from scaling.families.shape import TransformerShape
-from scaling.models import LossSums, functional
+from scaling.models import Aux, LayerPart, LossSums, functional
 from scaling.models.linear import Linear
 from scaling.models.stack import group_size
 
@@ -123,15 +123,15 @@ class Squared(FeedForward):
         yield router  # a matrix that stays float32
 
 
-class SquaredPart(nnx.Module):
+class SquaredPart(LayerPart):
     def __init__(self, config: TransformerConfig, part: Squared, params: functional.Params):
         self.map, self.router = Linear(params["map"]), nnx.Param(params["router"])
         self.dtypes = (params["map"]["kernel"].dtype, params["router"].dtype)
 
-    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, x: jax.Array, context: Any, dropout_key: jax.Array | None) -> tuple[jax.Array, Aux]:
         y = self.map(x) * jax.nn.sigmoid(x.astype(jnp.float32) @ self.router[...]).astype(x.dtype)
         assert self.dtypes == (x.dtype, jnp.float32), "precision is as declared, whatever the number of axes"
-        return y, {"size": jnp.sum(jnp.square(y.astype(jnp.float32)))}
+        return y, Aux({"size": jnp.sum(jnp.square(y.astype(jnp.float32)))}, {})
 
 
 MIXED: dict[str, Any] = {"feed_forward": [{"kind": "mlp"}, {"kind": "squared", "rank": 2}, {"kind": "mlp"}]}
@@ -153,7 +153,7 @@ def test_layers_of_several_kinds_and_what_they_add_to_the_loss(
 
     def objective(params: functional.Params, placement: Placement) -> jax.Array:
         sums = functional.bind(config, placement, params).loss_sums(tokens, tokens[:, ::-1], jnp.ones((2, L)))
-        return sums.loss + sums.extra["size"]
+        return sums.loss + sums.aux.losses["size"]
 
     def found(**placement: Any) -> Any:
         at = Placement.model_validate(placement)

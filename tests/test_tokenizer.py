@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from scaling.config import TokenizerConfig
 from scaling.data.tokenizer import (
-    EOD,
     EOD_NAME,
     TOKENIZER_FILE,
     BpeTokenizer,
@@ -20,6 +19,7 @@ from scaling.data.tokenizer import (
     train_bpe,
 )
 from scaling.errors import UserError
+from scaling.tokens import EOD
 
 SOURCES = Path(__file__).parents[1] / "scaling/data"
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.py"))]

@@ -78,7 +78,7 @@ def test_dropout_differs_from_step_to_step_and_between_microbatches_and_is_the_s
     config = tiny.config(model={"dropout": 0.5}, optimizer={"learning_rate": 1e-9})
     knobs, _, state = parts(config)
     row = NextToken().batch(jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 33))))
-    batch = Batch(*(jnp.repeat(x, 8, 0) for x in row))  # the same window eight times
+    batch = jax.tree.map(lambda x: jnp.repeat(x, 8, 0), row)  # the same window eight times
     step = quick_jit(lambda s, b: update(config, knobs, s, b)[1][0])
     first, again, later = step(state, batch), step(state, batch), step(state._replace(step=jnp.int32(1)), batch)
     assert first == again
@@ -87,7 +87,7 @@ def test_dropout_differs_from_step_to_step_and_between_microbatches_and_is_the_s
     key = jax.random.key(0)
     whole = quick_jit(lambda p, b: gradients(halves, p, b, key).means.loss)(state.params, batch)
     part = quick_jit(lambda p, b, i: gradients(config, p, b, jax.random.fold_in(key, i)).means.loss)
-    ones = [part(state.params, Batch(*(x[:4] for x in batch)), i) for i in range(2)]
+    ones = [part(state.params, jax.tree.map(lambda x: x[:4], batch), i) for i in range(2)]
     assert ones[0] != ones[1]
     assert float(whole) == pytest.approx(float(ones[0] + ones[1]) / 2, rel=1e-5)
 

@@ -12,6 +12,7 @@ import pytest
 from synthetic_sweep import sweep_config, write_runs
 from test_run_store import RESULT
 from test_sweep import PRETEND, four_slots, sweep, trained
+from waiting import LIMIT_S, wait_until
 
 from scaling import load_runs, report
 from scaling.config import to_yaml
@@ -42,10 +43,7 @@ class Drawings:
         return [float(line) for line in self.notes.read_text().split()] if self.notes.exists() else []
 
     def wait(self, count: int) -> None:
-        deadline = time.monotonic() + 20
-        while len(self.times) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: len(self.times) >= count)
 
 
 @pytest.fixture
@@ -81,11 +79,9 @@ def test_the_real_process_writes_table_and_page_of_a_sweep_without_results(tmp_p
     (home / runs[0].id / "config.yaml").write_text(to_yaml(runs[0].config))
     said: list[str] = []
     with Upkeep(home, said.append, report):
-        deadline = time.monotonic() + 60
-        while not (home / "report.html").exists():
-            assert time.monotonic() < deadline and not said, said
-            time.sleep(0.05)
-        assert REFRESH in (home / "report.html").read_text() and len(pd.read_parquet(home / "runs.parquet")) == 0
+        wait_until(lambda: (home / "report.html").exists() or said)
+        assert not said and REFRESH in (home / "report.html").read_text()
+        assert len(pd.read_parquet(home / "runs.parquet")) == 0
     assert REFRESH not in (home / "report.html").read_text() and not said
 
 
@@ -99,13 +95,14 @@ def test_drawings_are_far_enough_apart_and_follow_the_last_run(
         drawings.wait(1)
         for _ in range(30):
             kept.touch()
-            time.sleep(0.02)
         drawings.wait(2)
-        kept.touch()
-        drawings.wait(3)
         time.sleep(0.7)
+        drawn = len(drawings.times)
+        assert drawn in (2, 3)  # a third where the machine was so busy that the second came between two touches
+        kept.touch()
+        drawings.wait(drawn + 1)
     between = [b - a for a, b in zip(drawings.times, drawings.times[1:], strict=False)]
-    assert len(drawings.times) in (3, 4) and min(between) > 0.4
+    assert min(between) >= 0.5
 
 
 def test_a_dear_drawing_makes_pauses_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,19 +152,18 @@ def test_a_drawing_that_hangs_delays_neither_the_sweep_nor_its_end(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "STOP_S", 0.5)
-    drawings = Drawings(tmp_path, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
+    drawings = Drawings(tmp_path, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
     began = time.monotonic()
     outcome = run_sweep(sweep(), four_slots(), tmp_path, reporter=drawings)
-    assert outcome.ok and len(drawings.times) == 1 and time.monotonic() - began < 45
+    assert outcome.ok and len(drawings.times) == 1 and time.monotonic() - began < LIMIT_S
     assert outcome.report == outcome.folder / "report.html"
 
 
 def test_a_drawing_beyond_its_limit_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "LIMIT_S", 0.5)
-    drawings, said = Drawings(tmp_path, "time.sleep(60)"), []
+    drawings, said = Drawings(tmp_path, "time.sleep(600)"), list[str]()
     with Upkeep(tmp_path, said.append, drawings):
-        drawings.wait(1)
-        time.sleep(1.0)
+        wait_until(lambda: said)
     assert said == ["table and page were not written: it took more than 0.5 s; the records are complete"]
 
 

@@ -61,9 +61,9 @@ def flops_per_token(model: ModelConfig | RunConfig, keys: float | None = None, m
     tensors, reference = list(model.tensors()), False
     if isinstance(model, RunConfig):
         reference = model.objective.REFERENCE
-        mask, model = mask or model.objective.MASK, model.model
+        mask, model = mask or model.objective.mask, model.model
     count, extra = params(model), model.extra_flops(mask or "causal", keys)
-    lowest = min(tensor.depth for tensor in tensors if not tensor.frozen)
+    lowest = min(tensor.depth for tensor in tensors if tensor.trained)
     items = dict.fromkeys(model.ITEMS, 0.0)
     whole = {"hidden": 0.0, "head": 0.0}
     for tensor in tensors:
@@ -95,4 +95,4 @@ def _passes(tensor: Tensor, lowest: int) -> int:
     makes fewer products than this.
     """
     depth = tensor.depth if tensor.role == "hidden" else HEAD  # an embedding is multiplied with where it is the head
-    return 1 + (not tensor.frozen) + (lowest <= LAYERS if depth == LAYERS else lowest < depth)
+    return 1 + tensor.trained + (lowest <= LAYERS if depth == LAYERS else lowest < depth)

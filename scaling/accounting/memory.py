@@ -47,10 +47,10 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     platform = found.platform if found else "gpu"
     dtype = compute_dtype(run.placement.compute_dtype, platform)
     compute = Compute(
-        platform, dtype, run.placement.attention, run.placement.remat, mesh["tensor"], run.objective.MASK
+        platform, dtype, run.placement.attention, run.placement.remat, mesh["tensor"], run.objective.mask
     )
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
-    trained = [(tensor, size) for tensor, size in parts if not tensor.frozen]
+    trained = [(tensor, size) for tensor, size in parts if tensor.trained]
     held = FLOAT32 * sum(size for _, size in parts)
     copied = sum(size for tensor, size in parts if tensor.precision == "compute") * (1 + run.objective.REFERENCE)
     windows = ceil(run.batch_size / (accumulate * mesh["data"] * mesh["fsdp"]))

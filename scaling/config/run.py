@@ -197,9 +197,9 @@ class RunConfig(Config):
                 f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} does not fit into "
                 f"model.vocab={self.model.vocab}; set model.vocab to {least} or a little more"
             )
-        if self.objective.MASK not in self.model.MASKS:
+        if self.objective.mask not in self.model.MASKS:
             raise ValueError(
-                f"objective.kind={self.objective.name} lets every token see a {self.objective.MASK} context, which a "
+                f"objective.kind={self.objective.name} lets every token see a {self.objective.mask} context, which a "
                 f"model of this kind cannot; it can: {', '.join(self.model.MASKS)}"
             )
         if self.placement.remat not in self.model.REMAT:

@@ -28,10 +28,11 @@ from scaling.data.store import (
     token_dtype,
 )
 from scaling.data.store import store_folder_of as folder_of
-from scaling.data.tokenizer import EOD, TOKENIZER_FILE, TRAINING_BYTES, Tokenizer, digest, load_tokenizer, train_bpe
+from scaling.data.tokenizer import TOKENIZER_FILE, TRAINING_BYTES, Tokenizer, digest, load_tokenizer, train_bpe
 from scaling.errors import UserError
 from scaling.locks import lock
 from scaling.result import naming, write_text_atomically
+from scaling.tokens import EOD
 
 JOURNAL = "journal.json"
 BATCH_CHARACTERS = 8_000_000  # texts encoded between two entries of the journal: what an interruption costs

@@ -13,9 +13,10 @@ import numpy as np
 
 from scaling.config import DataConfig
 from scaling.data.corpora import changed_source, source_identity
-from scaling.data.tokenizer import EOD, Tokenizer, load_tokenizer, token_bytes
+from scaling.data.tokenizer import Tokenizer, load_tokenizer, token_bytes
 from scaling.errors import UserError
 from scaling.text import align
+from scaling.tokens import EOD
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -10,8 +10,8 @@ import numpy as np
 
 from scaling.config import TokenizerConfig
 from scaling.errors import UserError
+from scaling.tokens import EOD
 
-EOD = 0
 TOKENIZER_FILE = "tokenizer.json"
 EOD_NAME = "<end of document>"  # has spaces, which byte-level BPE never has in a token: no text becomes it
 TRAINING_BYTES = 100_000_000  # of the first training documents: a bound on memory and time, not a tuned value

@@ -66,10 +66,9 @@ class Attention(Mixer):
     def kernel(self, model: TransformerShape, compute: Compute, window: int) -> str:
         """The way it is computed."""
         bent = model.attention_softcap is not None or model.position == "alibi" or model.dropout > 0
-        two_sided = compute.mask == "full" and window < model.context
         return choose(
-            compute.attention, compute.platform,
-            dtype=compute.dtype, d_head=model.d_head, bent=bent, two_sided=two_sided,
+            compute.attention, compute.platform, dtype=compute.dtype, d_head=model.d_head,
+            bent=bent, mask=compute.mask, windowed=window < model.context,
         )  # fmt: skip
 
     def products(self, model: TransformerShape) -> int:

@@ -16,6 +16,13 @@ class BlockPart(Config):
     """`module:class` of its forward pass, imported when used"""
     LOSSES: ClassVar[tuple[str, ...]] = ()
     """names of the sums that its forward pass adds to the training loss, such as a router's balance"""
+    METRICS: ClassVar[tuple[str, ...]] = ()
+    """names of what is logged of each of its layers, such as how even a router's load is"""
+
+    def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
+        """Shapes of the sums over tokens that its forward pass tells in one layer, beside those of the loss: what its
+        metrics and its state are made of, such as the tokens of each expert."""
+        return {}
 
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
         """Its parameters in one layer, paths from the part on."""

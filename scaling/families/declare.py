@@ -52,6 +52,13 @@ class Tensor:
     """a vector that is read once the last layer is done"""
     frozen: bool = False
     """it keeps its first value: a run says so, see `RunConfig.tensors`"""
+    state: bool = False
+    """it has no gradient: its part changes it once a step by what it counted, see `models.layer.LayerPart`"""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the optimizer changes it."""
+        return not (self.frozen or self.state)
 
     @property
     def name(self) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
+from typing import get_args
 
 from scaling.errors import UserError
 from scaling.families.model import Mask
@@ -32,6 +34,8 @@ class Kernel:
     """knows neither a soft-cap, ALiBi nor dropout of probabilities"""
     left_only: bool = False
     """knows windows before a query, none that also reach behind it"""
+    masks: tuple[Mask, ...] = get_args(Mask)
+    """those that it knows"""
     fused: bool = False
     """keeps no scores for the backward pass"""
     grouped: bool = False
@@ -44,18 +48,34 @@ KERNELS = {
     "reference": Kernel(),
     "blocked": Kernel(),
     "xla": Kernel(plain_only=True, grouped=True),
-    "cudnn": Kernel(platform="gpu", plain_only=True, left_only=True, fused=True, grouped=True, refuses=_cudnn),
-    "splash": Kernel(platform="tpu", plain_only=True, fused=True, refuses=_splash),
+    "cudnn": Kernel(
+        platform="gpu",
+        plain_only=True,
+        left_only=True,
+        masks=("causal", "full"),
+        fused=True,
+        grouped=True,
+        refuses=_cudnn,
+    ),
+    "splash": Kernel(
+        platform="tpu",
+        plain_only=True,
+        masks=("causal", "full", "document"),
+        fused=True,
+        refuses=_splash,
+    ),
 }
 BEST = {"gpu": ("cudnn", "xla"), "tpu": ("splash", "blocked"), "cpu": ("blocked",)}
 """what `auto` tries, in this order, before the reference"""
 
 
-def choose(asked: str, platform: str, *, dtype: str, d_head: int, bent: bool, two_sided: bool = False) -> str:
+def choose(
+    asked: str, platform: str, *, dtype: str, d_head: int, bent: bool, mask: Mask = "causal", windowed: bool = False
+) -> str:
     """The kernel that `placement.attention` comes to on a platform.
 
     bent: scores are soft-capped or fall with the distance, or probabilities are dropped.
-    two_sided: a query sees a window of keys on either side.
+    windowed: a query sees fewer keys than the mask lets it see, those near it.
     Raises UserError where the one asked for cannot run, and says why and which can.
     """
 
@@ -65,7 +85,9 @@ def choose(asked: str, platform: str, *, dtype: str, d_head: int, bent: bool, tw
             return f"runs on {kernel.platform} only, this is {platform}"
         if kernel.plain_only and bent:
             return "knows no attention_softcap, alibi or dropout"
-        if kernel.left_only and two_sided:
+        if mask not in kernel.masks:
+            return f"knows no {mask} mask"
+        if kernel.left_only and windowed and looks_ahead(mask):
             return "knows no sliding window that reaches behind a query"
         return kernel.refuses(dtype, d_head)
 
@@ -77,13 +99,18 @@ def choose(asked: str, platform: str, *, dtype: str, d_head: int, bent: bool, tw
     return asked
 
 
+def looks_ahead(mask: Mask) -> bool:
+    """Whether a query may see keys after its own position."""
+    return mask in ("full", "prefix")
+
+
 def blocks(length: int, window: int, mask: Mask) -> list[tuple[slice, slice]]:
     """(queries, keys that some of them see) of every block of `blocked`; keys start where a block starts."""
     parts = []
     for start in range(0, length, BLOCK):
         stop = min(start + BLOCK, length)
         first = max(0, start - window + 1) // BLOCK * BLOCK
-        last = stop if mask == "causal" else min(length, -(-(stop - 1 + window) // BLOCK) * BLOCK)
+        last = stop if not looks_ahead(mask) else min(length, -(-(stop - 1 + window) // BLOCK) * BLOCK)
         parts.append((slice(start, stop), slice(first, last)))
     return parts
 
@@ -97,8 +124,14 @@ def keys_of_blocks(length: int, window: int, mask: Mask) -> float:
 def visible_keys(context: int, window: int, mask: Mask = "causal") -> float:
     """Mean over the positions of a window of text of the keys that a query sees.
 
-    causal: of min(i + 1, window); full: of the keys less than `window` away on either side.
+    causal: of min(i + 1, window); full: of the keys less than `window` away on either side; prefix: where the prefix
+    has any length below `context` as often as another; document: as causal, since how long documents are is the
+    text's: more than a query sees.
     """
     w = min(window, context)
     before = w * (w + 1) / 2 + (context - w) * w
-    return (before if mask == "causal" else 2 * before - context) / context
+    if mask == "full":
+        return (2 * before - context) / context
+    # over prefixes p < L the mean of Σ max(0, p − d) over distances d < w
+    ahead = (comb(context, 3) - comb(context - w + 1, 3)) / context if mask == "prefix" else 0.0
+    return (before + ahead) / context

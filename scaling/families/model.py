@@ -11,8 +11,9 @@ from scaling.families.ladder import LadderConfig
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
 from scaling.frozen import Config
 
-Mask = Literal["causal", "full"]
-"""the keys that a query may see: those up to its own position, or all of the window"""
+Mask = Literal["causal", "full", "prefix", "document"]
+"""the keys that a query may see: those up to its own position; all of the window; those up to its own position and
+all of the prefix; those up to its own position that are of its document"""
 FLOAT32 = 4  # bytes
 TRAINING = 3  # forward and backward: each product has two gradients, each a product of the same size
 
@@ -149,3 +150,13 @@ class ModelConfig(Config):
     def losses(self) -> tuple[str, ...]:
         """Names of the sums that the model adds to the training loss."""
         return ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what else it measures in a step."""
+        return ()
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Shapes of the sums over tokens that its forward pass tells beside those of the loss, as a tree."""
+        return {}

@@ -34,6 +34,11 @@ class Stack:
     members: tuple[int, ...]
     """which of the layers that have parameters of their own"""
 
+    @property
+    def parts(self) -> dict[str, BlockPart]:
+        """By their keys in the parameters of a layer."""
+        return {"attention": self.mixer, "mlp": self.feed_forward}
+
 
 class TransformerConfig(TransformerShape):
     """One transformer. Sizes are in units (not bytes); unset sizes follow from the others."""
@@ -41,7 +46,7 @@ class TransformerConfig(TransformerShape):
     PARTS: ClassVar[tuple[str, ...]] = ("embedding", "position", "attention", "mlp", "norm", "head")
     ITEMS: ClassVar[tuple[str, ...]] = (PROJECTIONS, SCORES, "mlp", "head")
     SIZES: ClassVar[tuple[str, ...]] = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
-    MASKS: ClassVar[tuple[Mask, ...]] = ("causal", "full")
+    MASKS: ClassVar[tuple[Mask, ...]] = ("causal", "full", "prefix", "document")
     MODULE: ClassVar[str] = "scaling.models.transformer:Transformer"
 
     kind: Literal["transformer"] | None = None
@@ -100,6 +105,26 @@ class TransformerConfig(TransformerShape):
     def losses(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for parts in self.parts for part in parts for name in part.LOSSES))
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """`NAME/layer_I` of every layer that has parameters of its own."""
+        return tuple(
+            f"{name}/layer_{layer}"
+            for stack in self.stacks
+            for part in stack.parts.values()
+            for name in part.METRICS
+            for layer in stack.members
+        )
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """By stack, part and name, the layers of the stack in front."""
+
+        def of(stack: Stack, part: BlockPart) -> dict[str, tuple[int, ...]]:
+            return {name: (len(stack.members), *shape) for name, shape in part.counts(self).items()}
+
+        return {stack.name: {key: of(stack, part) for key, part in stack.parts.items()} for stack in self.stacks}
+
     def tensors(self) -> Iterator[Tensor]:
         """Conventions: biases (where `bias`) on q, k, v, o and on each MLP matrix, never on the head; RMSNorm has a
         scale, LayerNorm a scale and, where `bias`, a bias; QK-norm has one scale of width d_head for queries and one
@@ -124,7 +149,7 @@ class TransformerConfig(TransformerShape):
             yield head(D, V, std=std)
 
     def _layer(self, stack: Stack) -> Iterator[Tensor]:
-        for key, part in (("attention", stack.mixer), ("mlp", stack.feed_forward)):
+        for key, part in stack.parts.items():
             for tensor in part.tensors(self):
                 yield replace(tensor, path=(key, *tensor.path))
         yield from self._norm("attention_norm")

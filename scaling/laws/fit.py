@@ -1,16 +1,17 @@
 """Fit a law to runs, and what can be asked of it after."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.forms import FORMS, Form, get_form
+from scaling.laws.forms.pooled import pooled
 from scaling.laws.intervals.bootstrap import bootstrap
 from scaling.laws.intervals.clusters import clusters_of
 from scaling.laws.intervals.covariance import Covariance, CovarianceMethod, covariance
@@ -19,6 +20,7 @@ from scaling.laws.intervals.identification import Identification, identify
 from scaling.laws.intervals.interval import Interval
 from scaling.laws.intervals.prediction import Optimum, PredictedLoss, interval_of, optimum_at, predicted_loss
 from scaling.laws.intervals.profile import Profile, profile
+from scaling.laws.pooled import Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
 from scaling.laws.solve.draws import DrawMethod, Draws, Resampling
@@ -31,8 +33,12 @@ from scaling.laws.solve.problem import make_problem
 from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
 from scaling.laws.text.fit import fit_table, format_table
+from scaling.laws.text.frames import draws_frame, interval_frame, parameter_frame, predicted_frame, to_arviz
 from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Fit(FittedLaw):
@@ -52,6 +58,8 @@ class Fit(FittedLaw):
         run where the runs have a run column, else by row. False: by row.
         kind: "rows" or "runs" draw from the data; "noise" draws Gaussian noise of the residuals' own size around the
         fitted law, the better choice for a designed sweep of a few runs, where a resample would lose a whole budget.
+        None, as in `backtest`: "runs" where rows are of training runs or clusters, "noise" with fewer than ten rows a
+        parameter, else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """
@@ -116,15 +124,24 @@ class Fit(FittedLaw):
         """
         return interval_of(self, name, level, C, flops_per_token)
 
-    def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss:
+    @overload
+    def predict(self, table: "pd.DataFrame", /, *, level: float = 0.9) -> "pd.DataFrame": ...
+
+    @overload
+    def predict(self, table: None = None, /, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss: ...
+
+    def predict(self, table: Any = None, /, *, level: float = 0.9, **columns: ArrayLike) -> Any:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
+
+        table: or a DataFrame with columns named as in the runs or by letter; the answer is one, too, with its index:
+        loss and, after draws, low, high, run_low and run_high.
 
         With draws there are two intervals: `low`, `high` of the law itself, `run_low`, `run_high` of a single run,
         which scatters around it. Both assume that the form is right: for runs beyond those fitted ask
         `laws.Forecaster`.
         Raises UserError where a column that the form reads is missing.
         """
-        return predicted_loss(self, columns, level)
+        return predicted_loss(self, columns, level) if table is None else predicted_frame(self, table, level)
 
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
         """The N and D that spend C training FLOPs at the least loss, with intervals once there are draws.
@@ -134,6 +151,63 @@ class Fit(FittedLaw):
         """
         return optimum_at(self, C, level, flops_per_token)
 
+    def to_frame(self, level: float = 0.9) -> "pd.DataFrame":
+        """Parameters and exponents by name: value, low and high (after draws), and whether fixed."""
+        return parameter_frame(self, level)
+
+    def conf_int(self, level: float = 0.9) -> "pd.DataFrame":
+        """Central intervals over the last draws, low and high, of parameters and exponents by name."""
+        return interval_frame(self, level)
+
+    def draws_frame(self) -> "pd.DataFrame":
+        """The last draws, one a row, with a column for each parameter and exponent."""
+        return draws_frame(self)
+
+    def to_arviz(self) -> Any:
+        """The last draws as ArviZ reads them, a DataTree with one chain in `posterior`.
+
+        Raises UserError before any draws, and where ArviZ (the extra `arviz`) is not installed.
+        """
+        return to_arviz(self)
+
+    def __getitem__(self, group: str) -> "Fit":
+        """The law of one group of a pooled fit, with its runs and its share of the draws.
+
+        Raises UserError for a group that there is not, and for a fit of one law of all runs.
+        """
+        return Fit(*group_of(self, group))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Of a pooled fit, in the order in which the runs name them."""
+        return pooling_of(self).groups
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Parameters that the groups of a pooled fit have in common."""
+        return pooling_of(self).shared
+
+    def gain(
+        self, C: float | None = None, level: float = 0.9, flops_per_token: FlopsPerToken | None = None
+    ) -> dict[str, Gain]:
+        """Of a pooled fit the compute multiplier of every group but the first.
+
+        That is how many times fewer FLOPs it needs for the loss that the first reaches with C at its best N and D.
+
+        C: training FLOPs of the first group; None: the largest that every group has runs of. flops_per_token: of a
+        model of N parameters; None: 6·N.
+        Raises UserError unless the law is one of N and D, or of C.
+        """
+        return gains(self, C, level, flops_per_token)
+
+    def test_sharing(self, n: int = 200, seed: int = 0) -> SharingTest:
+        """Whether the groups of a pooled fit may share what they share: a likelihood-ratio test against a law that
+        shares nothing, its level by `n` simulations of the fitted one.
+
+        Raises UserError where nothing is shared.
+        """
+        return sharing(self, n, seed)
+
     def summary(self, level: float = 0.9) -> str:
         """An aligned text: the law, its parameters, how well it fits, what to be wary of."""
         return format_table(fit_table(self, level))
@@ -142,7 +216,7 @@ class Fit(FittedLaw):
         """Everything, as JSON can hold it: parameters at full precision, None for what is not finite."""
         values = {
             "kind": "scaling.laws.Fit",
-            "law": self.form.name,
+            **_law_of(self.form),
             "formula": self.form.formula,
             "source": self.form.source,
             "params": self.params,
@@ -165,17 +239,23 @@ class Fit(FittedLaw):
 
 
 def fit(
-    runs: Runs,
+    runs: "Runs | pd.DataFrame",
     form: str | Form = "chinchilla",
     *,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
+    objective: Loss | None = None,
     residual: Residual | None = None,
     starts: int = 64,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
+    group: str | ArrayLike | None = None,
+    shared: Sequence[str] = (),
+    **columns: Any,
 ) -> Fit:
     """Fit a law to runs.
 
+    runs: or a DataFrame, whose columns are named as in `laws.Runs`: N="params", D="tokens", loss="loss", C="flops", …
+    Its objective is `objective`, which may stand for `loss` of runs, too.
     form: a name in `laws.FORMS` or a Form.
     loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
     residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
@@ -183,11 +263,19 @@ def fit(
     starts: published parameters first, then a Sobol sequence.
     fixed: parameters, in the columns' own units, that are taken as known.
     priors: `laws.Prior(mean, sd)` of parameters; what they weigh follows from the noise of a fit without them.
+    group: a column of labels (of the table, or one label a row): one fit of a law for each group, which have the
+    parameters in `shared` in common; `fit[label]` is the law of one, see also `Fit.gain` and `Fit.test_sharing`.
 
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
-    form, loss = get_form(form), loss or huber()
+    form = get_form(form)
+    runs = _runs_of(runs, form, {"loss": loss, **columns} if isinstance(loss, str) else columns)
+    loss = objective or (loss if isinstance(loss, Loss) else huber())
     residual = residual or ("log" if (runs.loss > 0).all() else "raw")
+    if group is not None:
+        runs, form = pool(runs, form, group, shared)
+    elif shared:
+        raise UserError(f"shared={tuple(shared)} is for several groups: name the column that tells them, group=…")
     if starts < 1:
         raise UserError(f"starts must be at least 1; got {starts}")
     require_fittable(runs, form, residual, fixed or {}, priors or {})
@@ -198,6 +286,14 @@ def fit(
     require_held(problem, best)
     diagnostics = diagnose(problem, solution, int(solution.total.argmin()), starts, best)
     return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
+
+
+def _runs_of(runs: "Runs | pd.DataFrame", form: Form, columns: Mapping[str, Any]) -> Runs:
+    if not isinstance(runs, Runs):
+        return Runs(runs, **{"signed": form.signed, **columns})
+    if columns:
+        raise UserError(f"fit: {', '.join(columns)} are of a DataFrame; these runs have their columns already")
+    return runs
 
 
 def load(path: str | Path, form: Form | None = None) -> Fit:
@@ -240,6 +336,14 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     return fitted
 
 
+def _law_of(form: Form) -> dict[str, Any]:
+    """The law's name, as it is found by, and what a pooled one is made of."""
+    if form.pooling is None:
+        return {"law": form.name}
+    together = {"groups": list(form.pooling.groups), "shared": list(form.pooling.shared)}
+    return {"law": form.pooling.base.name, "pooled": together}
+
+
 class _NotUsable(UserError):
     """A saved fit that is whole, of a law that is not at hand or with parameters that are no numbers."""
 
@@ -261,6 +365,9 @@ def _saved_form(path: str | Path, values: Mapping[str, Any], form: Form | None) 
             "laws.load(path, form=laws.form(…))"
         )
     form = form or FORMS[law]
+    if together := values.get("pooled"):
+        form = pooled(form, together["groups"], together["shared"])
+        law = form.name
     if (form.name, form.params) != (law, params):
         raise _NotUsable(
             f"{path} is a fit of {law!r} with {', '.join(params)}; the form given is {form.name!r} with "

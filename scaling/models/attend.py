@@ -17,6 +17,7 @@ def reference(
     k_BxLxKxd: jax.Array,
     v_BxLxKxd: jax.Array,
     mask: AttentionMask,
+    marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """Plain attention: the whole [L, L] square of scores of every head in float32."""
@@ -24,13 +25,15 @@ def reference(
     groups = heads // k_BxLxKxd.shape[2]
     k_BxLxHxd, v_BxLxHxd = jnp.repeat(k_BxLxKxd, groups, 2), jnp.repeat(v_BxLxKxd, groups, 2)
     scores_BxHxLxL = jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd, k_BxLxHxd, preferred_element_type=jnp.float32)
-    positions = jnp.arange(length)
-    probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, positions, positions, mask)
+    window = slice(0, length)
+    probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, window, window, mask, marks_BxL)
     probs_BxHxLxL = dropout(probs_BxHxLxL, mask.dropout, key).astype(v_BxLxHxd.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", probs_BxHxLxL, v_BxLxHxd)
 
 
-Implementation = Callable[[jax.Array, jax.Array, jax.Array, AttentionMask, jax.Array | None], jax.Array]
+Implementation = Callable[
+    [jax.Array, jax.Array, jax.Array, AttentionMask, jax.Array | None, jax.Array | None], jax.Array
+]
 
 RUN: dict[str, Implementation] = {
     "reference": reference,
@@ -48,12 +51,14 @@ def attend(
     v_BxLxKxd: jax.Array,
     mask: AttentionMask,
     *,
+    marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """Attention, [B, L, H, d]; scores are scaled by 1/√d and query heads share keys in groups of H / K.
 
     mask: which keys a query sees and how their scores are bent.
+    marks_BxL: what the mask is made of, where it depends on the text: see `objectives.Batch`.
     key: for dropout of probabilities; None for none.
     implementation: a name in KERNELS, or `auto` for the fastest that can run on the mesh's devices.
 
@@ -66,6 +71,7 @@ def attend(
         dtype=q_BxLxHxd.dtype.name,
         d_head=q_BxLxHxd.shape[-1],
         bent=bent,
-        two_sided=mask.kind == "full" and mask.window < q_BxLxHxd.shape[1],
+        mask=mask.kind,
+        windowed=mask.window < q_BxLxHxd.shape[1],
     )
-    return RUN[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, key)
+    return RUN[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, key)

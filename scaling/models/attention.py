@@ -8,7 +8,7 @@ from scaling.families.attention import Attention as Declared
 from scaling.models.attend import attend
 from scaling.models.attention_mask import AttentionMask
 from scaling.models.language_model import scaled
-from scaling.models.layer import LayerContext
+from scaling.models.layer import NOTHING, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
 from scaling.models.norm import rms_norm
 from scaling.models.parameters import Params
@@ -16,7 +16,7 @@ from scaling.models.positions import rotate
 from scaling.parallel.sharding import constrain
 
 
-class Attention(nnx.Module):
+class Attention(LayerPart):
     """See `families.attention`."""
 
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
@@ -25,7 +25,9 @@ class Attention(nnx.Module):
         self.q_scale = nnx.Param(params["q_scale"]) if config.qk_norm else None
         self.k_scale = nnx.Param(params["k_scale"]) if config.qk_norm else None
 
-    def __call__(self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         config = self.config
         batch, length, _ = x_BxLxD.shape
         q_BxLxHxd = self.q(x_BxLxD).reshape(batch, length, config.n_heads, config.d_head)
@@ -47,7 +49,8 @@ class Attention(nnx.Module):
             AttentionMask(
                 context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
             ),
+            marks_BxL=context.marks_BxL,
             key=dropout_key,
             implementation=context.implementation,
         )
-        return self.o(out_BxLxHxd.reshape(batch, length, -1))
+        return self.o(out_BxLxHxd.reshape(batch, length, -1)), NOTHING

@@ -22,6 +22,7 @@ def blocked(
     k_BxLxKxd: jax.Array,
     v_BxLxKxd: jax.Array,
     mask: AttentionMask,
+    marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """See `attend`."""
@@ -31,9 +32,9 @@ def blocked(
     k_BxHxLxd = jnp.repeat(jnp.swapaxes(k_BxLxKxd, 1, 2), groups, 1)
     v_BxHxLxd = jnp.repeat(jnp.swapaxes(v_BxLxKxd, 1, 2), groups, 1)
     if mask.softcap is None and (mask.dropout == 0 or key is None):
-        out_BxHxLxd = _attend(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask)
+        out_BxHxLxd = _attend(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, marks_BxL, mask)
     else:
-        out_BxHxLxd = _bent(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask, key)
+        out_BxHxLxd = _bent(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask, marks_BxL, key)
     return jnp.swapaxes(out_BxHxLxd, 1, 2)
 
 
@@ -41,33 +42,44 @@ def _scores(q_BxHxQxd: jax.Array, k_BxHxSxd: jax.Array) -> jax.Array:
     return jnp.einsum("bhqd,bhkd->bhqk", q_BxHxQxd, k_BxHxSxd, preferred_element_type=jnp.float32)
 
 
-def _bent(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, key: jax.Array | None) -> jax.Array:
+def _bent(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: AttentionMask,
+    marks_BxL: jax.Array | None,
+    key: jax.Array | None,
+) -> jax.Array:
     """With soft-capped scores or dropped probabilities; its backward pass is derived automatically."""
     out = []
     for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
-        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, _range(queries), _range(keys), mask)
+        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, queries, keys, mask, marks_BxL)
         own_key = None if key is None else jax.random.fold_in(key, queries.start)
         probs_BxHxQxS = dropout(probs_BxHxQxS, mask.dropout, own_key).astype(v.dtype)
         out.append(jnp.einsum("bhqk,bhkd->bhqd", probs_BxHxQxS, v[:, :, keys]))
     return jnp.concatenate(out, 2)
 
 
-def _range(part: slice) -> jax.Array:
-    return jnp.arange(part.start, part.stop)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _attend(q_BxHxLxd: jax.Array, k_BxHxLxd: jax.Array, v_BxHxLxd: jax.Array, mask: AttentionMask) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(
+    q_BxHxLxd: jax.Array,
+    k_BxHxLxd: jax.Array,
+    v_BxHxLxd: jax.Array,
+    marks_BxL: jax.Array | None,
+    mask: AttentionMask,
+) -> jax.Array:
     """Softmax of q·k times v, without soft-cap and dropout."""
-    return _forward(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask)[0]
+    return _forward(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, marks_BxL, mask)[0]
 
 
-def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask) -> tuple[jax.Array, Any]:
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, marks_BxL: jax.Array | None, mask: AttentionMask
+) -> tuple[jax.Array, Any]:
     """Keeps exp(scores − maximum) of every block and one over its sum; neither is multiplied out over the block."""
     outs, weights, scales = [], [], []
     for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
-        scores_BxHxQxS = bend(_scores(q[:, :, queries], k[:, :, keys]), _range(queries), _range(keys), mask)
+        scores_BxHxQxS = bend(_scores(q[:, :, queries], k[:, :, keys]), queries, keys, mask, marks_BxL)
         weights_BxHxQxS = jnp.exp(scores_BxHxQxS - jnp.max(scores_BxHxQxS, -1, keepdims=True))
         scale_BxHxQx1 = 1 / jnp.sum(weights_BxHxQxS, -1, keepdims=True)
         out_BxHxQxd = jnp.einsum("bhqk,bhkd->bhqd", weights_BxHxQxS.astype(v.dtype), v[:, :, keys])
@@ -78,7 +90,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask) -> t
     return out, (q, k, v, out, weights, scales)
 
 
-def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     """Gradients of q, k and v.
 
     Written out for two reasons. Σ p·dp over keys is the output times its gradient, d_head numbers to sum in place of
@@ -102,7 +114,7 @@ def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Arr
         dqs.append(jnp.einsum("bhqk,bhkd->bhqd", dscores_BxHxQxS, k[:, :, keys]))
         dks.append(jnp.einsum("bhdq,bhqk->bhdk", q_BxHxdxL[..., queries], dscores_BxHxQxS))
         dvs.append(jnp.einsum("bhdq,bhqk->bhdk", dout_BxHxdxQ, weights_BxHxQxS))
-    return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, cut), _sum_over_blocks(dvs, cut)
+    return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, cut), _sum_over_blocks(dvs, cut), None
 
 
 def _sum_over_blocks(parts: list[jax.Array], cut: Blocks) -> jax.Array:

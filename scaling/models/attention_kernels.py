@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.models.attention_mask import AttentionMask
+from scaling.models.attention_mask import MARKED, AttentionMask, seen
 from scaling.parallel.sharding import on_each_device, ways
+
+Axes = tuple[str | None, ...]
 
 LANES = 128  # a TPU's vectors; splash attention works on whole ones
 
@@ -18,10 +20,11 @@ def xla(
     k_BxLxKxd: jax.Array,
     v_BxLxKxd: jax.Array,
     mask: AttentionMask,
+    marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """JAX's portable form: the whole square of scores, fused where XLA can."""
-    return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, "xla")
+    return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, "xla")
 
 
 def cudnn(
@@ -29,16 +32,25 @@ def cudnn(
     k_BxLxKxd: jax.Array,
     v_BxLxKxd: jax.Array,
     mask: AttentionMask,
+    marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """cuDNN's flash attention."""
-    return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, "cudnn")
+    return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, "cudnn")
 
 
 def _dot_product(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, implementation: Literal["xla", "cudnn"]
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: AttentionMask,
+    marks_BxL: jax.Array | None,
+    implementation: Literal["xla", "cudnn"],
 ) -> jax.Array:
     length = q.shape[1]
+    if mask.kind in MARKED:
+        visible = seen(slice(0, length), slice(0, length), mask, marks_BxL)
+        return jax.nn.dot_product_attention(q, k, v, mask=visible, implementation=implementation)
     causal = mask.kind == "causal"
     window = None if mask.window >= length else (mask.window - 1, 0 if causal else mask.window - 1)
     return jax.nn.dot_product_attention(
@@ -56,6 +68,7 @@ def splash(
     k_BxLxKxd: jax.Array,
     v_BxLxKxd: jax.Array,
     mask: AttentionMask,
+    marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
     *,
     interpret: bool = False,
@@ -72,15 +85,21 @@ def splash(
         k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], 2) for x in (k, v))
     padding = ((0, 0), (0, -length % LANES), (0, 0), (0, 0))
     q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
-    axes = tuple(("batch", "sequence", heads, None) for heads in ("heads", "kv_heads", "kv_heads"))
+    axes: tuple[Axes, ...] = tuple(("batch", "sequence", heads, None) for heads in ("heads", "kv_heads", "kv_heads"))
+    arrays = [q, k, v]
+    if mask.kind in MARKED:
+        if marks_BxL is None:
+            raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
+        axes, arrays = (*axes, ("batch", "sequence")), [*arrays, jnp.pad(marks_BxL, padding[:2])]
     run = partial(_splash_on_one_device, mask=mask, real=length, interpret=interpret)
-    return on_each_device(run, axes, q, k, v)[:, :length].astype(q_BxLxHxd.dtype)
+    return on_each_device(run, axes, *arrays)[:, :length].astype(q_BxLxHxd.dtype)
 
 
 def _splash_on_one_device(
     q_BxLxHxd: jax.Array,
     k_BxLxKxd: jax.Array,
     v_BxLxKxd: jax.Array,
+    marks_BxL: jax.Array | None = None,
     *,
     mask: AttentionMask,
     real: int,
@@ -90,7 +109,7 @@ def _splash_on_one_device(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     length, heads = q_BxLxHxd.shape[1:3]
-    square, causal = (length, length), mask.kind == "causal"
+    square, causal = (length, length), mask.kind != "full"
     if mask.window < real:
         per_head: masks.Mask = masks.LocalMask(square, (mask.window - 1, 0 if causal else mask.window - 1), 0)
     else:
@@ -113,4 +132,7 @@ def _splash_on_one_device(
         interpret=interpret,
     )
     q_BxHxLxd, k_BxKxLxd, v_BxKxLxd = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxd, k_BxLxKxd, v_BxLxKxd))
-    return jnp.swapaxes(jax.vmap(run)(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd), 1, 2)
+    if marks_BxL is None:
+        return jnp.swapaxes(jax.vmap(run)(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd), 1, 2)
+    out_BxHxLxd = jax.vmap(run)(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd, kernel.SegmentIds(marks_BxL, marks_BxL))
+    return jnp.swapaxes(out_BxHxLxd, 1, 2)

@@ -7,8 +7,8 @@ from scaling.families import TransformerConfig
 from scaling.families.transformer import Stack
 from scaling.models.attention_mask import dropout
 from scaling.models.functional import load_class
-from scaling.models.language_model import Losses, scaled
-from scaling.models.layer import LayerContext
+from scaling.models.language_model import scaled
+from scaling.models.layer import Aux, LayerContext, total
 from scaling.models.norm import Norm
 from scaling.models.parameters import Params
 from scaling.parallel.sharding import constrain
@@ -29,17 +29,16 @@ class Block(nnx.Module):
 
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None = None
-    ) -> tuple[jax.Array, Losses]:
+    ) -> tuple[jax.Array, Aux]:
         keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
-        losses: Losses = {}
+        told: dict[str, Aux] = {}
 
         def mix(h_BxLxD: jax.Array) -> jax.Array:
-            h_BxLxD = self.mixer(h_BxLxD, context, keys[0])
+            h_BxLxD, told["attention"] = self.mixer(h_BxLxD, context, keys[0])
             return branch(h_BxLxD, self.mixer_out, keys[1])
 
         def feed(h_BxLxD: jax.Array) -> jax.Array:
-            h_BxLxD, added = self.feed_forward(h_BxLxD, keys[2])
-            losses.update(added)
+            h_BxLxD, told["mlp"] = self.feed_forward(h_BxLxD, context, keys[2])
             return branch(h_BxLxD, self.feed_forward_out, keys[2])
 
         def branch(h_BxLxD: jax.Array, norm: Norm | None, key: jax.Array | None) -> jax.Array:
@@ -48,13 +47,16 @@ class Block(nnx.Module):
             return scaled(dropout(h_BxLxD, self.rate, key), self.branch)
 
         first, second = self.first, self.second
-        if second is None:  # a parallel block has one shared norm
-            if self.position == "post":
-                return first(x_BxLxD + mix(x_BxLxD) + feed(x_BxLxD)), losses
+        if second is None and self.position == "post":  # a parallel block has one shared norm
+            x_BxLxD = first(x_BxLxD + mix(x_BxLxD) + feed(x_BxLxD))
+        elif second is None:
             h_BxLxD = first(x_BxLxD)
-            return x_BxLxD + mix(h_BxLxD) + feed(h_BxLxD), losses
-        if self.position == "post":
+            x_BxLxD = x_BxLxD + mix(h_BxLxD) + feed(h_BxLxD)
+        elif self.position == "post":
             x_BxLxD = first(x_BxLxD + mix(x_BxLxD))
-            return second(x_BxLxD + feed(x_BxLxD)), losses
-        x_BxLxD = x_BxLxD + mix(first(x_BxLxD))
-        return x_BxLxD + feed(second(x_BxLxD)), losses
+            x_BxLxD = second(x_BxLxD + feed(x_BxLxD))
+        else:
+            x_BxLxD = x_BxLxD + mix(first(x_BxLxD))
+            x_BxLxD = x_BxLxD + feed(second(x_BxLxD))
+        losses = total(aux.losses for aux in told.values())
+        return x_BxLxD, Aux(losses, {key: aux.counts for key, aux in told.items()})

@@ -24,10 +24,25 @@ def bind_run(run: RunConfig, params: Params, reference: Params | None = None) ->
 
     reference: parameters of the model that it is compared with, if any; that one is bound as its `reference`.
     """
-    model = bind(run.model, run.placement, params, run.objective.MASK)
+    model = bind(run.model, run.placement, params, run.objective.mask)
     if reference is not None:
         model.reference = bind_run(run, reference)
     return model
 
 
-__all__ = ["Params", "abstract", "bind", "bind_run", "facts", "init", "load_class"]
+def metrics(model: ModelConfig, counts: dict[str, Any]) -> dict[str, Any]:
+    """What a step measures beside its losses, by the names in `model.metrics`.
+
+    counts: of `LossSums.aux`, divided by the objective's count.
+    """
+    found: dict[str, Any] = load_class(model.MODULE).metrics(model, counts)
+    return found
+
+
+def updated(model: ModelConfig, params: Params, counts: dict[str, Any]) -> Params:
+    """The parameters after a step, those without a gradient changed by what was counted in it."""
+    after: Params = load_class(model.MODULE).updated(model, params, counts)
+    return after
+
+
+__all__ = ["Params", "abstract", "bind", "bind_run", "facts", "init", "load_class", "metrics", "updated"]

@@ -9,12 +9,10 @@ from flax import nnx
 from scaling.accounting import compute_dtype
 from scaling.config.run import Placement
 from scaling.families import Mask, ModelConfig
+from scaling.models.layer import Aux
 from scaling.models.loss import LossSums, logits_of, token_losses
 from scaling.models.parameters import Params
 from scaling.parallel.sharding import constrain, target_platform
-
-Losses = dict[str, jax.Array]
-"""sums over tokens that a model adds to the training loss, such as a router's balance; empty for most"""
 
 
 class LanguageModel(nnx.Module):
@@ -31,13 +29,30 @@ class LanguageModel(nnx.Module):
         self.embedding = nnx.Param(params["embedding"])
         self.head = None if config.tied else nnx.Param(params["head"])
 
-    def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
-        """Hidden states [B, L, D] as the head takes them; dropout is applied where a key is given."""
+    def hidden(
+        self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
+        """Hidden states [B, L, D] as the head takes them; dropout is applied where a key is given.
+
+        marks_BxL: what the attention mask is made of, where it depends on the text: see `objectives.Batch`.
+        """
         raise NotImplementedError
 
-    def __call__(self, tokens_BxL: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None = None, *, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
         """Hidden states [B, L, D]."""
-        return self.hidden(tokens_BxL, dropout_key)[0]
+        return self.hidden(tokens_BxL, marks_BxL, dropout_key)[0]
+
+    @classmethod
+    def metrics(cls, config: Any, counts: dict[str, Any]) -> dict[str, jax.Array]:
+        """Scalars by the names in the family's `metrics`. counts: as in `layer.LayerPart`, of all layers. Traced."""
+        return {}
+
+    @classmethod
+    def updated(cls, config: Any, params: Params, counts: dict[str, Any]) -> Params:
+        """All parameters after a step, of which those that are declared as `state` may be new. Traced."""
+        return params
 
     @property
     def dtype(self) -> Any:
@@ -62,29 +77,36 @@ class LanguageModel(nnx.Module):
         tokens_BxL: jax.Array,
         targets_BxL: jax.Array,
         weights_BxL: jax.Array,
+        marks_BxL: jax.Array | None = None,
         *,
         dropout_key: jax.Array | None = None,
     ) -> LossSums:
         """Sums over tokens of what a batch costs."""
-        hidden_BxLxD, losses = self.hidden(tokens_BxL, dropout_key)
+        hidden_BxLxD, aux = self.hidden(tokens_BxL, marks_BxL, dropout_key)
         nll_BxL, log_z_BxL = self.token_losses(hidden_BxLxD, targets_BxL)
         weights_BxL = weights_BxL.astype(jnp.float32)
         z = jnp.sum(weights_BxL * jnp.square(log_z_BxL))
-        return LossSums(jnp.sum(weights_BxL * nll_BxL), z, losses)
+        return LossSums(jnp.sum(weights_BxL * nll_BxL), z, aux)
 
     def start_state(self, batch: int) -> Any:
         """What the model knows before the first of `batch` texts: a tree of arrays [B, …]; nothing for most."""
         return ()
 
-    def continued(self, tokens_BxL: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def continued(self, tokens_BxL: jax.Array, state: Any, marks_BxL: jax.Array | None) -> tuple[jax.Array, Any]:
         """(hidden states, state after them), without dropout, for windows that go on where `state` was left."""
-        return self(tokens_BxL), state
+        return self(tokens_BxL, marks_BxL), state
 
     def window_losses(
-        self, tokens_BxL: jax.Array, targets_BxL: jax.Array, weights_BxL: jax.Array, state: Any = ()
+        self,
+        tokens_BxL: jax.Array,
+        targets_BxL: jax.Array,
+        weights_BxL: jax.Array,
+        marks_BxL: jax.Array | None = None,
+        *,
+        state: Any = (),
     ) -> tuple[jax.Array, Any]:
         """(Σ weight · −log p(target) of every window, [B] float32; the state after them), without dropout."""
-        hidden_BxLxD, state = self.continued(tokens_BxL, state)
+        hidden_BxLxD, state = self.continued(tokens_BxL, state, marks_BxL)
         nll_BxL, _ = self.token_losses(hidden_BxLxD, targets_BxL)
         return jnp.sum(weights_BxL.astype(jnp.float32) * nll_BxL, -1), state
 

@@ -1,10 +1,14 @@
-"""What a layer is told beside its input."""
+"""What a layer is told beside its input, and what it tells beside its output."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
+from flax import nnx
 
 from scaling.families import Mask
+from scaling.models.parameters import Params
 
 Rope = tuple[jax.Array, jax.Array] | None
 
@@ -18,5 +22,50 @@ class LayerContext:
     window: int
     """keys that a query may see"""
     mask: Mask
+    marks_BxL: jax.Array | None
+    """what the mask is made of, where it depends on the text"""
     implementation: str
     """`placement.attention`"""
+
+
+class Aux(NamedTuple):
+    """What is told beside an output: float32 sums over tokens."""
+
+    losses: dict[str, jax.Array]
+    """what is added to the training loss, each with its weight: scalars by the names in LOSSES"""
+    counts: dict[str, Any]
+    """what metrics and states are made of: arrays by the names in `counts`, of several layers by stack and part"""
+
+
+NOTHING = Aux({}, {})
+
+
+def total(sums: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """Sums of the same name added, whichever have it."""
+    found: dict[str, jax.Array] = {}
+    for own in sums:
+        found |= {name: found[name] + value if name in found else value for name, value in own.items()}
+    return found
+
+
+class LayerPart(nnx.Module):
+    """The forward pass of a part of a layer, over the parameters of that layer.
+
+    Called with (x, context, dropout key or None) it returns the branch [B, L, D] and its `Aux`.
+    """
+
+    @staticmethod
+    def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Scalars of one layer by the names in METRICS. Traced.
+
+        counts: sums over the tokens of a whole batch, divided by the objective's count.
+        """
+        return {}
+
+    @staticmethod
+    def updated(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
+        """Parameters of one layer after a step, of which those that are declared as `state` may be new. Traced.
+
+        part: its declaration.
+        """
+        return params

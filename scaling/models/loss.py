@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.accounting import loss_chunk
+from scaling.models.layer import NOTHING, Aux
 from scaling.models.matmul import matmul
 from scaling.parallel.sharding import constrain
 
@@ -17,8 +18,7 @@ class LossSums(NamedTuple):
     """Σ weight · −log p(target)"""
     z: jax.Array
     """Σ weight · (log Z)²"""
-    extra: dict[str, jax.Array]
-    """what the model adds to the training loss, by name, each with its weight"""
+    aux: Aux = NOTHING
 
 
 def logits_of(hidden: jax.Array, head_DxV: jax.Array, softcap: float | None) -> jax.Array:

@@ -14,7 +14,8 @@ from scaling.families import LSTMConfig, Mask
 from scaling.families.declare import tree
 from scaling.families.lstm import GATES
 from scaling.models.attention_mask import dropout
-from scaling.models.language_model import LanguageModel, Losses
+from scaling.models.language_model import LanguageModel
+from scaling.models.layer import NOTHING, Aux
 from scaling.models.matmul import outer
 from scaling.models.parameters import Params, at_precision
 from scaling.parallel.sharding import constrain, target_platform
@@ -54,15 +55,19 @@ class LSTM(LanguageModel):
         layers = at_precision({name: params[name] for name in names}, declared, self.dtype)
         self.layers = nnx.data([_weights(layers[name]) for name in names])
 
-    def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
-        return self._run(tokens_BxL, self.start_state(len(tokens_BxL)), dropout_key)[0], {}
+    def hidden(
+        self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
+        return self._run(tokens_BxL, self.start_state(len(tokens_BxL)), dropout_key)[0], NOTHING
 
     def start_state(self, batch: int) -> list[LSTMState]:
         """Of every layer, zeros."""
         h_BxP = jnp.zeros((batch, self.config.width), self.dtype)
         return [LSTMState(h_BxP, jnp.zeros((batch, self.config.d_hidden), jnp.float32))] * self.config.layers
 
-    def continued(self, tokens_BxL: jax.Array, state: list[LSTMState]) -> tuple[jax.Array, list[LSTMState]]:
+    def continued(
+        self, tokens_BxL: jax.Array, state: list[LSTMState], marks_BxL: jax.Array | None = None
+    ) -> tuple[jax.Array, list[LSTMState]]:
         return self._run(tokens_BxL, state, None)
 
     def _run(

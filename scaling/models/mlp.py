@@ -2,17 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from scaling.families import TransformerConfig
 from scaling.families.mlp import MLP as Declared
-from scaling.models.language_model import Losses
+from scaling.models.layer import NOTHING, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
 from scaling.models.parameters import Params
 from scaling.parallel.sharding import constrain
 
 
-class MLP(nnx.Module):
+class MLP(LayerPart):
     """See `families.mlp`."""
 
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
@@ -21,12 +20,14 @@ class MLP(nnx.Module):
         self.gate = Linear(params["gate"]) if config.gated else None
         self.down = Linear(params["down"])
 
-    def __call__(self, x_BxLxD: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+    def __call__(
+        self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         up_BxLxF = constrain(self.up(x_BxLxD), "batch", "sequence", "mlp")
         if self.gate is not None:
             gate_BxLxF = constrain(self.gate(x_BxLxD), "batch", "sequence", "mlp")
-            return self.down(activate(gate_BxLxF, self.activation) * up_BxLxF), {}
-        return self.down(activate(up_BxLxF, self.activation)), {}
+            return self.down(activate(gate_BxLxF, self.activation) * up_BxLxF), NOTHING
+        return self.down(activate(up_BxLxF, self.activation)), NOTHING
 
 
 def activate(x: jax.Array, name: str) -> jax.Array:

@@ -43,13 +43,13 @@ def facts(model: ModelConfig) -> dict[str, Any]:
 
 
 def trained(params: Params, declared: dict[str, Any]) -> Params:
-    """The parameters with None, which no transformation sees, in place of the frozen ones."""
-    return map_declared(lambda tensor, w: None if tensor.frozen else w, declared, params)
+    """The parameters with None, which no transformation sees, in place of those that the optimizer leaves alone."""
+    return map_declared(lambda tensor, w: w if tensor.trained else None, declared, params)
 
 
-def with_frozen(trained: Params, params: Params, declared: dict[str, Any]) -> Params:
-    """All parameters: the frozen ones of `params`, the others of `trained`."""
-    return map_declared(lambda tensor, own, w: w if tensor.frozen else own, declared, trained, params)
+def with_rest(trained: Params, params: Params, declared: dict[str, Any]) -> Params:
+    """All parameters: those that the optimizer changes of `trained`, the others of `params`."""
+    return map_declared(lambda tensor, own, w: own if tensor.trained else w, declared, trained, params)
 
 
 def map_declared(f: Any, declared: Any, *trees: Any) -> Any:

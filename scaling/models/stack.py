@@ -10,13 +10,12 @@ import jax.numpy as jnp
 from scaling.config.run import Placement
 from scaling.families import Mask, TransformerConfig, tree
 from scaling.models.block import Block
-from scaling.models.language_model import Losses
-from scaling.models.layer import LayerContext, Rope
+from scaling.models.layer import Aux, LayerContext, Rope, total
 from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
 from scaling.parallel.sharding import target_platform
 
-Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Losses]]
+Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
 
 
 def group_size(config: TransformerConfig) -> int:
@@ -48,7 +47,9 @@ class Layers:
         self.stack_of = {i: stack for stack in stacks.values() for i in stack.members}
         self.windows = config.windows
 
-    def __call__(self, x_BxLxD: jax.Array, rope: Rope, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+    def __call__(
+        self, x_BxLxD: jax.Array, rope: Rope, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         """The stream after the last layer, and what the layers add to the training loss."""
         config, asked = self.config, self.placement.layers
         scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
@@ -56,21 +57,21 @@ class Layers:
         groups = config.layers // size if scan else 0
         keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
 
-        def run(x: jax.Array, weights: Params, first: int, count: int, keys: Any) -> tuple[jax.Array, Losses]:
+        def run(x: jax.Array, weights: Params, first: int, count: int, keys: Any) -> tuple[jax.Array, Aux]:
             """`count` layers from `first` on; `weights` are theirs."""
-            slices, losses = self._slices(weights, first // sharing, count // sharing), dict[str, jax.Array]()
+            slices, told = self._slices(weights, first // sharing, count // sharing), list[Aux]()
             for i in range(count):
-                apply = self._layer(first + i, rope, in_scan=groups > 1)
-                x, added = apply(slices[i // sharing], x, None if keys is None else keys[i])
-                losses = add(losses, added)
-            return x, losses
+                apply = self._layer(first + i, rope, marks_BxL, in_scan=groups > 1)
+                x, aux = apply(slices[i // sharing], x, None if keys is None else keys[i])
+                told.append(aux)
+            return x, self._together(told, first // sharing)
 
         if groups < 2:
             return run(x_BxLxD, self.weights, 0, config.layers, keys)
         scanned = groups * size
         cut = {stack.name: sum(i < scanned // sharing for i in stack.members) for stack in config.stacks}
 
-        def step(x: jax.Array, xs: Any) -> tuple[jax.Array, Losses]:
+        def step(x: jax.Array, xs: Any) -> tuple[jax.Array, Aux]:
             weights, group_keys = xs
             return run(x, weights, 0, size, group_keys)
 
@@ -81,13 +82,26 @@ class Layers:
         }
         group_keys = None if keys is None else keys[:scanned].reshape(groups, size)
         x_BxLxD, by_group = jax.lax.scan(step, x_BxLxD, (grouped, group_keys))
-        losses = jax.tree.map(jnp.sum, by_group)
+        losses = jax.tree.map(jnp.sum, by_group.losses)
+        counts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)
         if scanned == config.layers:
-            return x_BxLxD, losses
+            return x_BxLxD, Aux(losses, counts)
         rest = {name: jax.tree.map(lambda w, n=cut[name]: w[n:], w) for name, w in self.weights.items()}
         rest_keys = None if keys is None else keys[scanned:]
-        x_BxLxD, added = run(x_BxLxD, rest, scanned, config.layers - scanned, rest_keys)
-        return x_BxLxD, add(losses, added)
+        x_BxLxD, aux = run(x_BxLxD, rest, scanned, config.layers - scanned, rest_keys)
+        return x_BxLxD, Aux(total([losses, aux.losses]), _behind(counts, aux.counts))
+
+    def _together(self, told: list[Aux], first: int) -> Aux:
+        """Losses of layers in a row added; counts stacked for each kind of layer, those of a shared one added.
+
+        first: the one that the row begins with, of those with own parameters.
+        """
+        sharing, counts = self.config.layer_sharing, dict[str, list[Any]]()
+        for i in range(0, len(told), sharing):
+            own = jax.tree.map(lambda *x: sum(x[1:], x[0]), *(aux.counts for aux in told[i : i + sharing]))
+            counts.setdefault(self.stack_of[first + i // sharing].name, []).append(own)
+        stacked = {name: jax.tree.map(lambda *x: jnp.stack(x), *layers) for name, layers in counts.items()}
+        return Aux(total(aux.losses for aux in told), stacked)
 
     def _slices(self, weights: Params, first: int, count: int) -> list[Params]:
         """The parameters of each of `count` layers with own ones from `first` on, of stacks that hold just those."""
@@ -95,19 +109,21 @@ class Layers:
         parts = {name: iter(unstack(weights[name], names.count(name))) for name in dict.fromkeys(names)}
         return [next(parts[name]) for name in names]
 
-    def _layer(self, layer: int, rope: Rope, *, in_scan: bool) -> Apply:
-        context = LayerContext(rope, self.windows[layer], self.mask, self.placement.attention)
+    def _layer(self, layer: int, rope: Rope, marks_BxL: jax.Array | None, *, in_scan: bool) -> Apply:
+        context = LayerContext(rope, self.windows[layer], self.mask, marks_BxL, self.placement.attention)
         stack = self.stack_of[layer // self.config.layer_sharing]
 
-        def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Losses]:
+        def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
             return Block(self.config, stack, w)(x, context, key)
 
         return rematerialised(apply, self.placement.remat, in_scan=in_scan)
 
 
-def add(a: Losses, b: Losses) -> Losses:
-    """Sums of the same name added."""
-    return a | {name: a[name] + value if name in a else value for name, value in b.items()}
+def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Counts by kind of layer, those of later layers behind."""
+    both = first.keys() & second.keys()
+    joined = {name: jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first[name], second[name]) for name in both}
+    return first | second | joined
 
 
 def rematerialised(apply: Apply, policy: str, *, in_scan: bool) -> Apply:

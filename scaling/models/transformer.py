@@ -1,13 +1,20 @@
 """The transformer: embedding, positions, layers and the final norm."""
 
+from functools import partial
+from typing import Any
+
 import jax
 from flax import nnx
 
 from scaling.config.run import Placement
 from scaling.errors import UserError
 from scaling.families import Mask, TransformerConfig
+from scaling.families.block import BlockPart
+from scaling.families.transformer import Stack
 from scaling.models.attention_mask import dropout
-from scaling.models.language_model import LanguageModel, Losses
+from scaling.models.functional import load_class
+from scaling.models.language_model import LanguageModel
+from scaling.models.layer import Aux
 from scaling.models.norm import Norm
 from scaling.models.parameters import Params
 from scaling.models.positions import rope_tables, sinusoids
@@ -25,7 +32,9 @@ class Transformer(LanguageModel):
         self.layers = nnx.data({stack.name: params[stack.name] for stack in config.stacks})
         self.norm = Norm(config, params["norm"]) if "norm" in params else None
 
-    def hidden(self, tokens_BxL: jax.Array, dropout_key: jax.Array | None) -> tuple[jax.Array, Losses]:
+    def hidden(
+        self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         """Raises UserError for windows longer than the table of learned positions."""
         config, length = self.config, tokens_BxL.shape[1]
         x_BxLxD = self.embed(tokens_BxL)
@@ -42,5 +51,27 @@ class Transformer(LanguageModel):
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.mask, self.layers, self.dtype)
-        x_BxLxD, losses = layers(x_BxLxD, rope, keys[1])
-        return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), losses
+        x_BxLxD, aux = layers(x_BxLxD, rope, marks_BxL, keys[1])
+        return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), aux
+
+    @classmethod
+    def metrics(cls, config: TransformerConfig, counts: dict[str, Any]) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = {}
+        for stack, key, part in _counting(config):
+            by_layer = jax.vmap(load_class(part.MODULE).metrics)(counts[stack.name][key])
+            for name in part.METRICS:
+                found |= {f"{name}/layer_{layer}": by_layer[name][i] for i, layer in enumerate(stack.members)}
+        return found
+
+    @classmethod
+    def updated(cls, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
+        for stack, key, part in _counting(config):
+            layers = params[stack.name]
+            own = jax.vmap(partial(load_class(part.MODULE).updated, part))(layers[key], counts[stack.name][key])
+            params = params | {stack.name: layers | {key: own}}
+        return params
+
+
+def _counting(config: TransformerConfig) -> list[tuple[Stack, str, BlockPart]]:
+    """The parts that count something, by stack and key."""
+    return [(s, key, part) for s in config.stacks for key, part in s.parts.items() if part.counts(config)]

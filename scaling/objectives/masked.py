@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from scaling.families import Mask, ModelConfig
+from scaling.objectives.draws import random
 from scaling.objectives.objective import Batch, Objective, Windows
 
 DRAWS = 4
@@ -48,10 +49,10 @@ class Masked(Objective):
         sequence with a random shift; Cranley and Patterson 1976)."""
         first = step * source.batch_size + start
         text_BxL = source.windows(step, start, stop)[:, 1:].astype(np.int32)
-        shift = _random(source.seed, RATES, 0, (1, 1))[0]
+        shift = random(source.seed, RATES, 0, (1, 1))[0]
         rate_B = shift + np.arange(first, first + len(text_BxL), dtype=np.uint64) * GOLDEN
         real_BxL = np.ones(text_BxL.shape, bool)
-        masked_BxL = choose(real_BxL, rate_B, _random(source.seed, PLACES, first, text_BxL.shape))
+        masked_BxL = choose(real_BxL, rate_B, random(source.seed, PLACES, first, text_BxL.shape))
         return corrupt(text_BxL, real_BxL, masked_BxL, model.vocab - 1)
 
     def batch(self, rows: Batch) -> Batch:
@@ -67,7 +68,7 @@ class Masked(Objective):
         """
         text_BxL, real_BxL = batch.targets_BxL, batch.weights_BxL > 0
         rows, length = text_BxL.shape
-        random_BxR = _random(0, HELD_OUT, index * rows, (rows, 1 + DRAWS * length))
+        random_BxR = random(0, HELD_OUT, index * rows, (rows, 1 + DRAWS * length))
         for draw in range(DRAWS):
             rate_B = random_BxR[:, 0] + np.uint64(draw * 2**64 // DRAWS)
             masked_BxL = choose(real_BxL, rate_B, random_BxR[:, 1 + draw * length :][:, :length])
@@ -93,12 +94,3 @@ def corrupt(text_BxL: np.ndarray, real_BxL: np.ndarray, masked_BxL: np.ndarray, 
     tokens_BxL = np.where(real_BxL & ~masked_BxL, text_BxL, mask_token).astype(np.int32)
     weight_Bx1 = real_BxL.sum(-1, keepdims=True) / np.maximum(masked_BxL.sum(-1, keepdims=True), 1)
     return Batch(tokens_BxL, text_BxL, (masked_BxL * weight_Bx1).astype(np.float32))
-
-
-def _random(seed: int, stream: int, first: int, shape: tuple[int, int]) -> np.ndarray:
-    """uint64 [rows, columns]: rows from number `first` on of an endless table, each made by itself (Philox, Salmon et
-    al. 2011)."""
-    rows, columns = shape
-    blocks = -(-columns // 4)  # the generator makes four numbers for each count
-    raw = np.random.Philox(key=[seed, stream], counter=first * blocks).random_raw(rows * blocks * 4)
-    return raw.reshape(rows, blocks * 4)[:, :columns]

@@ -8,6 +8,7 @@ from pydantic import field_validator
 
 from scaling.families import Mask, ModelConfig
 from scaling.objectives.objective import Batch, Objective, Windows
+from scaling.tokens import EOD
 
 
 class NextToken(Objective):
@@ -19,6 +20,9 @@ class NextToken(Objective):
 
     kind: Literal["next_token"] | None = None
     """unset: next_token"""
+    documents: Literal["mask"] | None = None
+    """mask: a token sees only those of its own document, in training and in the held-out measure (Llama 3, 2407.21783
+    section 3.2); unset: also those of the documents before it in its window"""
 
     @field_validator("kind")
     @classmethod
@@ -30,6 +34,10 @@ class NextToken(Objective):
     def name(self) -> str:
         return self.kind or "next_token"
 
+    @property
+    def mask(self) -> Mask:
+        return "document" if self.documents else self.MASK
+
     def rows(self, source: Windows, model: ModelConfig, step: int, start: int, stop: int) -> np.ndarray:
         """Windows of L + 1 tokens in the store's small integers: the quickest way to a device."""
         return source.windows(step, start, stop)
@@ -38,7 +46,14 @@ class NextToken(Objective):
         import jax.numpy as jnp
 
         tokens = rows.astype(jnp.int32)
-        return Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones_like(tokens[:, 1:], jnp.float32))
+        batch = Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones_like(tokens[:, 1:], jnp.float32))
+        return self._marked(batch)
+
+    def _marked(self, batch: Batch) -> Batch:
+        if self.documents is None:
+            return batch
+        ends_BxL = (batch.tokens_BxL == EOD).astype(np.int32)
+        return batch._replace(marks_BxL=ends_BxL.cumsum(-1, dtype=np.int32) - ends_BxL)
 
     def count(self, batch: Batch) -> Any:
         import jax.numpy as jnp
@@ -46,4 +61,4 @@ class NextToken(Objective):
         return jnp.maximum(jnp.sum(batch.weights_BxL), 1.0)
 
     def held_out(self, batch: Batch, index: int, model: ModelConfig) -> Iterator[Batch]:
-        yield batch
+        yield self._marked(batch)

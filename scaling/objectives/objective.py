@@ -21,6 +21,9 @@ class Batch(NamedTuple):
     """int32, what it is to predict at each place"""
     weights_BxL: Any
     """float32, what a target counts: 1, or 0 for padding"""
+    marks_BxL: Any = None
+    """int32, what a mask is made of that depends on the text: 1 in the prefix and 0 behind it, or the number of a
+    token's document in its window; None for the others"""
 
 
 class Windows(Protocol):
@@ -39,7 +42,7 @@ class Objective(Config):
     UNIT: ClassVar[str]
     """of the loss, as it is told beside it"""
     MASK: ClassVar[Mask]
-    """the keys that attention lets a query see"""
+    """the keys that attention lets a query see, unless its own keys say otherwise"""
     EXTRA_TOKENS: ClassVar[int] = 0
     """rows of the embedding that it needs beside the tokenizer's: the last ones of `model.vocab`"""
     LIKELIHOOD: ClassVar[bool]
@@ -53,6 +56,11 @@ class Objective(Config):
     def name(self) -> str:
         """Its kind, said also where that is unset."""
         return str(self.kind)
+
+    @property
+    def mask(self) -> Mask:
+        """The keys that attention lets a query see."""
+        return self.MASK
 
     def targets(self, tokens: int, context: int) -> int:
         """Predictions that count among `tokens` read in training in windows of `context`, on average."""

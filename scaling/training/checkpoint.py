@@ -45,6 +45,8 @@ class Books:
     """running sums, see `metrics.RunningLosses`"""
     fingerprints: dict[str, int]
     """checksum of each array, see `fingerprints`"""
+    metrics: str | None = None
+    """checksum of what `metrics.jsonl` said, see `metrics.digest`"""
     branch: dict[str, Any] | None = None
     """of a run that began at another's checkpoint: which, after which step, and the FLOPs and seconds that it did not
     spend"""
@@ -93,6 +95,7 @@ class Checkpoints:
         tokens: int,
         wall_s: float,
         losses: dict[str, Any],
+        metrics: str | None = None,
         branch: dict[str, Any] | None = None,
         inherited: dict[str, Any] | None = None,
     ) -> None:
@@ -105,7 +108,7 @@ class Checkpoints:
             return
         from orbax.checkpoint import args
 
-        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state), branch, inherited)
+        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state), metrics, branch, inherited)
         values = asdict(books)
         saved = args.Composite(
             state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": _seal(values)})

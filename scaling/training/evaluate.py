@@ -80,7 +80,7 @@ class Evaluator:
                 check()
             parts = []
             for part in self.run.objective.held_out(batch, index, self.run.model):
-                part_losses, after = self._losses(params, state, Batch(*map(self._put, part)))
+                part_losses, after = self._losses(params, state, jax.tree.map(self._put, part))
                 state = after if self.streams else state
                 parts.append(part_losses)
             pending.append(parts)

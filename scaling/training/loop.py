@@ -241,11 +241,9 @@ class Loop:
             member.save(self._state_of(member))
 
     def _evaluate(self, member: Member) -> Evaluation:
-        """The held-out loss of the present state: measured, or from the records if it was before an interruption."""
-        evaluation = member.recorded_evaluation()
-        if evaluation is None:
-            check = self.signals.check if self.alone else None  # several processes stop together, between updates
-            with self.clock.paused():
-                evaluation = self.evaluator(self._state_of(member).params, check)
-            member.record_evaluation(evaluation)
+        """The held-out loss of the present state."""
+        check = self.signals.check if self.alone else None  # several processes stop together, between updates
+        with self.clock.paused():
+            evaluation = self.evaluator(self._state_of(member).params, check)
+        member.record_evaluation(evaluation)
         return evaluation

@@ -9,13 +9,14 @@ from typing import Any
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import Batches, TokenStore
+from scaling.metrics import METRICS_FILE
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
 from scaling.tracking import Mirror
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation
-from scaling.training.metrics import MetricsFile, RunningLosses
+from scaling.training.metrics import MetricsFile, RunningLosses, digest, settled
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result
 from scaling.training.start import first_state
@@ -68,7 +69,7 @@ class Member:
         self.losses, self.step, self.wall_before = RunningLosses(**books.losses), books.step, books.wall_s
         self.branch, self.inherited = books.branch, books.inherited
         self.facts |= {**({"branch": books.branch} if books.branch else {}), **(books.inherited or {})}
-        self.metrics = MetricsFile(self.folder, self.step, write=is_main())
+        self.metrics = MetricsFile(self.folder, self.step, books.metrics, write=is_main())
         self._open.append(self.metrics.close)
         self.progress = open_progress(run_id(config), config.steps, self.step, quiet=self.quiet, alone=self.pack == 1)
         self._open.append(self.progress.close)
@@ -80,6 +81,8 @@ class Member:
     def _tell_start(self, *, resumed: bool) -> None:
         """What is to know of how the run began. resumed: from a checkpoint of its own."""
         self.notes += self.checkpoints.notes
+        if not self.metrics.as_written:
+            self.notes.append(f"{METRICS_FILE} up to step {self.step} was changed: nothing of it is in this record")
         for note in self.notes:
             self.say(note)
         if not self.step:
@@ -153,14 +156,10 @@ class Member:
             tokens=tokens,
             wall_s=self.wall_s,
             losses=losses,
+            metrics=digest(settled(self.metrics.records, self.step)),
             branch=self.branch,
             inherited=self.inherited,
         )
-
-    def recorded_evaluation(self) -> Evaluation | None:
-        """The held-out loss at this step, where it was measured before an interruption."""
-        record = self.metrics.last("eval_loss")
-        return Evaluation.from_record(record) if record is not None and record["step"] == self.step else None
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """A held-out loss, just measured. Raises Diverged."""
@@ -182,7 +181,7 @@ class Member:
             yield
         except Diverged as reason:
             record = self.metrics.last("eval_loss")
-            self.facts["last_good"] = self.metrics.records[-1] if self.metrics.records else None
+            self.facts["last_good"] = self.metrics.measured[-1] if self.metrics.measured else None
             self._end("diverged", Evaluation.from_record(record) if record else None, str(reason))
 
     def fail(self, error: Exception) -> None:

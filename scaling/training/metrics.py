@@ -1,5 +1,6 @@
 """What a run measures on the way: running sums over losses, when it has diverged, and metrics.jsonl."""
 
+import hashlib
 import json
 import math
 import os
@@ -69,19 +70,36 @@ class RunningLosses:
 
 def write_metrics(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """`metrics.jsonl` anew, with these records."""
-    write_text_atomically(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
+    write_text_atomically(folder / METRICS_FILE, _lines(records))
+
+
+def settled(records: Sequence[Mapping[str, Any]], step: int) -> list[Mapping[str, Any]]:
+    """Those that a checkpoint of `step` stands for: an evaluation after that update is made again."""
+    return [r for r in records if r["step"] < step or (r["step"] == step and "eval_loss" not in r)]
+
+
+def digest(records: Sequence[Mapping[str, Any]]) -> str:
+    """Checksum of records, in hex."""
+    return hashlib.sha256(_lines(records).encode()).hexdigest()
+
+
+def _lines(records: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 class MetricsFile:
     """`metrics.jsonl`: a JSON object a line, in order of `step`. Training has `loss`, an evaluation `eval_loss`."""
 
-    def __init__(self, folder: Path, step: int, *, write: bool = True):
+    def __init__(self, folder: Path, step: int, expected: str | None = None, *, write: bool = True):
         """Continue the file after update number `step`; later lines come from updates that were lost and go.
 
-        write: whether this process writes the file; one of a run does.
+        expected: `digest` of the lines that stay, as they were written. write: whether this process writes the file;
+        one of a run does.
         """
         self.path = folder / METRICS_FILE
-        self.records = [record for record in read_metrics(folder) if record["step"] <= step]
+        self.records = settled(read_metrics(folder), step)
+        self.as_written = expected is None or digest(self.records) == expected
+        self._believed = 0 if self.as_written else len(self.records)
         self._file: Any = None
         if write:
             write_metrics(folder, self.records)
@@ -105,11 +123,16 @@ class MetricsFile:
         if self._file:
             self._file.close()
 
+    @property
+    def measured(self) -> list[Mapping[str, Any]]:
+        """The records that are as they were measured: not those that somebody has changed, or cut, since."""
+        return self.records[self._believed :]
+
     def last(self, having: str) -> Mapping[str, Any] | None:
-        """The latest record that has the key `having`."""
-        return next((record for record in reversed(self.records) if having in record), None)
+        """The latest measured record that has the key `having`."""
+        return next((record for record in reversed(self.measured) if having in record), None)
 
     def tokens_per_s(self) -> float | None:
-        """Median over records; the first, in which caches and clocks warm up, counts if it is the only one."""
-        speeds = [record["tokens_per_s"] for record in self.records if record.get("tokens_per_s")]
+        """Median over what was measured; the first, in which caches and clocks warm up, counts if it is alone."""
+        speeds = [record["tokens_per_s"] for record in self.measured if record.get("tokens_per_s")]
         return median(speeds[1:] or speeds) if speeds else None

@@ -132,7 +132,8 @@ def _wanted(config: RunConfig, start: StartConfig, layout: Any, parent: RunConfi
     params = layout.params if start.reference else _without(layout.params, new)
     opt_state = None
     if start.optimizer == "inherit":
-        opt_state = _without(layout.opt_state, new | {tensor.path for tensor in parent.tensors() if tensor.frozen})
+        still = {tensor.path for tensor in parent.tensors() if not tensor.trained}
+        opt_state = _without(layout.opt_state, new | still)
         opt_state = _without_schedules(opt_state)
     return layout._replace(step=None, params=params, opt_state=opt_state, reference=None)
 

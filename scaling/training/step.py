@@ -12,7 +12,8 @@ from scaling.config import RunConfig
 from scaling.data.store import token_dtype
 from scaling.families import tree
 from scaling.models import LossSums, functional
-from scaling.models.parameters import trained, with_frozen
+from scaling.models.layer import Aux
+from scaling.models.parameters import trained, with_rest
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, placed, replicated, use
 from scaling.training.knobs import Knobs, make_knobs
@@ -36,7 +37,7 @@ class Gradients(NamedTuple):
 
 def metric_names(run: RunConfig) -> tuple[str, ...]:
     """What a step of a run measures, in the order of its vector: one array is read from the device in one go."""
-    return (*METRICS, *run.model.losses)
+    return (*METRICS, *run.model.losses, *run.model.metrics)
 
 
 def gradients(
@@ -55,11 +56,11 @@ def gradients(
     own = trained(params, declared)
 
     def total(own: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, LossSums]:
-        model = functional.bind_run(run, with_frozen(own, params, declared), reference)
+        model = functional.bind_run(run, with_rest(own, params, declared), reference)
         sums = objective.sums(model, part, key)
         loss = (sums.loss + run.model.z_loss * sums.z) / count
         means = jax.tree.map(lambda x: x / count, sums)
-        return sum(means.extra.values(), loss), means
+        return sum(means.aux.losses.values(), loss), means
 
     def of(part: Batch, key: Any) -> Gradients:
         (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
@@ -76,7 +77,8 @@ def gradients(
         return jax.tree.map(jnp.add, total, of(microbatch(index), own_key)), None
 
     zero = jnp.zeros((), jnp.float32)
-    means = LossSums(zero, zero, dict.fromkeys(run.model.losses, zero))
+    counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
+    means = LossSums(zero, zero, Aux(dict.fromkeys(run.model.losses, zero), counts))
     return jax.lax.scan(add, Gradients(jax.tree.map(jnp.zeros_like, own), means), jnp.arange(parts))[0]
 
 
@@ -97,9 +99,11 @@ def update(run: RunConfig, knobs: Knobs, state: TrainState, batch: Batch) -> tup
     grads, means = gradients(run, state.params, batch, key, state.reference)
     updates, opt_state = run_optimizer(run, knobs).update(grads, state.opt_state, state.params)
     declared = tree(run.tensors())
-    params = with_frozen(optax.apply_updates(trained(state.params, declared), updates), state.params, declared)
+    params = with_rest(optax.apply_updates(trained(state.params, declared), updates), state.params, declared)
+    params = functional.updated(run.model, params, means.aux.counts)
     rate = make_schedule(run.schedule.name, knobs)(state.step)
-    extra = (means.extra[name] for name in run.model.losses)
+    told = means.aux.losses | functional.metrics(run.model, means.aux.counts)
+    extra = (told[name] for name in (*run.model.losses, *run.model.metrics))
     values = (means.loss, run.model.z_loss * means.z, global_norm(grads), rate, *extra)
     metrics = jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
     return TrainState(state.step + 1, params, opt_state, state.reference), metrics

@@ -21,6 +21,28 @@ WIDEST = 600.0
 of the data (N^alpha), that a search goes to: float64 ends at e^709, and a profile looks a factor of 1e4 further"""
 
 
+GROUP = "group"
+"""column of a law of several groups: 1 for the runs of the first, 2 for those of the second, …"""
+
+
+@dataclass(frozen=True, eq=False)
+class Pooling:
+    """What a law of several groups is made of, see `pooled`."""
+
+    base: "Form"
+    groups: tuple[str, ...]
+    shared: tuple[str, ...]
+    """parameters that have one value for all groups"""
+
+    def own(self, name: str, group: str) -> str:
+        """What the law calls a parameter of the base that holds for a group."""
+        return name if name in self.shared else f"{name}[{group}]"
+
+    def names(self, group: str) -> tuple[str, ...]:
+        """`own` of all parameters of the base, in its order."""
+        return tuple(self.own(name, group) for name in self.base.params)
+
+
 @dataclass(frozen=True, eq=False)
 class Form:
     """A law L(columns; parameters)."""
@@ -51,6 +73,8 @@ class Form:
     """what of a run's record L is"""
     signed: bool = False
     """whether L may be zero or negative"""
+    pooling: Pooling | None = None
+    """of a law of several groups"""
 
     def feed(self, column: str) -> Feed:
         """What of a run's record feeds a column; one that nothing is known of has the record's own by that name."""

@@ -14,6 +14,18 @@ from scaling.laws.solve.draws import Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.priors import drawn_means
 from scaling.laws.solve.solver import solve
+from scaling.laws.table.words import choice
+
+ROWS_PER_PARAMETER = 10
+"""with fewer, a resample of rows loses whole budgets: fresh noise is drawn instead, as `backtest` does"""
+
+
+def default_kind(fit: FittedLaw, groups: Labels | None, layered: bool = False) -> Resampling:
+    """What is drawn unless told otherwise. groups: of rows that belong together; layered: within strata."""
+    free = len(fit.problem.free)
+    if groups is not None:
+        return "runs" if layered or len(np.unique(groups)) > free + 1 else "noise"
+    return "rows" if layered or len(fit.runs) >= ROWS_PER_PARAMETER * free else "noise"
 
 
 def bootstrap(
@@ -27,8 +39,7 @@ def bootstrap(
     """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
     require_draws(n)
     groups = clusters_of(fit, cluster)
-    if kind is None:
-        kind = "rows" if groups is None else "runs"
+    kind = kind or default_kind(fit, groups, strata is not None)
     if kind not in ("rows", "runs", "noise"):
         raise UserError(f"bootstrap: kind must be 'rows', 'runs' or 'noise'; got {kind!r}")
     if kind == "noise" and strata is not None:
@@ -88,7 +99,7 @@ def resample_counts(
             return drawn
     raise UserError(
         f"bootstrap: {count} groups of {len(groups)} rows are too few to draw from: most draws hold fewer than "
-        f"{least} different rows; use kind='noise'"
+        f"{least} different rows; use {choice('kind', 'noise')}"
     )
 
 

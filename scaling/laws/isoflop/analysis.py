@@ -2,8 +2,11 @@
 
 The minimum at a budget is that of a parabola (Hoffmann et al. 2022) or of an Akima spline (Porian et al. 2024). One
 that is not interior to the sizes, or of a curve that is not convex, does not count, whatever the method. The power
-laws of N*, D* and L* go through the minima that count, weighted by 1/spread² of their draws.
+laws of N*, D* and L* go through the minima that count, weighted by 1/variance: within their budget by the spread of
+their draws, and between budgets by how far they scatter about the law (`isoflop.scatter`).
 """
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,10 +14,11 @@ from numpy.typing import ArrayLike
 from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
 from scaling.laws.intervals.interval import check_level, interval
-from scaling.laws.isoflop.akima import Splines, fit_splines
-from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget, MinimumMethod, MinimumVerdict
-from scaling.laws.isoflop.parabola import CURVATURES, Curvature, Parabolas, default_curvature, fit_parabolas
-from scaling.laws.isoflop.power_law import offset_law, precision, straight_law
+from scaling.laws.isoflop.choice import Curves, choose
+from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget, MinimumMethod, MinimumVerdict, Weights
+from scaling.laws.isoflop.others import other_exponents
+from scaling.laws.isoflop.parabola import CURVATURES, Curvature
+from scaling.laws.isoflop.points import Points
 from scaling.laws.table.budgets import TOLERANCE, budget_labels
 from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
@@ -28,64 +32,61 @@ def isoflop(
     curvature: Curvature | None = None,
     draws: int = 4000,
     seed: int = 0,
-    method: MinimumMethod = "parabola",
+    method: MinimumMethod | None = None,
+    weights: Weights = "variance",
 ) -> Isoflop:
     """Find the minimum of each budget and the power laws of N*, D* and L* in C.
 
     budget: a label for each row, in the order of `runs`; None: rows whose FLOPs differ by less than the share
     `tolerance` belong together.
-    level: coverage of the intervals; splines, whose draws put noise on noise, err on the wide side (92 to 97 % of
+    level: coverage of the intervals; splines, whose draws put noise on noise, err on the wide side (92 to 98 % of
     simulations at .9). draws: how many they are made of.
     curvature: of the parabolas: "shared" by all budgets, "linear" in log C, or each budget its "own" (as Hoffmann et
     al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, which
     simulations are for: see `isoflop.parabola`.
     method: "parabola" averages noise over all sizes but is biased on wide grids; "akima" follows the losses and
-    needs several sizes near the minimum. With a sigma column parabolas weigh rows by 1/σ² and take the size of the
-    noise from the scatter, splines take σ itself.
+    needs several sizes near the minimum. None: parabolas, or splines where terms of higher order are there (F test at
+    1 %) and move the parabolas' minima by more than half of their 90 % half-widths; the table says so. With a sigma
+    column parabolas weigh rows by 1/σ² and take the size of the noise from the scatter, splines take σ itself.
+    weights: of the minima in the power laws: "variance", or "ols" for what publications do: of each budget alone a
+    parabola of the loss in log tokens, then ordinary least squares through all that open upwards, with Student's t.
 
     Raises UserError where there is no budget with three sizes, or nothing to know the noise from.
     """
-    check_level(level)
-    if method not in ("parabola", "akima"):
-        raise UserError(f"isoflop: method must be 'parabola' or 'akima'; got {method!r}")
-    if curvature is not None and curvature not in CURVATURES:
-        raise UserError(f"isoflop: curvature must be 'shared', 'linear' or 'own'; got {curvature!r}")
-    groups = budget_rows(runs, budget, tolerance)
-    curves: Parabolas | Splines
-    if method == "parabola":
-        curvature = curvature or default_curvature(groups)
-        curves = fit_parabolas(runs, groups, curvature)
-    else:
-        curvature = None
-        curves = fit_splines(runs, groups)
-    log_N, log_loss = curves.minima(draws, np.random.default_rng(seed))
+    _check(level, method, curvature, weights)
+    rng = np.random.default_rng(seed)
+    chosen = choose(runs, budget_rows(runs, budget, tolerance), method, curvature, weights, draws, rng)
+    log_N, log_loss = chosen.minima
+    off = np.concatenate([[0.0], rng.standard_normal(draws)])[:, None] * (chosen.doubt * np.ones(len(chosen.groups)))
     per_token = runs.per_token
     budgets = tuple(
-        _budget(runs, rows, curves, i, per_token, (log_N[:, i], log_loss[:, i]), level)
-        for i, rows in enumerate(groups)
+        _budget(runs, rows, chosen.curves, i, per_token, (log_N[:, i] + off[:, i], log_loss[:, i]), level)
+        for i, rows in enumerate(chosen.groups)
     )
-    noise, freedom = curves.noise_sd, curves.freedom
-    counted = [i for i, found in enumerate(budgets) if found.counts]
-    if len(counted) < 2:
-        return Isoflop(budgets, noise, freedom, level, None, None, None, 0.0, method, curvature)
-    C = np.array([budgets[i].C for i in counted])
-    N = np.where(np.isfinite(log_N), log_N, np.nan)[:, counted]
-    D = np.log(C) - np.log(per_token(np.exp(N)))
-    loss = log_loss[:, counted]
-    floor = curves.min_spread[counted]
-    loss_law = offset_law if len(counted) >= 4 else straight_law
-    return Isoflop(
+    ols = weights == "ols"
+    counted = [i for i, found in enumerate(budgets) if found.counts or (ols and np.isfinite(found.loss_opt))]
+    found = Isoflop(
         budgets,
-        noise,
-        freedom,
+        chosen.curves.noise_sd,
+        chosen.curves.freedom,
         level,
-        straight_law(C, N, precision(N, floor), level),
-        straight_law(C, D, precision(D, floor), level),
-        loss_law(C, loss, precision(loss), level),
-        float(np.isnan(N[1:]).any(1).mean()),
-        method,
-        curvature,
+        method=chosen.method,
+        curvature=chosen.curvature,
+        weights=weights,
+        notes=chosen.notes,
     )
+    if len(counted) < 2:
+        return found
+    points = Points(
+        np.array([budgets[i].C for i in counted]),
+        np.where(np.isfinite(log_N), log_N, np.nan)[:, counted],
+        log_loss[:, counted],
+        chosen.curves.min_spread[counted],
+        off[:, counted],
+        ols,
+    )
+    found = points.through(found, per_token, rng)
+    return replace(found, others=other_exponents(runs, chosen, points, seed))
 
 
 def budget_rows(runs: Runs, budget: ArrayLike | None = None, tolerance: float = TOLERANCE) -> list[Labels]:
@@ -122,10 +123,22 @@ def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Is
         return None
 
 
+def _check(level: float, method: str | None, curvature: str | None, weights: str) -> None:
+    check_level(level)
+    if method not in (None, "parabola", "akima"):
+        raise UserError(f"isoflop: method must be 'parabola' or 'akima'; got {method!r}")
+    if curvature is not None and curvature not in CURVATURES:
+        raise UserError(f"isoflop: curvature must be 'shared', 'linear' or 'own'; got {curvature!r}")
+    if weights not in ("variance", "ols"):
+        raise UserError(f"isoflop: weights must be 'variance' or 'ols'; got {weights!r}")
+    if weights == "ols" and (method == "akima" or curvature not in (None, "own")):
+        raise UserError("isoflop: weights='ols' is of parabolas, each budget's own; drop method= and curvature=")
+
+
 def _budget(
     runs: Runs,
     rows: Labels,
-    curves: Parabolas | Splines,
+    curves: Curves,
     i: int,
     per_token: FlopsPerToken,
     minima: tuple[Array, Array],

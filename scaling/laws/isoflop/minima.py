@@ -10,9 +10,11 @@ from scaling.laws.arrays import Array
 from scaling.laws.intervals.interval import Interval
 from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.power_law import FittedPowerLaw, power_law_line
-from scaling.text import align, number, range_of
+from scaling.laws.isoflop.scatter import Scatter
+from scaling.text import align, by_width
 
 MinimumMethod = Literal["parabola", "akima"]
+Weights = Literal["variance", "ols"]
 MinimumVerdict = Literal["interior", "below the smallest size", "above the largest size", "not convex"]
 
 
@@ -71,6 +73,14 @@ class IsoflopBudget:
         }
 
 
+@dataclass(frozen=True)
+class OtherExponent:
+    """The exponent a of N* ∝ C^a as another analysis of the same runs has it."""
+
+    by: str
+    exponent: float
+
+
 @dataclass(frozen=True, eq=False)
 class Isoflop:
     """Minima by budget and the power laws through those that count; None where fewer than two count."""
@@ -82,17 +92,25 @@ class Isoflop:
     """of noise_sd; infinite where sigma gives it"""
     level: float
     """of every interval here"""
-    N_law: FittedPowerLaw | None
+    N_law: FittedPowerLaw | None = None
     """N* against C; its exponent is a"""
-    D_law: FittedPowerLaw | None
+    D_law: FittedPowerLaw | None = None
     """D* against C; its exponent is b"""
-    loss_law: FittedPowerLaw | None
+    loss_law: FittedPowerLaw | None = None
     """L* against C; with an offset only from four budgets on, for three points always lie on such a curve"""
-    lost_draws: float
+    lost_draws: float = 0.0
     """share of draws in which a counted budget had no minimum; their power laws go without that budget"""
     method: MinimumMethod = "parabola"
     curvature: Curvature | None = None
     """of the parabolas, as asked for or by the number of runs; None for splines"""
+    weights: Weights = "variance"
+    """of the minima in the power laws"""
+    between: Scatter | None = None
+    """of log N* about its law, beyond the noise within budgets; the exponents' intervals have it in them"""
+    others: tuple[OtherExponent, ...] = ()
+    """what the exponent would be by other curves, and without a budget"""
+    notes: tuple[str, ...] = ()
+    """what to be wary of"""
 
     @property
     def counted(self) -> tuple[IsoflopBudget, ...]:
@@ -111,6 +129,10 @@ class Isoflop:
             "degrees_of_freedom": _finite(self.degrees_of_freedom),
             **{name: None if law is None else law.to_dict() for name, law in laws.items()},
             "lost_draws": self.lost_draws,
+            "weights": self.weights,
+            "between": None if self.between is None else self.between.to_dict(),
+            "others": {other.by: other.exponent for other in self.others},
+            "notes": list(self.notes),
         }
 
     def summary(self) -> str:
@@ -121,11 +143,11 @@ class Isoflop:
 def format_isoflop(table: dict[str, Any]) -> str:
     """The text of `Isoflop.to_dict`."""
     level = f"{table['level']:.0%}"
-    rows = [["C", "runs", "N*", level, "D*", level, "L*", level, "minimum"]]
+    rows = [["C (FLOPs)", "runs", "N* (parameters)", level, "D* (tokens)", level, "L* (loss)", level, "minimum"]]
     for budget in table["budgets"]:
         cells = [f"{budget['C']:.3g}", str(budget["runs"])]
         for name in ("N", "D", "loss"):
-            cells += [number(budget[name]), range_of(budget[f"{name}_interval"])]
+            cells += by_width(budget[name], budget[f"{name}_interval"])
         rows.append([*cells, budget["verdict"]])
     curvature = f", {CURVATURES[table['curvature']]}" if table["curvature"] else ""
     noise = f"noise {table['noise_sd']:.2%} of the loss"
@@ -137,12 +159,31 @@ def format_isoflop(table: dict[str, Any]) -> str:
                 f"note: at C {budget['C']:.3g} the minimum does not count ({budget['verdict']}); add N {sizes}"
             )
     laws = {"N*": table["N"], "D*": table["D"], "L*": table["loss"]}
+    lines += [f"note: {note}" for note in table["notes"]]
     lines += [power_law_line(name, law) for name, law in laws.items() if law is not None]
+    if table["between"]:
+        lines.append(_between(table))
+    if table["others"]:
+        lines.append("a otherwise: " + "; ".join(f"{by} {a:.4f}" for by, a in table["others"].items()))
     if table["lost_draws"] > 0.01:
         lines.append(
             f"note: in {table['lost_draws']:.0%} of draws a minimum vanished; their power laws go without it"
         )
     return "\n".join(lines)
+
+
+def _between(table: dict[str, Any]) -> str:
+    """How the minima scatter about the law of N*, and what the intervals of the exponents hold of it."""
+    found, ols = table["between"], table["weights"] == "ols"
+    if not found["degrees_of_freedom"]:
+        return "note: two minima cannot show how far budgets scatter: the exponents have the noise within them alone"
+    if ols:
+        return f"minima scatter by {found['sd']:.1%} about the line; unweighted, intervals by Student's t"
+    test = f"χ² {found['chi2']:.3g} on {found['degrees_of_freedom']}" if found["chi2"] is not None else "no noise"
+    return (
+        f"minima scatter by {found['sd']:.1%} about the line beyond the noise within budgets ({test}); the "
+        "exponents' intervals hold it, those of N* and D* are within their budget"
+    )
 
 
 def _finite(value: float) -> float | None:

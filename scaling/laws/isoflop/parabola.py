@@ -102,10 +102,7 @@ def fit_parabolas(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Cu
     """
     rows = np.concatenate(list(groups))
     group = np.repeat(np.arange(len(groups)), [len(members) for members in groups])
-    root_weight = np.ones(len(rows))
-    if runs.sigma is not None:
-        relative = (runs.sigma / runs.loss)[rows]
-        root_weight = np.median(relative) / relative
+    root_weight = root_weights(runs, rows)
     y = np.log(runs.loss[rows]) * root_weight
     logs = np.log(runs.N)
     centers = np.array([logs[members].mean() for members in groups])
@@ -128,18 +125,31 @@ def fit_parabolas(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Cu
     return Parabolas(centers, coefficients, convex, flat, mix, root, noise, freedom)
 
 
+def root_weights(runs: Runs, rows: NDArray[np.int64]) -> Array:
+    """[rows]: roots of the weights of log L, 1/σ² in units of the median where the runs have σ."""
+    if runs.sigma is None:
+        return np.ones(len(rows))
+    relative = (runs.sigma / runs.loss)[rows]
+    return np.asarray(np.median(relative) / relative)
+
+
 def _mix(log_C: Array, curvature: Curvature) -> Array:
     """[budgets, 3, unknowns]: each budget's own level and slope, and its curvature out of the last unknowns."""
-    count, x = len(log_C), log_C - log_C.mean()
-    bends = np.ones((count, 1))
-    if curvature == "own":
-        bends = np.eye(count)
-    elif curvature == "linear" and np.ptp(x) > 1e-6:
-        bends = np.stack([np.ones(count), x], 1)
+    count, bends = len(log_C), bends_of(log_C, curvature)
     mix = np.zeros((count, 3, 2 * count + bends.shape[1]))
     mix[:, 0, :count] = mix[:, 1, count : 2 * count] = np.eye(count)
     mix[:, 2, 2 * count :] = bends
     return mix
+
+
+def bends_of(log_C: Array, curvature: Curvature) -> Array:
+    """[budgets, unknowns]: what coefficients that vary with log C as the curvature does are made of."""
+    count, x = len(log_C), log_C - log_C.mean()
+    if curvature == "own":
+        return np.eye(count)
+    if curvature == "linear" and np.ptp(x) > 1e-6:
+        return np.stack([np.ones(count), x], 1)
+    return np.ones((count, 1))
 
 
 def _vertex(center: Array, c: Array) -> tuple[Array, Array]:

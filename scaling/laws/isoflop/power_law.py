@@ -57,15 +57,6 @@ def power_law_line(name: str, law: dict[str, Any]) -> str:
     )
 
 
-def precision(y: Array, floor: float | Array = 0.0) -> Array:
-    """Weights of the points, 1/spread² over the draws in y [1 + draws, points], the largest 1.
-
-    floor: least spread that a point can have [points]: what the draws do not show.
-    """
-    spread = np.maximum([column[np.isfinite(column)].std() for column in y[1:].T], floor)
-    return (spread.min() / spread) ** 2 if (spread > 0).all() else np.ones(y.shape[1])
-
-
 def straight_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowerLaw:
     """A straight line through log values y [1 + draws, points], the first row of them the estimate.
 
@@ -85,6 +76,18 @@ def straight_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowe
     at_unit = np.exp(y_mean - slope * c_mean)
     draws = np.stack([np.zeros(len(y) - 1), at_unit[1:], slope[1:]], 1)
     return FittedPowerLaw(float(at_unit[0]), float(slope[0]), interval(slope[1:], level), unit, 0.0, draws)
+
+
+def straight_slopes(C: Array) -> Array:
+    """[points, unknowns]: how log values of a straight law rise with its unknowns."""
+    return np.stack([np.ones(len(C)), np.log(C) - np.log(C).mean()], 1)
+
+
+def offset_slopes(law: FittedPowerLaw, C: Array) -> Array:
+    """[points, unknowns]: how log values of a law with an offset rise with its unknowns."""
+    power = (C / law.unit) ** law.exponent
+    total = law.offset + law.coefficient * power
+    return np.stack([1 / total, power / total, law.coefficient * power * np.log(C / law.unit) / total], 1)
 
 
 def offset_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowerLaw:

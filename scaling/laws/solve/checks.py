@@ -10,6 +10,7 @@ from scaling.laws.forms import Form
 from scaling.laws.solve.priors import Prior
 from scaling.laws.solve.problem import Problem
 from scaling.laws.table.runs import Runs
+from scaling.laws.table.words import choice
 
 
 def require_fittable(
@@ -35,7 +36,7 @@ def require_fittable(
     if residual == "log" and (bad := np.flatnonzero(runs.loss <= 0)).size:
         raise UserError(
             f"log residuals need positive losses; rows {', '.join(runs.rows[i] for i in bad[:5])} are not: "
-            "residual='raw'"
+            + choice("residual", "raw")
         )
     _require_spread(runs, form, fixed)
 
@@ -43,6 +44,10 @@ def require_fittable(
 def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
     """A law of N cannot be told from runs of one N, nor a law of N and D from runs at one D/N."""
     columns = [runs.column(name) for name in form.columns]
+    for name, column in zip(form.columns, columns, strict=True):
+        if len(bad := np.flatnonzero(column <= 0)):
+            told = ", ".join(f"{runs.rows[i]} ({column[i]:g})" for i in bad[:5])
+            raise UserError(f"{form.name} needs {name} above zero; {len(bad)} of {len(runs)} rows are not: {told}")
     for name, column in zip(form.columns, columns, strict=True):
         if np.ptp(np.log(column)) < 1e-6 and not fixed:
             raise UserError(

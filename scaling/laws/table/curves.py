@@ -94,5 +94,5 @@ def cut_curves(runs: Runs, C: ArrayLike) -> Runs:
     import pandas as pd
 
     rows = [f"{run}@{c:.4g}" for run, c in zip(table["run"], table["C"], strict=True)]
-    cut = Runs(pd.DataFrame(table, index=rows), **names)
+    cut = Runs(pd.DataFrame(table, index=rows), **names, trusted=True)
     return cut.with_conventions(**runs.conventions)

@@ -64,7 +64,8 @@ def from_results(
     used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED)
     table, names = fed(used, feeds, forms[0].name)
     common = one_recipe(used, free_keys(forms, feeds), allow)
-    runs = Runs(table, **names, sigma="loss_sem" if sigma else None, signed=any(form.signed for form in forms))
+    columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
+    runs = Runs(table, **columns_of, signed=any(form.signed for form in forms), trusted=True)
     runs = replace_fields(runs, exclusions=exclusions)
     told = {letter: _told(feeds[letter], used) for letter in TOLD}
     told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,8 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
+from scaling.laws.table.checks import checkpoint_column, checkpoints_told, notes_of
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
 from scaling.laws.table.overflow import overflowed
+from scaling.laws.table.reading import (
+    Duplicates,
+    Missing,
+    duplicate_pairs,
+    find_columns,
+    labels_of,
+    number_column,
+    refuse_duplicates,
+    require_range,
+)
+from scaling.laws.table.words import choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,11 +55,16 @@ class Runs:
     sigma: name of the column with the standard error of each loss, in the unit of the loss; weights the points.
     others: further columns that a law reads, by the letter it reads them by, for example E="experts".
     signed: whether the loss is something that may be zero or negative, such as a reward (raw residuals only).
+    duplicates: "drop" leaves out every row that has been there before, "keep" takes it for a run of its own.
+    missing: "drop" leaves out rows that lack a value of these columns.
+    trusted: the columns are known to be what they are called, as those of the framework's own records.
 
-    A table without parameters or tokens says N=None, D=None.
+    A table without parameters or tokens says N=None, D=None; where it has no `params`, `tokens` or `loss` a column of
+    a like name is taken, and `notes` say so. Texts such as 7B are numbers. `table.checks` holds what is asked of a
+    table beyond that: FLOPs far off 6·N·D, N in millions, D in billions, perplexities, checkpoints taken for runs.
 
     Raises UserError for a missing column and for values that no run can have (not a number, not positive, the same
-    row twice, FLOPs that overflowed whole numbers), naming the rows.
+    row twice, FLOPs that overflowed whole numbers or are 30 times off 6·N·D), naming the rows.
     """
 
     values: Mapping[str, Array]
@@ -58,6 +75,10 @@ class Runs:
     exclusions: tuple[Exclusion, ...]
     conventions: dict[str, str]
     """what N, D, C and loss mean; fits carry it"""
+    labels: Mapping[str, NDArray[np.str_]]
+    """further columns of the table that sort its rows into a few groups"""
+    notes: tuple[str, ...]
+    """what to be wary of in the table"""
 
     def __init__(
         self,
@@ -70,30 +91,60 @@ class Runs:
         sigma: str | None = None,
         *,
         signed: bool = False,
+        duplicates: Duplicates = "error",
+        missing: Missing = "error",
+        trusted: bool = False,
         **others: str,
     ):
+        _require_option("duplicates", duplicates, get_args(Duplicates))
+        _require_option("missing", missing, get_args(Missing))
         names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma, **others}
-        _require_columns(df, {key: name for key, name in names.items() if name is not None})
-        rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[loss])))))
-
-        values = {
-            key: _number_column(df[name], name, rows, positive=key != "loss" or not signed)
-            for key in (*ROLES, *sorted(others))
-            if (name := names[key]) is not None
-        }
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "run", None if run is None else _frozen(np.asarray(df[run]).astype(str)))
-        object.__setattr__(self, "rows", rows)
-        object.__setattr__(self, "exclusions", ())
-        meanings = {key: str(name) for key, name in names.items() if name is not None}
-        object.__setattr__(self, "conventions", {"C": "6·N·D"} | meanings)
+        known, notes = find_columns(df, names)
+        rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[known["loss"]])))))
+        keys = [key for key in (*ROLES, *sorted(others)) if key in known]
+        values = {key: number_column(df[known[key]], known[key], rows) for key in keys}
         lengths = {key: len(column) for key, column in values.items()}
-        lengths |= {} if self.run is None else {"run": len(self.run)}
+        lengths |= {} if run is None else {"run": len(np.asarray(df[run]))}
         if len(set(lengths.values())) > 1:
             raise UserError(f"columns differ in length: {lengths}")
-        self._refuse_duplicates()
+        runs = None if run is None else np.asarray(df[run]).astype(str)
+        gone: dict[int, str] = {}
+        if missing == "drop":
+            gone |= {
+                i: f"{known[key]} is missing" for key in keys for i in np.flatnonzero(np.isnan(values[key])).tolist()
+            }
+        for key in keys:
+            positive = key in ROLES and (key != "loss" or not signed)
+            require_range(
+                values[key], df[known[key]], known[key], rows, positive, [i in gone for i in range(len(rows))]
+            )
+        if duplicates != "keep":
+            pairs = duplicate_pairs(
+                [*(values[key] for key in keys if key != "sigma"), *([] if runs is None else [runs])]
+            )
+            pairs = [pair for pair in pairs if pair[1] not in gone]
+            if duplicates == "error":
+                refuse_duplicates(pairs, df, rows)
+            gone |= {i: f"the same run as row {rows[first]}" for first, i in pairs}
+        fields = {
+            "values": {key: _frozen(column) for key, column in values.items()},
+            "run": None if runs is None else _frozen(runs),
+            "labels": {} if trusted else labels_of(df, list(known.values()), len(rows)),
+            "rows": rows,
+            "exclusions": (),
+            "conventions": {"C": "6·N·D"} | known,
+            "notes": notes,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        if gone:
+            kept = [i for i in range(len(rows)) if i not in gone]
+            out = tuple(Exclusion(rows[i], gone[i]) for i in sorted(gone))
+            self.__dict__.update(self._select(np.array(kept, np.int64), out).__dict__)
         if C is not None and {"N", "D"} <= values.keys():
-            self._refuse_overflow(np.asarray(df[C]), C)
+            self._refuse_overflow(np.delete(np.asarray(df[C]), list(gone)), C)
+        if not trusted:
+            self._check()
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -154,7 +205,7 @@ class Runs:
             return self.D / self.N
         raise UserError(
             f"{letter} is asked for and the table has {', '.join(self.values)}; name its column: "
-            f"laws.Runs(…, {letter}='…'), or read the framework's records with laws.from_results(df, law=…)"
+            f"{choice(letter, 'COLUMN')}, or read the framework's records with laws.from_results(df, law=…)"
         )
 
     def order(self) -> NDArray[np.int64]:
@@ -193,6 +244,16 @@ class Runs:
         """The same rows with further facts about what the columns mean."""
         return replace_fields(self, conventions=self.conventions | meanings)
 
+    def with_column(self, letter: str, values: Array, meaning: str) -> "Runs":
+        """The same rows with a further column, and what it means."""
+        return replace_fields(self, values={**self.values, letter: _frozen(values)}).with_conventions(
+            **{letter: meaning}
+        )
+
+    def rows_where(self, mask: NDArray[np.bool_]) -> "Runs":
+        """The rows where `mask` is true, as a table of their own."""
+        return self._select(np.flatnonzero(mask), self.exclusions)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         return {
@@ -202,6 +263,8 @@ class Runs:
             "rows": list(self.rows),
             "exclusions": [{"row": e.row, "reason": e.reason} for e in self.exclusions],
             "conventions": self.conventions,
+            "labels": {name: column.tolist() for name, column in self.labels.items()},
+            "notes": list(self.notes),
             "hash": self.hash,
         }
 
@@ -212,10 +275,14 @@ class Runs:
         if values["run"] is not None:
             table["run"] = values["run"]
         names: dict[str, Any] = {"N": None, "D": None} | {name: name for name in table}
-        runs = Runs(table, **names, signed=values.get("signed", False))
-        exclusions = tuple(Exclusion(e["row"], e["reason"]) for e in values["exclusions"])
+        runs = Runs(table, **names, signed=values.get("signed", False), duplicates="keep", trusted=True)
         runs = replace_fields(
-            runs, rows=tuple(values["rows"]), exclusions=exclusions, conventions=dict(values["conventions"])
+            runs,
+            rows=tuple(values["rows"]),
+            exclusions=tuple(Exclusion(e["row"], e["reason"]) for e in values["exclusions"]),
+            conventions=dict(values["conventions"]),
+            labels={name: np.array(column) for name, column in values.get("labels", {}).items()},
+            notes=tuple(values.get("notes", ())),
         )
         if runs.hash != values["hash"]:
             raise UserError(f"the data have hash {runs.hash}, the record says {values['hash']}: the file was edited")
@@ -224,18 +291,20 @@ class Runs:
     def _select(self, keep: NDArray[np.int64], exclusions: tuple[Exclusion, ...]) -> "Runs":
         values = {key: _frozen(column[keep]) for key, column in self.values.items()}
         run = None if self.run is None else _frozen(self.run[keep])
-        return replace_fields(
-            self, values=values, run=run, rows=tuple(self.rows[i] for i in keep), exclusions=exclusions
-        )
+        labels = {name: column[keep] for name, column in self.labels.items()}
+        rows = tuple(self.rows[i] for i in keep)
+        return replace_fields(self, values=values, run=run, labels=labels, rows=rows, exclusions=exclusions)
 
-    def _refuse_duplicates(self) -> None:
-        seen: dict[tuple[Any, ...], str] = {}
-        columns = [values for key, values in self.values.items() if key != "sigma"]
-        columns += [] if self.run is None else [self.run]  # type: ignore[list-item]
-        for label, *values in zip(self.rows, *columns, strict=True):
-            first = seen.setdefault(tuple(values), label)
-            if first is not label:
-                raise UserError(f"rows {first} and {label} are the same run twice; drop one of them")
+    def _check(self) -> None:
+        """Note what the table says against itself, and take checkpoints of runs for what they are."""
+        notes = self.notes + notes_of(self)
+        found = checkpoint_column(self) if self.run is None else None
+        if found is not None:
+            name, labels = found
+            notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)
+            object.__setattr__(self, "run", _frozen(labels))
+            object.__setattr__(self, "conventions", self.conventions | {"run": name})
+        object.__setattr__(self, "notes", notes)
 
     def _refuse_overflow(self, given: NDArray[Any], name: str) -> None:
         bad = np.flatnonzero(overflowed(given, self.flops, self.N, self.D))
@@ -275,7 +344,7 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
     if gone and not len(table):
         raise UserError(f"no row of {path} meets {' and '.join(where)}")
     runs = Runs(table, **columns)
-    return replace_fields(runs, exclusions=gone) if gone else runs
+    return replace_fields(runs, exclusions=gone + runs.exclusions) if gone else runs
 
 
 def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
@@ -318,33 +387,9 @@ def replace_fields(runs: Runs, **changes: Any) -> Runs:
     return copy
 
 
-def _require_columns(df: Any, names: Mapping[str, str]) -> None:
-    present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
-    missing = {key: name for key, name in names.items() if name not in present}
-    if missing:
-        wanted = ", ".join(f"{key}={name!r}" for key, name in missing.items())
-        raise UserError(f"no column {wanted}; the table has {', '.join(present)}: say which is which by {wanted}")
-
-
-def _number_column(values: Any, name: str, rows: Sequence[str], positive: bool) -> Array:
-    """float64 and finite; integers become floats before anything is multiplied."""
-    raw = np.asarray(values)
-    column = np.empty(raw.shape, np.float64)
-    for i, value in enumerate(raw.tolist()):
-        try:
-            column[i] = np.nan if value is None else float(value)
-        except (TypeError, ValueError):
-            raise UserError(f"column {name!r}, row {rows[i]}: {value!r} is not a number") from None
-    bad = np.flatnonzero(~(np.isfinite(column) & ((column > 0) | (not positive))))
-    if len(bad):
-        shown = ", ".join(f"{rows[i]} ({column[i]:g})" for i in bad[:5]) + (", …" if len(bad) > 5 else "")
-        overflow = "; whole numbers below zero look like an overflow: multiply as floats"
-        raise UserError(
-            f"column {name!r} must be {'positive and ' if positive else ''}finite; {len(bad)} of {len(column)} rows "
-            f"are not: {shown}; mend them or leave them out"
-            + (overflow if raw.dtype.kind == "i" and (column < 0).any() else "")
-        )
-    return _frozen(column)
+def _require_option(name: str, given: str, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        raise UserError(f"{name} must be {', '.join(map(repr, allowed))}; got {given!r}")
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:

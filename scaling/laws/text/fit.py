@@ -10,10 +10,18 @@ from scaling.laws.intervals.sensitivity import delta_warning
 from scaling.laws.isoflop.minima import Isoflop, format_isoflop
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.mixed import mixed_notes
 from scaling.laws.table.recipe import allowed_by
 from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
-from scaling.text import align, range_of
+from scaling.text import align, by_width
 from scaling.validity import BETTER
+
+DRAWN = {
+    "rows": "refits of rows drawn with replacement",
+    "runs": "refits of whole runs drawn with replacement",
+    "noise": "refits of fresh noise about the law",
+}
+"""what a bootstrap does, by its kind"""
 
 
 def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
@@ -26,6 +34,7 @@ def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None =
     return {
         "law": fitted.form.name,
         "formula": fitted.form.formula,
+        "columns": list(fitted.form.columns),
         "params": fitted.params,
         "fixed": list(fitted.fixed),
         "priors": {name: asdict(prior) for name, prior in fitted.priors.items()},
@@ -65,13 +74,27 @@ def format_table(table: dict[str, Any]) -> str:
         "",
     ]
     lines += align(_parameter_rows(table))
+    if table["bootstrap"]:
+        kind = table["bootstrap"]["kind"]
+        lines.append(f"intervals: {table['bootstrap']['draws']} draws, {DRAWN.get(kind, kind)}")
     if table["derived"]:
         lines.append("N* ∝ C^a, D* ∝ C^b where C ∝ N·D")
+    lines.append(f"units: {', '.join(f'{letter} {name}' for letter, name in _units(table).items())}")
     lines += [f"note: {warning}" for warning in table["warnings"]]
     lines += _excluded(table["excluded"])
     if table.get("isoflop"):
         lines += ["", format_isoflop(table["isoflop"])]
     return "\n".join(lines)
+
+
+def _units(table: dict[str, Any]) -> dict[str, str]:
+    """What the law's letters are counted in, by the columns that they are."""
+    told = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "as given, E likewise"}
+    return {
+        letter: f"{told.get(letter, 'its own')} ({name})"
+        for letter, name in table["conventions"].items()
+        if letter in (*told, *table["columns"])
+    }
 
 
 def _parameter_rows(table: dict[str, Any]) -> list[list[str]]:
@@ -83,8 +106,10 @@ def _parameter_rows(table: dict[str, Any]) -> list[list[str]]:
     rows[0] += ["known before"] if known else []
     for name, value in {**table["params"], **table["derived"]}.items():
         row = [name, f"{value:.6g}"]
-        if table["intervals"]:
-            row.append("" if name in table["fixed"] else range_of(table["intervals"][name]))
+        if table["intervals"] and name in table["fixed"]:
+            row.append("")
+        elif table["intervals"]:
+            row = [name, *by_width(value, table["intervals"][name])]
         rows.append(row + ([known.get(name, "")] if known else []))
     return rows
 
@@ -104,7 +129,8 @@ def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def warnings_of(fitted: FittedLaw) -> list[str]:
     """What to be wary of, a line each."""
-    warnings = [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
+    warnings = [*fitted.runs.notes, *mixed_notes(fitted)]
+    warnings += [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
     if open_ := fitted.diagnostics.unbounded:
         warnings.append(
             f"{' and '.join(open_)} ran to the end of what can be computed: the runs leave them open, so this is no "

@@ -7,7 +7,15 @@ from scaling.errors import UserError
 from scaling.laws.intervals.prediction import optimum_at, predicted_loss
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.text.fit import warnings_of
-from scaling.text import align, range_of
+from scaling.text import align, by_width
+
+UNITS = (
+    ("N", "N* (parameters)"),
+    ("D", "D* (tokens)"),
+    ("tokens_per_param", "D*/N* (tokens a parameter)"),
+    ("loss", "L* (loss)"),
+)
+"""rows of a prediction, with their units"""
 
 
 def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[str, Any]:
@@ -70,8 +78,9 @@ def format_loss(table: dict[str, Any]) -> str:
     at = ", ".join(f"{name} {value:.6g}" for name, value in table["columns"].items())
     lines = [f"{table['law']} at {at}", f"loss  {table['loss']:.6g}"]
     if table["level"] is not None:
-        law, run = range_of(table["loss_interval"]), range_of(table["run_interval"])
-        lines[-1] += f"  {table['level']:.0%} interval of the law {law}, of a single run {run}"
+        loss, law = by_width(table["loss"], table["loss_interval"])
+        _, run = by_width(table["loss"], table["run_interval"])
+        lines[-1] = f"loss  {loss}  {table['level']:.0%} interval of the law {law}, of a single run {run}"
     outside = [name for name, inside in table["inside"].items() if not inside]
     lines += [f"note: {name} lies outside the runs that were fitted" for name in outside]
     return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
@@ -80,11 +89,11 @@ def format_loss(table: dict[str, Any]) -> str:
 def format_prediction(table: dict[str, Any]) -> str:
     """The text of a `predict_table`."""
     rows = [["", "value"] + ([f"{table['level']:.0%} interval"] if table["level"] else [])]
-    for name, label in (("N", "N*"), ("D", "D*"), ("tokens_per_param", "D*/N*"), ("loss", "L*")):
-        row = [label, f"{table[name]:.6g}"]
+    for name, label in UNITS:
+        row = [f"{table[name]:.6g}"]
         if table["level"]:
-            row.append(range_of(table[f"{name}_interval"]))
-        rows.append(row)
+            row = [*by_width(table[name], table[f"{name}_interval"])]
+        rows.append([label, *row])
     lines = [f"{table['law']} at {table['flops']:.4g} FLOPs, {table['times_largest_budget']:.3g}× the largest fitted"]
     lines += [*align(rows), f"FLOPs per token: {table['flops_per_token']}"]
     return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])

@@ -31,14 +31,14 @@ class ComparedLaw:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Laws fitted to the same runs by the same objective, least AIC first."""
+    """Laws fitted to the same runs by the same objective: the least error in the backtest first, or the least AIC."""
 
     entries: tuple[ComparedLaw, ...]
     notes: tuple[str, ...]
 
     @property
     def order(self) -> tuple[str, ...]:
-        """Names of the laws, least AIC first."""
+        """Names of the laws: by their root mean square error in the backtest, or by AIC where there is none."""
         return tuple(entry.fit.form.name for entry in self.entries)
 
     @property
@@ -49,7 +49,7 @@ class Comparison:
     @property
     def table(self) -> list[dict[str, Any]]:
         """One row for each law: its likelihood and criteria beside the backtest's scores."""
-        least, weights = self.entries[0].likelihood.aic, self.weights
+        least, weights = min(entry.likelihood.aic for entry in self.entries), self.weights
         return [
             {
                 "form": entry.fit.form.name,
@@ -114,6 +114,8 @@ def compare(
 ) -> Comparison:
     """Laws side by side: by the likelihood that the objective stands for (AIC, AICc, BIC) and by backtest.
 
+    The order is that of the backtests' errors, where there are any; a note says where AIC puts another law first.
+
     loss: the objective, which names the density: l2, the default, Gauss with σ fitted; l1 Laplace; student_t(ν)
     Student's t; huber(δ) the normalised exp(−ρ/τ), whose τ is fitted and δ is not; see `solve.likelihood`. The
     density's scale counts as a parameter. Where residuals have heavier tails than Gauss', so that Student's t is the
@@ -149,9 +151,27 @@ def compare(
         notes += [f"{form.name}: {name} was driven to zero" for name in fitted.diagnostics.at_bounds]
     entries.sort(key=lambda entry: entry.likelihood.aic)
     notes += _tails(entries, starts) if loss.kind == "l2" else []
+    by_aic = entries[0]
+    entries.sort(key=_rank)
+    notes += _disagree(by_aic, entries[0])
     if runs.run is not None and len(np.unique(runs.run)) < len(runs):
         notes.append("rows of one run are not independent, and the likelihood counts them as if they were")
     return Comparison(tuple(entries), tuple(notes))
+
+
+def _rank(entry: ComparedLaw) -> float:
+    return entry.likelihood.aic if entry.backtest is None else entry.backtest.score.rmse
+
+
+def _disagree(by_aic: ComparedLaw, by_backtest: ComparedLaw) -> list[str]:
+    """Where the likelier law predicts worse."""
+    if by_aic is by_backtest or by_aic.backtest is None or by_backtest.backtest is None:
+        return []
+    likely, better = by_aic.backtest.score.rmse, by_backtest.backtest.score.rmse
+    return [
+        f"AIC puts {by_aic.fit.form.name} first, the backtest {by_backtest.fit.form.name}: errors of {likely:.2%} "
+        f"and {better:.2%} on runs not seen"
+    ]
 
 
 def _known_before(

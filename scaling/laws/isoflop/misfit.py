@@ -1,0 +1,122 @@
+"""Whether parabolas are the right curves for a grid of sizes, and whether it matters to their minima.
+
+The loss of a budget is steeper on one side of its minimum than on the other (of small models where α > β), which a
+parabola cannot be: on a wide grid it is drawn to one side, and takes what it misses for noise. A cubic and a quartic
+term show it: an F test says whether they are there, and the minimum of the quartic how far the parabola's is off.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.arrays import Array
+from scaling.laws.isoflop.parabola import Curvature, Parabolas, bends_of, root_weights
+from scaling.laws.isoflop.scatter import spread_of
+from scaling.laws.table.runs import Runs
+
+SURE = 0.01
+"""level of the F test"""
+MATTERS = 0.5
+"""of the 90 % half-widths that minima have by parabolas: so far off they must be, in the root mean square, before
+another curve is taken"""
+HALF_WIDTH = 1.645
+"""of a normal 90 % interval, in standard deviations"""
+
+
+STEP = 0.85
+"""by which a window is narrowed, in log N"""
+LEAST_SIZES = 5
+"""of a budget in a window"""
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The rows of each budget within a factor of exp(half) of its minimum."""
+
+    half: float
+    groups: list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Misfit:
+    """What terms of third and fourth order say of parabolas."""
+
+    p: float
+    """of the F test that there are none; 1 where the runs do not carry them"""
+    shift: Array
+    """[budgets]: how much further up in log N the minimum of the quartic lies than that of the parabola"""
+    lowest: Array
+    """[budgets], log N at the minimum of the quartic"""
+
+    def matters(self, log_N: Array) -> bool:
+        """Whether minima log_N [1 + draws, budgets] of parabolas should not be believed."""
+        there = np.isfinite(log_N[0])
+        if self.p >= SURE or not there.any():
+            return False
+        return self.off > MATTERS * HALF_WIDTH * float(np.sqrt(np.mean(spread_of(log_N[:, there]) ** 2)))
+
+    @property
+    def off(self) -> float:
+        """Root mean square of the shifts."""
+        return float(np.sqrt(np.mean(self.shift**2)))
+
+    def __str__(self) -> str:
+        off = np.expm1(self.off)
+        return f"parabolas do not follow the curves (F test, p {self.p:.1g}): their minima are {off:.0%} off"
+
+
+def narrower(runs: Runs, groups: Sequence[NDArray[np.int64]], lowest: Array) -> Iterator[Window]:
+    """Windows about log N of `lowest` [budgets], the widest first, each smaller by `STEP` in log N.
+
+    They end where a budget would keep fewer than `LEAST_SIZES` sizes, or fewer than two on a side of its minimum.
+    """
+    away = [np.log(runs.N[rows]) - center for rows, center in zip(groups, lowest, strict=True)]
+    half = max(float(np.abs(n).max()) for n in away)
+    while True:
+        half *= STEP
+        inside = [n[np.abs(n) <= half] for n in away]
+        sides = [min((n < 0).sum(), (n > 0).sum()) for n in inside]
+        if min(sides) < 2 or min(len(np.unique(n)) for n in inside) < LEAST_SIZES:
+            return
+        yield Window(half, [rows[np.abs(n) <= half] for rows, n in zip(groups, away, strict=True)])
+
+
+def misfit(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature, parabolas: Parabolas) -> Misfit:
+    """Of the parabolas through the rows of each group. The further terms vary with log C as the curvature does."""
+    from scipy.stats import f
+
+    rows, group = np.concatenate(list(groups)), np.repeat(np.arange(len(groups)), [len(g) for g in groups])
+    n = np.log(runs.N[rows]) - parabolas.centers[group]
+    root = root_weights(runs, rows)
+    y = np.log(runs.loss[rows]) * root
+    own = np.eye(len(groups))[group]
+    bends = bends_of(np.array([np.log(runs.flops[members]).mean() for members in groups]), curvature)
+    blocks = [own, own * n[:, None], *(bends[group] * n[:, None] ** power for power in (2, 3, 4))]
+    basis, known = np.concatenate(blocks, 1) * root[:, None], 2 * len(groups) + bends.shape[1]
+    none = Misfit(1.0, np.zeros(len(groups)), parabolas.centers)
+    freedom, more = len(rows) - basis.shape[1], basis.shape[1] - known
+    if freedom < 2 or np.linalg.matrix_rank(basis) < basis.shape[1]:
+        return none
+    flat = np.linalg.lstsq(basis, y, rcond=None)[0]
+    left = float(np.sum((y - basis @ flat) ** 2))
+    without = float(parabolas.noise_sd**2 * parabolas.freedom)
+    ratio = (without - left) / more / max(left / freedom, 1e-24)
+    terms = bends @ flat[2 * len(groups) :].reshape(3, -1).T
+    lines = np.stack([flat[: len(groups)], flat[len(groups) : 2 * len(groups)], *terms.T], 1)
+    lowest = np.array([_lowest(line, n[group == i]) for i, line in enumerate(lines)])
+    c = parabolas.coefficients
+    vertex = np.clip(-c[:, 1] / (2 * np.where(c[:, 2] > 0, c[:, 2], np.inf)), *_ends(n, group))
+    return Misfit(float(f.sf(ratio, more, freedom)), lowest - vertex, parabolas.centers + lowest)
+
+
+def _ends(n: Array, group: NDArray[np.int64]) -> tuple[Array, Array]:
+    members = [n[group == i] for i in range(int(group.max()) + 1)]
+    return np.array([m.min() for m in members]), np.array([m.max() for m in members])
+
+
+def _lowest(line: Array, n: Array) -> float:
+    """Where a polynomial is least between the least and the largest n."""
+    grid = np.linspace(n.min(), n.max(), 2001)
+    return float(grid[np.polynomial.polynomial.polyval(grid, line).argmin()])

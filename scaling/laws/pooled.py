@@ -1,0 +1,180 @@
+"""Several groups of runs fitted as one law, and what only such a fit can be asked: how much compute one group is
+worth to another, and whether they may share what they share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.forms import Form
+from scaling.laws.forms.form import GROUP, Pooling
+from scaling.laws.forms.pooled import pooled
+from scaling.laws.intervals.interval import Interval, interval
+from scaling.laws.quantities import BRACKET, bisect, least_loss
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.problem import Problem, make_problem
+from scaling.laws.solve.solver import solve
+from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
+from scaling.laws.table.runs import Runs
+
+FURTHEST = float(np.log(1e6))
+"""a compute multiplier is sought this far in log C on both sides of 1"""
+HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How many times the compute of the first group another needs not: its compute-equivalent gain."""
+
+    group: str
+    against: str
+    C: float
+    """training FLOPs of the first group"""
+    loss: float
+    """what they reach at the best N and D"""
+    multiplier: float
+    """the first group's FLOPs over the group's own for that loss: above 1 the group is the better one"""
+    interval: Interval | None
+    """over the last draws; None before any"""
+    level: float
+
+
+@dataclass(frozen=True)
+class SharingTest:
+    """Whether the groups may share what they share: how much better a law is that shares nothing."""
+
+    statistic: float
+    """objective of the shared law over that of the law of each group's own, less 1"""
+    p_value: float
+    """share of simulations of the shared law, the runs themselves counted as one, that gain as much"""
+    simulations: int
+    parameters: tuple[int, int]
+    """of the shared law and of the other"""
+
+
+def pooling_of(fit: FittedLaw) -> Pooling:
+    """Raises UserError for a fit of one law of all runs."""
+    if fit.form.pooling is None:
+        raise UserError(f"{fit.form.name} is one law of all runs; fit several groups with group=… and shared=(…)")
+    return fit.form.pooling
+
+
+def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
+    """What a Fit of one of the groups is made of: its law, its runs, its parameters and its share of the draws.
+
+    Raises UserError for a group that there is not.
+    """
+    pooling = pooling_of(fit)
+    if group not in pooling.groups:
+        raise UserError(f"no group {group!r}; there are {', '.join(pooling.groups)}")
+    runs, names = _runs_of(fit, group), pooling.names(group)
+    fixed = {name: fit.fixed[own] for name, own in zip(pooling.base.params, names, strict=True) if own in fit.fixed}
+    problem = make_problem(runs, pooling.base, fit.loss, fit.residual, fixed)
+    where = [fit.form.params.index(name) for name in names]
+    draws = None if fit.draws is None else replace(fit.draws, samples=fit.draws.samples[:, where])
+    return problem, runs, fit.natural[where], fit.diagnostics, {}, np.arange(len(runs)), draws
+
+
+def gains(fit: FittedLaw, C: float | None, level: float, flops_per_token: FlopsPerToken | None) -> dict[str, Gain]:
+    """See `Fit.gain`."""
+    pooling = pooling_of(fit)
+    C = C or min(float(_runs_of(fit, group).flops.max()) for group in pooling.groups)
+    per_token = flops_per_token or six_n
+    samples = fit.natural[None] if fit.draws is None else np.vstack([fit.natural, fit.draws.samples])
+
+    def least(group: str, log_C: Array) -> Array:
+        where = [fit.form.params.index(name) for name in pooling.names(group)]
+        return least_at(pooling.base, samples[:, where], log_C, per_token)
+
+    first, at = pooling.groups[0], np.full(len(samples), np.log(C))
+    target, found = least(first, at), {}
+    for group in pooling.groups[1:]:
+        enough = partial(_reaches, least, group, target)
+        needed = bisect(enough, at - FURTHEST, at + FURTHEST, np, HALVINGS)
+        never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
+        times = np.where(never, 0.0, np.where(always, np.inf, np.exp(at - needed)))
+        ends = None if fit.draws is None else interval(times[1:], level)
+        found[group] = Gain(group, first, C, float(target[0]), float(times[0]), ends, level)
+    return found
+
+
+def _reaches(least: Callable[[str, Array], Array], group: str, target: Array, log_C: Array) -> Any:
+    return least(group, log_C) < target
+
+
+def sharing(fit: FittedLaw, n: int, seed: int) -> SharingTest:
+    """See `Fit.test_sharing`."""
+    pooling = pooling_of(fit)
+    if not pooling.shared:
+        raise UserError("no parameter is shared, so there is nothing to test")
+    form = pooled(pooling.base, pooling.groups, ())
+    named = {apart: own for group in pooling.groups
+             for apart, own in zip(_apart(form).names(group), pooling.names(group), strict=True)}  # fmt: skip
+    fixed = {apart: fit.fixed[own] for apart, own in named.items() if own in fit.fixed}
+    problem = make_problem(fit.runs, form, fit.loss, fit.residual, fixed)
+    start = problem.theta(np.array([fit.params[named[name]] for name in form.params]))
+    rng, weights = np.random.default_rng(seed), fit.problem.weights
+    noise = fit.residual_sd / np.sqrt(weights) * rng.standard_normal((n, len(weights)))
+    y = np.vstack([fit.problem.y, fit.problem.y + fit.residuals + noise])
+
+    def objectives(problem: Problem, theta: Array) -> Array:
+        return solve(problem, np.broadcast_to(theta, (len(y), len(theta))), y, tolerance=1e-9).objective
+
+    gained = objectives(fit.problem, fit.theta) / objectives(problem, start) - 1
+    p_value = (1 + int(np.sum(gained[1:] >= gained[0]))) / (n + 1)
+    return SharingTest(float(gained[0]), p_value, n, (len(fit.problem.free), len(problem.free)))
+
+
+def _apart(form: Form) -> Pooling:
+    assert form.pooling is not None
+    return form.pooling
+
+
+def _runs_of(fit: FittedLaw, group: str) -> Runs:
+    return fit.runs.rows_where(fit.runs.column(GROUP) == pooling_of(fit).groups.index(group) + 1)
+
+
+def least_at(form: Form, natural: Array, log_C: Array, per_token: FlopsPerToken) -> Array:
+    """L* of each of the parameters [n, k] at its own log FLOPs [n]."""
+    if form.columns == ("C",):
+        return form.loss(natural, [np.exp(log_C)])
+    if set(form.columns) != {"N", "D"}:
+        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: compute is not what its groups trade")
+
+    def loss(n: Array) -> Array:
+        sizes = {"N": np.exp(n), "D": np.exp(log_C) / per_token(np.exp(n))}
+        return form.loss(natural, [sizes[name] for name in form.columns])
+
+    middle = 0.5 * (log_C - np.log(6.0))
+    return loss(least_loss(loss, middle - BRACKET, middle + BRACKET, np, HALVINGS))
+
+
+def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) -> tuple[Runs, Form]:
+    """The runs with the number of each one's group, and the law of all groups.
+
+    group: name of a column of the table, or a label for each row in the order the rows were given.
+    Raises UserError where there is no such column, where it tells no groups apart, and where one has too few runs.
+    """
+    if isinstance(group, str) and group not in runs.labels:
+        raise UserError(
+            f"group: the table has no column {group!r} of labels; it has {', '.join(runs.labels) or 'none'}"
+        )
+    names = np.asarray(runs.labels[group] if isinstance(group, str) else group).astype(str)
+    if names.shape != (len(runs),):
+        raise UserError(f"group must hold a label for each of {len(runs)} rows; got {names.shape}")
+    groups = tuple(dict.fromkeys(names.tolist()))
+    if len(groups) < 2:
+        raise UserError(f"group must tell two groups or more apart; all rows are {groups[0]!r}")
+    law = pooled(form, groups, shared)
+    own = sum(name not in shared for name in form.params)
+    short = [f"{name} ({count})" for name in groups if (count := int(np.sum(names == name))) < own + 1]
+    if short:
+        raise UserError(f"each group has {own} parameters of its own and needs {own + 1} runs; too few: {short}")
+    told = ", ".join(f"{i} {name}" for i, name in enumerate(groups, 1))
+    codes = np.array([groups.index(name) + 1 for name in names], np.float64)
+    return runs.with_column(GROUP, codes, told), law

@@ -1,0 +1,128 @@
+"""Whether the rows of a fit are of one law: its residuals against replicates and the table's other columns."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.arrays import Array
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.table.words import condition
+
+LARGE = 0.05
+"""residual sd of log losses that no law of one recipe leaves: published sets lie between .001 and .03"""
+TIMES = 3.0
+"""residual sd in units of the scatter of replicates from which it is told"""
+SURE = 1e-4
+"""level of the tests, divided by the number of columns"""
+SHARE = 0.2
+"""least share of the residuals' scatter that a column explains before it is named"""
+LEAST = 3
+"""rows of a group that takes part"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A column whose groups the residuals tell apart."""
+
+    column: str
+    share: float
+    """of the sum of squares"""
+    F: float
+    p: float
+    largest: str
+    """the group with most rows"""
+    groups: int
+
+    def __str__(self) -> str:
+        text = f"{self.column} == {_literal(self.largest)}"
+        return (
+            f"residuals differ by {self.column} (F {self.F:.3g}, p {self.p:.1g}): {self.share:.0%} of their scatter "
+            f"lies between its {self.groups} groups; fit one of them, as by {condition(text)}"
+        )
+
+
+def mixed_notes(fit: FittedLaw) -> list[str]:
+    """What residuals say of rows that are not comparable, a line each."""
+    r = fit.residuals * np.sqrt(fit.problem.weights)
+    notes = list(_scatter(fit, r))
+    if found := splits(fit, r):
+        notes.append(str(found[0]))
+        if len(found) > 1:
+            others = ", ".join(f"{split.column} ({split.share:.0%})" for split in found[1:])
+            notes.append(f"so they do, taken alone, by {others}")
+    return notes
+
+
+def splits(fit: FittedLaw, residuals: Array) -> list[Split]:
+    """The columns of the table that tell the residuals apart, the best one first."""
+    known = [fit.runs.column(name) for name in fit.form.columns]
+    known += [fit.runs.flops] if {"N", "D"} <= fit.runs.values.keys() else []
+    found: list[Split] = []
+    for name, labels in fit.runs.labels.items():
+        if name != fit.runs.conventions.get("run") and not any(_ordered(column, labels) for column in known):
+            found += _split(name, labels, residuals, len(fit.runs.labels))
+    return sorted(found, key=lambda split: -split.share)
+
+
+def _split(name: str, labels: NDArray[np.str_], residuals: Array, columns: int) -> Iterator[Split]:
+    """By analysis of variance of the residuals' ranks, which no outlier decides."""
+    from scipy.stats import f, rankdata
+
+    groups, number, count = np.unique(labels, return_inverse=True, return_counts=True)
+    inside = (count >= LEAST)[number]
+    if (count >= LEAST).sum() < 2:
+        return
+    r, number = rankdata(residuals[inside]), np.unique(number[inside], return_inverse=True)[1]
+    size = np.bincount(number)
+    means = np.bincount(number, r) / size
+    between, total = float(size @ (means - r.mean()) ** 2), float(np.sum((r - r.mean()) ** 2))
+    freedom = len(size) - 1, len(r) - len(size)
+    if freedom[1] < 1 or total <= 0:
+        return
+    F = between / freedom[0] / max((total - between) / freedom[1], 1e-12)
+    p = float(f.sf(F, *freedom))
+    if p < SURE / columns and between > SHARE * total:
+        yield Split(name, between / total, F, p, str(groups[count.argmax()]), len(size))
+
+
+def _ordered(column: Array, labels: NDArray[np.str_]) -> bool:
+    """Whether the groups are but ranges of a column that the law reads, as names of sizes are."""
+    in_order = labels[np.argsort(column, kind="stable")]
+    return 1 + int((in_order[1:] != in_order[:-1]).sum()) == len(np.unique(labels))
+
+
+def _scatter(fit: FittedLaw, residuals: Array) -> Iterator[str]:
+    """A residual sd far above that of replicates, or far above what one recipe leaves."""
+    sd = fit.residual_sd
+    again, freedom = _replicates(fit)
+    if freedom >= LEAST and sd > TIMES * again and sd > 1e-9:
+        yield (
+            f"residual sd {sd:.2g}, where runs of the same {' and '.join(fit.form.columns)} differ by {again:.2g}: "
+            "the law does not hold for all of them, or they differ in what it does not read"
+        )
+    elif fit.residual == "log" and sd > LARGE and {"N", "D"} <= set(fit.form.columns):
+        yield (
+            f"residual sd {sd:.2g}: runs of one recipe scatter by .1 to 3 % about a law: these are of several "
+            "experiments, or reach beyond where the law holds"
+        )
+
+
+def _replicates(fit: FittedLaw) -> tuple[float, int]:
+    """Scatter of the residuals of rows that agree in all that the law reads, and its degrees of freedom."""
+    columns = np.stack([fit.runs.column(name) for name in fit.form.columns], 1)
+    number = np.unique(columns, axis=0, return_inverse=True)[1].ravel()
+    r = fit.residuals
+    means = (np.bincount(number, r) / np.bincount(number))[number]
+    freedom = len(r) - int(number.max()) - 1
+    return float(np.sqrt(np.sum((r - means) ** 2) / max(freedom, 1))), freedom
+
+
+def _literal(text: str) -> str:
+    """The text of a value as a condition has it."""
+    try:
+        float(text)
+    except ValueError:
+        return text if text in ("True", "False") else repr(text)
+    return text

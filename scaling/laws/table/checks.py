@@ -1,0 +1,141 @@
+"""What a table says against itself: columns in another unit than they are taken for, checkpoints taken for runs.
+
+Each check looks at the whole table and returns notes, which every fit of it repeats, or raises UserError.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.table.reading import shown
+from scaling.laws.table.words import choice, leave
+
+
+class Table(Protocol):
+    """What the checks read of `Runs`."""
+
+    @property
+    def values(self) -> Mapping[str, Array]: ...
+    @property
+    def conventions(self) -> Mapping[str, str]: ...
+    @property
+    def labels(self) -> Mapping[str, NDArray[np.str_]]: ...
+    @property
+    def rows(self) -> Sequence[str]: ...
+    @property
+    def N(self) -> Array: ...
+    @property
+    def D(self) -> Array: ...
+    @property
+    def C(self) -> Array | None: ...
+    @property
+    def loss(self) -> Array: ...
+    def __len__(self) -> int: ...
+
+
+NOTED, REFUSED = 3.0, 30.0
+"""how many times FLOPs may be off 6·N·D before it is told, and refused: at toy sizes conventions are up to 12 off"""
+UNITS = {1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 86400e15: "PFLOP/s-days"}
+MOST_MILLIONS, MOST_BILLIONS = 2e5, 2e4
+"""largest N in millions and D in billions that there is"""
+PERPLEXITY = 20.0
+"""no loss in nats a token is as large as that for long"""
+RUN_NAME = r"(.*[_./ ])?(run|runs|name|id|uid|job|trial|run_?name|run_?id)"
+LEAST_CHECKPOINTS = 3
+"""rows of a run, in the median, that are taken for its checkpoints"""
+
+
+def check_flops(runs: Table) -> Iterator[str]:
+    """C against 6·N·D."""
+    if runs.C is None or not {"N", "D"} <= runs.values.keys():
+        return
+    ratio = runs.C / (6 * runs.N * runs.D)
+    off = np.exp(np.abs(np.log(ratio)))
+    if (off <= NOTED).all():
+        return
+    bad = np.flatnonzero(off > REFUSED)
+    rows = bad if len(bad) else np.flatnonzero(off > NOTED)
+    honest = 6 * runs.N * runs.D
+    told = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
+    middle = float(np.median(ratio[rows]))
+    if not len(bad):
+        yield (
+            f"C is {middle:.2g} times 6·N·D in the median of {len(rows)} of {len(runs)} rows, the first "
+            f"{told[0]}: is N without embeddings, or of all experts?"
+        )
+        return
+    unit = next((f"; that looks like {name}" for size, name in UNITS.items() if 0.3 < middle * size < 3), "")
+    raise UserError(
+        f"C is more than {REFUSED:g} times off 6·N·D in {len(bad)} of {len(runs)} rows: {shown(told)}{unit}; C is "
+        f"training FLOPs, N parameters that a token uses, D tokens: mend the unit, leave C out, or where it is "
+        f"right say {leave('trusted')}"
+    )
+
+
+def check_sizes(runs: Table) -> Iterator[str]:
+    """N in millions and D in billions, where C does not tell."""
+    if not {"N", "D"} <= runs.values.keys() or runs.C is not None:
+        return
+    per_parameter = float(np.median(runs.D / runs.N))
+    millions = bool(runs.N.max() < MOST_MILLIONS and (per_parameter > 3e5 or runs.D.max() < MOST_BILLIONS))
+    billions = bool(runs.D.max() < MOST_BILLIONS and (per_parameter < 1e-4 or runs.N.max() < MOST_MILLIONS))
+    if millions or billions:
+        told = [f"N up to {runs.N.max():.3g} looks like millions of parameters"] * millions
+        told += [f"D up to {runs.D.max():.3g} looks like billions of tokens"] * billions
+        raise UserError(
+            f"{' and '.join(told)}: give both in ones, 7e9 or 7B, or where they are say {leave('trusted')}"
+        )
+    yield from ()
+
+
+def check_loss(runs: Table) -> Iterator[str]:
+    """Perplexities and bits for nats."""
+    name = runs.conventions["loss"]
+    if float(np.median(runs.loss)) > PERPLEXITY:
+        yield (
+            f"losses around {np.median(runs.loss):.3g} look like perplexities: laws are of the loss in nats, "
+            "which is the perplexity's logarithm"
+        )
+    elif re.search(r"bpb|bpt|bits?([_ /]|$)|bits_?per", name.lower()):
+        yield f"{name} is in bits: E, A and B come out in bits, too (times ln 2: nats)"
+
+
+CHECKS: tuple[Callable[[Table], Iterator[str]], ...] = (check_flops, check_sizes, check_loss)
+
+
+def notes_of(runs: Table) -> tuple[str, ...]:
+    """What the checks have to say. Raises UserError for a table that cannot be what it is taken for."""
+    return tuple(note for check in CHECKS for note in check(runs))
+
+
+def checkpoint_column(runs: Table) -> tuple[str, NDArray[np.str_]] | None:
+    """The column by which rows are checkpoints of training runs: one N each, and tokens that grow."""
+    if not {"N", "D"} <= runs.values.keys():
+        return None
+    for name, labels in runs.labels.items():
+        if re.fullmatch(RUN_NAME, name.lower()) and _are_runs(runs, labels):
+            return name, labels
+    return None
+
+
+def _are_runs(runs: Table, labels: NDArray[np.str_]) -> bool:
+    sizes = []
+    for label in np.unique(labels):
+        rows = labels == label
+        if len(np.unique(runs.N[rows])) > 1 or len(np.unique(runs.D[rows])) < rows.sum():
+            return False
+        sizes.append(int(rows.sum()))
+    return float(np.median(sizes)) >= LEAST_CHECKPOINTS
+
+
+def checkpoints_told(name: str, runs: int, rows: int) -> str:
+    """What is said where a column was taken for the runs."""
+    return (
+        f"the {rows} rows are checkpoints of {runs} runs by {choice('run', name)}, which was taken: whole runs are "
+        "resampled, for rows of one are not independent"
+    )

@@ -1,0 +1,142 @@
+"""From a user's table to columns of numbers: which column is which, what is missing, what is there twice."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.table.words import choice
+from scaling.numbers import to_number
+
+if TYPE_CHECKING:
+    pass
+
+Duplicates = Literal["error", "drop", "keep"]
+Missing = Literal["error", "drop"]
+
+USUAL = {"N": "params", "D": "tokens", "loss": "loss"}
+"""the columns that are looked for unless told otherwise"""
+ALIASES = {
+    "N": r"(n|num|model|total|total_n|non_?embedding)?_?(params?|parameters?|param(eter)?_count)(_total|_count)?"
+    r"|n|n_?params|model_size",
+    "D": r"(n|num|total|train|training|total_train(ing)?|n_train)?_?tokens?(_seen|_count|_total)?|d|dataset_tokens",
+    "loss": r"((final|eval|val|valid|validation|test|lm|macro|train|training|ce|cross_entropy)_?)*(loss|nll)"
+    r"|cross_?entropy",
+}
+"""what else these columns are called, the last part of a path with slashes or dots, in small letters"""
+SHOWN = 5
+"""rows and pairs of rows that a message names"""
+
+
+def find_columns(df: Any, names: Mapping[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The column of each letter, and what to say of those that were found under another name.
+
+    Raises UserError for a column that the table has not.
+    """
+    present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
+    known = {letter: name for letter, name in names.items() if name is not None}
+    notes = []
+    for letter, usual in USUAL.items():
+        if known.get(letter) == usual and usual not in present:
+            found = [name for name in present if name not in known.values() and _is_alias(name, ALIASES[letter])]
+            if len(found) == 1:
+                known[letter] = found[0]
+                notes.append(f"{choice(letter, found[0])} was found by its name")
+    missing = {letter: name for letter, name in known.items() if name not in present}
+    if missing:
+        wanted, say = (
+            ", ".join(choice(letter, name or "COLUMN") for letter, name in names.items())
+            for names in (missing, dict.fromkeys(missing, ""))
+        )
+        raise UserError(f"no column {wanted}; the table has {', '.join(present)}: say which is which by {say}")
+    return known, tuple(notes)
+
+
+def _is_alias(name: str, pattern: str) -> bool:
+    return re.fullmatch(pattern, re.split(r"[/.]", name)[-1].strip().lower().replace(" ", "_")) is not None
+
+
+def number_column(values: Any, name: str, rows: Sequence[str]) -> Array:
+    """float64, missing ones NaN; integers become floats before anything is multiplied. 7B is a number, too."""
+    raw = np.asarray(values)
+    column = np.empty(raw.shape, np.float64)
+    for i, value in enumerate(raw.tolist()):
+        try:
+            column[i] = np.nan if value is None else to_number(value)
+        except (TypeError, ValueError):
+            raise UserError(f"column {name!r}, row {rows[i]}: {value!r} is not a number; write 7e9 or 7B") from None
+    return column
+
+
+def require_range(
+    column: Array, raw: Any, name: str, rows: Sequence[str], positive: bool, gone: Sequence[bool]
+) -> None:
+    """Raises UserError for values that are not finite, or not positive, in rows that are not `gone`."""
+    bad = np.flatnonzero(~(np.isfinite(column) & ((column > 0) | (not positive))) & ~np.array(gone, bool)).tolist()
+    if len(bad):
+        overflow = "; whole numbers below zero look like an overflow: multiply as floats"
+        missing = f", or {choice('missing', 'drop')}" if np.isnan(column[bad]).all() else ""
+        raise UserError(
+            f"column {name!r} must be {'positive and ' if positive else ''}finite; {len(bad)} of {len(column)} rows "
+            f"are not: {shown([f'{rows[i]} ({column[i]:g})' for i in bad])}; mend them or leave them out{missing}"
+            + (overflow if np.asarray(raw).dtype.kind == "i" and (column < 0).any() else "")
+        )
+
+
+def duplicate_pairs(columns: Sequence[NDArray[Any]]) -> list[tuple[int, int]]:
+    """Each row that has been there before, with the first of its kind."""
+    seen: dict[tuple[Any, ...], int] = {}
+    pairs = []
+    for i, row in enumerate(zip(*columns, strict=True)):
+        first = seen.setdefault(tuple(row), i)
+        if first != i:
+            pairs.append((first, i))
+    return pairs
+
+
+def refuse_duplicates(pairs: Sequence[tuple[int, int]], df: Any, rows: Sequence[str]) -> None:
+    """Raises UserError that names all pairs, and the columns of the table in which the two rows of some differ."""
+    if not pairs:
+        return
+    differ: dict[str, list[str]] = {}
+    names = df.columns if hasattr(df, "columns") else df
+    for name in names:
+        values = np.asarray(df[name])
+        told = [
+            f"{values[a]} and {values[b]}" for a, b in pairs if values[a] != values[b] and not _unset(values, a, b)
+        ]
+        if told:
+            differ[str(name)] = told
+    why = "; ".join(f"they differ in {name!r} ({told[0]})" for name, told in differ.items())
+    raise UserError(
+        f"rows {shown([f'{rows[a]} and {rows[b]}' for a, b in pairs])} are the same run twice"
+        + (f" ({len(pairs)} pairs)" if len(pairs) > 1 else "")
+        + (f": {why}" if why else "")
+        + f"; drop one of {'them' if len(pairs) == 1 else 'each'}, or {choice('duplicates', 'drop')} or "
+        + choice("duplicates", "keep")
+    )
+
+
+def _unset(values: NDArray[Any], a: int, b: int) -> bool:
+    return bool(values[a] is None or values[b] is None or values[a] != values[a] or values[b] != values[b])
+
+
+def labels_of(df: Any, used: Sequence[str], count: int) -> dict[str, NDArray[np.str_]]:
+    """The columns of a table that sort its rows into a few groups, and that no letter stands for."""
+    found = {}
+    for name in df.columns if hasattr(df, "columns") else ():
+        if str(name) in used:
+            continue
+        values = np.asarray(df[name]).astype(str)
+        if 1 < len(np.unique(values)) <= count / 3:
+            found[str(name)] = values
+    return found
+
+
+def shown(parts: Sequence[str]) -> str:
+    """The first of them, and whether there are more."""
+    return ", ".join(parts[:SHOWN]) + (", …" if len(parts) > SHOWN else "")

@@ -1,0 +1,41 @@
+"""What the choices of a table are called in the interface in use: arguments in Python, options in a terminal."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_OPTIONS: ContextVar[Mapping[str, str] | None] = ContextVar("options", default=None)
+
+
+@contextmanager
+def command_line(options: Mapping[str, str]) -> Iterator[None]:
+    """Within, messages speak of options. options: the letters of columns, by option."""
+    token = _OPTIONS.set({letter: option for option, letter in options.items()})
+    try:
+        yield
+    finally:
+        _OPTIONS.reset(token)
+
+
+def choice(name: str, value: str) -> str:
+    """How `name` is set to `value`: N='params', or --params params; a further column is --column E=experts."""
+    options = _OPTIONS.get()
+    if options is None:
+        return f"{name}={value!r}"
+    if name in options:
+        return f"--{options[name]} {value}"
+    return f"--{name} {value}" if len(name) > 1 and name.islower() else f"--column {name}={value}"
+
+
+def leave(name: str) -> str:
+    """How `name` is switched on."""
+    return f"{name}=True" if _OPTIONS.get() is None else f"--{name}"
+
+
+def condition(text: str) -> str:
+    """How rows are chosen by a condition, quoted for a shell on the command line."""
+    return f"df.query({text!r})" if _OPTIONS.get() is None else f"--where {_quoted(text)}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`") + '"'

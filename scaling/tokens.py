@@ -1,0 +1,4 @@
+"""Numbers of tokens that mean something besides text."""
+
+EOD = 0
+"""ends every document, whatever the tokenizer; no text has it"""

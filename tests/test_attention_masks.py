@@ -1,0 +1,188 @@
+"""Every mask in every kernel, against a dense softmax over a boolean square."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import quick_jit
+
+from scaling.errors import UserError
+from scaling.families.kernels import choose, keys_of_blocks, visible_keys
+from scaling.models.attend import reference
+from scaling.models.attention_blocked import blocked
+from scaling.models.attention_kernels import splash, xla
+from scaling.models.attention_mask import AttentionMask
+from scaling.models.positions import alibi_slopes
+
+Arrays = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def interpreted(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: Any = None) -> jax.Array:
+    """Splash attention without a TPU."""
+    return splash(q, k, v, mask, marks, interpret=True)
+
+
+def inputs(length: int, d_head: int = 8) -> Arrays:
+    keys = jax.random.split(jax.random.key(length), 3)
+    q, k, v = (jax.random.normal(key, (2, length, n, d_head)) for key, n in zip(keys, (4, 2, 2), strict=True))
+    return q, k, v
+
+
+def marks_of(mask: AttentionMask, length: int) -> np.ndarray | None:
+    """Of two windows: prefixes of two lengths, or documents that begin at different places."""
+    place = np.arange(length)
+    if mask.kind == "prefix":
+        return np.stack([place < length // 3, place < length - 1]).astype(np.int32)
+    if mask.kind == "document":
+        return np.stack([np.searchsorted([5, 17, 66], place, "right"), place // 40]).astype(np.int32)
+    return None
+
+
+def visible(length: int, mask: AttentionMask) -> np.ndarray:
+    """[2 windows, queries, keys], one by one."""
+    marks = marks_of(mask, length)
+
+    def sees(window: int, i: int, j: int) -> bool:
+        if abs(i - j) >= mask.window or mask.kind == "full":
+            return abs(i - j) < mask.window
+        mark = np.zeros(length) if marks is None else marks[window]
+        if mask.kind == "document":
+            return j <= i and mark[i] == mark[j]
+        return j <= i or mark[j] == 1
+
+    return np.array([[[sees(b, i, j) for j in range(length)] for i in range(length)] for b in range(2)])
+
+
+def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: Any = None) -> jax.Array:
+    """exp of every score of the square, times what is visible, over its sum."""
+    length, heads, d_head = q.shape[1:]
+    k, v = (jnp.repeat(x, heads // k.shape[2], 2) for x in (k, v))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(d_head)
+    if mask.softcap:
+        scores = mask.softcap * jnp.tanh(scores / mask.softcap)
+    if mask.alibi:
+        distance = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+        scores -= np.array(alibi_slopes(heads))[:, None, None] * distance
+    weights = jnp.exp(scores) * visible(length, mask)[:, None]
+    return jnp.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
+
+
+def assert_same_with_gradients(run: Any, arrays: Arrays, mask: AttentionMask) -> None:
+    direction = jax.random.normal(jax.random.key(9), arrays[0].shape)
+
+    marks = marks_of(mask, arrays[0].shape[1])
+
+    def value_and_gradients(f: Any, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(lambda *x: f(*x, mask, marks), *arrays)
+        return (out, *pull(direction))
+
+    both = quick_jit(lambda *x: (value_and_gradients(run, *x), value_and_gradients(dense, *x)))
+    for got, want in zip(*both(*arrays), strict=True):
+        np.testing.assert_allclose(got, want, atol=3e-5)
+
+
+def told(value: Any) -> str:
+    return str(getattr(value, "__name__", value))
+
+
+MASKS = [
+    AttentionMask(150, kind="full"),
+    AttentionMask(70, kind="full", alibi=True),
+    AttentionMask(30, kind="full"),
+    AttentionMask(30, kind="full", softcap=2.0, alibi=True),
+    AttentionMask(1, kind="full"),
+    AttentionMask(150, kind="prefix"),
+    AttentionMask(30, kind="prefix", alibi=True),
+    AttentionMask(150, kind="prefix", softcap=2.0),
+    AttentionMask(150, kind="document"),
+    AttentionMask(12, kind="document", alibi=True),
+    AttentionMask(150, kind="document", softcap=2.0),
+]
+
+
+@pytest.mark.parametrize(
+    "run, length, mask",
+    [(reference, 24, mask) for mask in MASKS]
+    + [(blocked, 150, mask) for mask in MASKS]
+    + [(blocked, length, MASKS[1]) for length in (1, 24, 64, 128)],
+    ids=told,
+)
+def test_attention_is_the_dense_square(run: Any, length: int, mask: AttentionMask) -> None:
+    """At lengths below, of and beside whole blocks of 64."""
+    assert_same_with_gradients(run, inputs(length), mask)
+
+
+@pytest.mark.parametrize("kind", ["full", "prefix", "document"])
+@pytest.mark.parametrize("window", [40, 7])
+def test_attention_by_xla_is_the_dense_square(window: int, kind: Any) -> None:
+    assert_same_with_gradients(xla, inputs(40), AttentionMask(window, kind=kind))
+
+
+@pytest.mark.parametrize(
+    "length, window, kind", [(128, 50, "full"), (150, 150, "full"), (150, 50, "full"), (150, 50, "document")]
+)
+def test_attention_by_splash_is_the_dense_square(length: int, window: int, kind: Any) -> None:
+    """Also where windows are filled up to whole blocks of 128, which no query may see."""
+    assert_same_with_gradients(interpreted, inputs(length, 64), AttentionMask(window, kind=kind))
+
+
+@pytest.mark.parametrize(
+    "mask", [AttentionMask(150), AttentionMask(30, kind="full"), AttentionMask(150, kind="document")], ids=str
+)
+@pytest.mark.parametrize("run", [reference, blocked, xla, interpreted])
+def test_what_a_query_does_not_see_has_no_part_in_it(run: Any, mask: AttentionMask) -> None:
+    """To the last bit, and its gradient is exactly 0."""
+    q, k, v = (x[:1] for x in inputs(150, 64))
+    seen, marks = visible(150, mask)[0], marks_of(mask, 150)
+    marks = None if marks is None else marks[:1]
+
+    @quick_jit
+    def of(query: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Arrays]:
+        out, pull = jax.vjp(lambda *x: run(*x, mask, marks)[:, query], q, k, v)
+        return out, pull(jnp.ones_like(out))
+
+    for query in (0, 63, 64, 100):
+        hidden = ~seen[query]
+        out, (_, dk, dv) = of(query, k, v)
+        other, _ = of(query, k.at[:, hidden].add(7.0), v.at[:, hidden].add(-9.0))
+        assert (out == other).all()
+        assert (dk[:, hidden] == 0).all() and (dv[:, hidden] == 0).all() and (dv[:, seen[query]] != 0).all()
+
+
+@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize("context, window", [(150, 150), (150, 30), (64, 64), (7, 1)])
+def test_the_ledger_counts_the_keys_of_the_square(context: int, window: int, kind: Any) -> None:
+    seen = visible(context, AttentionMask(window, kind=kind))[0].sum() / context
+    assert visible_keys(context, window, kind) == pytest.approx(seen)
+    assert seen <= keys_of_blocks(context, window, kind) <= context
+
+
+@pytest.mark.parametrize("context, window", [(9, 9), (9, 4), (5, 1), (1, 1)])
+def test_the_ledger_counts_the_mean_over_prefixes_of_every_length(context: int, window: int) -> None:
+    place = np.arange(context)
+    near = np.abs(place[:, None] - place) < window
+    squares = [near & ((place[:, None] >= place) | (place < prefix)) for prefix in range(context)]
+    assert visible_keys(context, window, "prefix") == pytest.approx(np.mean([x.sum() / context for x in squares]))
+
+
+def test_a_mask_of_marks_does_not_become_causal_without_them() -> None:
+    for run in (reference, blocked, xla, interpreted):
+        with pytest.raises(ValueError, match="a document mask needs the marks of the batch"):
+            run(*inputs(8, 64), AttentionMask(8, kind="document"))
+
+
+def test_kernels_are_not_asked_for_masks_that_they_do_not_know() -> None:
+    """cuDNN's windows are to the left; splash attention knows segments, but no prefix that is data."""
+    plain: dict[str, Any] = {"dtype": "bfloat16", "d_head": 64, "bent": False}
+    assert choose("auto", "gpu", **plain) == "cudnn"
+    assert choose("auto", "gpu", **plain, mask="full") == "cudnn"
+    assert choose("auto", "gpu", **plain, mask="full", windowed=True) == "xla"
+    assert choose("auto", "gpu", **plain, mask="document") == "xla"
+    assert choose("auto", "tpu", **plain, mask="document") == "splash"
+    assert choose("auto", "tpu", **plain, mask="prefix") == "blocked"
+    with pytest.raises(UserError, match="cudnn knows no sliding window that reaches behind a query; allowed here"):
+        choose("cudnn", "gpu", **plain, mask="full", windowed=True)
+    with pytest.raises(UserError, match="cudnn knows no document mask; allowed here: auto, reference, blocked, xla"):
+        choose("cudnn", "gpu", **plain, mask="document")

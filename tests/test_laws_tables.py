@@ -1,0 +1,253 @@
+"""Tables of other people: units, mixed experiments, checkpoints, rows twice or missing, names and numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling import laws
+from scaling.errors import UserError
+from scaling.laws.solve.mixed import mixed_notes, splits
+from scaling.laws.table.words import command_line
+from scaling.numbers import to_number
+
+PUBLISHED = Path(__file__).parents[1] / "../shared/published"
+
+
+def grid(noise=0.003, seed=0, **changes):
+    """Eight sizes by six numbers of tokens of a known law."""
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e8, 1e10, 8), np.geomspace(1e9, 3e11, 6)))
+    loss = (1.7 + 400 / n**0.34 + 410 / d**0.28) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
+    return pd.DataFrame({"params": n, "tokens": d, "loss": loss, "flops": 6 * n * d, **changes})
+
+
+@pytest.mark.parametrize(
+    ("unit", "name"), [(1e9, "GFLOPs"), (1e12, "TFLOPs"), (1e15, "PFLOPs"), (86400e15, "PFLOP/s-days"), (40.0, "")]
+)
+def test_flops_in_another_unit_are_refused_and_the_unit_is_named(unit, name):
+    df = grid()
+    with pytest.raises(
+        UserError, match=rf"off 6·N·D in 48 of 48 rows: 0 \(.*{f'looks like {name}' if name else ''};"
+    ):
+        laws.Runs(df.assign(flops=df.flops / unit), C="flops")
+
+
+def test_flops_a_few_times_off_are_noted_and_those_of_a_convention_are_not():
+    df = grid()
+    (note,) = laws.Runs(df.assign(flops=5 * df.flops), C="flops").notes
+    assert "C is 5 times 6·N·D in the median of 48 of 48 rows" in note
+    assert laws.Runs(df.assign(flops=1.5 * df.flops), C="flops").notes == ()
+    one = df.assign(flops=np.where(df.index == 7, 100, 1) * df.flops)
+    with pytest.raises(UserError, match=r"in 1 of 48 rows: 7 \("):
+        laws.Runs(one, C="flops")
+
+
+@pytest.mark.parametrize(
+    ("millions", "billions", "said"),
+    [
+        (True, False, "N up to 1e.04 looks like millions"),
+        (False, True, "D up to 300 looks like billions"),
+        (True, True, "millions of parameters and D up to 300 looks like billions"),
+    ],
+)
+def test_sizes_in_millions_and_tokens_in_billions_are_refused(millions, billions, said):
+    df = grid()
+    df["params"] /= 1e6 if millions else 1
+    df["tokens"] /= 1e9 if billions else 1
+    with pytest.raises(UserError, match=said):
+        laws.Runs(df)
+
+
+def test_a_table_that_is_trusted_is_taken_at_its_word():
+    df = grid()
+    runs = laws.Runs(df.assign(flops=df.flops / 1e9, params=df.params / 1e6), C="flops", trusted=True)
+    assert runs.notes == () and runs.N.max() < 2e4
+    with command_line({"params": "N"}), pytest.raises(UserError, match="say --trusted"):
+        laws.Runs(df.assign(params=df.params / 1e6))
+
+
+def test_toy_ladders_are_no_millions():
+    n, d = np.geomspace(2e4, 1e6, 6), np.geomspace(1e6, 3e7, 6)
+    assert laws.Runs({"params": n, "tokens": d, "loss": np.linspace(3, 2, 6)}).notes == ()
+
+
+def test_perplexities_and_bits_are_noted():
+    df = grid()
+    assert "look like perplexities" in laws.Runs(df.assign(loss=np.exp(df.loss + 1))).notes[0]
+    assert "is in bits" in laws.Runs(df.assign(c4_bpb=df.loss), loss="c4_bpb").notes[0]
+    assert laws.Runs(df).notes == ()
+
+
+def mixed():
+    """Two data sets, of which one's losses are .4 higher, and a name of the size, which splits nothing."""
+    first, second = grid(), grid(seed=1)
+    df = pd.concat([first, second.assign(loss=second.loss + 0.4)], ignore_index=True)
+    df["dataset"] = np.repeat(["c4 clean", "code"], 48)
+    return df.assign(size_label=[f"{n:.1e}" for n in df.params], seed=np.arange(96) % 3)
+
+
+def test_a_column_that_splits_the_residuals_is_named_with_a_condition_to_copy(tmp_path):
+    fit = laws.fit(mixed(), starts=8)
+    found = splits(fit, fit.residuals)
+    assert [split.column for split in found] == ["dataset"] and found[0].share > 0.5
+    said = "\n".join(mixed_notes(fit))
+    assert "residual sd" in said and "residuals differ by dataset" in said
+    assert "df.query(\"dataset == 'c4 clean'\")" in said and "dataset" in fit.summary()
+    with command_line({"params": "N"}):
+        assert "--where \"dataset == 'c4 clean'\"" in "\n".join(mixed_notes(fit))
+    fit.save(tmp_path / "fit.json")
+    assert mixed_notes(laws.load(tmp_path / "fit.json")) == mixed_notes(fit)
+
+
+def test_one_data_set_is_fitted_without_a_word():
+    df = mixed()
+    for name, rows in df.groupby("dataset"):
+        fit = laws.fit(rows.reset_index(drop=True), starts=8)
+        assert mixed_notes(fit) == [], name
+
+
+def test_replicates_that_agree_where_the_law_does_not_are_told():
+    df = pd.concat([grid(0.0), grid(0.0)], ignore_index=True)
+    df["loss"] *= np.exp(0.02 * np.sin(5 * np.log(df.params)) + 0.001 * np.random.default_rng(0).standard_normal(96))
+    assert "where runs of the same N and D differ by 0.00" in mixed_notes(laws.fit(df, starts=8))[0]
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="../shared/published is not here")
+@pytest.mark.parametrize(
+    ("file", "condition"),
+    [
+        ("epoch_chinchilla", "used_in_fit == 1"),
+        ("gadre_c4", "params > 0"),
+        ("gadre_redpajama", "params > 0"),
+        ("farseer", "split == 'train'"),
+        ("misfitting_isoflops", "outlier == 0"),
+        ("marin_isoflops", "outlier == 0 and experiment.str.contains('dclm')"),
+    ],
+)
+def test_published_tables_of_one_experiment_raise_no_alarm(file, condition):
+    table = pd.read_csv(PUBLISHED / f"{file}.csv").query(condition).reset_index(drop=True)
+    fit = laws.fit(table, C="flops", duplicates="drop", starts=16)
+    assert [*fit.runs.notes, *mixed_notes(fit)] == []
+
+
+def checkpoints():
+    df = grid()
+    return df.assign(run_name=[f"run-{n:.3g}" for n in df.params], step=(df.tokens / 1e6).astype(int))
+
+
+def test_checkpoints_are_recognised_said_and_resampled_as_runs():
+    runs = laws.Runs(checkpoints())
+    assert len(np.unique(runs.run)) == 8 and runs.conventions["run"] == "run_name"
+    assert "the 48 rows are checkpoints of 8 runs by run='run_name', which was taken" in runs.notes[0]
+    assert laws.fit(runs, starts=8).bootstrap(20).kind == "runs"
+    with command_line({"params": "N", "run": "run"}):
+        assert "--run run_name" in laws.Runs(checkpoints()).notes[0]
+    assert laws.Runs(checkpoints(), run="run_name").notes == ()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"model": [f"m{n:.3g}" for n in grid().params]},  # sizes, each trained anew
+        {"run_name": np.arange(48)},
+        {"run_name": np.arange(48) % 4},  # of many sizes: no training run
+    ],
+)
+def test_other_columns_are_no_runs(names):
+    assert laws.Runs(grid().assign(**names)).run is None
+
+
+def test_few_rows_a_parameter_are_drawn_as_noise_and_many_as_rows():
+    few = grid().iloc[::4].reset_index(drop=True)
+    fits = {name: laws.fit(df, starts=8) for name, df in {"noise": few, "rows": mixed()}.items()}
+    for kind, fit in fits.items():
+        assert fit.bootstrap(20).kind == kind
+    assert "20 draws, refits of fresh noise about the law" in fits["noise"].summary()
+
+
+def test_all_pairs_of_rows_are_named_with_the_column_in_which_they_differ():
+    df = grid().assign(seed=0, dataset="c4")
+    again = pd.concat([df, df.iloc[[2, 5]].assign(seed=1)], ignore_index=True)
+    with pytest.raises(
+        UserError, match=r"rows 2 and 48, 5 and 49 are .* \(2 pairs\): they differ in 'seed' \(0 and 1\)"
+    ):
+        laws.Runs(again)
+    dropped = laws.Runs(again, duplicates="drop")
+    assert len(dropped) == 48 and {e.row: e.reason for e in dropped.exclusions} == {
+        "48": "the same run as row 2", "49": "the same run as row 5"}  # fmt: skip
+    assert len(laws.Runs(again, duplicates="keep")) == 50
+    kept = laws.fit(again, duplicates="keep", starts=4)
+    assert len(kept.runs) == 50
+    with pytest.raises(UserError, match="'error', 'drop', 'keep'; got 'no'"):
+        laws.Runs(again, duplicates="no")
+
+
+def test_missing_values_are_dropped_where_that_is_asked_for():
+    df = grid()
+    df.loc[[3, 8], "loss"] = np.nan
+    df.loc[9, "tokens"] = np.nan
+    with pytest.raises(UserError, match=r"'tokens' .* 9 \(nan\).*, or missing='drop'"):
+        laws.Runs(df)
+    runs = laws.Runs(df, missing="drop")
+    assert {e.row: e.reason for e in runs.exclusions} == {
+        "3": "loss is missing", "8": "loss is missing", "9": "tokens is missing"}  # fmt: skip
+    df.loc[8, "loss"] = -1.0
+    with pytest.raises(UserError, match=r"8 \(-1\)"):
+        laws.Runs(df, missing="drop")
+
+
+def test_further_columns_may_be_zero_unless_a_law_reads_them():
+    df = grid().assign(seed=np.arange(48) % 2, E=np.arange(48) % 3)
+    runs = laws.Runs(df, S="seed", E="E")
+    assert (runs.column("S") == df.seed).all() and laws.fit(runs, starts=4).params
+    with pytest.raises(UserError, match=r"needs E above zero; 16 of 48 rows are not: 0 \(0\)"):
+        laws.fit(runs, "clark")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7B", 7e9), ("1T", 1e12), ("350M", 3.5e8), ("1e24", 1e24), ("12k", 12e3), ("1,400", 1400), (3, 3)],
+)
+def test_numbers_as_people_write_them(text, value):
+    assert to_number(text) == value
+
+
+def test_texts_of_numbers_make_the_same_runs():
+    df = grid().head(4)
+    texts = df.assign(params=["70M", "1.4B", "7B", "1T"], tokens=df.tokens.astype(str))
+    np.testing.assert_array_equal(laws.Runs(texts).N, [7e7, 1.4e9, 7e9, 1e12])
+    np.testing.assert_array_equal(laws.Runs(texts).D, df.tokens)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"params": "parameter_count", "tokens": "throughput/total_tokens", "loss": "eval/paloma/macro_loss"},
+        {"params": "N", "tokens": "D", "loss": "val_loss"},
+        {"params": "n_params", "tokens": "train_tokens", "loss": "Final Loss"},
+    ],
+)
+def test_columns_are_found_by_their_usual_names_and_said(names):
+    runs = laws.Runs(grid().rename(columns=names))
+    assert len(runs.notes) == 3 and f"N={names['params']!r} was found" in runs.notes[0]
+    np.testing.assert_array_equal(runs.loss, grid().loss)
+    with pytest.raises(UserError, match="no column N='size'"):
+        laws.Runs(grid(), N="size")
+    with pytest.raises(UserError, match="no column loss='loss'"):  # two could be meant
+        laws.Runs(grid().rename(columns={"loss": "val_loss"}).assign(test_loss=1.0))
+
+
+def test_the_law_that_predicts_best_is_first_and_a_disagreement_is_said():
+    df = grid(0.002)
+    near = df.flops < np.quantile(df.flops, 0.7)
+    df["loss"] *= np.where(near, 1.0, np.exp(0.01 * np.log(df.flops / df.flops[near].max())))
+    found = laws.compare(
+        laws.Runs(df, C="flops"), ["chinchilla", "chinchilla_no_offset", "chinchilla_equal"], starts=8, draws=20
+    )
+    errors = [entry.backtest.score.rmse for entry in found.entries]
+    assert errors == sorted(errors)
+    by_aic = min(found.entries, key=lambda entry: entry.likelihood.aic).fit.form.name
+    told = any(note.startswith(f"AIC puts {by_aic} first") for note in found.notes)
+    assert told == (by_aic != found.order[0])
+    assert min(row["delta_aic"] for row in found.table) == 0
