@@ -35,7 +35,7 @@ def test_predictions_of_a_dataframe_are_one(fit):
     new = pd.DataFrame({"size": ["7B", "70B"], "tokens": [1e12, 2e12]}, index=["a", "b"])
     found = fit.predict(new, level=0.5)
     by_hand = fit.predict(N=np.array([7e9, 7e10]), D=np.array([1e12, 2e12]), level=0.5)
-    assert list(found.columns) == ["loss", "low", "high"] and list(found.index) == ["a", "b"]
+    assert list(found.columns) == ["loss", "low", "high", "run_low", "run_high"] and list(found.index) == ["a", "b"]
     np.testing.assert_array_equal(found.loss, by_hand.loss)
     np.testing.assert_array_equal(found.high, by_hand.high)
     np.testing.assert_array_equal(fit.predict(new.rename(columns={"size": "N", "tokens": "D"})).loss, found.loss)

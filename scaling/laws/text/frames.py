@@ -67,8 +67,8 @@ def predicted_frame(fit: FittedLaw, table: "pd.DataFrame", level: float) -> "pd.
     found = predicted_loss(fit, columns, level)
     values: Mapping[str, Any] = {"loss": found.loss}
     if found.level is not None:
-        ends = ("low", "high", "run_low", "run_high")
-        values = {**values, **{end: getattr(found, end) for end in ends}}
+        runs = {"run_low": found.run_low, "run_high": found.run_high}
+        values = {**values, "low": found.low, "high": found.high, **runs}
     return pd.DataFrame(values, index=table.index)
 
 
