@@ -28,7 +28,7 @@ def ladder(low=1e17, high=1e21, sd=0.005, seed=0, E=1.69):
     N = 0.1 * C**0.47 * np.tile(np.geomspace(1 / 3, 3, 7), 5)
     loss = E + 406.4 / N**0.34 + 410.7 / (C / 6 / N) ** 0.28
     loss = loss * np.exp(sd * np.random.default_rng(seed).standard_normal(len(C)))
-    return laws.Runs({"params": N, "tokens": C / 6 / N, "loss": loss})
+    return laws.Runs({"params": N, "tokens": C / 6 / N, "loss": loss}, trusted=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,11 @@ def test_profile_of_a_linear_law_is_the_exact_interval():
         unscaled=("N",),
     )  # fmt: skip
     fit = laws.fit(
-        laws.Runs({"params": np.exp(x), "loss": y}, D=None), form, loss=laws.l2(), residual="raw", starts=2
+        laws.Runs({"params": np.exp(x), "loss": y}, D=None, trusted=True),
+        form,
+        loss=laws.l2(),
+        residual="raw",
+        starts=2,
     )
     line = stats.linregress(x, y)
     for level in (0.5, 0.9, 0.99):
@@ -114,7 +118,9 @@ def test_profile_with_a_prior_is_no_wider_than_the_prior(short_fit):
 def test_profile_does_not_depend_on_units(short_fit):
     runs = short_fit.runs
     other = laws.fit(
-        laws.Runs({"params": runs.N / 1e6, "tokens": runs.D * 1e3, "loss": runs.loss}), loss=laws.l2(), starts=16
+        laws.Runs({"params": runs.N / 1e6, "tokens": runs.D * 1e3, "loss": runs.loss}, trusted=True),
+        loss=laws.l2(),
+        starts=16,
     )
     for name in ("E", "alpha", "beta"):
         np.testing.assert_allclose(other.profile(name).interval, short_fit.profile(name).interval, rtol=1e-2)

@@ -25,7 +25,7 @@ LOSS = [4.119059, 4.173451, 3.581135, 4.703222, 3.716419, 3.973738]
 
 
 def open_runs() -> laws.Runs:
-    return laws.Runs({"params": N, "tokens": D, "loss": LOSS})
+    return laws.Runs({"params": N, "tokens": D, "loss": LOSS}, trusted=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_law_that_the_runs_determine_is_bounded_and_certified() -> None:
 
 
 def test_every_command_ends_with_what_there_is(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", str(csv), "--bootstrap", "20", "--kind", "noise"]) == 0
+    assert main(["fit", str(csv), "--trusted", "--bootstrap", "20", "--kind", "noise"]) == 0
     assert "A and alpha ran to the end" in capsys.readouterr().out
     path = csv.with_suffix(".fit.json")
     assert main(["predict", str(path), "--flops", "1e10", "--json"]) == 0
