@@ -50,6 +50,8 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, of a sweep, "optimizer.b2 == 0.9"',
     )
+    add("--group", metavar="COLUMN", help="CSV: column of labels; fits one law for each of several groups at once")
+    add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups have in common")
     add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that are there twice (default: error)")
     add("--missing", choices=("error", "drop"), help="CSV: rows that lack a value (default: error)")
     add("--trusted", action="store_true", help="CSV: take FLOPs, sizes and rows for what they are said to be")
@@ -135,13 +137,18 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     csv = len(args.runs) == 1 and args.runs[0].is_file()
     output = _writable(_output(args.runs) if args.output is None else args.output)
     before = _fit_in(output)
+    _require_group_of_csv(args, csv)
     runs = _read_csv(args) if csv else _read_sweep(args)
     objective = laws.parse_loss(args.objective)
-    fitted = laws.fit(runs, args.law, loss=objective, residual=args.residual, starts=args.starts)
+    shared = [name for name in args.shared.split(",") if name]
+    fitted = laws.fit(
+        runs, args.law, loss=objective, residual=args.residual, starts=args.starts, group=args.group, shared=shared
+    )
     if args.bootstrap:
         # a sweep is a design of few runs: a resample of its rows would lose whole budgets
         fitted.bootstrap(args.bootstrap, seed=args.seed, kind=args.kind or (None if csv else "noise"))
-    approach2 = laws.try_isoflop(runs, args.level, designed=not csv) if csv or fitted.form.of_sizes else None
+    one_curve = not args.group if csv else fitted.form.of_sizes
+    approach2 = laws.try_isoflop(runs, args.level, designed=not csv) if one_curve else None
     table = laws.fit_table(fitted, args.level, approach2)
     replaced = None
     if before is not None and before["hash"] != fitted.runs.hash:
@@ -176,6 +183,15 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
     columns = _numbers(args.overrides) if args.flops is None else {"C": args.flops}
     table = laws.loss_table(fitted, columns, args.level)
     return finite(table), laws.format_loss(table)
+
+
+def _require_group_of_csv(args: argparse.Namespace, csv: bool) -> None:
+    if args.group and not csv:
+        raise UserError(
+            "--group is about a CSV: write one of sweeps (scaling.load_runs([…]).to_csv(…)), or use laws.fit(…, group=…)"
+        )
+    if args.group and (args.compare or args.suggest is not None):
+        raise UserError("--group fits one law of several groups: leave --compare and --suggest out")
 
 
 def _suggestion(fitted: "laws.Fit", args: argparse.Namespace) -> tuple["laws.Suggestion", Path | None]:

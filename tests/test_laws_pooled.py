@@ -1,5 +1,6 @@
 """Several groups fitted as one law: shared and own parameters, what compute is worth, and whether to share."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from scaling import laws
+from scaling.cli import main
 from scaling.errors import UserError
 
 TRUTH = {"alpha": 0.34, "beta": 0.28}
@@ -108,6 +110,24 @@ def test_a_pooled_fit_is_saved_with_its_groups(tmp_path: Path):
 def test_what_cannot_be_shared_is_told(shared, said):
     with pytest.raises(UserError, match=said):
         fitted(table(), shared=shared)
+
+
+def test_the_command_tells_groups_gains_and_whether_to_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "runs.csv"
+    table(noise=0.002).sort_values("kind").to_csv(path, index=False)
+    call = ["fit", str(path), "--group", "kind", "--shared", "alpha,beta", "--objective", "l2", "--bootstrap", "50"]
+    assert main(call) == 0
+    told = capsys.readouterr().out
+    assert "groups: dense (18 runs), sparse (18 runs); they share alpha, beta" in told
+    assert "compute multiplier of sparse: " in told and "sharing: p = " in told and "E[sparse]" in told
+    assert main([*call, "--json", "-o", str(tmp_path / "other.json")]) == 0
+    said = json.loads(capsys.readouterr().out)["groups"]
+    gain = laws.load(path.with_suffix(".fit.json")).gain()["sparse"]
+    assert said["gain"][0]["multiplier"] == gain.multiplier and said["sharing"]["simulations"] == 200
+    assert main(["fit", str(path), "--group", "sort"]) == 2 and "no column 'sort' of labels; it has kind" in (
+        capsys.readouterr().err
+    )
+    assert main([*call, "--suggest"]) == 2
 
 
 def test_groups_that_are_none_or_too_small_are_told():

@@ -20,7 +20,7 @@ from scaling.laws.intervals.identification import Identification, identify
 from scaling.laws.intervals.interval import Interval
 from scaling.laws.intervals.prediction import Optimum, PredictedLoss, interval_of, optimum_at, predicted_loss
 from scaling.laws.intervals.profile import Profile, profile
-from scaling.laws.pooled import Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
+from scaling.laws.pooled import SIMULATIONS, Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
 from scaling.laws.solve.draws import DrawMethod, Draws, Resampling
@@ -199,7 +199,7 @@ class Fit(FittedLaw):
         """
         return gains(self, C, level, flops_per_token)
 
-    def test_sharing(self, n: int = 200, seed: int = 0) -> SharingTest:
+    def test_sharing(self, n: int = SIMULATIONS, seed: int = 0) -> SharingTest:
         """Whether the groups of a pooled fit may share what they share: a likelihood-ratio test against a law that
         shares nothing, its level by `n` simulations of the fitted one.
 

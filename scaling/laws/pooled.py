@@ -25,6 +25,8 @@ from scaling.laws.table.runs import Runs
 FURTHEST = float(np.log(1e6))
 """a compute multiplier is sought this far in log C on both sides of 1"""
 HALVINGS = 40
+SIMULATIONS = 200
+"""of a test of sharing"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
     pooling = pooling_of(fit)
     if group not in pooling.groups:
         raise UserError(f"no group {group!r}; there are {', '.join(pooling.groups)}")
-    runs, names = _runs_of(fit, group), pooling.names(group)
+    runs, names = runs_of_group(fit, group), pooling.names(group)
     fixed = {name: fit.fixed[own] for name, own in zip(pooling.base.params, names, strict=True) if own in fit.fixed}
     problem = make_problem(runs, pooling.base, fit.loss, fit.residual, fixed)
     where = [fit.form.params.index(name) for name in names]
@@ -83,7 +85,7 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
 def gains(fit: FittedLaw, C: float | None, level: float, flops_per_token: FlopsPerToken | None) -> dict[str, Gain]:
     """See `Fit.gain`."""
     pooling = pooling_of(fit)
-    C = C or min(float(_runs_of(fit, group).flops.max()) for group in pooling.groups)
+    C = C or min(float(runs_of_group(fit, group).flops.max()) for group in pooling.groups)
     per_token = flops_per_token or six_n
     samples = fit.natural[None] if fit.draws is None else np.vstack([fit.natural, fit.draws.samples])
 
@@ -135,15 +137,21 @@ def _apart(form: Form) -> Pooling:
     return form.pooling
 
 
-def _runs_of(fit: FittedLaw, group: str) -> Runs:
+def runs_of_group(fit: FittedLaw, group: str) -> Runs:
+    """The rows of one group."""
     return fit.runs.rows_where(fit.runs.column(GROUP) == pooling_of(fit).groups.index(group) + 1)
+
+
+def trades_compute(form: Form) -> bool:
+    """Whether a group of this law can be worth compute to another."""
+    return form.columns == ("C",) or set(form.columns) == {"N", "D"}
 
 
 def least_at(form: Form, natural: Array, log_C: Array, per_token: FlopsPerToken) -> Array:
     """L* of each of the parameters [n, k] at its own log FLOPs [n]."""
     if form.columns == ("C",):
         return form.loss(natural, [np.exp(log_C)])
-    if set(form.columns) != {"N", "D"}:
+    if not trades_compute(form):
         raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: compute is not what its groups trade")
 
     def loss(n: Array) -> Array:

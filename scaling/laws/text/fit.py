@@ -8,6 +8,7 @@ from scaling.laws.intervals.identification import identify
 from scaling.laws.intervals.prediction import interval_of
 from scaling.laws.intervals.sensitivity import delta_warning
 from scaling.laws.isoflop.minima import Isoflop, format_isoflop
+from scaling.laws.pooled import SIMULATIONS, gains, pooling_of, runs_of_group, sharing, trades_compute
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.mixed import mixed_notes
@@ -56,7 +57,42 @@ def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None =
             *filter(None, [delta_warning(fitted, level)]),
         ],
         "isoflop": None if approach2 is None else approach2.to_dict(),
+        "groups": groups_table(fitted, level) if fitted.form.pooling else None,
     }
+
+
+def groups_table(fitted: FittedLaw, level: float) -> dict[str, Any]:
+    """What is said of the groups of a pooled fit; gains where its law is one of N and D, or of C."""
+    pooling = pooling_of(fitted)
+    gain = gains(fitted, None, level, None) if trades_compute(pooling.base) else {}
+    return {
+        "names": list(pooling.groups),
+        "runs": [len(runs_of_group(fitted, group)) for group in pooling.groups],
+        "shared": list(pooling.shared),
+        "gain": [asdict(found) for found in gain.values()],
+        "sharing": asdict(sharing(fitted, SIMULATIONS, 0)) if pooling.shared else None,
+    }
+
+
+def format_groups(table: dict[str, Any]) -> list[str]:
+    """The lines of a `groups_table`."""
+    names = [f"{name} ({count} runs)" for name, count in zip(table["names"], table["runs"], strict=True)]
+    lines = [f"groups: {', '.join(names)}; they share {', '.join(table['shared']) or 'nothing'}"]
+    for gain in table["gain"]:
+        times, ends = by_width(gain["multiplier"], gain["interval"]) if gain["interval"] else (
+            f"{gain['multiplier']:.3g}", "",
+        )  # fmt: skip
+        lines.append(
+            f"compute multiplier of {gain['group']}: {times} {ends} times fewer FLOPs than {gain['against']} for the "
+            f"loss {gain['loss']:.4g} that takes it {gain['C']:.3g}".replace("  ", " ")
+        )
+    if test := table["sharing"]:
+        shared, apart = test["parameters"]
+        lines.append(
+            f"sharing: p = {test['p_value']:.2g} by {test['simulations']} simulations ({shared} parameters, {apart} "
+            "with nothing shared); a small p says that the groups do not have them in common"
+        )
+    return lines
 
 
 def format_table(table: dict[str, Any]) -> str:
@@ -82,6 +118,8 @@ def format_table(table: dict[str, Any]) -> str:
     lines.append(f"units: {', '.join(f'{letter} {name}' for letter, name in _units(table).items())}")
     lines += [f"note: {warning}" for warning in table["warnings"]]
     lines += _excluded(table["excluded"])
+    if table.get("groups"):
+        lines += ["", *format_groups(table["groups"])]
     if table.get("isoflop"):
         lines += ["", format_isoflop(table["isoflop"])]
     return "\n".join(lines)
