@@ -188,7 +188,7 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
 def _require_group_of_csv(args: argparse.Namespace, csv: bool) -> None:
     if args.group and not csv:
         raise UserError(
-            "--group is about a CSV: write one of sweeps (scaling.load_runs([…]).to_csv(…)) or use laws.fit(…, group=…)"
+            "--group is about a CSV: write one of sweeps (scaling.load_runs([…]).to_csv(…)) or use laws.fit(group=…)"
         )
     if args.group and (args.compare or args.suggest is not None):
         raise UserError("--group fits one law of several groups: leave --compare and --suggest out")
