@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from waiting import free_ports
@@ -148,14 +148,16 @@ class SlurmCluster:
             self._kill_jobs(node)
 
     def _kill_jobs(self, node: str) -> None:
-        """Processes that Slurm started on a node, found by what it puts into the environment of each."""
+        """Processes that Slurm started on a node, found by what it puts into the environment of each.
+
+        All are stopped before any is killed: else one could see that its parent is gone, and go on meanwhile.
+        """
         marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.configuration}".encode()}
-        for entry in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if marks <= set(entry.read_bytes().split(b"\0")):
-                    os.kill(int(entry.parent.name), signal.SIGKILL)
-            except OSError:
-                continue  # it ended, or is another user's
+        for what in (signal.SIGSTOP, signal.SIGKILL):
+            for entry in Path("/proc").glob("[0-9]*/environ"):
+                with suppress(OSError):  # it ended, or is another user's
+                    if marks <= set(entry.read_bytes().split(b"\0")):
+                        os.kill(int(entry.parent.name), what)
 
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"
