@@ -1,7 +1,9 @@
 """Nominal 90 % intervals of derived quantities cover 86 to 96 % on simulated ladders whose law is known.
 
-The shares of 200 simulations scatter by 2 points.
+The shares of 200 simulations scatter by 2 points, those of 100 by 3.
 """
+
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -98,7 +100,7 @@ def test_profile_intervals_of_derived_quantities_cover(noise):
     N, L = optimum(1e21)
     truth = {"a": TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"]), "N*": N, "L*": L}
     inside = {name: [] for name in truth}
-    for runs in tables(noise):
+    for runs in islice(tables(noise), SIMULATIONS // 2):  # a profile is some hundred refits
         fit = laws.fit(runs, loss=laws.l2() if noise == "gauss" else laws.huber(5e-3), starts=4)
         for name, value in truth.items():
             low, high = fit.profile(name, points=11, C=1e21).interval
