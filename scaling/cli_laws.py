@@ -1,6 +1,7 @@
 """`scaling fit` and `scaling predict`: their options, and what they return for machines and for people."""
 
 import argparse
+import errno
 import json
 import os
 import warnings
@@ -306,14 +307,14 @@ def _output(paths: list[Path]) -> Path:
 
 
 def _writable(path: Path) -> Path:
-    """The path of a file to be written. Raises UserError where it cannot be: before the work, not after it."""
+    """The path of a file to be written. Raises UserError or OSError where it cannot be, before the work."""
     if str(path) in ("", "."):
         raise UserError("-o is empty; say which file the fit goes to, for example -o FIT.json")
     if path.is_dir():
         raise UserError(f"-o {path} is a folder; say which file in it, for example -o {path / 'fit.json'}")
     parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
     if not parent.is_dir():
-        raise UserError(f"-o {path}: {parent} is a file, not a folder")
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(parent))
     if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UserError(f"-o {path} cannot be written: no leave to write {path if path.exists() else parent}")
     return path
