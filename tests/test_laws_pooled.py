@@ -69,6 +69,16 @@ def test_a_gain_is_how_many_times_less_compute_a_group_needs():
     assert gain[other].interval is None and gain[other].against == first
 
 
+def test_a_gain_goes_by_each_groups_own_flops_per_token():
+    """One law for both, of which the second spends twice the FLOPs of the first at every size and token."""
+    df = table(**OWN["dense"]).sort_values("kind")
+    df["flops"] = 6 * df.params * df.tokens * np.where(df.kind == "dense", 1, 2)
+    fit = laws.fit(laws.Runs(df, C="flops"), group="kind", shared=tuple(TRUTH), starts=16, loss=laws.l2())
+    assert fit.gain(C=1e19)["sparse"].multiplier == pytest.approx(0.5, rel=1e-3)
+    with pytest.raises(UserError, match="C must be a positive number of FLOPs; got 0"):
+        fit.gain(C=0)
+
+
 @pytest.mark.slow
 def test_intervals_of_gains_and_of_what_is_shared_cover_the_truth():
     hits, simulations = {"alpha": 0, "gain": 0}, 40
@@ -118,7 +128,7 @@ def test_the_command_tells_groups_gains_and_whether_to_share(tmp_path: Path, cap
     call = ["fit", str(path), "--group", "kind", "--shared", "alpha,beta", "--objective", "l2", "--bootstrap", "50"]
     assert main(call) == 0
     told = capsys.readouterr().out
-    assert "groups: dense (18 runs), sparse (18 runs); they share alpha, beta" in told
+    assert "groups: dense (18 runs, residual sd 0.00" in told and "; they share alpha, beta" in told
     assert "compute multiplier of sparse: " in told and "sharing: p = " in told and "E[sparse]" in told
     assert main([*call, "--json", "-o", str(tmp_path / "other.json")]) == 0
     said = json.loads(capsys.readouterr().out)["groups"]
@@ -128,6 +138,7 @@ def test_the_command_tells_groups_gains_and_whether_to_share(tmp_path: Path, cap
         capsys.readouterr().err
     )
     assert main([*call, "--suggest"]) == 2
+    assert main(["fit", str(path), "--shared", "alpha"]) == 2 and "--group COLUMN" in capsys.readouterr().err
 
 
 def test_groups_that_are_none_or_too_small_are_told():

@@ -32,6 +32,7 @@ from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
+from scaling.laws.table.words import choice
 from scaling.laws.text.fit import fit_table, format_table
 from scaling.laws.text.frames import draws_frame, interval_frame, parameter_frame, predicted_frame, to_arviz
 from scaling.result import write_text_atomically
@@ -186,18 +187,16 @@ class Fit(FittedLaw):
         """Parameters that the groups of a pooled fit have in common."""
         return pooling_of(self).shared
 
-    def gain(
-        self, C: float | None = None, level: float = 0.9, flops_per_token: FlopsPerToken | None = None
-    ) -> dict[str, Gain]:
+    def gain(self, C: float | None = None, level: float = 0.9) -> dict[str, Gain]:
         """Of a pooled fit the compute multiplier of every group but the first.
 
         That is how many times fewer FLOPs it needs for the loss that the first reaches with C at its best N and D.
 
-        C: training FLOPs of the first group; None: the largest that every group has runs of. flops_per_token: of a
-        model of N parameters; None: 6·N.
+        C: training FLOPs of the first group; None: the largest that every group has runs of. FLOPs per token of a
+        model of N parameters are each group's own, by its runs' column C, and 6·N where there is none.
         Raises UserError unless the law is one of N and D, or of C.
         """
-        return gains(self, C, level, flops_per_token)
+        return gains(self, C, level)
 
     def test_sharing(self, n: int = SIMULATIONS, seed: int = 0) -> SharingTest:
         """Whether the groups of a pooled fit may share what they share: a likelihood-ratio test against a law that
@@ -274,7 +273,10 @@ def fit(
     if group is not None:
         runs, form = pool(runs, form, group, shared)
     elif shared:
-        raise UserError(f"shared={tuple(shared)} is for several groups: name the column that tells them, group=…")
+        raise UserError(
+            f"{', '.join(shared)} can be shared by several groups only: name the column that tells them, "
+            f"{choice('group', 'COLUMN')}"
+        )
     if starts < 1:
         raise UserError(f"starts must be at least 1; got {starts}")
     require_fittable(runs, form, residual, fixed or {}, priors or {})

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
@@ -19,7 +19,7 @@ from scaling.laws.quantities import BRACKET, bisect, least_loss
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.problem import Problem, make_problem
 from scaling.laws.solve.solver import solve
-from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
+from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
 
 FURTHEST = float(np.log(1e6))
@@ -31,7 +31,7 @@ SIMULATIONS = 200
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times the compute of the first group another needs not: its compute-equivalent gain."""
+    """How many times less compute than the first group another needs: its compute-equivalent gain."""
 
     group: str
     against: str
@@ -82,16 +82,19 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
     return problem, runs, fit.natural[where], fit.diagnostics, {}, np.arange(len(runs)), draws
 
 
-def gains(fit: FittedLaw, C: float | None, level: float, flops_per_token: FlopsPerToken | None) -> dict[str, Gain]:
+def gains(fit: FittedLaw, C: float | None, level: float) -> dict[str, Gain]:
     """See `Fit.gain`."""
     pooling = pooling_of(fit)
-    C = C or min(float(runs_of_group(fit, group).flops.max()) for group in pooling.groups)
-    per_token = flops_per_token or six_n
+    runs = {group: runs_of_group(fit, group) for group in pooling.groups}
+    if C is None:
+        C = min(float(own.flops.max()) for own in runs.values())
+    elif not (np.isfinite(C) and C > 0):
+        raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
     samples = fit.natural[None] if fit.draws is None else np.vstack([fit.natural, fit.draws.samples])
 
     def least(group: str, log_C: Array) -> Array:
         where = [fit.form.params.index(name) for name in pooling.names(group)]
-        return least_at(pooling.base, samples[:, where], log_C, per_token)
+        return least_at(pooling.base, samples[:, where], log_C, runs[group].per_token)
 
     first, at = pooling.groups[0], np.full(len(samples), np.log(C))
     target, found = least(first, at), {}
@@ -114,10 +117,11 @@ def sharing(fit: FittedLaw, n: int, seed: int) -> SharingTest:
     pooling = pooling_of(fit)
     if not pooling.shared:
         raise UserError("no parameter is shared, so there is nothing to test")
-    form = pooled(pooling.base, pooling.groups, ())
-    named = {apart: own for group in pooling.groups
-             for apart, own in zip(_apart(form).names(group), pooling.names(group), strict=True)}  # fmt: skip
-    fixed = {apart: fit.fixed[own] for apart, own in named.items() if own in fit.fixed}
+    form, apart = pooled(pooling.base, pooling.groups, ()), Pooling(pooling.base, pooling.groups, ())
+    named: dict[str, str] = {}
+    for group in pooling.groups:
+        named |= dict(zip(apart.names(group), pooling.names(group), strict=True))
+    fixed = {name: fit.fixed[own] for name, own in named.items() if own in fit.fixed}
     problem = make_problem(fit.runs, form, fit.loss, fit.residual, fixed)
     start = problem.theta(np.array([fit.params[named[name]] for name in form.params]))
     rng, weights = np.random.default_rng(seed), fit.problem.weights
@@ -132,14 +136,14 @@ def sharing(fit: FittedLaw, n: int, seed: int) -> SharingTest:
     return SharingTest(float(gained[0]), p_value, n, (len(fit.problem.free), len(problem.free)))
 
 
-def _apart(form: Form) -> Pooling:
-    assert form.pooling is not None
-    return form.pooling
-
-
 def runs_of_group(fit: FittedLaw, group: str) -> Runs:
-    """The rows of one group."""
-    return fit.runs.rows_where(fit.runs.column(GROUP) == pooling_of(fit).groups.index(group) + 1)
+    """The rows of one group as a table."""
+    return fit.runs.rows_where(rows_of_group(fit, group))
+
+
+def rows_of_group(fit: FittedLaw, group: str) -> NDArray[np.bool_]:
+    """Which rows are of one group."""
+    return np.asarray(fit.runs.column(GROUP) == pooling_of(fit).groups.index(group) + 1)
 
 
 def trades_compute(form: Form) -> bool:
@@ -170,7 +174,8 @@ def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) 
     """
     if isinstance(group, str) and group not in runs.labels:
         raise UserError(
-            f"group: the table has no column {group!r} of labels; it has {', '.join(runs.labels) or 'none'}"
+            f"group: the table has no column {group!r} of labels; it has {', '.join(runs.labels) or 'none'} (a table "
+            "that is trusted keeps none: give a label for each row)"
         )
     names = np.asarray(runs.labels[group] if isinstance(group, str) else group).astype(str)
     if names.shape != (len(runs),):

@@ -55,10 +55,5 @@ class NextToken(Objective):
         ends_BxL = (batch.tokens_BxL == EOD).astype(np.int32)
         return batch._replace(marks_BxL=ends_BxL.cumsum(-1, dtype=np.int32) - ends_BxL)
 
-    def count(self, batch: Batch) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.maximum(jnp.sum(batch.weights_BxL), 1.0)
-
     def held_out(self, batch: Batch, index: int, model: ModelConfig) -> Iterator[Batch]:
         yield self._marked(batch)

@@ -79,8 +79,10 @@ class Objective(Config):
         raise NotImplementedError
 
     def count(self, batch: Batch) -> Any:
-        """What the sums of a batch are divided by, a float32 scalar. Traced."""
-        raise NotImplementedError
+        """What the sums of a batch are divided by, a float32 scalar: the weight of its targets. Traced."""
+        import jax.numpy as jnp
+
+        return jnp.maximum(jnp.sum(batch.weights_BxL), 1.0)
 
     def sums(self, model: Any, batch: Batch, key: Any) -> Any:
         """`models.LossSums` of a part of a batch. Traced.

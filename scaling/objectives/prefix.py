@@ -1,7 +1,7 @@
 """Predicting each token behind a prefix that is read as a whole."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -37,11 +37,6 @@ class Prefix(Objective):
 
     def batch(self, rows: Batch) -> Batch:
         return rows
-
-    def count(self, batch: Batch) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.maximum(jnp.sum(batch.weights_BxL), 1.0)
 
     def held_out(self, batch: Batch, index: int, model: ModelConfig) -> Iterator[Batch]:
         """One prefix of each window, the same for every model; every window counts alike, whatever is left of it."""

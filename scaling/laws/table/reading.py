@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.words import choice
 from scaling.numbers import to_number
-
-if TYPE_CHECKING:
-    pass
 
 Duplicates = Literal["error", "drop", "keep"]
 Missing = Literal["error", "drop"]

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from scaling.laws.intervals.identification import identify
 from scaling.laws.intervals.prediction import interval_of
 from scaling.laws.intervals.sensitivity import delta_warning
 from scaling.laws.isoflop.minima import Isoflop, format_isoflop
-from scaling.laws.pooled import SIMULATIONS, gains, pooling_of, runs_of_group, sharing, trades_compute
+from scaling.laws.pooled import SIMULATIONS, gains, pooling_of, rows_of_group, runs_of_group, sharing, trades_compute
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.mixed import mixed_notes
@@ -64,10 +66,11 @@ def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None =
 def groups_table(fitted: FittedLaw, level: float) -> dict[str, Any]:
     """What is said of the groups of a pooled fit; gains where its law is one of N and D, or of C."""
     pooling = pooling_of(fitted)
-    gain = gains(fitted, None, level, None) if trades_compute(pooling.base) else {}
+    gain = gains(fitted, None, level) if trades_compute(pooling.base) else {}
     return {
         "names": list(pooling.groups),
         "runs": [len(runs_of_group(fitted, group)) for group in pooling.groups],
+        "residual_sd": [float(np.std(fitted.residuals[rows_of_group(fitted, group)])) for group in pooling.groups],
         "shared": list(pooling.shared),
         "gain": [asdict(found) for found in gain.values()],
         "sharing": asdict(sharing(fitted, SIMULATIONS, 0)) if pooling.shared else None,
@@ -76,7 +79,8 @@ def groups_table(fitted: FittedLaw, level: float) -> dict[str, Any]:
 
 def format_groups(table: dict[str, Any]) -> list[str]:
     """The lines of a `groups_table`."""
-    names = [f"{name} ({count} runs)" for name, count in zip(table["names"], table["runs"], strict=True)]
+    columns = (table["names"], table["runs"], table["residual_sd"])
+    names = [f"{name} ({count} runs, residual sd {sd:.2g})" for name, count, sd in zip(*columns, strict=True)]
     lines = [f"groups: {', '.join(names)}; they share {', '.join(table['shared']) or 'nothing'}"]
     for gain in table["gain"]:
         times, ends = by_width(gain["multiplier"], gain["interval"]) if gain["interval"] else (
