@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-# two test files at a time: the suite is made for two cores, and a file's tests share what they compile;
-# in the order of tests/conftest.py, the longest first
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# three test files at a time: the suite is made for two cores, and tests of launches mostly wait; a file's tests share
+# what they compile; in the order of tests/conftest.py, the longest first
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 SLOWEST  := --durations=25
 
 .PHONY: demo test test-fast lint types schema install clean

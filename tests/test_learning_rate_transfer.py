@@ -84,13 +84,12 @@ def test_the_best_rate_is_the_same_at_every_width_and_only_so_with_transfer() ->
 
     width 16    2.538  2.481  2.463  2.487  2.578    best at 0.06
     width 32    2.420  2.361  2.312  2.326  2.541    best at 0.06
-    width 64    2.333  2.261  2.234  2.251  2.440    best at 0.06
     width 128   2.286  2.198  2.149  2.197  2.389    best at 0.06
-    width 128, standard, at 0.0019 to 0.06: 2.337  2.268  2.229  2.254  2.410  2.597    best at 0.0075
+    width 128, standard, at 0.0038 to 0.06: 2.268  2.229  2.254  2.410  2.597    best at 0.0075
     """
-    transferred = {width: losses(width, {"width": BASE}, range(-2, 3)) for width in (16, 32, 64, 128)}
+    transferred = {width: losses(width, {"width": BASE}, range(-2, 3)) for width in (16, 32, 128)}
     best = {width: min(loss, key=lambda k: loss[k]) for width, loss in transferred.items()}
     assert set(best.values()) == {0}
-    standard = losses(128, None, range(-4, 1))
+    standard = losses(128, None, range(-3, 1))
     assert min(standard, key=lambda k: standard[k]) <= -1  # at the base width the two are one model
     assert transferred[128][0] < min(standard.values())

@@ -322,26 +322,26 @@ def test_no_forecast_is_made_while_a_run_of_the_fit_is_missing(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_real_runs_are_what_was_planned_and_continue(tmp_path: Path) -> None:
-    """Two budgets × three sizes of about a second each, through the real worker and data; too small for a law."""
+    """Three sizes of about a second each, through the real worker and data; too small for a law."""
     (tmp_path / "text").mkdir()
     for path in sorted(Path(os.__file__).parent.glob("[a-l]*.py")):
         (tmp_path / "text" / f"{path.stem}.txt").write_bytes(path.read_bytes())
     data = {"corpus": f"files:{tmp_path}/text/*.txt", "validation_fraction": 0.1, "validation_tokens": 20_000}
-    config = sweep(run={"data": data, "records": {"store_folder": str(tmp_path / "store")}})
+    config = sweep(
+        run={"data": data, "records": {"store_folder": str(tmp_path / "store")}}, design={"budgets": [4e9]}
+    )
     outcome = run_sweep(config, folder=tmp_path)
     assert outcome.ok, outcome.as_dict()
     home = tmp_path / "s"
     table = load_runs(home).set_index("run_id")
-    assert len(table) == 6 and set(table["role"]) == {"fit"} and set(table["validity"]) == {"valid"}
-    assert (table["validation_tokens"] == table["validation_targets"]).all() and table["mesh_data"].tolist() == [
-        1
-    ] * 6
+    assert len(table) == 3 and set(table["role"]) == {"fit"} and set(table["validity"]) == {"valid"}
+    assert (table["validation_tokens"] == table["validation_targets"]).all() and set(table["mesh_data"]) == {1}
     assert (table["loss"] < 4.0).all() and (table["loss_sem"] > 0).all()
     for run in make_runs(config, str(tmp_path)):
         row = table.loc[run.id]
         assert (row["flops"], row["tokens"], row["params_total"]) == (run.flops, run.tokens, run.params)
         assert "Traceback" not in (home / run.id / "log.txt").read_text()
-    assert len(list((home / ".cache" / "xla").rglob("*-cache"))) >= 6
+    assert len(list((home / ".cache" / "xla").rglob("*-cache"))) >= 3
 
     lost = table.index[0]  # as if its machine had stopped before the record was written
     (home / lost / "result.json").unlink()

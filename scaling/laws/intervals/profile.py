@@ -29,7 +29,12 @@ from scaling.laws.solve.noise import noise_of
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.flops_per_token import FlopsPerToken
 
-REFINEMENTS = 6
+ROUNDS = 4
+INSIDE = 16
+"""values between two that an end lies between, tried at once: a round narrows it 17 times, and for both ends together,
+each value from the parameters on either side, it fills one block of the solver"""
+FINE = 0.02
+"""of a standard deviation: between values as near the profile is straight enough"""
 FRESH = 2
 """of the law's own starts at each value, beside those that lead on from the fit: there it may have been driven to the
 edge of a parameter (E to 0) from which nothing leads back"""
@@ -98,7 +103,7 @@ def profile(
     profiler = _Profiler(fit, along, level)
     with np.errstate(all="ignore"):  # a value far off may be beyond what the law can be computed at
         profiler.search(points)
-        ends = [profiler.end(sign) for sign in (-1, 1)]
+        ends = profiler.ends()
         natural = along.natural(profiler.target, profiler.theta)
     low, high = (float(along.value(end)) for end in ends)
     least, own, noise = float(profiler.total.min()), profiler.own, profiler.noise
@@ -128,12 +133,12 @@ class _Profiler:
     """Holds a coordinate u at values. A pulled one ends up near its target; each target keeps its best search."""
 
     def __init__(self, fit: FittedLaw, along: Coordinate, level: float):
-        from scipy import stats
+        from scipy.special import stdtrit
 
         self.fit, self.along = fit, along
         freedom = max(len(fit.runs) - len(fit.problem.free), 1)
         self.noise = noise_of(fit.residuals, fit.problem)
-        self.t = float(stats.t.ppf((1 + level) / 2, freedom))
+        self.t = float(stdtrit(freedom, (1 + level) / 2))
         self.direction, self.sd = self._linearised()
         self.strength = STRENGTH * self.noise / self.sd**2
         drawn = fit.form.starts(fit.problem.x, fit.runs.loss, 2 * FRESH)
@@ -155,24 +160,35 @@ class _Profiler:
                 self._add(center + sign * far)
                 self._improve()
 
-    def end(self, sign: int) -> float:
-        """The coordinate at which the profile crosses the cut on one side, infinite where it does not."""
-        for _ in range(REFINEMENTS):
-            z = np.sqrt(np.maximum(2 * (self.total - self.total.min()) / self.noise, 0.0))
-            order = np.argsort(sign * self.u)
-            u, z = self.u[order], z[order]
-            above = np.flatnonzero((z > self.t) & (sign * u > sign * self.u[int(self.total.argmin())]))
-            if not len(above):
-                return sign * np.inf
-            i = int(above[0])
-            share = (self.t - z[i - 1]) / (z[i] - z[i - 1]) if np.isfinite(z[i]) else 0.5
-            found = float(u[i - 1] + share * (u[i] - u[i - 1]))
-            if abs(u[i] - u[i - 1]) < 1e-3 * max(self.sd, 1e-12):
-                return found
-            target = float(np.interp(sign * found, sign * self.u[order], self.target[order]))
-            near = int(np.searchsorted(self.target, target))
-            self._solve(np.full(2, target), self.theta[[max(near - 1, 0), min(near, len(self.u) - 1)]])
-        return found
+    def ends(self) -> list[float]:
+        """The coordinates at which the profile crosses the cut below and above, infinite where it does not."""
+        for _ in range(ROUNDS):
+            wide = [b for b in map(self._bracket, (-1, 1)) if b and np.ptp(self.u[b]) > FINE * max(self.sd, 1e-12)]
+            if not wide:
+                break
+            share = np.arange(1, INSIDE + 1) / (INSIDE + 1)
+            target = np.concatenate([self.target[i] + share * (self.target[j] - self.target[i]) for i, j in wide])
+            starts = [np.repeat(self.theta[[b[end] for b in wide]], INSIDE, 0) for end in (0, 1)]
+            self._solve(np.tile(target, 2), np.concatenate(starts))
+        return [self._end(sign) for sign in (-1, 1)]
+
+    def _end(self, sign: int) -> float:
+        bracket = self._bracket(sign)
+        if bracket is None:
+            return sign * np.inf
+        (u, above), (z, z_above) = self.u[bracket], self._z()[bracket]
+        share = (self.t - z) / (z_above - z) if np.isfinite(z_above) else 0.5
+        return float(u + share * (above - u))
+
+    def _bracket(self, sign: int) -> list[int] | None:
+        """Indices of the last value inside the cut on that side and of the first beyond it, None where none is."""
+        z, order = self._z(), np.argsort(sign * self.u)
+        beyond = (z > self.t) & (sign * self.u > sign * self.u[int(self.total.argmin())])
+        found = np.flatnonzero(beyond[order])
+        return [int(i) for i in order[found[0] - 1 : found[0] + 1]] if len(found) else None
+
+    def _z(self) -> Array:
+        return np.sqrt(np.maximum(2 * (self.total - self.total.min()) / self.noise, 0.0))
 
     def _crossed(self, sign: int) -> bool:
         """Whether the outermost value on that side is as bad as the cut."""

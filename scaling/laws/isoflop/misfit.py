@@ -85,7 +85,7 @@ def narrower(runs: Runs, groups: Sequence[NDArray[np.int64]], lowest: Array) -> 
 
 def misfit(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature, parabolas: Parabolas) -> Misfit:
     """Of the parabolas through the rows of each group. The further terms vary with log C as the curvature does."""
-    from scipy.stats import f
+    from scipy.special import fdtrc
 
     rows, group = np.concatenate(list(groups)), np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     n = np.log(runs.N[rows]) - parabolas.centers[group]
@@ -102,13 +102,13 @@ def misfit(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature
     flat = np.linalg.lstsq(basis, y, rcond=None)[0]
     left = float(np.sum((y - basis @ flat) ** 2))
     without = float(parabolas.noise_sd**2 * parabolas.freedom)
-    ratio = (without - left) / more / max(left / freedom, 1e-24)
+    ratio = max(without - left, 0.0) / more / max(left / freedom, 1e-24)
     terms = bends @ flat[2 * len(groups) :].reshape(3, -1).T
     lines = np.stack([flat[: len(groups)], flat[len(groups) : 2 * len(groups)], *terms.T], 1)
     lowest = np.array([_lowest(line, n[group == i]) for i, line in enumerate(lines)])
     c = parabolas.coefficients
     vertex = np.clip(-c[:, 1] / (2 * np.where(c[:, 2] > 0, c[:, 2], np.inf)), *_ends(n, group))
-    return Misfit(float(f.sf(ratio, more, freedom)), lowest - vertex, parabolas.centers + lowest)
+    return Misfit(float(fdtrc(more, freedom, ratio)), lowest - vertex, parabolas.centers + lowest)
 
 
 def _ends(n: Array, group: NDArray[np.int64]) -> tuple[Array, Array]:

@@ -122,7 +122,7 @@ class Forecaster:
 
     def forecast(self, N: float, D: float, flops: float, date: datetime | None = None) -> Forecast:
         """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach."""
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         at = {name: np.array([float(value)]) for name, value in (("N", N), ("D", D), ("C", flops), ("M", D / N))}
         log_losses = np.array([law.log_loss(at)[0] for law in self.laws])
@@ -130,7 +130,7 @@ class Forecaster:
         centre = float(shares @ log_losses)
         spread = self._spread(at, shares, log_losses - centre)
         sd = float(np.linalg.norm(list(spread.values())))
-        half = sd * float(t.ppf((1 + self.level) / 2, learned().freedom))
+        half = sd * float(stdtrit(learned().freedom, (1 + self.level) / 2))
         first = self.laws[int(shares.argmax())]
         return Forecast(
             date=(date or datetime.now(UTC)).isoformat(timespec="seconds"),
