@@ -31,8 +31,8 @@ from scaling.laws.table.flops_per_token import FlopsPerToken
 
 ROUNDS = 4
 INSIDE = 16
-"""values between two that an end lies between, tried at once: a round narrows it 17 times, and for both ends together,
-each value from the parameters on either side, it fills one block of the solver"""
+"""values between two that an end lies between, tried at once: a round narrows it 17 times, and both ends together,
+each value from the parameters on either side, fill one block of the solver"""
 FINE = 0.02
 """of a standard deviation: between values as near the profile is straight enough"""
 FRESH = 2
