@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.interpreters import partial_eval
 from test_flops_jaxpr import BATCH, MODELS, count_products
+from tiny_run import quick_jit
 
 from scaling import accounting
 from scaling.config import RunConfig, build
@@ -128,12 +129,12 @@ def test_an_update_is_that_of_the_trained_parameters_alone(optimizer: str) -> No
     frozen = ("embedding", "layers.mlp.*", "norm.scale")
     run, whole = (config("llama", each, "unroll", optimizer) for each in (frozen, ()))
     params = functional.init(run.model, jax.random.key(1))
-    grads, all_grads = (jax.jit(lambda p, r=r: gradients(r, p, batch(r), None).grads)(params) for r in (run, whole))
+    grads, all_grads = (quick_jit(lambda p, r=r: gradients(r, p, batch(r), None).grads)(params) for r in (run, whole))
     for tensor in run.tensors():
         mine, all_of_them = (leaf(each, tensor.path) for each in (grads, all_grads))
         assert mine is None if tensor.frozen else np.allclose(mine, all_of_them, rtol=1e-5, atol=1e-8), tensor.name
     state = TrainState(jnp.zeros((), jnp.int32), params, run_optimizer(run, make_knobs(run)).init(params))
-    after, metrics = jax.jit(lambda s: update(run, make_knobs(run), s, batch(run)))(state)
+    after, metrics = quick_jit(lambda s: update(run, make_knobs(run), s, batch(run)))(state)
     assert metrics[2] == pytest.approx(norm(grads), rel=1e-5) and norm(grads) < 0.99 * norm(all_grads)
     for tensor in run.tensors():
         same = np.array_equal(leaf(after.params, tensor.path), leaf(params, tensor.path))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from plain_lstm import plain_losses, zero_state
-from tiny_run import Tiny
+from tiny_run import Tiny, quick_jit
 
 from scaling.config import RunConfig, canonical, config_hash
 from scaling.data import Split, eval_batches
@@ -101,7 +101,7 @@ def test_training_begins_every_window_with_a_state_of_zeros(tiny: Tiny, state: s
     tokens, targets = windows[:-1].reshape(4, CONTEXT), windows[1:].reshape(4, CONTEXT)
     batch = Batch(tokens, targets, np.ones_like(tokens, np.float32))
     params = parameters(config)
-    found = jax.jit(lambda p: gradients(config, p, batch, None).means.loss)(params)
+    found = quick_jit(lambda p: gradients(config, p, batch, None).means.loss)(params)
     plain = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     nats = [plain_losses(plain, *window, zero_state(plain))[0] for window in zip(tokens, targets, strict=True)]
     assert float(found) == pytest.approx(np.concatenate(nats).mean(), rel=1e-5)

@@ -10,7 +10,10 @@ from waiting import LIMIT_S, free_ports
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "multidevice"
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FAST_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:

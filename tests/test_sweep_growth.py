@@ -75,19 +75,3 @@ def test_real_branches_are_the_runs_that_would_be_trained_alone(tmp_path: Path) 
     assert alone is not None and "trained from its first step" in alone.reason and "branch" not in alone.facts
     assert read_plan(home)[branches[0].id].flops_spent == branches[0].flops
     assert alone.loss == results[branches[0].id].loss  # type: ignore[union-attr]
-
-
-@pytest.mark.slow
-def test_real_runs_are_added_where_no_minimum_is_inside(tmp_path: Path) -> None:
-    """All sizes are far too large for their budget; the curve of real runs falls towards the smallest."""
-    far = {"budgets": [2e9], "sizes": 3, "spacing": 1.8, "center_params": 90e3, "recenter": 1}
-    config, home = sweep(design=far, run=real_text(tmp_path)), tmp_path / "s"
-    outcome = run_sweep(config, folder=tmp_path)
-    assert outcome.ok, outcome.as_dict()
-    planned = read_plan(home)
-    added = {run_id: entry for run_id, entry in planned.items() if "round" in entry.label}
-    assert len(added) == 2 and len(planned) == 3 + len(added)
-    own = [e.params for e in planned.values() if "round" not in e.label]
-    assert min(e.params for e in added.values()) == pytest.approx(min(own) / 1.8**2, rel=0.1)
-    table = load_runs(home).set_index("run_id")
-    assert (table["loss"] > 0).all() and set(added) <= set(table.index)

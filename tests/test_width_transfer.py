@@ -186,7 +186,7 @@ def told(slopes: dict[str, np.ndarray]) -> dict[str, list[float]]:
     return {name: values.round(2).tolist() for name, values in slopes.items()}
 
 
-WIDTHS = [32, 128, 512]
+WIDTHS = [32, 512]
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tied": {"activation": "relu"},
     "llama": {"activation": "swiglu", "tied": False, "qk_norm": True, "grouped": True},
@@ -209,7 +209,7 @@ def test_steps_change_activations_alike_at_every_width_and_only_so_with_transfer
     their change that it passes on; the slope of both together lies between −1/2 and 0."""
     values = LAYOUTS[layout]
     found = slopes(WIDTHS, [widened(width, {"width": 32}, **values) for width in WIDTHS])
-    plain = slopes(WIDTHS[::2], [widened(width, None, **values) for width in WIDTHS[::2]])
+    plain = slopes(WIDTHS, [widened(width, None, **values) for width in WIDTHS])
     print(told(found), told(plain))
     for name in ("embedding", "first", "last", "stream"):
         assert (abs(found[name]) < 0.1).all(), (name, found[name])
@@ -219,7 +219,7 @@ def test_steps_change_activations_alike_at_every_width_and_only_so_with_transfer
     assert (plain["logits"] > 0.3).all()
 
 
-DEPTHS = [4, 12, 32]
+DEPTHS = [4, 32]
 
 
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def test_steps_change_activations_alike_at_every_depth_and_only_so_with_transfer
     stream, so its share in the changes falls with depth: the slopes lie a little below 0."""
     found, plain = (
         slopes(depths, [model(layers=layers, norm_position=norm_position, mup=mup) for layers in depths])
-        for depths, mup in ((DEPTHS, {"width": 32, "layers": 4}), (DEPTHS[::2], None))
+        for depths, mup in ((DEPTHS, {"width": 32, "layers": 4}), (DEPTHS, None))
     )
     print(told(found), told(plain))
     for name in ("first", "last", "stream"):
