@@ -8,6 +8,7 @@ Floors, from the ground up; a file imports from its own room and from rooms belo
     quantities.py  what follows from the parameters: exponents, N*, D*, L*
     intervals      how far all these could have come out otherwise
     isoflop        minima at budgets and the power laws through them
+    surface        the loss about the best learning rate and batch
     text           fits and predictions as dictionaries and text
     fit.py         `fit` and `Fit`, a FittedLaw with all of the above as methods
     predict        forecasts, models that will be used, costs
@@ -43,6 +44,7 @@ from scaling.laws.predict import (
     read_forecast,
 )
 from scaling.laws.solve import Draws, Loss, Prior, huber, l1, l2, parse_loss, quantile, student_t
+from scaling.laws.surface import BestSetting, ResponseSurface, TunedPoint, response_surface
 from scaling.laws.table import Runs, cut_curves, from_results, read_again, read_csv
 from scaling.laws.text import (
     fit_table,
@@ -61,6 +63,7 @@ __all__ = [
     "Approach",
     "Approaches",
     "Backtest",
+    "BestSetting",
     "Chain",
     "Comparison",
     "Covariance",
@@ -80,10 +83,12 @@ __all__ = [
     "Power",
     "Prior",
     "Profile",
+    "ResponseSurface",
     "Runs",
     "Sensitivity",
     "SuggestedRun",
     "Suggestion",
+    "TunedPoint",
     "approaches",
     "backtest",
     "chip_hours",
@@ -120,6 +125,7 @@ __all__ = [
     "read_again",
     "read_csv",
     "read_forecast",
+    "response_surface",
     "sensitivity",
     "student_t",
     "suggest",
