@@ -82,6 +82,12 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
+    add(
+        "--tuning",
+        action="store_true",
+        help="in place of a law: the best learning rate and batch by the runs that tried several, with intervals "
+        "(CSV: --column lr=COLUMN, and B=COLUMN for the batch)",
+    )
     add("--compare", metavar="LAW,LAW", help="hold these laws beside it, all by least squares: AIC, BIC, backtests")
     add(
         "--suggest",
@@ -136,6 +142,9 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap must be 0 or more; got {args.bootstrap}")
     csv = len(args.runs) == 1 and args.runs[0].is_file()
+    if args.tuning:
+        surface = _surface(args, csv)
+        return finite(surface.to_dict()), surface.summary()
     output = _writable(_output(args.runs) if args.output is None else args.output)
     before = _fit_in(output)
     _require_group_of_csv(args, csv)
@@ -184,6 +193,22 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
     columns = _numbers(args.overrides) if args.flops is None else {"C": args.flops}
     table = laws.loss_table(fitted, columns, args.level)
     return finite(table), laws.format_loss(table)
+
+
+def _surface(args: argparse.Namespace, csv: bool) -> "laws.ResponseSurface":
+    from scaling import laws
+    from scaling.sweeps import load_runs
+
+    options: dict[str, Any] = {"level": args.level, "seed": args.seed, "n": args.bootstrap or 4000}
+    if csv:
+        return laws.response_surface(_read_csv(args), **options)
+    _require_folders(args.runs)
+    table = load_runs(args.runs, role="fit")
+    if "point" not in table:
+        raise UserError(f"{args.runs[0]} has no results yet")
+    tried = table[(table["status"] == "completed") & (table["point"] != "")]
+    tried = tried.assign(point=tried["sweep"] + "/" + tried["point"]).set_index("run_id")
+    return laws.response_surface(tried, point="point", N="params_total", **options)
 
 
 def _require_group_of_csv(args: argparse.Namespace, csv: bool) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from scaling import laws
@@ -53,11 +54,26 @@ def tables():
     bits = np.tile([4.0, 8.0, 16.0, 4.0, 6.0, 12.0, 3.0], 5)
     nll = np.linspace(1.5, 3.5, 30)
     accuracy = 0.25 + 0.7 / (1 + np.exp(3 * (nll - 2.4))) + 0.003 * rng.standard_normal(30)
+    lr, batch = (np.tile(axis.ravel(), 35) for axis in np.meshgrid(np.geomspace(1e-3, 8e-3, 3), [2e5, 4e5, 8e5]))
+    each = np.repeat(np.arange(35), 9)
+    lost = np.exp(0.01 * (np.log(lr / 3e-3) ** 2 + np.log(batch / 4e5) ** 2))
+    web = np.linspace(0.1, 0.9, 12)
     exact = runs(N, C / 6 / N, loss(N, C / 6 / N))
     return {
         "runs": exact,
         "fit": laws.fit(exact, loss=laws.l2(), starts=16),
         "curves": runs(n, d, loss(n, d), run=n.astype(str)),
+        "rates": {"params": N[each], "tokens": (C / 6 / N)[each], "loss": loss(N, C / 6 / N)[each] * lost}
+        | {"lr": lr, "batch": batch},
+        "scored": pd.DataFrame(
+            {"loss": nll, "arc": 0.8 - 2 * np.exp(-0.9 * nll), "hellaswag": 0.7 - np.exp(-0.6 * nll)}
+        ),
+        "models": pd.DataFrame(
+            {"family": ["a", "b"] * 15, "flops": 1e21 * 10**nll, "arc": accuracy, "hellaswag": accuracy**2}
+        ),
+        "mixed": pd.DataFrame(
+            {"web": web, "code": 1 - web, "loss_web": 2 + np.exp(-web), "loss_code": 1 + np.exp(web - 1)}
+        ),
         "scores": laws.Runs({"nll": nll, "acc": accuracy}, N=None, D=None, loss="acc", NLL="nll"),
         "routed": laws.Runs({"N": size, "E": experts, "loss": 10**log_loss}, N="N", D=None, E="E"),
         "quantised": runs(N, C / 6 / N, loss(N * (1 - np.exp(-bits / 2.0)) ** 3, C / 6 / N), P=bits),

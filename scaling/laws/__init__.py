@@ -8,6 +8,7 @@ Floors, from the ground up; a file imports from its own room and from rooms belo
     quantities.py  what follows from the parameters: exponents, N*, D*, L*
     intervals      how far all these could have come out otherwise
     isoflop        minima at budgets and the power laws through them
+    surface        the loss about the best learning rate and batch
     text           fits and predictions as dictionaries and text
     fit.py         `fit` and `Fit`, a FittedLaw with all of the above as methods
     predict        forecasts, models that will be used, costs
@@ -31,18 +32,25 @@ from scaling.laws.intervals import Covariance, Identification, Influence, Profil
 from scaling.laws.isoflop import Envelope, Isoflop, envelope, isoflop, try_isoflop
 from scaling.laws.next_runs import SuggestedRun, Suggestion, default_candidates, suggest
 from scaling.laws.predict import (
+    Benchmarks,
+    Capabilities,
     Chain,
     Forecast,
     Forecaster,
     InferenceOptimum,
+    MixtureLaw,
     Outcome,
+    benchmarks,
+    capabilities,
     chip_hours,
     freeze,
     inference_optimum,
+    mixture,
     outcome,
     read_forecast,
 )
 from scaling.laws.solve import Draws, Loss, Prior, huber, l1, l2, parse_loss, quantile, student_t
+from scaling.laws.surface import BestSetting, ResponseSurface, TunedPoint, response_surface
 from scaling.laws.table import Runs, cut_curves, from_results, read_again, read_csv
 from scaling.laws.text import (
     fit_table,
@@ -61,6 +69,9 @@ __all__ = [
     "Approach",
     "Approaches",
     "Backtest",
+    "Benchmarks",
+    "BestSetting",
+    "Capabilities",
     "Chain",
     "Comparison",
     "Covariance",
@@ -75,17 +86,22 @@ __all__ = [
     "Influence",
     "Isoflop",
     "Loss",
+    "MixtureLaw",
     "Outcome",
     "Parameter",
     "Power",
     "Prior",
     "Profile",
+    "ResponseSurface",
     "Runs",
     "Sensitivity",
     "SuggestedRun",
     "Suggestion",
+    "TunedPoint",
     "approaches",
     "backtest",
+    "benchmarks",
+    "capabilities",
     "chip_hours",
     "compare",
     "cut_curves",
@@ -111,6 +127,7 @@ __all__ = [
     "laws_table",
     "load",
     "loss_table",
+    "mixture",
     "outcome",
     "parse_loss",
     "power_law",
@@ -120,6 +137,7 @@ __all__ = [
     "read_again",
     "read_csv",
     "read_forecast",
+    "response_surface",
     "sensitivity",
     "student_t",
     "suggest",

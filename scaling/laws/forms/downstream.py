@@ -7,11 +7,17 @@ NLL is the negative log-likelihood of the correct answer, normalised by its leng
 calls step 1 a linear correlation with the (log) training FLOPs and step 2 a sigmoid and prints no coefficients; where
 step 1 bends, `power_law_C` is the other choice. Step 2 may be fitted to more models than step 1, older ones included.
 
+The same sigmoid of a loss L gives the share of wrong answers, which rises with it:
+
+    error = low + (high − low)/(1 + exp(−k·(L − mid)))      (error_of_loss)
+
+Unlike Gadre et al.'s exponential (`gadre_downstream`) it flattens at both ends, at chance and at what stays wrong.
+
 Columns: C, training FLOPs; NLL. Accuracy is a share between 0 and 1, best compared by residual="raw".
 
 Parameters: a level, b real; low and high are shares of 1, mid and k positive, in units of NLL. Chance on a task of
-four choices is fixed={"low": 0.25}. Starts: step 1 by least squares; in step 2 low from 0 to the least accuracy, high
-from the greatest to 1, mid and k by least squares on the logit.
+four choices is fixed={"low": 0.25}, of an error fixed={"high": 0.75}. Starts: step 1 by least squares; in step 2 low
+from 0 to the least accuracy, high from the greatest to 1, mid and k by least squares on the logit.
 """
 
 from collections.abc import Mapping
@@ -20,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.forms.feed import Feed
+from scaling.laws.forms.feed import LOSS, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.routed import LN10
@@ -54,6 +60,16 @@ def _accuracy_solve(own: Numbers, x: Mapping[str, Array], y: Array, weights: Arr
     return {"low": low, "high": high, "mid": max(level / k, 1e-3), "k": k}
 
 
+def _error(p: Values, x: Values, xp: ModuleType) -> Any:
+    share = 0.5 + 0.5 * xp.tanh(0.5 * p["k"] * (xp.exp(x["L"]) - p["mid"]))
+    return p["low"] + (p["high"] - p["low"]) * share
+
+
+def _error_solve(own: Numbers, x: Mapping[str, Array], y: Array, weights: Array) -> dict[str, float]:
+    right = _accuracy_solve(own, {"NLL": x["L"]}, 1.0 - y, weights)
+    return right | {"low": 1.0 - right["high"], "high": 1.0 - right["low"]}
+
+
 nll_of_flops = Form(
     name="nll_of_flops",
     formula="NLL = a + b log10 C",
@@ -80,4 +96,22 @@ accuracy_of_nll = Form(
     ),
     feeds={"NLL": Feed("nll", (), "negative log-likelihood of the correct answer")},
     predicts=Feed("accuracy", (), "share of correct answers"),
+)
+error_of_loss = Form(
+    name="error_of_loss",
+    formula="error = low + (high - low)/(1 + exp(-k (L - mid)))",
+    source=f"{_SOURCE}, step 2, of wrong answers and a loss",
+    columns=("L",),
+    parameters=(
+        Parameter("low", "share"),
+        Parameter("high", "share"),
+        Parameter("mid", powers=(Power("L"),)),
+        Parameter("k", powers=(Power("L", None, -1.0),)),
+    ),
+    value=_error,
+    starts=variable_projection(
+        ("L",), ("low", "high", "mid", "k"), {"low": (0.0, 1.0), "high": (0.0, 1.0)}, _error_solve
+    ),
+    feeds={"L": LOSS},
+    predicts=Feed("downstream_error", (), "error on the tasks"),
 )

@@ -6,7 +6,7 @@ from scaling.errors import UserError
 from scaling.laws.forms.additive import chinchilla, chinchilla_equal, chinchilla_no_offset, power_law
 from scaling.laws.forms.broken import bnsl
 from scaling.laws.forms.context import context
-from scaling.laws.forms.downstream import accuracy_of_nll, nll_of_flops
+from scaling.laws.forms.downstream import accuracy_of_nll, error_of_loss, nll_of_flops
 from scaling.laws.forms.farseer import farseer
 from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form
@@ -58,6 +58,7 @@ FORMS: dict[str, Form] = {
         gao_rl,
         nll_of_flops,
         accuracy_of_nll,
+        error_of_loss,
     )
 }
 

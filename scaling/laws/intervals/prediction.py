@@ -72,13 +72,13 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
     samples = fit.draws.samples
     drawn = form.loss(samples.reshape(len(samples), *(1,) * given[0].ndim, samples.shape[1]), given)
     low, high = interval(np.moveaxis(drawn, 0, -1), level)
-    return PredictedLoss(loss, low, high, level, *interval(np.moveaxis(_single_runs(fit, drawn), 0, -1), level))
+    return PredictedLoss(loss, low, high, level, *interval(np.moveaxis(single_runs(fit, drawn), 0, -1), level))
 
 
-def _single_runs(fit: FittedLaw, drawn: Array) -> Array:
+def single_runs(fit: FittedLaw, drawn: Array, seed: int = 0) -> Array:
     """Losses [draws, …] of single runs of weight 1 around those of the drawn laws."""
     freedom = len(fit.runs) - len(fit.problem.free)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     shape = (-1, *(1,) * (drawn.ndim - 1))
     scatter = (fit.residual_sd * rng.standard_t(freedom, len(drawn))).reshape(shape)
     with np.errstate(invalid="ignore", over="ignore"):  # a draw may have no loss there

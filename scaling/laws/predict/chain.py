@@ -10,7 +10,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.fit import Fit
 from scaling.laws.intervals.interval import interval
-from scaling.laws.intervals.prediction import PredictedLoss
+from scaling.laws.intervals.prediction import PredictedLoss, single_runs
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Chain:
         """What the second law says of the first's loss at columns of the first (C=…, M=…), broadcast together.
 
         The interval carries on those of whichever fits have a bootstrap: each draw of the first goes through a draw
-        of the second, paired at random, as if the two were fitted to independent data. Raises UserError where a
-        column is missing, and where the first predicts something that is not positive.
+        of the second, paired at random, as if the two were fitted to independent data. `run_low`, `run_high` are of a
+        single run, whose loss scatters about the first law, and whose error about the second.
+        Raises UserError where a column is missing, and where the first predicts something that is not positive.
         """
         at: dict[str, Any] = {letter: np.asarray(values, np.float64) for letter, values in columns.items()}
         (letter,) = self.second.form.columns
@@ -54,8 +55,11 @@ class Chain:
         shape = (-1, *(1,) * given[0].ndim)
         inner = self.first.form.loss(first.reshape(*shape, first.shape[-1]), list(given))
         outer = self.second.form.loss(second.reshape(*shape, second.shape[-1]), [inner])
-        low, high = interval(np.moveaxis(outer, 0, -1), level)
-        return PredictedLoss(middle, low, high, level)
+        of_run = single_runs(self.first, inner)
+        positive = np.where(of_run > 0, of_run, np.nan)  # a raw scatter may lead below 0, where no law is asked
+        run = single_runs(self.second, self.second.form.loss(second.reshape(*shape, second.shape[-1]), [positive]), 1)
+        ends = [interval(np.moveaxis(drawn, 0, -1), level) for drawn in (outer, run)]
+        return PredictedLoss(middle, *ends[0], level, *ends[1])
 
     def _pairs(self) -> tuple[Array, Array]:
         """Parameters of both laws [draws, k]; a law without a bootstrap keeps its own."""

@@ -1,0 +1,135 @@
+"""The surface of several points at once: each its own optimum and level, all one shape; by least squares."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.arrays import Array
+from scaling.laws.surface.basin import PRIOR_MEAN, PRIOR_SD, Basin
+
+SHAPES = len(PRIOR_MEAN)
+REACH = 3.0
+"""standard deviation of an optimum about the best run, in log settings, where runs say nothing: a factor of 20"""
+KNOWN_NOISE, KNOWN_RUNS = 0.002, 2.0
+"""of log loss: runs that differ in their seed alone differ by .1 to .3 %; counts as so many degrees of freedom"""
+ROUNDS, STEPS, STEP = 6, 100, 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """Log settings and log losses of runs, sorted into points."""
+
+    x: Array
+    """[runs, dims]: ln lr, and ln batch where it is varied, over those of the point's best run"""
+    y: Array
+    """[runs]: ln loss"""
+    size: Array
+    """[runs, 2]: ln N/N₀, ln D/D₀"""
+    point: NDArray[np.int64]
+    """[runs]"""
+    weights: Array
+    """[runs]: a run's variance is σ²/weight"""
+
+    @property
+    def points(self) -> int:
+        """How many there are."""
+        return int(self.point.max()) + 1
+
+    def centred(self, values: Array) -> Array:
+        """[runs, …] less the weighted mean of each point, which is its level."""
+        w = self.weights.reshape(-1, *(1,) * (values.ndim - 1))
+        total = np.zeros((self.points, *values.shape[1:]))
+        np.add.at(total, self.point, w * values)
+        mass = np.bincount(self.point, self.weights).reshape(-1, *(1,) * (values.ndim - 1))
+        return np.asarray(values - (total / mass)[self.point])
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where a search ended."""
+
+    theta: Array
+    """shape [6], then the optimum of each point [points·dims]"""
+    covariance: Array
+    noise: float
+    """standard deviation of the log loss of a run near the optimum"""
+    freedom: float
+
+    def draws(self, n: int, rng: np.random.Generator) -> Array:
+        """[n, k], Student's t about the estimate."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        wide = np.sqrt(self.freedom / rng.chisquare(self.freedom, n))
+        return np.asarray(self.theta + (rng.standard_normal((n, len(self.theta))) @ root.T) * wide[:, None])
+
+
+def search(runs: Settings) -> Found:
+    """Levenberg and Marquardt, the noise found together with the surface, so that priors weigh what they should."""
+    dims = runs.x.shape[1]
+    centre = np.concatenate([PRIOR_MEAN, np.zeros(runs.points * dims)])
+    tight = 1 / np.concatenate([PRIOR_SD, np.full(runs.points * dims, REACH)])
+    theta, noise = centre, KNOWN_NOISE
+    for _ in range(ROUNDS):
+        theta = _minimise(runs, theta, centre, noise * tight)
+        r, J = _residuals(runs, theta), _slopes(runs, theta)
+        data = J.T @ J
+        inverse = np.linalg.inv(data + np.diag((noise * tight) ** 2))
+        spent = runs.points + float(np.trace(inverse @ data))
+        freedom = KNOWN_RUNS + max(len(r) - spent, 0.0)
+        last, noise = noise, float(np.sqrt((KNOWN_RUNS * KNOWN_NOISE**2 + r @ r) / freedom))
+        if abs(np.log(noise / last)) < 0.02:
+            break
+    inverse = np.linalg.inv(data + np.diag((noise * tight) ** 2))
+    return Found(theta, np.asarray(noise**2 * inverse), noise, freedom)
+
+
+def _minimise(runs: Settings, theta: Array, centre: Array, pull: Array) -> Array:
+    damping = 1e-3
+
+    def objective(at: Array) -> float:
+        r = _residuals(runs, at)
+        return float(r @ r + np.sum((pull * (at - centre)) ** 2))
+
+    now = objective(theta)
+    for _ in range(STEPS):
+        J = _slopes(runs, theta)
+        hessian = J.T @ J + np.diag(pull**2)
+        downhill = J.T @ _residuals(runs, theta) - pull**2 * (theta - centre)
+        step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), downhill)
+        then = objective(theta + step)
+        if not then < now:
+            damping *= 10
+            if damping > 1e8:
+                break
+            continue
+        done = now - then < 1e-10 * now
+        theta, now, damping = theta + step, then, max(damping / 10, 1e-9)
+        if done:
+            break
+    return theta
+
+
+def _rise(runs: Settings, theta: Array, moved: Any = 0.0) -> Array:
+    best = theta[SHAPES:].reshape(runs.points, -1)
+    return Basin(theta[:SHAPES]).rise(runs.x - best[runs.point] - moved, runs.size)
+
+
+def _residuals(runs: Settings, theta: Array) -> Array:
+    return np.asarray(np.sqrt(runs.weights) * runs.centred(runs.y - _rise(runs, theta)))
+
+
+def _slopes(runs: Settings, theta: Array) -> Array:
+    """[runs, k], by central differences: an optimum moves its own point's runs alone."""
+    dims = runs.x.shape[1]
+    J = np.zeros((len(runs.y), len(theta)))
+    for i in range(SHAPES):
+        step = np.zeros(len(theta))
+        step[i] = STEP
+        J[:, i] = (_rise(runs, theta + step) - _rise(runs, theta - step)) / (2 * STEP)
+    for j in range(dims):
+        moved = np.eye(dims)[j] * STEP
+        slope = (_rise(runs, theta, moved) - _rise(runs, theta, -moved)) / (2 * STEP)
+        J[np.arange(len(J)), SHAPES + runs.point * dims + j] = slope
+    return np.asarray(np.sqrt(runs.weights)[:, None] * runs.centred(J))

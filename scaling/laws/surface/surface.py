@@ -1,0 +1,339 @@
+"""What a table of runs with several learning rates and batches says of the best ones; see `response_surface`."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.intervals.interval import check_level, interval, require_draws
+from scaling.laws.surface.basin import Basin
+from scaling.laws.surface.optimum_law import OptimumLaw, optimum_law
+from scaling.laws.surface.search import SHAPES, Found, Settings, search
+from scaling.laws.table.runs import Runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SETTINGS = {"lr": "learning_rate", "B": "batch_tokens"}
+"""letters of the settings, and the columns that hold them unless told otherwise"""
+SAME = 0.02
+"""in ln N and ln D: runs of one point differ by less, whose tokens are whole batches"""
+
+
+@dataclass(frozen=True)
+class BestSetting:
+    """The learning rate, or the batch, of least loss, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TunedPoint:
+    """Runs of one N and D: their best setting, and what is to be gained by it over the best that was tried."""
+
+    N: float
+    D: float
+    rows: tuple[str, ...]
+    """labels of its runs"""
+    tried: dict[str, float]
+    """the settings of its best run"""
+    best: dict[str, BestSetting]
+    gain: BestSetting
+    """share of the loss that the best run loses by not being at the optimum"""
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseSurface:
+    """Points with a surface of one shape, and power laws through their optima."""
+
+    runs: Runs
+    near: float
+    level: float
+    settings: Settings
+    found: Found
+    points: tuple[TunedPoint, ...]
+    laws: dict[str, OptimumLaw]
+    """ln lr and ln batch in N/N₀ and D/D₀; empty where there are too few points"""
+    units: Array
+    """[2]: ln N₀, ln D₀, geometric means of the points"""
+    draws: Array
+    """[n, k]: of the shape and the points' optima"""
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The settings that vary: lr, and B."""
+        return tuple(self.points[0].tried)
+
+    def optimum(self, N: float, D: float, level: float | None = None) -> dict[str, BestSetting]:
+        """The best settings of a model of N parameters on D tokens, by letter.
+
+        The interval is that of a point of its own: it has the scatter of the fitted points about the law in it.
+        Raises UserError where there are too few points for a law.
+        """
+        size = self._size(N, D)
+        ends = interval(self._drawn(size), self.level if level is None else level)
+        return {
+            letter: BestSetting(float(np.exp(law.at(size))), float(np.exp(ends[0][j])), float(np.exp(ends[1][j])))
+            for j, (letter, law) in enumerate(self.laws.items())
+        }
+
+    def regret(self, N: float, D: float, *, level: float | None = None, **settings: float) -> BestSetting:
+        """The share of the loss lost at settings (lr=…, B=…) by not being at the optimum: the median of the draws.
+
+        At the law's own optimum it is not 0, for the point's lies elsewhere. Raises UserError as `optimum` does, and
+        for a setting that is missing.
+        """
+        if missing := [letter for letter in self.letters if letter not in settings]:
+            raise UserError(f"regret needs {', '.join(f'{letter}=…' for letter in missing)}")
+        size = self._size(N, D)
+        at = np.log([settings[letter] for letter in self.letters])
+        lost = np.expm1(Basin(self.draws[:, :SHAPES]).rise(at - self._drawn(size).T, size))
+        return BestSetting(float(np.median(lost)), *interval(lost, self.level if level is None else level))
+
+    def backtest(self, flops: float) -> "pd.DataFrame":
+        """Fitted to the points of 6·N·D ≤ flops and held against those beyond.
+
+        One row for each point beyond: for each setting its own optimum by its runs, the forecast, its interval, and
+        whether that holds it; `regret`, by its own surface, at the forecast's settings, with its interval, and
+        `forecast_regret`, what the law expects there.
+        """
+        import pandas as pd
+
+        seen = flops * np.exp(2 * SAME) >= 6 * self.runs.N * self.runs.D
+        if seen.all() or not seen.any():
+            raise UserError(f"backtest: {flops:.3g} FLOPs leave no points on one side")
+        before = response_surface(self.runs.rows_where(seen), near=self.near, level=self.level, n=len(self.draws))
+        after = response_surface(self.runs.rows_where(~seen), near=self.near, level=self.level, n=len(self.draws))
+        rows = []
+        for i, point in enumerate(after.points):
+            told = before.optimum(point.N, point.D)
+            row: dict[str, Any] = {"N": point.N, "D": point.D}
+            for letter, own in point.best.items():
+                ahead = told[letter]
+                row |= {letter: own.value, f"{letter}_forecast": ahead.value, f"{letter}_low": ahead.low}
+                row |= {f"{letter}_high": ahead.high, f"{letter}_inside": ahead.low <= own.value <= ahead.high}
+            at = {letter: setting.value for letter, setting in told.items()}
+            lost = after.lost(i, at)
+            row |= {"regret": lost.value, "regret_low": lost.low, "regret_high": lost.high}
+            rows.append(row | {"forecast_regret": before.regret(point.N, point.D, **at).value})
+        return pd.DataFrame(rows)
+
+    def lost(self, point: int, settings: dict[str, float]) -> BestSetting:
+        """As `regret`, at a point that was fitted, about its own optimum: the median of the draws."""
+        best = self._own_optima[:, point]
+        size = np.log([self.points[point].N, self.points[point].D]) - self.units
+        at = np.log([settings[letter] for letter in self.letters])
+        lost = np.expm1(Basin(self.draws[:, :SHAPES]).rise(at - best, size))
+        return BestSetting(float(np.median(lost)), *interval(lost, self.level))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but runs and draws, as JSON can hold it."""
+        laws = {}
+        for letter, law in self.laws.items():
+            exponents = law.exponents(self.level)
+            coefficient = law.values[0] - sum(exponents[name][0] * self.units["ND".index(name)] for name in law.names)
+            laws[letter] = {
+                "coefficient": float(np.exp(coefficient)),
+                "exponents": {name: {"value": v, "interval": list(ends)} for name, (v, ends) in exponents.items()},
+                "scatter": law.scatter,
+            }
+        return {
+            "level": self.level,
+            "near": self.near,
+            "noise": self.found.noise,
+            "degrees_of_freedom": self.found.freedom,
+            "curvature": self._curvature,
+            "laws": laws,
+            "points": [
+                {"N": p.N, "D": p.D, "runs": len(p.rows), "tried": p.tried, "gain": vars(p.gain)}
+                | {"best": {letter: vars(best) for letter, best in p.best.items()}}
+                for p in self.points
+            ],
+            "notes": list(self.notes),
+        }
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What to be wary of."""
+        left = len(self.runs) - sum(len(point.rows) for point in self.points)
+        notes = [f"{left} runs are alone at their N and D and tell nothing of settings"] if left else []
+        for letter in self.letters:
+            off = [point for point in self.points if not self._inside(point, letter)]
+            if off:
+                notes.append(
+                    f"{SETTINGS[letter]}: the optimum of {len(off)} of {len(self.points)} points lies beyond what "
+                    f"was tried there, as at N {off[0].N:.3g}, D {off[0].D:.3g}"
+                )
+        if not self.laws:
+            notes.append(f"{len(self.points)} points are too few for a law of the optimum in N and D")
+        elif all(law.names == ("N",) for law in self.laws.values()):
+            notes.append("N and D rise together, or D does not vary: the exponent of N stands for both")
+        return tuple(notes)
+
+    def _inside(self, point: TunedPoint, letter: str) -> bool:
+        values = dict(zip(self.runs.rows, self.runs.column(letter), strict=True))
+        own = [values[row] for row in point.rows]
+        return min(own) <= point.best[letter].value <= max(own)
+
+    @property
+    def _curvature(self) -> dict[str, Any]:
+        """Second derivatives of ln L in the log settings at N₀, D₀, and how the basin is skewed and scaled."""
+        shape, drawn = self.found.theta[:SHAPES], self.draws[:, :SHAPES]
+        named: dict[str, Any] = {"lr": (0, np.exp), "skew": (1, np.asarray)}
+        named |= {"scale_N": (4, np.asarray), "scale_D": (5, np.asarray)}
+        if "B" in self.letters:
+            named |= {"B": (2, np.exp), "correlation": (3, np.tanh)}
+        return {
+            name: {"value": float(turn(shape[i])), "interval": list(interval(turn(drawn[:, i]), self.level))}
+            for name, (i, turn) in named.items()
+        }
+
+    @cached_property
+    def _own_optima(self) -> Array:
+        """[n, points, dims] ln settings."""
+        return _optima(self.draws, self.settings, self._tried)
+
+    @property
+    def _tried(self) -> Array:
+        return np.log([[point.tried[letter] for letter in self.letters] for point in self.points])
+
+    def _size(self, N: float, D: float) -> Array:
+        if not self.laws:
+            raise UserError(f"{len(self.points)} points are too few for a law of the optimum in N and D")
+        return np.asarray(np.log([N, D]) - self.units)
+
+    def _drawn(self, size: Array) -> Array:
+        """[dims, n]: ln settings of the optimum there."""
+        rng = np.random.default_rng(1)
+        return np.stack([law.drawn(size, rng) for law in self.laws.values()])
+
+    def summary(self) -> str:
+        """An aligned text: the laws, the shape, each point."""
+        from scaling.laws.text.surface import format_surface
+
+        return format_surface(self.to_dict())
+
+
+def response_surface(
+    runs: "Runs | pd.DataFrame",
+    *,
+    point: str | ArrayLike | None = None,
+    near: float = 0.01,
+    level: float = 0.9,
+    n: int = 4000,
+    seed: int = 0,
+    **columns: Any,
+) -> ResponseSurface:
+    """Fit the loss about the best learning rate and batch of each N and D, and the law that these best follow.
+
+    runs: or a DataFrame, with columns as of `laws.Runs`, and lr= and B=, the columns of learning rate and batch (a
+    unit of its own: tokens or sequences); B is left out where the batch does not vary. Those of `scaling.load_runs`
+    are found by themselves.
+    point: a column of the DataFrame, or a label a row: runs of one label differ in nothing but settings and seed;
+    None: runs of one N and D, within 2 %.
+    near: a run counts 1/(1 + (x/near)²), x its log loss above the least of its point: the surface is that of the
+    basin. n: draws.
+
+    Each point has its own level and optimum; curvature, skew and their change with
+    N and D are common to all (see `surface.basin`, with what is taken as known of them), and so is the noise. So a
+    sweep of three rates a point has intervals. The power laws are random-effects regressions through the points'
+    optima (Li et al. 2025, 2503.04715: lr ∝ N^a D^b, batch ∝ D^c).
+
+    Raises UserError where no point has two settings.
+    """
+    check_level(level)
+    require_draws(n)
+    if not near > 0:
+        raise UserError(f"near must be above 0, such as 0.01; got {near!r}")
+    labels = runs[point] if isinstance(point, str) and not isinstance(runs, Runs) else point
+    runs = _runs_of(runs, columns)
+    own = _points_of(runs, labels)
+    letters = _varied(runs, own)
+    x = np.log(np.stack([runs.column(letter) for letter in letters], 1))
+    kept = np.flatnonzero([len(np.unique(x[own == i], axis=0)) > 1 for i in own])
+    at = np.unique(own[kept], return_inverse=True)[1]
+    x, y = x[kept], np.log(runs.loss[kept])
+    best = np.array([np.flatnonzero(at == i)[y[at == i].argmin()] for i in range(at.max() + 1)])
+    log_size = np.log(np.stack([runs.N[kept], runs.D[kept]], 1))
+    log_size = np.stack([log_size[at == i].mean(0) for i in range(len(best))])
+    units = log_size.mean(0)
+    weights = 1 / (1 + ((y - y[best][at]) / near) ** 2)
+    settings = Settings(x - x[best][at], y, (log_size - units)[at], at, weights)
+    found = search(settings)
+    rng = np.random.default_rng(seed)
+    draws = found.draws(n, rng)
+    optima = _optima(np.concatenate([found.theta[None], draws]), settings, x[best])
+    laws = {letter: optimum_law(optima[..., j], log_size - units, rng) for j, letter in enumerate(letters)}
+    held = {letter: law for letter, law in laws.items() if law is not None}
+    surface = ResponseSurface(runs, near, level, settings, found, (), held, units, draws)
+    lost = np.expm1(Basin(draws[:, None, :SHAPES]).rise(x[best] - optima[1:], log_size - units))
+    at_best = np.expm1(Basin(found.theta[:SHAPES]).rise(x[best] - optima[0], log_size - units))
+    points = tuple(
+        TunedPoint(
+            float(np.exp(log_size[i, 0])),
+            float(np.exp(log_size[i, 1])),
+            tuple(runs.rows[k] for k in kept[at == i]),
+            {letter: float(np.exp(x[best[i], j])) for j, letter in enumerate(letters)},
+            {letter: _setting(optima[:, i, j], level) for j, letter in enumerate(letters)},
+            BestSetting(float(at_best[i]), *interval(lost[:, i], level)),
+        )
+        for i in range(len(best))
+    )
+    return replace(surface, points=points)
+
+
+def _runs_of(runs: "Runs | pd.DataFrame", columns: dict[str, Any]) -> Runs:
+    if isinstance(runs, Runs):
+        return runs
+    found = {letter: name for letter, name in SETTINGS.items() if letter not in columns and name in runs}
+    given = {letter: name for letter, name in {**found, **columns}.items() if name is not None}
+    return Runs(runs, **{"duplicates": "keep", **given})
+
+
+def _varied(runs: Runs, point: NDArray[np.int64]) -> tuple[str, ...]:
+    """The settings that vary within a point. Raises UserError where the learning rate does not."""
+    if "lr" not in runs.values:
+        raise UserError("response_surface needs the column of the learning rate: lr=COLUMN")
+    given = [letter for letter in SETTINGS if letter in runs.values]
+    for letter in given:
+        if not (runs.column(letter) > 0).all():
+            name, row = runs.conventions[letter], runs.rows[int(np.flatnonzero(~(runs.column(letter) > 0))[0])]
+            raise UserError(f"column {name!r} must be above 0; row {row} is not")
+    letters = tuple(
+        letter for letter in given if any(np.ptp(runs.column(letter)[point == i]) > 0 for i in np.unique(point))
+    )
+    if "lr" not in letters:
+        raise UserError("response_surface: no point has runs with two learning rates")
+    return letters
+
+
+def _points_of(runs: Runs, point: Any) -> NDArray[np.int64]:
+    """[runs]: a number for each label, or for each N and D, which gaps of more than `SAME` part from the next."""
+    if point is not None:
+        given = np.asarray(point).astype(str)
+        if given.shape != (len(runs),):
+            raise UserError(f"point must hold {len(runs)} labels; got shape {given.shape}")
+        return np.asarray(np.unique(given, return_inverse=True)[1])
+    labels = []
+    for column in (np.log(runs.N), np.log(runs.D)):
+        order = np.argsort(column)
+        label = np.empty(len(column), np.int64)
+        label[order] = np.concatenate([[0], np.cumsum(np.diff(column[order]) > SAME)])
+        labels.append(label)
+    return np.asarray(np.unique(np.stack(labels, 1), axis=0, return_inverse=True)[1].ravel())
+
+
+def _optima(theta: Array, settings: Settings, tried: Array) -> Array:
+    """[n, points, dims] ln settings."""
+    return theta[:, SHAPES:].reshape(len(theta), settings.points, -1) + tried
+
+
+def _setting(y: Array, level: float) -> BestSetting:
+    low, high = interval(y[1:], level)
+    return BestSetting(float(np.exp(y[0])), float(np.exp(low)), float(np.exp(high)))
