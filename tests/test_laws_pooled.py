@@ -159,3 +159,33 @@ def test_the_marin_data_sets_are_one_law_up_to_what_each_has_of_its_own(shared):
     alone = laws.fit(runs, "chinchilla")
     assert fit.residual_sd < alone.residual_sd and len(fit.groups) == 3
     assert len(fit.params) == len(shared) + 3 * (5 - len(shared))
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published tables are not here")
+def test_one_ladder_on_two_corpora_shares_the_model_s_exponent_and_not_the_text_s_entropy():
+    """Gadre et al.'s models on C4 and RedPajama, each measured on C4's validation text."""
+    columns = ["name", "dataset", "params", "tokens", "flops", "loss_c4_val"]
+    df = pd.concat([pd.read_csv(PUBLISHED / f"gadre_{name}.csv")[columns] for name in ("c4", "redpajama")])
+    df = df[df.loss_c4_val > 0].reset_index(drop=True)
+    runs = laws.Runs(df, loss="loss_c4_val", C="flops")
+    fit = laws.fit(runs, group=df["dataset"], shared=("alpha", "beta"))
+    fit.bootstrap(200)
+    assert fit.groups == ("c4_original", "rpj") and fit.residual_sd < laws.fit(runs).residual_sd
+    gain = fit.gain(C=1e20)["rpj"]
+    # trained on another text than it is measured on, a model needs more compute for the same loss
+    assert gain.multiplier < 1 and gain.interval is not None and gain.interval[1] < 1
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published tables are not here")
+def test_routers_that_share_nothing_have_the_laws_they_have_alone():
+    """Clark et al.'s three routers, the dense models with each of them: as in test_laws_published_clark."""
+    df = pd.read_csv(PUBLISHED / "clark_routed.csv")
+    df = df[(df.routing_frequency == 0.5) & (df.k == 1) & (df.seed == 42)]
+    routers = ("S-Base", "RL-R", "Hash")
+    table = pd.concat([df[df.router.isin([name, "Dense"])].assign(law=name) for name in routers], ignore_index=True)
+    kinds = {"N": "params", "D": None, "E": "experts"}
+    runs = laws.Runs(table, **kinds, duplicates="keep")
+    fit = laws.fit(runs, "clark", group=table["law"], loss=laws.l2())
+    for name in routers:
+        alone = laws.fit(laws.Runs(table[table.law == name], **kinds), "clark", loss=laws.l2())
+        np.testing.assert_allclose(fit[name].fitted(), alone.fitted(), rtol=1e-4)

@@ -179,3 +179,20 @@ def test_the_fan_reaches_the_budget_asked_for_and_holds_forecast_and_outcome(fit
 def test_misuse_is_one_line(fit, forecast, call, said):
     with pytest.raises(UserError, match=said):
         call(fit, forecast)
+
+
+def test_groups_of_one_law_are_drawn_with_their_least_loss_and_what_compute_is_worth():
+    """Two groups of one law of C, of which the second needs half the compute."""
+    C = np.tile(np.geomspace(1e18, 1e21, 8), 2)
+    kind = np.repeat(["dense", "sparse"], 8)
+    loss = 1.7 + 40 / (np.where(kind == "sparse", 2, 1) * C / 1e18) ** 0.2
+    runs = laws.Runs({"flops": C, "loss": loss}, N=None, D=None, C="flops")
+    fit = laws.fit(runs, "power_law_C", group=kind, shared=("E", "alpha"), starts=8, loss=laws.l2())
+    still, live = report.plot_groups(fit, 1e20), report.plot_groups(fit, 1e20, interactive=True)
+    assert titles(still)[0] == "training FLOPs C (flops)"
+    (line,) = traces(live, "sparse, least loss")
+    np.testing.assert_allclose(line.y, 1.7 + 40 / (2 * np.array(line.x) / 1e18) ** 0.2, rtol=1e-4)
+    said = live.layout.annotations[0].text.replace("<br>", " ")
+    assert "shared: E, alpha" in said and "against dense at 10²⁰ FLOPs: sparse 2." in said
+    with pytest.raises(UserError, match="is one law of all runs"):
+        report.plot_groups(laws.fit(runs, "power_law_C", starts=4))

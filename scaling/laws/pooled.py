@@ -19,7 +19,6 @@ from scaling.laws.quantities import BRACKET, bisect, least_loss
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.problem import Problem, make_problem
 from scaling.laws.solve.solver import solve
-from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
 
 FURTHEST = float(np.log(1e6))
@@ -94,7 +93,7 @@ def gains(fit: FittedLaw, C: float | None, level: float) -> dict[str, Gain]:
 
     def least(group: str, log_C: Array) -> Array:
         where = [fit.form.params.index(name) for name in pooling.names(group)]
-        return least_at(pooling.base, samples[:, where], log_C, runs[group].per_token)
+        return least_at(pooling.base, samples[:, where], log_C, runs[group])
 
     first, at = pooling.groups[0], np.full(len(samples), np.log(C))
     target, found = least(first, at), {}
@@ -151,15 +150,15 @@ def trades_compute(form: Form) -> bool:
     return form.columns == ("C",) or set(form.columns) == {"N", "D"}
 
 
-def least_at(form: Form, natural: Array, log_C: Array, per_token: FlopsPerToken) -> Array:
-    """L* of each of the parameters [n, k] at its own log FLOPs [n]."""
+def least_at(form: Form, natural: Array, log_C: Array, runs: Runs) -> Array:
+    """L* of each of the parameters [n, k] at its own log FLOPs [n], by the FLOPs per token of these runs."""
     if form.columns == ("C",):
         return form.loss(natural, [np.exp(log_C)])
     if not trades_compute(form):
         raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: compute is not what its groups trade")
 
     def loss(n: Array) -> Array:
-        sizes = {"N": np.exp(n), "D": np.exp(log_C) / per_token(np.exp(n))}
+        sizes = {"N": np.exp(n), "D": np.exp(log_C) / runs.per_token(np.exp(n))}
         return form.loss(natural, [sizes[name] for name in form.columns])
 
     middle = 0.5 * (log_C - np.log(6.0))

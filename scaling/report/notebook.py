@@ -79,6 +79,18 @@ def plot_residuals(fit: "laws.Fit", *, interactive: bool = False) -> Any:
     return _drawn(column_residuals_figure(fit), interactive)
 
 
+def plot_groups(fit: "laws.Fit", C: float | None = None, *, level: float = 0.9, interactive: bool = False) -> Any:
+    """Of a pooled fit: runs and least losses of every group against compute, and their compute multipliers.
+
+    C: training FLOPs of the first group that the multipliers are told at; None: as of `fit.gain`.
+    level: coverage of their intervals, which there are after a bootstrap.
+    Raises UserError for a fit of one law of all runs, and for a law that trades no compute.
+    """
+    from scaling.report.figures.groups import groups_figure
+
+    return _drawn(groups_figure(fit, C, level), interactive)
+
+
 def plot_profile(
     values: "laws.Profile | ArrayLike",
     objectives: ArrayLike | None = None,
