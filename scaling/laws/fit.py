@@ -59,6 +59,8 @@ class Fit(FittedLaw):
         run where the runs have a run column, else by row. False: by row.
         kind: "rows" or "runs" draw from the data; "noise" draws Gaussian noise of the residuals' own size around the
         fitted law, the better choice for a designed sweep of a few runs, where a resample would lose a whole budget.
+        "wild" keeps the residuals and multiplies those of each run (or cluster) by one random factor: for a few runs
+        of many rows.
         None, as in `backtest`: "runs" where rows are of training runs or clusters, "noise" with fewer than ten rows a
         parameter, else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
@@ -306,7 +308,8 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if values.get("kind") != "scaling.laws.Fit":
-            raise UserError("it does not say that it is a fit")
+            curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""
+            raise UserError(f"it does not say that it is a fit of runs{curves}")
         form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
         _require_numbers(path, {**values["params"], "objective": objective["value"]})
         runs = Runs.from_dict(values["data"])

@@ -72,10 +72,10 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
     samples = fit.draws.samples
     drawn = form.loss(samples.reshape(len(samples), *(1,) * given[0].ndim, samples.shape[1]), given)
     low, high = interval(np.moveaxis(drawn, 0, -1), level)
-    return PredictedLoss(loss, low, high, level, *interval(np.moveaxis(_single_runs(fit, drawn), 0, -1), level))
+    return PredictedLoss(loss, low, high, level, *interval(np.moveaxis(single_runs(fit, drawn), 0, -1), level))
 
 
-def _single_runs(fit: FittedLaw, drawn: Array) -> Array:
+def single_runs(fit: FittedLaw, drawn: Array) -> Array:
     """Losses [draws, …] of single runs of weight 1 around those of the drawn laws."""
     freedom = len(fit.runs) - len(fit.problem.free)
     rng = np.random.default_rng(0)

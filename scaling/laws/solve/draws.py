@@ -7,8 +7,8 @@ import numpy as np
 
 from scaling.laws.arrays import Array
 
-Resampling = Literal["rows", "runs", "noise"]
-"""what a bootstrap draws: rows, whole training runs, noise around the fitted law"""
+Resampling = Literal["rows", "runs", "noise", "wild"]
+"""what a bootstrap draws: rows, whole training runs, noise around the fitted law, factors of a run's residuals"""
 DrawMethod = Literal["sandwich", "laplace", "nuts"]
 """what parameters are drawn from where nothing is refitted"""
 
