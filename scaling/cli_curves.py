@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from scaling import laws
 
 OF_ROWS = (
-    *("tokens", "flops", "sigma", "group", "shared", "allow", "kind", "compare", "suggest", "residual"),
+    *("tokens", "flops", "sigma", "group", "shared", "kind", "compare", "suggest", "residual"),
     *("duplicates", "missing", "trusted"),
 )
 """options of `scaling fit` that are about rows of runs"""
-OF_CSV = ("params", "run", "loss", "column", "where", "warmup")
+OF_CSV = ("params", "run", "loss", "column", "warmup")
 """and those that read a CSV, where a sweep's records say what is what"""
 
 
@@ -21,6 +21,8 @@ def require_options(args: argparse.Namespace, csv: bool) -> None:
     """Raises UserError for an option that says nothing to a law of whole curves."""
     if given := [name for name in OF_ROWS if getattr(args, name)]:
         raise UserError(f"--{given[0]} is not for {args.law}, a law of whole curves")
+    if csv and args.allow:
+        raise UserError(f"--allow {args.allow[0]} is about a sweep; of {args.runs[0]} no configuration is known")
     if given := [name for name in OF_CSV if not csv and getattr(args, name)]:
         raise UserError(f"--{given[0]} is about a CSV; {args.runs[0]} is a sweep's folder, whose records say it")
 
@@ -31,7 +33,7 @@ def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.Curve
     from scaling.sweeps import load_curves
 
     if columns is None:
-        curves = load_curves(args.runs)
+        curves = load_curves(args.runs, args.where, args.allow)
     else:
         named = {"run": args.run, "loss": args.loss, "N": args.params} | columns
         given = {name: column for name, column in named.items() if column}

@@ -176,12 +176,25 @@ def test_curves_come_from_a_table():
         (lambda: laws.LossCurve("r", [1.0], [1], [np.nan]), "losses must be positive"),
         (lambda: laws.fit_curves([laws.LossCurve("r", [1.0, 2.0], [1], [2.0])]), "none of 1 curves has a loss after"),
         (lambda: laws.fit_curves([curve("constant", "annealing", ANNEALING)]), "the rate of none of 1 curves falls"),
+        (
+            lambda: laws.fit_curves([curve("cosine", "annealing", ANNEALING, N=n) for n in (1e5, 1e6)]),
+            "law of one size",
+        ),
         (lambda: laws.fit_curves([], "anealing"), "there are annealing, annealing_N, multi_power"),
     ],
 )
 def test_what_is_no_curve_is_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_a_schedule_outside_of_those_fitted_is_told(fits):
+    assert fits["annealing"].predict(schedule("wsd")).notes == ()
+    (longer,) = fits["annealing"].predict(schedule("wsd", 4000)).notes
+    (hotter,) = fits["annealing"].predict(2 * schedule("wsd")).notes
+    assert (
+        "number of steps, 4000, is outside of those fitted, 3000 to 3000" in longer and "peak rate, 0.006" in hotter
+    )
 
 
 def test_the_warmup_is_not_foretold(fits):

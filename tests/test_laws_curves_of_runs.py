@@ -1,6 +1,8 @@
 """The curves of runs: rates by their configuration, losses by their records; and both on the command line."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from tiny_run import Tiny
 from scaling import laws
 from scaling.cli import main
 from scaling.config import run_id, to_yaml
+from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.sweeps import load_curves
 from scaling.training import train
@@ -96,6 +99,7 @@ def test_a_table_is_fitted_on_the_command_line(home, tmp_path, capsys):
         (("--tokens", "x"), "--tokens is not for annealing, a law of whole curves"),
         (("--loss", "x"), "--loss is about a CSV"),
         (("--objective", "hubris"), "no objective"),
+        (("--where", "seed == 7"), "no valid run from its own beginning that meets --where"),
     ],
 )
 def test_options_that_say_nothing_of_a_curve_are_refused(home, capsys, options, said):
@@ -117,3 +121,16 @@ def test_the_configuration_of_a_run_is_enough(home, tmp_path, capsys):
     first = load(RunConfig, next(iter(home.glob("*/config.yaml"))))
     (tmp_path / "run.yaml").write_text(to_yaml(first))
     assert scaling("predict", tmp_path / "fit.json", "--schedule", tmp_path / "run.yaml") == 0
+
+
+def test_runs_of_several_recipes_are_no_curves_of_one_law(home, tmp_path):
+    """Another decay of weights is another law; another schedule or length is what the law is about."""
+    shutil.copytree(home, tmp_path / "mixed")
+    folder = next(iter((tmp_path / "mixed").glob("*/config.yaml"))).parent
+    for name in ("config.yaml", "result.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(re.sub(r'(weight_decay"?: )[\d.]+', r"\g<1>0.33", text))
+    with pytest.raises(UserError, match=r"the runs mix optimizer.weight_decay: 0.1 .*, 0.33"):
+        load_curves(tmp_path / "mixed")
+    assert len(load_curves(tmp_path / "mixed", allow=["optimizer.weight_decay"])) == 3
+    assert len(load_curves(tmp_path / "mixed", where=["optimizer.weight_decay == 0.33"])) == 1

@@ -55,6 +55,7 @@ class CurveFit(FittedCurves):
         Raises UserError for steps in the warmup, of which the laws say nothing, and beyond the schedule.
         """
         schedule = LossCurve("the schedule", rates)
+        notes = self._notes(schedule, N)
         if steps is None:
             first = min(schedule.warmup + 1, len(schedule.rates))
             steps = np.unique(np.round(np.geomspace(first, len(schedule.rates), 64)).astype(np.int64))
@@ -65,10 +66,24 @@ class CurveFit(FittedCurves):
         loss = form.loss(self.fit.natural, columns)
         draws = self.fit.draws
         if draws is None:
-            return PredictedCurve(curve.steps, loss)
+            return PredictedCurve(curve.steps, loss, notes=notes)
         drawn = form.loss(draws.samples[:, None, :], columns)
         low, high = interval(drawn.T, level)
-        return PredictedCurve(curve.steps, loss, low, high, level, *interval(single_runs(self.fit, drawn).T, level))
+        ends = interval(single_runs(self.fit, drawn).T, level)
+        return PredictedCurve(curve.steps, loss, low, high, level, *ends, notes)
+
+    def _notes(self, schedule: LossCurve, N: float | None) -> tuple[str, ...]:
+        """Where a schedule is outside of what was fitted."""
+        seen: dict[str, tuple[float | None, list[float]]] = {
+            "peak rate": (schedule.peak, [curve.peak for curve in self.curves]),
+            "number of steps": (len(schedule.rates), [len(curve.rates) for curve in self.curves]),
+            "N": (N, [curve.N for curve in self.curves if curve.N is not None] if self.law.reads_N else []),
+        }
+        return tuple(
+            f"its {name}, {value:.6g}, is outside of those fitted, {min(known):.6g} to {max(known):.6g}"
+            for name, (value, known) in seen.items()
+            if value is not None and known and not 0.999 * min(known) <= value <= 1.001 * max(known)
+        )
 
     def summary(self, level: float = 0.9) -> str:
         """An aligned text: the law, its parameters, how well it fits each curve, what to be wary of."""
@@ -184,6 +199,14 @@ def _require_curves(curves: Sequence[LossCurve], law: CurveLaw, given: int) -> N
                         "records.evaluate_every")  # fmt: skip
     if twice := [curve.run for i, curve in enumerate(curves) if curve.run in {c.run for c in curves[:i]}]:
         raise UserError(f"{law.name}: two curves are called {twice[0]}; name each run once")
+    sizes = sorted({curve.N for curve in curves if curve.N is not None})
+    if len(sizes) > 1 and not law.reads_N:
+        raise UserError(
+            f"{law.name} is a law of one size, and the curves are of {len(sizes)}, N {sizes[0]:g} to {sizes[-1]:g}: "
+            "fit those of one size, or annealing_N, which reads N"
+        )
+    if len(sizes) == 1 and law.reads_N:
+        raise UserError(f"{law.name} needs curves of several sizes; all have N = {sizes[0]:g}: fit annealing")
     if not any((np.diff(c.rates[c.warmup - 1 : c.steps[-1]]) < 0).any() for c in curves):
         raise UserError(
             f"{law.name}: the rate of none of {len(curves)} curves falls, so what a fall is worth cannot be told; "

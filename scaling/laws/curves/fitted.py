@@ -25,6 +25,8 @@ class PredictedCurve:
     level: float | None = None
     run_low: Array | None = None
     run_high: Array | None = None
+    notes: tuple[str, ...] = ()
+    """where the schedule is outside of what was fitted"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,7 @@ def predicted_curve_table(fitted: FittedCurves, told: PredictedCurve) -> dict[st
     """What `scaling predict FIT.json --schedule … --json` prints."""
     names = ("steps", "loss", "low", "high", "run_low", "run_high")
     points = {name: None if (part := getattr(told, name)) is None else np.asarray(part).tolist() for name in names}
-    return {"law": fitted.law.name, "level": told.level, **points}
+    return {"law": fitted.law.name, "level": told.level, **points, "notes": list(told.notes)}
 
 
 def format_predicted_curve(table: dict[str, Any]) -> str:
@@ -118,4 +118,5 @@ def format_predicted_curve(table: dict[str, Any]) -> str:
         ends = [("low", "high"), ("run_low", "run_high")] if table["low"] else []
         told = [f"[{table[low][i]:.4f}, {table[high][i]:.4f}]" for low, high in ends]
         rows.append([str(table["steps"][i]), f"{table['loss'][i]:.4f}", *told])
-    return "\n".join([f"by {table['law']}, if it is right", *align(rows)])
+    notes = [f"note: {note}" for note in table["notes"]]
+    return "\n".join([f"by {table['law']}, if it is right", *align(rows), *notes])
