@@ -8,6 +8,7 @@ import pytest
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.curves.trace import trace_of
+from scaling.laws.intervals.bootstrap import _wild_losses
 
 PEAK, WARMUP = 3e-3, 100
 ANNEALING = {"L0": 2.0, "A": 0.9, "alpha": 0.5, "C": 0.15, "T": 250.0}
@@ -200,3 +201,22 @@ def test_a_schedule_outside_of_those_fitted_is_told(fits):
 def test_the_warmup_is_not_foretold(fits):
     with pytest.raises(UserError, match="in its warmup of 100 steps"):
         fits["annealing"].predict(schedule("wsd"), [50])
+
+
+def test_wild_draws_turn_the_residuals_of_a_run_as_one(fits):
+    """Mean 0, the variance of the residuals widened for three runs, one factor within a run, several between."""
+    fit = fits["annealing"].fit
+    groups = np.unique(fit.runs.run, return_inverse=True)[1]
+    fitted = fit.problem.y + fit.residuals
+    factors = (fitted - _wild_losses(fit, groups, 4000, np.random.default_rng(0))) / fit.residuals
+    assert np.ptp(factors[:, groups == 1], axis=1).max() < 1e-3 * np.abs(factors).max()
+    first, second = factors[:, groups == 0][:, 0], factors[:, groups == 1][:, 0]
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.06 and abs(first.mean()) < 0.07
+    assert first.var() == pytest.approx(3 / 2, rel=0.07)
+
+
+def test_a_backtest_draws_no_wild_losses():
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e8, 1e10, 5)))
+    runs = laws.Runs({"params": n, "tokens": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28})
+    with pytest.raises(UserError, match="backtest: kind must be 'rows', 'runs' or 'noise'"):
+        laws.backtest(runs, starts=4, draws=10, kind="wild")

@@ -78,7 +78,7 @@ def draw(path: Path, fits: dict[str, laws.CurveFit], curves: dict[str, laws.Loss
             told = fit.predict(curve.rates)
             (line,) = axis.plot(told.steps, told.loss, label=law)
             axis.fill_between(told.steps, told.low, told.high, color=line.get_color(), alpha=0.2, linewidth=0)
-        axis.set(title=name, xlabel="step", xscale="log")
+        axis.set(title=name, xlabel="step")
     low = min(curve.loss.min() for curve in curves.values())
     axes[0].set(ylabel="held-out loss", ylim=(0.95 * low, 1.45 * low))
     axes[0].legend()
@@ -88,17 +88,18 @@ def draw(path: Path, fits: dict[str, laws.CurveFit], curves: dict[str, laws.Loss
 def main() -> None:
     runs = ours()
     names = {kind: f"{kind[0]}, {kind[1]:,} steps" for kind in runs}
-    for first, second in (("constant", "cosine"), ("constant", "wsd")):
-        used = {(first, 3072), (second, 3072)}
+    for fitted in (("constant", "cosine"), ("constant", "wsd"), ("constant", "cosine", "wsd")):
+        used = {(name, 3072) for name in fitted}
         held = {names[kind]: curves for kind, curves in runs.items() if kind not in used}
-        fits = report(f"Fitted to {first} and {second}", [c for kind in sorted(used) for c in runs[kind]], held)
-        draw(HOME / f"figures/{first}_{second}.png", fits, {name: curves[0] for name, curves in held.items()})
+        fits = report(
+            f"Fitted to {', '.join(fitted)} of 3,072 steps", [c for kind in sorted(used) for c in runs[kind]], held
+        )
+        draw(HOME / f"figures/{'_'.join(fitted)}.png", fits, {name: curves[0] for name, curves in held.items()})
     for clone in map(Path, sys.argv[1:]):
         for size in SIZES:
             curves = published(clone, size)
             held = {name: [curves[name].after(curves[name].warmup + 1)] for name in HELD_OUT}
-            fits = report(f"Published, {size}M", [curves[name] for name in FITTED], held)
-            draw(HOME / f"figures/published_{size}M.png", fits, {name: part[0] for name, part in held.items()})
+            report(f"Published, {size}M", [curves[name] for name in FITTED], held)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from scaling.laws.intervals.profile import Profile, profile
 from scaling.laws.pooled import SIMULATIONS, Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
-from scaling.laws.solve.draws import DrawMethod, Draws, Resampling
+from scaling.laws.solve.draws import BootstrapKind, DrawMethod, Draws
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber
@@ -50,7 +50,7 @@ class Fit(FittedLaw):
         n: int = 4000,
         cluster: ArrayLike | bool | None = None,
         seed: int = 0,
-        kind: Resampling | None = None,
+        kind: BootstrapKind | None = None,
         strata: ArrayLike | Literal["budget"] | None = None,
     ) -> Draws:
         """Refit `n` resamples; `interval`, `predict` and `optimal` use the last draws made.

@@ -68,6 +68,7 @@ def _warnings(fitted: FittedCurves) -> list[str]:
     held = "" if fitted.law.reads_N else ", of this size"
     notes = [f"this is a law of schedules with a peak rate of {told}{held}, and of this batch and data alone"]
     if fitted.fit.draws is not None:
+        notes.append("the intervals assume that the form is right; laws.hold_out_curves says how far it is off")
         ends = {p.name: fitted.interval(p.name) for p in fitted.law.all_parameters() if p.kind == "positive"}
         if wide := [name for name, (low, high) in ends.items() if high > 10 * low and name not in fitted.fit.fixed]:
             notes.append(

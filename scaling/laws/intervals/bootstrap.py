@@ -10,7 +10,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
 from scaling.laws.intervals.clusters import clusters_of, strata_of
 from scaling.laws.intervals.interval import require_draws
-from scaling.laws.solve.draws import Draws, Resampling
+from scaling.laws.solve.draws import BootstrapKind, Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.priors import drawn_means
 from scaling.laws.solve.solver import solve
@@ -33,15 +33,15 @@ def bootstrap(
     n: int,
     cluster: ArrayLike | bool | None,
     seed: int,
-    kind: Resampling | None,
+    kind: BootstrapKind | None,
     strata: ArrayLike | Literal["budget"] | None,
 ) -> Draws:
     """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
     require_draws(n)
     groups = clusters_of(fit, cluster)
     kind = kind or default_kind(fit, groups, strata is not None)
-    if kind not in get_args(Resampling):
-        raise UserError(f"bootstrap: kind must be {', '.join(map(repr, get_args(Resampling)))}; got {kind!r}")
+    if kind not in get_args(BootstrapKind):
+        raise UserError(f"bootstrap: kind must be 'rows', 'runs', 'noise' or 'wild'; got {kind!r}")
     if kind in ("noise", "wild") and strata is not None:
         raise UserError(
             f"bootstrap: kind={kind!r} keeps every row, so there are no strata to draw within; drop strata="
