@@ -7,6 +7,7 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.laws.curves.fit import _table
 from scaling.laws.curves.trace import trace_of
 from scaling.laws.intervals.bootstrap import _wild_losses
 
@@ -93,6 +94,26 @@ def test_the_law_of_several_sizes_is_found_again():
     assert fit.params["beta_N"] == pytest.approx(0.3, rel=0.05)
     with pytest.raises(UserError, match="reads N"):
         fit.predict(rates)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("step", 1e-12), ("up_again", 1e-12), ("cosine", 1e-4), ("wsd", 1e-4)]
+)
+@pytest.mark.parametrize(
+    ("law", "params"),
+    [
+        ("annealing", ANNEALING),
+        ("annealing_N", ANNEALING | {"B_N": 30.0, "beta_N": 0.3, "gamma_N": 0.05}),
+        ("multi_power", MULTI_POWER | {"eta_0": PEAK}),
+    ],
+)
+def test_each_law_is_the_sum_that_its_paper_writes(law, params, kind, tolerance):
+    at = np.array([150, 1600, 1900, 2500, 3000])
+    made = laws.LossCurve(kind, schedule(kind), at, np.ones(len(at)), 1e6)
+    form, runs = _table(laws.CURVE_LAWS[law], [made])
+    found = form.loss(np.array([params[name] for name in form.params]), [runs.column(name) for name in form.columns])
+    truth = [by_loops(made.rates, step, law, params, 1e6) for step in at]
+    assert found == pytest.approx(truth, rel=tolerance)
 
 
 def test_an_abrupt_fall_is_read_exactly_and_a_smooth_one_nearly():
