@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NAMED = {"params": "N", "tokens": "D", "loss": "loss", "flops": "C", "run": "run", "sigma": "sigma"}
 """options that name a column of a CSV, and what `laws.Runs` calls it"""
 DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
+DRAWS = 4000
+"""refits for intervals"""
 
 
 def fit_options(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,9 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, of a sweep, "optimizer.b2 == 0.9"',
     )
+    add(
+        "--warmup", type=int, default=0, metavar="STEPS", help="CSV of curves that begins after the warmup: its steps"
+    )
     add("--group", metavar="COLUMN", help="CSV: column of labels; fits one law for each of several groups at once")
     add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups have in common")
     add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that are there twice (default: error)")
@@ -74,9 +79,8 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--bootstrap",
         type=int,
-        default=4000,
         metavar="N",
-        help="refits for the intervals, 0 for none (default: 4000)",
+        help="refits for the intervals, 0 for none (default: 4000; of laws of whole curves 400)",
     )
     add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
         "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
@@ -115,7 +119,10 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=(),
         metavar="LETTER=VALUE",
-        help="or the law's columns, for example N=7e9 D=1e12",
+        help="or the law's columns, for example N=7e9 D=1e12; with --schedule: changes of that run's configuration",
+    )
+    parser.add_argument(
+        "--schedule", type=Path, metavar="RUN.yaml", help="of a fit of whole curves: the run whose curve is foretold"
     )
     _level(parser)
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -135,12 +142,14 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     from scaling.strict_json import finite
 
     if args.list:
-        listed = laws.laws_table()
+        listed = laws.laws_table() + laws.curve_laws_table()
         return listed, laws.format_laws(listed)
     if not args.runs:
         raise UserError("say which sweep folder or CSV to fit, or --list (see `scaling fit --help`)")
-    if args.bootstrap < 0:
+    if (args.bootstrap or 0) < 0:
         raise UserError(f"--bootstrap must be 0 or more; got {args.bootstrap}")
+    if args.law in laws.CURVE_LAWS:
+        return _fit_curves(args)
     csv = len(args.runs) == 1 and args.runs[0].is_file()
     if args.tuning:
         surface = _surface(args, csv)
@@ -154,15 +163,13 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     fitted = laws.fit(
         runs, args.law, loss=objective, residual=args.residual, starts=args.starts, group=args.group, shared=shared
     )
-    if args.bootstrap:
+    if refits := DRAWS if args.bootstrap is None else args.bootstrap:
         # a sweep is a design of few runs: a resample of its rows would lose whole budgets
-        fitted.bootstrap(args.bootstrap, seed=args.seed, kind=args.kind or (None if csv else "noise"))
+        fitted.bootstrap(refits, seed=args.seed, kind=args.kind or (None if csv else "noise"))
     one_curve = not args.group if csv else fitted.form.of_sizes
     approach2 = laws.try_isoflop(runs, args.level, designed=not csv) if one_curve else None
     table = laws.fit_table(fitted, args.level, approach2)
-    replaced = None
-    if before is not None and before["hash"] != fitted.runs.hash:
-        replaced = f"{output} held {before['law']} of other data ({before['hash']}), which is overwritten"
+    replaced = _replaced(output, before, fitted.runs.hash)
     fitted.save(output)
     table["overwritten"] = replaced
     text = "\n".join([laws.format_table(table), *([f"note: {replaced}"] if replaced else []), f"saved as {output}"])
@@ -177,11 +184,39 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     return finite(table), text
 
 
-def predict(args: argparse.Namespace) -> tuple[Any, str]:
-    """The prediction for machines and for people."""
-    from scaling import laws
+def _fit_curves(args: argparse.Namespace) -> tuple[Any, str]:
+    """The same of a law of whole curves."""
+    from scaling import cli_curves
     from scaling.strict_json import finite
 
+    csv = len(args.runs) == 1 and args.runs[0].is_file()
+    cli_curves.require_options(args, csv)
+    output = _writable(_output(args.runs, "curves.fit.json") if args.output is None else args.output)
+    before = _fit_in(output)
+    if not csv:
+        _require_folders(args.runs)
+    fitted = cli_curves.fit(args, _columns(args) if csv else None)
+    replaced = _replaced(output, before, fitted.fit.runs.hash)
+    fitted.save(output)
+    notes = [f"note: {replaced}"] if replaced else []
+    text = "\n".join([fitted.summary(args.level), *notes, f"saved as {output}"])
+    return finite(fitted.table(args.level) | {"overwritten": replaced}), text
+
+
+def _replaced(output: Path, before: dict[str, str] | None, data: str) -> str | None:
+    """What to say where a fit of other data was in the way."""
+    if before is None or before["hash"] == data:
+        return None
+    return f"{output} held {before['law']} of other data ({before['hash']}), which is overwritten"
+
+
+def predict(args: argparse.Namespace) -> tuple[Any, str]:
+    """The prediction for machines and for people."""
+    from scaling import cli_curves, laws
+    from scaling.strict_json import finite
+
+    if args.schedule is not None:
+        return cli_curves.predict(args)
     if (args.flops is None) == (not args.overrides):
         raise UserError(
             "give either --flops or the law's columns, such as N=7e9 D=1e12 (see `scaling predict --help`)"
@@ -317,7 +352,7 @@ def _wandb(runs: Path) -> tuple[str, str | None] | None:
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
 
 
-def _output(paths: list[Path]) -> Path:
+def _output(paths: list[Path], name: str = "fit.json") -> Path:
     """Where a fit is saved unless told otherwise: in the sweep's folder, beside the CSV, or here.
 
     Raises UserError for several sweeps: the fit is of none of them alone.
@@ -328,7 +363,7 @@ def _output(paths: list[Path]) -> Path:
     project = _wandb(runs)
     if project is not None:
         return Path(f"{runs.name}.fit.json")
-    return runs.with_suffix(".fit.json") if runs.is_file() else runs / "fit.json"
+    return runs.with_suffix(f".{name}") if runs.is_file() else runs / name
 
 
 def _writable(path: Path) -> Path:

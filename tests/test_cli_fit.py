@@ -132,9 +132,10 @@ def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):
 def test_the_list_holds_every_law_aligned(capsys):
     assert scaling("fit", "--list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(laws.FORMS) + 1
+    every = {**laws.FORMS, **laws.CURVE_LAWS}
+    assert len(lines) == len(every) + 1
     at = lines[0].index("formula")
-    for line, (name, form) in zip(lines[1:], laws.FORMS.items(), strict=True):
+    for line, (name, form) in zip(lines[1:], every.items(), strict=True):
         assert line.startswith(name + " ") and line[at:].startswith(form.formula) and line.endswith(form.source)
     assert scaling("fit", "--list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)

@@ -350,7 +350,7 @@ def test_draws_without_a_number_open_the_interval():
         (lambda fit: fit.draw(n=1), "at least 2"),
         (lambda fit: fit.covariance("hessian"), "'sandwich' or 'laplace'"),
         (lambda fit: fit.covariance(cluster=np.arange(30) % 3), "3 clusters cannot tell 5 parameters"),
-        (lambda fit: fit.bootstrap(10, kind="blocks"), "'rows', 'runs' or 'noise'"),
+        (lambda fit: fit.bootstrap(10, kind="blocks"), "'rows', 'runs', 'noise' or 'wild'"),
         (lambda fit: fit.bootstrap(10, kind="noise", strata="budget"), "no strata"),
         (lambda fit: fit.bootstrap(10, strata="budgets"), "must be 'budget' or 30 labels"),
         (lambda fit: fit.bootstrap(10, strata=np.arange(30)), "30 of 30 strata hold a single row"),

@@ -11,11 +11,27 @@ Floors, from the ground up; a file imports from its own room and from rooms belo
     surface        the loss about the best learning rate and batch
     text           fits and predictions as dictionaries and text
     fit.py         `fit` and `Fit`, a FittedLaw with all of the above as methods
+    curves         laws of whole loss curves: every checkpoint, under any learning-rate schedule
     predict        forecasts, models that will be used, costs
     validate       backtests, comparisons of laws and of approaches
     next_runs      which runs to make next
 """
 
+from scaling.laws.curves import (
+    CURVE_LAWS,
+    CurveFit,
+    CurveLaw,
+    HeldOutCurve,
+    LossCurve,
+    PredictedCurve,
+    curve_laws_table,
+    fit_curves,
+    format_predicted_curve,
+    hold_out_curves,
+    load_curve_fit,
+    predicted_curve_table,
+    read_curves,
+)
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forms import (
     FORMS,
@@ -65,6 +81,7 @@ from scaling.laws.text import (
 from scaling.laws.validate import Approach, Approaches, Backtest, Comparison, approaches, backtest, compare
 
 __all__ = [
+    "CURVE_LAWS",
     "FORMS",
     "Approach",
     "Approaches",
@@ -75,21 +92,26 @@ __all__ = [
     "Chain",
     "Comparison",
     "Covariance",
+    "CurveFit",
+    "CurveLaw",
     "Draws",
     "Envelope",
     "Fit",
     "Forecast",
     "Forecaster",
     "Form",
+    "HeldOutCurve",
     "Identification",
     "InferenceOptimum",
     "Influence",
     "Isoflop",
     "Loss",
+    "LossCurve",
     "MixtureLaw",
     "Outcome",
     "Parameter",
     "Power",
+    "PredictedCurve",
     "Prior",
     "Profile",
     "ResponseSurface",
@@ -104,20 +126,24 @@ __all__ = [
     "capabilities",
     "chip_hours",
     "compare",
+    "curve_laws_table",
     "cut_curves",
     "default_candidates",
     "dense_equivalent",
     "envelope",
     "fit",
+    "fit_curves",
     "fit_table",
     "form",
     "format_laws",
     "format_loss",
+    "format_predicted_curve",
     "format_prediction",
     "format_table",
     "freeze",
     "from_results",
     "get_form",
+    "hold_out_curves",
     "huber",
     "inference_optimum",
     "influence",
@@ -126,6 +152,7 @@ __all__ = [
     "l2",
     "laws_table",
     "load",
+    "load_curve_fit",
     "loss_table",
     "mixture",
     "outcome",
@@ -133,9 +160,11 @@ __all__ = [
     "power_law",
     "precision_equivalent",
     "predict_table",
+    "predicted_curve_table",
     "quantile",
     "read_again",
     "read_csv",
+    "read_curves",
     "read_forecast",
     "response_surface",
     "sensitivity",

@@ -23,7 +23,7 @@ from scaling.laws.intervals.profile import Profile, profile
 from scaling.laws.pooled import SIMULATIONS, Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
-from scaling.laws.solve.draws import DrawMethod, Draws, Resampling
+from scaling.laws.solve.draws import BootstrapKind, DrawMethod, Draws
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber
@@ -50,7 +50,7 @@ class Fit(FittedLaw):
         n: int = 4000,
         cluster: ArrayLike | bool | None = None,
         seed: int = 0,
-        kind: Resampling | None = None,
+        kind: BootstrapKind | None = None,
         strata: ArrayLike | Literal["budget"] | None = None,
     ) -> Draws:
         """Refit `n` resamples; `interval`, `predict` and `optimal` use the last draws made.
@@ -59,6 +59,8 @@ class Fit(FittedLaw):
         run where the runs have a run column, else by row. False: by row.
         kind: "rows" or "runs" draw from the data; "noise" draws Gaussian noise of the residuals' own size around the
         fitted law, the better choice for a designed sweep of a few runs, where a resample would lose a whole budget.
+        "wild" keeps the residuals and multiplies those of each run (or cluster) by one random factor: for a few runs
+        of many rows.
         None, as in `backtest`: "runs" where rows are of training runs or clusters, "noise" with fewer than ten rows a
         parameter, else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
@@ -306,7 +308,8 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if values.get("kind") != "scaling.laws.Fit":
-            raise UserError("it does not say that it is a fit")
+            curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""
+            raise UserError(f"it does not say that it is a fit of runs{curves}")
         form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
         _require_numbers(path, {**values["params"], "objective": objective["value"]})
         runs = Runs.from_dict(values["data"])

@@ -1,6 +1,7 @@
 """Sweeps: designs of runs, the plan before, the launch, and the table of what came out."""
 
 from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
+from scaling.sweeps.loss_curves import learning_rates, load_curves
 from scaling.sweeps.plan import describe_sweep, format_sweep
 from scaling.sweeps.run_store import load_runs, run_state
 from scaling.sweeps.status import format_status, status
@@ -15,6 +16,8 @@ __all__ = [
     "describe_sweep",
     "format_status",
     "format_sweep",
+    "learning_rates",
+    "load_curves",
     "load_runs",
     "load_wandb",
     "make_runs",

@@ -1,7 +1,7 @@
 """Draws of a fit's parameters by refitting."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,7 +10,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
 from scaling.laws.intervals.clusters import clusters_of, strata_of
 from scaling.laws.intervals.interval import require_draws
-from scaling.laws.solve.draws import Draws, Resampling
+from scaling.laws.solve.draws import BootstrapKind, Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.priors import drawn_means
 from scaling.laws.solve.solver import solve
@@ -33,30 +33,32 @@ def bootstrap(
     n: int,
     cluster: ArrayLike | bool | None,
     seed: int,
-    kind: Resampling | None,
+    kind: BootstrapKind | None,
     strata: ArrayLike | Literal["budget"] | None,
 ) -> Draws:
     """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
     require_draws(n)
     groups = clusters_of(fit, cluster)
     kind = kind or default_kind(fit, groups, strata is not None)
-    if kind not in ("rows", "runs", "noise"):
-        raise UserError(f"bootstrap: kind must be 'rows', 'runs' or 'noise'; got {kind!r}")
-    if kind == "noise" and strata is not None:
+    if kind not in get_args(BootstrapKind):
+        raise UserError(f"bootstrap: kind must be 'rows', 'runs', 'noise' or 'wild'; got {kind!r}")
+    if kind in ("noise", "wild") and strata is not None:
         raise UserError(
-            "bootstrap: kind='noise' keeps every row, so there are no strata to draw within; drop strata="
+            f"bootstrap: kind={kind!r} keeps every row, so there are no strata to draw within; drop strata="
         )
     rng = np.random.default_rng(seed)
     problem = fit.problem
     sd, y, weights, layers = None, None, None, None
     if kind == "noise":
         y, sd = _noisy_losses(fit, n, rng)
+    elif kind == "wild":
+        y = _wild_losses(fit, groups, n, rng)
     else:
         labels = np.arange(len(problem.y)) if groups is None or kind == "rows" else groups
         layers = None if strata is None else strata_of(fit, strata)
         weights = problem.weights * resample_counts(labels, n, len(problem.free) + 1, rng, layers)
     starts = np.broadcast_to(fit.theta, (n, len(fit.theta)))
-    means = drawn_means(problem, fit.priors, n, rng, fit.natural if kind == "noise" else None)
+    means = drawn_means(problem, fit.priors, n, rng, fit.natural if y is not None else None)
     solution = solve(problem, starts, y, weights, means, tolerance=1e-9)
     count = 1 if layers is None else int(layers.max()) + 1
     return Draws(kind, seed, problem.natural(solution.theta), solution.objective, sd, count)
@@ -73,6 +75,20 @@ def _noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Arr
     weights = fit.problem.weights
     noise = sd[:, None] / np.sqrt(weights) * rng.standard_normal((n, len(weights)))
     return fit.problem.y + fit.residuals + noise, sd
+
+
+def _wild_losses(fit: FittedLaw, groups: Labels | None, n: int, rng: np.random.Generator) -> Array:
+    """Transformed losses [n, points] of the fitted law, off it by the residuals times a factor of each group.
+
+    Whatever the residuals of a group have in common stays, and no group is left out: the cluster bootstrap for few
+    groups (Cameron, Gelbach and Miller 2008), with the six factors of Webb 2014 of mean 0 and variance 1, and
+    residuals widened by √(G/(G − 1)) for what G groups have fitted away.
+    """
+    groups = np.arange(len(fit.residuals)) if groups is None else groups
+    count = int(groups.max()) + 1
+    factors = rng.choice(np.sqrt([0.5, 1.0, 1.5]), (n, count)) * rng.choice([-1.0, 1.0], (n, count))
+    widened = np.sqrt(count / max(count - 1, 1)) * fit.residuals
+    return np.asarray(fit.problem.y + fit.residuals - factors[:, groups] * widened)
 
 
 def resample_counts(

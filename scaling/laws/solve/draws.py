@@ -8,7 +8,9 @@ import numpy as np
 from scaling.laws.arrays import Array
 
 Resampling = Literal["rows", "runs", "noise"]
-"""what a bootstrap draws: rows, whole training runs, noise around the fitted law"""
+"""what is drawn from the data: rows, whole training runs, noise around the fitted law"""
+BootstrapKind = Literal[Resampling, "wild"]
+"""and of a bootstrap also factors of each run's residuals"""
 DrawMethod = Literal["sandwich", "laplace", "nuts"]
 """what parameters are drawn from where nothing is refitted"""
 
@@ -17,7 +19,7 @@ DrawMethod = Literal["sandwich", "laplace", "nuts"]
 class Draws:
     """Parameters that the law could have had."""
 
-    kind: Resampling | DrawMethod
+    kind: BootstrapKind | DrawMethod
     seed: int
     samples: Array
     """[n, k], natural parameters in the form's order"""

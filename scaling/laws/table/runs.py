@@ -325,17 +325,7 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
 
     Raises UserError as `Runs` does, for a condition that cannot be read, and where no row is left.
     """
-    import pandas as pd
-
-    # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
-    rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
-    exact: dict[str, Any] = {"float_precision": "round_trip"} if rounds else {}
-    try:
-        table = pd.read_csv(path, **exact)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not a CSV table: {error}") from None
+    table = read_table(path)
     gone: tuple[Exclusion, ...] = ()
     for condition in where:
         kept = meets(table, condition)
@@ -345,6 +335,21 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
         raise UserError(f"no row of {path} meets {' and '.join(where)}")
     runs = Runs(table, **columns)
     return replace_fields(runs, exclusions=gone + runs.exclusions) if gone else runs
+
+
+def read_table(path: str | Path) -> "pd.DataFrame":
+    """A CSV file with a header, every digit kept. Raises UserError where there is none, or it is no table."""
+    import pandas as pd
+
+    # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
+    rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    exact: dict[str, Any] = {"float_precision": "round_trip"} if rounds else {}
+    try:
+        return pd.read_csv(path, **exact)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a CSV table: {error}") from None
 
 
 def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:

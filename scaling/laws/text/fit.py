@@ -23,6 +23,7 @@ DRAWN = {
     "rows": "refits of rows drawn with replacement",
     "runs": "refits of whole runs drawn with replacement",
     "noise": "refits of fresh noise about the law",
+    "wild": "refits of the law with each run's residuals turned as a whole",
 }
 """what a bootstrap does, by its kind"""
 
@@ -113,7 +114,7 @@ def format_table(table: dict[str, Any]) -> str:
         ),
         "",
     ]
-    lines += align(_parameter_rows(table))
+    lines += align(parameter_rows(table))
     if table["bootstrap"]:
         kind = table["bootstrap"]["kind"]
         lines.append(f"intervals: {table['bootstrap']['draws']} draws, {DRAWN.get(kind, kind)}")
@@ -139,7 +140,7 @@ def _units(table: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _parameter_rows(table: dict[str, Any]) -> list[list[str]]:
+def parameter_rows(table: dict[str, Any]) -> list[list[str]]:
     """Name, value and, where there are any, interval and what was known beforehand."""
     known = {name: "fixed" for name in table["fixed"]}
     known |= {name: f"prior {p['mean']:g} ± {p['sd']:g}" for name, p in table["priors"].items()}

@@ -254,6 +254,8 @@ class _Refit:
     def _groups(self, kind: Resampling) -> NDArray[np.int64]:
         if kind == "rows":
             return np.arange(int(self.seen.sum()))
+        if kind != "runs":
+            raise UserError(f"backtest: kind must be 'rows', 'runs' or 'noise'; got {kind!r}")
         if self.runs.run is None:
             raise UserError("backtest: kind='runs' needs runs with a run column: laws.Runs(…, run='name')")
         return np.unique(self.runs.run[self.seen], return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,62 @@
+"""`scaling fit --law annealing` and `scaling predict --schedule`: laws of whole curves on the command line."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+
+if TYPE_CHECKING:
+    from scaling import laws
+
+OF_ROWS = (
+    *("tokens", "flops", "sigma", "group", "shared", "kind", "compare", "suggest", "residual"),
+    *("duplicates", "missing", "trusted"),
+)
+"""options of `scaling fit` that are about rows of runs"""
+OF_CSV = ("params", "run", "loss", "column", "warmup")
+"""and those that read a CSV, where a sweep's records say what is what"""
+
+
+def require_options(args: argparse.Namespace, csv: bool) -> None:
+    """Raises UserError for an option that says nothing to a law of whole curves."""
+    if given := [name for name in OF_ROWS if getattr(args, name)]:
+        raise UserError(f"--{given[0]} is not for {args.law}, a law of whole curves")
+    if csv and args.allow:
+        raise UserError(f"--allow {args.allow[0]} is about a sweep; of {args.runs[0]} no configuration is known")
+    if given := [name for name in OF_CSV if not csv and getattr(args, name)]:
+        raise UserError(f"--{given[0]} is about a CSV; {args.runs[0]} is a sweep's folder, whose records say it")
+
+
+def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.CurveFit":
+    """The fit, with its draws. columns: those of a CSV by letter; None for sweeps' folders."""
+    from scaling import laws
+    from scaling.sweeps import load_curves
+
+    if columns is None:
+        curves = load_curves(args.runs, args.where, args.allow)
+    else:
+        named = {"run": args.run, "loss": args.loss, "N": args.params} | columns
+        given = {name: column for name, column in named.items() if column}
+        if unknown := given.keys() - {"run", "step", "rate", "loss", "N", "cluster"}:
+            raise UserError(f"--column {min(unknown)}=…: of a curve there are step, rate and cluster")
+        curves = laws.read_curves(args.runs[0], args.where, warmup=args.warmup, **given)
+    fitted = laws.fit_curves(curves, args.law, loss=laws.parse_loss(args.objective), starts=args.starts)
+    if args.bootstrap != 0:
+        fitted.bootstrap(**({"n": args.bootstrap} if args.bootstrap else {}), seed=args.seed)
+    return fitted
+
+
+def predict(args: argparse.Namespace) -> tuple[Any, str]:
+    """The curve of the run that a configuration describes, for machines and for people."""
+    from scaling import accounting, laws
+    from scaling.config import RunConfig, load
+    from scaling.strict_json import finite
+    from scaling.sweeps import learning_rates
+
+    if args.flops is not None:
+        raise UserError("--flops and --schedule ask two different things; keep one of them")
+    fitted = laws.load_curve_fit(args.fit)
+    run = load(RunConfig, args.schedule, args.overrides)
+    N = float(accounting.params(run.model).total) if fitted.law.reads_N else None
+    table = laws.predicted_curve_table(fitted, fitted.predict(learning_rates(run), N=N, level=args.level))
+    return finite(table), laws.format_predicted_curve(table)

@@ -1,0 +1,61 @@
+"""How far off a law is at curves that it was not fitted to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.curves.curve import LossCurve
+from scaling.laws.curves.fit import CurveFit, fit_curves
+
+
+@dataclass(frozen=True)
+class HeldOutCurve:
+    """Forecast and outcome of one curve, relative errors as forecast over outcome less 1."""
+
+    run: str
+    final: float
+    """the loss at its last checkpoint"""
+    forecast: float
+    """of that loss"""
+    error: float
+    """of that forecast"""
+    mean_error: float
+    """mean size of the errors over all checkpoints"""
+    inside: bool | None
+    """whether the last loss lies in a single run's interval; None before any draws"""
+
+
+def hold_out_curves(
+    curves: Sequence[LossCurve], fitted: CurveFit | None = None, level: float = 0.9, **options: Any
+) -> list[HeldOutCurve]:
+    """Forecasts of curves, each from its own schedule alone, beside what came.
+
+    fitted: the fit that foretells them all. None: each cluster of runs is foretold by a fit of all the others, with
+    `options` as of `fit_curves`.
+    Raises UserError where fewer than two clusters are given and nothing is fitted.
+    """
+    if fitted is not None:
+        return [_held_out(fitted, curve, level) for curve in curves]
+    clusters = dict.fromkeys(curve.cluster for curve in curves)
+    if len(clusters) < 2:
+        raise UserError("hold_out_curves needs two runs or more that are independent, or a fit of other curves")
+    found = []
+    for cluster in clusters:
+        fit = fit_curves([curve for curve in curves if curve.cluster != cluster], **options)
+        found += [_held_out(fit, curve, level) for curve in curves if curve.cluster == cluster]
+    return found
+
+
+def _held_out(fitted: CurveFit, curve: LossCurve, level: float) -> HeldOutCurve:
+    seen = curve.after(curve.warmup + 1)
+    told = fitted.predict(curve.rates, seen.steps, curve.N, level)
+    errors = told.loss / seen.loss - 1
+    final, inside = float(seen.loss[-1]), None
+    if told.run_low is not None and told.run_high is not None:
+        inside = bool(told.run_low[-1] <= final <= told.run_high[-1])
+    return HeldOutCurve(
+        curve.run, final, float(told.loss[-1]), float(errors[-1]), float(np.abs(errors).mean()), inside
+    )

@@ -1,0 +1,80 @@
+"""Loss curves from a table with a row for each checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.curves.curve import LossCurve
+from scaling.laws.table.reading import number_column
+from scaling.laws.table.runs import meets, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling.laws.arrays import Array
+
+USUAL = {"run": "run", "step": "step", "rate": "learning_rate", "loss": "loss"}
+
+
+def read_curves(
+    table: "pd.DataFrame | str | Path",
+    where: Sequence[str] = (),
+    *,
+    run: str = USUAL["run"],
+    step: str = USUAL["step"],
+    rate: str = USUAL["rate"],
+    loss: str = USUAL["loss"],
+    N: str | None = None,
+    cluster: str | None = None,
+    warmup: int = 0,
+) -> list[LossCurve]:
+    """The curves of a DataFrame or CSV file, by the names of its columns.
+
+    A row says the learning rate at a step of a run, counted in updates from 1, and the loss there where it has one.
+    Between rows the rate is taken to go straight, before the first row to be that of the first, but for `warmup`
+    steps, in which it rises from 0: a table that begins after the warmup must say how long that was.
+
+    where: conditions as of `laws.read_csv`. Raises UserError for a column that there is not, and as `LossCurve`.
+    """
+    df = read_table(table) if isinstance(table, str | Path) else table
+    for condition in where:
+        df = df[meets(df, condition)]
+    named = {"run": run, "step": step, "rate": rate, "loss": loss, "N": N, "cluster": cluster}
+    missing = [f"{letter}={name!r}" for letter, name in named.items() if name is not None and name not in df.columns]
+    if missing or not len(df):
+        what = f"has no column {', '.join(missing)}; it has" if missing else "has no row of"
+        raise UserError(f"the table of curves {what} {', '.join(map(str, df.columns))}")
+    return [_curve(str(label), rows, named, warmup) for label, rows in df.groupby(run, sort=False)]
+
+
+def _curve(label: str, rows: "pd.DataFrame", named: dict[str, str | None], warmup: int) -> LossCurve:
+    labels = [str(row) for row in rows.index]
+
+    def numbers(letter: str) -> "Array":
+        return number_column(rows[named[letter]], str(named[letter]), labels)
+
+    def same(letter: str) -> Any:
+        values = rows[named[letter]].unique() if named[letter] else [None]
+        if len(values) > 1:
+            raise UserError(f"{label}: column {named[letter]!r} has several values, {values[0]} and {values[1]}")
+        return values[0]
+
+    at, rates, loss = numbers("step"), numbers("rate"), numbers("loss")
+    order = np.argsort(at, kind="stable")
+    at, rates, loss = at[order], rates[order], loss[order]
+    if np.isnan(at).any() or np.isnan(rates).any() or at[0] < 1:
+        raise UserError(f"{label}: every row needs a step of 1 or more and a learning rate")
+    updates = np.arange(1, int(at[-1]) + 1)
+    each = np.interp(updates, at, rates) * np.minimum(updates / max(warmup, 1), 1.0)
+    there, N, cluster = ~np.isnan(loss), same("N"), same("cluster")
+    return LossCurve(
+        label,
+        each,
+        at[there],
+        loss[there],
+        None if N is None else float(N),
+        None if cluster is None else str(cluster),
+    )

@@ -1,0 +1,123 @@
+"""A fit of whole curves, and what it foretells, as dictionaries for machines and as aligned text for people."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from scaling.laws.curves.fitted import FittedCurves, PredictedCurve
+from scaling.laws.curves.laws import CURVE_LAWS
+from scaling.laws.text.fit import DRAWN, parameter_rows, warnings_of
+from scaling.text import align
+
+
+def curve_laws_table() -> list[dict[str, Any]]:
+    """What `scaling fit --list --json` prints of the laws of whole curves, in the keys of `laws.laws_table`."""
+    return [
+        {
+            "law": law.name,
+            "formula": law.formula,
+            "columns": ["η", *(["N"] if law.reads_N else [])],
+            "records": {"η": "learning rate of every step", "loss": "eval_loss of every checkpoint"}
+            | ({"N": "params_total"} if law.reads_N else {}),
+            "params": [parameter.name for parameter in law.all_parameters()],
+            "source": law.source,
+        }
+        for law in CURVE_LAWS.values()
+    ]
+
+
+def curve_table(fitted: FittedCurves, level: float = 0.9) -> dict[str, Any]:
+    """What `scaling fit --law multi_power --json` prints."""
+    fit, residuals = fitted.fit, fitted.residuals()
+    drawn = {name: list(fitted.interval(name, level)) for name in fitted.params} if fit.draws else {}
+    return {
+        "law": fitted.law.name,
+        "formula": fitted.law.formula,
+        "source": fitted.law.source,
+        "params": fitted.params,
+        "fixed": list(fit.fixed),
+        "priors": {name: asdict(prior) for name, prior in fit.priors.items()},
+        "intervals": drawn,
+        "level": level if drawn else None,
+        "bootstrap": None if fit.draws is None else {"kind": fit.draws.kind, "draws": len(fit.draws)},
+        "objective": {"value": fit.objective, "residual": fit.residual, **fit.loss.to_dict()},
+        "residual_sd": fit.residual_sd,
+        "checkpoints": len(fit.runs),
+        "data_hash": fit.runs.hash,
+        "curves": [
+            {
+                "run": curve.run,
+                "cluster": curve.cluster,
+                "peak": curve.peak,
+                "steps": len(curve.rates),
+                "checkpoints": len(curve.steps),
+                "final": float(curve.loss[-1]),
+                "rms": float(np.sqrt(np.mean(residuals[curve.run] ** 2))),
+            }
+            for curve in fitted.curves
+        ],
+        "warnings": [*warnings_of(fit), *_warnings(fitted)],
+    }
+
+
+def _warnings(fitted: FittedCurves) -> list[str]:
+    peaks = [curve.peak for curve in fitted.curves]
+    clusters = {curve.cluster for curve in fitted.curves}
+    told = f"{min(peaks):g}" if np.ptp(peaks) < 1e-9 * max(peaks) else f"{min(peaks):g} to {max(peaks):g}"
+    held = "" if fitted.law.reads_N else ", of this size"
+    notes = [f"this is a law of schedules with a peak rate of {told}{held}, and of this batch and data alone"]
+    if fitted.fit.draws is not None:
+        notes.append("the intervals assume that the form is right; laws.hold_out_curves says how far it is off")
+        ends = {p.name: fitted.interval(p.name) for p in fitted.law.all_parameters() if p.kind == "positive"}
+        if wide := [name for name, (low, high) in ends.items() if high > 10 * low and name not in fitted.fit.fixed]:
+            notes.append(
+                f"the curves do not determine {' and '.join(wide)} (an interval of more than a decade): forecasts of "
+                "schedules unlike theirs hang on it; a cooldown, or an abrupt fall, among the curves would tell"
+            )
+    if len(clusters) < 4:
+        notes.append(f"intervals rest on {len(clusters)} independent runs: take them for a lower end of what is open")
+    return notes
+
+
+def format_curve_table(table: dict[str, Any]) -> str:
+    """The text of a `curve_table`."""
+    objective = table["objective"]
+    delta = "" if objective["delta"] is None else f" δ={objective['delta']:g}"
+    lines = [
+        f"{table['law']}: {table['formula']}",
+        f"{len(table['curves'])} curves, {table['checkpoints']} checkpoints; data {table['data_hash']}",
+        f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
+        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}",
+        "",
+    ]
+    lines += align(parameter_rows(table | {"derived": {}}))
+    if table["bootstrap"]:
+        kind = table["bootstrap"]["kind"]
+        lines.append(f"intervals: {table['bootstrap']['draws']} draws, {DRAWN.get(kind, kind)}")
+    curves = [["curve", "peak rate", "steps", "checkpoints", "last loss", "rms residual"]]
+    curves += [
+        [c["run"], f"{c['peak']:.3g}", str(c["steps"]), str(c["checkpoints"]), f"{c['final']:.4f}", f"{c['rms']:.2%}"]
+        for c in table["curves"]
+    ]
+    return "\n".join([*lines, "", *align(curves), *(f"note: {warning}" for warning in table["warnings"])])
+
+
+def predicted_curve_table(fitted: FittedCurves, told: PredictedCurve) -> dict[str, Any]:
+    """What `scaling predict FIT.json --schedule … --json` prints."""
+    names = ("steps", "loss", "low", "high", "run_low", "run_high")
+    points = {name: None if (part := getattr(told, name)) is None else np.asarray(part).tolist() for name in names}
+    return {"law": fitted.law.name, "level": told.level, **points, "notes": list(told.notes)}
+
+
+def format_predicted_curve(table: dict[str, Any]) -> str:
+    """The text of a `predicted_curve_table`: some of the steps, the last among them."""
+    count = len(table["steps"])
+    shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, 12))})
+    rows = [["step", "loss", *([f"{table['level']:.0%} of the law", "of a single run"] if table["low"] else [])]]
+    for i in shown:
+        ends = [("low", "high"), ("run_low", "run_high")] if table["low"] else []
+        told = [f"[{table[low][i]:.4f}, {table[high][i]:.4f}]" for low, high in ends]
+        rows.append([str(table["steps"][i]), f"{table['loss'][i]:.4f}", *told])
+    notes = [f"note: {note}" for note in table["notes"]]
+    return "\n".join([f"by {table['law']}, if it is right", *align(rows), *notes])

@@ -1,0 +1,68 @@
+"""The loss curves of runs: the rate of every step by their configuration, held-out losses by their records."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scaling.config import RunConfig, load
+from scaling.errors import UserError
+from scaling.laws.curves import LossCurve
+from scaling.laws.forms.feed import SEED, SIZES, TOKENS
+from scaling.laws.table.recipe import one_recipe
+from scaling.laws.table.runs import meets
+from scaling.metrics import read_metrics
+from scaling.result import read_result
+from scaling.sweeps.run_store import load_runs, run_folders
+from scaling.validity import FITTED
+
+FREE = ("schedule.*", "optimizer.learning_rate", *SIZES, *TOKENS, SEED)
+"""keys in which the curves of one law may differ: it reads rates and steps, and N, or else refuses several"""
+
+
+def load_curves(
+    path: str | Path | Sequence[str | Path], where: Sequence[str] = (), allow: Sequence[str] = ()
+) -> list[LossCurve]:
+    """The curve of every valid run under `path` (as of `load_runs`), whatever its role.
+
+    The losses are those of records.evaluate_every and of the end; those that a branch has from its trunk are the
+    trunk's alone, and both are one cluster. A run that begins with another's parameters is left out: its loss is no
+    matter of its own schedule alone. N is all parameters.
+    where, allow: as of `laws.from_results`.
+
+    Raises UserError where a record cannot be read, where no run is left, and where the runs are of several recipes.
+    """
+    table = load_runs(path)
+    if len(table):
+        table = table[table["validity"].isin(FITTED)].set_index("run_id", drop=False)
+    for condition in where:
+        table = table[meets(table, condition)]
+    paths = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
+    folders = {folder.name: folder for each in reversed(paths) for folder in run_folders(each)}
+    configs = {run_id: load(RunConfig, folders[run_id] / "config.yaml") for run_id in table.get("run_id", ())}
+    configs = {run_id: config for run_id, config in configs.items() if config.start is None}
+    if not configs:
+        met = " that meets --where" if where else ""
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no valid run from its own beginning{met}, so there is no curve"
+        )
+    one_recipe(table.loc[list(configs)], FREE, allow)
+    return [_curve(folders[run_id], config, configs.keys()) for run_id, config in configs.items()]
+
+
+def learning_rates(run: RunConfig) -> np.ndarray:
+    """The learning rate of each step of a run [steps]."""
+    from scaling.training.knobs import make_knobs
+    from scaling.training.schedules import make_schedule
+
+    return np.asarray(make_schedule(run.schedule.name, make_knobs(run))(np.arange(run.steps)), np.float64)
+
+
+def _curve(folder: Path, run: RunConfig, there: Collection[str]) -> LossCurve:
+    result, trunk = read_result(folder), run.records.trunk
+    assert result is not None  # it is in the table
+    shared = result.facts.get("branch", {}).get("step", 0) if trunk in there else 0
+    losses = {r["step"]: r["eval_loss"] for r in read_metrics(folder) if r.get("eval_loss") and r["step"] > shared}
+    return LossCurve(
+        folder.name, learning_rates(run), list(losses), list(losses.values()), result.params_total, trunk
+    )
