@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import scaling
-from scaling import cli_laws
+from scaling import cli_fit_options, cli_laws
 from scaling.errors import UserError, explain
 from scaling.extensions import load_extensions
 
@@ -126,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--store", default=None, metavar="FOLDER", help="where token stores are kept")
     _overrides(prepare)
 
-    cli_laws.fit_options(command("fit", _fit, "Fit a law to a sweep or to a CSV; --list shows the laws."))
-    cli_laws.predict_options(
+    cli_fit_options.fit_options(command("fit", _fit, "Fit a law to a sweep or to a CSV; --list shows the laws."))
+    cli_fit_options.predict_options(
         command("predict", _predict, "By a saved fit: best N, D and loss for a budget, or a loss.")
     )
 

@@ -8,23 +8,12 @@ from scaling.errors import UserError
 if TYPE_CHECKING:
     from scaling import laws
 
-OF_ROWS = (
-    *("tokens", "flops", "sigma", "group", "shared", "kind", "compare", "suggest", "residual"),
-    *("duplicates", "missing", "trusted"),
-)
-"""options of `scaling fit` that are about rows of runs"""
+OPTIONS = ("law", "where", "objective", "starts", "bootstrap", "seed", "level", "output", "json")
+"""options of `scaling fit` that a law of whole curves reads"""
 OF_CSV = ("params", "run", "loss", "column", "warmup")
-"""and those that read a CSV, where a sweep's records say what is what"""
-
-
-def require_options(args: argparse.Namespace, csv: bool) -> None:
-    """Raises UserError for an option that says nothing to a law of whole curves."""
-    if given := [name for name in OF_ROWS if getattr(args, name)]:
-        raise UserError(f"--{given[0]} is not for {args.law}, a law of whole curves")
-    if csv and args.allow:
-        raise UserError(f"--allow {args.allow[0]} is about a sweep; of {args.runs[0]} no configuration is known")
-    if given := [name for name in OF_CSV if not csv and getattr(args, name)]:
-        raise UserError(f"--{given[0]} is about a CSV; {args.runs[0]} is a sweep's folder, whose records say it")
+"""and those of a CSV"""
+OF_SWEEP = ("allow",)
+"""and those of a sweep's folder"""
 
 
 def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.CurveFit":

@@ -1,4 +1,4 @@
-"""`scaling fit` and `scaling predict`: their options, and what they return for machines and for people."""
+"""`scaling fit` and `scaling predict`: what they return for machines and for people."""
 
 import argparse
 import errno
@@ -8,124 +8,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.cli_fit_options import DEFAULTS, DRAWS, NAMED, require_only
 from scaling.errors import UserError
 from scaling.numbers import to_number
 
 if TYPE_CHECKING:
     from scaling import laws
-
-NAMED = {"params": "N", "tokens": "D", "loss": "loss", "flops": "C", "run": "run", "sigma": "sigma"}
-"""options that name a column of a CSV, and what `laws.Runs` calls it"""
-DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
-DRAWS = 4000
-"""refits for intervals"""
-
-
-def fit_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `scaling fit`."""
-    add = parser.add_argument
-    add(
-        "runs",
-        metavar="SWEEP_DIR_or_CSV",
-        type=Path,
-        nargs="*",
-        help="or wandb:ENTITY/PROJECT[/SWEEP]; of several sweeps' folders all runs are fitted together",
-    )
-    add("--list", action="store_true", help="print the laws that there are, and stop")
-    add("--law", default="chinchilla", help="one of --list (default: chinchilla)")
-    add("--params", metavar="COLUMN", help='CSV: column of N (default: params; "" for none)')
-    add("--tokens", metavar="COLUMN", help='CSV: column of D (default: tokens; "" for none)')
-    add("--loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
-    add("--flops", metavar="COLUMN", help="CSV: column of training FLOPs (default: 6·N·D)")
-    add("--run", metavar="COLUMN", help="CSV: column that says which training run a row is of; resampled whole")
-    add("--sigma", metavar="COLUMN", help="CSV: column of each loss' standard error; weighs the rows")
-    add(
-        "--column",
-        action="append",
-        default=[],
-        metavar="LETTER=COLUMN",
-        help="a further column that the law reads; of a sweep, another than the law says (see --list)",
-    )
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, of a sweep, "optimizer.b2 == 0.9"',
-    )
-    add(
-        "--warmup", type=int, default=0, metavar="STEPS", help="CSV of curves that begins after the warmup: its steps"
-    )
-    add("--group", metavar="COLUMN", help="CSV: column of labels; fits one law for each of several groups at once")
-    add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups have in common")
-    add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that are there twice (default: error)")
-    add("--missing", choices=("error", "drop"), help="CSV: rows that lack a value (default: error)")
-    add("--trusted", action="store_true", help="CSV: take FLOPs, sizes and rows for what they are said to be")
-    add(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="sweep: a key of the configuration (or a section) in which the runs may differ, as optimizer.b2",
-    )
-    add(
-        "--objective",
-        default="huber:1e-3",
-        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3)",
-    )
-    add("--residual", help="log, raw or log1p: what the objective compares (default: log, raw where losses may be "
-        "negative)")  # fmt: skip
-    add("--starts", type=int, default=64, help="starts of the search (default: 64)")
-    add(
-        "--bootstrap",
-        type=int,
-        metavar="N",
-        help="refits for the intervals, 0 for none (default: 4000; of laws of whole curves 400)",
-    )
-    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
-        "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    _level(parser)
-    add(
-        "--tuning",
-        action="store_true",
-        help="in place of a law: the best learning rate and batch by the runs that tried several, with intervals "
-        "(CSV: --column lr=COLUMN, and B=COLUMN for the batch)",
-    )
-    add("--compare", metavar="LAW,LAW", help="hold these laws beside it, all by least squares: AIC, BIC, backtests")
-    add(
-        "--suggest",
-        nargs="?",
-        const=4,
-        type=int,
-        metavar="K",
-        help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
-    )
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json; none for several sweeps)",
-    )
-    add("--json", action="store_true", help="for machines")
-
-
-def predict_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `scaling predict`."""
-    parser.add_argument("fit", metavar="FIT.json", type=Path)
-    parser.add_argument("--flops", type=to_number, help="training FLOPs, for example 1e24: the best N, D and loss")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=(),
-        metavar="LETTER=VALUE",
-        help="or the law's columns, for example N=7e9 D=1e12; with --schedule: changes of that run's configuration",
-    )
-    parser.add_argument(
-        "--schedule", type=Path, metavar="RUN.yaml", help="of a fit of whole curves: the run whose curve is foretold"
-    )
-    _level(parser)
-    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def fit(args: argparse.Namespace) -> tuple[Any, str]:
@@ -154,6 +42,8 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     if args.tuning:
         surface = _surface(args, csv)
         return finite(surface.to_dict()), surface.summary()
+    if args.warmup:
+        raise UserError(f"--warmup is for a law of whole curves ({', '.join(laws.CURVE_LAWS)}), not for {args.law}")
     output = _writable(_output(args.runs) if args.output is None else args.output)
     before = _fit_in(output)
     _require_group_of_csv(args, csv)
@@ -190,7 +80,8 @@ def _fit_curves(args: argparse.Namespace) -> tuple[Any, str]:
     from scaling.strict_json import finite
 
     csv = len(args.runs) == 1 and args.runs[0].is_file()
-    cli_curves.require_options(args, csv)
+    of_kind = {True: cli_curves.OF_CSV, False: cli_curves.OF_SWEEP}
+    require_only(args, [*cli_curves.OPTIONS, *of_kind[csv]], of_kind[not csv], f"--law {args.law}", csv)
     output = _writable(_output(args.runs, "curves.fit.json") if args.output is None else args.output)
     before = _fit_in(output)
     if not csv:
@@ -234,16 +125,17 @@ def _surface(args: argparse.Namespace, csv: bool) -> "laws.ResponseSurface":
     from scaling import laws
     from scaling.sweeps import load_runs
 
-    options: dict[str, Any] = {"level": args.level, "seed": args.seed, "n": args.bootstrap or 4000}
+    of_csv = [*NAMED, "column", "duplicates", "missing", "trusted"]
+    of_kind = {True: of_csv, False: ["allow"]}
+    reads = ["tuning", "where", "bootstrap", "seed", "level", "json", *of_kind[csv]]
+    require_only(args, reads, of_kind[not csv], "--tuning", csv)
+    if args.bootstrap == 0:
+        raise UserError("--bootstrap 0: --tuning is about intervals; leave it out, or ask for 100 draws or more")
+    options: dict[str, Any] = {"level": args.level, "seed": args.seed, "n": args.bootstrap or DRAWS}
     if csv:
         return laws.response_surface(_read_csv(args), **options)
     _require_folders(args.runs)
-    table = load_runs(args.runs, role="fit")
-    if "point" not in table:
-        raise UserError(f"{args.runs[0]} has no results yet")
-    tried = table[(table["status"] == "completed") & (table["point"] != "")]
-    tried = tried.assign(point=tried["sweep"] + "/" + tried["point"]).set_index("run_id")
-    return laws.response_surface(tried, point="point", N="params_total", **options)
+    return laws.response_surface(load_runs(args.runs), where=args.where, allow=args.allow, **options)
 
 
 def _require_group_of_csv(args: argparse.Namespace, csv: bool) -> None:
@@ -276,10 +168,6 @@ def _next(home: Path, path: Path) -> str:
 def _laws(args: argparse.Namespace) -> list[str]:
     """The law to fit, and those to hold beside it."""
     return [args.law, *(args.compare.split(",") if args.compare else ())]
-
-
-def _level(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")
 
 
 def _read_csv(args: argparse.Namespace) -> "laws.Runs":

@@ -96,7 +96,8 @@ def test_a_table_is_fitted_on_the_command_line(home, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--tokens", "x"), "--tokens is not for annealing, a law of whole curves"),
+        (("--tokens", "x"), "--tokens is not for --law annealing; it reads --law, --where"),
+        (("--tuning",), "--tuning is not for --law annealing"),
         (("--loss", "x"), "--loss is about a CSV"),
         (("--objective", "hubris"), "no objective"),
         (("--where", "seed == 7"), "no valid run from its own beginning that meets --where"),
@@ -105,6 +106,24 @@ def test_a_table_is_fitted_on_the_command_line(home, tmp_path, capsys):
 def test_options_that_say_nothing_of_a_curve_are_refused(home, capsys, options, said):
     assert scaling("fit", home, "--law", "annealing", *options) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_warmup_of_a_table_is_no_option_of_another_law(home, capsys):
+    assert scaling("fit", home, "--warmup", 4) == 2
+    assert "--warmup is for a law of whole curves (annealing" in capsys.readouterr().err
+
+
+def test_a_fit_says_what_its_loss_is_and_curves_in_other_units_are_no_data_of_one_law(home, tmp_path):
+    curves = load_curves(home)
+    fit = laws.fit_curves(curves, "annealing", starts=2)
+    again = laws.load_curve_fit(fit.save(tmp_path / "fit.json"))
+    for told in (fit, again):
+        assert told.table()["conventions"]["loss"] == "nats per token, held out"
+        assert "units: loss nats per token, held out" in told.summary()
+    own = curves[0]
+    bits = laws.LossCurve(own.run, own.rates, own.steps, own.loss, own.N, own.cluster, {"loss": "bits per byte"})
+    with pytest.raises(UserError, match="loss is bits per byte, and nats per token, held out of others"):
+        laws.fit_curves([bits, *curves[1:]], "annealing", starts=2)
 
 
 def test_a_fit_of_curves_asked_for_a_size_says_how_it_is_asked(home, capsys, tmp_path):

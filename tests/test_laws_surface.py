@@ -142,3 +142,26 @@ def test_the_command_line_says_it_of_a_table_and_of_a_tuned_sweep(tmp_path, caps
     assert len(points) == 15
     truth = np.expm1(0.02 * np.log(1.2) ** 2)
     assert all(point["gain"]["low"] <= truth <= point["gain"]["high"] for point in points)
+
+
+def test_runs_of_several_recipes_and_options_that_are_not_read_are_refused(tmp_path, capsys):
+    """Without a word the one would mix losses of two optimizers, the other fit what `--where` leaves out."""
+    tried = {"learning_rate": [0.5, 1, 2]}
+    for name, decay in (("a", 0.1), ("b", 0.3)):
+        own = {"b2": 0.95, "weight_decay": decay}
+        config = sweep_config(name=name, tuning=tried, run={**sweep_config().run, "optimizer": own})
+        write_runs(config, tmp_path / name, Law(best_factor=1.2, curvature=0.02), lines=2)
+    folders = [str(tmp_path / "a"), str(tmp_path / "b"), "--tuning"]
+    assert main(["fit", *folders]) == 2
+    assert "optimizer.weight_decay: 0.1" in capsys.readouterr().err
+    assert main(["fit", *folders, "--allow", "optimizer.weight_decay", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["points"]) == 30 and told["conventions"]["allowed"] == "optimizer.weight_decay"
+    assert "nats per token" in told["conventions"]["loss"] and told["runs"] == 90
+    assert main(["fit", *folders, "--where", "optimizer.weight_decay == 0.3", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 15
+    for option in (["--law", "clark"], ["-o", "x.json"], ["--suggest"], ["--objective", "l1"]):
+        assert main(["fit", *folders, *option]) == 2
+        assert "is not for --tuning; it reads --" in capsys.readouterr().err
+    assert main(["fit", *folders, "--column", "lr=eta"]) == 2 and "is about a CSV" in capsys.readouterr().err
+    assert main(["fit", *folders, "--bootstrap", "0"]) == 2

@@ -1,6 +1,6 @@
 """The loss curves of runs: the rate of every step by their configuration, held-out losses by their records."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,9 @@ import numpy as np
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
 from scaling.laws.curves import LossCurve
-from scaling.laws.forms.feed import SEED, SIZES, TOKENS
+from scaling.laws.forms.feed import LOSS, SEED, SIZES, TOKENS
 from scaling.laws.table.recipe import one_recipe
+from scaling.laws.table.results import meaning_of
 from scaling.laws.table.runs import meets
 from scaling.metrics import read_metrics
 from scaling.result import read_result
@@ -46,8 +47,9 @@ def load_curves(
         raise UserError(
             f"{', '.join(map(str, paths))}: no valid run from its own beginning{met}, so there is no curve"
         )
-    one_recipe(table.loc[list(configs)], FREE, allow)
-    return [_curve(folders[run_id], config, configs.keys()) for run_id, config in configs.items()]
+    used = table.loc[list(configs)]
+    said = {**one_recipe(used, FREE, allow), "loss": meaning_of(LOSS, used)}
+    return [_curve(folders[run_id], config, configs.keys(), said) for run_id, config in configs.items()]
 
 
 def learning_rates(run: RunConfig) -> np.ndarray:
@@ -58,11 +60,10 @@ def learning_rates(run: RunConfig) -> np.ndarray:
     return np.asarray(make_schedule(run.schedule.name, make_knobs(run))(np.arange(run.steps)), np.float64)
 
 
-def _curve(folder: Path, run: RunConfig, there: Collection[str]) -> LossCurve:
+def _curve(folder: Path, run: RunConfig, there: Collection[str], said: Mapping[str, str]) -> LossCurve:
     result, trunk = read_result(folder), run.records.trunk
     assert result is not None  # it is in the table
     shared = result.facts.get("branch", {}).get("step", 0) if trunk in there else 0
     losses = {r["step"]: r["eval_loss"] for r in read_metrics(folder) if r.get("eval_loss") and r["step"] > shared}
-    return LossCurve(
-        folder.name, learning_rates(run), list(losses), list(losses.values()), result.params_total, trunk
-    )
+    values = list(losses.values())
+    return LossCurve(folder.name, learning_rates(run), list(losses), values, result.params_total, trunk, said)

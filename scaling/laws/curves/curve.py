@@ -1,5 +1,6 @@
 """A training run as a curve: the learning rate of each of its steps, and held-out losses at some of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class LossCurve:
     run: its name. rates: learning rate of each step [steps], the first that of the first update.
     steps: updates done at each checkpoint [points], from 1. loss: held out, at each of them [points].
     N: parameters, for laws that read them. cluster: runs that are not independent, such as branches of a trunk, have
-    the same; unset: the run by itself.
+    the same; unset: the run by itself. conventions: what its records say of it, such as the unit of its loss.
 
     Raises UserError for rates below zero, steps outside the schedule or twice there, and losses that are none.
     """
@@ -28,6 +29,7 @@ class LossCurve:
     loss: Array
     N: float | None
     cluster: str
+    conventions: Mapping[str, str]
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class LossCurve:
         loss: ArrayLike = (),
         N: float | None = None,
         cluster: str | None = None,
+        conventions: Mapping[str, str] | None = None,
     ):
         given = np.asarray(rates, np.float64)
         if given.ndim != 1 or not len(given) or not np.isfinite(given).all() or (given < 0).any() or not given.any():
@@ -62,6 +65,7 @@ class LossCurve:
             "loss": values,
             "N": N,
             "cluster": cluster or str(run),
+            "conventions": dict(conventions or {}),
         }
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
@@ -85,7 +89,8 @@ class LossCurve:
     def after(self, step: int) -> "LossCurve":
         """The same without the losses before `step`."""
         keep = self.steps >= step
-        return LossCurve(self.run, self.rates, self.steps[keep], self.loss[keep], self.N, self.cluster)
+        steps, loss = self.steps[keep], self.loss[keep]
+        return LossCurve(self.run, self.rates, steps, loss, self.N, self.cluster, self.conventions)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
@@ -96,4 +101,5 @@ class LossCurve:
             "loss": self.loss.tolist(),
             "N": self.N,
             "cluster": self.cluster,
+            "conventions": self.conventions,
         }

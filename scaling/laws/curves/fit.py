@@ -192,7 +192,12 @@ def _table(law: CurveLaw, curves: Sequence[LossCurve]) -> tuple[Any, Runs]:
     table |= {"N": np.repeat([curve.N for curve in curves], counts).astype(float)} if law.reads_N else {}
     named: dict[str, Any] = {name: name for name in table if name != "N"}
     runs = Runs(table, N="N" if law.reads_N else None, D=None, **named, trusted=True)
-    return law.form(trace), runs
+    said = dict(item for curve in curves for item in curve.conventions.items())
+    for name, value in said.items():
+        other = next((c for c in curves if c.conventions.get(name, value) != value), None)
+        if other is not None:
+            raise UserError(f"{other.run}: {name} is {other.conventions[name]}, and {value} of others: not one law")
+    return law.form(trace), runs.with_conventions(**said)
 
 
 def _require_curves(curves: Sequence[LossCurve], law: CurveLaw, given: int) -> None:

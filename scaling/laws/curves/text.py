@@ -7,7 +7,7 @@ import numpy as np
 
 from scaling.laws.curves.fitted import FittedCurves, PredictedCurve
 from scaling.laws.curves.laws import CURVE_LAWS
-from scaling.laws.text.fit import DRAWN, parameter_rows, warnings_of
+from scaling.laws.text.fit import DRAWN, objective_line, parameter_rows, warnings_of
 from scaling.text import align
 
 
@@ -45,6 +45,7 @@ def curve_table(fitted: FittedCurves, level: float = 0.9) -> dict[str, Any]:
         "residual_sd": fit.residual_sd,
         "checkpoints": len(fit.runs),
         "data_hash": fit.runs.hash,
+        "conventions": dict(fit.runs.conventions),
         "curves": [
             {
                 "run": curve.run,
@@ -82,19 +83,17 @@ def _warnings(fitted: FittedCurves) -> list[str]:
 
 def format_curve_table(table: dict[str, Any]) -> str:
     """The text of a `curve_table`."""
-    objective = table["objective"]
-    delta = "" if objective["delta"] is None else f" δ={objective['delta']:g}"
     lines = [
         f"{table['law']}: {table['formula']}",
         f"{len(table['curves'])} curves, {table['checkpoints']} checkpoints; data {table['data_hash']}",
-        f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
-        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}",
+        objective_line(table),
         "",
     ]
     lines += align(parameter_rows(table | {"derived": {}}))
     if table["bootstrap"]:
         kind = table["bootstrap"]["kind"]
         lines.append(f"intervals: {table['bootstrap']['draws']} draws, {DRAWN.get(kind, kind)}")
+    lines.append(f"units: loss {table['conventions']['loss']}; rates by step of optimizer updates")
     curves = [["curve", "peak rate", "steps", "checkpoints", "last loss", "rms residual"]]
     curves += [
         [c["run"], f"{c['peak']:.3g}", str(c["steps"]), str(c["checkpoints"]), f"{c['final']:.4f}", f"{c['rms']:.2%}"]

@@ -73,14 +73,16 @@ class Capabilities:
             raise UserError(f"no benchmark {benchmark!r}; there are {', '.join(self.names)}")
         intercept, slope, sd, drawn = self._line(family, n)
         at = np.log10(C)
+        from scipy.special import expit, logit
+
         rng = np.random.default_rng(self.seed + 1)
         own = self.families == family
         ability = drawn[:, 0] + drawn[:, 1] * at + sd * rng.standard_t(own.sum() - 2, n)
         share = np.clip(self.scores[:, self.names.index(benchmark)], EDGE, 1 - EDGE)
-        line, spread, of_score = _least_squares(self.components[:, 0], np.log(share / (1 - share)), n, rng)
-        logit = of_score[:, 0] + of_score[:, 1] * ability + spread * rng.standard_t(len(share) - 2, n)
-        low, high = interval(_logistic(logit), self.level)
-        best = _logistic(line[0] + line[1] * (intercept + slope * at))
+        line, spread, of_score = _least_squares(self.components[:, 0], logit(share), n, rng)
+        log_odds = of_score[:, 0] + of_score[:, 1] * ability + spread * rng.standard_t(len(share) - 2, n)
+        low, high = interval(expit(log_odds), self.level)
+        best = expit(line[0] + line[1] * (intercept + slope * at))
         return {"score": float(best), "low": low, "high": high}
 
     def _line(self, family: str, n: int) -> tuple[float, float, float, Array]:
@@ -163,7 +165,3 @@ def _least_squares(x: Array, y: Array, n: int, rng: Any) -> tuple[Array, float, 
     wide = np.sqrt(freedom / rng.chisquare(freedom, n))[:, None]
     drawn = line + sd * wide * (rng.standard_normal((n, 2)) @ np.linalg.cholesky(inverse).T)
     return np.asarray(line), sd, np.asarray(drawn)
-
-
-def _logistic(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))

@@ -14,7 +14,7 @@ REACH = 3.0
 """standard deviation of an optimum about the best run, in log settings, where runs say nothing: a factor of 20"""
 KNOWN_NOISE, KNOWN_RUNS = 0.002, 2.0
 """of log loss: runs that differ in their seed alone differ by .1 to .3 %; counts as so many degrees of freedom"""
-ROUNDS, STEPS, STEP = 6, 100, 1e-5
+ROUNDS, STEP = 6, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,29 +86,16 @@ def search(runs: Settings) -> Found:
 
 
 def _minimise(runs: Settings, theta: Array, centre: Array, pull: Array) -> Array:
-    damping = 1e-3
+    """Least squares of the residuals and of the pulls towards what is known."""
+    from scipy.optimize import least_squares
 
-    def objective(at: Array) -> float:
-        r = _residuals(runs, at)
-        return float(r @ r + np.sum((pull * (at - centre)) ** 2))
+    def residuals(at: Array) -> Array:
+        return np.concatenate([_residuals(runs, at), pull * (at - centre)])
 
-    now = objective(theta)
-    for _ in range(STEPS):
-        J = _slopes(runs, theta)
-        hessian = J.T @ J + np.diag(pull**2)
-        downhill = J.T @ _residuals(runs, theta) - pull**2 * (theta - centre)
-        step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), downhill)
-        then = objective(theta + step)
-        if not then < now:
-            damping *= 10
-            if damping > 1e8:
-                break
-            continue
-        done = now - then < 1e-10 * now
-        theta, now, damping = theta + step, then, max(damping / 10, 1e-9)
-        if done:
-            break
-    return theta
+    def slopes(at: Array) -> Array:
+        return np.concatenate([-_slopes(runs, at), np.diag(pull)])
+
+    return np.asarray(least_squares(residuals, theta, slopes, method="lm", x_scale="jac", xtol=1e-10).x)
 
 
 def _rise(runs: Settings, theta: Array, moved: Any = 0.0) -> Array:
@@ -121,7 +108,7 @@ def _residuals(runs: Settings, theta: Array) -> Array:
 
 
 def _slopes(runs: Settings, theta: Array) -> Array:
-    """[runs, k], by central differences: an optimum moves its own point's runs alone."""
+    """[runs, k] of the rise, by central differences: an optimum moves its own point's runs alone."""
     dims = runs.x.shape[1]
     J = np.zeros((len(runs.y), len(theta)))
     for i in range(SHAPES):

@@ -1,5 +1,6 @@
 """What a table of runs with several learning rates and batches says of the best ones; see `response_surface`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from scaling.laws.arrays import Array
 from scaling.laws.intervals.interval import check_level, interval, require_draws
 from scaling.laws.surface.basin import Basin
 from scaling.laws.surface.optimum_law import OptimumLaw, optimum_law
+from scaling.laws.surface.records import POINT, are_records, tried_runs
 from scaling.laws.surface.search import SHAPES, Found, Settings, search
 from scaling.laws.table.runs import Runs
 
@@ -144,6 +146,9 @@ class ResponseSurface:
                 "scatter": law.scatter,
             }
         return {
+            "data_hash": self.runs.hash,
+            "runs": len(self.runs),
+            "conventions": dict(self.runs.conventions),
             "level": self.level,
             "near": self.near,
             "noise": self.found.noise,
@@ -228,13 +233,17 @@ def response_surface(
     level: float = 0.9,
     n: int = 4000,
     seed: int = 0,
+    where: Sequence[str] = (),
+    allow: Sequence[str] = (),
     **columns: Any,
 ) -> ResponseSurface:
     """Fit the loss about the best learning rate and batch of each N and D, and the law that these best follow.
 
     runs: or a DataFrame, with columns as of `laws.Runs`, and lr= and B=, the columns of learning rate and batch (a
-    unit of its own: tokens or sequences); B is left out where the batch does not vary. Those of `scaling.load_runs`
-    are found by themselves.
+    unit of its own: tokens or sequences); B is left out where the batch does not vary. Of `scaling.load_runs` all
+    columns are known: the completed runs of sweeps' points take part, N is all parameters, and the runs must be of
+    one recipe but for sizes, tokens and settings.
+    where, allow: of such records, as of `laws.from_results`.
     point: a column of the DataFrame, or a label a row: runs of one label differ in nothing but settings and seed;
     None: runs of one N and D, within 2 %.
     near: a run counts 1/(1 + (x/near)²), x its log loss above the least of its point: the surface is that of the
@@ -251,8 +260,14 @@ def response_surface(
     require_draws(n)
     if not near > 0:
         raise UserError(f"near must be above 0, such as 0.01; got {near!r}")
+    conventions: Mapping[str, str] = {}
+    if not isinstance(runs, Runs) and are_records(runs):
+        runs, conventions = tried_runs(runs, where, allow)
+        point, columns = POINT if point is None else point, {"N": "params_total", **columns}
+    elif where or allow:
+        raise UserError("response_surface: where and allow are about records of scaling.load_runs")
     labels = runs[point] if isinstance(point, str) and not isinstance(runs, Runs) else point
-    runs = _runs_of(runs, columns)
+    runs = _runs_of(runs, columns).with_conventions(**conventions)
     own = _points_of(runs, labels)
     letters = _varied(runs, own)
     x = np.log(np.stack([runs.column(letter) for letter in letters], 1))

@@ -67,7 +67,7 @@ def from_results(
     columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
     runs = Runs(table, **columns_of, signed=any(form.signed for form in forms), trusted=True)
     runs = replace_fields(runs, exclusions=exclusions)
-    told = {letter: _told(feeds[letter], used) for letter in TOLD}
+    told = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
     told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
     return runs.with_conventions(**told, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
 
@@ -102,7 +102,7 @@ def _used(
     return df.iloc[keep].set_axis([labels[i] for i in keep], axis=0), exclusions
 
 
-def _told(feed: Feed, used: "pd.DataFrame") -> str:
+def meaning_of(feed: Feed, used: "pd.DataFrame") -> str:
     """What a column is, with the unit that the records say."""
     if not feed.in_unit:
         return feed.about

@@ -102,13 +102,10 @@ def format_groups(table: dict[str, Any]) -> list[str]:
 
 def format_table(table: dict[str, Any]) -> str:
     """The text of a `fit_table`."""
-    objective = table["objective"]
-    delta = "" if objective["delta"] is None else f" δ={objective['delta']:g}"
     lines = [
         f"{table['law']}: {table['formula']}",
         f"{table['runs']} runs, {len(table['excluded'])} excluded; data {table['data_hash']}",
-        f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
-        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}"
+        objective_line(table)
         + (
             "" if table["chi2_per_freedom"] is None else f", χ² per degree of freedom {table['chi2_per_freedom']:.3g}"
         ),
@@ -128,6 +125,16 @@ def format_table(table: dict[str, Any]) -> str:
     if table.get("isoflop"):
         lines += ["", format_isoflop(table["isoflop"])]
     return "\n".join(lines)
+
+
+def objective_line(table: dict[str, Any]) -> str:
+    """What was minimised, what it came to, and the scatter that is left."""
+    objective = table["objective"]
+    delta = "" if objective["delta"] is None else f" δ={objective['delta']:g}"
+    return (
+        f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
+        f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}"
+    )
 
 
 def _units(table: dict[str, Any]) -> dict[str, str]:

@@ -8,13 +8,18 @@ from scaling.text import by_width, table
 
 def format_surface(values: Mapping[str, Any]) -> str:
     """values: of `ResponseSurface.to_dict`."""
-    lines = [f"ln L near its least, {values['level']:.0%} intervals; noise {values['noise']:.2%} of the loss"]
+    letters = list(values["points"][0]["tried"])
+    named = {letter: values["conventions"].get(letter, letter) for letter in ("N", "D", "loss", *letters)}
+    lines = [
+        f"{values['runs']} runs; data {values['data_hash']}",
+        f"units: {', '.join(f'{letter} {name}' for letter, name in named.items())}",
+    ]
+    lines += [f"ln L near its least, {values['level']:.0%} intervals; noise {values['noise']:.2%} of the loss"]
     for letter, law in values["laws"].items():
         powers = "".join(f" · {name}^{_told(e)}" for name, e in law["exponents"].items())
         lines.append(f"{letter}* = {law['coefficient']:.4g}{powers}, points scatter by {law['scatter']:.0%}")
     shape = ", ".join(f"{name} {_told(entry)}" for name, entry in values["curvature"].items())
     lines.append(f"curvature {shape}")
-    letters = list(values["points"][0]["tried"])
     told = [f"{what} {letter}" for letter in letters for what in ("tried", "best")]
     headings = ["N", "D", "runs", *told, "to gain"]
     rows = [

@@ -23,7 +23,7 @@ def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
     marks: list[Mark] = []
     for i, group in enumerate(pooling.groups):
         color, runs = i / (len(pooling.groups) - 1), runs_of_group(fit, group)
-        flops = np.geomspace(runs.flops.min(), fit.runs.flops.max(), CURVE)
+        flops = np.geomspace(runs.flops.min(), runs.flops.max(), CURVE)
         natural = np.tile(fit[group].natural, (CURVE, 1))
         least = least_at(pooling.base, natural, np.log(flops), runs)
         size = 7.0 if len(fit.runs) <= MANY else 4.5

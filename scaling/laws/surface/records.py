@@ -1,0 +1,40 @@
+"""The framework's own records as a table of settings that were tried."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from scaling.errors import UserError
+from scaling.laws.forms.feed import LOSS, SEED, SIZES, TOKENS
+from scaling.laws.table.recipe import one_recipe
+from scaling.laws.table.results import meaning_of
+from scaling.laws.table.runs import meets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FREE = ("optimizer.learning_rate", "run.batch_size", *SIZES, *TOKENS, SEED)
+"""keys in which the runs of one surface may differ"""
+POINT = "point"
+
+
+def are_records(df: "pd.DataFrame") -> bool:
+    """Whether a table is of `scaling.load_runs`."""
+    return "recipe_from" in df and POINT in df
+
+
+def tried_runs(
+    df: "pd.DataFrame", where: Sequence[str], allow: Sequence[str]
+) -> tuple["pd.DataFrame", Mapping[str, str]]:
+    """The completed runs of points of sweeps, by run id, and what their records say of all of them.
+
+    where, allow: as of `laws.from_results`. Raises UserError where none is left, and where they are of several
+    recipes.
+    """
+    for condition in where:
+        df = df[meets(df, condition)]
+    used = df[(df["status"] == "completed") & (df["role"] == "fit") & (df[POINT] != "")].set_index("run_id")
+    if not len(used):
+        met = f" that meets {' and '.join(where)}" if where else ""
+        raise UserError(f"no completed run of a sweep's design{met}: there is nothing to compare settings of")
+    common = one_recipe(used, FREE, allow)
+    return used.assign(**{POINT: used["sweep"] + "/" + used[POINT]}), {**common, "loss": meaning_of(LOSS, used)}
