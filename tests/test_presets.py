@@ -31,6 +31,12 @@ EXACT = {  # counted from the reference implementations
     "llama-3-405b": 405_853_388_800,
     "mistral-7b": 7_241_732_096,
 }
+MIXTURES = {  # total, and what a token meets with the input embedding: of the published weights
+    "mixtral-8x7b": (46_702_792_704, 12_879_925_248),
+    "mixtral-8x22b": (140_630_071_296, 39_161_468_928),
+    "deepseekmoe-16b": (16_375_728_128, 2_828_650_496),
+    "qwen3-30b-a3b": (30_532_122_624, 3_353_032_704),
+}
 ROUNDED = {  # as printed in the papers
     "gpt3-125m": (125e6, 0.01),
     "gpt3-350m": (350e6, 0.02),
@@ -53,6 +59,12 @@ def preset(name: str) -> ModelConfig:
 
 def total(name: str) -> int:
     return accounting.params(preset(name)).total
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_of_experts_has_the_published_total_and_active_parameters(name: str) -> None:
+    found = accounting.params(preset(name))
+    assert (found.total, found.active) == MIXTURES[name]
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -14,6 +14,7 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
         "kv_heads": ("tensor",),
         "mlp": ("tensor",),
+        "experts": (),
         "gates": (),  # all gates of a cell are where the cell is
         "cells": ("tensor",),
         "head_dim": (),

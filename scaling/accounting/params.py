@@ -22,10 +22,11 @@ class ParamCounts:
 
 
 def params(model: ModelConfig) -> ParamCounts:
-    """Count the parameters of a model; layers that share parameters count once, a tied head not at all."""
+    """Count the parameters of a model; layers that share parameters count once, a tied head and what
+    has no gradient (a router's balance) not at all."""
     items = dict.fromkeys(model.PARTS, 0)
     outside, active = 0, 0.0
-    for tensor in model.tensors():
+    for tensor in (tensor for tensor in model.tensors() if not tensor.state):
         size = tensor.size
         items[tensor.part] = items.get(tensor.part, 0) + size
         outside += size if tensor.role in ("embedding", "head") else 0

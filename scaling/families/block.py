@@ -19,6 +19,13 @@ class BlockPart(Config):
     METRICS: ClassVar[tuple[str, ...]] = ()
     """names of what is logged of each of its layers, such as how even a router's load is"""
 
+    def check(self, model: TransformerShape) -> None:
+        """Raises ValueError where it does not fit the model."""
+
+    def facts(self, model: TransformerShape) -> dict[str, float]:
+        """What a run's record says of it beside its keys, such as the experts of a layer."""
+        return {}
+
     def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
         """Shapes of the sums over tokens that its forward pass tells in one layer, beside those of the loss: what its
         metrics and its state are made of, such as the tokens of each expert."""

@@ -22,14 +22,18 @@ class MLP(FeedForward):
     kind: Literal["mlp"] = "mlp"
 
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
-        D, F = model.d_model, model.d_ff
-        into, out = model.matrix_std(D), model.matrix_std(F, residual=True)
-        for name in ("up", "gate") if model.gated else ("up",):
-            yield from linear(name, "mlp", (D, F), ("embed", "mlp"), std=into, item="mlp", bias=model.bias)
-        yield from linear("down", "mlp", (F, D), ("mlp", "embed"), std=out, item="mlp", bias=model.bias)
+        return mlp(model, model.d_ff, "mlp")
 
     def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
         return compute.width * KEEPS[model.activation] * model.d_ff
 
     def products(self, model: TransformerShape) -> int:
         return (2 if model.gated else 1) * model.d_ff
+
+
+def mlp(model: TransformerShape, width: int, part: str) -> Iterator[Tensor]:
+    """The maps of one MLP of the model's activation. part: what they count as in both ledgers."""
+    D, into, out = model.d_model, model.matrix_std(model.d_model), model.matrix_std(width, residual=True)
+    for name in ("up", "gate") if model.gated else ("up",):
+        yield from linear(name, part, (D, width), ("embed", "mlp"), std=into, item=part, bias=model.bias)
+    yield from linear("down", part, (width, D), ("mlp", "embed"), std=out, item=part, bias=model.bias)

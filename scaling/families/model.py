@@ -147,6 +147,11 @@ class ModelConfig(Config):
         return size
 
     @property
+    def facts(self) -> dict[str, float]:
+        """What a run's record says of the model beside its keys."""
+        return {}
+
+    @property
     def losses(self) -> tuple[str, ...]:
         """Names of the sums that the model adds to the training loss."""
         return ()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import log
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -15,10 +15,11 @@ from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
 from scaling.families.mlp import MLP
 from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask
+from scaling.families.moe import MoE
 from scaling.families.shape import TransformerShape
 
 MIXERS: dict[str, type[Mixer]] = {"attention": Attention}
-FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP}
+FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP, "moe": MoE}
 
 LAYERS = "layers"  # key of the stacked layers in the parameters, and name of their leading axis
 
@@ -75,6 +76,12 @@ class TransformerConfig(TransformerShape):
         usual = (Attention(), MLP())
         return None if value is None or all(part in usual for part in value) else value
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        for part in (*(self.mixer or ()), *(self.feed_forward or ())):
+            part.check(self)
+        return self
+
     @property
     def unique_layers(self) -> int:
         """Layers that have parameters of their own."""
@@ -100,6 +107,13 @@ class TransformerConfig(TransformerShape):
         members = [tuple(i for i, kind in enumerate(parts) if kind == one) for one in kinds]
         names = [LAYERS if i == 0 else f"{LAYERS}_{i + 1}" for i in range(len(kinds))]
         return tuple(Stack(name, *kind, of) for name, kind, of in zip(names, kinds, members, strict=True))
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """Those in which all of its parts that have them agree."""
+        parts = dict.fromkeys(part for parts in self.parts for part in parts)
+        said = [item for part in parts for item in part.facts(self).items()]
+        return {name: value for name, value in said if {v for n, v in said if n == name} == {value}}
 
     @property
     def losses(self) -> tuple[str, ...]:

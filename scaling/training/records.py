@@ -77,7 +77,7 @@ def make_result(
     facts: dict[str, Any] | None = None,
 ) -> Result:
     """The record of a run after `steps` updates. A run that failed before its data was open has no `store`."""
-    params = accounting.params(config.model)
+    params, said = accounting.params(config.model), dict(config.model.facts)
     tokens = steps * config.batch_tokens
     flops = accounting.flops_per_token(config).as_dict()
     batches = store and Batches(store.train, config.model.context, config.batch_size, config.seed)
@@ -100,6 +100,7 @@ def make_result(
         learning_rate=config.optimizer.learning_rate,
         batch_tokens=config.batch_tokens,
         context=config.model.context,
+        experts=int(said.pop("experts", 1)),
         seed=config.seed,
         wall_s=wall_s,
         tokens_per_s=tokens_per_s,
@@ -108,7 +109,7 @@ def make_result(
         versions=versions(),
         train_loss=train_loss,
         reason=reason,
-        facts={**_facts(config), **_held_out(store, evaluation), **(facts or {})},
+        facts={**said, **_facts(config), **_held_out(store, evaluation), **(facts or {})},
         config=recipe_of(config),
         by_rule=dict(config.records.by_rule),
         objective=config.objective.name,

@@ -1,0 +1,146 @@
+"""Mixture of experts against all experts computed for every token, and what its routing counts."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import Tiny, quick_jit
+
+from scaling.config import TransformerConfig
+from scaling.errors import UserError
+from scaling.families.moe import MoE as Declared
+from scaling.models import functional
+from scaling.models.layer import LayerContext
+from scaling.models.moe import MoE, mlp
+from scaling.models.routing import route
+from scaling.training.knobs import make_knobs
+from scaling.training.state import TrainState
+from scaling.training.step import metric_names, run_optimizer, update
+
+B, L, D, E = 2, 24, 16, 6
+CONTEXT = LayerContext(None, L, "causal", None, "reference")
+ROUTERS: dict[str, dict[str, Any]] = {
+    "switch": {"top_k": 1},
+    "mixtral": {"top_k": 2, "normalise": True},
+    "olmoe": {"top_k": 3, "z_loss": 0.001},
+    "deepseek": {"top_k": 3, "scores": "sigmoid", "normalise": True, "scale": 2.5, "groups": 3, "top_groups": 2,
+                 "shared": 1, "balance_rate": 0.01},
+    "gpt-oss": {"top_k": 2, "normalise": True, "router_bias": True},
+    "all": {"top_k": E},
+}  # fmt: skip
+
+
+def model(**feed_forward: Any) -> TransformerConfig:
+    part = {"kind": "moe", "experts": E, "d_ff": 20} | feed_forward
+    values = {"vocab": 64, "context": L, "layers": 1, "d_model": D, "n_heads": 2, "bias": "router_bias" in part}
+    return TransformerConfig.model_validate(values | {"feed_forward": part})
+
+
+def parameters(config: TransformerConfig, seed: int = 0) -> Any:
+    """Of its only layer, none of them 0."""
+    own = jax.tree.map(lambda w: w[0], functional.init(config, jax.random.key(seed))["layers"]["mlp"])
+    keys = iter(jax.random.split(jax.random.key(seed + 1), 99))
+    return jax.tree.map(lambda w: w + 0.1 * jax.random.normal(next(keys), w.shape), own)
+
+
+def by_all_experts(part: Declared, params: Any, x: jax.Array, activation: str) -> jax.Array:
+    """Every expert computes every token; those that were not chosen weigh 0."""
+    logits = x @ params["router"]["kernel"] + params["router"].get("bias", 0.0)
+    routing = route(part, logits, params.get("balance"))
+    weights = jnp.sum(jax.nn.one_hot(routing.chosen_BxLxK, E) * routing.weights_BxLxK[..., None], 2)
+    said = jnp.stack([mlp(x, jax.tree.map(lambda w, e=e: w[e], params["experts"]), activation) for e in range(E)], -1)
+    y = jnp.einsum("bldn,bln->bld", said, weights)
+    return y + mlp(x, params["shared"], activation) if part.shared else y
+
+
+@pytest.mark.parametrize("skew", [0.0, 100.0], ids=["even", "one expert gets every token"])
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_token_hears_its_experts_and_gradients_reach_all_that_it_met(name: str, skew: float) -> None:
+    config = model(**ROUTERS[name])
+    part, params = config.parts[0][1], parameters(config)
+    x = jax.random.normal(jax.random.key(7), (B, L, D)).at[..., 0].set(1.0)
+    params["router"]["kernel"] = params["router"]["kernel"].at[0, 2].add(skew)
+    dy = jax.random.normal(jax.random.key(8), (B, L, D))
+
+    def ours(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.sum(MoE(config, part, params)(x, CONTEXT, None)[0] * dy)
+
+    def theirs(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.sum(by_all_experts(part, params, x, config.activation) * dy)
+
+    got, want = (quick_jit(jax.value_and_grad(f, (0, 1)))(params, x) for f in (ours, theirs))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+    if skew:
+        tokens = MoE(config, part, params)(x, CONTEXT, None)[1].counts["tokens"]
+        assert tokens[2] >= B * L - 1 and tokens.sum() == part.top_k * B * L
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 4}, {"layers": "scan", "remat": "full"}])
+def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Losses that routing adds, counts, the balance's next value and all gradients, over two steps."""
+    tiny = Tiny(tmp_path)
+    moe = {"layers": 2, "feed_forward": {"kind": "moe", "experts": 4, "d_ff": 16, "top_k": 2, "balance_rate": 0.01,
+                                         "z_loss": 0.01}}  # fmt: skip
+
+    def steps(placement: dict[str, Any]) -> tuple[Any, list[dict[str, float]]]:
+        config = tiny.config(model=moe, placement={"attention": "reference", "accumulate": 1} | placement)
+        params, knobs = functional.init(config.model, jax.random.key(3)), make_knobs(config)
+        state = TrainState(jnp.int32(0), params, run_optimizer(config, knobs).init(params))
+        run, told = quick_jit(lambda s, b: update(config, knobs, s, b)), []
+        for seed in (1, 2):
+            shape = (config.batch_size, config.model.context + 1)
+            state, metrics = run(
+                state, config.objective.batch(jax.random.randint(jax.random.key(seed), shape, 0, 256))
+            )
+            told.append(dict(zip(metric_names(config), np.asarray(metrics).tolist(), strict=True)))
+        return state.params, told
+
+    (params, told), (want_params, want) = steps(changes), steps({"layers": "unroll"})
+    for got, expected in zip(told, want, strict=True):
+        assert got == pytest.approx(expected, rel=2e-4, abs=1e-6) and got["router_balance"] > 0 < got["router_z"]
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(want_params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    moved = np.abs(params["layers"]["mlp"]["balance"]) / 0.01  # once a step, not once a microbatch
+    np.testing.assert_allclose(moved, np.round(moved), atol=1e-4)
+    assert 0 < moved.max() <= 2
+
+
+def test_an_even_router_balances_at_one_and_a_skewed_one_is_evened_out_by_its_bias() -> None:
+    part = Declared(kind="moe", experts=4, balance_rate=0.003)
+    logits = jax.random.normal(jax.random.key(0), (8, 64, 4)) * 0.5 + jnp.array([1.0, 0.0, 0.0, -0.5])
+    even = route(part, jnp.zeros((1, 4, 4)) + jnp.eye(4)[None] * 1e-3, None)
+    assert float(even.balance) / 4 == pytest.approx(1.0, abs=1e-3)
+    params: Any = {"balance": jnp.zeros(4)}
+    before = route(part, logits, params["balance"]).tokens_E
+    for _ in range(200):
+        params = MoE.updated(part, params, {"tokens": route(part, logits, params["balance"]).tokens_E})
+    after = route(part, logits, params["balance"]).tokens_E
+    violation = [float(t.max() / t.mean() - 1) for t in (before, after)]
+    assert violation[0] > 0.8 and violation[1] < 0.15 and after.sum() == before.sum() == 512
+
+
+def test_no_more_groups_are_met_than_are_allowed() -> None:
+    part = Declared(kind="moe", experts=12, top_k=4, groups=4, top_groups=2)
+    chosen = route(part, jax.random.normal(jax.random.key(1), (2, 50, 12)), None).chosen_BxLxK
+    groups = [len(set((np.asarray(of_token) // 3).tolist())) for of_token in chosen.reshape(-1, 4)]
+    assert max(groups) == 2
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"top_k": 7}, "top_k=7 is more than experts=6"),
+        ({"normalise": True}, "the router would learn nothing"),
+        ({"granularity": 2}, "both say how wide"),
+        ({"granularity": 7, "d_ff": None}, "granularity=7 does not divide d_ff=48; allowed"),
+        ({"groups": 4, "top_groups": 1}, r"experts=6 is not divisible by groups=4; allowed: \[2, 3, 6\]"),
+        ({"groups": 3, "top_groups": 1, "top_k": 3}, "cannot hold top_k=3"),
+    ],
+)
+def test_what_cannot_be_is_told(values: dict[str, Any], said: str) -> None:
+    with pytest.raises((UserError, ValueError), match=said):
+        model(**values)
