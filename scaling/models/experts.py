@@ -2,8 +2,8 @@
 
 The pairs of a token and its expert are sorted by expert; each expert's are padded to whole blocks, and the blocks
 that are in use are computed one after the other with their expert's matrices. `lax.ragged_dot` costs as much as all
-experts on a CPU, and a batched product would copy the matrices for every block. Accelerators run the same loop, slowly:
-they want a grouped product.
+experts on a CPU, and a batched product would copy the matrices for every block. Accelerators run the same loop,
+slowly: they want a grouped product.
 """
 
 from collections.abc import Callable
