@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BeforeValidator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from scaling.frozen import Config
@@ -50,3 +51,12 @@ class ByKind:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> dict[str, Any]:
         members = [handler(config.__pydantic_core_schema__) for config in self.registry.values()]
         return members[0] if len(members) == 1 else {"anyOf": members}
+
+
+def pattern(of: Any) -> BeforeValidator:
+    """Annotates a field that is several of a kind, or none: one alone may be written without a list."""
+
+    def listed(value: Any) -> Any:
+        return value if value is None or isinstance(value, list | tuple) else [value]
+
+    return BeforeValidator(listed, json_schema_input_type=of | tuple[of, ...] | None)

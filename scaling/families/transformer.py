@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 
 from scaling.families.attention import PROJECTIONS, SCORES, Attention
 from scaling.families.block import BlockPart, FeedForward, Mixer
-from scaling.families.by_kind import ByKind
+from scaling.families.by_kind import ByKind, pattern
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
@@ -20,6 +20,9 @@ from scaling.families.shape import TransformerShape
 
 MIXERS: dict[str, type[Mixer]] = {"attention": Attention}
 FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP, "moe": MoE}
+
+AnyMixer = Annotated[Mixer, ByKind(MIXERS)]
+AnyFeedForward = Annotated[FeedForward, ByKind(FEED_FORWARDS)]
 
 LAYERS = "layers"  # key of the stacked layers in the parameters, and name of their leading axis
 
@@ -52,9 +55,9 @@ class TransformerConfig(TransformerShape):
 
     kind: Literal["transformer"] | None = None
     """unset: transformer"""
-    mixer: tuple[Annotated[Mixer, ByKind(MIXERS)], ...] | None = None
+    mixer: Annotated[tuple[AnyMixer, ...] | None, pattern(AnyMixer)] = None
     """what lets positions see each other, as a pattern repeated over the layers; unset: attention in all"""
-    feed_forward: tuple[Annotated[FeedForward, ByKind(FEED_FORWARDS)], ...] | None = None
+    feed_forward: Annotated[tuple[AnyFeedForward, ...] | None, pattern(AnyFeedForward)] = None
     """what works on each position, as a pattern repeated over the layers; unset: a dense MLP in all"""
 
     @model_validator(mode="before")
@@ -64,11 +67,6 @@ class TransformerConfig(TransformerShape):
         if isinstance(values, dict) and values.get("kind") == "transformer":
             return {**values, "kind": None}
         return values
-
-    @field_validator("mixer", "feed_forward", mode="before")
-    @classmethod
-    def _one_for_all(cls, value: Any) -> Any:
-        return value if value is None or isinstance(value, list | tuple) else [value]
 
     @field_validator("mixer", "feed_forward")
     @classmethod
