@@ -12,6 +12,7 @@ import pytest
 from tiny_run import Tiny, quick_jit
 
 from scaling import accounting
+from scaling.config import Placement
 from scaling.families import FEED_FORWARDS, Tensor
 from scaling.families.block import FeedForward
 from scaling.families.linear import linear
@@ -100,7 +101,7 @@ def by_hand(config: Any, params: Any, tokens: jax.Array) -> dict[int, np.ndarray
         (stack,) = (stack for stack in model.stacks if own in stack.members)
         place = stack.members.index(own)
         weights = jax.tree.map(lambda w, i=place: w[i], params[stack.name])
-        context = LayerContext(rope, model.windows[layer], "causal", None, "reference")
+        context = LayerContext(rope, model.windows[layer], "causal", None, Placement(attention="reference"))
         x, aux = Block(model, stack, weights)(x, context)
         if aux.counts["mlp"]:
             found[own] = found.get(own, 0) + np.asarray(aux.counts["mlp"]["tokens"])

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AbstractMesh, Mesh
 
 from scaling import accounting
-from scaling.config import RunConfig, TransformerConfig
+from scaling.config import Placement, RunConfig, TransformerConfig
 from scaling.errors import UserError
 from scaling.models import functional
 from scaling.models.block import Block
@@ -157,7 +157,7 @@ def kept_bytes(model: TransformerConfig, attention: str, remat: str, batch: int)
     )
     rope = rope_tables(model.context, model.d_head, 1e4) if model.position == "rope" else None
 
-    context = LayerContext(rope, model.windows[0], "causal", None, attention)
+    context = LayerContext(rope, model.windows[0], "causal", None, Placement(attention=attention))
 
     def layer(w: Any, x: jax.Array, key: jax.Array | None) -> Any:
         return Block(model, stack, w)(x, context)

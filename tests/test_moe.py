@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 from tiny_run import Tiny, quick_jit
 
-from scaling.config import TransformerConfig
+from scaling.config import Placement, TransformerConfig
 from scaling.errors import UserError
 from scaling.families.moe import MoE as Declared
 from scaling.models import functional
+from scaling.models.experts import Sent, apply_experts
 from scaling.models.layer import LayerContext
-from scaling.models.moe import MoE, mlp
-from scaling.models.routing import route
+from scaling.models.mlp import mlp
+from scaling.models.moe import MoE
+from scaling.models.routing import by_hash, route
 from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState
 from scaling.training.step import metric_names, run_optimizer, update
 
 B, L, D, E = 2, 24, 16, 6
-CONTEXT = LayerContext(None, L, "causal", None, "reference")
+CONTEXT = LayerContext(None, L, "causal", None, Placement())
 ROUTERS: dict[str, dict[str, Any]] = {
     "switch": {"top_k": 1},
     "mixtral": {"top_k": 2, "normalise": True},
@@ -30,6 +32,9 @@ ROUTERS: dict[str, dict[str, Any]] = {
                  "shared": 1, "balance_rate": 0.01},
     "gpt-oss": {"top_k": 2, "normalise": True, "router_bias": True},
     "all": {"top_k": E},
+    "capacity": {"top_k": 2, "capacity": 0.6},
+    "expert choice": {"top_k": 2, "routing": "expert_choice"},
+    "hash": {"top_k": 2, "routing": "hash"},
 }  # fmt: skip
 
 
@@ -46,14 +51,26 @@ def parameters(config: TransformerConfig, seed: int = 0) -> Any:
     return jax.tree.map(lambda w: w + 0.1 * jax.random.normal(next(keys), w.shape), own)
 
 
-def by_all_experts(part: Declared, params: Any, x: jax.Array, activation: str) -> jax.Array:
+def layer(config: TransformerConfig, params: Any, x: jax.Array, way: Any, tokens: jax.Array) -> Any:
+    context = LayerContext(None, L, "causal", None, Placement(experts=way), tokens)
+    return MoE(config, config.parts[0][1], params)(x, context, None)
+
+
+def by_all_experts(config: TransformerConfig, params: Any, x: jax.Array, tokens: jax.Array) -> jax.Array:
     """Every expert computes every token; those that were not chosen weigh 0."""
-    logits = x @ params["router"]["kernel"] + params["router"].get("bias", 0.0)
-    routing = route(part, logits, params.get("balance"))
-    weights = jnp.sum(jax.nn.one_hot(routing.chosen_BxLxK, E) * routing.weights_BxLxK[..., None], 2)
-    said = jnp.stack([mlp(x, jax.tree.map(lambda w, e=e: w[e], params["experts"]), activation) for e in range(E)], -1)
-    y = jnp.einsum("bldn,bln->bld", said, weights)
-    return y + mlp(x, params["shared"], activation) if part.shared else y
+    part: Any = config.parts[0][1]
+    if "router" in params:
+        logits = x @ params["router"]["kernel"] + params["router"].get("bias", 0.0)
+        pairs = route(part, logits, params.get("balance")).pairs
+    else:
+        pairs = by_hash(part, tokens).pairs
+    y = []
+    for b in range(B):
+        weights = jnp.zeros((L, E)).at[pairs.token_BxS[b], pairs.expert_BxS[b]].add(pairs.weight_BxS[b], mode="drop")
+        said = [mlp(x[b], jax.tree.map(lambda w, e=e: w[e], params["experts"]), config.activation) for e in range(E)]
+        y.append(jnp.einsum("lde,le->ld", jnp.stack(said, -1), weights))
+    out = jnp.stack(y)
+    return out + mlp(x, params["shared"], config.activation) if part.shared else out
 
 
 @pytest.mark.parametrize("skew", [0.0, 100.0], ids=["even", "one expert gets every token"])
@@ -62,29 +79,78 @@ def test_a_token_hears_its_experts_and_gradients_reach_all_that_it_met(name: str
     config = model(**ROUTERS[name])
     part, params = config.parts[0][1], parameters(config)
     x = jax.random.normal(jax.random.key(7), (B, L, D)).at[..., 0].set(1.0)
-    params["router"]["kernel"] = params["router"]["kernel"].at[0, 2].add(skew)
+    tokens = jax.random.randint(jax.random.key(9), (B, L), 0, 64)
+    if "router" in params:
+        params["router"]["kernel"] = params["router"]["kernel"].at[0, 2].add(skew)
     dy = jax.random.normal(jax.random.key(8), (B, L, D))
 
-    def ours(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.sum(MoE(config, part, params)(x, CONTEXT, None)[0] * dy)
-
     def theirs(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.sum(by_all_experts(part, params, x, config.activation) * dy)
+        return jnp.sum(by_all_experts(config, params, x, tokens) * dy)
 
-    got, want = (quick_jit(jax.value_and_grad(f, (0, 1)))(params, x) for f in (ours, theirs))
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    def ours(way: str) -> Any:
+        return lambda params, x: jnp.sum(layer(config, params, x, way, tokens)[0] * dy)
+
+    want, blocks, dense = (
+        quick_jit(jax.value_and_grad(f, (0, 1)))(params, x) for f in (theirs, ours("blocks"), ours("dense"))
+    )
+    for got in (blocks, dense):
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=5e-5)
+    if skew and part.routing == "token_choice":
+        sent = layer(config, params, x, "auto", tokens)[1].counts["tokens"]
+        assert sent[2] >= B * L - 1 and sent.sum() == part.top_k * B * L
+
+
+def test_the_grouped_product_of_a_tpu_says_the_same() -> None:
+    """Interpreted, value and gradient; pairs that are dropped and an expert with nothing among them."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = {"up": (3, 128, 128), "gate": (3, 128, 128), "down": (3, 128, 128)}
+    w = {n: {"kernel": 0.1 * jax.random.normal(k, s)} for k, (n, s) in zip(keys, shapes.items(), strict=False)}
+    w["up"]["bias"] = jax.random.normal(keys[4], (3, 128))
+    x = jax.random.normal(keys[3], (40, 128))
+    expert = jnp.array([0, 2, 3, 0] * 20)  # of a pair of the third kind nobody hears; the second expert gets nothing
+    sent = Sent(expert, jnp.arange(80) // 2, jax.random.uniform(keys[4], (80,)), 2)
+
+    def found(way: str) -> Any:
+        def total(w: Any, x: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.sin(apply_experts(w, x, sent, "swiglu", way, interpret=True)))
+
+        return jax.value_and_grad(total, (0, 1))(w, x)
+
+    for a, b in zip(jax.tree.leaves(found("gmm")), jax.tree.leaves(found("dense")), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
-    if skew:
-        tokens = MoE(config, part, params)(x, CONTEXT, None)[1].counts["tokens"]
-        assert tokens[2] >= B * L - 1 and tokens.sum() == part.top_k * B * L
+
+
+def test_an_expert_chooses_as_many_tokens_as_any_other() -> None:
+    part = Declared(kind="moe", experts=E, top_k=2, routing="expert_choice")
+    routing = route(part, jax.random.normal(jax.random.key(0), (B, L, E)), None)
+    assert routing.tokens_E.tolist() == [B * L * 2 // E] * E
+    chosen = routing.pairs.token_BxS.reshape(B, E, -1)
+    assert all(len(set(row.tolist())) == L * 2 // E for row in chosen.reshape(B * E, -1))
+
+
+def test_slots_are_given_in_the_order_of_the_text() -> None:
+    part = Declared(kind="moe", experts=4, capacity=1.0)
+    logits = jnp.zeros((1, 16, 4)).at[..., 1].set(5.0)
+    routing = route(part, logits, None)
+    assert routing.pairs.expert_BxS[0].tolist() == [1] * 4 + [4] * 12  # a quarter of 16 has a slot
+    assert routing.dropped == 12 and routing.tokens_E.tolist() == [0, 16, 0, 0]
+
+
+def test_jitter_moves_scores_in_training_alone() -> None:
+    config = model(jitter=0.3)
+    params, x = parameters(config), jax.random.normal(jax.random.key(7), (B, L, D))
+    still, moved = (MoE(config, config.parts[0][1], params)(x, CONTEXT, key)[0] for key in (None, jax.random.key(1)))
+    assert np.abs(still - moved).max() > 1e-3 and config.random and not model().random
+    np.testing.assert_array_equal(still, MoE(model(), model().parts[0][1], params)(x, CONTEXT, None)[0])
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 4}, {"layers": "scan", "remat": "full"}])
 def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Losses that routing adds, counts, the balance's next value and all gradients, over two steps."""
     tiny = Tiny(tmp_path)
-    moe = {"layers": 2, "feed_forward": {"kind": "moe", "experts": 4, "d_ff": 16, "top_k": 2, "balance_rate": 0.01,
-                                         "z_loss": 0.01}}  # fmt: skip
+    moe = {"layers": 2, "feed_forward": {"kind": "moe", "experts": 4, "d_ff": 16, "top_k": 2, "balance": 0.01,
+                                         "balance_rate": 0.01, "z_loss": 0.01}}  # fmt: skip
 
     def steps(placement: dict[str, Any]) -> tuple[Any, list[dict[str, float]]]:
         config = tiny.config(model=moe, placement={"attention": "reference", "accumulate": 1} | placement)
@@ -125,7 +191,7 @@ def test_an_even_router_balances_at_one_and_a_skewed_one_is_evened_out_by_its_bi
 
 def test_no_more_groups_are_met_than_are_allowed() -> None:
     part = Declared(kind="moe", experts=12, top_k=4, groups=4, top_groups=2)
-    chosen = route(part, jax.random.normal(jax.random.key(1), (2, 50, 12)), None).chosen_BxLxK
+    chosen = route(part, jax.random.normal(jax.random.key(1), (2, 50, 12)), None).pairs.expert_BxS
     groups = [len(set((np.asarray(of_token) // 3).tolist())) for of_token in chosen.reshape(-1, 4)]
     assert max(groups) == 2
 
@@ -139,6 +205,8 @@ def test_no_more_groups_are_met_than_are_allowed() -> None:
         ({"granularity": 7, "d_ff": None}, "granularity=7 does not divide d_ff=48; allowed"),
         ({"groups": 4, "top_groups": 1}, r"experts=6 is not divisible by groups=4; allowed: \[2, 3, 6\]"),
         ({"groups": 3, "top_groups": 1, "top_k": 3}, "cannot hold top_k=3"),
+        ({"routing": "hash", "z_loss": 0.1}, "z_loss=0.1 is not read with routing=hash"),
+        ({"routing": "expert_choice", "experts": 48}, "no expert would get a token: 48 experts"),
     ],
 )
 def test_what_cannot_be_is_told(values: dict[str, Any], said: str) -> None:

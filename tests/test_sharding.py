@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from scaling.accounting.layout import mesh_shape
 from scaling.config import MeshConfig, OptimizerConfig, TransformerConfig, build, read_mapping
 from scaling.errors import UserError
 from scaling.families import Tensor
@@ -26,7 +27,7 @@ from scaling.parallel import (
     use,
 )
 from scaling.parallel.distributed import EXPLICIT, local_rows, put_batch
-from scaling.parallel.mesh import AXES, mesh_shape
+from scaling.parallel.mesh import AXES
 from scaling.parallel.microbatch import check_batch
 from scaling.training.optimizer import make_optimizer
 
@@ -37,8 +38,8 @@ TINY = TransformerConfig(
 PRESETS = Path(__file__).parents[1] / "configs" / "models"
 
 
-def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Any:
-    return AbstractMesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1) -> Any:
+    return AbstractMesh((data, fsdp, expert, tensor), AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[int, ...]) -> PartitionSpec:
@@ -52,9 +53,9 @@ def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[
 
 
 def test_data_takes_the_devices_that_the_other_axes_leave() -> None:
-    assert mesh_shape(MeshConfig(), 8) == (8, 1, 1)
-    assert mesh_shape(MeshConfig(fsdp=2, tensor=2), 8) == (2, 2, 2)
-    assert mesh_shape(MeshConfig(data=1, fsdp=8), 8) == (1, 8, 1)
+    assert tuple(mesh_shape(MeshConfig(), 8).values()) == (8, 1, 1, 1)
+    assert tuple(mesh_shape(MeshConfig(fsdp=2, tensor=2), 8).values()) == (2, 2, 1, 2)
+    assert tuple(mesh_shape(MeshConfig(data=1, fsdp=8), 8).values()) == (1, 8, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_a_mesh_that_does_not_fit_is_refused_with_what_would(
 
 def test_the_mesh_has_its_axes_in_order_and_leaves_layout_to_the_compiler() -> None:
     made = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert made.axis_names == ("data", "fsdp", "tensor")
+    assert made.axis_names == ("data", "fsdp", "expert", "tensor")
     assert all(kind == jax.sharding.AxisType.Auto for kind in made.axis_types)
 
 
@@ -176,7 +177,7 @@ def test_activations_are_split_by_window_and_by_head_not_by_embed() -> None:
 
         return str(jax.make_jaxpr(traced)(jnp.zeros(shape)))
 
-    windows = "P(('data', 'fsdp'), None"
+    windows = "P(('data', 'fsdp', 'expert'), None"
     assert f"{windows}, None)" in layout((8, 4, 16), "batch", "sequence", "embed")
     assert f"{windows}, 'tensor', None)" in layout((8, 4, 6, 2), "batch", "sequence", "heads", None)
     assert f"{windows}, None, None)" in layout((8, 4, 3, 2), "batch", "sequence", "kv_heads", None)

@@ -18,7 +18,7 @@ from scaling.families.linear import linear
 from scaling.families.shape import TransformerShape
 from scaling.models import Aux, LayerPart, LossSums, functional
 from scaling.models.linear import Linear
-from scaling.models.stack import group_size
+from scaling.models.stack import grouping
 
 L = 12
 
@@ -83,7 +83,7 @@ def test_every_attention_that_runs_on_any_platform_gives_the_same_model() -> Non
      ({"layers": 12, "layer_sharing": 2, "sliding_window": (3, 4, None)}, 6)],
 )  # fmt: skip
 def test_a_step_of_the_scan_is_where_windows_and_sharing_repeat(changes: dict[str, Any], size: int) -> None:
-    assert group_size(model(**changes)) == size
+    assert grouping(model(**changes)) == (0, size)
 
 
 def count(jaxpr: Any, name: str) -> int:

@@ -135,7 +135,9 @@ def test_what_a_model_costs_does_not_depend_on_its_base() -> None:
 def activations(bound: Any, tokens_BxL: jax.Array) -> dict[str, jax.Array]:
     """The embedding; what the first and the last layer add, times the layers; the stream after them; the logits."""
     config = bound.config
-    context = LayerContext(rope_tables(L, config.d_head, config.rope_theta), L, "causal", None, "reference")
+    context = LayerContext(
+        rope_tables(L, config.d_head, config.rope_theta), L, "causal", None, Placement(attention="reference")
+    )
     (stack,) = config.stacks
 
     def layer(x: jax.Array, w: Any) -> tuple[jax.Array, jax.Array]:

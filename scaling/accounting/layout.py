@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
 
+from scaling.config import MeshConfig
+from scaling.errors import UserError
+
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "batch": ("data", "fsdp"),  # fsdp devices each compute windows of their own and only store together
+        "batch": ("data", "fsdp", "expert"),  # those of fsdp and expert store together, and compute their own windows
         "sequence": (),
         "layers": (),  # a scan slices this axis: split over devices, every step would fetch from one of them
-        "embed": ("fsdp",),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
+        "embed": ("fsdp", "expert"),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
         "vocab": ("tensor",),
         "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
         "kv_heads": ("tensor",),
         "mlp": ("tensor",),
-        "experts": (),
+        "experts": ("expert",),
         "gates": (),  # all gates of a cell are where the cell is
         "cells": ("tensor",),
         "head_dim": (),
@@ -31,6 +34,29 @@ Parts = tuple[tuple[str, ...], ...]
 """the mesh axes that each axis of an array is split over"""
 
 
+def mesh_shape(config: MeshConfig, n_devices: int) -> dict[str, int]:
+    """Devices along each axis over `n_devices`, with `data: 0` filled in. Raises UserError where they do not fit."""
+    inner = config.inner
+    data = config.data or n_devices // inner
+    if data * inner == n_devices and data:
+        return config.model_dump() | {"data": data}
+    asked = f"data={config.data} × {config.inner_text}"
+    there = f"there {'is 1' if n_devices == 1 else f'are {n_devices}'}"
+    if config.data == 0:
+        needs = f"a multiple of {inner} devices"
+    else:
+        needs = f"{config.data * inner} device{'s' if config.data * inner > 1 else ''}"
+    raise UserError(f"placement.mesh: {asked} needs {needs}, {there}; {_what_fits(config, n_devices)}")
+
+
+def _what_fits(config: MeshConfig, n_devices: int) -> str:
+    if n_devices % config.inner == 0:
+        return f"set data to {n_devices // config.inner}, or to 0 for all that the others leave"
+    divisors = [k for k in range(1, n_devices + 1) if n_devices % k == 0]
+    axes = " × ".join(axis for axis in type(config).model_fields if axis != "data")
+    return f"{axes} must divide {n_devices}: one of {', '.join(map(str, divisors))}"
+
+
 def rule(axis: str | None) -> tuple[str, ...]:
     if axis is None:
         return ()
@@ -42,6 +68,11 @@ def rule(axis: str | None) -> tuple[str, ...]:
 def ways(part: tuple[str, ...], mesh: Mapping[str, int]) -> int:
     """Devices along these mesh axes together. mesh: devices along each axis."""
     return prod(mesh[name] for name in part)
+
+
+def window_ways(mesh: Mapping[str, int]) -> int:
+    """Devices that compute windows of their own."""
+    return ways(RULES["batch"], mesh)
 
 
 def activation_parts(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from scaling.accounting.devices import device
-from scaling.accounting.layout import parameter_parts, ways
+from scaling.accounting.layout import mesh_shape, parameter_parts, ways, window_ways
 from scaling.config import RunConfig
-from scaling.errors import UserError
 from scaling.families import Compute, Tensor
 from scaling.families.model import FLOAT32
 
@@ -41,7 +40,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     the reference attention's scores lead, which XLA fuses.
     Raises UserError where the mesh does not fit the devices.
     """
-    mesh = _mesh(run, devices)
+    mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
     model, accumulate = run.model, max(1, run.placement.accumulate)
     found = device(kind) if kind else None
     platform = found.platform if found else "gpu"
@@ -53,7 +52,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
     held = FLOAT32 * sum(size for _, size in parts)
     copied = sum(size for tensor, size in parts if tensor.precision == "compute") * (1 + run.objective.REFERENCE)
-    windows = ceil(run.batch_size / (accumulate * mesh["data"] * mesh["fsdp"]))
+    windows = ceil(run.batch_size / (accumulate * window_ways(mesh)))
     items = {
         "parameters": held,
         "gradients": FLOAT32 * sum(size for _, size in trained) * (2 if accumulate > 1 else 1),  # sum and addend
@@ -73,19 +72,6 @@ def compute_dtype(asked: str, platform: str) -> str:
 def loss_chunk(asked: int | None, vocab: int) -> int:
     """Tokens whose logits exist at one time: `placement.loss_chunk`, or what CHUNK_BYTES hold."""
     return asked or max(1, CHUNK_BYTES // (FLOAT32 * vocab))
-
-
-def _mesh(run: RunConfig, devices: int | None) -> dict[str, int]:
-    """Devices along each axis of the mesh."""
-    mesh = run.placement.mesh
-    inner = mesh.fsdp * mesh.tensor
-    total = devices or max(1, mesh.data) * inner
-    data = mesh.data or total // inner
-    if data * inner != total:
-        asked = f"data={mesh.data} × fsdp={mesh.fsdp} × tensor={mesh.tensor}"
-        needs = f"a multiple of {inner}" if mesh.data == 0 else f"{mesh.data * inner}"
-        raise UserError(f"placement.mesh: {asked} needs {needs} devices, there are {total}")
-    return {"data": data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
 
 
 def _ways(tensor: Tensor, mesh: dict[str, int]) -> int:

@@ -1,6 +1,7 @@
 """What is run (model, data, optimizer, schedule, seed) and, apart from it, where it runs and what it leaves."""
 
 from collections.abc import Iterator
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -110,11 +111,29 @@ class ScheduleConfig(Config):
 
 
 class MeshConfig(Config):
-    """Devices along each axis of the mesh; `data: 0` takes all that the other axes leave."""
+    """Devices along each axis of the mesh; `data: 0` takes all that the other axes leave.
+
+    The last axis communicates most and changes fastest over the devices, so it lies on neighbours.
+    """
 
     data: int = Field(default=0, ge=0)
+    """copies of the model"""
     fsdp: int = Field(default=1, ge=1)
+    """copies that share the storage of one"""
+    expert: int = Field(default=1, ge=1)
+    """copies that share the storage of one, and of which each computes experts of its own for all"""
     tensor: int = Field(default=1, ge=1)
+    """devices that share each matrix"""
+
+    @property
+    def inner(self) -> int:
+        """Devices of all axes but `data`."""
+        return prod(getattr(self, axis) for axis in type(self).model_fields if axis != "data")
+
+    @property
+    def inner_text(self) -> str:
+        """Those axes as one reads them in an error."""
+        return " × ".join(f"{axis}={getattr(self, axis)}" for axis in type(self).model_fields if axis != "data")
 
 
 class Placement(Config):
@@ -126,6 +145,10 @@ class Placement(Config):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
     attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
+    experts: Literal["auto", "dense", "blocks", "gmm"] = "auto"
+    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, blocks elsewhere"""
+    transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
+    """how tokens get to the devices of their experts, see `families.dispatch`; auto: gather"""
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """auto: scan on accelerators, unrolled on a CPU"""
     remat: Literal["none", "dots", "full"] = "none"
@@ -197,11 +220,12 @@ class RunConfig(Config):
                 f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} does not fit into "
                 f"model.vocab={self.model.vocab}; set model.vocab to {least} or a little more"
             )
-        if self.objective.mask not in self.model.MASKS:
+        if self.objective.mask not in self.model.masks:
             raise ValueError(
                 f"objective.kind={self.objective.name} lets every token see a {self.objective.mask} context, which a "
-                f"model of this kind cannot; it can: {', '.join(self.model.MASKS)}"
+                f"model of this kind cannot; it can: {', '.join(self.model.masks)}"
             )
+        self._check_expert_axis()
         if self.placement.remat not in self.model.REMAT:
             raise ValueError(
                 f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
@@ -230,6 +254,19 @@ class RunConfig(Config):
                 "start.run and set start.reference=true"
             )
         return self
+
+    def _check_expert_axis(self) -> None:
+        """Raises ValueError unless every device along `expert` gets as many experts."""
+        axis = self.placement.mesh.expert
+        counts = {
+            n for t in self.model.tensors() for name, n in zip(t.axes, t.shape, strict=True) if name == "experts"
+        }
+        if axis > 1 and not counts:
+            raise ValueError(f"placement.mesh.expert={axis} and the model has no experts; use fsdp for storage alone")
+        for count in sorted(counts):
+            if count % axis:
+                allowed = [k for k in range(1, count + 1) if count % k == 0]
+                raise ValueError(f"placement.mesh.expert={axis} does not divide experts={count}; allowed: {allowed}")
 
     def tensors(self) -> Iterator[Tensor]:
         """Every array of the model's parameters, those that this run does not train marked as frozen."""

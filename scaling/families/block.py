@@ -1,7 +1,7 @@
 """The two parts of a transformer's layer: a mixer over positions and a feed-forward part. What each must say."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from scaling.families.declare import Tensor
 from scaling.families.model import Compute, ExtraFlops, Mask
@@ -21,6 +21,16 @@ class BlockPart(Config):
 
     def check(self, model: TransformerShape) -> None:
         """Raises ValueError where it does not fit the model."""
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """What it can be trained with."""
+        return get_args(Mask)
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws random numbers in training beside those of dropout."""
+        return False
 
     def facts(self, model: TransformerShape) -> dict[str, float]:
         """What a run's record says of it beside its keys, such as the experts of a layer."""

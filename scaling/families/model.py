@@ -67,7 +67,7 @@ class ModelConfig(Config):
     INNER: ClassVar[str] = "d_ff"
     """the one of them that takes up what is left of a target"""
     MASKS: ClassVar[tuple[Mask, ...]] = ("causal",)
-    """what it can be trained with"""
+    """what the family can be trained with"""
     REMAT: ClassVar[tuple[str, ...]] = ("none", "dots", "full")
     """values of `placement.remat` that its backward pass knows"""
     MODULE: ClassVar[str]
@@ -108,6 +108,16 @@ class ModelConfig(Config):
     def carries(self) -> bool:
         """Whether its held-out loss is measured with the state that the text before a window has left."""
         return False
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """What it can be trained with."""
+        return self.MASKS
+
+    @property
+    def random(self) -> bool:
+        """Whether its forward pass draws random numbers in training."""
+        return self.dropout > 0
 
     def tensors(self) -> Iterator[Tensor]:
         """Every array of parameters. They are drawn in this order, which so decides what a seed begins with."""

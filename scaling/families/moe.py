@@ -1,16 +1,39 @@
 """Mixture of experts: a feed-forward part of which each token meets a few, as its parameters, FLOPs and memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from math import ceil
+from types import MappingProxyType
+from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from scaling.families.block import FeedForward
 from scaling.families.declare import Tensor, vector
 from scaling.families.mlp import KEEPS, mlp
-from scaling.families.model import FLOAT32, Compute
+from scaling.families.model import FLOAT32, Compute, Mask
 from scaling.families.shape import TransformerShape
+
+BALANCE = 0.01
+"""weight of the load-balance loss where none is given (Switch, 2101.03961)"""
+UNREAD: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "token_choice": (),
+        "expert_choice": ("normalise", "groups", "top_groups", "balance", "balance_rate", "capacity"),
+        "hash": (
+            "scores",
+            "normalise",
+            "groups",
+            "top_groups",
+            "balance",
+            "balance_rate",
+            "z_loss",
+            "router_bias",
+            "jitter",
+        ),
+    }
+)
+"""keys that a routing does not read"""
 
 
 class MoE(FeedForward):
@@ -22,7 +45,8 @@ class MoE(FeedForward):
 
     MODULE: ClassVar[str] = "scaling.models.moe:MoE"
     LOSSES: ClassVar[tuple[str, ...]] = ("router_balance", "router_z")
-    METRICS: ClassVar[tuple[str, ...]] = ("load_entropy", "load_violation", "router_confidence", "idle_experts")
+    METRICS: ClassVar[tuple[str, ...]] = ("load_entropy", "load_violation", "router_confidence", "idle_experts",
+                                          "dropped_share")  # fmt: skip
 
     kind: Literal["moe"]
     experts: int = Field(ge=2)
@@ -34,6 +58,10 @@ class MoE(FeedForward):
     """G = model.d_ff / the expert's width (Krajewski et al. 2024, 2402.07871); unset: 1"""
     shared: int = Field(default=0, ge=0)
     """experts that every token meets, as one MLP so many times as wide (DeepSeekMoE, 2401.06066)"""
+    routing: Literal["token_choice", "expert_choice", "hash"] = "token_choice"
+    """who chooses: a token its `top_k` experts; an expert its tokens, as many for each and `top_k` for a token in the
+    mean (Zhou et al. 2022, 2202.09368), which looks at the whole window; or the token's id alone, once and for all
+    (2106.04426)"""
     scores: Literal["softmax", "sigmoid"] = "softmax"
     """of a token for each expert: all together one, or each by itself (DeepSeek-V3, 2412.19437)"""
     normalise: bool = False
@@ -43,8 +71,9 @@ class MoE(FeedForward):
     groups: int | None = Field(default=None, ge=2)
     """groups of neighbouring experts, of which a token's come from `top_groups` alone (DeepSeek-V2, 2405.04434)"""
     top_groups: int | None = Field(default=None, ge=1)
-    balance: float = Field(default=0.01, ge=0)
-    """weight of the load-balance loss, experts · Σ share of tokens · mean score (Switch, 2101.03961, eq. 4)"""
+    balance: float | None = Field(default=None, ge=0)
+    """weight of the load-balance loss, experts · Σ share of tokens · mean score, in each window (Switch, 2101.03961,
+    eq. 4); unset: 0.01 where tokens choose and `balance_rate` is 0, else 0"""
     z_loss: float = Field(default=0.0, ge=0)
     """weight of the mean squared log Z of the router (ST-MoE, 2202.08906, eq. 5)"""
     balance_rate: float = Field(default=0.0, ge=0)
@@ -52,6 +81,11 @@ class MoE(FeedForward):
     too many (2408.15664); 0: no biases"""
     router_bias: bool = False
     """a bias in the router's scores, with a gradient"""
+    capacity: float | None = Field(default=None, gt=0)
+    """slots of an expert in a window over its even share of tokens; a token that finds none left, in the order of the
+    text, goes on without it (GShard, 2006.16668). Unset: nothing is dropped"""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """in training the router reads its input times a random 1 ± jitter (Switch, 2101.03961)"""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -61,6 +95,7 @@ class MoE(FeedForward):
             raise ValueError(f"d_ff={self.d_ff} and granularity={self.granularity} both say how wide an expert is")
         if self.normalise and self.top_k == 1:
             raise ValueError("normalise: with top_k=1 every weight would be 1 and the router would learn nothing")
+        self._only_what_is_read()
         if (self.groups is None) != (self.top_groups is None):
             raise ValueError("groups and top_groups are set together")
         if self.groups is not None and self.top_groups is not None:
@@ -76,12 +111,52 @@ class MoE(FeedForward):
                 )
         return self
 
+    def _only_what_is_read(self) -> None:
+        for key in UNREAD[self.routing]:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key}={getattr(self, key)} is not read with routing={self.routing}; leave it unset"
+                )
+
     def check(self, model: TransformerShape) -> None:
         if self.granularity is not None and model.d_ff % self.granularity:
             allowed = [g for g in range(1, model.d_ff + 1) if model.d_ff % g == 0]
             raise ValueError(
                 f"feed_forward.granularity={self.granularity} does not divide d_ff={model.d_ff}; allowed: {allowed}"
             )
+        if self.slots(model.context) < 1:
+            raise ValueError(
+                f"feed_forward: no expert would get a token: {self.experts} experts that share top_k={self.top_k} "
+                f"of each of context={model.context} tokens"
+            )
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        return ("full",) if self.routing == "expert_choice" else get_args(Mask)
+
+    @property
+    def random(self) -> bool:
+        return self.jitter > 0
+
+    @property
+    def each(self) -> int | None:
+        """Experts that every token meets, the shared ones not among them; None where it may be any number."""
+        return None if self.routing == "expert_choice" else self.top_k
+
+    @property
+    def balance_weight(self) -> float:
+        """Of the load-balance loss."""
+        if self.balance is None:
+            return BALANCE if self.routing == "token_choice" and not self.balance_rate else 0.0
+        return self.balance
+
+    def slots(self, length: int) -> int:
+        """Tokens that an expert takes of a window of `length`, at most."""
+        if self.routing == "expert_choice":
+            return length * self.top_k // self.experts
+        return (
+            length if self.capacity is None else min(length, ceil(self.capacity * length * self.top_k / self.experts))
+        )
 
     def width(self, model: TransformerShape) -> int:
         """Hidden width of an expert."""
@@ -89,10 +164,11 @@ class MoE(FeedForward):
 
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
         D, E, share = model.d_model, self.experts, self.top_k / self.experts
-        yield Tensor(
-            ("router", "kernel"), "router", (D, E), ("embed", "experts"), "hidden",
-            inputs=1, std=model.matrix_std(D), decay=True, uses=(("router", 1.0),),
-        )  # fmt: skip
+        if self.routing != "hash":
+            yield Tensor(
+                ("router", "kernel"), "router", (D, E), ("embed", "experts"), "hidden",
+                inputs=1, std=model.matrix_std(D), decay=True, uses=(("router", 1.0),),
+            )  # fmt: skip
         if self.router_bias:
             yield vector(("router", "bias"), "router", E, "experts")
         if self.balance_rate:
@@ -109,7 +185,7 @@ class MoE(FeedForward):
         return {"experts": self.experts, "top_k": self.top_k, "shared": self.shared, "granularity": granularity}
 
     def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
-        return {"tokens": (self.experts,), "confidence": ()}
+        return {"tokens": (self.experts,), "confidence": (), "dropped": ()}
 
     def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
         met, F = self.top_k, self.width(model)

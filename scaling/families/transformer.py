@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import log
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scaling.families.attention import PROJECTIONS, SCORES, Attention
 from scaling.families.block import BlockPart, FeedForward, Mixer
@@ -59,6 +59,8 @@ class TransformerConfig(TransformerShape):
     """what lets positions see each other, as a pattern repeated over the layers; unset: attention in all"""
     feed_forward: Annotated[tuple[AnyFeedForward, ...] | None, pattern(AnyFeedForward)] = None
     """what works on each position, as a pattern repeated over the layers; unset: a dense MLP in all"""
+    first_dense: int | None = Field(default=None, ge=1)
+    """layers, the first ones, with a dense MLP; the pattern of `feed_forward` begins after them (DeepSeek)"""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +78,11 @@ class TransformerConfig(TransformerShape):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if self.first_dense is not None and not (self.feed_forward and self.first_dense < self.unique_layers):
+            raise ValueError(
+                f"first_dense={self.first_dense} needs a feed_forward for the layers after them, and more than the "
+                f"{self.unique_layers} layers that there are"
+            )
         for part in (*(self.mixer or ()), *(self.feed_forward or ())):
             part.check(self)
         return self
@@ -94,8 +101,9 @@ class TransformerConfig(TransformerShape):
     @property
     def parts(self) -> tuple[tuple[Mixer, FeedForward], ...]:
         """(mixer, feed-forward part) of each layer that has parameters of its own."""
-        mixers, feeds = self.mixer or (Attention(),), self.feed_forward or (MLP(),)
-        return tuple((mixers[i % len(mixers)], feeds[i % len(feeds)]) for i in range(self.unique_layers))
+        mixers, pattern, first = self.mixer or (Attention(),), self.feed_forward or (MLP(),), self.first_dense or 0
+        feeds = [MLP()] * first + [pattern[i % len(pattern)] for i in range(self.unique_layers - first)]
+        return tuple((mixers[i % len(mixers)], feed) for i, feed in enumerate(feeds[: self.unique_layers]))
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -112,6 +120,15 @@ class TransformerConfig(TransformerShape):
         parts = dict.fromkeys(part for parts in self.parts for part in parts)
         said = [item for part in parts for item in part.facts(self).items()]
         return {name: value for name, value in said if {v for n, v in said if n == name} == {value}}
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        parts = {part for parts in self.parts for part in parts}
+        return tuple(mask for mask in self.MASKS if all(mask in part.masks for part in parts))
+
+    @property
+    def random(self) -> bool:
+        return super().random or any(part.random for parts in self.parts for part in parts)
 
     @property
     def losses(self) -> tuple[str, ...]:

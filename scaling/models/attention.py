@@ -51,6 +51,6 @@ class Attention(LayerPart):
             ),
             marks_BxL=context.marks_BxL,
             key=dropout_key,
-            implementation=context.implementation,
+            implementation=context.placement.attention,
         )
         return self.o(out_BxLxHxd.reshape(batch, length, -1)), NOTHING

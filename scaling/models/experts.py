@@ -1,147 +1,96 @@
-"""Experts applied to the tokens that were sent to them, and to no others: dropless, sorted into blocks.
+"""Experts applied to the tokens that were sent to them, and to no others: dropless, rows sorted by expert."""
 
-The pairs of a token and its expert are sorted by expert; each expert's are padded to whole blocks, and the blocks
-that are in use are computed one after the other with their expert's matrices. `lax.ragged_dot` costs as much as all
-experts on a CPU, and a batched product would copy the matrices for every block. Accelerators run the same loop,
-slowly: they want a grouped product.
-"""
-
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Expert = Callable[[jax.Array, Any], jax.Array]
-"""(tokens [n, D], the parameters of one expert) → [n, D]"""
-LEAST, MOST = 8, 256
-"""rows of a block"""
+from scaling.models.grouped import all_experts, by_blocks, by_gmm, rows_of_block
+from scaling.models.mlp import mlp
+from scaling.parallel.sharding import target_platform
 
 
-class Blocks(NamedTuple):
-    """How pairs [T·K] of a token and an expert lie in blocks of `rows`."""
+class Sent(NamedTuple):
+    """Pairs of a token and an expert on one device, P of them."""
 
-    expert: jax.Array
-    """[blocks], whose each is"""
-    used: jax.Array
-    """how many blocks hold a pair"""
-    token: jax.Array
-    """[blocks · rows], the token in each row; beyond the last token in a row that pads"""
-    row: jax.Array
-    """[T·K], where each pair is"""
+    expert_P: jax.Array
+    """E for none: such a pair is not computed"""
+    token_P: jax.Array
+    """its row"""
+    weight_P: jax.Array
+    """float32"""
+    each: int | None
+    """pairs of each token, those of one after each other; None where tokens have any number"""
 
 
 def apply_experts(
-    expert: Expert, parameters: Any, x_TxD: jax.Array, chosen_TxK: jax.Array, weights_TxK: jax.Array
+    parameters: Any, x_TxD: jax.Array, sent: Sent, activation: str, way: str, interpret: bool = False
 ) -> jax.Array:
-    """Σ_k weight · expert_k(x) of every token, [T, D].
+    """Σ over a token's pairs of weight · expert(x), [T, D].
 
-    parameters: a tree of arrays with the experts in front.
+    parameters: of an MLP, every array with the experts in front. way: a name in `dispatch.EXPERTS`.
     """
-    tokens, k = chosen_TxK.shape
-    experts = jax.tree.leaves(parameters)[0].shape[0]
-    blocks, rows = make_blocks(chosen_TxK, experts)
-    sent = _sent(x_TxD, blocks.token, blocks.row).reshape(-1, rows, x_TxD.shape[-1])
-    said = _computed(expert, sent, parameters, blocks.expert, blocks.used).reshape(-1, x_TxD.shape[-1])
-    said_TxKxD = _returned(said, blocks.token, blocks.row, k).reshape(tokens, k, -1)
-    return jnp.sum(said_TxKxD * weights_TxK[..., None].astype(said.dtype), 1)
+    if way == "dense":
+        return all_experts(partial(mlp, activation=activation), parameters, x_TxD, *sent[:3])
+    experts, tokens = jax.tree.leaves(parameters)[0].shape[0], x_TxD.shape[0]
+    pairs = sent.expert_P.size
+    order = jnp.argsort(sent.expert_P, stable=True)
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(pairs, dtype=order.dtype), unique_indices=True)
+    sizes = jnp.zeros(experts, jnp.int32).at[sent.expert_P].add(1, mode="drop")
+    block = rows_of_block(pairs, experts, target_platform())
+    rows = jnp.pad(sent.token_P[order], (0, block), constant_values=tokens)
+    sorted_RxD = _sent(x_TxD, rows, rank, sent.each)
+    if way == "gmm":
+        said_RxD = by_gmm(parameters, sorted_RxD, sizes, activation, interpret)
+    else:
+        said_RxD = by_blocks(partial(mlp, activation=activation), block, parameters, sorted_RxD, sizes)
+    there = sent.expert_P < experts
+    said_PxD = jnp.where(there[:, None], _returned(said_RxD, order, rank), 0)
+    said_PxD = said_PxD.astype(jnp.float32) * jnp.where(there, sent.weight_P, 0.0)[:, None]
+    return summed(said_PxD, sent, tokens).astype(x_TxD.dtype)
 
 
-def make_blocks(chosen_TxK: jax.Array, experts: int) -> tuple[Blocks, int]:
-    """The blocks of these pairs, and their rows: about a quarter of what an expert gets where the load is even."""
-    tokens, k = chosen_TxK.shape
-    pairs = tokens * k
-    rows = min(MOST, max(LEAST, 1 << max(pairs // (2 * experts), 1).bit_length() - 1))
-    count = (pairs + experts * (rows - 1)) // rows
-    of_pair = chosen_TxK.reshape(-1)
-    order = jnp.argsort(of_pair, stable=True)
-    counts = jnp.sum(jax.nn.one_hot(of_pair, experts, dtype=jnp.int32), 0)
-    needed = -(-counts // rows)
-    ends = jnp.cumsum(needed)
-    first_block, first_pair = ends - needed, jnp.cumsum(counts) - counts
-    expert = jnp.minimum(jnp.searchsorted(ends, jnp.arange(count), side="right"), experts - 1)
-    place = jnp.arange(count * rows) - jnp.repeat(first_block[expert] * rows, rows)
-    there = place < jnp.repeat(counts[expert], rows)
-    pair = order[jnp.clip(jnp.repeat(first_pair[expert], rows) + place, 0, pairs - 1)]
-    token = jnp.where(there, pair // k, tokens)
-    row = first_block[of_pair] * rows + jnp.argsort(order) - first_pair[of_pair]
-    return Blocks(expert, ends[-1], token, row), rows
+def summed(said_PxD: jax.Array, sent: Sent, tokens: int) -> jax.Array:
+    """What was said of each token's pairs together."""
+    if sent.each is not None:
+        return said_PxD.reshape(tokens, sent.each, -1).sum(1)
+    return jnp.zeros((tokens, said_PxD.shape[-1]), said_PxD.dtype).at[sent.token_P].add(said_PxD)
 
 
-@jax.custom_vjp
-def _sent(x_TxD: jax.Array, token: jax.Array, row: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _sent(x_TxD: jax.Array, rows: jax.Array, rank: jax.Array, each: int | None) -> jax.Array:
     """The tokens in their rows; rows that pad are 0. Its transpose gathers as well, where autodiff would scatter."""
-    return x_TxD.at[token].get(mode="fill", fill_value=0)
+    return x_TxD.at[rows].get(mode="fill", fill_value=0)
 
 
-def _sent_forward(x_TxD: jax.Array, token: jax.Array, row: jax.Array) -> Any:
-    return _sent(x_TxD, token, row), (row, x_TxD.shape[0])
+def _sent_forward(x_TxD: jax.Array, rows: jax.Array, rank: jax.Array, each: int | None) -> Any:
+    return _sent(x_TxD, rows, rank, each), (rows, rank, x_TxD.shape[0])
 
 
-def _sent_backward(saved: Any, dy: jax.Array) -> Any:
-    row, tokens = saved
-    return dy[row].reshape(tokens, -1, dy.shape[-1]).sum(1), None, None
+def _sent_backward(each: int | None, saved: Any, dy: jax.Array) -> Any:
+    rows, rank, tokens = saved
+    if each is None:
+        return jnp.zeros((tokens, dy.shape[-1]), dy.dtype).at[rows].add(dy, mode="drop"), None, None
+    return dy[rank].reshape(tokens, each, -1).sum(1), None, None
 
 
 _sent.defvjp(_sent_forward, _sent_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _returned(said: jax.Array, token: jax.Array, row: jax.Array, k: int) -> jax.Array:
-    """[T·K, D]: what was said of each pair."""
-    return said[row]
+@jax.custom_vjp
+def _returned(said_RxD: jax.Array, order: jax.Array, rank: jax.Array) -> jax.Array:
+    """[P, D]: what was said of each pair."""
+    return said_RxD[rank]
 
 
-def _returned_forward(said: jax.Array, token: jax.Array, row: jax.Array, k: int) -> Any:
-    return _returned(said, token, row, k), (row, said.shape[0])
+def _returned_forward(said_RxD: jax.Array, order: jax.Array, rank: jax.Array) -> Any:
+    return _returned(said_RxD, order, rank), (order, said_RxD.shape[0])
 
 
-def _returned_backward(k: int, saved: Any, dy: jax.Array) -> Any:
-    row, rows = saved
-    return jnp.zeros((rows, dy.shape[-1]), dy.dtype).at[row].set(dy, unique_indices=True), None, None
+def _returned_backward(saved: Any, dy: jax.Array) -> Any:
+    order, rows = saved
+    return jnp.pad(dy[order], ((0, rows - order.size), (0, 0))), None, None
 
 
 _returned.defvjp(_returned_forward, _returned_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _computed(expert: Expert, sent: jax.Array, parameters: Any, owner: jax.Array, used: jax.Array) -> jax.Array:
-    """Every block in use by its expert; the others stay 0."""
-
-    def compute(i: jax.Array, said: jax.Array) -> jax.Array:
-        return _put(said, expert(_at(sent, i), _at(parameters, owner[i])), i)
-
-    return jax.lax.fori_loop(0, used, compute, jnp.zeros_like(sent))
-
-
-def _computed_forward(expert: Expert, sent: jax.Array, parameters: Any, owner: jax.Array, used: jax.Array) -> Any:
-    return _computed(expert, sent, parameters, owner, used), (sent, parameters, owner, used)
-
-
-def _computed_backward(expert: Expert, saved: Any, dy: jax.Array) -> Any:
-    """Each block is computed again, so nothing of its inside is kept."""
-    sent, parameters, owner, used = saved
-
-    def compute(i: jax.Array, grads: Any) -> Any:
-        d_sent, d_parameters = grads
-        _, transpose = jax.vjp(expert, _at(sent, i), _at(parameters, owner[i]))
-        d_block, d_own = transpose(_at(dy, i))
-        summed = jax.tree.map(
-            lambda total, own: _put(total, _at(total, owner[i]) + own, owner[i]), d_parameters, d_own
-        )
-        return _put(d_sent, d_block, i), summed
-
-    zero = jnp.zeros_like(sent), jax.tree.map(jnp.zeros_like, parameters)
-    return *jax.lax.fori_loop(0, used, compute, zero), None, None
-
-
-_computed.defvjp(_computed_forward, _computed_backward)
-
-
-def _at(tree: Any, index: jax.Array) -> Any:
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), tree)
-
-
-def _put(x: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(x, value, index, 0)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from scaling.config.run import Placement
 from scaling.families import Mask
 from scaling.models.parameters import Params
 
@@ -24,8 +25,10 @@ class LayerContext:
     mask: Mask
     marks_BxL: jax.Array | None
     """what the mask is made of, where it depends on the text"""
-    implementation: str
-    """`placement.attention`"""
+    placement: Placement
+    """where and how it computes"""
+    tokens_BxL: jax.Array | None = None
+    """ids of the tokens of the window"""
 
 
 class Aux(NamedTuple):

@@ -1,5 +1,7 @@
 """The dense feed-forward part."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -28,6 +30,26 @@ class MLP(LayerPart):
             gate_BxLxF = constrain(self.gate(x_BxLxD), "batch", "sequence", "mlp")
             return self.down(activate(gate_BxLxF, self.activation) * up_BxLxF), NOTHING
         return self.down(activate(up_BxLxF, self.activation)), NOTHING
+
+
+def mlp(
+    x: jax.Array,
+    w: Params,
+    activation: str,
+    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
+    spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
+) -> jax.Array:
+    """An MLP over `up`, `down` and, where gated, `gate`, each a `kernel` and perhaps a `bias`.
+
+    product, spread: how rows meet a kernel and a bias, for many MLPs of which each row has its own.
+    """
+
+    def of(name: str, x: jax.Array) -> jax.Array:
+        y = product(x, w[name]["kernel"])
+        return y + spread(w[name]["bias"]).astype(y.dtype) if "bias" in w[name] else y
+
+    up = of("up", x)
+    return of("down", activate(of("gate", x), activation) * up if "gate" in w else activate(up, activation))
 
 
 def activate(x: jax.Array, name: str) -> jax.Array:

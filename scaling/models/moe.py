@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scaling.families import TransformerConfig
+from scaling.families import TransformerConfig, tree
+from scaling.families.mlp import MLP as Dense
 from scaling.families.moe import MoE as Declared
-from scaling.models.experts import apply_experts
+from scaling.models.expert_parallel import Experts, on_the_mesh
 from scaling.models.layer import Aux, LayerContext, LayerPart
-from scaling.models.mlp import activate
+from scaling.models.mlp import MLP
 from scaling.models.parameters import Params
-from scaling.models.routing import route
+from scaling.models.routing import Routing, by_hash, route
 
 
 class MoE(LayerPart):
@@ -20,37 +21,44 @@ class MoE(LayerPart):
 
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
         self.part, self.activation = part, config.activation
-        self.router = nnx.data(params["router"])
+        self.router = nnx.data(params.get("router"))
         self.balance = params.get("balance")
         self.experts = nnx.data(params["experts"])
-        self.shared = nnx.data(params["shared"]) if part.shared else None
+        declared = tree(tensor for tensor in part.tensors(config) if tensor.path[0] == "experts")["experts"]
+        self.axes = tuple(tensor.axes for tensor in jax.tree.leaves(declared))
+        self.shared = MLP(config, Dense(), params["shared"]) if part.shared else None
 
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        part, width = self.part, x_BxLxD.shape[-1]
-        logits_BxLxE = jnp.matmul(x_BxLxD.astype(jnp.float32), self.router["kernel"], precision="highest")
-        routing = route(part, logits_BxLxE + self.router.get("bias", 0.0), self.balance)
-
-        def expert(x_nxD: jax.Array, w: Any) -> jax.Array:
-            return mlp(x_nxD, w, self.activation)
-
-        pairs = (part.top_k,)
-        said_TxD = apply_experts(
-            expert, self.experts, x_BxLxD.reshape(-1, width),
-            routing.chosen_BxLxK.reshape(-1, *pairs), routing.weights_BxLxK.reshape(-1, *pairs),
-        )  # fmt: skip
-        y_BxLxD = said_TxD.reshape(x_BxLxD.shape)
+        part, length = self.part, x_BxLxD.shape[1]
+        routing = self._route(x_BxLxD, context, dropout_key)
+        experts = Experts(self.activation, part.experts, part.each, part.slots(length))
+        y_BxLxD = on_the_mesh(experts, context.placement, self.experts, self.axes, x_BxLxD, routing.pairs)
         if self.shared is not None:
-            y_BxLxD = y_BxLxD + mlp(x_BxLxD, self.shared, self.activation)
-        losses = {"router_balance": part.balance * routing.balance, "router_z": part.z_loss * routing.z}
-        return y_BxLxD, Aux(losses, {"tokens": routing.tokens_E, "confidence": routing.confidence})
+            y_BxLxD = y_BxLxD + self.shared(x_BxLxD, context, None)[0]
+        losses = {"router_balance": part.balance_weight * routing.balance, "router_z": part.z_loss * routing.z}
+        counts = {"tokens": routing.tokens_E, "confidence": routing.confidence, "dropped": routing.dropped}
+        return y_BxLxD, Aux(losses, counts)
+
+    def _route(self, x_BxLxD: jax.Array, context: LayerContext, key: jax.Array | None) -> Routing:
+        """In float32, whatever the experts compute in."""
+        if self.router is None:
+            if context.tokens_BxL is None:
+                raise ValueError("hash routing needs the ids of the tokens")
+            return by_hash(self.part, context.tokens_BxL)
+        x_BxLxD = x_BxLxD.astype(jnp.float32)
+        if self.part.jitter and key is not None:
+            near = 1 - self.part.jitter, 1 + self.part.jitter
+            x_BxLxD = x_BxLxD * jax.random.uniform(key, x_BxLxD.shape, jnp.float32, *near)
+        logits_BxLxE = jnp.matmul(x_BxLxD, self.router["kernel"], precision="highest")
+        return route(self.part, logits_BxLxE + self.router.get("bias", 0.0), self.balance)
 
     @staticmethod
     def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """load_entropy: of the experts' shares, over its largest; load_violation: the largest share over the mean,
         less 1 (MaxVio, 2408.15664); router_confidence: mean share of a token's best score; idle_experts: those that
-        got nothing."""
+        got nothing; dropped_share: of pairs, for want of a slot."""
         load = counts["tokens"] / counts["tokens"].sum()
         entropy = -jnp.sum(jnp.where(load > 0, load * jnp.log(jnp.maximum(load, 1e-30)), 0.0))
         return {
@@ -58,6 +66,7 @@ class MoE(LayerPart):
             "load_violation": load.max() * load.size - 1,
             "router_confidence": counts["confidence"],
             "idle_experts": jnp.sum(load == 0),
+            "dropped_share": counts["dropped"],
         }
 
     @staticmethod
@@ -66,15 +75,3 @@ class MoE(LayerPart):
             return params
         tokens = counts["tokens"]
         return params | {"balance": params["balance"] + part.balance_rate * jnp.sign(tokens.mean() - tokens)}
-
-
-def mlp(x: jax.Array, w: Params, activation: str) -> jax.Array:
-    """One MLP over its parameters `up`, `down` and, where gated, `gate`."""
-
-    def of(name: str, x: jax.Array) -> jax.Array:
-        y = x @ w[name]["kernel"]
-        return y + w[name]["bias"].astype(y.dtype) if "bias" in w[name] else y
-
-    up = of("up", x)
-    inner = activate(of("gate", x), activation) * up if "gate" in w else activate(up, activation)
-    return of("down", inner)

@@ -1,4 +1,7 @@
-"""Which experts a token goes to, with what weights, and what that adds to the loss. E experts, K of them a token."""
+"""Which experts a token goes to, with what weights, and what that adds to the loss. E experts, K of them a token.
+
+All of it is within each window, so neither a mesh nor microbatches change it.
+"""
 
 from typing import NamedTuple
 
@@ -7,42 +10,99 @@ import jax.numpy as jnp
 
 from scaling.families.moe import MoE
 
+HASH = 2654435761
+"""about 2³² over the golden ratio: neighbouring tokens end far apart (Knuth, vol. 3, 6.4)"""
+
+
+class Pairs(NamedTuple):
+    """Pairs of a token and an expert, S in a window. Of K a token, those of one follow each other."""
+
+    expert_BxS: jax.Array
+    """E for a pair that is dropped"""
+    token_BxS: jax.Array
+    """its place in the window"""
+    weight_BxS: jax.Array
+    """float32, of what the expert says"""
+
 
 class Routing(NamedTuple):
     """Where the tokens of a batch of windows go."""
 
-    chosen_BxLxK: jax.Array
-    """experts, the best first"""
-    weights_BxLxK: jax.Array
-    """float32, of what they say"""
+    pairs: Pairs
     balance: jax.Array
     """Σ over tokens of the load-balance loss of their window (1 where the load is even)"""
     z: jax.Array
     """Σ over tokens of log² Z"""
     tokens_E: jax.Array
-    """tokens that each expert gets"""
+    """tokens that chose each expert, those that it then dropped included"""
+    dropped: jax.Array
+    """Σ over tokens of the dropped share of their pairs"""
     confidence: jax.Array
     """Σ over tokens of the largest score's share of all"""
 
 
 def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None) -> Routing:
-    """Send each token to the experts of its largest scores.
+    """Send each token to the experts of its largest scores, or each expert to the tokens of its largest.
 
     logits_BxLxE: float32. bias_E: added to the scores where experts are chosen and nowhere else.
     """
-    scores = jax.nn.softmax(logits_BxLxE) if part.scores == "softmax" else jax.nn.sigmoid(logits_BxLxE)
-    ranked = scores if bias_E is None else scores + jax.lax.stop_gradient(bias_E)
-    chosen = jax.lax.top_k(_within_groups(part, ranked), part.top_k)[1]
-    weights = jnp.take_along_axis(scores, chosen, -1)
-    if part.normalise:
-        weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-20)
-    shares = scores / jnp.maximum(scores.sum(-1, keepdims=True), 1e-20)
-    tokens_BxE = jax.nn.one_hot(chosen, part.experts, dtype=jnp.float32).sum((1, 2))
     length = logits_BxLxE.shape[1]
-    load_BxE = tokens_BxE / (length * part.top_k)
-    balance = part.experts * length * jnp.sum(load_BxE * shares.mean(1))
+    scores = jax.nn.softmax(logits_BxLxE) if part.scores == "softmax" else jax.nn.sigmoid(logits_BxLxE)
+    shares = scores / jnp.maximum(scores.sum(-1, keepdims=True), 1e-20)
+    if part.routing == "expert_choice":
+        pairs = _tokens_of_experts(part, scores)
+    else:
+        ranked = scores if bias_E is None else scores + jax.lax.stop_gradient(bias_E)
+        chosen = jax.lax.top_k(_within_groups(part, ranked), part.top_k)[1]
+        weights = jnp.take_along_axis(scores, chosen, -1)
+        if part.normalise:
+            weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-20)
+        pairs = _pairs(chosen, weights * part.scale)
+    tokens_BxE = jax.nn.one_hot(pairs.expert_BxS, part.experts, dtype=jnp.float32).sum(1)
+    balance = part.experts * length * jnp.sum(tokens_BxE / pairs.expert_BxS.shape[1] * shares.mean(1))
     z = jnp.sum(jnp.square(jax.nn.logsumexp(logits_BxLxE, -1)))
-    return Routing(chosen, weights * part.scale, balance, z, tokens_BxE.sum(0), jnp.sum(shares.max(-1)))
+    pairs, dropped = _within_capacity(part, pairs, length)
+    return Routing(pairs, balance, z, tokens_BxE.sum(0), dropped, jnp.sum(shares.max(-1)))
+
+
+def by_hash(part: MoE, tokens_BxL: jax.Array) -> Routing:
+    """Send each token to experts that its id alone decides, with equal weights (Roller et al. 2021, 2106.04426)."""
+    apart = jnp.arange(part.top_k, dtype=jnp.uint32) * (part.experts // part.top_k)
+    first = (tokens_BxL.astype(jnp.uint32) * jnp.uint32(HASH)) >> 8
+    chosen = ((first[..., None] % part.experts + apart) % part.experts).astype(jnp.int32)
+    pairs = _pairs(chosen, jnp.full(chosen.shape, part.scale / part.top_k, jnp.float32))
+    tokens_E = jax.nn.one_hot(pairs.expert_BxS, part.experts, dtype=jnp.float32).sum((0, 1))
+    pairs, dropped = _within_capacity(part, pairs, tokens_BxL.shape[1])
+    zero = jnp.zeros((), jnp.float32)
+    return Routing(pairs, zero, zero, tokens_E, dropped, jnp.float32(tokens_BxL.size))
+
+
+def _pairs(chosen_BxLxK: jax.Array, weights_BxLxK: jax.Array) -> Pairs:
+    batch, length, k = chosen_BxLxK.shape
+    token = jnp.broadcast_to(jnp.arange(length * k) // k, (batch, length * k))
+    return Pairs(chosen_BxLxK.reshape(batch, -1), token, weights_BxLxK.reshape(batch, -1))
+
+
+def _tokens_of_experts(part: MoE, scores_BxLxE: jax.Array) -> Pairs:
+    """The tokens that each expert chooses, as many for each (Zhou et al. 2022, 2202.09368)."""
+    batch, length, experts = scores_BxLxE.shape
+    weights, token = jax.lax.top_k(jnp.swapaxes(scores_BxLxE, 1, 2), part.slots(length))
+    expert = jnp.broadcast_to(jnp.arange(experts)[:, None], token.shape)
+    return Pairs(*(x.reshape(batch, -1) for x in (expert, token, weights * part.scale)))
+
+
+def _within_capacity(part: MoE, pairs: Pairs, length: int) -> tuple[Pairs, jax.Array]:
+    """The pairs, those for which an expert has no slot left dropped; and Σ over tokens of the dropped share.
+
+    Slots are given in the order of the text, so that what is dropped does not depend on what comes later.
+    """
+    if part.capacity is None or part.routing == "expert_choice":
+        return pairs, jnp.zeros((), jnp.float32)
+    taken = jax.nn.one_hot(pairs.expert_BxS, part.experts, dtype=jnp.int32)
+    place_BxS = jnp.sum((jnp.cumsum(taken, 1) - 1) * taken, -1)
+    dropped = place_BxS >= part.slots(length)
+    expert = jnp.where(dropped, part.experts, pairs.expert_BxS)
+    return pairs._replace(expert_BxS=expert), jnp.sum(dropped, dtype=jnp.float32) / part.top_k
 
 
 def _within_groups(part: MoE, scores: jax.Array) -> jax.Array:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from scaling.config.run import Placement
-from scaling.families import Mask, TransformerConfig, tree
+from scaling.families import TransformerConfig, tree
 from scaling.models.block import Block
-from scaling.models.layer import Aux, LayerContext, Rope, total
+from scaling.models.layer import Aux, LayerContext, total
 from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
 from scaling.parallel.sharding import target_platform
@@ -18,12 +20,23 @@ from scaling.parallel.sharding import target_platform
 Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
 
 
-def group_size(config: TransformerConfig) -> int:
-    """Neighbouring layers after which windows, sharing and kinds repeat: what one step of a scan applies."""
-    parts = config.parts
-    kinds = [(window, parts[i // config.layer_sharing]) for i, window in enumerate(config.windows)]
-    period = next(p for p in range(1, len(kinds) + 1) if kinds == (kinds[:p] * len(kinds))[: len(kinds)])
-    return math.lcm(period, config.layer_sharing)
+def grouping(config: TransformerConfig) -> tuple[int, int]:
+    """(layers before the scan, layers that one step of it applies): those after which windows, sharing and kinds
+    repeat. Of all that would do, the two that leave the fewest layers to be compiled one by one."""
+    parts, sharing, layers = config.parts, config.layer_sharing, config.layers
+    kinds = [(window, parts[i // sharing]) for i, window in enumerate(config.windows)]
+
+    def size(lead: int) -> int:
+        rest = kinds[lead:]
+        period = next(p for p in range(1, len(rest) + 1) if rest == (rest[:p] * len(rest))[: len(rest)])
+        return math.lcm(period, sharing)
+
+    def compiled(lead: int) -> int:
+        own = size(lead)
+        return lead + own + (layers - lead) % own
+
+    lead = min(range(0, layers, sharing), key=compiled)
+    return lead, size(lead)
 
 
 def unstack(tree: Any, count: int) -> list[Any]:
@@ -39,8 +52,8 @@ def unstack(tree: Any, count: int) -> list[Any]:
 class Layers:
     """All layers of a transformer over their parameters, of which each kind of layer has a stack."""
 
-    def __init__(self, config: TransformerConfig, placement: Placement, mask: Mask, params: Params, dtype: Any):
-        self.config, self.placement, self.mask = config, placement, mask
+    def __init__(self, config: TransformerConfig, placement: Placement, params: Params, dtype: Any):
+        self.config, self.placement = config, placement
         stacks = {stack.name: stack for stack in config.stacks}
         declared = tree(tensor for tensor in config.tensors() if tensor.path[0] in stacks)
         self.weights = at_precision({name: params[name] for name in stacks}, declared, dtype)
@@ -48,48 +61,54 @@ class Layers:
         self.windows = config.windows
 
     def __call__(
-        self, x_BxLxD: jax.Array, rope: Rope, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
+        self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        """The stream after the last layer, and what the layers add to the training loss."""
+        """The stream after the last layer, and what the layers add to the training loss.
+
+        context: of any layer; each has a window of its own.
+        """
         config, asked = self.config, self.placement.layers
         scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
-        size, sharing = group_size(config), config.layer_sharing
-        groups = config.layers // size if scan else 0
+        (lead, size), sharing = grouping(config), config.layer_sharing
+        groups = (config.layers - lead) // size if scan else 0
         keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
 
         def run(x: jax.Array, weights: Params, first: int, count: int, keys: Any) -> tuple[jax.Array, Aux]:
             """`count` layers from `first` on; `weights` are theirs."""
             slices, told = self._slices(weights, first // sharing, count // sharing), list[Aux]()
             for i in range(count):
-                apply = self._layer(first + i, rope, marks_BxL, in_scan=groups > 1)
+                apply = self._layer(first + i, context, in_scan=groups > 1)
                 x, aux = apply(slices[i // sharing], x, None if keys is None else keys[i])
                 told.append(aux)
             return x, self._together(told, first // sharing)
 
+        def part(start: int, stop: int) -> tuple[Params, Any]:
+            """Parameters and keys of the layers from `start` on, before `stop`."""
+            bounds = {
+                s.name: [sum(i < end // sharing for i in s.members) for end in (start, stop)] for s in config.stacks
+            }
+            own = {n: jax.tree.map(lambda w, n=n: w[slice(*bounds[n])], w) for n, w in self.weights.items()}
+            there = {name: w for name, w in own.items() if bounds[name][0] < bounds[name][1]}
+            return there, None if keys is None else keys[start:stop]
+
+        def unrolled(x: jax.Array, start: int, stop: int) -> tuple[jax.Array, Aux]:
+            weights, own_keys = part(start, stop)
+            return run(x, weights, start, stop - start, own_keys)
+
         if groups < 2:
             return run(x_BxLxD, self.weights, 0, config.layers, keys)
-        scanned = groups * size
-        cut = {stack.name: sum(i < scanned // sharing for i in stack.members) for stack in config.stacks}
-
-        def step(x: jax.Array, xs: Any) -> tuple[jax.Array, Aux]:
-            weights, group_keys = xs
-            return run(x, weights, 0, size, group_keys)
-
-        grouped = {
-            name: jax.tree.map(lambda w, n=cut[name]: w[:n].reshape(groups, -1, *w.shape[1:]), stacked)
-            for name, stacked in self.weights.items()
-            if cut[name]
-        }
-        group_keys = None if keys is None else keys[:scanned].reshape(groups, size)
-        x_BxLxD, by_group = jax.lax.scan(step, x_BxLxD, (grouped, group_keys))
+        told, end = list[Aux](), lead + groups * size
+        if lead:
+            x_BxLxD, aux = unrolled(x_BxLxD, 0, lead)
+            told.append(aux)
+        grouped = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), part(lead, end))
+        x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], lead, size, own[1]), x_BxLxD, grouped)
         losses = jax.tree.map(jnp.sum, by_group.losses)
-        counts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)
-        if scanned == config.layers:
-            return x_BxLxD, Aux(losses, counts)
-        rest = {name: jax.tree.map(lambda w, n=cut[name]: w[n:], w) for name, w in self.weights.items()}
-        rest_keys = None if keys is None else keys[scanned:]
-        x_BxLxD, aux = run(x_BxLxD, rest, scanned, config.layers - scanned, rest_keys)
-        return x_BxLxD, Aux(total([losses, aux.losses]), _behind(counts, aux.counts))
+        told.append(Aux(losses, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)))
+        if end < config.layers:
+            x_BxLxD, aux = unrolled(x_BxLxD, end, config.layers)
+            told.append(aux)
+        return x_BxLxD, Aux(total(aux.losses for aux in told), reduce(_behind, (aux.counts for aux in told)))
 
     def _together(self, told: list[Aux], first: int) -> Aux:
         """Losses of layers in a row added; counts stacked for each kind of layer, those of a shared one added.
@@ -109,8 +128,8 @@ class Layers:
         parts = {name: iter(unstack(weights[name], names.count(name))) for name in dict.fromkeys(names)}
         return [next(parts[name]) for name in names]
 
-    def _layer(self, layer: int, rope: Rope, marks_BxL: jax.Array | None, *, in_scan: bool) -> Apply:
-        context = LayerContext(rope, self.windows[layer], self.mask, marks_BxL, self.placement.attention)
+    def _layer(self, layer: int, context: LayerContext, *, in_scan: bool) -> Apply:
+        context = replace(context, window=self.windows[layer])
         stack = self.stack_of[layer // self.config.layer_sharing]
 
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:

@@ -14,7 +14,7 @@ from scaling.families.transformer import Stack
 from scaling.models.attention_mask import dropout
 from scaling.models.functional import load_class
 from scaling.models.language_model import LanguageModel
-from scaling.models.layer import Aux
+from scaling.models.layer import Aux, LayerContext
 from scaling.models.norm import Norm
 from scaling.models.parameters import Params
 from scaling.models.positions import rope_tables, sinusoids
@@ -50,8 +50,9 @@ class Transformer(LanguageModel):
         rope = rope_tables(length, config.d_head, config.rope_theta) if config.position == "rope" else None
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
-        layers = Layers(config, self.placement, self.mask, self.layers, self.dtype)
-        x_BxLxD, aux = layers(x_BxLxD, rope, marks_BxL, keys[1])
+        layers = Layers(config, self.placement, self.layers, self.dtype)
+        context = LayerContext(rope, config.context, self.mask, marks_BxL, self.placement, tokens_BxL)
+        x_BxLxD, aux = layers(x_BxLxD, context, keys[1])
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), aux
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from jax.sharding import Mesh
 
+from scaling.accounting.layout import RULES, window_ways
 from scaling.config import RunConfig
 from scaling.errors import UserError
 
@@ -28,13 +29,12 @@ def placed(config: RunConfig, mesh: Mesh) -> RunConfig:
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """Raises UserError unless every microbatch splits evenly over the devices that compute windows of their own."""
-    copies = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % (copies * accumulate):
-        step = copies * accumulate
+    step = window_ways(mesh.shape) * accumulate
+    if batch_size % step:
         near = sorted({max(1, batch_size // step) * step, -(-batch_size // step) * step})
         raise UserError(
             f"batch_size={batch_size} does not split into {accumulate} microbatches (placement.accumulate) over "
-            f"data={mesh.shape['data']} × fsdp={mesh.shape['fsdp']} devices; nearest that do: "
+            f"{' × '.join(f'{axis}={mesh.shape[axis]}' for axis in RULES['batch'])} devices; nearest that do: "
             f"{', '.join(map(str, near))}"
         )
 
@@ -42,7 +42,7 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
 def _microbatches(config: RunConfig, mesh: Mesh) -> int:
     if mesh.devices.flat[0].platform != "cpu":
         return 1
-    windows = config.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    windows = config.batch_size // window_ways(mesh.shape)
     most = max(TOKENS, ACTIVATIONS // config.model.d_model)
     fitting = [k for k in range(1, windows + 1) if windows % k == 0 and windows // k * config.model.context <= most]
     return min(fitting, default=windows)

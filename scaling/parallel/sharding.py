@@ -54,13 +54,19 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     logical_axes: a name for each axis of `x`, None for one that is not split. An axis whose size does not divide
     is left whole.
     """
-    mesh = _mesh.get()
-    if mesh is None or mesh.size == 1:
+    mesh = active_mesh()
+    if mesh is None:
         return x
     if len(logical_axes) != x.ndim:
         raise ValueError(f"{len(logical_axes)} axis names {logical_axes} for an array of shape {x.shape}")
     spec = _as_spec(activation_parts(logical_axes, x.shape, mesh.shape))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def active_mesh() -> Mesh | None:
+    """The mesh that is traced for; None where there is none or but one device."""
+    mesh = _mesh.get()
+    return None if mesh is None or mesh.size == 1 else mesh
 
 
 def ways(logical_axis: str) -> int:
@@ -77,8 +83,8 @@ def on_each_device(
     For kernels that the compiler cannot partition by itself. `f` must not mix what RULES split.
     axes: the logical axes of each array; the result lies like the first.
     """
-    mesh = _mesh.get()
-    if mesh is None or mesh.size == 1:
+    mesh = active_mesh()
+    if mesh is None:
         return f(*arrays)
     specs = tuple(
         _as_spec(activation_parts(names, x.shape, mesh.shape)) for names, x in zip(axes, arrays, strict=True)

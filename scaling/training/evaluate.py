@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from scaling.accounting.layout import window_ways
 from scaling.config import RunConfig
 from scaling.data import Split, eval_batches
 from scaling.models import functional
@@ -55,7 +56,7 @@ class Evaluator:
 
     def __init__(self, run: RunConfig, mesh: Mesh, split: Split):
         self.run, self.mesh, self.split, self.context = run, mesh, split, run.model.context
-        copies = mesh.shape["data"] * mesh.shape["fsdp"]
+        copies = window_ways(mesh.shape)
         tokens = CPU_BATCH_TOKENS if mesh.devices.flat[0].platform == "cpu" else BATCH_TOKENS
         needed = -(-split.n_tokens // (self.context * copies))
         self.streams = STREAMS if run.model.carries else None

@@ -94,7 +94,7 @@ def update(run: RunConfig, knobs: Knobs, state: TrainState, batch: Batch) -> tup
     Numbers in which runs of one shape differ come from `knobs`, none of them from `run`.
     """
     key = None
-    if run.model.dropout:
+    if run.model.random:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(knobs.seed), DROPOUT), state.step)
     grads, means = gradients(run, state.params, batch, key, state.reference)
     updates, opt_state = run_optimizer(run, knobs).update(grads, state.opt_state, state.params)

@@ -1,5 +1,6 @@
 """A mixture of experts on 8 virtual CPU devices against one; tests/test_multidevice.py runs this."""
 
+from functools import cache
 from typing import Any
 
 import check_meshes
@@ -7,41 +8,89 @@ import jax
 import numpy as np
 import pytest
 
-from scaling.config import MeshConfig, RunConfig, TransformerConfig, build
+from scaling.config import MeshConfig, RunConfig, build
+from scaling.errors import UserError
 from scaling.models import functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.step import gradients
 
-MODEL = TransformerConfig.model_validate(
-    {"vocab": 256, "context": 16, "layers": 2, "d_model": 32, "n_heads": 4, "d_ff": 64, "tied": False,
-     "feed_forward": {"kind": "moe", "experts": 8, "top_k": 2, "granularity": 2, "shared": 1, "z_loss": 0.01}}
-)  # fmt: skip
-MESHES = {"data=8": MeshConfig(), "fsdp=8": MeshConfig(fsdp=8), "2×2×2": MeshConfig(data=2, fsdp=2, tensor=2)}
+MODEL: dict[str, Any] = {
+    "vocab": 256, "context": 16, "layers": 1, "d_model": 32, "n_heads": 4, "d_ff": 64, "tied": False, "bias": True,
+}  # fmt: skip
+ROUTERS: dict[str, dict[str, Any]] = {
+    "top 2": {"top_k": 2, "granularity": 2, "shared": 1, "z_loss": 0.01, "router_bias": True},
+    "sigmoid": {
+        "top_k": 3,
+        "scores": "sigmoid",
+        "normalise": True,
+        "balance_rate": 0.01,
+        "groups": 4,
+        "top_groups": 2,
+    },
+    "capacity": {"top_k": 1, "capacity": 1.0},
+    "expert choice": {"top_k": 2, "routing": "expert_choice", "z_loss": 0.01},
+    "hash": {"top_k": 2, "routing": "hash"},
+}  # fmt: skip
+MESHES = {
+    "data=8": MeshConfig(),
+    "fsdp=2 tensor=2": MeshConfig(fsdp=2, tensor=2),
+    "expert=8": MeshConfig(expert=8),
+    "all": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+}
+CASES = [
+    *((router, "expert=8", transport, 1) for router in ROUTERS for transport in ("gather", "all_to_all")),
+    *((router, "all", transport, 2) for router in ROUTERS for transport in ("gather", "all_to_all")),
+    ("top 2", "data=8", "auto", 2),
+    ("top 2", "fsdp=2 tensor=2", "auto", 1),
+]
 
 
-def found_on(mesh: Any, seed: int, accumulate: int = 1) -> Any:
-    values = check_meshes.run_config().model_dump(mode="json")
-    values |= {"model": MODEL.model_dump(mode="json"), "placement": {"accumulate": accumulate, "layers": "scan"}}
-    run = build(RunConfig, values, "test")
-    initial = jax.device_get(functional.init(MODEL, jax.random.key(3)))
-    params = jax.device_put(initial, param_shardings(functional.facts(MODEL), initial, mesh))
-    cut = np.random.default_rng(seed).integers(0, 256, (check_meshes.BATCH, MODEL.context + 1)).astype(np.int32)
-    batch = jax.device_put(Batch(cut[:, :-1], cut[:, 1:], np.ones((len(cut), MODEL.context), np.float32)),
-                           batch_sharding(mesh))  # fmt: skip
+def run(router: str, transport: str = "auto", accumulate: int = 1, **mesh: int) -> RunConfig:
+    part = {"kind": "moe", "experts": 8, "routing": "token_choice"} | ROUTERS[router]
+    values = check_meshes.run_config().model_dump(mode="json") | {"model": MODEL | {"feed_forward": [part]}}
+    if part["routing"] == "expert_choice":
+        values["objective"] = {"kind": "masked"}
+        values["model"] |= {"vocab": 257}
+    values["placement"] = {"accumulate": accumulate, "transport": transport, "mesh": mesh}
+    return build(RunConfig, values, "test")
+
+
+def found_on(mesh: Any, config: RunConfig, seeds: tuple[int, ...] = (1, 2)) -> Any:
+    """Gradients, losses and counts of batches that are routed differently."""
+    initial = jax.device_get(functional.init(config.model, jax.random.key(3)))
+    params = jax.device_put(initial, param_shardings(functional.facts(config.model), initial, mesh))
 
     def traced(params: Any, batch: Batch) -> Any:
         with use(mesh):
-            return gradients(run, params, batch, None)
+            return gradients(config, params, batch, None)
 
-    return jax.device_get(jax.jit(traced)(params, batch))
+    step = jax.jit(traced)
+
+    def batch(seed: int) -> Batch:
+        cut = np.random.default_rng(seed).integers(0, 256, (check_meshes.BATCH, 17)).astype(np.int32)
+        whole = Batch(cut[:, :-1], cut[:, 1:], np.ones((len(cut), 16), np.float32))
+        return jax.device_put(whole, batch_sharding(mesh))
+
+    return [jax.device_get(step(params, batch(seed))) for seed in seeds]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("name", MESHES)
-def test_gradients_losses_and_counts_are_those_of_one_device(name: str, accumulate: int) -> None:
-    for seed in (1, 2):  # two batches that are routed differently
-        want = found_on(check_meshes.on_one_device(), seed)
-        got = found_on(make_mesh(MESHES[name]), seed, accumulate)
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+@cache
+def on_one(router: str) -> Any:
+    return found_on(check_meshes.on_one_device(), run(router))
+
+
+@pytest.mark.parametrize(("router", "mesh", "transport", "accumulate"), CASES)
+def test_gradients_losses_and_counts_are_those_of_one_device(
+    router: str, mesh: str, transport: str, accumulate: int
+) -> None:
+    got = found_on(make_mesh(MESHES[mesh]), run(router, transport, accumulate))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(on_one(router)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_what_this_platform_lacks_is_named_with_what_would_do() -> None:
+    with pytest.raises(UserError, match=r"placement.transport: ragged does not run on cpu; allowed here: auto, g"):
+        found_on(make_mesh(MESHES["expert=8"]), run("top 2", "ragged"))
+    with pytest.raises(UserError, match=r"mesh.expert=3 does not divide experts=8; allowed: \[1, 2, 4, 8\]"):
+        run("top 2", expert=3)

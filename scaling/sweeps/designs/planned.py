@@ -55,7 +55,7 @@ class PlannedRun:
     def devices(self) -> int:
         """Devices that its mesh takes; one where the mesh takes what there is (`data: 0`)."""
         mesh = self.config.placement.mesh
-        return max(mesh.data, 1) * mesh.fsdp * mesh.tensor
+        return max(mesh.data, 1) * mesh.inner
 
     def entry(self, flops_spent: float | None = None) -> Entry:
         """What plan.json keeps of it. flops_spent: as its design says where None."""

@@ -1,0 +1,127 @@
+"""Many experts over rows that are sorted by expert: in blocks on any platform, by JAX's grouped product on TPUs.
+
+`lax.ragged_dot` costs as much as all experts on a CPU, and a batched product of experts filled up to one size as much
+as the blocks here, with rows that it has to drop.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from scaling.models.mlp import mlp
+
+Expert = Callable[[jax.Array, Any], jax.Array]
+"""(rows [n, D], the parameters of one expert) → [n, D]"""
+TILE = 512
+"""rows and columns of the grouped product that are computed at one time, as MaxText has them"""
+LEAST, SLACK = 8, 1.25
+"""rows of a block: at least; times those of an expert where the load is even, so that most need one block"""
+MOST = {"cpu": 128}
+"""and at most: what a core keeps near it. On a CPU with 4,096 rows 128 for 8 experts and 80 for 64 were fastest"""
+
+
+def rows_of_block(pairs: int, experts: int, platform: str) -> int:
+    """A multiple of LEAST. So many rows have to lie behind the last pair, which a block may reach into."""
+    wanted = max(1, -(-round(SLACK * pairs / experts) // LEAST)) * LEAST
+    return min(wanted, MOST.get(platform, wanted))
+
+
+def all_experts(
+    expert: Expert, parameters: Any, x_TxD: jax.Array, expert_P: jax.Array, token_P: jax.Array, weight_P: jax.Array
+) -> jax.Array:
+    """Every expert computes every token, and those that were not chosen weigh 0: what other ways are held against."""
+    experts = jax.tree.leaves(parameters)[0].shape[0]
+    weights = jnp.zeros((experts, x_TxD.shape[0]), jnp.float32).at[expert_P, token_P].add(weight_P, mode="drop")
+    said = jax.vmap(expert, (None, 0))(x_TxD, parameters)
+    return jnp.einsum("etd,et->td", said.astype(jnp.float32), weights).astype(x_TxD.dtype)
+
+
+def by_gmm(parameters: Any, x_RxD: jax.Array, sizes_E: jax.Array, activation: str, interpret: bool) -> jax.Array:
+    """By megablox (a Pallas kernel), which computes whole tiles and costs the rows that are there."""
+    from jax.experimental.pallas.ops.tpu.megablox.ops import gmm
+
+    padded = jnp.pad(x_RxD, ((0, -x_RxD.shape[0] % TILE), (0, 0)))
+    rows = padded.shape[0]
+    owner = jnp.repeat(jnp.arange(sizes_E.size), sizes_E, total_repeat_length=rows)
+    owned = (jnp.arange(rows) < sizes_E.sum())[:, None]  # the kernel leaves what it does not compute as it finds it
+
+    def product(x: jax.Array, kernel_ExIxO: jax.Array) -> jax.Array:
+        tiling = TILE, min(TILE, kernel_ExIxO.shape[1]), min(TILE, kernel_ExIxO.shape[2])
+        said = gmm(jnp.where(owned, x, 0), kernel_ExIxO, sizes_E, x.dtype, tiling, None, None, False, interpret)
+        return jnp.where(owned, said, 0)
+
+    return mlp(padded, parameters, activation, product, lambda bias_ExO: bias_ExO[owner])[: x_RxD.shape[0]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def by_blocks(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    """An expert after the other, its rows in blocks of the same size.
+
+    A block reaches into the rows of the next expert, which then computes these again: so only the order of the blocks
+    has to be kept, and nothing is padded. Each block is computed again in the backward pass, where what is kept of
+    its inside would cost a CPU more to write and read.
+    rows: of a block; as many at least lie behind the last pair.
+    """
+
+    def one(said: jax.Array, own: Any) -> tuple[jax.Array, None]:
+        w, start, size = own
+
+        def block(at: jax.Array, live: jax.Array, said: jax.Array) -> jax.Array:
+            return _put(said, expert(_rows(x_RxD, at, rows), w), at)
+
+        return _over_blocks(block, said, start, size, rows), None
+
+    return jax.lax.scan(one, jnp.zeros_like(x_RxD), (parameters, *_spans(sizes_E)))[0]
+
+
+def _forward(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, sizes_E: jax.Array) -> Any:
+    return by_blocks(expert, rows, parameters, x_RxD, sizes_E), (parameters, x_RxD, sizes_E)
+
+
+def _backward(expert: Expert, rows: int, saved: Any, dy_RxD: jax.Array) -> Any:
+    parameters, x_RxD, sizes_E = saved
+
+    def one(dx: jax.Array, own: Any) -> tuple[jax.Array, Any]:
+        w, start, size = own
+
+        def block(at: jax.Array, live: jax.Array, so_far: Any) -> Any:
+            dx, dw = so_far
+            dy = jnp.where(jnp.arange(rows)[:, None] < live, _rows(dy_RxD, at, rows), 0)
+            _, transpose = jax.vjp(expert, _rows(x_RxD, at, rows), w)
+            dx_block, dw_block = transpose(dy)
+            return _put(dx, dx_block, at), jax.tree.map(lambda a, b: a + b.astype(a.dtype), dw, dw_block)
+
+        zero = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), w)  # sums over blocks in full precision
+        dx, dw = _over_blocks(block, (dx, zero), start, size, rows)
+        return dx, jax.tree.map(lambda a, w: a.astype(w.dtype), dw, w)
+
+    dx, dw = jax.lax.scan(one, jnp.zeros_like(x_RxD), (parameters, *_spans(sizes_E)))
+    return dw, dx, None
+
+
+by_blocks.defvjp(_forward, _backward)
+
+
+def _over_blocks(block: Any, carry: Any, start: jax.Array, size: jax.Array, rows: int) -> Any:
+    """`block(first row, rows from it on that are the expert's, carry)` over the blocks of one expert."""
+
+    def step(i: jax.Array, carry: Any) -> Any:
+        return block(start + i * rows, size - i * rows, carry)
+
+    return jax.lax.fori_loop(0, -(-size // rows), step, carry)
+
+
+def _spans(sizes_E: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(first row, rows) of each expert."""
+    return jnp.cumsum(sizes_E) - sizes_E, sizes_E
+
+
+def _rows(x: jax.Array, at: jax.Array, rows: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, at, rows)
+
+
+def _put(x: jax.Array, value: jax.Array, at: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(x, value, at, 0)
