@@ -38,8 +38,11 @@ class Config(BaseModel):
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """The strings below the fields of a class, by field."""
-    (made,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    """The strings below the fields of a class, by field; none where its source is not kept."""
+    try:
+        (made,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError):
+        return {}
     assert isinstance(made, ast.ClassDef)
     return {
         field.target.id: inspect.cleandoc(text.value.value)
