@@ -8,6 +8,9 @@ BIN    := $(VENV)/bin
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 SLOWEST  := --durations=25
 
+# tests start hundreds of processes: each would compile the package anew where Python may not keep what it compiles
+test test-fast: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-fast lint types schema install clean
 
 demo: $(VENV)/.installed            ## train a ladder, fit it, freeze a forecast, test it, write the report

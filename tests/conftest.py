@@ -1,11 +1,20 @@
 """What holds for all tests."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Much of a test's time goes to compiling what it computes. Here and in the processes that tests start that takes half
+# as long, with code about as fast; all alike, since some are compared bit by bit
+QUICK = (
+    "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+FLAGS = os.environ.get("XLA_FLAGS", "").replace(QUICK, "").strip()  # without those of a pytest that started this one
+os.environ["XLA_FLAGS"] = f"{QUICK} {FLAGS}".strip()
 
 # The same examples each time, and none fails since the machine is busy; --hypothesis-profile=explore draws new ones
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -40,3 +49,28 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
         yield folder
+
+
+@pytest.fixture(scope="module")
+def users_compiler() -> Iterator[None]:
+    """Of the tests that take it the processes that they start compile as those of users do."""
+    import jax
+
+    jax.devices()  # this process has read its flags
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", FLAGS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs_once() -> Iterator[None]:
+    """For tests of which most programs run for a few steps: nothing is optimised, here and in what they start."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        jax.clear_caches()
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()

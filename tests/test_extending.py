@@ -16,6 +16,8 @@ from tiny_run import Tiny
 
 from scaling.config import merge, run_id, to_yaml
 
+pytestmark = pytest.mark.usefixtures("runs_once")
+
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 D, F, LAYERS, VOCAB, RANK = 16, 24, 2, 256, 4
 
@@ -60,6 +62,12 @@ def trained(toy: Path, tiny: Tiny, changes: dict[str, Any], name: str) -> dict[s
     return record
 
 
+@pytest.fixture(scope="module")
+def plain(toy: Path, tiny: Tiny) -> dict[str, Any]:
+    """The record of the tiny run, whose dense part is written out."""
+    return trained(toy, tiny, {"model": {"feed_forward": {"kind": "mlp"}}}, "plain")
+
+
 def test_a_family_is_trained_counted_and_named_by_its_declaration(toy: Path, tiny: Tiny) -> None:
     model = {"kind": "bigram", "vocab": VOCAB, "context": 32, "layers": LAYERS, "d_model": D, "d_inner": F}
     record = trained(toy, tiny, {"model": model}, "bigram")
@@ -70,23 +78,21 @@ def test_a_family_is_trained_counted_and_named_by_its_declaration(toy: Path, tin
     assert record["loss"] < 0.6 * np.log(VOCAB)
 
 
-def test_a_feed_forward_part_alternates_with_the_dense_one(toy: Path, tiny: Tiny) -> None:
+def test_a_feed_forward_part_alternates_with_the_dense_one(toy: Path, tiny: Tiny, plain: dict[str, Any]) -> None:
     """And the run without it has the id that it has without the extension."""
     pattern = [{"kind": "mlp"}, {"kind": "low_rank", "rank": RANK}]
     record = trained(toy, tiny, {"model": {"layers": 4, "feed_forward": pattern}}, "low_rank")
     dense = 2 * 16 * 32
     attention, norms = 4 * 16 * 16, 2 * 16
     assert record["params_non_embedding"] == 4 * (attention + norms) + 2 * dense + 2 * 2 * 16 * RANK + 16
-    plain = trained(toy, tiny, {"model": {"feed_forward": {"kind": "mlp"}}}, "plain")
     assert plain["run_id"] == run_id(tiny.config())
 
 
-def test_an_objective_reads_a_text_from_its_end(toy: Path, tiny: Tiny) -> None:
+def test_an_objective_reads_a_text_from_its_end(toy: Path, tiny: Tiny, plain: dict[str, Any]) -> None:
     """What it says of its unit is in the record; its loss is near that of reading forwards, and not the same."""
     backwards = trained(toy, tiny, {"objective": {"kind": "backwards"}}, "backwards")
-    forwards = trained(toy, tiny, {}, "forwards")
-    assert backwards["run_id"] != forwards["run_id"]
-    assert 0 < abs(backwards["loss"] - forwards["loss"]) < 0.3
+    assert backwards["run_id"] != plain["run_id"]
+    assert 0 < abs(backwards["loss"] - plain["loss"]) < 0.3
     assert backwards["loss"] < 0.6 * np.log(VOCAB)
 
 

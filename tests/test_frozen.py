@@ -21,6 +21,8 @@ from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState
 from scaling.training.step import compiled_step, gradients, run_optimizer, update
 
+pytestmark = pytest.mark.usefixtures("runs_once")
+
 OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")
 
 

@@ -26,6 +26,8 @@ from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState
 from scaling.training.step import metric_names, run_optimizer, update
 
+pytestmark = pytest.mark.usefixtures("runs_once")
+
 RATE, E = 0.25, 3
 
 

@@ -17,6 +17,8 @@ from scaling.objectives import Batch, NextToken, Prefix
 from scaling.tokens import EOD
 from scaling.training import train
 
+pytestmark = pytest.mark.usefixtures("runs_once")
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:

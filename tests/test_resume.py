@@ -56,16 +56,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="module")
 def config(tiny: Tiny) -> RunConfig:
-    return tiny.config(model={"dropout": 0.1}, tokens=40 * 256, records=EVERY_STEP)
+    return tiny.config(model={"dropout": 0.1}, tokens=30 * 256, records=EVERY_STEP)
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: Tiny, config: RunConfig) -> Path:
-    """The folder of the run that nobody disturbed."""
+def whole(tiny: Tiny, config: RunConfig, users_compiler: None) -> Path:
+    """The folder of the run that nobody disturbed, compiled as are those that are killed: as users do."""
     folder = tiny.folder / "whole"
     out, errors = (process := tiny.start(config, folder)).communicate(timeout=LIMIT_S)
     assert process.returncode == 0, out + errors
     return folder
+
+
+@pytest.fixture(scope="module")
+def here(tiny: Tiny, config: RunConfig) -> Path:
+    """The folder of the same run in this process, compiled as it compiles."""
+    train(config, folder=tiny.folder / "here", quiet=True)
+    return tiny.folder / "here"
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
@@ -105,7 +112,7 @@ def stop_at(process: "subprocess.Popen[str]", folder: Path, step: int, number: i
 def test_resume_is_bitwise_equal_after_kill(tiny: Tiny, config: RunConfig, whole: Path) -> None:
     """Killed at random moments again and again, saving after every step: in the middle of saves, too."""
     folder = tiny.folder / "killed"
-    for last in (5, 15, 25):
+    for last in (5, 18):
         process = tiny.start(config, folder, prelude=hold(last + 8))
         errors = stop_at(process, folder, last, signal.SIGKILL, within=0.2)
         assert process.returncode == -signal.SIGKILL, errors
@@ -162,17 +169,22 @@ def test_a_full_disk_in_a_save_is_told_once_and_by_the_system_s_own_error(tiny: 
     assert result is not None and result.status == "failed" and "File too large" in result.reason
 
 
+def test_what_is_compiled_quickly_for_tests_is_the_run_that_users_have(whole: Path, here: Path) -> None:
+    for a, b in zip(numbers(whole), numbers(here), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
 def test_interrupted_in_its_last_evaluation_a_run_only_evaluates(
-    config: RunConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    shutil.copytree(here, folder)
     (folder / "result.json").unlink()
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
     assert "eval_loss" in json.loads(lines[-1])
     train(config, folder=folder, quiet=True)
-    assert_same(folder, whole)
+    assert_same(folder, here)
 
 
 def raised(line: str) -> str:
@@ -190,15 +202,15 @@ def raised(line: str) -> str:
     ids=["the held-out loss", "every loss", "the second half", "all"],
 )
 def test_what_becomes_a_result_is_not_read_from_lines_that_anyone_can_change(
-    config: RunConfig, whole: Path, tmp_path: Path, change: Callable[[list[str]], list[str]]
+    config: RunConfig, here: Path, tmp_path: Path, change: Callable[[list[str]], list[str]]
 ) -> None:
     """It is measured, or vouched for by the checkpoint's checksum."""
     folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    shutil.copytree(here, folder)
     (folder / "result.json").unlink()
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(change(lines)))
-    result, want = train(config, folder=folder, quiet=True), read_result(whole)
+    result, want = train(config, folder=folder, quiet=True), read_result(here)
     assert want is not None and (result.loss, result.train_loss) == (want.loss, want.train_loss)
     only_the_end = change(lines)[:-1] == lines[:-1]  # which is measured again
     assert ("metrics.jsonl up to step" in result.reason) != only_the_end

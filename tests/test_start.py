@@ -32,6 +32,8 @@ from scaling.training import loop, train, train_pack
 from scaling.training.start import first_state
 from scaling.training.step import run_layout
 
+pytestmark = pytest.mark.usefixtures("runs_once")
+
 BATCH = 256  # tokens
 SWEEP = "begun"
 

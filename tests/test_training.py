@@ -29,6 +29,8 @@ from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, create_state
 from scaling.training.step import compile_step, gradients, metric_names, run_layout, run_optimizer, update
 
+pytestmark = pytest.mark.usefixtures("runs_once")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:

@@ -21,6 +21,8 @@ from scaling.training.pack import stacked
 from scaling.training.state import create_state
 from scaling.training.step import run_layout, run_optimizer, update
 
+pytestmark = pytest.mark.usefixtures("runs_once")
+
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "unchanged.json").read_text())
 STEPS = 20
 MODEL = {"vocab": 256, "context": 32, "layers": 2, "d_model": 32, "n_heads": 2}

@@ -101,7 +101,5 @@ train_pack(configs, [Path(folder) for folder in {[str(folder) for folder in fold
 
     def environment(self, devices: int = 1) -> dict[str, str]:
         """Of a process on the CPU."""
-        return os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

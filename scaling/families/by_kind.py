@@ -49,7 +49,8 @@ class ByKind:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> dict[str, Any]:
-        members = [handler(config.__pydantic_core_schema__) for config in self.registry.values()]
+        kinds = self.registry.values()
+        members = [kind.__get_pydantic_json_schema__(kind.__pydantic_core_schema__, handler) for kind in kinds]
         return members[0] if len(members) == 1 else {"anyOf": members}
 
 

@@ -146,7 +146,7 @@ def test_random_bits_do_not_depend_on_the_mesh() -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", ["data=8", "tensor=2", "tensor=8"])  # of the others by their updates, below
 def test_loss_and_gradients_are_those_of_one_device(name: str) -> None:
     assert_same(gradients_on(make_mesh(MESHES[name])), reference_gradients())
 

@@ -18,7 +18,6 @@ from scaling.training.step import run_layout
 
 MESHES: dict[str, dict[str, int]] = {
     "data=8": {},
-    "fsdp=8": {"fsdp": 8},
     "tensor=2 × fsdp=4": {"tensor": 2, "fsdp": 4},
     "2×2×2": {"data": 2, "fsdp": 2, "tensor": 2},
 }
