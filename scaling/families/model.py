@@ -143,6 +143,11 @@ class ModelConfig(Config):
         return 1
 
     @classmethod
+    def step_of_inner(cls, base: Mapping[str, Any]) -> int:
+        """What the inner width of a ladder's models over `base` is a multiple of."""
+        return 1
+
+    @classmethod
     def sized(
         cls, ladder: LadderConfig, base: Mapping[str, Any], pair: tuple[int, int], inner: int
     ) -> dict[str, int]:
