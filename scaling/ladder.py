@@ -95,9 +95,10 @@ class _Search:
         self.ladder, self.measure, self.what, self.asked_by = ladder, measure, what, asked_by
         self.base, self.family = base, family_of(base, "the model to be sized", _named)
         self.step = self.family.step_of_layers(base)
+        self.least = self.family.least_layers(base)
         self.multiple = lcm(ladder.ff_multiple, self.family.step_of_inner(base))
         rest = {key: value for key, value in base.items() if key not in self.family.SIZES}
-        first = (self.step, ladder.width_multiple)
+        first = (self.least, ladder.width_multiple)
         self.template = build(self.family, rest | self._sizes(first, self.multiple), "the model to be sized", _named)
 
     def nearest(self, target: float, tolerance: float) -> ModelConfig:
@@ -136,7 +137,7 @@ class _Search:
 
     def _climb(self) -> Iterator[Pair]:
         aspect, width = self.ladder.aspect, self.ladder.width_multiple
-        layers, d_model = self.step, width
+        layers, d_model = self.least, width
         while True:
             yield layers, d_model
             deeper = abs(log(d_model / ((layers + self.step) * aspect)))
@@ -152,8 +153,8 @@ class _Search:
         low, high = target * (1 - tolerance), target * (1 + tolerance)
         d_model = width
         while True:
-            least = max(1, ceil(d_model / (aspect * ASPECT_RANGE * self.step)))
-            most = max(1, floor(d_model * ASPECT_RANGE / (aspect * self.step)))
+            least = max(self.least // self.step, ceil(d_model / (aspect * ASPECT_RANGE * self.step)))
+            most = max(least, floor(d_model * ASPECT_RANGE / (aspect * self.step)))
             depths = [n * self.step for n in range(least, most + 1)]
             if self._at_ratio((depths[0], d_model), FF_RANGE[0]) > high:
                 return

@@ -230,6 +230,11 @@ class TransformerConfig(TransformerShape):
         return sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the check of the shape says so
 
     @classmethod
+    def least_layers(cls, base: Mapping[str, Any]) -> int:
+        first = base.get("first_dense")
+        return cls.step_of_layers(base) * (1 + first if isinstance(first, int) and first > 0 else 1)
+
+    @classmethod
     def step_of_inner(cls, base: Mapping[str, Any]) -> int:
         """The granularities of its experts together."""
         given = base.get("feed_forward") or ()
