@@ -9,7 +9,8 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.predict.discrepancy import Discrepancy, Errors, learned, own_cuts
+from scaling.laws.intervals.discrepancy import Discrepancy, Errors
+from scaling.laws.predict.discrepancy import learned, own_cuts
 from scaling.laws.predict.near_law import LEAST_NOISE, known_before, near_law, nearness
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published"
