@@ -16,6 +16,7 @@ import pandas as pd
 from cases import Case, cases_of, read_sets
 
 from scaling import laws
+from scaling.errors import UserError
 from scaling.laws.intervals.discrepancy import KEYS, Discrepancy, Errors, Learned, learn, likelihood
 from scaling.laws.predict import discrepancy
 from scaling.laws.predict.discrepancy import errors
@@ -37,8 +38,14 @@ def forecasters(case: Case, named: list[str]) -> dict[str, laws.Forecaster | law
         if name == "plain":
             made[name] = laws.fit(case.runs)
             made[name].bootstrap(500, kind="noise")
-        else:
-            made[name] = laws.Forecaster(case.runs, name, LEVEL)
+            continue
+        maker = laws.Forecaster(case.runs, name, LEVEL)
+        try:
+            maker.laws  # noqa: B018
+        except UserError as error:
+            print(f"{name} makes no forecast of {case.set}, {case.rows} rows, up to {case.cut:.3g} FLOPs: {error}")
+            continue
+        made[name] = maker
     return made
 
 
