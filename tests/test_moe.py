@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny_run import Tiny, quick_jit
 
-from scaling.config import Placement, TransformerConfig
+from scaling import accounting
+from scaling.config import Placement, SweepConfig, TransformerConfig
 from scaling.errors import UserError
 from scaling.families.moe import MoE as Declared
 from scaling.models import functional
@@ -18,6 +19,8 @@ from scaling.models.layer import LayerContext
 from scaling.models.mlp import mlp
 from scaling.models.moe import MoE
 from scaling.models.routing import by_hash, route
+from scaling.models.stack import grouping
+from scaling.sweeps.designs import make_runs
 from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState
 from scaling.training.step import metric_names, run_optimizer, update
@@ -212,3 +215,39 @@ def test_no_more_groups_are_met_than_are_allowed() -> None:
 def test_what_cannot_be_is_told(values: dict[str, Any], said: str) -> None:
     with pytest.raises((UserError, ValueError), match=said):
         model(**values)
+
+
+def test_dense_layers_come_before_a_pattern_that_a_scan_repeats(tmp_path: Path) -> None:
+    config = Tiny(tmp_path).config(
+        model={"layers": 4, "first_dense": 1, "feed_forward": {"kind": "moe", "experts": 2}}
+    )
+    kinds = [feed_forward.kind for _, feed_forward in config.model.parts]
+    assert kinds == ["mlp", "moe", "moe", "moe"] and grouping(config.model) == (1, 1)
+    params = functional.init(config.model, jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (2, 32), 0, 256)
+
+    def hidden(layers: Any) -> Any:
+        placement = config.placement.model_copy(update={"layers": layers, "attention": "reference"})
+        return quick_jit(lambda p: functional.bind(config.model, placement, p).hidden(tokens, None, None))(params)
+
+    for a, b in zip(jax.tree.leaves(hidden("scan")), jax.tree.leaves(hidden("unroll")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_runs_of_a_grid_with_experts_have_the_active_size_and_the_flops_that_were_asked_for() -> None:
+    moe = {"kind": "moe", "experts": 8}
+    fine = {"kind": "moe", "experts": 12, "top_k": 3, "granularity": 3, "shared": 1}
+    axes = {"flops": [1e11], "model.params": [20e3], "model.feed_forward": [None, moe, fine]}
+    run = {"model": {"vocab": 256, "context": 64, "activation": "relu2"}, "data": {"corpus": "python_stdlib"}}
+    values = {"name": "moe", "run": run | {"optimizer": {"learning_rate": 0.01}, "batch_size": 4},
+              "design": {"kind": "grid", "axes": axes},
+              "ladder": {"count": "active_non_embedding", "aspect": 12, "d_head": 8, "width_multiple": 4,
+                         "ff_multiple": 1}}  # fmt: skip
+    runs = make_runs(SweepConfig.model_validate(values))
+    assert [accounting.params(r.config.model).active_non_embedding for r in runs] == pytest.approx(
+        [20e3] * 3, rel=0.01
+    )
+    assert [r.flops for r in runs] == pytest.approx([1e11] * 3, rel=0.002)
+    assert runs[1].params > 2 * runs[0].params and runs[2].config.model.inner % 3 == 0
+    facts = runs[2].config.model.facts
+    assert facts == {"experts": 12, "top_k": 3, "shared": 1, "granularity": 3, "sparsity": 0.75}

@@ -82,10 +82,12 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
 
 def state_hash(folder: Path) -> str:
     """Of every bit of the last checkpoint's arrays."""
-    from orbax.checkpoint import PyTreeCheckpointer
+    from orbax.checkpoint import PyTreeCheckpointer, RestoreArgs
 
     last = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
-    arrays = PyTreeCheckpointer().restore(folder.absolute() / "checkpoints" / str(last) / "state")
+    checkpointer, path = PyTreeCheckpointer(), folder.absolute() / "checkpoints" / str(last) / "state"
+    here = {name: RestoreArgs(restore_type=np.ndarray) for name in checkpointer.metadata(path).item_metadata.tree}
+    arrays = checkpointer.restore(path, restore_args=here)  # as they are, on whatever devices they were
     digest = hashlib.sha256(str(last).encode())
     for name in sorted(arrays):
         digest.update(name.encode() + np.asarray(arrays[name]).tobytes())
@@ -239,3 +241,20 @@ def test_other_devices_see_the_same_data(tiny: Tiny, tmp_path: Path) -> None:
             if key in a:
                 assert a[key] == pytest.approx(b[key], rel=1e-4), (a["step"], key)
     assert Checkpoints(tmp_path / "four", config.records, config_hash(config))._steps()[0] == 40
+
+
+def test_experts_that_are_spread_over_devices_resume_bitwise_with_their_balance(tiny: Tiny) -> None:
+    """Killed in the middle; the biases that balance the load are state of the run like any other."""
+    moe = {"kind": "moe", "experts": 4, "top_k": 2, "d_ff": 16, "balance_rate": 0.01, "jitter": 0.1}
+    placement = {"mesh": {"data": 1, "expert": 2}}
+    config = tiny.config(model={"feed_forward": moe}, placement=placement, tokens=16 * 256, records=EVERY_STEP)
+    process = tiny.start(config, tiny.folder / "experts", devices=2, prelude=hold(12))
+    errors = stop_at(process, tiny.folder / "experts", 6, signal.SIGKILL, within=0.2)
+    assert process.returncode == -signal.SIGKILL, errors
+    both = [tiny.start(config, tiny.folder / name, devices=2) for name in ("experts", "experts_whole")]
+    for process in both:
+        _, errors = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0, errors
+    assert_same(tiny.folder / "experts", tiny.folder / "experts_whole")
+    arrays = Checkpoints(tiny.folder / "experts", config.records, config_hash(config))
+    assert arrays._steps()[0] == 16
