@@ -2,6 +2,7 @@
 
 from jax.sharding import Mesh
 
+from scaling.accounting import params
 from scaling.accounting.layout import RULES, window_ways
 from scaling.config import RunConfig
 from scaling.errors import UserError
@@ -10,7 +11,8 @@ TOKENS, ACTIVATIONS = 512, 32768
 """of a microbatch on one CPU device: tokens at least, and tokens × d_model, whichever is more
 
 Fastest or within 5 % of it at d_model 32 to 256 (experiments/throughput): a layer's arrays stay in a core's own
-cache of 1 MiB. Fewer tokens make products too thin.
+cache of 1 MiB. Fewer tokens make products too thin. Of a mixture of experts as many times more as it has parameters
+for each that a token meets: an expert gets so few of the tokens, and each microbatch adds up a gradient of them all.
 """
 
 
@@ -43,6 +45,7 @@ def _microbatches(config: RunConfig, mesh: Mesh) -> int:
     if mesh.devices.flat[0].platform != "cpu":
         return 1
     windows = config.batch_size // window_ways(mesh.shape)
-    most = max(TOKENS, ACTIVATIONS // config.model.d_model)
+    count = params(config.model)
+    most = max(TOKENS, ACTIVATIONS // config.model.d_model) * count.total / count.active
     fitting = [k for k in range(1, windows + 1) if windows % k == 0 and windows // k * config.model.context <= most]
     return min(fitting, default=windows)
