@@ -95,6 +95,7 @@ def _row(run: PlannedRun, folder: Path, state: RunState, spent: float, flops_per
         "run_id": run.id,
         "role": config.records.role,
         "params": run.params,
+        "params_active": accounting.params(config.model).active,
         "tokens": run.tokens,
         "tokens_per_param": run.tokens / run.params,
         "flops": run.flops,

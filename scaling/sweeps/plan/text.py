@@ -60,8 +60,10 @@ def _columns(rows: list[PlanRow]) -> list[Column]:
     if len({row["role"] for row in rows}) > 1:
         columns.append(("role", True, lambda row: row["role"]))
     columns += [_label_column(key) for key in varied(row["label"] for row in rows) if key not in SHOWN]
+    columns.append(("N", False, lambda row: _or_unknown(row["params"], si)))
+    if any(row["params"] != row["params_active"] for row in rows):
+        columns.append(("N active", False, lambda row: _or_unknown(row["params_active"], si)))
     columns += [
-        ("N", False, lambda row: _or_unknown(row["params"], si)),
         ("D", False, lambda row: _or_unknown(row["tokens"], si)),
         ("D/N", False, lambda row: _or_unknown(row["tokens_per_param"], "{:.1f}".format)),
         ("FLOPs", False, lambda row: f"{row['flops']:.3g}"),
