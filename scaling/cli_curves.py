@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 OPTIONS = ("law", "where", "objective", "starts", "bootstrap", "seed", "level", "output", "json")
 """options of `scaling fit` that a law of whole curves reads"""
-OF_CSV = ("params", "run", "loss", "column", "warmup")
+OF_CSV = ("params", "run", "loss", "column", "warmup", "trusted")
 """and those of a CSV"""
 OF_SWEEP = ("allow",)
 """and those of a sweep's folder"""
@@ -28,7 +28,7 @@ def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.Curve
         given = {name: column for name, column in named.items() if column}
         if unknown := given.keys() - {"run", "step", "rate", "loss", "N", "cluster"}:
             raise UserError(f"--column {min(unknown)}=…: of a curve there are step, rate and cluster")
-        curves = laws.read_curves(args.runs[0], args.where, warmup=args.warmup, **given)
+        curves = laws.read_curves(args.runs[0], args.where, warmup=args.warmup, trusted=args.trusted, **given)
     fitted = laws.fit_curves(curves, args.law, loss=laws.parse_loss(args.objective), starts=args.starts)
     if args.bootstrap != 0:
         fitted.bootstrap(**({"n": args.bootstrap} if args.bootstrap else {}), seed=args.seed)

@@ -49,11 +49,16 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--warmup", type=int, default=0, metavar="STEPS", help="CSV of curves that begins after the warmup: its steps"
     )
-    add("--group", metavar="COLUMN", help="CSV: column of labels; fits one law for each of several groups at once")
+    add(
+        "--group",
+        metavar="COLUMN",
+        help="one law for each of several groups at once; CSV: column of labels; sweep: a key of the configuration "
+        'that tells the groups apart, as model.activation, or "sweep"',
+    )
     add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups have in common")
     add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that are there twice (default: error)")
     add("--missing", choices=("error", "drop"), help="CSV: rows that lack a value (default: error)")
-    add("--trusted", action="store_true", help="CSV: take FLOPs, sizes and rows for what they are said to be")
+    add("--trusted", action="store_true", help="take FLOPs, sizes, losses and rows for what they are said to be")
     add(
         "--allow",
         action="append",

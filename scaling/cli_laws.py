@@ -46,7 +46,7 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
         raise UserError(f"--warmup is for a law of whole curves ({', '.join(laws.CURVE_LAWS)}), not for {args.law}")
     output = _writable(_output(args.runs) if args.output is None else args.output)
     before = _fit_in(output)
-    _require_group_of_csv(args, csv)
+    _require_one_law(args)
     runs = _read_csv(args) if csv else _read_sweep(args)
     objective = laws.parse_loss(args.objective)
     shared = [name for name in args.shared.split(",") if name]
@@ -56,7 +56,7 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     if refits := DRAWS if args.bootstrap is None else args.bootstrap:
         # a sweep is a design of few runs: a resample of its rows would lose whole budgets
         fitted.bootstrap(refits, seed=args.seed, kind=args.kind or (None if csv else "noise"))
-    one_curve = not args.group if csv else fitted.form.of_sizes
+    one_curve = not args.group and (csv or fitted.form.of_sizes)
     approach2 = laws.try_isoflop(runs, args.level, designed=not csv) if one_curve else None
     table = laws.fit_table(fitted, args.level, approach2)
     replaced = _replaced(output, before, fitted.runs.hash)
@@ -138,11 +138,7 @@ def _surface(args: argparse.Namespace, csv: bool) -> "laws.ResponseSurface":
     return laws.response_surface(load_runs(args.runs), where=args.where, allow=args.allow, **options)
 
 
-def _require_group_of_csv(args: argparse.Namespace, csv: bool) -> None:
-    if args.group and not csv:
-        raise UserError(
-            "--group is about a CSV: write one of sweeps (scaling.load_runs([…]).to_csv(…)) or use laws.fit(group=…)"
-        )
+def _require_one_law(args: argparse.Namespace) -> None:
     if args.group and (args.compare or args.suggest is not None):
         raise UserError("--group fits one law of several groups: leave --compare and --suggest out")
 
@@ -205,7 +201,8 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     if project and len(args.runs) > 1:
         raise UserError(f"{first} and {args.runs[1]}: only sweeps' folders can be fitted together")
     table = load_wandb(*project) if project else load_runs(args.runs)
-    runs = laws.from_results(table, where=args.where, law=_laws(args), allow=args.allow, columns=_columns(args))
+    named = {"columns": _columns(args), "group": args.group, "trusted": args.trusted}
+    runs = laws.from_results(table, where=args.where, law=_laws(args), allow=args.allow, **named)
     lacking = [without_result(path) for path in ([] if project else args.runs)]
     if waiting := [run_id for ids, _ in lacking for run_id in ids]:
         told = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "

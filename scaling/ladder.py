@@ -9,8 +9,8 @@ of layers at the bottom, coarse width steps) a pair beside the staircase is take
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil, floor, log
-from typing import Any, Literal
+from math import ceil, floor, lcm, log
+from typing import Any
 
 from scaling import accounting
 from scaling.config import build, family_of
@@ -73,8 +73,7 @@ def _named(key: str) -> str:
 
 
 def _count(ladder: LadderConfig) -> Measure:
-    kind: Literal["total", "non_embedding"] = ladder.count
-    return lambda model: getattr(accounting.params(model), kind)
+    return lambda model: getattr(accounting.params(model), ladder.count)
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,11 @@ class _Search:
         self.ladder, self.measure, self.what, self.asked_by = ladder, measure, what, asked_by
         self.base, self.family = base, family_of(base, "the model to be sized", _named)
         self.step = self.family.step_of_layers(base)
+        self.least = self.family.least_layers(base)
+        self.multiple = lcm(ladder.ff_multiple, self.family.step_of_inner(base))
         rest = {key: value for key, value in base.items() if key not in self.family.SIZES}
-        first = (self.step, ladder.width_multiple)
-        self.template = build(
-            self.family, rest | self._sizes(first, ladder.ff_multiple), "the model to be sized", _named
-        )
+        first = (self.least, ladder.width_multiple)
+        self.template = build(self.family, rest | self._sizes(first, self.multiple), "the model to be sized", _named)
 
     def nearest(self, target: float, tolerance: float) -> ModelConfig:
         if not target > 0:
@@ -138,7 +137,7 @@ class _Search:
 
     def _climb(self) -> Iterator[Pair]:
         aspect, width = self.ladder.aspect, self.ladder.width_multiple
-        layers, d_model = self.step, width
+        layers, d_model = self.least, width
         while True:
             yield layers, d_model
             deeper = abs(log(d_model / ((layers + self.step) * aspect)))
@@ -154,8 +153,8 @@ class _Search:
         low, high = target * (1 - tolerance), target * (1 + tolerance)
         d_model = width
         while True:
-            least = max(1, ceil(d_model / (aspect * ASPECT_RANGE * self.step)))
-            most = max(1, floor(d_model * ASPECT_RANGE / (aspect * self.step)))
+            least = max(self.least // self.step, ceil(d_model / (aspect * ASPECT_RANGE * self.step)))
+            most = max(least, floor(d_model * ASPECT_RANGE / (aspect * self.step)))
             depths = [n * self.step for n in range(least, most + 1)]
             if self._at_ratio((depths[0], d_model), FF_RANGE[0]) > high:
                 return
@@ -168,7 +167,7 @@ class _Search:
 
     def _fit(self, pair: Pair, target: float) -> _Fit:
         """The pair with the d_ff that brings it nearest to the target."""
-        multiple = self.ladder.ff_multiple
+        multiple = self.multiple
         smallest, largest = (self._ff(pair[1], factor) // multiple for factor in FF_RANGE)
         steps = range(smallest, largest + 1)
         above = bisect_left(steps, target, key=lambda k: self.measure(self._model(pair, k * multiple)))
@@ -181,9 +180,9 @@ class _Search:
 
     def _ff(self, d_model: int, factor: float) -> int:
         """The multiple nearest to `factor` times the wanted d_ff, rounded into FF_RANGE where there is room."""
-        exact = factor * self.ladder.ff_ratio * d_model / self.ladder.ff_multiple
+        exact = factor * self.ladder.ff_ratio * d_model / self.multiple
         rounded = ceil(exact) if factor < 1 else floor(exact) if factor > 1 else round(exact)
-        return max(1, rounded) * self.ladder.ff_multiple
+        return max(1, rounded) * self.multiple
 
     def _model(self, pair: Pair, d_ff: int) -> ModelConfig:
         return self.template.model_copy(update=self._sizes(pair, d_ff))

@@ -31,8 +31,7 @@ from scaling.training.knobs import make_knobs
 
 LEAVES = dict(leaves())
 IDENTITY = {key: kind for key, kind in LEAVES.items() if not key.startswith(("placement.", "records."))}
-SHAPE: dict[str, Any] = {"layers": 2, "d_model": 32, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 64,
-                         "feed_forward": {"kind": "moe", "experts": 8}}  # fmt: skip
+SHAPE: dict[str, Any] = {"layers": 2, "d_model": 32, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 64}
 WSD: dict[str, Any] = {"name": "wsd", "warmup": 0.1, "cooldown": 0.2}
 CONFIG = RunConfig.model_validate(merge(RUN, {"model": SHAPE, "schedule": WSD, "tokens": 100 * 4 * 32}))
 

@@ -4,9 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.laws.curves.discrepancy import learned, schedules
 from scaling.laws.curves.fit import _table
 from scaling.laws.curves.trace import trace_of
 from scaling.laws.intervals.bootstrap import _wild_losses
@@ -164,6 +166,56 @@ def test_intervals_go_by_runs_and_not_by_checkpoints():
         told = fit.predict(schedule("cosine", 1500), [1500])
         widths.append(float(told.high[0] - told.low[0]))
     assert widths[1] > 0.8 * widths[0] > 0
+
+
+def test_a_single_runs_interval_has_the_error_of_the_form_in_it_beyond_what_was_fitted(fits):
+    """Curves of one law fitted by another: under a schedule that was fitted the scatter alone is left."""
+    curves = [curve(kind, "multi_power", MULTI_POWER, 1500, points=16) for kind in ("constant", "cosine", "step")]
+    fit = laws.fit_curves(curves, "annealing", loss=laws.l2(), starts=4)
+    fit.bootstrap(40)
+    known, unit, quantile = fit.discrepancy, fit.fit.residual_sd, stats.t.ppf(0.95, learned().freedom)
+    assert len(known.own) == 3 and known.kappa == learned().laws["annealing"]["kappa"]
+    # the falling part of wsd was not fitted, nor four times the steps; its constant part was, as a constant run
+    for kind, steps, at, far in (
+        ("cosine", 1500, 1500, 0.0),
+        ("wsd", 1500, 1000, 0.0),
+        ("wsd", 1500, 1500, 1.0),
+        ("wsd", 6000, 6000, 1 + np.log(4)),
+    ):
+        told, narrow = (fit.predict(schedule(kind, steps), [at], level=level) for level in (0.9, 0.6827))
+        law = known.widened * known.law * np.log(narrow.high[0] / narrow.low[0]) / 2
+        form = known.widened * known.kappa * unit * np.sqrt(far)
+        sd = np.sqrt(law**2 + form**2 + unit**2)
+        assert np.log(told.run_high[0] / told.run_low[0]) / 2 == pytest.approx(quantile * sd, rel=1e-6)
+
+
+def test_own_schedules_widen_the_interval_where_the_form_fails_them():
+    """Every other curve ends 4 % higher: no law can be right, and the curves that are left out say so."""
+    kinds = ("constant", "cosine", "step", "wsd")
+    right = [curve(kind, "annealing", ANNEALING, 1500, noise=1e-3, seed=i, points=16) for i, kind in enumerate(kinds)]
+    wrong = [
+        laws.LossCurve(c.run, c.rates, c.steps, c.loss * np.where(c.steps > 1200, 1.02 if i % 2 else 0.98, 1.0))
+        for i, c in enumerate(right)
+    ]
+    widened = []
+    for curves in (right, wrong):
+        fit = laws.fit_curves(curves, "annealing", loss=laws.l2(), starts=4)
+        fit.bootstrap(20)
+        widened.append(fit.discrepancy.widened)
+    assert widened[0] < 1.0 and widened[1] > 1.05 * widened[0]
+
+
+def test_the_same_schedule_is_left_out_as_one():
+    two = [curve("cosine", "annealing", ANNEALING, 1500, seed=seed, points=8) for seed in (0, 1)]
+    assert list(schedules([*two, curve("wsd", "annealing", ANNEALING, 1500, points=8)])) == [0, 0, 1]
+
+
+def test_the_shipped_discrepancy_says_where_it_is_from_and_its_record():
+    shipped = learned()
+    assert set(shipped.laws) == {"annealing", "multi_power"} and "learn.py" in shipped.provenance["command"]
+    assert set(shipped.record) == set(shipped.provenance["sets"])
+    largest = max(law["kappa"] for law in shipped.laws.values())
+    assert shipped.of("annealing_N").kappa == largest
 
 
 def test_held_out_curves_are_foretold_by_the_others():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from tiny_run import Tiny
 
-from scaling import laws
+from scaling import laws, report
 from scaling.cli import main
 from scaling.config import run_id, to_yaml
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
+from scaling.report.read import read_sweep
 from scaling.sweeps import load_curves
 from scaling.training import train
 
@@ -72,7 +73,7 @@ def test_a_sweep_is_fitted_and_asked_on_the_command_line(home, tmp_path, capsys)
 
     expected = fit.predict(learning_rates(load(RunConfig, run, ["schedule.name=linear", f"tokens={50 * BATCH}"])))
     assert told["steps"][-1] == 50 and told["loss"] == pytest.approx(list(expected.loss))
-    assert scaling(*call) == 0 and "by annealing, if it is right" in capsys.readouterr().out
+    assert scaling(*call) == 0 and "by annealing; of the law if its form is right" in capsys.readouterr().out
 
 
 def test_a_table_is_fitted_on_the_command_line(home, tmp_path, capsys):
@@ -140,6 +141,20 @@ def test_the_configuration_of_a_run_is_enough(home, tmp_path, capsys):
     first = load(RunConfig, next(iter(home.glob("*/config.yaml"))))
     (tmp_path / "run.yaml").write_text(to_yaml(first))
     assert scaling("predict", tmp_path / "fit.json", "--schedule", tmp_path / "run.yaml") == 0
+
+
+def test_the_report_shows_the_law_of_whole_curves(home, tmp_path):
+    shutil.copytree(home, tmp_path / "shown", ignore=shutil.ignore_patterns("curves.fit.json"))
+    assert 'id="curves"' not in report.write(tmp_path / "shown").read_text(encoding="utf-8")
+    assert scaling("fit", tmp_path / "shown", "--law", "annealing", *QUICK) == 0
+    page = report.write(tmp_path / "shown").read_text(encoding="utf-8")
+    assert 'id="curves"' in page and "The law of whole curves" in page
+    assert (tmp_path / "shown" / "figures" / "curves.png").is_file()
+    told = laws.load_curve_fit(tmp_path / "shown" / "curves.fit.json")
+    shown = read_sweep(tmp_path / "shown").curve_law.curves
+    for (run, steps, losses, fitted), curve in zip(shown, told.curves, strict=True):
+        assert (run, list(steps), list(losses)) == (curve.run, list(curve.steps), list(curve.loss))
+        np.testing.assert_allclose(fitted, told.predict(curve.rates, curve.steps).loss, rtol=1e-9)
 
 
 def test_runs_of_several_recipes_are_no_curves_of_one_law(home, tmp_path):

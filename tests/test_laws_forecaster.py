@@ -9,7 +9,8 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.predict.discrepancy import Discrepancy, Errors, learned, own_cuts
+from scaling.laws.intervals.discrepancy import Discrepancy, Errors
+from scaling.laws.predict.discrepancy import learned, own_cuts
 from scaling.laws.predict.near_law import LEAST_NOISE, known_before, near_law, nearness
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published"
@@ -209,3 +210,12 @@ def test_published_runs_are_forecast_without_bias_and_within_the_interval():
             inside.append(made.low <= run.loss <= made.high)
     assert abs(np.mean(errors)) < 0.01 and np.mean(np.abs(errors)) < 0.02
     assert np.mean(inside) >= 0.8
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="../shared/published is not here")
+def test_a_law_whose_parameters_run_off_says_so_in_one_line():
+    table = pd.read_csv(PUBLISHED / "epoch_chinchilla.csv")
+    table = table[table.loss > 0].drop_duplicates(["params", "tokens", "loss"])
+    cheap = table[table.params * table.tokens <= 5.507252807696328e18 / 6]
+    with pytest.raises(UserError, match="17 runs leave parameters of farseer open"):
+        laws.Forecaster(laws.Runs(cheap[["params", "tokens", "loss"]]), "farseer").forecast(1e9, 2e10, 1.2e20)

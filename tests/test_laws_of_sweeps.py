@@ -11,6 +11,7 @@ from synthetic_sweep import Law, sweep_config, write_runs
 from scaling import laws, load_runs, report
 from scaling.cli import main
 from scaling.config import SweepConfig
+from scaling.errors import UserError
 from scaling.result import Result
 
 QUICK = ("--bootstrap", "0", "--starts", "8", "--json")
@@ -187,3 +188,19 @@ def test_what_the_records_do_not_have_is_told(
     write_runs(sweep_config(), tmp_path / "synthetic", lines=2)
     options = ("--allow", "run.tokens") if law == "clark" else ()
     assert said in refused(capsys, tmp_path / "synthetic", law, *options)
+
+
+def test_records_are_held_to_what_a_table_is(tmp_path: Path) -> None:
+    """FLOPs 30 times off 6·N·D, N what a token uses, and losses that are perplexities."""
+    write_runs(grid({"model.params": SIZES, "tokens": TOKENS}), tmp_path / "synthetic", lines=2)
+    table = load_runs(tmp_path)
+    assert laws.from_results(table).notes == ()
+    with pytest.raises(UserError, match=r"that looks like GFLOPs.*say trusted=True"):
+        laws.from_results(table.assign(flops=table.flops / 1e9))
+    sparse = table.assign(params_total=60 * table.params_total)
+    assert laws.from_results(sparse).notes == ()
+    (note,) = laws.from_results(table.assign(flops=5 * table.flops)).notes
+    assert "times 6·N·D in the median" in note and "attention" in note
+    with pytest.raises(UserError, match=r"losses around .* look like perplexities"):
+        laws.from_results(table.assign(loss=30 + table.loss))
+    assert len(laws.from_results(table.assign(loss=30 + table.loss), trusted=True)) == len(table)

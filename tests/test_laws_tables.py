@@ -72,9 +72,18 @@ def test_toy_ladders_are_no_millions():
     assert laws.Runs({"params": n, "tokens": d, "loss": np.linspace(3, 2, 6)}).notes == ()
 
 
-def test_perplexities_and_bits_are_noted():
+def test_perplexities_are_refused_and_bits_are_noted():
     df = grid()
-    assert "look like perplexities" in laws.Runs(df.assign(loss=np.exp(df.loss + 1))).notes[0]
+    perplexities = df.assign(loss=np.exp(df.loss + 1))
+    with pytest.raises(UserError, match=r"losses around .* \(loss\) look like perplexities: .* say trusted=True"):
+        laws.Runs(perplexities)
+    assert laws.Runs(perplexities, trusted=True).notes == ()
+    rewards = perplexities.assign(loss=perplexities.loss - perplexities.loss.min())
+    assert laws.Runs(rewards, signed=True).notes == ()
+    curve = pd.DataFrame({"run": "a", "step": [1, 2], "learning_rate": 1.0, "loss": [60.0, 30.0]})
+    with pytest.raises(UserError, match="losses around 30 "):
+        laws.read_curves(curve)
+    assert len(laws.read_curves(curve, trusted=True)) == 1
     assert "is in bits" in laws.Runs(df.assign(c4_bpb=df.loss), loss="c4_bpb").notes[0]
     assert laws.Runs(df).notes == ()
 

@@ -186,7 +186,7 @@ def test_groups_of_one_law_are_drawn_with_their_least_loss_and_what_compute_is_w
     C = np.tile(np.geomspace(1e18, 1e21, 8), 2)
     kind = np.repeat(["dense", "sparse"], 8)
     loss = 1.7 + 40 / (np.where(kind == "sparse", 2, 1) * C / 1e18) ** 0.2
-    runs = laws.Runs({"flops": C, "loss": loss}, N=None, D=None, C="flops")
+    runs = laws.Runs({"flops": C, "loss": loss}, N=None, D=None, C="flops", trusted=True)
     fit = laws.fit(runs, "power_law_C", group=kind, shared=("E", "alpha"), starts=8, loss=laws.l2())
     still, live = report.plot_groups(fit, 1e20), report.plot_groups(fit, 1e20, interactive=True)
     assert titles(still)[0] == "training FLOPs C (flops)"
@@ -196,3 +196,36 @@ def test_groups_of_one_law_are_drawn_with_their_least_loss_and_what_compute_is_w
     assert "shared: E, alpha" in said and "against dense at 10²⁰ FLOPs: sparse 2." in said
     with pytest.raises(UserError, match="is one law of all runs"):
         report.plot_groups(laws.fit(runs, "power_law_C", starts=4))
+
+
+def test_a_response_surface_is_drawn_with_its_basins_and_best_rates():
+    """Quadratic basins of two sizes: the curve is the rise that the losses were made with."""
+    rows = [
+        (n, 1e10, f * best, (1.7 + 400 / n**0.34) * np.exp(0.02 * np.log(f) ** 2))
+        for n, best in ((1e8, 4e-3), (1e9, 1e-3))
+        for f in (0.25, 0.5, 1.0, 2.0, 4.0)
+    ]
+    df = pd.DataFrame(rows, columns=["params", "tokens", "learning_rate", "loss"])
+    surface = laws.response_surface(df, n=100)
+    still, live = report.plot_surface(surface), report.plot_surface(surface, interactive=True)
+    assert titles(still)[:2] == ["learning rate", "parameters N"] and "best learning rate" in titles(still)
+    assert "2 points are too few for a law" in live.layout.annotations[0].text.replace("<br>", " ")
+    curves = [trace for trace in live.data if trace.mode == "lines" and len(trace.x) == 80]
+    for curve, best in zip(curves, (4e-3, 1e-3), strict=True):
+        near = np.abs(np.log(np.array(curve.x) / best)) < 0.7
+        truth = 100 * np.expm1(0.02 * np.log(np.array(curve.x) / best) ** 2)
+        np.testing.assert_allclose(np.array(curve.y)[near], truth[near], atol=0.15)
+
+
+def test_a_mixture_law_is_drawn_with_the_best_mixture():
+    rng = np.random.default_rng(0)
+    r = rng.dirichlet([1.0, 1.0], 20)
+    losses = 1.5 + np.exp(r @ np.array([[-3.0, 0.3], [0.2, -2.0]]).T)
+    df = pd.DataFrame(np.concatenate([r, losses], 1), columns=["web", "code", "loss_web", "loss_code"])
+    law = laws.mixture(df, ["web", "code"], ["loss_web", "loss_code"], n=50)
+    still, live = report.plot_mixture(law), report.plot_mixture(law, interactive=True)
+    assert titles(still)[0] == "loss" and "share of the domain" in titles(still)
+    (best,) = traces(live, "best, 90% interval")
+    np.testing.assert_allclose(best.y, law.best()["share"])
+    (points,) = traces(live, "loss_web")
+    np.testing.assert_allclose(points.y, points.x, rtol=1e-3)

@@ -20,12 +20,13 @@ SIZES = {f"model.{name}" for name in ("layers", "d_model", "n_heads", "n_kv_head
 FREE = {*SIZES, "tokens", "seed"}
 """what a law of N and D lets differ"""
 RUN = {
-    "model": {"vocab": 512, "context": 32, "activation": "relu2", "mup": {"width": 32, "layers": 2, "d_head": 16}},
+    "model": {"vocab": 512, "context": 32, "activation": "relu2", "mup": {"width": 32, "layers": 2, "d_head": 16},
+              "feed_forward": {"kind": "moe", "experts": 2}},
     "data": {"corpus": "python_stdlib", "tokenizer": {"kind": "bpe", "vocab": 256}},
     "optimizer": {"learning_rate": 0.01},
     "schedule": {"warmup": 0.0},
     "batch_size": 4,
-}
+}  # fmt: skip
 """of which every key has another legal value"""
 POINTS = [{"params": n, "tokens": d} for n, d in ((30e3, 1e5), (60e3, 1e5), (30e3, 2e5), (60e3, 2e5))]
 LEAVES = {key: annotation for key, annotation in leaves() if not key.startswith(PLACE)}

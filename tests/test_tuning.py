@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 
-from scaling import laws, load_runs
+from scaling import laws, load_runs, report
 from scaling.config import SweepConfig, build
 from scaling.errors import UserError
 from scaling.result import read_result, write_result
@@ -232,6 +232,42 @@ def test_a_rate_that_diverged_is_worse_than_any_and_bounds_the_best(tmp_path: Pa
     )
     reasons = {e.row: e.reason for e in laws.from_results(df).exclusions}
     assert all(reasons[run_id] == "diverged: nan at step 9" for run_id in high)
+
+
+def test_a_point_has_its_best_rate_with_an_interval_that_ends_where_training_diverged(tmp_path: Path) -> None:
+    """The least loss is at 1.2 times the rule's rate, and the true gain of the best run is what its parabola says."""
+    home, curvature = tmp_path / "s", 0.01
+    write_runs(tuned(), home, Law(best_factor=1.2, curvature=curvature, noise=0.0), lines=2)
+    df = load_runs(home)
+    rule = df["learning_rate"] / df["learning_rate_factor"]
+    assert ((df["best_rate_low"] <= 1.2 * rule) & (1.2 * rule <= df["best_rate_high"])).all()
+    gain = math.expm1(curvature * math.log(1.2) ** 2)
+    assert ((df["tuning_gain_low"] <= gain) & (gain <= df["tuning_gain_high"])).all()
+    point = df["point"].iloc[0]
+    for run_id in df["run_id"][(df["point"] == point) & (df["learning_rate_factor"] == 2)]:
+        result = read_result(home / run_id)
+        assert result is not None
+        write_result(home / run_id, replace(result, status="diverged", loss=None, reason="nan at step 9"))
+        one = load_runs(home / run_id)
+        assert one["best_rate_high"].item() <= result.learning_rate  # it is on record beside the others of its sweep
+    after = load_runs(home)
+    own = after[after["point"] == point]
+    unknown = laws.response_surface(own[own["status"] == "completed"], n=1000).points[0]
+    assert unknown.best["lr"].high > own["learning_rate"].max()  # what two rates alone would leave open
+    assert (own["best_rate_high"] <= own["learning_rate"].max()).all()
+    notes = laws.response_surface(after, n=200).notes
+    assert any("training diverged at a rate of 1 of 15 points" in note for note in notes)
+    (line,) = [line for line in tuning_lines(after) if line.startswith(f"{point}:")]
+    assert re.search(r"diverged; add one between; best learning rate .* of the loss to be gained$", line)
+    page = report.write(home).read_text(encoding="utf-8")
+    assert '<section class="card" id="tuning">' in page and "beside the best, diverged" in page
+
+
+def test_one_rate_has_no_certificate(tmp_path: Path) -> None:
+    write_runs(sweep_config(), tmp_path / "s", lines=2)
+    df = load_runs(tmp_path / "s")
+    assert df[["best_rate", "best_rate_low", "tuning_gain_high"]].isna().all(axis=None)
+    assert 'id="tuning"' not in report.write(tmp_path / "s").read_text(encoding="utf-8")
 
 
 def test_a_grid_over_learning_rates_is_judged_too(tmp_path: Path) -> None:

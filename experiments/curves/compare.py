@@ -51,8 +51,8 @@ def report(
 ) -> dict[str, laws.CurveFit]:
     """Print a table of forecasts; the fits by law."""
     fits = {}
-    print(f"\n{title}\n\n| law | {' | '.join(held)} | mean, last | mean, all steps | inside 90 % |")
-    print("|---" * (len(held) + 4) + "|")
+    print(f"\n{title}\n\n| law | {' | '.join(held)} | mean, last | mean, all steps | inside 90 % | median width |")
+    print("|---" * (len(held) + 5) + "|")
     for law in LAWS:
         fits[law] = laws.fit_curves(fitted, law)
         fits[law].bootstrap(DRAWS)
@@ -60,8 +60,9 @@ def report(
         every = [each for part in parts.values() for each in part]
         cells = [" ".join(f"{100 * each.error:+.2f}" for each in part) for part in parts.values()]
         last, mean = (100 * np.mean([abs(getattr(e, name)) for e in every]) for name in ("error", "mean_error"))
+        width = 100 * np.median([each.width for each in every])
         inside = f"{sum(bool(e.inside) for e in every)} of {len(every)}"
-        print(f"| {law} | {' | '.join(cells)} | {last:.2f} % | {mean:.2f} % | {inside} |", flush=True)
+        print(f"| {law} | {' | '.join(cells)} | {last:.2f} % | {mean:.2f} % | {inside} | {width:.2f} % |", flush=True)
     for law, fit in fits.items():
         told = ", ".join(f"{name} {value:.3g}" for name, value in fit.params.items())
         rms = 100 * np.sqrt(np.mean(fit.fit.residuals**2))

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from cases import Case, cases_of, read_sets
-from scipy.optimize import minimize
-from scipy.stats import t
 
 from scaling import laws
+from scaling.errors import UserError
+from scaling.laws.intervals.discrepancy import KEYS, Discrepancy, Errors, Learned, learn, likelihood
 from scaling.laws.predict import discrepancy
-from scaling.laws.predict.discrepancy import Discrepancy, Errors, Learned, errors
+from scaling.laws.predict.discrepancy import errors
 from scaling.laws.predict.near_law import NearLaw
 
 HERE = Path(__file__).parent
@@ -38,8 +38,14 @@ def forecasters(case: Case, named: list[str]) -> dict[str, laws.Forecaster | law
         if name == "plain":
             made[name] = laws.fit(case.runs)
             made[name].bootstrap(500, kind="noise")
-        else:
-            made[name] = laws.Forecaster(case.runs, name, LEVEL)
+            continue
+        maker = laws.Forecaster(case.runs, name, LEVEL)
+        try:
+            maker.laws  # noqa: B018
+        except UserError as error:
+            print(f"{name} makes no forecast of {case.set}, {case.rows} rows, up to {case.cut:.3g} FLOPs: {error}")
+            continue
+        made[name] = maker
     return made
 
 
@@ -50,23 +56,11 @@ def tested(case: Case, law: NearLaw) -> Errors:
     return errors(law, arrays, tests.loss.to_numpy(), np.ones(len(tests)))
 
 
-def learn(found: list[tuple[Case, Errors]]) -> Discrepancy:
-    """Maximum likelihood, families with all rows and with 15 equal in weight, their cases equal within."""
+def learned_from(found: list[tuple[Case, Errors]]) -> Discrepancy:
+    """Families with all rows and with 15 equal in weight, their cases equal within."""
     cases = pd.DataFrame([(case.family, case.rows) for case, _ in found], columns=["family", "rows"])
     weights = 1.0 / cases.groupby(["family", "rows"]).family.transform("size").to_numpy()
-
-    def cost(logs: np.ndarray) -> float:
-        known = Discrepancy(*(float(v) for v in np.exp(logs)))
-        each = [likelihood(known, of).mean() for _, of in found]
-        return float(-np.average(each, weights=weights) * GROUPS + 0.5 * (logs[1] / DOUBT) ** 2)
-
-    best = minimize(cost, np.log([0.006, 0.7]), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-4})
-    return Discrepancy(*(round(float(v), 4) for v in np.exp(best.x)))
-
-
-def likelihood(known: Discrepancy, of: Errors) -> np.ndarray:
-    sd = np.sqrt(known.variance(of))
-    return np.asarray(t.logpdf(of.error / sd, FREEDOM) - np.log(sd))
+    return learn([of for _, of in found], GROUPS * weights / weights.sum(), FREEDOM, DOUBT, (0.006, 0.7))
 
 
 def judge(case: Case, name: str, maker: laws.Forecaster | laws.Fit) -> list[dict]:
@@ -120,7 +114,7 @@ def main() -> None:
             found.setdefault(form, []).append((case, tested(case, law)))
     families = sorted({case.family for case in cases})
     known = {
-        left: {form: learn([(c, e) for c, e in all_ if c.family != left]) for form, all_ in found.items()}
+        left: {form: learned_from([(c, e) for c, e in all_ if c.family != left]) for form, all_ in found.items()}
         for left in ("", *families)
     }
     for left, values in known.items():
@@ -151,7 +145,7 @@ def best_worth(made: list, found: dict, known: dict) -> float:
         for (case, makers), (_, of) in zip(made, found["interaction"], strict=True):
             base = known[case.family]["interaction"]
             used = base if np.isinf(worth) else base.sharpened(makers["auto"].own_cuts[0], worth)
-            values.append({"set": case.set, "rows": case.rows, "value": likelihood(used, of).mean()})
+            values.append({"set": case.set, "rows": case.rows, "value": likelihood(used, of, FREEDOM).mean()})
         told[worth] = pd.DataFrame(values).groupby(["set", "rows"]).value.mean().mean()
     print("log likelihood by worth:", {key: round(float(value), 4) for key, value in told.items()})
     return max((w for w in WORTHS if np.isfinite(w)), key=told.__getitem__)
@@ -170,7 +164,7 @@ def write(args: argparse.Namespace, table: pd.DataFrame, known: dict[str, Discre
         f"without the set's family, of {', '.join(families)}",
         "command": "python experiments/forecasting/forecasting.py DATA --write",
     }
-    values = {form: {key: getattr(of, key) for key in discrepancy.KEYS} for form, of in sorted(known.items())}
+    values = {form: {key: getattr(of, key) for key in KEYS} for form, of in sorted(known.items())}
     learned = Learned(provenance, FREEDOM, worth, values, record)
     path = Path(discrepancy.__file__).with_name("learned.json")
     path.write_text(json.dumps(vars(learned), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

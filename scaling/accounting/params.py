@@ -1,6 +1,6 @@
 """Parameters of a model by what they count as: sums over its family's declarations, to the digit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from scaling.families import ModelConfig
 
@@ -16,20 +16,24 @@ class ParamCounts:
     which Kaplan drops as small"""
     active: int
     """parameters that one token meets, the input embedding included: all of them in a dense model"""
+    active_non_embedding: int
+    """those of `non_embedding` that one token meets"""
 
     def as_dict(self) -> dict[str, int]:
-        return {"total": self.total, "non_embedding": self.non_embedding, "active": self.active}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "items"}
 
 
 def params(model: ModelConfig) -> ParamCounts:
     """Count the parameters of a model; layers that share parameters count once, a tied head and what
     has no gradient (a router's balance) not at all."""
     items = dict.fromkeys(model.PARTS, 0)
-    outside, active = 0, 0.0
+    outside, active, inside = 0, 0.0, 0.0
     for tensor in (tensor for tensor in model.tensors() if not tensor.state):
         size = tensor.size
         items[tensor.part] = items.get(tensor.part, 0) + size
-        outside += size if tensor.role in ("embedding", "head") else 0
+        embeds = tensor.role in ("embedding", "head")
+        outside += size if embeds else 0
         active += size * tensor.active
+        inside += 0 if embeds else size * tensor.active
     total = sum(items.values())
-    return ParamCounts(items, total, total - outside, round(active))
+    return ParamCounts(items, total, total - outside, round(active), round(inside))

@@ -79,7 +79,8 @@ class GridDesign(Config):
 
     kind: Literal["grid"]
     axes: dict[str, tuple[Any, ...]] = Field(default={})
-    """dotted key of a run's configuration to its values; `model.params` asks the ladder for a size"""
+    """dotted key of a run's configuration to its values; `model.params` asks the ladder for a size, and `flops` is
+    what a run may cost, exact training FLOPs, in the place of `tokens`"""
     zip: dict[str, tuple[Any, ...]] = Field(default={})
     """keys whose values go together, the first of each, the second of each, …; crossed with `axes`"""
 

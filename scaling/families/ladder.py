@@ -10,8 +10,8 @@ from scaling.frozen import Config
 class LadderConfig(Config):
     """How shapes follow from a size: depth by aspect ratio, width in steps, the rest taken up by the inner width."""
 
-    count: Literal["total", "non_embedding"] = "total"
-    """which N a target size means"""
+    count: Literal["total", "non_embedding", "active", "active_non_embedding"] = "total"
+    """which N a target size means; active: of experts those that a token meets, the input embedding included"""
     aspect: float = Field(default=64.0, gt=0)
     """d_model / layers wanted; Kaplan et al. 2020 (2001.08361, figure 5) find the loss flat from about 30 to 200"""
     d_head: int = Field(default=64, ge=1)

@@ -143,6 +143,16 @@ class ModelConfig(Config):
         return 1
 
     @classmethod
+    def least_layers(cls, base: Mapping[str, Any]) -> int:
+        """Layers that a ladder over `base` begins with."""
+        return cls.step_of_layers(base)
+
+    @classmethod
+    def step_of_inner(cls, base: Mapping[str, Any]) -> int:
+        """What the inner width of a ladder's models over `base` is a multiple of."""
+        return 1
+
+    @classmethod
     def sized(
         cls, ladder: LadderConfig, base: Mapping[str, Any], pair: tuple[int, int], inner: int
     ) -> dict[str, int]:

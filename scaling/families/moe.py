@@ -181,8 +181,15 @@ class MoE(FeedForward):
                 yield replace(tensor, path=("shared", *tensor.path))
 
     def facts(self, model: TransformerShape) -> dict[str, float]:
-        granularity = model.d_ff / self.width(model)
-        return {"experts": self.experts, "top_k": self.top_k, "shared": self.shared, "granularity": granularity}
+        """granularity: width of the dense MLP over that of an expert (Krajewski); sparsity: (E − K)/E (Abnar et al.
+        2025, 2501.12370), neither of them with the shared experts."""
+        return {
+            "experts": self.experts,
+            "top_k": self.top_k,
+            "shared": self.shared,
+            "granularity": model.d_ff / self.width(model),
+            "sparsity": (self.experts - self.top_k) / self.experts,
+        }
 
     def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
         return {"tokens": (self.experts,), "confidence": (), "dropped": ()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import log
+from math import lcm, log
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -230,6 +230,19 @@ class TransformerConfig(TransformerShape):
     def step_of_layers(cls, base: Mapping[str, Any]) -> int:
         sharing = base.get("layer_sharing", 1)
         return sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the check of the shape says so
+
+    @classmethod
+    def least_layers(cls, base: Mapping[str, Any]) -> int:
+        first = base.get("first_dense")
+        return cls.step_of_layers(base) * (1 + first if isinstance(first, int) and first > 0 else 1)
+
+    @classmethod
+    def step_of_inner(cls, base: Mapping[str, Any]) -> int:
+        """The granularities of its experts together."""
+        given = base.get("feed_forward") or ()
+        parts = given if isinstance(given, list | tuple) else [given]
+        found = [part.get("granularity") for part in parts if isinstance(part, Mapping)]
+        return lcm(*(g for g in found if isinstance(g, int) and g > 0))
 
     @classmethod
     def sized(

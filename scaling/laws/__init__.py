@@ -65,9 +65,10 @@ from scaling.laws.predict import (
     outcome,
     read_forecast,
 )
+from scaling.laws.read_again import read_again
 from scaling.laws.solve import Draws, Loss, Prior, huber, l1, l2, parse_loss, quantile, student_t
 from scaling.laws.surface import BestSetting, ResponseSurface, TunedPoint, response_surface
-from scaling.laws.table import Runs, cut_curves, from_results, read_again, read_csv
+from scaling.laws.table import Runs, cut_curves, from_results, read_csv
 from scaling.laws.text import (
     fit_table,
     format_laws,

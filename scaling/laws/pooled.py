@@ -173,8 +173,8 @@ def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) 
     """
     if isinstance(group, str) and group not in runs.labels:
         raise UserError(
-            f"group: the table has no column {group!r} of labels; it has {', '.join(runs.labels) or 'none'} (a table "
-            "that is trusted keeps none: give a label for each row)"
+            f"group: the table has no column {group!r} of labels; it has {', '.join(runs.labels) or 'none'}: columns "
+            "that sort the rows into a few groups; or give a label for each row"
         )
     names = np.asarray(runs.labels[group] if isinstance(group, str) else group).astype(str)
     if names.shape != (len(runs),):

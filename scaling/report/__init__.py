@@ -7,9 +7,11 @@ from scaling.report.notebook import (
     plot_frontier,
     plot_groups,
     plot_isoflop,
+    plot_mixture,
     plot_optima,
     plot_profile,
     plot_residuals,
+    plot_surface,
 )
 from scaling.report.wandb.dashboard import Dashboard, publish_dashboard
 
@@ -22,9 +24,11 @@ __all__ = [
     "plot_frontier",
     "plot_groups",
     "plot_isoflop",
+    "plot_mixture",
     "plot_optima",
     "plot_profile",
     "plot_residuals",
+    "plot_surface",
     "publish_dashboard",
     "settle",
     "summary",

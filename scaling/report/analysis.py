@@ -11,7 +11,7 @@ from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.intervals import interval
 from scaling.laws.isoflop import FittedPowerLaw
-from scaling.report.data import Frontier, IsoflopCurve, Law, Minimum, OptimumCurve, ReportData, Run
+from scaling.report.data import CurveLawShown, Frontier, IsoflopCurve, Law, Minimum, OptimumCurve, ReportData, Run
 from scaling.units import si
 
 GRID = 25
@@ -38,6 +38,7 @@ def analysed(data: ReportData, table: laws.Runs, saved: laws.Fit | None = None, 
     except UserError as error:
         return replace(data, missing=[*data.missing, *said, f"No isoFLOP analysis: {error}."])
     data = with_minima(data, found, grid)
+    said += [f"IsoFLOP analysis: {note}." for note in found.notes]
     if data.n_law is None:
         count = sum(curve.interior for curve in data.isoflops)
         said.append(
@@ -58,6 +59,20 @@ def with_minima(data: ReportData, found: laws.Isoflop, grid: Sequence[float]) ->
         d_law = _optimum_curve("D*", found.D_law, grid, data.level, best.d if best else ())
     drawn = {"parabola": data.curves_are, "akima": "an Akima spline in log N"}[found.method]
     return replace(data, isoflops=isoflop_curves(found, data.runs), n_law=n_law, d_law=d_law, curves_are=drawn)
+
+
+def with_curve_law(data: ReportData, home: Path) -> ReportData:
+    """`data` with the law of whole curves in `curves.fit.json` of the sweep's folder, where there is one."""
+    path = home / "curves.fit.json"
+    if not path.exists():
+        return data
+    try:
+        fitted = laws.load_curve_fit(path)
+    except UserError as error:
+        return replace(data, missing=[*data.missing, f"No law of whole curves: {error}."])
+    told = {run: np.exp(residuals) for run, residuals in fitted.residuals().items()}
+    curves = [(c.run, c.steps.tolist(), c.loss.tolist(), (c.loss * told[c.run]).tolist()) for c in fitted.curves]
+    return replace(data, curve_law=CurveLawShown(fitted.summary(data.level), curves))
 
 
 def saved_fit(home: Path) -> tuple[laws.Fit | None, list[str]]:

@@ -134,6 +134,16 @@ class Law:
 
 
 @dataclass(frozen=True)
+class CurveLawShown:
+    """The law of whole curves that was fitted to the sweep."""
+
+    summary: str
+    """as `scaling fit --law annealing` prints it"""
+    curves: Sequence[tuple[str, Sequence[float], Sequence[float], Sequence[float]]]
+    """of each run its name, steps, losses and the law's"""
+
+
+@dataclass(frozen=True)
 class Titles:
     """What the quantities are called on the axes and in the captions; these are the framework's own conventions."""
 
@@ -179,6 +189,10 @@ class ReportData:
     exclusions: Sequence[tuple[str, str]] = ()
     """run id and why it takes no part in the fit"""
     versions: Sequence[tuple[str, str]] = ()
+    tuning: Sequence[tuple[str, str, str, str, str]] = ()
+    """of each point that tried several learning rates: what it is, its state, the best rate and what is to be gained
+    by it, with intervals, and why it is not tuned"""
+    curve_law: CurveLawShown | None = None
     missing: Sequence[str] = ()
     """sentences: what is not there, and why"""
     live: Live | None = None

@@ -50,7 +50,7 @@ def page_text(data: ReportData, figures: Mapping[str, FigureSpec]) -> str:
     from plotly.offline import get_plotlyjs
 
     drawn = [section(name, spec) for name, spec in figures.items()]
-    sections = [_live(data), _headline(data), *drawn, _runs(data), _notes(data), _making(data)]
+    sections = [_live(data), _headline(data), *drawn, _tuning(data), _runs(data), _notes(data), _making(data)]
     body = "".join(sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -95,6 +95,22 @@ def _headline(data: ReportData) -> str:
     return (
         f'<section class="card" id="result"><p class="verdict {tone}">{_text(found.verdict)}</p>'
         f'<div class="facts">{facts}</div>{notes}</section>\n'
+    )
+
+
+def _tuning(data: ReportData) -> str:
+    if not data.tuning:
+        return ""
+    names = ("point", "state", "best learning rate", "of the loss to be gained", "why")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in data.tuning)
+    about = (
+        "By the runs that tried several rates, each point with its own optimum, all with one shape about it; "
+        "intervals of 90 %."
+    )
+    return (
+        f'<section class="card" id="tuning"><h2>Learning rates</h2><p class="muted small">{about}</p>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n'
     )
 
 
@@ -154,6 +170,8 @@ def _notes(data: ReportData) -> str:
 
 def _making(data: ReportData) -> str:
     law = f"<h3>The law</h3><pre>{_text(data.law.summary)}</pre><br>" if data.law and data.law.summary else ""
+    if data.curve_law is not None:
+        law += f"<h3>The law of whole curves</h3><pre>{_text(data.curve_law.summary)}</pre><br>"
     forecast = ""
     if data.forecast is not None:
         spread = [(f"{value:.2%} of the loss", SPREAD[name]) for name, value in data.forecast.spread.items()]

@@ -91,6 +91,25 @@ def plot_groups(fit: "laws.Fit", C: float | None = None, *, level: float = 0.9, 
     return _drawn(groups_figure(fit, C, level), interactive)
 
 
+def plot_surface(surface: "laws.ResponseSurface", *, interactive: bool = False) -> Any:
+    """The loss about the best learning rate of each point, and the best settings against N, with their intervals."""
+    from scaling.report.figures.surface import surface_figure
+
+    return _drawn(surface_figure(surface), interactive)
+
+
+def plot_mixture(
+    law: "laws.MixtureLaw", weights: Mapping[str, float] | None = None, *, interactive: bool = False
+) -> Any:
+    """Losses by a mixture law against those that came, and the best mixture with what was tried.
+
+    weights: of the losses, as of `MixtureLaw.best`, which says what it raises.
+    """
+    from scaling.report.figures.mixture import mixture_figure
+
+    return _drawn(mixture_figure(law, weights), interactive)
+
+
 def plot_profile(
     values: "laws.Profile | ArrayLike",
     objectives: ArrayLike | None = None,

@@ -16,6 +16,7 @@ from scaling.report import analysis
 from scaling.report.data import Live, ReportData, Run, Titles, TrainingCurve
 from scaling.result import UNIT
 from scaling.sweeps import load_runs, status
+from scaling.sweeps.run_store.tuning import certificate_cells
 from scaling.sweeps.status import tell_counts
 from scaling.sweeps.watch import seconds_left, tell_progress
 from scaling.units import duration
@@ -56,6 +57,8 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         titles=Titles(loss=f"held-out loss ({unit})"),
         unit=unit,
     )
+    data = replace(data, tuning=_tuning(df))
+    data = analysis.with_curve_law(data, home)
     saved, again = analysis.saved_fit(home)
     data = replace(data, missing=[*data.missing, *again])
     own = df[df["role"] == "fit"]
@@ -64,6 +67,15 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     except UserError as error:
         return replace(data, missing=[*data.missing, f"No law: {error}."])
     return analysis.analysed(data, table, saved, quick=live)
+
+
+def _tuning(df: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
+    """A row for each point of the runs with a certificate of its learning rate."""
+    if "tuning" not in df:
+        return []
+    points = df[df["tuning"].fillna("") != ""].drop_duplicates(["sweep", "point"]).to_dict("records")
+    found = [(row, cells) for row in points if (cells := certificate_cells(row))]
+    return [(row["point"], row["tuning"], *cells, row["tuning_note"]) for row, cells in found]
 
 
 def _run(row: dict[Any, Any]) -> Run:

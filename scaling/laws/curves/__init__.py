@@ -6,6 +6,7 @@
     laws.py      the laws: annealing, annealing_N, multi_power
     fitted.py    a fitted law and its residuals; text.py: as tables
     fit.py       `fit_curves` and `CurveFit`, which foretells the curve of another schedule
+    discrepancy.py  how far a law is off under schedules that it was not fitted to; learned.json: on published curves
     held_out.py  errors at curves that were not fitted
 
 A law of curves is fitted as any other: its `Form` is made for the schedules at hand.

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.curves.curve import LossCurve
+from scaling.laws.curves.discrepancy import ONE_SIGMA, ahead, learned, schedules
 from scaling.laws.curves.fitted import FittedCurves, PredictedCurve
 from scaling.laws.curves.laws import POINT, RATE, CurveLaw, get_curve_law
 from scaling.laws.curves.text import curve_table, format_curve_table
 from scaling.laws.fit import Fit, fit
+from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import interval
-from scaling.laws.intervals.prediction import single_runs
 from scaling.laws.solve.diagnostics import Diagnostics
 from scaling.laws.solve.draws import Draws
 from scaling.laws.solve.objectives import Loss, huber
@@ -28,6 +31,8 @@ from scaling.strict_json import finite, to_json
 
 DRAWS = 400
 """refits: each reads every checkpoint of every curve"""
+OWN_STARTS, OWN_DRAWS = 8, 60
+"""of a fit without one of the schedules"""
 KIND = "scaling.laws.CurveFit"
 
 
@@ -35,8 +40,8 @@ KIND = "scaling.laws.CurveFit"
 class CurveFit(FittedCurves):
     """A law fitted to curves; intervals come from the last draws made by `bootstrap`.
 
-    The intervals assume that the form is right, and it is not: in experiments/curves nominal 90 % intervals of single
-    runs held 44 % of the outcomes. `hold_out_curves` measures it on curves at hand.
+    That of a single run has the form's own error in it (`discrepancy`); those of the law and of its parameters assume
+    that the form is right, and it is not. experiments/curves has the record.
     A fit says nothing of other peak rates, batches, data or (but for a law that reads N) sizes than those fitted:
     they are in its constants.
     """
@@ -47,6 +52,53 @@ class CurveFit(FittedCurves):
         Checkpoints of a run err alike, so a run is what is drawn; runs are too few to be left out.
         """
         return self.fit.bootstrap(n, seed=seed, kind="wild")
+
+    @cached_property
+    def discrepancy(self) -> Discrepancy:
+        """What the form is off by, in units of `fit.residual_sd`: learned on published curves, sharpened by own."""
+        known = learned()
+        return known.of(self.law.name).sharpened(self.own_cuts, known.worth)
+
+    @cached_property
+    def own_cuts(self) -> list[Errors]:
+        """Each schedule of the curves foretold by a fit of the others, where these can carry the law."""
+        found, labels = [], schedules(self.curves)
+        for label in range(labels.max() + 1):
+            rest = [curve for curve, own in zip(self.curves, labels, strict=True) if own != label]
+            try:
+                _require_curves(rest, self.law, len(rest))
+                fitted = self._refitted(rest)
+            except UserError:  # one size is left, or none whose rate falls
+                continue
+            left_out = [curve for curve, own in zip(self.curves, labels, strict=True) if own == label]
+            found.append(fitted.errors([curve.after(int(curve.steps[-1])) for curve in left_out]))
+        return found
+
+    def errors(self, curves: Sequence[LossCurve]) -> Errors:
+        """Of the forecasts of the checkpoints of curves, in units of `fit.residual_sd`."""
+        unit = self.fit.residual_sd
+        told = [self._log_loss(curve) for curve in curves]
+        error, sd = (np.concatenate(parts) for parts in zip(*told, strict=True))
+        error = error - np.log(np.concatenate([curve.loss for curve in curves]))
+        far = np.concatenate([ahead(self.curves, curve) for curve in curves])
+        return Errors(error / unit, sd / unit, np.ones(len(error)), far, np.ones(len(error)))
+
+    def _refitted(self, curves: Sequence[LossCurve]) -> "CurveFit":
+        own = self.fit
+        fitted = fit_curves(curves, self.law, loss=own.loss, starts=OWN_STARTS, fixed=own.fixed, priors=own.priors)
+        fitted.bootstrap(OWN_DRAWS)
+        return fitted
+
+    def _log_loss(self, curve: LossCurve) -> tuple[Array, Array]:
+        """Log loss at a curve's steps [points], and the standard deviation that the draws give it."""
+        form, runs = _table(self.law, [curve])
+        columns = [runs.column(name) for name in form.columns]
+        if self.fit.draws is None:
+            raise UserError("no interval yet: call bootstrap() first")
+        drawn = form.loss(self.fit.draws.samples[:, None, :], columns)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a draw may have no loss there
+            low, high = interval(np.log(drawn).T, ONE_SIGMA)
+        return np.log(form.loss(self.fit.natural, columns)), (high - low) / 2
 
     def predict(
         self, rates: ArrayLike, steps: ArrayLike | None = None, N: float | None = None, level: float = 0.9
@@ -71,8 +123,17 @@ class CurveFit(FittedCurves):
             return PredictedCurve(curve.steps, loss, notes=notes)
         drawn = form.loss(draws.samples[:, None, :], columns)
         low, high = interval(drawn.T, level)
-        ends = interval(single_runs(self.fit, drawn).T, level)
-        return PredictedCurve(curve.steps, loss, low, high, level, *ends, notes)
+        return PredictedCurve(curve.steps, loss, low, high, level, *self._single_run(curve, level), notes)
+
+    def _single_run(self, curve: LossCurve, level: float) -> tuple[Array, Array]:
+        """Ends of the interval of a run's losses: the law's error, the form's and the run's own scatter."""
+        from scipy.special import stdtrit
+
+        centre, sd = self._log_loss(curve)
+        unit, known = self.fit.residual_sd, self.discrepancy
+        form = unit * known.form_sd(ahead(self.curves, curve))
+        half = np.sqrt(known.law_sd(sd) ** 2 + form**2 + unit**2) * stdtrit(learned().freedom, (1 + level) / 2)
+        return np.exp(centre - half), np.exp(centre + half)
 
     def _notes(self, schedule: LossCurve, N: float | None) -> tuple[str, ...]:
         """Where a schedule is outside of what was fitted."""
@@ -93,14 +154,20 @@ class CurveFit(FittedCurves):
 
     def table(self, level: float = 0.9) -> dict[str, Any]:
         """What `summary` says, for machines: what `scaling fit --json` prints of a law of whole curves."""
-        return curve_table(self, level)
+        return curve_table(self, None if self.fit.draws is None else self.discrepancy, level)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         given = self.fit.to_dict()
         kept = ("params", "fixed", "priors", "prior_noise", "objective", "residual_sd", "diagnostics", "bootstrap")
-        values = {"kind": KIND, "law": self.law.name, "formula": self.law.formula, "source": self.law.source}
+        values: dict[str, Any] = {
+            "kind": KIND,
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "source": self.law.source,
+        }
         values |= {name: given[name] for name in kept} | {"data": {"hash": self.fit.runs.hash}}
+        values |= {"discrepancy": None if self.fit.draws is None else asdict(self.discrepancy)}
         return dict(finite(values | {"curves": [curve.to_dict() for curve in self.curves]}))
 
     def save(self, path: str | Path) -> Path:
@@ -166,7 +233,11 @@ def load_curve_fit(path: str | Path) -> CurveFit:
         raise UserError(
             f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {objective['value']:.9g}"
         )
-    return CurveFit(law, curves, fitted)
+    found = CurveFit(law, curves, fitted)
+    if values["discrepancy"] is not None:  # it took fits to know
+        kept = values["discrepancy"]
+        found.__dict__["discrepancy"] = Discrepancy(**{**kept, "own": tuple(kept["own"])})
+    return found
 
 
 def _table(law: CurveLaw, curves: Sequence[LossCurve]) -> tuple[Any, Runs]:

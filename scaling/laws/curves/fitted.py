@@ -15,7 +15,8 @@ from scaling.laws.intervals.interval import Interval
 class PredictedCurve:
     """The losses of a schedule, with two intervals: where the law may lie, and where a single checkpoint may.
 
-    Both assume that the form is right; they are None before any draws.
+    The first assumes that the form is right, the second has in it what the form is off by (`CurveFit.discrepancy`).
+    They are None before any draws.
     """
 
     steps: Labels

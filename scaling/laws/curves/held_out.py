@@ -26,6 +26,8 @@ class HeldOutCurve:
     """mean size of the errors over all checkpoints"""
     inside: bool | None
     """whether the last loss lies in a single run's interval; None before any draws"""
+    width: float | None
+    """of that interval, log of its upper over its lower end"""
 
 
 def hold_out_curves(
@@ -53,9 +55,9 @@ def _held_out(fitted: CurveFit, curve: LossCurve, level: float) -> HeldOutCurve:
     seen = curve.after(curve.warmup + 1)
     told = fitted.predict(curve.rates, seen.steps, curve.N, level)
     errors = told.loss / seen.loss - 1
-    final, inside = float(seen.loss[-1]), None
+    final, inside, width = float(seen.loss[-1]), None, None
     if told.run_low is not None and told.run_high is not None:
         inside = bool(told.run_low[-1] <= final <= told.run_high[-1])
-    return HeldOutCurve(
-        curve.run, final, float(told.loss[-1]), float(errors[-1]), float(np.abs(errors).mean()), inside
-    )
+        width = float(np.log(told.run_high[-1] / told.run_low[-1]))
+    mean_error = float(np.abs(errors).mean())
+    return HeldOutCurve(curve.run, final, float(told.loss[-1]), float(errors[-1]), mean_error, inside, width)

@@ -8,6 +8,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.curves.curve import LossCurve
+from scaling.laws.table.checks import refuse_perplexities
 from scaling.laws.table.reading import number_column
 from scaling.laws.table.runs import meets, read_table
 
@@ -30,6 +31,7 @@ def read_curves(
     N: str | None = None,
     cluster: str | None = None,
     warmup: int = 0,
+    trusted: bool = False,
 ) -> list[LossCurve]:
     """The curves of a DataFrame or CSV file, by the names of its columns.
 
@@ -37,7 +39,8 @@ def read_curves(
     Between rows the rate is taken to go straight, before the first row to be that of the first, but for `warmup`
     steps, in which it rises from 0: a table that begins after the warmup must say how long that was.
 
-    where: conditions as of `laws.read_csv`. Raises UserError for a column that there is not, and as `LossCurve`.
+    where, trusted: as of `laws.read_csv`. Raises UserError for a column that there is not, for last losses that look
+    like perplexities, and as `LossCurve`.
     """
     df = read_table(table) if isinstance(table, str | Path) else table
     for condition in where:
@@ -47,7 +50,10 @@ def read_curves(
     if missing or not len(df):
         what = f"has no column {', '.join(missing)}; it has" if missing else "has no row of"
         raise UserError(f"the table of curves {what} {', '.join(map(str, df.columns))}")
-    return [_curve(str(label), rows, named, warmup) for label, rows in df.groupby(run, sort=False)]
+    curves = [_curve(str(label), rows, named, warmup) for label, rows in df.groupby(run, sort=False)]
+    if not trusted and (last := [curve.loss[-1] for curve in curves if len(curve.loss)]):
+        refuse_perplexities(np.array(last), loss)
+    return curves
 
 
 def _curve(label: str, rows: "pd.DataFrame", named: dict[str, str | None], warmup: int) -> LossCurve:

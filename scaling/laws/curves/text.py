@@ -7,6 +7,7 @@ import numpy as np
 
 from scaling.laws.curves.fitted import FittedCurves, PredictedCurve
 from scaling.laws.curves.laws import CURVE_LAWS
+from scaling.laws.intervals.discrepancy import Discrepancy
 from scaling.laws.text.fit import DRAWN, objective_line, parameter_rows, warnings_of
 from scaling.text import align
 
@@ -27,8 +28,8 @@ def curve_laws_table() -> list[dict[str, Any]]:
     ]
 
 
-def curve_table(fitted: FittedCurves, level: float = 0.9) -> dict[str, Any]:
-    """What `scaling fit --law multi_power --json` prints."""
+def curve_table(fitted: FittedCurves, discrepancy: Discrepancy | None, level: float = 0.9) -> dict[str, Any]:
+    """What `scaling fit --law multi_power --json` prints; discrepancy: None before any draws."""
     fit, residuals = fitted.fit, fitted.residuals()
     drawn = {name: list(fitted.interval(name, level)) for name in fitted.params} if fit.draws else {}
     return {
@@ -58,18 +59,24 @@ def curve_table(fitted: FittedCurves, level: float = 0.9) -> dict[str, Any]:
             }
             for curve in fitted.curves
         ],
-        "warnings": [*warnings_of(fit), *_warnings(fitted)],
+        "discrepancy": None if discrepancy is None else asdict(discrepancy),
+        "warnings": [*warnings_of(fit), *_warnings(fitted, discrepancy)],
     }
 
 
-def _warnings(fitted: FittedCurves) -> list[str]:
+def _warnings(fitted: FittedCurves, discrepancy: Discrepancy | None) -> list[str]:
     peaks = [curve.peak for curve in fitted.curves]
     clusters = {curve.cluster for curve in fitted.curves}
     told = f"{min(peaks):g}" if np.ptp(peaks) < 1e-9 * max(peaks) else f"{min(peaks):g} to {max(peaks):g}"
     held = "" if fitted.law.reads_N else ", of this size"
     notes = [f"this is a law of schedules with a peak rate of {told}{held}, and of this batch and data alone"]
-    if fitted.fit.draws is not None:
-        notes.append("the intervals assume that the form is right; laws.hold_out_curves says how far it is off")
+    if discrepancy is not None:
+        own = f", which {len(discrepancy.own)} own schedules, left out in turn, moved by {discrepancy.widened:.2f}"
+        notes.append(
+            "these intervals assume that the form is right; that of a run under another schedule has in it what the "
+            f"form is off by, {discrepancy.kappa * discrepancy.widened:.3g} times the residual sd"
+            + (own if discrepancy.own else " by published curves")
+        )
         ends = {p.name: fitted.interval(p.name) for p in fitted.law.all_parameters() if p.kind == "positive"}
         if wide := [name for name, (low, high) in ends.items() if high > 10 * low and name not in fitted.fit.fixed]:
             notes.append(
@@ -119,4 +126,5 @@ def format_predicted_curve(table: dict[str, Any]) -> str:
         told = [f"[{table[low][i]:.4f}, {table[high][i]:.4f}]" for low, high in ends]
         rows.append([str(table["steps"][i]), f"{table['loss'][i]:.4f}", *told])
     notes = [f"note: {note}" for note in table["notes"]]
-    return "\n".join([f"by {table['law']}, if it is right", *align(rows), *notes])
+    kinds = "; of the law if its form is right, of a single run with what the form is off by" if table["low"] else ""
+    return "\n".join([f"by {table['law']}{kinds}", *align(rows), *notes])

@@ -46,7 +46,8 @@ def isoflop(
     simulations are for: see `isoflop.parabola`.
     method: "parabola" averages noise over all sizes but is biased on wide grids; "akima" follows the losses and
     needs several sizes near the minimum. None: parabolas, or splines where terms of higher order are there (F test at
-    1 %) and move the parabolas' minima by more than half of their 90 % half-widths; the table says so. With a sigma
+    1 %) and move the parabolas' minima by more than half of their 90 % half-widths; the table says so. What they may
+    pull minima by where parabolas are kept for all that is in the intervals (`misfit.Misfit.doubt`). With a sigma
     column parabolas weigh rows by 1/σ² and take the size of the noise from the scatter, splines take σ itself.
     weights: of the minima in the power laws: "variance", or "ols" for what publications do: of each budget alone a
     parabola of the loss in log tokens, then ordinary least squares through all that open upwards, with Student's t.

@@ -8,7 +8,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
 from scaling.laws.isoflop.akima import Splines, fit_splines
 from scaling.laws.isoflop.minima import MinimumMethod, Weights
-from scaling.laws.isoflop.misfit import SURE, Misfit, misfit, narrower
+from scaling.laws.isoflop.misfit import Misfit, misfit, narrower
 from scaling.laws.isoflop.parabola import Curvature, Parabolas, default_curvature, fit_parabolas
 from scaling.laws.isoflop.published import TokenParabolas, fit_token_parabolas
 from scaling.laws.table.runs import Runs
@@ -27,7 +27,7 @@ class Choice:
     method: MinimumMethod
     curvature: Curvature | None = None
     doubt: Array | float = 0.0
-    """[budgets]: standard deviations of what log N* may be off, all together (`isoflop.misfit`)"""
+    """[budgets], or of all: standard deviations of what log N* may be off, all together (`isoflop.misfit`)"""
     notes: tuple[str, ...] = ()
 
 
@@ -49,14 +49,15 @@ def choose(
         return Choice(groups, splines, splines.minima(draws, rng), "akima")
     parabolas, found = _parabolas(runs, groups, curvature, draws, rng)
     if not found.matters(parabolas.minima[0]):
-        return replace(parabolas, doubt=found.shift if found.p < SURE else 0.0)
+        return replace(parabolas, doubt=found.doubt)
     if method is not None or curvature is not None:
         return replace(parabolas, notes=(f"{found}; see method=None",))
     for window in narrower(runs, groups, found.lowest):
         near, left = _parabolas(runs, window.groups, None, draws, rng)
         if not left.matters(near.minima[0]):
             said = f"{found}; sizes further than a factor of {np.exp(window.half):.2g} from the minima were left out"
-            return replace(near, doubt=left.shift, notes=(said,))
+            # a cubic term pulls a vertex by the square of the window, and shows best in all sizes
+            return replace(near, doubt=found.shift * window.share**2, notes=(said,))
     try:
         splines = fit_splines(runs, groups)
     except UserError as error:

@@ -25,6 +25,8 @@ HALF_WIDTH = 1.645
 """of a normal 90 % interval, in standard deviations"""
 
 
+SHRINK = 2
+"""power of 1 − p that the shift counts by where parabolas are taken for all that"""
 STEP = 0.85
 """by which a window is narrowed, in log N"""
 LEAST_SIZES = 5
@@ -36,6 +38,8 @@ class Window:
     """The rows of each budget within a factor of exp(half) of its minimum."""
 
     half: float
+    share: float
+    """of the widest distance of a size from its minimum, in log N"""
     groups: list[NDArray[np.int64]]
 
 
@@ -58,6 +62,15 @@ class Misfit:
         return self.off > MATTERS * HALF_WIDTH * float(np.sqrt(np.mean(spread_of(log_N[:, there]) ** 2)))
 
     @property
+    def doubt(self) -> float:
+        """How far off parabolas that are taken may be: the mean shift of the budgets, as far as the terms are there.
+
+        Terms of which the F test is not sure are not absent: taken for that, 90 % intervals of N* held it in 38 % of
+        simulations of a grid of 0.1× to 10× with .3 % of noise; with this in 75 to 80 %, twice as wide.
+        """
+        return float(self.shift.mean()) * (1 - self.p) ** SHRINK
+
+    @property
     def off(self) -> float:
         """Root mean square of the shifts."""
         return float(np.sqrt(np.mean(self.shift**2)))
@@ -73,14 +86,14 @@ def narrower(runs: Runs, groups: Sequence[NDArray[np.int64]], lowest: Array) -> 
     They end where a budget would keep fewer than `LEAST_SIZES` sizes, or fewer than two on a side of its minimum.
     """
     away = [np.log(runs.N[rows]) - center for rows, center in zip(groups, lowest, strict=True)]
-    half = max(float(np.abs(n).max()) for n in away)
+    half = widest = max(float(np.abs(n).max()) for n in away)
     while True:
         half *= STEP
         inside = [n[np.abs(n) <= half] for n in away]
         sides = [min((n < 0).sum(), (n > 0).sum()) for n in inside]
         if min(sides) < 2 or min(len(np.unique(n)) for n in inside) < LEAST_SIZES:
             return
-        yield Window(half, [rows[np.abs(n) <= half] for rows, n in zip(groups, away, strict=True)])
+        yield Window(half, half / widest, [rows[np.abs(n) <= half] for rows, n in zip(groups, away, strict=True)])
 
 
 def misfit(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature, parabolas: Parabolas) -> Misfit:

@@ -14,10 +14,11 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form, get_form
+from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import check_level
 from scaling.laws.isoflop.analysis import isoflop
 from scaling.laws.isoflop.minima import Isoflop
-from scaling.laws.predict.discrepancy import Discrepancy, Errors, learned, own_cuts
+from scaling.laws.predict.discrepancy import learned, own_cuts
 from scaling.laws.predict.forecast import Forecast
 from scaling.laws.predict.near_law import DELTA, NEAR, NearLaw, known_before, near_law, nearness
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_density
@@ -90,7 +91,8 @@ class Forecaster:
         """Of each law: learned on published runs, sharpened by the runs' own rolling origin."""
         known = learned()
         return tuple(
-            known.of(form).sharpened(cuts, known.worth) for form, cuts in zip(self.forms, self.own_cuts, strict=True)
+            known.of(form.name).sharpened(cuts, known.worth)
+            for form, cuts in zip(self.forms, self.own_cuts, strict=True)
         )
 
     @cached_property

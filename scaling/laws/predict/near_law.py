@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
 from scaling.laws.intervals.covariance import curvature
@@ -161,7 +162,14 @@ def _inverse_curvature(problem: Problem, theta: Array) -> tuple[Array, float]:
     """The inverse [free, free] of the curvature, and how many parameters are the runs' and not the priors'.
 
     Without the directions that leave no trace in the runs (an amplitude driven to 0): no forecast moves with them.
+    Raises UserError where a parameter ran to the end of what can be computed.
     """
-    whole, prior = curvature(problem, theta)
+    with np.errstate(invalid="ignore", over="ignore"):
+        whole, prior = curvature(problem, theta)
+    if not np.isfinite(whole).all():
+        raise UserError(
+            f"{len(problem.y)} runs leave parameters of {problem.form.name} open, which ran to the end of what can "
+            "be computed; take a law of fewer parameters, such as chinchilla, or give priors"
+        )
     inverse = np.asarray(np.linalg.pinv(whole, rcond=1e-12, hermitian=True))
     return inverse, float(np.trace(inverse @ (whole - prior)))

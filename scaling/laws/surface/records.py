@@ -24,17 +24,21 @@ def are_records(df: "pd.DataFrame") -> bool:
 
 def tried_runs(
     df: "pd.DataFrame", where: Sequence[str], allow: Sequence[str]
-) -> tuple["pd.DataFrame", Mapping[str, str]]:
-    """The completed runs of points of sweeps, by run id, and what their records say of all of them.
+) -> tuple["pd.DataFrame", Mapping[str, str], dict[str, float]]:
+    """The completed runs of points of sweeps, by run id, what their records say of all of them, and the least
+    learning rate at which a run diverged, of each point where one did.
 
     where, allow: as of `laws.from_results`. Raises UserError where none is left, and where they are of several
     recipes.
     """
     for condition in where:
         df = df[meets(df, condition)]
-    used = df[(df["status"] == "completed") & (df["role"] == "fit") & (df[POINT] != "")].set_index("run_id")
+    df = df[(df["role"] == "fit") & (df[POINT] != "")]
+    df = df.assign(**{POINT: df["sweep"] + "/" + df[POINT]})
+    lost = df[df["status"] == "diverged"].groupby(POINT)["learning_rate"].min()
+    used = df[df["status"] == "completed"].set_index("run_id")
     if not len(used):
         met = f" that meets {' and '.join(where)}" if where else ""
         raise UserError(f"no completed run of a sweep's design{met}: there is nothing to compare settings of")
     common = one_recipe(used, FREE, allow)
-    return used.assign(**{POINT: used["sweep"] + "/" + used[POINT]}), {**common, "loss": meaning_of(LOSS, used)}
+    return used, {**common, "loss": meaning_of(LOSS, used)}, {str(point): float(rate) for point, rate in lost.items()}

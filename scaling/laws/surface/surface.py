@@ -48,6 +48,8 @@ class TunedPoint:
     best: dict[str, BestSetting]
     gain: BestSetting
     """share of the loss that the best run loses by not being at the optimum"""
+    diverged: float | None = None
+    """the least learning rate at which a run of the point diverged: the best is below"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +159,7 @@ class ResponseSurface:
             "laws": laws,
             "points": [
                 {"N": p.N, "D": p.D, "runs": len(p.rows), "tried": p.tried, "gain": vars(p.gain)}
+                | {"diverged": p.diverged}
                 | {"best": {letter: vars(best) for letter, best in p.best.items()}}
                 for p in self.points
             ],
@@ -168,6 +171,12 @@ class ResponseSurface:
         """What to be wary of."""
         left = len(self.runs) - sum(len(point.rows) for point in self.points)
         notes = [f"{left} runs are alone at their N and D and tell nothing of settings"] if left else []
+        if lost := [point for point in self.points if point.diverged is not None]:
+            of = f"{len(lost)} of {len(self.points)} points, as from {lost[0].diverged:.3g} on at N {lost[0].N:.3g}"
+            notes.append(
+                f"training diverged at a rate of {of}: such a run has no loss, so the surface knows nothing of it"
+                + (", but no best rate is taken to lie there" if "B" not in self.letters else "")
+            )
         for letter in self.letters:
             off = [point for point in self.points if not self._inside(point, letter)]
             if off:
@@ -261,18 +270,20 @@ def response_surface(
     if not near > 0:
         raise UserError(f"near must be above 0, such as 0.01; got {near!r}")
     conventions: Mapping[str, str] = {}
+    lost: Mapping[str, float] = {}
     if not isinstance(runs, Runs) and are_records(runs):
-        runs, conventions = tried_runs(runs, where, allow)
+        runs, conventions, lost = tried_runs(runs, where, allow)
         point, columns = POINT if point is None else point, {"N": "params_total", **columns}
     elif where or allow:
         raise UserError("response_surface: where and allow are about records of scaling.load_runs")
     labels = runs[point] if isinstance(point, str) and not isinstance(runs, Runs) else point
     runs = _runs_of(runs, columns).with_conventions(**conventions)
-    own = _points_of(runs, labels)
+    own, names = _points_of(runs, labels)
     letters = _varied(runs, own)
     x = np.log(np.stack([runs.column(letter) for letter in letters], 1))
     kept = np.flatnonzero([len(np.unique(x[own == i], axis=0)) > 1 for i in own])
-    at = np.unique(own[kept], return_inverse=True)[1]
+    there, at = np.unique(own[kept], return_inverse=True)
+    diverged = [lost.get(names[i]) for i in there]
     x, y = x[kept], np.log(runs.loss[kept])
     best = np.array([np.flatnonzero(at == i)[y[at == i].argmin()] for i in range(at.max() + 1)])
     log_size = np.log(np.stack([runs.N[kept], runs.D[kept]], 1))
@@ -284,10 +295,14 @@ def response_surface(
     rng = np.random.default_rng(seed)
     draws = found.draws(n, rng)
     optima = _optima(np.concatenate([found.theta[None], draws]), settings, x[best])
+    if "B" not in letters:  # beside another batch a rate may do
+        limits = np.log([np.inf if rate is None else rate for rate in diverged])
+        optima[..., 0] = np.minimum(optima[..., 0], np.maximum(limits, x[best, 0]))
     laws = {letter: optimum_law(optima[..., j], log_size - units, rng) for j, letter in enumerate(letters)}
     held = {letter: law for letter, law in laws.items() if law is not None}
     surface = ResponseSurface(runs, near, level, settings, found, (), held, units, draws)
-    lost = np.expm1(Basin(draws[:, None, :SHAPES]).rise(x[best] - optima[1:], log_size - units))
+    with np.errstate(over="ignore"):  # of a draw that is too steep the loss is without end
+        unreached = np.expm1(Basin(draws[:, None, :SHAPES]).rise(x[best] - optima[1:], log_size - units))
     at_best = np.expm1(Basin(found.theta[:SHAPES]).rise(x[best] - optima[0], log_size - units))
     points = tuple(
         TunedPoint(
@@ -296,7 +311,8 @@ def response_surface(
             tuple(runs.rows[k] for k in kept[at == i]),
             {letter: float(np.exp(x[best[i], j])) for j, letter in enumerate(letters)},
             {letter: _setting(optima[:, i, j], level) for j, letter in enumerate(letters)},
-            BestSetting(float(at_best[i]), *interval(lost[:, i], level)),
+            BestSetting(float(at_best[i]), *interval(unreached[:, i], level)),
+            diverged[i],
         )
         for i in range(len(best))
     )
@@ -328,20 +344,25 @@ def _varied(runs: Runs, point: NDArray[np.int64]) -> tuple[str, ...]:
     return letters
 
 
-def _points_of(runs: Runs, point: Any) -> NDArray[np.int64]:
-    """[runs]: a number for each label, or for each N and D, which gaps of more than `SAME` part from the next."""
+def _points_of(runs: Runs, point: Any) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """[runs]: a number for each label, or for each N and D, which gaps of more than `SAME` part from the next.
+
+    Beside it the labels by number.
+    """
     if point is not None:
         given = np.asarray(point).astype(str)
         if given.shape != (len(runs),):
             raise UserError(f"point must hold {len(runs)} labels; got shape {given.shape}")
-        return np.asarray(np.unique(given, return_inverse=True)[1])
+        names, number = np.unique(given, return_inverse=True)
+        return np.asarray(number), [str(name) for name in names]
     labels = []
     for column in (np.log(runs.N), np.log(runs.D)):
         order = np.argsort(column)
         label = np.empty(len(column), np.int64)
         label[order] = np.concatenate([[0], np.cumsum(np.diff(column[order]) > SAME)])
         labels.append(label)
-    return np.asarray(np.unique(np.stack(labels, 1), axis=0, return_inverse=True)[1].ravel())
+    places, number = np.unique(np.stack(labels, 1), axis=0, return_inverse=True)
+    return np.asarray(number.ravel()), [""] * len(places)
 
 
 def _optima(theta: Array, settings: Settings, tried: Array) -> Array:

@@ -4,7 +4,7 @@ Each check looks at the whole table and returns notes, which every fit of it rep
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -50,23 +50,27 @@ LEAST_CHECKPOINTS = 3
 """rows of a run, in the median, that are taken for its checkpoints"""
 
 
-def check_flops(runs: Table) -> Iterator[str]:
-    """C against 6·N·D."""
+def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
+    """C against 6·N·D.
+
+    active: parameters that a token uses, where they are known: what FLOPs go by; N is all there are.
+    """
     if runs.C is None or not {"N", "D"} <= runs.values.keys():
         return
-    ratio = runs.C / (6 * runs.N * runs.D)
+    honest = 6 * (runs.N if active is None else active) * runs.D
+    ratio = runs.C / honest
     off = np.exp(np.abs(np.log(ratio)))
     if (off <= NOTED).all():
         return
     bad = np.flatnonzero(off > REFUSED)
     rows = bad if len(bad) else np.flatnonzero(off > NOTED)
-    honest = 6 * runs.N * runs.D
     told = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
     middle = float(np.median(ratio[rows]))
     if not len(bad):
+        why = "is N without embeddings, or of all experts?" if active is None else "attention and the like count, too"
         yield (
             f"C is {middle:.2g} times 6·N·D in the median of {len(rows)} of {len(runs)} rows, the first "
-            f"{told[0]}: is N without embeddings, or of all experts?"
+            f"{told[0]}: {why}"
         )
         return
     unit = next((f"; that looks like {name}" for size, name in UNITS.items() if 0.3 < middle * size < 3), "")
@@ -93,24 +97,31 @@ def check_sizes(runs: Table) -> Iterator[str]:
     yield from ()
 
 
-def check_loss(runs: Table) -> Iterator[str]:
-    """Perplexities and bits for nats."""
-    name = runs.conventions["loss"]
-    if float(np.median(runs.loss)) > PERPLEXITY:
-        yield (
-            f"losses around {np.median(runs.loss):.3g} look like perplexities: laws are of the loss in nats, "
-            "which is the perplexity's logarithm"
+def refuse_perplexities(loss: Array, name: str) -> None:
+    """Raises UserError for losses [runs] that none in nats is as large as."""
+    middle = float(np.median(loss))
+    if middle > PERPLEXITY and (loss > 0).all():
+        raise UserError(
+            f"losses around {middle:.3g} ({name}) look like perplexities: laws are of the loss in nats, which is the "
+            f"perplexity's logarithm ({np.log(middle):.3g}); take that, or where they are right say "
+            f"{leave('trusted')}"
         )
-    elif re.search(r"bpb|bpt|bits?([_ /]|$)|bits_?per", name.lower()):
+
+
+def check_loss(runs: Table) -> Iterator[str]:
+    """Perplexities and bits for nats: bits are but ln 2 off, and noted."""
+    name = runs.conventions["loss"]
+    refuse_perplexities(runs.loss, name)
+    if re.search(r"bpb|bpt|bits?([_ /]|$)|bits_?per", name.lower()):
         yield f"{name} is in bits: E, A and B come out in bits, too (times ln 2: nats)"
 
 
-CHECKS: tuple[Callable[[Table], Iterator[str]], ...] = (check_flops, check_sizes, check_loss)
+def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
+    """What the checks have to say; active: as of `check_flops`.
 
-
-def notes_of(runs: Table) -> tuple[str, ...]:
-    """What the checks have to say. Raises UserError for a table that cannot be what it is taken for."""
-    return tuple(note for check in CHECKS for note in check(runs))
+    Raises UserError for a table that cannot be what it is taken for.
+    """
+    return (*check_flops(runs, active), *check_sizes(runs), *check_loss(runs))
 
 
 def checkpoint_column(runs: Table) -> tuple[str, NDArray[np.str_]] | None:

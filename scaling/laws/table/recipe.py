@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scaling import ladder
 from scaling.config import TRIED, RateRule, column_of, default_columns, is_recipe, recipe_keys, rule_column
 from scaling.errors import UserError
@@ -19,6 +21,8 @@ Row = Mapping[Any, Any]
 Kinds = dict[str, list[int]]
 """what runs say of a key, and the positions of those that say it"""
 
+BETWEEN = "between groups"
+"""the convention that names the keys in which groups of runs differ, beside the one that names them"""
 ALLOWED = "allowed"
 """the convention that names the keys in which runs differ by leave of the user"""
 BY_RULE = "by rule "
@@ -64,9 +68,49 @@ def one_recipe(df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] =
     return common | {name: text for name, text in said.items() if text}
 
 
+def recipe_of_groups(
+    df: "pd.DataFrame", labels: Sequence[str], free: Collection[str], allow: Sequence[str] = ()
+) -> dict[str, str]:
+    """`one_recipe` of each group of runs; of a key that groups differ in, the value in each.
+
+    labels: the group of each row.
+    """
+    where, defaults = np.array(labels), default_columns()
+    each = {label: one_recipe(df[where == label], free, allow) for label in dict.fromkeys(labels)}
+    told: dict[str, str] = {}
+    between = []
+    for key in dict.fromkeys(key for common in each.values() for key in common):
+        usual = _word(defaults.get(key)) if is_recipe(key) else "nothing"
+        values = {label: common.get(key, usual) for label, common in each.items()}
+        if len(set(values.values())) == 1:
+            told[key] = values[labels[0]]
+        else:
+            told[key] = "; ".join(f"{value} in {label}" for label, value in values.items())
+            between += [key] if is_recipe(key) and any(value != label for label, value in values.items()) else []
+    allowed = dict.fromkeys(key for common in each.values() for key in allowed_by(common))
+    told |= {ALLOWED: ", ".join(allowed)} if allowed else {}
+    return told | ({BETWEEN: ", ".join(between)} if between else {})
+
+
+def group_labels(df: "pd.DataFrame", group: str) -> tuple[str, ...]:
+    """What each run says of the key `group` of its configuration, or of another column, such as `sweep`.
+
+    Raises UserError where there is none.
+    """
+    columns = [str(column) for column in df.columns]
+    if not (found := [column for column in columns if column in (group, column_of(group))]):
+        raise UserError(f"group: {group!r} is no key of these runs' configurations; {_nearest(group, columns)}")
+    return tuple(_value(row, found[0]) or NULL for row in df.to_dict("records"))
+
+
 def allowed_by(conventions: Mapping[str, str]) -> tuple[str, ...]:
     """The keys that a fit with these conventions was allowed to mix."""
     return tuple(filter(None, conventions.get(ALLOWED, "").split(", ")))
+
+
+def differing_by(conventions: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys in which the groups of a fit with these conventions differ."""
+    return tuple(filter(None, conventions.get(BETWEEN, "").split(", ")))
 
 
 def _compared(df: "pd.DataFrame") -> dict[str, str]:
@@ -109,11 +153,14 @@ def _allowed(columns: Sequence[str], allow: Sequence[str]) -> set[str]:
     for name in allow:
         named = {column for column in columns if column in (name, column_of(name)) or column.startswith(f"{name}.")}
         if not named:
-            near = get_close_matches(name, columns, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
-            raise UserError(f"allow: {name!r} is no key of these runs' configurations; {hint}")
+            raise UserError(f"allow: {name!r} is no key of these runs' configurations; {_nearest(name, columns)}")
         found |= named
     return found
+
+
+def _nearest(name: str, columns: Sequence[str]) -> str:
+    near = get_close_matches(name, columns, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
 
 
 def _kinds(rows: Sequence[Row], column: str) -> Kinds:

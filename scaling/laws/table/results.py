@@ -3,11 +3,15 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scaling.errors import UserError
+from scaling.laws.arrays import Array
 from scaling.laws.forms import Form, get_form
 from scaling.laws.forms.feed import Feed
+from scaling.laws.table.checks import notes_of
 from scaling.laws.table.columns import fed, feeds_of, free_keys
-from scaling.laws.table.recipe import allowed_by, one_recipe
+from scaling.laws.table.recipe import group_labels, one_recipe, recipe_of_groups
 from scaling.laws.table.runs import Exclusion, Runs, meets, replace_fields
 from scaling.result import UNIT
 from scaling.validity import FITTED, verdict_of
@@ -23,6 +27,8 @@ WAITING = "without result"
 WHERE = "where"
 """the convention that holds the condition of the runs that were used"""
 SAME = "the same in all runs, not tuned"
+GROUPED = "grouped by"
+"""the convention that holds what tells the groups of a pooled law apart"""
 TOLD = ("C", "loss")
 """columns of which the conventions say what they are, instead of where they are from"""
 UNIQUE = "unique_tokens"
@@ -37,6 +43,8 @@ def from_results(
     law: "str | Form | Sequence[str | Form]" = "chinchilla",
     allow: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
+    group: str | None = None,
+    trusted: bool = False,
 ) -> Runs:
     """The runs of `scaling.load_runs(path)` as `law` reads them: N, D, C and what else it asks for (`Form.feeds`).
 
@@ -50,11 +58,14 @@ def from_results(
     law: that the runs are for; of several the first decides what a letter means that they read from several columns.
     allow: keys of the configuration, or sections of keys, in which the runs may differ for all that.
     columns: the table's column of a letter, in place of the law's own; "loss" is a letter, too.
+    group: a key of the configuration, or a column such as "sweep": runs of one value of it are a group of
+    `laws.fit(…, group=…)`. Only those must be of one recipe; the conventions say what groups differ in.
+    trusted: FLOPs and losses are what they are said to be, however far from what is usual (`table.checks`).
 
     Raises UserError where the runs are not of one recipe, naming what differs: all of their configurations agrees
     but sizes, tokens and what else the law's columns stand for, what a sweep's rule set, and the seed
-    (`laws.table.recipe`). Also for a condition that cannot be read, for a column that the law reads and the table has
-    not, and where no run is left.
+    (`laws.table.recipe`). Also for groups whose losses are in several units, for a condition that cannot be read,
+    for a column that the law reads and the table has not, and where no run is left.
     """
     if len(df) == 0:
         raise UserError("no runs to fit: the folder has no results yet; run the sweep first")
@@ -63,22 +74,20 @@ def from_results(
     several_epochs = any(feed.column == UNIQUE for feed in feeds.values())
     used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED)
     table, names = fed(used, feeds, forms[0].name)
-    common = one_recipe(used, free_keys(forms, feeds), allow)
+    free = free_keys(forms, feeds)
+    labels = () if group is None else group_labels(used, group)
+    if group and feeds["loss"].in_unit:
+        _require_one_unit(used, group)
+    common = recipe_of_groups(used, labels, free, allow) if group else one_recipe(used, free, allow)
     columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
+    table = table[[*dict.fromkeys(filter(None, columns_of.values()))]]
     runs = Runs(table, **columns_of, signed=any(form.signed for form in forms), trusted=True)
-    runs = replace_fields(runs, exclusions=exclusions)
+    notes = () if trusted else notes_of(runs, _active(used))
+    runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
     told = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
     told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
+    told |= {GROUPED: group} if group else {}
     return runs.with_conventions(**told, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
-
-
-def read_again(df: "pd.DataFrame", form: Form, conventions: Mapping[str, str]) -> Runs:
-    """The runs of a table as those of a fit of `form` with these conventions were read: a fit is theirs if the hashes
-    agree. Raises UserError as `from_results`."""
-    own = [letter for letter in form.columns if letter not in TOLD]
-    named = {letter: conventions[letter] for letter in own if letter in conventions}
-    where = [conventions[WHERE]] if WHERE in conventions else []
-    return from_results(df, where=where, law=form, allow=allowed_by(conventions), columns=named)
 
 
 def _used(
@@ -106,8 +115,27 @@ def meaning_of(feed: Feed, used: "pd.DataFrame") -> str:
     """What a column is, with the unit that the records say."""
     if not feed.in_unit:
         return feed.about
-    units = used["unit"].dropna().unique() if "unit" in used else [UNIT]
-    return ", ".join((*units, feed.about))
+    return ", ".join((*_units(used), feed.about))
+
+
+def _active(used: "pd.DataFrame") -> Array | None:
+    """Parameters that a token uses, None where a record does not say."""
+    known = used.get("params_active")
+    return None if known is None or known.isna().any() else known.to_numpy(np.float64)
+
+
+def _units(used: "pd.DataFrame") -> list[str]:
+    """Of the runs' losses."""
+    return list(used["unit"].dropna().unique()) if "unit" in used else [UNIT]
+
+
+def _require_one_unit(used: "pd.DataFrame", group: str) -> None:
+    if len(units := _units(used)) > 1:
+        first = [f"{unit} ({used.index[used['unit'] == unit][0]})" for unit in units]
+        raise UserError(
+            f"groups by {group} have losses in several units, {', '.join(first)}: no compute makes one of the other; "
+            "name a column that all have in one unit, as --column loss=bits_per_byte"
+        )
 
 
 def _left_out(row: dict[Any, Any], fitted: Collection[str]) -> str | None:

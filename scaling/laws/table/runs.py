@@ -129,7 +129,7 @@ class Runs:
         fields = {
             "values": {key: _frozen(column) for key, column in values.items()},
             "run": None if runs is None else _frozen(runs),
-            "labels": {} if trusted else labels_of(df, list(known.values()), len(rows)),
+            "labels": labels_of(df, list(known.values()), len(rows)),
             "rows": rows,
             "exclusions": (),
             "conventions": {"C": "6·N·D"} | known,

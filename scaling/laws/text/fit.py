@@ -14,7 +14,7 @@ from scaling.laws.pooled import SIMULATIONS, gains, pooling_of, rows_of_group, r
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.mixed import mixed_notes
-from scaling.laws.table.recipe import allowed_by
+from scaling.laws.table.recipe import allowed_by, differing_by
 from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
 from scaling.text import align, by_width
 from scaling.validity import BETTER
@@ -66,13 +66,14 @@ def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None =
 
 def groups_table(fitted: FittedLaw, level: float) -> dict[str, Any]:
     """What is said of the groups of a pooled fit; gains where its law is one of N and D, or of C."""
-    pooling = pooling_of(fitted)
+    pooling, conventions = pooling_of(fitted), fitted.runs.conventions
     gain = gains(fitted, None, level) if trades_compute(pooling.base) else {}
     return {
         "names": list(pooling.groups),
         "runs": [len(runs_of_group(fitted, group)) for group in pooling.groups],
         "residual_sd": [float(np.std(fitted.residuals[rows_of_group(fitted, group)])) for group in pooling.groups],
         "shared": list(pooling.shared),
+        "differ": {key: conventions[key] for key in differing_by(conventions)},
         "gain": [asdict(found) for found in gain.values()],
         "sharing": asdict(sharing(fitted, SIMULATIONS, 0)) if pooling.shared else None,
     }
@@ -83,6 +84,7 @@ def format_groups(table: dict[str, Any]) -> list[str]:
     columns = (table["names"], table["runs"], table["residual_sd"])
     names = [f"{name} ({count} runs, residual sd {sd:.2g})" for name, count, sd in zip(*columns, strict=True)]
     lines = [f"groups: {', '.join(names)}; they share {', '.join(table['shared']) or 'nothing'}"]
+    lines += [f"their recipes differ in {key}: {values}" for key, values in table["differ"].items()]
     for gain in table["gain"]:
         times, ends = by_width(gain["multiplier"], gain["interval"]) if gain["interval"] else (
             f"{gain['multiplier']:.3g}", "",

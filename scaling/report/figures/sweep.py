@@ -160,6 +160,20 @@ def residuals_figure(data: ReportData) -> FigureSpec | None:
     return FigureSpec("What the parametric law leaves over", caption, [panel])
 
 
+def curve_law_figure(data: ReportData) -> FigureSpec | None:
+    """Held-out losses on the way and the law of whole curves that was fitted to them."""
+    if data.curve_law is None:
+        return None
+    marks: list[Mark] = []
+    last = max(1, len(data.curve_law.curves) - 1)
+    for i, (run, steps, losses, fitted) in enumerate(data.curve_law.curves):
+        marks.append(Points(steps, losses, i / last, run, size=4.5, opacity=0.7))
+        marks.append(Line(steps, fitted, i / last, "", 1.6, front=True, hover=run))
+    panel = Panel("", Axis("optimizer steps", "si", log=True), Axis(data.titles.loss, "plain", log=True), marks)
+    caption = f"Points: held-out losses; lines: {data.curve_law.summary.splitlines()[0]}. {_conventions(data)}"
+    return FigureSpec("A law of whole loss curves", caption, [panel])
+
+
 def _extrapolation(data: ReportData) -> Panel:
     """The best loss by the law against compute, from the fitted budgets to the tested one."""
     forecast = data.forecast
@@ -254,5 +268,6 @@ FIGURES: dict[str, Callable[[ReportData], FigureSpec | None]] = {
     "isoflop": isoflop_figure,
     "optima": optima_figure,
     "residuals": residuals_figure,
+    "curves": curve_law_figure,
 }
 """all that a report may have"""

@@ -7,19 +7,21 @@ from typing import Any
 from scaling.config import GridDesign, RunConfig, SweepConfig, check_key, merge
 from scaling.errors import UserError
 from scaling.sweeps.designs.planned import DesignPoint, axis
-from scaling.sweeps.designs.sizes import PARAMS_KEY, sized
+from scaling.sweeps.designs.sizes import FLOPS_KEY, PARAMS_KEY, sized
 
 
 def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[DesignPoint]:
     """The last axis fastest, what is zipped faster still."""
     for key in design.keys:
-        check_key(RunConfig, key, f"sweep {sweep.name}: {axis(design, key)}", also=(PARAMS_KEY,), values=sweep.run)
+        check_key(
+            RunConfig, key, f"sweep {sweep.name}: {axis(design, key)}", also=(PARAMS_KEY, FLOPS_KEY), values=sweep.run
+        )
     together = list(zip(*design.zip.values(), strict=True)) or [()]
     for *crossed, zipped in itertools.product(*design.axes.values(), together):
         label = dict(zip(design.keys, (*crossed, *zipped), strict=True))
         values: dict[str, Any] = {}
         for key, value in label.items():
-            if key != PARAMS_KEY:
+            if key not in (PARAMS_KEY, FLOPS_KEY):
                 values = merge(values, _nested(key, value))
         if PARAMS_KEY in label:
             target, where = label[PARAMS_KEY], axis(design, PARAMS_KEY)
@@ -27,7 +29,10 @@ def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[DesignPoint]
                 raise UserError(f"{where}: {target!r} is not a number of parameters")
             model = sized(sweep, target, f"{where}: {target:g}", values.get("model", {}))
             values = merge(values, {"model": model})
-        yield DesignPoint(values, label)
+        budget = label.get(FLOPS_KEY)
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | float) or budget <= 0):
+            raise UserError(f"{axis(design, FLOPS_KEY)}: {budget!r} is not a number of FLOPs")
+        yield DesignPoint(values, label, budget)
 
 
 def _nested(key: str, value: Any) -> Any:

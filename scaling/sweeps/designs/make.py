@@ -12,7 +12,7 @@ from scaling.sweeps.designs.grid import grid_points
 from scaling.sweeps.designs.isoflop import isoflop_points
 from scaling.sweeps.designs.planned import DesignPoint, PlannedRun, axis, plan_run, tell
 from scaling.sweeps.designs.points import list_points
-from scaling.sweeps.designs.sizes import PARAMS_KEY, TEST_TOLERANCE, sized
+from scaling.sweeps.designs.sizes import FLOPS_KEY, PARAMS_KEY, TEST_TOLERANCE, sized
 from scaling.sweeps.run_store.tuning import FACTOR, RATE
 
 
@@ -103,6 +103,8 @@ def _refuse_set_by_design(sweep: SweepConfig) -> None:
             raise UserError(f"sweep {sweep.name}: {axes[RATE]} and tuning both vary {RATE}; keep one of them")
         if axes.pop(PARAMS_KEY, None):
             owners |= shape
+        if by := axes.pop(FLOPS_KEY, None):
+            owners |= {"tokens": by}
         if "seed" in axes:
             values = ", ".join(map(str, {**design.axes, **design.zip}["seed"]))
             raise UserError(

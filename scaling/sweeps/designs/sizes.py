@@ -8,6 +8,8 @@ from scaling.config import BranchesDesign, IsoflopDesign, ModelConfig, SweepConf
 from scaling.errors import UserError
 
 PARAMS_KEY = ladder.SIZE_KEY
+FLOPS_KEY = "flops"
+"""not a key of a run: in its place, it sets the tokens of a run by what it costs"""
 SLACK = 0.2  # of the step between two sizes: a ladder of few shapes may miss a size of a row by so much
 TEST_TOLERANCE = 0.05  # an N 5 % off the optimum costs about 1e-4 of the loss
 

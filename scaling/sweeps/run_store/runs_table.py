@@ -1,6 +1,7 @@
 """The table of all results: from the runs' own records, and kept as one parquet file for other tools."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from scaling.result import Result, naming, read_result
 from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.sweeps.run_store.plan_file import RunRole, read_plan, run_folders, sweep_and_run
 from scaling.sweeps.run_store.recipe import RecipeSource, with_recipe
+from scaling.sweeps.run_store.tuning import CERTIFICATE, certificates
 from scaling.validity import Verdict, judge
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def load_runs(path: str | Path | Sequence[str | Path], role: RunRole | None = No
     `rule.KEY` where a sweep's rule set it; `recipe_from` says where they are from (see `run_store.recipe`). What
     the design wanted beside is in columns named as its keys: `budget`, `target_params`, `model.params`.
     `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
-    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `tuning_columns`.
+    `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `tuning_columns`;
+    `best_rate` and `tuning_gain` with their intervals those of `certificates`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
 
     role: only these runs. Raises UserError, naming every file, where a record cannot be read, and for a mistake in a
@@ -147,11 +150,14 @@ def table_row(
 def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]:
     """Rows of the runs of one sweep."""
     ledger = read_ledger(home, results)
-    said = findings(ledger)
+    said, rows = findings(ledger), []
     for run_id, result in results.items():
         whole, source = with_recipe(home / run_id, result)
         row = table_row(whole, ledger.roles[run_id], ledger.label(run_id), said.get(run_id, ()), source)
-        yield {**row, **ledger.tuning[run_id]}
+        rows.append({**row, **ledger.tuning[run_id]})
+    found, none = certificates(rows), dict.fromkeys(CERTIFICATE, math.nan)
+    for row in rows:
+        yield {**row, **found.get(row["run_id"], none)}
 
 
 def _joined(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

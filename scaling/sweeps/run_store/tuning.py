@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scaling.errors import UserError
 from scaling.validity import BETTER, Verdict
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ TuningState = Literal["tuned", "bracketed", "untuned"]
 FACTOR = "learning_rate_factor"  # in a label: times the learning rate that the run would have
 RATE = "optimizer.learning_rate"  # in a label of a grid that varies it
 ENOUGH = 0.001  # of the loss: what is to be gained at most where a rate is tuned; seeds scatter by as much
+SURFACE_DRAWS = 1000
+CERTIFICATE = (
+    "best_rate", "best_rate_low", "best_rate_high", "tuning_gain", "tuning_gain_low", "tuning_gain_high"
+)  # fmt: skip
 WIDEST = 4.0  # factor from one rate to the next beyond which a parabola says little of the loss between
 
 
@@ -112,6 +117,39 @@ def tuning_columns(
     return columns
 
 
+def certificates(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Columns of `load_runs` for runs of one sweep, by run id, of those whose point tried several rates.
+
+    best_rate: the learning rate of least loss at the run's point by a response surface of all points
+    (`laws.response_surface`), best_rate_low and best_rate_high its 90 % interval, which ends where training diverged.
+    tuning_gain, tuning_gain_low, tuning_gain_high: the share of the loss that the best run of the point loses by not
+    being there. None of a sweep whose points are of several recipes.
+    """
+    import pandas as pd
+
+    from scaling import laws
+
+    rates: dict[str, set[float]] = {}
+    for row in rows:
+        if row["point"] and row["status"] == "completed":
+            rates.setdefault(row["point"], set()).add(row["learning_rate"])
+    if not any(len(tried) > 1 for tried in rates.values()):
+        return {}
+    table = pd.DataFrame(rows)
+    try:
+        surface = laws.response_surface(table, n=SURFACE_DRAWS)
+    except UserError:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for point in surface.points:
+        best, gain = point.best["lr"], point.gain
+        values = zip(CERTIFICATE, (best.value, best.low, best.high, gain.value, gain.low, gain.high), strict=True)
+        labels = table["point"][table["run_id"].isin(point.rows)]
+        columns = dict(values)
+        found |= {str(run_id): columns for run_id in table["run_id"][table["point"].isin(labels)]}
+    return found
+
+
 def tuning_verdicts(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Verdict, ...]]:
@@ -162,6 +200,18 @@ def tuning_lines(runs: "pd.DataFrame") -> list[str]:
         return []
     rows = runs[runs["tuning"].isin(("untuned", "bracketed"))].drop_duplicates(["sweep", "point"])
     return [
-        f"{point}: {state}: {note}"
-        for point, state, note in zip(rows["point"], rows["tuning"], rows["tuning_note"], strict=True)
+        f"{row['point']}: {row['tuning']}: {row['tuning_note']}{_certified(row)}" for row in rows.to_dict("records")
     ]
+
+
+def certificate_cells(row: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """The best rate and what is to be gained by it, with intervals; None where there is no certificate."""
+    if math.isnan(row.get("best_rate", math.nan)):
+        return None
+    best, low, high, gain, least, most = (row[name] for name in CERTIFICATE)
+    return f"{best:.3g} [{low:.3g}, {high:.3g}]", f"{gain:.2%} [{least:.2%}, {most:.2%}]"
+
+
+def _certified(row: Mapping[Any, Any]) -> str:
+    told = certificate_cells(row)
+    return f"; best learning rate {told[0]}, {told[1]} of the loss to be gained" if told else ""
