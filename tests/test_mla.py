@@ -152,3 +152,14 @@ def test_what_does_not_go_with_it_is_named() -> None:
         model(qk_norm=True)
     with pytest.raises(UserError, match=r"rope.*multiple of 2"):
         model(PART | {"rope": 3})
+
+
+def test_width_transfer_slows_its_matrices_and_leaves_its_scores() -> None:
+    """m = 2 in width. Its heads keep their width, so `mup.d_head` is nothing to it."""
+    plain, transferred = (model(PART | {"q_rank": 9}, mup=mup) for mup in (None, {"width": D // 2, "d_head": 1}))
+    facts = functional.facts(transferred)["layers"]["attention"]
+    rates = {name: fact["kernel"].rate if isinstance(fact, dict) else fact.rate for name, fact in facts.items()}
+    matrices = {"q_down", "q", "kv_down", "k_rope", "k_up", "v_up", "o"}
+    assert rates == dict.fromkeys(matrices, 1 / 2) | {"q_scale": 1, "kv_scale": 1}
+    params, x = parameters(plain), inputs()
+    assert (mixed(plain, params, x) == mixed(transferred, params, x)).all()
