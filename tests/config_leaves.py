@@ -17,12 +17,13 @@ def leaves(cls: type[BaseModel] = RunConfig, above: str = "") -> Iterator[tuple[
     """Dotted key and annotation of everything in `cls` that is no section.
 
     Of a part that is of one of several kinds the keys of the first, without its kind, which other keys go with.
-    `start` is left out: it names another run.
+    `start` is left out: it names another run; and so are patterns of mixers and feed-forward parts, which are lists.
     """
-    of_a_kind = any(cls in registry.values() for registry in (FAMILIES, OBJECTIVES, MIXERS, FEED_FORWARDS))
+    of_a_kind = any(cls in registry.values() for registry in (FAMILIES, OBJECTIVES))
     for name, field in cls.model_fields.items():
         inner = classes_of(field)
-        if name == "start" or (of_a_kind and name == "kind"):
+        pattern = inner and inner[0] in (*MIXERS.values(), *FEED_FORWARDS.values())
+        if name == "start" or pattern or (of_a_kind and name == "kind"):
             continue
         if inner:
             yield from leaves(inner[0], f"{above}{name}.")

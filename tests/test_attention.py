@@ -1,11 +1,14 @@
 """Every implementation of attention against the plain one, forward and gradient, and the plain one against loops."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import quick_jit
 
+from scaling.config import TransformerConfig, build
 from scaling.errors import UserError
 from scaling.families.kernels import KERNELS
 from scaling.models import attention_blocked, attention_kernels
@@ -121,6 +124,15 @@ def test_asking_for_a_kernel_of_another_platform_says_what_can_run(name: str, wh
 def test_asking_for_a_kernel_that_knows_no_softcap_raises() -> None:
     with pytest.raises(UserError, match=r"xla knows no attention_softcap.*allowed here: auto, reference, blocked"):
         attend(*inputs(8), AttentionMask(8, softcap=1.0), implementation="xla")
+
+
+def test_a_mixer_of_attention_alone_is_the_model_without_one_and_two_norms_are_refused() -> None:
+    shape: dict[str, Any] = {"vocab": 8, "context": 8, "layers": 1, "d_model": 8, "n_heads": 2}
+    plain = build(TransformerConfig, shape, "test")
+    assert build(TransformerConfig, shape | {"mixer": {"kind": "attention", "sinks": False}}, "test") == plain
+    with pytest.raises(UserError, match=r"mixer.qk_norm=width and qk_norm=true are two norms"):
+        mixer = {"kind": "attention", "qk_norm": "width"}
+        build(TransformerConfig, shape | {"mixer": mixer, "qk_norm": True}, "test")
 
 
 def test_cudnn_says_what_it_needs() -> None:

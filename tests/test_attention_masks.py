@@ -19,9 +19,11 @@ from scaling.models.positions import alibi_slopes
 Arrays = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def interpreted(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: Any = None) -> jax.Array:
+def interpreted(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: Any = None, sinks_H: Any = None
+) -> jax.Array:
     """Splash attention without a TPU."""
-    return splash(q, k, v, mask, marks, interpret=True)
+    return splash(q, k, v, mask, marks, sinks_H=sinks_H, interpret=True)
 
 
 def inputs(length: int, d_head: int = 8) -> Arrays:
@@ -55,8 +57,11 @@ def visible(length: int, mask: AttentionMask) -> np.ndarray:
     return np.array([[[sees(b, i, j) for j in range(length)] for i in range(length)] for b in range(2)])
 
 
-def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: Any = None) -> jax.Array:
-    """exp of every score of the square, times what is visible, over its sum."""
+def dense(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: Any = None, sinks: Any = None
+) -> jax.Array:
+    """exp of every score of the square, times what is visible, over its sum. Sinks are the scores of one more key,
+    which every query sees and whose value is 0."""
     length, heads, d_head = q.shape[1:]
     k, v = (jnp.repeat(x, heads // k.shape[2], 2) for x in (k, v))
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(d_head)
@@ -66,6 +71,9 @@ def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: 
         distance = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
         scores -= np.array(alibi_slopes(heads))[:, None, None] * distance
     weights = jnp.exp(scores) * visible(length, mask)[:, None]
+    if sinks is not None:
+        last = jnp.broadcast_to(jnp.exp(sinks)[:, None, None], (*weights.shape[:3], 1))
+        weights, v = jnp.concatenate([weights, last], -1), jnp.pad(v, ((0, 0), (0, 1), (0, 0), (0, 0)))
     return jnp.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
 
 
@@ -112,6 +120,51 @@ MASKS = [
 def test_attention_is_the_dense_square(run: Any, length: int, mask: AttentionMask) -> None:
     """At lengths below, of and beside whole blocks of 64."""
     assert_same_with_gradients(run, inputs(length), mask)
+
+
+@pytest.mark.parametrize(
+    "run, d_head, mask",
+    [(run, 8, mask) for run in (reference, blocked) for mask in (AttentionMask(150), AttentionMask(30), MASKS[1])]
+    + [(blocked, 8, MASKS[3]), (blocked, 8, MASKS[8]), (interpreted, 64, AttentionMask(150))]
+    + [(interpreted, 64, AttentionMask(150, kind="document"))],
+    ids=told,
+)
+def test_a_sink_is_one_more_key_of_its_score_and_of_no_value(run: Any, d_head: int, mask: AttentionMask) -> None:
+    """Its gradient as well, also where it holds more than all keys and where it holds nothing."""
+    marks, sinks = marks_of(mask, 150), jnp.asarray([0.0, 6.0, -30.0, 1.5])
+    arrays = (*inputs(150, d_head), sinks)
+    direction = jax.random.normal(jax.random.key(9), arrays[0].shape)
+
+    def value_and_gradients(f: Any, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(lambda q, k, v, sinks: f(q, k, v, mask, marks, sinks), *arrays)
+        return (out, *pull(direction))
+
+    def by_name(q: Any, k: Any, v: Any, mask: Any, marks: Any, sinks: Any) -> jax.Array:
+        out: jax.Array = run(q, k, v, mask, marks, sinks_H=sinks)
+        return out
+
+    both = quick_jit(lambda *x: (value_and_gradients(by_name, *x), value_and_gradients(dense, *x)))
+    *rest, sunk = zip(*both(*arrays), strict=True)
+    for got, want in rest:
+        np.testing.assert_allclose(got, want, atol=3e-5)
+    assert np.abs(np.delete(sunk[1], 2)).min() > 0.01
+    np.testing.assert_allclose(*sunk, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("d_v", [5, 12])
+@pytest.mark.parametrize("run", [reference, blocked, xla, interpreted])
+def test_values_may_have_another_width_than_keys(run: Any, d_v: int) -> None:
+    mask, marks = AttentionMask(30, kind="document"), marks_of(AttentionMask(30, kind="document"), 70)
+    q, k, _ = inputs(70)
+    v, direction = (jax.random.normal(jax.random.key(i), (2, 70, n, d_v)) for i, n in ((1, 2), (2, 4)))
+
+    def value_and_gradients(f: Any, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(lambda *x: f(*x, mask, marks), *arrays)
+        return (out, *pull(direction))
+
+    both = quick_jit(lambda *x: (value_and_gradients(run, *x), value_and_gradients(dense, *x)))
+    for got, want in zip(*both(q, k, v), strict=True):
+        np.testing.assert_allclose(got, want, atol=3e-5)
 
 
 @pytest.mark.parametrize("kind", ["full", "prefix", "document"])
@@ -184,5 +237,9 @@ def test_kernels_are_not_asked_for_masks_that_they_do_not_know() -> None:
     assert choose("auto", "tpu", **plain, mask="prefix") == "blocked"
     with pytest.raises(UserError, match="cudnn knows no sliding window that reaches behind a query; allowed here"):
         choose("cudnn", "gpu", **plain, mask="full", windowed=True)
+    for name in ("cudnn", "xla"):
+        with pytest.raises(UserError, match=rf"{name} knows no attention sinks .*here: auto, reference, blocked$"):
+            choose(name, "gpu", **plain, sinks=True)
+    assert choose("auto", "tpu", **plain, sinks=True) == "splash"
     with pytest.raises(UserError, match="cudnn knows no document mask; allowed here: auto, reference, blocked, xla"):
         choose("cudnn", "gpu", **plain, mask="document")

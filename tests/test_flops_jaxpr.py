@@ -70,6 +70,9 @@ MODELS = {
     "llama": BASE | {"n_heads": 4, "n_kv_heads": 2, "d_head": 6, "tied": False, "qk_norm": True},
     "research": BASE | {"activation": "relu2", "norm_position": "sandwich", "parallel_block": True, "d_head": 4,
                         "sliding_window": [3, None], "layer_sharing": 2, "logit_softcap": 30.0},
+    "latent": BASE | {"mixer": [{"kind": "mla", "q_rank": 7, "kv_rank": 5, "nope": 4, "rope": 2, "v": 3},
+                                {"kind": "mla", "kv_rank": 5, "nope": 4, "rope": 2, "v": 8}]},
+    "sinks": BASE | {"mixer": {"kind": "attention", "sinks": True, "qk_norm": "width"}, "n_kv_heads": 1},
     "post": BASE | {"norm_position": "post", "position": "alibi", "activation": "geglu"},
 }  # fmt: skip
 

@@ -34,8 +34,19 @@ EXACT = {  # counted from the reference implementations
 MIXTURES = {  # total, and what a token meets with the input embedding: of the published weights
     "mixtral-8x7b": (46_702_792_704, 12_879_925_248),
     "mixtral-8x22b": (140_630_071_296, 39_161_468_928),
+    "olmoe-1b-7b": (6_919_161_856, 1_282_017_280),
     "deepseekmoe-16b": (16_375_728_128, 2_828_650_496),
+    "deepseek-v2-lite": (15_706_484_224, 2_661_150_208),
+    "deepseek-v3": (671_026_404_352, 37_552_282_624),
     "qwen3-30b-a3b": (30_532_122_624, 3_353_032_704),
+    "gpt-oss-20b": (20_914_757_184, 4_187_440_704),
+    "llama-4-scout": (107_769_861_120, 17_172_894_720),
+}
+ROUNDED_MIXTURES = {  # the same as their reports print it, and within what
+    "deepseek-v2": (236e9, 21e9, 0.02),  # 2405.04434
+    "kimi-k2": (1.04e12, 32.6e9, 0.02),  # 2507.20534
+    "qwen3-235b-a22b": (235e9, 22e9, 0.01),  # 2505.09388
+    "gpt-oss-120b": (116.83e9, 5.13e9 + 201_088 * 2880, 1e-3),  # 2508.10925: active without the input embedding
 }
 ROUNDED = {  # as printed in the papers
     "gpt3-125m": (125e6, 0.01),
@@ -65,6 +76,46 @@ def total(name: str) -> int:
 def test_a_mixture_of_experts_has_the_published_total_and_active_parameters(name: str) -> None:
     found = accounting.params(preset(name))
     assert (found.total, found.active) == MIXTURES[name]
+
+
+@pytest.mark.parametrize("name", ROUNDED_MIXTURES)
+def test_a_mixture_of_experts_has_the_counts_that_its_report_rounds(name: str) -> None:
+    found, (published, active, tolerance) = accounting.params(preset(name)), ROUNDED_MIXTURES[name]
+    assert found.total == pytest.approx(published, rel=tolerance)
+    assert found.active == pytest.approx(active, rel=tolerance)
+
+
+@pytest.mark.parametrize(("name", "flops"), [("gpt-oss-20b", 24_141_260_160), ("gpt-oss-120b", 34_534_221_696)])
+def test_flops_of_gpt_oss_by_the_formula_of_six_n_and_windows(name: str, flops: int) -> None:
+    """6·(active − input embedding) + 12·Σ heads·d_head·min(context, window). The ledger, told to count a window's
+    keys whole, has the same but for vectors, which are in N and in no product."""
+    model = preset(name)
+    assert isinstance(model, TransformerConfig) and model.context == 4096
+    count = accounting.params(model)
+    scores = 12 * sum(model.n_heads * model.d_head * min(model.context, window) for window in model.windows)
+    assert 6 * (count.active - count.items["embedding"]) + scores == flops
+    matrices = sum(
+        value for item, value in accounting.flops_per_token(model).items.items() if item != "attention_scores"
+    )
+    vectors = sum(t.size * t.active for t in model.tensors() if t.role == "vector")
+    assert matrices + 6 * vectors + scores == pytest.approx(flops, rel=1e-12)
+
+
+def test_latent_attention_by_closed_form() -> None:
+    """Of a layer: D·q + q·H·(n + r) of queries or D·H·(n + r), D·(c + r) + c·H·(n + v) of keys and values, H·v·D out,
+    and the norms of the latents."""
+    n, r, v, c = 128, 64, 128, 512
+    for name, (L, D, H, q) in {
+        "deepseek-v2-lite": (27, 2048, 16, None),
+        "deepseek-v2": (60, 5120, 128, 1536),
+        "deepseek-v3": (61, 7168, 128, 1536),
+        "kimi-k2": (61, 7168, 64, 1536),
+    }.items():
+        queries = D * H * (n + r) if q is None else D * q + q * H * (n + r)
+        layer = queries + D * (c + r) + c * H * (n + v) + H * v * D
+        found = accounting.params(preset(name)).items
+        assert found["attention"] == L * layer
+        assert found["norm"] == L * (2 * D + c + (q or 0)) + D
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -58,6 +58,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "windows and a layer over": {"layers": 5, "sliding_window": (3, None)},
     "sharing and windows": {"layers": 6, "layer_sharing": 2, "sliding_window": (5, 3, None)},
     "dropout": {"dropout": 0.2},
+    "mixers of two kinds": {
+        "mixer": [
+            {"kind": "mla", "q_rank": 6, "kv_rank": 5, "nope": 4, "rope": 2, "v": 3},
+            {"kind": "attention", "sinks": True, "qk_norm": "width"},
+        ],
+        "sliding_window": (5, None),
+    },
 }
 
 
@@ -70,8 +77,9 @@ def test_scan_remat_and_chunks_compute_the_same(name: str) -> None:
         assert_close(loss_and_gradients(config, key, layers="unroll", remat="dots"), want)
 
 
-def test_every_attention_that_runs_on_any_platform_gives_the_same_model() -> None:
-    config = model(layers=2, sliding_window=(4, None))
+@pytest.mark.parametrize("mixer", [None, {"kind": "mla", "kv_rank": 5, "nope": 4, "rope": 2, "v": 3}])
+def test_every_attention_that_runs_on_any_platform_gives_the_same_model(mixer: Any) -> None:
+    config = model(layers=2, sliding_window=(4, None), mixer=mixer)
     want = loss_and_gradients(config, attention="reference")
     for name in ("blocked", "xla"):
         assert_close(loss_and_gradients(config, attention=name), want)

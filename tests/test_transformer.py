@@ -61,6 +61,9 @@ def turned(x_Lxd: np.ndarray, theta: float) -> np.ndarray:
 
 def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int, mask: Mask) -> np.ndarray:
     d, q, k, v = model.d_head, *(linear(x_LxD, p[name]) for name in "qkv")
+    mixer: Any = model.parts[0][0]
+    if mixer.qk_norm == "width":
+        q, k = (normed(x, {"scale": p[f"{name}_scale"]}, model) for name, x in (("q", q), ("k", k)))
     i, j = np.indices((len(x_LxD), len(x_LxD)))
     distance = np.abs(i - j)
     seen = (distance < window) & ((j <= i) | (mask == "full"))
@@ -81,7 +84,8 @@ def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int, 
         if model.position == "alibi":
             scores = scores - 2.0 ** (-8 * (h + 1) / model.n_heads) * distance
         weights = np.where(seen, np.exp(scores), 0)
-        outs.append(weights / weights.sum(1, keepdims=True) @ vh)
+        nothing = np.exp(p["sinks"][h]) if mixer.sinks else 0.0
+        outs.append(weights / (weights.sum(1, keepdims=True) + nothing) @ vh)
     return linear(np.concatenate(outs, 1), p["o"])
 
 
@@ -94,6 +98,9 @@ ACTIVATIONS = {
 
 
 def mlp(x: np.ndarray, p: Any, model: TransformerConfig) -> np.ndarray:
+    if model.activation == "clamped_swiglu":
+        gate, up = np.minimum(linear(x, p["gate"]), 7), np.clip(linear(x, p["up"]), -7, 7)
+        return linear(gate / (1 + np.exp(-1.702 * gate)) * (up + 1), p["down"])
     act = ACTIVATIONS[{"geglu": "gelu", "swiglu": "silu"}.get(model.activation, model.activation)]
     gated = model.activation in ("geglu", "swiglu")
     return linear(act(linear(x, p["gate"])) * linear(x, p["up"]) if gated else act(linear(x, p["up"])), p["down"])
@@ -167,6 +174,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "parallel, sandwich": {**GPT2, "parallel_block": True, "norm_position": "sandwich"},
     "parallel, post": {"parallel_block": True, "norm_position": "post", "position": "none", "activation": "silu"},
     "query-key norm (qwen 3)": {**LLAMA, "qk_norm": True, "d_head": 6},
+    "query-key norm of the whole width (olmoe)": {**LLAMA, "mixer": {"kind": "attention", "qk_norm": "width"}},
+    "sinks, biases, every other layer with a window (gpt-oss)": {
+        **LLAMA,
+        "bias": True,
+        "activation": "clamped_swiglu",
+        "sliding_window": (5, None),
+        "mixer": {"kind": "attention", "sinks": True},
+    },
     "alibi, relu2, no bias in layer norms": {"norm": "layernorm", "position": "alibi", "activation": "relu2"},
     "shared layers (albert)": {**GPT2, "layers": 4, "layer_sharing": 2},
     "transferred in width": {**GPT2, "mup": {"width": 12}},

@@ -30,6 +30,7 @@ class Flops:
         head). For other shapes than theirs: 6 × the weights of the attention and MLP matrices, and n_heads·d_head
         in place of d_model in the second term.
 
+    n_heads·d_head is, of latent attention, n_heads times the mean of a key's width and a value's.
     Of other families the conventions count the same things: `deepseek` and `chinchilla_appendix_f` the matrices of
     the layers (of experts those that a token meets), `palm` all parameters.
 

@@ -16,6 +16,7 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "vocab": ("tensor",),
         "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
         "kv_heads": ("tensor",),
+        "latent": ("fsdp", "expert"),  # stored as `embed` is; every device computes it whole, for its own heads
         "mlp": ("tensor",),
         "experts": ("expert",),
         "gates": (),  # all gates of a cell are where the cell is

@@ -58,6 +58,10 @@ class BlockPart(Config):
 class Mixer(BlockPart):
     """What lets positions see each other."""
 
+    def rope_width(self, model: TransformerShape) -> int:
+        """Features that rotary positions turn together: the width of the tables in its `LayerContext`."""
+        return model.d_head
+
     def extra_flops(
         self, model: TransformerShape, windows: Sequence[int], mask: Mask, keys: float | None
     ) -> ExtraFlops:

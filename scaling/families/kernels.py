@@ -36,6 +36,8 @@ class Kernel:
     """knows windows before a query, none that also reach behind it"""
     masks: tuple[Mask, ...] = get_args(Mask)
     """those that it knows"""
+    sinks: bool = False
+    """knows learned logits in the softmax that carry no value"""
     fused: bool = False
     """keeps no scores for the backward pass"""
     grouped: bool = False
@@ -45,8 +47,8 @@ class Kernel:
 
 
 KERNELS = {
-    "reference": Kernel(),
-    "blocked": Kernel(),
+    "reference": Kernel(sinks=True),
+    "blocked": Kernel(sinks=True),
     "xla": Kernel(plain_only=True, grouped=True),
     "cudnn": Kernel(
         platform="gpu",
@@ -61,6 +63,7 @@ KERNELS = {
         platform="tpu",
         plain_only=True,
         masks=("causal", "full", "document"),
+        sinks=True,
         fused=True,
         refuses=_splash,
     ),
@@ -70,11 +73,21 @@ BEST = {"gpu": ("cudnn", "xla"), "tpu": ("splash", "blocked"), "cpu": ("blocked"
 
 
 def choose(
-    asked: str, platform: str, *, dtype: str, d_head: int, bent: bool, mask: Mask = "causal", windowed: bool = False
+    asked: str,
+    platform: str,
+    *,
+    dtype: str,
+    d_head: int,
+    bent: bool,
+    sinks: bool = False,
+    mask: Mask = "causal",
+    windowed: bool = False,
 ) -> str:
     """The kernel that `placement.attention` comes to on a platform.
 
+    d_head: width of a query or of a value, whichever is wider.
     bent: scores are soft-capped or fall with the distance, or probabilities are dropped.
+    sinks: the softmax has learned logits that carry no value.
     windowed: a query sees fewer keys than the mask lets it see, those near it.
     Raises UserError where the one asked for cannot run, and says why and which can.
     """
@@ -85,6 +98,8 @@ def choose(
             return f"runs on {kernel.platform} only, this is {platform}"
         if kernel.plain_only and bent:
             return "knows no attention_softcap, alibi or dropout"
+        if sinks and not kernel.sinks:
+            return "knows no attention sinks (mixer.sinks)"
         if mask not in kernel.masks:
             return f"knows no {mask} mask"
         if kernel.left_only and windowed and looks_ahead(mask):

@@ -9,7 +9,7 @@ from scaling.families.linear import linear
 from scaling.families.model import Compute
 from scaling.families.shape import TransformerShape
 
-KEEPS = {"relu": 2, "relu2": 3, "silu": 4, "gelu": 6, "swiglu": 6, "geglu": 8}
+KEEPS = {"relu": 2, "relu2": 3, "silu": 4, "gelu": 6, "swiglu": 6, "geglu": 8, "clamped_swiglu": 9}
 """arrays of width d_ff that JAX keeps for the backward pass"""
 
 

@@ -9,7 +9,7 @@ from scaling.families.model import ModelConfig
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
 from scaling.frozen import filled
 
-GATED = ("swiglu", "geglu")
+GATED = ("swiglu", "geglu", "clamped_swiglu")
 SWIGLU_RATIO = 8 / 3  # three matrices cost what two of width 4·d_model do (Shazeer 2020, 2002.05202)
 
 
@@ -24,7 +24,8 @@ class TransformerShape(ModelConfig):
     d_ff: int = filled(ge=1)
     """hidden width of the MLP; 4·d_model where unset, 8/3·d_model rounded up to 8 for a gated activation"""
 
-    activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu"] = "swiglu"
+    activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
+    """clamped_swiglu: that of gpt-oss, min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), up cut to ±7"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
     norm_eps: float = Field(default=1e-5, gt=0)
@@ -35,7 +36,8 @@ class TransformerShape(ModelConfig):
     parallel_block: bool = False
     """attention and MLP read the same normed input and are added together (GPT-J, PaLM)"""
     qk_norm: bool = False
-    """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442)"""
+    """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442); over all heads together it is
+    `mixer.qk_norm`"""
     sliding_window: tuple[int | None, ...] = ()
     """keys a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
     layer_sharing: int = Field(default=1, ge=1)

@@ -7,18 +7,20 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from scaling.families.attention import PROJECTIONS, SCORES, Attention
+from scaling.families.attention import Attention
 from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind, pattern
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
+from scaling.families.mla import MLA
 from scaling.families.mlp import MLP
 from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask
 from scaling.families.moe import MoE
 from scaling.families.shape import TransformerShape
+from scaling.families.softmax_mixer import PROJECTIONS, SCORES
 
-MIXERS: dict[str, type[Mixer]] = {"attention": Attention}
+MIXERS: dict[str, type[Mixer]] = {"attention": Attention, "mla": MLA}
 FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP, "moe": MoE}
 
 AnyMixer = Annotated[Mixer, ByKind(MIXERS)]

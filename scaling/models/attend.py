@@ -19,6 +19,7 @@ def reference(
     mask: AttentionMask,
     marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
+    sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """Plain attention: the whole [L, L] square of scores of every head in float32."""
     length, heads, d_head = q_BxLxHxd.shape[1:]
@@ -26,13 +27,22 @@ def reference(
     k_BxLxHxd, v_BxLxHxd = jnp.repeat(k_BxLxKxd, groups, 2), jnp.repeat(v_BxLxKxd, groups, 2)
     scores_BxHxLxL = jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd, k_BxLxHxd, preferred_element_type=jnp.float32)
     window = slice(0, length)
-    probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, window, window, mask, marks_BxL)
+    probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, window, window, mask, marks_BxL, sinks_H)
     probs_BxHxLxL = dropout(probs_BxHxLxL, mask.dropout, key).astype(v_BxLxHxd.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", probs_BxHxLxL, v_BxLxHxd)
 
 
 Implementation = Callable[
-    [jax.Array, jax.Array, jax.Array, AttentionMask, jax.Array | None, jax.Array | None], jax.Array
+    [
+        jax.Array,
+        jax.Array,
+        jax.Array,
+        AttentionMask,
+        jax.Array | None,
+        jax.Array | None,
+        jax.Array | None,
+    ],
+    jax.Array,
 ]
 
 RUN: dict[str, Implementation] = {
@@ -53,13 +63,15 @@ def attend(
     *,
     marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
+    sinks_H: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Attention, [B, L, H, d]; scores are scaled by 1/√d and query heads share keys in groups of H / K.
+    """Attention, [B, L, H, d of v]; scores are scaled by 1/√(d of q) and query heads share keys in groups of H / K.
 
     mask: which keys a query sees and how their scores are bent.
     marks_BxL: what the mask is made of, where it depends on the text: see `objectives.Batch`.
     key: for dropout of probabilities; None for none.
+    sinks_H: a logit of each head that takes part in the softmax and carries no value; None for none.
     implementation: a name in KERNELS, or `auto` for the fastest that can run on the mesh's devices.
 
     Raises UserError where the implementation asked for cannot run, and says why and which can.
@@ -69,9 +81,10 @@ def attend(
         implementation,
         target_platform(),
         dtype=q_BxLxHxd.dtype.name,
-        d_head=q_BxLxHxd.shape[-1],
+        d_head=max(q_BxLxHxd.shape[-1], v_BxLxKxd.shape[-1]),
         bent=bent,
+        sinks=sinks_H is not None,
         mask=mask.kind,
         windowed=mask.window < q_BxLxHxd.shape[1],
     )
-    return RUN[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, key)
+    return RUN[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, key, sinks_H)

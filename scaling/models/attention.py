@@ -22,35 +22,55 @@ class Attention(LayerPart):
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
         self.config = config
         self.q, self.k, self.v, self.o = (Linear(params[name]) for name in "qkvo")
-        self.q_scale = nnx.Param(params["q_scale"]) if config.qk_norm else None
-        self.k_scale = nnx.Param(params["k_scale"]) if config.qk_norm else None
+        self.q_scale, self.k_scale, self.sinks = (
+            nnx.Param(params[name]) if name in params else None for name in ("q_scale", "k_scale", "sinks")
+        )
 
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         config = self.config
-        batch, length, _ = x_BxLxD.shape
-        q_BxLxHxd = self.q(x_BxLxD).reshape(batch, length, config.n_heads, config.d_head)
-        k_BxLxKxd = self.k(x_BxLxD).reshape(batch, length, config.n_kv_heads, config.d_head)
-        v_BxLxKxd = self.v(x_BxLxD).reshape(batch, length, config.n_kv_heads, config.d_head)
-        if self.q_scale is not None and self.k_scale is not None:
-            q_BxLxHxd = rms_norm(q_BxLxHxd, self.q_scale[...], config.norm_eps)
-            k_BxLxKxd = rms_norm(k_BxLxKxd, self.k_scale[...], config.norm_eps)
+        q_BxLxHxd = self._heads(self.q(x_BxLxD), self.q_scale)
+        k_BxLxKxd = self._heads(self.k(x_BxLxD), self.k_scale)
+        v_BxLxKxd = self._heads(self.v(x_BxLxD), None)
         if context.rope is not None:
             q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *context.rope), rotate(k_BxLxKxd, *context.rope)
         q_BxLxHxd = scaled(q_BxLxHxd, config.transfer.scores)
-        q_BxLxHxd = constrain(q_BxLxHxd, "batch", "sequence", "heads", None)
-        k_BxLxKxd = constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None)
-        v_BxLxKxd = constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None)
-        out_BxLxHxd = attend(
-            q_BxLxHxd,
-            k_BxLxKxd,
-            v_BxLxKxd,
-            AttentionMask(
-                context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
-            ),
-            marks_BxL=context.marks_BxL,
-            key=dropout_key,
-            implementation=context.placement.attention,
-        )
-        return self.o(out_BxLxHxd.reshape(batch, length, -1)), NOTHING
+        sinks_H = None if self.sinks is None else self.sinks[...]
+        return self.o(attended(config, context, q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, dropout_key, sinks_H)), NOTHING
+
+    def _heads(self, x_BxLxW: jax.Array, scale: nnx.Param[jax.Array] | None) -> jax.Array:
+        """[B, L, heads, d], normed over as many features as there is a scale for: those of one head or of all."""
+        shape = (*x_BxLxW.shape[:2], -1, self.config.d_head)
+        if scale is None:
+            return x_BxLxW.reshape(shape)
+        parts = x_BxLxW.reshape(*shape[:2], -1, scale.shape[0])
+        return rms_norm(parts, scale[...], self.config.norm_eps).reshape(shape)
+
+
+def attended(
+    config: TransformerConfig,
+    context: LayerContext,
+    q_BxLxHxd: jax.Array,
+    k_BxLxKxd: jax.Array,
+    v_BxLxKxd: jax.Array,
+    dropout_key: jax.Array | None,
+    sinks_H: jax.Array | None = None,
+) -> jax.Array:
+    """What a layer's heads read, side by side: [B, L, H·d]."""
+    q_BxLxHxd = constrain(q_BxLxHxd, "batch", "sequence", "heads", None)
+    k_BxLxKxd = constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None)
+    v_BxLxKxd = constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None)
+    out_BxLxHxd = attend(
+        q_BxLxHxd,
+        k_BxLxKxd,
+        v_BxLxKxd,
+        AttentionMask(
+            context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
+        ),
+        marks_BxL=context.marks_BxL,
+        key=dropout_key,
+        sinks_H=sinks_H,
+        implementation=context.placement.attention,
+    )
+    return out_BxLxHxd.reshape(*out_BxLxHxd.shape[:2], -1)

@@ -24,6 +24,7 @@ def blocked(
     mask: AttentionMask,
     marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
+    sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """See `attend`."""
     heads, d_head = q_BxLxHxd.shape[2:]
@@ -32,9 +33,9 @@ def blocked(
     k_BxHxLxd = jnp.repeat(jnp.swapaxes(k_BxLxKxd, 1, 2), groups, 1)
     v_BxHxLxd = jnp.repeat(jnp.swapaxes(v_BxLxKxd, 1, 2), groups, 1)
     if mask.softcap is None and (mask.dropout == 0 or key is None):
-        out_BxHxLxd = _attend(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, marks_BxL, mask)
+        out_BxHxLxd = _attend(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, marks_BxL, sinks_H, mask)
     else:
-        out_BxHxLxd = _bent(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask, marks_BxL, key)
+        out_BxHxLxd = _bent(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask, marks_BxL, key, sinks_H)
     return jnp.swapaxes(out_BxHxLxd, 1, 2)
 
 
@@ -49,56 +50,72 @@ def _bent(
     mask: AttentionMask,
     marks_BxL: jax.Array | None,
     key: jax.Array | None,
+    sinks_H: jax.Array | None,
 ) -> jax.Array:
     """With soft-capped scores or dropped probabilities; its backward pass is derived automatically."""
     out = []
     for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
-        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, queries, keys, mask, marks_BxL)
+        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, queries, keys, mask, marks_BxL, sinks_H)
         own_key = None if key is None else jax.random.fold_in(key, queries.start)
         probs_BxHxQxS = dropout(probs_BxHxQxS, mask.dropout, own_key).astype(v.dtype)
         out.append(jnp.einsum("bhqk,bhkd->bhqd", probs_BxHxQxS, v[:, :, keys]))
     return jnp.concatenate(out, 2)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _attend(
     q_BxHxLxd: jax.Array,
     k_BxHxLxd: jax.Array,
     v_BxHxLxd: jax.Array,
     marks_BxL: jax.Array | None,
+    sinks_H: jax.Array | None,
     mask: AttentionMask,
 ) -> jax.Array:
     """Softmax of q·k times v, without soft-cap and dropout."""
-    return _forward(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, marks_BxL, mask)[0]
+    return _forward(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, marks_BxL, sinks_H, mask)[0]
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, marks_BxL: jax.Array | None, mask: AttentionMask
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    marks_BxL: jax.Array | None,
+    sinks_H: jax.Array | None,
+    mask: AttentionMask,
 ) -> tuple[jax.Array, Any]:
-    """Keeps exp(scores − maximum) of every block and one over its sum; neither is multiplied out over the block."""
-    outs, weights, scales = [], [], []
+    """Keeps exp(scores − maximum) of every block and one over its sum; neither is multiplied out over the block. Of
+    sinks it keeps their share of every query."""
+    outs, weights, scales, sunk = [], [], [], []
     for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
         scores_BxHxQxS = bend(_scores(q[:, :, queries], k[:, :, keys]), queries, keys, mask, marks_BxL)
-        weights_BxHxQxS = jnp.exp(scores_BxHxQxS - jnp.max(scores_BxHxQxS, -1, keepdims=True))
-        scale_BxHxQx1 = 1 / jnp.sum(weights_BxHxQxS, -1, keepdims=True)
+        top_BxHxQx1 = jnp.max(scores_BxHxQxS, -1, keepdims=True)
+        if sinks_H is not None:
+            top_BxHxQx1 = jnp.maximum(top_BxHxQx1, sinks_H[:, None, None])
+        weights_BxHxQxS = jnp.exp(scores_BxHxQxS - top_BxHxQx1)
+        sum_BxHxQx1 = jnp.sum(weights_BxHxQxS, -1, keepdims=True)
+        if sinks_H is not None:
+            sink_BxHxQx1 = jnp.exp(sinks_H[:, None, None] - top_BxHxQx1)
+            sum_BxHxQx1 = sum_BxHxQx1 + sink_BxHxQx1
+            sunk.append(sink_BxHxQx1 / sum_BxHxQx1)
+        scale_BxHxQx1 = 1 / sum_BxHxQx1
         out_BxHxQxd = jnp.einsum("bhqk,bhkd->bhqd", weights_BxHxQxS.astype(v.dtype), v[:, :, keys])
         outs.append((out_BxHxQxd * scale_BxHxQx1).astype(q.dtype))
         weights.append(weights_BxHxQxS.astype(v.dtype))
         scales.append(scale_BxHxQx1)
     out = jnp.concatenate(outs, 2)
-    return out, (q, k, v, out, weights, scales)
+    return out, (q, k, v, out, weights, scales, sunk)
 
 
-def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    """Gradients of q, k and v.
+def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Array | None, ...]:
+    """Gradients of q, k, v and sinks.
 
     Written out for two reasons. Σ p·dp over keys is the output times its gradient, d_head numbers to sum in place of
     a block's keys (Dao et al. 2022, 2205.14135, section B.4). And gradients of keys and values are computed as
     [d, S]: on a CPU, XLA's fast products want the summed axis last on the left, and the other order took 2 to 3
     times as long. The barriers keep those transpositions copies of their own, outside the loops that use them.
     """
-    q, k, v, out, weights, scales = saved
+    q, k, v, out, weights, scales, sunk = saved
     barrier = jax.lax.optimization_barrier
     dout = barrier(dout)
     delta_BxHxLx1 = jnp.sum((out * dout).astype(jnp.float32), -1, keepdims=True)
@@ -114,7 +131,8 @@ def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Arr
         dqs.append(jnp.einsum("bhqk,bhkd->bhqd", dscores_BxHxQxS, k[:, :, keys]))
         dks.append(jnp.einsum("bhdq,bhqk->bhdk", q_BxHxdxL[..., queries], dscores_BxHxQxS))
         dvs.append(jnp.einsum("bhdq,bhqk->bhdk", dout_BxHxdxQ, weights_BxHxQxS))
-    return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, cut), _sum_over_blocks(dvs, cut), None
+    dsinks = -jnp.sum(jnp.concatenate(sunk, 2) * delta_BxHxLx1, (0, 2, 3)) if sunk else None  # dp of no value is 0
+    return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, cut), _sum_over_blocks(dvs, cut), None, dsinks
 
 
 def _sum_over_blocks(parts: list[jax.Array], cut: Blocks) -> jax.Array:

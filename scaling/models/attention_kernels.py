@@ -22,6 +22,7 @@ def xla(
     mask: AttentionMask,
     marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
+    sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """JAX's portable form: the whole square of scores, fused where XLA can."""
     return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, "xla")
@@ -34,6 +35,7 @@ def cudnn(
     mask: AttentionMask,
     marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
+    sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """cuDNN's flash attention."""
     return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, "cudnn")
@@ -47,20 +49,20 @@ def _dot_product(
     marks_BxL: jax.Array | None,
     implementation: Literal["xla", "cudnn"],
 ) -> jax.Array:
-    length = q.shape[1]
-    if mask.kind in MARKED:
-        visible = seen(slice(0, length), slice(0, length), mask, marks_BxL)
-        return jax.nn.dot_product_attention(q, k, v, mask=visible, implementation=implementation)
-    causal = mask.kind == "causal"
-    window = None if mask.window >= length else (mask.window - 1, 0 if causal else mask.window - 1)
-    return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        is_causal=causal,
-        local_window_size=window,
-        implementation=implementation,
+    """Both know one width only: where values have another than keys, the narrower are filled with zeros."""
+    length, scale, d_v = q.shape[1], q.shape[-1] ** -0.5, v.shape[-1]
+    width = max(q.shape[-1], d_v)
+    q, k, v = (
+        x if x.shape[-1] == width else jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),)) for x in (q, k, v)
     )
+    run = partial(jax.nn.dot_product_attention, q, k, v, scale=scale, implementation=implementation)
+    if mask.kind in MARKED:
+        out = run(mask=seen(slice(0, length), slice(0, length), mask, marks_BxL))
+    else:
+        causal = mask.kind == "causal"
+        window = None if mask.window >= length else (mask.window - 1, 0 if causal else mask.window - 1)
+        out = run(is_causal=causal, local_window_size=window)
+    return out[..., :d_v]
 
 
 def splash(
@@ -70,6 +72,7 @@ def splash(
     mask: AttentionMask,
     marks_BxL: jax.Array | None = None,
     key: jax.Array | None = None,
+    sinks_H: jax.Array | None = None,
     *,
     interpret: bool = False,
 ) -> jax.Array:
@@ -85,14 +88,20 @@ def splash(
         k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], 2) for x in (k, v))
     padding = ((0, 0), (0, -length % LANES), (0, 0), (0, 0))
     q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
-    axes: tuple[Axes, ...] = tuple(("batch", "sequence", heads, None) for heads in ("heads", "kv_heads", "kv_heads"))
-    arrays = [q, k, v]
+    axes: list[Axes] = [("batch", "sequence", heads, None) for heads in ("heads", "kv_heads", "kv_heads")]
+    more = dict[str, jax.Array]()
     if mask.kind in MARKED:
         if marks_BxL is None:
             raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
-        axes, arrays = (*axes, ("batch", "sequence")), [*arrays, jnp.pad(marks_BxL, padding[:2])]
-    run = partial(_splash_on_one_device, mask=mask, real=length, interpret=interpret)
-    return on_each_device(run, axes, *arrays)[:, :length].astype(q_BxLxHxd.dtype)
+        axes, more["marks_BxL"] = [*axes, ("batch", "sequence")], jnp.pad(marks_BxL, padding[:2])
+    if sinks_H is not None:
+        axes, more["sinks_H"] = [*axes, ("heads",)], sinks_H
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, *own: jax.Array) -> jax.Array:
+        told = dict(zip(more, own, strict=True))
+        return _splash_on_one_device(q, k, v, mask=mask, real=length, interpret=interpret, **told)
+
+    return on_each_device(run, tuple(axes), q, k, v, *more.values())[:, :length].astype(q_BxLxHxd.dtype)
 
 
 def _splash_on_one_device(
@@ -100,6 +109,7 @@ def _splash_on_one_device(
     k_BxLxKxd: jax.Array,
     v_BxLxKxd: jax.Array,
     marks_BxL: jax.Array | None = None,
+    sinks_H: jax.Array | None = None,
     *,
     mask: AttentionMask,
     real: int,
@@ -132,7 +142,6 @@ def _splash_on_one_device(
         interpret=interpret,
     )
     q_BxHxLxd, k_BxKxLxd, v_BxKxLxd = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxd, k_BxLxKxd, v_BxLxKxd))
-    if marks_BxL is None:
-        return jnp.swapaxes(jax.vmap(run)(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd), 1, 2)
-    out_BxHxLxd = jax.vmap(run)(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd, kernel.SegmentIds(marks_BxL, marks_BxL))
+    segments = None if marks_BxL is None else kernel.SegmentIds(marks_BxL, marks_BxL)
+    out_BxHxLxd = jax.vmap(run, (0, 0, 0, 0, None))(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd, segments, sinks_H)
     return jnp.swapaxes(out_BxHxLxd, 1, 2)

@@ -74,7 +74,16 @@ def bend(
 
 
 def masked_softmax(
-    scores_BxHxQxS: jax.Array, queries: slice, keys: slice, mask: AttentionMask, marks_BxL: jax.Array | None
+    scores_BxHxQxS: jax.Array,
+    queries: slice,
+    keys: slice,
+    mask: AttentionMask,
+    marks_BxL: jax.Array | None,
+    sinks_H: jax.Array | None,
 ) -> jax.Array:
-    """Probabilities, float32; arguments as of `bend`."""
-    return jax.nn.softmax(bend(scores_BxHxQxS, queries, keys, mask, marks_BxL), -1)
+    """Probabilities of the keys, float32; arguments as of `bend`. With sinks they add up to less than 1."""
+    scores = bend(scores_BxHxQxS, queries, keys, mask, marks_BxL)
+    if sinks_H is None:
+        return jax.nn.softmax(scores, -1)
+    sinks_BxHxQx1 = jnp.broadcast_to(sinks_H[:, None, None], (*scores.shape[:3], 1))
+    return jax.nn.softmax(jnp.concatenate([scores, sinks_BxHxQx1], -1), -1)[..., :-1]

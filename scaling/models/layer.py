@@ -19,7 +19,7 @@ class LayerContext:
     """Where a layer is and how it computes."""
 
     rope: Rope
-    """cos and sin of every position, see `positions.rope_tables`"""
+    """cos and sin of every position at the mixer's `rope_width`, see `positions.rope_tables`"""
     window: int
     """keys that a query may see"""
     mask: Mask

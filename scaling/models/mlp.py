@@ -28,7 +28,7 @@ class MLP(LayerPart):
         up_BxLxF = constrain(self.up(x_BxLxD), "batch", "sequence", "mlp")
         if self.gate is not None:
             gate_BxLxF = constrain(self.gate(x_BxLxD), "batch", "sequence", "mlp")
-            return self.down(activate(gate_BxLxF, self.activation) * up_BxLxF), NOTHING
+            return self.down(gated(gate_BxLxF, up_BxLxF, self.activation)), NOTHING
         return self.down(activate(up_BxLxF, self.activation)), NOTHING
 
 
@@ -49,7 +49,15 @@ def mlp(
         return y + spread(w[name]["bias"]).astype(y.dtype) if "bias" in w[name] else y
 
     up = of("up", x)
-    return of("down", activate(of("gate", x), activation) * up if "gate" in w else activate(up, activation))
+    return of("down", gated(of("gate", x), up, activation) if "gate" in w else activate(up, activation))
+
+
+def gated(gate: jax.Array, up: jax.Array, name: str) -> jax.Array:
+    """The product of a gate and what it lets through, by the name of the activation."""
+    if name == "clamped_swiglu":  # gpt-oss, 2508.10925
+        gate, up = jnp.minimum(gate, 7.0), jnp.clip(up, -7.0, 7.0)
+        return gate * jax.nn.sigmoid(1.702 * gate) * (up + 1)
+    return activate(gate, name) * up
 
 
 def activate(x: jax.Array, name: str) -> jax.Array:

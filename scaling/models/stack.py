@@ -1,7 +1,7 @@
 """Applying stacked layers: by `scan` on accelerators, unrolled on a CPU, with a policy for what is computed again."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from scaling.config.run import Placement
 from scaling.families import TransformerConfig, tree
 from scaling.models.block import Block
-from scaling.models.layer import Aux, LayerContext, total
+from scaling.models.layer import Aux, LayerContext, Rope, total
 from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
+from scaling.models.positions import rope_tables
 from scaling.parallel.sharding import target_platform
 
 Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
@@ -65,9 +66,11 @@ class Layers:
     ) -> tuple[jax.Array, Aux]:
         """The stream after the last layer, and what the layers add to the training loss.
 
-        context: of any layer; each has a window of its own.
+        context: of any layer; each has a window and rotary tables of its own.
         """
         config, asked = self.config, self.placement.layers
+        widths = {stack.mixer.rope_width(config) for stack in config.stacks} if config.position == "rope" else ()
+        ropes = {width: rope_tables(x_BxLxD.shape[1], width, config.rope_theta) for width in widths}
         scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
         (lead, size), sharing = grouping(config), config.layer_sharing
         groups = (config.layers - lead) // size if scan else 0
@@ -77,7 +80,7 @@ class Layers:
             """`count` layers from `first` on; `weights` are theirs."""
             slices, told = self._slices(weights, first // sharing, count // sharing), list[Aux]()
             for i in range(count):
-                apply = self._layer(first + i, context, in_scan=groups > 1)
+                apply = self._layer(first + i, context, ropes, in_scan=groups > 1)
                 x, aux = apply(slices[i // sharing], x, None if keys is None else keys[i])
                 told.append(aux)
             return x, self._together(told, first // sharing)
@@ -128,9 +131,10 @@ class Layers:
         parts = {name: iter(unstack(weights[name], names.count(name))) for name in dict.fromkeys(names)}
         return [next(parts[name]) for name in names]
 
-    def _layer(self, layer: int, context: LayerContext, *, in_scan: bool) -> Apply:
-        context = replace(context, window=self.windows[layer])
+    def _layer(self, layer: int, context: LayerContext, ropes: Mapping[int, Rope], *, in_scan: bool) -> Apply:
         stack = self.stack_of[layer // self.config.layer_sharing]
+        rope = ropes.get(stack.mixer.rope_width(self.config))
+        context = replace(context, window=self.windows[layer], rope=rope)
 
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
             return Block(self.config, stack, w)(x, context, key)

@@ -17,7 +17,7 @@ from scaling.models.language_model import LanguageModel
 from scaling.models.layer import Aux, LayerContext
 from scaling.models.norm import Norm
 from scaling.models.parameters import Params
-from scaling.models.positions import rope_tables, sinusoids
+from scaling.models.positions import sinusoids
 from scaling.models.stack import Layers
 
 
@@ -47,11 +47,10 @@ class Transformer(LanguageModel):
             x_BxLxD = x_BxLxD + self.position[...][:length]
         if config.position == "sinusoidal":
             x_BxLxD = x_BxLxD + sinusoids(length, config.d_model)
-        rope = rope_tables(length, config.d_head, config.rope_theta) if config.position == "rope" else None
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.layers, self.dtype)
-        context = LayerContext(rope, config.context, self.mask, marks_BxL, self.placement, tokens_BxL)
+        context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL)
         x_BxLxD, aux = layers(x_BxLxD, context, keys[1])
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), aux
 

@@ -1,0 +1,83 @@
+"""Multi-head latent attention, as its parameters and memory: keys and values from one narrow latent."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from scaling.families.declare import Tensor, vector
+from scaling.families.linear import linear
+from scaling.families.model import FLOAT32, Compute
+from scaling.families.shape import TransformerShape
+from scaling.families.softmax_mixer import PROJECTIONS, Heads, SoftmaxMixer
+
+LATENTS = "attention_latents"  # item of the FLOP ledger
+
+
+class MLA(SoftmaxMixer):
+    """Multi-head latent attention (DeepSeek-V2, 2405.04434, section 2.1 and appendix C).
+
+    Keys and values are read from a latent of width `kv_rank`, queries from one of `q_rank`, each normed. Positions
+    turn a part of their own: of every query, and of one key that all heads share. Scores are scaled by
+    1/√(nope + rope). Of the model's keys it reads `n_heads`; `n_kv_heads` and `d_head` say nothing here. Under width
+    transfer the ranks are taken to grow with d_model, and heads to become more and not wider.
+    """
+
+    MODULE: ClassVar[str] = "scaling.models.mla:MLA"
+
+    kind: Literal["mla"]
+    q_rank: int | None = Field(default=None, ge=1)
+    """width of the latent of queries; unset: they are read from the stream"""
+    kv_rank: int = Field(ge=1)
+    """width of the latent of keys and values"""
+    nope: int = Field(ge=1)
+    """width of the part of a query and a key that no position turns"""
+    rope: int = Field(ge=2, multiple_of=2)
+    """width of the part that positions turn"""
+    v: int = Field(ge=1)
+    """width of a value"""
+
+    def check(self, model: TransformerShape) -> None:
+        if model.position != "rope":
+            raise ValueError(
+                f"mixer.rope is the part that rotary positions turn: position is rope, not {model.position}"
+            )
+        if model.qk_norm:
+            raise ValueError(
+                "qk_norm=true is not read by a mixer of kind mla, which norms its latents; leave it unset"
+            )
+
+    def rope_width(self, model: TransformerShape) -> int:
+        return self.rope
+
+    def heads(self, model: TransformerShape) -> Heads:
+        return Heads(model.n_heads, model.n_heads, self.nope + self.rope, self.v)
+
+    def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
+        D, H, into = model.d_model, model.n_heads, ("embed", "latent")
+        maps: list[tuple[str, tuple[int, int], tuple[str, str], str]] = [
+            ("kv_down", (D, self.kv_rank), into, LATENTS),
+            ("k_rope", (D, self.rope), into, LATENTS),
+            ("k_up", (self.kv_rank, H * self.nope), ("latent", "heads"), PROJECTIONS),
+            ("v_up", (self.kv_rank, H * self.v), ("latent", "heads"), PROJECTIONS),
+            ("o", (H * self.v, D), ("heads", "embed"), PROJECTIONS),
+        ]
+        queries = H * (self.nope + self.rope)
+        if self.q_rank is None:
+            maps.append(("q", (D, queries), ("embed", "heads"), PROJECTIONS))
+        else:
+            maps.append(("q_down", (D, self.q_rank), into, LATENTS))
+            maps.append(("q", (self.q_rank, queries), ("latent", "heads"), PROJECTIONS))
+            yield vector(("q_scale",), "norm", self.q_rank, "latent", mean=1.0)
+        yield vector(("kv_scale",), "norm", self.kv_rank, "latent", mean=1.0)
+        for name, shape, axes, item in maps:
+            std = model.matrix_std(shape[0], residual=name == "o")
+            yield from linear(name, "attention", shape, axes, std=std, item=item, bias=model.bias)
+
+    def made(self, model: TransformerShape, compute: Compute) -> float:
+        latents = self.kv_rank + (self.q_rank or 0)
+        return (2 * FLOAT32 + compute.width) * latents * compute.tensor  # whole on every device
+
+    def products(self, model: TransformerShape) -> int:
+        up = model.n_heads * (2 * self.nope + self.rope + self.v)
+        return up + self.kv_rank + self.rope + (self.q_rank or 0)

@@ -1,0 +1,75 @@
+"""What mixers of softmax attention have in common, however they make queries, keys and values."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scaling.families.block import Mixer
+from scaling.families.kernels import BLOCK, KERNELS, choose, keys_of_blocks, visible_keys
+from scaling.families.model import FLOAT32, TRAINING, Compute, ExtraFlops, Mask
+from scaling.families.shape import TransformerShape
+
+PROJECTIONS, SCORES = "attention_projections", "attention_scores"  # items of the FLOP ledger
+
+
+class Heads(NamedTuple):
+    """What the softmax is made over."""
+
+    queries: int
+    """heads of queries"""
+    keys: int
+    """heads of keys and values"""
+    d_qk: int
+    """width of a query and of a key"""
+    d_v: int
+    """width of a value"""
+    sinks: bool = False
+    """the softmax of each head of queries has a sink"""
+
+
+class SoftmaxMixer(Mixer):
+    """Softmax attention over heads of any widths."""
+
+    def heads(self, model: TransformerShape) -> Heads:
+        raise NotImplementedError
+
+    def made(self, model: TransformerShape, compute: Compute) -> float:
+        """The part of `activations` that makes queries, keys and values."""
+        return 0.0
+
+    def extra_flops(
+        self, model: TransformerShape, windows: Sequence[int], mask: Mask, keys: float | None
+    ) -> ExtraFlops:
+        heads, layers = self.heads(model), len(windows)
+        each = 2.0 * heads.queries * (heads.d_qk + heads.d_v)  # of a query with one key
+        seen = sum(visible_keys(model.context, window, mask) for window in windows)
+        return ExtraFlops(
+            {SCORES: TRAINING * each * (seen if keys is None else keys * layers)},
+            full_context=TRAINING * each * layers * model.context,
+            softmax=TRAINING * 3.0 * layers * heads.queries * model.context,
+        )
+
+    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+        (H, K, d_qk, d_v, sinks), width = self.heads(model), compute.width
+        kernel = self.kernel(model, compute, window)
+        keys_held: float = K if KERNELS[kernel].grouped else H
+        outs, scores = 1, (width + 2 * FLOAT32 + 1) * float(model.context)
+        if KERNELS[kernel].fused:
+            scores = FLOAT32  # log Z of every query
+        elif kernel == "blocked":
+            seen = keys_of_blocks(model.context, window, compute.mask)
+            if model.attention_softcap is None and model.dropout == 0:  # its own backward pass
+                outs, scores = 2, width * seen + FLOAT32 * (1 + sinks)
+            else:
+                keys_held *= max(1.0, seen / BLOCK)  # every block of queries has its own slice of the keys
+                scores = (width + 2 * FLOAT32 + 1) * seen
+        read = H * (d_qk + outs * d_v) + keys_held * (d_qk + d_v)
+        return width * read + scores * H + self.made(model, compute)
+
+    def kernel(self, model: TransformerShape, compute: Compute, window: int) -> str:
+        """The way it is computed."""
+        heads = self.heads(model)
+        bent = model.attention_softcap is not None or model.position == "alibi" or model.dropout > 0
+        return choose(
+            compute.attention, compute.platform, dtype=compute.dtype, d_head=max(heads.d_qk, heads.d_v),
+            bent=bent, sinks=heads.sinks, mask=compute.mask, windowed=window < model.context,
+        )  # fmt: skip
