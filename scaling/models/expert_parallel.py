@@ -47,10 +47,7 @@ def on_the_mesh(
     transport = choose_transport(placement.transport, platform)
     leaves, structure = jax.tree.flatten(parameters)
     names = [tuple(None if axis == "embed" else axis for axis in own) for own in axes]
-    widths = {
-        n for own, w in zip(names, leaves, strict=True) for a, n in zip(own, w.shape, strict=True) if a == "mlp"
-    }
-    split = ways("mlp") if all(n % ways("mlp") == 0 for n in widths) else 1
+    split = ways("mlp") if parameters["down"]["kernel"].shape[1] % ways("mlp") == 0 else 1
 
     def local(x_BxLxD: jax.Array, expert: jax.Array, token: jax.Array, weight: jax.Array, *leaves: Any) -> jax.Array:
         own = jax.tree.unflatten(structure, leaves)
@@ -102,18 +99,18 @@ def _exchanged(
 ) -> jax.Array:
     """Each pair's token goes to the device of its expert, at most `most` to each, and what was said comes back."""
     devices, pairs = jax.lax.axis_size(AXIS), sent.expert_P.size
-    order = jnp.argsort(sent.expert_P, stable=True)  # by device, then
+    order = jnp.argsort(sent.expert_P, stable=True)  # by device and there by expert; those that are dropped come last
     to_P = sent.expert_P[order] // here
     counts = jnp.zeros(devices, jnp.int32).at[to_P].add(1, mode="drop")
     first = jnp.cumsum(counts) - counts
-    place_P = jnp.where(to_P < devices, to_P * most + jnp.arange(pairs) - first[jnp.minimum(to_P, devices - 1)], -1)
-    place_P = jnp.where(place_P < 0, devices * most, place_P)  # behind the end, for those that are dropped
-    ways_there = _Ragged(counts, first, most) if transport == "ragged" else _Padded(place_P, devices * most)
-    expert_R = ways_there.send(sent.expert_P[order] % here, here)
-    row_RxD = ways_there.send(x_TxD[sent.token_P[order]], 0)
-    received = Sent(expert_R, jnp.arange(expert_R.size), jnp.ones(expert_R.size, jnp.float32), 1)
-    said_PxD = ways_there.back(compute(parameters, row_RxD, received), pairs)
     there = to_P < devices
+    place_P = to_P * most + jnp.arange(pairs) - first.at[to_P].get(mode="clip")
+    padded = _Padded(jnp.where(there, place_P, devices * most), devices * most)
+    exchange = _Ragged(counts, first, most) if transport == "ragged" else padded
+    expert_R = exchange.send(sent.expert_P[order] % here, here)
+    row_RxD = exchange.send(x_TxD[sent.token_P[order]], 0)
+    received = Sent(expert_R, jnp.arange(expert_R.size), jnp.ones(expert_R.size, jnp.float32), 1)
+    said_PxD = exchange.back(compute(parameters, row_RxD, received), pairs)
     said_PxD = jnp.where(there[:, None], said_PxD, 0).astype(jnp.float32)
     said_PxD = said_PxD * jnp.where(there, sent.weight_P[order], 0.0)[:, None]
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(pairs, dtype=order.dtype), unique_indices=True)
@@ -124,7 +121,7 @@ class _Padded(NamedTuple):
     """Buffers of one size for each device."""
 
     place_P: jax.Array
-    """where each pair lies in the buffers"""
+    """where each pair lies in the buffers; behind them for none"""
     size: int
 
     def send(self, x: jax.Array, filling: int) -> jax.Array:
