@@ -21,10 +21,11 @@ from waiting import LIMIT_S
 from scaling import accounting, laws, report
 from scaling.errors import UserError
 from scaling.report.analysis import isoflop_curves
-from scaling.report.data import ReportData
+from scaling.report.data import ReportData, Run
 from scaling.report.figures.interactive import variables
 from scaling.report.figures.spec import PALETTE, linear_ticks, log_ticks
 from scaling.report.figures.sweep import isoflop_figure
+from scaling.report.html import _columns
 from scaling.report.read import _run, read_sweep
 from scaling.result import write_result
 from scaling.sweeps import load_runs, make_runs
@@ -349,3 +350,11 @@ def test_a_browser_draws_every_panel_without_an_error(home, page):
     assert done.stdout.count('class="main-svg"') >= len(page.figures)
     assert done.stdout.count('class="plot js-plotly-plot"') == len(page.figures)
     assert not re.search(r"Uncaught|Refused to|CONSOLE.*[Ee]rror", done.stderr), done.stderr
+
+
+def test_active_parameters_have_a_column_where_they_are_fewer_than_all() -> None:
+    dense = Run("a", "fit", "completed", 100, 1000, 1e5, 2.0, None, None, active=100)
+    routed = replace(dense, run_id="b", params=400)
+    assert [name for name, _, _ in _columns([dense])][2:4] == ["N", "D"]
+    ((name, _, cell),) = (column for column in _columns([dense, routed]) if column[0] == "N active")
+    assert [cell(run) for run in (dense, routed)] == ["100", "100"]

@@ -32,6 +32,8 @@ class Run:
     """on the held-out split"""
     loss_sem: float | None
     bits_per_byte: float | None
+    active: float | None = None
+    """of `params` those that a token meets; None: a table from elsewhere does not say"""
     learning_rate: float = math.nan
     """NaN: a table from elsewhere does not say"""
     seed: int = 0

@@ -4,7 +4,7 @@ import html
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from scaling.report.data import ReportData, Run
@@ -15,6 +15,8 @@ from scaling.report.text import Headline, counts, headline
 from scaling.result import write_text_atomically
 from scaling.units import power, si
 
+Column = tuple[str, bool, Callable[[Run], str]]
+"""name, whether it is of numbers, what it says of a run"""
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """what a browser may load for this page: nothing but what is in it"""
 REFRESH = '<meta http-equiv="refresh" content="30">'
@@ -115,15 +117,34 @@ def _tuning(data: ReportData) -> str:
 
 
 def _runs(data: ReportData) -> str:
-    names = ("run", "role", "N", "D", "D/N", "FLOPs", "loss", "± sem", "bits/byte", "lr", "seed", "seconds", "status")
-    right = range(2, 12)
-    head = "".join(f'<th class="num">{n}</th>' if i in right else f"<th>{n}</th>" for i, n in enumerate(names))
+    columns = _columns(data.runs)
+    head = "".join(f'<th class="num">{name}</th>' if number else f"<th>{name}</th>" for name, number, _ in columns)
     left_out = {run_id for run_id, _ in data.exclusions}
-    rows = "".join(_row(run, right, run.run_id in left_out) for run in sorted(data.runs, key=_order))
+    rows = "".join(_row(run, columns, run.run_id in left_out) for run in sorted(data.runs, key=_order))
     return (
         f'<section class="card" id="runs"><h2>Runs</h2><p class="muted small">{_text(counts(data))}</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n'
     )
+
+
+def _columns(runs: Sequence[Run]) -> list[Column]:
+    active: list[Column] = [("N active", True, lambda run: "" if run.active is None else si(run.active))]
+    return [
+        ("run", False, lambda run: f"<code>{_text(run.run_id)}</code>"),
+        ("role", False, lambda run: "test" if run.role == "test" else "fit"),
+        ("N", True, lambda run: si(run.params)),
+        *(active if any(run.active not in (None, run.params) for run in runs) else []),
+        ("D", True, lambda run: si(run.tokens)),
+        ("D/N", True, lambda run: f"{run.tokens / run.params:.3g}"),
+        ("FLOPs", True, lambda run: power(run.flops)),
+        ("loss", True, lambda run: _number(run.loss, ".4f")),
+        ("± sem", True, lambda run: _number(run.loss_sem, ".4f")),
+        ("bits/byte", True, lambda run: _number(run.bits_per_byte, ".4f")),
+        ("lr", True, lambda run: f"{run.learning_rate:.3g}"),
+        ("seed", True, lambda run: str(run.seed)),
+        ("seconds", True, lambda run: f"{run.wall_s:.0f}"),
+        ("status", False, lambda run: _text(run.standing)),
+    ]
 
 
 def _order(run: Run) -> tuple[str, float, float, int]:
@@ -131,30 +152,12 @@ def _order(run: Run) -> tuple[str, float, float, int]:
     return run.role, round(math.log10(run.flops), 1) if run.flops else 0.0, run.params, run.seed
 
 
-def _row(run: Run, right: range, left_out: bool) -> str:
-    cells = (
-        f"<code>{_text(run.run_id)}</code>",
-        "test" if run.role == "test" else "fit",
-        si(run.params),
-        si(run.tokens),
-        f"{run.tokens / run.params:.3g}",
-        power(run.flops),
-        _number(run.loss, ".4f"),
-        _number(run.loss_sem, ".4f"),
-        _number(run.bits_per_byte, ".4f"),
-        f"{run.learning_rate:.3g}",
-        str(run.seed),
-        f"{run.wall_s:.0f}",
-        _text(run.standing),
-    )
-    last = len(cells) - 1
-    kinds = [
-        'class="num"' if i in right else 'class="text"' if i == last and run.reason else "" for i in range(len(cells))
-    ]
+def _row(run: Run, columns: Sequence[Column], left_out: bool) -> str:
     out = ' class="out"' if left_out else ""
-    return (
-        f"<tr{out}>" + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
-    )
+    last = columns[-1]
+    kinds = ['class="num"' if c[1] else 'class="text"' if c is last and run.reason else "" for c in columns]
+    cells = "".join(f"<td {kind}>{cell(run)}</td>" for kind, (_, _, cell) in zip(kinds, columns, strict=True))
+    return f"<tr{out}>{cells}</tr>"
 
 
 def _notes(data: ReportData) -> str:

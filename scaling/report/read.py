@@ -89,6 +89,7 @@ def _run(row: dict[Any, Any]) -> Run:
         loss=_optional(row["loss"]),
         loss_sem=_optional(row["loss_sem"]),
         bits_per_byte=_optional(row["bits_per_byte"]),
+        active=int(row["params_active"]),
         learning_rate=float(row["learning_rate"]),
         seed=int(row["seed"]),
         epochs=float(row["epochs"]),
