@@ -356,5 +356,5 @@ def test_active_parameters_have_a_column_where_they_are_fewer_than_all() -> None
     dense = Run("a", "fit", "completed", 100, 1000, 1e5, 2.0, None, None, active=100)
     routed = replace(dense, run_id="b", params=400)
     assert [name for name, _, _ in _columns([dense])][2:4] == ["N", "D"]
-    ((name, _, cell),) = (column for column in _columns([dense, routed]) if column[0] == "N active")
+    (cell,) = (cell for name, _, cell in _columns([dense, routed]) if name == "N active")
     assert [cell(run) for run in (dense, routed)] == ["100", "100"]
