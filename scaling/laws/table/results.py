@@ -51,9 +51,10 @@ def from_results(
 
     Dense models take part in laws of mixtures of experts that have them (as one expert of one), and are excluded from
     the others. Runs that test a forecast and those that are not valid (see `scaling.validity.Verdict`) are excluded,
-    each with its reason; untuned ones take part, and the conventions name them. Runs of several epochs take part where
-    the law reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them, else
-    the records do. How far learning rates are tuned is in the conventions, under "learning rate", where the table says.
+    each with its reason; untuned ones take part, and the conventions name them. Runs of several epochs take part
+    where the law reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them,
+    else the records do. How far learning rates are tuned is in the conventions, under "learning rate", where the
+    table says.
     sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
     split, so most of that error is common to them and the scatter between runs is another thing.
     where: conditions on the table's columns, as of `laws.read_csv`; runs that miss one are excluded with it.
