@@ -115,7 +115,7 @@ def compute_saving(
     _require(form, mixture, [letter for letter in form.columns if letter not in ("N", "D")], sizes=True)
     C = float(fit.runs.flops.max()) if C is None else C
     bracket(C)
-    samples, per_token = _samples(fit), flops_per_token or _per_token(fit)
+    samples, per_token = _samples(fit), flops_per_token or flops_per_token_of(fit)
 
     def least(kind: Mapping[str, float], log_C: Array) -> Array:
         return _least(form, samples, kind, log_C, per_token)[2]
@@ -179,7 +179,7 @@ def _best(
     natural = _samples(fit)
     samples = natural[np.unique(np.linspace(0, len(natural) - 1, DRAWS + 1).astype(int))]
     sized = {"N", "D"} <= {*form.columns} and "D" not in held
-    per_token = (flops_per_token or _per_token(fit)) if sized else None
+    per_token = (flops_per_token or flops_per_token_of(fit)) if sized else None
     sign = 1.0 if form.predicts.in_unit else -1.0
 
     def tried(x: Array) -> tuple[Array, Array, Array]:
@@ -295,7 +295,7 @@ def _require(form: Form, given: Mapping[str, float], asked: Any, sizes: bool = F
         raise UserError(f"{form.name} asks for positive {', '.join(asked)}; got {', '.join(given) or 'nothing'}")
 
 
-def _per_token(fit: FittedLaw) -> PerToken:
+def flops_per_token_of(fit: FittedLaw) -> PerToken:
     """Training FLOPs per token by the runs' own, or 6·N where N is what a token uses. Raises UserError elsewhere."""
     form, runs = fit.form, fit.runs
     if runs.C is not None:

@@ -99,8 +99,10 @@ class FlopsSurface:
         x = x - center
         i, j = np.triu_indices(len(letters))
         basis = np.concatenate([np.ones((len(x), 1)), x, np.exp(x), x[:, i] * x[:, j]], -1)
-        found = np.linalg.lstsq(basis, np.log(per_token), rcond=1e-8)[0]
-        count = len(letters)
+        found, count = np.zeros(basis.shape[1]), len(letters)
+        for terms in (1 + count, basis.shape[1]):  # of what few values leave open, a line as far as it goes
+            left = np.log(per_token) - basis @ found
+            found[:terms] += np.linalg.lstsq(basis[:, :terms], left, rcond=1e-8)[0]
         slope, linear, products = found[1 : 1 + count], found[1 + count : 1 + 2 * count], found[1 + 2 * count :]
         bend = np.zeros((count, count))
         bend[i, j] = products
