@@ -199,7 +199,7 @@ def _value(row: Row, column: str) -> str | None:
     value = row.get(column)
     if value is None or value != value:
         return NULL if is_recipe(column) and _whole(row) else None
-    return _word(value)
+    return _word(value) if is_recipe(column) else str(value)
 
 
 def _word(value: Any) -> str:
