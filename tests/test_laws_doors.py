@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
 ASKED = [block for block in BLOCKS if block.startswith("laws.")]
 LINES = [line for block in ASKED for line in block.splitlines()]
+SWEEP = ((1e7, 1e9), (1e9, 1e11), (1.0, 32.0))
+"""ends of sizes, tokens and experts"""
 
 
 def texts():
@@ -58,6 +60,11 @@ def tables():
     each = np.repeat(np.arange(35), 9)
     lost = np.exp(0.01 * (np.log(lr / 3e-3) ** 2 + np.log(batch / 4e5) ** 2))
     web = np.linspace(0.1, 0.9, 12)
+    tall, long, many = (
+        axis.ravel() for axis in np.meshgrid(*(np.geomspace(*ends, 4) for ends in SWEEP), indexing="ij")
+    )
+    joint = 30 * many**-0.1 / tall**0.3 + 60 / long**0.3 + 1.2
+    finer = runs(tall, long, (2 / many**0.6 + 15) / tall**0.2 + 40 / long**0.2 + 0.5, G=many, C=6 * tall * long)
     exact = runs(N, C / 6 / N, loss(N, C / 6 / N))
     return {
         "runs": exact,
@@ -76,6 +83,8 @@ def tables():
         ),
         "scores": laws.Runs({"nll": nll, "acc": accuracy}, N=None, D=None, loss="acc", NLL="nll"),
         "routed": laws.Runs({"N": size, "E": experts, "loss": 10**log_loss}, N="N", D=None, E="E"),
+        "moe": laws.fit(runs(tall, long, joint, E=many), "ludziejewski", fixed={"Es": 2.07, "Em": 290.45}, starts=8),
+        "fine": laws.fit(finer, "krajewski", starts=8),
         "quantised": runs(N, C / 6 / N, loss(N * (1 - np.exp(-bits / 2.0)) ** 3, C / 6 / N), P=bits),
     }
 

@@ -83,6 +83,28 @@ def quantized():
     return {name: column.to_numpy() for name, column in table.items()}
 
 
+def with_dense(columns, **of_dense):
+    """The rows, and as many dense models: X, the number of experts, tells them apart."""
+    dense = {name: np.full_like(values, of_dense.get(name, 0)) for name, values in columns.items()}
+    dense |= {name: columns[name] for name in ("N", "D")}
+    both = pd.concat([pd.DataFrame(columns).assign(X=64.0), pd.DataFrame(dense).assign(X=1.0)]).drop_duplicates()
+    return {name: column.to_numpy() for name, column in both.items()}
+
+
+def shared_out(A, As, Am):
+    return 1 / (1 / (A + 1 / (1 / As - 1 / Am)) + 1 / Am)
+
+
+def mixtures_with_shared_experts():
+    """Runs of 2 to 16 experts a token, up to half of them shared."""
+    rng = np.random.default_rng(4)
+    met, routed = np.array([2.0, 4, 8, 16]), np.array([1.0, 0.75, 0.5])
+    rows = {"N": rng.choice(np.geomspace(5e7, 5e9, 6), 200), "D": rng.choice(D, 200)}
+    rows |= {"share": rng.choice([0.05, 0.1, 0.2, 0.4], 200), "K": rng.choice(met, 200), "R": rng.choice(routed, 200)}
+    table = pd.DataFrame(rows).assign(Na=rows["N"] * rows["share"]).drop(columns="share").drop_duplicates()
+    return {name: column.to_numpy() for name, column in table.items()}
+
+
 CASES = {
     "clark": Case(
         lambda N, E, a, b, c, d, Es, Em: bilinear(N, np.log10(saturated(E, Es, Em)), a, b, c, d),
@@ -98,6 +120,65 @@ CASES = {
         lambda N, D, G, c, g, a, b, alpha, beta, gamma: c + (g / G**gamma + a) / N**alpha + b / D**beta,
         grid(N=N, D=D, G=np.array([1.0, 2, 4, 8, 16])),
         {"c": 0.8, "g": 3.0, "a": 25.0, "b": 60.0, "alpha": 0.17, "beta": 0.19, "gamma": 0.7},
+    ),
+    "krajewski_dense": Case(
+        lambda N, D, G, X, c, g, a, b, alpha, beta, gamma, a0, b0, alpha0, beta0: (
+            c + np.where(X > 1, (g / G**gamma + a) / N**alpha + b / D**beta, a0 / N**alpha0 + b0 / D**beta0)
+        ),
+        with_dense(grid(N=N, D=D, G=np.array([1.0, 2, 4, 8, 16])), G=1.0),
+        {
+            **{"c": 0.8, "g": 3.0, "a": 25.0, "b": 60.0, "alpha": 0.17, "beta": 0.19, "gamma": 0.7},
+            **{"a0": 22.0, "b0": 50.0, "alpha0": 0.155, "beta0": 0.18},
+        },
+    ),
+    "ludziejewski": Case(
+        lambda N, D, E, a, delta, alpha, gamma, b, omega, beta, zeta, c, Es, Em: (
+            a * saturated(E, Es, Em) ** delta * N ** (alpha + gamma * np.log(saturated(E, Es, Em)))
+            + b * saturated(E, Es, Em) ** omega * D ** (beta + zeta * np.log(saturated(E, Es, Em)))
+            + c
+        ),
+        grid(N=N, D=D, E=EXPERTS),
+        {
+            **{"a": 40.0, "delta": -0.3, "alpha": -0.21, "gamma": 0.012, "b": 60.0, "omega": 0.5, "beta": -0.2},
+            **{"zeta": -0.024, "c": 1.2, "Es": 2.6, "Em": 220.0},
+        },
+    ),
+    "abnar": Case(
+        lambda N, D, A, **p: (
+            p["a"] / N ** p["alpha"]
+            + p["b"] / D ** p["beta"]
+            + p["c"] / A ** p["lambda"]
+            + p["d"] / (A ** p["delta"] * N ** p["gamma"])
+            + p["e"]
+        ),
+        grid(N=np.geomspace(2e7, 2e10, 6), D=D, A=np.array([1.0, 0.5, 0.25, 0.1, 0.05, 0.02])),
+        {
+            **{"a": 9000.0, "b": 4000.0, "c": 0.6, "d": 14.0, "e": 0.8, "alpha": 0.55, "beta": 0.36},
+            **{"lambda": -0.2, "delta": 0.2, "gamma": 0.15},
+        },
+    ),
+    "ling": Case(
+        lambda A, C, G, a, d, gamma, beta, As, Am: np.exp(
+            (a + d * np.log10(C) + gamma * np.log2(G) ** 2 + beta * np.log2(G)) * np.log(shared_out(A, As, Am))
+        ),
+        grid(
+            A=np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01]), C=np.geomspace(1e18, 1e21, 4), G=np.array([2.0, 4, 8, 16])
+        ),
+        {"a": 1.1, "d": -0.07, "gamma": 0.015, "beta": -0.1, "As": 0.02, "Am": 40.0},
+    ),
+    "hunyuan": Case(
+        lambda N, Na, D, K, R, e, f, m, n, k, h, a, alpha, b, beta, c, eps: (
+            (e * K + f / K + m * (1 - R) ** 2 + n * (1 - R)) * (1 / N**alpha + k / Na**alpha + h * Na / N)
+            + a / N**alpha
+            + b / D**beta
+            + c / Na**alpha
+            + eps
+        ),
+        mixtures_with_shared_experts(),
+        {
+            **{"e": 0.2, "f": 8.0, "m": 6.0, "n": -3.5, "k": 0.05, "h": 0.06, "a": 30.0, "alpha": 0.22},
+            **{"b": 9000.0, "beta": 0.42, "c": 25.0, "eps": 1.7},
+        },
     ),
     "frantar": Case(
         lambda N, D, R, aS, bS, cS, bN, aD, bD, c: (aS * R**bS + cS) * N**-bN + (aD / D) ** bD + c,
@@ -190,8 +271,8 @@ CASES = {
         residual="raw",
     ),
 }
-UNITS = {"N": 1e6, "D": 1e9, "Nnv": 1e6, "Nv": 1e6, "DF": 1e6, "C": 1e18, "NLL": np.log(2)}
-VARIANTS = ("clark_bilinear", "tao_equal", "kumar_weights", "kumar_uniform")
+UNITS = {"N": 1e6, "Na": 1e3, "D": 1e9, "Nnv": 1e6, "Nv": 1e6, "DF": 1e6, "C": 1e18, "NLL": np.log(2)}
+VARIANTS = ("clark_bilinear", "krajewski_dense", "tao_equal", "kumar_weights", "kumar_uniform")
 """of the same code as another case; compiling each takes seconds"""
 everywhere = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in CASES]

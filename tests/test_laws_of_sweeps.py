@@ -155,6 +155,89 @@ def test_a_law_of_granularity(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "the runs mix granularity: 1 (" in refused(capsys, home, "chinchilla")
 
 
+LADDER = {"count": "active_non_embedding", "aspect": 12, "d_head": 8, "width_multiple": 4, "ff_multiple": 1}
+
+
+def mixtures(*parts: dict[str, Any] | None, sizes: tuple[float, ...] = (16e3, 32e3, 64e3)) -> SweepConfig:
+    """Each feed-forward part (None: a dense model) at some active sizes and tokens."""
+    feed_forward = [part and {"kind": "moe", **part} for part in parts]
+    axes = {"tokens": TOKENS, "model.params": list(sizes), "model.feed_forward": feed_forward}
+    return grid(axes, ladder=LADDER)
+
+
+def saturated(E: float, Es: float, Em: float) -> float:
+    return 1 / (1 / (E - 1 + 1 / (1 / Es - 1 / Em)) + 1 / Em)
+
+
+def test_a_sweep_of_experts_feeds_every_law_of_them_with_its_dense_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tables of one sweep, as training records it, under two laws."""
+    parts = (None, *({"experts": E} for E in (2, 4, 8, 16, 32)))
+    joint = {
+        **{"a": 30.0, "delta": -0.3, "alpha": -0.3, "gamma": 0.01, "b": 90.0, "omega": 0.4, "beta": -0.35},
+        **{"zeta": -0.03, "c": 0.9, "Es": 2.4, "Em": 150.0},
+    }
+
+    def ludziejewski(run: Result) -> float:
+        p, E = joint, saturated(run.experts, joint["Es"], joint["Em"])
+        sizes = p["a"] * E ** p["delta"] * run.params_active ** (p["alpha"] + p["gamma"] * math.log(E))
+        tokens = p["b"] * E ** p["omega"] * run.tokens ** (p["beta"] + p["zeta"] * math.log(E))
+        return sizes + tokens + p["c"]
+
+    home = tmp_path / "joint" / "synthetic"
+    write_runs(mixtures(*parts), home, Law(of=ludziejewski, noise=0), lines=2)
+    table = fitted(capsys, home, "ludziejewski")
+    assert table["runs"] == 72 and table["excluded"] == []
+    assert table["params"] == pytest.approx(joint, rel=1e-3)
+    said = refused(capsys, home, "chinchilla")
+    assert "the runs mix model.feed_forward.kind: moe (" in said and "model.feed_forward.experts: 16 (" in said
+    assert "[{" not in said
+
+    share = {"a": 70.0, "b": 90.0, "c": 0.5, "d": 12.0, "e": 0.7, "alpha": 0.5, "beta": 0.4}
+    share |= {"lambda": -0.2, "delta": 0.15, "gamma": 0.2}
+
+    def abnar(run: Result) -> float:
+        p, A = share, run.facts.get("top_k", 1) / run.experts
+        own = p["a"] / run.params_total ** p["alpha"] + p["b"] / run.tokens ** p["beta"] + p["c"] / A ** p["lambda"]
+        return float(own + p["d"] / (A ** p["delta"] * run.params_total ** p["gamma"]) + p["e"])
+
+    home = tmp_path / "share" / "synthetic"
+    write_runs(mixtures(*parts, {"experts": 16, "top_k": 4}), home, Law(of=abnar, noise=0), lines=2)
+    fit = laws.fit(laws.from_results(load_runs(home), law="abnar"), "abnar", loss=laws.l2(), starts=16)
+    assert len(fit.runs) == 84 and {*fit.runs.column("A")} == {1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32}
+    assert fit.predict(N=1e6, D=1e6, A=1 / 64).loss == pytest.approx(
+        0.7 + 70 / 1e6**0.5 + 90 / 1e6**0.4 + 0.5 * (1 / 64) ** 0.2 + 12 * 64**0.15 / 1e6**0.2, rel=1e-5
+    )
+
+
+def test_a_sweep_of_granularity_is_of_one_expansion_and_has_its_dense_rows_where_the_law_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"c": 0.7, "g": 2.5, "a": 14.0, "b": 40.0, "alpha": 0.25, "beta": 0.35, "gamma": 0.6}
+    dense = {"a0": 17.0, "alpha0": 0.23, "b0": 30.0, "beta0": 0.31}
+
+    def loss(run: Result) -> float:
+        p, N, D = known | dense, run.params_non_embedding, run.tokens
+        if run.experts == 1:
+            return float(p["c"] + p["a0"] / N ** p["alpha0"] + p["b0"] / D ** p["beta0"])
+        width = p["g"] / run.facts["granularity"] ** p["gamma"] + p["a"]
+        return float(p["c"] + width / N ** p["alpha"] + p["b"] / D ** p["beta"])
+
+    home = tmp_path / "synthetic"
+    fine = [{"experts": 4 * G, "top_k": G, "granularity": G} for G in (1, 2, 4, 8)]
+    write_runs(mixtures(None, *fine), home, Law(of=loss, noise=0), lines=2)
+    table = fitted(capsys, home, "krajewski")
+    assert table["params"] == pytest.approx(known, rel=1e-3) and table["runs"] == 48
+    reasons = {row["reason"] for row in table["excluded"]}
+    assert reasons == {"dense: the law reads G, hidden size of the dense layer over an expert's"}
+    table = fitted(capsys, home, "krajewski_dense")
+    assert table["params"] == pytest.approx(known | dense, rel=1e-3) and table["runs"] == 60
+    write_runs(mixtures(*fine, {"experts": 8, "granularity": 2}), tmp_path / "other", Law(of=loss), lines=2)
+    said = refused(capsys, tmp_path / "other", "krajewski")
+    assert "the runs mix top_k / granularity: 0.5 (" in said and "--allow 'top_k / granularity'" in said
+
+
 def test_a_law_of_steps_and_one_of_any_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = tmp_path / "synthetic"
     law = Law(of=lambda run: (3e3 / run.params_total) ** 0.4 + (90 / run.facts["steps"]) ** 0.7, noise=0)
@@ -179,6 +262,7 @@ def test_a_law_of_steps_and_one_of_any_column(tmp_path: Path, capsys: pytest.Cap
         ("frantar", "frantar reads R (share of the weights that is not zero) from the column density"),
         ("accuracy_of_nll", "from the column nll, which this table does not have"),
         ("clark", "clark needs runs that differ in E; all 15 have E = 1"),
+        ("abnar", "abnar reads A (share of the experts that a token meets) from the column top_k, which"),
         ("context", "the runs mix model.d_ff: "),
     ],
 )

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
+
+from scaling import laws
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -112,3 +115,58 @@ def test_the_sweep_notebook_goes_from_a_folder_to_a_forecast(tmp_path, monkeypat
     assert "diverged: the loss of step 812 is nan" in text_of(notebook)
     assert "these runs say that there is an E" in text_of(notebook)
     assert pictures(notebook) == 7
+
+
+@pytest.mark.slow
+def test_the_notebook_of_experts_finds_what_the_synthetic_law_says(tmp_path, monkeypatch):
+    """Dense worth and compute saved by the law that the table was made from, found here by searches on grids."""
+    monkeypatch.delenv("MOE_SWEEP", raising=False)
+    monkeypatch.setenv("MOE_DRAWS", "60")
+    ask = (
+        "{'truth': TRUTH, 'N': middle, 'D': tokens, 'C': budget, 'experts': list(experts), "
+        "'worth': [w.N for w in worth], 'saved': [(g.multiplier, *g.interval) for g in saving[budget]], "
+        "'pays': pays, 'best': best.value, 'gain': [g.multiplier for g in apart.gain(budget).values()]}"
+    )
+    notebook, found = run("moe_laws", tmp_path, ask)
+    form, p = laws.FORMS["ludziejewski"], found["truth"]
+    natural = np.array([p[name] for name in form.params])
+
+    def loss(N, D, E):
+        return form.loss(natural, [N, D, np.full_like(N, E)])
+
+    N = np.geomspace(1e5, 1e11, 60001)
+    for E, worth, (saved, low, high), gain in zip(
+        found["experts"], found["worth"], found["saved"], found["gain"], strict=True
+    ):
+        as_good = loss(np.array([found["N"]]), found["D"], E)
+        assert worth == pytest.approx(N[np.abs(loss(N, found["D"], 1.0) - as_good).argmin()], rel=0.1)
+        dense, C = loss(N, found["C"] / 6 / N, 1.0).min(), found["C"] / np.geomspace(1, 50, 501)
+        router = 1 + 0.002 * E
+        needed = [c for c in C if loss(N[::20], c / 6 / N[::20] / router, E).min() <= dense][-1]
+        assert saved == pytest.approx(found["C"] / needed, rel=0.08) and low < saved < high
+        assert gain == pytest.approx(found["C"] / needed, rel=0.15)
+    assert found["pays"] == [4, 8, 16, 32] and found["best"] == float("inf")
+    assert "as far as was sought, outside the runs' 1 to 32" in text_of(notebook)
+
+
+@pytest.mark.slow
+def test_the_notebook_of_experts_reads_a_sweep(tmp_path, monkeypatch):
+    home = tmp_path / "runs" / "synthetic"
+    law = Law(
+        of=lambda run: 0.9 + 20 / (run.params_active * run.experts**0.5) ** 0.3 + 90 / run.tokens**0.35, noise=0.001
+    )
+    ladder = {"count": "active_non_embedding", "aspect": 12, "d_head": 8, "width_multiple": 4, "ff_multiple": 1}
+    axes = {
+        "flops": [5e10, 1e11, 2e11],
+        "model.params": [5e3, 10e3, 20e3],
+        "model.feed_forward": [None, *({"kind": "moe", "experts": E} for E in (4, 8, 32))],
+    }
+    sweep = sweep_config(design={"kind": "grid", "axes": axes}, ladder=ladder, forecast=None)
+    write_runs(sweep, home, law, lines=2)
+    monkeypatch.setenv("MOE_SWEEP", str(home))
+    monkeypatch.setenv("MOE_DRAWS", "40")
+    notebook, found = run(
+        "moe_laws", tmp_path, "{'runs': len(runs), 'experts': list(experts), 'times': worth[-1].times}"
+    )
+    assert (found["runs"], found["experts"]) == (36, [4, 8, 32])
+    assert found["times"] == pytest.approx(32**0.5, rel=0.35) and pictures(notebook) >= 7

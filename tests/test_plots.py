@@ -229,3 +229,31 @@ def test_a_mixture_law_is_drawn_with_the_best_mixture():
     np.testing.assert_allclose(best.y, law.best()["share"])
     (points,) = traces(live, "loss_web")
     np.testing.assert_allclose(points.y, points.x, rtol=1e-3)
+
+
+def test_losses_of_experts_are_drawn_by_their_number_at_equal_compute():
+    def loss(n, d, e):
+        return 1.7 + 400 / n**0.34 / e**0.1 + 410 / d**0.28
+
+    rows = [(n, C / 6 / n, C, e) for C in (1e19, 1e20) for n in (2e8, 4e8, 8e8) for e in (1.0, 8.0)]
+    df = pd.DataFrame(rows, columns=["N", "D", "C", "E"]).assign(loss=lambda t: loss(t.N, t.D, t.E))
+    runs = laws.Runs(df, N="N", D="D", C="C", E="E")
+    live = report.plot_experts(runs, interactive=True)
+    assert titles(report.plot_experts(runs))[0].startswith("parameters N")
+    points = traces(live, "E = 8")
+    assert len(points) == 2  # a panel for each budget
+    np.testing.assert_allclose(points[1].y, loss(np.array(points[1].x), 1e20 / 6 / np.array(points[1].x), 8))
+    form = laws.form(
+        "e", lambda N, D, E, a, b, c: 1.7 + a / N**0.34 / E**c + b / D**0.28, columns=["N", "D", "E"],
+        params={"a": (1e2, 1e3), "b": (1e2, 1e3), "c": (0.01, 0.3)},
+    )  # fmt: skip
+    fit = laws.fit(runs, form, loss=laws.l2(), starts=8)
+    live = report.plot_experts(fit, 1e21, interactive=True)  # a budget without runs: the law alone
+    (line,) = traces(live, "E = 8")
+    n = np.array(line.x)
+    np.testing.assert_allclose(line.y, loss(n, 1e21 / 6 / n, 8), rtol=1e-4)
+    with pytest.raises(UserError, match="neither E nor A"):
+        report.plot_experts(laws.Runs(df.drop(columns="E"), N="N", D="D", C="C", duplicates="keep"))
+    with pytest.raises(UserError, match="have the same FLOPs"):
+        apart = df.assign(C=np.geomspace(1e18, 1e22, 12))
+        report.plot_experts(laws.Runs(apart, N="N", D="D", C="C", E="E", trusted=True))

@@ -3,6 +3,7 @@
 from scaling.report.make import live_command, page_of, settle, summary, write
 from scaling.report.notebook import (
     plot_bootstrap,
+    plot_experts,
     plot_forecast,
     plot_frontier,
     plot_groups,
@@ -20,6 +21,7 @@ __all__ = [
     "live_command",
     "page_of",
     "plot_bootstrap",
+    "plot_experts",
     "plot_forecast",
     "plot_frontier",
     "plot_groups",

@@ -91,6 +91,18 @@ def plot_groups(fit: "laws.Fit", C: float | None = None, *, level: float = 0.9, 
     return _drawn(groups_figure(fit, C, level), interactive)
 
 
+def plot_experts(source: "laws.Fit | laws.Runs", C: float | None = None, *, interactive: bool = False) -> Any:
+    """Loss against size (as the table counts it: active parameters) at fixed compute, by number of experts.
+
+    source: runs with a column of experts (E, or the share A that a token meets), or a law of N, D and these, which is
+    drawn over its runs. C: training FLOPs of one budget; None: a panel for each of the runs' largest.
+    Raises UserError for a table without experts, or without budgets, and for a law of other columns.
+    """
+    from scaling.report.figures.experts import experts_figure
+
+    return _drawn(experts_figure(source, C), interactive)
+
+
 def plot_surface(surface: "laws.ResponseSurface", *, interactive: bool = False) -> Any:
     """The loss about the best learning rate of each point, and the best settings against N, with their intervals."""
     from scaling.report.figures.surface import surface_figure

@@ -1,6 +1,7 @@
 """What of a run's record laws read, and which keys of its configuration they therefore let differ from run to run."""
 
 from dataclasses import dataclass
+from math import nan
 
 from scaling import ladder
 
@@ -19,12 +20,20 @@ class Feed:
     """it is a loss: a record says the unit"""
     choice: bool = False
     """made once for all runs of a law that does not read it, also where no key of theirs says it"""
+    dense: float | None = None
+    """what it is of a dense model, whose record says nothing of experts: nan where dense models are not of the law;
+    None: it is not about experts"""
+    same: tuple[str, ...] = ()
+    """arithmetic of columns that has one value for all mixtures of experts of a law, though its keys may differ"""
 
 
 SEED = "run.seed"
 """what every law lets differ"""
 SIZES = ladder.size_keys()
 TOKENS = ("run.tokens",)
+
+ROUTED = ("*.feed_forward.kind",)
+"""what tells a mixture of experts from a dense model"""
 
 LOSS = Feed("loss", (), "held out", in_unit=True)
 FEEDS = {
@@ -35,7 +44,17 @@ FEEDS = {
     "S": Feed("steps", TOKENS, "optimizer steps"),
     "U": Feed("unique_tokens", ("data.train_tokens", "data.epochs"), "different training tokens"),
     "T": Feed("context", ("model.context",), "tokens of context", choice=True),
-    "E": Feed("experts", ("*.experts",), "experts of a layer", choice=True),
-    "G": Feed("granularity", ("*.granularity",), "hidden size of the dense layer over an expert's", choice=True),
+    "E": Feed("experts", ("*.experts", *ROUTED), "experts of a layer", choice=True, dense=1.0),
+    "A": Feed(
+        "top_k / experts", ("*.experts", "*.top_k", *ROUTED), "share of the experts that a token meets", dense=1.0
+    ),
+    "G": Feed(
+        "granularity",
+        ("*.granularity", "*.experts", "*.top_k"),
+        "hidden size of the dense layer over an expert's",
+        choice=True,
+        dense=nan,
+        same=("experts / granularity", "top_k / granularity"),
+    ),
 }
 """by letter, where a form does not say otherwise"""

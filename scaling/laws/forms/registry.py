@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 
 from scaling.errors import UserError
+from scaling.laws.forms.activated import abnar, hunyuan, ling
 from scaling.laws.forms.additive import chinchilla, chinchilla_equal, chinchilla_no_offset, power_law
 from scaling.laws.forms.broken import bnsl
 from scaling.laws.forms.context import context
@@ -10,8 +11,9 @@ from scaling.laws.forms.downstream import accuracy_of_nll, error_of_loss, nll_of
 from scaling.laws.forms.farseer import farseer
 from scaling.laws.forms.feed import Feed
 from scaling.laws.forms.form import Form
-from scaling.laws.forms.granular import krajewski
+from scaling.laws.forms.granular import krajewski, krajewski_dense
 from scaling.laws.forms.interaction import interaction
+from scaling.laws.forms.joint import ludziejewski
 from scaling.laws.forms.kaplan import kaplan_C, kaplan_D, kaplan_N, kaplan_ND, kaplan_NS
 from scaling.laws.forms.overtraining import gadre, gadre_downstream
 from scaling.laws.forms.precision import kumar, kumar_uniform, kumar_weights
@@ -45,6 +47,11 @@ FORMS: dict[str, Form] = {
         clark,
         clark_bilinear,
         krajewski,
+        krajewski_dense,
+        ludziejewski,
+        abnar,
+        ling,
+        hunyuan,
         frantar,
         tao,
         tao_equal,

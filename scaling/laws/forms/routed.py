@@ -48,27 +48,27 @@ def dense_equivalent(params: Mapping[str, float], N: ArrayLike, E: ArrayLike) ->
     if missing:
         raise UserError(f"dense_equivalent needs the parameters of clark or clark_bilinear; no {', '.join(missing)}")
     values = {name: np.float64(value) for name, value in params.items()}
-    n, e = np.log10(np.asarray(N, np.float64)), _log_experts(values, np.log(np.asarray(E, np.float64)), np) / LN10
-    dense = _log_experts(values, np.zeros(()), np) / LN10
+    n, e = np.log10(np.asarray(N, np.float64)), log_experts(values, np.log(np.asarray(E, np.float64)), np) / LN10
+    dense = log_experts(values, np.zeros(()), np) / LN10
     a, b, c = values["a"], values["b"], values["c"]
     return np.asarray(10.0 ** ((a * n + b * (e - dense) + c * n * e) / (a + c * dense)))
 
 
-def _log_experts(p: Values, log_experts: Any, xp: ModuleType) -> Any:
-    """log Ê at log E; p without Es and Em: log E itself."""
+def log_experts(p: Values, e: Any, xp: ModuleType) -> Any:
+    """log Ê at e = log E; p without Es and Em: log E itself."""
     if "Es" not in p:
-        return log_experts
+        return e
     start = 1.0 / (1.0 / p["Es"] - 1.0 / p["Em"])
-    return -xp.log(1.0 / (xp.expm1(log_experts) + start) + 1.0 / p["Em"])
+    return -xp.log(1.0 / (xp.expm1(e) + start) + 1.0 / p["Em"])
 
 
 def _value(p: Values, x: Values, xp: ModuleType) -> Any:
-    n, e = x["N"] / LN10, _log_experts(p, x["E"], xp) / LN10
+    n, e = x["N"] / LN10, log_experts(p, x["E"], xp) / LN10
     return xp.exp(LN10 * (p["a"] * n + p["b"] * e + p["c"] * n * e + p["d"]))
 
 
 def _solve(own: Numbers, x: Mapping[str, Array], y: Array, weights: Array) -> dict[str, float]:
-    n, e = x["N"] / LN10, np.asarray(_log_experts(own, x["E"], np)) / LN10
+    n, e = x["N"] / LN10, np.asarray(log_experts(own, x["E"], np)) / LN10
     found = least_squares([n, e, n * e, 1.0], logarithm(y) / LN10, weights)
     return dict(zip("abcd", found, strict=True))
 

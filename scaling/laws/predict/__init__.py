@@ -4,6 +4,14 @@ from scaling.laws.predict.capabilities import Capabilities, capabilities
 from scaling.laws.predict.chain import Chain
 from scaling.laws.predict.cost import chip_hours
 from scaling.laws.predict.downstream import Benchmarks, benchmarks
+from scaling.laws.predict.experts import (
+    BestMixture,
+    DenseWorth,
+    best_granularity,
+    best_sparsity,
+    compute_saving,
+    dense_worth,
+)
 from scaling.laws.predict.forecast import Forecast, Outcome, freeze, outcome, read_forecast
 from scaling.laws.predict.forecaster import Forecaster
 from scaling.laws.predict.inference import InferenceOptimum, inference_optimum
@@ -11,16 +19,22 @@ from scaling.laws.predict.mixture import MixtureLaw, mixture
 
 __all__ = [
     "Benchmarks",
+    "BestMixture",
     "Capabilities",
     "Chain",
+    "DenseWorth",
     "Forecast",
     "Forecaster",
     "InferenceOptimum",
     "MixtureLaw",
     "Outcome",
     "benchmarks",
+    "best_granularity",
+    "best_sparsity",
     "capabilities",
     "chip_hours",
+    "compute_saving",
+    "dense_worth",
     "freeze",
     "inference_optimum",
     "mixture",

@@ -1,7 +1,8 @@
 """From the columns of a run's record to those that laws read."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
@@ -45,12 +46,49 @@ def fed(df: "pd.DataFrame", feeds: Mapping[str, Feed], law: str) -> tuple["pd.Da
     return df.assign(**{name: _values(df, letter, feeds[letter], law) for letter, name in names.items()}), names
 
 
+def is_dense(df: "pd.DataFrame") -> "pd.Series[bool]":
+    """Whether each run is one of a model without experts [rows]."""
+    return df.assign(experts=df.get("experts", 0))["experts"] == 1
+
+
+def held_same(df: "pd.DataFrame", feeds: Iterable[Feed]) -> "pd.DataFrame":
+    """What must agree among the mixtures of experts of a law, as columns; of dense runs they say nothing."""
+    asked = dict.fromkeys(expression for feed in feeds for expression in feed.same)
+    there = [each for each in asked if all(name in df for name in _names(each))]
+    return df[[]].assign(**{each: _evaluated(df, each).mask(is_dense(df)) for each in there})
+
+
+def not_of_dense(df: "pd.DataFrame", letters: Iterable[str], feeds: Mapping[str, Feed]) -> list[str | None]:
+    """Why each run [rows] is none of a law of these letters, which has no dense models; None for one that is."""
+    reasons: list[str | None] = [None] * len(df)
+    dense = is_dense(df).to_numpy()
+    for letter in letters:
+        feed = feeds[letter]
+        if feed.dense is not None and isnan(feed.dense) and all(name in df for name in _names(feed.column)):
+            for i in (dense & _evaluated(df, feed.column).isna().to_numpy()).nonzero()[0]:
+                reasons[i] = f"dense: the law reads {letter}, {feed.about}"
+    return reasons
+
+
+def _evaluated(df: "pd.DataFrame", expression: str) -> Any:
+    return df.eval(expression)
+
+
+def _names(expression: str) -> list[str]:
+    return re.findall(r"[A-Za-z_][\w.]*", expression)
+
+
 def _values(df: "pd.DataFrame", letter: str, feed: Feed, law: str) -> Any:
+    values = _recorded(df, letter, feed, law)
+    return values if feed.dense is None else values.mask(values.isna() & is_dense(df), feed.dense)
+
+
+def _recorded(df: "pd.DataFrame", letter: str, feed: Feed, law: str) -> Any:
     if feed.column in df:
         return df[feed.column]
-    if missing := [name for name in re.findall(r"[A-Za-z_][\w.]*", feed.column) if name not in df]:
+    if missing := [name for name in _names(feed.column) if name not in df]:
         raise UserError(
             f"{law} reads {letter} ({feed.about}) from the column {' and '.join(missing)}, which this table does not "
             f"have: {HOW}; or name another column: --column {letter}=COLUMN"
         )
-    return df.eval(feed.column)
+    return _evaluated(df, feed.column)

@@ -12,6 +12,7 @@ from scaling import ladder
 from scaling.config import TRIED, RateRule, column_of, default_columns, is_recipe, recipe_keys, rule_column
 from scaling.errors import UserError
 from scaling.laws.forms import choices
+from scaling.laws.table.sections import absent
 from scaling.result import Result
 
 if TYPE_CHECKING:
@@ -31,17 +32,20 @@ NULL = "null"
 SHOWN, VALUES = 6, 4  # keys that a message tells the values of, and values of each
 
 
-def one_recipe(df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] = ()) -> dict[str, str]:
+def one_recipe(
+    df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] = (), same: Sequence[str] = ()
+) -> dict[str, str]:
     """What the runs of `df`, a table by `load_runs`, have in common and not by default, as conventions of a fit.
 
-    free: columns of keys that may differ, `*` for any text. allow: further keys, or sections of keys.
+    free: columns of keys that may differ, `*` for any text. allow: further keys, or sections of keys. same: further
+    columns that must agree.
     A key that a sweep's rule set counts by the rule, a learning rate that was the best of several not at all. Runs
     that do not say their configuration (`recipe_from`) are compared by what the facts on their records say of it.
 
     Raises UserError, naming keys, values and runs, where the runs differ in another key, and for an `allow` that is
     no key.
     """
-    rows, compared = df.to_dict("records"), _compared(df)
+    rows, compared = df.to_dict("records"), _compared(df) | {column: column for column in same}
     allowed, defaults = _allowed(list(compared), allow), default_columns()
     common: dict[str, str] = {}
     mixed: list[str] = []
@@ -69,14 +73,18 @@ def one_recipe(df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] =
 
 
 def recipe_of_groups(
-    df: "pd.DataFrame", labels: Sequence[str], free: Collection[str], allow: Sequence[str] = ()
+    df: "pd.DataFrame",
+    labels: Sequence[str],
+    free: Collection[str],
+    allow: Sequence[str] = (),
+    same: Sequence[str] = (),
 ) -> dict[str, str]:
     """`one_recipe` of each group of runs; of a key that groups differ in, the value in each.
 
     labels: the group of each row.
     """
     where, defaults = np.array(labels), default_columns()
-    each = {label: one_recipe(df[where == label], free, allow) for label in dict.fromkeys(labels)}
+    each = {label: one_recipe(df[where == label], free, allow, same) for label in dict.fromkeys(labels)}
     told: dict[str, str] = {}
     between = []
     for key in dict.fromkeys(key for common in each.values() for key in common):
@@ -184,6 +192,8 @@ def _grouped(words: Sequence[str | None]) -> Kinds:
 
 def _value(row: Row, column: str) -> str | None:
     """The value of a column in words; None where it is not known."""
+    if absent(row, column):
+        return None
     if column == RateRule.sets and row.get("recipe_from") != "record":
         return None  # an older record does not say what set its rate
     value = row.get(column)
@@ -206,7 +216,7 @@ def _refusal(differing: Mapping[str, Kinds], rows: Sequence[Row], labels: Sequen
         told.append(f"{column}: {', '.join(each[:VALUES])}{', …' * (len(each) > VALUES)}")
     more = list(differing)[SHOWN:]
     also = f"; and {', '.join(more)}" if more else ""
-    allow = " ".join(f"--allow {column}" for column in differing)
+    allow = " ".join(f"--allow {column!r}" if " " in column else f"--allow {column}" for column in differing)
     return (
         f"the runs mix {'; '.join(told)}{also}; fit them apart: scaling fit … --where "
         f'"{_condition(differing, rows)}", or together for all that: {allow}'

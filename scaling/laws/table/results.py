@@ -10,9 +10,10 @@ from scaling.laws.arrays import Array
 from scaling.laws.forms import Form, get_form
 from scaling.laws.forms.feed import Feed
 from scaling.laws.table.checks import notes_of
-from scaling.laws.table.columns import fed, feeds_of, free_keys
+from scaling.laws.table.columns import fed, feeds_of, free_keys, held_same, not_of_dense
 from scaling.laws.table.recipe import group_labels, one_recipe, recipe_of_groups
 from scaling.laws.table.runs import Exclusion, Runs, meets, replace_fields
+from scaling.laws.table.sections import apart
 from scaling.result import UNIT
 from scaling.validity import FITTED, verdict_of
 
@@ -48,10 +49,12 @@ def from_results(
 ) -> Runs:
     """The runs of `scaling.load_runs(path)` as `law` reads them: N, D, C and what else it asks for (`Form.feeds`).
 
-    Runs that test a forecast and those that are not valid (see `scaling.validity.Verdict`) are excluded, each with
-    its reason; untuned ones take part, and the conventions name them. Runs of several epochs take part where the law
-    reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them, else the
-    records do. How far learning rates are tuned is in the conventions, under "learning rate", where the table says.
+    Dense models take part in laws of mixtures of experts that have them (as one expert of one), and are excluded from
+    the others. Runs that test a forecast and those that are not valid (see `scaling.validity.Verdict`) are excluded,
+    each with its reason; untuned ones take part, and the conventions name them. Runs of several epochs take part
+    where the law reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them,
+    else the records do. How far learning rates are tuned is in the conventions, under "learning rate", where the
+    table says.
     sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
     split, so most of that error is common to them and the scatter between runs is another thing.
     where: conditions on the table's columns, as of `laws.read_csv`; runs that miss one are excluded with it.
@@ -72,13 +75,18 @@ def from_results(
     forms = [get_form(each) for each in ([law] if isinstance(law, str | Form) else law)]
     feeds = feeds_of(forms, columns or {})
     several_epochs = any(feed.column == UNIQUE for feed in feeds.values())
-    used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED)
+    letters = dict.fromkeys(letter for form in forms for letter in form.columns)
+    df = apart(df)
+    dense = not_of_dense(df, letters, feeds)
+    used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED, dense)
     table, names = fed(used, feeds, forms[0].name)
     free = free_keys(forms, feeds)
+    held = held_same(used, [feeds[letter] for letter in letters])
+    used, same = used.assign(**held), [*held.columns]
     labels = () if group is None else group_labels(used, group)
     if group and feeds["loss"].in_unit:
         _require_one_unit(used, group)
-    common = recipe_of_groups(used, labels, free, allow) if group else one_recipe(used, free, allow)
+    common = recipe_of_groups(used, labels, free, allow, same) if group else one_recipe(used, free, allow, same)
     columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
     table = table[[*dict.fromkeys(filter(None, columns_of.values()))]]
     runs = Runs(table, **columns_of, signed=any(form.signed for form in forms), trusted=True)
@@ -91,14 +99,15 @@ def from_results(
 
 
 def _used(
-    df: "pd.DataFrame", where: Sequence[str], fitted: Collection[str]
+    df: "pd.DataFrame", where: Sequence[str], fitted: Collection[str], others: Sequence[str | None]
 ) -> tuple["pd.DataFrame", tuple[Exclusion, ...]]:
-    """The rows that take part, by run id, and why the others do not. fitted: the validities that do.
+    """The rows that take part, by run id, and why the others do not. fitted: the validities that do. others: reasons
+    [rows] for which they do not, besides.
 
     Raises UserError where none is left.
     """
     labels = [str(label) for label in df.get("run_id", df.index)]
-    reasons = [_left_out(row, fitted) for row in df.to_dict("records")]
+    reasons = [_left_out(row, fitted) or why for row, why in zip(df.to_dict("records"), others, strict=True)]
     for condition in where:
         missed = f"not {condition}"
         reasons = [why if why or met else missed for why, met in zip(reasons, meets(df, condition), strict=True)]

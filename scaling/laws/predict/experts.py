@@ -1,0 +1,309 @@
+"""When experts pay: how large a dense model a mixture of experts is worth, what compute it saves, which is the best.
+
+Each is asked of a fit of any law that reads experts. Intervals are over the fit's last draws and assume that the form
+is right. Of several sweeps that share exponents ask the pooled fit's `fit[sweep]`: its draws are of all of them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf, isnan
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.forms import Form
+from scaling.laws.intervals.interval import Interval, interval
+from scaling.laws.pooled import FURTHEST, HALVINGS, Gain
+from scaling.laws.quantities import bisect, bracket, least_loss
+from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.table.flops_per_token import FlopsSurface
+
+SPARSITY, GRANULARITY = ("A", "E"), ("G", "K")
+"""letters that say how sparse a mixture is, and how fine: the first that the law reads"""
+BOUNDS = {"E": (1.0, inf), "A": (0.0, 1.0), "K": (1.0, inf), "G": (0.0, inf)}
+"""where there are models"""
+REACH = 16.0
+"""times beyond the runs' values that the best is sought"""
+DRAWS, GRID, ROUNDS = 400, 25, 4
+"""at most so many draws of a best value, each sought among so many, and again between the neighbours of the best"""
+
+PerToken = Callable[[Mapping[str, Any]], ArrayLike]
+"""training FLOPs per token of models with columns by letter, N among them and D not"""
+
+
+@dataclass(frozen=True)
+class DenseWorth:
+    """The dense model that is as good as a mixture of experts: its effective parameter count."""
+
+    N: float
+    """of the dense model, counted as the law does; inf where none is as good"""
+    times: float
+    """that over the mixture's own N"""
+    loss: float
+    interval: Interval | None
+    """of N; None before any draws"""
+    level: float
+
+
+@dataclass(frozen=True)
+class BestMixture:
+    """The sparsity or granularity of the least loss (of the largest leverage), by a law."""
+
+    column: str
+    """letter: A, the share K/E of the experts that a token meets; E; G; or K"""
+    value: float
+    """inf or 0: the loss falls as far as it was sought"""
+    interval: Interval | None
+    """None before any draws"""
+    level: float
+    seen: tuple[float, float]
+    """least and largest of the runs"""
+    outside: float | None
+    """share of the draws whose best lies outside what was seen; None before any"""
+    N: float | None
+    """the best at the budget, or the one given; None where the law has none"""
+    D: float | None
+    loss: float
+    """what the law predicts there"""
+    note: str
+    """what is to be said of an optimum outside the runs; empty for one that they hold between them"""
+
+    @property
+    def sparsity(self) -> float | None:
+        """(E − K)/E, of a law of K/E."""
+        return 1.0 - self.value if self.column == "A" else None
+
+
+def dense_worth(fit: FittedLaw, *, level: float = 0.9, **columns: float) -> DenseWorth:
+    """How large a dense model a mixture of experts is worth, trained on the same tokens.
+
+    columns: of the mixture by letter, all that the law reads, such as N=1e9, D=2e10, E=64.
+    Raises UserError for a law without dense models, and where a column is missing.
+    """
+    form, dense = fit.form, _dense(fit.form)
+    _require(form, columns, form.columns)
+    samples, own = _samples(fit), float(np.log(columns["N"]))
+    target = form.loss(samples, [np.float64(columns[letter]) for letter in form.columns])
+
+    def enough(n: Array) -> Any:
+        return form.loss(samples, [np.exp(n) if c == "N" else {**columns, **dense}[c] for c in form.columns]) < target
+
+    found = bisect(enough, np.full(len(samples), own - FURTHEST), np.full(len(samples), own + FURTHEST), np, HALVINGS)
+    sizes = np.where(found > own + FURTHEST - 1e-6, inf, np.exp(found))
+    ends = None if fit.draws is None else interval(sizes[1:], level)
+    return DenseWorth(float(sizes[0]), float(sizes[0] / columns["N"]), float(target[0]), ends, level)
+
+
+def compute_saving(
+    fit: FittedLaw,
+    C: float | None = None,
+    *,
+    level: float = 0.9,
+    flops_per_token: PerToken | None = None,
+    **mixture: float,
+) -> Gain:
+    """How many times less compute a mixture of experts needs than the best dense model of `C` FLOPs for its loss.
+
+    C: None: the largest of the runs. mixture: its columns by letter, without N and D, which are the best at either
+    budget: E=8. flops_per_token: of columns by letter; None: a smooth function through the runs' own FLOPs.
+    Raises UserError for a law without dense models, or of other sizes than N and D, and where a column is missing.
+    """
+    form, dense = fit.form, _dense(fit.form)
+    _require(form, mixture, [letter for letter in form.columns if letter not in ("N", "D")], sizes=True)
+    C = float(fit.runs.flops.max()) if C is None else C
+    bracket(C)
+    samples, per_token = _samples(fit), flops_per_token or flops_per_token_of(fit)
+
+    def least(kind: Mapping[str, float], log_C: Array) -> Array:
+        return _least(form, samples, kind, log_C, per_token)[2]
+
+    at = np.full(len(samples), np.log(C))
+    target = least(dense, at)
+    needed = bisect(lambda c: least(mixture, c) < target, at - FURTHEST, at + FURTHEST, np, HALVINGS)
+    never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
+    times = np.where(never, 0.0, np.where(always, inf, np.exp(at - needed)))
+    ends = None if fit.draws is None else interval(times[1:], level)
+    told = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
+    return Gain(told, "dense", C, float(target[0]), float(times[0]), ends, level)
+
+
+def best_sparsity(
+    fit: FittedLaw,
+    C: float | None = None,
+    *,
+    level: float = 0.9,
+    flops_per_token: PerToken | None = None,
+    **given: float,
+) -> BestMixture:
+    """How sparse a mixture of experts should be at a budget of `C` training FLOPs: the best K/E, or number of them.
+
+    given: columns by letter that are held, such as N, or G; N and D are else the best at the budget, and a column
+    that all runs agree in is theirs. flops_per_token: as of `compute_saving`.
+    Raises UserError for a law that reads neither A nor E, and where a column is missing.
+    """
+    return _best(fit, SPARSITY, C, level, flops_per_token, given)
+
+
+def best_granularity(
+    fit: FittedLaw,
+    C: float | None = None,
+    *,
+    level: float = 0.9,
+    flops_per_token: PerToken | None = None,
+    **given: float,
+) -> BestMixture:
+    """How fine the experts should be at a budget of `C` training FLOPs: the best G, or number that a token meets.
+
+    What a finer router costs counts where the runs' own FLOPs have it. given, flops_per_token: as of `best_sparsity`.
+    Raises UserError for a law that reads neither G nor K, and where a column is missing.
+    """
+    return _best(fit, GRANULARITY, C, level, flops_per_token, given)
+
+
+def _best(
+    fit: FittedLaw,
+    letters: tuple[str, ...],
+    C: float | None,
+    level: float,
+    flops_per_token: PerToken | None,
+    given: Mapping[str, float],
+) -> BestMixture:
+    form, runs = fit.form, fit.runs
+    letter = next((each for each in letters if each in form.columns), None)
+    if letter is None:
+        raise UserError(f"{form.name} reads {', '.join(form.columns)}: it says nothing of {' or '.join(letters)}")
+    held = _held(fit, letter, C, given)
+    natural = _samples(fit)
+    samples = natural[np.unique(np.linspace(0, len(natural) - 1, DRAWS + 1).astype(int))]
+    sized = {"N", "D"} <= {*form.columns} and "D" not in held
+    per_token = (flops_per_token or flops_per_token_of(fit)) if sized else None
+    sign = 1.0 if form.predicts.in_unit else -1.0
+
+    def tried(x: Array) -> tuple[Array, Array, Array]:
+        kind: dict[str, Any] = {**held, letter: np.exp(x)}
+        many = np.broadcast_to(samples[:, None, :], (*x.shape, samples.shape[-1]))
+        if per_token is None:
+            loss = form.loss(many, [np.broadcast_to(kind[c], x.shape) for c in form.columns])
+            return np.full(x.shape, kind.get("N", np.nan)), np.full(x.shape, kind.get("D", np.nan)), loss
+        return _least(form, many, kind, np.full(x.shape, np.log(C or np.nan)), per_token)
+
+    seen = float(runs.column(letter).min()), float(runs.column(letter).max())
+    sought = max(seen[0] / REACH, BOUNDS[letter][0]), min(seen[1] * REACH, BOUNDS[letter][1])
+    low, high = (np.full(len(samples), np.log(end)) for end in sought)
+    for _ in range(ROUNDS):
+        x = np.linspace(low, high, GRID, axis=-1)
+        best = np.argmin(sign * tried(x)[2], axis=-1)
+        rows = np.arange(len(x))
+        low, high = x[rows, np.maximum(best - 1, 0)], x[rows, np.minimum(best + 1, GRID - 1)]
+    x = x[rows, best]
+    N, D, loss = (float(values[0, 0]) for values in tried(x[:, None]))
+    values = np.exp(x)
+    values = np.where(np.isclose(values, sought[1]) & (sought[1] < BOUNDS[letter][1]), inf, values)
+    values = np.where(np.isclose(values, sought[0]) & (sought[0] > BOUNDS[letter][0]), 0.0, values)
+    beyond = (values < seen[0] / 1.001) | (values > seen[1] * 1.001)
+    return BestMixture(
+        column=letter,
+        value=float(values[0]),
+        interval=None if fit.draws is None else interval(values[1:], level),
+        level=level,
+        seen=seen,
+        outside=None if fit.draws is None else float(beyond[1:].mean()),
+        N=None if isnan(N) else N,
+        D=None if isnan(D) else D,
+        loss=loss,
+        note=_note(letter, float(values[0]), seen, sought) if beyond[0] else "",
+    )
+
+
+def _note(letter: str, value: float, seen: tuple[float, float], sought: tuple[float, float]) -> str:
+    runs = f"outside the runs' {seen[0]:.3g} to {seen[1]:.3g}"
+    if value in (0.0, inf):
+        return f"by this law the loss falls on to {letter} = {sought[value > 0]:.3g}, as far as was sought, {runs}"
+    return f"the best {letter} = {value:.3g} lies {runs}: make runs there before relying on it"
+
+
+def _held(fit: FittedLaw, letter: str, C: float | None, given: Mapping[str, float]) -> dict[str, float]:
+    """The columns that are not sought: those given, C, and those that all runs agree in.
+
+    Raises UserError for one that is not known, and for a budget that is missing.
+    """
+    form, held = fit.form, dict(given)
+    if unknown := [name for name in given if name not in form.columns or name == letter]:
+        raise UserError(f"{form.name}: {', '.join(unknown)} cannot be given; it reads {', '.join(form.columns)}")
+    if C is not None:
+        bracket(C)
+        held |= {"C": C} if "C" in form.columns else {}
+    elif "D" in form.columns and "D" not in given:
+        raise UserError(f"{form.name}: the best {letter} depends on the budget: give C=…, in FLOPs, or N=… and D=…")
+    for other in form.columns:
+        if other in held or other == letter or other == "D" or (other == "N" and "D" in form.columns and C):
+            continue
+        values = np.unique(fit.runs.column(other))
+        if len(values) > 1:
+            raise UserError(
+                f"{form.name}: give {other}=…; the runs have {values[0]:.3g} to {values[-1]:.3g} of it "
+                f"({form.feed(other).about})"
+            )
+        held[other] = float(values[0])
+    return held
+
+
+def _least(
+    form: Form, samples: Array, kind: Mapping[str, Any], log_C: Array, per_token: PerToken
+) -> tuple[Array, Array, Array]:
+    """N*, D*, L* [...] at log FLOPs [...] by parameters [..., k]; kind: the other columns, N too if held."""
+
+    def tokens(n: Array) -> Array:
+        return np.asarray(np.exp(log_C) / per_token({**kind, "N": np.exp(n)}), np.float64)
+
+    def loss(n: Array) -> Array:
+        columns = {**kind, "N": np.exp(n), "D": tokens(n)}
+        return form.loss(samples, [np.broadcast_to(columns[letter], n.shape) for letter in form.columns])
+
+    if "N" in kind:
+        best = np.full(log_C.shape, np.log(kind["N"]))
+    else:
+        middle = 0.5 * (log_C - np.log(6.0))
+        best = least_loss(loss, middle - 2 * FURTHEST, middle + 2 * FURTHEST, np, HALVINGS)
+    return np.exp(best), tokens(best), loss(best)
+
+
+def _samples(fit: FittedLaw) -> Array:
+    """The parameters of the fit, then those of its draws [1 + draws, k]."""
+    return fit.natural[None] if fit.draws is None else np.vstack([fit.natural, fit.draws.samples])
+
+
+def _dense(form: Form) -> dict[str, float]:
+    """What a dense model has under the letters of mixtures. Raises UserError for a law that has no dense models."""
+    known = {letter: dense for letter in form.columns if (dense := form.feed(letter).dense) is not None}
+    if not known or any(map(isnan, known.values())):
+        raise UserError(
+            f"{form.name} is a law of {', '.join(form.columns)} and has no dense models to compare with; "
+            "take one that has, such as ludziejewski"
+        )
+    return known
+
+
+def _require(form: Form, given: Mapping[str, float], asked: Any, sizes: bool = False) -> None:
+    """Raises UserError unless all that is asked for is given, and nothing else; sizes: unless the law has N and D."""
+    if sizes and not {"N", "D"} <= {*form.columns}:
+        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no best N and D follow from it")
+    if {*given} != {*asked} or not all(np.isfinite(value) and value > 0 for value in given.values()):
+        raise UserError(f"{form.name} asks for positive {', '.join(asked)}; got {', '.join(given) or 'nothing'}")
+
+
+def flops_per_token_of(fit: FittedLaw) -> PerToken:
+    """Training FLOPs per token by the runs' own, or 6·N where N is what a token uses. Raises UserError elsewhere."""
+    form, runs = fit.form, fit.runs
+    if runs.C is not None:
+        letters = [letter for letter in form.columns if letter not in ("D", "C")]
+        return FlopsSurface.through({letter: runs.column(letter) for letter in letters}, runs.flops / runs.D)
+    if form.feed("N").column != "params_active":
+        raise UserError(
+            f"{form.name} counts {form.feed('N').about}: FLOPs do not follow from them; name the runs' column of "
+            "FLOPs (C) or give flops_per_token="
+        )
+    return lambda columns: 6.0 * np.asarray(columns["N"], np.float64)

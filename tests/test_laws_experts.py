@@ -1,0 +1,199 @@
+"""What experts are worth by a fitted law, against closed forms and searches over a grid written out here."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling import laws
+from scaling.errors import UserError
+
+JOINT = {
+    **{"a": 30.0, "delta": -0.3, "alpha": -0.22, "gamma": 0.011, "b": 50.0, "omega": 0.45, "beta": -0.2},
+    **{"zeta": -0.024, "c": 1.1, "Es": 2.1, "Em": 200.0},
+}
+
+
+def joint(N, D, E, p=JOINT):
+    e = np.log(1 / (1 / (E - 1 + 1 / (1 / p["Es"] - 1 / p["Em"])) + 1 / p["Em"]))
+    sizes = p["a"] * np.exp(p["delta"] * e) * N ** (p["alpha"] + p["gamma"] * e)
+    return sizes + p["b"] * np.exp(p["omega"] * e) * D ** (p["beta"] + p["zeta"] * e) + p["c"]
+
+
+def grid(**columns):
+    return pd.DataFrame({n: g.ravel() for n, g in zip(columns, np.meshgrid(*columns.values()), strict=True)})
+
+
+def fitted(table, form, noise=0.0, seed=0, **settings):
+    table = table.assign(loss=table.loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(table))))
+    letters = {"N": None, "D": None} | {name: name for name in table.columns}
+    return laws.fit(laws.Runs(table, trusted=True, **letters), form, loss=laws.l2(), starts=16, **settings)
+
+
+def sweep(experts=(1.0, 4, 8, 16, 32), law=joint):
+    table = grid(N=np.geomspace(1e7, 1e9, 4), D=np.geomspace(1e9, 3e10, 4), E=np.array(experts))
+    return table.assign(C=6 * table.N * table.D * table.E**0.02, loss=law(table.N, table.D, table.E))
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return fitted(sweep(), "ludziejewski")
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    fit = fitted(sweep(), "ludziejewski", noise=0.001, fixed={"Es": JOINT["Es"], "Em": JOINT["Em"]})
+    fit.bootstrap(200)
+    return fit
+
+
+def best_loss(C, E):
+    N = np.geomspace(1e6, 1e12, 60001)
+    return joint(N, C / (6 * N * E**0.02), E).min()
+
+
+def saved(C, E):
+    """FLOPs of the dense model over those of the mixture, by bisection over least losses on a grid of sizes."""
+    low, high = C / 100, C
+    for _ in range(40):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if best_loss(middle, E) > best_loss(C, 1.0) else (low, middle)
+    return C / high
+
+
+def test_a_mixture_is_worth_the_dense_model_of_the_same_loss(exact, noisy):
+    found = laws.dense_worth(exact, N=3e8, D=1e10, E=8)
+    assert joint(found.N, 1e10, 1) == pytest.approx(joint(3e8, 1e10, 8), rel=1e-5)
+    assert found.times == found.N / 3e8 > 1.2 and found.interval is None
+    low, high = laws.dense_worth(noisy, N=3e8, D=1e10, E=8).interval
+    assert low < found.N < high and high / low < 1.3
+    assert laws.dense_worth(exact, N=3e8, D=1e10, E=1).times == pytest.approx(1, rel=1e-6)
+
+
+def test_by_clarks_law_it_is_the_closed_form():
+    p = {"a": -0.08, "b": -0.11, "c": 0.009, "d": 1.1}
+    table = grid(N=np.geomspace(1e7, 1e9, 5), E=np.array([1.0, 4, 16, 64]))
+    n, e = np.log10(table.N), np.log10(table.E)
+    fit = fitted(table.assign(loss=10 ** (p["a"] * n + p["b"] * e + p["c"] * n * e + p["d"])), "clark_bilinear")
+    known = laws.dense_equivalent(p, N=1e8, E=16)
+    assert pytest.approx(known, rel=1e-6) == laws.dense_worth(fit, N=1e8, E=16).N
+
+
+def test_the_compute_that_experts_save_is_what_a_search_finds(exact, noisy):
+    for C, E in ((1e20, 8.0), (1e19, 32.0)):
+        truth = saved(C, E)
+        found = laws.compute_saving(exact, C, E=E)
+        assert found.multiplier == pytest.approx(truth, rel=2e-3) and found.multiplier > 1.2
+        assert found.loss == pytest.approx(best_loss(C, 1.0), rel=1e-5)
+        low, high = laws.compute_saving(noisy, C, E=E).interval
+        assert low < truth < high and high / low < 1.4
+    assert laws.compute_saving(exact, E=1).multiplier == pytest.approx(1, rel=1e-6)
+    six = laws.compute_saving(exact, 1e20, E=8, flops_per_token=lambda columns: 6 * columns["N"])
+    assert six.multiplier == pytest.approx(saved(1e20, 8) * 8**0.02, rel=3e-3)
+
+
+def test_sweeps_that_share_exponents_narrow_what_each_says_of_its_experts():
+    """A second sweep, worse by a factor of both terms, of which 16 runs alone say little."""
+    few = sweep((1.0, 8))[lambda t: t.D < 1e10]
+    other = sweep(law=lambda N, D, E: 1.1 * joint(N, D, E))
+    fixed = {"Es": JOINT["Es"], "Em": JOINT["Em"], "gamma": JOINT["gamma"], "zeta": JOINT["zeta"]}
+    shared = ("alpha", "beta", "delta", "omega", "gamma", "zeta", "Es", "Em")
+    table = pd.concat([few.assign(sweep="few"), other.assign(sweep="other")], ignore_index=True)
+    table["loss"] *= np.exp(0.002 * np.random.default_rng(1).standard_normal(len(table)))
+    letters = {name: name for name in ("N", "D", "C", "E", "loss")}
+    settings = {"loss": laws.l2(), "starts": 8, "fixed": fixed}
+    runs = laws.Runs(table, trusted=True, **letters)
+    pooled = laws.fit(runs, "ludziejewski", group=table["sweep"], shared=shared, **settings)
+    alone = laws.fit(laws.Runs(table[table.sweep == "few"], trusted=True, **letters), "ludziejewski", **settings)
+    widths = []
+    for fit in (pooled, alone):
+        fit.bootstrap(100, kind="noise")
+        own = fit["few"] if fit is pooled else fit
+        found = laws.compute_saving(own, 1e20, E=8)
+        low, high = found.interval
+        widths.append(np.log(high / low))
+        assert low < saved(1e20, 8.0) < high
+    assert widths[0] < 0.6 * widths[1]
+
+
+def test_more_experts_are_always_better_by_a_law_that_says_so(noisy):
+    found = laws.best_sparsity(noisy, 1e20)
+    assert found.column == "E" and found.value == np.inf and found.outside == 1.0 and found.seen == (1, 32)
+    assert found.note.startswith(
+        "by this law the loss falls on to E = 512, as far as was sought, outside the runs' 1 to"
+    )
+
+
+def abnar(N, D, A):
+    return 900 / N**0.45 + 4000 / D**0.4 + 0.5 * A**0.17 + 17 / (A**0.16 * N**0.16) + 0.9
+
+
+def shares(values):
+    table = grid(N=np.geomspace(1e8, 1e10, 5), D=np.geomspace(1e9, 1e11, 4), A=np.array(values))
+    return table.assign(C=6 * table.N * table.A**0.9 * table.D, loss=abnar(table.N, table.D, table.A))
+
+
+def test_the_best_sparsity_at_a_budget_is_what_a_search_finds_and_says_where_it_lies():
+    C, N = 1e20, 3e9
+    A = np.geomspace(1, 0.001, 100001)
+    truth = A[abnar(N, C / (6 * N * A**0.9), A).argmin()]
+    inside, outside = 2 * truth, 8 * truth
+    fit = fitted(shares([1, 0.5, inside, truth / 2, truth / 4]), "abnar")
+    found = laws.best_sparsity(fit, C, N=N)
+    assert found.value == pytest.approx(truth, rel=0.01) and found.sparsity == 1 - found.value
+    assert found.note == "" and pytest.approx(N) == found.N and found.interval is None
+    assert found.loss == pytest.approx(abnar(N, found.D, found.value), rel=1e-6)
+    fit = fitted(shares([1, 0.8, 0.6, min(0.5, outside)]), "abnar", noise=1e-4)
+    fit.draw("laplace", 300)
+    found = laws.best_sparsity(fit, C, N=N)
+    assert found.outside > 0.5 and "outside the runs' 0.5 to 1" in found.note
+    assert found.interval[0] <= truth
+
+
+def test_the_best_granularity_by_ling_hunyuan_and_krajewski():
+    table = grid(A=np.array([0.5, 0.25, 0.1, 0.03]), C=np.geomspace(1e18, 1e21, 4), G=np.array([2.0, 4, 8, 16]))
+    power = 1.2 - 0.07 * np.log10(table.C) + 0.016 * np.log2(table.G) ** 2 - 0.11 * np.log2(table.G)
+    fit = fitted(table.assign(loss=(table.A + 0.02) ** power), "ling", fixed={"As": 0.02, "Am": 1e15})
+    found = laws.best_granularity(fit, 1e22, A=0.03)
+    assert found.value == pytest.approx(2 ** (0.11 / 0.032), rel=0.01) and found.note == ""
+    with pytest.raises(UserError, match=r"give A=…; the runs have 0\.03 to 0\.5 of it"):
+        laws.best_granularity(fit, 1e22)
+
+    def loss(N, D, G):
+        return 0.5 + (2.1 / G**0.6 + 15) / N**0.2 + 40 / D**0.2
+
+    def per_token(N, G):  # a router's share of an expert's FLOPs
+        return 6 * N / 64 * (1 + 0.004 * G)
+
+    table = grid(N=np.geomspace(1e9, 1e11, 4), D=np.geomspace(1e9, 1e11, 4), G=np.geomspace(1, 64, 7))
+    table = table.assign(C=table.D * per_token(table.N, table.G), loss=loss(table.N, table.D, table.G))
+    found = laws.best_granularity(fitted(table, "krajewski"), 1e20, N=1e10)
+    G = np.geomspace(1, 64, 20001)
+    truth = G[loss(1e10, 1e20 / per_token(1e10, G), G).argmin()]
+    assert 2 < truth < 40 and found.value == pytest.approx(truth, rel=0.05) and found.note == ""
+
+
+def test_the_number_of_experts_that_a_token_meets_by_hunyuans_law():
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"N": rng.choice(np.geomspace(1e9, 1e11, 5), 200), "D": rng.choice([1e10, 1e11, 1e12], 200)})
+    table["Na"] = table.N * rng.choice([0.05, 0.1, 0.3], 200)
+    table["K"], table["R"] = rng.choice([2.0, 4, 8, 16], 200), rng.choice([1, 0.75, 0.5], 200)
+    S, size, active = 1 - table.R, table.N**-0.24, table.Na**-0.24
+    shape = 0.2 * table.K + 8.0 / table.K + 5 * S**2 - 3 * S
+    loss = shape * (size + 0.01 * active + 0.05 * table.Na / table.N) + 38 * size + 2e4 * table.D**-0.45
+    fit = fitted(table.assign(loss=loss + 31 * active + 1.8).drop_duplicates(), "hunyuan")
+    found = laws.best_granularity(fit, N=1e10, Na=1e9, D=1e11, R=0.75)
+    assert found.column == "K" and found.value == pytest.approx((8.0 / 0.2) ** 0.5, rel=0.01) and found.note == ""
+
+
+def test_what_a_law_cannot_say_is_told(exact):
+    with pytest.raises(UserError, match="has no dense models to compare with"):
+        laws.dense_worth(fitted(sweep((1.0,)).drop(columns="E"), "chinchilla"), N=1e9, D=1e9)
+    with pytest.raises(UserError, match="asks for positive N, D, E; got N, D"):
+        laws.dense_worth(exact, N=1e9, D=1e9)
+    with pytest.raises(UserError, match="says nothing of G or K"):
+        laws.best_granularity(exact, 1e20)
+    with pytest.raises(UserError, match="depends on the budget: give C=…"):
+        laws.best_sparsity(exact)
+    without = fitted(shares([1, 0.5, 0.2]).drop(columns="C"), "abnar")
+    with pytest.raises(UserError, match="FLOPs do not follow from them"):
+        laws.best_sparsity(without, 1e20)
