@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from synthetic_sweep import Law, sweep_config, write_runs
 
 from scaling import laws, load_runs, report
 from scaling.cli import main
 from scaling.errors import UserError
+from scaling.laws.table.recipe import in_order
 from scaling.result import Result
 
 QUICK = ("--bootstrap", "50", "--starts", "8", "--objective", "l2", "--shared", "alpha,beta")
@@ -85,6 +87,15 @@ def test_groups_within_a_sweep_are_in_its_report(tmp_path: Path, capsys: pytest.
     assert "relu2 (9 runs" in capsys.readouterr().out
     page = report.write(home).read_text(encoding="utf-8")
     assert "shared by gelu, relu2" in page and "fitted again" not in page and "No law" not in page
+
+
+def test_groups_of_numbers_are_in_their_order() -> None:
+    """Whatever the order of the runs' ids: the first is what others are compared with."""
+    table = pd.DataFrame(
+        {"run_id": list("abcde"), "experts": [32, 4, None, 16, 4], "norm": ["b", "a", "b", "a", "b"]}
+    )
+    assert in_order(table, "experts")["run_id"].tolist() == ["c", "b", "e", "d", "a"]
+    assert in_order(table, "norm")["run_id"].tolist() == in_order(table, "other")["run_id"].tolist() == list("abcde")
 
 
 def test_a_csv_whose_columns_are_trusted_has_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,14 @@ def recipe_of_groups(
     return told | ({BETWEEN: ", ".join(between)} if between else {})
 
 
+def in_order(df: "pd.DataFrame", group: str) -> "pd.DataFrame":
+    """The runs by rising values of a group's key where all are numbers, those without one first: a pooled law
+    compares with the first group, as dense models are by their number of experts."""
+    found = [column for column in df.columns if column in (group, column_of(group))]
+    numbers = [value is None or isinstance(value, int | float) for column in found for value in df[column]]
+    return df.sort_values(found[0], kind="stable", na_position="first") if found and all(numbers) else df
+
+
 def group_labels(df: "pd.DataFrame", group: str) -> tuple[str, ...]:
     """What each run says of the key `group` of its configuration, or of another column, such as `sweep`.
 

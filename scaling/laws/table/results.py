@@ -11,7 +11,7 @@ from scaling.laws.forms import Form, get_form
 from scaling.laws.forms.feed import Feed
 from scaling.laws.table.checks import notes_of
 from scaling.laws.table.columns import fed, feeds_of, free_keys, held_same, not_of_dense
-from scaling.laws.table.recipe import group_labels, one_recipe, recipe_of_groups
+from scaling.laws.table.recipe import group_labels, in_order, one_recipe, recipe_of_groups
 from scaling.laws.table.runs import Exclusion, Runs, meets, replace_fields
 from scaling.laws.table.sections import apart
 from scaling.result import UNIT
@@ -62,7 +62,8 @@ def from_results(
     allow: keys of the configuration, or sections of keys, in which the runs may differ for all that.
     columns: the table's column of a letter, in place of the law's own; "loss" is a letter, too.
     group: a key of the configuration, or a column such as "sweep": runs of one value of it are a group of
-    `laws.fit(…, group=…)`. Only those must be of one recipe; the conventions say what groups differ in.
+    `laws.fit(…, group=…)`, in the order of the values where these are numbers. Only those must be of one recipe; the
+    conventions say what groups differ in.
     trusted: FLOPs and losses are what they are said to be, however far from what is usual (`table.checks`).
 
     Raises UserError where the runs are not of one recipe, naming what differs: all of their configurations agrees
@@ -76,7 +77,7 @@ def from_results(
     feeds = feeds_of(forms, columns or {})
     several_epochs = any(feed.column == UNIQUE for feed in feeds.values())
     letters = dict.fromkeys(letter for form in forms for letter in form.columns)
-    df = apart(df)
+    df = apart(df) if group is None else in_order(apart(df), group)
     dense = not_of_dense(df, letters, feeds)
     used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED, dense)
     table, names = fed(used, feeds, forms[0].name)
