@@ -16,7 +16,7 @@ from scaling.models.mlp import mlp
 Expert = Callable[[jax.Array, Any], jax.Array]
 """(rows [n, D], the parameters of one expert) → [n, D]"""
 TILE = 512
-"""rows and columns of the grouped product that are computed at one time, as MaxText has them"""
+"""rows and columns of the grouped product that are computed at one time; not tuned: no TPU was at hand"""
 LEAST, SLACK = 8, 1.25
 """rows of a block: at least; times those of an expert where the load is even, so that most need one block"""
 MOST = {"cpu": 128}
