@@ -129,6 +129,10 @@ class TransformerConfig(TransformerShape):
         return tuple(mask for mask in self.MASKS if all(mask in part.masks for part in parts))
 
     @property
+    def whole_windows(self) -> str:
+        return next((part.whole_windows for parts in self.parts for part in parts if part.whole_windows), "")
+
+    @property
     def random(self) -> bool:
         return super().random or any(part.random for parts in self.parts for part in parts)
 
