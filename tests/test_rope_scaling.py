@@ -178,6 +178,8 @@ def test_a_rope_is_asked_for_rotary_positions_only_and_latent_attention_has_its_
     mla = {"kind": "mla", "kv_rank": 8, "nope": 4, "rope": 4, "v": 4}
     with pytest.raises(UserError, match=r"rope.fraction is not read by a mixer of kind mla, which has mixer.rope"):
         build(TransformerConfig, SHAPE | {"mixer": mla, "rope": {"fraction": 0.5}}, "model.yaml")
+    two = LONG | {"short_factor": [1.0, 1.0], "long_factor": [1.0, 2.0]}  # pairs of that part, not of a head
+    build(TransformerConfig, SHAPE | {"mixer": mla, "rope": {"scaling": two}}, "model.yaml")
 
 
 @pytest.mark.parametrize("key", ["sliding_window", "attention_chunk", "global_tokens"])

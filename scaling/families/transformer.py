@@ -89,6 +89,9 @@ class TransformerConfig(TransformerShape):
             )
         for part in (*(self.mixer or ()), *(self.feed_forward or ())):
             part.check(self)
+        for rope in self.rope or ():
+            for mixer in dict.fromkeys(mixer for mixer, _ in self.parts):
+                rope.check(mixer.rope_width(self))
         return self
 
     @property
