@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
 from scaling.families.declare import Tensor, vector
 from scaling.families.mlp import KEEPS, mlp
@@ -198,7 +199,7 @@ class MoE(FeedForward):
     def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
         return {"tokens": (self.experts,), "confidence": (), "dropped": ()}
 
-    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+    def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         met, F = self.top_k, self.width(model)
         copies = compute.width * 2 * met * model.d_model  # what goes to the experts and what comes back
         inner = compute.width * KEEPS[model.activation] * (met + self.shared) * F

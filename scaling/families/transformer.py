@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from scaling.families.attention import Attention
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind, pattern
 from scaling.families.declare import Tensor
@@ -15,8 +16,9 @@ from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
 from scaling.families.mla import MLA
 from scaling.families.mlp import MLP
-from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask
+from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask, VisibleKeys
 from scaling.families.moe import MoE
+from scaling.families.rope import Rope
 from scaling.families.shape import TransformerShape
 from scaling.families.softmax_mixer import PROJECTIONS, SCORES
 
@@ -87,6 +89,9 @@ class TransformerConfig(TransformerShape):
             )
         for part in (*(self.mixer or ()), *(self.feed_forward or ())):
             part.check(self)
+        for rope in self.rope or ():
+            for mixer in dict.fromkeys(mixer for mixer, _ in self.parts):
+                rope.check(mixer.rope_width(self))
         return self
 
     @property
@@ -99,6 +104,23 @@ class TransformerConfig(TransformerShape):
         """Keys a query may see in each layer, itself included: the pattern repeated, cut at the context."""
         pattern = self.sliding_window or (None,)
         return tuple(min(pattern[i % len(pattern)] or self.context, self.context) for i in range(self.layers))
+
+    def attention_masks(self, kind: Mask) -> tuple[AttentionMask, ...]:
+        """Of each layer. kind: which keys of its text a query may see."""
+        chunks, known = self.attention_chunk or (None,), self.global_tokens or (None,)
+        return tuple(
+            AttentionMask(
+                window, self.attention_softcap, self.position == "alibi", self.dropout, kind,
+                chunks[i % len(chunks)], known[i % len(known)] or 0, self.restart_positions is True,
+            )
+            for i, window in enumerate(self.windows)
+        )  # fmt: skip
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """How rotary positions enter each layer."""
+        pattern = self.rope or (Rope(),)
+        return tuple(pattern[i % len(pattern)] for i in range(self.layers))
 
     @property
     def parts(self) -> tuple[tuple[Mixer, FeedForward], ...]:
@@ -127,6 +149,13 @@ class TransformerConfig(TransformerShape):
     def masks(self) -> tuple[Mask, ...]:
         parts = {part for parts in self.parts for part in parts}
         return tuple(mask for mask in self.MASKS if all(mask in part.masks for part in parts))
+
+    def check_mask(self, mask: Mask) -> None:
+        if self.restart_positions and mask != "document":
+            raise ValueError(
+                "model.restart_positions=true counts positions from 0 in every document, which needs "
+                "objective.documents=mask; set that, or leave restart_positions unset"
+            )
 
     @property
     def whole_windows(self) -> str:
@@ -197,17 +226,18 @@ class TransformerConfig(TransformerShape):
     def _norm(self, name: str) -> Iterator[Tensor]:
         return norm(name, self.d_model, bias=self.bias and self.norm == "layernorm")
 
-    def extra_flops(self, mask: Mask, keys: float | None = None) -> ExtraFlops:
+    def extra_flops(self, mask: Mask, keys: VisibleKeys | None = None) -> ExtraFlops:
         total, mixers = ExtraFlops(), [mixer for mixer, _ in self.parts]
         for mixer in dict.fromkeys(mixers):
-            windows = [w for i, w in enumerate(self.windows) if mixers[i // self.layer_sharing] == mixer]
-            total += mixer.extra_flops(self, windows, mask, keys)
+            own = [m for i, m in enumerate(self.attention_masks(mask)) if mixers[i // self.layer_sharing] == mixer]
+            total += mixer.extra_flops(self, own, keys)
         return total
 
     def activations(self, compute: Compute) -> int:
         stream = compute.width * self.d_model
         parts = self.parts
-        layers = [self._kept(compute, *parts[i // self.layer_sharing], w) for i, w in enumerate(self.windows)]
+        masks = self.attention_masks(compute.mask)
+        layers = [self._kept(compute, *parts[i // self.layer_sharing], mask) for i, mask in enumerate(masks)]
         if compute.remat == "none":
             held = sum(layers)
         elif compute.remat == "full":
@@ -219,12 +249,12 @@ class TransformerConfig(TransformerShape):
             held = kept * self.layer_sharing + max(layers)
         return held + 2 * stream  # and the stream after the last layer and its norm
 
-    def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, window: int) -> int:
+    def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""
         branches = 1 if self.parallel_block else 2
         norms = branches + (2 if self.norm_position == "sandwich" else 0)
         stream = self.d_model * (2 * FLOAT32 * norms + compute.width * branches)  # norms work in float32
-        inner = sum(part.activations(self, compute, window) for part in (mixer, feed_forward))
+        inner = sum(part.activations(self, compute, mask) for part in (mixer, feed_forward))
         return round(stream + inner / compute.tensor)
 
     def shape(self) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from flax import nnx
 
 from scaling.families import TransformerConfig
 from scaling.families.attention import Attention as Declared
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.context import CONTEXTS, choose_context
 from scaling.models.attend import attend
-from scaling.models.attention_mask import AttentionMask
 from scaling.models.language_model import scaled
 from scaling.models.layer import NOTHING, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
@@ -59,6 +59,8 @@ def attended(
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """What a layer's heads read, side by side: [B, L, H·d]."""
+    if context.query_scale is not None:
+        q_BxLxHxd = (q_BxLxHxd * context.query_scale).astype(q_BxLxHxd.dtype)
     heads = q_BxLxHxd.shape[2]
     meet = CONTEXTS[choose_context(context.placement.context, heads, ways("heads"), ways("sequence"))]
     q_BxLxHxd = constrain(constrain(q_BxLxHxd, "batch", "sequence", "heads", None), *meet[0])
@@ -69,7 +71,14 @@ def attended(
         k_BxLxKxd,
         v_BxLxKxd,
         AttentionMask(
-            context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
+            context.window,
+            config.attention_softcap,
+            config.position == "alibi",
+            config.dropout,
+            context.mask,
+            context.chunk,
+            context.global_tokens,
+            config.restart_positions is True,
         ),
         marks_BxL=context.marks_BxL,
         key=dropout_key,

@@ -11,7 +11,7 @@ from scaling.errors import UserError
 from scaling.families import Mask, TransformerConfig
 from scaling.families.block import BlockPart
 from scaling.families.transformer import Stack
-from scaling.models.attention_mask import dropout
+from scaling.models.attention_mask import dropout, places
 from scaling.models.functional import load_class
 from scaling.models.language_model import LanguageModel
 from scaling.models.layer import Aux, LayerContext
@@ -37,6 +37,11 @@ class Transformer(LanguageModel):
     ) -> tuple[jax.Array, Aux]:
         """Raises UserError for windows longer than the table of learned positions."""
         config, length = self.config, tokens_BxL.shape[1]
+        positions = places(slice(0, length), marks_BxL, config.restart_positions is True).positions
+
+        def at(table_LxD: jax.Array) -> jax.Array:
+            return table_LxD if positions.ndim == 1 else table_LxD[positions]
+
         x_BxLxD = self.embed(tokens_BxL)
         if self.position is not None:
             if length > config.context:
@@ -44,13 +49,13 @@ class Transformer(LanguageModel):
                     f"a window of {length} tokens is longer than model.context={config.context}, "
                     "the rows of the learned position table"
                 )
-            x_BxLxD = x_BxLxD + self.position[...][:length]
+            x_BxLxD = x_BxLxD + at(self.position[...][:length])
         if config.position == "sinusoidal":
-            x_BxLxD = x_BxLxD + sinusoids(length, config.d_model)
+            x_BxLxD = x_BxLxD + at(sinusoids(length, config.d_model))
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.layers, self.dtype)
-        context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL)
+        context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL, positions)
         x_BxLxD, aux = layers(x_BxLxD, context, keys[1])
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), aux
 
