@@ -1,16 +1,21 @@
 """Windows that devices share along their length, on 8 virtual CPU devices; tests/test_multidevice.py runs this."""
 
 import re
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import check_meshes
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.config import RunConfig, build
+from scaling.config import MeshConfig, RunConfig, build
+from scaling.families.attention_mask import AttentionMask
 from scaling.models import functional
+from scaling.models.attend import reference
+from scaling.models.attention_kernels import splash
+from scaling.models.attention_tiled import tiled
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.step import Gradients, gradients
@@ -125,3 +130,22 @@ def test_devices_exchange_heads_or_gather_keys_and_no_other_activations(way: str
     assert sent in program
     found = set(re.findall(rf"f32\[{BATCH},{LENGTH},(\d+(?:,\d+)?)\]\S* all-gather\(", program))
     assert found == set(filter(None, [gathered]))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(8, 2), (3, 1)])
+@pytest.mark.parametrize(("kernel", "length"), [(tiled, 1100), (partial(splash, interpret=True), 256)])
+def test_a_kernel_of_one_device_attends_for_the_heads_that_are_there(
+    kernel: Any, length: int, heads: int, kv_heads: int
+) -> None:
+    """Or, where they do not divide, for all of them."""
+    mesh, keys = make_mesh(MeshConfig(data=1, context=4, tensor=2)), jax.random.split(jax.random.key(0), 3)
+    shapes = [(1, length, n, 64) for n in (heads, kv_heads, kv_heads)]
+    q, k, v = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    marks = jnp.asarray(np.arange(length)[None] // 90, jnp.int32)
+    mask = AttentionMask(50, kind="document")
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        with use(mesh):
+            return kernel(q, k, v, mask, marks)
+
+    check_meshes.assert_same(jax.jit(attend)(q, k, v), reference(q, k, v, mask, marks))
