@@ -117,6 +117,11 @@ class ModelConfig(Config):
         return self.MASKS
 
     @property
+    def whole_windows(self) -> str:
+        """What of it needs every window whole on one device; empty where devices can share one along its length."""
+        return f"a model of kind {self.kind}"
+
+    @property
     def random(self) -> bool:
         """Whether its forward pass draws random numbers in training."""
         return self.dropout > 0

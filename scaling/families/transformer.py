@@ -161,6 +161,10 @@ class TransformerConfig(TransformerShape):
             )
 
     @property
+    def whole_windows(self) -> str:
+        return next((part.whole_windows for parts in self.parts for part in parts if part.whole_windows), "")
+
+    @property
     def random(self) -> bool:
         return super().random or any(part.random for parts in self.parts for part in parts)
 
