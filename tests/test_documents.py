@@ -1,10 +1,13 @@
 """Where documents begin in windows, and what a mask that keeps them apart lets a query see."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from tiny_run import Tiny
 
 from scaling.data import Split, documents
-from scaling.data.documents import Documents
+from scaling.data.documents import Documents, cut_documents
 from scaling.families.attention_mask import AttentionMask, visible_keys
 from scaling.tokens import EOD
 
@@ -51,3 +54,12 @@ def test_of_a_large_text_windows_are_read_that_lie_evenly(monkeypatch: pytest.Mo
 def test_one_document_that_fills_all_windows_is_a_causal_text() -> None:
     for mask in (AttentionMask(CONTEXT, kind="document"), AttentionMask(5, kind="document", global_tokens=2)):
         assert Documents(split([160]), CONTEXT).visible_keys(mask) == pytest.approx(visible_keys(CONTEXT, mask))
+
+
+def test_a_run_is_told_that_most_of_its_text_is_in_documents_that_windows_cut(tmp_path: Path) -> None:
+    tiny = Tiny(tmp_path)
+    apart = tiny.config(objective={"documents": "mask"}, model={"context": CONTEXT})
+    (note,) = cut_documents(apart, split([17, 16]))
+    assert note.startswith("objective.documents=mask: 52% of the text is in documents longer than model.context=16,")
+    assert cut_documents(apart, split([16, 17, 16])) == []
+    assert cut_documents(tiny.config(model={"context": CONTEXT}), split([17])) == []
