@@ -186,6 +186,8 @@ def test_a_rope_is_asked_for_rotary_positions_only_and_latent_attention_has_its_
 def test_a_pattern_of_nothing_is_refused_by_its_key(key: str) -> None:
     with pytest.raises(UserError, match=rf"{key}=\[None, 0\]: .* 1 .* or more, null for"):
         build(TransformerConfig, SHAPE | {key: [None, 0]}, "model.yaml")
+    with pytest.raises(UserError, match=rf"{key} should be a number, got true"):
+        build(TransformerConfig, SHAPE | {key: [True]}, "model.yaml")
 
 
 def test_what_is_the_default_has_one_spelling() -> None:

@@ -141,6 +141,10 @@ class ModelConfig(Config):
         """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
         raise NotImplementedError
 
+    def visible_keys(self, mask: Mask) -> float | None:
+        """Keys that a query sees, the mean over positions and layers; None where the family has no attention."""
+        return None
+
     def shape(self) -> dict[str, Any]:
         """Sizes and their ratios, for a plan."""
         return {key: getattr(self, key) for key in (*self.SIZES, "vocab", "context")} | {

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from scaling.families.attention import Attention
-from scaling.families.attention_mask import AttentionMask
+from scaling.families.attention_mask import AttentionMask, visible_keys
 from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind, pattern
 from scaling.families.declare import Tensor
@@ -115,6 +115,9 @@ class TransformerConfig(TransformerShape):
             )
             for i, window in enumerate(self.windows)
         )  # fmt: skip
+
+    def visible_keys(self, mask: Mask) -> float:
+        return sum(visible_keys(self.context, own) for own in self.attention_masks(mask)) / self.layers
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
