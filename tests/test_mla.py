@@ -155,11 +155,16 @@ def test_what_does_not_go_with_it_is_named() -> None:
 
 
 def test_width_transfer_slows_its_matrices_and_leaves_its_scores() -> None:
-    """m = 2 in width. Its heads keep their width, so `mup.d_head` is nothing to it."""
+    """m = 2 in width. Its heads keep their width, so `mup.d_head` is nothing to it; its latents do as well, and what
+    reads one sums over no more inputs than at the base."""
     plain, transferred = (model(PART | {"q_rank": 9}, mup=mup) for mup in (None, {"width": D // 2, "d_head": 1}))
     facts = functional.facts(transferred)["layers"]["attention"]
     rates = {name: fact["kernel"].rate if isinstance(fact, dict) else fact.rate for name, fact in facts.items()}
-    matrices = {"q_down", "q", "kv_down", "k_rope", "k_up", "v_up", "o"}
-    assert rates == dict.fromkeys(matrices, 1 / 2) | {"q_scale": 1, "kv_scale": 1}
+    of_latents = dict.fromkeys(("q", "k_up", "v_up", "q_scale", "kv_scale"), 1)
+    assert rates == dict.fromkeys(("q_down", "kv_down", "k_rope", "o"), 1 / 2) | of_latents
+    read = functional.facts(model(PART, mup={"width": D // 2}))["layers"]["attention"]
+    assert read["q"]["kernel"].rate == 1 / 2  # of the stream
+    normal = {t.path[-2]: t.std for t in model(PART, mup={"width": D // 4}, init="normal").tensors() if t.inputs}
+    assert (normal["k_up"], normal["kv_down"]) == (0.02, 0.01)
     params, x = parameters(plain), inputs()
     assert (mixed(plain, params, x) == mixed(transferred, params, x)).all()

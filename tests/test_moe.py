@@ -13,17 +13,17 @@ from scaling import accounting
 from scaling.config import Placement, SweepConfig, TransformerConfig
 from scaling.errors import UserError
 from scaling.families.moe import MoE as Declared
-from scaling.models import functional
+from scaling.models import expert_parallel, functional
 from scaling.models.experts import Sent, apply_experts
 from scaling.models.layer import LayerContext
 from scaling.models.mlp import mlp
 from scaling.models.moe import MoE
-from scaling.models.routing import by_hash, route
+from scaling.models.routing import Pairs, by_hash, route, seeded
 from scaling.models.stack import grouping
 from scaling.sweeps.designs import make_runs
 from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState
-from scaling.training.step import metric_names, run_optimizer, update
+from scaling.training.step import gradients, metric_names, run_optimizer, update
 
 B, L, D, E = 2, 24, 16, 6
 CONTEXT = LayerContext(None, L, "causal", None, Placement())
@@ -112,11 +112,15 @@ def test_the_grouped_product_of_a_tpu_says_the_same() -> None:
     w["up"]["bias"] = jax.random.normal(keys[4], (3, 128))
     x = jax.random.normal(keys[3], (40, 128))
     expert = jnp.array([0, 2, 3, 0] * 20)  # of a pair of the third kind nobody hears; the second expert gets nothing
-    sent = Sent(expert, jnp.arange(80) // 2, jax.random.uniform(keys[4], (80,)), 2)
+    weights, seeds = jax.random.uniform(keys[4], (80,)), jax.random.bits(keys[4], (80,))
+    sent = Sent(expert, jnp.arange(80) // 2, weights, 2, seeds)
+
+    def drop(hidden: jax.Array, seed: jax.Array | None) -> jax.Array:
+        return expert_parallel.dropped(hidden, seed, 0.2, 1)
 
     def found(way: str) -> Any:
         def total(w: Any, x: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.sin(apply_experts(w, x, sent, "swiglu", way, interpret=True)))
+            return jnp.sum(jnp.sin(apply_experts(w, x, sent, "swiglu", way, drop, interpret=True)))
 
         return jax.value_and_grad(total, (0, 1))(w, x)
 
@@ -146,6 +150,117 @@ def test_jitter_moves_scores_in_training_alone() -> None:
     still, moved = (MoE(config, config.parts[0][1], params)(x, CONTEXT, key)[0] for key in (None, jax.random.key(1)))
     assert np.abs(still - moved).max() > 1e-3 and config.random and not model().random
     np.testing.assert_array_equal(still, MoE(model(), model().parts[0][1], params)(x, CONTEXT, None)[0])
+
+
+def test_units_that_are_dropped_are_the_same_however_experts_are_computed() -> None:
+    """Each pair of a token and an expert drops its own share; what is left makes up for it; in training alone."""
+    config = model(top_k=2, dropout=0.4, shared=1)
+    part: Any = config.parts[0][1]
+    params, x = parameters(config), jax.random.normal(jax.random.key(7), (B, L, D))
+
+    def said(way: Any, key: Any) -> jax.Array:
+        context = LayerContext(None, L, "causal", None, Placement(experts=way))
+        return MoE(config, part, params)(x, context, key)[0]
+
+    def both(way: Any) -> Any:
+        def total(params: Any, x: jax.Array) -> jax.Array:
+            context = LayerContext(None, L, "causal", None, Placement(experts=way))
+            return jnp.sum(jnp.sin(MoE(config, part, params)(x, context, jax.random.key(1))[0]))
+
+        return quick_jit(jax.value_and_grad(total, (0, 1)))(params, x)
+
+    for a, b in zip(jax.tree.leaves(both("blocks")), jax.tree.leaves(both("dense")), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+    whole, plain = said("auto", None), model(top_k=2, shared=1)
+    np.testing.assert_array_equal(whole, MoE(plain, plain.parts[0][1], params)(x, CONTEXT, jax.random.key(1))[0])
+    drawn = np.stack([said("auto", jax.random.key(i)) for i in range(40)])
+    assert np.abs(drawn[0] - whole).max() > 0.1 and np.abs(drawn.mean(0) - whole).mean() < 0.25 * drawn.std(0).mean()
+    assert config.random and not plain.random and model(top_k=2, shared=1, dropout=0.0) == plain
+
+
+def test_the_share_of_hidden_units_that_is_dropped() -> None:
+    """What is left is scaled up by as much, and no two pairs drop alike."""
+    pairs = Pairs(jnp.array([[0, 1, 0, 1]]), jnp.array([[0, 0, 1, 1]]), jnp.ones((1, 4)))
+    seeds = seeded(pairs, jax.random.bits(jax.random.key(0), (1, 2))).seed_BxS
+    assert seeds is not None and len(set(seeds[0].tolist())) == 4
+    kept = np.asarray(expert_parallel.dropped(jnp.ones((4, 500)), seeds[0], 0.3, 1))
+    np.testing.assert_allclose(kept[kept != 0], 1 / 0.7, rtol=1e-6)
+    assert np.mean(kept == 0) == pytest.approx(0.3, abs=0.04) and len({tuple(row) for row in kept.tolist()}) == 4
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": 1},
+        {"top_k": 3, "normalise": True, "scale": 2.5},
+        {"top_k": 3, "scores": "sigmoid", "normalise": True},
+        {"top_k": 2, "scores": "sigmoid", "groups": 3, "top_groups": 2},
+        {"top_k": 2, "routing": "expert_choice"},
+    ],
+)
+def test_gradients_of_a_router_are_finite_differences(values: dict[str, Any]) -> None:
+    """In float64, of weights, balance and z-loss together and of each alone, where no choice changes."""
+    part = Declared(kind="moe", experts=E, **values)
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, kernel, ahead = (jnp.asarray(rng.standard_normal(s)) for s in ((B, L, D), (D, E), (D, E)))
+        slots = route(part, x @ kernel, None).pairs.weight_BxS.shape
+        heard = jnp.asarray(rng.standard_normal(slots))
+
+        def told(t: float) -> jax.Array:
+            routing = route(part, x @ (kernel + t * ahead), None)
+            return jnp.stack([jnp.sum(routing.pairs.weight_BxS * heard), routing.balance, routing.z])
+
+        step = 1e-6
+        chosen = [route(part, x @ (kernel + t * ahead), None).pairs for t in (-step, step)]
+        assert all((a == b).all() for a, b in zip(*(p[:2] for p in chosen), strict=True))
+        slope = jax.jacfwd(told)(0.0)
+        back = jax.jacrev(told)(0.0)
+        differences = (told(step) - told(-step)) / (2 * step)
+        assert slope.dtype == jnp.float64 and np.abs(differences[jnp.array([0, 2])]).min() > 0.1
+        np.testing.assert_allclose(slope, differences, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(back, differences, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["blocks", "dense"])
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_the_router_of_a_layer_hears_its_experts_and_its_losses(scores: str, way: str) -> None:
+    """The whole layer against differences in float32, large enough to be told from rounding."""
+    config = model(top_k=2, normalise=True, scores=scores, balance=0.5, z_loss=0.1)
+    params, x = parameters(config), jax.random.normal(jax.random.key(7), (B, L, D))
+    ahead, dy = (jax.random.normal(jax.random.key(i), s) for i, s in ((8, (D, E)), (9, (B, L, D))))
+
+    def told(t: Any) -> tuple[jax.Array, jax.Array]:
+        moved = params | {"router": {"kernel": params["router"]["kernel"] + t * ahead}}
+        y, aux = layer(config, moved, x, way, jnp.zeros((B, L), jnp.int32))
+        return jnp.sum(y * dy) + sum(aux.losses.values(), jnp.zeros(())), aux.counts["tokens"]
+
+    step = 2e-3
+    (low, sent_low), (high, sent_high) = told(-step), told(step)
+    assert (sent_low == sent_high).all()
+    slope = jax.grad(lambda t: told(t)[0])(0.0)
+    assert float(slope) == pytest.approx(float(high - low) / (2 * step), rel=5e-3) and abs(slope) > 1
+
+
+def test_a_token_counts_once_in_what_a_router_adds_whatever_its_target_weighs(tmp_path: Path) -> None:
+    moe = {"layers": 2, "feed_forward": {"kind": "moe", "experts": 4, "d_ff": 16, "top_k": 2, "z_loss": 0.01}}
+    config = Tiny(tmp_path).config(model=moe, placement={"attention": "reference", "accumulate": 1})
+    params = functional.init(config.model, jax.random.key(3))
+    cut = jax.random.randint(jax.random.key(1), (config.batch_size, config.model.context + 1), 0, 256)
+    batch = config.objective.batch(cut)
+    half = batch._replace(weights_BxL=batch.weights_BxL.at[:, ::2].set(0.0))
+    whole, part = (quick_jit(lambda b: gradients(config, params, b, None).means)(b) for b in (batch, half))
+    assert abs(float(whole.loss - part.loss)) > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), part.aux, whole.aux)
+
+
+def test_sparsity_stands_for_a_number_of_experts() -> None:
+    """(E − K)/E, and one model has one spelling."""
+    by_number = model(top_k=2, experts=64)
+    for sparsity in (62 / 64, 0.96875):
+        given = model(top_k=2, experts=None, sparsity=sparsity)
+        assert given == by_number and given.facts["sparsity"] == 62 / 64
+    assert model(top_k=1, experts=None, sparsity=0.6667).facts["experts"] == 3
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 4}, {"layers": "scan", "remat": "full"}])
@@ -210,6 +325,13 @@ def test_no_more_groups_are_met_than_are_allowed() -> None:
         ({"groups": 3, "top_groups": 1, "top_k": 3}, "cannot hold top_k=3"),
         ({"routing": "hash", "z_loss": 0.1}, "z_loss=0.1 is not read with routing=hash"),
         ({"routing": "expert_choice", "experts": 48}, "no expert would get a token: 48 experts"),
+        (
+            {"top_k": 2, "capacity": 0.1},
+            r"capacity=0.1 leaves an expert 0.8 of a slot: .*, 8 tokens; set capacity to 0.125 or more",
+        ),
+        ({"sparsity": 0.9}, "experts=6 and sparsity=0.9 both say how many experts"),
+        ({"sparsity": 0.7, "experts": None}, r"sparsity=0.7 is that of 3.333 experts .*: 0.5 \(2 experts\), 0.6666"),
+        ({"sparsity": 1.0, "experts": None}, "less than 1"),
     ],
 )
 def test_what_cannot_be_is_told(values: dict[str, Any], said: str) -> None:

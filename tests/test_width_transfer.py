@@ -1,5 +1,6 @@
 """Width and depth transfer: the table of factors, the base that is the standard model, and the coordinate check."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tiny_run import RUN, quick_jit
 from scaling import accounting
 from scaling.config import OptimizerConfig, Placement, RunConfig, SweepConfig, TransformerConfig, build, merge
 from scaling.errors import UserError
-from scaling.families import Tensor, WidthTransfer
+from scaling.families import Tensor, WidthTransfer, untransferable
 from scaling.models import functional
 from scaling.models.block import Block
 from scaling.models.layer import LayerContext
@@ -288,6 +289,19 @@ def test_a_sweep_is_told_what_mup_must_know_of_the_base(tmp_path: Path) -> None:
         make_runs(heads(run, widths))
     assert len(make_runs(heads(run | {"mup": {"width": 8, "d_head": 4}}, widths))) == 2
     make_runs(heads({"n_heads": 2}, widths))  # without µP any heads will do
+
+    def latent(rank: int) -> Any:
+        return {"kind": "mla", "kv_rank": rank, "nope": 4, "rope": 4, "v": 4}
+
+    def experts(width: int) -> Any:
+        return {"kind": "moe", "experts": 4, "d_ff": width}
+
+    for key, make in (("mixer", latent), ("feed_forward", experts)):
+        given = {"mup": {"width": 8, "d_head": 4}, "n_heads": 2}
+        grown = heads(given | {"d_model": 0, key: 0}, {"model.d_model": [8, 16], f"model.{key}": [make(4), make(8)]})
+        assert len(make_runs(grown)) == 4  # every width has both
+        grown = [make_runs(heads(given | {key: make(n)}, {"model.d_model": [n * 2]}))[0].config.model for n in (4, 8)]
+        assert re.match(r"mup takes the inputs of .* the runs have 4 to 8; give every width", untransferable(grown))
 
     depths = {"model.layers": [1, 3]}
     (note,) = describe_sweep(heads(run, depths), tmp_path)["notes"]

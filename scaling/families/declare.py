@@ -44,6 +44,8 @@ class Tensor:
     for a matrix, k/E for one of E experts, times the layers that share it"""
     active: float = 1.0
     """share of it that one token meets: k/E for experts"""
+    bounded: bool = False
+    """its products sum over as many inputs at every width of the model, such as a latent's"""
     rate: float = 1.0
     """factor on the learning rate, though not on the decay (width transfer)"""
     eps: float = 1.0

@@ -9,12 +9,23 @@ LOGITS: tuple[tuple[str, float], ...] = (("head", 1.0),)
 
 
 def linear(
-    name: str, part: str, shape: tuple[int, int], axes: tuple[str, str], *, std: float, item: str, bias: bool
+    name: str,
+    part: str,
+    shape: tuple[int, int],
+    axes: tuple[str, str],
+    *,
+    std: float,
+    item: str,
+    bias: bool,
+    bounded: bool = False,
 ) -> Iterator[Tensor]:
-    """A map inputs → outputs: `kernel` and, where asked for, `bias`. item: of the FLOP ledger."""
+    """A map inputs → outputs: `kernel` and, where asked for, `bias`.
+
+    item: of the FLOP ledger. bounded: of its `Tensor`.
+    """
     yield Tensor(
         (name, "kernel"), part, shape, axes, "hidden",
-        inputs=1, std=std, decay=True, precision="compute", uses=((item, 1.0),),
+        inputs=1, std=std, decay=True, precision="compute", uses=((item, 1.0),), bounded=bounded,
     )  # fmt: skip
     if bias:
         yield vector((name, "bias"), part, shape[1], axes[1])

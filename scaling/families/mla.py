@@ -20,7 +20,7 @@ class MLA(SoftmaxMixer):
     Keys and values are read from a latent of width `kv_rank`, queries from one of `q_rank`, each normed. Positions
     turn a part of their own: of every query, and of one key that all heads share. Scores are scaled by
     1/√(nope + rope). Of the model's keys it reads `n_heads`; `n_kv_heads` and `d_head` say nothing here. Under width
-    transfer the ranks are taken to grow with d_model, and heads to become more and not wider.
+    transfer the ranks are taken to be the same at every width, and heads to become more and not wider.
     """
 
     MODULE: ClassVar[str] = "scaling.models.mla:MLA"
@@ -73,8 +73,9 @@ class MLA(SoftmaxMixer):
             yield vector(("q_scale",), "norm", self.q_rank, "latent", mean=1.0)
         yield vector(("kv_scale",), "norm", self.kv_rank, "latent", mean=1.0)
         for name, shape, axes, item in maps:
-            std = model.matrix_std(shape[0], residual=name == "o")
-            yield from linear(name, "attention", shape, axes, std=std, item=item, bias=model.bias)
+            latent = axes[0] == "latent"
+            std = model.matrix_std(shape[0], residual=name == "o", bounded=latent)
+            yield from linear(name, "attention", shape, axes, std=std, item=item, bias=model.bias, bounded=latent)
 
     def made(self, model: TransformerShape, compute: Compute) -> float:
         latents = self.kv_rank + (self.q_rank or 0)

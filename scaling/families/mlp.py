@@ -32,9 +32,13 @@ class MLP(FeedForward):
         return (2 if model.gated else 1) * model.d_ff
 
 
-def mlp(model: TransformerShape, width: int, part: str) -> Iterator[Tensor]:
-    """The maps of one MLP of the model's activation. part: what they count as in both ledgers."""
-    D, into, out = model.d_model, model.matrix_std(model.d_model), model.matrix_std(width, residual=True)
+def mlp(model: TransformerShape, width: int, part: str, bounded: bool = False) -> Iterator[Tensor]:
+    """The maps of one MLP of the model's activation. part: what they count as in both ledgers. bounded: its width is
+    the same whatever the model's, see `Tensor`."""
+    D, into = model.d_model, model.matrix_std(model.d_model)
+    out = model.matrix_std(width, residual=True, bounded=bounded)
     for name in ("up", "gate") if model.gated else ("up",):
         yield from linear(name, part, (D, width), ("embed", "mlp"), std=into, item=part, bias=model.bias)
-    yield from linear("down", part, (width, D), ("mlp", "embed"), std=out, item=part, bias=model.bias)
+    yield from linear(
+        "down", part, (width, D), ("mlp", "embed"), std=out, item=part, bias=model.bias, bounded=bounded
+    )

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import ceil
 from types import MappingProxyType
-from typing import ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
@@ -87,6 +87,37 @@ class MoE(FeedForward):
     text, goes on without it (GShard, 2006.16668). Unset: nothing is dropped"""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """in training the router reads its input times a random 1 ± jitter (Switch, 2101.03961)"""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """share of an expert's hidden units that a token does without in training, beside `model.dropout`
+    (expert dropout: Switch, section 2.4); the shared experts keep theirs. Unset: none"""
+    sparsity: float | None = Field(default=None, gt=0, lt=1)
+    """(E − K)/E, from which `experts` follows; given in its place and not kept beside it, so that one model has one
+    spelling (Abnar et al. 2025, 2501.12370)"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _experts_of_sparsity(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(sparsity := values.get("sparsity"), float | int):
+            return values
+        top_k, experts = values.get("top_k", 1), values.get("experts")
+        if experts is not None:
+            raise ValueError(f"experts={experts} and sparsity={sparsity} both say how many experts there are")
+        if not (0 < sparsity < 1 and isinstance(top_k, int)):
+            return {**values, "experts": 2}  # the field's own check will say so
+        experts = round(top_k / (1 - sparsity))
+        if abs(top_k / (1 - sparsity) - experts) > 0.01:
+            near = sorted({max(experts - 1, top_k + 1), experts, experts + 1})
+            raise ValueError(
+                f"sparsity={sparsity:g} is that of {top_k / (1 - sparsity):.4g} experts with top_k={top_k}; nearest: "
+                f"{', '.join(f'{1 - top_k / n:.6g} ({n} experts)' for n in near)}"
+            )
+        return {**values, "experts": experts, "sparsity": None}
+
+    @field_validator("dropout")
+    @classmethod
+    def _unset_if_off(cls, value: float | None) -> float | None:
+        """One spelling, so that one run has one id."""
+        return value or None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -125,6 +156,14 @@ class MoE(FeedForward):
             raise ValueError(
                 f"feed_forward.granularity={self.granularity} does not divide d_ff={model.d_ff}; allowed: {allowed}"
             )
+        share = model.context * self.top_k / self.experts
+        if self.capacity is not None and self.capacity * share < 1:
+            raise ValueError(
+                f"feed_forward.capacity={self.capacity:g} leaves an expert {self.capacity * share:.2g} of a slot: "
+                f"an even share is context={model.context} · top_k={self.top_k} / experts={self.experts}, "
+                f"{share:.3g} tokens; set capacity to {ceil(1000 / share) / 1000:g} or more, or leave it unset, "
+                "which drops no token"
+            )
         if self.slots(model.context) < 1:
             raise ValueError(
                 f"feed_forward: no expert would get a token: {self.experts} experts that share top_k={self.top_k} "
@@ -137,7 +176,7 @@ class MoE(FeedForward):
 
     @property
     def random(self) -> bool:
-        return self.jitter > 0
+        return self.jitter > 0 or self.dropout is not None
 
     @property
     def whole_windows(self) -> str:
@@ -178,11 +217,12 @@ class MoE(FeedForward):
             yield vector(("router", "bias"), "router", E, "experts")
         if self.balance_rate:
             yield Tensor(("balance",), "router", (E,), ("experts",), "vector", state=True)
-        for tensor in mlp(model, self.width(model), "experts"):
+        bounded = self.d_ff is not None
+        for tensor in mlp(model, self.width(model), "experts", bounded):
             uses = tuple((item, times * share) for item, times in tensor.uses)
             yield replace(tensor.stack("experts", E, "experts"), uses=uses, active=share)
         if self.shared:
-            for tensor in mlp(model, self.shared * self.width(model), "shared"):
+            for tensor in mlp(model, self.shared * self.width(model), "shared", bounded):
                 yield replace(tensor, path=("shared", *tensor.path))
 
     def facts(self, model: TransformerShape) -> dict[str, float]:

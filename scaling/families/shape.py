@@ -134,12 +134,13 @@ class TransformerShape(ModelConfig):
     def base(self) -> MupConfig | None:
         return self.mup
 
-    def matrix_std(self, fan_in: int, residual: bool = False) -> float:
+    def matrix_std(self, fan_in: int, residual: bool = False, bounded: bool = False) -> float:
         """Standard deviation a hidden matrix starts with.
 
-        residual: it writes into the residual stream (GPT-2, section 2.3).
+        residual: it writes into the residual stream (GPT-2, section 2.3). bounded: of its `Tensor`.
         """
-        std = fan_in**-0.5 if self.init == "fan_in" else self.init_std * self.transfer.hidden_std
+        std = self.init_std * (1.0 if bounded else self.transfer.hidden_std)
+        std = fan_in**-0.5 if self.init == "fan_in" else std
         if not (residual and self.residual_init_scale):
             return std
         layers = self.mup.layers if self.mup is not None and self.mup.layers is not None else self.layers

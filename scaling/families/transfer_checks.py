@@ -8,16 +8,35 @@ from scaling.families.model import ModelConfig
 def untransferable(models: Sequence[ModelConfig]) -> str:
     """Why hyper-parameters cannot be transferred between these models; empty where they can.
 
-    Under µP scores fall as 1/d_head, for which the base's must be known.
+    Under µP scores fall as 1/d_head, for which the base's must be known; and a bounded fan-in must be the base's.
     """
-    untold = [model for model in models if model.base is not None and model.base.d_head is None]
+    based = [model for model in models if model.base is not None]
+    untold = [model for model in based if model.base is not None and model.base.d_head is None]
     sizes = sorted({size for model in untold if (size := getattr(model, "d_head", None)) is not None})
-    if len(sizes) < 2:
-        return ""
-    return (
-        f"mup.d_head is unset, which is for heads of one size, and the runs have d_head of {sizes[0]} "
-        f"to {sizes[-1]}; set run.model.mup.d_head to that of the base"
-    )
+    if len(sizes) > 1:
+        return (
+            f"mup.d_head is unset, which is for heads of one size, and the runs have d_head of {sizes[0]} "
+            f"to {sizes[-1]}; set run.model.mup.d_head to that of the base"
+        )
+    return _unbounded(based)
+
+
+def _unbounded(models: Sequence[ModelConfig]) -> str:
+    """Why the bounded fan-ins of these models are none; empty where they are."""
+    inputs: dict[str, dict[int, set[int]]] = {}
+    for model in models:
+        for tensor in model.tensors():
+            if tensor.bounded:
+                inputs.setdefault(tensor.name, {}).setdefault(model.d_model, set()).add(tensor.fan_in)
+    for name, by_width in inputs.items():
+        found = set().union(*by_width.values())
+        if any(own != found for own in by_width.values()):
+            return (
+                f"mup takes the inputs of {name} to be as many at every width, and the runs have {min(found)} "
+                f"to {max(found)}; give every width the same rank (mixer.kv_rank, q_rank) or width of an expert "
+                "(feed_forward.d_ff), or let that follow the model's (feed_forward.granularity)"
+            )
+    return ""
 
 
 def transfer_notes(models: Sequence[ModelConfig]) -> list[str]:

@@ -199,7 +199,7 @@ class TransformerConfig(TransformerShape):
         (`post`)."""
         transfer = self.transfer
         for tensor in self._tensors():
-            yield replace(tensor, rate=transfer.rate(tensor.role), eps=transfer.eps(tensor.axes))
+            yield replace(tensor, rate=transfer.rate(tensor.role, tensor.bounded), eps=transfer.eps(tensor.axes))
 
     def _tensors(self) -> Iterator[Tensor]:
         D, V, std = self.d_model, self.vocab, self.table_std  # one start for all: a tied embedding is the head

@@ -7,13 +7,15 @@ base: with m = d_model / mup.width, l = layers / mup.layers and h = d_head / mup
     embedding, positions    deviation as at the base width    rate 1      decay none          ε / m
     hidden matrices         deviation by its own fan-in       rate 1/m    decay · rate 1      ε / (m·l)
     head (untied)           deviation as at the base width    rate 1      decay · rate 1      ε / m
+    with a bounded fan-in   deviation by its own fan-in       rate 1      decay · rate 1      ε / (m·l)
     norms and biases        as everywhere: 1 and 0            rate 1      decay none          ε / m, in layers / (m·l)
     scores                  q·k / √d_head · 1/√h, so that they fall as 1/d_head
     branches                x + 1/l · branch(x), after the branch's own norm where it has one
     logits                  hidden · head · 1/m, which is also the multiplier of a tied embedding
 
-with `init: normal` hidden matrices start at init_std / √m. Where `residual_init_scale` makes what writes into the
-residual stream start smaller by 1/√(2·layers), the layers are the base's: the depth is in the branch multiplier.
+with `init: normal` hidden matrices start at init_std / √m, those with a bounded fan-in at init_std. Where
+`residual_init_scale` makes what writes into the residual stream start smaller by 1/√(2·layers), the layers are the
+base's: the depth is in the branch multiplier.
 
 What is behind it. An update of Adam moves each entry of a matrix by about the rate, and is aligned with the input
 that caused it, so what it adds to an output grows with the fan-in: hence 1/m for hidden matrices (full alignment,
@@ -22,7 +24,9 @@ head's sum has 1/m in the multiplier. Decay · rate is what shrinks a matrix in 
 m, which leaves the product as it is at the base. Gradients are smaller by 1/(m·l), and so must ε be.
 
 d_ff and n_heads · d_head are taken to grow with d_model: another ratio to it is another shape, which the base cannot
-know. The depth rule was derived for norms before the branch.
+know. A fan-in is bounded where a key of its own gives it as a number, as the rank of a latent and the `d_ff` of an
+expert are: it is taken to be the same at every width, as a ladder leaves it, and runs in which it is not are refused
+(`transfer_checks`). The depth rule was derived for norms before the branch.
 """
 
 from dataclasses import dataclass
@@ -78,9 +82,9 @@ class WidthTransfer:
         """On the product with the head, before a soft-cap."""
         return 1 / self.width
 
-    def rate(self, role: str) -> float:
+    def rate(self, role: str, bounded: bool) -> float:
         """On the learning rate of a parameter, not on its decay."""
-        return 1 / self.width if role == "hidden" else 1.0
+        return 1 / self.width if role == "hidden" and not bounded else 1.0
 
     def eps(self, axes: tuple[str, ...]) -> float:
         """On AdamW's ε for a parameter with these axes."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from scaling.config.run import Placement
 from scaling.families.dispatch import choose_experts, choose_transport
-from scaling.models.experts import Sent, apply_experts, summed
+from scaling.models.experts import Sent, apply_experts, sorted_rows, summed, taken
 from scaling.models.routing import Pairs
 from scaling.parallel.sharding import on_each_device, target_platform, ways
 
@@ -32,6 +32,8 @@ class Experts(NamedTuple):
     """experts that a token meets; None where tokens meet any number"""
     most: int
     """pairs of a token and one of n experts, at most, are least(tokens · each, windows · n · most)"""
+    dropout: float = 0.0
+    """share of the hidden units of a pair with a seed that are dropped"""
 
 
 def on_the_mesh(
@@ -45,18 +47,20 @@ def on_the_mesh(
     platform = target_platform()
     way = choose_experts(placement.experts, platform)
     transport = choose_transport(placement.transport, platform)
+    sent_leaves, of_sent = jax.tree.flatten(pairs)
     leaves, structure = jax.tree.flatten(parameters)
     names = [tuple(None if axis == "embed" else axis for axis in own) for own in axes]
     split = ways("mlp") if parameters["down"]["kernel"].shape[1] % ways("mlp") == 0 else 1
 
-    def local(x_BxLxD: jax.Array, expert: jax.Array, token: jax.Array, weight: jax.Array, *leaves: Any) -> jax.Array:
-        own = jax.tree.unflatten(structure, leaves)
+    def local(x_BxLxD: jax.Array, *arrays: jax.Array) -> jax.Array:
+        own_pairs = jax.tree.unflatten(of_sent, arrays[: len(sent_leaves)])
+        own = jax.tree.unflatten(structure, arrays[len(sent_leaves) :])
         batch, length, width = x_BxLxD.shape
-        if ways("sequence") > 1 and along == "sequence":
-            token = token - jax.lax.axis_index("context") * length
-        rows = token + jnp.arange(batch)[:, None] * length
-        sent = Sent(expert.reshape(-1), rows.reshape(-1), weight.reshape(-1), experts.each)
-        compute = partial(_compute, experts.activation, way, split)
+        first = jax.lax.axis_index("context") * length if along and ways(along) > 1 else 0
+        rows_BxS = own_pairs.token_BxS - first + jnp.arange(batch)[:, None] * length
+        expert_P, token_P, weight_P, seed_P = jax.tree.map(jnp.ravel, own_pairs._replace(token_BxS=rows_BxS))
+        sent = Sent(expert_P, token_P, weight_P, experts.each, seed_P)
+        compute = partial(_compute, experts, way, split)
         x_TxD = x_BxLxD.reshape(-1, width)
         if ways("experts") == 1:
             return compute(own, x_TxD, sent).reshape(x_BxLxD.shape)
@@ -67,18 +71,31 @@ def on_the_mesh(
         return _exchanged(compute, own, x_TxD, sent, here, most, transport).reshape(x_BxLxD.shape)
 
     along = None if experts.each is None else "sequence"  # a device's tokens have the pairs that lie there
-    of_pairs = ("batch", along)
-    arrays = (x_BxLxD, pairs.expert_BxS, pairs.token_BxS, pairs.weight_BxS, *leaves)
-    return on_each_device(local, (("batch", along, None), of_pairs, of_pairs, of_pairs, *names), *arrays)
+    of_pairs = [("batch", along)] * len(sent_leaves)
+    return on_each_device(local, (("batch", along, None), *of_pairs, *names), x_BxLxD, *sent_leaves, *leaves)
 
 
-def _compute(activation: str, way: str, split: int, parameters: Any, x_TxD: jax.Array, sent: Sent) -> jax.Array:
+def _compute(experts: Experts, way: str, split: int, parameters: Any, x_TxD: jax.Array, sent: Sent) -> jax.Array:
     """By experts that are here, of whose hidden width each of `split` devices has a part."""
     if split > 1 and "bias" in parameters["down"]:  # added on each of them
         down = parameters["down"]
         parameters = parameters | {"down": down | {"bias": down["bias"] / split}}
-    said = apply_experts(parameters, x_TxD, sent, activation, way)
+
+    def drop(hidden: jax.Array, seed: jax.Array | None) -> jax.Array:
+        return dropped(hidden, seed, experts.dropout, split)
+
+    said = apply_experts(parameters, x_TxD, sent, experts.activation, way, drop)
     return said if split == 1 else jax.lax.psum(said, "tensor")
+
+
+def dropped(hidden_RxF: jax.Array, seed_R: jax.Array | None, rate: float, split: int) -> jax.Array:
+    """Hidden units, a share of them 0 by the seed of their row; a shard draws those of all and takes its own."""
+    if seed_R is None:
+        return hidden_RxF
+    width = hidden_RxF.shape[-1]
+    kept = jax.vmap(lambda seed: jax.random.bernoulli(jax.random.key(seed), 1 - rate, (split, width)))(seed_R)
+    mine = kept[:, jax.lax.axis_index("tensor")] if split > 1 else kept[:, 0]
+    return jnp.where(mine, hidden_RxF / (1 - rate), 0).astype(hidden_RxF.dtype)
 
 
 def _gathered(compute: Compute, parameters: Any, x_TxD: jax.Array, sent: Sent, number: int) -> jax.Array:
@@ -93,7 +110,8 @@ def _gathered(compute: Compute, parameters: Any, x_TxD: jax.Array, sent: Sent, n
     own = gather(sent.expert_P) - jax.lax.axis_index(AXIS) * here
     own = jnp.where((own >= 0) & (own < here), own, here)
     token = gather(sent.token_P + jax.lax.axis_index(AXIS) * tokens)
-    said = compute(parameters, gather(x_TxD), Sent(own, token, gather(sent.weight_P), sent.each))
+    seed = None if sent.seed_P is None else gather(sent.seed_P)
+    said = compute(parameters, gather(x_TxD), Sent(own, token, gather(sent.weight_P), sent.each, seed))
     return jax.lax.psum_scatter(said, AXIS, tiled=True)
 
 
@@ -101,23 +119,23 @@ def _exchanged(
     compute: Compute, parameters: Any, x_TxD: jax.Array, sent: Sent, here: int, most: int, transport: str
 ) -> jax.Array:
     """Each pair's token goes to the device of its expert, at most `most` to each, and what was said comes back."""
-    devices, pairs = jax.lax.axis_size(AXIS), sent.expert_P.size
-    order = jnp.argsort(sent.expert_P, stable=True)  # by device and there by expert; those that are dropped come last
-    to_P = sent.expert_P[order] // here
+    devices, pairs, tokens = jax.lax.axis_size(AXIS), sent.expert_P.size, x_TxD.shape[0]
+    rows = sorted_rows(
+        sent, here * devices, tokens
+    )  # by device and there by expert; those that are dropped come last
+    expert_P = sent.expert_P[rows.pair_R]
+    to_P, there = expert_P // here, expert_P < here * devices
     counts = jnp.zeros(devices, jnp.int32).at[to_P].add(1, mode="drop")
     first = jnp.cumsum(counts) - counts
-    there = to_P < devices
     place_P = to_P * most + jnp.arange(pairs) - first.at[to_P].get(mode="clip")
     padded = _Padded(jnp.where(there, place_P, devices * most), devices * most)
     exchange = _Ragged(counts, first, most) if transport == "ragged" else padded
-    expert_R = exchange.send(sent.expert_P[order] % here, here)
-    row_RxD = exchange.send(x_TxD[sent.token_P[order]], 0)
-    received = Sent(expert_R, jnp.arange(expert_R.size), jnp.ones(expert_R.size, jnp.float32), 1)
+    expert_R = exchange.send(expert_P % here, here)
+    row_RxD = exchange.send(taken(x_TxD, rows, sent.each), 0)
+    seed_R = None if sent.seed_P is None else exchange.send(sent.seed_P[rows.pair_R], 0)
+    received = Sent(expert_R, jnp.arange(expert_R.size), jnp.ones(expert_R.size, jnp.float32), 1, seed_R)
     said_PxD = exchange.back(compute(parameters, row_RxD, received), pairs)
-    said_PxD = jnp.where(there[:, None], said_PxD, 0).astype(jnp.float32)
-    said_PxD = said_PxD * jnp.where(there, sent.weight_P[order], 0.0)[:, None]
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(pairs, dtype=order.dtype), unique_indices=True)
-    return summed(said_PxD[rank], sent, x_TxD.shape[0]).astype(x_TxD.dtype)
+    return summed(said_PxD, sent.weight_P, rows, sent.each, tokens)
 
 
 class _Padded(NamedTuple):

@@ -1,14 +1,20 @@
 """Experts applied to the tokens that were sent to them, and to no others: dropless, rows sorted by expert."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from scaling.models.grouped import all_experts, by_blocks, by_gmm, rows_of_block
+from scaling.models.grouped import TILE, all_experts, by_blocks, by_gmm, rows_of_block
 from scaling.models.mlp import mlp
 from scaling.parallel.sharding import target_platform
+
+
+class Drop(Protocol):
+    """Hidden units [R, F], some of which are 0 by the seeds of their rows."""
+
+    def __call__(self, hidden: jax.Array, seed: jax.Array | None) -> jax.Array: ...
 
 
 class Sent(NamedTuple):
@@ -22,75 +28,115 @@ class Sent(NamedTuple):
     """float32"""
     each: int | None
     """pairs of each token, those of one after each other; None where tokens have any number"""
+    seed_P: jax.Array | None = None
+    """of the hidden units that are dropped; None where none are"""
 
 
 def apply_experts(
-    parameters: Any, x_TxD: jax.Array, sent: Sent, activation: str, way: str, interpret: bool = False
+    parameters: Any,
+    x_TxD: jax.Array,
+    sent: Sent,
+    activation: str,
+    way: str,
+    drop: Drop = lambda hidden, seed: hidden,
+    interpret: bool = False,
 ) -> jax.Array:
     """Σ over a token's pairs of weight · expert(x), [T, D].
 
-    parameters: of an MLP, every array with the experts in front. way: a name in `dispatch.EXPERTS`.
+    parameters: of an MLP, every array with the experts in front. way: a name in `dispatch.EXPERTS`. drop: of hidden
+    units.
     """
+
+    def expert(x: jax.Array, seed: jax.Array | None, w: Any) -> jax.Array:
+        return mlp(x, w, activation, drop=partial(drop, seed=seed))
+
     if way == "dense":
-        return all_experts(partial(mlp, activation=activation), parameters, x_TxD, *sent[:3])
+        return all_experts(expert, parameters, x_TxD, sent.expert_P, sent.token_P, sent.weight_P, sent.seed_P)
     experts, tokens = jax.tree.leaves(parameters)[0].shape[0], x_TxD.shape[0]
+    pairs = sent.expert_P.size
+    sizes = jnp.zeros(experts, jnp.int32).at[sent.expert_P].add(1, mode="drop")
+    block = rows_of_block(pairs, experts, target_platform())
+    rows = sorted_rows(sent, experts, tokens, -pairs % TILE if way == "gmm" else block)
+    sorted_RxD = taken(x_TxD, rows, sent.each)
+    seed_R = None if sent.seed_P is None else sent.seed_P[rows.pair_R]
+    if way == "gmm":
+        said_RxD = by_gmm(parameters, sorted_RxD, sizes, activation, partial(drop, seed=seed_R), interpret)
+    else:
+        said_RxD = by_blocks(expert, block, parameters, sorted_RxD, seed_R, sizes)
+    return summed(said_RxD, sent.weight_P, rows, sent.each, tokens)
+
+
+class Rows(NamedTuple):
+    """Pairs sorted by expert, those with none behind them, and rows that pad: R in all."""
+
+    pair_R: jax.Array
+    token_R: jax.Array
+    """its row; behind the last where there is no pair or nobody computes it"""
+    rank_P: jax.Array
+    """where each pair lies"""
+
+
+def sorted_rows(sent: Sent, experts: int, tokens: int, padding: int = 0) -> Rows:
+    """experts: from this one on they are none. padding: rows behind the last pair."""
     pairs = sent.expert_P.size
     order = jnp.argsort(sent.expert_P, stable=True)
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(pairs, dtype=order.dtype), unique_indices=True)
-    sizes = jnp.zeros(experts, jnp.int32).at[sent.expert_P].add(1, mode="drop")
-    block = rows_of_block(pairs, experts, target_platform())
-    rows = jnp.pad(sent.token_P[order], (0, block), constant_values=tokens)
-    sorted_RxD = _sent(x_TxD, rows, rank, sent.each)
-    if way == "gmm":
-        said_RxD = by_gmm(parameters, sorted_RxD, sizes, activation, interpret)
-    else:
-        said_RxD = by_blocks(partial(mlp, activation=activation), block, parameters, sorted_RxD, sizes)
-    there = sent.expert_P < experts
-    said_PxD = jnp.where(there[:, None], _returned(said_RxD, order, rank), 0)
-    said_PxD = said_PxD.astype(jnp.float32) * jnp.where(there, sent.weight_P, 0.0)[:, None]
-    return summed(said_PxD, sent, tokens).astype(x_TxD.dtype)
+    token = jnp.where(sent.expert_P < experts, sent.token_P, tokens)[order]
+    return Rows(jnp.pad(order, (0, padding)), jnp.pad(token, (0, padding), constant_values=tokens), rank)
 
 
-def summed(said_PxD: jax.Array, sent: Sent, tokens: int) -> jax.Array:
-    """What was said of each token's pairs together."""
-    if sent.each is not None:
-        return said_PxD.reshape(tokens, sent.each, -1).sum(1)
-    return jnp.zeros((tokens, said_PxD.shape[-1]), said_PxD.dtype).at[sent.token_P].add(said_PxD)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def taken(x_TxD: jax.Array, rows: Rows, each: int | None) -> jax.Array:
+    """The tokens in their rows, 0 in those of none. Its transpose gathers as well, where autodiff would scatter."""
+    return x_TxD.at[rows.token_R].get(mode="fill", fill_value=0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _sent(x_TxD: jax.Array, rows: jax.Array, rank: jax.Array, each: int | None) -> jax.Array:
-    """The tokens in their rows; rows that pad are 0. Its transpose gathers as well, where autodiff would scatter."""
-    return x_TxD.at[rows].get(mode="fill", fill_value=0)
+def _taken_forward(x_TxD: jax.Array, rows: Rows, each: int | None) -> Any:
+    return taken(x_TxD, rows, each), (rows, x_TxD.shape[0])
 
 
-def _sent_forward(x_TxD: jax.Array, rows: jax.Array, rank: jax.Array, each: int | None) -> Any:
-    return _sent(x_TxD, rows, rank, each), (rows, rank, x_TxD.shape[0])
+def _taken_backward(each: int | None, saved: Any, dy_RxD: jax.Array) -> Any:
+    rows, tokens = saved
+    ones = jnp.ones(rows.rank_P.size, jnp.float32)
+    return _sums(dy_RxD, ones, rows, each, tokens).astype(dy_RxD.dtype), None
 
 
-def _sent_backward(each: int | None, saved: Any, dy: jax.Array) -> Any:
-    rows, rank, tokens = saved
+taken.defvjp(_taken_forward, _taken_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def summed(said_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> jax.Array:
+    """Σ over a token's pairs of weight · what was said, [T, D], summed in float32.
+
+    For the backward pass it keeps what was said at its own precision and no product of it with the weights.
+    """
+    return _sums(said_RxD, weight_P, rows, each, tokens).astype(said_RxD.dtype)
+
+
+def _summed_forward(said_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> Any:
+    return summed(said_RxD, weight_P, rows, each, tokens), (said_RxD, weight_P, rows)
+
+
+def _summed_backward(each: int | None, tokens: int, saved: Any, dy_TxD: jax.Array) -> Any:
+    said_RxD, weight_P, rows = saved
+    dy_RxD = dy_TxD.at[rows.token_R].get(mode="fill", fill_value=0).astype(jnp.float32)
+    dsaid_RxD = (dy_RxD * weight_P[rows.pair_R][:, None]).astype(said_RxD.dtype)
+    there = (rows.token_R < tokens)[:, None]
+    dweight_R = jnp.sum(jnp.where(there, said_RxD, 0).astype(jnp.float32) * dy_RxD, -1)
+    return dsaid_RxD, dweight_R[rows.rank_P], None
+
+
+summed.defvjp(_summed_forward, _summed_backward)
+
+
+def _sums(x_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> jax.Array:
+    """Σ over the rows of each token of weight · x, [T, D] float32."""
     if each is None:
-        return jnp.zeros((tokens, dy.shape[-1]), dy.dtype).at[rows].add(dy, mode="drop"), None, None
-    return dy[rank].reshape(tokens, each, -1).sum(1), None, None
-
-
-_sent.defvjp(_sent_forward, _sent_backward)
-
-
-@jax.custom_vjp
-def _returned(said_RxD: jax.Array, order: jax.Array, rank: jax.Array) -> jax.Array:
-    """[P, D]: what was said of each pair."""
-    return said_RxD[rank]
-
-
-def _returned_forward(said_RxD: jax.Array, order: jax.Array, rank: jax.Array) -> Any:
-    return _returned(said_RxD, order, rank), (order, said_RxD.shape[0])
-
-
-def _returned_backward(saved: Any, dy: jax.Array) -> Any:
-    order, rows = saved
-    return jnp.pad(dy[order], ((0, rows - order.size), (0, 0))), None, None
-
-
-_returned.defvjp(_returned_forward, _returned_backward)
+        weighed = x_RxD.astype(jnp.float32) * weight_P[rows.pair_R][:, None]
+        return jnp.zeros((tokens, x_RxD.shape[-1]), jnp.float32).at[rows.token_R].add(weighed, mode="drop")
+    rank_KxT = rows.rank_P.reshape(tokens, each).T
+    total = jnp.zeros((tokens, x_RxD.shape[-1]), jnp.float32)
+    for rank_T, weight_T in zip(rank_KxT, weight_P.reshape(tokens, each).T, strict=True):  # not [P, D] at one time
+        there = (rows.token_R[rank_T] < tokens)[:, None]
+        total += jnp.where(there, x_RxD[rank_T], 0).astype(jnp.float32) * weight_T[:, None]
+    return total

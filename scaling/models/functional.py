@@ -33,7 +33,7 @@ def bind_run(run: RunConfig, params: Params, reference: Params | None = None) ->
 def metrics(model: ModelConfig, counts: dict[str, Any]) -> dict[str, Any]:
     """What a step measures beside its losses, by the names in `model.metrics`.
 
-    counts: of `LossSums.aux`, divided by the objective's count.
+    counts: of `LossSums.aux`, divided by the tokens of the batch.
     """
     found: dict[str, Any] = load_class(model.MODULE).metrics(model, counts)
     return found

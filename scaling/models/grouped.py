@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from scaling.models.mlp import mlp
 
-Expert = Callable[[jax.Array, Any], jax.Array]
-"""(rows [n, D], the parameters of one expert) → [n, D]"""
+Expert = Callable[[jax.Array, jax.Array | None, Any], jax.Array]
+"""(rows [n, D], their seeds [n], the parameters of one expert) → [n, D]"""
 TILE = 512
 """rows and columns of the grouped product that are computed at one time; not tuned: no TPU was at hand"""
 LEAST, SLACK = 8, 1.25
@@ -30,34 +30,57 @@ def rows_of_block(pairs: int, experts: int, platform: str) -> int:
 
 
 def all_experts(
-    expert: Expert, parameters: Any, x_TxD: jax.Array, expert_P: jax.Array, token_P: jax.Array, weight_P: jax.Array
+    expert: Expert,
+    parameters: Any,
+    x_TxD: jax.Array,
+    expert_P: jax.Array,
+    token_P: jax.Array,
+    weight_P: jax.Array,
+    seed_P: jax.Array | None,
 ) -> jax.Array:
     """Every expert computes every token, and those that were not chosen weigh 0: what other ways are held against."""
     experts = jax.tree.leaves(parameters)[0].shape[0]
     weights = jnp.zeros((experts, x_TxD.shape[0]), jnp.float32).at[expert_P, token_P].add(weight_P, mode="drop")
-    said = jax.vmap(expert, (None, 0))(x_TxD, parameters)
+    seeds = None
+    if seed_P is not None:
+        seeds = jnp.zeros(weights.shape, seed_P.dtype).at[expert_P, token_P].set(seed_P, mode="drop")
+    said = jax.vmap(expert, (None, 0, 0))(x_TxD, seeds, parameters)
     return jnp.einsum("etd,et->td", said.astype(jnp.float32), weights).astype(x_TxD.dtype)
 
 
-def by_gmm(parameters: Any, x_RxD: jax.Array, sizes_E: jax.Array, activation: str, interpret: bool) -> jax.Array:
-    """By megablox (a Pallas kernel), which computes whole tiles and costs the rows that are there."""
+def by_gmm(
+    parameters: Any,
+    x_RxD: jax.Array,
+    sizes_E: jax.Array,
+    activation: str,
+    drop: Callable[[jax.Array], jax.Array],
+    interpret: bool,
+) -> jax.Array:
+    """By megablox (a Pallas kernel), which computes whole tiles and costs the rows that are there.
+
+    x_RxD: a multiple of TILE rows, of which those of no expert may have any gradient.
+    """
     from jax.experimental.pallas.ops.tpu.megablox.ops import gmm
 
-    padded = jnp.pad(x_RxD, ((0, -x_RxD.shape[0] % TILE), (0, 0)))
-    rows = padded.shape[0]
+    rows = x_RxD.shape[0]
     owner = jnp.repeat(jnp.arange(sizes_E.size), sizes_E, total_repeat_length=rows)
-    owned = (jnp.arange(rows) < sizes_E.sum())[:, None]  # the kernel leaves what it does not compute as it finds it
+    owned = (jnp.arange(rows) < sizes_E.sum())[:, None]
 
     def product(x: jax.Array, kernel_ExIxO: jax.Array) -> jax.Array:
         tiling = TILE, min(TILE, kernel_ExIxO.shape[1]), min(TILE, kernel_ExIxO.shape[2])
-        said = gmm(jnp.where(owned, x, 0), kernel_ExIxO, sizes_E, x.dtype, tiling, None, None, False, interpret)
-        return jnp.where(owned, said, 0)
+        return among_owned(gmm(x, kernel_ExIxO, sizes_E, x.dtype, tiling, None, None, False, interpret))
 
-    return mlp(padded, parameters, activation, product, lambda bias_ExO: bias_ExO[owner])[: x_RxD.shape[0]]
+    def among_owned(x: jax.Array) -> jax.Array:
+        """The kernel leaves rows that it does not compute as it finds them, those of its gradients as well."""
+        return jnp.where(owned, x, 0)
+
+    return mlp(x_RxD, parameters, activation, product, lambda bias_ExO: among_owned(bias_ExO[owner]), drop)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def by_blocks(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, sizes_E: jax.Array) -> jax.Array:
+def by_blocks(
+    expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, seed_R: jax.Array | None, sizes_E: jax.Array
+) -> jax.Array:
     """An expert after the other, its rows in blocks of the same size.
 
     A block reaches into the rows of the next expert, which then computes these again: so only the order of the blocks
@@ -70,19 +93,19 @@ def by_blocks(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, size
         w, start, size = own
 
         def block(at: jax.Array, live: jax.Array, said: jax.Array) -> jax.Array:
-            return _put(said, expert(_rows(x_RxD, at, rows), w), at)
+            return _put(said, expert(_rows(x_RxD, at, rows), _rows(seed_R, at, rows), w), at)
 
         return _over_blocks(block, said, start, size, rows), None
 
     return jax.lax.scan(one, jnp.zeros_like(x_RxD), (parameters, *_spans(sizes_E)))[0]
 
 
-def _forward(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, sizes_E: jax.Array) -> Any:
-    return by_blocks(expert, rows, parameters, x_RxD, sizes_E), (parameters, x_RxD, sizes_E)
+def _forward(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array) -> Any:
+    return by_blocks(expert, rows, parameters, x_RxD, seed_R, sizes_E), (parameters, x_RxD, seed_R, sizes_E)
 
 
 def _backward(expert: Expert, rows: int, saved: Any, dy_RxD: jax.Array) -> Any:
-    parameters, x_RxD, sizes_E = saved
+    parameters, x_RxD, seed_R, sizes_E = saved
 
     def one(dx: jax.Array, own: Any) -> tuple[jax.Array, Any]:
         w, start, size = own
@@ -90,7 +113,7 @@ def _backward(expert: Expert, rows: int, saved: Any, dy_RxD: jax.Array) -> Any:
         def block(at: jax.Array, live: jax.Array, so_far: Any) -> Any:
             dx, dw = so_far
             dy = jnp.where(jnp.arange(rows)[:, None] < live, _rows(dy_RxD, at, rows), 0)
-            _, transpose = jax.vjp(expert, _rows(x_RxD, at, rows), w)
+            _, transpose = jax.vjp(lambda x, w: expert(x, _rows(seed_R, at, rows), w), _rows(x_RxD, at, rows), w)
             dx_block, dw_block = transpose(dy)
             return _put(dx, dx_block, at), jax.tree.map(lambda a, b: a + b.astype(a.dtype), dw, dw_block)
 
@@ -99,7 +122,7 @@ def _backward(expert: Expert, rows: int, saved: Any, dy_RxD: jax.Array) -> Any:
         return dx, jax.tree.map(lambda a, w: a.astype(w.dtype), dw, w)
 
     dx, dw = jax.lax.scan(one, jnp.zeros_like(x_RxD), (parameters, *_spans(sizes_E)))
-    return dw, dx, None
+    return dw, dx, None, None
 
 
 by_blocks.defvjp(_forward, _backward)
@@ -119,8 +142,8 @@ def _spans(sizes_E: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.cumsum(sizes_E) - sizes_E, sizes_E
 
 
-def _rows(x: jax.Array, at: jax.Array, rows: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(x, at, rows)
+def _rows(x: Any, at: jax.Array, rows: int) -> Any:
+    return None if x is None else jax.lax.dynamic_slice_in_dim(x, at, rows)
 
 
 def _put(x: jax.Array, value: jax.Array, at: jax.Array) -> jax.Array:

@@ -70,7 +70,7 @@ class LayerPart(nnx.Module):
     def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Scalars of one layer by the names in METRICS. Traced.
 
-        counts: sums over the tokens of a whole batch, divided by the objective's count.
+        counts: sums over the tokens of a whole batch, divided by their number.
         """
         return {}
 

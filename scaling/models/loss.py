@@ -12,7 +12,7 @@ from scaling.parallel.sharding import constrain, ways
 
 
 class LossSums(NamedTuple):
-    """float32 sums over tokens; divided by `objective.count(batch)` they are means."""
+    """float32 sums over tokens; divided by `objective.count(batch)` they are means, aux by all tokens."""
 
     loss: jax.Array
     """Σ weight · −log p(target)"""

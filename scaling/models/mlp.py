@@ -38,10 +38,12 @@ def mlp(
     activation: str,
     product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
     spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
+    drop: Callable[[jax.Array], jax.Array] = lambda hidden: hidden,
 ) -> jax.Array:
     """An MLP over `up`, `down` and, where gated, `gate`, each a `kernel` and perhaps a `bias`.
 
-    product, spread: how rows meet a kernel and a bias, for many MLPs of which each row has its own.
+    product, spread: how rows meet a kernel and a bias, for many MLPs of which each row has its own. drop: of hidden
+    units.
     """
 
     def of(name: str, x: jax.Array) -> jax.Array:
@@ -49,7 +51,7 @@ def mlp(
         return y + spread(w[name]["bias"]).astype(y.dtype) if "bias" in w[name] else y
 
     up = of("up", x)
-    return of("down", gated(of("gate", x), up, activation) if "gate" in w else activate(up, activation))
+    return of("down", drop(gated(of("gate", x), up, activation) if "gate" in w else activate(up, activation)))
 
 
 def gated(gate: jax.Array, up: jax.Array, name: str) -> jax.Array:

@@ -13,7 +13,7 @@ from scaling.models.expert_parallel import Experts, on_the_mesh
 from scaling.models.layer import Aux, LayerContext, LayerPart
 from scaling.models.mlp import MLP
 from scaling.models.parameters import Params
-from scaling.models.routing import Routing, by_hash, route
+from scaling.models.routing import Routing, by_hash, route, seeded
 
 
 class MoE(LayerPart):
@@ -33,8 +33,11 @@ class MoE(LayerPart):
     ) -> tuple[jax.Array, Aux]:
         part, length = self.part, x_BxLxD.shape[1]
         routing = self._route(x_BxLxD, context, dropout_key)
-        experts = Experts(self.activation, part.experts, part.each, part.slots(length))
-        y_BxLxD = on_the_mesh(experts, context.placement, self.experts, self.axes, x_BxLxD, routing.pairs)
+        experts = Experts(self.activation, part.experts, part.each, part.slots(length), part.dropout or 0.0)
+        pairs = routing.pairs
+        if part.dropout and dropout_key is not None:
+            pairs = seeded(pairs, jax.random.bits(jax.random.fold_in(dropout_key, 1), x_BxLxD.shape[:2]))
+        y_BxLxD = on_the_mesh(experts, context.placement, self.experts, self.axes, x_BxLxD, pairs)
         if self.shared is not None:
             y_BxLxD = y_BxLxD + self.shared(x_BxLxD, context, None)[0]
         losses = {"router_balance": part.balance_weight * routing.balance, "router_z": part.z_loss * routing.z}

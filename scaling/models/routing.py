@@ -23,6 +23,8 @@ class Pairs(NamedTuple):
     """its place in the window"""
     weight_BxS: jax.Array
     """float32, of what the expert says"""
+    seed_BxS: jax.Array | None = None
+    """uint32, of the hidden units that are dropped; None where none are"""
 
 
 class Routing(NamedTuple):
@@ -75,6 +77,12 @@ def by_hash(part: MoE, tokens_BxL: jax.Array) -> Routing:
     pairs, dropped = _within_capacity(part, pairs, tokens_BxL.shape[1])
     zero = jnp.zeros((), jnp.float32)
     return Routing(pairs, zero, zero, tokens_E, dropped, jnp.float32(tokens_BxL.size))
+
+
+def seeded(pairs: Pairs, seed_BxL: jax.Array) -> Pairs:
+    """The pairs with a seed for each, of its token's and its expert: wherever it is computed, it draws the same."""
+    seed_BxS = jnp.take_along_axis(seed_BxL, pairs.token_BxS, 1)
+    return pairs._replace(seed_BxS=seed_BxS + pairs.expert_BxS.astype(jnp.uint32) * jnp.uint32(HASH))
 
 
 def _pairs(chosen_BxLxK: jax.Array, weights_BxLxK: jax.Array) -> Pairs:

@@ -46,20 +46,21 @@ def gradients(
     """Gradient of the batch's mean loss with all that is added to it, and the means of these.
 
     It is that of the trained parameters, with None in place of the others. Every microbatch's sums are divided by the
-    count of the whole batch, so tokens count the same however the batch is cut. Row i belongs to microbatch i mod
-    `accumulate`: each device keeps rows that it already has.
+    count of the whole batch, so tokens count the same however the batch is cut; what layers add and count, by the
+    tokens that are read, since experts compute each of them whatever its target weighs. Row i belongs to microbatch i
+    mod `accumulate`: each device keeps rows that it already has.
 
     reference: parameters of a model that the objective may compare with.
     """
     objective, parts = run.objective, max(1, run.placement.accumulate)
-    count, declared = objective.count(batch), tree(run.tensors())
+    count, tokens, declared = objective.count(batch), batch.tokens_BxL.size, tree(run.tensors())
     own = trained(params, declared)
 
     def total(own: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, LossSums]:
         model = functional.bind_run(run, with_rest(own, params, declared), reference)
         sums = objective.sums(model, part, key)
         loss = (sums.loss + run.model.z_loss * sums.z) / count
-        means = jax.tree.map(lambda x: x / count, sums)
+        means = LossSums(sums.loss / count, sums.z / count, jax.tree.map(lambda x: x / tokens, sums.aux))
         return sum(means.aux.losses.values(), loss), means
 
     def of(part: Batch, key: Any) -> Gradients:

@@ -32,6 +32,7 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "capacity": {"top_k": 1, "capacity": 1.0},
     "expert choice": {"top_k": 2, "routing": "expert_choice", "z_loss": 0.01},
     "hash": {"top_k": 2, "routing": "hash"},
+    "dropout": {"top_k": 2, "dropout": 0.3},
 }  # fmt: skip
 MESHES = {
     "data=8": MeshConfig(),
@@ -41,7 +42,11 @@ MESHES = {
 }
 CASES = [
     *((router, "expert=8", transport, 1) for router in ROUTERS for transport in ("gather", "all_to_all")),
-    *((router, "all", transport, 2) for router in ROUTERS for transport in ("gather", "all_to_all")),
+    *(
+        (router, "all", transport, 1 if router == "dropout" else 2)  # microbatches draw anew
+        for router in ROUTERS
+        for transport in ("gather", "all_to_all")
+    ),
     ("top 2", "data=8", "auto", 2),
     ("top 2", "fsdp=2 tensor=2", "auto", 1),
 ]
@@ -64,7 +69,7 @@ def found_on(mesh: Any, config: RunConfig, seeds: tuple[int, ...] = (1, 2)) -> A
 
     def traced(params: Any, batch: Batch) -> Any:
         with use(mesh):
-            return gradients(config, params, batch, None)
+            return gradients(config, params, batch, jax.random.key(5))
 
     step = jax.jit(traced)
 
