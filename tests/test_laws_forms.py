@@ -112,6 +112,14 @@ EXAMPLES = {
         {"alpha": 30.0, "beta": 0.4, "gamma": 1.5},
         {"T": 1 / 1024},
     ),
+    "chinchilla_context": Example(
+        lambda x, p: (
+            p["E"] + p["A"] / x["N"] ** p["alpha"] + p["B"] / x["D"] ** p["beta"] + p["K"] / x["T"] ** p["gamma"]
+        ),
+        crossed(N=SIZES, D=TOKENS, T=2.0 ** np.arange(8, 13)),
+        {"E": 1.6, "A": 380.0, "B": 900.0, "K": 3.0, "alpha": 0.33, "beta": 0.31, "gamma": 0.5},
+        {"N": 1e-6, "D": 1e-9, "T": 1 / 1024},
+    ),
     "bnsl_1": Example(
         broken,
         {"x": np.geomspace(100, 1e4, 24)},

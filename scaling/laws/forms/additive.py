@@ -71,10 +71,10 @@ def _frontier(where: list[int]) -> Callable[[Array], tuple[Array, Array]]:
     return exponents
 
 
-_N, _D = Term("A", "N", "alpha"), Term("B", "D", "beta")
+N, D = Term("A", "N", "alpha"), Term("B", "D", "beta")
 _HOFFMANN = "Hoffmann et al. 2022 (2203.15556), eq. 10"
 # α, β of Hoffmann et al. as printed, Besiroglu et al. 2024 (2404.10102), Muennighoff et al. 2023 (2305.16264)
-_LITERATURE = ((0.34, 0.28), (0.3478, 0.3658), (0.3527, 0.3527))
+LITERATURE = ((0.34, 0.28), (0.3478, 0.3658), (0.3527, 0.3527))
 
 
 def power_law(column: str = "C", offset: bool = True) -> Form:
@@ -91,14 +91,14 @@ def power_law(column: str = "C", offset: bool = True) -> Form:
     )
 
 
-chinchilla = additive("chinchilla", (_N, _D), True, _HOFFMANN, _LITERATURE)
+chinchilla = additive("chinchilla", (N, D), True, _HOFFMANN, LITERATURE)
 chinchilla_equal = additive(
     "chinchilla_equal",
-    (_N, Term("B", "D", "alpha")),
+    (N, Term("B", "D", "alpha")),
     True,
     f"{_HOFFMANN}, with α = β as Muennighoff et al. 2023 (2305.16264)",
     ((0.3527,), (0.34,)),
 )
 chinchilla_no_offset = additive(
-    "chinchilla_no_offset", (_N, _D), False, f"{_HOFFMANN}, with E = 0", ((0.076, 0.095), (0.155, 0.155))
+    "chinchilla_no_offset", (N, D), False, f"{_HOFFMANN}, with E = 0", ((0.076, 0.095), (0.155, 0.155))
 )

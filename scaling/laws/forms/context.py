@@ -1,8 +1,9 @@
-"""Xiong et al. 2023 (2309.16039): the loss of a model that reads T tokens of context.
+"""The loss of a model that reads T tokens of context: of one size (Xiong et al. 2023, 2309.16039), and of several.
 
-L = (α/T)^β + γ of column T (context in tokens; c in the paper, T here because C are FLOPs: `Runs(…, T="context")`).
+Of one size: L = (α/T)^β + γ of column T (context in tokens; c in the paper, T here because C are FLOPs:
+`Runs(…, T="context")`).
 α and γ are positive, sought as logarithms, β is real; α carries the unit of T. Starts spread β and γ's share of the
-least loss, α follows by least squares.
+least loss, α follows by least squares. Of several: the same power of T beside those of N and D.
 """
 
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.additive import LITERATURE, D, N, Term, additive
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import amplitudes, spread_starts
@@ -39,3 +41,11 @@ context = Form(
     value=_value,
     starts=_starts,
 )
+chinchilla_context = additive(
+    "chinchilla_context",
+    (N, D, Term("K", "T", "gamma")),
+    True,
+    "Hoffmann et al. 2022 (2203.15556), eq. 10, with the term of T of Xiong et al. 2023 (2309.16039)",
+    tuple((*known, 0.45) for known in LITERATURE),
+)
+"""What a longer context is worth, by `laws.context_worth`, is in it by assumption the same sum at every size."""

@@ -2,6 +2,7 @@
 
 from scaling.laws.predict.capabilities import Capabilities, capabilities
 from scaling.laws.predict.chain import Chain
+from scaling.laws.predict.context import ContextWorth, context_worth
 from scaling.laws.predict.cost import chip_hours
 from scaling.laws.predict.downstream import Benchmarks, benchmarks
 from scaling.laws.predict.experts import (
@@ -22,6 +23,7 @@ __all__ = [
     "BestMixture",
     "Capabilities",
     "Chain",
+    "ContextWorth",
     "DenseWorth",
     "Forecast",
     "Forecaster",
@@ -34,6 +36,7 @@ __all__ = [
     "capabilities",
     "chip_hours",
     "compute_saving",
+    "context_worth",
     "dense_worth",
     "freeze",
     "inference_optimum",

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
-from scaling.laws.intervals.interval import Interval, interval
+from scaling.laws.intervals.interval import Interval
 from scaling.laws.pooled import FURTHEST, HALVINGS, Gain
+from scaling.laws.predict.equal_size import ends_of, equal_sizes, require, samples_of
 from scaling.laws.quantities import bisect, bracket, least_loss
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.table.flops_per_token import FlopsSurface
@@ -83,18 +84,10 @@ def dense_worth(fit: FittedLaw, *, level: float = 0.9, **columns: float) -> Dens
     columns: of the mixture by letter, all that the law reads, such as N=1e9, D=2e10, E=64.
     Raises UserError for a law without dense models, and where a column is missing.
     """
-    form, dense = fit.form, _dense(fit.form)
-    _require(form, columns, form.columns)
-    samples, own = _samples(fit), float(np.log(columns["N"]))
-    target = form.loss(samples, [np.float64(columns[letter]) for letter in form.columns])
-
-    def enough(n: Array) -> Any:
-        return form.loss(samples, [np.exp(n) if c == "N" else {**columns, **dense}[c] for c in form.columns]) < target
-
-    found = bisect(enough, np.full(len(samples), own - FURTHEST), np.full(len(samples), own + FURTHEST), np, HALVINGS)
-    sizes = np.where(found > own + FURTHEST - 1e-6, inf, np.exp(found))
-    ends = None if fit.draws is None else interval(sizes[1:], level)
-    return DenseWorth(float(sizes[0]), float(sizes[0] / columns["N"]), float(target[0]), ends, level)
+    target, sizes = equal_sizes(fit, columns, _dense(fit.form))
+    return DenseWorth(
+        float(sizes[0]), float(sizes[0] / columns["N"]), float(target[0]), ends_of(fit, sizes, level), level
+    )
 
 
 def compute_saving(
@@ -115,7 +108,7 @@ def compute_saving(
     _require(form, mixture, [letter for letter in form.columns if letter not in ("N", "D")], sizes=True)
     C = float(fit.runs.flops.max()) if C is None else C
     bracket(C)
-    samples, per_token = _samples(fit), flops_per_token or flops_per_token_of(fit)
+    samples, per_token = samples_of(fit), flops_per_token or flops_per_token_of(fit)
 
     def least(kind: Mapping[str, float], log_C: Array) -> Array:
         return _least(form, samples, kind, log_C, per_token)[2]
@@ -125,9 +118,8 @@ def compute_saving(
     needed = bisect(lambda c: least(mixture, c) < target, at - FURTHEST, at + FURTHEST, np, HALVINGS)
     never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
     times = np.where(never, 0.0, np.where(always, inf, np.exp(at - needed)))
-    ends = None if fit.draws is None else interval(times[1:], level)
     told = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
-    return Gain(told, "dense", C, float(target[0]), float(times[0]), ends, level)
+    return Gain(told, "dense", C, float(target[0]), float(times[0]), ends_of(fit, times, level), level)
 
 
 def best_sparsity(
@@ -176,7 +168,7 @@ def _best(
     if letter is None:
         raise UserError(f"{form.name} reads {', '.join(form.columns)}: it says nothing of {' or '.join(letters)}")
     held = _held(fit, letter, C, given)
-    natural = _samples(fit)
+    natural = samples_of(fit)
     samples = natural[np.unique(np.linspace(0, len(natural) - 1, DRAWS + 1).astype(int))]
     sized = {"N", "D"} <= {*form.columns} and "D" not in held
     per_token = (flops_per_token or flops_per_token_of(fit)) if sized else None
@@ -207,7 +199,7 @@ def _best(
     return BestMixture(
         column=letter,
         value=float(values[0]),
-        interval=None if fit.draws is None else interval(values[1:], level),
+        interval=ends_of(fit, values, level),
         level=level,
         seen=seen,
         outside=None if fit.draws is None else float(beyond[1:].mean()),
@@ -271,11 +263,6 @@ def _least(
     return np.exp(best), tokens(best), loss(best)
 
 
-def _samples(fit: FittedLaw) -> Array:
-    """The parameters of the fit, then those of its draws [1 + draws, k]."""
-    return fit.natural[None] if fit.draws is None else np.vstack([fit.natural, fit.draws.samples])
-
-
 def _dense(form: Form) -> dict[str, float]:
     """What a dense model has under the letters of mixtures. Raises UserError for a law that has no dense models."""
     known = {letter: dense for letter in form.columns if (dense := form.feed(letter).dense) is not None}
@@ -291,8 +278,7 @@ def _require(form: Form, given: Mapping[str, float], asked: Any, sizes: bool = F
     """Raises UserError unless all that is asked for is given, and nothing else; sizes: unless the law has N and D."""
     if sizes and not {"N", "D"} <= {*form.columns}:
         raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no best N and D follow from it")
-    if {*given} != {*asked} or not all(np.isfinite(value) and value > 0 for value in given.values()):
-        raise UserError(f"{form.name} asks for positive {', '.join(asked)}; got {', '.join(given) or 'nothing'}")
+    require(form, given, asked)
 
 
 def flops_per_token_of(fit: FittedLaw) -> PerToken:

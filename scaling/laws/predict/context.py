@@ -1,0 +1,48 @@
+"""What a longer context is worth: how many more parameters would do as much for the loss."""
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.laws.intervals.interval import Interval
+from scaling.laws.predict.equal_size import ends_of, equal_sizes
+from scaling.laws.solve.fitted_law import FittedLaw
+
+
+@dataclass(frozen=True)
+class ContextWorth:
+    """Models of the shorter context that are as good as one of the longer, trained on the same tokens."""
+
+    longer: float
+    """tokens of the longer context"""
+    times: float
+    """a model of the shorter context needs so many times the parameters; inf where none is as good"""
+    loss: float
+    """of the longer context, in the unit of the runs"""
+    interval: Interval | None
+    """of `times`; None before any draws"""
+    level: float
+
+
+def context_worth(
+    fit: FittedLaw, *, T: float, times: float = 2.0, level: float = 0.9, **columns: float
+) -> ContextWorth:
+    """How many times the parameters a model that reads `T` tokens needs to equal one that reads `times` as many.
+
+    fit: of a law that reads N and T, such as `chinchilla_context`. columns: the others of the law by letter, such as
+    N=1e9, D=2e10, the same for both but for N. The interval is over the fit's last draws and assumes that the form is
+    right; losses of runs are of windows as long as their own context.
+    Raises UserError for a law that lacks N or T, and where a column is missing.
+    """
+    if not {"N", "T"} <= {*fit.form.columns}:
+        raise UserError(
+            f"{fit.form.name} reads {', '.join(fit.form.columns)}: what context is worth in parameters takes a law "
+            "of N and T, such as chinchilla_context"
+        )
+    if not times > 1:
+        raise UserError(f"context_worth: times={times:g} is how many times longer the context is, more than 1")
+    target, sizes = equal_sizes(fit, columns | {"T": T * times}, {"T": T})
+    more = np.where(np.isinf(sizes), inf, sizes / columns["N"])
+    return ContextWorth(T * times, float(more[0]), float(target[0]), ends_of(fit, more, level), level)

@@ -1,0 +1,55 @@
+"""What a longer context is worth in parameters, by a law of N, D and T."""
+
+import numpy as np
+import pytest
+
+from scaling import laws
+from scaling.errors import UserError
+
+TRUTH = {"E": 1.6, "A": 380.0, "B": 900.0, "K": 3.0, "alpha": 0.33, "beta": 0.31, "gamma": 0.5}
+
+
+def loss(N, D, T):
+    p = TRUTH
+    return p["E"] + p["A"] / N ** p["alpha"] + p["B"] / D ** p["beta"] + p["K"] / T ** p["gamma"]
+
+
+def fitted(noise=0.0):
+    axes = np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 4), 2.0 ** np.arange(8, 13))
+    N, D, T = (axis.ravel() for axis in axes)
+    drawn = np.exp(noise * np.random.default_rng(0).standard_normal(len(N)))
+    runs = laws.Runs({"params": N, "tokens": D, "context": T, "loss": loss(N, D, T) * drawn}, T="context")
+    return laws.fit(runs, "chinchilla_context", starts=8)
+
+
+def test_a_context_is_worth_the_parameters_that_bring_the_same_loss():
+    fit = fitted()
+    found = laws.context_worth(fit, N=1e8, D=1e10, T=1024)
+    assert found.longer == 2048 and found.interval is None
+    assert found.loss == pytest.approx(loss(1e8, 1e10, 2048), rel=1e-6)
+    short = TRUTH["A"] / 1e8 ** TRUTH["alpha"] - TRUTH["K"] * (1024**-0.5 - 2048**-0.5)  # what is left for A/N^α
+    assert found.times == pytest.approx((TRUTH["A"] / short) ** (1 / TRUTH["alpha"]) / 1e8, rel=1e-4)
+    assert laws.context_worth(fit, N=1e8, D=1e10, T=1024, times=8).times > 2 * found.times - 1
+    assert laws.context_worth(fit, N=1e13, D=1e10, T=16).times == np.inf  # no size makes up for it
+
+
+def test_its_interval_holds_the_truth():
+    fit = fitted(0.002)
+    fit.bootstrap(200)
+    found = laws.context_worth(fit, N=1e8, D=1e10, T=1024)
+    truth = laws.context_worth(fitted(), N=1e8, D=1e10, T=1024).times
+    low, high = found.interval
+    assert low < truth < high and high / low < 1.2
+
+
+def test_what_it_asks_for_is_said():
+    fit = fitted()
+    with pytest.raises(UserError, match="chinchilla_context asks for positive N, D, T; got N, T"):
+        laws.context_worth(fit, N=1e8, T=1024)
+    with pytest.raises(UserError, match="times=1 is how many times longer"):
+        laws.context_worth(fit, N=1e8, D=1e10, T=1024, times=1)
+    runs = laws.Runs(
+        {"T": 2.0 ** np.arange(8, 16), "loss": 1.5 + (30 / 2.0 ** np.arange(8, 16)) ** 0.4}, T="T", N=None, D=None
+    )
+    with pytest.raises(UserError, match=r"context reads T: .* takes a law of N and T, such as chinchilla_context"):
+        laws.context_worth(laws.fit(runs, "context"), T=1024)
