@@ -119,7 +119,7 @@ def test_what_a_table_does_not_mean_as_it_is_read_is_told(changed, said):
 def test_columns_that_are_read_or_say_nothing_are_not_told():
     df = grid(epochs=1, step=np.arange(48), unique_tokens=1e9)
     assert laws.Runs(df.assign(run_id=np.arange(48)), run="run_id").notes == ()
-    assert laws.Runs(df.assign(epochs=2), U="unique_tokens", E="epochs", S="step").notes == ()
+    assert laws.Runs(df.assign(epochs=2), U="unique_tokens", S="step").notes == ()
 
 
 def test_rows_far_off_the_law_are_named():

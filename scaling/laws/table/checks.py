@@ -4,7 +4,7 @@ Each check looks at the whole table and returns notes, which every fit of it rep
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
-from scaling.laws.table.reading import number_column, shown
+from scaling.laws.table.reading import shown
 from scaling.laws.table.words import choice, leave
 
 
@@ -51,6 +51,7 @@ told: nine published sets lie between .8 and 1.2 times that law in the median, t
 FEWEST_TOKENS = 0.05
 """tokens a parameter, in the median, below which it is told: only the ends of wide isoFLOP grids have fewer"""
 RUN_NAME = r"(.*[_./ ])?(run|runs|name|id|uid|job|trial|run_?name|run_?id)"
+EPOCHS, STEP = r"((n|num|data)_)?epochs?", r"((global|training)_)?step|checkpoint|ckpt|iter(ation)?"
 LEAST_CHECKPOINTS = 3
 """rows of a run, in the median, that are taken for its checkpoints"""
 
@@ -148,31 +149,29 @@ def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
     return (*check_flops(runs, active), *check_sizes(runs), *check_ratio(runs), *check_loss(runs))
 
 
-def unread_notes(df: Any, read: Collection[str], rows: Sequence[str], runs_known: bool) -> Iterator[str]:
+def unread_notes(df: Any, runs: Table, runs_known: bool) -> Iterator[str]:
     """What columns that no letter stands for say against the rows: repeated tokens, checkpoints.
 
     runs_known: the table says which training run each row is of.
     """
-    for name in df.columns if hasattr(df, "columns") else ():
-        if str(name) in read:
-            continue
-        if re.fullmatch(r"((n|num|data)_)?epochs?", str(name).lower()):
-            try:
-                most = float(np.nanmax(number_column(df[name], str(name), rows)))
-            except (UserError, ValueError):
-                continue
-            if most > 1:
-                yield (
-                    f"{name} goes up to {most:g}: tokens that were seen before are worth less than this law takes "
-                    f"them for; the law data_constrained reads unique tokens, too ({choice('U', 'COLUMN')})"
-                )
-        if not runs_known and re.fullmatch(
-            r"((global|training)_)?step|checkpoint|ckpt|iter(ation)?", str(name).lower()
-        ):
+    names = [str(name) for name in getattr(df, "columns", df)]
+    for name in (name for name in names if name not in runs.conventions.values()):
+        if re.fullmatch(EPOCHS, name.lower()) and "U" not in runs.values and (most := _largest(df[name])) > 1:
+            yield (
+                f"{name} goes up to {most:g}: tokens that were seen before are worth less than this law takes them "
+                f"for; the law data_constrained reads unique tokens, too ({choice('U', 'COLUMN')})"
+            )
+        if re.fullmatch(STEP, name.lower()) and not runs_known:
             yield (
                 f"the table has a column {name}: rows that are checkpoints of one run are not independent, and "
                 f"intervals are too narrow; name the column that tells the runs: {choice('run', 'COLUMN')}"
             )
+
+
+def _largest(values: Any) -> float:
+    """0 for what holds no numbers."""
+    column = np.asarray(values)
+    return float(np.nanmax(column)) if column.dtype.kind in "if" and not np.isnan(column).all() else 0.0
 
 
 def checkpoint_column(runs: Table) -> tuple[str, NDArray[np.str_]] | None:

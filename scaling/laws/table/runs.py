@@ -300,8 +300,7 @@ class Runs:
         """Note what the table says against itself, and take checkpoints of runs for what they are."""
         notes = self.notes + notes_of(self)
         found = checkpoint_column(self) if self.run is None else None
-        unread = unread_notes(df, {*self.conventions.values()}, self.rows, self.run is not None or found is not None)
-        notes += tuple(unread)
+        notes += tuple(unread_notes(df, self, self.run is not None or found is not None))
         if found is not None:
             name, labels = found
             notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)
