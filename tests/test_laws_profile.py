@@ -220,3 +220,18 @@ def test_the_chinchilla_data_identify_all_five_parameters():
 def test_misuse_is_one_line(long_fit, call, said):
     with pytest.raises(UserError, match=said):
         call(long_fit)
+
+
+def test_a_factor_whose_exponent_may_be_zero_is_held_at_fits_that_are_as_good_as_they_say():
+    rng = np.random.default_rng(0)
+    N, D = (part.ravel() for part in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6)))
+    law, truth = laws.get_form("farseer"), np.array([-13.0, 0.01, 13.2, 88.0, -0.12, -1.0, -0.9, 0.05, 1.6])
+    loss = law.loss(truth, [N, D]) * np.exp(0.001 * rng.standard_normal(N.size))
+    fit = laws.fit(laws.Runs({"params": N, "tokens": D, "loss": loss}, trusted=True), law, loss=laws.l2(), starts=16)
+    profile = fit.profile("a1", points=9)
+    # The exponent may lie on either side of 0, so that the factor goes to infinity on both.
+    assert profile.interval[0] == -np.inf and profile.interval[1] > -13
+    np.testing.assert_allclose(profile.natural[:, 0], profile.values, rtol=1e-12)
+    near = np.abs(profile.values) < 40  # further out another exponent leads its factor beyond float64
+    for natural, objective in zip(profile.natural[near], profile.objectives[near], strict=True):
+        assert 0.5 * np.sum(np.log(law.loss(natural, [N, D]) / loss) ** 2) == pytest.approx(objective, rel=1e-6)

@@ -11,6 +11,7 @@ from scaling.laws import quantities
 from scaling.laws.forms import FORMS
 from scaling.laws.forms.float64 import float64_on_cpu
 from scaling.laws.intervals import coordinate
+from scaling.laws.intervals.identification import unidentified
 from scaling.laws.solve.problem import Pull
 
 BUDGET = 6 * 300.0
@@ -204,6 +205,17 @@ def test_exponents_that_the_runs_leave_open_are_reported():
     assert not found.identified and "does not close on the lower side" in found.why
     assert "it needs runs at" in found.remedy
     assert "a is not identified" in fit.summary()
+
+
+@pytest.mark.parametrize(("high", "sd"), [(1e21, 0.005), (1e20, 0.01), (4e18, 0.05)])
+def test_what_is_left_open_is_the_same_whether_or_not_the_exponents_intervals_tell_it(high, sd):
+    fit = laws.fit(ladder(1e18, high, sd=sd, seed=3), loss=laws.l2(), starts=16)
+    open_ = {name for name, found in unidentified(fit).items() if not found.identified}
+    found = fit.identified()
+    assert open_ == {name for name, of in found.items() if not of.identified}
+    if not open_:  # then all a that fit lie between those of the corners
+        (a_low, a_high), (b_low, b_high), (low, high) = (found[name].interval for name in ("alpha", "beta", "a"))
+        assert b_low / (a_high + b_low) <= low < high <= b_high / (a_low + b_high)
 
 
 @pytest.mark.parametrize(

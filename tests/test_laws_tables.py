@@ -1,5 +1,6 @@
 """Tables of other people: units, mixed experiments, checkpoints, rows twice or missing, names and numbers."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,62 @@ def test_perplexities_are_refused_and_bits_are_noted():
     assert len(laws.read_curves(curve, trusted=True)) == 1
     assert "is in bits" in laws.Runs(df.assign(c4_bpb=df.loss), loss="c4_bpb").notes[0]
     assert laws.Runs(df).notes == ()
+
+
+def test_perplexities_below_twenty_are_told_by_their_name_or_by_what_text_has():
+    df = grid()
+    for name in ("ppl", "val_ppl", "eval/perplexity"):
+        with pytest.raises(UserError, match=rf"\({name}\) are perplexities: .* logarithm"):
+            laws.Runs(df.assign(**{name: np.exp(df.loss)}), loss=name)
+    perplexities = df.assign(loss=np.exp(df.loss))
+    assert perplexities.loss.median() < 20
+    (note,) = laws.Runs(perplexities).notes
+    assert "times what text has at these sizes" in note and "take the logarithm" in note
+    assert laws.Runs(perplexities, trusted=True).notes == ()
+    assert laws.Runs(df.assign(loss=1.3 * df.loss)).notes == ()  # another text, or vocabulary
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda df: df.assign(tokens=df.tokens / 524288), "or D steps or sequences?"),
+        (lambda df: df.assign(params=10 * df.tokens, tokens=df.params), "not the other way round"),
+        (lambda df: df.assign(epochs=np.where(df.index % 2, 8, 1)), "epochs goes up to 8: .*U='COLUMN'"),
+        (lambda df: df.assign(step=df.tokens / 1e6), "column step: rows that are checkpoints .*run='COLUMN'"),
+    ],
+)
+def test_what_a_table_does_not_mean_as_it_is_read_is_told(changed, said):
+    (note,) = laws.Runs(changed(grid())).notes
+    assert re.search(said, note)
+
+
+def test_columns_that_are_read_or_say_nothing_are_not_told():
+    df = grid(epochs=1, step=np.arange(48), unique_tokens=1e9)
+    assert laws.Runs(df.assign(run_id=np.arange(48)), run="run_id").notes == ()
+    assert laws.Runs(df.assign(epochs=2), U="unique_tokens", S="step").notes == ()
+
+
+def test_rows_far_off_the_law_are_named():
+    df = grid()
+    df.loc[[5, 30], "loss"] = 11.0
+    (note,) = mixed_notes(laws.fit(df, starts=8))
+    assert "2 of 48 rows are far off the law" in note and "5 (11 where the law says" in note and "30 (11" in note
+    assert mixed_notes(laws.fit(grid(), starts=8)) == []
+
+
+def test_a_score_that_rises_is_told():
+    df = grid()
+    told = mixed_notes(laws.fit(df.assign(loss=1 - 0.2 * df.loss), starts=8))
+    assert any("the losses rise with FLOPs" in note for note in told)
+
+
+@pytest.mark.parametrize(("mark", "decimal"), [("\t", "."), (";", "."), (";", ",")])
+def test_tables_divided_by_tabs_and_semicolons_are_the_same_runs(tmp_path, mark, decimal):
+    df = grid()[["params", "tokens", "loss"]]
+    df.to_csv(tmp_path / "runs.csv", sep=mark, decimal=decimal, index=False)
+    runs = laws.read_csv(tmp_path / "runs.csv")
+    for found, column in zip((runs.N, runs.D, runs.loss), df, strict=True):
+        np.testing.assert_allclose(found, df[column], rtol=1e-15)
 
 
 def mixed():
@@ -220,6 +277,12 @@ def test_further_columns_may_be_zero_unless_a_law_reads_them():
 )
 def test_numbers_as_people_write_them(text, value):
     assert to_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["2,8315", "0,51", "1,40,0", "1,4000"])
+def test_a_comma_that_divides_no_thousands_is_no_number(text):
+    with pytest.raises(ValueError, match=text):
+        to_number(text)
 
 
 def test_texts_of_numbers_make_the_same_runs():

@@ -79,6 +79,15 @@ def test_a_tuned_sweep_in_wandb_is_fitted_by_the_best_run_of_each_point(tmp_path
     wandb["me/scaling"] = [("synthetic", mirrored(folder)) for folder in sorted(home.glob("*/"))]
     here, there = laws.from_results(load_runs(home)), laws.from_results(load_wandb("me/scaling"))
     assert here.hash == there.hash and here.conventions == there.conventions and len(here) == 15
+    table, folder = (each.set_index("run_id").sort_index() for each in (load_wandb("me/scaling"), load_runs(home)))
+    assert {*folder.columns} - {*table.columns} == {"budget", "target_params"}  # what the design wished
+    names = [name for name in folder.columns if name.startswith(("best_rate", "tuning_gain"))]
+    assert len(names) == 6 and folder["best_rate"].notna().all()
+    for name, rtol in {"best_rate": 1e-6, "tuning_gain": 1e-6, "best_rate_low": 0.05, "best_rate_high": 0.05}.items():
+        pd.testing.assert_series_equal(
+            table[name], folder[name], rtol=rtol
+        )  # ends are of draws, by the order of rows
+    assert (table["tuning_gain_high"] > table["tuning_gain"]).all()
 
 
 def test_a_mirror_of_before_has_the_recipe_of_the_runs_configuration(tmp_path, wandb):

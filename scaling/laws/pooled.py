@@ -162,7 +162,7 @@ def least_at(form: Form, natural: Array, log_C: Array, runs: Runs) -> Array:
         return form.loss(natural, [sizes[name] for name in form.columns])
 
     middle = 0.5 * (log_C - np.log(6.0))
-    return loss(least_loss(loss, middle - BRACKET, middle + BRACKET, np, HALVINGS))
+    return loss(least_loss(loss, middle - BRACKET, middle + BRACKET))
 
 
 def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) -> tuple[Runs, Form]:

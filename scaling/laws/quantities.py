@@ -25,6 +25,10 @@ BRACKET = float(np.log(1e12))
 HALVINGS = 60
 TRACED_HALVINGS = 32
 """where a step of Newton's follows"""
+STEPS = 60
+"""of Newton's at most; five do for power laws"""
+LAST_STEP = 1e-7
+"""in log N: it ends nearer than rounding leaves the optimum known"""
 KNOT = 0.25
 """in log N, between knots of the spline of log tokens at a budget: exact where these are quadratic in log N"""
 _STEP = 1e-4
@@ -167,7 +171,7 @@ def compute_optimal(
         return form.loss(natural, [sizes[name] for name in form.columns])
 
     low, high = (np.full(natural.shape[:-1], end) for end in bracket(C))
-    best = least_loss(loss, low, high, np)
+    best = least_loss(loss, low, high)
     return np.exp(best), tokens(best), loss(best)
 
 
@@ -185,9 +189,27 @@ def bracket(C: float) -> tuple[float, float]:
     return middle - BRACKET, middle + BRACKET
 
 
-def least_loss(loss: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType, halvings: int = HALVINGS) -> Any:
-    """log N of the least of `loss`, which is a function of log N: where its slope between the ends is zero."""
-    return bisect(lambda n: loss(n + _STEP) > loss(n - _STEP), low, high, xp, halvings)
+def least_loss(loss: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """log N of the least of `loss`, which is a function of log N, between the ends [...]: where its slope is zero.
+
+    By Newton's steps from the middle, halving where one leads out of what is left between the ends.
+    """
+
+    def rise(n: Array) -> tuple[Array, Array]:
+        return loss(n + _STEP), loss(n - _STEP)
+
+    with np.errstate(all="ignore"):  # far off a loss may be beyond float64
+        falls, rises = np.greater(*rise(high)), np.greater(*rise(low))
+        n, before, after = 0.5 * (low + high), low, high
+        for _ in range(STEPS):
+            up, down = rise(n)
+            before, after = np.where(up > down, before, n), np.where(up > down, n, after)
+            step = 0.5 * _STEP * (up - down) / (up - 2 * loss(n) + down)
+            there, last = n - step, np.abs(step) < LAST_STEP
+            n = np.where(last | ((there > before) & (there < after)), there, 0.5 * (before + after))
+            if np.all(last | (after - before < LAST_STEP) | ~falls | rises):
+                break
+    return np.where(rises, low, np.where(falls, n, high))
 
 
 def bisect(beyond: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType, halvings: int = HALVINGS) -> Any:
@@ -263,7 +285,8 @@ def _traced_optimum(form: Form, natural: Any, table: Any) -> tuple[Any, Any, Any
         return jax.jvp(lambda m: loss(values, m), (n,), (jnp.ones_like(n),))[1]
 
     still = jax.lax.stop_gradient(natural)
-    found = least_loss(lambda n: loss(still, n), first, first + pieces * step, jnp, TRACED_HALVINGS)
+    beyond = lambda n: loss(still, n + _STEP) > loss(still, n - _STEP)  # noqa: E731
+    found = bisect(beyond, first, first + pieces * step, jnp, TRACED_HALVINGS)
     bend = jax.jvp(lambda n: slope(still, n), (found,), (jnp.ones_like(found),))[1]
     # One step of Newton's, of which only the slope depends on the parameters: by it log N* has their derivatives.
     n = found - slope(natural, found) / bend

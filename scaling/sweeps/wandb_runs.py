@@ -10,7 +10,7 @@ from scaling.config import DecayRule, RateRule, RunConfig, build, column_of, col
 from scaling.errors import UserError
 from scaling.result import Result
 from scaling.sweeps.run_store import RecipeSource, recorded_role, table_of, table_row
-from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
+from scaling.sweeps.run_store.tuning import certified, tuning_columns, tuning_verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     rows = [
         table_row(result, role, {}, of, source) for (result, source), role, of in zip(whole, roles, said, strict=True)
     ]
-    return table_of([row | more for row, more in zip(rows, tunings, strict=True)])
+    return table_of(certified([row | more for row, more in zip(rows, tunings, strict=True)]))
 
 
 def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, RecipeSource]:

@@ -9,8 +9,8 @@ import numpy as np
 from scaling.errors import UserError
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.table.checks import refuse_perplexities
-from scaling.laws.table.reading import number_column
-from scaling.laws.table.runs import meets, read_table
+from scaling.laws.table.reading import number_column, read_table
+from scaling.laws.table.runs import meets
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -111,35 +111,28 @@ class Form:
             [0.0 if name in self.unscaled else means[self.same_unit.get(name, name)] for name in self.columns]
         )
 
-    def scaled(self, theta: Values, fixed: Values, units: Any, xp: ModuleType) -> dict[str, Any]:
+    def scaled(
+        self, theta: Values, fixed: Values, units: Any, xp: ModuleType, held: Values | None = None
+    ) -> dict[str, Any]:
         """Parameters in units of the data.
 
-        theta: the solver's numbers for the free ones; fixed: the others in the columns' own units, which also rule
-        where a parameter is in both, unless they are NaN; units: log units in the order of the columns.
+        theta: the solver's numbers for the free ones; fixed: the others in the columns' own units; units: log units
+        in the order of the columns; held: 1 for those of the free ones whose number is of the value in own units.
         """
         values: dict[str, Any] = {}
-        given: dict[str, tuple[Any, Any]] = {}
+        held = held or {}
         for parameter in sorted(self.parameters, key=lambda p: bool(p.powers)):
             name = parameter.name
-            if name in theta:
-                values[name] = parameter.from_theta(theta[name], xp)
+            shift = parameter.shift(values, dict(zip(self.columns, units, strict=True)))
             if name in fixed:
-                shift = parameter.shift(values, dict(zip(self.columns, units, strict=True)))
-                free = xp.isnan(fixed[name]) if name in theta else False
-                given[name] = parameter.to_data_units(xp.where(free, 1.0, fixed[name]), shift, xp), free
-                values[name] = self._ruled(values, given, name, xp)
+                values[name] = parameter.to_data_units(fixed[name], shift, xp)
+                continue
+            values[name] = parameter.from_theta(theta[name], xp)
+            if name in held and parameter.powers:
+                values[name] = parameter.to_data_units(values[name], held[name] * shift, xp)
         for curve in self._sought_curves(theta):
-            values = curve.bent(values)
-            values |= {name: self._ruled(values, given, name, xp) for name in (curve.factor, curve.level)}
+            values = curve.bent(values, held, xp)
         return values
-
-    @staticmethod
-    def _ruled(values: Values, given: Mapping[str, tuple[Any, Any]], name: str, xp: ModuleType) -> Any:
-        """The value given in units of the data, or, where there is none or it is free, the one sought."""
-        value, free = given.get(name, (None, True))
-        if free is True or free is False:
-            return values[name] if free else value
-        return xp.where(free, values[name], value)
 
     def natural(self, scaled: Values, units: Any, xp: ModuleType) -> list[Any]:
         """Parameters in the columns' own units, in their order, from those in units of the data."""

@@ -87,7 +87,9 @@ class PowerCurve:
         factor = values[self.factor]
         return {**values, self.factor: factor * values[self.exponent], self.level: values[self.level] + factor}
 
-    def bent(self, values: Values) -> dict[str, Any]:
-        """The inverse of `straightened`."""
-        factor = values[self.factor] / values[self.exponent]
-        return {**values, self.factor: factor, self.level: values[self.level] - factor}
+    def bent(self, values: Values, held: Values, xp: ModuleType) -> dict[str, Any]:
+        """The inverse of `straightened`, where factor and level are not held: what is held stands for itself."""
+        factor, level = values[self.factor], values[self.level]
+        factor = xp.where(held.get(self.factor, 0) == 1, factor, factor / values[self.exponent])
+        level = xp.where(held.get(self.level, 0) == 1, level, level - factor)
+        return {**values, self.factor: factor, self.level: level}

@@ -53,9 +53,12 @@ class Coordinate:
 
     def problem(self, target: Array, strength: float) -> Problem:
         """With the coordinate at `target` [lanes]; strength: of a pull, in units of the objective."""
-        nothing = np.full(len(target), np.nan)
-        held = {name: nothing for name in self.fit.problem.free} | {self.parameter.name: self.value(target)}
-        return self.fit.problem.holding(held)
+        return self.fit.problem.holding(self.parameter.name)
+
+    def starts(self, target: Array, theta: Array) -> Array:
+        """θ [lanes, free] to search from for `target` [lanes], from others'."""
+        at = self.fit.problem.free.index(self.parameter.name)
+        return np.where(np.arange(theta.shape[1]) == at, target[:, None], theta)
 
     def reached(self, target: Array, theta: Array) -> Array:
         """u [lanes] where searches for `target` ended at theta [lanes, free]."""
@@ -79,6 +82,9 @@ class DerivedCoordinate(Coordinate):
 
     def problem(self, target: Array, strength: float) -> Problem:
         return self.fit.problem.pulled(replace(self.pull, target=target, strength=strength))
+
+    def starts(self, target: Array, theta: Array) -> Array:
+        return theta
 
     def reached(self, target: Array, theta: Array) -> Array:
         natural = self.fit.problem.natural(theta)

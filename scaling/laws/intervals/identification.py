@@ -19,8 +19,8 @@ from scaling.laws.solve.noise import slope_of
 DECADE = 10.0
 FACTOR = 10.0
 """how much larger or smaller the further runs are"""
-_KEPT: WeakKeyDictionary[FittedLaw, dict[float, dict[str, "Identification"]]] = WeakKeyDictionary()
-"""answers by fit and level"""
+_KEPT: WeakKeyDictionary[FittedLaw, dict[tuple[str, float], "Identification"]] = WeakKeyDictionary()
+"""answers by fit, name and level"""
 _LEAST = -20.0
 """log of a positive parameter in units of the data below which its derivative would be lost to rounding"""
 
@@ -45,27 +45,50 @@ class Identification:
 
 
 def identify(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification]:
-    """See `Fit.identified`. Profiles take most of a summary's time: the answer is kept with the fit."""
-    kept = _KEPT.setdefault(fit, {})
-    if level not in kept:
-        names = (*fit.problem.free, *(("a",) if _has_exponent(fit) else ()))
-        kept[level] = {name: _identified(fit, name, level) for name in names}
-    return kept[level]
+    """See `Fit.identified`."""
+    names = (*fit.problem.free, *(("a",) if _exponents(fit) else ()))
+    return {name: _identified(fit, name, level) for name in names}
+
+
+def unidentified(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification]:
+    """Those of `identify` that the data leave open; a is profiled where the exponents' intervals do not tell."""
+    known = {name: _identified(fit, name, level) for name in fit.problem.free}
+    if (exponents := _exponents(fit)) and not _enclosed(fit, [known[name] for name in exponents]):
+        known["a"] = _identified(fit, "a", level)
+    return {name: found for name, found in known.items() if not found.identified}
 
 
 def _identified(fit: FittedLaw, name: str, level: float) -> Identification:
-    found = profile(fit, name, points=21, level=level)
-    why = _why(fit, found)
-    return Identification(name, found.interval, not why, why, remedy(fit, name) if why else "")
+    """Profiles take most of a summary's time: the answer is kept with the fit."""
+    kept = _KEPT.setdefault(fit, {})
+    if (name, level) not in kept:
+        found = profile(fit, name, points=21, level=level)
+        why = _why(fit, found)
+        kept[name, level] = Identification(name, found.interval, not why, why, remedy(fit, name) if why else "")
+    return kept[name, level]
 
 
-def _has_exponent(fit: FittedLaw) -> bool:
-    """Whether the law has compute-optimal N* ∝ C^a whose exponent depends on what was fitted."""
+def _exponents(fit: FittedLaw) -> list[str]:
+    """The fitted parameters that a of the law's compute-optimal N* ∝ C^a depends on; none where it has no such a."""
     if "a" not in derived(fit.form):
-        return False
-    changed = fit.problem.natural(fit.theta + 1e-3 * np.eye(len(fit.theta)))
-    own = float(quantity(fit.form, fit.natural, "a"))
-    return 0 < own < 1 and bool(np.ptp(quantity(fit.form, changed, "a")) > 1e-9)
+        return []
+    own = quantity(fit.form, fit.natural, "a")
+    changed = quantity(fit.form, fit.problem.natural(fit.theta + 1e-3 * np.eye(len(fit.theta))), "a")
+    return [name for name, a in zip(fit.problem.free, changed, strict=True) if 0 < own < 1 and abs(a - own) > 1e-9]
+
+
+def _enclosed(fit: FittedLaw, exponents: list[Identification]) -> bool:
+    """Whether a is identified because the exponents that it depends on are.
+
+    All parameters that fit as well as the cut lie within each one's profile interval, so that a, which rises or falls
+    with each of them, lies between its values at the corners of these intervals.
+    """
+    corners = np.array(list(product(*(found.interval for found in exponents))))
+    natural = np.repeat(fit.natural[None], len(corners), 0)
+    natural[:, [fit.form.params.index(found.name) for found in exponents]] = corners
+    with np.errstate(all="ignore"):
+        a = quantity(fit.form, natural, "a")
+    return all(found.identified for found in exponents) and bool(a.min() > 0 and a.max() < min(1, DECADE * a.min()))
 
 
 def _why(fit: FittedLaw, found: Profile) -> str:

@@ -32,7 +32,7 @@ from scaling.laws.table.flops_per_token import FlopsPerToken
 ROUNDS = 4
 INSIDE = 16
 """values between two that an end lies between, tried at once: a round narrows it 17 times, and both ends together,
-each value from the parameters on either side, fill one block of the solver"""
+each value from the parameters on either side, fill two blocks of the solver"""
 FINE = 0.02
 """of a standard deviation: between values as near the profile is straight enough"""
 FRESH = 2
@@ -145,7 +145,7 @@ class _Profiler:
         self.fresh = fit.form.theta(drawn, np.zeros(len(fit.problem.units)), fit.problem.free)[:, fit.problem.where]
         self.own = fit.objective + float(fit.problem.penalty(fit.theta))
         self.target = self.u = np.array([along.center])
-        self.theta, self.total = fit.theta[None], np.array([self.own])
+        self.theta, self.total = along.starts(self.target, fit.theta[None]), np.array([self.own])
 
     def search(self, points: int) -> None:
         """Refit near the estimate, then farther away on the sides where that was not far enough."""
@@ -212,6 +212,7 @@ class _Profiler:
 
     def _solve(self, target: Array, starts: Array) -> None:
         """Refit with the coordinate held at each target; keeps the best of each, sorted."""
+        starts = self.along.starts(target, starts)
         solution = solve(self.along.problem(target, self.strength), starts, tolerance=1e-11)
         u = self.along.reached(target, solution.theta)
         found = np.isfinite(u)

@@ -259,7 +259,7 @@ def _least(
         best = np.full(log_C.shape, np.log(kind["N"]))
     else:
         middle = 0.5 * (log_C - np.log(6.0))
-        best = least_loss(loss, middle - 2 * FURTHEST, middle + 2 * FURTHEST, np, HALVINGS)
+        best = least_loss(loss, middle - 2 * FURTHEST, middle + 2 * FURTHEST)
     return np.exp(best), tokens(best), loss(best)
 
 

@@ -117,7 +117,7 @@ class NearLaw:
             D = flops / per_token(N)
             return self.log_loss({"N": N, "D": D, "C": np.full_like(N, flops), "M": D / N})
 
-        return float(np.exp(least_loss(log_loss, np.array([low]), np.array([high]), np))[0])
+        return float(np.exp(least_loss(log_loss, np.array([low]), np.array([high])))[0])
 
 
 def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[np.bool_] | None = None) -> NearLaw:

@@ -20,6 +20,12 @@ SHARE = 0.2
 """least share of the residuals' scatter that a column explains before it is named"""
 LEAST = 3
 """rows of a group that takes part"""
+FAR, OFF, FEW = 10.0, 0.3, 0.1
+"""residuals of so many robust standard deviations, and so large in log loss, are told row by row, where no more than
+that share of the rows has such; nine published sets have none"""
+SHOWN = 5
+RISING = 0.5
+"""rank correlation of the losses with FLOPs from which it is told"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Split:
 def mixed_notes(fit: FittedLaw) -> list[str]:
     """What residuals say of rows that are not comparable, a line each."""
     r = fit.residuals * np.sqrt(fit.problem.weights)
-    notes = list(_scatter(fit, r))
+    far = _far(fit)
+    notes = [*_rising(fit), *_told_far(fit, far), *_scatter(fit, ~far)]
     if found := splits(fit, r):
         notes.append(str(found[0]))
         if len(found) > 1:
@@ -99,8 +106,37 @@ def _ordered(column: Array, labels: NDArray[np.str_]) -> bool:
     return 1 + int((in_order[1:] != in_order[:-1]).sum()) == len(np.unique(labels))
 
 
-def _scatter(fit: FittedLaw, residuals: Array) -> Iterator[str]:
-    """A residual sd far above that of replicates, or far above what one recipe leaves."""
+def _rising(fit: FittedLaw) -> Iterator[str]:
+    if fit.form.signed or not {"N", "D"} <= fit.runs.values.keys():
+        return
+    ranks = _ranks(fit.runs.flops), _ranks(fit.runs.loss)
+    if min(map(np.ptp, ranks)) > 0 and (found := float(np.corrcoef(*ranks)[0, 1])) > RISING:
+        yield (
+            f"the losses rise with FLOPs (rank correlation {found:.2f}): laws are of what falls; of a score such as "
+            "an accuracy take what it lacks of 1"
+        )
+
+
+def _far(fit: FittedLaw) -> NDArray[np.bool_]:
+    """Which rows [rows] the law does not come near, though it does most."""
+    size = np.abs(fit.residuals)
+    far = np.asarray((size > FAR * 1.4826 * np.median(size)) & (size > OFF))
+    return far & (fit.residual == "log" and far.mean() <= FEW)
+
+
+def _told_far(fit: FittedLaw, far: NDArray[np.bool_]) -> Iterator[str]:
+    if not far.any():
+        return
+    fitted, names = fit.problem.fitted(fit.theta), np.array(fit.runs.rows)
+    told = [f"{names[i]} ({fit.runs.loss[i]:.4g} where the law says {fitted[i]:.4g})" for i in np.flatnonzero(far)]
+    yield (
+        f"{len(told)} of {len(far)} rows are far off the law, and bear on its intervals: {', '.join(told[:SHOWN])}"
+        f"{', …' * (len(told) > SHOWN)}; leave out what diverged or is of another kind"
+    )
+
+
+def _scatter(fit: FittedLaw, near: NDArray[np.bool_]) -> Iterator[str]:
+    """A residual sd far above that of replicates or, of rows that the law comes near, above what a recipe leaves."""
     sd = fit.residual_sd
     again, freedom = _replicates(fit)
     if freedom >= LEAST and sd > TIMES * again and sd > 1e-9:
@@ -108,7 +144,7 @@ def _scatter(fit: FittedLaw, residuals: Array) -> Iterator[str]:
             f"residual sd {sd:.2g}, where runs of the same {' and '.join(fit.form.columns)} differ by {again:.2g}: "
             "the law does not hold for all of them, or they differ in what it does not read"
         )
-    elif fit.residual == "log" and sd > LARGE and {"N", "D"} <= set(fit.form.columns):
+    elif fit.residual == "log" and float(np.std(fit.residuals[near])) > LARGE and {"N", "D"} <= set(fit.form.columns):
         yield (
             f"residual sd {sd:.2g}: runs of one recipe scatter by .1 to 3 % about a law: these are of several "
             "experiments, or reach beyond where the law holds"

@@ -75,7 +75,8 @@ class Loss:
         else:
             over, under = self.sides()
             values = np.where(r > 0, over, under) * size
-        return np.asarray(np.sum(w * values, -1))
+        with np.errstate(invalid="ignore"):  # a residual beyond float64 times a weight of 0 is no number: no optimum
+            return np.asarray(np.sum(w * values, -1))
 
     def sides(self) -> tuple[float, float]:
         """Weight of a prediction above the loss, and of one below."""

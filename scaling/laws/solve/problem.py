@@ -59,8 +59,8 @@ class Problem:
     """[k], in units of the objective; 0 where there is no prior"""
     prior_noise: float | None = None
     """what the objective is divided by to be in nats: the precisions are this over sd²"""
-    held: Mapping[str, Array] | None = None
-    """free parameters that some lanes hold, by name, in the columns' own units: [lanes], NaN where a lane is free"""
+    held: str | None = None
+    """a free parameter that stays where it starts; its number in θ is then that of its value in own units"""
     pull: Pull | None = None
     """towards a value of a derived quantity in each lane"""
 
@@ -114,7 +114,8 @@ class Problem:
         mean = self.prior_mean if mean is None else mean
         if self.prior_precision is None or mean is None:
             return np.zeros(np.shape(theta)[:-1])
-        return np.asarray(0.5 * np.sum(self.prior_precision * (self.natural(theta) - mean) ** 2, -1))
+        with np.errstate(over="ignore", invalid="ignore"):  # a lane that went astray, as in `residuals`
+            return np.asarray(0.5 * np.sum(self.prior_precision * (self.natural(theta) - mean) ** 2, -1))
 
     def fitted(self, theta: Array) -> Array:
         """L̂ of the rows."""
@@ -128,9 +129,9 @@ class Problem:
         """The same with Gaussian priors on the parameters."""
         return replace(self, prior_mean=mean, prior_precision=precision, prior_noise=noise)
 
-    def holding(self, held: Mapping[str, Array]) -> "Problem":
-        """The same with some of the free parameters held in each lane; see `held`."""
-        return replace(self, held=held)
+    def holding(self, name: str) -> "Problem":
+        """The same with one of the free parameters held; see `held`."""
+        return replace(self, held=name)
 
     def pulled(self, pull: Pull) -> "Problem":
         """The same with a derived quantity pulled to a value in each lane."""
@@ -138,7 +139,7 @@ class Problem:
 
     def _scaled(self, theta: Array, xp: ModuleType) -> dict[str, Any]:
         free = dict(zip(self.free, np.moveaxis(np.asarray(theta), -1, 0), strict=True))
-        return self.form.scaled(free, {**self.fixed, **(self.held or {})}, self.units, xp)
+        return self.form.scaled(free, self.fixed, self.units, xp, {self.held: 1} if self.held else None)
 
 
 def make_problem(runs: Runs, form: Form, loss: Loss, residual: Residual, fixed: Mapping[str, float]) -> Problem:

@@ -1,6 +1,6 @@
 """Damped Newton on the residuals' linearisation, many problems at once, in float64.
 
-Every problem is one lane: a start, or a bootstrap resample given as count weights. Lanes run 64 at a time through
+Every problem is one lane: a start, or a bootstrap resample given as count weights. Lanes run 32 at a time through
 one compiled program whose arrays stay in the cache; points are padded to a multiple of 16 with weight 0, so that
 tables of similar length share it.
 
@@ -22,7 +22,7 @@ from scaling.laws.forms.float64 import float64_on_cpu
 from scaling.laws.solve.objectives import Residual, student_scale, transform
 from scaling.laws.solve.problem import Problem, Traced
 
-LANES = 64
+LANES = 32
 POINTS = 16
 MAX_ITERATIONS = 400
 """of one stage"""
@@ -71,18 +71,12 @@ class _Kind:
     student: bool
     fixed: tuple[str, ...]
     priors: bool
-    held: tuple[str, ...] = ()
     pull: Traced | None = None
 
     @property
     def told(self) -> int:
         """How many numbers the priors and the pull are about."""
         return len(self.form.params) * self.priors + (self.pull is not None)
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """Parameters of which values are passed, NaN where a held one is free."""
-        return self.fixed + self.held
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -110,18 +104,16 @@ def solve(
     x, y_padded, w_padded = np.pad(problem.x, extra, mode="edge"), np.pad(y, extra), np.pad(weights, extra)
     kind = _kind(problem)
     mean, precision = _told(problem, prior_mean, lanes)
-    given, table = _given(problem, kind, lanes), problem.pull.table if problem.pull else ()
+    shared = _shared(problem, kind, precision)
     stages = problem.loss.stages()
     blocks = []
     with float64_on_cpu():
-        program = _program(kind, x.shape[1], len(stages), tuple(part.shape for part in table))
+        program = _program(kind, x.shape[1], len(stages), tuple(part.shape for part in shared[4]))
         for first in range(0, lanes, LANES):
             # A short last block is filled up with its own last lane, whose answers are dropped again.
             take = np.minimum(np.arange(first, first + LANES), lanes - 1)
-            shared = (problem.units, given[take], precision, table)
-            blocks.append(
-                program(theta[take], x, y_padded[take], w_padded[take], mean[take], shared, stages, tolerance)
-            )
+            lanes_of_block = (part[take] for part in (y_padded, w_padded, mean))
+            blocks.append(program(theta[take], x, *lanes_of_block, shared, stages, tolerance))
         theta, gradient, matrix, iterations = (
             np.concatenate([np.asarray(part) for part in parts])[:lanes] for parts in zip(*blocks, strict=True)
         )
@@ -133,7 +125,7 @@ def slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
     """Derivatives at one theta: of the residuals [points, free], and of the priors' penalty [free]."""
     kind = _kind(problem)
     mean, precision = _told(problem, None, 1)
-    shared = (problem.units, _given(problem, kind, 1)[0], precision, ())
+    shared = _shared(problem, kind, precision)
     with float64_on_cpu():
         of_fitted, of_penalty = _slopes(kind)(np.asarray(theta, np.float64), problem.x, mean[0], shared)
         return np.asarray(of_fitted), np.asarray(of_penalty)
@@ -142,16 +134,15 @@ def slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
 def _kind(problem: Problem) -> _Kind:
     student = problem.loss.kind == "student_t"
     fixed = tuple(name for name in problem.form.params if name in problem.fixed)
-    held = () if problem.held is None else tuple(name for name in problem.form.params if name in problem.held)
     pull = problem.pull.quantity if problem.pull else None
-    return _Kind(problem.form, problem.residual, student, fixed, problem.prior_precision is not None, held, pull)
+    return _Kind(problem.form, problem.residual, student, fixed, problem.prior_precision is not None, pull)
 
 
-def _given(problem: Problem, kind: _Kind, lanes: int) -> Array:
-    """[lanes, given]"""
-    values: dict[str, Any] = {**problem.fixed, **(problem.held or {})}
-    columns = [np.broadcast_to(values[name], lanes) for name in kind.given]
-    return np.stack(columns, 1) if columns else np.zeros((lanes, 0))
+def _shared(problem: Problem, kind: _Kind, precision: Array) -> Any:
+    """What lanes share: units, values of what is fixed, precisions, 1 for what is held [free], the pull's table."""
+    fixed = np.array([problem.fixed[name] for name in kind.fixed], np.float64)
+    held = np.array([name == problem.held for name in kind.free], np.float64)
+    return problem.units, fixed, precision, held, problem.pull.table if problem.pull else ()
 
 
 def _told(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Array]:
@@ -171,9 +162,9 @@ def _scaled(kind: _Kind, theta: Any, shared: Any) -> dict[str, Any]:
     """Parameters in units of the data."""
     import jax.numpy as jnp
 
-    units, given = shared[:2]
-    free = dict(zip(kind.free, theta, strict=True))
-    return kind.form.scaled(free, dict(zip(kind.given, given, strict=True)), units, jnp)
+    units, fixed, _, held, _ = shared
+    free, flags = (dict(zip(kind.free, values, strict=True)) for values in (theta, held))
+    return kind.form.scaled(free, dict(zip(kind.fixed, fixed, strict=True)), units, jnp, flags)
 
 
 @cache
@@ -187,7 +178,7 @@ def _functions(kind: _Kind) -> tuple[Any, Any]:
 
     def told(theta: Any, shared: Any) -> Any:
         natural = jnp.stack(kind.form.natural(_scaled(kind, theta, shared), shared[0], jnp))
-        pulled = [] if kind.pull is None else [kind.pull(natural, shared[3])[None]]
+        pulled = [] if kind.pull is None else [kind.pull(natural, shared[4])[None]]
         return jnp.concatenate([natural[: kind.told - len(pulled)], *pulled])
 
     return fitted, told
@@ -214,9 +205,10 @@ def _held(kind: _Kind) -> Any:
     import jax.numpy as jnp
 
     def held(theta: Any, shared: Any) -> Any:
-        return jnp.stack(list(kind.form.holds(_scaled(kind, theta, shared), shared[0], jnp).values())).all()
+        holds = kind.form.holds(_scaled(kind, theta, shared), shared[0], jnp)
+        return jnp.stack(list(holds.values())).all() | (shared[3].sum() > 0)
 
-    return (lambda theta, shared: True) if kind.held or kind.pull else held
+    return (lambda theta, shared: True) if kind.pull else held
 
 
 def _evaluator(kind: _Kind) -> Any:
@@ -242,7 +234,8 @@ def _evaluator(kind: _Kind) -> Any:
             value = value + 0.5 * jnp.sum(precision * away**2)
             gradient = gradient + slope.T @ (precision * away)
             matrices = matrices + (slope.T * precision) @ slope
-        return value, gradient, matrices
+        free = 1.0 - shared[3]
+        return value, free * gradient, free[:, None] * free * matrices
 
     def _rounded(r: Any, stage: Any) -> tuple[Any, Any, Any]:
         delta, over, under, unit = stage
@@ -271,13 +264,13 @@ def _program(kind: _Kind, points: int, stages: int, table: tuple[tuple[int, ...]
 
     number = lambda *shape: jax.ShapeDtypeStruct(shape, np.float64)  # noqa: E731
     free, columns = len(kind.free), len(kind.form.columns)
-    traced = jax.jit(jax.vmap(_lane(kind), in_axes=(0, None, 0, 0, 0, (None, 0, None, None), None, None))).lower(
+    traced = jax.jit(jax.vmap(_lane(kind), in_axes=(0, None, 0, 0, 0, None, None, None))).lower(
         number(LANES, free),
         number(columns, points),
         number(LANES, points),
         number(LANES, points),
         number(LANES, kind.told),
-        (number(columns), number(LANES, len(kind.given)), number(kind.told), tuple(number(*s) for s in table)),
+        (number(columns), number(len(kind.fixed)), number(kind.told), number(free), tuple(number(*s) for s in table)),
         number(stages, 4),
         number(),
     )
@@ -310,11 +303,11 @@ def _lane(kind: _Kind) -> Any:
             at, damping = state["at"], state["damping"]
             there = evaluate(state["next"], x, y, w, mean, shared, stages[state["stage"]])
             first = state["spent"] == 0
-            better = ((there[0] < at[1]) & held(state["next"], shared)) | first
+            better = _once(((there[0] < at[1]) & held(state["next"], shared)) | first)
             change = jnp.abs(at[1] - there[0])
             still = ~first & (change <= tolerance * jnp.abs(at[1]) + 1e-27)
             damping = jnp.where(better, jnp.maximum(damping * 0.3, 1e-12), damping * 3.0)
-            done = (still & (damping < 1e3)) | (damping > 1e12) | (state["spent"] >= MAX_ITERATIONS)
+            done = _once((still & (damping < 1e3)) | (damping > 1e12) | (state["spent"] >= MAX_ITERATIONS))
             at = [jnp.where(better, new, old) for new, old in zip((state["next"], *there), at, strict=True)]
             return {
                 "at": at,
@@ -340,6 +333,13 @@ def _lane(kind: _Kind) -> Any:
         return theta, gradient, matrices[1], final["iterations"]
 
     return lane
+
+
+def _once(true: Any) -> Any:
+    """The same, computed in one place: XLA copies what is cheap into all kernels that read it, but no square root."""
+    import jax.numpy as jnp
+
+    return jnp.sqrt(true.astype(jnp.float64)) > 0.5
 
 
 def _solve_positive(matrix: Any, right: Any) -> Any:

@@ -5,7 +5,7 @@ Each check looks at the whole table and returns notes, which every fit of it rep
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,13 @@ MOST_MILLIONS, MOST_BILLIONS = 2e5, 2e4
 """largest N in millions and D in billions that there is"""
 PERPLEXITY = 20.0
 """no loss in nats a token is as large as that for long"""
+TEXT, TIMES_TEXT = (1.8172, 482.01, 0.3478, 2085.43, 0.3658), 1.6
+"""E, A, α, B, β of text in a vocabulary of 32,000 (Besiroglu et al. 2024, 2404.10102), and how many times its loss is
+told: nine published sets lie between .8 and 1.2 times that law in the median, toy models far below it"""
+FEWEST_TOKENS = 0.05
+"""tokens a parameter, in the median, below which it is told: only the ends of wide isoFLOP grids have fewer"""
 RUN_NAME = r"(.*[_./ ])?(run|runs|name|id|uid|job|trial|run_?name|run_?id)"
+EPOCHS, STEP = r"((n|num|data)_)?epochs?", r"((global|training)_)?step|checkpoint|ckpt|iter(ation)?"
 LEAST_CHECKPOINTS = 3
 """rows of a run, in the median, that are taken for its checkpoints"""
 
@@ -97,12 +103,23 @@ def check_sizes(runs: Table) -> Iterator[str]:
     yield from ()
 
 
+def check_ratio(runs: Table) -> Iterator[str]:
+    """D in steps or sequences, or N and D the wrong way round."""
+    if {"N", "D"} <= runs.values.keys() and (ratio := float(np.median(runs.D / runs.N))) < FEWEST_TOKENS:
+        yield (
+            f"D is {ratio:.2g} times N in the median: are N parameters and D tokens, and not the other way round, "
+            "or D steps or sequences?"
+        )
+
+
 def refuse_perplexities(loss: Array, name: str) -> None:
-    """Raises UserError for losses [runs] that none in nats is as large as."""
+    """Raises UserError for losses [runs] that none in nats is as large as, and for those of that name."""
     middle = float(np.median(loss))
-    if middle > PERPLEXITY and (loss > 0).all():
+    named = re.search(r"(^|[^a-z])(ppl|perplexit(y|ies))([^a-z]|$)", name.lower()) is not None
+    if (named or middle > PERPLEXITY) and (loss > 0).all():
+        look = "are" if named else "look like"
         raise UserError(
-            f"losses around {middle:.3g} ({name}) look like perplexities: laws are of the loss in nats, which is the "
+            f"losses around {middle:.3g} ({name}) {look} perplexities: laws are of the loss in nats, which is the "
             f"perplexity's logarithm ({np.log(middle):.3g}); take that, or where they are right say "
             f"{leave('trusted')}"
         )
@@ -112,6 +129,14 @@ def check_loss(runs: Table) -> Iterator[str]:
     """Perplexities and bits for nats: bits are but ln 2 off, and noted."""
     name = runs.conventions["loss"]
     refuse_perplexities(runs.loss, name)
+    if {"N", "D"} <= runs.values.keys() and (runs.loss > 0).all():
+        E, A, alpha, B, beta = TEXT
+        known = E + A / runs.N**alpha + B / runs.D**beta
+        if (times := float(np.median(runs.loss / known))) > TIMES_TEXT:
+            yield (
+                f"losses around {np.median(runs.loss):.3g} ({name}) are {times:.2g} times what text has at these "
+                "sizes: laws are of nats a token; of a perplexity take the logarithm, of bits ln 2 times"
+            )
     if re.search(r"bpb|bpt|bits?([_ /]|$)|bits_?per", name.lower()):
         yield f"{name} is in bits: E, A and B come out in bits, too (times ln 2: nats)"
 
@@ -121,7 +146,32 @@ def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
 
     Raises UserError for a table that cannot be what it is taken for.
     """
-    return (*check_flops(runs, active), *check_sizes(runs), *check_loss(runs))
+    return (*check_flops(runs, active), *check_sizes(runs), *check_ratio(runs), *check_loss(runs))
+
+
+def unread_notes(df: Any, runs: Table, runs_known: bool) -> Iterator[str]:
+    """What columns that no letter stands for say against the rows: repeated tokens, checkpoints.
+
+    runs_known: the table says which training run each row is of.
+    """
+    names = [str(name) for name in getattr(df, "columns", df)]
+    for name in (name for name in names if name not in runs.conventions.values()):
+        if re.fullmatch(EPOCHS, name.lower()) and "U" not in runs.values and (most := _largest(df[name])) > 1:
+            yield (
+                f"{name} goes up to {most:g}: tokens that were seen before are worth less than this law takes them "
+                f"for; the law data_constrained reads unique tokens, too ({choice('U', 'COLUMN')})"
+            )
+        if re.fullmatch(STEP, name.lower()) and not runs_known:
+            yield (
+                f"the table has a column {name}: rows that are checkpoints of one run are not independent, and "
+                f"intervals are too narrow; name the column that tells the runs: {choice('run', 'COLUMN')}"
+            )
+
+
+def _largest(values: Any) -> float:
+    """0 for what holds no numbers."""
+    column = np.asarray(values)
+    return float(np.nanmax(column)) if column.dtype.kind in "if" and not np.isnan(column).all() else 0.0
 
 
 def checkpoint_column(runs: Table) -> tuple[str, NDArray[np.str_]] | None:

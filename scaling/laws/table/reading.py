@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.words import choice
 from scaling.numbers import to_number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Duplicates = Literal["error", "drop", "keep"]
 Missing = Literal["error", "drop"]
@@ -27,6 +31,26 @@ ALIASES = {
 """what else these columns are called, the last part of a path with slashes or dots, in small letters"""
 SHOWN = 5
 """rows and pairs of rows that a message names"""
+
+
+def read_table(path: str | Path) -> "pd.DataFrame":
+    """A CSV file with a header, every digit kept. Raises UserError where there is none, or it is no table.
+
+    Divided by commas or, where the header has none, by tabs or semicolons; with these a comma is the decimal point.
+    """
+    import pandas as pd
+
+    # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
+    rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    exact: dict[str, Any] = {"float_precision": "round_trip"} if rounds else {}
+    try:
+        header = list(pd.read_csv(path, nrows=0).columns)
+        mark = next((mark for mark in "\t;" if len(header) == 1 and mark in header[0]), ",")
+        return pd.read_csv(path, sep=mark, decimal="," if mark == ";" else ".", **exact)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a CSV table: {error}") from None
 
 
 def find_columns(df: Any, names: Mapping[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
-from scaling.laws.table.checks import checkpoint_column, checkpoints_told, notes_of
+from scaling.laws.table.checks import checkpoint_column, checkpoints_told, notes_of, unread_notes
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
 from scaling.laws.table.overflow import overflowed
 from scaling.laws.table.reading import (
@@ -24,6 +24,7 @@ from scaling.laws.table.reading import (
     find_columns,
     labels_of,
     number_column,
+    read_table,
     refuse_duplicates,
     require_range,
 )
@@ -144,7 +145,7 @@ class Runs:
         if C is not None and {"N", "D"} <= values.keys():
             self._refuse_overflow(np.delete(np.asarray(df[C]), list(gone)), C)
         if not trusted:
-            self._check()
+            self._check(df)
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -295,10 +296,11 @@ class Runs:
         rows = tuple(self.rows[i] for i in keep)
         return replace_fields(self, values=values, run=run, labels=labels, rows=rows, exclusions=exclusions)
 
-    def _check(self) -> None:
+    def _check(self, df: Any) -> None:
         """Note what the table says against itself, and take checkpoints of runs for what they are."""
         notes = self.notes + notes_of(self)
         found = checkpoint_column(self) if self.run is None else None
+        notes += tuple(unread_notes(df, self, self.run is not None or found is not None))
         if found is not None:
             name, labels = found
             notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)
@@ -335,21 +337,6 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
         raise UserError(f"no row of {path} meets {' and '.join(where)}")
     runs = Runs(table, **columns)
     return replace_fields(runs, exclusions=gone + runs.exclusions) if gone else runs
-
-
-def read_table(path: str | Path) -> "pd.DataFrame":
-    """A CSV file with a header, every digit kept. Raises UserError where there is none, or it is no table."""
-    import pandas as pd
-
-    # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
-    rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
-    exact: dict[str, Any] = {"float_precision": "round_trip"} if rounds else {}
-    try:
-        return pd.read_csv(path, **exact)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not a CSV table: {error}") from None
 
 
 def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:

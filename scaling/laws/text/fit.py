@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.intervals.identification import identify
+from scaling.laws.intervals.identification import unidentified
 from scaling.laws.intervals.prediction import interval_of
 from scaling.laws.intervals.sensitivity import delta_warning
 from scaling.laws.isoflop.minima import Isoflop, format_isoflop
@@ -30,7 +30,7 @@ DRAWN = {
 
 def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
     """What `scaling fit --json` prints: the parametric law (approach 3) and, where given, the isoFLOP analysis."""
-    unidentified = {name: found for name, found in identify(fitted, level).items() if not found.identified}
+    open_ = unidentified(fitted, level)
     exponents = derived(fitted.form, at_budget=False)
     values = quantities(fitted.form, fitted.natural, exponents)
     names = (*fitted.form.params, *exponents)
@@ -53,10 +53,10 @@ def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None =
         "excluded": [{"row": e.row, "reason": e.reason} for e in fitted.runs.exclusions],
         "data_hash": fitted.runs.hash,
         "conventions": fitted.runs.conventions,
-        "unidentified": {name: {"why": i.why, "remedy": i.remedy} for name, i in unidentified.items()},
+        "unidentified": {name: {"why": i.why, "remedy": i.remedy} for name, i in open_.items()},
         "warnings": [
             *warnings_of(fitted),
-            *(str(i) for i in unidentified.values()),
+            *(str(i) for i in open_.values()),
             *filter(None, [delta_warning(fitted, level)]),
         ],
         "isoflop": None if approach2 is None else approach2.to_dict(),

@@ -1,7 +1,6 @@
 """The table of all results: from the runs' own records, and kept as one parquet file for other tools."""
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from scaling.result import Result, naming, read_result
 from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.sweeps.run_store.plan_file import RunRole, read_plan, run_folders, sweep_and_run
 from scaling.sweeps.run_store.recipe import RecipeSource, with_recipe
-from scaling.sweeps.run_store.tuning import CERTIFICATE, certificates
+from scaling.sweeps.run_store.tuning import certified
 from scaling.validity import Verdict, judge
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ def table_row(
     return {**row, "role": role, **wish, **columns_of(config, rules), "recipe_from": source, **judged}
 
 
-def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]:
+def _rows(home: Path, results: Mapping[str, Result]) -> list[dict[str, Any]]:
     """Rows of the runs of one sweep."""
     ledger = read_ledger(home, results)
     said, rows = findings(ledger), []
@@ -155,9 +154,7 @@ def _rows(home: Path, results: Mapping[str, Result]) -> Iterator[dict[str, Any]]
         whole, source = with_recipe(home / run_id, result)
         row = table_row(whole, ledger.roles[run_id], ledger.label(run_id), said.get(run_id, ()), source)
         rows.append({**row, **ledger.tuning[run_id]})
-    found, none = certificates(rows), dict.fromkeys(CERTIFICATE, math.nan)
-    for row in rows:
-        yield {**row, **found.get(row["run_id"], none)}
+    return certified(rows)
 
 
 def _joined(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

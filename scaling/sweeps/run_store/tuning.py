@@ -117,6 +117,15 @@ def tuning_columns(
     return columns
 
 
+def certified(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the columns of their sweep's `certificates`, NaN where there is none."""
+    sweeps: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        sweeps.setdefault(row["sweep"], []).append(row)
+    found, none = {name: certificates(own) for name, own in sweeps.items()}, dict.fromkeys(CERTIFICATE, math.nan)
+    return [{**row, **found[row["sweep"]].get(row["run_id"], none)} for row in rows]
+
+
 def certificates(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Columns of `load_runs` for runs of one sweep, by run id, of those whose point tried several rates.
 
