@@ -13,10 +13,11 @@ from test_resume import hold, stop_at
 from tiny_run import Tiny
 
 from scaling.config import RunConfig, merge, run_id
+from scaling.data import Batches
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.result import Result, read_result
-from scaling.training import loop, member, train, train_pack
+from scaling.training import loop, train, train_pack
 from scaling.training.pack import check_mesh
 
 TIMES = ("wall_s", "tokens_per_s")
@@ -78,13 +79,13 @@ def test_each_run_of_a_pack_is_the_run_alone(tiny: Tiny, tmp_path: Path, monkeyp
     runs = configs(tiny, *DIFFERENT)
     wanted = alone(tiny, runs)
     seen: dict[int, list[np.ndarray]] = {}
-    windows = member.Batches.windows
+    windows = Batches.windows
 
     def watched(self: Any, *args: int) -> np.ndarray:
         seen.setdefault(id(self), []).append(windows(self, *args))
         return seen[id(self)][-1]
 
-    monkeypatch.setattr(member.Batches, "windows", watched)
+    monkeypatch.setattr(Batches, "windows", watched)
     folders = [tmp_path / str(i) for i in range(len(runs))]
     results = train_pack(runs, folders, quiet=True)
     assert [r.run_id for r in results] == [read_result(f).run_id for f in wanted]  # type: ignore[union-attr]
@@ -92,7 +93,7 @@ def test_each_run_of_a_pack_is_the_run_alone(tiny: Tiny, tmp_path: Path, monkeyp
         assert_same(folder, run, pack=len(runs))
     assert len({result.loss for result in results}) == len(results)
     for run, got in zip(runs, seen.values(), strict=True):
-        in_order = member.Batches(tiny.open().train, run.model.context, run.batch_size, run.seed)
+        in_order = Batches(tiny.open().train, run.model.context, run.batch_size, run.seed)
         np.testing.assert_array_equal(got, [windows(in_order, k, 0, run.batch_size) for k in range(run.steps)])
 
 

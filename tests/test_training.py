@@ -16,6 +16,7 @@ from waiting import LIMIT_S, free_ports
 
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, load
+from scaling.data import Batches
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.models import functional
@@ -23,7 +24,7 @@ from scaling.objectives import Batch, NextToken
 from scaling.parallel import make_mesh
 from scaling.result import read_result
 from scaling.tracking import Opening, mirror
-from scaling.training import loop, member, train
+from scaling.training import loop, train
 from scaling.training.knobs import Knobs, make_knobs, put_knobs
 from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, create_state
@@ -160,7 +161,7 @@ def test_failure_is_recorded_and_tried_again(tiny: Tiny, tmp_path: Path, monkeyp
 
     config = tiny.config(tokens=10 * 256)
     with monkeypatch.context() as patch:
-        patch.setattr(member.Batches, "windows", broken)
+        patch.setattr(Batches, "windows", broken)
         with pytest.raises(RuntimeError):
             train(config, folder=tmp_path, quiet=True)
     failed = read_result(tmp_path)

@@ -55,6 +55,10 @@ class BlockPart(Config):
         """Bytes for each token that its backward pass reads in one layer, of what tensor shards divide."""
         raise NotImplementedError
 
+    def working(self, model: TransformerShape, compute: Compute) -> float:
+        """Bytes for each token that the backward pass of one layer fills beside what it reads; of most parts few."""
+        return 0.0
+
     def products(self, model: TransformerShape) -> int:
         """Numbers for each token that come out of its products, those into the residual stream left out: what
         `remat: dots` keeps."""

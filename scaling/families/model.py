@@ -34,6 +34,12 @@ class Compute:
     tensor: int
     """devices that share each matrix"""
     mask: Mask
+    experts: str = "auto"
+    """as `placement.experts` asks"""
+    transport: str = "auto"
+    """as `placement.transport` asks"""
+    expert: int = 1
+    """devices that share the experts of a layer"""
 
     @property
     def width(self) -> int:

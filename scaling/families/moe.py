@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
 from scaling.families.declare import Tensor, vector
+from scaling.families.dispatch import choose_experts, choose_transport
 from scaling.families.mlp import KEEPS, mlp
 from scaling.families.model import FLOAT32, Compute, Mask
 from scaling.families.shape import TransformerShape
@@ -240,10 +241,40 @@ class MoE(FeedForward):
         return {"tokens": (self.experts,), "confidence": (), "dropped": ()}
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
-        met, F = self.top_k, self.width(model)
-        copies = compute.width * 2 * met * model.d_model  # what goes to the experts and what comes back
-        inner = compute.width * KEEPS[model.activation] * (met + self.shared) * F
-        return inner + copies + FLOAT32 * 3 * self.experts
+        """Rows as they come to the experts and what was said of them; within experts what the way to compute them
+        keeps. Rows are whole on every device of `tensor`."""
+        way, F, D = self._way(compute), self.width(model), model.d_model * compute.tensor
+        sent, rows = self.top_k, self._rows(model, compute)
+        inner = KEEPS[model.activation] * compute.width * F
+        if way == "dense":
+            kept = rows / sent * self.experts / compute.expert * (inner + (compute.width + FLOAT32) * D)
+        else:
+            kept = rows * (2 * compute.width * D + (inner if way == "gmm" else 0))
+        if self._sends(compute):
+            kept += sent * compute.width * D  # what came back
+        routed = FLOAT32 * (D + 3 * self.experts * compute.tensor)  # the router reads float32
+        return kept + routed + KEEPS[model.activation] * compute.width * self.shared * F
+
+    def working(self, model: TransformerShape, compute: Compute) -> float:
+        """Gradients of what was said, as they are gathered and as they are weighed, and of the rows; and the buffers
+        that they are sent and received in."""
+        rows = (5 if self._sends(compute) else 3) * self._rows(model, compute)
+        return compute.width * model.d_model * rows
+
+    def _way(self, compute: Compute) -> str:
+        return choose_experts(compute.experts, compute.platform)
+
+    def _sends(self, compute: Compute) -> bool:
+        """Whether rows travel to the devices of their experts."""
+        return compute.expert > 1 and choose_transport(compute.transport, compute.platform) != "gather"
+
+    def _rows(self, model: TransformerShape, compute: Compute) -> float:
+        """Rows that a device makes room for, for each token of its own: with an exchange the most that can come,
+        else all pairs of all tokens that it is shown."""
+        if not self._sends(compute):
+            return float(compute.expert * self.top_k)
+        here = self.experts / compute.expert
+        return compute.expert * min(here * self.slots(model.context) / model.context, self.each or here, here)
 
     def products(self, model: TransformerShape) -> int:
         return (2 if model.gated else 1) * self.shared * self.width(model)

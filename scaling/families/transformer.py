@@ -251,7 +251,8 @@ class TransformerConfig(TransformerShape):
             products = [mixer.products(self) + feed_forward.products(self) for mixer, feed_forward in parts]
             kept = sum(outputs * stream + compute.width * n // compute.tensor for n in products)
             held = kept * self.layer_sharing + max(layers)
-        return held + 2 * stream  # and the stream after the last layer and its norm
+        working = max(part.working(self, compute) for own in parts for part in own)
+        return held + 2 * stream + round(working)  # and the stream after the last layer and its norm
 
     def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""

@@ -58,7 +58,7 @@ def by_gmm(
 ) -> jax.Array:
     """By megablox (a Pallas kernel), which computes whole tiles and costs the rows that are there.
 
-    x_RxD: a multiple of TILE rows, of which those of no expert may have any gradient.
+    x_RxD: a multiple of TILE rows. Those of no expert may have any gradient.
     """
     from jax.experimental.pallas.ops.tpu.megablox.ops import gmm
 
@@ -86,7 +86,7 @@ def by_blocks(
     A block reaches into the rows of the next expert, which then computes these again: so only the order of the blocks
     has to be kept, and nothing is padded. Each block is computed again in the backward pass, where what is kept of
     its inside would cost a CPU more to write and read.
-    rows: of a block; as many at least lie behind the last pair.
+    rows: of a block; as many at least lie behind the last pair. Rows of no expert may have any gradient.
     """
 
     def one(said: jax.Array, own: Any) -> tuple[jax.Array, None]:
@@ -105,24 +105,26 @@ def _forward(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, seed_
 
 
 def _backward(expert: Expert, rows: int, saved: Any, dy_RxD: jax.Array) -> Any:
+    """The gradient of the rows takes the place of that of what was said, block by block: no second array of rows."""
     parameters, x_RxD, seed_R, sizes_E = saved
 
-    def one(dx: jax.Array, own: Any) -> tuple[jax.Array, Any]:
+    def one(d_RxD: jax.Array, own: Any) -> tuple[jax.Array, Any]:
         w, start, size = own
 
         def block(at: jax.Array, live: jax.Array, so_far: Any) -> Any:
-            dx, dw = so_far
-            dy = jnp.where(jnp.arange(rows)[:, None] < live, _rows(dy_RxD, at, rows), 0)
+            d_RxD, dw = so_far
+            mine, dy = jnp.arange(rows)[:, None] < live, _rows(d_RxD, at, rows)
             _, transpose = jax.vjp(lambda x, w: expert(x, _rows(seed_R, at, rows), w), _rows(x_RxD, at, rows), w)
-            dx_block, dw_block = transpose(dy)
-            return _put(dx, dx_block, at), jax.tree.map(lambda a, b: a + b.astype(a.dtype), dw, dw_block)
+            dx_block, dw_block = transpose(jnp.where(mine, dy, 0))
+            d_RxD = _put(d_RxD, jnp.where(mine, dx_block, dy), at)  # the next expert's are still to be read
+            return d_RxD, jax.tree.map(lambda a, b: a + b.astype(a.dtype), dw, dw_block)
 
         zero = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), w)  # sums over blocks in full precision
-        dx, dw = _over_blocks(block, (dx, zero), start, size, rows)
-        return dx, jax.tree.map(lambda a, w: a.astype(w.dtype), dw, w)
+        d_RxD, dw = _over_blocks(block, (d_RxD, zero), start, size, rows)
+        return d_RxD, jax.tree.map(lambda a, w: a.astype(w.dtype), dw, w)
 
-    dx, dw = jax.lax.scan(one, jnp.zeros_like(x_RxD), (parameters, *_spans(sizes_E)))
-    return dw, dx, None, None
+    d_RxD, dw = jax.lax.scan(one, dy_RxD, (parameters, *_spans(sizes_E)))
+    return dw, d_RxD, None, None
 
 
 by_blocks.defvjp(_forward, _backward)

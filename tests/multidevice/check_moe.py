@@ -1,6 +1,7 @@
 """A mixture of experts on 8 virtual CPU devices against one; tests/test_multidevice.py runs this."""
 
 from functools import cache
+from math import prod
 from typing import Any
 
 import check_meshes
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scaling import accounting
 from scaling.config import MeshConfig, RunConfig, build
 from scaling.errors import UserError
 from scaling.models import expert_parallel, functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
-from scaling.training.step import gradients
+from scaling.training.step import compiled_step, gradients
 
 MODEL: dict[str, Any] = {
     "vocab": 256, "context": 16, "layers": 1, "d_model": 32, "n_heads": 4, "d_ff": 64, "tied": False, "bias": True,
@@ -123,3 +125,31 @@ def test_what_this_platform_lacks_is_named_with_what_would_do() -> None:
         found_on(make_mesh(MESHES["expert=8"]), run("top 2", "ragged"))
     with pytest.raises(UserError, match=r"mesh.expert=3 does not divide experts=8; allowed: \[1, 2, 4, 8\]"):
         run("top 2", expert=3)
+
+
+@pytest.mark.parametrize(
+    ("experts", "transport", "accumulate", "mesh"),
+    [
+        ("blocks", "gather", 1, {"data": 1}),
+        ("dense", "gather", 1, {"data": 1}),
+        ("blocks", "gather", 4, {"data": 1}),
+        ("blocks", "gather", 1, {"data": 1, "expert": 8}),
+        ("blocks", "all_to_all", 1, {"data": 1, "expert": 8}),
+        ("blocks", "gather", 1, {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}),
+        ("blocks", "all_to_all", 1, {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}),
+    ],
+)
+def test_the_ledger_knows_what_the_compiler_plans_for(
+    experts: str, transport: str, accumulate: int, mesh: dict[str, int]
+) -> None:
+    """All beside the state, of a step for this CPU: within a fifth."""
+    part = {"kind": "moe", "experts": 8, "top_k": 2, "d_ff": 256}
+    model = {"vocab": 512, "context": 128, "layers": 4, "d_model": 128, "n_heads": 4, "feed_forward": part}
+    placement = {"mesh": mesh, "experts": experts, "transport": transport, "accumulate": accumulate}
+    values = {"model": model, "data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 0.01}}
+    config = build(RunConfig, values | {"batch_size": 32, "tokens": 10**6, "placement": placement}, "test")
+    devices = jax.devices()[: prod(mesh.values())]
+    planned = compiled_step(config, devices).update.memory_analysis()
+    ledger = accounting.memory(config, devices=len(devices), kind="cpu")
+    ours = ledger.total - ledger.items["parameters"] - ledger.items["optimizer"]
+    assert ours == pytest.approx(planned.temp_size_in_bytes, rel=0.2)
