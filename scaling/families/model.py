@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from scaling.errors import UserError
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
@@ -130,6 +131,13 @@ class ModelConfig(Config):
     def activations(self, compute: Compute) -> int:
         """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
         raise NotImplementedError
+
+    def cache(self, length: int) -> Any:
+        """A tree of `Cached`: what it carries from token to token, for texts of up to `length` tokens.
+
+        Raises UserError where it cannot go on with a text token by token, or not that far.
+        """
+        raise UserError(f"model.kind={self.kind}: this family does not say what it carries from token to token")
 
     def shape(self) -> dict[str, Any]:
         """Sizes and their ratios, for a plan."""

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from scaling.errors import UserError
 from scaling.families.block import FeedForward
+from scaling.families.cache import Cache
 from scaling.families.declare import Tensor, vector
 from scaling.families.mlp import KEEPS, mlp
 from scaling.families.model import FLOAT32, Compute, Mask
@@ -193,6 +195,15 @@ class MoE(FeedForward):
 
     def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
         return {"tokens": (self.experts,), "confidence": (), "dropped": ()}
+
+    def cache(self, model: TransformerShape, places: int) -> Cache:
+        if self.routing == "expert_choice" or self.capacity is not None:
+            key = "capacity" if self.routing != "expert_choice" else "routing"
+            raise UserError(
+                f"feed_forward.{key}={getattr(self, key)} decides for a window as a whole which tokens an expert "
+                "takes, and a text that is being written has none; a model whose tokens choose without it can write"
+            )
+        return {}
 
     def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
         met, F = self.top_k, self.width(model)

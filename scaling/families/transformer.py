@@ -7,9 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from scaling.errors import UserError
 from scaling.families.attention import Attention
 from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind, pattern
+from scaling.families.cache import Cache
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
@@ -199,6 +201,19 @@ class TransformerConfig(TransformerShape):
             windows = [w for i, w in enumerate(self.windows) if mixers[i // self.layer_sharing] == mixer]
             total += mixer.extra_flops(self, windows, mask, keys)
         return total
+
+    def cache(self, length: int) -> list[dict[str, Cache]]:
+        """Of every layer, by its parts; a layer keeps no more tokens than its window."""
+        if self.position == "learned" and length > self.context:
+            raise UserError(
+                f"a text of {length:,} tokens, prompt and new ones, is longer than model.context={self.context}, the "
+                "rows of the learned position table; ask for fewer tokens or give a shorter prompt"
+            )
+        stacks = {i: stack for stack in self.stacks for i in stack.members}
+        return [
+            {key: part.cache(self, min(window, length)) for key, part in stacks[i // self.layer_sharing].parts.items()}
+            for i, window in enumerate(self.windows)
+        ]
 
     def activations(self, compute: Compute) -> int:
         stream = compute.width * self.d_model

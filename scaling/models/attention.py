@@ -6,9 +6,10 @@ from flax import nnx
 from scaling.families import TransformerConfig
 from scaling.families.attention import Attention as Declared
 from scaling.models.attend import attend
-from scaling.models.attention_mask import AttentionMask
+from scaling.models.attention_cache import attend_cached
+from scaling.models.attention_mask import AttentionMask, Places
 from scaling.models.language_model import scaled
-from scaling.models.layer import NOTHING, Aux, LayerContext, LayerPart
+from scaling.models.layer import NOTHING, Arrays, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
 from scaling.models.norm import rms_norm
 from scaling.models.parameters import Params
@@ -29,15 +30,29 @@ class Attention(LayerPart):
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        config = self.config
+        q_BxLxHxd, k_BxLxKxd, v_BxLxKxd = self._made(x_BxLxD, context)
+        sinks_H = None if self.sinks is None else self.sinks[...]
+        out_BxLxW = attended(self.config, context, q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, dropout_key, sinks_H)
+        return self.o(out_BxLxW), NOTHING
+
+    def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
+        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd = self._made(x_BxTxD, context)
+        new, d_head = {"keys": k_BxTxKxd, "values": v_BxTxKxd}, self.config.d_head
+        sinks_H = None if self.sinks is None else self.sinks[...]
+        out_BxTxHxd, cache = attend_cached(
+            q_BxTxHxd, new, cache, mask_of(self.config, context), places_of(context),
+            d_v=d_head, scale=d_head**-0.5, sinks_H=sinks_H,
+        )  # fmt: skip
+        return self.o(out_BxTxHxd.reshape(*x_BxTxD.shape[:2], -1)), cache
+
+    def _made(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values, turned by their positions."""
         q_BxLxHxd = self._heads(self.q(x_BxLxD), self.q_scale)
         k_BxLxKxd = self._heads(self.k(x_BxLxD), self.k_scale)
         v_BxLxKxd = self._heads(self.v(x_BxLxD), None)
         if context.rope is not None:
             q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *context.rope), rotate(k_BxLxKxd, *context.rope)
-        q_BxLxHxd = scaled(q_BxLxHxd, config.transfer.scores)
-        sinks_H = None if self.sinks is None else self.sinks[...]
-        return self.o(attended(config, context, q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, dropout_key, sinks_H)), NOTHING
+        return scaled(q_BxLxHxd, self.config.transfer.scores), k_BxLxKxd, v_BxLxKxd
 
     def _heads(self, x_BxLxW: jax.Array, scale: nnx.Param[jax.Array] | None) -> jax.Array:
         """[B, L, heads, d], normed over as many features as there is a scale for: those of one head or of all."""
@@ -65,12 +80,24 @@ def attended(
         q_BxLxHxd,
         k_BxLxKxd,
         v_BxLxKxd,
-        AttentionMask(
-            context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
-        ),
+        mask_of(config, context),
         marks_BxL=context.marks_BxL,
         key=dropout_key,
         sinks_H=sinks_H,
         implementation=context.placement.attention,
     )
     return out_BxLxHxd.reshape(*out_BxLxHxd.shape[:2], -1)
+
+
+def mask_of(config: TransformerConfig, context: LayerContext) -> AttentionMask:
+    """What a layer's queries see."""
+    return AttentionMask(
+        context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
+    )
+
+
+def places_of(context: LayerContext) -> Places:
+    """Of new tokens."""
+    if context.positions_BxT is None or context.marks_BxL is None:
+        raise ValueError("tokens that follow others have positions and marks")
+    return Places(context.positions_BxT, context.marks_BxL)

@@ -1,5 +1,6 @@
 """What every model does with hidden states: the head, logits and losses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from scaling.models.layer import Aux
 from scaling.models.loss import LossSums, logits_of, token_losses
 from scaling.models.parameters import Params
 from scaling.parallel.sharding import constrain, target_platform
+
+Extend = Callable[[jax.Array, jax.Array, jax.Array | None, Any], tuple[jax.Array, Any]]
+"""see `LanguageModel.decoder`"""
 
 
 class LanguageModel(nnx.Module):
@@ -95,6 +99,16 @@ class LanguageModel(nnx.Module):
     def continued(self, tokens_BxL: jax.Array, state: Any, marks_BxL: jax.Array | None) -> tuple[jax.Array, Any]:
         """(hidden states, state after them), without dropout, for windows that go on where `state` was left."""
         return self(tokens_BxL, marks_BxL), state
+
+    def decoder(self, length: int) -> Extend:
+        """What reads texts of up to `length` tokens on, a few tokens at a time; made once, applied many times.
+
+        It is given tokens and their positions, [B, T] each, marks as `hidden` takes them, or None, and the cache of
+        the tokens before (`families.ModelConfig.cache`, with B in front of every array); a place at `layer.PADDING`
+        holds no token, and rows may be padded in front. It gives the hidden states [B, T, D], without dropout: of
+        every token what `hidden` gives for the text up to it. And the cache with these tokens in it.
+        """
+        raise NotImplementedError
 
     def window_losses(
         self,

@@ -15,8 +15,11 @@ def rope_tables(length: int, d_head: int, theta: float) -> tuple[jax.Array, jax.
 
 
 def rotate(x_BxLxHxd: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turn the pairs (x[i], x[i + d/2]) of every head by its position's angle (the half layout of LLaMA)."""
-    cos, sin = cos[:, None], sin[:, None]
+    """Turn the pairs (x[i], x[i + d/2]) of every head by its position's angle (the half layout of LLaMA).
+
+    cos, sin: [L, d/2], or [B, L, d/2].
+    """
+    cos, sin = cos[..., None, :], sin[..., None, :]
     x1, x2 = jnp.split(x_BxLxHxd.astype(jnp.float32), 2, -1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x_BxLxHxd.dtype)
 

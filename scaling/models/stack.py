@@ -19,6 +19,7 @@ from scaling.models.positions import rope_tables
 from scaling.parallel.sharding import target_platform
 
 Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
+Extend = Callable[[jax.Array, LayerContext, list[Any]], tuple[jax.Array, list[Any]]]
 
 
 def grouping(config: TransformerConfig) -> tuple[int, int]:
@@ -68,9 +69,7 @@ class Layers:
 
         context: of any layer; each has a window and rotary tables of its own.
         """
-        config, asked = self.config, self.placement.layers
-        widths = {stack.mixer.rope_width(config) for stack in config.stacks} if config.position == "rope" else ()
-        ropes = {width: rope_tables(x_BxLxD.shape[1], width, config.rope_theta) for width in widths}
+        config, asked, ropes = self.config, self.placement.layers, self._ropes(x_BxLxD.shape[1])
         scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
         (lead, size), sharing = grouping(config), config.layer_sharing
         groups = (config.layers - lead) // size if scan else 0
@@ -113,6 +112,33 @@ class Layers:
             told.append(aux)
         return x_BxLxD, Aux(total(aux.losses for aux in told), reduce(_behind, (aux.counts for aux in told)))
 
+    def extending(self, length: int) -> Extend:
+        """The layers one by one, for tokens that follow others in a text of up to `length`: see `Block.extend`.
+
+        Weights are cut apart, and tables made, here and not with every token.
+        """
+        sharing, ropes = self.config.layer_sharing, self._ropes(length)
+        own = self._slices(self.weights, 0, self.config.unique_layers)
+        blocks = [Block(self.config, self.stack_of[i], w) for i, w in enumerate(own)]
+
+        def extend(x_BxTxD: jax.Array, context: LayerContext, caches: list[Any]) -> tuple[jax.Array, list[Any]]:
+            at_BxT = jnp.minimum(context.positions_BxT, length - 1)
+            here = {width: tuple(table[at_BxT] for table in tables) for width, tables in ropes.items()}
+            after = []
+            for layer, cache in enumerate(caches):
+                in_layer = self._context(layer, context, here)
+                x_BxTxD, cache = blocks[layer // sharing].extend(x_BxTxD, in_layer, cache)
+                after.append(cache)
+            return x_BxTxD, after
+
+        return extend
+
+    def _ropes(self, length: int) -> dict[int, Rope]:
+        """Tables of rotary positions by the width that they turn."""
+        config = self.config
+        widths = {stack.mixer.rope_width(config) for stack in config.stacks} if config.position == "rope" else ()
+        return {width: rope_tables(length, width, config.rope_theta) for width in widths}
+
     def _together(self, told: list[Aux], first: int) -> Aux:
         """Losses of layers in a row added; counts stacked for each kind of layer, those of a shared one added.
 
@@ -133,13 +159,17 @@ class Layers:
 
     def _layer(self, layer: int, context: LayerContext, ropes: Mapping[int, Rope], *, in_scan: bool) -> Apply:
         stack = self.stack_of[layer // self.config.layer_sharing]
-        rope = ropes.get(stack.mixer.rope_width(self.config))
-        context = replace(context, window=self.windows[layer], rope=rope)
+        context = self._context(layer, context, ropes)
 
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
             return Block(self.config, stack, w)(x, context, key)
 
         return rematerialised(apply, self.placement.remat, in_scan=in_scan)
+
+    def _context(self, layer: int, context: LayerContext, ropes: Mapping[int, Rope]) -> LayerContext:
+        """That of one layer, of any layer's."""
+        width = self.stack_of[layer // self.config.layer_sharing].mixer.rope_width(self.config)
+        return replace(context, window=self.windows[layer], rope=ropes.get(width))
 
 
 def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
