@@ -13,7 +13,7 @@ from scaling.families.kernels import choose, keys_of_blocks, visible_keys
 from scaling.models.attend import reference
 from scaling.models.attention_blocked import blocked
 from scaling.models.attention_kernels import splash, xla
-from scaling.models.attention_mask import AttentionMask
+from scaling.models.attention_mask import AttentionMask, Places, bend, places
 from scaling.models.positions import alibi_slopes
 
 Arrays = tuple[jax.Array, jax.Array, jax.Array]
@@ -120,6 +120,29 @@ MASKS = [
 def test_attention_is_the_dense_square(run: Any, length: int, mask: AttentionMask) -> None:
     """At lengths below, of and beside whole blocks of 64."""
     assert_same_with_gradients(run, inputs(length), mask)
+
+
+@pytest.mark.parametrize("mask", [AttentionMask(150), *MASKS], ids=str)
+def test_scores_of_keys_in_any_order_are_those_of_the_square(mask: AttentionMask) -> None:
+    """As in a cache: three queries of each window, keys where they happen to lie and some not there."""
+    marks, length = marks_of(mask, 24), 24
+    whole = places(slice(0, length), None if marks is None else jnp.asarray(marks))
+    scores_BxHxLxL = jax.random.normal(jax.random.key(0), (2, 4, length, length))
+    square = np.array(bend(scores_BxHxLxL, whole, whole, mask))
+    rng = np.random.default_rng(0)
+    i_BxQ = np.stack([rng.choice(length, 3, replace=False) for _ in range(2)])
+    j_BxS = np.stack([rng.permutation(length) for _ in range(2)])
+    there_BxS = (rng.random(j_BxS.shape) < 0.7) & ~(j_BxS[:, :, None] == i_BxQ[:, None]).any(-1)
+    row = np.arange(2)[:, None]
+
+    def some(at: np.ndarray, positions: np.ndarray) -> Places:
+        return Places(jnp.asarray(positions), None if marks is None else jnp.asarray(marks[row, at]))
+
+    picked = scores_BxHxLxL[row[..., None], :, i_BxQ[:, :, None], j_BxS[:, None]].transpose(0, 3, 1, 2)
+    found = bend(picked, some(i_BxQ, i_BxQ), some(j_BxS, np.where(there_BxS, j_BxS, -1)), mask)
+    want = square[row[..., None], :, i_BxQ[:, :, None], j_BxS[:, None]].transpose(0, 3, 1, 2)
+    want[~np.broadcast_to(there_BxS[:, None, None], want.shape)] = -np.inf
+    np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.parametrize(

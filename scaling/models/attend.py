@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from scaling.families.kernels import choose
 from scaling.models.attention_blocked import blocked
 from scaling.models.attention_kernels import cudnn, splash, xla
-from scaling.models.attention_mask import AttentionMask, dropout, masked_softmax
+from scaling.models.attention_mask import AttentionMask, dropout, masked_softmax, places
 from scaling.parallel.sharding import target_platform
 
 
@@ -26,8 +26,8 @@ def reference(
     groups = heads // k_BxLxKxd.shape[2]
     k_BxLxHxd, v_BxLxHxd = jnp.repeat(k_BxLxKxd, groups, 2), jnp.repeat(v_BxLxKxd, groups, 2)
     scores_BxHxLxL = jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd, k_BxLxHxd, preferred_element_type=jnp.float32)
-    window = slice(0, length)
-    probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, window, window, mask, marks_BxL, sinks_H)
+    whole = places(slice(0, length), marks_BxL)
+    probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, whole, whole, mask, sinks_H)
     probs_BxHxLxL = dropout(probs_BxHxLxL, mask.dropout, key).astype(v_BxLxHxd.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", probs_BxHxLxL, v_BxLxHxd)
 

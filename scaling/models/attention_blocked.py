@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.families.kernels import blocks
-from scaling.models.attention_mask import AttentionMask, bend, dropout, masked_softmax
+from scaling.models.attention_mask import AttentionMask, bend, dropout, masked_softmax, places
 
 Blocks = list[tuple[slice, slice]]
 
@@ -56,7 +56,9 @@ def _bent(
     out = []
     for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
-        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, queries, keys, mask, marks_BxL, sinks_H)
+        probs_BxHxQxS = masked_softmax(
+            scores_BxHxQxS, places(queries, marks_BxL), places(keys, marks_BxL), mask, sinks_H
+        )
         own_key = None if key is None else jax.random.fold_in(key, queries.start)
         probs_BxHxQxS = dropout(probs_BxHxQxS, mask.dropout, own_key).astype(v.dtype)
         out.append(jnp.einsum("bhqk,bhkd->bhqd", probs_BxHxQxS, v[:, :, keys]))
@@ -88,7 +90,8 @@ def _forward(
     sinks it keeps their share of every query."""
     outs, weights, scales, sunk = [], [], [], []
     for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
-        scores_BxHxQxS = bend(_scores(q[:, :, queries], k[:, :, keys]), queries, keys, mask, marks_BxL)
+        scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
+        scores_BxHxQxS = bend(scores_BxHxQxS, places(queries, marks_BxL), places(keys, marks_BxL), mask)
         top_BxHxQx1 = jnp.max(scores_BxHxQxS, -1, keepdims=True)
         if sinks_H is not None:
             top_BxHxQx1 = jnp.maximum(top_BxHxQx1, sinks_H[:, None, None])

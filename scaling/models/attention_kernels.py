@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.models.attention_mask import MARKED, AttentionMask, seen
+from scaling.models.attention_mask import MARKED, AttentionMask, places, seen
 from scaling.parallel.sharding import on_each_device, ways
 
 Axes = tuple[str | None, ...]
@@ -57,7 +57,8 @@ def _dot_product(
     )
     run = partial(jax.nn.dot_product_attention, q, k, v, scale=scale, implementation=implementation)
     if mask.kind in MARKED:
-        out = run(mask=seen(slice(0, length), slice(0, length), mask, marks_BxL))
+        whole = places(slice(0, length), marks_BxL)
+        out = run(mask=seen(whole, whole, mask))
     else:
         causal = mask.kind == "causal"
         window = None if mask.window >= length else (mask.window - 1, 0 if causal else mask.window - 1)

@@ -1,6 +1,7 @@
 """Which keys a query sees and how scores are bent before the softmax."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,31 +37,43 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
 
-def seen(queries: slice, keys: slice, mask: AttentionMask, marks_BxL: jax.Array | None) -> jax.Array:
-    """Whether queries at these positions see keys at those: bool [Q, S], or [B, 1, Q, S] where `marks_BxL` tell it.
+class Places(NamedTuple):
+    """Where queries or keys are in their text."""
 
-    marks_BxL: see `objectives.Batch`. Raises ValueError where the mask needs them and there are none.
+    positions: jax.Array
+    """integers [L], or [B, L] where windows differ: documents that count from 0 again, or a cache that has rolled on.
+    A key at a negative one is not there, as in a slot of a cache that nothing is in yet."""
+    marks_BxL: jax.Array | None = None
+    """what the mask is made of, where it depends on the text: see `objectives.Batch`"""
+
+
+def places(within: slice, marks_BxL: jax.Array | None) -> Places:
+    """Those `within` windows whose positions count from 0. marks_BxL: of whole windows."""
+    return Places(jnp.arange(within.start, within.stop), None if marks_BxL is None else marks_BxL[:, within])
+
+
+def seen(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
+    """Whether queries at these places see keys at those: bool [Q, S], or [B, 1, Q, S] where windows differ.
+
+    Raises ValueError where the mask is made of marks and there are none.
     """
-    distance_QxS = _distance(queries, keys)
+    distance = _distance(queries, keys)
     after = -mask.window if looks_ahead(mask.kind) else -1
-    near_QxS = (distance_QxS > after) & (distance_QxS < mask.window)
-    if mask.kind not in MARKED:
-        return near_QxS
-    if marks_BxL is None:
-        raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
-    own_BxQx1, other_Bx1xS = marks_BxL[:, queries, None], marks_BxL[:, None, keys]
-    allowed_BxQxS = own_BxQx1 == other_Bx1xS if mask.kind == "document" else (distance_QxS >= 0) | (other_Bx1xS > 0)
-    return (near_QxS & allowed_BxQxS)[:, None]
+    allowed = (distance > after) & (distance < mask.window) & (keys.positions >= 0)[..., None, :]
+    if mask.kind in MARKED:
+        if queries.marks_BxL is None or keys.marks_BxL is None:
+            raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
+        own_BxQx1, other_Bx1xS = queries.marks_BxL[:, :, None], keys.marks_BxL[:, None, :]
+        allowed &= own_BxQx1 == other_Bx1xS if mask.kind == "document" else (distance >= 0) | (other_Bx1xS > 0)
+    return allowed if allowed.ndim == 2 else allowed[:, None]
 
 
-def _distance(queries: slice, keys: slice) -> jax.Array:
-    return jnp.arange(queries.start, queries.stop)[:, None] - jnp.arange(keys.start, keys.stop)[None, :]
+def _distance(queries: Places, keys: Places) -> jax.Array:
+    return queries.positions[..., :, None] - keys.positions[..., None, :]
 
 
-def bend(
-    scores_BxHxQxS: jax.Array, queries: slice, keys: slice, mask: AttentionMask, marks_BxL: jax.Array | None
-) -> jax.Array:
-    """Scaled scores of the keys at positions `keys` for the queries at `queries`, as the softmax takes them.
+def bend(scores_BxHxQxS: jax.Array, queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
+    """Scaled scores of keys for queries, as the softmax takes them.
 
     What a query does not see scores −∞; every query must see at least one of the keys.
     """
@@ -69,20 +82,16 @@ def bend(
         scores = mask.softcap * jnp.tanh(scores / mask.softcap)
     if mask.alibi:
         slopes_H = jnp.asarray(alibi_slopes(scores.shape[1]), jnp.float32)
-        scores = scores - slopes_H[:, None, None] * jnp.abs(_distance(queries, keys))
-    return jnp.where(seen(queries, keys, mask, marks_BxL), scores, -jnp.inf)
+        away = jnp.abs(_distance(queries, keys))
+        scores = scores - slopes_H[:, None, None] * (away if away.ndim == 2 else away[:, None])
+    return jnp.where(seen(queries, keys, mask), scores, -jnp.inf)
 
 
 def masked_softmax(
-    scores_BxHxQxS: jax.Array,
-    queries: slice,
-    keys: slice,
-    mask: AttentionMask,
-    marks_BxL: jax.Array | None,
-    sinks_H: jax.Array | None,
+    scores_BxHxQxS: jax.Array, queries: Places, keys: Places, mask: AttentionMask, sinks_H: jax.Array | None
 ) -> jax.Array:
     """Probabilities of the keys, float32; arguments as of `bend`. With sinks they add up to less than 1."""
-    scores = bend(scores_BxHxQxS, queries, keys, mask, marks_BxL)
+    scores = bend(scores_BxHxQxS, queries, keys, mask)
     if sinks_H is None:
         return jax.nn.softmax(scores, -1)
     sinks_BxHxQx1 = jnp.broadcast_to(sinks_H[:, None, None], (*scores.shape[:3], 1))
