@@ -3,7 +3,7 @@
 from scaling.data.batches import Batches, check_run, eval_batches
 from scaling.data.prefetch import prefetch
 from scaling.data.prepare import prepare
-from scaling.data.store import Split, TokenStore, describe, open_store
+from scaling.data.store import Split, TokenStore, describe, open_store, run_tokenizer
 
 __all__ = [
     "Batches",
@@ -15,4 +15,5 @@ __all__ = [
     "open_store",
     "prefetch",
     "prepare",
+    "run_tokenizer",
 ]
