@@ -211,7 +211,10 @@ class TransformerConfig(TransformerShape):
             )
         stacks = {i: stack for stack in self.stacks for i in stack.members}
         return [
-            {key: part.cache(self, min(window, length)) for key, part in stacks[i // self.layer_sharing].parts.items()}
+            {
+                key: part.cache(self, min(window, length))
+                for key, part in stacks[i // self.layer_sharing].parts.items()
+            }
             for i, window in enumerate(self.windows)
         ]
 

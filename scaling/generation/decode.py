@@ -14,7 +14,7 @@ from scaling.generation.sampling import Sampling, draw
 from scaling.models import functional
 from scaling.models.layer import PADDING
 from scaling.models.loss import logits_of
-from scaling.parallel import use
+from scaling.parallel import replicated, use
 from scaling.tokens import EOD
 from scaling.training.trained import Trained
 
@@ -51,8 +51,12 @@ class Decoder:
         """
         self.run, self.params, self.length = trained.run, trained.params, length
         self.run.model.cache(length)
-        self._read = jax.jit(partial(_read, self.run, trained.mesh, length), donate_argnums=(4,))
-        self._write = jax.jit(partial(_write, self.run, trained.mesh, length, sampling, vocab), donate_argnums=(1,))
+        whole = replicated(trained.mesh)
+        read = partial(_read, self.run, trained.mesh, length)
+        self._read = jax.jit(read, donate_argnums=4, out_shardings=whole)
+        write = partial(_write, self.run, trained.mesh, length, sampling, vocab)
+        self._write = jax.jit(write, donate_argnums=1, out_shardings=whole)
+        self._mesh = trained.mesh
         with use(trained.mesh):
             self.dtype: str = functional.bind_run(self.run, self.params).dtype.name
 
@@ -62,6 +66,7 @@ class Decoder:
         A row's draws follow from the seed, its prompt and how often that came before: whatever else is beside it.
         """
         cache = functional.empty_cache(self.run.model, len(prompts), self.length, self.dtype)
+        cache = jax.device_put(cache, replicated(self._mesh))
         longest = max(map(len, prompts))
         chunk = longest if looks_ahead(self.run.objective.mask) else min(longest, READ)
         told = [self.run.objective.continued(prompt) for prompt in prompts]
@@ -74,7 +79,7 @@ class Decoder:
             logits_BxV, cache = self._read(self.params, *part, cache)
         key = jax.random.key(seed)
         own = [crc32(p.tobytes(), before) for p, before in zip(prompts, _repeats(prompts), strict=True)]
-        return Texts(
+        texts = Texts(
             cache,
             logits_BxV,
             position_B=jnp.array([len(prompt) for prompt in prompts], jnp.int32),
@@ -83,6 +88,7 @@ class Decoder:
             written=jnp.zeros((), jnp.int32),
             ended_B=jnp.zeros(len(prompts), bool),
         )
+        return jax.device_put(texts, replicated(self._mesh))
 
     def write(self, texts: Texts, most: int, ended: list[bool]) -> tuple[Texts, np.ndarray, np.ndarray]:
         """(the texts, tokens [B, n], log p of each [B, n]) after up to `most` more tokens, and no more than WRITE.
@@ -90,9 +96,8 @@ class Decoder:
         `texts` is used up. ended: rows that are to be left as they are; those that end are filled with end-of-document
         tokens. log p: of the model itself, before temperature and cuts.
         """
-        texts = texts._replace(ended_B=texts.ended_B | jnp.array(ended))
         before = int(texts.written)
-        texts, tokens_BxW, log_probs_BxW = self._write(self.params, texts, min(most, WRITE))
+        texts, tokens_BxW, log_probs_BxW = self._write(self.params, texts, np.array(ended), min(most, WRITE))
         count = int(texts.written) - before
         return texts, np.asarray(tokens_BxW)[:, :count], np.asarray(log_probs_BxW)[:, :count]
 
@@ -119,14 +124,25 @@ def _read(
 
 
 def _write(
-    run: RunConfig, mesh: Any, length: int, sampling: Sampling, vocab: int, params: Any, texts: Texts, most: Any
+    run: RunConfig,
+    mesh: Any,
+    length: int,
+    sampling: Sampling,
+    vocab: int,
+    params: Any,
+    texts: Texts,
+    ended_B: jax.Array,
+    most: jax.Array,
 ) -> tuple[Texts, jax.Array, jax.Array]:
+    texts = texts._replace(ended_B=texts.ended_B | ended_B)
     with use(mesh):
         model = functional.bind_run(run, params)
         extend, head_DxV = model.decoder(length), model.head_matrix()
         batch = texts.position_B.shape[0]
 
-        def step(state: tuple[jax.Array, Texts, jax.Array, jax.Array]) -> tuple[jax.Array, Texts, jax.Array, jax.Array]:
+        def step(
+            state: tuple[jax.Array, Texts, jax.Array, jax.Array],
+        ) -> tuple[jax.Array, Texts, jax.Array, jax.Array]:
             i, now, tokens_BxW, log_probs_BxW = state
             allowed_BxV = jnp.where(jnp.arange(now.logits_BxV.shape[1]) < vocab, now.logits_BxV, -jnp.inf)
             key_B = jax.vmap(jax.random.fold_in, (0, None))(now.key_B, now.written)

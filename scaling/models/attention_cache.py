@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from scaling.models.attention_mask import AttentionMask, Places, masked_softmax
 from scaling.models.layer import PADDING, Arrays
 
+WHERE = ("positions", "marks")
+"""what a cache says of where its tokens were: the fields of `Places`"""
+
 
 def attend_cached(
     q_BxTxHxd: jax.Array,
@@ -28,9 +31,14 @@ def attend_cached(
     places: of the new tokens; those at PADDING are no tokens, see no others and are not kept.
     d_v: features of a value, the first ones of a key where there are no values by themselves.
     """
-    batch, length, heads = q_BxTxHxd.shape[:3]
-    fresh = {name: jnp.swapaxes(x, 1, 2) for name, x in new.items()}
-    q_BxKxGxTxd = jnp.moveaxis(q_BxTxHxd.reshape(batch, length, fresh["keys"].shape[1], -1, q_BxTxHxd.shape[-1]), 1, 3)
+    batch, length, heads, width = q_BxTxHxd.shape
+    q_BxKxGxTxd = jnp.moveaxis(q_BxTxHxd.reshape(batch, length, new["keys"].shape[2], -1, width), 1, 3)
+    after = _kept(cache, new, places)
+    if length == 1:  # it took the place of what it does not see: one array is read, and written where it is
+        parts = [after]
+    else:
+        fresh = {name: jnp.swapaxes(x, 1, 2) for name, x in new.items()}
+        parts = [cache, fresh | dict(zip(WHERE, places, strict=True))]
 
     def scores(part: Arrays) -> jax.Array:
         return jnp.einsum("bkgtd,bksd->bkgts", q_BxKxGxTxd, part["keys"], preferred_element_type=jnp.float32)
@@ -39,13 +47,15 @@ def attend_cached(
         values = part.get("values", part["keys"])[..., :d_v]
         return jnp.einsum("bkgts,bksd->btkgd", probs_BxKxGxTxS.astype(values.dtype), values)
 
-    scores_BxKxGxTxS = jnp.concatenate([scores(cache), scores(fresh)], -1) * scale
-    keys = Places(*(jnp.concatenate(both, 1) for both in zip((cache["positions"], cache["marks"]), places, strict=True)))
+    scores_BxKxGxTxS = jnp.concatenate([scores(part) for part in parts], -1) * scale
+    keys = Places(*(jnp.concatenate([part[name] for part in parts], 1) for name in WHERE))
     by_head = scores_BxKxGxTxS.reshape(batch, heads, length, -1)
-    probs = masked_softmax(by_head, places, keys, mask, sinks_H).reshape(scores_BxKxGxTxS.shape)
-    kept = cache["positions"].shape[1]
-    out = read(probs[..., :kept], cache) + read(probs[..., kept:], fresh)
-    return out.reshape(batch, length, heads, d_v), _kept(cache, new, places)
+    real_Bx1xTx1 = (places.positions < PADDING)[:, None, :, None]
+    probs = jnp.where(real_Bx1xTx1, masked_softmax(by_head, places, keys, mask, sinks_H), 0)
+    probs = probs.reshape(scores_BxKxGxTxS.shape)
+    cuts = [cache["positions"].shape[1]] if len(parts) > 1 else []
+    out = sum(read(own, part) for own, part in zip(jnp.split(probs, cuts, -1), parts, strict=True))
+    return jnp.reshape(out, (batch, length, heads, d_v)), after
 
 
 def _kept(cache: Arrays, new: Arrays, places: Places) -> Arrays:
@@ -56,7 +66,6 @@ def _kept(cache: Arrays, new: Arrays, places: Places) -> Arrays:
     slot_BxT = jnp.where(real_BxT & (position_BxT > last_Bx1 - size), position_BxT % size, size)
     row_Bx1 = jnp.arange(len(slot_BxT))[:, None]
     where = {
-        name: cache[name].at[row_Bx1, slot_BxT].set(x, mode="drop")
-        for name, x in zip(("positions", "marks"), places, strict=True)
+        name: cache[name].at[row_Bx1, slot_BxT].set(x, mode="drop") for name, x in zip(WHERE, places, strict=True)
     }
     return where | {name: cache[name].at[row_Bx1, :, slot_BxT].set(x, mode="drop") for name, x in new.items()}

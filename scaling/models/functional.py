@@ -39,7 +39,9 @@ def empty_cache(model: ModelConfig, batch: int, length: int, dtype: Any) -> Any:
     precision. Raises UserError as `model.cache`."""
 
     def empty(array: Cached) -> jax.Array:
-        return jnp.full((batch, *array.shape), array.empty, dtype if array.precision == "compute" else array.precision)
+        return jnp.full(
+            (batch, *array.shape), array.empty, dtype if array.precision == "compute" else array.precision
+        )
 
     return jax.tree.map(empty, model.cache(length))
 
@@ -59,4 +61,15 @@ def updated(model: ModelConfig, params: Params, counts: dict[str, Any]) -> Param
     return after
 
 
-__all__ = ["Params", "abstract", "bind", "bind_run", "empty_cache", "facts", "init", "load_class", "metrics", "updated"]
+__all__ = [
+    "Params",
+    "abstract",
+    "bind",
+    "bind_run",
+    "empty_cache",
+    "facts",
+    "init",
+    "load_class",
+    "metrics",
+    "updated",
+]

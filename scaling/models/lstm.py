@@ -78,7 +78,9 @@ class LSTM(LanguageModel):
                 token_B, position_B = new
                 hidden_Bx1xP, after = self._run(token_B[:, None], states, None)
                 real_Bx1 = (position_B < PADDING)[:, None]
-                return jax.tree.map(lambda x, before: jnp.where(real_Bx1, x, before), after, states), hidden_Bx1xP[:, 0]
+                return jax.tree.map(lambda x, before: jnp.where(real_Bx1, x, before), after, states), hidden_Bx1xP[
+                    :, 0
+                ]
 
             states = [LSTMState(layer["output"], layer["cells"]) for layer in cache]
             states, hidden_TxBxP = jax.lax.scan(step, states, (tokens_BxT.T, positions_BxT.T))

@@ -41,7 +41,9 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
             raise UserError(f"{folder} is a checkpoint of step {folder.name}, and --step={step} names another one")
         folder, step = folder.parent.parent, int(folder.name)
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"no run is in {folder}; give a run's folder, such as runs/SWEEP/RUN_ID, which has config.yaml")
+        raise UserError(
+            f"no run is in {folder}; give a run's folder, such as runs/SWEEP/RUN_ID, which has config.yaml"
+        )
     run = load(RunConfig, folder / "config.yaml")
     step = chosen_step(folder, step, "", "--step")
     mesh = _mesh(run)
