@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from scaling.config import RunConfig, merge
 from scaling.config.load import classes_of
 from scaling.families import FAMILIES, FEED_FORWARDS, MIXERS
+from scaling.families.rope import Rope
 from scaling.objectives import OBJECTIVES
 
 NUMBERS = (2, 0.5, 3, 5_000_000, 8, 1)
@@ -17,13 +18,14 @@ def leaves(cls: type[BaseModel] = RunConfig, above: str = "") -> Iterator[tuple[
     """Dotted key and annotation of everything in `cls` that is no section.
 
     Of a part that is of one of several kinds the keys of the first, without its kind, which other keys go with.
-    `start` is left out: it names another run; and so are patterns of mixers and feed-forward parts, which are lists.
+    `start` is left out: it names another run; `model.restart_positions`: it goes with `objective.documents`; and so
+    are patterns of mixers, feed-forward parts and positions, which are lists.
     """
     of_a_kind = any(cls in registry.values() for registry in (FAMILIES, OBJECTIVES))
     for name, field in cls.model_fields.items():
         inner = classes_of(field)
-        pattern = inner and inner[0] in (*MIXERS.values(), *FEED_FORWARDS.values())
-        if name == "start" or pattern or (of_a_kind and name == "kind"):
+        pattern = inner and inner[0] in (*MIXERS.values(), *FEED_FORWARDS.values(), Rope)
+        if name in ("start", "restart_positions") or pattern or (of_a_kind and name == "kind"):
             continue
         if inner:
             yield from leaves(inner[0], f"{above}{name}.")

@@ -10,7 +10,7 @@ from scaling import accounting
 from scaling.config import TransformerConfig
 from scaling.errors import UserError
 from scaling.families import Mask
-from scaling.families.kernels import visible_keys
+from scaling.families.attention_mask import AttentionMask, visible_keys
 
 TINY = TransformerConfig(
     vocab=11, context=6, layers=3, d_model=8, n_heads=2, n_kv_heads=1, d_head=6, d_ff=10, activation="swiglu",
@@ -95,7 +95,9 @@ def test_palm_reproduces_the_utilisation_that_palm_reports() -> None:
 def test_mean_visible_keys_equal_a_count_of_the_mask(context: int, window: int, mask: Mask) -> None:
     nearest = 0 if mask == "causal" else -context
     seen = [[max(nearest, 1 - window) <= q - k < window for k in range(context)] for q in range(context)]
-    assert visible_keys(context, window, mask) == pytest.approx(sum(map(sum, seen)) / context, rel=1e-12)
+    assert visible_keys(context, AttentionMask(window, kind=mask)) == pytest.approx(
+        sum(map(sum, seen)) / context, rel=1e-12
+    )
 
 
 def test_shared_layers_hold_parameters_once_and_compute_every_time() -> None:

@@ -10,10 +10,10 @@ from tiny_run import quick_jit
 
 from scaling.config import TransformerConfig, build
 from scaling.errors import UserError
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.kernels import KERNELS
 from scaling.models import attention_blocked, attention_kernels
 from scaling.models.attend import Implementation, attend, reference
-from scaling.models.attention_mask import AttentionMask
 from scaling.models.positions import alibi_slopes
 
 

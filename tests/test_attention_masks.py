@@ -1,19 +1,24 @@
 """Every mask in every kernel, against a dense softmax over a boolean square."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_run import quick_jit
 
 from scaling.errors import UserError
-from scaling.families.kernels import choose, keys_of_blocks, visible_keys
+from scaling.families.attention_mask import AttentionMask, blocks, keys_of_blocks, visible_keys, visible_keys_within
+from scaling.families.kernels import BLOCK, KERNELS, choose
 from scaling.models.attend import reference
 from scaling.models.attention_blocked import blocked
 from scaling.models.attention_kernels import splash, xla
-from scaling.models.attention_mask import AttentionMask, Places, bend, places
+from scaling.models.attention_mask import Places, bend, places
+from scaling.models.attention_tiled import tiled
 from scaling.models.positions import alibi_slopes
 
 Arrays = tuple[jax.Array, jax.Array, jax.Array]
@@ -24,6 +29,12 @@ def interpreted(
 ) -> jax.Array:
     """Splash attention without a TPU."""
     return splash(q, k, v, mask, marks, sinks_H=sinks_H, interpret=True)
+
+
+def by_tiles(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, marks: Any = None, sinks_H: Any = None
+) -> jax.Array:
+    return tiled(q, k, v, mask, None if marks is None else jnp.asarray(marks), sinks_H)
 
 
 def inputs(length: int, d_head: int = 8) -> Arrays:
@@ -46,13 +57,20 @@ def visible(length: int, mask: AttentionMask) -> np.ndarray:
     """[2 windows, queries, keys], one by one."""
     marks = marks_of(mask, length)
 
+    def place(window: int, i: int) -> int:
+        """Counted from 0 in every document where that is asked for."""
+        return int(np.sum(marks[window, :i] == marks[window, i])) if mask.restart and marks is not None else i
+
     def sees(window: int, i: int, j: int) -> bool:
-        if abs(i - j) >= mask.window or mask.kind == "full":
-            return abs(i - j) < mask.window
+        chunk = mask.chunk or length
+        at, other = place(window, i), place(window, j)
+        near = abs(i - j) < mask.window and at // chunk == other // chunk
+        if not (near or at < mask.global_tokens or other < mask.global_tokens):
+            return False
         mark = np.zeros(length) if marks is None else marks[window]
         if mask.kind == "document":
             return j <= i and mark[i] == mark[j]
-        return j <= i or mark[j] == 1
+        return mask.kind == "full" or j <= i or mark[j] == 1
 
     return np.array([[[sees(b, i, j) for j in range(length)] for i in range(length)] for b in range(2)])
 
@@ -95,6 +113,18 @@ def told(value: Any) -> str:
     return str(getattr(value, "__name__", value))
 
 
+PATTERNS = [  # Llama 4's chunks, StreamingLLM's first tokens, Longformer's global ones, and what may come together
+    AttentionMask(150, chunk=20),
+    AttentionMask(12, chunk=20, softcap=2.0),
+    AttentionMask(30, global_tokens=2),
+    AttentionMask(9, global_tokens=70, alibi=True),
+    AttentionMask(20, kind="full", global_tokens=1),
+    AttentionMask(5, kind="full", global_tokens=66, chunk=70),
+    AttentionMask(10, kind="prefix", global_tokens=3),
+    AttentionMask(150, kind="document", chunk=30),
+    AttentionMask(7, kind="document", global_tokens=3),
+    AttentionMask(7, kind="document", global_tokens=3, chunk=10, restart=True),
+]
 MASKS = [
     AttentionMask(150, kind="full"),
     AttentionMask(70, kind="full", alibi=True),
@@ -107,6 +137,7 @@ MASKS = [
     AttentionMask(150, kind="document"),
     AttentionMask(12, kind="document", alibi=True),
     AttentionMask(150, kind="document", softcap=2.0),
+    *PATTERNS,
 ]
 
 
@@ -114,7 +145,9 @@ MASKS = [
     "run, length, mask",
     [(reference, 24, mask) for mask in MASKS]
     + [(blocked, 150, mask) for mask in MASKS]
-    + [(blocked, length, MASKS[1]) for length in (1, 24, 64, 128)],
+    + [(blocked, length, MASKS[1]) for length in (1, 24, 64, 128)]
+    + [(by_tiles, 150, mask) for mask in (AttentionMask(150), AttentionMask(30), *MASKS)]
+    + [(by_tiles, length, mask) for length in (1, 128, 300) for mask in (MASKS[1], MASKS[9])],
     ids=told,
 )
 def test_attention_is_the_dense_square(run: Any, length: int, mask: AttentionMask) -> None:
@@ -147,7 +180,11 @@ def test_scores_of_keys_in_any_order_are_those_of_the_square(mask: AttentionMask
 
 @pytest.mark.parametrize(
     "run, d_head, mask",
-    [(run, 8, mask) for run in (reference, blocked) for mask in (AttentionMask(150), AttentionMask(30), MASKS[1])]
+    [
+        (run, 8, mask)
+        for run in (reference, blocked, by_tiles)
+        for mask in (AttentionMask(150), AttentionMask(30), MASKS[1])
+    ]
     + [(blocked, 8, MASKS[3]), (blocked, 8, MASKS[8]), (interpreted, 64, AttentionMask(150))]
     + [(interpreted, 64, AttentionMask(150, kind="document"))],
     ids=told,
@@ -175,7 +212,7 @@ def test_a_sink_is_one_more_key_of_its_score_and_of_no_value(run: Any, d_head: i
 
 
 @pytest.mark.parametrize("d_v", [5, 12])
-@pytest.mark.parametrize("run", [reference, blocked, xla, interpreted])
+@pytest.mark.parametrize("run", [reference, blocked, by_tiles, xla, interpreted])
 def test_values_may_have_another_width_than_keys(run: Any, d_v: int) -> None:
     mask, marks = AttentionMask(30, kind="document"), marks_of(AttentionMask(30, kind="document"), 70)
     q, k, _ = inputs(70)
@@ -190,24 +227,44 @@ def test_values_may_have_another_width_than_keys(run: Any, d_v: int) -> None:
         np.testing.assert_allclose(got, want, atol=3e-5)
 
 
-@pytest.mark.parametrize("kind", ["full", "prefix", "document"])
-@pytest.mark.parametrize("window", [40, 7])
-def test_attention_by_xla_is_the_dense_square(window: int, kind: Any) -> None:
-    assert_same_with_gradients(xla, inputs(40), AttentionMask(window, kind=kind))
+def can(name: str, mask: AttentionMask, length: int) -> bool:
+    """Whether an implementation says that it takes a mask, on its own platform."""
+    try:
+        choose(name, KERNELS[name].platform or "cpu", mask, length=length, dtype="float32", d_head=64)
+    except UserError:
+        return False
+    return True
+
+
+XLA = [AttentionMask(window, kind=kind) for kind in ("full", "prefix", "document") for window in (40, 7)]  # type: ignore[arg-type]
+SPLASH = [mask for mask in PATTERNS if can("splash", mask, 150)]
+
+
+@pytest.mark.parametrize("mask", [*XLA, *(mask for mask in PATTERNS if can("xla", mask, 40))], ids=str)
+def test_attention_by_xla_is_the_dense_square(mask: AttentionMask) -> None:
+    assert_same_with_gradients(xla, inputs(40), mask)
 
 
 @pytest.mark.parametrize(
-    "length, window, kind", [(128, 50, "full"), (150, 150, "full"), (150, 50, "full"), (150, 50, "document")]
-)
-def test_attention_by_splash_is_the_dense_square(length: int, window: int, kind: Any) -> None:
+    "length, mask",
+    [(128, AttentionMask(50, kind="full")), (150, AttentionMask(150, kind="full")),
+     (150, AttentionMask(50, kind="full")), (150, AttentionMask(50, kind="document")),
+     (150, AttentionMask(150, softcap=2.0)), *((150, mask) for mask in SPLASH)],
+    ids=str,
+)  # fmt: skip
+def test_attention_by_splash_is_the_dense_square(length: int, mask: AttentionMask) -> None:
     """Also where windows are filled up to whole blocks of 128, which no query may see."""
-    assert_same_with_gradients(interpreted, inputs(length, 64), AttentionMask(window, kind=kind))
+    assert_same_with_gradients(interpreted, inputs(length, 64), mask)
 
 
 @pytest.mark.parametrize(
-    "mask", [AttentionMask(150), AttentionMask(30, kind="full"), AttentionMask(150, kind="document")], ids=str
-)
-@pytest.mark.parametrize("run", [reference, blocked, xla, interpreted])
+    "mask",
+    [AttentionMask(150), AttentionMask(30, kind="full"), AttentionMask(150, kind="document"), AttentionMask(30),
+     AttentionMask(150, chunk=40), AttentionMask(20, kind="full", global_tokens=1),
+     AttentionMask(12, kind="document", global_tokens=2)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("run", [reference, blocked, by_tiles, xla, interpreted])
 def test_what_a_query_does_not_see_has_no_part_in_it(run: Any, mask: AttentionMask) -> None:
     """To the last bit, and its gradient is exactly 0."""
     q, k, v = (x[:1] for x in inputs(150, 64))
@@ -227,42 +284,107 @@ def test_what_a_query_does_not_see_has_no_part_in_it(run: Any, mask: AttentionMa
         assert (dk[:, hidden] == 0).all() and (dv[:, hidden] == 0).all() and (dv[:, seen[query]] != 0).all()
 
 
-@pytest.mark.parametrize("kind", ["causal", "full"])
-@pytest.mark.parametrize("context, window", [(150, 150), (150, 30), (64, 64), (7, 1)])
-def test_the_ledger_counts_the_keys_of_the_square(context: int, window: int, kind: Any) -> None:
-    seen = visible(context, AttentionMask(window, kind=kind))[0].sum() / context
-    assert visible_keys(context, window, kind) == pytest.approx(seen)
-    assert seen <= keys_of_blocks(context, window, kind) <= context
+@st.composite
+def static_masks(draw: st.DrawFn) -> tuple[int, AttentionMask]:
+    """(length, mask) of any pattern that positions tell."""
+    length = draw(st.integers(1, 150))
+    return length, AttentionMask(
+        draw(st.integers(1, length)),
+        kind=draw(st.sampled_from(["causal", "full"])),
+        chunk=draw(st.none() | st.integers(1, 2 * length)),
+        global_tokens=draw(st.sampled_from([0, 0, 1, 3, 100])),
+    )
 
 
+def square(length: int, mask: AttentionMask) -> np.ndarray:
+    """[queries, keys] from the definition, all at once."""
+    place = np.arange(length)
+    i, j = place[:, None], place[None]
+    near = abs(i - j) < mask.window
+    if mask.chunk:
+        near = near & (i // mask.chunk == j // mask.chunk)
+    near = near | (np.minimum(i, j) < mask.global_tokens)
+    return near if mask.kind == "full" else np.tril(near)
+
+
+@given(static_masks())
+def test_the_ledger_counts_the_keys_of_the_square(given: tuple[int, AttentionMask]) -> None:
+    """And blocks leave none of them out."""
+    length, mask = given
+    seen = square(length, mask)
+    assert visible_keys(length, mask) == pytest.approx(seen.sum() / length)
+    assert seen.sum() / length <= keys_of_blocks(length, mask, BLOCK) <= length
+    for queries, keys in blocks(length, mask, 16):
+        inside = np.zeros(length, bool)
+        inside[keys] = True
+        assert not seen[queries][:, ~inside].any() and keys.start % 16 == 0
+
+
+def test_the_square_is_the_one_of_the_kernels() -> None:
+    for mask in PATTERNS:
+        if mask.kind in ("causal", "full"):
+            assert (square(90, mask) == visible(90, mask)[0]).all()
+
+
+@pytest.mark.parametrize("mask", [m for m in MASKS if m.kind == "document"], ids=str)
+def test_the_ledger_counts_documents_where_they_are_known(mask: AttentionMask) -> None:
+    marks = marks_of(mask, 100)
+    assert marks is not None
+    starts = np.array([[int(np.argmax(row == mark)) for mark in row] for row in marks])
+    assert visible_keys_within(starts, mask) == pytest.approx(visible(100, mask).sum() / 200)
+    assert visible_keys_within(starts, mask) < visible_keys(100, replace(mask, restart=False))
+
+
+@pytest.mark.parametrize("more", [{}, {"chunk": 3}, {"global_tokens": 2}, {"chunk": 4, "global_tokens": 1}], ids=str)
 @pytest.mark.parametrize("context, window", [(9, 9), (9, 4), (5, 1), (1, 1)])
-def test_the_ledger_counts_the_mean_over_prefixes_of_every_length(context: int, window: int) -> None:
-    place = np.arange(context)
-    near = np.abs(place[:, None] - place) < window
+def test_the_ledger_counts_the_mean_over_prefixes_of_every_length(context: int, window: int, more: Any) -> None:
+    place, mask = np.arange(context), AttentionMask(window, kind="prefix", **more)
+    near = square(context, replace(mask, kind="full"))
     squares = [near & ((place[:, None] >= place) | (place < prefix)) for prefix in range(context)]
-    assert visible_keys(context, window, "prefix") == pytest.approx(np.mean([x.sum() / context for x in squares]))
+    assert visible_keys(context, mask) == pytest.approx(np.mean([x.sum() / context for x in squares]))
 
 
 def test_a_mask_of_marks_does_not_become_causal_without_them() -> None:
-    for run in (reference, blocked, xla, interpreted):
+    for run in (reference, blocked, by_tiles, xla, interpreted):
         with pytest.raises(ValueError, match="a document mask needs the marks of the batch"):
             run(*inputs(8, 64), AttentionMask(8, kind="document"))
 
 
 def test_kernels_are_not_asked_for_masks_that_they_do_not_know() -> None:
-    """cuDNN's windows are to the left; splash attention knows segments, but no prefix that is data."""
-    plain: dict[str, Any] = {"dtype": "bfloat16", "d_head": 64, "bent": False}
-    assert choose("auto", "gpu", **plain) == "cudnn"
-    assert choose("auto", "gpu", **plain, mask="full") == "cudnn"
-    assert choose("auto", "gpu", **plain, mask="full", windowed=True) == "xla"
-    assert choose("auto", "gpu", **plain, mask="document") == "xla"
-    assert choose("auto", "tpu", **plain, mask="document") == "splash"
-    assert choose("auto", "tpu", **plain, mask="prefix") == "blocked"
+    """cuDNN's windows are to the left and it has no soft-cap; splash attention knows segments, but no prefix that is
+    data."""
+
+    def chosen(asked: str, platform: str, mask: AttentionMask, **more: Any) -> str:
+        return choose(asked, platform, mask, length=100, dtype="bfloat16", d_head=64, **more)
+
+    all_keys, full = AttentionMask(100), AttentionMask(100, kind="full")
+    near, documents = AttentionMask(30, kind="full"), AttentionMask(100, kind="document")
+    assert chosen("auto", "gpu", all_keys) == chosen("auto", "gpu", full) == "cudnn"
+    assert chosen("auto", "gpu", AttentionMask(30)) == chosen("auto", "gpu", AttentionMask(100, chunk=100)) == "cudnn"
+    assert chosen("auto", "gpu", near) == chosen("auto", "gpu", documents) == "xla"
+    assert chosen("auto", "gpu", AttentionMask(100, chunk=50)) == "xla"
+    assert chosen("auto", "gpu", AttentionMask(30, global_tokens=4)) == "xla"
+    assert chosen("auto", "gpu", AttentionMask(100, softcap=5.0)) == "reference"
+    assert chosen("auto", "tpu", documents) == chosen("auto", "tpu", AttentionMask(100, softcap=5.0)) == "splash"
+    assert chosen("auto", "tpu", AttentionMask(30, chunk=50, global_tokens=4)) == "splash"
+    assert chosen("auto", "tpu", AttentionMask(100, kind="prefix")) == "blocked"
+    restarted = AttentionMask(100, kind="document", chunk=10, restart=True)
+    assert chosen("auto", "tpu", restarted) == "blocked"
+    assert (
+        chosen("auto", "tpu", replace(restarted, chunk=None))
+        == chosen("auto", "tpu", all_keys, sinks=True)
+        == "splash"
+    )
     with pytest.raises(UserError, match="cudnn knows no sliding window that reaches behind a query; allowed here"):
-        choose("cudnn", "gpu", **plain, mask="full", windowed=True)
+        chosen("cudnn", "gpu", near)
     for name in ("cudnn", "xla"):
         with pytest.raises(UserError, match=rf"{name} knows no attention sinks .*here: auto, reference, blocked$"):
-            choose(name, "gpu", **plain, sinks=True)
-    assert choose("auto", "tpu", **plain, sinks=True) == "splash"
+            chosen(name, "gpu", all_keys, sinks=True)
     with pytest.raises(UserError, match="cudnn knows no document mask; allowed here: auto, reference, blocked, xla"):
-        choose("cudnn", "gpu", **plain, mask="document")
+        chosen("cudnn", "gpu", documents)
+    with pytest.raises(UserError, match="cudnn knows no attention_chunk; allowed here: auto, ref"):
+        chosen("cudnn", "gpu", AttentionMask(100, chunk=50))
+    with pytest.raises(UserError, match="cudnn knows no global_tokens; allowed here: auto, reference, blocked, xla"):
+        chosen("cudnn", "gpu", AttentionMask(30, global_tokens=1))
+    with pytest.raises(UserError, match=r"splash knows no attention_chunk .* that restart"):
+        chosen("splash", "tpu", restarted)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from tiny_run import Tiny, quick_jit
 
-from scaling.config import Placement, config_hash
+from scaling import accounting
+from scaling.config import Placement, config_hash, shape_of
+from scaling.errors import UserError
 from scaling.families import TransformerConfig
 from scaling.models import functional
 from scaling.objectives import Batch, NextToken, Prefix
@@ -50,6 +52,60 @@ def test_a_window_of_documents_costs_what_each_of_them_costs_alone() -> None:
     np.testing.assert_allclose(losses, jnp.concatenate(alone, 1), atol=2e-5)
     together = bound(params, NextToken())(batch.tokens_BxL)
     assert jnp.abs(together - bound(params, APART)(batch.tokens_BxL, batch.marks_BxL)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"position": "learned"}, {"position": "sinusoidal"}, {"attention_chunk": [4]},
+     {"sliding_window": [3], "global_tokens": [1]}, {"rope": {"temperature": {"floor": 3, "scale": 0.5}}}],
+    ids=str,
+)  # fmt: skip
+def test_where_positions_restart_a_document_is_read_as_though_it_began_its_window(values: Any) -> None:
+    """Whatever counts positions from the start: to have them go on is another model."""
+    again = MODEL.model_copy(update={"restart_positions": True}).model_dump() | values
+    on = TransformerConfig.model_validate(again | {"restart_positions": None})
+    params = functional.init(on, jax.random.key(0))
+    window = np.random.default_rng(0).integers(1, MODEL.vocab, (1, L + 1))
+    window[0, [6, 15]] = EOD
+    batch = APART.batch(jnp.asarray(window))
+
+    def hidden(model: TransformerConfig, marks: Any, part: slice = slice(None)) -> jax.Array:
+        run = functional.bind(model, Placement(), params, "causal" if marks is None else "document")
+        found: jax.Array = run(batch.tokens_BxL[:, part], marks)
+        return found
+
+    apart = hidden(TransformerConfig.model_validate(again), batch.marks_BxL)
+    for part in (slice(0, 7), slice(7, 16), slice(16, L)):
+        np.testing.assert_allclose(apart[:, part], hidden(on, None, part), atol=2e-5)
+    assert jnp.abs(apart - hidden(on, batch.marks_BxL)).max() > 0.05
+
+
+def test_positions_restart_only_where_documents_are_apart(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"model.restart_positions=true .* needs objective.documents=mask; set that"):
+        tiny.config(model={"restart_positions": True})
+    apart, again = (
+        tiny.config(objective={"documents": "mask"}, model={"restart_positions": on}) for on in (None, True)
+    )
+    assert config_hash(apart) != config_hash(again) and shape_of(apart) != shape_of(again)
+    assert tiny.config(objective={"documents": "see"}) == tiny.config()
+    with pytest.raises(UserError, match=r"documents.*should be 'mask' or 'see', got 'hide'"):
+        tiny.config(objective={"documents": "hide"})
+
+
+def test_flops_of_a_run_are_those_of_the_keys_that_its_documents_let_it_see(tiny: Tiny) -> None:
+    """Counted token by token in the text; a plan, which has none, counts them as though they filled their windows."""
+    config = tiny.config(objective={"documents": "mask"}, model={"sliding_window": [9, None], "layers": 2})
+    tokens, length = tiny.open().train.tokens, config.model.context
+    seen, begun = [], 0
+    for i in range(len(tokens) // length * length):
+        begun = i if i % length == 0 or (i and tokens[i - 1] == EOD) else begun
+        seen.append(i - begun + 1)
+    mean = np.mean([min(n, 9) for n in seen]) + np.mean(seen)
+    layer = 3 * 4 * config.model.d_model  # two products of 2 FLOPs, and twice as many in their gradients
+    plan = accounting.flops_per_token(config)
+    result = train(config, quiet=True)
+    want = plan.exact - plan.items["attention_scores"] + layer * mean
+    assert result.flops == pytest.approx(want * result.tokens, rel=1e-9) and want < plan.exact
 
 
 @pytest.mark.parametrize("placement", [{}, {"accumulate": 2, "layers": "scan", "remat": "full"}], ids=str)

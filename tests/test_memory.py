@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from scaling import accounting
 from scaling.config import Placement, RunConfig, TransformerConfig
 from scaling.errors import UserError
+from scaling.families.kernels import TILED_FROM
 from scaling.models import functional
 from scaling.models.block import Block
 from scaling.models.layer import LayerContext
@@ -121,20 +122,21 @@ MODELS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize(
-    ("attention", "remat"),
+    ("attention", "remat", "context"),
     [
-        ("reference", "none"),
-        ("reference", "dots"),
-        ("blocked", "none"),
-        ("xla", "none"),
+        ("reference", "none", 192),
+        ("reference", "dots", 192),
+        ("blocked", "none", 192),
+        ("blocked", "none", TILED_FROM),
+        ("xla", "none", 192),
     ],
 )
 @pytest.mark.parametrize("name", MODELS)
-def test_activations_of_a_layer_are_what_jax_keeps(name: str, attention: str, remat: str) -> None:
+def test_activations_of_a_layer_are_what_jax_keeps(name: str, attention: str, remat: str, context: int) -> None:
     """Bytes in the closure of the layer's backward pass, parameters and position tables left out."""
     shape: dict[str, object] = {
         "vocab": 256,
-        "context": 192,
+        "context": context,
         "layers": 1,
         "d_model": 64,
         "n_heads": 4,

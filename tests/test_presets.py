@@ -8,6 +8,8 @@ import pytest
 
 from scaling import accounting
 from scaling.config import ModelConfig, TransformerConfig, load, read_mapping
+from scaling.families import Mask
+from scaling.families.attention_mask import visible_keys
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "configs" / "models"
@@ -29,7 +31,13 @@ EXACT = {  # counted from the reference implementations
     "llama-3-8b": 8_030_261_248,
     "llama-3-70b": 70_553_706_496,
     "llama-3-405b": 405_853_388_800,
+    "llama-3.1-8b": 8_030_261_248,
     "mistral-7b": 7_241_732_096,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-3-1b": 999_885_952,
+    "gemma-3-4b": 3_880_263_168,
+    "smollm3-3b": 3_075_098_624,
+    "longformer-base": 148_659_456 - 21_261_312 - 590_592 - 2_304 - 1_536,  # see there
 }
 MIXTURES = {  # total, and what a token meets with the input embedding: of the published weights
     "mixtral-8x7b": (46_702_792_704, 12_879_925_248),
@@ -99,6 +107,34 @@ def test_flops_of_gpt_oss_by_the_formula_of_six_n_and_windows(name: str, flops: 
     )
     vectors = sum(t.size * t.active for t in model.tensors() if t.role == "vector")
     assert matrices + 6 * vectors + scores == pytest.approx(flops, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("gemma-3-1b", 698), ("gemma-3-4b", 3209), ("gemma-3-12b", 10_759)])
+def test_gemma_3_has_the_parameters_outside_of_its_embedding_that_its_report_prints(name: str, millions: int) -> None:
+    """2503.19786, table 1."""
+    count = accounting.params(preset(name))
+    assert round((count.total - count.items["embedding"]) / 1e6) == millions
+
+
+def test_presets_of_long_context_count_the_keys_that_their_layers_see() -> None:
+    """By hand: of min(i + 1, window) and of a chunk's i + 1; both sides of Longformer, and its one global token."""
+
+    def seen(name: str, mask: Mask = "causal") -> list[float]:
+        model = preset(name)
+        assert isinstance(model, TransformerConfig)
+        return [visible_keys(model.context, own) for own in model.attention_masks(mask)]
+
+    L, w = 131_072, 1024
+    near = (w * (w + 1) / 2 + (L - w) * w) / L
+    assert seen("gemma-3-4b")[:7] == pytest.approx([near] * 5 + [(L + 1) / 2, near])
+    assert set(seen("llama-3.1-8b")) == {(L + 1) / 2}
+    longer = preset("llama-4-scout").model_copy(update={"context": 4 * 8192})
+    assert isinstance(longer, TransformerConfig)
+    assert [visible_keys(longer.context, own) for own in longer.attention_masks("causal")][2:4] == [
+        8193 / 2, (4 * 8192 + 1) / 2
+    ]  # fmt: skip
+    both = (4096 * 513 - 256 * 257) / 4096  # 513 keys, less those that are not there at the ends
+    assert set(seen("longformer-base", "full")) == {both + (4096 - 257) * 2 / 4096}
 
 
 def test_latent_attention_by_closed_form() -> None:

@@ -12,6 +12,7 @@ from tiny_run import quick_jit
 from scaling.config import Placement, TransformerConfig
 from scaling.errors import UserError
 from scaling.families import Mask
+from scaling.families.rope import Rope
 from scaling.models import functional
 from scaling.models.attention_mask import dropout
 
@@ -51,22 +52,32 @@ def linear(x: np.ndarray, p: Any) -> np.ndarray:
     return x @ p["kernel"] + p.get("bias", 0)
 
 
-def turned(x_Lxd: np.ndarray, theta: float) -> np.ndarray:
-    """Rotary positions in LLaMA's half layout, by complex numbers."""
-    half = x_Lxd.shape[1] // 2
-    angle = np.outer(np.arange(len(x_Lxd)), theta ** (-np.arange(half) / half))
-    z = (x_Lxd[:, :half] + 1j * x_Lxd[:, half:]) * np.exp(1j * angle)
-    return np.concatenate([z.real, z.imag], 1)
+def turned(x_Lxd: np.ndarray, theta: float, fraction: float, divided: float) -> np.ndarray:
+    """Rotary positions in LLaMA's half layout, by complex numbers; `divided` is the factor of interpolation."""
+    half = round(x_Lxd.shape[1] * fraction) // 2
+    angle = np.outer(np.arange(len(x_Lxd)) / divided, theta ** (-np.arange(half) / max(half, 1)))
+    z = (x_Lxd[:, :half] + 1j * x_Lxd[:, half : 2 * half]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag, x_Lxd[:, 2 * half :]], 1)
 
 
-def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int, mask: Mask) -> np.ndarray:
+def of_layer(pattern: Any, n: int) -> Any:
+    return pattern[n % len(pattern)] if pattern else None
+
+
+def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -> np.ndarray:
     d, q, k, v = model.d_head, *(linear(x_LxD, p[name]) for name in "qkv")
     mixer: Any = model.parts[0][0]
     if mixer.qk_norm == "width":
         q, k = (normed(x, {"scale": p[f"{name}_scale"]}, model) for name, x in (("q", q), ("k", k)))
     i, j = np.indices((len(x_LxD), len(x_LxD)))
     distance = np.abs(i - j)
-    seen = (distance < window) & ((j <= i) | (mask == "full"))
+    near = distance < (of_layer(model.sliding_window, n) or len(x_LxD))
+    if chunk := of_layer(model.attention_chunk, n):
+        near = near & (i // chunk == j // chunk)
+    if known := of_layer(model.global_tokens, n):
+        near = near | (i < known) | (j < known)
+    seen = near & ((j <= i) | (mask == "full"))
+    rope: Any = of_layer(model.rope, n) or Rope()
     outs = []
     for h in range(model.n_heads):
         kv = h // (model.n_heads // model.n_kv_heads)
@@ -75,7 +86,14 @@ def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, window: int, 
             rms = [np.sqrt((x**2).mean(1, keepdims=True) + model.norm_eps) for x in (qh, kh)]
             qh, kh = qh / rms[0] * p["q_scale"], kh / rms[1] * p["k_scale"]
         if model.position == "rope":
-            qh, kh = turned(qh, model.rope_theta), turned(kh, model.rope_theta)
+            fraction = 1.0 if rope.fraction is None else rope.fraction
+            divided = rope.scaling.factor if rope.scaling else 1.0
+            qh, kh = (turned(x, rope.theta or model.rope_theta, fraction, divided) for x in (qh, kh))
+            if getattr(rope.scaling, "attention", None):
+                qh, kh = (x * rope.scaling.attention for x in (qh, kh))
+            if rope.temperature:
+                grown = np.log(np.floor((np.arange(len(qh)) + 1) / rope.temperature.floor) + 1)
+                qh = qh * (grown * rope.temperature.scale + 1)[:, None]
         scores = qh @ kh.T / np.sqrt(d)
         if model.mup and model.mup.d_head:
             scores = qh @ kh.T * np.sqrt(model.mup.d_head) / d  # 1/d as heads grow (µP), the same at the base
@@ -106,12 +124,12 @@ def mlp(x: np.ndarray, p: Any, model: TransformerConfig) -> np.ndarray:
     return linear(act(linear(x, p["gate"])) * linear(x, p["up"]) if gated else act(linear(x, p["up"])), p["down"])
 
 
-def layer(x: np.ndarray, p: Any, model: TransformerConfig, window: int, mask: Mask) -> np.ndarray:
+def layer(x: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -> np.ndarray:
     post, sandwich = model.norm_position == "post", model.norm_position == "sandwich"
     share = model.mup.layers / model.layers if model.mup and model.mup.layers else 1  # of a branch (CompleteP)
 
     def attend(y: np.ndarray) -> np.ndarray:
-        out = attention(y, p["attention"], model, window, mask)
+        out = attention(y, p["attention"], model, n, mask)
         return share * (normed(out, p["attention_out_norm"], model) if sandwich else out)
 
     def feed(y: np.ndarray) -> np.ndarray:
@@ -139,10 +157,9 @@ def numpy_logits(model: TransformerConfig, params: Any, tokens: np.ndarray, mask
         feature, position = np.arange(0, D, 2), np.arange(len(x))[:, None]
         x[:, 0::2] += np.sin(position / 10_000 ** (feature / D))
         x[:, 1::2] += np.cos(position / 10_000 ** (feature / D))
-    pattern = model.sliding_window or (None,)
     unique = [jax.tree.map(lambda w, n=n: w[n], params["layers"]) for n in range(model.unique_layers)]
     for n in range(model.layers):
-        x = layer(x, unique[n // model.layer_sharing], model, pattern[n % len(pattern)] or len(x), mask)
+        x = layer(x, unique[n // model.layer_sharing], model, n, mask)
     if model.norm_position != "post":
         x = normed(x, params["norm"], model)
     logits = x @ (params["embedding"].T if model.tied else params["head"])
@@ -183,6 +200,30 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "mixer": {"kind": "attention", "sinks": True},
     },
     "alibi, relu2, no bias in layer norms": {"norm": "layernorm", "position": "alibi", "activation": "relu2"},
+    "partial rotary (pythia)": {**GPT2, "position": "rope", "parallel_block": True, "rope": {"fraction": 0.5}},
+    "near layers and far ones, of other frequencies (gemma 3)": {
+        **LLAMA,
+        "norm_position": "sandwich",
+        "qk_norm": True,
+        "layers": 4,
+        "sliding_window": (5, None),
+        "rope": [{"theta": 100.0}, {"scaling": {"kind": "linear", "factor": 8}}],
+    },
+    "chunks, and layers without positions whose queries grow (llama 4)": {
+        **LLAMA,
+        "layers": 4,
+        "attention_chunk": (8, None),
+        "rope": [{}, {"fraction": 0, "temperature": {"floor": 6, "scale": 0.7}}],
+    },
+    "yarn in every other layer, all pairs slow": {
+        **LLAMA,
+        "rope_theta": 30.0,
+        "rope": [
+            {"scaling": {"kind": "yarn", "factor": 4, "original_context": 5, "attention": 1.4, "ramp": "turns"}},
+            {},
+        ],
+    },
+    "a window and the first tokens (streaming)": {**LLAMA, "sliding_window": (4,), "global_tokens": 2},
     "shared layers (albert)": {**GPT2, "layers": 4, "layer_sharing": 2},
     "transferred in width": {**GPT2, "mup": {"width": 12}},
     "transferred in width, depth and heads": {
@@ -220,6 +261,12 @@ def test_logits_are_those_of_a_transformer_in_numpy(values: dict[str, Any]) -> N
 ENCODERS = {
     "rope, windows and soft-caps": LAYOUTS["sandwich, windows and soft-caps (gemma 2)"],
     "learned (bert)": {**GPT2, "norm_position": "post"},
+    "a window and global tokens (longformer)": {
+        **GPT2,
+        "norm_position": "post",
+        "sliding_window": (4,),
+        "global_tokens": (1, 2),
+    },
     "sinusoidal": {"position": "sinusoidal"},
     "alibi": {"position": "alibi"},
 }

@@ -6,7 +6,7 @@ from scaling.accounting.params import params
 from scaling.config import RunConfig
 from scaling.families import Mask, ModelConfig, Tensor
 from scaling.families.declare import HEAD, LAYERS
-from scaling.families.model import TRAINING
+from scaling.families.model import TRAINING, VisibleKeys
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,15 @@ class Flops:
         return {name: value for name, value in asdict(self).items() if name != "items"}
 
 
-def flops_per_token(model: ModelConfig | RunConfig, keys: float | None = None, mask: Mask | None = None) -> Flops:
+def flops_per_token(
+    model: ModelConfig | RunConfig, keys: VisibleKeys | None = None, mask: Mask | None = None
+) -> Flops:
     """Training FLOPs per token of a model at its context, exact and under every convention.
 
     model: a run's tells the mask, that of its objective; a model alone is taken to be causal unless `mask` says.
-    keys: keys that a query is multiplied with in every layer, where it is not the mask's mean (`model.context` for
-        an attention that computes masked scores too). Changes the exact count only.
+    keys: keys that a query is multiplied with, where it is not the mask's mean: in every layer (`model.context` for
+        an attention that computes masked scores too), or as a function of a layer's `AttentionMask`. Changes the
+        exact count only.
     """
     tensors, reference = list(model.tensors()), False
     if isinstance(model, RunConfig):

@@ -90,6 +90,7 @@ __all__ = [
     "apply_overrides",
     "build",
     "canonical",
+    "chosen_step",
     "check_key",
     "column_of",
     "columns_of",

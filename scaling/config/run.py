@@ -225,6 +225,7 @@ class RunConfig(Config):
                 f"objective.kind={self.objective.name} lets every token see a {self.objective.mask} context, which a "
                 f"model of this kind cannot; it can: {', '.join(self.model.masks)}"
             )
+        self.model.check_mask(self.objective.mask)
         self._check_expert_axis()
         if self.placement.remat not in self.model.REMAT:
             raise ValueError(

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, get_args
 
 from scaling.errors import UserError
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.cache import Cache
 from scaling.families.declare import Tensor
-from scaling.families.model import Compute, ExtraFlops, Mask
+from scaling.families.model import Compute, ExtraFlops, Mask, VisibleKeys
 from scaling.families.shape import TransformerShape
 from scaling.frozen import Config
 
@@ -47,7 +48,7 @@ class BlockPart(Config):
         """Its parameters in one layer, paths from the part on."""
         raise NotImplementedError
 
-    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+    def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         """Bytes for each token that its backward pass reads in one layer, of what tensor shards divide."""
         raise NotImplementedError
 
@@ -73,9 +74,9 @@ class Mixer(BlockPart):
         return model.d_head
 
     def extra_flops(
-        self, model: TransformerShape, windows: Sequence[int], mask: Mask, keys: float | None
+        self, model: TransformerShape, masks: Sequence[AttentionMask], keys: VisibleKeys | None
     ) -> ExtraFlops:
-        """Of all its layers together. windows: keys that a query may see, for each of them. keys: in their place."""
+        """Of all its layers together. masks: of each of them. keys: as in `accounting.flops_per_token`."""
         return ExtraFlops()
 
     def cache(self, model: TransformerShape, places: int) -> Cache:

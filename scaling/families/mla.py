@@ -42,6 +42,8 @@ class MLA(SoftmaxMixer):
             raise ValueError(
                 f"mixer.rope is the part that rotary positions turn: position is rope, not {model.position}"
             )
+        if any(rope.fraction is not None for rope in model.rope or ()):
+            raise ValueError("rope.fraction is not read by a mixer of kind mla, which has mixer.rope; leave it unset")
         if model.qk_norm:
             raise ValueError(
                 "qk_norm=true is not read by a mixer of kind mla, which norms its latents; leave it unset"

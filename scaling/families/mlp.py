@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
 from scaling.families.declare import Tensor
 from scaling.families.linear import linear
@@ -24,7 +25,7 @@ class MLP(FeedForward):
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
         return mlp(model, model.d_ff, "mlp")
 
-    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+    def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         return compute.width * KEEPS[model.activation] * model.d_ff
 
     def products(self, model: TransformerShape) -> int:

@@ -1,9 +1,10 @@
 """What every family of models is: its sizes, and what follows from them without JAX."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from scaling.errors import UserError
@@ -15,6 +16,8 @@ from scaling.frozen import Config
 Mask = Literal["causal", "full", "prefix", "document"]
 """the keys that a query may see: those up to its own position; all of the window; those up to its own position and
 all of the prefix; those up to its own position that are of its document"""
+VisibleKeys = float | Callable[[Any], float]
+"""keys that a query is multiplied with: on average in every layer, or by the `AttentionMask` of each"""
 FLOAT32 = 4  # bytes
 TRAINING = 3  # forward and backward: each product has two gradients, each a product of the same size
 
@@ -120,11 +123,14 @@ class ModelConfig(Config):
         """Whether its forward pass draws random numbers in training."""
         return self.dropout > 0
 
+    def check_mask(self, mask: Mask) -> None:
+        """Raises ValueError where its own keys do not fit what an objective lets attention see."""
+
     def tensors(self) -> Iterator[Tensor]:
         """Every array of parameters. They are drawn in this order, which so decides what a seed begins with."""
         raise NotImplementedError
 
-    def extra_flops(self, mask: Mask, keys: float | None = None) -> ExtraFlops:
+    def extra_flops(self, mask: Mask, keys: VisibleKeys | None = None) -> ExtraFlops:
         """What its declaration does not say of its FLOPs. keys: as in `accounting.flops_per_token`."""
         return ExtraFlops()
 
@@ -138,6 +144,10 @@ class ModelConfig(Config):
         Raises UserError where it cannot go on with a text token by token, or not that far.
         """
         raise UserError(f"model.kind={self.kind}: this family does not say what it carries from token to token")
+
+    def positions(self, marks_L: np.ndarray) -> np.ndarray:
+        """Positions of the tokens of a text, of which an objective says the marks."""
+        return np.arange(len(marks_L))
 
     def shape(self) -> dict[str, Any]:
         """Sizes and their ratios, for a plan."""

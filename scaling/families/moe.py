@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from scaling.errors import UserError
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
 from scaling.families.cache import Cache
 from scaling.families.declare import Tensor, vector
@@ -205,7 +206,7 @@ class MoE(FeedForward):
             )
         return {}
 
-    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+    def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         met, F = self.top_k, self.width(model)
         copies = compute.width * 2 * met * model.d_model  # what goes to the experts and what comes back
         inner = compute.width * KEEPS[model.activation] * (met + self.shared) * F

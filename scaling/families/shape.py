@@ -1,11 +1,13 @@
 """The sizes and knobs of a transformer, from GPT-2 to Llama 3, that every part of it reads."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from scaling.families.by_kind import pattern
 from scaling.families.model import ModelConfig
+from scaling.families.rope import Rope
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
 from scaling.frozen import filled
 
@@ -40,6 +42,16 @@ class TransformerShape(ModelConfig):
     `mixer.qk_norm`"""
     sliding_window: tuple[int | None, ...] = ()
     """keys a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
+    attention_chunk: Annotated[tuple[int | None, ...] | None, pattern(int | None)] = None
+    """positions of a chunk, as a pattern repeated over the layers: a query sees keys of its own chunk only (Llama 4);
+    null is no chunks"""
+    global_tokens: Annotated[tuple[int | None, ...] | None, pattern(int | None)] = None
+    """first positions that window and chunk hide from no query and that see past their own, as a pattern repeated
+    over the layers: the kept first tokens of StreamingLLM (2309.17453), Longformer's global tokens (2004.05150)"""
+    rope: Annotated[tuple[Rope, ...] | None, pattern(Rope)] = None
+    """how rotary positions enter a layer, as a pattern repeated over the layers; unset: all features by rope_theta"""
+    restart_positions: bool | None = None
+    """positions count from 0 in every document, where `objective.documents` masks others; unset: in every window"""
     layer_sharing: int = Field(default=1, ge=1)
     """neighbouring layers that use the same parameters (`layers` makes it ALBERT)"""
     attention_softcap: float | None = Field(default=None, gt=0)
@@ -70,6 +82,17 @@ class TransformerShape(ModelConfig):
         d_ff = -(-int(SWIGLU_RATIO * d_model) // 8) * 8 if gated else 4 * d_model
         return {"n_kv_heads": n_heads, "d_head": d_model // n_heads, "d_ff": d_ff, **values}
 
+    @field_validator("attention_chunk", "global_tokens", "rope")
+    @classmethod
+    def _unset_if_none(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        """What is the default has one spelling, so that one run has one id."""
+        return None if value is None or all(one in (None, Rope()) for one in value) else value
+
+    @field_validator("restart_positions")
+    @classmethod
+    def _unset_if_off(cls, value: bool | None) -> bool | None:
+        return value or None
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.n_heads % self.n_kv_heads:
@@ -84,8 +107,15 @@ class TransformerShape(ModelConfig):
             )
         if self.position == "rope" and self.d_head % 2:
             raise ValueError(f"rope turns pairs of a head's features, so d_head must be even, got {self.d_head}")
-        if any(w is not None and w < 1 for w in self.sliding_window):
-            raise ValueError(f"sliding_window={list(self.sliding_window)}: a window is 1 key or more, null for all")
+        for key, what in (("sliding_window", "a window is 1 key or more, null for all"),
+                          ("attention_chunk", "a chunk is 1 position or more, null for none"),
+                          ("global_tokens", "a layer has 1 global token or more, null for none")):  # fmt: skip
+            if any(n is not None and n < 1 for n in getattr(self, key) or ()):
+                raise ValueError(f"{key}={list(getattr(self, key))}: {what}")
+        for rope in self.rope or ():
+            if self.position != "rope":
+                raise ValueError(f"rope says how rotary positions turn: position is rope, not {self.position}")
+            rope.check(self.d_head)
         return self
 
     @property

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scaling.families.attention_mask import AttentionMask, keys_of_blocks, visible_keys
 from scaling.families.block import Mixer
 from scaling.families.cache import Cache, Cached
-from scaling.families.kernels import BLOCK, KERNELS, choose, keys_of_blocks, visible_keys
-from scaling.families.model import FLOAT32, TRAINING, Compute, ExtraFlops, Mask
+from scaling.families.kernels import BLOCK, KERNELS, TILED_FROM, choose
+from scaling.families.model import FLOAT32, TRAINING, Compute, ExtraFlops, VisibleKeys
 from scaling.families.shape import TransformerShape
 
 PROJECTIONS, SCORES = "attention_projections", "attention_scores"  # items of the FLOP ledger
@@ -38,27 +39,32 @@ class SoftmaxMixer(Mixer):
         return 0.0
 
     def extra_flops(
-        self, model: TransformerShape, windows: Sequence[int], mask: Mask, keys: float | None
+        self, model: TransformerShape, masks: Sequence[AttentionMask], keys: VisibleKeys | None
     ) -> ExtraFlops:
-        heads, layers = self.heads(model), len(windows)
+        heads, layers = self.heads(model), len(masks)
         each = 2.0 * heads.queries * (heads.d_qk + heads.d_v)  # of a query with one key
-        seen = sum(visible_keys(model.context, window, mask) for window in windows)
+        if isinstance(keys, float | int):
+            seen = keys * layers
+        else:
+            seen = sum(visible_keys(model.context, mask) if keys is None else keys(mask) for mask in masks)
         return ExtraFlops(
-            {SCORES: TRAINING * each * (seen if keys is None else keys * layers)},
+            {SCORES: TRAINING * each * seen},
             full_context=TRAINING * each * layers * model.context,
             softmax=TRAINING * 3.0 * layers * heads.queries * model.context,
         )
 
-    def activations(self, model: TransformerShape, compute: Compute, window: int) -> float:
+    def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         (H, K, d_qk, d_v, sinks), width = self.heads(model), compute.width
-        kernel = self.kernel(model, compute, window)
+        kernel = self.kernel(model, compute, mask)
         keys_held: float = K if KERNELS[kernel].grouped else H
         outs, scores = 1, (width + 2 * FLOAT32 + 1) * float(model.context)
         if KERNELS[kernel].fused:
             scores = FLOAT32  # log Z of every query
         elif kernel == "blocked":
-            seen = keys_of_blocks(model.context, window, compute.mask)
-            if model.attention_softcap is None and model.dropout == 0:  # its own backward pass
+            seen = keys_of_blocks(model.context, mask, BLOCK)
+            if model.context >= TILED_FROM and model.dropout == 0:  # of scores it keeps log Z
+                outs, scores, keys_held = 2, FLOAT32, K
+            elif model.attention_softcap is None and model.dropout == 0:  # its own backward pass
                 outs, scores = 2, width * seen + FLOAT32 * (1 + sinks)
             else:
                 keys_held *= max(1.0, seen / BLOCK)  # every block of queries has its own slice of the keys
@@ -76,11 +82,10 @@ class SoftmaxMixer(Mixer):
         heads = self.heads(model)
         return {"keys": (heads.keys, heads.d_qk), "values": (heads.keys, heads.d_v)}
 
-    def kernel(self, model: TransformerShape, compute: Compute, window: int) -> str:
+    def kernel(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> str:
         """The way it is computed."""
         heads = self.heads(model)
-        bent = model.attention_softcap is not None or model.position == "alibi" or model.dropout > 0
         return choose(
-            compute.attention, compute.platform, dtype=compute.dtype, d_head=max(heads.d_qk, heads.d_v),
-            bent=bent, sinks=heads.sinks, mask=compute.mask, windowed=window < model.context,
+            compute.attention, compute.platform, mask, length=model.context, dtype=compute.dtype,
+            d_head=max(heads.d_qk, heads.d_v), sinks=heads.sinks,
         )  # fmt: skip

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from math import lcm, log
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from scaling.errors import UserError
 from scaling.families.attention import Attention
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind, pattern
 from scaling.families.cache import Cache
@@ -17,8 +19,9 @@ from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
 from scaling.families.mla import MLA
 from scaling.families.mlp import MLP
-from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask
+from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask, VisibleKeys
 from scaling.families.moe import MoE
+from scaling.families.rope import Rope
 from scaling.families.shape import TransformerShape
 from scaling.families.softmax_mixer import PROJECTIONS, SCORES
 
@@ -102,6 +105,23 @@ class TransformerConfig(TransformerShape):
         pattern = self.sliding_window or (None,)
         return tuple(min(pattern[i % len(pattern)] or self.context, self.context) for i in range(self.layers))
 
+    def attention_masks(self, kind: Mask) -> tuple[AttentionMask, ...]:
+        """Of each layer. kind: which keys of its text a query may see."""
+        chunks, known = self.attention_chunk or (None,), self.global_tokens or (None,)
+        return tuple(
+            AttentionMask(
+                window, self.attention_softcap, self.position == "alibi", self.dropout, kind,
+                chunks[i % len(chunks)], known[i % len(known)] or 0, self.restart_positions is True,
+            )
+            for i, window in enumerate(self.windows)
+        )  # fmt: skip
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """How rotary positions enter each layer."""
+        pattern = self.rope or (Rope(),)
+        return tuple(pattern[i % len(pattern)] for i in range(self.layers))
+
     @property
     def parts(self) -> tuple[tuple[Mixer, FeedForward], ...]:
         """(mixer, feed-forward part) of each layer that has parameters of its own."""
@@ -129,6 +149,13 @@ class TransformerConfig(TransformerShape):
     def masks(self) -> tuple[Mask, ...]:
         parts = {part for parts in self.parts for part in parts}
         return tuple(mask for mask in self.MASKS if all(mask in part.masks for part in parts))
+
+    def check_mask(self, mask: Mask) -> None:
+        if self.restart_positions and mask != "document":
+            raise ValueError(
+                "model.restart_positions=true counts positions from 0 in every document, which needs "
+                "objective.documents=mask; set that, or leave restart_positions unset"
+            )
 
     @property
     def random(self) -> bool:
@@ -195,15 +222,15 @@ class TransformerConfig(TransformerShape):
     def _norm(self, name: str) -> Iterator[Tensor]:
         return norm(name, self.d_model, bias=self.bias and self.norm == "layernorm")
 
-    def extra_flops(self, mask: Mask, keys: float | None = None) -> ExtraFlops:
+    def extra_flops(self, mask: Mask, keys: VisibleKeys | None = None) -> ExtraFlops:
         total, mixers = ExtraFlops(), [mixer for mixer, _ in self.parts]
         for mixer in dict.fromkeys(mixers):
-            windows = [w for i, w in enumerate(self.windows) if mixers[i // self.layer_sharing] == mixer]
-            total += mixer.extra_flops(self, windows, mask, keys)
+            own = [m for i, m in enumerate(self.attention_masks(mask)) if mixers[i // self.layer_sharing] == mixer]
+            total += mixer.extra_flops(self, own, keys)
         return total
 
     def cache(self, length: int) -> list[dict[str, Cache]]:
-        """Of every layer, by its parts; a layer keeps no more tokens than its window."""
+        """Of every layer, by its parts; a layer keeps no more tokens than a query of it sees."""
         if self.position == "learned" and length > self.context:
             raise UserError(
                 f"a text of {length:,} tokens, prompt and new ones, is longer than model.context={self.context}, the "
@@ -211,17 +238,22 @@ class TransformerConfig(TransformerShape):
             )
         stacks = {i: stack for stack in self.stacks for i in stack.members}
         return [
-            {
-                key: part.cache(self, min(window, length))
-                for key, part in stacks[i // self.layer_sharing].parts.items()
-            }
-            for i, window in enumerate(self.windows)
+            {key: part.cache(self, mask.kept(length)) for key, part in stacks[i // self.layer_sharing].parts.items()}
+            for i, mask in enumerate(self.attention_masks("causal"))
         ]
+
+    def positions(self, marks_L: np.ndarray) -> np.ndarray:
+        if not self.restart_positions:
+            return super().positions(marks_L)
+        first_L = np.diff(marks_L, prepend=marks_L[:1]) != 0
+        place_L = np.arange(len(marks_L))
+        return place_L - np.maximum.accumulate(np.where(first_L, place_L, 0))
 
     def activations(self, compute: Compute) -> int:
         stream = compute.width * self.d_model
         parts = self.parts
-        layers = [self._kept(compute, *parts[i // self.layer_sharing], w) for i, w in enumerate(self.windows)]
+        masks = self.attention_masks(compute.mask)
+        layers = [self._kept(compute, *parts[i // self.layer_sharing], mask) for i, mask in enumerate(masks)]
         if compute.remat == "none":
             held = sum(layers)
         elif compute.remat == "full":
@@ -233,12 +265,12 @@ class TransformerConfig(TransformerShape):
             held = kept * self.layer_sharing + max(layers)
         return held + 2 * stream  # and the stream after the last layer and its norm
 
-    def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, window: int) -> int:
+    def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""
         branches = 1 if self.parallel_block else 2
         norms = branches + (2 if self.norm_position == "sandwich" else 0)
         stream = self.d_model * (2 * FLOAT32 * norms + compute.width * branches)  # norms work in float32
-        inner = sum(part.activations(self, compute, window) for part in (mixer, feed_forward))
+        inner = sum(part.activations(self, compute, mask) for part in (mixer, feed_forward))
         return round(stream + inner / compute.tensor)
 
     def shape(self) -> dict[str, Any]:

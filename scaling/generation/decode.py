@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.config import RunConfig
-from scaling.families.kernels import looks_ahead
+from scaling.families.attention_mask import LOOK_AHEAD
 from scaling.generation.sampling import Sampling, draw
 from scaling.models import functional
 from scaling.models.layer import PADDING
@@ -68,11 +68,12 @@ class Decoder:
         cache = functional.empty_cache(self.run.model, len(prompts), self.length, self.dtype)
         cache = jax.device_put(cache, replicated(self._mesh))
         longest = max(map(len, prompts))
-        chunk = longest if looks_ahead(self.run.objective.mask) else min(longest, READ)
+        chunk = longest if self.run.objective.mask in LOOK_AHEAD else min(longest, READ)
         told = [self.run.objective.continued(prompt) for prompt in prompts]
+        places = [self.run.model.positions(np.append(marks, mark)) for marks, mark in told]
         width = -(-longest // chunk) * chunk
         tokens = _in_front(prompts, width, EOD)
-        positions = _in_front([np.arange(len(prompt)) for prompt in prompts], width, PADDING)
+        positions = _in_front([place[:-1] for place in places], width, PADDING)
         marks = _in_front([marks for marks, _ in told], width, 0)
         for start in range(0, width, chunk):
             part = (x[:, start : start + chunk] for x in (tokens, positions, marks))
@@ -82,7 +83,7 @@ class Decoder:
         texts = Texts(
             cache,
             logits_BxV,
-            position_B=jnp.array([len(prompt) for prompt in prompts], jnp.int32),
+            position_B=jnp.array([place[-1] for place in places], jnp.int32),
             mark_B=jnp.array([mark for _, mark in told], jnp.int32),
             key_B=jax.vmap(partial(jax.random.fold_in, key))(jnp.array(own, jnp.uint32)),
             written=jnp.zeros((), jnp.int32),
@@ -93,8 +94,8 @@ class Decoder:
     def write(self, texts: Texts, most: int, ended: list[bool]) -> tuple[Texts, np.ndarray, np.ndarray]:
         """(the texts, tokens [B, n], log p of each [B, n]) after up to `most` more tokens, and no more than WRITE.
 
-        `texts` is used up. ended: rows that are to be left as they are; those that end are filled with end-of-document
-        tokens. log p: of the model itself, before temperature and cuts.
+        `texts` is used up. ended: rows to be left as they are; those that end are filled with end-of-document tokens.
+        log p: of the model itself, before temperature and cuts.
         """
         before = int(texts.written)
         texts, tokens_BxW, log_probs_BxW = self._write(self.params, texts, np.array(ended), min(most, WRITE))

@@ -8,7 +8,7 @@ from scaling.data.tokenizer import Tokenizer
 from scaling.tokens import EOD
 
 Ended = Literal["length", "end_of_document", "stop"]
-"""why a text ended: it has the tokens that were asked for, the model ended the document, a stop string was complete"""
+"""why a text ended: it has as many tokens as were asked for, the model ended the document, or a stop string came"""
 
 
 class Ending:

@@ -11,7 +11,7 @@ from scaling.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """The distribution that tokens are drawn from: the model's at a temperature, then cut by what is set, in order."""
+    """The distribution that tokens are drawn from: the model's at a temperature, then cut as is set, in order."""
 
     temperature: float = 1.0
     """logits are divided by it; 0: always the likeliest token"""
@@ -60,7 +60,7 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
 
 
 def top_p(logits: jax.Array, p: float) -> jax.Array:
-    """Only the fewest likeliest tokens that together reach probability p, and what is as likely as the last of them."""
+    """Only the fewest likeliest tokens that together reach probability p, and those as likely as the last of them."""
     sorted_ = -jnp.sort(-logits, -1)
     probs = jax.nn.softmax(sorted_, -1)
     needed = jnp.cumsum(probs, -1) - probs < p

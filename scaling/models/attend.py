@@ -1,14 +1,16 @@
 """Attention behind one function, `attend`, and the plain form that defines what all others must give."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.kernels import choose
 from scaling.models.attention_blocked import blocked
 from scaling.models.attention_kernels import cudnn, splash, xla
-from scaling.models.attention_mask import AttentionMask, dropout, masked_softmax, places
+from scaling.models.attention_mask import dropout, masked_softmax, places
 from scaling.parallel.sharding import target_platform
 
 
@@ -26,7 +28,7 @@ def reference(
     groups = heads // k_BxLxKxd.shape[2]
     k_BxLxHxd, v_BxLxHxd = jnp.repeat(k_BxLxKxd, groups, 2), jnp.repeat(v_BxLxKxd, groups, 2)
     scores_BxHxLxL = jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd, k_BxLxHxd, preferred_element_type=jnp.float32)
-    whole = places(slice(0, length), marks_BxL)
+    whole = places(slice(0, length), marks_BxL, mask.restart)
     probs_BxHxLxL = masked_softmax(scores_BxHxLxL * d_head**-0.5, whole, whole, mask, sinks_H)
     probs_BxHxLxL = dropout(probs_BxHxLxL, mask.dropout, key).astype(v_BxLxHxd.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", probs_BxHxLxL, v_BxLxHxd)
@@ -76,15 +78,13 @@ def attend(
 
     Raises UserError where the implementation asked for cannot run, and says why and which can.
     """
-    bent = mask.softcap is not None or mask.alibi or (mask.dropout > 0 and key is not None)
     chosen = choose(
         implementation,
         target_platform(),
+        mask if key is not None else replace(mask, dropout=0.0),
+        length=q_BxLxHxd.shape[1],
         dtype=q_BxLxHxd.dtype.name,
         d_head=max(q_BxLxHxd.shape[-1], v_BxLxKxd.shape[-1]),
-        bent=bent,
         sinks=sinks_H is not None,
-        mask=mask.kind,
-        windowed=mask.window < q_BxLxHxd.shape[1],
     )
     return RUN[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, key, sinks_H)

@@ -5,9 +5,10 @@ from flax import nnx
 
 from scaling.families import TransformerConfig
 from scaling.families.attention import Attention as Declared
+from scaling.families.attention_mask import AttentionMask
 from scaling.models.attend import attend
 from scaling.models.attention_cache import attend_cached
-from scaling.models.attention_mask import AttentionMask, Places
+from scaling.models.attention_mask import Places
 from scaling.models.language_model import scaled
 from scaling.models.layer import NOTHING, Arrays, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
@@ -37,12 +38,9 @@ class Attention(LayerPart):
 
     def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
         q_BxTxHxd, k_BxTxKxd, v_BxTxKxd = self._made(x_BxTxD, context)
-        new, d_head = {"keys": k_BxTxKxd, "values": v_BxTxKxd}, self.config.d_head
-        sinks_H = None if self.sinks is None else self.sinks[...]
-        out_BxTxHxd, cache = attend_cached(
-            q_BxTxHxd, new, cache, mask_of(self.config, context), places_of(context),
-            d_v=d_head, scale=d_head**-0.5, sinks_H=sinks_H,
-        )  # fmt: skip
+        new, sinks_H = {"keys": k_BxTxKxd, "values": v_BxTxKxd}, None if self.sinks is None else self.sinks[...]
+        d_head = self.config.d_head
+        out_BxTxHxd, cache = extended(self.config, context, q_BxTxHxd, new, cache, d_head, d_head, sinks_H)
         return self.o(out_BxTxHxd.reshape(*x_BxTxD.shape[:2], -1)), cache
 
     def _made(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -73,14 +71,14 @@ def attended(
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """What a layer's heads read, side by side: [B, L, H·d]."""
-    q_BxLxHxd = constrain(q_BxLxHxd, "batch", "sequence", "heads", None)
+    q_BxLxHxd = constrain(_scaled_by_position(context, q_BxLxHxd), "batch", "sequence", "heads", None)
     k_BxLxKxd = constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None)
     v_BxLxKxd = constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None)
     out_BxLxHxd = attend(
         q_BxLxHxd,
         k_BxLxKxd,
         v_BxLxKxd,
-        mask_of(config, context),
+        _mask(config, context),
         marks_BxL=context.marks_BxL,
         key=dropout_key,
         sinks_H=sinks_H,
@@ -89,15 +87,44 @@ def attended(
     return out_BxLxHxd.reshape(*out_BxLxHxd.shape[:2], -1)
 
 
-def mask_of(config: TransformerConfig, context: LayerContext) -> AttentionMask:
-    """What a layer's queries see."""
-    return AttentionMask(
-        context.window, config.attention_softcap, config.position == "alibi", config.dropout, context.mask
+def extended(
+    config: TransformerConfig,
+    context: LayerContext,
+    q_BxTxHxd: jax.Array,
+    new: Arrays,
+    cache: Arrays,
+    d_qk: int,
+    d_v: int,
+    sinks_H: jax.Array | None = None,
+) -> tuple[jax.Array, Arrays]:
+    """What a layer's heads read for tokens that follow those in the cache, and the cache with them.
+
+    new, d_v: as of `attend_cached`. d_qk: the width that scores are scaled by.
+    """
+    if context.positions is None or context.marks_BxL is None:
+        raise ValueError("tokens that follow others have positions and marks")
+    q_BxTxHxd = _scaled_by_position(context, q_BxTxHxd)
+    places = Places(context.positions, context.marks_BxL)
+    return attend_cached(
+        q_BxTxHxd, new, cache, _mask(config, context), places, d_v=d_v, scale=d_qk**-0.5, sinks_H=sinks_H
     )
 
 
-def places_of(context: LayerContext) -> Places:
-    """Of new tokens."""
-    if context.positions_BxT is None or context.marks_BxL is None:
-        raise ValueError("tokens that follow others have positions and marks")
-    return Places(context.positions_BxT, context.marks_BxL)
+def _scaled_by_position(context: LayerContext, q_BxLxHxd: jax.Array) -> jax.Array:
+    if context.query_scale is None:
+        return q_BxLxHxd
+    return (q_BxLxHxd * context.query_scale).astype(q_BxLxHxd.dtype)
+
+
+def _mask(config: TransformerConfig, context: LayerContext) -> AttentionMask:
+    """What a layer's queries see."""
+    return AttentionMask(
+        context.window,
+        config.attention_softcap,
+        config.position == "alibi",
+        config.dropout,
+        context.mask,
+        context.chunk,
+        context.global_tokens,
+        config.restart_positions is True,
+    )

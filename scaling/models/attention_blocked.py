@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scaling.families.kernels import blocks
-from scaling.models.attention_mask import AttentionMask, bend, dropout, masked_softmax, places
+from scaling.families.attention_mask import AttentionMask, blocks
+from scaling.families.kernels import BLOCK, TILED_FROM
+from scaling.models.attention_mask import bend, dropout, masked_softmax, places
+from scaling.models.attention_tiled import tiled
 
 Blocks = list[tuple[slice, slice]]
 
@@ -26,13 +28,16 @@ def blocked(
     key: jax.Array | None = None,
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
-    """See `attend`."""
+    """See `attend`. Long windows without dropout go tile by tile."""
+    drops = mask.dropout > 0 and key is not None
+    if q_BxLxHxd.shape[1] >= TILED_FROM and not drops:
+        return tiled(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, sinks_H)
     heads, d_head = q_BxLxHxd.shape[2:]
     groups = heads // k_BxLxKxd.shape[2]
     q_BxHxLxd = jnp.swapaxes(q_BxLxHxd, 1, 2) * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype)
     k_BxHxLxd = jnp.repeat(jnp.swapaxes(k_BxLxKxd, 1, 2), groups, 1)
     v_BxHxLxd = jnp.repeat(jnp.swapaxes(v_BxLxKxd, 1, 2), groups, 1)
-    if mask.softcap is None and (mask.dropout == 0 or key is None):
+    if mask.softcap is None and not drops:
         out_BxHxLxd = _attend(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, marks_BxL, sinks_H, mask)
     else:
         out_BxHxLxd = _bent(q_BxHxLxd, k_BxHxLxd, v_BxHxLxd, mask, marks_BxL, key, sinks_H)
@@ -54,11 +59,10 @@ def _bent(
 ) -> jax.Array:
     """With soft-capped scores or dropped probabilities; its backward pass is derived automatically."""
     out = []
-    for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
+    for queries, keys in blocks(q.shape[2], mask, BLOCK):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
-        probs_BxHxQxS = masked_softmax(
-            scores_BxHxQxS, places(queries, marks_BxL), places(keys, marks_BxL), mask, sinks_H
-        )
+        own, other = (places(part, marks_BxL, mask.restart) for part in (queries, keys))
+        probs_BxHxQxS = masked_softmax(scores_BxHxQxS, own, other, mask, sinks_H)
         own_key = None if key is None else jax.random.fold_in(key, queries.start)
         probs_BxHxQxS = dropout(probs_BxHxQxS, mask.dropout, own_key).astype(v.dtype)
         out.append(jnp.einsum("bhqk,bhkd->bhqd", probs_BxHxQxS, v[:, :, keys]))
@@ -89,9 +93,10 @@ def _forward(
     """Keeps exp(scores − maximum) of every block and one over its sum; neither is multiplied out over the block. Of
     sinks it keeps their share of every query."""
     outs, weights, scales, sunk = [], [], [], []
-    for queries, keys in blocks(q.shape[2], mask.window, mask.kind):
+    for queries, keys in blocks(q.shape[2], mask, BLOCK):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
-        scores_BxHxQxS = bend(scores_BxHxQxS, places(queries, marks_BxL), places(keys, marks_BxL), mask)
+        own, other = (places(part, marks_BxL, mask.restart) for part in (queries, keys))
+        scores_BxHxQxS = bend(scores_BxHxQxS, own, other, mask)
         top_BxHxQx1 = jnp.max(scores_BxHxQxS, -1, keepdims=True)
         if sinks_H is not None:
             top_BxHxQx1 = jnp.maximum(top_BxHxQx1, sinks_H[:, None, None])
@@ -124,7 +129,7 @@ def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Arr
     delta_BxHxLx1 = jnp.sum((out * dout).astype(jnp.float32), -1, keepdims=True)
     q_BxHxdxL = barrier(jnp.swapaxes(q, 2, 3))
     dqs, dks, dvs = [], [], []
-    cut = blocks(q.shape[2], mask.window, mask.kind)
+    cut = blocks(q.shape[2], mask, BLOCK)
     for (queries, keys), weights_BxHxQxS, scale_BxHxQx1 in zip(cut, weights, scales, strict=True):
         dout_BxHxQxd = (dout[:, :, queries] * scale_BxHxQx1).astype(dout.dtype)
         dout_BxHxdxQ = barrier(jnp.swapaxes(dout_BxHxQxd, 2, 3))

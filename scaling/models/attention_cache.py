@@ -1,12 +1,15 @@
 """Attention of tokens that follow others, over what is kept of those: T new tokens, S places of the cache.
 
-A token's place is its position modulo S, so that a layer with a window of S keys keeps the last S tokens and no more.
+A layer keeps its global tokens and as many others as a query sees: a token is put where the one lay that is too far
+behind it to be seen again, at its position modulo their number. Where positions restart, it may be any of a document
+that is hidden by then.
 """
 
 import jax
 import jax.numpy as jnp
 
-from scaling.models.attention_mask import AttentionMask, Places, masked_softmax
+from scaling.families.attention_mask import AttentionMask
+from scaling.models.attention_mask import Places, masked_softmax
 from scaling.models.layer import PADDING, Arrays
 
 WHERE = ("positions", "marks")
@@ -33,7 +36,7 @@ def attend_cached(
     """
     batch, length, heads, width = q_BxTxHxd.shape
     q_BxKxGxTxd = jnp.moveaxis(q_BxTxHxd.reshape(batch, length, new["keys"].shape[2], -1, width), 1, 3)
-    after = _kept(cache, new, places)
+    after = _kept(cache, new, mask, places)
     if length == 1:  # it took the place of what it does not see: one array is read, and written where it is
         parts = [after]
     else:
@@ -58,12 +61,14 @@ def attend_cached(
     return jnp.reshape(out, (batch, length, heads, d_v)), after
 
 
-def _kept(cache: Arrays, new: Arrays, places: Places) -> Arrays:
-    """The cache with new tokens in it, of more than it has places for the last ones."""
-    size, position_BxT = cache["positions"].shape[1], places.positions
-    real_BxT = position_BxT < PADDING
-    last_Bx1 = jnp.max(jnp.where(real_BxT, position_BxT, -1), 1, keepdims=True)
-    slot_BxT = jnp.where(real_BxT & (position_BxT > last_Bx1 - size), position_BxT % size, size)
+def _kept(cache: Arrays, new: Arrays, mask: AttentionMask, places: Places) -> Arrays:
+    """The cache with new tokens in it. One that a later token takes the place of is left out."""
+    size, known, position_BxT = cache["positions"].shape[1], mask.global_tokens, places.positions
+    rolled_BxT = known + (position_BxT - known) % max(1, size - known)
+    slot_BxT = jnp.where(position_BxT < known, position_BxT, rolled_BxT)
+    slot_BxT = jnp.where(position_BxT < PADDING, slot_BxT, size)
+    taken_BxTxT = jnp.triu(slot_BxT[:, :, None] == slot_BxT[:, None, :], 1)
+    slot_BxT = jnp.where(taken_BxTxT.any(-1), size, slot_BxT)
     row_Bx1 = jnp.arange(len(slot_BxT))[:, None]
     where = {
         name: cache[name].at[row_Bx1, slot_BxT].set(x, mode="drop") for name, x in zip(WHERE, places, strict=True)

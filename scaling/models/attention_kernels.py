@@ -1,13 +1,15 @@
 """Attention by kernels that others keep: cuDNN's on NVIDIA, splash attention on TPU, XLA's own on any platform."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.models.attention_mask import MARKED, AttentionMask, places, seen
+from scaling.families.attention_mask import AttentionMask
+from scaling.models.attention_mask import MARKED, places, seen
 from scaling.parallel.sharding import on_each_device, ways
 
 Axes = tuple[str | None, ...]
@@ -56,8 +58,8 @@ def _dot_product(
         x if x.shape[-1] == width else jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),)) for x in (q, k, v)
     )
     run = partial(jax.nn.dot_product_attention, q, k, v, scale=scale, implementation=implementation)
-    if mask.kind in MARKED:
-        whole = places(slice(0, length), marks_BxL)
+    if mask.kind in MARKED or mask.by_place:
+        whole = places(slice(0, length), marks_BxL, mask.restart)
         out = run(mask=seen(whole, whole, mask))
     else:
         causal = mask.kind == "causal"
@@ -120,16 +122,9 @@ def _splash_on_one_device(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     length, heads = q_BxLxHxd.shape[1:3]
-    square, causal = (length, length), mask.kind != "full"
-    if mask.window < real:
-        per_head: masks.Mask = masks.LocalMask(square, (mask.window - 1, 0 if causal else mask.window - 1), 0)
-    else:
-        per_head = masks.CausalMask(square) if causal else masks.FullMask(square)
-    if not causal and real < length:  # the filling at the end
-        per_head = masks.LogicalAnd(per_head, masks.NumpyMask(np.broadcast_to(np.arange(length) < real, square)))
     block = next(size for size in (512, 256, LANES) if length % size == 0)
     run = kernel.make_splash_mha(
-        masks.MultiHeadMask([per_head] * heads),
+        masks.MultiHeadMask([splash_mask(mask, real, length)] * heads),
         block_sizes=kernel.BlockSizes(
             block_q=block,
             block_kv=block,
@@ -140,9 +135,45 @@ def _splash_on_one_device(
         ),
         head_shards=1,
         q_seq_shards=1,
+        attn_logits_soft_cap=mask.softcap,
         interpret=interpret,
     )
     q_BxHxLxd, k_BxKxLxd, v_BxKxLxd = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxd, k_BxLxKxd, v_BxLxKxd))
     segments = None if marks_BxL is None else kernel.SegmentIds(marks_BxL, marks_BxL)
     out_BxHxLxd = jax.vmap(run, (0, 0, 0, 0, None))(q_BxHxLxd, k_BxKxLxd, v_BxKxLxd, segments, sinks_H)
     return jnp.swapaxes(out_BxHxLxd, 1, 2)
+
+
+def splash_mask(mask: AttentionMask, real: int, length: int) -> Any:
+    """Splash attention's own mask, of windows of `real` tokens that are filled up to `length`.
+
+    Of its classes where one will do: its kernel computes those itself. Others it reads block by block.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    square, windowed = (length, length), mask.window < real
+    chunk, filled = mask.chunk if mask.chunk and mask.chunk < real else None, mask.looks_ahead and real < length
+    if not (mask.global_tokens or filled or (chunk and (windowed or mask.looks_ahead))):
+        if windowed:
+            return masks.LocalMask(square, (mask.window - 1, mask.window - 1 if mask.looks_ahead else 0), 0)
+        if chunk:
+            return masks.ChunkedCausalMask(square, chunk)
+        return masks.FullMask(square) if mask.looks_ahead else masks.CausalMask(square)
+
+    @dataclass(frozen=True)
+    class Near(masks.Mask):
+        """Any mask that positions tell."""
+
+        mask: AttentionMask
+        real: int
+
+        @property
+        def shape(self) -> tuple[int, int]:
+            return square
+
+        def __getitem__(self, within: Any) -> np.ndarray:
+            i, j = (np.arange(length)[part] for part in within)
+            near: np.ndarray = self.mask.near(i[:, None], j[None]) & (j < self.real)
+            return near
+
+    return Near(mask, real)

@@ -1,33 +1,16 @@
 """Which keys a query sees and how scores are bent before the softmax."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from scaling.families import Mask
-from scaling.families.kernels import looks_ahead
+from scaling.families.attention_mask import AttentionMask
 from scaling.models.positions import alibi_slopes
 
 MARKED: tuple[Mask, ...] = ("prefix", "document")
 """masks that depend on the text: they are made of a batch's marks"""
-
-
-@dataclass(frozen=True)
-class AttentionMask:
-    """Attention over a window of keys."""
-
-    window: int
-    """keys a query sees, itself included"""
-    softcap: float | None = None
-    """scores become cap·tanh(scores/cap)"""
-    alibi: bool = False
-    """scores fall linearly with the distance (Press et al. 2021)"""
-    dropout: float = 0.0
-    """share of probabilities that is dropped in training"""
-    kind: Mask = "causal"
-    """which keys of the window a query may see"""
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -47,9 +30,22 @@ class Places(NamedTuple):
     """what the mask is made of, where it depends on the text: see `objectives.Batch`"""
 
 
-def places(within: slice, marks_BxL: jax.Array | None) -> Places:
-    """Those `within` windows whose positions count from 0. marks_BxL: of whole windows."""
-    return Places(jnp.arange(within.start, within.stop), None if marks_BxL is None else marks_BxL[:, within])
+def places(within: slice, marks_BxL: jax.Array | None, restart: bool = False) -> Places:
+    """Those `within` windows whose positions count from 0, and where they `restart` from 0 in every document.
+
+    marks_BxL: of whole windows.
+    """
+    marks_BxS = None if marks_BxL is None else marks_BxL[:, within]
+    if restart and marks_BxL is not None:
+        return Places(positions_in_documents(marks_BxL)[:, within], marks_BxS)
+    return Places(jnp.arange(within.start, within.stop), marks_BxS)
+
+
+def positions_in_documents(marks_BxL: jax.Array) -> jax.Array:
+    """int32 [B, L] from 0 in each document. marks_BxL: their numbers."""
+    place_L = jnp.arange(marks_BxL.shape[1])
+    first_BxL = jnp.diff(marks_BxL, axis=1, prepend=marks_BxL[:, :1]) != 0
+    return place_L - jax.lax.cummax(jnp.where(first_BxL, place_L, 0), axis=1)
 
 
 def seen(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
@@ -57,14 +53,13 @@ def seen(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
 
     Raises ValueError where the mask is made of marks and there are none.
     """
-    distance = _distance(queries, keys)
-    after = -mask.window if looks_ahead(mask.kind) else -1
-    allowed = (distance > after) & (distance < mask.window) & (keys.positions >= 0)[..., None, :]
+    i, j = queries.positions[..., :, None], keys.positions[..., None, :]
+    allowed: jax.Array = mask.near(i, j) & (j >= 0)
     if mask.kind in MARKED:
         if queries.marks_BxL is None or keys.marks_BxL is None:
             raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
         own_BxQx1, other_Bx1xS = queries.marks_BxL[:, :, None], keys.marks_BxL[:, None, :]
-        allowed &= own_BxQx1 == other_Bx1xS if mask.kind == "document" else (distance >= 0) | (other_Bx1xS > 0)
+        allowed &= own_BxQx1 == other_Bx1xS if mask.kind == "document" else (i >= j) | (other_Bx1xS > 0)
     return allowed if allowed.ndim == 2 else allowed[:, None]
 
 
@@ -72,17 +67,30 @@ def _distance(queries: Places, keys: Places) -> jax.Array:
     return queries.positions[..., :, None] - keys.positions[..., None, :]
 
 
-def bend(scores_BxHxQxS: jax.Array, queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
+def softcapped(scores: jax.Array, cap: float) -> jax.Array:
+    """cap·tanh(scores/cap)."""
+    return cap * jnp.tanh(scores / cap)
+
+
+def bend(
+    scores_BxHxQxS: jax.Array,
+    queries: Places,
+    keys: Places,
+    mask: AttentionMask,
+    slopes_H: jax.Array | None = None,
+) -> jax.Array:
     """Scaled scores of keys for queries, as the softmax takes them.
 
-    What a query does not see scores −∞; every query must see at least one of the keys.
+    What a query does not see scores −∞; every query must see at least one of the keys. slopes_H: ALiBi's of the
+    heads that are here, where a device has but some of the model's.
     """
     scores = scores_BxHxQxS
     if mask.softcap is not None:
-        scores = mask.softcap * jnp.tanh(scores / mask.softcap)
+        scores = softcapped(scores, mask.softcap)
     if mask.alibi:
-        slopes_H = jnp.asarray(alibi_slopes(scores.shape[1]), jnp.float32)
-        away = jnp.abs(_distance(queries, keys))
+        if slopes_H is None:
+            slopes_H = jnp.asarray(alibi_slopes(scores.shape[1]), jnp.float32)
+        away = jnp.abs(queries.positions[..., :, None] - keys.positions[..., None, :])
         scores = scores - slopes_H[:, None, None] * (away if away.ndim == 2 else away[:, None])
     return jnp.where(seen(queries, keys, mask), scores, -jnp.inf)
 

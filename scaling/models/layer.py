@@ -24,7 +24,8 @@ class LayerContext:
     """Where a layer is and how it computes."""
 
     rope: Rope
-    """cos and sin of every position at the mixer's `rope_width`, see `positions.rope_tables`"""
+    """cos and sin of every position, see `positions.rope_tables`; of as many of the mixer's `rope_width` features as
+    turn"""
     window: int
     """keys that a query may see"""
     mask: Mask
@@ -34,8 +35,14 @@ class LayerContext:
     """where and how it computes"""
     tokens_BxL: jax.Array | None = None
     """ids of the tokens of the window"""
-    positions_BxT: jax.Array | None = None
-    """of the tokens, where they follow others that a cache keeps"""
+    positions: jax.Array | None = None
+    """of every token, [L], or [B, L] where they count from 0 in every document"""
+    chunk: int | None = None
+    """positions of a chunk, see `AttentionMask`"""
+    global_tokens: int = 0
+    """first positions that window and chunk hide from no query, see `AttentionMask`"""
+    query_scale: jax.Array | float | None = None
+    """what queries are multiplied with: [L, 1, 1], [B, L, 1, 1] or one number; None for 1"""
 
 
 class Aux(NamedTuple):

@@ -6,8 +6,7 @@ from flax import nnx
 
 from scaling.families import TransformerConfig
 from scaling.families.mla import MLA as Declared
-from scaling.models.attention import attended, mask_of, places_of
-from scaling.models.attention_cache import attend_cached
+from scaling.models.attention import attended, extended
 from scaling.models.layer import NOTHING, Arrays, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
 from scaling.models.norm import rms_norm
@@ -47,17 +46,15 @@ class MLA(LayerPart):
         q_BxTxHxR = jnp.einsum("bthn,rhn->bthr", q_BxTxHxn, k_RxHxn)
         if self.config.bias:
             latent_BxTxR = jnp.pad(latent_BxTxR, ((0, 0), (0, 0), (0, 1)), constant_values=1)
-        read_BxTxHxR, cache = attend_cached(
-            jnp.concatenate([q_BxTxHxR, turned_BxTxHxr], -1),
-            {"keys": jnp.concatenate([latent_BxTxR[:, :, None], shared_BxTx1xr], -1)},
-            cache, mask_of(self.config, context), places_of(context),
-            d_v=latent_BxTxR.shape[-1], scale=(self.part.nope + self.part.rope) ** -0.5,
-        )  # fmt: skip
+        q_BxTxHxd = jnp.concatenate([q_BxTxHxR, turned_BxTxHxr], -1)
+        new = {"keys": jnp.concatenate([latent_BxTxR[:, :, None], shared_BxTx1xr], -1)}
+        widths = self.part.nope + self.part.rope, latent_BxTxR.shape[-1]
+        read_BxTxHxR, cache = extended(self.config, context, q_BxTxHxd, new, cache, *widths)
         out_BxTxHxv = jnp.einsum("bthr,rhv->bthv", read_BxTxHxR, v_RxHxv)
         return self.o(out_BxTxHxv.reshape(*x_BxTxD.shape[:2], -1)), cache
 
     def _made(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, ...]:
-        """Queries, their part that positions turn, the latents of keys and values, and the turned part of all keys."""
+        """Queries, their part that positions turn, the latents of keys and values, the turned part of all keys."""
         if context.rope is None:
             raise ValueError("mla turns a part of queries and keys by rotary positions, and there are none")
         read_BxLxQ = x_BxLxD

@@ -6,22 +6,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling.families.rope import Rope
+from scaling.families.rope_scaling import RopeScaling, frequencies
 
-def rope_tables(length: int, d_head: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [length, d_head/2] of position · theta^(−2i/d_head) (Su et al. 2021, 2104.09864)."""
-    frequency = theta ** (-np.arange(0, d_head, 2) / d_head)
+
+def rope_tables(
+    length: int, width: int, theta: float, scaling: RopeScaling | None = None, context: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [length, width/2] of position · theta^(−2i/width) (Su et al. 2021, 2104.09864), or of the
+    frequencies that a scaling makes of it for models of a `context`, the length where it is None."""
+    if scaling is None:
+        frequency = frequencies(theta, width)
+    else:
+        frequency = scaling.frequencies(theta, width, context or length)
     angle = np.arange(length)[:, None] * frequency  # float64: exact positions at any length
     return jnp.asarray(np.cos(angle), jnp.float32), jnp.asarray(np.sin(angle), jnp.float32)
 
 
 def rotate(x_BxLxHxd: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turn the pairs (x[i], x[i + d/2]) of every head by its position's angle (the half layout of LLaMA).
+    """Turn pairs of every head's features by their position's angle; tables are [L, pairs] or [B, L, pairs].
 
-    cos, sin: [L, d/2], or [B, L, d/2].
+    Of the first 2·pairs features i and i + pairs are one (the half layout of LLaMA); the others stay as they are.
     """
     cos, sin = cos[..., None, :], sin[..., None, :]
-    x1, x2 = jnp.split(x_BxLxHxd.astype(jnp.float32), 2, -1)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x_BxLxHxd.dtype)
+    turning = 2 * cos.shape[-1]
+    x1, x2 = jnp.split(x_BxLxHxd[..., :turning].astype(jnp.float32), 2, -1)
+    turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x_BxLxHxd.dtype)
+    return turned if turning == x_BxLxHxd.shape[-1] else jnp.concatenate([turned, x_BxLxHxd[..., turning:]], -1)
+
+
+def query_scale(rope: Rope, context: int, positions: jax.Array | None) -> jax.Array | float | None:
+    """What the queries of a layer are multiplied with beside 1/√d: [L, 1, 1] or [B, L, 1, 1] of `positions` [L] or
+    [B, L], one number, or None for 1. context: of the model."""
+    factor = 1.0 if rope.scaling is None else rope.scaling.attention_factor(context) ** 2  # of queries and of keys
+    if rope.temperature is None or positions is None:
+        return None if factor == 1 else factor
+    grown = jnp.log1p((positions + 1) // rope.temperature.floor)
+    return (factor * (1 + rope.temperature.scale * grown))[..., None, None]
 
 
 def sinusoids(length: int, d_model: int) -> jax.Array:

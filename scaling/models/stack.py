@@ -1,7 +1,7 @@
 """Applying stacked layers: by `scan` on accelerators, unrolled on a CPU, with a policy for what is computed again."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -11,22 +11,25 @@ import jax.numpy as jnp
 
 from scaling.config.run import Placement
 from scaling.families import TransformerConfig, tree
+from scaling.families.rope import Rope
 from scaling.models.block import Block
-from scaling.models.layer import Aux, LayerContext, Rope, total
+from scaling.models.layer import Aux, LayerContext, total
 from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
-from scaling.models.positions import rope_tables
+from scaling.models.positions import query_scale, rope_tables
 from scaling.parallel.sharding import target_platform
 
+Tables = dict[tuple[int, Rope], tuple[jax.Array, jax.Array]]
 Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
 Extend = Callable[[jax.Array, LayerContext, list[Any]], tuple[jax.Array, list[Any]]]
 
 
 def grouping(config: TransformerConfig) -> tuple[int, int]:
-    """(layers before the scan, layers that one step of it applies): those after which windows, sharing and kinds
-    repeat. Of all that would do, the two that leave the fewest layers to be compiled one by one."""
+    """(layers before the scan, layers that one step of it applies): those after which masks, positions, sharing and
+    kinds repeat. Of all that would do, the two that leave the fewest layers to be compiled one by one."""
     parts, sharing, layers = config.parts, config.layer_sharing, config.layers
-    kinds = [(window, parts[i // sharing]) for i, window in enumerate(config.windows)]
+    own = zip(config.attention_masks("causal"), config.ropes, strict=True)
+    kinds = [(mask, rope, parts[i // sharing]) for i, (mask, rope) in enumerate(own)]
 
     def size(lead: int) -> int:
         rest = kinds[lead:]
@@ -60,7 +63,7 @@ class Layers:
         declared = tree(tensor for tensor in config.tensors() if tensor.path[0] in stacks)
         self.weights = at_precision({name: params[name] for name in stacks}, declared, dtype)
         self.stack_of = {i: stack for stack in stacks.values() for i in stack.members}
-        self.windows = config.windows
+        self.masks, self.ropes = config.attention_masks("causal"), config.ropes
 
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
@@ -69,7 +72,9 @@ class Layers:
 
         context: of any layer; each has a window and rotary tables of its own.
         """
-        config, asked, ropes = self.config, self.placement.layers, self._ropes(x_BxLxD.shape[1])
+        config, asked = self.config, self.placement.layers
+        positions = jnp.arange(x_BxLxD.shape[1]) if context.positions is None else context.positions
+        context, tables = replace(context, positions=positions), self._tables(positions)
         scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
         (lead, size), sharing = grouping(config), config.layer_sharing
         groups = (config.layers - lead) // size if scan else 0
@@ -79,7 +84,7 @@ class Layers:
             """`count` layers from `first` on; `weights` are theirs."""
             slices, told = self._slices(weights, first // sharing, count // sharing), list[Aux]()
             for i in range(count):
-                apply = self._layer(first + i, context, ropes, in_scan=groups > 1)
+                apply = self._layer(first + i, context, tables, in_scan=groups > 1)
                 x, aux = apply(slices[i // sharing], x, None if keys is None else keys[i])
                 told.append(aux)
             return x, self._together(told, first // sharing)
@@ -117,14 +122,13 @@ class Layers:
 
         Weights are cut apart, and tables made, here and not with every token.
         """
-        sharing, ropes = self.config.layer_sharing, self._ropes(length)
+        sharing, tables = self.config.layer_sharing, self._tables(jnp.arange(length))
         own = self._slices(self.weights, 0, self.config.unique_layers)
         blocks = [Block(self.config, self.stack_of[i], w) for i, w in enumerate(own)]
 
         def extend(x_BxTxD: jax.Array, context: LayerContext, caches: list[Any]) -> tuple[jax.Array, list[Any]]:
-            at_BxT = jnp.minimum(context.positions_BxT, length - 1)
-            here = {width: tuple(table[at_BxT] for table in tables) for width, tables in ropes.items()}
-            after = []
+            at_BxT, after = jnp.minimum(context.positions, length - 1), []
+            here = {key: (cos[at_BxT], sin[at_BxT]) for key, (cos, sin) in tables.items()}
             for layer, cache in enumerate(caches):
                 in_layer = self._context(layer, context, here)
                 x_BxTxD, cache = blocks[layer // sharing].extend(x_BxTxD, in_layer, cache)
@@ -132,12 +136,6 @@ class Layers:
             return x_BxTxD, after
 
         return extend
-
-    def _ropes(self, length: int) -> dict[int, Rope]:
-        """Tables of rotary positions by the width that they turn."""
-        config = self.config
-        widths = {stack.mixer.rope_width(config) for stack in config.stacks} if config.position == "rope" else ()
-        return {width: rope_tables(length, width, config.rope_theta) for width in widths}
 
     def _together(self, told: list[Aux], first: int) -> Aux:
         """Losses of layers in a row added; counts stacked for each kind of layer, those of a shared one added.
@@ -157,19 +155,41 @@ class Layers:
         parts = {name: iter(unstack(weights[name], names.count(name))) for name in dict.fromkeys(names)}
         return [next(parts[name]) for name in names]
 
-    def _layer(self, layer: int, context: LayerContext, ropes: Mapping[int, Rope], *, in_scan: bool) -> Apply:
-        stack = self.stack_of[layer // self.config.layer_sharing]
-        context = self._context(layer, context, ropes)
+    def _width(self, layer: int) -> int:
+        """Features that positions turn in a layer; 0 where there are none."""
+        mixer = self.stack_of[layer // self.config.layer_sharing].mixer
+        return self.ropes[layer].width(mixer.rope_width(self.config)) if self.config.position == "rope" else 0
+
+    def _tables(self, positions: jax.Array) -> Tables:
+        """cos and sin by how positions enter a layer, [L, pairs] or [B, L, pairs] of `positions` [L] or [B, L]."""
+        config, length = self.config, positions.shape[-1]
+        found: Tables = {}
+        for key in {(self._width(layer), rope) for layer, rope in enumerate(self.ropes)}:
+            width, rope = key
+            if width:
+                tables = rope_tables(length, width, rope.theta or config.rope_theta, rope.scaling, config.context)
+                found[key] = tables if positions.ndim == 1 else (tables[0][positions], tables[1][positions])
+        return found
+
+    def _layer(self, layer: int, context: LayerContext, tables: Tables, *, in_scan: bool) -> Apply:
+        stack, context = self.stack_of[layer // self.config.layer_sharing], self._context(layer, context, tables)
 
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
             return Block(self.config, stack, w)(x, context, key)
 
         return rematerialised(apply, self.placement.remat, in_scan=in_scan)
 
-    def _context(self, layer: int, context: LayerContext, ropes: Mapping[int, Rope]) -> LayerContext:
+    def _context(self, layer: int, context: LayerContext, tables: Tables) -> LayerContext:
         """That of one layer, of any layer's."""
-        width = self.stack_of[layer // self.config.layer_sharing].mixer.rope_width(self.config)
-        return replace(context, window=self.windows[layer], rope=ropes.get(width))
+        mask, rope = self.masks[layer], self.ropes[layer]
+        return replace(
+            context,
+            window=mask.window,
+            chunk=mask.chunk,
+            global_tokens=mask.global_tokens,
+            rope=tables.get((self._width(layer), rope)),
+            query_scale=query_scale(rope, self.config.context, context.positions),
+        )
 
 
 def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from scaling.errors import UserError
 from scaling.families import Mask, TransformerConfig
 from scaling.families.block import BlockPart
 from scaling.families.transformer import Stack
-from scaling.models.attention_mask import dropout
+from scaling.models.attention_mask import dropout, places
 from scaling.models.functional import load_class
 from scaling.models.language_model import Extend, LanguageModel
 from scaling.models.layer import Aux, LayerContext
@@ -43,11 +43,12 @@ class Transformer(LanguageModel):
                 f"a window of {length} tokens is longer than model.context={config.context}, "
                 "the rows of the learned position table"
             )
-        x_BxLxD = self._placed(tokens_BxL, length, slice(length))
+        positions = places(slice(0, length), marks_BxL, config.restart_positions is True).positions
+        x_BxLxD = self._placed(tokens_BxL, length, slice(length) if positions.ndim == 1 else positions)
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.layers, self.dtype)
-        context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL)
+        context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL, positions)
         x_BxLxD, aux = layers(x_BxLxD, context, keys[1])
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), aux
 

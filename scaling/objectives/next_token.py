@@ -20,15 +20,15 @@ class NextToken(Objective):
 
     kind: Literal["next_token"] | None = None
     """unset: next_token"""
-    documents: Literal["mask"] | None = None
+    documents: Literal["mask", "see"] | None = None
     """mask: a token sees only those of its own document, in training and in the held-out measure (Llama 3, 2407.21783
-    section 3.2); unset: also those of the documents before it in its window"""
+    section 3.2); see, and unset: also those of the documents before it in its window"""
 
-    @field_validator("kind")
+    @field_validator("kind", "documents")
     @classmethod
-    def _one_name(cls, kind: str | None) -> str | None:
+    def _one_name(cls, value: str | None) -> str | None:
         """What is the default has one spelling, so that one run has one id."""
-        return None if kind == "next_token" else kind
+        return None if value in ("next_token", "see") else value
 
     @property
     def name(self) -> str:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scaling import accounting
 from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import Batches, TokenStore
 from scaling.metrics import METRICS_FILE
@@ -16,6 +15,7 @@ from scaling.tracking import Mirror
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import Clock
 from scaling.training.evaluate import Evaluation
+from scaling.training.flops import flops_of
 from scaling.training.metrics import MetricsFile, RunningLosses, digest, settled
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result
@@ -60,12 +60,12 @@ class Member:
     def begin(self, layout: TrainState) -> TrainState:
         """Open the records; returns the state to start from: of the newest good checkpoint, or the first one."""
         config = self.config
-        self.flops_per_token = accounting.flops_per_token(config).exact
+        self.flops_per_token = flops_of(config, self.store).exact
         self.batches = Batches(self.store.train, config.model.context, config.batch_size, config.seed)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
         restored = self.checkpoints.restore(layout)
-        state, books = restored or first_state(config, self.folder, layout, self.checkpoints.notes)
+        state, books = restored or first_state(config, self.folder, layout, self.checkpoints.notes, self.store)
         self.losses, self.step, self.wall_before = RunningLosses(**books.losses), books.step, books.wall_s
         self.branch, self.inherited = books.branch, books.inherited
         self.facts |= {**({"branch": books.branch} if books.branch else {}), **(books.inherited or {})}

@@ -16,6 +16,7 @@ from scaling.data import Batches, TokenStore
 from scaling.errors import UserError
 from scaling.result import Result, Status, naming, read_result, write_text_atomically
 from scaling.training.evaluate import Evaluation
+from scaling.training.flops import flops_of
 
 PACKAGES = ("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -55,12 +56,12 @@ def precision(config: RunConfig) -> str:
     return accounting.compute_dtype(config.placement.compute_dtype, jax.devices()[0].platform)
 
 
-def utilisation(config: RunConfig, tokens_per_s: float | None) -> float | None:
+def utilisation(config: RunConfig, tokens_per_s: float | None, store: TokenStore | None = None) -> float | None:
     """Model FLOP utilisation by the exact count; None where the speed or the device's peak is unknown."""
     peak = accounting.peak_flops(jax.devices()[0].device_kind, precision(config))
     if tokens_per_s is None or peak is None:
         return None
-    return tokens_per_s * accounting.flops_per_token(config).exact / (peak * jax.device_count())
+    return tokens_per_s * flops_of(config, store).exact / (peak * jax.device_count())
 
 
 def make_result(
@@ -79,7 +80,7 @@ def make_result(
     """The record of a run after `steps` updates. A run that failed before its data was open has no `store`."""
     params, said = accounting.params(config.model), dict(config.model.facts)
     tokens = steps * config.batch_tokens
-    flops = accounting.flops_per_token(config).as_dict()
+    flops = flops_of(config, store).as_dict()
     batches = store and Batches(store.train, config.model.context, config.batch_size, config.seed)
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     return Result(
@@ -104,7 +105,7 @@ def make_result(
         seed=config.seed,
         wall_s=wall_s,
         tokens_per_s=tokens_per_s,
-        mfu=utilisation(config, tokens_per_s),
+        mfu=utilisation(config, tokens_per_s, store),
         device=kind if count == 1 else f"{count} × {kind}",
         versions=versions(),
         train_loss=train_loss,

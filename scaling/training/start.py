@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from scaling import accounting
 from scaling.config import Parent, RunConfig, config_hash, find_parent, load, run_id, saved_steps, shared_steps
 from scaling.config.start import StartConfig
+from scaling.data import TokenStore
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.parallel import is_main
 from scaling.training.checkpoint import Books, Checkpoints, everyone
+from scaling.training.flops import flops_of
 from scaling.training.knobs import make_knobs
 from scaling.training.metrics import RunningLosses, write_metrics
 from scaling.training.state import TrainState, create_state
@@ -33,16 +34,19 @@ def check_start(config: RunConfig, folder: Path) -> None:
         find_parent(config, config.start, folder.parent)
 
 
-def first_state(config: RunConfig, folder: Path, layout: TrainState, notes: list[str]) -> tuple[TrainState, Books]:
+def first_state(
+    config: RunConfig, folder: Path, layout: TrainState, notes: list[str], store: TokenStore | None = None
+) -> tuple[TrainState, Books]:
     """The state before the first update that the run makes itself, and the books as they are then.
 
     folder: of the run; the runs that it may begin with are beside it. Of a branch `metrics.jsonl` gets the trunk's
     records up to where it begins. layout: from `run_layout`. notes: takes what is to be known of the run.
+    store: of the run, from which FLOPs are measured, see `flops_of`.
 
     Raises UserError where the trunk is another run, see `shared_steps`, and as `find_parent`.
     """
     if config.records.trunk is not None:
-        branch = _branch_off(config, config.records.trunk, folder, layout, notes)
+        branch = _branch_off(config, config.records.trunk, folder, layout, notes, store)
         if branch is not None:
             return branch
     if config.start is not None:
@@ -63,7 +67,7 @@ def _new_state(config: RunConfig, layout: TrainState) -> TrainState:
 
 
 def _branch_off(
-    config: RunConfig, name: str, folder: Path, layout: TrainState, notes: list[str]
+    config: RunConfig, name: str, folder: Path, layout: TrainState, notes: list[str], store: TokenStore | None
 ) -> tuple[TrainState, Books] | None:
     """What the newest checkpoint of the run `name` says that this one shares; None, which `notes` then says, where
     there is no such run or checkpoint."""
@@ -86,7 +90,7 @@ def _branch_off(
     if is_main():
         write_metrics(folder, [record for record in read_metrics(home) if record["step"] <= books.step])
     everyone(True)  # the others read them next
-    flops = accounting.flops_per_token(config).exact * config.batch_tokens * books.step
+    flops = flops_of(config, store).exact * config.batch_tokens * books.step
     own = {"steps": config.steps, "tail_sum": 0.0, "tail_count": 0}  # the last tenth is another
     branch = {"trunk": name, "step": books.step, "flops_shared": flops, "wall_s_shared": books.wall_s}
     return state, replace(books, losses=books.losses | own, branch=branch)
@@ -176,7 +180,7 @@ def _onto(own: Any, taken: Any) -> Any:
 def _inherited(config: RunConfig, parent: Parent, books: Books) -> dict[str, Any]:
     """Facts for the record. Tokens and FLOPs are those of the parameters' whole past."""
     before = books.inherited or {}
-    flops = accounting.flops_per_token(parent.run).exact * books.tokens
+    flops = flops_of(parent.run, None).exact * books.tokens
     return {
         "start": {"run": run_id(parent.run), "parent": config_hash(parent.run), "step": parent.step},
         "tokens_inherited": books.tokens + before.get("tokens_inherited", 0),

@@ -11,10 +11,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scaling.config import MeshConfig, RunConfig, TransformerConfig, build
+from scaling.families.attention_mask import AttentionMask
 from scaling.models import functional
 from scaling.models.attend import reference
 from scaling.models.attention_kernels import splash
-from scaling.models.attention_mask import AttentionMask
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.knobs import make_knobs, put_knobs

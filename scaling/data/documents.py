@@ -1,0 +1,34 @@
+"""Where documents begin in windows of a store: what attention sees that keeps them apart."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from scaling.data.store import Split
+from scaling.families.attention_mask import AttentionMask, visible_keys_within
+
+MEASURED = 2**22
+"""tokens of the windows, spread evenly over a split, that a mean is taken over"""
+
+
+class Documents:
+    """Those of a split, cut into windows of `context` tokens as `Batches` cuts it."""
+
+    def __init__(self, split: Split, context: int):
+        self.split, self.context = split, context
+        self.visible_keys = lru_cache(self._visible_keys)
+
+    def starts(self) -> np.ndarray:
+        """int64 [windows, context]: the place in its window at which the document of each token begins there, of all
+        windows or of as many as MEASURED allows."""
+        whole = max(1, self.split.n_tokens // self.context)
+        count = min(whole, max(1, MEASURED // self.context))
+        first_Nx1 = (np.arange(count) * whole // count)[:, None] * self.context
+        at_NxL = first_Nx1 + np.arange(self.context)
+        starts = np.asarray(self.split.doc_starts)
+        of_NxL = starts[np.searchsorted(starts, at_NxL, side="right") - 1]
+        return np.maximum(of_NxL - first_Nx1, 0)
+
+    def _visible_keys(self, mask: AttentionMask) -> float:
+        """Mean over tokens of the keys that a query of a `document` mask sees."""
+        return visible_keys_within(self.starts(), mask)

@@ -1,0 +1,57 @@
+"""Rotary positions of a layer: which features turn how fast, and what is added so that a context may be longer."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from scaling.families.by_kind import ByKind
+from scaling.families.rope_scaling import ROPE_SCALINGS, RopeScaling
+from scaling.frozen import Config
+
+AnyRopeScaling = Annotated[RopeScaling, ByKind(ROPE_SCALINGS)]
+
+
+class Temperature(Config):
+    """Queries times 1 + scale · ln(1 + ⌊(position + 1) / floor⌋), so that attention stays sharp far out (Llama 4)."""
+
+    floor: int = Field(ge=1)
+    """positions from which on it grows"""
+    scale: float = Field(gt=0)
+
+
+class Rope(Config):
+    """How positions enter one layer; what is unset is the model's own."""
+
+    theta: float | None = Field(default=None, gt=0)
+    """base of the frequencies; unset: `model.rope_theta`"""
+    fraction: float | None = Field(default=None, ge=0, lt=1)
+    """share of a head's features that turn, the first ones (Pythia: .25); 0 for a layer without positions (NoPE);
+    unset: all"""
+    scaling: AnyRopeScaling | None = None
+    """how frequencies are changed for a context that is longer than they were made for; unset: not at all"""
+    temperature: Temperature | None = None
+    """unset: none"""
+
+    @field_validator("fraction", mode="before")
+    @classmethod
+    def _unset_if_all(cls, value: Any) -> Any:
+        """One spelling, so that one run has one id."""
+        return None if value in (1, 1.0) and not isinstance(value, bool) else value
+
+    def width(self, of: int) -> int:
+        """Features that turn of a width."""
+        return of if self.fraction is None else round(self.fraction * of)
+
+    def check(self, d_head: int) -> None:
+        """Raises ValueError where it does not fit heads of a width."""
+        turned = (1.0 if self.fraction is None else self.fraction) * d_head
+        if turned % 2:
+            nearest = sorted({2 * int(turned // 2) / d_head, 2 * int(turned // 2 + 1) / d_head})
+            raise ValueError(
+                f"rope.fraction={self.fraction} of d_head={d_head} is {turned:g} features, and rope turns pairs; "
+                f"nearest that are: {', '.join(f'{x:g}' for x in nearest)}"
+            )
+        if self.scaling is not None:
+            if not turned:
+                raise ValueError("rope.scaling changes frequencies, and with rope.fraction=0 there are none")
+            self.scaling.check(self.width(d_head))

@@ -1,0 +1,179 @@
+"""How the frequencies of rotary positions are changed for a context longer than they were made for."""
+
+from math import ceil, floor, log, pi, sqrt
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from scaling.frozen import Config
+
+
+def frequencies(theta: float, width: int) -> np.ndarray:
+    """Radians for each position of every pair of `width` features: θ^(−2i/width) (Su et al. 2021, 2104.09864)."""
+    return theta ** (-np.arange(0, width, 2) / width)
+
+
+class RopeScaling(Config):
+    """One way. It is a subclass with a line in `ROPE_SCALINGS`."""
+
+    factor: float = Field(ge=1)
+    """how many times longer the context is"""
+
+    def check(self, width: int) -> None:
+        """Raises ValueError where it does not fit a width of features."""
+
+    def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
+        """Radians for each position of every pair of features, float64. context: of the model."""
+        raise NotImplementedError
+
+    def attention_factor(self, context: int) -> float:
+        """What queries and keys are both multiplied with, so that scores are its square times what they were."""
+        return 1.0
+
+
+class Linear(RopeScaling):
+    """Position interpolation: every position divided by the factor (Chen et al. 2023, 2306.15595, eq. 4)."""
+
+    kind: Literal["linear"]
+
+    def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
+        return frequencies(theta, width) / self.factor
+
+
+class NTK(RopeScaling):
+    """NTK-aware: θ times factor^(d/(d − 2)), by which the slowest pair is interpolated and the fastest stays (bloc97
+    2023; Peng et al. 2023, 2309.00071, eq. 16)."""
+
+    kind: Literal["ntk"]
+
+    def check(self, width: int) -> None:
+        if width < 4:
+            raise ValueError(f"rope.scaling of kind ntk needs two pairs of features or more, and {width} turn")
+
+    def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
+        return frequencies(theta * self.factor ** (width / (width - 2)), width)
+
+
+class YaRN(RopeScaling):
+    """YaRN: pairs that turn often within the original context stay, slow ones are interpolated, between them a ramp;
+    and scores grow (Peng et al. 2023, 2309.00071, section 3)."""
+
+    kind: Literal["yarn"]
+    original_context: int = Field(ge=1)
+    """context that the frequencies were made for"""
+    beta_fast: float = Field(default=32.0, gt=0)
+    """turns within it from which on a pair stays"""
+    beta_slow: float = Field(default=1.0, gt=0)
+    """turns within it below which a pair is interpolated"""
+    ramp: Literal["exact", "turns"] | None = None
+    """between the two, a line over the pairs' numbers, from a whole one to a whole one as in the authors' code;
+    exact: not from whole ones (gpt-oss); turns: a line over the pairs' turns, as the paper writes it (eq. 18)"""
+    attention: float | None = Field(default=None, gt=0)
+    """the attention factor; unset: 0.1 · ln(factor) + 1 (eq. 22)"""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.beta_slow >= self.beta_fast:
+            raise ValueError(
+                f"beta_slow={self.beta_slow:g} turns should be fewer than beta_fast={self.beta_fast:g}, "
+                "from which on a pair stays as it is"
+            )
+        return self
+
+    def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
+        own = frequencies(theta, width)
+        if self.ramp == "turns":
+            turns = self.original_context * own / (2 * pi)
+            stays: np.ndarray = (turns - self.beta_slow) / (self.beta_fast - self.beta_slow)
+        else:
+            first, last = (self._pair(turns, theta, width) for turns in (self.beta_fast, self.beta_slow))
+            if self.ramp is None:
+                first, last = floor(first), ceil(last)
+            first, last = max(first, 0), min(last, width - 1)
+            stays = 1 - (np.arange(width // 2) - first) / (max(last - first, 0) or 0.001)
+        stays = np.clip(stays, 0, 1)
+        return own * stays + own / self.factor * (1 - stays)
+
+    def _pair(self, turns: float, theta: float, width: int) -> float:
+        """The number of the pair, between whole ones, that makes so many turns within the original context."""
+        return width * log(self.original_context / (2 * pi * turns)) / (2 * log(theta))
+
+    def attention_factor(self, context: int) -> float:
+        return 0.1 * log(self.factor) + 1 if self.attention is None else self.attention
+
+
+class Llama3(RopeScaling):
+    """Llama 3.1's: pairs of a short wave stay, of a long one are interpolated, between them a mix of both by turns
+    within the original context (Llama 3, 2407.21783; its published code)."""
+
+    kind: Literal["llama3"]
+    original_context: int = Field(ge=1)
+    """context that the frequencies were made for"""
+    low_freq_factor: float = Field(default=1.0, gt=0)
+    """turns within it below which a pair is interpolated"""
+    high_freq_factor: float = Field(default=4.0, gt=0)
+    """turns within it above which a pair stays"""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor={self.low_freq_factor:g} should be less than high_freq_factor="
+                f"{self.high_freq_factor:g}: turns below which a pair is interpolated, above which it stays"
+            )
+        return self
+
+    def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
+        own = frequencies(theta, width)
+        turns = self.original_context * own / (2 * pi)
+        stays = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
+        return own * stays + own / self.factor * (1 - stays)
+
+
+class LongRoPE(RopeScaling):
+    """LongRoPE: every pair has a factor of its own that was searched for, one list of them up to the original context
+    and one for longer ones (Ding et al. 2024, 2402.13753; Phi-3, 2404.14219)."""
+
+    kind: Literal["longrope"]
+    original_context: int = Field(ge=1)
+    """context that the frequencies were made for"""
+    short_factor: tuple[float, ...]
+    """what each pair's frequency is divided by where `model.context` is no longer than the original one"""
+    long_factor: tuple[float, ...]
+    """the same where it is"""
+    attention: float | None = Field(default=None, gt=0)
+    """the attention factor; unset: √(1 + ln(factor) / ln(original_context))"""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        for name in ("short_factor", "long_factor"):
+            if wrong := [x for x in getattr(self, name) if x <= 0]:
+                raise ValueError(f"{name} divides frequencies and is positive, got {wrong[0]:g}")
+        return self
+
+    def check(self, width: int) -> None:
+        for name in ("short_factor", "long_factor"):
+            if (found := len(getattr(self, name))) != width // 2:
+                raise ValueError(
+                    f"rope.scaling.{name} has {found} numbers, and there are {width // 2} pairs of features that turn"
+                )
+
+    def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
+        return frequencies(theta, width) / np.array(
+            self.long_factor if context > self.original_context else self.short_factor
+        )
+
+    def attention_factor(self, context: int) -> float:
+        if self.attention is not None:
+            return self.attention
+        return sqrt(1 + log(self.factor) / log(self.original_context))
+
+
+ROPE_SCALINGS: dict[str, type[RopeScaling]] = {
+    "linear": Linear,
+    "ntk": NTK,
+    "yarn": YaRN,
+    "llama3": Llama3,
+    "longrope": LongRoPE,
+}
