@@ -41,7 +41,7 @@ def attend_cached(
         parts = [after]
     else:
         fresh = {name: jnp.swapaxes(x, 1, 2) for name, x in new.items()}
-        parts = [cache, fresh | dict(zip(WHERE, places, strict=True))]
+        parts = [cache, fresh | {name: jnp.asarray(x) for name, x in zip(WHERE, places, strict=True)}]
 
     def scores(part: Arrays) -> jax.Array:
         return jnp.einsum("bkgtd,bksd->bkgts", q_BxKxGxTxd, part["keys"], preferred_element_type=jnp.float32)

@@ -120,9 +120,22 @@ class LanguageModel(nnx.Module):
         state: Any = (),
     ) -> tuple[jax.Array, Any]:
         """(Σ weight · −log p(target) of every window, [B] float32; the state after them), without dropout."""
+        losses_BxL, state = self.target_losses(tokens_BxL, targets_BxL, weights_BxL, marks_BxL, state=state)
+        return jnp.sum(losses_BxL, -1), state
+
+    def target_losses(
+        self,
+        tokens_BxL: jax.Array,
+        targets_BxL: jax.Array,
+        weights_BxL: jax.Array,
+        marks_BxL: jax.Array | None = None,
+        *,
+        state: Any = (),
+    ) -> tuple[jax.Array, Any]:
+        """(weight · −log p(target) of every target, [B, L] float32; the state after them), without dropout."""
         hidden_BxLxD, state = self.continued(tokens_BxL, state, marks_BxL)
         nll_BxL, _ = self.token_losses(hidden_BxLxD, targets_BxL)
-        return jnp.sum(weights_BxL.astype(jnp.float32) * nll_BxL, -1), state
+        return weights_BxL.astype(jnp.float32) * nll_BxL, state
 
     def token_losses(self, hidden_BxLxD: jax.Array, targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(−log p(target), log Z) of every token, each [B, L] float32."""

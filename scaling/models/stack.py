@@ -127,7 +127,7 @@ class Layers:
         blocks = [Block(self.config, self.stack_of[i], w) for i, w in enumerate(own)]
 
         def extend(x_BxTxD: jax.Array, context: LayerContext, caches: list[Any]) -> tuple[jax.Array, list[Any]]:
-            at_BxT, after = jnp.minimum(context.positions, length - 1), []
+            at_BxT, after = jnp.minimum(jnp.asarray(context.positions), length - 1), []
             here = {key: (cos[at_BxT], sin[at_BxT]) for key, (cos, sin) in tables.items()}
             for layer, cache in enumerate(caches):
                 in_layer = self._context(layer, context, here)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -47,7 +48,8 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
     run = load(RunConfig, folder / "config.yaml")
     step = chosen_step(folder, step, "", "--step")
     mesh = _mesh(run)
-    layout, broken = run_layout(run, mesh)._replace(step=None, opt_state=None, reference=None), list[str]()
+    layout: Any = run_layout(run, mesh)
+    layout, broken = layout._replace(step=None, opt_state=None, reference=None), list[str]()
     found = read_checkpoint(Parent(folder, run, step), layout, broken)
     if found is None or found[1].step != step:
         raise UserError(f"{folder}: its checkpoint of step {step} cannot be read: {'; '.join(broken)}; try another")
