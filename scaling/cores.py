@@ -41,12 +41,13 @@ def spread(config: "RunConfig") -> None:
 
 def devices_on(n_cores: int, config: "RunConfig") -> int:
     """How many of `n_cores` a run's mesh and batch can be split over evenly; 1 where its mesh needs more."""
-    mesh = config.placement.mesh
-    inner, parts = mesh.inner, max(1, config.placement.accumulate)
-    windows = config.batch_size // parts
+    from scaling.accounting.layout import mesh_shape, window_ways
+
+    mesh, inner = config.placement.mesh, config.placement.mesh.inner
+    windows = config.batch_size // max(1, config.placement.accumulate)
     fitting = [
         data * inner
         for data in range(1, n_cores // inner + 1)
-        if mesh.data in (0, data) and windows % (data * mesh.inner // mesh.tensor) == 0
+        if mesh.data in (0, data) and windows % window_ways(mesh_shape(mesh, data * inner)) == 0
     ]
     return max(fitting, default=1)

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import textwrap
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -19,9 +20,11 @@ class Config(BaseModel):
     def _true_is_no_number(cls, values: Any) -> Any:
         for key, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(key)
-            kinds = {field.annotation, *get_args(field.annotation)} if field else set()
-            if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-                raise ValueError(f"{key} should be a number, got {str(value).lower()}")
+            kinds = set(_within(field.annotation)) if field else set()
+            if kinds & {int, float} and bool not in kinds:
+                for one in value if isinstance(value, list | tuple) else [value]:
+                    if isinstance(one, bool):
+                        raise ValueError(f"{key} should be a number, got {str(one).lower()}")
         return values
 
     @classmethod
@@ -35,6 +38,13 @@ class Config(BaseModel):
                 for name in properties.keys() & (told := _docstrings(base)).keys():
                     properties[name].setdefault("description", told[name])
         return schema
+
+
+def _within(annotation: Any) -> Iterator[Any]:
+    """An annotation and all that it is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _within(part)
 
 
 def _docstrings(cls: type) -> dict[str, str]:

@@ -30,12 +30,13 @@ def plan(config: ModelConfig | RunConfig, topology: str | None = None) -> dict[s
     """
     model = config.model if isinstance(config, RunConfig) else config
     params, flops = accounting.params(model), accounting.flops_per_token(config)
+    keys = model.visible_keys(config.objective.mask if isinstance(config, RunConfig) else "causal")
     found: dict[str, Any] = {
         "params": params.as_dict(),
         "flops_per_token": flops.as_dict(),
         "params_by_part": dict(params.items),
         "flops_per_token_by_part": flops.items,
-        "shape": model.shape(),
+        "shape": model.shape() | ({} if keys is None else {"visible_keys": keys}),
     }
     place = accounting.topology(topology) if topology else None
     if isinstance(config, RunConfig):

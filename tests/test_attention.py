@@ -12,7 +12,7 @@ from scaling.config import TransformerConfig, build
 from scaling.errors import UserError
 from scaling.families.attention_mask import AttentionMask
 from scaling.families.kernels import KERNELS
-from scaling.models import attention_blocked, attention_kernels
+from scaling.models import attention_blocked, attention_kernels, attention_tiled
 from scaling.models.attend import Implementation, attend, reference
 from scaling.models.positions import alibi_slopes
 
@@ -93,7 +93,9 @@ def interpreted(
     return attention_kernels.splash(q, k, v, mask, interpret=True)
 
 
-@pytest.mark.parametrize("run", [attention_blocked.blocked, attention_kernels.xla, interpreted])
+@pytest.mark.parametrize(
+    "run", [attention_blocked.blocked, attention_tiled.tiled, attention_kernels.xla, interpreted]
+)
 def test_runs_side_by_side_have_the_attention_of_each(run: Implementation) -> None:
     """Mapped over a leading axis of runs, here the two windows, as the step of a pack is."""
 

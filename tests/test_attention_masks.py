@@ -16,7 +16,7 @@ from scaling.families.attention_mask import AttentionMask, blocks, keys_of_block
 from scaling.families.kernels import BLOCK, KERNELS, choose
 from scaling.models.attend import reference
 from scaling.models.attention_blocked import blocked
-from scaling.models.attention_kernels import splash, xla
+from scaling.models.attention_kernels import splash, splash_mask, xla
 from scaling.models.attention_mask import Places, bend, places
 from scaling.models.attention_tiled import tiled
 from scaling.models.positions import alibi_slopes
@@ -318,6 +318,17 @@ def test_the_ledger_counts_the_keys_of_the_square(given: tuple[int, AttentionMas
         inside = np.zeros(length, bool)
         inside[keys] = True
         assert not seen[queries][:, ~inside].any() and keys.start % 16 == 0
+
+
+@given(static_masks())
+def test_every_kernel_is_told_the_square(given: tuple[int, AttentionMask]) -> None:
+    """Those that compute it by positions, and splash attention, whose windows are filled up at their end."""
+    length, mask = given
+    seen, place = square(length, mask), np.arange(length)
+    assert (np.broadcast_to(mask.near(place[:, None], place), seen.shape) == seen).all()
+    filled = -(-length // 128) * 128
+    found = np.broadcast_to(splash_mask(mask, length, filled)[0:length, 0:filled], (length, filled))
+    assert (found[:, :length] == seen).all() and not found[:, length:].any()
 
 
 def test_the_square_is_the_one_of_the_kernels() -> None:

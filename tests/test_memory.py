@@ -60,6 +60,8 @@ def test_parameter_memory_follows_the_mesh() -> None:
         assert cut["parameters"] == (whole["parameters"] - vectors) // ways + vectors, mesh
     doubled = accounting.memory(run_config(placement={"accumulate": 2})).items
     assert doubled["gradients"] == 2 * whole["gradients"] and doubled["activations"] == whole["activations"] // 2
+    shared = accounting.memory(run_config(placement={"mesh": {"context": 4}})).items
+    assert shared["activations"] == whole["activations"] // 4 and shared["logits"] == whole["logits"] // 4
     over_eight = accounting.memory(run_config(), devices=8)
     assert over_eight.devices == 8 and over_eight.items["activations"] == whole["activations"] // 8
 

@@ -37,6 +37,7 @@ def test_plan_of_a_model_has_the_fixed_names() -> None:
     # 12 layers of 12·768² weights, the head, and two products with (1024 + 1) / 2 keys
     assert found["flops_per_token"]["exact"] == 6 * (12 * 12 * 768**2 + 50_257 * 768 + 12 * 2 * 768 * 512.5)
     assert sum(found["params_by_part"].values()) == found["params"]["total"]
+    assert found["shape"]["visible_keys"] == 512.5
     assert json.loads(json.dumps(found)) == found
     assert "training" not in found and "time" not in found
 

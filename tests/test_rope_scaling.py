@@ -178,12 +178,16 @@ def test_a_rope_is_asked_for_rotary_positions_only_and_latent_attention_has_its_
     mla = {"kind": "mla", "kv_rank": 8, "nope": 4, "rope": 4, "v": 4}
     with pytest.raises(UserError, match=r"rope.fraction is not read by a mixer of kind mla, which has mixer.rope"):
         build(TransformerConfig, SHAPE | {"mixer": mla, "rope": {"fraction": 0.5}}, "model.yaml")
+    two = LONG | {"short_factor": [1.0, 1.0], "long_factor": [1.0, 2.0]}  # pairs of that part, not of a head
+    build(TransformerConfig, SHAPE | {"mixer": mla, "rope": {"scaling": two}}, "model.yaml")
 
 
 @pytest.mark.parametrize("key", ["sliding_window", "attention_chunk", "global_tokens"])
 def test_a_pattern_of_nothing_is_refused_by_its_key(key: str) -> None:
     with pytest.raises(UserError, match=rf"{key}=\[None, 0\]: .* 1 .* or more, null for"):
         build(TransformerConfig, SHAPE | {key: [None, 0]}, "model.yaml")
+    with pytest.raises(UserError, match=rf"{key} should be a number, got true"):
+        build(TransformerConfig, SHAPE | {key: [True]}, "model.yaml")
 
 
 def test_what_is_the_default_has_one_spelling() -> None:

@@ -11,9 +11,10 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from scaling.accounting.layout import mesh_shape
-from scaling.config import MeshConfig, OptimizerConfig, TransformerConfig, build, read_mapping
+from scaling.config import MeshConfig, OptimizerConfig, RunConfig, TransformerConfig, build, read_mapping
 from scaling.errors import UserError
 from scaling.families import Tensor
+from scaling.families.context import choose_context
 from scaling.families.declare import vector
 from scaling.models import functional
 from scaling.parallel import (
@@ -38,8 +39,8 @@ TINY = TransformerConfig(
 PRESETS = Path(__file__).parents[1] / "configs" / "models"
 
 
-def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1) -> Any:
-    return AbstractMesh((data, fsdp, expert, tensor), AXES, axis_types=(AxisType.Auto,) * 4)
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1, context: int = 1) -> Any:
+    return AbstractMesh((data, fsdp, expert, context, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[int, ...]) -> PartitionSpec:
@@ -53,9 +54,9 @@ def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[
 
 
 def test_data_takes_the_devices_that_the_other_axes_leave() -> None:
-    assert tuple(mesh_shape(MeshConfig(), 8).values()) == (8, 1, 1, 1)
-    assert tuple(mesh_shape(MeshConfig(fsdp=2, tensor=2), 8).values()) == (2, 2, 1, 2)
-    assert tuple(mesh_shape(MeshConfig(data=1, fsdp=8), 8).values()) == (1, 8, 1, 1)
+    assert tuple(mesh_shape(MeshConfig(), 8).values()) == (8, 1, 1, 1, 1)
+    assert tuple(mesh_shape(MeshConfig(fsdp=2, tensor=2), 8).values()) == (2, 2, 1, 1, 2)
+    assert tuple(mesh_shape(MeshConfig(data=1, fsdp=8), 8).values()) == (1, 8, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_mesh_that_does_not_fit_is_refused_with_what_would(
 
 def test_the_mesh_has_its_axes_in_order_and_leaves_layout_to_the_compiler() -> None:
     made = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert made.axis_names == ("data", "fsdp", "expert", "tensor")
+    assert made.axis_names == ("data", "fsdp", "expert", "context", "tensor")
     assert all(kind == jax.sharding.AxisType.Auto for kind in made.axis_types)
 
 
@@ -169,18 +170,56 @@ def test_constrain_does_nothing_without_a_mesh_and_checks_names_with_one() -> No
     assert constrain(x, "batch", "sequence", "embed") is x
 
 
-def test_activations_are_split_by_window_and_by_head_not_by_embed() -> None:
+def test_activations_are_split_by_window_and_position_and_by_head_not_by_embed() -> None:
     def layout(shape: tuple[int, ...], *axes: str | None) -> str:
         def traced(x: jax.Array) -> jax.Array:
-            with use(mesh(2, 2, 2)):
+            with use(mesh(2, 2, 2, context=2)):
                 return constrain(x, *axes)
 
         return str(jax.make_jaxpr(traced)(jnp.zeros(shape)))
 
-    windows = "P(('data', 'fsdp', 'expert'), None"
-    assert f"{windows}, None)" in layout((8, 4, 16), "batch", "sequence", "embed")
-    assert f"{windows}, 'tensor', None)" in layout((8, 4, 6, 2), "batch", "sequence", "heads", None)
-    assert f"{windows}, None, None)" in layout((8, 4, 3, 2), "batch", "sequence", "kv_heads", None)
+    windows = "P(('data', 'fsdp', 'expert'), "
+    assert f"{windows}'context', None)" in layout((8, 4, 16), "batch", "sequence", "embed")
+    assert f"{windows}'context', 'tensor', None)" in layout((8, 4, 6, 2), "batch", "sequence", "heads", None)
+    assert f"{windows}'context', None, None)" in layout((8, 4, 3, 2), "batch", "sequence", "kv_heads", None)
+    assert f"{windows}None, ('tensor', 'context'), None)" in layout((8, 4, 8, 2), "batch", None, "spread_heads", None)
+    assert f"{windows}None, 'tensor', None)" in layout((8, 4, 2, 2), "batch", None, "spread_heads", None)
+
+
+RUN: dict[str, Any] = {
+    "model": {"vocab": 256, "context": 12, "layers": 2, "d_model": 16, "n_heads": 4},
+    "data": {"corpus": "files:unused"},
+    "optimizer": {"learning_rate": 1e-3},
+    "batch_size": 8,
+    "tokens": 960,
+}
+LSTM = {"kind": "lstm", "vocab": 256, "context": 12, "layers": 1, "d_model": 16, "d_hidden": 16}
+CHOICE = {"feed_forward": {"kind": "moe", "experts": 4, "top_k": 1, "routing": "expert_choice"}}
+
+
+@pytest.mark.parametrize(
+    ("model", "axis", "says"),
+    [
+        ({}, 8, r"placement.mesh.context=8 does not divide model.context=12; allowed: \[1, 2, 3, 4, 6, 12\]"),
+        (LSTM, 2, r"placement.mesh.context=2 and a model of kind lstm works on whole windows; use data, fsdp"),
+        (CHOICE, 2, r"placement.mesh.context=2 and routing=expert_choice works on whole windows"),
+    ],
+)
+def test_a_window_that_cannot_be_shared_is_refused(model: dict[str, Any], axis: int, says: str) -> None:
+    own = model if "kind" in model else RUN["model"] | model | {"vocab": 257}
+    objective = {"kind": "masked"} if model is CHOICE else {"kind": "next_token"}
+    with pytest.raises(UserError, match=says):
+        build(
+            RunConfig, RUN | {"model": own, "objective": objective, "placement": {"mesh": {"context": axis}}}, "test"
+        )
+
+
+def test_heads_are_exchanged_where_they_divide_and_keys_gathered_elsewhere() -> None:
+    assert choose_context("auto", heads=8, tensor=2, context=4) == choose_context("ulysses", 8, 2, 4) == "ulysses"
+    assert choose_context("auto", heads=6, tensor=2, context=4) == "gather"
+    assert choose_context("gather", heads=8, tensor=1, context=2) == "gather"
+    with pytest.raises(UserError, match=r"tensor=2 × context=4 .* there are 6; .*context one of 1, 3, or .*gather"):
+        choose_context("ulysses", heads=6, tensor=2, context=4)
 
 
 def test_a_batch_must_split_evenly_over_devices_and_microbatches() -> None:

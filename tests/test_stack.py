@@ -56,6 +56,12 @@ def assert_close(got: Any, want: Any) -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "windows and a layer over": {"layers": 5, "sliding_window": (3, None)},
+    "chunks and positions": {
+        "layers": 7,
+        "attention_chunk": (3, 3, None),
+        "global_tokens": (None, 1),
+        "rope": [{"theta": 50.0}, {}, {"fraction": 0, "temperature": {"floor": 2, "scale": 0.5}}],
+    },
     "sharing and windows": {"layers": 6, "layer_sharing": 2, "sliding_window": (5, 3, None)},
     "dropout": {"dropout": 0.2},
     "mixers of two kinds": {

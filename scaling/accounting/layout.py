@@ -10,13 +10,18 @@ from scaling.errors import UserError
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "batch": ("data", "fsdp", "expert"),  # those of fsdp and expert store together, and compute their own windows
-        "sequence": (),
+        "sequence": ("context",),
         "layers": (),  # a scan slices this axis: split over devices, every step would fetch from one of them
-        "embed": ("fsdp", "expert"),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
+        "embed": ("fsdp", "expert", "context"),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
         "vocab": ("tensor",),
         "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
         "kv_heads": ("tensor",),
-        "latent": ("fsdp", "expert"),  # stored as `embed` is; every device computes it whole, for its own heads
+        "spread_heads": ("tensor", "context"),  # of whole windows: each device attends for some heads (2309.14509)
+        "latent": (
+            "fsdp",
+            "expert",
+            "context",
+        ),  # stored as `embed` is; computed whole, by each device for its own heads
         "mlp": ("tensor",),
         "experts": ("expert",),
         "gates": (),  # all gates of a cell are where the cell is

@@ -52,14 +52,14 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
     held = FLOAT32 * sum(size for _, size in parts)
     copied = sum(size for tensor, size in parts if tensor.precision == "compute") * (1 + run.objective.REFERENCE)
-    windows = ceil(run.batch_size / (accumulate * window_ways(mesh)))
+    tokens = ceil(run.batch_size / (accumulate * window_ways(mesh))) * ceil(model.context / mesh["context"])
     items = {
         "parameters": held,
         "gradients": FLOAT32 * sum(size for _, size in trained) * (2 if accumulate > 1 else 1),  # sum and addend
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": compute.width * copied if compute.width < FLOAT32 else 0,
-        "activations": windows * model.context * model.activations(compute),
-        "logits": _logits(run, windows * model.context, mesh["tensor"]),
+        "activations": tokens * model.activations(compute),
+        "logits": _logits(run, tokens, mesh["tensor"]),
     } | ({"reference": held} if run.has_reference else {})
     return Memory(items, prod(mesh.values()))
 

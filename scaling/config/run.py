@@ -122,6 +122,8 @@ class MeshConfig(Config):
     """copies that share the storage of one"""
     expert: int = Field(default=1, ge=1)
     """copies that share the storage of one, and of which each computes experts of its own for all"""
+    context: int = Field(default=1, ge=1)
+    """devices that share each window along its length, and the storage of one copy"""
     tensor: int = Field(default=1, ge=1)
     """devices that share each matrix"""
 
@@ -149,6 +151,9 @@ class Placement(Config):
     """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, blocks elsewhere"""
     transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
     """how tokens get to the devices of their experts, see `families.dispatch`; auto: gather"""
+    context: Literal["auto", "ulysses", "gather"] = "auto"
+    """how queries meet the keys of the whole window where devices share it, see `families.context`; auto: ulysses
+    where the heads divide, else gather"""
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """auto: scan on accelerators, unrolled on a CPU"""
     remat: Literal["none", "dots", "full"] = "none"
@@ -227,6 +232,7 @@ class RunConfig(Config):
             )
         self.model.check_mask(self.objective.mask)
         self._check_expert_axis()
+        self._check_context_axis()
         if self.placement.remat not in self.model.REMAT:
             raise ValueError(
                 f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
@@ -268,6 +274,17 @@ class RunConfig(Config):
             if count % axis:
                 allowed = [k for k in range(1, count + 1) if count % k == 0]
                 raise ValueError(f"placement.mesh.expert={axis} does not divide experts={count}; allowed: {allowed}")
+
+    def _check_context_axis(self) -> None:
+        """Raises ValueError unless every device along `context` gets as much of each window."""
+        axis, length = self.placement.mesh.context, self.model.context
+        if axis > 1 and (whole := self.model.whole_windows):
+            raise ValueError(
+                f"placement.mesh.context={axis} and {whole} works on whole windows; use data, fsdp or tensor"
+            )
+        if length % axis:
+            near = [k for k in range(1, min(length, 4 * axis) + 1) if length % k == 0]
+            raise ValueError(f"placement.mesh.context={axis} does not divide model.context={length}; allowed: {near}")
 
     def tensors(self) -> Iterator[Tensor]:
         """Every array of the model's parameters, those that this run does not train marked as frozen."""

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from scaling.config import RunConfig
 from scaling.data.store import Split
 from scaling.families.attention_mask import AttentionMask, visible_keys_within
 
@@ -32,3 +33,15 @@ class Documents:
     def _visible_keys(self, mask: AttentionMask) -> float:
         """Mean over tokens of the keys that a query of a `document` mask sees."""
         return visible_keys_within(self.starts(), mask)
+
+
+def cut_documents(run: RunConfig, split: Split) -> list[str]:
+    """A note where a run keeps documents apart and most of its text is in such as no window holds."""
+    lengths = np.diff(split.doc_starts, append=split.n_tokens)
+    cut = lengths[lengths > run.model.context].sum() / split.n_tokens
+    if run.objective.mask != "document" or cut <= 1 / 2:
+        return []
+    return [
+        f"objective.documents=mask: {cut:.0%} of the text is in documents longer than model.context="
+        f"{run.model.context}, of which a window sees a part; a longer context keeps more of them whole"
+    ]

@@ -31,6 +31,11 @@ class BlockPart(Config):
         return get_args(Mask)
 
     @property
+    def whole_windows(self) -> str:
+        """What of it needs every window whole on one device; empty where devices can share one along its length."""
+        return ""
+
+    @property
     def random(self) -> bool:
         """Whether it draws random numbers in training beside those of dropout."""
         return False

@@ -119,6 +119,11 @@ class ModelConfig(Config):
         return self.MASKS
 
     @property
+    def whole_windows(self) -> str:
+        """What of it needs every window whole on one device; empty where devices can share one along its length."""
+        return f"a model of kind {self.kind}"
+
+    @property
     def random(self) -> bool:
         """Whether its forward pass draws random numbers in training."""
         return self.dropout > 0
@@ -148,6 +153,10 @@ class ModelConfig(Config):
     def positions(self, marks_L: np.ndarray) -> np.ndarray:
         """Positions of the tokens of a text, of which an objective says the marks."""
         return np.arange(len(marks_L))
+
+    def visible_keys(self, mask: Mask) -> float | None:
+        """Keys that a query sees, the mean over positions and layers; None where the family has no attention."""
+        return None
 
     def shape(self) -> dict[str, Any]:
         """Sizes and their ratios, for a plan."""

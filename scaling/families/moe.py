@@ -142,6 +142,10 @@ class MoE(FeedForward):
         return self.jitter > 0
 
     @property
+    def whole_windows(self) -> str:
+        return "" if self.each else f"routing={self.routing}"
+
+    @property
     def each(self) -> int | None:
         """Experts that every token meets, the shared ones not among them; None where it may be any number."""
         return None if self.routing == "expert_choice" else self.top_k

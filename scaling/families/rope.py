@@ -42,16 +42,16 @@ class Rope(Config):
         """Features that turn of a width."""
         return of if self.fraction is None else round(self.fraction * of)
 
-    def check(self, d_head: int) -> None:
-        """Raises ValueError where it does not fit heads of a width."""
-        turned = (1.0 if self.fraction is None else self.fraction) * d_head
+    def check(self, width: int) -> None:
+        """Raises ValueError where it does not fit a width of features."""
+        turned = (1.0 if self.fraction is None else self.fraction) * width
         if turned % 2:
-            nearest = sorted({2 * int(turned // 2) / d_head, 2 * int(turned // 2 + 1) / d_head})
+            nearest = [2 * pairs / width for pairs in (turned // 2, turned // 2 + 1)]
             raise ValueError(
-                f"rope.fraction={self.fraction} of d_head={d_head} is {turned:g} features, and rope turns pairs; "
+                f"rope.fraction={self.fraction} of d_head={width} is {turned:g} features, and rope turns pairs; "
                 f"nearest that are: {', '.join(f'{x:g}' for x in nearest)}"
             )
         if self.scaling is not None:
             if not turned:
                 raise ValueError("rope.scaling changes frequencies, and with rope.fraction=0 there are none")
-            self.scaling.check(self.width(d_head))
+            self.scaling.check(self.width(width))

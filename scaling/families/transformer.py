@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from scaling.errors import UserError
 from scaling.families.attention import Attention
-from scaling.families.attention_mask import AttentionMask
+from scaling.families.attention_mask import AttentionMask, visible_keys
 from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind, pattern
 from scaling.families.cache import Cache
@@ -92,6 +92,9 @@ class TransformerConfig(TransformerShape):
             )
         for part in (*(self.mixer or ()), *(self.feed_forward or ())):
             part.check(self)
+        for rope in self.rope or ():
+            for mixer in dict.fromkeys(mixer for mixer, _ in self.parts):
+                rope.check(mixer.rope_width(self))
         return self
 
     @property
@@ -115,6 +118,9 @@ class TransformerConfig(TransformerShape):
             )
             for i, window in enumerate(self.windows)
         )  # fmt: skip
+
+    def visible_keys(self, mask: Mask) -> float:
+        return sum(visible_keys(self.context, own) for own in self.attention_masks(mask)) / self.layers
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
@@ -156,6 +162,10 @@ class TransformerConfig(TransformerShape):
                 "model.restart_positions=true counts positions from 0 in every document, which needs "
                 "objective.documents=mask; set that, or leave restart_positions unset"
             )
+
+    @property
+    def whole_windows(self) -> str:
+        return next((part.whole_windows for parts in self.parts for part in parts if part.whole_windows), "")
 
     @property
     def random(self) -> bool:

@@ -6,6 +6,7 @@ from flax import nnx
 from scaling.families import TransformerConfig
 from scaling.families.attention import Attention as Declared
 from scaling.families.attention_mask import AttentionMask
+from scaling.families.context import CONTEXTS, choose_context
 from scaling.models.attend import attend
 from scaling.models.attention_cache import attend_cached
 from scaling.models.attention_mask import Places
@@ -15,7 +16,7 @@ from scaling.models.linear import Linear
 from scaling.models.norm import rms_norm
 from scaling.models.parameters import Params
 from scaling.models.positions import rotate
-from scaling.parallel.sharding import constrain
+from scaling.parallel.sharding import constrain, ways
 
 
 class Attention(LayerPart):
@@ -71,9 +72,11 @@ def attended(
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """What a layer's heads read, side by side: [B, L, H·d]."""
-    q_BxLxHxd = constrain(_scaled_by_position(context, q_BxLxHxd), "batch", "sequence", "heads", None)
-    k_BxLxKxd = constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None)
-    v_BxLxKxd = constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None)
+    heads, q_BxLxHxd = q_BxLxHxd.shape[2], _scaled_by_position(context, q_BxLxHxd)
+    meet = CONTEXTS[choose_context(context.placement.context, heads, ways("heads"), ways("sequence"))]
+    q_BxLxHxd = constrain(constrain(q_BxLxHxd, "batch", "sequence", "heads", None), *meet[0])
+    k_BxLxKxd = constrain(constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None), *meet[1])
+    v_BxLxKxd = constrain(constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None), *meet[1])
     out_BxLxHxd = attend(
         q_BxLxHxd,
         k_BxLxKxd,
@@ -84,6 +87,7 @@ def attended(
         sinks_H=sinks_H,
         implementation=context.placement.attention,
     )
+    out_BxLxHxd = constrain(constrain(out_BxLxHxd, *meet[0]), "batch", "sequence", "heads", None)
     return out_BxLxHxd.reshape(*out_BxLxHxd.shape[:2], -1)
 
 

@@ -87,18 +87,18 @@ def splash(
     length, d_head = q_BxLxHxd.shape[1], q_BxLxHxd.shape[3]
     q = q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype)
     k, v = k_BxLxKxd, v_BxLxKxd
-    if k.shape[2] % ways("kv_heads"):  # each device needs the keys of its own queries
+    if k.shape[2] % ways("spread_heads"):  # each device needs the keys of its own queries
         k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], 2) for x in (k, v))
     padding = ((0, 0), (0, -length % LANES), (0, 0), (0, 0))
     q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
-    axes: list[Axes] = [("batch", "sequence", heads, None) for heads in ("heads", "kv_heads", "kv_heads")]
+    axes: list[Axes] = [("batch", None, "spread_heads", None)] * 3
     more = dict[str, jax.Array]()
     if mask.kind in MARKED:
         if marks_BxL is None:
             raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
-        axes, more["marks_BxL"] = [*axes, ("batch", "sequence")], jnp.pad(marks_BxL, padding[:2])
+        axes, more["marks_BxL"] = [*axes, ("batch", None)], jnp.pad(marks_BxL, padding[:2])
     if sinks_H is not None:
-        axes, more["sinks_H"] = [*axes, ("heads",)], sinks_H
+        axes, more["sinks_H"] = [*axes, ("spread_heads",)], sinks_H
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array, *own: jax.Array) -> jax.Array:
         told = dict(zip(more, own, strict=True))

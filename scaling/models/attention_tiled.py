@@ -50,20 +50,21 @@ def tiled(
     if mask.kind in MARKED and marks_BxL is None:
         raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
     k, v = k_BxLxKxd, v_BxLxKxd
-    if k.shape[2] % ways("kv_heads"):  # each device needs the keys of its own queries
+    if k.shape[2] % ways("spread_heads"):  # each device needs the keys of its own queries
         k, v = (jnp.repeat(x, heads // k.shape[2], 2) for x in (k, v))
     at_BxL = jnp.broadcast_to(places(slice(0, length), marks_BxL, mask.restart).positions, (batch, length))
+    by_head, by_position = ("batch", None, "spread_heads", None), ("batch", None)
     arrays: dict[str, tuple[jax.Array, tuple[str | None, ...]]] = {
-        "q": (q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype), ("batch", "sequence", "heads", None)),
-        "k": (k, ("batch", "sequence", "kv_heads", None)),
-        "v": (v, ("batch", "sequence", "kv_heads", None)),
-        "positions": (at_BxL, ("batch", "sequence")),
-        "slopes": (jnp.asarray(alibi_slopes(heads), jnp.float32), ("heads",)),
+        "q": (q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype), by_head),
+        "k": (k, by_head),
+        "v": (v, by_head),
+        "positions": (at_BxL, by_position),
+        "slopes": (jnp.asarray(alibi_slopes(heads), jnp.float32), ("spread_heads",)),
     }
     if marks_BxL is not None:
-        arrays["marks"] = marks_BxL, ("batch", "sequence")
+        arrays["marks"] = marks_BxL, by_position
     if sinks_H is not None:
-        arrays["sinks"] = sinks_H, ("heads",)
+        arrays["sinks"] = sinks_H, ("spread_heads",)
 
     def run(*own: jax.Array) -> jax.Array:
         return _on_one_device(dict(zip(arrays, own, strict=True)), mask)

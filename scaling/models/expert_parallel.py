@@ -52,6 +52,8 @@ def on_the_mesh(
     def local(x_BxLxD: jax.Array, expert: jax.Array, token: jax.Array, weight: jax.Array, *leaves: Any) -> jax.Array:
         own = jax.tree.unflatten(structure, leaves)
         batch, length, width = x_BxLxD.shape
+        if ways("sequence") > 1 and along == "sequence":
+            token = token - jax.lax.axis_index("context") * length
         rows = token + jnp.arange(batch)[:, None] * length
         sent = Sent(expert.reshape(-1), rows.reshape(-1), weight.reshape(-1), experts.each)
         compute = partial(_compute, experts.activation, way, split)
@@ -64,9 +66,10 @@ def on_the_mesh(
         most = min(batch * here * experts.most, batch * length * min(experts.each or here, here))
         return _exchanged(compute, own, x_TxD, sent, here, most, transport).reshape(x_BxLxD.shape)
 
-    of_pairs = ("batch", None)
+    along = None if experts.each is None else "sequence"  # a device's tokens have the pairs that lie there
+    of_pairs = ("batch", along)
     arrays = (x_BxLxD, pairs.expert_BxS, pairs.token_BxS, pairs.weight_BxS, *leaves)
-    return on_each_device(local, (("batch", None, None), of_pairs, of_pairs, of_pairs, *names), *arrays)
+    return on_each_device(local, (("batch", along, None), of_pairs, of_pairs, of_pairs, *names), *arrays)
 
 
 def _compute(activation: str, way: str, split: int, parameters: Any, x_TxD: jax.Array, sent: Sent) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from scaling.accounting import loss_chunk
 from scaling.models.layer import NOTHING, Aux
 from scaling.models.matmul import matmul
-from scaling.parallel.sharding import constrain
+from scaling.parallel.sharding import constrain, ways
 
 
 class LossSums(NamedTuple):
@@ -37,24 +37,35 @@ def token_losses(
 ) -> tuple[jax.Array, jax.Array]:
     """(−log p(target), log Z) of every token, each [B, L] float32.
 
-    Windows are cut along their length into pieces of about `chunk` tokens in all; the backward pass computes each
-    piece's logits again. With one piece there is nothing to compute again.
+    What a device has of the windows is cut along their length into pieces of about `chunk` tokens; the backward pass
+    computes each piece's logits again. With one piece there is nothing to compute again.
     """
-    batch, length, d_model = hidden_BxLxD.shape
+    batch, whole, _ = hidden_BxLxD.shape
+    parts = ways("sequence") if whole % ways("sequence") == 0 else 1
+    length = whole // parts
 
     def piece(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = constrain(logits_of(hidden, head_DxV, softcap), "batch", "sequence", "vocab")
         log_z = jax.nn.logsumexp(logits, -1)
         return log_z - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0], log_z
 
-    tokens = loss_chunk(chunk, head_DxV.shape[1])
-    pieces = -(-length // max(1, tokens // batch))
+    tokens, windows = loss_chunk(chunk, head_DxV.shape[1]), -(-batch // ways("batch"))
+    pieces = -(-length // max(1, tokens // windows))
     if pieces == 1:
         return piece(hidden_BxLxD, targets_BxL)
     size = -(-length // pieces)
     padding = pieces * size - length
-    hidden = jnp.pad(hidden_BxLxD, ((0, 0), (0, padding), (0, 0))).reshape(batch, pieces, size, d_model)
-    targets = jnp.pad(targets_BxL, ((0, 0), (0, padding))).reshape(batch, pieces, size)
-    out = jax.lax.map(lambda xs: jax.checkpoint(piece)(*xs), (hidden.swapaxes(0, 1), targets.swapaxes(0, 1)))
-    nll_BxL, log_z_BxL = (jnp.swapaxes(x, 0, 1).reshape(batch, -1)[:, :length] for x in out)
-    return nll_BxL, log_z_BxL
+
+    def cut(x: jax.Array) -> jax.Array:
+        """[pieces, B, parts · size, …]"""
+        x = x.reshape(batch, parts, length, *x.shape[2:])
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), *((0, 0),) * (x.ndim - 3)))
+        x = jnp.moveaxis(x.reshape(batch, parts, pieces, size, *x.shape[3:]), 2, 0)
+        return x.reshape(pieces, batch, parts * size, *x.shape[4:])
+
+    def joined(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x.reshape(pieces, batch, parts, size), 0, 2)
+        return x.reshape(batch, parts, -1)[:, :, :length].reshape(batch, whole)
+
+    nll, log_z = jax.lax.map(lambda xs: jax.checkpoint(piece)(*xs), (cut(hidden_BxLxD), cut(targets_BxL)))
+    return joined(nll), joined(log_z)

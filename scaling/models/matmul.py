@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scaling.parallel.sharding import target_platform
+from scaling.parallel.sharding import target_platform, ways
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -28,7 +28,10 @@ def _forward(x: jax.Array, w_IxO: jax.Array, dtype: Any) -> tuple[jax.Array, tup
 
 def _backward(dtype: Any, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w_IxO = saved
-    dy_TxO = jax.lax.optimization_barrier(dy.astype(x.dtype)).reshape(-1, dy.shape[-1])
+    dy = jax.lax.optimization_barrier(dy.astype(x.dtype))
+    if ways("sequence") > 1:  # windows and their positions made one axis would be gathered
+        return jnp.matmul(dy, w_IxO.T), outer(x, dy)
+    dy_TxO = dy.reshape(-1, dy.shape[-1])
     return jnp.matmul(dy_TxO, w_IxO.T).reshape(x.shape), outer(x.reshape(-1, x.shape[-1]), dy_TxO)
 
 

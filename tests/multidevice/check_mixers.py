@@ -15,6 +15,7 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.models import functional
 from scaling.models.attend import reference
 from scaling.models.attention_kernels import splash
+from scaling.models.attention_tiled import tiled
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.step import gradients
@@ -84,4 +85,24 @@ def test_sinks_are_with_their_heads_in_a_kernel_of_each_device() -> None:
 
     every = tuple(range(4))
     got, want = jax.jit(jax.grad(by_splash, every))(*arrays), jax.jit(jax.grad(plain, every))(*arrays)
+    check_meshes.assert_same(got, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_tiles_are_those_of_one_device_with_their_windows_heads_slopes_and_sinks(kv_heads: int) -> None:
+    """Keys are copied where there are fewer heads of them than devices."""
+    mesh, mask = make_mesh(MESHES["2×2×2"]), AttentionMask(90, 3.0, True, kind="document", global_tokens=2)
+    q, k, v = (jax.random.normal(jax.random.key(i), (4, 200, n, 8)) for i, n in enumerate((4, kv_heads, kv_heads)))
+    arrays = (q, k, v, jnp.asarray([0.0, 2.0, -1.0, 4.0]))
+    marks = jnp.asarray(np.random.default_rng(0).random((4, 200)) < 0.02).cumsum(1)
+
+    def by_tiles(*x: jax.Array) -> jax.Array:
+        with use(mesh):
+            return jnp.sum(tiled(*x[:3], mask, marks, x[3]) ** 2)
+
+    def plain(*x: jax.Array) -> jax.Array:
+        return jnp.sum(reference(*x[:3], mask, marks, sinks_H=x[3]) ** 2)
+
+    every = tuple(range(4))
+    got, want = jax.jit(jax.grad(by_tiles, every))(*arrays), jax.jit(jax.grad(plain, every))(*arrays)
     check_meshes.assert_same(got, want, rtol=1e-4)

@@ -1,0 +1,65 @@
+"""Where documents begin in windows, and what a mask that keeps them apart lets a query see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import Tiny
+
+from scaling.data import Split, documents
+from scaling.data.documents import Documents, cut_documents
+from scaling.families.attention_mask import AttentionMask, visible_keys
+from scaling.tokens import EOD
+
+CONTEXT = 16
+
+
+def split(lengths: list[int]) -> Split:
+    """Documents of so many tokens, the one that ends each included."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    tokens = np.ones(sum(lengths), np.uint8)
+    tokens[starts + np.array(lengths) - 1] = EOD
+    return Split(tokens, starts.astype(np.int64), 0)
+
+
+def drawn() -> Split:
+    rng = np.random.default_rng(0)
+    return split([int(n) for n in rng.choice([1, 2, 5, 16, 40], 60)])
+
+
+def test_a_token_sees_its_document_from_where_that_or_the_window_begins() -> None:
+    text = drawn()
+    found = Documents(text, CONTEXT).starts()
+    whole = text.n_tokens // CONTEXT
+    assert found.shape == (whole, CONTEXT)
+    for n, i in np.ndindex(found.shape):
+        j = i
+        while j > 0 and text.tokens[n * CONTEXT + j - 1] != EOD:
+            j -= 1
+        assert found[n, i] == j
+    seen = np.arange(CONTEXT) - found + 1
+    of = Documents(text, CONTEXT).visible_keys
+    assert of(AttentionMask(CONTEXT, kind="document")) == pytest.approx(seen.mean())
+    assert of(AttentionMask(3, kind="document")) == pytest.approx(np.minimum(seen, 3).mean())
+
+
+def test_of_a_large_text_windows_are_read_that_lie_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = drawn()
+    every = Documents(text, CONTEXT).starts()
+    monkeypatch.setattr(documents, "MEASURED", 4 * CONTEXT)
+    some = Documents(text, CONTEXT).starts()
+    assert (some == every[np.arange(4) * len(every) // 4]).all()
+
+
+def test_one_document_that_fills_all_windows_is_a_causal_text() -> None:
+    for mask in (AttentionMask(CONTEXT, kind="document"), AttentionMask(5, kind="document", global_tokens=2)):
+        assert Documents(split([160]), CONTEXT).visible_keys(mask) == pytest.approx(visible_keys(CONTEXT, mask))
+
+
+def test_a_run_is_told_that_most_of_its_text_is_in_documents_that_windows_cut(tmp_path: Path) -> None:
+    tiny = Tiny(tmp_path)
+    apart = tiny.config(objective={"documents": "mask"}, model={"context": CONTEXT})
+    (note,) = cut_documents(apart, split([17, 16]))
+    assert note.startswith("objective.documents=mask: 52% of the text is in documents longer than model.context=16,")
+    assert cut_documents(apart, split([16, 17, 16])) == []
+    assert cut_documents(tiny.config(model={"context": CONTEXT}), split([17])) == []
