@@ -38,6 +38,9 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT_OR_DATA.yaml",
         help="validation (the default) or train, of the run's corpus; or another corpus, its held-out split",
     )
+    parser.add_argument(
+        "--probes", action="store_true", help="also whether copied text, copied noise and a pass key are found again"
+    )
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +78,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """(the value, as JSON has it; the text)."""
     from scaling.evaluation import evaluate, format_evaluated
 
-    found = evaluate(args.run, args.on, step=args.step)
+    found = evaluate(args.run, args.on, step=args.step, probes=args.probes)
     return asdict(found), format_evaluated(found)
 
 

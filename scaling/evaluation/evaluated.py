@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.config import DataConfig, RunConfig, load
-from scaling.data import Split, TokenStore, open_store
+from scaling.data import Split, TokenStore, open_store, run_tokenizer
 from scaling.data.tokenizer import digest
 from scaling.errors import UserError
+from scaling.evaluation.probes import Probe, probe
 from scaling.text import align
 from scaling.training.evaluate import Evaluator
 from scaling.training.trained import load_trained
@@ -51,15 +52,20 @@ class Evaluated:
     windows: int
     by_position: tuple[PositionLoss, ...]
     """1, 2 to 3, 4 to 7, … tokens read, up to the context; none where there was no target"""
+    probes: tuple[Probe, ...] = ()
+    """where they are asked for"""
 
 
-def evaluate(run: str | Path, on: str | Path = "validation", *, step: int | None = None) -> Evaluated:
+def evaluate(
+    run: str | Path, on: str | Path = "validation", *, step: int | None = None, probes: bool = False
+) -> Evaluated:
     """The loss of a run's checkpoint by its objective's held-out measure, in windows of its context.
 
     run: folder of a run, or of one of its checkpoints, see `training.trained.load_trained`.
     on: `validation`, the run's held-out split, for which the loss is that of its record; `train`; or the file of a
     corpus (DATA.yaml) whose store is prepared, of which the held-out split is taken.
     step: of the checkpoint; unset: the last one of a run that has ended.
+    probes: also those of `evaluation.probes`, over text of the split.
 
     Raises UserError for a run or a store that cannot be read, and one of another tokenizer.
     """
@@ -85,6 +91,9 @@ def evaluate(run: str | Path, on: str | Path = "validation", *, step: int | None
             for start, stop, part in parts
             if part is not None
         ),
+        probes=tuple(probe(trained, run_tokenizer(data, trained.run.records.store_folder), split.tokens))
+        if probes
+        else (),
     )
 
 
@@ -117,7 +126,15 @@ def format_evaluated(found: Evaluated) -> str:
     for part in found.by_position:
         read = f"{part.first}" if part.first == part.last else f"{part.first} to {part.last}"
         rows.append((read, f"{part.tokens:,}", f"{part.loss:.4f}", _error(part.loss_sem)))
-    return "\n".join([head, f"loss {found.loss:.4f}{_error(found.loss_sem)} {found.unit}{bits}", "", *align(rows)])
+    lines = [head, f"loss {found.loss:.4f}{_error(found.loss_sem)} {found.unit}{bits}", "", *align(rows)]
+    if found.probes:
+        cells = [("probe", "length", "depth", "loss", "untold", "gain", "error")]
+        for own in found.probes:
+            depth = "" if own.depth is None else f"{own.depth:g}"
+            numbers = (f"{x:.3f}" for x in (own.loss, own.untold, own.gain))
+            cells.append((own.name, f"{own.length}", depth, *numbers, f"± {own.gain_sem:.3f}"))
+        lines += ["", *align(cells)]
+    return "\n".join(lines)
 
 
 def _error(sem: float | None) -> str:
