@@ -131,8 +131,8 @@ def format_evaluated(found: Evaluated) -> str:
         cells = [("probe", "length", "depth", "loss", "untold", "gain", "error")]
         for own in found.probes:
             depth = "" if own.depth is None else f"{own.depth:g}"
-            numbers = (f"{x:.3f}" for x in (own.loss, own.untold, own.gain))
-            cells.append((own.name, f"{own.length}", depth, *numbers, f"± {own.gain_sem:.3f}"))
+            loss, untold, gain = (f"{x:.3f}" for x in (own.loss, own.untold, own.gain))
+            cells.append((own.name, f"{own.length}", depth, loss, untold, gain, f"± {own.gain_sem:.3f}"))
         lines += ["", *align(cells)]
     return "\n".join(lines)
 

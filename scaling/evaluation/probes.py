@@ -110,7 +110,7 @@ def _passkeys(
     """For each depth. The filling is held-out text."""
     keys = [f"{key:05d}" for key in draw.integers(0, 10**5, 2 * TEXTS)]
     told, question = tokenizer.encode([NEEDLE.format(key) for key in keys]), tokenizer.encode([QUESTION])[0]
-    answers = tokenizer.encode([key + "." for key in keys[:TEXTS]])
+    answers = tokenizer.encode(keys[:TEXTS])
     widest = max(map(len, told)) + len(question) + max(map(len, answers))
     if length < 2 * widest:
         return
