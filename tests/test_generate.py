@@ -92,6 +92,21 @@ def test_a_text_is_the_same_alone_and_beside_others(run: Path) -> None:
     assert scaling.generate(run, PROMPTS, tokens=20, seed=4).texts != together.texts[:3]
 
 
+def test_texts_of_one_prompt_and_tokens_of_one_text_are_drawn_independently(run: Path) -> None:
+    """First tokens of many texts come as often as the model says, within 4 standard deviations; at a temperature that
+    makes all tokens alike, those of a text are hardly ever the same."""
+    texts = 600
+    found = scaling.generate(run, ["alpha "] * texts, tokens=1, seed=5)
+    logits = logits_of(run, list(b"alpha "))[:256].astype(np.float64)
+    expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    counts = np.bincount([tokens[0] for tokens in found.tokens], minlength=256)
+    assert (np.abs(counts - texts * expected) <= 4 * np.sqrt(texts * expected * (1 - expected)) + 1).all()
+    alike = scaling.generate(run, PROMPTS, tokens=40, temperature=1e6, seed=1)
+    for tokens in alike.tokens:
+        assert len(set(tokens)) > 0.75 * len(tokens)
+    assert max(map(len, alike.tokens)) == 40
+
+
 def test_a_long_prompt_is_read_in_chunks(run: Path) -> None:
     prompt = "alpha beta gamma " * (READ // 8)
     (tokens,) = scaling.generate(run, [prompt, "x"], tokens=2, temperature=0).tokens[:1]
