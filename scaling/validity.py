@@ -83,6 +83,9 @@ def _findings(record: Mapping[str, Any]) -> Iterator[Verdict]:
     epochs = _number(record, "epochs")
     if epochs > 1 + 1e-6:
         yield Verdict("repeated", f"{epochs:.3g} epochs of its data")
+    elif 0 < (unique := _number(record, "unique_tokens")) < _number(record, "tokens") - batch:
+        met = _number(record, "tokens") / unique
+        yield Verdict("repeated", f"its tokens were met {met:.3g} times in the mean (data.long_documents)")
 
 
 def cut_short(trained: float, asked: float, batch: float) -> Iterator[Verdict]:

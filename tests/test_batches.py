@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scaling import accounting
 from scaling.config import RunConfig, build, run_id
+from scaling.config.run import LongDocuments
 from scaling.data import Batches, Split, TokenStore, check_run, eval_batches
 from scaling.data.batches import BLOCK
 from scaling.errors import UserError
@@ -38,6 +39,37 @@ def test_an_epoch_meets_every_target_exactly_once(n_tokens, context, batch_size,
         met = np.sort(targets[epoch * n : (epoch + 1) * n].ravel())
         assert np.array_equal(met, np.arange(1, n * context + 1))
     assert n * context > n_tokens - 1 - context
+
+
+@settings(max_examples=60)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    context=st.integers(1, 20),
+    batch_size=st.integers(1, 9),
+    long=st.builds(LongDocuments, tokens=st.integers(1, 40), times=st.integers(2, 4)),
+    shuffle=st.booleans(),
+)
+def test_windows_of_long_documents_are_met_as_often_as_is_said(lengths, context, batch_size, long, shuffle):
+    starts = np.cumsum([0, *lengths[:-1]])
+    split = make_split(sum(lengths), tuple(starts))
+    if split.n_tokens <= context:
+        return
+    batches = Batches(split, context, batch_size, 3, shuffle, long)
+    of_token = np.repeat(lengths, lengths)
+    wanted = {first: long.times if of_token[first] >= long.tokens else 1
+              for first in range(0, batches.n_windows * context, context)}  # fmt: skip
+    n, repeated = sum(wanted.values()), [first for first, times in wanted.items() if times > 1]
+    steps = -(-2 * n // batch_size)
+    met = np.concatenate([batches.batch(step).tokens_BxL[:, 0] for step in range(steps)])
+    for epoch in range(2):
+        first, times = np.unique(met[epoch * n : (epoch + 1) * n], return_counts=True)
+        assert dict(zip(first.tolist(), times.tolist(), strict=True)) == wanted
+    for step in {1, steps // 3 + 1, max(1, n // batch_size)}:
+        shown = met[: step * batch_size]
+        assert batches.unique_tokens(step) == len(np.unique(shown)) * context
+        if len(shown) < n:
+            assert batches.long_share(step) == pytest.approx(np.isin(shown, repeated).mean())
+    assert batches.long_share(steps) == pytest.approx(sum(wanted[first] for first in repeated) / n)
 
 
 def test_targets_are_the_tokens_that_follow():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_run import Tiny
 
+from scaling.config.run import LongDocuments
 from scaling.data import Split, documents
 from scaling.data.documents import Documents, cut_documents
 from scaling.families.attention_mask import AttentionMask, visible_keys
@@ -30,7 +31,7 @@ def drawn() -> Split:
 def test_a_token_sees_its_document_from_where_that_or_the_window_begins() -> None:
     text = drawn()
     found = Documents(text, CONTEXT).starts()
-    whole = text.n_tokens // CONTEXT
+    whole = (text.n_tokens - 1) // CONTEXT
     assert found.shape == (whole, CONTEXT)
     for n, i in np.ndindex(found.shape):
         j = i
@@ -49,6 +50,13 @@ def test_of_a_large_text_windows_are_read_that_lie_evenly(monkeypatch: pytest.Mo
     monkeypatch.setattr(documents, "MEASURED", 4 * CONTEXT)
     some = Documents(text, CONTEXT).starts()
     assert (some == every[np.arange(4) * len(every) // 4]).all()
+
+
+def test_windows_of_long_documents_count_as_often_as_a_run_meets_them() -> None:
+    text, mask = split([4] * 8 + [48] + [4] * 9), AttentionMask(CONTEXT, kind="document")
+    found = Documents(text, CONTEXT, LongDocuments(tokens=40, times=3)).visible_keys(mask)
+    short, long = (4 + 1) / 2, (CONTEXT + 1) / 2
+    assert found == pytest.approx((4 * short + 3 * 3 * long) / (4 + 3 * 3))
 
 
 def test_one_document_that_fills_all_windows_is_a_causal_text() -> None:

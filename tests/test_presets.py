@@ -128,8 +128,10 @@ def test_presets_of_long_context_count_the_keys_that_their_layers_see() -> None:
     near = (w * (w + 1) / 2 + (L - w) * w) / L
     assert seen("gemma-3-4b")[:7] == pytest.approx([near] * 5 + [(L + 1) / 2, near])
     assert set(seen("llama-3.1-8b")) == {(L + 1) / 2}
-    longer = preset("llama-4-scout").model_copy(update={"context": 4 * 8192})
-    assert isinstance(longer, TransformerConfig)
+    scout = preset("llama-4-scout")
+    assert isinstance(scout, TransformerConfig)
+    assert {mask.chunk for mask in scout.attention_masks("causal")} == {None}  # the window is one
+    longer = scout.model_copy(update={"context": 4 * 8192})
     assert [visible_keys(longer.context, own) for own in longer.attention_masks("causal")][2:4] == [
         8193 / 2, (4 * 8192 + 1) / 2
     ]  # fmt: skip

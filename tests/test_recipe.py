@@ -22,7 +22,8 @@ FREE = {*SIZES, "tokens", "seed"}
 RUN = {
     "model": {"vocab": 512, "context": 32, "activation": "relu2", "mup": {"width": 32, "layers": 2, "d_head": 16},
               "feed_forward": {"kind": "moe", "experts": 2}},
-    "data": {"corpus": "python_stdlib", "tokenizer": {"kind": "bpe", "vocab": 256}},
+    "data": {"corpus": "python_stdlib", "tokenizer": {"kind": "bpe", "vocab": 256},
+             "long_documents": {"tokens": 10**9, "times": 3}},
     "optimizer": {"learning_rate": 0.01},
     "schedule": {"warmup": 0.0},
     "batch_size": 4,

@@ -59,7 +59,7 @@ def test_yarn_is_that_of_the_paper() -> None:
         scaling = made({"kind": "yarn", "factor": factor, "original_context": length, "ramp": "turns"})
         want = yarn_by_paper(theta, width, factor, length, 1, 32)
         np.testing.assert_allclose(scaling.frequencies(theta, width, length), want)
-        assert scaling.attention_factor(length) ** 2 == pytest.approx((0.1 * math.log(factor) + 1) ** 2)  # √(1/t)
+        assert scaling.magnitude(length) ** 2 == pytest.approx((0.1 * math.log(factor) + 1) ** 2)  # √(1/t)
 
 
 @pytest.mark.parametrize("ramp", [None, "exact"])
@@ -94,7 +94,7 @@ def test_longrope_divides_each_pair_by_its_own_factor_beyond_the_original_contex
     scaling, plain = made(LONG), 1e4 ** (-np.arange(32) / 32)
     np.testing.assert_allclose(scaling.frequencies(1e4, 64, 131072), plain / DRAWN)
     np.testing.assert_allclose(scaling.frequencies(1e4, 64, 4096), plain)
-    assert scaling.attention_factor(131072) == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
+    assert scaling.magnitude(131072) == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
 
 
 HUGGING: list[tuple[dict[str, Any], dict[str, Any]]] = [  # ours, and theirs
@@ -122,7 +122,7 @@ def test_frequencies_are_those_of_transformers(ours: dict[str, Any], theirs: dic
     want, factor = rope.ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, device="cpu", seq_len=131072)
     scaling = made(ours)
     np.testing.assert_allclose(scaling.frequencies(5e5, 64, 131072), want.numpy(), rtol=2e-6)
-    assert scaling.attention_factor(131072) == pytest.approx(factor)
+    assert scaling.magnitude(131072) == pytest.approx(factor)
 
 
 PAIRS = [0, 8, 11, 14, 17, 20, 31]
@@ -141,7 +141,7 @@ def test_frequencies_are_those_that_transformers_gave(number: int) -> None:
     """θ 5·10⁵, 64 features, a context of 131,072."""
     scaling, (frequencies, factor) = made(HUGGING[number][0]), RECORDED[number]
     np.testing.assert_allclose(scaling.frequencies(5e5, 64, 131072)[PAIRS], frequencies, rtol=2e-6)
-    assert scaling.attention_factor(131072) == pytest.approx(factor)
+    assert scaling.magnitude(131072) == pytest.approx(factor)
 
 
 @pytest.mark.parametrize(

@@ -432,3 +432,35 @@ def test_the_example_trains_tiny_further(tiny: Tiny, tmp_path: Path) -> None:
     (second,) = (folder for folder in (tmp_path / "single").iterdir() if folder != first)
     result = read_result(second)
     assert result is not None and result.facts["start"]["run"] == first.name and result.facts["params_frozen"] == 4096
+
+
+def test_a_context_is_extended_from_where_the_shorter_one_ended(tiny: Tiny, parent: Path) -> None:
+    """At a factor of 1 the longer model says of short windows what the shorter one says, at 4 it does not; and the
+    mix of documents is on record."""
+    rope = {"scaling": {"kind": "linear", "factor": 1}}
+    longer = {"model": {"tied": False, "context": 128, "rope": rope}, "batch_size": 2, "tokens": 4 * BATCH}
+    extended = child(tiny, parent, data={"long_documents": {"tokens": 1700, "times": 3}}, **longer)
+    params = jax.tree.map(jnp.asarray, nested_params(begun(extended, parent)))
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 32))
+
+    def logits(run: RunConfig) -> np.ndarray:
+        return np.asarray(jax.jit(lambda p: functional.bind_run(run, p).logits(jnp.asarray(tokens)))(params))
+
+    short = logits(config(tiny))
+    np.testing.assert_allclose(logits(extended), short, atol=1e-6)
+    rope["scaling"]["factor"] = 4
+    assert np.abs(logits(child(tiny, parent, **longer)) - short).max() > 1e-3
+    result = train(extended, quiet=True)
+    assert result.status == "completed" and result.context == 128 and result.facts["tokens_inherited"] == 16 * BATCH
+    assert 0 < result.facts["long_share"] <= 1 and result.config["data"]["long_documents"]["times"] == 3
+
+
+def nested_params(named_arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name in (name for name in named_arrays if name.startswith("params.")):
+        _, *path, last = name.split(".")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = named_arrays[name]
+    return tree

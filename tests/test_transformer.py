@@ -89,8 +89,8 @@ def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, n: int, mask:
             fraction = 1.0 if rope.fraction is None else rope.fraction
             divided = rope.scaling.factor if rope.scaling else 1.0
             qh, kh = (turned(x, rope.theta or model.rope_theta, fraction, divided) for x in (qh, kh))
-            if getattr(rope.scaling, "attention", None):
-                qh, kh = (x * rope.scaling.attention for x in (qh, kh))
+            if getattr(rope.scaling, "attention_factor", None):
+                qh, kh = (x * rope.scaling.attention_factor for x in (qh, kh))
             if rope.temperature:
                 grown = np.log(np.floor((np.arange(len(qh)) + 1) / rope.temperature.floor) + 1)
                 qh = qh * (grown * rope.temperature.scale + 1)[:, None]
@@ -219,7 +219,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         **LLAMA,
         "rope_theta": 30.0,
         "rope": [
-            {"scaling": {"kind": "yarn", "factor": 4, "original_context": 5, "attention": 1.4, "ramp": "turns"}},
+            {
+                "scaling": {
+                    "kind": "yarn",
+                    "factor": 4,
+                    "original_context": 5,
+                    "attention_factor": 1.4,
+                    "ramp": "turns",
+                }
+            },
             {},
         ],
     },

@@ -33,6 +33,10 @@ def record(**changes: Any) -> dict[str, Any]:
         ({"tokens": 901}, "valid"),  # asked for 950, say: whole batches
         ({"validation_tokens": 98}, "truncated: evaluated on 98 of the 99 tokens of the held-out split"),
         ({"epochs": 2.5}, "repeated: 2.5 epochs of its data"),
+        (
+            {"tokens": 1000, "unique_tokens": 800},
+            "repeated: its tokens were met 1.25 times in the mean (data.long_documents)",
+        ),
         ({"epochs": 2.5, "tokens": 100}, "truncated: trained on 100 of 1,000 tokens"),
         ({"epochs": None, "tokens": float("nan"), "validation_targets": None, "steps": "many"}, "valid"),
     ],
@@ -55,7 +59,7 @@ def test_of_several_findings_the_first_in_precedence_counts() -> None:
 def test_a_run_with_fewer_tokens_than_planned_is_truncated(tmp_path: Path) -> None:
     write_plan(tmp_path, {name: Entry("fit", {}, 100, 6e5, 2000) for name in "ab"})
     write_result(tmp_path / "a", RESULT)
-    write_result(tmp_path / "b", replace(RESULT, run_id="b", tokens=2000))
+    write_result(tmp_path / "b", replace(RESULT, run_id="b", tokens=2000, unique_tokens=2000))
     table = load_runs(tmp_path).set_index("run_id")
     assert table["validity"].to_dict() == {"a": "truncated", "b": "valid"}
     assert table.loc["a", "validity_reason"] == "trained on 1,000 of 2,000 tokens"

@@ -30,6 +30,15 @@ class TokenizerConfig(Config):
         return self
 
 
+class LongDocuments(Config):
+    """Documents that a run meets more often than others, as when a context is extended (Llama 3, 2407.21783)."""
+
+    tokens: int = Field(ge=1)
+    """documents of so many tokens or more; a window is of the one that its first token is of"""
+    times: int = Field(ge=2)
+    """how often an epoch meets each of their windows"""
+
+
 class DataConfig(Config):
     """A corpus, its tokenizer and the part of it that a run may see."""
 
@@ -46,6 +55,8 @@ class DataConfig(Config):
     """cut the training split to its first tokens (data-constrained runs); unset: all of it"""
     epochs: float = Field(default=1.0, gt=0)
     """passes over the training split that a run may make; a run that needs more is refused"""
+    long_documents: LongDocuments | None = None
+    """unset: an epoch meets every window once"""
 
 
 class OptimizerConfig(Config):

@@ -8,6 +8,8 @@ import numpy as np
 
 from scaling import accounting
 from scaling.config import Records, RunConfig, run_id
+from scaling.config.run import LongDocuments
+from scaling.data.long_documents import weighted
 from scaling.data.permutation import Permutation
 from scaling.data.store import Split, TokenStore
 from scaling.errors import UserError
@@ -23,8 +25,9 @@ MOST_PASSES = 10  # worth proposing; beyond about 4 they gain ever less (Muennig
 class Batches:
     """Training batches. Window w holds targets w·L+1 … w·L+L, so an epoch meets every target exactly once.
 
-    (Only the tail that fills no window is never met: fewer than L tokens.) Each epoch has an order of its own. Row
-    r of step s is number s·B + r of the endless sequence of epochs: a batch may reach over the end of an epoch.
+    (Only the tail that fills no window is never met: fewer than L tokens. Those of long documents it meets as often
+    as `long` says.) Each epoch has an order of its own. Row r of step s is number s·B + r of the endless sequence of
+    epochs: a batch may reach over the end of an epoch.
 
     Args:
       split: tokens of the split.
@@ -32,11 +35,22 @@ class Batches:
       batch_size: B, windows in a batch, over all devices.
       seed: picks the order; the same seed and step give the same batch on every machine.
       shuffle: False takes the windows as they are in the text, in every epoch.
+      long: documents that an epoch meets more often.
     """
 
-    def __init__(self, split: Split, context: int, batch_size: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        split: Split,
+        context: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        long: LongDocuments | None = None,
+    ) -> None:
         self.context, self.batch_size, self.seed, self.shuffle = context, batch_size, seed, shuffle
         self.n_windows = n_windows(split, context)
+        self._again = weighted(split, context, long)[1]
+        self.epoch_windows = self.n_windows + len(self._again)
         self._doc_starts = split.doc_starts
         covered = split.tokens[: self.n_windows * context + 1]
         self._windows = np.lib.stride_tricks.sliding_window_view(covered, context + 1)[::context]
@@ -72,11 +86,25 @@ class Batches:
 
     def unique_tokens(self, n_steps: int) -> int:
         """Different targets met in the first `n_steps` steps."""
-        return min(n_steps * self.batch_size, self.n_windows) * self.context
+        windows = min(n_steps * self.batch_size, self.n_windows)
+        if len(self._again):
+            windows = self.n_windows if self.epochs(n_steps) >= 1 else len(np.unique(self._first(n_steps)))
+        return windows * self.context
 
     def epochs(self, n_steps: int) -> float:
         """Passes over the split that `n_steps` steps make."""
-        return n_steps * self.batch_size / self.n_windows
+        return n_steps * self.batch_size / self.epoch_windows
+
+    def long_share(self, n_steps: int) -> float:
+        """Share of the first `n_steps` steps' targets that are of documents which an epoch meets more often; over
+        whole epochs, where there are any."""
+        shown = self._first(n_steps) if self.epochs(n_steps) < 1 else self._in_epoch(np.arange(self.epoch_windows))
+        return float(np.isin(shown, self._again).mean())
+
+    def _first(self, n_steps: int) -> np.ndarray:
+        """The windows of the first `n_steps` steps, within one epoch."""
+        count = n_steps * self.batch_size
+        return np.concatenate([self._block(0, block) for block in range(-(-count // BLOCK))])[:count]
 
     def window_ids(self, step: int, start: int, stop: int) -> np.ndarray:
         """int64: the windows that rows start … stop−1 of a step show."""
@@ -85,7 +113,7 @@ class Batches:
         number, end = step * self.batch_size + start, step * self.batch_size + stop
         parts: list[np.ndarray] = []
         while number < end or not parts:
-            epoch, position = divmod(number, self.n_windows)
+            epoch, position = divmod(number, self.epoch_windows)
             block, offset = divmod(position, BLOCK)
             part = self._block(epoch, block)[offset : offset + end - number]
             parts.append(part)
@@ -94,8 +122,20 @@ class Batches:
 
     def _order(self, epoch: int, block: int) -> np.ndarray:
         """Windows at positions block·BLOCK … of an epoch. (Cached: the only state, and it changes no result.)"""
-        positions = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.n_windows))
-        return Permutation(self.n_windows, self.seed, epoch)(positions) if self.shuffle else positions
+        positions = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.epoch_windows))
+        number = Permutation(self.epoch_windows, self.seed, epoch)(positions) if self.shuffle else positions
+        return self._in_epoch(number)
+
+    def _in_epoch(self, number: np.ndarray) -> np.ndarray:
+        """Windows by their numbers in an epoch that is not shuffled: all, then those that are met again."""
+        if not len(self._again):
+            return number
+        return np.where(number < self.n_windows, number, self._again[np.maximum(number - self.n_windows, 0)])
+
+
+def run_batches(run: RunConfig, store: TokenStore) -> Batches:
+    """Those of a run."""
+    return Batches(store.train, run.model.context, run.batch_size, run.seed, long=run.data.long_documents)
 
 
 def n_windows(split: Split, context: int) -> int:
@@ -175,7 +215,7 @@ def check_run(run: RunConfig, store: TokenStore) -> None:
             f"the held-out split has {store.validation.n_tokens} tokens, nothing to predict; raise "
             "data.validation_tokens or data.validation_fraction"
         )
-    _check_amount(run, n_windows(store.train, run.model.context) * run.model.context)
+    _check_amount(run, run_batches(run, store).epoch_windows * run.model.context)
 
 
 def _check_amount(run: RunConfig, available: int) -> None:

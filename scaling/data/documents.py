@@ -5,6 +5,8 @@ from functools import lru_cache
 import numpy as np
 
 from scaling.config import RunConfig
+from scaling.config.run import LongDocuments
+from scaling.data.long_documents import weighted
 from scaling.data.store import Split
 from scaling.families.attention_mask import AttentionMask, visible_keys_within
 
@@ -15,16 +17,17 @@ MEASURED = 2**22
 class Documents:
     """Those of a split, cut into windows of `context` tokens as `Batches` cuts it."""
 
-    def __init__(self, split: Split, context: int):
-        self.split, self.context = split, context
+    def __init__(self, split: Split, context: int, long: LongDocuments | None = None):
+        self.split, self.context, self.long = split, context, long
         self.visible_keys = lru_cache(self._visible_keys)
 
     def starts(self) -> np.ndarray:
         """int64 [windows, context]: the place in its window at which the document of each token begins there, of all
-        windows or of as many as MEASURED allows."""
-        whole = max(1, self.split.n_tokens // self.context)
-        count = min(whole, max(1, MEASURED // self.context))
-        first_Nx1 = (np.arange(count) * whole // count)[:, None] * self.context
+        windows or of as many as MEASURED allows, each as often as an epoch meets it."""
+        windows, again = weighted(self.split, self.context, self.long)
+        met = np.concatenate([np.arange(max(1, windows)), again])
+        count = min(len(met), max(1, MEASURED // self.context))
+        first_Nx1 = met[np.arange(count) * len(met) // count][:, None] * self.context
         at_NxL = first_Nx1 + np.arange(self.context)
         starts = np.asarray(self.split.doc_starts)
         of_NxL = starts[np.searchsorted(starts, at_NxL, side="right") - 1]

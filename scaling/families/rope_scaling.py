@@ -27,7 +27,7 @@ class RopeScaling(Config):
         """Radians for each position of every pair of features, float64. context: of the model."""
         raise NotImplementedError
 
-    def attention_factor(self, context: int) -> float:
+    def magnitude(self, context: int) -> float:
         """What queries and keys are both multiplied with, so that scores are its square times what they were."""
         return 1.0
 
@@ -69,7 +69,7 @@ class YaRN(RopeScaling):
     ramp: Literal["exact", "turns"] | None = None
     """between the two, a line over the pairs' numbers, from a whole one to a whole one as in the authors' code;
     exact: not from whole ones (gpt-oss); turns: a line over the pairs' turns, as the paper writes it (eq. 18)"""
-    attention: float | None = Field(default=None, gt=0)
+    attention_factor: float | None = Field(default=None, gt=0)
     """the attention factor; unset: 0.1 · ln(factor) + 1 (eq. 22)"""
 
     @model_validator(mode="after")
@@ -99,8 +99,8 @@ class YaRN(RopeScaling):
         """The number of the pair, between whole ones, that makes so many turns within the original context."""
         return width * log(self.original_context / (2 * pi * turns)) / (2 * log(theta))
 
-    def attention_factor(self, context: int) -> float:
-        return 0.1 * log(self.factor) + 1 if self.attention is None else self.attention
+    def magnitude(self, context: int) -> float:
+        return 0.1 * log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
 
 
 class Llama3(RopeScaling):
@@ -142,7 +142,7 @@ class LongRoPE(RopeScaling):
     """what each pair's frequency is divided by where `model.context` is no longer than the original one"""
     long_factor: tuple[float, ...]
     """the same where it is"""
-    attention: float | None = Field(default=None, gt=0)
+    attention_factor: float | None = Field(default=None, gt=0)
     """the attention factor; unset: √(1 + ln(factor) / ln(original_context))"""
 
     @model_validator(mode="after")
@@ -164,9 +164,9 @@ class LongRoPE(RopeScaling):
             self.long_factor if context > self.original_context else self.short_factor
         )
 
-    def attention_factor(self, context: int) -> float:
-        if self.attention is not None:
-            return self.attention
+    def magnitude(self, context: int) -> float:
+        if self.attention_factor is not None:
+            return self.attention_factor
         return sqrt(1 + log(self.factor) / log(self.original_context))
 
 

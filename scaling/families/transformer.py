@@ -110,7 +110,8 @@ class TransformerConfig(TransformerShape):
 
     def attention_masks(self, kind: Mask) -> tuple[AttentionMask, ...]:
         """Of each layer. kind: which keys of its text a query may see."""
-        chunks, known = self.attention_chunk or (None,), self.global_tokens or (None,)
+        known = self.global_tokens or (None,)
+        chunks = [chunk if chunk and chunk < self.context else None for chunk in self.attention_chunk or (None,)]
         return tuple(
             AttentionMask(
                 window, self.attention_softcap, self.position == "alibi", self.dropout, kind,

@@ -38,7 +38,7 @@ def rotate(x_BxLxHxd: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 def query_scale(rope: Rope, context: int, positions: jax.Array | None) -> jax.Array | float | None:
     """What the queries of a layer are multiplied with beside 1/√d: [L, 1, 1] or [B, L, 1, 1] of `positions` [L] or
     [B, L], one number, or None for 1. context: of the model."""
-    factor = 1.0 if rope.scaling is None else rope.scaling.attention_factor(context) ** 2  # of queries and of keys
+    factor = 1.0 if rope.scaling is None else rope.scaling.magnitude(context) ** 2  # of queries and of keys
     if rope.temperature is None or positions is None:
         return None if factor == 1 else factor
     grown = jnp.log1p((positions + 1) // rope.temperature.floor)

@@ -11,4 +11,5 @@ def flops_of(run: RunConfig, store: TokenStore | None) -> accounting.Flops:
     windows; without a store as a plan counts them, as though every document filled its window."""
     if store is None or run.objective.mask != "document":
         return accounting.flops_per_token(run)
-    return accounting.flops_per_token(run, keys=Documents(store.train, run.model.context).visible_keys)
+    documents = Documents(store.train, run.model.context, run.data.long_documents)
+    return accounting.flops_per_token(run, keys=documents.visible_keys)

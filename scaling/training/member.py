@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig, config_hash, run_id
-from scaling.data import Batches, TokenStore
+from scaling.data import TokenStore, run_batches
 from scaling.data.documents import cut_documents
 from scaling.metrics import METRICS_FILE
 from scaling.parallel import is_main
@@ -62,7 +62,7 @@ class Member:
         """Open the records; returns the state to start from: of the newest good checkpoint, or the first one."""
         config = self.config
         self.flops_per_token = flops_of(config, self.store).exact
-        self.batches = Batches(self.store.train, config.model.context, config.batch_size, config.seed)
+        self.batches = run_batches(config, self.store)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
         restored = self.checkpoints.restore(layout)

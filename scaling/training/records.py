@@ -12,7 +12,7 @@ import jax
 
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, load, recipe_of, run_id, to_yaml
-from scaling.data import Batches, TokenStore
+from scaling.data import Batches, TokenStore, run_batches
 from scaling.errors import UserError
 from scaling.result import Result, Status, naming, read_result, write_text_atomically
 from scaling.training.evaluate import Evaluation
@@ -81,7 +81,7 @@ def make_result(
     params, said = accounting.params(config.model), dict(config.model.facts)
     tokens = steps * config.batch_tokens
     flops = flops_of(config, store).as_dict()
-    batches = store and Batches(store.train, config.model.context, config.batch_size, config.seed)
+    batches = run_batches(config, store) if store else None
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     return Result(
         run_id=run_id(config),
@@ -110,13 +110,24 @@ def make_result(
         versions=versions(),
         train_loss=train_loss,
         reason=reason,
-        facts={**said, **_facts(config), **_held_out(store, evaluation), **(facts or {})},
+        facts={
+            **said,
+            **_facts(config),
+            **_mix(config, batches, steps),
+            **_held_out(store, evaluation),
+            **(facts or {}),
+        },
         config=recipe_of(config),
         by_rule=dict(config.records.by_rule),
         objective=config.objective.name,
         unit=config.objective.UNIT,
         targets=config.objective.targets(tokens, config.model.context),
     )
+
+
+def _mix(config: RunConfig, batches: Batches | None, steps: int) -> dict[str, float]:
+    """What of the training tokens was of which documents, where some are met more often."""
+    return {"long_share": batches.long_share(steps)} if batches and config.data.long_documents else {}
 
 
 def _facts(config: RunConfig) -> dict[str, Any]:
