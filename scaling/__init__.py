@@ -3,10 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scaling.evaluation import evaluate as evaluate
+    from scaling.generation import generate as generate
     from scaling.sweeps import load_runs as load_runs
 
 __version__ = "0.1.0"
-__all__ = ["laws", "load_runs"]
+__all__ = ["evaluate", "generate", "laws", "load_runs"]
+
+HOMES = {"evaluate": "evaluation", "generate": "generation", "load_runs": "sweeps"}
+"""where each function is"""
 
 
 def __getattr__(name: str) -> Any:
@@ -15,6 +20,6 @@ def __getattr__(name: str) -> Any:
 
     if name == "laws":
         return importlib.import_module("scaling.laws")
-    if name == "load_runs":
-        return importlib.import_module("scaling.sweeps").load_runs
+    if name in HOMES:
+        return getattr(importlib.import_module(f"scaling.{HOMES[name]}"), name)
     raise AttributeError(f"module 'scaling' has no attribute {name!r}")

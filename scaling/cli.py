@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import scaling
-from scaling import cli_fit_options, cli_laws
+from scaling import cli_fit_options, cli_generation, cli_laws
 from scaling.errors import UserError, explain
 from scaling.extensions import load_extensions
 
@@ -131,6 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         command("predict", _predict, "By a saved fit: best N, D and loss for a budget, or a loss.")
     )
 
+    generate = command("generate", _generate, "Let the model of a run go on with texts.")
+    cli_generation.generate_options(generate)
+    _json(generate)
+
+    evaluate = command("evaluate", _evaluate, "The held-out loss of a run's checkpoint, whole and by position.")
+    cli_generation.evaluate_options(evaluate)
+    _json(evaluate)
+
     report = command("report", _report, "Plots and one self-contained html page of a sweep.")
     _sweep_dir(report)
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: SWEEP_DIR/report.html)")
@@ -231,6 +239,17 @@ def _fit(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     value, text = cli_laws.predict(args)
+    _print_json(value) if args.json else print(text)
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    cli_generation.generate(args, _print_json)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    value, text = cli_generation.evaluate(args)
     _print_json(value) if args.json else print(text)
     return 0
 

@@ -13,8 +13,10 @@ ABOVE = {room: {"models", "training"} for room in ("accounting", "config", "fami
 ABOVE["laws"] |= {"report", "sweeps"}
 ABOVE |= {"data": {"models", "training", "tracking", "sweeps", "laws", "report"}, "sweeps": {"report"}}
 ABOVE |= {"tracking": {"models", "training", "sweeps", "laws", "report"}, "training": {"sweeps", "laws", "report"}}
+ABOVE |= {room: {"sweeps", "laws", "report"} for room in ("evaluation", "generation")}
+ABOVE["training"] |= {"evaluation", "generation"}
 """what a room imports nothing of"""
-ROOMS = {"data", "laws", "report", "sweeps", "tracking", "training"}
+ROOMS = {"data", "evaluation", "generation", "laws", "report", "sweeps", "tracking", "training"}
 """whose `__init__` holds no logic"""
 
 

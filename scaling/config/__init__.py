@@ -17,7 +17,7 @@ from scaling.config.load import (
     to_yaml,
 )
 from scaling.config.pack import shape_of
-from scaling.config.parent import Parent, find_parent, resolved, saved_steps
+from scaling.config.parent import Parent, chosen_step, find_parent, resolved, saved_steps
 from scaling.config.prefix import shared_steps
 from scaling.config.recipe import (
     column_of,
@@ -91,6 +91,7 @@ __all__ = [
     "build",
     "canonical",
     "check_key",
+    "chosen_step",
     "column_of",
     "columns_of",
     "config_hash",

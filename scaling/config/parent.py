@@ -57,7 +57,7 @@ def find_parent(run: RunConfig, start: StartConfig, beside: Path | None = None) 
             f"{where}: {folder} holds {run_id(parent)} of hash {config_hash(parent)}, not the run of "
             f"start.parent={start.parent}; say where that one is, or leave start.parent out"
         )
-    step = _step(folder, start, where)
+    step = chosen_step(folder, start.step, f"{where}: ", "start.step")
     _check_parameters(run, start, parent, where)
     if start.optimizer == "inherit" and parent.optimizer.name != run.optimizer.name:
         raise UserError(
@@ -73,24 +73,28 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in kept.iterdir() if path.name.isdecimal()) if kept.is_dir() else []
 
 
-def _step(folder: Path, start: StartConfig, where: str) -> int:
+def chosen_step(folder: Path, step: int | None, where: str, key: str) -> int:
+    """`step`, or the last checkpoint of a run that has ended.
+
+    where: what a message begins with. key: what sets the step. Raises UserError where there is no such checkpoint.
+    """
     saved = saved_steps(folder)
     told = ", ".join(map(str, saved))
     if not saved:
         raise UserError(
-            f"{where}: {folder} has no checkpoint; delete it and train that run again with "
+            f"{where}{folder} has no checkpoint; delete it and train that run again with "
             "records.checkpoint_steps=1000 or another number, which keeps its last state, too, and changes no id"
         )
-    if start.step is not None and start.step not in saved:
-        raise UserError(f"{where}: {folder} has no checkpoint of start.step={start.step}; it has {told}")
-    if start.step is None:
+    if step is not None and step not in saved:
+        raise UserError(f"{where}{folder} has no checkpoint of {key}={step}; it has {told}")
+    if step is None:
         result = read_result(folder)
         if result is None or result.status == "failed":
             raise UserError(
-                f"{where}: that run has not ended, and its last checkpoint may be another soon; wait, or set "
-                f"start.step to one of {told}"
+                f"{where}that run has not ended, and its last checkpoint may be another soon; wait, or set "
+                f"{key} to one of {told}"
             )
-    return start.step or saved[-1]
+    return step or saved[-1]
 
 
 def _check_parameters(run: RunConfig, start: StartConfig, parent: RunConfig, where: str) -> None:

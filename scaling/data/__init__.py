@@ -3,7 +3,7 @@
 from scaling.data.batches import Batches, check_run, eval_batches, run_batches
 from scaling.data.prefetch import prefetch
 from scaling.data.prepare import prepare
-from scaling.data.store import Split, TokenStore, describe, open_store
+from scaling.data.store import Split, TokenStore, describe, open_store, run_tokenizer
 
 __all__ = [
     "Batches",
@@ -16,4 +16,5 @@ __all__ = [
     "prefetch",
     "prepare",
     "run_batches",
+    "run_tokenizer",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from scaling.config import DataConfig
 from scaling.data.corpora import changed_source, source_identity
-from scaling.data.tokenizer import Tokenizer, load_tokenizer, token_bytes
+from scaling.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer, token_bytes
 from scaling.errors import UserError
 from scaling.text import align
 from scaling.tokens import EOD
@@ -125,6 +125,17 @@ def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = Fa
     cuts = {"train": data.train_tokens, "validation": data.validation_tokens}
     splits = {split: _cut(_open_split(folder, manifest, split), folder, split, cuts[split]) for split in SPLITS}
     return TokenStore(folder, manifest, splits["train"], splits["validation"])
+
+
+def run_tokenizer(data: DataConfig, store_folder: str | Path) -> Tokenizer:
+    """The tokenizer of a corpus, without its tokens. Raises UserError where it was made with a store that is gone."""
+    folder = store_folder_of(data, store_folder)
+    if data.tokenizer.kind != "bytes" and not (folder / TOKENIZER_FILE).is_file():
+        raise UserError(
+            f"{folder} has no {TOKENIZER_FILE}, the tokenizer of data.corpus={data.corpus!r}; make it again with "
+            "`scaling data prepare DATA.yaml`"
+        )
+    return load_tokenizer(data.tokenizer.kind, folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

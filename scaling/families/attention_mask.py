@@ -55,6 +55,10 @@ class AttentionMask:
             found = found | (i < self.global_tokens) | (j < self.global_tokens)
         return found if self.looks_ahead else found & (distance >= 0)
 
+    def kept(self, length: int) -> int:
+        """Keys of a text of up to `length` tokens that a query after them may see: global ones and those near it."""
+        return min(length, self.global_tokens + min(self.window, self.chunk or self.window))
+
     @property
     def by_place(self) -> bool:
         """Whether it matters where a position is, not only how far it is from another."""

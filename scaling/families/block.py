@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, get_args
 
+from scaling.errors import UserError
 from scaling.families.attention_mask import AttentionMask
+from scaling.families.cache import Cache
 from scaling.families.declare import Tensor
 from scaling.families.model import Compute, ExtraFlops, Mask, VisibleKeys
 from scaling.families.shape import TransformerShape
@@ -64,6 +66,14 @@ class BlockPart(Config):
         `remat: dots` keeps."""
         raise NotImplementedError
 
+    def cache(self, model: TransformerShape, places: int) -> Cache:
+        """What one layer of it carries from token to token, none where it works on each token by itself.
+
+        places: tokens that its queries may look back on, themselves included. Raises UserError where it cannot go on
+        with a text token by token.
+        """
+        return {}
+
 
 class Mixer(BlockPart):
     """What lets positions see each other."""
@@ -77,6 +87,9 @@ class Mixer(BlockPart):
     ) -> ExtraFlops:
         """Of all its layers together. masks: of each of them. keys: as in `accounting.flops_per_token`."""
         return ExtraFlops()
+
+    def cache(self, model: TransformerShape, places: int) -> Cache:
+        raise UserError(f"model.mixer: {self!r} does not say what it carries from token to token")
 
 
 class FeedForward(BlockPart):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from scaling.families.cache import Cache, Cached
 from scaling.families.declare import Tensor, vector
 from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head
@@ -109,6 +110,10 @@ class LSTMConfig(ModelConfig):
             yield vector(("bias", gate), "cells", H, "cells", mean=start)
         if self.projection:
             yield matrix("projection", "projection", (H, P), ("cells", "embed"))
+
+    def cache(self, length: int) -> list[Cache]:
+        """Of every layer, however long the text: its last output and its cells."""
+        return [{"output": Cached((self.width,)), "cells": Cached((self.d_hidden,), "float32")}] * self.layers
 
     def activations(self, compute: Compute) -> int:
         gates_and_state = compute.width * len(GATES) + FLOAT32

@@ -55,6 +55,10 @@ class MLA(SoftmaxMixer):
     def heads(self, model: TransformerShape) -> Heads:
         return Heads(model.n_heads, model.n_heads, self.nope + self.rope, self.v)
 
+    def held(self, model: TransformerShape) -> dict[str, tuple[int, int]]:
+        """The latent, of which keys and values are made (with biases also a 1), and the part that positions turn."""
+        return {"keys": (1, self.kv_rank + model.bias + self.rope)}
+
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
         D, H, into = model.d_model, model.n_heads, ("embed", "latent")
         maps: list[tuple[str, tuple[int, int], tuple[str, str], str]] = [

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
+from scaling.errors import UserError
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
@@ -146,6 +148,17 @@ class ModelConfig(Config):
     def activations(self, compute: Compute) -> int:
         """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
         raise NotImplementedError
+
+    def cache(self, length: int) -> Any:
+        """A tree of `Cached`: what it carries from token to token, for texts of up to `length` tokens.
+
+        Raises UserError where it cannot go on with a text token by token, or not that far.
+        """
+        raise UserError(f"model.kind={self.kind}: this family does not say what it carries from token to token")
+
+    def positions(self, marks_L: np.ndarray) -> np.ndarray:
+        """Positions of the tokens of a text, of which an objective says the marks."""
+        return np.arange(len(marks_L))
 
     def visible_keys(self, mask: Mask) -> float | None:
         """Keys that a query sees, the mean over positions and layers; None where the family has no attention."""

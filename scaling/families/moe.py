@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from scaling.errors import UserError
 from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
+from scaling.families.cache import Cache
 from scaling.families.declare import Tensor, vector
 from scaling.families.dispatch import choose_experts, choose_transport
 from scaling.families.mlp import KEEPS, mlp
@@ -239,6 +241,15 @@ class MoE(FeedForward):
 
     def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
         return {"tokens": (self.experts,), "confidence": (), "dropped": ()}
+
+    def cache(self, model: TransformerShape, places: int) -> Cache:
+        if self.routing == "expert_choice" or self.capacity is not None:
+            key = "capacity" if self.routing != "expert_choice" else "routing"
+            raise UserError(
+                f"feed_forward.{key}={getattr(self, key)} decides for a window as a whole which tokens an expert "
+                "takes, and a text that is being written has none; a model whose tokens choose without it can write"
+            )
+        return {}
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         """Rows as they come to the experts and what was said of them; within experts what the way to compute them

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from scaling.families.attention_mask import AttentionMask, keys_of_blocks, visible_keys
 from scaling.families.block import Mixer
+from scaling.families.cache import Cache, Cached
 from scaling.families.kernels import BLOCK, KERNELS, TILED_FROM, choose
 from scaling.families.model import FLOAT32, TRAINING, Compute, ExtraFlops, VisibleKeys
 from scaling.families.shape import TransformerShape
@@ -70,6 +71,16 @@ class SoftmaxMixer(Mixer):
                 scores = (width + 2 * FLOAT32 + 1) * seen
         read = H * (d_qk + outs * d_v) + keys_held * (d_qk + d_v)
         return width * read + scores * H + self.made(model, compute)
+
+    def cache(self, model: TransformerShape, places: int) -> Cache:
+        """Of the last `places` tokens: where each was in its text, what a mask knows of it, and what `held` says."""
+        where = {name: Cached((places,), "int32", -1) for name in ("positions", "marks")}
+        return where | {name: Cached((heads, places, width)) for name, (heads, width) in self.held(model).items()}
+
+    def held(self, model: TransformerShape) -> dict[str, tuple[int, int]]:
+        """(heads, width) of what is kept of every token: keys, and values where these are none of their features."""
+        heads = self.heads(model)
+        return {"keys": (heads.keys, heads.d_qk), "values": (heads.keys, heads.d_v)}
 
     def kernel(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> str:
         """The way it is computed."""

@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 from math import lcm, log
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from scaling.errors import UserError
 from scaling.families.attention import Attention
 from scaling.families.attention_mask import AttentionMask, visible_keys
 from scaling.families.block import BlockPart, FeedForward, Mixer
 from scaling.families.by_kind import ByKind, pattern
+from scaling.families.cache import Cache
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
@@ -236,6 +239,26 @@ class TransformerConfig(TransformerShape):
             own = [m for i, m in enumerate(self.attention_masks(mask)) if mixers[i // self.layer_sharing] == mixer]
             total += mixer.extra_flops(self, own, keys)
         return total
+
+    def cache(self, length: int) -> list[dict[str, Cache]]:
+        """Of every layer, by its parts; a layer keeps no more tokens than a query of it sees."""
+        if self.position == "learned" and length > self.context:
+            raise UserError(
+                f"a text of {length:,} tokens, prompt and new ones, is longer than model.context={self.context}, the "
+                "rows of the learned position table; ask for fewer tokens or give a shorter prompt"
+            )
+        stacks = {i: stack for stack in self.stacks for i in stack.members}
+        return [
+            {key: part.cache(self, mask.kept(length)) for key, part in stacks[i // self.layer_sharing].parts.items()}
+            for i, mask in enumerate(self.attention_masks("causal"))
+        ]
+
+    def positions(self, marks_L: np.ndarray) -> np.ndarray:
+        if not self.restart_positions:
+            return super().positions(marks_L)
+        first_L = np.diff(marks_L, prepend=marks_L[:1]) != 0
+        place_L = np.arange(len(marks_L))
+        return place_L - np.maximum.accumulate(np.where(first_L, place_L, 0))
 
     def activations(self, compute: Compute) -> int:
         stream = compute.width * self.d_model

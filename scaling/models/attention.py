@@ -8,8 +8,10 @@ from scaling.families.attention import Attention as Declared
 from scaling.families.attention_mask import AttentionMask
 from scaling.families.context import CONTEXTS, choose_context
 from scaling.models.attend import attend
+from scaling.models.attention_cache import attend_cached
+from scaling.models.attention_mask import Places
 from scaling.models.language_model import scaled
-from scaling.models.layer import NOTHING, Aux, LayerContext, LayerPart
+from scaling.models.layer import NOTHING, Arrays, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
 from scaling.models.norm import rms_norm
 from scaling.models.parameters import Params
@@ -30,15 +32,26 @@ class Attention(LayerPart):
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        config = self.config
+        q_BxLxHxd, k_BxLxKxd, v_BxLxKxd = self._made(x_BxLxD, context)
+        sinks_H = None if self.sinks is None else self.sinks[...]
+        out_BxLxW = attended(self.config, context, q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, dropout_key, sinks_H)
+        return self.o(out_BxLxW), NOTHING
+
+    def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
+        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd = self._made(x_BxTxD, context)
+        new, sinks_H = {"keys": k_BxTxKxd, "values": v_BxTxKxd}, None if self.sinks is None else self.sinks[...]
+        d_head = self.config.d_head
+        out_BxTxHxd, cache = extended(self.config, context, q_BxTxHxd, new, cache, d_head, d_head, sinks_H)
+        return self.o(out_BxTxHxd.reshape(*x_BxTxD.shape[:2], -1)), cache
+
+    def _made(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values, turned by their positions."""
         q_BxLxHxd = self._heads(self.q(x_BxLxD), self.q_scale)
         k_BxLxKxd = self._heads(self.k(x_BxLxD), self.k_scale)
         v_BxLxKxd = self._heads(self.v(x_BxLxD), None)
         if context.rope is not None:
             q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *context.rope), rotate(k_BxLxKxd, *context.rope)
-        q_BxLxHxd = scaled(q_BxLxHxd, config.transfer.scores)
-        sinks_H = None if self.sinks is None else self.sinks[...]
-        return self.o(attended(config, context, q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, dropout_key, sinks_H)), NOTHING
+        return scaled(q_BxLxHxd, self.config.transfer.scores), k_BxLxKxd, v_BxLxKxd
 
     def _heads(self, x_BxLxW: jax.Array, scale: nnx.Param[jax.Array] | None) -> jax.Array:
         """[B, L, heads, d], normed over as many features as there is a scale for: those of one head or of all."""
@@ -59,9 +72,7 @@ def attended(
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """What a layer's heads read, side by side: [B, L, H·d]."""
-    if context.query_scale is not None:
-        q_BxLxHxd = (q_BxLxHxd * context.query_scale).astype(q_BxLxHxd.dtype)
-    heads = q_BxLxHxd.shape[2]
+    heads, q_BxLxHxd = q_BxLxHxd.shape[2], _scaled_by_position(context, q_BxLxHxd)
     meet = CONTEXTS[choose_context(context.placement.context, heads, ways("heads"), ways("sequence"))]
     q_BxLxHxd = constrain(constrain(q_BxLxHxd, "batch", "sequence", "heads", None), *meet[0])
     k_BxLxKxd = constrain(constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None), *meet[1])
@@ -70,16 +81,7 @@ def attended(
         q_BxLxHxd,
         k_BxLxKxd,
         v_BxLxKxd,
-        AttentionMask(
-            context.window,
-            config.attention_softcap,
-            config.position == "alibi",
-            config.dropout,
-            context.mask,
-            context.chunk,
-            context.global_tokens,
-            config.restart_positions is True,
-        ),
+        _mask(config, context),
         marks_BxL=context.marks_BxL,
         key=dropout_key,
         sinks_H=sinks_H,
@@ -87,3 +89,46 @@ def attended(
     )
     out_BxLxHxd = constrain(constrain(out_BxLxHxd, *meet[0]), "batch", "sequence", "heads", None)
     return out_BxLxHxd.reshape(*out_BxLxHxd.shape[:2], -1)
+
+
+def extended(
+    config: TransformerConfig,
+    context: LayerContext,
+    q_BxTxHxd: jax.Array,
+    new: Arrays,
+    cache: Arrays,
+    d_qk: int,
+    d_v: int,
+    sinks_H: jax.Array | None = None,
+) -> tuple[jax.Array, Arrays]:
+    """What a layer's heads read for tokens that follow those in the cache, and the cache with them.
+
+    new, d_v: as of `attend_cached`. d_qk: the width that scores are scaled by.
+    """
+    if context.positions is None or context.marks_BxL is None:
+        raise ValueError("tokens that follow others have positions and marks")
+    q_BxTxHxd = _scaled_by_position(context, q_BxTxHxd)
+    places = Places(context.positions, context.marks_BxL)
+    return attend_cached(
+        q_BxTxHxd, new, cache, _mask(config, context), places, d_v=d_v, scale=d_qk**-0.5, sinks_H=sinks_H
+    )
+
+
+def _scaled_by_position(context: LayerContext, q_BxLxHxd: jax.Array) -> jax.Array:
+    if context.query_scale is None:
+        return q_BxLxHxd
+    return (q_BxLxHxd * context.query_scale).astype(q_BxLxHxd.dtype)
+
+
+def _mask(config: TransformerConfig, context: LayerContext) -> AttentionMask:
+    """What a layer's queries see."""
+    return AttentionMask(
+        context.window,
+        config.attention_softcap,
+        config.position == "alibi",
+        config.dropout,
+        context.mask,
+        context.chunk,
+        context.global_tokens,
+        config.restart_positions is True,
+    )

@@ -1,5 +1,7 @@
 """One layer: a mixer and a feed-forward part around the residual stream, with the norms where they are configured."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 
@@ -8,10 +10,12 @@ from scaling.families.transformer import Stack
 from scaling.models.attention_mask import dropout
 from scaling.models.functional import load_class
 from scaling.models.language_model import scaled
-from scaling.models.layer import Aux, LayerContext, total
+from scaling.models.layer import Arrays, Aux, LayerContext, total
 from scaling.models.norm import Norm
 from scaling.models.parameters import Params
 from scaling.parallel.sharding import constrain
+
+Branch = Callable[[jax.Array], jax.Array]
 
 
 class Block(nnx.Module):
@@ -35,17 +39,39 @@ class Block(nnx.Module):
 
         def mix(h_BxLxD: jax.Array) -> jax.Array:
             h_BxLxD, told["attention"] = self.mixer(h_BxLxD, context, keys[0])
-            return branch(h_BxLxD, self.mixer_out, keys[1])
+            return self._branch(h_BxLxD, self.mixer_out, keys[1])
 
         def feed(h_BxLxD: jax.Array) -> jax.Array:
             h_BxLxD, told["mlp"] = self.feed_forward(h_BxLxD, context, keys[2])
-            return branch(h_BxLxD, self.feed_forward_out, keys[2])
+            return self._branch(h_BxLxD, self.feed_forward_out, keys[2])
 
-        def branch(h_BxLxD: jax.Array, norm: Norm | None, key: jax.Array | None) -> jax.Array:
-            h_BxLxD = constrain(h_BxLxD, "batch", "sequence", "embed")
-            h_BxLxD = h_BxLxD if norm is None else norm(h_BxLxD)
-            return scaled(dropout(h_BxLxD, self.rate, key), self.branch)
+        x_BxLxD = self._around(x_BxLxD, mix, feed)
+        losses = total(aux.losses for aux in told.values())
+        return x_BxLxD, Aux(losses, {key: aux.counts for key, aux in told.items()})
 
+    def extend(
+        self, x_BxTxD: jax.Array, context: LayerContext, cache: dict[str, Arrays]
+    ) -> tuple[jax.Array, dict[str, Arrays]]:
+        """(the stream, the layer's cache with these tokens) of tokens that follow those in the cache."""
+        after: dict[str, Arrays] = {}
+
+        def mix(h_BxTxD: jax.Array) -> jax.Array:
+            h_BxTxD, after["attention"] = self.mixer.extend(h_BxTxD, context, cache["attention"])
+            return self._branch(h_BxTxD, self.mixer_out, None)
+
+        def feed(h_BxTxD: jax.Array) -> jax.Array:
+            h_BxTxD, after["mlp"] = self.feed_forward.extend(h_BxTxD, context, cache["mlp"])
+            return self._branch(h_BxTxD, self.feed_forward_out, None)
+
+        return self._around(x_BxTxD, mix, feed), after
+
+    def _branch(self, h_BxLxD: jax.Array, norm: Norm | None, key: jax.Array | None) -> jax.Array:
+        h_BxLxD = constrain(h_BxLxD, "batch", "sequence", "embed")
+        h_BxLxD = h_BxLxD if norm is None else norm(h_BxLxD)
+        return scaled(dropout(h_BxLxD, self.rate, key), self.branch)
+
+    def _around(self, x_BxLxD: jax.Array, mix: Branch, feed: Branch) -> jax.Array:
+        """The residual stream after both branches, with the norms where they are configured."""
         first, second = self.first, self.second
         if second is None and self.position == "post":  # a parallel block has one shared norm
             x_BxLxD = first(x_BxLxD + mix(x_BxLxD) + feed(x_BxLxD))
@@ -58,5 +84,4 @@ class Block(nnx.Module):
         else:
             x_BxLxD = x_BxLxD + mix(first(x_BxLxD))
             x_BxLxD = x_BxLxD + feed(second(x_BxLxD))
-        losses = total(aux.losses for aux in told.values())
-        return x_BxLxD, Aux(losses, {key: aux.counts for key, aux in told.items()})
+        return x_BxLxD

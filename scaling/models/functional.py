@@ -3,8 +3,12 @@
 import importlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from scaling.config.run import Placement, RunConfig
 from scaling.families import Mask, ModelConfig
+from scaling.families.cache import Cached
 from scaling.models.parameters import Params, abstract, facts, init
 
 
@@ -30,6 +34,18 @@ def bind_run(run: RunConfig, params: Params, reference: Params | None = None) ->
     return model
 
 
+def empty_cache(model: ModelConfig, batch: int, length: int, dtype: Any) -> Any:
+    """What `batch` texts of up to `length` tokens begin with, see `LanguageModel.decoder`. dtype: the compute
+    precision. Raises UserError as `model.cache`."""
+
+    def empty(array: Cached) -> jax.Array:
+        return jnp.full(
+            (batch, *array.shape), array.empty, dtype if array.precision == "compute" else array.precision
+        )
+
+    return jax.tree.map(empty, model.cache(length))
+
+
 def metrics(model: ModelConfig, counts: dict[str, Any]) -> dict[str, Any]:
     """What a step measures beside its losses, by the names in `model.metrics`.
 
@@ -45,4 +61,15 @@ def updated(model: ModelConfig, params: Params, counts: dict[str, Any]) -> Param
     return after
 
 
-__all__ = ["Params", "abstract", "bind", "bind_run", "facts", "init", "load_class", "metrics", "updated"]
+__all__ = [
+    "Params",
+    "abstract",
+    "bind",
+    "bind_run",
+    "empty_cache",
+    "facts",
+    "init",
+    "load_class",
+    "metrics",
+    "updated",
+]

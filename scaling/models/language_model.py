@@ -1,5 +1,6 @@
 """What every model does with hidden states: the head, logits and losses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from scaling.models.layer import Aux
 from scaling.models.loss import LossSums, logits_of, token_losses
 from scaling.models.parameters import Params
 from scaling.parallel.sharding import constrain, target_platform
+
+Extend = Callable[[jax.Array, jax.Array, jax.Array | None, Any], tuple[jax.Array, Any]]
+"""see `LanguageModel.decoder`"""
 
 
 class LanguageModel(nnx.Module):
@@ -96,6 +100,16 @@ class LanguageModel(nnx.Module):
         """(hidden states, state after them), without dropout, for windows that go on where `state` was left."""
         return self(tokens_BxL, marks_BxL), state
 
+    def decoder(self, length: int) -> Extend:
+        """What reads texts of up to `length` tokens on, a few tokens at a time; made once, applied many times.
+
+        It is given tokens and their positions, [B, T] each, marks as `hidden` takes them, or None, and the cache of
+        the tokens before (`families.ModelConfig.cache`, with B in front of every array); a place at `layer.PADDING`
+        holds no token, and rows may be padded in front. It gives the hidden states [B, T, D], without dropout: of
+        every token what `hidden` gives for the text up to it. And the cache with these tokens in it.
+        """
+        raise NotImplementedError
+
     def window_losses(
         self,
         tokens_BxL: jax.Array,
@@ -106,9 +120,22 @@ class LanguageModel(nnx.Module):
         state: Any = (),
     ) -> tuple[jax.Array, Any]:
         """(Σ weight · −log p(target) of every window, [B] float32; the state after them), without dropout."""
+        losses_BxL, state = self.target_losses(tokens_BxL, targets_BxL, weights_BxL, marks_BxL, state=state)
+        return jnp.sum(losses_BxL, -1), state
+
+    def target_losses(
+        self,
+        tokens_BxL: jax.Array,
+        targets_BxL: jax.Array,
+        weights_BxL: jax.Array,
+        marks_BxL: jax.Array | None = None,
+        *,
+        state: Any = (),
+    ) -> tuple[jax.Array, Any]:
+        """(weight · −log p(target) of every target, [B, L] float32; the state after them), without dropout."""
         hidden_BxLxD, state = self.continued(tokens_BxL, state, marks_BxL)
         nll_BxL, _ = self.token_losses(hidden_BxLxD, targets_BxL)
-        return jnp.sum(weights_BxL.astype(jnp.float32) * nll_BxL, -1), state
+        return weights_BxL.astype(jnp.float32) * nll_BxL, state
 
     def token_losses(self, hidden_BxLxD: jax.Array, targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(−log p(target), log Z) of every token, each [B, L] float32."""

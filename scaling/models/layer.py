@@ -12,6 +12,11 @@ from scaling.families import Mask
 from scaling.models.parameters import Params
 
 Rope = tuple[jax.Array, jax.Array] | None
+Arrays = dict[str, jax.Array]
+"""what a part keeps of the tokens before, as its `cache` declares it"""
+
+PADDING = 2**30
+"""position of what fills up a row of new tokens and is none: behind all that there are"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class LayerPart(nnx.Module):
 
     Called with (x, context, dropout key or None) it returns the branch [B, L, D] and its `Aux`.
     """
+
+    def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
+        """(the branch, the cache with these tokens) of tokens that follow those in the cache; by itself that of a
+        part that keeps nothing."""
+        return self(x_BxTxD, context, None)[0], cache
 
     @staticmethod
     def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -14,8 +14,8 @@ from scaling.families import LSTMConfig, Mask
 from scaling.families.declare import tree
 from scaling.families.lstm import GATES
 from scaling.models.attention_mask import dropout
-from scaling.models.language_model import LanguageModel
-from scaling.models.layer import NOTHING, Aux
+from scaling.models.language_model import Extend, LanguageModel
+from scaling.models.layer import NOTHING, PADDING, Aux
 from scaling.models.matmul import outer
 from scaling.models.parameters import Params, at_precision
 from scaling.parallel.sharding import constrain, target_platform
@@ -69,6 +69,25 @@ class LSTM(LanguageModel):
         self, tokens_BxL: jax.Array, state: list[LSTMState], marks_BxL: jax.Array | None = None
     ) -> tuple[jax.Array, list[LSTMState]]:
         return self._run(tokens_BxL, state, None)
+
+    def decoder(self, length: int) -> Extend:
+        def extend(
+            tokens_BxT: jax.Array, positions_BxT: jax.Array, marks_BxT: jax.Array | None, cache: Any
+        ) -> tuple[jax.Array, Any]:
+            def step(states: list[LSTMState], new: Any) -> tuple[list[LSTMState], jax.Array]:
+                token_B, position_B = new
+                hidden_Bx1xP, after = self._run(token_B[:, None], states, None)
+                real_Bx1 = (position_B < PADDING)[:, None]
+                return jax.tree.map(lambda x, before: jnp.where(real_Bx1, x, before), after, states), hidden_Bx1xP[
+                    :, 0
+                ]
+
+            states = [LSTMState(layer["output"], layer["cells"]) for layer in cache]
+            states, hidden_TxBxP = jax.lax.scan(step, states, (tokens_BxT.T, positions_BxT.T))
+            after = [{"output": state.h_BxP, "cells": state.c_BxH} for state in states]
+            return jnp.swapaxes(hidden_TxBxP, 0, 1), after
+
+        return extend
 
     def _run(
         self, tokens_BxL: jax.Array, states: list[LSTMState], dropout_key: jax.Array | None

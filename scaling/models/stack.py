@@ -21,6 +21,7 @@ from scaling.parallel.sharding import target_platform
 
 Tables = dict[tuple[int, Rope], tuple[jax.Array, jax.Array]]
 Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
+Extend = Callable[[jax.Array, LayerContext, list[Any]], tuple[jax.Array, list[Any]]]
 
 
 def grouping(config: TransformerConfig) -> tuple[int, int]:
@@ -116,6 +117,26 @@ class Layers:
             told.append(aux)
         return x_BxLxD, Aux(total(aux.losses for aux in told), reduce(_behind, (aux.counts for aux in told)))
 
+    def extending(self, length: int) -> Extend:
+        """The layers one by one, for tokens that follow others in a text of up to `length`: see `Block.extend`.
+
+        Weights are cut apart, and tables made, here and not with every token.
+        """
+        sharing, tables = self.config.layer_sharing, self._tables(jnp.arange(length))
+        own = self._slices(self.weights, 0, self.config.unique_layers)
+        blocks = [Block(self.config, self.stack_of[i], w) for i, w in enumerate(own)]
+
+        def extend(x_BxTxD: jax.Array, context: LayerContext, caches: list[Any]) -> tuple[jax.Array, list[Any]]:
+            at_BxT, after = jnp.minimum(jnp.asarray(context.positions), length - 1), []
+            here = {key: (cos[at_BxT], sin[at_BxT]) for key, (cos, sin) in tables.items()}
+            for layer, cache in enumerate(caches):
+                in_layer = self._context(layer, context, here)
+                x_BxTxD, cache = blocks[layer // sharing].extend(x_BxTxD, in_layer, cache)
+                after.append(cache)
+            return x_BxTxD, after
+
+        return extend
+
     def _together(self, told: list[Aux], first: int) -> Aux:
         """Losses of layers in a row added; counts stacked for each kind of layer, those of a shared one added.
 
@@ -151,8 +172,17 @@ class Layers:
         return found
 
     def _layer(self, layer: int, context: LayerContext, tables: Tables, *, in_scan: bool) -> Apply:
-        stack, mask, rope = self.stack_of[layer // self.config.layer_sharing], self.masks[layer], self.ropes[layer]
-        context = replace(
+        stack, context = self.stack_of[layer // self.config.layer_sharing], self._context(layer, context, tables)
+
+        def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+            return Block(self.config, stack, w)(x, context, key)
+
+        return rematerialised(apply, self.placement.remat, in_scan=in_scan)
+
+    def _context(self, layer: int, context: LayerContext, tables: Tables) -> LayerContext:
+        """That of one layer, of any layer's."""
+        mask, rope = self.masks[layer], self.ropes[layer]
+        return replace(
             context,
             window=mask.window,
             chunk=mask.chunk,
@@ -160,11 +190,6 @@ class Layers:
             rope=tables.get((self._width(layer), rope)),
             query_scale=query_scale(rope, self.config.context, context.positions),
         )
-
-        def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
-            return Block(self.config, stack, w)(x, context, key)
-
-        return rematerialised(apply, self.placement.remat, in_scan=in_scan)
 
 
 def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

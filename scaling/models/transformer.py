@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from scaling.config.run import Placement
@@ -13,7 +14,7 @@ from scaling.families.block import BlockPart
 from scaling.families.transformer import Stack
 from scaling.models.attention_mask import dropout, places
 from scaling.models.functional import load_class
-from scaling.models.language_model import LanguageModel
+from scaling.models.language_model import Extend, LanguageModel
 from scaling.models.layer import Aux, LayerContext
 from scaling.models.norm import Norm
 from scaling.models.parameters import Params
@@ -37,27 +38,44 @@ class Transformer(LanguageModel):
     ) -> tuple[jax.Array, Aux]:
         """Raises UserError for windows longer than the table of learned positions."""
         config, length = self.config, tokens_BxL.shape[1]
+        if self.position is not None and length > config.context:
+            raise UserError(
+                f"a window of {length} tokens is longer than model.context={config.context}, "
+                "the rows of the learned position table"
+            )
         positions = places(slice(0, length), marks_BxL, config.restart_positions is True).positions
-
-        def at(table_LxD: jax.Array) -> jax.Array:
-            return table_LxD if positions.ndim == 1 else table_LxD[positions]
-
-        x_BxLxD = self.embed(tokens_BxL)
-        if self.position is not None:
-            if length > config.context:
-                raise UserError(
-                    f"a window of {length} tokens is longer than model.context={config.context}, "
-                    "the rows of the learned position table"
-                )
-            x_BxLxD = x_BxLxD + at(self.position[...][:length])
-        if config.position == "sinusoidal":
-            x_BxLxD = x_BxLxD + at(sinusoids(length, config.d_model))
+        x_BxLxD = self._placed(tokens_BxL, length, slice(length) if positions.ndim == 1 else positions)
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.layers, self.dtype)
         context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL, positions)
         x_BxLxD, aux = layers(x_BxLxD, context, keys[1])
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), aux
+
+    def _placed(self, tokens_BxT: jax.Array, length: int, at: Any) -> jax.Array:
+        """The embedding of tokens at positions `at` of texts of up to `length`, float32."""
+        x_BxTxD = self.embed(tokens_BxT)
+        if self.position is not None:
+            x_BxTxD = x_BxTxD + self.position[...][at]
+        if self.config.position == "sinusoidal":
+            x_BxTxD = x_BxTxD + sinusoids(length, self.config.d_model)[at]
+        return x_BxTxD
+
+    def decoder(self, length: int) -> Extend:
+        layers = Layers(self.config, self.placement, self.layers, self.dtype).extending(length)
+
+        def extend(
+            tokens_BxT: jax.Array, positions_BxT: jax.Array, marks_BxT: jax.Array | None, cache: Any
+        ) -> tuple[jax.Array, Any]:
+            marks_BxT = jnp.zeros_like(tokens_BxT) if marks_BxT is None else marks_BxT
+            context = LayerContext(
+                None, self.config.context, self.mask, marks_BxT, self.placement, tokens_BxT, positions_BxT
+            )
+            x_BxTxD = self._placed(tokens_BxT, length, jnp.minimum(positions_BxT, length - 1)).astype(self.dtype)
+            x_BxTxD, cache = layers(x_BxTxD, context, cache)
+            return (x_BxTxD if self.norm is None else self.norm(x_BxTxD)), cache
+
+        return extend
 
     @classmethod
     def metrics(cls, config: TransformerConfig, counts: dict[str, Any]) -> dict[str, jax.Array]:

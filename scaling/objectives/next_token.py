@@ -55,5 +55,9 @@ class NextToken(Objective):
         ends_BxL = (batch.tokens_BxL == EOD).astype(np.int32)
         return batch._replace(marks_BxL=ends_BxL.cumsum(-1, dtype=np.int32) - ends_BxL)
 
+    def continued(self, prompt: np.ndarray) -> tuple[np.ndarray, int]:
+        ends = (prompt == EOD).astype(np.int32)
+        return ends.cumsum(dtype=np.int32) - ends, int(ends.sum())
+
     def held_out(self, batch: Batch, index: int, model: ModelConfig) -> Iterator[Batch]:
         yield self._marked(batch)

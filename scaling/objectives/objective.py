@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from scaling.errors import UserError
 from scaling.families import Mask, ModelConfig
 from scaling.frozen import Config
 
@@ -100,6 +101,15 @@ class Objective(Config):
         `batch`.
         """
         raise NotImplementedError
+
+    def continued(self, prompt: np.ndarray) -> tuple[np.ndarray, int]:
+        """The mark of every token of a prompt [L], and that of the tokens which are written behind it: see `Batch`.
+
+        Raises UserError for an objective that gives no order to write in.
+        """
+        raise UserError(
+            f"objective.kind={self.name} does not teach a model to go on with a text; next_token and prefix do"
+        )
 
     def spec(self, model: ModelConfig, batch_size: int, dtype: Any) -> Any:
         """`rows` of a whole batch of zeros, for shapes and dtypes. dtype: of stored tokens."""

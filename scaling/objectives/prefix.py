@@ -38,6 +38,10 @@ class Prefix(Objective):
     def batch(self, rows: Batch) -> Batch:
         return rows
 
+    def continued(self, prompt: np.ndarray) -> tuple[np.ndarray, int]:
+        """The prompt is the prefix."""
+        return np.ones(len(prompt), np.int32), 0
+
     def held_out(self, batch: Batch, index: int, model: ModelConfig) -> Iterator[Batch]:
         """One prefix of each window, the same for every model; every window counts alike, whatever is left of it."""
         part = behind(batch, 0, HELD_OUT, index * len(batch.tokens_BxL))

@@ -2,11 +2,12 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -17,6 +18,8 @@ from scaling.models import functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, replicated, use
 from scaling.parallel.distributed import local_rows, put_batch
+
+Measure = Callable[[functional.Params, Any, Batch], tuple[jax.Array, Any]]
 
 CPU_BATCH_TOKENS = 2048  # what fits its cache: 4 layers of width 64 ran at 100k tokens/s, with 8192 at 70k
 BATCH_TOKENS = 16384  # elsewhere: enough to keep a device busy, without the memory that gradients take
@@ -63,14 +66,41 @@ class Evaluator:
         rows = min(max(1, tokens // self.context), needed) if self.streams is None else -(-self.streams // copies)
         self.batch_size = rows * copies
 
-        def losses(params: functional.Params, state: Any, batch: Batch) -> tuple[jax.Array, Any]:
-            with use(mesh):
-                return functional.bind_run(run, params).window_losses(*batch, state=state)
-
-        self._losses = jax.jit(losses, out_shardings=(replicated(mesh), batch_sharding(mesh)))
+        self._losses = self._compiled(lambda model, batch, state: model.window_losses(*batch, state=state))
 
     def __call__(self, params: functional.Params, check: Callable[[], None] | None = None) -> Evaluation:
         """The loss of `params`; `check` is called before every batch and may raise to give up."""
+        losses_N, weights_N = self._sums(self._losses, params, check)
+        ratio = self.split.n_tokens / self.split.n_bytes if self.run.objective.LIKELIHOOD else None
+        return summarise(losses_N, weights_N, tokens_per_byte=ratio)
+
+    def by_position(self, params: functional.Params, first: Sequence[int]) -> list[Evaluation | None]:
+        """The loss of the targets at `first[i]` and behind it, before `first[i + 1]`: counted from 0 in each window.
+        None where there are none."""
+        first_K = np.asarray(first)
+
+        def measured(model: Any, batch: Batch, state: Any) -> tuple[jax.Array, Any]:
+            losses_BxL, state = model.target_losses(*batch, state=state)
+            both_2xBxL = jnp.stack([losses_BxL, batch.weights_BxL])
+            return jnp.moveaxis(jnp.add.reduceat(both_2xBxL, first_K, axis=2), 1, 0), state
+
+        sums_Nx2xK, _ = self._sums(self._compiled(measured), params, None)
+        parts = (sums_Nx2xK[:, :, i].T for i in range(len(first_K)))
+        return [summarise(*part, tokens_per_byte=None) if part[1].any() else None for part in parts]
+
+    def _compiled(self, measure: Callable[[Any, Batch, Any], tuple[jax.Array, Any]]) -> Measure:
+        """measure: of (model, batch, state), what is to be added up of each window, and the state after them."""
+
+        def measured(params: functional.Params, state: Any, batch: Batch) -> tuple[jax.Array, Any]:
+            with use(self.mesh):
+                return measure(functional.bind_run(self.run, params), batch, state)
+
+        return jax.jit(measured, out_shardings=(replicated(self.mesh), batch_sharding(self.mesh)))
+
+    def _sums(
+        self, measure: Measure, params: functional.Params, check: Callable[[], None] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(what is measured of every window, [windows, …]; the weight of its targets, [windows]); padding too."""
         losses: list[np.ndarray] = []
         weights: list[np.ndarray] = []
         pending: deque[list[jax.Array]] = deque()
@@ -81,7 +111,7 @@ class Evaluator:
                 check()
             parts = []
             for part in self.run.objective.held_out(batch, index, self.run.model):
-                part_losses, after = self._losses(params, state, jax.tree.map(self._put, part))
+                part_losses, after = measure(params, state, jax.tree.map(self._put, part))
                 state = after if self.streams else state
                 parts.append(part_losses)
             pending.append(parts)
@@ -89,11 +119,7 @@ class Evaluator:
             if len(pending) > 2:
                 losses.append(_mean(pending.popleft()))  # waits, so that batches do not pile up on the device
         losses += map(_mean, pending)
-        return summarise(
-            np.concatenate(losses),
-            np.concatenate(weights),
-            tokens_per_byte=self.split.n_tokens / self.split.n_bytes if self.run.objective.LIKELIHOOD else None,
-        )
+        return np.concatenate(losses), np.concatenate(weights)
 
     def _start_state(self, params: functional.Params) -> Any:
         shapes = jax.eval_shape(lambda p: functional.bind_run(self.run, p).start_state(self.batch_size), params)

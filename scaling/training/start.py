@@ -80,7 +80,7 @@ def _branch_off(
         wanted = shared_steps(config, trunk)
     except UserError as error:
         raise UserError(f"records.trunk={name}: {error}") from None
-    found = _checkpoint(Parent(home, trunk, wanted), layout, notes)
+    found = read_checkpoint(Parent(home, trunk, wanted), layout, notes)
     if found is None:
         notes.append(f"trained from its first step: {name} has no checkpoint of step {wanted} or before")
         return None
@@ -102,7 +102,7 @@ def _begin_with(
     """A new state with what `start` takes over in it."""
     parent = find_parent(config, start, folder.parent)
     broken: list[str] = []
-    found = _checkpoint(parent, _wanted(config, start, layout, parent.run), broken)
+    found = read_checkpoint(parent, _wanted(config, start, layout, parent.run), broken)
     if found is None or found[1].step != parent.step:
         raise UserError(
             f"start.run={start.run}: its checkpoint of step {parent.step} cannot be read: {'; '.join(broken)}; set "
@@ -121,8 +121,11 @@ def _begin_with(
     return state, replace(new_books(config), inherited=_inherited(config, parent, theirs))
 
 
-def _checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[TrainState, Books] | None:
-    """The newest checkpoint of `parent.step` or before; `notes` takes what is wrong with newer ones."""
+def read_checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[TrainState, Books] | None:
+    """The newest checkpoint of `parent.step` or before; `notes` takes what is wrong with newer ones.
+
+    layout: of what is wanted of the state, None in place of the rest.
+    """
     checkpoints = Checkpoints(parent.folder, parent.run.records, config_hash(parent.run), read_only=True)
     found = checkpoints.restore(layout, parent.step)
     checkpoints.close()

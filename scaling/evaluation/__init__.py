@@ -1,0 +1,6 @@
+"""What a trained run's model is worth: its held-out loss, and how that falls with what it has read."""
+
+from scaling.evaluation.evaluated import Evaluated, PositionLoss, evaluate, format_evaluated
+from scaling.evaluation.probes import Probe
+
+__all__ = ["Evaluated", "PositionLoss", "Probe", "evaluate", "format_evaluated"]

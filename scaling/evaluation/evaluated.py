@@ -1,0 +1,141 @@
+"""The held-out loss of a run's checkpoint, on its own split or another, whole and by position."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling.config import DataConfig, RunConfig, load
+from scaling.data import Split, TokenStore, open_store, run_tokenizer
+from scaling.data.tokenizer import digest
+from scaling.errors import UserError
+from scaling.evaluation.probes import Probe, probe
+from scaling.text import align
+from scaling.training.evaluate import Evaluator
+from scaling.training.trained import load_trained
+
+SPLITS = ("validation", "train")
+
+
+@dataclass(frozen=True)
+class PositionLoss:
+    """The loss of targets by how much of their window the model had read."""
+
+    first: int
+    """tokens read of the window, the least: 1 for its first target"""
+    last: int
+    """and the most"""
+    loss: float
+    """mean over these targets, in the objective's unit"""
+    loss_sem: float | None
+    """standard error, windows taken as independent"""
+    tokens: int
+    """targets"""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a checkpoint's loss is on a split of text."""
+
+    run: str
+    """folder of the run"""
+    step: int
+    """of its checkpoint"""
+    corpus: str
+    split: str
+    unit: str
+    """of the losses"""
+    loss: float
+    """mean over all targets of the split, as in the record of a run"""
+    loss_sem: float | None
+    bits_per_byte: float | None
+    """None for an objective whose loss is no likelihood"""
+    tokens: int
+    windows: int
+    by_position: tuple[PositionLoss, ...]
+    """1, 2 to 3, 4 to 7, … tokens read, up to the context; none where there was no target"""
+    probes: tuple[Probe, ...] = ()
+    """where they are asked for"""
+
+
+def evaluate(
+    run: str | Path, on: str | Path = "validation", *, step: int | None = None, probes: bool = False
+) -> Evaluated:
+    """The loss of a run's checkpoint by its objective's held-out measure, in windows of its context.
+
+    run: folder of a run, or of one of its checkpoints, see `training.trained.load_trained`.
+    on: `validation`, the run's held-out split, for which the loss is that of its record; `train`; or the file of a
+    corpus (DATA.yaml) whose store is prepared, of which the held-out split is taken.
+    step: of the checkpoint; unset: the last one of a run that has ended.
+    probes: also those of `evaluation.probes`, over text of the split.
+
+    Raises UserError for a run or a store that cannot be read, and one of another tokenizer.
+    """
+    trained = load_trained(run, step)
+    data, name, split = _split(trained.run, str(on))
+    evaluator, model = Evaluator(trained.run, trained.mesh, split), trained.run.model
+    whole = evaluator(trained.params)
+    first = [2**k - 1 for k in range(model.context.bit_length())]
+    parts = zip(first, [*first[1:], model.context], evaluator.by_position(trained.params, first), strict=True)
+    return Evaluated(
+        run=str(trained.folder),
+        step=trained.step,
+        corpus=data.corpus,
+        split=name,
+        unit=trained.run.objective.UNIT,
+        loss=whole.loss,
+        loss_sem=whole.loss_sem,
+        bits_per_byte=whole.bits_per_byte,
+        tokens=whole.tokens,
+        windows=whole.windows,
+        by_position=tuple(
+            PositionLoss(start + 1, stop, part.loss, part.loss_sem, part.tokens)
+            for start, stop, part in parts
+            if part is not None
+        ),
+        probes=tuple(probe(trained, run_tokenizer(data, trained.run.records.store_folder), split.tokens))
+        if probes
+        else (),
+    )
+
+
+def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
+    """(corpus, name, tokens) of what is evaluated on."""
+    own = open_store(run.data, run.records.store_folder)
+    if on in SPLITS:
+        return run.data, on, getattr(own, on)
+    if not Path(on).is_file():
+        raise UserError(f"on={on}: no such file; give {' or '.join(SPLITS)}, or the file of a corpus, DATA.yaml")
+    data = load(DataConfig, on)
+    other = open_store(data, run.records.store_folder)
+    if _tokenizer(own) != _tokenizer(other):
+        raise UserError(
+            f"on={on}: the tokens of {other.folder} were made by another tokenizer than those of the run, "
+            f"{own.folder}; bytes are the same everywhere"
+        )
+    return data, "validation", other.validation
+
+
+def _tokenizer(store: TokenStore) -> str:
+    return digest(store.manifest["tokenizer"]["kind"], store.folder)
+
+
+def format_evaluated(found: Evaluated) -> str:
+    """As text, a line for each range of positions."""
+    bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
+    head = f"{found.run} at step {found.step}, {found.split} split of {found.corpus}: {found.tokens:,} targets"
+    rows = [("tokens read", "targets", "loss", "error")]
+    for part in found.by_position:
+        read = f"{part.first}" if part.first == part.last else f"{part.first} to {part.last}"
+        rows.append((read, f"{part.tokens:,}", f"{part.loss:.4f}", _error(part.loss_sem)))
+    lines = [head, f"loss {found.loss:.4f}{_error(found.loss_sem)} {found.unit}{bits}", "", *align(rows)]
+    if found.probes:
+        cells = [("probe", "length", "depth", "loss", "untold", "gain", "error")]
+        for own in found.probes:
+            depth = "" if own.depth is None else f"{own.depth:g}"
+            loss, untold, gain = (f"{x:.3f}" for x in (own.loss, own.untold, own.gain))
+            cells.append((own.name, f"{own.length}", depth, loss, untold, gain, f"± {own.gain_sem:.3f}"))
+        lines += ["", *align(cells)]
+    return "\n".join(lines)
+
+
+def _error(sem: float | None) -> str:
+    return "" if sem is None else f" ± {sem:.4f}"

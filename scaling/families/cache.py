@@ -1,0 +1,23 @@
+"""What a model carries from token to token of a text that it reads on or writes: arrays, declared without JAX."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One array, of one text."""
+
+    shape: tuple[int, ...]
+    precision: Literal["compute", "float32", "int32"] = "compute"
+    empty: int = 0
+    """what it holds before the first token"""
+
+    def bytes(self, width: int) -> int:
+        """width: bytes of a number at the compute precision."""
+        return prod(self.shape) * (width if self.precision == "compute" else 4)
+
+
+Cache = dict[str, Cached]
+"""the arrays of one part of a layer, by name"""

@@ -1,0 +1,125 @@
+"""Text from a run's model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scaling.accounting import cache_bytes
+from scaling.data import run_tokenizer
+from scaling.data.tokenizer import Tokenizer
+from scaling.errors import UserError
+from scaling.generation.decode import Decoder
+from scaling.generation.ending import Ended, Ending
+from scaling.generation.sampling import Sampling
+from scaling.tokens import EOD
+from scaling.training.trained import load_trained
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model wrote, one entry a prompt."""
+
+    run: str
+    """folder of the run"""
+    step: int
+    """of its checkpoint"""
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]
+    """what came behind each prompt, without a stop string"""
+    tokens: tuple[tuple[int, ...], ...]
+    """those of each text, up to the one with which it ended: end-of-document (0) and stop strings are in them"""
+    log_probs: tuple[tuple[float, ...], ...]
+    """nats, of each token by the model itself, before temperature and cuts"""
+    ended: tuple[Ended, ...]
+    """why each text ended"""
+    cache_bytes: int
+    """of what was kept of all texts: keys and values, or states"""
+
+
+def generate(
+    run: str | Path,
+    prompts: str | Sequence[str],
+    *,
+    tokens: int = 128,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    step: int | None = None,
+    show: Callable[[int, str], None] | None = None,
+) -> Generated:
+    """Let the model of a run go on with texts.
+
+    A text ends after `tokens` tokens, with the token that ends a document, or where a stop string is complete. An
+    empty prompt begins a document: the model reads an end-of-document token. Texts are written side by side, each as
+    if it were alone: the seed, the prompt and, of equal prompts, its number among them decide what is drawn.
+
+    run: folder of a run, or of one of its checkpoints, see `training.trained.load_trained`.
+    tokens: of each text, the prompt not among them.
+    temperature, top_k, top_p, min_p: see `Sampling`; applied in this order.
+    stop: strings.
+    step: of the checkpoint; unset: the last one of a run that has ended.
+    show: called with the number of a prompt and a piece of its text as soon as that is settled.
+
+    Raises UserError for a run that cannot be read or whose model cannot write, for prompts that its tokenizer cannot
+    say or that are too long for its positions, and for numbers that cannot be.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    _check(texts, tokens, stop, seed)
+    trained = load_trained(run, step)
+    tokenizer = run_tokenizer(trained.run.data, trained.run.records.store_folder)
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    sampling.check(tokenizer.vocab)
+    read = _encoded(tokenizer, texts)
+    length = max(map(len, read)) + tokens
+    decoder = Decoder(trained, sampling, tokenizer.vocab, length)
+    states = decoder.read(read, seed)
+    endings = [Ending(tokenizer, tuple(stop)) for _ in texts]
+    left = tokens
+    while left and any(ending.ended is None for ending in endings):
+        states, new_BxW, log_probs_BxW = decoder.write(states, left, [e.ended is not None for e in endings])
+        left -= new_BxW.shape[1]
+        for row, ending in enumerate(endings):
+            ending.take(new_BxW[row], log_probs_BxW[row])
+            if ending.ended is None and not left:
+                ending.ended = "length"
+            if show is not None and (piece := ending.shown()):
+                show(row, piece)
+    return Generated(
+        run=str(trained.folder),
+        step=trained.step,
+        prompts=tuple(texts),
+        texts=tuple(ending.text for ending in endings),
+        tokens=tuple(tuple(ending.tokens) for ending in endings),
+        log_probs=tuple(tuple(ending.log_probs) for ending in endings),
+        ended=tuple(ending.ended or "length" for ending in endings),
+        cache_bytes=len(texts) * cache_bytes(trained.run.model, length, decoder.dtype),
+    )
+
+
+def _check(prompts: list[str], tokens: int, stop: Sequence[str], seed: int) -> None:
+    if not prompts:
+        raise UserError("no prompt to go on with; give one or more, an empty one to begin a document")
+    if tokens < 1:
+        raise UserError(f"tokens={tokens}: 1 or more of each text")
+    if isinstance(stop, str) or "" in stop:
+        raise UserError(f"stop={stop!r}: strings, none of them empty, where a text ends")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: 0 to 2³² − 1")
+
+
+def _encoded(tokenizer: Tokenizer, prompts: list[str]) -> list[np.ndarray]:
+    """Tokens of each prompt, one at least. Raises UserError where they do not say the prompt."""
+    found = tokenizer.encode(prompts)
+    for prompt, tokens in zip(prompts, found, strict=True):
+        if (said := tokenizer.decode(tokens)) != prompt:
+            at = next((i for i, (a, b) in enumerate(zip(prompt, said, strict=False)) if a != b), len(said))
+            raise UserError(
+                f"the run's tokenizer has no tokens for {prompt[at]!r}, character {at + 1} of the prompt "
+                f"{prompt[:20]!r}; leave it out"
+            )
+    return [np.append(np.array([EOD] * (len(tokens) == 0), np.int32), tokens).astype(np.int32) for tokens in found]

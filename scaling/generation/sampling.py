@@ -1,0 +1,76 @@
+"""How the next token is drawn from its logits: filters over logits, composed, and a draw."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from scaling.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The distribution that tokens are drawn from: the model's at a temperature, then cut as is set, in order."""
+
+    temperature: float = 1.0
+    """logits are divided by it; 0: always the likeliest token"""
+    top_k: int | None = None
+    """only the k likeliest tokens"""
+    top_p: float | None = None
+    """only the likeliest tokens that together reach probability p (nucleus sampling, Holtzman et al. 2020)"""
+    min_p: float | None = None
+    """only tokens at least so many times as likely as the likeliest (Nguyen et al. 2024, 2407.01082)"""
+
+    def check(self, vocab: int) -> None:
+        """Raises UserError for a number that cannot be. vocab: tokens that there are to draw from."""
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise UserError(f"temperature={self.temperature:g}: 0 (always the likeliest token) or more")
+        if self.top_k is not None and not 1 <= self.top_k <= vocab:
+            raise UserError(f"top_k={self.top_k}: 1 to {vocab}, the tokens of the vocabulary; unset for all")
+        for name in ("top_p", "min_p"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise UserError(f"{name}={share:g}: more than 0 and at most 1; unset for all tokens")
+
+    def __call__(self, logits: jax.Array) -> jax.Array:
+        """float32 logits [..., V] of the distribution; −∞ for what is never drawn."""
+        if self.temperature == 0:
+            return greedy(logits)
+        logits = logits / self.temperature
+        logits = logits if self.top_k is None else top_k(logits, self.top_k)
+        logits = logits if self.top_p is None else top_p(logits, self.top_p)
+        return logits if self.min_p is None else min_p(logits, self.min_p)
+
+
+def draw(sampling: Sampling, logits_BxV: jax.Array, key_B: jax.Array) -> jax.Array:
+    """A token of each row, [B] int32, by a key of its own."""
+    return jax.vmap(jax.random.categorical)(key_B, sampling(logits_BxV)).astype(jnp.int32)
+
+
+def greedy(logits: jax.Array) -> jax.Array:
+    """Only the likeliest token, the first of several."""
+    first = jnp.argmax(logits, -1, keepdims=True)
+    return jnp.where(jnp.arange(logits.shape[-1]) == first, 0.0, -jnp.inf)
+
+
+def top_k(logits: jax.Array, k: int) -> jax.Array:
+    """Only the k likeliest tokens, and what is as likely as the last of them."""
+    return _at_least(logits, jax.lax.top_k(logits, k)[0][..., -1:])
+
+
+def top_p(logits: jax.Array, p: float) -> jax.Array:
+    """Only the fewest likeliest tokens that together reach probability p, and those as likely as the last of them."""
+    sorted_ = -jnp.sort(-logits, -1)
+    probs = jax.nn.softmax(sorted_, -1)
+    needed = jnp.cumsum(probs, -1) - probs < p
+    return _at_least(logits, jnp.min(jnp.where(needed, sorted_, jnp.inf), -1, keepdims=True))
+
+
+def min_p(logits: jax.Array, p: float) -> jax.Array:
+    """Only tokens at least p times as likely as the likeliest."""
+    return _at_least(logits, jnp.max(logits, -1, keepdims=True) + math.log(p))
+
+
+def _at_least(logits: jax.Array, least: jax.Array) -> jax.Array:
+    return jnp.where(logits >= least, logits, -jnp.inf)

@@ -1,0 +1,94 @@
+"""Probes against readers whose answers are known: one that finds again what it has read, and one that does not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import Tiny, quick_jit
+
+from scaling.cli import main
+from scaling.data.tokenizer import ByteTokenizer
+from scaling.errors import UserError
+from scaling.evaluation import probes
+from scaling.models import functional
+from scaling.parallel import make_mesh
+from scaling.training import train
+from scaling.training.trained import Trained
+
+pytestmark = pytest.mark.usefixtures("runs_once")
+
+CONTEXT, WRONG = 256, 7.0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("probes"))
+
+
+def untrained(tiny: Tiny, **changes: Any) -> Trained:
+    run = tiny.config(**changes)
+    mesh = make_mesh(run.placement.mesh, jax.devices()[:1])
+    return Trained(Path(), run, 0, functional.init(run.model, jax.random.key(0)), mesh)
+
+
+def finds_again(text: np.ndarray) -> np.ndarray:
+    """0 where the token is the one that followed the last four when they were read before, else WRONG."""
+    nats = np.full(len(text) - 1, WRONG)
+    seen: dict[bytes, int] = {}
+    for i in range(4, len(text)):
+        read = text[i - 4 : i].tobytes()
+        if seen.get(read) == text[i]:
+            nats[i - 1] = 0.0
+        seen[read] = int(text[i])
+    return nats
+
+
+def all_probes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, reader: Any) -> list[probes.Probe]:
+    monkeypatch.setattr(probes._Losses, "__call__", lambda self, text: np.stack([reader(row) for row in text]))
+    trained = untrained(tiny, model={"context": CONTEXT})
+    return probes.probe(trained, ByteTokenizer(), tiny.open().validation.tokens)
+
+
+def test_a_reader_that_finds_again_what_it_has_read_gains_by_every_probe(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = all_probes(tiny, monkeypatch, finds_again)
+    assert [own.name for own in found[:2]] == ["copy", "induction"]
+    induction = found[1]
+    assert induction.untold == WRONG and induction.loss == pytest.approx(WRONG * 4 / 127, abs=0.4)
+    keys = found[2:]
+    assert [(own.length, own.depth) for own in keys] == [(n, d) for n in (256, 128) for d in probes.DEPTHS]
+    for own in keys:
+        assert own.loss < 0.05 * WRONG
+        assert own.untold > 0.75 * WRONG and own.gain > 8 * own.gain_sem
+        assert own.gain == pytest.approx(own.untold - own.loss)
+
+
+def test_a_reader_that_forgets_gains_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    for own in all_probes(tiny, monkeypatch, lambda text: np.sin(text[1:].astype(float)) + 2):
+        assert abs(own.gain) < 0.05
+
+
+def test_the_losses_of_probes_are_those_of_the_model(tiny: Tiny) -> None:
+    trained = untrained(tiny)
+    text = np.random.default_rng(0).integers(1, 256, (11, 33))
+    logits = quick_jit(functional.bind_run(trained.run, trained.params).logits)(jnp.asarray(text[:, :-1]))
+    expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), text[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(probes._Losses(trained)(text), expected, rtol=1e-4)
+
+
+def test_the_command_tells_probes_and_refuses_what_has_no_direction(tiny: Tiny, capsys: Any) -> None:
+    result = train(tiny.config(records={"checkpoint_steps": 40}), quiet=True)
+    folder = tiny.folder / "runs" / "single" / result.run_id
+    assert main(["evaluate", str(folder), "--probes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["probes"]
+    assert [own["name"] for own in found] == ["copy", "induction"], "a context of 32 has no room for a pass key"
+    assert main(["evaluate", str(folder), "--probes"]) == 0
+    assert "induction" in capsys.readouterr().out
+    masked = untrained(tiny, model={"vocab": 257}, objective={"kind": "masked"})
+    with pytest.raises(UserError, match="kind=masked does not read from left to right"):
+        probes.probe(masked, ByteTokenizer(), tiny.open().validation.tokens)
