@@ -54,6 +54,7 @@ ROUNDED_MIXTURES = {  # the same as their reports print it, and within what
     "deepseek-v2": (236e9, 21e9, 0.02),  # 2405.04434
     "kimi-k2": (1.04e12, 32.6e9, 0.02),  # 2507.20534
     "qwen3-235b-a22b": (235e9, 22e9, 0.01),  # 2505.09388
+    "llama-4-maverick": (400e9, 17e9, 0.02),  # Meta's model card
     "gpt-oss-120b": (116.83e9, 5.13e9 + 201_088 * 2880, 1e-3),  # 2508.10925: active without the input embedding
 }
 ROUNDED = {  # as printed in the papers
