@@ -294,8 +294,12 @@ class RunConfig(Config):
                 f"placement.mesh.context={axis} and {whole} works on whole windows; use data, fsdp or tensor"
             )
         if length % axis:
-            near = [k for k in range(1, min(length, 4 * axis) + 1) if length % k == 0]
-            raise ValueError(f"placement.mesh.context={axis} does not divide model.context={length}; allowed: {near}")
+            able = [k for k in range(1, length + 1) if length % k == 0]
+            near = [max(k for k in able if k < axis), *[k for k in able if k > axis][:1]]
+            raise ValueError(
+                f"placement.mesh.context={axis} does not divide model.context={length}; nearest that do: "
+                f"{', '.join(map(str, near))}"
+            )
 
     def tensors(self) -> Iterator[Tensor]:
         """Every array of the model's parameters, those that this run does not train marked as frozen."""

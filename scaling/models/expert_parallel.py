@@ -50,6 +50,8 @@ def on_the_mesh(
     sent_leaves, of_sent = jax.tree.flatten(pairs)
     leaves, structure = jax.tree.flatten(parameters)
     names = [tuple(None if axis == "embed" else axis for axis in own) for own in axes]
+    shared = experts.each is not None and x_BxLxD.shape[1] % ways("sequence") == 0
+    along = "sequence" if shared else None  # a device's tokens have the pairs that lie there
     split = ways("mlp") if parameters["down"]["kernel"].shape[1] % ways("mlp") == 0 else 1
 
     def local(x_BxLxD: jax.Array, *arrays: jax.Array) -> jax.Array:
@@ -70,7 +72,6 @@ def on_the_mesh(
         most = min(batch * here * experts.most, batch * length * min(experts.each or here, here))
         return _exchanged(compute, own, x_TxD, sent, here, most, transport).reshape(x_BxLxD.shape)
 
-    along = None if experts.each is None else "sequence"  # a device's tokens have the pairs that lie there
     of_pairs = [("batch", along)] * len(sent_leaves)
     return on_each_device(local, (("batch", along, None), *of_pairs, *names), x_BxLxD, *sent_leaves, *leaves)
 

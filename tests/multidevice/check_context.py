@@ -99,6 +99,23 @@ def test_loss_and_gradients_are_those_of_one_device(
     check_meshes.assert_same(gradients_on(make_mesh(config.placement.mesh), config), on_one(model, mask))
 
 
+@pytest.mark.parametrize("length", [1, 7])
+def test_windows_that_do_not_divide_are_computed_whole(length: int) -> None:
+    """As when text is written: the devices of a window then hold all of it, and each token meets its own experts."""
+    config = run("experts", "causal", "auto", 1, {"expert": 2, "context": 4})
+    tokens = batch_of(config).tokens_BxL[:, :length]
+
+    def logits(mesh: Any) -> Any:
+        def traced(params: Any, tokens: Any) -> Any:
+            with use(mesh):
+                return functional.bind_run(config, params).logits(tokens)
+
+        return jax.device_get(jax.jit(traced)(arguments(mesh, config)[0], tokens))
+
+    found = logits(make_mesh(config.placement.mesh))
+    np.testing.assert_allclose(found, logits(check_meshes.on_one_device()), atol=1e-5)
+
+
 @pytest.mark.parametrize("way", ["ulysses", "gather"])
 def test_nothing_is_seen_of_what_comes_later_on_other_devices(way: str) -> None:
     """The gradient of the first half's loss by what the second half embeds is 0, and by the first half it is not."""
