@@ -27,10 +27,14 @@ def leaves(cls: type[BaseModel] = RunConfig, above: str = "") -> Iterator[tuple[
         pattern = inner and inner[0] in (*MIXERS.values(), *FEED_FORWARDS.values(), Rope)
         if name in ("start", "restart_positions") or pattern or (of_a_kind and name == "kind"):
             continue
-        if inner:
+        if inner and not _is_tuple(field.annotation):
             yield from leaves(inner[0], f"{above}{name}.")
         else:
             yield f"{above}{name}", field.annotation
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return any(tuple in (kind, get_origin(kind)) for kind in (annotation, *get_args(annotation)))
 
 
 def at(values: Any, key: str) -> Any:
@@ -68,8 +72,8 @@ def _others(value: Any, annotation: Any) -> Iterator[Any]:
         yield not value
     elif str in kinds:
         yield f"{value}-other"
-    elif tuple in kinds or get_origin(annotation) is tuple:
-        yield [8]
+    elif _is_tuple(annotation):
+        yield from ([8], [{"context": 8, "until": 0.5}])
     else:
         yield from (value * factor for factor in NUMBERS if value)
         yield from (5_000_000, 1000, 30.0, 0.25, 8, 1)

@@ -82,7 +82,7 @@ def test_a_branch_shares_steps_only_with_a_run_that_begins_alike(key: str) -> No
 def test_text_that_is_tokenised_otherwise_is_another_store(key: str, tmp_path: Path) -> None:
     folders = {store_folder_of(config.data, tmp_path) for config in (CONFIG, other(key))}
     cuts = {"data.train_tokens", "data.validation_tokens", "data.epochs"}  # of a store that is whole
-    met = key.startswith("data.long_documents")
+    met = key.startswith(("data.long_documents", "data.curriculum"))
     assert len(folders) == (1 if key in cuts or met else 2)
 
 

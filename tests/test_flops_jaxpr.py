@@ -119,7 +119,7 @@ def test_gradient_products_of_an_encoder_are_the_ledger_of_its_run(name: str) ->
     placement = {"attention": "reference", "layers": "unroll", "compute_dtype": "float32"}
     shared = {"model": model, "placement": placement, **values}
     run = build(RunConfig, shared | {"objective": {"kind": "masked"}}, "run")
-    rows = run.objective.spec(run.model, BATCH, np.uint8)
+    rows = run.objective.spec(run.model, BATCH, run.model.context, np.uint8)
 
     def loss(p: Any, batch: Batch) -> jax.Array:
         sums: LossSums = run.objective.sums(functional.bind_run(run, p), run.objective.batch(batch), None)

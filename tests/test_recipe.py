@@ -67,6 +67,13 @@ def word(value: Any) -> str:
     return "null" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
 
 
+def told_apart(key: str, one: Any, other: Any) -> list[tuple[str, Any, Any]]:
+    """Column and both values; of a list of one section those of each of its keys."""
+    if isinstance(other, list) and isinstance(other[0], dict):
+        return [(f"{key}.{name}", None, value) for name, value in other[0].items()]
+    return [(key, one, other)]
+
+
 def test_runs_of_two_objectives_are_no_one_law(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_runs(sweep("masked", objective={"kind": "masked"}), home / "masked", lines=2)
     assert main(["fit", str(home / "a"), str(home / "masked"), "-o", str(home / "both.json")]) == 2
@@ -79,14 +86,19 @@ def test_runs_that_differ_in_any_key_are_no_one_law(key: str, home: Path, capsys
     assert main(["fit", str(home / "a"), str(path), "-o", str(home / "both.json")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and not (home / "both.json").exists()
-    told = err.partition(f"the runs mix {column(key)}: ")[2].partition("; fit them apart")[0]
-    assert {each.rpartition(" (")[0] for each in told.split("), ")} == {word(one), word(other)}, err
-    assert f"--allow {column(key)}" in err and "--where" in err
+    parts, said = (
+        told_apart(column(key), one, other),
+        err.partition("the runs mix ")[2].partition("; fit them apart")[0],
+    )
+    for name, *values in parts:
+        told = said.partition(f"{name}: ")[2].partition("; ")[0]
+        assert {each.rpartition(" (")[0] for each in told.split("), ")} == set(map(word, values)), err
+        assert f"--allow {name}" in err and "--where" in err
 
     table = load_runs([home / "a", path])
     mixed = laws.from_results(table, allow=[key])
-    assert len(mixed) == 2 * len(POINTS) and mixed.conventions["allowed"] == column(key)
-    assert mixed.conventions[column(key)].count(" in 4 runs") == 2
+    assert len(mixed) == 2 * len(POINTS) and mixed.conventions["allowed"] == ", ".join(name for name, *_ in parts)
+    assert all(mixed.conventions[name].count(" in 4 runs") == 2 for name, *_ in parts)
     condition = err.partition('--where "')[2].partition('"')[0]
     alone = laws.from_results(table, where=[condition])
     assert len(alone) == len(POINTS) and "allowed" not in alone.conventions

@@ -6,12 +6,13 @@ from scaling.accounting.params import params
 from scaling.config import RunConfig
 from scaling.families import Mask, ModelConfig, Tensor
 from scaling.families.declare import HEAD, LAYERS
-from scaling.families.model import TRAINING, VisibleKeys
+from scaling.families.model import TRAINING, ExtraFlops, VisibleKeys
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Training FLOPs per token at the model's context (forward and backward; a multiply-add is 2).
+    """Training FLOPs per token at the model's context (forward and backward; a multiply-add is 2), of a run whose
+    windows grow the mean over its steps.
 
     exact: every matrix product of the model, attention over the keys that the mask lets a query see, head included,
         embedding look-up free; layers that share parameters are counted each time they run. Of a run that freezes
@@ -53,20 +54,24 @@ class Flops:
 
 
 def flops_per_token(
-    model: ModelConfig | RunConfig, keys: VisibleKeys | None = None, mask: Mask | None = None
+    model: ModelConfig | RunConfig,
+    keys: VisibleKeys | None = None,
+    mask: Mask | None = None,
+    steps: int | None = None,
 ) -> Flops:
     """Training FLOPs per token of a model at its context, exact and under every convention.
 
     model: a run's tells the mask, that of its objective; a model alone is taken to be causal unless `mask` says.
     keys: keys that a query is multiplied with, where it is not the mask's mean: in every layer (`model.context` for
-        an attention that computes masked scores too), or as a function of a layer's `AttentionMask`. Changes the
-        exact count only.
+        an attention that computes masked scores too), or as a function of a layer's `AttentionMask` and the tokens
+        of a window. Changes the exact count only.
+    steps: of a run, over which the mean is taken where its windows grow (`data.curriculum`); unset: all.
     """
-    tensors, reference = list(model.tensors()), False
+    tensors, reference, contexts = list(model.tensors()), False, None
     if isinstance(model, RunConfig):
-        reference = model.objective.REFERENCE
+        reference, contexts = model.objective.REFERENCE, model.contexts(steps)
         mask, model = mask or model.objective.mask, model.model
-    count, extra = params(model), model.extra_flops(mask or "causal", keys)
+    count, extra = params(model), _extra(model, contexts or [(model.context, 1)], mask or "causal", keys)
     lowest = min(tensor.depth for tensor in tensors if tensor.trained)
     items = dict.fromkeys(model.ITEMS, 0.0)
     whole = {"hidden": 0.0, "head": 0.0}
@@ -88,6 +93,16 @@ def flops_per_token(
         palm=6.0 * count.total + extra.full_context,
         deepseek=whole["hidden"] + extra.full_context,
     )
+
+
+def _extra(model: ModelConfig, contexts: list[tuple[int, int]], mask: Mask, keys: VisibleKeys | None) -> ExtraFlops:
+    """The mean over steps. contexts: (tokens of a window, steps with such windows)."""
+    total = sum(steps for _, steps in contexts)
+    parts = [
+        model.model_copy(update={"context": context}).extra_flops(mask, keys) * (steps / total)
+        for context, steps in contexts
+    ]
+    return sum(parts, ExtraFlops())
 
 
 def _passes(tensor: Tensor, lowest: int) -> int:

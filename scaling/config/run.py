@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from scaling.config.curriculum import Stage, check_stages, stage_steps
 from scaling.config.start import StartConfig
 from scaling.families import AnyModel, Tensor
 from scaling.frozen import Config
@@ -57,6 +58,8 @@ class DataConfig(Config):
     """passes over the training split that a run may make; a run that needs more is refused"""
     long_documents: LongDocuments | None = None
     """unset: an epoch meets every window once"""
+    curriculum: tuple[Stage, ...] | None = Field(default=None, min_length=1)
+    """shorter windows first, those of `model.context` after the last stage; unset: these from the first step on"""
 
 
 class OptimizerConfig(Config):
@@ -244,6 +247,7 @@ class RunConfig(Config):
         self.model.check_mask(self.objective.mask)
         self._check_expert_axis()
         self._check_context_axis()
+        self._check_curriculum()
         if self.placement.remat not in self.model.REMAT:
             raise ValueError(
                 f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
@@ -301,6 +305,16 @@ class RunConfig(Config):
                 f"{', '.join(map(str, near))}"
             )
 
+    def _check_curriculum(self) -> None:
+        """Raises ValueError unless its stages fit the model's windows."""
+        stages = self.data.curriculum or ()
+        check_stages(stages, self.model.context, self.placement.mesh.context)
+        if stages and self.records.trunk is not None:
+            raise ValueError(
+                "data.curriculum changes at shares of a run, so that runs of different lengths do not begin alike: "
+                "branches of one trunk take none; use a design of whole runs, such as grid or isoflop"
+            )
+
     def tensors(self) -> Iterator[Tensor]:
         """Every array of the model's parameters, those that this run does not train marked as frozen."""
         return self.model.tensors() if self.start is None else self.start.told(self.model.tensors())
@@ -319,6 +333,21 @@ class RunConfig(Config):
     def steps(self) -> int:
         """Optimizer steps: `tokens` in whole batches, at least one."""
         return max(1, round(self.tokens / self.batch_tokens))
+
+    def contexts(self, steps: int | None = None) -> list[tuple[int, int]]:
+        """(tokens of a window, steps) of each part of the first `steps` steps, all where unset; of more steps than a
+        run has the last part goes on."""
+        last, found = self.steps if steps is None else steps, []
+        begin = 0
+        for context, end in stage_steps(self.data.curriculum or (), self.model.context, self.steps):
+            end = last if end == self.steps else min(end, last)
+            found += [(context, end - begin)] * (end > begin)
+            begin = max(begin, end)
+        return found
+
+    def context_at(self, step: int) -> int:
+        """Tokens of a window in step number `step`, counted from 0."""
+        return self.contexts(step + 1)[-1][0]
 
     @property
     def warmup_steps(self) -> int:

@@ -1,6 +1,6 @@
 """Text to batches: corpora, tokenizers, the token store, and batches that are a function of (seed, step)."""
 
-from scaling.data.batches import Batches, check_run, eval_batches, run_batches
+from scaling.data.batches import Batches, check_run, cut, eval_batches, run_batches
 from scaling.data.prefetch import prefetch
 from scaling.data.prepare import prepare
 from scaling.data.store import Split, TokenStore, describe, open_store, run_tokenizer
@@ -10,6 +10,7 @@ __all__ = [
     "Split",
     "TokenStore",
     "check_run",
+    "cut",
     "describe",
     "eval_batches",
     "open_store",

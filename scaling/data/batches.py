@@ -13,7 +13,7 @@ from scaling.data.long_documents import weighted
 from scaling.data.permutation import Permutation
 from scaling.data.store import Split, TokenStore
 from scaling.errors import UserError
-from scaling.objectives import Batch
+from scaling.objectives import Batch, Windows
 
 BLOCK = 8192  # windows whose order is computed at a time: about 2 ms, once in hundreds of steps
 VOCAB_MULTIPLE = 128  # rows of padding that an embedding may have: up to the next multiple, for even sharding
@@ -136,6 +136,26 @@ class Batches:
 def run_batches(run: RunConfig, store: TokenStore) -> Batches:
     """Those of a run."""
     return Batches(store.train, run.model.context, run.batch_size, run.seed, long=run.data.long_documents)
+
+
+def cut(source: Windows, parts: int) -> Windows:
+    """Windows of `source`, each cut into `parts` equal ones that follow each other: as many targets in a batch."""
+    return source if parts == 1 else _Cut(source, parts)
+
+
+class _Cut:
+    def __init__(self, source: Windows, parts: int):
+        self.source, self.parts = source, parts
+        self.seed, self.batch_size = source.seed, source.batch_size * parts
+
+    def windows(self, step: int, start: int, stop: int) -> np.ndarray:
+        """As those of its source. Raises ValueError for rows that are not those of whole windows of it."""
+        if start % self.parts or stop % self.parts:
+            raise ValueError(f"rows {start}…{stop} are no whole windows of {self.parts} parts")
+        whole_BxL1 = self.source.windows(step, start // self.parts, stop // self.parts)
+        context = (whole_BxL1.shape[1] - 1) // self.parts
+        part_BxPxC1 = np.lib.stride_tricks.sliding_window_view(whole_BxL1, context + 1, axis=1)[:, ::context]
+        return part_BxPxC1.reshape(-1, context + 1)
 
 
 def n_windows(split: Split, context: int) -> int:

@@ -16,8 +16,9 @@ from scaling.frozen import Config
 Mask = Literal["causal", "full", "prefix", "document"]
 """the keys that a query may see: those up to its own position; all of the window; those up to its own position and
 all of the prefix; those up to its own position that are of its document"""
-VisibleKeys = float | Callable[[Any], float]
-"""keys that a query is multiplied with: on average in every layer, or by the `AttentionMask` of each"""
+VisibleKeys = float | Callable[[Any, int], float]
+"""keys that a query is multiplied with: on average in every layer, or by each one's `AttentionMask` and the tokens of
+a window"""
 FLOAT32 = 4  # bytes
 TRAINING = 3  # forward and backward: each product has two gradients, each a product of the same size
 
@@ -63,6 +64,10 @@ class ExtraFlops:
     def __add__(self, other: "ExtraFlops") -> "ExtraFlops":
         items = {name: self.exact.get(name, 0.0) + value for name, value in other.exact.items()}
         return ExtraFlops(self.exact | items, self.full_context + other.full_context, self.softmax + other.softmax)
+
+    def __mul__(self, times: float) -> "ExtraFlops":
+        items = {name: value * times for name, value in self.exact.items()}
+        return ExtraFlops(items, self.full_context * times, self.softmax * times)
 
 
 class ModelConfig(Config):

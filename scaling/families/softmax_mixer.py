@@ -46,7 +46,8 @@ class SoftmaxMixer(Mixer):
         if isinstance(keys, float | int):
             seen = keys * layers
         else:
-            seen = sum(visible_keys(model.context, mask) if keys is None else keys(mask) for mask in masks)
+            of = keys or (lambda mask, context: visible_keys(context, mask))
+            seen = sum(of(mask, model.context) for mask in masks)
         return ExtraFlops(
             {SCORES: TRAINING * each * seen},
             full_context=TRAINING * each * layers * model.context,

@@ -111,9 +111,9 @@ class Objective(Config):
             f"objective.kind={self.name} does not teach a model to go on with a text; next_token and prefix do"
         )
 
-    def spec(self, model: ModelConfig, batch_size: int, dtype: Any) -> Any:
-        """`rows` of a whole batch of zeros, for shapes and dtypes. dtype: of stored tokens."""
-        return self.rows(_Blank(batch_size, model.context, dtype), model, 0, 0, batch_size)
+    def spec(self, model: ModelConfig, batch_size: int, context: int, dtype: Any) -> Any:
+        """`rows` of a whole batch of windows of `context` zeros, for shapes and dtypes. dtype: of stored tokens."""
+        return self.rows(_Blank(batch_size, context, dtype), model, 0, 0, batch_size)
 
 
 class _Blank:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from scaling.training.pack import check_mesh, check_pack, part, stacked
 from scaling.training.records import open_folder, run_folder, write_config
 from scaling.training.start import check_start
 from scaling.training.state import TrainState
-from scaling.training.step import compile_step, metric_names, run_layout
+from scaling.training.step import compile_step, metric_names, rows_spec, run_layout
 
 
 def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False) -> Result:
@@ -132,8 +132,8 @@ class Loop:
         for member in members:
             member.facts["mesh"] = dict(mesh.shape)
         self.state = stacked([member.begin(layout) for member in members])
-        rows = config.objective.spec(config.model, config.batch_size, store.train.tokens.dtype)
-        self.compile = partial(compile_step, config, mesh, layout, rows, len(members))
+        self.update = lru_cache(maxsize=1)(partial(self._compiled, config, layout, store.train.tokens.dtype))
+        """the compiled step of windows of so many tokens"""
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
         self.alone = jax.process_count() == 1
@@ -156,12 +156,6 @@ class Loop:
                 raise self.signals.exception(f"{where}; the same command goes on") from None
 
     def _run(self) -> None:
-        if not all(member.done for member in self.members):
-            compiling = time.perf_counter()
-            self.update = self.compile()
-            for member in self.members:
-                member.facts["compile_s"] = time.perf_counter() - compiling
-                member.measure()
         while True:
             for member in self._active():
                 self._look_after(member)
@@ -169,12 +163,23 @@ class Loop:
                 return
             if self._any_process(self.signals.received is not None):
                 raise Stop
+            update = self.update(next(member.context for member in self._active()))
             before = self.pending
-            self.state, self.pending = self.update(self.state, self.knobs, next(self.batches))
+            self.state, self.pending = update(self.state, self.knobs, next(self.batches))
             for member in self._active():
                 member.step += 1
             if before is not None:
                 self._read(before, behind=1)
+
+    def _compiled(self, config: RunConfig, layout: TrainState, dtype: Any, context: int) -> Any:
+        """The step of windows of `context` tokens. Compiling is no part of the speed."""
+        self._drain()
+        begin = time.perf_counter()
+        step = compile_step(config, self.mesh, layout, rows_spec(config, dtype, context), len(self.members))
+        for member in self.members:
+            member.facts["compile_s"] += time.perf_counter() - begin
+            member.measure()
+        return step
 
     def _active(self) -> Iterator[Member]:
         return (member for member in self.members if member.active)
@@ -186,13 +191,17 @@ class Loop:
         """
         batch_size, steps = self.members[0].config.batch_size, self.members[0].config.steps
         updates = range(max(steps - member.step for member in self.members))
-        rows = local_rows(self.mesh, batch_size)
-        batches = (stacked([member.rows(i, *rows) for member in self.members]) for i in updates)
+        start, stop = local_rows(self.mesh, batch_size)
+        batches = (stacked([member.rows(i, start, stop) for member in self.members]) for i in updates)
         if self.mesh.devices.flat[0].platform == "cpu" and jax.process_count() == 1:
             return batches
         if len(self.members) > 1:
             return prefetch(batches, lambda rows: jax.device_put(rows, replicated(self.mesh)))
-        return prefetch(batches, lambda rows: jax.tree.map(lambda x: put_batch(x, self.mesh, batch_size), rows))
+
+        def put(array: np.ndarray) -> jax.Array:
+            return put_batch(array, self.mesh, batch_size * len(array) // (stop - start))
+
+        return prefetch(batches, lambda rows: jax.tree.map(put, rows))
 
     def _look_after(self, member: Member) -> None:
         """What is due for a run between two updates: a checkpoint, an evaluation, its end."""

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from scaling.config import RunConfig, config_hash, run_id
-from scaling.data import TokenStore, run_batches
+from scaling.data import TokenStore, cut, run_batches
 from scaling.data.documents import cut_documents
 from scaling.metrics import METRICS_FILE
 from scaling.parallel import is_main
@@ -61,7 +62,7 @@ class Member:
     def begin(self, layout: TrainState) -> TrainState:
         """Open the records; returns the state to start from: of the newest good checkpoint, or the first one."""
         config = self.config
-        self.flops_per_token = flops_of(config, self.store).exact
+        self.flops_per_token = lru_cache(lambda steps: flops_of(config, self.store, steps).exact)
         self.batches = run_batches(config, self.store)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
@@ -119,9 +120,16 @@ class Member:
         self._mark = (self.step, self.wall_s)
 
     def rows(self, ahead: int, start: int, stop: int) -> Any:
-        """Rows of a batch: `ahead` updates after the first of this process, of the last step for any after that."""
-        step = min(self.start + ahead, self.config.steps - 1)
-        return self.config.objective.rows(self.batches, self.config.model, step, start, stop)
+        """Windows start … stop−1 of a batch, cut as its stage has them: of `ahead` updates after the first of this
+        process, of the last step for any after that."""
+        step, model = min(self.start + ahead, self.config.steps - 1), self.config.model
+        parts = model.context // self.config.context_at(step)
+        return self.config.objective.rows(cut(self.batches, parts), model, step, start * parts, stop * parts)
+
+    @property
+    def context(self) -> int:
+        """Tokens of a window in the next update."""
+        return self.config.context_at(self.step)
 
     @property
     def evaluation_due(self) -> bool:
@@ -200,7 +208,7 @@ class Member:
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         tokens = step * self.config.batch_tokens
-        record = {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token, **values}
+        record = {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token(step), **values}
         self.metrics.write(record)
         self.mirror.log(step, record)
         self.progress.show(step, record)

@@ -80,7 +80,7 @@ def make_result(
     """The record of a run after `steps` updates. A run that failed before its data was open has no `store`."""
     params, said = accounting.params(config.model), dict(config.model.facts)
     tokens = steps * config.batch_tokens
-    flops = flops_of(config, store).as_dict()
+    flops = flops_of(config, store, steps).as_dict()
     batches = run_batches(config, store) if store else None
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     return Result(
@@ -121,7 +121,9 @@ def make_result(
         by_rule=dict(config.records.by_rule),
         objective=config.objective.name,
         unit=config.objective.UNIT,
-        targets=config.objective.targets(tokens, config.model.context),
+        targets=sum(
+            config.objective.targets(part * config.batch_tokens, context) for context, part in config.contexts(steps)
+        ),
     )
 
 

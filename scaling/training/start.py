@@ -90,7 +90,7 @@ def _branch_off(
     if is_main():
         write_metrics(folder, [record for record in read_metrics(home) if record["step"] <= books.step])
     everyone(True)  # the others read them next
-    flops = flops_of(config, store).exact * config.batch_tokens * books.step
+    flops = flops_of(config, store, books.step).exact * config.batch_tokens * books.step
     own = {"steps": config.steps, "tail_sum": 0.0, "tail_count": 0}  # the last tenth is another
     branch = {"trunk": name, "step": books.step, "flops_shared": flops, "wall_s_shared": books.wall_s}
     return state, replace(books, losses=books.losses | own, branch=branch)
@@ -180,7 +180,7 @@ def _onto(own: Any, taken: Any) -> Any:
 def _inherited(config: RunConfig, parent: Parent, books: Books) -> dict[str, Any]:
     """Facts for the record. Tokens and FLOPs are those of the parameters' whole past."""
     before = books.inherited or {}
-    flops = flops_of(parent.run, None).exact * books.tokens
+    flops = flops_of(parent.run, None, parent.step).exact * books.tokens
     return {
         "start": {"run": run_id(parent.run), "parent": config_hash(parent.run), "step": parent.step},
         "tokens_inherited": books.tokens + before.get("tokens_inherited", 0),

@@ -134,8 +134,13 @@ def compiled_step(run: RunConfig, devices: Sequence[Any] | None = None, runs: in
     mesh = make_mesh(run.placement.mesh, devices)
     run = placed(run, mesh)
     layout = run_layout(run, mesh)
-    rows = run.objective.spec(run.model, run.batch_size, dtype or token_dtype(run.data.tokenizer.vocab))
+    rows = rows_spec(run, dtype or token_dtype(run.data.tokenizer.vocab), run.model.context)
     return Step(mesh, layout, compile_step(run, mesh, layout, rows, runs))
+
+
+def rows_spec(run: RunConfig, dtype: Any, context: int) -> Any:
+    """Arrays of the shapes and dtypes of a batch in windows of `context`. dtype: of stored tokens."""
+    return run.objective.spec(run.model, run.batch_tokens // context, context, dtype)
 
 
 def run_layout(run: RunConfig, mesh: Mesh) -> TrainState:

@@ -1,0 +1,49 @@
+"""Windows that are shorter at the beginning of a run than at its end."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from pydantic import Field
+
+from scaling.frozen import Config
+
+
+class Stage(Config):
+    """A part of a run in which each window is cut into shorter ones: the same text in the same order, the same tokens
+    in a batch, less to look back on (sequence length warm-up; Li et al. 2022, 2108.06084)."""
+
+    context: int = Field(ge=1)
+    """tokens of a window; divides `model.context`"""
+    until: float = Field(gt=0, lt=1)
+    """share of the run's steps after which the next stage begins"""
+
+
+def check_stages(stages: Sequence[Stage], context: int, axis: int) -> None:
+    """Raises ValueError unless they follow each other and cut windows of `context` tokens into equal ones, each of
+    which `axis` devices can share."""
+    for before, after in pairwise(stages):
+        if after.until <= before.until:
+            raise ValueError(
+                f"data.curriculum: a stage until={after.until:g} comes after one until={before.until:g}; put them in "
+                "the order of `until`"
+            )
+    for stage in stages:
+        if context % stage.context or stage.context % axis or stage.context == context:
+            able = [k for k in range(1, context) if context % k == 0 and k % axis == 0]
+            near = sorted(sorted(able, key=lambda k: abs(k - stage.context))[:2])
+            shared = f" and that placement.mesh.context={axis} divides" if axis > 1 else ""
+            raise ValueError(
+                f"data.curriculum: context={stage.context}; allowed: less than model.context={context} and a divisor "
+                f"of it{shared}" + (f"; nearest: {', '.join(map(str, near))}" if near else "")
+            )
+
+
+def stage_steps(stages: Sequence[Stage], context: int, steps: int) -> list[tuple[int, int]]:
+    """(tokens of a window, step before which they end) of each part of a run of `steps` steps, the last with windows
+    of `context`; a part that has no step is left out."""
+    parts, last = [], 0
+    for width, end in [*((stage.context, round(stage.until * steps)) for stage in stages), (context, steps)]:
+        if end > last:
+            parts.append((width, end))
+            last = end
+    return parts
