@@ -11,6 +11,7 @@ import scaling
 from scaling import cli_fit_options, cli_generation, cli_laws
 from scaling.errors import UserError, explain
 from scaling.extensions import load_extensions
+from scaling.processes import LostProcess, leave, unwatched, watch
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 a run failed (of `train`: or diverged), or the disk is full; 2 a mistake in usage, "
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
+    except LostProcess as error:
+        print(f"scaling: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("scaling: interrupted; launch again to continue", file=sys.stderr)
         return 130
@@ -173,6 +177,8 @@ def _train(args: argparse.Namespace) -> int:
     from scaling.config import RunConfig, load, resolved
 
     config = resolved(load(RunConfig, args.run, args.overrides))
+    if unwatched():
+        return watch(["train", args.run, *args.overrides])
     from scaling.cores import spread
     from scaling.data import prepare
     from scaling.training import train  # after the check: a mistake is told before jax is imported
@@ -286,4 +292,4 @@ def _schema(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -33,7 +33,7 @@ def spread(config: "RunConfig") -> None:
 
     from scaling.parallel import initialize
 
-    initialize()
+    initialize(config.placement.processes)
     if not jax.distributed.is_initialized():
         with contextlib.suppress(RuntimeError):  # JAX has its devices
             jax.config.update("jax_num_cpu_devices", devices_on(len(cores()), config))

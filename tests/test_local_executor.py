@@ -12,8 +12,8 @@ import pytest
 from waiting import wait_until
 
 from scaling.errors import UserError
+from scaling.parent import PARENT
 from scaling.sweeps.executors import Devices, Finished, LocalExecutor, Task, find_devices, local
-from scaling.sweeps.executors.process import PARENT
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from scaling.accounting.layout import mesh_shape
 from scaling.config import MeshConfig, OptimizerConfig, RunConfig, TransformerConfig, build, read_mapping
+from scaling.config.run import Processes
 from scaling.errors import UserError
 from scaling.families import Tensor
 from scaling.families.context import choose_context
@@ -27,9 +28,10 @@ from scaling.parallel import (
     state_shardings,
     use,
 )
-from scaling.parallel.distributed import EXPLICIT, local_rows, put_batch
+from scaling.parallel.distributed import local_rows, put_batch
 from scaling.parallel.mesh import AXES
 from scaling.parallel.microbatch import check_batch
+from scaling.processes import EXPLICIT
 from scaling.training.optimizer import make_optimizer
 
 P = PartitionSpec
@@ -246,9 +248,9 @@ def test_one_process_loads_and_holds_the_whole_batch() -> None:
 def test_a_process_alone_is_not_joined_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*EXPLICIT, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
-    initialize()
+    initialize(Processes())
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    initialize()
+    initialize(Processes())
     assert not jax.distributed.is_initialized()
 
 
@@ -269,4 +271,4 @@ def test_wrong_process_variables_are_named(
         if value is not None:
             monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
-        initialize()
+        initialize(Processes())

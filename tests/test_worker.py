@@ -14,8 +14,8 @@ from waiting import LIMIT_S, wait_until
 
 from scaling.config import to_yaml
 from scaling.locks import lock
+from scaling.parent import PARENT
 from scaling.sweeps import make_runs
-from scaling.sweeps.executors.process import PARENT
 from scaling.sweeps.run_store import BUSY, attempts, log_start, run_state
 
 # The real worker over a training that does what the file `SWEEP/act` says.

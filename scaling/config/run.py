@@ -152,6 +152,15 @@ class MeshConfig(Config):
         return " × ".join(f"{axis}={getattr(self, axis)}" for axis in type(self).model_fields if axis != "data")
 
 
+class Processes(Config):
+    """How long the processes of a run on several hosts wait for each other, in seconds."""
+
+    arrive_s: int = Field(default=300, ge=1)
+    """at the beginning, for all to come"""
+    lost_s: int = Field(default=60, ge=1)
+    """for a sign of life of each; then all end, and the same command goes on from the last checkpoint"""
+
+
 class Placement(Config):
     """Where and how a run computes. It changes speed and memory, never what is trained."""
 
@@ -174,6 +183,7 @@ class Placement(Config):
     """what the backward pass computes again: nothing, all but matrix products, whole layers"""
     loss_chunk: int | None = Field(default=None, ge=1)
     """tokens whose logits exist at one time; unset: chosen so that a chunk takes about 64 MiB"""
+    processes: Processes = Processes()
 
 
 class Records(Config):

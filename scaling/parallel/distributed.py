@@ -1,26 +1,30 @@
 """Several processes as one run: how they find each other, and which part of a batch is whose."""
 
 import os
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from scaling.config.run import Processes
 from scaling.errors import UserError
 from scaling.parallel.sharding import batch_sharding
+from scaling.processes import EXPLICIT, SLURM_TASKS, several
 
-EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
-
-def initialize() -> None:
+def initialize(times: Processes) -> None:
     """Joins the processes of this run. Call it before anything asks JAX for devices.
 
     With JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID set, by these; in a
-    Slurm step of several tasks, by Slurm's own variables; otherwise this process is alone and nothing happens.
+    Slurm step of several tasks, by Slurm's own variables; on TPU hosts that TPU_WORKER_HOSTNAMES names, by JAX's own
+    detection; otherwise this process is alone and nothing happens. JAX aborts a process that waits for others longer
+    than `times` allows, see `scaling.processes`.
     Raises UserError where only some of the three are set or one is no number.
     """
     if jax.distributed.is_initialized():
         return
+    waits: dict[str, Any] = {"initialization_timeout": times.arrive_s, "heartbeat_timeout_seconds": times.lost_s}
     given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
     if given:
         missing = [name for name in EXPLICIT if name not in given]
@@ -31,9 +35,13 @@ def initialize() -> None:
             raise UserError(
                 f"JAX_PROCESS_ID={numbers[1]} must be a number from 0 up to JAX_NUM_PROCESSES={numbers[0]}, exclusive"
             )
-        jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]), cluster_detection_method="deactivate")
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        jax.distributed.initialize(cluster_detection_method="slurm")
+        jax.distributed.initialize(
+            address, int(numbers[0]), int(numbers[1]), cluster_detection_method="deactivate", **waits
+        )
+    elif several():
+        jax.distributed.initialize(
+            cluster_detection_method="slurm" if int(os.environ.get(SLURM_TASKS, "1")) > 1 else None, **waits
+        )
 
 
 def is_main() -> bool:

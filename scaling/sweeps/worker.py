@@ -5,7 +5,6 @@ of each attempt. Only an end by a signal that cannot be caught is noted by whoev
 """
 
 import contextlib
-import ctypes
 import os
 import platform
 import signal
@@ -20,11 +19,10 @@ from typing import NoReturn
 from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, explain
 from scaling.extensions import load_extensions
 from scaling.locks import Busy, lock
+from scaling.parent import end_with_parent
 from scaling.result import read_result
-from scaling.sweeps.executors.process import PARENT
 from scaling.sweeps.run_store import BUSY, log_end, log_start, stopped
 
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its state
 
 # seeds of one shape, and a run that goes on, compile once: 1.2 s of start in place of 4.9 s for a tiny model on a CPU
@@ -37,7 +35,7 @@ COMPILATION_CACHE = {
 def main(folders: Sequence[Path]) -> int:
     """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
     did not complete; BUSY where another process trains one of them."""
-    _end_with_parent()
+    end_with_parent()
     load_extensions()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
@@ -129,15 +127,6 @@ def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoRe
     """
     _log_ends(folders, INTERRUPTED, "")
     os._exit(INTERRUPTED)
-
-
-def _end_with_parent() -> None:
-    """When the launching process dies, however it dies, this one is told to save and stop (Linux)."""
-    if sys.platform == "linux":
-        parent = int(os.environ.get(PARENT, os.getppid()))
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before we asked
-            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
 from scaling.parallel.distributed import local_rows, put_batch
+from scaling.processes import lost
 from scaling.result import Result
 from scaling.training.checkpoint import everyone, saves
 from scaling.training.clock import Clock
@@ -62,7 +63,7 @@ def train_pack(
 
     Raises as `train`; a failure is recorded for every run that has not ended by then.
     """
-    initialize()
+    initialize(configs[0].placement.processes)
     beside = [None] * len(configs) if folders is None else [Path(folder).parent for folder in folders]
     configs = [resolved(config, home) for config, home in zip(configs, beside, strict=True)]
     folders = [run_folder(config) for config in configs] if folders is None else [Path(f) for f in folders]
@@ -107,9 +108,12 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
+        gone = lost(error) if jax.process_count() > 1 else None
         for member in members:
             if member.active:
-                member.fail(error)
+                member.fail(gone or error)
+        if gone:
+            raise gone from error
         raise
     finally:
         for member in members:

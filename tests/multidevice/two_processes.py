@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.config import MeshConfig
+from scaling.config.run import Processes
 from scaling.families import Tensor
 from scaling.parallel import batch_sharding, initialize, is_main, make_mesh, param_shardings, use
 from scaling.parallel.distributed import local_rows, put_batch
@@ -18,7 +19,7 @@ ROWS, D, F = 8, 6, 4
 
 
 def main() -> None:
-    initialize()
+    initialize(Processes())
     process = jax.process_index()
     assert (jax.process_count(), jax.device_count(), jax.local_device_count()) == (2, 4, 2)
     assert is_main() == (process == 0)

@@ -1,6 +1,5 @@
 """A worker's process: every executor starts and stops it in the same way, wherever it runs."""
 
-import os
 import signal
 import subprocess
 import time
@@ -8,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaling.parent import as_child
+
 POLL_S = 0.05
 GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
-PARENT = "SCALING_PARENT"  # for the process: who started it, and may be gone before it could ask
 
 
 class Process:
@@ -27,7 +27,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **environment, PARENT: str(os.getpid())},
+                env=as_child(**environment),
                 **options,
             )
 

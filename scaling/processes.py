@@ -1,0 +1,123 @@
+"""Several processes as one run: how they are told of each other, and one that watches each for how it ends.
+
+JAX ends a process whose run has lost another one from within C++, by an abort below a stack trace, where no Python
+can step in; so what a person reads and the exit code come from a parent, which imports none of it.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import IO, NoReturn
+
+from scaling.parent import as_child, end_with_parent
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+SLURM_TASKS, TPU_HOSTS = "SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES"
+WATCHED = "SCALING_WATCHED"
+"""set in a process that has a watcher"""
+ALARM = re.compile(rb"[WEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|client\.h)")
+"""how JAX's services begin to tell that a process is gone; what comes after it is theirs, too, or our own line"""
+OURS = b"scaling: "
+PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+
+
+class LostProcess(RuntimeError):
+    """Another process of the run has ended or answers no more."""
+
+
+def several() -> bool:
+    """Whether this process is told to be one of several of a run."""
+    explicit, slurm = os.environ.get(EXPLICIT[1], "1"), os.environ.get(SLURM_TASKS, "1")
+    tpu = os.environ.get(TPU_HOSTS, "").count(",")
+    return (int(explicit) if explicit.isdecimal() else 1) > 1 or int(slurm) > 1 or tpu > 0
+
+
+def unwatched() -> bool:
+    """Whether this is one of several processes and has no watcher yet."""
+    return several() and WATCHED not in os.environ
+
+
+def watch(arguments: Sequence[str]) -> int:
+    """Run `scaling` with these arguments in a process of its own; returns its exit code.
+
+    What it writes is passed on, and so are SIGTERM and Ctrl-C. Where it ends since another process is gone or has
+    never come, one line says so and the code is 1.
+    """
+    command = [sys.executable, "-m", "scaling.cli", *arguments]
+    child = subprocess.Popen(command, env=as_child(**{WATCHED: "1"}), stderr=subprocess.PIPE)
+    before = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in PASSED_ON}
+    try:
+        kept = _pass_on(child.stderr)
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    told = [line for line in kept if line.startswith(OURS)]
+    if code == -signal.SIGABRT and kept:
+        code, told = 1, told or [f"{OURS.decode()}{_reason(b''.join(kept).decode(errors='replace'))}\n".encode()]
+    for line in told or (kept if code else []):
+        _write(line)
+    return code if code >= 0 else 128 - code
+
+
+def lost(error: Exception) -> LostProcess | None:
+    """What an error means that a collective operation raised since another process is gone; None for any other."""
+    if re.search(r"gloo|nccl|coordination service|heartbeat", str(error), re.IGNORECASE) is None:
+        return None
+    return LostProcess(_gone("another process"))
+
+
+def leave(main: Callable[[], int]) -> NoReturn:
+    """End with the exit code of `main`. One of several processes that failed does not wait for the others, as JAX
+    would have it: they wait for it."""
+    if WATCHED not in os.environ:
+        sys.exit(main())
+    end_with_parent()
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code == 0:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _pass_on(stream: IO[bytes] | None) -> list[bytes]:
+    """Every line as it comes, up to the first of an alarm; returns that one and the rest."""
+    kept: list[bytes] = []
+    for line in stream or ():
+        if kept or ALARM.match(line):
+            kept.append(line)
+        else:
+            _write(line)
+    return kept
+
+
+def _write(line: bytes) -> None:
+    sys.stderr.buffer.write(line)
+    sys.stderr.flush()
+
+
+def _reason(text: str) -> str:
+    """What JAX's last words say, in one line."""
+    if "RegisterTask" in text or ("DEADLINE_EXCEEDED" in text and "heartbeat" not in text):
+        return (
+            "the processes of this run have not all come in time (placement.processes.arrive_s); start as many as "
+            f"{EXPLICIT[1]} or the scheduler says, all with the address of process 0"
+        )
+    found = re.search(r"[Tt]ask (\d+) heartbeat timeout|\(stopped sending heartbeats\):\s*(\d+)", text)
+    return _gone(f"process {found[1] or found[2]}" if found else "another process")
+
+
+def _gone(who: str) -> str:
+    return (
+        f"{who} of this run has ended or answers no more, so this one ends, too; the same command on all hosts, or "
+        "on another number of them, goes on from the last checkpoint"
+    )

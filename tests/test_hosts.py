@@ -1,0 +1,156 @@
+"""A run on several hosts: real processes of two devices each, joined by JAX, of which some are lost and replaced."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import Tiny
+from waiting import LIMIT_S, free_ports, wait_until
+
+from scaling import processes
+from scaling.config import RunConfig, merge, to_yaml
+from scaling.metrics import read_metrics
+from scaling.result import read_result
+from scaling.training.records import run_folder
+
+LOST_S = 10
+STEPS, EVERY = 160, 20
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("hosts"))
+
+
+@pytest.fixture(scope="module")
+def config(tiny: Tiny) -> RunConfig:
+    """Of 24 windows a batch, which 2, 4, 6 and 8 devices share evenly."""
+    return tiny.config(
+        batch_size=24,
+        tokens=STEPS * 24 * 32,
+        data={"epochs": 1000},
+        records={"checkpoint_steps": EVERY, "log_every": 1},
+        placement={"mesh": {"fsdp": 2}, "processes": {"arrive_s": 60, "lost_s": LOST_S}},
+    )
+
+
+class Hosts:
+    """`scaling train` on `count` hosts, of which only those in `come` do."""
+
+    def __init__(self, tiny: Tiny, config: RunConfig, count: int, come: tuple[int, ...] | None = None):
+        path = tiny.folder / "run.yaml"
+        path.write_text(to_yaml(config))
+        address = f"localhost:{free_ports(1)[0]}"
+        given = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+        pipe = subprocess.PIPE
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "scaling.cli", "train", str(path)],
+                env={**tiny.environment(2), **given, "JAX_PROCESS_ID": str(i)},
+                text=True, stdout=pipe, stderr=pipe, start_new_session=True,
+            )
+            for i in (range(count) if come is None else come)
+        ]  # fmt: skip
+
+    def hit(self, index: int, number: int) -> None:
+        """All that runs on a host gets a signal, its first process alone one that asks it to stop."""
+        tell = os.kill if number == signal.SIGTERM else os.killpg
+        tell(self.processes[index].pid, number)
+
+    def ends(self, without: int | None = None) -> list[tuple[int, str]]:
+        """Exit code of each and what it wrote; of one that is lost nothing."""
+        found = []
+        for index, process in enumerate(self.processes):
+            if index != without:
+                found.append((process.communicate(timeout=LIMIT_S)[1], process.returncode)[::-1])
+        if without is not None:
+            self.hit(without, signal.SIGKILL)
+            self.processes[without].communicate(timeout=LIMIT_S)
+        return found
+
+
+def changed(config: RunConfig, **changes: Any) -> RunConfig:
+    return RunConfig.model_validate(merge(config.model_dump(mode="json"), changes))
+
+
+def reaches(folder: Path, step: int, hosts: Hosts) -> None:
+    wait_until(lambda: any(r["step"] >= step for r in read_metrics(folder)), hosts.processes[0])
+
+
+def assert_one_line(text: str, said: str) -> None:
+    """Nothing but progress and a single line that says what happened."""
+    lines = [line for line in text.splitlines() if line.startswith("scaling: ")]
+    assert len(lines) == 1 and said in lines[0], text
+    assert "Traceback" not in text and "    @ " not in text and "coordination_service" not in text, text
+
+
+@pytest.mark.slow
+def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_others(
+    tiny: Tiny, config: RunConfig
+) -> None:
+    """Two hosts of which one answers no more, four of which the first dies, three of which the last dies, two that
+    are told to stop, one that ends it: the numbers are those of one process that nobody disturbed."""
+    undisturbed = changed(config, records={"sweep": "alone"})
+    assert [code for code, _ in Hosts(tiny, undisturbed, 1).ends()] == [0]
+    folder, alone = run_folder(config), run_folder(undisturbed)
+    troubles = ((2, 1, signal.SIGSTOP), (4, 0, signal.SIGKILL), (3, 2, signal.SIGKILL))
+    for number, (count, gone, trouble) in enumerate(troubles, start=1):
+        hosts = Hosts(tiny, config, count)
+        reaches(folder, number * EVERY + 5, hosts)
+        hosts.hit(gone, trouble)
+        since = time.monotonic()
+        for code, text in hosts.ends(without=gone):
+            assert code == 1
+            assert_one_line(text, "of this run has ended or answers no more")
+        assert time.monotonic() - since < 5 * LOST_S
+    hosts = Hosts(tiny, config, 2)
+    reaches(folder, 4 * EVERY + 1, hosts)
+    for index in range(2):
+        hosts.hit(index, signal.SIGTERM)
+    assert [code for code, _ in hosts.ends()] == [75] * 2
+    assert [code for code, _ in Hosts(tiny, config, 1).ends()] == [0]
+
+    losses = [result.loss for run in (folder, alone) if (result := read_result(run)) is not None]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    said = [{r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r} for run in (folder, alone)]
+    assert said[0].keys() == said[1].keys() == set(range(1, STEPS + 1))
+    assert [said[0][step] for step in said[0]] == pytest.approx([said[1][step] for step in said[0]], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("here", [0, 1])
+def test_a_host_that_never_comes_is_told_in_one_line(tiny: Tiny, config: RunConfig, here: int) -> None:
+    soon = changed(config, placement={"processes": {"arrive_s": 3}})
+    ((code, text),) = Hosts(tiny, soon, 2, come=(here,)).ends()
+    assert code == 1
+    assert_one_line(text, "have not all come in time")
+    assert "placement.processes.arrive_s" in text and "JAX_NUM_PROCESSES" in text
+
+
+def test_one_of_several_is_watched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*processes.EXPLICIT, processes.SLURM_TASKS, processes.TPU_HOSTS, processes.WATCHED):
+        monkeypatch.delenv(name, raising=False)
+    assert not processes.several() and not processes.unwatched()
+    for name, one, two in (
+        ("JAX_NUM_PROCESSES", "1", "2"),
+        ("SLURM_STEP_NUM_TASKS", "1", "2"),
+        ("TPU_WORKER_HOSTNAMES", "a", "a,b"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, one)
+            assert not processes.several()
+            patch.setenv(name, two)
+            assert processes.several() and processes.unwatched()
+            patch.setenv(processes.WATCHED, "1")
+            assert processes.several() and not processes.unwatched()
+
+
+def test_only_an_error_of_a_collective_means_that_another_process_is_gone() -> None:
+    gloo = "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
+    assert "another number of them" in str(processes.lost(ValueError(gloo)))
+    assert processes.lost(ValueError("RESOURCE_EXHAUSTED: Out of memory")) is None
