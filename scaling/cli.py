@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train one run and record it.")
     train.add_argument("run", metavar="RUN.yaml", help="configuration of a run, such as configs/runs/*.yaml")
     _overrides(train)
+    train.add_argument("--profile", action="store_true", help="trace five updates into the run's folder")
 
     plan = command("plan", _plan, "Parameters, FLOPs, memory and time of a model or run; nothing is trained.")
     plan.add_argument("config", metavar="MODEL_OR_RUN.yaml", help="configuration of a model or a run")
@@ -176,9 +177,10 @@ def _print_json(value: Any) -> None:
 def _train(args: argparse.Namespace) -> int:
     from scaling.config import RunConfig, load, resolved
 
-    config = resolved(load(RunConfig, args.run, args.overrides))
+    overrides = [*args.overrides, *["records.profile=true"] * args.profile]
+    config = resolved(load(RunConfig, args.run, overrides))
     if unwatched():
-        return watch(["train", args.run, *args.overrides])
+        return watch(["train", args.run, *overrides])
     from scaling.cores import spread
     from scaling.data import prepare
     from scaling.training import train  # after the check: a mistake is told before jax is imported

@@ -68,7 +68,7 @@ def assert_same(folder: Path, wanted: Path, pack: int | None) -> None:
     for name in CLOSE:
         a, b = getattr(got, name), getattr(want, name)
         assert a is b is None or a == pytest.approx(b, rel=1e-5), name
-    own = {"compile_s", "pack", "last_good", "branch"}
+    own = {"compile_s", "seconds", "goodput", "pack", "last_good", "branch"}
     assert {k: v for k, v in got.facts.items() if k not in own} == {
         k: v for k, v in want.facts.items() if k not in own
     }

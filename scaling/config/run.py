@@ -201,6 +201,8 @@ class Records(Config):
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)
+    profile: bool = False
+    """a trace of five updates in the run's folder, for xprof and ui.perfetto.dev; `scaling train --profile`"""
     evaluate_every: int | None = Field(default=None, ge=1)
     """steps between evaluations on the held-out split; unset: at the end only"""
     checkpoint_minutes: float | None = Field(default=10.0, ge=0)

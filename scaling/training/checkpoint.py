@@ -53,6 +53,8 @@ class Books:
     inherited: dict[str, Any] | None = None
     """of a run that began with another's parameters, for its record: which, after which step, and the tokens and
     FLOPs of their past"""
+    spent: dict[str, float] | None = None
+    """seconds by what they went into, see `clock.Clock`"""
 
 
 class Checkpoints:
@@ -98,6 +100,7 @@ class Checkpoints:
         metrics: str | None = None,
         branch: dict[str, Any] | None = None,
         inherited: dict[str, Any] | None = None,
+        spent: dict[str, float] | None = None,
     ) -> None:
         """Save the state after update number `step`, with its books.
 
@@ -108,7 +111,8 @@ class Checkpoints:
             return
         from orbax.checkpoint import args
 
-        books = Books(self.config_hash, step, tokens, wall_s, losses, fingerprints(state), metrics, branch, inherited)
+        prints = fingerprints(state)
+        books = Books(self.config_hash, step, tokens, wall_s, losses, prints, metrics, branch, inherited, spent)
         values = asdict(books)
         saved = args.Composite(
             state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": _seal(values)})

@@ -19,12 +19,13 @@ from scaling.parallel.distributed import local_rows, put_batch
 from scaling.processes import lost
 from scaling.result import Result
 from scaling.training.checkpoint import everyone, saves
-from scaling.training.clock import Clock
+from scaling.training.clock import STEP, Clock, shares
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
 from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.member import Member
 from scaling.training.pack import check_mesh, check_pack, part, stacked
+from scaling.training.profile import Profile
 from scaling.training.records import open_folder, run_folder, write_config
 from scaling.training.start import check_start
 from scaling.training.state import TrainState
@@ -77,6 +78,7 @@ def train_pack(
             if is_main() and not quiet:
                 told = f" ({result.reason})" if result.reason else ""
                 print(f"{result.run_id}: {result.status}{told}, see {folders[i]}")
+                print(f"{result.run_id}: {shares(result.facts['seconds'])}")
     return [result for result in results if result is not None]
 
 
@@ -103,6 +105,7 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
             for member in members:
                 opened.callback(member.close)
             loop = Loop(members, mesh, signals, clock)
+            opened.callback(loop.profile.close)
             opened.callback(loop.batches.close)
             loop.run()
     except (UserError, KeyboardInterrupt, SystemExit):
@@ -138,6 +141,8 @@ class Loop:
         self.state = stacked([member.begin(layout) for member in members])
         self.update = lru_cache(maxsize=1)(partial(self._compiled, config, layout, store.train.tokens.dtype))
         """the compiled step of windows of so many tokens"""
+        left = max(config.steps - member.step for member in members)
+        self.profile, self.updates = Profile(members[0].folder, left, enabled=config.records.profile), 0
         self.pending: jax.Array | None = None
         """metrics of the latest update, not read yet"""
         self.alone = jax.process_count() == 1
@@ -168,8 +173,12 @@ class Loop:
             if self._any_process(self.signals.received is not None):
                 raise Stop
             update = self.update(next(member.context for member in self._active()))
-            before = self.pending
-            self.state, self.pending = update(self.state, self.knobs, next(self.batches))
+            self.profile.at(self.updates)
+            before, self.updates = self.pending, self.updates + 1
+            with self.clock.spending("data"):
+                rows = next(self.batches)
+            with self.clock.spending(STEP):
+                self.state, self.pending = update(self.state, self.knobs, rows)
             for member in self._active():
                 member.step += 1
             if before is not None:
@@ -179,7 +188,8 @@ class Loop:
         """The step of windows of `context` tokens. Compiling is no part of the speed."""
         self._drain()
         begin = time.perf_counter()
-        step = compile_step(config, self.mesh, layout, rows_spec(config, dtype, context), len(self.members))
+        with self.clock.spending("compile"):
+            step = compile_step(config, self.mesh, layout, rows_spec(config, dtype, context), len(self.members))
         for member in self.members:
             member.facts["compile_s"] += time.perf_counter() - begin
             member.measure()
@@ -233,7 +243,8 @@ class Loop:
 
     def _read(self, metrics: jax.Array, *, behind: int) -> None:
         """Take in what an update measured, waiting until it is done. behind: updates made since."""
-        rows = np.asarray(metrics).reshape(len(self.members), len(self.names)).tolist()
+        with self.clock.spending(STEP):
+            rows = np.asarray(metrics).reshape(len(self.members), len(self.names)).tolist()
         for member, row in zip(self.members, rows, strict=True):
             if member.active:
                 with member.ending_if_diverged():
@@ -251,12 +262,13 @@ class Loop:
     def _save(self, member: Member) -> None:
         """Save the state of a run after its latest update, which has been read."""
         if member.step:  # before the first the seed says it all
-            member.save(self._state_of(member))
+            with self.clock.spending("save"):
+                member.save(self._state_of(member))
 
     def _evaluate(self, member: Member) -> Evaluation:
         """The held-out loss of the present state."""
         check = self.signals.check if self.alone else None  # several processes stop together, between updates
-        with self.clock.paused():
+        with self.clock.spending("evaluate", paused=True):
             evaluation = self.evaluator(self._state_of(member).params, check)
         member.record_evaluation(evaluation)
         return evaluation

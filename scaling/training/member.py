@@ -10,12 +10,12 @@ from typing import Any
 from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import TokenStore, cut, run_batches
 from scaling.data.documents import cut_documents
-from scaling.metrics import METRICS_FILE
+from scaling.metrics import METRICS_FILE, read_metrics
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
 from scaling.tracking import Mirror
 from scaling.training.checkpoint import Checkpoints
-from scaling.training.clock import Clock
+from scaling.training.clock import LOST, Clock, goodput
 from scaling.training.evaluate import Evaluation
 from scaling.training.flops import flops_of
 from scaling.training.metrics import MetricsFile, RunningLosses, digest, settled
@@ -49,6 +49,8 @@ class Member:
         self.result: Result | None = None
         """once the run has ended"""
         self.wall_before = 0.0
+        self.spent_before: dict[str, float] = {}
+        """seconds of earlier processes by what they went into, those that were lost among them"""
         self.facts: dict[str, Any] = {"compile_s": 0.0, **({"pack": pack} if pack > 1 else {})}
         """for the result"""
         self.branch: dict[str, Any] | None = None
@@ -66,10 +68,13 @@ class Member:
         self.batches = run_batches(config, self.store)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
+        told = max((record.get("wall_s") or 0.0 for record in read_metrics(self.folder)), default=0.0)
         restored = self.checkpoints.restore(layout)
         state, books = restored or first_state(config, self.folder, layout, self.checkpoints.notes, self.store)
         self.losses, self.step, self.wall_before = RunningLosses(**books.losses), books.step, books.wall_s
-        self.branch, self.inherited = books.branch, books.inherited
+        self.branch, self.inherited, self.spent_before = books.branch, books.inherited, dict(books.spent or {})
+        if told > books.wall_s:
+            self.spent_before[LOST] = self.spent_before.get(LOST, 0.0) + told - books.wall_s
         self.facts |= {**({"branch": books.branch} if books.branch else {}), **(books.inherited or {})}
         self.metrics = MetricsFile(self.folder, self.step, books.metrics, write=is_main())
         self._open.append(self.metrics.close)
@@ -168,6 +173,7 @@ class Member:
             metrics=digest(settled(self.metrics.records, self.step)),
             branch=self.branch,
             inherited=self.inherited,
+            spent=self.clock.spent(self.spent_before),
         )
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
@@ -229,9 +235,14 @@ class Member:
             reason=reason,
             store=self.store,
             evaluation=evaluation,
-            facts=self.facts,
+            facts={**self.facts, **self._times()},
             **measured,
         )
+
+    def _times(self) -> dict[str, Any]:
+        """What the run's time went into, all its processes together."""
+        spent = self.clock.spent(self.spent_before)
+        return {"seconds": spent, "goodput": goodput(spent)}
 
     def _record(self, result: Result) -> None:
         if is_main():
