@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "Parameters, FLOPs, memory and time of a model or run; nothing is trained.")
     plan.add_argument("config", metavar="MODEL_OR_RUN.yaml", help="configuration of a model or a run")
     plan.add_argument("--topology", metavar="KIND:SHAPE", help="devices, for example v5e:4x4 or h100:8")
+    plan.add_argument(
+        "--compile", action="store_true", help="compile the run's step for a TPU topology; needs no TPU, but tpu-plan"
+    )
     _json(plan)
     _overrides(plan)
 
@@ -194,7 +197,7 @@ def _train(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from scaling.plan import format_plan, load_plannable, plan
 
-    result = plan(load_plannable(args.config, args.overrides), topology=args.topology)
+    result = plan(load_plannable(args.config, args.overrides), topology=args.topology, compile=args.compile)
     _print_json(result) if args.json else print(format_plan(result))
     return 0
 

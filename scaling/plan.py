@@ -7,6 +7,7 @@ from typing import Any
 from scaling import accounting
 from scaling.accounting import ASSUMED_MFU
 from scaling.config import ModelConfig, RunConfig, apply_overrides, build, read_mapping
+from scaling.errors import UserError
 from scaling.text import align
 
 DAY = 86_400
@@ -20,10 +21,11 @@ def load_plannable(path: str | Path, overrides: Iterable[str] = ()) -> ModelConf
     return build(ModelConfig, values, str(path))
 
 
-def plan(config: ModelConfig | RunConfig, topology: str | None = None) -> dict[str, Any]:
+def plan(config: ModelConfig | RunConfig, topology: str | None = None, compile: bool = False) -> dict[str, Any]:
     """The cost of a model, or of a run with its data, optimizer and placement, as plain values for JSON.
 
-    topology: devices, as `v5e:4x4` or `h100:8`; adds tokens per second and days at 40 % MFU.
+    topology: devices, as `v5e:4x4` or `h100:8`; adds tokens per second and days at 40 % MFU. compile: also compile
+    the run's step for it, a TPU slice that need not be there, and add `compiled`, see `compiled.planned`.
     returns: `params` and `flops_per_token` (training, at the model's context, every convention) with their parts
     under `..._by_part`, `shape`; for a run also `training`, and `memory` in bytes of one device; with a topology
     `topology` and `time`. Raises UserError for an unknown topology or a mesh that does not fit it.
@@ -53,6 +55,13 @@ def plan(config: ModelConfig | RunConfig, topology: str | None = None) -> dict[s
     if place:
         found["topology"] = {"name": place.text, "device": place.device.name, "devices": place.devices}
         found["time"] = _time(config, place, flops.exact)
+    if compile:
+        if place is None or not isinstance(config, RunConfig):
+            missing = "--topology, for example v5p:4x4x4" if place is None else "a run (with data and an optimizer)"
+            raise UserError(f"--compile needs {missing}")
+        from scaling.compiled import planned
+
+        found["compiled"] = planned(config, place)
     return found
 
 
@@ -98,6 +107,10 @@ def format_plan(found: dict[str, Any]) -> str:
         blocks.append(_block(title, _memory_rows(found["memory"])))
     if "topology" in found:
         blocks.append(_block(f"time on {found['topology']['name']}", _time_rows(found["time"])))
+    if "compiled" in found:
+        from scaling.compiled import as_rows
+
+        blocks += [_block(title, rows) for title, rows in as_rows(found["compiled"])]
     return "\n\n".join(blocks)
 
 

@@ -9,7 +9,7 @@ import pytest
 from synthetic_sweep import sweep_config, write_forecast, write_runs
 from test_sweep import sweep as plain_sweep
 
-from scaling.config import SweepConfig, build, merge
+from scaling.config import SweepConfig, apply_overrides, build, merge
 from scaling.data import prepare
 from scaling.errors import UserError
 from scaling.locks import lock
@@ -188,11 +188,13 @@ def notes(folder: Path, executor: dict[str, Any], tokens: float = 1e5, **run: An
     return describe_sweep(build(SweepConfig, values, "test"), folder)["notes"]
 
 
-def test_memory_is_held_against_the_device(tmp_path: Path) -> None:
+def test_a_step_that_does_not_fit_its_device_is_refused_with_what_would(tmp_path: Path) -> None:
     h100 = {"kind": "slurm", "slurm": {"gpus": 1, "gpu": "h100"}}
     assert notes(tmp_path, h100) == []
-    (note,) = notes(tmp_path, h100, 1e9, batch_size=600_000)
-    assert "2 runs take more memory than the 80GB of a h100: up to" in note and "run.placement.remat=full" in note
+    with pytest.raises(UserError, match=r"takes \S+ on each of 1 h100, which have 80GB; it fits with") as told:
+        notes(tmp_path, h100, 1e9, batch_size=600_000)
+    fits = [part.removeprefix("run.") for part in str(told.value).partition("fits with ")[2].split()]
+    assert fits and notes(tmp_path, h100, 1e9, **apply_overrides({"batch_size": 600_000}, fits)) == []
 
 
 def test_time_is_held_against_the_limit_of_a_job(tmp_path: Path) -> None:

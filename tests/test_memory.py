@@ -104,6 +104,22 @@ def test_logits_memory_is_one_piece_of_the_loss() -> None:
     assert accounting.memory(run_config(model=wide)).items["logits"] == 2 * 64 * 2**20
 
 
+def test_a_shared_head_is_gathered_and_its_gradient_summed_and_neither_while_a_layer_is_computed_again() -> None:
+    def items(pieces: bool, **placement: object) -> dict[str, int]:
+        chunk = {"loss_chunk": 32} if pieces else {}
+        return accounting.memory(run_config(placement=placement | chunk | BFLOAT16), devices=8, kind="h100").items
+
+    D, V, both = 256, 512, {"fsdp": 4, "tensor": 2}
+    assert items(True, mesh={"data": 8})["head"] == 0
+    assert items(True, mesh={"fsdp": 8})["head"] == D * V * (2 + 4)  # bfloat16, and a float32 sum over the pieces
+    assert items(False, mesh={"fsdp": 8})["head"] == D * V * (2 + 2)
+    assert items(True, mesh=both)["head"] == D * (V // 2) * (2 + 4)
+    assert items(True, mesh=both)["logits"] == 2 * 32 * (V // 2) * 4
+    assert items(True, mesh=both)["not_at_once"] == 0
+    again = items(True, mesh=both, remat="full")
+    assert again["not_at_once"] == -(again["head"] + again["logits"]), "less than a layer of these"
+
+
 def test_memory_refuses_a_mesh_that_does_not_fit() -> None:
     with pytest.raises(UserError, match=r"fsdp=3 .* multiple of 3 devices, there are 8"):
         accounting.memory(run_config(placement={"mesh": {"fsdp": 3}}), devices=8)
@@ -111,6 +127,7 @@ def test_memory_refuses_a_mesh_that_does_not_fit() -> None:
         accounting.memory(run_config(placement={"mesh": {"data": 4}}), devices=8)
 
 
+BFLOAT16 = {"compute_dtype": "bfloat16"}
 MODELS: dict[str, dict[str, object]] = {
     "gpt2": {"activation": "gelu", "norm": "layernorm", "bias": True, "position": "learned"},
     "llama": {"activation": "swiglu", "n_kv_heads": 2},

@@ -1,5 +1,6 @@
 """What `scaling plan` says of a model and of a run."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scaling import accounting
-from scaling.config import RunConfig, TransformerConfig, load
+from scaling.config import RunConfig, TransformerConfig, apply_overrides, load
 from scaling.errors import UserError
 from scaling.plan import format_plan, load_plannable, plan
 
@@ -82,6 +83,35 @@ def test_models_and_runs_are_told_apart() -> None:
     assert isinstance(load_plannable(GPT2, ["layers=2"]), TransformerConfig)
     planned = load_plannable(CONFIGS / "runs" / "llama-1b.yaml", ["model.layers=2"])
     assert isinstance(planned, RunConfig) and planned.model.layers == 2
+
+
+def test_compiling_needs_a_run_a_tpu_slice_and_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--compile needs --topology"):
+        plan(run(), compile=True)
+    with pytest.raises(UserError, match="--compile needs a run"):
+        plan(load_plannable(GPT2), topology="v5e:4x4", compile=True)
+    with pytest.raises(UserError, match=r"'h100:8' is no TPU slice .*; known: v4:4x4x4, v5e:4x4, v5p:4x4x4"):
+        plan(run(), topology="h100:8", compile=True)
+    with pytest.raises(UserError, match="slices of v5e have 2 sides and at most 256 chips; known: "):
+        plan(run(), topology="v5e:4x4x4", compile=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"libtpu \(not a TPU\): pip install 'scaling\[tpu-plan\]'"):
+        plan(run(), topology="v5e:4x4", compile=True)
+
+
+def test_the_nearest_placement_that_fits_does_and_nothing_fits_too_little_memory() -> None:
+    config, kind = run(), "v5e"
+
+    def needed(overrides: list[str]) -> int:
+        changed = config.model_dump(mode="json")
+        return accounting.memory(RunConfig.model_validate(apply_overrides(changed, overrides)), 16, kind).total
+
+    asked = needed([])
+    assert accounting.nearest_fit(config, 16, kind, asked) == []
+    for share in (0.7, 0.4, 0.1):
+        found = accounting.nearest_fit(config, 16, kind, share * asked)
+        assert found and needed(found) <= share * asked
+    assert accounting.nearest_fit(config, 16, kind, 1e6) is None
 
 
 def test_mistakes_are_one_line() -> None:

@@ -6,10 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from waiting import LIMIT_S
+
+from scaling.compiled.target import tpu_devices
+from scaling.config import MeshConfig
+from scaling.errors import UserError
+from scaling.parallel import make_mesh
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,11 +24,11 @@ pytestmark = [
 
 COMPILE = """
 import json, sys
-from jax.experimental import topologies
+from scaling.compiled.target import tpu_devices
 from scaling.config import RunConfig, build
 from scaling.training.step import compiled_step
-topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4")
-print(compiled_step(build(RunConfig, json.loads(sys.argv[1]), "test"), topology.devices).update.as_text())
+run = build(RunConfig, json.loads(sys.argv[1]), "test")
+print(compiled_step(run, tpu_devices("v5e:4x4")).update.as_text())
 """
 RUN = {"data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 0.01}, "batch_size": 32, "tokens": 10**6}
 EXPERTS: dict[str, Any] = {
@@ -30,6 +36,62 @@ EXPERTS: dict[str, Any] = {
     "feed_forward": {"kind": "moe", "experts": 16, "top_k": 4, "d_ff": 256},
 }  # fmt: skip
 LONG: dict[str, Any] = {"vocab": 512, "context": 2048, "layers": 2, "d_model": 1024, "n_heads": 16, "n_kv_heads": 4}
+
+
+def output(*arguments: str) -> str:
+    """Of this Python, which has CPUs alone."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def planned(tmp_path: Path, model: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What `scaling plan --compile` says of a run on 16 chips."""
+    (tmp_path / "run.yaml").write_text(json.dumps(RUN | {"model": model} | more))
+    told = output(
+        "-m", "scaling.cli", "plan", str(tmp_path / "run.yaml"), "--compile", "--topology", "v5e:4x4", "--json"
+    )
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
+@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 16}, {"data": 1, "fsdp": 4, "tensor": 4}])
+def test_a_plan_by_compilation_tells_memory_what_is_sent_and_how_long_a_step_takes(
+    tmp_path: Path, mesh: dict[str, int]
+) -> None:
+    plan = planned(tmp_path, LONG, placement={"mesh": mesh, "remat": "full"})
+    found, roofline = plan["compiled"], plan["compiled"]["roofline"]
+    assert found["fits"] and any("splash" in kernel for kernel in found["kernels"])
+    assert found["memory"]["total"] == sum(found["memory"][key] for key in ("state", "temporaries", "code"))
+    scattered = [row for row in found["collectives"] if row["kind"] == "reduce-scatter" and row["loops"] == [2]]
+    assert scattered, "gradients go in parts to where their matrices lie"
+    flops = plan["flops_per_token"]["exact"] * 32 * 2048 / 16
+    for bound, step in roofline["step"].items():
+        assert roofline["mfu"][bound] == pytest.approx(flops / 197e12 / step)
+        assert roofline["dollars"][bound] == pytest.approx(roofline["days"][bound] * 24 * 16 * 1.20)
+    assert roofline["step"]["overlapped"] == max(roofline["seconds"].values()) > 0
+    assert roofline["seconds"]["matmul"] > flops / 197e12, "layers are computed again"
+
+
+def test_a_step_that_does_not_fit_is_an_answer_and_what_is_proposed_fits(tmp_path: Path) -> None:
+    wide = LONG | {"layers": 24, "d_model": 2048}
+    values = {"batch_size": 1024, "placement": {"mesh": {"data": 1, "fsdp": 16}}}
+    found = planned(tmp_path, wide, **values)["compiled"]
+    assert not found["fits"] and found["memory"]["needed"] > found["memory"]["available"] > 15 * 2**30
+    assert found["would_fit"] and "roofline" not in found
+    again = dict(part.removeprefix("placement.").split("=") for part in found["would_fit"])
+    values["placement"] = {"mesh": {"data": 1, "fsdp": 16}} | again
+    assert planned(tmp_path, wide, **values)["compiled"]["fits"]
+
+
+def test_a_mesh_that_does_not_lie_on_the_torus_is_named_with_what_does() -> None:
+    with pytest.raises(
+        UserError, match=r"tensor=8 does not lie on a slice of 4 × 4 × 4 chips: .* one of 1, 4, 16, 64"
+    ):
+        make_mesh(MeshConfig(fsdp=8, tensor=8), tpu_devices("v5p:4x4x4"))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +106,7 @@ def test_the_kernel_and_what_travels_are_in_the_program(
     model: dict[str, Any], placement: dict[str, Any], kernel: str, collective: str
 ) -> None:
     """The platform is that of the mesh: this process has CPUs alone."""
-    command = [sys.executable, "-c", COMPILE, json.dumps(RUN | {"model": model, "placement": placement})]
-    environment = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count('custom_call_target="tpu_custom_call"') >= 3  # forward, and gradients of both sides
-    assert re.search(rf'op_name="[^"]*{kernel}', done.stdout)
-    assert f"{collective}(" in done.stdout.replace("-start(", "(")
+    told = output("-c", COMPILE, json.dumps(RUN | {"model": model, "placement": placement}))
+    assert told.count('custom_call_target="tpu_custom_call"') >= 3  # forward, and gradients of both sides
+    assert re.search(rf'op_name="[^"]*{kernel}', told)
+    assert f"{collective}(" in told.replace("-start(", "(")

@@ -2,8 +2,10 @@
 
 from scaling.accounting.cache import cache_bytes
 from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Topology, device, peak_flops, topology
+from scaling.accounting.fitting import check_memory, nearest_fit
 from scaling.accounting.flops import Flops, flops_per_token
-from scaling.accounting.memory import Memory, compute_dtype, loss_chunk, memory
+from scaling.accounting.layout import mesh_shape, parameter_parts
+from scaling.accounting.memory import Memory, compute_dtype, loss_pieces, memory
 from scaling.accounting.params import ParamCounts, params
 
 __all__ = [
@@ -15,11 +17,15 @@ __all__ = [
     "ParamCounts",
     "Topology",
     "cache_bytes",
+    "check_memory",
     "compute_dtype",
     "device",
     "flops_per_token",
-    "loss_chunk",
+    "loss_pieces",
     "memory",
+    "mesh_shape",
+    "nearest_fit",
+    "parameter_parts",
     "params",
     "peak_flops",
     "topology",

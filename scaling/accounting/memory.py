@@ -7,6 +7,7 @@ from scaling.accounting.devices import device
 from scaling.accounting.layout import mesh_shape, parameter_parts, ways, window_ways
 from scaling.config import RunConfig
 from scaling.families import Compute, Tensor
+from scaling.families.linear import LOGITS
 from scaling.families.model import FLOAT32
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits of one piece of the loss where `placement.loss_chunk` is unset
@@ -18,9 +19,12 @@ class Memory:
     """Bytes on one device at the peak of a step."""
 
     items: dict[str, int]
-    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits; and
-    reference, where a run keeps one"""
+    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits, head (what
+    is gathered of one whose storage devices share, and its gradient), not_at_once (less than 0: what is not there
+    while a layer is computed again, or the loss); and reference, where a run keeps one"""
     devices: int
+    pieces: int
+    """that a device cuts the tokens of a microbatch into where it computes their losses"""
 
     @property
     def total(self) -> int:
@@ -35,9 +39,10 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     returns: bytes. Parameters, gradients and optimizer state are exact for the layout that `parallel` gives them.
     Frozen parameters have neither gradient nor optimizer state.
     Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum takes them, one
-    layer computed again, a piece of logits and all gradients as there at one time, so it is rather too large.
-    Against XLA's own plan for a TPU v5e: state to the byte; the sum 4 to 7 % high without remat, up to 46 % where
-    the reference attention's scores lead, which XLA fuses. Of mixtures of experts within a fifth of its plan for 8
+    layer computed again or a piece of logits, and all gradients as there at one time, so it is rather too large.
+    Against XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
+    parameters (experiments/plan_at_scale), up to 46 % high where the reference attention's scores lead, which XLA
+    fuses. Of mixtures of experts within a fifth of its plan for 8
     CPUs; 20 % low for OLMoE on v5e:4x4 (fsdp 2, expert 8, 4 microbatches: 8.4 of 10.4 GiB beside the state).
     Raises UserError where the mesh does not fit the devices.
     """
@@ -55,15 +60,22 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     held = FLOAT32 * sum(size for _, size in parts)
     copied = sum(size for tensor, size in parts if tensor.precision == "compute") * (1 + run.objective.REFERENCE)
     tokens = ceil(run.batch_size / (accumulate * window_ways(mesh))) * ceil(model.context / mesh["context"])
+    wide = next(tensor.size for tensor in model.tensors() if tensor.uses == LOGITS) // model.vocab
+    width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
+    here = model.vocab // ways(columns, mesh)
+    pieces, head = loss_pieces(tokens, run.placement.loss_chunk, here), wide * here
     items = {
         "parameters": held,
         "gradients": FLOAT32 * sum(size for _, size in trained) * (2 if accumulate > 1 else 1),  # sum and addend
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": compute.width * copied if compute.width < FLOAT32 else 0,
         "activations": tokens * model.activations(compute),
-        "logits": _logits(run, tokens, mesh["tensor"]),
-    } | ({"reference": held} if run.has_reference else {})
-    return Memory(items, prod(mesh.values()))
+        "logits": 2 * FLOAT32 * ceil(tokens / pieces) * here,
+        "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
+    }
+    items["not_at_once"] = -min(tokens * model.computed_again(compute), items["logits"] + items["head"])
+    items |= {"reference": held} if run.has_reference else {}
+    return Memory(items, prod(mesh.values()), pieces)
 
 
 def compute_dtype(asked: str, platform: str) -> str:
@@ -71,9 +83,10 @@ def compute_dtype(asked: str, platform: str) -> str:
     return asked if asked != "auto" else "float32" if platform == "cpu" else "bfloat16"
 
 
-def loss_chunk(asked: int | None, vocab: int) -> int:
-    """Tokens whose logits exist at one time: `placement.loss_chunk`, or what CHUNK_BYTES hold."""
-    return asked or max(1, CHUNK_BYTES // (FLOAT32 * vocab))
+def loss_pieces(tokens: int, asked: int | None, vocab: int) -> int:
+    """Pieces that a device cuts its tokens into, of `placement.loss_chunk` tokens at most, or of as many as have
+    CHUNK_BYTES of logits. vocab: columns of the head that the device has."""
+    return ceil(tokens / (asked or max(1, CHUNK_BYTES // (FLOAT32 * vocab))))
 
 
 def _ways(tensor: Tensor, mesh: dict[str, int]) -> int:
@@ -93,10 +106,3 @@ def _moments(tensor: Tensor, size: int, optimizer: str) -> int:
         copies = prod(tensor.shape[: tensor.stacked])
         return size + (copies * sum(sides) if factored else size)  # momentum; rows and columns whole
     return 2 * size
-
-
-def _logits(run: RunConfig, tokens: int, tensor: int) -> int:
-    """float32 logits of one piece of the loss and their gradient."""
-    row = FLOAT32 * run.model.vocab
-    piece = min(tokens, loss_chunk(run.placement.loss_chunk, run.model.vocab))
-    return 2 * piece * row // tensor

@@ -150,6 +150,10 @@ class ModelConfig(Config):
         """What its declaration does not say of its FLOPs. keys: as in `accounting.flops_per_token`."""
         return ExtraFlops()
 
+    def computed_again(self, compute: Compute) -> int:
+        """Of `activations` what is there only while a layer's backward pass computes it again."""
+        return 0
+
     def activations(self, compute: Compute) -> int:
         """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
         raise NotImplementedError

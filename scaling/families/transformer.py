@@ -262,9 +262,7 @@ class TransformerConfig(TransformerShape):
 
     def activations(self, compute: Compute) -> int:
         stream = compute.width * self.d_model
-        parts = self.parts
-        masks = self.attention_masks(compute.mask)
-        layers = [self._kept(compute, *parts[i // self.layer_sharing], mask) for i, mask in enumerate(masks)]
+        parts, layers = self.parts, self._kept_of_layers(compute)
         if compute.remat == "none":
             held = sum(layers)
         elif compute.remat == "full":
@@ -276,6 +274,13 @@ class TransformerConfig(TransformerShape):
             held = kept * self.layer_sharing + max(layers)
         working = max(part.working(self, compute) for own in parts for part in own)
         return held + 2 * stream + round(working)  # and the stream after the last layer and its norm
+
+    def computed_again(self, compute: Compute) -> int:
+        return 0 if compute.remat == "none" else max(self._kept_of_layers(compute))
+
+    def _kept_of_layers(self, compute: Compute) -> list[int]:
+        parts, masks = self.parts, self.attention_masks(compute.mask)
+        return [self._kept(compute, *parts[i // self.layer_sharing], mask) for i, mask in enumerate(masks)]
 
     def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""

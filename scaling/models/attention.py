@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from scaling.families import TransformerConfig
+from scaling.families import TransformerConfig, tree
 from scaling.families.attention import Attention as Declared
 from scaling.families.attention_mask import AttentionMask
 from scaling.families.context import CONTEXTS, choose_context
@@ -24,7 +24,8 @@ class Attention(LayerPart):
 
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
         self.config = config
-        self.q, self.k, self.v, self.o = (Linear(params[name]) for name in "qkvo")
+        declared = tree(part.tensors(config))
+        self.q, self.k, self.v, self.o = (Linear(params[name], declared[name]) for name in "qkvo")
         self.q_scale, self.k_scale, self.sinks = (
             nnx.Param(params[name]) if name in params else None for name in ("q_scale", "k_scale", "sinks")
         )
@@ -46,16 +47,21 @@ class Attention(LayerPart):
 
     def _made(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values, turned by their positions."""
-        q_BxLxHxd = self._heads(self.q(x_BxLxD), self.q_scale)
-        k_BxLxKxd = self._heads(self.k(x_BxLxD), self.k_scale)
-        v_BxLxKxd = self._heads(self.v(x_BxLxD), None)
+        q_BxLxHxd = self._heads(self.q(x_BxLxD), "heads", self.q_scale)
+        k_BxLxKxd = self._heads(self.k(x_BxLxD), "kv_heads", self.k_scale)
+        v_BxLxKxd = self._heads(self.v(x_BxLxD), "kv_heads", None)
         if context.rope is not None:
             q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *context.rope), rotate(k_BxLxKxd, *context.rope)
         return scaled(q_BxLxHxd, self.config.transfer.scores), k_BxLxKxd, v_BxLxKxd
 
-    def _heads(self, x_BxLxW: jax.Array, scale: nnx.Param[jax.Array] | None) -> jax.Array:
-        """[B, L, heads, d], normed over as many features as there is a scale for: those of one head or of all."""
+    def _heads(self, x_BxLxW: jax.Array, axis: str, scale: nnx.Param[jax.Array] | None) -> jax.Array:
+        """[B, L, heads, d], normed over as many features as there is a scale for: those of one head or of all.
+
+        Fewer heads than devices are gathered before anything is made of them: positions turn a head as a whole.
+        """
         shape = (*x_BxLxW.shape[:2], -1, self.config.d_head)
+        whole = x_BxLxW.shape[-1] // self.config.d_head % ways(axis) == 0
+        x_BxLxW = constrain(x_BxLxW, "batch", "sequence", axis if whole else None)
         if scale is None:
             return x_BxLxW.reshape(shape)
         parts = x_BxLxW.reshape(*shape[:2], -1, scale.shape[0])

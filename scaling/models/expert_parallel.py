@@ -15,7 +15,8 @@ from scaling.config.run import Placement
 from scaling.families.dispatch import choose_experts, choose_transport
 from scaling.models.experts import Sent, apply_experts, sorted_rows, summed, taken
 from scaling.models.routing import Pairs
-from scaling.parallel.sharding import on_each_device, target_platform, ways
+from scaling.parallel.parts import activation_split, beyond, by_parts, gathered, joined, parameter_split
+from scaling.parallel.sharding import target_platform, ways
 
 AXIS = "expert"
 Compute = Callable[[Any, jax.Array, Sent], jax.Array]
@@ -49,14 +50,21 @@ def on_the_mesh(
     transport = choose_transport(placement.transport, platform)
     sent_leaves, of_sent = jax.tree.flatten(pairs)
     leaves, structure = jax.tree.flatten(parameters)
-    names = [tuple(None if axis == "embed" else axis for axis in own) for own in axes]
+    meant = [
+        activation_split(tuple(None if axis == "embed" else axis for axis in own), w.shape)
+        for own, w in zip(axes, leaves, strict=True)
+    ]
+    shared_storage = [
+        beyond(parts, parameter_split(own, w.shape)) for parts, own, w in zip(meant, axes, leaves, strict=True)
+    ]
     shared = experts.each is not None and x_BxLxD.shape[1] % ways("sequence") == 0
     along = "sequence" if shared else None  # a device's tokens have the pairs that lie there
     split = ways("mlp") if parameters["down"]["kernel"].shape[1] % ways("mlp") == 0 else 1
 
     def local(x_BxLxD: jax.Array, *arrays: jax.Array) -> jax.Array:
         own_pairs = jax.tree.unflatten(of_sent, arrays[: len(sent_leaves)])
-        own = jax.tree.unflatten(structure, arrays[len(sent_leaves) :])
+        stored = arrays[len(sent_leaves) :]
+        own = jax.tree.unflatten(structure, map(gathered, stored, shared_storage))
         batch, length, width = x_BxLxD.shape
         first = jax.lax.axis_index("context") * length if along and ways(along) > 1 else 0
         rows_BxS = own_pairs.token_BxS - first + jnp.arange(batch)[:, None] * length
@@ -72,8 +80,10 @@ def on_the_mesh(
         most = min(batch * here * experts.most, batch * length * min(experts.each or here, here))
         return _exchanged(compute, own, x_TxD, sent, here, most, transport).reshape(x_BxLxD.shape)
 
-    of_pairs = [("batch", along)] * len(sent_leaves)
-    return on_each_device(local, (("batch", along, None), *of_pairs, *names), x_BxLxD, *sent_leaves, *leaves)
+    of_x = activation_split(("batch", along, None), x_BxLxD.shape)
+    of_pairs = [activation_split(("batch", along), x.shape) for x in sent_leaves]
+    lie = [joined(parts, more) for parts, more in zip(meant, shared_storage, strict=True)]
+    return by_parts(local, (of_x, *of_pairs, *lie), of_x, x_BxLxD, *sent_leaves, *leaves)
 
 
 def _compute(experts: Experts, way: str, split: int, parameters: Any, x_TxD: jax.Array, sent: Sent) -> jax.Array:

@@ -10,6 +10,7 @@ from flax import nnx
 from scaling.accounting import compute_dtype
 from scaling.config.run import Placement
 from scaling.families import Mask, ModelConfig
+from scaling.models.embedding import looked_up
 from scaling.models.layer import Aux
 from scaling.models.loss import LossSums, logits_of, token_losses
 from scaling.models.parameters import Params
@@ -65,7 +66,7 @@ class LanguageModel(nnx.Module):
 
     def embed(self, tokens_BxL: jax.Array) -> jax.Array:
         """Rows of the embedding, [B, L, D] float32."""
-        return constrain(self.embedding[...][tokens_BxL], "batch", "sequence", "embed")
+        return constrain(looked_up(self.embedding[...], tokens_BxL), "batch", "sequence", "embed")
 
     def head_matrix(self) -> jax.Array:
         """[D, V] at the compute precision, the multiplier of logits included."""

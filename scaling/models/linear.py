@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from scaling.families import Tensor
 from scaling.models.matmul import matmul
 from scaling.models.parameters import Params
 
@@ -12,12 +13,16 @@ PRODUCT = "product"
 
 
 class Linear(nnx.Module):
-    """y = x·kernel (+ bias), with `kernel` [inputs, outputs]."""
+    """y = x·kernel (+ bias), with x [batch, sequence, inputs] and `kernel` [inputs, outputs].
 
-    def __init__(self, params: Params):
+    declared: the tensors of `params`.
+    """
+
+    def __init__(self, params: Params, declared: dict[str, Tensor]):
+        self.axes = declared["kernel"].axes
         self.kernel = nnx.Param(params["kernel"])
         self.bias = nnx.Param(params["bias"]) if "bias" in params else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = checkpoint_name(matmul(x, self.kernel[...]), PRODUCT)
+        y = checkpoint_name(matmul(x, self.kernel[...], None, self.axes), PRODUCT)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)

@@ -1,14 +1,15 @@
 """Cross-entropy in pieces, so that the logits of a large vocabulary never exist all at once in float32."""
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from scaling.accounting import loss_chunk
+from scaling.accounting import loss_pieces
 from scaling.models.layer import NOTHING, Aux
 from scaling.models.matmul import matmul
-from scaling.parallel.sharding import constrain, ways
+from scaling.parallel.parts import activation_split, by_parts, gathered, parameter_split
 
 
 class LossSums(NamedTuple):
@@ -37,35 +38,99 @@ def token_losses(
 ) -> tuple[jax.Array, jax.Array]:
     """(−log p(target), log Z) of every token, each [B, L] float32.
 
-    What a device has of the windows is cut along their length into pieces of about `chunk` tokens; the backward pass
-    computes each piece's logits again. With one piece there is nothing to compute again.
+    Every device computes them for its own tokens and its part of the vocabulary (Megatron, 1909.08053, section 3),
+    about `chunk` tokens at a time; the backward pass computes each piece's logits again. The head is gathered over
+    the devices that share its width once for all pieces, its gradient is summed over them before it is scattered,
+    and what the parts of the vocabulary say is put together after them: nothing travels for a piece.
     """
-    batch, whole, _ = hidden_BxLxD.shape
-    parts = ways("sequence") if whole % ways("sequence") == 0 else 1
-    length = whole // parts
+    width, columns = parameter_split(("embed", "vocab"), head_DxV.shape)
+    tokens = activation_split(("batch", "sequence"), targets_BxL.shape)
 
-    def piece(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = constrain(logits_of(hidden, head_DxV, softcap), "batch", "sequence", "vocab")
-        log_z = jax.nn.logsumexp(logits, -1)
-        return log_z - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0], log_z
+    def local(hidden_BxLxD: jax.Array, head_DxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:
+        head_DxV = gathered(head_DxV, (width, ()))
+        first = jax.lax.axis_index(columns) * head_DxV.shape[1] if columns else None
+        hidden_TxD, targets_T = hidden_BxLxD.reshape(-1, hidden_BxLxD.shape[-1]), targets_BxL.reshape(-1)
+        pieces = loss_pieces(len(targets_T), chunk, head_DxV.shape[1])
+        found = _in_pieces(hidden_TxD, head_DxV, targets_T, first, softcap, pieces)
+        return jnp.stack(found).reshape(2, 1, *targets_BxL.shape)
 
-    tokens, windows = loss_chunk(chunk, head_DxV.shape[1]), -(-batch // ways("batch"))
-    pieces = -(-length // max(1, tokens // windows))
+    taken = ((*tokens, ()), (width, columns), tokens)
+    log_z, logit = by_parts(local, taken, ((), columns, *tokens), hidden_BxLxD, head_DxV, targets_BxL)
+    log_z_BxL, logit_BxL = (jax.nn.logsumexp(log_z, 0), logit.sum(0)) if columns else (log_z[0], logit[0])
+    return log_z_BxL - logit_BxL, log_z_BxL
+
+
+def _in_pieces(
+    hidden_TxD: jax.Array,
+    head_DxV: jax.Array,
+    targets_T: jax.Array,
+    first: jax.Array | None,
+    softcap: float | None,
+    pieces: int,
+) -> tuple[jax.Array, jax.Array]:
+    """`_piece` of all tokens, so many pieces one after another."""
     if pieces == 1:
-        return piece(hidden_BxLxD, targets_BxL)
-    size = -(-length // pieces)
-    padding = pieces * size - length
+        return _piece(hidden_TxD, head_DxV, targets_T, first, softcap)
+    tokens = len(targets_T)
+    size = -(-tokens // pieces)
 
     def cut(x: jax.Array) -> jax.Array:
-        """[pieces, B, parts · size, …]"""
-        x = x.reshape(batch, parts, length, *x.shape[2:])
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), *((0, 0),) * (x.ndim - 3)))
-        x = jnp.moveaxis(x.reshape(batch, parts, pieces, size, *x.shape[3:]), 2, 0)
-        return x.reshape(pieces, batch, parts * size, *x.shape[4:])
+        x = jnp.pad(x, ((0, pieces * size - tokens), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(pieces, size, *x.shape[1:])
 
-    def joined(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x.reshape(pieces, batch, parts, size), 0, 2)
-        return x.reshape(batch, parts, -1)[:, :, :length].reshape(batch, whole)
+    log_z, logit = _mapped(cut(hidden_TxD), head_DxV, cut(targets_T), first, softcap)
+    return log_z.reshape(-1)[:tokens], logit.reshape(-1)[:tokens]
 
-    nll, log_z = jax.lax.map(lambda xs: jax.checkpoint(piece)(*xs), (cut(hidden_BxLxD), cut(targets_BxL)))
-    return joined(nll), joined(log_z)
+
+def _piece(
+    hidden_TxD: jax.Array, head_DxV: jax.Array, targets_T: jax.Array, first: jax.Array | None, softcap: float | None
+) -> tuple[jax.Array, jax.Array]:
+    """(log Σ exp of the logits, the target's logit) of every token, [T] float32.
+
+    first: token of the first column, where these are not all; the logit of a target that is not here is 0 then.
+    """
+    logits_TxV = logits_of(hidden_TxD, head_DxV, softcap)
+    log_z_T = jax.nn.logsumexp(logits_TxV, -1)
+    if first is None:
+        return log_z_T, jnp.take_along_axis(logits_TxV, targets_T[:, None], -1)[:, 0]
+    column_T = targets_T - first
+    here_T = (column_T >= 0) & (column_T < logits_TxV.shape[1])
+    logit_T = jnp.take_along_axis(logits_TxV, jnp.where(here_T, column_T, 0)[:, None], -1)[:, 0]
+    return log_z_T, jnp.where(here_T, logit_T, 0.0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _mapped(
+    hidden_PxTxD: jax.Array,
+    head_DxV: jax.Array,
+    targets_PxT: jax.Array,
+    first: jax.Array | None,
+    softcap: float | None,
+) -> tuple[jax.Array, jax.Array]:
+    """`_piece` of P pieces. The gradient of the head is summed over them in float32, whatever its precision."""
+    return jax.lax.map(lambda own: _piece(own[0], head_DxV, own[1], first, softcap), (hidden_PxTxD, targets_PxT))
+
+
+def _mapped_forward(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, first: jax.Array | None, softcap: float | None
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    return _mapped(hidden, head, targets, first, softcap), (hidden, head, targets, first)
+
+
+def _mapped_backward(
+    softcap: float | None, saved: Any, gradient: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, None, None]:
+    hidden_PxTxD, head_DxV, targets_PxT, first = saved
+
+    def add(total_DxV: jax.Array, own: Any) -> tuple[jax.Array, jax.Array]:
+        hidden_TxD, targets_T, gradient = own
+        _, pull = jax.vjp(lambda h, w: _piece(h, w, targets_T, first, softcap), hidden_TxD, head_DxV)
+        hidden_TxD, head = pull(gradient)
+        return total_DxV + head, hidden_TxD
+
+    zero_DxV = jnp.zeros(head_DxV.shape, jnp.float32)
+    total_DxV, hidden_PxTxD = jax.lax.scan(add, zero_DxV, (hidden_PxTxD, targets_PxT, gradient))
+    return hidden_PxTxD, total_DxV.astype(head_DxV.dtype), None, None
+
+
+_mapped.defvjp(_mapped_forward, _mapped_backward)

@@ -16,9 +16,12 @@ from scaling.families.lstm import GATES
 from scaling.models.attention_mask import dropout
 from scaling.models.language_model import Extend, LanguageModel
 from scaling.models.layer import NOTHING, PADDING, Aux
-from scaling.models.matmul import outer
+from scaling.models.matmul import matrix_gradient
 from scaling.models.parameters import Params, at_precision
 from scaling.parallel.sharding import constrain, target_platform
+
+TIME_FIRST = ("sequence", "batch")
+"""logical axes of the tokens inside"""
 
 UNROLL = 8
 """steps of the scan in one turn of its loop on an accelerator, where a turn costs launches (not measured yet); on a
@@ -165,10 +168,10 @@ def _backward(saved: Any, gradient: tuple[jax.Array, LSTMState]) -> tuple[jax.Ar
     inputs = jnp.concatenate([start.h_BxP[None], h_LxBxP[:-1]])
     m_LxBxH = gates_LxBxGxH[:, :, 3] * jnp.tanh(c_LxBxH).astype(dtype)
     dweights = Weights(
-        outer(x_LxBxI, dz),
-        outer(inputs, dz),
+        matrix_gradient(x_LxBxI, dz, ("embed", "gates", "cells"), TIME_FIRST),
+        matrix_gradient(inputs, dz, ("embed", "gates", "cells"), TIME_FIRST),
         jnp.sum(dz, (0, 1), dtype=jnp.float32),
-        outer(m_LxBxH, dh) if projected else None,
+        matrix_gradient(m_LxBxH, dh, ("cells", "embed"), TIME_FIRST) if projected else None,
     )
     return dx_LxBxI, dweights, LSTMState(dstart.h_BxP.astype(dtype), dstart.c_BxH)
 

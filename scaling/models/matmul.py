@@ -7,12 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scaling.parallel.sharding import target_platform, ways
+from scaling.parallel.parts import activation_split, beyond, by_parts, joined, parameter_split, scattered
+from scaling.parallel.sharding import active_mesh, target_platform
+
+Axes = tuple[str, ...]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def matmul(x: jax.Array, w_IxO: jax.Array, dtype: Any = None) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def matmul(x: jax.Array, w_IxO: jax.Array, dtype: Any = None, axes: Axes | None = None) -> jax.Array:
     """x [..., I] · w [I, O] → [..., O] in `dtype` (that of x where unset), summed in float32 on accelerators.
+
+    axes: logical axes of w; x is [batch, sequence, I] then, and the gradient of w is a `matrix_gradient`. Without
+    them all is on one device, or left to the compiler.
 
     Derived automatically, the gradient of w is a product whose result is transposed; on a CPU XLA moves that
     transposition into whatever computed the incoming gradient, an elementwise loop that then runs across the memory
@@ -22,38 +28,60 @@ def matmul(x: jax.Array, w_IxO: jax.Array, dtype: Any = None) -> jax.Array:
     return jnp.matmul(x, w_IxO, preferred_element_type=dtype or x.dtype)
 
 
-def _forward(x: jax.Array, w_IxO: jax.Array, dtype: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return matmul(x, w_IxO, dtype), (x, w_IxO)
+def _forward(
+    x: jax.Array, w_IxO: jax.Array, dtype: Any, axes: Axes | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return matmul(x, w_IxO, dtype, axes), (x, w_IxO)
 
 
-def _backward(dtype: Any, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(
+    dtype: Any, axes: Axes | None, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, w_IxO = saved
     dy = jax.lax.optimization_barrier(dy.astype(x.dtype))
-    if ways("sequence") > 1:  # windows and their positions made one axis would be gathered
-        return jnp.matmul(dy, w_IxO.T), outer(x, dy)
+    if axes is not None and active_mesh() is not None:  # windows and their positions made one axis would be gathered
+        return jnp.matmul(dy, w_IxO.T), matrix_gradient(x, dy, axes, ("batch", "sequence"))
     dy_TxO = dy.reshape(-1, dy.shape[-1])
     return jnp.matmul(dy_TxO, w_IxO.T).reshape(x.shape), outer(x.reshape(-1, x.shape[-1]), dy_TxO)
 
 
-def outer(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Σ over tokens of x [tokens …, I] times dy [tokens …, O …]: the gradient [I, O …] of a matrix.
+def matrix_gradient(x: jax.Array, dy: jax.Array, axes: Axes, tokens: tuple[str, str]) -> jax.Array:
+    """`outer`, where devices share the tokens or the matrix: each makes the sum over its own tokens, and these are
+    added up where the parts of the matrix lie (a reduce-scatter), so that none is whole anywhere after it.
 
-    Several axes of tokens stay apart: made one, an axis that devices share would be gathered. On a CPU the narrower
-    side is transposed first, as a copy of its own: XLA's fast products want the summed axis last on the left, and its
-    other form took 1.1 to 1.9 times as long as this with its copy.
+    Left to the compiler it is an all-reduce of the whole and then a slice, twice the bytes.
+    axes: logical axes of the matrix. tokens: of the first two axes of x and of dy.
     """
-    tokens = tuple(range(x.ndim - 1))
+    lies = parameter_split(axes, (x.shape[-1], *dy.shape[2:]))
+    shared = activation_split(tokens, x.shape[:2])
+    own = beyond(shared, lies)
+    apart = beyond(own, lies)
+    whole = tuple(name for part in beyond(apart, shared) for name in part)
+
+    def local(x: jax.Array, dy: jax.Array) -> jax.Array:
+        w = outer(x.reshape(-1, x.shape[-1]), dy.reshape(-1, *dy.shape[2:]))
+        w = scattered(w, apart)
+        return jax.lax.psum(w, whole) if whole else w
+
+    return by_parts(local, ((*shared, own[0]), (*shared, *own[1:])), joined(own, apart), x, dy)
+
+
+def outer(x_TxI: jax.Array, dy: jax.Array) -> jax.Array:
+    """Σ over tokens of x [T, I] times dy [T, O …]: the gradient [I, O …] of a matrix.
+
+    On a CPU the narrower side is transposed first, as a copy of its own: XLA's fast products want the summed axis
+    last on the left, and its other form took 1.1 to 1.9 times as long as this with its copy.
+    """
     if target_platform() != "cpu":
-        return jax.lax.dot_general(x, dy, ((tokens, tokens), ((), ())))
+        return jax.lax.dot_general(x_TxI, dy, (((0,), (0,)), ((), ())))
 
     def product(left: jax.Array, right: jax.Array) -> jax.Array:
-        last = tuple(range(left.ndim - len(tokens), left.ndim))
-        left = jax.lax.optimization_barrier(jnp.moveaxis(left, tokens, last))
-        return jax.lax.optimization_barrier(jax.lax.dot_general(left, right, ((last, tokens), ((), ()))))
+        left = jax.lax.optimization_barrier(jnp.moveaxis(left, 0, -1))
+        return jax.lax.optimization_barrier(jnp.tensordot(left, right, 1))
 
-    if x.shape[-1] <= prod(dy.shape[len(tokens) :]):
-        return product(x, dy)
-    return jnp.moveaxis(product(dy, x), -1, 0)
+    if x_TxI.shape[-1] <= prod(dy.shape[1:]):
+        return product(x_TxI, dy)
+    return jnp.moveaxis(product(dy, x_TxI), -1, 0)
 
 
 matmul.defvjp(_forward, _backward)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scaling.families import TransformerConfig
+from scaling.families import TransformerConfig, tree
 from scaling.families.mla import MLA as Declared
 from scaling.models.attention import attended, extended
 from scaling.models.layer import NOTHING, Arrays, Aux, LayerContext, LayerPart
@@ -20,12 +20,13 @@ class MLA(LayerPart):
 
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
         self.config, self.part = config, part
-        self.q, self.o = Linear(params["q"]), Linear(params["o"])
-        self.q_down = Linear(params["q_down"]) if "q_down" in params else None
+        declared = tree(part.tensors(config))
+        self.q, self.o, self.kv_down, self.k_rope, self.k_up, self.v_up = (
+            Linear(params[name], declared[name]) for name in ("q", "o", "kv_down", "k_rope", "k_up", "v_up")
+        )
+        self.q_down = Linear(params["q_down"], declared["q_down"]) if "q_down" in params else None
         self.q_scale = nnx.Param(params["q_scale"]) if "q_scale" in params else None
-        self.kv_down, self.k_rope = Linear(params["kv_down"]), Linear(params["k_rope"])
         self.kv_scale = nnx.Param(params["kv_scale"])
-        self.k_up, self.v_up = Linear(params["k_up"]), Linear(params["v_up"])
 
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None

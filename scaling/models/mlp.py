@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from scaling.families import TransformerConfig
+from scaling.families import TransformerConfig, tree
 from scaling.families.mlp import MLP as Declared
 from scaling.models.layer import NOTHING, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
@@ -18,9 +18,9 @@ class MLP(LayerPart):
 
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
         self.activation = config.activation
-        self.up = Linear(params["up"])
-        self.gate = Linear(params["gate"]) if config.gated else None
-        self.down = Linear(params["down"])
+        declared = tree(part.tensors(config))
+        self.up, self.down = (Linear(params[name], declared[name]) for name in ("up", "down"))
+        self.gate = Linear(params["gate"], declared["gate"]) if config.gated else None
 
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.families.moe import MoE
+from scaling.parallel.parts import activation_split, by_parts
 
 HASH = 2654435761
 """about 2³² over the golden ratio: neighbouring tokens end far apart (Knuth, vol. 3, 6.4)"""
@@ -55,7 +56,7 @@ def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None) -> Routi
         pairs = _tokens_of_experts(part, scores)
     else:
         ranked = scores if bias_E is None else scores + jax.lax.stop_gradient(bias_E)
-        chosen = jax.lax.top_k(_within_groups(part, ranked), part.top_k)[1]
+        chosen = _largest(_within_groups(part, ranked), part.top_k, "sequence")
         weights = jnp.take_along_axis(scores, chosen, -1)
         if part.normalise:
             weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-20)
@@ -65,6 +66,13 @@ def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None) -> Routi
     z = jnp.sum(jnp.square(jax.nn.logsumexp(logits_BxLxE, -1)))
     pairs, dropped = _within_capacity(part, pairs, length)
     return Routing(pairs, balance, z, tokens_BxE.sum(0), dropped, jnp.sum(shares.max(-1)))
+
+
+def _largest(scores: jax.Array, k: int, second: str | None = None) -> jax.Array:
+    """Places of the k largest along the last axis, found by each device for its own tokens: the compiler would have
+    every device do so for all. second: logical axis behind that of windows."""
+    split = activation_split(("batch", second, *(None,) * (scores.ndim - 2)), scores.shape)
+    return by_parts(lambda x: jax.lax.top_k(x, k)[1], (split,), split, jax.lax.stop_gradient(scores))
 
 
 def by_hash(part: MoE, tokens_BxL: jax.Array) -> Routing:
@@ -94,7 +102,9 @@ def _pairs(chosen_BxLxK: jax.Array, weights_BxLxK: jax.Array) -> Pairs:
 def _tokens_of_experts(part: MoE, scores_BxLxE: jax.Array) -> Pairs:
     """The tokens that each expert chooses, as many for each (Zhou et al. 2022, 2202.09368)."""
     batch, length, experts = scores_BxLxE.shape
-    weights, token = jax.lax.top_k(jnp.swapaxes(scores_BxLxE, 1, 2), part.slots(length))
+    scores_BxExL = jnp.swapaxes(scores_BxLxE, 1, 2)
+    token = _largest(scores_BxExL, part.slots(length))
+    weights = jnp.take_along_axis(scores_BxExL, token, -1)
     expert = jnp.broadcast_to(jnp.arange(experts)[:, None], token.shape)
     return Pairs(*(x.reshape(batch, -1) for x in (expert, token, weights * part.scale)))
 
@@ -118,7 +128,7 @@ def _within_groups(part: MoE, scores: jax.Array) -> jax.Array:
     if part.groups is None or part.top_groups is None:
         return scores
     by_group = scores.reshape(*scores.shape[:-1], part.groups, -1)
-    worth = jax.lax.top_k(by_group, min(2, by_group.shape[-1]))[0].sum(-1)
-    best = jax.lax.top_k(worth, part.top_groups)[1]
+    two = _largest(by_group, min(2, by_group.shape[-1]), "sequence")
+    best = _largest(jnp.take_along_axis(by_group, two, -1).sum(-1), part.top_groups, "sequence")
     there = jax.nn.one_hot(best, part.groups, dtype=jnp.bool_).any(-2)
     return jnp.where(there[..., None], by_group, -jnp.inf).reshape(scores.shape)

@@ -59,7 +59,7 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
         return x
     if len(logical_axes) != x.ndim:
         raise ValueError(f"{len(logical_axes)} axis names {logical_axes} for an array of shape {x.shape}")
-    spec = _as_spec(activation_parts(logical_axes, x.shape, mesh.shape))
+    spec = as_spec(activation_parts(logical_axes, x.shape, mesh.shape))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
@@ -87,7 +87,7 @@ def on_each_device(
     if mesh is None:
         return f(*arrays)
     specs = tuple(
-        _as_spec(activation_parts(names, x.shape, mesh.shape)) for names, x in zip(axes, arrays, strict=True)
+        as_spec(activation_parts(names, x.shape, mesh.shape)) for names, x in zip(axes, arrays, strict=True)
     )
     return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
@@ -114,7 +114,7 @@ def param_shardings(metadata: Any, shapes: Any, mesh: Mesh) -> Any:
     """
 
     def spec(facts: HasAxes, x: Any) -> PartitionSpec:
-        return _as_spec(parameter_parts(facts.axes, x.shape, mesh.shape))
+        return as_spec(parameter_parts(facts.axes, x.shape, mesh.shape))
 
     specs = jax.tree.map(spec, metadata, shapes, is_leaf=_has_axes)
     _refuse_large_unsharded(metadata, shapes, specs, mesh)
@@ -168,7 +168,7 @@ def _refuse_large_unsharded(metadata: Any, shapes: Any, specs: Any, mesh: Mesh) 
             )
 
 
-def _as_spec(parts: Parts) -> PartitionSpec:
+def as_spec(parts: Parts) -> PartitionSpec:
     return PartitionSpec(*(part or None for part in parts)) if any(parts) else PartitionSpec()
 
 

@@ -15,11 +15,13 @@ from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import end_on_sigterm, train_all
-from scaling.sweeps.plan.checks import check_data, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.plan.estimate import devices_for
 from scaling.sweeps.plan.forks import drop_forks, flops_to_spend
 from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.reporter import Reporter
 from scaling.sweeps.run_store import (
+    DONE,
     RunState,
     load_runs,
     read_exclusions,
@@ -101,6 +103,8 @@ def run_sweep(
     with _claimed(home):
         runs = all_runs(sweep, runs, read_plan(home), kept)
         refuse_other_sweep(home, sweep, runs)
+        left = [run for run in (*runs, *tests) if run_state(home / run.id).state not in DONE]
+        check_fits(left, devices_for(sweep.executor).kind)
         check_data([*runs, *tests], make=True)
         _record(home, runs)
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from scaling.accounting import check_memory
 from scaling.config import RunConfig, resolved
 from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
@@ -87,6 +88,8 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
     mesh = make_mesh(configs[0].placement.mesh)
     check_mesh(len(configs), mesh)
     run_configs = [placed(config, mesh) for config in configs]
+    for config in run_configs:
+        check_memory(config, mesh.size, mesh.devices.flat[0].device_kind)
     store = open_store(configs[0].data, configs[0].records.store_folder)
     for config, folder in zip(configs, folders, strict=True):
         check_run(config, store)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from scaling import accounting
 from scaling.config import SweepConfig, differing, load
 from scaling.errors import UserError, one_line
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_test_runs
@@ -18,6 +19,16 @@ def check_folder(home: Path) -> None:
         return
     number = errno.EACCES if there.is_dir() else errno.EEXIST
     raise UserError(one_line(OSError(number, os.strerror(number), str(there))))
+
+
+def check_fits(runs: Sequence[PlannedRun], kind: str) -> None:
+    """Raises UserError where a run's step takes more memory than its devices have, by the one that takes most.
+
+    kind: of the devices.
+    """
+    if runs:
+        most = max(runs, key=lambda run: accounting.memory(run.config, run.devices, kind).total)
+        accounting.check_memory(most.config, most.devices, kind, under="run.")
 
 
 def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:

@@ -9,7 +9,7 @@ from scaling import accounting
 from scaling.config import IsoflopDesign, SweepConfig
 from scaling.sweeps.designs import PlannedRun, all_runs, make_runs, make_test_runs
 from scaling.sweeps.designs.hyperparameters import rule_notes
-from scaling.sweeps.plan.checks import check_data, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, expected_tests, refuse_other_sweep
 from scaling.sweeps.plan.estimate import START_S, Job, devices_for, flops_left, makespan, speed_of
 from scaling.sweeps.plan.forks import flops_to_spend, fork_bytes
 from scaling.sweeps.plan.notes import machine_notes
@@ -53,6 +53,7 @@ def describe_sweep(sweep: SweepConfig, folder: str | Path | None = None) -> dict
     devices = devices_for(sweep.executor)
     states = {run.id: run_state(home / run.id) for run in (*runs, *tests)}
     results = [state.result for state in states.values() if state.result is not None]
+    check_fits([run for run in (*runs, *tests) if states[run.id].state not in DONE], devices.kind)
     flops_per_s, source = speed_of(devices, results)
     spent = flops_to_spend((*runs, *tests), home, states)
     rows, test_rows = (
@@ -73,7 +74,7 @@ def describe_sweep(sweep: SweepConfig, folder: str | Path | None = None) -> dict
         "rounds": sweep.design.recenter if isinstance(sweep.design, IsoflopDesign) else 0,
         "unprepared": unprepared,
         "forecast": _forecast(sweep, test_rows, expected=not frozen),
-        "notes": rule_notes(sweep, configs) + machine_notes(sweep, configs, [*rows, *test_rows], devices.kind),
+        "notes": rule_notes(sweep, configs) + machine_notes(sweep, configs, [*rows, *test_rows]),
     }
 
 

@@ -1,4 +1,4 @@
-"""What in a sweep's plan the machine may not bear: memory, the limit of a job, devices that nothing is known of."""
+"""What in a sweep's plan the machine may not bear: the limit of a job, devices that nothing is known of."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -6,32 +6,15 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import RunConfig, SweepConfig
-from scaling.units import duration, si_bytes
+from scaling.units import duration
 
 
-def machine_notes(
-    sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]], kind: str
-) -> list[str]:
+def machine_notes(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line for each thing that may go wrong where the runs are to run, or that is not known of it.
 
-    configs: of the runs of the design. rows: of all runs, as in `describe_sweep`. kind: of the devices.
+    configs: of the runs of the design. rows: of all runs, as in `describe_sweep`.
     """
-    return [*_memory(rows, kind), *_limit(sweep, configs, rows), *_unknown(sweep)]
-
-
-def _memory(rows: Sequence[dict[str, Any]], kind: str) -> list[str]:
-    known = accounting.device(kind)
-    if known is None or known.memory is None:
-        return []
-    larger = [row for row in rows if (row["memory_bytes"] or 0) > known.memory]
-    if not larger:
-        return []
-    most = max(larger, key=lambda row: row["memory_bytes"])
-    return [
-        f"{_runs(larger)} more memory than the {si_bytes(known.memory)} of a {known.name}: up to "
-        f"{si_bytes(most['memory_bytes'])}, {_name(most)}; raise run.placement.accumulate or "
-        "run.placement.mesh.fsdp, or set run.placement.remat=full"
-    ]
+    return [*_limit(sweep, configs, rows), *_unknown(sweep)]
 
 
 def _limit(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,6 @@
+"""Compiled programs: what a step sends between devices, and what it takes on chips that need not be there."""
+
+from scaling.compiled.collectives import Collective, collectives
+from scaling.compiled.planned import as_rows, planned
+
+__all__ = ["Collective", "as_rows", "collectives", "planned"]

@@ -1,0 +1,66 @@
+"""The train step of a run, compiled for devices that need not be there."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from scaling.compiled.collectives import Collective, collectives
+from scaling.config import RunConfig
+from scaling.parallel import make_mesh
+from scaling.training.step import compiled_step
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step."""
+
+    mesh: Mesh
+    seconds: float
+    """that it took, tracing included"""
+    memory: dict[str, int]
+    """bytes of one device: state (and batch), temporaries at the peak, code; of a program that does not fit: needed
+    and available"""
+    collectives: list[Collective] | None
+    """None where the program does not fit"""
+    kernels: tuple[str, ...]
+    """names of the Pallas kernels in it"""
+
+    @property
+    def fits(self) -> bool:
+        return self.collectives is not None
+
+    @property
+    def total(self) -> int:
+        """Bytes of one device."""
+        return self.memory["needed"] if "needed" in self.memory else sum(self.memory.values())
+
+
+def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
+    """The real step of a run, compiled for `devices`; that it does not fit is an answer. Raises UserError as training
+    does."""
+    mesh, start = make_mesh(run.placement.mesh, devices), time.monotonic()
+    try:
+        program = compiled_step(run, devices).update
+    except jax.errors.JaxRuntimeError as error:
+        found = NEEDED.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
+            raise
+        needed, available = (int(float(found[i]) * UNITS[found[i + 1]]) for i in (1, 3))
+        memory = {"needed": needed, "available": available}
+        return Compiled(mesh, time.monotonic() - start, memory, None, ())
+    seconds, told, text = time.monotonic() - start, program.memory_analysis(), program.as_text()
+    memory = {
+        "state": told.argument_size_in_bytes,
+        "temporaries": told.peak_memory_in_bytes - told.argument_size_in_bytes,
+        "code": told.generated_code_size_in_bytes,
+    }
+    kernels = re.findall(r'%(\w+?)(?:\.\d+)* = [^\n]*custom_call_target="tpu_custom_call"', text)
+    return Compiled(mesh, seconds, memory, collectives(text, mesh.shape), tuple(sorted(set(kernels))))

@@ -1,0 +1,33 @@
+"""The look-up of tokens in a table that devices share."""
+
+import jax
+import jax.numpy as jnp
+
+from scaling.parallel.parts import activation_split, by_parts, parameter_split
+
+
+def looked_up(table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
+    """The tokens' rows of the table, [B, L, D].
+
+    The table stays where it lies, whatever its size: devices that share its width tell each other their tokens, look
+    all of them up in the part of the width that they have, and send each other what they found. Devices that share
+    its rows find those that they have, and the sum is the row. So what travels is as large as the result.
+    """
+    rows, width = parameter_split(("vocab", "embed"), table_VxD.shape)
+    tokens = activation_split(("batch", "sequence"), tokens_BxL.shape)
+
+    def local(table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
+        tokens_T = tokens_BxL.reshape(-1)
+        if width:
+            tokens_T = jax.lax.all_gather(tokens_T, width, tiled=True)
+        if rows:
+            tokens_T = tokens_T - jax.lax.axis_index(rows) * len(table_VxD)
+            found_TxD = table_VxD.at[tokens_T].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        else:
+            found_TxD = table_VxD[tokens_T]
+        if width:
+            found_TxD = jax.lax.all_to_all(found_TxD, width, 0, 1, tiled=True)
+        return found_TxD.reshape(1, *tokens_BxL.shape, -1)
+
+    found = by_parts(local, ((rows, width), tokens), (rows, *tokens, ()), table_VxD, tokens_BxL)
+    return jnp.sum(found, 0) if rows else found[0]

@@ -1,0 +1,140 @@
+"""What compiled programs send between 8 virtual CPU devices, against budgets made by hand; tests/test_multidevice.py
+runs this in a process of its own."""
+
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from scaling.compiled import Collective, collectives
+from scaling.config import MeshConfig, RunConfig, build
+from scaling.parallel import make_mesh
+from scaling.training.step import compiled_step
+
+N, D, H, K, d, F, V, L, B = 3, 64, 8, 2, 16, 256, 512, 64, 16
+FLOAT32 = 4
+MODEL: dict[str, Any] = {
+    "vocab": V, "context": L, "layers": N, "d_model": D, "n_heads": H, "n_kv_heads": K, "d_head": d, "d_ff": F,
+    "tied": False, "activation": "swiglu",
+}  # fmt: skip
+LAYER = D * d * (2 * H + 2 * K) + 3 * D * F
+"""parameters of a layer's matrices"""
+SMALL = 4 * FLOAT32 * D
+"""bytes of vectors and scalars: instructions that send less are not looked at, and others may send some along"""
+MESHES: dict[str, dict[str, int]] = {
+    "fsdp": {"fsdp": 8},
+    "tensor": {"tensor": 2},
+    "data": {"data": 8},
+    "mixed": {"fsdp": 2, "tensor": 2},
+    "many": {"data": 1, "fsdp": 2, "tensor": 4},  # more devices to a matrix than heads of keys
+}
+
+Sums = dict[tuple[str, tuple[str, ...], tuple[int, ...]], int]
+"""bytes by kind, mesh axes and the loops around"""
+
+
+@cache
+def step_on(mesh: str, chunk: int = 64, tied: bool = False) -> tuple[Collective, ...]:
+    placement = {"mesh": MESHES[mesh], "layers": "scan", "accumulate": 1, "loss_chunk": chunk}
+    values = {"model": MODEL | {"tied": tied}, "data": {"corpus": "files:unused"}, "batch_size": B, "tokens": B * L,
+              "optimizer": {"learning_rate": 0.01}, "placement": placement}  # fmt: skip
+    step = compiled_step(build(RunConfig, values, "test"))
+    return tuple(collectives(step.update.as_text(), step.mesh.shape))
+
+
+def sums(found: tuple[Collective, ...]) -> Sums:
+    counted: Sums = Counter()
+    for one in found:
+        if one.bytes >= SMALL:
+            counted[one.kind, one.axes, one.loops] += one.bytes
+    return counted
+
+
+def budget(mesh: str) -> Sums:
+    """By hand, float32: what a step has to send, and no more. `over` drops axes of one device."""
+    shape = make_mesh(MeshConfig(**MESHES[mesh])).shape
+    data, fsdp, tensor = (shape[axis] for axis in ("data", "fsdp", "tensor"))
+    stream = B * L * D // (data * fsdp)
+    tokens = B * L // data  # that devices which share the table's width look up for each other
+    products = 5  # of a layer that read the stream: q, k, v, gate, up
+    few = K % tensor > 0
+    wanted = {
+        ("all-gather", "fsdp", (N,)): 2 * LAYER // tensor,  # forward and backward
+        ("reduce-scatter", "fsdp", (N,)): LAYER // tensor,
+        ("all-reduce", "data", (N,)): LAYER // (tensor * fsdp),
+        ("all-reduce", "tensor", (N,)): (2 + products) * stream + few * 2 * B * L * d // fsdp,
+        ("all-gather", "tensor", (N,)): few * (2 * D * K * d + 2 * B * L * H * d // (fsdp * tensor) * 2),
+        ("all-gather", "fsdp", ()): D * V // tensor + tokens,  # the head, once; ids of tokens
+        ("reduce-scatter", "fsdp", ()): D * V // tensor,
+        ("all-to-all", "fsdp", ()): 2 * stream,  # looked-up rows, and their gradients
+        ("all-reduce", "data", ()): 2 * D * V // (tensor * fsdp),  # gradients of table and head
+        ("all-reduce", "tensor", ()): 2 * stream + 3 * B * L // (data * fsdp),  # rows, gradient of hidden, log Z
+    }
+    return {
+        (kind, (axis,), loops): FLOAT32 * count
+        for (kind, axis, loops), count in wanted.items()
+        if shape[axis] > 1 and count
+    }
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_step_sends_no_more_than_a_budget_made_by_hand(mesh: str, capfd: Any) -> None:
+    found, most = sums(step_on(mesh)), budget(mesh)
+    assert "rematerialization" not in capfd.readouterr().err, "the compiler found no way to split an array"
+    for key, count in found.items():
+        assert count <= most.get(key, 0) + SMALL, f"{key} sends {count:,} bytes of {most.get(key, 0):,}"
+    needed = {key for key in most if key[0] in ("reduce-scatter", "all-to-all") or key[2] == (N,)}
+    assert needed <= set(found), "gradients are scattered, and layers' matrices gathered, in the loop over layers"
+
+
+@pytest.mark.parametrize("mesh", ["fsdp", "mixed"])
+def test_nothing_grows_with_the_pieces_of_the_loss(mesh: str) -> None:
+    def about(chunk: int) -> Counter[Any]:
+        return Counter((one.kind, one.axes, one.bytes, one.times) for one in step_on(mesh, chunk))
+
+    assert about(64) == about(16) and about(64).total() > 10
+
+
+@pytest.mark.parametrize("mesh", ["fsdp", "mixed"])
+def test_no_matrix_of_a_layer_is_gathered_outside_the_loop_over_layers(mesh: str) -> None:
+    found = step_on(mesh, tied=True)
+    outside = [one for one in found if one.kind == "all-gather" and not one.loops and one.bytes > SMALL]
+    tensor = MESHES[mesh].get("tensor", 1)
+    assert [one.bytes for one in outside if "f32" in one.shape] == [FLOAT32 * D * V // tensor], "but the head, once"
+
+
+def compiled(f: Any, mesh: Mesh, *shapes: tuple[int, ...]) -> list[Collective]:
+    spec = PartitionSpec("fsdp")
+    mapped = jax.shard_map(f, mesh=mesh, in_specs=(spec,) * len(shapes), out_specs=spec, check_vma=False)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return collectives(jax.jit(mapped).lower(*arrays).compile().as_text(), mesh.shape)
+
+
+def test_kinds_axes_bytes_and_trips_of_programs_known_by_hand() -> None:
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+
+    def f(x: jax.Array, y: jax.Array) -> jax.Array:  # [4, 6] and [4, 10] on each device
+        def inner(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return jax.lax.psum(jnp.sin(carry), ("data", "tensor")), None
+
+        def outer(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+            carry, _ = jax.lax.scan(inner, carry, None, length=3)
+            wide = jnp.cos(jax.lax.all_gather(carry, "fsdp", tiled=True))
+            return jax.lax.psum_scatter(wide, "fsdp", tiled=True), None
+
+        x, _ = jax.lax.scan(outer, x, None, length=5)
+        y = jax.lax.ppermute(y, "tensor", [(0, 1), (1, 0)])
+        return jnp.concatenate([x, jax.lax.all_to_all(y, "data", 0, 0, tiled=True)], 1)
+
+    found = {(c.kind, c.axes, c.group, c.bytes, c.loops, c.times) for c in compiled(f, mesh, (8, 6), (8, 10))}
+    assert found == {
+        ("all-reduce", ("data", "tensor"), 4, 4 * 24, (5, 3), 15),
+        ("all-gather", ("fsdp",), 2, 4 * 48, (5,), 5),
+        ("reduce-scatter", ("fsdp",), 2, 4 * 48, (5,), 5),
+        ("collective-permute", ("tensor",), 2, 4 * 40, (), 1),
+        ("all-to-all", ("data",), 2, 4 * 40, (), 1),
+    }
