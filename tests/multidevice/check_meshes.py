@@ -71,14 +71,16 @@ def initial_params() -> Any:
     return jax.device_get(functional.init(MODEL, jax.random.key(3)))
 
 
-def gradients_on(mesh: Mesh, accumulate: int = 1) -> Gradients:
+def gradients_on(mesh: Mesh, accumulate: int = 1, dropout: float = 0.0) -> Gradients:
     run = run_config(accumulate=accumulate)
+    run = run.model_copy(update={"model": run.model.model_copy(update={"dropout": dropout})})
     metadata, values = functional.facts(MODEL), initial_params()
+    key = jax.random.key(11) if dropout else None
     params = jax.device_put(values, param_shardings(metadata, values, mesh))
 
     def traced(params: Any, batch: Batch) -> Gradients:
         with use(mesh):
-            return gradients(run, params, batch, None)
+            return gradients(run, params, batch, key)
 
     return jax.device_get(jax.jit(traced)(params, jax.device_put(weighted_batch(), batch_sharding(mesh))))
 
@@ -168,6 +170,12 @@ def test_a_kernel_that_no_compiler_partitions_runs_on_each_device(name: str) -> 
 def test_accumulated_gradients_are_those_of_the_whole_batch(name: str | None, accumulate: int) -> None:
     mesh = make_mesh(MESHES[name]) if name else on_one_device()
     assert_same(gradients_on(mesh, accumulate), reference_gradients())
+
+
+def test_what_is_dropped_does_not_depend_on_the_mesh() -> None:
+    found, wanted = (gradients_on(mesh, 2, dropout=0.2) for mesh in (make_mesh(MESHES["2×2×2"]), on_one_device()))
+    assert_same(found, wanted)
+    assert abs(wanted.means.loss - reference_gradients().means.loss) > 1e-4
 
 
 @pytest.mark.parametrize(("name", "optimizer"), [("fsdp=8", "adamw"), ("2×2×2", "muon")])
