@@ -34,8 +34,9 @@ SENT = re.compile(r"= (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|col
 CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 
 
-def sent(program: str) -> Counter[str]:
-    """Bytes of the results of collectives in a compiled program by kind, those in loops as often as these run."""
+def received(program: str) -> Counter[str]:
+    """Bytes that a device is sent by the collectives of a compiled program, by kind; those in loops as often as these
+    run, and sums as though they went round a ring."""
     bodies = dict[str, list[str]]()
     lines, entry = list[str](), ""
     for line in program.splitlines():
@@ -48,14 +49,36 @@ def sent(program: str) -> Counter[str]:
         found = Counter[str]()
         for line in bodies[name]:
             if op := SENT.search(line):
-                found[op[2]] += size(op[1]) // (2 if op[3] else 1)  # what is started tells its operand, too
-            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+                found[op[2]] += share(op[2], devices_of(line)) * size(op[1]) / (2 if op[3] else 1)
+            times = trips(line)
             for called in CALLED.findall(line):
                 for kind, count in within(called).items():
-                    found[kind] += count * int(trips[1] if trips else 1)
+                    found[kind] += count * times
         return found
 
+    def trips(line: str) -> int:
+        """Runs of a loop: what the compiler knows, or its condition compares with."""
+        condition = re.search(r" while\(.*condition=%?([\w.\-]+)", line)
+        known = re.findall(r'known_trip_count":\{"n":"(\d+)"', line)
+        if condition and not known:
+            known = re.findall(r"constant\((\d+)\)", "".join(bodies[condition[1]]))
+        return max(map(int, known), default=1)
+
     return within(entry)
+
+
+def devices_of(line: str) -> int:
+    """Devices that take part in a collective together."""
+    groups = re.search(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])", line)
+    if groups is None:
+        return 2  # of a permutation
+    return int(groups[2]) if groups[2] else groups[1].count(",") + 1
+
+
+def share(kind: str, devices: int) -> float:
+    """What comes from others, in results of the collective."""
+    ring = (devices - 1) / devices
+    return {"all-reduce": 2 * ring, "reduce-scatter": devices - 1.0, "collective-permute": 1.0}.get(kind, ring)
 
 
 def size(shape: str) -> int:
@@ -74,11 +97,11 @@ def row(config: RunConfig, devices: Any, kind: str) -> str:
     update = compiled_step(config, devices).update
     took, text, plan = time.perf_counter() - begun, update.as_text(), update.memory_analysis()
     ledger = accounting.memory(config, devices=len(devices), kind=kind)
-    moved = ", ".join(f"{name} {count / GIB:.2f}" for name, count in sorted(sent(text).items()))
+    moved = ", ".join(f"{name} {count / GIB:.3g}" for name, count in sorted(received(text).items()))
     kernel = " splash" * ("splash" in text)
     return (
         f"{plan.temp_size_in_bytes / GIB:.3f} GiB beside {plan.argument_size_in_bytes / GIB:.3f}, "
-        f"ledger {ledger.total / GIB:.3f} in all; GiB sent: {moved}; compiled in {took:.0f} s{kernel}"
+        f"ledger {ledger.total / GIB:.3f} in all; GiB received: {moved}; compiled in {took:.0f} s{kernel}"
     )
 
 

@@ -138,5 +138,5 @@ def choose(
     if found := next((name for name in best if not problem(name)), None):
         return found
     able = [name for name in KERNELS if not problem(name)]
-    what = ", ".join(["auto", *able] if able else ["other placement.context"])
+    what = ", ".join(["auto", *able] if able else ["another placement.context"])
     raise UserError(f"placement.attention: {best[-1]} {problem(best[-1])}; allowed here: {what}")

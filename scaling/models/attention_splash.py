@@ -22,15 +22,17 @@ from scaling.models.attention_mask import Places, meet
 class Near:
     """Whether queries see keys, as far as positions tell; called within the kernel.
 
-    Queries are told as position + `base` · piece: the piece of the window that the keys begin with. Of a device's
-    keys the first half are that piece and the others the next, or where devices are balanced the one as far from the
-    end of `pieces` (0 where they are not).
+    Of a query it is told its position and, in higher bits, the piece of the window that the keys begin with; of a key
+    its place among the keys.
     """
 
     mask: AttentionMask
     base: int
-    pieces: int
+    """a power of 2 above all positions"""
     size: int
+    """tokens of a piece, two of which are a device's keys"""
+    pieces: int
+    """of the window, where the second piece is as far from the end as the first from the front; 0: it is the next"""
 
     def __call__(self, told: jax.Array, place: jax.Array) -> jax.Array:
         i, piece = told & (self.base - 1), told >> (self.base.bit_length() - 1)
@@ -79,7 +81,7 @@ class SplashParts:
         i, j = (at.positions[0] for at in (told.queries, told.keys))
         met = meet(Places(i.reshape(-1, block)), Places(j.reshape(-1, block)), self.mask)
         balanced = self.way == "ring" and is_balanced(self.mask, self.length, self.devices)
-        near = Near(self.mask, base, 2 * self.devices if balanced else 0, size)
+        near = Near(self.mask, base, size, 2 * self.devices if balanced else 0)
         queries: Any = i + base * (j[0] // size)
 
         def info(turn: Callable[[jax.Array], jax.Array]) -> Any:
