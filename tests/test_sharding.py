@@ -217,11 +217,11 @@ def test_a_window_that_cannot_be_shared_is_refused(model: dict[str, Any], axis: 
 
 
 def test_heads_are_exchanged_where_they_divide_and_keys_gathered_elsewhere() -> None:
-    assert choose_context("auto", heads=8, tensor=2, context=4) == choose_context("ulysses", 8, 2, 4) == "ulysses"
-    assert choose_context("auto", heads=6, tensor=2, context=4) == "gather"
-    assert choose_context("gather", heads=8, tensor=1, context=2) == "gather"
+    assert choose_context("auto", 8, 64, tensor=2, context=4) == choose_context("ulysses", 8, 64, 2, 4) == "ulysses"
+    assert choose_context("auto", 6, 64, tensor=2, context=4) == "gather"
+    assert choose_context("gather", 8, 64, tensor=1, context=2) == "gather"
     with pytest.raises(UserError, match=r"tensor=2 × context=4 .* there are 6; .*context one of 1, 3, or .*gather"):
-        choose_context("ulysses", heads=6, tensor=2, context=4)
+        choose_context("ulysses", 6, 64, tensor=2, context=4)
 
 
 def test_a_batch_must_split_evenly_over_devices_and_microbatches() -> None:

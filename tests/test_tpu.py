@@ -100,6 +100,8 @@ def test_a_mesh_that_does_not_lie_on_the_torus_is_named_with_what_does() -> None
         (EXPERTS, {"mesh": {"data": 1, "fsdp": 2, "expert": 8}, "transport": "gather"}, "gmm", "all-gather"),
         (EXPERTS, {"mesh": {"data": 1, "fsdp": 2, "expert": 8}, "transport": "ragged"}, "gmm", "ragged-all-to-all"),
         (LONG, {"mesh": {"data": 1, "fsdp": 2, "context": 8}}, "splash", "all-to-all"),
+        (LONG, {"mesh": {"data": 1, "context": 8, "tensor": 2}, "context": "gather"}, "splash", "all-gather"),
+        (LONG, {"mesh": {"data": 1, "context": 8, "tensor": 2}, "context": "ring"}, "splash", "collective-permute"),
     ],
 )
 def test_the_kernel_and_what_travels_are_in_the_program(

@@ -54,6 +54,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     compute = Compute(
         platform, dtype, run.placement.attention, run.placement.remat, mesh["tensor"], run.objective.mask,
         run.placement.experts, run.placement.transport, mesh["expert"],
+        run.placement.context, mesh["context"],
     )  # fmt: skip
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]

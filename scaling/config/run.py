@@ -174,7 +174,7 @@ class Placement(Config):
     """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, blocks elsewhere"""
     transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
     """how tokens get to the devices of their experts, see `families.dispatch`; auto: gather"""
-    context: Literal["auto", "ulysses", "gather"] = "auto"
+    context: Literal["auto", "ulysses", "gather", "ring"] = "auto"
     """how queries meet the keys of the whole window where devices share it, see `families.context`; auto: ulysses
     where the heads divide, else gather"""
     layers: Literal["auto", "scan", "unroll"] = "auto"
@@ -315,6 +315,13 @@ class RunConfig(Config):
             raise ValueError(
                 f"placement.mesh.context={axis} does not divide model.context={length}; nearest that do: "
                 f"{', '.join(map(str, near))}"
+            )
+        if self.placement.context == "ring" and axis > 1 and length % (2 * axis):
+            near = [max(2 * axis, length // (2 * axis) * 2 * axis + more) for more in (0, 2 * axis)]
+            raise ValueError(
+                f"placement.context=ring cuts windows into two pieces for each of placement.mesh.context={axis} "
+                f"devices, which do not divide model.context={length}; nearest that they do: "
+                f"{', '.join(map(str, sorted(set(near))))}; or placement.context=gather or ulysses"
             )
 
     def _check_curriculum(self) -> None:

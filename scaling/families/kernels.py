@@ -11,6 +11,8 @@ from scaling.families.model import Mask
 BLOCK = 64
 """queries of a block of `blocked`: on CPU cores 64 beat 32, 128 and whole windows at lengths 128 and 256"""
 
+LANES = 128
+"""elements of a TPU's vectors; splash attention works on whole ones"""
 TILE = 128
 """queries, and keys, of a tile of `blocked` in long windows: on a CPU core as fast as 256, and hides more finely"""
 TILED_FROM = 1024
@@ -39,6 +41,10 @@ FEATURES = {
     "chunk": "attention_chunk",
     "global": "global_tokens",
     "restart": "attention_chunk or global_tokens in positions that restart (restart_positions)",
+    "gather": "queries of one device and keys of all (placement.context=gather)",
+    "ring": "keys that go round (placement.context=ring)",
+    "apart": "dropout of probabilities where devices have queries of their own (placement.context=gather or ring)",
+    "short": f"parts of a window that are no multiple of {2 * LANES} tokens (placement.mesh.context)",
 }
 """what may be asked of an attention beside its kind of mask, as messages call it"""
 
@@ -56,23 +62,24 @@ class Kernel:
     fused: bool = False
     """keeps no scores for the backward pass"""
     grouped: bool = False
-    """keeps keys and values as they are, not once for every query head"""
+    """keeps keys and values in as many heads as devices need, not once for every query head"""
     refuses: Callable[[str, int], str] = lambda dtype, d_head: ""
     """(dtype, d_head) to why it cannot take such queries, empty if it can"""
 
 
 KERNELS = {
-    "reference": Kernel(),
-    "blocked": Kernel(),
-    "xla": Kernel(knows=frozenset({"behind", "chunk", "global", "restart"}), grouped=True),
+    "reference": Kernel(knows=frozenset(FEATURES) - {"ring"}),
+    "blocked": Kernel(knows=frozenset(FEATURES) - {"apart"}),
+    "xla": Kernel(knows=frozenset({"behind", "chunk", "global", "restart", "gather", "short"}), grouped=True),
     "cudnn": Kernel(
         platform="gpu", knows=frozenset(), masks=("causal", "full"), fused=True, grouped=True, refuses=_cudnn
     ),
     "splash": Kernel(
         platform="tpu",
-        knows=frozenset({"softcap", "sinks", "behind", "chunk", "global"}),
+        knows=frozenset({"softcap", "sinks", "behind", "chunk", "global", "gather", "ring"}),
         masks=("causal", "full", "document"),
         fused=True,
+        grouped=True,
         refuses=_splash,
     ),
 }
@@ -81,15 +88,26 @@ BEST = {"gpu": ("cudnn", "xla"), "tpu": ("splash", "blocked"), "cpu": ("blocked"
 
 
 def choose(
-    asked: str, platform: str, mask: AttentionMask, *, length: int, dtype: str, d_head: int, sinks: bool = False
+    asked: str,
+    platform: str,
+    mask: AttentionMask,
+    *,
+    length: int,
+    dtype: str,
+    d_head: int,
+    sinks: bool = False,
+    way: str = "ulysses",
+    devices: int = 1,
 ) -> str:
     """The kernel that `placement.attention` comes to on a platform.
 
     length: tokens of a window.
     d_head: width of a query or of a value, whichever is wider.
     sinks: the softmax has learned logits that carry no value.
+    way, devices: how windows are shared along their length, see `families.context`, and by how many.
     Raises UserError where the one asked for cannot run, and says why and which can.
     """
+    own = way != "ulysses"
     wanted = {
         "softcap": mask.softcap is not None,
         "alibi": mask.alibi,
@@ -99,6 +117,10 @@ def choose(
         "chunk": mask.chunk is not None and mask.chunk < length,
         "global": mask.global_tokens > 0,
         "restart": mask.restart and mask.by_place,
+        "gather": way == "gather",
+        "ring": way == "ring",
+        "apart": own and mask.dropout > 0,
+        "short": own and length // devices % (2 * LANES) > 0,
     }
 
     def problem(name: str) -> str:
@@ -112,9 +134,9 @@ def choose(
             return f"knows no {mask.kind} mask"
         return kernel.refuses(dtype, d_head)
 
-    if asked == "auto":
-        return next((name for name in BEST.get(platform, ()) if not problem(name)), "reference")
-    if why := problem(asked):
-        able = ", ".join(name for name in KERNELS if not problem(name))
-        raise UserError(f"placement.attention: {asked} {why}; allowed here: auto, {able}")
-    return asked
+    best = (*BEST.get(platform, ()), "reference", "blocked") if asked == "auto" else (asked,)
+    if found := next((name for name in best if not problem(name)), None):
+        return found
+    able = [name for name in KERNELS if not problem(name)]
+    what = ", ".join(["auto", *able] if able else ["another placement.context"])
+    raise UserError(f"placement.attention: {best[-1]} {problem(best[-1])}; allowed here: {what}")

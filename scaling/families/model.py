@@ -43,6 +43,10 @@ class Compute:
     """as `placement.transport` asks"""
     expert: int = 1
     """devices that share the experts of a layer"""
+    context: str = "auto"
+    """as `placement.context` asks"""
+    sequence: int = 1
+    """devices that share each window along its length"""
 
     @property
     def width(self) -> int:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from scaling.families.attention_mask import AttentionMask, keys_of_blocks, visible_keys
 from scaling.families.block import Mixer
 from scaling.families.cache import Cache, Cached
+from scaling.families.context import choose_context, is_balanced, kv_heads_held
 from scaling.families.kernels import BLOCK, KERNELS, TILED_FROM, choose
 from scaling.families.model import FLOAT32, TRAINING, Compute, ExtraFlops, VisibleKeys
 from scaling.families.shape import TransformerShape
@@ -56,22 +57,42 @@ class SoftmaxMixer(Mixer):
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         (H, K, d_qk, d_v, sinks), width = self.heads(model), compute.width
-        kernel = self.kernel(model, compute, mask)
-        keys_held: float = K if KERNELS[kernel].grouped else H
+        kernel, way = self.kernel(model, compute, mask), self.way(model, compute)
+        copied = kv_heads_held(K, H, compute.tensor * (compute.sequence if way == "ulysses" else 1))
+        keys_held: float = copied if KERNELS[kernel].grouped else H
         outs, scores = 1, (width + 2 * FLOAT32 + 1) * float(model.context)
-        if KERNELS[kernel].fused:
+        if way != "ulysses" and (KERNELS[kernel].fused or kernel == "blocked"):
+            outs, scores, keys_held = 1 + is_balanced(mask, model.context, compute.sequence), FLOAT32, copied
+        elif KERNELS[kernel].fused:
             scores = FLOAT32  # log Z of every query
         elif kernel == "blocked":
             seen = keys_of_blocks(model.context, mask, BLOCK)
             if model.context >= TILED_FROM and model.dropout == 0:  # of scores it keeps log Z
-                outs, scores, keys_held = 2, FLOAT32, K
+                outs, scores, keys_held = 2, FLOAT32, copied
             elif model.attention_softcap is None and model.dropout == 0:  # its own backward pass
                 outs, scores = 2, width * seen + FLOAT32 * (1 + sinks)
             else:
                 keys_held *= max(1.0, seen / BLOCK)  # every block of queries has its own slice of the keys
                 scores = (width + 2 * FLOAT32 + 1) * seen
+        elif way == "gather":
+            keys_held *= compute.sequence
         read = H * (d_qk + outs * d_v) + keys_held * (d_qk + d_v)
         return width * read + scores * H + self.made(model, compute)
+
+    def working(self, model: TransformerShape, compute: Compute) -> float:
+        """Keys of other devices and their gradients, of all of them; or those that come in a ring while others are
+        met, and a query's sums over them, float32."""
+        way, heads = self.way(model, compute), self.heads(model)
+        held = kv_heads_held(heads.keys, heads.queries, compute.tensor) * (heads.d_qk + heads.d_v) / compute.tensor
+        if way == "gather":
+            return 2 * compute.sequence * compute.width * held
+        sums = FLOAT32 * heads.queries * heads.d_qk / compute.tensor
+        return 2 * (compute.width + FLOAT32) * held + sums if way == "ring" else 0.0
+
+    def way(self, model: TransformerShape, compute: Compute) -> str:
+        """How devices share windows."""
+        asked, heads = compute.context, self.heads(model).queries
+        return choose_context(asked, heads, model.context, compute.tensor, compute.sequence)
 
     def cache(self, model: TransformerShape, places: int) -> Cache:
         """Of the last `places` tokens: where each was in its text, what a mask knows of it, and what `held` says."""
@@ -88,5 +109,6 @@ class SoftmaxMixer(Mixer):
         heads = self.heads(model)
         return choose(
             compute.attention, compute.platform, mask, length=model.context, dtype=compute.dtype,
-            d_head=max(heads.d_qk, heads.d_v), sinks=heads.sinks,
+            d_head=max(heads.d_qk, heads.d_v), sinks=heads.sinks, way=self.way(model, compute),
+            devices=compute.sequence,
         )  # fmt: skip

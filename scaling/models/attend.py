@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from scaling.families.attention_mask import AttentionMask
+from scaling.families.context import CONTEXTS
 from scaling.families.kernels import choose
 from scaling.models.attention_blocked import blocked
+from scaling.models.attention_context import for_devices
 from scaling.models.attention_kernels import cudnn, splash, xla
 from scaling.models.attention_mask import dropout, masked_softmax, places
-from scaling.parallel.sharding import target_platform
+from scaling.models.attention_tiled import tiled
+from scaling.parallel.sharding import constrain, target_platform, ways
 
 
 def reference(
@@ -56,6 +59,9 @@ RUN: dict[str, Implementation] = {
 }
 """the functions behind `families.kernels.KERNELS`"""
 
+OWN_QUERIES: dict[str, Callable[..., jax.Array]] = {"blocked": tiled, "splash": splash}
+"""those that know what travels where devices attend for their own queries; of others the compiler sees to it"""
+
 
 def attend(
     q_BxLxHxd: jax.Array,
@@ -67,6 +73,7 @@ def attend(
     key: jax.Array | None = None,
     sinks_H: jax.Array | None = None,
     implementation: str = "auto",
+    way: str = "ulysses",
 ) -> jax.Array:
     """Attention, [B, L, H, d of v]; scores are scaled by 1/√(d of q) and query heads share keys in groups of H / K.
 
@@ -75,16 +82,26 @@ def attend(
     key: for dropout of probabilities; None for none.
     sinks_H: a logit of each head that takes part in the softmax and carries no value; None for none.
     implementation: a name in KERNELS, or `auto` for the fastest that can run on the mesh's devices.
+    way: how devices share windows along their length, a name in CONTEXTS.
 
     Raises UserError where the implementation asked for cannot run, and says why and which can.
     """
+    length, heads, meets = *q_BxLxHxd.shape[1:3], CONTEXTS[way]
     chosen = choose(
         implementation,
         target_platform(),
         mask if key is not None else replace(mask, dropout=0.0),
-        length=q_BxLxHxd.shape[1],
+        length=length,
         dtype=q_BxLxHxd.dtype.name,
         d_head=max(q_BxLxHxd.shape[-1], v_BxLxKxd.shape[-1]),
         sinks=sinks_H is not None,
+        way=way,
+        devices=ways("sequence"),
     )
-    return RUN[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, key, sinks_H)
+    if way != "ulysses" and chosen in OWN_QUERIES:
+        return OWN_QUERIES[chosen](q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, sinks_H=sinks_H, way=way)
+    if way == "ulysses":
+        repeated = (for_devices(x, heads, ways("spread_heads")) for x in (k_BxLxKxd, v_BxLxKxd))
+        k_BxLxKxd, v_BxLxKxd = (constrain(x, "batch", "sequence", "heads", None) for x in repeated)
+    q, k, v = constrain(q_BxLxHxd, *meets[0]), constrain(k_BxLxKxd, *meets[1]), constrain(v_BxLxKxd, *meets[1])
+    return constrain(RUN[chosen](q, k, v, mask, marks_BxL, key, sinks_H), *meets[0])

@@ -6,7 +6,7 @@ from flax import nnx
 from scaling.families import TransformerConfig, tree
 from scaling.families.attention import Attention as Declared
 from scaling.families.attention_mask import AttentionMask
-from scaling.families.context import CONTEXTS, choose_context
+from scaling.families.context import choose_context
 from scaling.models.attend import attend
 from scaling.models.attention_cache import attend_cached
 from scaling.models.attention_mask import Places
@@ -78,22 +78,19 @@ def attended(
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """What a layer's heads read, side by side: [B, L, H·d]."""
-    heads, q_BxLxHxd = q_BxLxHxd.shape[2], _scaled_by_position(context, q_BxLxHxd)
-    meet = CONTEXTS[choose_context(context.placement.context, heads, ways("heads"), ways("sequence"))]
-    q_BxLxHxd = constrain(constrain(q_BxLxHxd, "batch", "sequence", "heads", None), *meet[0])
-    k_BxLxKxd = constrain(constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None), *meet[1])
-    v_BxLxKxd = constrain(constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None), *meet[1])
+    (length, heads), q_BxLxHxd = q_BxLxHxd.shape[1:3], _scaled_by_position(context, q_BxLxHxd)
     out_BxLxHxd = attend(
-        q_BxLxHxd,
-        k_BxLxKxd,
-        v_BxLxKxd,
+        constrain(q_BxLxHxd, "batch", "sequence", "heads", None),
+        constrain(k_BxLxKxd, "batch", "sequence", "kv_heads", None),
+        constrain(v_BxLxKxd, "batch", "sequence", "kv_heads", None),
         _mask(config, context),
         marks_BxL=context.marks_BxL,
         key=dropout_key,
         sinks_H=sinks_H,
         implementation=context.placement.attention,
+        way=choose_context(context.placement.context, heads, length, ways("heads"), ways("sequence")),
     )
-    out_BxLxHxd = constrain(constrain(out_BxLxHxd, *meet[0]), "batch", "sequence", "heads", None)
+    out_BxLxHxd = constrain(out_BxLxHxd, "batch", "sequence", "heads", None)
     return out_BxLxHxd.reshape(*out_BxLxHxd.shape[:2], -1)
 
 

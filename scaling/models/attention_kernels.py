@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.families.attention_mask import AttentionMask
-from scaling.models.attention_mask import MARKED, places, seen
+from scaling.families.kernels import LANES
+from scaling.models.attention_context import attend_to_parts, for_devices
+from scaling.models.attention_mask import MARKED, Places, places, seen
+from scaling.models.attention_splash import SplashParts
 from scaling.parallel.sharding import on_each_device, ways
 
 Axes = tuple[str | None, ...]
-
-LANES = 128  # a TPU's vectors; splash attention works on whole ones
 
 
 def xla(
@@ -77,25 +78,29 @@ def splash(
     key: jax.Array | None = None,
     sinks_H: jax.Array | None = None,
     *,
+    way: str = "ulysses",
     interpret: bool = False,
 ) -> jax.Array:
     """Splash attention, a Pallas kernel that skips the blocks a mask hides; `interpret` runs it without a TPU.
 
-    Each device runs it on its own windows and heads. Windows are filled up to whole blocks at their end, which is
-    hidden from every query of theirs.
+    Each device runs it on its own windows and heads, or its own queries, as `way` has it. Windows are filled up to
+    whole blocks at their end, which is hidden from every query of theirs.
     """
-    length, d_head = q_BxLxHxd.shape[1], q_BxLxHxd.shape[3]
+    batch, length, heads, d_head = q_BxLxHxd.shape
+    if mask.kind in MARKED and marks_BxL is None:
+        raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
     q = q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype)
-    k, v = k_BxLxKxd, v_BxLxKxd
-    if k.shape[2] % ways("spread_heads"):  # each device needs the keys of its own queries
-        k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], 2) for x in (k, v))
+    if way != "ulysses":
+        marks_BxL = marks_BxL if mask.kind in MARKED else None
+        whole = Places(jnp.broadcast_to(jnp.arange(length), (batch, length)), marks_BxL)
+        parts = SplashParts(mask, length, ways("sequence"), way, interpret)
+        return attend_to_parts(parts, way, mask, (q, k_BxLxKxd, v_BxLxKxd), whole, sinks_H)
+    k, v = (for_devices(x, heads, ways("spread_heads")) for x in (k_BxLxKxd, v_BxLxKxd))
     padding = ((0, 0), (0, -length % LANES), (0, 0), (0, 0))
     q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
     axes: list[Axes] = [("batch", None, "spread_heads", None)] * 3
     more = dict[str, jax.Array]()
-    if mask.kind in MARKED:
-        if marks_BxL is None:
-            raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
+    if marks_BxL is not None and mask.kind in MARKED:
         axes, more["marks_BxL"] = [*axes, ("batch", None)], jnp.pad(marks_BxL, padding[:2])
     if sinks_H is not None:
         axes, more["sinks_H"] = [*axes, ("spread_heads",)], sinks_H

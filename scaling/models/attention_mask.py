@@ -63,8 +63,33 @@ def seen(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
     return allowed if allowed.ndim == 2 else allowed[:, None]
 
 
-def _distance(queries: Places, keys: Places) -> jax.Array:
-    return queries.positions[..., :, None] - keys.positions[..., None, :]
+def meet(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
+    """Whether queries of a tile may see keys of another: bool [N, M]. Tiles of one window, [N, T] and [M, T].
+
+    True where there is a doubt: positions and documents of a tile count as though it had all between its least and
+    its greatest. What is at a negative position is not there.
+    """
+    (i0, i1), (j0, j1) = _ends(queries.positions, queries.positions), _ends(keys.positions, keys.positions)
+    found = i0[:, None] - j1 < mask.window
+    if mask.looks_ahead:
+        found &= j0 - i1[:, None] < mask.window
+    if mask.chunk is not None:
+        found &= (i0[:, None] // mask.chunk <= j1 // mask.chunk) & (j0 // mask.chunk <= i1[:, None] // mask.chunk)
+    if mask.global_tokens:
+        found |= (i0[:, None] < mask.global_tokens) | (j0 < mask.global_tokens)
+    after = i1[:, None] >= j0
+    if mask.kind == "prefix" and keys.marks_BxL is not None:
+        after |= jnp.max(keys.marks_BxL, 1) > 0
+    if mask.kind == "document" and queries.marks_BxL is not None and keys.marks_BxL is not None:
+        own, other = _ends(queries.marks_BxL, queries.positions), _ends(keys.marks_BxL, keys.positions)
+        found &= (own[0][:, None] <= other[1]) & (other[0] <= own[1][:, None])
+    return found & (j1 >= 0) & (after if mask.kind != "full" else True)
+
+
+def _ends(x_NxT: jax.Array, positions_NxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The least and the greatest of each tile, of what is there."""
+    there, most = positions_NxT >= 0, jnp.iinfo(jnp.int32).max
+    return jnp.min(jnp.where(there, x_NxT, most), 1), jnp.max(jnp.where(there, x_NxT, -1), 1)
 
 
 def softcapped(scores: jax.Array, cap: float) -> jax.Array:

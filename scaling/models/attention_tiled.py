@@ -6,7 +6,7 @@ the scores again. Loops and not a program for every tile, so that compiling take
 may end where the text says, which is how tiles of other documents are passed over.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling.families.attention_mask import AttentionMask, near_blocks
+from scaling.families.attention_mask import AttentionMask
 from scaling.families.kernels import TILE
-from scaling.models.attention_mask import MARKED, Places, bend, places, softcapped
+from scaling.models.attention_context import LOWEST, Arrays, Told, attend_to_parts, for_devices
+from scaling.models.attention_mask import MARKED, Places, bend, meet, places, softcapped
 from scaling.models.positions import alibi_slopes
 from scaling.parallel.sharding import on_each_device, ways
 
-LOWEST = -1e30
-"""in place of −∞ as the maximum of no scores, of which differences are still numbers"""
 # N tiles of T positions; G query heads share the keys of one of K heads, and Q = G · T are rows of one product
 
 
@@ -33,8 +32,9 @@ class Tiles(NamedTuple):
     v_BxNxKxTxd: jax.Array
     sinks_KxG: jax.Array | None
     slopes_KxG: jax.Array
-    positions_BxNxT: jax.Array
-    marks_BxNxT: jax.Array | None
+    queries: Places
+    """positions and marks [B, N, T]"""
+    keys: Places
 
 
 def tiled(
@@ -44,20 +44,23 @@ def tiled(
     mask: AttentionMask,
     marks_BxL: jax.Array | None = None,
     sinks_H: jax.Array | None = None,
+    way: str = "ulysses",
 ) -> jax.Array:
-    """See `attend`; knows no dropout. Each device computes its own windows and heads, one window after another."""
+    """See `attend`; knows no dropout. Each device computes its own windows and heads, one window after another, or
+    its own queries, as `way` has it."""
     (batch, length, heads), d_head = q_BxLxHxd.shape[:3], q_BxLxHxd.shape[3]
     if mask.kind in MARKED and marks_BxL is None:
         raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
-    k, v = k_BxLxKxd, v_BxLxKxd
-    if k.shape[2] % ways("spread_heads"):  # each device needs the keys of its own queries
-        k, v = (jnp.repeat(x, heads // k.shape[2], 2) for x in (k, v))
+    q = q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype)
     at_BxL = jnp.broadcast_to(places(slice(0, length), marks_BxL, mask.restart).positions, (batch, length))
+    if way != "ulysses":
+        whole = Places(at_BxL, marks_BxL)
+        return attend_to_parts(TiledParts(mask), way, mask, (q, k_BxLxKxd, v_BxLxKxd), whole, sinks_H)
     by_head, by_position = ("batch", None, "spread_heads", None), ("batch", None)
     arrays: dict[str, tuple[jax.Array, tuple[str | None, ...]]] = {
-        "q": (q_BxLxHxd * jnp.asarray(d_head**-0.5, q_BxLxHxd.dtype), by_head),
-        "k": (k, by_head),
-        "v": (v, by_head),
+        "q": (q, by_head),
+        "k": (for_devices(k_BxLxKxd, heads, ways("spread_heads")), by_head),
+        "v": (for_devices(v_BxLxKxd, heads, ways("spread_heads")), by_head),
         "positions": (at_BxL, by_position),
         "slopes": (jnp.asarray(alibi_slopes(heads), jnp.float32), ("spread_heads",)),
     }
@@ -67,91 +70,98 @@ def tiled(
         arrays["sinks"] = sinks_H, ("spread_heads",)
 
     def run(*own: jax.Array) -> jax.Array:
-        return _on_one_device(dict(zip(arrays, own, strict=True)), mask)
+        here = dict(zip(arrays, own, strict=True))
+        at = Places(here["positions"], here.get("marks"))
+        q, k, v = (here[name] for name in "qkv")
+        out_BxNxKxQxd = _attend(_tiles((q, k, v), Told(at, at, here["slopes"]), here.get("sinks")), mask)
+        return _joined(out_BxNxKxQxd, length, q.shape[2])
 
     return on_each_device(run, tuple(axes for _, axes in arrays.values()), *(x for x, _ in arrays.values()))
 
 
-def _on_one_device(own: dict[str, jax.Array], mask: AttentionMask) -> jax.Array:
+@dataclass(frozen=True)
+class TiledParts:
+    """See `attention_context.Parts`."""
+
+    mask: AttentionMask
+
+    def forward(self, arrays: Arrays, told: Told) -> tuple[jax.Array, jax.Array]:
+        (out, log_z), q = _forward(_tiles(arrays, told), self.mask)[1][1:], arrays[0]
+        return _joined(out, *q.shape[1:3]).astype(jnp.float32), _joined(log_z, *q.shape[1:3])
+
+    def backward(self, arrays: Arrays, told: Told, out: jax.Array, log_z: jax.Array, dout: jax.Array) -> Arrays:
+        tiles, (q, k, _) = _tiles(arrays, told), arrays
+        saved = tiles, _rows(out, k.shape[2]), _rows(log_z, k.shape[2], -LOWEST)  # what fills up sees nothing
+        ((dq, dk, dv, *_),) = _backward(self.mask, saved, _rows(dout, k.shape[2]))
+        dk, dv = (jnp.swapaxes(x, 2, 3).reshape(x.shape[0], -1, x.shape[2], x.shape[4]) for x in (dk, dv))
+        return _joined(dq, *q.shape[1:3]), dk[:, : k.shape[1]], dv[:, : k.shape[1]]
+
+
+def _cut(x_BxLx: jax.Array, filled_with: float = 0) -> jax.Array:
+    """[B, N, T, …], filled up to whole tiles at the end."""
+    tile = min(TILE, x_BxLx.shape[1])
+    fill = ((0, 0), (0, -x_BxLx.shape[1] % tile), *((0, 0),) * (x_BxLx.ndim - 2))
+    padded = jnp.pad(x_BxLx, fill, constant_values=filled_with)
+    return padded.reshape(x_BxLx.shape[0], -1, tile, *x_BxLx.shape[2:])
+
+
+def _rows(x_BxLxHxd: jax.Array, kv_heads: int, filled_with: float = 0) -> jax.Array:
+    """[B, N, K, Q, d]."""
+    x_BxNxTxHxd = _cut(x_BxLxHxd, filled_with)
+    x_BxNxTxKxGxd = x_BxNxTxHxd.reshape(*x_BxNxTxHxd.shape[:3], kv_heads, -1, x_BxLxHxd.shape[3])
+    x_BxNxKxGxTxd = jnp.moveaxis(x_BxNxTxKxGxd, 2, 4)
+    return x_BxNxKxGxTxd.reshape(*x_BxNxKxGxTxd.shape[:3], -1, x_BxLxHxd.shape[3])
+
+
+def _joined(x_BxNxKxQxd: jax.Array, length: int, heads: int) -> jax.Array:
+    """[B, L, H, d]."""
+    batch, tiles, kv_heads, _, width = x_BxNxKxQxd.shape
+    x_BxNxKxGxTxd = x_BxNxKxQxd.reshape(batch, tiles, kv_heads, heads // kv_heads, -1, width)
+    return jnp.moveaxis(x_BxNxKxGxTxd, 4, 2).reshape(batch, -1, heads, width)[:, :length]
+
+
+def _tiles(arrays: Arrays, told: Told, sinks_H: jax.Array | None = None) -> Tiles:
     """Windows are filled up to whole tiles at their end, with keys that are not there."""
-    batch, length, heads = own["q"].shape[:3]
-    kv_heads, fill = own["k"].shape[2], -length % TILE
-
-    def cut(x_BxLx: jax.Array, filled_with: int = 0) -> jax.Array:
-        padded = jnp.pad(x_BxLx, ((0, 0), (0, fill)) + ((0, 0),) * (x_BxLx.ndim - 2), constant_values=filled_with)
-        return padded.reshape(batch, -1, TILE, *x_BxLx.shape[2:])
-
-    def by_group(x_H: jax.Array) -> jax.Array:
-        return x_H.reshape(kv_heads, -1)
-
-    q_BxNxTxKxGxd = cut(own["q"]).reshape(batch, -1, TILE, kv_heads, heads // kv_heads, own["q"].shape[3])
-    q_BxNxKxGxTxd = jnp.moveaxis(q_BxNxTxKxGxd, 2, 4)
-    tiles = Tiles(
-        q_BxNxKxGxTxd.reshape(*q_BxNxKxGxTxd.shape[:3], -1, q_BxNxKxGxTxd.shape[5]),
-        jnp.swapaxes(cut(own["k"]), 2, 3),
-        jnp.swapaxes(cut(own["v"]), 2, 3),
-        by_group(own["sinks"]) if "sinks" in own else None,
-        by_group(own["slopes"]),
-        cut(own["positions"], -1),
-        cut(own["marks"], -1) if "marks" in own else None,
+    (q, k, v), kv_heads = arrays, arrays[1].shape[2]
+    queries, keys = jax.tree.map(partial(_cut, filled_with=-1), (told.queries, told.keys))
+    return Tiles(
+        _rows(q, kv_heads),
+        jnp.swapaxes(_cut(k), 2, 3),
+        jnp.swapaxes(_cut(v), 2, 3),
+        None if sinks_H is None else sinks_H.reshape(kv_heads, -1),
+        told.slopes_H.reshape(kv_heads, -1),
+        queries,
+        keys,
     )
-    out_BxNxKxQxd = _attend(tiles, mask, length)
-    out_BxNxKxGxTxd = out_BxNxKxQxd.reshape(*q_BxNxKxGxTxd.shape[:5], -1)
-    return jnp.moveaxis(out_BxNxKxGxTxd, 4, 2).reshape(batch, length + fill, heads, -1)[:, :length]
 
 
 class _Row:
     """One window."""
 
-    def __init__(self, tiles: Tiles, mask: AttentionMask, length: int):
+    def __init__(self, tiles: Tiles, mask: AttentionMask):
         self.tiles, self.mask = tiles, mask
-        known = -(-min(mask.global_tokens, length) // TILE)
-        near = near_blocks(length, mask, TILE)
-        first_N, last_N = (jnp.asarray([end // TILE for end in ends], jnp.int32) for ends in
-                           ([k.start for _, k in near], [k.stop + TILE - 1 for _, k in near]))  # fmt: skip
-        if tiles.marks_BxNxT is not None:
-            first_N, last_N = self._of_text(tiles.marks_BxNxT, first_N, last_N)
-        self.known_N = jnp.minimum(known, last_N)
-        self.first_N, self.last_N = jnp.maximum(first_N, self.known_N), last_N
-
-    def _of_text(self, marks_NxT: jax.Array, first_N: jax.Array, last_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Fewer tiles, by what the text says."""
-        if self.mask.kind == "prefix":
-            within_N = jnp.max(marks_NxT, 1) > 0
-            end = jnp.max(jnp.where(within_N, jnp.arange(1, len(within_N) + 1), 0))
-            return first_N, jnp.clip(end, jnp.arange(1, len(within_N) + 1), last_N)
-        if self.mask.kind == "document":
-            low_N, high_N = jnp.min(marks_NxT, 1), jnp.max(marks_NxT, 1)
-            same_NxN = (low_N[:, None] <= high_N) & (high_N[:, None] >= low_N)
-            return jnp.maximum(first_N, jnp.argmax(same_NxN, 1)), last_N
-        return first_N, last_N
+        self.meet_NxM = meet(tiles.queries, tiles.keys, mask)
 
     def over_keys(self, n: Any, body: Any, start: Any) -> Any:
         """`body(tile of keys, value)` over the tiles that queries of tile n see some of."""
-        known, first, last = self.known_N[n], self.first_N[n], self.last_N[n]
-
-        def step(k: Any, value: Any) -> Any:
-            return body(jnp.where(k < known, k, k - known + first), value)
-
-        return jax.lax.fori_loop(0, known + last - first, step, start)
+        first_M = jnp.argsort(~self.meet_NxM[n])
+        return jax.lax.fori_loop(0, jnp.sum(self.meet_NxM[n]), lambda i, value: body(first_M[i], value), start)
 
     def scores(self, q_KxQxd: jax.Array, n: Any, t: Any) -> tuple[jax.Array, jax.Array | None]:
         """Scores [K, Q, T] of tile n's queries for the keys of tile t as the softmax takes them, and before the mask
         where they are soft-capped."""
         raw = jnp.einsum("kqd,ktd->kqt", q_KxQxd, self.tiles.k_BxNxKxTxd[t], preferred_element_type=jnp.float32)
         capped = raw if self.mask.softcap is None else softcapped(raw, self.mask.softcap)
-        heads, rest = (1, -1, TILE, TILE), replace(self.mask, softcap=None)
-        bent_1xHxTxT = bend(capped.reshape(heads), self._at(n), self._at(t), rest, self.tiles.slopes_KxG.reshape(-1))
+        rest, slopes_KxG = replace(self.mask, softcap=None), self.tiles.slopes_KxG
+        queries, keys = _at(self.tiles.queries, n), _at(self.tiles.keys, t)
+        by_head = capped.reshape(1, slopes_KxG.size, -1, capped.shape[-1])
+        bent_1xHxTxT = bend(by_head, queries, keys, rest, slopes_KxG.reshape(-1))
         return bent_1xHxTxT.reshape(raw.shape), None if self.mask.softcap is None else capped
-
-    def _at(self, n: Any) -> Places:
-        marks = self.tiles.marks_BxNxT
-        return Places(self.tiles.positions_BxNxT[n], None if marks is None else marks[n][None])
 
     def sinks(self) -> jax.Array | None:
         """[K, Q, 1]."""
-        found = self.tiles.sinks_KxG
-        return None if found is None else jnp.repeat(found, TILE, 1)[..., None].astype(jnp.float32)
+        found, tile = self.tiles.sinks_KxG, self.tiles.queries.positions.shape[1]
+        return None if found is None else jnp.repeat(found, tile, 1)[..., None].astype(jnp.float32)
 
     def forward(self) -> tuple[jax.Array, jax.Array]:
         """Output [N, K, Q, d of v], and log Z of every query [N, K, Q, 1]."""
@@ -176,7 +186,7 @@ class _Row:
             total = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)  # what fills a window up sees nothing
             return (out / total).astype(q_KxQxd.dtype), top + jnp.log(total)
 
-        return jax.lax.map(of_queries, (jnp.arange(len(self.known_N)), self.tiles.q_BxNxKxQxd))
+        return jax.lax.map(of_queries, (jnp.arange(len(self.meet_NxM)), self.tiles.q_BxNxKxQxd))
 
     def backward(self, out_NxKxQxd: jax.Array, log_z: jax.Array, dout: jax.Array) -> tuple[Any, ...]:
         """Gradients of q, k, v and sinks.
@@ -210,45 +220,48 @@ class _Row:
             return tuple(sums), dq_KxQxd.astype(q_KxQxd.dtype)
 
         zeros = tuple(jnp.zeros(jnp.swapaxes(x, 2, 3).shape, jnp.float32) for x in (k_NxKxTxd, v_NxKxTxd))
-        rows = (jnp.arange(len(self.known_N)), q_NxKxQxd, dout, log_z, shift_NxKxQx1)
+        rows = (jnp.arange(len(self.meet_NxM)), q_NxKxQxd, dout, log_z, shift_NxKxQx1)
         (dk, dv), dq = jax.lax.scan(of_queries, zeros, rows)
         dk, dv = (jnp.swapaxes(x, 2, 3).astype(q_NxKxQxd.dtype) for x in (dk, dv))
         sinks, dsinks = self.sinks(), None
         if sinks is not None:  # dp of no value is 0
             dsinks_KxQ = -jnp.sum(jnp.exp(sinks - log_z) * shift_NxKxQx1, (0, 3))
-            dsinks = jnp.sum(dsinks_KxQ.reshape(len(sinks), -1, TILE), -1)
+            dsinks = jnp.sum(dsinks_KxQ.reshape(*self.tiles.slopes_KxG.shape, -1), -1)
         return dq, dk, dv, dsinks
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _attend(tiles: Tiles, mask: AttentionMask, length: int) -> jax.Array:
-    return _forward(tiles, mask, length)[0]
+def _at(places: Places, n: Any) -> Places:
+    """Those of one tile."""
+    marks_NxT = places.marks_BxL
+    return Places(places.positions[n], None if marks_NxT is None else marks_NxT[n][None])
 
 
-def _forward(tiles: Tiles, mask: AttentionMask, length: int) -> tuple[jax.Array, Any]:
-    out, log_z = _by_window(tiles, mask, length, lambda row: row.forward())
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _attend(tiles: Tiles, mask: AttentionMask) -> jax.Array:
+    return _forward(tiles, mask)[0]
+
+
+def _forward(tiles: Tiles, mask: AttentionMask) -> tuple[jax.Array, Any]:
+    out, log_z = _by_window(tiles, mask, lambda row: row.forward())
     return out, (tiles, out, log_z)
 
 
-def _backward(mask: AttentionMask, length: int, saved: Any, dout: jax.Array) -> tuple[Tiles]:
+def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[Tiles]:
     tiles, *known = saved
-    dq, dk, dv, dsinks = _by_window(tiles, mask, length, _Row.backward, *known, dout)
+    dq, dk, dv, dsinks = _by_window(tiles, mask, _Row.backward, *known, dout)
     dsinks = None if dsinks is None else jnp.sum(dsinks, 0).astype(tiles.sinks_KxG.dtype)
-    slopes = jnp.zeros_like(tiles.slopes_KxG)
-    none: Any = partial(np.zeros, dtype=jax.dtypes.float0)
-    marks = None if tiles.marks_BxNxT is None else none(tiles.marks_BxNxT.shape)
-    return (Tiles(dq, dk, dv, dsinks, slopes, none(tiles.positions_BxNxT.shape), marks),)
+    none = jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), (tiles.queries, tiles.keys))
+    return (Tiles(dq, dk, dv, dsinks, jnp.zeros_like(tiles.slopes_KxG), *none),)
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _by_window(tiles: Tiles, mask: AttentionMask, length: int, f: Any, *more: jax.Array) -> Any:
+def _by_window(tiles: Tiles, mask: AttentionMask, f: Any, *more: jax.Array) -> Any:
     """`f(row, *more of it)` for one window after another: each passes over tiles of its own."""
 
     def of_window(own: Any) -> Any:
-        (q, k, v, positions, marks), more = own
-        return f(_Row(Tiles(q, k, v, tiles.sinks_KxG, tiles.slopes_KxG, positions, marks), mask, length), *more)
+        ((q, k, v), at), more = own
+        return f(_Row(Tiles(q, k, v, tiles.sinks_KxG, tiles.slopes_KxG, *at), mask), *more)
 
-    windows = (*tiles[:3], tiles.positions_BxNxT, tiles.marks_BxNxT)
-    return jax.lax.map(of_window, (windows, more))
+    return jax.lax.map(of_window, ((tiles[:3], (tiles.queries, tiles.keys)), more))
