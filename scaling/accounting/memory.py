@@ -42,8 +42,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     layer computed again or a piece of logits, and all gradients as there at one time, so it is rather too large.
     Against XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
     parameters (experiments/plan_at_scale), up to 46 % high where the reference attention's scores lead, which XLA
-    fuses. Of mixtures of experts within a fifth of its plan for 8
-    CPUs; 20 % low for OLMoE on v5e:4x4 (fsdp 2, expert 8, 4 microbatches: 8.4 of 10.4 GiB beside the state).
+    fuses. Of mixtures of experts within a fifth of its plan for 8 CPUs; 20 % low for OLMoE on v5e:4x4 (fsdp 2, expert
+    8, 4 microbatches: 8.4 of 10.4 GiB beside the state).
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
@@ -74,7 +74,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "logits": 2 * FLOAT32 * ceil(tokens / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
     }
-    items["not_at_once"] = -min(tokens * model.computed_again(compute), items["logits"] + items["head"])
+    again = 0 if platform == "cpu" else tokens * model.computed_again(compute)  # of CPUs XLA plans both side by side
+    items["not_at_once"] = -min(again, items["logits"] + items["head"])
     items |= {"reference": held} if run.has_reference else {}
     return Memory(items, prod(mesh.values()), pieces)
 
