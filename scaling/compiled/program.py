@@ -15,7 +15,8 @@ from scaling.parallel import make_mesh
 from scaling.training.step import compiled_step
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+NEEDED = re.compile(r"([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)")
+"""in a TPU compiler's message: `Used 31.05G of 15.75G hbm`, or of far more `(360G) exceeds available HBM …`"""
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,28 @@ from scaling.accounting import topology
 from scaling.accounting.pods import pod_of
 from scaling.errors import UserError
 
+QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v4-8",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""what libtpu would else ask a TPU machine's metadata server, and say that it cannot; and that others plan, too"""
+
 
 def tpu_devices(text: str) -> list[Any]:
     """The chips of a slice such as `v5p:4x4x4`, one JAX device each; no TPU is needed, but libtpu.
 
+    JAX computes on the CPU of this process from then on, where it has not begun elsewhere.
     Raises UserError for an unknown topology, and where libtpu is not installed.
     """
     place = topology(text)
     pod_of(place)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for a TPU needs its compiler, libtpu (not a TPU): pip install 'scaling[tpu-plan]'")
-    # what libtpu would else ask a TPU machine's metadata server, and say that it cannot
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v4-8",
-                   "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}  # fmt: skip
+    os.environ |= QUIET
     import jax
     from jax.experimental import topologies
 

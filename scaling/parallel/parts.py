@@ -53,38 +53,55 @@ def joined(parts: Parts, more: Parts) -> Parts:
     return tuple(first + second for first, second in zip(parts, more, strict=True))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
+Step = tuple[int, tuple[str, ...], tuple[tuple[int, ...], ...] | None]
+"""of a sum over devices: array axis to scatter along, mesh axes, and which places along these sum; None for all"""
+
+
 def gathered(x: jax.Array, parts: Parts) -> jax.Array:
     """Inside `by_parts`: the whole of what devices have parts of; its gradient is `scattered`."""
+    return _gathered(x, parts, _steps(parts))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: jax.Array, parts: Parts, back: tuple[Step, ...]) -> jax.Array:
     for axis, names in enumerate(parts):
         if names:
             x = jax.lax.all_gather(x, names, axis=axis, tiled=True)
     return x
 
 
-def _gathered_backward(parts: Parts, _: None, dx: jax.Array) -> tuple[jax.Array]:
+def _gathered_forward(x: jax.Array, parts: Parts, back: tuple[Step, ...]) -> tuple[jax.Array, None]:
+    return _gathered(x, parts, back), None
+
+
+def _gathered_backward(parts: Parts, back: tuple[Step, ...], _: None, dx: jax.Array) -> tuple[jax.Array]:
     # the barrier: libtpu 0.0.42 fails when it moves such a sum out of the loop over microbatches
-    return (jax.lax.optimization_barrier(scattered(dx, parts)),)
+    return (jax.lax.optimization_barrier(_summed(dx, back)),)
 
 
-gathered.defvjp(lambda x, parts: (gathered(x, parts), None), _gathered_backward)
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def scattered(x: jax.Array, parts: Parts) -> jax.Array:
     """Inside `by_parts`: the sum over devices, of which each gets its part."""
-    for axis, names in enumerate(parts):
-        for along, groups in _steps(names):
-            x = jax.lax.psum_scatter(x, along, scatter_dimension=axis, axis_index_groups=groups, tiled=True)
+    return _summed(x, _steps(parts))
+
+
+def _summed(x: jax.Array, steps: tuple[Step, ...]) -> jax.Array:
+    for axis, names, groups in steps:
+        x = jax.lax.psum_scatter(x, names, scatter_dimension=axis, axis_index_groups=groups, tiled=True)
     return x
 
 
-def _steps(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], list[list[int]] | None]]:
-    """The sums that follow one another: mesh axes, and which places along them sum; None for all.
+def _steps(parts: Parts) -> tuple[Step, ...]:
+    """The sums that follow one another where an array is scattered."""
+    return tuple((axis, *one) for axis, names in enumerate(parts) for one in _along(names))
 
-    It is one, but over all chips of a TPU slice: of that libtpu (0.0.42) makes an all-reduce and a slice, twice the
+
+def _along(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[tuple[int, ...], ...] | None]]:
+    """One sum, but over all chips of a TPU slice: of that libtpu (0.0.42) makes an all-reduce and a slice, twice the
     bytes and the whole array on every chip. There it is axis by axis, or along the last side of the torus after the
-    others.
-    """
+    others."""
     mesh = active_mesh()
     if not names or mesh is None:
         return []
@@ -96,6 +113,6 @@ def _steps(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], list[list[int]
     sides = [len(set(places)) for places in zip(*(chip.coords for chip in mesh.devices.flat), strict=True)]
     inner = next((side for side in reversed(sides) if side > 1), size)
     outer = size // inner
-    apart = [[i * inner + j for i in range(outer)] for j in range(inner)]
-    along = [[i * inner + j for j in range(inner)] for i in range(outer)]
+    apart = tuple(tuple(i * inner + j for i in range(outer)) for j in range(inner))
+    along = tuple(tuple(i * inner + j for j in range(inner)) for i in range(outer))
     return [(names, groups) for groups in (apart, along) if len(groups[0]) > 1]
