@@ -88,6 +88,9 @@ def tables():
         "moe": laws.fit(runs(tall, long, joint, E=many), "ludziejewski", fixed={"Es": 2.07, "Em": 290.45}, starts=8),
         "fine": laws.fit(finer, "krajewski", starts=8),
         "long": laws.fit(runs(tall, long, deeper, T=reach), "chinchilla_context", starts=8),
+        "valley": laws.fit(
+            {"T": reach, "loss": 1 + 3 / reach**0.5 + 1e-3 * reach**0.5}, "context_optimum", T="T", N=None, D=None
+        ),
         "quantised": runs(N, C / 6 / N, loss(N * (1 - np.exp(-bits / 2.0)) ** 3, C / 6 / N), P=bits),
     }
 
