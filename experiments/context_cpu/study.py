@@ -50,6 +50,19 @@ def fitted(runs: pd.DataFrame, law: str | laws.Form) -> laws.Fit:
     return fit
 
 
+def of_flops(runs: pd.DataFrame) -> laws.Fit:
+    """A law of context for each size at 8e11 FLOPs: what a longer context tells falls alike in all, and what it costs
+    rises by the same power."""
+    own = runs[runs["set"] == "flops"].sort_values(["params_total", "context"])
+    table = laws.Runs(own, N=None, D=None, T="context", loss="loss", trusted=True, duplicates="keep")
+    names = [f"{size / 1e3:.0f}k" for size in own["params_total"]]
+    fit = laws.fit(
+        table, "context_optimum", group=names, shared=("K", "gamma", "delta"), loss=laws.huber(1e-2), starts=32
+    )
+    fit.bootstrap(DRAWS, kind="noise")
+    return fit
+
+
 def freeze(runs: pd.DataFrame) -> list[dict[str, object]]:
     """What the run of twice the longest context will reach, first by the law of its size, then by that of all."""
     own = of_one_size(runs)
@@ -67,10 +80,14 @@ def freeze(runs: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def reading(blocks: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Losses of the models of 4,096 tokens that read windows of less: a row for each size and window."""
-    own = runs[(runs["set"] == "tokens") & (runs["context"] == 4096)][["run_id", "d_model", "params_total", "tokens"]]
-    table = own.merge(blocks[blocks["set"] == "tokens"], on="run_id").rename(columns={"read": "context"})
-    return table.assign(loss=table[block_names(blocks)].mean(axis=1)).sort_values(["d_model", "context"])
+    """Losses of the models of 4,096 tokens that read windows of less, a row for each of both: three sizes that
+    were trained from scratch, and one that is extended."""
+    own = runs[(runs["context"] == 4096) & runs["set"].isin(["tokens", "extend"])]
+    own = own.drop_duplicates(["set", "d_model"])[["sweep", "run_id", "set", "params_total"]]
+    table = own.merge(blocks.drop(columns="set"), on=["sweep", "run_id"]).rename(columns={"read": "context"})
+    model = (table["params_total"] / 1e3).round().astype(int).astype(str) + "k"
+    table["model"] = model.where(table["set"] == "tokens", model + ", extended")
+    return table.assign(loss=table[block_names(blocks)].mean(axis=1)).sort_values(["model", "context"])
 
 
 def block_names(blocks: pd.DataFrame) -> list[str]:
@@ -87,9 +104,8 @@ def block_losses(blocks: pd.DataFrame, run: pd.Series, read: int | None = None) 
 def pick(runs: pd.DataFrame, name: str, context: int, tokens: float = 4e6, seed: int = 0) -> pd.Series:
     """The run of 33 thousand parameters."""
     near = (runs["tokens"] / tokens - 1).abs() < 0.05
-    return runs[
-        (runs["set"] == name) & near & (runs[["d_model", "context", "seed"]] == [32, context, seed]).all(1)
-    ].iloc[0]
+    same = (runs["d_model"] == 32) & (runs["context"] == context) & (runs["seed"] == seed)
+    return runs[(runs["set"] == name) & near & same].iloc[0]
 
 
 def paired(blocks: pd.DataFrame, one: pd.Series, other: pd.Series) -> tuple[float, float]:
@@ -160,23 +176,26 @@ def figure_data(runs: pd.DataFrame, joint: laws.Fit) -> Figure:
     return figure
 
 
-def figure_flops(runs: pd.DataFrame, joint: laws.Fit) -> Figure:
-    """The law is not fitted to these runs."""
-    figure, (ax,) = axes("8e11 FLOPs; the law of fixed tokens foretells them")
+def figure_flops(runs: pd.DataFrame, joint: laws.Fit, own_laws: laws.Fit) -> Figure:
+    """The joint law is not fitted to these runs; their own laws are."""
+    figure, (ax,) = axes("8e11 FLOPs: laws of these runs, and (dashed) the law of fixed tokens")
     for i, (width, own) in enumerate(runs[runs["set"] == "flops"].groupby("d_model")):
         size = float(own["params_total"].iloc[0])
         ax.plot(own["context"], own["loss"], "o", color=f"C{i}", label=f"{size / 1e3:.0f}k parameters")
         grid = GRID[GRID <= 4096]
-        ax.plot(grid, joint.predict(N=size, D=8e11 / per_token(runs, width, grid), T=grid).loss, color=f"C{i}", lw=1)
+        foretold = joint.predict(N=size, D=8e11 / per_token(runs, width, grid), T=grid).loss
+        ax.plot(grid, foretold, "--", color=f"C{i}", lw=1)
+        law = own_laws[f"{size / 1e3:.0f}k"]
+        ax.plot(grid, law.form.loss(law.natural, [grid]), color=f"C{i}", lw=1)
     ax.legend(fontsize=8)
     return figure
 
 
-def figure_reading(table: pd.DataFrame, fits: dict[int, laws.Fit]) -> Figure:
+def figure_reading(table: pd.DataFrame, fits: dict[str, laws.Fit]) -> Figure:
     figure, (ax, left) = axes("models of 4,096 tokens that read windows of less", 2)
-    for i, (size, own) in enumerate(table.groupby("params_total")):
-        fit = fits[size]
-        named = f"{size / 1e3:.0f}k: β {fit.params['beta']:.2f}"
+    for i, (model, own) in enumerate(table.groupby("model")):
+        fit = fits[model]
+        named = f"{model}: β {fit.params['beta']:.2f}"
         ax.plot(own["context"], own["loss"], "o", color=f"C{i}")
         ax.plot(GRID, fit.predict(T=GRID).loss, color=f"C{i}", lw=1, label=named)
         left.plot(own["context"], own["loss"] - fit.params["gamma"], "o", color=f"C{i}")
@@ -236,7 +255,7 @@ def law_of_reading(table: pd.DataFrame) -> laws.Fit:
         columns=["N", "T"],
         params={"E": (0.3, 1.5), "A": (1, 1e3), "alpha": (0.1, 0.9), "K": (0.3, 30), "gamma": (0.3, 1.5)},
     )
-    return fitted(table, form)
+    return fitted(table[table["set"] == "tokens"], form)
 
 
 def main() -> None:
@@ -258,15 +277,19 @@ def main() -> None:
     print("\nbest context by the law of one size:", laws.best_context(one))
     for tokens in (1e6, 2e6, 4e6, 8e6):
         print(f"by the law of all at {tokens:.0g} tokens:", laws.best_context(joint, D=tokens))
+    at_flops = of_flops(runs)
+    print("\n", at_flops.summary(), sep="")
+    for size in at_flops.form.pooling.groups:
+        print(f"best context of {size} at 8e11 FLOPs:", laws.best_context(at_flops[size]))
     for forecast in told:
         came = runs[runs["set"] == "test"]["loss"].map("{:.4f}".format)
         said = f"{forecast['loss']:.4f} [{forecast['low']:.4f}, {forecast['high']:.4f}] at {forecast['level']:.0%}"
         print(f"{forecast['law']}, {forecast['T']:,} tokens of context: {said}; came {', '.join(came)}")
     blocks = read("blocks")
     table = reading(blocks, runs)
-    fits = {size: fitted(own, "context") for size, own in table.groupby("params_total")}
-    for size, fit in fits.items():
-        print(f"{size}: {fit.params}, β in {fit.interval('beta', LEVEL)}")
+    fits = {model: fitted(own, "context") for model, own in table.groupby("model")}
+    for model, fit in fits.items():
+        print(f"{model}: {fit.params}, β in {fit.interval('beta', LEVEL)}")
     pairs = comparisons(blocks, runs)
     print("\n", pairs.to_string(), sep="")
     together = law_of_reading(table)
@@ -281,7 +304,7 @@ def main() -> None:
     figures = {
         "sizes": figure_sizes(runs, joint, one, told[0]),
         "data": figure_data(runs, joint),
-        "flops": figure_flops(runs, joint),
+        "flops": figure_flops(runs, joint, at_flops),
         "reading": figure_reading(table, fits),
         "positions": figure_positions(read("positions"), runs),
         "pairs": figure_pairs(pairs),
