@@ -22,14 +22,14 @@ HERE = Path(__file__).parent
 BLOCK, READ_BY, READ = 8192, 4096, [2**k for k in range(4, 12)]
 KEPT = [
     *("sweep", "run_id", "d_model", "context", "seed", "params_total", "tokens", "flops", "loss", "loss_sem"),
-    *("learning_rate", "wall_s", "status", "versions_commit"),
+    *("start_run", "learning_rate", "wall_s", "status", "versions_commit"),
 ]
 
 
 def table(folder: Path) -> pd.DataFrame:
     """The records of all sweeps of the study."""
     sweeps = sorted(path for path in folder.glob("context-*") if any(path.glob("*/result.json")))
-    runs = pd.concat([scaling.load_runs(path)[KEPT] for path in sweeps], ignore_index=True)
+    runs = pd.concat([scaling.load_runs(path).reindex(columns=KEPT) for path in sweeps], ignore_index=True)
     return runs.sort_values(["sweep", "d_model", "tokens", "context", "seed"], ignore_index=True)
 
 

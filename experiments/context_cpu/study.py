@@ -123,8 +123,10 @@ def comparisons(blocks: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(("documents kept apart", context, *paired(blocks, pick(runs, "documents", context), full)))
     scratch = [pick(runs, "tokens", 4096), pick(runs, "seeds", 4096, seed=1)]
     rows += [("another seed", 4096, *paired(blocks, scratch[1], scratch[0]))]
-    for extended, long in zip(runs[runs["set"] == "extend"].itertuples(index=False), scratch, strict=True):
-        rows.append(("short, then extended", 4096, *paired(blocks, pd.Series(extended._asdict()), long)))
+    seeds = runs.set_index("run_id")["seed"]
+    for _, extended in runs[runs["set"] == "extend"].iterrows():
+        long = scratch[seeds[extended["start_run"]]]  # of the seed of what is extended
+        rows.append(("short, then extended", 4096, *paired(blocks, extended, long)))
     return pd.DataFrame(rows, columns=["what", "context", "difference", "error"])
 
 
@@ -222,7 +224,7 @@ def figure_pairs(table: pd.DataFrame) -> Figure:
     ax.errorbar(table["difference"], np.arange(len(table)), xerr=1.645 * table["error"], fmt="o", capsize=3)
     ax.axvline(0, color="grey", lw=1)
     ax.set_yticks(np.arange(len(table)), names, fontsize=8)
-    ax.set(xlabel="loss above its pair on the same targets, nats per byte (90 %, of the text and not of the seed)")
+    ax.set(xlabel="loss above its pair on the same targets, nats per byte\n(90 % over the text, not over seeds)")
     ax.invert_yaxis()
     return figure
 
