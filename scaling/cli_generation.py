@@ -39,7 +39,17 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
         help="validation (the default) or train, of the run's corpus; or another corpus, its held-out split",
     )
     parser.add_argument(
-        "--probes", action="store_true", help="also whether copied text, copied noise and a pass key are found again"
+        "--probes", action="store_true", help="also whether copied text, copied noise and hidden keys are found again"
+    )
+    parser.add_argument(
+        "--short",
+        type=int,
+        metavar="K",
+        help="also the loss of key tokens (LongPPL): those that the whole context foretells much better than the "
+        "last K tokens do",
+    )
+    parser.add_argument(
+        "--reference", metavar="RUN", help="with --short: the run that chooses them (default: itself)"
     )
 
 
@@ -78,7 +88,9 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """(the value, as JSON has it; the text)."""
     from scaling.evaluation import evaluate, format_evaluated
 
-    found = evaluate(args.run, args.on, step=args.step, probes=args.probes)
+    found = evaluate(
+        args.run, args.on, step=args.step, probes=args.probes, short=args.short, reference=args.reference
+    )
     return asdict(found), format_evaluated(found)
 
 

@@ -53,3 +53,37 @@ def test_what_it_asks_for_is_said():
     )
     with pytest.raises(UserError, match=r"context reads T: .* takes a law of N and T, such as chinchilla_context"):
         laws.context_worth(laws.fit(runs, "context"), T=1024)
+
+
+@pytest.mark.parametrize("D", [None, 3e6, 3e8])
+def test_the_best_context_is_where_the_fitted_loss_is_least(D):
+    """Against a search on a grid; of a law that reads D it grows with the data."""
+    T = 2.0 ** np.arange(4, 14)
+    if D is None:
+        table = {"T": T, "loss": 1.2 + 6 / T**0.8 + 0.02 * T**0.4}
+        fit = laws.fit(laws.Runs(table, T="T", N=None, D=None), "context_optimum", starts=16)
+    else:
+        N, tokens, T = (x.ravel() for x in np.meshgrid([1e4, 1e5, 1e6], [1e6, 1e7, 1e8, 1e9], T))
+        loss = 0.9 + 30 / N**0.4 + 3 / T**0.6 + 60 * T**0.35 / tokens**0.45
+        runs = laws.Runs({"N": N, "D": tokens, "T": T, "loss": loss}, N="N", D="D", T="T", trusted=True)
+        fit = laws.fit(runs, "chinchilla_context_optimum", starts=16)
+    grid = np.geomspace(2, 2e5, 20001)
+    sizes = {} if D is None else {"N": np.full_like(grid, 1e5), "D": np.full_like(grid, D)}
+    found, least = laws.best_context(fit, D=D), grid[fit.predict(T=grid, **sizes).loss.argmin()]
+    assert pytest.approx(least, rel=1e-3) == found.T
+    truth = (0.8 * 6 / (0.4 * 0.02)) ** (1 / 1.2) if D is None else (0.6 * 3 * D**0.45 / (0.35 * 60)) ** (1 / 0.95)
+    assert pytest.approx(truth, rel=0.02) == found.T and found.interval is None
+
+
+def test_a_best_context_has_an_interval_and_says_what_it_asks_for():
+    T = np.repeat(2.0 ** np.arange(4, 14), 3)
+    loss = (1.2 + 6 / T**0.8 + 0.02 * T**0.4) * np.exp(0.002 * np.random.default_rng(3).standard_normal(len(T)))
+    fit = laws.fit(laws.Runs({"T": T, "loss": loss}, T="T", N=None, D=None, duplicates="keep"), "context_optimum")
+    fit.bootstrap(100)
+    found = laws.best_context(fit)
+    low, high = found.interval
+    assert low < (0.8 * 6 / (0.4 * 0.02)) ** (1 / 1.2) < high < 3 * low and found.seen == (16.0, 8192.0)
+    with pytest.raises(UserError, match="asks for positive ; got D"):
+        laws.best_context(fit, D=1e6)
+    with pytest.raises(UserError, match="chinchilla_context has no best context: take context_optimum"):
+        laws.best_context(fitted())

@@ -67,6 +67,7 @@ def tables():
     finer = runs(tall, long, (2 / many**0.6 + 15) / tall**0.2 + 40 / long**0.2 + 0.5, G=many, C=6 * tall * long)
     reach = 256 * many
     deeper = 1.6 + 400 / tall**0.34 + 400 / long**0.3 + 2 / reach**0.5
+    wide = 1.2 + 400 / tall**0.34 + 6 / reach**0.8 + 90 * reach**0.3 / long**0.31
     exact = runs(N, C / 6 / N, loss(N, C / 6 / N))
     return {
         "runs": exact,
@@ -88,6 +89,7 @@ def tables():
         "moe": laws.fit(runs(tall, long, joint, E=many), "ludziejewski", fixed={"Es": 2.07, "Em": 290.45}, starts=8),
         "fine": laws.fit(finer, "krajewski", starts=8),
         "long": laws.fit(runs(tall, long, deeper, T=reach), "chinchilla_context", starts=8),
+        "valley": laws.fit(runs(tall, long, wide, T=reach), "chinchilla_context_optimum", starts=8),
         "quantised": runs(N, C / 6 / N, loss(N * (1 - np.exp(-bits / 2.0)) ** 3, C / 6 / N), P=bits),
     }
 

@@ -120,6 +120,23 @@ EXAMPLES = {
         {"E": 1.6, "A": 380.0, "B": 900.0, "K": 3.0, "alpha": 0.33, "beta": 0.31, "gamma": 0.5},
         {"N": 1e-6, "D": 1e-9, "T": 1 / 1024},
     ),
+    "context_optimum": Example(
+        lambda x, p: p["E"] + p["K"] / x["T"] ** p["gamma"] + p["B"] * x["T"] ** p["delta"],
+        {"T": 2.0 ** np.arange(3, 14)},
+        {"E": 1.2, "K": 6.0, "gamma": 0.8, "B": 0.02, "delta": 0.4},
+        {"T": 1 / 1024},
+    ),
+    "chinchilla_context_optimum": Example(
+        lambda x, p: (
+            p["E"]
+            + p["A"] / x["N"] ** p["alpha"]
+            + p["K"] / x["T"] ** p["gamma"]
+            + p["B"] * x["T"] ** p["delta"] / x["D"] ** p["beta"]
+        ),
+        crossed(N=SIZES, D=TOKENS, T=2.0 ** np.arange(6, 13)),
+        {"E": 1.2, "K": 6.0, "gamma": 0.8, "A": 380.0, "alpha": 0.33, "B": 90.0, "delta": 0.3, "beta": 0.31},
+        {"N": 1e-6, "D": 1e-9, "T": 1 / 1024},
+    ),
     "bnsl_1": Example(
         broken,
         {"x": np.geomspace(100, 1e4, 24)},

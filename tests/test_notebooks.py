@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
 
@@ -170,3 +171,36 @@ def test_the_notebook_of_experts_reads_a_sweep(tmp_path, monkeypatch):
     )
     assert (found["runs"], found["experts"]) == (36, [4, 8, 32])
     assert found["times"] == pytest.approx(32**0.5, rel=0.35) and pictures(notebook) >= 7
+
+
+@pytest.mark.slow
+def test_the_notebook_of_contexts_tells_the_stored_runs(tmp_path, monkeypatch):
+    """Best contexts by a search on a grid, and differences of pairs by the table of blocks itself."""
+    study = ROOT / "experiments" / "context_cpu"
+    monkeypatch.setenv("CONTEXT_STUDY", str(study))
+    monkeypatch.setenv("CONTEXT_DRAWS", "40")
+    ask = (
+        "{'params': joint.params, 'runs': len(every), 'best': [b.T for b in best], 'tokens': tokens, 'came': came, "
+        "'told': told, 'pairs': pairs.values.tolist(), 'worth': row['times']}"
+    )
+    notebook, found = run("context_laws", tmp_path, ask)
+    p, T = found["params"], np.geomspace(4, 1e5, 40001)
+
+    def of_context(D):
+        return p["K"] / T ** p["gamma"] + p["B"] * T ** p["delta"] / D ** p["beta"]
+
+    assert found["runs"] == 31
+    assert found["best"] == pytest.approx([T[of_context(D).argmin()] for D in found["tokens"]], rel=1e-3)
+    gained = of_context(4e6)[[np.abs(T - 64).argmin(), np.abs(T - 128).argmin()]] @ [1, -1]
+    smaller = p["A"] / 32992 ** p["alpha"] - gained  # what is left for A/N^α
+    assert found["worth"] == pytest.approx((p["A"] / smaller) ** (1 / p["alpha"]) / 32992, rel=1e-2)
+    runs = pd.read_csv(study / "runs.csv").query("d_model == 32 and context == 1024 and 3.9e6 < tokens < 4.1e6")
+    blocks = pd.read_csv(study / "blocks.csv").merge(runs[["sweep", "run_id"]]).set_index("sweep")
+    near, full = (
+        blocks.loc[f"context-{name}"].filter(regex=r"^\d+$").to_numpy(float) for name in ("sight", "tokens")
+    )
+    what, context, difference, error = found["pairs"][2]
+    assert (what, context) == ("all layers see 64 tokens", 1024)
+    assert (difference, error) == pytest.approx(((near - full).mean(), (near - full).std(ddof=1) / len(full) ** 0.5))
+    assert len(found["came"]) == 1 and found["told"][0]["runs"] == 9
+    assert pictures(notebook) >= 7

@@ -7,10 +7,11 @@ from scaling.config import DataConfig, RunConfig, load
 from scaling.data import Split, TokenStore, open_store, run_tokenizer
 from scaling.data.tokenizer import digest
 from scaling.errors import UserError
+from scaling.evaluation.key_tokens import KeyTokens, key_tokens
 from scaling.evaluation.probes import Probe, probe
 from scaling.text import align
 from scaling.training.evaluate import Evaluator
-from scaling.training.trained import load_trained
+from scaling.training.trained import Trained, load_trained
 
 SPLITS = ("validation", "train")
 
@@ -54,10 +55,18 @@ class Evaluated:
     """1, 2 to 3, 4 to 7, … tokens read, up to the context; none where there was no target"""
     probes: tuple[Probe, ...] = ()
     """where they are asked for"""
+    key_tokens: KeyTokens | None = None
+    """where they are asked for"""
 
 
 def evaluate(
-    run: str | Path, on: str | Path = "validation", *, step: int | None = None, probes: bool = False
+    run: str | Path,
+    on: str | Path = "validation",
+    *,
+    step: int | None = None,
+    probes: bool = False,
+    short: int | None = None,
+    reference: str | Path | None = None,
 ) -> Evaluated:
     """The loss of a run's checkpoint by its objective's held-out measure, in windows of its context.
 
@@ -66,9 +75,15 @@ def evaluate(
     corpus (DATA.yaml) whose store is prepared, of which the held-out split is taken.
     step: of the checkpoint; unset: the last one of a run that has ended.
     probes: also those of `evaluation.probes`, over text of the split.
+    short: also the loss of the tokens that need more than so many tokens of context, see `evaluation.key_tokens`;
+    the run of the folder `reference` chooses them; unset: the run itself.
 
     Raises UserError for a run or a store that cannot be read, and one of another tokenizer.
     """
+    if reference is not None and short is None:
+        raise UserError(
+            f"reference={reference} chooses key tokens; say beside which short context, such as short=128"
+        )
     trained = load_trained(run, step)
     data, name, split = _split(trained.run, str(on))
     evaluator, model = Evaluator(trained.run, trained.mesh, split), trained.run.model
@@ -94,7 +109,21 @@ def evaluate(
         probes=tuple(probe(trained, run_tokenizer(data, trained.run.records.store_folder), split.tokens))
         if probes
         else (),
+        key_tokens=None
+        if short is None
+        else key_tokens(trained, split.tokens, short=short, reference=_chooser(trained, reference)),
     )
+
+
+def _chooser(trained: Trained, reference: str | Path | None) -> Trained | None:
+    """The run that chooses key tokens of the text of another one."""
+    if reference is None:
+        return None
+    chooser = load_trained(reference)
+    own, other = (open_store(each.run.data, each.run.records.store_folder) for each in (trained, chooser))
+    if _tokenizer(own) != _tokenizer(other):
+        raise UserError(f"reference={reference}: its tokens were made by another tokenizer than those of the run")
+    return chooser
 
 
 def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
@@ -128,13 +157,26 @@ def format_evaluated(found: Evaluated) -> str:
         rows.append((read, f"{part.tokens:,}", f"{part.loss:.4f}", _error(part.loss_sem)))
     lines = [head, f"loss {found.loss:.4f}{_error(found.loss_sem)} {found.unit}{bits}", "", *align(rows)]
     if found.probes:
-        cells = [("probe", "length", "depth", "loss", "untold", "gain", "error")]
+        cells = [("probe", "length", "depth", "loss", "untold", "gain", "error", "accuracy")]
         for own in found.probes:
             depth = "" if own.depth is None else f"{own.depth:g}"
             loss, untold, gain = (f"{x:.3f}" for x in (own.loss, own.untold, own.gain))
-            cells.append((own.name, f"{own.length}", depth, loss, untold, gain, f"± {own.gain_sem:.3f}"))
+            right = "" if own.accuracy is None else f"{own.accuracy:.0%}"
+            cells.append((own.name, f"{own.length}", depth, loss, untold, gain, f"± {own.gain_sem:.3f}", right))
         lines += ["", *align(cells)]
+    if found.key_tokens is not None:
+        lines += ["", *_key_lines(found.key_tokens)]
     return "\n".join(lines)
+
+
+def _key_lines(keys: KeyTokens) -> list[str]:
+    chosen = f"{keys.tokens:,} of {keys.targets:,} targets ({keys.share:.2%}), chosen by {keys.reference}"
+    head = f"key tokens, which need more than {keys.short} tokens of context: {chosen}"
+    other = "" if keys.other_loss is None else f"; {keys.other_loss:.4f} on the other targets"
+    if keys.loss is None:
+        return [head + other]
+    read = f"loss {keys.loss:.4f}{_error(keys.loss_sem)} on them, LongPPL {keys.perplexity:.4g}"
+    return [head, f"{read}; {keys.short_loss:.4f} of {keys.short} tokens alone{other}"]
 
 
 def _error(sem: float | None) -> str:

@@ -1,30 +1,29 @@
-"""What a model makes of what it has read: copies of text, copies of random tokens, and a pass key in other text.
+"""What a model makes of what it has read: copies of text, copies of random tokens, and keys hidden in other text.
 
 Each probe has targets that the tokens before them tell, and the same targets where nothing tells them; the difference
 is what the model finds. Texts are drawn once and are the same for every model of a tokenizer and a context.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scaling.data.tokenizer import Tokenizer
 from scaling.errors import UserError
+from scaling.evaluation.text_losses import TextLosses
 from scaling.families.attention_mask import LOOK_AHEAD
-from scaling.models import functional
-from scaling.parallel import use
 from scaling.tokens import EOD
 from scaling.training.trained import Trained
 
-TEXTS, BATCH = 32, 8
-"""texts of each probe, and how many are read at a time"""
+TEXTS = 32
+"""of each probe"""
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTHS = 3
-"""of texts with a pass key: the context, a half and a quarter of it"""
-NEEDLE, QUESTION = " The pass key is {}. Remember it. ", " The pass key is "
+"""of texts with keys: the context, a half and a quarter of it"""
+NEEDLE, QUESTION = " The pass key{} is {}. Remember it. ", " The pass key{} is "
+NEEDLES = 4
+"""keys of a `needle` text, of which one is asked for"""
 
 
 @dataclass(frozen=True)
@@ -33,24 +32,27 @@ class Probe:
 
     name: str
     """copy: held-out text a second time; induction: random tokens a second time (Olsson et al. 2022, 2209.11895);
-    passkey: five digits that were said before (Mohtashami and Jaggi 2023, 2305.16300)"""
+    passkey: five digits that were said before (Mohtashami and Jaggi 2023, 2305.16300); needle: the same where other
+    names have keys of their own (multi-keys of RULER, Hsieh et al. 2024, 2404.06654)"""
     length: int
     """tokens that are read"""
     depth: float | None
-    """of a pass key: where it was said, 0 at the beginning and 1 just before it is asked for"""
+    """of a key: where it was said, 0 at the beginning and 1 just before it is asked for"""
     loss: float
     untold: float
-    """of the same targets where nothing tells them: the first time; beside another pass key"""
+    """of the same targets where nothing tells them: the first time; where another key was said in its place"""
     gain: float
     """untold − loss"""
     gain_sem: float
     """standard error of it: the texts are the same"""
+    accuracy: float | None = None
+    """of a key: share of texts in which each token of the answer is the likeliest, so greedy decoding writes it"""
 
 
 def probe(trained: Trained, tokenizer: Tokenizer, tokens: np.ndarray) -> list[Probe]:
     """All probes at lengths of the context. tokens: held-out text.
 
-    Pass keys are left out where a text has no room for them. Raises UserError for an objective that is not read from
+    Keys are left out where a text has no room for them. Raises UserError for an objective that is not read from
     left to right, and for too little text.
     """
     if trained.run.objective.mask in LOOK_AHEAD:
@@ -58,37 +60,17 @@ def probe(trained: Trained, tokenizer: Tokenizer, tokens: np.ndarray) -> list[Pr
     context, draw = trained.run.model.context, np.random.default_rng(0)
     if len(tokens) <= context:
         raise UserError(f"probes: {len(tokens):,} held-out tokens are less than a window of {context}")
-    losses = _Losses(trained)
+    losses = TextLosses(trained)
     half = context // 2
     found = []
     if half > 1:
         text = _pieces(tokens, half, draw)
         noise = draw.integers(EOD + 1, tokenizer.vocab, (TEXTS, half))
         found = [_copied(losses, name, rows) for name, rows in (("copy", text), ("induction", noise))]
-    for length in (context >> i for i in range(LENGTHS)):
-        found += _passkeys(losses, tokenizer, tokens, length, draw)
+    for name in ("passkey", "needle"):
+        for length in (context >> i for i in range(LENGTHS)):
+            found += _hidden(name, losses, tokenizer, tokens, length, draw)
     return found
-
-
-class _Losses:
-    """−log p of every token but the first, [rows, L − 1]."""
-
-    def __init__(self, trained: Trained):
-        run, self.params, self.objective = trained.run, trained.params, trained.run.objective
-
-        def losses(params: functional.Params, text_BxL: jax.Array, marks_BxL: jax.Array) -> jax.Array:
-            with use(trained.mesh):
-                read, targets = text_BxL[:, :-1], text_BxL[:, 1:]
-                model = functional.bind_run(run, params)
-                return model.target_losses(read, targets, jnp.ones(read.shape), marks_BxL[:, :-1])[0]
-
-        self._losses = jax.jit(losses)
-
-    def __call__(self, text_NxL: np.ndarray) -> np.ndarray:
-        text_NxL = text_NxL.astype(np.int32)
-        marks_NxL = np.stack([self.objective.continued(row)[0] for row in text_NxL])
-        parts = (slice(i, i + BATCH) for i in range(0, len(text_NxL), BATCH))
-        return np.concatenate([np.asarray(self._losses(self.params, text_NxL[p], marks_NxL[p])) for p in parts])
 
 
 def _pieces(tokens: np.ndarray, length: int, draw: np.random.Generator) -> np.ndarray:
@@ -98,39 +80,90 @@ def _pieces(tokens: np.ndarray, length: int, draw: np.random.Generator) -> np.nd
     return np.where(pieces == EOD, np.roll(pieces, 1, 1), pieces)
 
 
-def _copied(losses: _Losses, name: str, rows_NxL: np.ndarray) -> Probe:
+def _copied(losses: TextLosses, name: str, rows_NxL: np.ndarray) -> Probe:
     length = rows_NxL.shape[1]
     both = losses(np.concatenate([rows_NxL, rows_NxL], 1))
     return _compared(name, 2 * length - 1, None, both[:, length:].mean(1), both[:, : length - 1].mean(1))
 
 
-def _passkeys(
-    losses: _Losses, tokenizer: Tokenizer, tokens: np.ndarray, length: int, draw: np.random.Generator
+@dataclass(frozen=True)
+class _KeyText:
+    """What one text says beside its filling, as tokens."""
+
+    needles: list[np.ndarray]
+    """each says a key; the first is asked for"""
+    instead: np.ndarray
+    """says another key in the place of the first"""
+    question: np.ndarray
+    answer: np.ndarray
+    places: np.ndarray
+    """of the other needles, as shares of the filling"""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, names: Sequence[str], keys: Sequence[int], places: np.ndarray) -> "_KeyText":
+        """keys: the one that is asked for, what is said in its place, and those of the other names."""
+        written = [f"{key:05d}" for key in keys]
+        said = [NEEDLE.format(*both) for both in zip([names[0], *names], written, strict=True)]
+        first, instead, *others = tokenizer.encode(said)
+        question, answer = tokenizer.encode([QUESTION.format(names[0]), written[0]])
+        return cls([first, *others], instead, question, answer, places)
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, (*self.needles, self.question, self.answer)))
+
+    def within(self, filling: np.ndarray, depth: float, told: bool) -> np.ndarray:
+        """As many tokens as the filling has, and one more."""
+        needles = [self.needles[0] if told else self.instead, *self.needles[1:]]
+        room = len(filling) + 1 - sum(map(len, (*needles, self.question, self.answer)))
+        parts, start = list[np.ndarray](), 0
+        for place, needle in sorted(zip([depth, *self.places], needles, strict=True), key=lambda own: own[0]):
+            parts += [filling[start : round(place * room)], needle]
+            start = round(place * room)
+        return np.concatenate([*parts, filling[start:room], self.question, self.answer])
+
+
+def _hidden(
+    name: str, losses: TextLosses, tokenizer: Tokenizer, tokens: np.ndarray, length: int, draw: np.random.Generator
 ) -> Iterator[Probe]:
-    """For each depth. The filling is held-out text."""
-    keys = [f"{key:05d}" for key in draw.integers(0, 10**5, 2 * TEXTS)]
-    told, question = tokenizer.encode([NEEDLE.format(key) for key in keys]), tokenizer.encode([QUESTION])[0]
-    answers = tokenizer.encode(keys[:TEXTS])
-    widest = max(map(len, told)) + len(question) + max(map(len, answers))
-    if length < 2 * widest:
+    """For each depth, texts of `length` tokens that say a key there and ask for it; the filling is held-out text."""
+    others = NEEDLES - 1 if name == "needle" else 0
+    keys = draw.integers(0, 10**5, (2 + others, TEXTS)).T
+    names = [[""]] * TEXTS
+    if others:
+        numbers = [draw.choice(np.arange(100, 1000), 1 + others, replace=False) for _ in range(TEXTS)]
+        names = [[f" of {number}" for number in row] for row in numbers]
+    texts = [_KeyText.of(tokenizer, *own) for own in zip(names, keys, draw.random((TEXTS, others)), strict=True)]
+    if length < 2 * max(text.length for text in texts):
         return
     filling = _pieces(tokens, length, draw)
+    last = max(len(text.answer) for text in texts)
+
+    def of(depth: float, told: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(nats of a target, whether all targets are the likeliest) of each text."""
+        rows = np.stack([text.within(row, depth, told) for text, row in zip(texts, filling, strict=True)])
+        parts = [
+            (nats[-len(text.answer) :].mean(), likeliest[-len(text.answer) :].all())
+            for text, nats, likeliest in zip(texts, *losses.answers(rows, last), strict=True)
+        ]
+        nats_N, right_N = map(np.array, zip(*parts, strict=True))
+        return nats_N, right_N
+
     for depth in DEPTHS:
-
-        def text(row: int, needle: np.ndarray, depth: float = depth) -> np.ndarray:
-            room = length + 1 - len(needle) - len(question) - len(answers[row])
-            before = round(depth * room)
-            parts = (filling[row, :before], needle, filling[row, before:room], question, answers[row])
-            return np.concatenate(parts)
-
-        def of(needles: list[np.ndarray]) -> np.ndarray:
-            nats = losses(np.stack([text(row, needle) for row, needle in enumerate(needles)]))
-            return np.array([row[-len(answer) :].mean() for row, answer in zip(nats, answers, strict=True)])
-
-        yield _compared("passkey", length, depth, of(told[:TEXTS]), of(told[TEXTS:]))
+        nats_N, right_N = of(depth, True)
+        yield _compared(name, length, depth, nats_N, of(depth, False)[0], float(right_N.mean()))
 
 
-def _compared(name: str, length: int, depth: float | None, loss_N: np.ndarray, untold_N: np.ndarray) -> Probe:
+def _compared(
+    name: str,
+    length: int,
+    depth: float | None,
+    loss_N: np.ndarray,
+    untold_N: np.ndarray,
+    accuracy: float | None = None,
+) -> Probe:
     gain_N = untold_N - loss_N
     sem = float(gain_N.std(ddof=1) / len(gain_N) ** 0.5)
-    return Probe(name, length, depth, float(loss_N.mean()), float(untold_N.mean()), float(gain_N.mean()), sem)
+    return Probe(
+        name, length, depth, float(loss_N.mean()), float(untold_N.mean()), float(gain_N.mean()), sem, accuracy
+    )

@@ -49,6 +49,7 @@ from scaling.laws.isoflop import Envelope, Isoflop, envelope, isoflop, try_isofl
 from scaling.laws.next_runs import SuggestedRun, Suggestion, default_candidates, suggest
 from scaling.laws.predict import (
     Benchmarks,
+    BestContext,
     BestMixture,
     Capabilities,
     Chain,
@@ -60,6 +61,7 @@ from scaling.laws.predict import (
     MixtureLaw,
     Outcome,
     benchmarks,
+    best_context,
     best_granularity,
     best_sparsity,
     capabilities,
@@ -96,6 +98,7 @@ __all__ = [
     "Approaches",
     "Backtest",
     "Benchmarks",
+    "BestContext",
     "BestMixture",
     "BestSetting",
     "Capabilities",
@@ -135,6 +138,7 @@ __all__ = [
     "approaches",
     "backtest",
     "benchmarks",
+    "best_context",
     "best_granularity",
     "best_sparsity",
     "capabilities",

@@ -4,6 +4,10 @@ Of one size: L = (α/T)^β + γ of column T (context in tokens; c in the paper, 
 `Runs(…, T="context")`).
 α and γ are positive, sought as logarithms, β is real; α carries the unit of T. Starts spread β and γ's share of the
 least loss, α follows by least squares. Of several: the same power of T beside those of N and D.
+
+Where data or FLOPs are short a longer window costs something, too, and there is a best one (that it grows with the
+data: Shi et al. 2025, 2502.01481): a rising power of T beside the falling one, whose sum is least where their slopes
+cancel. With a column D the rising one is of the loss that more data would take away: B·T^δ/D^β, data worth D/T^(δ/β).
 """
 
 from types import ModuleType
@@ -11,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.forms.additive import LITERATURE, D, N, Term, additive
+from scaling.laws.forms.additive import EXPONENTS, LITERATURE, D, N, Term, additive
 from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
-from scaling.laws.forms.starts import amplitudes, spread_starts
+from scaling.laws.forms.starts import amplitudes, separable, spread_starts
+
+STARTS = {"alpha": EXPONENTS, "beta": EXPONENTS, "gamma": EXPONENTS, "delta": (0.02, 1.0)}
+"""where exponents start"""
 
 
 def _value(p: Values, x: Values, xp: ModuleType) -> Any:
@@ -49,3 +56,48 @@ chinchilla_context = additive(
     tuple((*known, 0.45) for known in LITERATURE),
 )
 """What a longer context is worth, by `laws.context_worth`, is in it by assumption the same sum at every size."""
+
+
+def _with_optimum(name: str, formula: str, columns: tuple[str, ...], parameters: tuple[Parameter, ...]) -> Form:
+    def value(p: Values, x: Values, xp: ModuleType) -> Any:
+        size = p["A"] * xp.exp(-p["alpha"] * x["N"]) if "N" in x else 0.0
+        tokens = p["beta"] * x["D"] if "D" in x else 0.0
+        return p["E"] + size + p["K"] * xp.exp(-p["gamma"] * x["T"]) + p["B"] * xp.exp(p["delta"] * x["T"] - tokens)
+
+    names = [parameter.name for parameter in parameters]
+    spans = {key: span for key, span in STARTS.items() if key in names}
+    linear = [key for key in names if key not in spans]
+    return Form(
+        name=name,
+        formula=formula,
+        source="Xiong et al. 2023 (2309.16039), with a term that rises, after Shi et al. 2025 (2502.01481)",
+        columns=columns,
+        parameters=parameters,
+        value=value,
+        starts=separable(value, columns, names, spans, linear, offset="E"),
+    )
+
+
+_FALLS = (Parameter("E"), Parameter("K", powers=(Power("T", "gamma"),)))
+context_optimum = _with_optimum(
+    "context_optimum",
+    "L = E + K/T^gamma + B·T^delta",
+    ("T",),
+    (
+        *_FALLS,
+        Parameter("B", powers=(Power("T", "delta", -1.0),)),
+        *(Parameter(name, "real") for name in ("gamma", "delta")),
+    ),
+)
+chinchilla_context_optimum = _with_optimum(
+    "chinchilla_context_optimum",
+    "L = E + A/N^alpha + K/T^gamma + B·T^delta/D^beta",
+    ("N", "D", "T"),
+    (
+        *_FALLS,
+        Parameter("A", powers=(Power("N", "alpha"),)),
+        Parameter("B", powers=(Power("D", "beta"), Power("T", "delta", -1.0))),
+        *(Parameter(name, "real") for name in ("alpha", "beta", "gamma", "delta")),
+    ),
+)
+"""`laws.best_context` says which context is best."""

@@ -6,7 +6,7 @@ from scaling.errors import UserError
 from scaling.laws.forms.activated import abnar, hunyuan, ling
 from scaling.laws.forms.additive import chinchilla, chinchilla_equal, chinchilla_no_offset, power_law
 from scaling.laws.forms.broken import bnsl
-from scaling.laws.forms.context import chinchilla_context, context
+from scaling.laws.forms.context import chinchilla_context, chinchilla_context_optimum, context, context_optimum
 from scaling.laws.forms.downstream import accuracy_of_nll, error_of_loss, nll_of_flops
 from scaling.laws.forms.farseer import farseer
 from scaling.laws.forms.feed import Feed
@@ -43,6 +43,8 @@ FORMS: dict[str, Form] = {
         data_constrained,
         context,
         chinchilla_context,
+        context_optimum,
+        chinchilla_context_optimum,
         *(bnsl(breaks) for breaks in (1, 2, 3)),
         farseer,
         clark,

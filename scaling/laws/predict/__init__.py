@@ -2,7 +2,7 @@
 
 from scaling.laws.predict.capabilities import Capabilities, capabilities
 from scaling.laws.predict.chain import Chain
-from scaling.laws.predict.context import ContextWorth, context_worth
+from scaling.laws.predict.context import BestContext, ContextWorth, best_context, context_worth
 from scaling.laws.predict.cost import chip_hours
 from scaling.laws.predict.downstream import Benchmarks, benchmarks
 from scaling.laws.predict.experts import (
@@ -20,6 +20,7 @@ from scaling.laws.predict.mixture import MixtureLaw, mixture
 
 __all__ = [
     "Benchmarks",
+    "BestContext",
     "BestMixture",
     "Capabilities",
     "Chain",
@@ -31,6 +32,7 @@ __all__ = [
     "MixtureLaw",
     "Outcome",
     "benchmarks",
+    "best_context",
     "best_granularity",
     "best_sparsity",
     "capabilities",

@@ -1,4 +1,4 @@
-"""What a longer context is worth: how many more parameters would do as much for the loss."""
+"""What a longer context is worth: how many more parameters would do as much for the loss; and the best one."""
 
 from dataclasses import dataclass
 from math import inf
@@ -7,7 +7,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.intervals.interval import Interval
-from scaling.laws.predict.equal_size import ends_of, equal_sizes
+from scaling.laws.predict.equal_size import ends_of, equal_sizes, require, samples_of
 from scaling.laws.solve.fitted_law import FittedLaw
 
 
@@ -46,3 +46,40 @@ def context_worth(
     target, sizes = equal_sizes(fit, columns | {"T": T * times}, {"T": T})
     more = np.where(np.isinf(sizes), inf, sizes / columns["N"])
     return ContextWorth(T * times, float(more[0]), float(target[0]), ends_of(fit, more, level), level)
+
+
+@dataclass(frozen=True)
+class BestContext:
+    """The context of the least loss, by a law that has one."""
+
+    T: float
+    """tokens; inf where a longer one is always better, 0 where a shorter one is"""
+    interval: Interval | None
+    """None before any draws"""
+    level: float
+    seen: tuple[float, float]
+    """least and largest of the runs"""
+
+
+def best_context(fit: FittedLaw, *, level: float = 0.9, D: float | None = None) -> BestContext:
+    """The context at which what a longer one tells and what it costs are in balance:
+
+        T* = (γK·D^β / δB)^(1/(γ + δ))    of L = … + K/T^γ + B·T^δ/D^β, where the slopes of both terms cancel.
+
+    fit: of `context_optimum`, or of `chinchilla_context_optimum` at `D` tokens; by it T* grows as D^(β/(γ + δ)) and
+    is the same at every size. The interval is over the fit's last draws and assumes that the form is right.
+    Raises UserError for another law, and for D that the law does not read or that is missing.
+    """
+    form = fit.form
+    if not {"K", "gamma", "B", "delta"} <= {*form.params}:
+        raise UserError(
+            f"{form.name} has no best context: take context_optimum, or chinchilla_context_optimum of several sizes"
+        )
+    require(form, {} if D is None else {"D": D}, [letter for letter in form.columns if letter == "D"])
+    p = dict(zip(form.params, samples_of(fit).T, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        tokens = 0.0 if D is None else p["beta"] * np.log(D)
+        log_T = (np.log(p["gamma"] * p["K"]) - np.log(p["delta"] * p["B"]) + tokens) / (p["gamma"] + p["delta"])
+    best = np.where(p["gamma"] <= 0, 0.0, np.where(p["delta"] <= 0, inf, np.exp(log_T)))
+    seen = fit.runs.column("T")
+    return BestContext(float(best[0]), ends_of(fit, best, level), level, (float(seen.min()), float(seen.max())))
