@@ -15,11 +15,11 @@ PRODUCT = "product"
 class Linear(nnx.Module):
     """y = x·kernel (+ bias), with x [batch, sequence, inputs] and `kernel` [inputs, outputs].
 
-    declared: the tensors of `params`.
+    declared: the tensors of `params`; without them the layout of the kernel's gradient is left to the compiler.
     """
 
-    def __init__(self, params: Params, declared: dict[str, Tensor]):
-        self.axes = declared["kernel"].axes
+    def __init__(self, params: Params, declared: dict[str, Tensor] | None = None):
+        self.axes = None if declared is None else declared["kernel"].axes
         self.kernel = nnx.Param(params["kernel"])
         self.bias = nnx.Param(params["bias"]) if "bias" in params else None
 
