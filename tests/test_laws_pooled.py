@@ -59,6 +59,18 @@ def test_with_nothing_shared_each_group_has_the_fit_it_has_alone():
         assert fit[group].params == pytest.approx(alone.params, rel=1e-4)
 
 
+def test_a_group_of_as_many_runs_as_parameters_has_the_scatter_and_the_freedom_of_its_share():
+    df = table(noise=0.003)
+    few = pd.concat([df[df.kind == "dense"], df[df.kind == "sparse"].iloc[[0, 4, 8, 12, 16]]], ignore_index=True)
+    fit = fitted(few, loss=laws.l2())
+    own = fit["sparse"]
+    assert len(own.runs) == len(own.problem.free) == 5
+    assert own.freedom == pytest.approx(5 / len(few) * (len(few) - len(fit.problem.free)))
+    fit.bootstrap(60)
+    told = fit["sparse"].predict(N=3e8, D=3e9)
+    assert told.run_low < told.low < told.loss < told.high < told.run_high
+
+
 def test_a_gain_is_how_many_times_less_compute_a_group_needs():
     """Against the closed form of a law with one amplitude changed; and its inverse from the other side."""
     df = table(E=1.69, A=406.4 * 0.5**0.34, B=410.7 * 0.5**0.28)  # every size and token counts twice: C/4

@@ -78,7 +78,8 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
     problem = make_problem(runs, pooling.base, fit.loss, fit.residual, fixed)
     where = [fit.form.params.index(name) for name in names]
     draws = None if fit.draws is None else replace(fit.draws, samples=fit.draws.samples[:, where])
-    return problem, runs, fit.natural[where], fit.diagnostics, {}, np.arange(len(runs)), draws
+    freedom = fit.freedom * len(runs) / len(fit.runs)
+    return problem, runs, fit.natural[where], fit.diagnostics, {}, np.arange(len(runs)), draws, freedom
 
 
 def gains(fit: FittedLaw, C: float | None, level: float) -> dict[str, Gain]:

@@ -70,8 +70,7 @@ def _noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Arr
     The deviation is itself drawn from what the residuals leave open, s²·ν/χ²(ν) with ν degrees of freedom, which
     makes the intervals of a linear law exactly Student's t.
     """
-    freedom = len(fit.runs) - len(fit.problem.free)
-    sd = fit.residual_sd * np.sqrt(freedom / rng.chisquare(freedom, n))
+    sd = fit.residual_sd * np.sqrt(fit.freedom / rng.chisquare(fit.freedom, n))
     weights = fit.problem.weights
     noise = sd[:, None] / np.sqrt(weights) * rng.standard_normal((n, len(weights)))
     return fit.problem.y + fit.residuals + noise, sd

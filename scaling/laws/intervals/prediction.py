@@ -77,10 +77,9 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
 
 def single_runs(fit: FittedLaw, drawn: Array, seed: int = 0) -> Array:
     """Losses [draws, …] of single runs of weight 1 around those of the drawn laws."""
-    freedom = len(fit.runs) - len(fit.problem.free)
     rng = np.random.default_rng(seed)
     shape = (-1, *(1,) * (drawn.ndim - 1))
-    scatter = (fit.residual_sd * rng.standard_t(freedom, len(drawn))).reshape(shape)
+    scatter = (fit.residual_sd * rng.standard_t(fit.freedom, len(drawn))).reshape(shape)
     with np.errstate(invalid="ignore", over="ignore"):  # a draw may have no loss there
         return np.asarray(untransform(transform(drawn, fit.residual, np) + scatter, fit.residual, np))
 

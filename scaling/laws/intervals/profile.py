@@ -136,7 +136,7 @@ class _Profiler:
         from scipy.special import stdtrit
 
         self.fit, self.along = fit, along
-        freedom = max(len(fit.runs) - len(fit.problem.free), 1)
+        freedom = max(fit.freedom, 1)
         self.noise = noise_of(fit.residuals, fit.problem)
         self.t = float(stdtrit(freedom, (1 + level) / 2))
         self.direction, self.sd = self._linearised()

@@ -28,12 +28,15 @@ class FittedLaw:
         priors: Mapping[str, Prior],
         input_order: Labels,
         draws: Draws | None = None,
+        freedom: float | None = None,
     ):
         self.problem, self.runs, self.diagnostics, self.priors = problem, runs, diagnostics, dict(priors)
         self.form, self.loss, self.residual = problem.form, problem.loss, problem.residual
         self.fixed = dict(problem.fixed)
         self.input_order = input_order
         """positions of the rows, as they were given, in the order of `runs`"""
+        self.freedom = len(runs) - len(problem.free) if freedom is None else freedom
+        """of the residuals: runs less parameters; of a group of a pooled fit its share of that fit's"""
         self.params: dict[str, float] = dict(zip(self.form.params, (float(v) for v in natural), strict=True))
         """in the columns' own units"""
         self.draws = draws
@@ -55,8 +58,7 @@ class FittedLaw:
     @property
     def residual_sd(self) -> float:
         """Standard deviation of a residual of weight 1, with the parameters' degrees of freedom taken off."""
-        freedom = len(self.runs) - len(self.problem.free)
-        return float(np.sqrt(np.sum(self.problem.weights * self.residuals**2) / freedom))
+        return float(np.sqrt(np.sum(self.problem.weights * self.residuals**2) / self.freedom))
 
     @property
     def chi2_per_freedom(self) -> float | None:
@@ -68,7 +70,7 @@ class FittedLaw:
         if self.runs.sigma is None:
             return None
         sigma = transformed_sigma(self.runs, self.residual)
-        return float(np.sum((self.residuals / sigma) ** 2) / (len(self.runs) - len(self.problem.free)))
+        return float(np.sum((self.residuals / sigma) ** 2) / self.freedom)
 
     def fitted(self) -> Array:
         """L̂ of the fitted rows, in the order of `runs`."""
