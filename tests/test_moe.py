@@ -152,6 +152,17 @@ def test_jitter_moves_scores_in_training_alone() -> None:
     np.testing.assert_array_equal(still, MoE(model(), model().parts[0][1], params)(x, CONTEXT, None)[0])
 
 
+def test_jitter_draws_from_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the one that a layer is given, dropout of its output draws as many numbers: jitter would tell what it
+    keeps."""
+    given, used = jax.random.key(1), []
+    uniform = jax.random.uniform
+    monkeypatch.setattr(jax.random, "uniform", lambda key, *args: used.append(key) or uniform(key, *args))
+    config = model(jitter=0.3)
+    MoE(config, config.parts[0][1], parameters(config))(jnp.ones((B, L, D)), CONTEXT, given)
+    assert len(used) == 1 and (jax.random.key_data(used[0]) != jax.random.key_data(given)).any()
+
+
 def test_units_that_are_dropped_are_the_same_however_experts_are_computed() -> None:
     """Each pair of a token and an expert drops its own share; what is left makes up for it; in training alone."""
     config = model(top_k=2, dropout=0.4, shared=1)
@@ -332,6 +343,7 @@ def test_no_more_groups_are_met_than_are_allowed() -> None:
         ({"sparsity": 0.9}, "experts=6 and sparsity=0.9 both say how many experts"),
         ({"sparsity": 0.7, "experts": None}, r"sparsity=0.7 is that of 3.333 experts .*: 0.5 \(2 experts\), 0.6666"),
         ({"sparsity": 1.0, "experts": None}, "less than 1"),
+        ({"sparsity": "much", "experts": None}, "sparsity\\n.*valid number"),
     ],
 )
 def test_what_cannot_be_is_told(values: dict[str, Any], said: str) -> None:

@@ -100,12 +100,12 @@ class MoE(FeedForward):
     @model_validator(mode="before")
     @classmethod
     def _experts_of_sparsity(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(sparsity := values.get("sparsity"), float | int):
+        if not isinstance(values, dict) or (sparsity := values.get("sparsity")) is None:
             return values
         top_k, experts = values.get("top_k", 1), values.get("experts")
         if experts is not None:
             raise ValueError(f"experts={experts} and sparsity={sparsity} both say how many experts there are")
-        if not (0 < sparsity < 1 and isinstance(top_k, int)):
+        if not (isinstance(sparsity, float | int) and 0 < sparsity < 1 and isinstance(top_k, int)):
             return {**values, "experts": 2}  # the field's own check will say so
         experts = round(top_k / (1 - sparsity))
         if abs(top_k / (1 - sparsity) - experts) > 0.01:

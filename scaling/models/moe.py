@@ -53,7 +53,8 @@ class MoE(LayerPart):
         x_BxLxD = x_BxLxD.astype(jnp.float32)
         if self.part.jitter and key is not None:
             near = 1 - self.part.jitter, 1 + self.part.jitter
-            x_BxLxD = x_BxLxD * jax.random.uniform(key, x_BxLxD.shape, jnp.float32, *near)
+            own_key = jax.random.fold_in(key, 2)  # dropout of the whole branch draws from the key itself
+            x_BxLxD = x_BxLxD * jax.random.uniform(own_key, x_BxLxD.shape, jnp.float32, *near)
         logits_BxLxE = jnp.matmul(x_BxLxD, self.router["kernel"], precision="highest")
         return route(self.part, logits_BxLxE + self.router.get("bias", 0.0), self.balance)
 
