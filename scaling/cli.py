@@ -94,12 +94,14 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "Train one run and record it.")
-    train.add_argument("run", metavar="RUN.yaml", help="configuration of a run, such as configs/runs/*.yaml")
+    train.add_argument("run", metavar="RUN.yaml", help="configuration of a run, or the name of a shipped one")
     _overrides(train)
     train.add_argument("--profile", action="store_true", help="trace five updates into the run's folder")
 
     plan = command("plan", _plan, "Parameters, FLOPs, memory and time of a model or run; nothing is trained.")
-    plan.add_argument("config", metavar="MODEL_OR_RUN.yaml", help="configuration of a model or a run")
+    plan.add_argument(
+        "config", metavar="MODEL_OR_RUN.yaml", help="configuration of a model or a run, or a preset's name"
+    )
     plan.add_argument("--topology", metavar="KIND:SHAPE", help="devices, for example v5e:4x4 or h100:8")
     plan.add_argument(
         "--compile", action="store_true", help="compile the run's step for a TPU topology; needs no TPU, but tpu-plan"
@@ -110,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = command(
         "sweep", _sweep, "Train a sweep; with a forecast, fit, freeze and test it. Continues what it finds."
     )
-    sweep.add_argument("sweep", metavar="SWEEP.yaml", help="configuration of a sweep, such as configs/sweeps/*.yaml")
+    sweep.add_argument("sweep", metavar="SWEEP.yaml", help="configuration of a sweep, or the name of a shipped one")
     sweep.add_argument(
         "--executor", metavar="NAME", help="where runs run: local, slurm or ray (default: executor.kind of the sweep)"
     )
@@ -130,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", _data, "Token stores.")
     stores = data.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     prepare = command("prepare", _prepare, "Tokenise a corpus once; an interrupted preparation continues.", stores)
-    prepare.add_argument("data", metavar="DATA.yaml", help="configuration of a corpus, such as configs/data/*.yaml")
+    prepare.add_argument("data", metavar="DATA.yaml", help="configuration of a corpus, or the name of a shipped one")
     prepare.add_argument("--store", default=None, metavar="FOLDER", help="where token stores are kept")
     _overrides(prepare)
 
@@ -153,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
 
     dashboard = command("dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page.")
     _sweep_dir(dashboard)
+
+    _json(command("presets", _presets, "The shipped models, runs, sweeps and corpora, which are found by name."))
 
     schema = command("schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
     schema.add_argument("folder", type=Path, metavar="FOLDER", help="where they are written, as NAME.schema.json")
@@ -178,10 +182,10 @@ def _print_json(value: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from scaling.config import RunConfig, load, resolved
+    from scaling.config import RunConfig, load, locate, resolved
 
     overrides = [*args.overrides, *["records.profile=true"] * args.profile]
-    config = resolved(load(RunConfig, args.run, overrides))
+    config = resolved(load(RunConfig, locate(args.run, ["runs"]), overrides))
     if unwatched():
         return watch(["train", args.run, *overrides])
     from scaling.cores import spread
@@ -195,20 +199,25 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from scaling.config import locate
     from scaling.plan import format_plan, load_plannable, plan
 
-    result = plan(load_plannable(args.config, args.overrides), topology=args.topology, compile=args.compile)
+    result = plan(
+        load_plannable(locate(args.config, ["models", "runs"]), args.overrides),
+        topology=args.topology,
+        compile=args.compile,
+    )
     _print_json(result) if args.json else print(format_plan(result))
     return 0
 
 
 def _sweep(args: argparse.Namespace) -> int:
     from scaling import report
-    from scaling.config import SweepConfig, load
+    from scaling.config import SweepConfig, load, locate
     from scaling.sweeps import describe_sweep, format_sweep, run_sweep
 
     kind = [f"executor.kind={args.executor}"] if args.executor else []
-    config = load(SweepConfig, args.sweep, [*args.overrides, *kind])
+    config = load(SweepConfig, locate(args.sweep, ["sweeps"]), [*args.overrides, *kind])
     if args.dry_run:
         described = describe_sweep(config, folder=args.folder)
         _print_json(described) if args.json else print(format_sweep(described))
@@ -234,10 +243,10 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from scaling.config import DataConfig, Records, load
+    from scaling.config import DataConfig, Records, load, locate
     from scaling.data import describe, prepare
 
-    config = load(DataConfig, args.data, args.overrides)
+    config = load(DataConfig, locate(args.data, ["data"]), args.overrides)
     print(describe(prepare(config, args.store or Records().store_folder)))
     return 0
 
@@ -276,6 +285,14 @@ def _dashboard(args: argparse.Namespace) -> int:
     from scaling.report import publish_dashboard
 
     print(publish_dashboard(args.sweep_dir))
+    return 0
+
+
+def _presets(args: argparse.Namespace) -> int:
+    from scaling.presets import format_presets, presets
+
+    found = presets()
+    _print_json(found) if args.json else print(format_presets(found))
     return 0
 
 

@@ -19,6 +19,7 @@ from scaling.config.load import (
 from scaling.config.pack import shape_of
 from scaling.config.parent import Parent, chosen_step, find_parent, resolved, saved_steps
 from scaling.config.prefix import shared_steps
+from scaling.config.presets import locate
 from scaling.config.recipe import (
     column_of,
     columns_of,
@@ -103,6 +104,7 @@ __all__ = [
     "is_recipe",
     "json_schema",
     "load",
+    "locate",
     "merge",
     "read_mapping",
     "recipe_keys",

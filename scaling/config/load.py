@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from scaling.config.presets import PREFIX, preset
 from scaling.config.run import RunConfig
 from scaling.errors import UserError
 from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
@@ -76,8 +77,8 @@ def merge(base: Any, top: Any) -> Any:
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """A YAML file as a mapping, with every `extends: FILE` (or list of files) in it resolved.
 
-    Paths in `extends` are relative to the file that names them. Raises UserError for a missing file, a circle,
-    or a file that is not a mapping.
+    Paths in `extends` are relative to the file that names them; `preset:models/NAME` is a shipped one. Raises
+    UserError for a missing file, a circle, or a file that is not a mapping.
     """
     return _read(Path(path), ())
 
@@ -106,7 +107,8 @@ def _resolve(value: Any, path: Path, above: tuple[Path, ...]) -> Any:
     for file in files if isinstance(files, list) else [files]:
         if not isinstance(file, str):
             raise UserError(f"{path}: extends must be a file or a list of files, found {file!r}")
-        base = merge(base, _read(path.parent / file, above))
+        there = preset(file.removeprefix(PREFIX)) if file.startswith(PREFIX) else path.parent / file
+        base = merge(base, _read(there, above))
     return merge(base, own)
 
 

@@ -1,0 +1,54 @@
+"""Configurations that ship with the package, by name: `models/gpt2-small`, or `gpt2-small` where a kind is meant."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from scaling.errors import UserError
+
+ROOT = Path(__file__).parents[1] / "configs"  # a link to configs/ of the repository, whose files the wheel has
+PREFIX = "preset:"
+"""what begins a name in `extends`"""
+
+
+def kinds() -> list[str]:
+    """Folders with presets."""
+    return sorted({path.parent.name for path in ROOT.glob("*/*.yaml")})
+
+
+def names(kind: str) -> list[str]:
+    """Of all presets of a kind, a folder below configs/: models, data, runs or sweeps."""
+    return sorted(path.stem for path in (ROOT / kind).glob("*.yaml"))
+
+
+def preset(name: str) -> Path:
+    """The file of `KIND/NAME`. Raises UserError where there is none."""
+    every = [f"{kind}/{name}" for kind in kinds() for name in names(kind)]
+    if name not in every:
+        near = get_close_matches(name, every, n=3) or [each for each in every if name in each][:3]
+        told = f"did you mean {' or '.join(near)}?" if near else f"kinds: {', '.join(kinds())}"
+        raise UserError(f"no preset {name!r}; {told} (`scaling presets` lists all)")
+    return ROOT / f"{name}.yaml"
+
+
+def locate(text: str, among: Sequence[str]) -> Path:
+    """The file that somebody names: a path, or else a preset, with or without its kind.
+
+    among: kinds of the presets that may be meant, the likeliest first. Raises UserError where it can only be a preset
+    and there is none of that name.
+    """
+    path = Path(text)
+    if (path.exists() and not path.is_dir()) or path.suffix in (".yaml", ".yml"):
+        return path
+    name = text.removeprefix(PREFIX)
+    found = [f"{kind}/{name}" for kind in among if name in names(kind)]
+    if found:
+        return preset(found[0])
+    if name.partition("/")[0] in among:
+        return preset(name)
+    if len(path.parts) > 1:
+        return path  # a file that is not there: who reads it says so
+    of_kinds = [f"{kind}/{each}" for kind in among for each in names(kind)]
+    near = get_close_matches(name, [each.partition("/")[2] for each in of_kinds], n=3)
+    told = f"did you mean {' or '.join(near)}?" if near else "`scaling presets` lists them"
+    raise UserError(f"{text} is no file here and no preset of {' or '.join(among)}; {told}")

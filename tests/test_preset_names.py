@@ -1,0 +1,120 @@
+"""Configurations that ship with the package: found by name, listed, and in the wheel."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaling.cli import main
+from scaling.config import DataConfig, ModelConfig, RunConfig, SweepConfig, load, locate
+from scaling.config.presets import ROOT, kinds, names
+from scaling.errors import UserError
+from scaling.plan import load_plannable, plan
+from scaling.presets import WIDTH, presets
+
+REPOSITORY = Path(__file__).parents[1]
+KINDS = {"models": ModelConfig, "data": DataConfig, "runs": RunConfig, "sweeps": SweepConfig}
+
+
+def test_the_packages_files_are_those_that_people_edit() -> None:
+    assert ROOT.resolve() == REPOSITORY / "configs"
+    assert set(kinds()) == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shipped_file_is_found_by_its_name(kind: str) -> None:
+    for name in names(kind):
+        path = REPOSITORY / "configs" / kind / f"{name}.yaml"
+        for said in (name, f"{kind}/{name}", f"preset:{kind}/{name}"):
+            assert locate(said, [kind]).resolve() == path
+    assert names(kind)
+
+
+def test_a_file_comes_before_a_preset_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("tiny", ["models", "runs"]) == ROOT / "models" / "tiny.yaml"
+    assert locate("tiny", ["runs"]) == ROOT / "runs" / "tiny.yaml"
+    Path("tiny").write_text("{}")
+    assert locate("tiny", ["runs"]) == Path("tiny")
+
+
+def test_a_model_of_ones_own_extends_a_shipped_one(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: preset:models/gpt2-small\nlayers: 13\n")
+    shipped = load(ModelConfig, locate("gpt2-small", ["models"]))
+    assert load(ModelConfig, own) == shipped.model_copy(update={"layers": 13})
+    own.write_text("extends: preset:models/gpt2-smal\n")
+    with pytest.raises(UserError, match=r"no preset 'models/gpt2-smal'; did you mean models/gpt2-small or "):
+        load(ModelConfig, own)
+
+
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        (["plan", "lama-3-8b"], "no preset of models or runs; did you mean llama-3-8b"),
+        (["train", "gpt2-small.yaml"], "cannot read gpt2-small.yaml"),
+        (["train", "demo"], "no preset of runs"),
+        (["sweep", "sweeps/dem"], "did you mean sweeps/demo"),
+        (["data", "prepare", "nowhere/c4"], "cannot read nowhere/c4"),
+    ],
+)
+def test_a_name_that_is_none_is_told_in_one_line(
+    command: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_the_list_has_every_preset_and_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    told = [line.split(" ")[0] for line in lines]
+    assert all(name in told for kind in KINDS for name in names(kind))
+    assert main(["presets", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == presets()
+
+
+def test_of_a_model_the_list_has_the_plans_numbers_and_where_they_are_from() -> None:
+    for model in presets()["models"]:
+        found = plan(load_plannable(locate(model["name"], ["models"])))
+        assert model["params"] == found["params"]["total"] and model["params_active"] == found["params"]["active"]
+        assert model["flops_per_token"] == found["flops_per_token"]["exact"]
+        assert model["about"]
+    (llama,) = (model for model in presets()["models"] if model["name"] == "llama-3-8b")
+    assert llama["source"].startswith("Grattafiori et al. 2024, 2407.21783")
+
+
+@pytest.mark.slow
+def test_an_installed_package_has_them(tmp_path: Path) -> None:
+    """A wheel, unpacked where nothing else is."""
+    there, empty, source = tmp_path / "site", tmp_path / "empty", tmp_path / "source"
+    empty.mkdir()
+    for folder in ("scaling", "configs"):
+        shutil.copytree(REPOSITORY / folder, source / folder, symlinks=True)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / file, source)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    install = [*pip, "install", "--no-deps", "--target", str(there), str(source)]
+    done = subprocess.run(install, text=True, capture_output=True, check=False)
+    if "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("the package index cannot be reached, from which building takes setuptools")
+    assert done.returncode == 0, done.stderr
+
+    def said(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=empty, env={**os.environ, "PYTHONPATH": str(there)},
+            text=True, capture_output=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert said("import scaling; print(scaling.__file__)").startswith(str(there))
+    listed = json.loads(said("from scaling.cli import main; main(['presets', '--json'])"))
+    assert listed == presets()
+    assert "124" in said("from scaling.cli import main; main(['plan', 'gpt2-small'])")
