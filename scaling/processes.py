@@ -9,9 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import IO, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from scaling.parent import as_child, end_with_parent
 
@@ -21,6 +22,7 @@ WATCHED = "SCALING_WATCHED"
 """set in a process that has a watcher"""
 ALARM = re.compile(rb"[WEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|client\.h)")
 """how JAX's services begin to tell that a process is gone; what comes after it is theirs, too, or our own line"""
+ALARMED_S = 60.0  # it takes JAX seconds to end a process
 OURS = b"scaling: "
 PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 
@@ -89,11 +91,20 @@ def leave(main: Callable[[], int]) -> NoReturn:
     os._exit(code)
 
 
-def _pass_on(stream: IO[bytes] | None) -> list[bytes]:
-    """Every line as it comes, up to the first of an alarm; returns that one and the rest."""
+def _pass_on(stream: Iterable[bytes] | None) -> list[bytes]:
+    """Every line as it comes, up to the first of an alarm; returns that one and the rest.
+
+    A process that lives on after it was alarmed about nothing: what was kept is passed on late.
+    """
     kept: list[bytes] = []
+    since = 0.0
     for line in stream or ():
+        if kept and time.monotonic() - since > ALARMED_S:
+            for late in kept:
+                _write(late)
+            kept.clear()
         if kept or ALARM.match(line):
+            since = since if kept else time.monotonic()
             kept.append(line)
         else:
             _write(line)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,20 @@ def test_only_an_error_of_a_collective_means_that_another_process_is_gone() -> N
     gloo = "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
     assert "another number of them" in str(processes.lost(ValueError(gloo)))
     assert processes.lost(ValueError("RESOURCE_EXHAUSTED: Out of memory")) is None
+
+
+def test_what_a_process_says_after_an_alarm_about_nothing_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+    alarm, progress = b"W1129 15:40:39.078292   16332 coordination_service.cc:185] slow\n", b"step 10/20\n"
+
+    def lines() -> Iterator[bytes]:
+        for line, seconds in ((progress, 0), (alarm, 1), (progress, 10), (progress, 2 * processes.ALARMED_S)):
+            now[0] += seconds
+            yield line
+
+    assert processes._pass_on(lines()) == []
+    assert capfdbinary.readouterr().err == progress + alarm + progress + progress
+    assert processes._pass_on([progress, alarm, progress]) == [alarm, progress]

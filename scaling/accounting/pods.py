@@ -14,19 +14,19 @@ class Pod:
     sides: int
     """of the torus"""
     chips: int
-    """of the largest slice"""
+    """of the largest slice that one job gets"""
     hbm: float
     """bytes/s that a chip reads or writes"""
     link: float
     """bytes/s of a link, each way"""
     dollars: float
-    """of a chip for an hour, on demand in the United States (cloud.google.com/tpu/pricing, 2025)"""
+    """of a chip for an hour, on demand in the United States in 2025: look it up before it counts"""
 
 
 PODS = {
     "v4": Pod(3, 4096, 1.23e12, 4.5e10, 3.22),
     "v5e": Pod(2, 256, 8.2e11, 4.5e10, 1.20),
-    "v5p": Pod(3, 8960, 2.77e12, 9.0e10, 4.20),
+    "v5p": Pod(3, 6144, 2.77e12, 9.0e10, 4.20),
     "v6e": Pod(2, 256, 1.64e12, 9.0e10, 2.70),
 }
 """by the names of `devices.DEVICES`; docs.cloud.google.com/tpu/docs (chips, HBM) and
