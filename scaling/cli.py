@@ -156,6 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     dashboard = command("dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page.")
     _sweep_dir(dashboard)
 
+    init = command("init", _init, "Write a commented sweep that fits a text, a time and this machine.")
+    init.add_argument("file", type=Path, metavar="SWEEP.yaml", help="the file to write")
+    init.add_argument("--corpus", metavar="GLOB", help="text files, quoted (default: the Python standard library)")
+    init.add_argument("--minutes", type=float, default=10.0, help="that the sweep may take (default: 10)")
+
     _json(command("presets", _presets, "The shipped models, runs, sweeps and corpora, which are found by name."))
 
     schema = command("schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
@@ -285,6 +290,13 @@ def _dashboard(args: argparse.Namespace) -> int:
     from scaling.report import publish_dashboard
 
     print(publish_dashboard(args.sweep_dir))
+    return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from scaling.starter import format_starter, write_starter
+
+    print(format_starter(args.file, write_starter(args.file, args.corpus, args.minutes)))
     return 0
 
 

@@ -1,0 +1,138 @@
+"""A sweep to begin with: a ladder, a law and a tested forecast that fit a text, a time and this machine."""
+
+import glob
+import math
+import os
+import re
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaling.config import SweepConfig, build
+from scaling.errors import UserError
+from scaling.result import write_text_atomically
+from scaling.sweeps import describe_sweep
+from scaling.units import duration, si, si_bytes
+
+STDLIB = "python_stdlib"
+LEAST = 7e9
+"""FLOPs of the smallest budget: its smallest model has three thousand parameters, and few shapes have less"""
+ROUNDS = 8
+TRAINING_SHARE = 0.9
+"""of the bytes of a text, with room for what is held out: whole documents, 5 % of them in the mean"""
+TEXT = """\
+# A ladder of byte-level transformers on {corpus_said}, a law, and a forecast that is tested.
+#   scaling sweep {file} --dry-run     # every run with its size, tokens and time
+#   scaling sweep {file}               # train, fit, freeze the forecast, test it; again to go on
+#   scaling report runs/{name}         # the figures
+# About {time} on {slots} {device} at {speed:.2g} FLOP/s of each ({source}); a launch learns how fast it is.
+name: {name}
+run:
+  model: {{ vocab: 256, context: {context}, activation: relu2, norm: rmsnorm, position: rope, qk_norm: true }}
+  data: {{ corpus: "{corpus}", tokenizer: {{ kind: bytes }}, validation_tokens: 262144 }}   # at most so many held out
+  optimizer: {{ name: adamw, b2: 0.95, weight_decay: 0.1 }}
+  schedule: {{ name: cosine, warmup: 0.1, final: 0.1 }}
+  batch_size: {batch}   # windows of `context` tokens
+  records: {{ checkpoint_minutes: {checkpoints}, log_every: 50 }}
+# tried for source code at widths 16 to 96; `scaling sweep` with learning_rate.kind: tuned tries rates for your text
+learning_rate: {{ kind: width, width: 16, learning_rate: 0.02, exponent: -0.9 }}
+ladder: {{ aspect: 12, d_head: 8, width_multiple: 4, ff_multiple: 1 }}   # depth for a width, and steps of sizes
+design:
+  kind: isoflop              # at each budget five sizes around the one that may be best
+  budgets: [{budgets}]   # exact training FLOPs of one run
+  sizes: 5
+  spacing: 1.35
+  center_flops: 3e11         # where the best size was seen, for source code, and how it grows; a budget whose best
+  center_params: 32e3        # lies outside gets more sizes by itself
+  center_exponent: 0.48
+forecast:
+  flops: {test:.2g}            # four times the largest budget: frozen before it is trained
+  level: 0.9
+  seeds: [0]
+"""
+
+
+def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) -> dict[str, Any]:
+    """Write a commented sweep. Nothing is trained.
+
+    corpus: a glob of text files (.txt, .jsonl, .parquet, .gz of the first two); None: the Python standard library.
+    minutes: that the whole sweep may take here, by the speed that is assumed of the machine.
+    returns: `described`, as of `describe_sweep`, and `short`: whether the text, not the time, set the budgets.
+    Raises UserError for a file that exists, a glob that matches nothing, and too little time or text.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists; choose another name, or delete it")
+    if not minutes > 0 or not math.isfinite(minutes):
+        raise UserError(f"--minutes {minutes:g}: must be above 0")
+    least, tokens, short = 1e11, _tokens(corpus), False
+    for _ in range(ROUNDS):
+        found = _described(path, corpus, least)
+        needed = max(row["tokens"] or 0 for row in [*found["runs"], *found["forecast"]["runs"]])
+        seconds = found["left"]["seconds"]
+        by_time, by_text = 60 * minutes / seconds, (tokens / needed) ** 2  # tokens grow as about √FLOPs
+        short = by_text < by_time
+        change = min(by_time, by_text)
+        if 0.95 <= change <= 1.0:
+            break
+        least = float(f"{least * min(change, 1e3):.2g}")
+        if least < LEAST:
+            what = f"{si_bytes(tokens)} of training text are" if short else f"--minutes {minutes:g} is"
+            raise UserError(
+                f"{what} too little for a ladder: its smallest budget would be {least:.1e} FLOPs or less, and takes "
+                f"{LEAST:.0e}; 1.5 MB of text and two minutes are enough"
+            )
+    write_text_atomically(path, _text(path, corpus, least, found))
+    return {"described": found, "short": short}
+
+
+def format_starter(path: Path, found: dict[str, Any]) -> str:
+    """What was written, in a few lines."""
+    plan = found["described"]
+    rows = [*plan["runs"], *plan["forecast"]["runs"]]
+    limit = "the text allows no more" if found["short"] else "as long as was asked for"
+    sizes = f"{si(min(r['params'] for r in rows))} to {si(max(r['params'] for r in rows))} parameters"
+    return (
+        f"{path}: {len(rows)} runs of {sizes}, about {duration(plan['left']['seconds'])}; {limit}\n"
+        f"next: scaling sweep {path} --dry-run"
+    )
+
+
+def _tokens(corpus: str | None) -> float:
+    """Bytes of text to train on; a file that is packed counts as it lies on the disk."""
+    if corpus is None:
+        from scaling.data.python_stdlib import source_files
+
+        files = [str(path) for path in source_files(Path(sysconfig.get_path("stdlib")))]
+    else:
+        files = [file for file in glob.glob(os.path.expanduser(corpus), recursive=True) if os.path.isfile(file)]
+    if not files:
+        raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
+    return TRAINING_SHARE * sum(map(os.path.getsize, files))
+
+
+def _described(path: Path, corpus: str | None, least: float) -> dict[str, Any]:
+    sweep = build(SweepConfig, yaml.safe_load(_text(path, corpus, least, None)), str(path))
+    return describe_sweep(sweep)
+
+
+def _text(path: Path, corpus: str | None, least: float, found: dict[str, Any] | None) -> str:
+    """The file. found: what it comes to; None to find out."""
+    speed = found["speed"] if found else {"slots": 1, "device": "cpu", "flops_per_s": 0.0, "source": ""}
+    small = speed["device"] == "cpu"
+    text = f"files:{corpus}" if corpus else STDLIB
+    return TEXT.format(
+        corpus_said=corpus or "the Python standard library",
+        file=path,
+        name=re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-") or "sweep",
+        corpus=text.replace("\\", "\\\\").replace('"', '\\"'),
+        budgets=", ".join(f"{least * times:.2g}" for times in (1, 3, 10)),
+        test=40 * least,
+        context=128 if small else 512,
+        batch=4 if small else 64,
+        checkpoints="null" if small else 10,
+        time=duration(found["left"]["seconds"]) if found else "",
+        speed=speed["flops_per_s"],
+        **{key: speed[key] for key in ("slots", "device", "source")},
+    )

@@ -1,0 +1,80 @@
+"""A sweep to begin with: as long as was asked for, no more than the text allows, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from scaling.cli import main
+from scaling.config import SweepConfig, load
+from scaling.errors import UserError
+from scaling.starter import TRAINING_SHARE, write_starter
+from scaling.sweeps import describe_sweep
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def text(path: Path, size: int) -> str:
+    path.write_text("all work and no play " * (size // 21))
+    return str(path)
+
+
+@pytest.mark.parametrize("minutes", [3, 20])
+def test_a_sweep_takes_about_as_long_as_was_asked_for(minutes: int, home: Path) -> None:
+    path = home / "own.yaml"
+    found = write_starter(path, text(home / "own.txt", 50_000_000), minutes=minutes)
+    plan = describe_sweep(load(SweepConfig, path))
+    assert not found["short"] and plan["left"]["seconds"] == pytest.approx(60 * minutes, rel=0.15)
+    assert plan["runs"] == found["described"]["runs"] and len(plan["forecast"]["runs"]) == 1
+    largest = max(row["flops"] for row in plan["runs"])
+    assert plan["forecast"]["runs"][0]["flops"] == pytest.approx(4 * largest, rel=0.05)
+
+
+def test_a_small_text_makes_a_small_sweep(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        text(home / f"part {number}.txt", 500_000)
+    assert main(["init", "small.yaml", "--corpus", "part*.txt", "--minutes", "60"]) == 0
+    assert "the text allows no more" in capsys.readouterr().out
+    plan = describe_sweep(load(SweepConfig, home / "small.yaml"))
+    most = max(row["tokens"] for row in [*plan["runs"], *plan["forecast"]["runs"]])
+    assert 0.5 < most / (TRAINING_SHARE * 2_000_000) < 1.06
+    assert load(SweepConfig, home / "small.yaml").name == "small"
+
+
+def test_any_path_is_written_as_yaml_reads_it(home: Path) -> None:
+    odd = home / 'a "b" #c: {d}.txt'
+    write_starter(home / "my sweep.yaml", text(odd, 3_000_000), minutes=2)
+    sweep = load(SweepConfig, home / "my sweep.yaml")
+    assert sweep.name == "my-sweep" and describe_sweep(sweep)["runs"][0]["tokens"] > 0
+    assert (home / "my sweep.yaml").read_text().count(str(odd)) == 1
+
+
+def test_little_text_and_time_are_enough(home: Path) -> None:
+    write_starter(home / "least.yaml", text(home / "own.txt", 1_500_000), minutes=2)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["there.yaml"], "there.yaml exists"),
+        (["new.yaml", "--corpus", "nothing/*.txt"], "matches no file; quote the pattern"),
+        (["new.yaml", "--corpus", "tiny.txt"], "of training text are too little for a ladder"),
+        (["new.yaml", "--corpus", "large.txt", "--minutes", "0.1"], "--minutes 0.1 is too little"),
+        (["new.yaml", "--minutes", "-1"], "must be above 0"),
+        (["new.yaml", "--minutes", "nan"], "must be above 0"),
+    ],
+)
+def test_what_makes_no_sweep_is_told_in_one_line(
+    arguments: list[str], said: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "there.yaml").write_text("")
+    text(home / "tiny.txt", 20_000)
+    text(home / "large.txt", 50_000_000)
+    assert main(["init", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (home / "new.yaml").exists()
+    with pytest.raises(UserError):
+        write_starter(home / "there.yaml")
