@@ -14,12 +14,16 @@ from scaling.config import SweepConfig, build
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps import describe_sweep
+from scaling.sweeps.executors import find_devices
 from scaling.units import duration, si, si_bytes
 
 STDLIB = "python_stdlib"
 LEAST = 7e9
 """FLOPs of the smallest budget: its smallest model has three thousand parameters, and few shapes have less"""
-ROUNDS = 8
+GROWTH = 1.6
+"""by which power FLOPs may grow as tokens do: less than 1/.52, where .52 is their exponent here, so that budgets grow
+up to what the text has, and a plan hardly ever asks for more than a prepared store of it"""
+NEAR = 0.05
 TRAINING_SHARE = 0.9
 """of the bytes of a text, with room for what is held out: whole documents, 5 % of them in the mean"""
 TEXT = """\
@@ -48,7 +52,7 @@ design:
   center_params: 32e3        # lies outside gets more sizes by itself
   center_exponent: 0.48
 forecast:
-  flops: {test:.2g}            # four times the largest budget: frozen before it is trained
+  flops: {test:.3g}            # four times the largest budget: frozen before it is trained
   level: 0.9
   seeds: [0]
 """
@@ -66,24 +70,23 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
         raise UserError(f"{path} exists; choose another name, or delete it")
     if not minutes > 0 or not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes:g}: must be above 0")
-    least, tokens, short = 1e11, _tokens(corpus), False
-    for _ in range(ROUNDS):
-        found = _described(path, corpus, least)
+    small, tokens = find_devices().platform == "cpu", _tokens(corpus)
+    least, best = LEAST, None
+    while True:
+        found = describe_sweep(build(SweepConfig, yaml.safe_load(_text(path, corpus, least, small)), str(path)))
         needed = max(row["tokens"] or 0 for row in [*found["runs"], *found["forecast"]["runs"]])
-        seconds = found["left"]["seconds"]
-        by_time, by_text = 60 * minutes / seconds, (tokens / needed) ** 2  # tokens grow as about √FLOPs
-        short = by_text < by_time
-        change = min(by_time, by_text)
-        if 0.95 <= change <= 1.0:
+        by_time, by_text = 60 * minutes / found["left"]["seconds"], (tokens / needed) ** GROWTH
+        change, short = min(by_time, by_text), by_text < by_time
+        if change >= 1:
+            best = least, found, short
+        if change < 1 + NEAR:
             break
-        least = float(f"{least * min(change, 1e3):.2g}")
-        if least < LEAST:
-            what = f"{si_bytes(tokens)} of training text are" if short else f"--minutes {minutes:g} is"
-            raise UserError(
-                f"{what} too little for a ladder: its smallest budget would be {least:.1e} FLOPs or less, and takes "
-                f"{LEAST:.0e}; 1.5 MB of text and two minutes are enough"
-            )
-    write_text_atomically(path, _text(path, corpus, least, found))
+        least = float(f"{least * change:.3g}")
+    if best is None:
+        what = f"{si_bytes(tokens)} of training text are" if short else f"--minutes {minutes:g} is"
+        raise UserError(f"{what} too little for a ladder; 2 MB of text and two minutes are enough on a CPU")
+    least, found, short = best
+    write_text_atomically(path, _text(path, corpus, least, small, found))
     return {"described": found, "short": short}
 
 
@@ -112,22 +115,16 @@ def _tokens(corpus: str | None) -> float:
     return TRAINING_SHARE * sum(map(os.path.getsize, files))
 
 
-def _described(path: Path, corpus: str | None, least: float) -> dict[str, Any]:
-    sweep = build(SweepConfig, yaml.safe_load(_text(path, corpus, least, None)), str(path))
-    return describe_sweep(sweep)
-
-
-def _text(path: Path, corpus: str | None, least: float, found: dict[str, Any] | None) -> str:
-    """The file. found: what it comes to; None to find out."""
+def _text(path: Path, corpus: str | None, least: float, small: bool, found: dict[str, Any] | None = None) -> str:
+    """The file. small: for CPUs. found: what it comes to, which is told in comments; None to find out."""
     speed = found["speed"] if found else {"slots": 1, "device": "cpu", "flops_per_s": 0.0, "source": ""}
-    small = speed["device"] == "cpu"
     text = f"files:{corpus}" if corpus else STDLIB
     return TEXT.format(
         corpus_said=corpus or "the Python standard library",
         file=path,
         name=re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-") or "sweep",
         corpus=text.replace("\\", "\\\\").replace('"', '\\"'),
-        budgets=", ".join(f"{least * times:.2g}" for times in (1, 3, 10)),
+        budgets=", ".join(f"{least * times:.3g}" for times in (1, 3, 10)),
         test=40 * least,
         context=128 if small else 512,
         batch=4 if small else 64,

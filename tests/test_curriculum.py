@@ -12,19 +12,20 @@ from tiny_run import Tiny
 
 from scaling import accounting
 from scaling.config import RunConfig, shape_of
-from scaling.data import cut, run_batches
+from scaling.data import cut, documents, run_batches
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.objectives import OBJECTIVES
 from scaling.parallel import make_mesh, placed
 from scaling.training import train
-from scaling.training.flops import flops_of
+from scaling.training.flops import MeasuredFlops, flops_of
 from scaling.training.knobs import make_knobs
 from scaling.training.state import create_state
 from scaling.training.step import metric_names, run_layout, run_optimizer, update
 
 STAGES = [{"context": 8, "until": 0.25}, {"context": 16, "until": 0.5}]
 STEPS = 12
+APART = {"kind": "next_token", "documents": "mask"}
 CONTEXTS = [8] * 3 + [16] * 3 + [32] * 6
 
 
@@ -85,11 +86,12 @@ def test_every_step_is_of_one_stage(shares: list[int], steps: int, first: int) -
             "tokens": 32 * steps,
         }
     )
+    assert run.context_at(steps - 1) == 32, "however short the run, it ends at its context"
     contexts = [context for context, count in run.contexts(first) for _ in range(count)]
     assert contexts == [run.context_at(step) for step in range(first)] == sorted(contexts)
     for stage in stages:
         assert contexts.count(stage["context"]) <= len(contexts)
-        ends = round(stage["until"] * steps)
+        ends = min(round(stage["until"] * steps), steps - 1)
         assert all(context <= stage["context"] for context in contexts[:ends])
         assert all(context > stage["context"] for context in contexts[ends:steps])
 
@@ -140,11 +142,19 @@ def test_flops_are_those_of_each_stage(tiny: Tiny, trained: Path) -> None:
 
 
 def test_of_documents_the_keys_are_those_of_each_stage(tiny: Tiny) -> None:
-    documents, store = {"kind": "next_token", "documents": "mask"}, tiny.open()
-    parts = [
-        flops_of(tiny.config(model={"context": context}, objective=documents), store).exact for context in CONTEXTS
-    ]
-    assert flops_of(grown(tiny, objective=documents), store).exact == pytest.approx(np.mean(parts), rel=1e-12)
+    store = tiny.open()
+    parts = [flops_of(tiny.config(model={"context": context}, objective=APART), store).exact for context in CONTEXTS]
+    assert flops_of(grown(tiny, objective=APART), store).exact == pytest.approx(np.mean(parts), rel=1e-12)
+
+
+def test_a_text_is_measured_once_however_often_a_run_asks(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    within = documents.visible_keys_within
+    monkeypatch.setattr(documents, "visible_keys_within", lambda *args: asked.append(1) or within(*args))
+    for run, contexts in ((tiny.config(objective=APART), 1), (grown(tiny, objective=APART), 3)):
+        asked.clear()
+        flops = MeasuredFlops(run, tiny.open())
+        assert len({flops.of(step).exact for step in range(1, STEPS + 1)}) >= contexts and len(asked) == contexts
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from scaling import starter
 from scaling.cli import main
 from scaling.config import SweepConfig, load
 from scaling.errors import UserError
 from scaling.starter import TRAINING_SHARE, write_starter
 from scaling.sweeps import describe_sweep
+from scaling.sweeps.executors import Devices
+from scaling.sweeps.plan import estimate
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,17 @@ def test_a_small_text_makes_a_small_sweep(home: Path, capsys: pytest.CaptureFixt
     assert load(SweepConfig, home / "small.yaml").name == "small"
 
 
+def test_on_an_accelerator_what_is_told_is_what_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h100 = Devices("gpu", ("0", "1"), "NVIDIA H100 80GB HBM3")
+    for place in (starter, estimate):
+        monkeypatch.setattr(place, "find_devices", lambda: h100)
+    found = write_starter(home / "gpu.yaml", text(home / "own.txt", 20_000_000), minutes=5)
+    sweep = load(SweepConfig, home / "gpu.yaml")
+    plan = describe_sweep(sweep)
+    assert plan["runs"] == found["described"]["runs"] and plan["left"] == found["described"]["left"]
+    assert plan["runs"][0]["batch_tokens"] > 512 and "NVIDIA H100" in (home / "gpu.yaml").read_text()
+
+
 def test_any_path_is_written_as_yaml_reads_it(home: Path) -> None:
     odd = home / 'a "b" #c: {d}.txt'
     write_starter(home / "my sweep.yaml", text(odd, 3_000_000), minutes=2)
@@ -53,7 +67,7 @@ def test_any_path_is_written_as_yaml_reads_it(home: Path) -> None:
 
 
 def test_little_text_and_time_are_enough(home: Path) -> None:
-    write_starter(home / "least.yaml", text(home / "own.txt", 1_500_000), minutes=2)
+    write_starter(home / "least.yaml", text(home / "own.txt", 2_000_000), minutes=2)
 
 
 @pytest.mark.parametrize(

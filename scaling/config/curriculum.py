@@ -39,10 +39,11 @@ def check_stages(stages: Sequence[Stage], context: int, axis: int) -> None:
 
 
 def stage_steps(stages: Sequence[Stage], context: int, steps: int) -> list[tuple[int, int]]:
-    """(tokens of a window, step before which they end) of each part of a run of `steps` steps, the last with windows
-    of `context`; a part that has no step is left out."""
+    """(tokens of a window, step before which they end) of each part of a run of `steps` steps; the last step at least
+    is of windows of `context`. A part that has no step is left out."""
     parts, last = [], 0
-    for width, end in [*((stage.context, round(stage.until * steps)) for stage in stages), (context, steps)]:
+    ends = [(stage.context, min(round(stage.until * steps), steps - 1)) for stage in stages]
+    for width, end in [*ends, (context, steps)]:
         if end > last:
             parts.append((width, end))
             last = end

@@ -9,19 +9,31 @@ from scaling.data.store import TokenStore
 from scaling.families.attention_mask import AttentionMask
 
 
+class MeasuredFlops:
+    """`accounting.flops_per_token` of a run, where documents are kept apart over the keys measured in the store's
+    training windows; without a store as a plan counts them, as though every document filled its window."""
+
+    def __init__(self, run: RunConfig, store: TokenStore | None):
+        self._run, self._store = run, store
+        self._documents = lru_cache(self._measured)
+        self._counted = lru_cache(self._count)
+
+    def of(self, steps: int | None = None) -> accounting.Flops:
+        """Over the first `steps` steps, all where unset. Texts are measured once."""
+        return self._counted(steps if self._run.data.curriculum else None)
+
+    def _count(self, steps: int | None) -> accounting.Flops:
+        measured = self._store is not None and self._run.objective.mask == "document"
+        return accounting.flops_per_token(self._run, keys=self._keys if measured else None, steps=steps)
+
+    def _keys(self, mask: AttentionMask, context: int) -> float:
+        return self._documents(context).visible_keys(mask)
+
+    def _measured(self, context: int) -> Documents:
+        assert self._store is not None
+        return Documents(self._store.train, context, self._run.data.long_documents)
+
+
 def flops_of(run: RunConfig, store: TokenStore | None, steps: int | None = None) -> accounting.Flops:
-    """`accounting.flops_per_token` of the first `steps` steps, where documents are kept apart over the keys measured
-    in the store's training windows; without a store as a plan counts them, as though every document filled its
-    window."""
-    if store is None or run.objective.mask != "document":
-        return accounting.flops_per_token(run, steps=steps)
-    split = store.train
-
-    @lru_cache
-    def documents(context: int) -> Documents:
-        return Documents(split, context, run.data.long_documents)
-
-    def keys(mask: AttentionMask, context: int) -> float:
-        return documents(context).visible_keys(mask)
-
-    return accounting.flops_per_token(run, keys=keys, steps=steps)
+    """`MeasuredFlops`, asked once."""
+    return MeasuredFlops(run, store).of(steps)

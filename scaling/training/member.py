@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from scaling.tracking import Mirror
 from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import LOST, Clock, goodput
 from scaling.training.evaluate import Evaluation
-from scaling.training.flops import flops_of
+from scaling.training.flops import MeasuredFlops
 from scaling.training.metrics import MetricsFile, RunningLosses, digest, settled
 from scaling.training.progress import open_progress
 from scaling.training.records import make_result
@@ -64,7 +63,7 @@ class Member:
     def begin(self, layout: TrainState) -> TrainState:
         """Open the records; returns the state to start from: of the newest good checkpoint, or the first one."""
         config = self.config
-        self.flops_per_token = lru_cache(lambda steps: flops_of(config, self.store, steps).exact)
+        self.flops = MeasuredFlops(config, self.store)
         self.batches = run_batches(config, self.store)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
@@ -214,7 +213,7 @@ class Member:
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         tokens = step * self.config.batch_tokens
-        record = {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token(step), **values}
+        record = {"step": step, "tokens": tokens, "flops": tokens * self.flops.of(step).exact, **values}
         self.metrics.write(record)
         self.mirror.log(step, record)
         self.progress.show(step, record)
