@@ -123,3 +123,5 @@ def test_models_that_cannot_choose_are_named(tiny: Tiny) -> None:
         key_tokens(untrained(tiny), tokens, short=SHORT, reference=untrained(tiny, model={"context": 16}))
     with pytest.raises(UserError, match="30 held-out tokens are less than a window of 32"):
         key_tokens(untrained(tiny), tokens[:30], short=SHORT)
+    with pytest.raises(UserError, match=r"none of 33 held-out tokens has more than 31 before it"):
+        key_tokens(untrained(tiny), tokens[:33], short=31)

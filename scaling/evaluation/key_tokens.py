@@ -79,6 +79,10 @@ def key_tokens(
     long_WxL, short_WxL = _both(losses, tokens, context, short)
     chosen = (long_WxL, short_WxL) if reference is None else _both(TextLosses(reference), tokens, context, short)
     longer_WxL = (np.arange(context) >= short) & np.isfinite(short_WxL)
+    if not longer_WxL.any():
+        raise UserError(
+            f"key tokens: none of {len(tokens):,} held-out tokens has more than {short} before it; take less"
+        )
     key_WxL = longer_WxL & (chosen[1] - chosen[0] > gain) & (chosen[0] < most)
 
     def loss(nats_WxL: np.ndarray, where_WxL: np.ndarray) -> tuple[float | None, float | None]:
