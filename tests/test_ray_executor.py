@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tiny_run import RUN, Tiny
-from waiting import LIMIT_S, wait_until
+from waiting import LIMIT_S, wait_for_words, wait_until
 
 from scaling.config import RayConfig, SweepConfig, merge, to_yaml
 from scaling.errors import UserError
@@ -207,7 +207,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
     nodes = [node for node in cluster.list_all_nodes() if node != cluster.head_node]
 
     def lose_a_node() -> None:
-        wait_until(waiting.exists)
+        wait_for_words(waiting)
         cluster.remove_node(*nodes, allow_graceful=False)
 
     loser = threading.Thread(target=lose_a_node, daemon=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import SlurmCluster, unavailable
 from tiny_run import RUN, Tiny
-from waiting import LIMIT_S, wait_until
+from waiting import LIMIT_S, wait_for_words, wait_until
 
 from scaling.config import SlurmConfig, SweepConfig, merge, to_yaml
 from scaling.errors import UserError
@@ -292,13 +292,11 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
 
     hold.write_text("n2")  # what gets to that node stays there until the node dies
     first = begin()
-    wait_until(waiting.exists)
-    stranded = set(waiting.read_text().split())
+    stranded = wait_for_words(waiting)
     cluster.kill_node("n2")
     hold.write_text("n1")
     waiting.unlink()
-    wait_until(waiting.exists)
-    preempted = set(waiting.read_text().split())
+    preempted = wait_for_words(waiting)
     cluster.run("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=sleep 1")
     wait_until((home / "told").exists)
     hold.unlink()

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 LIMIT_S = 240.0
 """ends a test that hangs; on a crowded machine whatever does come takes a tenth of it"""
@@ -21,6 +22,12 @@ def wait_until(happened: Callable[[], object], process: "subprocess.Popen[str] |
         if process is not None and process.poll() is not None and not happened():
             raise AssertionError(f"the process ended with {process.returncode}: {process.communicate()}")
         time.sleep(0.01)
+
+
+def wait_for_words(path: Path) -> set[str]:
+    """The words of a file that another process writes, once there are some: a file is there before its text is."""
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
+    return set(path.read_text().split())
 
 
 def free_ports(count: int) -> list[int]:
