@@ -76,6 +76,17 @@ def test_each_process_has_one_core_and_one_thread_and_the_parent_keeps_its_own(t
     assert tuple(sorted(os.sched_getaffinity(0))) == CORES
 
 
+@pytest.mark.parametrize("theirs", ["", "--xla_force_host_platform_device_count=5 intra_op_parallelism_threads=1"])
+def test_a_run_on_cores_finds_as_many_devices_as_it_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", theirs)
+    command = (sys.executable, "-c", "import jax; print(jax.device_count())")
+    executor = LocalExecutor(Devices("cpu", (CORES[0],) * 2, "cpu"))
+    run(executor, [Task("two", (tmp_path / "two",), command, devices=2)])
+    assert (tmp_path / "two" / "log.txt").read_text() == "2\n"
+
+
 def test_a_process_learns_who_started_it(tmp_path: Path) -> None:
     run(one_slot(), [task(tmp_path, "a", f"import os; print(os.environ['{PARENT}'])")])
     assert (tmp_path / "a" / "log.txt").read_text() == f"{os.getpid()}\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import RUN, Tiny
+from tiny_run import RUN, Tiny, on_one_device
 from waiting import LIMIT_S, wait_for_words, wait_until
 
 from scaling.config import RayConfig, SweepConfig, merge, to_yaml
@@ -30,21 +30,22 @@ FAULTY = (sys.executable, str(Path(__file__).with_name("faulty_worker.py")))
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Any]:
-    """A node of one core."""
+    """A node of two cores."""
     os.environ.update(QUIET)  # before the package is imported, as a launch does
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     yield nodes
     nodes.shutdown()
 
 
 @pytest.fixture
 def cluster(head: Any) -> Any:
-    """Two nodes of one core each; the second, which a test may have lost, says so to its processes."""
+    """Two nodes, each with room for a run of two devices; the second, which a test may have lost, says so to its
+    processes."""
     if not head.worker_nodes:
-        head.add_node(num_cpus=1, env_vars={"TEST_NODE": "second"})
+        head.add_node(num_cpus=2, env_vars={"TEST_NODE": "second"})
     return head
 
 
@@ -125,14 +126,14 @@ def test_what_no_node_has_is_refused_with_the_keys_that_ask_for_it(
 def test_ends_are_told_and_what_is_cancelled_may_save_its_state(
     cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    executor = RayExecutor(RayConfig(address=cluster.address))
+    executor = RayExecutor(RayConfig(address=cluster.address, cpus=2))  # a device takes a whole node
     before = signal.getsignal(signal.SIGTERM)
     executor.open(tmp_path)
     try:
         assert signal.getsignal(signal.SIGTERM) is before  # a launch has its own
         assert executor.slots == 2
         with pytest.raises(
-            UserError, match=r"run wide needs 2 devices .*executor.ray.cpus=1, and no node .* more than 1; lower"
+            UserError, match=r"run wide needs 2 devices .*executor.ray.cpus=2, and no node .* more than 1; lower"
         ):
             executor.submit([script(tmp_path, "wide", "pass", devices=2)])
         executor.submit(
@@ -181,8 +182,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def twelve(tiny: Tiny, **changes: Any) -> SweepConfig:
-    """Two learning rates × six seeds of a run of 40 updates, with a checkpoint every ten."""
-    run = {key: value for key, value in RUN.items() if key != "optimizer"}
+    """Two learning rates × six seeds of a run of 40 updates on two devices each, with a checkpoint every ten."""
+    run = {key: value for key, value in RUN.items() if key != "optimizer"} | {"placement": {"mesh": {"data": 2}}}
     records = {"store_folder": str(tiny.store), "log_every": 1, "checkpoint_steps": 10}
     values = {
         "name": "s",
@@ -236,7 +237,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
         assert updates == list(range(1, 41))
     for run in make_runs(config, str(tmp_path / "undisturbed")):
         if run.id in disturbed:
-            alone = train(run.config, quiet=True)
+            alone = train(on_one_device(run.config), quiet=True)
             assert run_state(home / run.id).result.loss == pytest.approx(alone.loss, rel=1e-5)
 
 

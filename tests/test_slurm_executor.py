@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, unavailable
-from tiny_run import RUN, Tiny
+from tiny_run import RUN, Tiny, on_one_device
 from waiting import LIMIT_S, wait_for_words, wait_until
 
 from scaling.config import SlurmConfig, SweepConfig, merge, to_yaml
@@ -73,13 +73,17 @@ def test_a_missing_package_and_missing_commands_are_told(monkeypatch: pytest.Mon
         SlurmExecutor(SlurmConfig())
 
 
+NODE = SlurmConfig(cpus=2)
+"""a device takes all that a node of the cluster has"""
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """Two nodes of one core each."""
+    """Two nodes, each with room for one run of two devices."""
     pytest.importorskip("submitit")
     if reason := unavailable():
         pytest.skip(reason)
-    with pytest.MonkeyPatch.context() as patch, SlurmCluster(tmp_path_factory.mktemp("slurm")) as found:
+    with pytest.MonkeyPatch.context() as patch, SlurmCluster(tmp_path_factory.mktemp("slurm"), cpus=2) as found:
         for name, value in found.environment.items():
             patch.setenv(name, value)
         yield found
@@ -138,7 +142,7 @@ def test_ends_are_told_as_they_came(
 ) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "9999999")  # the launch is itself a job: this is not for those it queues
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    executor = SlurmExecutor(SlurmConfig(setup=("export SET=up",)))
+    executor = SlurmExecutor(SlurmConfig(cpus=2, setup=("export SET=up",)))
     executor.open(tmp_path)
     names = "'SET', 'JAX_PLATFORMS', 'SLURM_RESTART_COUNT'"
     executor.submit(
@@ -166,7 +170,7 @@ def test_sbatch_s_refusal_is_told_in_its_own_words(cluster: SlurmCluster, tmp_pa
     executor.open(tmp_path)
     with pytest.raises(UserError, match="Invalid partition name specified"):
         executor.submit([script(tmp_path, "a", "pass")])
-    executor = SlurmExecutor(SlurmConfig())
+    executor = SlurmExecutor(NODE)
     executor.open(tmp_path)
     with pytest.raises(UserError, match="More processors requested than permitted"):
         executor.submit([script(tmp_path, "narrow", "pass"), script(tmp_path, "wide", "pass", devices=9)])
@@ -176,7 +180,7 @@ def test_sbatch_s_refusal_is_told_in_its_own_words(cluster: SlurmCluster, tmp_pa
 
 @pytest.mark.slow
 def test_a_controller_that_is_silent_is_no_end_of_a_job(cluster: SlurmCluster, quick: None, tmp_path: Path) -> None:
-    executor = SlurmExecutor(SlurmConfig())
+    executor = SlurmExecutor(NODE)
     executor.open(tmp_path)
     executor.submit([script(tmp_path, "a", "import time; time.sleep(2); raise SystemExit(4)")])
     with pytest.MonkeyPatch.context() as patch:
@@ -185,7 +189,7 @@ def test_a_controller_that_is_silent_is_no_end_of_a_job(cluster: SlurmCluster, q
         patch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
         assert executor.wait(4.0) == []
         with pytest.raises(UserError, match="squeue does not answer"):
-            SlurmExecutor(SlurmConfig()).open(tmp_path)
+            SlurmExecutor(NODE).open(tmp_path)
     assert told(executor, 1) == {"a": 4}
 
 
@@ -193,7 +197,7 @@ def test_a_controller_that_is_silent_is_no_end_of_a_job(cluster: SlurmCluster, q
 def test_preempted_and_timed_out_jobs_save_and_go_on_while_cancelled_ones_stay_away(
     cluster: SlurmCluster, quick: None, tmp_path: Path
 ) -> None:
-    executor = SlurmExecutor(SlurmConfig())
+    executor = SlurmExecutor(NODE)
     executor.open(tmp_path)
     executor.submit([script(tmp_path, name, SAVES) for name in ("preempted", "late")])
     wait_until(lambda: log(tmp_path, "preempted") and log(tmp_path, "late"))
@@ -220,7 +224,7 @@ def test_the_next_launch_finds_what_the_last_one_queued(cluster: SlurmCluster, q
     go = tmp_path / "go"
     wait = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(.1)\nprint('went')"
     tasks = [script(tmp_path, name, wait) for name in ("a", "b", "c")]
-    first = SlurmExecutor(SlurmConfig())
+    first = SlurmExecutor(NODE)
     first.open(tmp_path)
     pack = Task("d", (tmp_path / "d", tmp_path / "e"), (sys.executable, "-S", "-c", wait))
     first.submit([script(tmp_path, "ended", "pass"), *tasks, pack])
@@ -231,7 +235,7 @@ def test_the_next_launch_finds_what_the_last_one_queued(cluster: SlurmCluster, q
     del values["jobs"][orphan]  # the launch was killed after sbatch, before it could write this down
     listed.write_text(json.dumps(values))
 
-    second = SlurmExecutor(SlurmConfig())
+    second = SlurmExecutor(NODE)
     second.open(tmp_path)
     wait_until(lambda: orphan not in cluster.run("squeue", "-h", "--array", "-o", "%i").split())
     parted = next(job for job, runs in values["jobs"].items() if runs == ["d", "e"])
@@ -262,8 +266,9 @@ sys.exit(main(sys.argv[1:]))
 def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_of_its_launch(
     cluster: SlurmCluster, tiny: Tiny, tmp_path: Path
 ) -> None:
-    """Two learning rates × six seeds of a run of 40 updates, with a checkpoint every ten, from the command line."""
-    run = {key: value for key, value in RUN.items() if key != "optimizer"}
+    """Two learning rates × six seeds of a run of 40 updates on two devices each, with a checkpoint every ten, from
+    the command line."""
+    run = {key: value for key, value in RUN.items() if key != "optimizer"} | {"placement": {"mesh": {"data": 2}}}
     records = {"store_folder": str(tiny.store), "log_every": 1, "checkpoint_steps": 10}
     config = SweepConfig.model_validate(
         {
@@ -326,5 +331,5 @@ def test_a_sweep_survives_a_crash_a_kill_a_lost_node_a_preemption_and_the_death_
         assert len(updates) - 40 <= (16 if run_id in disturbed - preempted else 0)
     for run in make_runs(config, str(tmp_path / "undisturbed")):
         if run.id in disturbed:
-            alone = train(run.config, quiet=True)
+            alone = train(on_one_device(run.config), quiet=True)
             assert run_state(home / run.id).result.loss == pytest.approx(alone.loss, rel=1e-5)

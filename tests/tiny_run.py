@@ -51,6 +51,11 @@ def write_corpus(folder: Path, documents: int = 60, words: int = 300) -> str:
     return f"files:{folder}/*.txt"
 
 
+def on_one_device(config: RunConfig) -> RunConfig:
+    """The same run, by the same name, without its mesh."""
+    return config.model_copy(update={"placement": type(config.placement)()})
+
+
 class Tiny:
     """Runs over one prepared store below `folder`."""
 

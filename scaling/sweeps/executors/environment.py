@@ -9,6 +9,8 @@ Platform = Literal["cpu", "gpu", "tpu"]
 # one thread for each process: at these sizes two processes of one thread outrun one process of two
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
+DEVICE_COUNT = "--xla_force_host_platform_device_count"
+
 
 def worker_environment(platform: Platform, devices: Sequence[int | str]) -> dict[str, str]:
     """Variables, beside those of the machine, of a worker that has `devices` of `platform` to itself."""
@@ -16,12 +18,11 @@ def worker_environment(platform: Platform, devices: Sequence[int | str]) -> dict
         return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices))}
     if platform == "tpu":
         return {}
-    flags = [os.environ.get("XLA_FLAGS", ""), ONE_THREAD]
-    if len(devices) > 1:
-        flags.append(f"--xla_force_host_platform_device_count={len(devices)}")
+    # the number of devices before the rest: XLA reads no flag behind a word without dashes, such as ONE_THREAD has
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(DEVICE_COUNT)]
     return {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": " ".join(flags).strip(),
+        "XLA_FLAGS": " ".join([f"{DEVICE_COUNT}={len(devices)}", *flags, ONE_THREAD]),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
