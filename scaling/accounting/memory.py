@@ -5,6 +5,7 @@ from math import ceil, prod
 
 from scaling.accounting.devices import device
 from scaling.accounting.layout import mesh_shape, parameter_parts, ways, window_ways
+from scaling.accounting.microbatches import microbatches
 from scaling.config import RunConfig
 from scaling.families import Compute, Tensor
 from scaling.families.linear import LOGITS
@@ -47,12 +48,13 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
-    model, accumulate = run.model, max(1, run.placement.accumulate)
     found = device(kind) if kind else None
     platform = found.platform if found else "gpu"
+    model, accumulate = run.model, microbatches(run, mesh, platform)
     dtype = compute_dtype(run.placement.compute_dtype, platform)
+    remat = run.placement.remat if platform != "cpu" or run.placement.scans(platform) else "none"
     compute = Compute(
-        platform, dtype, run.placement.attention, run.placement.remat, mesh["tensor"], run.objective.mask,
+        platform, dtype, run.placement.attention, remat, mesh["tensor"], run.objective.mask,
         run.placement.experts, run.placement.transport, mesh["expert"],
         run.placement.context, mesh["context"],
     )  # fmt: skip

@@ -178,12 +178,17 @@ class Placement(Config):
     """how queries meet the keys of the whole window where devices share it, see `families.context`; auto: ulysses
     where the heads divide, else gather"""
     layers: Literal["auto", "scan", "unroll"] = "auto"
-    """auto: scan on accelerators, unrolled on a CPU"""
+    """auto: scan on accelerators and where remat is asked for, else unrolled: of unrolled layers XLA's compiler for
+    CPUs keeps what is to be computed again"""
     remat: Literal["none", "dots", "full"] = "none"
     """what the backward pass computes again: nothing, all but matrix products, whole layers"""
     loss_chunk: int | None = Field(default=None, ge=1)
     """tokens whose logits exist at one time; unset: chosen so that a chunk takes about 64 MiB"""
     processes: Processes = Processes()
+
+    def scans(self, platform: str) -> bool:
+        """Whether layers are applied by a scan over their parameters."""
+        return self.layers == "scan" or (self.layers == "auto" and (platform != "cpu" or self.remat != "none"))
 
 
 class Records(Config):

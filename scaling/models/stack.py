@@ -1,4 +1,4 @@
-"""Applying stacked layers: by `scan` on accelerators, unrolled on a CPU, with a policy for what is computed again."""
+"""Applying stacked layers: by `scan` or unrolled, with a policy for what is computed again."""
 
 import math
 from collections.abc import Callable
@@ -44,13 +44,13 @@ def grouping(config: TransformerConfig) -> tuple[int, int]:
     return lead, size(lead)
 
 
-def unstack(tree: Any, count: int) -> list[Any]:
-    """The first `count` slices of every array's leading axis.
+def unstack(tree: Any, count: int, axis: int = 0) -> list[Any]:
+    """The first `count` slices of an axis that every array has.
 
     `split` and not indexing: its transpose is one concatenation, that of `x[i]` a padded sum of `count` arrays.
     """
     leaves, structure = jax.tree.flatten(tree)
-    parts = [[p[0] for p in jax.lax.split(x, (1,) * x.shape[0])] for x in leaves]
+    parts = [[p.squeeze(axis) for p in jax.lax.split(x, (1,) * x.shape[axis], axis)] for x in leaves]
     return [jax.tree.unflatten(structure, [part[i] for part in parts]) for i in range(count)]
 
 
@@ -72,20 +72,19 @@ class Layers:
 
         context: of any layer; each has a window and rotary tables of its own.
         """
-        config, asked = self.config, self.placement.layers
+        config = self.config
         positions = jnp.arange(x_BxLxD.shape[1]) if context.positions is None else context.positions
         context, tables = replace(context, positions=positions), self._tables(positions)
-        scan = asked == "scan" or (asked == "auto" and target_platform() != "cpu")
         (lead, size), sharing = grouping(config), config.layer_sharing
-        groups = (config.layers - lead) // size if scan else 0
+        groups = (config.layers - lead) // size if self.placement.scans(target_platform()) else 0
         keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
 
-        def run(x: jax.Array, weights: Params, first: int, count: int, keys: Any) -> tuple[jax.Array, Aux]:
-            """`count` layers from `first` on; `weights` are theirs."""
-            slices, told = self._slices(weights, first // sharing, count // sharing), list[Aux]()
-            for i in range(count):
+        def run(x: jax.Array, weights: list[Params], first: int, keys: Any) -> tuple[jax.Array, Aux]:
+            """Layers from `first` on; `weights` are theirs."""
+            told = list[Aux]()
+            for i in range(len(weights) * sharing):
                 apply = self._layer(first + i, context, tables, in_scan=groups > 1)
-                x, aux = apply(slices[i // sharing], x, None if keys is None else keys[i])
+                x, aux = apply(weights[i // sharing], x, None if keys is None else keys[i])
                 told.append(aux)
             return x, self._together(told, first // sharing)
 
@@ -100,16 +99,18 @@ class Layers:
 
         def unrolled(x: jax.Array, start: int, stop: int) -> tuple[jax.Array, Aux]:
             weights, own_keys = part(start, stop)
-            return run(x, weights, start, stop - start, own_keys)
+            return run(x, self._slices(weights, start // sharing, (stop - start) // sharing), start, own_keys)
 
         if groups < 2:
-            return run(x_BxLxD, self.weights, 0, config.layers, keys)
+            return unrolled(x_BxLxD, 0, config.layers)
         told, end = list[Aux](), lead + groups * size
         if lead:
             x_BxLxD, aux = unrolled(x_BxLxD, 0, lead)
             told.append(aux)
-        grouped = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), part(lead, end))
-        x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], lead, size, own[1]), x_BxLxD, grouped)
+        grouped, own_keys = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), part(lead, end))
+        # cut apart out here: of what a step of the scan cuts from its own, the backward pass is kept a second copy
+        own = self._slices(grouped, lead // sharing, size // sharing, axis=1), own_keys
+        x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], lead, own[1]), x_BxLxD, own)
         losses = jax.tree.map(jnp.sum, by_group.losses)
         told.append(Aux(losses, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)))
         if end < config.layers:
@@ -149,10 +150,11 @@ class Layers:
         stacked = {name: jax.tree.map(lambda *x: jnp.stack(x), *layers) for name, layers in counts.items()}
         return Aux(total(aux.losses for aux in told), stacked)
 
-    def _slices(self, weights: Params, first: int, count: int) -> list[Params]:
-        """The parameters of each of `count` layers with own ones from `first` on, of stacks that hold just those."""
+    def _slices(self, weights: Params, first: int, count: int, axis: int = 0) -> list[Params]:
+        """The parameters of each of `count` layers with own ones from `first` on, of stacks whose `axis` has just
+        those."""
         names = [self.stack_of[first + i].name for i in range(count)]
-        parts = {name: iter(unstack(weights[name], names.count(name))) for name in dict.fromkeys(names)}
+        parts = {name: iter(unstack(weights[name], names.count(name), axis)) for name in dict.fromkeys(names)}
         return [next(parts[name]) for name in names]
 
     def _width(self, layer: int) -> int:
