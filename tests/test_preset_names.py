@@ -81,6 +81,11 @@ def test_the_list_has_every_preset_and_fits_a_terminal(capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) == presets()
 
 
+def test_what_a_preset_is_ends_with_its_sentence() -> None:
+    (c4,) = (corpus for corpus in presets()["data"] if corpus["name"] == "c4")
+    assert "(Raffel et al. 2020, 1910.10683): web text" in c4["about"]
+
+
 def test_of_a_model_the_list_has_the_plans_numbers_and_where_they_are_from() -> None:
     for model in presets()["models"]:
         found = plan(load_plannable(locate(model["name"], ["models"])))
