@@ -22,7 +22,7 @@ from scaling.config.load import parse_yaml
 from scaling.plan import load_plannable
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN = ("my-", "texts/", "runs/", "runs.csv", "fit.json", "RUN.yaml", "wandb:", "SWEEP", "notes.txt")
 """how names of files begin that are the reader's"""
 
@@ -39,7 +39,7 @@ def commands() -> list[Any]:
         for line in block.splitlines()
         if line.startswith("scaling ")
     ]
-    assert len(found) > 50
+    assert len(found) > 60
     return found
 
 
