@@ -193,14 +193,7 @@ def _train(args: argparse.Namespace) -> int:
     config = resolved(load(RunConfig, locate(args.run, ["runs"]), overrides))
     if unwatched():
         return watch(["train", args.run, *overrides])
-    from scaling.cores import spread
-    from scaling.data import prepare
-    from scaling.training import train  # after the check: a mistake is told before jax is imported
-
-    spread(config)
-    prepare(config.data, config.records.store_folder)
-    result = train(config)
-    return 0 if result.status == "completed" else 1
+    return 0 if scaling.train(config).status == "completed" else 1
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -217,9 +210,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from scaling import report
     from scaling.config import SweepConfig, load, locate
-    from scaling.sweeps import describe_sweep, format_sweep, run_sweep
+    from scaling.sweeps import describe_sweep, format_sweep
 
     kind = [f"executor.kind={args.executor}"] if args.executor else []
     config = load(SweepConfig, locate(args.sweep, ["sweeps"]), [*args.overrides, *kind])
@@ -227,7 +219,7 @@ def _sweep(args: argparse.Namespace) -> int:
         described = describe_sweep(config, folder=args.folder)
         _print_json(described) if args.json else print(format_sweep(described))
         return 0
-    outcome = run_sweep(config, folder=args.folder, reporter=report)
+    outcome = scaling.sweep(config, folder=args.folder)
     _print_json(outcome.as_dict()) if args.json else print(outcome.summary)
     return 0 if outcome.ok else 1
 

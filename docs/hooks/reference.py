@@ -182,18 +182,26 @@ def _counts(model: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def api() -> Iterator[tuple[str, str]]:
-    """(package, Markdown for mkdocstrings) of the package and each part of it that names what is public."""
+    """(package, Markdown for mkdocstrings) of the package and each part of it that is public."""
     told: dict[str, str] = {}
-    root = Path(scaling.__file__).parent
-    parts = [f"scaling.{part.name}" for part in pkgutil.iter_modules([str(root)]) if part.ispkg]
-    for package in ["scaling", *parts]:
+    for package in ["scaling", *_parts()]:
         module = importlib.import_module(package)
+        names = getattr(module, "__all__", None) or [n for n, f in vars(module).items() if _is_own(module, n, f)]
         about = module.__doc__ or ""
         about = f"```text\n{about}\n```" if "\n    " in about else about
-        yield (
-            package,
-            "\n\n".join([about, *(_member(package, name, getattr(module, name), told) for name in module.__all__)]),
-        )
+        yield package, "\n\n".join([about, *(_member(package, name, getattr(module, name), told) for name in names)])
+
+
+def _parts() -> list[str]:
+    """Every package below the package, and modules that it names itself."""
+    parts = pkgutil.iter_modules([str(Path(scaling.__file__).parent)])
+    return [f"scaling.{part.name}" for part in parts if part.ispkg or part.name in scaling.__all__]
+
+
+def _is_own(module: Any, name: str, value: Any) -> bool:
+    """Whether a public function or class is written in that module."""
+    written = inspect.isfunction(value) or inspect.isclass(value)
+    return written and not name.startswith("_") and value.__module__ == module.__name__
 
 
 def _member(package: str, name: str, value: Any, told: dict[str, str]) -> str:
@@ -203,9 +211,9 @@ def _member(package: str, name: str, value: Any, told: dict[str, str]) -> str:
     """
     if inspect.ismodule(value):
         return f"## {name}\n\n[{value.__name__}]({value.__name__}.md)"
-    written = value.__module__ if inspect.isclass(value) or inspect.isfunction(value) else package
-    path = f"{written}.{name}"
+    made = inspect.isclass(value) or inspect.isfunction(value)
+    path = f"{value.__module__}.{value.__name__}" if made else f"{package}.{name}"
     if path in told:
         return f"## {name}\n\n[{told[path]}.{name}]({told[path]}.md#{path})"
     told[path] = package
-    return f"::: {path}"
+    return f"::: {path}" + f"\n    options: {{heading: {name}, toc_label: {name}}}" * (not path.endswith(f".{name}"))
