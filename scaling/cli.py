@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import scaling
 from scaling import cli_fit_options, cli_generation, cli_laws
+from scaling.distribution import DISTRIBUTION, MEND, others
 from scaling.errors import UserError, explain
 from scaling.extensions import load_extensions
 from scaling.processes import LostProcess, leave, unwatched, watch
@@ -31,6 +32,8 @@ class _Version(argparse.Action):
         except PackageNotFoundError:
             jax = "not installed"
         print(f"scaling {scaling.__version__}, jax {jax}")
+        if also := others():
+            print(f"scaling: {' and '.join(also)} is installed into the same folder: {MEND}", file=sys.stderr)
         sys.exit(0)
 
 
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     SIGTERM in training and in a sweep ends it through `Interrupted`, with code 75 and the state saved.
     """
     try:
+        if not hasattr(scaling, "__version__"):  # the __init__.py is another project's, or gone with it
+            raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
         args = _parse(argv)
         load_extensions()
         return args.call(args)

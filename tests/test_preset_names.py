@@ -112,6 +112,8 @@ def test_an_installed_package_has_them(tmp_path: Path) -> None:
         pytest.skip("the package index cannot be reached, from which building takes setuptools")
     assert done.returncode == 0, done.stderr
 
+    assert [path.name.partition("-")[0] for path in there.glob("*.dist-info")] == ["scaling_ladder"]
+
     def said(code: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=empty, env={**os.environ, "PYTHONPATH": str(there)},
