@@ -17,7 +17,7 @@ import yaml
 
 import scaling
 from scaling.cli import _parse
-from scaling.config import DataConfig, RunConfig, SweepConfig, build, load, locate
+from scaling.config import DataConfig, RunConfig, SweepConfig, build, check_key, load, locate
 from scaling.config.load import parse_yaml
 from scaling.plan import load_plannable
 
@@ -25,6 +25,12 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN = ("my-", "texts/", "runs/", "runs.csv", "fit.json", "RUN.yaml", "wandb:", "SWEEP", "notes.txt")
 """how names of files begin that are the reader's"""
+FILES = {
+    "_train": ("run", RunConfig, "runs"),
+    "_sweep": ("sweep", SweepConfig, "sweeps"),
+    "_prepare": ("data", DataConfig, "data"),
+}
+"""of a command: the argument that is its file, what the file is, and where shipped ones are"""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -57,14 +63,15 @@ def test_each_command_is_one_and_its_files_and_keys_are_there(
     except SystemExit as ended:  # --version and --help
         assert ended.code == 0
         return
-    if args.call.__name__ == "_train" and not is_readers(args.run):
-        load(RunConfig, locate(args.run, ["runs"]), args.overrides)
-    if args.call.__name__ == "_sweep" and not is_readers(args.sweep):
-        load(SweepConfig, locate(args.sweep, ["sweeps"]), args.overrides)
-    if args.call.__name__ == "_plan" and not is_readers(args.config):
+    if args.call.__name__ in FILES:
+        argument, cls, kind = FILES[args.call.__name__]
+        file = getattr(args, argument)
+        if not is_readers(file):
+            load(cls, locate(file, [kind]), args.overrides)
+        for key in (override.partition("=")[0] for override in args.overrides):
+            check_key(RunConfig if key.startswith("run.") else cls, key.removeprefix("run."), "the command")
+    if args.call.__name__ == "_plan":
         load_plannable(locate(args.config, ["models", "runs"]), args.overrides)
-    if args.call.__name__ == "_prepare" and not is_readers(args.data):
-        load(DataConfig, locate(args.data, ["data"]), args.overrides)
     for name in words[2:]:
         if name.endswith((".yaml", ".csv", ".json", ".txt")) and "*" not in name and not is_readers(name):
             assert Path(name).is_file(), name
