@@ -11,7 +11,7 @@ SLOWEST  := --durations=25
 # tests start hundreds of processes: each would compile the package anew where Python may not keep what it compiles
 test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast lint types schema install clean
+.PHONY: demo test test-fast lint types docs schema install clean
 
 demo: $(VENV)/.installed            ## train a ladder, fit it, freeze a forecast, test it, write the report
 	$(BIN)/scaling sweep configs/sweeps/demo.yaml
@@ -28,6 +28,9 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev        ## the site, into build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 schema: $(VENV)/.installed          ## JSON schemas of the configuration files, for editors
 	$(BIN)/scaling schema configs/schema

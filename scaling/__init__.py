@@ -5,21 +5,54 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scaling.evaluation import evaluate as evaluate
     from scaling.generation import generate as generate
+    from scaling.interface import sweep as sweep
+    from scaling.interface import train as train
+    from scaling.sweeps import fit_sweep as fit
     from scaling.sweeps import load_runs as load_runs
+    from scaling.sweeps.status import status as status
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "generate", "laws", "load_runs"]
+__all__ = [
+    "accounting",
+    "config",
+    "errors",
+    "evaluate",
+    "fit",
+    "generate",
+    "laws",
+    "load_runs",
+    "plan",
+    "presets",
+    "report",
+    "status",
+    "sweep",
+    "sweeps",
+    "train",
+]
 
-HOMES = {"evaluate": "evaluation", "generate": "generation", "load_runs": "sweeps"}
-"""where each function is"""
+HOMES = {
+    "evaluate": "evaluation.evaluate",
+    "fit": "sweeps.fit_sweep",
+    "generate": "generation.generate",
+    "load_runs": "sweeps.load_runs",
+    "status": "sweeps.status",
+    "sweep": "interface.sweep",
+    "train": "interface.train",
+}
+"""where each function is; all else in `__all__` is a part of the package"""
 
 
 def __getattr__(name: str) -> Any:
-    """Parts are imported when first used, so that `import scaling` stays quick."""
+    """What there is is imported when first used, so that `import scaling` stays quick."""
     import importlib
 
-    if name == "laws":
-        return importlib.import_module("scaling.laws")
     if name in HOMES:
-        return getattr(importlib.import_module(f"scaling.{HOMES[name]}"), name)
+        room, _, function = HOMES[name].rpartition(".")
+        return getattr(importlib.import_module(f"scaling.{room}"), function)
+    if name in __all__:
+        return importlib.import_module(f"scaling.{name}")
     raise AttributeError(f"module 'scaling' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import scaling
 from scaling import cli_fit_options, cli_generation, cli_laws
+from scaling.distribution import DISTRIBUTION, MEND, others
 from scaling.errors import UserError, explain
 from scaling.extensions import load_extensions
 from scaling.processes import LostProcess, leave, unwatched, watch
@@ -31,6 +32,8 @@ class _Version(argparse.Action):
         except PackageNotFoundError:
             jax = "not installed"
         print(f"scaling {scaling.__version__}, jax {jax}")
+        if also := others():
+            print(f"scaling: {' and '.join(also)} is installed into the same folder: {MEND}", file=sys.stderr)
         sys.exit(0)
 
 
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     SIGTERM in training and in a sweep ends it through `Interrupted`, with code 75 and the state saved.
     """
     try:
+        if not hasattr(scaling, "__version__"):  # the __init__.py is another project's, or gone with it
+            raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
         args = _parse(argv)
         load_extensions()
         return args.call(args)
@@ -193,14 +198,7 @@ def _train(args: argparse.Namespace) -> int:
     config = resolved(load(RunConfig, locate(args.run, ["runs"]), overrides))
     if unwatched():
         return watch(["train", args.run, *overrides])
-    from scaling.cores import spread
-    from scaling.data import prepare
-    from scaling.training import train  # after the check: a mistake is told before jax is imported
-
-    spread(config)
-    prepare(config.data, config.records.store_folder)
-    result = train(config)
-    return 0 if result.status == "completed" else 1
+    return 0 if scaling.train(config).status == "completed" else 1
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -217,9 +215,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from scaling import report
     from scaling.config import SweepConfig, load, locate
-    from scaling.sweeps import describe_sweep, format_sweep, run_sweep
+    from scaling.sweeps import describe_sweep, format_sweep
 
     kind = [f"executor.kind={args.executor}"] if args.executor else []
     config = load(SweepConfig, locate(args.sweep, ["sweeps"]), [*args.overrides, *kind])
@@ -227,7 +224,7 @@ def _sweep(args: argparse.Namespace) -> int:
         described = describe_sweep(config, folder=args.folder)
         _print_json(described) if args.json else print(format_sweep(described))
         return 0
-    outcome = run_sweep(config, folder=args.folder, reporter=report)
+    outcome = scaling.sweep(config, folder=args.folder)
     _print_json(outcome.as_dict()) if args.json else print(outcome.summary)
     return 0 if outcome.ok else 1
 

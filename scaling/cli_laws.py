@@ -202,9 +202,7 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
 
 def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     from scaling import laws
-    from scaling.laws.table.results import WAITING
-    from scaling.sweeps import load_runs, load_wandb
-    from scaling.sweeps.run_store import without_result
+    from scaling.sweeps import law_runs, load_wandb
 
     given = [option for option in NAMED if getattr(args, option)]
     first, project = args.runs[0], _wandb(args.runs[0])
@@ -215,14 +213,11 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
         raise UserError(f"--{given[0]} is about a CSV; {first} is {what}, whose records say what is what")
     if project and len(args.runs) > 1:
         raise UserError(f"{first} and {args.runs[1]}: only sweeps' folders can be fitted together")
-    table = load_wandb(*project) if project else load_runs(args.runs)
-    named = {"columns": _columns(args), "group": args.group, "trusted": args.trusted}
-    runs = laws.from_results(table, where=args.where, law=_laws(args), allow=args.allow, **named)
-    lacking = [without_result(path) for path in ([] if project else args.runs)]
-    if waiting := [run_id for ids, _ in lacking for run_id in ids]:
-        told = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "
-        runs = runs.with_conventions(**{WAITING: told + ", ".join(waiting[:5]) + ", …" * (len(waiting) > 5)})
-    return runs
+    named = {"where": args.where, "allow": args.allow, "columns": _columns(args)}
+    named |= {"group": args.group, "trusted": args.trusted}
+    if project:
+        return laws.from_results(load_wandb(*project), law=_laws(args), **named)
+    return law_runs(args.runs, _laws(args), **named)
 
 
 def _columns(args: argparse.Namespace) -> dict[str, str]:

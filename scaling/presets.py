@@ -14,6 +14,7 @@ WIDTH = 80
 CONVENTIONS = (
     "N: all parameters; active: those that a token meets; FLOPs: of training, exact, a token at the model's context."
 )
+SENTENCE = re.compile(r"(?<!\bet al)\. ")
 USE = "`scaling plan NAME`, `scaling train NAME` and so on; in a file `extends: preset:models/NAME`."
 
 
@@ -48,7 +49,7 @@ def format_presets(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _told(kind: str, name: str) -> dict[str, Any]:
-    return {"name": name, "about": _about(kind, name).partition(". ")[0].rstrip(".")}
+    return {"name": name, "about": SENTENCE.split(_about(kind, name))[0].rstrip(".")}
 
 
 def _model(name: str) -> dict[str, Any]:

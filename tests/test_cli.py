@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from synthetic_sweep import sweep_config, write_runs
 
 from scaling.cli import main
 from scaling.config.load import parse_yaml
+from scaling.distribution import DISTRIBUTION
 from scaling.errors import explain
 from scaling.result import naming
 
@@ -62,7 +64,7 @@ def test_help_says_what_every_argument_is_and_what_the_exit_codes_mean(capsys: p
 def test_the_version_names_jax_without_importing_it() -> None:
     code = "import scaling.cli, sys\ntry: scaling.cli.main(['--version'])\nfinally: assert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"scaling {version('scaling')}, jax {version('jax')}\n"
+    assert done.stdout == f"scaling {version(DISTRIBUTION)}, jax {version('jax')}\n"
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,3 +273,27 @@ def test_no_other_error_is_taken_for_the_disks(monkeypatch: pytest.MonkeyPatch) 
         2,
     )
     assert explain(OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/s"))[1] == 2  # type: ignore[index]
+
+
+def test_another_distribution_in_the_same_folder_is_told_in_one_line(tmp_path: Path) -> None:
+    """The package index has another project called `scaling`: beside this one, and with its files over this one's."""
+    facts = tmp_path / "scaling-0.2.3.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: scaling\nVersion: 0.2.3\n")
+    (facts / "top_level.txt").write_text("scaling\n")
+    done = run_beside(tmp_path, "--version")
+    assert done.returncode == 0 and "scaling 0.2.3 is installed into the same folder: pip uninstall" in done.stderr
+    assert done.stderr.count("\n") == 1
+    shutil.copytree(ROOT / "scaling", tmp_path / "scaling")
+    assert run_beside(tmp_path, "presets").returncode == 0
+    (tmp_path / "scaling" / "__init__.py").write_text("VALUE = 1\n")
+    done = run_beside(tmp_path, "presets")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "has written over files of scaling-ladder: pip uninstall scaling" in done.stderr
+
+
+def run_beside(site: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A command where the folder `site` comes before the packages that are installed."""
+    code = f"import sys; from scaling.cli import main; sys.exit(main({list(words)!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run([sys.executable, "-c", code], cwd=site, env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What `scaling.laws` offers is offered: in the README, a notebook, a study, a command or a report."""
+"""What `scaling.laws` offers is offered: in the README, the docs, a notebook, a study, a command or a report."""
 
 import inspect
 import json
@@ -12,7 +12,8 @@ import pytest
 from scaling import laws
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)]
 ASKED = [block for block in BLOCKS if block.startswith("laws.")]
 LINES = [line for block in ASKED for line in block.splitlines()]
 SWEEP = ((1e7, 1e9), (1e9, 1e11), (1.0, 32.0))
@@ -95,9 +96,9 @@ def tables():
 
 
 @pytest.mark.parametrize("line", LINES, ids=[line.partition("(")[0] for line in LINES])
-def test_each_line_of_the_readme_answers(tables, line):
+def test_each_line_of_the_docs_answers(tables, line):
     assert eval(line, {"laws": laws} | tables) is not None
 
 
-def test_the_readme_asks_in_two_blocks():
+def test_the_docs_ask_in_two_blocks():
     assert len(ASKED) == 2 and len(LINES) > 15

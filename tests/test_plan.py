@@ -95,7 +95,7 @@ def test_compiling_needs_a_run_a_tpu_slice_and_libtpu(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match="slices of v5e have 2 sides and at most 256 chips; known: "):
         plan(run(), topology="v5e:4x4x4", compile=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"libtpu \(not a TPU\): pip install 'scaling\[tpu-plan\]'"):
+    with pytest.raises(UserError, match=r"libtpu \(not a TPU\): pip install 'scaling-ladder\[tpu-plan\]'"):
         plan(run(), topology="v5e:4x4", compile=True)
 
 

@@ -81,6 +81,11 @@ def test_the_list_has_every_preset_and_fits_a_terminal(capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) == presets()
 
 
+def test_what_a_preset_is_ends_with_its_sentence() -> None:
+    (c4,) = (corpus for corpus in presets()["data"] if corpus["name"] == "c4")
+    assert "(Raffel et al. 2020, 1910.10683): web text" in c4["about"]
+
+
 def test_of_a_model_the_list_has_the_plans_numbers_and_where_they_are_from() -> None:
     for model in presets()["models"]:
         found = plan(load_plannable(locate(model["name"], ["models"])))
@@ -106,6 +111,8 @@ def test_an_installed_package_has_them(tmp_path: Path) -> None:
     if "No matching distribution found for setuptools" in done.stderr:
         pytest.skip("the package index cannot be reached, from which building takes setuptools")
     assert done.returncode == 0, done.stderr
+
+    assert [path.name.partition("-")[0] for path in there.glob("*.dist-info")] == ["scaling_ladder"]
 
     def said(code: str) -> str:
         done = subprocess.run(

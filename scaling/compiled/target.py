@@ -6,6 +6,7 @@ from typing import Any
 
 from scaling.accounting import topology
 from scaling.accounting.pods import pod_of
+from scaling.distribution import with_extra
 from scaling.errors import UserError
 
 QUIET = {
@@ -28,7 +29,7 @@ def tpu_devices(text: str) -> list[Any]:
     place = topology(text)
     pod_of(place)
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("compiling for a TPU needs its compiler, libtpu (not a TPU): pip install 'scaling[tpu-plan]'")
+        raise UserError(f"compiling for a TPU needs its compiler, libtpu (not a TPU): {with_extra('tpu-plan')}")
     os.environ |= QUIET
     import jax
     from jax.experimental import topologies

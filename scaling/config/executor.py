@@ -24,7 +24,9 @@ class SlurmConfig(Config):
     memory_gb: float | None = Field(default=None, gt=0)
     """of a job; unset: the cluster's default"""
     account: str | None = None
+    """who pays; unset: the cluster's default"""
     qos: str | None = None
+    """quality of service; unset: the cluster's default"""
     setup: tuple[str, ...] = ()
     """shell lines before the run, such as `module load cuda`"""
     array_parallelism: int = Field(default=256, ge=1)
@@ -46,5 +48,6 @@ class ExecutorConfig(Config):
     """Where runs run. `scaling sweep … --executor NAME` overrides `kind`."""
 
     kind: Literal["local", "slurm", "ray"] = "local"
+    """this machine, or a cluster"""
     slurm: SlurmConfig = SlurmConfig()
     ray: RayConfig = RayConfig()

@@ -81,6 +81,7 @@ class FixedRate(RateRule):
     source: ClassVar[str] = "a choice"
     kind: Literal["fixed"]
     learning_rate: float = Field(gt=0)
+    """peak of every run"""
 
     def value(self, size: Size) -> float:
         return self.factor * self.learning_rate
@@ -99,9 +100,11 @@ class WidthRule(RateRule):
     )
     kind: Literal["width"]
     width: int = Field(ge=1)
+    """d_model at which learning_rate was found"""
     learning_rate: float = Field(gt=0)
     """at d_model = width"""
     exponent: float = -1.0
+    """by which power of the width the rate changes"""
 
     def value(self, size: Size) -> float:
         return self.factor * self.learning_rate * (size.d_model / self.width) ** self.exponent
@@ -154,6 +157,7 @@ class FixedBatch(BatchRule):
     source: ClassVar[str] = "a choice"
     kind: Literal["fixed"]
     tokens: float = Field(gt=0)
+    """of a batch"""
 
     def value(self, size: Size) -> float:
         return self.factor * self.tokens
@@ -205,6 +209,7 @@ class FixedDecay(DecayRule):
     source: ClassVar[str] = "a choice"
     kind: Literal["fixed"]
     weight_decay: float = Field(ge=0)
+    """of every run"""
 
     def value(self, size: Size) -> float:
         return self.factor * self.weight_decay

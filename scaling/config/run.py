@@ -19,6 +19,7 @@ class TokenizerConfig(Config):
     """How text becomes tokens."""
 
     kind: Literal["bytes", "bpe"] = "bytes"
+    """bytes as they are, or byte-level BPE that is learned from the training split"""
     vocab: int = Field(default=256, ge=256)
     """bytes: always 256, byte 0 marks the end of a document; bpe: any size, byte fallback included"""
     split_digits: bool = False
@@ -66,6 +67,7 @@ class OptimizerConfig(Config):
     """The optimizer; weight decay is decoupled and multiplied by the learning rate (as in PyTorch and optax)."""
 
     name: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"
+    """muon: of hidden matrices, AdamW of all else; the papers are in `training.optimizer`"""
     learning_rate: float = Field(gt=0)
     """peak of the schedule; with model.mup that of its base, from which every parameter's own follows"""
     b1: float = Field(default=0.9, ge=0, lt=1)
@@ -84,6 +86,7 @@ class ScheduleConfig(Config):
     """The learning rate over a run, as fractions of its steps and of its peak."""
 
     name: Literal["cosine", "wsd", "linear", "inverse_sqrt", "constant"] = "cosine"
+    """the shape of the fall after the warmup"""
     warmup: float = Field(default=0.02, ge=0, lt=1)
     """share of the steps spent rising linearly to the peak"""
     warmup_tokens: int | None = Field(default=None, ge=0)
@@ -170,6 +173,7 @@ class Placement(Config):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
     attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
+    """which implementation of attention; auto: the fastest that can do what the model asks for"""
     experts: Literal["auto", "dense", "blocks", "gmm"] = "auto"
     """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, blocks elsewhere"""
     transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
@@ -195,6 +199,7 @@ class Records(Config):
     """What a run leaves behind and how often."""
 
     folder: str = "runs"
+    """where the folders of sweeps are kept"""
     sweep: str = "single"
     """the run's folder is `folder/sweep/run_id`; also the group in wandb"""
     role: Literal["fit", "test"] = "fit"
@@ -206,6 +211,7 @@ class Records(Config):
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)
+    """steps between two lines of metrics.jsonl"""
     profile: bool = False
     """a trace of five updates in the run's folder, for xprof and ui.perfetto.dev; `scaling train --profile`"""
     evaluate_every: int | None = Field(default=None, ge=1)
@@ -222,14 +228,17 @@ class Records(Config):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a key, offline without"""
     wandb_project: str = "scaling"
+    """the project in wandb"""
 
 
 class RunConfig(Config):
     """One training run. All but `placement` and `records` enters the hash that names it."""
 
     model: AnyModel
+    """the model; its `kind` names the family"""
     data: DataConfig
     objective: AnyObjective = NextToken()
+    """what is learned from a window"""
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
     batch_size: int = Field(ge=1)
@@ -237,6 +246,7 @@ class RunConfig(Config):
     tokens: int = Field(ge=1)
     """tokens to train on, repeats included; rounded to whole batches"""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """of the initial parameters, the order of the data, and all that is drawn in training"""
     start: StartConfig | None = None
     """another run whose parameters this one begins with; unset: with its own, drawn from the seed"""
     placement: Placement = Placement()

@@ -26,6 +26,7 @@ class IsoflopDesign(Config):
     spacing: float = Field(default=1.6, gt=1)
     """ratio of neighbouring sizes"""
     center_flops: float = Field(gt=0)
+    """budget at which center_params is expected to be best"""
     center_params: float = Field(gt=0)
     """N expected to be best at center_flops; `ladder.count` says which N"""
     center_exponent: float = Field(default=0.5, gt=0)
@@ -44,6 +45,7 @@ class BranchesDesign(Config):
     center_params: float | None = Field(default=None, gt=0)
     """in place of `params`: the size in the middle; with `budgets` N expected to be best at center_flops"""
     center_flops: float | None = Field(default=None, gt=0)
+    """with `budgets`: the budget at which center_params is expected to be best"""
     center_exponent: float = Field(default=0.5, gt=0)
     """with `budgets`: N expected to be best grows as C to this power"""
     sizes: int = Field(default=5, ge=1)
@@ -119,6 +121,7 @@ class ListDesign(Config):
 
     kind: Literal["list"]
     points: tuple[Point, ...] = Field(min_length=1)
+    """each a run"""
 
 
 class ForecastConfig(Config):
@@ -138,9 +141,11 @@ class SweepConfig(Config):
     """A family of runs and what is to be learned from them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["my-sweep", "tinystories.2"])
+    """names the sweep's folder, runs/NAME, and the group in wandb"""
     run: dict[str, Any]
     """what all runs share: a run's configuration without what the design sets"""
     design: Annotated[IsoflopDesign | BranchesDesign | GridDesign | ListDesign, Field(discriminator="kind")]
+    """which runs the sweep consists of"""
     ladder: LadderConfig = LadderConfig()
     learning_rate: RateRules | None = Field(default=None, discriminator="kind")
     """sets optimizer.learning_rate of each run by its size; unset: the value in `run`"""

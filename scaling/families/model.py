@@ -98,7 +98,9 @@ class ModelConfig(Config):
     context: int = Field(ge=1)
     """tokens a window predicts, the length the model is trained at"""
     layers: int = Field(ge=1)
+    """blocks, one on the other"""
     d_model: int = Field(ge=1)
+    """width of the residual stream"""
 
     tied: bool = True
     """one matrix serves as embedding and as head"""
@@ -107,6 +109,7 @@ class ModelConfig(Config):
     z_loss: float = Field(default=0.0, ge=0)
     """weight of mean(log Z²) added to the training loss (PaLM, 2204.02311 section 5)"""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """share of the activations that are set to 0 in training"""
 
     @property
     def label(self) -> str:

@@ -54,6 +54,7 @@ class MoE(FeedForward):
 
     kind: Literal["moe"]
     experts: int = Field(ge=2)
+    """routed ones, of which each token meets `top_k`"""
     top_k: int = Field(default=1, ge=1)
     """experts that a token meets, the shared ones not among them"""
     d_ff: int | None = Field(default=None, ge=1)
@@ -75,6 +76,7 @@ class MoE(FeedForward):
     groups: int | None = Field(default=None, ge=2)
     """groups of neighbouring experts, of which a token's come from `top_groups` alone (DeepSeek-V2, 2405.04434)"""
     top_groups: int | None = Field(default=None, ge=1)
+    """how many of the `groups` the experts of a token come from"""
     balance: float | None = Field(default=None, ge=0)
     """weight of the load-balance loss, experts · Σ share of tokens · mean score, in each window (Switch, 2101.03961,
     eq. 4); unset: 0.01 where tokens choose and `balance_rate` is 0, else 0"""

@@ -17,6 +17,7 @@ class Temperature(Config):
     floor: int = Field(ge=1)
     """positions from which on it grows"""
     scale: float = Field(gt=0)
+    """how fast it grows"""
 
 
 class Rope(Config):

@@ -19,6 +19,7 @@ class TransformerShape(ModelConfig):
     """The keys of a transformer that every part of it reads; unset sizes follow from the others."""
 
     n_heads: int = Field(ge=1)
+    """query heads of a layer"""
     n_kv_heads: int = filled(ge=1)
     """key/value heads (grouped-query attention); n_heads where unset"""
     d_head: int = filled(ge=1)
@@ -29,10 +30,15 @@ class TransformerShape(ModelConfig):
     activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
     """clamped_swiglu: that of gpt-oss, min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), up cut to ±7"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """of the residual stream"""
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
+    """before each part; after it, on the sum; or both before it and on what it adds (sandwich)"""
     norm_eps: float = Field(default=1e-5, gt=0)
+    """added to the mean square (or the variance) under the root"""
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
+    """how a layer knows where a token is"""
     rope_theta: float = Field(default=10_000.0, gt=0)
+    """base of the rotary frequencies"""
     bias: bool = False
     """biases in every linear map and in layer norms"""
     parallel_block: bool = False
@@ -55,9 +61,11 @@ class TransformerShape(ModelConfig):
     layer_sharing: int = Field(default=1, ge=1)
     """neighbouring layers that use the same parameters (`layers` makes it ALBERT)"""
     attention_softcap: float | None = Field(default=None, gt=0)
+    """scores become cap·tanh(scores/cap) (Gemma 2, 2408.00118); unset: no cap"""
     init: Literal["fan_in", "normal"] = "fan_in"
     """standard deviation of weights: 1/√fan_in, 1/√d_model for embeddings; or init_std for all (GPT-2)"""
     init_std: float = Field(default=0.02, gt=0)
+    """standard deviation of initial weights, where `init` is normal"""
     residual_init_scale: bool = True
     """matrices that write into the residual stream start smaller by 1/√(2·layers) (GPT-2)"""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
 from scaling.errors import UserError, one_line
@@ -13,6 +13,7 @@ from scaling.locks import Busy, lock
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
+from scaling.sweeps.fitted import fit_sweep
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import end_on_sigterm, train_all
 from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, expected_tests, refuse_other_sweep
@@ -22,6 +23,7 @@ from scaling.sweeps.progress import LaunchProgress
 from scaling.sweeps.reporter import Reporter
 from scaling.sweeps.run_store import (
     DONE,
+    RunRole,
     RunState,
     load_runs,
     read_exclusions,
@@ -31,7 +33,13 @@ from scaling.sweeps.run_store import (
     sweep_folder,
 )
 from scaling.sweeps.run_store.tuning import tuning_lines
+from scaling.sweeps.status import status
 from scaling.sweeps.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling import laws
 
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
     "local": lambda config: LocalExecutor(),
@@ -62,6 +70,19 @@ class SweepOutcome:
     def ok(self) -> bool:
         """Every run has a result; a diverged one is a result."""
         return all(state.state in ("completed", "diverged") for state in self.states)
+
+    def status(self) -> dict[str, Any]:
+        """The state of every run, read anew from the folder; see `sweeps.status`."""
+        return status(self.folder)
+
+    def runs(self, role: RunRole | None = None) -> "pd.DataFrame":
+        """The table of records, one row a run; see `scaling.load_runs`. role: only the runs that a law is fitted to
+        (`fit`), or those that test it (`test`)."""
+        return load_runs(self.folder, role)
+
+    def fit(self, law: str = "chinchilla", **options: Any) -> "laws.Fit":
+        """A law of its runs, with intervals; options as of `sweeps.fit_sweep`."""
+        return fit_sweep(self.folder, law, **options)
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""

@@ -13,12 +13,16 @@ import jax
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, load, recipe_of, run_id, to_yaml
 from scaling.data import Batches, TokenStore, run_batches
+from scaling.distribution import DISTRIBUTION
 from scaling.errors import UserError
 from scaling.result import Result, Status, naming, read_result, write_text_atomically
 from scaling.training.evaluate import Evaluation
 from scaling.training.flops import flops_of
 
-PACKAGES = ("scaling", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = {"scaling": DISTRIBUTION} | {
+    name: name for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+}
+"""what decides a run's numbers, and what it is installed as"""
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -167,9 +171,9 @@ def _held_out(store: TokenStore | None, evaluation: Evaluation | None) -> dict[s
 def versions() -> dict[str, str]:
     """Of Python, of the packages that decide a run's numbers, and of this code where it is a git checkout."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package, distribution in PACKAGES.items():
         try:
-            found[package] = version(package)
+            found[package] = version(distribution)
         except PackageNotFoundError:
             continue
     root = Path(__file__).parents[2]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaling.distribution import with_extra
 from scaling.errors import UserError
 from scaling.laws.intervals.prediction import interval_of, predicted_loss
 from scaling.laws.quantities import derived, quantities
@@ -52,7 +53,7 @@ def to_arviz(fit: FittedLaw) -> Any:
     try:
         from arviz_base import from_dict
     except ImportError:
-        raise UserError("to_arviz needs ArviZ: pip install arviz-base (or scaling[arviz])") from None
+        raise UserError(f"to_arviz needs ArviZ: pip install arviz-base (or {with_extra('arviz')})") from None
     posterior = {name: column.to_numpy()[None] for name, column in draws_frame(fit).items()}
     tree = from_dict({"posterior": posterior})
     tree["posterior"].attrs.update({"law": fit.form.name, "kind": draws.kind, "data": fit.runs.hash})
