@@ -37,10 +37,10 @@ def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
     told = "; ".join(_told(gain) for gain in gains.values())
     caption = (
         f"{pooling.base.name}, shared: {', '.join(pooling.shared) or 'nothing'}. Compute multiplier against "
-        f"{pooling.groups[0]} at {power(next(iter(gains.values())).C)} FLOPs: {told}. {titles.conventions}"
+        f"{pooling.groups[0]} at {power(next(iter(gains.values())).C)} FLOPs: {told}."
     )
     axes = Axis(titles.flops, "power", log=True), Axis(titles.loss, "plain", log=True)
-    return FigureSpec("Groups of one law", caption, [Panel("", *axes, marks)])
+    return FigureSpec("Groups of one law", caption, [Panel("", *axes, marks)], titles.conventions)
 
 
 def _told(gain: Gain) -> str:

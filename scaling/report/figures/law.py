@@ -62,9 +62,9 @@ def column_residuals_figure(fit: laws.Fit) -> FigureSpec:
     objective = fit.loss.kind + (f" δ={fit.loss.delta:g}" if fit.loss.delta is not None else "")
     caption = (
         f"Actual over predicted loss, less one. {_formula(fit)}, by {objective} on {fit.residual} residuals. "
-        f"A law that fits leaves no trend in any panel. {titles_of(runs).conventions}"
+        f"A law that fits leaves no trend in any panel."
     )
-    return FigureSpec("Residuals of the law", caption, panels)
+    return FigureSpec("Residuals of the law", caption, panels, titles_of(runs).conventions)
 
 
 def points_profile_figure(
@@ -137,9 +137,9 @@ def bootstrap_figure(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float |
     at = "" if C is None else f" N*, D*, L* and D*/N* at {power(C)} FLOPs."
     caption = (
         f"{len(fit.draws)} refits {what.get(fit.draws.kind, f'to fresh {fit.draws.kind}')}. Star: the fit, with the "
-        f"{level:.0%} interval of each quantity.{at} {_formula(fit)}. {titles_of(fit.runs).conventions}"
+        f"{level:.0%} interval of each quantity.{at} {_formula(fit)}."
     )
-    return FigureSpec("What the fit could have been", caption, panels)
+    return FigureSpec("What the fit could have been", caption, panels, titles_of(fit.runs).conventions)
 
 
 def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
@@ -166,7 +166,7 @@ def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
     )  # fmt: skip
     caption = (
         f"Points: runs, by size. Thin lines: the law at {SHADES} sizes; their envelope is the frontier, the least "
-        f"loss that the law allows at each budget. {_formula(fit)}. {data.titles.conventions}"
+        f"loss that the law allows at each budget. {_formula(fit)}."
     )
     marks = [replace(mark, front=True) if isinstance(mark, Line) else mark for mark in panel.marks]
     shown = replace(panel, marks=[*curves, reached, *marks])
@@ -207,9 +207,9 @@ def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: fl
         )
     caption = (
         "Bands: where refits of the law put the least loss at each budget; a single run scatters around it, and no "
-        f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}. {data.titles.conventions}"
+        f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}."
     )
-    return FigureSpec("The law carried on beyond its runs", caption, [panel])
+    return FigureSpec("The law carried on beyond its runs", caption, [panel], data.titles.conventions)
 
 
 def _cloud_panel(fit: laws.Fit, x: str, y: str, C: float | None, level: float) -> Panel:
