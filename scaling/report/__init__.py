@@ -1,6 +1,6 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
-from scaling.report.make import live_command, page_of, settle, summary, write
+from scaling.report.make import live_command, page_of, settle, summary, write, write_fit
 from scaling.report.notebook import (
     plot_bootstrap,
     plot_experts,
@@ -35,4 +35,5 @@ __all__ = [
     "settle",
     "summary",
     "write",
+    "write_fit",
 ]

@@ -11,6 +11,7 @@ from scaling.result import UNIT
 
 if TYPE_CHECKING:
     from scaling.laws import Forecast
+    from scaling.laws.pooled import Gain
 
 Bounds = tuple[float, float]
 
@@ -49,6 +50,13 @@ class Run:
     """where its records are"""
     sweep: str = ""
     """which it is of, where there are several"""
+    name: str = ""
+    """what a table from elsewhere calls it, where that is more than the row's label"""
+
+    @property
+    def called(self) -> str:
+        """What people read."""
+        return self.name or self.run_id
 
     @property
     def standing(self) -> str:
@@ -206,6 +214,10 @@ class ReportData:
     titles: Titles = Titles()
     unit: str = UNIT
     """of the losses of its runs"""
+    about: str = ""
+    """what it is a report of, where that is no sweep with a forecast"""
+    gains: "Sequence[Gain]" = ()
+    """what compute is worth in each group of runs but the first"""
 
     @property
     def meaning(self) -> str:

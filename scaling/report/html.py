@@ -104,11 +104,12 @@ def _part(name: str) -> str:
 
 def _figure(name: str, spec: FigureSpec) -> dict[str, Any]:
     """What the template says of a figure."""
+    several = len(spec.panels) > 1
     panels = [
         {
             "title": panel.title,
-            "label": f"{spec.title}: {panel.title}" if panel.title else spec.title,
-            "name": f"{name}-{i + 1}" if len(spec.panels) > 1 else name,
+            "label": f"{spec.title}: {panel.title or panel.x.title}" if several or panel.title else spec.title,
+            "name": f"{name}-{i + 1}" if several else name,
             "legend": legend(panel),
             "colors": panel.colors,
             "drawn": drawing(panel),
@@ -119,7 +120,9 @@ def _figure(name: str, spec: FigureSpec) -> dict[str, Any]:
 
 
 def _commands(data: ReportData) -> str:
-    """What makes all of it again."""
+    """What makes a sweep's report again, empty for another."""
+    if data.about:
+        return ""
     where = shlex.quote(str(data.folder))
     return (
         f"scaling sweep {shlex.quote(str(data.folder / 'sweep.yaml'))}   # train what is not there yet\n"

@@ -69,6 +69,16 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     return analysis.analysed(data, table, saved, quick=live)
 
 
+def read_runs(homes: Sequence[Path]) -> list[Run]:
+    """The runs of the sweeps in the folders `homes`, with the sweep that each is of where these are several."""
+    found = [(home, row) for home in homes for row in load_runs(home).to_dict("records")]
+    named = len(homes) > 1
+    return [
+        replace(_run(row), folder=_folder(home, row["run_id"]), sweep=row["sweep"] if named else "")
+        for home, row in found
+    ]
+
+
 def _tuning(df: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
     """A row for each point of the runs with a certificate of its learning rate."""
     if "tuning" not in df:

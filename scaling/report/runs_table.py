@@ -43,7 +43,7 @@ class Column:
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """The columns that these runs fill, the loss first."""
     every = [
-        Column("run_id", "run", lambda run: run.run_id),
+        Column("run_id", "run", lambda run: run.called),
         Column("sweep", "sweep", lambda run: run.sweep),
         Column("loss", "loss", lambda run: run.loss, _digits(4)),
         Column("loss_sem", "± sem", lambda run: run.loss_sem, _digits(4)),
@@ -62,12 +62,14 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
     empty = {column.key for column in every if not any(map(column.plain, runs))}
     if all(run.active in (None, run.params) for run in runs):
         empty.add("active")
+    if all(run.folder is None for run in runs):
+        empty |= {"role", "status"}  # a table from elsewhere says neither
     return [column for column in every if column.key not in empty]
 
 
 def order(run: Run) -> tuple[str, float, float, int]:
     """Runs of one budget, equal to within some per cent, stand together."""
-    return run.role, round(math.log10(run.flops), 1) if run.flops else 0.0, run.params, run.seed or 0
+    return run.role, round(math.log10(run.flops), 1) if run.flops > 0 else 0.0, run.params, run.seed or 0
 
 
 def _digits(count: int) -> Callable[[float], str]:

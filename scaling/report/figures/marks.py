@@ -119,7 +119,7 @@ def run_text(run: Run) -> str:
     """What hovering over a run tells."""
     loss = "–" if run.loss is None else f"{run.loss:.4f}" + (f" ± {run.loss_sem:.4f}" if run.loss_sem else "")
     lines = [
-        run.run_id,
+        run.called,
         f"N {si(run.params)}, D {si(run.tokens)}, D/N {run.tokens / run.params:.3g}",
         f"{power(run.flops)} FLOPs",
         f"loss {loss}",
