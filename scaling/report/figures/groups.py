@@ -29,7 +29,7 @@ def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
         size = 7.0 if len(fit.runs) <= MANY else 4.5
         marks.append(Points(runs.flops.tolist(), runs.loss.tolist(), color, group, size=size, opacity=0.7))
         marks.append(Line(flops.tolist(), least.tolist(), color, f"{group}, least loss", front=True, hover=group))
-    told_once = "from one budget to the other for the same loss"
+    told_once = "budgets of equal loss"
     for gain in gains.values():
         if np.isfinite(gain.multiplier) and gain.multiplier > 0:
             needed = (gain.C / gain.multiplier, gain.C)
