@@ -305,7 +305,7 @@ def _output(paths: list[Path], name: str = "fit.json") -> Path:
     runs = paths[0]
     project = _wandb(runs)
     if project is not None:
-        return Path(f"{runs.name}.fit.json")
+        return Path(f"{runs.name}.{name}")
     return runs.with_suffix(f".{name}") if runs.is_file() else runs / name
 
 

@@ -260,6 +260,30 @@ def test_runs_that_all_broke_are_told_with_their_reasons(tmp_path):
     assert "1 diverged, 1 failed" in report.summary(home)
 
 
+@pytest.mark.parametrize("where", ["name", "corpus", "device", "note"])
+def test_whatever_a_record_says_is_text_on_the_page(tmp_path, where):
+    """Of the folder's name (which has no slash), a configuration, a machine and an error message."""
+    hostile = "<img src=x onerror=alert(1)> </script><!-- \"'&amp; %{y} {{ 1 + 1 }}"
+    home = tmp_path / (hostile.replace("/", "∕") if where == "name" else "planned")
+    run = dict(sweep_config().run) | {"tokens": 500_000}
+    ids = write_runs(sweep_config("few", design=GRID, forecast=None, run=run), home, lines=2)
+    if where == "note":
+        (home / "fit.json").write_text(json.dumps({"kind": hostile}))
+    for run_id in ids:
+        path = home / run_id / "result.json"
+        record = json.loads(path.read_text())
+        if where == "corpus":
+            record["config"]["data"]["corpus"] = hostile
+            record["facts"]["corpus"] = hostile
+        elif where == "device":
+            record["device"] = hostile
+        path.write_text(json.dumps(record))
+    text = report.write(home).read_text(encoding="utf-8")
+    assert "<img" not in text and text.count("</script>") == text.count("<script")
+    if where != "note":
+        assert (home.name if where == "name" else hostile) in Page(text).text
+
+
 def test_runs_without_results_are_counted(tmp_path):
     home = tmp_path / "planned"
     ids = write_runs(sweep_config("planned", forecast=None), home, lines=2)
