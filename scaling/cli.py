@@ -154,9 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_generation.evaluate_options(evaluate)
     _json(evaluate)
 
-    report = command("report", _report, "Plots and one self-contained html page of a sweep.")
-    _sweep_dir(report)
-    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: SWEEP_DIR/report.html)")
+    about = "Plots and one self-contained html page of a sweep, of several side by side, or of a CSV of runs."
+    cli_fit_options.report_options(command("report", _report, about))
 
     dashboard = command("dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page.")
     _sweep_dir(dashboard)
@@ -277,9 +276,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from scaling.report import write
-
-    print(write(args.sweep_dir, args.output))
+    print(cli_laws.report(args))
     return 0
 
 

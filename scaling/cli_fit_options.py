@@ -1,4 +1,4 @@
-"""The options of `scaling fit` and `scaling predict`."""
+"""The options of `scaling fit`, `scaling report` and `scaling predict`."""
 
 import argparse
 from collections.abc import Collection
@@ -25,6 +25,60 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         help="or wandb:ENTITY/PROJECT[/SWEEP]; of several sweeps' folders all runs are fitted together",
     )
     add("--list", action="store_true", help="print the laws that there are, and stop")
+    _law_options(parser)
+    add(
+        "--warmup", type=int, default=0, metavar="STEPS", help="CSV of curves that begins after the warmup: its steps"
+    )
+    add(
+        "--tuning",
+        action="store_true",
+        help="in place of a law: the best learning rate and batch by the runs that tried several, with intervals "
+        "(CSV: --column lr=COLUMN, and B=COLUMN for the batch)",
+    )
+    add("--compare", metavar="LAW,LAW", help="hold these laws beside it, all by least squares: AIC, BIC, backtests")
+    add(
+        "--suggest",
+        nargs="?",
+        const=4,
+        type=int,
+        metavar="K",
+        help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
+    )
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json; none for several sweeps)",
+    )
+    add("--plot", action="store_true", help="also write a page of figures beside the file of the fit")
+    add("--json", action="store_true", help="for machines")
+
+
+def report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `scaling report`."""
+    add = parser.add_argument
+    add(
+        "runs",
+        metavar="SWEEP_DIR_or_CSV",
+        type=Path,
+        nargs="+",
+        help="folder of a sweep, such as runs/NAME; several are shown side by side, each with its own law (--group "
+        "and --shared say otherwise)",
+    )
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: SWEEP_DIR/report.html, CSV.report.html; none for several sweeps)",
+    )
+    _law_options(parser.add_argument_group("of a CSV and of several sweeps, as of `scaling fit`"))
+    parser.set_defaults(compare=None)
+
+
+def _law_options(parser: argparse._ActionsContainer) -> None:
+    """Those by which a table is read and a law fitted to it."""
+    add = parser.add_argument
     add("--law", default="chinchilla", help="one of --list (default: chinchilla)")
     add("--params", metavar="COLUMN", help='CSV: column of N (default: params; "" for none)')
     add("--tokens", metavar="COLUMN", help='CSV: column of D (default: tokens; "" for none)')
@@ -45,9 +99,6 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="CONDITION",
         help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, of a sweep, "optimizer.b2 == 0.9"',
-    )
-    add(
-        "--warmup", type=int, default=0, metavar="STEPS", help="CSV of curves that begins after the warmup: its steps"
     )
     add(
         "--group",
@@ -84,28 +135,6 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
-    add(
-        "--tuning",
-        action="store_true",
-        help="in place of a law: the best learning rate and batch by the runs that tried several, with intervals "
-        "(CSV: --column lr=COLUMN, and B=COLUMN for the batch)",
-    )
-    add("--compare", metavar="LAW,LAW", help="hold these laws beside it, all by least squares: AIC, BIC, backtests")
-    add(
-        "--suggest",
-        nargs="?",
-        const=4,
-        type=int,
-        metavar="K",
-        help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
-    )
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json; none for several sweeps)",
-    )
-    add("--json", action="store_true", help="for machines")
 
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +165,9 @@ def require_only(
     parser = argparse.ArgumentParser()
     fit_options(parser)
     usual = vars(parser.parse_args([]))
-    given = [name for name, value in usual.items() if getattr(args, name) != value and name not in (*reads, "runs")]
+    given = [
+        name for name, value in usual.items() if getattr(args, name, value) != value and name not in (*reads, "runs")
+    ]
     if given and given[0] in other:
         kinds = ("a sweep", "a CSV") if csv else ("a CSV", "a sweep's folder, whose records say what is what")
         raise UserError(f"--{given[0]} is about {kinds[0]}; {args.runs[0]} is {kinds[1]}")
@@ -144,5 +175,5 @@ def require_only(
         raise UserError(f"--{given[0]} is not for {what}; it reads {', '.join(f'--{name}' for name in reads)}")
 
 
-def _level(parser: argparse.ArgumentParser) -> None:
+def _level(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--level", type=float, default=0.9, help="coverage of the intervals (default: 0.9)")

@@ -1,4 +1,4 @@
-"""`scaling fit` and `scaling predict`: what they return for machines and for people."""
+"""`scaling fit`, `scaling report` and `scaling predict`: what they return for machines and for people."""
 
 import argparse
 import errno
@@ -62,6 +62,32 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     output = _writable(_output(args.runs) if args.output is None else args.output)
     before = _fit_in(output)
     _require_one_law(args)
+    fitted = _fitted(args, csv)
+    one_curve = not args.group and (csv or fitted.form.of_sizes)
+    approach2 = laws.try_isoflop(fitted.runs, args.level, designed=not csv) if one_curve else None
+    table = laws.fit_table(fitted, args.level, approach2)
+    replaced = _replaced(output, before, fitted.runs.hash)
+    fitted.save(output)
+    table["overwritten"] = replaced
+    text = "\n".join([laws.format_table(table), *([f"note: {replaced}"] if replaced else []), f"saved as {output}"])
+    if args.plot:
+        table["page"] = str(_page(fitted, output.with_suffix(".html"), args))
+        text += f"\npage {table['page']}"
+    if args.compare:
+        comparison = laws.compare(fitted.runs, _laws(args), residual=fitted.residual)
+        table["compare"] = comparison.to_dict()
+        text += f"\n\n{comparison.summary()}"
+    if args.suggest is not None:
+        suggestion, path = _suggestion(fitted, args)
+        table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
+        text += f"\n\n{suggestion.summary()}{_next(args.runs[0], path) if path else ''}"
+    return finite(table), text
+
+
+def _fitted(args: argparse.Namespace, csv: bool) -> "laws.Fit":
+    """The law that the options ask for, fitted to what they name, with its intervals."""
+    from scaling import laws
+
     runs = _read_csv(args) if csv else _read_sweep(args)
     objective = laws.parse_loss(args.objective)
     shared = [name for name in args.shared.split(",") if name]
@@ -71,22 +97,39 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     if refits := DRAWS if args.bootstrap is None else args.bootstrap:
         # a sweep is a design of few runs: a resample of its rows would lose whole budgets
         fitted.bootstrap(refits, seed=args.seed, kind=args.kind or (None if csv else "noise"))
-    one_curve = not args.group and (csv or fitted.form.of_sizes)
-    approach2 = laws.try_isoflop(runs, args.level, designed=not csv) if one_curve else None
-    table = laws.fit_table(fitted, args.level, approach2)
-    replaced = _replaced(output, before, fitted.runs.hash)
-    fitted.save(output)
-    table["overwritten"] = replaced
-    text = "\n".join([laws.format_table(table), *([f"note: {replaced}"] if replaced else []), f"saved as {output}"])
-    if args.compare:
-        comparison = laws.compare(runs, _laws(args), residual=fitted.residual)
-        table["compare"] = comparison.to_dict()
-        text += f"\n\n{comparison.summary()}"
-    if args.suggest is not None:
-        suggestion, path = _suggestion(fitted, args)
-        table["suggest"] = suggestion.to_dict() | {"sweep": path and str(path)}
-        text += f"\n\n{suggestion.summary()}{_next(args.runs[0], path) if path else ''}"
-    return finite(table), text
+    return fitted
+
+
+@_rarely_collected()
+def report(args: argparse.Namespace) -> Path:
+    """The page of a sweep, of several sweeps side by side, or of a CSV of runs."""
+    from scaling import laws
+    from scaling.laws.table.words import command_line
+    from scaling.report import write
+
+    csv, several = len(args.runs) == 1 and args.runs[0].is_file(), len(args.runs) > 1
+    if not (csv or several or _wandb(args.runs[0])):
+        require_only(args, ["output"], (), "the report of one sweep, which shows the law of its fit.json", csv)
+        return write(args.runs[0], args.output)
+    if args.law in laws.CURVE_LAWS:
+        raise UserError(
+            f"--law {args.law} is a law of whole curves: `scaling fit SWEEP_DIR --law {args.law}` fits it, and "
+            "`scaling report SWEEP_DIR` shows it"
+        )
+    if several and args.output is None:
+        raise UserError("a page of several sweeps belongs to none of them: say where it goes with -o PAGE.html")
+    page = _writable(args.output or _output(args.runs, "report.html"))
+    args.group = args.group or ("sweep" if several else None)
+    with warnings.catch_warnings(), command_line(NAMED):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _page(_fitted(args, csv), page, args)
+
+
+def _page(fitted: "laws.Fit", page: Path, args: argparse.Namespace) -> Path:
+    from scaling.report import write_fit
+
+    sources = [path for path in args.runs if path.exists()]
+    return write_fit(fitted, page, sources=sources, level=args.level)
 
 
 def _fit_curves(args: argparse.Namespace) -> tuple[Any, str]:
@@ -257,7 +300,7 @@ def _output(paths: list[Path], name: str = "fit.json") -> Path:
     runs = paths[0]
     project = _wandb(runs)
     if project is not None:
-        return Path(f"{runs.name}.fit.json")
+        return Path(f"{runs.name}.{name}")
     return runs.with_suffix(f".{name}") if runs.is_file() else runs / name
 
 

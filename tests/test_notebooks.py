@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from synthetic_sweep import Law, sweep_config, write_forecast, write_runs
+from test_laws_groups_of_sweeps import WORSE, write
 
 from scaling import laws
 
@@ -96,6 +97,39 @@ def test_the_chinchilla_notebook_runs_without_the_data_and_says_so(tmp_path, mon
     assert "SYNTHETIC, not the Chinchilla runs" in text and "say nothing about Chinchilla" in text
     assert found["alpha"] == pytest.approx(0.3478, abs=0.03)  # the law that the table was made from
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_chinchilla_notebook_ships_with_what_the_synthetic_table_gives_and_says_where_the_real_one_is():
+    notebook = nbformat.read(ROOT / "notebooks" / "fit_chinchilla.ipynb", 4)
+    said = text_of(notebook)
+    assert "SYNTHETIC, not the Chinchilla runs" in said and "say nothing about Chinchilla" in said
+    assert "https://github.com/epoch-research/analyzing-chinchilla" in said
+    naming = [cell for cell in notebook.cells if cell.cell_type == "code" and "CHINCHILLA_CSV" in cell.source]
+    assert len(naming) == 1 and len(naming[0].source.splitlines()) <= 4
+
+
+@pytest.mark.slow
+def test_the_notebook_of_two_sweeps_finds_what_compute_is_worth_in_a_synthetic_pair(tmp_path, monkeypatch):
+    monkeypatch.delenv("SWEEPS", raising=False)
+    monkeypatch.setenv("COMPARE_DRAWS", "200")
+    ask = "{'truth': TRUE_GAIN, 'gain': [(g.multiplier, *g.interval) for g in fit.gain(1e19, 0.99).values()]}"
+    notebook, found = run("compare_sweeps", tmp_path, ask)
+    ((multiplier, low, high),) = found["gain"]
+    assert low < found["truth"] < high and multiplier == pytest.approx(found["truth"], rel=0.03)
+    assert "SYNTHETIC" in text_of(notebook) and "**other** is better" in text_of(notebook)
+    assert pictures(notebook) == 8
+
+
+@pytest.mark.slow
+def test_the_notebook_of_two_sweeps_goes_from_their_folders_to_a_verdict(tmp_path, monkeypatch):
+    design = {"kind": "isoflop", "budgets": [1e11, 3e11, 1e12], "sizes": 5, "spacing": 1.5, "center_flops": 3e11,
+              "center_params": 41e3, "center_exponent": 0.5}  # fmt: skip
+    sweeps = [write(tmp_path / "runs", name, design=design) for name in ("relu2", "gelu")]
+    monkeypatch.setenv("SWEEPS", " ".join(map(str, sweeps)))
+    monkeypatch.setenv("COMPARE_DRAWS", "100")
+    notebook, found = run("compare_sweeps", tmp_path, "[g.multiplier for g in fit.gain().values()]")
+    assert found == [pytest.approx(WORSE**-2, rel=0.1)]
+    assert "**gelu** is worse" in text_of(notebook) and "SYNTHETIC" not in text_of(notebook)
 
 
 @pytest.mark.slow

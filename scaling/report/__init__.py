@@ -1,11 +1,12 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
-from scaling.report.make import live_command, page_of, settle, summary, write
+from scaling.report.make import live_command, page_of, settle, summary, write, write_fit
 from scaling.report.notebook import (
     plot_bootstrap,
     plot_experts,
     plot_forecast,
     plot_frontier,
+    plot_group_optima,
     plot_groups,
     plot_isoflop,
     plot_mixture,
@@ -24,6 +25,7 @@ __all__ = [
     "plot_experts",
     "plot_forecast",
     "plot_frontier",
+    "plot_group_optima",
     "plot_groups",
     "plot_isoflop",
     "plot_mixture",
@@ -35,4 +37,5 @@ __all__ = [
     "settle",
     "summary",
     "write",
+    "write_fit",
 ]

@@ -18,11 +18,19 @@ GRID = 25
 """points of each law's curve"""
 
 
-def analysed(data: ReportData, table: laws.Runs, saved: laws.Fit | None = None, *, quick: bool = False) -> ReportData:
+def analysed(
+    data: ReportData,
+    table: laws.Runs,
+    saved: laws.Fit | None = None,
+    *,
+    quick: bool = False,
+    designed: bool = True,
+) -> ReportData:
     """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them.
 
     saved: the sweep's own fit, whose law is drawn.
     quick: without the law's summary, whose profiles take most of the time.
+    designed: the runs are a sweep's; of others it is asked that they form budgets (see `laws.try_isoflop`).
     """
     data = replace(data, exclusions=[(exclusion.row, exclusion.reason) for exclusion in table.exclusions])
     fit, said = _fit(data, table, saved)
@@ -34,6 +42,8 @@ def analysed(data: ReportData, table: laws.Runs, saved: laws.Fit | None = None, 
     try:
         if saved is not None and not saved.form.of_sizes:
             raise UserError(f"the runs of {saved.form.name} differ in more than sizes and tokens")
+        if not (designed or table.form_budgets()):
+            raise UserError("the runs form no budgets of several sizes")
         found = laws.isoflop(table, level=data.level)
     except UserError as error:
         return replace(data, missing=[*data.missing, *said, f"No isoFLOP analysis: {error}."])
@@ -117,7 +127,7 @@ def _grid(data: ReportData, table: laws.Runs) -> list[float]:
 
 
 def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
-    by_id = {run.run_id: run for run in data.runs}
+    by_row = {(run.run_id, run.loss): run for run in data.runs}  # labels alone may be there twice
     drawn = fit.draws is not None
     exponent = float(fit.form.frontier(fit.natural)[0]) if fit.form.frontier is not None else None
     percent = 100 * (fit.runs.loss / fit.fitted() - 1)
@@ -132,7 +142,10 @@ def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
         exponent=exponent,
         interval=fit.interval("a", data.level) if drawn and exponent is not None else None,
         summary="" if quick else fit.summary(data.level),
-        residuals=[(by_id[row], float(value)) for row, value in zip(fit.runs.rows, percent, strict=True)],
+        residuals=[
+            (by_row[row, loss], float(value))
+            for row, loss, value in zip(fit.runs.rows, fit.runs.loss.tolist(), percent, strict=True)
+        ],
         test_residuals=tests,
     )
 

@@ -11,6 +11,7 @@ from scaling.result import UNIT
 
 if TYPE_CHECKING:
     from scaling.laws import Forecast
+    from scaling.laws.pooled import Gain
 
 Bounds = tuple[float, float]
 
@@ -36,15 +37,26 @@ class Run:
     """of `params` those that a token meets; None: a table from elsewhere does not say"""
     learning_rate: float = math.nan
     """NaN: a table from elsewhere does not say"""
-    seed: int = 0
+    seed: int | None = None
     epochs: float = 1.0
-    wall_s: float = 0.0
+    wall_s: float = math.nan
     wall_s_spent: float = 0.0
     """without those of the trunk that a branch begins in"""
     validity: str = "valid"
     """see `scaling.validity.Verdict`"""
     reason: str = ""
     """why it is not valid, or what its record says beside that"""
+    folder: Path | None = None
+    """where its records are"""
+    sweep: str = ""
+    """which it is of, where there are several"""
+    name: str = ""
+    """what a table from elsewhere calls it, where that is more than the row's label"""
+
+    @property
+    def called(self) -> str:
+        """What people read."""
+        return self.name or self.run_id
 
     @property
     def standing(self) -> str:
@@ -202,6 +214,24 @@ class ReportData:
     titles: Titles = Titles()
     unit: str = UNIT
     """of the losses of its runs"""
+    about: str = ""
+    """what it is a report of, where that is no sweep with a forecast"""
+    gains: "Sequence[Gain]" = ()
+    """what compute is worth in each group of runs but the first"""
+
+    @property
+    def meaning(self) -> str:
+        """What N, FLOPs, loss and tokens are here, in one sentence."""
+        if self.titles.conventions:
+            return self.titles.conventions
+        epochs = max((run.epochs for run in self.runs), default=0.0)
+        seen = (
+            "no training token was seen twice" if epochs <= 1 else f"training data were seen up to {epochs:.3g} times"
+        )
+        return (
+            "N counts all parameters, embedding included; FLOPs are the exact training count; loss is the mean over "
+            f"the whole held-out split; {seen}."
+        )
 
     @property
     def finished(self) -> list[Run]:

@@ -21,10 +21,20 @@ def runs_data(runs: laws.Runs, level: float) -> ReportData:
     missing = [letter for letter in ("N", "D") if letter not in runs.values]
     if missing:
         raise UserError(f"this figure shows N and D; the table of runs names no column {' and '.join(missing)}")
+    return table_data(runs, level)
+
+
+def table_data(runs: laws.Runs, level: float) -> ReportData:
+    """The same, NaN for the parameters, tokens and FLOPs that the table does not tell."""
     sigma = [None] * len(runs) if runs.sigma is None else runs.sigma.tolist()
-    columns = (values.tolist() for values in (runs.N, runs.D, runs.flops, runs.loss))
-    rows = zip(runs.rows, *columns, sigma, strict=True)
-    values = [Run(label, "fit", "completed", n, d, c, loss, sem, None) for label, n, d, c, loss, sem in rows]
+    known = {"C": runs.flops, **runs.values} if {"N", "D"} <= set(runs.values) else runs.values
+    columns = [known.get(letter, np.full(len(runs), np.nan)).tolist() for letter in ("N", "D", "C", "loss")]
+    names = [""] * len(runs) if runs.run is None else runs.run.tolist()
+    rows = zip(runs.rows, *columns, sigma, names, strict=True)
+    values = [
+        Run(label, "fit", "completed", n, d, c, loss, sem, None, name=name)
+        for label, n, d, c, loss, sem, name in rows
+    ]
     return ReportData("", Path(), "", level, values, titles=titles_of(runs))
 
 

@@ -1,11 +1,14 @@
 """Making a report: read the sweep, draw, write."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from scaling import laws
     from scaling.report.data import ReportData
+    from scaling.report.figures.spec import FigureSpec
 
 
 PAGE = "report.html"
@@ -31,8 +34,7 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     A sweep without a forecast, with broken runs or with too few for a law gets a report that says so. Raises
     UserError where the folder holds no sweep or records that cannot be read.
     """
-    from scaling.report.figures.static import save
-    from scaling.report.figures.sweep import FIGURES, sweep_figures
+    from scaling.report.figures.sweep import sweep_figures
     from scaling.report.html import write_page
     from scaling.report.read import read_sweep
 
@@ -41,11 +43,35 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     drawn = sweep_figures(data)
     if live:
         return write_page(page, data, drawn)
-    folder = page.parent / "figures"
-    for name in FIGURES.keys() - drawn.keys():
-        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier state of the sweep
-    save(drawn, folder)
+    _save(drawn, page.parent / "figures")
     return write_page(page, data, drawn)
+
+
+def write_fit(fit: "laws.Fit", output: str | Path, *, sources: Sequence[str | Path] = (), level: float = 0.9) -> Path:
+    """Write a page about a fitted law and its runs, and return its path. The PNGs go into a folder of its name.
+
+    fit: of one law of all runs, or of several groups, which are then shown side by side with what compute is worth
+    in each (`fit.gain`). Intervals are those of its last bootstrap.
+    output: the page. sources: the sweeps' folders, whose records fill the table of runs, or the CSV.
+    level: coverage of the intervals.
+    """
+    from scaling.report.fit_page import fit_figures, fit_report, with_records
+    from scaling.report.html import write_page
+
+    page, paths = Path(output), [Path(source) for source in sources]
+    data = fit_report(fit, page, paths, level)
+    drawn = fit_figures(data, fit)
+    _save(drawn, page.with_suffix(".figures"))
+    return write_page(page, with_records(data, paths), drawn)
+
+
+def _save(drawn: "Mapping[str, FigureSpec]", folder: Path) -> None:
+    """The figures as PNGs, and none of what `folder` held of an earlier state."""
+    from scaling.report.figures.static import save
+
+    written = save(drawn, folder)
+    for path in set(folder.glob("*.png")) - set(written):
+        path.unlink()
 
 
 def settle(sweep_dir: str | Path) -> None:

@@ -91,6 +91,16 @@ def plot_groups(fit: "laws.Fit", C: float | None = None, *, level: float = 0.9, 
     return _drawn(groups_figure(fit, C, level), interactive)
 
 
+def plot_group_optima(fit: "laws.Fit", *, interactive: bool = False) -> Any:
+    """Of a pooled fit of N and D: the best size and number of tokens of every group against compute.
+
+    Raises UserError for a fit of one law of all runs, and for a law of other columns.
+    """
+    from scaling.report.figures.groups import group_optima_figure
+
+    return _drawn(group_optima_figure(fit), interactive)
+
+
 def plot_experts(source: "laws.Fit | laws.Runs", C: float | None = None, *, interactive: bool = False) -> Any:
     """Loss against size (as the table counts it: active parameters) at fixed compute, by number of experts.
 

@@ -39,7 +39,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     home = Path(sweep_dir)
     df, now = load_runs(home), status(home)
     unit = _values(df, "unit") or UNIT
-    runs = [_run(row) for row in df.to_dict("records")]
+    runs = [replace(_run(row), folder=_folder(home, row["run_id"])) for row in df.to_dict("records")]
     forecast, said = _forecast(home)
     data = ReportData(
         name=home.resolve().name,
@@ -47,7 +47,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         subtitle=_subtitle(df, runs),
         level=forecast.level if forecast else LEVEL,
         runs=runs,
-        curves=_curves(home, runs),
+        curves=_curves(runs),
         forecast=forecast,
         conventions=_conventions(df, runs, unit),
         exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
@@ -67,6 +67,16 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     except UserError as error:
         return replace(data, missing=[*data.missing, f"No law: {error}."])
     return analysis.analysed(data, table, saved, quick=live)
+
+
+def read_runs(homes: Sequence[Path]) -> list[Run]:
+    """The runs of the sweeps in the folders `homes`, with the sweep that each is of where these are several."""
+    found = [(home, row) for home in homes for row in load_runs(home).to_dict("records")]
+    named = len(homes) > 1
+    return [
+        replace(_run(row), folder=_folder(home, row["run_id"]), sweep=row["sweep"] if named else "")
+        for home, row in found
+    ]
 
 
 def _tuning(df: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
@@ -100,16 +110,21 @@ def _run(row: dict[Any, Any]) -> Run:
     )
 
 
+def _folder(home: Path, run_id: str) -> Path:
+    """The records of a run; a sweep's folder holds the runs' folders, or is one's own."""
+    return home / run_id if (home / run_id).is_dir() else home
+
+
 def _optional(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _curves(home: Path, runs: Sequence[Run]) -> list[TrainingCurve]:
-    """Training losses on record; a sweep's folder holds the runs' folders, or is one's own."""
+def _curves(runs: Sequence[Run]) -> list[TrainingCurve]:
+    """Training losses on record."""
     curves = []
     for run in runs:
-        folder = home / run.run_id if (home / run.run_id).is_dir() else home
-        records = [(r.get("flops"), r.get("loss")) for r in read_metrics(folder)]
+        assert run.folder is not None
+        records = [(r.get("flops"), r.get("loss")) for r in read_metrics(run.folder)]
         points = [(x, y) for x, y in records if x is not None and y is not None and x > 0 and 0 < y < np.inf]
         if len(points) > 1:
             curves.append(TrainingCurve(run, [x for x, _ in points], [y for _, y in points]))
@@ -172,7 +187,7 @@ def _conventions(df: "pd.DataFrame", runs: Sequence[Run], unit: str) -> list[tup
         ("optimizer", f"{_values(df, 'optimizer')}, {_values(df, 'schedule')} schedule"),
         ("batch", f"{_values(df, 'batch_tokens')} tokens"),
         ("learning rate", _range(run.learning_rate for run in runs)),
-        ("seeds", ", ".join(map(str, sorted({run.seed for run in runs})))),
+        ("seeds", ", ".join(map(str, sorted({run.seed for run in runs if run.seed is not None})))),
     ]
     return [(name, text) for name, text in found if text]
 

@@ -3,10 +3,14 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scaling.report.data import Bounds, ReportData
 from scaling.text import align
 from scaling.units import power, si
+
+if TYPE_CHECKING:
+    from scaling.laws.pooled import Gain
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ def headline(data: ReportData) -> Headline:
             facts.append((f"{_signed(data.error)} %", "error: forecast over actual, less one"))
         shape = f"the tested model: N {si(forecast.N)}, D {si(forecast.D)}"
         facts.append((power(forecast.flops), f"FLOPs, {_reach(data)}; {shape}"))
+    facts += [(f"{gain.multiplier:.3g}×", told_gain(gain)) for gain in data.gains]
     facts += [
         (f"{value:.3f}", f"{about}{f', {data.level:.0%} interval {_range(interval)}' if interval else ''}")
         for value, interval, about in _exponents(data)
@@ -69,8 +74,20 @@ def counts(data: ReportData) -> str:
     return f"{len(data.runs)} run{'s' * (len(data.runs) > 1)} ({text})"
 
 
+def told_gain(gain: "Gain") -> str:
+    """What a compute multiplier is, and its interval."""
+    ends = (
+        ""
+        if gain.interval is None
+        else f", {gain.level:.0%} interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g}"
+    )
+    return f"compute multiplier of {gain.group} against {gain.against} at {power(gain.C)} FLOPs{ends}"
+
+
 def _verdict(data: ReportData) -> tuple[str, bool | None]:
     forecast, actual = data.forecast, data.actual
+    if data.about:
+        return data.about, None
     if forecast is None:
         return ("No forecast has been made" if data.runs else "Nothing has finished yet"), None
     if actual is None:

@@ -49,8 +49,10 @@ def experts_figure(source: "laws.Fit | laws.Runs", C: float | None) -> FigureSpe
     panels = [_panel(runs, fit, letter, kinds, budget, rows) for budget, rows in budgets]
     drawn = "Curves: the law at the budget." if fit else "Lines join the runs of a kind, by their mean loss."
     best = "" if fit is None else f" {fit.form.name}: {fit.form.formula}."
-    caption = f"{title(runs, letter)}, 1 for dense models. {drawn}{best} {titles_of(runs).conventions}"
-    return FigureSpec("Loss against size at equal training FLOPs, by experts", caption, panels)
+    caption = f"{title(runs, letter)}, 1 for dense models. {drawn}{best}"
+    return FigureSpec(
+        "Loss against size at equal training FLOPs, by experts", caption, panels, titles_of(runs).conventions
+    )
 
 
 def _panel(

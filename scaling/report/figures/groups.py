@@ -1,4 +1,4 @@
-"""The figure of a pooled law: loss against compute of each group, and what compute is worth between them."""
+"""Figures of a pooled law: loss and best size against compute of each group, and what compute is worth in each."""
 
 import numpy as np
 
@@ -29,18 +29,41 @@ def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
         size = 7.0 if len(fit.runs) <= MANY else 4.5
         marks.append(Points(runs.flops.tolist(), runs.loss.tolist(), color, group, size=size, opacity=0.7))
         marks.append(Line(flops.tolist(), least.tolist(), color, f"{group}, least loss", front=True, hover=group))
-    for gain in gains.values():  # how far apart the two budgets for one loss are
+    told_once = "budgets of equal loss"
+    for gain in gains.values():
         if np.isfinite(gain.multiplier) and gain.multiplier > 0:
             needed = (gain.C / gain.multiplier, gain.C)
-            marks.append(Line(needed, (gain.loss, gain.loss), "forecast", "", 1.6, dash=True))
+            marks.append(Line(needed, (gain.loss, gain.loss), "forecast", told_once, 1.6, dash=True))
+            told_once = ""
     titles = titles_of(fit.runs)
     told = "; ".join(_told(gain) for gain in gains.values())
     caption = (
         f"{pooling.base.name}, shared: {', '.join(pooling.shared) or 'nothing'}. Compute multiplier against "
-        f"{pooling.groups[0]} at {power(next(iter(gains.values())).C)} FLOPs: {told}. {titles.conventions}"
+        f"{pooling.groups[0]} at {power(next(iter(gains.values())).C)} FLOPs: {told}."
     )
     axes = Axis(titles.flops, "power", log=True), Axis(titles.loss, "plain", log=True)
-    return FigureSpec("Groups of one law", caption, [Panel("", *axes, marks)])
+    return FigureSpec("Groups of one law", caption, [Panel("", *axes, marks)], titles.conventions)
+
+
+def group_optima_figure(fit: laws.Fit) -> FigureSpec:
+    """N* and D* of every group of a pooled law of N and D against compute, over the groups' own runs."""
+    names, titles = fit.groups, titles_of(fit.runs)
+    size: list[Mark] = []
+    tokens: list[Mark] = []
+    for i, name in enumerate(names):
+        law, color = fit[name], i / (len(names) - 1)
+        per_token = law.runs.flops_per_token() if law.runs.C is not None else None
+        flops = np.geomspace(law.runs.flops.min(), law.runs.flops.max(), CURVE).tolist()
+        best = [law.optimal(C, flops_per_token=per_token) for C in flops]
+        size.append(Line(flops, [optimum.N for optimum in best], color, name, hover=name))
+        tokens.append(Line(flops, [optimum.D for optimum in best], color, name, hover=name))
+    compute = Axis(titles.flops, "power", log=True)
+    panels = [
+        Panel("The best size", compute, Axis(titles.params, "si", log=True), size),
+        Panel("The best number of tokens", compute, Axis(titles.tokens, "si", log=True), tokens),
+    ]
+    caption = "What reaches the least loss at each budget by the law of each group, over the budgets of its own runs."
+    return FigureSpec("Compute-optimal size and tokens of each group", caption, panels, titles.conventions)
 
 
 def _told(gain: Gain) -> str:

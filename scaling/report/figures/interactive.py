@@ -1,7 +1,6 @@
 """Figures as pieces of a page: plotly's data and layout, and a legend in HTML."""
 
 import html
-import json
 import math
 import textwrap
 from collections.abc import Iterable
@@ -23,28 +22,23 @@ def variables(dark: bool) -> str:
     return "".join(f"--{name}:{value};" for name, value in named.items())
 
 
-def section(name: str, spec: FigureSpec) -> str:
-    """A figure with its title, its panels side by side where there is room, and its caption."""
-    panels = "".join(_panel(panel) for panel in spec.panels)
-    return (
-        f'<section class="card" id="{html.escape(name)}"><h2>{html.escape(spec.title)}</h2>'
-        f'<div class="panels">{panels}</div><p class="caption">{html.escape(spec.caption)}</p></section>\n'
-    )
+def drawing(panel: Panel) -> dict[str, Any]:
+    """A panel as plotly's data and layout on a page, whose legend stands outside."""
+    data = [trace for mark in panel.marks for trace in traces(mark, panel)]
+    return _short({"data": data, "layout": {**_layout(panel), "showlegend": False}})
 
 
-def _panel(panel: Panel) -> str:
-    content = {"data": [trace for mark in panel.marks for trace in traces(mark, panel)], "layout": _layout(panel)}
-    text = json.dumps(_finite(content), separators=(",", ":")).replace("</", "<\\/")
-    title = f"<h3>{html.escape(panel.title)}</h3>" if panel.title else ""
-    return (
-        f'<div class="panel">{title}{_legend(panel)}<div class="plot" role="img" '
-        f'aria-label="{html.escape(panel.title or panel.y.title)}"></div>'
-        f'<script type="application/json">{text}</script></div>'
-    )
+def traces(mark: Line | Points | Band, panel: Panel) -> list[dict[str, Any]]:
+    """What plotly draws for a mark; the last of it has the entry in plotly's own legend."""
+    drawn = [trace | {"showlegend": False} for trace in _traces(mark, panel)]
+    if mark.label:
+        drawn[-1] |= {"name": html.escape(mark.label), "showlegend": True}
+        if len(mark.x) == 0:
+            drawn[-1] |= {"x": [None], "y": [None]}  # plotly gives no entry to a trace without points
+    return drawn
 
 
-def traces(mark: Line | Points | Band, panel: Panel) -> Iterable[dict[str, Any]]:
-    """What plotly draws for a mark."""
+def _traces(mark: Line | Points | Band, panel: Panel) -> Iterable[dict[str, Any]]:
     if isinstance(mark, Band):
         edge = {"type": "scatter", "mode": "lines", "x": list(mark.x), "line": {"width": 0}, "hoverinfo": "skip"}
         yield {**edge, "y": list(mark.low)}
@@ -52,7 +46,8 @@ def traces(mark: Line | Points | Band, panel: Panel) -> Iterable[dict[str, Any]]
         yield {**edge, "y": list(mark.high), "fill": "tonexty", "fillcolor": color}
     elif isinstance(mark, Line):
         line = {"color": name_of(mark.color), "width": mark.width, "dash": "6px,4px" if mark.dash else "solid"}
-        text = f"{_lines(mark.hover)}<br>{panel.x.title} %{{x:.4g}}<br>{panel.y.title} %{{y:.5g}}<extra></extra>"
+        y = mark.y_title or panel.y.title
+        text = f"{_lines(mark.hover)}<br>{panel.x.title} %{{x:.4g}}<br>{y} %{{y:.5g}}<extra></extra>"
         yield {
             "type": "scatter", "mode": "lines", "x": list(mark.x), "y": list(mark.y), "line": line,
             "opacity": mark.opacity, **({"hovertemplate": text} if mark.hover else {"hoverinfo": "skip"}),
@@ -96,7 +91,6 @@ def _layout(panel: Panel) -> dict[str, Any]:
         "font": {"size": 12.5, "color": "@ink"},
         "paper_bgcolor": "@paper",
         "plot_bgcolor": "@paper",
-        "showlegend": False,
         "hovermode": "closest",
         "hoverlabel": {"align": "left", "bgcolor": "@paper", "bordercolor": "@muted", "font": {"color": "@ink"}},
         "margin": {"l": 8, "r": 14, "t": 10, "b": 8},
@@ -111,6 +105,7 @@ def _axis(panel: Panel, axis: Axis, which: Any) -> dict[str, Any]:
         "type": "log" if axis.log else "linear",
         "range": [math.log10(low), math.log10(high)] if axis.log else [low, high],
         "tickmode": "array",
+        "exponentformat": "SI" if axis.scale == "si" else "power",
         "tickvals": list(places),
         "ticktext": list(texts),
         "gridcolor": "@grid",
@@ -124,37 +119,29 @@ def _axis(panel: Panel, axis: Axis, which: Any) -> dict[str, Any]:
     }
 
 
-def _legend(panel: Panel) -> str:
-    entries = "".join(f"<li>{_swatch(mark)}{html.escape(mark.label)}</li>" for mark in panel.marks if mark.label)
-    if panel.colors:
-        name, low, high = (html.escape(text) for text in panel.colors)
-        scale = ", ".join(f"var(--s{i})" for i in range(0, STEPS + 1, 5))
-        bar = (
-            f'<span style="width:90px;height:8px;border-radius:4px;background:linear-gradient(90deg,{scale})"></span>'
-        )
-        entries += f"<li>{name} {low} {bar} {high}</li>"
-    return f'<ul class="legend">{entries}</ul>' if entries else ""
-
-
 SHAPES = {
-    "circle": '<circle cx="11" cy="7" r="4.4" {paint}/>',
-    "diamond": '<path d="M11 1.6 16.4 7 11 12.4 5.6 7Z" {paint}/>',
-    "star": '<path d="M11 .8 12.7 4.9 17 5.2 13.7 8 14.8 12.3 11 10 7.2 12.3 8.3 8 5 5.2 9.3 4.9Z" {paint}/>',
-    "square": '<path d="M7 3H15V11H7Z" {paint}/>',
+    "circle": "M11 2.6a4.4 4.4 0 1 0 .01 0Z",
+    "diamond": "M11 1.6 16.4 7 11 12.4 5.6 7Z",
+    "star": "M11 .8 12.7 4.9 17 5.2 13.7 8 14.8 12.3 11 10 7.2 12.3 8.3 8 5 5.2 9.3 4.9Z",
+    "square": "M7 3H15V11H7Z",
 }
+"""of the symbols in a legend, as SVG paths in a box of 22 by 14"""
 
 
-def _swatch(mark: Line | Points | Band) -> str:
+def legend(panel: Panel) -> list[dict[str, str]]:
+    """Entries of a page's legend: label, and path and style of what stands beside it."""
+    return [{"label": mark.label} | _swatch(mark) for mark in panel.marks if mark.label]
+
+
+def _swatch(mark: Line | Points | Band) -> dict[str, str]:
     color = f"var(--{name_of(mark.color if isinstance(mark.color, str | float | int) else 0.5)[1:]})"
     if isinstance(mark, Band):
-        shape = f'<path d="M1 2H21V12H1Z" style="fill:{color};opacity:.2"/>'
-    elif isinstance(mark, Line):
-        dash = "stroke-dasharray:5 3" if mark.dash else ""
-        shape = f'<path d="M1 7H21" style="stroke:{color};stroke-width:2.4;{dash}"/>'
-    else:
-        paint = f"fill:{color}" if mark.filled else f"fill:none;stroke:{color};stroke-width:2"
-        shape = SHAPES[mark.symbol].format(paint=f'style="{paint}"')
-    return f'<svg width="22" height="14" viewBox="0 0 22 14" aria-hidden="true">{shape}</svg>'
+        return {"path": "M1 2H21V12H1Z", "style": f"fill:{color};opacity:.2"}
+    if isinstance(mark, Line):
+        dash = ";stroke-dasharray:5 3" if mark.dash else ""
+        return {"path": "M1 7H21", "style": f"stroke:{color};stroke-width:2.4{dash}"}
+    paint = f"fill:{color}" if mark.filled else f"fill:none;stroke:{color};stroke-width:2"
+    return {"path": SHAPES[mark.symbol], "style": paint}
 
 
 def name_of(color: Color) -> str:
@@ -166,15 +153,15 @@ def _lines(text: str) -> str:
     return html.escape(text).replace("\n", "<br>").replace("%{", "%&#123;")
 
 
-def _finite(value: Any) -> Any:
-    """Numbers that JSON has no word for become null, which plotly leaves out."""
+def _short(value: Any) -> Any:
+    """Numbers with as many digits as can be seen; what JSON has no word for becomes null, which plotly leaves out."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _short(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_short(item) for item in value]
     if isinstance(value, str | int | bool) or value is None:
         return value
-    return float(value) if math.isfinite(value) else None
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def plotly_figure(spec: FigureSpec) -> Any:
@@ -184,7 +171,7 @@ def plotly_figure(spec: FigureSpec) -> Any:
     columns = min(len(spec.panels), 2)
     rows = -(-len(spec.panels) // 2)
     drawn: list[dict[str, Any]] = []
-    caption = "<br>".join(textwrap.wrap(html.escape(spec.caption), 95 * columns))
+    caption = "<br>".join(textwrap.wrap(html.escape(spec.told), 95 * columns))
     layout: dict[str, Any] = {
         "title": {"text": f"<b>{html.escape(spec.title)}</b>", "x": 0.01, "font": {"size": 17}},
         "width": 520 * columns + 160, "hovermode": "closest", "annotations": [
@@ -221,13 +208,8 @@ def _place(
     layout |= {**own, **axes, "showlegend": True, f"legend{mark}": legend}
     drawn = []
     for item in panel.marks:
-        parts = [{**trace, "xaxis": f"x{mark}", "yaxis": f"y{mark}", "showlegend": False}
-                 for trace in traces(item, panel)]  # fmt: skip
-        if item.label:
-            parts[-1] |= {"name": html.escape(item.label), "showlegend": True, "legend": f"legend{mark}"}
-            if len(item.x) == 0:
-                parts[-1] |= {"x": [None], "y": [None]}  # plotly gives no entry to a trace without points
-        drawn += parts
+        placed = {"xaxis": f"x{mark}", "yaxis": f"y{mark}", "legend": f"legend{mark}"}
+        drawn += [trace | placed for trace in traces(item, panel)]
     if panel.title:
         layout["annotations"].append(
             {"text": f"<b>{html.escape(panel.title)}</b>", "xref": "paper", "yref": "paper", "x": x[0], "y": y[1],

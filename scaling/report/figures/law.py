@@ -6,22 +6,25 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.forms.form import GROUP
 from scaling.laws.intervals import interval
 from scaling.laws.quantities import quantity
 from scaling.report.data import Frontier, ReportData, frozen_on
 from scaling.report.figures.marks import MANY, forecast_point, runs_as_points
-from scaling.report.figures.spec import Axis, Band, FigureSpec, Line, Mark, Panel, Points
+from scaling.report.figures.spec import Axis, Band, Color, FigureSpec, Line, Mark, Panel, Points
 from scaling.report.figures.sweep import loss_figure
 from scaling.report.titles import derived_title, title, titles_of
 from scaling.units import Scale, power, si
 
 SHADES = 6
 """model sizes whose curves are drawn under the frontier"""
+CURVE = 80
+"""points of a law's curve"""
 SCALES: dict[str, Scale] = {"C": "power", "N": "si", "D": "si", "M": "si", "N*": "si", "D*": "si", "D*/N*": "si"}
 
 
@@ -31,40 +34,63 @@ def column_residuals_figure(fit: laws.Fit) -> FigureSpec:
     percent = 100 * (runs.loss / fit.fitted() - 1)
     reach = 1.15 * float(max(np.abs(percent).max(), 1e-9))
     sizes = runs.values.get("N", runs.column(fit.form.columns[0]))
-    shade = _places(sizes)
-    size = 6.0 if len(runs) <= MANY else 4.5
-    bars = []
+    bars = np.zeros((len(runs), 0, 2))
     if runs.sigma is not None:
         sem = 100 * runs.sigma / fit.fitted()
-        bars = list(zip((percent - sem).tolist(), (percent + sem).tolist(), strict=True))
+        bars = np.stack([percent - sem, percent + sem], -1)[:, None]
     panels = []
     for i, letter in enumerate(_letters(fit)):
         x = runs.column(letter)
         limits = _widened(x, 1.25)
         trend = _running_median(x, percent)
-        marks: list[Mark] = [
-            Line(limits, (0.0, 0.0), "muted", "", 1.2),
-            Points(
-                x.tolist(), percent.tolist(), shade, "runs", size=size, y_interval=bars, hover=_texts(fit, percent)
-            ),
-        ]  # fmt: skip
+        marks: list[Mark] = [Line(limits, (0.0, 0.0), "muted", "", 1.2)]
+        for name, rows, color in _kinds(fit, sizes):
+            texts = _texts(fit, percent, rows)
+            ends = [(low, high) for low, high in bars[rows].reshape(-1, 2).tolist()]
+            size = 6.0 if len(runs) <= MANY else 4.5
+            marks.append(
+                Points(x[rows].tolist(), percent[rows].tolist(), color, name, size=size, y_interval=ends, hover=texts)
+            )
         if trend is not None:
             marks.append(Line(*trend, "forecast", "running median", 2.2, front=True))
+        shaded = i % 2 and fit.form.pooling is None
         panels.append(
             Panel(
                 "",
                 Axis(title(runs, letter), SCALES.get(letter, "si"), log=True, limits=limits),
                 Axis("loss above the law (%)", "percent", limits=(-reach, reach)),
                 marks,
-                colors=_scale("N" if "N" in runs.values else fit.form.columns[0], sizes) if i % 2 else None,
+                colors=_scale("N" if "N" in runs.values else fit.form.columns[0], sizes) if shaded else None,
             )
         )
     objective = fit.loss.kind + (f" δ={fit.loss.delta:g}" if fit.loss.delta is not None else "")
     caption = (
         f"Actual over predicted loss, less one. {_formula(fit)}, by {objective} on {fit.residual} residuals. "
-        f"A law that fits leaves no trend in any panel. {titles_of(runs).conventions}"
+        f"A law that fits leaves no trend in any panel."
     )
-    return FigureSpec("Residuals of the law", caption, panels)
+    return FigureSpec("Residuals of the law", caption, panels, titles_of(runs).conventions)
+
+
+def one_column_figure(fit: laws.Fit, level: float) -> FigureSpec:
+    """A law of one quantity over its runs, with its interval after a bootstrap."""
+    runs, (letter,) = fit.runs, fit.form.columns
+    x = runs.column(letter)
+    grid = np.geomspace(*_widened(x, 1.25), CURVE)
+    told = fit.predict(level=level, **{letter: grid})
+    marks: list[Mark] = [
+        Line(grid.tolist(), np.asarray(told.loss).tolist(), "law", fit.form.name, 2.2, hover=fit.form.name),
+        Points(x.tolist(), runs.loss.tolist(), "ink", "runs", hover=list(runs.rows)),
+    ]
+    if fit.draws is not None:
+        edges = np.asarray(told.low).tolist(), np.asarray(told.high).tolist()
+        marks.insert(0, Band(grid.tolist(), *edges, "law", f"{level:.0%} interval of the law"))
+    axes = (
+        Axis(title(runs, letter), SCALES.get(letter, "si"), log=True),
+        Axis(title(runs, "loss"), log=bool(runs.loss.min() > 0)),
+    )
+    panel = Panel("", *axes, marks)
+    caption = f"{_formula(fit)}."
+    return FigureSpec(f"Loss against {title(runs, letter)}", caption, [panel], titles_of(runs).conventions)
 
 
 def points_profile_figure(
@@ -137,9 +163,9 @@ def bootstrap_figure(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float |
     at = "" if C is None else f" N*, D*, L* and D*/N* at {power(C)} FLOPs."
     caption = (
         f"{len(fit.draws)} refits {what.get(fit.draws.kind, f'to fresh {fit.draws.kind}')}. Star: the fit, with the "
-        f"{level:.0%} interval of each quantity.{at} {_formula(fit)}. {titles_of(fit.runs).conventions}"
+        f"{level:.0%} interval of each quantity.{at} {_formula(fit)}."
     )
-    return FigureSpec("What the fit could have been", caption, panels)
+    return FigureSpec("What the fit could have been", caption, panels, titles_of(fit.runs).conventions)
 
 
 def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
@@ -166,7 +192,7 @@ def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
     )  # fmt: skip
     caption = (
         f"Points: runs, by size. Thin lines: the law at {SHADES} sizes; their envelope is the frontier, the least "
-        f"loss that the law allows at each budget. {_formula(fit)}. {data.titles.conventions}"
+        f"loss that the law allows at each budget. {_formula(fit)}."
     )
     marks = [replace(mark, front=True) if isinstance(mark, Line) else mark for mark in panel.marks]
     shown = replace(panel, marks=[*curves, reached, *marks])
@@ -207,9 +233,9 @@ def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: fl
         )
     caption = (
         "Bands: where refits of the law put the least loss at each budget; a single run scatters around it, and no "
-        f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}. {data.titles.conventions}"
+        f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}."
     )
-    return FigureSpec("The law carried on beyond its runs", caption, [panel])
+    return FigureSpec("The law carried on beyond its runs", caption, [panel], data.titles.conventions)
 
 
 def _cloud_panel(fit: laws.Fit, x: str, y: str, C: float | None, level: float) -> Panel:
@@ -241,7 +267,7 @@ def _letters(fit: laws.Fit) -> list[str]:
     known = ["C"] if "C" in have or {"N", "D"} <= set(have) else []
     known += [letter for letter in ("N", "D") if letter in have]
     known += ["M"] if {"N", "D"} <= set(have) else []
-    known += [letter for letter in fit.form.columns if letter not in known]
+    known += [letter for letter in fit.form.columns if letter not in (*known, GROUP)]
     return [letter for letter in known if np.ptp(np.log(fit.runs.column(letter))) > 1e-9]
 
 
@@ -267,14 +293,22 @@ def _drawn(fit: laws.Fit, name: str, C: float | None) -> tuple[float, Array]:
     return float(own), quantity(fit.form, fit.draws.samples, name, C, per_token)
 
 
-def _texts(fit: laws.Fit, percent: Array) -> list[str]:
+def _kinds(fit: laws.Fit, sizes: Array) -> list[tuple[str, NDArray[np.intp], Color | list[float]]]:
+    """Name, rows and colour of the runs of each group of a pooled law, or of all, which are coloured by size."""
+    if fit.form.pooling is None:
+        return [("runs", np.arange(len(sizes)), _places(sizes))]
+    names, of = fit.form.pooling.groups, fit.runs.column(GROUP)
+    return [(name, np.flatnonzero(of == i + 1), i / (len(names) - 1)) for i, name in enumerate(names)]
+
+
+def _texts(fit: laws.Fit, percent: Array, rows: NDArray[np.intp]) -> list[str]:
     runs = fit.runs
     parts = [(letter, runs.column(letter)) for letter in _letters(fit)]
     return [
         f"{runs.rows[i]}\n" + ", ".join(f"{'D/N' if name == 'M' else name} {si(float(v[i]))}"
                                        for name, v in parts)
         + f"\nloss {runs.loss[i]:.4f}, {percent[i]:+.2f} % above the law"
-        for i in range(len(runs))
+        for i in rows
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ def forecast_text(f: "Forecast") -> str:
     )
 
 
-def training_line(curve: TrainingCurve, color: float) -> Line:
+def training_line(curve: TrainingCurve, color: float, label: str = "") -> Line:
     """A run's training loss, each point the mean of its neighbourhood on a logarithmic axis of compute."""
     flops, loss = np.asarray(curve.flops), np.asarray(curve.loss)
     if len(flops) > CURVE_POINTS:
@@ -65,8 +66,9 @@ def training_line(curve: TrainingCurve, color: float) -> Line:
         flops = np.exp(np.bincount(cells, np.log(flops), CURVE_POINTS)[filled] / count[filled])
         loss = np.bincount(cells, loss, CURVE_POINTS)[filled] / count[filled]
     loss = _smooth(flops, loss)
-    hover = f"{curve.run.run_id}, N {si(curve.run.params)} (training loss)"
-    return Line(flops.tolist(), loss.tolist(), color, "", 1.1, opacity=0.55, hover=hover)
+    hover = f"{curve.run.run_id}, N {si(curve.run.params)}"
+    x, y = flops.tolist(), loss.tolist()
+    return Line(x, y, color, label, 1.1, opacity=0.55, hover=hover, y_title="training loss")
 
 
 def _smooth(flops: np.ndarray, loss: np.ndarray, width: float = 0.06) -> np.ndarray:
@@ -117,7 +119,7 @@ def run_text(run: Run) -> str:
     """What hovering over a run tells."""
     loss = "–" if run.loss is None else f"{run.loss:.4f}" + (f" ± {run.loss_sem:.4f}" if run.loss_sem else "")
     lines = [
-        run.run_id,
+        run.called,
         f"N {si(run.params)}, D {si(run.tokens)}, D/N {run.tokens / run.params:.3g}",
         f"{power(run.flops)} FLOPs",
         f"loss {loss}",
@@ -134,8 +136,8 @@ def cut(mark: Mark, limits: tuple[float, float]) -> Mark:
     keep = [i for i, x in enumerate(mark.x) if limits[0] <= x <= limits[1]]
     x = [mark.x[i] for i in keep]
     if isinstance(mark, Band):
-        return Band(x, [mark.low[i] for i in keep], [mark.high[i] for i in keep], mark.color, mark.label)
-    return Line(x, [mark.y[i] for i in keep], mark.color, mark.label, mark.width, mark.dash, mark.opacity, mark.hover)
+        return replace(mark, x=x, low=[mark.low[i] for i in keep], high=[mark.high[i] for i in keep])
+    return replace(mark, x=x, y=[mark.y[i] for i in keep])
 
 
 def shade_of(data: ReportData) -> Callable[[float], float]:

@@ -1,4 +1,4 @@
-"""A figure as a plain value: panels of marks with their axes, drawn by `plots` (PNG) and by `html` (plotly)."""
+"""A figure as a plain value: panels of marks with their axes, drawn by `static` (PNG) and `interactive` (plotly)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -42,6 +42,8 @@ class Line:
     """what the page shows above the coordinates; empty: the curve takes no part in hovering"""
     front: bool = False
     """drawn over the points, which otherwise cover it"""
+    y_title: str = ""
+    """what hovering calls its y, where that is not what the axis says"""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,13 @@ class FigureSpec:
     title: str
     caption: str
     panels: Sequence[Panel] = field(default_factory=tuple)
+    conventions: str = ""
+    """which N, FLOPs and loss it shows; a page of several figures says it once"""
+
+    @property
+    def told(self) -> str:
+        """The caption of a figure that stands alone."""
+        return f"{self.caption} {self.conventions}".strip()
 
 
 def _extent(mark: Mark, which: Literal["x", "y"]) -> Iterable[float]:

@@ -74,7 +74,7 @@ def matplotlib_figure(spec: FigureSpec) -> "Figure":
         for axes, panel in zip(places, spec.panels, strict=False):
             _draw(axes, panel, max(map(legend_rows, spec.panels)))
         drawn.suptitle(spec.title, x=0.01, ha="left", weight="bold", size=13, color=PALETTE["ink"][0])
-        caption = textwrap.fill(spec.caption, CAPTION[columns])
+        caption = textwrap.fill(spec.told, CAPTION[columns])
         drawn.supxlabel(caption, x=0.01, ha="left", size=7.5, color=PALETTE["muted"][0])
         drawn.draw_without_rendering()  # ticks take their style when they are first drawn
     return drawn

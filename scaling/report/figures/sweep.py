@@ -40,14 +40,18 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
     if not ends:
         return None
     place = shade_of(data)
-    marks: list[Mark] = [training_line(curve, place(curve.run.params)) for curve in data.curves]
+    marks: list[Mark] = [
+        training_line(curve, place(curve.run.params), "" if i else "training loss on the way")
+        for i, curve in enumerate(data.curves)
+    ]
     if data.frontier is not None:
         f = data.frontier
         if f.low:
             marks.append(Band(f.flops, f.low, f.high, "law"))
         label = f"least loss by the fitted law{f', {data.level:.0%} interval' if f.low else ''}"
         marks.append(Line(f.flops, f.loss, "law", label, 2.2, dash=True))
-    marks.append(runs_as_points(done, [place(run.params) for run in done]))
+    ended = "held-out loss at the end" if data.curves else ""
+    marks.append(runs_as_points(done, [place(run.params) for run in done], ended))
     forecast = data.forecast
     if forecast is not None:
         marks.append(forecast_point(forecast))
@@ -61,7 +65,12 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
     panel = Panel(
         "",
         Axis(data.titles.flops, "power", log=True, limits=(start, max(reach) * 1.6)),
-        Axis(data.titles.loss, "plain", log=True, limits=(lowest / 1.04, highest * 1.02)),
+        Axis(
+            f"loss ({data.unit})" if data.curves else data.titles.loss,
+            "plain",
+            log=True,
+            limits=(lowest / 1.04, highest * 1.02),
+        ),
         marks,
         colors=shade_legend(data),
     )
@@ -69,10 +78,8 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
         "Thin lines: training loss on the way, averaged between records and over a short stretch; it is the loss of "
         "the model before its learning rate has come down. "
     )
-    caption = (
-        f"{on_the_way if data.curves else ''}Points: the held-out loss at the end of each run. {_conventions(data)}"
-    )
-    return FigureSpec("Loss against training FLOPs", caption, [panel])
+    caption = f"{on_the_way if data.curves else ''}Points: the held-out loss at the end of each run."
+    return FigureSpec("Loss against training FLOPs", caption, [panel], data.meaning)
 
 
 def isoflop_figure(data: ReportData) -> FigureSpec | None:
@@ -94,14 +101,13 @@ def isoflop_figure(data: ReportData) -> FigureSpec | None:
     outside = [f" At {power(b.flops)} FLOPs: {b.note}." for b in data.isoflops if not b.interior and b.note]
     caption = (
         f"One curve for each budget: {data.curves_are}. Stars: minima, with their {data.level:.0%} interval; only "
-        f"those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)} "
-        f"{_conventions(data)}"
+        f"those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)}"
     )
     sizes = [float(run.params) for budget in data.isoflops for run in budget.runs]
     sizes += [n for budget in data.isoflops for n in budget.curve_n]
     limits = (min(sizes) / 1.15, max(sizes) * 1.15)  # an interval may be without an end
     panel = Panel("", Axis(data.titles.params, "si", log=True, limits=limits), Axis(data.titles.loss, "plain"), marks)
-    return FigureSpec("Loss against size at equal training FLOPs", caption, [panel])
+    return FigureSpec("Loss against size at equal training FLOPs", caption, [panel], data.meaning)
 
 
 def optima_figure(data: ReportData) -> FigureSpec | None:
@@ -114,9 +120,9 @@ def optima_figure(data: ReportData) -> FigureSpec | None:
         return None
     caption = (
         "Stars: minima of the isoFLOP curves, with their intervals. The line is the power law through those that are "
-        f"interior, the band its {data.level:.0%} interval. {_conventions(data)}"
+        f"interior, the band its {data.level:.0%} interval."
     )
-    return FigureSpec("Compute-optimal size and tokens", caption, panels)
+    return FigureSpec("Compute-optimal size and tokens", caption, panels, data.meaning)
 
 
 def forecast_figure(data: ReportData) -> FigureSpec | None:
@@ -129,9 +135,9 @@ def forecast_figure(data: ReportData) -> FigureSpec | None:
     caption = (
         f"The forecast was frozen on {frozen_on(forecast)} before the test began; its bar "
         f"is the {forecast.level:.0%} interval for one run. "
-        f"Bars on actual losses: standard error of the evaluation. {_conventions(data)}"
+        f"Bars on actual losses: standard error of the evaluation."
     )
-    return FigureSpec("Forecast against outcome", caption, panels)
+    return FigureSpec("Forecast against outcome", caption, panels, data.meaning)
 
 
 def residuals_figure(data: ReportData) -> FigureSpec | None:
@@ -156,8 +162,8 @@ def residuals_figure(data: ReportData) -> FigureSpec | None:
         marks,
         colors=shade_legend(data),
     )
-    caption = f"Actual over predicted loss, less one, of the law {data.law.formula}. {_conventions(data)}"
-    return FigureSpec("What the parametric law leaves over", caption, [panel])
+    caption = f"Actual over predicted loss, less one, of the law {data.law.formula}."
+    return FigureSpec("What the parametric law leaves over", caption, [panel], data.meaning)
 
 
 def curve_law_figure(data: ReportData) -> FigureSpec | None:
@@ -170,8 +176,8 @@ def curve_law_figure(data: ReportData) -> FigureSpec | None:
         marks.append(Points(steps, losses, i / last, run, size=4.5, opacity=0.7))
         marks.append(Line(steps, fitted, i / last, "", 1.6, front=True, hover=run))
     panel = Panel("", Axis("optimizer steps", "si", log=True), Axis(data.titles.loss, "plain", log=True), marks)
-    caption = f"Points: held-out losses; lines: {data.curve_law.summary.splitlines()[0]}. {_conventions(data)}"
-    return FigureSpec("A law of whole loss curves", caption, [panel])
+    caption = f"Points: held-out losses; lines: {data.curve_law.summary.splitlines()[0]}."
+    return FigureSpec("A law of whole loss curves", caption, [panel], data.meaning)
 
 
 def _extrapolation(data: ReportData) -> Panel:
@@ -247,19 +253,8 @@ def _optimum_panel(data: ReportData, law: OptimumCurve, title: str) -> Panel:
         marks.append(Points([forecast.flops], [value], "forecast", "tested model", "square", size=8, hover=[text]))
     places = [*law.values, *(y for mark in marks if isinstance(mark, Points) for y in mark.y)]
     limits = (min(places) / 1.6, max(places) * 1.6)  # an interval may be without an end
-    return Panel("", Axis(data.titles.flops, "power", log=True), Axis(title, "si", log=True, limits=limits), marks)
-
-
-def _conventions(data: ReportData) -> str:
-    """What N, FLOPs, loss and tokens mean here, in one sentence."""
-    if data.titles.conventions:
-        return data.titles.conventions
-    epochs = max((run.epochs for run in data.runs), default=0.0)
-    seen = "no training token was seen twice" if epochs <= 1 else f"training data were seen up to {epochs:.3g} times"
-    return (
-        "N counts all parameters, embedding included; FLOPs are the exact training count; loss is the mean over the "
-        f"whole held-out split; {seen}."
-    )
+    axes = Axis(data.titles.flops, "power", log=True), Axis(title, "si", log=True, limits=limits)
+    return Panel("The best size" if size else "The best number of tokens", *axes, marks)
 
 
 FIGURES: dict[str, Callable[[ReportData], FigureSpec | None]] = {
