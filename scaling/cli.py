@@ -107,10 +107,17 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "config", metavar="MODEL_OR_RUN.yaml", help="configuration of a model or a run, or a preset's name"
     )
-    plan.add_argument("--topology", metavar="KIND:SHAPE", help="devices, for example v5e:4x4 or h100:8")
+    where = plan.add_mutually_exclusive_group()
+    where.add_argument("--topology", metavar="KIND:SHAPE", help="devices, for example v5e:4x4 or h100:8")
+    where.add_argument(
+        "--fit", metavar="DEVICES", help="the placements that fit, the fastest first, of 64xh100 or v5e:8x8"
+    )
     plan.add_argument(
         "--compile", action="store_true", help="compile the run's step for a TPU topology; needs no TPU, but tpu-plan"
     )
+    plan.add_argument("--tokens", type=float, help="to train on, in place of the run's")
+    plan.add_argument("--mfu", type=float, help="share of the peak, in place of what the roofline expects")
+    plan.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip for an hour")
     _json(plan)
     _overrides(plan)
 
@@ -208,6 +215,10 @@ def _plan(args: argparse.Namespace) -> int:
         load_plannable(locate(args.config, ["models", "runs"]), args.overrides),
         topology=args.topology,
         compile=args.compile,
+        fit=args.fit,
+        tokens=args.tokens,
+        mfu=args.mfu,
+        price=args.price,
     )
     _print_json(result) if args.json else print(format_plan(result))
     return 0

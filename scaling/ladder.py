@@ -20,6 +20,8 @@ from scaling.families import FAMILIES, LadderConfig, ModelConfig
 TOLERANCE = 0.01
 FF_RANGE = (0.5, 1.6)  # d_ff may differ from the wanted ratio by these factors: enough to bridge 1 and 2 layers
 ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
+LEAST_VOCABULARY = 256  # tokens of the smallest tokenizer, one a byte
+MOST_VOCABULARY = 0.5  # of all parameters: more is told, for N then says little of the layers
 SIZE_KEY = "model.params"
 """not a key of a run: in its place, it asks the ladder for a size"""
 
@@ -86,6 +88,12 @@ class _Fit:
     """relative distance from the target"""
 
 
+def vocabulary_share(model: ModelConfig) -> float:
+    """Of all parameters, those of the embedding and the head: rows of the vocabulary."""
+    counts = accounting.params(model)
+    return (counts.items.get("embedding", 0) + counts.items.get("head", 0)) / counts.total
+
+
 class _Search:
     """The shapes that a ladder allows over a base, and one measure of them that grows with each of their sizes."""
 
@@ -119,6 +127,11 @@ class _Search:
     def _too_far(self, target: float, tolerance: float, best: _Fit) -> str:
         m = best.model
         other = f"{'raise' if best.value > target else 'lower'} {self.asked_by}" if self.asked_by else "ask for that"
+        share = vocabulary_share(m)
+        counted = m.vocab > LEAST_VOCABULARY and "non_embedding" not in self.ladder.count
+        if counted and best.value > target and share > MOST_VOCABULARY:
+            rows = f"{share:.0%} of its parameters are the {m.vocab:,} rows of the vocabulary"
+            other = f"{rows}: take a smaller one (model.vocab, data.tokenizer.vocab), or {other}"
         return (
             f"no shape of the ladder has {target:.6g} {self.what} within {tolerance:.2%}; nearest: {best.value:.6g} "
             f"({best.miss:.1%} off) with layers={m.layers}, d_model={m.d_model}, {m.INNER}={m.inner}; "

@@ -1,6 +1,7 @@
 """Tables as aligned text."""
 
 import math
+import shutil
 from collections.abc import Collection, Sequence
 
 
@@ -20,11 +21,43 @@ def align(rows: Sequence[Sequence[str]], left: int | Collection[int] = 1, gap: s
     ]
 
 
+def columns() -> int:
+    """Characters of a line: the terminal's, or COLUMNS; 80 where output goes elsewhere."""
+    return shutil.get_terminal_size().columns
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int] = 1) -> str:
-    """Rows under their headings and a rule. left: as in `align`."""
-    heading, *lines = align([headings, *rows], left, gap="   ")
-    rule = "─" * max(map(len, (heading, *lines)))
-    return "\n".join(f" {line}" for line in (heading, rule, *lines))
+    """Rows under their headings and a rule. left: as in `align`.
+
+    A table that is wider than `columns()` goes on below each row with the columns that are left; no cell is cut.
+    """
+    flush_left = range(left) if isinstance(left, int) else left
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    room, gap = columns(), "   "
+    if sum(widths) + len(gap) * (len(widths) - 1) >= room:
+        gap = "  "
+    bands = _bands(widths, len(gap), room)
+    blocks = []
+    for start, band in zip((" ", *["   "] * len(bands)), bands, strict=False):
+        picked = [[row[i] for i in band] for row in (headings, *rows)]
+        lines = align(picked, {k for k, i in enumerate(band) if i in flush_left}, gap)
+        blocks.append([start + line for line in lines])
+    heading, *body = zip(*blocks, strict=True)
+    rule = " " + "─" * (max(len(line) for lines in (heading, *body) for line in lines) - 1)
+    return "\n".join(line for lines in (heading, (rule,), *body) for line in lines)
+
+
+def _bands(widths: Sequence[int], gap: int, room: int) -> list[range]:
+    """Columns that stand side by side within `room` characters."""
+    bands: list[range] = []
+    start = used = 0
+    for i, width in enumerate(widths):
+        indent = 3 if bands else 1
+        if i > start and indent + used + gap + width > room:
+            bands.append(range(start, i))
+            start, used = i, 0
+        used += width + (gap if i > start else 0)
+    return [*bands, range(start, len(widths))]
 
 
 def number(value: float | None) -> str:

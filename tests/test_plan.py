@@ -49,8 +49,9 @@ def test_plan_of_a_run_adds_training_memory_and_days() -> None:
     assert found["training"]["tokens"] == tokens
     assert found["training"]["flops"] == found["flops_per_token"]["exact"] * tokens
     assert found["training"]["flops_by_convention"]["palm"] == found["flops_per_token"]["palm"] * tokens
-    seconds = found["training"]["flops"] / (0.4 * 8 * 989.4e12)
+    seconds = found["training"]["flops"] / (found["time"]["mfu"] * 8 * 989.4e12)
     assert found["time"]["days"] == pytest.approx(seconds / 86_400)
+    assert 0.2 < found["time"]["mfu"] < 0.75, "products are expected at three quarters of the peak"
     assert found["memory"]["devices"] == 8 and found["memory"]["fits"] is True
     assert found["memory"]["bytes_per_device"] == accounting.memory(run(), devices=8).total
     assert json.loads(json.dumps(found)) == found

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 from waiting import LIMIT_S
 
+from scaling import accounting
+from scaling.accounting.layout import ways
+from scaling.accounting.links import sent
+from scaling.accounting.traffic import traffic
 from scaling.compiled.target import tpu_devices
-from scaling.config import MeshConfig
+from scaling.config import MeshConfig, RunConfig
 from scaling.errors import UserError
 from scaling.parallel import make_mesh
 
@@ -74,6 +78,18 @@ def test_a_plan_by_compilation_tells_memory_what_is_sent_and_how_long_a_step_tak
         assert roofline["dollars"][bound] == pytest.approx(roofline["days"][bound] * 24 * 16 * 1.20)
     assert roofline["step"]["overlapped"] == max(roofline["seconds"].values()) > 0
     assert roofline["seconds"]["matmul"] > flops / 197e12, "layers are computed again"
+
+
+@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 16}, {"data": 1, "fsdp": 4, "tensor": 4}])
+def test_what_is_counted_from_declarations_is_what_the_compiler_sends(tmp_path: Path, mesh: dict[str, int]) -> None:
+    """Of matrices of at least 128 columns on a chip: what it makes of narrower ones is its own."""
+    model = LONG | {"vocab": 4096, "layers": 4, "d_model": 4096, "n_heads": 32}
+    values = {"model": model, "placement": {"mesh": mesh}}
+    made = sum(row["sent_per_step"] for row in planned(tmp_path, **values)["compiled"]["collectives"])
+    config = RunConfig.model_validate(RUN | values)
+    shape = accounting.mesh_shape(config.placement.mesh, 16)
+    asked = [one.times * sent(one.kind, one.size, ways(one.axes, shape)) for one in traffic(config, shape, "tpu")]
+    assert sum(asked) == pytest.approx(made, rel=0.25)
 
 
 def test_a_step_that_does_not_fit_is_an_answer_and_what_is_proposed_fits(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 GIB = 2**30
 HEAD = (
     "run", "slice", "compiled in", "a chip", "ledger ÷ compiler", "sent by a chip a step", "matmul, HBM, ICI",
-    "MFU at most", "if nothing overlaps",
+    "MFU at most", "if nothing overlaps", "expected",
 )  # fmt: skip
 
 
@@ -20,7 +20,10 @@ def row(path: Path) -> tuple[str, ...]:
     return (
         path.stem, plan["topology"]["name"], f"{found['seconds']:.0f} s", f"{memory['total'] / GIB:.1f} GiB",
         f"{memory['ledger_ratio']:.2f}", f"{sent:,.0f} GiB", f"{times} s",
-        *(f"{roofline['mfu'][bound]:.0%}, {roofline['days'][bound]:,.1f} days" for bound in ("overlapped", "serial")),
+        *(
+            f"{roofline['mfu'][bound]:.0%}, {roofline['days'][bound]:,.1f} days"
+            for bound in ("overlapped", "serial", "expected")
+        ),
     )  # fmt: skip
 
 

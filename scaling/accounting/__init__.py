@@ -1,18 +1,21 @@
 """The ledger: parameters, training FLOPs, memory and device peaks. Pure Python, no JAX."""
 
 from scaling.accounting.cache import cache_bytes
-from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Topology, device, peak_flops, topology
-from scaling.accounting.fitting import check_memory, nearest_fit
+from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Links, Topology, device, peak_flops, topology
+from scaling.accounting.fitting import check_memory, nearest_fit, search
 from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import mesh_shape, parameter_parts
+from scaling.accounting.links import wired
 from scaling.accounting.memory import Memory, compute_dtype, loss_pieces, memory
 from scaling.accounting.params import ParamCounts, params
+from scaling.accounting.roofline import link_seconds, roofline
 
 __all__ = [
     "ASSUMED_MFU",
     "DEVICES",
     "Device",
     "Flops",
+    "Links",
     "Memory",
     "ParamCounts",
     "Topology",
@@ -21,6 +24,7 @@ __all__ = [
     "compute_dtype",
     "device",
     "flops_per_token",
+    "link_seconds",
     "loss_pieces",
     "memory",
     "mesh_shape",
@@ -28,5 +32,8 @@ __all__ = [
     "parameter_parts",
     "params",
     "peak_flops",
+    "roofline",
+    "search",
     "topology",
+    "wired",
 ]

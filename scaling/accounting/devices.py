@@ -1,10 +1,31 @@
-"""Accelerators: peak FLOP/s, memory, and the short names that a topology is written with."""
+"""Accelerators: peak FLOP/s, memory, links, and the short names that a topology is written with."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from scaling.errors import UserError
+
+UNITS = {"GB": 10**9, "GiB": 2**30}
+
+
+@dataclass(frozen=True)
+class Links:
+    """How JAX devices of one kind are joined: by a switch in a node or a rack, or as a torus."""
+
+    devices: int
+    """of a node, a rack, or the largest slice that one job gets"""
+    link: float
+    """bytes/s each way, of a device to the others of its node together, or of one of the two links along each side"""
+    network: float | None
+    """bytes/s each way of a device to other nodes or slices; None where none is published"""
+    sides: int
+    """of the torus; 0 of a switch"""
 
 
 @dataclass(frozen=True)
@@ -20,48 +41,44 @@ class Device:
     """float32 arrays at JAX's default precision: TF32 on NVIDIA since Ampere, one bfloat16 pass on TPU"""
     memory: int | None
     """bytes of HBM"""
+    hbm: float | None
+    """bytes/s that it is read or written with"""
+    links: Links | None
     source: str
-    """where the peaks (TFLOP/s, bfloat16 and float32) and the memory were looked up"""
-    per_chip: int = 1
+    """where the numbers (TFLOP/s, bfloat16 and float32) were looked up"""
+    per_chip: int
     """JAX devices that one chip of a topology shows as"""
+    platform: str
+    """`cpu`, `gpu`, `tpu` or `neuron`"""
+    dollars: float | None
+    """of a chip for an hour"""
 
-    @property
-    def platform(self) -> str:
-        """`cpu`, `gpu` or `tpu`."""
-        return "cpu" if self.name == "cpu" else "tpu" if "tpu" in self.pattern else "gpu"
+
+def _device(name: str, told: Mapping[str, Any]) -> Device:
+    """One entry of devices.yaml, which is of a chip and says what its keys mean."""
+    each = told.get("devices", 1)
+    tera, giga = (
+        {key: told[key] * unit / each for key in keys if key in told}
+        for keys, unit in ((("bfloat16", "float32"), 1e12), (("hbm",), 1e9))
+    )
+    memory = None
+    if "memory" in told:
+        count, unit = told["memory"].split()
+        memory = int(count) * UNITS[unit] // each
+    links = None
+    if wired := told.get("links"):
+        network = wired["network"] * 1e9 / each if "network" in wired else None
+        links = Links(wired["chips"] * each, wired["link"] * 1e9 / each, network, wired.get("sides", 0))
+    return Device(
+        name=name, pattern=told["matches"], bfloat16=tera.get("bfloat16"), float32=tera.get("float32"), memory=memory,
+        hbm=giga.get("hbm"), links=links, source=told["source"], per_chip=each,
+        platform=told.get("platform", "gpu"), dollars=told.get("dollars"),
+    )  # fmt: skip
 
 
-GB, GIB = 10**9, 2**30
-T = 1e12
-NVIDIA = "nvidia.com/en-us/data-center/"
-CLOUD = "docs.cloud.google.com/tpu/docs/"
-
-# The first pattern that matches wins, so variants stand before the plain name. NVIDIA prints the peaks of Hopper, Ada
-# and Blackwell with sparsity ("sparse" below): halved here. Of a TPU chip with two JAX devices each has half.
-DEVICES = (
-    Device("gb200", r"\bgb200\b", 2500 * T, 1250 * T, 186 * GB, "Blackwell datasheet, GB200: 5000 and 2500 sparse"),
-    Device("b200", r"\bb200\b", 2250 * T, 1100 * T, 180 * GB, "Blackwell datasheet, HGX B200: 4500 and 2200 sparse"),
-    Device("gh200", r"\bgh200\b", 989.4 * T, 494.7 * T, 96 * GB, NVIDIA + "grace-hopper-superchip: an H100 SXM"),
-    Device("h200-nvl", r"\bh200 nvl", 835.5 * T, 417.5 * T, 141 * GB, NVIDIA + "h200: NVL 1671 and 835 sparse"),
-    Device("h200", r"\bh200\b", 989.4 * T, 494.7 * T, 141 * GB, NVIDIA + "h200: SXM, peaks of the H100"),
-    Device("h100-pcie", r"h100 pcie", 756.5 * T, 378 * T, 80 * GB, "H100 datasheet, PCIe: 1513 and 756 sparse"),
-    Device("h100-nvl", r"h100 nvl", 835.5 * T, 417.5 * T, 94 * GB, NVIDIA + "h100: NVL 1671 and 835 sparse"),
-    # 132 SMs × 4096 FLOPs per cycle × 1.83 GHz, which the datasheet rounds
-    Device("h100", r"\bh100\b", 989.4 * T, 494.7 * T, 80 * GB, NVIDIA + "h100: SXM 1979 and 989 sparse"),
-    Device("a100-40gb", r"a100.*40gb|a100-40gb", 312 * T, 156 * T, 40 * GB, "A100 datasheet: dense"),
-    Device("a100", r"\ba100\b", 312 * T, 156 * T, 80 * GB, "A100 datasheet: dense"),
-    Device("l40s", r"\bl40s", 362.05 * T, 183 * T, 48 * GB, "L40S datasheet: 362.05 and 183, 733 and 366 sparse"),
-    Device("l4", r"\bl4\b", 121 * T, 60 * T, 24 * GB, NVIDIA + "l4: 242 and 120 sparse"),
-    Device("v100-32gb", r"v100.*32gb", None, 15.7 * T, 32 * GB, "V100 datasheet, SXM2: no bfloat16, 125 in float16"),
-    Device("v100", r"v100", None, 15.7 * T, 16 * GB, "V100 datasheet, SXM2: no bfloat16, 125 in float16"),
-    Device("v2", r"tpu v2", 22.5 * T, 22.5 * T, 8 * GIB, "cloud.google.com/tpu: 180 and 64 GB a board of 4 chips", 2),
-    Device("v3", r"tpu v3", 61.5 * T, 61.5 * T, 16 * GIB, CLOUD + "v3: 123 and 32 GiB a chip", 2),
-    Device("v4", r"tpu v4$", 275 * T, 275 * T, 32 * GIB, CLOUD + "v4"),
-    Device("v5e", r"tpu v5 ?(lite|e)", 197 * T, 197 * T, 16 * GIB, CLOUD + "v5e"),
-    Device("v5p", r"tpu v5p?$", 459 * T, 459 * T, 95 * GIB, CLOUD + "tpu7x: beside it"),
-    Device("v6e", r"tpu v6 ?(lite|e)", 918 * T, 918 * T, 32 * GIB, CLOUD + "tpu7x: beside it"),
-    Device("v7x", r"tpu ?v?7x?", 1153.5 * T, 1153.5 * T, 96 * GIB, CLOUD + "tpu7x: 2307 and 192 GiB a chip", 2),
-    Device("cpu", r"^cpu$", None, None, None, "no published peak"),
+DEVICES = tuple(
+    _device(name, told)
+    for name, told in yaml.safe_load(Path(__file__).with_name("devices.yaml").read_text(encoding="utf-8")).items()
 )
 
 
@@ -94,18 +111,46 @@ class Topology:
     """So many devices of one kind."""
 
     text: str
+    """as `v5e:4x4` or `h100:8`"""
     device: Device
     devices: int
     """JAX devices (two for each chip of v2, v3 and v7x)"""
 
+    @property
+    def chips(self) -> int:
+        return self.devices // self.device.per_chip
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Chips along each side, as written."""
+        return tuple(int(side) for side in self.text.lower().partition(":")[2].split("x") if side)
+
 
 def topology(text: str) -> Topology:
-    """`v5e:4x4` or `h100:8` as a number of devices of a kind. Raises UserError."""
-    name, colon, shape = text.strip().lower().partition(":")
+    """`v5e:4x4`, `h100:8` or `64xh100` as a number of devices of a kind. Raises UserError.
+
+    So many chips of a torus (`64xv5e`) are the slice whose sides differ least.
+    """
+    asked = text.strip().lower()
+    counted = re.fullmatch(r"(\d+)x([a-z].*)", asked)
+    name, colon, shape = (counted[2], ":", counted[1]) if counted else asked.partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
-        raise UserError(f"topology {text!r}: unknown device {name!r}; allowed: {', '.join(d.name for d in DEVICES)}")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape if colon else "1"):
-        raise UserError(f"topology {text!r}: expected KIND:CHIPS, for example v5e:4x4 or h100:8")
-    chips = prod(int(side) for side in shape.split("x")) if colon else 1
-    return Topology(text, found, chips * found.per_chip)
+        raise UserError(
+            f"topology {text!r}: unknown device {name!r}; allowed: {', '.join(d.name for d in DEVICES)}; written as "
+            "64xh100, h100:64 or v5e:8x8"
+        )
+    if not re.fullmatch(r"[1-9]\d{0,6}(x[1-9]\d{0,6})*", shape if colon else "1"):
+        raise UserError(f"topology {text!r}: expected KIND:CHIPS, for example v5e:4x4, h100:8 or 64xh100")
+    sides = [int(side) for side in shape.split("x")] if colon else [1]
+    if counted and found.links and found.links.sides:
+        sides = even_sides(sides[0], found.links.sides)
+    return Topology(f"{name}:{'x'.join(map(str, sides))}" if counted else text, found, prod(sides) * found.per_chip)
+
+
+def even_sides(chips: int, sides: int) -> list[int]:
+    """So many factors of `chips`, the smallest first, that differ least."""
+    if sides == 1:
+        return [chips]
+    first = max(k for k in range(1, round(chips ** (1 / sides)) + 1) if chips % k == 0)
+    return [first, *even_sides(chips // first, sides - 1)]

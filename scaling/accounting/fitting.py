@@ -1,15 +1,47 @@
-"""Which placement of a run fits the memory of its devices."""
+"""Which placement of a run fits the memory of its devices, and which of those is the fastest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from scaling.accounting.devices import device
+from scaling.accounting.devices import Topology, device
 from scaling.accounting.layout import mesh_shape, window_ways
-from scaling.accounting.memory import memory
+from scaling.accounting.links import unknown, wired
+from scaling.accounting.memory import Memory, memory
+from scaling.accounting.roofline import link_seconds, roofline
 from scaling.config import MeshConfig, Placement, RunConfig
 from scaling.errors import UserError
 from scaling.units import si_bytes
 
-REMAT = ("none", "dots", "full")  # what each keeps is less
+TENSOR, CONTEXT = 16, 16  # most devices that share a matrix, or a window, in a search
+MORE = 12  # doublings of the devices that are tried where nothing fits
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A placement that fits, and what it takes."""
+
+    placement: Placement
+    overrides: tuple[str, ...]
+    """that make it of the run's own"""
+    memory: Memory
+    roofline: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search over the placements of a run found."""
+
+    tried: int
+    """meshes"""
+    fitting: int
+    """meshes that something fits on"""
+    fits: tuple[Fit, ...]
+    """the fastest of all meshes with as many devices to a matrix, a window and a set of experts, the fastest first"""
+    least: Memory | None
+    """of the placement that takes least; None where the batch does not divide over any mesh"""
+    more: int | None
+    """devices that would do where nothing fits; None where more do not help"""
 
 
 def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> list[str] | None:
@@ -19,13 +51,41 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     the copies of the model sharing one's storage, then with more devices to each matrix.
     """
     asked = run.placement
-    for placement in _placements(run, devices):
-        if memory(run.model_copy(update={"placement": placement}), devices, kind).total <= available:
-            old, new = (
-                p.model_dump() | {f"mesh.{k}": v for k, v in p.mesh.model_dump().items()} for p in (asked, placement)
-            )
-            return [f"placement.{key}={new[key]}" for key in new if key != "mesh" and new[key] != old[key]]
+    remats = run.model.REMAT[run.model.REMAT.index(asked.remat) :]
+    for mesh in _near_meshes(run, devices):
+        for accumulate in _microbatches(run, mesh, devices):
+            for remat in remats:
+                placement = asked.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+                if memory(_placed(run, placement), devices, kind).total <= available:
+                    return _overrides(asked, placement)
     return None
+
+
+def search(run: RunConfig, place: Topology, price: float | None = None, mfu: float | None = None) -> Search:
+    """The placements of a run that fit `place`, by mesh × remat × microbatches, and what a step of each takes.
+
+    price, mfu: as in `roofline`. Of each mesh and remat the fewest microbatches that fit are taken: more send more.
+    Raises UserError for devices of which it is not known how fast they are or talk.
+    """
+    if missing := unknown(place):
+        raise UserError(missing)
+    kind, available = place.device.name, place.device.memory
+    assert available is not None
+    run = _placed(run, run.placement.model_copy(update={"accumulate": 0}))
+    meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
+    best: dict[tuple[int, int, int], Fit] = {}
+    least, fitting = None, 0
+    for mesh in meshes:
+        counts = list(_microbatches(run, mesh, place.devices))
+        smallest = _leanest(run, mesh, counts, place.devices, kind)
+        least = smallest if least is None or smallest.total < least.total else least
+        if smallest.total <= available:
+            fitting += 1
+            inner = (mesh.tensor, mesh.context, mesh.expert)
+            before = [best[inner]] if inner in best else []
+            best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu)], key=_by_time)
+    more = None if best else _more(run, place.devices, kind, available)
+    return Search(len(meshes), fitting, tuple(sorted(best.values(), key=_by_time)), least, more)
 
 
 def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
@@ -48,27 +108,103 @@ def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> No
     )
 
 
-def _placements(run: RunConfig, devices: int) -> Iterator[Placement]:
-    asked = run.placement
-    for mesh in _meshes(run, devices):
-        apart = window_ways(mesh_shape(mesh, devices))
-        first = max(1, asked.accumulate)
-        counts = [n for n in range(first, run.batch_size // apart + 1) if run.batch_size % (n * apart) == 0]
+def _fits(
+    run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topology, price: float | None, mfu: float | None
+) -> Iterator[Fit]:
+    """The placements on a mesh that fit, one for each remat."""
+    kind, available = place.device.name, place.device.memory
+    wiring = wired(place, mesh_shape(mesh, place.devices))
+    assert wiring is not None and available is not None
+    for remat in run.model.REMAT:
         for accumulate in counts:
-            for remat in REMAT[REMAT.index(asked.remat) :]:
-                yield asked.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+            placement = run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+            placed = _placed(run, placement)
+            ledger = memory(placed, place.devices, kind)
+            if ledger.total <= available:
+                told = roofline(placed, place, link_seconds(placed, wiring), price, mfu)
+                yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
+                break
 
 
-def _meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
+def _by_time(fit: Fit) -> tuple[float, float, int]:
+    """Expected by the roofline; where an MFU is given, or equal, the one that leaves more to hide."""
+    return fit.roofline["step"]["expected"], fit.roofline["step"]["serial"], fit.memory.total
+
+
+def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], devices: int, kind: str) -> Memory:
+    """Of the placements on a mesh the one that takes least: microbatches keep a second sum of gradients."""
+    remat = run.model.REMAT[-1]
+    lean = (
+        run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+        for accumulate in {counts[0], counts[-1]}
+    )
+    return min((memory(_placed(run, placement), devices, kind) for placement in lean), key=lambda found: found.total)
+
+
+def _more(run: RunConfig, devices: int, kind: str, available: int) -> int | None:
+    """The devices, so many times doubled, on which something fits."""
+    for count in (devices * 2**k for k in range(1, MORE + 1)):
+        for mesh in _all_meshes(run, count):
+            if mesh.data == 1:
+                counts = list(_microbatches(run, mesh, count))
+                if _leanest(run, mesh, counts, count, kind).total <= available:
+                    return count
+    return None
+
+
+def _placed(run: RunConfig, placement: Placement) -> RunConfig:
+    return run.model_copy(update={"placement": placement})
+
+
+def _overrides(asked: Placement, placement: Placement) -> list[str]:
+    old, new = (p.model_dump() | {f"mesh.{k}": v for k, v in p.mesh.model_dump().items()} for p in (asked, placement))
+    return [f"placement.{key}={new[key]}" for key in new if key != "mesh" and new[key] != old[key]]
+
+
+def _microbatches(run: RunConfig, mesh: MeshConfig, devices: int) -> Iterable[int]:
+    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh."""
+    apart = window_ways(mesh_shape(mesh, devices))
+    most = run.batch_size // apart
+    return (n for n in range(max(1, run.placement.accumulate), most + 1) if run.batch_size % (n * apart) == 0)
+
+
+def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     """The one asked for; that one with its copies sharing storage; those with more devices to a matrix."""
     asked = run.placement.mesh
     yield asked
     for tensor in (asked.tensor * k for k in (1, 2, 4, 8)):
         inner = tensor * asked.expert * asked.context
-        heads = getattr(run.model, "n_heads", tensor)
         if (
             devices % inner == 0
-            and heads % tensor == 0
+            and _heads(run, tensor) % tensor == 0
             and devices // inner >= asked.fsdp // (tensor // asked.tensor)
         ):
             yield asked.model_copy(update={"data": 1, "fsdp": devices // inner, "tensor": tensor})
+
+
+def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
+    """Every mesh of so many devices that the model and the batch divide over."""
+    able = [k for k in range(1, devices + 1) if devices % k == 0]
+    for tensor in (k for k in able if k <= TENSOR and _heads(run, k) % k == 0):
+        for context in (k for k in able if k <= CONTEXT and devices % (tensor * k) == 0):
+            left = devices // (tensor * context)
+            for expert in (k for k in able if left % k == 0):
+                for fsdp in (k for k in able if left // expert % k == 0):
+                    mesh = MeshConfig(
+                        data=left // (expert * fsdp), fsdp=fsdp, expert=expert, context=context, tensor=tensor
+                    )
+                    if _divides(run, mesh, devices):
+                        yield mesh
+
+
+def _divides(run: RunConfig, mesh: MeshConfig, devices: int) -> bool:
+    try:
+        _placed(run, run.placement.model_copy(update={"mesh": mesh})).check_mesh()
+    except ValueError:
+        return False
+    return any(_microbatches(run, mesh, devices))
+
+
+def _heads(run: RunConfig, otherwise: int) -> int:
+    heads: int = getattr(run.model, "n_heads", otherwise)
+    return heads

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from scaling.accounting.links import sent
 from scaling.compiled.hlo import Instruction, Program, bytes_of, parse, trips
 from scaling.compiled.replica_groups import axes_of, replica_groups
 
@@ -34,11 +35,8 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends each time by the best algorithms: of n devices (n − 1)/n of the whole, twice that
-        of an all-reduce."""
-        if self.kind == "collective-permute":
-            return float(self.bytes)
-        return (2 if self.kind == "all-reduce" else 1) * self.bytes * (self.group - 1) / self.group
+        """Bytes that a device sends each time by the best algorithms."""
+        return sent(self.kind, self.bytes, self.group)
 
 
 def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:

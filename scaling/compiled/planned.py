@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling import accounting
-from scaling.accounting.pods import pod_of
 from scaling.compiled.program import compiled
-from scaling.compiled.roofline import by_kind, roofline
-from scaling.compiled.target import tpu_devices
+from scaling.compiled.roofline import by_kind, compiled_roofline
+from scaling.compiled.target import slice_links, tpu_devices
 from scaling.config import RunConfig
 from scaling.parallel import placed
 
@@ -23,7 +22,7 @@ def planned(run: RunConfig, place: accounting.Topology) -> dict[str, Any]:
     `roofline`; else `would_fit`, overrides that make it, or None. Raises UserError for a topology that is no TPU
     slice, where libtpu is not installed, and where the run does not fit the mesh.
     """
-    pod = pod_of(place)
+    links = slice_links(place)
     found = compiled(run, tpu_devices(place.text))
     run = placed(run, found.mesh)
     ledger = accounting.memory(run, place.devices, place.device.name).total
@@ -39,7 +38,7 @@ def planned(run: RunConfig, place: accounting.Topology) -> dict[str, Any]:
         told["would_fit"] = accounting.nearest_fit(run, place.devices, place.device.name, room)
         return told
     told["collectives"] = by_kind(found.collectives)
-    told["roofline"] = roofline(run, place, pod, found.mesh, found.collectives)
+    told["roofline"] = compiled_roofline(run, place, links, found.mesh, found.collectives)
     return told
 
 

@@ -1,89 +1,31 @@
-"""How long a step takes at least: by products, by memory and by the links between chips."""
+"""The roofline of a compiled step: what it takes by products, by memory, and by the collectives in its program."""
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from scaling import accounting
-from scaling.accounting.pods import Pod
+from scaling.accounting.links import torus_seconds
 from scaling.compiled.collectives import Collective
 from scaling.config import RunConfig
-from scaling.families.declare import Tensor
-from scaling.families.model import FLOAT32, TRAINING
-
-ASSUMPTIONS = (
-    "products run at the peak; remat computes the layers' forward pass again (full), a loss in pieces its logits",
-    "HBM: state read and written once a step, of each microbatch gathered weights and kept activations as often as "
-    "they are used; no spills of fusions",
-    "ICI: every side of the torus is a ring, a collective uses both links of each side that its devices lie along, "
-    "and none runs beside another",
-    "DCN: one slice, so nothing",
-    "overlapped: the longest of these is the step; serial: their sum",
-)
 
 
-def roofline(
-    run: RunConfig, place: accounting.Topology, pod: Pod, mesh: Mesh, sent: Sequence[Collective]
+def compiled_roofline(
+    run: RunConfig, place: accounting.Topology, links: accounting.Links, mesh: Mesh, found: Sequence[Collective]
 ) -> dict[str, Any]:
-    """Seconds of a step by what bounds it, and what follows from them. run: with its microbatches decided."""
-    dtype = accounting.compute_dtype(run.placement.compute_dtype, place.device.platform)
-    peak = accounting.peak_flops(place.device.name, dtype) or 0.0
-    flops = accounting.flops_per_token(run)
-    tokens = run.batch_tokens / place.devices
-    head, in_pieces = flops.items["head"], accounting.memory(run, place.devices, place.device.name).pieces > 1
-    again = (flops.exact - head) * (run.placement.remat == "full") + head * in_pieces
-    seconds = {
-        "matmul": tokens * (flops.exact + again / TRAINING) / peak,
-        "hbm": _hbm_bytes(run, place) / pod.hbm,
-        "ici": sum(one.times * _ici_seconds(one, pod, mesh) for one in sent),
-        "dcn": 0.0,
-    }
-    bounds = {"overlapped": max(seconds.values()), "serial": sum(seconds.values())}
-    useful = tokens * flops.exact / peak
-    hours = {name: step * run.steps / 3600 for name, step in bounds.items()}
-    return {
-        "seconds": seconds,
-        "step": bounds,
-        "mfu": {name: useful / step for name, step in bounds.items()},
-        "tokens_per_s": {name: run.batch_tokens / step for name, step in bounds.items()},
-        "days": {name: value / 24 for name, value in hours.items()},
-        "dollars": {name: value * place.devices * pod.dollars for name, value in hours.items()},
-        "dollars_per_chip_hour": pod.dollars,
-        "assumptions": list(ASSUMPTIONS),
-    }
+    """As `accounting.roofline`, of one slice, which sends nothing over a network. run: with its microbatches
+    decided."""
+    ici = sum(one.times * _ici_seconds(one, links, mesh) for one in found)
+    return accounting.roofline(run, place, {"ici": ici, "dcn": 0.0})
 
 
-def _hbm_bytes(run: RunConfig, place: accounting.Topology) -> float:
-    """Read and written by one chip in a step."""
-    memory = accounting.memory(run, place.devices, place.device.name)
-    items, mesh = memory.items, accounting.mesh_shape(run.placement.mesh, place.devices)
-    width = FLOAT32 if accounting.compute_dtype(run.placement.compute_dtype, "tpu") == "float32" else 2
-    matrices = sum(tensor.size // _kept_apart(tensor, mesh) for tensor in run.tensors() if tensor.role == "hidden")
-    passes = 3 if run.placement.remat == "full" else 2  # forward, again, backward
-    of_layers = 2 * width * (passes + 1) * matrices  # written and read; and the gradient
-    of_head = (passes * width + 2 * FLOAT32) * memory.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]
-    state = 2 * (items["parameters"] + items["optimizer"]) + 3 * items["gradients"]
-    return state + max(1, run.placement.accumulate) * (of_layers + of_head + 2 * items["activations"])
-
-
-def _kept_apart(tensor: Tensor, mesh: Mapping[str, int]) -> int:
-    """Devices that a matrix stays split over where it is used."""
-    named = {name for part in accounting.parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
-    return prod(mesh[name] for name in named & {"tensor", *(["expert"] if "experts" in tensor.axes else [])})
-
-
-def _ici_seconds(one: Collective, pod: Pod, mesh: Mesh) -> float:
-    """Of one collective. All-to-alls wait for the middle of the longest ring, of n chips: n/8 of what each has."""
-    if one.kind == "collective-permute":
-        return one.bytes / pod.link
+def _ici_seconds(one: Collective, links: accounting.Links, mesh: Mesh) -> float:
+    """Of one collective, once."""
     chips = list(mesh.devices.flat)
     sides = np.array([len(set(along)) for along in zip(*(chips[i].coords for i in one.members), strict=True)])
-    if one.kind in ("all-to-all", "ragged-all-to-all"):
-        return one.bytes * int(sides.max()) / 8 / pod.link
-    return one.sent / (2 * int((sides > 1).sum()) * pod.link)
+    return torus_seconds(one.kind, one.bytes, sides.tolist(), links.link)
 
 
 def by_kind(sent: Sequence[Collective]) -> list[Mapping[str, Any]]:

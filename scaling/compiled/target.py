@@ -2,10 +2,10 @@
 
 import importlib.util
 import os
+from math import prod
 from typing import Any
 
-from scaling.accounting import topology
-from scaling.accounting.pods import pod_of
+from scaling.accounting import DEVICES, Links, Topology, topology
 from scaling.distribution import with_extra
 from scaling.errors import UserError
 
@@ -20,6 +20,22 @@ QUIET = {
 """what libtpu would else ask a TPU machine's metadata server, and say that it cannot; and that others plan, too"""
 
 
+def slice_links(place: Topology) -> Links:
+    """How the chips of a slice are joined. Raises UserError for devices that are none, of which JAX shows a chip as
+    several, and for shapes that no slice has."""
+    pods = {d.name: d.links for d in DEVICES if d.links and d.links.sides and d.per_chip == 1}
+    known = f"known: {', '.join(f'{name}:' + 'x'.join(['4'] * pod.sides) for name, pod in pods.items())} and so on"
+    pod = pods.get(place.device.name)
+    if pod is None:
+        raise UserError(f"topology {place.text!r} is no TPU slice that can be compiled for; {known}")
+    if len(place.sides) != pod.sides or prod(place.sides) > pod.devices:
+        raise UserError(
+            f"topology {place.text!r}: slices of {place.device.name} have {pod.sides} sides and at most "
+            f"{pod.devices:,} chips; {known}"
+        )
+    return pod
+
+
 def tpu_devices(text: str) -> list[Any]:
     """The chips of a slice such as `v5p:4x4x4`, one JAX device each; no TPU is needed, but libtpu.
 
@@ -27,7 +43,7 @@ def tpu_devices(text: str) -> list[Any]:
     Raises UserError for an unknown topology, and where libtpu is not installed.
     """
     place = topology(text)
-    pod_of(place)
+    slice_links(place)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"compiling for a TPU needs its compiler, libtpu (not a TPU): {with_extra('tpu-plan')}")
     os.environ |= QUIET
@@ -37,6 +53,8 @@ def tpu_devices(text: str) -> list[Any]:
     jax.config.update("jax_platforms", "cpu")
     one_each = {"chip_config_name": "megacore"} if place.device.name == "v4" else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=text.lower(), **one_each).devices)
+        return list(
+            topologies.get_topology_desc(platform="tpu", topology_name=place.text.lower(), **one_each).devices
+        )
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"topology {text!r}: {str(error).partition(':')[2].strip().splitlines()[0]}") from None

@@ -272,8 +272,7 @@ class RunConfig(Config):
                 f"model of this kind cannot; it can: {', '.join(self.model.masks)}"
             )
         self.model.check_mask(self.objective.mask)
-        self._check_expert_axis()
-        self._check_context_axis()
+        self.check_mesh()
         self._check_curriculum()
         if self.placement.remat not in self.model.REMAT:
             raise ValueError(
@@ -303,6 +302,11 @@ class RunConfig(Config):
                 "start.run and set start.reference=true"
             )
         return self
+
+    def check_mesh(self) -> None:
+        """Raises ValueError where the model does not divide over `placement.mesh`."""
+        self._check_expert_axis()
+        self._check_context_axis()
 
     def _check_expert_axis(self) -> None:
         """Raises ValueError unless every device along `expert` gets as many experts."""

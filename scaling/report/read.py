@@ -16,9 +16,10 @@ from scaling.report import analysis
 from scaling.report.data import Live, ReportData, Run, Titles, TrainingCurve
 from scaling.result import UNIT
 from scaling.sweeps import load_runs, status
+from scaling.sweeps.plan.outlook import Clock
 from scaling.sweeps.run_store.tuning import certificate_cells
 from scaling.sweeps.status import tell_counts
-from scaling.sweeps.watch import seconds_left, tell_progress
+from scaling.sweeps.watch import tell_progress
 from scaling.units import duration
 from scaling.validity import FITTED
 
@@ -53,7 +54,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
         versions=_versions(df),
         missing=[*_unfinished(now["counts"]), *said],
-        live=_live(now) if live else None,
+        live=_live(Path(sweep_dir), now) if live else None,
         titles=Titles(loss=f"held-out loss ({unit})"),
         unit=unit,
     )
@@ -147,15 +148,15 @@ def _forecast(home: Path) -> tuple[laws.Forecast | None, list[str]]:
     return found, said
 
 
-def _live(now: Mapping[str, Any]) -> Live:
-    """What goes on, by `status`'s mapping."""
+def _live(home: Path, now: Mapping[str, Any]) -> Live:
+    """What goes on, by `status`'s mapping. home: the sweep's folder."""
     running = [
         (row["run_id"], f"{row['progress']['share'] or 0.0:.0%}", *tell_progress(row["progress"]))
         for row in now["runs"]
         if row["progress"] is not None
     ]
-    left = seconds_left(now)
-    about = f", about {duration(left)} left" if left else ""
+    left = Clock(home).left()
+    about = f", {left} left" if left and left.seconds else ""
     return Live(f"{tell_counts(now)}{about}; drawn {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", running)
 
 

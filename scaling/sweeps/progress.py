@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, TextIO
 from scaling.locks import is_held
 from scaling.metrics import last_metrics
 from scaling.sweeps.designs import PlannedRun
+from scaling.sweeps.plan.outlook import Clock
 from scaling.sweeps.run_store import DONE, RunState
 from scaling.units import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
+
+LOOK_S = 3.0  # between two looks at how long the sweep still takes
 
 
 class LaunchProgress:
@@ -27,6 +30,8 @@ class LaunchProgress:
         self.stream = stream or sys.stderr
         self.total = self.done = 0
         self.flops = self.flops_done = 0.0
+        self.clock = Clock(home)
+        self.looked, self.told = 0.0, ""
         self.began = time.monotonic()
         self.active: dict[str, PlannedRun] = {}
         self.live: Live | None = None
@@ -35,7 +40,7 @@ class LaunchProgress:
     def say(self, line: str) -> None:
         """One line, above the live table where there is one."""
         if self.live is not None:
-            self.live.console.print(line, markup=False, highlight=False)
+            self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=self.stream, flush=True)
 
@@ -47,7 +52,9 @@ class LaunchProgress:
         self.active = {run.id: run for run in todo}
         before = f"{self.done} of {self.total} runs are done; " if self.done else ""
         room = f", on at most {slots} device{'s' * (slots > 1)} at a time" if slots else ""
-        self.say(f"{before}training {len(todo)}{room}")
+        left = self.clock.left()
+        time_left = f"; all that is left takes {left}" if left else ""
+        self.say(f"{before}training {len(todo)}{room}{time_left}")
         if self.stream.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -95,6 +102,8 @@ class LaunchProgress:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, show_header=False)
+        for i in range(4):  # an id is copied, so it is never cut: only the bar gives way
+            table.add_column(no_wrap=i != 1, max_width=24 if i == 1 else None)
         partial = 0.0
         for run_id, run in self.active.items():
             if not is_held(self.home / run_id / "lock"):
@@ -104,10 +113,12 @@ class LaunchProgress:
             share = max(0.0, 1 - left / run.flops_spent)  # what a branch has from its trunk is done already
             partial += share * run.flops_spent
             loss = last.get("loss")
-            table.add_row(run_id, ProgressBar(1.0, share, width=24), f"{share:4.0%}", f"{loss:.3f}" if loss else "")
+            table.add_row(run_id, ProgressBar(1.0, share), f"{share:4.0%}", f"{loss:.3f}" if loss else "")
         share = (self.flops_done + partial) / self.flops if self.flops else 1.0
         elapsed = time.monotonic() - self.began
-        left = f", about {duration(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
+        if time.monotonic() - self.looked > LOOK_S:
+            left_s = self.clock.left()
+            self.looked, self.told = time.monotonic(), f", {left_s} left" if left_s else ""
         return Group(
-            table, Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{left}")
+            table, Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{self.told}")
         )

@@ -28,7 +28,7 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
     seconds, attempts, reason, validity_reason, progress, label), `counts` by state, `launched` (whether a process is
     launching it now).
     `label` is the design's wish, with the value of each axis and the seed; of a run that no plan knows, the seed.
-    `flops_spent` leaves out what a branch has from its trunk.
+    `ended` is when its last attempt did. `flops_spent` leaves out what a branch has from its trunk.
     `validity` is None while there is nothing to judge; `progress` is that of a running run: `share` of the tokens
     that it has to train on itself, training `loss`, `tokens_per_s` and `left_s`, each None where not measured yet,
     and None for other runs.
@@ -97,6 +97,7 @@ def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verd
         "loss": result.loss if result else None,
         "seconds": result.wall_s if result else None,
         "attempts": len(state.attempts),
+        "ended": state.attempts[-1].end if state.attempts else None,
         "reason": state.reason,
         "validity_reason": verdict.reason if verdict else "",
         "progress": _progress(folder, entry) if state.state == "running" else None,

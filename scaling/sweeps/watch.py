@@ -3,12 +3,14 @@
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from scaling.sweeps.run_store import States
+from scaling.sweeps.plan.outlook import Clock, TimeLeft
+from scaling.sweeps.run_store import States, sweep_and_run
 from scaling.sweeps.status import format_status, status, tell_counts
+from scaling.text import align
 from scaling.units import duration, si
 
 if TYPE_CHECKING:
@@ -17,50 +19,64 @@ if TYPE_CHECKING:
 REFRESH_S = 2.0
 LEFT = ("planned", "running", "interrupted")
 """states of runs that are still to be trained"""
-BAD_SHOWN = 8  # of the runs that ended badly; all are in `scaling status`
+SHOWN = 8  # of the runs that are finished, and of those that ended badly; all are in `scaling status`
 
 
 def watch(path: str | Path, stream: TextIO | None = None, every: float = REFRESH_S) -> dict[str, Any]:
     """Show the state of the sweep in the folder `path` until nothing is left to run, or Ctrl-C; returns the last.
 
     stream: standard output where None. In a terminal it is a picture that changes every so many seconds: running
-    runs with their progress, those that ended badly, and the counts. Elsewhere the whole table is printed once for
-    each change. Raises UserError as `status`.
+    runs with their progress, finished ones with their losses, those that ended badly, and the counts. Elsewhere the
+    whole table is printed once for each change. Raises UserError as `status`.
     """
     stream = stream or sys.stdout
-    states = States()
-    found = status(path, states)
+    looks = _Looks(Path(path))
+    look = looks.next()
     with contextlib.suppress(KeyboardInterrupt):
-        if stream.isatty():
-            found = _picture(path, states, found, stream, every)
-        else:
-            found = _tables(path, states, found, stream, every)
-    return found
+        look = (_picture if stream.isatty() else _tables)(looks, look, stream, every)
+    return look[0]
 
 
-def _picture(path: str | Path, states: States, found: dict[str, Any], stream: TextIO, every: float) -> dict[str, Any]:
+Look = tuple[dict[str, Any], TimeLeft | None]
+"""`status`'s mapping, and the time left"""
+
+
+class _Looks:
+    """Looks at a sweep, one after another: what does not change is read once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.home = path, sweep_and_run(path)[0]
+        self.states = States()
+        self.clock = Clock(self.home, self.states)
+
+    def next(self) -> Look:
+        return status(self.path, self.states), self.clock.left()
+
+
+def _picture(looks: _Looks, look: Look, stream: TextIO, every: float) -> Look:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(picture(found), console=Console(file=stream), auto_refresh=False) as live:
-        while not ended(found):
+    with Live(picture(*look), console=Console(file=stream), auto_refresh=False) as live:
+        while not ended(look[0]):
             time.sleep(every)
-            found = status(path, states)
-            live.update(picture(found), refresh=True)
-    return found
+            look = looks.next()
+            live.update(picture(*look), refresh=True)
+    return look
 
 
-def _tables(path: str | Path, states: States, found: dict[str, Any], stream: TextIO, every: float) -> dict[str, Any]:
+def _tables(looks: _Looks, look: Look, stream: TextIO, every: float) -> Look:
     shown = None
     while True:
+        found, left = look
         now = [found["launched"]], [(r["run_id"], r["state"], r["validity"], r["attempts"]) for r in found["runs"]]
         if now != shown:
-            print(format_status(found), file=stream, flush=True)
+            print(f"{format_status(found)}{_tell_left(left)}", file=stream, flush=True)
             shown = now
         if ended(found):
-            return found
+            return look
         time.sleep(every)
-        found = status(path, states)
+        look = looks.next()
 
 
 def ended(found: Mapping[str, Any]) -> bool:
@@ -68,25 +84,51 @@ def ended(found: Mapping[str, Any]) -> bool:
     return not found["launched"] and not any(found["counts"].get(state) for state in LEFT)
 
 
-def picture(found: Mapping[str, Any]) -> "RenderableType":
-    """`status`'s mapping for a terminal."""
+def picture(found: Mapping[str, Any], left: TimeLeft | None = None) -> "RenderableType":
+    """`status`'s mapping for a terminal. left: until all is trained, where that is known."""
     from rich.console import Group
+    from rich.text import Text
+
+    finished = [row for row in found["runs"] if row["loss"] is not None]
+    bad = [row for row in found["runs"] if row["validity"] not in (None, "valid")]
+    lines = _tell_finished([row for row in finished if row not in bad])
+    lines += [f"{row['run_id']} {row['validity']}: {row['validity_reason']}" for row in bad[-SHOWN:]]
+    if len(bad) > SHOWN:
+        lines.append(f"{len(bad) - SHOWN} more are not valid: `scaling status` has them")
+    lines.append(f"{tell_counts(found)}{_tell_left(left)}")
+    return Group(running_table(found["runs"]), *map(Text, lines))
+
+
+def running_table(runs: Iterable[Mapping[str, Any]]) -> "RenderableType":
+    """Those of `status`'s rows that are being trained. Nothing but the bar gives way in a narrow terminal."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    running = Table(box=None, pad_edge=False, show_header=False)
-    for row in found["runs"]:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for i in range(6):
+        table.add_column(no_wrap=i != 1, max_width=12 if i == 1 else None)
+    for row in runs:
         if row["progress"] is not None:
-            share, told = row["progress"]["share"] or 0.0, tell_progress(row["progress"])
-            running.add_row(Text(row["run_id"]), ProgressBar(1.0, share, width=24), f"{share:4.0%}", *told)
-    bad = [row for row in found["runs"] if row["validity"] not in (None, "valid")]
-    lines = [Text(f"{row['run_id']} {row['validity']}: {row['validity_reason']}") for row in bad[-BAD_SHOWN:]]
-    if len(bad) > BAD_SHOWN:
-        lines.insert(0, Text(f"{len(bad) - BAD_SHOWN} more that are not valid, and:"))
-    left = seconds_left(found)
-    about = f"; about {duration(left)} left" if left else ""
-    return Group(running, *lines, Text(f"{tell_counts(found)}{about}"))
+            share = row["progress"]["share"] or 0.0
+            cells = (f"{share:4.0%}", *tell_progress(row["progress"]))
+            table.add_row(Text(row["run_id"]), ProgressBar(1.0, share), *map(Text, cells))
+    return table
+
+
+def _tell_finished(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The newest of those that are finished, and the best of all."""
+    if not runs:
+        return []
+    newest = sorted(runs, key=lambda row: row["ended"] or "")[-SHOWN:]
+    told = [[row["run_id"], f"loss {row['loss']:.4f}", duration(row["seconds"])] for row in newest]
+    best = min(runs, key=lambda row: row["loss"])
+    more = [f"{len(runs) - len(newest)} more are finished, and:"] if len(runs) > len(newest) else []
+    return [*more, *align(told, 1), f"best so far: {best['run_id']}, loss {best['loss']:.4f}"]
+
+
+def _tell_left(left: TimeLeft | None) -> str:
+    return f"; {left} left" if left and left.seconds else ""
 
 
 def tell_progress(progress: Mapping[str, float | None]) -> tuple[str, str, str]:
@@ -97,16 +139,3 @@ def tell_progress(progress: Mapping[str, float | None]) -> tuple[str, str, str]:
         "" if speed is None else f"{si(speed)} tokens/s",
         "" if left is None else f"{duration(left)} left",
     )
-
-
-def seconds_left(found: Mapping[str, Any]) -> float | None:
-    """Until all planned runs are trained, if as many FLOPs a second go on as now; None where that is not known."""
-    todo = rate = 0.0
-    for row in found["runs"]:
-        if row["state"] not in LEFT or row["flops_spent"] is None:
-            continue
-        progress = row["progress"] or {}
-        todo += row["flops_spent"] * (1 - (progress.get("share") or 0.0))
-        if progress.get("tokens_per_s") and row["tokens"]:
-            rate += progress["tokens_per_s"] * row["flops"] / row["tokens"]
-    return todo / rate if rate else None

@@ -1,8 +1,10 @@
 """How long the runs of a sweep will take: the speed of a device, what each run has left, and who waits for whom."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from scaling import accounting
@@ -17,6 +19,9 @@ from scaling.sweeps.run_store import DONE, RunState
 ASSUMED_CORE = 15e9
 ASSUMED_ACCELERATOR = 50e12
 START_S = 6.0  # a worker's start: imports, compilation, the first checkpoint
+LEARNS_FROM = 3  # finished runs that tell what a run takes beside training, and how much runs differ
+GUESS, GUESS_OF_FEW = 3.0, 1.5  # by which a time may be wrong before any run is finished, and before LEARNS_FROM are
+SURE = 1.64  # standard deviations: nine times in ten
 
 
 @dataclass(frozen=True)
@@ -44,31 +49,74 @@ def devices_for(config: ExecutorConfig) -> Devices:
     return find_devices()
 
 
-def measured_speed(results: Iterable[Result], kind: str) -> tuple[float, int] | None:
-    """FLOP/s of one device while it trained, over all completed `results`, and how many those are; None for none.
+@dataclass(frozen=True)
+class Pace:
+    """How fast the runs of a sweep go, and how sure that is."""
+
+    flops_per_s: float
+    """of one device while it trains"""
+    start_s: float
+    """beside training, of each run: a worker's start, compilation, evaluation, checkpoints"""
+    learned: int
+    """finished runs that both were learned from; 0 where they are assumed"""
+    spread: float
+    """of the logarithm of the seconds of one run about what these two say"""
+    source: str
+    """where they come from"""
+
+
+def pace_of(devices: Devices, states: Iterable[RunState]) -> Pace:
+    """The pace of runs on `devices`, learned from those of `states` that completed on devices of that kind.
 
     The speed of a run is its recorded tokens per second, which leave out start, compilation and evaluation, times its
     FLOPs per token, times the runs that shared the device; over runs it is their FLOPs over their time at that speed.
-    kind: of the devices that are asked about; a run on others, as far as `accounting` can tell them apart, says
-    nothing of these.
+    The rest of their seconds, by the times at which attempts began and ended, is the start: the median over runs, of
+    LEARNS_FROM at least.
     """
-    wanted, flops, seconds, count = accounting.device(kind), 0.0, 0.0, 0
-    for result in results:
-        had = accounting.device(result.device)
-        if result.status != "completed" or not result.tokens_per_s or (wanted and had and wanted != had):
-            continue
-        devices = math.prod(result.facts.get("mesh", {}).values())
-        per_s = result.tokens_per_s * result.flops / result.tokens * result.facts.get("pack", 1) / devices
-        flops, seconds, count = flops + result.flops_spent, seconds + result.flops_spent / per_s, count + 1
-    return (flops / seconds, count) if seconds else None
+    done = [state for state in states if state.result is not None and _tells(state.result, devices.kind)]
+    if not done:
+        speed, source = _assumed_speed(devices)
+        return Pace(speed, START_S, 0, math.log(GUESS), source)
+    trained = [_training_s(state.result) for state in done if state.result is not None]
+    spent = [state.result.flops_spent for state in done if state.result is not None]
+    took = [(whole, train) for state, train in zip(done, trained, strict=True) if (whole := _attempt_s(state))]
+    enough = len(took) >= LEARNS_FROM
+    start = max(0.0, statistics.median(whole - train for whole, train in took)) if enough else START_S
+    errors = [math.log(max(whole, 1.0) / (train + start)) for whole, train in took]
+    spread = math.sqrt(sum(e * e for e in errors) / (len(errors) - 2)) if enough else math.log(GUESS_OF_FEW)
+    runs = "run" if len(done) == 1 else f"{len(done)} runs"
+    source = f"measured: tokens/s times FLOPs per token of the {runs} of this sweep that completed"
+    return Pace(sum(spent) / sum(trained), start, len(done), spread, source)
 
 
-def speed_of(devices: Devices, results: Iterable[Result]) -> tuple[float, str]:
-    """FLOP/s of one device, and where the number comes from."""
-    measured = measured_speed(results, devices.kind)
-    if measured is not None:
-        runs = "run" if measured[1] == 1 else f"{measured[1]} runs"
-        return measured[0], f"measured: tokens/s times FLOPs per token of the {runs} of this sweep that completed"
+def _tells(result: Result, kind: str) -> bool:
+    """Whether a run's speed says something of devices of a kind: not one on others, as far as `accounting` can tell
+    them apart."""
+    wanted, had = accounting.device(kind), accounting.device(result.device)
+    return result.status == "completed" and bool(result.tokens_per_s) and not (wanted and had and wanted != had)
+
+
+def _training_s(result: Result) -> float:
+    """Seconds of one device that training a run alone takes, at the speed that it had."""
+    devices = math.prod(result.facts.get("mesh", {}).values())
+    assert result.tokens_per_s is not None
+    per_s = result.tokens_per_s * result.flops / result.tokens * result.facts.get("pack", 1) / devices
+    return result.flops_spent / per_s
+
+
+def _attempt_s(state: RunState) -> float | None:
+    """Seconds that a run took which one attempt was enough for, alone on one device; None for others."""
+    result, tries = state.result, state.attempts
+    if result is None or len(tries) != 1 or tries[0].end is None or tries[0].exit_code:
+        return None
+    if result.facts.get("pack", 1) * math.prod(result.facts.get("mesh", {}).values()) != 1:
+        return None
+    begin, end = (datetime.fromisoformat(time) for time in (tries[0].start, tries[0].end))
+    return (end - begin).total_seconds()
+
+
+def _assumed_speed(devices: Devices) -> tuple[float, str]:
+    """FLOP/s of one device where none has been measured, and where the number comes from."""
     if devices.platform == "cpu":
         return ASSUMED_CORE, "assumed"
     peak = accounting.peak_flops(devices.kind, "bfloat16")

@@ -1,12 +1,69 @@
-"""What in a sweep's plan the machine may not bear: the limit of a job, devices that nothing is known of."""
+"""What in a sweep's plan may go wrong: runs that no law can use, and what the machine may not bear."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from scaling import accounting
 from scaling.config import RunConfig, SweepConfig
+from scaling.ladder import MOST_VOCABULARY, vocabulary_share
+from scaling.sweeps.designs import PlannedRun
 from scaling.units import duration
+
+Of = Callable[[PlannedRun], float]
+
+FEW_STEPS = 100
+LONG_WARMUP = 0.1  # of a run's steps
+TOKENS_PER_PARAMETER = (1.0, 10_000.0)
+"""below, a model has hardly begun to learn; above, no law has been fitted (so far Sardana et al. 2023, 2401.00448)"""
+
+
+def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
+    """A line for each thing that makes runs of little use to a law, with the run that it is worst of."""
+    low, high = TOKENS_PER_PARAMETER
+
+    def note(
+        of: Callable[[PlannedRun], float], bad: Callable[[float], bool], told: str, worst: Any = max
+    ) -> list[str]:
+        found = [run for run in runs if bad(of(run))]
+        if not found:
+            return []
+        run = worst(found, key=of)
+        count = "1 run has" if len(found) == 1 else f"{len(found)} of {len(runs)} runs have"
+        return [told.format(runs=count, value=of(run), run=run.id)]
+
+    def ratio(run: PlannedRun) -> float:
+        return run.tokens / run.params
+
+    return [
+        *note(
+            lambda run: run.config.steps, lambda steps: steps < FEW_STEPS,
+            f"{{runs}} fewer than {FEW_STEPS} steps, {{value:,.0f}} of {{run}}: their loss is that of a beginning; "
+            "take more tokens, or a smaller run.batch_size", min,
+        ),
+        *note(
+            # a step more may be what rounding made of a tenth
+            lambda run: (run.config.warmup_steps - 1) / run.config.steps, lambda share: share > LONG_WARMUP,
+            f"{{runs}} a warmup longer than {LONG_WARMUP:.0%} of their steps, {{value:.0%}} of {{run}}: lower "
+            "run.schedule.warmup or warmup_tokens",
+        ),
+        *note(
+            ratio, lambda value: value < low,
+            f"{{runs}} fewer than {low:g} tokens a parameter, {{value:.2g}} of {{run}}: a law of N and D learns "
+            "little from them; take more FLOPs or smaller sizes", min,
+        ),
+        *note(
+            ratio, lambda value: value > high,
+            f"{{runs}} more than {high:,g} tokens a parameter, {{value:,.0f}} of {{run}}: beyond what laws were "
+            "tested on; take larger sizes",
+        ),
+        *note(
+            lambda run: vocabulary_share(run.config.model), lambda share: share > MOST_VOCABULARY,
+            f"{{runs}} more than {MOST_VOCABULARY:.0%} of N in the vocabulary, {{value:.0%}} of {{run}}: N says "
+            "little of their layers; take a smaller data.tokenizer.vocab and model.vocab, larger sizes, or "
+            "ladder.count=non_embedding",
+        ),
+    ]  # fmt: skip
 
 
 def machine_notes(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from scaling.sweeps.plan.describe import PlanRow
-from scaling.sweeps.plan.estimate import START_S
+from scaling.sweeps.plan.estimate import LEARNS_FROM
 from scaling.sweeps.run_store.labels import label_cell, varied
 from scaling.text import table
 from scaling.units import duration, si, si_bytes
@@ -29,7 +29,7 @@ def format_sweep(plan: Mapping[str, Any]) -> str:
             left=[i for i, (_, left, _) in enumerate(columns) if left],
         ),
         f"{total['runs']} runs ({states}), {total['flops']:.3g} FLOPs, {si(total['tokens'])} tokens; "
-        f"{left['runs']} left to train, about {duration(left['seconds'])}",
+        f"{left['runs']} left to train, {plan['time_left']['told']}",
     ]
     if any(row["after"] for row in rows):
         whole, spent = (sum(row[key] for row in plan["runs"]) for key in ("flops", "flops_spent"))
@@ -40,7 +40,7 @@ def format_sweep(plan: Mapping[str, Any]) -> str:
         )
     lines.append(
         f"time at {speed['flops_per_s']:.3g} FLOP/s on each of {speed['slots']} {speed['device']}, {speed['source']}"
-        f"; with {START_S:g} s for the start of each run, without evaluation"
+        f"; with {speed['start_s']:.2g} s for the start of each run, {_beside(speed)}"
     )
     if plan["rounds"]:
         lines.append(
@@ -53,6 +53,12 @@ def format_sweep(plan: Mapping[str, Any]) -> str:
         lines.append(f"note: {corpus} is not prepared yet, so whether it has tokens enough is not checked")
     lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)
+
+
+def _beside(speed: Mapping[str, Any]) -> str:
+    if speed["learned"] < LEARNS_FROM:
+        return "without evaluation"
+    return "evaluation and checkpoints, by what finished runs took"
 
 
 def _columns(rows: list[PlanRow]) -> list[Column]:
@@ -72,8 +78,10 @@ def _columns(rows: list[PlanRow]) -> list[Column]:
     if shared:
         columns.append(("to spend", False, lambda row: f"{row['flops_spent']:.3g}"))
     columns += [
+        ("steps", False, lambda row: _or_unknown(row["steps"], si)),
+        ("windows", False, lambda row: _or_unknown(row["batch_size"], str)),
         ("batch", False, lambda row: _or_unknown(row["batch_tokens"], si)),
-        ("learning rate", False, lambda row: _or_unknown(row["learning_rate"], "{:.3g}".format)),
+        ("rate", False, lambda row: _or_unknown(row["learning_rate"], "{:.3g}".format)),
         ("memory", False, lambda row: _or_unknown(row["memory_bytes"], si_bytes)),
         ("time", False, lambda row: duration(row["seconds"])),
         ("state", True, _state),

@@ -29,7 +29,7 @@ from scaling.sweeps.run_store.plan_file import (
 )
 from scaling.sweeps.run_store.recipe import RecipeSource
 from scaling.sweeps.run_store.runs_table import TABLE, load_runs, table_of, table_row, without_result, write_table
-from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, stopped
+from scaling.sweeps.run_store.state import BUSY, DONE, STOPPED, RunState, State, States, run_state, signature, stopped
 
 __all__ = [
     "BUSY",
@@ -58,6 +58,7 @@ __all__ = [
     "role_of",
     "run_folders",
     "run_state",
+    "signature",
     "stopped",
     "sweep_and_run",
     "sweep_folder",

@@ -70,7 +70,7 @@ class States:
 
     def __call__(self, folder: Path) -> RunState:
         """The state of the run in `folder`."""
-        mark = _signature(folder / "result.json")
+        mark = signature(folder / "result.json")
         known = self._done.get(folder)
         if known is not None and known[0] == mark:
             return known[1]
@@ -80,7 +80,7 @@ class States:
         return state
 
 
-def _signature(path: Path) -> tuple[int, ...] | None:
+def signature(path: Path) -> tuple[int, ...] | None:
     """What changes when a file is replaced; None where there is none."""
     try:
         found = os.stat(path)

@@ -1,0 +1,139 @@
+"""How long what devices send to each other takes: over a switch, the sides of a torus, and the network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import prod
+
+from scaling.accounting.devices import Topology, even_sides
+
+
+def sent(kind: str, size: float, group: int) -> float:
+    """Bytes that each of `group` devices sends by the best algorithms.
+
+    kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute. size: bytes of the whole array
+    where it is widest on one device: what an all-gather makes, what a reduce-scatter takes.
+    """
+    if kind == "collective-permute":
+        return float(size)
+    return (2 if kind == "all-reduce" else 1) * size * (group - 1) / group
+
+
+def torus_seconds(kind: str, size: float, sides: Sequence[int], link: float) -> float:
+    """Of one collective among devices that lie along these sides of a torus, each of them a ring of two links a chip.
+
+    All-to-alls wait for the middle of the longest ring, of n chips: n/8 of what each has. link: bytes/s each way.
+    """
+    if kind == "collective-permute":
+        return size / link
+    if kind.endswith("all-to-all"):
+        return size * max(sides) / 8 / link
+    return sent(kind, size, prod(sides)) / (2 * sum(side > 1 for side in sides) * link)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The devices along some axes of a mesh, as links join them."""
+
+    inside: tuple[int, ...]
+    """along each side of a torus, or all that one switch joins"""
+    outside: int
+    """nodes or slices that they lie in"""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A mesh laid on the links of its devices, the last axis on neighbours."""
+
+    place: Topology
+    mesh: Mapping[str, int]
+    """devices along each axis, in the mesh's order"""
+    sides: Mapping[str, tuple[int, ...]]
+    """of a torus those that each axis lies along"""
+
+    def group(self, axes: Sequence[str]) -> Group:
+        links = self.place.device.links
+        assert links is not None
+        axes = [axis for axis in self.mesh if axis in axes]
+        if links.sides:
+            slices = _slices(self.place) if "data" in axes else 1
+            return Group(tuple(side for axis in axes for side in self.sides[axis]), slices)
+        places = [0]
+        for axis in axes:
+            stride = prod(list(self.mesh.values())[list(self.mesh).index(axis) + 1 :])
+            places = [place + stride * i for place in places for i in range(self.mesh[axis])]
+        nodes = len({place // links.devices for place in places})
+        return Group((len(places) // nodes,), nodes)
+
+    def seconds(self, kind: str, size: float, group: Group) -> tuple[float, float]:
+        """Of one collective over links, and over the network; both work at one time.
+
+        size: bytes, as in `sent`. A gather or a sum over nodes is made among those of each node and, of its part by
+        each of them, with the others.
+        """
+        links, inside = self.place.device.links, prod(group.inside)
+        assert links is not None
+        near = 0.0
+        if inside > 1 and links.sides:
+            near = torus_seconds(kind, size, group.inside, links.link)
+        elif inside > 1:
+            near = sent(kind, size, inside) / links.link
+        if group.outside == 1:
+            return near, 0.0
+        apart = 1 if kind.endswith("all-to-all") else inside  # each sends its own, or shares the work
+        assert links.network is not None
+        return near, sent(kind, size, group.outside) / apart / links.network
+
+
+def wired(place: Topology, mesh: Mapping[str, int]) -> Wiring | None:
+    """A mesh on devices; None where its axes do not lie on the sides of their torus, or something is `unknown`.
+
+    More chips than a slice has are slices of one size, of which `data` is a multiple.
+    """
+    links = place.device.links
+    if links is None or unknown(place):
+        return None
+    slices = _slices(place)
+    if not links.sides:
+        return Wiring(place, mesh, {})
+    sizes = dict(mesh)
+    if sizes["data"] % slices or place.devices % slices:
+        return None
+    sizes["data"] //= slices
+    sides = list(place.sides)
+    if slices > 1 or len(sides) != links.sides:
+        sides = even_sides(place.chips // slices, links.sides)
+    sides += [place.device.per_chip] * (place.device.per_chip > 1)
+    found = next(_lie(list(sizes.items()), sides), None)
+    return None if found is None else Wiring(place, mesh, found)
+
+
+def unknown(place: Topology) -> str:
+    """What must be known of devices to time a step and is not; empty where all of it is."""
+    name, links = place.device.name, place.device.links
+    if links is None or place.device.hbm is None:
+        return f"{name}: its links and memory bandwidth are not known, so no step can be timed"
+    if place.devices > links.devices and links.network is None:
+        most = links.devices // place.device.per_chip
+        return f"{place.text}: the network between nodes of {most} {name} is not known; ask for at most {most}"
+    return ""
+
+
+def _slices(place: Topology) -> int:
+    links = place.device.links
+    assert links is not None
+    return -(-place.devices // links.devices) if links.sides else 1
+
+
+def _lie(axes: list[tuple[str, int]], sides: list[int]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Ways to give each axis sides of its own whose product it is."""
+    if not axes:
+        yield {}
+        return
+    (name, size), *rest = axes
+    for count in range(len(sides) + 1):
+        for chosen in combinations(range(len(sides)), count):
+            if prod(sides[i] for i in chosen) == size:
+                left = [side for i, side in enumerate(sides) if i not in chosen]
+                for others in _lie(rest, left):
+                    yield {name: tuple(sides[i] for i in chosen)} | others

@@ -1,0 +1,110 @@
+"""How long a step takes: by products, by memory and by what devices send to each other."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from scaling.accounting.devices import Topology, peak_flops
+from scaling.accounting.flops import flops_per_token
+from scaling.accounting.layout import mesh_shape, parameter_parts
+from scaling.accounting.links import Wiring
+from scaling.accounting.memory import Memory, compute_dtype, memory
+from scaling.accounting.traffic import kept_apart, traffic
+from scaling.config import RunConfig
+from scaling.families.model import FLOAT32, TRAINING
+
+REACHED = 0.75
+"""share of the peak that large products are expected to reach"""
+
+ASSUMPTIONS = (
+    "products run at the peak; remat computes the layers' forward pass again (full), a loss in pieces its logits",
+    "HBM: state read and written once a step; of each microbatch gathered weights as often as they are used, and "
+    "what the backward pass reads written once, or twice where remat makes it again; no spills of fusions",
+    "links: a collective uses both links of each side of a torus that its devices lie along, or all that a device "
+    "has to a switch, at their full speed and without latency, and none runs beside another",
+    "network: nodes share the work of a sum or a gather with every device's part of their ports",
+    "overlapped: the longest of these is the step; serial: their sum",
+    f"expected: products at {REACHED:.0%} of the peak, and half of the rest hidden behind them",
+)
+
+
+def roofline(
+    run: RunConfig, place: Topology, links: Mapping[str, float], price: float | None = None, mfu: float | None = None
+) -> dict[str, Any]:
+    """Seconds of a step by what bounds it, and what follows from them.
+
+    run: with its microbatches decided. links: seconds that a device sends in a step, by `ici` (in a node or slice)
+    and `dcn` (between them). price: dollars of a chip for an hour; unset: the device's. mfu: takes the place of what
+    is expected.
+    """
+    dtype = compute_dtype(run.placement.compute_dtype, place.device.platform)
+    peak, hbm = peak_flops(place.device.name, dtype), place.device.hbm
+    assert peak is not None and hbm is not None
+    ledger, flops = memory(run, place.devices, place.device.name), flops_per_token(run)
+    tokens = run.batch_tokens / place.devices
+    head = flops.items["head"]
+    again = (flops.exact - head) * (run.placement.remat == "full") + head * (ledger.pieces > 1)
+    seconds = {
+        "matmul": tokens * (flops.exact + again / TRAINING) / peak,
+        "hbm": _hbm_bytes(run, place, ledger) / hbm,
+        **links,
+    }
+    useful = tokens * flops.exact / peak
+    bounds = {
+        "overlapped": max(seconds.values()),
+        "serial": sum(seconds.values()),
+        "expected": _expected(seconds) if mfu is None else useful / mfu,
+    }
+    hours = {name: step * run.steps / 3600 for name, step in bounds.items()}
+    price = place.device.dollars if price is None else price
+    return {
+        "seconds": seconds,
+        "step": bounds,
+        "mfu": {name: useful / step for name, step in bounds.items()},
+        "tokens_per_s": {name: run.batch_tokens / step for name, step in bounds.items()},
+        "days": {name: value / 24 for name, value in hours.items()},
+        "chip_hours": {name: value * place.chips for name, value in hours.items()},
+        "dollars": None if price is None else {name: value * place.chips * price for name, value in hours.items()},
+        "dollars_per_chip_hour": price,
+        "assumptions": [
+            *ASSUMPTIONS[:-1],
+            ASSUMPTIONS[-1] if mfu is None else f"expected: an MFU of {mfu:.0%}, as given",
+        ],
+    }
+
+
+def link_seconds(run: RunConfig, wiring: Wiring) -> dict[str, float]:
+    """Seconds in a step that a device sends what its layout asks for: `ici` in a node or slice, `dcn` between them.
+
+    A collective takes as long as the slower of the two.
+    """
+    found, groups = {"ici": 0.0, "dcn": 0.0}, {}
+    for one in traffic(run, wiring.mesh, wiring.place.device.platform):
+        if one.axes not in groups:
+            groups[one.axes] = wiring.group(one.axes)
+        near, far = wiring.seconds(one.kind, one.size, groups[one.axes])
+        found["ici" if near >= far else "dcn"] += one.times * max(near, far)
+    return found
+
+
+def _expected(seconds: Mapping[str, float]) -> float:
+    likely = [*seconds.values(), seconds["matmul"] / REACHED]
+    return (max(likely) + sum(likely) - seconds["matmul"]) / 2
+
+
+def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
+    """Read and written by one device in a step."""
+    items, mesh = ledger.items, mesh_shape(run.placement.mesh, place.devices)
+    width = FLOAT32 if compute_dtype(run.placement.compute_dtype, place.device.platform) == "float32" else 2
+    matrices = 0.0
+    for tensor in (tensor for tensor in run.tensors() if tensor.role == "hidden"):
+        parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
+        matrices += tensor.size / prod(mesh[name] for name in kept_apart(tensor, parts))
+    passes = 3 if run.placement.remat == "full" else 2  # forward, again, backward
+    of_layers = 2 * width * (passes + 1) * matrices  # written and read; and the gradient
+    of_head = (passes * width + 2 * FLOAT32) * ledger.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]
+    plain = run.model_copy(update={"placement": run.placement.model_copy(update={"remat": "none"})})
+    made = memory(plain, place.devices, place.device.name).items["activations"]
+    streams = (2 if run.placement.remat == "none" else 3) * made
+    state = 2 * (items["parameters"] + items["optimizer"]) + 3 * items["gradients"]
+    return state + max(1, run.placement.accumulate) * (of_layers + of_head + streams)

@@ -1,0 +1,111 @@
+"""What a step sends between devices, from declarations and layouts: the collectives that `parallel` asks for."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+
+from scaling.accounting.layout import RULES, parameter_parts, ways, window_ways
+from scaling.accounting.memory import compute_dtype
+from scaling.config import RunConfig
+from scaling.families import Tensor
+from scaling.families.context import choose_context
+from scaling.families.linear import LOGITS
+from scaling.families.model import FLOAT32
+
+STORED = RULES["embed"]  # axes that share the storage of a matrix, which is gathered where it is used
+ADDED = (*RULES["batch"], *RULES["sequence"])  # axes whose devices see other tokens: gradients are summed over them
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A collective of a step."""
+
+    what: str
+    kind: str
+    axes: tuple[str, ...]
+    """of the mesh, along which the devices differ that send to each other"""
+    size: float
+    """bytes of the whole array where it is widest on one device"""
+    times: float
+    """in one step"""
+
+
+def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent]:
+    """The collectives of a step, as docs and tests of compiled steps (experiments/plan_at_scale) have them.
+
+    mesh: devices along each axis. Each microbatch gathers matrices that devices share the storage of, forward, again
+    under full remat, and backward; sums and scatters their gradients; adds up the stream of a block whose matrices
+    devices share; exchanges positions for heads, or gathers keys, where they share windows; and gathers the tokens of
+    those that share experts. Left out: norms, biases, the sums of the loss, and what a compiler makes otherwise.
+    """
+    width = 2 if compute_dtype(run.placement.compute_dtype, platform) == "bfloat16" else FLOAT32
+    pieces = max(1, run.placement.accumulate)
+    found = [
+        Sent(one.what, one.kind, one.axes, one.size, one.times * pieces)
+        for one in (*_matrices(run, mesh, width), *_streams(run, mesh, width))
+    ]
+    return [one for one in found if one.axes and one.size * one.times]
+
+
+def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[Sent]:
+    """Of one microbatch: parameters where they are used, and their gradients."""
+    again = run.placement.remat == "full"
+    for tensor in run.tensors():
+        if not tensor.inputs and tensor.role != "embedding":
+            continue
+        parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
+        kept = kept_apart(tensor, parts)
+        stored = tuple(name for name in mesh if name in parts - kept and mesh[name] > 1)
+        held = tensor.size / prod(mesh[name] for name in kept)  # of the whole, where it is used
+        looked_up = not tensor.inputs and tensor.uses != LOGITS
+        if stored and not looked_up:
+            uses = 1 if tensor.role in ("head", "embedding") else 2 + again
+            yield Sent("matrices", "all-gather", stored, held * width, uses)
+        if not tensor.trained:
+            continue
+        added = {name for name in ADDED if mesh[name] > 1} - kept
+        grad = FLOAT32 if tensor.role in ("head", "embedding") else width
+        scattered = tuple(name for name in stored if name in added and not looked_up)
+        if scattered:
+            yield Sent("gradients", "reduce-scatter", scattered, held * grad, 1)
+        summed = tuple(name for name in mesh if name in added - set(stored))
+        yield Sent("gradients", "all-reduce", summed, held * grad / ways(stored, mesh), 1)
+
+
+def kept_apart(tensor: Tensor, parts: set[str]) -> set[str]:
+    """Of the mesh axes that a matrix is split over those that it stays split over where it is used."""
+    return parts & {"tensor", *(["expert"] if "experts" in tensor.axes else [])}
+
+
+def _streams(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[Sent]:
+    """Of one microbatch: what tokens carry."""
+    model, again = run.model, run.placement.remat == "full"
+    windows = ceil(run.batch_size / (max(1, run.placement.accumulate) * window_ways(mesh)))
+    stream = windows * model.context / mesh["context"] * model.d_model * width
+    stored = tuple(name for name in STORED if mesh[name] > 1)
+    yield Sent("look-up", "all-to-all", stored, stream, 2)
+    if mesh["tensor"] > 1:
+        yield Sent("stream", "all-reduce", ("tensor",), stream, 4 * model.layers)
+    if mesh["context"] > 1:
+        heads = getattr(model, "n_heads", mesh["tensor"])
+        way = choose_context(run.placement.context, heads, model.context, mesh["tensor"], mesh["context"])
+        keys = 2 * stream * getattr(model, "n_kv_heads", heads) / heads / mesh["tensor"]
+        passes = (2 + again) * model.layers
+        if way == "ulysses":
+            yield Sent("windows", "all-to-all", ("context",), 2 * stream / mesh["tensor"] + keys, passes)
+        else:
+            yield Sent("windows", "all-gather", ("context",), keys * mesh["context"], passes)
+            yield Sent("windows", "reduce-scatter", ("context",), keys * mesh["context"], model.layers)
+    if mesh["expert"] > 1:
+        layers = _layers_of_experts(run)
+        yield Sent("experts", "all-gather", ("expert",), stream * mesh["expert"], (2 + again) * layers)
+        yield Sent("experts", "reduce-scatter", ("expert",), stream * mesh["expert"], (2 + again) * layers)
+
+
+def _layers_of_experts(run: RunConfig) -> int:
+    """Layers that have experts of their own."""
+    return max(
+        prod(size for axis, size in zip(tensor.axes, tensor.shape, strict=True) if axis == "layers")
+        for tensor in run.model.tensors()
+        if "experts" in tensor.axes
+    )

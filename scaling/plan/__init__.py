@@ -1,0 +1,6 @@
+"""What a model or a run will cost, before anything is launched."""
+
+from scaling.plan.cost import load_plannable, plan
+from scaling.plan.text import format_plan
+
+__all__ = ["format_plan", "load_plannable", "plan"]

@@ -1,0 +1,230 @@
+"""What a model or a run will cost, before anything is launched: parameters, FLOPs, memory, days, dollars."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from scaling import accounting
+from scaling.accounting import ASSUMED_MFU
+from scaling.config import (
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Placement,
+    RunConfig,
+    apply_overrides,
+    build,
+    read_mapping,
+)
+from scaling.errors import UserError
+
+DAY = 86_400
+BEST = 5  # placements that a search tells
+BATCH_TOKENS = 4 * 2**20  # of a model planned without a run: the order of Llama 2's and 3's (2307.09288, 2407.21783)
+PER_PARAMETER = 20  # tokens of such a model for each active parameter (Hoffmann et al. 2022, 2203.15556)
+UNSAID = {"data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 1e-3}}
+"""what a plan needs no word of: neither the text nor the rate changes what a step takes"""
+
+
+def load_plannable(path: str | Path, overrides: Iterable[str] = ()) -> ModelConfig | RunConfig:
+    """The model or the run (it has a `model` key) that a file describes; a run may leave out its `data` and its
+    `optimizer`, which is then AdamW. Raises UserError."""
+    values = apply_overrides(read_mapping(path), overrides)
+    if "model" in values:
+        unsaid = {key: default | values[key] for key, default in UNSAID.items() if isinstance(values.get(key), dict)}
+        return build(RunConfig, UNSAID | values | unsaid, str(path))
+    return build(ModelConfig, values, str(path))
+
+
+def plan(
+    config: ModelConfig | RunConfig,
+    topology: str | None = None,
+    compile: bool = False,
+    *,
+    fit: str | None = None,
+    tokens: float | None = None,
+    mfu: float | None = None,
+    price: float | None = None,
+) -> dict[str, Any]:
+    """The cost of a model, or of a run with its data, optimizer and placement, as plain values for JSON.
+
+    topology: devices, as `v5e:4x4` or `h100:8`; adds the time of the run as it is placed. compile: also compile
+    the run's step for it, a TPU slice that need not be there, and add `compiled`, see `compiled.planned`. fit:
+    devices, as `64xh100` or `v5e:8x8`; adds the placements that fit them and take the least time. tokens: to train
+    on, in place of the run's. mfu: share of the peak that takes the place of what the roofline expects. price:
+    dollars of a chip for an hour, in place of those of devices.yaml.
+    returns: `params` and `flops_per_token` (training, at the model's context, every convention) with their parts
+    under `..._by_part`, `shape`, and `memory` in bytes of one device; for a run, or with devices or tokens, also
+    `training`; with a topology `topology` and `time`; with `fit` `fit` in place of `memory`. A model alone is planned
+    with AdamW, and `assumed` says how.
+    Raises UserError for an unknown topology or a mesh that does not fit it.
+    """
+    _check(tokens=tokens, mfu=mfu, price=price)
+    model = config.model if isinstance(config, RunConfig) else config
+    place = accounting.topology(topology) if topology else None
+    where = accounting.topology(fit) if fit else place
+    run = _run_of(config, 1 if where is None else where.devices, tokens)
+    params, flops = accounting.params(model), accounting.flops_per_token(run)
+    keys = model.visible_keys(run.objective.mask)
+    found: dict[str, Any] = {
+        "params": params.as_dict(),
+        "flops_per_token": flops.as_dict(),
+        "params_by_part": dict(params.items),
+        "flops_per_token_by_part": flops.items,
+        "shape": model.shape() | ({} if keys is None else {"visible_keys": keys}),
+    }
+    if isinstance(config, RunConfig) or tokens is not None or where is not None:
+        found["training"] = _training(run, flops)
+    if not isinstance(config, RunConfig):
+        found["assumed"] = {"optimizer": run.optimizer.name, "batch_size": run.batch_size, "tokens": run.tokens}
+    if fit is None:
+        found["memory"] = _memory(run, place)
+    if place:
+        found["topology"] = {"name": place.text, "device": place.device.name, "devices": place.devices}
+        found["time"] = _time(run, place, mfu, price)
+    if fit is not None:
+        assert where is not None
+        found["fit"] = _fit(run, where, mfu, price)
+    if compile:
+        if place is None or not isinstance(config, RunConfig):
+            missing = "--topology, for example v5p:4x4x4" if place is None else "a run (with data and an optimizer)"
+            raise UserError(f"--compile needs {missing}")
+        from scaling.compiled import planned
+
+        found["compiled"] = planned(config, place)
+    return found
+
+
+def _check(**given: float | None) -> None:
+    """Raises UserError for an option that is no such number."""
+    for name, value in given.items():
+        most = 1.0 if name == "mfu" else math.inf
+        if value is not None and not (0 < value <= most and math.isfinite(value)):
+            allowed = "a share of the peak, above 0 and at most 1" if name == "mfu" else "a finite number above 0"
+            raise UserError(f"--{name}: expected {allowed}, got {value:g}")
+
+
+def _run_of(config: ModelConfig | RunConfig, devices: int, tokens: float | None) -> RunConfig:
+    """A run as it is; of a model one that trains it with AdamW, a window at a time on each device, all of which share
+    the storage of one copy. tokens: to train on, in place of its own."""
+    if isinstance(config, RunConfig):
+        return config if tokens is None else config.model_copy(update={"tokens": max(1, round(tokens))})
+    times = 1 if devices == 1 else max(1, round(BATCH_TOKENS / config.context / devices))
+    return RunConfig.model_construct(  # a model of any vocabulary: which text it reads changes nothing here
+        model=config,
+        data=DataConfig.model_validate(UNSAID["data"]),
+        optimizer=OptimizerConfig.model_validate(UNSAID["optimizer"]),
+        batch_size=devices * times,
+        tokens=max(1, round(tokens or PER_PARAMETER * accounting.params(config).active)),
+        placement=Placement(mesh=MeshConfig(data=1, fsdp=devices), accumulate=times),
+    )
+
+
+def _training(run: RunConfig, flops: accounting.Flops) -> dict[str, Any]:
+    tokens = run.steps * run.batch_tokens
+    return {
+        "steps": run.steps,
+        "batch_tokens": run.batch_tokens,
+        "tokens": tokens,
+        "tokens_per_parameter": tokens / accounting.params(run.model).total,
+        "flops": flops.exact * tokens,
+        "flops_by_convention": {name: value * tokens for name, value in flops.as_dict().items()},
+    }
+
+
+def _memory(run: RunConfig, place: accounting.Topology | None) -> dict[str, Any]:
+    kind = place.device.name if place else None
+    memory = accounting.memory(run, devices=place.devices if place else None, kind=kind)
+    there = place.device.memory if place else None
+    return {
+        "devices": memory.devices,
+        "bytes_per_device": memory.total,
+        "bytes_by_part": memory.items,
+        "device_bytes": there,
+        "fits": None if there is None else memory.total <= there,
+    }
+
+
+def _time(run: RunConfig, place: accounting.Topology, mfu: float | None, price: float | None) -> dict[str, Any]:
+    """By the roofline, as the run is placed; by an MFU where one is given, or the roofline lacks a number."""
+    dtype = accounting.compute_dtype(run.placement.compute_dtype, "gpu")
+    peak = accounting.peak_flops(place.device.name, dtype)
+    time: dict[str, Any] = {"dtype": dtype, "peak_flops_per_device": peak}
+    told = _roofline(run, place, mfu, price)
+    if told is not None:
+        return time | {"mfu": told["mfu"]["expected"], **_expected(told), "roofline": told}
+    mfu = ASSUMED_MFU if mfu is None else mfu
+    time |= {"mfu": mfu, **dict.fromkeys(("step_s", "tokens_per_s", "days", "chip_hours", "dollars"))}
+    if peak is None:
+        return time
+    rate = mfu * peak * place.devices / accounting.flops_per_token(run).exact
+    hours = run.steps * run.batch_tokens / rate / 3600
+    price = place.device.dollars if price is None else price
+    return time | {
+        "step_s": run.batch_tokens / rate,
+        "tokens_per_s": rate,
+        "days": hours / 24,
+        "chip_hours": hours * place.chips,
+        "dollars": None if price is None else hours * place.chips * price,
+    }
+
+
+def _roofline(
+    run: RunConfig, place: accounting.Topology, mfu: float | None, price: float | None
+) -> dict[str, Any] | None:
+    """None where a number of the devices is not known, or the mesh does not lie on their torus."""
+    wiring = accounting.wired(place, accounting.mesh_shape(run.placement.mesh, place.devices))
+    dtype = accounting.compute_dtype(run.placement.compute_dtype, place.device.platform)
+    if wiring is None or accounting.peak_flops(place.device.name, dtype) is None:
+        return None
+    return accounting.roofline(run, place, accounting.link_seconds(run, wiring), price, mfu)
+
+
+def _expected(told: dict[str, Any]) -> dict[str, Any]:
+    """What is expected of a roofline."""
+    named = {"step_s": "step", "tokens_per_s": "tokens_per_s", "days": "days", "chip_hours": "chip_hours"}
+    dollars = told["dollars"]
+    return {name: told[key]["expected"] for name, key in named.items()} | {
+        "dollars": None if dollars is None else dollars["expected"]
+    }
+
+
+def _fit(run: RunConfig, place: accounting.Topology, mfu: float | None, price: float | None) -> dict[str, Any]:
+    found = accounting.search(run, place, price, mfu)
+    rows = [
+        {
+            "overrides": list(one.overrides),
+            "mesh": accounting.mesh_shape(one.placement.mesh, place.devices),
+            "remat": one.placement.remat,
+            "accumulate": one.placement.accumulate,
+            "bytes_per_device": one.memory.total,
+            "mfu": one.roofline["mfu"]["expected"],
+            **_expected(one.roofline),
+            "roofline": one.roofline,
+        }
+        for one in found.fits[:BEST]
+    ]
+    least, there = found.least, place.device.memory
+    assert there is not None
+    short = None
+    if not rows:
+        short = {
+            "least_bytes": least.total if least else None,
+            "bytes_by_part": least.items if least else None,
+            "short_bytes": least.total - there if least else None,
+            "devices_that_fit": found.more,
+        }
+    return {
+        "topology": place.text,
+        "device": place.device.name,
+        "devices": place.devices,
+        "chips": place.chips,
+        "device_bytes": there,
+        "batch_size": run.batch_size,
+        "meshes": found.tried,
+        "meshes_that_fit": found.fitting,
+        "found": rows,
+        "short": short,
+    }

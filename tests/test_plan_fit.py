@@ -1,0 +1,232 @@
+"""What fits given devices, how long a step takes there, and what it costs."""
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling import accounting
+from scaling.accounting.links import Group, Wiring, wired
+from scaling.accounting.traffic import traffic
+from scaling.cli import main
+from scaling.config import MeshConfig, RunConfig, apply_overrides
+from scaling.errors import UserError
+from scaling.plan import format_plan, load_plannable, plan
+
+MODEL: dict[str, Any] = {
+    "vocab": 32_000, "context": 2048, "layers": 4, "d_model": 4096, "n_heads": 32, "d_ff": 16_384,
+    "activation": "gelu",
+}  # fmt: skip
+
+
+def run(model: dict[str, Any] | None = None, **more: Any) -> RunConfig:
+    values = {
+        "model": MODEL | (model or {}),
+        "data": {"corpus": "python_stdlib"},
+        "optimizer": {"learning_rate": 0.01},
+    }
+    return RunConfig.model_validate(values | {"batch_size": 64, "tokens": 10**10} | more)
+
+
+def expected(config: RunConfig, place: accounting.Topology) -> float:
+    wiring = wired(place, accounting.mesh_shape(config.placement.mesh, place.devices))
+    assert wiring is not None
+    step: float = accounting.roofline(config, place, accounting.link_seconds(config, wiring))["step"]["expected"]
+    return step
+
+
+def test_the_first_placement_of_a_search_is_the_best_of_all_that_fit() -> None:
+    """Against every mesh, remat and number of microbatches tried one by one."""
+    config, place = run({"layers": 32}), accounting.topology("8xh100")
+    found = accounting.search(config, place)
+    best = float("inf")
+    for data, fsdp, context, tensor in ((a, b, c, d) for a in (1, 2, 4, 8) for b in (1, 2, 4, 8) for c in (1, 2, 4, 8)
+                                        for d in (1, 2, 4, 8) if a * b * c * d == 8):  # fmt: skip
+        for remat in ("none", "dots", "full"):
+            for accumulate in (1, 2, 4, 8, 16, 32, 64):
+                if 64 % (accumulate * data * fsdp):
+                    continue
+                mesh = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
+                each = run({"layers": 32}, placement={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+                if accounting.memory(each, 8, "h100").total <= 80e9:
+                    best = min(best, expected(each, place))
+    assert found.fits and found.fits[0].roofline["step"]["expected"] == pytest.approx(best)
+    times = [one.roofline["step"]["expected"] for one in found.fits]
+    assert times == sorted(times) and found.least is not None and found.least.total <= 80e9
+
+
+@pytest.mark.parametrize("devices", ["16xh100", "v5e:4x4", "16xmi300x", "8xtrn2"])
+def test_what_a_search_proposes_fits_when_it_is_written_down(devices: str) -> None:
+    config = run(placement={"accumulate": 64, "remat": "full", "mesh": {"fsdp": 4}})
+    found = plan(config, fit=devices)["fit"]
+    assert found["found"] and found["short"] is None
+    for row in found["found"]:
+        changed = RunConfig.model_validate(apply_overrides(config.model_dump(mode="json"), row["overrides"]))
+        needed = accounting.memory(changed, found["devices"], found["device"]).total
+        assert needed == row["bytes_per_device"] <= found["device_bytes"]
+        assert prod(row["mesh"].values()) == found["devices"]
+        place = accounting.topology(devices)
+        assert expected(changed, place) == pytest.approx(row["step_s"])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_where_nothing_fits_it_says_by_how_much_and_on_how_many_devices_it_would() -> None:
+    large = run({"layers": 80, "d_model": 8192, "n_heads": 64, "d_ff": 32_768})
+    found = plan(large, fit="8xh100")["fit"]
+    short = found["short"]
+    assert found["found"] == [] and short["short_bytes"] == short["least_bytes"] - 80 * 10**9 > 0
+    assert sum(short["bytes_by_part"].values()) == short["least_bytes"]
+    more = short["devices_that_fit"]
+    assert accounting.search(large, accounting.topology(f"{more}xh100")).fits
+    assert not accounting.search(large, accounting.topology(f"{more // 2}xh100")).fits
+    told = format_plan(plan(large, fit="8xh100"))
+    assert f"{short['short_bytes'] / 2**30:,.2f} GiB more than there is" in told.replace("\n", " ")
+    # 3 windows on 64 devices that share no window and no matrix
+    odd = run({"context": 61, "n_heads": 1, "d_head": 64}, batch_size=3)
+    nowhere = plan(odd, fit="64xh100")
+    assert nowhere["fit"]["short"]["least_bytes"] is None
+    assert "a batch of 3 windows does not divide over any mesh of 64 devices" in format_plan(nowhere).replace(
+        "\n", " "
+    )
+
+
+def test_full_remat_costs_a_third_of_the_layers_and_context_counts() -> None:
+    place = accounting.topology("8xh100")
+    none, full = (run(placement={"mesh": {"fsdp": 8}, "remat": remat}) for remat in ("none", "full"))
+    flops = accounting.flops_per_token(none)
+
+    def products(config: RunConfig) -> float:
+        time: dict[str, Any] = plan(config, topology="8xh100")["time"]
+        return time["roofline"]["seconds"]["matmul"] * 989.4e12 * place.devices / config.batch_tokens
+
+    assert products(full) - products(none) == pytest.approx((flops.exact - flops.items["head"]) / 3)
+    long = run({"context": 8192}, batch_size=16, placement={"mesh": {"fsdp": 8}})
+    assert long.batch_tokens == none.batch_tokens
+    more = 4 * 6 * 2 * 4096 * (8192 - 2048) / 2  # layers · (forward and backward) · two products with half the keys
+    assert products(long) - products(none) == pytest.approx(more, rel=1e-6)
+
+
+def test_an_mfu_takes_the_place_of_the_roofline_and_prices_are_by_chip_and_hour() -> None:
+    config = run(placement={"mesh": {"fsdp": 8}})
+    found = plan(config, topology="8xh100", mfu=0.3, price=2.5)["time"]
+    flops = accounting.flops_per_token(config).exact * config.batch_tokens
+    assert found["step_s"] == pytest.approx(flops / (0.3 * 8 * 989.4e12))
+    assert found["days"] == pytest.approx(found["step_s"] * config.steps / 86_400)
+    assert found["chip_hours"] == pytest.approx(8 * 24 * found["days"])
+    assert found["dollars"] == pytest.approx(2.5 * found["chip_hours"])
+    assert plan(config, topology="8xh100")["time"]["dollars"] is None, "no price is known of it"
+    assert plan(config, topology="v3:4", price=2.0)["time"]["chip_hours"] > 0
+    searched = plan(config, fit="8xh100", mfu=0.3, price=2.5, tokens=10**9)
+    assert searched["training"]["tokens"] == pytest.approx(10**9, rel=1e-3)
+    for row in searched["fit"]["found"]:
+        assert row["mfu"] == pytest.approx(0.3) and row["dollars"] == pytest.approx(2.5 * row["chip_hours"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mfu": 0.0}, "--mfu: expected a share of the peak, above 0 and at most 1, got 0"),
+        ({"mfu": 1.5}, "--mfu"),
+        ({"price": -1.0}, "--price: expected a finite number above 0, got -1"),
+        ({"tokens": float("inf")}, "--tokens"),
+        ({"fit": "64xh1000"}, r"unknown device 'h1000'; .*written as 64xh100, h100:64 or v5e:8x8"),
+        ({"fit": "64"}, r"unknown device '64'"),
+        ({"fit": "0xh100"}, r"expected KIND:CHIPS"),
+        ({"fit": "16xl4"}, "the network between nodes of 8 l4 is not known; ask for at most 8"),
+        ({"fit": "8xcpu"}, "cpu: its links and memory bandwidth are not known"),
+    ],
+)
+def test_mistakes_are_one_line(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        plan(run(), **given)
+    assert "\n" not in str(error.value)
+
+
+def test_so_many_chips_are_written_either_way() -> None:
+    assert accounting.topology("64xh100") == accounting.topology("h100:64")
+    assert accounting.topology("64xv5p").text == "v5p:4x4x4" and accounting.topology("128xv5e").text == "v5e:8x16"
+    assert accounting.topology("2xtrn2").devices == 8
+
+
+def test_traffic_of_shared_storage_is_what_one_counts_by_hand() -> None:
+    """4 layers of 4·D² + 2·D·F weights in bfloat16, gathered forward and backward; their gradients scattered once."""
+    weights = 4 * (4 * 4096**2 + 2 * 4096 * 16_384)
+    head = 32_000 * 4096
+    config = run(placement={"mesh": {"data": 2, "fsdp": 4}, "accumulate": 2})
+    mesh = accounting.mesh_shape(config.placement.mesh, 8)
+    sums: dict[tuple[str, str, tuple[str, ...]], float] = {}
+    for one in traffic(config, mesh, "gpu"):
+        key = (one.what, one.kind, one.axes)
+        sums[key] = sums.get(key, 0) + one.size * one.times
+    assert sums[("matrices", "all-gather", ("fsdp",))] == 2 * (2 * 2 * weights + 2 * head)
+    assert sums[("gradients", "reduce-scatter", ("fsdp",))] == 2 * (2 * weights + 4 * head)
+    assert sums[("gradients", "all-reduce", ("data",))] == 2 * (2 * weights + 4 * head) / 4
+    # a microbatch of 4 windows on each of 8 devices; twice forward and twice backward in each layer
+    shared = run(placement={"mesh": {"fsdp": 4, "tensor": 2}, "accumulate": 2})
+    streams = [
+        one for one in traffic(shared, accounting.mesh_shape(shared.placement.mesh, 8), "gpu") if one.what == "stream"
+    ]
+    assert [one.size * one.times for one in streams] == [8 * 2048 * 4096 * 2 * 4 * 4 * 2]
+
+
+def test_links_by_hand() -> None:
+    def lay(text: str, **mesh: int) -> Wiring:
+        place = accounting.topology(text)
+        found = wired(place, accounting.mesh_shape(MeshConfig(**mesh), place.devices))
+        assert found is not None
+        return found
+
+    node = lay("64xh100", fsdp=8, tensor=8)
+    assert node.group(("tensor",)) == Group((8,), 1) and node.group(("fsdp",)) == Group((1,), 8)
+    assert node.seconds("all-reduce", 8e9, node.group(("tensor",))) == (pytest.approx(14e9 / 450e9), 0.0)
+    assert node.seconds("all-gather", 8e9, node.group(("fsdp",))) == (0.0, pytest.approx(7e9 / 50e9))
+    whole = lay("64xh100", fsdp=64)  # each of 8 in a node fetches an eighth of what lies in the others
+    near, far = whole.seconds("all-gather", 8e9, whole.group(("fsdp",)))
+    assert far == pytest.approx(7e9 / 8 / 50e9) and near == pytest.approx(7e9 / 450e9)
+    torus = lay("v5e:8x8", fsdp=8, tensor=8)
+    assert torus.seconds("all-gather", 8e9, torus.group(("tensor",))) == (pytest.approx(7e9 / (2 * 45e9)), 0.0)
+    assert lay("v5e:8x8", fsdp=64).group(("fsdp",)).inside == (8, 8)
+    slices = lay("512xv5e", data=2, fsdp=256)
+    assert slices.group(("fsdp",)).outside == 1 and slices.group(("data",)) == Group((), 2)
+    assert (
+        wired(accounting.topology("v5e:8x8"), {"data": 1, "fsdp": 32, "expert": 1, "context": 1, "tensor": 2}) is None
+    )
+
+
+def test_a_model_alone_has_memory_and_a_run_needs_no_optimizer(tmp_path: Path) -> None:
+    small = tmp_path / "model.yaml"
+    small.write_text("{vocab: 64, context: 32, layers: 2, d_model: 32, n_heads: 2}")
+    found = plan(load_plannable(small))
+    count = found["params"]["total"]
+    assert found["memory"]["devices"] == 1 and found["assumed"]["batch_size"] == 1
+    assert found["memory"]["bytes_by_part"]["optimizer"] == 2 * 4 * count, "AdamW's moments"
+    assert "memory of one device" in format_plan(found) and "a model alone is planned with adamw" in format_plan(
+        found
+    )
+    bare = tmp_path / "run.yaml"
+    bare.write_text(
+        "{model: {vocab: 512, context: 32, layers: 2, d_model: 32, n_heads: 2}, batch_size: 8, tokens: 1e6}"
+    )
+    assert plan(load_plannable(bare))["memory"]["bytes_by_part"]["optimizer"] > 0
+    lion = plan(load_plannable(bare, ["optimizer.name=lion"]))["memory"]["bytes_by_part"]["optimizer"]
+    assert lion == plan(load_plannable(bare))["memory"]["bytes_by_part"]["optimizer"] / 2
+
+
+def test_every_device_of_the_data_file_is_complete() -> None:
+    for device in accounting.DEVICES:
+        assert device.source and device.platform in ("cpu", "gpu", "tpu", "neuron")
+        if device.links is not None:
+            assert device.memory and device.hbm and device.links.link > 0 and device.links.devices >= 1, device.name
+    assert {"h100", "v5p", "mi300x", "trn2"} <= {device.name for device in accounting.DEVICES}
+    assert accounting.device("AMD Instinct MI300X").name == "mi300x"  # type: ignore[union-attr]
+
+
+def test_the_command_searches_and_its_text_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "llama-3-8b", "--fit", "64xh100", "--price", "2.5", "--tokens", "15e12"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "64 h100, 74.51 GiB a device" in text and "$2.5 a chip and hour" in text
+    assert main(["plan", "llama-3-8b", "--fit", "8xh1oo"]) == 2
+    assert "written as 64xh100" in capsys.readouterr().err
