@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from math import prod
 
-from scaling.errors import UserError
+from scaling.errors import UserError, shown
+from scaling.frozen import MANY
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,12 @@ def topology(text: str) -> Topology:
     name, colon, shape = text.strip().lower().partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
-        raise UserError(f"topology {text!r}: unknown device {name!r}; allowed: {', '.join(d.name for d in DEVICES)}")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape if colon else "1"):
-        raise UserError(f"topology {text!r}: expected KIND:CHIPS, for example v5e:4x4 or h100:8")
+        raise UserError(
+            f"topology {shown(text)}: unknown device {shown(name)}; allowed: {', '.join(d.name for d in DEVICES)}"
+        )
+    if not re.fullmatch(r"[1-9]\d{0,7}(x[1-9]\d{0,7}){0,3}", shape if colon else "1"):
+        raise UserError(f"topology {shown(text)}: expected KIND:CHIPS, for example v5e:4x4 or h100:8")
     chips = prod(int(side) for side in shape.split("x")) if colon else 1
+    if chips > MANY:
+        raise UserError(f"topology {text!r}: {chips:,} chips; at most {MANY:,} are planned for")
     return Topology(text, found, chips * found.per_chip)

@@ -101,7 +101,7 @@ class WidthRule(RateRule):
     width: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     """at d_model = width"""
-    exponent: float = -1.0
+    exponent: float = Field(default=-1.0, ge=-10, le=10)
 
     def value(self, size: Size) -> float:
         return self.factor * self.learning_rate * (size.d_model / self.width) ** self.exponent

@@ -1,6 +1,5 @@
 """From a sweep's folder to the values of its report."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,10 +10,11 @@ import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.files import read_json, reading, was_changed
 from scaling.metrics import read_metrics
 from scaling.report import analysis
 from scaling.report.data import Live, ReportData, Run, Titles, TrainingCurve
-from scaling.result import UNIT
+from scaling.result import KEPT, UNIT
 from scaling.sweeps import load_runs, status
 from scaling.sweeps.run_store.tuning import certificate_cells
 from scaling.sweeps.status import tell_counts
@@ -52,7 +52,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         conventions=_conventions(df, runs, unit),
         exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
         versions=_versions(df),
-        missing=[*_unfinished(now["counts"]), *said],
+        missing=[*_unfinished(now["counts"]), *_changed(home, df), *said],
         live=_live(now) if live else None,
         titles=Titles(loss=f"held-out loss ({unit})"),
         unit=unit,
@@ -105,11 +105,10 @@ def _optional(value: Any) -> float | None:
 
 
 def _curves(home: Path, runs: Sequence[Run]) -> list[TrainingCurve]:
-    """Training losses on record; a sweep's folder holds the runs' folders, or is one's own."""
+    """Training losses on record."""
     curves = []
     for run in runs:
-        folder = home / run.run_id if (home / run.run_id).is_dir() else home
-        records = [(r.get("flops"), r.get("loss")) for r in read_metrics(folder)]
+        records = [(r.get("flops"), r.get("loss")) for r in read_metrics(_folder(home, run.run_id))]
         points = [(x, y) for x, y in records if x is not None and y is not None and x > 0 and 0 < y < np.inf]
         if len(points) > 1:
             curves.append(TrainingCurve(run, [x for x, _ in points], [y for _, y in points]))
@@ -127,8 +126,14 @@ def _forecast(home: Path) -> tuple[laws.Forecast | None, list[str]]:
         return None, [f"No forecast: {error}."]
     said = []
     outcome = home / "outcome.json"
-    if outcome.exists() and json.loads(outcome.read_text(encoding="utf-8")).get("forecast_hash") != found.hash:
-        said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
+    try:
+        with reading(outcome, "the outcome of a forecast", "delete it, and `scaling sweep` writes it again"):
+            if read_json(outcome).get("forecast_hash") != found.hash:
+                said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
+    except FileNotFoundError:
+        pass
+    except UserError as error:
+        said.append(f"{error}.")
     return found, said
 
 
@@ -151,6 +156,19 @@ def _unfinished(counts: Mapping[str, int]) -> list[str]:
         return []
     text = ", ".join(f"{count} {state}" for state, count in waiting.items())
     return [f"Runs without a result yet: {text}."]
+
+
+def _changed(home: Path, df: "pd.DataFrame") -> list[str]:
+    """A sentence on what runs left and is no longer as they left it."""
+    folders = [_folder(home, run_id) for run_id in df["run_id"]]
+    paths = [folder / name for folder in folders for name in ("result.json", *KEPT)]
+    found = [f"{path.parent.name}/{path.name}" for path in paths if path.exists() and was_changed(path)]
+    return [f"Changed after their runs ended: {', '.join(found)}."] if found else []
+
+
+def _folder(home: Path, run_id: str) -> Path:
+    """Of a run; a sweep's folder holds the runs' folders, or is one's own."""
+    return home / run_id if (home / run_id).is_dir() else home
 
 
 def _subtitle(df: "pd.DataFrame", runs: Sequence[Run]) -> str:
