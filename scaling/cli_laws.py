@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.cli_fit_options import DEFAULTS, DRAWS, NAMED, require_only
 from scaling.errors import UserError
-from scaling.files import read_json, reading
+from scaling.files import read_json
 from scaling.numbers import to_number
 
 if TYPE_CHECKING:
@@ -287,9 +287,11 @@ def _fit_in(path: Path) -> dict[str, str] | None:
     """
     if not path.exists():
         return None
-    with reading(f"-o {path} is there, which", "a fit", "delete it or name another file"):
+    try:
         there = read_json(path)
         return {"law": str(there["law"]), "hash": str(there["data"]["hash"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"-o {path} is there and no fit; delete it or name another file") from None
 
 
 def _numbers(texts: list[str]) -> dict[str, float]:

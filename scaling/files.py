@@ -29,12 +29,12 @@ def read_bytes(path: str | Path, most: int = LARGEST) -> bytes:
     with open(
         os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
     ) as file:  # a pipe without end would wait
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no file but a folder, a pipe or a device; write a file and name that")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it has more than {most / 2**20:g} MiB")
-    return data
+        if found.st_size > most:
+            raise ValueError(f"it has more than {most / 2**20:g} MiB")
+        return file.read(found.st_size)
 
 
 def read_text(path: str | Path, most: int = LARGEST) -> str:

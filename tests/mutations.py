@@ -33,19 +33,19 @@ def _nested(depth: int, inner: Any = 1) -> Any:
 VALUES: tuple[Any, ...] = (
     "1", "1.5", "-1", "", "x", "—", "nan", "1e400", "0x10", " 7 ", "1_000", "7B", "null", "~/x", "../x", "/dev/zero",
     "/etc/shadow", "/", "preset:", "\x00", "a\nb", "\u2028", "\x1b[2J", "<script>alert(1)</script>", "{}", "%s{0}",
-    "x" * 100_000, "9" * 400, None, True, False, 0, -1, 1, 2, 3, 7, 1.5, -0.0, 1e-300, 1e300, 1e12, 1e18, 10**9,
-    10**12, 2**31, 2**63, 10**30, 10**400, -(10**400), float("nan"), float("inf"), float("-inf"), 5e-324, [], [[]], {},
-    [1], [None], ["a"], {"a": 1}, {"kind": "x"}, {"kind": 5}, {1: 2}, {"": ""}, {None: None}, [1, "a", {}], date(2001, 1, 1),
-    datetime(2001, 1, 1, 12), b"\xff\x00", {"extends": "/dev/zero"}, {"extends": []}, {"extends": 5}, _nested(40),
-    list(range(2000)), [1e300] * 3, [0], [-1], ["1"], [1, 1], [1e11, "x"],
+    "x" * 100_000, "9" * 400, None, True, False, 0, -1, 1, 2, 3, 7, 1.5, -0.0, 1e-300, 1e300, 1e12,
+    1e18, 10**9, 10**12, 2**31, 2**63, 10**30, 10**400, -(10**400), float("nan"), float("inf"), float("-inf"), 5e-324,
+    [], [[]], {}, [1], [None], ["a"], {"a": 1}, {"kind": "x"}, {"kind": 5}, {1: 2}, {"": ""}, {None: None},
+    [1, "a", {}], date(2001, 1, 1), datetime(2001, 1, 1, 12), b"\xff\x00", {"extends": "/dev/zero"}, {"extends": []},
+    {"extends": 5}, _nested(40), list(range(2000)), [1e300] * 3, [0], [-1], ["1"], [1, 1], [1e11, "x"],
 )  # fmt: skip
 """in place of any value of a configuration"""
 
 TOKENS = (
     "2001-13-45", "2001-01-01 25:61:61", "1:2:3", "99999999:59", "!!int x", "!!python/object/apply:os.system [id]",
     "!!binary ////", "!!set {1}", "!!timestamp x", "*a", "&a [*a]", "<<: *a", "%YAML 9", "@", "`", "9" * 5000,
-    "[" * 1200, "{a: " * 300, "- " * 500, "\0", "\t", "? [a, b]", "---", "...", "|", ">", "'", '"', ".inf", ".nan", "0b2", "0o9",
-    "1e", "1__0", "\ufeff", "\x85", "\ud7ff", "é", "[" * 200_000, "a: &a [x,x,x]\nb: &b [*a,*a,*a]",
+    "[" * 1200, "{a: " * 300, "- " * 500, "\0", "\t", "? [a, b]", "---", "...", "|", ">", "'", '"', ".inf", ".nan",
+    "0b2", "0o9", "1e", "1__0", "\ufeff", "\x85", "\ud7ff", "é", "[" * 200_000, "a: &a [x,x,x]\nb: &b [*a,*a,*a]",
 )  # fmt: skip
 """in place of a word of a text"""
 

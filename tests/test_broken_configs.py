@@ -110,7 +110,7 @@ def test_a_configuration_with_other_values_is_planned_or_refused(seed: int) -> N
     check(call(*argv, *(["--topology", topology] if argv[0] == "plan" and topology else [])), argv)
 
 
-@settings(max_examples=CASES // 8)
+@settings(max_examples=3 * CASES // 20)
 @given(seed=SEEDS)
 def test_a_damaged_file_is_planned_or_refused(seed: int) -> None:
     draw, file = random.Random(seed), Path("case.yaml")
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_planned_or_refused(seed: int) -> None:
     check(call(*command(file, config)), command(file, config))
 
 
-@settings(max_examples=CASES // 8)
+@settings(max_examples=CASES // 5)
 @given(seed=SEEDS)
 def test_any_override_is_used_or_refused(seed: int) -> None:
     draw, file = random.Random(seed), Path("case.yaml")
@@ -207,7 +207,7 @@ def test_a_number_in_quotes_is_that_number(key: str) -> None:
     assert call("plan", "quoted.yaml").out == call("plan", "plain.yaml").out != ""
 
 
-CASES_ON_FILE = Path(__file__).parents[1] / "shared" / "cases" / "configs"
+CASES_ON_FILE = Path(__file__).parents[2] / "shared" / "cases" / "configs"
 
 
 @pytest.mark.skipif(not CASES_ON_FILE.is_dir(), reason="the collection of broken configurations is not here")
