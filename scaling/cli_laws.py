@@ -3,7 +3,6 @@
 import argparse
 import errno
 import gc
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.cli_fit_options import DEFAULTS, DRAWS, NAMED, require_only
 from scaling.errors import UserError
+from scaling.files import read_json
 from scaling.numbers import to_number
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def _fit_in(path: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_json(path)
         return {"law": str(there["law"]), "hash": str(there["data"]["hash"])}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"-o {path} is there and no fit; delete it or name another file") from None

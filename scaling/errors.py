@@ -2,12 +2,15 @@
 
 import errno
 import os
+import re
 
 USER_ERROR = 2  # exit code: the same command would fail in the same way
 INTERRUPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again and it will go on
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+LONGEST_WORD, LONGEST_LINE, LONGEST_READ = 500, 4000, 100_000
+"""characters of a message: what is longer is cut; a path may have a few hundred"""
 REFUSED = (*DENIED, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT)
 
 
@@ -15,8 +18,12 @@ class UserError(ValueError):
     """Something the user can mend: a wrong key, a missing file, an impossible shape.
 
     The message is one line and says which key or file, what was found, what is allowed and what to do. The
-    command line prints it and exits with code 2; a program that calls the library may catch it.
+    command line prints it and exits with code 2; a program that calls the library may catch it. What it repeats of a
+    user's input is cut where it is long, and shown where it could not be printed.
     """
+
+    def __init__(self, message: str):
+        super().__init__(legible(message))
 
 
 class Interrupted(SystemExit):
@@ -28,6 +35,22 @@ class Interrupted(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+def legible(text: str) -> str:
+    """A text as one line that any terminal can show, without its length where that says nothing."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text[:LONGEST_READ].split()))
+    line = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: f"{found[0][:60]}…{found[0][-20:]}", line)
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
+
+
+def shown(value: object) -> str:
+    """A value that a user gave, as a message repeats it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or what is nested as deep
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def explain(error: OSError) -> tuple[str, int] | None:

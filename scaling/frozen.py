@@ -1,13 +1,27 @@
 """What every configuration shares: frozen values, no unknown keys."""
 
 import ast
+import contextlib
+import functools
 import inspect
+import math
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ModelWrapValidatorHandler, model_validator
+
+from scaling.errors import shown
+
+SMALLEST, LARGEST = 1e-30, 1e30
+"""of any number in a configuration: no budget is beyond, and products of several are far from where floats end"""
+MANY = 2**24
+"""of what is stored or counted one by one (a width, the tokens of a window, devices): what goes over them ends"""
+LAYERS = 10_000
+"""of a model: each is declared by itself"""
+RUNS = 10_000
+"""of a sweep: each is planned by itself"""
 
 
 class Config(BaseModel):
@@ -15,17 +29,16 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _true_is_no_number(cls, values: Any) -> Any:
-        for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key)
-            kinds = set(_within(field.annotation)) if field else set()
-            if kinds & {int, float} and bool not in kinds:
-                for one in value if isinstance(value, list | tuple) else [value]:
-                    if isinstance(one, bool):
-                        raise ValueError(f"{key} should be a number, got {str(one).lower()}")
-        return values
+    def _plausible_numbers(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Before all other checks, which so may compute with what a file says: a number in quotes is a number, true
+        is none, and none is so large or small that products of several overflow."""
+        if isinstance(values, dict):
+            kinds = _of_numbers(cls)
+            numbers = {key: _number(key, values[key], kinds[key]) for key in values.keys() & kinds.keys()}
+            values = {key: numbers.get(key, value) for key, value in values.items()}
+        return build(values)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -38,6 +51,37 @@ class Config(BaseModel):
                 for name in properties.keys() & (told := _docstrings(base)).keys():
                     properties[name].setdefault("description", told[name])
         return schema
+
+
+@functools.cache
+def _of_numbers(cls: type[Config]) -> dict[str, bool]:
+    """The fields of a class that hold numbers, or several, and of each whether it may hold a text as well."""
+    kinds = {name: set(_within(field.annotation)) for name, field in cls.model_fields.items()}
+    numbers = {name: own for name, own in kinds.items() if own & {int, float} and bool not in own}
+    return {name: str in own or any(isinstance(kind, str) for kind in own) for name, own in numbers.items()}
+
+
+def _number(key: str, value: Any, texts: bool) -> Any:
+    """What a number's field is given, each number in it as one. texts: it may be a text, too. Raises ValueError."""
+    if isinstance(value, list | tuple):
+        return type(value)(_number(key, one, texts) for one in value)
+    if isinstance(value, dict):
+        return {name: _number(key, one, texts) for name, one in value.items()}
+    if isinstance(value, bool):
+        raise ValueError(f"{key} should be a number, got {str(value).lower()}")
+    if isinstance(value, str) and not texts:
+        value = _of_text(value)
+    if isinstance(value, int | float) and (0 < abs(value) < SMALLEST or LARGEST < abs(value) < math.inf):
+        raise ValueError(f"{key} should be between {SMALLEST:g} and {LARGEST:g} in size, got {shown(value)}")
+    return value
+
+
+def _of_text(text: str) -> int | float | str:
+    """The number that a text is, or the text where it is none."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _within(annotation: Any) -> Iterator[Any]:

@@ -16,9 +16,12 @@ from scaling import accounting
 from scaling.config import build, family_of
 from scaling.errors import UserError
 from scaling.families import FAMILIES, LadderConfig, ModelConfig
+from scaling.frozen import LAYERS
 
 TOLERANCE = 0.01
 FF_RANGE = (0.5, 1.6)  # d_ff may differ from the wanted ratio by these factors: enough to bridge 1 and 2 layers
+STAIRS = 2**16
+"""shapes of a ladder that are looked at"""
 ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
 LEAST_VOCABULARY = 256  # tokens of the smallest tokenizer, one a byte
 MOST_VOCABULARY = 0.5  # of all parameters: more is told, for N then says little of the layers
@@ -145,6 +148,12 @@ class _Search:
             pairs.append(pair)
             if len(pairs).bit_count() == 1 and self._at_ratio(pair, 1.0) >= target:
                 break
+            if len(pairs) == STAIRS or pair[0] > LAYERS:
+                raise UserError(
+                    f"{target:.4g} {self.what} are beyond {len(pairs):,} shapes of the ladder, which end with "
+                    f"layers={pair[0]}, d_model={pair[1]}; raise ladder.width_multiple "
+                    f"({self.ladder.width_multiple}) or ladder.aspect ({self.ladder.aspect:g}), or ask for less"
+                )
         above = bisect_left(pairs, target, key=lambda pair: self._at_ratio(pair, 1.0))
         return pairs[max(0, above - 1) : above + 1]
 

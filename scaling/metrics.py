@@ -1,29 +1,27 @@
 """Reading `metrics.jsonl`, what a run measured on its way; nothing heavy is imported for it."""
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from scaling.files import parse_json, read_lines
 
 METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records in `folder`, without what a killed process left half written."""
-    try:
-        lines = (folder / METRICS_FILE).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
+    """The records in `folder`, without what a killed process left half written. Raises UserError as `read_lines`."""
+    return [record for record in read_lines(folder / METRICS_FILE) if _is_record(record)]
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether it is of a step, and of numbers."""
+    return type(record.get("step")) is int and all(value is None or _is_number(value) for value in record.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def last_metrics(folder: Path, size: int = 4096) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def last_metrics(folder: Path, size: int = 4096) -> dict[str, Any]:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         for line in file.read().splitlines():
             with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict):
+                value = parse_json(line)
+                if isinstance(value, dict) and _is_record(value):
                     newest |= value
     return newest

@@ -1,6 +1,7 @@
-"""Numbers as people write them: 7B, 1.4T, 350M, 1e24."""
+"""Numbers as people write them (7B, 1.4T, 350M, 1e24), and what divides them."""
 
 import re
+from math import isqrt
 
 SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
@@ -12,3 +13,9 @@ def to_number(value: object) -> float:
         scale = SUFFIXES.get(text[-1:], 1.0)
         return float(text[:-1] if scale != 1.0 else text) * scale
     return float(value)  # type: ignore[arg-type]
+
+
+def divisors(n: int) -> list[int]:
+    """All whole numbers that divide `n`, 1 or more, the smallest first; in steps that go with the root of n."""
+    small = [k for k in range(1, isqrt(n) + 1) if n % k == 0]
+    return [*small, *(n // k for k in reversed(small) if k * k != n)]

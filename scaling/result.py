@@ -1,18 +1,27 @@
 """The record of a finished run: `result.json`, written atomically and last."""
 
+import functools
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from scaling.errors import UserError
+from scaling.errors import shown
+from scaling.files import SEALS, parse_json, read_bytes, reading, seals_of, was_changed
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Status = Literal["completed", "diverged", "failed"]
 
+ALTERED = "altered"
+"""the fact that a record was changed after it was written"""
+KEPT = ("config.yaml", "metrics.jsonl")
+"""what else of a run's folder numbers are read from once it has ended"""
 UNIT = "nats per token"
 """of the loss of a record that does not say"""
 
@@ -120,22 +129,49 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 
 
 def write_result(folder: str | Path, result: Result) -> Path:
-    """`folder/result.json`."""
-    path = Path(folder) / "result.json"
-    write_text_atomically(path, json.dumps(asdict(result), indent=1) + "\n")
+    """`folder/result.json`, and before it `folder/seals.json`, by which a later change to what the run left shows."""
+    folder, path = Path(folder), Path(folder) / "result.json"
+    text = json.dumps(asdict(result), indent=1) + "\n"
+    left = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}
+    write_text_atomically(folder / SEALS, seals_of({**left, path.name: text.encode()}))
+    write_text_atomically(path, text)
     return path
 
 
 def read_result(folder: str | Path) -> Result | None:
-    """The record in `folder`, None where the run has not finished. Raises UserError for a file that is no record."""
+    """The record in `folder`, None where the run has not finished. Raises UserError for a file that is no record.
+
+    The `facts` of one that was changed after it was written have ALTERED.
+    """
     path = Path(folder) / "result.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise TypeError(f"expected a mapping, found {type(values).__name__}")
-        known = {f.name for f in fields(Result)}
-        return Result(**{k: v for k, v in values.items() if k in known})
+        with reading(path, "a run's record", "delete it to run again"):
+            data = read_bytes(path)
+            result = _checked(parse_json(data))
     except FileNotFoundError:
         return None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a run's record ({error}); delete it to run again") from None
+    changed = was_changed(path, data)
+    return replace(result, facts={**result.facts, ALTERED: True}) if changed else result
+
+
+def _checked(values: Any) -> Result:
+    """The record that values are. Raises ValueError for one that lacks a value, or has one of another type."""
+    from pydantic import ValidationError
+
+    try:
+        result = _adapter().validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {shown(first['input'])}") from None
+    branch = result._branch
+    if not (isinstance(branch, Mapping) and all(isinstance(value, int | float | str) for value in branch.values())):
+        raise ValueError(f"facts.branch: {shown(branch)}")
+    return result
+
+
+@functools.cache
+def _adapter() -> "TypeAdapter[Result]":
+    """Made where it is used: the command line shows its help without pydantic."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Result)

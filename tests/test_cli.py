@@ -14,7 +14,7 @@ import pytest
 from synthetic_sweep import sweep_config, write_runs
 
 from scaling.cli import main
-from scaling.config.load import parse_yaml
+from scaling.config.yaml_text import parse_yaml
 from scaling.distribution import DISTRIBUTION
 from scaling.errors import explain
 from scaling.result import naming

@@ -7,7 +7,7 @@ import pytest
 from test_config import RUN
 
 from scaling.config import DataConfig, ModelConfig, RunConfig, SweepConfig, TransformerConfig, json_schema, load
-from scaling.config.load import parse_yaml
+from scaling.config.yaml_text import parse_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

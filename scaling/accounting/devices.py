@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from scaling.errors import UserError
+from scaling.errors import UserError, shown
+from scaling.frozen import MANY
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
 
@@ -137,15 +138,17 @@ def topology(text: str) -> Topology:
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
         raise UserError(
-            f"topology {text!r}: unknown device {name!r}; allowed: {', '.join(d.name for d in DEVICES)}; written as "
-            "64xh100, h100:64 or v5e:8x8"
+            f"topology {shown(text)}: unknown device {shown(name)}; allowed: {', '.join(d.name for d in DEVICES)}; "
+            "written as 64xh100, h100:64 or v5e:8x8"
         )
-    if not re.fullmatch(r"[1-9]\d{0,6}(x[1-9]\d{0,6})*", shape if colon else "1"):
-        raise UserError(f"topology {text!r}: expected KIND:CHIPS, for example v5e:4x4, h100:8 or 64xh100")
+    if not re.fullmatch(r"[1-9]\d{0,7}(x[1-9]\d{0,7}){0,3}", shape if colon else "1"):
+        raise UserError(f"topology {shown(text)}: expected KIND:CHIPS, for example v5e:4x4, h100:8 or 64xh100")
     sides = [int(side) for side in shape.split("x")] if colon else [1]
+    if (chips := prod(sides)) > MANY:
+        raise UserError(f"topology {text!r}: {chips:,} chips; at most {MANY:,} are planned for")
     if counted and found.links and found.links.sides:
-        sides = even_sides(sides[0], found.links.sides)
-    return Topology(f"{name}:{'x'.join(map(str, sides))}" if counted else text, found, prod(sides) * found.per_chip)
+        sides = even_sides(chips, found.links.sides)
+    return Topology(f"{name}:{'x'.join(map(str, sides))}" if counted else text, found, chips * found.per_chip)
 
 
 def even_sides(chips: int, sides: int) -> list[int]:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from scaling.config import MeshConfig
 from scaling.errors import UserError
+from scaling.numbers import divisors
 
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -58,9 +59,8 @@ def mesh_shape(config: MeshConfig, n_devices: int) -> dict[str, int]:
 def _what_fits(config: MeshConfig, n_devices: int) -> str:
     if n_devices % config.inner == 0:
         return f"set data to {n_devices // config.inner}, or to 0 for all that the others leave"
-    divisors = [k for k in range(1, n_devices + 1) if n_devices % k == 0]
     axes = " × ".join(axis for axis in type(config).model_fields if axis != "data")
-    return f"{axes} must divide {n_devices}: one of {', '.join(map(str, divisors))}"
+    return f"{axes} must divide {n_devices}: one of {', '.join(map(str, divisors(n_devices)))}"
 
 
 def rule(axis: str | None) -> tuple[str, ...]:

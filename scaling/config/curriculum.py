@@ -6,6 +6,7 @@ from itertools import pairwise
 from pydantic import Field
 
 from scaling.frozen import Config
+from scaling.numbers import divisors
 
 
 class Stage(Config):
@@ -29,7 +30,7 @@ def check_stages(stages: Sequence[Stage], context: int, axis: int) -> None:
             )
     for stage in stages:
         if context % stage.context or stage.context % axis or stage.context == context:
-            able = [k for k in range(1, context) if context % k == 0 and k % axis == 0]
+            able = [k for k in divisors(context)[:-1] if k % axis == 0]
             near = sorted(sorted(able, key=lambda k: abs(k - stage.context))[:2])
             shared = f" and that placement.mesh.context={axis} divides" if axis > 1 else ""
             raise ValueError(

@@ -14,9 +14,11 @@ from pydantic.fields import FieldInfo
 
 from scaling.config.presets import PREFIX, preset
 from scaling.config.run import RunConfig
-from scaling.errors import UserError
+from scaling.config.yaml_text import DEEPEST, parse_yaml
+from scaling.errors import UserError, shown
 from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
 from scaling.families.by_kind import UNKNOWN_KIND
+from scaling.files import read_text
 from scaling.frozen import Config
 from scaling.units import si
 
@@ -25,46 +27,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=BaseModel)
 
+LARGEST, FILES = 2**20, 1000
+"""bytes of a file, and files that one extends"""
 NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it leaves do not change what it is
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's floats (1e11 is a number; 1.1 wants 1.0e+11), and an error for a key written twice."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.composer.ComposerError(None, None, f"`{key.value}` is written twice", key.start_mark)
-                seen.add(key.value)
-        return node
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """The value that a YAML text stands for; `source` names it in errors."""
-    try:
-        value = yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{source}{where}: not YAML: {problem}") from None
-    try:
-        json.dumps(value, default=str, skipkeys=True)
-    except (ValueError, RecursionError):
-        raise UserError(
-            f"{source}: a value contains itself; an alias (*name) may not be used inside its anchor"
-        ) from None
-    return value
 
 
 def merge(base: Any, top: Any) -> Any:
@@ -80,14 +45,17 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     Paths in `extends` are relative to the file that names them; `preset:models/NAME` is a shipped one. Raises
     UserError for a missing file, a circle, or a file that is not a mapping.
     """
-    return _read(Path(path), ())
+    return _read(Path(path), (), [])
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, above: tuple[Path, ...], all_read: list[Path]) -> dict[str, Any]:
     path = path.resolve() if above else path
+    all_read.append(path)
+    if len(all_read) > FILES or len(above) > DEEPEST:
+        raise UserError(f"{above[0]}: extends leads to more than {FILES} files, or through more than {DEEPEST}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, LARGEST)
+    except (OSError, ValueError) as error:
         by = f" (extended by {above[-1].name})" if above else ""
         raise UserError(f"cannot read {path}{by}: {getattr(error, 'strerror', None) or error}") from None
     if path.resolve() in above:
@@ -95,20 +63,20 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected `key: value` lines, found {type(value).__name__}")
-    return _resolve(value, path, (*above, path.resolve()))
+    return _resolve(value, path, (*above, path.resolve()), all_read)
 
 
-def _resolve(value: Any, path: Path, above: tuple[Path, ...]) -> Any:
+def _resolve(value: Any, path: Path, above: tuple[Path, ...], all_read: list[Path]) -> Any:
     if not isinstance(value, dict):
         return value
-    own = {str(k): _resolve(v, path, above) for k, v in value.items() if k != "extends"}
+    own = {str(k): _resolve(v, path, above, all_read) for k, v in value.items() if k != "extends"}
     files = value.get("extends", [])
     base: Any = {}
     for file in files if isinstance(files, list) else [files]:
         if not isinstance(file, str):
-            raise UserError(f"{path}: extends must be a file or a list of files, found {file!r}")
+            raise UserError(f"{path}: extends must be a file or a list of files, found {shown(file)}")
         there = preset(file.removeprefix(PREFIX)) if file.startswith(PREFIX) else path.parent / file
-        base = merge(base, _read(there, above))
+        base = merge(base, _read(there, above, all_read))
     return merge(base, own)
 
 
@@ -117,9 +85,9 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
-        if not equals or not all(parts):
-            raise UserError(f"override {override!r}: expected key=value, for example model.layers=4")
-        nested = parse_yaml(text, f"override {override!r}")
+        if not equals or not all(parts) or len(parts) > DEEPEST:
+            raise UserError(f"override {shown(override)}: expected key=value, for example model.layers=4")
+        nested = parse_yaml(text, f"override {shown(override)}")
         for part in reversed(parts):
             nested = {part: nested}
         values = merge(values, nested)
@@ -145,7 +113,7 @@ def family_of(values: Any, source: str, named: Callable[[str], str] = str) -> ty
     models = ByKind(FAMILIES, unset="transformer")
     found = models.choose(values if isinstance(values, Mapping) else {})
     if found is None or not issubclass(found, ModelConfig):
-        raise UserError(f"{source}: `{named('kind')}` should be {models.kinds()}, got {values['kind']!r}")
+        raise UserError(f"{source}: `{named('kind')}` should be {models.kinds()}, got {shown(values['kind'])}")
     return found
 
 
@@ -251,10 +219,10 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
         return _unknown(key, keys[-1], list(at.model_fields))
     if problem["type"].startswith("union_tag"):
         tag, kinds = problem["ctx"]["discriminator"].strip("'"), " or ".join(_kinds(at, keys[-1]))
-        found = f", got {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else ""
+        found = f", got {shown(problem['ctx']['tag'])}" if "tag" in problem["ctx"] else ""
         return f"`{key}.{tag}` should be {kinds}{found}"
     if problem["type"] == UNKNOWN_KIND:
-        found = f", got {problem['ctx']['kind']!r}" if problem["ctx"]["kind"] is not None else ""
+        found = f", got {shown(problem['ctx']['kind'])}" if problem["ctx"]["kind"] is not None else ""
         return f"`{key}.kind` should be {problem['ctx']['allowed']}{found}"
     if problem["type"] == "missing":
         inside = _models(field, None) if field else []
@@ -267,7 +235,7 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
     message = _wording(problem, field)
     near = get_close_matches(str(problem["input"]), re.findall(r"'([^']+)'", message), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"`{key}` {message}, got {_short(problem['input'])}{hint}"
+    return f"`{key}` {message}, got {shown(problem['input'])}{hint}"
 
 
 def _unknown(key: str, last: str, allowed: Sequence[str]) -> str:
@@ -290,11 +258,6 @@ def _wording(problem: "ErrorDetails", field: FieldInfo | None) -> str:
     if kind == "string_pattern_mismatch" and field is not None and field.examples:
         return f"should be like {' or '.join(map(repr, field.examples))}"
     return problem["msg"].removeprefix("Input ")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _locate(cls: type[BaseModel], parts: list[str], values: Any) -> tuple[type[BaseModel], list[str]]:

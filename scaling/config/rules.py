@@ -103,7 +103,7 @@ class WidthRule(RateRule):
     """d_model at which learning_rate was found"""
     learning_rate: float = Field(gt=0)
     """at d_model = width"""
-    exponent: float = -1.0
+    exponent: float = Field(default=-1.0, ge=-10, le=10)
     """by which power of the width the rate changes"""
 
     def value(self, size: Size) -> float:

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from scaling.config.curriculum import Stage, check_stages, stage_steps
 from scaling.config.start import StartConfig
 from scaling.families import AnyModel, Tensor
-from scaling.frozen import Config
+from scaling.frozen import MANY, Config
+from scaling.numbers import divisors
 from scaling.objectives import AnyObjective, NextToken
 
 WIDTH_TRANSFER = ("adamw", "lion")  # an update of each entry is about the rate, whatever the gradient: µP's Adam
@@ -133,15 +134,15 @@ class MeshConfig(Config):
     The last axis communicates most and changes fastest over the devices, so it lies on neighbours.
     """
 
-    data: int = Field(default=0, ge=0)
+    data: int = Field(default=0, ge=0, le=MANY)
     """copies of the model"""
-    fsdp: int = Field(default=1, ge=1)
+    fsdp: int = Field(default=1, ge=1, le=MANY)
     """copies that share the storage of one"""
-    expert: int = Field(default=1, ge=1)
+    expert: int = Field(default=1, ge=1, le=MANY)
     """copies that share the storage of one, and of which each computes experts of its own for all"""
-    context: int = Field(default=1, ge=1)
+    context: int = Field(default=1, ge=1, le=MANY)
     """devices that share each window along its length, and the storage of one copy"""
-    tensor: int = Field(default=1, ge=1)
+    tensor: int = Field(default=1, ge=1, le=MANY)
     """devices that share each matrix"""
 
     @property
@@ -241,7 +242,7 @@ class RunConfig(Config):
     """what is learned from a window"""
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=MANY)
     """windows of `model.context` tokens in a batch, over all devices"""
     tokens: int = Field(ge=1)
     """tokens to train on, repeats included; rounded to whole batches"""
@@ -318,8 +319,9 @@ class RunConfig(Config):
             raise ValueError(f"placement.mesh.expert={axis} and the model has no experts; use fsdp for storage alone")
         for count in sorted(counts):
             if count % axis:
-                allowed = [k for k in range(1, count + 1) if count % k == 0]
-                raise ValueError(f"placement.mesh.expert={axis} does not divide experts={count}; allowed: {allowed}")
+                raise ValueError(
+                    f"placement.mesh.expert={axis} does not divide experts={count}; allowed: {divisors(count)}"
+                )
 
     def _check_context_axis(self) -> None:
         """Raises ValueError unless every device along `context` gets as much of each window."""
@@ -329,7 +331,7 @@ class RunConfig(Config):
                 f"placement.mesh.context={axis} and {whole} works on whole windows; use data, fsdp or tensor"
             )
         if length % axis:
-            able = [k for k in range(1, length + 1) if length % k == 0]
+            able = divisors(length)
             near = [max(k for k in able if k < axis), *[k for k in able if k > axis][:1]]
             raise ValueError(
                 f"placement.mesh.context={axis} does not divide model.context={length}; nearest that do: "

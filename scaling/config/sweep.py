@@ -1,16 +1,21 @@
 """A sweep: what its runs share, the design that makes them, and the forecast that tests the law."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from scaling.config.executor import ExecutorConfig
+from scaling.config.load import classes_of
 from scaling.config.rules import BatchRules, DecayRules, RateRule, RateRules, Rule, TuningConfig
-from scaling.config.run import ScheduleConfig
+from scaling.config.run import RunConfig, ScheduleConfig
+from scaling.errors import shown
 from scaling.families import LadderConfig
-from scaling.frozen import Config
+from scaling.frozen import RUNS, Config
 
+MOST_SIZES = 1000
+"""of a row"""
 TRIED = "the best of several"
 """in place of a rule for the learning rate: several are tried at each point of the design"""
 
@@ -21,18 +26,23 @@ class IsoflopDesign(Config):
     kind: Literal["isoflop"]
     budgets: tuple[PositiveFloat, ...] = Field(min_length=1)
     """exact training FLOPs of a run"""
-    sizes: int = Field(default=5, ge=3)
+    sizes: int = Field(default=5, ge=3, le=MOST_SIZES)
     """sizes at each budget"""
-    spacing: float = Field(default=1.6, gt=1)
+    spacing: float = Field(default=1.6, gt=1, le=1000)
     """ratio of neighbouring sizes"""
     center_flops: float = Field(gt=0)
     """budget at which center_params is expected to be best"""
     center_params: float = Field(gt=0)
     """N expected to be best at center_flops; `ladder.count` says which N"""
-    center_exponent: float = Field(default=0.5, gt=0)
+    center_exponent: float = Field(default=0.5, gt=0, le=10)
     """N expected to be best grows as C to this power"""
-    recenter: int = Field(default=1, ge=0)
+    recenter: int = Field(default=1, ge=0, le=MOST_SIZES)
     """rounds of further sizes at a budget whose runs, once trained, have no minimum inside their sizes; 0: none"""
+
+    @property
+    def points_asked(self) -> int:
+        """How many points it has."""
+        return len(self.budgets) * self.sizes
 
 
 class BranchesDesign(Config):
@@ -46,11 +56,11 @@ class BranchesDesign(Config):
     """in place of `params`: the size in the middle; with `budgets` N expected to be best at center_flops"""
     center_flops: float | None = Field(default=None, gt=0)
     """with `budgets`: the budget at which center_params is expected to be best"""
-    center_exponent: float = Field(default=0.5, gt=0)
+    center_exponent: float = Field(default=0.5, gt=0, le=10)
     """with `budgets`: N expected to be best grows as C to this power"""
-    sizes: int = Field(default=5, ge=1)
+    sizes: int = Field(default=5, ge=1, le=MOST_SIZES)
     """around center_params; with `budgets` at each of them, of one row of sizes for all"""
-    spacing: float = Field(default=1.6, gt=1)
+    spacing: float = Field(default=1.6, gt=1, le=1000)
     """ratio of neighbouring sizes around center_params"""
     tokens: tuple[PositiveFloat, ...] = ()
     """numbers of tokens on which each size is trained"""
@@ -60,6 +70,11 @@ class BranchesDesign(Config):
     """or exact training FLOPs of a run, as if it were trained alone"""
     cooldown: float = Field(default=0.2, gt=0, lt=1)
     """share of a run's steps that is its own"""
+
+    @property
+    def points_asked(self) -> int:
+        """How many points it has."""
+        return (len(self.params) or self.sizes) * len(self.tokens or self.tokens_per_param or self.budgets)
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -90,6 +105,11 @@ class GridDesign(Config):
     def keys(self) -> tuple[str, ...]:
         """Everything that is varied."""
         return (*self.axes, *self.zip)
+
+    @property
+    def points_asked(self) -> int:
+        """How many points it has."""
+        return prod(map(len, self.axes.values())) * len(next(iter(self.zip.values()), (None,)))
 
     @model_validator(mode="after")
     def _has_values(self) -> Self:
@@ -122,6 +142,11 @@ class ListDesign(Config):
     kind: Literal["list"]
     points: tuple[Point, ...] = Field(min_length=1)
     """each a run"""
+
+    @property
+    def points_asked(self) -> int:
+        """How many points it has."""
+        return len(self.points)
 
 
 class ForecastConfig(Config):
@@ -187,6 +212,23 @@ class SweepConfig(Config):
             return {}
         share = given.get("warmup", ScheduleConfig().warmup)
         return dict.fromkeys(("schedule.warmup", "schedule.warmup_tokens"), f"{share} of a size's shortest run")
+
+    @field_validator("run")
+    @classmethod
+    def _sections(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Before the design reads them: of a run each section is a mapping."""
+        for name, field in RunConfig.model_fields.items():
+            if classes_of(field) and not isinstance(given := value.get(name, {}), Mapping | None):
+                raise ValueError(f"{name} should be `key: value` lines, got {shown(given)}")
+        return value
+
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> Self:
+        rates = len(self.tuning.learning_rate) if self.tuning else 1
+        count = self.design.points_asked * len(self.seeds) * rates
+        if count > RUNS:
+            raise ValueError(f"design, seeds and tuning ask for {count:,} runs; a sweep has at most {RUNS:,}")
+        return self
 
     @model_validator(mode="after")
     def _rate_follows_width_once(self) -> Self:

@@ -54,8 +54,7 @@ class Batches:
         self._doc_starts = split.doc_starts
         covered = split.tokens[: self.n_windows * context + 1]
         self._windows = np.lib.stride_tricks.sliding_window_view(covered, context + 1)[::context]
-        self._ones = np.ones((batch_size, context), np.float32)
-        self._ones.flags.writeable = False
+        self._ones = np.broadcast_to(np.float32(1.0), (batch_size, context))
         self._block = lru_cache(maxsize=4)(self._order)
 
     def batch(self, step: int) -> Batch:

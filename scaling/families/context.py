@@ -4,6 +4,7 @@ from math import gcd, lcm
 
 from scaling.errors import UserError
 from scaling.families.attention_mask import AttentionMask
+from scaling.numbers import divisors
 
 Axes = tuple[str | None, ...]
 
@@ -35,7 +36,7 @@ def choose_context(asked: str, heads: int, length: int, tensor: int, context: in
     if heads % (tensor * context) == 0:
         return "ulysses"
     if asked == "ulysses":
-        able = [k for k in range(1, heads + 1) if heads % (tensor * k) == 0]
+        able = divisors(heads // tensor) if heads % tensor == 0 else []
         fits = f"mesh.context one of {', '.join(map(str, able))}, or " if able else ""
         raise UserError(
             f"placement.context: ulysses divides heads over tensor={tensor} × context={context} devices, and there "

@@ -11,7 +11,7 @@ from scaling.families.declare import Tensor, vector
 from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head
 from scaling.families.model import FLOAT32, Compute, ModelConfig
-from scaling.frozen import filled
+from scaling.frozen import MANY, filled
 
 GATES = ("input", "forget", "cell", "output")
 """in the order of the kernels' axis, PyTorch's"""
@@ -40,7 +40,7 @@ class LSTMConfig(ModelConfig):
     MODULE: ClassVar[str] = "scaling.models.lstm:LSTM"
 
     kind: Literal["lstm"]
-    d_hidden: int = filled(ge=1)
+    d_hidden: int = filled(ge=1, le=MANY)
     """cells of a layer; d_model where unset, 4·d_model with a projection"""
     projection: bool = False
     """a layer's output is projected to d_model, also as it goes on in time: many cells and few weights"""

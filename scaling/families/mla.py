@@ -10,6 +10,7 @@ from scaling.families.linear import linear
 from scaling.families.model import FLOAT32, Compute
 from scaling.families.shape import TransformerShape
 from scaling.families.softmax_mixer import PROJECTIONS, Heads, SoftmaxMixer
+from scaling.frozen import MANY
 
 LATENTS = "attention_latents"  # item of the FLOP ledger
 
@@ -26,15 +27,15 @@ class MLA(SoftmaxMixer):
     MODULE: ClassVar[str] = "scaling.models.mla:MLA"
 
     kind: Literal["mla"]
-    q_rank: int | None = Field(default=None, ge=1)
+    q_rank: int | None = Field(default=None, ge=1, le=MANY)
     """width of the latent of queries; unset: they are read from the stream"""
-    kv_rank: int = Field(ge=1)
+    kv_rank: int = Field(ge=1, le=MANY)
     """width of the latent of keys and values"""
-    nope: int = Field(ge=1)
+    nope: int = Field(ge=1, le=MANY)
     """width of the part of a query and a key that no position turns"""
-    rope: int = Field(ge=2, multiple_of=2)
+    rope: int = Field(ge=2, le=MANY, multiple_of=2)
     """width of the part that positions turn"""
-    v: int = Field(ge=1)
+    v: int = Field(ge=1, le=MANY)
     """width of a value"""
 
     def check(self, model: TransformerShape) -> None:

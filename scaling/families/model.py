@@ -11,7 +11,7 @@ from scaling.errors import UserError
 from scaling.families.declare import Tensor
 from scaling.families.ladder import LadderConfig
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
-from scaling.frozen import Config
+from scaling.frozen import LAYERS, MANY, Config
 
 Mask = Literal["causal", "full", "prefix", "document"]
 """the keys that a query may see: those up to its own position; all of the window; those up to its own position and
@@ -93,13 +93,13 @@ class ModelConfig(Config):
     """`module:class` of the forward pass, imported when used"""
 
     kind: Any = None
-    vocab: int = Field(ge=2)
+    vocab: int = Field(ge=2, le=MANY)
     """rows of the embedding, padding rows included"""
-    context: int = Field(ge=1)
+    context: int = Field(ge=1, le=MANY)
     """tokens a window predicts, the length the model is trained at"""
-    layers: int = Field(ge=1)
+    layers: int = Field(ge=1, le=LAYERS)
     """blocks, one on the other"""
-    d_model: int = Field(ge=1)
+    d_model: int = Field(ge=1, le=MANY)
     """width of the residual stream"""
 
     tied: bool = True

@@ -17,6 +17,8 @@ from scaling.families.dispatch import choose_experts, choose_transport
 from scaling.families.mlp import KEEPS, mlp
 from scaling.families.model import FLOAT32, Compute, Mask
 from scaling.families.shape import TransformerShape
+from scaling.frozen import MANY
+from scaling.numbers import divisors
 
 BALANCE = 0.01
 """weight of the load-balance loss where none is given (Switch, 2101.03961)"""
@@ -53,15 +55,15 @@ class MoE(FeedForward):
                                           "dropped_share")  # fmt: skip
 
     kind: Literal["moe"]
-    experts: int = Field(ge=2)
+    experts: int = Field(ge=2, le=MANY)
     """routed ones, of which each token meets `top_k`"""
     top_k: int = Field(default=1, ge=1)
     """experts that a token meets, the shared ones not among them"""
-    d_ff: int | None = Field(default=None, ge=1)
+    d_ff: int | None = Field(default=None, ge=1, le=MANY)
     """hidden width of an expert; unset: model.d_ff / granularity"""
-    granularity: int | None = Field(default=None, ge=1)
+    granularity: int | None = Field(default=None, ge=1, le=MANY)
     """G = model.d_ff / the expert's width (Krajewski et al. 2024, 2402.07871); unset: 1"""
-    shared: int = Field(default=0, ge=0)
+    shared: int = Field(default=0, ge=0, le=MANY)
     """experts that every token meets, as one MLP so many times as wide (DeepSeekMoE, 2401.06066)"""
     routing: Literal["token_choice", "expert_choice", "hash"] = "token_choice"
     """who chooses: a token its `top_k` experts; an expert its tokens, as many for each and `top_k` for a token in the
@@ -137,7 +139,7 @@ class MoE(FeedForward):
             raise ValueError("groups and top_groups are set together")
         if self.groups is not None and self.top_groups is not None:
             if self.experts % self.groups:
-                allowed = [g for g in range(2, self.experts + 1) if self.experts % g == 0]
+                allowed = divisors(self.experts)[1:]
                 raise ValueError(
                     f"experts={self.experts} is not divisible by groups={self.groups}; allowed: {allowed}"
                 )
@@ -157,9 +159,9 @@ class MoE(FeedForward):
 
     def check(self, model: TransformerShape) -> None:
         if self.granularity is not None and model.d_ff % self.granularity:
-            allowed = [g for g in range(1, model.d_ff + 1) if model.d_ff % g == 0]
             raise ValueError(
-                f"feed_forward.granularity={self.granularity} does not divide d_ff={model.d_ff}; allowed: {allowed}"
+                f"feed_forward.granularity={self.granularity} does not divide d_ff={model.d_ff}; "
+                f"allowed: {divisors(model.d_ff)}"
             )
         share = model.context * self.top_k / self.experts
         if self.capacity is not None and self.capacity * share < 1:

@@ -9,22 +9,27 @@ from scaling.families.by_kind import pattern
 from scaling.families.model import ModelConfig
 from scaling.families.rope import Rope
 from scaling.families.width_transfer import STANDARD, MupConfig, WidthTransfer
-from scaling.frozen import filled
+from scaling.frozen import LAYERS, MANY, filled
+from scaling.numbers import divisors
 
 GATED = ("swiglu", "geglu", "clamped_swiglu")
 SWIGLU_RATIO = 8 / 3  # three matrices cost what two of width 4·d_model do (Shazeer 2020, 2002.05202)
 
 
+Positions = Annotated[int, Field(le=MANY)]
+"""of a window"""
+
+
 class TransformerShape(ModelConfig):
     """The keys of a transformer that every part of it reads; unset sizes follow from the others."""
 
-    n_heads: int = Field(ge=1)
+    n_heads: int = Field(ge=1, le=MANY)
     """query heads of a layer"""
-    n_kv_heads: int = filled(ge=1)
+    n_kv_heads: int = filled(ge=1, le=MANY)
     """key/value heads (grouped-query attention); n_heads where unset"""
-    d_head: int = filled(ge=1)
+    d_head: int = filled(ge=1, le=MANY)
     """width of a head; d_model / n_heads where unset"""
-    d_ff: int = filled(ge=1)
+    d_ff: int = filled(ge=1, le=MANY)
     """hidden width of the MLP; 4·d_model where unset, 8/3·d_model rounded up to 8 for a gated activation"""
 
     activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
@@ -46,19 +51,19 @@ class TransformerShape(ModelConfig):
     qk_norm: bool = False
     """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442); over all heads together it is
     `mixer.qk_norm`"""
-    sliding_window: tuple[int | None, ...] = ()
+    sliding_window: tuple[Positions | None, ...] = ()
     """keys a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
-    attention_chunk: Annotated[tuple[int | None, ...] | None, pattern(int | None)] = None
+    attention_chunk: Annotated[tuple[Positions | None, ...] | None, pattern(Positions | None)] = None
     """positions of a chunk, as a pattern repeated over the layers: a query sees keys of its own chunk only (Llama 4);
     null is no chunks"""
-    global_tokens: Annotated[tuple[int | None, ...] | None, pattern(int | None)] = None
+    global_tokens: Annotated[tuple[Positions | None, ...] | None, pattern(Positions | None)] = None
     """first positions that window and chunk hide from no query and that see past their own, as a pattern repeated
     over the layers: the kept first tokens of StreamingLLM (2309.17453), Longformer's global tokens (2004.05150)"""
     rope: Annotated[tuple[Rope, ...] | None, pattern(Rope)] = None
     """how rotary positions enter a layer, as a pattern repeated over the layers; unset: all features by rope_theta"""
     restart_positions: bool | None = None
     """positions count from 0 in every document, where `objective.documents` masks others; unset: in every window"""
-    layer_sharing: int = Field(default=1, ge=1)
+    layer_sharing: int = Field(default=1, ge=1, le=LAYERS)
     """neighbouring layers that use the same parameters (`layers` makes it ALBERT)"""
     attention_softcap: float | None = Field(default=None, gt=0)
     """scores become cap·tanh(scores/cap) (Gemma 2, 2408.00118); unset: no cap"""
@@ -104,14 +109,14 @@ class TransformerShape(ModelConfig):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.n_heads % self.n_kv_heads:
-            allowed = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
             raise ValueError(
-                f"n_heads={self.n_heads} is not divisible by n_kv_heads={self.n_kv_heads}; allowed: {allowed}"
+                f"n_heads={self.n_heads} is not divisible by n_kv_heads={self.n_kv_heads}; "
+                f"allowed: {divisors(self.n_heads)}"
             )
         if self.layers % self.layer_sharing:
-            allowed = [k for k in range(1, self.layers + 1) if self.layers % k == 0]
             raise ValueError(
-                f"layers={self.layers} is not divisible by layer_sharing={self.layer_sharing}; allowed: {allowed}"
+                f"layers={self.layers} is not divisible by layer_sharing={self.layer_sharing}; "
+                f"allowed: {divisors(self.layers)}"
             )
         if self.position == "rope" and self.d_head % 2:
             raise ValueError(f"rope turns pairs of a head's features, so d_head must be even, got {self.d_head}")

@@ -24,6 +24,8 @@ from scaling.families.moe import MoE
 from scaling.families.rope import Rope
 from scaling.families.shape import TransformerShape
 from scaling.families.softmax_mixer import PROJECTIONS, SCORES
+from scaling.frozen import LAYERS as MOST_LAYERS
+from scaling.numbers import divisors
 
 MIXERS: dict[str, type[Mixer]] = {"attention": Attention, "mla": MLA}
 FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP, "moe": MoE}
@@ -66,7 +68,7 @@ class TransformerConfig(TransformerShape):
     """what lets positions see each other, as a pattern repeated over the layers; unset: attention in all"""
     feed_forward: Annotated[tuple[AnyFeedForward, ...] | None, pattern(AnyFeedForward)] = None
     """what works on each position, as a pattern repeated over the layers; unset: a dense MLP in all"""
-    first_dense: int | None = Field(default=None, ge=1)
+    first_dense: int | None = Field(default=None, ge=1, le=MOST_LAYERS)
     """layers, the first ones, with a dense MLP; the pattern of `feed_forward` begins after them (DeepSeek)"""
 
     @model_validator(mode="before")
@@ -317,8 +319,7 @@ class TransformerConfig(TransformerShape):
     ) -> dict[str, int]:
         layers, d_model = pair
         heads = max(1, d_model // ladder.d_head)
-        divisors = (g for g in range(1, heads + 1) if heads % g == 0)
-        groups = min(divisors, key=lambda g: abs(log(g / ladder.kv_groups)))
+        groups = min(divisors(heads), key=lambda g: abs(log(g / ladder.kv_groups)))
         d_head = min(ladder.d_head, d_model)
         if base.get("position", "rope") == "rope" and d_head < ladder.d_head:
             d_head = max(2, d_head - d_head % 2)

@@ -1,6 +1,5 @@
 """Fit a law to runs, and what can be asked of it after."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.files import read_json, reading, require_whole
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.forms.pooled import pooled
 from scaling.laws.intervals.bootstrap import bootstrap
@@ -23,7 +23,7 @@ from scaling.laws.intervals.profile import Profile, profile
 from scaling.laws.pooled import SIMULATIONS, Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
-from scaling.laws.solve.draws import BootstrapKind, DrawMethod, Draws
+from scaling.laws.solve.draws import BootstrapKind, DrawMethod, Draws, seal_draws
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber
@@ -234,7 +234,7 @@ class Fit(FittedLaw):
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, whole or not at all."""
-        write_text_atomically(path, to_json(self.to_dict()))
+        write_text_atomically(path, to_json(seal_draws(self.to_dict())))
         return Path(path)
 
 
@@ -306,33 +306,28 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     Raises UserError where the file is none, or was edited, and where its law is not known.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        if values.get("kind") != "scaling.laws.Fit":
-            curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""
-            raise UserError(f"it does not say that it is a fit of runs{curves}")
-        form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
-        _require_numbers(path, {**values["params"], "objective": objective["value"]})
-        runs = Runs.from_dict(values["data"])
-        loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
-        priors = {name: Prior(**prior) for name, prior in values.get("priors", {}).items()}
-        problem = make_problem(runs, form, loss, objective["residual"], fixed)
-        fitted = Fit(
-            with_priors(problem, priors, values["prior_noise"]) if priors else problem,
-            runs,
-            np.array([values["params"][name] for name in form.params]),
-            Diagnostics.from_dict(values["diagnostics"]),
-            priors,
-            np.arange(len(runs)),
-            None if draws is None else Draws.from_dict(draws),
-        )
+        with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)"):
+            values = read_json(path)
+            if values.get("kind") != "scaling.laws.Fit":
+                curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""
+                raise ValueError(f"it does not say that it is a fit of runs{curves}")
+            form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
+            _require_numbers(path, {**values["params"], "objective": objective["value"]})
+            runs = Runs.from_dict(values["data"])
+            loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
+            priors = {name: Prior(**prior) for name, prior in values.get("priors", {}).items()}
+            problem = make_problem(runs, form, loss, objective["residual"], fixed)
+            fitted = Fit(
+                with_priors(problem, priors, values["prior_noise"]) if priors else problem,
+                runs,
+                np.array([values["params"][name] for name in form.params]),
+                Diagnostics.from_dict(values["diagnostics"]),
+                priors,
+                np.arange(len(runs)),
+                None if draws is None else Draws.from_dict(require_whole(draws)),
+            )
     except FileNotFoundError:
         raise UserError(f"no file {path}; make one with `scaling fit` or fit.save(path)") from None
-    except _NotUsable as error:
-        raise UserError(str(error)) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not a saved fit ({error}); make one with `scaling fit` or fit.save(path)"
-        ) from None
     if not np.isclose(fitted.objective, objective["value"], rtol=1e-9, atol=1e-25):
         raise UserError(
             f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {objective['value']:.9g}"

@@ -1,6 +1,5 @@
 """From a sweep's folder to the values of its report."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,10 +10,11 @@ import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.files import read_json, reading, was_changed
 from scaling.metrics import read_metrics
 from scaling.report import analysis
 from scaling.report.data import Live, ReportData, Run, Titles, TrainingCurve
-from scaling.result import UNIT
+from scaling.result import KEPT, UNIT
 from scaling.sweeps import load_runs, status
 from scaling.sweeps.plan.outlook import Clock
 from scaling.sweeps.run_store.tuning import certificate_cells
@@ -53,7 +53,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         conventions=_conventions(df, runs, unit),
         exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
         versions=_versions(df),
-        missing=[*_unfinished(now["counts"]), *said],
+        missing=[*_unfinished(now["counts"]), *_changed(Path(sweep_dir), df), *said],
         live=_live(Path(sweep_dir), now) if live else None,
         titles=Titles(loss=f"held-out loss ({unit})"),
         unit=unit,
@@ -143,8 +143,14 @@ def _forecast(home: Path) -> tuple[laws.Forecast | None, list[str]]:
         return None, [f"No forecast: {error}."]
     said = []
     outcome = home / "outcome.json"
-    if outcome.exists() and json.loads(outcome.read_text(encoding="utf-8")).get("forecast_hash") != found.hash:
-        said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
+    try:
+        with reading(outcome, "the outcome of a forecast", "delete it, and `scaling sweep` writes it again"):
+            if read_json(outcome).get("forecast_hash") != found.hash:
+                said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
+    except FileNotFoundError:
+        pass
+    except UserError as error:
+        said.append(f"{error}.")
     return found, said
 
 
@@ -167,6 +173,14 @@ def _unfinished(counts: Mapping[str, int]) -> list[str]:
         return []
     text = ", ".join(f"{count} {state}" for state, count in waiting.items())
     return [f"Runs without a result yet: {text}."]
+
+
+def _changed(home: Path, df: "pd.DataFrame") -> list[str]:
+    """A sentence on what runs left and is no longer as they left it."""
+    folders = [_folder(home, run_id) for run_id in df["run_id"]]
+    paths = [folder / name for folder in folders for name in ("result.json", *KEPT)]
+    found = [f"{path.parent.name}/{path.name}" for path in paths if path.exists() and was_changed(path)]
+    return [f"Changed after their runs ended: {', '.join(found)}."] if found else []
 
 
 def _subtitle(df: "pd.DataFrame", runs: Sequence[Run]) -> str:

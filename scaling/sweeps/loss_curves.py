@@ -7,13 +7,15 @@ import numpy as np
 
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
+from scaling.files import was_changed
 from scaling.laws.curves import LossCurve
 from scaling.laws.forms.feed import LOSS, SEED, SIZES, TOKENS
+from scaling.laws.table.reading import shown
 from scaling.laws.table.recipe import one_recipe
 from scaling.laws.table.results import meaning_of
 from scaling.laws.table.runs import meets
 from scaling.metrics import read_metrics
-from scaling.result import read_result
+from scaling.result import KEPT, read_result
 from scaling.sweeps.run_store import load_runs, run_folders
 from scaling.validity import FITTED
 
@@ -49,6 +51,9 @@ def load_curves(
         )
     used = table.loc[list(configs)]
     said = {**one_recipe(used, FREE, allow), "loss": meaning_of(LOSS, used)}
+    left = [folders[run_id] / name for run_id in configs for name in KEPT]
+    if changed := [f"{path.parent.name}/{path.name}" for path in left if was_changed(path)]:
+        said["changed later"] = f"after their runs had ended: {shown(changed)}"
     return [_curve(folders[run_id], config, configs.keys(), said) for run_id, config in configs.items()]
 
 

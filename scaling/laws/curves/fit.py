@@ -1,6 +1,5 @@
 """Fit a law to whole curves, and foretell the curve of another schedule."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.files import read_json, reading, require_whole
 from scaling.laws.arrays import Array
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.curves.discrepancy import ONE_SIGMA, ahead, learned, schedules
@@ -21,7 +21,7 @@ from scaling.laws.fit import Fit, fit
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import interval
 from scaling.laws.solve.diagnostics import Diagnostics
-from scaling.laws.solve.draws import Draws
+from scaling.laws.solve.draws import Draws, seal_draws
 from scaling.laws.solve.objectives import Loss, huber
 from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import make_problem
@@ -172,7 +172,7 @@ class CurveFit(FittedCurves):
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, whole or not at all."""
-        write_text_atomically(path, to_json(self.to_dict()))
+        write_text_atomically(path, to_json(seal_draws(self.to_dict())))
         return Path(path)
 
 
@@ -211,24 +211,23 @@ def fit_curves(
 def load_curve_fit(path: str | Path) -> CurveFit:
     """A saved `CurveFit`. Raises UserError where the file is none, or was edited."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        if values.get("kind") != KIND:
-            raise UserError(f"{path} is not a fit of whole curves: it does not say that it is one")
-        law = get_curve_law(values["law"])
-        curves = tuple(LossCurve(**curve) for curve in values["curves"])
-        form, runs = _table(law, curves)
-        runs, order = runs.sorted(), runs.order()
-        objective, draws = values["objective"], values["bootstrap"]
-        problem = make_problem(runs, form, Loss.from_dict(objective), objective["residual"], values["fixed"])
-        priors = {name: Prior(**prior) for name, prior in values["priors"].items()}
-        problem = with_priors(problem, priors, values["prior_noise"]) if priors else problem
-        natural = np.array([values["params"][name] for name in form.params])
-        drawn = None if draws is None else Draws.from_dict(draws)
-        fitted = Fit(problem, runs, natural, Diagnostics.from_dict(values["diagnostics"]), priors, order, drawn)
+        with reading(path, "a saved fit of whole curves", "make one with `scaling fit --law multi_power`"):
+            values = read_json(path)
+            if values.get("kind") != KIND:
+                raise ValueError("it does not say that it is one")
+            law = get_curve_law(values["law"])
+            curves = tuple(LossCurve(**curve) for curve in values["curves"])
+            form, runs = _table(law, curves)
+            runs, order = runs.sorted(), runs.order()
+            objective, draws = values["objective"], values["bootstrap"]
+            problem = make_problem(runs, form, Loss.from_dict(objective), objective["residual"], values["fixed"])
+            priors = {name: Prior(**prior) for name, prior in values["priors"].items()}
+            problem = with_priors(problem, priors, values["prior_noise"]) if priors else problem
+            natural = np.array([values["params"][name] for name in form.params])
+            drawn = None if draws is None else Draws.from_dict(require_whole(draws))
+            fitted = Fit(problem, runs, natural, Diagnostics.from_dict(values["diagnostics"]), priors, order, drawn)
     except FileNotFoundError:
         raise UserError(f"no file {path}; make one with `scaling fit --law multi_power` or fit.save(path)") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not a saved fit of whole curves ({error})") from None
     if not np.isclose(fitted.objective, objective["value"], rtol=1e-9, atol=1e-25):
         raise UserError(
             f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {objective['value']:.9g}"

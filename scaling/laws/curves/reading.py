@@ -9,8 +9,9 @@ import numpy as np
 from scaling.errors import UserError
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.table.checks import refuse_perplexities
-from scaling.laws.table.reading import number_column, read_table
+from scaling.laws.table.reading import number_column
 from scaling.laws.table.runs import meets
+from scaling.laws.table.text_table import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from scaling.laws.arrays import Array
 
 USUAL = {"run": "run", "step": "step", "rate": "learning_rate", "loss": "loss"}
+
+
+MOST_STEPS = 10**8
+"""of a curve: there is a rate for each"""
 
 
 def read_curves(
@@ -73,6 +78,8 @@ def _curve(label: str, rows: "pd.DataFrame", named: dict[str, str | None], warmu
     at, rates, loss = at[order], rates[order], loss[order]
     if np.isnan(at).any() or np.isnan(rates).any() or at[0] < 1:
         raise UserError(f"{label}: every row needs a step of 1 or more and a learning rate")
+    if at[-1] > MOST_STEPS:
+        raise UserError(f"{label}: step {at[-1]:g}; a curve has at most {MOST_STEPS:,} steps")
     updates = np.arange(1, int(at[-1]) + 1)
     each = np.interp(updates, at, rates) * np.minimum(updates / max(warmup, 1), 1.0)
     there, N, cluster = ~np.isnan(loss), same("N"), same("cluster")

@@ -122,7 +122,8 @@ def remedy(fit: FittedLaw, name: str) -> str:
     slope = slope_of(problem, problem.residuals(theta))
 
     def information(extra: Array) -> float:
-        return 1.0 / max(float(direction @ inverted(matrix + extra) @ direction), 1e-300)
+        variance = float(direction @ inverted(matrix + extra) @ direction)
+        return 1.0 / min(max(variance, 1e-300), 1e300)  # endless where the data say nothing
 
     before = information(np.zeros_like(matrix))
     gains = {}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.files import read_json, reading
 from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
 
@@ -136,13 +137,12 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
 def read_forecast(path: str | Path) -> Forecast:
     """A frozen forecast. Raises UserError where the file is none, or was edited since it was frozen."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        forecast = Forecast(**{**values, "notes": tuple(values["notes"])})
-        digest = _digest(values, leave_out=("hash",))  # of what is on file: an older one has fewer entries
+        with reading(path, "a forecast", "put it back from a backup"):
+            values = read_json(path)
+            forecast = Forecast(**{**values, "notes": tuple(values["notes"])})
+            digest = _digest(values, leave_out=("hash",))  # of what is on file: an older one has fewer entries
     except FileNotFoundError:
         raise UserError(f"no forecast {path}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a forecast ({error})") from None
     if digest != forecast.hash:
         raise UserError(
             f"{path} was edited after it was frozen on {forecast.date}: its contents do not give its hash"

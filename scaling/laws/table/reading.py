@@ -2,19 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
+from scaling.errors import shown as quoted
 from scaling.laws.arrays import Array
 from scaling.laws.table.words import choice
 from scaling.numbers import to_number
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Duplicates = Literal["error", "drop", "keep"]
 Missing = Literal["error", "drop"]
@@ -31,26 +28,6 @@ ALIASES = {
 """what else these columns are called, the last part of a path with slashes or dots, in small letters"""
 SHOWN = 5
 """rows and pairs of rows that a message names"""
-
-
-def read_table(path: str | Path) -> "pd.DataFrame":
-    """A CSV file with a header, every digit kept. Raises UserError where there is none, or it is no table.
-
-    Divided by commas or, where the header has none, by tabs or semicolons; with these a comma is the decimal point.
-    """
-    import pandas as pd
-
-    # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
-    rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
-    exact: dict[str, Any] = {"float_precision": "round_trip"} if rounds else {}
-    try:
-        header = list(pd.read_csv(path, nrows=0).columns)
-        mark = next((mark for mark in "\t;" if len(header) == 1 and mark in header[0]), ",")
-        return pd.read_csv(path, sep=mark, decimal="," if mark == ";" else ".", **exact)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not a CSV table: {error}") from None
 
 
 def find_columns(df: Any, names: Mapping[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -85,12 +62,27 @@ def number_column(values: Any, name: str, rows: Sequence[str]) -> Array:
     """float64, missing ones NaN; integers become floats before anything is multiplied. 7B is a number, too."""
     raw = np.asarray(values)
     column = np.empty(raw.shape, np.float64)
+    refuse_two_meanings([value for value in raw.tolist() if isinstance(value, str)], name)
     for i, value in enumerate(raw.tolist()):
         try:
             column[i] = np.nan if value is None else to_number(value)
-        except (TypeError, ValueError):
-            raise UserError(f"column {name!r}, row {rows[i]}: {value!r} is not a number; write 7e9 or 7B") from None
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(
+                f"column {name!r}, row {rows[i]}: {quoted(value)} is not a number; write 7e9 or 7B"
+            ) from None
     return column
+
+
+def refuse_two_meanings(texts: Sequence[str], name: str) -> None:
+    """Raises UserError where a comma may be the decimal point of a number, or not, and none in its column tells."""
+    stripped = [text.strip() for text in texts]
+    grouped = any(re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(,\d{3}|\.\d+)", text) for text in stripped)
+    either = None if grouped else next(filter(re.compile(r"[-+]?\d{1,3},\d{3}").fullmatch, stripped), None)
+    if either is not None:
+        raise UserError(
+            f"column {name!r}: {either} may be {either.replace(',', '.')} or {either.replace(',', '')}; write it "
+            "without the comma"
+        )
 
 
 def require_range(

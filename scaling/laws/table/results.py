@@ -1,6 +1,6 @@
 """From the framework's own records to a table for fitting."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from scaling.laws.forms import Form, get_form
 from scaling.laws.forms.feed import Feed
 from scaling.laws.table.checks import notes_of
 from scaling.laws.table.columns import fed, feeds_of, free_keys, held_same, not_of_dense
+from scaling.laws.table.reading import shown
 from scaling.laws.table.recipe import group_labels, in_order, one_recipe, recipe_of_groups
 from scaling.laws.table.runs import Exclusion, Runs, meets, replace_fields
 from scaling.laws.table.sections import apart
-from scaling.result import UNIT
+from scaling.result import ALTERED, UNIT
 from scaling.validity import FITTED, verdict_of
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def from_results(
     columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
     table = table[[*dict.fromkeys(filter(None, columns_of.values()))]]
     runs = Runs(table, **columns_of, signed=any(form.signed for form in forms), trusted=True)
-    notes = () if trusted else notes_of(runs, _active(used))
+    notes = (*_altered(used), *(() if trusted else notes_of(runs, _active(used))))
     runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
     told = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
     told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
@@ -119,6 +120,12 @@ def _used(
             f"none of the {len(df)} runs can be fitted; the first, {exclusions[0].row}: {exclusions[0].reason}"
         )
     return df.iloc[keep].set_axis([labels[i] for i in keep], axis=0), exclusions
+
+
+def _altered(used: "pd.DataFrame") -> Iterator[str]:
+    """What to say where records are not as they were written."""
+    if ALTERED in used and (found := used.index[used[ALTERED] == True].tolist()):  # noqa: E712 None of most
+        yield f"{len(found)} records were changed after they were written: {shown(found)}"
 
 
 def meaning_of(feed: Feed, used: "pd.DataFrame") -> str:

@@ -24,10 +24,10 @@ from scaling.laws.table.reading import (
     find_columns,
     labels_of,
     number_column,
-    read_table,
     refuse_duplicates,
     require_range,
 )
+from scaling.laws.table.text_table import read_table
 from scaling.laws.table.words import choice
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import Any
 
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
+from scaling.files import read_json, reading
 from scaling.report.make import write
 from scaling.report.text import in_words
 from scaling.report.wandb import law_run
@@ -126,12 +127,10 @@ def _known(home: Path) -> Mapping[str, str]:
     """What an earlier call left in dashboard.json, empty where there was none."""
     path = home / FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): str(value) for key, value in values.items()}
+        with reading(path, "a record of a dashboard", "delete it and call again"):
+            return {str(key): str(value) for key, value in read_json(path).items()}
     except FileNotFoundError:
         return {}
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"{path} is no record of a dashboard ({error}); delete it and call again") from None
 
 
 def _require_library() -> None:

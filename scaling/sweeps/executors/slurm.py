@@ -25,6 +25,7 @@ from typing import Any
 from scaling import accounting
 from scaling.config import SlurmConfig
 from scaling.errors import INTERRUPTED, UserError
+from scaling.files import read_json, reading
 from scaling.result import write_text_atomically
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
@@ -259,12 +260,11 @@ class SlurmExecutor:
         """The name of this sweep's jobs, and the runs of each job that was recorded."""
         path = self._folder / "jobs.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return values["name"], {job: tuple(runs) for job, runs in values["jobs"].items()}
+            with reading(path, "a list of jobs", "scancel the sweep's jobs and delete it"):
+                values = read_json(path)
+                return str(values["name"]), {job: tuple(runs) for job, runs in values["jobs"].items()}
         except FileNotFoundError:
             return f"{self._folder.parent.name}-{uuid.uuid4().hex[:8]}", {}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no list of jobs ({error}); scancel the sweep's jobs and delete it") from None
 
     def _write(self) -> None:
         jobs = self._earlier | {job: _runs(task) for job, (task, _) in self._jobs.items()}

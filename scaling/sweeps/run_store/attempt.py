@@ -8,9 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scaling.files import read_lines
 from scaling.locks import now
 from scaling.result import naming
 
+EVENTS: dict[str, dict[str, Any]] = {
+    "start": {"time": str, "pid": int, "host": str},
+    "end": {"time": str, "exit_code": int | None, "reason": str},
+    "again": {},
+}
+"""what each kind of line says"""
 GONE = "the process disappeared (killed, the machine stopped, or no room on the disk to say more)"
 
 
@@ -61,16 +68,8 @@ def _append(folder: Path, event: Mapping[str, Any]) -> None:
 
 def attempts(folder: Path) -> tuple[Attempt, ...]:
     """All attempts at the run in `folder`, first to last. An attempt that could not even start has pid 0."""
-    try:
-        lines = (folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
     found: list[Attempt] = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the line that was being written when the machine stopped
+    for event in filter(_whole, read_lines(folder / "attempts.jsonl")):
         if event["event"] == "start":
             found.append(Attempt(event["time"], event["pid"], event["host"]))
             continue
@@ -83,3 +82,9 @@ def attempts(folder: Path) -> tuple[Attempt, ...]:
         begun = found.pop()
         found.append(Attempt(begun.start, begun.pid, begun.host, event["time"], event["exit_code"], event["reason"]))
     return tuple(found)
+
+
+def _whole(event: Mapping[str, Any]) -> bool:
+    """Whether a line is one that `_append` wrote."""
+    kinds = EVENTS.get(str(event.get("event")))
+    return kinds is not None and all(isinstance(event.get(key), kind) for key, kind in kinds.items())

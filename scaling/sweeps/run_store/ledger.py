@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from scaling.config.load import parse_yaml
+from scaling.config.yaml_text import parse_yaml
 from scaling.errors import UserError
+from scaling.files import read_text, reading
 from scaling.result import Result
 from scaling.sweeps.run_store.plan_file import Entry, RunRole, read_plan, role_of, run_folders
 from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
@@ -60,10 +61,10 @@ def read_exclusions(home: Path) -> dict[str, str]:
     """
     path = home / EXCLUSIONS
     try:
-        text = path.read_text(encoding="utf-8")
+        with reading(path, "a list of runs and reasons", "mend it or delete it"):
+            given = parse_yaml(read_text(path), str(path))
     except FileNotFoundError:
         return {}
-    given = parse_yaml(text, str(path))
     if given is None:
         return {}
     if not isinstance(given, dict):

@@ -2,14 +2,16 @@
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from scaling.config import Records, SweepConfig
-from scaling.config.load import parse_yaml
-from scaling.errors import UserError
+from scaling.config import Records, SweepConfig, build
+from scaling.config.yaml_text import parse_yaml
+from scaling.errors import UserError, shown
+from scaling.files import opened, read_json, read_text, reading, sealed
 from scaling.result import write_text_atomically
 
 RunRole = Literal["fit", "test"]
@@ -37,13 +39,14 @@ def sweep_folder(sweep: SweepConfig, folder: str | None = None) -> Path:
 
     folder: where sweeps' folders are kept; `run.records.folder` where None.
     """
-    kept = folder or (sweep.run.get("records") or {}).get("folder", Records().folder)
+    given, source = sweep.run.get("records") or {}, f"sweep {sweep.name}"
+    kept = folder or build(Records, given, source, lambda key: f"run.records.{key}").folder
     return Path(kept).expanduser() / sweep.name
 
 
 def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
     """`plan.json`."""
-    plan = {run_id: asdict(entry) for run_id, entry in entries.items()}
+    plan = {run_id: sealed(asdict(entry)) for run_id, entry in entries.items()}
     write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
@@ -61,16 +64,29 @@ def record_runs(sweep_folder: Path, runs: Mapping[str, Entry], role: RunRole) ->
 def read_plan(sweep_folder: Path) -> dict[str, Entry]:
     """`plan.json`, empty where there is none. Raises UserError for a file that is no plan."""
     path = sweep_folder / "plan.json"
+    advice = (
+        "put it back from a backup: the sizes that were added to a design, and which runs test a forecast, are told "
+        "there. The runs' records are complete without it"
+    )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {run_id: Entry(**entry) for run_id, entry in values.items()}
+        with reading(path, "a plan", advice):
+            return {run_id: _entry(values) for run_id, values in read_json(path).items()}
     except FileNotFoundError:
         return {}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a plan ({error}); put it back from a backup: the sizes that were added to a design, and "
-            "which runs test a forecast, are told there. The runs' records are complete without it"
-        ) from None
+
+
+def _entry(values: Any) -> Entry:
+    """Raises TypeError and ValueError for values that are no entry, or that were changed after they were written."""
+    inner, whole = opened(values)
+    if not whole and "flops_spent" in inner:  # without it, it is of an older version, which sealed none
+        raise ValueError("it was changed after it was written")
+    entry = Entry(**inner)
+    numbers = (entry.params, entry.flops, entry.tokens, entry.flops_spent)
+    if entry.role not in get_args(RunRole) or not isinstance(entry.label, dict):
+        raise ValueError(f"role {shown(entry.role)} and label {shown(entry.label)}")
+    if not all(type(number) in (int, float) and 0 < number < math.inf for number in numbers):
+        raise ValueError(f"parameters, FLOPs and tokens {shown(numbers)}")
+    return entry
 
 
 def sweep_and_run(path: Path) -> tuple[Path, str | None]:
@@ -103,7 +119,8 @@ def recorded_role(config: Mapping[str, Any] | None) -> RunRole:
 @functools.lru_cache(maxsize=10_000)  # status asks again and again, and YAML is slow
 def _role_in(path: Path, changed: int) -> RunRole:
     """`recorded_role` of a file. changed: when."""
-    return recorded_role(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    with reading(path, "a run's configuration", "put it back from a backup"):
+        return recorded_role(parse_yaml(read_text(path), str(path)))
 
 
 def run_folders(path: Path) -> list[Path]:

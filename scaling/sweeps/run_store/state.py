@@ -8,7 +8,7 @@ from typing import Literal
 
 from scaling.errors import INTERRUPTED, UserError
 from scaling.locks import is_held
-from scaling.result import Result, read_result
+from scaling.result import ALTERED, Result, read_result
 from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts
 
 State = Literal["planned", "running", "interrupted", "completed", "diverged", "failed", "unreadable"]
@@ -46,7 +46,8 @@ def run_state(folder: Path) -> RunState:
     except UserError as error:
         return RunState(folder.name, "unreadable", str(error), tries)
     if result is not None:
-        return RunState(folder.name, result.status, result.reason, tries, result)
+        told = [result.reason] * bool(result.reason) + ["its record was changed later"] * (ALTERED in result.facts)
+        return RunState(folder.name, result.status, "; ".join(told), tries, result)
     if tries:
         last = tries[-1]
         if last.end is None:

@@ -1,0 +1,146 @@
+"""Reading files that another hand, a kill or a bad disk may have changed: each mistake is told, in one line."""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UserError, explain
+
+LARGEST = 64 * 2**20
+"""bytes of a file that is read whole; what the project writes is a hundredth of it"""
+LINES = 2**30
+"""and of one that grows line by line"""
+LONGEST_INTEGER = 40
+"""digits of a whole number in a record"""
+SEALS = "seals.json"
+"""beside files that are not written again: the SHA-256 of each"""
+SEAL = "seal"
+"""the key of a sealed record that holds the SHA-256 of the others"""
+
+
+def read_bytes(path: str | Path, most: int = LARGEST) -> bytes:
+    """A file's bytes. Raises OSError, and ValueError for a pipe or a device and for more than `most` bytes."""
+    with open(
+        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+    ) as file:  # a pipe without end would wait
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no file but a folder, a pipe or a device; write a file and name that")
+        if found.st_size > most:
+            raise ValueError(f"it has more than {most / 2**20:g} MiB")
+        return file.read(found.st_size)
+
+
+def read_text(path: str | Path, most: int = LARGEST) -> str:
+    """A file as UTF-8. Raises as `read_bytes`."""
+    return read_bytes(path, most).decode("utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file. Raises as `read_bytes`, and ValueError for what is no JSON."""
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text stands for. Raises ValueError."""
+    try:
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The mappings in a file of JSON lines, one that is not there has none.
+
+    A line that is none is left out: a killed process leaves half of one. Raises UserError where it cannot be read.
+    """
+    found = []
+    try:
+        with reading(path, "a file of JSON lines", "put it back from a backup"):
+            for line in read_bytes(path, LINES).split(b"\n"):
+                with contextlib.suppress(ValueError):
+                    found.append(parse_json(line))
+    except FileNotFoundError:
+        return []
+    return [line for line in found if isinstance(line, dict)]
+
+
+@contextmanager
+def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
+    """Whatever a damaged file makes of the code inside is told as `PATH is not WHAT (why); ADVICE`, a UserError.
+
+    That there is no such file stays a FileNotFoundError, which often means something, and a UserError stays itself.
+    """
+    try:
+        yield
+    except (FileNotFoundError, UserError):
+        raise
+    except KeyError as error:
+        raise UserError(f"{path} is not {what} (it has no {error}); {advice}") from None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        why = (explain(error) or (None,))[0] if isinstance(error, OSError) else None
+        raise UserError(f"{path} is not {what} ({why or _first_line(error)}); {advice}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).strip().partition("\n")[0] or type(error).__name__
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of a value that JSON holds, the same for the value that is read back."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its seal, by which a later change shows."""
+    return {**values, SEAL: digest(values)}
+
+
+def opened(values: Any) -> tuple[dict[str, Any], bool]:
+    """A record without its seal, and whether it is as it was written; one of an older version has none, and is."""
+    if not isinstance(values, dict):
+        raise TypeError(f"expected a mapping, found {type(values).__name__}")
+    inner = {key: value for key, value in values.items() if key != SEAL}
+    return inner, SEAL not in values or values[SEAL] == digest(inner)
+
+
+def require_whole(values: Any) -> dict[str, Any]:
+    """A record without its seal. Raises ValueError where it was changed after it was written."""
+    inner, whole = opened(values)
+    if not whole:
+        raise ValueError("it was changed after it was written: its contents do not give its seal")
+    return inner
+
+
+def seals_of(files: Mapping[str, bytes]) -> str:
+    """What SEALS says of files in its folder, by their names."""
+    return json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1) + "\n"
+
+
+def was_changed(path: Path, data: bytes | None = None) -> bool:
+    """Whether a file is not what the SEALS beside it say, or these are damaged; False where they do not name it.
+
+    data: what is in the file, where it was read already.
+    """
+    try:
+        seals = read_json(path.parent / SEALS)
+        told = seals.get(path.name) if isinstance(seals, dict) else ""
+        return (
+            told is not None and told != hashlib.sha256(read_bytes(path, LINES) if data is None else data).hexdigest()
+        )
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
