@@ -87,6 +87,16 @@ def test_a_step_that_does_not_fit_is_an_answer_and_what_is_proposed_fits(tmp_pat
     assert planned(tmp_path, wide, **values)["compiled"]["fits"]
 
 
+@pytest.mark.parametrize("transport", ["gather", "all_to_all"])
+def test_the_ledger_of_experts_computed_again_is_about_the_compiler_s(tmp_path: Path, transport: str) -> None:
+    """Of a step whose rows of experts lead."""
+    model = EXPERTS | {"context": 4096, "d_model": 1024, "n_heads": 8}
+    model["feed_forward"] = {"kind": "moe", "experts": 32, "top_k": 4, "d_ff": 1024}
+    placement = {"mesh": {"data": 1, "fsdp": 2, "expert": 8}, "remat": "full", "transport": transport}
+    memory = planned(tmp_path, model, batch_size=16, placement=placement)["compiled"]["memory"]
+    assert 0.85 < memory["ledger_ratio"] < 1.15
+
+
 def test_a_mesh_that_does_not_lie_on_the_torus_is_named_with_what_does() -> None:
     with pytest.raises(
         UserError, match=r"tensor=8 does not lie on a slice of 4 × 4 × 4 chips: .* one of 1, 4, 16, 64"

@@ -16,7 +16,8 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     """The overrides (`placement.remat=full`, …) that make a run fit, by the ledger; None where none does.
 
     available: bytes of a device. Tried in this order: more recomputation, smaller microbatches, and both of them with
-    the copies of the model sharing one's storage, then with more devices to each matrix.
+    more of a step shared (`zero`), with the copies of the model sharing one's storage, then with more devices to each
+    matrix.
     """
     asked = run.placement
     for placement in _placements(run, devices):
@@ -29,13 +30,14 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
 
 
 def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
-    """Raises UserError where a step takes more memory than a device of that kind has, by the ledger.
+    """Raises UserError where a step takes more memory than a device of that kind has, by the ledger, unless the
+    placement says not to ask.
 
     kind: of the devices; of one that is not known, such as a CPU, nothing is said. under: what its keys lie under,
     such as `run.` in a sweep.
     """
     known = device(kind)
-    if known is None or known.memory is None:
+    if known is None or known.memory is None or not run.placement.check_memory:
         return
     needed = memory(run, devices, known.name).total
     if needed <= known.memory:
@@ -44,7 +46,8 @@ def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> No
     fits = " ".join(under + override for override in overrides or ())
     raise UserError(
         f"{under}placement: a step takes {si_bytes(needed)} on each of {devices} {known.name}, which have "
-        f"{si_bytes(known.memory)}; {f'it fits with {fits}' if fits else 'no placement on them fits: take more'}"
+        f"{si_bytes(known.memory)}, by the ledger ({under}placement.check_memory=false tries it all the same); "
+        f"{f'it fits with {fits}' if fits else 'no placement on them fits: take more'}"
     )
 
 
@@ -54,9 +57,11 @@ def _placements(run: RunConfig, devices: int) -> Iterator[Placement]:
         apart = window_ways(mesh_shape(mesh, devices))
         first = max(1, asked.accumulate)
         counts = [n for n in range(first, run.batch_size // apart + 1) if run.batch_size % (n * apart) == 0]
-        for accumulate in counts:
-            for remat in REMAT[REMAT.index(asked.remat) :]:
-                yield asked.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+        for zero in (asked.zero, *range((asked.zero or 3) + 1, 4)):
+            for accumulate in counts:
+                for remat in REMAT[REMAT.index(asked.remat) :]:
+                    changed = {"mesh": mesh, "zero": zero, "remat": remat, "accumulate": accumulate}
+                    yield asked.model_copy(update=changed)
 
 
 def _meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:

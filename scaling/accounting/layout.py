@@ -36,6 +36,9 @@ Within one array a mesh axis serves the first logical axis that asks for it: act
 are split by batch, parameters [embed, mlp] by embed and mlp.
 """
 
+STORED = ("embed", "latent")
+"""logical axes that parameters are split along for their storage alone"""
+
 Parts = tuple[tuple[str, ...], ...]
 """the mesh axes that each axis of an array is split over"""
 
@@ -116,6 +119,12 @@ def parameter_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping
                 parts[i] = (*parts[i], name)
                 break
     return tuple(parts)
+
+
+def computed_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
+    """The split of a parameter's copy that is whole on each of the devices which but share its storage."""
+    kept = {name for axis in axes if axis not in STORED for name in rule(axis)}
+    return tuple(tuple(name for name in part if name in kept) for part in parameter_parts(axes, shape, mesh))
 
 
 def ruled(axes: tuple[str, ...], mesh: Mapping[str, int]) -> list[str]:

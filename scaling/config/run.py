@@ -183,6 +183,14 @@ class Placement(Config):
     """what the backward pass computes again: nothing, all but matrix products, whole layers"""
     loss_chunk: int | None = Field(default=None, ge=1)
     """tokens whose logits exist at one time; unset: chosen so that a chunk takes about 64 MiB"""
+    zero: Literal[1, 2, 3] | None = None
+    """what of the layers the devices along `fsdp`, `expert` and `context` share (ZeRO, 1910.02054): 1 the optimizer's
+    state, with the float32 parameters; 2 gradients as well; 3, where unset, also the copies of the matrices that the
+    step computes with, which are then gathered wherever a layer is computed, and not once for a step. Embedding and
+    head are always shared"""
+    check_memory: bool = True
+    """a step that takes more memory than its devices have, by the ledger, is refused before anything is computed;
+    false: it is tried"""
     processes: Processes = Processes()
 
 
