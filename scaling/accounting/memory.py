@@ -43,8 +43,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     layer computed again or a piece of logits, and all gradients as there at one time, so it is rather too large.
     Against XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
     parameters (experiments/plan_at_scale), up to 46 % high where the reference attention's scores lead, which XLA
-    fuses. Of mixtures of experts within a fifth of its plan for 8 CPUs; on v5e:4x4 from 8 % low to 10 % high for OLMoE
-    by each transport, remat and mesh that was tried (docs/moe.md).
+    fuses. Of mixtures of experts within a fifth of its plan for 8 CPUs, and from 8 % low to 10 % high for OLMoE on
+    v5e:4x4 by each transport, remat and mesh that was tried (docs/moe.md).
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
