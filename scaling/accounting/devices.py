@@ -96,16 +96,28 @@ class Topology:
     text: str
     device: Device
     devices: int
-    """JAX devices (two for each chip of v2, v3 and v7x)"""
+    """JAX devices (two for each chip of v2, v3 and v7x), of all slices"""
+    chips: tuple[int, ...]
+    """along each side of a slice"""
+    slices: int = 1
+
+    @property
+    def one(self) -> str:
+        """One of its slices as text."""
+        return f"{self.device.name}:{'x'.join(map(str, self.chips))}"
 
 
 def topology(text: str) -> Topology:
-    """`v5e:4x4` or `h100:8` as a number of devices of a kind. Raises UserError."""
-    name, colon, shape = text.strip().lower().partition(":")
+    """`v5e:4x4`, `h100:8` or, for two slices, `v5e:4x4:2` as a number of devices of a kind. Raises UserError."""
+    name, colon, rest = text.strip().lower().partition(":")
+    shape, several, slices = rest.partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
         raise UserError(f"topology {text!r}: unknown device {name!r}; allowed: {', '.join(d.name for d in DEVICES)}")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape if colon else "1"):
-        raise UserError(f"topology {text!r}: expected KIND:CHIPS, for example v5e:4x4 or h100:8")
-    chips = prod(int(side) for side in shape.split("x")) if colon else 1
-    return Topology(text, found, chips * found.per_chip)
+    numbers = shape if colon else "1", slices if several else "1"
+    if not (re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", numbers[0]) and re.fullmatch(r"[1-9]\d*", numbers[1])):
+        raise UserError(
+            f"topology {text!r}: expected KIND:CHIPS or KIND:CHIPS:SLICES, for example v5e:4x4, h100:8 or v5e:4x4:2"
+        )
+    chips, count = tuple(map(int, numbers[0].split("x"))), int(numbers[1])
+    return Topology(text, found, prod(chips) * count * found.per_chip, chips, count)

@@ -43,8 +43,10 @@ Parts = tuple[tuple[str, ...], ...]
 """the mesh axes that each axis of an array is split over"""
 
 
-def mesh_shape(config: MeshConfig, n_devices: int) -> dict[str, int]:
-    """Devices along each axis over `n_devices`, with `data: 0` filled in. Raises UserError where they do not fit."""
+def mesh_shape(config: MeshConfig, n_devices: int, key: str = "mesh", what: str = "device") -> dict[str, int]:
+    """Devices along each axis over `n_devices`, with `data: 0` filled in. Raises UserError where they do not fit.
+
+    key: of the placement, and what there are so many of, for the error."""
     inner = config.inner
     data = config.data or n_devices // inner
     if data * inner == n_devices and data:
@@ -52,10 +54,10 @@ def mesh_shape(config: MeshConfig, n_devices: int) -> dict[str, int]:
     asked = f"data={config.data} × {config.inner_text}"
     there = f"there {'is 1' if n_devices == 1 else f'are {n_devices}'}"
     if config.data == 0:
-        needs = f"a multiple of {inner} devices"
+        needs = f"a multiple of {inner} {what}s"
     else:
-        needs = f"{config.data * inner} device{'s' if config.data * inner > 1 else ''}"
-    raise UserError(f"placement.mesh: {asked} needs {needs}, {there}; {_what_fits(config, n_devices)}")
+        needs = f"{config.data * inner} {what}{'s' if config.data * inner > 1 else ''}"
+    raise UserError(f"placement.{key}: {asked} needs {needs}, {there}; {_what_fits(config, n_devices)}")
 
 
 def _what_fits(config: MeshConfig, n_devices: int) -> str:

@@ -13,6 +13,7 @@ from scaling.compiled.collectives import Collective
 from scaling.config import RunConfig
 from scaling.families.declare import Tensor
 from scaling.families.model import FLOAT32, TRAINING
+from scaling.parallel.mesh import slice_of
 
 ASSUMPTIONS = (
     "products run at the peak; remat computes the layers' forward pass again (full), a loss in pieces its logits",
@@ -20,7 +21,7 @@ ASSUMPTIONS = (
     "they are used; no spills of fusions",
     "ICI: every side of the torus is a ring, a collective uses both links of each side that its devices lie along, "
     "and none runs beside another",
-    "DCN: one slice, so nothing",
+    "DCN: what lies in several slices is exchanged within each by ICI first, then each chip sends its part of it",
     "overlapped: the longest of these is the step; serial: their sum",
 )
 
@@ -39,7 +40,7 @@ def roofline(
         "matmul": tokens * (flops.exact + again / TRAINING) / peak,
         "hbm": _hbm_bytes(run, place) / pod.hbm,
         "ici": sum(one.times * _ici_seconds(one, pod, mesh) for one in sent),
-        "dcn": 0.0,
+        "dcn": sum(one.times * _dcn_bytes(one, mesh) for one in sent) / pod.dcn,
     }
     bounds = {"overlapped": max(seconds.values()), "serial": sum(seconds.values())}
     useful = tokens * flops.exact / peak
@@ -76,14 +77,37 @@ def _kept_apart(tensor: Tensor, mesh: Mapping[str, int]) -> int:
 
 
 def _ici_seconds(one: Collective, pod: Pod, mesh: Mesh) -> float:
-    """Of one collective. All-to-alls wait for the middle of the longest ring, of n chips: n/8 of what each has."""
+    """Of one collective, within each slice. All-to-alls wait for the middle of the longest ring, of n chips: n/8 of
+    what each has."""
+    chips, slices = _chips(one, mesh)
     if one.kind == "collective-permute":
-        return one.bytes / pod.link
-    chips = list(mesh.devices.flat)
-    sides = np.array([len(set(along)) for along in zip(*(chips[i].coords for i in one.members), strict=True)])
+        return one.bytes / pod.link if slices == 1 else 0.0
+    sides = np.array([len(set(along)) for along in zip(*(chip.coords for chip in chips), strict=True)])
+    if len(chips) == slices:
+        return 0.0
     if one.kind in ("all-to-all", "ragged-all-to-all"):
         return one.bytes * int(sides.max()) / 8 / pod.link
     return one.sent / (2 * int((sides > 1).sum()) * pod.link)
+
+
+def _dcn_bytes(one: Collective, mesh: Mesh) -> float:
+    """That a chip sends to other slices in one collective: of an exchange of all with all the part that is theirs;
+    else of the part that it holds once its own slice has done its own, 1/m of the whole in a slice of m."""
+    chips, slices = _chips(one, mesh)
+    if slices == 1:
+        return 0.0
+    if one.kind == "collective-permute":
+        return float(one.bytes)
+    others = one.bytes * (slices - 1) / slices
+    if one.kind in ("all-to-all", "ragged-all-to-all"):
+        return others
+    return (2 if one.kind == "all-reduce" else 1) * others * slices / len(chips)
+
+
+def _chips(one: Collective, mesh: Mesh) -> tuple[list[Any], int]:
+    """Those of its first group, and the slices that they are in."""
+    chips = [mesh.devices.flat[i] for i in one.members]
+    return chips, len({slice_of(chip) for chip in chips})
 
 
 def by_kind(sent: Sequence[Collective]) -> list[Mapping[str, Any]]:

@@ -165,6 +165,10 @@ class Placement(Config):
     """Where and how a run computes. It changes speed and memory, never what is trained."""
 
     mesh: MeshConfig = MeshConfig()
+    dcn: MeshConfig | None = None
+    """how many of the devices along each axis of `mesh` lie apart, so that the slow network between TPU slices or
+    groups of hosts joins them; `data: 0` takes all slices or hosts that the others leave. Unset: of several TPU
+    slices each has its own part of `data`; elsewhere no difference is made"""
     accumulate: int = Field(default=0, ge=0)
     """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache"""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -140,7 +140,7 @@ def compiled_step(run: RunConfig, devices: Sequence[Any] | None = None, runs: in
 
     Runs that differ in their knobs alone have the same program: what JAX keeps of one on the disk serves the others.
     """
-    mesh = make_mesh(run.placement.mesh, devices)
+    mesh = make_mesh(run.placement.mesh, devices, run.placement.dcn)
     run = placed(run, mesh)
     layout = run_layout(run, mesh)
     rows = rows_spec(run, dtype or token_dtype(run.data.tokenizer.vocab), run.model.context)
