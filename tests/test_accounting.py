@@ -208,6 +208,7 @@ def test_topologies() -> None:
     assert accounting.topology("v5p:4x4x8").devices == 128
     assert accounting.topology("v7x:2x2x1").devices == 8, "two JAX devices a chip"
     assert accounting.topology("l4").devices == 1
+    assert accounting.topology("v5e:4x4:2").devices == 32 and accounting.topology("v5e:4x4:2").slices == 2
     for text in ("v5e:", "v5e:4x", "v5e:0x4", "h100:-1", "h100:many"):
         with pytest.raises(UserError, match="expected KIND:CHIPS"):
             accounting.topology(text)

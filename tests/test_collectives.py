@@ -105,6 +105,27 @@ def test_loops_multiply_starts_and_chains_count_once_and_devices_alone_do_not() 
     ]
 
 
+SLICES = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (x: bf16[32,8]) -> bf16[32,8] {
+  %x = bf16[32,8]{1,0} parameter(0)
+  %after = token[] after-all()
+  %send = (bf16[32,8]{1,0}, u32[], token[]) send(%x, %after), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1:2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (bf16[32,8]{1,0}, u32[], token[]) recv(%after), channel_id=4, is_host_transfer=true
+  ROOT %sum = bf16[32,8]{1,0} all-reduce(%x), channel_id=5, replica_groups={{0,1},{2,3}}, use_global_device_ids=true, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_what_is_sent_to_other_slices_lies_along_the_axes_in_which_they_differ() -> None:
+    """Of the mesh above in two slices along `fsdp`: the program is of the first, which has places 0, 1, 4 and 5."""
+    found = collectives(SLICES, MESH, [[0, 1, 4, 5], [2, 3, 6, 7]])
+    assert [(one.kind, one.axes, one.members, one.bytes) for one in found] == [
+        ("all-reduce", ("fsdp",), (0, 2), 512),
+        ("all-reduce", ("tensor",), (0, 1), 512),
+    ]
+
+
 def test_a_loop_of_unknown_length_around_a_collective_is_named() -> None:
     with pytest.raises(ValueError, match=r"ag is in a loop whose number of steps the program does not say"):
         collectives(PROGRAM.replace("direction=LT", "direction=NE"), MESH)

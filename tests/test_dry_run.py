@@ -192,10 +192,12 @@ def notes(folder: Path, executor: dict[str, Any], tokens: float = 1e5, **run: An
 def test_a_step_that_does_not_fit_its_device_is_refused_with_what_would(tmp_path: Path) -> None:
     h100 = {"kind": "slurm", "slurm": {"gpus": 1, "gpu": "h100"}}
     assert notes(tmp_path, h100) == []
-    with pytest.raises(UserError, match=r"takes \S+ on each of 1 h100, which have 80GB; it fits with") as told:
+    with pytest.raises(UserError, match=r"takes \S+ on each of 1 h100, which have 80GB, by .*; it fits with") as told:
         notes(tmp_path, h100, 1e9, batch_size=600_000)
     fits = [part.removeprefix("run.") for part in str(told.value).partition("fits with ")[2].split()]
     assert fits and notes(tmp_path, h100, 1e9, **apply_overrides({"batch_size": 600_000}, fits)) == []
+    assert "run.placement.check_memory=false" in str(told.value)
+    assert notes(tmp_path, h100, 1e9, batch_size=600_000, placement={"check_memory": False}) == []
 
 
 def test_time_is_held_against_the_limit_of_a_job(tmp_path: Path) -> None:

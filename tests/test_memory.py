@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from scaling import accounting
 from scaling.config import Placement, RunConfig, TransformerConfig
 from scaling.errors import UserError
+from scaling.families.declare import LAYERS
 from scaling.families.kernels import TILED_FROM
 from scaling.models import functional
 from scaling.models.block import Block
@@ -118,6 +119,26 @@ def test_a_shared_head_is_gathered_and_its_gradient_summed_and_neither_while_a_l
     assert items(True, mesh=both)["not_at_once"] == 0
     again = items(True, mesh=both, remat="full")
     assert again["not_at_once"] == -(again["head"] + again["logits"]), "less than a layer of these"
+
+
+def test_what_devices_share_of_a_step_by_the_stage_of_zero() -> None:
+    """By hand: layers' matrices in bfloat16 whole or in parts, their gradients likewise; state always in parts."""
+    run = run_config()
+    layers = sum(t.size for t in run.tensors() if t.depth == LAYERS and t.role == "hidden")
+    vectors = sum(t.size for t in run.tensors() if t.role == "vector")
+    table = 512 * 256
+    items = {
+        zero: accounting.memory(
+            run_config(placement={"zero": zero, "mesh": {"fsdp": 4, "tensor": 2}} | BFLOAT16), kind="h100"
+        ).items
+        for zero in (None, 1, 2, 3)
+    }
+    assert items[None] == items[3]
+    for zero, layer in ((3, layers // 8), (2, layers // 2), (1, layers // 2)):
+        assert items[zero]["compute_copy"] == 2 * (layer + table // 8)  # which is the head, too
+    for zero, layer in ((3, layers // 8), (2, layers // 8), (1, layers // 2)):
+        assert items[zero]["gradients"] == 4 * (layer + vectors + table // 8)
+        assert all(items[zero][name] == items[3][name] for name in ("parameters", "optimizer", "activations"))
 
 
 def test_memory_refuses_a_mesh_that_does_not_fit() -> None:

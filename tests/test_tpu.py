@@ -52,11 +52,11 @@ def output(*arguments: str) -> str:
     return done.stdout
 
 
-def planned(tmp_path: Path, model: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What `scaling plan --compile` says of a run on 16 chips."""
+def planned(tmp_path: Path, model: dict[str, Any], topology: str = "v5e:4x4", **more: Any) -> dict[str, Any]:
+    """What `scaling plan --compile` says of a run on 16 chips, or others."""
     (tmp_path / "run.yaml").write_text(json.dumps(RUN | {"model": model} | more))
     told = output(
-        "-m", "scaling.cli", "plan", str(tmp_path / "run.yaml"), "--compile", "--topology", "v5e:4x4", "--json"
+        "-m", "scaling.cli", "plan", str(tmp_path / "run.yaml"), "--compile", "--topology", topology, "--json"
     )
     found: dict[str, Any] = json.loads(told)
     return found
@@ -101,6 +101,32 @@ def test_a_step_that_does_not_fit_is_an_answer_and_what_is_proposed_fits(tmp_pat
     again = dict(part.removeprefix("placement.").split("=") for part in found["would_fit"])
     values["placement"] = {"mesh": {"data": 1, "fsdp": 16}} | again
     assert planned(tmp_path, wide, **values)["compiled"]["fits"]
+
+
+@pytest.mark.parametrize("transport", ["gather", "all_to_all"])
+def test_the_ledger_of_experts_computed_again_is_about_the_compiler_s(tmp_path: Path, transport: str) -> None:
+    """Of a step whose rows of experts lead."""
+    model = EXPERTS | {"context": 4096, "d_model": 1024, "n_heads": 8}
+    model["feed_forward"] = {"kind": "moe", "experts": 32, "top_k": 4, "d_ff": 1024}
+    placement = {"mesh": {"data": 1, "fsdp": 2, "expert": 8}, "remat": "full", "transport": transport}
+    memory = planned(tmp_path, model, batch_size=16, placement=placement)["compiled"]["memory"]
+    assert 0.85 < memory["ledger_ratio"] < 1.15
+
+
+def test_of_several_slices_the_slow_network_lies_along_data_and_is_in_the_roofline(tmp_path: Path) -> None:
+    """By hand: gradients of bfloat16 matrices, in parts over fsdp, all-reduced once between two slices, each chip
+    sending its part; beside them those of embedding and head."""
+    values = {"model": LONG, "placement": {"mesh": {"fsdp": 16}, "remat": "full"}, "batch_size": 32}
+    plan = planned(tmp_path, topology="v5e:4x4:2", **values)
+    roofline, (layers,) = plan["compiled"]["roofline"], {2}
+    matrices = layers * (1024 * 64 * (16 + 4 + 4 + 16) + 2 * 1024 * 4096)
+    least, most = (2 * size / 16 / 3.125e9 for size in (matrices, matrices + 4 * 512 * 1024))
+    assert plan["topology"]["devices"] == 32
+    assert least <= roofline["seconds"]["dcn"] <= 1.05 * most
+    with pytest.raises(UserError, match=r"data=2 of 2 slices .* placement.mesh.data=1; .* such as fsdp=2"):
+        make_mesh(MeshConfig(data=1, fsdp=32), tpu_devices("v5e:4x4:2"))
+    crossing = make_mesh(MeshConfig(data=1, fsdp=32), tpu_devices("v5e:4x4:2"), MeshConfig(data=1, fsdp=2))
+    assert [device.slice_index for device in crossing.devices.flat] == [0] * 16 + [1] * 16
 
 
 def test_a_mesh_that_does_not_lie_on_the_torus_is_named_with_what_does() -> None:

@@ -115,40 +115,51 @@ class Topology:
     """as `v5e:4x4` or `h100:8`"""
     device: Device
     devices: int
-    """JAX devices (two for each chip of v2, v3 and v7x)"""
+    """JAX devices (two for each chip of v2, v3 and v7x), of all slices"""
+    sides: tuple[int, ...]
+    """chips along each side of a slice, as written"""
+    slices: int = 1
 
     @property
     def chips(self) -> int:
         return self.devices // self.device.per_chip
 
     @property
-    def sides(self) -> tuple[int, ...]:
-        """Chips along each side, as written."""
-        return tuple(int(side) for side in self.text.lower().partition(":")[2].split("x") if side)
+    def one(self) -> str:
+        """One of its slices as text."""
+        return f"{self.device.name}:{'x'.join(map(str, self.sides))}"
 
 
 def topology(text: str) -> Topology:
-    """`v5e:4x4`, `h100:8` or `64xh100` as a number of devices of a kind. Raises UserError.
+    """`v5e:4x4`, `v5e:4x4:2` (two slices), `h100:8` or `64xh100` as a number of devices of a kind. Raises UserError.
 
     So many chips of a torus (`64xv5e`) are the slice whose sides differ least.
     """
     asked = text.strip().lower()
     counted = re.fullmatch(r"(\d+)x([a-z].*)", asked)
-    name, colon, shape = (counted[2], ":", counted[1]) if counted else asked.partition(":")
+    name, colon, rest = (counted[2], ":", counted[1]) if counted else asked.partition(":")
+    shape, several, slices = rest.partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
         raise UserError(
             f"topology {shown(text)}: unknown device {shown(name)}; allowed: {', '.join(d.name for d in DEVICES)}; "
-            "written as 64xh100, h100:64 or v5e:8x8"
+            "written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2"
         )
-    if not re.fullmatch(r"[1-9]\d{0,7}(x[1-9]\d{0,7}){0,3}", shape if colon else "1"):
-        raise UserError(f"topology {shown(text)}: expected KIND:CHIPS, for example v5e:4x4, h100:8 or 64xh100")
-    sides = [int(side) for side in shape.split("x")] if colon else [1]
-    if (chips := prod(sides)) > MANY:
+    numbers = shape if colon else "1", slices if several else "1"
+    if not (
+        re.fullmatch(r"[1-9]\d{0,7}(x[1-9]\d{0,7}){0,3}", numbers[0]) and re.fullmatch(r"[1-9]\d{0,7}", numbers[1])
+    ):
+        raise UserError(
+            f"topology {shown(text)}: expected KIND:CHIPS or KIND:CHIPS:SLICES, for example v5e:4x4, v5e:4x4:2, "
+            "h100:8 or 64xh100"
+        )
+    sides, count = tuple(map(int, numbers[0].split("x"))), int(numbers[1])
+    if (chips := prod(sides) * count) > MANY:
         raise UserError(f"topology {text!r}: {chips:,} chips; at most {MANY:,} are planned for")
     if counted and found.links and found.links.sides:
-        sides = even_sides(chips, found.links.sides)
-    return Topology(f"{name}:{'x'.join(map(str, sides))}" if counted else text, found, chips * found.per_chip)
+        sides = tuple(even_sides(chips, found.links.sides))
+    written = f"{name}:{'x'.join(map(str, sides))}" if counted else text
+    return Topology(written, found, chips * found.per_chip, sides, count)
 
 
 def even_sides(chips: int, sides: int) -> list[int]:

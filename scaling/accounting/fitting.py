@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from scaling.accounting.devices import Topology, device
@@ -48,16 +49,18 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     """The overrides (`placement.remat=full`, …) that make a run fit, by the ledger; None where none does.
 
     available: bytes of a device. Tried in this order: more recomputation, smaller microbatches, and both of them with
-    the copies of the model sharing one's storage, then with more devices to each matrix.
+    more of a step shared (`zero`), with the copies of the model sharing one's storage, then with more devices to each
+    matrix.
     """
     asked = run.placement
     remats = run.model.REMAT[run.model.REMAT.index(asked.remat) :]
+    zeros = (asked.zero, *range((asked.zero or 3) + 1, 4))
     for mesh in _near_meshes(run, devices):
-        for accumulate in _microbatches(run, mesh, devices):
-            for remat in remats:
-                placement = asked.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
-                if memory(_placed(run, placement), devices, kind).total <= available:
-                    return _overrides(asked, placement)
+        for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
+            changed = {"mesh": mesh, "zero": zero, "remat": remat, "accumulate": accumulate}
+            placement = asked.model_copy(update=changed)
+            if memory(_placed(run, placement), devices, kind).total <= available:
+                return _overrides(asked, placement)
     return None
 
 
@@ -71,7 +74,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
         raise UserError(missing)
     kind, available = place.device.name, place.device.memory
     assert available is not None
-    run = _placed(run, run.placement.model_copy(update={"accumulate": 0}))
+    run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
     meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
     best: dict[tuple[int, int, int], Fit] = {}
     least, fitting = None, 0
@@ -89,13 +92,14 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
 
 
 def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
-    """Raises UserError where a step takes more memory than a device of that kind has, by the ledger.
+    """Raises UserError where a step takes more memory than a device of that kind has, by the ledger, unless the
+    placement says not to ask.
 
     kind: of the devices; of one that is not known, such as a CPU, nothing is said. under: what its keys lie under,
     such as `run.` in a sweep.
     """
     known = device(kind)
-    if known is None or known.memory is None:
+    if known is None or known.memory is None or not run.placement.check_memory:
         return
     needed = memory(run, devices, known.name).total
     if needed <= known.memory:
@@ -104,7 +108,8 @@ def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> No
     fits = " ".join(under + override for override in overrides or ())
     raise UserError(
         f"{under}placement: a step takes {si_bytes(needed)} on each of {devices} {known.name}, which have "
-        f"{si_bytes(known.memory)}; {f'it fits with {fits}' if fits else 'no placement on them fits: take more'}"
+        f"{si_bytes(known.memory)}, by the ledger ({under}placement.check_memory=false tries it all the same); "
+        f"{f'it fits with {fits}' if fits else 'no placement on them fits: take more'}"
     )
 
 

@@ -37,12 +37,17 @@ Within one array a mesh axis serves the first logical axis that asks for it: act
 are split by batch, parameters [embed, mlp] by embed and mlp.
 """
 
+STORED = ("embed", "latent")
+"""logical axes that parameters are split along for their storage alone"""
+
 Parts = tuple[tuple[str, ...], ...]
 """the mesh axes that each axis of an array is split over"""
 
 
-def mesh_shape(config: MeshConfig, n_devices: int) -> dict[str, int]:
-    """Devices along each axis over `n_devices`, with `data: 0` filled in. Raises UserError where they do not fit."""
+def mesh_shape(config: MeshConfig, n_devices: int, key: str = "mesh", what: str = "device") -> dict[str, int]:
+    """Devices along each axis over `n_devices`, with `data: 0` filled in. Raises UserError where they do not fit.
+
+    key: of the placement, and what there are so many of, for the error."""
     inner = config.inner
     data = config.data or n_devices // inner
     if data * inner == n_devices and data:
@@ -50,10 +55,10 @@ def mesh_shape(config: MeshConfig, n_devices: int) -> dict[str, int]:
     asked = f"data={config.data} × {config.inner_text}"
     there = f"there {'is 1' if n_devices == 1 else f'are {n_devices}'}"
     if config.data == 0:
-        needs = f"a multiple of {inner} devices"
+        needs = f"a multiple of {inner} {what}s"
     else:
-        needs = f"{config.data * inner} device{'s' if config.data * inner > 1 else ''}"
-    raise UserError(f"placement.mesh: {asked} needs {needs}, {there}; {_what_fits(config, n_devices)}")
+        needs = f"{config.data * inner} {what}{'s' if config.data * inner > 1 else ''}"
+    raise UserError(f"placement.{key}: {asked} needs {needs}, {there}; {_what_fits(config, n_devices)}")
 
 
 def _what_fits(config: MeshConfig, n_devices: int) -> str:
@@ -116,6 +121,12 @@ def parameter_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping
                 parts[i] = (*parts[i], name)
                 break
     return tuple(parts)
+
+
+def computed_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
+    """The split of a parameter's copy that is whole on each of the devices which but share its storage."""
+    kept = {name for axis in axes if axis not in STORED for name in rule(axis)}
+    return tuple(tuple(name for name in part if name in kept) for part in parameter_parts(axes, shape, mesh))
 
 
 def ruled(axes: tuple[str, ...], mesh: Mapping[str, int]) -> list[str]:

@@ -6,6 +6,7 @@ from itertools import combinations
 from math import prod
 
 from scaling.accounting.devices import Topology, even_sides
+from scaling.config import MeshConfig
 
 
 def sent(kind: str, size: float, group: int) -> float:
@@ -85,13 +86,14 @@ class Wiring:
         return near, sent(kind, size, group.outside) / apart / links.network
 
 
-def wired(place: Topology, mesh: Mapping[str, int]) -> Wiring | None:
+def wired(place: Topology, mesh: Mapping[str, int], dcn: MeshConfig | None = None) -> Wiring | None:
     """A mesh on devices; None where its axes do not lie on the sides of their torus, or something is `unknown`.
 
-    More chips than a slice has are slices of one size, of which `data` is a multiple.
+    More chips than a slice has are slices of one size, of which `data` is a multiple. dcn: as `placement.dcn`; None
+    where other axes than `data` cross the network.
     """
     links = place.device.links
-    if links is None or unknown(place):
+    if links is None or unknown(place) or (dcn is not None and dcn.inner > 1):
         return None
     slices = _slices(place)
     if not links.sides:
@@ -101,7 +103,7 @@ def wired(place: Topology, mesh: Mapping[str, int]) -> Wiring | None:
         return None
     sizes["data"] //= slices
     sides = list(place.sides)
-    if slices > 1 or len(sides) != links.sides:
+    if slices != place.slices or len(sides) != links.sides:
         sides = even_sides(place.chips // slices, links.sides)
     sides += [place.device.per_chip] * (place.device.per_chip > 1)
     found = next(_lie(list(sizes.items()), sides), None)
@@ -113,7 +115,7 @@ def unknown(place: Topology) -> str:
     name, links = place.device.name, place.device.links
     if links is None or place.device.hbm is None:
         return f"{name}: its links and memory bandwidth are not known, so no step can be timed"
-    if place.devices > links.devices and links.network is None:
+    if (place.devices > links.devices or place.slices > 1) and links.network is None:
         most = links.devices // place.device.per_chip
         return f"{place.text}: the network between nodes of {most} {name} is not known; ask for at most {most}"
     return ""
@@ -122,7 +124,7 @@ def unknown(place: Topology) -> str:
 def _slices(place: Topology) -> int:
     links = place.device.links
     assert links is not None
-    return -(-place.devices // links.devices) if links.sides else 1
+    return max(place.slices, -(-place.devices // links.devices)) if links.sides else 1
 
 
 def _lie(axes: list[tuple[str, int]], sides: list[int]) -> Iterator[dict[str, tuple[int, ...]]]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from scaling.accounting.devices import device
-from scaling.accounting.layout import mesh_shape, parameter_parts, ways, window_ways
+from scaling.accounting.layout import computed_parts, mesh_shape, parameter_parts, ways, window_ways
 from scaling.accounting.microbatches import microbatches
 from scaling.config import RunConfig
 from scaling.families import Compute, Tensor
+from scaling.families.declare import LAYERS
 from scaling.families.linear import LOGITS
 from scaling.families.model import FLOAT32
 
@@ -43,8 +44,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     layer computed again or a piece of logits, and all gradients as there at one time, so it is rather too large.
     Against XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
     parameters (experiments/plan_at_scale), up to 46 % high where the reference attention's scores lead, which XLA
-    fuses. Of mixtures of experts within a fifth of its plan for 8 CPUs; 20 % low for OLMoE on v5e:4x4 (fsdp 2, expert
-    8, 4 microbatches: 8.4 of 10.4 GiB beside the state).
+    fuses. Of mixtures of experts within a fifth of its plan for 8 CPUs, and from 8 % low to 10 % high for OLMoE on
+    v5e:4x4 by each transport, remat and mesh that was tried (docs/moe.md).
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
@@ -61,7 +62,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
     held = FLOAT32 * sum(size for _, size in parts)
-    copied = sum(size for tensor, size in parts if tensor.precision == "compute") * (1 + run.objective.REFERENCE)
+    zero = run.placement.zero or 3
+    summed = [t.size // _ways(t, mesh, stored=zero > 1 or t.depth != LAYERS) for t, _ in trained]
     tokens = ceil(run.batch_size / (accumulate * window_ways(mesh))) * ceil(model.context / mesh["context"])
     wide = next(tensor.size for tensor in model.tensors() if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
@@ -69,9 +71,10 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     pieces, head = loss_pieces(tokens, run.placement.loss_chunk, here), wide * here
     items = {
         "parameters": held,
-        "gradients": FLOAT32 * sum(size for _, size in trained) * (2 if accumulate > 1 else 1),  # sum and addend
+        "gradients": FLOAT32 * sum(summed) * (2 if accumulate > 1 else 1),  # sum and addend
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
-        "compute_copy": compute.width * copied if compute.width < FLOAT32 else 0,
+        "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in run.tensors())
+        + run.objective.REFERENCE * sum(_copy(tensor, mesh, compute, 3) for tensor in run.tensors()),
         "activations": tokens * model.activations(compute),
         "logits": 2 * FLOAT32 * ceil(tokens / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
@@ -93,9 +96,18 @@ def loss_pieces(tokens: int, asked: int | None, vocab: int) -> int:
     return ceil(tokens / (asked or max(1, CHUNK_BYTES // (FLOAT32 * vocab))))
 
 
-def _ways(tensor: Tensor, mesh: dict[str, int]) -> int:
-    """Devices that one copy of a tensor is split over."""
-    return prod(ways(part, mesh) for part in parameter_parts(tensor.axes, tensor.shape, mesh))
+def _ways(tensor: Tensor, mesh: dict[str, int], stored: bool = True) -> int:
+    """Devices that a tensor is split over. stored: those that only share its storage among them."""
+    split = parameter_parts if stored else computed_parts
+    return prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
+
+
+def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> int:
+    """Bytes of what a step computes with in place of a parameter, by the stage of ZeRO, see `parallel.zero`."""
+    width = compute.width if tensor.precision == "compute" else FLOAT32
+    whole = zero < 3 and tensor.depth == LAYERS
+    needed = width < FLOAT32 or (whole and _ways(tensor, mesh, stored=False) < _ways(tensor, mesh))
+    return width * tensor.size // _ways(tensor, mesh, stored=not whole) if needed else 0
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:

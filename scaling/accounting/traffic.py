@@ -9,6 +9,7 @@ from scaling.accounting.memory import compute_dtype
 from scaling.config import RunConfig
 from scaling.families import Tensor
 from scaling.families.context import choose_context
+from scaling.families.declare import LAYERS
 from scaling.families.linear import LOGITS
 from scaling.families.model import FLOAT32
 
@@ -34,9 +35,10 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
     """The collectives of a step, as docs and tests of compiled steps (experiments/plan_at_scale) have them.
 
     mesh: devices along each axis. Each microbatch gathers matrices that devices share the storage of, forward, again
-    under full remat, and backward; sums and scatters their gradients; adds up the stream of a block whose matrices
-    devices share; exchanges positions for heads, or gathers keys, where they share windows; and gathers the tokens of
-    those that share experts. Left out: norms, biases, the sums of the loss, and what a compiler makes otherwise.
+    under full remat, and backward, where `placement.zero` does not have it once for all; sums and scatters their
+    gradients; adds up the stream of a block whose matrices devices share; exchanges positions for heads, or gathers
+    keys, where they share windows; and gathers the tokens of those that share experts. Left out: norms, biases, the
+    sums of the loss, and what a compiler makes otherwise.
     """
     width = 2 if compute_dtype(run.placement.compute_dtype, platform) == "bfloat16" else FLOAT32
     pieces = max(1, run.placement.accumulate)
@@ -49,7 +51,7 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
 
 def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[Sent]:
     """Of one microbatch: parameters where they are used, and their gradients."""
-    again = run.placement.remat == "full"
+    again, stage, pieces = run.placement.remat == "full", run.placement.zero or 3, max(1, run.placement.accumulate)
     for tensor in run.tensors():
         if not tensor.inputs and tensor.role != "embedding":
             continue
@@ -58,18 +60,20 @@ def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[S
         stored = tuple(name for name in mesh if name in parts - kept and mesh[name] > 1)
         held = tensor.size / prod(mesh[name] for name in kept)  # of the whole, where it is used
         looked_up = not tensor.inputs and tensor.uses != LOGITS
+        copied = stage < 3 and tensor.depth == LAYERS  # once for all microbatches, see `parallel.zero`
         if stored and not looked_up:
-            uses = 1 if tensor.role in ("head", "embedding") else 2 + again
+            uses = 1 / pieces if copied else 1 if tensor.role in ("head", "embedding") else 2 + again
             yield Sent("matrices", "all-gather", stored, held * width, uses)
         if not tensor.trained:
             continue
         added = {name for name in ADDED if mesh[name] > 1} - kept
         grad = FLOAT32 if tensor.role in ("head", "embedding") else width
-        scattered = tuple(name for name in stored if name in added and not looked_up)
+        shared = () if copied and stage == 1 else stored  # by its gradient
+        scattered = tuple(name for name in shared if name in added and not looked_up)
         if scattered:
             yield Sent("gradients", "reduce-scatter", scattered, held * grad, 1)
-        summed = tuple(name for name in mesh if name in added - set(stored))
-        yield Sent("gradients", "all-reduce", summed, held * grad / ways(stored, mesh), 1)
+        summed = tuple(name for name in mesh if name in added - set(shared))
+        yield Sent("gradients", "all-reduce", summed, held * grad / ways(shared, mesh), 1)
 
 
 def kept_apart(tensor: Tensor, parts: set[str]) -> set[str]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from scaling.compiled.collectives import Collective, collectives
 from scaling.config import RunConfig
 from scaling.parallel import make_mesh
+from scaling.parallel.mesh import slice_of
 from scaling.training.step import compiled_step
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -47,7 +48,7 @@ class Compiled:
 def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
     """The real step of a run, compiled for `devices`; that it does not fit is an answer. Raises UserError as training
     does."""
-    mesh, start = make_mesh(run.placement.mesh, devices), time.monotonic()
+    mesh, start = make_mesh(run.placement.mesh, devices, run.placement.dcn), time.monotonic()
     try:
         program = compiled_step(run, devices).update
     except jax.errors.JaxRuntimeError as error:
@@ -64,4 +65,6 @@ def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
         "code": told.generated_code_size_in_bytes,
     }
     kernels = re.findall(r'%(\w+?)(?:\.\d+)* = [^\n]*custom_call_target="tpu_custom_call"', text)
-    return Compiled(mesh, seconds, memory, collectives(text, mesh.shape), tuple(sorted(set(kernels))))
+    chips = list(mesh.devices.flat)
+    slices = [[i for i, chip in enumerate(chips) if slice_of(chip) == own] for own in sorted({*map(slice_of, chips)})]
+    return Compiled(mesh, seconds, memory, collectives(text, mesh.shape, slices), tuple(sorted(set(kernels))))

@@ -37,7 +37,8 @@ def slice_links(place: Topology) -> Links:
 
 
 def tpu_devices(text: str) -> list[Any]:
-    """The chips of a slice such as `v5p:4x4x4`, one JAX device each; no TPU is needed, but libtpu.
+    """The chips of a slice such as `v5p:4x4x4`, or of two, `v5p:4x4x4:2`, one JAX device each; no TPU is needed, but
+    libtpu.
 
     JAX computes on the CPU of this process from then on, where it has not begun elsewhere.
     Raises UserError for an unknown topology, and where libtpu is not installed.
@@ -51,10 +52,9 @@ def tpu_devices(text: str) -> list[Any]:
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")
-    one_each = {"chip_config_name": "megacore"} if place.device.name == "v4" else {}
+    more: dict[str, Any] = {"chip_config_name": "megacore"} if place.device.name == "v4" else {}
+    more |= {"num_slices": place.slices} if place.slices > 1 else {}
     try:
-        return list(
-            topologies.get_topology_desc(platform="tpu", topology_name=place.text.lower(), **one_each).devices
-        )
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=place.one, **more).devices)
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"topology {text!r}: {str(error).partition(':')[2].strip().splitlines()[0]}") from None

@@ -169,6 +169,10 @@ class Placement(Config):
     """Where and how a run computes. It changes speed and memory, never what is trained."""
 
     mesh: MeshConfig = MeshConfig()
+    dcn: MeshConfig | None = None
+    """how many of the devices along each axis of `mesh` lie apart, so that the slow network between TPU slices or
+    groups of hosts joins them; `data: 0` takes all slices or hosts that the others leave. Unset: of several TPU
+    slices each has its own part of `data`; elsewhere no difference is made"""
     accumulate: int = Field(default=0, ge=0)
     """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache"""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -189,6 +193,14 @@ class Placement(Config):
     """what the backward pass computes again: nothing, all but matrix products, whole layers"""
     loss_chunk: int | None = Field(default=None, ge=1)
     """tokens whose logits exist at one time; unset: chosen so that a chunk takes about 64 MiB"""
+    zero: Literal[1, 2, 3] | None = None
+    """what of the layers the devices along `fsdp`, `expert` and `context` share (ZeRO, 1910.02054): 1 the optimizer's
+    state, with the float32 parameters; 2 gradients as well; 3, where unset, also the copies of the matrices that the
+    step computes with, which are then gathered wherever a layer is computed, and not once for a step. Embedding and
+    head are always shared"""
+    check_memory: bool = True
+    """a step that takes more memory than its devices have, by the ledger, is refused before anything is computed;
+    false: it is tried"""
     processes: Processes = Processes()
 
     def scans(self, platform: str) -> bool:

@@ -257,10 +257,11 @@ class MoE(FeedForward):
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         """Rows as they come to the experts and what was said of them; within experts what the way to compute them
-        keeps. Rows are whole on every device of `tensor`."""
+        keeps, of a layer computed again what its products read and give, of which a TPU's compiler makes the rest
+        where it is needed. Rows are whole on every device of `tensor`."""
         way, F, D = self._way(compute), self.width(model), model.d_model * compute.tensor
         sent, rows = self.top_k, self._rows(model, compute)
-        inner = KEEPS[model.activation] * compute.width * F
+        inner = (2 + model.gated if self._fused(compute) else KEEPS[model.activation]) * compute.width * F
         if way == "dense":
             kept = rows / sent * self.experts / compute.expert * (inner + (compute.width + FLOAT32) * D)
         else:
@@ -272,12 +273,16 @@ class MoE(FeedForward):
 
     def working(self, model: TransformerShape, compute: Compute) -> float:
         """Gradients of what was said, as they are gathered and as they are weighed, and of the rows; and the buffers
-        that they are sent and received in."""
-        rows = (5 if self._sends(compute) else 3) * self._rows(model, compute)
-        return compute.width * model.d_model * rows
+        that they are sent and received in. Where the compiler chooses, two of them are there with the experts'."""
+        arrays = 2 if self._fused(compute) else 3 + 2 * self._sends(compute)
+        return compute.width * model.d_model * arrays * self._rows(model, compute)
 
     def _way(self, compute: Compute) -> str:
         return choose_experts(compute.experts, compute.platform)
+
+    def _fused(self, compute: Compute) -> bool:
+        """Whether the rows' layer is computed again where the compiler chooses what of it there is at one time."""
+        return self._way(compute) == "gmm" and compute.remat != "none"
 
     def _sends(self, compute: Compute) -> bool:
         """Whether rows travel to the devices of their experts."""

@@ -15,8 +15,9 @@ from scaling.config.run import Placement
 from scaling.families.dispatch import choose_experts, choose_transport
 from scaling.models.experts import Sent, apply_experts, sorted_rows, summed, taken
 from scaling.models.routing import Pairs
-from scaling.parallel.parts import activation_split, beyond, by_parts, gathered, joined, parameter_split
+from scaling.parallel.parts import activation_split, beyond, by_parts, gathered, joined
 from scaling.parallel.sharding import target_platform, ways
+from scaling.parallel.zero import gradient_split, scattering, used_split
 
 AXIS = "expert"
 Compute = Callable[[Any, jax.Array, Sent], jax.Array]
@@ -55,7 +56,12 @@ def on_the_mesh(
         for own, w in zip(axes, leaves, strict=True)
     ]
     shared_storage = [
-        beyond(parts, parameter_split(own, w.shape)) for parts, own, w in zip(meant, axes, leaves, strict=True)
+        beyond(parts, used_split(own, w.shape)) for parts, own, w in zip(meant, axes, leaves, strict=True)
+    ]
+    lie = [joined(parts, more) for parts, more in zip(meant, shared_storage, strict=True)]
+    given = [
+        scattering(w, parts, beyond(parts, gradient_split(own, w.shape)))
+        for w, parts, own in zip(leaves, lie, axes, strict=True)
     ]
     shared = experts.each is not None and x_BxLxD.shape[1] % ways("sequence") == 0
     along = "sequence" if shared else None  # a device's tokens have the pairs that lie there
@@ -82,8 +88,8 @@ def on_the_mesh(
 
     of_x = activation_split(("batch", along, None), x_BxLxD.shape)
     of_pairs = [activation_split(("batch", along), x.shape) for x in sent_leaves]
-    lie = [joined(parts, more) for parts, more in zip(meant, shared_storage, strict=True)]
-    return by_parts(local, (of_x, *of_pairs, *lie), of_x, x_BxLxD, *sent_leaves, *leaves)
+    lying = (of_x, *of_pairs, *(parts for _, parts in given))
+    return by_parts(local, lying, of_x, x_BxLxD, *sent_leaves, *(w for w, _ in given))
 
 
 def _compute(experts: Experts, way: str, split: int, parameters: Any, x_TxD: jax.Array, sent: Sent) -> jax.Array:

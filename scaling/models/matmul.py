@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scaling.parallel.parts import activation_split, beyond, by_parts, joined, parameter_split, scattered
+from scaling.parallel.parts import activation_split, beyond, by_parts, joined, scattered
 from scaling.parallel.sharding import active_mesh, target_platform
+from scaling.parallel.zero import gradient_split
 
 Axes = tuple[str, ...]
 
@@ -52,7 +53,7 @@ def matrix_gradient(x: jax.Array, dy: jax.Array, axes: Axes, tokens: tuple[str, 
     Left to the compiler it is an all-reduce of the whole and then a slice, twice the bytes.
     axes: logical axes of the matrix. tokens: of the first two axes of x and of dy.
     """
-    lies = parameter_split(axes, (x.shape[-1], *dy.shape[2:]))
+    lies = gradient_split(axes, (x.shape[-1], *dy.shape[2:]))
     shared = activation_split(tokens, x.shape[:2])
     own = beyond(shared, lies)
     apart = beyond(own, lies)

@@ -5,6 +5,7 @@ from itertools import combinations
 from math import prod
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from scaling.accounting.layout import mesh_shape
@@ -12,19 +13,66 @@ from scaling.config import MeshConfig
 from scaling.errors import UserError
 
 AXES = tuple(MeshConfig.model_fields)
+AUTO = (AxisType.Auto,) * len(AXES)
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, dcn: MeshConfig | None = None) -> Mesh:
     """The mesh that a placement asks for, over `devices` (all devices of all processes where unset).
 
+    dcn: how much of each axis crosses the slow network, see `Placement.dcn`; within each slice, or group of hosts,
+    the rest of the axes lies as it would on that alone.
     Axes are `Auto`: the compiler places what `sharding.constrain` and the shardings of arguments leave open.
-    Raises UserError where the axes do not multiply to the number of devices, or do not lie on a TPU's torus.
+    Raises UserError where the axes do not multiply to the number of devices, or do not lie on a TPU's torus or apart
+    as `dcn` says.
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
-    sizes = tuple(shape[axis] for axis in AXES)
+    groups = _groups(devices, dcn)
+    if len(groups) == 1:
+        return _on_one_network(shape, devices)
+    apart = mesh_shape(dcn or MeshConfig(), len(groups), "dcn", "group")
+    for axis, count in apart.items():
+        if shape[axis] % count:
+            raise UserError(
+                f"placement.dcn: {axis}={count} of {len(groups)} slices or groups of hosts does not divide "
+                f"placement.mesh.{axis}={shape[axis]}; name axes in placement.dcn that they divide, such as "
+                f"{next((f'{name}={len(groups)}' for name in AXES if shape[name] % len(groups) == 0), 'several')}"
+            )
+    within = {axis: size // apart[axis] for axis, size in shape.items()}
+    parts = np.stack([_on_one_network(within, group).devices for group in groups])
+    grid = parts.reshape(*apart.values(), *within.values())
+    order = [place for axis in range(len(AXES)) for place in (axis, len(AXES) + axis)]
+    return Mesh(grid.transpose(order).reshape(tuple(shape.values())), AXES, axis_types=AUTO)
+
+
+def slice_of(device: jax.Device) -> int:
+    """The TPU slice that a device is in; 0 of any other device."""
+    return int(getattr(device, "slice_index", 0))
+
+
+def _groups(devices: Sequence[jax.Device], dcn: MeshConfig | None) -> list[Sequence[jax.Device]]:
+    """Devices that a fast network joins: TPU slices; else as many equal groups as `dcn` asks for, of whole hosts
+    where there are several. Raises UserError where hosts do not make up such groups."""
+    slices, hosts = ({f(device) for device in devices} for f in (slice_of, lambda device: device.process_index))
+    if len(slices) == 1 and dcn is None:
+        return [devices]
+    count = (
+        len(slices) if len(slices) > 1 or dcn is None else dcn.inner * (dcn.data or max(1, len(hosts) // dcn.inner))
+    )
+    whole = len(hosts) if len(hosts) > 1 else len(devices)
+    if whole % count:
+        raise UserError(
+            f"placement.dcn: {count} groups cannot be made of {whole} {'hosts' if len(hosts) > 1 else 'devices'}; "
+            f"allowed: {', '.join(str(k) for k in range(1, whole + 1) if whole % k == 0)} in all"
+        )
+    ordered = sorted(devices, key=lambda device: (slice_of(device), device.process_index))
+    size = len(devices) // count
+    return [ordered[i * size : (i + 1) * size] for i in range(count)]
+
+
+def _on_one_network(shape: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
     try:
-        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+        return jax.make_mesh(tuple(shape.values()), AXES, axis_types=AUTO, devices=devices)
     except NotImplementedError:  # of a TPU slice alone
         asked = " × ".join(f"{axis}={size}" for axis, size in shape.items() if size > 1)
         sides = [len(set(along)) for along in zip(*(chip.coords for chip in devices), strict=True)]

@@ -174,9 +174,11 @@ def _time(run: RunConfig, place: accounting.Topology, mfu: float | None, price: 
 def _roofline(
     run: RunConfig, place: accounting.Topology, mfu: float | None, price: float | None
 ) -> dict[str, Any] | None:
-    """None where a number of the devices is not known, or the mesh does not lie on their torus."""
-    wiring = accounting.wired(place, accounting.mesh_shape(run.placement.mesh, place.devices))
-    dtype = accounting.compute_dtype(run.placement.compute_dtype, place.device.platform)
+    """None where a number of the devices is not known, or the mesh does not lie on their torus, or lies apart by other
+    axes than `data`."""
+    placement = run.placement
+    wiring = accounting.wired(place, accounting.mesh_shape(placement.mesh, place.devices), placement.dcn)
+    dtype = accounting.compute_dtype(placement.compute_dtype, place.device.platform)
     if wiring is None or accounting.peak_flops(place.device.name, dtype) is None:
         return None
     return accounting.roofline(run, place, accounting.link_seconds(run, wiring), price, mfu)

@@ -85,7 +85,7 @@ def train_pack(
 
 def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool) -> list[Result]:
     """Runs of which none has ended."""
-    mesh = make_mesh(configs[0].placement.mesh)
+    mesh = make_mesh(configs[0].placement.mesh, dcn=configs[0].placement.dcn)
     check_mesh(len(configs), mesh)
     run_configs = [placed(config, mesh) for config in configs]
     for config in run_configs:

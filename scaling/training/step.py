@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from scaling.accounting import compute_dtype
 from scaling.config import RunConfig
 from scaling.data.store import token_dtype
 from scaling.families import tree
 from scaling.models import LossSums, functional
 from scaling.models.layer import Aux
-from scaling.models.parameters import trained, with_rest
+from scaling.models.parameters import map_declared, trained, with_rest
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, placed, replicated, use
+from scaling.parallel.sharding import target_platform
+from scaling.parallel.zero import copied, laid_out, zero_stage
 from scaling.training.knobs import Knobs, make_knobs
 from scaling.training.optimizer import global_norm, make_optimizer
 from scaling.training.schedules import make_schedule
@@ -54,18 +57,22 @@ def gradients(
     """
     objective, parts = run.objective, max(1, run.placement.accumulate)
     count, tokens, declared = objective.count(batch), batch.tokens_BxL.size, tree(run.tensors())
-    own = trained(params, declared)
+    dtype = compute_dtype(run.placement.compute_dtype, target_platform())
+    with zero_stage(run.placement.zero):
+        copies = map_declared(lambda tensor, w: copied(w, tensor, dtype), declared, params)
+    own = trained(copies, declared)
 
     def total(own: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, LossSums]:
-        model = functional.bind_run(run, with_rest(own, params, declared), reference)
+        model = functional.bind_run(run, with_rest(own, copies, declared), reference)
         sums = objective.sums(model, part, key)
         loss = (sums.loss + run.model.z_loss * sums.z) / count
         means = LossSums(sums.loss / count, sums.z / count, jax.tree.map(lambda x: x / tokens, sums.aux))
         return sum(means.aux.losses.values(), loss), means
 
     def of(part: Batch, key: Any) -> Gradients:
-        (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
-        return Gradients(grads, means)
+        with zero_stage(run.placement.zero):
+            (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
+            return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
 
     if parts == 1:
         return of(batch, key)
@@ -80,7 +87,9 @@ def gradients(
     zero = jnp.zeros((), jnp.float32)
     counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
     means = LossSums(zero, zero, Aux(dict.fromkeys(run.model.losses, zero), counts))
-    return jax.lax.scan(add, Gradients(jax.tree.map(jnp.zeros_like, own), means), jnp.arange(parts))[0]
+    return jax.lax.scan(
+        add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), jnp.arange(parts)
+    )[0]
 
 
 def run_optimizer(run: RunConfig, knobs: Knobs) -> optax.GradientTransformation:
@@ -131,7 +140,7 @@ def compiled_step(run: RunConfig, devices: Sequence[Any] | None = None, runs: in
 
     Runs that differ in their knobs alone have the same program: what JAX keeps of one on the disk serves the others.
     """
-    mesh = make_mesh(run.placement.mesh, devices)
+    mesh = make_mesh(run.placement.mesh, devices, run.placement.dcn)
     run = placed(run, mesh)
     layout = run_layout(run, mesh)
     rows = rows_spec(run, dtype or token_dtype(run.data.tokenizer.vocab), run.model.context)

@@ -58,6 +58,6 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
 
 def _mesh(run: RunConfig) -> Mesh:
     try:
-        return make_mesh(run.placement.mesh)
+        return make_mesh(run.placement.mesh, dcn=run.placement.dcn)
     except UserError:
         return make_mesh(MeshConfig(), jax.devices()[:1])

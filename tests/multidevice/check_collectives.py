@@ -38,8 +38,10 @@ Sums = dict[tuple[str, tuple[str, ...], tuple[int, ...]], int]
 
 
 @cache
-def step_on(mesh: str, chunk: int = 64, tied: bool = False) -> tuple[Collective, ...]:
-    placement = {"mesh": MESHES[mesh], "layers": "scan", "accumulate": 1, "loss_chunk": chunk}
+def step_on(
+    mesh: str, chunk: int = 64, tied: bool = False, zero: int | None = None, accumulate: int = 1
+) -> tuple[Collective, ...]:
+    placement = {"mesh": MESHES[mesh], "layers": "scan", "loss_chunk": chunk, "zero": zero, "accumulate": accumulate}
     values = {"model": MODEL | {"tied": tied}, "data": {"corpus": "files:unused"}, "batch_size": B, "tokens": B * L,
               "optimizer": {"learning_rate": 0.01}, "placement": placement}  # fmt: skip
     step = compiled_step(build(RunConfig, values, "test"))
@@ -89,6 +91,25 @@ def test_a_step_sends_no_more_than_a_budget_made_by_hand(mesh: str, capfd: Any) 
         assert count <= most.get(key, 0) + SMALL, f"{key} sends {count:,} bytes of {most.get(key, 0):,}"
     needed = {key for key in most if key[0] in ("reduce-scatter", "all-to-all") or key[2] == (N,)}
     assert needed <= set(found), "gradients are scattered, and layers' matrices gathered, in the loop over layers"
+
+
+@pytest.mark.parametrize("mesh", ["fsdp", "mixed"])
+@pytest.mark.parametrize("zero", [1, 2])
+def test_layers_are_gathered_once_for_all_microbatches_and_their_gradients_summed_by_the_stage(
+    mesh: str, zero: int
+) -> None:
+    """By hand, of a step of two microbatches; the head, too, is gathered before them."""
+    layer, head = (FLOAT32 * size // MESHES[mesh].get("tensor", 1) for size in (LAYER, D * V))
+    wanted = {
+        ("all-gather", ()): N * layer + head,
+        ("reduce-scatter" if zero == 2 else "all-reduce", (2, N)): layer,
+    }
+    found: Counter[Any] = Counter()
+    for (kind, axes, loops), count in sums(step_on(mesh, zero=zero, accumulate=2)).items():
+        if "fsdp" in axes and loops != (2,):  # of embedding and head
+            found[kind, loops] += count
+    assert found.keys() == wanted.keys()
+    assert all(wanted[key] <= count <= wanted[key] + SMALL for key, count in found.items()), found
 
 
 @pytest.mark.parametrize("mesh", ["fsdp", "mixed"])

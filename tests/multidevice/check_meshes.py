@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scaling.config import MeshConfig, RunConfig, TransformerConfig, build
+from scaling.errors import UserError
 from scaling.families.attention_mask import AttentionMask
 from scaling.models import functional
 from scaling.models.attend import reference
@@ -151,6 +152,27 @@ def test_random_bits_do_not_depend_on_the_mesh() -> None:
 @pytest.mark.parametrize("name", ["data=8", "tensor=2", "tensor=8"])  # of the others by their updates, below
 def test_loss_and_gradients_are_those_of_one_device(name: str) -> None:
     assert_same(gradients_on(make_mesh(MESHES[name])), reference_gradients())
+
+
+@pytest.mark.parametrize("apart", [{"data": 2}, {"data": 1, "fsdp": 2}, {"data": 2, "tensor": 2}])
+def test_the_slow_network_lies_along_the_axes_that_are_asked_for(apart: dict[str, int]) -> None:
+    """Of devices 0 to 7 in as many groups of neighbours."""
+    mesh, dcn = MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(**apart)
+    made, groups = make_mesh(mesh, dcn=dcn), dcn.data * dcn.inner
+    group = np.vectorize(lambda device: device.id * groups // 8)(made.devices)
+    assert sorted(device.id for device in made.devices.flat) == list(range(8))
+    for place, (axis, size) in enumerate(made.shape.items()):
+        first, last = (group.take(index, place) for index in (0, size - 1))
+        assert (first != last).all() if getattr(dcn, axis) > 1 else (first == last).all(), axis
+    if "tensor" in apart:
+        assert_same(gradients_on(made), reference_gradients())
+
+
+def test_groups_that_do_not_divide_an_axis_or_the_devices_are_refused_with_what_does() -> None:
+    with pytest.raises(UserError, match=r"dcn: fsdp=2 of 2 .* not divide placement.mesh.fsdp=1; .* such as data=2"):
+        make_mesh(MeshConfig(tensor=2), dcn=MeshConfig(data=1, fsdp=2))
+    with pytest.raises(UserError, match="dcn: 3 groups cannot be made of 8 devices; allowed: 1, 2, 4, 8 in all"):
+        make_mesh(MeshConfig(), dcn=MeshConfig(data=3))
 
 
 @pytest.mark.parametrize("name", ["2×2×2", "tensor=8"])
