@@ -1,7 +1,7 @@
 """Accelerators: peak FLOP/s, memory, links, and the short names that a topology is written with."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from scaling.errors import UserError
+from scaling.names import offered
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
 
@@ -89,6 +90,11 @@ def device(kind: str) -> Device | None:
     return next(iter(short + [d for d in DEVICES if re.search(d.pattern, text)]), None)
 
 
+def unknown_device(name: str, known: Sequence[Device] = DEVICES) -> str:
+    """That there is no device of that name, which may have been meant, and which there are."""
+    return f"unknown device {name!r}; {offered(name, {d.name: d.source for d in known})}"
+
+
 ASSUMED_MFU = 0.4
 """share of its peak that a device reaches where a step gives it enough to do; assumed until a run has measured it"""
 
@@ -136,10 +142,7 @@ def topology(text: str) -> Topology:
     name, colon, shape = (counted[2], ":", counted[1]) if counted else asked.partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
-        raise UserError(
-            f"topology {text!r}: unknown device {name!r}; allowed: {', '.join(d.name for d in DEVICES)}; written as "
-            "64xh100, h100:64 or v5e:8x8"
-        )
+        raise UserError(f"topology {text!r}: {unknown_device(name)}; written as 64xh100, h100:64 or v5e:8x8")
     if not re.fullmatch(r"[1-9]\d{0,6}(x[1-9]\d{0,6})*", shape if colon else "1"):
         raise UserError(f"topology {text!r}: expected KIND:CHIPS, for example v5e:4x4, h100:8 or 64xh100")
     sides = [int(side) for side in shape.split("x")] if colon else [1]

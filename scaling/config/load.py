@@ -3,8 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
@@ -17,7 +16,8 @@ from scaling.config.run import RunConfig
 from scaling.errors import UserError
 from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
 from scaling.families.by_kind import UNKNOWN_KIND
-from scaling.frozen import Config
+from scaling.frozen import Config, written_of
+from scaling.names import meant, near_file, offered
 from scaling.units import si
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=BaseModel)
 
 NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it leaves do not change what it is
+
+QUOTED = r"'([^']+)'"
+LONGEST_NAME = 100  # characters of a value that is taken for a name
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,7 +92,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         by = f" (extended by {above[-1].name})" if above else ""
-        raise UserError(f"cannot read {path}{by}: {getattr(error, 'strerror', None) or error}") from None
+        near = near_file(path) if isinstance(error, FileNotFoundError) else ""
+        raise UserError(f"cannot read {path}{by}: {getattr(error, 'strerror', None) or error}{near}") from None
     if path.resolve() in above:
         raise UserError(f"{path}: extends goes in a circle: {' → '.join(p.name for p in (*above, path))}")
     value = parse_yaml(text, str(path))
@@ -145,7 +149,9 @@ def family_of(values: Any, source: str, named: Callable[[str], str] = str) -> ty
     models = ByKind(FAMILIES, unset="transformer")
     found = models.choose(values if isinstance(values, Mapping) else {})
     if found is None or not issubclass(found, ModelConfig):
-        raise UserError(f"{source}: `{named('kind')}` should be {models.kinds()}, got {values['kind']!r}")
+        raise UserError(
+            f"{source}: `{named('kind')}` should be {models.kinds()}, got {_kind(values['kind'], FAMILIES)}"
+        )
     return found
 
 
@@ -156,7 +162,7 @@ def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] =
     """
     above: list[str] = []
     for part in key.split("."):
-        allowed = [*cls.model_fields, *(k.rpartition(".")[2] for k in also if k.split(".")[:-1] == above)]
+        allowed = written_of(cls) | {k.rpartition(".")[2]: "" for k in also if k.split(".")[:-1] == above}
         above.append(part)
         if part not in allowed:
             raise UserError(f"{source}: {_unknown('.'.join(above), part, allowed)}")
@@ -248,14 +254,15 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
     at, keys = _locate(cls, parts, values)
     key, field = named(".".join(keys)) or "(top level)", at.model_fields.get(keys[-1]) if keys else None
     if problem["type"] == "extra_forbidden":
-        return _unknown(key, keys[-1], list(at.model_fields))
+        return _unknown(key, keys[-1], written_of(at))
     if problem["type"].startswith("union_tag"):
         tag, kinds = problem["ctx"]["discriminator"].strip("'"), " or ".join(_kinds(at, keys[-1]))
-        found = f", got {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else ""
+        found = f", got {_kind(problem['ctx']['tag'], re.findall(QUOTED, kinds))}" if "tag" in problem["ctx"] else ""
         return f"`{key}.{tag}` should be {kinds}{found}"
     if problem["type"] == UNKNOWN_KIND:
-        found = f", got {problem['ctx']['kind']!r}" if problem["ctx"]["kind"] is not None else ""
-        return f"`{key}.kind` should be {problem['ctx']['allowed']}{found}"
+        allowed, kind = problem["ctx"]["allowed"], problem["ctx"]["kind"]
+        found = "" if kind is None else f", got {_kind(kind, re.findall(QUOTED, allowed))}"
+        return f"`{key}.kind` should be {allowed}{found}"
     if problem["type"] == "missing":
         inside = _models(field, None) if field else []
         needed = [name for name, f in inside[0].model_fields.items() if f.is_required()] if len(inside) == 1 else []
@@ -265,15 +272,19 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
     if problem["type"] == "value_error":
         return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}"
     message = _wording(problem, field)
-    near = get_close_matches(str(problem["input"]), re.findall(r"'([^']+)'", message), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"`{key}` {message}, got {_short(problem['input'])}{hint}"
+    hint = meant(str(problem["input"])[:LONGEST_NAME], re.findall(QUOTED, message), most=1)
+    return f"`{key}` {message}, got {_short(problem['input'])}{'; ' * bool(hint)}{hint}"
 
 
-def _unknown(key: str, last: str, allowed: Sequence[str]) -> str:
-    near = get_close_matches(last, allowed, n=1, cutoff=0.5)
-    hint = f"did you mean `{near[0]}`? " if near else ""
-    return f"unknown key `{key}`; {hint}allowed: {', '.join(allowed)}"
+def _unknown(key: str, last: str, allowed: Mapping[str, str]) -> str:
+    """allowed: keys and what is written of each."""
+    return f"unknown key `{key}`; {offered(last, allowed, quote='`')}"
+
+
+def _kind(given: Any, known: Iterable[str]) -> str:
+    """What was given in place of a kind, and which may have been meant."""
+    hint = meant(str(given)[:LONGEST_NAME], known, most=1)
+    return f"{_short(given)}{'; ' * bool(hint)}{hint}"
 
 
 def _wording(problem: "ErrorDetails", field: FieldInfo | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from scaling.config import Records, SweepConfig
 from scaling.config.load import parse_yaml
 from scaling.errors import UserError
+from scaling.names import near_file
 from scaling.result import write_text_atomically
 
 RunRole = Literal["fit", "test"]
@@ -109,7 +110,7 @@ def _role_in(path: Path, changed: int) -> RunRole:
 def run_folders(path: Path) -> list[Path]:
     """Folders of runs under `path`: a sweep's folder, a folder of sweeps, or one run's."""
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; expected a sweep's folder, such as runs/NAME")
+        raise UserError(f"{path} is not a folder; expected a sweep's folder, such as runs/NAME{near_file(path)}")
     marks = ("result.json", "config.yaml", "attempts.jsonl")
     candidates = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
     return [folder for folder in candidates if any((folder / mark).is_file() for mark in marks)]
