@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from scaling import cli_fit_options, cli_generation, cli_laws
 from scaling.distribution import DISTRIBUTION, MEND, others
 from scaling.errors import UserError, explain
 from scaling.extensions import load_extensions
+from scaling.names import meant
 from scaling.processes import LostProcess, leave, unwatched, watch
 
 EXIT_CODES = (
@@ -41,7 +43,19 @@ class _Parser(argparse.ArgumentParser):
     """Bad usage is one line and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see `{self.prog} --help`)")
+        # argparse names every choice, but not the one that was meant
+        wrong = re.match(r".*invalid choice: '([^']*)' \(choose from (.*)\)$", message)
+        stray = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        hint = meant(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1) if wrong else ""
+        hint = meant(stray[1], sorted(_options(self)), 1) if stray else hint
+        raise UserError(f"{message}{'; ' * bool(hint)}{hint} (see `{self.prog} --help`)")
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """Of a command and of those below it."""
+    found = {option for action in parser._actions for option in action.option_strings}
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return found.union(*(_options(each) for action in below for each in action.choices.values()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
+from scaling.names import offered
 
 if TYPE_CHECKING:
     from scaling import laws
@@ -27,7 +28,8 @@ def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.Curve
         named = {"run": args.run, "loss": args.loss, "N": args.params} | columns
         given = {name: column for name, column in named.items() if column}
         if unknown := given.keys() - {"run", "step", "rate", "loss", "N", "cluster"}:
-            raise UserError(f"--column {min(unknown)}=…: of a curve there are step, rate and cluster")
+            near = offered(min(unknown), ("step", "rate", "cluster"), "of a curve there are ")
+            raise UserError(f"--column {min(unknown)}=…: {near}")
         curves = laws.read_curves(args.runs[0], args.where, warmup=args.warmup, trusted=args.trusted, **given)
     fitted = laws.fit_curves(curves, args.law, loss=laws.parse_loss(args.objective), starts=args.starts)
     if args.bootstrap != 0:

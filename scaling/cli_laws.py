@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.cli_fit_options import DEFAULTS, DRAWS, NAMED, require_only
 from scaling.errors import UserError
 from scaling.files import read_json
+from scaling.names import near_file
 from scaling.numbers import to_number
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ def _require_folders(paths: list[Path]) -> None:
         if not path.is_dir():
             raise UserError(
                 f"{path}: no such file or folder; expected a CSV, a sweep's folder such as runs/NAME, or "
-                "wandb:ENTITY/PROJECT[/SWEEP]"
+                f"wandb:ENTITY/PROJECT[/SWEEP]{near_file(path)}"
             )
 
 

@@ -45,11 +45,9 @@ class Config(BaseModel):
         """With what is written below each field. Pydantic's own option reads the sources whenever a class is made,
         which is half of the time of `import scaling.config`."""
         schema = handler(core)
-        properties = handler.resolve_ref_schema(schema).get("properties", {})
-        for base in cls.__mro__:
-            if issubclass(base, Config):
-                for name in properties.keys() & (told := _docstrings(base)).keys():
-                    properties[name].setdefault("description", told[name])
+        properties, told = handler.resolve_ref_schema(schema).get("properties", {}), written_of(cls)
+        for name in properties.keys() & told.keys():
+            properties[name].setdefault("description", told[name])
         return schema
 
 
@@ -89,6 +87,13 @@ def _within(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in get_args(annotation):
         yield from _within(part)
+
+
+def written_of(cls: type[BaseModel]) -> dict[str, str]:
+    """What is written below each field of a configuration, that of its bases included; empty where nothing is."""
+    bases = [base for base in reversed(cls.__mro__) if issubclass(base, Config)]
+    told = {name: text for base in bases for name, text in _docstrings(base).items()}
+    return {name: told.get(name, "") for name in cls.model_fields}
 
 
 def _docstrings(cls: type) -> dict[str, str]:

@@ -163,12 +163,12 @@ def test_traffic_of_shared_storage_is_what_one_counts_by_hand() -> None:
     assert sums[("matrices", "all-gather", ("fsdp",))] == 2 * (2 * 2 * weights + 2 * head)
     assert sums[("gradients", "reduce-scatter", ("fsdp",))] == 2 * (2 * weights + 4 * head)
     assert sums[("gradients", "all-reduce", ("data",))] == 2 * (2 * weights + 4 * head) / 4
-    # a microbatch of 4 windows on each of 8 devices; twice forward and twice backward in each layer
+    # a microbatch of 8 windows on each device; twice forward and twice backward in each layer, and from the head
     shared = run(placement={"mesh": {"fsdp": 4, "tensor": 2}, "accumulate": 2})
     streams = [
         one for one in traffic(shared, accounting.mesh_shape(shared.placement.mesh, 8), "gpu") if one.what == "stream"
     ]
-    assert [one.size * one.times for one in streams] == [8 * 2048 * 4096 * 2 * 4 * 4 * 2]
+    assert [one.size * one.times for one in streams] == [8 * 2048 * 4096 * 2 * (4 * 4 + 1) * 2]
 
 
 def test_links_by_hand() -> None:

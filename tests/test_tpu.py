@@ -80,16 +80,15 @@ def test_a_plan_by_compilation_tells_memory_what_is_sent_and_how_long_a_step_tak
     assert roofline["seconds"]["matmul"] > flops / 197e12, "layers are computed again"
 
 
-@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 16}, {"data": 1, "fsdp": 4, "tensor": 4}])
-def test_what_is_counted_from_declarations_is_what_the_compiler_sends(tmp_path: Path, mesh: dict[str, int]) -> None:
+def test_what_is_counted_from_declarations_is_what_the_compiler_sends(tmp_path: Path) -> None:
     """Of matrices of at least 128 columns on a chip: what it makes of narrower ones is its own."""
-    model = LONG | {"vocab": 4096, "layers": 4, "d_model": 4096, "n_heads": 32}
-    values = {"model": model, "placement": {"mesh": mesh}}
+    model = LONG | {"vocab": 4096, "layers": 4, "d_model": 2048}
+    values = {"model": model, "batch_size": 64, "placement": {"mesh": {"data": 1, "fsdp": 4, "tensor": 4}}}
     made = sum(row["sent_per_step"] for row in planned(tmp_path, **values)["compiled"]["collectives"])
     config = RunConfig.model_validate(RUN | values)
     shape = accounting.mesh_shape(config.placement.mesh, 16)
     asked = [one.times * sent(one.kind, one.size, ways(one.axes, shape)) for one in traffic(config, shape, "tpu")]
-    assert sum(asked) == pytest.approx(made, rel=0.25)
+    assert sum(asked) == pytest.approx(made, rel=0.1)
 
 
 def test_a_step_that_does_not_fit_is_an_answer_and_what_is_proposed_fits(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Accelerators: peak FLOP/s, memory, links, and the short names that a topology is written with."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,6 +11,7 @@ import yaml
 
 from scaling.errors import UserError, shown
 from scaling.frozen import MANY
+from scaling.names import offered
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
 
@@ -90,6 +91,11 @@ def device(kind: str) -> Device | None:
     return next(iter(short + [d for d in DEVICES if re.search(d.pattern, text)]), None)
 
 
+def unknown_device(name: str, known: Sequence[Device] = DEVICES) -> str:
+    """That there is no device of that name, which may have been meant, and which there are."""
+    return f"unknown device {name!r}; {offered(name, {d.name: d.source for d in known})}"
+
+
 ASSUMED_MFU = 0.4
 """share of its peak that a device reaches where a step gives it enough to do; assumed until a run has measured it"""
 
@@ -141,10 +147,8 @@ def topology(text: str) -> Topology:
     shape, several, slices = rest.partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
-        raise UserError(
-            f"topology {shown(text)}: unknown device {shown(name)}; allowed: {', '.join(d.name for d in DEVICES)}; "
-            "written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2"
-        )
+        told = unknown_device(name[:60])
+        raise UserError(f"topology {shown(text)}: {told}; written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2")
     numbers = shape if colon else "1", slices if several else "1"
     if not (
         re.fullmatch(r"[1-9]\d{0,7}(x[1-9]\d{0,7}){0,3}", numbers[0]) and re.fullmatch(r"[1-9]\d{0,7}", numbers[1])

@@ -87,9 +87,11 @@ def _streams(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[Se
     windows = ceil(run.batch_size / (max(1, run.placement.accumulate) * window_ways(mesh)))
     stream = windows * model.context / mesh["context"] * model.d_model * width
     stored = tuple(name for name in STORED if mesh[name] > 1)
-    yield Sent("look-up", "all-to-all", stored, stream, 2)
+    found = stream / width * FLOAT32  # rows of the embedding, which is float32
+    yield Sent("look-up", "all-to-all", stored, found, 2)
     if mesh["tensor"] > 1:
-        yield Sent("stream", "all-reduce", ("tensor",), stream, 4 * model.layers)
+        yield Sent("look-up", "all-reduce", ("tensor",), found, 1)
+        yield Sent("stream", "all-reduce", ("tensor",), stream, 4 * model.layers + 1)  # and backward from the head
     if mesh["context"] > 1:
         heads = getattr(model, "n_heads", mesh["tensor"])
         way = choose_context(run.placement.context, heads, model.context, mesh["tensor"], mesh["context"])

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
@@ -19,7 +18,8 @@ from scaling.errors import UserError, shown
 from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
 from scaling.families.by_kind import UNKNOWN_KIND
 from scaling.files import read_text
-from scaling.frozen import Config
+from scaling.frozen import Config, written_of
+from scaling.names import meant, near_file, offered
 from scaling.units import si
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ C = TypeVar("C", bound=BaseModel)
 LARGEST, FILES = 2**20, 1000
 """bytes of a file, and files that one extends"""
 NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it leaves do not change what it is
+
+QUOTED = r"'([^']+)'"
 
 
 def merge(base: Any, top: Any) -> Any:
@@ -57,7 +59,8 @@ def _read(path: Path, above: tuple[Path, ...], all_read: list[Path]) -> dict[str
         text = read_text(path, LARGEST)
     except (OSError, ValueError) as error:
         by = f" (extended by {above[-1].name})" if above else ""
-        raise UserError(f"cannot read {path}{by}: {getattr(error, 'strerror', None) or error}") from None
+        near = near_file(path) if isinstance(error, FileNotFoundError) else ""
+        raise UserError(f"cannot read {path}{by}: {getattr(error, 'strerror', None) or error}{near}") from None
     if path.resolve() in above:
         raise UserError(f"{path}: extends goes in a circle: {' → '.join(p.name for p in (*above, path))}")
     value = parse_yaml(text, str(path))
@@ -113,7 +116,9 @@ def family_of(values: Any, source: str, named: Callable[[str], str] = str) -> ty
     models = ByKind(FAMILIES, unset="transformer")
     found = models.choose(values if isinstance(values, Mapping) else {})
     if found is None or not issubclass(found, ModelConfig):
-        raise UserError(f"{source}: `{named('kind')}` should be {models.kinds()}, got {shown(values['kind'])}")
+        raise UserError(
+            f"{source}: `{named('kind')}` should be {models.kinds()}, got {_kind(values['kind'], FAMILIES)}"
+        )
     return found
 
 
@@ -124,7 +129,7 @@ def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] =
     """
     above: list[str] = []
     for part in key.split("."):
-        allowed = [*cls.model_fields, *(k.rpartition(".")[2] for k in also if k.split(".")[:-1] == above)]
+        allowed = written_of(cls) | {k.rpartition(".")[2]: "" for k in also if k.split(".")[:-1] == above}
         above.append(part)
         if part not in allowed:
             raise UserError(f"{source}: {_unknown('.'.join(above), part, allowed)}")
@@ -216,14 +221,15 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
     at, keys = _locate(cls, parts, values)
     key, field = named(".".join(keys)) or "(top level)", at.model_fields.get(keys[-1]) if keys else None
     if problem["type"] == "extra_forbidden":
-        return _unknown(key, keys[-1], list(at.model_fields))
+        return _unknown(key, keys[-1], written_of(at))
     if problem["type"].startswith("union_tag"):
         tag, kinds = problem["ctx"]["discriminator"].strip("'"), " or ".join(_kinds(at, keys[-1]))
-        found = f", got {shown(problem['ctx']['tag'])}" if "tag" in problem["ctx"] else ""
+        found = f", got {_kind(problem['ctx']['tag'], re.findall(QUOTED, kinds))}" if "tag" in problem["ctx"] else ""
         return f"`{key}.{tag}` should be {kinds}{found}"
     if problem["type"] == UNKNOWN_KIND:
-        found = f", got {shown(problem['ctx']['kind'])}" if problem["ctx"]["kind"] is not None else ""
-        return f"`{key}.kind` should be {problem['ctx']['allowed']}{found}"
+        allowed, kind = problem["ctx"]["allowed"], problem["ctx"]["kind"]
+        found = "" if kind is None else f", got {_kind(kind, re.findall(QUOTED, allowed))}"
+        return f"`{key}.kind` should be {allowed}{found}"
     if problem["type"] == "missing":
         inside = _models(field, None) if field else []
         needed = [name for name, f in inside[0].model_fields.items() if f.is_required()] if len(inside) == 1 else []
@@ -233,15 +239,19 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
     if problem["type"] == "value_error":
         return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}"
     message = _wording(problem, field)
-    near = get_close_matches(str(problem["input"]), re.findall(r"'([^']+)'", message), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"`{key}` {message}, got {shown(problem['input'])}{hint}"
+    hint = meant(shown(problem["input"]).strip("'"), re.findall(QUOTED, message), most=1)
+    return f"`{key}` {message}, got {shown(problem['input'])}{'; ' * bool(hint)}{hint}"
 
 
-def _unknown(key: str, last: str, allowed: Sequence[str]) -> str:
-    near = get_close_matches(last, allowed, n=1, cutoff=0.5)
-    hint = f"did you mean `{near[0]}`? " if near else ""
-    return f"unknown key `{key}`; {hint}allowed: {', '.join(allowed)}"
+def _unknown(key: str, last: str, allowed: Mapping[str, str]) -> str:
+    """allowed: keys and what is written of each."""
+    return f"unknown key `{key}`; {offered(last, allowed, quote='`')}"
+
+
+def _kind(given: Any, known: Iterable[str]) -> str:
+    """What was given in place of a kind, and which may have been meant."""
+    hint = meant(shown(given).strip("'"), known, most=1)
+    return f"{shown(given)}{'; ' * bool(hint)}{hint}"
 
 
 def _wording(problem: "ErrorDetails", field: FieldInfo | None) -> str:

@@ -1,10 +1,10 @@
 """Configurations that ship with the package, by name: `models/gpt2-small`, or `gpt2-small` where a kind is meant."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from scaling.errors import UserError
+from scaling.names import meant
 
 ROOT = Path(__file__).parents[1] / "configs"  # a link to configs/ of the repository, whose files the wheel has
 PREFIX = "preset:"
@@ -25,8 +25,7 @@ def preset(name: str) -> Path:
     """The file of `KIND/NAME`. Raises UserError where there is none."""
     every = [f"{kind}/{name}" for kind in kinds() for name in names(kind)]
     if name not in every:
-        near = get_close_matches(name, every, n=3) or [each for each in every if name in each][:3]
-        told = f"did you mean {' or '.join(near)}?" if near else f"kinds: {', '.join(kinds())}"
+        told = meant(name, every) or f"kinds: {', '.join(kinds())}"
         raise UserError(f"no preset {name!r}; {told} (`scaling presets` lists all)")
     return ROOT / f"{name}.yaml"
 
@@ -49,6 +48,5 @@ def locate(text: str, among: Sequence[str]) -> Path:
     if len(path.parts) > 1:
         return path  # a file that is not there: who reads it says so
     of_kinds = [f"{kind}/{each}" for kind in among for each in names(kind)]
-    near = get_close_matches(name, [each.partition("/")[2] for each in of_kinds], n=3)
-    told = f"did you mean {' or '.join(near)}?" if near else "`scaling presets` lists them"
+    told = meant(name, [each.partition("/")[2] for each in of_kinds]) or "`scaling presets` lists them"
     raise UserError(f"{text} is no file here and no preset of {' or '.join(among)}; {told}")

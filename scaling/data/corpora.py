@@ -8,6 +8,7 @@ from scaling.config import DataConfig
 from scaling.data.corpus import STDLIB, Corpus, interpreter
 from scaling.data.files_corpus import FilesCorpus, from_root
 from scaling.errors import UserError
+from scaling.names import meant
 
 
 def open_corpus(data: DataConfig, store_folder: str | Path, progress: bool = False) -> Corpus:
@@ -27,9 +28,11 @@ def open_corpus(data: DataConfig, store_folder: str | Path, progress: bool = Fal
         return open_tfds(rest, data, store_folder, {}, progress)
     if kind == "files" and rest:
         return FilesCorpus(rest, data)
+    hint = meant(data.corpus, (STDLIB, "tfds:", "files:"), most=1)
+    hint += " " * bool(hint)
     raise UserError(
-        f"unknown data.corpus={data.corpus!r}; allowed: {STDLIB}, tfds:NAME (a dataset of tensorflow-datasets), "
-        "files:GLOB (such as files:texts/**/*.txt)"
+        f"unknown data.corpus={data.corpus!r}; {hint}allowed: {STDLIB}, tfds:NAME (a dataset of "
+        "tensorflow-datasets), files:GLOB (such as files:texts/**/*.txt)"
     )
 
 

@@ -9,6 +9,7 @@ from scaling.data.tokenizer import digest
 from scaling.errors import UserError
 from scaling.evaluation.key_tokens import KeyTokens, key_tokens
 from scaling.evaluation.probes import Probe, probe
+from scaling.names import near_file
 from scaling.text import align
 from scaling.training.evaluate import Evaluator
 from scaling.training.trained import Trained, load_trained
@@ -132,7 +133,9 @@ def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
     if on in SPLITS:
         return run.data, on, getattr(own, on)
     if not Path(on).is_file():
-        raise UserError(f"on={on}: no such file; give {' or '.join(SPLITS)}, or the file of a corpus, DATA.yaml")
+        raise UserError(
+            f"on={on}: no such file; give {' or '.join(SPLITS)}, or the file of a corpus, DATA.yaml{near_file(on)}"
+        )
     data = load(DataConfig, on)
     other = open_store(data, run.records.store_folder)
     if _tokenizer(own) != _tokenizer(other):

@@ -20,6 +20,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.problem import Problem, make_problem
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import Runs
+from scaling.names import offered
 
 FURTHEST = float(np.log(1e6))
 """a compute multiplier is sought this far in log C on both sides of 1"""
@@ -72,7 +73,7 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
     """
     pooling = pooling_of(fit)
     if group not in pooling.groups:
-        raise UserError(f"no group {group!r}; there are {', '.join(pooling.groups)}")
+        raise UserError(f"no group {group!r}; {offered(group, pooling.groups, 'there are ')}")
     runs, names = runs_of_group(fit, group), pooling.names(group)
     fixed = {name: fit.fixed[own] for name, own in zip(pooling.base.params, names, strict=True) if own in fit.fixed}
     problem = make_problem(runs, pooling.base, fit.loss, fit.residual, fixed)

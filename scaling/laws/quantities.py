@@ -19,6 +19,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.linear import derivative
 from scaling.laws.solve.problem import Problem, Table, Traced
 from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
+from scaling.names import offered
 
 BRACKET = float(np.log(1e12))
 """the optimum is sought this far in log N on both sides of N = D"""
@@ -105,9 +106,8 @@ def quantities(
             values[name] = natural[..., form.params.index(name)]
             continue
         if name not in derived(form):
-            raise UserError(
-                f"no quantity {name!r} of {form.name}; there are {', '.join((*form.params, *derived(form)))}"
-            )
+            told = offered(name, (*form.params, *derived(form)), "there are ")
+            raise UserError(f"no quantity {name!r} of {form.name}; {told}")
         known = DERIVED[name]
         if not known.at_budget:
             assert form.frontier is not None

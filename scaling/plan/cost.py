@@ -174,8 +174,8 @@ def _time(run: RunConfig, place: accounting.Topology, mfu: float | None, price: 
 def _roofline(
     run: RunConfig, place: accounting.Topology, mfu: float | None, price: float | None
 ) -> dict[str, Any] | None:
-    """None where a number of the devices is not known, or the mesh does not lie on their torus, or lies apart by other
-    axes than `data`."""
+    """None where a number of the devices is not known, or the mesh does not lie on their torus, or lies apart by axes
+    beside `data`."""
     placement = run.placement
     wiring = accounting.wired(place, accounting.mesh_shape(placement.mesh, place.devices), placement.dcn)
     dtype = accounting.compute_dtype(placement.compute_dtype, place.device.platform)

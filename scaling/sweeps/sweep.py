@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
 from scaling.errors import UserError, one_line
 from scaling.locks import Busy, lock
+from scaling.names import offered
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
@@ -225,7 +226,7 @@ def _executor(executor: str | Executor, config: ExecutorConfig) -> Executor:
     if not isinstance(executor, str):
         return executor
     if executor not in EXECUTORS:
-        raise UserError(f"executor {executor!r} is unknown; allowed: {', '.join(EXECUTORS)}")
+        raise UserError(f"executor {executor!r} is unknown; {offered(executor, list(EXECUTORS))}")
     return EXECUTORS[executor](config)
 
 

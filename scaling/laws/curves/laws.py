@@ -15,6 +15,7 @@ from scaling.laws.forms.form import Form
 from scaling.laws.forms.parameter import Parameter, Power, Values
 from scaling.laws.forms.starts import spread_starts
 from scaling.laws.solve.priors import Prior
+from scaling.names import offered
 
 POINT = "point"
 """column that says which row of the trace a checkpoint is, from 1"""
@@ -122,7 +123,7 @@ def get_curve_law(law: str | CurveLaw) -> CurveLaw:
     if isinstance(law, CurveLaw):
         return law
     if law not in CURVE_LAWS:
-        raise UserError(f"no law of whole curves {law!r}; there are {', '.join(CURVE_LAWS)}")
+        raise UserError(f"no law of whole curves {law!r}; {offered(law, list(CURVE_LAWS), 'there are ')}")
     return CURVE_LAWS[law]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scaling.errors import UserError
 from scaling.laws.forms.form import GROUP, Array, Form, Pooling, Values
 from scaling.laws.forms.parameter import Parameter, Power, PowerCurve
+from scaling.names import offered
 
 
 def pooled(form: Form, groups: Sequence[str], shared: Sequence[str]) -> Form:
@@ -21,7 +22,9 @@ def pooled(form: Form, groups: Sequence[str], shared: Sequence[str]) -> Form:
     that gives it its unit is not.
     """
     if unknown := [name for name in shared if name not in form.params]:
-        raise UserError(f"shared: {form.name} has no {', '.join(unknown)}; it has {', '.join(form.params)}")
+        raise UserError(
+            f"shared: {form.name} has no {', '.join(unknown)}; {offered(unknown[0], form.params, 'it has ')}"
+        )
     for parameter in form.parameters:
         apart = [power.exponent for power in parameter.powers if power.exponent and power.exponent not in shared]
         if parameter.name in shared and apart:

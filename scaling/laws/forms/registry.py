@@ -1,7 +1,5 @@
 """The laws by name."""
 
-from difflib import get_close_matches
-
 from scaling.errors import UserError
 from scaling.laws.forms.activated import abnar, hunyuan, ling
 from scaling.laws.forms.additive import chinchilla, chinchilla_equal, chinchilla_no_offset, power_law
@@ -24,6 +22,7 @@ from scaling.laws.forms.routed import clark, clark_bilinear
 from scaling.laws.forms.sparse import frantar
 from scaling.laws.forms.transfer import hernandez
 from scaling.laws.forms.vocabulary import tao, tao_equal
+from scaling.names import meant
 
 FORMS: dict[str, Form] = {
     form.name: form
@@ -84,10 +83,8 @@ def get_form(form: str | Form) -> Form:
     if isinstance(form, Form):
         return form
     if form not in FORMS:
-        near = get_close_matches(form, FORMS, n=5)
-        near = [name for name in near if name.startswith(form)] or near[:1]
-        hint = (
-            f"did you mean {' or '.join(near)}? (`scaling fit --list`)" if near else f"there are {', '.join(FORMS)}"
-        )
-        raise UserError(f"no law {form!r}; {hint}")
+        several = any(name.startswith(form) for name in FORMS)
+        hint = meant(form, {name: law.source for name, law in FORMS.items()}, most=3 if several else 1)
+        told = f"{hint} (`scaling fit --list`)" if hint else f"there are {', '.join(FORMS)}"
+        raise UserError(f"no law {form!r}; {told}")
     return FORMS[form]

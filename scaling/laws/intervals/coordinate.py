@@ -19,6 +19,7 @@ from scaling.laws.quantities import (
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.problem import Problem, Pull
 from scaling.laws.table.flops_per_token import FlopsPerToken
+from scaling.names import meant
 
 SOUGHT = {"positive": np.log(1e4), "share": 9.0, "real": 3.0, "level": 20.0}
 """how far from the estimate an end is sought: in the logarithm, the logit, the value (of a real one times |estimate|
@@ -99,7 +100,9 @@ def coordinate(fit: FittedLaw, name: str, C: float | None, flops_per_token: Flop
     there = derived(fit.form)
     if name not in there:
         also = f", and derived {', '.join(there)}" if there else ""
-        raise UserError(f"profile: {name!r} is not a fitted parameter; there are {', '.join(fit.problem.free)}{also}")
+        hint = meant(name, (*fit.problem.free, *there), most=1)
+        told = f"{hint}{' ' * bool(hint)}there are {', '.join(fit.problem.free)}{also}"
+        raise UserError(f"profile: {name!r} is not a fitted parameter; {told}")
     found = DerivedCoordinate(fit, name, C, flops_per_token)
     if np.abs(found.slope(fit.theta)).max() < 1e-9:
         raise UserError(f"profile: {name} of {fit.form.name} is {found.estimate:.4g} whatever its parameters")

@@ -16,6 +16,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.intervals.interval import interval
 from scaling.laws.table.reading import number_column
+from scaling.names import offered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ class Capabilities:
         Raises UserError for a family without a line, and an unknown benchmark.
         """
         if benchmark not in self.names:
-            raise UserError(f"no benchmark {benchmark!r}; there are {', '.join(self.names)}")
+            raise UserError(f"no benchmark {benchmark!r}; {offered(benchmark, self.names, 'there are ')}")
         intercept, slope, sd, drawn = self._line(family, n)
         at = np.log10(C)
         from scipy.special import expit, logit

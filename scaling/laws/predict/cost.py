@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling import accounting
-from scaling.accounting.devices import DEVICES
+from scaling.accounting.devices import DEVICES, unknown_device
 from scaling.errors import UserError
 
 DTYPES = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp32": "float32", "f32": "float32", "float32": "float32"}
@@ -32,10 +32,12 @@ def chip_hours(flops: ArrayLike, device: str = "h100", mfu: float = 0.4, dtype: 
     if not (np.isfinite(count) & (count >= 0)).all():
         raise UserError(f"chip_hours: flops must be finite and not negative; got {flops!r}")
     found = next((known for known in DEVICES if known.name == device.strip().lower()), None)
-    with_peak = [known.name for known in DEVICES if getattr(known, DTYPES[dtype]) is not None]
-    if found is None or found.name not in with_peak:
-        why = "unknown device" if found is None else f"no {dtype} peak is known of"
-        raise UserError(f"chip_hours: {why} {device!r}; allowed: {', '.join(with_peak)}")
+    with_peak = [known for known in DEVICES if getattr(known, DTYPES[dtype]) is not None]
+    if found is None:
+        raise UserError(f"chip_hours: {unknown_device(device, with_peak)}")
+    if found not in with_peak:
+        names = ", ".join(known.name for known in with_peak)
+        raise UserError(f"chip_hours: no {dtype} peak is known of {device!r}; allowed: {names}")
     peak = accounting.peak_flops(found.name, DTYPES[dtype])
     assert peak is not None
     hours = count / (peak * found.per_chip * mfu * 3600.0)

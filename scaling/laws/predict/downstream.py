@@ -26,6 +26,7 @@ from scaling.laws.forms import Form, get_form
 from scaling.laws.predict.chain import Chain
 from scaling.laws.solve.objectives import l2
 from scaling.laws.table.runs import Runs
+from scaling.names import offered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +124,7 @@ def benchmarks(
             f"benchmarks: the law must read one column, the loss; {form.name} reads {', '.join(form.columns)}"
         )
     if unknown := [name for name in (fixed or {}) if name not in scores]:
-        raise UserError(f"benchmarks: fixed names {unknown[0]!r}, which is none of {', '.join(scores)}")
+        raise UserError(f"benchmarks: fixed names {unknown[0]!r}; {offered(unknown[0], list(scores), 'there are ')}")
     fits = {}
     for name in scores:
         columns: dict[str, Any] = {form.columns[0]: loss}

@@ -21,6 +21,7 @@ from scaling.laws.predict.equal_size import ends_of, equal_sizes, require, sampl
 from scaling.laws.quantities import bisect, bracket, least_loss
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.table.flops_per_token import FlopsSurface
+from scaling.names import offered
 
 SPARSITY, GRANULARITY = ("A", "E"), ("G", "K")
 """letters that say how sparse a mixture is, and how fine: the first that the law reads"""
@@ -224,7 +225,9 @@ def _held(fit: FittedLaw, letter: str, C: float | None, given: Mapping[str, floa
     """
     form, held = fit.form, dict(given)
     if unknown := [name for name in given if name not in form.columns or name == letter]:
-        raise UserError(f"{form.name}: {', '.join(unknown)} cannot be given; it reads {', '.join(form.columns)}")
+        raise UserError(
+            f"{form.name}: {', '.join(unknown)} cannot be given; {offered(unknown[0], form.columns, 'it reads ')}"
+        )
     if C is not None:
         bracket(C)
         held |= {"C": C} if "C" in form.columns else {}

@@ -25,6 +25,7 @@ from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_densit
 from scaling.laws.solve.objectives import huber
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import Runs
+from scaling.names import meant
 
 WHY = (
     "Runs near the best of their budget rule a law that priors hold: one fitted to all runs alike is bent by those "
@@ -69,7 +70,8 @@ class Forecaster:
         names = {name for form in self.forms for name in form.params}
         if unknown := [name for name in self.priors if name not in names]:
             told = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in self.forms)
-            raise UserError(f"priors: no {', '.join(unknown)}: {told}")
+            hint = meant(unknown[0], sorted(names), most=1)
+            raise UserError(f"priors: no {', '.join(unknown)}: {hint}{' ' * bool(hint)}{told}")
 
     @cached_property
     def laws(self) -> tuple[NearLaw, ...]:

@@ -21,6 +21,7 @@ from scaling.laws.intervals.interval import interval
 from scaling.laws.solve.objectives import l2
 from scaling.laws.table.reading import number_column
 from scaling.laws.table.runs import Runs
+from scaling.names import offered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,8 @@ class MixtureLaw:
 
         given = dict.fromkeys(self.fits, 1.0) if weights is None else dict(weights)
         if (unknown := [name for name in given if name not in self.fits]) or not given:
-            raise UserError(f"best: no loss {', '.join(unknown)}; there are {', '.join(self.fits)}")
+            told = offered(unknown[0] if unknown else "", list(self.fits), "there are ")
+            raise UserError(f"best: no loss {', '.join(unknown)}; {told}")
         if any(not weight >= 0 for weight in given.values()) or not sum(given.values()) > 0:
             raise UserError(f"best: weights must be 0 or more, and one of them more; got {given}")
         w = np.array(list(given.values())) / sum(given.values())

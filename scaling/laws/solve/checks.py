@@ -11,6 +11,7 @@ from scaling.laws.solve.priors import Prior
 from scaling.laws.solve.problem import Problem
 from scaling.laws.table.runs import Runs
 from scaling.laws.table.words import choice
+from scaling.names import offered
 
 
 def require_fittable(
@@ -22,7 +23,9 @@ def require_fittable(
     for what, names in (("fixed", fixed), ("priors", priors)):
         unknown = [name for name in names if name not in form.params]
         if unknown:
-            raise UserError(f"{what}: {form.name} has no {', '.join(unknown)}; it has {', '.join(form.params)}")
+            raise UserError(
+                f"{what}: {form.name} has no {', '.join(unknown)}; {offered(unknown[0], form.params, 'it has ')}"
+            )
     if both := [name for name in priors if name in fixed]:
         raise UserError(f"{', '.join(both)} cannot be fixed and have a prior; drop one of them")
     free = form.free(fixed)

@@ -11,6 +11,7 @@ from scaling.errors import UserError
 from scaling.errors import shown as quoted
 from scaling.laws.arrays import Array
 from scaling.laws.table.words import choice
+from scaling.names import meant
 from scaling.numbers import to_number
 
 Duplicates = Literal["error", "drop", "keep"]
@@ -50,7 +51,10 @@ def find_columns(df: Any, names: Mapping[str, str | None]) -> tuple[dict[str, st
             ", ".join(choice(letter, name or "COLUMN") for letter, name in names.items())
             for names in (missing, dict.fromkeys(missing, ""))
         )
-        raise UserError(f"no column {wanted}; the table has {', '.join(present)}: say which is which by {say}")
+        near = [meant(name, present, most=1) for name in missing.values() if name]
+        hint = next(filter(None, near), "")
+        told = f"the table has {', '.join(present)}{'; ' * bool(hint)}{hint}"
+        raise UserError(f"no column {wanted}; {told}: say which is which by {say}")
     return known, tuple(notes)
 
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from scaling.config import TRIED, RateRule, column_of, default_columns, is_recip
 from scaling.errors import UserError
 from scaling.laws.forms import choices
 from scaling.laws.table.sections import absent
+from scaling.names import meant
 from scaling.result import Result
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ def _allowed(columns: Sequence[str], allow: Sequence[str]) -> set[str]:
 
 
 def _nearest(name: str, columns: Sequence[str]) -> str:
-    near = get_close_matches(name, columns, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
+    return meant(name, columns, most=1) or f"there are {', '.join(columns)}"
 
 
 def _kinds(rows: Sequence[Row], column: str) -> Kinds:

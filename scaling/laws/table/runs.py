@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -29,6 +28,7 @@ from scaling.laws.table.reading import (
 )
 from scaling.laws.table.text_table import read_table
 from scaling.laws.table.words import choice
+from scaling.names import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -367,7 +367,7 @@ def _columns_near(table: "pd.DataFrame", condition: str) -> str:
     """The columns that may have been meant by a condition; all where none is near."""
     columns = [str(name) for name in table.columns]
     words = [word for word in re.findall(r"[A-Za-z_][\w.]*", condition) if word not in columns]
-    near = dict.fromkeys(name for word in words for name in get_close_matches(word, columns, n=3))
+    near = dict.fromkeys(name for word in words for name in nearest(word, columns))
     return f"did you mean {' or '.join(near)}?" if near else f"the table has {', '.join(columns)}"
 
 

@@ -1,12 +1,12 @@
 """What in a sweep's plan may go wrong: runs that no law can use, and what the machine may not bear."""
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from scaling import accounting
 from scaling.config import RunConfig, SweepConfig
 from scaling.ladder import MOST_VOCABULARY, vocabulary_share
+from scaling.names import meant
 from scaling.sweeps.designs import PlannedRun
 from scaling.units import duration
 
@@ -105,11 +105,10 @@ def _unknown(sweep: SweepConfig) -> list[str]:
     gpu = executor.slurm.gpu
     if executor.kind == "slurm" and gpu and accounting.device(gpu) is None:
         names = [device.name for device in accounting.DEVICES if device.platform == "gpu"]
-        near = get_close_matches(gpu.lower(), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = meant(gpu, names, most=1)
         notes.append(
             f"executor.slurm.gpu={gpu!r} is not known, so neither its speed nor its memory is, and no runs share "
-            f"one; {hint}known: {', '.join(names)}"
+            f"one; {hint} known: {', '.join(names)}"
         )
     if executor.kind == "ray" and executor.ray.address is not None:
         notes.append(

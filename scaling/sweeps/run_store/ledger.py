@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from scaling.config.yaml_text import parse_yaml
 from scaling.errors import UserError
 from scaling.files import read_text, reading
+from scaling.names import meant
 from scaling.result import Result
 from scaling.sweeps.run_store.plan_file import Entry, RunRole, read_plan, role_of, run_folders
 from scaling.sweeps.run_store.tuning import tuning_columns, tuning_verdicts
@@ -72,8 +72,7 @@ def read_exclusions(home: Path) -> dict[str, str]:
     known = {*read_plan(home), *(folder.name for folder in run_folders(home))}
     for run_id, reason in given.items():
         if run_id not in known:
-            near = get_close_matches(f"{run_id}", known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"`scaling status {home}` lists them"
+            hint = meant(f"{run_id}", sorted(known), most=1) or f"`scaling status {home}` lists them"
             raise UserError(f"{path}: {run_id!r} is no run of this sweep; {hint}")
         if not isinstance(reason, str) or not reason.strip():
             raise UserError(

@@ -12,6 +12,7 @@ from scaling.config import Records, SweepConfig, build
 from scaling.config.yaml_text import parse_yaml
 from scaling.errors import UserError, shown
 from scaling.files import opened, read_json, read_text, reading, sealed
+from scaling.names import near_file
 from scaling.result import write_text_atomically
 
 RunRole = Literal["fit", "test"]
@@ -126,7 +127,7 @@ def _role_in(path: Path, changed: int) -> RunRole:
 def run_folders(path: Path) -> list[Path]:
     """Folders of runs under `path`: a sweep's folder, a folder of sweeps, or one run's."""
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; expected a sweep's folder, such as runs/NAME")
+        raise UserError(f"{path} is not a folder; expected a sweep's folder, such as runs/NAME{near_file(path)}")
     marks = ("result.json", "config.yaml", "attempts.jsonl")
     candidates = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
     return [folder for folder in candidates if any((folder / mark).is_file() for mark in marks)]
