@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,19 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
     code = f"import scaling, scaling.cli, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "code, most", [("import scaling; dir(scaling)", 0.1), ("import scaling.cli as c; c.main(['-h'])", 0.3)]
+)
+def test_importing_and_asking_for_help_take_little_of_a_processor(code: str, most: float) -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(5)) <= most
 
 
 @pytest.mark.parametrize("args", [(), ("fly",), ("plan",), ("predict", "fit.json"), ("data",), ("sweep", "--folder")])
