@@ -131,7 +131,7 @@ def test_an_mfu_takes_the_place_of_the_roofline_and_prices_are_by_chip_and_hour(
         ({"mfu": 1.5}, "--mfu"),
         ({"price": -1.0}, "--price: expected a finite number above 0, got -1"),
         ({"tokens": float("inf")}, "--tokens"),
-        ({"fit": "64xh1000"}, r"unknown device 'h1000'; .*written as 64xh100, h100:64 or v5e:8x8"),
+        ({"fit": "64xh1000"}, r"unknown device 'h1000'; .*written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2"),
         ({"fit": "64"}, r"unknown device '64'"),
         ({"fit": "0xh100"}, r"expected KIND:CHIPS"),
         ({"fit": "16xl4"}, "the network between nodes of 8 l4 is not known; ask for at most 8"),
