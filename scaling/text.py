@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import textwrap
 from collections.abc import Collection, Sequence
 
 
@@ -24,6 +25,14 @@ def align(rows: Sequence[Sequence[str]], left: int | Collection[int] = 1, gap: s
 def columns() -> int:
     """Characters of a line: the terminal's, or COLUMNS; 80 where output goes elsewhere."""
     return shutil.get_terminal_size().columns
+
+
+def wrapped(text: str, first: str = "", others: str = "") -> str:
+    """Lines of at most `columns()` characters that begin with `first`, after it with `others`; no word is cut."""
+    return textwrap.fill(
+        text, columns(), initial_indent=first, subsequent_indent=others, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int] = 1) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling.laws.forms import FORMS
-from scaling.text import align
+from scaling.text import wrapped
 
 
 def laws_table() -> list[dict[str, Any]]:
@@ -23,7 +23,9 @@ def laws_table() -> list[dict[str, Any]]:
 
 
 def format_laws(table: Sequence[dict[str, Any]]) -> str:
-    """The text of a `laws_table`."""
-    rows = [("law", "reads", "formula", "source")]
-    rows += [(law["law"], " ".join(law["columns"]), law["formula"], law["source"]) for law in table]
-    return "\n".join(align(rows, left=4))
+    """The text of a `laws_table`: the name of each law, and below it its formula, what it reads and its source."""
+    blocks = []
+    for law in table:
+        told = (law["formula"], f"reads {' '.join(law['columns'])}", law["source"])
+        blocks.append("\n".join([law["law"], *(wrapped(text, "  ", "    ") for text in told)]))
+    return "\n\n".join(blocks)
