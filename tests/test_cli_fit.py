@@ -129,14 +129,16 @@ def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):
         assert said in error_of(capsys, *call)
 
 
-def test_the_list_holds_every_law_aligned(capsys):
+def test_the_list_holds_every_law_within_a_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert scaling("fit", "--list") == 0
-    lines = capsys.readouterr().out.splitlines()
-    every = {**laws.FORMS, **laws.CURVE_LAWS}
-    assert len(lines) == len(every) + 1
-    at = lines[0].index("formula")
-    for line, (name, form) in zip(lines[1:], every.items(), strict=True):
-        assert line.startswith(name + " ") and line[at:].startswith(form.formula) and line.endswith(form.source)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    every = laws.laws_table() + laws.curve_laws_table()
+    assert [law["law"] for law in every] == [*laws.FORMS, *laws.CURVE_LAWS]
+    for block, law in zip(text.split("\n\n"), every, strict=True):
+        told = f"{law['law']} {law['formula']} reads {' '.join(law['columns'])} {law['source']}"
+        assert " ".join(block.split()) == " ".join(told.split())
     assert scaling("fit", "--list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed[0]["records"] == {"N": "params_total", "D": "tokens", "loss": "loss"}
