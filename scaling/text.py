@@ -69,6 +69,15 @@ def _bands(widths: Sequence[int], gap: int, room: int) -> list[range]:
     return [*bands, range(start, len(widths))]
 
 
+def wrapped(text: str, start: str = "") -> str:
+    """Words in lines of at most `columns()` characters, none of them cut. start: before the first, as wide as the
+    space before the others."""
+    return textwrap.fill(
+        text, columns(), initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
 def number(value: float | None) -> str:
     """Four digits; None is a dash."""
     return "—" if value is None else f"{value:.4g}"

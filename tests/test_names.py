@@ -61,7 +61,7 @@ def main_or_raise(*arguments: str) -> None:
         (("plan", "gpt2-small", "tie_embeddings=true"), "unknown key `tie_embeddings`; did you mean `tied`?"),
         (("plan", "gpt2-smal"), "did you mean gpt2-small"),
         (("plan", "gpt2-small", "feed_forward.kind=mo"), "got 'mo'; did you mean moe?"),
-        (("plan", "gpt2-small", "--fit", "8xmi300"), "unknown device 'mi300'; did you mean mi300x?"),
+        (("plan", "gpt2-small", "--fit", "8xmi300"), "did you mean mi300x?"),
         (("plan", "gpt2-small", "--topology", "v5ee:4x4"), "did you mean v5e?"),
         (("train", "tiny", "optimizer.lr=3"), "did you mean `learning_rate`?"),
         (("train", "tiny", "optimizer.name=adam"), "did you mean adamw?"),
@@ -87,7 +87,7 @@ def test_laws_quantities_columns_and_files(tmp_path: Path, capsys: pytest.Captur
     assert main(["plan", str(tmp_path / "modle.yaml")]) == 2
     assert f"did you mean {tmp_path / 'model.yaml'}?" in capsys.readouterr().err
     assert near_file(tmp_path / "nowhere" / "x.yaml") == ""
-    with pytest.raises(UserError, match="unknown device 'h10'; did you mean h100"):
+    with pytest.raises(UserError, match=r"unknown device 'h10'; allowed: .*did you mean h100"):
         laws.chip_hours(1e21, "h10")
     with pytest.raises(UserError, match="unknown key `layer`; did you mean `layers`"):
         build(TransformerConfig, TINY | {"layer": 3}, "test")

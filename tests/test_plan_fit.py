@@ -135,6 +135,7 @@ def test_an_mfu_takes_the_place_of_the_roofline_and_prices_are_by_chip_and_hour(
         ({"fit": "64"}, r"unknown device '64'"),
         ({"fit": "0xh100"}, r"expected KIND:CHIPS"),
         ({"fit": "16xl4"}, "the network between nodes of 8 l4 is not known; ask for at most 8"),
+        ({"fit": "1000000xh100"}, "a search goes up to 131,072 devices, these are 1,000,000"),
         ({"fit": "8xcpu"}, "cpu: its links and memory bandwidth are not known"),
     ],
 )

@@ -1,11 +1,13 @@
 """Which placement of a run fits the memory of its devices, and which of those is the fastest."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from scaling.accounting.devices import Topology, device
+from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import mesh_shape, window_ways
 from scaling.accounting.links import unknown, wired
 from scaling.accounting.memory import Memory, memory
@@ -15,6 +17,7 @@ from scaling.errors import UserError
 from scaling.units import si_bytes
 
 TENSOR, CONTEXT = 16, 16  # most devices that share a matrix, or a window, in a search
+MOST_DEVICES = 2**17
 MORE = 12  # doublings of the devices that are tried where nothing fits
 
 
@@ -72,11 +75,14 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     """
     if missing := unknown(place):
         raise UserError(missing)
+    if place.devices > MOST_DEVICES:
+        raise UserError(f"{place.text}: a search goes up to {MOST_DEVICES:,} devices, these are {place.devices:,}")
     kind, available = place.device.name, place.device.memory
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
     meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
     best: dict[tuple[int, int, int], Fit] = {}
+    flops = flops_per_token(run)
     least, fitting = None, 0
     for mesh in meshes:
         counts = list(_microbatches(run, mesh, place.devices))
@@ -86,7 +92,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
             fitting += 1
             inner = (mesh.tensor, mesh.context, mesh.expert)
             before = [best[inner]] if inner in best else []
-            best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu)], key=_by_time)
+            best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu, flops)], key=_by_time)
     more = None if best else _more(run, place.devices, kind, available)
     return Search(len(meshes), fitting, tuple(sorted(best.values(), key=_by_time)), least, more)
 
@@ -114,21 +120,37 @@ def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> No
 
 
 def _fits(
-    run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topology, price: float | None, mfu: float | None
+    run: RunConfig,
+    mesh: MeshConfig,
+    counts: list[int],
+    place: Topology,
+    price: float | None,
+    mfu: float | None,
+    flops: Flops,
 ) -> Iterator[Fit]:
     """The placements on a mesh that fit, one for each remat."""
     kind, available = place.device.name, place.device.memory
     wiring = wired(place, mesh_shape(mesh, place.devices))
     assert wiring is not None and available is not None
-    for remat in run.model.REMAT:
-        for accumulate in counts:
-            placement = run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
-            placed = _placed(run, placement)
-            ledger = memory(placed, place.devices, kind)
-            if ledger.total <= available:
-                told = roofline(placed, place, link_seconds(placed, wiring), price, mfu)
-                yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
-                break
+    fewest = 0
+    for remat in reversed(run.model.REMAT):  # what keeps more takes no fewer microbatches
+        placements = [
+            run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+            for accumulate in counts
+        ]
+
+        def fits(placement: Placement) -> bool:
+            return memory(_placed(run, placement), place.devices, kind).total <= available
+
+        if fewest == 0 and not fits(placements[0]):  # the only one without a second sum of gradients
+            fewest = 1
+        fewest = bisect_left(placements, True, lo=fewest, key=fits) if fewest else 0
+        if fewest == len(counts):
+            return
+        placement, placed = placements[fewest], _placed(run, placements[fewest])
+        ledger = memory(placed, place.devices, kind)
+        told = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
+        yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
 
 
 def _by_time(fit: Fit) -> tuple[float, float, int]:

@@ -5,7 +5,7 @@ from math import prod
 from typing import Any
 
 from scaling.accounting.devices import Topology, peak_flops
-from scaling.accounting.flops import flops_per_token
+from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import Wiring
 from scaling.accounting.memory import Memory, compute_dtype, memory
@@ -29,18 +29,23 @@ ASSUMPTIONS = (
 
 
 def roofline(
-    run: RunConfig, place: Topology, links: Mapping[str, float], price: float | None = None, mfu: float | None = None
+    run: RunConfig,
+    place: Topology,
+    links: Mapping[str, float],
+    price: float | None = None,
+    mfu: float | None = None,
+    flops: Flops | None = None,
 ) -> dict[str, Any]:
     """Seconds of a step by what bounds it, and what follows from them.
 
     run: with its microbatches decided. links: seconds that a device sends in a step, by `ici` (in a node or slice)
     and `dcn` (between them). price: dollars of a chip for an hour; unset: the device's. mfu: takes the place of what
-    is expected.
+    is expected. flops: of a token, where they are known already.
     """
     dtype = compute_dtype(run.placement.compute_dtype, place.device.platform)
     peak, hbm = peak_flops(place.device.name, dtype), place.device.hbm
     assert peak is not None and hbm is not None
-    ledger, flops = memory(run, place.devices, place.device.name), flops_per_token(run)
+    ledger, flops = memory(run, place.devices, place.device.name), flops or flops_per_token(run)
     tokens = run.batch_tokens / place.devices
     head = flops.items["head"]
     again = (flops.exact - head) * (run.placement.remat == "full") + head * (ledger.pieces > 1)

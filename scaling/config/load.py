@@ -129,10 +129,10 @@ def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] =
     """
     above: list[str] = []
     for part in key.split("."):
-        allowed = written_of(cls) | {k.rpartition(".")[2]: "" for k in also if k.split(".")[:-1] == above}
+        more = dict.fromkeys((k.rpartition(".")[2] for k in also if k.split(".")[:-1] == above), "")
         above.append(part)
-        if part not in allowed:
-            raise UserError(f"{source}: {_unknown('.'.join(above), part, allowed)}")
+        if part not in cls.model_fields and part not in more:
+            raise UserError(f"{source}: {_unknown('.'.join(above), part, written_of(cls) | more)}")
         values = values.get(part) if isinstance(values, Mapping) else None
         inner = _models(cls.model_fields[part], values) if part in cls.model_fields else []
         if len(inner) != 1:

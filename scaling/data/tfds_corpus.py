@@ -15,7 +15,7 @@ from scaling.config import DataConfig
 from scaling.data.corpus import START, STDLIB, Position, held_out
 from scaling.errors import UserError
 from scaling.locks import lock
-from scaling.names import meant
+from scaling.names import nearest
 
 READ_AT_ONCE = 256  # records
 
@@ -111,7 +111,8 @@ def _builder(name: str, folder: Path) -> Any:
         return tfds.builder(name, data_dir=folder)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, FileNotFoundError) as error:
         known = list(tensorflow_datasets.core.registered.list_imported_builders())
-        hint = meant(name.partition("/")[0], known) or f"nothing prepared under it in {folder}"
+        near = nearest(name.partition("/")[0], known)
+        hint = f"nearest names: {', '.join(near)}" if near else f"nothing prepared under it in {folder}"
         raise UserError(f"data.corpus=tfds:{name} is not a dataset of tensorflow-datasets ({hint})") from error
 
 

@@ -1,14 +1,12 @@
 """A plan as aligned text."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaling.text import align, table
+from scaling.text import align, table, wrapped
 from scaling.units import si
 
 Rows = Sequence[tuple[str, str]]
-WIDTH = 80
 
 
 def format_plan(found: dict[str, Any]) -> str:
@@ -45,7 +43,7 @@ def format_plan(found: dict[str, Any]) -> str:
 
 def _assumed(assumed: Mapping[str, Any]) -> str:
     windows = "1 window" if assumed["batch_size"] == 1 else f"batches of {assumed['batch_size']:,} windows"
-    return _wrapped(
+    return wrapped(
         f"a model alone is planned with {assumed['optimizer']}, {windows} and {si(assumed['tokens'])} tokens "
         "(--tokens); a file with `model:`, `batch_size:` and `tokens:` plans its own"
     )
@@ -56,7 +54,7 @@ def _fit(fit: Mapping[str, Any]) -> list[str]:
     where = f"{fit['chips']:,} {fit['device']}"
     title = f"{where}, {_gib(fit['device_bytes'])} a device: of {fit['meshes']} meshes {fit['meshes_that_fit']} fit"
     if fit["short"]:
-        return [_wrapped(f"{title}; {_short(fit)}")]
+        return [wrapped(f"{title}; {_short(fit)}")]
     first = fit["found"][0]
     priced = first["dollars"] is not None
     rows = [
@@ -102,19 +100,12 @@ def _roofline(told: Mapping[str, Any]) -> str:
     ]
     if told["dollars_per_chip_hour"] is not None:
         rows.append(("price", f"${told['dollars_per_chip_hour']:g} a chip and hour"))
-    lines = [_wrapped(text, "  - ") for text in told["assumptions"]]
+    lines = [wrapped(text, "  - ") for text in told["assumptions"]]
     return "\n".join([_block("a step by what bounds it", rows), "  assumed", *lines])
 
 
 def _seconds(value: float) -> str:
     return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
-
-
-def _wrapped(text: str, start: str = "") -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
 
 
 def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ from scaling import accounting
 from scaling.config import SlurmConfig
 from scaling.errors import INTERRUPTED, UserError
 from scaling.files import read_json, reading
-from scaling.names import offered
+from scaling.names import meant
 from scaling.result import write_text_atomically
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
@@ -56,8 +56,9 @@ class SlurmExecutor:
         """Raises UserError where submitit or Slurm's commands are missing, and for an unknown kind of GPU."""
         if config.gpu and accounting.device(config.gpu) is None:
             known = [device.name for device in accounting.DEVICES if device.platform == "gpu"]
-            told = offered(config.gpu, known)
-            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; {told}, or leave it out")
+            hint = meant(config.gpu, known, most=1)
+            told = f"allowed: {', '.join(known)}, or leave it out{'; ' * bool(hint)}{hint}"
+            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; {told}")
         if importlib.util.find_spec("submitit") is None:
             raise UserError("executor slurm needs the package submitit, which is not installed: pip install submitit")
         missing = [command for command in COMMANDS if shutil.which(command) is None]
