@@ -33,7 +33,10 @@ LEAVES = dict(leaves())
 IDENTITY = {key: kind for key, kind in LEAVES.items() if not key.startswith(("placement.", "records."))}
 SHAPE: dict[str, Any] = {"layers": 2, "d_model": 32, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 64}
 WSD: dict[str, Any] = {"name": "wsd", "warmup": 0.1, "cooldown": 0.2}
-CONFIG = RunConfig.model_validate(merge(RUN, {"model": SHAPE, "schedule": WSD, "tokens": 100 * 4 * 32}))
+REMAT: dict[str, Any] = {"remat": "dots"}  # of which something can be on the host
+CONFIG = RunConfig.model_validate(
+    merge(RUN, {"model": SHAPE, "schedule": WSD, "tokens": 100 * 4 * 32, "placement": REMAT})
+)
 
 
 def other(key: str, config: RunConfig = CONFIG) -> RunConfig:

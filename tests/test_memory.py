@@ -141,6 +141,33 @@ def test_what_devices_share_of_a_step_by_the_stage_of_zero() -> None:
         assert all(items[zero][name] == items[3][name] for name in ("parameters", "optimizer", "activations"))
 
 
+def test_what_is_on_the_host_is_not_on_the_device() -> None:
+    """By hand: inputs of layers, or what their products gave, of all but three layers; the optimizer's
+    state is not there when activations are."""
+    D, tokens, layers = 256, 16 * 64, 8
+    model = run_config().model.model_dump() | {"layers": layers}
+
+    def items(batch_size: int = 16, **placement: object) -> dict[str, int]:
+        run = run_config(model=model, batch_size=batch_size, placement=placement | BFLOAT16)
+        return accounting.memory(run, kind="h100").items
+
+    def less(remat: str) -> int:
+        return items(remat=remat)["activations"] - items(remat=remat, offload_activations=True)["activations"]
+
+    assert less("full") == tokens * (layers - 3) * 2 * D
+    products = 2 * (3 * D + 512)  # q, k, v and up; those whose sum is the stream are read from it
+    assert less("dots") == tokens * ((layers - 3) * (products + 2 * 2 * D) - layers * 2 * D)
+    for size in (16, 2**14):
+        with_it, without = (items(batch_size=size, offload_optimizer=on) for on in (False, True))
+        smaller = min(with_it["optimizer"], with_it["activations"] + with_it["logits"])
+        assert sum(with_it.values()) - sum(without.values()) == smaller
+
+
+def test_nothing_to_bring_to_the_host_is_refused_with_what_would_be() -> None:
+    with pytest.raises(ValueError, match=r"remat=none .* nothing to bring to the host; set remat to dots or full"):
+        run_config(placement={"offload_activations": True})
+
+
 def test_memory_refuses_a_mesh_that_does_not_fit() -> None:
     with pytest.raises(UserError, match=r"fsdp=3 .* multiple of 3 devices, there are 8"):
         accounting.memory(run_config(placement={"mesh": {"fsdp": 3}}), devices=8)

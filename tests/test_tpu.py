@@ -112,6 +112,17 @@ def test_the_ledger_of_experts_computed_again_is_about_the_compiler_s(tmp_path: 
     assert 0.85 < memory["ledger_ratio"] < 1.15
 
 
+def test_activations_on_the_host_are_not_in_the_memory_of_a_chip(tmp_path: Path) -> None:
+    """By hand: of the inputs of 16 layers those of three are."""
+    model, chip = LONG | {"layers": 16}, []
+    for on in (False, True):
+        placement = {"mesh": {"data": 1, "fsdp": 16}, "remat": "full", "offload_activations": on}
+        chip.append(planned(tmp_path, model, batch_size=256, placement=placement)["compiled"]["memory"])
+    inputs = 256 // 16 * 2048 * 1024 * 2
+    assert chip[0]["temporaries"] - chip[1]["temporaries"] == pytest.approx(13 * inputs, rel=0.15)
+    assert chip[1]["state"] == chip[0]["state"]
+
+
 def test_of_several_slices_the_slow_network_lies_along_data_and_is_in_the_roofline(tmp_path: Path) -> None:
     """By hand: gradients of bfloat16 matrices, in parts over fsdp, all-reduced once between two slices, each chip
     sending its part; beside them those of embedding and head."""

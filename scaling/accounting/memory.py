@@ -23,7 +23,8 @@ class Memory:
     items: dict[str, int]
     """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits, head (what
     is gathered of one whose storage devices share, and its gradient), not_at_once (less than 0: what is not there
-    while a layer is computed again, or the loss); and reference, where a run keeps one"""
+    while a layer is computed again, or the loss; while there are activations, or the optimizer's state, where that
+    comes from the host); and reference, where a run keeps one"""
     devices: int
     pieces: int
     """that a device cuts the tokens of a microbatch into where it computes their losses"""
@@ -57,7 +58,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     compute = Compute(
         platform, dtype, run.placement.attention, remat, mesh["tensor"], run.objective.mask,
         run.placement.experts, run.placement.transport, mesh["expert"],
-        run.placement.context, mesh["context"],
+        run.placement.context, mesh["context"], run.placement.offload_activations,
     )  # fmt: skip
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
@@ -81,6 +82,9 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     }
     again = 0 if platform == "cpu" else tokens * model.computed_again(compute)  # of CPUs XLA plans both side by side
     items["not_at_once"] = -min(again, items["logits"] + items["head"])
+    if run.placement.offload_optimizer:
+        of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
+        items["not_at_once"] -= min(items["optimizer"], of_gradients)
     items |= {"reference": held} if run.has_reference else {}
     return Memory(items, prod(mesh.values()), pieces)
 

@@ -191,6 +191,11 @@ class Placement(Config):
     CPUs keeps what is to be computed again"""
     remat: Literal["none", "dots", "full"] = "none"
     """what the backward pass computes again: nothing, all but matrix products, whole layers"""
+    offload_activations: bool = False
+    """what `remat` keeps (products; the inputs of layers) waits for the backward pass in the memory of the host"""
+    offload_optimizer: bool = False
+    """the optimizer's state is in the memory of the host but for the update, when there are no activations: a step
+    takes as much less as the smaller of the two"""
     loss_chunk: int | None = Field(default=None, ge=1)
     """tokens whose logits exist at one time; unset: chosen so that a chunk takes about 64 MiB"""
     zero: Literal[1, 2, 3] | None = None
@@ -291,6 +296,12 @@ class RunConfig(Config):
             raise ValueError(
                 f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
                 f"allowed: {', '.join(self.model.REMAT)}"
+            )
+        if self.placement.offload_activations and self.placement.remat not in self.model.OFFLOAD:
+            fits = f"set remat to {' or '.join(self.model.OFFLOAD)}" if self.model.OFFLOAD else "leave it false"
+            raise ValueError(
+                f"placement.offload_activations=true with remat={self.placement.remat} and a model of kind "
+                f"{self.model.kind or 'transformer'} has nothing to bring to the host; {fits}"
             )
         schedule, tokens = self.schedule, self.tokens
         own = schedule.cooldown * tokens if schedule.name == "wsd" else 0

@@ -47,6 +47,8 @@ class Compute:
     """as `placement.context` asks"""
     sequence: int = 1
     """devices that share each window along its length"""
+    offload: bool = False
+    """what layers keep is on the host"""
 
     @property
     def width(self) -> int:
@@ -89,6 +91,8 @@ class ModelConfig(Config):
     """what the family can be trained with"""
     REMAT: ClassVar[tuple[str, ...]] = ("none", "dots", "full")
     """values of `placement.remat` that its backward pass knows"""
+    OFFLOAD: ClassVar[tuple[str, ...]] = ()
+    """those of them with which what is kept can be on the host, `placement.offload_activations`"""
     MODULE: ClassVar[str]
     """`module:class` of the forward pass, imported when used"""
 

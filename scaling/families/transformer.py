@@ -33,6 +33,7 @@ FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP, "moe": MoE}
 AnyMixer = Annotated[Mixer, ByKind(MIXERS)]
 AnyFeedForward = Annotated[FeedForward, ByKind(FEED_FORWARDS)]
 
+IN_FLIGHT = 3  # layers of which what comes from or goes to the host is on the device, by the TPU's compiler
 LAYERS = "layers"  # key of the stacked layers in the parameters, and name of their leading axis
 
 
@@ -60,6 +61,7 @@ class TransformerConfig(TransformerShape):
     ITEMS: ClassVar[tuple[str, ...]] = (PROJECTIONS, SCORES, "mlp", "head")
     SIZES: ClassVar[tuple[str, ...]] = ("layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff")
     MASKS: ClassVar[tuple[Mask, ...]] = ("causal", "full", "prefix", "document")
+    OFFLOAD: ClassVar[tuple[str, ...]] = ("dots", "full")
     MODULE: ClassVar[str] = "scaling.models.transformer:Transformer"
 
     kind: Literal["transformer"] | None = None
@@ -263,17 +265,19 @@ class TransformerConfig(TransformerShape):
         return place_L - np.maximum.accumulate(np.where(first_L, place_L, 0))
 
     def activations(self, compute: Compute) -> int:
+        """Of what is on the host IN_FLIGHT layers' are on the device as well."""
         stream = compute.width * self.d_model
         parts, layers = self.parts, self._kept_of_layers(compute)
         if compute.remat == "none":
             held = sum(layers)
         elif compute.remat == "full":
-            held = self.layers * stream + max(layers)
+            held = (IN_FLIGHT if compute.offload else self.layers) * stream + max(layers)
         else:
             outputs = 3 if self.norm_position != "pre" else 1 if self.parallel_block else 2  # input; o, down if read
             products = [mixer.products(self) + feed_forward.products(self) for mixer, feed_forward in parts]
-            kept = sum(outputs * stream + compute.width * n // compute.tensor for n in products)
-            held = kept * self.layer_sharing + max(layers)
+            kept = [outputs * stream + compute.width * n // compute.tensor for n in products]
+            on_device = self.unique_layers * stream + IN_FLIGHT * max(kept) if compute.offload else sum(kept)
+            held = on_device * self.layer_sharing + max(layers)
         working = max(part.working(self, compute) for own in parts for part in own)
         return held + 2 * stream + round(working)  # and the stream after the last layer and its norm
 

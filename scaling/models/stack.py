@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from scaling.config.run import Placement
 from scaling.families import TransformerConfig, tree
@@ -17,11 +18,14 @@ from scaling.models.layer import Aux, LayerContext, total
 from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
 from scaling.models.positions import query_scale, rope_tables
+from scaling.parallel.host import HOST
 from scaling.parallel.sharding import target_platform
 
 Tables = dict[tuple[int, Rope], tuple[jax.Array, jax.Array]]
 Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
 Extend = Callable[[jax.Array, LayerContext, list[Any]], tuple[jax.Array, list[Any]]]
+INPUT = "layer_input"
+"""what a layer's input is called that `remat: full` keeps"""
 
 
 def grouping(config: TransformerConfig) -> tuple[int, int]:
@@ -179,7 +183,8 @@ class Layers:
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
             return Block(self.config, stack, w)(x, context, key)
 
-        return rematerialised(apply, self.placement.remat, in_scan=in_scan)
+        placement = self.placement
+        return rematerialised(apply, placement.remat, in_scan=in_scan, offload=placement.offload_activations)
 
     def _context(self, layer: int, context: LayerContext, tables: Tables) -> LayerContext:
         """That of one layer, of any layer's."""
@@ -201,9 +206,19 @@ def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return first | second | joined
 
 
-def rematerialised(apply: Apply, policy: str, *, in_scan: bool) -> Apply:
-    """`apply` with its backward pass computing again what the policy says."""
+def rematerialised(apply: Apply, policy: str, *, in_scan: bool, offload: bool = False) -> Apply:
+    """`apply` with its backward pass computing again what the policy says; offload: what is kept is on the host."""
     if policy == "none":
         return apply
-    saved = jax.checkpoint_policies.save_only_these_names(PRODUCT) if policy == "dots" else None
-    return jax.checkpoint(apply, policy=saved, prevent_cse=not in_scan)
+
+    def named(w: Any, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        return apply(w, checkpoint_name(x, INPUT), key)
+
+    kept, policies = (PRODUCT if policy == "dots" else INPUT), jax.checkpoint_policies
+    if offload:
+        saved = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[], names_which_can_be_offloaded=[kept], offload_src="device", offload_dst=HOST
+        )
+    else:
+        saved = policies.save_only_these_names(PRODUCT) if policy == "dots" else None
+    return jax.checkpoint(named if offload else apply, policy=saved, prevent_cse=not in_scan)

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from scaling.config import Records, saved_steps
 from scaling.errors import UserError
+from scaling.parallel.host import on_device
 from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
 
@@ -252,7 +253,7 @@ def fingerprints(state: TrainState) -> dict[str, int]:
 
 @jax.jit
 def _checksums(arrays: list[jax.Array]) -> list[jax.Array]:
-    return [_checksum(x) for x in arrays]
+    return [_checksum(x) for x in on_device(arrays)]
 
 
 def _checksum(x: jax.Array) -> jax.Array:

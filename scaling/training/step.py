@@ -17,6 +17,7 @@ from scaling.models.layer import Aux
 from scaling.models.parameters import map_declared, trained, with_rest
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, placed, replicated, use
+from scaling.parallel.host import check_host, on_device, on_host
 from scaling.parallel.sharding import target_platform
 from scaling.parallel.zero import copied, laid_out, zero_stage
 from scaling.training.knobs import Knobs, make_knobs
@@ -107,7 +108,8 @@ def update(run: RunConfig, knobs: Knobs, state: TrainState, batch: Batch) -> tup
     if run.model.random:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(knobs.seed), DROPOUT), state.step)
     grads, means = gradients(run, state.params, batch, key, state.reference)
-    updates, opt_state = run_optimizer(run, knobs).update(grads, state.opt_state, state.params)
+    before = on_device(state.opt_state) if run.placement.offload_optimizer else state.opt_state
+    updates, opt_state = run_optimizer(run, knobs).update(grads, before, state.params)
     declared = tree(run.tensors())
     params = with_rest(optax.apply_updates(trained(state.params, declared), updates), state.params, declared)
     params = functional.updated(run.model, params, means.aux.counts)
@@ -153,8 +155,14 @@ def rows_spec(run: RunConfig, dtype: Any, context: int) -> Any:
 
 
 def run_layout(run: RunConfig, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and places of a run's state on a mesh."""
+    """Shapes, dtypes and places of a run's state on a mesh. Raises UserError as `abstract_state`, and where devices
+    have no memory of the host that the placement asks for."""
     layout = abstract_state(run.model, run_optimizer(run, make_knobs(run)), mesh)
+    for key in ("offload_optimizer", "offload_activations"):
+        if getattr(run.placement, key):
+            check_host(mesh, key)
+    if run.placement.offload_optimizer:
+        layout = layout._replace(opt_state=on_host(layout.opt_state))
     return layout._replace(reference=layout.params) if run.has_reference else layout
 
 
