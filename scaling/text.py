@@ -27,14 +27,6 @@ def columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def wrapped(text: str, first: str = "", others: str = "") -> str:
-    """Lines of at most `columns()` characters that begin with `first`, after it with `others`; no word is cut."""
-    return textwrap.fill(
-        text, columns(), initial_indent=first, subsequent_indent=others, break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
-
-
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int] = 1) -> str:
     """Rows under their headings and a rule. left: as in `align`.
 

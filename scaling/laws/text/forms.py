@@ -27,5 +27,5 @@ def format_laws(table: Sequence[dict[str, Any]]) -> str:
     blocks = []
     for law in table:
         told = (law["formula"], f"reads {' '.join(law['columns'])}", law["source"])
-        blocks.append("\n".join([law["law"], *(wrapped(text, "  ", "    ") for text in told)]))
+        blocks.append("\n".join([law["law"], *(wrapped(text, "  ") for text in told)]))
     return "\n\n".join(blocks)
