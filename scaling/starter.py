@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from scaling.config import SweepConfig, build
+from scaling.config import DataConfig, SweepConfig, build
 from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps import describe_sweep
@@ -104,14 +104,16 @@ def format_starter(path: Path, found: dict[str, Any]) -> str:
 
 def _tokens(corpus: str | None) -> float:
     """Bytes of text to train on; a file that is packed counts as it lies on the disk."""
-    if corpus is None:
-        from scaling.data.python_stdlib import source_files
+    from scaling.data.files_corpus import FilesCorpus
+    from scaling.data.python_stdlib import source_files
 
+    if corpus is None:
         files = [str(path) for path in source_files(Path(sysconfig.get_path("stdlib")))]
     else:
         files = [file for file in glob.glob(os.path.expanduser(corpus), recursive=True) if os.path.isfile(file)]
-    if not files:
-        raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
+        if not files:
+            raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
+        FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}"))  # refuses what a launch would
     return TRAINING_SHARE * sum(map(os.path.getsize, files))
 
 

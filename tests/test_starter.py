@@ -79,6 +79,7 @@ def test_little_text_and_time_are_enough(home: Path) -> None:
         (["new.yaml", "--corpus", "large.txt", "--minutes", "0.1"], "--minutes 0.1 is too little"),
         (["new.yaml", "--minutes", "-1"], "must be above 0"),
         (["new.yaml", "--minutes", "nan"], "must be above 0"),
+        (["new.yaml", "--corpus", "*.md"], "notes.md is of no kind that is read; allowed: .txt"),
     ],
 )
 def test_what_makes_no_sweep_is_told_in_one_line(
@@ -86,6 +87,7 @@ def test_what_makes_no_sweep_is_told_in_one_line(
 ) -> None:
     (home / "there.yaml").write_text("")
     text(home / "tiny.txt", 20_000)
+    text(home / "notes.md", 20_000)
     text(home / "large.txt", 50_000_000)
     assert main(["init", *arguments]) == 2
     error = capsys.readouterr().err
