@@ -200,6 +200,24 @@ def test_a_phone_scrolls_downwards_only_and_shows_the_losses(page, home, dark):
     assert min(sizes) >= 10 and page.complaints() == []
 
 
+def test_the_page_of_several_groups_of_a_table_is_drawn_as_well(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    N, D, group = (grid.ravel() for grid in np.meshgrid([1e8, 3e8, 1e9], [2e9, 6e9, 2e10], [0, 1]))
+    loss = 1.8 + 480 / N**0.35 + (2100 - 300 * group) / D**0.37
+    table = {"params": N, "tokens": D, "loss": loss * np.exp(0.002 * rng.standard_normal(len(N)))}
+    names = [HOSTILE if which else "$\\baseline$" for which in group]
+    fit = laws.fit(laws.Runs(table), "chinchilla", group=names, shared=("alpha", "beta"), loss=laws.l2(), starts=8)
+    page = report.write_fit(fit, tmp_path / "groups.html")
+    for width in (1280, 390):
+        browser.shape(width)
+        browser.open(page)
+        assert browser.ask("const e = document.documentElement; return e.scrollWidth === e.clientWidth")
+        assert browser.complaints() == [] and browser.ask("return document.title").endswith("scaling report")
+    labels = browser.ask("return [...document.querySelectorAll('.plot')].map((p) => p.getAttribute('aria-label'))")
+    assert len(set(labels)) == len(labels) == 7
+    assert HOSTILE in browser.ask("return document.querySelector('#groups').textContent")
+
+
 def test_a_keyboard_reaches_every_control_and_each_has_a_name(page):
     nameless = page.ask("""
       return [...document.querySelectorAll("button, input, a[href], [role=img]")].filter((e) =>

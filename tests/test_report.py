@@ -19,10 +19,11 @@ from test_run_store import RESULT
 from scaling import accounting, laws, report
 from scaling.errors import UserError
 from scaling.report.analysis import isoflop_curves
-from scaling.report.data import ReportData, Run
+from scaling.report.data import ReportData, Run, TrainingCurve
 from scaling.report.figures.interactive import variables
 from scaling.report.figures.spec import PALETTE, linear_ticks, log_ticks
-from scaling.report.figures.sweep import isoflop_figure
+from scaling.report.figures.sweep import isoflop_figure, sweep_figures
+from scaling.report.html import page_text
 from scaling.report.read import _run, read_sweep
 from scaling.report.runs_table import columns_of
 from scaling.result import write_result
@@ -371,6 +372,17 @@ def test_active_parameters_have_a_column_where_they_are_fewer_than_all() -> None
     assert "active" not in [column.key for column in columns_of([dense])]
     (active,) = (column for column in columns_of([dense, routed]) if column.key == "active")
     assert [active.text(run) for run in (dense, routed)] == ["100", "100"]
+
+
+def test_the_page_of_many_long_runs_stays_small():
+    sizes, steps = np.geomspace(1e7, 1e10, 200), np.geomspace(1e-4, 1, 3000)
+    runs = [
+        Run(f"L12-d768-{i}-0123abcd", "fit", "completed", n, 20 * n, 120 * n**2, 3.0, 0.01, 1.2, n, 1e-3, i)
+        for i, n in enumerate(sizes)
+    ]
+    curves = [TrainingCurve(run, (run.flops * steps).tolist(), (3 + 1 / (1 + steps)).tolist()) for run in runs]
+    data = ReportData("many", Path(), "", 0.9, runs, curves)
+    assert 600_000 < len(page_text(data, sweep_figures(data), Path())) < 1_200_000
 
 
 def test_what_plotly_draws_with_is_in_the_page_with_its_licence():

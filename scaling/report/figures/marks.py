@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 MANY = 80
 """runs in a figure beyond which their points are small"""
 CURVE_POINTS = 240
-"""of each training curve; an eye sees no more"""
+"""of each training curve at most; an eye sees no more"""
+ALL_CURVES_POINTS = 12_000
+"""of all training curves in a figure together: a page stays small"""
 
 
 def runs_as_points(
@@ -55,16 +57,19 @@ def forecast_text(f: "Forecast") -> str:
     )
 
 
-def training_line(curve: TrainingCurve, color: float, label: str = "") -> Line:
-    """A run's training loss, each point the mean of its neighbourhood on a logarithmic axis of compute."""
+def training_line(curve: TrainingCurve, color: float, label: str = "", among: int = 1) -> Line:
+    """A run's training loss, each point the mean of its neighbourhood on a logarithmic axis of compute.
+
+    among: how many curves the figure shows.
+    """
     flops, loss = np.asarray(curve.flops), np.asarray(curve.loss)
-    if len(flops) > CURVE_POINTS:
-        edges = np.geomspace(flops[0], flops[-1], CURVE_POINTS + 1)
-        cells = np.clip(np.searchsorted(edges, flops, side="right") - 1, 0, CURVE_POINTS - 1)
-        count = np.bincount(cells, minlength=CURVE_POINTS)
+    if len(flops) > (points := min(CURVE_POINTS, ALL_CURVES_POINTS // among)):
+        edges = np.geomspace(flops[0], flops[-1], points + 1)
+        cells = np.clip(np.searchsorted(edges, flops, side="right") - 1, 0, points - 1)
+        count = np.bincount(cells, minlength=points)
         filled = count > 0
-        flops = np.exp(np.bincount(cells, np.log(flops), CURVE_POINTS)[filled] / count[filled])
-        loss = np.bincount(cells, loss, CURVE_POINTS)[filled] / count[filled]
+        flops = np.exp(np.bincount(cells, np.log(flops), points)[filled] / count[filled])
+        loss = np.bincount(cells, loss, points)[filled] / count[filled]
     loss = _smooth(flops, loss)
     hover = f"{curve.run.run_id}, N {si(curve.run.params)}"
     x, y = flops.tolist(), loss.tolist()

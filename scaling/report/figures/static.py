@@ -22,10 +22,12 @@ DASH = (0, (4, 2.5))
 WIDTH = {1: 7.2, 2: 10.4}  # inches, by panels side by side
 HEIGHT = 4.7
 CAPTION = {1: 118, 2: 172}  # characters in a line
+LABEL = 64  # characters of a legend's entry
 SYMBOLS = {"circle": "o", "diamond": "D", "star": "*", "square": "s"}
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -154,10 +156,15 @@ def _legend(axes: "Axes", panel: Panel, rows: int) -> None:
     axes.set_title(panel.title, pad=10 + 15.5 * rows)
     if entries:
         axes.legend(
-            [_handle(mark) for mark in entries], [mark.label for mark in entries], loc="lower left",
+            [_handle(mark) for mark in entries], [_shown(mark.label) for mark in entries], loc="lower left",
             bbox_to_anchor=(-0.015, 1.0), ncols=_columns(panel), borderaxespad=0.2, handlelength=1.6,
             columnspacing=1.4, labelspacing=0.35,
         )  # fmt: skip
+
+
+def _shown(label: str) -> str:
+    """As much of a label as leaves room for the axes."""
+    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"
 
 
 def _columns(panel: Panel) -> int:

@@ -41,7 +41,7 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
         return None
     place = shade_of(data)
     marks: list[Mark] = [
-        training_line(curve, place(curve.run.params), "" if i else "training loss on the way")
+        training_line(curve, place(curve.run.params), "" if i else "training loss on the way", len(data.curves))
         for i, curve in enumerate(data.curves)
     ]
     if data.frontier is not None:
