@@ -17,7 +17,7 @@ from scaling.errors import UserError
 from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
 from scaling.families.by_kind import UNKNOWN_KIND
 from scaling.frozen import Config, written_of
-from scaling.names import meant, near_file, offered
+from scaling.names import meant, near_file
 from scaling.units import si
 
 if TYPE_CHECKING:
@@ -278,7 +278,8 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
 
 def _unknown(key: str, last: str, allowed: Mapping[str, str]) -> str:
     """allowed: keys and what is written of each."""
-    return f"unknown key `{key}`; {offered(last, allowed, quote='`')}"
+    hint = meant(last, allowed, most=1, quote="`")
+    return f"unknown key `{key}`; {hint}{' ' * bool(hint)}allowed: {', '.join(allowed)}"
 
 
 def _kind(given: Any, known: Iterable[str]) -> str:
