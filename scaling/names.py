@@ -18,11 +18,11 @@ def meant(name: str, known: Iterable[str] | Mapping[str, str], most: int = 3, qu
     return f"did you mean {' or '.join(f'{quote}{each}{quote}' for each in near)}?" if near else ""
 
 
-def offered(name: str, known: Iterable[str] | Mapping[str, str], say: str = "allowed: ", quote: str = "") -> str:
-    """`did you mean a? allowed: a, b, c`, for a refusal that goes on after it. say: what stands before the names."""
+def offered(name: str, known: Iterable[str] | Mapping[str, str], say: str = "allowed: ") -> str:
+    """`allowed: a, b, c; did you mean a?`, for the end of a refusal. say: what stands before the names."""
     told = dict(known) if isinstance(known, Mapping) else dict.fromkeys(known, "")
-    hint = meant(name, told, most=1, quote=quote)
-    return f"{hint}{' ' * bool(hint)}{say}{', '.join(told)}"
+    hint = meant(name, told, most=1)
+    return f"{say}{', '.join(told)}{'; ' * bool(hint)}{hint}"
 
 
 def nearest(name: str, known: Iterable[str] | Mapping[str, str], most: int = 3) -> list[str]:

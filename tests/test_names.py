@@ -38,7 +38,7 @@ def test_the_nearest_name(name: str, known: object, found: str | None) -> None:
 def test_what_is_said() -> None:
     assert meant("kaplan", ["kaplan_N", "kaplan_D", "gadre"]) == "did you mean kaplan_N or kaplan_D?"
     assert meant("xyz", ["layers"]) == ""
-    assert offered("layer", ["layers", "tied"]) == "did you mean layers? allowed: layers, tied"
+    assert offered("layer", ["layers", "tied"]) == "allowed: layers, tied; did you mean layers?"
     assert offered("xyz", ["layers", "tied"], "there are ") == "there are layers, tied"
 
 

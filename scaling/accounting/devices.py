@@ -11,7 +11,7 @@ import yaml
 
 from scaling.errors import UserError, shown
 from scaling.frozen import MANY
-from scaling.names import meant
+from scaling.names import offered
 
 UNITS = {"GB": 10**9, "GiB": 2**30}
 
@@ -93,8 +93,7 @@ def device(kind: str) -> Device | None:
 
 def unknown_device(name: str, known: Sequence[Device] = DEVICES) -> str:
     """That there is no device of that name, which may have been meant, and which there are."""
-    hint = meant(name, {d.name: d.source for d in known}, most=1)
-    return f"unknown device {name!r}; allowed: {', '.join(d.name for d in known)}{'; ' * bool(hint)}{hint}"
+    return f"unknown device {name!r}; {offered(name, {d.name: d.source for d in known})}"
 
 
 ASSUMED_MFU = 0.4

@@ -128,28 +128,30 @@ def _fits(
     mfu: float | None,
     flops: Flops,
 ) -> Iterator[Fit]:
-    """The placements on a mesh that fit, one for each remat."""
+    """The placements on a mesh that fit and may be the fastest: of each remat the one of fewest microbatches."""
     kind, available = place.device.name, place.device.memory
     wiring = wired(place, mesh_shape(mesh, place.devices))
     assert wiring is not None and available is not None
-    fewest = 0
-    for remat in reversed(run.model.REMAT):  # what keeps more takes no fewer microbatches
-        placements = [
-            run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
-            for accumulate in counts
-        ]
 
-        def fits(placement: Placement) -> bool:
-            return memory(_placed(run, placement), place.devices, kind).total <= available
+    def made(remat: str, accumulate: int) -> Placement:
+        return run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
 
+    def fits(placement: Placement) -> bool:
+        return memory(_placed(run, placement), place.devices, kind).total <= available
+
+    fewest, best = 0, {}
+    for remat in reversed(run.model.REMAT):  # what keeps more takes no fewer microbatches, and is faster with as many
+        placements = [made(remat, accumulate) for accumulate in counts]
         if fewest == 0 and not fits(placements[0]):  # the only one without a second sum of gradients
             fewest = 1
         fewest = bisect_left(placements, True, lo=fewest, key=fits) if fewest else 0
         if fewest == len(counts):
-            return
-        placement, placed = placements[fewest], _placed(run, placements[fewest])
-        ledger = memory(placed, place.devices, kind)
+            break
+        best[fewest] = placements[fewest]
+    for placement in best.values():
+        placed = _placed(run, placement)
         told = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
+        ledger = memory(placed, place.devices, kind)
         yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
 
 

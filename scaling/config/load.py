@@ -19,7 +19,7 @@ from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
 from scaling.families.by_kind import UNKNOWN_KIND
 from scaling.files import read_text
 from scaling.frozen import Config, written_of
-from scaling.names import meant, near_file, offered
+from scaling.names import meant, near_file
 from scaling.units import si
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
 
 def _unknown(key: str, last: str, allowed: Mapping[str, str]) -> str:
     """allowed: keys and what is written of each."""
-    return f"unknown key `{key}`; {offered(last, allowed, quote='`')}"
+    hint = meant(last, allowed, most=1, quote="`")
+    return f"unknown key `{key}`; {hint}{' ' * bool(hint)}allowed: {', '.join(allowed)}"
 
 
 def _kind(given: Any, known: Iterable[str]) -> str:

@@ -124,7 +124,9 @@ def benchmarks(
             f"benchmarks: the law must read one column, the loss; {form.name} reads {', '.join(form.columns)}"
         )
     if unknown := [name for name in (fixed or {}) if name not in scores]:
-        raise UserError(f"benchmarks: fixed names {unknown[0]!r}; {offered(unknown[0], list(scores), 'there are ')}")
+        raise UserError(
+            f"benchmarks: fixed names {unknown[0]!r}, which is {offered(unknown[0], list(scores), 'none of ')}"
+        )
     fits = {}
     for name in scores:
         columns: dict[str, Any] = {form.columns[0]: loss}

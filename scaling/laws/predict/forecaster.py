@@ -71,7 +71,7 @@ class Forecaster:
         if unknown := [name for name in self.priors if name not in names]:
             told = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in self.forms)
             hint = meant(unknown[0], sorted(names), most=1)
-            raise UserError(f"priors: no {', '.join(unknown)}: {hint}{' ' * bool(hint)}{told}")
+            raise UserError(f"priors: no {', '.join(unknown)}: {told}{'; ' * bool(hint)}{hint}")
 
     @cached_property
     def laws(self) -> tuple[NearLaw, ...]:
