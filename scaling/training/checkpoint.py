@@ -20,7 +20,6 @@ from scaling.files import digest
 from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
 
-SAVE_S = 10**8  # that a save may take by the machine's clock, which may jump: no reason for a run to break
 KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
 
 
@@ -215,7 +214,6 @@ class Checkpoints:
             if self.at:
                 policies.append(ocp.checkpoint_managers.CustomSteps(self.at))
             options = ocp.CheckpointManagerOptions(
-                async_options=ocp.AsyncOptions(timeout_secs=SAVE_S),
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=not self.read_only,
                 lightweight_initialize=True,
