@@ -1,6 +1,7 @@
 """The command line: every command reads its arguments, calls one public function and prints what it returns."""
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     SIGTERM in training and in a sweep ends it through `Interrupted`, with code 75 and the state saved.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it has not
+            stream.reconfigure(errors="replace")
     try:
         if not hasattr(scaling, "__version__"):  # the __init__.py is another project's, or gone with it
             raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
@@ -78,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("scaling: interrupted; launch again to continue", file=sys.stderr)
         return 130
+    except MemoryError:
+        print("scaling: this machine, or its limit (ulimit -v), has too little memory for that", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stderr.close()
         return 0

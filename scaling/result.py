@@ -1,6 +1,9 @@
 """The record of a finished run: `result.json`, written atomically and last."""
 
+import contextlib
+import fcntl
 import functools
+import glob
 import json
 import os
 import tempfile
@@ -110,22 +113,38 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
-def write_text_atomically(path: str | Path, text: str) -> None:
-    """`text` under `path`, whole or not at all, also when the machine stops in the middle."""
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """An empty file to write that is then under `path`, whole or not at all, also when the machine stops meanwhile.
+
+    What processes that were killed have left of the same is removed: who writes it holds a lock on it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+            with contextlib.suppress(OSError), left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield Path(temporary)
+            os.fsync(handle)
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+        finally:
+            os.close(handle)
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """`text` under `path`, as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_result(folder: str | Path, result: Result) -> Path:

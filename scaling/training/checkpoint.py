@@ -1,7 +1,5 @@
 """Checkpoints of a run: written beside the training, checked when read, the one before used where one is broken."""
 
-import hashlib
-import json
 import os
 import re
 import time
@@ -18,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from scaling.config import Records, saved_steps
 from scaling.errors import UserError
+from scaling.files import digest
 from scaling.parallel.host import on_device
 from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
@@ -116,7 +115,7 @@ class Checkpoints:
         books = Books(self.config_hash, step, tokens, wall_s, losses, prints, metrics, branch, inherited, spent)
         values = asdict(books)
         saved = args.Composite(
-            state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": _seal(values)})
+            state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": digest(values)})
         )
         with _system_errors(self.folder):
             self._open().save(step, args=saved, force=True)
@@ -174,9 +173,11 @@ class Checkpoints:
     def _read_own(self, step: int, layout: TrainState) -> tuple[TrainState, Books]:
         from orbax.checkpoint import ArrayRestoreArgs, args
 
+        if missing := _missing(self.folder / str(step)):
+            raise ValueError(f"{missing} is missing: it was not written to its end, or not all of it is here")
         manager = self._open()
         sealed = manager.restore(step, args=args.Composite(books=args.JsonRestore()))["books"]
-        if sealed["seal"] != _seal(sealed["values"]):
+        if sealed["seal"] != digest(sealed["values"]):
             raise ValueError("its metadata does not match its checksum")
         books = Books(**sealed["values"])
         if books.config_hash != self.config_hash:
@@ -221,6 +222,14 @@ class Checkpoints:
             )
             self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._manager
+
+
+def _missing(checkpoint: Path) -> str:
+    """The first of the files that mark a checkpoint as whole that it has not; empty where it has all."""
+    marks = [f"{part}commit_success.txt" for part in ("", "state/", "books/")]
+    marked = any((checkpoint / mark).exists() for mark in marks)  # older versions of Orbax set none
+    needed = ["_CHECKPOINT_METADATA", "state/_METADATA", *(marks if marked else [])]
+    return next((name for name in needed if not (checkpoint / name).is_file()), "")
 
 
 @contextmanager
@@ -271,7 +280,3 @@ def _named(state: TrainState) -> dict[str, Any]:
     """The leaves of a state by name, in its order."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _seal(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

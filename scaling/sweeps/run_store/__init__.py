@@ -6,6 +6,7 @@
     SWEEP/exclusions.yaml   run id → why it is to be left out of fits; written by the user
     SWEEP/runs.parquet      the table of `load_runs`, for other tools; written again as runs end
     SWEEP/RUN_ID/           config.yaml, metrics.jsonl, result.json, log.txt, checkpoints/
+                 seals.json   hashes of what the run left, by which a later change shows
                  lock       held while a process trains this run
                  attempts.jsonl   start and end of each attempt, with the reason where it did not complete
 

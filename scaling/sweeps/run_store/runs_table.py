@@ -1,8 +1,6 @@
 """The table of all results: from the runs' own records, and kept as one parquet file for other tools."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.config import RunConfig, column_of, columns_of, flat
 from scaling.errors import UserError
-from scaling.result import Result, naming, read_result
+from scaling.result import Result, read_result, replacing
 from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.sweeps.run_store.plan_file import RunRole, read_plan, run_folders, sweep_and_run
 from scaling.sweeps.run_store.recipe import RecipeSource, with_recipe
@@ -94,16 +92,8 @@ def write_table(home: Path) -> Path:
     `pandas.read_parquet` gives the same table, types included. Raises as `load_runs`.
     """
     table, path = load_runs(home), home / TABLE
-    with naming(path):
-        handle, temporary = tempfile.mkstemp(dir=home, prefix=f".{TABLE}.")
-        try:
-            os.close(handle)
-            table.to_parquet(temporary, engine="pyarrow", index=False)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, engine="pyarrow", index=False)
     return path
 
 

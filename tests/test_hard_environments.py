@@ -1,0 +1,204 @@
+"""Kills, scarce resources and odd surroundings: the same command goes on, or one line says what is wrong."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from synthetic_sweep import sweep_config, write_runs
+from tiny_run import Tiny, write_corpus
+
+from scaling.cli import main
+from scaling.result import write_text_atomically
+from scaling.training import train
+
+COMMAND = [sys.executable, "-m", "scaling.cli"]
+WRITER = """
+import sys, pathlib, scaling.result as r
+def stop(*_):
+    print("there", flush=True)
+    sys.stdin.read()
+r.os.fsync = stop
+r.write_text_atomically(sys.argv[1], "half")
+"""
+
+
+def run(
+    *argv: object, limits: Callable[[], None] | None = None, **env: str | None
+) -> "subprocess.CompletedProcess[str]":
+    """`scaling ARGV` in a process of its own. env: None takes a variable away."""
+    whole = {**os.environ, **{key: value for key, value in env.items() if value is not None}}
+    for key in (key for key, value in env.items() if value is None):
+        whole.pop(key, None)
+    command = [*COMMAND, *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, env=whole, preexec_fn=limits, timeout=300)
+
+
+def one_line(done: "subprocess.CompletedProcess[str]") -> str:
+    assert done.returncode in (1, 2) and done.stderr.count("\n") == 1 and done.stderr.startswith("scaling: "), done
+    return done.stderr
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_living_one_writes_stays(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "result.json"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stdout.readline() == b"there\n"
+    (tmp_path / ".result.json.abcdefgh").write_text("left")
+    write_text_atomically(path, "whole")
+    assert len(list(tmp_path.iterdir())) == 2 and path.read_text() == "whole"  # that of the living one is there
+    writer.kill()
+    writer.wait()
+    write_text_atomically(path, "again")
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("mark", ["state/_METADATA", "commit_success.txt", "_CHECKPOINT_METADATA"])
+def test_a_checkpoint_without_a_mark_that_it_is_whole_is_not_used(tmp_path: Path, mark: str) -> None:
+    config, folder = Tiny(tmp_path).config(records={"checkpoint_steps": 20}), tmp_path / "run"
+    loss = train(config, folder=folder, quiet=True).loss
+    (folder / "result.json").unlink()
+    (folder / "checkpoints" / "40" / mark).unlink()
+    again = train(config, folder=folder, quiet=True)
+    assert again.loss == loss and f"{mark} is missing" in again.reason and "from step 20" in again.reason
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "synthetic"
+    design = {"kind": "isoflop", "budgets": [1e11, 3e11, 1e12], "sizes": 3, "spacing": 1.5, "center_flops": 3e11,
+              "center_params": 41e3}  # fmt: skip
+    write_runs(sweep_config(design=design, forecast=None), home, lines=5)
+    return home
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "data.yaml"
+    file.write_text(yaml.safe_dump({"corpus": write_corpus(tmp_path / "corpus", documents=400)}))
+    return file
+
+
+def killed_on_the_way(argv: list[object], moments: list[float]) -> None:
+    """The command begun and killed after so many seconds, again and again."""
+    for seconds in moments:
+        process = subprocess.Popen([*COMMAND, *map(str, argv)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_preparation_that_was_killed_goes_on_to_the_same_store(data: Path, tmp_path: Path) -> None:
+    killed_on_the_way(["data", "prepare", data, "--store", tmp_path / "killed"], [0.6, 0.8, 1.0, 1.2])
+    for store in ("killed", "whole"):
+        assert run("data", "prepare", data, "--store", tmp_path / store).returncode == 0
+    killed, whole = (next((tmp_path / name / "stores").glob("*/")) for name in ("killed", "whole"))
+    for name in ("train.tokens", "validation.tokens"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argv", [["fit", "--bootstrap", "20"], ["report"]])
+def test_a_fit_and_a_report_that_were_killed_are_made_by_the_same_command(home: Path, argv: list[str]) -> None:
+    killed_on_the_way([argv[0], home, *argv[1:]], [1.0, 2.0, 3.0])
+    done = run(argv[0], home, *argv[1:])
+    assert done.returncode == 0, done.stderr
+    assert not list(home.rglob(".*.????????"))
+    if argv[0] == "fit":
+        assert run("predict", home / "fit.json", "--flops", "1e13").returncode == 0
+
+
+@pytest.mark.slow
+def test_two_preparations_at_once_make_one_store(data: Path, tmp_path: Path) -> None:
+    done: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: done.append(run("data", "prepare", data, "--store", tmp_path / "store")))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.returncode for each in done] == [0, 0] and done[0].stdout == done[1].stdout
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argv", [["status"], ["fit", "--bootstrap", "20"], ["report"]])
+def test_64_open_files_are_enough(home: Path, argv: list[str]) -> None:
+    done = run(argv[0], home, *argv[1:], limits=few_files)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_told_in_one_line(home: Path) -> None:
+    def little() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+
+    (home / "plan.json").write_bytes(b"[" + b"[1, 2, 3],\n" * 5_000_000 + b"1]")
+    assert "memory" in one_line(run("status", home, limits=little))
+
+
+@pytest.mark.parametrize("argv", [["status"], ["status", "--json"]])
+def test_an_old_locale_a_missing_home_and_a_unicode_path_change_nothing(home: Path, argv: list[str]) -> None:
+    odd = home.rename(home.parent / "naïve ‑ 模型 \U0001f600")
+    plain = run(argv[0], odd, *argv[1:])
+    assert plain.returncode == 0
+    for env in ({"LC_ALL": "C"}, {"HOME": None}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}):
+        done = run(argv[0], odd, *argv[1:], **env)
+        assert done.returncode == 0, done.stderr
+        if "PYTHONIOENCODING" not in env and "PYTHONUTF8" not in env:
+            assert done.stdout == plain.stdout
+
+
+def test_a_run_outlives_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, looks = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: real() - 86_400 * (next(looks) > 40))
+    result = train(Tiny(tmp_path).config(records={"checkpoint_steps": 10}), folder=tmp_path / "run", quiet=True)
+    assert next(looks) > 41
+    assert result.status == "completed" and 0 < result.wall_s < 300
+
+
+HTML = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def poisoned(home: Path) -> Iterator[Path]:
+    """A sweep of which every text that somebody else may have written is html."""
+    for path in home.glob("*/result.json"):
+        values = json.loads(path.read_text())
+        values |= {
+            "reason": HTML,
+            "device": HTML,
+            "status": "failed" if path.parent.name[-1] in "02468ace" else "completed",
+        }
+        values["facts"] |= {"corpus": HTML, "tokenizer": HTML, "optimizer": HTML, "schedule": HTML}
+        path.write_text(json.dumps(values))
+        path.parent.rename(path.parent.with_name(f"{path.parent.name}<b onclick=alert(1)>"))
+    yield home.rename(home.parent / "a<script>alert(2)<")
+
+
+@pytest.mark.slow
+def test_html_in_names_reasons_and_configurations_is_text_on_the_page(poisoned: Path) -> None:
+    assert main(["report", str(poisoned)]) == 0
+    page = (poisoned / "report.html").read_text()
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)" in page
+    for live in ("<script>alert", "<img src=x", "<b onclick"):
+        assert live not in page
