@@ -47,7 +47,8 @@ class Config(BaseModel):
         schema = handler(core)
         properties, told = handler.resolve_ref_schema(schema).get("properties", {}), written_of(cls)
         for name in properties.keys() & told.keys():
-            properties[name].setdefault("description", told[name])
+            if told[name]:
+                properties[name].setdefault("description", told[name])
         return schema
 
 
