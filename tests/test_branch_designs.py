@@ -193,12 +193,13 @@ def test_a_launch_shows_the_share_of_what_a_branch_does_itself(tmp_path: Path) -
     progress.begin([run_state(tmp_path / branch.id)], [branch], 1)
     steps, fork = branch.config.steps, branch.config.fork_step
     with lock(tmp_path / branch.id / "lock"):
-        for step, share in ((fork - 1, 0), (fork, 0), ((fork + steps) / 2, 50), (steps, 100)):
+        for step in (fork - 1, fork, (fork + steps) // 2, steps):
+            share = f"{max(0, step - fork) / (steps - fork):.0%}"
             (tmp_path / branch.id / "metrics.jsonl").write_text(json.dumps({"step": step}))
             shown = Console(file=StringIO(), width=150)
             shown.print(progress._table())
             bar, total = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
-            assert f" {share}%" in bar and f" {share}% of the FLOPs" in total
+            assert f" {share}" in bar and f" {share} of the FLOPs" in total
 
 
 def test_checkpoints_are_kept_as_long_as_a_branch_needs_them(tmp_path: Path) -> None:

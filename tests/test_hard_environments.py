@@ -199,6 +199,6 @@ def poisoned(home: Path) -> Iterator[Path]:
 def test_html_in_names_reasons_and_configurations_is_text_on_the_page(poisoned: Path) -> None:
     assert main(["report", str(poisoned)]) == 0
     page = (poisoned / "report.html").read_text()
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)" in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)" in page
     for live in ("<script>alert", "<img src=x", "<b onclick"):
         assert live not in page

@@ -87,9 +87,9 @@ def test_steps_past_the_end_keep_the_last_rate() -> None:
 @settings(max_examples=80)
 @given(
     name=st.sampled_from(NAMES),
-    warmup=st.floats(0, 0.5),
+    warmup=st.just(0.0) | st.floats(1e-30, 0.5),
     cooldown=st.floats(0.01, 0.49),
-    final=st.floats(0, 1),
+    final=st.just(0.0) | st.floats(1e-30, 1),
     peak=st.floats(1e-5, 10),
     steps=st.integers(2, 400),
 )

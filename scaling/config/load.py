@@ -251,7 +251,7 @@ def _unknown(key: str, last: str, allowed: Mapping[str, str]) -> str:
 
 def _kind(given: Any, known: Iterable[str]) -> str:
     """What was given in place of a kind, and which may have been meant."""
-    hint = meant(shown(given).strip("'"), known, most=1)
+    hint = meant(shown(given).strip("'"), list(known), most=1)
     return f"{shown(given)}{'; ' * bool(hint)}{hint}"
 
 
