@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plausible import shares
 from test_resume import assert_same, hold, numbers, stop_at
 from tiny_run import RUN, Tiny
 from waiting import LIMIT_S
@@ -194,8 +195,8 @@ def rates(config: RunConfig) -> np.ndarray:
 @given(
     tokens=st.tuples(st.integers(100, 30_000), st.integers(100, 30_000)),
     warmup=st.integers(0, 2_000),
-    cooldown=st.tuples(st.floats(0.0, 0.9), st.floats(0.0, 0.9)),
-    final=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    cooldown=st.tuples(shares(0.9), shares(0.9)),
+    final=st.tuples(shares(), shares()),
     batch=st.integers(1, 5),
 )
 def test_every_shared_step_has_the_same_rate(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plausible import shares
 from synthetic_sweep import sweep_config, write_runs
 
 from scaling import accounting, laws
@@ -52,7 +53,7 @@ def sweep(design: dict[str, Any], **changes: Any) -> SweepConfig:
 @given(
     tokens=st.lists(st.integers(20_000, 500_000), min_size=1, max_size=6, unique_by=lambda count: count // BATCH),
     cooldown=st.floats(0.02, 0.6),
-    warmup=st.floats(0, 0.3),
+    warmup=shares(0.3),
 )
 def test_runs_of_one_size_share_the_longest_up_to_their_cooldown(
     tokens: list[int], cooldown: float, warmup: float

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plausible import shares
 
 from scaling.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, TransformerConfig
 from scaling.training.knobs import make_knobs
@@ -87,9 +88,9 @@ def test_steps_past_the_end_keep_the_last_rate() -> None:
 @settings(max_examples=80)
 @given(
     name=st.sampled_from(NAMES),
-    warmup=st.just(0.0) | st.floats(1e-30, 0.5),
+    warmup=shares(0.5),
     cooldown=st.floats(0.01, 0.49),
-    final=st.just(0.0) | st.floats(1e-30, 1),
+    final=shares(),
     peak=st.floats(1e-5, 10),
     steps=st.integers(2, 400),
 )
