@@ -122,8 +122,7 @@ def test_a_shared_head_is_gathered_and_its_gradient_summed_and_neither_while_a_l
 
 
 def test_what_devices_share_of_a_step_by_the_stage_of_zero() -> None:
-    """By hand: matrices of layers in bfloat16 whole or in parts, and as the first stage makes their gradients; state
-    and what is added up always in parts."""
+    """By hand: layers' matrices in bfloat16 whole or in parts, their gradients likewise; state always in parts."""
     run = run_config()
     layers = sum(t.size for t in run.tensors() if t.depth == LAYERS and t.role == "hidden")
     vectors = sum(t.size for t in run.tensors() if t.role == "vector")
@@ -137,8 +136,8 @@ def test_what_devices_share_of_a_step_by_the_stage_of_zero() -> None:
     assert items[None] == items[3]
     for zero, layer in ((3, layers // 8), (2, layers // 2), (1, layers // 2)):
         assert items[zero]["compute_copy"] == 2 * (layer + table // 8)  # which is the head, too
-    for zero, whole in ((3, 0), (2, 0), (1, layers // 2)):
-        assert items[zero]["gradients"] == 4 * (layers // 8 + vectors + table // 8) + 2 * whole
+    for zero, layer in ((3, layers // 8), (2, layers // 8), (1, layers // 2)):
+        assert items[zero]["gradients"] == 4 * (layer + vectors + table // 8)
         assert all(items[zero][name] == items[3][name] for name in ("parameters", "optimizer", "activations"))
 
 

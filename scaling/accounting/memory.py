@@ -64,7 +64,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
     held = FLOAT32 * sum(size for _, size in parts)
     zero = run.placement.zero or 3
-    whole = sum(_copy(tensor, mesh, compute, zero) for tensor, _ in trained if zero == 1 and tensor.depth == LAYERS)
+    summed = [t.size // _ways(t, mesh, stored=zero > 1 or t.depth != LAYERS) for t, _ in trained]
     tokens = ceil(run.batch_size / (accumulate * window_ways(mesh))) * ceil(model.context / mesh["context"])
     wide = next(tensor.size for tensor in model.tensors() if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
@@ -72,8 +72,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     pieces, head = loss_pieces(tokens, run.placement.loss_chunk, here), wide * here
     items = {
         "parameters": held,
-        "gradients": FLOAT32 * sum(size for _, size in trained) * (2 if accumulate > 1 else 1)
-        + whole,  # sum and addend
+        "gradients": FLOAT32 * sum(summed) * (2 if accumulate > 1 else 1),  # sum and addend
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in run.tensors())
         + run.objective.REFERENCE * sum(_copy(tensor, mesh, compute, 3) for tensor in run.tensors()),
