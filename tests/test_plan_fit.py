@@ -124,6 +124,15 @@ def test_an_mfu_takes_the_place_of_the_roofline_and_prices_are_by_chip_and_hour(
         assert row["mfu"] == pytest.approx(0.3) and row["dollars"] == pytest.approx(2.5 * row["chip_hours"])
 
 
+def test_a_compiled_plan_is_of_the_tokens_price_and_mfu_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("scaling.compiled.planned", lambda *given: asked.append(given) or {})
+    run = load_plannable(Path(__file__).parents[1] / "configs/runs/llama-1b.yaml", ["placement.mesh.fsdp=16"])
+    plan(run, topology="v5e:4x4", compile=True, tokens=3e9, price=2.5, mfu=0.4)
+    ((given, place, *more),) = asked
+    assert given.tokens == 3e9 != run.tokens and place.devices == 16 and more == [2.5, 0.4]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -14,9 +14,12 @@ GIB = 2**30
 Rows = Sequence[tuple[str, str]]
 
 
-def planned(run: RunConfig, place: accounting.Topology) -> dict[str, Any]:
+def planned(
+    run: RunConfig, place: accounting.Topology, price: float | None = None, mfu: float | None = None
+) -> dict[str, Any]:
     """The step of a run compiled for the chips of a slice, none of which is needed.
 
+    price, mfu: as of `accounting.roofline`.
     returns: `seconds` of compiling, `fits`, `memory` in bytes of a chip (the compiler's, beside the ledger's),
     `kernels`; where it fits `collectives` (bytes: of the whole arrays, each time; sent_per_step: by one chip) and
     `roofline`; else `would_fit`, overrides that make it, or None. Raises UserError for a topology that is no TPU
@@ -38,7 +41,7 @@ def planned(run: RunConfig, place: accounting.Topology) -> dict[str, Any]:
         told["would_fit"] = accounting.nearest_fit(run, place.devices, place.device.name, room)
         return told
     told["collectives"] = by_kind(found.collectives)
-    told["roofline"] = compiled_roofline(run, place, links, found.mesh, found.collectives)
+    told["roofline"] = compiled_roofline(run, place, links, found.mesh, found.collectives, price, mfu)
     return told
 
 

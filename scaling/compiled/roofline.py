@@ -13,7 +13,13 @@ from scaling.parallel.mesh import slice_of
 
 
 def compiled_roofline(
-    run: RunConfig, place: accounting.Topology, links: accounting.Links, mesh: Mesh, found: Sequence[Collective]
+    run: RunConfig,
+    place: accounting.Topology,
+    links: accounting.Links,
+    mesh: Mesh,
+    found: Sequence[Collective],
+    price: float | None = None,
+    mfu: float | None = None,
 ) -> dict[str, Any]:
     """As `accounting.roofline`. run: with its microbatches decided.
 
@@ -23,7 +29,7 @@ def compiled_roofline(
         "ici": sum(one.times * _ici_seconds(one, links.link, mesh) for one in found),
         "dcn": sum(one.times * _dcn_seconds(one, links.network, mesh) for one in found),
     }
-    return accounting.roofline(run, place, seconds)
+    return accounting.roofline(run, place, seconds, price, mfu)
 
 
 def _ici_seconds(one: Collective, link: float, mesh: Mesh) -> float:

@@ -93,7 +93,7 @@ def plan(
             raise UserError(f"--compile needs {missing}")
         from scaling.compiled import planned
 
-        found["compiled"] = planned(config, place)
+        found["compiled"] = planned(run, place, price, mfu)
     return found
 
 
