@@ -171,6 +171,13 @@ def test_a_working_wandb_gives_no_warning(tmp_path, monkeypatch, caplog):
     assert not caplog.records
 
 
+@needs_wandb
+def test_a_run_shares_no_wandb_service_with_its_parent(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/gone")
+    mirror_run(tmp_path)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("call", ["module", "init", "log", "finish"])
 def test_a_hanging_wandb_delays_the_end_by_a_bounded_time(call, tmp_path, monkeypatch, caplog):
     fake_wandb(tmp_path, monkeypatch, **{call: "time.sleep(600)"})

@@ -69,6 +69,7 @@ def main() -> int:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    os.environ.pop("WANDB_SERVICE", None)  # of the parent's own wandb, where a killed run's id stays taken
     try:
         relay(sys.stdin)
     except ImportError as error:
