@@ -9,6 +9,7 @@ from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import Wiring
 from scaling.accounting.memory import Memory, compute_dtype, memory
+from scaling.accounting.pipeline import Schedule, schedule
 from scaling.accounting.traffic import kept_apart, traffic
 from scaling.config import RunConfig
 from scaling.families.model import FLOAT32, TRAINING
@@ -48,9 +49,12 @@ def roofline(
     ledger, flops = memory(run, place.devices, place.device.name), flops or flops_per_token(run)
     tokens = run.batch_tokens / place.devices
     head = flops.items["head"]
+    order = schedule(run, mesh_shape(run.placement.mesh, place.devices), place.device.platform)
     again = (flops.exact - head) * (run.placement.remat == "full") + head * (ledger.pieces > 1)
+    layers = (flops.exact - head) * (1 + (run.placement.remat == "full") / TRAINING)
+    idle = layers * (order.passes / order.microbatches - 1)
     seconds = {
-        "matmul": tokens * (flops.exact + again / TRAINING) / peak,
+        "matmul": tokens * (flops.exact + again / TRAINING + idle) / peak,
         "hbm": _hbm_bytes(run, place, ledger) / hbm,
         **links,
     }
@@ -73,9 +77,21 @@ def roofline(
         "dollars_per_chip_hour": price,
         "assumptions": [
             *ASSUMPTIONS[:-1],
+            *_waits(order),
             ASSUMPTIONS[-1] if mfu is None else f"expected: an MFU of {mfu:.0%}, as given",
         ],
     }
+
+
+def _waits(order: Schedule) -> list[str]:
+    """What is said of a pipeline."""
+    if order.stages == 1:
+        return []
+    few = "; fewer microbatches than stages: some always wait" if order.microbatches < order.stages else ""
+    return [
+        f"pipeline: in {order.stages - 1} of {order.ticks} ticks a stage computes nothing that counts, "
+        f"{order.bubble:.0%} of the products' time{few}"
+    ]
 
 
 def link_seconds(run: RunConfig, wiring: Wiring) -> dict[str, float]:
@@ -112,4 +128,6 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
     made = memory(plain, place.devices, place.device.name).items["activations"]
     streams = (2 if run.placement.remat == "none" else 3) * made
     state = 2 * (items["parameters"] + items["optimizer"]) + 3 * items["gradients"]
-    return state + max(1, run.placement.accumulate) * (of_layers + of_head + streams)
+    order = schedule(run, mesh, place.device.platform)
+    ends = order.microbatches if order.stages == 1 else 1  # a pipeline has all microbatches at once
+    return state + order.passes * of_layers + ends * (of_head + streams)

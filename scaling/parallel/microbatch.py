@@ -1,8 +1,10 @@
 """A run on its mesh: the batch cut into microbatches that split evenly."""
 
+from math import lcm
+
 from jax.sharding import Mesh
 
-from scaling.accounting.layout import RULES, window_ways
+from scaling.accounting.layout import RULES, in_stage, window_ways
 from scaling.accounting.microbatches import microbatches
 from scaling.config import RunConfig
 from scaling.errors import UserError
@@ -21,7 +23,7 @@ def placed(config: RunConfig, mesh: Mesh) -> RunConfig:
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """Raises UserError unless every microbatch splits evenly over the devices that compute windows of their own."""
-    step = window_ways(mesh.shape) * accumulate
+    step = lcm(window_ways(mesh.shape), window_ways(in_stage(mesh.shape)) * accumulate)
     if batch_size % step:
         near = sorted({max(1, batch_size // step) * step, -(-batch_size // step) * step})
         raise UserError(

@@ -1,6 +1,7 @@
 """One update: gradients of a batch, in microbatches, and the optimizer; a pure function that is compiled once."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from scaling.models.parameters import map_declared, trained, with_rest
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, placed, replicated, use
 from scaling.parallel.host import check_host, on_device, on_host
+from scaling.parallel.pipeline import stages
 from scaling.parallel.sharding import target_platform
 from scaling.parallel.zero import copied, laid_out, zero_stage
 from scaling.training.knobs import Knobs, make_knobs
@@ -75,6 +77,9 @@ def gradients(
             (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
             return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
 
+    indices = jnp.arange(parts)
+    if stages() > 1:  # microbatches follow each other through the layers
+        return of(batch, key if key is None or parts == 1 else jax.vmap(partial(jax.random.fold_in, key))(indices))
     if parts == 1:
         return of(batch, key)
 
@@ -88,9 +93,7 @@ def gradients(
     zero = jnp.zeros((), jnp.float32)
     counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
     means = LossSums(zero, zero, Aux(dict.fromkeys(run.model.losses, zero), counts))
-    return jax.lax.scan(
-        add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), jnp.arange(parts)
-    )[0]
+    return jax.lax.scan(add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), indices)[0]
 
 
 def run_optimizer(run: RunConfig, knobs: Knobs) -> optax.GradientTransformation:

@@ -1,0 +1,43 @@
+"""How long a pipeline's stages work and wait, counted in ticks: the time of a microbatch in one run of layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scaling.accounting.layout import PIPELINE
+from scaling.accounting.microbatches import microbatches
+from scaling.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """M microbatches over S stages that each have R runs of layers, as `parallel.pipeline` makes them follow."""
+
+    stages: int
+    repeats: int
+    microbatches: int
+
+    @property
+    def ticks(self) -> int:
+        """Forward: M·R + S − 1, of which each stage works in M·R and computes nothing that counts in the others."""
+        return self.microbatches * self.repeats + self.stages - 1
+
+    @property
+    def passes(self) -> float:
+        """How often a device goes through all of its layers in that time; M where it has no stages."""
+        return self.ticks / self.repeats
+
+    @property
+    def held(self) -> float:
+        """Microbatches of which all layers would keep as much as a device's do for the backward pass: that begins
+        when the forward pass is through, and of what does not count as much is kept. 1 without stages."""
+        return self.ticks / (self.repeats * self.stages) if self.stages > 1 else 1.0
+
+    @property
+    def bubble(self) -> float:
+        """Share of the ticks that do not count (Narayanan et al. 2021, 2104.04473, section 2.2)."""
+        return (self.stages - 1) / self.ticks
+
+
+def schedule(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Schedule:
+    """Of a run on a mesh; with one stage where that has no pipeline."""
+    return Schedule(mesh[PIPELINE], run.placement.pipeline_repeats, microbatches(run, mesh, platform))
