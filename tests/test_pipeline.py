@@ -47,8 +47,10 @@ def test_in_every_round_each_stage_sends_one_run_of_layers_and_gets_one_until_al
             {"pipeline": 4},
             {},
             {"pipeline_repeats": 2, "accumulate": 2},
-            "accumulate=2; nearest that they do: 4, or 0",
+            "accumulate=2; nearest that they do: 4",
         ),
+        ({"pipeline": 2}, {}, {"pipeline_microbatches": 3, "accumulate": 4}, "accumulate=4; allowed: one of 1, 2, 4"),
+        ({"data": 1}, {}, {"pipeline_microbatches": 2}, "pipeline_microbatches=2 is for the stages of a pipeline"),
         ({"data": 1}, {}, {"pipeline_repeats": 2}, "pipeline_repeats=2 is for the stages of a pipeline"),
     ],
 )

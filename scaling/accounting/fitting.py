@@ -3,17 +3,19 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from scaling.accounting.devices import Topology, device
 from scaling.accounting.flops import Flops, flops_per_token
-from scaling.accounting.layout import mesh_shape, window_ways
+from scaling.accounting.layout import in_stage, mesh_shape, window_ways
 from scaling.accounting.links import unknown, wired
 from scaling.accounting.memory import Memory, memory
+from scaling.accounting.microbatches import FOR_STAGE
 from scaling.accounting.roofline import link_seconds, roofline
 from scaling.config import MeshConfig, Placement, RunConfig
 from scaling.errors import UserError
+from scaling.numbers import divisors
 from scaling.units import si_bytes
 
 TENSOR, CONTEXT = 16, 16  # most devices that share a matrix, or a window, in a search
@@ -60,8 +62,7 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     zeros = (asked.zero, *range((asked.zero or 3) + 1, 4))
     for mesh in _near_meshes(run, devices):
         for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
-            changed = {"mesh": mesh, "zero": zero, "remat": remat, "accumulate": accumulate}
-            placement = asked.model_copy(update=changed)
+            placement = _changed(run, mesh, remat, accumulate, devices).model_copy(update={"zero": zero})
             if memory(_placed(run, placement), devices, kind).total <= available:
                 return _overrides(asked, placement)
     return None
@@ -81,7 +82,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
     meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
-    best: dict[tuple[int, int, int], Fit] = {}
+    best: dict[tuple[int, ...], Fit] = {}
     flops = flops_per_token(run)
     least, fitting = None, 0
     for mesh in meshes:
@@ -90,7 +91,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
         least = smallest if least is None or smallest.total < least.total else least
         if smallest.total <= available:
             fitting += 1
-            inner = (mesh.tensor, mesh.context, mesh.expert)
+            inner = (mesh.tensor, mesh.context, mesh.expert, mesh.pipeline)
             before = [best[inner]] if inner in best else []
             best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu, flops)], key=_by_time)
     more = None if best else _more(run, place.devices, kind, available)
@@ -134,7 +135,7 @@ def _fits(
     assert wiring is not None and available is not None
 
     def made(remat: str, accumulate: int) -> Placement:
-        return run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+        return _changed(run, mesh, remat, accumulate, place.devices)
 
     def fits(placement: Placement) -> bool:
         return memory(_placed(run, placement), place.devices, kind).total <= available
@@ -163,10 +164,7 @@ def _by_time(fit: Fit) -> tuple[float, float, int]:
 def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], devices: int, kind: str) -> Memory:
     """Of the placements on a mesh the one that takes least: microbatches keep a second sum of gradients."""
     remat = run.model.REMAT[-1]
-    lean = (
-        run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
-        for accumulate in {counts[0], counts[-1]}
-    )
+    lean = (_changed(run, mesh, remat, accumulate, devices) for accumulate in {counts[0], counts[-1]})
     return min((memory(_placed(run, placement), devices, kind) for placement in lean), key=lambda found: found.total)
 
 
@@ -191,10 +189,35 @@ def _overrides(asked: Placement, placement: Placement) -> list[str]:
 
 
 def _microbatches(run: RunConfig, mesh: MeshConfig, devices: int) -> Iterable[int]:
-    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh."""
-    apart = window_ways(mesh_shape(mesh, devices))
-    most = run.batch_size // apart
-    return (n for n in range(max(1, run.placement.accumulate), most + 1) if run.batch_size % (n * apart) == 0)
+    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh; of a pipeline in
+    rounds of as many as it has at a time."""
+    shape, together = mesh_shape(mesh, devices), _together(run, mesh, devices)
+    apart, ends = window_ways(in_stage(shape)), window_ways(shape)
+    first = -(-max(1, run.placement.accumulate) // together) * together
+    for n in range(first, run.batch_size // apart + 1, together):
+        if run.batch_size % (n * apart) == 0 and run.batch_size % (n // together * ends) == 0:
+            yield n
+
+
+def _together(run: RunConfig, mesh: MeshConfig, devices: int) -> int:
+    """Microbatches that a pipeline has at a time, where a run says nothing FOR_STAGE for each stage or all; 1 without
+    one."""
+    if mesh.pipeline == 1:
+        return 1
+    most = run.batch_size // window_ways(in_stage(mesh_shape(mesh, devices)))
+    asked = run.placement.pipeline_microbatches or min(FOR_STAGE * mesh.pipeline, most)
+    return max(1, asked // mesh.pipeline) * mesh.pipeline if run.placement.pipeline_repeats > 1 else max(1, asked)
+
+
+def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devices: int) -> Placement:
+    """That of a run on another mesh."""
+    changes = {"mesh": mesh, "remat": remat, "accumulate": accumulate}
+    together = _together(run, mesh, devices)
+    if mesh.pipeline == 1:
+        changes |= {"pipeline_repeats": 1, "pipeline_microbatches": None}
+    elif together != accumulate or run.placement.pipeline_microbatches:
+        changes |= {"pipeline_microbatches": together}
+    return run.placement.model_copy(update=changes)
 
 
 def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
@@ -202,7 +225,7 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     asked = run.placement.mesh
     yield asked
     for tensor in (asked.tensor * k for k in (1, 2, 4, 8)):
-        inner = tensor * asked.expert * asked.context
+        inner = tensor * asked.expert * asked.context * asked.pipeline
         if (
             devices % inner == 0
             and _heads(run, tensor) % tensor == 0
@@ -212,26 +235,33 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
 
 
 def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
-    """Every mesh of so many devices that the model and the batch divide over."""
-    able = [k for k in range(1, devices + 1) if devices % k == 0]
+    """Every mesh of so many devices that the model and the batch divide over, with the stages that the run names or
+    none: a pipeline loses time that others do not, and gains where only its streams cross a slow network."""
+    for pipeline in dict.fromkeys((1, run.placement.mesh.pipeline)):
+        if devices % pipeline == 0:
+            yield from _meshes(run, devices, pipeline)
+
+
+def _meshes(run: RunConfig, devices: int, pipeline: int) -> Iterator[MeshConfig]:
+    able = divisors(devices // pipeline)
     for tensor in (k for k in able if k <= TENSOR and _heads(run, k) % k == 0):
-        for context in (k for k in able if k <= CONTEXT and devices % (tensor * k) == 0):
-            left = devices // (tensor * context)
+        for context in (k for k in able if k <= CONTEXT and devices // pipeline % (tensor * k) == 0):
+            left = devices // (pipeline * tensor * context)
             for expert in (k for k in able if left % k == 0):
                 for fsdp in (k for k in able if left // expert % k == 0):
-                    mesh = MeshConfig(
-                        data=left // (expert * fsdp), fsdp=fsdp, expert=expert, context=context, tensor=tensor
-                    )
+                    data, axes = left // (expert * fsdp), {"expert": expert, "context": context, "tensor": tensor}
+                    mesh = MeshConfig(data=data, pipeline=pipeline, fsdp=fsdp, **axes)
                     if _divides(run, mesh, devices):
                         yield mesh
 
 
 def _divides(run: RunConfig, mesh: MeshConfig, devices: int) -> bool:
     try:
-        _placed(run, run.placement.model_copy(update={"mesh": mesh})).check_mesh()
-    except ValueError:
+        counts = list(islice(_microbatches(run, mesh, devices), 1))
+        _placed(run, _changed(run, mesh, run.placement.remat, counts[0], devices)).check_mesh()
+    except (ValueError, IndexError):
         return False
-    return any(_microbatches(run, mesh, devices))
+    return True
 
 
 def _heads(run: RunConfig, otherwise: int) -> int:

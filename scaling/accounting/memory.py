@@ -60,7 +60,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     found = device(kind) if kind else None
     platform = found.platform if found else "gpu"
     model, order = run.model, schedule(run, mesh, platform)
-    accumulate = order.microbatches
+    accumulate = order.parts
     dtype = compute_dtype(run.placement.compute_dtype, platform)
     remat = run.placement.remat if platform != "cpu" or run.placement.scans(platform) else "none"
     compute = Compute(
@@ -75,7 +75,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     summed = [t.size // _ways(t, mesh, stored=zero > 1 or t.depth != LAYERS) for t, _ in trained]
     length = ceil(model.context / mesh["context"])
     tokens = ceil(run.batch_size / (accumulate * window_ways(in_stage(mesh)))) * length
-    ends = tokens if order.stages == 1 else ceil(run.batch_size / window_ways(mesh)) * length
+    ends = ceil(run.batch_size / (order.ends * window_ways(mesh))) * length
     wide = next(tensor.size for tensor in model.tensors() if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
     here = model.vocab // ways(columns, mesh)

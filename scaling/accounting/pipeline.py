@@ -15,16 +15,30 @@ class Schedule:
     stages: int
     repeats: int
     microbatches: int
+    """that follow each other, M"""
+    rounds: int = 1
+    """of as many, one behind the other, the backward pass of each before the next"""
 
     @property
     def ticks(self) -> int:
-        """Forward: M·R + S − 1, of which each stage works in M·R and computes nothing that counts in the others."""
+        """Forward in a round: M·R + S − 1, in M·R of which a stage computes what counts."""
         return self.microbatches * self.repeats + self.stages - 1
 
     @property
     def passes(self) -> float:
-        """How often a device goes through all of its layers in that time; M where it has no stages."""
-        return self.ticks / self.repeats
+        """How often a device goes through all of its layers in a step; M where it has no stages."""
+        return self.rounds * self.ticks / self.repeats
+
+    @property
+    def parts(self) -> int:
+        """Microbatches of the batch."""
+        return self.rounds * self.microbatches
+
+    @property
+    def ends(self) -> int:
+        """How often a device goes through what is before and behind the layers: a pipeline has all microbatches of a
+        round there at once."""
+        return self.rounds if self.stages > 1 else self.microbatches
 
     @property
     def held(self) -> float:
@@ -40,4 +54,6 @@ class Schedule:
 
 def schedule(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Schedule:
     """Of a run on a mesh; with one stage where that has no pipeline."""
-    return Schedule(mesh[PIPELINE], run.placement.pipeline_repeats, microbatches(run, mesh, platform))
+    parts = microbatches(run, mesh, platform)
+    together = run.placement.pipeline_microbatches or parts
+    return Schedule(mesh[PIPELINE], run.placement.pipeline_repeats, together, parts // together)

@@ -52,7 +52,7 @@ def roofline(
     order = schedule(run, mesh_shape(run.placement.mesh, place.devices), place.device.platform)
     again = (flops.exact - head) * (run.placement.remat == "full") + head * (ledger.pieces > 1)
     layers = (flops.exact - head) * (1 + (run.placement.remat == "full") / TRAINING)
-    idle = layers * (order.passes / order.microbatches - 1)
+    idle = layers * (order.passes / order.parts - 1)
     seconds = {
         "matmul": tokens * (flops.exact + again / TRAINING + idle) / peak,
         "hbm": _hbm_bytes(run, place, ledger) / hbm,
@@ -129,5 +129,4 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
     streams = (2 if run.placement.remat == "none" else 3) * made
     state = 2 * (items["parameters"] + items["optimizer"]) + 3 * items["gradients"]
     order = schedule(run, mesh, place.device.platform)
-    ends = order.microbatches if order.stages == 1 else 1  # a pipeline has all microbatches at once
-    return state + order.passes * of_layers + ends * (of_head + streams)
+    return state + order.passes * of_layers + order.ends * (of_head + streams)

@@ -52,22 +52,16 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
     """
     width = 2 if compute_dtype(run.placement.compute_dtype, platform) == "bfloat16" else FLOAT32
     order = schedule(run, mesh, platform)
-    ends = (
-        order.microbatches if order.stages == 1 else 1
-    )  # a pipeline has all microbatches at once before and behind it
     found = [
-        *_matrices(run, mesh, width, order.passes, ends),
-        *_streams(run, mesh, width, order, ends),
+        *_matrices(run, mesh, width, order),
+        *_streams(run, mesh, width, order),
         *_pipeline(run, mesh, width, order),
     ]
     return [one for one in found if one.axes and one.size * one.times]
 
 
-def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, passes: float, ends: int) -> Iterator[Sent]:
-    """Parameters where they are used, and their gradients.
-
-    passes: microbatches that a device's layers compute, with those that do not count. ends: that all else does.
-    """
+def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
+    """Parameters where they are used, and their gradients."""
     again, stage = run.placement.remat == "full", run.placement.zero or 3
     for tensor in run.tensors():
         if not tensor.inputs and tensor.role != "embedding":
@@ -78,7 +72,7 @@ def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, passes: float
         held = tensor.size / prod(mesh[name] for name in kept)  # of the whole, where it is used
         looked_up = not tensor.inputs and tensor.uses != LOGITS
         copied = stage < 3 and tensor.depth == LAYERS  # once for all microbatches, see `parallel.zero`
-        times = passes if tensor.depth == LAYERS else ends
+        times = order.passes if tensor.depth == LAYERS else order.ends
         if stored and not looked_up:
             uses = 1 if copied else times if tensor.role in ("head", "embedding") else times * (2 + again)
             yield Sent("matrices", "all-gather", stored, held * width, uses)
@@ -106,13 +100,13 @@ def _stream(run: RunConfig, mesh: Mapping[str, int], width: int, microbatches: i
     return windows * run.model.context / mesh["context"] * run.model.d_model * width
 
 
-def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule, ends: int) -> Iterator[Sent]:
+def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
     """What tokens carry."""
     model, again = run.model, run.placement.remat == "full"
-    found = _stream(run, mesh, FLOAT32, ends)  # rows of the embedding, which is float32
+    ends, found = order.ends, _stream(run, mesh, FLOAT32, order.ends)  # rows of the embedding, which is float32
     stored = tuple(name for name in STORED if mesh[name] > 1)
     yield Sent("look-up", "all-to-all", stored, found, 2 * ends)
-    stream = _stream(run, in_stage(mesh), width, order.microbatches)
+    stream = _stream(run, in_stage(mesh), width, order.parts)
     passes = order.passes / order.stages  # that a device makes of a layer, on the mean of all
     if mesh["tensor"] > 1:
         yield Sent("look-up", "all-reduce", ("tensor",), found, ends)
@@ -139,10 +133,10 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
     are not computed where they lie, which are sent there, and their gradients back."""
     if order.stages == 1:
         return
-    axes, stream = (PIPELINE,), _stream(run, in_stage(mesh), width, order.microbatches)
-    yield Sent("stages", "collective-permute", axes, stream, 2 * order.ticks)
+    axes, stream = (PIPELINE,), _stream(run, in_stage(mesh), width, order.parts)
+    yield Sent("stages", "collective-permute", axes, stream, 2 * order.ticks * order.rounds)
     for kind in ("all-gather", "reduce-scatter"):
-        yield Sent("ends", kind, axes, stream * order.microbatches, 2)
+        yield Sent("ends", kind, axes, stream * order.microbatches, 2 * order.rounds)
     if order.repeats > 1:
         split = computed_parts if run.placement.zero in (1, 2) else parameter_parts
         held = sum(
@@ -150,7 +144,7 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
             for tensor in run.tensors()
             if tensor.depth == LAYERS and tensor.inputs
         )
-        yield Sent("runs of layers", "collective-permute", axes, FLOAT32 * held, 2)
+        yield Sent("runs of layers", "collective-permute", axes, FLOAT32 * held, 2 * order.rounds)
 
 
 def _layers_of_experts(run: RunConfig) -> int:

@@ -178,6 +178,9 @@ class Placement(Config):
     accumulate: int = Field(default=0, ge=0)
     """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache,
     and up to four for each stage of a pipeline"""
+    pipeline_microbatches: int | None = Field(default=None, ge=1)
+    """microbatches that are in a pipeline at a time, of which it keeps what the backward pass reads; their gradients
+    are summed up before the next ones come. Unset: all"""
     pipeline_repeats: int = Field(default=1, ge=1, le=MANY)
     """times that a microbatch goes around the stages of a pipeline, each of which has as many runs of layers that do
     not follow each other; more than 1: microbatches come in groups of as many as there are stages"""
@@ -377,17 +380,15 @@ class RunConfig(Config):
 
     def _check_pipeline_axis(self) -> None:
         """Raises ValueError unless its stages have layers alike, and microbatches come as they take them."""
-        stages, repeats, parts = (
-            self.placement.mesh.pipeline,
-            self.placement.pipeline_repeats,
-            self.placement.accumulate,
-        )
+        placement = self.placement
+        stages, repeats, parts = placement.mesh.pipeline, placement.pipeline_repeats, placement.accumulate
         if stages == 1:
-            if repeats > 1:
-                raise ValueError(
-                    f"placement.pipeline_repeats={repeats} is for the stages of a pipeline; set "
-                    "placement.mesh.pipeline to 2 or more, or leave it out"
-                )
+            for key, usual in (("pipeline_repeats", 1), ("pipeline_microbatches", None)):
+                if getattr(placement, key) != usual:
+                    raise ValueError(
+                        f"placement.{key}={getattr(placement, key)} is for the stages of a pipeline; set "
+                        "placement.mesh.pipeline to 2 or more, or leave it out"
+                    )
             return
         cuts = self.model.cuts
         if not cuts:
@@ -401,12 +402,20 @@ class RunConfig(Config):
                 f"{self.model.layers} layers into parts alike; their product may be one of "
                 f"{', '.join(map(str, cuts[1:])) or '1 only, use other axes'}"
             )
-        if repeats > 1 and parts % stages:
-            near = sorted({max(1, parts // stages) * stages, -(-parts // stages) * stages})
+        at_once = placement.pipeline_microbatches
+        if at_once and (not parts or parts % at_once):
+            able = f"one of {', '.join(map(str, divisors(parts)))}" if parts else "what divides accumulate, once set"
+            raise ValueError(
+                f"placement.pipeline_microbatches={at_once} does not divide placement.accumulate={parts}; "
+                f"allowed: {able}"
+            )
+        key, together = ("pipeline_microbatches", at_once) if at_once else ("accumulate", parts)
+        if repeats > 1 and together % stages:
+            near = sorted({max(1, together // stages) * stages, -(-together // stages) * stages})
             raise ValueError(
                 f"placement.pipeline_repeats={repeats} takes microbatches in groups of placement.mesh.pipeline="
-                f"{stages}, which do not divide placement.accumulate={parts}; nearest that they do: "
-                f"{', '.join(map(str, near))}, or 0 for what suits"
+                f"{stages}, which do not divide placement.{key}={together}; nearest that they do: "
+                f"{', '.join(map(str, near))}"
             )
 
     def _check_curriculum(self) -> None:

@@ -109,7 +109,7 @@ class Layers:
         # float32, as their gradient is summed up over microbatches; each layer takes its own at its precision
         weights = jax.tree.map(lambda w: w.astype(jnp.float32), self.params)
         dropout_keys = dropout_keys if dropout_keys is None or dropout_keys.ndim else dropout_keys[None]
-        asked = max(1, self.placement.accumulate)
+        asked = self.placement.pipeline_microbatches or max(1, self.placement.accumulate)
         x_BxLxD, sums = pipelined(stage, weights, self.declared, repeats, asked, x_BxLxD, told, dropout_keys)
         return x_BxLxD, Aux(*sums)
 

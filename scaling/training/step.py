@@ -77,23 +77,32 @@ def gradients(
             (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
             return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
 
-    indices = jnp.arange(parts)
-    if stages() > 1:  # microbatches follow each other through the layers
-        return of(batch, key if key is None or parts == 1 else jax.vmap(partial(jax.random.fold_in, key))(indices))
-    if parts == 1:
-        return of(batch, key)
+    together = (run.placement.pipeline_microbatches or parts) if stages() > 1 else 1
+    rounds = parts // together
 
-    def microbatch(index: Any) -> Batch:
-        return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:])[:, index], batch)
+    def key_of(index: Any) -> Any:
+        """That of a microbatch; those of a round of them, which follow each other through the layers."""
+        if key is None or parts == 1:
+            return key
+        if stages() == 1:
+            return jax.random.fold_in(key, index)
+        return jax.vmap(partial(jax.random.fold_in, key))(index * together + jnp.arange(together))
+
+    if rounds == 1:
+        return of(batch, key_of(0))
+
+    def part(x: jax.Array, index: Any) -> jax.Array:
+        return x.reshape(-1, rounds, together, *x.shape[1:])[:, index].reshape(-1, *x.shape[1:])
 
     def add(total: Gradients, index: Any) -> tuple[Gradients, None]:
-        own_key = None if key is None else jax.random.fold_in(key, index)
-        return jax.tree.map(jnp.add, total, of(microbatch(index), own_key)), None
+        return jax.tree.map(jnp.add, total, of(jax.tree.map(lambda x: part(x, index), batch), key_of(index))), None
 
     zero = jnp.zeros((), jnp.float32)
     counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
     means = LossSums(zero, zero, Aux(dict.fromkeys(run.model.losses, zero), counts))
-    return jax.lax.scan(add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), indices)[0]
+    return jax.lax.scan(
+        add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), jnp.arange(rounds)
+    )[0]
 
 
 def run_optimizer(run: RunConfig, knobs: Knobs) -> optax.GradientTransformation:

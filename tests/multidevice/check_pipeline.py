@@ -75,7 +75,12 @@ def wanted(model: str, accumulate: int) -> Gradients:
         ("plain", 4, {"data": 2, "pipeline": 4}, {"pipeline_repeats": 2}),
         ("plain", 1, {"data": 2, "pipeline": 4}, {"remat": "full"}),  # fewer microbatches than stages
         ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, {"remat": "full"}),
-        ("documents", 4, {"data": 2, "pipeline": 2, "fsdp": 2}, {"zero": 1, "layers": "unroll"}),
+        (
+            "documents",
+            4,
+            {"data": 2, "pipeline": 2, "fsdp": 2},
+            {"zero": 1, "layers": "unroll", "pipeline_microbatches": 2},
+        ),
         ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, {"zero": 2}),
         ("shared", 2, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
     ],
