@@ -22,7 +22,7 @@ FOR_STAGE = 4
 def microbatches(run: RunConfig, mesh: Mapping[str, int], platform: str) -> int:
     """`placement.accumulate`, or what suits a mesh of this shape where it is 0: on a CPU what its caches hold; of the
     stages of a pipeline FOR_STAGE each, as far as the batch divides."""
-    if mesh[PIPELINE] > 1 and not run.placement.accumulate:
+    if mesh.get(PIPELINE, 1) > 1 and not run.placement.accumulate:
         return _for_stages(run, mesh)
     if run.placement.accumulate or platform != "cpu":
         return max(1, run.placement.accumulate)
@@ -34,7 +34,7 @@ def microbatches(run: RunConfig, mesh: Mapping[str, int], platform: str) -> int:
 
 
 def _for_stages(run: RunConfig, mesh: Mapping[str, int]) -> int:
-    windows, number = run.batch_size // window_ways(in_stage(mesh)), mesh[PIPELINE]
+    windows, number = run.batch_size // window_ways(in_stage(mesh)), mesh.get(PIPELINE, 1)
     step = number if run.placement.pipeline_repeats > 1 else 1
     counts = range(step, FOR_STAGE * number + 1, step)
     return max((n for n in counts if windows % n == 0), default=step)

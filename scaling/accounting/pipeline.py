@@ -56,4 +56,4 @@ def schedule(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Schedule
     """Of a run on a mesh; with one stage where that has no pipeline."""
     parts = microbatches(run, mesh, platform)
     together = run.placement.pipeline_microbatches or parts
-    return Schedule(mesh[PIPELINE], run.placement.pipeline_repeats, together, parts // together)
+    return Schedule(mesh.get(PIPELINE, 1), run.placement.pipeline_repeats, together, parts // together)
