@@ -85,6 +85,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "gradients": FLOAT32 * sum(summed) * (2 if accumulate > 1 else 1),  # sum and addend
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in run.tensors())
+        + _elsewhere(run, mesh, order, zero)
         + run.objective.REFERENCE * sum(_copy(tensor, mesh, compute, 3) for tensor in run.tensors()),
         "activations": tokens * model.activations(compute) + _passed(run, order, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
@@ -100,15 +101,14 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
 
 
 def _passed(run: RunConfig, order: Schedule, tokens: int, ends: int, compute: Compute) -> int:
-    """Bytes of the streams of all microbatches at the ends of a pipeline: what enters, with its padding, and what has
-    come around, each stage having a copy; and, of the windows that a device has of its own there, norm and stream.
+    """Bytes of the streams of all microbatches at the ends of a pipeline, of which each stage has a copy: what enters
+    and what has come around, with S − 1 and S more; and, of the windows that a device has there, norm and stream.
 
     tokens: of a microbatch. ends: of those windows."""
     if order.stages == 1:
         return 0
-    width = run.model.d_model
-    entering, left = 2 * order.microbatches + order.stages - 1, order.microbatches * 2 + order.stages
-    return (entering + left) * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
+    streams, width = 2 * (order.microbatches + order.stages) - 1, run.model.d_model
+    return streams * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
 
 
 def compute_dtype(asked: str, platform: str) -> str:
@@ -134,6 +134,12 @@ def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> 
     whole = zero < 3 and tensor.depth == LAYERS
     needed = width < FLOAT32 or (whole and _ways(tensor, mesh, stored=False) < _ways(tensor, mesh))
     return width * tensor.size // _ways(tensor, mesh, stored=not whole) if needed else 0
+
+
+def _elsewhere(run: RunConfig, mesh: dict[str, int], order: Schedule, zero: int) -> int:
+    """Bytes of the runs of layers that a stage computes and does not store, and of their gradients."""
+    held = [t.size // _ways(t, mesh, stored=zero == 3) for t in run.tensors() if t.depth == LAYERS and t.inputs]
+    return 2 * FLOAT32 * sum(held) if order.repeats > 1 else 0
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:

@@ -13,6 +13,7 @@ import pytest
 from check_meshes import BATCH, assert_same, on_one_device
 from tiny_run import Tiny
 
+from scaling import accounting
 from scaling.accounting.traffic import traffic
 from scaling.compiled import collectives
 from scaling.config import RunConfig, build, run_id
@@ -145,3 +146,15 @@ def test_stages_send_each_other_microbatches_and_no_matrix_of_their_layers(repea
     assert 2 * ticks * stream // parts <= passed <= 2 * ticks * stream // parts + 2 * told
     head, small = FLOAT32 * model.vocab * model.d_model, layers // model.layers // 4  # tokens and vectors
     assert 2 * stream + head <= gathered["all-gather"] <= 2 * stream + head + small
+
+
+def test_the_ledger_knows_what_a_stage_keeps() -> None:
+    """All beside the state, of a step for this CPU: within a tenth."""
+    values = run("plain", 8, {"data": 2, "pipeline": 4}, remat="full").model_dump(mode="json")
+    values["model"] = {"vocab": 512, "context": 256, "layers": 8, "d_model": 256, "n_heads": 4, "d_ff": 512}
+    values |= {"batch_size": 64, "tokens": 64 * 256}
+    config = build(RunConfig, values, "test")
+    planned = compiled_step(config).update.memory_analysis()
+    ledger = accounting.memory(config, 8, "cpu")
+    ours = ledger.total - ledger.items["parameters"] - ledger.items["optimizer"]
+    assert ours == pytest.approx(planned.temp_size_in_bytes, rel=0.1)
