@@ -29,12 +29,6 @@ PATIENCE_S = 10 * 365 * 86_400
 KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
 
 
-def saves(records: Records) -> bool:
-    """Whether a run makes checkpoints at all."""
-    by_time = records.checkpoint_minutes is not None or records.local_checkpoints is not None
-    return by_time or records.checkpoint_steps is not None or bool(records.checkpoint_at)
-
-
 @dataclass(frozen=True)
 class Books:
     """What a checkpoint says beside its arrays."""
