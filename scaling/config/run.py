@@ -179,8 +179,9 @@ class Placement(Config):
     """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
     attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
     """which implementation of attention; auto: the fastest that can do what the model asks for"""
-    experts: Literal["auto", "dense", "blocks", "gmm"] = "auto"
-    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, blocks elsewhere"""
+    experts: Literal["auto", "dense", "blocks", "gmm", "tokamax"] = "auto"
+    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, on GPUs tokamax where it is
+    installed, else blocks"""
     transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
     """how tokens get to the devices of their experts, see `families.dispatch`; auto: gather"""
     context: Literal["auto", "ulysses", "gather", "ring"] = "auto"
