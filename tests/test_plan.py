@@ -43,6 +43,13 @@ def test_plan_of_a_model_has_the_fixed_names() -> None:
     assert "training" not in found and "time" not in found
 
 
+def test_a_plan_of_a_run_that_keeps_documents_apart_says_that_it_counts_none() -> None:
+    apart = RunConfig.model_validate(run().model_dump() | {"objective": {"documents": "mask"}})
+    assert plan(apart)["flops_per_token"] == plan(run())["flops_per_token"]
+    assert "note: objective.documents=mask: the exact FLOPs" in format_plan(plan(apart))
+    assert "note:" not in format_plan(plan(run()))
+
+
 def test_plan_of_a_run_adds_training_memory_and_days() -> None:
     found = plan(run(), topology="h100:8")
     tokens = 19_073 * 512 * 1024

@@ -3,7 +3,7 @@
 from scaling.accounting.cache import cache_bytes
 from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Links, Topology, device, peak_flops, topology
 from scaling.accounting.fitting import HOST, check_memory, nearest_fit, search
-from scaling.accounting.flops import Flops, flops_per_token
+from scaling.accounting.flops import Flops, flops_per_token, uncounted
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import wired
 from scaling.accounting.memory import Memory, compute_dtype, loss_pieces, memory
@@ -36,5 +36,6 @@ __all__ = [
     "roofline",
     "search",
     "topology",
+    "uncounted",
     "wired",
 ]

@@ -38,6 +38,7 @@ def format_plan(found: dict[str, Any]) -> str:
         from scaling.compiled import as_rows
 
         blocks += [_block(title, rows) for title, rows in as_rows(found["compiled"])]
+    blocks += [wrapped(f"note: {note}") for note in found.get("notes", ())]
     return "\n\n".join(blocks)
 
 

@@ -63,6 +63,7 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
             "little of their layers; take a smaller data.tokenizer.vocab and model.vocab, larger sizes, or "
             "ladder.count=non_embedding",
         ),
+        *dict.fromkeys(said for run in runs for said in accounting.uncounted(run.config)),
     ]  # fmt: skip
 
 
