@@ -122,22 +122,21 @@ def test_layers_are_gathered_once_for_all_microbatches_and_their_gradients_summe
 @pytest.mark.parametrize("mesh", ["fsdp", "mixed"])
 @pytest.mark.parametrize("zero", [None, 1, 2])
 def test_what_is_counted_from_declarations_is_in_the_program_at_every_stage(mesh: str, zero: int | None) -> None:
-    """Of matrices and their gradients, by kind and axes."""
+    """Of matrices and gradients, by kind and axes. The head is gathered in each microbatch, which XLA's compiler
+    for CPUs does once before them; in the program are vectors and the ids of tokens as well."""
     values: dict[str, Any] = {"zero": zero, "accumulate": 1 if zero is None else 2}
     counted: Counter[Any] = Counter()
     for asked in traffic(configured(mesh, **values), make_mesh(MeshConfig(**MESHES[mesh])).shape, "cpu"):
         if asked.what in ("matrices", "gradients"):
             counted[asked.kind, asked.axes] += asked.times * asked.size
+    counted["all-gather", ("fsdp",)] -= (values["accumulate"] - 1) * FLOAT32 * D * V // MESHES[mesh].get("tensor", 1)
     found: Counter[Any] = Counter()
     for (kind, axes, loops), count in sums(step_on(mesh, **values)).items():
         if "tensor" not in axes and kind != "all-to-all":
             found[kind, axes] += prod(loops) * count
     assert found.keys() == counted.keys()
-    ids = FLOAT32 * B * L  # of tokens, which are gathered to be looked up
-    assert all(counted[key] <= found[key] <= counted[key] + max(ids, N * 2 * SMALL) for key in counted), (
-        found,
-        counted,
-    )
+    more = max(FLOAT32 * B * L, 2 * N * SMALL)
+    assert all(counted[key] <= found[key] <= counted[key] + more for key in counted), (found, counted)
 
 
 @pytest.mark.parametrize("mesh", ["fsdp", "mixed"])
