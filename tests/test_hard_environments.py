@@ -168,9 +168,11 @@ def test_an_old_locale_a_missing_home_and_a_unicode_path_change_nothing(home: Pa
             assert done.stdout == plain.stdout
 
 
-def test_a_run_outlives_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("days", [-1, 1, 365])
+def test_a_run_outlives_a_clock_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """Back or forward, at every moment of a run and of its saves that somebody looks at it."""
     real, looks = time.time, iter(range(10**9))
-    monkeypatch.setattr(time, "time", lambda: real() - 86_400 * (next(looks) > 40))
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days * (next(looks) // 40))
     result = train(Tiny(tmp_path).config(records={"checkpoint_steps": 10}), folder=tmp_path / "run", quiet=True)
     assert next(looks) > 41
     assert result.status == "completed" and 0 < result.wall_s < 300

@@ -39,11 +39,12 @@ def test_training_on_eight_devices_equals_training_on_one(checks: str) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_two_processes_compute_as_one() -> None:
+@pytest.mark.parametrize("script", ["two_processes.py", "two_disks.py"])
+def test_two_processes_compute_as_one(script: str, tmp_path: Path) -> None:
     address = f"localhost:{free_ports(1)[0]}"
     processes = [
         subprocess.Popen(
-            [sys.executable, str(FOLDER / "two_processes.py")],
+            [sys.executable, str(FOLDER / script), str(tmp_path)],
             cwd=ROOT,
             env=environment(2, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(process)),
             stdout=subprocess.PIPE,

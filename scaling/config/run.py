@@ -214,6 +214,18 @@ class Placement(Config):
         return self.layers == "scan" or (self.layers == "auto" and (platform != "cpu" or self.remat != "none"))
 
 
+class LocalCheckpoints(Config):
+    """Checkpoints on the disks of the hosts themselves, between those in the run's folder: quick to write, and lost
+    with their host."""
+
+    folder: str
+    """on a disk of each host's own; the newest two of each run are kept, and none once it has ended"""
+    minutes: float | None = Field(default=1.0, ge=0)
+    """between two of them; 0 after every step that is logged, null for none by time"""
+    steps: int | None = Field(default=None, ge=1)
+    """and one every so many steps"""
+
+
 class Records(Config):
     """What a run leaves behind and how often."""
 
@@ -242,6 +254,8 @@ class Records(Config):
     checkpoint_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """permanent checkpoints after these steps; a sweep of branches sets them, and deletes them when all branches of
     the run are trained"""
+    local_checkpoints: LocalCheckpoints | None = None
+    """unset: all checkpoints are in the run's folder"""
     trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["L2-d64-1M-0a1b2c3d"])
     """id of another wsd run of the sweep that begins with the same updates: they are taken from its checkpoint"""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
