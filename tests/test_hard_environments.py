@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -66,6 +67,24 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_living_on
     writer.wait()
     write_text_atomically(path, "again")
     assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_writer_whose_file_another_one_took_for_left_behind_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = tempfile.mkstemp, []
+
+    def mkstemp(**where: Any) -> tuple[int, str]:
+        handle, name = real(**where)
+        made.append(name)
+        if len(made) < 3:
+            os.unlink(name)
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    write_text_atomically(tmp_path / "page.html", "whole")
+    assert len(made) == 3 and [each.name for each in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "whole"
 
 
 @pytest.mark.parametrize("mark", ["state/_METADATA", "commit_success.txt", "_CHECKPOINT_METADATA"])
