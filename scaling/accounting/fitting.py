@@ -133,7 +133,7 @@ def _fits(
     mfu: float | None,
     flops: Flops,
 ) -> Iterator[Fit]:
-    """The placements on a mesh that fit and may be the fastest: of each remat the one of fewest microbatches."""
+    """The placements on a mesh that fit and may be the fastest: of as many microbatches what keeps most."""
     kind, available = place.device.name, place.device.memory
     wiring = wired(place, mesh_shape(mesh, place.devices))
     assert wiring is not None and available is not None
@@ -148,9 +148,7 @@ def _fits(
     best = {}
     for zero in _stages(run, mesh):
         fewest = 0
-        for remat in reversed(
-            run.model.REMAT
-        ):  # what keeps more takes no fewer microbatches, and is faster with as many
+        for remat in reversed(run.model.REMAT):  # what keeps more takes as many microbatches, or more
             fewest = _fewest([made(remat, zero, NOTHING, n) for n in counts], fits, fewest)
             if fewest < len(counts):
                 best[zero, NOTHING, fewest] = made(remat, zero, NOTHING, counts[fewest])
@@ -159,8 +157,6 @@ def _fits(
                 if with_host == fewest:
                     break
                 best[zero, host, with_host] = made(remat, zero, host, counts[with_host])
-            if fewest == len(counts):
-                break
     for placement in best.values():
         placed = _placed(run, placement)
         told = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)

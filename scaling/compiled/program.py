@@ -59,7 +59,7 @@ def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
         needed, available = (int(float(found[i]) * UNITS[found[i + 1]]) for i in (1, 3))
         memory = {"needed": needed, "available": available}
         return Compiled(mesh, time.monotonic() - start, memory, None, ())
-    seconds, told, text = time.monotonic() - start, program.memory_analysis(), _text(program)
+    seconds, told, text = time.monotonic() - start, program.memory_analysis(), program_text(program)
     # the peak counts what lies on the host, too; the other sum counts twice what is made in the place of an argument
     temporaries = min(told.peak_memory_in_bytes - told.argument_size_in_bytes, told.temp_size_in_bytes)
     memory = {
@@ -73,8 +73,8 @@ def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
     return Compiled(mesh, seconds, memory, collectives(text, mesh.shape, slices), tuple(sorted(set(kernels))))
 
 
-def _text(program: Any) -> str:
-    """Raises UserError where what the compiler made is of a later XLA than that of this JAX."""
+def program_text(program: Any) -> str:
+    """`compiled.as_text()`. Raises UserError where a later XLA than that of this JAX has made it."""
     try:
         return str(program.as_text())
     except jax.errors.JaxRuntimeError as error:
