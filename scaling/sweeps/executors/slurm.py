@@ -30,7 +30,7 @@ from scaling.names import meant
 from scaling.result import write_text_atomically
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
-from scaling.sweeps.executors.process import GRACE_S, Process
+from scaling.sweeps.executors.process import GRACE_S, start
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 LOOK_S = 0.5  # how often the folder is searched for results
@@ -311,7 +311,7 @@ def run_process(command: Sequence[str], log: str, folder: str, environment: Mapp
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):  # in the place of submitit's own handlers
         signal.signal(number, lambda number, frame: told.append(number))
-    process = Process(command, Path(log), environment, cwd=folder, preexec_fn=_ignore_warning)
+    process = start(command, Path(log), environment, cwd=folder, preexec_fn=_ignore_warning)
     code, seconds = process.wait(lambda: told, grace_s=math.inf)  # Slurm itself ends what takes too long
     if told and code in (INTERRUPTED, -signal.SIGTERM) and _queue_again(job.job_id):
         raise SystemExit("queued again")
