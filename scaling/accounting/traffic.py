@@ -111,7 +111,7 @@ def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedul
     if mesh["tensor"] > 1:
         yield Sent("look-up", "all-reduce", ("tensor",), found, ends)
         yield Sent("stream", "all-reduce", ("tensor",), stream, 4 * model.layers * passes)
-        yield Sent("head", "all-reduce", ("tensor",), found / FLOAT32 * width, ends)  # backward
+        yield Sent("stream", "all-reduce", ("tensor",), found / FLOAT32 * width, ends)  # backward from the head
     if mesh["context"] > 1:
         heads = getattr(model, "n_heads", mesh["tensor"])
         way = choose_context(run.placement.context, heads, model.context, mesh["tensor"], mesh["context"])
