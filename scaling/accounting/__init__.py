@@ -2,7 +2,7 @@
 
 from scaling.accounting.cache import cache_bytes
 from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Links, Topology, device, peak_flops, topology
-from scaling.accounting.fitting import check_memory, nearest_fit, search
+from scaling.accounting.fitting import HOST, check_memory, nearest_fit, search
 from scaling.accounting.flops import Flops, flops_per_token, uncounted
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import wired
@@ -13,6 +13,7 @@ from scaling.accounting.roofline import link_seconds, roofline
 __all__ = [
     "ASSUMED_MFU",
     "DEVICES",
+    "HOST",
     "Device",
     "Flops",
     "Links",

@@ -202,6 +202,8 @@ def _fit(run: RunConfig, place: accounting.Topology, mfu: float | None, price: f
             "overrides": list(one.overrides),
             "mesh": accounting.mesh_shape(one.placement.mesh, place.devices),
             "remat": one.placement.remat,
+            "zero": one.placement.zero or 3,
+            "host": [name.removeprefix("offload_") for name in accounting.HOST if getattr(one.placement, name)],
             "accumulate": one.placement.accumulate,
             "bytes_per_device": one.memory.total,
             "mfu": one.roofline["mfu"]["expected"],

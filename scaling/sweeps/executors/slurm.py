@@ -30,7 +30,7 @@ from scaling.names import meant
 from scaling.result import write_text_atomically
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
-from scaling.sweeps.executors.process import GRACE_S, Process
+from scaling.sweeps.executors.process import GRACE_S, start
 from scaling.sweeps.executors.slurm_nodes import first_task, joined, nodes_of
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
@@ -317,7 +317,7 @@ def run_process(command: Sequence[str], log: str, folder: str, environment: Mapp
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):  # in the place of submitit's own handlers
         signal.signal(number, lambda number, frame: told.append(number))
-    process = Process(command, Path(log), {**environment, **joined()}, cwd=folder, preexec_fn=_ignore_warning)
+    process = start(command, Path(log), {**environment, **joined()}, cwd=folder, preexec_fn=_ignore_warning)
     code, seconds = process.wait(lambda: told, grace_s=math.inf)  # Slurm itself ends what takes too long
     if told and code in (INTERRUPTED, -signal.SIGTERM) and (not first_task() or _queue_again(job.job_id)):
         raise SystemExit("queued again")
