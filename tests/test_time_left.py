@@ -172,6 +172,8 @@ def test_a_dry_run_notes_what_makes_a_run_of_little_use(tmp_path: Path) -> None:
     rows = run | store | {"model": run["model"] | {"vocab": 4096}}
     (vocabulary,) = notes(tmp_path, run=rows, point={"params": 80e3, "tokens": 4e6})
     assert "more than 50% of N in the vocabulary" in vocabulary and "data.tokenizer.vocab" in vocabulary
+    (apart,) = notes(tmp_path, run=run | store | {"objective": {"kind": "next_token", "documents": "mask"}})
+    assert "as though every document filled its window" in apart
 
 
 def test_the_first_error_of_a_large_vocabulary_names_it(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Which placement of a run fits the memory of its devices, and which of those is the fastest."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -18,6 +18,9 @@ from scaling.units import si_bytes
 
 TENSOR, CONTEXT = 16, 16  # most devices that share a matrix, or a window, in a search
 MOST_DEVICES = 2**17
+HOST = ("offload_activations", "offload_optimizer")
+Host = tuple[bool, bool]
+NOTHING: Host = (False, False)
 MORE = 12  # doublings of the devices that are tried where nothing fits
 
 
@@ -68,16 +71,18 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
 
 
 def search(run: RunConfig, place: Topology, price: float | None = None, mfu: float | None = None) -> Search:
-    """The placements of a run that fit `place`, by mesh × remat × microbatches, and what a step of each takes.
+    """The placements of a run that fit `place`, by mesh × remat × `zero` × what is on the host × microbatches, and
+    what a step of each takes.
 
-    price, mfu: as in `roofline`. Of each mesh and remat the fewest microbatches that fit are taken: more send more.
+    price, mfu: as in `roofline`. Of each the fewest microbatches that fit are taken: more send more. What is on the
+    host is considered where that makes fewer do, on devices of which it is known how fast they reach it.
     Raises UserError for devices of which it is not known how fast they are or talk.
     """
     if missing := unknown(place):
         raise UserError(missing)
     if place.devices > MOST_DEVICES:
         raise UserError(f"{place.text}: a search goes up to {MOST_DEVICES:,} devices, these are {place.devices:,}")
-    kind, available = place.device.name, place.device.memory
+    available = place.device.memory
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
     meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
@@ -86,14 +91,14 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     least, fitting = None, 0
     for mesh in meshes:
         counts = list(_microbatches(run, mesh, place.devices))
-        smallest = _leanest(run, mesh, counts, place.devices, kind)
+        smallest = _leanest(run, mesh, counts, place)
         least = smallest if least is None or smallest.total < least.total else least
         if smallest.total <= available:
             fitting += 1
             inner = (mesh.tensor, mesh.context, mesh.expert)
             before = [best[inner]] if inner in best else []
             best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu, flops)], key=_by_time)
-    more = None if best else _more(run, place.devices, kind, available)
+    more = None if best else _more(run, place, available)
     return Search(len(meshes), fitting, tuple(sorted(best.values(), key=_by_time)), least, more)
 
 
@@ -128,26 +133,30 @@ def _fits(
     mfu: float | None,
     flops: Flops,
 ) -> Iterator[Fit]:
-    """The placements on a mesh that fit and may be the fastest: of each remat the one of fewest microbatches."""
+    """The placements on a mesh that fit and may be the fastest: of as many microbatches what keeps most."""
     kind, available = place.device.name, place.device.memory
     wiring = wired(place, mesh_shape(mesh, place.devices))
     assert wiring is not None and available is not None
 
-    def made(remat: str, accumulate: int) -> Placement:
-        return run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+    def made(remat: str, zero: int | None, host: Host, accumulate: int) -> Placement:
+        changed = {"mesh": mesh, "remat": remat, "zero": zero, "accumulate": accumulate}
+        return run.placement.model_copy(update=changed | dict(zip(HOST, host, strict=True)))
 
     def fits(placement: Placement) -> bool:
         return memory(_placed(run, placement), place.devices, kind).total <= available
 
-    fewest, best = 0, {}
-    for remat in reversed(run.model.REMAT):  # what keeps more takes no fewer microbatches, and is faster with as many
-        placements = [made(remat, accumulate) for accumulate in counts]
-        if fewest == 0 and not fits(placements[0]):  # the only one without a second sum of gradients
-            fewest = 1
-        fewest = bisect_left(placements, True, lo=fewest, key=fits) if fewest else 0
-        if fewest == len(counts):
-            break
-        best[fewest] = placements[fewest]
+    best = {}
+    for zero in _stages(run, mesh):
+        fewest = 0
+        for remat in reversed(run.model.REMAT):  # what keeps more takes as many microbatches, or more
+            fewest = _fewest([made(remat, zero, NOTHING, n) for n in counts], fits, fewest)
+            if fewest < len(counts):
+                best[zero, NOTHING, fewest] = made(remat, zero, NOTHING, counts[fewest])
+            for host in _hosts(run, remat, place):  # slower, but with fewer microbatches
+                with_host = _fewest([made(remat, zero, host, n) for n in counts[:fewest]], fits)
+                if with_host == fewest:
+                    break
+                best[zero, host, with_host] = made(remat, zero, host, counts[with_host])
     for placement in best.values():
         placed = _placed(run, placement)
         told = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
@@ -155,28 +164,53 @@ def _fits(
         yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
 
 
+def _fewest(placements: Sequence[Placement], fits: Callable[[Placement], bool], least: int = 0) -> int:
+    """The first one that fits, of ever more microbatches; their number where none does. least: before it none does.
+    Only the very first is without a second sum of gradients, so that it may be the only one."""
+    if least == len(placements) or not fits(placements[-1]):
+        return 0 if placements and least == 0 and fits(placements[0]) else len(placements)
+    if least == 0 and fits(placements[0]):
+        return 0
+    return bisect_left(placements, True, lo=max(1, least), hi=len(placements) - 1, key=fits)
+
+
+def _stages(run: RunConfig, mesh: MeshConfig) -> tuple[int | None, ...]:
+    """Of ZeRO, those that may be the fastest: the run's own, and where devices share storage the second, which
+    gathers layers once a step."""
+    own = run.placement.zero
+    return (own, 2) if own != 2 and mesh.fsdp * mesh.expert * mesh.context > 1 else (own,)
+
+
+def _hosts(run: RunConfig, remat: str, place: Topology) -> list[Host]:
+    """What may be on the host, as `HOST`, what leaves most room first."""
+    if place.device.host is None:
+        return []
+    activations = (True, False) if remat in run.model.OFFLOAD else (False,)
+    return [host for host in product(activations, (True, False)) if any(host)]
+
+
 def _by_time(fit: Fit) -> tuple[float, float, int]:
     """Expected by the roofline; where an MFU is given, or equal, the one that leaves more to hide."""
     return fit.roofline["step"]["expected"], fit.roofline["step"]["serial"], fit.memory.total
 
 
-def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], devices: int, kind: str) -> Memory:
+def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topology) -> Memory:
     """Of the placements on a mesh the one that takes least: microbatches keep a second sum of gradients."""
     remat = run.model.REMAT[-1]
-    lean = (
-        run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
-        for accumulate in {counts[0], counts[-1]}
-    )
-    return min((memory(_placed(run, placement), devices, kind) for placement in lean), key=lambda found: found.total)
+    host = next(iter(_hosts(run, remat, place)), NOTHING)
+    changed = {"mesh": mesh, "remat": remat, **dict(zip(HOST, host, strict=True))}
+    lean = (run.placement.model_copy(update=changed | {"accumulate": n}) for n in {counts[0], counts[-1]})
+    found = (memory(_placed(run, placement), place.devices, place.device.name) for placement in lean)
+    return min(found, key=lambda one: one.total)
 
 
-def _more(run: RunConfig, devices: int, kind: str, available: int) -> int | None:
+def _more(run: RunConfig, place: Topology, available: int) -> int | None:
     """The devices, so many times doubled, on which something fits."""
-    for count in (devices * 2**k for k in range(1, MORE + 1)):
+    for count in (place.devices * 2**k for k in range(1, MORE + 1)):
         for mesh in _all_meshes(run, count):
             if mesh.data == 1:
                 counts = list(_microbatches(run, mesh, count))
-                if _leanest(run, mesh, counts, count, kind).total <= available:
+                if _leanest(run, mesh, counts, replace(place, devices=count)).total <= available:
                     return count
     return None
 
@@ -214,24 +248,24 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
 def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     """Every mesh of so many devices that the model and the batch divide over."""
     able = [k for k in range(1, devices + 1) if devices % k == 0]
+    contexts = [k for k in able if k <= CONTEXT and _divides(run, MeshConfig(context=k))]
+    experts = [k for k in able if _divides(run, MeshConfig(expert=k))]
     for tensor in (k for k in able if k <= TENSOR and _heads(run, k) % k == 0):
-        for context in (k for k in able if k <= CONTEXT and devices % (tensor * k) == 0):
-            left = devices // (tensor * context)
-            for expert in (k for k in able if left % k == 0):
-                for fsdp in (k for k in able if left // expert % k == 0):
-                    mesh = MeshConfig(
-                        data=left // (expert * fsdp), fsdp=fsdp, expert=expert, context=context, tensor=tensor
-                    )
-                    if _divides(run, mesh, devices):
-                        yield mesh
+        for context, expert in product(contexts, experts):
+            left = devices // (tensor * context * expert)
+            for fsdp in (k for k in able if left * tensor * context * expert == devices and left % k == 0):
+                mesh = MeshConfig(data=left // fsdp, fsdp=fsdp, expert=expert, context=context, tensor=tensor)
+                if any(_microbatches(run, mesh, devices)):
+                    yield mesh
 
 
-def _divides(run: RunConfig, mesh: MeshConfig, devices: int) -> bool:
+def _divides(run: RunConfig, mesh: MeshConfig) -> bool:
+    """Whether the model does, over the experts and the windows of a mesh."""
     try:
         _placed(run, run.placement.model_copy(update={"mesh": mesh})).check_mesh()
     except ValueError:
         return False
-    return any(_microbatches(run, mesh, devices))
+    return True
 
 
 def _heads(run: RunConfig, otherwise: int) -> int:

@@ -1,7 +1,8 @@
 """The process that trains runs of a sweep: `python -m scaling.sweeps.worker SWEEP/RUN_ID…`, several side by side.
 
 It holds the lock of each run while it lives, so a run is never trained twice at once, and notes the start and the end
-of each attempt. Only an end by a signal that cannot be caught is noted by whoever started it.
+of each attempt. Only an end by a signal that cannot be caught is noted by whoever started it. Of a run that spans
+several nodes each has a worker, watched as `scaling train` is, and the first one does all that.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, expl
 from scaling.extensions import load_extensions
 from scaling.locks import Busy, lock
 from scaling.parent import end_with_parent
+from scaling.processes import LostProcess, first, leave, unwatched, watch
 from scaling.result import read_result
 from scaling.sweeps.run_store import BUSY, log_end, log_start, stopped
 
@@ -36,11 +38,15 @@ def main(folders: Sequence[Path]) -> int:
     """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
     did not complete; BUSY where another process trains one of them."""
     end_with_parent()
+    if unwatched():
+        return watch(list(map(str, folders)), "scaling.sweeps.worker")
     load_extensions()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
     _keep_compiled(cache)
     with contextlib.ExitStack() as locks:
+        if not first():
+            return _follow(folders)
         try:
             for folder in folders:
                 locks.enter_context(lock(folder / "lock", wait_s=WAIT_S))
@@ -57,6 +63,14 @@ def _keep_compiled(cache: Path) -> None:
     if "jax" in sys.modules:
         for name, value in settings.items():
             sys.modules["jax"].config.update(name, value)
+
+
+def _follow(folders: Sequence[Path]) -> int:
+    """As the first worker of the run, whose records speak for all."""
+    try:
+        return _train(folders)[0]
+    except (Interrupted, KeyboardInterrupt):
+        return INTERRUPTED
 
 
 def _attempt(folders: Sequence[Path]) -> int:
@@ -94,6 +108,9 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
     except UserError as error:
         _print(f"scaling: {error}")
         return (USER_ERROR if len(folders) == 1 else 1), str(error)  # of a pack the others may be without fault
+    except LostProcess as error:
+        _print(f"scaling: {error}")
+        return 1, str(error)
     except Exception as error:
         _print(traceback.format_exc())
         told = explain(error) if isinstance(error, OSError) else None
@@ -139,4 +156,4 @@ def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoRe
 
 
 if __name__ == "__main__":
-    sys.exit(main([Path(name) for name in sys.argv[1:]]))
+    leave(lambda: main([Path(name) for name in sys.argv[1:]]))

@@ -65,6 +65,7 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
             "little of their layers; take a smaller data.tokenizer.vocab and model.vocab, larger sizes, or "
             "ladder.count=non_embedding",
         ),
+        *dict.fromkeys(said for run in runs for said in accounting.uncounted(run.config)),
     ]  # fmt: skip
 
 
@@ -84,10 +85,7 @@ def _limit(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict
     if not longer:
         return []
     most = max(longer, key=lambda row: row["seconds_left"])
-    saved = all(
-        config.records.checkpoint_minutes is not None or config.records.checkpoint_steps is not None
-        for config in configs
-    )
+    saved = all(config.records.saves for config in configs)
     then = (
         "such a run saves its state and is queued again"
         if saved
