@@ -84,13 +84,18 @@ def unwatched() -> bool:
     return several() and WATCHED not in os.environ
 
 
-def watch(arguments: Sequence[str]) -> int:
-    """Run `scaling` with these arguments in a process of its own; returns its exit code.
+def first() -> bool:
+    """Whether this process is the only one of its run, or the first of those that EXPLICIT speaks of."""
+    return os.environ.get(EXPLICIT[2], "0") == "0"
+
+
+def watch(arguments: Sequence[str], module: str = "scaling.cli") -> int:
+    """Run a module with these arguments in a process of its own; returns its exit code.
 
     What it writes is passed on, and so are SIGTERM and Ctrl-C. Where it ends since another process is gone or has
     never come, one line says so and the code is 1.
     """
-    command = [sys.executable, "-m", "scaling.cli", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     child = subprocess.Popen(command, env=as_child(**{WATCHED: "1"}), stderr=subprocess.PIPE)
     before = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in PASSED_ON}
     try:

@@ -3,9 +3,11 @@
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,24 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, change):
     path.write_bytes(path.read_bytes().replace(b"xx", b"yy")) if change == "another" else path.unlink()
     with pytest.raises(UserError, match=rf"{path} changed while it was read|cannot read {path}: No such file"):
         list(documents)
+
+
+def test_without_a_network_a_download_is_refused_in_one_line_and_in_seconds(tmp_path, monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    slept: list[float] = []
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    (tmp_path / "data.yaml").write_text("{corpus: tfds:ag_news_subset, text_field: description}")
+    outcome = call("data", "prepare", tmp_path / "data.yaml", "--store", tmp_path / "store")
+    said = outcome.err.splitlines()
+    assert outcome.refused and said[-1].startswith(
+        "scaling: tensorflow-datasets cannot prepare ag_news_subset: Connec"
+    )
+    assert sum(line.startswith("scaling:") for line in said) == 1 and "Retrying" not in outcome.err
+    assert 0 < sum(slept) < 20
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])

@@ -13,7 +13,7 @@ ROWS = {"smoke": 7, "models": 2, "context": 2, "packing": 2, "experts": 2, "comp
 
 
 def ask(out: Path, *questions: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(SCRIPT), "--small", "--out", str(out), *questions]
+    command = [sys.executable, str(SCRIPT), "--small", "--minutes", "30", "--out", str(out), *questions]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -6,19 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick import flags
 from waiting import LIMIT_S, free_ports
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "multidevice"
-FAST_COMPILE = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices} {FAST_COMPILE}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **more}
+    told = flags(
+        xla_force_host_platform_device_count=devices,
+        xla_backend_optimization_level=0,
+        xla_llvm_disable_expensive_passes=True,
+    )
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": told, **more}
 
 
 @pytest.mark.slow

@@ -70,7 +70,8 @@ def main() -> int:
 
         print(f"# {name}", flush=True)
         begun = time.monotonic()
-        answer["ended"] = ask(name, args.small, min(left, LIMITS[name]), keep)
+        limit = left if args.small else min(left, LIMITS[name])
+        answer["ended"] = ask(name, args.small, limit, keep)
         answer["seconds"] = round(time.monotonic() - begun, 1)
         failed |= answer["ended"].startswith("exit") or any(row.get("ok") is False for row in answer["rows"])
         write(args.out, answers)

@@ -29,10 +29,14 @@ class Timed:
     state_gib: float
     loss: float
     """of the last step: random tokens, so about the logarithm of the vocabulary or below"""
+    cudnn: bool
+    """whether cuDNN's attention is in the program, by its text"""
 
     def row(self) -> dict[str, Any]:
         """As JSON has it, rounded to what is read of it."""
-        found = {name: value if value is None else float(f"{value:.4g}") for name, value in vars(self).items()}
+        found = {
+            name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in vars(self).items()
+        }
         return {**found, "finite": bool(np.isfinite(self.loss))}
 
 
@@ -58,4 +62,5 @@ def timed(config: RunConfig, steps: int, warm: int = 2) -> Timed:
     peak = accounting.peak_flops(jax.devices()[0].device_kind, "bfloat16")
     mfu = None if peak is None else speed * accounting.flops_per_token(config).exact / peak
     temporary = compiled.update.memory_analysis().temp_size_in_bytes
-    return Timed(compile_s, step_s, speed, mfu, temporary / 2**30, state_bytes / 2**30, loss)
+    cudnn = "__cudnn$fmha" in compiled.update.as_text()
+    return Timed(compile_s, step_s, speed, mfu, temporary / 2**30, state_bytes / 2**30, loss, cudnn)

@@ -263,6 +263,12 @@ class Records(Config):
     wandb_project: str = "scaling"
     """the project in wandb"""
 
+    @property
+    def saves(self) -> bool:
+        """Whether a run makes checkpoints at all; one that does also saves its state when it is told to stop."""
+        by_time = self.checkpoint_minutes is not None or self.local_checkpoints is not None
+        return by_time or self.checkpoint_steps is not None or bool(self.checkpoint_at)
+
 
 class RunConfig(Config):
     """One training run. All but `placement` and `records` enters the hash that names it."""

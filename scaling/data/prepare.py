@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
         if read_manifest(partial):  # all was written; the interruption came between that and the rename
             return _publish(partial, folder)
     corpus = open_corpus(data, store_folder, progress)
-    written = _resume(partial, corpus, token_dtype(data.tokenizer.vocab))
+    written = _resume(data, partial, corpus)
     tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:
         if not written[split].done:
@@ -85,10 +84,10 @@ def _empty(data: DataConfig, split: str, train_documents: int) -> str:
     )
 
 
-def _resume(partial: Path, corpus: Corpus, dtype: np.dtype[Any]) -> dict[str, Written]:
+def _resume(data: DataConfig, partial: Path, corpus: Corpus) -> dict[str, Written]:
     """What an interrupted preparation left, where it is whole and of the same corpus; else a fresh folder."""
-    written = read_journal(partial, corpus.facts, dtype)
-    if written is None:
+    written = read_journal(partial, corpus.facts, token_dtype(data.tokenizer.vocab))
+    if written is None or _training(data, partial) is None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         written = {split: Written() for split in SPLITS}
@@ -96,23 +95,28 @@ def _resume(partial: Path, corpus: Corpus, dtype: np.dtype[Any]) -> dict[str, Wr
     return written
 
 
-def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) -> tuple[Tokenizer, dict[str, int]]:
-    """The store's tokenizer, learned from the first training documents where it has to be, and from how much."""
+def _training(data: DataConfig, partial: Path) -> dict[str, int] | None:
+    """From how much the tokenizer there was learned; None where none is, or it is damaged."""
     if data.tokenizer.kind == "bytes":
-        return load_tokenizer("bytes", partial), {}
+        return {}
     try:
         facts = require_whole(read_json(partial / TRAINING))
-        known = facts.pop("sha256") == digest("bpe", partial)
+        return facts if facts.pop("sha256") == digest("bpe", partial) else None
     except (OSError, ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+        return None
+
+
+def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) -> tuple[Tokenizer, dict[str, int]]:
+    """The store's tokenizer, learned from the first training documents where it has to be, and from how much."""
+    facts = _training(data, partial)
+    if facts is None:
         facts = {"trained_on_documents": 0, "trained_on_bytes": 0}
         with PreparationProgress("learning a tokenizer", None, progress) as bar:
             text = train_bpe(data.tokenizer, _sample(corpus, facts, bar))
         write_text_atomically(partial / TOKENIZER_FILE, text)
         last = sealed({**facts, "sha256": digest("bpe", partial)})
         write_text_atomically(partial / TRAINING, json.dumps(last))  # says that the tokenizer is whole
-    return load_tokenizer("bpe", partial), facts
+    return load_tokenizer(data.tokenizer.kind, partial), facts
 
 
 def _sample(corpus: Corpus, count: dict[str, int], bar: PreparationProgress) -> Iterator[str]:

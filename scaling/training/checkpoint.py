@@ -25,14 +25,9 @@ from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
 
 PATIENCE_S = 10 * 365 * 86_400
-"""for a save, in place of Orbax's 1,200 s: it counts them by a clock that may be set forward while it waits"""
+"""for a save, in place of Orbax's 1,200 s: it counts them by a clock that may be set forward while it waits. So it
+does while a folder is made beside the save, for 300 s that nobody can change: folders are made before"""
 KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
-
-
-def saves(records: Records) -> bool:
-    """Whether a run makes checkpoints at all."""
-    by_time = records.checkpoint_minutes is not None or records.local_checkpoints is not None
-    return by_time or records.checkpoint_steps is not None or bool(records.checkpoint_at)
 
 
 @dataclass(frozen=True)
@@ -262,7 +257,9 @@ class Checkpoints:
                 policies.append(ocp.checkpoint_managers.CustomSteps(self.at))
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-                async_options=ocp.options.AsyncOptions(timeout_secs=PATIENCE_S),
+                async_options=ocp.options.AsyncOptions(
+                    timeout_secs=PATIENCE_S, create_directories_asynchronously=False
+                ),
                 cleanup_tmp_directories=not self.read_only,
                 lightweight_initialize=True,
                 read_only=self.read_only,

@@ -19,7 +19,7 @@ from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
 from scaling.parallel.distributed import everyone, local_rows, put_batch
 from scaling.processes import lost
 from scaling.result import Result
-from scaling.training.checkpoint import Checkpoints, saves
+from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import STEP, Clock, shares
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
@@ -105,7 +105,7 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
         for config, folder in zip(run_configs, folders, strict=True)
     ]
     try:
-        with Signals(enabled=any(saves(config.records) for config in configs)) as signals, ExitStack() as opened:
+        with Signals(enabled=any(config.records.saves for config in configs)) as signals, ExitStack() as opened:
             for member in members:
                 opened.callback(member.close)
             loop = Loop(members, mesh, signals, clock)

@@ -83,10 +83,7 @@ def _limit(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict
     if not longer:
         return []
     most = max(longer, key=lambda row: row["seconds_left"])
-    saved = all(
-        config.records.checkpoint_minutes is not None or config.records.checkpoint_steps is not None
-        for config in configs
-    )
+    saved = all(config.records.saves for config in configs)
     then = (
         "such a run saves its state and is queued again"
         if saved
