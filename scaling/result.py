@@ -117,7 +117,7 @@ def naming(path: str | Path) -> Iterator[None]:
 def replacing(path: str | Path) -> Iterator[Path]:
     """An empty file to write that is then under `path`, whole or not at all, also when the machine stops meanwhile.
 
-    What processes that were killed have left of the same is removed: who writes it holds a lock on it.
+    What processes that were killed have left of the same is removed: who writes one holds a lock on it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +126,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             with contextlib.suppress(OSError), left.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left.unlink()
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = _locked(path)
         try:
-            with contextlib.suppress(OSError):  # some file systems have no locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield Path(temporary)
             os.fsync(handle)
             os.chmod(temporary, 0o644)
@@ -139,6 +137,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
         finally:
             os.close(handle)
+
+
+def _locked(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, open and locked, and its name. One that another process took for left behind, before
+    it was locked, is gone."""
+    while True:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

@@ -112,7 +112,7 @@ def check_fit(home: Path, whole: Path, name: str) -> None:
         assert told != said, (name, set(found.items()) ^ set(numbers.items()))
 
 
-@settings(max_examples=3 * CASES // 20)
+@settings(max_examples=CASES // 10)
 @given(seed=st.integers(0, 2**40))
 def test_a_broken_file_changes_no_number_in_silence(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, seed: int
@@ -127,7 +127,7 @@ def test_a_broken_file_changes_no_number_in_silence(
 
 
 @pytest.mark.slow
-@settings(max_examples=max(8, CASES // 200))
+@settings(max_examples=max(4, CASES // 400))
 @given(seed=st.integers(0, 2**40))
 def test_a_report_of_a_broken_folder_is_drawn_or_refused(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, seed: int

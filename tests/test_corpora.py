@@ -3,12 +3,15 @@
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
+from mutations import call
 from waiting import LIMIT_S
 
 from scaling.config import DataConfig
@@ -106,6 +109,22 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     (tmp_path / "broken.txt.gz").write_bytes(gzip.compress(b"x" * 1000)[:-9])
     (tmp_path / "plain.txt.gz").write_bytes(b"no gzip at all")
     (tmp_path / "fake.parquet").write_bytes(b"no parquet at all")
+    packed = bytearray(gzip.compress("".join(map(chr, range(32, 400))).encode()))
+    packed[12:22] = b"\xff" * 10
+    (tmp_path / "flipped.jsonl.gz").write_bytes(packed)
+    (tmp_path / "utf16.txt").write_text("plain English", encoding="utf-16-le")
+    (tmp_path / "photo.txt").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    (tmp_path / "utf16.jsonl").write_text('{"text": "a"}\n' * 2, encoding="utf-16")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    (tmp_path / "line.jsonl").write_text('{"text": "%s"}' % ("x" * 200_000))
+    (tmp_path / "long.txt").write_text("x" * 200_001)
+    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(bytes(2**20)))
+    (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(bytes(2**20)))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 1000] * 9}), tmp_path / "cut.parquet")
+    pages = bytearray((tmp_path / "cut.parquet").read_bytes())
+    pages[4:60] = b"\xff" * 56
+    (tmp_path / "pages.parquet").write_bytes(pages)
+    (tmp_path / "cut.parquet").write_bytes(pages[:-100])
     pyarrow.parquet.write_table(pyarrow.table({"body": ["x"]}), tmp_path / "field.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"text": [1]}), tmp_path / "type.parquet")
     messages = {
@@ -117,19 +136,69 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "latin.jsonl": r"line 1 is not UTF-8",
         "broken.txt.gz": r"cannot read .*broken.txt.gz",
         "plain.txt.gz": r"cannot read .*plain.txt.gz",
+        "flipped.jsonl.gz": r"cannot read .*flipped.jsonl.gz",
+        "utf16.txt": r"byte 1 is NUL, which no text has",
+        "photo.txt": r"byte \d+ is (NUL|not UTF-8)",
+        "utf16.jsonl": r"line 1 is not UTF-8",
+        "deep.jsonl": r"line 1 is nested too deep",
+        "line.jsonl": r"line 1 has more than .* MiB, unpacked",
+        "long.txt": r"long.txt has more than .* MiB, unpacked",
+        "bomb.txt.gz": r"bomb.txt.gz has more than .* MiB, unpacked",
+        "bomb.jsonl.gz": r"line 1 has more than .* MiB, unpacked",
         "fake.parquet": r"is not a parquet file",
+        "cut.parquet": r"is not a parquet file",
+        "pages.parquet": r"pages.parquet",
         "field.parquet": r"has no column data.text_field='text'; it has: body",
         "type.parquet": r"row 1: field 'text' is int",
     }
     return {name: (tmp_path / name, message) for name, message in messages.items()}
 
 
-def test_unreadable_files_are_named_with_the_place(tmp_path):
+def test_unreadable_files_are_named_with_the_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("scaling.data.files_corpus.LONGEST", 200_000)
     for name, (path, message) in bad_files(tmp_path).items():
         with pytest.raises(UserError, match=message) as caught:
             for split in SPLITS:
                 texts(files(path), split)
         assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["another", "gone"])
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, change):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, ["x" * 1000] * 500)
+    documents = open_corpus(files(path), "store").documents("train")
+    next(documents)
+    path.write_bytes(path.read_bytes().replace(b"xx", b"yy")) if change == "another" else path.unlink()
+    with pytest.raises(UserError, match=rf"{path} changed while it was read|cannot read {path}: No such file"):
+        list(documents)
+
+
+def test_without_a_network_a_download_is_refused_in_one_line_and_in_seconds(tmp_path, monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    slept: list[float] = []
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    (tmp_path / "data.yaml").write_text("{corpus: tfds:ag_news_subset, text_field: description}")
+    outcome = call("data", "prepare", tmp_path / "data.yaml", "--store", tmp_path / "store")
+    said = outcome.err.splitlines()
+    assert outcome.refused and said[-1].startswith(
+        "scaling: tensorflow-datasets cannot prepare ag_news_subset: Connec"
+    )
+    assert sum(line.startswith("scaling:") for line in said) == 1 and "Retrying" not in outcome.err
+    assert 0 < sum(slept) < 20
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
+def test_what_unpacks_without_end_is_refused_in_little_memory(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(bytes(2**20)) * 400)
+    (tmp_path / "data.yaml").write_text(f"corpus: files:{tmp_path}/*.gz\n")
+    outcome = call("data", "prepare", tmp_path / "data.yaml", "--store", tmp_path / "store")
+    outcome.check(["data", "prepare"])
+    assert outcome.refused and "unpacked" in outcome.err
 
 
 def test_a_glob_that_matches_nothing_or_what_is_not_text_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +15,19 @@ from typing import Any
 
 import pytest
 import yaml
+from killed import SIGNALS
+from mutations import CASES
 from synthetic_sweep import sweep_config, write_runs
 from tiny_run import Tiny, write_corpus
 
 from scaling.cli import main
+from scaling.config import to_yaml
 from scaling.result import write_text_atomically
 from scaling.training import train
 
 COMMAND = [sys.executable, "-m", "scaling.cli"]
+DESIGN = {"kind": "isoflop", "budgets": [1e11, 3e11, 1e12], "sizes": 3, "spacing": 1.5, "center_flops": 3e11,
+          "center_params": 41e3}  # fmt: skip
 WRITER = """
 import sys, pathlib, scaling.result as r
 def stop(*_):
@@ -63,6 +69,24 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_living_on
     assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_writer_whose_file_another_one_took_for_left_behind_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = tempfile.mkstemp, []
+
+    def mkstemp(**where: Any) -> tuple[int, str]:
+        handle, name = real(**where)
+        made.append(name)
+        if len(made) < 3:
+            os.unlink(name)
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    write_text_atomically(tmp_path / "page.html", "whole")
+    assert len(made) == 3 and [each.name for each in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "whole"
+
+
 @pytest.mark.parametrize("mark", ["state/_METADATA", "commit_success.txt", "_CHECKPOINT_METADATA"])
 def test_a_checkpoint_without_a_mark_that_it_is_whole_is_not_used(tmp_path: Path, mark: str) -> None:
     config, folder = Tiny(tmp_path).config(records={"checkpoint_steps": 20}), tmp_path / "run"
@@ -76,9 +100,7 @@ def test_a_checkpoint_without_a_mark_that_it_is_whole_is_not_used(tmp_path: Path
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     home = tmp_path / "synthetic"
-    design = {"kind": "isoflop", "budgets": [1e11, 3e11, 1e12], "sizes": 3, "spacing": 1.5, "center_flops": 3e11,
-              "center_params": 41e3}  # fmt: skip
-    write_runs(sweep_config(design=design, forecast=None), home, lines=5)
+    write_runs(sweep_config(design=DESIGN, forecast=None), home, lines=5)
     return home
 
 
@@ -89,37 +111,75 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
-def killed_on_the_way(argv: list[object], moments: list[float]) -> None:
-    """The command begun and killed after so many seconds, again and again."""
-    for seconds in moments:
-        process = subprocess.Popen([*COMMAND, *map(str, argv)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-
-
-@pytest.mark.slow
-def test_a_preparation_that_was_killed_goes_on_to_the_same_store(data: Path, tmp_path: Path) -> None:
-    killed_on_the_way(["data", "prepare", data, "--store", tmp_path / "killed"], [0.6, 0.8, 1.0, 1.2])
-    for store in ("killed", "whole"):
-        assert run("data", "prepare", data, "--store", tmp_path / store).returncode == 0
-    killed, whole = (next((tmp_path / name / "stores").glob("*/")) for name in ("killed", "whole"))
-    for name in ("train.tokens", "validation.tokens"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("argv", [["fit", "--bootstrap", "20"], ["report"]])
-def test_a_fit_and_a_report_that_were_killed_are_made_by_the_same_command(home: Path, argv: list[str]) -> None:
-    killed_on_the_way([argv[0], home, *argv[1:]], [1.0, 2.0, 3.0])
-    done = run(argv[0], home, *argv[1:])
+def ended_at_changes(folder: Path, most: int, *argv: str) -> list[tuple[Path, Path]]:
+    """The command in copies of `folder/begin`, ended at its changes to the disk and called again: every copy, and
+    the one where nothing happened."""
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("killed.py")),
+        str(folder),
+        str(most * CASES // 2000),
+        *argv,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert not list(home.rglob(".*.????????"))
-    if argv[0] == "fit":
-        assert run("predict", home / "fit.json", "--flops", "1e13").returncode == 0
+    ends: dict[str, list[int]] = json.loads(done.stdout)
+    code, changes = ends.pop("whole")
+    assert code == 0 and changes > 3 and ends
+    codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 130}
+    for at, (first, second) in ends.items():
+        assert (first, second) == (codes[SIGNALS[int(at) % len(SIGNALS)]], 0), (at, first, second)
+    return [(folder / at, folder / "whole") for at in ends]
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def undated(path: Path, *keys: str) -> dict[str, Any]:
+    """The values of a JSON file without those that tell when, and for how long, it was made."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in keys}
+
+
+def test_a_preparation_that_was_ended_at_any_change_goes_on_to_the_same_store(tmp_path: Path) -> None:
+    data = {"corpus": write_corpus(tmp_path / "corpus"), "tokenizer": {"kind": "bpe", "vocab": 260}}
+    (tmp_path / "begin").mkdir()
+    (tmp_path / "begin" / "data.yaml").write_text(yaml.safe_dump(data))
+    for again, whole in ended_at_changes(tmp_path, 12, "data", "prepare", "data.yaml", "--store", "."):
+        assert names_in(again) == names_in(whole)
+        for path in whole.glob("stores/*/*"):
+            other = again / path.relative_to(whole)
+            if path.name == "manifest.json":
+                assert undated(path, "made_with", "seal") == undated(other, "made_with", "seal")
+            else:
+                assert path.read_bytes() == other.read_bytes(), other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most", "argv"), [(3, ["fit", "--bootstrap", "20"]), (2, ["report"])])
+def test_a_fit_and_a_report_that_were_ended_are_made_by_the_same_command(
+    home: Path, tmp_path: Path, most: int, argv: list[str]
+) -> None:
+    home.rename(tmp_path / "begin")
+    for again, whole in ended_at_changes(tmp_path, most, argv[0], ".", *argv[1:]):
+        assert names_in(again) == names_in(whole)
+        if argv[0] == "fit":
+            assert (again / "fit.json").read_bytes() == (whole / "fit.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_forecast_whose_making_was_ended_is_made_and_frozen_as_it_would_have_been(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "begin").mkdir()
+    home.rename(tmp_path / "begin" / "synthetic")
+    sweep = sweep_config(design=DESIGN, forecast={"flops": 4e12, "level": 0.9, "seeds": [0]})
+    (tmp_path / "begin" / "sweep.yaml").write_text(to_yaml(sweep))
+    for again, whole in ended_at_changes(tmp_path, 3, "freeze", "sweep.yaml", "synthetic"):
+        assert names_in(again) == names_in(whole)
+        for name in ("forecast.json", "fit.json", "plan.json"):
+            one, other = (undated(folder / "synthetic" / name, "date", "hash") for folder in (again, whole))
+            assert one == other, name
 
 
 @pytest.mark.slow
@@ -168,9 +228,11 @@ def test_an_old_locale_a_missing_home_and_a_unicode_path_change_nothing(home: Pa
             assert done.stdout == plain.stdout
 
 
-def test_a_run_outlives_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("days", [-1, 365])
+def test_a_run_outlives_a_clock_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """Back or forward, at every moment of a run and of its saves that somebody looks at it."""
     real, looks = time.time, iter(range(10**9))
-    monkeypatch.setattr(time, "time", lambda: real() - 86_400 * (next(looks) > 40))
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days * (next(looks) // 40))
     result = train(Tiny(tmp_path).config(records={"checkpoint_steps": 10}), folder=tmp_path / "run", quiet=True)
     assert next(looks) > 41
     assert result.status == "completed" and 0 < result.wall_s < 300

@@ -47,7 +47,8 @@ def files_of(store_folder: Path) -> dict[str, bytes]:
     (folder,) = [path for path in (store_folder / "stores").iterdir() if path.is_dir()]
     contents = {path.name: path.read_bytes() for path in folder.iterdir()}
     manifest = json.loads(contents.pop("manifest.json"))
-    manifest.pop("made_with")
+    for made in ("made_with", "seal"):
+        manifest.pop(made)
     return contents | {"manifest": json.dumps(manifest, sort_keys=True).encode()}
 
 
@@ -172,7 +173,9 @@ def test_an_interruption_just_before_the_end_costs_nothing(data, tmp_path, monke
 
         patch.setattr(Path, "unlink", unlink)
         patch.setattr(prepare_module.os, "replace", replace if cut_at == "rename" else os.replace)
-        patch.setattr(prepare_module, "write_text_atomically", lambda path, text: path.write_text(text))
+        for name in ("prepare", "journal", "manifest"):
+            module = sys.modules[f"scaling.data.{name}"]
+            patch.setattr(module, "write_text_atomically", lambda path, text: path.write_text(text))
         with pytest.raises(KeyboardInterrupt):
             prepare(data, tmp_path / "s", progress=False)
     with pytest.raises(UserError, match="no token store"):

@@ -94,10 +94,11 @@ def test_every_state_follows_from_files(tmp_path: Path) -> None:
     assert [(a.exit_code, a.reason) for a in attempts(run)] == [(75, "told to stop"), (-9, "killed by SIGKILL")]
 
 
-def test_a_half_written_attempt_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"event": "en', '{"event": "end", "time": "t", "reason": ""}\n', '{"event": 5}\n'])
+def test_a_half_written_attempt_is_no_error(tmp_path: Path, line: str) -> None:
     log_start(tmp_path)
     with (tmp_path / "attempts.jsonl").open("a") as file:
-        file.write('{"event": "en')
+        file.write(line)
     assert len(attempts(tmp_path)) == 1 and run_state(tmp_path).state == "interrupted"
     log_end(tmp_path, 0)  # after the broken line
     assert attempts(tmp_path)[-1].exit_code == 0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 
 from scaling.config import DataConfig, TokenizerConfig
 from scaling.data import describe, open_store, prepare
-from scaling.data.store import file_facts
+from scaling.data.manifest import file_facts
 from scaling.errors import UserError
 
-store_module = sys.modules["scaling.data.store"]
+manifest_module, store_module = (sys.modules[f"scaling.data.{name}"] for name in ("manifest", "store"))
 TOKENIZERS = {"bytes": TokenizerConfig(), "bpe": TokenizerConfig(kind="bpe", vocab=270, split_digits=True)}
 DOCUMENTS = [f"{i}: " + "größe 漢字 and words " * (1 + i * 7 % 5) for i in range(120)]
 
@@ -108,6 +109,35 @@ def test_a_broken_manifest_is_named(case, text):
             function(data, folder)
 
 
+def test_a_fact_that_was_changed_in_a_manifest_and_one_of_another_store_are_told(made, tmp_path):
+    configs, folder = made
+    shutil.copytree(folder, tmp_path / "store")
+    bytes_, bpe = (open_store(configs[name], tmp_path / "store").folder for name in ("bytes", "bpe"))
+    manifest = bpe / "manifest.json"
+    manifest.write_text(re.sub(r'("trained_on_documents": )\d+', r"\g<1>7", manifest.read_text()))
+    with pytest.raises(UserError, match=rf"{manifest} is not .*changed after it was written.*; delete {bpe}"):
+        open_store(configs["bpe"], tmp_path / "store")
+    shutil.rmtree(bpe)
+    shutil.copytree(bytes_, bpe)
+    with pytest.raises(
+        UserError, match=rf"{bpe} holds the tokens of another configuration .*'bytes'.*; delete {bpe}"
+    ):
+        open_store(configs["bpe"], tmp_path / "store")
+
+
+def test_a_store_of_an_older_version_whose_manifest_has_no_seal_is_read(case):
+    data, folder = case
+    store = open_store(data, folder)
+    manifest = store.folder / "manifest.json"
+    values = {key: value for key, value in json.loads(manifest.read_text()).items() if key != "seal"}
+    manifest.write_text(json.dumps(values))
+    assert np.array_equal(open_store(data, folder).train.tokens, store.train.tokens)
+    values["splits"]["train"]["tokens"] -= 1
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"its splits.train.tokens is \d+, and the files have"):
+        open_store(data, folder)
+
+
 def test_no_store_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match=r"no token store for data.corpus='python_stdlib' .*`scaling data prepare"):
         open_store(DataConfig(corpus="python_stdlib"), tmp_path)
@@ -116,8 +146,8 @@ def test_no_store_says_how_to_make_one(tmp_path):
 def test_a_file_is_hashed_once_a_process_while_it_stays_the_same(case, monkeypatch):
     data, folder = case
     hashed: list[str] = []
-    real = store_module._sha256
-    monkeypatch.setattr(store_module, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    real = manifest_module._sha256
+    monkeypatch.setattr(manifest_module, "_sha256", lambda path: hashed.append(path.name) or real(path))
     store = open_store(data, folder)
     assert sorted(hashed) == sorted(store.manifest["files"])
     open_store(data, folder)
@@ -129,9 +159,9 @@ def test_a_file_is_hashed_once_a_process_while_it_stays_the_same(case, monkeypat
 
 def test_large_files_are_sampled_unless_all_is_asked_for(made, tmp_path, monkeypatch):
     configs, _ = made
-    monkeypatch.setattr(store_module, "FULL_HASH_BYTES", 2000)
-    monkeypatch.setattr(store_module, "SAMPLES", 4)
-    monkeypatch.setattr(store_module, "SAMPLE_BYTES", 8)
+    monkeypatch.setattr(manifest_module, "FULL_HASH_BYTES", 2000)
+    monkeypatch.setattr(manifest_module, "SAMPLES", 4)
+    monkeypatch.setattr(manifest_module, "SAMPLE_BYTES", 8)
     store = prepare(configs["bytes"], tmp_path, progress=False)
     assert "sample_sha256" in store.manifest["files"]["train.tokens"]
     path = store.folder / "train.tokens"

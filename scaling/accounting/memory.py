@@ -1,20 +1,14 @@
 """Memory of one device in training, itemised: what a placement needs before anything is launched."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, prod
 
 from scaling.accounting.devices import device
-from scaling.accounting.layout import (
-    computed_parts,
-    in_stage,
-    mesh_shape,
-    parameter_parts,
-    ways,
-    window_ways,
-)
+from scaling.accounting.layout import computed_parts, in_stage, mesh_shape, parameter_parts, ways, window_ways
 from scaling.accounting.pipeline import Schedule, schedule
-from scaling.config import RunConfig
-from scaling.families import Compute, Tensor
+from scaling.config import RunConfig, StartConfig
+from scaling.families import Compute, ModelConfig, Tensor
 from scaling.families.declare import LAYERS
 from scaling.families.linear import LOGITS
 from scaling.families.model import FLOAT32
@@ -35,6 +29,8 @@ class Memory:
     devices: int
     pieces: int
     """that a device cuts the tokens of a microbatch into where it computes their losses"""
+    host: int = 0
+    """bytes that a step brings to the host, and back again"""
 
     @property
     def total(self) -> int:
@@ -68,36 +64,51 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         run.placement.experts, run.placement.transport, mesh["expert"],
         run.placement.context, mesh["context"], run.placement.offload_activations, order.held,
     )  # fmt: skip
-    parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
+    zero, tensors = run.placement.zero or 3, _declared(run.model, run.start)
+    parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in tensors]
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
     held = FLOAT32 * sum(size for _, size in parts)
-    zero = run.placement.zero or 3
-    summed = [t.size // _ways(t, mesh, stored=zero > 1 or t.depth != LAYERS) for t, _ in trained]
+    kept, again, brought = _of_a_token(model, compute)
     length = ceil(model.context / mesh["context"])
     tokens = ceil(run.batch_size / (accumulate * window_ways(in_stage(mesh)))) * length
     ends = ceil(run.batch_size / (order.ends * window_ways(mesh))) * length
-    wide = next(tensor.size for tensor in model.tensors() if tensor.uses == LOGITS) // model.vocab
+    wide = next(tensor.size for tensor in tensors if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
     here = model.vocab // ways(columns, mesh)
     pieces, head = loss_pieces(ends, run.placement.loss_chunk, here), wide * here
     items = {
         "parameters": held,
-        "gradients": FLOAT32 * sum(summed) * (2 if accumulate > 1 else 1),  # sum and addend
+        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1),
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
-        "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in run.tensors())
-        + _elsewhere(run, mesh, order, zero)
-        + run.objective.REFERENCE * sum(_copy(tensor, mesh, compute, 3) for tensor in run.tensors()),
-        "activations": tokens * model.activations(compute) + _passed(run, order, tokens, ends, compute),
+        "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
+        + _elsewhere(tensors, mesh, order, zero)
+        + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
+        "activations": tokens * kept + _passed(run, order, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
     }
-    again = 0 if platform == "cpu" else tokens * model.computed_again(compute)  # of CPUs XLA plans both side by side
+    again = 0 if platform == "cpu" else tokens * again  # of CPUs XLA plans both side by side
     items["not_at_once"] = -min(again, items["logits"] + items["head"])
     if run.placement.offload_optimizer:
         of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
         items["not_at_once"] -= min(items["optimizer"], of_gradients)
     items |= {"reference": held} if run.has_reference else {}
-    return Memory(items, prod(mesh.values()), pieces)
+    host = (
+        round(order.passes / order.stages * tokens * brought) + items["optimizer"] * run.placement.offload_optimizer
+    )
+    return Memory(items, prod(mesh.values()), pieces, host)
+
+
+@lru_cache(maxsize=16)
+def _declared(model: ModelConfig, start: StartConfig | None) -> tuple[Tensor, ...]:
+    """A search asks for them a thousand times."""
+    return tuple(model.tensors() if start is None else start.told(model.tensors()))
+
+
+@lru_cache(maxsize=1024)
+def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
+    """Bytes of activations, of those of a layer that is computed again, and of what is brought to the host."""
+    return model.activations(compute), model.computed_again(compute), model.offloaded(compute)
 
 
 def _passed(run: RunConfig, order: Schedule, tokens: int, ends: int, compute: Compute) -> int:
@@ -128,6 +139,21 @@ def _ways(tensor: Tensor, mesh: dict[str, int], stored: bool = True) -> int:
     return prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
 
 
+def _gradients(
+    trained: list[tuple[Tensor, int]], mesh: dict[str, int], compute: Compute, zero: int, several: bool
+) -> int:
+    """Bytes of the sum over microbatches and, of several, of what one adds. At the first stage of ZeRO layers' are
+    whole; there TPU's compiler adds whole ones at the compute precision to a sum in parts. trained: with its size
+    on one device."""
+    summed, added = 0, 0
+    for tensor, size in trained:
+        whole = tensor.size // _ways(tensor, mesh, stored=False) if zero == 1 and tensor.depth == LAYERS else size
+        lean = whole > size and compute.platform == "tpu"
+        summed += FLOAT32 * (size if lean else whole)
+        added += compute.width * whole if lean else FLOAT32 * whole if several else 0
+    return summed + added
+
+
 def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> int:
     """Bytes of what a step computes with in place of a parameter, by the stage of ZeRO, see `parallel.zero`."""
     width = compute.width if tensor.precision == "compute" else FLOAT32
@@ -136,9 +162,9 @@ def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> 
     return width * tensor.size // _ways(tensor, mesh, stored=not whole) if needed else 0
 
 
-def _elsewhere(run: RunConfig, mesh: dict[str, int], order: Schedule, zero: int) -> int:
+def _elsewhere(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, zero: int) -> int:
     """Bytes of the runs of layers that a stage computes and does not store, and of their gradients."""
-    held = [t.size // _ways(t, mesh, stored=zero == 3) for t in run.tensors() if t.depth == LAYERS and t.inputs]
+    held = [t.size // _ways(t, mesh, stored=zero == 3) for t in tensors if t.depth == LAYERS and t.inputs]
     return 2 * FLOAT32 * sum(held) if order.repeats > 1 else 0
 
 

@@ -188,8 +188,9 @@ class Placement(Config):
     """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
     attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
     """which implementation of attention; auto: the fastest that can do what the model asks for"""
-    experts: Literal["auto", "dense", "blocks", "gmm"] = "auto"
-    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, blocks elsewhere"""
+    experts: Literal["auto", "dense", "blocks", "gmm", "tokamax"] = "auto"
+    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, on GPUs tokamax where it is
+    installed, else blocks"""
     transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
     """how tokens get to the devices of their experts, see `families.dispatch`; auto: gather"""
     context: Literal["auto", "ulysses", "gather", "ring"] = "auto"
@@ -222,6 +223,18 @@ class Placement(Config):
         return self.layers == "scan" or (self.layers == "auto" and (platform != "cpu" or self.remat != "none"))
 
 
+class LocalCheckpoints(Config):
+    """Checkpoints on the disks of the hosts themselves, between those in the run's folder: quick to write, and lost
+    with their host."""
+
+    folder: str
+    """on a disk of each host's own; the newest two of each run are kept, and none once it has ended"""
+    minutes: float | None = Field(default=1.0, ge=0)
+    """between two of them; 0 after every step that is logged, null for none by time"""
+    steps: int | None = Field(default=None, ge=1)
+    """and one every so many steps"""
+
+
 class Records(Config):
     """What a run leaves behind and how often."""
 
@@ -250,12 +263,20 @@ class Records(Config):
     checkpoint_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """permanent checkpoints after these steps; a sweep of branches sets them, and deletes them when all branches of
     the run are trained"""
+    local_checkpoints: LocalCheckpoints | None = None
+    """unset: all checkpoints are in the run's folder"""
     trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["L2-d64-1M-0a1b2c3d"])
     """id of another wsd run of the sweep that begins with the same updates: they are taken from its checkpoint"""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a key, offline without"""
     wandb_project: str = "scaling"
     """the project in wandb"""
+
+    @property
+    def saves(self) -> bool:
+        """Whether a run makes checkpoints at all; one that does also saves its state when it is told to stop."""
+        by_time = self.checkpoint_minutes is not None or self.local_checkpoints is not None
+        return by_time or self.checkpoint_steps is not None or bool(self.checkpoint_at)
 
 
 class RunConfig(Config):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -14,6 +15,10 @@ from scaling.data.corpus import START, Position, held_out
 from scaling.errors import UserError
 
 FILE_KINDS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+LONGEST = 2**28
+"""bytes of a .txt or of a line, unpacked: a document is read whole, and one of a few MB may unpack to any size"""
+PIECE_BYTES = 2**20
+ROWS = 64  # of a parquet file at a time
 
 
 class FilesCorpus:
@@ -32,10 +37,11 @@ class FilesCorpus:
         for path in self.files:
             if not path.endswith(FILE_KINDS):
                 raise UserError(f"data.corpus: {path} is of no kind that is read; allowed: {', '.join(FILE_KINDS)}")
+        self._seen = [_state(path) for path in self.files]
         self.facts = self._facts()
 
     def _facts(self) -> dict[str, Any]:
-        sizes = [(self._name(path), os.path.getsize(path)) for path in self.files]
+        sizes = [(self._name(path), size) for path, (size, _) in zip(self.files, self._seen, strict=True)]
         digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
         return {"corpus": f"files:{self.pattern}", "files": len(sizes), "file_bytes": sum(size for _, size in sizes),
                 "names_and_sizes_sha256": digest}  # fmt: skip
@@ -58,6 +64,19 @@ class FilesCorpus:
             for record, text in _records(path, self.field, wanted):
                 if text:
                     yield (file, record + 1), text
+            if _state(path) != self._seen[file]:
+                raise UserError(
+                    f"{path} changed while it was read; the same command begins again, once it stays as it is"
+                )
+
+
+def _state(path: str) -> tuple[int, int]:
+    """(size, time of the last change), by which a change shows; of a file that is gone or hidden, neither."""
+    try:
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 class _Wanted(Protocol):
@@ -72,11 +91,10 @@ def _records(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]
         elif path.endswith((".jsonl", ".jsonl.gz")):
             yield from _jsonl(path, field, wanted)
         elif wanted(0):
-            with _open(path) as file:
-                yield 0, file.read().decode("utf-8")
+            yield 0, _plain(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file or leave it out") from None
-    except (OSError, EOFError) as error:  # a broken .gz is an OSError or an EOFError
+    except (OSError, EOFError, zlib.error) as error:  # a broken .gz is any of them
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -84,9 +102,25 @@ def _open(path: str) -> IO[bytes]:
     return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
 
 
+def _plain(path: str) -> str:
+    pieces, size = [], 0
+    with _open(path) as file:
+        while piece := file.read(PIECE_BYTES):
+            size += len(piece)
+            if size > LONGEST:
+                raise _too_long(path)
+            pieces.append(piece)
+    data = b"".join(pieces)
+    if (nul := data.find(b"\0")) >= 0:  # also of UTF-16, which is valid UTF-8 where it holds English
+        raise UserError(f"{path}: byte {nul} is NUL, which no text has; convert the file to UTF-8 or leave it out")
+    return data.decode("utf-8")
+
+
 def _jsonl(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]]:
     with _open(path) as file:
-        for number, line in enumerate(file):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b"")):
+            if len(line) > LONGEST:
+                raise _too_long(f"{path} line {number + 1}")
             if not wanted(number) or not line.strip():
                 continue
             try:
@@ -95,7 +129,16 @@ def _jsonl(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]]:
                 raise UserError(f"{path} line {number + 1} is not UTF-8") from None
             except ValueError as error:
                 raise UserError(f"{path} line {number + 1} is not JSON: {error}") from None
+            except RecursionError:
+                raise UserError(f"{path} line {number + 1} is nested too deep") from None
             yield number, _text_of(record, field, f"{path} line {number + 1}")
+
+
+def _too_long(where: str) -> UserError:
+    return UserError(
+        f"{where} has more than {LONGEST / 2**20:g} MiB, unpacked, and a document is read whole; cut it into several "
+        "(a line of .jsonl, or a row of .parquet, is one each)"
+    )
 
 
 def _text_of(record: Any, field: str, where: str) -> str:
@@ -113,19 +156,19 @@ def _parquet(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]
 
     try:
         table = pyarrow.parquet.ParquetFile(path)
+        names = table.schema_arrow.names
+        if field not in names:
+            raise UserError(f"{path} has no column data.text_field={field!r}; it has: {', '.join(names)}")
+        number = 0
+        for rows in table.iter_batches(batch_size=ROWS, columns=[field]):
+            for value in rows.column(0).to_pylist():
+                if wanted(number):
+                    text = value.decode("utf-8") if isinstance(value, bytes) else value
+                    if text is not None:
+                        yield number, _text_of({field: text}, field, f"{path} row {number + 1}")
+                number += 1
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a parquet file: {error}") from None
-    names = table.schema_arrow.names
-    if field not in names:
-        raise UserError(f"{path} has no column data.text_field={field!r}; it has: {', '.join(names)}")
-    number = 0
-    for rows in table.iter_batches(batch_size=1024, columns=[field]):
-        for value in rows.column(0).to_pylist():
-            if wanted(number):
-                text = value.decode("utf-8") if isinstance(value, bytes) else value
-                if text is not None:
-                    yield number, _text_of({field: text}, field, f"{path} row {number + 1}")
-            number += 1
 
 
 def from_root(pattern: str) -> str:

@@ -1,5 +1,6 @@
 """Making a token store: restartable, one process at a time, and never half finished under its own name."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,46 +8,28 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scaling.config import DataConfig
 from scaling.data.corpora import open_corpus
 from scaling.data.corpus import START, Corpus, Position
+from scaling.data.journal import Growing, Written, read_journal, write_journal
+from scaling.data.manifest import FORMAT, MANIFEST, file_facts, read_manifest, write_manifest
 from scaling.data.progress import PreparationProgress
-from scaling.data.store import (
-    FORMAT,
-    MANIFEST,
-    SPLITS,
-    TokenStore,
-    file_facts,
-    open_store,
-    read_manifest,
-    token_dtype,
-)
+from scaling.data.store import SPLITS, TokenStore, open_store, token_dtype
 from scaling.data.store import store_folder_of as folder_of
 from scaling.data.tokenizer import TOKENIZER_FILE, TRAINING_BYTES, Tokenizer, digest, load_tokenizer, train_bpe
 from scaling.errors import UserError
+from scaling.files import read_json, require_whole, sealed
 from scaling.locks import lock
-from scaling.result import naming, write_text_atomically
+from scaling.result import write_text_atomically
 from scaling.tokens import EOD
 
-JOURNAL = "journal.json"
+TRAINING = "tokenizer_training.json"
 BATCH_CHARACTERS = 8_000_000  # texts encoded between two entries of the journal: what an interruption costs
-
-
-@dataclass(frozen=True)
-class Written:
-    """What of a split is safely in its files."""
-
-    position: Position = START
-    tokens: int = 0
-    documents: int = 0
-    text_bytes: int = 0
-    done: bool = False
 
 
 def prepare(data: DataConfig, store_folder: str | Path, progress: bool = True) -> TokenStore:
@@ -75,10 +58,11 @@ def prepare(data: DataConfig, store_folder: str | Path, progress: bool = True) -
 def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: bool) -> None:
     started = time.perf_counter()
     partial = folder.with_name(f"{folder.name}.partial")
-    if (partial / MANIFEST).exists():  # all was written; the interruption came between that and the rename
-        return _publish(partial, folder)
+    with contextlib.suppress(UserError):  # of a partial store: it is not finished, or its manifest is damaged
+        if read_manifest(partial):  # all was written; the interruption came between that and the rename
+            return _publish(partial, folder)
     corpus = open_corpus(data, store_folder, progress)
-    written = _resume(partial, corpus)
+    written = _resume(data, partial, corpus)
     tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:
         if not written[split].done:
@@ -100,38 +84,39 @@ def _empty(data: DataConfig, split: str, train_documents: int) -> str:
     )
 
 
-def _resume(partial: Path, corpus: Corpus) -> dict[str, Written]:
-    """What an interrupted preparation left, where it read the same corpus; else a fresh folder."""
-    try:
-        journal = json.loads((partial / JOURNAL).read_text(encoding="utf-8"))
-        if journal["source"] == corpus.facts:
-            return {s: Written(**{**w, "position": tuple(w["position"])}) for s, w in journal["splits"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no journal, or one that cannot be read: nothing is known to be safe
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    written = {split: Written() for split in SPLITS}
-    _write_journal(partial, corpus, written)
+def _resume(data: DataConfig, partial: Path, corpus: Corpus) -> dict[str, Written]:
+    """What an interrupted preparation left, where it is whole and of the same corpus; else a fresh folder."""
+    written = read_journal(partial, corpus.facts, token_dtype(data.tokenizer.vocab))
+    if written is None or _training(data, partial) is None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        written = {split: Written() for split in SPLITS}
+        write_journal(partial, corpus.facts, written)
     return written
 
 
-def _write_journal(partial: Path, corpus: Corpus, written: dict[str, Written]) -> None:
-    journal = {"source": corpus.facts, "splits": {split: asdict(w) for split, w in written.items()}}
-    write_text_atomically(partial / JOURNAL, json.dumps(journal))
+def _training(data: DataConfig, partial: Path) -> dict[str, int] | None:
+    """From how much the tokenizer there was learned; None where none is, or it is damaged."""
+    if data.tokenizer.kind == "bytes":
+        return {}
+    try:
+        facts = require_whole(read_json(partial / TRAINING))
+        return facts if facts.pop("sha256") == digest("bpe", partial) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) -> tuple[Tokenizer, dict[str, int]]:
     """The store's tokenizer, learned from the first training documents where it has to be, and from how much."""
-    if data.tokenizer.kind == "bytes":
-        return load_tokenizer("bytes", partial), {}
-    facts_path = partial / "tokenizer_training.json"
-    if not facts_path.exists():
-        sample = {"trained_on_documents": 0, "trained_on_bytes": 0}
+    facts = _training(data, partial)
+    if facts is None:
+        facts = {"trained_on_documents": 0, "trained_on_bytes": 0}
         with PreparationProgress("learning a tokenizer", None, progress) as bar:
-            text = train_bpe(data.tokenizer, _sample(corpus, sample, bar))
+            text = train_bpe(data.tokenizer, _sample(corpus, facts, bar))
         write_text_atomically(partial / TOKENIZER_FILE, text)
-        write_text_atomically(facts_path, json.dumps(sample))  # last: says that the tokenizer is whole
-    return load_tokenizer("bpe", partial), json.loads(facts_path.read_text(encoding="utf-8"))
+        last = sealed({**facts, "sha256": digest("bpe", partial)})
+        write_text_atomically(partial / TRAINING, json.dumps(last))  # says that the tokenizer is whole
+    return load_tokenizer(data.tokenizer.kind, partial), facts
 
 
 def _sample(corpus: Corpus, count: dict[str, int], bar: PreparationProgress) -> Iterator[str]:
@@ -156,8 +141,7 @@ def _write_split(
     """Appends what is missing of a split to its files, with an entry in the journal after each batch of documents."""
     dtype, lengths = token_dtype(tokenizer.vocab), tokenizer.text_bytes().astype(np.uint32)
     at = written[split]
-    sizes = {"tokens": at.tokens * dtype.itemsize, "starts": at.documents * 8, "text_bytes": at.documents * 8}
-    files = {kind: _open_at(partial / f"{split}.{kind}", size) for kind, size in sizes.items()}
+    files = {kind: Growing(partial / f"{split}.{kind}", size) for kind, size in at.sizes(dtype).items()}
     bar.at(at.documents, at.text_bytes)
     try:
         for position, texts in _batches(corpus.documents(split, at.position)):
@@ -168,30 +152,17 @@ def _write_split(
             flat = np.concatenate([part for tokens in encoded for part in (tokens.astype(dtype, copy=False), end)])
             new = {"tokens": flat, "starts": at.tokens + np.cumsum(n_tokens) - n_tokens}
             new["text_bytes"] = at.text_bytes + np.cumsum(n_bytes)
-            for kind, file in files.items():
-                with naming(file.name):
-                    file.write(new[kind].tobytes())
-                    file.flush()
-                    os.fsync(file.fileno())
+            hashes = {kind: file.append(new[kind].tobytes()) for kind, file in files.items()}
             text_bytes = at.text_bytes + int(n_bytes.sum())
-            at = Written(position, at.tokens + len(flat), at.documents + len(texts), text_bytes)
+            at = Written(position, at.tokens + len(flat), at.documents + len(texts), text_bytes, hashes=hashes)
             written[split] = at
-            _write_journal(partial, corpus, written)
+            write_journal(partial, corpus.facts, written)
             bar.at(at.documents, at.text_bytes)
     finally:
         for file in files.values():
-            with naming(file.name):
-                file.close()
-    written[split] = Written(**{**asdict(at), "done": True})
-    _write_journal(partial, corpus, written)
-
-
-def _open_at(path: Path, size: int) -> Any:
-    """The file cut back to what the journal vouches for, ready to append to."""
-    file = path.open("r+b" if path.exists() else "w+b")
-    file.truncate(size)
-    file.seek(size)
-    return file
+            file.close()
+    written[split] = replace(at, done=True)
+    write_journal(partial, corpus.facts, written)
 
 
 def _batches(documents: Iterator[tuple[Position, str]]) -> Iterator[tuple[Position, list[str]]]:
@@ -231,12 +202,12 @@ def _finish(
                    for s, w in written.items()},
         "files": {name: file_facts(partial / name) for name in names},
     }  # fmt: skip
-    write_text_atomically(partial / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_manifest(partial, manifest)
 
 
 def _publish(partial: Path, folder: Path) -> None:
     """Leaves only what the manifest names, and makes the store appear at once under its own name."""
-    keep = {MANIFEST, *json.loads((partial / MANIFEST).read_text(encoding="utf-8"))["files"]}
+    keep = {MANIFEST, *(read_manifest(partial) or {})["files"]}
     for path in partial.iterdir():
         if path.name not in keep:
             path.unlink()

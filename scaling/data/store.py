@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ import numpy as np
 
 from scaling.config import DataConfig
 from scaling.data.corpora import changed_source, source_identity
+from scaling.data.manifest import FORMAT, again, check_files, check_identity, manifest_of, read_manifest
 from scaling.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer, token_bytes
 from scaling.errors import UserError
 from scaling.text import align
 from scaling.tokens import EOD
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
-FULL_HASH_BYTES = 2**30  # larger files are checked by size and by samples, unless asked
-SAMPLES, SAMPLE_BYTES = 64, 2**20
 COUNTED = 2**24  # tokens counted at a time: NumPy makes 8 bytes of each
 
 
@@ -118,59 +114,45 @@ def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = Fa
             f"no token store for data.corpus={data.corpus!r} in {folder.parent}; "
             "make it with `scaling data prepare DATA.yaml`"
         )
-    for name, facts in manifest["files"].items():
-        _check_file(folder, name, facts, full_check)
-    if change := changed_source(data, manifest["source"]):
-        raise UserError(f"data.corpus={data.corpus!r} changed since it was tokenised ({change}); {_again(folder)}")
+    with manifest_of(folder):
+        check_identity(folder, manifest, data)
+        check_files(folder, manifest, full_check)
+        if change := changed_source(data, manifest["source"]):
+            raise UserError(f"data.corpus={data.corpus!r} changed since it was tokenised ({change}); {again(folder)}")
+        whole = {split: _open_split(folder, manifest, split) for split in SPLITS}
     cuts = {"train": data.train_tokens, "validation": data.validation_tokens}
-    splits = {split: _cut(_open_split(folder, manifest, split), folder, split, cuts[split]) for split in SPLITS}
+    splits = {split: _cut(whole[split], folder, split, cuts[split]) for split in SPLITS}
     return TokenStore(folder, manifest, splits["train"], splits["validation"])
 
 
 def run_tokenizer(data: DataConfig, store_folder: str | Path) -> Tokenizer:
     """The tokenizer of a corpus, without its tokens. Raises UserError where it was made with a store that is gone."""
     folder = store_folder_of(data, store_folder)
-    if data.tokenizer.kind != "bytes" and not (folder / TOKENIZER_FILE).is_file():
-        raise UserError(
-            f"{folder} has no {TOKENIZER_FILE}, the tokenizer of data.corpus={data.corpus!r}; make it again with "
-            "`scaling data prepare DATA.yaml`"
-        )
+    if data.tokenizer.kind != "bytes":
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise UserError(
+                f"{folder} is gone, and with it the tokenizer of data.corpus={data.corpus!r}; make it again with "
+                "`scaling data prepare DATA.yaml`"
+            )
+        with manifest_of(folder):
+            check_identity(folder, manifest, data)
+            check_files(folder, manifest, full=True, names=[TOKENIZER_FILE])
     return load_tokenizer(data.tokenizer.kind, folder)
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished store; None where there is no store. Raises UserError for a damaged one."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or not {"files", "splits", "tokenizer"} <= manifest.keys():
-            raise ValueError(f"format {manifest['format']}, expected {FORMAT}")
-        return dict(manifest)
-    except FileNotFoundError:
-        if folder.exists():
-            raise UserError(f"{folder} has no {MANIFEST}; {_again(folder)}") from None
-        return None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a token store's manifest ({error}); {_again(folder)}") from None
-
-
-def file_facts(path: Path) -> dict[str, Any]:
-    """Size and hashes of a file, as the manifest keeps them."""
-    size = path.stat().st_size
-    facts: dict[str, Any] = {"bytes": size, "sha256": _sha256(path)}
-    if size > FULL_HASH_BYTES:
-        facts["sample_sha256"] = _sample_sha256(path)
-    return facts
-
-
 def _open_split(folder: Path, manifest: Mapping[str, Any], split: str) -> "_FullSplit":
-    facts = manifest["splits"][split]
-    tokens = np.memmap(folder / f"{split}.tokens", dtype=facts["dtype"], mode="r", shape=(facts["tokens"],))
-    return _FullSplit(
+    dtype, facts = token_dtype(manifest["tokenizer"]["vocab"]), manifest["splits"][split]
+    tokens = np.memmap(folder / f"{split}.tokens", dtype=dtype, mode="r")
+    full = _FullSplit(
         np.asarray(tokens),  # the same pages without the subclass, whose every slice costs microseconds
         np.load(folder / f"{split}.starts.npy", mmap_mode="r"),
         np.load(folder / f"{split}.text_bytes.npy", mmap_mode="r"),
     )
+    found = {"tokens": len(full.tokens), "documents": len(full.starts), "text_bytes": int(full.text_bytes[-1])}
+    if told := [key for key, value in found.items() if facts[key] != value]:
+        raise ValueError(f"its splits.{split}.{told[0]} is {facts[told[0]]}, and the files have {found[told[0]]}")
+    return full
 
 
 @dataclass(frozen=True)
@@ -195,46 +177,6 @@ def _cut(full: _FullSplit, folder: Path, split: str, n_tokens: int | None) -> Sp
     piece = full.tokens[full.starts[n_documents - 1] : n_tokens]
     rest = int(token_bytes(folder)[piece].sum())
     return Split(full.tokens[:n_tokens], np.asarray(full.starts[:n_documents]), whole + rest)
-
-
-def _check_file(folder: Path, name: str, facts: Mapping[str, Any], full: bool) -> None:
-    path = folder / name
-    try:
-        stat = path.stat()
-    except OSError:
-        raise UserError(f"{path} is missing from the token store; {_again(folder)}") from None
-    if stat.st_size != facts["bytes"]:
-        raise UserError(
-            f"{path} has {stat.st_size:,} bytes where its manifest says {facts['bytes']:,}; {_again(folder)}"
-        )
-    kind = "sha256" if full or "sample_sha256" not in facts else "sample_sha256"
-    if _cached_hash(str(path), stat.st_size, stat.st_mtime_ns, kind) != facts[kind]:
-        raise UserError(f"the bytes of {path} do not match its manifest (SHA-256); {_again(folder)}")
-
-
-@lru_cache(maxsize=256)
-def _cached_hash(path: str, size: int, mtime_ns: int, kind: str) -> str:
-    """Hash of a file, computed once a process while its size and time stay the same."""
-    return _sha256(Path(path)) if kind == "sha256" else _sample_sha256(Path(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sample_sha256(path: Path) -> str:
-    """SHA-256 over 64 pieces of 1 MiB, evenly spaced from the first byte to the last."""
-    digest, last = hashlib.sha256(), path.stat().st_size - SAMPLE_BYTES
-    with path.open("rb") as file:
-        for i in range(SAMPLES):
-            file.seek(last * i // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
-def _again(folder: Path) -> str:
-    return f"delete {folder} and run `scaling data prepare` again"
 
 
 def describe(store: TokenStore) -> str:

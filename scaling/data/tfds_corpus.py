@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import math
 import os
 import sys
@@ -18,6 +19,8 @@ from scaling.locks import lock
 from scaling.names import nearest
 
 READ_AT_ONCE = 256  # records
+RETRIES = 4
+"""of a download, in 6 s; tensorflow-datasets' own ten take over three minutes to find that there is no network"""
 
 
 class TfdsCorpus:
@@ -121,6 +124,10 @@ def _prepare(builder: Any, name: str, progress: bool) -> None:
         tfds.enable_progress_bar()
     else:
         tfds.disable_progress_bar()
+    from tensorflow_datasets.core.download import downloader
+
+    downloader.MAX_RETRIES = RETRIES
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a warning of several lines
     try:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # whatever a builder or the network raises: none of it is a fault of this program

@@ -177,6 +177,10 @@ class ModelConfig(Config):
         """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
         raise NotImplementedError
 
+    def offloaded(self, compute: Compute) -> int:
+        """Bytes for each token of what is brought to the host until the backward pass."""
+        return 0
+
     def cache(self, length: int) -> Any:
         """A tree of `Cached`: what it carries from token to token, for texts of up to `length` tokens.
 

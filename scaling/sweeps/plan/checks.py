@@ -62,7 +62,8 @@ def check_data(runs: Sequence[PlannedRun], *, make: bool) -> list[str]:
     and the answer names such corpora.
     """
     from scaling.data import TokenStore, check_run, prepare
-    from scaling.data.store import read_manifest, store_folder_of
+    from scaling.data.manifest import read_manifest
+    from scaling.data.store import store_folder_of
 
     stores: dict[tuple[str, str], TokenStore] = {}
     missing: set[str] = set()

@@ -87,4 +87,4 @@ def attempts(folder: Path) -> tuple[Attempt, ...]:
 def _whole(event: Mapping[str, Any]) -> bool:
     """Whether a line is one that `_append` wrote."""
     kinds = EVENTS.get(str(event.get("event")))
-    return kinds is not None and all(isinstance(event.get(key), kind) for key, kind in kinds.items())
+    return kinds is not None and all(key in event and isinstance(event[key], kind) for key, kind in kinds.items())
