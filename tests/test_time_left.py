@@ -163,7 +163,7 @@ def test_a_dry_run_notes_what_makes_a_run_of_little_use(tmp_path: Path) -> None:
     store = {"records": {"store_folder": str(tmp_path / "store")}}
     assert notes(tmp_path, run=run | store) == []
     (few, ratio) = notes(tmp_path, run=run | store, point={"params": 40e3, "tokens": 13 * 512})
-    assert few.startswith("1 run has fewer than 100 steps, 13 of L") and "smaller run.batch_size" in few
+    assert few.startswith("1 run has fewer than 500 steps, 13 of L") and "smaller run.batch_size" in few
     assert ratio.startswith("1 run has fewer than 1 tokens a parameter, 0.17 of L")
     (many,) = notes(tmp_path, run=run | store, point={"params": 20e3, "tokens": 4e8})
     assert "more than 10,000 tokens a parameter" in many

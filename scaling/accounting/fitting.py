@@ -8,12 +8,14 @@ from typing import Any
 
 from scaling.accounting.devices import Topology, device
 from scaling.accounting.flops import Flops, flops_per_token
-from scaling.accounting.layout import mesh_shape, window_ways
+from scaling.accounting.layout import in_stage, mesh_shape, window_ways
 from scaling.accounting.links import unknown, wired
 from scaling.accounting.memory import Memory, memory
+from scaling.accounting.microbatches import FOR_STAGE
 from scaling.accounting.roofline import link_seconds, roofline
 from scaling.config import MeshConfig, Placement, RunConfig
 from scaling.errors import UserError
+from scaling.numbers import divisors
 from scaling.units import si_bytes
 
 TENSOR, CONTEXT = 16, 16  # most devices that share a matrix, or a window, in a search
@@ -63,8 +65,7 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     zeros = (asked.zero, *range((asked.zero or 3) + 1, 4))
     for mesh in _near_meshes(run, devices):
         for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
-            changed = {"mesh": mesh, "zero": zero, "remat": remat, "accumulate": accumulate}
-            placement = asked.model_copy(update=changed)
+            placement = _changed(run, mesh, remat, accumulate, devices, zero=zero)
             if memory(_placed(run, placement), devices, kind).total <= available:
                 return _overrides(asked, placement)
     return None
@@ -86,7 +87,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
     meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
-    best: dict[tuple[int, int, int], Fit] = {}
+    best: dict[tuple[int, ...], Fit] = {}
     flops = flops_per_token(run)
     least, fitting = None, 0
     for mesh in meshes:
@@ -95,7 +96,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
         least = smallest if least is None or smallest.total < least.total else least
         if smallest.total <= available:
             fitting += 1
-            inner = (mesh.tensor, mesh.context, mesh.expert)
+            inner = (mesh.tensor, mesh.context, mesh.expert, mesh.pipeline)
             before = [best[inner]] if inner in best else []
             best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu, flops)], key=_by_time)
     more = None if best else _more(run, place, available)
@@ -139,8 +140,8 @@ def _fits(
     assert wiring is not None and available is not None
 
     def made(remat: str, zero: int | None, host: Host, accumulate: int) -> Placement:
-        changed = {"mesh": mesh, "remat": remat, "zero": zero, "accumulate": accumulate}
-        return run.placement.model_copy(update=changed | dict(zip(HOST, host, strict=True)))
+        more = dict(zip(HOST, host, strict=True))
+        return _changed(run, mesh, remat, accumulate, place.devices, zero=zero, **more)
 
     def fits(placement: Placement) -> bool:
         return memory(_placed(run, placement), place.devices, kind).total <= available
@@ -197,9 +198,8 @@ def _by_time(fit: Fit) -> tuple[float, float, int]:
 def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topology) -> Memory:
     """Of the placements on a mesh the one that takes least: microbatches keep a second sum of gradients."""
     remat = run.model.REMAT[-1]
-    host = next(iter(_hosts(run, remat, place)), NOTHING)
-    changed = {"mesh": mesh, "remat": remat, **dict(zip(HOST, host, strict=True))}
-    lean = (run.placement.model_copy(update=changed | {"accumulate": n}) for n in {counts[0], counts[-1]})
+    host = dict(zip(HOST, next(iter(_hosts(run, remat, place)), NOTHING), strict=True))
+    lean = (_changed(run, mesh, remat, accumulate, place.devices, **host) for accumulate in {counts[0], counts[-1]})
     found = (memory(_placed(run, placement), place.devices, place.device.name) for placement in lean)
     return min(found, key=lambda one: one.total)
 
@@ -225,10 +225,35 @@ def _overrides(asked: Placement, placement: Placement) -> list[str]:
 
 
 def _microbatches(run: RunConfig, mesh: MeshConfig, devices: int) -> Iterable[int]:
-    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh."""
-    apart = window_ways(mesh_shape(mesh, devices))
-    most = run.batch_size // apart
-    return (n for n in range(max(1, run.placement.accumulate), most + 1) if run.batch_size % (n * apart) == 0)
+    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh; of a pipeline in
+    rounds of as many as it has at a time."""
+    shape, together = mesh_shape(mesh, devices), _together(run, mesh, devices)
+    apart, ends = window_ways(in_stage(shape)), window_ways(shape)
+    first = -(-max(1, run.placement.accumulate) // together) * together
+    for n in range(first, run.batch_size // apart + 1, together):
+        if run.batch_size % (n * apart) == 0 and run.batch_size % (n // together * ends) == 0:
+            yield n
+
+
+def _together(run: RunConfig, mesh: MeshConfig, devices: int) -> int:
+    """Microbatches that a pipeline has at a time, where a run says nothing FOR_STAGE for each stage or all; 1 without
+    one."""
+    if mesh.pipeline == 1:
+        return 1
+    most = run.batch_size // window_ways(in_stage(mesh_shape(mesh, devices)))
+    asked = run.placement.pipeline_microbatches or min(FOR_STAGE * mesh.pipeline, most)
+    return max(1, asked // mesh.pipeline) * mesh.pipeline if run.placement.pipeline_repeats > 1 else max(1, asked)
+
+
+def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devices: int, **more: Any) -> Placement:
+    """That of a run on another mesh. more: other keys."""
+    changes = {"mesh": mesh, "remat": remat, "accumulate": accumulate, **more}
+    together = _together(run, mesh, devices)
+    if mesh.pipeline == 1:
+        changes |= {"pipeline_repeats": 1, "pipeline_microbatches": None}
+    elif together != accumulate or run.placement.pipeline_microbatches:
+        changes |= {"pipeline_microbatches": together}
+    return run.placement.model_copy(update=changes)
 
 
 def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
@@ -236,7 +261,7 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     asked = run.placement.mesh
     yield asked
     for tensor in (asked.tensor * k for k in (1, 2, 4, 8)):
-        inner = tensor * asked.expert * asked.context
+        inner = tensor * asked.expert * asked.context * asked.pipeline
         if (
             devices % inner == 0
             and _heads(run, tensor) % tensor == 0
@@ -246,23 +271,32 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
 
 
 def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
-    """Every mesh of so many devices that the model and the batch divide over."""
-    able = [k for k in range(1, devices + 1) if devices % k == 0]
-    contexts = [k for k in able if k <= CONTEXT and _divides(run, MeshConfig(context=k))]
-    experts = [k for k in able if _divides(run, MeshConfig(expert=k))]
+    """Every mesh of so many devices that the model and the batch divide over, with the stages that the run names or
+    none: a pipeline loses time that others do not, and gains where only its streams cross a slow network."""
+    for pipeline in dict.fromkeys((1, run.placement.mesh.pipeline)):
+        if devices % pipeline == 0:
+            yield from _meshes(run, devices, pipeline)
+
+
+def _meshes(run: RunConfig, devices: int, pipeline: int) -> Iterator[MeshConfig]:
+    able = divisors(devices // pipeline)
+    contexts = [k for k in able if k <= CONTEXT and _divides(run, MeshConfig(context=k), devices, 1)]
+    experts = [k for k in able if _divides(run, MeshConfig(expert=k), devices, 1)]
     for tensor in (k for k in able if k <= TENSOR and _heads(run, k) % k == 0):
         for context, expert in product(contexts, experts):
-            left = devices // (tensor * context * expert)
-            for fsdp in (k for k in able if left * tensor * context * expert == devices and left % k == 0):
-                mesh = MeshConfig(data=left // fsdp, fsdp=fsdp, expert=expert, context=context, tensor=tensor)
-                if any(_microbatches(run, mesh, devices)):
+            inner = pipeline * tensor * context * expert
+            for fsdp in (k for k in divisors(devices // inner) if devices % inner == 0):
+                axes = {"fsdp": fsdp, "expert": expert, "context": context, "tensor": tensor}
+                mesh = MeshConfig(data=devices // inner // fsdp, pipeline=pipeline, **axes)
+                count = next(iter(_microbatches(run, mesh, devices)), None)
+                if count is not None and (pipeline == 1 or _divides(run, mesh, devices, count)):
                     yield mesh
 
 
-def _divides(run: RunConfig, mesh: MeshConfig) -> bool:
-    """Whether the model does, over the experts and the windows of a mesh."""
+def _divides(run: RunConfig, mesh: MeshConfig, devices: int, accumulate: int) -> bool:
+    """Whether the model does, over the axes of a mesh."""
     try:
-        _placed(run, run.placement.model_copy(update={"mesh": mesh})).check_mesh()
+        _placed(run, _changed(run, mesh, run.placement.remat, accumulate, devices)).check_mesh()
     except ValueError:
         return False
     return True

@@ -9,6 +9,7 @@ from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import Wiring
 from scaling.accounting.memory import Memory, compute_dtype, memory
+from scaling.accounting.pipeline import Schedule, schedule
 from scaling.accounting.traffic import kept_apart, traffic
 from scaling.config import RunConfig
 from scaling.families.model import FLOAT32, TRAINING
@@ -50,9 +51,12 @@ def roofline(
     ledger, flops = memory(run, place.devices, place.device.name), flops or flops_per_token(run)
     tokens = run.batch_tokens / place.devices
     head = flops.items["head"]
+    order = schedule(run, mesh_shape(run.placement.mesh, place.devices), place.device.platform)
     again = (flops.exact - head) * (run.placement.remat == "full") + head * (ledger.pieces > 1)
+    layers = (flops.exact - head) * (1 + (run.placement.remat == "full") / TRAINING)
+    idle = layers * (order.passes / order.parts - 1)
     seconds = {
-        "matmul": tokens * (flops.exact + again / TRAINING) / peak,
+        "matmul": tokens * (flops.exact + again / TRAINING + idle) / peak,
         "hbm": _hbm_bytes(run, place, ledger) / hbm,
         **links,
     }
@@ -78,10 +82,22 @@ def roofline(
         "dollars_per_chip_hour": price,
         "assumptions": [
             *ASSUMPTIONS[:-1],
+            *_waits(order),
             *([_of_host(place)] if ledger.host else []),
             ASSUMPTIONS[-1] if mfu is None else f"expected: an MFU of {mfu:.0%}, as given",
         ],
     }
+
+
+def _waits(order: Schedule) -> list[str]:
+    """What is said of a pipeline."""
+    if order.stages == 1:
+        return []
+    few = "; fewer microbatches than stages: some always wait" if order.microbatches < order.stages else ""
+    return [
+        f"pipeline: in {order.stages - 1} of {order.ticks} ticks a stage computes nothing that counts, "
+        f"{order.bubble:.0%} of the products' time{few}"
+    ]
 
 
 def link_seconds(run: RunConfig, wiring: Wiring) -> dict[str, float]:
@@ -117,9 +133,9 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
     for tensor in (tensor for tensor in run.tensors() if tensor.role == "hidden"):
         parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
         matrices += tensor.size / prod(mesh[name] for name in kept_apart(tensor, parts))
-    pieces, whole = max(1, run.placement.accumulate), (run.placement.zero or 3) < 3
+    order, whole = schedule(run, mesh, place.device.platform), (run.placement.zero or 3) < 3
     passes = 3 if run.placement.remat == "full" else 2  # forward, again, backward
-    gathered = 1 / pieces if whole else passes  # and written, see `parallel.zero`
+    gathered = 1 / order.passes if whole else passes  # and written, see `parallel.zero`
     of_layers = width * (passes + gathered + 2) * matrices  # and the gradient written and read
     of_head = (passes * width + 2 * FLOAT32) * ledger.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]
     plain = run.model_copy(update={"placement": run.placement.model_copy(update={"remat": "none"})})
@@ -127,4 +143,4 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
     streams = (2 if run.placement.remat == "none" else 3) * made
     state = 2 * (items["parameters"] + items["optimizer"]) + items["gradients"]
     added = 2 * items["gradients"]  # the sum and what is added to it, read and written
-    return state + pieces * (of_layers + of_head + streams + added)
+    return state + order.passes * (of_layers + added) + order.ends * (of_head + streams)

@@ -49,6 +49,8 @@ class Compute:
     """devices that share each window along its length"""
     offload: bool = False
     """what layers keep is on the host"""
+    passes: float = 1.0
+    """microbatches that layers keep something of at a time: those of a pipeline over the stages that it has"""
 
     @property
     def width(self) -> int:
@@ -144,6 +146,12 @@ class ModelConfig(Config):
     def whole_windows(self) -> str:
         """What of it needs every window whole on one device; empty where devices can share one along its length."""
         return f"a model of kind {self.kind}"
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Into how many parts alike its layers can be cut, for the stages of a pipeline; none where it has no row of
+        layers that differ in their parameters alone."""
+        return ()
 
     @property
     def random(self) -> bool:

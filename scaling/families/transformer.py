@@ -141,6 +141,17 @@ class TransformerConfig(TransformerShape):
         return tuple((mixers[i % len(mixers)], feed) for i, feed in enumerate(feeds[: self.unique_layers]))
 
     @property
+    def kinds(self) -> list[tuple[AttentionMask, Rope, tuple[Mixer, FeedForward]]]:
+        """What each layer is beside its parameters."""
+        own, parts = zip(self.attention_masks("causal"), self.ropes, strict=True), self.parts
+        return [(mask, rope, parts[i // self.layer_sharing]) for i, (mask, rope) in enumerate(own)]
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        kinds, shared = self.kinds, divisors(self.unique_layers)
+        return tuple(n for n in shared if kinds == kinds[: self.layers // n] * n)
+
+    @property
     def stacks(self) -> tuple[Stack, ...]:
         """The layers by kind, in the order in which the kinds first come."""
         parts = self.parts
@@ -268,15 +279,15 @@ class TransformerConfig(TransformerShape):
         """Of what is on the host IN_FLIGHT layers' are on the device as well."""
         stream, layers = compute.width * self.d_model, self._kept_of_layers(compute)
         if compute.remat == "none":
-            held = sum(layers)
+            held = compute.passes * sum(layers)
         elif compute.remat == "full":
-            held = (IN_FLIGHT if compute.offload else self.layers) * stream + max(layers)
+            held = (IN_FLIGHT if compute.offload else compute.passes * self.layers) * stream + max(layers)
         else:
             kept = self._products(compute)
-            on_device = self.unique_layers * stream + IN_FLIGHT * max(kept) if compute.offload else sum(kept)
-            held = on_device * self.layer_sharing + max(layers)
+            on_host = compute.passes * self.unique_layers * stream + IN_FLIGHT * max(kept)
+            held = (on_host if compute.offload else compute.passes * sum(kept)) * self.layer_sharing + max(layers)
         working = max(part.working(self, compute) for own in set(self.parts) for part in own)
-        return held + 2 * stream + round(working)  # and the stream after the last layer and its norm
+        return round(held) + 2 * stream + round(working)  # and the stream after the last layer and its norm
 
     def offloaded(self, compute: Compute) -> int:
         if not compute.offload:

@@ -161,10 +161,6 @@ class Checkpoints:
             self.local.close()
         self._close()
 
-    def abandon(self) -> None:
-        """Wait no more for what is being saved: another process is gone, and it waits for that one."""
-        self._manager = None
-
     def _close(self) -> None:
         if self._manager is not None:
             manager, self._manager = self._manager, None

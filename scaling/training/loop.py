@@ -155,15 +155,6 @@ class Loop:
     def run(self) -> None:
         """All updates and evaluations that are left. Raises what a signal asks for, once every state is saved."""
         try:
-            self._run_until_told()
-        except Exception as error:
-            if not self.alone and lost(error):
-                for member in self.members:
-                    member.checkpoints.abandon()
-            raise
-
-    def _run_until_told(self) -> None:
-        try:
             self._run()
         except Stop:
             self._drain()
