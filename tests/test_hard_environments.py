@@ -228,6 +228,45 @@ def test_an_old_locale_a_missing_home_and_a_unicode_path_change_nothing(home: Pa
             assert done.stdout == plain.stdout
 
 
+OLD: dict[str, str | None] = {"LC_ALL": "C", "HOME": None}
+
+
+@pytest.mark.slow
+def test_a_preparation_needs_no_utf_8_locale_and_no_home(tmp_path: Path) -> None:
+    odd = tmp_path / "naïve ‑ 模型"
+    (odd / "store").mkdir(parents=True)
+    (odd / "data.yaml").write_text(yaml.safe_dump({"corpus": write_corpus(odd / "corpus")}))
+    made, plain = (run("data", "prepare", odd / "data.yaml", "--store", odd / "store", **env) for env in (OLD, {}))
+    assert made.returncode == plain.returncode == 0, made.stderr
+    assert len(list((odd / "store" / "stores").glob("*/manifest.json"))) == 1 and made.stdout == plain.stdout
+
+
+IN_A_SMALL_FOLDER = 'mount -t tmpfs -o size={size} none "$1" && cp -r "$2/." "$1"\n{then}\nshift 2; exec "$@"'
+"""$1: where a file system of so many bytes is put, for this process alone. $2: what is in it"""
+UNSHARED = ["unshare", "-rm", "sh", "-c"]
+FULL, READ_ONLY = 'cat /dev/zero > "$1/fill" 2> /dev/null', 'mount -o remount,ro "$1"'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    subprocess.run([*UNSHARED, "mount -t tmpfs none /mnt"]).returncode != 0, reason="no leave to mount"
+)
+@pytest.mark.parametrize(("size", "then", "code"), [("400k", FULL, 1), ("4m", READ_ONLY, 2)])
+def test_a_full_and_a_read_only_file_system_are_told_in_one_line(
+    home: Path, data: Path, tmp_path: Path, size: str, then: str, code: int
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    script = IN_A_SMALL_FOLDER.format(size=size, then=then)
+    argvs: list[list[object]] = [["report", small], ["data", "prepare", data, "--store", small / "store"]]
+    for argv in argvs:
+        command = [*UNSHARED, script, "sh", str(small), str(home), *COMMAND, *map(str, argv)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == code and str(small) in one_line(done), done
+    command = [*UNSHARED, script, "sh", str(small), str(home), *COMMAND, "status", str(small)]
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0
+
+
 def test_a_run_outlives_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, looks = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: real() - 86_400 * (next(looks) > 40))
