@@ -16,6 +16,7 @@ from scaling.errors import UserError, explain
 from scaling.extensions import load_extensions
 from scaling.names import meant
 from scaling.processes import LostProcess, leave, unwatched, watch
+from scaling.text import folded
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 a run failed (of `train`: or diverged), or the disk is full; 2 a mistake in usage, "
@@ -253,10 +254,10 @@ def _sweep(args: argparse.Namespace) -> int:
     config = load(SweepConfig, locate(args.sweep, ["sweeps"]), [*args.overrides, *kind])
     if args.dry_run:
         described = describe_sweep(config, folder=args.folder)
-        _print_json(described) if args.json else print(format_sweep(described))
+        _print_json(described) if args.json else print(folded(format_sweep(described)))
         return 0
     outcome = scaling.sweep(config, folder=args.folder)
-    _print_json(outcome.as_dict()) if args.json else print(outcome.summary)
+    _print_json(outcome.as_dict()) if args.json else print(folded(outcome.summary))
     return 0 if outcome.ok else 1
 
 
@@ -286,13 +287,13 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace) -> int:
     value, text = cli_laws.fit(args)
-    _print_json(value) if args.json else print(text)
+    _print_json(value) if args.json else print(folded(text))
     return 0
 
 
 def _predict(args: argparse.Namespace) -> int:
     value, text = cli_laws.predict(args)
-    _print_json(value) if args.json else print(text)
+    _print_json(value) if args.json else print(folded(text))
     return 0
 
 
@@ -322,7 +323,7 @@ def _dashboard(args: argparse.Namespace) -> int:
 def _init(args: argparse.Namespace) -> int:
     from scaling.starter import format_starter, write_starter
 
-    print(format_starter(args.file, write_starter(args.file, args.corpus, args.minutes)))
+    print(folded(format_starter(args.file, write_starter(args.file, args.corpus, args.minutes))))
     return 0
 
 

@@ -11,13 +11,19 @@ import subprocess
 import sys
 import time
 import traceback
+import urllib.request
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from scaling.parent import as_child, end_with_parent
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-SLURM_TASKS, TPU_HOSTS = "SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES"
+SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
+TPU_HOSTS, TPU_SLICES = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"), "MEGASCALE_NUM_SLICES"
+PCI, GOOGLE = Path("/sys/bus/pci/devices"), "0x1ae0"
+"""where Linux lists what is plugged in, and the maker of TPUs"""
+METADATA_S = 5.0
 WATCHED = "SCALING_WATCHED"
 """set in a process that has a watcher"""
 ALARM = re.compile(rb"[WEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|client\.h)")
@@ -33,9 +39,44 @@ class LostProcess(RuntimeError):
 
 def several() -> bool:
     """Whether this process is told to be one of several of a run."""
-    explicit, slurm = os.environ.get(EXPLICIT[1], "1"), os.environ.get(SLURM_TASKS, "1")
-    tpu = os.environ.get(TPU_HOSTS, "").count(",")
-    return (int(explicit) if explicit.isdecimal() else 1) > 1 or int(slurm) > 1 or tpu > 0
+    if explicit := os.environ.get(EXPLICIT[1]):
+        return explicit.isdecimal() and int(explicit) > 1
+    return int(os.environ.get(SLURM_TASKS, "1")) > 1 or tpu_hosts() > 1
+
+
+def tpu_hosts() -> int:
+    """Hosts of this machine's TPU slice, times slices: as variables say (GKE sets them), else, on one with a TPU, as
+    Compute Engine's metadata server does; 1 where nobody says. JAX looks there, too."""
+    hosts = next((value for name in TPU_HOSTS if (value := os.environ.get(name))), "")
+    slices = os.environ.get(TPU_SLICES)
+    if not hosts and "TPU_SKIP_MDS_QUERY" not in os.environ and _made_by_google():
+        hosts = _metadata("worker-network-endpoints")
+        found = re.search(rf"^{TPU_SLICES}: *'?(\d+)", _metadata("tpu-env") if slices is None else "", re.MULTILINE)
+        slices = found[1] if found else slices
+    return (hosts.count(",") + 1) * (int(slices) if slices and slices.isdecimal() else 1)
+
+
+def _made_by_google() -> bool:
+    """Whether something here is: a TPU, or the network of a virtual machine, which has a metadata server as well."""
+    for path in PCI.glob("*/vendor"):
+        try:
+            if path.read_text("utf-8").strip() == GOOGLE:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _metadata(key: str) -> str:
+    """An attribute of this virtual machine; empty where it has none, or is none."""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
+    try:
+        request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+        with urllib.request.urlopen(request, timeout=METADATA_S) as answer:
+            return str(answer.read().decode())
+    except (OSError, ValueError):
+        return ""
 
 
 def unwatched() -> bool:
@@ -43,13 +84,18 @@ def unwatched() -> bool:
     return several() and WATCHED not in os.environ
 
 
-def watch(arguments: Sequence[str]) -> int:
-    """Run `scaling` with these arguments in a process of its own; returns its exit code.
+def first() -> bool:
+    """Whether this process is the only one of its run, or the first of those that EXPLICIT speaks of."""
+    return os.environ.get(EXPLICIT[2], "0") == "0"
+
+
+def watch(arguments: Sequence[str], module: str = "scaling.cli") -> int:
+    """Run a module with these arguments in a process of its own; returns its exit code.
 
     What it writes is passed on, and so are SIGTERM and Ctrl-C. Where it ends since another process is gone or has
     never come, one line says so and the code is 1.
     """
-    command = [sys.executable, "-m", "scaling.cli", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     child = subprocess.Popen(command, env=as_child(**{WATCHED: "1"}), stderr=subprocess.PIPE)
     before = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in PASSED_ON}
     try:

@@ -91,15 +91,17 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
 
 
 def format_starter(path: Path, found: dict[str, Any]) -> str:
-    """What was written, in a few lines."""
+    """What was written, in a few lines, and what may go wrong with it."""
     plan = found["described"]
     rows = [*plan["runs"], *plan["forecast"]["runs"]]
     limit = "the text allows no more" if found["short"] else "as long as was asked for"
     sizes = f"{si(min(r['params'] for r in rows))} to {si(max(r['params'] for r in rows))} parameters"
-    return (
-        f"{path}: {len(rows)} runs of {sizes}, about {duration(plan['left']['seconds'])}; {limit}\n"
-        f"next: scaling sweep {path} --dry-run"
-    )
+    lines = [
+        f"{path}: {len(rows)} runs of {sizes}, about {duration(plan['left']['seconds'])}; {limit}",
+        *(f"note: {note}" for note in plan["notes"]),
+        f"next: scaling sweep {path} --dry-run",
+    ]
+    return "\n".join(lines)
 
 
 def _tokens(corpus: str | None) -> float:

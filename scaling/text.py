@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import textwrap
 from collections.abc import Collection, Sequence
 
@@ -67,6 +68,27 @@ def wrapped(text: str, start: str = "") -> str:
     return textwrap.fill(
         text, columns(), initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
         break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def folded(text: str) -> str:
+    """The same with its sentences in lines of at most `columns()` characters where people read it, on a terminal;
+    elsewhere each stays one line, which programs find. Rows of tables, known by two blanks between cells, stay as
+    they are."""
+    if not sys.stdout.isatty():
+        return text
+    width = columns()
+    return "\n".join(
+        line if len(line) <= width or "  " in line.strip() else "\n".join(_fold(line, width))
+        for line in text.split("\n")
+    )
+
+
+def _fold(line: str, width: int) -> list[str]:
+    """What goes on below begins two blanks further in, so that it is no line of its own."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(
+        line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from scaling.families import FAMILIES, FEED_FORWARDS, MIXERS
 from scaling.families.rope import Rope
 from scaling.objectives import OBJECTIVES
 
+TOGETHER = ("start", "restart_positions", "pipeline_repeats", "pipeline_microbatches")
 NUMBERS = (2, 0.5, 3, 5_000_000, 8, 1)
 
 
@@ -18,14 +19,14 @@ def leaves(cls: type[BaseModel] = RunConfig, above: str = "") -> Iterator[tuple[
     """Dotted key and annotation of everything in `cls` that is no section.
 
     Of a part that is of one of several kinds the keys of the first, without its kind, which other keys go with.
-    `start` is left out: it names another run; `model.restart_positions`: it goes with `objective.documents`; and so
-    are patterns of mixers, feed-forward parts and positions, which are lists.
+    `start` is left out: it names another run; `model.restart_positions`: it goes with `objective.documents`, as keys
+    of a pipeline with its axis; and so are patterns of mixers, feed-forward parts and positions, which are lists.
     """
     of_a_kind = any(cls in registry.values() for registry in (FAMILIES, OBJECTIVES))
     for name, field in cls.model_fields.items():
         inner = classes_of(field)
         pattern = inner and inner[0] in (*MIXERS.values(), *FEED_FORWARDS.values(), Rope)
-        if name in ("start", "restart_positions") or pattern or (of_a_kind and name == "kind"):
+        if name in TOGETHER or pattern or (of_a_kind and name == "kind"):
             continue
         if inner and not _is_tuple(field.annotation):
             yield from leaves(inner[0], f"{above}{name}.")

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from quick import flags
 
 # Much of a test's time goes to compiling what it computes. Here and in the processes that tests start that takes half
 # as long, with code about as fast; all alike, since some are compared bit by bit
-QUICK = (
-    "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+QUICK = flags()
 FLAGS = os.environ.get("XLA_FLAGS", "").replace(QUICK, "").strip()  # without those of a pytest that started this one
 os.environ["XLA_FLAGS"] = f"{QUICK} {FLAGS}".strip()
 

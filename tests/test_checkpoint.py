@@ -156,6 +156,78 @@ def test_only_checkpoints_up_to_a_step_are_looked_at_and_those_of_others_stay(
     assert note.startswith("checkpoint 5 of trunk is broken" if read_only else "checkpoint 5 is broken")
 
 
+def kept_locally(folder: Path, saved: list[tuple[int, TrainState]], metrics: str | None = None) -> Checkpoints:
+    """With local checkpoints of these steps."""
+    checkpoints = open_at(folder / "run", local_checkpoints={"folder": str(folder / "disk")})
+    for step, state in saved:
+        told = checkpoints.save(
+            state, step, tokens=step * 7, wall_s=step / 3, losses=LOSSES, metrics=metrics, locally=True
+        )
+        assert told == ""
+    return checkpoints
+
+
+@pytest.mark.parametrize("harm", ["", "arrays.bin cut", "arrays.bin flipped", "index.json cut", "index.json gone"])
+def test_the_newest_state_is_used_be_it_local_or_not(
+    states: tuple[TrainState, list[TrainState]], tmp_path: Path, harm: str
+) -> None:
+    """A local one that was harmed gives way to the one before, and that, harmed as well, to the run's folder."""
+    layout, (old, new, newest) = states
+    checkpoints = kept_locally(tmp_path, [(5, new), (7, newest)])
+    save(checkpoints, old, 3)
+    checkpoints.close()
+    right = [(7, newest), (5, new), (3, old)]
+    for step in (7, 5) if harm else ():
+        file, _, how = harm.partition(" ")
+        (path,) = tmp_path.glob(f"disk/*/*/{step}/{file}")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0x10
+        path.unlink() if how == "gone" else path.write_bytes(data[:1000] if how == "cut" else data)
+        right = right[1:]
+        again = kept_locally(tmp_path, [])
+        found = again.restore(layout)
+        assert found is not None and found[1].step == right[0][0] and equal(found[0], right[0][1])
+        assert all("is not used (its arrays do not match their checksums)" in note for note in again.notes)
+        assert len(again.notes) == (3 - len(right)) * file.startswith("arrays")
+        again.close()
+    if not harm:
+        again = kept_locally(tmp_path, [])
+        found = again.restore(layout, 6)
+        assert found is not None and found[1].step == 5 and equal(found[0], new)
+        again.close()
+
+
+def test_a_local_checkpoint_of_another_past_is_not_used(
+    states: tuple[TrainState, list[TrainState]], tmp_path: Path
+) -> None:
+    """Of a run whose folder was deleted and begun anew, whose metrics.jsonl says something else."""
+    layout, (state, *_) = states
+    kept_locally(tmp_path, [(5, state)], metrics="0" * 64).close()
+    again = kept_locally(tmp_path, [])
+    assert again.restore(layout) is None
+    assert "not of the past that this folder has on record" in again.notes[0]
+    again.close()
+
+
+def test_the_newest_two_local_checkpoints_stay_and_a_disk_that_takes_none_is_told_once(
+    states: tuple[TrainState, list[TrainState]], tmp_path: Path
+) -> None:
+    _, (state, *_) = states
+    checkpoints = kept_locally(tmp_path, [(step, state) for step in range(1, 8)])
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.glob("disk/*/process-0/*")) == ["6", "7"]
+    assert checkpoints.local is not None
+    checkpoints.local.discard()
+    assert not any(tmp_path.glob("disk/*"))
+
+    (tmp_path / "full").write_text("a file")
+    checkpoints = open_at(tmp_path / "run", local_checkpoints={"folder": str(tmp_path / "full")})
+    told = [checkpoints.save(state, step, tokens=1, wall_s=1.0, losses=LOSSES, locally=True) for step in (1, 2, 3)]
+    assert told[0] == told[2] == "" and told[1].startswith("no more local checkpoints: ")
+    assert str(tmp_path / "full") in told[1]
+    checkpoints.close()
+
+
 def test_checkpoints_of_another_run_are_refused(states: tuple[TrainState, list[TrainState]], tmp_path: Path) -> None:
     layout, (state, *_) = states
     checkpoints = open_at(tmp_path, "aaaa")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,22 @@ def test_rows_that_miss_a_condition_stay_on_record_with_it(csv, tmp_path, capsys
     assert scaling("fit", csv, *NAMES, "--where", "size > 2e7", *QUICK, "-o", tmp_path / "fit.json") == 0
     text = capsys.readouterr().out
     assert "excluded: 40, 41, 42: not kind == 'dense'" in text and "… (8 rows): not size > 2e7" in text
+
+
+def test_on_a_terminal_sentences_are_folded_and_elsewhere_each_is_a_line(csv, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("fit", csv, *NAMES, "--starts", 8, "--bootstrap", 0, "-o", "fit.json")
+    assert scaling(*arguments) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert scaling(*arguments) == 0
+    folded = capsys.readouterr().out
+    assert max(map(len, whole.splitlines())) > 80
+    words = [line for line in folded.splitlines() if "  " not in line.strip() and " " in line.strip()]
+    assert max(map(len, words)) <= 60 and folded.split() == whole.split()
+    begun, lines = ([line for line in text.splitlines() if line[:1] != " "] for text in (folded, whole))
+    assert all(full.startswith(line) for line, full in zip(begun, lines, strict=True))
 
 
 def test_options_reach_the_fit(csv, tmp_path, capsys):

@@ -20,7 +20,8 @@ from scaling.errors import UserError
 from scaling.report import publish_dashboard
 from scaling.report.data import Frontier, ReportData
 from scaling.report.read import read_sweep
-from scaling.report.wandb import dashboard, law_run
+from scaling.report.wandb import dashboard, law_run, preview
+from scaling.report.wandb.panels import ramp, sections
 from scaling.tracking import mirror
 from scaling.training import train
 
@@ -316,6 +317,32 @@ def test_without_the_library_it_says_what_to_install(home, keyless, monkeypatch)
         publish_dashboard(home)
 
 
+@needs_library
+def test_the_preview_has_every_panel_with_the_numbers_on_the_disk(home: Path) -> None:
+    board = dashboard._board(home, "", "scaling", "synthetic")
+    drawn = {axes.get_title(): axes for axes in preview.drawing(board, home).axes}
+    panels = {title: found for title, (_, found) in sections(board).items()}
+    assert len([title for title in drawn if title]) == sum(map(len, panels.values()))
+    results = [json.loads(path.read_text()) for path in home.glob("*/result.json")]
+    isoflop = drawn["IsoFLOP: IsoFLOP"]
+    points = sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in isoflop.lines)
+    assert points == sorted((float(r["params_total"]), r["loss"]) for r in results)
+    assert (isoflop.get_xscale(), isoflop.get_yscale(), isoflop.get_xlabel()) == (
+        "log",
+        "linear",
+        "final/params_total",
+    )
+    *_, least = drawn["Frontier and forecast: Least loss of all runs"].lines
+    assert min(least.get_ydata()) == min(r["loss"] for r in results) and len(least.get_xdata()) == len(results)
+    curves = drawn["Loss against FLOPs: Loss against FLOPs"]
+    assert len(curves.lines) == len(results) and curves.get_yscale() == "log"
+    assert {line.get_color() for line in curves.lines} == set(ramp(board.sizes).values())
+    forecast = json.loads((home / "forecast.json").read_text())
+    frontier = drawn["Frontier and forecast: Frontier and forecast"]
+    shown = [(line.get_xdata()[0], line.get_ydata()[0]) for line in frontier.lines if len(line.get_xdata()) == 1]
+    assert {(forecast["flops"], forecast[name]) for name in ("loss", "low", "high")} <= set(shown)
+
+
 def test_without_a_key_it_writes_the_page_and_says_how_to_send_and_look(home, keyless, monkeypatch, capsys):
     monkeypatch.setattr(dashboard, "write", lambda folder: folder / "report.html")
     runs = sorted(home.glob("*/result.json"))[:3]
@@ -345,6 +372,7 @@ def test_wandb_is_asked_only_with_a_key_and_online(key, mode, why, home, keyless
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     told = publish_dashboard(home)
     assert why in told.why and told.page == home / "report.html"
+    assert told.preview is None or told.preview.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_folder_without_runs_is_told(tmp_path, keyless):

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,13 +245,18 @@ def test_a_preparation_needs_no_utf_8_locale_and_no_home(tmp_path: Path) -> None
 IN_A_SMALL_FOLDER = 'mount -t tmpfs -o size={size} none "$1" && cp -r "$2/." "$1"\n{then}\nshift 2; exec "$@"'
 """$1: where a file system of so many bytes is put, for this process alone. $2: what is in it"""
 UNSHARED = ["unshare", "-rm", "sh", "-c"]
+
+
+def may_mount() -> bool:
+    mount = [*UNSHARED, "mount -t tmpfs none /mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(mount, capture_output=True).returncode == 0
+
+
 FULL, READ_ONLY = 'cat /dev/zero > "$1/fill" 2> /dev/null', 'mount -o remount,ro "$1"'
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    subprocess.run([*UNSHARED, "mount -t tmpfs none /mnt"]).returncode != 0, reason="no leave to mount"
-)
+@pytest.mark.skipif(not may_mount(), reason="no unshare here, or no leave to mount")
 @pytest.mark.parametrize(("size", "then", "code"), [("400k", FULL, 1), ("4m", READ_ONLY, 2)])
 def test_a_full_and_a_read_only_file_system_are_told_in_one_line(
     home: Path, data: Path, tmp_path: Path, size: str, then: str, code: int
@@ -267,9 +273,11 @@ def test_a_full_and_a_read_only_file_system_are_told_in_one_line(
     assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0
 
 
-def test_a_run_outlives_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("days", [-1, 365])
+def test_a_run_outlives_a_clock_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """Back or forward, at every moment of a run and of its saves that somebody looks at it."""
     real, looks = time.time, iter(range(10**9))
-    monkeypatch.setattr(time, "time", lambda: real() - 86_400 * (next(looks) > 40))
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days * (next(looks) // 40))
     result = train(Tiny(tmp_path).config(records={"checkpoint_steps": 10}), folder=tmp_path / "run", quiet=True)
     assert next(looks) > 41
     assert result.status == "completed" and 0 < result.wall_s < 300

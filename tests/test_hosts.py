@@ -1,6 +1,8 @@
 """A run on several hosts: real processes of two devices each, joined by JAX, of which some are lost and replaced."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,22 +42,30 @@ def config(tiny: Tiny) -> RunConfig:
     )
 
 
-class Hosts:
-    """`scaling train` on `count` hosts, of which only those in `come` do."""
+def home(tiny: Tiny, host: int) -> Path:
+    """What stands for the disk of a host's own."""
+    return tiny.folder / f"host{host}"
 
-    def __init__(self, tiny: Tiny, config: RunConfig, count: int, come: tuple[int, ...] | None = None):
+
+class Hosts:
+    """`scaling train` on `count` hosts, of which only those in `come` do. alone: they are told of no others."""
+
+    def __init__(
+        self, tiny: Tiny, config: RunConfig, count: int, come: tuple[int, ...] | None = None, alone: bool = False
+    ):
         path = tiny.folder / "run.yaml"
         path.write_text(to_yaml(config))
         address = f"localhost:{free_ports(1)[0]}"
         given = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-        pipe = subprocess.PIPE
+        hosts, pipe = range(count) if come is None else come, subprocess.PIPE
+        joins = {i: {} if alone else {**given, "JAX_PROCESS_ID": str(i)} for i in hosts}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "scaling.cli", "train", str(path)],
-                env={**tiny.environment(2), **given, "JAX_PROCESS_ID": str(i)},
+                env={**tiny.environment(2), **joins[i], "HOME": str(home(tiny, i))},
                 text=True, stdout=pipe, stderr=pipe, start_new_session=True,
             )
-            for i in (range(count) if come is None else come)
+            for i in hosts
         ]  # fmt: skip
 
     def hit(self, index: int, number: int) -> None:
@@ -73,6 +83,11 @@ class Hosts:
             self.hit(without, signal.SIGKILL)
             self.processes[without].communicate(timeout=LIMIT_S)
         return found
+
+
+def last_kept(tiny: Tiny, host: int) -> int:
+    """The newest step on a host's own disk."""
+    return max((int(path.name) for path in home(tiny, host).glob("disk/*/*/*") if path.name.isdecimal()), default=0)
 
 
 def changed(config: RunConfig, **changes: Any) -> RunConfig:
@@ -94,12 +109,12 @@ def assert_one_line(text: str, said: str) -> None:
 def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_others(
     tiny: Tiny, config: RunConfig
 ) -> None:
-    """Two hosts of which one answers no more, four of which the first dies, three of which the last dies, two that
-    are told to stop, one that ends it: the numbers are those of one process that nobody disturbed."""
+    """Two hosts of which one answers no more, three of which the first dies, two that are told to stop, one that ends
+    it: the numbers are those of one process that nobody disturbed."""
     undisturbed = changed(config, records={"sweep": "alone"})
     assert [code for code, _ in Hosts(tiny, undisturbed, 1).ends()] == [0]
     folder, alone = run_folder(config), run_folder(undisturbed)
-    troubles = ((2, 1, signal.SIGSTOP), (4, 0, signal.SIGKILL), (3, 2, signal.SIGKILL))
+    troubles = ((2, 1, signal.SIGSTOP), (3, 0, signal.SIGKILL))
     for number, (count, gone, trouble) in enumerate(troubles, start=1):
         hosts = Hosts(tiny, config, count)
         reaches(folder, number * EVERY + 5, hosts)
@@ -110,7 +125,7 @@ def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_other
             assert_one_line(text, "of this run has ended or answers no more")
         assert time.monotonic() - since < 5 * LOST_S
     hosts = Hosts(tiny, config, 2)
-    reaches(folder, 4 * EVERY + 1, hosts)
+    reaches(folder, 3 * EVERY + 1, hosts)
     for index in range(2):
         hosts.hit(index, signal.SIGTERM)
     assert [code for code, _ in hosts.ends()] == [75] * 2
@@ -124,6 +139,41 @@ def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_other
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_from_what_its_hosts_have_kept_themselves_also_when_the_disk_of_one_is_lost(
+    tiny: Tiny, config: RunConfig
+) -> None:
+    """Nothing is saved in the run's folder. Each host holds a copy of the state: one of two dies and comes back with
+    an empty disk, then the other dies for good, and the one that is left ends it."""
+    every = 7
+    none: dict[str, Any] = {"checkpoint_steps": None, "checkpoint_minutes": None}
+    whole = changed(config, records={**none, "sweep": "whole"})
+    local = {"folder": "~/disk", "minutes": None, "steps": every}
+    kept = changed(whole, records={"sweep": "kept", "local_checkpoints": local})
+    assert [code for code, _ in Hosts(tiny, whole, 2).ends()] == [0] * 2
+    folder, undisturbed = run_folder(kept), run_folder(whole)
+    begun: list[int] = []
+    for gone, until in ((1, 30), (0, 60)):
+        hosts = Hosts(tiny, kept, 2)
+        reaches(folder, until, hosts)
+        wait_until(lambda until=until: all(last_kept(tiny, i) >= until for i in range(2)), hosts.processes[0])  # type: ignore[misc]
+        hosts.hit(gone, signal.SIGKILL)
+        ((code, text),) = hosts.ends(without=gone)
+        assert code == 1
+        begun += [int(step) for step in re.findall(r"going on from step (\d+)", text)]
+        shutil.rmtree(home(tiny, gone))
+    losses = [{r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r} for run in (folder, undisturbed)]
+    assert max(losses[0]) >= 60 and all(losses[0][step] == losses[1][step] for step in losses[0])
+    ((code, text),) = Hosts(tiny, kept, 2, come=(1,), alone=True).ends()
+    begun += [int(step) for step in re.findall(r"going on from step (\d+)", text)]
+    assert code == 0 and len(begun) == 2 and all(step % every == 0 for step in begun), text
+    assert 30 <= begun[0] <= begun[1] and begun[1] >= 60
+    results = [read_result(run) for run in (folder, undisturbed)]
+    assert results[0] is not None and results[1] is not None
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
+    assert not any(home(tiny, 1).glob("disk/*"))  # it has ended
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("here", [0, 1])
 def test_a_host_that_never_comes_is_told_in_one_line(tiny: Tiny, config: RunConfig, here: int) -> None:
     soon = changed(config, placement={"processes": {"arrive_s": 3}})
@@ -134,13 +184,16 @@ def test_a_host_that_never_comes_is_told_in_one_line(tiny: Tiny, config: RunConf
 
 
 def test_one_of_several_is_watched_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*processes.EXPLICIT, processes.SLURM_TASKS, processes.TPU_HOSTS, processes.WATCHED):
+    names = (*processes.EXPLICIT, processes.SLURM_TASKS, *processes.TPU_HOSTS, processes.TPU_SLICES)
+    for name in (*names, processes.WATCHED):
         monkeypatch.delenv(name, raising=False)
     assert not processes.several() and not processes.unwatched()
     for name, one, two in (
         ("JAX_NUM_PROCESSES", "1", "2"),
         ("SLURM_STEP_NUM_TASKS", "1", "2"),
         ("TPU_WORKER_HOSTNAMES", "a", "a,b"),
+        ("TPU_PROCESS_ADDRESSES", "a:8476", "a:8476,b:8476"),
+        ("MEGASCALE_NUM_SLICES", "1", "2"),
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, one)

@@ -125,9 +125,9 @@ def test_the_approaches_agree_where_all_can_be_done(make):
     assert all(f"{row.name} is known to mislead" in text for row in found.rows)
 
 
-def test_approach_2_is_the_isoflop_analysis_by_its_defaults():
+def test_approach_2_is_the_isoflop_analysis_by_parabolas():
     for runs in (grid(), grid(budgets=(1e18, 3e18, 1e19), sizes=5)):
-        found, by_name = laws.approaches(runs)["2 p"], laws.isoflop(runs)
+        found, by_name = laws.approaches(runs)["2 p"], laws.isoflop(runs, method="parabola")
         assert found.exponent == by_name.N_law.exponent
         assert found.exponent_interval == by_name.N_law.exponent_interval
 

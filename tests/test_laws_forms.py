@@ -263,3 +263,23 @@ def test_farseers_other_coordinates_leave_a_known_parameter_alone():
     found = laws.fit(runs, "farseer", loss=laws.l2(), fixed={"b3": example.params["b3"], "alpha": 0.13})
     assert found.params == pytest.approx(dict(example.params), rel=1e-5)
     np.testing.assert_allclose(found.fitted(), found.runs.loss, rtol=1e-6)
+
+
+FAR_OFF = {
+    "b1": {"a1": -10.7949, "alpha": 0.00933, "b1": 12.0, "a2": 109.4383, "beta": -0.1422, "b2": -1.0902},
+    "a2": {"a1": -3.1457, "alpha": 0.0276, "b1": 4.3539, "a2": -20.0, "beta": 0.0165, "b2": 31.2},
+}
+
+
+@pytest.mark.parametrize("name", FAR_OFF)
+def test_farseers_curves_start_where_a_fixed_parameter_puts_them(name):
+    """No noise: with one parameter given at its true value, far from where starts are, the others come out."""
+    from scaling.laws.forms.farseer import farseer
+
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e8, 6e9, 7), np.geomspace(2e9, 4e11, 6)))
+    truth = FAR_OFF[name] | {"a3": -0.8279, "gamma": 0.0486, "b3": 1.4624}
+    loss = farseer.loss(np.array([truth[p] for p in farseer.params]), [n, d])
+    runs = laws.Runs({"params": n, "tokens": d, "loss": loss}, trusted=True)
+    found = laws.fit(runs, "farseer", loss=laws.l2(), starts=16, fixed={name: truth[name]})
+    np.testing.assert_allclose(found.fitted(), found.runs.loss, rtol=1e-6)
+    assert found.diagnostics.starts_at_optimum > 0.2

@@ -87,7 +87,7 @@ def test_four_budgets_show_an_offset_and_three_do_not():
 def test_intervals_of_the_exponent_and_minima_cover():
     inside, simulations = np.zeros(3), 200
     for seed in range(simulations):
-        found = laws.isoflop(parabolas(noise=0.005, seed=seed), draws=800)
+        found = laws.isoflop(parabolas(noise=0.005, seed=seed), draws=800, method="parabola")
         low, high = found.N_law.exponent_interval
         middle = found.budgets[1]
         inside += [

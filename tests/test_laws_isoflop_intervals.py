@@ -16,15 +16,17 @@ CASE = Path(__file__).parents[1] / "../shared/cases/noisefree_asymmetric.csv"
 MARIN = Path(__file__).parents[1] / "../shared/published/marin_isoflops.csv"
 
 
-def ladder(alpha, beta, budgets, sizes, factor, noise=0.0, shift=0.0, seed=0):
+def ladder(alpha, beta, budgets, sizes, factor, noise=0.0, shift=0.0, seed=0, aside=0.0):
     """Runs of L = 1.69 + 406.4/N^α + 410.7/D^β over three decades, sizes within `factor` of the best, and N* of each.
 
-    shift: sd in log N by which the whole curve of a budget is moved, as untuned rates do.
+    shift: sd in log N by which the whole curve of a budget is moved, as untuned rates do. aside: of the sizes of a
+    budget from its minimum.
     """
     rng = np.random.default_rng([seed, 5])
     C = np.geomspace(1e18, 1e21, budgets)[:, None]
     best = (alpha * 406.4 / (beta * 410.7) * (C / 6) ** beta) ** (1 / (alpha + beta))
-    N = best * np.geomspace(1 / factor, factor, sizes)
+    middle = best * np.exp(aside * np.clip(rng.standard_normal((budgets, 1)), -2, 2)) if aside else best
+    N = middle * np.geomspace(1 / factor, factor, sizes)
     seen = N * np.exp(-shift * rng.standard_normal((budgets, 1)))
     loss = 1.69 + 406.4 * seen**-alpha + 410.7 * (C / 6 / seen) ** -beta
     loss = loss * np.exp(noise * rng.standard_normal(N.shape))
@@ -83,11 +85,10 @@ def test_on_wide_grids_without_noise_the_table_warns_and_its_intervals_hold_the_
     off = np.abs(np.log([budget.N_opt for budget in parabolas.budgets] / best))
     assert (off > 0.12).all() and not any(low < n < high for n, (low, high) in zip(
         best, [budget.N_interval for budget in parabolas.budgets], strict=True))  # fmt: skip
-    for told in (found, parabolas):
-        assert "parabolas do not follow the curves" in told.notes[0] and told.notes[0] in told.summary()
-    assert found.method == "akima" and "splines were taken" in found.notes[0]
+    assert "parabolas do not follow the curves" in parabolas.notes[0] and parabolas.notes[0] in parabolas.summary()
+    assert found.skew[0] == pytest.approx(beta - alpha, abs=0.04) and "parabola skewed by" in found.summary()
     for budget, n in zip(found.budgets, best, strict=True):
-        assert budget.N_interval[0] <= n <= budget.N_interval[1] and budget.N_opt == pytest.approx(n, rel=0.03)
+        assert budget.N_interval[0] <= n <= budget.N_interval[1] and budget.N_opt == pytest.approx(n, rel=0.01)
     low, high = found.N_law.exponent_interval
     assert low <= beta / 0.62 <= high
 
@@ -101,10 +102,20 @@ def test_the_noise_free_asymmetric_case_has_its_truth_in_the_intervals():
         assert budget.N_interval[0] <= n <= budget.N_interval[1]
 
 
+def flattening(seed):
+    """Curves whose flanks flatten out, more on the side of large sizes, which no skew follows; and N* of each."""
+    rng = np.random.default_rng([seed, 6])
+    C, x = np.repeat(np.geomspace(1e18, 1e21, 6), 15), np.tile(np.linspace(-2.3, 2.3, 15), 6)
+    best = 1e8 * (C / 1e18) ** 0.5
+    rise = 0.06 * x**2 * (1 - 0.09 * x**2) * (1 + 0.1 * x) + 0.003 * rng.standard_normal(len(x))
+    table = {"params": best * np.exp(x), "tokens": C / 6 / best / np.exp(x), "loss": 3 * (C / 1e18) ** -0.05, "C": C}
+    return laws.Runs(table | {"loss": table["loss"] * np.exp(rise)}, C="C"), np.unique(best)
+
+
 def test_with_noise_a_narrower_window_is_taken_where_it_will_do():
-    runs, best = ladder(0.5, 0.25, 6, 15, 10.0, 0.003, seed=1)
+    runs, best = flattening(1)
     found, all_of_them = laws.isoflop(runs, draws=400), laws.isoflop(runs, draws=400, method="parabola")
-    assert found.method == "parabola" and "from the minima were left out" in found.notes[0]
+    assert found.method == "skewed" and "from the minima were left out" in found.notes[0]
     assert all(len(budget.N) < 15 for budget in found.budgets)
     off = [np.log([b.N_opt for b in f.budgets] / best) for f in (found, all_of_them)]
     assert np.sqrt(np.mean(off[0] ** 2)) < 0.7 * np.sqrt(np.mean(off[1] ** 2))
@@ -114,25 +125,27 @@ def test_with_noise_a_narrower_window_is_taken_where_it_will_do():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("alpha", "beta", "budgets", "sizes", "factor", "noise"),
-    [(0.34, 0.28, 6, 15, 10.0, 0.003), (0.5, 0.25, 6, 15, 10.0, 0.003), (0.465, 0.155, 5, 9, 10.0, 0.003),
-     (0.34, 0.28, 5, 7, 2.5, 0.003)],
+    ("alpha", "beta", "budgets", "sizes", "factor", "noise", "aside"),
+    [(0.34, 0.28, 6, 15, 10.0, 0.003, 0.0), (0.5, 0.25, 6, 15, 10.0, 0.003, 0.0),
+     (0.465, 0.155, 5, 9, 10.0, 0.003, 0.0), (0.34, 0.28, 5, 7, 2.5, 0.003, 0.0),
+     (0.34, 0.28, 6, 7, 10.0, 0.003, 0.5), (0.465, 0.155, 4, 6, 8.0, 0.002, 0.7)],
 )  # fmt: skip
-def test_intervals_of_minima_hold_on_wide_noisy_grids_and_on_narrow_ones(alpha, beta, budgets, sizes, factor, noise):
-    """Whether the cubic term is seen and sizes are left out, or it hides in the noise and pulls all the same."""
+def test_intervals_of_minima_hold_on_grids_wide_and_narrow_and_beside_the_minima(
+    alpha, beta, budgets, sizes, factor, noise, aside
+):
+    """Taken for parabolas, 38 to 76 % of the wide ones held, 56 % of the last: experiments/isoflop_coverage."""
     inside = []
     for seed in range(100, 140):
-        runs, best = ladder(alpha, beta, budgets, sizes, factor, noise, seed=seed)
+        runs, best = ladder(alpha, beta, budgets, sizes, factor, noise, seed=seed, aside=aside)
         found = laws.isoflop(runs, draws=300)
         inside += [b.N_interval[0] <= n <= b.N_interval[1] for b, n in zip(found.budgets, best, strict=True)]
-    hidden = (alpha, factor) == (0.34, 10.0)  # the runs hardly tell the pull from noise: 38 % without doubt
-    assert (0.75 if hidden else 0.83) <= np.mean(inside) <= 0.99, np.mean(inside)
+    assert 0.83 <= np.mean(inside) <= 0.99, np.mean(inside)
 
 
 def test_narrow_grids_keep_all_sizes_without_a_word():
     for seed in range(10):
         found = laws.isoflop(ladder(0.34, 0.28, 5, 7, 2.5, 0.003, seed=seed)[0], draws=200)
-        assert found.method == "parabola" and found.notes == () and {len(b.N) for b in found.budgets} == {7}
+        assert found.method == "skewed" and found.notes == () and {len(b.N) for b in found.budgets} == {7}
 
 
 def test_ols_is_the_parabola_in_log_tokens_and_the_line_that_publications_fit():
@@ -170,7 +183,9 @@ def test_other_curves_and_leaving_a_budget_out_are_told():
     runs, _ = ladder(0.34, 0.28, 6, 9, 3.0, 0.001, 0.2, seed=2)
     found = laws.isoflop(runs, draws=400)
     others = {other.by: other.exponent for other in found.others}
-    assert {"parabola, shared", "parabola, own", "akima"} < set(others) and "parabola, linear" not in others
+    assert {"parabola, shared", "parabola, linear", "parabola, own", "akima"} < set(others)
+    plain = laws.isoflop(runs, draws=400, method="parabola").others
+    assert "parabola, linear" not in {other.by for other in plain}
     own = laws.isoflop(runs, draws=400, curvature="own").N_law.exponent
     assert others["parabola, own"] == pytest.approx(own, abs=0.01)
     left = []

@@ -6,19 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick import flags
 from waiting import LIMIT_S, free_ports
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "multidevice"
-FAST_COMPILE = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices} {FAST_COMPILE}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **more}
+    told = flags(
+        xla_force_host_platform_device_count=devices,
+        xla_backend_optimization_level=0,
+        xla_llvm_disable_expensive_passes=True,
+    )
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": told, **more}
 
 
 @pytest.mark.slow
@@ -38,11 +39,12 @@ def test_training_on_eight_devices_equals_training_on_one(checks: str) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_two_processes_compute_as_one() -> None:
+@pytest.mark.parametrize("script", ["two_processes.py", "two_disks.py"])
+def test_two_processes_compute_as_one(script: str, tmp_path: Path) -> None:
     address = f"localhost:{free_ports(1)[0]}"
     processes = [
         subprocess.Popen(
-            [sys.executable, str(FOLDER / "two_processes.py")],
+            [sys.executable, str(FOLDER / script), str(tmp_path)],
             cwd=ROOT,
             env=environment(2, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(process)),
             stdout=subprocess.PIPE,

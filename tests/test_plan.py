@@ -5,9 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from scaling import accounting
+from scaling.compiled.program import program_text
 from scaling.config import RunConfig, TransformerConfig, apply_overrides, load
 from scaling.errors import UserError
 from scaling.plan import format_plan, load_plannable, plan
@@ -41,6 +43,13 @@ def test_plan_of_a_model_has_the_fixed_names() -> None:
     assert found["shape"]["visible_keys"] == 512.5
     assert json.loads(json.dumps(found)) == found
     assert "training" not in found and "time" not in found
+
+
+def test_a_plan_of_a_run_that_keeps_documents_apart_says_that_it_counts_none() -> None:
+    apart = RunConfig.model_validate(run().model_dump() | {"objective": {"documents": "mask"}})
+    assert plan(apart)["flops_per_token"] == plan(run())["flops_per_token"]
+    assert "note: objective.documents=mask: the exact FLOPs" in format_plan(plan(apart))
+    assert "note:" not in format_plan(plan(run()))
 
 
 def test_plan_of_a_run_adds_training_memory_and_days() -> None:
@@ -98,6 +107,17 @@ def test_compiling_needs_a_run_a_tpu_slice_and_libtpu(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"libtpu \(not a TPU\): pip install 'scaling-ladder\[tpu-plan\]'"):
         plan(run(), topology="v5e:4x4", compile=True)
+
+
+def test_a_program_of_a_later_compiler_than_jax_can_read_says_which_to_install() -> None:
+    class Later:
+        def as_text(self) -> str:
+            raise jax.errors.JaxRuntimeError(
+                "INTERNAL: RET_CHECK failure (external/xla/xla/hlo/ir/hlo_instruction.cc)"
+            )
+
+    with pytest.raises(UserError, match=rf"the libtpu of this jax: pip install 'jax\[tpu\]=={jax.__version__}'"):
+        program_text(Later())
 
 
 def test_the_nearest_placement_that_fits_does_and_nothing_fits_too_little_memory() -> None:

@@ -1,6 +1,8 @@
 """What fits given devices, how long a step takes there, and what it costs."""
 
 import json
+from dataclasses import replace
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -38,18 +40,20 @@ def expected(config: RunConfig, place: accounting.Topology) -> float:
 
 
 def test_the_first_placement_of_a_search_is_the_best_of_all_that_fit() -> None:
-    """Against every mesh, remat and number of microbatches tried one by one."""
-    config, place = run({"layers": 32}), accounting.topology("8xh100")
+    """Against every mesh, remat, stage of ZeRO, use of the host and number of microbatches tried one by one."""
+    config, place = run({"layers": 32}, batch_size=16), accounting.topology("8xh100")
     found = accounting.search(config, place)
     best = float("inf")
     for data, fsdp, context, tensor in ((a, b, c, d) for a in (1, 2, 4, 8) for b in (1, 2, 4, 8) for c in (1, 2, 4, 8)
                                         for d in (1, 2, 4, 8) if a * b * c * d == 8):  # fmt: skip
-        for remat in ("none", "dots", "full"):
-            for accumulate in (1, 2, 4, 8, 16, 32, 64):
-                if 64 % (accumulate * data * fsdp):
+        mesh = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
+        for remat, zero, brought, kept in product(("none", "dots", "full"), (None, 2), (False, True), (False, True)):
+            for accumulate in (1, 2, 4, 8, 16):
+                if 16 % (accumulate * data * fsdp) or (remat == "none" and brought):
                     continue
-                mesh = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
-                each = run({"layers": 32}, placement={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+                placement = {"mesh": mesh, "remat": remat, "zero": zero, "accumulate": accumulate}
+                placement |= {"offload_activations": brought, "offload_optimizer": kept}
+                each = run({"layers": 32}, batch_size=16, placement=placement)
                 if accounting.memory(each, 8, "h100").total <= 80e9:
                     best = min(best, expected(each, place))
     assert found.fits and found.fits[0].roofline["step"]["expected"] == pytest.approx(best)
@@ -106,6 +110,53 @@ def test_full_remat_costs_a_third_of_the_layers_and_context_counts() -> None:
     assert long.batch_tokens == none.batch_tokens
     more = 4 * 6 * 2 * 4096 * (8192 - 2048) / 2  # layers · (forward and backward) · two products with half the keys
     assert products(long) - products(none) == pytest.approx(more, rel=1e-6)
+
+
+def test_layers_that_are_gathered_once_are_written_once_and_gradients_are_added_up() -> None:
+    """By hand: bytes of HBM. Matrices of 4 layers in bfloat16, gathered and so written forward and backward in each
+    of two microbatches, or once; at the first stage of ZeRO a sum of whole float32 gradients and what is added to
+    it are read and written twice and read once more."""
+    layers = 4 * (4 * 4096**2 + 2 * 4096 * 16_384)
+
+    def moved(zero: int | None) -> float:
+        config = run(placement={"mesh": {"fsdp": 8}, "accumulate": 2, "zero": zero})
+        time: dict[str, Any] = plan(config, topology="8xh100")["time"]
+        seconds: float = time["roofline"]["seconds"]["hbm"]
+        return seconds * 3350e9
+
+    assert moved(None) == moved(3)
+    assert moved(3) - moved(2) == pytest.approx(2 * layers * (2 * 2 - 1), rel=1e-6)
+    assert moved(1) - moved(2) == pytest.approx((2 * 2 + 1) * 2 * 4 * layers * 7 / 8, rel=1e-6)
+
+
+def test_what_is_on_the_host_takes_the_time_to_get_there_and_back() -> None:
+    """By hand: inputs of 4 layers, of all tokens of a device, in bfloat16; two float32 moments of its parameters."""
+
+    def seconds(kind: str = "h100", **placement: Any) -> dict[str, float]:
+        config = run(placement={"mesh": {"fsdp": 8}, "remat": "full", "accumulate": 2} | placement)
+        time: dict[str, Any] = plan(config, topology=f"8x{kind}")["time"]
+        return time["roofline"]["seconds"]
+
+    inputs = 4 * 4096 * 2 * 64 * 2048 / 8
+    moments = 2 * accounting.memory(run(placement={"mesh": {"fsdp": 8}})).items["parameters"]
+    assert "host" not in seconds()
+    assert seconds(offload_activations=True)["host"] == pytest.approx(2 * inputs / 64e9)
+    assert seconds(offload_optimizer=True)["host"] == pytest.approx(2 * moments / 64e9)
+    unknown = run(placement={"mesh": {"fsdp": 8}, "offload_optimizer": True})
+    told = plan(unknown, topology="trn2:2")["time"]["roofline"]
+    assert "host" not in told["seconds"] and any(
+        "trn2 reaches it is not known" in text for text in told["assumptions"]
+    )
+
+
+def test_where_nothing_else_fits_a_search_brings_to_the_host_what_has_no_room() -> None:
+    large = run({"layers": 40, "d_model": 8192, "n_heads": 64, "d_ff": 32_768, "context": 8192}, batch_size=8)
+    place = accounting.topology("8xh100")
+    alone = replace(place, device=replace(place.device, host=None))
+    assert not accounting.search(large, alone).fits
+    found = plan(large, fit="8xh100")
+    assert found["fit"]["found"][0]["host"] == ["activations"]
+    assert "full·host" in format_plan(found) and "placement.offload_activations=True" in format_plan(found)
 
 
 def test_an_mfu_takes_the_place_of_the_roofline_and_prices_are_by_chip_and_hour() -> None:
@@ -178,7 +229,7 @@ def test_traffic_of_shared_storage_is_what_one_counts_by_hand() -> None:
     streams = [
         one for one in traffic(shared, accounting.mesh_shape(shared.placement.mesh, 8), "gpu") if one.what == "stream"
     ]
-    assert [one.size * one.times for one in streams] == [8 * 2048 * 4096 * 2 * (4 * 4 + 1) * 2]
+    assert sum(one.size * one.times for one in streams) == 8 * 2048 * 4096 * 2 * (4 * 4 + 1) * 2
 
 
 def test_links_by_hand() -> None:
@@ -200,6 +251,8 @@ def test_links_by_hand() -> None:
     assert lay("v5e:8x8", fsdp=64).group(("fsdp",)).inside == (8, 8)
     slices = lay("512xv5e", data=2, fsdp=256)
     assert slices.group(("fsdp",)).outside == 1 and slices.group(("data",)) == Group((), 2)
+    uneven = lay("16384xv5p", data=4, fsdp=4096)  # more than two slices of at most 6,144, and three do not divide
+    assert uneven.group(("fsdp",)).inside == (16, 16, 16) and uneven.group(("data",)).outside == 4
     assert (
         wired(accounting.topology("v5e:8x8"), {"data": 1, "fsdp": 32, "expert": 1, "context": 1, "tensor": 2}) is None
     )

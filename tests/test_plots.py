@@ -99,7 +99,8 @@ def test_residuals_of_a_law_of_other_columns_show_those():
 
 
 def test_the_isoflop_figure_says_what_its_curves_are(fit):
-    for method, said in (("parabola", "a parabola in log N"), ("akima", "an Akima spline in log N")):
+    drawn = {"parabola": "a parabola in log N", "akima": "an Akima spline in log N", None: "steeper on one side"}
+    for method, said in drawn.items():
         figure = report.plot_isoflop(fit.runs, laws.isoflop(fit.runs, method=method), interactive=True)
         assert said in figure.layout.annotations[0].text.replace("<br>", " ")
 

@@ -1,11 +1,13 @@
 """Reports of sweeps whose truth is known: what the page, the figures and the summary say."""
 
+import csv
 import gzip
 import json
 import math
 import os
 import re
 import shutil
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,14 +20,17 @@ from test_run_store import RESULT
 
 from scaling import accounting, laws, report
 from scaling.errors import UserError
+from scaling.report import shown as shown_part
 from scaling.report.analysis import isoflop_curves
-from scaling.report.data import ReportData, Run, TrainingCurve
+from scaling.report.data import CurveLawShown, IsoflopCurve, ReportData, Run, TrainingCurve
+from scaling.report.data import Law as FittedLaw
 from scaling.report.figures.interactive import variables
 from scaling.report.figures.spec import PALETTE, linear_ticks, log_ticks
 from scaling.report.figures.sweep import isoflop_figure, sweep_figures
-from scaling.report.html import page_text
+from scaling.report.html import page_text, write_page
 from scaling.report.read import _run, read_sweep
 from scaling.report.runs_table import columns_of
+from scaling.report.shown import shown, write_all
 from scaling.result import write_result
 from scaling.sweeps import load_runs, make_runs
 from scaling.units import write_number
@@ -382,7 +387,59 @@ def test_the_page_of_many_long_runs_stays_small():
     ]
     curves = [TrainingCurve(run, (run.flops * steps).tolist(), (3 + 1 / (1 + steps)).tolist()) for run in runs]
     data = ReportData("many", Path(), "", 0.9, runs, curves)
-    assert 600_000 < len(page_text(data, sweep_figures(data), Path())) < 1_200_000
+    assert 600_000 < len(page_text(data, sweep_figures(data), Path("report.html"))) < 1_200_000
+
+
+def large_sweep(count: int) -> ReportData:
+    """Runs at ten budgets, each with its curve, and a residual and the law's curve where it has a loss."""
+    runs = []
+    for i in range(count):
+        flops, size = 10.0 ** (18 + i % 10 / 3), (1 + i // 10 / count) * 1e8
+        loss, why = (3.0 + i // 10 * 1e-3, "") if i % 50 else (None, "the loss of step 1 is nan")
+        run = Run(f"L12-{i}-0123abcd", "fit", "completed", size, flops / size, flops, loss, 0.01, 1.2, size, 1e-3, i)
+        runs.append(replace(run, folder=Path("runs") / run.run_id, reason=why))
+    test = replace(runs[1], run_id="test", role="test", flops=1e22, loss=2.5)
+    steps = np.geomspace(1e-4, 1, 3000)
+    curves = [TrainingCurve(run, (run.flops * steps).tolist(), (3 + 1 / (1 + steps)).tolist()) for run in runs]
+    done = [run for run in runs if run.loss is not None]
+    budgets = [IsoflopCurve(flops, [r for r in done if r.flops == flops]) for flops in {r.flops: 0 for r in runs}]
+    return ReportData(
+        "large", Path("runs"), "", 0.9, [*runs, test], curves, budgets,
+        law=FittedLaw("L", None, None, "", [(run, 0.1) for run in done]),
+        curve_law=CurveLawShown("law", [(run.run_id, steps, steps, steps) for run in done]),
+        exclusions=[(run.run_id, run.reason) for run in runs if run.loss is None],
+    )  # fmt: skip
+
+
+def test_a_page_of_a_thousand_runs_shows_the_best_of_each_budget_and_says_where_all_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(shown_part, "MOST_EXCLUSIONS", 5)
+    data, page = large_sweep(1000), tmp_path / "large.html"
+    began = time.process_time()
+    part = shown(data, page)
+    text = write_page(page, data, sweep_figures(part)).read_text(encoding="utf-8")
+    write_all(page, data)
+    assert time.process_time() - began < 10 and len(text) < 2_000_000
+    assert "shows 300 of 1001 runs" in text and "1001 runs (1001 completed)" in text
+    assert "and 15 more" in text and text.count("large.runs.csv") == 2
+    with (tmp_path / "large.runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["run_id"]: row["flops"] for row in rows} == {run.run_id: str(run.flops) for run in data.runs}
+    kept = {run.run_id for run in part.runs}
+    assert len(kept) == text.count('<th scope="row" data-value') == 300 and "test" in kept
+    for budget, drawn in zip(data.isoflops, part.isoflops, strict=True):
+        best = [run.run_id for run in sorted(budget.runs, key=lambda run: run.loss)]
+        assert [run.run_id for run in drawn.runs] == [run_id for run_id in best if run_id in kept]
+        assert best[: len(drawn.runs)] == [run.run_id for run in drawn.runs] and 28 < len(drawn.runs) < 31
+    assert {curve.run.run_id for curve in part.curves} == kept - {"test"}
+    assert {run.run_id for run, _ in part.law.residuals} == kept - {"test"}
+
+
+def test_a_page_of_few_runs_shows_all_and_keeps_no_table_of_an_earlier_state(tmp_path):
+    data, page = large_sweep(40), tmp_path / "few.html"
+    (tmp_path / "few.runs.csv").write_text("of yesterday")
+    assert replace(shown(data, page), curve_law=data.curve_law) == data
+    write_all(page, data)
+    assert not (tmp_path / "few.runs.csv").exists()
 
 
 def test_what_plotly_draws_with_is_in_the_page_with_its_licence():

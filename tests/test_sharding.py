@@ -41,8 +41,9 @@ TINY = TransformerConfig(
 PRESETS = Path(__file__).parents[1] / "configs" / "models"
 
 
-def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1, context: int = 1) -> Any:
-    return AbstractMesh((data, fsdp, expert, context, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1, context: int = 1, pipeline: int = 1) -> Any:
+    sizes = (data, pipeline, fsdp, expert, context, tensor)
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[int, ...]) -> PartitionSpec:
@@ -56,9 +57,9 @@ def one(axes: tuple[str, ...], shape: tuple[int, ...], on: Any, **others: tuple[
 
 
 def test_data_takes_the_devices_that_the_other_axes_leave() -> None:
-    assert tuple(mesh_shape(MeshConfig(), 8).values()) == (8, 1, 1, 1, 1)
-    assert tuple(mesh_shape(MeshConfig(fsdp=2, tensor=2), 8).values()) == (2, 2, 1, 1, 2)
-    assert tuple(mesh_shape(MeshConfig(data=1, fsdp=8), 8).values()) == (1, 8, 1, 1, 1)
+    assert tuple(mesh_shape(MeshConfig(), 8).values()) == (8, 1, 1, 1, 1, 1)
+    assert tuple(mesh_shape(MeshConfig(fsdp=2, tensor=2), 8).values()) == (2, 1, 2, 1, 1, 2)
+    assert tuple(mesh_shape(MeshConfig(data=1, fsdp=8), 8).values()) == (1, 1, 8, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_mesh_that_does_not_fit_is_refused_with_what_would(
 
 def test_the_mesh_has_its_axes_in_order_and_leaves_layout_to_the_compiler() -> None:
     made = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert made.axis_names == ("data", "fsdp", "expert", "context", "tensor")
+    assert made.axis_names == ("data", "pipeline", "fsdp", "expert", "context", "tensor")
     assert all(kind == jax.sharding.AxisType.Auto for kind in made.axis_types)
 
 
@@ -109,7 +110,9 @@ def test_an_axis_that_does_not_divide_gives_its_part_to_one_that_does() -> None:
     assert one(("vocab", "embed"), gpt2, mesh(fsdp=4, tensor=2)) == P(None, ("fsdp", "tensor"))
     assert one(("layers", "embed", "mlp"), (8, 30, 64), mesh(fsdp=4)) == P(None, None, "fsdp")
     assert one(("layers", "embed", "mlp"), (8, 30, 64), mesh(fsdp=4, tensor=2)) == P(None, None, ("fsdp", "tensor"))
-    assert one(("layers", "embed", "mlp"), (8, 30, 33), mesh(fsdp=4)) == P(), "layers are never split"
+    assert one(("layers", "embed", "mlp"), (8, 30, 33), mesh(fsdp=4)) == P(), "layers are split for stages alone"
+    assert one(("layers", "embed", "mlp"), (8, 30, 64), mesh(fsdp=2, pipeline=4)) == P("pipeline", "fsdp", None)
+    assert one(("vocab", "embed"), (51, 64), mesh(fsdp=2, pipeline=4)) == P(None, ("pipeline", "fsdp")), "by stages"
 
 
 def test_a_large_parameter_that_cannot_be_split_is_refused() -> None:
@@ -180,7 +183,7 @@ def test_activations_are_split_by_window_and_position_and_by_head_not_by_embed()
 
         return str(jax.make_jaxpr(traced)(jnp.zeros(shape)))
 
-    windows = "P(('data', 'fsdp', 'expert'), "
+    windows = "P(('data', 'fsdp', 'expert', 'pipeline'), "
     assert f"{windows}'context', None)" in layout((8, 4, 16), "batch", "sequence", "embed")
     assert f"{windows}'context', 'tensor', None)" in layout((8, 4, 6, 2), "batch", "sequence", "heads", None)
     assert f"{windows}'context', None, None)" in layout((8, 4, 3, 2), "batch", "sequence", "kv_heads", None)

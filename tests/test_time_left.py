@@ -163,7 +163,7 @@ def test_a_dry_run_notes_what_makes_a_run_of_little_use(tmp_path: Path) -> None:
     store = {"records": {"store_folder": str(tmp_path / "store")}}
     assert notes(tmp_path, run=run | store) == []
     (few, ratio) = notes(tmp_path, run=run | store, point={"params": 40e3, "tokens": 13 * 512})
-    assert few.startswith("1 run has fewer than 100 steps, 13 of L") and "smaller run.batch_size" in few
+    assert few.startswith("1 run has fewer than 500 steps, 13 of L") and "smaller run.batch_size" in few
     assert ratio.startswith("1 run has fewer than 1 tokens a parameter, 0.17 of L")
     (many,) = notes(tmp_path, run=run | store, point={"params": 20e3, "tokens": 4e8})
     assert "more than 10,000 tokens a parameter" in many
@@ -172,6 +172,8 @@ def test_a_dry_run_notes_what_makes_a_run_of_little_use(tmp_path: Path) -> None:
     rows = run | store | {"model": run["model"] | {"vocab": 4096}}
     (vocabulary,) = notes(tmp_path, run=rows, point={"params": 80e3, "tokens": 4e6})
     assert "more than 50% of N in the vocabulary" in vocabulary and "data.tokenizer.vocab" in vocabulary
+    (apart,) = notes(tmp_path, run=run | store | {"objective": {"kind": "next_token", "documents": "mask"}})
+    assert "as though every document filled its window" in apart
 
 
 def test_the_first_error_of_a_large_vocabulary_names_it(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from scaling.parallel import make_mesh
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"),
+    pytest.mark.usefixtures("users_compiler"),  # libtpu ends a process that has flags of the CPU's compiler
 ]
 
 COMPILE = """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from quick import OPTIONS
 
 from scaling.config import RunConfig, build, merge, to_yaml
 from scaling.data import TokenStore, open_store, prepare
@@ -29,16 +30,9 @@ RUN: dict[str, Any] = {
 }
 
 
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-
-
 def quick_jit(f: Any) -> Any:
     """`jax.jit` that compiles in a quarter of the time, for what runs once."""
-    return jax.jit(f, compiler_options=QUICK)
+    return jax.jit(f, compiler_options=OPTIONS | {"xla_backend_optimization_level": 0})
 
 
 def write_corpus(folder: Path, documents: int = 60, words: int = 300) -> str:

@@ -9,18 +9,16 @@ backward pass. The loop is that of a step that is compiled ahead: nothing of dat
 """
 
 import argparse
-import time
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from scaling import accounting
 from scaling.config import RunConfig, build
-from scaling.models import functional
-from scaling.training.knobs import make_knobs
-from scaling.training.step import compiled_step
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
+from step import timed
 
 OLMOE: dict[str, Any] = {"vocab": 50304, "context": 4096, "layers": 4, "d_model": 2048, "n_heads": 16, "tied": False}
 WIDTH, TOP_K = 1024, 8
@@ -35,24 +33,6 @@ def run(model: dict[str, Any], width: int, experts: int | None, windows: int, wa
     return build(RunConfig, values, "speed.py")
 
 
-def measured(config: RunConfig, steps: int) -> tuple[float, float]:
-    """(seconds of a step, GiB of temporary memory)."""
-    compiled = compiled_step(config, jax.devices()[:1], dtype=np.uint16)
-    temporary = compiled.update.memory_analysis().temp_size_in_bytes / 2**30
-    fresh = jax.jit(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), compiled.layout))
-    state = fresh()._replace(params=jax.jit(lambda: functional.init(config.model, jax.random.key(0)))())
-    shape = (config.batch_size, config.model.context + 1)
-    rows = np.random.default_rng(1).integers(0, config.model.vocab, shape, np.uint16)
-    knobs, metrics = make_knobs(config), None
-    for step in range(steps + 2):
-        state, metrics = compiled.update(state, knobs, rows)
-        if step == 1:
-            jax.block_until_ready(metrics)
-            begun = time.perf_counter()
-    jax.block_until_ready(metrics)
-    return (time.perf_counter() - begun) / steps, temporary
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true")
@@ -61,19 +41,19 @@ def main() -> None:
     parser.add_argument("--ways", default="auto", help="placement.experts")
     args = parser.parse_args()
     model, width = (TINY, 16) if args.tiny else (OLMOE, WIDTH)
-    peak = accounting.peak_flops(jax.devices()[0].device_kind, "bfloat16")
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {args.windows} windows of {model['context']}")
     print(f"{'feed-forward':<14} {'tokens/s':>10} {'over dense':>10} {'MFU':>6} {'temporary':>10}")
     dense = 0.0
     for experts in (None, 16, 64):
         config = run(model, width, experts, args.windows, args.ways)
-        seconds, temporary = measured(config, args.steps)
-        speed = config.batch_tokens / seconds
-        dense = dense or speed
-        flops = speed * accounting.flops_per_token(config).exact
-        mfu = f"{flops / peak:.1%}" if peak else "?"
-        name = "dense" if experts is None else f"{experts} experts"
-        print(f"{name:<14} {speed:>10,.0f} {speed / dense:>10.2f} {mfu:>6} {temporary:>7.2f}GiB", flush=True)
+        found = timed(config, args.steps)
+        dense = dense or found.tokens_per_s
+        mfu = f"{found.mfu:.1%}" if found.mfu else "?"
+        name, over = "dense" if experts is None else f"{experts} experts", found.tokens_per_s / dense
+        print(
+            f"{name:<14} {found.tokens_per_s:>10,.0f} {over:>10.2f} {mfu:>6} {found.temporary_gib:>7.2f}GiB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from scaling.config import RunConfig, load
 from scaling.plan import plan
 
 GIB = 2**30
-print("| chips | mesh | remat, microbatches | a chip | step | MFU expected (if nothing overlaps, at most) | days |")
+HEAD = ("chips", "mesh", "remat, zero, on the host, microbatches", "a chip", "step",
+        "MFU expected (if nothing overlaps, at most)", "days")  # fmt: skip
+print("|", " | ".join(HEAD), "|")
 print("| --- | --- | --- | --- | --- | --- | --- |")
 run = load(RunConfig, sys.argv[1])
 for kind, chips in product(sys.argv[2:], (64, 512, 4096)):
@@ -21,9 +23,10 @@ for kind, chips in product(sys.argv[2:], (64, 512, 4096)):
     best = fit["found"][0]
     mesh = " · ".join(f"{axis} {size}" for axis, size in best["mesh"].items() if size > 1)
     mfu = best["roofline"]["mfu"]
+    kept = [best["remat"], *["zero 2"] * (best["zero"] == 2), *best["host"]]
     memory = best["bytes_per_device"] / GIB
     print(
-        f"| {chips} {kind} | {mesh} | {best['remat']}, {best['accumulate']} | {memory:.0f} GiB "
+        f"| {chips} {kind} | {mesh} | {', '.join(kept)}, {best['accumulate']} | {memory:.0f} GiB "
         f"| {best['step_s']:.1f} s | {mfu['expected']:.0%} ({mfu['serial']:.0%}, {mfu['overlapped']:.0%}) "
         f"| {best['days']:,.0f} |"
     )

@@ -2,8 +2,8 @@
 
 from scaling.accounting.cache import cache_bytes
 from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Links, Topology, device, peak_flops, topology
-from scaling.accounting.fitting import check_memory, nearest_fit, search
-from scaling.accounting.flops import Flops, flops_per_token
+from scaling.accounting.fitting import HOST, check_memory, nearest_fit, search
+from scaling.accounting.flops import Flops, flops_per_token, uncounted
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import wired
 from scaling.accounting.memory import Memory, compute_dtype, loss_pieces, memory
@@ -13,6 +13,7 @@ from scaling.accounting.roofline import link_seconds, roofline
 __all__ = [
     "ASSUMED_MFU",
     "DEVICES",
+    "HOST",
     "Device",
     "Flops",
     "Links",
@@ -35,5 +36,6 @@ __all__ = [
     "roofline",
     "search",
     "topology",
+    "uncounted",
     "wired",
 ]

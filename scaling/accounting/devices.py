@@ -46,6 +46,8 @@ class Device:
     hbm: float | None
     """bytes/s that it is read or written with"""
     links: Links | None
+    host: float | None
+    """bytes/s each way between it and the memory of its host; None where none is published"""
     source: str
     """where the numbers (TFLOP/s, bfloat16 and float32) were looked up"""
     per_chip: int
@@ -61,7 +63,7 @@ def _device(name: str, told: Mapping[str, Any]) -> Device:
     each = told.get("devices", 1)
     tera, giga = (
         {key: told[key] * unit / each for key in keys if key in told}
-        for keys, unit in ((("bfloat16", "float32"), 1e12), (("hbm",), 1e9))
+        for keys, unit in ((("bfloat16", "float32"), 1e12), (("hbm", "host"), 1e9))
     )
     memory = None
     if "memory" in told:
@@ -73,7 +75,7 @@ def _device(name: str, told: Mapping[str, Any]) -> Device:
         links = Links(wired["chips"] * each, wired["link"] * 1e9 / each, network, wired.get("sides", 0))
     return Device(
         name=name, pattern=told["matches"], bfloat16=tera.get("bfloat16"), float32=tera.get("float32"), memory=memory,
-        hbm=giga.get("hbm"), links=links, source=told["source"], per_chip=each,
+        hbm=giga.get("hbm"), links=links, host=giga.get("host"), source=told["source"], per_chip=each,
         platform=told.get("platform", "gpu"), dollars=told.get("dollars"),
     )  # fmt: skip
 

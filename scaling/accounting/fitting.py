@@ -1,23 +1,28 @@
 """Which placement of a run fits the memory of its devices, and which of those is the fastest."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from scaling.accounting.devices import Topology, device
 from scaling.accounting.flops import Flops, flops_per_token
-from scaling.accounting.layout import mesh_shape, window_ways
+from scaling.accounting.layout import in_stage, mesh_shape, window_ways
 from scaling.accounting.links import unknown, wired
 from scaling.accounting.memory import Memory, memory
+from scaling.accounting.microbatches import FOR_STAGE
 from scaling.accounting.roofline import link_seconds, roofline
 from scaling.config import MeshConfig, Placement, RunConfig
 from scaling.errors import UserError
+from scaling.numbers import divisors
 from scaling.units import si_bytes
 
 TENSOR, CONTEXT = 16, 16  # most devices that share a matrix, or a window, in a search
 MOST_DEVICES = 2**17
+HOST = ("offload_activations", "offload_optimizer")
+Host = tuple[bool, bool]
+NOTHING: Host = (False, False)
 MORE = 12  # doublings of the devices that are tried where nothing fits
 
 
@@ -60,40 +65,41 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     zeros = (asked.zero, *range((asked.zero or 3) + 1, 4))
     for mesh in _near_meshes(run, devices):
         for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
-            changed = {"mesh": mesh, "zero": zero, "remat": remat, "accumulate": accumulate}
-            placement = asked.model_copy(update=changed)
+            placement = _changed(run, mesh, remat, accumulate, devices, zero=zero)
             if memory(_placed(run, placement), devices, kind).total <= available:
                 return _overrides(asked, placement)
     return None
 
 
 def search(run: RunConfig, place: Topology, price: float | None = None, mfu: float | None = None) -> Search:
-    """The placements of a run that fit `place`, by mesh × remat × microbatches, and what a step of each takes.
+    """The placements of a run that fit `place`, by mesh × remat × `zero` × what is on the host × microbatches, and
+    what a step of each takes.
 
-    price, mfu: as in `roofline`. Of each mesh and remat the fewest microbatches that fit are taken: more send more.
+    price, mfu: as in `roofline`. Of each the fewest microbatches that fit are taken: more send more. What is on the
+    host is considered where that makes fewer do, on devices of which it is known how fast they reach it.
     Raises UserError for devices of which it is not known how fast they are or talk.
     """
     if missing := unknown(place):
         raise UserError(missing)
     if place.devices > MOST_DEVICES:
         raise UserError(f"{place.text}: a search goes up to {MOST_DEVICES:,} devices, these are {place.devices:,}")
-    kind, available = place.device.name, place.device.memory
+    available = place.device.memory
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
     meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
-    best: dict[tuple[int, int, int], Fit] = {}
+    best: dict[tuple[int, ...], Fit] = {}
     flops = flops_per_token(run)
     least, fitting = None, 0
     for mesh in meshes:
         counts = list(_microbatches(run, mesh, place.devices))
-        smallest = _leanest(run, mesh, counts, place.devices, kind)
+        smallest = _leanest(run, mesh, counts, place)
         least = smallest if least is None or smallest.total < least.total else least
         if smallest.total <= available:
             fitting += 1
-            inner = (mesh.tensor, mesh.context, mesh.expert)
+            inner = (mesh.tensor, mesh.context, mesh.expert, mesh.pipeline)
             before = [best[inner]] if inner in best else []
             best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu, flops)], key=_by_time)
-    more = None if best else _more(run, place.devices, kind, available)
+    more = None if best else _more(run, place, available)
     return Search(len(meshes), fitting, tuple(sorted(best.values(), key=_by_time)), least, more)
 
 
@@ -128,26 +134,30 @@ def _fits(
     mfu: float | None,
     flops: Flops,
 ) -> Iterator[Fit]:
-    """The placements on a mesh that fit and may be the fastest: of each remat the one of fewest microbatches."""
+    """The placements on a mesh that fit and may be the fastest: of as many microbatches what keeps most."""
     kind, available = place.device.name, place.device.memory
     wiring = wired(place, mesh_shape(mesh, place.devices))
     assert wiring is not None and available is not None
 
-    def made(remat: str, accumulate: int) -> Placement:
-        return run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
+    def made(remat: str, zero: int | None, host: Host, accumulate: int) -> Placement:
+        more = dict(zip(HOST, host, strict=True))
+        return _changed(run, mesh, remat, accumulate, place.devices, zero=zero, **more)
 
     def fits(placement: Placement) -> bool:
         return memory(_placed(run, placement), place.devices, kind).total <= available
 
-    fewest, best = 0, {}
-    for remat in reversed(run.model.REMAT):  # what keeps more takes no fewer microbatches, and is faster with as many
-        placements = [made(remat, accumulate) for accumulate in counts]
-        if fewest == 0 and not fits(placements[0]):  # the only one without a second sum of gradients
-            fewest = 1
-        fewest = bisect_left(placements, True, lo=fewest, key=fits) if fewest else 0
-        if fewest == len(counts):
-            break
-        best[fewest] = placements[fewest]
+    best = {}
+    for zero in _stages(run, mesh):
+        fewest = 0
+        for remat in reversed(run.model.REMAT):  # what keeps more takes as many microbatches, or more
+            fewest = _fewest([made(remat, zero, NOTHING, n) for n in counts], fits, fewest)
+            if fewest < len(counts):
+                best[zero, NOTHING, fewest] = made(remat, zero, NOTHING, counts[fewest])
+            for host in _hosts(run, remat, place):  # slower, but with fewer microbatches
+                with_host = _fewest([made(remat, zero, host, n) for n in counts[:fewest]], fits)
+                if with_host == fewest:
+                    break
+                best[zero, host, with_host] = made(remat, zero, host, counts[with_host])
     for placement in best.values():
         placed = _placed(run, placement)
         told = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
@@ -155,28 +165,52 @@ def _fits(
         yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
 
 
+def _fewest(placements: Sequence[Placement], fits: Callable[[Placement], bool], least: int = 0) -> int:
+    """The first one that fits, of ever more microbatches; their number where none does. least: before it none does.
+    Only the very first is without a second sum of gradients, so that it may be the only one."""
+    if least == len(placements) or not fits(placements[-1]):
+        return 0 if placements and least == 0 and fits(placements[0]) else len(placements)
+    if least == 0 and fits(placements[0]):
+        return 0
+    return bisect_left(placements, True, lo=max(1, least), hi=len(placements) - 1, key=fits)
+
+
+def _stages(run: RunConfig, mesh: MeshConfig) -> tuple[int | None, ...]:
+    """Of ZeRO, those that may be the fastest: the run's own, and where devices share storage the second, which
+    gathers layers once a step."""
+    own = run.placement.zero
+    return (own, 2) if own != 2 and mesh.fsdp * mesh.expert * mesh.context > 1 else (own,)
+
+
+def _hosts(run: RunConfig, remat: str, place: Topology) -> list[Host]:
+    """What may be on the host, as `HOST`, what leaves most room first."""
+    if place.device.host is None:
+        return []
+    activations = (True, False) if remat in run.model.OFFLOAD else (False,)
+    return [host for host in product(activations, (True, False)) if any(host)]
+
+
 def _by_time(fit: Fit) -> tuple[float, float, int]:
     """Expected by the roofline; where an MFU is given, or equal, the one that leaves more to hide."""
     return fit.roofline["step"]["expected"], fit.roofline["step"]["serial"], fit.memory.total
 
 
-def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], devices: int, kind: str) -> Memory:
+def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topology) -> Memory:
     """Of the placements on a mesh the one that takes least: microbatches keep a second sum of gradients."""
     remat = run.model.REMAT[-1]
-    lean = (
-        run.placement.model_copy(update={"mesh": mesh, "remat": remat, "accumulate": accumulate})
-        for accumulate in {counts[0], counts[-1]}
-    )
-    return min((memory(_placed(run, placement), devices, kind) for placement in lean), key=lambda found: found.total)
+    host = dict(zip(HOST, next(iter(_hosts(run, remat, place)), NOTHING), strict=True))
+    lean = (_changed(run, mesh, remat, accumulate, place.devices, **host) for accumulate in {counts[0], counts[-1]})
+    found = (memory(_placed(run, placement), place.devices, place.device.name) for placement in lean)
+    return min(found, key=lambda one: one.total)
 
 
-def _more(run: RunConfig, devices: int, kind: str, available: int) -> int | None:
+def _more(run: RunConfig, place: Topology, available: int) -> int | None:
     """The devices, so many times doubled, on which something fits."""
-    for count in (devices * 2**k for k in range(1, MORE + 1)):
+    for count in (place.devices * 2**k for k in range(1, MORE + 1)):
         for mesh in _all_meshes(run, count):
             if mesh.data == 1:
                 counts = list(_microbatches(run, mesh, count))
-                if _leanest(run, mesh, counts, count, kind).total <= available:
+                if _leanest(run, mesh, counts, replace(place, devices=count)).total <= available:
                     return count
     return None
 
@@ -191,10 +225,35 @@ def _overrides(asked: Placement, placement: Placement) -> list[str]:
 
 
 def _microbatches(run: RunConfig, mesh: MeshConfig, devices: int) -> Iterable[int]:
-    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh."""
-    apart = window_ways(mesh_shape(mesh, devices))
-    most = run.batch_size // apart
-    return (n for n in range(max(1, run.placement.accumulate), most + 1) if run.batch_size % (n * apart) == 0)
+    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh; of a pipeline in
+    rounds of as many as it has at a time."""
+    shape, together = mesh_shape(mesh, devices), _together(run, mesh, devices)
+    apart, ends = window_ways(in_stage(shape)), window_ways(shape)
+    first = -(-max(1, run.placement.accumulate) // together) * together
+    for n in range(first, run.batch_size // apart + 1, together):
+        if run.batch_size % (n * apart) == 0 and run.batch_size % (n // together * ends) == 0:
+            yield n
+
+
+def _together(run: RunConfig, mesh: MeshConfig, devices: int) -> int:
+    """Microbatches that a pipeline has at a time, where a run says nothing FOR_STAGE for each stage or all; 1 without
+    one."""
+    if mesh.pipeline == 1:
+        return 1
+    most = run.batch_size // window_ways(in_stage(mesh_shape(mesh, devices)))
+    asked = run.placement.pipeline_microbatches or min(FOR_STAGE * mesh.pipeline, most)
+    return max(1, asked // mesh.pipeline) * mesh.pipeline if run.placement.pipeline_repeats > 1 else max(1, asked)
+
+
+def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devices: int, **more: Any) -> Placement:
+    """That of a run on another mesh. more: other keys."""
+    changes = {"mesh": mesh, "remat": remat, "accumulate": accumulate, **more}
+    together = _together(run, mesh, devices)
+    if mesh.pipeline == 1:
+        changes |= {"pipeline_repeats": 1, "pipeline_microbatches": None}
+    elif together != accumulate or run.placement.pipeline_microbatches:
+        changes |= {"pipeline_microbatches": together}
+    return run.placement.model_copy(update=changes)
 
 
 def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
@@ -202,7 +261,7 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     asked = run.placement.mesh
     yield asked
     for tensor in (asked.tensor * k for k in (1, 2, 4, 8)):
-        inner = tensor * asked.expert * asked.context
+        inner = tensor * asked.expert * asked.context * asked.pipeline
         if (
             devices % inner == 0
             and _heads(run, tensor) % tensor == 0
@@ -212,26 +271,35 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
 
 
 def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
-    """Every mesh of so many devices that the model and the batch divide over."""
-    able = [k for k in range(1, devices + 1) if devices % k == 0]
+    """Every mesh of so many devices that the model and the batch divide over, with the stages that the run names or
+    none: a pipeline loses time that others do not, and gains where only its streams cross a slow network."""
+    for pipeline in dict.fromkeys((1, run.placement.mesh.pipeline)):
+        if devices % pipeline == 0:
+            yield from _meshes(run, devices, pipeline)
+
+
+def _meshes(run: RunConfig, devices: int, pipeline: int) -> Iterator[MeshConfig]:
+    able = divisors(devices // pipeline)
+    contexts = [k for k in able if k <= CONTEXT and _divides(run, MeshConfig(context=k), devices, 1)]
+    experts = [k for k in able if _divides(run, MeshConfig(expert=k), devices, 1)]
     for tensor in (k for k in able if k <= TENSOR and _heads(run, k) % k == 0):
-        for context in (k for k in able if k <= CONTEXT and devices % (tensor * k) == 0):
-            left = devices // (tensor * context)
-            for expert in (k for k in able if left % k == 0):
-                for fsdp in (k for k in able if left // expert % k == 0):
-                    mesh = MeshConfig(
-                        data=left // (expert * fsdp), fsdp=fsdp, expert=expert, context=context, tensor=tensor
-                    )
-                    if _divides(run, mesh, devices):
-                        yield mesh
+        for context, expert in product(contexts, experts):
+            inner = pipeline * tensor * context * expert
+            for fsdp in (k for k in divisors(devices // inner) if devices % inner == 0):
+                axes = {"fsdp": fsdp, "expert": expert, "context": context, "tensor": tensor}
+                mesh = MeshConfig(data=devices // inner // fsdp, pipeline=pipeline, **axes)
+                count = next(iter(_microbatches(run, mesh, devices)), None)
+                if count is not None and (pipeline == 1 or _divides(run, mesh, devices, count)):
+                    yield mesh
 
 
-def _divides(run: RunConfig, mesh: MeshConfig, devices: int) -> bool:
+def _divides(run: RunConfig, mesh: MeshConfig, devices: int, accumulate: int) -> bool:
+    """Whether the model does, over the axes of a mesh."""
     try:
-        _placed(run, run.placement.model_copy(update={"mesh": mesh})).check_mesh()
+        _placed(run, _changed(run, mesh, run.placement.remat, accumulate, devices)).check_mesh()
     except ValueError:
         return False
-    return any(_microbatches(run, mesh, devices))
+    return True
 
 
 def _heads(run: RunConfig, otherwise: int) -> int:

@@ -95,6 +95,16 @@ def flops_per_token(
     )
 
 
+def uncounted(run: RunConfig) -> list[str]:
+    """What `flops_per_token` cannot know of a run without its text, each a sentence."""
+    if run.objective.mask != "document" or run.model.visible_keys(run.objective.mask) is None:
+        return []
+    return [
+        "objective.documents=mask: the exact FLOPs are counted as though every document filled its window, the most "
+        "that they can be; a run's record has them with the keys that its text let queries see"
+    ]
+
+
 def _extra(model: ModelConfig, contexts: list[tuple[int, int]], mask: Mask, keys: VisibleKeys | None) -> ExtraFlops:
     """The mean over steps. contexts: (tokens of a window, steps with such windows)."""
     total = sum(steps for _, steps in contexts)

@@ -8,21 +8,23 @@ from scaling.config import MeshConfig
 from scaling.errors import UserError
 from scaling.numbers import divisors
 
+STORE = ("fsdp", "expert", "context", "pipeline")
+"""mesh axes that share the storage of what they do not share the work of; stages, of what is not of their layers"""
+
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "batch": ("data", "fsdp", "expert"),  # those of fsdp and expert store together, and compute their own windows
+        # those of fsdp and expert store together, and compute their own windows; so do stages, but in their layers
+        "batch": ("data", "fsdp", "expert", "pipeline"),
         "sequence": ("context",),
-        "layers": (),  # a scan slices this axis: split over devices, every step would fetch from one of them
-        "embed": ("fsdp", "expert", "context"),  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
+        "layers": (
+            "pipeline",
+        ),  # each stage has its own; split otherwise, a scan would fetch every step from one device
+        "embed": STORE,  # a matrix is gathered where it is used (ZeRO stage 3, 1910.02054)
         "vocab": ("tensor",),
         "heads": ("tensor",),  # column-parallel in, row-parallel out: one sum per block (Megatron, 1909.08053)
         "kv_heads": ("tensor",),
         "spread_heads": ("tensor", "context"),  # of whole windows: each device attends for some heads (2309.14509)
-        "latent": (
-            "fsdp",
-            "expert",
-            "context",
-        ),  # stored as `embed` is; computed whole, by each device for its own heads
+        "latent": STORE,  # as `embed`; computed whole, by each device for its own heads
         "mlp": ("tensor",),
         "experts": ("expert",),
         "gates": (),  # all gates of a cell are where the cell is
@@ -36,6 +38,8 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 Within one array a mesh axis serves the first logical axis that asks for it: activations [batch, sequence, embed]
 are split by batch, parameters [embed, mlp] by embed and mlp.
 """
+
+PIPELINE = "pipeline"
 
 STORED = ("embed", "latent")
 """logical axes that parameters are split along for their storage alone"""
@@ -77,13 +81,18 @@ def rule(axis: str | None) -> tuple[str, ...]:
 
 
 def ways(part: tuple[str, ...], mesh: Mapping[str, int]) -> int:
-    """Devices along these mesh axes together. mesh: devices along each axis."""
-    return prod(mesh[name] for name in part)
+    """Devices along these mesh axes together. mesh: devices along each axis; 1 along those that it does not name."""
+    return prod(mesh.get(name, 1) for name in part)
 
 
 def window_ways(mesh: Mapping[str, int]) -> int:
-    """Devices that compute windows of their own."""
+    """Devices that compute windows of their own: all of them before and behind the layers."""
     return ways(RULES["batch"], mesh)
+
+
+def in_stage(mesh: Mapping[str, int]) -> dict[str, int]:
+    """The mesh of one stage of a pipeline, in which its layers are computed."""
+    return {axis: devices for axis, devices in mesh.items() if axis != PIPELINE}
 
 
 def activation_parts(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
@@ -93,7 +102,7 @@ def activation_parts(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh:
     for axis, size in zip(axes, shape, strict=True):
         part: tuple[str, ...] = ()
         for name in rule(axis):
-            if name not in taken and size % (ways(part, mesh) * mesh[name]) == 0:
+            if name in mesh and name not in taken and size % (ways(part, mesh) * mesh[name]) == 0:
                 part = (*part, name)
                 taken.add(name)
         parts.append(part)

@@ -99,7 +99,7 @@ def wired(place: Topology, mesh: Mapping[str, int], dcn: MeshConfig | None = Non
     if not links.sides:
         return Wiring(place, mesh, {})
     sizes = dict(mesh)
-    if sizes["data"] % slices or place.devices % slices:
+    if sizes["data"] % slices:
         return None
     sizes["data"] //= slices
     sides = list(place.sides)
@@ -122,9 +122,11 @@ def unknown(place: Topology) -> str:
 
 
 def _slices(place: Topology) -> int:
+    """The fewest slices of one size."""
     links = place.device.links
     assert links is not None
-    return max(place.slices, -(-place.devices // links.devices)) if links.sides else 1
+    least = max(place.slices, -(-place.devices // links.devices)) if links.sides else 1
+    return next(count for count in range(least, place.devices + 1) if place.devices % count == 0)
 
 
 def _lie(axes: list[tuple[str, int]], sides: list[int]) -> Iterator[dict[str, tuple[int, ...]]]:

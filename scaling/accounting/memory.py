@@ -1,13 +1,14 @@
 """Memory of one device in training, itemised: what a placement needs before anything is launched."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, prod
 
 from scaling.accounting.devices import device
-from scaling.accounting.layout import computed_parts, mesh_shape, parameter_parts, ways, window_ways
-from scaling.accounting.microbatches import microbatches
-from scaling.config import RunConfig
-from scaling.families import Compute, Tensor
+from scaling.accounting.layout import computed_parts, in_stage, mesh_shape, parameter_parts, ways, window_ways
+from scaling.accounting.pipeline import Schedule, schedule
+from scaling.config import RunConfig, StartConfig
+from scaling.families import Compute, ModelConfig, Tensor
 from scaling.families.declare import LAYERS
 from scaling.families.linear import LOGITS
 from scaling.families.model import FLOAT32
@@ -28,6 +29,8 @@ class Memory:
     devices: int
     pieces: int
     """that a device cuts the tokens of a microbatch into where it computes their losses"""
+    host: int = 0
+    """bytes that a step brings to the host, and back again"""
 
     @property
     def total(self) -> int:
@@ -52,41 +55,71 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
     found = device(kind) if kind else None
     platform = found.platform if found else "gpu"
-    model, accumulate = run.model, microbatches(run, mesh, platform)
+    model, order = run.model, schedule(run, mesh, platform)
+    accumulate = order.parts
     dtype = compute_dtype(run.placement.compute_dtype, platform)
     remat = run.placement.remat if platform != "cpu" or run.placement.scans(platform) else "none"
     compute = Compute(
         platform, dtype, run.placement.attention, remat, mesh["tensor"], run.objective.mask,
         run.placement.experts, run.placement.transport, mesh["expert"],
-        run.placement.context, mesh["context"], run.placement.offload_activations,
+        run.placement.context, mesh["context"], run.placement.offload_activations, order.held,
     )  # fmt: skip
-    parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in run.tensors()]
+    zero, tensors = run.placement.zero or 3, _declared(run.model, run.start)
+    parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in tensors]
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
     held = FLOAT32 * sum(size for _, size in parts)
-    zero = run.placement.zero or 3
-    summed = [t.size // _ways(t, mesh, stored=zero > 1 or t.depth != LAYERS) for t, _ in trained]
-    tokens = ceil(run.batch_size / (accumulate * window_ways(mesh))) * ceil(model.context / mesh["context"])
-    wide = next(tensor.size for tensor in model.tensors() if tensor.uses == LOGITS) // model.vocab
+    kept, again, brought = _of_a_token(model, compute)
+    length = ceil(model.context / mesh["context"])
+    tokens = ceil(run.batch_size / (accumulate * window_ways(in_stage(mesh)))) * length
+    ends = ceil(run.batch_size / (order.ends * window_ways(mesh))) * length
+    wide = next(tensor.size for tensor in tensors if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
     here = model.vocab // ways(columns, mesh)
-    pieces, head = loss_pieces(tokens, run.placement.loss_chunk, here), wide * here
+    pieces, head = loss_pieces(ends, run.placement.loss_chunk, here), wide * here
     items = {
         "parameters": held,
-        "gradients": FLOAT32 * sum(summed) * (2 if accumulate > 1 else 1),  # sum and addend
+        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1),
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
-        "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in run.tensors())
-        + run.objective.REFERENCE * sum(_copy(tensor, mesh, compute, 3) for tensor in run.tensors()),
-        "activations": tokens * model.activations(compute),
-        "logits": 2 * FLOAT32 * ceil(tokens / pieces) * here,
+        "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
+        + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
+        "activations": tokens * kept + _passed(run, order, tokens, ends, compute),
+        "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
     }
-    again = 0 if platform == "cpu" else tokens * model.computed_again(compute)  # of CPUs XLA plans both side by side
+    again = 0 if platform == "cpu" else tokens * again  # of CPUs XLA plans both side by side
     items["not_at_once"] = -min(again, items["logits"] + items["head"])
     if run.placement.offload_optimizer:
         of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
         items["not_at_once"] -= min(items["optimizer"], of_gradients)
     items |= {"reference": held} if run.has_reference else {}
-    return Memory(items, prod(mesh.values()), pieces)
+    host = (
+        round(order.passes / order.stages * tokens * brought) + items["optimizer"] * run.placement.offload_optimizer
+    )
+    return Memory(items, prod(mesh.values()), pieces, host)
+
+
+@lru_cache(maxsize=16)
+def _declared(model: ModelConfig, start: StartConfig | None) -> tuple[Tensor, ...]:
+    """A search asks for them a thousand times."""
+    return tuple(model.tensors() if start is None else start.told(model.tensors()))
+
+
+@lru_cache(maxsize=1024)
+def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
+    """Bytes of activations, of those of a layer that is computed again, and of what is brought to the host."""
+    return model.activations(compute), model.computed_again(compute), model.offloaded(compute)
+
+
+def _passed(run: RunConfig, order: Schedule, tokens: int, ends: int, compute: Compute) -> int:
+    """Bytes of the streams of all microbatches at the ends of a pipeline: what enters, with its padding, and what has
+    come around, each stage having a copy; and, of the windows that a device has of its own there, norm and stream.
+
+    tokens: of a microbatch. ends: of those windows."""
+    if order.stages == 1:
+        return 0
+    width = run.model.d_model
+    entering, left = 2 * order.microbatches + order.stages - 1, order.microbatches * 2 + order.stages
+    return (entering + left) * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
 
 
 def compute_dtype(asked: str, platform: str) -> str:
@@ -104,6 +137,21 @@ def _ways(tensor: Tensor, mesh: dict[str, int], stored: bool = True) -> int:
     """Devices that a tensor is split over. stored: those that only share its storage among them."""
     split = parameter_parts if stored else computed_parts
     return prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
+
+
+def _gradients(
+    trained: list[tuple[Tensor, int]], mesh: dict[str, int], compute: Compute, zero: int, several: bool
+) -> int:
+    """Bytes of the sum over microbatches and, of several, of what one adds. At the first stage of ZeRO layers' are
+    whole; there TPU's compiler adds whole ones at the compute precision to a sum in parts. trained: with its size
+    on one device."""
+    summed, added = 0, 0
+    for tensor, size in trained:
+        whole = tensor.size // _ways(tensor, mesh, stored=False) if zero == 1 and tensor.depth == LAYERS else size
+        lean = whole > size and compute.platform == "tpu"
+        summed += FLOAT32 * (size if lean else whole)
+        added += compute.width * whole if lean else FLOAT32 * whole if several else 0
+    return summed + added
 
 
 def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from scaling.accounting.layout import window_ways
+from scaling.accounting.layout import PIPELINE, in_stage, window_ways
 from scaling.accounting.params import params
 from scaling.config import RunConfig
 
@@ -15,8 +15,15 @@ for each that a token meets: an expert gets so few of the tokens, and each micro
 """
 
 
+FOR_STAGE = 4
+"""microbatches for each stage of a pipeline, so that a fifth of its time is no more than lost"""
+
+
 def microbatches(run: RunConfig, mesh: Mapping[str, int], platform: str) -> int:
-    """`placement.accumulate`, or what suits a mesh of this shape where it is 0: on a CPU what its caches hold."""
+    """`placement.accumulate`, or what suits a mesh of this shape where it is 0: on a CPU what its caches hold; of the
+    stages of a pipeline FOR_STAGE each, as far as the batch divides."""
+    if mesh.get(PIPELINE, 1) > 1 and not run.placement.accumulate:
+        return _for_stages(run, mesh)
     if run.placement.accumulate or platform != "cpu":
         return max(1, run.placement.accumulate)
     windows = run.batch_size // window_ways(mesh)
@@ -24,3 +31,10 @@ def microbatches(run: RunConfig, mesh: Mapping[str, int], platform: str) -> int:
     most = max(TOKENS, ACTIVATIONS // run.model.d_model) * count.total / count.active
     fitting = [k for k in range(1, windows + 1) if windows % k == 0 and windows // k * run.model.context <= most]
     return min(fitting, default=max(1, windows))
+
+
+def _for_stages(run: RunConfig, mesh: Mapping[str, int]) -> int:
+    windows, number = run.batch_size // window_ways(in_stage(mesh)), mesh.get(PIPELINE, 1)
+    step = number if run.placement.pipeline_repeats > 1 else 1
+    counts = range(step, FOR_STAGE * number + 1, step)
+    return max((n for n in counts if windows % n == 0), default=step)

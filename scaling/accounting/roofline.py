@@ -9,6 +9,7 @@ from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import Wiring
 from scaling.accounting.memory import Memory, compute_dtype, memory
+from scaling.accounting.pipeline import Schedule, schedule
 from scaling.accounting.traffic import kept_apart, traffic
 from scaling.config import RunConfig
 from scaling.families.model import FLOAT32, TRAINING
@@ -18,8 +19,9 @@ REACHED = 0.75
 
 ASSUMPTIONS = (
     "products run at the peak; remat computes the layers' forward pass again (full), a loss in pieces its logits",
-    "HBM: state read and written once a step; of each microbatch gathered weights as often as they are used, and "
-    "what the backward pass reads written once, or twice where remat makes it again; no spills of fusions",
+    "HBM: state read and written once a step; of each microbatch gathered weights as often as they are used, "
+    "gradients added to those before, and what the backward pass reads written once, or twice where remat makes it "
+    "again; no spills of fusions",
     "links: a collective uses both links of each side of a torus that its devices lie along, or all that a device "
     "has to a switch, at their full speed and without latency, and none runs beside another",
     "network: nodes share the work of a sum or a gather with every device's part of their ports",
@@ -39,8 +41,9 @@ def roofline(
     """Seconds of a step by what bounds it, and what follows from them.
 
     run: with its microbatches decided. links: seconds that a device sends in a step, by `ici` (in a node or slice)
-    and `dcn` (between them). price: dollars of a chip for an hour; unset: the device's. mfu: takes the place of what
-    is expected. flops: of a token, where they are known already.
+    and `dcn` (between them); `host` stands beside them where something is kept there. price: dollars of a chip for an
+    hour; unset: the device's. mfu: takes the place of what is expected. flops: of a token, where they are known
+    already.
     """
     dtype = compute_dtype(run.placement.compute_dtype, place.device.platform)
     peak, hbm = peak_flops(place.device.name, dtype), place.device.hbm
@@ -48,12 +51,18 @@ def roofline(
     ledger, flops = memory(run, place.devices, place.device.name), flops or flops_per_token(run)
     tokens = run.batch_tokens / place.devices
     head = flops.items["head"]
+    order = schedule(run, mesh_shape(run.placement.mesh, place.devices), place.device.platform)
     again = (flops.exact - head) * (run.placement.remat == "full") + head * (ledger.pieces > 1)
+    layers = (flops.exact - head) * (1 + (run.placement.remat == "full") / TRAINING)
+    idle = layers * (order.passes / order.parts - 1)
     seconds = {
-        "matmul": tokens * (flops.exact + again / TRAINING) / peak,
+        "matmul": tokens * (flops.exact + again / TRAINING + idle) / peak,
         "hbm": _hbm_bytes(run, place, ledger) / hbm,
         **links,
     }
+    host = place.device.host
+    if ledger.host and host is not None:
+        seconds["host"] = 2 * ledger.host / host
     useful = tokens * flops.exact / peak
     bounds = {
         "overlapped": max(seconds.values()),
@@ -73,9 +82,22 @@ def roofline(
         "dollars_per_chip_hour": price,
         "assumptions": [
             *ASSUMPTIONS[:-1],
+            *_waits(order),
+            *([_of_host(place)] if ledger.host else []),
             ASSUMPTIONS[-1] if mfu is None else f"expected: an MFU of {mfu:.0%}, as given",
         ],
     }
+
+
+def _waits(order: Schedule) -> list[str]:
+    """What is said of a pipeline."""
+    if order.stages == 1:
+        return []
+    few = "; fewer microbatches than stages: some always wait" if order.microbatches < order.stages else ""
+    return [
+        f"pipeline: in {order.stages - 1} of {order.ticks} ticks a stage computes nothing that counts, "
+        f"{order.bubble:.0%} of the products' time{few}"
+    ]
 
 
 def link_seconds(run: RunConfig, wiring: Wiring) -> dict[str, float]:
@@ -92,6 +114,12 @@ def link_seconds(run: RunConfig, wiring: Wiring) -> dict[str, float]:
     return found
 
 
+def _of_host(place: Topology) -> str:
+    if place.device.host is None:
+        return f"host: how fast {place.device.name} reaches it is not known: what waits for it is left out"
+    return f"host: what is kept there goes and comes once a step, at {place.device.host / 1e9:g} GB/s each way"
+
+
 def _expected(seconds: Mapping[str, float]) -> float:
     likely = [*seconds.values(), seconds["matmul"] / REACHED]
     return (max(likely) + sum(likely) - seconds["matmul"]) / 2
@@ -105,11 +133,14 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
     for tensor in (tensor for tensor in run.tensors() if tensor.role == "hidden"):
         parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
         matrices += tensor.size / prod(mesh[name] for name in kept_apart(tensor, parts))
+    order, whole = schedule(run, mesh, place.device.platform), (run.placement.zero or 3) < 3
     passes = 3 if run.placement.remat == "full" else 2  # forward, again, backward
-    of_layers = 2 * width * (passes + 1) * matrices  # written and read; and the gradient
+    gathered = 1 / order.passes if whole else passes  # and written, see `parallel.zero`
+    of_layers = width * (passes + gathered + 2) * matrices  # and the gradient written and read
     of_head = (passes * width + 2 * FLOAT32) * ledger.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]
     plain = run.model_copy(update={"placement": run.placement.model_copy(update={"remat": "none"})})
     made = memory(plain, place.devices, place.device.name).items["activations"]
     streams = (2 if run.placement.remat == "none" else 3) * made
-    state = 2 * (items["parameters"] + items["optimizer"]) + 3 * items["gradients"]
-    return state + max(1, run.placement.accumulate) * (of_layers + of_head + streams)
+    state = 2 * (items["parameters"] + items["optimizer"]) + items["gradients"]
+    added = 2 * items["gradients"]  # the sum and what is added to it, read and written
+    return state + order.passes * (of_layers + added) + order.ends * (of_head + streams)

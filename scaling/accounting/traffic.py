@@ -4,8 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 
-from scaling.accounting.layout import RULES, parameter_parts, ways, window_ways
+from scaling.accounting.layout import (
+    PIPELINE,
+    RULES,
+    computed_parts,
+    in_stage,
+    parameter_parts,
+    ways,
+    window_ways,
+)
 from scaling.accounting.memory import compute_dtype
+from scaling.accounting.pipeline import Schedule, schedule
 from scaling.config import RunConfig
 from scaling.families import Tensor
 from scaling.families.context import choose_context
@@ -37,21 +46,23 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
     mesh: devices along each axis. Each microbatch gathers matrices that devices share the storage of, forward, again
     under full remat, and backward, where `placement.zero` does not have it once for all; sums and scatters their
     gradients; adds up the stream of a block whose matrices devices share; exchanges positions for heads, or gathers
-    keys, where they share windows; and gathers the tokens of those that share experts. Left out: norms, biases, the
+    keys, where they share windows; and gathers the tokens of those that share experts; and stages
+    of a pipeline hand streams on. Left out: norms, biases, the
     sums of the loss, and what a compiler makes otherwise.
     """
     width = 2 if compute_dtype(run.placement.compute_dtype, platform) == "bfloat16" else FLOAT32
-    pieces = max(1, run.placement.accumulate)
+    order = schedule(run, mesh, platform)
     found = [
-        Sent(one.what, one.kind, one.axes, one.size, one.times * pieces)
-        for one in (*_matrices(run, mesh, width), *_streams(run, mesh, width))
+        *_matrices(run, mesh, width, order),
+        *_streams(run, mesh, width, order),
+        *_pipeline(run, mesh, width, order),
     ]
     return [one for one in found if one.axes and one.size * one.times]
 
 
-def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[Sent]:
-    """Of one microbatch: parameters where they are used, and their gradients."""
-    again, stage, pieces = run.placement.remat == "full", run.placement.zero or 3, max(1, run.placement.accumulate)
+def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
+    """Parameters where they are used, and their gradients."""
+    again, stage = run.placement.remat == "full", run.placement.zero or 3
     for tensor in run.tensors():
         if not tensor.inputs and tensor.role != "embedding":
             continue
@@ -61,8 +72,9 @@ def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[S
         held = tensor.size / prod(mesh[name] for name in kept)  # of the whole, where it is used
         looked_up = not tensor.inputs and tensor.uses != LOGITS
         copied = stage < 3 and tensor.depth == LAYERS  # once for all microbatches, see `parallel.zero`
+        times = order.passes if tensor.depth == LAYERS else order.ends
         if stored and not looked_up:
-            uses = 1 / pieces if copied else 1 if tensor.role in ("head", "embedding") else 2 + again
+            uses = 1 if copied else times if tensor.role in ("head", "embedding") else times * (2 + again)
             yield Sent("matrices", "all-gather", stored, held * width, uses)
         if not tensor.trained:
             continue
@@ -71,41 +83,68 @@ def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[S
         shared = () if copied and stage == 1 else stored  # by its gradient
         scattered = tuple(name for name in shared if name in added and not looked_up)
         if scattered:
-            yield Sent("gradients", "reduce-scatter", scattered, held * grad, 1)
+            yield Sent("gradients", "reduce-scatter", scattered, held * grad, times)
         summed = tuple(name for name in mesh if name in added - set(shared))
-        yield Sent("gradients", "all-reduce", summed, held * grad / ways(shared, mesh), 1)
+        yield Sent("gradients", "all-reduce", summed, held * grad / ways(shared, mesh), times)
 
 
 def kept_apart(tensor: Tensor, parts: set[str]) -> set[str]:
     """Of the mesh axes that a matrix is split over those that it stays split over where it is used."""
-    return parts & {"tensor", *(["expert"] if "experts" in tensor.axes else [])}
+    own = {"experts": "expert", "layers": PIPELINE}
+    return parts & {"tensor", *(own[axis] for axis in tensor.axes if axis in own)}
 
 
-def _streams(run: RunConfig, mesh: Mapping[str, int], width: int) -> Iterator[Sent]:
-    """Of one microbatch: what tokens carry."""
+def _stream(run: RunConfig, mesh: Mapping[str, int], width: int, microbatches: int) -> float:
+    """Bytes of what the tokens of a microbatch carry on one device."""
+    windows = ceil(run.batch_size / (microbatches * window_ways(mesh)))
+    return windows * run.model.context / mesh["context"] * run.model.d_model * width
+
+
+def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
+    """What tokens carry."""
     model, again = run.model, run.placement.remat == "full"
-    windows = ceil(run.batch_size / (max(1, run.placement.accumulate) * window_ways(mesh)))
-    stream = windows * model.context / mesh["context"] * model.d_model * width
+    ends, found = order.ends, _stream(run, mesh, FLOAT32, order.ends)  # rows of the embedding, which is float32
     stored = tuple(name for name in STORED if mesh[name] > 1)
-    found = stream / width * FLOAT32  # rows of the embedding, which is float32
-    yield Sent("look-up", "all-to-all", stored, found, 2)
+    yield Sent("look-up", "all-to-all", stored, found, 2 * ends)
+    stream = _stream(run, in_stage(mesh), width, order.parts)
+    passes = order.passes / order.stages  # that a device makes of a layer, on the mean of all
     if mesh["tensor"] > 1:
-        yield Sent("look-up", "all-reduce", ("tensor",), found, 1)
-        yield Sent("stream", "all-reduce", ("tensor",), stream, 4 * model.layers + 1)  # and backward from the head
+        yield Sent("look-up", "all-reduce", ("tensor",), found, ends)
+        yield Sent("stream", "all-reduce", ("tensor",), stream, 4 * model.layers * passes)
+        yield Sent("stream", "all-reduce", ("tensor",), found / FLOAT32 * width, ends)  # backward from the head
     if mesh["context"] > 1:
         heads = getattr(model, "n_heads", mesh["tensor"])
         way = choose_context(run.placement.context, heads, model.context, mesh["tensor"], mesh["context"])
         keys = 2 * stream * getattr(model, "n_kv_heads", heads) / heads / mesh["tensor"]
-        passes = (2 + again) * model.layers
+        uses = (2 + again) * model.layers * passes
         if way == "ulysses":
-            yield Sent("windows", "all-to-all", ("context",), 2 * stream / mesh["tensor"] + keys, passes)
+            yield Sent("windows", "all-to-all", ("context",), 2 * stream / mesh["tensor"] + keys, uses)
         else:
-            yield Sent("windows", "all-gather", ("context",), keys * mesh["context"], passes)
-            yield Sent("windows", "reduce-scatter", ("context",), keys * mesh["context"], model.layers)
+            yield Sent("windows", "all-gather", ("context",), keys * mesh["context"], uses)
+            yield Sent("windows", "reduce-scatter", ("context",), keys * mesh["context"], model.layers * passes)
     if mesh["expert"] > 1:
-        layers = _layers_of_experts(run)
-        yield Sent("experts", "all-gather", ("expert",), stream * mesh["expert"], (2 + again) * layers)
-        yield Sent("experts", "reduce-scatter", ("expert",), stream * mesh["expert"], (2 + again) * layers)
+        uses = (2 + again) * _layers_of_experts(run) * passes
+        yield Sent("experts", "all-gather", ("expert",), stream * mesh["expert"], uses)
+        yield Sent("experts", "reduce-scatter", ("expert",), stream * mesh["expert"], uses)
+
+
+def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
+    """What stages hand on in every tick, and back; the streams of the batch at both ends; and the runs of layers that
+    are not computed where they lie, which are sent there, and their gradients back."""
+    if order.stages == 1:
+        return
+    axes, stream = (PIPELINE,), _stream(run, in_stage(mesh), width, order.parts)
+    yield Sent("stages", "collective-permute", axes, stream, 2 * order.ticks * order.rounds)
+    for kind in ("all-gather", "reduce-scatter"):
+        yield Sent("ends", kind, axes, stream * order.microbatches, 2 * order.rounds)
+    if order.repeats > 1:
+        split = computed_parts if run.placement.zero in (1, 2) else parameter_parts
+        held = sum(
+            tensor.size / prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
+            for tensor in run.tensors()
+            if tensor.depth == LAYERS and tensor.inputs
+        )
+        yield Sent("runs of layers", "collective-permute", axes, FLOAT32 * held, 2 * order.rounds)
 
 
 def _layers_of_experts(run: RunConfig) -> int:

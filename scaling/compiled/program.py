@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from scaling.compiled.collectives import Collective, collectives
 from scaling.config import RunConfig
+from scaling.errors import UserError
 from scaling.parallel import make_mesh
 from scaling.parallel.mesh import slice_of
 from scaling.training.step import compiled_step
@@ -47,7 +48,7 @@ class Compiled:
 
 def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
     """The real step of a run, compiled for `devices`; that it does not fit is an answer. Raises UserError as training
-    does."""
+    does, and where this JAX cannot read the program."""
     mesh, start = make_mesh(run.placement.mesh, devices, run.placement.dcn), time.monotonic()
     try:
         program = compiled_step(run, devices).update
@@ -58,7 +59,7 @@ def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
         needed, available = (int(float(found[i]) * UNITS[found[i + 1]]) for i in (1, 3))
         memory = {"needed": needed, "available": available}
         return Compiled(mesh, time.monotonic() - start, memory, None, ())
-    seconds, told, text = time.monotonic() - start, program.memory_analysis(), program.as_text()
+    seconds, told, text = time.monotonic() - start, program.memory_analysis(), program_text(program)
     # the peak counts what lies on the host, too; the other sum counts twice what is made in the place of an argument
     temporaries = min(told.peak_memory_in_bytes - told.argument_size_in_bytes, told.temp_size_in_bytes)
     memory = {
@@ -70,3 +71,14 @@ def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
     chips = list(mesh.devices.flat)
     slices = [[i for i, chip in enumerate(chips) if slice_of(chip) == own] for own in sorted({*map(slice_of, chips)})]
     return Compiled(mesh, seconds, memory, collectives(text, mesh.shape, slices), tuple(sorted(set(kernels))))
+
+
+def program_text(program: Any) -> str:
+    """`compiled.as_text()`. Raises UserError where a later XLA than that of this JAX has made it."""
+    try:
+        return str(program.as_text())
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"jax {jax.__version__} cannot read the program that libtpu made; install the libtpu of this jax: "
+            f"pip install 'jax[tpu]=={jax.__version__}'"
+        ) from error

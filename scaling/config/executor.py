@@ -21,8 +21,10 @@ class SlurmConfig(Config):
     as fall to each of `array_parallelism` of them"""
     cpus: int = Field(default=1, ge=1)
     """for each device of a run's mesh"""
+    devices_per_node: int | None = Field(default=None, ge=1)
+    """most that a run has of one node; a run of more spans several, a process on each. Unset: none does"""
     memory_gb: float | None = Field(default=None, gt=0)
-    """of a job; unset: the cluster's default"""
+    """of a job, on each of its nodes; unset: the cluster's default"""
     account: str | None = None
     """who pays; unset: the cluster's default"""
     qos: str | None = None

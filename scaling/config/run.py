@@ -136,6 +136,8 @@ class MeshConfig(Config):
 
     data: int = Field(default=0, ge=0, le=MANY)
     """copies of the model"""
+    pipeline: int = Field(default=1, ge=1, le=MANY)
+    """stages of a copy, each with layers of its own, that hand microbatches on to each other"""
     fsdp: int = Field(default=1, ge=1, le=MANY)
     """copies that share the storage of one"""
     expert: int = Field(default=1, ge=1, le=MANY)
@@ -174,13 +176,21 @@ class Placement(Config):
     groups of hosts joins them; `data: 0` takes all slices or hosts that the others leave. Unset: of several TPU
     slices each has its own part of `data`; elsewhere no difference is made"""
     accumulate: int = Field(default=0, ge=0)
-    """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache"""
+    """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache,
+    and up to four for each stage of a pipeline"""
+    pipeline_microbatches: int | None = Field(default=None, ge=1)
+    """microbatches that are in a pipeline at a time, of which it keeps what the backward pass reads; their gradients
+    are summed up before the next ones come. Unset: all"""
+    pipeline_repeats: int = Field(default=1, ge=1, le=MANY)
+    """times that a microbatch goes around the stages of a pipeline, each of which has as many runs of layers that do
+    not follow each other; more than 1: microbatches come in groups of as many as there are stages"""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
     attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
     """which implementation of attention; auto: the fastest that can do what the model asks for"""
-    experts: Literal["auto", "dense", "blocks", "gmm"] = "auto"
-    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, blocks elsewhere"""
+    experts: Literal["auto", "dense", "blocks", "gmm", "tokamax"] = "auto"
+    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, on GPUs tokamax where it is
+    installed, else blocks"""
     transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
     """how tokens get to the devices of their experts, see `families.dispatch`; auto: gather"""
     context: Literal["auto", "ulysses", "gather", "ring"] = "auto"
@@ -213,6 +223,18 @@ class Placement(Config):
         return self.layers == "scan" or (self.layers == "auto" and (platform != "cpu" or self.remat != "none"))
 
 
+class LocalCheckpoints(Config):
+    """Checkpoints on the disks of the hosts themselves, between those in the run's folder: quick to write, and lost
+    with their host."""
+
+    folder: str
+    """on a disk of each host's own; the newest two of each run are kept, and none once it has ended"""
+    minutes: float | None = Field(default=1.0, ge=0)
+    """between two of them; 0 after every step that is logged, null for none by time"""
+    steps: int | None = Field(default=None, ge=1)
+    """and one every so many steps"""
+
+
 class Records(Config):
     """What a run leaves behind and how often."""
 
@@ -241,12 +263,20 @@ class Records(Config):
     checkpoint_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """permanent checkpoints after these steps; a sweep of branches sets them, and deletes them when all branches of
     the run are trained"""
+    local_checkpoints: LocalCheckpoints | None = None
+    """unset: all checkpoints are in the run's folder"""
     trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["L2-d64-1M-0a1b2c3d"])
     """id of another wsd run of the sweep that begins with the same updates: they are taken from its checkpoint"""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a key, offline without"""
     wandb_project: str = "scaling"
     """the project in wandb"""
+
+    @property
+    def saves(self) -> bool:
+        """Whether a run makes checkpoints at all; one that does also saves its state when it is told to stop."""
+        by_time = self.checkpoint_minutes is not None or self.local_checkpoints is not None
+        return by_time or self.checkpoint_steps is not None or bool(self.checkpoint_at)
 
 
 class RunConfig(Config):
@@ -331,6 +361,7 @@ class RunConfig(Config):
         """Raises ValueError where the model does not divide over `placement.mesh`."""
         self._check_expert_axis()
         self._check_context_axis()
+        self._check_pipeline_axis()
 
     def _check_expert_axis(self) -> None:
         """Raises ValueError unless every device along `expert` gets as many experts."""
@@ -366,6 +397,46 @@ class RunConfig(Config):
                 f"placement.context=ring cuts windows into two pieces for each of placement.mesh.context={axis} "
                 f"devices, which do not divide model.context={length}; nearest that they do: "
                 f"{', '.join(map(str, sorted(set(near))))}; or placement.context=gather or ulysses"
+            )
+
+    def _check_pipeline_axis(self) -> None:
+        """Raises ValueError unless its stages have layers alike, and microbatches come as they take them."""
+        placement = self.placement
+        stages, repeats, parts = placement.mesh.pipeline, placement.pipeline_repeats, placement.accumulate
+        if stages == 1:
+            for key, usual in (("pipeline_repeats", 1), ("pipeline_microbatches", None)):
+                if getattr(placement, key) != usual:
+                    raise ValueError(
+                        f"placement.{key}={getattr(placement, key)} is for the stages of a pipeline; set "
+                        "placement.mesh.pipeline to 2 or more, or leave it out"
+                    )
+            return
+        cuts = self.model.cuts
+        if not cuts:
+            raise ValueError(
+                f"placement.mesh.pipeline={stages} and a model of kind {self.model.kind} has no row of layers alike "
+                "to cut into stages; use data, fsdp or tensor"
+            )
+        if stages * repeats not in cuts:
+            raise ValueError(
+                f"placement.mesh.pipeline={stages} × placement.pipeline_repeats={repeats} do not cut the model's "
+                f"{self.model.layers} layers into parts alike; their product may be one of "
+                f"{', '.join(map(str, cuts[1:])) or '1 only, use other axes'}"
+            )
+        at_once = placement.pipeline_microbatches
+        if at_once and (not parts or parts % at_once):
+            able = f"one of {', '.join(map(str, divisors(parts)))}" if parts else "what divides accumulate, once set"
+            raise ValueError(
+                f"placement.pipeline_microbatches={at_once} does not divide placement.accumulate={parts}; "
+                f"allowed: {able}"
+            )
+        key, together = ("pipeline_microbatches", at_once) if at_once else ("accumulate", parts)
+        if repeats > 1 and together % stages:
+            near = sorted({max(1, together // stages) * stages, -(-together // stages) * stages})
+            raise ValueError(
+                f"placement.pipeline_repeats={repeats} takes microbatches in groups of placement.mesh.pipeline="
+                f"{stages}, which do not divide placement.{key}={together}; nearest that they do: "
+                f"{', '.join(map(str, near))}"
             )
 
     def _check_curriculum(self) -> None:

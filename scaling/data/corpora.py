@@ -18,14 +18,10 @@ def open_corpus(data: DataConfig, store_folder: str | Path, progress: bool = Fal
     """
     kind, _, rest = data.corpus.partition(":")
     if data.corpus == STDLIB:
-        from scaling.data.tfds_corpus import open_tfds
-
         data = data.model_copy(update={"text_field": "text"})  # the builder's own field
-        return open_tfds(f"{STDLIB}/{interpreter()}", data, store_folder, {"python": interpreter()}, progress)
+        return _tfds(f"{STDLIB}/{interpreter()}", data, store_folder, {"python": interpreter()}, progress)
     if kind == "tfds" and rest:
-        from scaling.data.tfds_corpus import open_tfds
-
-        return open_tfds(rest, data, store_folder, {}, progress)
+        return _tfds(rest, data, store_folder, {}, progress)
     if kind == "files" and rest:
         return FilesCorpus(rest, data)
     hint = meant(data.corpus, (STDLIB, "tfds:", "files:"), most=1)
@@ -34,6 +30,18 @@ def open_corpus(data: DataConfig, store_folder: str | Path, progress: bool = Fal
         f"unknown data.corpus={data.corpus!r}; {hint}allowed: {STDLIB}, tfds:NAME (a dataset of "
         "tensorflow-datasets), files:GLOB (such as files:texts/**/*.txt)"
     )
+
+
+def _tfds(name: str, data: DataConfig, store_folder: str | Path, facts: dict[str, Any], progress: bool) -> Corpus:
+    try:
+        from scaling.data.tfds_corpus import open_tfds
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"data.corpus={data.corpus} needs the package {error.name}, which is not installed: pip install "
+            "tensorflow-datasets; without it, name files (files:GLOB), or bring records.store_folder from where the "
+            "corpus was prepared"
+        ) from None
+    return open_tfds(name, data, store_folder, facts, progress)
 
 
 def source_identity(data: DataConfig) -> dict[str, str]:

@@ -1,16 +1,21 @@
 """The ways to compute experts and to bring tokens to them: which one runs where. No JAX."""
 
 from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
 from types import MappingProxyType
 
 from scaling.errors import UserError
 
-EXPERTS: Mapping[str, str | None] = MappingProxyType({"dense": None, "blocks": None, "gmm": "tpu"})
+EXPERTS: Mapping[str, str | None] = MappingProxyType({"dense": None, "blocks": None, "gmm": "tpu", "tokamax": "gpu"})
 """ways to compute experts, `placement.experts`, and the only platform of each; None for any
 
 dense: every expert computes every token, what others are held against. blocks: rows sorted by expert, an expert's own
-after one another in blocks. gmm: the grouped product that JAX keeps for TPUs (megablox).
+after one another in blocks. gmm: the grouped product that JAX keeps for TPUs (megablox). tokamax: that of the package
+of this name for NVIDIA (extra `gpu-kernels`).
 """
+GROUPED = ("gmm", "tokamax")
+"""those that multiply the rows of all experts at once"""
 TRANSPORTS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     {"gather": None, "all_to_all": None, "ragged": ("tpu", "gpu")}
 )
@@ -27,9 +32,17 @@ def choose_experts(asked: str, platform: str) -> str:
 
     `lax.ragged_dot` is none of them: it costs as much as all experts on a CPU, and on NVIDIA it makes them all too.
     """
+    able = [name for name, only in EXPERTS.items() if only in (None, platform) and (name != "tokamax" or _tokamax())]
     if asked == "auto":
-        return "gmm" if platform == "tpu" else "blocks"
-    return _able("experts", asked, platform, [n for n, only in EXPERTS.items() if only in (None, platform)])
+        return next((name for name in GROUPED if name in able), "blocks")
+    if asked == "tokamax" and not _tokamax():
+        raise UserError("placement.experts=tokamax needs the package tokamax, which is not installed here")
+    return _able("experts", asked, platform, able)
+
+
+@lru_cache
+def _tokamax() -> bool:
+    return find_spec("tokamax") is not None
 
 
 def choose_transport(asked: str, platform: str) -> str:

@@ -49,6 +49,8 @@ class Compute:
     """devices that share each window along its length"""
     offload: bool = False
     """what layers keep is on the host"""
+    passes: float = 1.0
+    """microbatches that layers keep something of at a time: those of a pipeline over the stages that it has"""
 
     @property
     def width(self) -> int:
@@ -146,6 +148,12 @@ class ModelConfig(Config):
         return f"a model of kind {self.kind}"
 
     @property
+    def cuts(self) -> tuple[int, ...]:
+        """Into how many parts alike its layers can be cut, for the stages of a pipeline; none where it has no row of
+        layers that differ in their parameters alone."""
+        return ()
+
+    @property
     def random(self) -> bool:
         """Whether its forward pass draws random numbers in training."""
         return self.dropout > 0
@@ -168,6 +176,10 @@ class ModelConfig(Config):
     def activations(self, compute: Compute) -> int:
         """Bytes for each token of a microbatch: what all layers keep, and what one layer computes again."""
         raise NotImplementedError
+
+    def offloaded(self, compute: Compute) -> int:
+        """Bytes for each token of what is brought to the host until the backward pass."""
+        return 0
 
     def cache(self, length: int) -> Any:
         """A tree of `Cached`: what it carries from token to token, for texts of up to `length` tokens.

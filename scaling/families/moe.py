@@ -13,7 +13,7 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
 from scaling.families.cache import Cache
 from scaling.families.declare import Tensor, vector
-from scaling.families.dispatch import choose_experts, choose_transport
+from scaling.families.dispatch import GROUPED, choose_experts, choose_transport
 from scaling.families.mlp import KEEPS, mlp
 from scaling.families.model import FLOAT32, Compute, Mask
 from scaling.families.shape import TransformerShape
@@ -265,7 +265,7 @@ class MoE(FeedForward):
         if way == "dense":
             kept = rows / sent * self.experts / compute.expert * (inner + (compute.width + FLOAT32) * D)
         else:
-            kept = rows * (2 * compute.width * D + (inner if way == "gmm" else 0))
+            kept = rows * (2 * compute.width * D + (inner if way in GROUPED else 0))
         if self._sends(compute):
             kept += sent * compute.width * D  # what came back
         routed = FLOAT32 * (D + 3 * self.experts * compute.tensor)  # the router reads float32
@@ -282,7 +282,7 @@ class MoE(FeedForward):
 
     def _fused(self, compute: Compute) -> bool:
         """Whether the rows' layer is computed again where the compiler chooses what of it there is at one time."""
-        return self._way(compute) == "gmm" and compute.remat != "none"
+        return self._way(compute) in GROUPED and compute.remat != "none"
 
     def _sends(self, compute: Compute) -> bool:
         """Whether rows travel to the devices of their experts."""

@@ -141,6 +141,17 @@ class TransformerConfig(TransformerShape):
         return tuple((mixers[i % len(mixers)], feed) for i, feed in enumerate(feeds[: self.unique_layers]))
 
     @property
+    def kinds(self) -> list[tuple[AttentionMask, Rope, tuple[Mixer, FeedForward]]]:
+        """What each layer is beside its parameters."""
+        own, parts = zip(self.attention_masks("causal"), self.ropes, strict=True), self.parts
+        return [(mask, rope, parts[i // self.layer_sharing]) for i, (mask, rope) in enumerate(own)]
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        kinds, shared = self.kinds, divisors(self.unique_layers)
+        return tuple(n for n in shared if kinds == kinds[: self.layers // n] * n)
+
+    @property
     def stacks(self) -> tuple[Stack, ...]:
         """The layers by kind, in the order in which the kinds first come."""
         parts = self.parts
@@ -266,27 +277,38 @@ class TransformerConfig(TransformerShape):
 
     def activations(self, compute: Compute) -> int:
         """Of what is on the host IN_FLIGHT layers' are on the device as well."""
-        stream = compute.width * self.d_model
-        parts, layers = self.parts, self._kept_of_layers(compute)
+        stream, layers = compute.width * self.d_model, self._kept_of_layers(compute)
         if compute.remat == "none":
-            held = sum(layers)
+            held = compute.passes * sum(layers)
         elif compute.remat == "full":
-            held = (IN_FLIGHT if compute.offload else self.layers) * stream + max(layers)
+            held = (IN_FLIGHT if compute.offload else compute.passes * self.layers) * stream + max(layers)
         else:
-            outputs = 3 if self.norm_position != "pre" else 1 if self.parallel_block else 2  # input; o, down if read
-            products = [mixer.products(self) + feed_forward.products(self) for mixer, feed_forward in parts]
-            kept = [outputs * stream + compute.width * n // compute.tensor for n in products]
-            on_device = self.unique_layers * stream + IN_FLIGHT * max(kept) if compute.offload else sum(kept)
-            held = on_device * self.layer_sharing + max(layers)
-        working = max(part.working(self, compute) for own in parts for part in own)
-        return held + 2 * stream + round(working)  # and the stream after the last layer and its norm
+            kept = self._products(compute)
+            on_host = compute.passes * self.unique_layers * stream + IN_FLIGHT * max(kept)
+            held = (on_host if compute.offload else compute.passes * sum(kept)) * self.layer_sharing + max(layers)
+        working = max(part.working(self, compute) for own in set(self.parts) for part in own)
+        return round(held) + 2 * stream + round(working)  # and the stream after the last layer and its norm
+
+    def offloaded(self, compute: Compute) -> int:
+        if not compute.offload:
+            return 0
+        inputs = self.layers * compute.width * self.d_model
+        return inputs if compute.remat == "full" else sum(self._products(compute)) * self.layer_sharing
+
+    def _products(self, compute: Compute) -> list[int]:
+        """Bytes for each token of what the products of each layer of its own gave."""
+        outputs = 3 if self.norm_position != "pre" else 1 if self.parallel_block else 2  # input; o, down if read
+        products = [mixer.products(self) + feed_forward.products(self) for mixer, feed_forward in self.parts]
+        return [compute.width * (outputs * self.d_model + n // compute.tensor) for n in products]
 
     def computed_again(self, compute: Compute) -> int:
         return 0 if compute.remat == "none" else max(self._kept_of_layers(compute))
 
     def _kept_of_layers(self, compute: Compute) -> list[int]:
-        parts, masks = self.parts, self.attention_masks(compute.mask)
-        return [self._kept(compute, *parts[i // self.layer_sharing], mask) for i, mask in enumerate(masks)]
+        parts = [parts for parts in self.parts for _ in range(self.layer_sharing)]
+        layers = [(*own, mask) for own, mask in zip(parts, self.attention_masks(compute.mask), strict=True)]
+        kept = {layer: self._kept(compute, *layer) for layer in set(layers)}
+        return [kept[layer] for layer in layers]
 
     def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""

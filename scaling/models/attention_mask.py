@@ -14,9 +14,15 @@ MARKED: tuple[Mask, ...] = ("prefix", "document")
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """`x` with each element zeroed with probability `rate` and the rest scaled to keep the mean; no key: `x`."""
+    """`x` with each element zeroed with probability `rate` and the rest scaled to keep the mean; no key: `x`.
+
+    key: one, or one for each of M microbatches that `x` has the windows of, row i being of microbatch i mod M.
+    """
     if key is None or rate == 0:
         return x
+    if key.ndim:
+        parts = x.reshape(-1, key.size, *x.shape[1:])
+        return jax.vmap(lambda x, key: dropout(x, rate, key), (1, 0), 1)(parts, key).reshape(x.shape)
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
 

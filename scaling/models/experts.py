@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from scaling.models.grouped import TILE, all_experts, by_blocks, by_gmm, rows_of_block
+from scaling.families.dispatch import GROUPED
+from scaling.models.grouped import TILE, all_experts, by_blocks, by_products, rows_of_block
 from scaling.models.mlp import mlp
 from scaling.parallel.sharding import target_platform
 
@@ -56,11 +57,12 @@ def apply_experts(
     pairs = sent.expert_P.size
     sizes = jnp.zeros(experts, jnp.int32).at[sent.expert_P].add(1, mode="drop")
     block = rows_of_block(pairs, experts, target_platform())
-    rows = sorted_rows(sent, experts, tokens, -pairs % TILE if way == "gmm" else block)
+    rows = sorted_rows(sent, experts, tokens, -pairs % TILE if way in GROUPED else block)
     sorted_RxD = taken(x_TxD, rows, sent.each)
     seed_R = None if sent.seed_P is None else sent.seed_P[rows.pair_R]
-    if way == "gmm":
-        said_RxD = by_gmm(parameters, sorted_RxD, sizes, activation, partial(drop, seed=seed_R), interpret)
+    if way in GROUPED:
+        dropped = partial(drop, seed=seed_R)
+        said_RxD = by_products(way, parameters, sorted_RxD, sizes, activation, dropped, interpret)
     else:
         said_RxD = by_blocks(expert, block, parameters, sorted_RxD, seed_R, sizes)
     return summed(said_RxD, sent.weight_P, rows, sent.each, tokens)

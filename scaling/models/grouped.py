@@ -1,9 +1,10 @@
-"""Many experts over rows that are sorted by expert: in blocks on any platform, by JAX's grouped product on TPUs.
+"""Many experts over rows that are sorted by expert: in blocks on any platform, by a grouped product on accelerators.
 
 `lax.ragged_dot` costs as much as all experts on a CPU, and a batched product of experts filled up to one size as much
 as the blocks here, with rows that it has to drop.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from scaling.errors import UserError
 from scaling.models.mlp import mlp
 
 Expert = Callable[[jax.Array, jax.Array | None, Any], jax.Array]
@@ -48,7 +50,8 @@ def all_experts(
     return jnp.einsum("etd,et->td", said.astype(jnp.float32), weights).astype(x_TxD.dtype)
 
 
-def by_gmm(
+def by_products(
+    way: str,
     parameters: Any,
     x_RxD: jax.Array,
     sizes_E: jax.Array,
@@ -56,25 +59,59 @@ def by_gmm(
     drop: Callable[[jax.Array], jax.Array],
     interpret: bool,
 ) -> jax.Array:
-    """By megablox (a Pallas kernel), which computes whole tiles and costs the rows that are there.
+    """By a kernel for the products of many matrices at once, which computes whole tiles and costs the rows there are.
 
-    x_RxD: a multiple of TILE rows. Those of no expert may have any gradient.
+    way: one of `dispatch.GROUPED`. x_RxD: a multiple of TILE rows. Those of no expert may have any gradient.
     """
-    from jax.experimental.pallas.ops.tpu.megablox.ops import gmm
-
     rows = x_RxD.shape[0]
     owner = jnp.repeat(jnp.arange(sizes_E.size), sizes_E, total_repeat_length=rows)
     owned = (jnp.arange(rows) < sizes_E.sum())[:, None]
+    kernel = {"gmm": _gmm, "tokamax": _tokamax}[way]
 
     def product(x: jax.Array, kernel_ExIxO: jax.Array) -> jax.Array:
-        tiling = TILE, min(TILE, kernel_ExIxO.shape[1]), min(TILE, kernel_ExIxO.shape[2])
-        return among_owned(gmm(x, kernel_ExIxO, sizes_E, x.dtype, tiling, None, None, False, interpret))
+        return among_owned(kernel(x, kernel_ExIxO, sizes_E, interpret))
 
     def among_owned(x: jax.Array) -> jax.Array:
-        """The kernel leaves rows that it does not compute as it finds them, those of its gradients as well."""
+        """The kernels leave rows that they do not compute as they find them, those of their gradients as well."""
         return jnp.where(owned, x, 0)
 
     return mlp(x_RxD, parameters, activation, product, lambda bias_ExO: among_owned(bias_ExO[owner]), drop)
+
+
+def _gmm(x_RxI: jax.Array, kernel_ExIxO: jax.Array, sizes_E: jax.Array, interpret: bool) -> jax.Array:
+    """megablox, a Pallas kernel for TPUs that ships in JAX."""
+    from jax.experimental.pallas.ops.tpu.megablox.ops import gmm
+
+    tiling = TILE, min(TILE, kernel_ExIxO.shape[1]), min(TILE, kernel_ExIxO.shape[2])
+    said: jax.Array = gmm(x_RxI, kernel_ExIxO, sizes_E, x_RxI.dtype, tiling, None, None, False, interpret)
+    return said
+
+
+def _tokamax(x_RxI: jax.Array, kernel_ExIxO: jax.Array, sizes_E: jax.Array, interpret: bool) -> jax.Array:
+    """tokamax's kernels for NVIDIA: Mosaic's from Hopper on, Triton's from Ampere on, by the default device.
+
+    Not its third choice, `lax.ragged_dot`, which computes every expert there; `interpret` takes it, on any platform.
+    Raises UserError where the default device has neither.
+    """
+    import tokamax
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # it would take the arguments of this program's command line for its own
+    logging.getLogger("absl").addFilter(_tuned)
+    kernels = ("xla",) if interpret else ("mosaic_gpu", "triton")
+    try:
+        said: jax.Array = tokamax.ragged_dot(x_RxI, kernel_ExIxO, sizes_E, implementation=kernels)
+    except ExceptionGroup as group:
+        raise UserError(
+            f"placement.experts=tokamax has no kernel for {jax.devices()[0].device_kind} "
+            f"({group.exceptions[-1]}); use placement.experts=blocks"
+        ) from None
+    return said
+
+
+def _tuned(record: logging.LogRecord) -> bool:
+    """tokamax warns once a shape, in a thousand characters, that it takes tiles by rule and not by measurement."""
+    return not record.getMessage().startswith("Autotuning cache miss")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

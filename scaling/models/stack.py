@@ -13,12 +13,14 @@ from jax.ad_checkpoint import checkpoint_name
 from scaling.config.run import Placement
 from scaling.families import TransformerConfig, tree
 from scaling.families.rope import Rope
+from scaling.families.transformer import Stack
 from scaling.models.block import Block
 from scaling.models.layer import Aux, LayerContext, total
 from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
 from scaling.models.positions import query_scale, rope_tables
 from scaling.parallel.host import HOST
+from scaling.parallel.pipeline import pipelined, stages
 from scaling.parallel.sharding import target_platform
 
 Tables = dict[tuple[int, Rope], tuple[jax.Array, jax.Array]]
@@ -26,14 +28,16 @@ Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
 Extend = Callable[[jax.Array, LayerContext, list[Any]], tuple[jax.Array, list[Any]]]
 INPUT = "layer_input"
 """what a layer's input is called that `remat: full` keeps"""
+WEIGHTS = "stage_weights"
+"""what is called so that a layer in a stage of a pipeline makes of the parameters of several"""
 
 
-def grouping(config: TransformerConfig) -> tuple[int, int]:
+def grouping(config: TransformerConfig, layers: int | None = None) -> tuple[int, int]:
     """(layers before the scan, layers that one step of it applies): those after which masks, positions, sharing and
-    kinds repeat. Of all that would do, the two that leave the fewest layers to be compiled one by one."""
-    parts, sharing, layers = config.parts, config.layer_sharing, config.layers
-    own = zip(config.attention_masks("causal"), config.ropes, strict=True)
-    kinds = [(mask, rope, parts[i // sharing]) for i, (mask, rope) in enumerate(own)]
+    kinds repeat. Of all that would do, the two that leave the fewest layers to be compiled one by one.
+
+    layers: so many of the first ones; unset: all."""
+    sharing, kinds = config.layer_sharing, config.kinds[:layers]
 
     def size(lead: int) -> int:
         rest = kinds[lead:]
@@ -42,9 +46,9 @@ def grouping(config: TransformerConfig) -> tuple[int, int]:
 
     def compiled(lead: int) -> int:
         own = size(lead)
-        return lead + own + (layers - lead) % own
+        return lead + own + (len(kinds) - lead) % own
 
-    lead = min(range(0, layers, sharing), key=compiled)
+    lead = min(range(0, len(kinds), sharing), key=compiled)
     return lead, size(lead)
 
 
@@ -64,8 +68,8 @@ class Layers:
     def __init__(self, config: TransformerConfig, placement: Placement, params: Params, dtype: Any):
         self.config, self.placement = config, placement
         stacks = {stack.name: stack for stack in config.stacks}
-        declared = tree(tensor for tensor in config.tensors() if tensor.path[0] in stacks)
-        self.weights = at_precision({name: params[name] for name in stacks}, declared, dtype)
+        self.declared = tree(tensor for tensor in config.tensors() if tensor.path[0] in stacks)
+        self.params, self.dtype = {name: params[name] for name in stacks}, dtype
         self.stack_of = {i: stack for stack in stacks.values() for i in stack.members}
         self.masks, self.ropes = config.attention_masks("causal"), config.ropes
 
@@ -74,20 +78,56 @@ class Layers:
     ) -> tuple[jax.Array, Aux]:
         """The stream after the last layer, and what the layers add to the training loss.
 
-        context: of any layer; each has a window and rotary tables of its own.
+        context: of any layer; each has a window and rotary tables of its own. dropout_key: one; in a pipeline one for
+        each of M microbatches, row i being of microbatch i mod M.
         """
-        config = self.config
         positions = jnp.arange(x_BxLxD.shape[1]) if context.positions is None else context.positions
-        context, tables = replace(context, positions=positions), self._tables(positions)
-        (lead, size), sharing = grouping(config), config.layer_sharing
-        groups = (config.layers - lead) // size if self.placement.scans(target_platform()) else 0
-        keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
+        context = replace(context, positions=positions)
+        if stages() > 1:
+            return self._pipelined(x_BxLxD, context, dropout_key)
+        keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
+        weights = at_precision(self.params, self.declared, self.dtype)
+        return self._applied(x_BxLxD, weights, self.config.layers, context, keys)
+
+    def _pipelined(
+        self, x_BxLxD: jax.Array, context: LayerContext, dropout_keys: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
+        """The same with runs of layers on the devices of a pipeline, which are alike but for their parameters."""
+        config, repeats = self.config, self.placement.pipeline_repeats
+        runs = stages() * repeats
+        layers = config.layers // runs
+        told = {name: getattr(context, name) for name in ("marks_BxL", "tokens_BxL", "positions")}
+        told = {name: x for name, x in told.items() if x is not None and x.ndim == 2}
+
+        def stage(
+            weights: Params, trip: jax.Array, run: jax.Array, x: jax.Array, told: Params, key: Any
+        ) -> tuple[jax.Array, Aux]:
+            keys = None if key is None else jax.random.split(key, config.layers)
+            keys = None if keys is None else jax.lax.dynamic_slice_in_dim(keys, run * layers, layers)
+            return self._applied(x, weights, layers, replace(context, **told), keys, trip)
+
+        # float32, as their gradient is summed up over microbatches; each layer takes its own at its precision
+        weights = jax.tree.map(lambda w: w.astype(jnp.float32), self.params)
+        dropout_keys = dropout_keys if dropout_keys is None or dropout_keys.ndim else dropout_keys[None]
+        asked = self.placement.pipeline_microbatches or max(1, self.placement.accumulate)
+        x_BxLxD, sums = pipelined(stage, weights, self.declared, repeats, asked, x_BxLxD, told, dropout_keys)
+        return x_BxLxD, Aux(*sums)
+
+    def _applied(
+        self, x_BxLxD: jax.Array, params: Params, layers: int, context: LayerContext, keys: Any, trip: Any = None
+    ) -> tuple[jax.Array, Aux]:
+        """The first `layers` layers, or others that are like them, over their parameters.
+
+        trip: in a stage of a pipeline, which of the runs that follow each other in all arrays behind the layers."""
+        config, tables = self.config, self._tables(jnp.asarray(context.positions))
+        (lead, size), sharing = grouping(config, layers), config.layer_sharing
+        groups = (layers - lead) // size if self.placement.scans(target_platform()) else 0
 
         def run(x: jax.Array, weights: list[Params], first: int, keys: Any) -> tuple[jax.Array, Aux]:
             """Layers from `first` on; `weights` are theirs."""
             told = list[Aux]()
             for i in range(len(weights) * sharing):
-                apply = self._layer(first + i, context, tables, in_scan=groups > 1)
+                apply = self._layer(first + i, context, tables, in_scan=groups > 1, trip=trip)
                 x, aux = apply(weights[i // sharing], x, None if keys is None else keys[i])
                 told.append(aux)
             return x, self._together(told, first // sharing)
@@ -97,7 +137,7 @@ class Layers:
             bounds = {
                 s.name: [sum(i < end // sharing for i in s.members) for end in (start, stop)] for s in config.stacks
             }
-            own = {n: jax.tree.map(lambda w, n=n: w[slice(*bounds[n])], w) for n, w in self.weights.items()}
+            own = {n: jax.tree.map(lambda w, n=n: w[slice(*bounds[n])], w) for n, w in params.items()}
             there = {name: w for name, w in own.items() if bounds[name][0] < bounds[name][1]}
             return there, None if keys is None else keys[start:stop]
 
@@ -106,7 +146,7 @@ class Layers:
             return run(x, self._slices(weights, start // sharing, (stop - start) // sharing), start, own_keys)
 
         if groups < 2:
-            return unrolled(x_BxLxD, 0, config.layers)
+            return unrolled(x_BxLxD, 0, layers)
         told, end = list[Aux](), lead + groups * size
         if lead:
             x_BxLxD, aux = unrolled(x_BxLxD, 0, lead)
@@ -117,8 +157,8 @@ class Layers:
         x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], lead, own[1]), x_BxLxD, own)
         losses = jax.tree.map(jnp.sum, by_group.losses)
         told.append(Aux(losses, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)))
-        if end < config.layers:
-            x_BxLxD, aux = unrolled(x_BxLxD, end, config.layers)
+        if end < layers:
+            x_BxLxD, aux = unrolled(x_BxLxD, end, layers)
             told.append(aux)
         return x_BxLxD, Aux(total(aux.losses for aux in told), reduce(_behind, (aux.counts for aux in told)))
 
@@ -128,7 +168,8 @@ class Layers:
         Weights are cut apart, and tables made, here and not with every token.
         """
         sharing, tables = self.config.layer_sharing, self._tables(jnp.arange(length))
-        own = self._slices(self.weights, 0, self.config.unique_layers)
+        weights = at_precision(self.params, self.declared, self.dtype)
+        own = self._slices(weights, 0, self.config.unique_layers)
         blocks = [Block(self.config, self.stack_of[i], w) for i, w in enumerate(own)]
 
         def extend(x_BxTxD: jax.Array, context: LayerContext, caches: list[Any]) -> tuple[jax.Array, list[Any]]:
@@ -177,14 +218,23 @@ class Layers:
                 found[key] = tables if positions.ndim == 1 else (tables[0][positions], tables[1][positions])
         return found
 
-    def _layer(self, layer: int, context: LayerContext, tables: Tables, *, in_scan: bool) -> Apply:
+    def _layer(self, layer: int, context: LayerContext, tables: Tables, *, in_scan: bool, trip: Any = None) -> Apply:
         stack, context = self.stack_of[layer // self.config.layer_sharing], self._context(layer, context, tables)
 
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+            w = w if trip is None else self._of_trip(w, stack, trip)
             return Block(self.config, stack, w)(x, context, key)
 
-        placement = self.placement
-        return rematerialised(apply, placement.remat, in_scan=in_scan, offload=placement.offload_activations)
+        placement, staged = self.placement, trip is not None
+        return rematerialised(
+            apply, placement.remat, in_scan=in_scan or staged, offload=placement.offload_activations, staged=staged
+        )
+
+    def _of_trip(self, weights: Params, stack: Stack, trip: jax.Array) -> Params:
+        """The parameters of a layer, of those of all runs that the stage has; made again in the backward pass."""
+        own = jax.tree.map(lambda w: w[0] if w.shape[0] == 1 else w[trip], weights)
+        own = at_precision(own, self.declared[stack.name], self.dtype)
+        return jax.tree.map(lambda w: checkpoint_name(w, WEIGHTS), own)
 
     def _context(self, layer: int, context: LayerContext, tables: Tables) -> LayerContext:
         """That of one layer, of any layer's."""
@@ -206,10 +256,12 @@ def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return first | second | joined
 
 
-def rematerialised(apply: Apply, policy: str, *, in_scan: bool, offload: bool = False) -> Apply:
-    """`apply` with its backward pass computing again what the policy says; offload: what is kept is on the host."""
+def rematerialised(apply: Apply, policy: str, *, in_scan: bool, offload: bool = False, staged: bool = False) -> Apply:
+    """`apply` with its backward pass computing again what the policy says; offload: what is kept is on the host;
+    staged: it makes its weights of what is kept anyway."""
     if policy == "none":
-        return apply
+        own = jax.checkpoint_policies.save_anything_except_these_names(WEIGHTS)
+        return jax.checkpoint(apply, policy=own, prevent_cse=not in_scan) if staged else apply
 
     def named(w: Any, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
         return apply(w, checkpoint_name(x, INPUT), key)

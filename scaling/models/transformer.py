@@ -45,7 +45,7 @@ class Transformer(LanguageModel):
             )
         positions = places(slice(0, length), marks_BxL, config.restart_positions is True).positions
         x_BxLxD = self._placed(tokens_BxL, length, slice(length) if positions.ndim == 1 else positions)
-        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        keys = (None, None) if dropout_key is None else _two(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.layers, self.dtype)
         context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL, positions)
@@ -93,6 +93,11 @@ class Transformer(LanguageModel):
             own = jax.vmap(partial(load_class(part.MODULE).updated, part))(layers[key], counts[stack.name][key])
             params = params | {stack.name: layers | {key: own}}
         return params
+
+
+def _two(key: jax.Array) -> jax.Array:
+    """Two keys in place of one, or of each."""
+    return jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
 
 
 def _counting(config: TransformerConfig) -> list[tuple[Stack, str, BlockPart]]:

@@ -1,10 +1,12 @@
 """Several processes as one run: how they find each other, and which part of a batch is whose."""
 
+import json
 import os
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from scaling.config.run import Processes
@@ -17,10 +19,11 @@ def initialize(times: Processes) -> None:
     """Joins the processes of this run. Call it before anything asks JAX for devices.
 
     With JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID set, by these; in a
-    Slurm step of several tasks, by Slurm's own variables; on TPU hosts that TPU_WORKER_HOSTNAMES names, by JAX's own
+    Slurm step of several tasks, by Slurm's own variables; on hosts of TPU slices, see `tpu_hosts`, by JAX's own
     detection; otherwise this process is alone and nothing happens. JAX aborts a process that waits for others longer
     than `times` allows, see `scaling.processes`.
-    Raises UserError where only some of the three are set or one is no number.
+    Raises UserError where only some of the three are set or one is no number, and where JAX does not find what the
+    variables speak of.
     """
     if jax.distributed.is_initialized():
         return
@@ -39,14 +42,36 @@ def initialize(times: Processes) -> None:
             address, int(numbers[0]), int(numbers[1]), cluster_detection_method="deactivate", **waits
         )
     elif several():
-        jax.distributed.initialize(
-            cluster_detection_method="slurm" if int(os.environ.get(SLURM_TASKS, "1")) > 1 else None, **waits
-        )
+        method = "slurm" if int(os.environ.get(SLURM_TASKS, "1")) > 1 else None
+        try:
+            jax.distributed.initialize(cluster_detection_method=method, **waits)
+        except ValueError as error:
+            raise UserError(
+                f"this is one of several {'tasks' if method else 'TPU hosts'} by its variables, and JAX cannot join "
+                f"them ({error}); set {', '.join(EXPLICIT)} on each, of one alone as well"
+            ) from None
 
 
 def is_main() -> bool:
     """Whether this process writes the records of the run."""
     return jax.process_index() == 0
+
+
+def everyone(yes: bool) -> bool:
+    """Whether all processes of the run say yes; each waits for the others."""
+    return yes if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(yes)).all())
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each process of the run says, in their order; each waits for the others. value: one that JSON holds."""
+    if jax.process_count() == 1:
+        return [value]
+    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(said)))
+    filled = np.zeros(int(lengths.max()), np.uint8)
+    filled[: len(said)] = said
+    rows = multihost_utils.process_allgather(filled)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:

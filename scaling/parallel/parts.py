@@ -11,7 +11,7 @@ from math import prod
 import jax
 
 from scaling.accounting.layout import Parts, activation_parts, parameter_parts
-from scaling.parallel.sharding import active_mesh, as_spec
+from scaling.parallel.sharding import active_mesh, as_spec, seen
 
 
 def by_parts(f: Callable[..., jax.Array], taken: tuple[Parts, ...], given: Parts, *arrays: jax.Array) -> jax.Array:
@@ -32,14 +32,14 @@ def activation_split(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Pa
     mesh = active_mesh()
     if mesh is None:
         return ((),) * len(axes)
-    parts = activation_parts(axes, shape, mesh.shape)
+    parts = activation_parts(axes, shape, seen(mesh))
     return tuple(tuple(name for name in part if mesh.shape[name] > 1) for part in parts)
 
 
 def parameter_split(axes: tuple[str, ...], shape: tuple[int, ...]) -> Parts:
     """How the active mesh splits a parameter. axes: logical ones."""
     mesh = active_mesh()
-    return ((),) * len(axes) if mesh is None else parameter_parts(axes, shape, mesh.shape)
+    return ((),) * len(axes) if mesh is None else parameter_parts(axes, shape, seen(mesh))
 
 
 def beyond(parts: Parts, more: Parts) -> Parts:

@@ -1,6 +1,6 @@
 """Logical axes to mesh axes: where parameters, optimizer state, batches and activations lie."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scaling.accounting.layout import RULES, Parts, activation_parts, parameter_parts, rule, ruled
+from scaling.accounting.layout import RULES, Parts, activation_parts, in_stage, parameter_parts, rule, ruled
 from scaling.accounting.layout import ways as ways_of
 from scaling.errors import UserError
 
@@ -18,6 +18,7 @@ LARGE_SHARE = 0.02
 """... if it also is more than this share of all parameters"""
 
 _mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
+_staged: ContextVar[bool] = ContextVar("staged", default=False)
 
 
 class HasAxes(Protocol):
@@ -40,6 +41,21 @@ def use(mesh: Mesh | None) -> Iterator[None]:
         _mesh.reset(token)
 
 
+@contextmanager
+def one_stage() -> Iterator[None]:
+    """What is traced is one stage of a pipeline, of which `vmap` makes all: RULES do not see that axis."""
+    token = _staged.set(True)
+    try:
+        yield
+    finally:
+        _staged.reset(token)
+
+
+def seen(mesh: Mesh) -> Mapping[str, int]:
+    """Devices along the axes of a mesh that RULES see where it is traced."""
+    return in_stage(mesh.shape) if _staged.get() else mesh.shape
+
+
 def target_platform() -> str:
     """`cpu`, `gpu` or `tpu`: what the program that is being traced will run on; that of the active mesh, and JAX's
     default without one."""
@@ -59,7 +75,7 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
         return x
     if len(logical_axes) != x.ndim:
         raise ValueError(f"{len(logical_axes)} axis names {logical_axes} for an array of shape {x.shape}")
-    spec = as_spec(activation_parts(logical_axes, x.shape, mesh.shape))
+    spec = as_spec(activation_parts(logical_axes, x.shape, seen(mesh)))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
@@ -72,7 +88,7 @@ def active_mesh() -> Mesh | None:
 def ways(logical_axis: str) -> int:
     """Devices of the active mesh that RULES split an axis of that name over; 1 without a mesh."""
     mesh = _mesh.get()
-    return 1 if mesh is None else ways_of(rule(logical_axis), mesh.shape)
+    return 1 if mesh is None else ways_of(rule(logical_axis), seen(mesh))
 
 
 def on_each_device(
@@ -87,7 +103,7 @@ def on_each_device(
     if mesh is None:
         return f(*arrays)
     specs = tuple(
-        as_spec(activation_parts(names, x.shape, mesh.shape)) for names, x in zip(axes, arrays, strict=True)
+        as_spec(activation_parts(names, x.shape, seen(mesh))) for names, x in zip(axes, arrays, strict=True)
     )
     return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
@@ -98,7 +114,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Arrays [batch, ...] split by windows over `data` and `fsdp`."""
+    """Arrays [batch, ...] split by windows."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 

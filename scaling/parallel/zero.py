@@ -18,7 +18,7 @@ from scaling.accounting.layout import Parts, computed_parts
 from scaling.families import Tensor
 from scaling.families.declare import LAYERS
 from scaling.parallel.parts import beyond, by_parts, gathered, joined, parameter_split, scattered
-from scaling.parallel.sharding import active_mesh, as_spec
+from scaling.parallel.sharding import active_mesh, as_spec, seen
 
 _stage: ContextVar[int] = ContextVar("zero", default=3)
 
@@ -45,7 +45,7 @@ def gradient_split(axes: tuple[str, ...], shape: tuple[int, ...]) -> Parts:
 
 def _computed_split(axes: tuple[str, ...], shape: tuple[int, ...]) -> Parts:
     mesh = active_mesh()
-    return ((),) * len(axes) if mesh is None else computed_parts(axes, shape, mesh.shape)
+    return ((),) * len(axes) if mesh is None else computed_parts(axes, shape, seen(mesh))
 
 
 def copied(w: jax.Array, tensor: Tensor, dtype: Any) -> jax.Array:
@@ -76,7 +76,7 @@ def scattering(w: jax.Array, lies: Parts, more: Parts) -> tuple[jax.Array, Parts
     mesh = active_mesh()
     if mesh is None or not any(more):
         return w, lies
-    others = tuple(name for name, size in mesh.shape.items() if size > 1 and not any(name in part for part in lies))
+    others = tuple(name for name, size in seen(mesh).items() if size > 1 and not any(name in part for part in lies))
     return _each_its_own(w, lies, others, more), ((*others, *lies[0]), *lies[1:])
 
 

@@ -58,7 +58,7 @@ def plan(
     returns: `params` and `flops_per_token` (training, at the model's context, every convention) with their parts
     under `..._by_part`, `shape`, and `memory` in bytes of one device; for a run, or with devices or tokens, also
     `training`; with a topology `topology` and `time`; with `fit` `fit` in place of `memory`. A model alone is planned
-    with AdamW, and `assumed` says how.
+    with AdamW, and `assumed` says how; `notes`, where there are any, say what the counts cannot know.
     Raises UserError for an unknown topology or a mesh that does not fit it.
     """
     _check(tokens=tokens, mfu=mfu, price=price)
@@ -75,6 +75,8 @@ def plan(
         "flops_per_token_by_part": flops.items,
         "shape": model.shape() | ({} if keys is None else {"visible_keys": keys}),
     }
+    if notes := accounting.uncounted(run):
+        found["notes"] = notes
     if isinstance(config, RunConfig) or tokens is not None or where is not None:
         found["training"] = _training(run, flops)
     if not isinstance(config, RunConfig):
@@ -200,6 +202,8 @@ def _fit(run: RunConfig, place: accounting.Topology, mfu: float | None, price: f
             "overrides": list(one.overrides),
             "mesh": accounting.mesh_shape(one.placement.mesh, place.devices),
             "remat": one.placement.remat,
+            "zero": one.placement.zero or 3,
+            "host": [name.removeprefix("offload_") for name in accounting.HOST if getattr(one.placement, name)],
             "accumulate": one.placement.accumulate,
             "bytes_per_device": one.memory.total,
             "mfu": one.roofline["mfu"]["expected"],

@@ -38,6 +38,7 @@ def format_plan(found: dict[str, Any]) -> str:
         from scaling.compiled import as_rows
 
         blocks += [_block(title, rows) for title, rows in as_rows(found["compiled"])]
+    blocks += [wrapped(f"note: {note}") for note in found.get("notes", ())]
     return "\n\n".join(blocks)
 
 
@@ -60,7 +61,7 @@ def _fit(fit: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             "·".join(f"{axis}{size}" for axis, size in row["mesh"].items() if size > 1) or "one device",
-            row["remat"], f"{row['accumulate']}", f"{row['bytes_per_device'] / 2**30:.1f} GiB",
+            _kept(row), f"{row['accumulate']}", f"{row['bytes_per_device'] / 2**30:.1f} GiB",
             _seconds(row["step_s"]), f"{row['mfu']:.0%}", f"{row['days']:.3g}", si(row["chip_hours"]),
             *([f"${si(row['dollars'])}"] if priced else []),
         ]
@@ -73,6 +74,11 @@ def _fit(fit: Mapping[str, Any]) -> list[str]:
         f"the first is\n{chosen}",
         _roofline(first["roofline"]),
     ]
+
+
+def _kept(row: Mapping[str, Any]) -> str:
+    """What a placement keeps, and where: remat, the second stage of ZeRO, the host."""
+    return "·".join([row["remat"], *["zero2"] * (row["zero"] == 2), *["host"] * bool(row["host"])])
 
 
 def _short(fit: Mapping[str, Any]) -> str:
@@ -93,7 +99,7 @@ def _short(fit: Mapping[str, Any]) -> str:
 
 def _roofline(told: Mapping[str, Any]) -> str:
     """What bounds a step, and what was assumed."""
-    names = {"matmul": "products", "hbm": "memory", "ici": "links", "dcn": "network"}
+    names = {"matmul": "products", "hbm": "memory", "ici": "links", "dcn": "network", "host": "host"}
     rows = [(names[name], _seconds(value)) for name, value in told["seconds"].items()]
     rows += [
         (f"step, {name}", f"{_seconds(step)}  MFU {told['mfu'][name]:.0%}") for name, step in told["step"].items()

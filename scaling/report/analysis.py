@@ -10,12 +10,18 @@ import numpy as np
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.intervals import interval
-from scaling.laws.isoflop import FittedPowerLaw
+from scaling.laws.isoflop import FittedPowerLaw, MinimumMethod
 from scaling.report.data import CurveLawShown, Frontier, IsoflopCurve, Law, Minimum, OptimumCurve, ReportData, Run
 from scaling.units import si
 
 GRID = 25
 """points of each law's curve"""
+DRAWN: dict[MinimumMethod, str] = {
+    "skewed": "a parabola in log N that may be steeper on one side",
+    "parabola": "a parabola in log N",
+    "akima": "an Akima spline in log N",
+}
+"""what is drawn through the runs of a budget"""
 
 
 def analysed(
@@ -67,7 +73,7 @@ def with_minima(data: ReportData, found: laws.Isoflop, grid: Sequence[float]) ->
         best = data.frontier
         n_law = _optimum_curve("N*", found.N_law, grid, data.level, best.n if best else ())
         d_law = _optimum_curve("D*", found.D_law, grid, data.level, best.d if best else ())
-    drawn = {"parabola": data.curves_are, "akima": "an Akima spline in log N"}[found.method]
+    drawn = DRAWN[found.method]
     return replace(data, isoflops=isoflop_curves(found, data.runs), n_law=n_law, d_law=d_law, curves_are=drawn)
 
 

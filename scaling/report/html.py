@@ -18,6 +18,7 @@ from scaling.report.data import ReportData
 from scaling.report.figures.interactive import STEPS, drawing, legend, variables
 from scaling.report.figures.spec import FigureSpec
 from scaling.report.runs_table import columns_of, order
+from scaling.report.shown import shown
 from scaling.report.text import counts, headline
 from scaling.result import write_text_atomically
 
@@ -39,7 +40,7 @@ LIVE_SECTION = re.compile(r'<section class="card" id="live">.*?</section>\n', re
 
 def write_page(path: str | Path, data: ReportData, figures: Mapping[str, FigureSpec]) -> Path:
     """The page, whole or not at all."""
-    write_text_atomically(path, page_text(data, figures, Path(path).parent))
+    write_text_atomically(path, page_text(data, figures, Path(path)))
     return Path(path)
 
 
@@ -53,21 +54,26 @@ def stop_renewing(path: str | Path) -> None:
         write_text_atomically(path, LIVE_SECTION.sub("", text.replace(REFRESH, "", 1), count=1))
 
 
-def page_text(data: ReportData, figures: Mapping[str, FigureSpec], folder: Path) -> str:
-    """The page's text, plotly's script included; folder: of the page, where its links begin."""
+def page_text(data: ReportData, figures: Mapping[str, FigureSpec], page: Path) -> str:
+    """The page's text, plotly's script included. page: where it will be, for its links begin there.
+
+    Of many runs it has those of `shown`.
+    """
     from markupsafe import Markup
 
     template = _templates().get_template("report.html.jinja")
     scale = ", ".join(f"var(--s{i})" for i in range(0, STEPS + 1, 5))
     spread = data.forecast.spread if data.forecast else {}
+    part = shown(data, page)
     return template.render(
         data=data,
+        part=part,
         headline=headline(data),
         figures=[_figure(name, spec) for name, spec in figures.items()],
         counts=counts(data),
         columns=columns_of(data.runs),
-        runs=sorted(data.runs, key=order),
-        link=lambda path: quote(os.path.relpath(path, folder)) + "/",
+        runs=sorted(part.runs, key=order),
+        link=lambda path: quote(os.path.relpath(path, page.parent)) + "/",
         left_out={run_id for run_id, _ in data.exclusions},
         spread=[(f"{value:.2%} of the loss", SPREAD[name]) for name, value in spread.items()],
         commands=_commands(data),

@@ -27,7 +27,8 @@ def live_command(sweep_dir: str | Path) -> list[str]:
 def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool = False) -> Path:
     """Write the report of the sweep in the folder `sweep_dir` and return the page's path.
 
-    output: the page; `sweep_dir/report.html` where None. The PNGs go into the folder `figures` beside it.
+    output: the page; `sweep_dir/report.html` where None. The PNGs go into the folder `figures` beside it, and a page
+    that cannot show all runs has them in a CSV of its name beside it.
     live: the sweep is being trained; the page shows the running runs and renews itself in a browser, and what is slow
     is left for later: the PNGs and the law's summary.
 
@@ -37,13 +38,14 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     from scaling.report.figures.sweep import sweep_figures
     from scaling.report.html import write_page
     from scaling.report.read import read_sweep
+    from scaling.report.shown import shown, write_all
 
     data = read_sweep(sweep_dir, live=live)
     page = Path(output) if output is not None else page_of(sweep_dir)
-    drawn = sweep_figures(data)
-    if live:
-        return write_page(page, data, drawn)
-    _save(drawn, page.parent / "figures")
+    drawn = sweep_figures(shown(data, page))
+    if not live:
+        _save(drawn, page.parent / "figures")
+    write_all(page, data)
     return write_page(page, data, drawn)
 
 
@@ -57,12 +59,15 @@ def write_fit(fit: "laws.Fit", output: str | Path, *, sources: Sequence[str | Pa
     """
     from scaling.report.fit_page import fit_figures, fit_report, with_records
     from scaling.report.html import write_page
+    from scaling.report.shown import shown, write_all
 
     page, paths = Path(output), [Path(source) for source in sources]
     data = fit_report(fit, page, paths, level)
-    drawn = fit_figures(data, fit)
+    drawn = fit_figures(shown(data, page), fit)
     _save(drawn, page.with_suffix(".figures"))
-    return write_page(page, with_records(data, paths), drawn)
+    data = with_records(data, paths)
+    write_all(page, data)
+    return write_page(page, data, drawn)
 
 
 def _save(drawn: "Mapping[str, FigureSpec]", folder: Path) -> None:

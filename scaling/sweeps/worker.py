@@ -1,7 +1,8 @@
 """The process that trains runs of a sweep: `python -m scaling.sweeps.worker SWEEP/RUN_ID…`, several side by side.
 
 It holds the lock of each run while it lives, so a run is never trained twice at once, and notes the start and the end
-of each attempt. Only an end by a signal that cannot be caught is noted by whoever started it.
+of each attempt. Only an end by a signal that cannot be caught is noted by whoever started it. Of a run that spans
+several nodes each has a worker, watched as `scaling train` is, and the first one does all that.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, expl
 from scaling.extensions import load_extensions
 from scaling.locks import Busy, lock
 from scaling.parent import end_with_parent
+from scaling.processes import LostProcess, first, leave, unwatched, watch
 from scaling.result import read_result
 from scaling.sweeps.run_store import BUSY, log_end, log_start, stopped
 
@@ -27,8 +29,8 @@ WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its stat
 
 # seeds of one shape, and a run that goes on, compile once: 1.2 s of start in place of 4.9 s for a tiny model on a CPU
 COMPILATION_CACHE = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 
 
@@ -36,11 +38,15 @@ def main(folders: Sequence[Path]) -> int:
     """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
     did not complete; BUSY where another process trains one of them."""
     end_with_parent()
+    if unwatched():
+        return watch(list(map(str, folders)), "scaling.sweeps.worker")
     load_extensions()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
-    os.environ.update(COMPILATION_CACHE | {"JAX_COMPILATION_CACHE_DIR": str(cache)})
+    _keep_compiled(cache)
     with contextlib.ExitStack() as locks:
+        if not first():
+            return _follow(folders)
         try:
             for folder in folders:
                 locks.enter_context(lock(folder / "lock", wait_s=WAIT_S))
@@ -48,6 +54,23 @@ def main(folders: Sequence[Path]) -> int:
             print(f"another process trains this run: {holder}", file=sys.stderr)
             return BUSY
         return _attempt(folders)
+
+
+def _keep_compiled(cache: Path) -> None:
+    """Have JAX keep what it compiles in `cache`, whether it is imported already, as in a copy, or will be."""
+    settings = {**COMPILATION_CACHE, "jax_compilation_cache_dir": str(cache)}
+    os.environ.update({name.upper(): str(value) for name, value in settings.items()})
+    if "jax" in sys.modules:
+        for name, value in settings.items():
+            sys.modules["jax"].config.update(name, value)
+
+
+def _follow(folders: Sequence[Path]) -> int:
+    """As the first worker of the run, whose records speak for all."""
+    try:
+        return _train(folders)[0]
+    except (Interrupted, KeyboardInterrupt):
+        return INTERRUPTED
 
 
 def _attempt(folders: Sequence[Path]) -> int:
@@ -85,6 +108,9 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
     except UserError as error:
         _print(f"scaling: {error}")
         return (USER_ERROR if len(folders) == 1 else 1), str(error)  # of a pack the others may be without fault
+    except LostProcess as error:
+        _print(f"scaling: {error}")
+        return 1, str(error)
     except Exception as error:
         _print(traceback.format_exc())
         told = explain(error) if isinstance(error, OSError) else None
@@ -130,4 +156,4 @@ def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoRe
 
 
 if __name__ == "__main__":
-    sys.exit(main([Path(name) for name in sys.argv[1:]]))
+    leave(lambda: main([Path(name) for name in sys.argv[1:]]))

@@ -11,24 +11,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from scaling.config import Records, saved_steps
 from scaling.errors import UserError
 from scaling.files import digest
+from scaling.metrics import read_metrics
+from scaling.parallel.distributed import everyone
 from scaling.parallel.host import on_device
+from scaling.training.local_checkpoint import LocalTier, Save
+from scaling.training.metrics import digest as metrics_digest
+from scaling.training.metrics import settled
 from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
 
+PATIENCE_S = 10 * 365 * 86_400
+"""for a save, in place of Orbax's 1,200 s: it counts them by a clock that may be set forward while it waits. So it
+does while a folder is made beside the save, for 300 s that nobody can change: folders are made before"""
 KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
-
-
-def saves(records: Records) -> bool:
-    """Whether a run makes checkpoints at all."""
-    return (
-        records.checkpoint_minutes is not None or records.checkpoint_steps is not None or bool(records.checkpoint_at)
-    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Books:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run, with one folder a step, written by Orbax.
+    """The folder `checkpoints/` of a run, with one folder a step, written by Orbax, and what is `local` beside it.
 
     A temporary checkpoint is due by time and the newest two stay; permanent ones are due by step and all stay.
     read_only: it is another run's; nothing on the disk is changed.
@@ -72,6 +71,8 @@ class Checkpoints:
             records.checkpoint_steps,
             records.checkpoint_at,
         )
+        asked = None if read_only else records.local_checkpoints
+        self.local = None if asked is None else LocalTier(asked, folder)
         self.last_step: int | None = None
         self.notes: list[str] = []
         """what went wrong with checkpoints and what was done"""
@@ -101,25 +102,30 @@ class Checkpoints:
         branch: dict[str, Any] | None = None,
         inherited: dict[str, Any] | None = None,
         spent: dict[str, float] | None = None,
-    ) -> None:
+        locally: bool = False,
+    ) -> str:
         """Save the state after update number `step`, with its books.
 
-        Returns once the arrays may change, while files are still being written. An error of the save before, such
-        as a full disk, is raised here, as an OSError.
+        locally: on the disks of the hosts themselves. Returns once the arrays may change, while files are still being
+        written: what is to be known of a local save, if anything. An error of the save before, such as a full disk,
+        is raised here, as an OSError.
         """
         if self.last_step == step:
-            return
-        from orbax.checkpoint import args
-
+            return ""
         prints = fingerprints(state)
         books = Books(self.config_hash, step, tokens, wall_s, losses, prints, metrics, branch, inherited, spent)
         values = asdict(books)
+        if locally and self.local is not None:
+            return self.local.save(_named(state), values)
+        from orbax.checkpoint import args
+
         saved = args.Composite(
             state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": digest(values)})
         )
         with _system_errors(self.folder):
             self._open().save(step, args=saved, force=True)
         self.last_step, self._last_time = step, time.monotonic()
+        return ""
 
     def restore(self, layout: TrainState, at_most: int | None = None) -> tuple[TrainState, Books] | None:
         """The newest checkpoint that is whole, laid out as `layout`, with its books; None where there is none.
@@ -129,30 +135,59 @@ class Checkpoints:
         of a run that this one is not.
         """
         whose = f" of {self.folder.parent.name}" if self.read_only else ""
-        for step in self._steps():
+        for step, save in self._saved():
             if at_most is not None and step > at_most:
                 continue
-            found, trouble = self._read(step, layout)
+            found, trouble = self._read(step, layout) if save is None else self._read_local(save, layout)
             if found is not None:
-                self.last_step, self._last_time = step, time.monotonic()
+                self._last_time = time.monotonic()
+                if self.local is not None and save is not None:
+                    self.local.last_step = step
+                else:
+                    self.last_step = step
                 return found
+            if save is not None:
+                self.notes.append(f"local checkpoint {step} is not used ({trouble}); using the one before")
+                continue
             if not self.read_only:
                 self._put_aside(step)
-            self.close()  # or what is read next is what it remembers
+            self._close()  # or what is read next is what it remembers
             self.notes.append(f"checkpoint {step}{whose} is broken ({trouble}); using the one before")
         return None
 
     def close(self) -> None:
         """Wait until what was saved is on the disk."""
+        if self.local is not None:
+            self.local.close()
+        self._close()
+
+    def _close(self) -> None:
         if self._manager is not None:
             manager, self._manager = self._manager, None
             with _system_errors(self.folder):
                 manager.wait_until_finished()
                 manager.close()
 
-    def _steps(self) -> list[int]:
-        """Steps with a folder, newest first."""
-        return saved_steps(self.folder.parent)[::-1]
+    def _saved(self) -> list[tuple[int, Save | None]]:
+        """Steps that were saved, newest first, each with what is local of it, or None for its folder."""
+        found: list[tuple[int, Save | None]] = [(step, None) for step in saved_steps(self.folder.parent)]
+        if self.local is not None:
+            found += [(save.step, save) for save in self.local.saves()]
+        return sorted(found, key=lambda each: (-each[0], each[1] is None))
+
+    def _read_local(self, save: Save, layout: TrainState) -> tuple[tuple[TrainState, Books] | None, str]:
+        """As `_read`."""
+        assert self.local is not None
+        named = _named(layout)
+        if lost := save.lost(named):
+            return None, f"parts of {lost} of {len(named)} arrays are on no host that is here"
+        books = Books(**save.books)
+        told = metrics_digest(settled(read_metrics(self.folder.parent), save.step))
+        if not everyone(books.config_hash == self.config_hash and books.metrics in (None, told)):
+            return None, "it is not of the past that this folder has on record"
+        arrays = self.local.read(save, named)
+        state = jax.tree.unflatten(jax.tree.structure(layout), list(arrays.values()))
+        return self._checked(state, books)
 
     def _read(self, step: int, layout: TrainState) -> tuple[tuple[TrainState, Books] | None, str]:
         """A checkpoint if all processes could read their part and every checksum is right; else what is wrong."""
@@ -165,10 +200,12 @@ class Checkpoints:
             trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if not everyone(found is not None) or found is None:
             return None, trouble
-        state, books = found
+        return self._checked(*found)
+
+    def _checked(self, state: TrainState, books: Books) -> tuple[tuple[TrainState, Books] | None, str]:
         if any(books.fingerprints.get(name) != value for name, value in fingerprints(state).items()):
             return None, "its arrays do not match their checksums"
-        return found, ""
+        return (state, books), ""
 
     def _read_own(self, step: int, layout: TrainState) -> tuple[TrainState, Books]:
         from orbax.checkpoint import ArrayRestoreArgs, args
@@ -216,6 +253,9 @@ class Checkpoints:
                 policies.append(ocp.checkpoint_managers.CustomSteps(self.at))
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+                async_options=ocp.options.AsyncOptions(
+                    timeout_secs=PATIENCE_S, create_directories_asynchronously=False
+                ),
                 cleanup_tmp_directories=not self.read_only,
                 lightweight_initialize=True,
                 read_only=self.read_only,
@@ -243,11 +283,6 @@ def _system_errors(folder: Path) -> Iterator[None]:
             raise
         code = int(found[1])
         raise OSError(code, os.strerror(code), str(folder)) from error
-
-
-def everyone(yes: bool) -> bool:
-    """Whether all processes of the run say yes; each waits for the others."""
-    return yes if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(yes)).all())
 
 
 def fingerprints(state: TrainState) -> dict[str, int]:

@@ -16,14 +16,15 @@ from scaling.config import RunConfig, resolved
 from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
-from scaling.parallel.distributed import local_rows, put_batch
+from scaling.parallel.distributed import everyone, local_rows, put_batch
 from scaling.processes import lost
 from scaling.result import Result
-from scaling.training.checkpoint import everyone, saves
+from scaling.training.checkpoint import Checkpoints
 from scaling.training.clock import STEP, Clock, shares
 from scaling.training.evaluate import Evaluation, Evaluator
 from scaling.training.interrupt import Signals, Stop
 from scaling.training.knobs import make_knobs, put_knobs
+from scaling.training.local_checkpoint import LocalTier
 from scaling.training.member import Member
 from scaling.training.pack import check_mesh, check_pack, part, stacked
 from scaling.training.profile import Profile
@@ -104,7 +105,7 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
         for config, folder in zip(run_configs, folders, strict=True)
     ]
     try:
-        with Signals(enabled=any(saves(config.records) for config in configs)) as signals, ExitStack() as opened:
+        with Signals(enabled=any(config.records.saves for config in configs)) as signals, ExitStack() as opened:
             for member in members:
                 opened.callback(member.close)
             loop = Loop(members, mesh, signals, clock)
@@ -222,20 +223,22 @@ class Loop:
 
     def _look_after(self, member: Member) -> None:
         """What is due for a run between two updates: a checkpoint, an evaluation, its end."""
-        due = member.checkpoints.due_at_end() if member.done else self._due(member)
-        if not (due or member.evaluation_due):
+        due = member.checkpoints.due_at_end() if member.done else self._due(member, member.checkpoints)
+        local = member.checkpoints.local
+        locally = not (due or member.done) and local is not None and self._due(member, local)
+        if not (due or locally or member.evaluation_due):
             return
         self._drain()
-        if due and member.active:
-            self._save(member)
+        if (due or locally) and member.active:
+            self._save(member, locally=locally)
         if member.evaluation_due and member.active:
             with member.ending_if_diverged():
                 evaluation = self._evaluate(member)
                 if member.done:
                     member.complete(evaluation)
 
-    def _due(self, member: Member) -> bool:
-        return member.checkpoints.due_by_step(member.step) or self._any_process(member.checkpoints.due_by_time())
+    def _due(self, member: Member, tier: Checkpoints | LocalTier) -> bool:
+        return tier.due_by_step(member.step) or self._any_process(tier.due_by_time())
 
     def _any_process(self, yes: bool) -> bool:
         """Whether any process of the run says yes. Several ask each other at the steps that are logged only."""
@@ -262,11 +265,11 @@ class Loop:
     def _state_of(self, member: Member) -> TrainState:
         return part(self.state, self.members.index(member), len(self.members))
 
-    def _save(self, member: Member) -> None:
+    def _save(self, member: Member, *, locally: bool = False) -> None:
         """Save the state of a run after its latest update, which has been read."""
         if member.step:  # before the first the seed says it all
             with self.clock.spending("save"):
-                member.save(self._state_of(member))
+                member.save(self._state_of(member), locally=locally)
 
     def _evaluate(self, member: Member) -> Evaluation:
         """The held-out loss of the present state."""

@@ -159,11 +159,11 @@ class Member:
             record["tokens_per_s"] = (step - since) * self.config.batch_tokens / max(seconds - mark, 1e-9)
         self._write(step, {**record, "wall_s": seconds})
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, *, locally: bool = False) -> None:
         """Save the state after the latest update, whose losses have been read."""
         self.metrics.sync()
         tokens, losses = self.step * self.config.batch_tokens, self.losses.state()
-        self.checkpoints.save(
+        note = self.checkpoints.save(
             state,
             self.step,
             tokens=tokens,
@@ -173,7 +173,11 @@ class Member:
             branch=self.branch,
             inherited=self.inherited,
             spent=self.clock.spent(self.spent_before),
+            locally=locally,
         )
+        if note:
+            self.notes.append(note)
+            self.say(note)
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """A held-out loss, just measured. Raises Diverged."""
@@ -224,6 +228,8 @@ class Member:
         result = self._result(status, evaluation, reason, train_loss=self.losses.tail, tokens_per_s=speed)
         self.close()  # what was saved is on the disk before the record says that the run is over
         self._record(result)
+        if self.checkpoints.local is not None:
+            self.checkpoints.local.discard()
 
     def _result(self, status: Status, evaluation: Evaluation | None, reason: str, **measured: float | None) -> Result:
         return make_result(

@@ -20,7 +20,8 @@ from scaling.data import TokenStore
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.parallel import is_main
-from scaling.training.checkpoint import Books, Checkpoints, everyone
+from scaling.parallel.distributed import everyone
+from scaling.training.checkpoint import Books, Checkpoints
 from scaling.training.flops import flops_of
 from scaling.training.knobs import make_knobs
 from scaling.training.metrics import RunningLosses, write_metrics

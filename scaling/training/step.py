@@ -1,6 +1,7 @@
 """One update: gradients of a batch, in microbatches, and the optimizer; a pure function that is compiled once."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from scaling.models.parameters import map_declared, trained, with_rest
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, placed, replicated, use
 from scaling.parallel.host import check_host, on_device, on_host
+from scaling.parallel.pipeline import stages
 from scaling.parallel.sharding import target_platform
 from scaling.parallel.zero import copied, laid_out, zero_stage
 from scaling.training.knobs import Knobs, make_knobs
@@ -75,21 +77,31 @@ def gradients(
             (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
             return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
 
-    if parts == 1:
-        return of(batch, key)
+    together = (run.placement.pipeline_microbatches or parts) if stages() > 1 else 1
+    rounds = parts // together
 
-    def microbatch(index: Any) -> Batch:
-        return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:])[:, index], batch)
+    def key_of(index: Any) -> Any:
+        """That of a microbatch; those of a round of them, which follow each other through the layers."""
+        if key is None or parts == 1:
+            return key
+        if stages() == 1:
+            return jax.random.fold_in(key, index)
+        return jax.vmap(partial(jax.random.fold_in, key))(index * together + jnp.arange(together))
+
+    if rounds == 1:
+        return of(batch, key_of(0))
+
+    def part(x: jax.Array, index: Any) -> jax.Array:
+        return x.reshape(-1, rounds, together, *x.shape[1:])[:, index].reshape(-1, *x.shape[1:])
 
     def add(total: Gradients, index: Any) -> tuple[Gradients, None]:
-        own_key = None if key is None else jax.random.fold_in(key, index)
-        return jax.tree.map(jnp.add, total, of(microbatch(index), own_key)), None
+        return jax.tree.map(jnp.add, total, of(jax.tree.map(lambda x: part(x, index), batch), key_of(index))), None
 
     zero = jnp.zeros((), jnp.float32)
     counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
     means = LossSums(zero, zero, Aux(dict.fromkeys(run.model.losses, zero), counts))
     return jax.lax.scan(
-        add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), jnp.arange(parts)
+        add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), jnp.arange(rounds)
     )[0]
 
 

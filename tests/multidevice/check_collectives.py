@@ -3,6 +3,7 @@ runs this in a process of its own."""
 
 from collections import Counter
 from functools import cache
+from math import prod
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from scaling.accounting.traffic import traffic
 from scaling.compiled import Collective, collectives
 from scaling.config import MeshConfig, RunConfig, build
 from scaling.parallel import make_mesh
@@ -37,14 +39,19 @@ Sums = dict[tuple[str, tuple[str, ...], tuple[int, ...]], int]
 """bytes by kind, mesh axes and the loops around"""
 
 
-@cache
-def step_on(
+def configured(
     mesh: str, chunk: int = 64, tied: bool = False, zero: int | None = None, accumulate: int = 1
-) -> tuple[Collective, ...]:
+) -> RunConfig:
     placement = {"mesh": MESHES[mesh], "layers": "scan", "loss_chunk": chunk, "zero": zero, "accumulate": accumulate}
     values = {"model": MODEL | {"tied": tied}, "data": {"corpus": "files:unused"}, "batch_size": B, "tokens": B * L,
               "optimizer": {"learning_rate": 0.01}, "placement": placement}  # fmt: skip
-    step = compiled_step(build(RunConfig, values, "test"))
+    return build(RunConfig, values, "test")
+
+
+@cache
+def step_on(mesh: str, *rest: Any, **more: Any) -> tuple[Collective, ...]:
+    """Of `configured`."""
+    step = compiled_step(configured(mesh, *rest, **more))
     return tuple(collectives(step.update.as_text(), step.mesh.shape))
 
 
@@ -110,6 +117,26 @@ def test_layers_are_gathered_once_for_all_microbatches_and_their_gradients_summe
             found[kind, loops] += count
     assert found.keys() == wanted.keys()
     assert all(wanted[key] <= count <= wanted[key] + SMALL for key, count in found.items()), found
+
+
+@pytest.mark.parametrize("mesh", ["fsdp", "mixed"])
+@pytest.mark.parametrize("zero", [None, 1, 2])
+def test_what_is_counted_from_declarations_is_in_the_program_at_every_stage(mesh: str, zero: int | None) -> None:
+    """Of matrices and gradients, by kind and axes. The head is gathered in each microbatch, which XLA's compiler
+    for CPUs does once before them; in the program are vectors and the ids of tokens as well."""
+    values: dict[str, Any] = {"zero": zero, "accumulate": 1 if zero is None else 2}
+    counted: Counter[Any] = Counter()
+    for asked in traffic(configured(mesh, **values), make_mesh(MeshConfig(**MESHES[mesh])).shape, "cpu"):
+        if asked.what in ("matrices", "gradients"):
+            counted[asked.kind, asked.axes] += asked.times * asked.size
+    counted["all-gather", ("fsdp",)] -= (values["accumulate"] - 1) * FLOAT32 * D * V // MESHES[mesh].get("tensor", 1)
+    found: Counter[Any] = Counter()
+    for (kind, axes, loops), count in sums(step_on(mesh, **values)).items():
+        if "tensor" not in axes and kind != "all-to-all":
+            found[kind, axes] += prod(loops) * count
+    assert found.keys() == counted.keys()
+    more = max(FLOAT32 * B * L, 2 * N * SMALL)
+    assert all(counted[key] <= found[key] <= counted[key] + more for key in counted), (found, counted)
 
 
 @pytest.mark.parametrize("mesh", ["fsdp", "mixed"])

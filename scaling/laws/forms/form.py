@@ -164,5 +164,17 @@ class Form:
             values = curve.straightened(values)
         return np.stack(np.broadcast_arrays(*(p.to_theta(values[p.name], np) for p in self.parameters)), -1)
 
+    def given(self, scaled: Array, fixed: Mapping[str, Array | float], units: Array) -> Array:
+        """Starts in units of the data [count, k], moved to where parameters `fixed` in own units (numbers, or one for
+        each start) put their curves."""
+        values = dict(zip(self.params, scaled.T, strict=True))
+        named = dict(zip(self.columns, units, strict=True))
+        powers = {parameter.name: parameter.powers for parameter in self.parameters}
+        for curve in self.curves:
+            if {curve.factor, curve.exponent, curve.level} & fixed.keys():
+                unit = -sum(power.factor * named[power.column] for power in powers[curve.factor])
+                values = curve.given(values, fixed, unit)
+        return np.stack([values[name] for name in self.params], -1)
+
     def _sought_curves(self, free: Collection[str]) -> list[PowerCurve]:
         return [curve for curve in self.curves if curve.factor in free and curve.level in free]

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
+
+from scaling.laws.arrays import Array
+
 Values = Mapping[str, Any]
 """by name, in NumPy or in JAX"""
 TINY = 1e-300
@@ -86,6 +90,43 @@ class PowerCurve:
         """The values with slope and value in the places of factor and level."""
         factor = values[self.factor]
         return {**values, self.factor: factor * values[self.exponent], self.level: values[self.level] + factor}
+
+    def given(self, values: Mapping[str, Array], fixed: Mapping[str, Array | float], unit: float) -> dict[str, Array]:
+        """Starts [count] moved to where `fixed` parameters put them, value and slope of the curve at n = 1 kept.
+
+        values: in units of the data; fixed: in the columns' own, where the factor is that times e^(−unit·exponent);
+        numbers, or one for each start. Where one free parameter cannot keep both the value is kept; of two exponents
+        that keep the slope (Lambert's W has two branches) starts take turns.
+        """
+        factor, exponent, level = values[self.factor], values[self.exponent], values[self.level]
+        value, slope = factor + level, factor * exponent
+        if self.exponent in fixed:
+            exponent = np.full_like(exponent, fixed[self.exponent])
+        if self.level in fixed:
+            factor = value - fixed[self.level]
+        if self.factor in fixed:
+            own = fixed[self.factor]
+            if self.exponent not in fixed:
+                exponent = self._exponent(own, factor if self.level in fixed else None, slope, unit)
+            factor = own * np.exp(unit * exponent)
+        elif self.level in fixed and self.exponent not in fixed:
+            exponent = slope / np.where(factor == 0, 1.0, factor)
+        elif self.exponent in fixed and self.level not in fixed:
+            factor = slope / np.where(exponent == 0, 1.0, exponent)
+        return {**values, self.factor: factor, self.exponent: exponent, self.level: value - factor}
+
+    @staticmethod
+    def _exponent(own: Array | float, factor: Array | None, slope: Array, unit: float) -> Array:
+        """Where own·e^(unit·exponent) is `factor` or, without one, times the exponent the slope."""
+        from scipy.special import lambertw
+
+        if factor is not None:
+            return np.log(np.maximum(factor / own, 1e-3)) / unit
+        if abs(unit) < 1e-9:
+            return np.asarray(slope / own)
+        product = np.maximum(unit * slope / own, -np.exp(-1.0) * (1 - 1e-9))  # below there is no such exponent
+        branch = np.where(product < 0, -(np.arange(len(product)) % 2), 0)
+        return np.asarray(lambertw(product, branch).real / unit)
 
     def bent(self, values: Values, held: Values, xp: ModuleType) -> dict[str, Any]:
         """The inverse of `straightened`, where factor and level are not held: what is held stands for itself."""

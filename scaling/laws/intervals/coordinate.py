@@ -61,6 +61,16 @@ class Coordinate:
         at = self.fit.problem.free.index(self.parameter.name)
         return np.where(np.arange(theta.shape[1]) == at, target[:, None], theta)
 
+    def drawn(self, target: Array, scaled: Array) -> Array:
+        """θ [lanes, free] of the law's own starts, in units of the data [lanes, k], near `target` [lanes]."""
+        form, problem = self.fit.form, self.fit.problem
+        scaled = form.given(scaled, {**problem.fixed, **self.given(target)}, problem.units)
+        return form.theta(scaled, np.zeros(len(problem.units)), problem.free)[:, problem.where]
+
+    def given(self, target: Array) -> dict[str, Array]:
+        """The parameters that `target` [lanes] says, in own units."""
+        return {self.parameter.name: self.value(target)}
+
     def reached(self, target: Array, theta: Array) -> Array:
         """u [lanes] where searches for `target` ended at theta [lanes, free]."""
         return target
@@ -86,6 +96,9 @@ class DerivedCoordinate(Coordinate):
 
     def starts(self, target: Array, theta: Array) -> Array:
         return theta
+
+    def given(self, target: Array) -> dict[str, Array]:
+        return {}
 
     def reached(self, target: Array, theta: Array) -> Array:
         natural = self.fit.problem.natural(theta)

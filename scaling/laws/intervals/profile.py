@@ -141,8 +141,7 @@ class _Profiler:
         self.t = float(stdtrit(freedom, (1 + level) / 2))
         self.direction, self.sd = self._linearised()
         self.strength = STRENGTH * self.noise / self.sd**2
-        drawn = fit.form.starts(fit.problem.x, fit.runs.loss, 2 * FRESH)
-        self.fresh = fit.form.theta(drawn, np.zeros(len(fit.problem.units)), fit.problem.free)[:, fit.problem.where]
+        self.fresh = fit.form.starts(fit.problem.x, fit.runs.loss, 2 * FRESH)
         self.own = fit.objective + float(fit.problem.penalty(fit.theta))
         self.target = self.u = np.array([along.center])
         self.theta, self.total = along.starts(self.target, fit.theta[None]), np.array([self.own])
@@ -199,7 +198,8 @@ class _Profiler:
         """Refit at target from where the linearised law leads, from the fit itself and from starts of the law's."""
         led = self.fit.theta + np.clip((target - self.along.center)[:, None] * self.direction, -3.0, 3.0)
         starts = [led, np.broadcast_to(self.fit.theta, led.shape)]
-        starts += [self.fresh[(np.arange(len(target)) + i) % len(self.fresh)] for i in range(FRESH)]
+        drawn = [self.fresh[(np.arange(len(target)) + i) % len(self.fresh)] for i in range(FRESH)]
+        starts += [self.along.drawn(target, natural) for natural in drawn]
         self._solve(np.tile(target, len(starts)), np.concatenate(starts))
 
     def _improve(self) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.isoflop.skew import Shape
 from scaling.laws.table.runs import Runs
 
 SAME_SIZE = 0.01
@@ -70,10 +71,10 @@ class Splines:
         """[budgets], in log N: the least that weights of power laws go by."""
         return MIN_SPREAD * np.array([np.diff(sizes.n).mean() for sizes in self.sizes])
 
-    def shape(self, i: int) -> tuple[float, Array, Any]:
-        """Centre and coefficients of the parabola of budget i alone, and its spline."""
+    def shape(self, i: int) -> Shape:
+        """The spline of budget i, and the parabola of it alone."""
         sizes = self.sizes[i]
-        return float(sizes.n.mean()), sizes.parabola, sizes.spline(sizes.y)
+        return Shape(float(sizes.n.mean()), sizes.parabola, spline=sizes.spline(sizes.y))
 
     def minima(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """log N* and log L*, each [1 + count, budgets]: the estimate, then of the losses with fresh noise.

@@ -1,9 +1,10 @@
 """IsoFLOP analysis: the best size at each budget, and how it grows (Hoffmann et al. 2022, approach 2).
 
-The minimum at a budget is that of a parabola (Hoffmann et al. 2022) or of an Akima spline (Porian et al. 2024). One
-that is not interior to the sizes, or of a curve that is not convex, does not count, whatever the method. The power
-laws of N*, D* and L* go through the minima that count, weighted by 1/variance: within their budget by the spread of
-their draws, and between budgets by how far they scatter about the law (`isoflop.scatter`).
+The minimum at a budget is that of a parabola (Hoffmann et al. 2022), which may be steeper on one side, or of an Akima
+spline (Porian et al. 2024). One that is not interior to the sizes, or of a curve that is not convex, does not count,
+whatever the method. The power laws of N*, D* and L* go through the minima that count, weighted by 1/variance: within
+their budget by the spread of their draws, and between budgets by how far they scatter about the law
+(`isoflop.scatter`).
 """
 
 from dataclasses import replace
@@ -44,11 +45,11 @@ def isoflop(
     curvature: of the parabolas: "shared" by all budgets, "linear" in log C, or each budget its "own" (as Hoffmann et
     al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, which
     simulations are for: see `isoflop.parabola`.
-    method: "parabola" averages noise over all sizes but is biased on wide grids; "akima" follows the losses and
-    needs several sizes near the minimum. None: parabolas, or splines where terms of higher order are there (F test at
-    1 %) and move the parabolas' minima by more than half of their 90 % half-widths; the table says so. What they may
-    pull minima by where parabolas are kept for all that is in the intervals (`misfit.Misfit.doubt`). With a sigma
-    column parabolas weigh rows by 1/σ² and take the size of the noise from the scatter, splines take σ itself.
+    method: "parabola" averages noise over all sizes but is biased on wide grids; "skewed" is one that is steeper on
+    one side, by as much as the runs and published laws leave likely (`isoflop.skew`); "akima" follows the losses and
+    needs several sizes near the minimum. None: "skewed", of fewer sizes or splines where terms of higher order are
+    there (F test at 1 %) and move the minima by more than half of their 90 % half-widths; the table says so. With a
+    sigma column parabolas weigh rows by 1/σ² and take the size of the noise from the scatter, splines take σ itself.
     weights: of the minima in the power laws: "variance", or "ols" for what publications do: of each budget alone a
     parabola of the loss in log tokens, then ordinary least squares through all that open upwards, with Student's t.
 
@@ -58,10 +59,13 @@ def isoflop(
     rng = np.random.default_rng(seed)
     chosen = choose(runs, budget_rows(runs, budget, tolerance), method, curvature, weights, draws, rng)
     log_N, log_loss = chosen.minima
-    off = np.concatenate([[0.0], rng.standard_normal(draws)])[:, None] * (chosen.doubt * np.ones(len(chosen.groups)))
+    together = np.append(0.0, rng.standard_normal(draws))[:, None]
+    off, lift = (together * (doubt * np.ones(len(chosen.groups))) for doubt in chosen.doubt)
     per_token = runs.per_token
     budgets = tuple(
-        _budget(runs, rows, chosen.curves, i, per_token, (log_N[:, i] + off[:, i], log_loss[:, i]), level)
+        _budget(
+            runs, rows, chosen.curves, i, per_token, (log_N[:, i] + off[:, i], log_loss[:, i] + lift[:, i]), level
+        )
         for i, rows in enumerate(chosen.groups)
     )
     ols = weights == "ols"
@@ -73,6 +77,7 @@ def isoflop(
         level,
         method=chosen.method,
         curvature=chosen.curvature,
+        skew=chosen.skew,
         weights=weights,
         notes=chosen.notes,
     )
@@ -84,6 +89,7 @@ def isoflop(
         log_loss[:, counted],
         chosen.curves.min_spread[counted],
         off[:, counted],
+        lift[:, counted],
         ols,
     )
     found = points.through(found, per_token, rng)
@@ -126,13 +132,13 @@ def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Is
 
 def _check(level: float, method: str | None, curvature: str | None, weights: str) -> None:
     check_level(level)
-    if method not in (None, "parabola", "akima"):
-        raise UserError(f"isoflop: method must be 'parabola' or 'akima'; got {method!r}")
+    if method not in (None, "skewed", "parabola", "akima"):
+        raise UserError(f"isoflop: method must be 'skewed', 'parabola' or 'akima'; got {method!r}")
     if curvature is not None and curvature not in CURVATURES:
         raise UserError(f"isoflop: curvature must be 'shared', 'linear' or 'own'; got {curvature!r}")
     if weights not in ("variance", "ols"):
         raise UserError(f"isoflop: weights must be 'variance' or 'ols'; got {weights!r}")
-    if weights == "ols" and (method == "akima" or curvature not in (None, "own")):
+    if weights == "ols" and (method in ("akima", "skewed") or curvature not in (None, "own")):
         raise UserError("isoflop: weights='ols' is of parabolas, each budget's own; drop method= and curvature=")
 
 
@@ -164,15 +170,13 @@ def _budget(
     D_interval = tuple(
         float(C / per_token(end)) if 0 < end < np.inf else (0.0 if end else np.inf) for end in N_interval
     )
-    center, coefficients, spline = curves.shape(i)
     return IsoflopBudget(
         C=C,
         rows=tuple(runs.rows[j] for j in order),
         N=N,
         D=runs.D[order],
         loss=runs.loss[order],
-        center=center,
-        coefficients=coefficients,
+        shape=curves.shape(i),
         verdict=verdict,
         N_opt=N_opt,
         D_opt=float(C / per_token(N_opt)),
@@ -181,7 +185,6 @@ def _budget(
         D_interval=(D_interval[1], D_interval[0]),
         loss_interval=interval(np.exp(losses), level) if len(losses) > 1 else (np.nan, np.nan),
         advice=_advice(verdict, N),
-        spline=spline,
     )
 
 

@@ -1,6 +1,7 @@
 """Which curves the minima are read from: parabolas over all sizes, over those near the minima, or splines."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from scaling.laws.isoflop.published import TokenParabolas, fit_token_parabolas
 from scaling.laws.table.runs import Runs
 
 Curves = Parabolas | Splines | TokenParabolas
+Fitted = Literal["parabola", "skewed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +28,16 @@ class Choice:
     minima: tuple[Array, Array]
     method: MinimumMethod
     curvature: Curvature | None = None
-    doubt: Array | float = 0.0
-    """[budgets], or of all: standard deviations of what log N* may be off, all together (`isoflop.misfit`)"""
+    doubt: tuple[Array | float, Array | float] = (0.0, 0.0)
+    """[budgets]: standard deviations of what log N* and log L* may be off, all together (`isoflop.misfit`)"""
     notes: tuple[str, ...] = ()
+
+    @property
+    def skew(self) -> tuple[float, float] | None:
+        """Of the curves, and its standard deviation; None of those that have none by assumption."""
+        if self.method != "skewed" or not isinstance(self.curves, Parabolas):
+            return None
+        return self.curves.skews.mean, self.curves.skews.sd
 
 
 def choose(
@@ -47,17 +56,21 @@ def choose(
     if method == "akima":
         splines = fit_splines(runs, groups)
         return Choice(groups, splines, splines.minima(draws, rng), "akima")
-    parabolas, found = _parabolas(runs, groups, curvature, draws, rng)
+    first: Fitted = "skewed" if method is None else method
+    parabolas, found = _parabolas(runs, groups, first, curvature, draws, rng)
     if not found.matters(parabolas.minima[0]):
-        return replace(parabolas, doubt=found.doubt)
+        return parabolas
     if method is not None or curvature is not None:
         return replace(parabolas, notes=(f"{found}; see method=None",))
     for window in narrower(runs, groups, found.lowest):
-        near, left = _parabolas(runs, window.groups, None, draws, rng)
+        near, left = _parabolas(runs, window.groups, first, None, draws, rng)
         if not left.matters(near.minima[0]):
             said = f"{found}; sizes further than a factor of {np.exp(window.half):.2g} from the minima were left out"
-            # a cubic term pulls a vertex by the square of the window, and shows best in all sizes
-            return replace(near, doubt=found.shift * window.share**2, notes=(said,))
+            # what shows best in all sizes pulls a minimum by the square of the window
+            (off, lift), (wide_off, wide_lift) = near.doubt, found.doubt
+            share = window.share**2
+            doubt = np.hypot(off, share * wide_off), np.hypot(lift, share * wide_lift)
+            return replace(near, doubt=doubt, notes=(said,))
     try:
         splines = fit_splines(runs, groups)
     except UserError as error:
@@ -66,9 +79,15 @@ def choose(
 
 
 def _parabolas(
-    runs: Runs, groups: list[Labels], curvature: Curvature | None, draws: int, rng: np.random.Generator
+    runs: Runs,
+    groups: list[Labels],
+    method: Fitted,
+    curvature: Curvature | None,
+    draws: int,
+    rng: np.random.Generator,
 ) -> tuple[Choice, Misfit]:
     bend = curvature or default_curvature(groups)
-    parabolas = fit_parabolas(runs, groups, bend)
+    parabolas = fit_parabolas(runs, groups, bend, skewed=method == "skewed")
     found = misfit(runs, groups, bend, parabolas)
-    return Choice(groups, parabolas, parabolas.minima(draws, rng), "parabola", bend), found
+    doubt = found.doubt if method == "skewed" else (0.0, 0.0)
+    return Choice(groups, parabolas, parabolas.minima(draws, rng), method, bend, doubt), found

@@ -11,9 +11,10 @@ from scaling.laws.intervals.interval import Interval
 from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.power_law import FittedPowerLaw, power_law_line
 from scaling.laws.isoflop.scatter import Scatter
+from scaling.laws.isoflop.skew import Shape
 from scaling.text import align, by_width
 
-MinimumMethod = Literal["parabola", "akima"]
+MinimumMethod = Literal["skewed", "parabola", "akima"]
 Weights = Literal["variance", "ols"]
 MinimumVerdict = Literal["interior", "below the smallest size", "above the largest size", "not convex"]
 
@@ -28,10 +29,8 @@ class IsoflopBudget:
     N: Array
     D: Array
     loss: Array
-    center: float
-    """log N that the parabola is written around"""
-    coefficients: Array
-    """log L = c0 + c1·n + c2·n², n = log N − center; beside a spline, the parabola of this budget alone"""
+    shape: Shape
+    """log L of log N"""
     verdict: MinimumVerdict
     N_opt: float
     """NaN where the parabola is not convex, and where the spline has no interior minimum"""
@@ -42,8 +41,6 @@ class IsoflopBudget:
     loss_interval: Interval
     advice: tuple[float, ...]
     """sizes to add where the minimum does not count"""
-    spline: Any = None
-    """log N -> log L, a scipy Akima1DInterpolator; None: the curve is the parabola"""
 
     @property
     def counts(self) -> bool:
@@ -51,11 +48,8 @@ class IsoflopBudget:
         return self.verdict == "interior"
 
     def curve(self, N: ArrayLike) -> Array:
-        """The loss at N parameters of the parabola, or of the spline, which is NaN outside the sizes."""
-        n = np.log(np.asarray(N, np.float64))
-        if self.spline is not None:
-            return np.exp(self.spline(n))
-        return np.exp(np.polynomial.polynomial.polyval(n - self.center, self.coefficients))
+        """The loss at N parameters; that of a spline is NaN outside the sizes."""
+        return np.exp(self.shape(np.log(np.asarray(N, np.float64))))
 
     def to_dict(self) -> dict[str, Any]:
         """What is known of the minimum, as JSON can hold it; no minimum is None, an open end of an interval too."""
@@ -103,6 +97,8 @@ class Isoflop:
     method: MinimumMethod = "parabola"
     curvature: Curvature | None = None
     """of the parabolas, as asked for or by the number of runs; None for splines"""
+    skew: tuple[float, float] | None = None
+    """of the curves, and its standard deviation (`isoflop.skew`); None where they have none by assumption"""
     weights: Weights = "variance"
     """of the minima in the power laws"""
     between: Scatter | None = None
@@ -124,6 +120,7 @@ class Isoflop:
             "budgets": [budget.to_dict() for budget in self.budgets],
             "method": self.method,
             "curvature": self.curvature,
+            "skew": None if self.skew is None else list(self.skew),
             "level": self.level,
             "noise_sd": self.noise_sd,
             "degrees_of_freedom": _finite(self.degrees_of_freedom),
@@ -151,7 +148,9 @@ def format_isoflop(table: dict[str, Any]) -> str:
         rows.append([*cells, budget["verdict"]])
     curvature = f", {CURVATURES[table['curvature']]}" if table["curvature"] else ""
     noise = f"noise {table['noise_sd']:.2%} of the loss"
-    lines = [f"isoFLOP minima ({table['method']}{curvature}); {noise}", *align(rows)]
+    skew = table.get("skew")
+    curve = table["method"] if skew is None else f"parabola skewed by {skew[0]:.2g} ± {skew[1]:.1g}"
+    lines = [f"isoFLOP minima ({curve}{curvature}); {noise}", *align(rows)]
     for budget in table["budgets"]:
         if budget["add_sizes"]:
             sizes = ", ".join(f"{size:.3g}" for size in budget["add_sizes"])

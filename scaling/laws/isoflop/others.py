@@ -23,7 +23,7 @@ def other_exponents(runs: Runs, chosen: Choice, points: Points, seed: int) -> tu
         f"parabola, {name}": partial(fit_parabolas, runs, chosen.groups, name) for name in CURVATURES
     }
     curves["akima"] = partial(fit_splines, runs, chosen.groups)
-    own = f"parabola, {chosen.curvature}" if chosen.curvature else "akima"
+    own = f"{chosen.method}, {chosen.curvature}" if chosen.curvature else chosen.method
     found = []
     for name, fit in curves.items():
         exponent = None if name == own else _exponent(runs, chosen, fit, seed)
@@ -47,5 +47,5 @@ def _exponent(runs: Runs, chosen: Choice, fit: Callable[[], Curves], seed: int) 
         return None
     C = np.array([np.exp(np.log(runs.flops[chosen.groups[i]]).mean()) for i in counted])
     log_N = np.where(np.isfinite(log_N), log_N, np.nan)[:, counted]
-    floor = curves.min_spread[counted]
-    return Points(C, log_N, log_loss[:, counted], floor, np.zeros_like(log_N)).exponent()
+    floor, none = curves.min_spread[counted], np.zeros_like(log_N)
+    return Points(C, log_N, log_loss[:, counted], floor, none, none).exponent()

@@ -30,7 +30,7 @@ that noise has a known distribution (Student's t through a drawn noise level), a
 it. With five sizes at three budgets a resampling of rows would lose the shape of a parabola in most draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.isoflop.linear import LinearFits, fit_linear
+from scaling.laws.isoflop.skew import STRAIGHT, Shape, Skews, likely_skews, lowest, skewed_square
 from scaling.laws.table.runs import Runs
 
 Curvature = Literal["shared", "linear", "own"]
@@ -53,20 +55,19 @@ MANY = 20
 
 @dataclass(frozen=True, eq=False)
 class Parabolas:
-    """The parabolas of all budgets."""
+    """The parabolas of all budgets, or skewed ones (`isoflop.skew`)."""
 
     centers: Array
     """[budgets], log N"""
     coefficients: NDArray[Any]
-    """[budgets, 3]: log L = c0 + c1·n + c2·n², n = log N − center"""
+    """[budgets, 3]: log L = c0 + c1·n + c2·g(n), n = log N − center, g(n) = n² without skew"""
     convex: NDArray[np.bool_]
-    """[budgets]: by the curvature that it has here, and by a parabola fitted to that budget alone"""
-    flat: NDArray[Any]
-    """[unknowns]: levels and slopes of all budgets, then what the curvatures are made of"""
+    """[budgets]: by the curvature that it has here, and by a curve fitted to that budget alone"""
+    skews: Skews
+    fits: LinearFits
+    """of each skew: levels and slopes of all budgets, then what the curvatures are made of"""
     mix: Array
-    """[budgets, 3, unknowns]: coefficients = mix · flat"""
-    root: NDArray[Any]
-    """[unknowns, unknowns], of the covariance at unit noise: root rootᵀ"""
+    """[budgets, 3, unknowns]: coefficients = mix · unknowns"""
     noise_sd: float
     freedom: int
 
@@ -75,19 +76,22 @@ class Parabolas:
         """[budgets]: none, for a parabola's own spread is all there is."""
         return np.zeros(len(self.centers))
 
-    def shape(self, i: int) -> tuple[float, Array, None]:
-        """Centre and coefficients of the parabola of budget i; there is no spline."""
-        return float(self.centers[i]), self.coefficients[i], None
+    def shape(self, i: int) -> Shape:
+        """Of the curve of budget i."""
+        return Shape(float(self.centers[i]), self.coefficients[i], self.skews.mean)
 
     def minima(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """log N* and log L*, each [1 + count, budgets]: the estimate, then draws of what it could have been.
 
         Without a minimum log N* is ±∞, whichever way the curve falls, and log L* NaN.
         """
-        sd = self.noise_sd * np.sqrt(self.freedom / rng.chisquare(self.freedom, (count, 1)))
-        flat = self.flat + sd * (rng.standard_normal((count, len(self.flat))) @ self.root.T)
-        drawn = np.tensordot(flat, self.mix, (1, 2))
-        return _vertex(self.centers, np.concatenate([self.coefficients[None], drawn]))
+        node = rng.choice(len(self.skews.share), count, p=self.skews.share)
+        scale = np.sqrt(self.freedom / rng.chisquare(self.freedom, (count, 1)))
+        unit = scale * rng.standard_normal((count, self.mix.shape[2]))
+        noise = self.fits.noise(self.freedom)[node, None]
+        flat = self.fits.flat[node] + noise * np.einsum("duv,dv->du", self.fits.root[node], unit)
+        drawn = np.concatenate([self.coefficients[None], np.tensordot(flat, self.mix, (1, 2))])
+        return lowest(self.centers, drawn, np.append(self.skews.mean, self.skews.values[node])[:, None])
 
 
 def default_curvature(groups: Sequence[NDArray[np.int64]]) -> Curvature:
@@ -95,34 +99,64 @@ def default_curvature(groups: Sequence[NDArray[np.int64]]) -> Curvature:
     return "linear" if sum(map(len, groups)) >= MANY else "shared"
 
 
-def fit_parabolas(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature) -> Parabolas:
+def fit_parabolas(
+    runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature, *, skewed: bool = False
+) -> Parabolas:
     """Parabolas through the rows of each group, weighted by 1/σ² where the runs have σ.
+
+    skewed: with the skew that the runs and its prior leave likely. Curvatures are then those at the minima of the
+    parabolas (or the nearest size), for that of a skewed curve is another wherever it is read.
 
     Raises UserError where nothing is left to estimate the noise from.
     """
-    rows = np.concatenate(list(groups))
-    group = np.repeat(np.arange(len(groups)), [len(members) for members in groups])
+    sizes = [np.log(runs.N[rows]) for rows in groups]
+    plain = _fit(runs, groups, curvature, np.array([n.mean() for n in sizes]), None)
+    if not skewed:
+        return plain
+    minima = np.where(plain.convex, lowest(plain.centers, plain.coefficients, 0.0)[0], plain.centers)
+    ends = np.array([n.min() for n in sizes]), np.array([n.max() for n in sizes])
+    return _fit(runs, groups, curvature, np.clip(minima, *ends), likely_skews)
+
+
+def _fit(
+    runs: Runs,
+    groups: Sequence[NDArray[np.int64]],
+    curvature: Curvature,
+    centers: Array,
+    search: Callable[[Callable[[Array], Array]], Skews] | None,
+) -> Parabolas:
+    rows, group = np.concatenate(list(groups)), group_of(groups)
     root_weight = root_weights(runs, rows)
     y = np.log(runs.loss[rows]) * root_weight
-    logs = np.log(runs.N)
-    centers = np.array([logs[members].mean() for members in groups])
-    n = logs[rows] - centers[group]
-    powers = np.stack([np.ones(len(n)), n, n**2], 1) * root_weight[:, None]
+    n = np.log(runs.N)[rows] - centers[group]
     mix = _mix(np.array([np.log(runs.flops[members]).mean() for members in groups]), curvature)
-    basis = np.einsum("rp,rpu->ru", powers, mix[group])
-    freedom = len(rows) - basis.shape[1]
+    freedom = len(rows) - mix.shape[2]
     if freedom < 1:
         raise UserError(
-            f"isoflop: {len(rows)} runs determine {basis.shape[1]} coefficients and leave the noise unknown; "
+            f"isoflop: {len(rows)} runs determine {mix.shape[2]} coefficients and leave the noise unknown; "
             "add a size at each budget"
         )
-    flat = np.linalg.lstsq(basis, y, rcond=None)[0]
-    noise = float(np.sqrt(np.sum((y - basis @ flat) ** 2) / freedom))
-    coefficients = mix @ flat
-    alone = [np.linalg.lstsq(powers[group == i], y[group == i], rcond=None)[0][2] for i in range(len(groups))]
+
+    def powers(skews: Array) -> Array:
+        bends = skewed_square(n, skews[:, None])
+        return np.stack([np.ones_like(bends), np.broadcast_to(n, bends.shape), bends], 2) * root_weight[:, None]
+
+    def fit(skews: Array) -> LinearFits:
+        return fit_linear(np.einsum("srp,rpu->sru", powers(skews), mix[group]), y)
+
+    skews = STRAIGHT if search is None else search(lambda values: fit(values).cost(freedom))
+    mean = np.array([skews.mean])
+    best, shape = fit(mean), powers(mean)[0]
+    coefficients = mix @ best.flat[0]
+    alone = [np.linalg.lstsq(shape[group == i], y[group == i], rcond=None)[0][2] for i in range(len(groups))]
     convex = (np.array(alone) > 0) & (coefficients[:, 2] > 0)
-    root = np.linalg.cholesky(np.linalg.inv(basis.T @ basis))
-    return Parabolas(centers, coefficients, convex, flat, mix, root, noise, freedom)
+    noise = float(best.noise(freedom)[0])
+    return Parabolas(centers, coefficients, convex, skews, fit(skews.values), mix, noise, freedom)
+
+
+def group_of(groups: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """[rows of all groups]: the number of its group."""
+    return np.repeat(np.arange(len(groups)), [len(members) for members in groups])
 
 
 def root_weights(runs: Runs, rows: NDArray[np.int64]) -> Array:
@@ -150,12 +184,3 @@ def bends_of(log_C: Array, curvature: Curvature) -> Array:
     if curvature == "linear" and np.ptp(x) > 1e-6:
         return np.stack([np.ones(count), x], 1)
     return np.ones((count, 1))
-
-
-def _vertex(center: Array, c: Array) -> tuple[Array, Array]:
-    """log N* and log L* of parabolas [..., 3]; one a factor of e⁷ and more away, where no parabola means anything,
-    is no minimum."""
-    convex = (c[..., 2] > 0) & (np.abs(c[..., 1]) < 14 * np.abs(c[..., 2]))
-    bend = np.where(convex, c[..., 2], 1.0)
-    where = np.where(convex, center - c[..., 1] / (2 * bend), -np.sign(c[..., 1]) * np.inf)
-    return where, np.where(convex, c[..., 0] - c[..., 1] ** 2 / (4 * bend), np.nan)

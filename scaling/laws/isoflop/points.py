@@ -23,6 +23,8 @@ class Points:
     """[points], least spread of log N that a point can have: what the draws do not show"""
     off: Array
     """[1 + draws, points], by which log N are off together in each draw: 0 where the curves are right"""
+    lift: Array
+    """the same of log L"""
     ols: bool = False
     """whether all count alike, and all their scatter as being between budgets"""
 
@@ -44,7 +46,7 @@ class Points:
             found,
             N_law=straight_law(C, N, weights, level),
             D_law=straight_law(C, D, weights, level),
-            loss_law=loss_law(C, loss, _weights(self.log_loss, 0.0, off.sd, ols), level),
+            loss_law=loss_law(C, loss + self.lift, _weights(self.log_loss, 0.0, off.sd, ols), level),
             lost_draws=float(np.isnan(self.log_N[1:]).any(1).mean()),
             between=between,
         )
@@ -58,10 +60,9 @@ class Points:
 
     def without(self, i: int) -> "Points":
         """All but the point i."""
-        log_N, log_loss, off = (np.delete(values, i, 1) for values in (self.log_N, self.log_loss, self.off))
-        return replace(
-            self, C=np.delete(self.C, i), log_N=log_N, log_loss=log_loss, floor=np.delete(self.floor, i), off=off
-        )
+        names = ("log_N", "log_loss", "off", "lift")
+        kept = {name: np.delete(getattr(self, name), i, 1) for name in names}
+        return replace(self, C=np.delete(self.C, i), floor=np.delete(self.floor, i), **kept)
 
 
 def _scattered(y: Array, slopes: Array, ols: bool, rng: np.random.Generator) -> tuple[Scatter, Array]:

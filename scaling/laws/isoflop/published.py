@@ -6,13 +6,13 @@ tokens is one in log N where C = 6·N·D, and a minimum counts here as soon as i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.isoflop.skew import Shape
 from scaling.laws.table.runs import Runs
 
 Poly = np.polynomial.polynomial
@@ -53,8 +53,8 @@ class TokenParabolas:
         """[budgets]: none."""
         return np.zeros(len(self.centers))
 
-    def shape(self, i: int) -> tuple[float, Array, Any]:
-        """Centre, the parabola of log L in log N that comes nearest, and log L of log N, of budget i."""
+    def shape(self, i: int) -> Shape:
+        """log L of log N of budget i, and the parabola in log N that comes nearest."""
 
         def log_loss(n: Array) -> Array:
             t = np.interp(n, self.log_N, self.log_D[i]) - self.centers[i]
@@ -62,7 +62,7 @@ class TokenParabolas:
 
         center = float(self._sizes(i, self.centers[i]))
         n = center + np.linspace(-1, 1, 21)
-        return center, np.asarray(Poly.polyfit(n - center, log_loss(n), 2), np.float64), log_loss
+        return Shape(center, np.asarray(Poly.polyfit(n - center, log_loss(n), 2), np.float64), spline=log_loss)
 
     def minima(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """log N* and log L*, each [1 + count, budgets]; see `Parabolas.minima`."""

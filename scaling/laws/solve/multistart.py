@@ -13,7 +13,7 @@ from scaling.laws.solve.solver import Solution, solve
 
 def starts_of(problem: Problem, losses: Array, count: int) -> Array:
     """The law's first `count` starts as the solver's numbers [count, free]; losses: L of the rows [points]."""
-    drawn = problem.form.starts(problem.x, losses, count)
+    drawn = problem.form.given(problem.form.starts(problem.x, losses, count), problem.fixed, problem.units)
     return problem.form.theta(drawn, np.zeros(len(problem.units)), problem.free)[:, problem.where]
 
 

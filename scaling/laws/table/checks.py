@@ -1,59 +1,33 @@
-"""What a table says against itself: columns in another unit than they are taken for, checkpoints taken for runs.
+"""What a table says against itself: columns in another unit than they are taken for, or of another kind.
 
-Each check looks at the whole table and returns notes, which every fit of it repeats, or raises UserError.
+Each check looks at the whole table and returns notes, which every fit of it repeats, or raises UserError. Losses are
+in `table.losses`, checkpoints in `table.checkpoints`.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.table.checkpoints import step_notes
+from scaling.laws.table.losses import check_again, check_unit, check_vocabulary
 from scaling.laws.table.reading import shown
+from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
 from scaling.laws.table.words import choice, leave
-
-
-class Table(Protocol):
-    """What the checks read of `Runs`."""
-
-    @property
-    def values(self) -> Mapping[str, Array]: ...
-    @property
-    def conventions(self) -> Mapping[str, str]: ...
-    @property
-    def labels(self) -> Mapping[str, NDArray[np.str_]]: ...
-    @property
-    def rows(self) -> Sequence[str]: ...
-    @property
-    def N(self) -> Array: ...
-    @property
-    def D(self) -> Array: ...
-    @property
-    def C(self) -> Array | None: ...
-    @property
-    def loss(self) -> Array: ...
-    def __len__(self) -> int: ...
-
 
 NOTED, REFUSED = 3.0, 30.0
 """how many times FLOPs may be off 6·N·D before it is told, and refused: at toy sizes conventions are up to 12 off"""
 UNITS = {1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 86400e15: "PFLOP/s-days"}
 MOST_MILLIONS, MOST_BILLIONS = 2e5, 2e4
 """largest N in millions and D in billions that there is"""
-PERPLEXITY = 20.0
-"""no loss in nats a token is as large as that for long"""
-TEXT, TIMES_TEXT = (1.8172, 482.01, 0.3478, 2085.43, 0.3658), 1.6
-"""E, A, α, B, β of text in a vocabulary of 32,000 (Besiroglu et al. 2024, 2404.10102), and how many times its loss is
-told: nine published sets lie between .8 and 1.2 times that law in the median, toy models far below it"""
-FEWEST_TOKENS = 0.05
-"""tokens a parameter, in the median, below which it is told: only the ends of wide isoFLOP grids have fewer"""
-RUN_NAME = r"(.*[_./ ])?(run|runs|name|id|uid|job|trial|run_?name|run_?id)"
-EPOCHS, STEP = r"((n|num|data)_)?epochs?", r"((global|training)_)?step|checkpoint|ckpt|iter(ation)?"
-LEAST_CHECKPOINTS = 3
-"""rows of a run, in the median, that are taken for its checkpoints"""
+TREND = 1.5
+"""how many times C / 6·N·D may change from the smallest to the largest N before it is told: where it does, another N
+has another exponent. A published set whose FLOPs leave the embeddings out is at 1.45"""
+EPOCHS, UNIQUE = r"((n|num|data)_)?epochs?", r"((n|num|total)_)?unique_?tokens?|tokens_unique|(dataset|corpus)_tokens"
+NO_EMBEDDINGS = r"(^|[^a-z])(non|no|without|excl)_?(emb|embed|embeddings?|embedding)([^a-z]|$)"
 
 
 def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
@@ -112,33 +86,27 @@ def check_ratio(runs: Table) -> Iterator[str]:
         )
 
 
-def refuse_perplexities(loss: Array, name: str) -> None:
-    """Raises UserError for losses [runs] that none in nats is as large as, and for those of that name."""
-    middle = float(np.median(loss))
-    named = re.search(r"(^|[^a-z])(ppl|perplexit(y|ies))([^a-z]|$)", name.lower()) is not None
-    if (named or middle > PERPLEXITY) and (loss > 0).all():
-        look = "are" if named else "look like"
-        raise UserError(
-            f"losses around {middle:.3g} ({name}) {look} perplexities: laws are of the loss in nats, which is the "
-            f"perplexity's logarithm ({np.log(middle):.3g}); take that, or where they are right say "
-            f"{leave('trusted')}"
+def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
+    """N without embeddings, by its name or by FLOPs that leave N the further the smaller it is; see `check_flops`."""
+    name = runs.conventions.get("N", "")
+    if re.search(NO_EMBEDDINGS, name.lower()):
+        yield (
+            f"N ({name}) is without embeddings: below some 1e8 parameters exponents and N* are others than those of "
+            "all parameters"
         )
-
-
-def check_loss(runs: Table) -> Iterator[str]:
-    """Perplexities and bits for nats: bits are but ln 2 off, and noted."""
-    name = runs.conventions["loss"]
-    refuse_perplexities(runs.loss, name)
-    if {"N", "D"} <= runs.values.keys() and (runs.loss > 0).all():
-        E, A, alpha, B, beta = TEXT
-        known = E + A / runs.N**alpha + B / runs.D**beta
-        if (times := float(np.median(runs.loss / known))) > TIMES_TEXT:
-            yield (
-                f"losses around {np.median(runs.loss):.3g} ({name}) are {times:.2g} times what text has at these "
-                "sizes: laws are of nats a token; of a perplexity take the logarithm, of bits ln 2 times"
-            )
-    if re.search(r"bpb|bpt|bits?([_ /]|$)|bits_?per", name.lower()):
-        yield f"{name} is in bits: E, A and B come out in bits, too (times ln 2: nats)"
+    if runs.C is None or active is not None or not {"N", "D"} <= runs.values.keys():
+        return
+    n, ratio = np.log(runs.N), np.log(runs.C / (6 * runs.N * runs.D))
+    if np.ptp(n) < 1 or np.ptp(ratio) < np.log(TREND):
+        return
+    slope, level = np.polyfit(n - n.mean(), ratio, 1)
+    left = ratio - level - slope * (n - n.mean())
+    if abs(slope) * np.ptp(n) > np.log(TREND) and np.std(left) < np.std(ratio) / 2:
+        small, large = (float(np.exp(level + slope * (end - n.mean()))) for end in (n.min(), n.max()))
+        yield (
+            f"C is {small:.2g} times 6·N·D at the smallest N and {large:.2g} times at the largest: N or C without "
+            f"embeddings? Counted alike, exponents of C differ by {abs(slope):.0%}"
+        )
 
 
 def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
@@ -146,57 +114,36 @@ def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
 
     Raises UserError for a table that cannot be what it is taken for.
     """
-    return (*check_flops(runs, active), *check_sizes(runs), *check_ratio(runs), *check_loss(runs))
+    return (*check_flops(runs, active), *check_sizes(runs), *check_ratio(runs), *check_unit(runs))
 
 
 def unread_notes(df: Any, runs: Table, runs_known: bool) -> Iterator[str]:
-    """What columns that no letter stands for say against the rows: repeated tokens, checkpoints.
+    """What further columns say against the rows: repeated tokens, checkpoints, vocabularies, two losses of a run.
 
     runs_known: the table says which training run each row is of.
     """
-    names = [str(name) for name in getattr(df, "columns", df)]
-    for name in (name for name in names if name not in runs.conventions.values()):
-        if re.fullmatch(EPOCHS, name.lower()) and "U" not in runs.values and (most := _largest(df[name])) > 1:
+    yield from check_embeddings(runs)
+    if "U" not in runs.values:
+        yield from _repeated(df, runs)
+    yield from check_vocabulary(df, runs)
+    yield from check_again(df, runs)
+    if not runs_known:
+        yield from step_notes(df, runs)
+
+
+def _repeated(df: Any, runs: Table) -> Iterator[str]:
+    """Tokens that were seen before, by a column of epochs or of the tokens there are."""
+    worth = "tokens that were seen before are worth less than this law takes them for; the law data_constrained reads"
+    for name in unread(df, runs, EPOCHS):
+        epochs = number_or_none(df[name])
+        if epochs is not None and np.isfinite(epochs).any() and (most := np.nanmax(epochs)) > 1:
+            yield f"{name} goes up to {most:g}: {worth} unique tokens, too ({choice('U', 'COLUMN')})"
+    for name in unread(df, runs, UNIQUE):
+        unique = number_or_none(df[name])
+        if unique is None or "D" not in runs.values:
+            continue
+        if (more := unique * 1.01 < runs.D).any():
             yield (
-                f"{name} goes up to {most:g}: tokens that were seen before are worth less than this law takes them "
-                f"for; the law data_constrained reads unique tokens, too ({choice('U', 'COLUMN')})"
+                f"D is more than {name} in {more.sum()} of {len(runs)} rows, up to "
+                f"{(runs.D / unique)[more].max():.3g} times: {worth} them, too ({choice('U', name)})"
             )
-        if re.fullmatch(STEP, name.lower()) and not runs_known:
-            yield (
-                f"the table has a column {name}: rows that are checkpoints of one run are not independent, and "
-                f"intervals are too narrow; name the column that tells the runs: {choice('run', 'COLUMN')}"
-            )
-
-
-def _largest(values: Any) -> float:
-    """0 for what holds no numbers."""
-    column = np.asarray(values)
-    return float(np.nanmax(column)) if column.dtype.kind in "if" and not np.isnan(column).all() else 0.0
-
-
-def checkpoint_column(runs: Table) -> tuple[str, NDArray[np.str_]] | None:
-    """The column by which rows are checkpoints of training runs: one N each, and tokens that grow."""
-    if not {"N", "D"} <= runs.values.keys():
-        return None
-    for name, labels in runs.labels.items():
-        if re.fullmatch(RUN_NAME, name.lower()) and _are_runs(runs, labels):
-            return name, labels
-    return None
-
-
-def _are_runs(runs: Table, labels: NDArray[np.str_]) -> bool:
-    sizes = []
-    for label in np.unique(labels):
-        rows = labels == label
-        if len(np.unique(runs.N[rows])) > 1 or len(np.unique(runs.D[rows])) < rows.sum():
-            return False
-        sizes.append(int(rows.sum()))
-    return float(np.median(sizes)) >= LEAST_CHECKPOINTS
-
-
-def checkpoints_told(name: str, runs: int, rows: int) -> str:
-    """What is said where a column was taken for the runs."""
-    return (
-        f"the {rows} rows are checkpoints of {runs} runs by {choice('run', name)}, which was taken: whole runs are "
-        "resampled, for rows of one are not independent"
-    )

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
-from scaling.laws.table.checks import checkpoint_column, checkpoints_told, notes_of, unread_notes
+from scaling.laws.table.checkpoints import checkpoints_of, checkpoints_told
+from scaling.laws.table.checks import notes_of, unread_notes
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
 from scaling.laws.table.overflow import overflowed
 from scaling.laws.table.reading import (
@@ -145,7 +146,10 @@ class Runs:
         if C is not None and {"N", "D"} <= values.keys():
             self._refuse_overflow(np.delete(np.asarray(df[C]), list(gone)), C)
         if not trusted:
-            self._check(df)
+            named = {str(name): np.asarray(df[name]) for name in (df.columns if hasattr(df, "columns") else df)}
+            self._check(
+                {name: np.delete(column, list(gone)) for name, column in named.items() if len(column) == len(rows)}
+            )
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -296,16 +300,16 @@ class Runs:
         rows = tuple(self.rows[i] for i in keep)
         return replace_fields(self, values=values, run=run, labels=labels, rows=rows, exclusions=exclusions)
 
-    def _check(self, df: Any) -> None:
+    def _check(self, df: Mapping[str, NDArray[Any]]) -> None:
         """Note what the table says against itself, and take checkpoints of runs for what they are."""
         notes = self.notes + notes_of(self)
-        found = checkpoint_column(self) if self.run is None else None
+        found = checkpoints_of(self) if self.run is None else None
         notes += tuple(unread_notes(df, self, self.run is not None or found is not None))
         if found is not None:
             name, labels = found
             notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)
             object.__setattr__(self, "run", _frozen(labels))
-            object.__setattr__(self, "conventions", self.conventions | {"run": name})
+            object.__setattr__(self, "conventions", self.conventions | ({} if name is None else {"run": name}))
         object.__setattr__(self, "notes", notes)
 
     def _refuse_overflow(self, given: NDArray[Any], name: str) -> None:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from scaling.report.make import write
 from scaling.report.text import in_words
 from scaling.report.wandb import law_run
 from scaling.report.wandb.panels import COLUMNS, SIZE, Board, ramp, report_blocks, runs_to_show, sections
+from scaling.report.wandb.preview import draw
 from scaling.result import write_text_atomically
 from scaling.text import align
 from scaling.tracking import automatic_mode, has_key
 
 FILE = "dashboard.json"
+PREVIEW = "dashboard.png"
 NO_KEY = "there is no key (set WANDB_API_KEY or run `wandb login`)"
 
 
@@ -39,6 +42,9 @@ class Dashboard:
     """URL of the report in wandb"""
     page: Path | None = None
     """the page on the disk"""
+    preview: Path | None = None
+    """the workspace drawn from the records on the disk; None where wandb-workspaces, which says what is in it, is not
+    installed"""
     why: str = ""
     """why there is only the page"""
     unsent: tuple[Path, ...] = ()
@@ -49,6 +55,8 @@ class Dashboard:
             lines = [("workspace", str(self.workspace)), ("report", str(self.report))]
         else:
             lines = [("page", str(self.page)), ("wandb", f"not asked: {self.why}")]
+        if self.preview is not None:
+            lines += [("preview", f"{self.preview}  (what the workspace will show)")]
         if self.unsent:
             newest = max(self.unsent, key=lambda folder: folder.name)
             pattern = f"{shlex.quote(str(self.folder))}/*/wandb/offline-run-*"
@@ -64,7 +72,8 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
 
     With a key for wandb (WANDB_API_KEY or netrc, unless WANDB_MODE says otherwise): a workspace and a report in the
     project that the runs are mirrored to, of the entity WANDB_ENTITY or your own. Sections that you added to the
-    workspace stay; its other sections and the report are written anew. Without a key: the page of `scaling report`.
+    workspace stay; its other sections and the report are written anew. Without a key: the page of `scaling report`
+    and, where wandb-workspaces is installed, `dashboard.png`, the workspace as it would be.
 
     Raises UserError where the folder holds no sweep, where wandb-workspaces is missing, and where wandb says no.
     """
@@ -73,28 +82,38 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
     mode, unsent = automatic_mode(), unsent_runs(home)
     if mode != "online" or not has_key():
         why = NO_KEY if not has_key() else f"WANDB_MODE is {mode}"
-        return Dashboard(home, page=write(home), why=why, unsent=unsent)
+        return Dashboard(home, page=write(home), preview=_preview(home, project, group), why=why, unsent=unsent)
     _require_library()
     with _wandb_may_fail():
         entity = _entity()  # before the work: a wrong key is told at once
-    from scaling.report.read import read_sweep
-    from scaling.sweeps import status
-
-    data = read_sweep(home)
-    law = law_run.law_run(data, group)
-    rows = [row for row in status(home)["runs"] if row["params"] and row["flops"]]
-    sizes, budgets = ({row["run_id"]: float(row[key]) for row in rows} for key in ("params", "flops"))
-    known, said = _known(home), in_words(data)
+    board, known = _board(home, entity, project, group), _known(home)
     with _wandb_may_fail():
-        board = Board(entity, project, group, sizes, budgets, said, data.unit, law)
         found = _find_workspace(board, known)
-        if law is not None:
-            law_run.send(law, project, group, "online")
+        if board.law is not None:
+            law_run.send(board.law, project, group, "online")
         workspace = _save_workspace(board, found)
         report = _save_report(board, known, workspace)
     kept = {"entity": board.entity, "project": project, "group": group, "workspace": workspace, "report": report}
     write_text_atomically(home / FILE, json.dumps(kept, indent=1) + "\n")
     return Dashboard(home, workspace, report, unsent=unsent)
+
+
+def _board(home: Path, entity: str, project: str, group: str) -> Board:
+    """What the dashboard of the sweep in `home` is about."""
+    from scaling.report.read import read_sweep
+    from scaling.sweeps import status
+
+    data = read_sweep(home)
+    rows = [row for row in status(home)["runs"] if row["params"] and row["flops"]]
+    sizes, budgets = ({row["run_id"]: float(row[key]) for row in rows} for key in ("params", "flops"))
+    return Board(entity, project, group, sizes, budgets, in_words(data), data.unit, law_run.law_run(data, group))
+
+
+def _preview(home: Path, project: str, group: str) -> Path | None:
+    """The workspace as it would be, drawn beside the runs."""
+    if find_spec("wandb_workspaces") is None:
+        return None
+    return draw(_board(home, "", project, group), home, home / PREVIEW)
 
 
 def unsent_runs(home: Path) -> tuple[Path, ...]:

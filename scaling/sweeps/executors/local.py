@@ -1,4 +1,4 @@
-"""Runs on this machine: one process per CPU core or per accelerator."""
+"""Runs on this machine: one process for each run, as many at a time as there are CPU cores or accelerators."""
 
 import glob
 import importlib.metadata
@@ -15,7 +15,8 @@ from scaling.cores import cores
 from scaling.errors import UserError
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import Platform, worker_environment
-from scaling.sweeps.executors.process import POLL_S, Process
+from scaling.sweeps.executors.forks import Forks, can_fork
+from scaling.sweeps.executors.process import POLL_S, Process, start
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class LocalExecutor:
         self._running: list[_Running] = []
         self._told: list[Finished] = []
         self._cancelled = False
+        self._forks = Forks()
 
     @property
     def slots(self) -> int:
@@ -137,7 +139,9 @@ class LocalExecutor:
                 job.process.stop(grace_s=0)
             while self._running:
                 self._reap()
+                time.sleep(POLL_S)
             self._queue, self._told = [], []
+            self._forks.close()
 
     def _start(self) -> None:
         """What there is room for. The dearest waits for its devices, and nothing passes it."""
@@ -157,20 +161,23 @@ class LocalExecutor:
     def _process(self, task: Task, devices: tuple[int | str, ...]) -> Process:
         """The task's process. It has a session of its own, so that Ctrl-C in a terminal reaches only this process,
         which tells its children."""
-        platform = self.devices.platform
+        platform, log = self.devices.platform, task.folders[0] / "log.txt"
         environment = {**worker_environment(platform, devices), **task.environment}
-        with _pinned(devices if platform == "cpu" else ()):
-            return Process(task.command, task.folders[0] / "log.txt", environment, start_new_session=True)
+        cores = [int(core) for core in devices] if platform == "cpu" else []
+        if cores and can_fork(task.command):
+            return Process(self._forks.start(task.command, log, environment, cores))
+        with _pinned(cores):
+            return start(task.command, log, environment, start_new_session=True)
 
 
 @contextmanager
-def _pinned(cores: Sequence[int | str]) -> Iterator[None]:
+def _pinned(cores: Sequence[int]) -> Iterator[None]:
     """This thread on `cores`, for a child to inherit: all threads of the child are then born there."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {int(core) for core in cores})
+    os.sched_setaffinity(0, set(cores))
     try:
         yield
     finally:

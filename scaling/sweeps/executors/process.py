@@ -1,11 +1,11 @@
-"""A worker's process: every executor starts and stops it in the same way, wherever it runs."""
+"""A worker's process: every executor stops it in the same way, wherever it runs."""
 
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from scaling.parent import as_child
 
@@ -13,23 +13,37 @@ POLL_S = 0.05
 GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
 
 
-class Process:
-    """A command under way, with what it prints appended to a log."""
+def start(command: Sequence[str], log: Path, environment: Mapping[str, str], **options: Any) -> "Process":
+    """Start a command, with what it prints appended to `log`.
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], **options: Any) -> None:
-        """environment: beside this process's own. options: further ones of `subprocess.Popen`. Raises OSError."""
-        log.parent.mkdir(parents=True, exist_ok=True)
+    environment: beside this process's own. options: further ones of `subprocess.Popen`. Raises OSError.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        handle = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=as_child(**environment), **options
+        )
+    return Process(handle)
+
+
+class Handle(Protocol):
+    """What a process is stopped by, and tells of its end: a `subprocess.Popen` does."""
+
+    def poll(self) -> int | None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class Process:
+    """A worker under way."""
+
+    def __init__(self, handle: Handle) -> None:
+        """handle: of what was started just now."""
         self._began = time.monotonic()
         self._deadline: float | None = None  # once it was told to stop
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=as_child(**environment),
-                **options,
-            )
+        self._process = handle
 
     def stop(self, grace_s: float | None = None) -> None:
         """Tell it, once, by SIGTERM; a `poll` kills it once `grace_s` (GRACE_S where None) have passed."""

@@ -17,7 +17,7 @@ from scaling.cores import cores
 from scaling.errors import UserError
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
-from scaling.sweeps.executors.process import GRACE_S, POLL_S, Process
+from scaling.sweeps.executors.process import GRACE_S, POLL_S, start
 
 CONNECT_S = 10.0
 QUIET = {
@@ -182,7 +182,7 @@ def run_on_node(command: Sequence[str], log: str, cwd: str, environment: Mapping
     cancelled = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
     try:  # in a session of its own, else Ray would kill it before it has saved its state
-        return Process(command, Path(log), environment, cwd=cwd, start_new_session=True).wait(cancelled.is_set)
+        return start(command, Path(log), environment, cwd=cwd, start_new_session=True).wait(cancelled.is_set)
     finally:
         signal.signal(signal.SIGINT, before)
 

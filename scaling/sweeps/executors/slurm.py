@@ -30,7 +30,8 @@ from scaling.names import meant
 from scaling.result import write_text_atomically
 from scaling.sweeps.executors.base import Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
-from scaling.sweeps.executors.process import GRACE_S, Process
+from scaling.sweeps.executors.process import GRACE_S, start
+from scaling.sweeps.executors.slurm_nodes import first_task, joined, nodes_of
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 LOOK_S = 0.5  # how often the folder is searched for results
@@ -101,6 +102,8 @@ class SlurmExecutor:
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. A task whose runs an earlier launch has queued is not queued again. Raises
         UserError, with what sbatch says, where it refuses; what was queued before that is on record."""
+        for task in tasks:
+            nodes_of(self.config, task.devices)
         queued = self._queue() if self._earlier else {}
         if queued is not None:  # else they are taken to be there: the next answer tells
             self._earlier = self._alive(self._earlier, queued)
@@ -158,7 +161,8 @@ class SlurmExecutor:
         executor = submitit.SlurmExecutor(self._folder)
         executor.update_parameters(**job_parameters(self.config, devices, self._name))
         logs = [str(task.folders[0].absolute() / "log.txt") for task in tasks]
-        cpu = {} if self.config.gpus else worker_environment("cpu", range(devices))
+        here = devices // nodes_of(self.config, devices)
+        cpu = {} if self.config.gpus else worker_environment("cpu", range(here))
         environments = [{**cpu, **task.environment} for task in tasks]
         commands, folders = [task.command for task in tasks], [os.getcwd()] * len(tasks)
         with _outside_of_jobs():
@@ -275,16 +279,17 @@ class SlurmExecutor:
 
 
 def job_parameters(config: SlurmConfig, devices: int, name: str) -> dict[str, Any]:
-    """What submitit is to ask of Slurm for jobs of `devices` devices each, all on one node."""
-    cpus, limit_s = config.cpus * devices, 60 * config.time_minutes
+    """What submitit is to ask of Slurm for jobs of `devices` devices each: a task on each of their nodes."""
+    nodes = nodes_of(config, devices)
+    cpus, limit_s = config.cpus * devices // nodes, 60 * config.time_minutes
     wanted = {
         "job_name": name,
         "partition": config.partition,
         "time": config.time_minutes,
-        "nodes": 1,
+        "nodes": nodes,
         "ntasks_per_node": 1,
         "cpus_per_task": cpus,
-        "gpus_per_node": config.gpus * devices or None,
+        "gpus_per_node": config.gpus * devices // nodes or None,
         "mem": None if config.memory_gb is None else f"{round(1024 * config.memory_gb)}M",
         "account": config.account,
         "qos": config.qos,
@@ -299,7 +304,8 @@ def job_parameters(config: SlurmConfig, devices: int, name: str) -> dict[str, An
 
 
 def run_process(command: Sequence[str], log: str, folder: str, environment: Mapping[str, str]) -> tuple[int, float]:
-    """In a job: a process in `folder`, what it prints appended to `log`. Returns its exit code and its seconds.
+    """In a job: a process in `folder`, what it prints appended to `log`. Returns its exit code and its seconds. In a
+    job of several tasks each has one, and the first speaks for all.
 
     SIGTERM (preemption, `scancel`) and SIGUSR2 (the time limit is near) end it by SIGTERM. Where it then has saved
     its state, and Slurm is about to end the job, the job goes back into the queue instead of returning.
@@ -311,9 +317,9 @@ def run_process(command: Sequence[str], log: str, folder: str, environment: Mapp
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):  # in the place of submitit's own handlers
         signal.signal(number, lambda number, frame: told.append(number))
-    process = Process(command, Path(log), environment, cwd=folder, preexec_fn=_ignore_warning)
+    process = start(command, Path(log), {**environment, **joined()}, cwd=folder, preexec_fn=_ignore_warning)
     code, seconds = process.wait(lambda: told, grace_s=math.inf)  # Slurm itself ends what takes too long
-    if told and code in (INTERRUPTED, -signal.SIGTERM) and _queue_again(job.job_id):
+    if told and code in (INTERRUPTED, -signal.SIGTERM) and (not first_task() or _queue_again(job.job_id)):
         raise SystemExit("queued again")
     return code, seconds
 

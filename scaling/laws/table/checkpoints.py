@@ -1,0 +1,88 @@
+"""Which rows of a table are checkpoints of one training run, and so not independent."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.laws.arrays import Labels
+from scaling.laws.table.seen import Table, unread
+from scaling.laws.table.words import choice
+
+RUN_NAME = r"(.*[_./ ])?(run|runs|name|id|uid|job|trial|run_?name|run_?id)"
+STEP = r"((global|training)_)?step|checkpoint|ckpt|iter(ation)?"
+LEAST_CHECKPOINTS = 3
+"""rows of a run, in the median, that are taken for its checkpoints where a column names it"""
+LEAST_UNNAMED, EVEN, SHARE = 4, 0.02, 0.8
+"""the same where none does; how far steps of tokens may differ from the middle one, and what share of them may not:
+runs log at even steps, and designs double their tokens"""
+
+
+def checkpoints_of(runs: Table) -> tuple[str | None, NDArray[np.str_]] | None:
+    """The column, and what it says, by which rows are checkpoints of training runs: one N each, and tokens that grow.
+
+    Without such a column (None) those whose tokens rise in even steps: rows of one N that follow one another in the
+    table, else all of that N.
+    """
+    if not {"N", "D"} <= runs.values.keys():
+        return None
+    for name, labels in runs.labels.items():
+        if re.fullmatch(RUN_NAME, name.lower()) and _are_runs(runs, labels):
+            return name, labels
+    for groups in (_stretches(runs), np.unique(runs.N, return_inverse=True)[1].ravel()):
+        if _rise_evenly(runs, groups):
+            return None, np.array([f"{runs.N[i]:.4g}-{group}" for i, group in enumerate(groups)])
+    return None
+
+
+def checkpoints_told(name: str | None, runs: int, rows: int) -> str:
+    """What is said where rows were taken for checkpoints; name: of the column that says so."""
+    if name is not None:
+        return (
+            f"the {rows} rows are checkpoints of {runs} runs by {choice('run', name)}, which was taken: intervals "
+            "go by whole runs, for rows of one are not independent"
+        )
+    return (
+        f"the {rows} rows look like checkpoints of {runs} runs, by tokens that rise in even steps at one N, and were "
+        "taken for that: intervals go by whole runs, for rows of one are not independent; were they trained apart, "
+        f"name a column that tells them: {choice('run', 'COLUMN')}"
+    )
+
+
+def step_notes(df: Any, runs: Table) -> Iterator[str]:
+    """Of a table that does not say which training run each row is of, and has a column of steps."""
+    for name in unread(df, runs, STEP):
+        yield (
+            f"the table has a column {name}: rows that are checkpoints of one run are not independent, and "
+            f"intervals are too narrow; name the column that tells the runs: {choice('run', 'COLUMN')}"
+        )
+
+
+def _are_runs(runs: Table, labels: NDArray[np.str_]) -> bool:
+    sizes = []
+    for label in np.unique(labels):
+        rows = labels == label
+        if len(np.unique(runs.N[rows])) > 1 or len(np.unique(runs.D[rows])) < rows.sum():
+            return False
+        sizes.append(int(rows.sum()))
+    return float(np.median(sizes)) >= LEAST_CHECKPOINTS
+
+
+def _stretches(runs: Table) -> Labels:
+    """[rows]: a number for rows of one N that follow one another while D rises."""
+    goes_on = (runs.N[1:] == runs.N[:-1]) & (runs.D[1:] > runs.D[:-1])
+    return np.concatenate([[0], np.cumsum(~goes_on)]).astype(np.int64)
+
+
+def _rise_evenly(runs: Table, groups: Labels) -> bool:
+    """Whether the tokens of most groups rise in even steps, and groups have several rows."""
+    even, sizes = [], []
+    for group in np.unique(groups):
+        D = np.unique(runs.D[groups == group])
+        sizes.append(len(D))
+        if len(D) >= LEAST_UNNAMED:
+            steps = np.diff(D)
+            even.append(float(np.mean(np.abs(steps / np.median(steps) - 1) < EVEN)) >= SHARE)
+    return bool(even) and float(np.median(sizes)) >= LEAST_UNNAMED and float(np.mean(even)) >= SHARE

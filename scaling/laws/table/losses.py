@@ -1,0 +1,120 @@
+"""What a table's losses may be instead of the mean nats a token of one split in one vocabulary.
+
+A law is scaled by the unit of its losses: N*, D* and the exponents are the same in bits, only E, A and B are not, and
+losses of text a token lie near one another in all published sets. So a unit can be told where the models are
+large enough, within a factor: bits a token are 1.44 times nats, and text in another vocabulary, or the mean over hard
+data sets, up to 1.3 times `TEXT`. Bits of a set whose nats would be below .94 times that law are not told apart.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array, Labels
+from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
+from scaling.laws.table.words import choice, leave
+
+PERPLEXITY = 20.0
+"""no loss in nats a token is as large as that for long"""
+TEXT = (1.8172, 482.01, 0.3478, 2085.43, 0.3658)
+"""E, A, α, B, β of text in a vocabulary of 32,000 (Besiroglu et al. 2024, 2404.10102)"""
+TIMES_TEXT, SHARE_OF_TEXT = 1.35, 0.6
+"""how many times that law losses are told, in the median: ten published sets in nats a token lie between .96 and
+1.28 times it, one about in bits a byte at .21"""
+LARGE = 1e7
+"""parameters, in the median, from which too small losses are told: smaller models are often of bytes or toy data"""
+AGAIN, LEAST_PAIRS = 0.02, 3
+"""median difference in log loss of rows of the same N and D that is told, seeds differ by .1 to 1 %; so many rows"""
+BITS = r"bpb|bpt|bits?([_ /]|$)|bits_?per"
+VOCABULARY = r"(n|num)?_?vocab(ulary)?(_?size)?"
+TOKENIZER = r"tokeni[sz]er(_?(name|id))?"
+
+
+def refuse_perplexities(loss: Array, name: str) -> None:
+    """Raises UserError for losses [runs] that none in nats is as large as, and for those of that name."""
+    middle = float(np.median(loss))
+    named = re.search(r"(^|[^a-z])(ppl|perplexit(y|ies))([^a-z]|$)", name.lower()) is not None
+    if (named or middle > PERPLEXITY) and (loss > 0).all():
+        look = "are" if named else "look like"
+        raise UserError(
+            f"losses around {middle:.3g} ({name}) {look} perplexities: laws are of the loss in nats, which is the "
+            f"perplexity's logarithm ({np.log(middle):.3g}); take that, or where they are right say "
+            f"{leave('trusted')}"
+        )
+
+
+def check_unit(runs: Table) -> Iterator[str]:
+    """Perplexities and bits for nats, by their name or by what text has at these sizes."""
+    name = runs.conventions["loss"]
+    refuse_perplexities(runs.loss, name)
+    bits = re.search(BITS, name.lower()) is not None
+    if bits:
+        yield f"{name} is in bits: E, A and B come out in bits, too (times ln 2: nats)"
+    if bits or not {"N", "D"} <= runs.values.keys() or (runs.loss <= 0).any():
+        return
+    E, A, alpha, B, beta = TEXT
+    times = float(np.median(runs.loss / (E + A / runs.N**alpha + B / runs.D**beta)))
+    middle = f"losses around {np.median(runs.loss):.3g} ({name}) are {times:.2g} times what text has at these sizes"
+    if times > TIMES_TEXT:
+        yield (
+            f"{middle}: laws are of nats a token; of a perplexity take the logarithm, of bits ln 2 times (N*, D* and "
+            "the exponents are the same in bits, E, A and B are not)"
+        )
+    elif times < SHARE_OF_TEXT and np.median(runs.N) >= LARGE and np.median(runs.D / runs.N) >= FEWEST_TOKENS:
+        yield (
+            f"{middle}: bits or nats a byte, another vocabulary than text has, or D in steps or sequences? E, A and "
+            "B come out in the unit that they have, and compare with no law of nats a token"
+        )
+
+
+def check_vocabulary(df: Any, runs: Table) -> Iterator[str]:
+    """Losses a token in vocabularies that differ, and those that no model of the vocabulary has in nats."""
+    for name in unread(df, runs, VOCABULARY, TOKENIZER):
+        values = np.asarray(df[name]).astype(str)
+        if len(kinds := np.unique(values)) > 1:
+            yield (
+                f"rows differ in {name} ({', '.join(kinds[:4])}{', …' * (len(kinds) > 4)}): losses a token in "
+                "different vocabularies do not compare; fit one of them, or losses a byte"
+            )
+        sizes = number_or_none(df[name])
+        if sizes is None or not (sizes > 1).all():
+            continue
+        above = runs.loss > np.log(sizes)
+        if above.any():
+            yield (
+                f"{above.sum()} of {len(runs)} losses are above ln {name} ({np.log(sizes[above]).max():.3g}), what "
+                "guessing costs in nats: bits, or runs that diverged?"
+            )
+
+
+def check_again(df: Any, runs: Table) -> Iterator[str]:
+    """Rows of the same numbers in all that is read and of losses further apart than seeds are."""
+    letters = [letter for letter in runs.values if letter not in ("loss", "sigma")]
+    if not letters or (runs.loss <= 0).any():
+        return
+    columns = np.stack([runs.values[letter] for letter in letters], 1)
+    number = np.unique(columns, axis=0, return_inverse=True)[1].ravel()
+    order = np.lexsort((runs.loss, number))
+    same = number[order][1:] == number[order][:-1]
+    first, second = order[:-1][same], order[1:][same]
+    if len(first) < LEAST_PAIRS or 2 * len(first) < len(runs) / 3:
+        return
+    apart = float(np.median(np.log(runs.loss[second] / runs.loss[first])))
+    if apart > AGAIN:
+        further = [name for name in map(str, getattr(df, "columns", df)) if name not in runs.conventions.values()]
+        named = [name for name in further if _differs(np.asarray(df[name]), first, second)]
+        how = f"; they differ in {', '.join(named)}: {choice('group', named[0])}, or fit one of each" if named else ""
+        yield (
+            f"{len(first)} rows have the {' and '.join(letters)} of another and a loss {apart:.0%} off it in the "
+            "median, where seeds differ by .1 to 1 %: of two splits, or of settings that the law does not read" + how
+        )
+
+
+def _differs(values: NDArray[Any], first: Labels, second: Labels) -> bool:
+    """Whether a column has two values in most pairs, and few in all."""
+    text = values.astype(str)
+    return len(np.unique(text)) <= len(text) / 3 and float(np.mean(text[first] != text[second])) > 0.5

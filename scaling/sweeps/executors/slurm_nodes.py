@@ -1,0 +1,45 @@
+"""A run over several nodes of a Slurm cluster: how many it takes, and how its tasks find each other."""
+
+import os
+import re
+import subprocess
+
+from scaling.config import SlurmConfig
+from scaling.errors import UserError
+from scaling.processes import EXPLICIT, SLURM_TASKS
+
+RANK = "SLURM_PROCID"
+PORTS = range(61_440, 65_536)
+"""one of them for each job, by its number, as JAX chooses its own: jobs that share a node must not meet"""
+
+
+def nodes_of(config: SlurmConfig, devices: int) -> int:
+    """Nodes that a run of so many devices takes. Raises UserError where they do not share them evenly."""
+    most = config.devices_per_node or devices
+    nodes = -(-devices // most)
+    if devices % nodes:
+        raise UserError(
+            f"a run of {devices} devices does not lie evenly on nodes of {most} (executor.slurm.devices_per_node); "
+            f"set placement.mesh to a multiple of {most} devices, or devices_per_node to a divisor of {devices}"
+        )
+    return nodes
+
+
+def first_task() -> bool:
+    """Whether this is the only task of its job, or the first."""
+    return int(os.environ.get(RANK, "0")) == 0
+
+
+def joined() -> dict[str, str]:
+    """In a task of a job of several: the variables by which the processes of the run find each other."""
+    count = os.environ.get(SLURM_TASKS, "1")
+    if int(count) < 2:
+        return {}
+    first = _asked("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    found = re.search(r"NodeAddr=(\S+)", _asked("scontrol", "show", "node", first))  # its name may be no address
+    port = PORTS[int(os.environ["SLURM_JOB_ID"]) % len(PORTS)]
+    return dict(zip(EXPLICIT, (f"{found[1] if found else first}:{port}", count, os.environ[RANK]), strict=True))
+
+
+def _asked(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

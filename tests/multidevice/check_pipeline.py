@@ -1,0 +1,147 @@
+"""Stages of a pipeline on 8 virtual CPU devices against one device; tests/test_multidevice.py runs this."""
+
+import shutil
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import check_meshes
+import jax
+import numpy as np
+import pytest
+from check_meshes import BATCH, assert_same, on_one_device
+from tiny_run import Tiny
+
+from scaling.accounting.traffic import traffic
+from scaling.compiled import collectives
+from scaling.config import RunConfig, build, run_id
+from scaling.models import functional
+from scaling.objectives import Batch
+from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
+from scaling.training import train
+from scaling.training.step import Gradients, compiled_step, gradients
+
+EXPERTS = {"kind": "moe", "experts": 8, "top_k": 2, "granularity": 2, "shared": 1, "dropout": 0.1}
+MODELS: dict[str, dict[str, Any]] = {
+    "plain": {"layers": 8, "dropout": 0.2},
+    "documents": {"dropout": 0.2, "sliding_window": [8, None], "restart_positions": True},
+    "experts": {"feed_forward": EXPERTS},
+    "shared": {"layer_sharing": 2, "qk_norm": True},
+}
+FLOAT32 = 4
+
+
+def run(model: str, accumulate: int, mesh: dict[str, int], **placement: Any) -> RunConfig:
+    values = check_meshes.run_config().model_dump(mode="json")
+    values["model"] |= {"layers": 4} | MODELS[model]
+    values["objective"] = {"documents": "mask" if model == "documents" else None}
+    values["placement"] |= placement | {"accumulate": accumulate, "mesh": mesh}
+    return build(RunConfig, values, "test")
+
+
+def batch_of(config: RunConfig) -> Batch:
+    """Weights of targets differ from microbatch to microbatch, and so do the ends of documents."""
+    batch = check_meshes.weighted_batch()
+    if config.objective.mask != "document":
+        return batch
+    ends = np.random.default_rng(3).random(batch.tokens_BxL.shape) < 0.2
+    return batch._replace(marks_BxL=jax.numpy.asarray(np.cumsum(ends, 1, dtype=np.int32)))
+
+
+def gradients_on(config: RunConfig, mesh: Any) -> Gradients:
+    initial = jax.device_get(functional.init(config.model, jax.random.key(3)))
+    layout = param_shardings(functional.facts(config.model), initial, mesh)
+    key = jax.random.key(11) if config.model.random else None
+
+    def traced(params: Any, batch: Batch) -> Gradients:
+        with use(mesh):
+            return gradients(config, params, batch, key)
+
+    batch = jax.device_put(batch_of(config), batch_sharding(mesh))
+    return jax.device_get(jax.jit(traced)(jax.device_put(initial, layout), batch))
+
+
+@cache
+def wanted(model: str, accumulate: int) -> Gradients:
+    """Of one device, microbatch by microbatch."""
+    return gradients_on(run(model, accumulate, {}), on_one_device())
+
+
+@pytest.mark.parametrize(
+    ("model", "accumulate", "mesh", "placement"),
+    [
+        ("plain", 4, {"data": 2, "pipeline": 4}, {}),
+        ("plain", 4, {"data": 2, "pipeline": 4}, {"pipeline_repeats": 2}),
+        ("plain", 1, {"data": 2, "pipeline": 4}, {"remat": "full"}),  # fewer microbatches than stages
+        ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, {"remat": "full"}),
+        (
+            "documents",
+            4,
+            {"data": 2, "pipeline": 2, "fsdp": 2},
+            {"zero": 1, "layers": "unroll", "pipeline_microbatches": 2},
+        ),
+        ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, {"zero": 2}),
+        ("shared", 2, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
+    ],
+)
+def test_loss_and_gradients_are_those_of_one_device(
+    model: str, accumulate: int, mesh: dict[str, int], placement: dict[str, Any]
+) -> None:
+    config = run(model, accumulate, mesh, **placement)
+    assert_same(gradients_on(config, make_mesh(config.placement.mesh)), wanted(model, accumulate), rtol=2e-5)
+
+
+def test_a_run_goes_on_from_a_pipeline_s_checkpoint_on_another_mesh_and_the_other_way_round(tmp_path: Path) -> None:
+    """Its evaluation, too, goes through the stages."""
+    tiny, meshes = Tiny(tmp_path), ({"pipeline": 2, "data": 2, "fsdp": 2}, {"data": 8})
+
+    def config(mesh: dict[str, int]) -> RunConfig:
+        return tiny.config(
+            model={"layers": 4}, tokens=10 * 256, batch_size=8, records={"checkpoint_steps": 5},
+            placement={"mesh": mesh, "accumulate": 1},
+        )  # fmt: skip
+
+    losses = []
+    for i, (first, second) in enumerate((meshes, meshes[::-1])):
+        folder = tmp_path / f"run_{i}"
+        losses.append(train(config(first), folder=folder, quiet=True).loss)
+        shutil.rmtree(folder / "checkpoints" / "10")
+        (folder / "result.json").unlink()
+        again = train(config(second), folder=folder, quiet=True)
+        assert "went on from step 5" in again.reason
+        losses.append(again.loss)
+    assert run_id(config(meshes[0])) == run_id(config(meshes[1]))
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_stages_send_each_other_microbatches_and_no_matrix_of_their_layers(repeats: int) -> None:
+    """By hand, of 4 stages that no other devices share: M·R + S − 1 times the stream of a microbatch, each way; at
+    both ends the stream of the batch; and matrices only where runs of layers are not computed where they lie."""
+    stages, parts = 4, 4
+    config = run("plain", parts, {"data": 2, "pipeline": stages}, pipeline_repeats=repeats)
+    model = config.model.model_copy(update={"dropout": 0.0, "bias": False})
+    step = compiled_step(config.model_copy(update={"model": model}))
+    stream = FLOAT32 * BATCH // 2 * model.context * model.d_model  # of the batch, on one of two copies
+    layers = FLOAT32 * model.layers * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    passed, gathered = 0, Counter[str]()
+    for one in collectives(step.update.as_text(), step.mesh.shape):
+        if one.axes != ("pipeline",):
+            continue
+        if one.kind == "collective-permute" and one.loops:
+            passed += one.bytes * one.times
+        elif one.kind == "collective-permute":
+            gathered["moved"] += one.bytes
+        else:
+            gathered[one.kind] += one.bytes * one.times
+    told_by_ledger = {one.what: one.size * one.times for one in traffic(config, step.mesh.shape, "cpu")}
+    assert told_by_ledger["stages"] == 2 * (parts * repeats + stages - 1) * stream // parts
+    norms = FLOAT32 * 2 * model.layers * model.d_model  # which the ledger leaves out
+    assert gathered["moved"] == (2 * (layers + norms) // stages if repeats > 1 else 0)
+    assert told_by_ledger.get("runs of layers", 0) == (2 * layers // stages if repeats > 1 else 0)
+    ticks = parts * repeats + stages - 1
+    told = FLOAT32 * BATCH // 2 // parts * model.context * ticks  # tokens travel along
+    assert 2 * ticks * stream // parts <= passed <= 2 * ticks * stream // parts + 2 * told
+    head, small = FLOAT32 * model.vocab * model.d_model, layers // model.layers // 4  # tokens and vectors
+    assert 2 * stream + head <= gathered["all-gather"] <= 2 * stream + head + small
