@@ -30,7 +30,7 @@ def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
     Raises Busy after that time, with the holder's name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("a+b", buffering=0) as file:  # unbuffered: to close it writes nothing, which a full disk refuses
         deadline = time.monotonic() + wait_s
         while not _taken(file):
             if math.isinf(wait_s):
@@ -39,16 +39,15 @@ def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
                 break
             if time.monotonic() > deadline:
                 file.seek(0)
-                raise Busy(file.read().strip() or "another process")
+                raise Busy(file.read().decode(errors="replace").strip() or "another process")
             time.sleep(0.05)
         file.truncate(0)
         with naming(path):
-            file.write(f"process {os.getpid()} on {platform.node()}, since {now()}\n")
-            file.flush()
+            file.write(f"process {os.getpid()} on {platform.node()}, since {now()}\n".encode())
         yield
 
 
-def _taken(file: IO[str]) -> bool:
+def _taken(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

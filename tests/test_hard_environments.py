@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,50 @@ def test_an_old_locale_a_missing_home_and_a_unicode_path_change_nothing(home: Pa
         assert done.returncode == 0, done.stderr
         if "PYTHONIOENCODING" not in env and "PYTHONUTF8" not in env:
             assert done.stdout == plain.stdout
+
+
+OLD: dict[str, str | None] = {"LC_ALL": "C", "HOME": None}
+
+
+@pytest.mark.slow
+def test_a_preparation_needs_no_utf_8_locale_and_no_home(tmp_path: Path) -> None:
+    odd = tmp_path / "naïve ‑ 模型"
+    (odd / "store").mkdir(parents=True)
+    (odd / "data.yaml").write_text(yaml.safe_dump({"corpus": write_corpus(odd / "corpus")}))
+    made, plain = (run("data", "prepare", odd / "data.yaml", "--store", odd / "store", **env) for env in (OLD, {}))
+    assert made.returncode == plain.returncode == 0, made.stderr
+    assert len(list((odd / "store" / "stores").glob("*/manifest.json"))) == 1 and made.stdout == plain.stdout
+
+
+IN_A_SMALL_FOLDER = 'mount -t tmpfs -o size={size} none "$1" && cp -r "$2/." "$1"\n{then}\nshift 2; exec "$@"'
+"""$1: where a file system of so many bytes is put, for this process alone. $2: what is in it"""
+UNSHARED = ["unshare", "-rm", "sh", "-c"]
+
+
+def may_mount() -> bool:
+    mount = [*UNSHARED, "mount -t tmpfs none /mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(mount, capture_output=True).returncode == 0
+
+
+FULL, READ_ONLY = 'cat /dev/zero > "$1/fill" 2> /dev/null', 'mount -o remount,ro "$1"'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not may_mount(), reason="no unshare here, or no leave to mount")
+@pytest.mark.parametrize(("size", "then", "code"), [("400k", FULL, 1), ("4m", READ_ONLY, 2)])
+def test_a_full_and_a_read_only_file_system_are_told_in_one_line(
+    home: Path, data: Path, tmp_path: Path, size: str, then: str, code: int
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    script = IN_A_SMALL_FOLDER.format(size=size, then=then)
+    argvs: list[list[object]] = [["report", small], ["data", "prepare", data, "--store", small / "store"]]
+    for argv in argvs:
+        command = [*UNSHARED, script, "sh", str(small), str(home), *COMMAND, *map(str, argv)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == code and str(small) in one_line(done), done
+    command = [*UNSHARED, script, "sh", str(small), str(home), *COMMAND, "status", str(small)]
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0
 
 
 @pytest.mark.parametrize("days", [-1, 365])

@@ -40,19 +40,20 @@ class Written:
 
 
 def write_journal(partial: Path, source: Mapping[str, Any], written: Mapping[str, Written]) -> None:
-    """source: the facts of the corpus."""
-    journal = {"source": source, "splits": {split: asdict(w) for split, w in written.items()}}
+    """source: the facts of the corpus. The folder's name stands for all else that defines the tokens."""
+    journal = {"store": partial.name, "source": source, "splits": {split: asdict(w) for split, w in written.items()}}
     write_text_atomically(partial / JOURNAL, json.dumps(sealed(journal)))
 
 
 def read_journal(partial: Path, source: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Written] | None:
-    """What is safe of each split; None where nothing is: no journal, a damaged one, one of another corpus, or files
-    that do not begin with what it vouches for. dtype: of the tokens."""
+    """What is safe of each split; None where nothing is: no journal, a damaged one, one of another store or corpus,
+    or files that do not begin with what it vouches for. dtype: of the tokens."""
     try:
         journal = require_whole(read_json(partial / JOURNAL))
         written = {s: Written(**{**w, "position": tuple(w["position"])}) for s, w in journal["splits"].items()}
         whole = all(_is_whole(partial, split, each, dtype) for split, each in written.items())
-        return written if journal["source"] == source and whole else None
+        same = (journal["store"], journal["source"]) == (partial.name, source)
+        return written if same and whole else None
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
