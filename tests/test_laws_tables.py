@@ -170,7 +170,7 @@ def test_checkpoints_that_nothing_names_are_recognised_by_even_steps_of_tokens(s
     assert f"look like checkpoints of {found} runs, by tokens that rise in even steps" in table.notes[0]
     for run in np.unique(table.run):
         assert len(np.unique(table.N[table.run == run])) == 1
-    assert laws.fit(table, starts=8).bootstrap(20).kind == ("runs" if found == 15 else "wild")
+    assert laws.fit(table, starts=8).bootstrap(20).kind == ("runs" if found == 15 else "noise")
     assert laws.Runs(unnamed().assign(id=np.arange(40)), run="id").notes == ()
     assert laws.Runs(unnamed(), trusted=True).run is None
 

@@ -61,7 +61,7 @@ class Fit(FittedLaw):
         fitted law, the better choice for a designed sweep of a few runs, where a resample would lose a whole budget.
         "wild" keeps the residuals and multiplies those of each run (or cluster) by one random factor: for a few runs
         of many rows.
-        None: "runs" where rows are of training runs or clusters ("wild" where those are no more than parameters and
+        None: "runs" where rows are of training runs or clusters ("noise" where those are no more than parameters and
         one), "noise" with fewer than ten rows a parameter, else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.

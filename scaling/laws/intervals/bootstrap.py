@@ -10,7 +10,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
 from scaling.laws.intervals.clusters import clusters_of, strata_of
 from scaling.laws.intervals.interval import require_draws
-from scaling.laws.solve.draws import BootstrapKind, Draws
+from scaling.laws.solve.draws import BootstrapKind, Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.priors import drawn_means
 from scaling.laws.solve.solver import solve
@@ -20,14 +20,16 @@ ROWS_PER_PARAMETER = 10
 """with fewer, a resample of rows loses whole budgets: fresh noise is drawn instead, as `backtest` does"""
 
 
-def default_kind(fit: FittedLaw, groups: Labels | None, layered: bool = False) -> BootstrapKind:
+def default_kind(fit: FittedLaw, groups: Labels | None, layered: bool = False) -> Resampling:
     """What is drawn unless told otherwise. groups: of rows that belong together; layered: within strata.
 
-    A resample of as few groups as a law has parameters cannot carry it; turned as a whole their rows stay together.
+    A resample of as few groups as a law has parameters cannot carry it. Of 40 simulated tables of 6 runs of 8
+    checkpoints 90 % intervals of a held 85 % by noise, and 62 % by "wild": the law takes up most of what a few groups
+    have in common.
     """
     free = len(fit.problem.free)
     if groups is not None:
-        return "runs" if layered or len(np.unique(groups)) > free + 1 else "wild"
+        return "runs" if layered or len(np.unique(groups)) > free + 1 else "noise"
     return "rows" if layered or len(fit.runs) >= ROWS_PER_PARAMETER * free else "noise"
 
 

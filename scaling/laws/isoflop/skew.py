@@ -7,7 +7,8 @@ of the same kind, without skew it is the parabola, and what is left of log L is 
 twelfth of αβ·(1 − 3(1 − E/L)), which is zero where E is two thirds of the loss.
 
 δ is not known, and the few runs of most grids hardly tell it: minima are drawn over all that it may be, by the prior
-of `SKEW` and the runs. All budgets have one δ, as they have one α and β.
+of `SKEW` and the runs. All budgets have one δ, as they have one α and β. What intervals then hold:
+experiments/isoflop_coverage.
 """
 
 from collections.abc import Callable

@@ -18,6 +18,10 @@ LEAST_CHECKPOINTS = 3
 LEAST_UNNAMED, EVEN, SHARE = 4, 0.02, 0.8
 """the same where none does; how far steps of tokens may differ from the middle one, and what share of them may not:
 runs log at even steps, and designs double their tokens"""
+BY_RUNS = (
+    "go by whole runs, for rows of one are not independent (by noise about the law, and narrow, where there are no "
+    "more runs than it has parameters)"
+)
 
 
 def checkpoints_of(runs: Table) -> tuple[str | None, NDArray[np.str_]] | None:
@@ -42,12 +46,12 @@ def checkpoints_told(name: str | None, runs: int, rows: int) -> str:
     if name is not None:
         return (
             f"the {rows} rows are checkpoints of {runs} runs by {choice('run', name)}, which was taken: intervals "
-            "go by whole runs, for rows of one are not independent"
+            f"{BY_RUNS}"
         )
     return (
         f"the {rows} rows look like checkpoints of {runs} runs, by tokens that rise in even steps at one N, and were "
-        "taken for that: intervals go by whole runs, for rows of one are not independent; were they trained apart, "
-        f"name a column that tells them: {choice('run', 'COLUMN')}"
+        f"taken for that: intervals {BY_RUNS}; were they trained apart, name "
+        f"a column that tells them: {choice('run', 'COLUMN')}"
     )
 
 
