@@ -156,6 +156,25 @@ def test_sources_that_changed_under_an_interrupted_preparation_start_it_over(dat
     assert files_of(tmp_path / "s") == files_of(tmp_path / "fresh")
 
 
+def test_a_text_that_is_rewritten_while_it_is_read_is_read_anew(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 3000)
+    real, path = prepare_module._batches, tmp_path / "0.jsonl"
+    with monkeypatch.context() as patch:
+
+        def rewritten(documents):
+            for at, batch in enumerate(real(documents)):
+                if at == 1:
+                    path.write_bytes(path.read_bytes().replace(b"zahlen", b"ZAHLEN"))  # as long as before
+                yield batch
+
+        patch.setattr(prepare_module, "_batches", rewritten)
+        with pytest.raises(UserError, match=rf"{path} changed while it was read"):
+            prepare(data, tmp_path / "s", progress=False)
+    prepare(data, tmp_path / "s", progress=False)
+    prepare(data, tmp_path / "fresh", progress=False)
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "fresh")
+
+
 @pytest.mark.parametrize("cut_at", ["rename", "first unlink", "third unlink"])
 def test_an_interruption_just_before_the_end_costs_nothing(data, tmp_path, monkeypatch, cut_at):
     with monkeypatch.context() as patch:

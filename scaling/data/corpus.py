@@ -16,6 +16,8 @@ class Corpus(Protocol):
 
     facts: dict[str, Any]
     """what the documents came from, for the manifest; another value means another corpus"""
+    stamp: str
+    """of the moment: another value means that what was read of it before may not be what is there now"""
 
     def documents(self, split: str, start: Position = START) -> Iterator[tuple[Position, str]]:
         """The documents of a split from `start` on, each with the position after it; empty ones are left out.

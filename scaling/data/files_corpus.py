@@ -39,6 +39,7 @@ class FilesCorpus:
                 raise UserError(f"data.corpus: {path} is of no kind that is read; allowed: {', '.join(FILE_KINDS)}")
         self._seen = [_state(path) for path in self.files]
         self.facts = self._facts()
+        self.stamp = hashlib.sha256(json.dumps(self._seen).encode()).hexdigest()
 
     def _facts(self) -> dict[str, Any]:
         sizes = [(self._name(path), size) for path, (size, _) in zip(self.files, self._seen, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.data.corpus import START, Position
+from scaling.data.corpus import START, Corpus, Position
 from scaling.files import read_json, require_whole, sealed
 from scaling.result import naming, write_text_atomically
 
@@ -39,23 +39,26 @@ class Written:
         }
 
 
-def write_journal(partial: Path, source: Mapping[str, Any], written: Mapping[str, Written]) -> None:
-    """source: the facts of the corpus. The folder's name stands for all else that defines the tokens."""
-    journal = {"store": partial.name, "source": source, "splits": {split: asdict(w) for split, w in written.items()}}
+def write_journal(partial: Path, corpus: Corpus, written: Mapping[str, Written]) -> None:
+    journal = {"of": _whose(partial, corpus), "splits": {split: asdict(w) for split, w in written.items()}}
     write_text_atomically(partial / JOURNAL, json.dumps(sealed(journal)))
 
 
-def read_journal(partial: Path, source: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Written] | None:
+def read_journal(partial: Path, corpus: Corpus, dtype: np.dtype[Any]) -> dict[str, Written] | None:
     """What is safe of each split; None where nothing is: no journal, a damaged one, one of another store or corpus,
     or files that do not begin with what it vouches for. dtype: of the tokens."""
     try:
         journal = require_whole(read_json(partial / JOURNAL))
         written = {s: Written(**{**w, "position": tuple(w["position"])}) for s, w in journal["splits"].items()}
         whole = all(_is_whole(partial, split, each, dtype) for split, each in written.items())
-        same = (journal["store"], journal["source"]) == (partial.name, source)
-        return written if same and whole else None
+        return written if journal["of"] == _whose(partial, corpus) and whole else None
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
+
+
+def _whose(partial: Path, corpus: Corpus) -> dict[str, Any]:
+    """The corpus, as it is now, and the folder's name, which stands for all else that defines the tokens."""
+    return {"store": partial.name, "source": corpus.facts, "stamp": corpus.stamp}
 
 
 def _is_whole(partial: Path, split: str, written: Written, dtype: np.dtype[Any]) -> bool:

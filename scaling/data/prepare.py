@@ -86,12 +86,12 @@ def _empty(data: DataConfig, split: str, train_documents: int) -> str:
 
 def _resume(data: DataConfig, partial: Path, corpus: Corpus) -> dict[str, Written]:
     """What an interrupted preparation left, where it is whole and of the same corpus; else a fresh folder."""
-    written = read_journal(partial, corpus.facts, token_dtype(data.tokenizer.vocab))
+    written = read_journal(partial, corpus, token_dtype(data.tokenizer.vocab))
     if written is None or _training(data, partial) is None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         written = {split: Written() for split in SPLITS}
-        write_journal(partial, corpus.facts, written)
+        write_journal(partial, corpus, written)
     return written
 
 
@@ -156,13 +156,13 @@ def _write_split(
             text_bytes = at.text_bytes + int(n_bytes.sum())
             at = Written(position, at.tokens + len(flat), at.documents + len(texts), text_bytes, hashes=hashes)
             written[split] = at
-            write_journal(partial, corpus.facts, written)
+            write_journal(partial, corpus, written)
             bar.at(at.documents, at.text_bytes)
     finally:
         for file in files.values():
             file.close()
     written[split] = replace(at, done=True)
-    write_journal(partial, corpus.facts, written)
+    write_journal(partial, corpus, written)
 
 
 def _batches(documents: Iterator[tuple[Position, str]]) -> Iterator[tuple[Position, list[str]]]:

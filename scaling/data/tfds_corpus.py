@@ -26,6 +26,8 @@ RETRIES = 4
 class TfdsCorpus:
     """The `train` split, and the `validation` split where there is one; else a hash of the index holds out some."""
 
+    stamp = ""  # what is prepared is not written again
+
     def __init__(self, builder: Any, data: DataConfig, facts: dict[str, Any]) -> None:
         self.field, self.fraction = data.text_field, data.validation_fraction
         features = sorted(builder.info.features or ())
