@@ -1,6 +1,7 @@
 """What holds for all tests."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from quick import flags
 QUICK = flags()
 FLAGS = os.environ.get("XLA_FLAGS", "").replace(QUICK, "").strip()  # without those of a pytest that started this one
 os.environ["XLA_FLAGS"] = f"{QUICK} {FLAGS}".strip()
+
+# A shell starts what it leaves in the background deaf to interrupts, and so would be all that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, and none fails since the machine is busy; --hypothesis-profile=explore draws new ones
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
