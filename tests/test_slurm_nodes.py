@@ -98,6 +98,7 @@ def test_a_run_over_two_nodes_outlives_a_kill_and_a_preemption(
     result = run_state(folder).result
     assert result is not None and result.facts["mesh"] == {
         "data": 2,
+        "pipeline": 1,
         "fsdp": 2,
         "expert": 1,
         "context": 1,

@@ -2,6 +2,7 @@
 Compute Engine has it are made up, two real processes are then joined by JAX's own detection."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,9 +15,6 @@ import pytest
 from waiting import LIMIT_S, free_ports
 
 from scaling import processes
-from scaling.config.run import Processes
-from scaling.errors import UserError
-from scaling.parallel import initialize
 
 NAMED = (*processes.EXPLICIT, processes.SLURM_TASKS, *processes.TPU_HOSTS, processes.TPU_SLICES, processes.WATCHED)
 ENDPOINTS = "worker-network-endpoints"
@@ -128,8 +126,14 @@ def test_two_hosts_find_each_other_as_jax_does(where: str, plugged: Path) -> Non
     assert [out.split()[:2] for out, _ in said] == [["0", "2"], ["1", "2"]], said
 
 
-def test_what_jax_does_not_find_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of a slice, on a machine without a TPU."""
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
-    with pytest.raises(UserError, match=r"one of several TPU hosts .* JAX cannot join .* JAX_COORDINATOR_ADDRESS"):
-        initialize(Processes())
+def test_what_jax_does_not_find_is_told_in_one_line() -> None:
+    """The variables of a slice, on a machine without a TPU; in a process where JAX has not begun."""
+    code = (
+        "from scaling.config.run import Processes\nfrom scaling.parallel import initialize\ninitialize(Processes())"
+    )
+    environment = os.environ | {"TPU_WORKER_HOSTNAMES": "a,b"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    said = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"UserError: .* one of several TPU hosts .* JAX cannot join .* JAX_COORDINATOR_ADDRESS", said), (
+        said
+    )

@@ -1,7 +1,9 @@
 """The manifest of a token store: what its tokens were made of, and by which size and hash each file is known."""
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +23,11 @@ SAMPLES, SAMPLE_BYTES = 64, 2**20
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished store; None where there is no store. Raises UserError for a damaged one."""
+    """The manifest of a finished store; None where there is no store. Raises UserError for a damaged one,
+    and NotADirectoryError where a file stands in a folder's place."""
     path = folder / MANIFEST
+    if file := next((place for place in (folder, *folder.parents) if place.is_file()), None):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(file))
     try:
         with manifest_of(folder):
             manifest = require_whole(read_json(path))

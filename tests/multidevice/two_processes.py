@@ -47,7 +47,7 @@ def main() -> None:
     np.testing.assert_allclose(np.asarray(gradient), 2 * whole.T @ (whole @ w) / (ROWS * F), rtol=1e-4, atol=1e-6)
     apart = make_mesh(MeshConfig(data=2, fsdp=2), dcn=MeshConfig(data=1, fsdp=2))  # data within each process
     held = (
-        {device.process_index for device in apart.devices[:, 0].flat},
+        {device.process_index for device in apart.devices[:, :, 0].flat},
         {d.process_index for d in apart.devices.flat},
     )
     assert held == ({0}, {0, 1})
