@@ -24,8 +24,11 @@ GROWTH = 1.6
 """by which power FLOPs may grow as tokens do: less than 1/.52, where .52 is their exponent here, so that budgets grow
 up to what the text has, and a plan hardly ever asks for more than a prepared store of it"""
 NEAR = 0.05
-TRAINING_SHARE = 0.9
+TRAINING_SHARE, HELD_OUT_SHARE = 0.9, 0.05
 """of the bytes of a text, with room for what is held out: whole documents, 5 % of them in the mean"""
+MEASURED, ENOUGH = 262_144, 3
+"""held-out tokens that each run is measured on, where the text has so many times as many of them in the mean: which
+documents are held out is chance, and fewer than a run asks for are refused"""
 TEXT = """\
 # A ladder of byte-level transformers on {corpus_said}, a law, and a forecast that is tested.
 #   scaling sweep {file} --dry-run     # every run with its size, tokens and time
@@ -35,7 +38,7 @@ TEXT = """\
 name: {name}
 run:
   model: {{ vocab: 256, context: {context}, activation: relu2, norm: rmsnorm, position: rope, qk_norm: true }}
-  data: {{ corpus: "{corpus}", tokenizer: {{ kind: bytes }}, validation_tokens: 262144 }}   # at most so many held out
+  data: {{ corpus: "{corpus}", tokenizer: {{ kind: bytes }}{measured} }}
   optimizer: {{ name: adamw, b2: 0.95, weight_decay: 0.1 }}
   schedule: {{ name: cosine, warmup: 0.1, final: 0.1 }}
   batch_size: {batch}   # windows of `context` tokens
@@ -73,7 +76,8 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
     small, tokens = find_devices().platform == "cpu", _tokens(corpus)
     least, best = LEAST, None
     while True:
-        found = describe_sweep(build(SweepConfig, yaml.safe_load(_text(path, corpus, least, small)), str(path)))
+        text = _text(path, corpus, tokens, least, small)
+        found = describe_sweep(build(SweepConfig, yaml.safe_load(text), str(path)))
         needed = max(row["tokens"] or 0 for row in [*found["runs"], *found["forecast"]["runs"]])
         by_time, by_text = 60 * minutes / found["left"]["seconds"], (tokens / needed) ** GROWTH
         change, short = min(by_time, by_text), by_text < by_time
@@ -86,7 +90,7 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
         what = f"{si_bytes(tokens)} of training text are" if short else f"--minutes {minutes:g} is"
         raise UserError(f"{what} too little for a ladder; 2 MB of text and two minutes are enough on a CPU")
     least, found, short = best
-    write_text_atomically(path, _text(path, corpus, least, small, found))
+    write_text_atomically(path, _text(path, corpus, tokens, least, small, found))
     return {"described": found, "short": short}
 
 
@@ -119,11 +123,16 @@ def _tokens(corpus: str | None) -> float:
     return TRAINING_SHARE * sum(map(os.path.getsize, files))
 
 
-def _text(path: Path, corpus: str | None, least: float, small: bool, found: dict[str, Any] | None = None) -> str:
-    """The file. small: for CPUs. found: what it comes to, which is told in comments; None to find out."""
+def _text(
+    path: Path, corpus: str | None, tokens: float, least: float, small: bool, found: dict[str, Any] | None = None
+) -> str:
+    """The file. tokens: of the text, to train on. small: for CPUs. found: what it comes to, which is told in
+    comments; None to find out."""
     speed = found["speed"] if found else {"slots": 1, "device": "cpu", "flops_per_s": 0.0, "source": ""}
     text = f"files:{corpus}" if corpus else STDLIB
+    many = tokens / TRAINING_SHARE * HELD_OUT_SHARE > ENOUGH * MEASURED
     return TEXT.format(
+        measured=f", validation_tokens: {MEASURED}" if many else "",
         corpus_said=corpus or "the Python standard library",
         file=path,
         name=re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-") or "sweep",
