@@ -146,7 +146,7 @@ def _locked(path: Path) -> tuple[int, str]:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
+        if os.path.exists(temporary):
             return handle, temporary
         os.close(handle)
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_run import quick_jit
 
 from scaling.accounting import cache_bytes
-from scaling.config.run import Placement
+from scaling.config.placement import Placement
 from scaling.errors import UserError
 from scaling.families import LSTMConfig, Mask, ModelConfig, TransformerConfig
 from scaling.models import functional

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from scaling.accounting.layout import mesh_shape
 from scaling.config import MeshConfig, OptimizerConfig, RunConfig, TransformerConfig, build, read_mapping
-from scaling.config.run import Processes
+from scaling.config.placement import Processes
 from scaling.errors import UserError
 from scaling.families import Tensor
 from scaling.families.context import choose_context

@@ -26,7 +26,7 @@ import jax
 os.environ.pop("TPU_SKIP_MDS_QUERY", None)  # JAX sets it on a machine without a TPU
 from scaling import processes
 processes.PCI = Path(sys.argv[1])
-from scaling.config.run import Processes
+from scaling.config.placement import Processes
 from scaling.parallel import initialize
 initialize(Processes(arrive_s=60))
 print(jax.process_index(), jax.process_count(), jax.device_count())
@@ -128,9 +128,7 @@ def test_two_hosts_find_each_other_as_jax_does(where: str, plugged: Path) -> Non
 
 def test_what_jax_does_not_find_is_told_in_one_line() -> None:
     """The variables of a slice, on a machine without a TPU; in a process where JAX has not begun."""
-    code = (
-        "from scaling.config.run import Processes\nfrom scaling.parallel import initialize\ninitialize(Processes())"
-    )
+    code = "from scaling import config, parallel\nparallel.initialize(config.Placement().processes)"
     environment = os.environ | {"TPU_WORKER_HOSTNAMES": "a,b"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     said = done.stderr.strip().splitlines()[-1]

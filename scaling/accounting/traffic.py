@@ -46,9 +46,8 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
     mesh: devices along each axis. Each microbatch gathers matrices that devices share the storage of, forward, again
     under full remat, and backward, where `placement.zero` does not have it once for all; sums and scatters their
     gradients; adds up the stream of a block whose matrices devices share; exchanges positions for heads, or gathers
-    keys, where they share windows; and gathers the tokens of those that share experts; and stages
-    of a pipeline hand streams on. Left out: norms, biases, the
-    sums of the loss, and what a compiler makes otherwise.
+    keys, where they share windows; and gathers the tokens of those that share experts; and stages of a
+    pipeline hand streams on. Left out: norms, biases, the sums of the loss, and what a compiler makes otherwise.
     """
     width = 2 if compute_dtype(run.placement.compute_dtype, platform) == "bfloat16" else FLOAT32
     order = schedule(run, mesh, platform)

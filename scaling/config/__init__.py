@@ -18,6 +18,7 @@ from scaling.config.load import (
 )
 from scaling.config.pack import shape_of
 from scaling.config.parent import Parent, chosen_step, find_parent, resolved, saved_steps
+from scaling.config.placement import MeshConfig, Placement
 from scaling.config.prefix import shared_steps
 from scaling.config.presets import locate
 from scaling.config.recipe import (
@@ -30,18 +31,9 @@ from scaling.config.recipe import (
     recipe_of,
     rule_column,
 )
+from scaling.config.records import Records
 from scaling.config.rules import DecayRule, RateRule, Rule, Size, TuningConfig
-from scaling.config.run import (
-    DataConfig,
-    MeshConfig,
-    OptimizerConfig,
-    Placement,
-    Records,
-    RunConfig,
-    ScheduleConfig,
-    TokenizerConfig,
-    tail_steps,
-)
+from scaling.config.run import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, TokenizerConfig, tail_steps
 from scaling.config.start import StartConfig
 from scaling.config.sweep import (
     TRIED,

@@ -1,12 +1,13 @@
 """What is run (model, data, optimizer, schedule, seed) and, apart from it, where it runs and what it leaves."""
 
 from collections.abc import Iterator
-from math import prod
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from scaling.config.curriculum import Stage, check_stages, stage_steps
+from scaling.config.placement import Placement
+from scaling.config.records import Records
 from scaling.config.start import StartConfig
 from scaling.families import AnyModel, Tensor
 from scaling.frozen import MANY, Config
@@ -126,157 +127,6 @@ class ScheduleConfig(Config):
         if self.name != "wsd" or not self.cooldown:
             return 0
         return min(max(1, round(self.cooldown * steps)), steps - max(1, self.warmup_steps(steps, batch_tokens)))
-
-
-class MeshConfig(Config):
-    """Devices along each axis of the mesh; `data: 0` takes all that the other axes leave.
-
-    The last axis communicates most and changes fastest over the devices, so it lies on neighbours.
-    """
-
-    data: int = Field(default=0, ge=0, le=MANY)
-    """copies of the model"""
-    pipeline: int = Field(default=1, ge=1, le=MANY)
-    """stages of a copy, each with layers of its own, that hand microbatches on to each other"""
-    fsdp: int = Field(default=1, ge=1, le=MANY)
-    """copies that share the storage of one"""
-    expert: int = Field(default=1, ge=1, le=MANY)
-    """copies that share the storage of one, and of which each computes experts of its own for all"""
-    context: int = Field(default=1, ge=1, le=MANY)
-    """devices that share each window along its length, and the storage of one copy"""
-    tensor: int = Field(default=1, ge=1, le=MANY)
-    """devices that share each matrix"""
-
-    @property
-    def inner(self) -> int:
-        """Devices of all axes but `data`."""
-        return prod(getattr(self, axis) for axis in type(self).model_fields if axis != "data")
-
-    @property
-    def inner_text(self) -> str:
-        """Those axes as one reads them in an error."""
-        return " × ".join(f"{axis}={getattr(self, axis)}" for axis in type(self).model_fields if axis != "data")
-
-
-class Processes(Config):
-    """How long the processes of a run on several hosts wait for each other, in seconds."""
-
-    arrive_s: int = Field(default=300, ge=1)
-    """at the beginning, for all to come"""
-    lost_s: int = Field(default=60, ge=1)
-    """for a sign of life of each; then all end, and the same command goes on from the last checkpoint"""
-
-
-class Placement(Config):
-    """Where and how a run computes. It changes speed and memory, never what is trained."""
-
-    mesh: MeshConfig = MeshConfig()
-    dcn: MeshConfig | None = None
-    """how many of the devices along each axis of `mesh` lie apart, so that the slow network between TPU slices or
-    groups of hosts joins them; `data: 0` takes all slices or hosts that the others leave. Unset: of several TPU
-    slices each has its own part of `data`; elsewhere no difference is made"""
-    accumulate: int = Field(default=0, ge=0)
-    """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache,
-    and up to four for each stage of a pipeline"""
-    pipeline_microbatches: int | None = Field(default=None, ge=1)
-    """microbatches that are in a pipeline at a time, of which it keeps what the backward pass reads; their gradients
-    are summed up before the next ones come. Unset: all"""
-    pipeline_repeats: int = Field(default=1, ge=1, le=MANY)
-    """times that a microbatch goes around the stages of a pipeline, each of which has as many runs of layers that do
-    not follow each other; more than 1: microbatches come in groups of as many as there are stages"""
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on accelerators, float32 on a CPU; parameters and optimizer are always float32"""
-    attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
-    """which implementation of attention; auto: the fastest that can do what the model asks for"""
-    experts: Literal["auto", "dense", "blocks", "gmm", "tokamax"] = "auto"
-    """how a mixture of experts is computed, see `families.dispatch`; auto: gmm on TPUs, on GPUs tokamax where it is
-    installed, else blocks"""
-    transport: Literal["auto", "gather", "all_to_all", "ragged"] = "auto"
-    """how tokens get to the devices of their experts, see `families.dispatch`; auto: gather"""
-    context: Literal["auto", "ulysses", "gather", "ring"] = "auto"
-    """how queries meet the keys of the whole window where devices share it, see `families.context`; auto: ulysses
-    where the heads divide, else gather"""
-    layers: Literal["auto", "scan", "unroll"] = "auto"
-    """auto: scan on accelerators and where remat is asked for, else unrolled: of unrolled layers XLA's compiler for
-    CPUs keeps what is to be computed again"""
-    remat: Literal["none", "dots", "full"] = "none"
-    """what the backward pass computes again: nothing, all but matrix products, whole layers"""
-    offload_activations: bool = False
-    """what `remat` keeps (products; the inputs of layers) waits for the backward pass in the memory of the host"""
-    offload_optimizer: bool = False
-    """the optimizer's state is in the memory of the host but for the update, when there are no activations: a step
-    takes as much less as the smaller of the two"""
-    loss_chunk: int | None = Field(default=None, ge=1)
-    """tokens whose logits exist at one time; unset: chosen so that a chunk takes about 64 MiB"""
-    zero: Literal[1, 2, 3] | None = None
-    """what of the layers the devices along `fsdp`, `expert` and `context` share (ZeRO, 1910.02054): 1 the optimizer's
-    state, with the float32 parameters; 2 gradients as well; 3, where unset, also the copies of the matrices that the
-    step computes with, which are then gathered wherever a layer is computed, and not once for a step. Embedding and
-    head are always shared"""
-    check_memory: bool = True
-    """a step that takes more memory than its devices have, by the ledger, is refused before anything is computed;
-    false: it is tried"""
-    processes: Processes = Processes()
-
-    def scans(self, platform: str) -> bool:
-        """Whether layers are applied by a scan over their parameters."""
-        return self.layers == "scan" or (self.layers == "auto" and (platform != "cpu" or self.remat != "none"))
-
-
-class LocalCheckpoints(Config):
-    """Checkpoints on the disks of the hosts themselves, between those in the run's folder: quick to write, and lost
-    with their host."""
-
-    folder: str
-    """on a disk of each host's own; the newest two of each run are kept, and none once it has ended"""
-    minutes: float | None = Field(default=1.0, ge=0)
-    """between two of them; 0 after every step that is logged, null for none by time"""
-    steps: int | None = Field(default=None, ge=1)
-    """and one every so many steps"""
-
-
-class Records(Config):
-    """What a run leaves behind and how often."""
-
-    folder: str = "runs"
-    """where the folders of sweeps are kept"""
-    sweep: str = "single"
-    """the run's folder is `folder/sweep/run_id`; also the group in wandb"""
-    role: Literal["fit", "test"] = "fit"
-    """set by a sweep: test for the runs that test its forecast, which no law is fitted to; counts where no plan.json
-    of a sweep knows the run, as in wandb"""
-    by_rule: dict[str, str] = Field(default={})
-    """set by a sweep: keys that it gives each run by a rule, and the rule; runs of one law share the rule instead of
-    the value"""
-    store_folder: str = "~/.cache/scaling"
-    """where prepared token stores are kept"""
-    log_every: int = Field(default=10, ge=1)
-    """steps between two lines of metrics.jsonl"""
-    profile: bool = False
-    """a trace of five updates in the run's folder, for xprof and ui.perfetto.dev; `scaling train --profile`"""
-    evaluate_every: int | None = Field(default=None, ge=1)
-    """steps between evaluations on the held-out split; unset: at the end only"""
-    checkpoint_minutes: float | None = Field(default=10.0, ge=0)
-    """temporary checkpoints by time, the newest two kept; 0 after every step, null for none"""
-    checkpoint_steps: int | None = Field(default=None, ge=1)
-    """permanent checkpoints every so many steps"""
-    checkpoint_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """permanent checkpoints after these steps; a sweep of branches sets them, and deletes them when all branches of
-    the run are trained"""
-    local_checkpoints: LocalCheckpoints | None = None
-    """unset: all checkpoints are in the run's folder"""
-    trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["L2-d64-1M-0a1b2c3d"])
-    """id of another wsd run of the sweep that begins with the same updates: they are taken from its checkpoint"""
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online with a key, offline without"""
-    wandb_project: str = "scaling"
-    """the project in wandb"""
-
-    @property
-    def saves(self) -> bool:
-        """Whether a run makes checkpoints at all; one that does also saves its state when it is told to stop."""
-        by_time = self.checkpoint_minutes is not None or self.local_checkpoints is not None
-        return by_time or self.checkpoint_steps is not None or bool(self.checkpoint_at)
 
 
 class RunConfig(Config):

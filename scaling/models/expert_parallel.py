@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scaling.config.run import Placement
+from scaling.config.placement import Placement
 from scaling.families.dispatch import choose_experts, choose_transport
 from scaling.models.experts import Sent, apply_experts, sorted_rows, summed, taken
 from scaling.models.routing import Pairs

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scaling.config.run import Placement, RunConfig
+from scaling.config.placement import Placement
+from scaling.config.run import RunConfig
 from scaling.families import Mask, ModelConfig
 from scaling.families.cache import Cached
 from scaling.models.parameters import Params, abstract, facts, init

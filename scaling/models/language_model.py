@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scaling.accounting import compute_dtype
-from scaling.config.run import Placement
+from scaling.config.placement import Placement
 from scaling.families import Mask, ModelConfig
 from scaling.models.embedding import looked_up
 from scaling.models.layer import Aux

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from scaling.config.run import Placement
+from scaling.config.placement import Placement
 from scaling.families import Mask
 from scaling.models.parameters import Params
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scaling.config.run import Placement
+from scaling.config.placement import Placement
 from scaling.families import LSTMConfig, Mask
 from scaling.families.declare import tree
 from scaling.families.lstm import GATES

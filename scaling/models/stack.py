@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from scaling.config.run import Placement
+from scaling.config.placement import Placement
 from scaling.families import TransformerConfig, tree
 from scaling.families.rope import Rope
 from scaling.families.transformer import Stack

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scaling.config.run import Placement
+from scaling.config.placement import Placement
 from scaling.errors import UserError
 from scaling.families import Mask, TransformerConfig
 from scaling.families.block import BlockPart

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from scaling.config.run import Processes
+from scaling.config.placement import Processes
 from scaling.errors import UserError
 from scaling.parallel.sharding import batch_sharding
 from scaling.processes import EXPLICIT, SLURM_TASKS, several

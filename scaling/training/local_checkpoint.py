@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from scaling.config.run import LocalCheckpoints
+from scaling.config.records import LocalCheckpoints
 from scaling.errors import one_line
 from scaling.files import digest, read_json, require_whole, sealed
 from scaling.parallel.distributed import everyone, gathered

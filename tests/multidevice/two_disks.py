@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scaling.config.run import LocalCheckpoints, Processes
+from scaling.config.placement import Processes
+from scaling.config.records import LocalCheckpoints
 from scaling.parallel import initialize
 from scaling.parallel.distributed import everyone
 from scaling.training.local_checkpoint import LocalTier

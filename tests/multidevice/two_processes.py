@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling.config import MeshConfig
-from scaling.config.run import Processes
+from scaling.config.placement import Processes
 from scaling.families import Tensor
 from scaling.parallel import batch_sharding, initialize, is_main, make_mesh, param_shardings, use
 from scaling.parallel.distributed import local_rows, put_batch
