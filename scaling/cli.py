@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -81,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not hasattr(scaling, "__version__"):  # the __init__.py is another project's, or gone with it
             raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
         args = _parse(argv)
-        with nullcontext() if watched() else end_on_sigterm(args.stopped):  # else the watcher tells
+        stopping = nullcontext() if watched() else end_on_sigterm(args.stopped)  # else the watcher tells
+        with warnings.catch_warnings(), stopping:
+            warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is dealt with where it arises
             load_extensions()
             return args.call(args)
     except UserError as error:

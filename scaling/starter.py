@@ -22,8 +22,12 @@ STDLIB = "python_stdlib"
 LEAST = 3e10
 """FLOPs of the smallest budget. Below it losses fall faster and faster with FLOPs, which no law has, and forecasts
 come out 6 % too high: of Python sources the power is .07 from 7e9 to 2e10, .11 up to 3e11, .10 and .08 beyond"""
-LADDERS = ((5, (1, 3, 10)), (3, (1, 2, 4)))
-"""sizes of a budget, and budgets in units of the smallest: the first that time and text allow"""
+LADDERS = (
+    {"sizes": 5, "spacing": 1.35, "recenter": 1, "budgets": (1, 3, 10)},
+    {"sizes": 3, "spacing": 1.6, "recenter": 0, "budgets": (1, 2, 4)},
+)
+"""`design` of the first that time and text allow, its budgets in units of the smallest. Three sizes do not find the
+best one, for seeds differ by 1 %: they have no more added, and are further apart"""
 AHEAD = 4
 """of the largest budget: where the forecast is tested"""
 GROWTH = 1.6
@@ -56,9 +60,10 @@ design:
   kind: isoflop              # at each budget so many sizes around the one that may be best
   budgets: [{budgets}]   # exact training FLOPs of one run
   sizes: {sizes}
-  spacing: 1.35
-  center_flops: 3e11         # where the best size was seen, for source code, and how it grows; a budget whose best
-  center_params: 32e3        # lies outside gets more sizes by itself
+  spacing: {spacing}
+  recenter: {recenter}                # how often a budget whose best size lies outside gets more of them
+  center_flops: 3e11         # where the best size was seen, for source code, and how it grows
+  center_params: 32e3
   center_exponent: 0.48
 forecast:
   flops: {test:.3g}            # {ahead} times the largest budget: frozen before it is trained
@@ -130,8 +135,8 @@ class _Sweep:
     """of the text, to train on"""
     small: bool
     """for CPUs"""
-    sizes: int
-    budgets: tuple[int, ...]
+    ladder: dict[str, Any]
+    """one of `LADDERS`"""
 
     def text(self, least: float, found: dict[str, Any] | None = None) -> str:
         """The file. found: what it comes to, which is told in comments; None to find out."""
@@ -144,22 +149,21 @@ class _Sweep:
             file=self.path,
             name=re.sub(r"[^A-Za-z0-9._-]", "-", self.path.stem).lstrip("._-") or "sweep",
             corpus=corpus.replace("\\", "\\\\").replace('"', '\\"'),
-            budgets=", ".join(f"{least * times:.3g}" for times in self.budgets),
-            sizes=self.sizes,
             ahead=AHEAD,
-            test=AHEAD * self.budgets[-1] * least,
+            test=AHEAD * self.ladder["budgets"][-1] * least,
             context=128 if self.small else 512,
             batch=4 if self.small else 64,
             checkpoints="null" if self.small else 10,
             time=duration(found["left"]["seconds"]) if found else "",
             speed=speed["flops_per_s"],
             **{key: speed[key] for key in ("slots", "device", "source")},
+            **self.ladder | {"budgets": ", ".join(f"{least * times:.3g}" for times in self.ladder["budgets"])},
         )
 
 
 def _sweeps(path: Path, corpus: str | None) -> list[_Sweep]:
     tokens, small = _tokens(corpus), find_devices().platform == "cpu"
-    return [_Sweep(path, corpus, tokens, small, sizes, budgets) for sizes, budgets in LADDERS]
+    return [_Sweep(path, corpus, tokens, small, ladder) for ladder in LADDERS]
 
 
 def _largest(sweep: _Sweep, seconds: float) -> tuple[float, dict[str, Any], bool]:
