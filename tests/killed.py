@@ -30,7 +30,12 @@ def command(argv: list[str]) -> int:
         from scaling.sweeps.forecast import frozen_forecast
 
         _, sweep, home = argv
-        cli._sweep = lambda _: bool(frozen_forecast(load(SweepConfig, sweep), Path(home), str(Path(home).parent))) - 1
+
+        def freeze(args: Any) -> int:
+            frozen_forecast(load(SweepConfig, sweep), Path(home), str(Path(home).parent))
+            return 0
+
+        cli._sweep = freeze
         argv = ["sweep", sweep]
     try:
         return cli.main(argv)

@@ -91,6 +91,11 @@ def evaluate(
     whole = evaluator(trained.params)
     first = [2**k - 1 for k in range(model.context.bit_length())]
     parts = zip(first, [*first[1:], model.context], evaluator.by_position(trained.params, first), strict=True)
+    probed = probe(trained, run_tokenizer(data, trained.run.records.store_folder), split.tokens) if probes else ()
+    keys = None
+    if short is not None:
+        keys = key_tokens(trained, split.tokens, short=short, reference=_chooser(trained, reference))
+    split.check()
     return Evaluated(
         run=str(trained.folder),
         step=trained.step,
@@ -107,12 +112,8 @@ def evaluate(
             for start, stop, part in parts
             if part is not None
         ),
-        probes=tuple(probe(trained, run_tokenizer(data, trained.run.records.store_folder), split.tokens))
-        if probes
-        else (),
-        key_tokens=None
-        if short is None
-        else key_tokens(trained, split.tokens, short=short, reference=_chooser(trained, reference)),
+        probes=tuple(probed),
+        key_tokens=keys,
     )
 
 
