@@ -11,7 +11,7 @@ from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.predict.discrepancy import learned, own_cuts, sharpened
-from scaling.laws.predict.near_law import LEAST_NOISE, known_before, near_law, nearness
+from scaling.laws.predict.near_law import LEAST_NOISE, known_before, near_law, nearness, steepness
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published"
 
@@ -129,6 +129,17 @@ def test_errors_at_the_last_own_cut_that_no_chance_explains_refute_the_law():
     maker.discrepancies = (narrow,)
     assert maker.forecast(**BEYOND).low > REACHED
     assert not laws.Forecaster(grid((1e18, 3e18, 1e19), 3, 0.002)).forecast(1e9, 2e10, 1.2e20).doubt
+
+
+@pytest.mark.parametrize("C, power, told", [(1e11, 0.13, True), (1e11, 0.1, False), (1e17, 0.13, False)])
+def test_small_and_steep_ladders_have_the_interval_of_ours(C, power, told):
+    flops = np.repeat([C, 3 * C, 10 * C], 3)
+    n = flops**0.5 / 11 * np.tile([0.8, 1, 1.25], 3)
+    runs = laws.Runs({"params": n, "tokens": flops / 6 / n, "loss": 3 * (flops / C) ** -power})
+    assert steepness(runs) == pytest.approx(power)
+    made = laws.Forecaster(runs).forecast(n[-2] * 2, flops[-1] / 3 / n[-2], 4 * flops[-1])
+    assert (f"fall with the power {power:.2f} of FLOPs" in made.doubt) == told
+    assert (made.spread["discrepancy"] > 0.04 * np.log(4) ** 0.5) == told
 
 
 def test_a_rolling_origin_uses_no_run_beyond_its_cut():

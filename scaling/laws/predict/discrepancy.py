@@ -13,13 +13,18 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors, Learned, refuted_at, shipped
-from scaling.laws.predict.near_law import NearLaw, near_law, nearness
+from scaling.laws.predict.near_law import NearLaw, near_law, nearness, steepness
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import Runs
 from scaling.laws.validate.backtest import default_cuts
+from scaling.units import si
 
 FEWEST, SHARE, CUTS = 8, 2 / 3, 4
 """runs at the first own cut, of fewer than 12 runs this share of them, and most own cuts"""
+SMALL, STEEP, STEEP_KAPPA = 1e6, 0.11, 0.05
+"""parameters of the largest model, power of FLOPs with which losses fall, and κ of ladders of smaller models where
+losses fall faster. Published ladders have larger ones. Of ours of some 10,000 parameters, two fell with .10 and were
+forecast .6 and 1.0 % off at four times their FLOPs, four with .12 to .14, and 3.9, 6.2, 6.7 and 6.9 % too high"""
 BEYOND = 1.5
 """how many times a cut's FLOPs a run is at least to test it"""
 
@@ -27,6 +32,15 @@ BEYOND = 1.5
 def learned() -> Learned:
     """What was shipped."""
     return shipped("scaling.laws.predict")
+
+
+def for_runs(known: Discrepancy, runs: Runs) -> Discrepancy:
+    """A law's discrepancy for runs like these: of small and steep ladders what ours were off by."""
+    return replace(known, kappa=max(known.kappa, STEEP_KAPPA)) if _steep(runs) else known
+
+
+def _steep(runs: Runs) -> bool:
+    return bool(runs.N.max() < SMALL and steepness(runs) > STEEP)
 
 
 def errors(law: NearLaw, columns: Mapping[str, Array], loss: Array, weight: Array) -> Errors:
@@ -78,9 +92,20 @@ def refuted(published: Discrepancy, cuts: Sequence[Errors]) -> bool:
     return bool(cuts) and refuted_at(published.deviations(cuts[-1]), learned().freedom)
 
 
-def doubt(form: Form, cuts: Sequence[Errors]) -> str:
-    """What the own cuts say against a law, empty where they do not refute it."""
-    published = learned().of(form.name)
+def doubts(runs: Runs, forms: Sequence[Form], cuts: Sequence[Sequence[Errors]]) -> str:
+    """What the runs, and each law's own cuts, say against a forecast; empty where nothing does."""
+    published = [for_runs(learned().of(form.name), runs) for form in forms]
+    said = [_refutation(form, known, own) for form, known, own in zip(forms, published, cuts, strict=True)]
+    if _steep(runs):
+        said.append(
+            f"losses of models of at most {si(runs.N.max())} parameters fall with the power {steepness(runs):.2f} of "
+            "FLOPs: ladders so small and so steep were forecast 4 to 7 % too high at four times their FLOPs, which "
+            "the interval has in it; train larger models"
+        )
+    return "; ".join(filter(None, said))
+
+
+def _refutation(form: Form, published: Discrepancy, cuts: Sequence[Errors]) -> str:
     if not refuted(published, cuts):
         return ""
     last = cuts[-1]

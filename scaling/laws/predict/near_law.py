@@ -56,6 +56,12 @@ def nearness(runs: Runs) -> Array:
     return np.asarray(1.0 / (1.0 + ((loss - least) / NEAR) ** 2))
 
 
+def steepness(runs: Runs) -> float:
+    """The power of FLOPs with which the losses of near runs fall, in the mean."""
+    slope, _ = np.polyfit(np.log(runs.flops), np.log(runs.loss), 1, w=np.sqrt(nearness(runs)))
+    return -float(slope)
+
+
 def known_before(form: Form, runs: Runs, priors: Mapping[str, Prior]) -> dict[str, Prior]:
     """Priors of a law for a forecast: `priors`, and of what they leave out `KNOWN` and `SHARE`.
 
