@@ -100,7 +100,7 @@ def _waits(order: Schedule) -> list[str]:
     return [
         *more,
         f"pipeline: in {order.stages - 1} of {order.ticks} ticks a stage computes nothing that counts, "
-        f"{order.bubble:.0%} of the products' time{few}"
+        f"{order.bubble:.0%} of the products' time{few}",
     ]
 
 
