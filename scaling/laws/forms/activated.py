@@ -129,7 +129,9 @@ ling = Form(
         ),
         "G": replace(FEEDS["G"], same=()),
     },
-    predicts=Feed("leverage", (), "compute of the dense model of the same loss over that of the mixture"),
+    predicts=Feed(
+        "leverage", (), "compute of the dense model of the same loss over the mixture's, by laws.with_leverage(table)"
+    ),
 )
 
 

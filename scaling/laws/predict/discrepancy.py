@@ -4,21 +4,22 @@ What published runs say of it is learned by experiments/forecasting (`learned.js
 sharpen that: the law is fitted up to budgets within the runs and held against those beyond.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
-from scaling.laws.intervals.discrepancy import Errors, Learned, shipped
+from scaling.laws.intervals.discrepancy import Discrepancy, Errors, Learned, refuted_at, shipped
 from scaling.laws.predict.near_law import NearLaw, near_law, nearness
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import Runs
 from scaling.laws.validate.backtest import default_cuts
 
-FEWEST, CUTS = 8, 4
-"""runs at the first own cut, and most own cuts"""
+FEWEST, SHARE, CUTS = 8, 2 / 3, 4
+"""runs at the first own cut, of fewer than 12 runs this share of them, and most own cuts"""
 BEYOND = 1.5
 """how many times a cut's FLOPs a run is at least to test it"""
 
@@ -46,9 +47,10 @@ def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors
     """
     C, weights, found = runs.flops, nearness(runs), []
     columns = columns_of(runs)
-    for cut in default_cuts(C, FEWEST // 2, CUTS):
+    fewest = min(FEWEST, int(SHARE * len(runs)))
+    for cut in default_cuts(C, fewest // 2, CUTS):
         seen, tested = cut >= C, BEYOND * cut <= C
-        if seen.sum() < FEWEST or not tested.any():
+        if seen.sum() < fewest or not tested.any():
             continue
         try:
             law = near_law(runs, form, priors, seen)
@@ -57,6 +59,37 @@ def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors
         there = {name: column[tested] for name, column in columns.items()}
         found.append(errors(law, there, runs.loss[tested], weights[tested]))
     return found
+
+
+def sharpened(published: Discrepancy, cuts: Sequence[Errors], worth: float) -> Discrepancy:
+    """What published runs say of a law, moved to the user's own cuts.
+
+    Where the errors at the last of them are more than chance, published runs tell nothing of these: all of the
+    interval but a run's scatter is as much wider as they were larger than expected.
+    """
+    moved = published.sharpened(cuts, worth)
+    if not refuted(published, cuts):
+        return moved
+    return replace(moved, widened=max(moved.widened, published.deviations(cuts[-1])))
+
+
+def refuted(published: Discrepancy, cuts: Sequence[Errors]) -> bool:
+    """Whether the errors at the last of the user's own cuts are more than chance."""
+    return bool(cuts) and refuted_at(published.deviations(cuts[-1]), learned().freedom)
+
+
+def doubt(form: Form, cuts: Sequence[Errors]) -> str:
+    """What the own cuts say against a law, empty where they do not refute it."""
+    published = learned().of(form.name)
+    if not refuted(published, cuts):
+        return ""
+    last = cuts[-1]
+    off = float(np.expm1(np.average(last.error, weights=last.weight)))
+    return (
+        f"{form.name} does not hold for these runs: fitted without the largest of them it forecast those "
+        f"{abs(off):.1%} too {'high' if off > 0 else 'low'}, {published.deviations(last):.2g} times what is usual, "
+        "and the interval is as much wider; leave out the smallest budgets, or add larger ones"
+    )
 
 
 def columns_of(runs: Runs) -> dict[str, Array]:
