@@ -73,7 +73,7 @@ def wanted(model: str, accumulate: int) -> Gradients:
 @pytest.mark.parametrize(
     ("model", "accumulate", "mesh", "placement"),
     [
-        ("plain", 4, {"data": 2, "pipeline": 4}, {"pipeline_repeats": 2}),
+        ("plain", 8, {"data": 2, "pipeline": 4}, {"pipeline_repeats": 2}),
         ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, {"remat": "full"}),
         (
             "documents",
@@ -84,7 +84,7 @@ def wanted(model: str, accumulate: int) -> Gradients:
         ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, {"zero": 2}),
         ("shared", 2, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
         ("plain", 1, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"remat": "full"}),  # fewer microbatches than stages
-        ("plain", 4, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"pipeline_repeats": 2}),
+        ("plain", 8, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"pipeline_repeats": 2}),  # what is kept goes around
         ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, BOTH_WAYS),
         ("documents", 4, {"data": 2, "pipeline": 2, "fsdp": 2}, BOTH_WAYS | {"zero": 1, "pipeline_microbatches": 2}),
         ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, BOTH_WAYS | {"zero": 2}),
