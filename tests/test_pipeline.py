@@ -111,6 +111,33 @@ def test_a_stage_holds_its_layers_and_a_share_of_the_tables_and_of_every_tick_wh
     assert kept[1] - kept[0] == tokens * width * compute * (7 * 2 - 8) + streams + ends
 
 
+def test_where_stages_alternate_they_hold_one_microbatch_and_the_streams_that_wait_however_many_there_are() -> None:
+    """By hand: a stage has 2 of 8 layers, the inputs of its runs wait for 2·R·S − 2 ticks, and at the ends a device
+    has a quarter of the windows."""
+    one = run({"data": 1}, accumulate=4, remat="full")
+    tokens, stream = 8 * 32, 16 * 2
+    for repeats, parts in ((1, 4), (1, 16), (2, 4)):
+        two = run(
+            {"data": 1, "pipeline": 4}, accumulate=parts, remat="full", pipeline_schedule="1f1b",
+            pipeline_repeats=repeats,
+        )  # fmt: skip
+        two = two.model_copy(update={"batch_size": 8 * parts})
+        kept = [accounting.memory(c, n, "h100").items["activations"] for c, n in ((one, 1), (two, 4))]
+        waiting = (8 * repeats - 1) * tokens * stream
+        assert kept[1] - kept[0] == tokens * stream * (2 // repeats - 8) + waiting + 2 * 32 * 16 * (8 + 2)
+
+
+def test_windows_that_do_not_divide_over_the_stages_are_computed_by_each_at_the_ends() -> None:
+    mesh = {"data": 1, "pipeline": 4, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1}
+    sent = {}
+    for parts in (8, 16):
+        config = run({"data": 1, "pipeline": 4}, accumulate=parts, pipeline_schedule="1f1b")
+        sent[parts] = {(one.kind, one.size, one.times) for one in traffic(config, mesh, "gpu") if one.what == "ends"}
+    stream = 32 * 16 * 2  # of a window
+    assert sent[8] == {("all-gather", 4 * stream, 16), ("reduce-scatter", 4 * stream, 16)}
+    assert sent[16] == {("all-reduce", 2 * stream, 32)}
+
+
 def test_stages_send_streams_in_every_tick_and_their_matrices_not_at_all() -> None:
     mesh = {"data": 2, "pipeline": 4, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1}
     config = run({"data": 2, "pipeline": 4}, accumulate=4)

@@ -62,7 +62,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     compute = Compute(
         platform, dtype, run.placement.attention, remat, mesh["tensor"], run.objective.mask,
         run.placement.experts, run.placement.transport, mesh["expert"],
-        run.placement.context, mesh["context"], run.placement.offload_activations, order.held,
+        run.placement.context, mesh["context"], run.placement.offload_activations, order.held, order.stages > 1,
     )  # fmt: skip
     zero, tensors = run.placement.zero or 3, _declared(run.model, run.start)
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in tensors]
@@ -87,6 +87,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
     }
+    again = kept if order.alternates else again  # a microbatch ends before any goes back
     again = 0 if platform == "cpu" else tokens * again  # of CPUs XLA plans both side by side
     items["not_at_once"] = -min(again, items["logits"] + items["head"])
     if run.placement.offload_optimizer:
@@ -112,13 +113,15 @@ def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
 
 
 def _passed(run: RunConfig, order: Schedule, tokens: int, ends: int, compute: Compute) -> int:
-    """Bytes of the streams of all microbatches at the ends of a pipeline, of which each stage has a copy: what enters
-    and what has come around, with S − 1 and S more; and, of the windows that a device has there, norm and stream.
+    """Bytes of what a stage keeps beside its layers: of the windows that a device has at both ends, norm and stream;
+    and streams. Where stages alternate, those that wait; else those of all microbatches, of which each stage has a
+    copy: what enters and what has come around, with S − 1 and S more.
 
     tokens: of a microbatch. ends: of those windows."""
     if order.stages == 1:
         return 0
-    streams, width = 2 * (order.microbatches + order.stages) - 1, run.model.d_model
+    streams = order.waiting if order.alternates else 2 * (order.microbatches + order.stages) - 1
+    width = run.model.d_model
     return streams * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
 
 

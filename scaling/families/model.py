@@ -51,6 +51,8 @@ class Compute:
     """what layers keep is on the host"""
     passes: float = 1.0
     """microbatches that layers keep something of at a time: those of a pipeline over the stages that it has"""
+    staged: bool = False
+    """layers are those of a stage of a pipeline, whose few layers have one's copy beside what they keep"""
 
     @property
     def width(self) -> int:

@@ -279,7 +279,7 @@ class TransformerConfig(TransformerShape):
         """Of what is on the host IN_FLIGHT layers' are on the device as well."""
         stream, layers = compute.width * self.d_model, self._kept_of_layers(compute)
         if compute.remat == "none":
-            held = compute.passes * sum(layers)
+            held = compute.passes * sum(layers) + (max(layers) if compute.staged else 0)
         elif compute.remat == "full":
             held = (IN_FLIGHT if compute.offload else compute.passes * self.layers) * stream + max(layers)
         else:

@@ -21,7 +21,7 @@ from scaling.models import functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training import train
-from scaling.training.step import Gradients, compiled_step, gradients
+from scaling.training.step import Gradients, Step, compiled_step, gradients
 
 EXPERTS = {"kind": "moe", "experts": 8, "top_k": 2, "granularity": 2, "shared": 1, "dropout": 0.1}
 MODELS: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ def wanted(model: str, accumulate: int) -> Gradients:
 @pytest.mark.parametrize(
     ("model", "accumulate", "mesh", "placement"),
     [
-        ("plain", 4, {"data": 2, "pipeline": 4}, {"pipeline_repeats": 2}),
+        ("plain", 8, {"data": 2, "pipeline": 4}, {"pipeline_repeats": 2}),
         ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, {"remat": "full"}),
         (
             "documents",
@@ -84,7 +84,7 @@ def wanted(model: str, accumulate: int) -> Gradients:
         ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, {"zero": 2}),
         ("shared", 2, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
         ("plain", 1, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"remat": "full"}),  # fewer microbatches than stages
-        ("plain", 4, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"pipeline_repeats": 2}),
+        ("plain", 8, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"pipeline_repeats": 2}),  # what is kept goes around
         ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, BOTH_WAYS),
         ("documents", 4, {"data": 2, "pipeline": 2, "fsdp": 2}, BOTH_WAYS | {"zero": 1, "pipeline_microbatches": 2}),
         ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, BOTH_WAYS | {"zero": 2}),
@@ -153,13 +153,49 @@ def test_stages_send_each_other_microbatches_and_no_matrix_of_their_layers(repea
     assert 2 * stream + head <= gathered["all-gather"] <= 2 * stream + head + small
 
 
+STAGES, WINDOWS = 4, 4  # of a microbatch on each of two copies
+
+
+@cache
+def large(schedule: str, parts: int) -> tuple[RunConfig, Step]:
+    """Of so many microbatches that are as large, whatever their number."""
+    values = run("plain", 1, {"data": 2, "pipeline": STAGES}, remat="full").model_dump(mode="json")
+    values["model"] = {"vocab": 512, "context": 256, "layers": 8, "d_model": 256, "n_heads": 4, "d_ff": 512}
+    values["placement"] |= {"accumulate": parts, "pipeline_schedule": schedule}
+    config = build(RunConfig, values | {"batch_size": 2 * WINDOWS * parts, "tokens": 10**6}, "test")
+    return config, compiled_step(config)
+
+
+def beside_state(config: RunConfig) -> int:
+    ledger = accounting.memory(config, 8, "cpu")
+    return ledger.total - ledger.items["parameters"] - ledger.items["optimizer"]
+
+
 def test_the_ledger_knows_what_a_stage_keeps() -> None:
     """All beside the state, of a step for this CPU: within a tenth."""
-    values = run("plain", 8, {"data": 2, "pipeline": 4}, remat="full").model_dump(mode="json")
-    values["model"] = {"vocab": 512, "context": 256, "layers": 8, "d_model": 256, "n_heads": 4, "d_ff": 512}
-    values |= {"batch_size": 64, "tokens": 64 * 256}
-    config = build(RunConfig, values, "test")
-    planned = compiled_step(config).update.memory_analysis()
-    ledger = accounting.memory(config, 8, "cpu")
-    ours = ledger.total - ledger.items["parameters"] - ledger.items["optimizer"]
-    assert ours == pytest.approx(planned.temp_size_in_bytes, rel=0.1)
+    config, step = large("gpipe", 8)
+    assert beside_state(config) == pytest.approx(step.update.memory_analysis().temp_size_in_bytes, rel=0.1)
+
+
+def test_what_1f1b_keeps_does_not_grow_with_the_number_of_microbatches() -> None:
+    """In the compiled step and in the ledger, where GPipe's grows by half and more."""
+    for schedule, grows in (("1f1b", False), ("gpipe", True)):
+        (few, fewer), (many, more) = (large(schedule, parts) for parts in (8, 24))
+        compiled = [step.update.memory_analysis().temp_size_in_bytes for step in (fewer, more)]
+        ledger = [beside_state(config) for config in (few, many)]
+        for before, after in (compiled, ledger):
+            assert after > 1.5 * before if grows else after <= 1.01 * before, (schedule, compiled, ledger)
+
+
+def test_1f1b_sends_a_stream_each_way_in_every_tick() -> None:
+    """By hand: M + S − 1 ticks forward and as many backward; tokens, which no layer of this model reads, stay."""
+    config, step = large("1f1b", 8)
+    ticks, tokens = 8 + STAGES - 1, WINDOWS * 256
+    sent = [
+        one.bytes * one.times
+        for one in collectives(step.update.as_text(), step.mesh.shape)
+        if one.kind == "collective-permute" and one.axes == ("pipeline",)
+    ]
+    assert sum(sent) == 2 * ticks * FLOAT32 * tokens * 256
+    told_by_ledger = next(one for one in traffic(config, step.mesh.shape, "cpu") if one.what == "stages")
+    assert told_by_ledger.size * told_by_ledger.times == 2 * ticks * FLOAT32 * tokens * 256
