@@ -178,7 +178,7 @@ def test_a_sweep_that_was_ended_at_any_change_goes_on_to_the_same_records(tmp_pa
     (tmp_path / "begin").mkdir()
     design = {**DESIGN, "budgets": [1e11, 3e11], "center_params": 20e3}
     (tmp_path / "begin" / "sweep.yaml").write_text(to_yaml(sweep_config(design=design, forecast=None)))
-    for again, whole in ended_at_changes(tmp_path, 12, "pretend", "sweep.yaml", "."):
+    for again, whole in ended_at_changes(tmp_path, 9, "pretend", "sweep.yaml", "."):
         assert names_in(again) == names_in(whole)
         for path in whole.glob("synthetic/*/result.json"):
             assert path.read_bytes() == (again / path.relative_to(whole)).read_bytes(), again
