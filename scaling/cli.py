@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -81,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not hasattr(scaling, "__version__"):  # the __init__.py is another project's, or gone with it
             raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
         args = _parse(argv)
-        with nullcontext() if watched() else end_on_sigterm(args.stopped):  # else the watcher tells
+        stopping = nullcontext() if watched() else end_on_sigterm(args.stopped)  # else the watcher tells
+        with warnings.catch_warnings(), stopping:
+            warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is dealt with where it arises
             load_extensions()
             return args.call(args)
     except UserError as error:
@@ -233,11 +236,13 @@ def _print_json(value: Any) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from scaling.config import RunConfig, load, locate, resolved
+    from scaling.cores import keep_memory
 
     overrides = [*args.overrides, *["records.profile=true"] * args.profile]
     config = resolved(load(RunConfig, locate(args.run, ["runs"]), overrides))
     if unwatched():
         return watch(["train", args.run, *overrides])
+    keep_memory()
     return 0 if scaling.train(config).status == "completed" else 1
 
 

@@ -3,14 +3,14 @@
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from started import BATCH, begun, child, config, folder_of, named, saved, train_parent
 from test_resume import assert_same, hold, numbers, stop_at
 from tiny_run import Tiny
 from waiting import LIMIT_S
@@ -18,77 +18,26 @@ from waiting import LIMIT_S
 import scaling
 from scaling import accounting
 from scaling.cli import main
-from scaling.config import RunConfig, SweepConfig, build, config_hash, load, resolved, run_id, to_yaml
+from scaling.config import RunConfig, SweepConfig, build, config_hash, load, run_id, to_yaml
 from scaling.data import Batches
 from scaling.errors import UserError
-from scaling.families import Mask
 from scaling.metrics import read_metrics
 from scaling.models import functional
-from scaling.objectives import OBJECTIVES, NextToken
-from scaling.parallel import make_mesh, placed
-from scaling.result import Result, read_result
+from scaling.result import read_result
 from scaling.sweeps import describe_sweep, make_runs, run_sweep
 from scaling.training import loop, train, train_pack
-from scaling.training.start import first_state
-from scaling.training.step import run_layout
 
 pytestmark = pytest.mark.usefixtures("runs_once")
 
-BATCH = 256  # tokens
-SWEEP = "begun"
-
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    made = Tiny(tmp_path_factory.mktemp("start"))
-    yield made
-
-
-def config(tiny: Tiny, records: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
-    """16 steps with a constant rate."""
-    own = {"sweep": SWEEP, "log_every": 1, "checkpoint_steps": 8, **(records or {})}
-    base = {"tokens": 16 * BATCH, "schedule": {"name": "constant", "warmup": 0.0}, "model": {"tied": False}}
-    return tiny.config(**{**base, **changes}, records=own)
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="module")
 def parent(tiny: Tiny) -> Path:
-    """The folder of a run, with checkpoints of steps 8 and 16."""
-    result = train(config(tiny), quiet=True)
-    assert result.status == "completed"
-    return tiny.folder / "runs" / SWEEP / result.run_id
-
-
-def child(tiny: Tiny, parent: Path, records: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
-    """10 steps on the data in another order."""
-    start = {"run": parent.name, **changes.pop("start", {})}
-    return config(tiny, records, **{"seed": 7, "tokens": 10 * BATCH, **changes, "start": start})
-
-
-def folder_of(tiny: Tiny, result: Result) -> Path:
-    return tiny.folder / "runs" / SWEEP / result.run_id
-
-
-def saved(folder: Path, step: int) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by name, read by Orbax alone."""
-    from orbax.checkpoint import PyTreeCheckpointer
-
-    found = PyTreeCheckpointer().restore(folder.absolute() / "checkpoints" / str(step) / "state")
-    return {name: np.asarray(array) for name, array in found.items()}
-
-
-def named(tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
-
-
-def begun(run: RunConfig, parent: Path) -> dict[str, np.ndarray]:
-    """The first state of a run, before any update."""
-    mesh = make_mesh(run.placement.mesh)
-    run = placed(run, mesh)
-    state, books = first_state(resolved(run), parent.parent / "child", run_layout(run, mesh), [])
-    assert books.step == books.tokens == 0
-    return named(state)
+    return train_parent(tiny)
 
 
 def test_the_first_state_has_the_parent_s_parameters_and_nothing_else_of_it(tiny: Tiny, parent: Path) -> None:
@@ -242,72 +191,6 @@ def test_runs_from_different_parents_train_side_by_side(tiny: Tiny, parent: Path
     other = child(tiny, parent, start={"run": str(parent), "frozen": ["embedding"]})
     with pytest.raises(UserError, match=r"cannot train side by side: they differ in start\.frozen; such"):
         train_pack([runs[0], other], [tmp_path / "a", tmp_path / "b"], quiet=True)
-
-
-class NearReference(NextToken):
-    """The next token, and KL(reference ‖ model) of every prediction beside it."""
-
-    REFERENCE: ClassVar[bool] = True
-    MASK: ClassVar[Mask] = "causal"
-
-    kind: Literal["near_reference"] = "near_reference"  # type: ignore[assignment]
-    weight: float = 1.0
-
-    def sums(self, model: Any, batch: Any, key: Any) -> Any:
-        plain = super().sums(model, batch, key)
-        ours, theirs = (jax.nn.log_softmax(each.logits(batch.tokens_BxL)) for each in (model, model.reference))
-        distance = jnp.sum(jnp.exp(theirs) * (theirs - ours), -1)
-        return plain._replace(loss=plain.loss + self.weight * jnp.sum(batch.weights_BxL * distance))
-
-
-@pytest.fixture
-def near_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OBJECTIVES, "near_reference", NearReference)
-
-
-def moved(folder: Path, parent: Path, step: int) -> float:
-    """How far the parameters of a run are from its parent's."""
-    after, before = saved(folder, step), saved(parent, 16)
-    return float(np.sqrt(sum(np.sum((after[n] - before[n]) ** 2) for n in before if n.startswith("params."))))
-
-
-def test_an_objective_reads_the_frozen_reference(tiny: Tiny, parent: Path, near_reference: None) -> None:
-    """The heavier the divergence, the nearer the run stays; at its first step there is none."""
-    plain = train(child(tiny, parent, optimizer={"clip_norm": None}), quiet=True)
-    results = []
-    for weight in (0.0, 100.0):
-        objective = {"kind": "near_reference", "weight": weight}
-        run = child(tiny, parent, start={"reference": True}, objective=objective, optimizer={"clip_norm": None})
-        results.append(train(run, quiet=True))
-        after, theirs = saved(folder_of(tiny, results[-1]), 10), saved(parent, 16)
-        kept = {name: array for name, array in after.items() if name.startswith("reference.")}
-        assert len(kept) == len(list(run.tensors()))
-        for name, array in kept.items():
-            np.testing.assert_array_equal(array, theirs[name.replace("reference.", "params.")], name)
-        assert results[-1].flops_by_convention["exact"] == pytest.approx(plain.flops * 4 / 3)
-    without, near = (folder_of(tiny, result) for result in results)
-    as_next_token, unweighted, weighted = (
-        [record["loss"] for record in read_metrics(folder) if "loss" in record]
-        for folder in (folder_of(tiny, plain), without, near)
-    )
-    assert unweighted == pytest.approx(as_next_token, rel=1e-5)
-    assert weighted[0] == pytest.approx(as_next_token[0], rel=1e-5)
-    assert weighted[1] > 1.001 * as_next_token[1]
-    assert moved(near, parent, 10) < 0.7 * moved(without, parent, 10)
-
-
-def test_a_reference_may_be_kept_unread_and_must_be_there_to_be_read(
-    tiny: Tiny, parent: Path, near_reference: None
-) -> None:
-    run = child(tiny, parent, start={"reference": True})
-    whole, plain = accounting.memory(run).items, accounting.memory(config(tiny)).items
-    assert whole["reference"] == whole["parameters"] and {k: v for k, v in whole.items() if k in plain} == plain
-    assert accounting.flops_per_token(run).exact == accounting.flops_per_token(config(tiny)).exact
-    result = train(run, quiet=True)
-    assert result.loss == pytest.approx(train(child(tiny, parent), quiet=True).loss, rel=1e-6)
-    for start in ({"run": parent.name}, None):
-        with pytest.raises(UserError, match=r"near_reference compares with the run .* start\.reference=true"):
-            config(tiny, objective={"kind": "near_reference"}, start=start)
 
 
 def write(tiny: Tiny, parent: Path, tmp_path: Path, **start: Any) -> Path:

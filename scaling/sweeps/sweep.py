@@ -212,6 +212,8 @@ def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progre
     home = outcome.folder
     forecast, tests = frozen_forecast(sweep, home, str(home.parent))
     progress.say(f"forecast frozen {forecast.date}: {forecast.text()}")
+    if forecast.doubt:
+        progress.say(f"note: {forecast.doubt}")
     check_data(tests, make=True)
     states = train_all(tests, home, where, progress)
     found = write_outcome(home, forecast, states)
