@@ -32,6 +32,10 @@ types: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev        ## the site, into build/site; any warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+docs/workspace.png: $(VENV)/.installed-dev  ## what wandb will show of the main job, from the records of `make demo`
+	WANDB_MODE=offline $(BIN)/scaling dashboard runs/demo
+	cp runs/demo/dashboard.png $@
+
 schema: $(VENV)/.installed          ## JSON schemas of the configuration files, for editors
 	$(BIN)/scaling schema configs/schema
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling import accounting
 from scaling.config import RunConfig, SweepConfig, to_yaml
 from scaling.data import Split, TokenStore
 from scaling.result import Result, Status, write_result
@@ -124,6 +125,13 @@ def _write(
             (home / run.id / "metrics.jsonl").write_text(text)
     write_plan(home, entries)
     (home / "sweep.yaml").write_text(to_yaml(sweep))
+
+
+def made_up(config: RunConfig, law: Law = Law(), lines: int = 5) -> tuple[Result, list[dict[str, Any]]]:
+    """The record and the metrics of a run by a law."""
+    tokens, flops = config.steps * config.batch_tokens, accounting.flops_per_token(config).exact
+    run = PlannedRun(config, {}, accounting.params(config.model).total, tokens * flops)
+    return _train(run, law, lines, "completed", "")
 
 
 def _train(run: PlannedRun, law: Law, lines: int, status: Status, reason: str) -> tuple[Result, list[dict[str, Any]]]:

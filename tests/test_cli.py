@@ -158,6 +158,30 @@ def test_a_folder_that_is_no_sweep_is_one_line(
     assert str(tmp_path) in error_of(capsys, command, tmp_path / "none")
 
 
+SHIPPED = {
+    "configs/sweeps/demo.yaml": "describes a sweep, which `scaling sweep configs/sweeps/demo.yaml` takes",
+    "configs/runs/tiny.yaml": "describes a run, which `scaling train configs/runs/tiny.yaml` takes",
+    "configs/data/c4.yaml": "describes a corpus, which `scaling data prepare configs/data/c4.yaml` takes",
+    "configs/models/gpt2-small.yaml": "describes a model, which `scaling plan configs/models/gpt2-small.yaml` takes",
+}
+
+
+@pytest.mark.parametrize("file", SHIPPED)
+@pytest.mark.parametrize("command", [("sweep",), ("train",), ("data", "prepare")])
+def test_a_file_of_another_kind_is_told_which_command_takes_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, file: str, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if f"`scaling {' '.join(command)} " not in SHIPPED[file]:
+        assert SHIPPED[file] in error_of(capsys, *command, file)
+
+
+@pytest.mark.parametrize("command", ["status", "fit", "report", "dashboard"])
+def test_a_sweeps_file_in_place_of_its_folder_is_told(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    told = error_of(capsys, command, ROOT / "configs" / "sweeps" / "demo.yaml")
+    assert "a sweep's folder" in told and "runs/NAME" in told and "did you mean" not in told
+
+
 def test_a_sweep_with_an_unknown_executor_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ROOT / "configs" / "sweeps" / "demo.yaml"
     assert "cloud" in error_of(capsys, "sweep", sweep, "--executor", "cloud", "--folder", tmp_path)

@@ -341,6 +341,10 @@ def test_the_preview_has_every_panel_with_the_numbers_on_the_disk(home: Path) ->
     frontier = drawn["Frontier and forecast: Frontier and forecast"]
     shown = [(line.get_xdata()[0], line.get_ydata()[0]) for line in frontier.lines if len(line.get_xdata()) == 1]
     assert {(forecast["flops"], forecast[name]) for name in ("loss", "low", "high")} <= set(shown)
+    empty = [axes for axes in drawn.values() if axes.axison and not axes.lines]
+    assert [axes.texts[0].get_text() for axes in empty] == [
+        f"no run has {y}" for y in ("tokens per second", "final/mfu")
+    ]
 
 
 def test_without_a_key_it_writes_the_page_and_says_how_to_send_and_look(home, keyless, monkeypatch, capsys):

@@ -24,6 +24,7 @@ from tiny_run import Tiny, write_corpus
 from scaling.cli import main
 from scaling.config import to_yaml
 from scaling.result import write_text_atomically
+from scaling.sweeps import status
 from scaling.training import train
 
 COMMAND = [sys.executable, "-m", "scaling.cli"]
@@ -169,6 +170,21 @@ def test_a_fit_and_a_report_that_were_ended_are_made_by_the_same_command(
         assert names_in(again) == names_in(whole)
         if argv[0] == "fit":
             assert (again / "fit.json").read_bytes() == (whole / "fit.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_ended_at_any_change_goes_on_to_the_same_records(tmp_path: Path) -> None:
+    """Also where it was within a run's folder, or had just asked for further sizes."""
+    (tmp_path / "begin").mkdir()
+    design = {**DESIGN, "budgets": [1e11, 3e11], "center_params": 20e3}
+    (tmp_path / "begin" / "sweep.yaml").write_text(to_yaml(sweep_config(design=design, forecast=None)))
+    for again, whole in ended_at_changes(tmp_path, 9, "pretend", "sweep.yaml", "."):
+        assert names_in(again) == names_in(whole)
+        for path in whole.glob("synthetic/*/result.json"):
+            assert path.read_bytes() == (again / path.relative_to(whole)).read_bytes(), again
+        for name in ("plan.json", "sweep.yaml"):
+            assert (again / "synthetic" / name).read_bytes() == (whole / "synthetic" / name).read_bytes(), again
+        assert status(again / "synthetic")["counts"] == status(whole / "synthetic")["counts"], again
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import socket
 import struct
 import time
 import zlib
@@ -13,8 +14,11 @@ import pytest
 from waiting import LIMIT_S
 
 from scaling.config import RunConfig, run_id
+from scaling.errors import UserError
 from scaling.result import Result
 from scaling.tracking import Mirror, mirror, tracker
+from scaling.tracking.opening import Opening
+from scaling.tracking.upload import upload
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 
@@ -193,6 +197,41 @@ def test_a_wandb_that_takes_nothing_more_is_left_behind(tmp_path, monkeypatch, c
     mirror_run(tmp_path, steps=5000)
     assert time.monotonic() - began < 60
     assert len(caplog.records) == 1
+
+
+@needs_wandb
+@pytest.mark.parametrize("way", ["server", "proxy"])
+def test_without_a_network_a_run_with_a_key_is_recorded_offline_and_says_so_in_one_line(
+    way, tmp_path, monkeypatch, caplog, capfd
+):
+    with socket.socket() as held:  # a port that is taken and where nobody listens
+        held.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        if way == "server":
+            monkeypatch.setenv("WANDB_BASE_URL", nowhere)
+        else:
+            monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            monkeypatch.delenv("no_proxy", raising=False)
+            for name in ("HTTPS_PROXY", "https_proxy"):
+                monkeypatch.setenv(name, nowhere)
+        assert mirror_run(tmp_path, "auto") < 50  # wandb itself waits for a minute
+        with pytest.raises(UserError, match=r"refused.*recorded offline"):
+            upload(opening(tmp_path / "law"), [{"flops": 1.0}])
+    (warning,) = [record.message for record in caplog.records]
+    assert "refused" in warning and "recorded offline" in warning and "\n" not in warning
+    assert capfd.readouterr() == ("", "")
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    history = [items(r.history.item) for r in read_wandb_file(path) if r.WhichOneof("record_type") == "history"]
+    assert [record["train/loss"] for record in history] == [5.0, 4.0, 3.0, 2.0, 1.0]
+
+
+def opening(folder: Path) -> Opening:
+    """Of a run that is handed over whole."""
+    folder.mkdir()
+    return Opening("scaling", "ladder", "law", "law", "online", str(folder), {}, LIMIT_S)
 
 
 def test_a_run_that_disables_wandb_starts_nothing(tmp_path, monkeypatch):

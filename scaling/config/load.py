@@ -31,6 +31,13 @@ LARGEST, FILES = 2**20, 1000
 """bytes of a file, and files that one extends"""
 NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it leaves do not change what it is
 
+OF_KIND = {
+    "design": ("sweep", "scaling sweep"),
+    "optimizer": ("run", "scaling train"),
+    "corpus": ("corpus", "scaling data prepare"),
+    "d_model": ("model", "scaling plan"),
+}
+"""a key that only one kind of file has at its top"""
 QUOTED = r"'([^']+)'"
 
 
@@ -142,7 +149,13 @@ def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] =
 
 def load(cls: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
     """A configuration file as a `cls`, overrides applied. Raises UserError."""
-    return build(cls, apply_overrides(read_mapping(path), overrides), str(path))
+    values = read_mapping(path)
+    needed = {name for name, field in cls.model_fields.items() if field.is_required()}
+    if needed and not needed & values.keys():  # it is none of these, as far as one can tell
+        for key, (what, command) in OF_KIND.items():
+            if key in values and key not in cls.model_fields:
+                raise UserError(f"{path} describes a {what}, which `{command} {path}` takes")
+    return build(cls, apply_overrides(values, overrides), str(path))
 
 
 def to_yaml(config: Config) -> str:

@@ -76,7 +76,7 @@ def _save(drawn: "Mapping[str, FigureSpec]", folder: Path) -> None:
 
     written = save(drawn, folder)
     for path in set(folder.glob("*.png")) - set(written):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def settle(sweep_dir: str | Path) -> None:

@@ -1,5 +1,6 @@
 """From a sweep's folder to the values of its report."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,7 +39,9 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     Raises UserError where the folder is none, or holds records that cannot be read.
     """
     home = Path(sweep_dir)
-    df, now = load_runs(home), status(home)
+    before = status(home)
+    df = load_runs(home)
+    now = _with_records(before, df)
     unit = _values(df, "unit") or UNIT
     runs = [replace(_run(row), folder=_folder(home, row["run_id"])) for row in df.to_dict("records")]
     forecast, said = _forecast(home)
@@ -167,6 +170,17 @@ def _live(home: Path, now: Mapping[str, Any]) -> Live:
     return Live(f"{tell_counts(now)}{about}; drawn {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", running)
 
 
+def _with_records(found: Mapping[str, Any], df: "pd.DataFrame") -> dict[str, Any]:
+    """`status`'s mapping of a moment before `df` was read: runs that have ended since are as their records say."""
+    records = {row["run_id"]: row for row in df.to_dict("records")}
+    rows = [dict(row) for row in found["runs"]]
+    for row in rows:
+        record = records.get(row["run_id"])
+        if record is not None and row["state"] != record["status"]:
+            row |= {"state": record["status"], "validity": record["validity"], "progress": None}
+    return {**found, "runs": rows, "counts": dict(Counter(row["state"] for row in rows))}
+
+
 def _unfinished(counts: Mapping[str, int]) -> list[str]:
     """A sentence on the runs that have no record yet."""
     waiting = {state: counts[state] for state in ("planned", "running", "interrupted") if counts.get(state)}
@@ -177,10 +191,11 @@ def _unfinished(counts: Mapping[str, int]) -> list[str]:
 
 
 def _changed(home: Path, df: "pd.DataFrame") -> list[str]:
-    """A sentence on what runs left and is no longer as they left it."""
+    """A sentence on what runs left and is no longer as they left it; one that is trained again has no record."""
     folders = [_folder(home, run_id) for run_id in df["run_id"]]
     paths = [folder / name for folder in folders for name in ("result.json", *KEPT)]
-    found = [f"{path.parent.name}/{path.name}" for path in paths if path.exists() and was_changed(path)]
+    changed = [path for path in paths if path.exists() and was_changed(path)]
+    found = [f"{path.parent.name}/{path.name}" for path in changed if (path.parent / "result.json").exists()]
     return [f"Changed after their runs ended: {', '.join(found)}."] if found else []
 
 

@@ -1,12 +1,18 @@
 """Whether wandb's server can be asked: its key, and the mode that follows from it."""
 
+import http.client
 import netrc
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import cast, get_args
 from urllib.parse import urlparse
 
 from scaling.tracking.opening import Mode
+
+REACH_S = 10.0
+"""for the server to answer: wandb itself would wait for a minute, and record nothing meanwhile"""
 
 
 def automatic_mode() -> Mode:
@@ -17,11 +23,27 @@ def automatic_mode() -> Mode:
     return "online" if has_key() else "offline"
 
 
+def server() -> str:
+    """The address of wandb's server."""
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
+def unreachable() -> str:
+    """Why wandb's server does not answer, empty where it does, whatever it says. By the environment's proxies."""
+    try:
+        with urllib.request.urlopen(server(), timeout=REACH_S):
+            return ""
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"{server()} does not answer ({getattr(error, 'reason', None) or error})"
+
+
 def has_key() -> bool:
     """Whether there is a key for wandb's server, in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlparse(server()).hostname or ""
     try:
         return netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host) is not None
     except (OSError, ValueError, netrc.NetrcParseError):

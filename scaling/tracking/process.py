@@ -2,16 +2,19 @@
 
 The first line is an `Opening`, every further one is `{"step", "metrics"}`, the last one `{"end": result or null}`,
 with an `exit_code` where none follows from a result.
-What goes wrong is one line on standard output. wandb lives apart from training because its import and start take
-two seconds, it prints, installs hooks at exit, and waits for the network; a process can be bounded and ended.
+What goes wrong is one line on standard output. Where the server does not answer, the run is recorded offline.
+wandb lives apart from training because its import and start take two seconds, it prints, installs hooks at exit, and
+waits for the network; a process can be bounded and ended.
 """
 
 import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import Any, TextIO
 
+from scaling.tracking.key import unreachable
 from scaling.tracking.opening import Opening
 
 HEADLINE = (
@@ -21,10 +24,12 @@ HEADLINE = (
 """facts of a result that a table of runs in wandb wants as columns, and its scatter plots as axes"""
 
 
-def relay(records: TextIO) -> None:
-    """Give every record to wandb; raises whatever wandb raises."""
+def relay(records: TextIO) -> str:
+    """Give every record to wandb; returns why they are recorded offline where they were not to be, and raises
+    whatever wandb raises."""
     opening = Opening(**json.loads(records.readline()))
-    run = _open(opening)
+    why = unreachable() if opening.mode == "online" else ""
+    run = _open(replace(opening, mode="offline") if why else opening)
     result, code = None, 1
     for line in records:
         record = json.loads(line)
@@ -37,6 +42,7 @@ def relay(records: TextIO) -> None:
     if result is not None:
         run.summary.update({f"final/{name}": result[name] for name in HEADLINE} | {"result": result})
     run.finish(exit_code=code)
+    return f"{why}, so it recorded offline; `wandb sync` sends it" if why else ""
 
 
 def _open(opening: Opening) -> Any:
@@ -71,14 +77,15 @@ def main() -> int:
     os.dup2(nowhere, 2)
     os.environ.pop("WANDB_SERVICE", None)  # of the parent's own wandb, where a killed run's id stays taken
     try:
-        relay(sys.stdin)
+        answer.write(relay(sys.stdin))
     except ImportError as error:
         answer.write(f"{error} (pip install wandb, or set records.wandb=disabled)")
     except BaseException as error:  # wandb may raise anything here, SystemExit included
         answer.write(" ".join(f"{type(error).__name__}: {error}".split()))
     else:
         return 0
-    answer.flush()
+    finally:
+        answer.flush()
     return 1
 
 

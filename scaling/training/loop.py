@@ -97,8 +97,8 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
         check_start(config, folder)
     for config, folder in zip(configs, folders, strict=True):
         if is_main():
+            (folder / "result.json").unlink(missing_ok=True)  # of a failed try, before what it vouches for changes
             write_config(folder, config)
-            (folder / "result.json").unlink(missing_ok=True)  # of a failed try: this one may be interrupted
     clock = Clock()
     members = [
         Member(config, folder, store, clock, pack=len(configs), quiet=quiet)

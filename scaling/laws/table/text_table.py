@@ -31,6 +31,8 @@ def read_table(path: str | Path) -> "pd.DataFrame":
     Divided by commas, semicolons, tabs or bars, whichever its header has most of; with semicolons a comma is the
     decimal point.
     """
+    if Path(path).suffix in (".yaml", ".yml"):
+        raise UserError(f"{path} is a configuration; expected a CSV table, or a sweep's folder such as runs/NAME")
     try:
         with reading(path, "a CSV table", "save it as text with a header, divided by commas, tabs or semicolons"):
             return _table(_uncompressed(Path(path)))

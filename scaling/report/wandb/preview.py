@@ -55,7 +55,7 @@ def drawing(board: Board, home: Path) -> "Figure":
             _scatter(axes, panel, final, ramp(board.budgets))
         else:
             axes.set_axis_off()
-            axes.text(0, 1, panel.markdown.strip("`\n"), fontsize=4, va="top", family="monospace", clip_on=True)
+            axes.text(0, 1, panel.markdown.strip("`\n"), fontsize=5, va="top", family="monospace", clip_on=True)
     return figure
 
 
@@ -96,6 +96,10 @@ def _scale(axes: "Axes", panel: Any, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=7)
     axes.set_ylabel(y, fontsize=7)
     axes.tick_params(labelsize=6, which="both")
+    axes.xaxis.get_offset_text().set_fontsize(6)
+    if not axes.lines:
+        axes.set(xticks=(), yticks=())
+        axes.text(0.5, 0.5, f"no run has {y}", fontsize=7, color=GREY, ha="center", transform=axes.transAxes)
 
 
 def _known(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[float, float]]:

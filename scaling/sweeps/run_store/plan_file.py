@@ -92,9 +92,15 @@ def _entry(values: Any) -> Entry:
 
 def sweep_and_run(path: Path) -> tuple[Path, str | None]:
     """The folder of the sweep that `path` is or belongs to and, where it is the folder of one of the runs in that
-    sweep's plan, the run's id."""
+    sweep's plan, the run's id. Raises UserError for a file."""
+    _refuse_file(path)
     whole = path.resolve()
     return (whole.parent, whole.name) if whole.is_dir() and whole.name in read_plan(whole.parent) else (path, None)
+
+
+def _refuse_file(path: Path) -> None:
+    if path.is_file():
+        raise UserError(f"{path} is a file; expected a sweep's folder, such as runs/NAME")
 
 
 def role_of(folder: Path, entry: Entry | None) -> RunRole:
@@ -126,6 +132,7 @@ def _role_in(path: Path, changed: int) -> RunRole:
 
 def run_folders(path: Path) -> list[Path]:
     """Folders of runs under `path`: a sweep's folder, a folder of sweeps, or one run's."""
+    _refuse_file(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; expected a sweep's folder, such as runs/NAME{near_file(path)}")
     marks = ("result.json", "config.yaml", "attempts.jsonl")
