@@ -12,7 +12,7 @@ from scaling.accounting import cache_bytes
 from scaling.config.placement import Placement
 from scaling.errors import UserError
 from scaling.families import LSTMConfig, Mask, ModelConfig, TransformerConfig
-from scaling.models import functional
+from scaling.models import attention_cache, functional
 from scaling.models.layer import PADDING
 
 pytestmark = pytest.mark.usefixtures("runs_once")
@@ -99,6 +99,12 @@ def assert_read_on_as_a_whole(model: ModelConfig, mask: Mask = "causal", marks: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_transformer_reads_on_as_it_reads_a_whole(kind: str) -> None:
+    assert_read_on_as_a_whole(transformer(**KINDS[kind]))
+
+
+@pytest.mark.parametrize("kind", ["grouped keys", "window and global tokens"])
+def test_a_cache_is_read_as_far_as_it_is_filled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_cache, "PART", 8)  # so that these short ones have several parts
     assert_read_on_as_a_whole(transformer(**KINDS[kind]))
 
 

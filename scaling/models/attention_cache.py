@@ -5,6 +5,9 @@ behind it to be seen again, at its position modulo their number. Where positions
 that is hidden by then.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +15,8 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.models.attention_mask import Places, masked_softmax
 from scaling.models.layer import PADDING, Arrays
 
+PART, PARTS = 128, 8
+"""a cache is read up to a multiple of so many places, the least that leaves no more than PARTS of them"""
 WHERE = ("positions", "marks")
 """what a cache says of where its tokens were: the fields of `Places`"""
 
@@ -34,7 +39,7 @@ def attend_cached(
     places: of the new tokens; those at PADDING are no tokens, see no others and are not kept.
     d_v: features of a value, the first ones of a key where there are no values by themselves.
     """
-    batch, length, heads, width = q_BxTxHxd.shape
+    batch, length, _, width = q_BxTxHxd.shape
     q_BxKxGxTxd = jnp.moveaxis(q_BxTxHxd.reshape(batch, length, new["keys"].shape[2], -1, width), 1, 3)
     after = _kept(cache, new, mask, places)
     if length == 1:  # it took the place of what it does not see: one array is read, and written where it is
@@ -42,6 +47,37 @@ def attend_cached(
     else:
         fresh = {name: jnp.swapaxes(x, 1, 2) for name, x in new.items()}
         parts = [cache, fresh | {name: jnp.asarray(x) for name, x in zip(WHERE, places, strict=True)}]
+
+    return _over_filled(parts[0], partial(_read, q_BxKxGxTxd, parts[1:], mask, places, d_v, scale, sinks_H)), after
+
+
+def _over_filled(cache: Arrays, read: Callable[[Arrays], jax.Array]) -> jax.Array:
+    """`read` of the first places of a cache, no more of them than it takes to have all that are filled."""
+    size = cache["positions"].shape[1]
+    part = PART * -(-size // (PART * PARTS))
+    sizes = [*range(part, size, part), size]
+    filled = jnp.max(jnp.where(cache["positions"] < PADDING, jnp.arange(1, size + 1), 0))
+
+    def first(places: int) -> jax.Array:
+        return read({name: x[:, :places] if name in WHERE else x[:, :, :places] for name, x in cache.items()})
+
+    index = jnp.searchsorted(jnp.asarray(sizes[:-1], jnp.int32), filled)
+    return jax.lax.switch(index, [partial(first, places) for places in sizes])
+
+
+def _read(
+    q_BxKxGxTxd: jax.Array,
+    fresh: list[Arrays],
+    mask: AttentionMask,
+    places: Places,
+    d_v: int,
+    scale: float,
+    sinks_H: jax.Array | None,
+    cache: Arrays,
+) -> jax.Array:
+    """Attention [B, T, H, d_v] over a cache, and new tokens where they are not in it."""
+    batch, kv_heads, group, length, _ = q_BxKxGxTxd.shape
+    heads, parts = kv_heads * group, [cache, *fresh]
 
     def scores(part: Arrays) -> jax.Array:
         return jnp.einsum("bkgtd,bksd->bkgts", q_BxKxGxTxd, part["keys"], preferred_element_type=jnp.float32)
@@ -56,9 +92,9 @@ def attend_cached(
     real_Bx1xTx1 = (places.positions < PADDING)[:, None, :, None]
     probs = jnp.where(real_Bx1xTx1, masked_softmax(by_head, places, keys, mask, sinks_H), 0)
     probs = probs.reshape(scores_BxKxGxTxS.shape)
-    cuts = [cache["positions"].shape[1]] if len(parts) > 1 else []
+    cuts = [cache["positions"].shape[1]] if fresh else []
     out = sum(read(own, part) for own, part in zip(jnp.split(probs, cuts, -1), parts, strict=True))
-    return jnp.reshape(out, (batch, length, heads, d_v)), after
+    return jnp.reshape(out, (batch, length, heads, d_v))
 
 
 def _kept(cache: Arrays, new: Arrays, mask: AttentionMask, places: Places) -> Arrays:
