@@ -5,17 +5,20 @@ import io
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import scaling
 from scaling import cli_fit_options, cli_generation, cli_laws
 from scaling.distribution import DISTRIBUTION, MEND, others
-from scaling.errors import UserError, explain
+from scaling.errors import Interrupted, UserError, explain
 from scaling.extensions import load_extensions
 from scaling.names import meant
-from scaling.processes import LostProcess, leave, unwatched, watch
+from scaling.processes import LostProcess, leave, unwatched, watch, watched
+from scaling.stopping import end_on_sigterm
 from scaling.text import folded
 
 EXIT_CODES = (
@@ -23,6 +26,12 @@ EXIT_CODES = (
     "configuration or folder, which the same command would find again; 75 told to stop (SIGTERM), and the same "
     "command goes on; 130 Ctrl-C, likewise"
 )
+STOPPED = "stopped; nothing is half-written, and the same command begins anew"
+KEPT = {
+    "train": "stopped; the same command goes on from the last checkpoint, or begins anew where none is kept",
+    "prepare": "stopped; what is tokenised is kept, and the same command goes on from there",
+}
+"""what a command says that was told to stop where it had nothing better to say"""
 
 
 class _Version(argparse.Action):
@@ -63,25 +72,31 @@ def _options(parser: argparse.ArgumentParser) -> set[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 success, 1 a failed run or a full disk, 2 bad usage, configuration or folder, 130 Ctrl-C.
 
-    SIGTERM in training and in a sweep ends it through `Interrupted`, with code 75 and the state saved.
+    Raises `Interrupted` (a SystemExit of code 75) where SIGTERM told it to stop.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it has not
             stream.reconfigure(errors="replace")
+    args = argparse.Namespace(stopped=STOPPED)
     try:
         if not hasattr(scaling, "__version__"):  # the __init__.py is another project's, or gone with it
             raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
         args = _parse(argv)
-        load_extensions()
-        return args.call(args)
+        stopping = nullcontext() if watched() else end_on_sigterm(args.stopped)  # else the watcher tells
+        with warnings.catch_warnings(), stopping:
+            warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is dealt with where it arises
+            load_extensions()
+            return args.call(args)
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
     except LostProcess as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("scaling: interrupted; launch again to continue", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as told:
+        print(f"scaling: {str(told) or args.stopped}", file=sys.stderr)
+        if isinstance(told, Interrupted):
+            raise
         return 130
     except MemoryError:
         print("scaling: this machine, or its limit (ulimit -v), has too little memory for that", file=sys.stderr)
@@ -90,11 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        told = explain(error)
-        if told is None:
+        refused = explain(error)
+        if refused is None:
             raise
-        print(f"scaling: {told[0]}", file=sys.stderr)
-        return told[1]
+        print(f"scaling: {refused[0]}", file=sys.stderr)
+        return refused[1]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -117,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, call: Callable[[Any], int], help: str, into: Any = commands) -> argparse.ArgumentParser:
         sub = into.add_parser(name, help=help, description=help)
-        sub.set_defaults(call=call)
+        sub.set_defaults(call=call, stopped=KEPT.get(name, STOPPED))
         return sub
 
     train = command("train", _train, "Train one run and record it.")
@@ -221,11 +236,13 @@ def _print_json(value: Any) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from scaling.config import RunConfig, load, locate, resolved
+    from scaling.cores import keep_memory
 
     overrides = [*args.overrides, *["records.profile=true"] * args.profile]
     config = resolved(load(RunConfig, locate(args.run, ["runs"]), overrides))
     if unwatched():
         return watch(["train", args.run, *overrides])
+    keep_memory()
     return 0 if scaling.train(config).status == "completed" else 1
 
 

@@ -35,8 +35,9 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on",
         default="validation",
-        metavar="SPLIT_OR_DATA.yaml",
-        help="validation (the default) or train, of the run's corpus; or another corpus, its held-out split",
+        metavar="SPLIT_OR_FILE",
+        help="validation (the default) or train, of the run's corpus; another corpus, DATA.yaml, its held-out split; "
+        "or a file of text (.txt, .jsonl, .parquet)",
     )
     parser.add_argument(
         "--probes", action="store_true", help="also whether copied text, copied noise and hidden keys are found again"

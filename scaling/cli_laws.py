@@ -4,7 +4,6 @@ import argparse
 import errno
 import gc
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +35,7 @@ def fit(args: argparse.Namespace) -> tuple[Any, str]:
     """Fit and save. Returns the table for machines and the text for people."""
     from scaling.laws.table.words import command_line
 
-    with warnings.catch_warnings(), command_line(NAMED):
-        warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is dealt with where it arises
+    with command_line(NAMED):
         return _fit(args)
 
 
@@ -121,8 +119,7 @@ def report(args: argparse.Namespace) -> Path:
         raise UserError("a page of several sweeps belongs to none of them: say where it goes with -o PAGE.html")
     page = _writable(args.output or _output(args.runs, "report.html"))
     args.group = args.group or ("sweep" if several else None)
-    with warnings.catch_warnings(), command_line(NAMED):
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with command_line(NAMED):
         return _page(_fitted(args, csv), page, args)
 
 

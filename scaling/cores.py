@@ -1,12 +1,16 @@
 """The CPU cores of this process, and a run spread over them."""
 
 import contextlib
+import ctypes
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scaling.config import RunConfig
+
+MALLOC = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
+"""of malloc.h: M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD: one heap for all threads, all of it there, kept"""
 
 
 def cores() -> tuple[int, ...]:
@@ -37,6 +41,18 @@ def spread(config: "RunConfig") -> None:
     if not jax.distributed.is_initialized():
         with contextlib.suppress(RuntimeError):  # JAX has its devices
             jax.config.update("jax_num_cpu_devices", devices_on(len(cores()), config))
+
+
+def keep_memory() -> None:
+    """Have the C library keep what a step gives back, for the next one, where it is glibc: for a process that trains
+    and nothing else.
+
+    By itself it returns large pieces to the system, which hands them out again page by page and zeroed. That took 4
+    to 7 % of a dense step on a CPU, and 17 % of one with 64 experts (experiments/throughput).
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system, or another C library
+        for option, value in MALLOC:
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 def devices_on(n_cores: int, config: "RunConfig") -> int:

@@ -27,7 +27,10 @@ class UserError(ValueError):
 
 
 class Interrupted(SystemExit):
-    """A run or a sweep was told to stop (SIGTERM) and its state is saved; the process ends with code 75."""
+    """A command was told to stop (SIGTERM): its state is saved, or nothing of it is half-written.
+
+    The process ends with code 75; the message says how to go on.
+    """
 
     def __init__(self, message: str):
         super().__init__(INTERRUPTED)

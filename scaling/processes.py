@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from scaling.errors import Interrupted
 from scaling.parent import as_child, end_with_parent
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -81,7 +82,12 @@ def _metadata(key: str) -> str:
 
 def unwatched() -> bool:
     """Whether this is one of several processes and has no watcher yet."""
-    return several() and WATCHED not in os.environ
+    return several() and not watched()
+
+
+def watched() -> bool:
+    """Whether this process has a watcher, which tells how it ended."""
+    return WATCHED in os.environ
 
 
 def first() -> bool:
@@ -93,7 +99,8 @@ def watch(arguments: Sequence[str], module: str = "scaling.cli") -> int:
     """Run a module with these arguments in a process of its own; returns its exit code.
 
     What it writes is passed on, and so are SIGTERM and Ctrl-C. Where it ends since another process is gone or has
-    never come, one line says so and the code is 1.
+    never come, one line says so and the code is 1. Raises `Interrupted` where it was told to stop and had nothing to
+    save.
     """
     command = [sys.executable, "-m", module, *arguments]
     child = subprocess.Popen(command, env=as_child(**{WATCHED: "1"}), stderr=subprocess.PIPE)
@@ -109,6 +116,8 @@ def watch(arguments: Sequence[str], module: str = "scaling.cli") -> int:
         code, told = 1, told or [f"{OURS.decode()}{_reason(b''.join(kept).decode(errors='replace'))}\n".encode()]
     for line in told or (kept if code else []):
         _write(line)
+    if code == -signal.SIGTERM:
+        raise Interrupted("")
     return code if code >= 0 else 128 - code
 
 
@@ -122,7 +131,7 @@ def lost(error: Exception) -> LostProcess | None:
 def leave(main: Callable[[], int]) -> NoReturn:
     """End with the exit code of `main`. One of several processes that failed does not wait for the others, as JAX
     would have it: they wait for it."""
-    if WATCHED not in os.environ:
+    if not watched():
         sys.exit(main())
     end_with_parent()
     try:

@@ -11,7 +11,7 @@ from scaling.families import FAMILIES, FEED_FORWARDS, MIXERS
 from scaling.families.rope import Rope
 from scaling.objectives import OBJECTIVES
 
-TOGETHER = ("start", "restart_positions", "pipeline_repeats", "pipeline_microbatches")
+TOGETHER = ("start", "restart_positions", "pipeline_repeats", "pipeline_microbatches", "pipeline_schedule")
 NUMBERS = (2, 0.5, 3, 5_000_000, 8, 1)
 
 

@@ -4,8 +4,8 @@ Of `FOLDER/begin` it makes a copy `FOLDER/whole`, in which the command runs to i
 `FOLDER/2` …, in which it is ended just before so many-th of its changes, and then runs again. Of more than MOST
 changes that many are tried, evenly spread and the last among them. ARGV is of `scaling`, or `freeze` and the names of
 a sweep's file and folder, for the step of `scaling sweep` that makes the forecast. It is called in the copy. Signals
-take turns: SIGKILL, SIGTERM, SIGINT. Prints JSON: by copy, the exit codes of the two calls, negative for a signal; of
-`whole` its code and its changes.
+take turns: SIGKILL, SIGTERM, SIGINT. What a copy's calls say goes to `FOLDER/COPY.told`. Prints JSON: by copy, the
+exit codes of the two calls, negative for a signal; of `whole` its code and its changes.
 """
 
 import importlib
@@ -23,18 +23,24 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def command(argv: list[str]) -> int:
+    from scaling import cli
+
     if argv[0] == "freeze":
         from scaling.config import SweepConfig, load
         from scaling.sweeps.forecast import frozen_forecast
 
-        try:
-            frozen_forecast(load(SweepConfig, argv[1]), Path(argv[2]), str(Path(argv[2]).parent))
-        except KeyboardInterrupt:
-            return 130
-        return 0
-    from scaling.cli import main
+        _, sweep, home = argv
 
-    return main(argv)
+        def freeze(args: Any) -> int:
+            frozen_forecast(load(SweepConfig, sweep), Path(home), str(Path(home).parent))
+            return 0
+
+        cli._sweep = freeze
+        argv = ["sweep", sweep]
+    try:
+        return cli.main(argv)
+    except SystemExit as ended:
+        return int(str(ended.code))
 
 
 def forked(folder: Path, argv: list[str], last: int | None) -> tuple[int, int]:
@@ -47,10 +53,8 @@ def forked(folder: Path, argv: list[str], last: int | None) -> tuple[int, int]:
         with os.fdopen(told) as file:
             return code, len(file.read())
     os.chdir(folder)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    if "KILLED_SHOWS" not in os.environ:
-        os.dup2(nowhere, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(folder.with_suffix(".told"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     made = 0
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:

@@ -4,22 +4,28 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import random
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import CASES, call, damaged, files_in
+from tiny_run import Tiny
 
 from scaling.config import DataConfig
-from scaling.data import TokenStore, open_store, prepare, run_tokenizer
+from scaling.data import TokenStore, eval_batches, open_store, prepare, run_tokenizer
+from scaling.data.batches import Batches
 from scaling.errors import UserError
+from scaling.training import train
 
 SEEDS = st.integers(0, 2**40)
 TOKENIZERS: dict[str, dict[str, Any]] = {
@@ -145,3 +151,110 @@ def test_a_preparation_goes_on_from_what_is_whole_and_begins_again_where_that_is
         assert what(prepare(config(made, name), folder / "store", progress=False)) == of_whole(made, name), file
     finally:
         shutil.rmtree(folder)
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def written_over(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes([7] * 64))
+
+
+def cut_and_written_again(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[::-1])
+
+
+def touched(path: Path) -> None:
+    os.utime(path)
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    path.with_suffix(".new").write_bytes(bytes(path.stat().st_size))
+    path.with_suffix(".new").rename(path)
+
+
+ACCIDENTS = (cut_short, written_over, cut_and_written_again, touched, removed, replaced)
+READERS: dict[str, Callable[[TokenStore], np.ndarray]] = {
+    "train.tokens": lambda store: Batches(store.train, context=16, batch_size=4, seed=0).rows(3, 0, 4).tokens_BxL,
+    "train.starts.npy": lambda store: Batches(store.train, context=16, batch_size=4, seed=0).windows(3, 0, 4),
+    "validation.tokens": lambda store: eval_batches(store.validation, 16, 8)[-1].tokens_BxL,
+}
+FORKED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_broken_stores
+test_broken_stores.read_beside_accidents(*map(test_broken_stores.Path, sys.argv[2:]))
+"""
+
+
+def read_beside_accidents(home: Path, stores: Path) -> None:
+    """Prints, of each accident to each file, the exit code of a process that has it while it reads, and what it says:
+    what is cut off a mapped file ends who reads it."""
+    for accident in ACCIDENTS:
+        for name, read in READERS.items():
+            folder = stores / f"{accident.__name__}-{name}"
+            shutil.copytree(home / "store", folder)
+            told, tell = os.pipe()
+            pid = os.fork()
+            if not pid:
+                os.write(tell, said_beside(accident, name, read, open_store(config(home, "bytes"), folder)).encode())
+                os._exit(0)
+            os.close(tell)
+            with os.fdopen(told) as file:
+                print(json.dumps([accident.__name__, name, os.waitpid(pid, 0)[1], file.read()]))
+
+
+def said_beside(
+    accident: Callable[[Path], None], name: str, read: Callable[[TokenStore], np.ndarray], store: TokenStore
+) -> str:
+    before = read(store)
+    accident(store.folder / name)
+    try:
+        return "same" if np.array_equal(before, read(store)) else "other"
+    except UserError as error:
+        return str(error)
+
+
+def test_tokens_that_are_changed_while_they_are_read_are_not_read(made: Path, tmp_path: Path) -> None:
+    """What is done to a name, and not to the file that is mapped, changes nothing."""
+    command = [sys.executable, "-c", FORKED, str(Path(__file__).parent), str(made), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    ends = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(ends) == len(ACCIDENTS) * len(READERS)
+    for accident, name, code, said in ends:
+        assert code == 0, (accident, name, code)
+        if accident in ("touched", "removed", "replaced"):
+            assert said == "same", (accident, name, said)
+        else:
+            assert name in said and "scaling data prepare" in said, (accident, name, said)
+
+
+def test_a_run_whose_tokens_are_changed_ends_in_one_line_and_goes_on_once_they_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = Tiny(tmp_path)
+    config = tiny.config(records={"checkpoint_steps": 10})
+    undisturbed = train(config, folder=tmp_path / "undisturbed", quiet=True)
+    tokens, rows = tiny.open().folder / "train.tokens", Batches.windows
+    data = tokens.read_bytes()
+
+    def changed(self: Batches, step: int, start: int, stop: int) -> np.ndarray:
+        if step == 25:
+            tokens.write_bytes(data[::-1])
+        return rows(self, step, start, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "windows", changed)
+        with pytest.raises(UserError, match=f"{tokens} do not match its manifest"):
+            train(config, folder=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "result.json").exists()
+    tokens.write_bytes(data)
+    assert train(config, folder=tmp_path / "run", quiet=True).loss == undisturbed.loss

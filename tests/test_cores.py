@@ -1,6 +1,7 @@
 """A run spread over CPU cores, and the microbatches that suit them."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,29 @@ def test_the_command_trains_on_every_core_and_gives_the_numbers_of_one(tiny: Tin
         (record,) = (tmp_path / str(data)).glob("*/*/result.json")
         losses[data] = json.loads(record.read_text())["loss"]
     assert losses[2] == pytest.approx(losses[1], rel=1e-5)
+
+
+FAULTS = """
+import ctypes, resource, sys
+from scaling.cores import keep_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+if sys.argv[1] == "kept":
+    keep_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    place = ctypes.c_void_p(libc.malloc(2**26))
+    ctypes.memset(place, 1, 2**26)
+    libc.free(place)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_process_that_trains_keeps_the_memory_of_a_step_for_the_next() -> None:
+    def faults(how: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True).stdout)
+
+    assert faults("kept") < 100
+    assert faults("by itself") > 100  # 64 MiB in pages of 4 KiB, or large ones

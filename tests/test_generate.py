@@ -15,7 +15,9 @@ from tiny_run import Tiny, quick_jit
 import scaling
 from scaling.cli import main
 from scaling.config import to_yaml
+from scaling.data import prepare
 from scaling.data.tokenizer import ByteTokenizer
+from scaling.evaluation.evaluated import _text
 from scaling.generation.decode import READ, WRITE
 from scaling.generation.ending import Ending
 from scaling.models import functional
@@ -247,3 +249,29 @@ def test_evaluate_on_another_corpus_takes_its_held_out_split(
     for on in ("nowhere.yaml", "test"):
         assert main(["evaluate", str(run), "--on", on]) == 2
         assert f"on={on}: no such file" in capsys.readouterr().err
+
+
+def test_evaluate_on_text_reads_it_in_the_tokens_of_the_run(
+    run: Path, tiny: Tiny, tmp_path: Path, capsys: Any
+) -> None:
+    """Text is bytes: the documents that a run held out, as lines of a file, cost what its record says; a store of
+    other tokens is refused, and of a run with pieces for tokens the text of its store gives that store's tokens."""
+    store, path = tiny.open(), tmp_path / "held.jsonl"
+    ends = [*store.validation.doc_starts[1:], store.validation.n_tokens]
+    documents = [store.validation.tokens[a : b - 1] for a, b in zip(store.validation.doc_starts, ends, strict=True)]
+    path.write_text("".join(json.dumps({"text": bytes(d).decode()}) + "\n" for d in documents))
+    found, result = scaling.evaluate(run, path), read_result(run)
+    assert result is not None and (found.split, found.corpus) == ("text", str(path))
+    assert (found.loss, found.bits_per_byte) == (result.loss, result.bits_per_byte)
+
+    pieces = tiny.config(model={"vocab": 260}, data={"tokenizer": {"kind": "bpe", "vocab": 260}})
+    made = prepare(pieces.data, tiny.store, progress=False).validation
+    own = _text(pieces, str(path))
+    assert own.tokens.dtype == made.tokens.dtype and own.n_bytes == made.n_bytes < made.n_tokens * 2
+    np.testing.assert_array_equal(own.tokens, made.tokens)
+    np.testing.assert_array_equal(own.doc_starts, made.doc_starts)
+    (tmp_path / "pieces.yaml").write_text(to_yaml(pieces.data))
+    (tmp_path / "none.txt").write_text("")
+    for on, said in (("pieces.yaml", "made by another tokenizer"), ("none.txt", "has no text")):
+        assert main(["evaluate", str(run), "--on", str(tmp_path / on)]) == 2
+        assert said in capsys.readouterr().err

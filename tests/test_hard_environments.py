@@ -127,9 +127,12 @@ def ended_at_changes(folder: Path, most: int, *argv: str) -> list[tuple[Path, Pa
     ends: dict[str, list[int]] = json.loads(done.stdout)
     code, changes = ends.pop("whole")
     assert code == 0 and changes > 3 and ends
-    codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 130}
+    codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 75, signal.SIGINT: 130}
     for at, (first, second) in ends.items():
-        assert (first, second) == (codes[SIGNALS[int(at) % len(SIGNALS)]], 0), (at, first, second)
+        number = SIGNALS[int(at) % len(SIGNALS)]
+        told = (folder / f"{at}.told").read_text()
+        assert (first, second) == (codes[number], 0), (at, first, second, told)
+        assert told.count("scaling: stopped; ") == (number != signal.SIGKILL) and "Traceback" not in told, told
     return [(folder / at, folder / "whole") for at in ends]
 
 

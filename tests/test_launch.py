@@ -336,7 +336,6 @@ def test_a_stop_cancels_what_was_submitted_and_begins_nothing(
     assert told.getvalue().splitlines() == [  # and nothing of runs that never began
         "training 6, on at most 1 device at a time",
         f"[0/6] {others[-1].id} 1 s interrupted: the worker said why",
-        "stopped; the same command goes on",
     ]
     assert executor.ran == [others[-1].id] and executor.calls == ["open", "cancel", "close"]
     assert [run_state(tmp_path / run.id).state for run in runs] == ["planned"] * 5 + ["interrupted"]

@@ -197,3 +197,45 @@ def test_what_a_law_cannot_say_is_told(exact):
     without = fitted(shares([1, 0.5, 0.2]).drop(columns="C"), "abnar")
     with pytest.raises(UserError, match="FLOPs do not follow from them"):
         laws.best_sparsity(without, 1e20)
+
+
+LING = {"a": 1.23, "d": -0.0761, "gamma": 0.0167, "beta": -0.117, "As": 0.0163, "Am": 5.28e16}
+"""table of Tian et al. 2025 (2507.17702)"""
+
+
+def leverage_by_ling(A, C, G, p=LING):
+    share = 1 / (1 / (A + 1 / (1 / p["As"] - 1 / p["Am"])) + 1 / p["Am"])
+    return share ** (p["a"] + p["d"] * np.log10(C) + p["gamma"] * np.log2(G) ** 2 + p["beta"] * np.log2(G))
+
+
+def test_leverage_is_measured_against_dense_runs_and_gives_lings_law_back():
+    """Mixtures as good as the best dense model of EL times their FLOPs, by the closed form of the least loss."""
+    a, b, alpha, beta, E = 400.0, 2000.0, 0.34, 0.37, 1.7
+    dense = grid(N=np.geomspace(1e8, 1e11, 6), D=np.geomspace(2e9, 2e12, 6))
+    dense = dense.assign(C=6 * dense.N * dense.D, loss=E + a / dense.N**alpha + b / dense.D**beta, experts=1.0)
+    mixed = grid(C=np.geomspace(1e20, 1e22, 4), experts=np.array([8.0, 16, 32, 128]), G=np.array([1.0, 4, 8, 12, 24]))
+    true = leverage_by_ling(1 / mixed.experts, mixed.C, mixed.G)
+    N = (alpha * a / (beta * b) * (true * mixed.C / 6) ** beta) ** (1 / (alpha + beta))
+    D = true * mixed.C / 6 / N
+    mixed = mixed.assign(N=N, D=D, loss=E + a / N**alpha + b / D**beta, A=1 / mixed.experts)
+    far = mixed.tail(1).assign(C=1e27, loss=E + 0.001)  # no dense run has come near
+    table = pd.concat([dense, mixed, far], ignore_index=True)
+
+    found = laws.with_leverage(table, N="N", D="D", C="C")
+    assert found.leverage[: len(dense)].isna().all() and np.isnan(found.leverage.iloc[-1])
+    np.testing.assert_allclose(found.leverage[len(dense) : -1], true, rtol=2e-3)
+    measured = found.dropna(subset="leverage")
+    columns = {"N": None, "D": None, "C": "C", "A": "A", "G": "G", "loss": "leverage"}
+    fit = laws.fit(laws.Runs(measured, trusted=True, **columns), "ling", loss=laws.l2(), starts=16)
+    assert fit.predict(A=0.031, C=1e22, G=12).loss == pytest.approx(7.24, rel=0.01)
+    fine = np.geomspace(8, 16, 41)
+    best = fine[np.argmax([fit.predict(A=0.031, C=1e22, G=g).loss for g in fine])]
+    assert best == pytest.approx(11.3, rel=0.03)
+
+
+def test_leverage_without_dense_runs_is_refused():
+    table = pd.DataFrame({"experts": [8.0, 8.0], "flops": [1e18, 1e19], "loss": [3.0, 2.9]})
+    with pytest.raises(UserError, match="which has mixtures only"):
+        laws.with_leverage(table)
+    with pytest.raises(UserError, match="missing: experts"):
+        laws.with_leverage(table.drop(columns="experts"))

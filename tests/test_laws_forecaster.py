@@ -10,8 +10,8 @@ import pytest
 from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
-from scaling.laws.predict.discrepancy import learned, own_cuts
-from scaling.laws.predict.near_law import LEAST_NOISE, known_before, near_law, nearness
+from scaling.laws.predict.discrepancy import learned, own_cuts, sharpened
+from scaling.laws.predict.near_law import LEAST_NOISE, known_before, near_law, nearness, steepness
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published"
 
@@ -96,6 +96,50 @@ def test_runs_that_the_law_does_not_hold_for_widen_their_own_interval():
     widened = [laws.Forecaster(grid(budgets, 5, 0.002, law=law)).discrepancies[0] for law in (chinchilla, broken)]
     assert len(widened[0].own) >= 3
     assert widened[0].widened < 1 < widened[1].widened
+
+
+# Byte-level transformers on the Python standard library, three sizes at each of 7e9, 2.1e10 and 7e10 FLOPs: the least
+# losses fall with the power .07 of FLOPs and then .11, which no sum of power laws does.
+SMALL = {
+    "params": [7104, 5260, 3912, 8944, 6624, 12080, 21464, 11760, 15892],
+    "tokens": [128000, 186880, 197632, 269824, 406016, 217600, 423936, 739328, 586752],
+    "flops": [6.991872e9, 6.996787e9, 7.000916e9, 2.098151e10, 2.100889e10, 2.101494e10, 6.995961e10, 6.998183e10,
+              7.001594e10],
+    "loss": [2.475897, 2.44392, 2.452448, 2.266465, 2.262857, 2.291766, 1.988679, 2.011306, 1.98694],
+}  # fmt: skip
+BEYOND = {"N": 32444, "D": 1124864, "flops": 2.8001e11}
+REACHED = 1.706881
+
+
+def test_errors_at_the_last_own_cut_that_no_chance_explains_refute_the_law():
+    published = Discrepancy(kappa=0.01, law=1.0)
+    within, beyond = (
+        Errors(np.full(3, error), np.zeros(3), np.zeros(3), np.full(3, np.e), np.ones(3)) for error in (0.03, 0.035)
+    )  # of a standard deviation of .01: 99 in 100 of Student's t of ten degrees of freedom are below 3.17 of them
+    for cuts, widened in (([beyond, within], None), ([within, beyond], 3.5), ([], None)):
+        moved = sharpened(published, cuts, 16.0)
+        assert moved.widened == pytest.approx(widened or published.sharpened(cuts, 16.0).widened)
+    runs = laws.Runs(SMALL)
+    maker = laws.Forecaster(runs)
+    made = maker.forecast(**BEYOND)
+    assert len(maker.own_cuts[0]) == 1  # of nine runs, six
+    assert "interaction does not hold for these runs" in made.doubt and "% too high" in made.doubt
+    narrow = replace(maker.discrepancies[0], widened=1.0)
+    assert made.low < REACHED < made.high
+    maker.discrepancies = (narrow,)
+    assert maker.forecast(**BEYOND).low > REACHED
+    assert not laws.Forecaster(grid((1e18, 3e18, 1e19), 3, 0.002)).forecast(1e9, 2e10, 1.2e20).doubt
+
+
+@pytest.mark.parametrize("C, power, told", [(1e11, 0.13, True), (1e11, 0.1, False), (1e17, 0.13, False)])
+def test_small_and_steep_ladders_have_the_interval_of_ours(C, power, told):
+    flops = np.repeat([C, 3 * C, 10 * C], 3)
+    n = flops**0.5 / 11 * np.tile([0.8, 1, 1.25], 3)
+    runs = laws.Runs({"params": n, "tokens": flops / 6 / n, "loss": 3 * (flops / C) ** -power})
+    assert steepness(runs) == pytest.approx(power)
+    made = laws.Forecaster(runs).forecast(n[-2] * 2, flops[-1] / 3 / n[-2], 4 * flops[-1])
+    assert (f"fall with the power {power:.2f} of FLOPs" in made.doubt) == told
+    assert (made.spread["discrepancy"] > 0.04 * np.log(4) ** 0.5) == told
 
 
 def test_a_rolling_origin_uses_no_run_beyond_its_cut():

@@ -211,6 +211,25 @@ def test_a_sweep_of_experts_feeds_every_law_of_them_with_its_dense_rows(
     )
 
 
+def test_a_sweep_of_sparsity_at_equal_active_flops_feeds_the_laws_of_experts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the name of its axis; a law that does not read experts refuses it by that name."""
+    axis = "model.feed_forward.sparsity"
+    axes = {"flops": [1e10, 3e10], "model.params": [16e3, 32e3], axis: [0.5, 0.75, 0.9375]}
+    model = sweep_config().run["model"] | {"feed_forward": {"kind": "moe"}}
+    home = tmp_path / "synthetic"
+    write_runs(grid(axes, ladder=LADDER, run={"model": model}), home, lines=2)
+    df = load_runs(home)
+    of = {*zip(df["experts"], df["sparsity"], df[axis], strict=True)}
+    assert of == {(2, 0.5, 0.5), (4, 0.75, 0.75), (16, 0.9375, 0.9375)}
+    assert all(min(abs(flops / budget - 1) for budget in axes["flops"]) < 0.03 for flops in df.flops)
+    for law, letter, values in (("abnar", "A", {1 / 2, 1 / 4, 1 / 16}), ("ludziejewski", "E", {2, 4, 16})):
+        runs = laws.from_results(df, law=law)
+        assert len(runs) == 12 and {*runs.column(letter)} == values
+    assert f"{axis}: 0.5 (" in refused(capsys, home, "chinchilla")
+
+
 def test_a_sweep_of_granularity_is_of_one_expansion_and_has_its_dense_rows_where_the_law_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

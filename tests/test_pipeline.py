@@ -52,6 +52,13 @@ def test_in_every_round_each_stage_sends_one_run_of_layers_and_gets_one_until_al
         ({"pipeline": 2}, {}, {"pipeline_microbatches": 3, "accumulate": 4}, "accumulate=4; allowed: one of 1, 2, 4"),
         ({"data": 1}, {}, {"pipeline_microbatches": 2}, "pipeline_microbatches=2 is for the stages of a pipeline"),
         ({"data": 1}, {}, {"pipeline_repeats": 2}, "pipeline_repeats=2 is for the stages of a pipeline"),
+        ({"data": 1}, {}, {"pipeline_schedule": "1f1b"}, "pipeline_schedule=1f1b is for the stages of a pipeline"),
+        (
+            {"pipeline": 2},
+            {},
+            {"pipeline_schedule": "1f1b", "remat": "full", "offload_activations": True},
+            "offload_activations has nothing to bring",
+        ),
     ],
 )
 def test_what_does_not_make_stages_alike_is_refused_with_what_does(

@@ -47,17 +47,19 @@ def test_a_small_text_makes_a_small_sweep(home: Path, capsys: pytest.CaptureFixt
     assert load(SweepConfig, home / "small.yaml").name == "small"
 
 
-def test_a_ladder_too_short_to_forecast_well_is_told_as_it_is_written(
+def test_with_little_time_a_ladder_has_fewer_runs_and_none_smaller_than_a_law_holds_for(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of three minutes on one core was 6.9 % off; the demo, of 750 steps and more, 0.4 %."""
+    """Ladders from 7e9 to 1.3e10 FLOPs on, of 216 to 304 updates, were forecast 6 to 7 % too high."""
     monkeypatch.setattr(estimate, "find_devices", lambda: Devices("cpu", (0,), "cpu"))
     text(home / "own.txt", 60_000_000)
-    for minutes, told in ((3, True), (30, False)):
+    for minutes, runs in ((3, 9), (30, 15)):
         assert main(["init", f"own{minutes}.yaml", "--corpus", "own.txt", "--minutes", str(minutes)]) == 0
         plan = describe_sweep(load(SweepConfig, home / f"own{minutes}.yaml"))
-        assert (min(row["steps"] for row in plan["runs"]) < 500) == told
-        assert ("fewer than 500 steps" in capsys.readouterr().out) == told
+        assert len(plan["runs"]) == runs and min(row["flops"] for row in plan["runs"]) > 0.97 * starter.LEAST
+        assert "fewer than" not in capsys.readouterr().out
+    small = load(SweepConfig, home / "own3.yaml", ["design.budgets=[7e9,2e10,7e10]"])
+    assert any("have fewer than 500 steps" in note for note in describe_sweep(small)["notes"])
 
 
 def test_on_an_accelerator_what_is_told_is_what_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from scaling import laws
 from scaling.errors import UserError
 from scaling.laws.intervals.discrepancy import KEYS, Discrepancy, Errors, Learned, learn, likelihood
 from scaling.laws.predict import discrepancy
-from scaling.laws.predict.discrepancy import errors
+from scaling.laws.predict.discrepancy import errors, for_runs, sharpened
 from scaling.laws.predict.near_law import NearLaw
 
 HERE = Path(__file__).parent
@@ -125,7 +125,7 @@ def main() -> None:
         for name, maker in makers.items():
             if isinstance(maker, laws.Forecaster):
                 maker.discrepancies = tuple(
-                    known[case.family][form.name].sharpened(cuts, worth)
+                    sharpened(for_runs(known[case.family][form.name], case.runs), cuts, worth)
                     for form, cuts in zip(maker.forms, maker.own_cuts, strict=True)
                 )
             points += judge(case, name, maker)
@@ -143,8 +143,8 @@ def best_worth(made: list, found: dict, known: dict) -> float:
     for worth in WORTHS:
         values = []
         for (case, makers), (_, of) in zip(made, found["interaction"], strict=True):
-            base = known[case.family]["interaction"]
-            used = base if np.isinf(worth) else base.sharpened(makers["auto"].own_cuts[0], worth)
+            base = for_runs(known[case.family]["interaction"], case.runs)
+            used = base if np.isinf(worth) else sharpened(base, makers["auto"].own_cuts[0], worth)
             values.append({"set": case.set, "rows": case.rows, "value": likelihood(used, of, FREEDOM).mean()})
         told[worth] = pd.DataFrame(values).groupby(["set", "rows"]).value.mean().mean()
     print("log likelihood by worth:", {key: round(float(value), 4) for key, value in told.items()})

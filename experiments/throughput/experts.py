@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.config import Placement, RunConfig, build
+from scaling.cores import keep_memory
 from scaling.models import functional
 from scaling.models.functional import load_class
 from scaling.models.layer import LayerContext
@@ -74,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
+    keep_memory()  # as `scaling train` does
     print(f"{'what':<8} {'feed-forward':<14} {'ms':>8}   over dense (least–most of rounds)")
     for what, make in (("layer", layer), ("step", step)):
         programs = {name: make(part) for name, part in PARTS.items()}

@@ -250,7 +250,7 @@ def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devi
     changes = {"mesh": mesh, "remat": remat, "accumulate": accumulate, **more}
     together = _together(run, mesh, devices)
     if mesh.pipeline == 1:
-        changes |= {"pipeline_repeats": 1, "pipeline_microbatches": None}
+        changes |= {"pipeline_repeats": 1, "pipeline_microbatches": None, "pipeline_schedule": None}
     elif together != accumulate or run.placement.pipeline_microbatches:
         changes |= {"pipeline_microbatches": together}
     return run.placement.model_copy(update=changes)

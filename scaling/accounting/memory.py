@@ -6,7 +6,7 @@ from math import ceil, prod
 
 from scaling.accounting.devices import device
 from scaling.accounting.layout import computed_parts, in_stage, mesh_shape, parameter_parts, ways, window_ways
-from scaling.accounting.pipeline import Schedule, schedule
+from scaling.accounting.pipeline import Schedule, end_ways, schedule
 from scaling.config import RunConfig, StartConfig
 from scaling.families import Compute, ModelConfig, Tensor
 from scaling.families.declare import LAYERS
@@ -71,14 +71,14 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     kept, again, brought = _of_a_token(model, compute)
     length = ceil(model.context / mesh["context"])
     tokens = ceil(run.batch_size / (accumulate * window_ways(in_stage(mesh)))) * length
-    ends = ceil(run.batch_size / (order.ends * window_ways(mesh))) * length
+    ends = ceil(run.batch_size / (order.ends * end_ways(run, mesh, order))) * length
     wide = next(tensor.size for tensor in tensors if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
     here = model.vocab // ways(columns, mesh)
     pieces, head = loss_pieces(ends, run.placement.loss_chunk, here), wide * here
     items = {
         "parameters": held,
-        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1),
+        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates),
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
         + _elsewhere(tensors, mesh, order, zero)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scaling.accounting.layout import PIPELINE
+from scaling.accounting.layout import PIPELINE, in_stage, window_ways
 from scaling.accounting.microbatches import microbatches
 from scaling.config import RunConfig
 
@@ -18,6 +18,8 @@ class Schedule:
     """that follow each other, M"""
     rounds: int = 1
     """of as many, one behind the other, the backward pass of each before the next"""
+    alternates: bool = False
+    """whether a microbatch's backward pass begins as soon as it is through, see `parallel.one_f_one_b`"""
 
     @property
     def ticks(self) -> int:
@@ -36,15 +38,29 @@ class Schedule:
 
     @property
     def ends(self) -> int:
-        """How often a device goes through what is before and behind the layers: a pipeline has all microbatches of a
-        round there at once."""
-        return self.rounds if self.stages > 1 else self.microbatches
+        """How often a device goes through what is before and behind the layers: where all microbatches of a round
+        are through the layers before the first goes back, with all of them at once."""
+        return self.rounds if self.stages > 1 and not self.alternates else self.parts
 
     @property
     def held(self) -> float:
-        """Microbatches of which all layers would keep as much as a device's do for the backward pass: that begins
-        when the forward pass is through, and of what does not count as much is kept. 1 without stages."""
-        return self.ticks / (self.repeats * self.stages) if self.stages > 1 else 1.0
+        """Microbatches of which all layers would keep as much as a device's do for the backward pass. 1 without
+        stages; where that begins when the forward pass is through, those of all ticks, as much of one that does not
+        count; where it computes a run of layers again, that run."""
+        if self.stages == 1:
+            return 1.0
+        return (1 if self.alternates else self.ticks) / (self.repeats * self.stages)
+
+    @property
+    def again(self) -> int:
+        """Forward passes that layers make once more than their recomputation asks for."""
+        return int(self.alternates)
+
+    @property
+    def waiting(self) -> int:
+        """Streams of a microbatch that wait for the backward pass of a run of layers, where that alternates: at the
+        first stage those of 2·R·S − 1 ticks, on the others as much room."""
+        return 2 * self.repeats * self.stages - 1
 
     @property
     def bubble(self) -> float:
@@ -56,4 +72,13 @@ def schedule(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Schedule
     """Of a run on a mesh; with one stage where that has no pipeline."""
     parts = microbatches(run, mesh, platform)
     together = run.placement.pipeline_microbatches or parts
-    return Schedule(mesh.get(PIPELINE, 1), run.placement.pipeline_repeats, together, parts // together)
+    stages, alternates = mesh.get(PIPELINE, 1), run.placement.pipeline_schedule == "1f1b"
+    return Schedule(stages, run.placement.pipeline_repeats, together, parts // together, alternates and stages > 1)
+
+
+def end_ways(run: RunConfig, mesh: Mapping[str, int], order: Schedule) -> int:
+    """Devices that compute windows of their own before and behind the layers: all, but where those of one microbatch
+    are there at a time and do not divide over the stages, of which then each computes the same."""
+    apart = window_ways(in_stage(mesh))
+    shared = not order.alternates or run.batch_size % (order.parts * apart * order.stages) == 0
+    return window_ways(mesh) if shared else apart

@@ -6,10 +6,10 @@ from typing import Any
 
 from scaling.accounting.devices import Topology, peak_flops
 from scaling.accounting.flops import Flops, flops_per_token
-from scaling.accounting.layout import mesh_shape, parameter_parts
+from scaling.accounting.layout import mesh_shape, parameter_parts, window_ways
 from scaling.accounting.links import Wiring
 from scaling.accounting.memory import Memory, compute_dtype, memory
-from scaling.accounting.pipeline import Schedule, schedule
+from scaling.accounting.pipeline import Schedule, end_ways, schedule
 from scaling.accounting.traffic import kept_apart, traffic
 from scaling.config import RunConfig
 from scaling.families.model import FLOAT32, TRAINING
@@ -50,11 +50,13 @@ def roofline(
     assert peak is not None and hbm is not None
     ledger, flops = memory(run, place.devices, place.device.name), flops or flops_per_token(run)
     tokens = run.batch_tokens / place.devices
-    head = flops.items["head"]
-    order = schedule(run, mesh_shape(run.placement.mesh, place.devices), place.device.platform)
-    again = (flops.exact - head) * (run.placement.remat == "full") + head * (ledger.pieces > 1)
-    layers = (flops.exact - head) * (1 + (run.placement.remat == "full") / TRAINING)
+    head, mesh = flops.items["head"], mesh_shape(run.placement.mesh, place.devices)
+    order = schedule(run, mesh, place.device.platform)
+    repeated = (run.placement.remat == "full") + order.again
+    again = (flops.exact - head) * repeated + head * (ledger.pieces > 1)
+    layers = (flops.exact - head) * (1 + repeated / TRAINING)
     idle = layers * (order.passes / order.parts - 1)
+    idle += head * (1 + (ledger.pieces > 1) / TRAINING) * (window_ways(mesh) / end_ways(run, mesh, order) - 1)
     seconds = {
         "matmul": tokens * (flops.exact + again / TRAINING + idle) / peak,
         "hbm": _hbm_bytes(run, place, ledger) / hbm,
@@ -94,9 +96,11 @@ def _waits(order: Schedule) -> list[str]:
     if order.stages == 1:
         return []
     few = "; fewer microbatches than stages: some always wait" if order.microbatches < order.stages else ""
+    more = ["1f1b: the backward pass computes the layers' forward pass once more"] if order.again else []
     return [
+        *more,
         f"pipeline: in {order.stages - 1} of {order.ticks} ticks a stage computes nothing that counts, "
-        f"{order.bubble:.0%} of the products' time{few}"
+        f"{order.bubble:.0%} of the products' time{few}",
     ]
 
 
@@ -134,7 +138,7 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
         parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
         matrices += tensor.size / prod(mesh[name] for name in kept_apart(tensor, parts))
     order, whole = schedule(run, mesh, place.device.platform), (run.placement.zero or 3) < 3
-    passes = 3 if run.placement.remat == "full" else 2  # forward, again, backward
+    passes = (3 if run.placement.remat == "full" else 2) + order.again  # forward, again, backward
     gathered = 1 / order.passes if whole else passes  # and written, see `parallel.zero`
     of_layers = width * (passes + gathered + 2) * matrices  # and the gradient written and read
     of_head = (passes * width + 2 * FLOAT32) * ledger.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]

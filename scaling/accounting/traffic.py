@@ -14,7 +14,7 @@ from scaling.accounting.layout import (
     window_ways,
 )
 from scaling.accounting.memory import compute_dtype
-from scaling.accounting.pipeline import Schedule, schedule
+from scaling.accounting.pipeline import Schedule, end_ways, schedule
 from scaling.config import RunConfig
 from scaling.families import Tensor
 from scaling.families.context import choose_context
@@ -61,7 +61,7 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
 
 def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
     """Parameters where they are used, and their gradients."""
-    again, stage = run.placement.remat == "full", run.placement.zero or 3
+    again, stage = (run.placement.remat == "full") + order.again, run.placement.zero or 3
     for tensor in run.tensors():
         if not tensor.inputs and tensor.role != "embedding":
             continue
@@ -101,15 +101,16 @@ def _stream(run: RunConfig, mesh: Mapping[str, int], width: int, microbatches: i
 
 def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
     """What tokens carry."""
-    model, again = run.model, run.placement.remat == "full"
-    ends, found = order.ends, _stream(run, mesh, FLOAT32, order.ends)  # rows of the embedding, which is float32
+    model, again = run.model, (run.placement.remat == "full") + order.again
+    shared = mesh if end_ways(run, mesh, order) == window_ways(mesh) else in_stage(mesh)
+    ends, found = order.ends, _stream(run, shared, FLOAT32, order.ends)  # rows of the embedding, which is float32
     stored = tuple(name for name in STORED if mesh[name] > 1)
     yield Sent("look-up", "all-to-all", stored, found, 2 * ends)
     stream = _stream(run, in_stage(mesh), width, order.parts)
     passes = order.passes / order.stages  # that a device makes of a layer, on the mean of all
     if mesh["tensor"] > 1:
         yield Sent("look-up", "all-reduce", ("tensor",), found, ends)
-        yield Sent("stream", "all-reduce", ("tensor",), stream, 4 * model.layers * passes)
+        yield Sent("stream", "all-reduce", ("tensor",), stream, (4 + 2 * order.again) * model.layers * passes)
         yield Sent("stream", "all-reduce", ("tensor",), found / FLOAT32 * width, ends)  # backward from the head
     if mesh["context"] > 1:
         heads = getattr(model, "n_heads", mesh["tensor"])
@@ -134,8 +135,9 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
         return
     axes, stream = (PIPELINE,), _stream(run, in_stage(mesh), width, order.parts)
     yield Sent("stages", "collective-permute", axes, stream, 2 * order.ticks * order.rounds)
-    for kind in ("all-gather", "reduce-scatter"):
-        yield Sent("ends", kind, axes, stream * order.microbatches, 2 * order.rounds)
+    shared = end_ways(run, mesh, order) == window_ways(mesh)
+    for kind in ("all-gather", "reduce-scatter") if shared else ("all-reduce",):
+        yield Sent("ends", kind, axes, stream * order.parts / order.ends, 2 * order.ends)
     if order.repeats > 1:
         split = computed_parts if run.placement.zero in (1, 2) else parameter_parts
         held = sum(

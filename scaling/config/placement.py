@@ -58,6 +58,9 @@ class Placement(Config):
     accumulate: int = Field(default=0, ge=0)
     """microbatches that a batch is cut into; 0: one on an accelerator, on a CPU as many as keep each in the cache,
     and up to four for each stage of a pipeline"""
+    pipeline_schedule: Literal["gpipe", "1f1b"] | None = None
+    """gpipe, and unset: the backward pass begins when all microbatches are through; 1f1b: each microbatch's begins as
+    soon as it is, so that memory does not grow with their number, and computes the layers again"""
     pipeline_microbatches: int | None = Field(default=None, ge=1)
     """microbatches that are in a pipeline at a time, of which it keeps what the backward pass reads; their gradients
     are summed up before the next ones come. Unset: all"""

@@ -254,7 +254,7 @@ class RunConfig(Config):
         placement = self.placement
         stages, repeats, parts = placement.mesh.pipeline, placement.pipeline_repeats, placement.accumulate
         if stages == 1:
-            for key, usual in (("pipeline_repeats", 1), ("pipeline_microbatches", None)):
+            for key, usual in (("pipeline_repeats", 1), ("pipeline_microbatches", None), ("pipeline_schedule", None)):
                 if getattr(placement, key) != usual:
                     raise ValueError(
                         f"placement.{key}={getattr(placement, key)} is for the stages of a pipeline; set "
@@ -273,6 +273,8 @@ class RunConfig(Config):
                 f"{self.model.layers} layers into parts alike; their product may be one of "
                 f"{', '.join(map(str, cuts[1:])) or '1 only, use other axes'}"
             )
+        if placement.pipeline_schedule == "1f1b":
+            self._check_alternated()
         at_once = placement.pipeline_microbatches
         if at_once and (not parts or parts % at_once):
             able = f"one of {', '.join(map(str, divisors(parts)))}" if parts else "what divides accumulate, once set"
@@ -287,6 +289,19 @@ class RunConfig(Config):
                 f"placement.pipeline_repeats={repeats} takes microbatches in groups of placement.mesh.pipeline="
                 f"{stages}, which do not divide placement.{key}={together}; nearest that they do: "
                 f"{', '.join(map(str, near))}"
+            )
+
+    def _check_alternated(self) -> None:
+        """Raises ValueError for what a pipeline with a backward pass behind each forward pass does not know."""
+        if self.placement.offload_activations:
+            raise ValueError(
+                "placement.pipeline_schedule=1f1b keeps nothing of a layer until a later backward pass, so "
+                "placement.offload_activations has nothing to bring to the host; leave it out, or use gpipe"
+            )
+        if self.objective.REFERENCE:
+            raise ValueError(
+                f"placement.pipeline_schedule=1f1b goes through one model's layers, and objective.kind="
+                f"{self.objective.kind} through those of the model that it compares with as well; use gpipe"
             )
 
     def _check_curriculum(self) -> None:

@@ -51,7 +51,7 @@ class Batches:
         self.n_windows = n_windows(split, context)
         self._again = weighted(split, context, long)[1]
         self.epoch_windows = self.n_windows + len(self._again)
-        self._doc_starts = split.doc_starts
+        self._split, self._doc_starts = split, split.doc_starts
         covered = split.tokens[: self.n_windows * context + 1]
         self._windows = np.lib.stride_tricks.sliding_window_view(covered, context + 1)[::context]
         self._ones = np.broadcast_to(np.float32(1.0), (batch_size, context))
@@ -73,7 +73,7 @@ class Batches:
 
         Columns 0 … L−1 are the tokens, 1 … L the targets; every target has weight 1.
         """
-        return self._windows[self.window_ids(step, start, stop)]
+        return self._split.taken(self._windows, self.window_ids(step, start, stop))
 
     def document_starts(self, step: int) -> np.ndarray:
         """bool [B, L]: True where a token of `batch(step)` is the first of its document."""
@@ -173,7 +173,7 @@ class EvalBatches(Sequence[Batch]):
     def __init__(self, split: Split, context: int, batch_size: int, streams: int | None = None) -> None:
         if split.n_tokens < 2:
             raise UserError(f"a held-out split of {split.n_tokens} tokens has nothing to predict; it takes 2 or more")
-        self._tokens, self.context, self.batch_size, self.streams = split.tokens, context, batch_size, streams
+        self._split, self.context, self.batch_size, self.streams = split, context, batch_size, streams
         self.n_targets = split.n_tokens - 1
         self.n_windows = -(-self.n_targets // context)
 
@@ -198,7 +198,8 @@ class EvalBatches(Sequence[Batch]):
         there_BxL = target_BxL < self.n_targets
         target_BxL = np.where(there_BxL, target_BxL, 0)
         tokens_BxL, next_BxL = (
-            np.where(there_BxL, self._tokens[target_BxL + ahead], 0).astype(np.int32) for ahead in (0, 1)
+            np.where(there_BxL, self._split.taken(self._split.tokens, target_BxL + ahead), 0).astype(np.int32)
+            for ahead in (0, 1)
         )
         return Batch(tokens_BxL, next_BxL, there_BxL.astype(np.float32))
 

@@ -71,6 +71,11 @@ class FilesCorpus:
                 )
 
 
+def texts_of(path: str, field: str) -> Iterator[str]:
+    """The documents of one file, all of them but empty ones. Raises UserError where it cannot be read."""
+    return (text for _, text in _records(path, field, lambda record: True) if text)
+
+
 def _state(path: str) -> tuple[int, int]:
     """(size, time of the last change), by which a change shows; of a file that is gone or hidden, neither."""
     try:

@@ -17,4 +17,5 @@ def weighted(split: Split, context: int, long: LongDocuments | None) -> tuple[in
     starts = np.asarray(split.doc_starts, np.int64)
     lengths = np.diff(np.append(starts, split.n_tokens))
     document = np.searchsorted(starts, np.arange(count) * context, side="right") - 1
+    split.check()
     return count, np.repeat(np.flatnonzero(lengths[document] >= long.tokens), long.times - 1)

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import numpy as np
 from scaling.config import DataConfig
 from scaling.data.corpora import changed_source, source_identity
 from scaling.data.manifest import FORMAT, again, check_files, check_identity, manifest_of, read_manifest
+from scaling.data.mapped import MappedFiles
 from scaling.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer, token_bytes
 from scaling.errors import UserError
 from scaling.text import align
 from scaling.tokens import EOD
 
 SPLITS = ("train", "validation")
+MAPPED = {split: [f"{split}.{kind}" for kind in ("tokens", "starts.npy")] for split in SPLITS}
+"""files that stay memory-mapped and are read later on"""
 COUNTED = 2**24  # tokens counted at a time: NumPy makes 8 bytes of each
 
 
@@ -32,6 +35,18 @@ class Split:
     """int64 [n_documents]: where each document begins in `tokens`, ascending"""
     n_bytes: int
     """bytes of text (UTF-8) that the tokens stand for, end-of-document tokens not counted"""
+    check: Callable[[], None] = lambda: None
+    """raises UserError where the files were changed since they were opened"""
+
+    def taken(self, view: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """`view[index]`, a copy: of `tokens`, or a view of them. Raises UserError where these were changed.
+
+        Looked at before, since what was cut off a mapped file cannot be read, and after, since it was read by then.
+        """
+        self.check()
+        found: np.ndarray = view[index]
+        self.check()
+        return found
 
     @property
     def n_tokens(self) -> int:
@@ -46,9 +61,11 @@ class Split:
     def unigram_loss(self) -> float:
         """Nats per target of a model that knows how often each token is a target here, and nothing else."""
         targets = self.tokens[1:]
+        self.check()
         counts = np.zeros(int(targets.max(initial=0)) + 1, np.int64)
         for start in range(0, len(targets), COUNTED):
             counts += np.bincount(targets[start : start + COUNTED], minlength=len(counts))
+        self.check()
         share = counts[counts > 0] / max(1, len(targets))
         return float(-(share * np.log(share)).sum())
 
@@ -116,12 +133,17 @@ def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = Fa
         )
     with manifest_of(folder):
         check_identity(folder, manifest, data)
+        mapped = {split: MappedFiles(folder, manifest, MAPPED[split]) for split in SPLITS}
         check_files(folder, manifest, full_check)
         if change := changed_source(data, manifest["source"]):
             raise UserError(f"data.corpus={data.corpus!r} changed since it was tokenised ({change}); {again(folder)}")
         whole = {split: _open_split(folder, manifest, split) for split in SPLITS}
     cuts = {"train": data.train_tokens, "validation": data.validation_tokens}
-    splits = {split: _cut(whole[split], folder, split, cuts[split]) for split in SPLITS}
+    splits = {
+        split: replace(_cut(whole[split], folder, split, cuts[split]), check=mapped[split].check) for split in SPLITS
+    }
+    for split in SPLITS:
+        splits[split].check()
     return TokenStore(folder, manifest, splits["train"], splits["validation"])
 
 

@@ -3,18 +3,25 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from scaling.config import DataConfig, RunConfig, load
 from scaling.data import Split, TokenStore, open_store, run_tokenizer
+from scaling.data.files_corpus import FILE_KINDS, texts_of
+from scaling.data.store import token_dtype
 from scaling.data.tokenizer import digest
 from scaling.errors import UserError
 from scaling.evaluation.key_tokens import KeyTokens, key_tokens
 from scaling.evaluation.probes import Probe, probe
 from scaling.names import near_file
 from scaling.text import align
+from scaling.tokens import EOD
 from scaling.training.evaluate import Evaluator
 from scaling.training.trained import Trained, load_trained
 
 SPLITS = ("validation", "train")
+TEXT = "text"
+"""what a file of text is called in the place of a split"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,9 @@ class Evaluated:
     step: int
     """of its checkpoint"""
     corpus: str
+    """or the file of text"""
     split: str
+    """TEXT for a file of text"""
     unit: str
     """of the losses"""
     loss: float
@@ -72,14 +81,15 @@ def evaluate(
     """The loss of a run's checkpoint by its objective's held-out measure, in windows of its context.
 
     run: folder of a run, or of one of its checkpoints, see `training.trained.load_trained`.
-    on: `validation`, the run's held-out split, for which the loss is that of its record; `train`; or the file of a
-    corpus (DATA.yaml) whose store is prepared, of which the held-out split is taken.
+    on: `validation`, the run's held-out split, for which the loss is that of its record; `train`; the file of a
+    corpus (DATA.yaml) whose store is prepared, of which the held-out split is taken; or a file of text, of a kind in
+    `files_corpus.FILE_KINDS`, which is read whole and in the tokens of the run.
     step: of the checkpoint; unset: the last one of a run that has ended.
     probes: also those of `evaluation.probes`, over text of the split.
     short: also the loss of the tokens that need more than so many tokens of context, see `evaluation.key_tokens`;
     the run of the folder `reference` chooses them; unset: the run itself.
 
-    Raises UserError for a run or a store that cannot be read, and one of another tokenizer.
+    Raises UserError for a run, a store or a text that cannot be read, and a store of another tokenizer.
     """
     if reference is not None and short is None:
         raise UserError(
@@ -91,10 +101,15 @@ def evaluate(
     whole = evaluator(trained.params)
     first = [2**k - 1 for k in range(model.context.bit_length())]
     parts = zip(first, [*first[1:], model.context], evaluator.by_position(trained.params, first), strict=True)
+    probed = probe(trained, run_tokenizer(data, trained.run.records.store_folder), split.tokens) if probes else ()
+    keys = None
+    if short is not None:
+        keys = key_tokens(trained, split.tokens, short=short, reference=_chooser(trained, reference))
+    split.check()
     return Evaluated(
         run=str(trained.folder),
         step=trained.step,
-        corpus=data.corpus,
+        corpus=str(on) if name == TEXT else data.corpus,
         split=name,
         unit=trained.run.objective.UNIT,
         loss=whole.loss,
@@ -107,12 +122,8 @@ def evaluate(
             for start, stop, part in parts
             if part is not None
         ),
-        probes=tuple(probe(trained, run_tokenizer(data, trained.run.records.store_folder), split.tokens))
-        if probes
-        else (),
-        key_tokens=None
-        if short is None
-        else key_tokens(trained, split.tokens, short=short, reference=_chooser(trained, reference)),
+        probes=tuple(probed),
+        key_tokens=keys,
     )
 
 
@@ -129,21 +140,35 @@ def _chooser(trained: Trained, reference: str | Path | None) -> Trained | None:
 
 def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
     """(corpus, name, tokens) of what is evaluated on."""
-    own = open_store(run.data, run.records.store_folder)
     if on in SPLITS:
-        return run.data, on, getattr(own, on)
+        return run.data, on, getattr(open_store(run.data, run.records.store_folder), on)
     if not Path(on).is_file():
         raise UserError(
-            f"on={on}: no such file; give {' or '.join(SPLITS)}, or the file of a corpus, DATA.yaml{near_file(on)}"
+            f"on={on}: no such file; give {' or '.join(SPLITS)}, the file of a corpus, DATA.yaml, or one of text"
+            f"{near_file(on)}"
         )
+    if on.endswith(FILE_KINDS):
+        return run.data, TEXT, _text(run, on)
     data = load(DataConfig, on)
-    other = open_store(data, run.records.store_folder)
+    own, other = (open_store(corpus, run.records.store_folder) for corpus in (run.data, data))
     if _tokenizer(own) != _tokenizer(other):
         raise UserError(
             f"on={on}: the tokens of {other.folder} were made by another tokenizer than those of the run, "
-            f"{own.folder}; bytes are the same everywhere"
+            f"{own.folder}; give a file of its text ({', '.join(FILE_KINDS)}), which is read in the tokens of the run"
         )
     return data, "validation", other.validation
+
+
+def _text(run: RunConfig, path: str) -> Split:
+    """All documents of a file in the tokens of a run, as its store would have them."""
+    tokenizer = run_tokenizer(run.data, run.records.store_folder)
+    documents = [np.append(tokens, EOD) for tokens in tokenizer.encode(list(texts_of(path, run.data.text_field)))]
+    if not documents:
+        raise UserError(f"on={path}: has no text")
+    tokens = np.concatenate(documents).astype(token_dtype(tokenizer.vocab))
+    ends = np.cumsum([len(document) for document in documents])
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    return Split(tokens, starts, int(tokenizer.text_bytes()[tokens].sum()))
 
 
 def _tokenizer(store: TokenStore) -> str:
@@ -153,7 +178,8 @@ def _tokenizer(store: TokenStore) -> str:
 def format_evaluated(found: Evaluated) -> str:
     """As text, a line for each range of positions."""
     bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
-    head = f"{found.run} at step {found.step}, {found.split} split of {found.corpus}: {found.tokens:,} targets"
+    of = found.split if found.split == TEXT else f"{found.split} split"
+    head = f"{found.run} at step {found.step}, {of} of {found.corpus}: {found.tokens:,} targets"
     rows = [("tokens read", "targets", "loss", "error")]
     for part in found.by_position:
         read = f"{part.first}" if part.first == part.last else f"{part.first} to {part.last}"

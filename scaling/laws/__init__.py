@@ -74,6 +74,7 @@ from scaling.laws.predict import (
     mixture,
     outcome,
     read_forecast,
+    with_leverage,
 )
 from scaling.laws.read_again import read_again
 from scaling.laws.solve import Draws, Loss, Prior, huber, l1, l2, parse_loss, quantile, student_t
@@ -192,4 +193,5 @@ __all__ = [
     "student_t",
     "suggest",
     "try_isoflop",
+    "with_leverage",
 ]

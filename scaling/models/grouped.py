@@ -5,6 +5,7 @@ as the blocks here, with rows that it has to drop.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,20 +16,31 @@ import jax.numpy as jnp
 from scaling.errors import UserError
 from scaling.models.mlp import mlp
 
+Sizes = tuple[int, ...]
+"""rows of a block, ascending"""
 Expert = Callable[[jax.Array, jax.Array | None, Any], jax.Array]
 """(rows [n, D], their seeds [n], the parameters of one expert) → [n, D]"""
 TILE = 512
 """rows and columns of the grouped product that are computed at one time; not tuned: no TPU was at hand"""
 LEAST, SLACK = 8, 1.25
 """rows of a block: at least; times those of an expert where the load is even, so that most need one block"""
-MOST = {"cpu": 128}
-"""and at most: what a core keeps near it. On a CPU with 4,096 rows 128 for 8 experts and 80 for 64 were fastest"""
+CPU_MOST, CPU_SLACK, CPU_SIZES = 128, 1.5, (3, 4, 5, 6)
+"""of a CPU, where rows beyond an expert's cost as much as its own: rows at most, which a core keeps near it; SLACK of
+the largest block; sizes, in sixths of it. For 64 experts of 64 rows these were fastest, as were six from 16 rows on;
+three took 9 % longer, and one of 80 rows a third"""
 
 
-def rows_of_block(pairs: int, experts: int, platform: str) -> int:
-    """A multiple of LEAST. So many rows have to lie behind the last pair, which a block may reach into."""
-    wanted = max(1, -(-round(SLACK * pairs / experts) // LEAST)) * LEAST
-    return min(wanted, MOST.get(platform, wanted))
+def rows_of_blocks(pairs: int, experts: int, platform: str) -> Sizes:
+    """Sizes that a block may have, ascending multiples of LEAST. As many rows as the last have to lie behind the last
+    pair, which a block may reach into."""
+
+    def least(rows: float) -> int:
+        return max(1, math.ceil(rows / LEAST)) * LEAST
+
+    if platform != "cpu":
+        return (least(SLACK * pairs / experts),)
+    most = min(CPU_MOST, least(CPU_SLACK * pairs / experts))
+    return tuple(sorted({least(most * part / CPU_SIZES[-1]) for part in CPU_SIZES}))
 
 
 def all_experts(
@@ -116,64 +128,89 @@ def _tuned(record: logging.LogRecord) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def by_blocks(
-    expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, seed_R: jax.Array | None, sizes_E: jax.Array
+    expert: Expert, sizes: Sizes, parameters: Any, x_RxD: jax.Array, seed_R: jax.Array | None, sizes_E: jax.Array
 ) -> jax.Array:
-    """An expert after the other, its rows in blocks of the same size.
+    """An expert after the other, its rows in blocks: as many of the largest size as it takes, the last of the
+    smallest that holds what is left.
 
     A block reaches into the rows of the next expert, which then computes these again: so only the order of the blocks
     has to be kept, and nothing is padded. Each block is computed again in the backward pass, where what is kept of
     its inside would cost a CPU more to write and read.
-    rows: of a block; as many at least lie behind the last pair. Rows of no expert may have any gradient.
+    sizes: of blocks, ascending; as many rows as the last at least lie behind the last pair. Rows of no expert may
+    have any gradient.
     """
+    most = sizes[-1]
 
     def one(said: jax.Array, own: Any) -> tuple[jax.Array, None]:
         w, start, size = own
 
-        def block(at: jax.Array, live: jax.Array, said: jax.Array) -> jax.Array:
-            return _put(said, expert(_rows(x_RxD, at, rows), _rows(seed_R, at, rows), w), at)
+        def block(i: jax.Array, said: jax.Array) -> jax.Array:
+            at = start + i * most
 
-        return _over_blocks(block, said, start, size, rows), None
+            def of(rows: int) -> jax.Array:
+                return _padded(expert(_rows(x_RxD, at, rows), _rows(seed_R, at, rows), w), most)
+
+            return _put(said, _smallest(of, sizes, size - i * most), at)
+
+        return jax.lax.fori_loop(0, -(-size // most), block, said), None
 
     return jax.lax.scan(one, jnp.zeros_like(x_RxD), (parameters, *_spans(sizes_E)))[0]
 
 
-def _forward(expert: Expert, rows: int, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array) -> Any:
-    return by_blocks(expert, rows, parameters, x_RxD, seed_R, sizes_E), (parameters, x_RxD, seed_R, sizes_E)
+def _forward(expert: Expert, sizes: Sizes, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array) -> Any:
+    return by_blocks(expert, sizes, parameters, x_RxD, seed_R, sizes_E), (parameters, x_RxD, seed_R, sizes_E)
 
 
-def _backward(expert: Expert, rows: int, saved: Any, dy_RxD: jax.Array) -> Any:
-    """The gradient of the rows takes the place of that of what was said, block by block: no second array of rows."""
+def _backward(expert: Expert, sizes: Sizes, saved: Any, dy_RxD: jax.Array) -> Any:
+    """Gradients take the place of what they are of, that of the rows block by block and those of an expert's
+    parameters when it is done: no second array of rows, and none of parameters, which would first be filled with 0.
+    """
     parameters, x_RxD, seed_R, sizes_E = saved
+    most = sizes[-1]
 
-    def one(d_RxD: jax.Array, own: Any) -> tuple[jax.Array, Any]:
-        w, start, size = own
+    def one(carry: Any, own: Any) -> tuple[Any, None]:
+        d_RxD, parameters = carry
+        e, start, size = own
+        w = jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, e, keepdims=False), parameters)
 
-        def block(at: jax.Array, live: jax.Array, so_far: Any) -> Any:
-            d_RxD, dw = so_far
-            mine, dy = jnp.arange(rows)[:, None] < live, _rows(d_RxD, at, rows)
-            _, transpose = jax.vjp(lambda x, w: expert(x, _rows(seed_R, at, rows), w), _rows(x_RxD, at, rows), w)
-            dx_block, dw_block = transpose(jnp.where(mine, dy, 0))
-            d_RxD = _put(d_RxD, jnp.where(mine, dx_block, dy), at)  # the next expert's are still to be read
-            return d_RxD, jax.tree.map(lambda a, b: a + b.astype(a.dtype), dw, dw_block)
+        def block(i: jax.Array | int, d_RxD: jax.Array) -> Any:
+            at, live = start + i * most, size - i * most
 
-        zero = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), w)  # sums over blocks in full precision
-        d_RxD, dw = _over_blocks(block, (d_RxD, zero), start, size, rows)
-        return d_RxD, jax.tree.map(lambda a, w: a.astype(w.dtype), dw, w)
+            def of(rows: int) -> Any:
+                mine, dy = jnp.arange(rows)[:, None] < live, _rows(d_RxD, at, rows)
+                _, transpose = jax.vjp(lambda x, w: expert(x, _rows(seed_R, at, rows), w), _rows(x_RxD, at, rows), w)
+                dx, dw = transpose(jnp.where(mine, dy, 0))
+                return _padded(dx, most), dw
 
-    d_RxD, dw = jax.lax.scan(one, dy_RxD, (parameters, *_spans(sizes_E)))
+            dx, dw = _smallest(of, sizes, live)
+            mine = jnp.arange(most)[:, None] < live  # the next expert's are still to be read
+            return _put(d_RxD, jnp.where(mine, dx, _rows(d_RxD, at, most)), at), dw
+
+        def more(i: jax.Array, carry: Any) -> Any:
+            d_RxD, so_far = carry
+            d_RxD, dw = block(i, d_RxD)
+            return d_RxD, jax.tree.map(lambda a, b: a + b.astype(a.dtype), so_far, dw)
+
+        d_RxD, dw = block(0, d_RxD)
+        dw = jax.tree.map(lambda a: a.astype(jnp.float32), dw)  # sums over blocks in full precision
+        d_RxD, dw = jax.lax.fori_loop(1, -(-size // most), more, (d_RxD, dw))
+        return (d_RxD, jax.tree.map(lambda w, a: w.at[e].set(a.astype(w.dtype)), parameters, dw)), None
+
+    (d_RxD, dw), _ = jax.lax.scan(one, (dy_RxD, parameters), (jnp.arange(sizes_E.size), *_spans(sizes_E)))
     return dw, d_RxD, None, None
 
 
 by_blocks.defvjp(_forward, _backward)
 
 
-def _over_blocks(block: Any, carry: Any, start: jax.Array, size: jax.Array, rows: int) -> Any:
-    """`block(first row, rows from it on that are the expert's, carry)` over the blocks of one expert."""
+def _smallest(of: Callable[[int], Any], sizes: Sizes, live: jax.Array) -> Any:
+    """`of` the smallest size that holds so many rows, the largest where none does."""
+    index = jnp.searchsorted(jnp.asarray(sizes[:-1], jnp.int32), live)
+    return jax.lax.switch(index, [partial(of, size) for size in sizes])
 
-    def step(i: jax.Array, carry: Any) -> Any:
-        return block(start + i * rows, size - i * rows, carry)
 
-    return jax.lax.fori_loop(0, -(-size // rows), step, carry)
+def _padded(x: jax.Array, rows: int) -> jax.Array:
+    return jnp.pad(x, ((0, rows - x.shape[0]), (0, 0)))
 
 
 def _spans(sizes_E: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
 from scaling.models.positions import query_scale, rope_tables
 from scaling.parallel.host import HOST
-from scaling.parallel.pipeline import pipelined, stages
+from scaling.parallel.pipeline import Row, pipelined, stages
 from scaling.parallel.sharding import target_platform
 
 Tables = dict[tuple[int, Rope], tuple[jax.Array, jax.Array]]
@@ -110,7 +110,8 @@ class Layers:
         weights = jax.tree.map(lambda w: w.astype(jnp.float32), self.params)
         dropout_keys = dropout_keys if dropout_keys is None or dropout_keys.ndim else dropout_keys[None]
         asked = self.placement.pipeline_microbatches or max(1, self.placement.accumulate)
-        x_BxLxD, sums = pipelined(stage, weights, self.declared, repeats, asked, x_BxLxD, told, dropout_keys)
+        row = Row(stage, weights, self.declared, repeats, x_BxLxD, told, dropout_keys)
+        x_BxLxD, sums = pipelined(row, asked)
         return x_BxLxD, Aux(*sums)
 
     def _applied(

@@ -9,7 +9,9 @@ pass is that of the loop, after all of it.
 Before and behind the layers the devices of a pipeline compute windows of their own, as those of `fsdp` do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from math import gcd
 from typing import Any, NamedTuple
@@ -44,44 +46,76 @@ class Item(NamedTuple):
     """how often it has been around"""
 
 
+class Row(NamedTuple):
+    """Layers in a row and what they are applied to, as `pipelined` is given them."""
+
+    stage: Stage
+    weights: Any
+    """of all layers, stacked"""
+    declared: Any
+    """their tensors"""
+    repeats: int
+    x_BxLxD: jax.Array
+    told: Any
+    """arrays [B, L] that travel with their windows"""
+    keys: Any
+    """of each microbatch, row i of the batch being of microbatch i mod M; None where nothing is drawn"""
+
+
+Through = Callable[[Row], tuple[jax.Array, Any]]
+_through: ContextVar[Through | None] = ContextVar("through", default=None)
+
+
+@contextmanager
+def through(instead: Through) -> Iterator[None]:
+    """What is traced has `instead` in the place of its stages."""
+    token = _through.set(instead)
+    try:
+        yield
+    finally:
+        _through.reset(token)
+
+
 def stages() -> int:
     """Devices along `pipeline` where layers are to be cut into stages; 1 within one and without a mesh."""
     mesh = active_mesh()
     return 1 if mesh is None else seen(mesh).get(PIPELINE, 1)
 
 
-def pipelined(
-    stage: Stage, weights: Any, declared: Any, repeats: int, asked: int, x_BxLxD: jax.Array, told: Any, keys: Any
-) -> tuple[jax.Array, Any]:
+def pipelined(row: Row, asked: int) -> tuple[jax.Array, Any]:
     """The stream after all runs of layers, and what they told: losses added up, counts by layer.
 
-    weights: of all layers, stacked; declared: their tensors. asked: microbatches; as many as there are stages where
-    these do not divide the batch, as in an evaluation. told: arrays [B, L] that travel with their windows. keys: of
-    each microbatch, row i of the batch being of microbatch i mod M; None where nothing is drawn.
+    asked: microbatches; as many as there are stages where these do not divide the batch, as in an evaluation.
     """
-    count, (mesh, number) = x_BxLxD.shape[0], (active_mesh(), stages())
+    if (instead := _through.get()) is not None:
+        return instead(row)
+    count, (mesh, number), repeats = row.x_BxLxD.shape[0], (active_mesh(), stages()), row.repeats
     assert mesh is not None
     microbatches = asked if count % (asked * window_ways(in_stage(mesh.shape))) == 0 else number
     groups = 1 if repeats == 1 else microbatches // number
     if microbatches % groups:
         raise ValueError(f"{microbatches} microbatches do not come in groups of {number} stages")
+    enters = partial(_entering, microbatches=microbatches)
+    new = Item(
+        enters(row.x_BxLxD),
+        jax.tree.map(enters, row.told),
+        None if row.keys is None else jnp.repeat(jax.random.key_data(row.keys)[:, None], number, 1),
+        jnp.ones((microbatches, number), jnp.bool_),
+        jnp.zeros((microbatches, number), jnp.int32),
+    )
+    run = _in_one_view(partial(_run, row.stage, number, repeats, groups))
+    done, (losses, counts) = run(by_stage(row.weights, row.declared, repeats), new)
+    return _left(done), (losses, counts)
+
+
+def by_stage(weights: Any, declared: Any, repeats: int) -> Any:
+    """Weights [N, …] of all layers as each stage computes with them, see `_by_stage`. declared: their tensors."""
 
     def laid(tensor: Tensor, w: jax.Array) -> jax.Array:
         parts = used_split(tensor.axes, tensor.shape)
         return _by_stage(w, ((PIPELINE,), *parts[1:]), repeats)
 
-    weights = jax.tree.map(laid, declared, weights, is_leaf=lambda x: isinstance(x, Tensor))
-    enters = partial(_entering, microbatches=microbatches)
-    new = Item(
-        enters(x_BxLxD),
-        jax.tree.map(enters, told),
-        None if keys is None else jnp.repeat(jax.random.key_data(keys)[:, None], number, 1),
-        jnp.ones((microbatches, number), jnp.bool_),
-        jnp.zeros((microbatches, number), jnp.int32),
-    )
-    run = _in_one_view(partial(_run, stage, number, repeats, groups))
-    done, (losses, counts) = run(weights, new)
-    return _left(done), (losses, counts)
+    return jax.tree.map(laid, declared, weights, is_leaf=lambda x: isinstance(x, Tensor))
 
 
 def _run(stage: Stage, number: int, repeats: int, groups: int, weights: Any, new: Item) -> tuple[jax.Array, Any]:
@@ -159,7 +193,7 @@ def _in_one_view(run: Callable[..., Any]) -> Callable[..., Any]:
     return viewed
 
 
-def _along(x: Any, whole: bool) -> Parts:
+def along(x: Any, whole: bool) -> Parts:
     """How [b, L, …] lies: with the windows of all stages, or within one."""
     mesh = active_mesh()
     assert mesh is not None
@@ -182,25 +216,37 @@ def _mapped(f: Callable[..., jax.Array], back: Callable[..., jax.Array], taken: 
 
 def _passed_on(x: jax.Array) -> jax.Array:
     """[S, b, L, …] or [S, …], each stage's at the next one, and the last one's at the first."""
-    inner = _along(x[0], whole=False) if x.ndim > 2 else ((),) * (x.ndim - 1)
-    pairs = [(i, (i + 1) % x.shape[0]) for i in range(x.shape[0])]
-    parts = ((PIPELINE,), *inner)
-    there = partial(jax.lax.ppermute, axis_name=PIPELINE, perm=pairs)
-    back = partial(jax.lax.ppermute, axis_name=PIPELINE, perm=[(j, i) for i, j in pairs])
-    return _mapped(there, back, parts, parts, x)
+    parts = staged(x)
+    return _mapped(partial(_sent, by=1), partial(_sent, by=-1), parts, parts, x)
+
+
+def moved(x: jax.Array, by: int) -> jax.Array:
+    """The same, or with `by` −1 at the one before; without a gradient."""
+    return by_parts(partial(_sent, by=by), (staged(x),), staged(x), x)
+
+
+def staged(x: Any) -> Parts:
+    """How [S, b, L, …] or [S, …] lies."""
+    return ((PIPELINE,), *(along(x[0], whole=False) if x.ndim > 2 else ((),) * (x.ndim - 1)))
+
+
+def _sent(x: jax.Array, by: int) -> jax.Array:
+    """Inside `by_parts`: what the stage has that comes so many before."""
+    number = jax.lax.axis_size(PIPELINE)
+    return jax.lax.ppermute(x, PIPELINE, [(i, (i + by) % number) for i in range(number)])
 
 
 def _entering(x: jax.Array, microbatches: int) -> jax.Array:
     """[B, L, …] as [M, S, b, L, …]: what enters the first stage, though each has a copy."""
 
     def there(x: jax.Array) -> jax.Array:
-        return _cut(jax.lax.all_gather(x, PIPELINE, tiled=True), microbatches)[:, None]
+        return cut(jax.lax.all_gather(x, PIPELINE, tiled=True), microbatches)[:, None]
 
     def back(dy: jax.Array) -> jax.Array:
         return jax.lax.psum_scatter(_joined(dy[:, 0]), PIPELINE, tiled=True)
 
-    taken = _along(x, whole=True)
-    return _mapped(there, back, taken, ((), (PIPELINE,), *_within(taken)), x)
+    taken = along(x, whole=True)
+    return _mapped(there, back, taken, ((), (PIPELINE,), *within(taken)), x)
 
 
 def _left(x: jax.Array) -> jax.Array:
@@ -212,20 +258,20 @@ def _left(x: jax.Array) -> jax.Array:
         return jax.lax.psum_scatter(_joined(x), PIPELINE, tiled=True)
 
     def back(dy: jax.Array) -> jax.Array:
-        dx = _cut(jax.lax.all_gather(dy, PIPELINE, tiled=True), microbatches)[:, None]
+        dx = cut(jax.lax.all_gather(dy, PIPELINE, tiled=True), microbatches)[:, None]
         return jnp.where(jax.lax.axis_index(PIPELINE) == 0, dx, 0)
 
     whole = jax.ShapeDtypeStruct((x.shape[0] * x.shape[2], *x.shape[3:]), x.dtype)
-    given = _along(whole, whole=True)
-    return _mapped(there, back, ((), (PIPELINE,), *_within(given)), given, x)
+    given = along(whole, whole=True)
+    return _mapped(there, back, ((), (PIPELINE,), *within(given)), given, x)
 
 
-def _within(parts: Parts) -> Parts:
+def within(parts: Parts) -> Parts:
     """The split of windows within a stage, of that over all of them."""
     return tuple(tuple(name for name in part if name != PIPELINE) for part in parts)
 
 
-def _cut(x: jax.Array, microbatches: int) -> jax.Array:
+def cut(x: jax.Array, microbatches: int) -> jax.Array:
     """[rows, …] as [M, b, …], row i in microbatch i mod M."""
     return jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1)
 

@@ -42,6 +42,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     unit = _values(df, "unit") or UNIT
     runs = [replace(_run(row), folder=_folder(home, row["run_id"])) for row in df.to_dict("records")]
     forecast, said = _forecast(home)
+    said = [*said, f"Of the forecast: {forecast.doubt}."] if forecast and forecast.doubt else said
     data = ReportData(
         name=home.resolve().name,
         folder=home,

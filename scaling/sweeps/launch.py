@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 from scaling.config import to_yaml
 from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
@@ -75,7 +74,6 @@ def train_all(
                 finally:
                     progress.end()
         if stop.is_set():
-            progress.say(GOES_ON)
             raise KeyboardInterrupt(GOES_ON) if stop.number == signal.SIGINT else Interrupted(GOES_ON)
     return tuple(run_state(home / run.id) for run in runs)
 
@@ -229,24 +227,6 @@ def _last_line(path: Path, size: int = 4096) -> str:
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return lines[-1][:300] if lines else ""
     return ""
-
-
-@contextlib.contextmanager
-def end_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block with `Interrupted`, also where no run is trained; `train_all` in it has its own way."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        print(GOES_ON, file=sys.stderr, flush=True)
-        raise Interrupted(GOES_ON)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

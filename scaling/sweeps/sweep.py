@@ -12,11 +12,12 @@ from scaling.errors import UserError, one_line
 from scaling.locks import Busy, lock
 from scaling.names import offered
 from scaling.result import write_text_atomically
+from scaling.stopping import end_on_sigterm
 from scaling.sweeps.designs import PlannedRun, all_runs, extend, make_runs
 from scaling.sweeps.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from scaling.sweeps.fitted import fit_sweep
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
-from scaling.sweeps.launch import end_on_sigterm, train_all
+from scaling.sweeps.launch import GOES_ON, train_all
 from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, expected_tests, refuse_other_sweep
 from scaling.sweeps.plan.estimate import devices_for
 from scaling.sweeps.plan.forks import drop_forks, flops_to_spend
@@ -99,7 +100,7 @@ class SweepOutcome:
         }
 
 
-@end_on_sigterm()
+@end_on_sigterm(GOES_ON)
 def run_sweep(
     sweep: SweepConfig,
     executor: str | Executor | None = None,
@@ -211,6 +212,8 @@ def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progre
     home = outcome.folder
     forecast, tests = frozen_forecast(sweep, home, str(home.parent))
     progress.say(f"forecast frozen {forecast.date}: {forecast.text()}")
+    if forecast.doubt:
+        progress.say(f"note: {forecast.doubt}")
     check_data(tests, make=True)
     states = train_all(tests, home, where, progress)
     found = write_outcome(home, forecast, states)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from scaling.cores import keep_memory
 from scaling.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, explain
 from scaling.extensions import load_extensions
 from scaling.locks import Busy, lock
@@ -41,6 +42,7 @@ def main(folders: Sequence[Path]) -> int:
     if unwatched():
         return watch(list(map(str, folders)), "scaling.sweeps.worker")
     load_extensions()
+    keep_memory()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
     _keep_compiled(cache)

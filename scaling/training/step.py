@@ -19,6 +19,7 @@ from scaling.models.parameters import map_declared, trained, with_rest
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, placed, replicated, use
 from scaling.parallel.host import check_host, on_device, on_host
+from scaling.parallel.one_f_one_b import alternated
 from scaling.parallel.pipeline import stages
 from scaling.parallel.sharding import target_platform
 from scaling.parallel.zero import copied, laid_out, zero_stage
@@ -72,13 +73,19 @@ def gradients(
         means = LossSums(sums.loss / count, sums.z / count, jax.tree.map(lambda x: x / tokens, sums.aux))
         return sum(means.aux.losses.values(), loss), means
 
-    def of(part: Batch, key: Any) -> Gradients:
-        with zero_stage(run.placement.zero):
-            (_, means), grads = jax.value_and_grad(total, has_aux=True)(own, part, key)
-            return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
-
     together = (run.placement.pipeline_microbatches or parts) if stages() > 1 else 1
     rounds = parts // together
+    zero = jnp.zeros((), jnp.float32)
+    counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
+    nothing = Aux(dict.fromkeys(run.model.losses, zero), counts)
+    made = jax.value_and_grad(total, has_aux=True)
+    if stages() > 1 and run.placement.pipeline_schedule == "1f1b":
+        made = partial(alternated, total, declared=declared, microbatches=together, nothing=nothing)
+
+    def of(part: Batch, key: Any) -> Gradients:
+        with zero_stage(run.placement.zero):
+            (_, means), grads = made(own, part, key)
+            return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
 
     def key_of(index: Any) -> Any:
         """That of a microbatch; those of a round of them, which follow each other through the layers."""
@@ -97,12 +104,8 @@ def gradients(
     def add(total: Gradients, index: Any) -> tuple[Gradients, None]:
         return jax.tree.map(jnp.add, total, of(jax.tree.map(lambda x: part(x, index), batch), key_of(index))), None
 
-    zero = jnp.zeros((), jnp.float32)
-    counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
-    means = LossSums(zero, zero, Aux(dict.fromkeys(run.model.losses, zero), counts))
-    return jax.lax.scan(
-        add, Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), means), jnp.arange(rounds)
-    )[0]
+    empty = Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), LossSums(zero, zero, nothing))
+    return jax.lax.scan(add, empty, jnp.arange(rounds))[0]
 
 
 def run_optimizer(run: RunConfig, knobs: Knobs) -> optax.GradientTransformation:

@@ -36,14 +36,14 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.forms.feed import FEEDS, SIZES, Feed
+from scaling.laws.forms.feed import EXPERTS, FEEDS, SIZES, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import separable
 from scaling.laws.forms.variable_projection import Array, Numbers, least_squares, logarithm, variable_projection
 
 _LN2, _LN10 = float(np.log(2.0)), float(np.log(10.0))
-_MET = ("*.experts", "*.top_k", "*.shared")
+_MET = (*EXPERTS, "*.top_k", "*.shared")
 
 
 def _abnar_value(p: Values, x: Values, xp: ModuleType) -> Any:
@@ -129,7 +129,9 @@ ling = Form(
         ),
         "G": replace(FEEDS["G"], same=()),
     },
-    predicts=Feed("leverage", (), "compute of the dense model of the same loss over that of the mixture"),
+    predicts=Feed(
+        "leverage", (), "compute of the dense model of the same loss over the mixture's, by laws.with_leverage(table)"
+    ),
 )
 
 

@@ -35,6 +35,9 @@ TOKENS = ("run.tokens",)
 ROUTED = ("*.feed_forward.kind",)
 """what tells a mixture of experts from a dense model"""
 
+EXPERTS = ("*.experts", "*.sparsity")
+"""their number, by either key that an axis of a sweep may give it by"""
+
 LOSS = Feed("loss", (), "held out", in_unit=True)
 FEEDS = {
     "N": Feed("params_total", SIZES, "parameters, all of them"),
@@ -44,13 +47,13 @@ FEEDS = {
     "S": Feed("steps", TOKENS, "optimizer steps"),
     "U": Feed("unique_tokens", ("data.train_tokens", "data.epochs"), "different training tokens"),
     "T": Feed("context", ("model.context",), "tokens of context", choice=True),
-    "E": Feed("experts", ("*.experts", *ROUTED), "experts of a layer", choice=True, dense=1.0),
+    "E": Feed("experts", (*EXPERTS, *ROUTED), "experts of a layer", choice=True, dense=1.0),
     "A": Feed(
-        "top_k / experts", ("*.experts", "*.top_k", *ROUTED), "share of the experts that a token meets", dense=1.0
+        "top_k / experts", (*EXPERTS, "*.top_k", *ROUTED), "share of the experts that a token meets", dense=1.0
     ),
     "G": Feed(
         "granularity",
-        ("*.granularity", "*.experts", "*.top_k"),
+        ("*.granularity", *EXPERTS, "*.top_k"),
         "hidden size of the dense layer over an expert's",
         choice=True,
         dense=nan,

@@ -20,6 +20,8 @@ from scaling.laws.arrays import Array
 
 WILDEST = 9.0
 """a squared error counts as this many variances at most"""
+REFUTES = 0.99
+"""probability that errors at the last own cut are smaller where the law holds: beyond, they refute it"""
 KEYS = ("kappa", "law")
 
 
@@ -69,6 +71,17 @@ class Discrepancy:
         squares = [np.minimum(cut.error**2 / self.variance(cut), WILDEST) for cut in cuts]
         own = tuple(float(np.average(z, weights=cut.weight)) for z, cut in zip(squares, cuts, strict=True))
         return replace(self, widened=float(np.sqrt((worth + sum(own)) / (worth + len(own)))), own=own)
+
+    def deviations(self, of: Errors) -> float:
+        """Root mean square of errors, in standard deviations."""
+        return float(np.sqrt(np.average(of.error**2 / self.variance(of), weights=of.weight)))
+
+
+def refuted_at(deviations: float, freedom: float) -> bool:
+    """Whether errors of so many standard deviations are more than chance, by a Student's t."""
+    from scipy.special import stdtrit
+
+    return deviations > float(stdtrit(freedom, (1 + REFUTES) / 2))
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,8 @@ class _Profiler:
         """dθ/du along the profile, and the standard deviation of u, by the curvature at the fit."""
         covariance = self.noise * inverted(curvature(self.fit.problem, self.fit.theta)[0])
         slope = self.along.slope(self.fit.theta)
-        variance = float(slope @ covariance @ slope)
+        with np.errstate(all="ignore"):  # what the runs leave open has no finite covariance
+            variance = float(slope @ covariance @ slope)
         sd = float(np.sqrt(max(variance, 0.0)))
         if not 0 < sd < self.along.reach:
             return np.zeros(len(slope)), self.along.reach

@@ -16,6 +16,7 @@ from scaling.laws.predict.experts import (
 from scaling.laws.predict.forecast import Forecast, Outcome, freeze, outcome, read_forecast
 from scaling.laws.predict.forecaster import Forecaster
 from scaling.laws.predict.inference import InferenceOptimum, inference_optimum
+from scaling.laws.predict.leverage import with_leverage
 from scaling.laws.predict.mixture import MixtureLaw, mixture
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "mixture",
     "outcome",
     "read_forecast",
+    "with_leverage",
 ]

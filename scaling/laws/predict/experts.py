@@ -266,6 +266,11 @@ def _least(
     return np.exp(best), tokens(best), loss(best)
 
 
+def least_losses(form: Form, samples: Array, log_C: Array, per_token: PerToken) -> Array:
+    """L* [...] of a law of N and D at log FLOPs [...] by parameters [..., k]."""
+    return _least(form, samples, {}, log_C, per_token)[2]
+
+
 def _dense(form: Form) -> dict[str, float]:
     """What a dense model has under the letters of mixtures. Raises UserError for a law that has no dense models."""
     known = {letter: dense for letter in form.columns if (dense := form.feed(letter).dense) is not None}

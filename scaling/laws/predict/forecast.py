@@ -57,6 +57,8 @@ class Forecast:
     """how much each run counted in the fit, between 0 and 1, by the row's label"""
     recipe: dict[str, Any] = field(default_factory=dict)
     """what was fitted and why, the discrepancy with where it was learned, and the record on published runs"""
+    doubt: str = ""
+    """what in the runs themselves speaks against the law, empty where nothing does"""
 
     def sealed(self) -> "Forecast":
         """With its hash."""

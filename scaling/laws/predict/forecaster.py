@@ -18,7 +18,7 @@ from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import check_level
 from scaling.laws.isoflop.analysis import isoflop
 from scaling.laws.isoflop.minima import Isoflop
-from scaling.laws.predict.discrepancy import learned, own_cuts
+from scaling.laws.predict.discrepancy import doubts, for_runs, learned, own_cuts, sharpened
 from scaling.laws.predict.forecast import Forecast
 from scaling.laws.predict.near_law import DELTA, NEAR, NearLaw, known_before, near_law, nearness
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_density
@@ -93,7 +93,7 @@ class Forecaster:
         """Of each law: learned on published runs, sharpened by the runs' own rolling origin."""
         known = learned()
         return tuple(
-            known.of(form.name).sharpened(cuts, known.worth)
+            sharpened(for_runs(known.of(form.name), self.runs), cuts, known.worth)
             for form, cuts in zip(self.forms, self.own_cuts, strict=True)
         )
 
@@ -156,6 +156,7 @@ class Forecaster:
             laws={law.form.name: float(share) for law, share in zip(self.laws, shares, strict=True)},
             counted=dict(zip(self.runs.rows, (round(float(w), 4) for w in nearness(self.runs)), strict=True)),
             recipe=self._recipe(),
+            doubt=doubts(self.runs, self.forms, self.own_cuts),
         ).sealed()
 
     def _spread(self, at: Mapping[str, Array], shares: Array, away: Array) -> dict[str, float]:

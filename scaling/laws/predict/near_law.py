@@ -56,6 +56,12 @@ def nearness(runs: Runs) -> Array:
     return np.asarray(1.0 / (1.0 + ((loss - least) / NEAR) ** 2))
 
 
+def steepness(runs: Runs) -> float:
+    """The power of FLOPs with which the losses of near runs fall, in the mean."""
+    slope, _ = np.polyfit(np.log(runs.flops), np.log(runs.loss), 1, w=np.sqrt(nearness(runs)))
+    return -float(slope)
+
+
 def known_before(form: Form, runs: Runs, priors: Mapping[str, Prior]) -> dict[str, Prior]:
     """Priors of a law for a forecast: `priors`, and of what they leave out `KNOWN` and `SHARE`.
 
@@ -127,7 +133,8 @@ def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[
     """
     seen = np.ones(len(runs), bool) if seen is None else seen
     fitted = runs.exclude(~seen, "not seen") if not seen.all() else runs
-    require_fittable(fitted, form, "log", {}, priors)
+    # A rolling origin only asks whether the law holds, and may do so of fewer runs than a forecast is made from.
+    require_fittable(fitted, form, "log", {}, priors, held=0 if seen.all() else len(priors))
     # Rows not seen have weight 0, so that all of a rolling origin shares a compiled program; they set no reference.
     references = make_problem(fitted, form, huber(DELTA), "log", {}).fixed
     problem = make_problem(runs, form, huber(DELTA), "log", references)

@@ -15,9 +15,17 @@ from scaling.names import offered
 
 
 def require_fittable(
-    runs: Runs, form: Form, residual: str, fixed: Mapping[str, float], priors: Mapping[str, Prior]
+    runs: Runs,
+    form: Form,
+    residual: str,
+    fixed: Mapping[str, float],
+    priors: Mapping[str, Prior],
+    held: int = 0,
 ) -> None:
-    """Raises UserError where the law cannot be fitted to the runs, saying why and what would help."""
+    """Raises UserError where the law cannot be fitted to the runs, saying why and what would help.
+
+    held: parameters that priors hold and no run is asked for.
+    """
     if residual not in ("log", "raw", "log1p"):
         raise UserError(f"residual must be 'log', 'raw' or 'log1p'; got {residual!r}")
     for what, names in (("fixed", fixed), ("priors", priors)):
@@ -31,9 +39,9 @@ def require_fittable(
     free = form.free(fixed)
     if not free:
         raise UserError(f"{form.name}: every parameter is fixed, nothing is left to fit")
-    if len(runs) < len(free) + 1:
+    if len(runs) < (needed := len(free) - held + 1):
         raise UserError(
-            f"{form.name} has {len(free)} parameters and needs at least {len(free) + 1} runs; there are {len(runs)} "
+            f"{form.name} has {len(free)} parameters and needs at least {needed} runs; there are {len(runs)} "
             f"({len(runs.exclusions)} excluded)"
         )
     if residual == "log" and (bad := np.flatnonzero(runs.loss <= 0)).size:

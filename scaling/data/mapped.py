@@ -1,0 +1,46 @@
+"""Files of a store that stay memory-mapped: whether they still are what they were when they were checked.
+
+What of a mapped file is cut off ends the process that reads it (SIGBUS), and what is written over is read as if it
+had always been there.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling.data.manifest import again, check_files
+from scaling.errors import UserError
+
+
+class MappedFiles:
+    """Files in a store's folder, from before they are checked and mapped for as long as they are read.
+
+    names: of the files; those that are not there are none of these. manifest: what vouches for them.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], names: Sequence[str]):
+        self.folder, self.manifest = folder, manifest
+        self._files = {name: (folder / name).open("rb") for name in names if (folder / name).is_file()}
+        self._handles = [file.fileno() for file in self._files.values()]
+        self._seen = self._look()
+
+    def check(self) -> None:
+        """Raises UserError where a file is not what its manifest says, after something was done to it; where nothing
+        was, it takes microseconds."""
+        now = self._look()
+        if now == self._seen:
+            return
+        for name, file in self._files.items():
+            here = os.fstat(file.fileno())
+            try:
+                same = os.path.samestat(here, os.stat(self.folder / name))
+            except FileNotFoundError:
+                same = False
+            if here.st_size != self.manifest["files"][name]["bytes"] or not same:
+                raise UserError(f"{self.folder / name} was changed while it was in use; {again(self.folder)}")
+        check_files(self.folder, self.manifest, full=False, names=self._files)
+        self._seen = now
+
+    def _look(self) -> list[tuple[int, int]]:
+        return [(found.st_size, found.st_mtime_ns) for found in map(os.fstat, self._handles)]

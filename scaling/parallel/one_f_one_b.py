@@ -1,0 +1,346 @@
+"""The gradient of a loss whose layers are the stages of a pipeline, a backward pass behind each forward pass (1F1B).
+
+PipeDream-Flush (2006.09503); with several runs of layers to a stage as in Megatron (2104.04473).
+
+In a tick every stage goes forward with one microbatch and backward with another. What a run of layers was given is
+kept from the one to the other and no longer, whatever the number of microbatches, and the backward pass computes the
+run again. What is before and behind the layers is computed in the ticks that a microbatch begins and ends in.
+
+With S stages that have R runs of layers each, stage s is in tick t at place t − s of a row of S microbatches through
+its first run, the same through its second, …, the next S through its first: as in `pipeline`. Backward the row is the
+same from the last run to the first, and begins in tick R·S − 1, where the first microbatch ends. So what is kept
+longest waits for 2·R·S − 2 ticks.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from scaling.accounting.layout import PIPELINE, Parts
+from scaling.errors import UserError
+from scaling.families import Tensor
+from scaling.parallel.parts import by_parts, parameter_split
+from scaling.parallel.pipeline import Row, along, by_stage, cut, moved, staged, stages, through, within
+from scaling.parallel.sharding import active_mesh, as_spec, one_stage
+from scaling.parallel.zero import gradient_split
+
+Total = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
+"""(trained parameters, windows, key) → (loss, what else is told), both sums over microbatches"""
+
+
+class Item(NamedTuple):
+    """What stages are given: every array with S in front."""
+
+    x: jax.Array
+    told: Any
+    key: Any
+
+
+class Found(NamedTuple):
+    """What is added up over the ticks."""
+
+    value: Any
+    ends: Any
+    """gradient of what is before and behind the layers"""
+    layers: Any
+    """of the layers, by stage"""
+
+
+class State(NamedTuple):
+    """Between two ticks."""
+
+    item: Item
+    """that stages go forward with next"""
+    kept: Item
+    """those of the last K = 2·R·S − 1 ticks [K, S, …], that of tick t in place t mod K"""
+    dx: jax.Array
+    """that they go backward with next"""
+    aux: Any
+    """losses, and counts [R, S, …], that layers have told since a microbatch last ended"""
+    slope: Any
+    """gradient of the losses that layers tell"""
+    found: Found
+
+
+def alternated(
+    total: Total, own: Any, windows: Any, key: Any, *, declared: Any, microbatches: int, nothing: Any
+) -> tuple[Any, Any]:
+    """As `jax.value_and_grad(total, has_aux=True)(own, windows, key)`, of a `total` that goes through `pipelined`
+    once and is linear in what layers tell.
+
+    own: those of the layers under the names that `pipelined` has for them; None where there is no gradient. declared:
+    their tensors. windows: arrays [B, L]. key: of each of the M microbatches, row i being of microbatch i mod M.
+    nothing: losses and counts of all layers, as zeros.
+    Raises UserError where `total` goes through layers more than once.
+    """
+    return Ticks(total, own, windows, key, declared, microbatches, nothing).run()
+
+
+class Ticks:
+    """What is the same in all of them."""
+
+    def __init__(
+        self, total: Total, own: Any, windows: Any, key: Any, declared: Any, microbatches: int, nothing: Any
+    ):
+        self.total, self.own, self.declared, self.nothing = total, own, declared, nothing
+        self.count, self.number, self.at = microbatches, stages(), jnp.arange(stages())
+        self.windows = jax.tree.map(partial(_apart, microbatches=microbatches), windows)
+        self.keys = key if key is None or key.ndim else key[None]
+        self.row = self._before_layers(own, 0)
+        self.repeats = self.row.repeats
+        self.ends = {name: w for name, w in own.items() if name not in self.row.weights}
+        self.layers = {name: w for name, w in own.items() if name in self.row.weights}
+        self.weights = by_stage(self.row.weights, self.row.declared, self.repeats)
+
+    def run(self) -> tuple[Any, Any]:
+        """(value, gradients)."""
+        turn = self.repeats * self.number - 1  # the tick in which the first microbatch ends
+        ticks = self.count * self.repeats + self.number - 1  # forward, and as many backward
+        (_, pull), state = jax.vjp(self._staged, self.layers), self._start()
+        for first, last, way in (
+            (0, turn, (True, False)),
+            (turn, ticks, (True, True)),
+            (ticks, turn + ticks, (False, True)),
+        ):
+            state = jax.lax.scan(partial(self._tick, way=way), state, jnp.arange(first, last))[0]
+        return state.found.value, state.found.ends | pull(state.found.layers)[0]
+
+    def _tick(self, state: State, t: jax.Array, way: tuple[bool, bool]) -> tuple[State, None]:
+        forward, backward = way
+        if forward:
+            state = self._forward(state, t)
+        if forward and backward:
+            state = self._turn(state, t)
+        if forward:
+            state = state._replace(item=jax.tree.map(partial(moved, by=1), state.item))
+        return (self._backward(state, t) if backward else state), None
+
+    def _forward(self, state: State, t: jax.Array) -> State:
+        """All stages, and what begins. The item that it leaves is what they made."""
+        trip, begun = self._place(t)
+        begins = (trip == 0) & (t < self.count * self.repeats)
+        new = self._when(begins, partial(self._begun, begun))
+        item = jax.tree.map(partial(_chosen, begins & (self.at == 0)), new, state.item)
+        kept = jax.tree.map(lambda all, x: all.at[t % len(all)].set(x), state.kept, item)
+        trips, _ = self._place(t - self.at)
+        x, (losses, counts) = self._through_stages(self.weights, trips, item)
+        real = (t >= self.at) & (t - self.at < self.count * self.repeats)
+        losses = jax.tree.map(lambda x: jnp.sum(jnp.where(real, x, 0)), losses)
+        which = (jnp.arange(self.repeats)[:, None] == trips) & real
+
+        def of_trips(x: jax.Array) -> jax.Array:
+            return jnp.where(which.reshape(*which.shape, *(1,) * (x.ndim - 1)), x, 0)
+
+        aux = jax.tree.map(jnp.add, state.aux, (losses, jax.tree.map(of_trips, counts)))
+        return state._replace(item=item._replace(x=x), kept=kept, aux=aux)
+
+    def _turn(self, state: State, t: jax.Array) -> State:
+        """What ends: its loss, with what layers have told by then, and the gradients with which it goes back."""
+        place = t - self.number + 1
+        trip, ended = self._place(place)
+        ends = (trip == self.repeats - 1) & (place < self.count * self.repeats)
+        more, dends, dx, slope = self._when(ends, partial(self._ended, ended), state.item.x, state.aux)
+        dx = _chosen(ends & (self.at == self.number - 1), dx, state.dx)
+        found = state.found._replace(
+            value=jax.tree.map(jnp.add, state.found.value, more), ends=self._added(state.found.ends, dends)
+        )
+        aux, slope = (
+            jax.tree.map(partial(jnp.where, ends), *both)
+            for both in ((jax.tree.map(jnp.zeros_like, state.aux), state.aux), (slope, state.slope))
+        )
+        return state._replace(dx=dx, aux=aux, slope=slope, found=found)
+
+    def _backward(self, state: State, t: jax.Array) -> State:
+        """All stages, computed again, and what is before the layers."""
+        place = t - (self.repeats * self.number - 1) - (self.number - 1 - self.at)
+        trips, begun = self._place(place)
+        trips = self.repeats - 1 - trips
+        real = (place >= 0) & (place < self.count * self.repeats)
+        group = place // (self.number * self.repeats)
+        since = (group * self.repeats + trips) * self.number + place % self.number + self.at
+        item = jax.tree.map(partial(_picked, at=since), state.kept)
+        mine = self._mine(self.weights)
+
+        def again(mine: Any, x: jax.Array) -> Any:
+            weights = jax.tree.map(lambda w, own: w if own is None else own, self.weights, mine)
+            x, (losses, _) = self._through_stages(weights, trips, item._replace(x=x))
+            return x, losses
+
+        slope = jax.tree.map(lambda d: jnp.where(real, d, 0), state.slope)
+        with one_stage():
+            _, pull = jax.vjp(again, mine, item.x)
+            dmine, dx = pull((_chosen(real, state.dx, jnp.zeros_like(state.dx)), slope))
+        found = state.found._replace(layers=jax.tree.map(jnp.add, state.found.layers, self._laid(dmine)))
+        began = (trips[0] == 0) & real[0]
+        dends = self._when(began, partial(self._back_to_tokens, begun[0]), dx)
+        found = found._replace(ends=self._added(found.ends, dends))
+        return state._replace(dx=moved(dx, -1), found=found)
+
+    def _begun(self, microbatch: Any) -> Item:
+        """What the first stage is given of a microbatch, though each has a copy."""
+        row = self._before_layers(self.own, microbatch)
+        key = None if row.keys is None else jnp.repeat(jax.random.key_data(row.keys), self.number, 0)
+        return Item(_to_stages(row.x_BxLxD), jax.tree.map(_to_stages, row.told), key)
+
+    def _ended(self, microbatch: Any, y: jax.Array, aux: Any) -> tuple[Any, Any, jax.Array, Any]:
+        """(value, gradient of the ends, that of what the last stage made, though each has a copy, and of losses)."""
+        losses, counts = aux
+        counts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), counts)
+
+        def behind(ends: Any, x: jax.Array, losses: Any) -> tuple[jax.Array, Any]:
+            with through(lambda row: (x, (losses, counts))):
+                return self.total(ends | self.layers, *self._of(microbatch))
+
+        loss, pull, more = jax.vjp(behind, self.ends, _from_stage(y, self.number - 1), losses, has_aux=True)
+        dends, dx, slope = pull(jnp.ones_like(loss))
+        return (loss, more), dends, _to_stages(dx), slope
+
+    def _back_to_tokens(self, microbatch: jax.Array, dx: jax.Array) -> Any:
+        """The gradient of the ends by what the first stage was given."""
+        _, pull = jax.vjp(lambda ends: self._before_layers(ends | self.layers, microbatch).x_BxLxD, self.ends)
+        return pull(_from_stage(dx, 0))[0]
+
+    def _before_layers(self, own: Any, microbatch: Any) -> Row:
+        met = []
+
+        def meet(row: Row) -> tuple[jax.Array, Any]:
+            met.append(row)
+            return row.x_BxLxD, self.nothing
+
+        with through(meet):
+            self.total(own, *self._of(microbatch))
+        if len(met) != 1:
+            raise UserError(
+                f"placement.pipeline_schedule=1f1b is for objectives that go through the layers once, this one does "
+                f"{len(met)} times; use gpipe"
+            )
+        return met[0]
+
+    def _through_stages(self, weights: Any, trips: jax.Array, item: Item) -> tuple[jax.Array, tuple[Any, Any]]:
+        def one(weights: Any, at: jax.Array, trip: jax.Array, item: Item) -> Any:
+            key = None if item.key is None else jax.random.wrap_key_data(item.key)
+            x, aux = self.row.stage(weights, trip, trip * self.number + at, item.x, item.told, key)
+            return x, (aux.losses, aux.counts)
+
+        with one_stage():
+            return jax.vmap(one, spmd_axis_name=PIPELINE)(weights, self.at, trips, item)
+
+    def _place(self, place: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(which of a stage's runs, microbatch) at a place of the row."""
+        group, within = place // (self.number * self.repeats), place % self.number
+        return place // self.number % self.repeats, group * self.number + within
+
+    def _of(self, microbatch: Any) -> tuple[Any, Any]:
+        """Its windows and key; those of the nearest one that there is."""
+        at = jnp.clip(microbatch, 0, self.count - 1)
+        return jax.tree.map(lambda x: x[at], self.windows), None if self.keys is None else self.keys[at]
+
+    def _when(self, now: jax.Array, f: Callable[..., Any], *arrays: Any) -> Any:
+        """`f(*arrays)`, zeros in a tick without it. With one run to a stage few ticks are without, and it is computed
+        there of what counts nothing."""
+        if self.repeats == 1:
+            return f(*arrays)
+        made = jax.eval_shape(f, *arrays)
+        return jax.lax.cond(now, f, lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), made), *arrays)
+
+    def _staged(self, layers: Any) -> Any:
+        """The weights that are trained, by stage."""
+        weights = self._before_layers(self.ends | layers, 0).weights
+        return self._mine(by_stage(weights, self.row.declared, self.repeats))
+
+    def _mine(self, weights: Any) -> Any:
+        """Those that are trained, None in place of the others."""
+        return jax.tree.map(lambda w, own: None if own is None else w, weights, self.layers)
+
+    def _laid(self, dweights: Any) -> Any:
+        """Gradients by stage where the stage of ZeRO has them."""
+
+        def laid(tensor: Tensor, d: Any) -> Any:
+            return d if d is None else _lies(d, ((PIPELINE,), (), (), *gradient_split(tensor.axes, tensor.shape)[1:]))
+
+        return jax.tree.map(laid, self.row.declared, dweights, is_leaf=lambda x: isinstance(x, Tensor))
+
+    def _added(self, total: Any, more: Any) -> Any:
+        """Gradients of the ends, in the layout of the parameters."""
+
+        def add(total: jax.Array, more: jax.Array, tensor: Tensor) -> jax.Array:
+            return _lies(total + more, parameter_split(tensor.axes, tensor.shape))
+
+        return {
+            name: None if w is None else jax.tree.map(add, w, more[name], self.declared[name])
+            for name, w in total.items()
+        }
+
+    def _start(self) -> State:
+        item = self._begun(0)
+        kept = 2 * self.repeats * self.number - 1
+        losses, counts = self.nothing
+        runs = (self.repeats, self.number)
+        counts = jax.tree.map(
+            lambda x: jnp.zeros((*runs, len(x) // self.repeats // self.number, *x.shape[1:])), counts
+        )
+        zeros = partial(jax.tree.map, jnp.zeros_like)
+        value = jax.eval_shape(partial(self._ended, 0), item.x, (losses, counts))[0]
+        value = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), value)
+        found = Found(value, zeros(self.ends), self._laid(zeros(self._mine(self.weights))))
+        many = jax.tree.map(lambda x: _lies(jnp.zeros((kept, *x.shape), x.dtype), ((), *staged(x))), item)
+        return State(zeros(item), many, jnp.zeros_like(item.x), (losses, counts), losses, found)
+
+
+def _chosen(which: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """By stage."""
+    return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+def _lies(x: jax.Array, parts: Parts) -> jax.Array:
+    mesh = active_mesh()
+    assert mesh is not None
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, as_spec(parts)))
+
+
+def _picked(kept: jax.Array, at: jax.Array) -> jax.Array:
+    """Of [K, S, …] for each stage what is in place at[s] mod K."""
+
+    def local(kept: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(kept, at[0] % len(kept), keepdims=False)
+
+    lies = staged(kept[0])
+    return by_parts(local, (((), *lies), ((PIPELINE,),)), lies, kept, at)
+
+
+def _apart(x: jax.Array, microbatches: int) -> jax.Array:
+    """[B, …] as [M, b, …], row i in microbatch i mod M."""
+    taken = along(x, whole=True)
+    shared = PIPELINE in taken[0]
+
+    def local(x: jax.Array) -> jax.Array:
+        return cut(jax.lax.all_gather(x, PIPELINE, tiled=True) if shared else x, microbatches)
+
+    return by_parts(local, (taken,), ((), *within(taken)), x)
+
+
+def _to_stages(x: jax.Array) -> jax.Array:
+    """[b, L, …] as [S, b, L, …], a copy on each stage."""
+    taken = along(x, whole=True)
+    shared = PIPELINE in taken[0]
+
+    def local(x: jax.Array) -> jax.Array:
+        return (jax.lax.all_gather(x, PIPELINE, tiled=True) if shared else x)[None]
+
+    return by_parts(local, (taken,), ((PIPELINE,), *within(taken)), x)
+
+
+def _from_stage(x: jax.Array, at: int) -> jax.Array:
+    """[b, L, …] of what a stage has of [S, b, L, …], its windows spread over all of them where they divide."""
+    given = along(x[0], whole=True)
+    shared = PIPELINE in given[0]
+
+    def local(x: jax.Array) -> jax.Array:
+        x = jnp.where(jax.lax.axis_index(PIPELINE) == at, x[0], 0)
+        return jax.lax.psum_scatter(x, PIPELINE, tiled=True) if shared else jax.lax.psum(x, PIPELINE)
+
+    return by_parts(local, (((PIPELINE,), *within(given)),), given, x)
