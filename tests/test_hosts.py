@@ -121,7 +121,7 @@ def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_other
         hosts.hit(gone, trouble)
         since = time.monotonic()
         for code, text in hosts.ends(without=gone):
-            assert code == 1
+            assert code == 1, text
             assert_one_line(text, "of this run has ended or answers no more")
         assert time.monotonic() - since < 5 * LOST_S
     hosts = Hosts(tiny, config, 2)
