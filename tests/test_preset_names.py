@@ -119,8 +119,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_in_an_empty_folder_three_commands_lead_from_a_text_to_a_tested_forecast(
     installed: Path, tmp_path: Path
 ) -> None:
-    """As `docs/own-text.md` says it, with fewer sizes and smaller budgets than `init` has chosen, which are planned
-    alone; of so small a text all that is held out is measured."""
+    """As `docs/own-text.md` says it, with smaller budgets than `init` has chosen, which are planned alone; of
+    so small a text all that is held out is measured."""
     size = 0
     (tmp_path / "texts").mkdir()
     for number, source in enumerate(source_files(Path(sysconfig.get_path("stdlib")))):
@@ -136,8 +136,8 @@ def test_in_an_empty_folder_three_commands_lead_from_a_text_to_a_tested_forecast
         return done.stdout
 
     assert "next: scaling sweep own.yaml" in said("init", "own.yaml", "--corpus", "texts/*.txt", "--minutes", "2")
-    assert "16 runs (16 planned)" in said("sweep", "own.yaml", "--dry-run")
-    smaller = ["design.sizes=3", "design.budgets=[7e9, 1.4e10, 2.8e10]", "forecast.flops=5.6e10"]
+    assert "10 runs (10 planned)" in said("sweep", "own.yaml", "--dry-run")
+    smaller = ["design.budgets=[7e9, 1.4e10, 2.8e10]", "forecast.flops=5.6e10"]
     told = said("sweep", "own.yaml", *smaller, "run.records.wandb=disabled")
     home = tmp_path / "runs" / "own"
     forecast = json.loads((home / "forecast.json").read_text())
