@@ -27,8 +27,11 @@ PCI, GOOGLE = Path("/sys/bus/pci/devices"), "0x1ae0"
 METADATA_S = 5.0
 WATCHED = "SCALING_WATCHED"
 """set in a process that has a watcher"""
-ALARM = re.compile(rb"[WEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|client\.h)")
-"""how JAX's services begin to tell that a process is gone; what comes after it is theirs, too, or our own line"""
+ALARM = re.compile(
+    rb"[WEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|client\.h)|terminate called .* 'gloo::"
+)
+"""how JAX's services begin to tell that a process is gone, and gloo that what came is not what it waits for: another
+survivor has gone on to the next operation. What comes after it is theirs, too, or our own line"""
 ALARMED_S = 60.0  # it takes JAX seconds to end a process
 OURS = b"scaling: "
 PASSED_ON = (signal.SIGTERM, signal.SIGINT)
@@ -158,7 +161,7 @@ def _pass_on(stream: Iterable[bytes] | None) -> list[bytes]:
             for late in kept:
                 _write(late)
             kept.clear()
-        if kept or ALARM.match(line):
+        if kept or ALARM.search(line):
             since = since if kept else time.monotonic()
             kept.append(line)
         else:

@@ -225,3 +225,20 @@ def test_what_a_process_says_after_an_alarm_about_nothing_is_not_lost(
     assert processes._pass_on(lines()) == []
     assert capfdbinary.readouterr().err == progress + alarm + progress + progress
     assert processes._pass_on([progress, alarm, progress]) == [alarm, progress]
+    gloo = b"terminate called after throwing an instance of 'gloo::EnforceNotMet'\n"
+    assert processes._pass_on([progress, gloo, progress]) == [gloo, progress]
+
+
+def test_a_host_that_gloo_aborts_ends_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A survivor that had gone on to the next operation sent it 8 bytes, where it waited for 4."""
+    words = "terminate called after throwing an instance of 'gloo::EnforceNotMet'\n  what():  8 vs 4. Received data\n"
+    (tmp_path / "aborts.py").write_text(
+        f"import os, sys\nsys.stderr.write({words!r})\nsys.stderr.flush()\nos.abort()\n"
+    )
+    before = {number: signal.getsignal(number) for number in processes.PASSED_ON}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        assert processes.watch([], "aborts") == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "another process of this run has ended or answers no more" in said
+    assert {number: signal.getsignal(number) for number in processes.PASSED_ON} == before
