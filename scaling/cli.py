@@ -237,12 +237,14 @@ def _print_json(value: Any) -> None:
 def _train(args: argparse.Namespace) -> int:
     from scaling.config import RunConfig, load, locate, resolved
     from scaling.cores import keep_memory
+    from scaling.sweeps.executors import find_devices
 
     overrides = [*args.overrides, *["records.profile=true"] * args.profile]
     config = resolved(load(RunConfig, locate(args.run, ["runs"]), overrides))
     if unwatched():
         return watch(["train", args.run, *overrides])
-    keep_memory()
+    if find_devices().platform == "cpu":
+        keep_memory()
     return 0 if scaling.train(config).status == "completed" else 1
 
 

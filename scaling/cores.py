@@ -45,7 +45,7 @@ def spread(config: "RunConfig") -> None:
 
 def keep_memory() -> None:
     """Have the C library keep what a step gives back, for the next one, where it is glibc: for a process that trains
-    and nothing else.
+    on CPUs and nothing else.
 
     By itself it returns large pieces to the system, which hands them out again page by page and zeroed. That took 4
     to 7 % of a dense step on a CPU, and 17 % of one with 64 experts (experiments/throughput).

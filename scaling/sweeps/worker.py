@@ -38,11 +38,14 @@ COMPILATION_CACHE = {
 def main(folders: Sequence[Path]) -> int:
     """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
     did not complete; BUSY where another process trains one of them."""
+    from scaling.sweeps.executors import find_devices
+
     end_with_parent()
     if unwatched():
         return watch(list(map(str, folders)), "scaling.sweeps.worker")
     load_extensions()
-    keep_memory()
+    if find_devices().platform == "cpu":
+        keep_memory()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(INTERRUPTED))
     cache = folders[0].resolve().parent / ".cache" / "xla" / platform.node()  # compiled for one kind of processor
     _keep_compiled(cache)
