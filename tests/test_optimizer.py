@@ -289,3 +289,61 @@ def test_decay_touches_exactly_the_matrices_of_a_model(name: str) -> None:
     for key, change in moved.items():
         wanted = -0.1 * 0.5 * before[key] if key in matrices else 0.0 * before[key]
         np.testing.assert_allclose(change, wanted, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+PLAIN = {"learning_rate": 1, "b1": 0.9, "b2": 0.95, "eps": 1e-6, "weight_decay": 0.3, "clip_norm": 1.0}
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_five_steps_are_those_of_optax(name: str) -> None:
+    params, grads = normal(0), [normal(k) for k in range(1, 6)]
+    decay = jax.tree.map(lambda facts: facts.decay, FACTS, is_leaf=lambda x: isinstance(x, Tensor))
+    own = {"weight_decay": PLAIN["weight_decay"], "b1": PLAIN["b1"], "b2": PLAIN["b2"], "mask": decay}
+    made = optax.adamw(rate, eps=PLAIN["eps"], **own) if name == "adamw" else optax.lion(rate, **own)
+    theirs = optax.chain(optax.clip_by_global_norm(PLAIN["clip_norm"]), made)
+    history = run(OptimizerConfig(name=name, **PLAIN), params, grads)
+    other, state = params, theirs.init(params)
+    for found, g in zip(history, grads, strict=True):
+        updates, state = theirs.update(g, state, other)
+        other = optax.apply_updates(other, updates)
+        assert_trees_close(found, flat(other))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_five_steps_are_those_of_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Muon has no correction of the start: gradients that differ in their length alone are momenta alike."""
+    torch = pytest.importorskip("torch", reason="PyTorch is compared with where it is; it is too large to ask for")
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("PyTorch has Muon since 2.9")
+    monkeypatch.setattr(
+        torch.Tensor, "bfloat16", lambda x: x
+    )  # as which its Muon orthogonalises, to 2 % of an update
+    params = normal(0)
+    grads = [normal(k) if name == "adamw" else normal(1, k) for k in range(1, 6)]
+    config = OptimizerConfig(name=name, **PLAIN | {"clip_norm": None})
+    history = run(config, params, grads)
+    names = [key for key in flat(params) if name == "adamw" or key in ("layers.q", "layers.down")]
+
+    def matrices(key: str, tree: Tree) -> list[np.ndarray]:
+        """torch has [outputs, inputs], one by one."""
+        return [x.T for x in flat(tree)[key]] if key.startswith("layers.") else [flat(tree)[key]]
+
+    held = {key: [torch.tensor(x.copy(), requires_grad=True) for x in matrices(key, params)] for key in names}
+    groups = [{"params": held[key], "weight_decay": PLAIN["weight_decay"] * (key in DECAYED)} for key in names]
+    if name == "adamw":
+        theirs = torch.optim.AdamW(groups, betas=(PLAIN["b1"], PLAIN["b2"]), eps=PLAIN["eps"])
+    else:
+        theirs = torch.optim.Muon(
+            groups, momentum=PLAIN["b1"], nesterov=True, eps=PLAIN["eps"], adjust_lr_fn="match_rms_adamw"
+        )
+    for t, (found, g_tree) in enumerate(zip(history, grads, strict=True)):
+        for group in theirs.param_groups:
+            group["lr"] = rate(t)
+        for key in names:
+            for w, g in zip(held[key], matrices(key, g_tree), strict=True):
+                w.grad = torch.tensor(g.copy())
+        theirs.step()
+        for key in names:
+            other = [w.detach().numpy() for w in held[key]]
+            stacked = np.stack([w.T for w in other]) if key.startswith("layers.") else other[0]
+            np.testing.assert_allclose(found[key], stacked, rtol=1e-4, atol=1e-5, err_msg=key)

@@ -39,9 +39,10 @@ def make_optimizer(
     adafactor: Shazeer & Stern 2018 (1804.04235) as Zhai et al. 2022 (2106.04560, section 3.4) use it: with momentum
         b1, rates not relative to the parameters; second moments factored for matrices of at least 128 × 128, decay
         1 − t^−0.8 (b2 and eps are not used).
-    muon: hidden matrices by Muon (Jordan et al. 2024) with Nesterov momentum b1, each orthogonalised on its own and
-        scaled by 0.2·√max(inputs, outputs) so that AdamW's rate and decay serve it too (Moonlight, Liu et al. 2025,
-        2502.16982, eq. 4); embeddings, head and vectors by AdamW.
+    muon: hidden matrices by Muon (Jordan et al. 2024) with Nesterov momentum b1 (whose start is corrected as Adam's
+        is, by optax and unlike PyTorch: the first steps weigh the newest gradient more), each orthogonalised on its
+        own and scaled by 0.2·√max(inputs, outputs) so that AdamW's rate and decay serve it too (Moonlight, Liu et al.
+        2025, 2502.16982, eq. 4); embeddings, head and vectors by AdamW.
     """
     own = trained(metadata, metadata)
     decay = map_declared(lambda facts: facts.decay, own)
