@@ -18,13 +18,13 @@ from scaling.errors import Interrupted, UserError, explain
 from scaling.extensions import load_extensions
 from scaling.names import meant
 from scaling.processes import LostProcess, leave, unwatched, watch, watched
-from scaling.stopping import end_on_sigterm
+from scaling.stopping import closed_terminal_stops, end_on_sigterm
 from scaling.text import folded
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 a run failed (of `train`: or diverged), or the disk is full; 2 a mistake in usage, "
-    "configuration or folder, which the same command would find again; 75 told to stop (SIGTERM), and the same "
-    "command goes on; 130 Ctrl-C, likewise"
+    "configuration or folder, which the same command would find again; 75 told to stop (SIGTERM, a closed terminal), "
+    "and the same command goes on; 130 Ctrl-C, likewise"
 )
 STOPPED = "stopped; nothing is half-written, and the same command begins anew"
 KEPT = {
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
         args = _parse(argv)
         stopping = nullcontext() if watched() else end_on_sigterm(args.stopped)  # else the watcher tells
-        with warnings.catch_warnings(), stopping:
+        with warnings.catch_warnings(), stopping, closed_terminal_stops():
             warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is dealt with where it arises
             load_extensions()
             return args.call(args)

@@ -1,6 +1,7 @@
 """SIGTERM as an exception: what is being written is finished or taken back, and the command says how to go on."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -30,3 +31,28 @@ def end_on_sigterm(message: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def closed_terminal_stops() -> Iterator[None]:
+    """A terminal that is closed (SIGHUP) is a SIGTERM in the block, and is written to no more: that would fail.
+
+    Not where it is ignored, as under nohup, nor outside the main thread.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) != signal.SIG_DFL:
+        yield
+        return
+    shown = [stream for stream in (1, 2) if os.isatty(stream)]  # which cannot be asked once it is closed
+
+    def gone(number: int, frame: FrameType | None) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in shown:
+            os.dup2(nowhere, stream)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGHUP, gone)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
