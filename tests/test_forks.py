@@ -106,7 +106,10 @@ def test_how_each_ended_is_told_and_the_next_begins(
 def test_a_copy_is_told_to_stop_and_killed_where_it_does_not(
     executor: LocalExecutor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits = "import signal, sys, time; signal.signal(15, {}); print('on', flush=True); time.sleep(600)"
+    waits = (
+        "import signal, sys, time; signal.signal(15, {}); print('on', flush=True); "
+        "[time.sleep(.1) for _ in range(6000)]"
+    )
     for handler, code in (
         ("lambda *_: sys.exit(75)", 75),
         ("signal.SIG_IGN", -signal.SIGTERM),

@@ -116,7 +116,8 @@ def wait_until_started(folder: Path) -> None:
 def test_cancelling_ends_running_tasks_by_sigterm_and_starts_no_other(tmp_path: Path) -> None:
     saves = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
-        "print('ready', flush=True); time.sleep(600)"
+        "print('ready', flush=True); "
+        "[time.sleep(.1) for _ in range(6000)]"  # a signal just before a sleep does not end it
     )
     executor = one_slot()
     executor.open(tmp_path)

@@ -153,7 +153,7 @@ def test_ends_are_told_and_what_is_cancelled_may_save_its_state(
         saves = (
             "import signal, sys, time\n"
             "def save(*_): time.sleep(1); print('saved', flush=True); sys.exit(75)\n"
-            "signal.signal(signal.SIGTERM, save); print('ready', flush=True); time.sleep(600)"
+            "signal.signal(signal.SIGTERM, save); print('ready', flush=True); [time.sleep(.1) for _ in range(6000)]"
         )
         executor.submit([script(tmp_path, name, saves) for name in "abc"])
         logs = [tmp_path / name / "log.txt" for name in "abc"]
