@@ -142,6 +142,13 @@ def test_small_and_steep_ladders_have_the_interval_of_ours(C, power, told):
     assert (made.spread["discrepancy"] > 0.04 * np.log(4) ** 0.5) == told
 
 
+def test_one_budget_says_nothing_of_how_steep_losses_are():
+    n = 1e4 * np.geomspace(0.5, 2, 8)
+    flops = 1e11 * (1 + 0.01 * np.arange(8))  # whole batches, and losses that fall by chance along them
+    runs = laws.Runs({"params": n, "tokens": flops / 6 / n, "loss": 2 - 0.01 * np.arange(8)})
+    assert steepness(runs) == 0
+
+
 def test_a_rolling_origin_uses_no_run_beyond_its_cut():
     runs = grid().sorted()
     form = laws.get_form("interaction")

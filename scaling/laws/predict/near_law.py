@@ -57,7 +57,10 @@ def nearness(runs: Runs) -> Array:
 
 
 def steepness(runs: Runs) -> float:
-    """The power of FLOPs with which the losses of near runs fall, in the mean."""
+    """The power of FLOPs with which the losses of near runs fall, in the mean; 0 where their FLOPs differ by less
+    than a factor of two, which tell none."""
+    if np.ptp(np.log(runs.flops)) < np.log(2):
+        return 0.0
     slope, _ = np.polyfit(np.log(runs.flops), np.log(runs.loss), 1, w=np.sqrt(nearness(runs)))
     return -float(slope)
 
