@@ -19,6 +19,7 @@ __all__ = [
     "evaluate",
     "fit",
     "generate",
+    "ladder",
     "laws",
     "load_runs",
     "plan",

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import traceback
-import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -73,6 +72,8 @@ def _made_by_google() -> bool:
 
 def _metadata(key: str) -> str:
     """An attribute of this virtual machine; empty where it has none, or is none."""
+    import urllib.request  # a twentieth of a second, which only machines of that kind need
+
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     try:

@@ -43,6 +43,13 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_laws_of_a_table_load_no_configurations() -> None:
+    of_records = ("pydantic", "scaling.config", "scaling.accounting")
+    code = f"import scaling.laws, scaling.cli_laws, sys; print([m for m in {of_records} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "code, most", [("import scaling; dir(scaling)", 0.1), ("import scaling.cli as c; c.main(['-h'])", 0.3)]
 )

@@ -38,7 +38,9 @@ def imports(texts: Mapping[str, str]) -> Graph:
         named: set[str] = set()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
-                named |= {alias.name for alias in node.names}
+                named |= {alias.name for alias in node.names} - {"scaling"}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "scaling":
+                named.add(f"scaling.{node.attr}")  # `import scaling` alone loads nothing: its rooms load when named
             elif isinstance(node, ast.ImportFrom):
                 above = package.split(".")[: 1 - node.level or None] if node.level else []
                 module = ".".join([*above, *filter(None, [node.module])])

@@ -107,7 +107,7 @@ def test_runs_that_differ_in_any_key_are_no_one_law(key: str, home: Path, capsys
 def test_every_key_that_a_law_of_sizes_and_tokens_lets_differ_is_a_size_tokens_or_the_seed() -> None:
     assert LEAVES.keys() >= FREE
     form = laws.FORMS["chinchilla"]
-    stands_for = {key for letter in form.columns for key in form.feed(letter).keys}
+    stands_for = {key for letter in form.columns for key in form.feed(letter).columns}
     of_any_family = {f"model.{size}" for family in FAMILIES.values() for size in family.SIZES}
     assert stands_for == {*of_any_family, "run.tokens"} and of_any_family >= SIZES
 

@@ -1,7 +1,17 @@
 """The ledger: parameters, training FLOPs, memory and device peaks. Pure Python, no JAX."""
 
 from scaling.accounting.cache import cache_bytes
-from scaling.accounting.devices import ASSUMED_MFU, DEVICES, Device, Links, Topology, device, peak_flops, topology
+from scaling.accounting.devices import (
+    ASSUMED_MFU,
+    DEVICES,
+    Device,
+    Links,
+    Topology,
+    device,
+    peak_flops,
+    topology,
+    unknown_device,
+)
 from scaling.accounting.fitting import HOST, check_memory, nearest_fit, search
 from scaling.accounting.flops import Flops, flops_per_token, uncounted
 from scaling.accounting.layout import mesh_shape, parameter_parts
@@ -37,5 +47,6 @@ __all__ = [
     "search",
     "topology",
     "uncounted",
+    "unknown_device",
     "wired",
 ]

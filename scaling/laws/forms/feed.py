@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from math import nan
+from typing import TYPE_CHECKING
 
-from scaling import ladder
+import scaling
+
+if TYPE_CHECKING:
+    import scaling.ladder
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,7 @@ class Feed:
     column: str
     """of `scaling.load_runs`, or arithmetic of such columns"""
     keys: tuple[str, ...]
-    """columns of the configuration that it stands for, `*` for any text: runs of one law may differ in them"""
+    """what it stands for of the configuration: columns, `*` for any text, and `SIZES`"""
     about: str
     """what it is"""
     in_unit: bool = False
@@ -26,10 +30,17 @@ class Feed:
     same: tuple[str, ...] = ()
     """arithmetic of columns that has one value for all mixtures of experts of a law, though its keys may differ"""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the configuration that it stands for: runs of one law may differ in them."""
+        sizes = scaling.ladder.size_keys() if SIZES[0] in self.keys else ()
+        return (*sizes, *(key for key in self.keys if key not in SIZES))
+
 
 SEED = "run.seed"
 """what every law lets differ"""
-SIZES = ladder.size_keys()
+SIZES = ("sizes",)
+"""stands for the keys of a model's size, those that a ladder sets, asked for when records are read"""
 TOKENS = ("run.tokens",)
 
 ROUTED = ("*.feed_forward.kind",)

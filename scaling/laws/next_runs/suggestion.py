@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling import ladder
+import scaling
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.fit import Fit, fit
@@ -121,7 +121,7 @@ class Suggestion:
             )
         shared = {key: value for key, value in base.items() if key not in ("name", "design", "forecast", "seeds")}
         run = {key: value for key, value in base["run"].items() if key != "tokens"}
-        sizes = ladder.size_keys()
+        sizes = scaling.ladder.size_keys()
         run["model"] = {key: value for key, value in run.get("model", {}).items() if f"model.{key}" not in sizes}
         points = [{"params": round(r.N), "tokens": round(r.D)} for r in self.runs]
         return {

@@ -1,13 +1,15 @@
 """What FLOPs cost in chips and hours."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling import accounting
-from scaling.accounting.devices import DEVICES, unknown_device
+import scaling
 from scaling.errors import UserError
+
+if TYPE_CHECKING:
+    import scaling.accounting
 
 DTYPES = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp32": "float32", "f32": "float32", "float32": "float32"}
 
@@ -31,14 +33,14 @@ def chip_hours(flops: ArrayLike, device: str = "h100", mfu: float = 0.4, dtype: 
     count = np.asarray(flops, np.float64)
     if not (np.isfinite(count) & (count >= 0)).all():
         raise UserError(f"chip_hours: flops must be finite and not negative; got {flops!r}")
-    found = next((known for known in DEVICES if known.name == device.strip().lower()), None)
-    with_peak = [known for known in DEVICES if getattr(known, DTYPES[dtype]) is not None]
+    found = next((known for known in scaling.accounting.DEVICES if known.name == device.strip().lower()), None)
+    with_peak = [known for known in scaling.accounting.DEVICES if getattr(known, DTYPES[dtype]) is not None]
     if found is None:
-        raise UserError(f"chip_hours: {unknown_device(device, with_peak)}")
+        raise UserError(f"chip_hours: {scaling.accounting.unknown_device(device, with_peak)}")
     if found not in with_peak:
         names = ", ".join(known.name for known in with_peak)
         raise UserError(f"chip_hours: no {dtype} peak is known of {device!r}; allowed: {names}")
-    peak = accounting.peak_flops(found.name, DTYPES[dtype])
+    peak = scaling.accounting.peak_flops(found.name, DTYPES[dtype])
     assert peak is not None
     hours = count / (peak * found.per_chip * mfu * 3600.0)
     return float(hours) if hours.ndim == 0 else hours

@@ -34,7 +34,7 @@ def feeds_of(forms: Sequence[Form], columns: Mapping[str, str]) -> dict[str, Fee
 def free_keys(forms: Sequence[Form], feeds: Mapping[str, Feed]) -> set[str]:
     """The keys of a configuration in which runs of these laws may differ."""
     read = {letter for form in forms for letter in (*form.columns, "loss")}
-    return {SEED, *(key for letter in read for key in feeds[letter].keys)}
+    return {SEED, *(key for letter in read for key in feeds[letter].columns)}
 
 
 def fed(df: "pd.DataFrame", feeds: Mapping[str, Feed], law: str) -> tuple["pd.DataFrame", dict[str, str]]:

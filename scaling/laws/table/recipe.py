@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling import ladder
-from scaling.config import TRIED, RateRule, column_of, default_columns, is_recipe, recipe_keys, rule_column
+import scaling  # whose rooms load when used: tables that are no records need no configurations, .2 s of imports
 from scaling.errors import UserError
 from scaling.laws.forms import choices
 from scaling.laws.table.sections import absent
@@ -17,6 +16,9 @@ from scaling.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    import scaling.config
+    import scaling.ladder
 
 Row = Mapping[Any, Any]
 Kinds = dict[str, list[int]]
@@ -46,7 +48,7 @@ def one_recipe(
     no key.
     """
     rows, compared = df.to_dict("records"), _compared(df) | {column: column for column in same}
-    allowed, defaults = _allowed(list(compared), allow), default_columns()
+    allowed, defaults = _allowed(list(compared), allow), scaling.config.default_columns()
     common: dict[str, str] = {}
     mixed: list[str] = []
     differing: dict[str, Kinds] = {}
@@ -83,18 +85,22 @@ def recipe_of_groups(
 
     labels: the group of each row.
     """
-    where, defaults = np.array(labels), default_columns()
+    where, defaults = np.array(labels), scaling.config.default_columns()
     each = {label: one_recipe(df[where == label], free, allow, same) for label in dict.fromkeys(labels)}
     told: dict[str, str] = {}
     between = []
     for key in dict.fromkeys(key for common in each.values() for key in common):
-        usual = _word(defaults.get(key)) if is_recipe(key) else "nothing"
+        usual = _word(defaults.get(key)) if scaling.config.is_recipe(key) else "nothing"
         values = {label: common.get(key, usual) for label, common in each.items()}
         if len(set(values.values())) == 1:
             told[key] = values[labels[0]]
         else:
             told[key] = "; ".join(f"{value} in {label}" for label, value in values.items())
-            between += [key] if is_recipe(key) and any(value != label for label, value in values.items()) else []
+            between += (
+                [key]
+                if scaling.config.is_recipe(key) and any(value != label for label, value in values.items())
+                else []
+            )
     allowed = dict.fromkeys(key for common in each.values() for key in allowed_by(common))
     told |= {ALLOWED: ", ".join(allowed)} if allowed else {}
     return told | ({BETWEEN: ", ".join(between)} if between else {})
@@ -103,7 +109,7 @@ def recipe_of_groups(
 def in_order(df: "pd.DataFrame", group: str) -> "pd.DataFrame":
     """The runs by rising values of a group's key where all are numbers, those without one first: a pooled law
     compares with the first group, as dense models are by their number of experts."""
-    found = [column for column in df.columns if column in (group, column_of(group))]
+    found = [column for column in df.columns if column in (group, scaling.config.column_of(group))]
     numbers = [value is None or isinstance(value, int | float) for column in found for value in df[column]]
     return df.sort_values(found[0], kind="stable", na_position="first") if found and all(numbers) else df
 
@@ -114,7 +120,7 @@ def group_labels(df: "pd.DataFrame", group: str) -> tuple[str, ...]:
     Raises UserError where there is none.
     """
     columns = [str(column) for column in df.columns]
-    if not (found := [column for column in columns if column in (group, column_of(group))]):
+    if not (found := [column for column in columns if column in (group, scaling.config.column_of(group))]):
         raise UserError(f"group: {group!r} is no key of these runs' configurations; {_nearest(group, columns)}")
     return tuple(_value(row, found[0]) or NULL for row in df.to_dict("records"))
 
@@ -132,14 +138,16 @@ def differing_by(conventions: Mapping[str, str]) -> tuple[str, ...]:
 def _compared(df: "pd.DataFrame") -> dict[str, str]:
     """The columns that say something about the recipe, each with the key that it says it of."""
     columns = [str(column) for column in df.columns]
-    compared = {column: column for column in columns if is_recipe(column) and column != ladder.SIZE_KEY}
+    compared = {
+        column: column for column in columns if scaling.config.is_recipe(column) and column != scaling.ladder.SIZE_KEY
+    }
     whole = all(map(_whole, df.to_dict("records")))
     if not whole:
         compared |= _facts(columns)
     for feed in choices():
-        said = any(fnmatchcase(column, pattern) for column in compared for pattern in feed.keys)
+        said = any(fnmatchcase(column, pattern) for column in compared for pattern in feed.columns)
         if feed.column in columns and not (whole and said):
-            compared[feed.column] = feed.keys[0]
+            compared[feed.column] = feed.columns[0]
     return compared
 
 
@@ -149,10 +157,10 @@ def _facts(columns: Sequence[str]) -> dict[str, str]:
     What a result measures has some such names, too.
     """
     named: dict[str, str] = {}
-    for key in recipe_keys():
+    for key in scaling.config.recipe_keys():
         parts = key.split(".")
         for i in range(len(parts)):
-            named.setdefault("_".join(parts[i:]), column_of(key))
+            named.setdefault("_".join(parts[i:]), scaling.config.column_of(key))
     return {
         column: named[column] for column in columns if column in named.keys() - Result.__dataclass_fields__.keys()
     }
@@ -167,7 +175,11 @@ def _allowed(columns: Sequence[str], allow: Sequence[str]) -> set[str]:
     """The columns that `allow` names. Raises UserError where it names none."""
     found: set[str] = set()
     for name in allow:
-        named = {column for column in columns if column in (name, column_of(name)) or column.startswith(f"{name}.")}
+        named = {
+            column
+            for column in columns
+            if column in (name, scaling.config.column_of(name)) or column.startswith(f"{name}.")
+        }
         if not named:
             raise UserError(f"allow: {name!r} is no key of these runs' configurations; {_nearest(name, columns)}")
         found |= named
@@ -182,11 +194,11 @@ def _kinds(rows: Sequence[Row], column: str) -> Kinds:
     """What the runs say of a column: one thing where values agree, or where the rules that set them do."""
     values = [_value(row, column) for row in rows]
     plain = _grouped(values)
-    if len(plain) == 1 or not is_recipe(column):
+    if len(plain) == 1 or not scaling.config.is_recipe(column):
         return plain
-    rules = [row.get(rule_column(column)) for row in rows]
+    rules = [row.get(scaling.config.rule_column(column)) for row in rows]
     told = [f"{BY_RULE}{rule}" if isinstance(rule, str) else value for rule, value in zip(rules, values, strict=True)]
-    return _grouped([None if rule == TRIED else word for rule, word in zip(rules, told, strict=True)])
+    return _grouped([None if rule == scaling.config.TRIED else word for rule, word in zip(rules, told, strict=True)])
 
 
 def _grouped(words: Sequence[str | None]) -> Kinds:
@@ -201,12 +213,12 @@ def _value(row: Row, column: str) -> str | None:
     """The value of a column in words; None where it is not known."""
     if absent(row, column):
         return None
-    if column == RateRule.sets and row.get("recipe_from") != "record":
+    if column == scaling.config.RateRule.sets and row.get("recipe_from") != "record":
         return None  # an older record does not say what set its rate
     value = row.get(column)
     if value is None or value != value:
-        return NULL if is_recipe(column) and _whole(row) else None
-    return _word(value) if is_recipe(column) else str(value)
+        return NULL if scaling.config.is_recipe(column) and _whole(row) else None
+    return _word(value) if scaling.config.is_recipe(column) else str(value)
 
 
 def _word(value: Any) -> str:
@@ -238,7 +250,7 @@ def _condition(differing: Mapping[str, Kinds], rows: Sequence[Row]) -> str:
         for word, runs in sorted(kinds.items())
     ]
     _, by_rule, column, row = min(found, key=lambda each: each[:2])
-    name = rule_column(column) if by_rule else column
+    name = scaling.config.rule_column(column) if by_rule else column
     value = f"'{row[name]}'" if isinstance(row[name], str) else _word(row[name])
     return f"{name} == {value}"
 

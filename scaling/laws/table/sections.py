@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from scaling.config import is_recipe
+import scaling
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    import scaling.config
 
 KIND = "kind"
 """the key that a section has before any other"""
@@ -18,7 +20,7 @@ def apart(df: "pd.DataFrame") -> "pd.DataFrame":
 
     One section gives the key's value, several give a list of theirs. Where there is no section all are None.
     """
-    for column in [str(name) for name in df.columns if is_recipe(str(name))]:
+    for column in [str(name) for name in df.columns if scaling.config.is_recipe(str(name))]:
         sections = [_sections(text) for text in df[column]]
         if any(sections) and len({str(text) for text in df[column]}) > 1:
             keys = dict.fromkeys(key for parts in sections for part in parts for key in part)
