@@ -31,8 +31,11 @@ class Case:
 
 
 def read_sets(data: Path, listed: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Name, family and table of each set in the list."""
+    """Name, family and table of each set in the list whose file is there."""
     for name, entry in yaml.safe_load(listed.read_text()).items():
+        if not (data / entry["file"]).exists():
+            print(f"{name}: no {data / entry['file']}, left out")
+            continue
         table = pd.read_csv(data / entry["file"])
         table = table.query(entry["where"]) if "where" in entry else table
         table = table[table.loss > 0].drop_duplicates(["params", "tokens", "loss"])

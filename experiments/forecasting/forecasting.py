@@ -1,10 +1,11 @@
 """The league of forecasters on published runs; see README.md.
 
-    python experiments/forecasting/forecasting.py DATA [--laws auto chinchilla …] [--sets sets.yaml] [--write]
+    python experiments/forecasting/forecasting.py DATA [--laws auto …] [--sets sets.yaml] [--write | --shipped]
 
 DATA: the folder with the CSV files that the list of sets names. --laws: forecasters, as `laws.Forecaster` takes them,
 or "plain", Chinchilla's law by `laws.fit` with the interval of `Fit.predict` for a single run. --write: keep what is
-learned in the package and the tables beside this file.
+learned in the package and the tables beside this file. --shipped: learn nothing, judge what is shipped by sets that
+it has not seen.
 """
 
 import argparse
@@ -57,7 +58,11 @@ def tested(case: Case, law: NearLaw) -> Errors:
 
 
 def learned_from(found: list[tuple[Case, Errors]]) -> Discrepancy:
-    """Families with all rows and with 15 equal in weight, their cases equal within."""
+    """Families with all rows and with 15 equal in weight, their cases equal within.
+
+    Steep ladders and tables of one budget, which have a κ of their own, say nothing of the others'.
+    """
+    found = [(case, of) for case, of in found if not for_runs(Discrepancy(0.0, 1.0), case.runs).kappa]
     cases = pd.DataFrame([(case.family, case.rows) for case, _ in found], columns=["family", "rows"])
     weights = 1.0 / cases.groupby(["family", "rows"]).family.transform("size").to_numpy()
     return learn([of for _, of in found], GROUPS * weights / weights.sum(), FREEDOM, DOUBT, (0.006, 0.7))
@@ -98,10 +103,27 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--laws", nargs="+", default=["auto", "average", "chinchilla", "farseer", "plain"])
     parser.add_argument("--sets", type=Path, default=HERE / "sets.yaml")
-    parser.add_argument("--write", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true")
+    what.add_argument("--shipped", action="store_true")
     args = parser.parse_args()
     cases = [case for entry in read_sets(args.data, args.sets) for case in cases_of(*entry)]
     made = [(case, forecasters(case, args.laws)) for case in cases]
+    known, worth, scale = ({}, np.inf, 1.0) if args.shipped else learned_apart(made)
+    table = pd.DataFrame(
+        [row for case, makers in made for name, maker in makers.items() for row in judge(case, name, maker)]
+    )
+    print(scores(table, "forecaster", "rows", "horizon").unstack("horizon").to_string())
+    print(scores(table, "forecaster", "rows").to_string())
+    print(scores(table[table.forecaster == args.laws[0]], "set", "rows", "horizon").unstack("horizon").to_string())
+    if args.write:
+        write(args, table, known[""], worth, scale)
+
+
+def learned_apart(made: list[tuple[Case, dict]]) -> tuple[dict, float, float]:
+    """What is learned without each family, and without none, by law, what it is worth, and the scale of intervals.
+
+    Forecasters go by what is learned without their family from then on."""
     found: dict[str, list[tuple[Case, Errors]]] = {}
     for case, makers in made:
         fitted = {
@@ -112,7 +134,7 @@ def main() -> None:
         }
         for form, law in fitted.items():
             found.setdefault(form, []).append((case, tested(case, law)))
-    families = sorted({case.family for case in cases})
+    families = sorted({case.family for case, _ in made})
     known = {
         left: {form: learned_from([(c, e) for c, e in all_ if c.family != left]) for form, all_ in found.items()}
         for left in ("", *families)
@@ -120,7 +142,7 @@ def main() -> None:
     for left, values in known.items():
         print(f"without {left or 'none'}:", {form: (of.kappa, of.law) for form, of in values.items()})
     worth = best_worth(made, found, known)
-    points = []
+    deviations = []
     for case, makers in made:
         for name, maker in makers.items():
             if isinstance(maker, laws.Forecaster):
@@ -128,13 +150,38 @@ def main() -> None:
                     sharpened(for_runs(known[case.family][form.name], case.runs), cuts, worth)
                     for form, cuts in zip(maker.forms, maker.own_cuts, strict=True)
                 )
-            points += judge(case, name, maker)
-    table = pd.DataFrame(points)
-    print(scores(table, "forecaster", "rows", "horizon").unstack("horizon").to_string())
-    print(scores(table, "forecaster", "rows").to_string())
-    print(scores(table[table.forecaster == args.laws[0]], "set", "rows", "horizon").unstack("horizon").to_string())
-    if args.write:
-        write(args, table, known[""], worth)
+                maker.scale = 1.0
+                deviations += deviations_of(case, maker) if name == "auto" else []
+    sizes = pd.DataFrame(deviations)
+    scales = {left: scale_of(sizes[sizes.family != left]) for left in ("", *families)}
+    print("scale without:", scales)
+    for case, makers in made:
+        for maker in makers.values():
+            if isinstance(maker, laws.Forecaster):
+                maker.scale = scales[case.family]
+    return known, worth, scales[""]
+
+
+def deviations_of(case: Case, maker: laws.Forecaster) -> list[dict]:
+    """Errors at the runs that judge a case, in units of half the interval."""
+    rows = []
+    for run in case.tests.itertuples():
+        made = maker.forecast(run.params, run.tokens, run.flops)
+        size = abs(np.log(made.loss / run.loss)) / np.log(made.high / made.loss)
+        share = 1.0 / len(case.tests)
+        rows.append(
+            {"family": case.family, "rows": case.rows, "case": (case.set, case.cut), "size": size, "share": share}
+        )
+    return rows
+
+
+def scale_of(sizes: pd.DataFrame) -> float:
+    """The factor with which intervals of 90 % hold 90 %: families with all rows and with 15 equal in weight, their
+    cases equal within."""
+    weights = sizes.share / sizes.groupby(["family", "rows"]).share.transform("sum")
+    order = np.argsort(sizes["size"].to_numpy())
+    reached = np.cumsum(weights.to_numpy()[order]) / weights.sum()
+    return round(float(sizes["size"].to_numpy()[order][np.searchsorted(reached, LEVEL)]), 3)
 
 
 def best_worth(made: list, found: dict, known: dict) -> float:
@@ -151,7 +198,9 @@ def best_worth(made: list, found: dict, known: dict) -> float:
     return max((w for w in WORTHS if np.isfinite(w)), key=told.__getitem__)
 
 
-def write(args: argparse.Namespace, table: pd.DataFrame, known: dict[str, Discrepancy], worth: float) -> None:
+def write(
+    args: argparse.Namespace, table: pd.DataFrame, known: dict[str, Discrepancy], worth: float, scale: float
+) -> None:
     ours = table[table.forecaster == args.laws[0]]
     record: dict = {}
     for (name, rows, horizon), row in scores(ours, "set", "rows", "horizon").iterrows():
@@ -165,7 +214,7 @@ def write(args: argparse.Namespace, table: pd.DataFrame, known: dict[str, Discre
         "command": "python experiments/forecasting/forecasting.py DATA --write",
     }
     values = {form: {key: getattr(of, key) for key in KEYS} for form, of in sorted(known.items())}
-    learned = Learned(provenance, FREEDOM, worth, values, record)
+    learned = Learned(provenance, FREEDOM, worth, values, record, scale)
     path = Path(discrepancy.__file__).with_name("learned.json")
     path.write_text(json.dumps(vars(learned), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     scores(table, "forecaster", "set", "rows", "cut", "horizon").to_csv(HERE / "league.csv", float_format="%.4g")

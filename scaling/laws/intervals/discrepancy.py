@@ -97,6 +97,9 @@ class Learned:
     laws: dict[str, dict[str, float]]
     record: dict[str, Any]
     """how forecasts fared on each set, the values learned without the set's family"""
+    scale: float = 1.0
+    """factor on all standard deviations with which intervals of 90 % hold 90 % of the published outcomes, families
+    equal: errors at runs of one table have much in common, and their likelihood takes that for a wider scatter"""
 
     def of(self, law: str) -> Discrepancy:
         """A law's discrepancy; for one that was not tried, the largest of those that were."""

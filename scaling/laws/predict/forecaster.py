@@ -98,6 +98,11 @@ class Forecaster:
         )
 
     @cached_property
+    def scale(self) -> float:
+        """Factor on all standard deviations, learned on published runs."""
+        return learned().scale
+
+    @cached_property
     def fit(self) -> Fit:
         """Chinchilla's law by all runs alike, with its bootstrap: for exponents and figures, not for forecasts."""
         priors = {name: prior for name, prior in self.priors.items() if name in get_form("chinchilla").params}
@@ -134,7 +139,7 @@ class Forecaster:
         centre = float(shares @ log_losses)
         spread = self._spread(at, shares, log_losses - centre)
         sd = float(np.linalg.norm(list(spread.values())))
-        half = sd * float(stdtrit(learned().freedom, (1 + self.level) / 2))
+        half = self.scale * sd * float(stdtrit(learned().freedom, (1 + self.level) / 2))
         first = self.laws[int(shares.argmax())]
         return Forecast(
             date=(date or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -219,7 +224,8 @@ class Forecaster:
                 }
                 for form, known in zip(self.forms, self.discrepancies, strict=True)
             },
-            "learned": published.provenance | {"freedom": published.freedom, "worth": published.worth},
+            "learned": published.provenance
+            | {"freedom": published.freedom, "worth": published.worth, "scale": self.scale},
             "record": published.record,
         }
 
