@@ -40,7 +40,8 @@ def read_sets(data: Path, listed: Path) -> Iterator[tuple[str, str, pd.DataFrame
         table = table.query(entry["where"]) if "where" in entry else table
         table = table[table.loss > 0].drop_duplicates(["params", "tokens", "loss"])
         counted = table.flops.astype(float) if "flops" in table else 6.0 * table.params * table.tokens
-        table = table.assign(C=counted)[["params", "tokens", "loss", "C"]].astype(float)
+        run = {"run": table[entry["run"]]} if "run" in entry else {}
+        table = table.assign(C=counted)[["params", "tokens", "loss", "C"]].astype(float).assign(**run)
         yield name, entry["family"], table.sort_values("C").reset_index(drop=True)
 
 
@@ -62,4 +63,5 @@ def cases_of(name: str, family: str, table: pd.DataFrame) -> Iterator[Case]:
             if len(seen) >= FEWEST and len(tests):
                 tests = tests.sample(TESTED, random_state=1) if len(tests) > TESTED else tests
                 tests = tests.assign(flops=6.0 * tests.params * tests.tokens)
-                yield Case(name, family, rows, float(cut), laws.Runs(seen[["params", "tokens", "loss"]]), tests)
+                run = "run" if "run" in seen else None
+                yield Case(name, family, rows, float(cut), laws.Runs(seen.drop(columns="C"), run=run), tests)

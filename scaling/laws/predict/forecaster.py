@@ -20,7 +20,7 @@ from scaling.laws.isoflop.analysis import isoflop
 from scaling.laws.isoflop.minima import Isoflop
 from scaling.laws.predict.discrepancy import doubts, for_runs, learned, own_cuts, sharpened
 from scaling.laws.predict.forecast import Forecast
-from scaling.laws.predict.near_law import DELTA, NEAR, NearLaw, known_before, near_law, nearness
+from scaling.laws.predict.near_law import DELTA, NEAR, NearLaw, known_before, near_law, nearness, run_numbers
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_density
 from scaling.laws.solve.objectives import huber
 from scaling.laws.solve.priors import Prior
@@ -192,6 +192,8 @@ class Forecaster:
             f"{NEAR:.0%} of the best of no more FLOPs; all together {weights.sum():.1f} runs",
             f"{flops / self.runs.flops.max():.3g}× the largest budget fitted",
         ]
+        if (runs := len(set(run_numbers(self.runs)))) < len(self.runs):
+            said.append(f"rows are checkpoints of {runs} training runs, each of which counts as one row")
         if len(self.laws) > 1:
             told = ", ".join(f"{law.form.name} {w:.2f}" for law, w in zip(self.laws, self.weights, strict=True))
             said.append(f"Akaike weights of the laws: {told}")

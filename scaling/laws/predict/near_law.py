@@ -65,6 +65,11 @@ def nearness(runs: Runs) -> Array:
     return np.asarray(1.0 / (1.0 + ((loss - least) / NEAR) ** 2))
 
 
+def run_numbers(runs: Runs) -> NDArray[np.int64]:
+    """The number of each row's training run [rows]; where the table does not say, each row is one."""
+    return np.arange(len(runs)) if runs.run is None else np.unique(runs.run, return_inverse=True)[1]
+
+
 def of_one_budget(runs: Runs) -> bool:
     """Whether the runs do not say how fast losses fall with FLOPs."""
     return bool(np.ptp(np.log(runs.flops)) < np.log(ONE_BUDGET))
@@ -148,19 +153,22 @@ def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[
     priors: as of `known_before`. Raises UserError where the runs cannot carry the law.
     """
     seen = np.ones(len(runs), bool) if seen is None else seen
+    run = run_numbers(runs)
+    rows_of_run = np.bincount(run, seen)[run]
     fitted = runs.exclude(~seen, "not seen") if not seen.all() else runs
     # A rolling origin only asks whether the law holds, and may do so of fewer runs than a forecast is made from.
     require_fittable(fitted, form, "log", {}, priors, held=0 if seen.all() else len(priors))
     # Rows not seen have weight 0, so that all of a rolling origin shares a compiled program; they set no reference.
     references = make_problem(fitted, form, huber(DELTA), "log", {}).fixed
     problem = make_problem(runs, form, huber(DELTA), "log", references)
-    problem = replace(problem, weights=problem.weights * nearness(runs) * seen)
+    # Checkpoints of one run err together: they count as one row
+    problem = replace(problem, weights=problem.weights * nearness(runs) * seen / np.maximum(rows_of_run, 1))
     supposed = of_one_budget(fitted)
     noise, theta = FIRST_NOISE, starts_of(problem.rows(seen), runs.loss[seen], STARTS)
     for _ in range(ROUNDS):
         problem = with_priors(problem, priors, noise**2)
         best = solve(_supposing(problem, seen) if supposed else problem, theta).best
-        last, noise = noise, _noise(problem.rows(seen), best)
+        last, noise = noise, _noise(problem.rows(seen), best, run[seen])
         theta = best[None]
         if abs(np.log(noise / last)) < 0.02:
             break
@@ -186,15 +194,15 @@ def _supposing(problem: Problem, seen: NDArray[np.bool_]) -> Problem:
     )
 
 
-def _noise(problem: Problem, theta: Array) -> float:
+def _noise(problem: Problem, theta: Array, run: NDArray[np.int64]) -> float:
     """Robust weighted standard deviation of the residuals, with the degrees of freedom that the fit took up.
 
     Weights are those of a variance that grows, so that Σ w·r² / Σ w is the variance of a run that counts in full; it
-    is the mean over (Σ w)² / Σ w² runs.
+    is the mean over (Σ w)² / Σ w² runs, w summed over the rows of each. run: its number [rows].
     """
     w, r = problem.weights, problem.residuals(theta)
     far = 3 * 1.4826 * float(np.median(np.abs(r)))
-    rows, spent = float(w.sum() ** 2 / (w**2).sum()), _inverse_curvature(problem, theta)[1]
+    rows, spent = float(w.sum() ** 2 / (np.bincount(run, w) ** 2).sum()), _inverse_curvature(problem, theta)[1]
     square = float(np.sum(w * np.clip(r, -far, far) ** 2) / w.sum()) * rows / max(rows - spent, rows / 4)
     return max(float(np.sqrt(square)), LEAST_NOISE)
 
