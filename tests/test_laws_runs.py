@@ -282,3 +282,10 @@ def test_an_axis_of_a_design_is_no_part_of_a_law_and_a_condition_chooses_one_val
         laws.from_results(mixed, where=["run.batch == 8"])
     with pytest.raises(UserError, match=r"none of the 4 runs can be fitted; the first, r0: not run.batch_size == 9"):
         laws.from_results(mixed, where=["run.batch_size == 9"])
+
+
+@pytest.mark.parametrize("table", [np.ones((3, 3)), [1e8, 2e8], 5, None])
+def test_what_is_no_table_is_told(table):
+    for ask in (laws.Runs, laws.fit):
+        with pytest.raises(UserError, match="a table or a mapping of columns is wanted, got"):
+            ask(table)

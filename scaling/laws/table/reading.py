@@ -34,8 +34,13 @@ SHOWN = 5
 def find_columns(df: Any, names: Mapping[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
     """The column of each letter, and what to say of those that were found under another name.
 
-    Raises UserError for a column that the table has not.
+    Raises UserError for a column that the table has not, and for what is no table.
     """
+    if not (isinstance(df, Mapping) or hasattr(df, "columns")):
+        raise UserError(
+            f"a table or a mapping of columns is wanted, got {type(df).__name__}; of arrays make one: "
+            '{"params": N, "tokens": D, "loss": loss}'
+        )
     present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
     known = {letter: name for letter, name in names.items() if name is not None}
     notes = []
