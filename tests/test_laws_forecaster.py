@@ -12,6 +12,7 @@ from scaling.errors import UserError
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.predict.discrepancy import learned, own_cuts, sharpened
 from scaling.laws.predict.near_law import LEAST_NOISE, SLOPE, known_before, near_law, nearness, steepness
+from scaling.laws.solve import linear
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published"
 
@@ -207,6 +208,16 @@ def test_checkpoints_of_a_run_count_as_one():
     assert any(note.startswith(f"rows are checkpoints of {len(runs)} training runs") for note in told.notes)
     untold = laws.Forecaster(laws.Runs(thrice, duplicates="keep")).forecast(1e9, 2e10, 1.2e20)
     assert untold.spread["law"] < 0.8 * told.spread["law"]
+
+
+def test_a_forecast_without_a_finite_interval_is_refused():
+    maker = laws.Forecaster(grid(widths=5))
+    astray = replace(maker.laws[0], covariance=np.full_like(maker.laws[0].covariance, np.nan))
+    maker.laws = (astray,)
+    with pytest.raises(UserError, match="20 runs leave interaction without a finite interval at N 1e"):
+        maker.forecast(1e9, 2e10, 1.2e20)
+    infinite = linear.derivative(lambda lanes: np.full((len(lanes), 2), np.inf), np.zeros(3))
+    assert infinite.shape == (2, 3) and np.isnan(infinite).all()
 
 
 def test_ones_own_priors_replace_the_published_ones():

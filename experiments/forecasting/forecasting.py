@@ -72,7 +72,11 @@ def judge(case: Case, name: str, maker: laws.Forecaster | laws.Fit) -> list[dict
     rows = []
     for run in case.tests.itertuples():
         if isinstance(maker, laws.Forecaster):
-            made = maker.forecast(run.params, run.tokens, run.flops)
+            try:
+                made = maker.forecast(run.params, run.tokens, run.flops)
+            except UserError as error:
+                print(f"{name}, {case.set}, {case.rows} rows, up to {case.cut:.3g} FLOPs: {error}")
+                continue
             centre, low, high = made.loss, made.low, made.high
         else:
             predicted = maker.predict(N=run.params, D=run.tokens, level=LEVEL)

@@ -130,7 +130,10 @@ class Forecaster:
         return N, flops / float(self.runs.per_token(N))
 
     def forecast(self, N: float, D: float, flops: float, date: datetime | None = None) -> Forecast:
-        """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach."""
+        """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach.
+
+        Raises UserError where the runs leave the law no finite interval there.
+        """
         from scipy.special import stdtrit
 
         at = {name: np.array([float(value)]) for name, value in (("N", N), ("D", D), ("C", flops), ("M", D / N))}
@@ -139,6 +142,11 @@ class Forecaster:
         centre = float(shares @ log_losses)
         spread = self._spread(at, shares, log_losses - centre)
         sd = float(np.linalg.norm(list(spread.values())))
+        if not np.isfinite([centre, sd]).all():
+            raise UserError(
+                f"forecast: {len(self.runs)} runs leave {' and '.join(form.name for form in self.forms)} without a "
+                f"finite interval at N {N:.3g}, D {D:.3g}; take a law of fewer parameters, such as chinchilla"
+            )
         half = self.scale * sd * float(stdtrit(learned().freedom, (1 + self.level) / 2))
         first = self.laws[int(shares.argmax())]
         return Forecast(

@@ -16,10 +16,14 @@ _STEP = 1e-5
 
 
 def derivative(function: Callable[[Array], Array], theta: Array, step: float = _STEP) -> Array:
-    """d f / dθ [values, free] at θ [free] of a function from lanes [lanes, free] to values [lanes, values]."""
+    """d f / dθ [values, free] at θ [free] of a function from lanes [lanes, free] to values [lanes, values].
+
+    nan where the function is infinite.
+    """
     steps = step * np.eye(len(theta))
     ahead, behind = np.split(function(np.concatenate([theta + steps, theta - steps])), 2)
-    return np.asarray((ahead - behind).T / (2 * step))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((ahead - behind).T / (2 * step))
 
 
 def jacobian(problem: Problem, theta: Array, x: Array | None = None) -> Array:
