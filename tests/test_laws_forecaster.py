@@ -210,12 +210,13 @@ def test_checkpoints_of_a_run_count_as_one():
     assert untold.spread["law"] < 0.8 * told.spread["law"]
 
 
-def test_a_forecast_without_a_finite_interval_is_refused():
+def test_a_forecast_without_a_useful_interval_is_refused():
     maker = laws.Forecaster(grid(widths=5))
-    astray = replace(maker.laws[0], covariance=np.full_like(maker.laws[0].covariance, np.nan))
-    maker.laws = (astray,)
-    with pytest.raises(UserError, match="20 runs leave interaction without a finite interval at N 1e"):
-        maker.forecast(1e9, 2e10, 1.2e20)
+    found = maker.laws[0]
+    for wide in (np.nan, 1e6):
+        maker.laws = (replace(found, covariance=wide * found.covariance.max() * np.eye(len(found.theta))),)
+        with pytest.raises(UserError, match="20 runs leave interaction without a useful interval at N 1e"):
+            maker.forecast(1e9, 2e10, 1.2e20)
     infinite = linear.derivative(lambda lanes: np.full((len(lanes), 2), np.inf), np.zeros(3))
     assert infinite.shape == (2, 3) and np.isnan(infinite).all()
 

@@ -137,7 +137,9 @@ def learned_apart(made: list[tuple[Case, dict]]) -> tuple[dict, float, float]:
             for law in maker.laws
         }
         for form, law in fitted.items():
-            found.setdefault(form, []).append((case, tested(case, law)))
+            errors_of = tested(case, law)
+            if np.isfinite([errors_of.error, errors_of.law]).all():  # else it makes no forecast
+                found.setdefault(form, []).append((case, errors_of))
     families = sorted({case.family for case, _ in made})
     known = {
         left: {form: learned_from([(c, e) for c, e in all_ if c.family != left]) for form, all_ in found.items()}

@@ -36,6 +36,8 @@ AUTO = ("interaction", "chinchilla")
 """the first that the runs are enough for is the default"""
 AVERAGE = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset", "interaction")
 """the laws of "average" """
+WIDEST = float(np.log(100.0))
+"""half an interval of log loss: wider, it says nothing"""
 FIT_DELTA = 1e-2
 """Huber's δ of `Forecaster.fit`"""
 DRAWS = 2000
@@ -132,7 +134,7 @@ class Forecaster:
     def forecast(self, N: float, D: float, flops: float, date: datetime | None = None) -> Forecast:
         """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach.
 
-        Raises UserError where the runs leave the law no finite interval there.
+        Raises UserError where the interval there would be wider than a factor of 100 either way.
         """
         from scipy.special import stdtrit
 
@@ -142,12 +144,13 @@ class Forecaster:
         centre = float(shares @ log_losses)
         spread = self._spread(at, shares, log_losses - centre)
         sd = float(np.linalg.norm(list(spread.values())))
-        if not np.isfinite([centre, sd]).all():
+        half = self.scale * sd * float(stdtrit(learned().freedom, (1 + self.level) / 2))
+        if not (np.isfinite(centre) and half < WIDEST):
             raise UserError(
                 f"forecast: {len(self.runs)} runs leave {' and '.join(form.name for form in self.forms)} without a "
-                f"finite interval at N {N:.3g}, D {D:.3g}; take a law of fewer parameters, such as chinchilla"
+                f"useful interval at N {N:.3g}, D {D:.3g} (over a factor of 100 either way); take a law of fewer "
+                "parameters, such as chinchilla"
             )
-        half = self.scale * sd * float(stdtrit(learned().freedom, (1 + self.level) / 2))
         first = self.laws[int(shares.argmax())]
         return Forecast(
             date=(date or datetime.now(UTC)).isoformat(timespec="seconds"),
