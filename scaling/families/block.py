@@ -74,6 +74,10 @@ class BlockPart(Config):
         """
         return {}
 
+    def written(self, model: TransformerShape) -> str:
+        """What is otherwise in a text that is written token by token than in a window of training; empty: nothing."""
+        return ""
+
 
 class Mixer(BlockPart):
     """What lets positions see each other."""

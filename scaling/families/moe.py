@@ -91,7 +91,8 @@ class MoE(FeedForward):
     """a bias in the router's scores, with a gradient"""
     capacity: float | None = Field(default=None, gt=0)
     """slots of an expert in a window over its even share of tokens; a token that finds none left, in the order of the
-    text, goes on without it (GShard, 2006.16668). Unset: nothing is dropped"""
+    text, goes on without it (GShard, 2006.16668), in training and evaluation; a text that is written has all.
+    Unset: nothing is dropped"""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """in training the router reads its input times a random 1 ± jitter (Switch, 2101.03961)"""
     dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -247,13 +248,20 @@ class MoE(FeedForward):
         return {"tokens": (self.experts,), "confidence": (), "dropped": ()}
 
     def cache(self, model: TransformerShape, places: int) -> Cache:
-        if self.routing == "expert_choice" or self.capacity is not None:
-            key = "capacity" if self.routing != "expert_choice" else "routing"
+        if self.routing == "expert_choice":
             raise UserError(
-                f"feed_forward.{key}={getattr(self, key)} decides for a window as a whole which tokens an expert "
-                "takes, and a text that is being written has none; a model whose tokens choose without it can write"
+                "feed_forward.routing=expert_choice decides for a window as a whole which tokens an expert takes, "
+                "and a text that is being written has none; a model whose tokens choose can write"
             )
         return {}
+
+    def written(self, model: TransformerShape) -> str:
+        if self.capacity is None or self.slots(model.context) == model.context:
+            return ""
+        return (
+            f"feed_forward.capacity={self.capacity:g} bounds the tokens that an expert takes of a window in training "
+            "and evaluation; of a text that is written it takes all that choose it"
+        )
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         """Rows as they come to the experts and what was said of them; within experts what the way to compute them
