@@ -36,6 +36,12 @@ class BlockPart(Config):
         return ""
 
     @property
+    def reads_counts(self) -> bool:
+        """Whether its forward pass in training reads its own `counts` of the whole batch, as a `state`: zeros where
+        what it is given is the whole batch."""
+        return False
+
+    @property
     def random(self) -> bool:
         """Whether it draws random numbers in training beside those of dropout."""
         return False

@@ -161,6 +161,11 @@ class ModelConfig(Config):
         return ()
 
     @property
+    def reads_counts(self) -> bool:
+        """Whether its forward pass in training reads what it counts of the whole batch."""
+        return False
+
+    @property
     def random(self) -> bool:
         """Whether its forward pass draws random numbers in training."""
         return self.dropout > 0

@@ -189,6 +189,10 @@ class TransformerConfig(TransformerShape):
         return tuple(dict.fromkeys(filter(None, told)))
 
     @property
+    def reads_counts(self) -> bool:
+        return any(part.reads_counts for parts in self.parts for part in parts)
+
+    @property
     def random(self) -> bool:
         return super().random or any(part.random for parts in self.parts for part in parts)
 

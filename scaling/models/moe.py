@@ -22,7 +22,7 @@ class MoE(LayerPart):
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
         self.part, self.activation = part, config.activation
         self.router = nnx.data(params.get("router"))
-        self.balance = params.get("balance")
+        self.balance, self.load = params.get("balance"), params.get("load")
         self.experts = nnx.data(params["experts"])
         declared = tree(tensor for tensor in part.tensors(config) if tensor.path[0] == "experts")["experts"]
         self.axes = tuple(tensor.axes for tensor in jax.tree.leaves(declared))
@@ -66,7 +66,7 @@ class MoE(LayerPart):
             own_key = jax.random.fold_in(key, 2)  # dropout of the whole branch draws from the key itself
             x_BxLxD = x_BxLxD * jax.random.uniform(own_key, x_BxLxD.shape, jnp.float32, *near)
         logits_BxLxE = jnp.matmul(x_BxLxD, self.router["kernel"], precision="highest")
-        return route(part, logits_BxLxE + self.router.get("bias", 0.0), self.balance)
+        return route(part, logits_BxLxE + self.router.get("bias", 0.0), self.balance, self.load)
 
     @staticmethod
     def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -82,6 +82,10 @@ class MoE(LayerPart):
             "idle_experts": jnp.sum(load == 0),
             "dropped_share": counts["dropped"],
         }
+
+    @staticmethod
+    def informed(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
+        return params | {"load": counts["tokens"]} if part.reads_counts else params
 
     @staticmethod
     def updated(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
