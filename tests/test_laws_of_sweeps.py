@@ -322,6 +322,10 @@ def test_leverage_is_measured_against_the_dense_runs_of_a_sweep(
     )
     said = refused(capsys, home, "ling", "--where", "experts > 1 or tokens < 2e5")
     assert "a law of their table's dense runs: chinchilla " in said
+    with pytest.raises(UserError, match=r"the runs mix optimizer\.b2: 0\.9 .*0\.95"):
+        laws.from_results(df.assign(**{"optimizer.b2": np.where(df.experts == 1, 0.9, 0.95)}), law="ling")
+    with pytest.raises(UserError, match=r"none of the 108 mixtures has a leverage: .* add dense runs"):
+        laws.from_results(df.assign(loss=df.loss.where(df.experts == 1, 0.61)), law="ling")
     assert "groups by sweep: leverage" in refused(capsys, home, "ling", "--group", "sweep")
 
 
