@@ -1,6 +1,7 @@
 """`scaling generate` and `scaling evaluate`: their options, and what they print."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +84,8 @@ def generate(args: argparse.Namespace, print_json: Callable[[Any], None]) -> Non
     else:
         for number, (prompt, text, ended) in enumerate(zip(prompts, found.texts, found.ended, strict=True), 1):
             print(f"{number} of {len(prompts)}, {ended.replace('_', ' ')}\n{prompt}{text}\n")
+    for note in () if args.json else found.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:

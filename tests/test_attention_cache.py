@@ -46,6 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mla with biases and softcap": {"mixer": MLA, "bias": True, "attention_softcap": 3.0, "sliding_window": [6]},
     "moe": {"feed_forward": MOE | {"shared": 1}},
     "hash": {"feed_forward": MOE | {"routing": "hash"}},
+    "slots for all": {"feed_forward": MOE | {"capacity": 2.0}},
     "shared layers": {"layers": 4, "layer_sharing": 2, "norm_position": "sandwich"},
     "parallel block": {"norm_position": "post", "parallel_block": True},
     "mup": {"mup": {"width": 16, "layers": 1, "d_head": 4}},
@@ -71,11 +72,21 @@ def params_of(model: ModelConfig) -> Any:
     )
 
 
-def assert_read_on_as_a_whole(model: ModelConfig, mask: Mask = "causal", marks: np.ndarray | None = None) -> None:
-    """Rows of three lengths, padded in front, read in chunks of 7 and one by one."""
+TOKENS = np.random.default_rng(1).integers(1, 64, (ROWS, LENGTH))
+
+
+def whole(model: ModelConfig, mask: Mask = "causal", marks: np.ndarray | None = None) -> np.ndarray:
+    """Hidden states by the forward pass of training."""
     bound = functional.bind(model, Placement(), params_of(model), mask)
-    tokens = np.random.default_rng(1).integers(1, 64, (ROWS, LENGTH))
-    want = np.asarray(quick_jit(lambda t, m: bound(t, m))(tokens, marks))
+    return np.asarray(quick_jit(lambda t, m: bound(t, m))(TOKENS, marks))
+
+
+def assert_read_on_as_a_whole(
+    model: ModelConfig, mask: Mask = "causal", marks: np.ndarray | None = None, want: np.ndarray | None = None
+) -> None:
+    """Rows of three lengths, padded in front, read in chunks of 7 and one by one. want: unset, the model's whole."""
+    bound, tokens = functional.bind(model, Placement(), params_of(model), mask), TOKENS
+    want = whole(model, mask, marks) if want is None else want
     extend = quick_jit(lambda *new: bound.decoder(LENGTH)(*new))
     told = np.zeros_like(tokens) if marks is None else marks
     places = np.stack([model.positions(row) for row in told])
@@ -100,6 +111,20 @@ def assert_read_on_as_a_whole(model: ModelConfig, mask: Mask = "causal", marks: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_transformer_reads_on_as_it_reads_a_whole(kind: str) -> None:
     assert_read_on_as_a_whole(transformer(**KINDS[kind]))
+
+
+@pytest.mark.parametrize("routing", [{}, {"routing": "hash"}])
+def test_experts_of_limited_capacity_take_all_tokens_that_are_read_on(routing: dict[str, Any]) -> None:
+    """As the same model without the limit does in a window, while its own windows lack some; see `written`."""
+    limited = transformer(feed_forward=MOE | routing | {"capacity": 0.5})
+    without = whole(transformer(feed_forward=MOE | routing))
+    assert np.abs(whole(limited) - without).max() > 0.1
+    assert_read_on_as_a_whole(limited, want=without)
+    (said,) = limited.written
+    assert (
+        "capacity=0.5 bounds the tokens that an expert takes of a window" in said
+        and transformer(**KINDS["slots for all"]).written == ()
+    )
 
 
 @pytest.mark.parametrize("kind", ["grouped keys", "window and global tokens"])
@@ -152,7 +177,6 @@ def test_mla_keeps_latents_and_an_lstm_its_state() -> None:
     "changes, says",
     [
         ({"feed_forward": MOE | {"routing": "expert_choice"}}, "routing=expert_choice"),
-        ({"feed_forward": MOE | {"capacity": 1.5}}, "capacity=1.5"),
         ({"position": "learned"}, "model.context=24"),
     ],
 )

@@ -71,6 +71,22 @@ def test_a_misspelt_key_is_reported_before_the_key_that_it_leaves_missing() -> N
     assert "unknown key `batchsize`; did you mean `batch_size`?" in refusal(values=values)
 
 
+PATTERN = "model.feed_forward=[{kind: mlp}, {kind: moe, experts: 8}]"
+
+
+@pytest.mark.parametrize("key", ["sparsity", "kind", "1.experts"])
+def test_a_key_that_goes_into_a_list_is_told_that_it_does(key: str) -> None:
+    """Such a key took the place of the whole pattern."""
+    said = refusal(PATTERN, f"model.feed_forward.{key}=0.5")
+    assert (
+        f"override 'model.feed_forward.{key}=0.5': `model.feed_forward.{key}` goes into `model.feed_forward`" in said
+    )
+    assert (
+        "[{'kind': 'mlp'}, {'kind': 'moe', 'experts': 8}]" in said and "give `model.feed_forward` as a whole" in said
+    )
+    assert run(PATTERN, "model.feed_forward=[{kind: moe, experts: 4}]").model.feed_forward is not None
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

@@ -201,6 +201,26 @@ def test_a_mistake_is_told_in_one_line_that_names_the_key(config: SweepConfig, m
     assert "\n" not in str(error.value)
 
 
+PATTERN = [{"kind": "mlp"}, {"kind": "moe", "experts": 8}]
+
+
+@pytest.mark.parametrize(
+    ("axes", "base"),
+    [
+        ({"model.feed_forward.sparsity": [0.5, 0.75]}, PATTERN),
+        ({"model.feed_forward.kind": ["moe"]}, PATTERN),
+        ({"model.feed_forward": [PATTERN, None], "model.feed_forward.experts": [4, 8]}, None),
+    ],
+)
+def test_an_axis_that_goes_into_a_list_is_told_that_it_does(axes: dict[str, list[Any]], base: Any) -> None:
+    model = BASE["run"]["model"] | {"feed_forward": base} if base else BASE["run"]["model"]
+    with pytest.raises(UserError) as error:
+        make_runs(grid(axes | {"model.params": [40e3]}, run={"model": model}))
+    key = list(axes)[-1]
+    assert f"design.axes.{key}: `{key}` goes into `model.feed_forward`, which is a list here" in str(error.value)
+    assert "an axis of a sweep has one list for each value" in str(error.value)
+
+
 def test_sizes_that_the_ladder_cannot_tell_apart_are_named() -> None:
     config = sweep(design={"budgets": [1e11], "spacing": 1.0001})
     with pytest.raises(UserError, match=r"two runs are one .*target_params=23\d\d\d.*target_params=23\d\d\d"):

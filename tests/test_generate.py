@@ -94,6 +94,18 @@ def test_a_text_is_the_same_alone_and_beside_others(run: Path) -> None:
     assert scaling.generate(run, PROMPTS, tokens=20, seed=4).texts != together.texts[:3]
 
 
+def test_experts_of_limited_capacity_drop_nothing_in_a_text_and_it_is_said(tiny: Tiny, capsys: Any) -> None:
+    part = {"kind": "moe", "experts": 4, "top_k": 2, "capacity": 0.5}
+    folder = trained(tiny, model={"feed_forward": part})
+    together = scaling.generate(folder, PROMPTS, tokens=12, temperature=0)
+    assert scaling.generate(folder, PROMPTS[1], tokens=12, temperature=0).texts == (together.texts[1],)
+    (note,) = together.notes
+    assert main(["generate", str(folder), "--prompt", PROMPTS[1], "--tokens", "12", "--temperature", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{PROMPTS[1]}{together.texts[1]}\n" and err == f"note: {note}\n"
+    assert "capacity=0.5 bounds the tokens that an expert takes of a window" in note
+
+
 def test_texts_of_one_prompt_and_tokens_of_one_text_are_drawn_independently(run: Path) -> None:
     """First tokens of many texts come as often as the model says, within 4 standard deviations; at a temperature that
     makes all tokens alike, those of a text are hardly ever the same."""

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from synthetic_sweep import Law, sweep_config, write_runs
 
@@ -13,6 +14,7 @@ from scaling.cli import main
 from scaling.config import SweepConfig
 from scaling.errors import UserError
 from scaling.result import Result
+from scaling.sweeps import make_runs
 
 QUICK = ("--bootstrap", "0", "--starts", "8", "--json")
 SIZES, TOKENS = [20e3, 40e3, 80e3, 160e3], [1e5, 2e5, 4e5, 8e5]
@@ -255,6 +257,76 @@ def test_a_sweep_of_granularity_is_of_one_expansion_and_has_its_dense_rows_where
     write_runs(mixtures(*fine, {"experts": 8, "granularity": 2}), tmp_path / "other", Law(of=loss), lines=2)
     said = refused(capsys, tmp_path / "other", "krajewski")
     assert "the runs mix top_k / granularity: 0.5 (" in said and "--allow 'top_k / granularity'" in said
+
+
+LING = {"a": 1.23, "d": -0.13, "gamma": 0.0167, "beta": -0.117, "As": 0.0163, "Am": 5.28e16}
+"""table of Tian et al. 2025 (2507.17702), but for d, with which mixtures save where FLOPs are few, too"""
+
+
+def leverage_by_ling(A: float, C: float, G: float) -> float:
+    p, g = LING, math.log2(G)
+    share = 1 / (1 / (A + 1 / (1 / p["As"] - 1 / p["Am"])) + 1 / p["Am"])
+    return float(share ** (p["a"] + p["d"] * math.log10(C) + p["gamma"] * g**2 + p["beta"] * g))
+
+
+def as_good_as_dense(dense: SweepConfig) -> Law:
+    """Mixtures have the loss of the best dense model of EL times their FLOPs: the least of its law over a grid of
+    sizes, FLOPs per token between the dense runs' by a parabola in logarithms."""
+    known = Law(A=90.0, noise=0)
+    runs = [planned for planned in make_runs(dense, "") if planned.config.model.feed_forward is None]
+    sizes = {
+        planned.params: planned.flops / (run.steps * run.batch_tokens) for planned in runs if (run := planned.config)
+    }
+    curve = np.polyfit(np.log([*sizes]), np.log([*sizes.values()]), 2)
+    N = np.geomspace(1e3, 1e7, 20001)
+    per_token = np.exp(np.polyval(curve, np.log(N)))
+
+    def loss(run: Result) -> float:
+        if run.experts == 1:
+            return known(run.params_total, run.tokens)
+        A, G = run.facts["top_k"] / run.experts, run.facts["granularity"]
+        D = leverage_by_ling(A, run.flops, G) * run.flops / per_token
+        return float((known.E + known.A / N**known.alpha + known.B / D**known.beta).min())
+
+    return Law(of=loss, noise=0)
+
+
+def test_leverage_is_measured_against_the_dense_runs_of_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`scaling fit SWEEP --law ling` and the function for tables find it alike, and Ling's law in it."""
+    home = tmp_path / "synthetic"
+    fine = [{"experts": E * G, "top_k": G, "granularity": G} for E in (2, 4, 16) for G in (1, 2, 4)]
+    sweep = mixtures(None, *fine, sizes=(10e3, 40e3, 160e3))
+    write_runs(sweep, home, as_good_as_dense(sweep), lines=2)
+    table = fitted(capsys, home, "ling")
+    assert table["runs"] == 108
+    assert [row["reason"] for row in table["excluded"]] == ["dense: leverage is measured against it"] * 12
+    against, told = "chinchilla of 12 dense runs of 1.15e+10 to 9.78e+11 FLOPs", table["conventions"]
+    assert told["loss"] == f"compute of the best dense model of the same loss over the mixture's, by {against}"
+    assert not any("losses rise" in warning for warning in table["warnings"])
+    assert told["dense law"].startswith(f"{against}, taken as exact: E 0.6, A 90, ")
+    fit = laws.load(home / "fit.json")
+    for A, C, G in ((0.5, 3e10, 1), (1 / 16, 3e11, 4), (0.25, 1e11, 2)):
+        assert fit.predict(A=A, C=C, G=G).loss == pytest.approx(leverage_by_ling(A, C, G), rel=0.01)
+
+    df = load_runs(home)
+    by_table = laws.with_leverage(df, N="params_total", C="flops").set_index("run_id").leverage
+    runs = laws.from_results(df, law="ling")
+    assert runs.loss == pytest.approx(by_table[[*runs.rows]].to_numpy(), rel=1e-6)
+    page = report.write(home).read_text(encoding="utf-8")
+    assert laws.FORMS["ling"].formula in page and "the law was fitted again" not in page
+
+    assert "against dense runs of their table, which has mixtures only" in refused(
+        capsys, home, "ling", "--where", "experts > 1"
+    )
+    said = refused(capsys, home, "ling", "--where", "experts > 1 or tokens < 2e5")
+    assert "a law of their table's dense runs: chinchilla " in said
+    with pytest.raises(UserError, match=r"the runs mix optimizer\.b2: 0\.9 .*0\.95"):
+        laws.from_results(df.assign(**{"optimizer.b2": np.where(df.experts == 1, 0.9, 0.95)}), law="ling")
+    with pytest.raises(UserError, match=r"none of the 108 mixtures has a leverage: .* add dense runs"):
+        laws.from_results(df.assign(loss=df.loss.where(df.experts == 1, 0.61)), law="ling")
+    assert "groups by sweep: leverage" in refused(capsys, home, "ling", "--group", "sweep")
 
 
 def test_a_law_of_steps_and_one_of_any_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tiny_run import Tiny, quick_jit
 
 from scaling import accounting
-from scaling.config import Placement, SweepConfig, TransformerConfig
+from scaling.config import Placement, RunConfig, SweepConfig, TransformerConfig
 from scaling.errors import UserError
 from scaling.families.dispatch import choose_experts
 from scaling.families.moe import MoE as Declared
@@ -317,6 +317,49 @@ def test_sparsity_stands_for_a_number_of_experts() -> None:
     assert model(top_k=1, experts=None, sparsity=0.6667).facts["experts"] == 3
 
 
+def test_a_balance_over_the_batch_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In NumPy: experts · Σ f_e · p_e, f the share of all pairs of all windows, p the mean share of all tokens; its
+    gradient is that of p alone, and of the whole loss what a weight of 2 has more than one of 1."""
+    part = {"kind": "moe", "experts": 4, "d_ff": 16, "top_k": 2}
+    met: list[np.ndarray] = []
+    tiny = Tiny(tmp_path)
+
+    def config(accumulate: int = 1, **balance: Any) -> RunConfig:
+        placement = {"attention": "reference", "accumulate": accumulate}
+        return tiny.config(model={"layers": 1, "feed_forward": part | balance}, placement=placement)
+
+    params = functional.init(config().model, jax.random.key(3))
+    kernel = params["layers"]["mlp"]["router"]["kernel"]
+    params["layers"]["mlp"]["router"]["kernel"] = kernel = 30 * kernel  # no window is even, nor like another
+    shape = (config().batch_size, config().model.context + 1)
+    batch = config().objective.batch(jax.random.randint(jax.random.key(1), shape, 0, 256))
+    told = params | {"layers": params["layers"] | {"mlp": params["layers"]["mlp"] | {"load": jnp.zeros((1, 4))}}}
+
+    true = MoE._route
+    monkeypatch.setattr(MoE, "_route", lambda self, part, x, *rest: met.append(x) or true(self, part, x, *rest))
+    functional.bind_run(config(), params)(batch.tokens_BxL)
+    monkeypatch.undo()
+    x, w = np.asarray(met[0], np.float64).reshape(-1, config().model.d_model), np.asarray(kernel[0], np.float64)
+    p = np.exp(x @ w) / np.exp(x @ w).sum(1, keepdims=True)
+    f = np.bincount(np.argsort(-p, 1)[:, :2].ravel(), minlength=4) / (2 * len(x))
+    value = 4 * (f * p.mean(0)).sum()
+    slope = 4 / len(x) * x.T @ (p * (f - p @ f[:, None]))
+
+    def found(accumulate: int, over: str | None, weight: float) -> tuple[float, np.ndarray]:
+        made = config(accumulate, balance=weight, balance_over=over)
+        own = params if over is None else told
+        grads, means = quick_jit(lambda batch: gradients(made, own, batch, None))(batch)
+        return float(means.aux.losses["router_balance"]), np.asarray(grads["layers"]["mlp"]["router"]["kernel"][0])
+
+    for accumulate in (1, 4):
+        (once, first), (twice, second) = (found(accumulate, "batch", weight) for weight in (1.0, 2.0))
+        assert (once, twice) == pytest.approx((value, 2 * value), rel=1e-5)
+        np.testing.assert_allclose(
+            second - first, slope, atol=2e-6 * np.abs(first).max() + 1e-5 * np.abs(slope).max()
+        )
+    assert found(4, None, 1.0)[0] > 1.02 * value  # windows by themselves are less even than all of them together
+
+
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 4}, {"layers": "scan", "remat": "full"}])
 def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Losses that routing adds, counts, the balance's next value and all gradients, over two steps."""
@@ -377,6 +420,11 @@ def test_no_more_groups_are_met_than_are_allowed() -> None:
         ({"granularity": 7, "d_ff": None}, "granularity=7 does not divide d_ff=48; allowed"),
         ({"groups": 4, "top_groups": 1}, r"experts=6 is not divisible by groups=4; allowed: \[2, 3, 6\]"),
         ({"groups": 3, "top_groups": 1, "top_k": 3}, "cannot hold top_k=3"),
+        ({"routing": "hash", "balance_over": "batch"}, "balance_over=batch is not read with routing=hash"),
+        (
+            {"balance_over": "batch", "balance_rate": 0.1},
+            "balance_over=batch is of a load-balance loss, whose weight",
+        ),
         ({"routing": "hash", "z_loss": 0.1}, "z_loss=0.1 is not read with routing=hash"),
         ({"routing": "expert_choice", "experts": 48}, "no expert would get a token: 48 experts"),
         (

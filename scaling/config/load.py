@@ -97,11 +97,31 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         parts = key.strip().split(".")
         if not equals or not all(parts) or len(parts) > DEEPEST:
             raise UserError(f"override {shown(override)}: expected key=value, for example model.layers=4")
-        nested = parse_yaml(text, f"override {shown(override)}")
-        for part in reversed(parts):
-            nested = {part: nested}
-        values = merge(values, nested)
+        where = f"override {shown(override)}"
+        values = put(values, ".".join(parts), parse_yaml(text, where), where)
     return values
+
+
+def put(values: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """`values` with a dotted key set. Raises UserError, which begins with `where`, where it goes into a list."""
+    refuse_into_list(values, key, where)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(merge(values, value))
+
+
+def refuse_into_list(values: Any, key: str, where: str) -> None:
+    """Raises UserError where a part of a dotted key before its last is a list in `values`, which the key would
+    replace by one section."""
+    parts = key.split(".")
+    for i, part in enumerate(parts[:-1]):
+        values = values.get(part) if isinstance(values, Mapping) else None
+        if isinstance(values, list | tuple):
+            above = ".".join(parts[: i + 1])
+            raise UserError(
+                f"{where}: `{key}` goes into `{above}`, which is a list here, {shown(values)}; no key reaches into a "
+                f"list: give `{above}` as a whole, of which an axis of a sweep has one list for each value"
+            )
 
 
 def build(cls: type[C], values: Any, source: str, named: Callable[[str], str] = str) -> C:
@@ -134,6 +154,7 @@ def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] =
 
     values: what a file gives `cls`, which decides the keys of a part that is of one of several kinds.
     """
+    refuse_into_list(values, key, source)
     above: list[str] = []
     for part in key.split("."):
         more = dict.fromkeys((k.rpartition(".")[2] for k in also if k.split(".")[:-1] == above), "")

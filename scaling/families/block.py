@@ -36,6 +36,12 @@ class BlockPart(Config):
         return ""
 
     @property
+    def reads_counts(self) -> bool:
+        """Whether its forward pass in training reads its own `counts` of the whole batch, as a `state`: zeros where
+        what it is given is the whole batch."""
+        return False
+
+    @property
     def random(self) -> bool:
         """Whether it draws random numbers in training beside those of dropout."""
         return False
@@ -73,6 +79,10 @@ class BlockPart(Config):
         with a text token by token.
         """
         return {}
+
+    def written(self, model: TransformerShape) -> str:
+        """What is otherwise in a text that is written token by token than in a window of training; empty: nothing."""
+        return ""
 
 
 class Mixer(BlockPart):

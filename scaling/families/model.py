@@ -150,10 +150,20 @@ class ModelConfig(Config):
         return f"a model of kind {self.kind}"
 
     @property
+    def written(self) -> tuple[str, ...]:
+        """What is otherwise in a text that is written token by token than in a window of training."""
+        return ()
+
+    @property
     def cuts(self) -> tuple[int, ...]:
         """Into how many parts alike its layers can be cut, for the stages of a pipeline; none where it has no row of
         layers that differ in their parameters alone."""
         return ()
+
+    @property
+    def reads_counts(self) -> bool:
+        """Whether its forward pass in training reads what it counts of the whole batch."""
+        return False
 
     @property
     def random(self) -> bool:

@@ -25,13 +25,22 @@ BALANCE = 0.01
 UNREAD: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "token_choice": (),
-        "expert_choice": ("normalise", "groups", "top_groups", "balance", "balance_rate", "capacity"),
+        "expert_choice": (
+            "normalise",
+            "groups",
+            "top_groups",
+            "balance",
+            "balance_over",
+            "balance_rate",
+            "capacity",
+        ),
         "hash": (
             "scores",
             "normalise",
             "groups",
             "top_groups",
             "balance",
+            "balance_over",
             "balance_rate",
             "z_loss",
             "router_bias",
@@ -46,7 +55,8 @@ class MoE(FeedForward):
     """A router that sends each token to `top_k` of `experts` MLPs of the model's activation and adds up what they
     say, weighted by its scores.
 
-    Routing, and what it adds to the loss, is within each window: so neither a mesh nor microbatches change it.
+    Routing is within each window, and what it adds to the loss within each window or over the whole batch: so neither
+    a mesh nor microbatches change it.
     """
 
     MODULE: ClassVar[str] = "scaling.models.moe:MoE"
@@ -80,8 +90,11 @@ class MoE(FeedForward):
     top_groups: int | None = Field(default=None, ge=1)
     """how many of the `groups` the experts of a token come from"""
     balance: float | None = Field(default=None, ge=0)
-    """weight of the load-balance loss, experts · Σ share of tokens · mean score, in each window (Switch, 2101.03961,
-    eq. 4); unset: 0.01 where tokens choose and `balance_rate` is 0, else 0"""
+    """weight of the load-balance loss, experts · Σ share of tokens · mean score (Switch, 2101.03961, eq. 4); unset:
+    0.01 where tokens choose and `balance_rate` is 0, else 0"""
+    balance_over: Literal["window", "batch"] | None = None
+    """what the load-balance loss takes both means over: each window, and unset; or the whole batch of a step, of all
+    devices and microbatches (2501.11873), for which several microbatches go through the layers once more"""
     z_loss: float = Field(default=0.0, ge=0)
     """weight of the mean squared log Z of the router (ST-MoE, 2202.08906, eq. 5)"""
     balance_rate: float = Field(default=0.0, ge=0)
@@ -91,7 +104,8 @@ class MoE(FeedForward):
     """a bias in the router's scores, with a gradient"""
     capacity: float | None = Field(default=None, gt=0)
     """slots of an expert in a window over its even share of tokens; a token that finds none left, in the order of the
-    text, goes on without it (GShard, 2006.16668). Unset: nothing is dropped"""
+    text, goes on without it (GShard, 2006.16668), in training and evaluation; a text that is written has all.
+    Unset: nothing is dropped"""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """in training the router reads its input times a random 1 ± jitter (Switch, 2101.03961)"""
     dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -126,6 +140,12 @@ class MoE(FeedForward):
         """One spelling, so that one run has one id."""
         return value or None
 
+    @field_validator("balance_over")
+    @classmethod
+    def _unset_if_window(cls, value: str | None) -> str | None:
+        """One spelling, so that one run has one id."""
+        return None if value == "window" else value
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.top_k > self.experts:
@@ -135,6 +155,11 @@ class MoE(FeedForward):
         if self.normalise and self.top_k == 1:
             raise ValueError("normalise: with top_k=1 every weight would be 1 and the router would learn nothing")
         self._only_what_is_read()
+        if self.balance_over and not self.balance_weight:
+            raise ValueError(
+                f"balance_over={self.balance_over} is of a load-balance loss, whose weight is 0 here; set balance, "
+                "or leave balance_over unset"
+            )
         if (self.groups is None) != (self.top_groups is None):
             raise ValueError("groups and top_groups are set together")
         if self.groups is not None and self.top_groups is not None:
@@ -163,6 +188,11 @@ class MoE(FeedForward):
                 f"feed_forward.granularity={self.granularity} does not divide d_ff={model.d_ff}; "
                 f"allowed: {divisors(model.d_ff)}"
             )
+        if self.balance_over and model.layer_sharing > 1:
+            raise ValueError(
+                f"feed_forward.balance_over={self.balance_over}: a layer that is applied layer_sharing="
+                f"{model.layer_sharing} times has a load for each; leave one of the two unset"
+            )
         share = model.context * self.top_k / self.experts
         if self.capacity is not None and self.capacity * share < 1:
             raise ValueError(
@@ -184,6 +214,10 @@ class MoE(FeedForward):
     @property
     def random(self) -> bool:
         return self.jitter > 0 or self.dropout is not None
+
+    @property
+    def reads_counts(self) -> bool:
+        return self.balance_over is not None
 
     @property
     def whole_windows(self) -> str:
@@ -224,6 +258,8 @@ class MoE(FeedForward):
             yield vector(("router", "bias"), "router", E, "experts")
         if self.balance_rate:
             yield Tensor(("balance",), "router", (E,), ("experts",), "vector", state=True)
+        if self.reads_counts:
+            yield Tensor(("load",), "router", (E,), ("experts",), "vector", state=True)
         bounded = self.d_ff is not None
         for tensor in mlp(model, self.width(model), "experts", bounded):
             uses = tuple((item, times * share) for item, times in tensor.uses)
@@ -247,13 +283,20 @@ class MoE(FeedForward):
         return {"tokens": (self.experts,), "confidence": (), "dropped": ()}
 
     def cache(self, model: TransformerShape, places: int) -> Cache:
-        if self.routing == "expert_choice" or self.capacity is not None:
-            key = "capacity" if self.routing != "expert_choice" else "routing"
+        if self.routing == "expert_choice":
             raise UserError(
-                f"feed_forward.{key}={getattr(self, key)} decides for a window as a whole which tokens an expert "
-                "takes, and a text that is being written has none; a model whose tokens choose without it can write"
+                "feed_forward.routing=expert_choice decides for a window as a whole which tokens an expert takes, "
+                "and a text that is being written has none; a model whose tokens choose can write"
             )
         return {}
+
+    def written(self, model: TransformerShape) -> str:
+        if self.capacity is None or self.slots(model.context) == model.context:
+            return ""
+        return (
+            f"feed_forward.capacity={self.capacity:g} bounds the tokens that an expert takes of a window in training "
+            "and evaluation; of a text that is written it takes all that choose it"
+        )
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
         """Rows as they come to the experts and what was said of them; within experts what the way to compute them

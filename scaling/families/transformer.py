@@ -184,6 +184,15 @@ class TransformerConfig(TransformerShape):
         return next((part.whole_windows for parts in self.parts for part in parts if part.whole_windows), "")
 
     @property
+    def written(self) -> tuple[str, ...]:
+        told = (part.written(self) for parts in self.parts for part in parts)
+        return tuple(dict.fromkeys(filter(None, told)))
+
+    @property
+    def reads_counts(self) -> bool:
+        return any(part.reads_counts for parts in self.parts for part in parts)
+
+    @property
     def random(self) -> bool:
         return super().random or any(part.random for parts in self.parts for part in parts)
 

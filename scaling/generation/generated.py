@@ -36,6 +36,8 @@ class Generated:
     """why each text ended"""
     cache_bytes: int
     """of what was kept of all texts: keys and values, or states"""
+    notes: tuple[str, ...] = ()
+    """what was otherwise than in training"""
 
 
 def generate(
@@ -98,6 +100,7 @@ def generate(
         log_probs=tuple(tuple(ending.log_probs) for ending in endings),
         ended=tuple(ending.ended or "length" for ending in endings),
         cache_bytes=len(texts) * cache_bytes(trained.run.model, length, decoder.dtype),
+        notes=trained.run.model.written,
     )
 
 

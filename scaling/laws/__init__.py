@@ -77,9 +77,10 @@ from scaling.laws.predict import (
     with_leverage,
 )
 from scaling.laws.read_again import read_again
+from scaling.laws.records import from_results
 from scaling.laws.solve import Draws, Loss, Prior, huber, l1, l2, parse_loss, quantile, student_t
 from scaling.laws.surface import BestSetting, ResponseSurface, TunedPoint, response_surface
-from scaling.laws.table import Runs, cut_curves, from_results, read_csv
+from scaling.laws.table import Runs, cut_curves, read_csv
 from scaling.laws.text import (
     fit_table,
     format_laws,

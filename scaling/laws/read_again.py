@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from scaling.laws.forms import Form
 from scaling.laws.pooled import pool
+from scaling.laws.records import from_results
 from scaling.laws.table.recipe import allowed_by
-from scaling.laws.table.results import GROUPED, TOLD, WHERE, from_results
+from scaling.laws.table.results import GROUPED, TOLD, WHERE
 from scaling.laws.table.runs import Runs
 
 if TYPE_CHECKING:

@@ -56,6 +56,12 @@ def metrics(model: ModelConfig, counts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def informed(model: ModelConfig, params: Params, counts: dict[str, Any]) -> Params:
+    """The parameters as a part of a batch is computed with them: they say what was counted in the whole batch."""
+    told: Params = load_class(model.MODULE).informed(model, params, counts)
+    return told
+
+
 def updated(model: ModelConfig, params: Params, counts: dict[str, Any]) -> Params:
     """The parameters after a step, those without a gradient changed by what was counted in it."""
     after: Params = load_class(model.MODULE).updated(model, params, counts)
@@ -69,6 +75,7 @@ __all__ = [
     "bind_run",
     "empty_cache",
     "facts",
+    "informed",
     "init",
     "load_class",
     "metrics",

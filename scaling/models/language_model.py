@@ -55,6 +55,11 @@ class LanguageModel(nnx.Module):
         return {}
 
     @classmethod
+    def informed(cls, config: Any, params: Params, counts: dict[str, Any]) -> Params:
+        """All parameters as a part of a batch is computed with them, see `layer.LayerPart.informed`. Traced."""
+        return params
+
+    @classmethod
     def updated(cls, config: Any, params: Params, counts: dict[str, Any]) -> Params:
         """All parameters after a step, of which those that are declared as `state` may be new. Traced."""
         return params

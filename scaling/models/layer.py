@@ -85,6 +85,12 @@ class LayerPart(nnx.Module):
         return {}
 
     @staticmethod
+    def informed(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
+        """Parameters of one layer that is applied to a part of a batch, of which those that are declared as `state`
+        may say what was counted in the whole batch, see `BlockPart.reads_counts`. Traced."""
+        return params
+
+    @staticmethod
     def updated(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
         """Parameters of one layer after a step, of which those that are declared as `state` may be new. Traced.
 

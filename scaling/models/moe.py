@@ -10,7 +10,7 @@ from scaling.families import TransformerConfig, tree
 from scaling.families.mlp import MLP as Dense
 from scaling.families.moe import MoE as Declared
 from scaling.models.expert_parallel import Experts, on_the_mesh
-from scaling.models.layer import Aux, LayerContext, LayerPart
+from scaling.models.layer import Arrays, Aux, LayerContext, LayerPart
 from scaling.models.mlp import MLP
 from scaling.models.parameters import Params
 from scaling.models.routing import Routing, by_hash, route, seeded
@@ -22,7 +22,7 @@ class MoE(LayerPart):
     def __init__(self, config: TransformerConfig, part: Declared, params: Params):
         self.part, self.activation = part, config.activation
         self.router = nnx.data(params.get("router"))
-        self.balance = params.get("balance")
+        self.balance, self.load = params.get("balance"), params.get("load")
         self.experts = nnx.data(params["experts"])
         declared = tree(tensor for tensor in part.tensors(config) if tensor.path[0] == "experts")["experts"]
         self.axes = tuple(tensor.axes for tensor in jax.tree.leaves(declared))
@@ -31,8 +31,18 @@ class MoE(LayerPart):
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        part, length = self.part, x_BxLxD.shape[1]
-        routing = self._route(x_BxLxD, context, dropout_key)
+        return self._said(self.part, x_BxLxD, context, dropout_key)
+
+    def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
+        """Without a bound on an expert's tokens: what else is read or written beside a token decides nothing."""
+        dropless = self.part.model_copy(update={"capacity": None})
+        return self._said(dropless, x_BxTxD, context, None)[0], cache
+
+    def _said(
+        self, part: Declared, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
+        length = x_BxLxD.shape[1]
+        routing = self._route(part, x_BxLxD, context, dropout_key)
         experts = Experts(self.activation, part.experts, part.each, part.slots(length), part.dropout or 0.0)
         pairs = routing.pairs
         if part.dropout and dropout_key is not None:
@@ -44,19 +54,19 @@ class MoE(LayerPart):
         counts = {"tokens": routing.tokens_E, "confidence": routing.confidence, "dropped": routing.dropped}
         return y_BxLxD, Aux(losses, counts)
 
-    def _route(self, x_BxLxD: jax.Array, context: LayerContext, key: jax.Array | None) -> Routing:
+    def _route(self, part: Declared, x_BxLxD: jax.Array, context: LayerContext, key: jax.Array | None) -> Routing:
         """In float32, whatever the experts compute in."""
         if self.router is None:
             if context.tokens_BxL is None:
                 raise ValueError("hash routing needs the ids of the tokens")
-            return by_hash(self.part, context.tokens_BxL)
+            return by_hash(part, context.tokens_BxL)
         x_BxLxD = x_BxLxD.astype(jnp.float32)
-        if self.part.jitter and key is not None:
-            near = 1 - self.part.jitter, 1 + self.part.jitter
+        if part.jitter and key is not None:
+            near = 1 - part.jitter, 1 + part.jitter
             own_key = jax.random.fold_in(key, 2)  # dropout of the whole branch draws from the key itself
             x_BxLxD = x_BxLxD * jax.random.uniform(own_key, x_BxLxD.shape, jnp.float32, *near)
         logits_BxLxE = jnp.matmul(x_BxLxD, self.router["kernel"], precision="highest")
-        return route(self.part, logits_BxLxE + self.router.get("bias", 0.0), self.balance)
+        return route(part, logits_BxLxE + self.router.get("bias", 0.0), self.balance, self.load)
 
     @staticmethod
     def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -72,6 +82,10 @@ class MoE(LayerPart):
             "idle_experts": jnp.sum(load == 0),
             "dropped_share": counts["dropped"],
         }
+
+    @staticmethod
+    def informed(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
+        return params | {"load": counts["tokens"]} if part.reads_counts else params
 
     @staticmethod
     def updated(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:

@@ -1,6 +1,6 @@
 """Which experts a token goes to, with what weights, and what that adds to the loss. E experts, K of them a token.
 
-All of it is within each window, so neither a mesh nor microbatches change it.
+All of it is within each window, or of the whole batch: neither a mesh nor microbatches change it.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Routing(NamedTuple):
 
     pairs: Pairs
     balance: jax.Array
-    """Σ over tokens of the load-balance loss of their window (1 where the load is even)"""
+    """Σ over tokens of the load-balance loss of their window, or of the batch (1 where the load is even)"""
     z: jax.Array
     """Σ over tokens of log² Z"""
     tokens_E: jax.Array
@@ -44,10 +44,11 @@ class Routing(NamedTuple):
     """Σ over tokens of the largest score's share of all"""
 
 
-def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None) -> Routing:
+def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None, load_E: jax.Array | None = None) -> Routing:
     """Send each token to the experts of its largest scores, or each expert to the tokens of its largest.
 
-    logits_BxLxE: float32. bias_E: added to the scores where experts are chosen and nowhere else.
+    logits_BxLxE: float32. bias_E: added to the scores where experts are chosen and nowhere else. load_E: tokens of
+    each expert in the whole batch, or any multiple, of which these windows are a part; None, or zeros: they are all.
     """
     length = logits_BxLxE.shape[1]
     scores = jax.nn.softmax(logits_BxLxE) if part.scores == "softmax" else jax.nn.sigmoid(logits_BxLxE)
@@ -62,10 +63,20 @@ def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None) -> Routi
             weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-20)
         pairs = _pairs(chosen, weights * part.scale)
     tokens_BxE = jax.nn.one_hot(pairs.expert_BxS, part.experts, dtype=jnp.float32).sum(1)
-    balance = part.experts * length * jnp.sum(tokens_BxE / pairs.expert_BxS.shape[1] * shares.mean(1))
+    if part.balance_over == "batch":
+        balance = _over_batch(tokens_BxE.sum(0), load_E, shares)
+    else:
+        balance = part.experts * length * jnp.sum(tokens_BxE / pairs.expert_BxS.shape[1] * shares.mean(1))
     z = jnp.sum(jnp.square(jax.nn.logsumexp(logits_BxLxE, -1)))
     pairs, dropped = _within_capacity(part, pairs, length)
     return Routing(pairs, balance, z, tokens_BxE.sum(0), dropped, jnp.sum(shares.max(-1)))
+
+
+def _over_batch(tokens_E: jax.Array, load_E: jax.Array | None, shares_BxLxE: jax.Array) -> jax.Array:
+    """Σ over the tokens of these windows of experts · Σ_e f_e · their share of e, f_e the share of all pairs of the
+    whole batch: summed over its microbatches it is the batch's tokens times experts · Σ_e f_e · mean share of e."""
+    load_E = tokens_E if load_E is None else jnp.where(load_E.sum() > 0, load_E, tokens_E)
+    return load_E.size * jnp.sum(load_E / load_E.sum() * shares_BxLxE.sum((0, 1)))
 
 
 def _largest(scores: jax.Array, k: int, second: str | None = None) -> jax.Array:

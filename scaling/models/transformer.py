@@ -87,17 +87,25 @@ class Transformer(LanguageModel):
         return found
 
     @classmethod
+    def informed(cls, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
+        return _changed("informed", config, params, counts)
+
+    @classmethod
     def updated(cls, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
-        for stack, key, part in _counting(config):
-            layers = params[stack.name]
-            own = jax.vmap(partial(load_class(part.MODULE).updated, part))(layers[key], counts[stack.name][key])
-            params = params | {stack.name: layers | {key: own}}
-        return params
+        return _changed("updated", config, params, counts)
 
 
 def _two(key: jax.Array) -> jax.Array:
     """Two keys in place of one, or of each."""
     return jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
+
+
+def _changed(how: str, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
+    """The parameters with those of parts that count something as their method `how` makes them."""
+    for stack, key, part in _counting(config):
+        layers, own = params[stack.name], partial(getattr(load_class(part.MODULE), how), part)
+        params = params | {stack.name: layers | {key: jax.vmap(own)(layers[key], counts[stack.name][key])}}
+    return params
 
 
 def _counting(config: TransformerConfig) -> list[tuple[Stack, str, BlockPart]]:

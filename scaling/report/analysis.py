@@ -134,13 +134,14 @@ def _grid(data: ReportData, table: laws.Runs) -> list[float]:
 
 def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
     by_row = {(run.run_id, run.loss): run for run in data.runs}  # labels alone may be there twice
+    by_label = {run.run_id: run for run in data.runs}  # what a law predicts may be another thing than the run's loss
     drawn = fit.draws is not None
     exponent = float(fit.form.frontier(fit.natural)[0]) if fit.form.frontier is not None else None
     percent = 100 * (fit.runs.loss / fit.fitted() - 1)
     tests = [
         (run, 100 * (run.loss / float(fit.predict(N=run.params, D=run.tokens, C=run.flops).loss) - 1))
         for run in data.tests
-        if run.loss is not None and set(fit.form.columns) <= {"N", "D", "C"}
+        if run.loss is not None and fit.form.predicts.in_unit and set(fit.form.columns) <= {"N", "D", "C"}
     ]
     values = ", ".join(f"{name} {value:.4g}" for name, value in fit.params.items())
     return Law(
@@ -149,10 +150,11 @@ def _law(data: ReportData, fit: laws.Fit, *, quick: bool) -> Law:
         interval=fit.interval("a", data.level) if drawn and exponent is not None else None,
         summary="" if quick else fit.summary(data.level),
         residuals=[
-            (by_row[row, loss], float(value))
+            (by_row.get((row, loss)) or by_label[row], float(value))
             for row, loss, value in zip(fit.runs.rows, fit.runs.loss.tolist(), percent, strict=True)
         ],
         test_residuals=tests,
+        of=fit.form.predicts.column,
     )
 
 

@@ -142,9 +142,11 @@ class Law:
     summary: str
     """as `scaling fit` prints it; empty while the sweep is being trained"""
     residuals: Sequence[tuple[Run, float]]
-    """runs of the fit, and how much their loss is above the law, in per cent"""
+    """runs of the fit, and how much what it predicts of them is above the law, in per cent"""
     test_residuals: Sequence[tuple[Run, float]] = ()
     """the same of the test runs, which were not fitted"""
+    of: str = "loss"
+    """what the law predicts"""
 
 
 @dataclass(frozen=True)

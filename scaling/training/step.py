@@ -66,8 +66,8 @@ def gradients(
         copies = map_declared(lambda tensor, w: copied(w, tensor, dtype), declared, params)
     own = trained(copies, declared)
 
-    def total(own: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, LossSums]:
-        model = functional.bind_run(run, with_rest(own, copies, declared), reference)
+    def total(rest: functional.Params, own: functional.Params, part: Batch, key: Any) -> tuple[jax.Array, LossSums]:
+        model = functional.bind_run(run, with_rest(own, rest, declared), reference)
         sums = objective.sums(model, part, key)
         loss = (sums.loss + run.model.z_loss * sums.z) / count
         means = LossSums(sums.loss / count, sums.z / count, jax.tree.map(lambda x: x / tokens, sums.aux))
@@ -78,14 +78,6 @@ def gradients(
     zero = jnp.zeros((), jnp.float32)
     counts = jax.tree.map(jnp.zeros, run.model.counts, is_leaf=lambda shape: isinstance(shape, tuple))
     nothing = Aux(dict.fromkeys(run.model.losses, zero), counts)
-    made = jax.value_and_grad(total, has_aux=True)
-    if stages() > 1 and run.placement.pipeline_schedule == "1f1b":
-        made = partial(alternated, total, declared=declared, microbatches=together, nothing=nothing)
-
-    def of(part: Batch, key: Any) -> Gradients:
-        with zero_stage(run.placement.zero):
-            (_, means), grads = made(own, part, key)
-            return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
 
     def key_of(index: Any) -> Any:
         """That of a microbatch; those of a round of them, which follow each other through the layers."""
@@ -95,14 +87,37 @@ def gradients(
             return jax.random.fold_in(key, index)
         return jax.vmap(partial(jax.random.fold_in, key))(index * together + jnp.arange(together))
 
+    def part(index: Any) -> Batch:
+        if rounds == 1:
+            return batch
+
+        def rows(x: jax.Array) -> jax.Array:
+            return x.reshape(-1, rounds, together, *x.shape[1:])[:, index].reshape(-1, *x.shape[1:])
+
+        return jax.tree.map(rows, batch)
+
+    def counted(counts: Any, index: Any) -> tuple[Any, None]:
+        with zero_stage(run.placement.zero):
+            means = total(copies, own, part(index), key_of(index))[1]
+            return jax.tree.map(jnp.add, counts, means.aux.counts), None
+
+    rest = copies
+    if run.model.reads_counts and (rounds > 1 or stages() > 1):  # of the whole batch, before the first gradient
+        rest = functional.informed(run.model, rest, jax.lax.scan(counted, counts, jnp.arange(rounds))[0])
+    made = jax.value_and_grad(partial(total, rest), has_aux=True)
+    if stages() > 1 and run.placement.pipeline_schedule == "1f1b":
+        made = partial(alternated, partial(total, rest), declared=declared, microbatches=together, nothing=nothing)
+
+    def of(index: Any) -> Gradients:
+        with zero_stage(run.placement.zero):
+            (_, means), grads = made(own, part(index), key_of(index))
+            return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
+
     if rounds == 1:
-        return of(batch, key_of(0))
+        return of(0)
 
-    def part(x: jax.Array, index: Any) -> jax.Array:
-        return x.reshape(-1, rounds, together, *x.shape[1:])[:, index].reshape(-1, *x.shape[1:])
-
-    def add(total: Gradients, index: Any) -> tuple[Gradients, None]:
-        return jax.tree.map(jnp.add, total, of(jax.tree.map(lambda x: part(x, index), batch), key_of(index))), None
+    def add(sums: Gradients, index: Any) -> tuple[Gradients, None]:
+        return jax.tree.map(jnp.add, sums, of(index)), None
 
     empty = Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), LossSums(zero, zero, nothing))
     return jax.lax.scan(add, empty, jnp.arange(rounds))[0]

@@ -35,11 +35,13 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "expert choice": {"top_k": 2, "routing": "expert_choice", "z_loss": 0.01},
     "hash": {"top_k": 2, "routing": "hash"},
     "dropout": {"top_k": 2, "dropout": 0.3},
+    "over the batch": {"top_k": 2, "balance": 0.5, "balance_over": "batch"},
 }  # fmt: skip
 MESHES = {
     "data=8": MeshConfig(),
     "fsdp=2 tensor=2": MeshConfig(fsdp=2, tensor=2),
     "expert=8": MeshConfig(expert=8),
+    "context=2": MeshConfig(data=2, fsdp=2, context=2),
     "all": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
 CASES = [
@@ -50,6 +52,8 @@ CASES = [
         for transport in ("gather", "all_to_all")
     ),
     ("top 2", "data=8", "auto", 2),
+    ("over the batch", "data=8", "auto", 2),
+    ("over the batch", "context=2", "gather", 4),
     ("top 2", "fsdp=2 tensor=2", "auto", 1),
 ]
 

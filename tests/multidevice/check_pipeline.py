@@ -28,6 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "plain": {"layers": 8, "dropout": 0.2},
     "documents": {"dropout": 0.2, "sliding_window": [8, None], "restart_positions": True},
     "experts": {"feed_forward": EXPERTS},
+    "balanced": {"feed_forward": EXPERTS | {"dropout": None, "balance": 0.5, "balance_over": "batch"}},
     "shared": {"layer_sharing": 2, "qk_norm": True, "tied": True, "dropout": 0.1},
 }
 BOTH_WAYS = {"pipeline_schedule": "1f1b"}
@@ -66,8 +67,8 @@ def gradients_on(config: RunConfig, mesh: Any) -> Gradients:
 
 @cache
 def wanted(model: str, accumulate: int) -> Gradients:
-    """Of one device, microbatch by microbatch."""
-    return gradients_on(run(model, accumulate, {}), on_one_device())
+    """Of one device, microbatch by microbatch; all at one time where what is balanced is the batch."""
+    return gradients_on(run(model, 1 if model == "balanced" else accumulate, {}), on_one_device())
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,8 @@ def wanted(model: str, accumulate: int) -> Gradients:
             {"zero": 1, "layers": "unroll", "pipeline_microbatches": 2},
         ),
         ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, {"zero": 2}),
+        ("balanced", 4, {"data": 2, "pipeline": 2, "fsdp": 2}, {"pipeline_microbatches": 2}),
+        ("balanced", 2, {"data": 2, "pipeline": 2, "expert": 2}, BOTH_WAYS),
         ("shared", 2, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
         ("plain", 1, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"remat": "full"}),  # fewer microbatches than stages
         ("plain", 8, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"pipeline_repeats": 2}),  # what is kept goes around

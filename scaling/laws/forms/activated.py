@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.laws.forms.feed import EXPERTS, FEEDS, SIZES, Feed
+from scaling.laws.forms.feed import EXPERTS, FEEDS, LEVERAGE, SIZES, Feed
 from scaling.laws.forms.form import Form, Values
 from scaling.laws.forms.parameter import Parameter, Power
 from scaling.laws.forms.starts import separable
@@ -129,9 +129,7 @@ ling = Form(
         ),
         "G": replace(FEEDS["G"], same=()),
     },
-    predicts=Feed(
-        "leverage", (), "compute of the dense model of the same loss over the mixture's, by laws.with_leverage(table)"
-    ),
+    predicts=LEVERAGE,
 )
 
 

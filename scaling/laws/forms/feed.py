@@ -50,6 +50,8 @@ EXPERTS = ("*.experts", "*.sparsity")
 """their number, by either key that an axis of a sweep may give it by"""
 
 LOSS = Feed("loss", (), "held out", in_unit=True)
+LEVERAGE = Feed("leverage", (), "compute of the best dense model of the same loss over the mixture's")
+"""no record has it: it is measured against the dense runs of a table"""
 FEEDS = {
     "N": Feed("params_total", SIZES, "parameters, all of them"),
     "D": Feed("tokens", TOKENS, "training tokens, repeats included"),

@@ -3,12 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
-from scaling.laws.fit import fit
+from scaling.laws.arrays import Array
+from scaling.laws.fit import Fit, fit
+from scaling.laws.forms.feed import LEVERAGE
 from scaling.laws.predict.experts import flops_per_token_of, least_losses
 from scaling.laws.quantities import bisect
 from scaling.laws.table.columns import is_dense
+from scaling.laws.table.runs import Runs, replace_fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,24 +38,68 @@ def with_leverage(
     if missing := [name for name in ("experts", C, loss) if name not in df]:
         raise UserError(f"the leverage of mixtures needs the columns experts, {C} and {loss}; missing: {missing[0]}")
     dense = is_dense(df)
-    if dense.all() or not dense.any():
-        found = "dense runs" if dense.all() else "mixtures"
-        raise UserError(
-            f"the leverage of mixtures is measured against dense runs of their table, which has {found} only"
-        )
-    fitted = fit(df[dense], law, **columns)
-    if {*fitted.form.columns} != {"N", "D"}:
-        raise UserError(
-            f"{law} is a law of {', '.join(fitted.form.columns)}; take one of N and D, such as chinchilla"
-        )
-    budgets, per_token = fitted.runs.flops, flops_per_token_of(fitted)
-    ends = np.log([budgets.min() / reach, budgets.max() * reach])
+    _require_both(dense)
     own = df.loc[~dense, [C, loss]].astype(float)
-    natural, target = np.broadcast_to(fitted.natural, (len(own), len(fitted.natural))), own[loss].to_numpy()
+    found, _ = _measured(fit(df[dense], law, **columns), own[C].to_numpy(), own[loss].to_numpy(), reach)
+    return df.assign(leverage=own.assign(leverage=found)["leverage"].reindex(df.index))
+
+
+def in_leverage(runs: Runs, dense: NDArray[np.bool_], law: str = "chinchilla", reach: float = REACH) -> Runs:
+    """The mixtures among runs with a loss, with their leverage in its place, as `with_leverage` measures it.
+
+    dense: which runs are of dense models; they are excluded, and so are mixtures beyond `reach`. The conventions say
+    against what was measured: "loss", and "dense law" with its parameters.
+    Raises UserError as `with_leverage`, and where no mixture is within reach.
+    """
+    _require_both(dense)
+    base = runs.rows_where(dense)
+    try:
+        fitted = fit(base, law)
+    except UserError as error:
+        told = f"the leverage of mixtures is measured against a law of their table's dense runs: {error}"
+        raise UserError(told) from None
+    leverage = np.full(len(runs), np.nan)
+    leverage[~dense], ends = _measured(fitted, runs.flops[~dense], runs.loss[~dense], reach)
+    budgets = f"{ends[0] * reach:.3g} to {ends[1] / reach:.3g} FLOPs"
+    beyond = f"leverage: no dense model within {reach:g} times the dense runs' budgets ({budgets}) has its loss"
+    if np.isnan(leverage).all():
+        raise UserError(f"none of the {(~dense).sum()} mixtures has a leverage: {beyond}; add dense runs")
+    against = f"{fitted.form.name} of {len(base)} dense runs of {budgets}"
+    params = ", ".join(f"{name} {value:.6g}" for name, value in fitted.params.items())
+    measured = replace_fields(runs, values={**runs.values, "loss": np.where(dense, 1.0, leverage)})
+    measured = measured.exclude(dense, "dense: leverage is measured against it")
+    return measured.exclude(np.isnan(measured.loss), beyond).with_conventions(
+        **{
+            "loss": f"{LEVERAGE.about}, by {against}",
+            "dense law": f"{against}, taken as exact: {params}; residual sd {fitted.residual_sd:.2g}",
+        }
+    )
+
+
+def _require_both(dense: ArrayLike) -> None:
+    if np.all(dense) or not np.any(dense):
+        found = "dense runs" if np.all(dense) else "mixtures"
+        raise UserError(
+            f"the leverage of mixtures is measured against dense runs of their table, which has {found} only: add "
+            "the others, of one recipe but for experts and sizes, or a column leverage"
+        )
+
+
+def _measured(fitted: Fit, C: Array, loss: Array, reach: float) -> tuple[Array, tuple[float, float]]:
+    """Leverage [mixtures], nan where there is none, and the dense compute that it is sought in.
+
+    fitted: the law of the dense runs. C, loss: of the mixtures. Raises UserError for a law of other columns.
+    """
+    if {*fitted.form.columns} != {"N", "D"}:
+        columns = ", ".join(fitted.form.columns)
+        raise UserError(f"{fitted.form.name} is a law of {columns}; take one of N and D, such as chinchilla")
+    budgets, per_token = fitted.runs.flops, flops_per_token_of(fitted)
+    ends = float(budgets.min()) / reach, float(budgets.max()) * reach
+    natural = np.broadcast_to(fitted.natural, (len(C), len(fitted.natural)))
 
     def better(log_C: Any) -> Any:
-        return least_losses(fitted.form, natural, log_C, per_token) < target
+        return least_losses(fitted.form, natural, log_C, per_token) < loss
 
-    low, high = (np.full(len(own), end) for end in ends)
-    needed = np.where(better(low) | ~better(high) | np.isnan(target), np.nan, bisect(better, low, high, np))
-    return df.assign(leverage=(np.exp(needed) / own[C]).reindex(df.index))
+    low, high = (np.full(len(C), np.log(end)) for end in ends)
+    needed = np.where(better(low) | ~better(high) | np.isnan(loss), np.nan, bisect(better, low, high, np))
+    return np.exp(needed) / C, ends

@@ -107,7 +107,7 @@ def _ordered(column: Array, labels: NDArray[np.str_]) -> bool:
 
 
 def _rising(fit: FittedLaw) -> Iterator[str]:
-    if fit.form.signed or not {"N", "D"} <= fit.runs.values.keys():
+    if fit.form.signed or not fit.form.predicts.in_unit or not {"N", "D"} <= fit.runs.values.keys():
         return
     ranks = _ranks(fit.runs.flops), _ranks(fit.runs.loss)
     if min(map(np.ptp, ranks)) > 0 and (found := float(np.corrcoef(*ranks)[0, 1])) > RISING:

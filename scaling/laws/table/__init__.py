@@ -3,7 +3,6 @@
 from scaling.laws.table.budgets import budget_labels
 from scaling.laws.table.curves import cut_curves
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation
-from scaling.laws.table.results import from_results
 from scaling.laws.table.runs import Exclusion, Runs, read_csv
 
 __all__ = [
@@ -13,6 +12,5 @@ __all__ = [
     "Runs",
     "budget_labels",
     "cut_curves",
-    "from_results",
     "read_csv",
 ]

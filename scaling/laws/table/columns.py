@@ -27,7 +27,7 @@ def feeds_of(forms: Sequence[Form], columns: Mapping[str, str]) -> dict[str, Fee
     feeds = {letter: FEEDS[letter] for letter in ALWAYS}
     for form in reversed(forms):
         feeds |= {letter: form.feed(letter) for letter in form.columns} | {"loss": form.predicts}
-    known = {feed.column: feed for feed in feeds.values()} | {feed.column: feed for feed in FEEDS.values()}
+    known = {feed.column: feed for feed in (*FEEDS.values(), *feeds.values())}
     return feeds | {letter: known.get(name) or Feed(name, (name,), name) for letter, name in columns.items()}
 
 

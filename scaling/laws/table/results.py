@@ -7,7 +7,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
-from scaling.laws.forms import Form, get_form
+from scaling.laws.forms import Form
 from scaling.laws.forms.feed import Feed
 from scaling.laws.table.checks import notes_of
 from scaling.laws.table.columns import fed, feeds_of, free_keys, held_same, not_of_dense
@@ -37,52 +37,27 @@ UNIQUE = "unique_tokens"
 """the column of records that a law reads which holds for several epochs"""
 
 
-def from_results(
+def read_results(
     df: "pd.DataFrame",
-    sigma: bool = False,
-    where: Sequence[str] = (),
-    *,
-    law: "str | Form | Sequence[str | Form]" = "chinchilla",
-    allow: Sequence[str] = (),
-    columns: Mapping[str, str] | None = None,
-    group: str | None = None,
-    trusted: bool = False,
+    sigma: bool,
+    where: Sequence[str],
+    law: Sequence[Form],
+    allow: Sequence[str],
+    columns: Mapping[str, str],
+    group: str | None,
+    trusted: bool,
 ) -> Runs:
-    """The runs of `scaling.load_runs(path)` as `law` reads them: N, D, C and what else it asks for (`Form.feeds`).
-
-    Dense models take part in laws of mixtures of experts that have them (as one expert of one), and are excluded from
-    the others. Runs that test a forecast and those that are not valid (see `scaling.validity.Verdict`) are excluded,
-    each with its reason; untuned ones take part, and the conventions name them. Runs of several epochs take part
-    where the law reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them,
-    else the records do. How far learning rates are tuned is in the conventions, under "learning rate", where the
-    table says.
-    sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
-    split, so most of that error is common to them and the scatter between runs is another thing.
-    where: conditions on the table's columns, as of `laws.read_csv`; runs that miss one are excluded with it.
-    law: that the runs are for; of several the first decides what a letter means that they read from several columns.
-    allow: keys of the configuration, or sections of keys, in which the runs may differ for all that.
-    columns: the table's column of a letter, in place of the law's own; "loss" is a letter, too.
-    group: a key of the configuration, or a column such as "sweep": runs of one value of it are a group of
-    `laws.fit(…, group=…)`, in the order of the values where these are numbers. Only those must be of one recipe; the
-    conventions say what groups differ in.
-    trusted: FLOPs and losses are what they are said to be, however far from what is usual (`table.checks`).
-
-    Raises UserError where the runs are not of one recipe, naming what differs: all of their configurations agrees
-    but sizes, tokens and what else the law's columns stand for, what a sweep's rule set, and the seed
-    (`laws.table.recipe`). Also for groups whose losses are in several units, for a condition that cannot be read,
-    for a column that the law reads and the table has not, and where no run is left.
-    """
+    """As `laws.from_results`, of a table that has what the laws read and predict."""
     if len(df) == 0:
         raise UserError("no runs to fit: the folder has no results yet; run the sweep first")
-    forms = [get_form(each) for each in ([law] if isinstance(law, str | Form) else law)]
-    feeds = feeds_of(forms, columns or {})
+    feeds = feeds_of(law, columns)
     several_epochs = any(feed.column == UNIQUE for feed in feeds.values())
-    letters = dict.fromkeys(letter for form in forms for letter in form.columns)
+    letters = dict.fromkeys(letter for form in law for letter in form.columns)
     df = apart(df) if group is None else in_order(apart(df), group)
     dense = not_of_dense(df, letters, feeds)
     used, exclusions = _used(df, where, (*FITTED, "repeated") if several_epochs else FITTED, dense)
-    table, names = fed(used, feeds, forms[0].name)
-    free = free_keys(forms, feeds)
+    table, names = fed(used, feeds, law[0].name)
+    free = free_keys(law, feeds)
     held = held_same(used, [feeds[letter] for letter in letters])
     used, same = used.assign(**held), [*held.columns]
     labels = () if group is None else group_labels(used, group)
@@ -91,7 +66,7 @@ def from_results(
     common = recipe_of_groups(used, labels, free, allow, same) if group else one_recipe(used, free, allow, same)
     columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
     table = table[[*dict.fromkeys(filter(None, columns_of.values()))]]
-    runs = Runs(table, **columns_of, signed=any(form.signed for form in forms), trusted=True)
+    runs = Runs(table, **columns_of, signed=any(form.signed for form in law), trusted=True)
     notes = (*_altered(used), *(() if trusted else notes_of(runs, _active(used))))
     runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
     told = {letter: meaning_of(feeds[letter], used) for letter in TOLD}

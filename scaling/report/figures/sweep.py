@@ -158,11 +158,11 @@ def residuals_figure(data: ReportData) -> FigureSpec | None:
     panel = Panel(
         "",
         Axis(data.titles.flops, "power", log=True, limits=limits),
-        Axis("loss above the law (%)", "percent", limits=(-reach, reach)),
+        Axis(f"{data.law.of} above the law (%)", "percent", limits=(-reach, reach)),
         marks,
         colors=shade_legend(data),
     )
-    caption = f"Actual over predicted loss, less one, of the law {data.law.formula}."
+    caption = f"Actual over predicted {data.law.of}, less one, of the law {data.law.formula}."
     return FigureSpec("What the parametric law leaves over", caption, [panel], data.meaning)
 
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from scaling.config import GridDesign, RunConfig, SweepConfig, check_key, merge
+from scaling.config import GridDesign, RunConfig, SweepConfig, check_key, merge, put
 from scaling.errors import UserError
 from scaling.sweeps.designs.planned import DesignPoint, axis
 from scaling.sweeps.designs.sizes import FLOPS_KEY, PARAMS_KEY, sized
@@ -22,7 +22,7 @@ def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[DesignPoint]
         values: dict[str, Any] = {}
         for key, value in label.items():
             if key not in (PARAMS_KEY, FLOPS_KEY):
-                values = merge(values, _nested(key, value))
+                values = put(values, key, value, f"sweep {sweep.name}: {axis(design, key)}")
         if PARAMS_KEY in label:
             target, where = label[PARAMS_KEY], axis(design, PARAMS_KEY)
             if isinstance(target, bool) or not isinstance(target, int | float) or target < 1:
@@ -33,9 +33,3 @@ def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[DesignPoint]
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | float) or budget <= 0):
             raise UserError(f"{axis(design, FLOPS_KEY)}: {budget!r} is not a number of FLOPs")
         yield DesignPoint(values, label, budget)
-
-
-def _nested(key: str, value: Any) -> Any:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
