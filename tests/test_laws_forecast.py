@@ -55,7 +55,10 @@ def test_the_interval_adds_law_run_and_discrepancy(forecast):
     assert set(forecast.spread) == {"law", "run", "discrepancy"}
     total = np.sqrt(sum(sd**2 for sd in forecast.spread.values()))
     assert all(sd > 0 for sd in forecast.spread.values())
-    assert np.log(forecast.high / forecast.low) == pytest.approx(2 * 1.812 * total, rel=0.01)  # t(10) at 95 %
+    assert np.log(forecast.high / forecast.low) == pytest.approx(
+        2 * 1.812 * forecast.recipe["learned"]["scale"] * total, rel=0.01
+    )  # t(10) at 95 %
+    assert 0.5 < forecast.recipe["learned"]["scale"] < 1
 
 
 def test_the_forecast_says_what_made_it(forecast, tmp_path):

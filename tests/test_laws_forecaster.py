@@ -159,8 +159,11 @@ def test_one_budget_does_not_say_how_fast_losses_fall():
     runs = laws.Runs(bend)
     assert steepness(runs) == 0
     made = laws.Forecaster(runs).forecast(2e8, 4e19 / 6 / 2e8, 4e19)
-    assert np.log(3 / made.loss) / np.log(4) == pytest.approx(SLOPE, abs=0.02)
-    assert "the runs are of one budget" in made.doubt and made.spread["discrepancy"] > 0.016
+    assert np.log(3 / made.loss) / np.log(4) == pytest.approx(SLOPE.mean, abs=0.02)
+    assert "the runs are of one budget" in made.doubt
+    far = laws.Forecaster(runs).forecast(1e9, 1e21 / 6e9, 1e21)  # a slope that is off leads astray in proportion
+    assert made.spread["discrepancy"] == pytest.approx(SLOPE.sd * np.log(4e19 / flops.max()), rel=0.1)
+    assert far.spread["discrepancy"] == pytest.approx(SLOPE.sd * np.log(1e21 / flops.max()), rel=0.1)
     two = laws.Runs(
         {
             key: np.append(column, column * factor)
@@ -202,8 +205,9 @@ def test_checkpoints_of_a_run_count_as_one():
     thrice = {"N": np.repeat(runs.N, 3), "D": np.repeat(runs.D, 3), "loss": np.repeat(runs.loss, 3)}
     named = laws.Runs({**thrice, "run": np.repeat(np.arange(len(runs)), 3)}, run="run", duplicates="keep")
     told = laws.Forecaster(named).forecast(1e9, 2e10, 1.2e20)
+    # the search for the noise, within 2 % of which the width is the same, ends elsewhere
     assert [getattr(told, name) for name in wanted] == pytest.approx(
-        [getattr(alone, name) for name in wanted], rel=1e-4
+        [getattr(alone, name) for name in wanted], rel=0.02 * np.log(alone.high / alone.loss)
     )
     assert any(note.startswith(f"rows are checkpoints of {len(runs)} training runs") for note in told.notes)
     untold = laws.Forecaster(laws.Runs(thrice, duplicates="keep")).forecast(1e9, 2e10, 1.2e20)

@@ -60,9 +60,10 @@ def tested(case: Case, law: NearLaw) -> Errors:
 def learned_from(found: list[tuple[Case, Errors]]) -> Discrepancy:
     """Families with all rows and with 15 equal in weight, their cases equal within.
 
-    Steep ladders and tables of one budget, which have a κ of their own, say nothing of the others'.
+    Steep ladders and tables of one budget, which have a discrepancy of their own, say nothing of the others'.
     """
-    found = [(case, of) for case, of in found if not for_runs(Discrepancy(0.0, 1.0), case.runs).kappa]
+    plain = Discrepancy(0.0, 1.0)
+    found = [(case, of) for case, of in found if for_runs(plain, case.runs) == plain]
     cases = pd.DataFrame([(case.family, case.rows) for case, _ in found], columns=["family", "rows"])
     weights = 1.0 / cases.groupby(["family", "rows"]).family.transform("size").to_numpy()
     return learn([of for _, of in found], GROUPS * weights / weights.sum(), FREEDOM, DOUBT, (0.006, 0.7))

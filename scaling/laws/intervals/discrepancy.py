@@ -53,10 +53,13 @@ class Discrepancy:
     """factor on all standard deviations but a run's scatter, from the user's own runs"""
     own: tuple[float, ...] = ()
     """mean squared errors at the user's own cuts, in units of the variances expected"""
+    slope: float = 0.0
+    """standard deviation of the power of FLOPs with which losses fall, where the runs do not say it"""
 
     def form_sd(self, ahead: ArrayLike) -> Array:
         """Of the form's own error."""
-        return np.asarray(self.widened * self.kappa * np.sqrt(np.log(np.maximum(ahead, 1.0))))
+        far = np.log(np.maximum(ahead, 1.0))
+        return np.asarray(self.widened * np.hypot(self.kappa * np.sqrt(far), self.slope * far))
 
     def law_sd(self, sd: ArrayLike) -> Array:
         """Of the parameters' error, from the law's own standard deviation."""

@@ -13,7 +13,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.forms import Form
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors, Learned, refuted_at, shipped
-from scaling.laws.predict.near_law import SLOPE, NearLaw, near_law, nearness, of_one_budget, steepness
+from scaling.laws.predict.near_law import SLOPE, NearLaw, near_law, nearness, of_one_budget, run_numbers, steepness
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import Runs
 from scaling.laws.validate.backtest import default_cuts
@@ -25,8 +25,6 @@ STEEP, STEEP_KAPPA = (0.1, 0.13), 0.05
 """powers of FLOPs with which losses fall between which κ grows from what was learned to this: models so small, or so
 briefly trained, do not follow a power law yet. Five ladders of .101 to .113 were forecast .6 to 2.3 % off at four
 times their FLOPs, four of .12 to .14 3.9 to 6.9 %; untuned runs of Porian et al. (2024) with .119 5 % in the mean"""
-FLAT_KAPPA = 0.015
-"""κ of runs of one budget, of which `SLOPE` says how losses fall: it differs by .012 between published tables"""
 BEYOND = 1.5
 """how many times a cut's FLOPs a run is at least to test it"""
 
@@ -37,9 +35,9 @@ def learned() -> Learned:
 
 
 def for_runs(known: Discrepancy, runs: Runs) -> Discrepancy:
-    """A law's discrepancy for runs like these: of steep ladders, and of one budget, what such were off by."""
+    """A law's discrepancy for runs like these: steep ladders, and runs of one budget, have more of it."""
     if of_one_budget(runs):
-        return replace(known, kappa=max(known.kappa, FLAT_KAPPA))
+        return replace(known, slope=SLOPE.sd)
     ends = (known.kappa, max(known.kappa, STEEP_KAPPA))
     return replace(known, kappa=float(np.interp(steepness(runs), STEEP, ends)))
 
@@ -61,11 +59,12 @@ def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors
     Weighted by their nearness. Empty where there are too few runs.
     """
     C, weights, found = runs.flops, nearness(runs), []
-    columns = columns_of(runs)
-    fewest = min(FEWEST, int(SHARE * len(runs)))
-    for cut in default_cuts(C, fewest // 2, CUTS):
+    columns, run = columns_of(runs), run_numbers(runs)
+    ends = np.array([C[run == number].max() for number in range(run.max() + 1)])
+    fewest = min(FEWEST, int(SHARE * len(ends)))
+    for cut in default_cuts(ends, fewest // 2, CUTS):
         seen, tested = cut >= C, BEYOND * cut <= C
-        if seen.sum() < fewest or not tested.any():
+        if len(set(run[seen])) < fewest or not tested.any():
             continue
         try:
             law = near_law(runs, form, priors, seen)
@@ -100,8 +99,7 @@ def doubts(runs: Runs, forms: Sequence[Form], cuts: Sequence[Sequence[Errors]]) 
     if of_one_budget(runs):
         said.append(
             "the runs are of one budget, which does not say how fast losses fall with FLOPs: as the power "
-            f"{SLOPE} of published runs, and the interval is as wide as such forecasts were off; "
-            "train a second budget"
+            f"{SLOPE.mean} ± {SLOPE.sd} of published runs, which the interval has in it; train a second budget"
         )
     elif (power := steepness(runs)) > np.mean(STEEP):
         said.append(

@@ -46,8 +46,8 @@ KNOWN = {
 """exponents of published laws, and how little the tokens' term changes with N, per e-fold of it"""
 SHARE = Prior(0.6, 0.1)
 """E as a share of the lowest loss seen"""
-SLOPE = 0.06
-"""power of FLOPs with which the least loss of a budget falls: .05 to .08 in published tables of several budgets"""
+SLOPE = Prior(0.055, 0.012)
+"""power of FLOPs with which the least loss of a budget falls: .04 to .08 in published tables of several budgets"""
 TENFOLD = float(np.log(10.0))
 ONE_BUDGET = 1.9
 """runs whose FLOPs differ by less than this factor are of one budget"""
@@ -189,7 +189,7 @@ def _supposing(problem: Problem, seen: NDArray[np.bool_]) -> Problem:
     return replace(
         problem,
         x=np.column_stack([problem.x, x]),
-        y=np.append(problem.y, problem.y[best] - SLOPE * TENFOLD),
+        y=np.append(problem.y, problem.y[best] - SLOPE.mean * TENFOLD),
         weights=np.append(problem.weights, problem.weights[seen].sum()),
     )
 
