@@ -61,6 +61,22 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Staged:
+    """Layers in a row that a pipeline's stages compute; those before and behind are at its ends."""
+
+    first: int
+    """layer that they begin with"""
+    size: int
+    """layers of a run"""
+    runs: int
+
+    @property
+    def end(self) -> int:
+        """Layer after the last of them."""
+        return self.first + self.size * self.runs
+
+
+@dataclass(frozen=True)
 class ExtraFlops:
     """Training FLOPs per token of products with no parameter in them."""
 
@@ -149,11 +165,14 @@ class ModelConfig(Config):
         """What of it needs every window whole on one device; empty where devices can share one along its length."""
         return f"a model of kind {self.kind}"
 
+    def staged(self, runs: int) -> Staged | None:
+        """Its layers as the stages of a pipeline take them in so many runs alike; None where it has not as many."""
+        return None
+
     @property
-    def cuts(self) -> tuple[int, ...]:
-        """Into how many parts alike its layers can be cut, for the stages of a pipeline; none where it has no row of
-        layers that differ in their parameters alone."""
-        return ()
+    def most_runs(self) -> int:
+        """Runs of layers, one on the other, that differ in their parameters alone, as many as it has."""
+        return 1
 
     @property
     def random(self) -> bool:

@@ -80,7 +80,7 @@ def gradients(
     nothing = Aux(dict.fromkeys(run.model.losses, zero), counts)
     made = jax.value_and_grad(total, has_aux=True)
     if stages() > 1 and run.placement.pipeline_schedule == "1f1b":
-        made = partial(alternated, total, declared=declared, microbatches=together, nothing=nothing)
+        made = partial(alternated, total, declared=declared, microbatches=together)
 
     def of(part: Batch, key: Any) -> Gradients:
         with zero_stage(run.placement.zero):
