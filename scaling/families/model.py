@@ -24,6 +24,22 @@ TRAINING = 3  # forward and backward: each product has two gradients, each a pro
 
 
 @dataclass(frozen=True)
+class Staged:
+    """Layers in a row that a pipeline's stages compute; those before and behind are at its ends."""
+
+    first: int
+    """layer that they begin with"""
+    size: int
+    """layers of a run"""
+    runs: int
+
+    @property
+    def end(self) -> int:
+        """Layer after the last of them."""
+        return self.first + self.size * self.runs
+
+
+@dataclass(frozen=True)
 class Compute:
     """How a run computes, as far as its memory depends on it."""
 
@@ -51,29 +67,15 @@ class Compute:
     """what layers keep is on the host"""
     passes: float = 1.0
     """microbatches that layers keep something of at a time: those of a pipeline over the stages that it has"""
-    staged: bool = False
-    """layers are those of a stage of a pipeline, whose few layers have one's copy beside what they keep"""
+    staged: Staged | None = None
+    """layers that a pipeline's stages have, of each of which there is one's copy beside what they keep"""
+    at_ends: float = 0.0
+    """microbatches that those keep something of that are in no stage"""
 
     @property
     def width(self) -> int:
         """Bytes of a number at the compute precision."""
         return 4 if self.dtype == "float32" else 2
-
-
-@dataclass(frozen=True)
-class Staged:
-    """Layers in a row that a pipeline's stages compute; those before and behind are at its ends."""
-
-    first: int
-    """layer that they begin with"""
-    size: int
-    """layers of a run"""
-    runs: int
-
-    @property
-    def end(self) -> int:
-        """Layer after the last of them."""
-        return self.first + self.size * self.runs
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,10 @@ class ModelConfig(Config):
     def staged(self, runs: int) -> Staged | None:
         """Its layers as the stages of a pipeline take them in so many runs alike; None where it has not as many."""
         return None
+
+    def outside(self, staged: Staged) -> Mapping[str, tuple[float, float]]:
+        """By the first key of their parameters which share of its layers comes before the stages, and behind them."""
+        return {}
 
     @property
     def most_runs(self) -> int:

@@ -151,6 +151,16 @@ class TransformerConfig(TransformerShape):
         """The longest row that there is, the first of these."""
         return _staged(self, runs)
 
+    def outside(self, staged: Staged) -> Mapping[str, tuple[float, float]]:
+        first, end = staged.first // self.layer_sharing, staged.end // self.layer_sharing
+        return {
+            stack.name: (
+                sum(i < first for i in stack.members) / len(stack.members),
+                sum(i >= end for i in stack.members) / len(stack.members),
+            )
+            for stack in self.stacks
+        }
+
     @property
     def most_runs(self) -> int:
         kinds = _numbered(self)
@@ -284,13 +294,13 @@ class TransformerConfig(TransformerShape):
         """Of what is on the host IN_FLIGHT layers' are on the device as well."""
         stream, layers = compute.width * self.d_model, self._kept_of_layers(compute)
         if compute.remat == "none":
-            held = compute.passes * sum(layers) + (max(layers) if compute.staged else 0)
+            held = self._held(compute, layers) + (max(layers) if compute.staged else 0)
         elif compute.remat == "full":
-            held = (IN_FLIGHT if compute.offload else compute.passes * self.layers) * stream + max(layers)
+            held = (IN_FLIGHT if compute.offload else self._held(compute, [1] * self.layers)) * stream + max(layers)
         else:
             kept = self._products(compute)
-            on_host = compute.passes * self.unique_layers * stream + IN_FLIGHT * max(kept)
-            held = (on_host if compute.offload else compute.passes * sum(kept)) * self.layer_sharing + max(layers)
+            on_host = self._held(compute, [1] * len(kept)) * stream + IN_FLIGHT * max(kept)
+            held = (on_host if compute.offload else self._held(compute, kept)) * self.layer_sharing + max(layers)
         working = max(part.working(self, compute) for own in set(self.parts) for part in own)
         return round(held) + 2 * stream + round(working)  # and the stream after the last layer and its norm
 
@@ -299,6 +309,14 @@ class TransformerConfig(TransformerShape):
             return 0
         inputs = self.layers * compute.width * self.d_model
         return inputs if compute.remat == "full" else sum(self._products(compute)) * self.layer_sharing
+
+    def _held(self, compute: Compute, layers: list[int]) -> float:
+        """The sum over layers, or those of its own, of what each keeps, for as many microbatches as it does."""
+        if compute.staged is None:
+            return compute.passes * sum(layers)
+        each = self.layers // len(layers)
+        inside = sum(layers[compute.staged.first // each : compute.staged.end // each])
+        return compute.passes * inside + compute.at_ends * (sum(layers) - inside)
 
     def _products(self, compute: Compute) -> list[int]:
         """Bytes for each token of what the products of each layer of its own gave."""
