@@ -1,7 +1,6 @@
 """How long a step takes: by products, by memory and by what devices send to each other."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -90,7 +89,8 @@ def roofline(
         "dollars_per_chip_hour": price,
         "assumptions": [
             *ASSUMPTIONS[:-1],
-            *_waits(run, order, apart),
+            *_in_no_stage(run, apart),
+            *_waits(order),
             *([_of_host(place)] if ledger.host else []),
             ASSUMPTIONS[-1] if mfu is None else f"expected: an MFU of {mfu:.0%}, as given",
         ],
@@ -113,18 +113,24 @@ def outside_flops(run: RunConfig, flops: Flops, apart: Outside) -> tuple[float, 
     return total[0] / layers, total[1] / layers
 
 
-def _waits(run: RunConfig, order: Schedule, apart: Outside) -> list[str]:
+def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:
+    """What is said of layers at the ends of a pipeline."""
+    number, layers = apart.number(run.model.layers), run.model.layers
+    if not number:
+        return []
+    if run.placement.pipeline_schedule != "1f1b":
+        whose = "microbatches of its own"
+    elif apart.windows < 1:
+        whose = "windows of its own"
+    else:
+        whose = "all windows, as those of a microbatch do not divide over the stages"
+    return [f"pipeline: {number} of {layers} layers are in no stage; each device computes them for {whose}"]
+
+
+def _waits(order: Schedule) -> list[str]:
     """What is said of a pipeline."""
     if order.stages == 1:
         return []
-    if number := apart.number(run.model.layers):
-        each = "each device takes whole microbatches" if not order.alternates else "devices share each microbatch"
-        alone = order.alternates and apart.windows == 1
-        each = "every stage computes the same, as a microbatch's windows do not divide over them" if alone else each
-        return [
-            f"pipeline: {number} of {run.model.layers} layers are in no stage, of them {each}",
-            *_waits(run, order, replace(apart, staged=None)),
-        ]
     few = "; fewer microbatches than stages: some always wait" if order.microbatches < order.stages else ""
     more = ["1f1b: the backward pass computes the layers' forward pass once more"] if order.again else []
     return [
