@@ -181,14 +181,13 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
         if at_ends:  # parts of all layers come from whole ones where these are stored, and are made whole ones again
             cut += (1 - at_ends + (PIPELINE in parts[0])) * held
             copied += at_ends * held * order.stages
-    rounds = 1 if order.alternates else order.rounds
-    yield Sent("layers", "all-to-all", axes, cut, 2 * rounds)
+    yield Sent("layers", "all-to-all", axes, cut, 2 * order.rounds)
     if order.repeats > 1:
         yield Sent("runs of layers", "collective-permute", axes, moved, 2 * order.rounds)
     if not order.alternates:
-        yield Sent("ends", "all-gather", axes, stream * order.parts / order.ends, 4 * apart.sides * rounds)
-        yield Sent("layers at the ends", "all-gather", axes, copied, rounds)
-        yield Sent("layers at the ends", "reduce-scatter", axes, copied, rounds)
+        yield Sent("ends", "all-gather", axes, stream * order.parts / order.ends, 4 * apart.sides * order.rounds)
+        yield Sent("layers at the ends", "all-gather", axes, copied, order.rounds)
+        yield Sent("layers at the ends", "reduce-scatter", axes, copied, order.rounds)
 
 
 def _layers_of_experts(run: RunConfig, apart: Outside) -> tuple[float, int]:

@@ -88,15 +88,10 @@ def piece(params: Any, declared: Any, which: str) -> tuple[Any, Any]:
     """(weights, their tensors) of one of the `Pieces`, of the stacks that have it."""
     chosen = {name: jax.tree.map(lambda p: getattr(p, which), w, is_leaf=is_pieces) for name, w in params.items()}
     chosen = {name: w for name, w in chosen.items() if jax.tree.leaves(w)}
-    return chosen, {
-        name: jax.tree.map(
-            lambda tensor, w: replace(tensor, shape=w.shape),
-            declared[name],
-            w,
-            is_leaf=lambda x: isinstance(x, Tensor),
-        )
-        for name, w in chosen.items()
-    }
+    tensors = {name: declared[name] for name in chosen}
+    return chosen, jax.tree.map(
+        lambda tensor, w: replace(tensor, shape=w.shape), tensors, chosen, is_leaf=lambda x: isinstance(x, Tensor)
+    )
 
 
 def lies(x: jax.Array, parts: Parts) -> jax.Array:
@@ -170,6 +165,7 @@ def _collect(x: jax.Array, microbatches: int) -> jax.Array:
 
 
 def _ways(microbatches: int) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """There and back."""
     return partial(_deal, microbatches=microbatches), partial(_collect, microbatches=microbatches)
 
 

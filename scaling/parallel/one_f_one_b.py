@@ -94,9 +94,7 @@ class Ticks:
         self.repeats = self.row.repeats
         pieces = partial(apart, declared=declared, bounds=self.row.bounds)
         self.own, self.together = jax.vjp(pieces, own)
-        self.ends = jax.tree.map(
-            lambda w: w._replace(stages=None) if is_pieces(w) else w, self.own, is_leaf=is_pieces
-        )
+        self.ends = jax.tree.map(_at_ends, self.own, is_leaf=is_pieces)
         self.layers = {name: _in_stages(self.own[name]) for name in self.row.weights}
         self.weights = by_stage(self.row.weights, self.row.declared, self.repeats)
 
