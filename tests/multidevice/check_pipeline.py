@@ -28,7 +28,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "plain": {"layers": 8, "dropout": 0.2},
     # the last layer is in no stage, and of a stack that is
     "documents": {"layers": 5, "dropout": 0.2, "sliding_window": [8, None], "restart_positions": True},
-    "experts": {"layers": 5, "feed_forward": EXPERTS, "first_dense": 1, "dropout": 0.1},  # nor is the first
+    # nor are the first, which is dense, and the last, which tells losses of its own
+    "experts": {"layers": 6, "feed_forward": EXPERTS, "first_dense": 1, "dropout": 0.1},
     "shared": {"layer_sharing": 2, "qk_norm": True, "tied": True, "dropout": 0.1},
 }
 BOTH_WAYS = {"pipeline_schedule": "1f1b"}
