@@ -7,14 +7,20 @@ import pytest
 from tiny_run import RUN
 
 from scaling import accounting
+from scaling.accounting.devices import peak_flops, topology
 from scaling.accounting.microbatches import microbatches
-from scaling.accounting.pipeline import Schedule
+from scaling.accounting.pipeline import Schedule, outside, schedule
+from scaling.accounting.roofline import roofline
 from scaling.accounting.traffic import traffic
 from scaling.config import RunConfig, build, merge
 from scaling.errors import UserError
+from scaling.families.model import FLOAT32
 from scaling.parallel.pipeline import rounds
 
 BASE = merge(RUN, {"data": {"corpus": "files:unused"}, "model": {"layers": 8}, "batch_size": 32, "tokens": 32 * 32})
+
+
+EXPERTS = {"kind": "moe", "experts": 4}
 
 
 def run(mesh: dict[str, int], model: dict[str, Any] | None = None, **placement: Any) -> RunConfig:
@@ -38,11 +44,15 @@ def test_in_every_round_each_stage_sends_one_run_of_layers_and_gets_one_until_al
 @pytest.mark.parametrize(
     ("mesh", "model", "placement", "says"),
     [
-        ({"pipeline": 3}, {}, {}, r"pipeline=3 × placement.pipeline_repeats=1 do not cut .* 8 layers .* 2, 4, 8$"),
-        ({"pipeline": 4}, {}, {"pipeline_repeats": 4}, "4 × placement.pipeline_repeats=4 do not cut"),
-        ({"pipeline": 4}, {"sliding_window": [4, 8, None, None]}, {}, "may be one of 2$"),
-        ({"pipeline": 2}, {"layer_sharing": 8}, {}, "may be one of 1 only, use other axes"),
-        ({"pipeline": 2}, {"feed_forward": {"kind": "moe", "experts": 4}, "first_dense": 1}, {}, "1 only"),
+        (
+            {"pipeline": 4},
+            {},
+            {"pipeline_repeats": 4},
+            r"=4 × placement.pipeline_repeats=4: the 8 layers .* transformer have no 16 runs .* may be at most 8$",
+        ),
+        ({"pipeline": 4}, {"sliding_window": [4, 8, None, None]}, {}, "no 4 runs alike in a row; .* be at most 2$"),
+        ({"pipeline": 2}, {"layer_sharing": 8}, {}, "no 2 runs alike in a row; use other axes"),
+        ({"pipeline": 8}, {"feed_forward": EXPERTS, "first_dense": 1}, {}, "no 8 runs .* may be at most 7$"),
         (
             {"pipeline": 4},
             {},
@@ -68,10 +78,40 @@ def test_what_does_not_make_stages_alike_is_refused_with_what_does(
         run(mesh, model, **placement)
 
 
+@pytest.mark.parametrize(
+    ("model", "runs", "staged"),
+    [
+        ({"layers": 61, "feed_forward": EXPERTS, "first_dense": 3}, 2, (3, 29)),  # DeepSeek-V3
+        ({"layers": 61, "feed_forward": EXPERTS, "first_dense": 3}, 16, (3, 3)),
+        ({"layers": 28, "feed_forward": EXPERTS, "first_dense": 1}, 3, (1, 9)),  # DeepSeekMoE-16B
+        ({"layers": 26, "sliding_window": [8, 8, 8, 8, 8, None]}, 4, (0, 6)),  # as Gemma 3 1B
+        ({"layers": 26, "sliding_window": [8, 8, 8, 8, 8, None]}, 2, (0, 12)),
+        ({"layers": 8}, 3, (0, 2)),
+        ({"layers": 8}, 8, (0, 1)),
+        ({"layers": 10, "layer_sharing": 2}, 2, (0, 4)),
+        ({"layers": 8, "sliding_window": [4, 8, None, None]}, 4, None),
+    ],
+)
+def test_the_longest_row_of_runs_alike_is_in_the_stages_and_of_these_the_first(
+    model: dict[str, Any], runs: int, staged: tuple[int, int] | None
+) -> None:
+    """Against the definition: all starts and sizes tried one by one."""
+    config = run({"data": 1}, model).model
+    kinds, sharing, found = config.kinds, config.layer_sharing, []
+    for first in range(0, config.layers, sharing):
+        for size in range(sharing, (config.layers - first) // runs + 1, sharing):
+            if kinds[first : first + size] * runs == kinds[first : first + size * runs]:
+                found.append((-size, first))
+    told = config.staged(runs)
+    assert (told and (told.first, told.size)) == staged
+    assert (staged and (-staged[1], staged[0])) == min(found, default=None)
+    assert (runs <= config.most_runs) == (staged is not None)
+
+
 def test_a_family_without_a_row_of_layers_is_refused_with_the_axes_that_it_knows() -> None:
     model = {"kind": "lstm", "vocab": 256, "context": 32, "layers": 4, "d_model": 16, "d_hidden": 16}
     with pytest.raises(
-        UserError, match=r"pipeline=2 and a model of kind lstm has no row .* use data, fsdp or tensor"
+        UserError, match=r"pipeline=2 .* kind lstm have no 2 runs alike in a row; use other axes, as data, fsdp"
     ):
         build(RunConfig, BASE | {"model": model, "placement": {"mesh": {"pipeline": 2}}}, "test")
 
@@ -150,3 +190,67 @@ def test_stages_send_streams_in_every_tick_and_their_matrices_not_at_all() -> No
     assert (stages.size, stages.times) == (stream, 2 * 7)
     table = 256 * 16 * 2
     assert [one.size for one in sent if one.what == "matrices"] == [table], "of the tied embedding, and of no layer"
+
+
+DENSE_FIRST = {"layers": 6, "feed_forward": EXPERTS | {"top_k": 2}, "first_dense": 1}  # 1, 4 in two stages, and 1
+
+
+def counted(**placement: Any) -> tuple[RunConfig, dict[str, int]]:
+    mesh = {"data": 1, "pipeline": 2, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1}
+    return run({"data": 1, "pipeline": 2}, DENSE_FIRST, accumulate=4, **placement), mesh
+
+
+def test_layers_in_no_stage_keep_what_they_do_of_every_second_microbatch() -> None:
+    """By hand, of two stages: they keep the inputs of 2 layers in each of 5 ticks, the two layers at the ends those
+    of 2 of 4 microbatches, and what these are given and make."""
+    config, _ = counted(remat="full")
+    one = run({"data": 1}, DENSE_FIRST, accumulate=4, remat="full")
+    kept = [accounting.memory(c, n, "h100").items["activations"] for c, n in ((one, 1), (config, 2))]
+    tokens, stream = 8 * 32, 16 * 2
+    streams = (4 + 1 + 4 + 2) + 2 * 2 * 2
+    assert kept[1] - kept[0] == tokens * stream * (5 * 2 + 2 * 2 - 6 + streams) + 16 * 32 * 16 * (8 + 2)
+    config, _ = counted(remat="full", pipeline_schedule="1f1b")  # half of one microbatch at a time
+    alternating = accounting.memory(config, 2, "h100").items["activations"]
+    assert alternating - kept[0] == tokens * stream * (2 + 2 // 2 - 6 + 3) + 4 * 32 * 16 * (8 + 2)
+
+
+def test_layers_in_no_stage_are_copied_once_a_round_and_computed_by_all_devices() -> None:
+    """By hand: matrices of the dense layer, and of the last of 5 with experts, of which 4 are brought to stages."""
+    config, mesh = counted()
+    sent = {(one.what, one.kind): (one.size, one.times) for one in traffic(config, mesh, "gpu")}
+    layers = {
+        name: sum(t.size // t.shape[0] for t in config.tensors() if t.path[0] == name and t.inputs)
+        for name in ("layers", "layers_2")
+    }
+    there = FLOAT32 * sum(layers.values())
+    assert sent["layers at the ends", "all-gather"] == sent["layers at the ends", "reduce-scatter"] == (there, 1)
+    assert sent["layers", "all-to-all"] == (FLOAT32 * 4 * layers["layers_2"] / 2, 2)
+    for placement, per_device in (({}, 4 / 2), ({"pipeline_schedule": "1f1b"}, 4 / 2)):
+        config, mesh = counted(**placement)
+        found = outside(config, mesh, order := schedule(config, mesh, "gpu"))
+        assert found.turns * found.windows == per_device
+        assert (found.number(6), found.sides, order.stages) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("placement", "batch", "layers"),
+    [
+        ({}, 32, 7 * 2 + 1),  # 7 ticks of 2 layers, and the last layer for one of 4 microbatches
+        ({"pipeline_schedule": "1f1b"}, 32, 7 * 2 * 4 / 3 + 1),  # stages go forward twice; of each a quarter
+        ({"pipeline_schedule": "1f1b"}, 8, 7 * 2 * 4 / 3 + 4),  # 2 windows do not divide over 4 stages
+    ],
+)
+def test_the_time_of_layers_in_no_stage_is_that_of_the_devices_that_compute_them(
+    placement: dict[str, Any], batch: int, layers: float
+) -> None:
+    """By hand, of 9 layers in 4 stages with 4 microbatches; the head is computed as often as the last layer."""
+    model = {"layers": 9, "d_model": 128, "d_ff": 512, "n_heads": 4}
+    config = run({"data": 1, "pipeline": 4}, model, accumulate=4, **placement)
+    config = config.model_copy(update={"batch_size": batch})
+    flops, peak = accounting.flops_per_token(config), peak_flops("h100", "bfloat16")
+    told = roofline(config, topology("h100:4"), {})
+    head = flops.items["head"]
+    assert peak is not None
+    wanted = (layers * (flops.exact - head) / 9 + (1 if batch == 32 else 4) * head) * (batch // 4) * 32 / peak
+    assert told["seconds"]["matmul"] == pytest.approx(wanted)
+    assert any("1 of 9 layers are in no stage" in line for line in told["assumptions"])

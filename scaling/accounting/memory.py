@@ -1,12 +1,12 @@
 """Memory of one device in training, itemised: what a placement needs before anything is launched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, prod
 
 from scaling.accounting.devices import device
 from scaling.accounting.layout import computed_parts, in_stage, mesh_shape, parameter_parts, ways, window_ways
-from scaling.accounting.pipeline import Schedule, end_ways, schedule
+from scaling.accounting.pipeline import Outside, Schedule, end_ways, outside, schedule
 from scaling.config import RunConfig, StartConfig
 from scaling.families import Compute, ModelConfig, Tensor
 from scaling.families.declare import LAYERS
@@ -56,13 +56,14 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     found = device(kind) if kind else None
     platform = found.platform if found else "gpu"
     model, order = run.model, schedule(run, mesh, platform)
-    accumulate = order.parts
+    accumulate, apart = order.parts, outside(run, mesh, order)
     dtype = compute_dtype(run.placement.compute_dtype, platform)
     remat = run.placement.remat if platform != "cpu" or run.placement.scans(platform) else "none"
     compute = Compute(
         platform, dtype, run.placement.attention, remat, mesh["tensor"], run.objective.mask,
         run.placement.experts, run.placement.transport, mesh["expert"],
-        run.placement.context, mesh["context"], run.placement.offload_activations, order.held, order.stages > 1,
+        run.placement.context, mesh["context"], run.placement.offload_activations, order.held, apart.staged,
+        apart.held,
     )  # fmt: skip
     zero, tensors = run.placement.zero or 3, _declared(run.model, run.start)
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in tensors]
@@ -81,9 +82,9 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates),
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
-        + _elsewhere(tensors, mesh, order, zero)
+        + _elsewhere(tensors, mesh, order, apart, zero)
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
-        "activations": tokens * kept + _passed(run, order, tokens, ends, compute),
+        "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
     }
@@ -94,9 +95,9 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
         items["not_at_once"] -= min(items["optimizer"], of_gradients)
     items |= {"reference": held} if run.has_reference else {}
-    host = (
-        round(order.passes / order.stages * tokens * brought) + items["optimizer"] * run.placement.offload_optimizer
-    )
+    at_ends = apart.number(model.layers) / model.layers
+    times = (1 - at_ends) * order.passes / order.stages + at_ends * apart.turns * apart.windows
+    host = round(times * tokens * brought) + items["optimizer"] * run.placement.offload_optimizer
     return Memory(items, prod(mesh.values()), pieces, host)
 
 
@@ -112,15 +113,16 @@ def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
     return model.activations(compute), model.computed_again(compute), model.offloaded(compute)
 
 
-def _passed(run: RunConfig, order: Schedule, tokens: int, ends: int, compute: Compute) -> int:
+def _passed(run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: int, compute: Compute) -> int:
     """Bytes of what a stage keeps beside its layers: of the windows that a device has at both ends, norm and stream;
     and streams. Where stages alternate, those that wait; else those of all microbatches, of which each stage has a
-    copy: what enters and what has come around, with S − 1 and S more.
+    copy: what enters and what has come around, with S − 1 and S more; and what layers at the ends are given and make.
 
     tokens: of a microbatch. ends: of those windows."""
     if order.stages == 1:
         return 0
-    streams = order.waiting if order.alternates else 2 * (order.microbatches + order.stages) - 1
+    together = 2 * (order.microbatches + order.stages) - 1 + 2 * apart.sides * ceil(apart.held)
+    streams = order.waiting if order.alternates else together
     width = run.model.d_model
     return streams * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
 
@@ -165,10 +167,22 @@ def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> 
     return width * tensor.size // _ways(tensor, mesh, stored=not whole) if needed else 0
 
 
-def _elsewhere(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, zero: int) -> int:
-    """Bytes of the runs of layers that a stage computes and does not store, and of their gradients."""
-    held = [t.size // _ways(t, mesh, stored=zero == 3) for t in tensors if t.depth == LAYERS and t.inputs]
-    return 2 * FLOAT32 * sum(held) if order.repeats > 1 else 0
+def _elsewhere(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, zero: int) -> int:
+    """Bytes of the layers that a stage computes and does not store, and of their gradients: runs of layers where it
+    has several; stacks of which some are at the ends; and of those a copy, or a part where stages alternate."""
+    held = 0
+    for tensor in tensors:
+        if order.stages == 1 or tensor.depth != LAYERS or not tensor.inputs:
+            continue
+        outside, own = apart.share(tensor), tensor.shape[0]
+        at_ends = round(own * outside)
+        if order.repeats > 1 or at_ends:
+            piece = replace(tensor, shape=(own - at_ends, *tensor.shape[1:]))
+            held += piece.size // _ways(piece, mesh, stored=zero == 3)
+        if at_ends:
+            one, shared = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:]), in_stage(mesh)
+            held += at_ends * one.size // _ways(one, mesh if order.alternates else shared, stored=zero == 3)
+    return 2 * FLOAT32 * held
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:

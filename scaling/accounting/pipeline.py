@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from scaling.accounting.layout import PIPELINE, in_stage, window_ways
 from scaling.accounting.microbatches import microbatches
 from scaling.config import RunConfig
+from scaling.families import Staged, Tensor
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,46 @@ class Schedule:
     def bubble(self) -> float:
         """Share of the ticks that do not count (Narayanan et al. 2021, 2104.04473, section 2.2)."""
         return (self.stages - 1) / self.ticks
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Layers that are in no stage, see `parallel.ends`; of a device along `pipeline`."""
+
+    layers: Mapping[str, tuple[float, float]]
+    """by the first key of their parameters which share of its layers comes before the stages, and behind them"""
+    turns: int
+    """that it takes them in a step"""
+    windows: float
+    """in each, of those of a microbatch that a device of a stage has"""
+    held: float
+    """of as many microbatches it keeps something of these layers"""
+    staged: Staged | None
+    """the others; None without stages"""
+
+    def share(self, tensor: Tensor) -> float:
+        """Of a stack of layers what is in no stage."""
+        return sum(self.layers.get(tensor.path[0], (0.0, 0.0)))
+
+    def number(self, layers: int) -> int:
+        """Of so many those that are in no stage."""
+        return layers - self.staged.size * self.staged.runs if self.staged else 0
+
+    @property
+    def sides(self) -> int:
+        """Before and behind the stages, where there are layers."""
+        return sum(any(shares[i] for shares in self.layers.values()) for i in (0, 1))
+
+
+def outside(run: RunConfig, mesh: Mapping[str, int], order: Schedule) -> Outside:
+    """Of a run on a mesh: where all microbatches of a round are there together, a device takes every S-th of them."""
+    staged = run.model.staged(order.stages * order.repeats) if order.stages > 1 else None
+    layers = run.model.outside(staged) if staged else {}
+    if order.alternates:
+        part = window_ways(in_stage(mesh)) / end_ways(run, mesh, order)
+        return Outside(layers, order.parts, part, part, staged)
+    each = ceil(order.microbatches / order.stages)
+    return Outside(layers, order.rounds * each, 1.0, each, staged)
 
 
 def schedule(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Schedule:

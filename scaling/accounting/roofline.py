@@ -6,12 +6,13 @@ from typing import Any
 
 from scaling.accounting.devices import Topology, peak_flops
 from scaling.accounting.flops import Flops, flops_per_token
-from scaling.accounting.layout import mesh_shape, parameter_parts, window_ways
+from scaling.accounting.layout import PIPELINE, mesh_shape, parameter_parts, window_ways
 from scaling.accounting.links import Wiring
 from scaling.accounting.memory import Memory, compute_dtype, memory
-from scaling.accounting.pipeline import Schedule, end_ways, schedule
+from scaling.accounting.pipeline import Outside, Schedule, end_ways, outside, schedule
 from scaling.accounting.traffic import kept_apart, traffic
 from scaling.config import RunConfig
+from scaling.families.declare import LAYERS
 from scaling.families.model import FLOAT32, TRAINING
 
 REACHED = 0.75
@@ -52,10 +53,14 @@ def roofline(
     tokens = run.batch_tokens / place.devices
     head, mesh = flops.items["head"], mesh_shape(run.placement.mesh, place.devices)
     order = schedule(run, mesh, place.device.platform)
+    apart = outside(run, mesh, order)
+    before, behind = outside_flops(run, flops, apart)
     repeated = (run.placement.remat == "full") + order.again
-    again = (flops.exact - head) * repeated + head * (ledger.pieces > 1)
+    again = (flops.exact - head) * (repeated - order.again * behind) + head * (ledger.pieces > 1)
     layers = (flops.exact - head) * (1 + repeated / TRAINING)
-    idle = layers * (order.passes / order.parts - 1)
+    idle = layers * (1 - before - behind) * (order.passes / order.parts - 1)
+    more = order.stages * apart.turns * apart.windows / order.parts - 1  # than devices that share this evenly
+    idle += (layers * (before + behind) - (flops.exact - head) * behind * order.again / TRAINING) * more
     idle += head * (1 + (ledger.pieces > 1) / TRAINING) * (window_ways(mesh) / end_ways(run, mesh, order) - 1)
     seconds = {
         "matmul": tokens * (flops.exact + again / TRAINING + idle) / peak,
@@ -84,11 +89,42 @@ def roofline(
         "dollars_per_chip_hour": price,
         "assumptions": [
             *ASSUMPTIONS[:-1],
+            *_in_no_stage(run, apart),
             *_waits(order),
             *([_of_host(place)] if ledger.host else []),
             ASSUMPTIONS[-1] if mfu is None else f"expected: an MFU of {mfu:.0%}, as given",
         ],
     }
+
+
+def outside_flops(run: RunConfig, flops: Flops, apart: Outside) -> tuple[float, float]:
+    """Which share of the layers' FLOPs is of those before a pipeline's stages, and behind them. Of products without
+    parameters each layer has as many, on the mean."""
+    layers, total = flops.exact - flops.items["head"], [0.0, 0.0]
+    if apart.staged is None or not apart.sides:
+        return 0.0, 0.0
+    products = {tensor.path[0]: 0.0 for tensor in run.tensors()}
+    for tensor in run.tensors():
+        if tensor.depth == LAYERS:
+            products[tensor.path[0]] += TRAINING * 2.0 * tensor.size * sum(times for _, times in tensor.uses)
+    rest = max(0.0, layers - sum(products.values())) / run.model.layers
+    for i, number in enumerate((apart.staged.first, run.model.layers - apart.staged.end)):
+        total[i] = sum(products[name] * share[i] for name, share in apart.layers.items()) + rest * number
+    return total[0] / layers, total[1] / layers
+
+
+def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:
+    """What is said of layers at the ends of a pipeline."""
+    number, layers = apart.number(run.model.layers), run.model.layers
+    if not number:
+        return []
+    if run.placement.pipeline_schedule != "1f1b":
+        whose = "microbatches of its own"
+    elif apart.windows < 1:
+        whose = "windows of its own"
+    else:
+        whose = "all windows, as those of a microbatch do not divide over the stages"
+    return [f"pipeline: {number} of {layers} layers are in no stage; each device computes them for {whose}"]
 
 
 def _waits(order: Schedule) -> list[str]:
@@ -133,18 +169,22 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
     """Read and written by one device in a step."""
     items, mesh = ledger.items, mesh_shape(run.placement.mesh, place.devices)
     width = FLOAT32 if compute_dtype(run.placement.compute_dtype, place.device.platform) == "float32" else 2
-    matrices = 0.0
+    order, whole = schedule(run, mesh, place.device.platform), (run.placement.zero or 3) < 3
+    apart, used, gathered = outside(run, mesh, order), 0.0, 0.0
     for tensor in (tensor for tensor in run.tensors() if tensor.role == "hidden"):
         parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
-        matrices += tensor.size / prod(mesh[name] for name in kept_apart(tensor, parts))
-    order, whole = schedule(run, mesh, place.device.platform), (run.placement.zero or 3) < 3
+        kept, at_ends = kept_apart(tensor, parts), apart.share(tensor)
+        in_stages = (1 - at_ends) * tensor.size / prod(mesh[name] for name in kept)
+        at_ends *= tensor.size / prod(mesh[name] for name in kept - {PIPELINE})
+        gathered += in_stages + at_ends
+        used += in_stages * order.passes + at_ends * apart.turns
     passes = (3 if run.placement.remat == "full" else 2) + order.again  # forward, again, backward
-    gathered = 1 / order.passes if whole else passes  # and written, see `parallel.zero`
-    of_layers = width * (passes + gathered + 2) * matrices  # and the gradient written and read
+    gathered = gathered if whole else passes * used  # and written, see `parallel.zero`
+    of_layers = width * ((passes + 2) * used + gathered)  # and the gradient written and read
     of_head = (passes * width + 2 * FLOAT32) * ledger.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]
     plain = run.model_copy(update={"placement": run.placement.model_copy(update={"remat": "none"})})
     made = memory(plain, place.devices, place.device.name).items["activations"]
     streams = (2 if run.placement.remat == "none" else 3) * made
     state = 2 * (items["parameters"] + items["optimizer"]) + items["gradients"]
     added = 2 * items["gradients"]  # the sum and what is added to it, read and written
-    return state + order.passes * (of_layers + added) + order.ends * (of_head + streams)
+    return state + of_layers + order.passes * added + order.ends * (of_head + streams)

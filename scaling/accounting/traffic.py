@@ -14,7 +14,7 @@ from scaling.accounting.layout import (
     window_ways,
 )
 from scaling.accounting.memory import compute_dtype
-from scaling.accounting.pipeline import Schedule, end_ways, schedule
+from scaling.accounting.pipeline import Outside, Schedule, end_ways, outside, schedule
 from scaling.config import RunConfig
 from scaling.families import Tensor
 from scaling.families.context import choose_context
@@ -51,40 +51,65 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
     """
     width = 2 if compute_dtype(run.placement.compute_dtype, platform) == "bfloat16" else FLOAT32
     order = schedule(run, mesh, platform)
+    apart = outside(run, mesh, order)
     found = [
-        *_matrices(run, mesh, width, order),
-        *_streams(run, mesh, width, order),
-        *_pipeline(run, mesh, width, order),
+        *_matrices(run, mesh, width, order, apart),
+        *_streams(run, mesh, width, order, apart),
+        *_pipeline(run, mesh, width, order, apart),
     ]
     return [one for one in found if one.axes and one.size * one.times]
 
 
-def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
+def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule, apart: Outside) -> Iterator[Sent]:
     """Parameters where they are used, and their gradients."""
-    again, stage = (run.placement.remat == "full") + order.again, run.placement.zero or 3
     for tensor in run.tensors():
         if not tensor.inputs and tensor.role != "embedding":
             continue
         parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
-        kept = kept_apart(tensor, parts)
-        stored = tuple(name for name in mesh if name in parts - kept and mesh[name] > 1)
-        held = tensor.size / prod(mesh[name] for name in kept)  # of the whole, where it is used
-        looked_up = not tensor.inputs and tensor.uses != LOGITS
-        copied = stage < 3 and tensor.depth == LAYERS  # once for all microbatches, see `parallel.zero`
-        times = order.passes if tensor.depth == LAYERS else order.ends
-        if stored and not looked_up:
-            uses = 1 if copied else times if tensor.role in ("head", "embedding") else times * (2 + again)
-            yield Sent("matrices", "all-gather", stored, held * width, uses)
-        if not tensor.trained:
-            continue
-        added = {name for name in ADDED if mesh[name] > 1} - kept
-        grad = FLOAT32 if tensor.role in ("head", "embedding") else width
-        shared = () if copied and stage == 1 else stored  # by its gradient
-        scattered = tuple(name for name in shared if name in added and not looked_up)
-        if scattered:
-            yield Sent("gradients", "reduce-scatter", scattered, held * grad, times)
-        summed = tuple(name for name in mesh if name in added - set(shared))
-        yield Sent("gradients", "all-reduce", summed, held * grad / ways(shared, mesh), times)
+        times, at_ends = order.passes if tensor.depth == LAYERS else order.ends, apart.share(tensor)
+        kept, size = kept_apart(tensor, parts), tensor.size * (1 - at_ends)
+        yield from _matrix(run, mesh, width, order.again, tensor, parts, kept, size, times)
+        if at_ends:
+            whole = mesh if order.alternates else {**mesh, PIPELINE: 1}  # where each stage has a copy
+            one = {name for part in parameter_parts(tensor.axes[1:], tensor.shape[1:], whole) for name in part}
+            again = order.again * apart.layers[tensor.path[0]][0] / at_ends  # those behind go back at once
+            size = tensor.size * at_ends
+            yield from _matrix(run, whole, width, again, tensor, one, kept - {PIPELINE}, size, apart.turns)
+
+
+def _matrix(
+    run: RunConfig,
+    mesh: Mapping[str, int],
+    width: int,
+    again: float,
+    tensor: Tensor,
+    parts: set[str],
+    kept: set[str],
+    size: float,
+    times: float,
+) -> Iterator[Sent]:
+    """Of one, or of some layers of it.
+
+    parts: mesh axes that it is split over; kept: those where it is used. size: parameters. times: that they are used
+    for microbatches, `again` times more than the backward pass asks for."""
+    again, stage = (run.placement.remat == "full") + again, run.placement.zero or 3
+    stored = tuple(name for name in mesh if name in parts - kept and mesh[name] > 1)
+    held = size / prod(mesh[name] for name in kept)  # of the whole, where it is used
+    looked_up = not tensor.inputs and tensor.uses != LOGITS
+    copied = stage < 3 and tensor.depth == LAYERS  # once for all microbatches, see `parallel.zero`
+    if stored and not looked_up:
+        uses = 1 if copied else times if tensor.role in ("head", "embedding") else times * (2 + again)
+        yield Sent("matrices", "all-gather", stored, held * width, uses)
+    if not tensor.trained:
+        return
+    added = {name for name in ADDED if mesh[name] > 1} - kept
+    grad = FLOAT32 if tensor.role in ("head", "embedding") else width
+    shared = () if copied and stage == 1 else stored  # by its gradient
+    scattered = tuple(name for name in shared if name in added and not looked_up)
+    if scattered:
+        yield Sent("gradients", "reduce-scatter", scattered, held * grad, times)
+    summed = tuple(name for name in mesh if name in added - set(shared))
+    yield Sent("gradients", "all-reduce", summed, held * grad / ways(shared, mesh), times)
 
 
 def kept_apart(tensor: Tensor, parts: set[str]) -> set[str]:
@@ -99,7 +124,7 @@ def _stream(run: RunConfig, mesh: Mapping[str, int], width: int, microbatches: i
     return windows * run.model.context / mesh["context"] * run.model.d_model * width
 
 
-def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
+def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule, apart: Outside) -> Iterator[Sent]:
     """What tokens carry."""
     model, again = run.model, (run.placement.remat == "full") + order.again
     shared = mesh if end_ways(run, mesh, order) == window_ways(mesh) else in_stage(mesh)
@@ -107,7 +132,7 @@ def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedul
     stored = tuple(name for name in STORED if mesh[name] > 1)
     yield Sent("look-up", "all-to-all", stored, found, 2 * ends)
     stream = _stream(run, in_stage(mesh), width, order.parts)
-    passes = order.passes / order.stages  # that a device makes of a layer, on the mean of all
+    passes = _passes(order, apart, apart.number(model.layers) / model.layers)
     if mesh["tensor"] > 1:
         yield Sent("look-up", "all-reduce", ("tensor",), found, ends)
         yield Sent("stream", "all-reduce", ("tensor",), stream, (4 + 2 * order.again) * model.layers * passes)
@@ -123,14 +148,21 @@ def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedul
             yield Sent("windows", "all-gather", ("context",), keys * mesh["context"], uses)
             yield Sent("windows", "reduce-scatter", ("context",), keys * mesh["context"], model.layers * passes)
     if mesh["expert"] > 1:
-        uses = (2 + again) * _layers_of_experts(run) * passes
+        outside, count = _layers_of_experts(run, apart)
+        uses = (2 + again) * count * _passes(order, apart, outside)
         yield Sent("experts", "all-gather", ("expert",), stream * mesh["expert"], uses)
         yield Sent("experts", "reduce-scatter", ("expert",), stream * mesh["expert"], uses)
 
 
-def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule) -> Iterator[Sent]:
-    """What stages hand on in every tick, and back; the streams of the batch at both ends; and the runs of layers that
-    are not computed where they lie, which are sent there, and their gradients back."""
+def _passes(order: Schedule, apart: Outside, at_ends: float) -> float:
+    """That a device makes of a layer for microbatches, on the mean of all. at_ends: share that is in no stage."""
+    return (1 - at_ends) * order.passes / order.stages + at_ends * apart.turns * apart.windows
+
+
+def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule, apart: Outside) -> Iterator[Sent]:
+    """What stages hand on in every tick, and back; the streams of the batch at both ends, once more to and from the
+    devices that compute layers there; and the layers that are not computed where they lie, which are sent there,
+    and their gradients back."""
     if order.stages == 1:
         return
     axes, stream = (PIPELINE,), _stream(run, in_stage(mesh), width, order.parts)
@@ -138,20 +170,32 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
     shared = end_ways(run, mesh, order) == window_ways(mesh)
     for kind in ("all-gather", "reduce-scatter") if shared else ("all-reduce",):
         yield Sent("ends", kind, axes, stream * order.parts / order.ends, 2 * order.ends)
+    split = computed_parts if run.placement.zero in (1, 2) else parameter_parts
+    moved, cut, copied = 0.0, 0.0, 0.0
+    for tensor in run.tensors():
+        if tensor.depth != LAYERS or not tensor.inputs:
+            continue
+        parts, at_ends = split(tensor.axes, tensor.shape, mesh), apart.share(tensor)
+        held = FLOAT32 * tensor.size / prod(ways(part, mesh) for part in parts)
+        moved += (1 - at_ends) * held
+        if at_ends:  # parts of all layers come from whole ones where these are stored, and are made whole ones again
+            cut += (1 - at_ends + (PIPELINE in parts[0])) * held
+            copied += at_ends * held * order.stages
+    yield Sent("layers", "all-to-all", axes, cut, 2 * order.rounds)
     if order.repeats > 1:
-        split = computed_parts if run.placement.zero in (1, 2) else parameter_parts
-        held = sum(
-            tensor.size / prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
-            for tensor in run.tensors()
-            if tensor.depth == LAYERS and tensor.inputs
-        )
-        yield Sent("runs of layers", "collective-permute", axes, FLOAT32 * held, 2 * order.rounds)
+        yield Sent("runs of layers", "collective-permute", axes, moved, 2 * order.rounds)
+    if not order.alternates:
+        yield Sent("ends", "all-gather", axes, stream * order.parts / order.ends, 4 * apart.sides * order.rounds)
+        yield Sent("layers at the ends", "all-gather", axes, copied, order.rounds)
+        yield Sent("layers at the ends", "reduce-scatter", axes, copied, order.rounds)
 
 
-def _layers_of_experts(run: RunConfig) -> int:
-    """Layers that have experts of their own."""
-    return max(
-        prod(size for axis, size in zip(tensor.axes, tensor.shape, strict=True) if axis == "layers")
+def _layers_of_experts(run: RunConfig, apart: Outside) -> tuple[float, int]:
+    """Layers that have experts of their own: the share that is in no stage, and how many."""
+    counts = {
+        tensor.path[0]: (apart.share(tensor), tensor.shape[0])
         for tensor in run.model.tensors()
-        if "experts" in tensor.axes
-    )
+        if "experts" in tensor.axes and "layers" in tensor.axes
+    }
+    layers = sum(count for _, count in counts.values())
+    return sum(share * count for share, count in counts.values()) / layers, layers

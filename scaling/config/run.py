@@ -261,17 +261,12 @@ class RunConfig(Config):
                         "placement.mesh.pipeline to 2 or more, or leave it out"
                     )
             return
-        cuts = self.model.cuts
-        if not cuts:
+        if self.model.staged(stages * repeats) is None:
+            kind, most = self.model.kind or "transformer", self.model.most_runs
+            able = f"their product may be at most {most}" if most > 1 else "use other axes, as data, fsdp or tensor"
             raise ValueError(
-                f"placement.mesh.pipeline={stages} and a model of kind {self.model.kind} has no row of layers alike "
-                "to cut into stages; use data, fsdp or tensor"
-            )
-        if stages * repeats not in cuts:
-            raise ValueError(
-                f"placement.mesh.pipeline={stages} × placement.pipeline_repeats={repeats} do not cut the model's "
-                f"{self.model.layers} layers into parts alike; their product may be one of "
-                f"{', '.join(map(str, cuts[1:])) or '1 only, use other axes'}"
+                f"placement.mesh.pipeline={stages} × placement.pipeline_repeats={repeats}: the {self.model.layers} "
+                f"layers of a model of kind {kind} have no {stages * repeats} runs alike in a row; {able}"
             )
         if placement.pipeline_schedule == "1f1b":
             self._check_alternated()

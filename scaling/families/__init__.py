@@ -6,7 +6,7 @@ from scaling.families.by_kind import ByKind
 from scaling.families.declare import Role, Tensor, tree
 from scaling.families.ladder import LadderConfig
 from scaling.families.lstm import LSTMConfig
-from scaling.families.model import Compute, ExtraFlops, Mask, ModelConfig
+from scaling.families.model import Compute, ExtraFlops, Mask, ModelConfig, Staged
 from scaling.families.transfer_checks import transfer_notes, untransferable
 from scaling.families.transformer import FEED_FORWARDS, MIXERS, TransformerConfig
 from scaling.families.width_transfer import MupConfig, WidthTransfer
@@ -30,6 +30,7 @@ __all__ = [
     "ModelConfig",
     "MupConfig",
     "Role",
+    "Staged",
     "Tensor",
     "TransformerConfig",
     "WidthTransfer",

@@ -24,6 +24,22 @@ TRAINING = 3  # forward and backward: each product has two gradients, each a pro
 
 
 @dataclass(frozen=True)
+class Staged:
+    """Layers in a row that a pipeline's stages compute; those before and behind are at its ends."""
+
+    first: int
+    """layer that they begin with"""
+    size: int
+    """layers of a run"""
+    runs: int
+
+    @property
+    def end(self) -> int:
+        """Layer after the last of them."""
+        return self.first + self.size * self.runs
+
+
+@dataclass(frozen=True)
 class Compute:
     """How a run computes, as far as its memory depends on it."""
 
@@ -51,8 +67,10 @@ class Compute:
     """what layers keep is on the host"""
     passes: float = 1.0
     """microbatches that layers keep something of at a time: those of a pipeline over the stages that it has"""
-    staged: bool = False
-    """layers are those of a stage of a pipeline, whose few layers have one's copy beside what they keep"""
+    staged: Staged | None = None
+    """layers that a pipeline's stages have, of each of which there is one's copy beside what they keep"""
+    at_ends: float = 0.0
+    """microbatches that those keep something of that are in no stage"""
 
     @property
     def width(self) -> int:
@@ -149,16 +167,23 @@ class ModelConfig(Config):
         """What of it needs every window whole on one device; empty where devices can share one along its length."""
         return f"a model of kind {self.kind}"
 
+    def staged(self, runs: int) -> Staged | None:
+        """Its layers as the stages of a pipeline take them in so many runs alike; None where it has not as many."""
+        return None
+
+    def outside(self, staged: Staged) -> Mapping[str, tuple[float, float]]:
+        """By the first key of their parameters which share of its layers comes before the stages, and behind them."""
+        return {}
+
     @property
     def written(self) -> tuple[str, ...]:
         """What is otherwise in a text that is written token by token than in a window of training."""
         return ()
 
     @property
-    def cuts(self) -> tuple[int, ...]:
-        """Into how many parts alike its layers can be cut, for the stages of a pipeline; none where it has no row of
-        layers that differ in their parameters alone."""
-        return ()
+    def most_runs(self) -> int:
+        """Runs of layers, one on the other, that differ in their parameters alone, as many as it has."""
+        return 1
 
     @property
     def reads_counts(self) -> bool:

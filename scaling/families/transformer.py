@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import lcm, log
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,7 +20,7 @@ from scaling.families.ladder import LadderConfig
 from scaling.families.linear import embedding, head, norm
 from scaling.families.mla import MLA
 from scaling.families.mlp import MLP
-from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask, VisibleKeys
+from scaling.families.model import FLOAT32, Compute, ExtraFlops, Mask, Staged, VisibleKeys
 from scaling.families.moe import MoE
 from scaling.families.rope import Rope
 from scaling.families.shape import TransformerShape
@@ -146,10 +147,24 @@ class TransformerConfig(TransformerShape):
         own, parts = zip(self.attention_masks("causal"), self.ropes, strict=True), self.parts
         return [(mask, rope, parts[i // self.layer_sharing]) for i, (mask, rope) in enumerate(own)]
 
+    def staged(self, runs: int) -> Staged | None:
+        """The longest row that there is, the first of these."""
+        return _staged(self, runs)
+
+    def outside(self, staged: Staged) -> Mapping[str, tuple[float, float]]:
+        first, end = staged.first // self.layer_sharing, staged.end // self.layer_sharing
+        return {
+            stack.name: (
+                sum(i < first for i in stack.members) / len(stack.members),
+                sum(i >= end for i in stack.members) / len(stack.members),
+            )
+            for stack in self.stacks
+        }
+
     @property
-    def cuts(self) -> tuple[int, ...]:
-        kinds, shared = self.kinds, divisors(self.unique_layers)
-        return tuple(n for n in shared if kinds == kinds[: self.layers // n] * n)
+    def most_runs(self) -> int:
+        kinds = _numbered(self)
+        return max(_alike(kinds, size)[1].max() // size + 1 for size in range(1, len(kinds) + 1))
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -288,13 +303,13 @@ class TransformerConfig(TransformerShape):
         """Of what is on the host IN_FLIGHT layers' are on the device as well."""
         stream, layers = compute.width * self.d_model, self._kept_of_layers(compute)
         if compute.remat == "none":
-            held = compute.passes * sum(layers) + (max(layers) if compute.staged else 0)
+            held = self._held(compute, layers) + (max(layers) if compute.staged else 0)
         elif compute.remat == "full":
-            held = (IN_FLIGHT if compute.offload else compute.passes * self.layers) * stream + max(layers)
+            held = (IN_FLIGHT if compute.offload else self._held(compute, [1] * self.layers)) * stream + max(layers)
         else:
             kept = self._products(compute)
-            on_host = compute.passes * self.unique_layers * stream + IN_FLIGHT * max(kept)
-            held = (on_host if compute.offload else compute.passes * sum(kept)) * self.layer_sharing + max(layers)
+            on_host = self._held(compute, [1] * len(kept)) * stream + IN_FLIGHT * max(kept)
+            held = (on_host if compute.offload else self._held(compute, kept)) * self.layer_sharing + max(layers)
         working = max(part.working(self, compute) for own in set(self.parts) for part in own)
         return round(held) + 2 * stream + round(working)  # and the stream after the last layer and its norm
 
@@ -303,6 +318,14 @@ class TransformerConfig(TransformerShape):
             return 0
         inputs = self.layers * compute.width * self.d_model
         return inputs if compute.remat == "full" else sum(self._products(compute)) * self.layer_sharing
+
+    def _held(self, compute: Compute, layers: list[int]) -> float:
+        """The sum over layers, or those of its own, of what each keeps, for as many microbatches as it does."""
+        if compute.staged is None:
+            return compute.passes * sum(layers)
+        each = self.layers // len(layers)
+        inside = sum(layers[compute.staged.first // each : compute.staged.end // each])
+        return compute.passes * inside + compute.at_ends * (sum(layers) - inside)
 
     def _products(self, compute: Compute) -> list[int]:
         """Bytes for each token of what the products of each layer of its own gave."""
@@ -360,3 +383,27 @@ class TransformerConfig(TransformerShape):
             d_head = max(2, d_head - d_head % 2)
         return {"layers": layers, "d_model": d_model, "n_heads": heads, "n_kv_heads": heads // groups,
                 "d_head": d_head, "d_ff": inner}  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _staged(model: TransformerConfig, runs: int) -> Staged | None:
+    kinds, sharing = _numbered(model), model.layer_sharing
+    for size in range(len(kinds) // runs, 0, -1):
+        starts, lengths = _alike(kinds, size)
+        if (enough := lengths >= (runs - 1) * size).any():
+            return Staged(int(starts[enough.argmax()]) * sharing, size * sharing, runs)
+    return None
+
+
+def _numbered(model: TransformerConfig) -> np.ndarray:
+    """A number for what each layer that has parameters of its own is beside them."""
+    kinds, sharing, numbers = model.kinds, model.layer_sharing, dict[Any, int]()
+    own = [tuple(kinds[i : i + sharing]) for i in range(0, len(kinds), sharing)]
+    return np.array([numbers.setdefault(kind, len(numbers)) for kind in own])
+
+
+def _alike(kinds: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, lengths) of the rows of layers each of which is as the one `size` further on."""
+    other = np.flatnonzero(kinds[size:] != kinds[:-size])
+    starts, ends = np.append(0, other + 1), np.append(other, len(kinds) - size)
+    return starts, ends - starts

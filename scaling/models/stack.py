@@ -19,6 +19,7 @@ from scaling.models.layer import Aux, LayerContext, total
 from scaling.models.linear import PRODUCT
 from scaling.models.parameters import Params, at_precision
 from scaling.models.positions import query_scale, rope_tables
+from scaling.parallel.ends import apart, at_end, piece
 from scaling.parallel.host import HOST
 from scaling.parallel.pipeline import Row, pipelined, stages
 from scaling.parallel.sharding import target_platform
@@ -32,12 +33,12 @@ WEIGHTS = "stage_weights"
 """what is called so that a layer in a stage of a pipeline makes of the parameters of several"""
 
 
-def grouping(config: TransformerConfig, layers: int | None = None) -> tuple[int, int]:
+def grouping(config: TransformerConfig, first: int = 0, end: int | None = None) -> tuple[int, int]:
     """(layers before the scan, layers that one step of it applies): those after which masks, positions, sharing and
     kinds repeat. Of all that would do, the two that leave the fewest layers to be compiled one by one.
 
-    layers: so many of the first ones; unset: all."""
-    sharing, kinds = config.layer_sharing, config.kinds[:layers]
+    first, end: of the layers from the one on, before the other; unset: all."""
+    sharing, kinds = config.layer_sharing, config.kinds[first:end]
 
     def size(lead: int) -> int:
         rest = kinds[lead:]
@@ -87,42 +88,52 @@ class Layers:
             return self._pipelined(x_BxLxD, context, dropout_key)
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
         weights = at_precision(self.params, self.declared, self.dtype)
-        return self._applied(x_BxLxD, weights, self.config.layers, context, keys)
+        return self._applied(x_BxLxD, weights, range(self.config.layers), context, keys)
 
     def _pipelined(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_keys: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        """The same with runs of layers on the devices of a pipeline, which are alike but for their parameters."""
+        """The same with runs of layers on the devices of a pipeline, which are alike but for their parameters, and
+        the layers before and behind them at its ends."""
         config, repeats = self.config, self.placement.pipeline_repeats
-        runs = stages() * repeats
-        layers = config.layers // runs
+        staged = config.staged(stages() * repeats)
+        assert staged is not None
+        bounds = {name: self._members(name, 0, staged.first, staged.end) for name in self.params}
+        pieces = apart(self.params, self.declared, bounds)
         told = {name: getattr(context, name) for name in ("marks_BxL", "tokens_BxL", "positions")}
         told = {name: x for name, x in told.items() if x is not None and x.ndim == 2}
-
-        def stage(
-            weights: Params, trip: jax.Array, run: jax.Array, x: jax.Array, told: Params, key: Any
-        ) -> tuple[jax.Array, Aux]:
-            keys = None if key is None else jax.random.split(key, config.layers)
-            keys = None if keys is None else jax.lax.dynamic_slice_in_dim(keys, run * layers, layers)
-            return self._applied(x, weights, layers, replace(context, **told), keys, trip)
-
-        # float32, as their gradient is summed up over microbatches; each layer takes its own at its precision
-        weights = jax.tree.map(lambda w: w.astype(jnp.float32), self.params)
         dropout_keys = dropout_keys if dropout_keys is None or dropout_keys.ndim else dropout_keys[None]
         asked = self.placement.pipeline_microbatches or max(1, self.placement.accumulate)
-        row = Row(stage, weights, self.declared, repeats, x_BxLxD, told, dropout_keys)
-        x_BxLxD, sums = pipelined(row, asked)
-        return x_BxLxD, Aux(*sums)
+
+        def row(x: jax.Array, which: str, layers: range) -> Row:
+            """layers: of the first run in a row of several."""
+
+            def stage(
+                weights: Params, trip: jax.Array, run: jax.Array, x: jax.Array, told: Params, key: Any
+            ) -> tuple[jax.Array, Aux]:
+                keys = None if key is None else jax.random.split(key, config.layers)
+                start = layers.start + run * len(layers)
+                keys = None if keys is None else jax.lax.dynamic_slice_in_dim(keys, start, len(layers))
+                return self._applied(x, weights, layers, replace(context, **told), keys, trip)
+
+            weights, declared = piece(pieces, self.declared, which)
+            return Row(stage, weights, declared, repeats, x, told, dropout_keys, self._nothing(weights), bounds)
+
+        x_BxLxD, before = at_end(row(x_BxLxD, "before", range(staged.first)), asked)
+        first = range(staged.first, staged.first + staged.size)
+        x_BxLxD, sums = pipelined(row(x_BxLxD, "stages", first), asked)
+        x_BxLxD, behind = at_end(row(x_BxLxD, "behind", range(staged.end, config.layers)), asked)
+        return x_BxLxD, _in_a_row([Aux(*before), Aux(*sums), Aux(*behind)])
 
     def _applied(
-        self, x_BxLxD: jax.Array, params: Params, layers: int, context: LayerContext, keys: Any, trip: Any = None
+        self, x_BxLxD: jax.Array, params: Params, layers: range, context: LayerContext, keys: Any, trip: Any = None
     ) -> tuple[jax.Array, Aux]:
-        """The first `layers` layers, or others that are like them, over their parameters.
+        """These layers, or others that are like them, over their parameters.
 
         trip: in a stage of a pipeline, which of the runs that follow each other in all arrays behind the layers."""
         config, tables = self.config, self._tables(jnp.asarray(context.positions))
-        (lead, size), sharing = grouping(config, layers), config.layer_sharing
-        groups = (layers - lead) // size if self.placement.scans(target_platform()) else 0
+        (lead, size), sharing = grouping(config, layers.start, layers.stop), config.layer_sharing
+        groups = (len(layers) - lead) // size if self.placement.scans(target_platform()) else 0
 
         def run(x: jax.Array, weights: list[Params], first: int, keys: Any) -> tuple[jax.Array, Aux]:
             """Layers from `first` on; `weights` are theirs."""
@@ -135,33 +146,53 @@ class Layers:
 
         def part(start: int, stop: int) -> tuple[Params, Any]:
             """Parameters and keys of the layers from `start` on, before `stop`."""
-            bounds = {
-                s.name: [sum(i < end // sharing for i in s.members) for end in (start, stop)] for s in config.stacks
-            }
+            bounds = {name: self._members(name, layers.start, start, stop) for name in params}
             own = {n: jax.tree.map(lambda w, n=n: w[slice(*bounds[n])], w) for n, w in params.items()}
             there = {name: w for name, w in own.items() if bounds[name][0] < bounds[name][1]}
-            return there, None if keys is None else keys[start:stop]
+            return there, None if keys is None else keys[start - layers.start : stop - layers.start]
 
         def unrolled(x: jax.Array, start: int, stop: int) -> tuple[jax.Array, Aux]:
             weights, own_keys = part(start, stop)
             return run(x, self._slices(weights, start // sharing, (stop - start) // sharing), start, own_keys)
 
         if groups < 2:
-            return unrolled(x_BxLxD, 0, layers)
-        told, end = list[Aux](), lead + groups * size
+            return unrolled(x_BxLxD, layers.start, layers.stop)
+        told, first = list[Aux](), layers.start + lead
+        end = first + groups * size
         if lead:
-            x_BxLxD, aux = unrolled(x_BxLxD, 0, lead)
+            x_BxLxD, aux = unrolled(x_BxLxD, layers.start, first)
             told.append(aux)
-        grouped, own_keys = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), part(lead, end))
+        grouped, own_keys = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), part(first, end))
         # cut apart out here: of what a step of the scan cuts from its own, the backward pass is kept a second copy
-        own = self._slices(grouped, lead // sharing, size // sharing, axis=1), own_keys
-        x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], lead, own[1]), x_BxLxD, own)
+        own = self._slices(grouped, first // sharing, size // sharing, axis=1), own_keys
+        x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], first, own[1]), x_BxLxD, own)
         losses = jax.tree.map(jnp.sum, by_group.losses)
         told.append(Aux(losses, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)))
-        if end < layers:
-            x_BxLxD, aux = unrolled(x_BxLxD, end, layers)
+        if end < layers.stop:
+            x_BxLxD, aux = unrolled(x_BxLxD, end, layers.stop)
             told.append(aux)
-        return x_BxLxD, Aux(total(aux.losses for aux in told), reduce(_behind, (aux.counts for aux in told)))
+        return x_BxLxD, _in_a_row(told)
+
+    def _nothing(self, params: Params) -> tuple[Any, Any]:
+        """Losses and counts of layers with these parameters, as zeros."""
+        own = {stack.name: stack for stack in self.config.stacks if stack.name in params}
+        parts = [part for stack in own.values() for part in stack.parts.values()]
+        losses = dict.fromkeys((name for part in parts for name in part.LOSSES), jnp.zeros((), jnp.float32))
+        counts = {name: len(jax.tree.leaves(params[name])[0]) for name in own}
+        return losses, {
+            name: {
+                key: {what: jnp.zeros((counts[name], *shape)) for what, shape in part.counts(self.config).items()}
+                for key, part in stack.parts.items()
+            }
+            for name, stack in own.items()
+        }
+
+    def _members(self, name: str, first: int, start: int, end: int) -> tuple[int, int]:
+        """Which layers of a stack, counted from layer `first` on, come from `start` on and before `end`."""
+        sharing = self.config.layer_sharing
+        members = next(stack.members for stack in self.config.stacks if stack.name == name)
+        before, upto, until = (sum(i < layer // sharing for i in members) for layer in (first, start, end))
+        return upto - before, until - before
 
     def extending(self, length: int) -> Extend:
         """The layers one by one, for tokens that follow others in a text of up to `length`: see `Block.extend`.
@@ -248,6 +279,11 @@ class Layers:
             rope=tables.get((self._width(layer), rope)),
             query_scale=query_scale(rope, self.config.context, context.positions),
         )
+
+
+def _in_a_row(told: list[Aux]) -> Aux:
+    """Of layers that follow each other."""
+    return Aux(total(aux.losses for aux in told), reduce(_behind, (aux.counts for aux in told)))
 
 
 def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

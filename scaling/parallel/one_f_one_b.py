@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
-from scaling.accounting.layout import PIPELINE, Parts
+from scaling.accounting.layout import PIPELINE
 from scaling.errors import UserError
 from scaling.families import Tensor
+from scaling.parallel.ends import apart, is_pieces, lies
 from scaling.parallel.parts import by_parts, parameter_split
 from scaling.parallel.pipeline import Row, along, by_stage, cut, moved, staged, stages, through, within
-from scaling.parallel.sharding import active_mesh, as_spec, one_stage
+from scaling.parallel.sharding import one_stage
 from scaling.parallel.zero import gradient_split
 
 Total = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
     value: Any
     ends: Any
-    """gradient of what is before and behind the layers"""
+    """gradient of what is before and behind the stages"""
     layers: Any
     """of the layers, by stage"""
 
@@ -67,37 +67,39 @@ class State(NamedTuple):
 
 
 def alternated(
-    total: Total, own: Any, windows: Any, key: Any, *, declared: Any, microbatches: int, nothing: Any
+    total: Total, own: Any, windows: Any, key: Any, *, declared: Any, microbatches: int
 ) -> tuple[Any, Any]:
     """As `jax.value_and_grad(total, has_aux=True)(own, windows, key)`, of a `total` that goes through `pipelined`
     once and is linear in what layers tell.
 
-    own: those of the layers under the names that `pipelined` has for them; None where there is no gradient. declared:
-    their tensors. windows: arrays [B, L]. key: of each of the M microbatches, row i being of microbatch i mod M.
-    nothing: losses and counts of all layers, as zeros.
+    own: those of the layers under the names that `pipelined` has for them, which `total` takes in `Pieces` as well;
+    None where there is no gradient. declared: their tensors. windows: arrays [B, L]. key: of each of the M
+    microbatches, row i being of microbatch i mod M.
     Raises UserError where `total` goes through layers more than once.
     """
-    return Ticks(total, own, windows, key, declared, microbatches, nothing).run()
+    ticks = Ticks(total, own, windows, key, declared, microbatches)
+    value, gradients = ticks.run()
+    return value, ticks.together(gradients)[0]
 
 
 class Ticks:
     """What is the same in all of them."""
 
-    def __init__(
-        self, total: Total, own: Any, windows: Any, key: Any, declared: Any, microbatches: int, nothing: Any
-    ):
-        self.total, self.own, self.declared, self.nothing = total, own, declared, nothing
+    def __init__(self, total: Total, own: Any, windows: Any, key: Any, declared: Any, microbatches: int):
+        self.total, self.declared = total, declared
         self.count, self.number, self.at = microbatches, stages(), jnp.arange(stages())
         self.windows = jax.tree.map(partial(_apart, microbatches=microbatches), windows)
         self.keys = key if key is None or key.ndim else key[None]
         self.row = self._before_layers(own, 0)
         self.repeats = self.row.repeats
-        self.ends = {name: w for name, w in own.items() if name not in self.row.weights}
-        self.layers = {name: w for name, w in own.items() if name in self.row.weights}
+        pieces = partial(apart, declared=declared, bounds=self.row.bounds)
+        self.own, self.together = jax.vjp(pieces, own)
+        self.ends = jax.tree.map(_at_ends, self.own, is_leaf=is_pieces)
+        self.layers = {name: _in_stages(self.own[name]) for name in self.row.weights}
         self.weights = by_stage(self.row.weights, self.row.declared, self.repeats)
 
     def run(self) -> tuple[Any, Any]:
-        """(value, gradients)."""
+        """(value, gradients of the parameters in pieces)."""
         turn = self.repeats * self.number - 1  # the tick in which the first microbatch ends
         ticks = self.count * self.repeats + self.number - 1  # forward, and as many backward
         (_, pull), state = jax.vjp(self._staged, self.layers), self._start()
@@ -107,7 +109,7 @@ class Ticks:
             (ticks, turn + ticks, (False, True)),
         ):
             state = jax.lax.scan(partial(self._tick, way=way), state, jnp.arange(first, last))[0]
-        return state.found.value, state.found.ends | pull(state.found.layers)[0]
+        return state.found.value, _whole(state.found.ends, pull(state.found.layers)[0])
 
     def _tick(self, state: State, t: jax.Array, way: tuple[bool, bool]) -> tuple[State, None]:
         forward, backward = way
@@ -193,7 +195,7 @@ class Ticks:
 
         def behind(ends: Any, x: jax.Array, losses: Any) -> tuple[jax.Array, Any]:
             with through(lambda row: (x, (losses, counts))):
-                return self.total(ends | self.layers, *self._of(microbatch))
+                return self.total(_whole(ends, self.layers), *self._of(microbatch))
 
         loss, pull, more = jax.vjp(behind, self.ends, _from_stage(y, self.number - 1), losses, has_aux=True)
         dends, dx, slope = pull(jnp.ones_like(loss))
@@ -201,7 +203,7 @@ class Ticks:
 
     def _back_to_tokens(self, microbatch: jax.Array, dx: jax.Array) -> Any:
         """The gradient of the ends by what the first stage was given."""
-        _, pull = jax.vjp(lambda ends: self._before_layers(ends | self.layers, microbatch).x_BxLxD, self.ends)
+        _, pull = jax.vjp(lambda ends: self._before_layers(_whole(ends, self.layers), microbatch).x_BxLxD, self.ends)
         return pull(_from_stage(dx, 0))[0]
 
     def _before_layers(self, own: Any, microbatch: Any) -> Row:
@@ -209,7 +211,7 @@ class Ticks:
 
         def meet(row: Row) -> tuple[jax.Array, Any]:
             met.append(row)
-            return row.x_BxLxD, self.nothing
+            return row.x_BxLxD, row.nothing
 
         with through(meet):
             self.total(own, *self._of(microbatch))
@@ -249,7 +251,7 @@ class Ticks:
 
     def _staged(self, layers: Any) -> Any:
         """The weights that are trained, by stage."""
-        weights = self._before_layers(self.ends | layers, 0).weights
+        weights = self._before_layers(_whole(self.ends, layers), 0).weights
         return self._mine(by_stage(weights, self.row.declared, self.repeats))
 
     def _mine(self, weights: Any) -> Any:
@@ -260,25 +262,26 @@ class Ticks:
         """Gradients by stage where the stage of ZeRO has them."""
 
         def laid(tensor: Tensor, d: Any) -> Any:
-            return d if d is None else _lies(d, ((PIPELINE,), (), (), *gradient_split(tensor.axes, tensor.shape)[1:]))
+            return d if d is None else lies(d, ((PIPELINE,), (), (), *gradient_split(tensor.axes, tensor.shape)[1:]))
 
         return jax.tree.map(laid, self.row.declared, dweights, is_leaf=lambda x: isinstance(x, Tensor))
 
     def _added(self, total: Any, more: Any) -> Any:
         """Gradients of the ends, in the layout of the parameters."""
 
-        def add(total: jax.Array, more: jax.Array, tensor: Tensor) -> jax.Array:
-            return _lies(total + more, parameter_split(tensor.axes, tensor.shape))
+        def add(tensor: Tensor, total: Any, more: Any) -> Any:
+            if is_pieces(total):  # of layers, of which each is an array by itself
+                parts = ((), *gradient_split(tensor.axes[1:], tensor.shape[1:]))
+            else:
+                parts = parameter_split(tensor.axes, tensor.shape)
+            return jax.tree.map(lambda a, b: lies(a + b, parts), total, more)
 
-        return {
-            name: None if w is None else jax.tree.map(add, w, more[name], self.declared[name])
-            for name, w in total.items()
-        }
+        return jax.tree.map(add, self.declared, total, more, is_leaf=lambda x: isinstance(x, Tensor))
 
     def _start(self) -> State:
         item = self._begun(0)
         kept = 2 * self.repeats * self.number - 1
-        losses, counts = self.nothing
+        losses, counts = self.row.nothing
         runs = (self.repeats, self.number)
         counts = jax.tree.map(
             lambda x: jnp.zeros((*runs, len(x) // self.repeats // self.number, *x.shape[1:])), counts
@@ -287,7 +290,7 @@ class Ticks:
         value = jax.eval_shape(partial(self._ended, 0), item.x, (losses, counts))[0]
         value = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), value)
         found = Found(value, zeros(self.ends), self._laid(zeros(self._mine(self.weights))))
-        many = jax.tree.map(lambda x: _lies(jnp.zeros((kept, *x.shape), x.dtype), ((), *staged(x))), item)
+        many = jax.tree.map(lambda x: lies(jnp.zeros((kept, *x.shape), x.dtype), ((), *staged(x))), item)
         return State(zeros(item), many, jnp.zeros_like(item.x), (losses, counts), losses, found)
 
 
@@ -296,10 +299,23 @@ def _chosen(which: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
-def _lies(x: jax.Array, parts: Parts) -> jax.Array:
-    mesh = active_mesh()
-    assert mesh is not None
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, as_spec(parts)))
+def _at_ends(w: Any) -> Any:
+    """A parameter without what stages have of it."""
+    return w._replace(stages=None) if is_pieces(w) else w
+
+
+def _in_stages(own: Any) -> Any:
+    """Of parameters in pieces those that stages have."""
+    return jax.tree.map(lambda w: w.stages, own, is_leaf=is_pieces)
+
+
+def _whole(ends: Any, layers: Any) -> Any:
+    """Parameters in pieces: all but those in stages, and these."""
+    joined = {
+        name: jax.tree.map(lambda w, own: w._replace(stages=own), ends[name], own, is_leaf=is_pieces)
+        for name, own in layers.items()
+    }
+    return ends | joined
 
 
 def _picked(kept: jax.Array, at: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ microbatches go around in groups of as many as there are stages, as often as tha
 M microbatches over S stages with R runs each take M·R + S − 1 ticks, of which each device works in M·R. The backward
 pass is that of the loop, after all of it.
 
-Before and behind the layers the devices of a pipeline compute windows of their own, as those of `fsdp` do.
+Before and behind the stages the devices of a pipeline compute windows of their own, as those of `fsdp` do; of layers
+there see `ends`.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class Row(NamedTuple):
 
     stage: Stage
     weights: Any
-    """of all layers, stacked"""
+    """of all layers, stacked, float32"""
     declared: Any
     """their tensors"""
     repeats: int
@@ -60,6 +61,10 @@ class Row(NamedTuple):
     """arrays [B, L] that travel with their windows"""
     keys: Any
     """of each microbatch, row i of the batch being of microbatch i mod M; None where nothing is drawn"""
+    nothing: Any
+    """losses and counts of all of its layers, as zeros"""
+    bounds: Any
+    """by stack of the model, which of its layers are in stages, see `ends.apart`"""
 
 
 Through = Callable[[Row], tuple[jax.Array, Any]]
@@ -67,13 +72,18 @@ _through: ContextVar[Through | None] = ContextVar("through", default=None)
 
 
 @contextmanager
-def through(instead: Through) -> Iterator[None]:
-    """What is traced has `instead` in the place of its stages."""
-    token = _through.set(instead)
+def through(other: Through) -> Iterator[None]:
+    """What is traced has `other` in the place of its stages."""
+    token = _through.set(other)
     try:
         yield
     finally:
         _through.reset(token)
+
+
+def instead() -> Through | None:
+    """What is in the place of the stages; None where these are."""
+    return _through.get()
 
 
 def stages() -> int:
@@ -87,11 +97,9 @@ def pipelined(row: Row, asked: int) -> tuple[jax.Array, Any]:
 
     asked: microbatches; as many as there are stages where these do not divide the batch, as in an evaluation.
     """
-    if (instead := _through.get()) is not None:
-        return instead(row)
-    count, (mesh, number), repeats = row.x_BxLxD.shape[0], (active_mesh(), stages()), row.repeats
-    assert mesh is not None
-    microbatches = asked if count % (asked * window_ways(in_stage(mesh.shape))) == 0 else number
+    if (other := instead()) is not None:
+        return other(row)
+    number, repeats, microbatches = stages(), row.repeats, microbatches_of(row, asked)
     groups = 1 if repeats == 1 else microbatches // number
     if microbatches % groups:
         raise ValueError(f"{microbatches} microbatches do not come in groups of {number} stages")
@@ -103,16 +111,23 @@ def pipelined(row: Row, asked: int) -> tuple[jax.Array, Any]:
         jnp.ones((microbatches, number), jnp.bool_),
         jnp.zeros((microbatches, number), jnp.int32),
     )
-    run = _in_one_view(partial(_run, row.stage, number, repeats, groups))
+    run = in_one_view(partial(_run, row.stage, number, repeats, groups))
     done, (losses, counts) = run(by_stage(row.weights, row.declared, repeats), new)
     return _left(done), (losses, counts)
+
+
+def microbatches_of(row: Row, asked: int) -> int:
+    """Those that a batch is cut into, see `pipelined`."""
+    mesh = active_mesh()
+    assert mesh is not None
+    return asked if row.x_BxLxD.shape[0] % (asked * window_ways(in_stage(mesh.shape))) == 0 else stages()
 
 
 def by_stage(weights: Any, declared: Any, repeats: int) -> Any:
     """Weights [N, …] of all layers as each stage computes with them, see `_by_stage`. declared: their tensors."""
 
     def laid(tensor: Tensor, w: jax.Array) -> jax.Array:
-        parts = used_split(tensor.axes, tensor.shape)
+        parts = used_split(tensor.axes, w.shape)
         return _by_stage(w, ((PIPELINE,), *parts[1:]), repeats)
 
     return jax.tree.map(laid, declared, weights, is_leaf=lambda x: isinstance(x, Tensor))
@@ -173,7 +188,7 @@ def _summed(told: list[tuple[jax.Array, Any]], repeats: int) -> tuple[Any, Any]:
     return jax.tree.map(jnp.sum, aux.losses), jax.tree.map(by_layer, aux.counts)
 
 
-def _in_one_view(run: Callable[..., Any]) -> Callable[..., Any]:
+def in_one_view(run: Callable[..., Any]) -> Callable[..., Any]:
     """`run`, in which RULES see the mesh of one stage, also where its backward pass is traced."""
 
     @jax.custom_vjp
@@ -203,21 +218,21 @@ def along(x: Any, whole: bool) -> Parts:
     return tuple(tuple(name for name in part if shape[name] > 1) for part in parts)
 
 
-def _mapped(f: Callable[..., jax.Array], back: Callable[..., jax.Array], taken: Parts, given: Parts, x: Any) -> Any:
+def mapped(f: Callable[..., jax.Array], back: Callable[..., jax.Array], taken: Parts, given: Parts, x: Any) -> Any:
     """`by_parts(f)`, whose gradient is `by_parts(back)`: nothing is summed over devices that have the same."""
 
     @jax.custom_vjp
-    def mapped(x: jax.Array) -> jax.Array:
+    def there(x: jax.Array) -> jax.Array:
         return by_parts(f, (taken,), given, x)
 
-    mapped.defvjp(lambda x: (mapped(x), None), lambda _, dy: (by_parts(back, (given,), taken, dy),))
-    return mapped(x) if jnp.issubdtype(x.dtype, jnp.floating) else by_parts(f, (taken,), given, x)
+    there.defvjp(lambda x: (there(x), None), lambda _, dy: (by_parts(back, (given,), taken, dy),))
+    return there(x) if jnp.issubdtype(x.dtype, jnp.floating) else by_parts(f, (taken,), given, x)
 
 
 def _passed_on(x: jax.Array) -> jax.Array:
     """[S, b, L, …] or [S, …], each stage's at the next one, and the last one's at the first."""
     parts = staged(x)
-    return _mapped(partial(_sent, by=1), partial(_sent, by=-1), parts, parts, x)
+    return mapped(partial(_sent, by=1), partial(_sent, by=-1), parts, parts, x)
 
 
 def moved(x: jax.Array, by: int) -> jax.Array:
@@ -243,10 +258,10 @@ def _entering(x: jax.Array, microbatches: int) -> jax.Array:
         return cut(jax.lax.all_gather(x, PIPELINE, tiled=True), microbatches)[:, None]
 
     def back(dy: jax.Array) -> jax.Array:
-        return jax.lax.psum_scatter(_joined(dy[:, 0]), PIPELINE, tiled=True)
+        return jax.lax.psum_scatter(joined(dy[:, 0]), PIPELINE, tiled=True)
 
     taken = along(x, whole=True)
-    return _mapped(there, back, taken, ((), (PIPELINE,), *within(taken)), x)
+    return mapped(there, back, taken, ((), (PIPELINE,), *within(taken)), x)
 
 
 def _left(x: jax.Array) -> jax.Array:
@@ -255,7 +270,7 @@ def _left(x: jax.Array) -> jax.Array:
 
     def there(x: jax.Array) -> jax.Array:
         x = jnp.where(jax.lax.axis_index(PIPELINE) == 0, x[:, 0], 0)
-        return jax.lax.psum_scatter(_joined(x), PIPELINE, tiled=True)
+        return jax.lax.psum_scatter(joined(x), PIPELINE, tiled=True)
 
     def back(dy: jax.Array) -> jax.Array:
         dx = cut(jax.lax.all_gather(dy, PIPELINE, tiled=True), microbatches)[:, None]
@@ -263,7 +278,7 @@ def _left(x: jax.Array) -> jax.Array:
 
     whole = jax.ShapeDtypeStruct((x.shape[0] * x.shape[2], *x.shape[3:]), x.dtype)
     given = along(whole, whole=True)
-    return _mapped(there, back, ((), (PIPELINE,), *within(given)), given, x)
+    return mapped(there, back, ((), (PIPELINE,), *within(given)), given, x)
 
 
 def within(parts: Parts) -> Parts:
@@ -276,7 +291,7 @@ def cut(x: jax.Array, microbatches: int) -> jax.Array:
     return jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1)
 
 
-def _joined(x: jax.Array) -> jax.Array:
+def joined(x: jax.Array) -> jax.Array:
     """The reverse."""
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
@@ -297,7 +312,7 @@ def _by_stage(w: jax.Array, parts: Parts, repeats: int) -> jax.Array:
         return runs.reshape(-1, *runs.shape[2:])
 
     given = ((PIPELINE,), (), (), *parts[1:])
-    return _mapped(there, back, parts, given, w)
+    return mapped(there, back, parts, given, w)
 
 
 def _exchanged(runs: jax.Array, *, back: bool) -> jax.Array:

@@ -106,7 +106,7 @@ def gradients(
         rest = functional.informed(run.model, rest, jax.lax.scan(counted, counts, jnp.arange(rounds))[0])
     made = jax.value_and_grad(partial(total, rest), has_aux=True)
     if stages() > 1 and run.placement.pipeline_schedule == "1f1b":
-        made = partial(alternated, partial(total, rest), declared=declared, microbatches=together, nothing=nothing)
+        made = partial(alternated, partial(total, rest), declared=declared, microbatches=together)
 
     def of(index: Any) -> Gradients:
         with zero_stage(run.placement.zero):

@@ -26,8 +26,10 @@ from scaling.training.step import Gradients, Step, compiled_step, gradients
 EXPERTS = {"kind": "moe", "experts": 8, "top_k": 2, "granularity": 2, "shared": 1, "dropout": 0.1}
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {"layers": 8, "dropout": 0.2},
-    "documents": {"dropout": 0.2, "sliding_window": [8, None], "restart_positions": True},
-    "experts": {"feed_forward": EXPERTS},
+    # the last layer is in no stage, and of a stack that is
+    "documents": {"layers": 5, "dropout": 0.2, "sliding_window": [8, None], "restart_positions": True},
+    # nor are the first, which is dense, and the last, which tells losses of its own
+    "experts": {"layers": 6, "feed_forward": EXPERTS, "first_dense": 1, "dropout": 0.1},
     "balanced": {"feed_forward": EXPERTS | {"dropout": None, "balance": 0.5, "balance_over": "batch"}},
     "shared": {"layer_sharing": 2, "qk_norm": True, "tied": True, "dropout": 0.1},
 }
@@ -82,10 +84,16 @@ def wanted(model: str, accumulate: int) -> Gradients:
             {"data": 2, "pipeline": 2, "fsdp": 2},
             {"zero": 1, "layers": "unroll", "pipeline_microbatches": 2},
         ),
-        ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, {"zero": 2}),
+        (
+            "experts",
+            2,
+            {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2},
+            {"zero": 2, "pipeline_microbatches": 1},  # which one stage has for its own at the ends
+        ),
+        ("experts", 2, {"data": 2, "pipeline": 2, "fsdp": 2}, {"pipeline_repeats": 2}),
         ("balanced", 4, {"data": 2, "pipeline": 2, "fsdp": 2}, {"pipeline_microbatches": 2}),
         ("balanced", 2, {"data": 2, "pipeline": 2, "expert": 2}, BOTH_WAYS),
-        ("shared", 2, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
+        ("shared", 4, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
         ("plain", 1, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"remat": "full"}),  # fewer microbatches than stages
         ("plain", 8, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"pipeline_repeats": 2}),  # what is kept goes around
         ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, BOTH_WAYS),
@@ -102,13 +110,13 @@ def test_loss_and_gradients_are_those_of_one_device(
 
 
 def test_a_run_goes_on_from_a_pipeline_s_checkpoint_on_another_mesh_and_the_other_way_round(tmp_path: Path) -> None:
-    """Its evaluation, too, goes through the stages."""
+    """Its evaluation, too, goes through the stages, and the last of its layers is in none of them."""
     tiny, meshes = Tiny(tmp_path), ({"pipeline": 2, "data": 2, "fsdp": 2}, {"data": 8})
 
     def config(mesh: dict[str, int]) -> RunConfig:
         return tiny.config(
-            model={"layers": 4}, tokens=10 * 256, batch_size=8, records={"checkpoint_steps": 5},
-            placement={"mesh": mesh, "accumulate": 1},
+            model={"layers": 5, "sliding_window": [4, None]}, tokens=10 * 256, batch_size=8,
+            records={"checkpoint_steps": 5}, placement={"mesh": mesh, "accumulate": 1},
         )  # fmt: skip
 
     losses = []
@@ -124,16 +132,19 @@ def test_a_run_goes_on_from_a_pipeline_s_checkpoint_on_another_mesh_and_the_othe
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("repeats", [1, 2])
-def test_stages_send_each_other_microbatches_and_no_matrix_of_their_layers(repeats: int) -> None:
+@pytest.mark.parametrize(("repeats", "outside"), [(1, 0), (2, 0), (1, 1)])
+def test_stages_send_each_other_microbatches_and_no_matrix_of_their_layers(repeats: int, outside: int) -> None:
     """By hand, of 4 stages that no other devices share: M·R + S − 1 times the stream of a microbatch, each way; at
-    both ends the stream of the batch; and matrices only where runs of layers are not computed where they lie."""
+    both ends the stream of the batch; and matrices only where layers are not computed where they lie.
+
+    outside: layers in no stage: their matrices, the others' to their stages, and the stream to and from them."""
     stages, parts = 4, 4
     config = run("plain", parts, {"data": 2, "pipeline": stages}, pipeline_repeats=repeats)
-    model = config.model.model_copy(update={"dropout": 0.0, "bias": False})
-    step = compiled_step(config.model_copy(update={"model": model}))
+    model = config.model.model_copy(update={"dropout": 0.0, "bias": False, "layers": 8 + outside})
+    config = config.model_copy(update={"model": model})
+    step = compiled_step(config)
     stream = FLOAT32 * BATCH // 2 * model.context * model.d_model  # of the batch, on one of two copies
-    layers = FLOAT32 * model.layers * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    layer = FLOAT32 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
     passed, gathered = 0, Counter[str]()
     for one in collectives(step.update.as_text(), step.mesh.shape):
         if one.axes != ("pipeline",):
@@ -144,16 +155,24 @@ def test_stages_send_each_other_microbatches_and_no_matrix_of_their_layers(repea
             gathered["moved"] += one.bytes
         else:
             gathered[one.kind] += one.bytes * one.times
-    told_by_ledger = {one.what: one.size * one.times for one in traffic(config, step.mesh.shape, "cpu")}
+            assert not one.loops or one.bytes < FLOAT32 * 32 * 16, "no matrix in a loop"
+    told_by_ledger = Counter[str]()
+    for sent in traffic(config, step.mesh.shape, "cpu"):
+        told_by_ledger[sent.what] += round(sent.size * sent.times)
     assert told_by_ledger["stages"] == 2 * (parts * repeats + stages - 1) * stream // parts
-    norms = FLOAT32 * 2 * model.layers * model.d_model  # which the ledger leaves out
-    assert gathered["moved"] == (2 * (layers + norms) // stages if repeats > 1 else 0)
-    assert told_by_ledger.get("runs of layers", 0) == (2 * layers // stages if repeats > 1 else 0)
+    norms = FLOAT32 * 2 * 8 * model.d_model  # which the ledger leaves out
+    assert gathered["moved"] == (2 * (8 * layer + norms) // stages if repeats > 1 else 0)
+    assert told_by_ledger["runs of layers"] == (2 * 8 * layer // stages if repeats > 1 else 0)
+    looked_up = 2 * stream // stages
+    assert gathered["all-to-all"] == looked_up + outside * 2 * 8 * layer // stages
+    assert told_by_ledger["layers"] == outside * 2 * 8 * layer // stages
     ticks = parts * repeats + stages - 1
     told = FLOAT32 * BATCH // 2 // parts * model.context * ticks  # tokens travel along
     assert 2 * ticks * stream // parts <= passed <= 2 * ticks * stream // parts + 2 * told
-    head, small = FLOAT32 * model.vocab * model.d_model, layers // model.layers // 4  # tokens and vectors
-    assert 2 * stream + head <= gathered["all-gather"] <= 2 * stream + head + small
+    head, small = FLOAT32 * model.vocab * model.d_model, layer // 4  # tokens and vectors
+    wanted = 2 * stream + head + outside * (4 * stream + layer)
+    assert wanted <= gathered["all-gather"] <= wanted + small
+    assert told_by_ledger["layers at the ends"] == outside * 2 * layer
 
 
 STAGES, WINDOWS = 4, 4  # of a microbatch on each of two copies
