@@ -238,7 +238,7 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
     named = {NAMED[option]: name for option, name in names.items()}
     rules = {name: getattr(args, name) for name in ("duplicates", "missing") if getattr(args, name)}
     reads = [letter for law in _laws(args) for letter in laws.get_form(law).columns]
-    how = {"signed": laws.get_form(args.law).signed, "trusted": args.trusted, "reads": reads, "group": args.group}
+    how = {"signed": laws.get_form(args.law).signed, "trusted": args.trusted, "reads": reads, "groups": args.group}
     return laws.read_csv(args.runs[0], args.where, **named, **others, **rules, **how)
 
 

@@ -294,7 +294,7 @@ def fit(
 def _runs_of(runs: "Runs | pd.DataFrame", form: Form, columns: Mapping[str, Any], group: Any) -> Runs:
     if not isinstance(runs, Runs):
         by = group if isinstance(group, str) else None
-        return Runs(runs, **{"signed": form.signed, "reads": form.columns, "group": by, **columns})
+        return Runs(runs, **{"signed": form.signed, "reads": form.columns, "groups": by, **columns})
     if columns:
         raise UserError(f"fit: {', '.join(columns)} are of a DataFrame; these runs have their columns already")
     return runs

@@ -71,7 +71,7 @@ class Runs:
     trusted: the columns are known to be what they are called, as those of the framework's own records.
     reads: the letters that will be asked for, such as a law's columns; `params` and `tokens` need not be there where
     none of them is made of these. None: they must.
-    group: the column whose values will have a law each: rows of several are not compared.
+    groups: the column whose values will have a law each: rows of several are not compared.
 
     A table without parameters or tokens says N=None, D=None; where it has no `params`, `tokens` or `loss` a column of
     a like name is taken, and `notes` say so. Texts such as 7B are numbers, and a column called Params (M) counts in
@@ -110,7 +110,7 @@ class Runs:
         missing: Missing = "error",
         trusted: bool = False,
         reads: Sequence[str] | None = None,
-        group: str | None = None,
+        groups: str | None = None,
         **others: str,
     ):
         _require_option("duplicates", duplicates, get_args(Duplicates))
@@ -170,7 +170,7 @@ class Runs:
             named = {str(name): np.asarray(df[name]) for name in (df.columns if hasattr(df, "columns") else df)}
             self._check(
                 {name: np.delete(column, list(gone)) for name, column in named.items() if len(column) == len(rows)},
-                group,
+                groups,
             )
 
     def __len__(self) -> int:
