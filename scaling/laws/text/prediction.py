@@ -30,8 +30,8 @@ def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[s
     best = optimum_at(fitted, flops, level, fitted.runs.per_token if own else None)
     times = float(flops / fitted.runs.flops.max())
     far = [
-        f"{times:.3g} times the largest run: {FORM}, and on published runs such intervals held half of what came at "
-        "4 to 30 times; laws.Forecaster has the error of the form in its interval"
+        f"{times:.3g} times the largest run: {FORM}, and on published runs such intervals held about half of what "
+        "came at 4 to 30 times; laws.Forecaster has the error of the form in its interval"
     ] * (times > FAR)
     return {
         "flops": best.C,
