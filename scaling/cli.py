@@ -58,7 +58,9 @@ class _Parser(argparse.ArgumentParser):
         wrong = re.match(r".*invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         stray = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         hint = meant(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1) if wrong else ""
-        hint = meant(stray[1], sorted(_options(self)), 1) if stray else hint
+        if stray:
+            known = _options(self)
+            hint = "an option of other commands" if stray[1] in known else meant(stray[1], sorted(known), 1)
         raise UserError(f"{message}{'; ' * bool(hint)}{hint} (see `{self.prog} --help`)")
 
 

@@ -237,8 +237,9 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
         raise UserError(f"--column {taken[0]}={others[taken[0]]}: {taken[0]} is named by --{option}")
     named = {NAMED[option]: name for option, name in names.items()}
     rules = {name: getattr(args, name) for name in ("duplicates", "missing") if getattr(args, name)}
-    signed = laws.get_form(args.law).signed
-    return laws.read_csv(args.runs[0], args.where, **named, **others, **rules, signed=signed, trusted=args.trusted)
+    reads = [letter for law in _laws(args) for letter in laws.get_form(law).columns]
+    how = {"signed": laws.get_form(args.law).signed, "trusted": args.trusted, "reads": reads, "groups": args.group}
+    return laws.read_csv(args.runs[0], args.where, **named, **others, **rules, **how)
 
 
 def _read_sweep(args: argparse.Namespace) -> "laws.Runs":

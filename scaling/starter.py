@@ -16,6 +16,7 @@ from scaling.errors import UserError
 from scaling.result import write_text_atomically
 from scaling.sweeps import describe_sweep
 from scaling.sweeps.executors import find_devices
+from scaling.text import align
 from scaling.units import duration, si, si_bytes
 
 STDLIB = "python_stdlib"
@@ -41,9 +42,7 @@ MEASURED, ENOUGH = 262_144, 3
 documents are held out is chance, and fewer than a run asks for are refused"""
 TEXT = """\
 # A ladder of byte-level transformers on {corpus_said}, a law, and a forecast that is tested.
-#   scaling sweep {file} --dry-run     # every run with its size, tokens and time
-#   scaling sweep {file}               # train, fit, freeze the forecast, test it; again to go on
-#   scaling report runs/{name}         # the figures
+{commands}
 # About {time} on {slots} {device} at {speed:.2g} FLOP/s of each ({source}); a launch learns how fast it is.
 name: {name}
 run:
@@ -143,11 +142,17 @@ class _Sweep:
         speed = found["speed"] if found else {"slots": 1, "device": "cpu", "flops_per_s": 0.0, "source": ""}
         corpus = f"files:{self.corpus}" if self.corpus else STDLIB
         many = self.tokens / TRAINING_SHARE * HELD_OUT_SHARE > ENOUGH * MEASURED
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", self.path.stem).lstrip("._-") or "sweep"
+        commands = [
+            [f"#   scaling sweep {self.path} --dry-run", "  # every run with its size, tokens and time"],
+            [f"#   scaling sweep {self.path}", "  # train, fit, freeze the forecast, test it; again to go on"],
+            [f"#   scaling report runs/{name}", "  # the figures"],
+        ]
         return TEXT.format(
+            commands="\n".join(align(commands, left=2)),
             measured=f", validation_tokens: {MEASURED}" if many else "",
             corpus_said=self.corpus or "the Python standard library",
-            file=self.path,
-            name=re.sub(r"[^A-Za-z0-9._-]", "-", self.path.stem).lstrip("._-") or "sweep",
+            name=name,
             corpus=corpus.replace("\\", "\\\\").replace('"', '\\"'),
             ahead=AHEAD,
             test=AHEAD * self.ladder["budgets"][-1] * least,

@@ -98,17 +98,26 @@ def number(value: float | None) -> str:
 
 
 def by_width(value: float | None, ends: Sequence[float | None]) -> tuple[str, str]:
-    """A value and its interval, with as many digits as two of the interval's width take."""
-    low, high = ends
-    if value is None or low is None or high is None or not 0 < high - low < math.inf or not math.isfinite(value):
+    """A value and its interval, with as many digits as two of the interval's width take; an open end is a dash.
+
+    The width of one that is open on one side is twice what the other end is off the value.
+    """
+    known = [end for end in ends if end is not None]
+    wide = 0.0
+    if value is not None and known and math.isfinite(value):
+        wide = known[1] - known[0] if len(known) == 2 else 2 * abs(value - known[0])
+    if value is None or not 0 < wide < math.inf:
         return ("—" if value is None else f"{value:.6g}"), range_of(ends)
-    step = math.floor(math.log10(high - low)) - 1
-    return _rounded(value, step), f"{_rounded(low, step)} … {_rounded(high, step)}"
+    step = math.floor(math.log10(wide)) - 1
+    low, high = ("—" if end is None else _rounded(end, step) for end in ends)
+    return _rounded(value, step), f"{low} … {high}"
 
 
 def _rounded(value: float, step: int) -> str:
     """To a multiple of 10^step, but to no fewer than two digits and no more than nine."""
-    size = math.floor(math.log10(abs(value))) if value else 0
+    if not value:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
     digits = min(max(size - step + 1, 2), 9)
     if 1e-4 <= abs(value) < 1e6:
         return f"{round(value, digits - 1 - size):.{max(digits - 1 - size, 0)}f}"

@@ -104,7 +104,7 @@ def test_sigma_weighs_and_no_bootstrap_leaves_no_interval(csv, tmp_path, capsys)
 def test_a_law_of_one_column_is_fitted_and_asked_by_that_column(tmp_path, capsys):
     x = np.geomspace(1e18, 1e22, 12)
     pd.DataFrame({"spent": x, "loss": 0.9 + 300 * x**-0.15}).to_csv(tmp_path / "runs.csv")
-    call = ("fit", tmp_path / "runs.csv", "--law", "power_law_C", "--params", "", "--tokens", "", "--flops", "spent")
+    call = ("fit", tmp_path / "runs.csv", "--law", "power_law_C", "--flops", "spent")
     assert json_of(capsys, *call, *QUICK)["params"]["alpha"] == pytest.approx(0.15, rel=1e-5)
     found = json_of(capsys, "predict", tmp_path / "runs.fit.json", "C=1e24")
     assert found["loss"] == pytest.approx(0.9 + 300 * 1e24**-0.15, rel=1e-6) and found["inside"] == {"C": False}

@@ -1,5 +1,6 @@
 """The table that laws are fitted to: what it refuses, what it records."""
 
+import json
 import warnings
 
 import numpy as np
@@ -186,9 +187,29 @@ def test_records_become_runs_with_their_exclusions():
         "run2": "repeated: 2.5 epochs of its data",
         "run7": "tests the forecast, which is made without it",
     }
+    assert runs.exclusions[-1].values == {
+        "N": df.params_total[7], "D": df.tokens[7], "C": df.flops[7], "loss": df.loss[7],
+    }  # fmt: skip
+    assert all(out.values is None for out in runs.exclusions[:-1])
+    assert laws.Runs.from_dict(json.loads(json.dumps(runs.to_dict()))).exclusions == runs.exclusions
     assert runs.conventions["N"] == "params_total"
     assert runs.conventions["corpus"] == "python_stdlib"
     np.testing.assert_array_equal(runs.C, df.flops[3:7])
+
+
+@pytest.mark.parametrize("times", [1.0, 0.9])
+def test_a_test_run_that_the_law_misses_is_told_with_every_answer(times):
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e8, 6), np.geomspace(1e8, 1e10, 5)))
+    loss = (1.7 + 400 / n**0.34 + 410 / d**0.28) * np.exp(0.002 * np.random.default_rng(0).standard_normal(30))
+    facts = {"context": 128, "vocab": 256, "corpus": "python_stdlib", "experts": 1, "status": "completed"}
+    table = pd.DataFrame({"params_total": n, "tokens": d, "loss": loss, "flops": 6 * n * d, "epochs": 0.5, **facts})
+    table = table.assign(run_id=[f"run{i}" for i in range(30)], role=[*["fit"] * 29, "test"])
+    table.loc[29, "loss"] *= times
+    fit = laws.fit(laws.from_results(table), starts=8)
+    told = [fit.summary(), (fit.bootstrap(200), fit.summary())[1]]
+    told += ["; ".join(laws.predict_table(fit, C)["warnings"]) for C in (1e18, 1e21)]
+    assert [("% too high for the test run run29" in text) for text in told] == [times < 1] * 4
+    assert [("takes the law's form for right" in text) for text in told] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("name", ["context", "vocab", "corpus", "experts"])

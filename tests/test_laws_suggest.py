@@ -214,11 +214,12 @@ def test_default_candidates_stay_near_the_runs_and_within_the_budget(fit):
     assert found.flops <= found.budget == pytest.approx(fit.runs.flops.sum())
     for run in found.runs:
         assert ratios.min() / 2.01 <= run.D / run.N <= ratios.max() * 2.01
+        assert run.flops >= fit.runs.flops.min()
         assert fit.runs.N.min() / 2.01 <= run.N <= fit.runs.N.max() * 2.01
     cut_per_flop = [run.variance_cut / run.flops for run in found.runs]
     assert cut_per_flop == sorted(cut_per_flop, reverse=True)
     json.dumps(found.to_dict(), allow_nan=False)
-    assert "FLOPs of" in found.summary()
+    assert "FLOPs, of" in found.summary()
 
 
 @pytest.mark.parametrize(

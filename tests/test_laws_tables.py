@@ -108,7 +108,7 @@ def test_bits_under_the_name_of_loss_are_told_by_what_text_has_where_models_are_
     assert "1.5 times what text has" in bits and "of bits ln 2 times" in bits
     (bytewise,) = laws.Runs(df.assign(loss=df.loss / np.log(2) / 4.3)).notes
     assert "0.34 times what text has" in bytewise and "bits or nats a byte" in bytewise
-    toy = {"params": df.params / 1e4, "tokens": df.tokens / 1e3}
+    toy = {"params": df.params / 1e4, "tokens": df.tokens / 1e3, "flops": df.flops / 1e7}
     assert laws.Runs(df.assign(**toy, loss=df.loss / 2)).notes == ()  # of bytes, or easy: nothing to go by
     fits = [laws.fit(df.assign(loss=scale * df.loss), starts=8) for scale in (1, 1 / np.log(2))]
     sizes, offsets = [fit.optimal(C=1e22).N for fit in fits], [fit.params["E"] for fit in fits]
@@ -191,8 +191,84 @@ def test_tokens_that_double_are_a_design_and_no_checkpoints():
     ],
 )
 def test_what_a_table_does_not_mean_as_it_is_read_is_told(changed, said):
-    (note,) = laws.Runs(changed(grid())).notes
+    (note,) = laws.Runs(changed(grid().drop(columns="flops"))).notes
     assert re.search(said, note)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("Params (M)", 1e6), ("params [B]", 1e9), ("size (in millions)", 1e6), ("N (x1e9)", 1e9), ("n_billions", 1e9),
+        ("params_M", 1), ("params (total)", 1), ("millions", 1), ("Params (m)", 1e6), ("size (billion params)", 1e9),
+    ],
+)  # fmt: skip
+def test_a_column_counts_in_the_unit_that_its_name_has(name, unit):
+    df = grid().drop(columns="flops")
+    honest = laws.Runs(df)
+    runs = laws.Runs(df.assign(**{name: df.params / unit}).drop(columns="params"), N=name)
+    np.testing.assert_allclose(runs.N, honest.N, rtol=1e-14)
+    assert runs.notes == ((f"{name} counts in {unit:g}, by its name",) if unit != 1 else ())
+    own = df.assign(**{name: [f"{n / 1e6!r}M" for n in df.params]})  # numbers that say theirs
+    np.testing.assert_allclose(laws.Runs(own, N=name).N, honest.N, rtol=1e-14)
+
+
+def test_a_prediction_of_a_table_reads_units_as_the_fit_did():
+    df = grid().drop(columns="flops").rename(columns={"params": "Params (M)"})
+    fit = laws.fit(df.assign(**{"Params (M)": df["Params (M)"] / 1e6}), N="Params (M)", starts=8)
+    said = fit.predict(pd.DataFrame({"Params (M)": [1e3], "tokens": [1e11]})).loss[0]
+    assert said == pytest.approx(fit.predict(N=1e9, D=1e11).loss)
+    assert fit.predict(pd.DataFrame({"N": [1e9], "D": [1e11]})).loss[0] == pytest.approx(said)
+    assert "N parameters (Params (M), in ones)" in fit.summary()
+
+
+def test_a_table_need_not_have_what_the_law_does_not_read():
+    df = grid()[["flops", "loss"]].drop_duplicates("flops")
+    assert set(laws.fit(df, "power_law_C", C="flops", starts=8).runs.values) == {"C", "loss"}
+    with pytest.raises(UserError, match=r"no column N='params', D='tokens'; .* D='COLUMN', or by C='COLUMN'"):
+        laws.fit(df, "power_law_C", starts=8)
+    with pytest.raises(UserError, match="no column D='tokens'"):  # M is D/N
+        laws.Runs(grid()[["params", "loss"]], reads=["M"])
+    with pytest.raises(UserError, match="no column loss='loss'; the table has params, tokens, flops: say"):
+        laws.Runs(grid().drop(columns="loss"), reads=["D"])  # and flops is not what was meant
+
+
+def test_flops_that_are_not_read_are_told_where_they_are_others():
+    df = grid()
+    (note,) = laws.Runs(df.assign(flops=1.3 * df.flops)).notes
+    assert note == "flops is not read: C is 6·N·D, of which it is 1.3 to 1.3 times; C='flops'"
+    assert laws.Runs(df.assign(flops=1.3 * df.flops), C="flops").notes == () == laws.Runs(df).notes
+
+
+def test_groups_that_have_a_law_each_are_not_compared():
+    two = pd.concat([grid(data="a"), grid(seed=1, data="b").assign(loss=lambda df: 1.1 * df.loss)], ignore_index=True)
+    assert any("they differ in data" in note for note in laws.Runs(two).notes)
+    fit = laws.fit(two, group="data", starts=8)
+    assert fit.runs.notes == ()
+
+
+def test_tables_without_a_row_are_one_line():
+    with pytest.raises(UserError, match="the table has no rows"):
+        laws.Runs(grid()[:0])
+    with pytest.raises(UserError, match="no row is left of 48; the first, 0: loss is missing"):
+        laws.Runs(grid().assign(loss=np.nan), missing="drop")
+
+
+def test_a_table_of_a_thousand_columns_is_told_by_its_first():
+    wide = pd.DataFrame({f"{i:04d}" + "x" * 80: [1.0] for i in range(1000)})
+    with pytest.raises(UserError, match=r"\(1000 in all\)") as told:
+        laws.Runs(wide)
+    assert len(str(told.value)) < 1500
+
+
+@pytest.mark.parametrize("runs", [3, 15])
+def test_runs_too_few_to_draw_from_are_told(runs):
+    n = np.repeat(np.geomspace(1e8, 1e10, runs), 6)
+    d = np.tile(np.geomspace(1e9, 3e11, 6), runs)
+    table = pd.DataFrame({"params": n, "tokens": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28, "name": n})
+    table["loss"] *= np.exp(0.003 * np.random.default_rng(0).standard_normal(len(n)))
+    fit = laws.fit(table, run="name", starts=8)
+    assert any(f"{runs} runs are too few" in note for note in fit.bootstrap(20).notes) == (runs == 3)
+    assert fit.bootstrap(20, kind="noise").notes == ()  # asked for
 
 
 def test_columns_that_are_read_or_say_nothing_are_not_told():
@@ -207,6 +283,14 @@ def test_rows_far_off_the_law_are_named():
     (note,) = mixed_notes(laws.fit(df, starts=8))
     assert "2 of 48 rows are far off the law" in note and "5 (11 where the law says" in note and "30 (11" in note
     assert mixed_notes(laws.fit(grid(), starts=8)) == []
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="needs the published tables")
+def test_the_runs_that_readers_of_the_chinchilla_table_left_out_are_named():
+    table = pd.read_csv(PUBLISHED / "epoch_chinchilla.csv")
+    (note,) = mixed_notes(laws.fit(table, starts=16))
+    assert "2 of 245 rows are far off the law" in note and "1 (4.665 " in note and "0 (5.006 " in note
+    assert mixed_notes(laws.fit(table[table.used_in_fit == 1], starts=16)) == []
 
 
 def test_a_score_that_rises_is_told():

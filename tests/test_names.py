@@ -67,6 +67,7 @@ def main_or_raise(*arguments: str) -> None:
         (("train", "tiny", "optimizer.name=adam"), "did you mean adamw?"),
         (("swep", "demo"), "did you mean sweep?"),
         (("sweep", "demo", "--dryrun"), "did you mean --dry-run?"),
+        (("train", "tiny", "--json"), "--json; an option of other commands (see"),
     ],
 )
 def test_every_refusal_of_the_command_line_names_what_was_meant(arguments: tuple[str, ...], said: str) -> None:

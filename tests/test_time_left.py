@@ -171,7 +171,10 @@ def test_a_dry_run_notes_what_makes_a_run_of_little_use(tmp_path: Path) -> None:
     assert "a warmup longer than 10% of their steps, 30% of L" in warm
     rows = run | store | {"model": run["model"] | {"vocab": 4096}}
     (vocabulary,) = notes(tmp_path, run=rows, point={"params": 80e3, "tokens": 4e6})
-    assert "more than 50% of N in the vocabulary" in vocabulary and "data.tokenizer.vocab" in vocabulary
+    assert "more than 50% of N in the vocabulary" in vocabulary and "take larger sizes" in vocabulary
+    rows["data"] = run["data"] | {"tokenizer": {"kind": "bpe", "vocab": 4096}}
+    vocabulary = notes(tmp_path, run=rows, point={"params": 80e3, "tokens": 4e6})[0]
+    assert "take a smaller data.tokenizer.vocab" in vocabulary
     (apart,) = notes(tmp_path, run=run | store | {"objective": {"kind": "next_token", "documents": "mask"}})
     assert "as though every document filled its window" in apart
 

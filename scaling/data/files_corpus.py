@@ -36,7 +36,10 @@ class FilesCorpus:
             raise UserError(f"data.corpus={data.corpus!r} matches no file (looked for {self.pattern})")
         for path in self.files:
             if not path.endswith(FILE_KINDS):
-                raise UserError(f"data.corpus: {path} is of no kind that is read; allowed: {', '.join(FILE_KINDS)}")
+                raise UserError(
+                    f"data.corpus: {path} is of no kind that is read; allowed: {', '.join(FILE_KINDS)}; any other "
+                    "text may be copied under a name that ends with .txt"
+                )
         self._seen = [_state(path) for path in self.files]
         self.facts = self._facts()
         self.stamp = hashlib.sha256(json.dumps(self._seen).encode()).hexdigest()

@@ -269,7 +269,7 @@ def fit(
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
     form = get_form(form)
-    runs = _runs_of(runs, form, {"loss": loss, **columns} if isinstance(loss, str) else columns)
+    runs = _runs_of(runs, form, {"loss": loss, **columns} if isinstance(loss, str) else columns, group)
     loss = objective or (loss if isinstance(loss, Loss) else huber())
     residual = residual or ("log" if (runs.loss > 0).all() else "raw")
     if group is not None:
@@ -291,9 +291,10 @@ def fit(
     return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
 
 
-def _runs_of(runs: "Runs | pd.DataFrame", form: Form, columns: Mapping[str, Any]) -> Runs:
+def _runs_of(runs: "Runs | pd.DataFrame", form: Form, columns: Mapping[str, Any], group: Any) -> Runs:
     if not isinstance(runs, Runs):
-        return Runs(runs, **{"signed": form.signed, **columns})
+        by = group if isinstance(group, str) else None
+        return Runs(runs, **{"signed": form.signed, "reads": form.columns, "groups": by, **columns})
     if columns:
         raise UserError(f"fit: {', '.join(columns)} are of a DataFrame; these runs have their columns already")
     return runs

@@ -9,7 +9,7 @@ from scaling.config import RunConfig, load
 from scaling.errors import UserError
 from scaling.files import was_changed
 from scaling.laws.curves import LossCurve
-from scaling.laws.forms.feed import LOSS, SEED, SIZES, TOKENS
+from scaling.laws.forms.feed import FEEDS, LOSS, SEED
 from scaling.laws.table.reading import shown
 from scaling.laws.table.recipe import one_recipe
 from scaling.laws.table.results import meaning_of
@@ -19,7 +19,7 @@ from scaling.result import KEPT, read_result
 from scaling.sweeps.run_store import load_runs, run_folders
 from scaling.validity import FITTED
 
-FREE = ("schedule.*", "optimizer.learning_rate", *SIZES, *TOKENS, SEED)
+FREE = ("schedule.*", "optimizer.learning_rate", SEED)
 """keys in which the curves of one law may differ: it reads rates and steps, and N, or else refuses several"""
 
 
@@ -50,7 +50,8 @@ def load_curves(
             f"{', '.join(map(str, paths))}: no valid run from its own beginning{met}, so there is no curve"
         )
     used = table.loc[list(configs)]
-    said = {**one_recipe(used, FREE, allow), "loss": meaning_of(LOSS, used)}
+    free = (*FREE, *FEEDS["N"].columns, *FEEDS["D"].columns)
+    said = {**one_recipe(used, free, allow), "loss": meaning_of(LOSS, used)}
     left = [folders[run_id] / name for run_id in configs for name in KEPT]
     if changed := [f"{path.parent.name}/{path.name}" for path in left if was_changed(path)]:
         said["changed later"] = f"after their runs had ended: {shown(changed)}"

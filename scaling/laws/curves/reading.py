@@ -9,7 +9,7 @@ import numpy as np
 from scaling.errors import UserError
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.table.losses import refuse_perplexities
-from scaling.laws.table.reading import number_column
+from scaling.laws.table.reading import number_column, unit_of
 from scaling.laws.table.runs import meets
 from scaling.laws.table.text_table import read_table
 
@@ -65,7 +65,8 @@ def _curve(label: str, rows: "pd.DataFrame", named: dict[str, str | None], warmu
     labels = [str(row) for row in rows.index]
 
     def numbers(letter: str) -> "Array":
-        return number_column(rows[named[letter]], str(named[letter]), labels)
+        name = str(named[letter])
+        return number_column(rows[name], name, labels, unit_of(letter, name))
 
     def same(letter: str) -> Any:
         values = rows[named[letter]].unique() if named[letter] else [None]

@@ -44,7 +44,7 @@ def bootstrap(
     """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
     require_draws(n)
     groups = clusters_of(fit, cluster)
-    kind = kind or default_kind(fit, groups, strata is not None)
+    asked, kind = kind, kind or default_kind(fit, groups, strata is not None)
     if kind not in get_args(BootstrapKind):
         raise UserError(f"bootstrap: kind must be 'rows', 'runs', 'noise' or 'wild'; got {kind!r}")
     if kind in ("noise", "wild") and strata is not None:
@@ -66,7 +66,16 @@ def bootstrap(
     means = drawn_means(problem, fit.priors, n, rng, fit.natural if y is not None else None)
     solution = solve(problem, starts, y, weights, means, tolerance=1e-9)
     count = 1 if layers is None else int(layers.max()) + 1
-    return Draws(kind, seed, problem.natural(solution.theta), solution.objective, sd, count)
+    notes = (_few(fit, groups),) if asked is None and kind == "noise" and groups is not None else ()
+    return Draws(kind, seed, problem.natural(solution.theta), solution.objective, sd, count, notes)
+
+
+def _few(fit: FittedLaw, groups: Labels) -> str:
+    """What is said where runs were to be drawn and are too few."""
+    return (
+        f"{len(np.unique(groups))} runs are too few to draw whole runs from for {len(fit.problem.free)} parameters: "
+        "intervals are by noise about the law, as if rows of one run were independent, and narrow"
+    )
 
 
 def _noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -12,7 +12,8 @@ from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.power_law import FittedPowerLaw, power_law_line
 from scaling.laws.isoflop.scatter import Scatter
 from scaling.laws.isoflop.skew import Shape
-from scaling.text import align, by_width
+from scaling.text import by_width
+from scaling.text import table as table_of
 
 MinimumMethod = Literal["skewed", "parabola", "akima"]
 Weights = Literal["variance", "ols"]
@@ -150,7 +151,7 @@ def format_isoflop(table: dict[str, Any]) -> str:
     noise = f"noise {table['noise_sd']:.2%} of the loss"
     skew = table.get("skew")
     curve = table["method"] if skew is None else f"parabola skewed by {skew[0]:.2g} ± {skew[1]:.1g}"
-    lines = [f"isoFLOP minima ({curve}{curvature}); {noise}", *align(rows)]
+    lines = [f"isoFLOP minima ({curve}{curvature}); {noise}", table_of(rows[0], rows[1:])]
     for budget in table["budgets"]:
         if budget["add_sizes"]:
             sizes = ", ".join(f"{size:.3g}" for size in budget["add_sizes"])

@@ -98,7 +98,8 @@ class Suggestion:
             f"runs that make {self.target} surer: standard deviation {size(self.sd_before)} now "
             f"(law {size(self.sd_law)}, models {size(self.sd_models)}), {size(self.sd_after)} expected with them",
             *align(rows),
-            f"{self.flops:.3g} FLOPs of {self.budget:.3g}",
+            f"together {self.flops:.3g} FLOPs, of {self.budget:.3g} that they may take",
+            "variance cut: how much more of the variance now would be left without that run",
         ]
         return "\n".join(lines)
 
@@ -146,8 +147,8 @@ def suggest(
     """The runs, at most k and together within `budget`, that leave the least variance of the forecast at `target`.
 
     candidates: columns N and D, or pairs (N, D). None: 12 sizes times 12 numbers of tokens, evenly in the logarithm,
-    up to twice beyond the runs' own on both sides in N, D and D/N, each within the budget and none within 5 % of a
-    run made already.
+    up to twice beyond the runs' own on both sides in N, D and D/N, each within the budget, none of fewer FLOPs than
+    the cheapest run and none within 5 % of a run made already.
     target: FLOPs (the loss L* of the compute-optimal model there), "a" (the exponent), or {"N": …, "D": …} (the loss
     of that model). None: L* at 10 times the largest FLOPs of the runs.
     budget: FLOPs of all suggested runs together; None: what the runs took. FLOPs of a candidate follow the runs' own
@@ -238,7 +239,9 @@ def default_candidates(fitted: Fit, budget: float) -> dict[str, Array]:
     ratio = runs.D / runs.N
     # Corners of the grid would tell the most, if the law held there: no further out than the runs say it does.
     inside = (ratio.min() / MARGIN <= D / N) & (ratio.max() * MARGIN >= D / N)
-    keep = (near.min(1) > 0.05) & inside
-    cost = np.where(keep, _columns(fitted, N, D)["C"], np.inf)
+    cost = _columns(fitted, N, D)["C"]
+    # Below the cheapest run made they would, too, and there losses fall faster than any law of these does.
+    keep = (near.min(1) > 0.05) & inside & (cost >= runs.flops.min())
+    cost = np.where(keep, cost, np.inf)
     keep &= cost <= max(budget, cost.min())  # where the budget allows none, the cheapest tells by how much
     return {"N": N[keep], "D": D[keep]}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scaling.errors import UserError
-from scaling.laws.forms.feed import LOSS, SEED, SIZES, TOKENS
+from scaling.laws.forms.feed import FEEDS, LOSS, SEED
 from scaling.laws.table.recipe import one_recipe
 from scaling.laws.table.results import meaning_of
 from scaling.laws.table.runs import meets
@@ -12,8 +12,8 @@ from scaling.laws.table.runs import meets
 if TYPE_CHECKING:
     import pandas as pd
 
-FREE = ("optimizer.learning_rate", "run.batch_size", *SIZES, *TOKENS, SEED)
-"""keys in which the runs of one surface may differ"""
+FREE = ("optimizer.learning_rate", "run.batch_size", SEED)
+"""keys in which the runs of one surface may differ, beside those of N and D"""
 POINT = "point"
 
 
@@ -40,5 +40,5 @@ def tried_runs(
     if not len(used):
         met = f" that meets {' and '.join(where)}" if where else ""
         raise UserError(f"no completed run of a sweep's design{met}: there is nothing to compare settings of")
-    common = one_recipe(used, FREE, allow)
+    common = one_recipe(used, (*FREE, *FEEDS["N"].columns, *FEEDS["D"].columns), allow)
     return used, {**common, "loss": meaning_of(LOSS, used)}, {str(point): float(rate) for point, rate in lost.items()}

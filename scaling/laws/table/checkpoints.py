@@ -18,10 +18,7 @@ LEAST_CHECKPOINTS = 3
 LEAST_UNNAMED, EVEN, SHARE = 4, 0.02, 0.8
 """the same where none does; how far steps of tokens may differ from the middle one, and what share of them may not:
 runs log at even steps, and designs double their tokens"""
-BY_RUNS = (
-    "go by whole runs, for rows of one are not independent (by noise about the law, and narrow, where there are no "
-    "more runs than it has parameters)"
-)
+BY_RUNS = "go by whole runs, where there are enough, for rows of one are not independent"
 
 
 def checkpoints_of(runs: Table) -> tuple[str | None, NDArray[np.str_]] | None:

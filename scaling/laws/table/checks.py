@@ -14,7 +14,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.checkpoints import step_notes
 from scaling.laws.table.losses import check_again, check_unit, check_vocabulary
-from scaling.laws.table.reading import shown
+from scaling.laws.table.reading import FLOPS, shown, unit_of
 from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
 from scaling.laws.table.words import choice, leave
 
@@ -27,6 +27,8 @@ TREND = 1.5
 """how many times C / 6·N·D may change from the smallest to the largest N before it is told: where it does, another N
 has another exponent. A published set whose FLOPs leave the embeddings out is at 1.45"""
 EPOCHS, UNIQUE = r"((n|num|data)_)?epochs?", r"((n|num|total)_)?unique_?tokens?|tokens_unique|(dataset|corpus)_tokens"
+OTHER_FLOPS = 1.05
+"""how many times a column of FLOPs that is not read may be off 6·N·D before it is told"""
 NO_EMBEDDINGS = r"(^|[^a-z])(non|no|without|excl)_?(emb|embed|embeddings?|embedding)([^a-z]|$)"
 
 
@@ -69,7 +71,8 @@ def check_sizes(runs: Table) -> Iterator[str]:
     millions = bool(runs.N.max() < MOST_MILLIONS and (per_parameter > 3e5 or runs.D.max() < MOST_BILLIONS))
     billions = bool(runs.D.max() < MOST_BILLIONS and (per_parameter < 1e-4 or runs.N.max() < MOST_MILLIONS))
     if millions or billions:
-        told = [f"N up to {runs.N.max():.3g} looks like millions of parameters"] * millions
+        unit = "billions" if runs.N.max() < MOST_BILLIONS and 0.05 < per_parameter < 1e3 else "millions"
+        told = [f"N up to {runs.N.max():.3g} looks like {unit} of parameters"] * millions
         told += [f"D up to {runs.D.max():.3g} looks like billions of tokens"] * billions
         raise UserError(
             f"{' and '.join(told)}: give both in ones, 7e9 or 7B, or where they are say {leave('trusted')}"
@@ -117,18 +120,32 @@ def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
     return (*check_flops(runs, active), *check_sizes(runs), *check_ratio(runs), *check_unit(runs))
 
 
-def unread_notes(df: Any, runs: Table, runs_known: bool) -> Iterator[str]:
+def unread_notes(df: Any, runs: Table, runs_known: bool, group: str | None = None) -> Iterator[str]:
     """What further columns say against the rows: repeated tokens, checkpoints, vocabularies, two losses of a run.
 
-    runs_known: the table says which training run each row is of.
+    runs_known: the table says which training run each row is of. group: the column whose values have a law each.
     """
     yield from check_embeddings(runs)
     if "U" not in runs.values:
         yield from _repeated(df, runs)
+    yield from _unread_flops(df, runs)
     yield from check_vocabulary(df, runs)
-    yield from check_again(df, runs)
+    yield from check_again(df, runs, group)
     if not runs_known:
         yield from step_notes(df, runs)
+
+
+def _unread_flops(df: Any, runs: Table) -> Iterator[str]:
+    """A column of FLOPs that no one asked for, where it is not what is taken in its place."""
+    if runs.C is not None or not {"N", "D"} <= runs.values.keys():
+        return
+    for name in unread(df, runs, FLOPS):
+        given = number_or_none(df[name])
+        if given is None:
+            continue
+        low, high = np.nanquantile(given * unit_of("C", name) / (6 * runs.N * runs.D), (0.05, 0.95))
+        if low > 0 and max(high, 1 / low) > OTHER_FLOPS:
+            yield f"{name} is not read: C is 6·N·D, of which it is {low:.2g} to {high:.2g} times; {choice('C', name)}"
 
 
 def _repeated(df: Any, runs: Table) -> Iterator[str]:

@@ -91,12 +91,17 @@ def check_vocabulary(df: Any, runs: Table) -> Iterator[str]:
             )
 
 
-def check_again(df: Any, runs: Table) -> Iterator[str]:
-    """Rows of the same numbers in all that is read and of losses further apart than seeds are."""
+def check_again(df: Any, runs: Table, group: str | None = None) -> Iterator[str]:
+    """Rows of the same numbers in all that is read and of losses further apart than seeds are.
+
+    group: the column whose values have a law each; rows of two of them are not the same.
+    """
     letters = [letter for letter in runs.values if letter not in ("loss", "sigma")]
     if not letters or (runs.loss <= 0).any():
         return
     columns = np.stack([runs.values[letter] for letter in letters], 1)
+    if group is not None and group in df:
+        columns = np.column_stack([columns, np.unique(np.asarray(df[group]).astype(str), return_inverse=True)[1]])
     number = np.unique(columns, axis=0, return_inverse=True)[1].ravel()
     order = np.lexsort((runs.loss, number))
     same = number[order][1:] == number[order][:-1]

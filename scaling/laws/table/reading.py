@@ -12,7 +12,7 @@ from scaling.errors import shown as quoted
 from scaling.laws.arrays import Array
 from scaling.laws.table.words import choice
 from scaling.names import meant
-from scaling.numbers import to_number
+from scaling.numbers import SUFFIXES, to_number
 
 Duplicates = Literal["error", "drop", "keep"]
 Missing = Literal["error", "drop"]
@@ -27,13 +27,30 @@ ALIASES = {
     r"|cross_?entropy",
 }
 """what else these columns are called, the last part of a path with slashes or dots, in small letters"""
+SIX_ND = "6·N·D"
+"""what C is where no column is"""
+FLOPS = r"(train(ing)?_?|total_?)*(flops?|compute)|c"
+"""what training FLOPs are called, likewise"""
+COUNTS = ("N", "D", "C", "U")
+"""letters that are counted in ones, whatever unit the name of their column has"""
+IN_UNIT = re.compile(
+    r"[(\[]\s*(?:in |x|×)?\s*(?P<short>[kKmMbBgGT]|1e\d+|(?i:(thousand|million|billion|trillion)s?))\b[^)\]]*[)\]]"
+    r"|.*[_ ](?P<word>(?i:(thousand|million|billion|trillion)s?))"
+)
+"""the end of a name such as Params (M), tokens [billions] or tokens_billions"""
+WORDS = {"k": 1e3, "t": 1e12, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 SHOWN = 5
 """rows and pairs of rows that a message names"""
+LISTED, WIDEST = 25, 40
+"""columns that it names, and characters of each"""
 
 
-def find_columns(df: Any, names: Mapping[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
+def find_columns(
+    df: Any, names: Mapping[str, str | None], reads: Sequence[str] | None = None
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """The column of each letter, and what to say of those that were found under another name.
 
+    reads: the letters that are asked for; a usual column of another letter need not be there. None: all.
     Raises UserError for a column that the table has not, and for what is no table.
     """
     if not (isinstance(df, Mapping) or hasattr(df, "columns")):
@@ -50,36 +67,72 @@ def find_columns(df: Any, names: Mapping[str, str | None]) -> tuple[dict[str, st
             if len(found) == 1:
                 known[letter] = found[0]
                 notes.append(f"{choice(letter, found[0])} was found by its name")
+            elif not found and letter != "loss" and reads is not None and letter not in _needed(reads, names):
+                del known[letter]
     missing = {letter: name for letter, name in known.items() if name not in present}
     if missing:
         wanted, say = (
             ", ".join(choice(letter, name or "COLUMN") for letter, name in names.items())
             for names in (missing, dict.fromkeys(missing, ""))
         )
-        near = [meant(name, present, most=1) for name in missing.values() if name]
+        if reads is not None and "C" in reads and names.get("C") is None:
+            say += f", or by {choice('C', 'COLUMN')}"
+        free = [name for name in present if name not in known.values() and not _is_alias(name, FLOPS)]
+        near = [meant(name, free, most=1) for name in missing.values() if name]
         hint = next(filter(None, near), "")
-        told = f"the table has {', '.join(present)}{'; ' * bool(hint)}{hint}"
+        told = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
         raise UserError(f"no column {wanted}; {told}: say which is which by {say}")
     return known, tuple(notes)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Columns of a table, for a message."""
+    cut = [name if len(name) <= WIDEST else f"{name[: WIDEST - 3]}..." for name in names[:LISTED]]
+    return ", ".join(cut) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")
+
+
+def unit_of(letter: str, name: str) -> float:
+    """How many ones the column `name` counts in, by its name: Params (M) in millions. 1 where it does not say."""
+    found = IN_UNIT.fullmatch(name[max(name.rfind("("), name.rfind("["), 0) :].strip()) if letter in COUNTS else None
+    if found is None:
+        return 1.0
+    word = (found["short"] or found["word"]).rstrip("s")
+    return float(word) if word.startswith("1e") else WORDS.get(word.lower()) or SUFFIXES[word.upper()]
+
+
+def _needed(reads: Sequence[str], names: Mapping[str, str | None]) -> set[str]:
+    """The letters of columns that those asked for are made of: C is 6·N·D where no column is named, M is D/N."""
+    made = {"M": {"N", "D"}, "C": {"C"} if names.get("C") else {"N", "D"}}
+    return set().union(*(made.get(letter, {letter}) for letter in reads))
 
 
 def _is_alias(name: str, pattern: str) -> bool:
     return re.fullmatch(pattern, re.split(r"[/.]", name)[-1].strip().lower().replace(" ", "_")) is not None
 
 
-def number_column(values: Any, name: str, rows: Sequence[str]) -> Array:
-    """float64, missing ones NaN; integers become floats before anything is multiplied. 7B is a number, too."""
+def number_column(values: Any, name: str, rows: Sequence[str], unit: float = 1.0) -> Array:
+    """float64, missing ones NaN; integers become floats before anything is multiplied. 7B is a number, too.
+
+    unit: what the numbers count in, those that say so themselves (7B) apart.
+    """
     raw = np.asarray(values)
     column = np.empty(raw.shape, np.float64)
     refuse_two_meanings([value for value in raw.tolist() if isinstance(value, str)], name)
     for i, value in enumerate(raw.tolist()):
         try:
-            column[i] = np.nan if value is None else to_number(value)
+            column[i] = np.nan if value is None else in_ones(value, unit)
         except (TypeError, ValueError, OverflowError):
             raise UserError(
-                f"column {name!r}, row {rows[i]}: {quoted(value)} is not a number; write 7e9 or 7B"
+                f"column {name!r}, row {rows[i]}: {quoted(value)} is not a number; write 7e9 or 7B, or leave it "
+                f"empty and say {choice('missing', 'drop')}"
             ) from None
     return column
+
+
+def in_ones(value: object, unit: float) -> float:
+    """A number of a column that counts in `unit`; raises as `to_number` does."""
+    own = isinstance(value, str) and value.strip()[-1:] in SUFFIXES
+    return to_number(value) * (1.0 if own else unit)
 
 
 def refuse_two_meanings(texts: Sequence[str], name: str) -> None:

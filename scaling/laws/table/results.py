@@ -1,6 +1,7 @@
 """From the framework's own records to a table for fitting."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ WHERE = "where"
 SAME = "the same in all runs, not tuned"
 GROUPED = "grouped by"
 """the convention that holds what tells the groups of a pooled law apart"""
+TESTS = "tests the forecast, which is made without it"
+"""why a test run takes no part"""
 TOLD = ("C", "loss")
 """columns of which the conventions say what they are, instead of where they are from"""
 UNIQUE = "unique_tokens"
@@ -67,6 +70,7 @@ def read_results(
     columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
     table = table[[*dict.fromkeys(filter(None, columns_of.values()))]]
     runs = Runs(table, **columns_of, signed=any(form.signed for form in law), trusted=True)
+    exclusions = _tested(df, exclusions, feeds, law[0].name)
     notes = (*_altered(used), *(() if trusted else notes_of(runs, _active(used))))
     runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
     told = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
@@ -95,6 +99,24 @@ def _used(
             f"none of the {len(df)} runs can be fitted; the first, {exclusions[0].row}: {exclusions[0].reason}"
         )
     return df.iloc[keep].set_axis([labels[i] for i in keep], axis=0), exclusions
+
+
+def _tested(
+    df: "pd.DataFrame", exclusions: Sequence[Exclusion], feeds: Mapping[str, Feed], law: str
+) -> tuple[Exclusion, ...]:
+    """The same, those that test a forecast with their loss and what the law reads of them."""
+    ended = [row.get("role") == "test" and verdict_of(row).validity in FITTED for row in df.to_dict("records")]
+    if not any(ended):
+        return tuple(exclusions)
+    tests = df[ended]
+    table, names = fed(tests, feeds, law)
+    numbers = {letter: table[name].to_numpy(np.float64) for letter, name in names.items()}
+    labels = [str(label) for label in tests.get("run_id", tests.index)]
+    values = {
+        label: {letter: float(column[i]) for letter, column in numbers.items() if np.isfinite(column[i])}
+        for i, label in enumerate(labels)
+    }
+    return tuple(replace(out, values=values.get(out.row)) if out.reason == TESTS else out for out in exclusions)
 
 
 def _altered(used: "pd.DataFrame") -> Iterator[str]:
@@ -133,7 +155,7 @@ def _require_one_unit(used: "pd.DataFrame", group: str) -> None:
 def _left_out(row: dict[Any, Any], fitted: Collection[str]) -> str | None:
     """Why a run takes no part, None where it does."""
     if row.get("role") == "test":
-        return "tests the forecast, which is made without it"
+        return TESTS
     verdict = verdict_of(row)
     if verdict.validity in fitted:
         return None

@@ -18,6 +18,7 @@ from scaling.laws.table.checks import notes_of, unread_notes
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
 from scaling.laws.table.overflow import overflowed
 from scaling.laws.table.reading import (
+    SIX_ND,
     Duplicates,
     Missing,
     duplicate_pairs,
@@ -26,6 +27,7 @@ from scaling.laws.table.reading import (
     number_column,
     refuse_duplicates,
     require_range,
+    unit_of,
 )
 from scaling.laws.table.text_table import read_table
 from scaling.laws.table.words import choice
@@ -44,6 +46,13 @@ class Exclusion:
 
     row: str
     reason: str
+    values: Mapping[str, float] | None = None
+    """of a run that tests a forecast: its loss and what laws read of it, by letter"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        told = {"row": self.row, "reason": self.reason}
+        return told if self.values is None else {**told, "values": dict(self.values)}
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -60,9 +69,13 @@ class Runs:
     duplicates: "drop" leaves out every row that has been there before, "keep" takes it for a run of its own.
     missing: "drop" leaves out rows that lack a value of these columns.
     trusted: the columns are known to be what they are called, as those of the framework's own records.
+    reads: the letters that will be asked for, such as a law's columns; `params` and `tokens` need not be there where
+    none of them is made of these. None: they must.
+    groups: the column whose values will have a law each: rows of several are not compared.
 
     A table without parameters or tokens says N=None, D=None; where it has no `params`, `tokens` or `loss` a column of
-    a like name is taken, and `notes` say so. Texts such as 7B are numbers. `table.checks` holds what is asked of a
+    a like name is taken, and `notes` say so. Texts such as 7B are numbers, and a column called Params (M) counts in
+    millions. `table.checks` holds what is asked of a
     table beyond that: FLOPs far off 6·N·D, N in millions, D in billions, perplexities, checkpoints taken for runs.
 
     Raises UserError for a missing column and for values that no run can have (not a number, not positive, the same
@@ -96,15 +109,21 @@ class Runs:
         duplicates: Duplicates = "error",
         missing: Missing = "error",
         trusted: bool = False,
+        reads: Sequence[str] | None = None,
+        groups: str | None = None,
         **others: str,
     ):
         _require_option("duplicates", duplicates, get_args(Duplicates))
         _require_option("missing", missing, get_args(Missing))
         names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma, **others}
-        known, notes = find_columns(df, names)
+        known, notes = find_columns(df, names, reads)
+        if not len(np.asarray(df[known["loss"]])):
+            raise UserError("the table has no rows, only columns")
         rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[known["loss"]])))))
         keys = [key for key in (*ROLES, *sorted(others)) if key in known]
-        values = {key: number_column(df[known[key]], known[key], rows) for key in keys}
+        units = {key: unit_of(key, known[key]) for key in keys}
+        notes += tuple(f"{known[key]} counts in {unit:g}, by its name" for key, unit in units.items() if unit != 1)
+        values = {key: number_column(df[known[key]], known[key], rows, units[key]) for key in keys}
         lengths = {key: len(column) for key, column in values.items()}
         lengths |= {} if run is None else {"run": len(np.asarray(df[run]))}
         if len(set(lengths.values())) > 1:
@@ -134,13 +153,15 @@ class Runs:
             "labels": labels_of(df, list(known.values()), len(rows)),
             "rows": rows,
             "exclusions": (),
-            "conventions": {"C": "6·N·D"} | known,
+            "conventions": {"C": SIX_ND} | known,
             "notes": notes,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         if gone:
             kept = [i for i in range(len(rows)) if i not in gone]
+            if not kept:
+                raise UserError(f"no row is left of {len(rows)}; the first, {rows[0]}: {gone[0]}")
             out = tuple(Exclusion(rows[i], gone[i]) for i in sorted(gone))
             self.__dict__.update(self._select(np.array(kept, np.int64), out).__dict__)
         if C is not None and {"N", "D"} <= values.keys():
@@ -148,7 +169,8 @@ class Runs:
         if not trusted:
             named = {str(name): np.asarray(df[name]) for name in (df.columns if hasattr(df, "columns") else df)}
             self._check(
-                {name: np.delete(column, list(gone)) for name, column in named.items() if len(column) == len(rows)}
+                {name: np.delete(column, list(gone)) for name, column in named.items() if len(column) == len(rows)},
+                groups,
             )
 
     def __len__(self) -> int:
@@ -266,7 +288,7 @@ class Runs:
             "signed": bool((self.loss <= 0).any()),
             "run": None if self.run is None else self.run.tolist(),
             "rows": list(self.rows),
-            "exclusions": [{"row": e.row, "reason": e.reason} for e in self.exclusions],
+            "exclusions": [out.to_dict() for out in self.exclusions],
             "conventions": self.conventions,
             "labels": {name: column.tolist() for name, column in self.labels.items()},
             "notes": list(self.notes),
@@ -284,7 +306,7 @@ class Runs:
         runs = replace_fields(
             runs,
             rows=tuple(values["rows"]),
-            exclusions=tuple(Exclusion(e["row"], e["reason"]) for e in values["exclusions"]),
+            exclusions=tuple(Exclusion(**out) for out in values["exclusions"]),
             conventions=dict(values["conventions"]),
             labels={name: np.array(column) for name, column in values.get("labels", {}).items()},
             notes=tuple(values.get("notes", ())),
@@ -300,11 +322,11 @@ class Runs:
         rows = tuple(self.rows[i] for i in keep)
         return replace_fields(self, values=values, run=run, labels=labels, rows=rows, exclusions=exclusions)
 
-    def _check(self, df: Mapping[str, NDArray[Any]]) -> None:
+    def _check(self, df: Mapping[str, NDArray[Any]], group: str | None) -> None:
         """Note what the table says against itself, and take checkpoints of runs for what they are."""
         notes = self.notes + notes_of(self)
         found = checkpoints_of(self) if self.run is None else None
-        notes += tuple(unread_notes(df, self, self.run is not None or found is not None))
+        notes += tuple(unread_notes(df, self, self.run is not None or found is not None, group))
         if found is not None:
             name, labels = found
             notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)

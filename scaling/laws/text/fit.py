@@ -14,8 +14,10 @@ from scaling.laws.pooled import SIMULATIONS, gains, pooling_of, rows_of_group, r
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.mixed import mixed_notes
+from scaling.laws.table.reading import SIX_ND, unit_of
 from scaling.laws.table.recipe import allowed_by, differing_by
 from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
+from scaling.laws.text.tested import tested_notes
 from scaling.text import align, by_width
 from scaling.validity import BETTER
 
@@ -50,7 +52,7 @@ def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None =
         "residual_sd": fitted.residual_sd,
         "chi2_per_freedom": fitted.chi2_per_freedom,
         "runs": len(fitted.runs),
-        "excluded": [{"row": e.row, "reason": e.reason} for e in fitted.runs.exclusions],
+        "excluded": [out.to_dict() for out in fitted.runs.exclusions],
         "data_hash": fitted.runs.hash,
         "conventions": fitted.runs.conventions,
         "unidentified": {name: {"why": i.why, "remedy": i.remedy} for name, i in open_.items()},
@@ -86,12 +88,13 @@ def format_groups(table: dict[str, Any]) -> list[str]:
     lines = [f"groups: {', '.join(names)}; they share {', '.join(table['shared']) or 'nothing'}"]
     lines += [f"their recipes differ in {key}: {values}" for key, values in table["differ"].items()]
     for gain in table["gain"]:
-        times, ends = by_width(gain["multiplier"], gain["interval"]) if gain["interval"] else (
-            f"{gain['multiplier']:.3g}", "",
-        )  # fmt: skip
+        times, ends = f"{gain['multiplier']:.3g}", ""
+        if gain["interval"]:
+            times, ends = by_width(gain["multiplier"], gain["interval"])
+            ends = f" ({gain['level']:.0%} interval {ends})"
         lines.append(
-            f"compute multiplier of {gain['group']}: {times} {ends} times fewer FLOPs than {gain['against']} for the "
-            f"loss {gain['loss']:.4g} that takes it {gain['C']:.3g}".replace("  ", " ")
+            f"compute multiplier of {gain['group']}: {times}{ends} times fewer FLOPs than {gain['against']} for the "
+            f"loss {gain['loss']:.4g} that takes it {gain['C']:.3g}"
         )
     if test := table["sharing"]:
         shared, apart = test["parameters"]
@@ -143,9 +146,9 @@ def _units(table: dict[str, Any]) -> dict[str, str]:
     """What the law's letters are counted in, by the columns that they are."""
     told = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "as given, E likewise"}
     return {
-        letter: f"{told.get(letter, 'its own')} ({name})"
+        letter: f"{told.get(letter, 'its own')} ({name}{', in ones' * (unit_of(letter, name) != 1)})"
         for letter, name in table["conventions"].items()
-        if letter in (*told, *table["columns"])
+        if letter in (*told, *table["columns"]) and (name != SIX_ND or {"N", "D"} <= table["conventions"].keys())
     }
 
 
@@ -181,7 +184,7 @@ def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def warnings_of(fitted: FittedLaw) -> list[str]:
     """What to be wary of, a line each."""
-    warnings = [*fitted.runs.notes, *mixed_notes(fitted)]
+    warnings = [*tested_notes(fitted), *fitted.runs.notes, *mixed_notes(fitted)]
     warnings += [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
     if open_ := fitted.diagnostics.unbounded:
         warnings.append(

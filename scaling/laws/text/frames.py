@@ -11,7 +11,7 @@ from scaling.laws.intervals.prediction import interval_of, predicted_loss
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.draws import Draws
 from scaling.laws.solve.fitted_law import FittedLaw
-from scaling.numbers import to_number
+from scaling.laws.table.reading import in_ones, unit_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,9 +76,9 @@ def predicted_frame(fit: FittedLaw, table: "pd.DataFrame", level: float) -> "pd.
 def _column(fit: FittedLaw, table: "pd.DataFrame", letter: str) -> np.ndarray[Any, Any]:
     """What a law reads under that letter, by the name that it had in the runs or by the letter itself."""
     named = fit.runs.conventions.get(letter, letter)
-    for name in (named, letter):
+    for name, unit in ((named, unit_of(letter, named)), (letter, 1.0)):
         if name in table:
-            return np.array([to_number(value) for value in table[name]])
+            return np.array([in_ones(value, unit) for value in table[name]])
     if letter == "C" and "C" not in fit.runs.values:
         return 6.0 * _column(fit, table, "N") * _column(fit, table, "D")
     if letter == "M":

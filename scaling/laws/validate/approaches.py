@@ -20,7 +20,8 @@ from scaling.laws.solve.draws import Resampling
 from scaling.laws.solve.objectives import huber
 from scaling.laws.table.curves import cut_curves
 from scaling.laws.table.runs import Runs
-from scaling.text import align, range_of
+from scaling.text import range_of
+from scaling.text import table as table_of
 
 DELTA = 1e-3
 """Huber's δ on log loss of approach 3, Hoffmann et al.'s"""
@@ -97,7 +98,7 @@ class Approaches:
                 for value, ends in ((best.N, best.N_interval), (best.D, best.D_interval)):
                     line += [f"{value:.3g}", range_of(ends or (None, None))]
             cells.append(line)
-        lines = align(cells)
+        lines = [table_of(cells[0], cells[1:])]
         lines += [f"{row.name} was not done: {row.reason}" for row in self.rows if row.reason]
         lines += [f"{row.name}: {row.note}" for row in self.rows if row.note]
         lines += [f"{row.name} is known to mislead: {row.bias}" for row in self.rows]

@@ -78,7 +78,9 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
         "Thin lines: training loss on the way, averaged between records and over a short stretch; it is the loss of "
         "the model before its learning rate has come down. "
     )
-    caption = f"{on_the_way if data.curves else ''}Points: the held-out loss at the end of each run."
+    held_out = data.titles.loss.startswith("held-out")  # a table from elsewhere does not say what its losses are of
+    points = "the held-out loss at the end of each run" if held_out else "the table's losses"
+    caption = f"{on_the_way if data.curves else ''}Points: {points}."
     return FigureSpec("Loss against training FLOPs", caption, [panel], data.meaning)
 
 

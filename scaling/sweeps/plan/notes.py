@@ -37,6 +37,8 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
     def ratio(run: PlannedRun) -> float:
         return run.tokens / run.params
 
+    words = any(run.config.data.tokenizer.kind != "bytes" for run in runs)
+    smaller = "a smaller data.tokenizer.vocab and model.vocab, " if words else ""  # of bytes there is no smaller one
     return [
         *note(
             lambda run: run.config.steps, lambda steps: steps < FEW_STEPS,
@@ -61,9 +63,8 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
         ),
         *note(
             lambda run: vocabulary_share(run.config.model), lambda share: share > MOST_VOCABULARY,
-            f"{{runs}} more than {MOST_VOCABULARY:.0%} of N in the vocabulary, {{value:.0%}} of {{run}}: N says "
-            "little of their layers; take a smaller data.tokenizer.vocab and model.vocab, larger sizes, or "
-            "ladder.count=non_embedding",
+            f"{{runs}} more than {MOST_VOCABULARY:.0%} of N in the vocabulary, {{value:.1%}} of {{run}}: N says "
+            f"little of their layers; take {smaller}larger sizes, or ladder.count=non_embedding",
         ),
         *dict.fromkeys(said for run in runs for said in accounting.uncounted(run.config)),
     ]  # fmt: skip
