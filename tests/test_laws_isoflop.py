@@ -5,6 +5,7 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
+from scaling.laws.isoflop.skew import lowest
 
 BUDGETS = (1e18, 4e18, 1.6e19)
 
@@ -196,3 +197,11 @@ def test_too_little_to_analyse_is_said():
         laws.isoflop(parabolas(sizes=3), curvature="own")
     with pytest.raises(UserError, match="'shared', 'linear' or 'own'; got 'common'"):
         laws.isoflop(parabolas(), curvature="common")
+
+
+def test_a_curve_that_does_not_fall_has_no_minimum_and_no_warning():
+    curves = np.array([[1.0, 0.0, -1.0], [1.0, 0.5, -1.0], [1.0, -0.5, 0.0], [1.0, -2.0, 1.0]])
+    with np.errstate(all="raise"):
+        n, least = lowest(np.zeros(4), curves, 0.0)
+    assert np.isnan(n[0]) and (n[1:3] == [-np.inf, np.inf]).all() and n[3] == pytest.approx(1.0)
+    assert np.isnan(least[:3]).all() and least[3] == pytest.approx(0.0)

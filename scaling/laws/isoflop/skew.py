@@ -100,7 +100,7 @@ def skewed_square(n: Array, skew: Array | float) -> Array:
 
 def lowest(center: Array, c: NDArray[Any], skew: Array | float) -> tuple[Array, Array]:
     """log N* and log L* of curves c [..., budgets, 3] with skew [..., 1]; without a minimum ±∞, whichever way the
-    curve falls, and NaN."""
+    curve falls, and NaN; both NaN where it does not fall."""
     convex = c[..., 2] > 0
     slope = -c[..., 1] / (2 * np.where(convex, c[..., 2], 1.0))
     t = skew * slope
@@ -110,4 +110,6 @@ def lowest(center: Array, c: NDArray[Any], skew: Array | float) -> tuple[Array, 
     found = convex & (t > -1) & (np.abs(n) < FURTHEST)
     n = np.where(found, n, 0.0)
     least = c[..., 0] + c[..., 1] * n + c[..., 2] * skewed_square(n, skew)
-    return np.where(found, center + n, -np.sign(c[..., 1]) * np.inf), np.where(found, least, np.nan)
+    with np.errstate(invalid="ignore"):
+        away = -np.sign(c[..., 1]) * np.inf
+    return np.where(found, center + n, away), np.where(found, least, np.nan)
