@@ -126,6 +126,32 @@ def test_further_columns_are_named_by_letter(tmp_path, capsys):
     assert "is named by --params" in error_of(capsys, *call, "--column", "N=seen")
 
 
+def test_a_prediction_has_the_forecast_of_a_run_beside_the_law(tmp_path, capsys):
+    C = np.repeat([1e18, 3e18, 1e19, 3e19], 5)
+    n = np.sqrt(C / 120) * np.tile(np.geomspace(0.3, 3, 5), 4)
+    table = pd.DataFrame({"params": n, "tokens": C / 6 / n})
+    table["loss"] = 1.8 + 480 / table.params**0.35 + 2100 / table.tokens**0.37
+    table.to_csv(tmp_path / "runs.csv")
+    path = tmp_path / "runs.fit.json"
+    assert scaling("fit", tmp_path / "runs.csv", *QUICK) == 0
+    maker = laws.Forecaster(laws.load(path).runs, level=0.5)
+    N, D = maker.size(1e20)
+    wanted = maker.forecast(N, D, 1e20)
+    for given in (("--flops", "1e20"), (f"N={N!r}", f"D={D!r}")):
+        capsys.readouterr()
+        found = json_of(capsys, "predict", path, "--level", "0.5", *given)["forecast"]
+        assert [found[name] for name in ("N", "D", "loss", "low", "high")] == pytest.approx(
+            [getattr(wanted, name) for name in ("N", "D", "loss", "low", "high")], rel=1e-6
+        )
+        assert scaling("predict", path, "--level", "0.5", *given) == 0
+        said = capsys.readouterr().out
+        assert f"forecast of a run of N {N:.4g}, D {D:.4g}: loss {wanted.loss:.2f}" in said and "50% interval" in said
+    near = table[C >= 9e18].assign(tokens=lambda t: np.where(C[C >= 9e18] < 2e19, 2, 1) * t.tokens)  # 2e19 and 3e19
+    laws.fit(laws.Runs(near), starts=8).save(path)
+    assert scaling("predict", path, "--flops", "1e20") == 0
+    assert "note: the runs are of one budget" in capsys.readouterr().out
+
+
 def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):
     path = tmp_path / "fit.json"
     p = json_of(capsys, "fit", csv, *NAMES, *QUICK, "-o", path)["params"]

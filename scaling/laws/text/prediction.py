@@ -31,7 +31,7 @@ def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[s
     times = float(flops / fitted.runs.flops.max())
     far = [
         f"{times:.3g} times the largest run: {FORM}, and on published runs such intervals held about half of what "
-        "came at 4 to 30 times; laws.Forecaster has the error of the form in its interval"
+        "came at 4 to 30 times; a forecast (laws.Forecaster) has the error of the form in its interval"
     ] * (times > FAR)
     return {
         "flops": best.C,
