@@ -171,42 +171,34 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
     fitted = laws.load(args.fit)
     if args.flops is not None and fitted.form.columns != ("C",):
         best = laws.predict_table(fitted, args.flops, args.level)
-        made = _forecast(fitted, args.level, args.flops)
-        return finite(best | _of_forecast(made)), laws.format_prediction(best) + _told(made)
+        forecast, told = _forecast(fitted, args.level, args.flops)
+        return finite(best | forecast), laws.format_prediction(best) + told
     columns = _numbers(args.overrides) if args.flops is None else {"C": args.flops}
     table = laws.loss_table(fitted, columns, args.level)
-    made = _forecast(fitted, args.level, None, **columns)
-    return finite(table | _of_forecast(made)), laws.format_loss(table) + _told(made)
+    forecast, told = _forecast(fitted, args.level, None, **columns)
+    return finite(table | forecast), laws.format_loss(table) + told
 
 
-def _forecast(fitted: "laws.Fit", level: float, flops: float | None, **at: float) -> "laws.Forecast | None":
-    """Of a run at N and D, or of the one to make with so many FLOPs; None where a fit's runs carry no forecast."""
+def _forecast(fitted: "laws.Fit", level: float, flops: float | None, **at: float) -> tuple[dict[str, Any], str]:
+    """Of a run at N and D, or of the one to make with so many FLOPs, for machines and for people.
+
+    Of a fit of other columns nothing; where its runs carry no forecast, why.
+    """
     from scaling import laws
-
-    if {*fitted.form.columns} != {"N", "D"} or fitted.form.pooling or not fitted.form.predicts.in_unit:
-        return None
-    try:
-        maker = laws.Forecaster(fitted.runs, level=level)
-        if flops is not None:
-            return maker.forecast(*maker.size(flops), flops)
-        return maker.forecast(at["N"], at["D"], float(fitted.runs.per_token(at["N"])) * at["D"])
-    except UserError:  # so few runs, or so far away
-        return None
-
-
-def _of_forecast(made: "laws.Forecast | None") -> dict[str, Any]:
-    told = ("flops", "N", "D", "loss", "low", "high", "level", "doubt", "notes")
-    return {} if made is None else {"forecast": {name: getattr(made, name) for name in told}}
-
-
-def _told(made: "laws.Forecast | None") -> str:
-    if made is None:
-        return ""
     from scaling.text import by_width
 
+    if {*fitted.form.columns} != {"N", "D"} or fitted.form.pooling or not fitted.form.predicts.in_unit:
+        return {}, ""
+    try:
+        maker = laws.Forecaster(fitted.runs, level=level)
+        N, D = maker.size(flops) if flops is not None else (at["N"], at["D"])
+        made = maker.forecast(N, D, float(fitted.runs.per_token(N)) * D if flops is None else flops)
+    except UserError as error:
+        return {"forecast": None, "no_forecast": str(error)}, f"\nno forecast of a run: {error}"
+    told = ("flops", "N", "D", "loss", "low", "high", "level", "doubt", "notes")
     loss, interval = by_width(made.loss, (made.low, made.high))
     doubt = f"\nnote: {made.doubt}" if made.doubt else ""
-    return (
+    return {"forecast": {name: getattr(made, name) for name in told}}, (
         f"\nforecast of a run of N {made.N:.4g}, D {made.D:.4g}: loss {loss}, {made.level:.0%} interval {interval}\n"
         f"by the law of the runs near the optimum, with what such laws were wrong by (docs: Forecasting){doubt}"
     )

@@ -150,6 +150,11 @@ def test_a_prediction_has_the_forecast_of_a_run_beside_the_law(tmp_path, capsys)
     laws.fit(laws.Runs(near), starts=8).save(path)
     assert scaling("predict", path, "--flops", "1e20") == 0
     assert "note: the runs are of one budget" in capsys.readouterr().out
+    laws.fit(laws.Runs(near.iloc[[0, 2, 4, 6, 8]]), "chinchilla_equal", starts=8).save(path)
+    found = json_of(capsys, "predict", path, "--flops", "1e20")
+    assert found["forecast"] is None and "runs" in found["no_forecast"]
+    assert scaling("predict", path, "--flops", "1e20") == 0
+    assert f"no forecast of a run: {found['no_forecast']}" in capsys.readouterr().out
 
 
 def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):

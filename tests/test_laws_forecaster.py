@@ -161,6 +161,8 @@ def test_one_budget_does_not_say_how_fast_losses_fall():
     made = laws.Forecaster(runs).forecast(2e8, 4e19 / 6 / 2e8, 4e19)
     assert np.log(3 / made.loss) / np.log(4) == pytest.approx(SLOPE.mean, abs=0.02)
     assert "the runs are of one budget" in made.doubt
+    assert made.recipe["discrepancy"]["interaction"]["slope"] == SLOPE.sd
+    assert any("and 1.20% per e-fold" in note for note in made.notes)
     far = laws.Forecaster(runs).forecast(1e9, 1e21 / 6e9, 1e21)  # a slope that is off leads astray in proportion
     assert made.spread["discrepancy"] == pytest.approx(SLOPE.sd * np.log(4e19 / flops.max()), rel=0.1)
     assert far.spread["discrepancy"] == pytest.approx(SLOPE.sd * np.log(1e21 / flops.max()), rel=0.1)

@@ -22,30 +22,13 @@ from scaling.numbers import divisors
 
 BALANCE = 0.01
 """weight of the load-balance loss where none is given (Switch, 2101.03961)"""
+OF_CHOICE = ("normalise", "groups", "top_groups", "balance", "balance_over", "balance_rate")
+"""keys that only tokens which choose their experts have a use for"""
 UNREAD: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "token_choice": (),
-        "expert_choice": (
-            "normalise",
-            "groups",
-            "top_groups",
-            "balance",
-            "balance_over",
-            "balance_rate",
-            "capacity",
-        ),
-        "hash": (
-            "scores",
-            "normalise",
-            "groups",
-            "top_groups",
-            "balance",
-            "balance_over",
-            "balance_rate",
-            "z_loss",
-            "router_bias",
-            "jitter",
-        ),
+        "expert_choice": (*OF_CHOICE, "capacity"),
+        "hash": ("scores", *OF_CHOICE, "z_loss", "router_bias", "jitter"),
     }
 )
 """keys that a routing does not read"""

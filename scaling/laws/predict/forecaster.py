@@ -212,7 +212,10 @@ class Forecaster:
         said += [f"prior: {name} {prior.mean:.4g} ± {prior.sd:.4g}" for name, prior in told_priors.items()]
         for form, known in zip(self.forms, self.discrepancies, strict=True):
             own = f"{len(known.own)} own cuts move it by a factor {known.widened:.2f}" if known.own else "no own cuts"
-            said.append(f"discrepancy of {form.name}: {known.kappa:.2%} of the loss per √e-fold of FLOPs; {own}")
+            slope = f" and {known.slope:.2%} per e-fold" if known.slope else ""
+            said.append(
+                f"discrepancy of {form.name}: {known.kappa:.2%} of the loss per √e-fold of FLOPs{slope}; {own}"
+            )
         ratios = self.runs.D / self.runs.N
         if not ratios.min() <= D / N <= ratios.max():
             said.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")
@@ -232,6 +235,7 @@ class Forecaster:
                 form.name: {
                     "kappa": known.kappa,
                     "law": known.law,
+                    "slope": known.slope,
                     "widened": known.widened,
                     "own_cuts": list(known.own),
                 }

@@ -96,11 +96,8 @@ def recipe_of_groups(
             told[key] = values[labels[0]]
         else:
             told[key] = "; ".join(f"{value} in {label}" for label, value in values.items())
-            between += (
-                [key]
-                if scaling.config.is_recipe(key) and any(value != label for label, value in values.items())
-                else []
-            )
+            if scaling.config.is_recipe(key) and any(value != label for label, value in values.items()):
+                between.append(key)
     allowed = dict.fromkeys(key for common in each.values() for key in allowed_by(common))
     told |= {ALLOWED: ", ".join(allowed)} if allowed else {}
     return told | ({BETWEEN: ", ".join(between)} if between else {})
