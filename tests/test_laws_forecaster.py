@@ -172,7 +172,9 @@ def test_one_budget_does_not_say_how_fast_losses_fall():
             for (key, column), factor in zip(bend.items(), (2, 2, 0.92), strict=True)
         }
     )
-    assert "one budget" not in laws.Forecaster(two).forecast(2e8, 8e19 / 6 / 2e8, 8e19).doubt
+    of_two = laws.Forecaster(two)
+    assert "one budget" not in of_two.forecast(2e8, 8e19 / 6 / 2e8, 8e19).doubt
+    assert of_two.own_cuts[0] == []  # a cut at the first would judge the published slope, not the law
 
 
 def test_a_rolling_origin_uses_no_run_beyond_its_cut():

@@ -36,7 +36,7 @@ def learned() -> Learned:
 
 def for_runs(known: Discrepancy, runs: Runs) -> Discrepancy:
     """A law's discrepancy for runs like these: steep ladders, and runs of one budget, have more of it."""
-    if of_one_budget(runs):
+    if of_one_budget(runs.flops):
         return replace(known, slope=SLOPE.sd)
     ends = (known.kappa, max(known.kappa, STEEP_KAPPA))
     return replace(known, kappa=float(np.interp(steepness(runs), STEEP, ends)))
@@ -56,7 +56,8 @@ def errors(law: NearLaw, columns: Mapping[str, Array], loss: Array, weight: Arra
 def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors]:
     """The law fitted to the runs of no more FLOPs than a cut, held against those `BEYOND` times further.
 
-    Weighted by their nearness. Empty where there are too few runs.
+    Weighted by their nearness. No cut is at runs of one budget, which would judge `SLOPE`: that has a doubt of its own.
+    Empty where there are too few runs.
     """
     C, weights, found = runs.flops, nearness(runs), []
     columns, run = columns_of(runs), run_numbers(runs)
@@ -64,7 +65,7 @@ def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors
     fewest = min(FEWEST, int(SHARE * len(ends)))
     for cut in default_cuts(ends, fewest // 2, CUTS):
         seen, tested = cut >= C, BEYOND * cut <= C
-        if len(set(run[seen])) < fewest or not tested.any():
+        if len(set(run[seen])) < fewest or not tested.any() or of_one_budget(C[seen]):
             continue
         try:
             law = near_law(runs, form, priors, seen)
@@ -96,7 +97,7 @@ def doubts(runs: Runs, forms: Sequence[Form], cuts: Sequence[Sequence[Errors]]) 
     """What the runs, and each law's own cuts, say against a forecast; empty where nothing does."""
     published = [for_runs(learned().of(form.name), runs) for form in forms]
     said = [_refutation(form, known, own) for form, known, own in zip(forms, published, cuts, strict=True)]
-    if of_one_budget(runs):
+    if of_one_budget(runs.flops):
         said.append(
             "the runs are of one budget, which does not say how fast losses fall with FLOPs: as the power "
             f"{SLOPE.mean} ± {SLOPE.sd} of published runs, which the interval has in it; train a second budget"

@@ -70,14 +70,14 @@ def run_numbers(runs: Runs) -> NDArray[np.int64]:
     return np.arange(len(runs)) if runs.run is None else np.unique(runs.run, return_inverse=True)[1]
 
 
-def of_one_budget(runs: Runs) -> bool:
-    """Whether the runs do not say how fast losses fall with FLOPs."""
-    return bool(np.ptp(np.log(runs.flops)) < np.log(ONE_BUDGET))
+def of_one_budget(flops: Array) -> bool:
+    """Whether runs of these FLOPs [rows] do not say how fast losses fall with FLOPs."""
+    return bool(flops.max() < ONE_BUDGET * flops.min())
 
 
 def steepness(runs: Runs) -> float:
     """The power of FLOPs with which the losses of near runs fall, in the mean; 0 where they are of one budget."""
-    if of_one_budget(runs):
+    if of_one_budget(runs.flops):
         return 0.0
     slope, _ = np.polyfit(np.log(runs.flops), np.log(runs.loss), 1, w=np.sqrt(nearness(runs)))
     return -float(slope)
@@ -163,7 +163,7 @@ def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[
     problem = make_problem(runs, form, huber(DELTA), "log", references)
     # Checkpoints of one run err together: they count as one row
     problem = replace(problem, weights=problem.weights * nearness(runs) * seen / np.maximum(rows_of_run, 1))
-    supposed = of_one_budget(fitted)
+    supposed = of_one_budget(fitted.flops)
     noise, theta = FIRST_NOISE, starts_of(problem.rows(seen), runs.loss[seen], STARTS)
     for _ in range(ROUNDS):
         problem = with_priors(problem, priors, noise**2)
