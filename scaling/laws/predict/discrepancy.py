@@ -56,7 +56,7 @@ def errors(law: NearLaw, columns: Mapping[str, Array], loss: Array, weight: Arra
 def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors]:
     """The law fitted to the runs of no more FLOPs than a cut, held against those `BEYOND` times further.
 
-    Weighted by their nearness. No cut is at runs of one budget, which would judge `SLOPE`: that has a doubt of its own.
+    Weighted by their nearness. No cut is at runs of one budget: that would judge `SLOPE`, whose doubt is its own.
     Empty where there are too few runs.
     """
     C, weights, found = runs.flops, nearness(runs), []
