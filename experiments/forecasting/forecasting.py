@@ -26,7 +26,7 @@ from scaling.laws.predict.near_law import NearLaw
 HERE = Path(__file__).parent
 LEVEL = 0.9
 FREEDOM = 10
-WORTHS = (4.0, 8.0, 16.0, 32.0, np.inf)
+WORTHS = (2.0, 4.0, 8.0, 16.0, 32.0, np.inf)
 DOUBT, GROUPS = 0.5, 12
 """in log: how far a law's own standard deviation is doubted beforehand, against one unit of likelihood for each
 family with all rows and with 15 of them"""

@@ -1,16 +1,19 @@
-"""Three public repositories of training runs as tables for the league; see README.md.
+"""Public repositories of training runs as tables for the league; see README.md.
 
-    python experiments/forecasting/more_sets.py DATA --porian CLONE --xlstm CLONE --gemstones CLONE
+    python experiments/forecasting/more_sets.py DATA --porian CLONE --xlstm CLONE --gemstones CLONE --olmo CLONE
 
-DATA: the folder that gets owt2.csv, xlstm_*.csv and gemstones.csv, as sets.yaml names them. CLONE: of
+DATA: the folder that gets the tables, as sets.yaml names them. CLONE: of
 github.com/formll/resolving-scaling-law-discrepancies (Porian et al. 2024), github.com/NX-AI/xlstm_scaling_laws (Beck
-et al. 2025) and github.com/mcleish7/gemstone-scaling-laws (McLeish et al. 2025). Their tables are pickles: only the
-classes that hold numbers are loaded from them.
+et al. 2025), github.com/mcleish7/gemstone-scaling-laws (McLeish et al. 2025) and github.com/allenai/OLMo-ladder
+(Bhagia et al. 2024); one that is not given is left out. The first two hold pickles, of which only the classes that
+hold numbers are loaded. Where DATA has lr_batch.csv, the runs of Step Law (Li et al. 2025), the best of each size and
+number of tokens become a table too.
 """
 
 import argparse
 import lzma
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ PLAIN = ("pandas", "numpy", "_codecs", "datetime")
 """packages whose classes hold data and run nothing"""
 BUILTINS = ("slice", "list", "dict", "set", "frozenset", "complex", "bytearray", "range", "object")
 TABLES = ("llama_ctx2048", "llama_ctx8192", "llama_ctx16384", "mlstm_ctx16384")
+OLMO = {"190M": 190354176, "370M": 371262464, "760M": 758220288, "1B": 1279395840, "3B": 3169537280}
+"""parameters without embeddings, as src/scaling/utils.py has them"""
 
 
 class Record:
@@ -76,15 +81,46 @@ def gemstones(clone: Path) -> pd.DataFrame:
     return table.rename(columns={"params_active_precise": "params", "final_loss": "loss"})
 
 
+def olmo(clone: Path) -> dict[str, pd.DataFrame]:
+    """Five sizes at five lengths by the last held-out loss on C4 and on the Pile; N without embeddings."""
+    rows = []
+    for path in sorted((clone / "src/scripts/paper/data/ladder-runs").glob("*xC.csv")):
+        last = pd.read_csv(path).iloc[-1]
+        losses = {text: last[f"eval/{text}-validation/CrossEntropyLoss"] for text in ("c4_en", "pile")}
+        rows.append(
+            {"params": OLMO[path.stem.partition("-")[0]], "tokens": last["throughput/total_tokens"], **losses}
+        )
+    table = pd.DataFrame(rows).sort_values(["params", "tokens"])
+    return {text: table[["params", "tokens"]].assign(loss=table[text]) for text in ("c4_en", "pile")}
+
+
+def step_law(data: Path) -> pd.DataFrame:
+    """The best of 34 to 120 learning rates and batches at each size, without embeddings, and number of tokens."""
+    runs = pd.read_csv(data / "lr_batch.csv")
+    least = runs.groupby(["non_embedding_param_size", "data_size"]).lm_loss.min()
+    return least.rename_axis(["params", "tokens"]).rename("loss").reset_index()
+
+
+def tables(data: Path, clones: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
+    if clones.porian:
+        yield "owt2", owt2(clones.porian)
+    if clones.xlstm:
+        yield from ((f"xlstm_{table}", xlstm(clones.xlstm, table)) for table in TABLES)
+    if clones.gemstones:
+        yield "gemstones", gemstones(clones.gemstones)
+    if clones.olmo:
+        yield from ((f"olmo_{text}", table) for text, table in olmo(clones.olmo).items())
+    if (data / "lr_batch.csv").exists():
+        yield "step_law", step_law(data)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    for name in ("porian", "xlstm", "gemstones"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("porian", "xlstm", "gemstones", "olmo"):
+        parser.add_argument(f"--{name}", type=Path)
     args = parser.parse_args()
-    made = {"owt2": owt2(args.porian), "gemstones": gemstones(args.gemstones)}
-    made |= {f"xlstm_{table}": xlstm(args.xlstm, table) for table in TABLES}
-    for name, table in made.items():
+    for name, table in tables(args.data, args):
         table.to_csv(args.data / f"{name}.csv", index=False)
         print(f"{name}.csv: {len(table)} runs")
 

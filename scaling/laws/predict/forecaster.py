@@ -142,10 +142,10 @@ class Forecaster:
         log_losses = np.array([law.log_loss(at)[0] for law in self.laws])
         shares = np.array(self.weights)
         centre = float(shares @ log_losses)
-        spread = self._spread(at, shares, log_losses - centre)
+        spread = self._spread(at, shares, log_losses - centre) if np.isfinite(centre) else {"law": np.inf}
         sd = float(np.linalg.norm(list(spread.values())))
         half = self.scale * sd * float(stdtrit(learned().freedom, (1 + self.level) / 2))
-        if not (np.isfinite(centre) and half < WIDEST):
+        if not half < WIDEST:
             raise UserError(
                 f"forecast: {len(self.runs)} runs leave {' and '.join(form.name for form in self.forms)} without a "
                 f"useful interval at N {N:.3g}, D {D:.3g} (over a factor of 100 either way); take a law of fewer "
