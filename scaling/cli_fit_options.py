@@ -9,6 +9,8 @@ from scaling.numbers import to_number
 
 NAMED = {"params": "N", "tokens": "D", "loss": "loss", "flops": "C", "run": "run", "sigma": "sigma"}
 """options that name a column of a CSV, and what `laws.Runs` calls it"""
+RULES = ("duplicates", "missing", "checkpoints")
+"""options that say which rows of a CSV count"""
 DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
 DRAWS = 4000
 """refits for intervals"""
@@ -109,6 +111,11 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
     add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups have in common")
     add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that are there twice (default: error)")
     add("--missing", choices=("error", "drop"), help="CSV: rows that lack a value (default: error)")
+    add(
+        "--checkpoints",
+        choices=("all", "last"),
+        help="CSV: whether rows of one training run all count, or the one with most tokens alone (default: all)",
+    )
     add("--trusted", action="store_true", help="take FLOPs, sizes, losses and rows for what they are said to be")
     add(
         "--allow",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.cli_fit_options import DEFAULTS, DRAWS, NAMED, require_only
+from scaling.cli_fit_options import DEFAULTS, DRAWS, NAMED, RULES, require_only
 from scaling.errors import UserError
 from scaling.files import read_json
 from scaling.names import near_file
@@ -208,7 +208,7 @@ def _surface(args: argparse.Namespace, csv: bool) -> "laws.ResponseSurface":
     from scaling import laws
     from scaling.sweeps import load_runs
 
-    of_csv = [*NAMED, "column", "duplicates", "missing", "trusted"]
+    of_csv = [*NAMED, "column", *RULES, "trusted"]
     of_kind = {True: of_csv, False: ["allow"]}
     reads = ["tuning", "where", "bootstrap", "seed", "level", "json", *of_kind[csv]]
     require_only(args, reads, of_kind[not csv], "--tuning", csv)
@@ -263,7 +263,7 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
         option = next(option for option, letter in NAMED.items() if letter == taken[0])
         raise UserError(f"--column {taken[0]}={others[taken[0]]}: {taken[0]} is named by --{option}")
     named = {NAMED[option]: name for option, name in names.items()}
-    rules = {name: getattr(args, name) for name in ("duplicates", "missing") if getattr(args, name)}
+    rules = {name: getattr(args, name) for name in RULES if getattr(args, name)}
     reads = [letter for law in _laws(args) for letter in laws.get_form(law).columns]
     how = {"signed": laws.get_form(args.law).signed, "trusted": args.trusted, "reads": reads, "groups": args.group}
     return laws.read_csv(args.runs[0], args.where, **named, **others, **rules, **how)
@@ -273,7 +273,7 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
     from scaling import laws
     from scaling.sweeps import law_runs, load_wandb
 
-    given = [option for option in NAMED if getattr(args, option)]
+    given = [option for option in (*NAMED, *RULES) if getattr(args, option)]
     first, project = args.runs[0], _wandb(args.runs[0])
     if not project:
         _require_folders(args.runs)

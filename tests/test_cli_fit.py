@@ -221,6 +221,8 @@ def test_mistakes_are_one_line(csv, capsys, options, said):
 def test_no_runs_and_columns_of_a_sweep_are_one_line(tmp_path, capsys):
     assert "--help" in error_of(capsys, "fit")
     assert "--params is about a CSV" in error_of(capsys, "fit", tmp_path, "--params", "N")
+    for name, value in (("duplicates", "drop"), ("missing", "drop"), ("checkpoints", "last")):
+        assert f"--{name} is about a CSV" in error_of(capsys, "fit", tmp_path, f"--{name}", value)
 
 
 def test_a_sweep_folder_is_fitted_with_fresh_noise(tmp_path, capsys):

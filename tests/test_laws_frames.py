@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from test_laws_tables import grid
+from known_table import grid
 
 from scaling import laws
 from scaling.errors import UserError

@@ -1,4 +1,4 @@
-"""Tables of other people: units, mixed experiments, checkpoints, rows twice or missing, names and numbers."""
+"""Tables of other people: units, rows twice or missing, names and numbers."""
 
 import re
 from pathlib import Path
@@ -6,21 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from known_table import grid
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.solve.mixed import mixed_notes, splits
 from scaling.laws.table.words import command_line
 from scaling.numbers import to_number
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published"
-
-
-def grid(noise=0.003, seed=0, **changes):
-    """Eight sizes by six numbers of tokens of a known law."""
-    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e8, 1e10, 8), np.geomspace(1e9, 3e11, 6)))
-    loss = (1.7 + 400 / n**0.34 + 410 / d**0.28) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
-    return pd.DataFrame({"params": n, "tokens": d, "loss": loss, "flops": 6 * n * d, **changes})
 
 
 @pytest.mark.parametrize(
@@ -152,35 +145,6 @@ def test_sizes_without_embeddings_are_told_by_name_and_by_flops_that_leave_them(
     assert laws.Runs(df.assign(flops=1.3 * df.flops), C="flops").notes == ()
 
 
-def unnamed(shuffled=False, runs=1):
-    """Rows at every 10,000 steps of `runs` runs of each of five sizes, and nothing that says so."""
-    n, _, step = (a.ravel() for a in np.meshgrid(np.geomspace(2e7, 1e9, 5), range(runs), range(2, 10), indexing="ij"))
-    d = step * 1e4 * 524288.0
-    rng = np.random.default_rng(0)
-    loss = (1.7 + 400 / n**0.34 + 410 / d**0.28) * np.exp(0.003 * rng.standard_normal(len(n)))
-    df = pd.DataFrame({"params": n, "tokens": d, "loss": loss})
-    return df.sample(frac=1, random_state=1).reset_index(drop=True) if shuffled else df
-
-
-@pytest.mark.parametrize(("shuffled", "runs", "found"), [(False, 1, 5), (False, 3, 15), (True, 1, 5), (True, 3, 5)])
-def test_checkpoints_that_nothing_names_are_recognised_by_even_steps_of_tokens(shuffled, runs, found):
-    """Shuffled, the runs of one size cannot be told apart and are one."""
-    table = laws.Runs(unnamed(shuffled, runs))
-    assert len(np.unique(table.run)) == found
-    assert f"look like checkpoints of {found} runs, by tokens that rise in even steps" in table.notes[0]
-    for run in np.unique(table.run):
-        assert len(np.unique(table.N[table.run == run])) == 1
-    assert laws.fit(table, starts=8).bootstrap(20).kind == ("runs" if found == 15 else "noise")
-    assert laws.Runs(unnamed().assign(id=np.arange(40)), run="id").notes == ()
-    assert laws.Runs(unnamed(), trusted=True).run is None
-
-
-def test_tokens_that_double_are_a_design_and_no_checkpoints():
-    assert laws.Runs(grid()).run is None
-    doubled = unnamed().assign(tokens=lambda df: 1e9 * 2.0 ** (df.tokens / 5.24288e9))
-    assert laws.Runs(doubled).run is None
-
-
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -260,43 +224,10 @@ def test_a_table_of_a_thousand_columns_is_told_by_its_first():
     assert len(str(told.value)) < 1500
 
 
-@pytest.mark.parametrize("runs", [3, 15])
-def test_runs_too_few_to_draw_from_are_told(runs):
-    n = np.repeat(np.geomspace(1e8, 1e10, runs), 6)
-    d = np.tile(np.geomspace(1e9, 3e11, 6), runs)
-    table = pd.DataFrame({"params": n, "tokens": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28, "name": n})
-    table["loss"] *= np.exp(0.003 * np.random.default_rng(0).standard_normal(len(n)))
-    fit = laws.fit(table, run="name", starts=8)
-    assert any(f"{runs} runs are too few" in note for note in fit.bootstrap(20).notes) == (runs == 3)
-    assert fit.bootstrap(20, kind="noise").notes == ()  # asked for
-
-
 def test_columns_that_are_read_or_say_nothing_are_not_told():
     df = grid(epochs=1, step=np.arange(48), unique_tokens=3e11, vocab_size=32000, tokenizer="bpe")
     assert laws.Runs(df.assign(run_id=np.arange(48)), run="run_id").notes == ()
     assert laws.Runs(df.assign(epochs=2, unique_tokens=1e9), U="unique_tokens", S="step").notes == ()
-
-
-def test_rows_far_off_the_law_are_named():
-    df = grid()
-    df.loc[[5, 30], "loss"] = 11.0
-    (note,) = mixed_notes(laws.fit(df, starts=8))
-    assert "2 of 48 rows are far off the law" in note and "5 (11 where the law says" in note and "30 (11" in note
-    assert mixed_notes(laws.fit(grid(), starts=8)) == []
-
-
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="needs the published tables")
-def test_the_runs_that_readers_of_the_chinchilla_table_left_out_are_named():
-    table = pd.read_csv(PUBLISHED / "epoch_chinchilla.csv")
-    (note,) = mixed_notes(laws.fit(table, starts=16))
-    assert "2 of 245 rows are far off the law" in note and "1 (4.665 " in note and "0 (5.006 " in note
-    assert mixed_notes(laws.fit(table[table.used_in_fit == 1], starts=16)) == []
-
-
-def test_a_score_that_rises_is_told():
-    df = grid()
-    told = mixed_notes(laws.fit(df.assign(loss=1 - 0.2 * df.loss), starts=8))
-    assert any("the losses rise with FLOPs" in note for note in told)
 
 
 @pytest.mark.parametrize(("mark", "decimal"), [("\t", "."), (";", "."), (";", ",")])
@@ -306,100 +237,6 @@ def test_tables_divided_by_tabs_and_semicolons_are_the_same_runs(tmp_path, mark,
     runs = laws.read_csv(tmp_path / "runs.csv")
     for found, column in zip((runs.N, runs.D, runs.loss), df, strict=True):
         np.testing.assert_allclose(found, df[column], rtol=1e-15)
-
-
-def mixed():
-    """Two data sets, of which one's losses are .4 higher, and a name of the size, which splits nothing."""
-    first, second = grid(), grid(seed=1)
-    df = pd.concat([first, second.assign(loss=second.loss + 0.4)], ignore_index=True)
-    df["dataset"] = np.repeat(["c4 clean", "code"], 48)
-    return df.assign(size_label=[f"{n:.1e}" for n in df.params], seed=np.arange(96) % 3)
-
-
-def test_a_column_that_splits_the_residuals_is_named_with_a_condition_to_copy(tmp_path):
-    fit = laws.fit(mixed(), starts=8)
-    found = splits(fit, fit.residuals)
-    assert [split.column for split in found] == ["dataset"] and found[0].share > 0.5
-    said = "\n".join(mixed_notes(fit))
-    assert "residual sd" in said and "residuals differ by dataset" in said
-    assert "df.query(\"dataset == 'c4 clean'\")" in said and "dataset" in fit.summary()
-    with command_line({"params": "N"}):
-        assert "--where \"dataset == 'c4 clean'\"" in "\n".join(mixed_notes(fit))
-    fit.save(tmp_path / "fit.json")
-    assert mixed_notes(laws.load(tmp_path / "fit.json")) == mixed_notes(fit)
-
-
-def test_one_data_set_is_fitted_without_a_word():
-    df = mixed()
-    for name, rows in df.groupby("dataset"):
-        fit = laws.fit(rows.reset_index(drop=True), starts=8)
-        assert mixed_notes(fit) == [], name
-
-
-def test_replicates_that_agree_where_the_law_does_not_are_told():
-    df = pd.concat([grid(0.0), grid(0.0)], ignore_index=True)
-    df["loss"] *= np.exp(0.02 * np.sin(5 * np.log(df.params)) + 0.001 * np.random.default_rng(0).standard_normal(96))
-    assert "where runs of the same N and D differ by 0.00" in mixed_notes(laws.fit(df, starts=8))[0]
-
-
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="../shared/published is not here")
-@pytest.mark.parametrize(
-    ("file", "condition"),
-    [
-        ("epoch_chinchilla", "used_in_fit == 1"),
-        ("gadre_c4", "params > 0"),
-        ("gadre_redpajama", "params > 0"),
-        ("misfitting_isoflops", "outlier == 0"),
-        ("marin_isoflops", "outlier == 0 and experiment.str.contains('dclm')"),
-    ],
-)
-def test_published_tables_of_one_experiment_raise_no_alarm(file, condition):
-    table = pd.read_csv(PUBLISHED / f"{file}.csv").query(condition).reset_index(drop=True)
-    fit = laws.fit(table, C="flops", duplicates="drop", starts=16)
-    assert [*fit.runs.notes, *mixed_notes(fit)] == []
-
-
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="../shared/published is not here")
-def test_a_published_table_in_another_unit_is_told_and_nothing_else():
-    table = pd.read_csv(PUBLISHED / "farseer.csv").query("split == 'train'").reset_index(drop=True)
-    fit = laws.fit(table, C="flops", duplicates="drop", starts=16)
-    (note,) = [*fit.runs.notes, *mixed_notes(fit)]
-    assert "are 0.21 times what text has at these sizes: bits or nats a byte" in note
-
-
-def checkpoints():
-    df = grid()
-    return df.assign(run_name=[f"run-{n:.3g}" for n in df.params], step=(df.tokens / 1e6).astype(int))
-
-
-def test_checkpoints_are_recognised_said_and_resampled_as_runs():
-    runs = laws.Runs(checkpoints())
-    assert len(np.unique(runs.run)) == 8 and runs.conventions["run"] == "run_name"
-    assert "the 48 rows are checkpoints of 8 runs by run='run_name', which was taken" in runs.notes[0]
-    assert laws.fit(runs, starts=8).bootstrap(20).kind == "runs"
-    with command_line({"params": "N", "run": "run"}):
-        assert "--run run_name" in laws.Runs(checkpoints()).notes[0]
-    assert laws.Runs(checkpoints(), run="run_name").notes == ()
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        {"model": [f"m{n:.3g}" for n in grid().params]},  # sizes, each trained anew
-        {"run_name": np.arange(48)},
-        {"run_name": np.arange(48) % 4},  # of many sizes: no training run
-    ],
-)
-def test_other_columns_are_no_runs(names):
-    assert laws.Runs(grid().assign(**names)).run is None
-
-
-def test_few_rows_a_parameter_are_drawn_as_noise_and_many_as_rows():
-    few = grid().iloc[::4].reset_index(drop=True)
-    fits = {name: laws.fit(df, starts=8) for name, df in {"noise": few, "rows": mixed()}.items()}
-    for kind, fit in fits.items():
-        assert fit.bootstrap(20).kind == kind
-    assert "20 draws, refits of fresh noise about the law" in fits["noise"].summary()
 
 
 def test_all_pairs_of_rows_are_named_with_the_column_in_which_they_differ():

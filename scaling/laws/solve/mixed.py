@@ -20,6 +20,8 @@ SHARE = 0.2
 """least share of the residuals' scatter that a column explains before it is named"""
 LEAST = 3
 """rows of a group that takes part"""
+MOST_NUMBERS = 32
+"""groups of a column of numbers, such as learning rates, before it is taken for a measurement"""
 FAR, OFF, FEW = 10.0, 0.18, 0.1
 """residuals of so many robust standard deviations, and so large in log loss, are told row by row, where no more than
 that share of the rows has such: of the digitised Chinchilla runs two of the five that its readers left out, which
@@ -43,10 +45,10 @@ class Split:
     groups: int
 
     def __str__(self) -> str:
-        text = f"{self.column} == {_literal(self.largest)}"
+        rows = condition(self.column, _literal(self.largest))
         return (
             f"residuals differ by {self.column} (F {self.F:.3g}, p {self.p:.1g}): {self.share:.0%} of their scatter "
-            f"lies between its {self.groups} groups; fit one of them, as by {condition(text)}"
+            f"lies between its {self.groups} groups; fit one of them, as by {rows}"
         )
 
 
@@ -69,7 +71,8 @@ def splits(fit: FittedLaw, residuals: Array) -> list[Split]:
     known += [fit.runs.flops] if {"N", "D"} <= fit.runs.values.keys() else []
     found: list[Split] = []
     for name, labels in fit.runs.labels.items():
-        if name != fit.runs.conventions.get("run") and not any(_ordered(column, labels) for column in known):
+        apart = name != fit.runs.conventions.get("run") and not _measured(labels)
+        if apart and not any(_ordered(column, labels) for column in known):
             found += _split(name, labels, residuals, len(fit.runs.labels))
     return sorted(found, key=lambda split: -split.share)
 
@@ -93,6 +96,12 @@ def _split(name: str, labels: NDArray[np.str_], residuals: Array, columns: int) 
     p = float(fdtrc(*freedom, F))
     if p < SURE / columns and between > SHARE * total:
         yield Split(name, between / total, F, p, str(groups[count.argmax()]), len(size))
+
+
+def _measured(labels: NDArray[np.str_]) -> bool:
+    """Whether the groups are but values of something that was measured, such as an accuracy, or counted."""
+    groups = np.unique(labels)
+    return len(groups) > MOST_NUMBERS and all(_literal(str(group)) == group for group in groups)
 
 
 def _ranks(values: Array) -> Array:

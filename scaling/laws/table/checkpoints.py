@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.errors import UserError
 from scaling.laws.arrays import Labels
 from scaling.laws.table.seen import Table, unread
 from scaling.laws.table.words import choice
+
+Checkpoints = Literal["all", "last"]
 
 RUN_NAME = r"(.*[_./ ])?(run|runs|name|id|uid|job|trial|run_?name|run_?id)"
 STEP = r"((global|training)_)?step|checkpoint|ckpt|iter(ation)?"
@@ -43,13 +46,42 @@ def checkpoints_told(name: str | None, runs: int, rows: int) -> str:
     if name is not None:
         return (
             f"the {rows} rows are checkpoints of {runs} runs by {choice('run', name)}, which was taken: intervals "
-            f"{BY_RUNS}"
+            f"{BY_RUNS}; {_alone()}"
         )
     return (
         f"the {rows} rows look like checkpoints of {runs} runs, by tokens that rise in even steps at one N, and were "
         f"taken for that: intervals {BY_RUNS}; were they trained apart, name "
-        f"a column that tells them: {choice('run', 'COLUMN')}"
+        f"a column that tells them: {choice('run', 'COLUMN')}; {_alone()}"
     )
+
+
+def _alone() -> str:
+    return (
+        "in the midst of a falling learning rate losses are higher than at its end: "
+        f"{choice('checkpoints', 'last')} takes the last of each run alone"
+    )
+
+
+def earlier_rows(runs: Table, found: tuple[str | None, NDArray[np.str_]] | None) -> tuple[str | None, dict[int, str]]:
+    """The column that names training runs, and which rows are not the last of theirs, by place and reason.
+
+    found: as of `checkpoints_of`. Raises UserError where nothing says of which run a row is.
+    """
+    if found is None or "D" not in runs.values:
+        raise UserError(
+            f"{choice('checkpoints', 'last')} takes the last row of each training run, and nothing says of which run "
+            f"a row is: name the column that does, {choice('run', 'COLUMN')}, and that of the tokens"
+        )
+    name, labels = found
+    last = {str(labels[i]): int(i) for i in np.argsort(runs.D, kind="stable")}
+    early = set(range(len(labels))) - set(last.values())
+    return name, dict.fromkeys(sorted(early), "not the last checkpoint of its run")
+
+
+def last_told(name: str | None, runs: int, rows: int) -> str:
+    """What is said where the last rows of training runs alone were taken."""
+    by = "tokens that rise in even steps at one N" if name is None else choice("run", name)
+    return f"{runs} of {rows} rows are used, the last of each run by {by}"
 
 
 def step_notes(df: Any, runs: Table) -> Iterator[str]:

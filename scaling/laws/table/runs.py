@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
-from scaling.laws.table.checkpoints import checkpoints_of, checkpoints_told
+from scaling.laws.table.checkpoints import Checkpoints, checkpoints_of, checkpoints_told, earlier_rows, last_told
 from scaling.laws.table.checks import notes_of, unread_notes
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
 from scaling.laws.table.overflow import overflowed
@@ -68,6 +68,7 @@ class Runs:
     signed: whether the loss is something that may be zero or negative, such as a reward (raw residuals only).
     duplicates: "drop" leaves out every row that has been there before, "keep" takes it for a run of its own.
     missing: "drop" leaves out rows that lack a value of these columns.
+    checkpoints: "last" leaves out all rows of a training run but that with most tokens.
     trusted: the columns are known to be what they are called, as those of the framework's own records.
     reads: the letters that will be asked for, such as a law's columns; `params` and `tokens` need not be there where
     none of them is made of these. None: they must.
@@ -108,6 +109,7 @@ class Runs:
         signed: bool = False,
         duplicates: Duplicates = "error",
         missing: Missing = "error",
+        checkpoints: Checkpoints = "all",
         trusted: bool = False,
         reads: Sequence[str] | None = None,
         groups: str | None = None,
@@ -115,6 +117,7 @@ class Runs:
     ):
         _require_option("duplicates", duplicates, get_args(Duplicates))
         _require_option("missing", missing, get_args(Missing))
+        _require_option("checkpoints", checkpoints, get_args(Checkpoints))
         names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma, **others}
         known, notes = find_columns(df, names, reads)
         if not len(np.asarray(df[known["loss"]])):
@@ -158,12 +161,10 @@ class Runs:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
-        if gone:
+        self._leave_out(gone)
+        if checkpoints == "last":
             kept = [i for i in range(len(rows)) if i not in gone]
-            if not kept:
-                raise UserError(f"no row is left of {len(rows)}; the first, {rows[0]}: {gone[0]}")
-            out = tuple(Exclusion(rows[i], gone[i]) for i in sorted(gone))
-            self.__dict__.update(self._select(np.array(kept, np.int64), out).__dict__)
+            gone |= {kept[i]: why for i, why in self._leave_out_earlier().items()}
         if C is not None and {"N", "D"} <= values.keys():
             self._refuse_overflow(np.delete(np.asarray(df[C]), list(gone)), C)
         if not trusted:
@@ -171,6 +172,7 @@ class Runs:
             self._check(
                 {name: np.delete(column, list(gone)) for name, column in named.items() if len(column) == len(rows)},
                 groups,
+                apart=checkpoints == "last" or self.run is not None,
             )
 
     def __len__(self) -> int:
@@ -322,11 +324,33 @@ class Runs:
         rows = tuple(self.rows[i] for i in keep)
         return replace_fields(self, values=values, run=run, labels=labels, rows=rows, exclusions=exclusions)
 
-    def _check(self, df: Mapping[str, NDArray[Any]], group: str | None) -> None:
-        """Note what the table says against itself, and take checkpoints of runs for what they are."""
+    def _leave_out(self, gone: Mapping[int, str]) -> None:
+        """Leave rows out for good, by place and reason."""
+        if not gone:
+            return
+        kept = [i for i in range(len(self)) if i not in gone]
+        if not kept:
+            raise UserError(f"no row is left of {len(self)}; the first, {self.rows[0]}: {gone[0]}")
+        out = tuple(Exclusion(self.rows[i], gone[i]) for i in sorted(gone))
+        self.__dict__.update(self._select(np.array(kept, np.int64), self.exclusions + out).__dict__)
+
+    def _leave_out_earlier(self) -> dict[int, str]:
+        """Of each training run all rows but the last, by place and reason; what is left are runs of their own."""
+        found = (self.conventions["run"], self.run) if self.run is not None else checkpoints_of(self)
+        name, gone = earlier_rows(self, found)
+        rows = len(self)
+        self._leave_out(gone)
+        told = (*self.notes, last_told(name, len(self), rows))
+        here = {key: said for key, said in self.conventions.items() if key != "run"}
+        self.__dict__.update(replace_fields(self, run=None, conventions=here, notes=told).__dict__)
+        return gone
+
+    def _check(self, df: Mapping[str, NDArray[Any]], group: str | None, apart: bool) -> None:
+        """Note what the table says against itself, and take checkpoints of runs for what they are, unless it is known
+        that rows stand apart."""
         notes = self.notes + notes_of(self)
-        found = checkpoints_of(self) if self.run is None else None
-        notes += tuple(unread_notes(df, self, self.run is not None or found is not None, group))
+        found = None if apart else checkpoints_of(self)
+        notes += tuple(unread_notes(df, self, apart or found is not None, group))
         if found is not None:
             name, labels = found
             notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)
@@ -366,17 +390,14 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
 
 
 def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
-    """Whether each row meets the condition; columns whose names hold dots (`optimizer.b2`) are written as they are.
+    """Whether each row meets the condition; columns whose names hold dots, slashes and the like (`optimizer.b2`,
+    `eval/loss`) are written as they are.
 
     What is unset is asked for by `optimizer.clip_norm.isna()`.
 
     Raises UserError where it is none.
     """
-    dotted = sorted((name for name in map(str, table.columns) if "." in name), key=len, reverse=True)
-    text = condition
-    if dotted:
-        names = "|".join(map(re.escape, dotted))
-        text = re.sub(rf"(?<![\w.`])({names})(?![\w`])", r"`\1`", condition)
+    text = _with_quoted_names(condition, [str(name) for name in table.columns])
     try:
         found = np.asarray(table.eval(text))
     except Exception as error:  # pandas raises what its parser does
@@ -387,6 +408,16 @@ def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
     if found.dtype != np.bool_ or found.shape != (len(table),):
         raise UserError(f"the condition {condition!r} is not true or false for each row; write for example 'x == 1'")
     return found
+
+
+def _with_quoted_names(condition: str, columns: Sequence[str]) -> str:
+    """The condition with columns that are no Python names in backticks, but where they stand in a text."""
+    odd = sorted((name for name in columns if name and not name.isidentifier()), key=len, reverse=True)
+    if not odd:
+        return condition
+    names = "|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in odd)
+    texts = r"""'[^']*'|"[^"]*"|`[^`]*`"""
+    return re.sub(f"({texts})|({names})", lambda found: found[1] or f"`{found[2]}`", condition)
 
 
 def _columns_near(table: "pd.DataFrame", condition: str) -> str:

@@ -32,9 +32,12 @@ def leave(name: str) -> str:
     return f"{name}=True" if _OPTIONS.get() is None else f"--{name}"
 
 
-def condition(text: str) -> str:
-    """How rows are chosen by a condition, quoted for a shell on the command line."""
-    return f"df.query({text!r})" if _OPTIONS.get() is None else f"--where {_quoted(text)}"
+def condition(column: str, value: str) -> str:
+    """How the rows are chosen whose column has a value, quoted for a shell on the command line."""
+    if _OPTIONS.get() is not None:
+        return f"--where {_quoted(f'{column} == {value}')}"
+    text = f"{column if column.isidentifier() else f'`{column}`'} == {value}"
+    return f"df.query({text!r})"
 
 
 def _quoted(text: str) -> str:
