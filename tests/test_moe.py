@@ -23,9 +23,10 @@ from scaling.models.moe import MoE
 from scaling.models.routing import Pairs, by_hash, route, seeded
 from scaling.models.stack import grouping
 from scaling.sweeps.designs import make_runs
+from scaling.training.gradients import gradients
 from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState
-from scaling.training.step import gradients, metric_names, run_optimizer, update
+from scaling.training.step import metric_names, run_optimizer, update
 
 needs_tokamax = pytest.mark.skipif(find_spec("tokamax") is None, reason="tokamax is not installed")
 B, L, D, E = 2, 24, 16, 6
