@@ -224,6 +224,9 @@ def test_leverage_is_measured_against_dense_runs_and_gives_lings_law_back():
     found = laws.with_leverage(table, N="N", D="D", C="C")
     assert found.leverage[: len(dense)].isna().all() and np.isnan(found.leverage.iloc[-1])
     np.testing.assert_allclose(found.leverage[len(dense) : -1], true, rtol=2e-3)
+    twice = laws.with_leverage(table, N="N", D="D", C="C", flops_per_token=lambda columns: 12 * columns["N"])
+    cost = 2 * true[::9]  # of dense models that take 12 N: as large and as long ones take twice the FLOPs
+    np.testing.assert_allclose(twice.leverage[len(dense) : -1 : 9], cost, rtol=2e-3)
     measured = found.dropna(subset="leverage")
     columns = {"N": None, "D": None, "C": "C", "A": "A", "G": "G", "loss": "leverage"}
     fit = laws.fit(laws.Runs(measured, trusted=True, **columns), "ling", loss=laws.l2(), starts=16)

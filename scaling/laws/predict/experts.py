@@ -266,9 +266,9 @@ def _least(
     return np.exp(best), tokens(best), loss(best)
 
 
-def least_losses(form: Form, samples: Array, log_C: Array, per_token: PerToken) -> Array:
-    """L* [...] of a law of N and D at log FLOPs [...] by parameters [..., k]."""
-    return _least(form, samples, {}, log_C, per_token)[2]
+def best_sizes(form: Form, samples: Array, log_C: Array, per_token: PerToken) -> tuple[Array, Array, Array]:
+    """N*, D*, L* [...] of a law of N and D at log FLOPs [...] by parameters [..., k]."""
+    return _least(form, samples, {}, log_C, per_token)
 
 
 def _dense(form: Form) -> dict[str, float]:
