@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.fit import Fit, fit
-from scaling.laws.forms.feed import LEVERAGE
+from scaling.laws.forms.feed import DENSE_SIZES, LEVERAGE
 from scaling.laws.predict.experts import PerToken, best_sizes, flops_per_token_of
 from scaling.laws.quantities import bisect
 from scaling.laws.table.columns import is_dense
@@ -57,8 +57,7 @@ def in_leverage(runs: Runs, dense: NDArray[np.bool_], law: str = "chinchilla", r
     """The mixtures among runs with a loss, with their leverage in its place, as `with_leverage` measures it.
 
     dense: which runs are of dense models; they are excluded, and so are mixtures beyond `reach`. The conventions say
-    against what was measured: "loss", "dense law" with its parameters, and "dense sizes" where these are outside the
-    dense runs' own.
+    against what was measured: "loss", "dense law" with its parameters, and DENSE_SIZES where those are other sizes.
     Raises UserError as `with_leverage`, and where no mixture is within reach.
     """
     _require_both(dense)
@@ -115,7 +114,7 @@ def _outside(fitted: Fit, found: _Measured) -> dict[str, str]:
         return {}
     sizes = f"{found.N[there].min():.3g} to {found.N[there].max():.3g} parameters in all"
     how = f"FLOPs per token outside the runs' {least:.3g} to {most:.3g} go on straight in log-log, a guess"
-    return {"dense sizes": f"{beyond.sum()} of {there.sum()} mixtures are worth others than ran, {sizes}: {how}"}
+    return {DENSE_SIZES: f"{beyond.sum()} of {there.sum()} mixtures are worth others than ran, {sizes}: {how}"}
 
 
 def _measured(fitted: Fit, C: Array, loss: Array, reach: float, flops_per_token: PerToken | None) -> _Measured:
