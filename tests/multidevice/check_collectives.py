@@ -2,6 +2,7 @@
 runs this in a process of its own."""
 
 from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from math import prod
 from typing import Any
@@ -56,7 +57,7 @@ def step_on(mesh: str, *rest: Any, **more: Any) -> tuple[Collective, ...]:
     return tuple(collectives(step.update.as_text(), step.mesh.shape))
 
 
-def sums(found: tuple[Collective, ...]) -> Sums:
+def sums(found: Iterable[Collective]) -> Sums:
     counted: Sums = Counter()
     for one in found:
         if one.bytes >= SMALL:
@@ -149,16 +150,16 @@ def test_a_pass_that_counts_the_batch_sends_what_a_forward_pass_sends() -> None:
         step, asked = compiled_step(run), Counter[Any]()
         for one in traffic(run, step.mesh.shape, "cpu"):
             asked[one.kind, one.axes] += one.times * one.size
-        found = sums(tuple(collectives(step.update.as_text(), step.mesh.shape)))
-        return asked, Counter(
-            {k: sum(prod(k3) * n for (k1, k2, k3), n in found.items() if (k1, k2) == k) for k in asked}
-        )
+        found: Counter[Any] = Counter()
+        for (kind, axes, loops), count in sums(collectives(step.update.as_text(), step.mesh.shape)).items():
+            found[kind, axes] += prod(loops) * count
+        return asked, found
 
     (asked, found), (asked_before, found_before) = both("batch"), both("window")
     pairs = 3 * FLOAT32 * 2 * B * L  # which expert, which token, with what weight
-    for key in asked:
+    for key in asked:  # of the program without what is small, such as the router of 4 experts
         more = asked[key] - asked_before[key]
-        assert more <= found[key] - found_before[key] <= more + pairs, key
+        assert more - 2 * SMALL <= found[key] - found_before[key] <= more + pairs, key
     assert {key for key in asked if asked[key] > asked_before[key]} == {
         ("all-gather", ("fsdp", "expert")), ("all-gather", ("fsdp",)), ("all-to-all", ("fsdp", "expert")),
         ("all-gather", ("expert",)), ("reduce-scatter", ("expert",)),
