@@ -28,6 +28,7 @@ def test_sparsity_stands_for_a_number_of_experts() -> None:
     "values, said",
     [
         ({"top_k": 7}, "top_k=7 is more than experts=6"),
+        ({"experts": 1}, "experts=1 is a dense layer; write null in place of this feed_forward, or {kind: mlp}"),
         ({"normalise": True}, "the router would learn nothing"),
         ({"granularity": 2}, "both say how wide"),
         ({"granularity": 7, "d_ff": None}, "granularity=7 does not divide d_ff=48; allowed"),

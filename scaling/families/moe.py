@@ -117,6 +117,13 @@ class MoE(FeedForward):
             )
         return {**values, "experts": experts, "sparsity": None}
 
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _more_than_one(cls, value: Any) -> Any:
+        if value == 1:
+            raise ValueError("experts=1 is a dense layer; write null in place of this feed_forward, or {kind: mlp}")
+        return value
+
     @field_validator("dropout")
     @classmethod
     def _unset_if_off(cls, value: float | None) -> float | None:
