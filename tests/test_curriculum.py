@@ -25,6 +25,7 @@ from scaling.training.step import metric_names, run_layout, run_optimizer, updat
 
 STAGES = [{"context": 8, "until": 0.25}, {"context": 16, "until": 0.5}]
 STEPS = 12
+CHOOSING = {"feed_forward": {"kind": "moe", "experts": 16, "routing": "expert_choice"}}
 APART = {"kind": "next_token", "documents": "mask"}
 CONTEXTS = [8] * 3 + [16] * 3 + [32] * 6
 
@@ -191,6 +192,10 @@ def test_a_run_whose_windows_grow_trains_alone(tiny: Tiny) -> None:
         (
             {"data": {"curriculum": STAGES}, "schedule": {"name": "wsd"}, "records": {"trunk": "L1-a"}},
             "branches of one trunk take none",
+        ),
+        (
+            {"data": {"curriculum": STAGES}, "objective": {"kind": "masked"}, "model": {"vocab": 257} | CHOOSING},
+            "curriculum: context=8: feed_forward: no expert would get .* experts to 8 or fewer, or top_k to 2 or",
         ),
     ],
 )

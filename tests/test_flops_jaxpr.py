@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from scaling import accounting
 from scaling.config import Placement, RunConfig, TransformerConfig, build
 from scaling.models import LossSums, functional
 from scaling.objectives import Batch
+from scaling.training.gradients import gradients
 
 BATCH = 2
 
@@ -129,6 +131,32 @@ def test_gradient_products_of_an_encoder_are_the_ledger_of_its_run(name: str) ->
     ledger = accounting.flops_per_token(run).exact
     assert found == ledger * BATCH * run.model.context
     assert accounting.flops_per_token(build(RunConfig, shared, "run")).exact < ledger
+
+
+def test_a_pass_that_counts_the_batch_adds_one_forward_of_the_layers_to_the_time_and_nothing_to_the_flops() -> None:
+    """Of two microbatches, in the products of the gradient's jaxpr that its result needs. All experts are met, as the
+    oracle computes all; it weighs what they say by a product more, and the scan computes the last layer's, too."""
+    flops, seconds, products = [], [], []
+    place = accounting.topology("h100:1")
+    for over in ("window", "batch"):
+        experts = {"kind": "moe", "experts": 2, "top_k": 2, "shared": 1, "d_ff": 20, "balance_over": over}
+        placement = {"attention": "reference", "layers": "scan", "experts": "dense", "accumulate": 2}
+        values = {"model": BASE | {"vocab": 256, "feed_forward": experts}, "data": {"corpus": "files:unused"},
+                  "tokens": 64, "batch_size": 4, "optimizer": {"learning_rate": 0.01},
+                  "placement": placement}  # fmt: skip
+        run = build(RunConfig, values, "run")
+        graph = jax.eval_shape(lambda run=run: functional.init(run.model, jax.random.key(0)))
+        rows = run.objective.batch(jnp.zeros((4, 9), jnp.int32))
+        traced = jax.make_jaxpr(lambda p, b, run=run: gradients(run, p, b, None))(graph, rows).jaxpr
+        products.append(count_products(dce_jaxpr(traced, [True] * len(traced.outvars))[0]))
+        exact = accounting.flops_per_token(run, keys=run.model.context)
+        flops.append(exact.exact)
+        seconds.append(accounting.roofline(run, place, {}, flops=exact)["seconds"]["matmul"])
+    peak = accounting.peak_flops("h100", "bfloat16")
+    assert peak is not None and flops[0] == flops[1]
+    weighing = run.batch_tokens * run.model.layers * 2 * 2 * run.model.d_model
+    assert products[1] - products[0] == pytest.approx((seconds[1] - seconds[0]) * peak + weighing, rel=1e-9)
+    assert seconds[1] > 1.2 * seconds[0]
 
 
 def test_full_remat_adds_one_forward_of_the_layers() -> None:

@@ -17,9 +17,10 @@ from scaling import accounting
 from scaling.config import RunConfig, build
 from scaling.models import functional
 from scaling.objectives import Batch
+from scaling.training.gradients import gradients
 from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState
-from scaling.training.step import compiled_step, gradients, run_optimizer, update
+from scaling.training.step import compiled_step, run_optimizer, update
 
 pytestmark = pytest.mark.usefixtures("runs_once")
 

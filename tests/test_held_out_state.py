@@ -16,7 +16,7 @@ from scaling.models import functional
 from scaling.objectives import Batch
 from scaling.parallel import make_mesh
 from scaling.training.evaluate import STREAMS, Evaluation, Evaluator
-from scaling.training.step import gradients
+from scaling.training.gradients import gradients
 
 CONTEXT, TOKENS = 8, 8 * 40 - 2  # 40 windows, the last not full: 16 streams of 3, of which the last two are shorter
 

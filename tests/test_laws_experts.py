@@ -67,6 +67,8 @@ def test_a_mixture_is_worth_the_dense_model_of_the_same_loss(exact, noisy):
     low, high = laws.dense_worth(noisy, N=3e8, D=1e10, E=8).interval
     assert low < found.N < high and high / low < 1.3
     assert laws.dense_worth(exact, N=3e8, D=1e10, E=1).times == pytest.approx(1, rel=1e-6)
+    far = laws.dense_worth(exact, N=3e8, D=1e10, E=1000), laws.compute_saving(exact, E=1000)
+    assert not found.note and all("E = 1e+03 lies outside the runs' 1 to " in each.note for each in far)
 
 
 def test_by_clarks_law_it_is_the_closed_form():
@@ -190,6 +192,11 @@ def test_what_a_law_cannot_say_is_told(exact):
         laws.dense_worth(fitted(sweep((1.0,)).drop(columns="E"), "chinchilla"), N=1e9, D=1e9)
     with pytest.raises(UserError, match="asks for positive N, D, E; got N, D"):
         laws.dense_worth(exact, N=1e9, D=1e9)
+    with pytest.raises(UserError, match="asks for positive N, D, E; got D=-1"):
+        laws.dense_worth(exact, N=1e9, D=-1, E=8)
+    for asked in (lambda: laws.dense_worth(exact, N=1e9, D=1e9, E=0.5), lambda: laws.compute_saving(exact, E=0.5)):
+        with pytest.raises(UserError, match=r"E=0.5, .*; allowed: at least 1$"):
+            asked()
     with pytest.raises(UserError, match="says nothing of G or K"):
         laws.best_granularity(exact, 1e20)
     with pytest.raises(UserError, match="depends on the budget: give C=…"):
@@ -224,6 +231,9 @@ def test_leverage_is_measured_against_dense_runs_and_gives_lings_law_back():
     found = laws.with_leverage(table, N="N", D="D", C="C")
     assert found.leverage[: len(dense)].isna().all() and np.isnan(found.leverage.iloc[-1])
     np.testing.assert_allclose(found.leverage[len(dense) : -1], true, rtol=2e-3)
+    twice = laws.with_leverage(table, N="N", D="D", C="C", flops_per_token=lambda columns: 12 * columns["N"])
+    cost = 2 * true[::9]  # of dense models that take 12 N: as large and as long ones take twice the FLOPs
+    np.testing.assert_allclose(twice.leverage[len(dense) : -1 : 9], cost, rtol=2e-3)
     measured = found.dropna(subset="leverage")
     columns = {"N": None, "D": None, "C": "C", "A": "A", "G": "G", "loss": "leverage"}
     fit = laws.fit(laws.Runs(measured, trusted=True, **columns), "ling", loss=laws.l2(), starts=16)

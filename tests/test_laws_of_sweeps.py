@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,8 @@ def test_leverage_is_measured_against_the_dense_runs_of_a_sweep(
     assert told["loss"] == f"compute of the best dense model of the same loss over the mixture's, by {against}"
     assert not any("losses rise" in warning for warning in table["warnings"])
     assert told["dense law"].startswith(f"{against}, taken as exact: E 0.6, A 90, ")
+    assert re.match(r"\d+ of 108 mixtures are worth others than ran, .* go on straight", told["dense sizes"])
+    assert f"leverage: {told['dense sizes']}" in table["warnings"]
     fit = laws.load(home / "fit.json")
     for A, C, G in ((0.5, 3e10, 1), (1 / 16, 3e11, 4), (0.25, 1e11, 2)):
         assert fit.predict(A=A, C=C, G=G).loss == pytest.approx(leverage_by_ling(A, C, G), rel=0.01)

@@ -10,7 +10,7 @@ from tiny_run import quick_jit
 from scaling.config import RunConfig, build
 from scaling.models import functional
 from scaling.objectives import Batch
-from scaling.training.step import Gradients, gradients
+from scaling.training.gradients import Gradients, gradients
 
 ROUNDING = 2.0**-8  # of bfloat16, relative
 STEPS = 8

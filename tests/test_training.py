@@ -25,10 +25,11 @@ from scaling.parallel import make_mesh
 from scaling.result import read_result
 from scaling.tracking import Opening, mirror
 from scaling.training import loop, train
+from scaling.training.gradients import gradients
 from scaling.training.knobs import Knobs, make_knobs, put_knobs
 from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, create_state
-from scaling.training.step import compile_step, gradients, metric_names, run_layout, run_optimizer, update
+from scaling.training.step import compile_step, metric_names, run_layout, run_optimizer, update
 
 pytestmark = pytest.mark.usefixtures("runs_once")
 

@@ -22,6 +22,9 @@ class Schedule:
     """of as many, one behind the other, the backward pass of each before the next"""
     alternates: bool = False
     """whether a microbatch's backward pass begins as soon as it is through, see `parallel.one_f_one_b`"""
+    counting: int = 0
+    """forward passes of the layers that a step makes before the first gradient, to count in the whole batch what they
+    read (`BlockPart.reads_counts`); of microbatches that follow each other as without alternation"""
 
     @property
     def ticks(self) -> int:
@@ -115,7 +118,10 @@ def schedule(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Schedule
     parts = microbatches(run, mesh, platform)
     together = run.placement.pipeline_microbatches or parts
     stages, alternates = mesh.get(PIPELINE, 1), run.placement.pipeline_schedule == "1f1b"
-    return Schedule(stages, run.placement.pipeline_repeats, together, parts // together, alternates and stages > 1)
+    counting = int(run.model.reads_counts and (parts > 1 or stages > 1))
+    return Schedule(
+        stages, run.placement.pipeline_repeats, together, parts // together, alternates and stages > 1, counting
+    )
 
 
 def end_ways(run: RunConfig, mesh: Mapping[str, int], order: Schedule) -> int:

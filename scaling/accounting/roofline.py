@@ -55,7 +55,7 @@ def roofline(
     order = schedule(run, mesh, place.device.platform)
     apart = outside(run, mesh, order)
     before, behind = outside_flops(run, flops, apart)
-    repeated = (run.placement.remat == "full") + order.again
+    repeated = (run.placement.remat == "full") + order.again + order.counting
     again = (flops.exact - head) * (repeated - order.again * behind) + head * (ledger.pieces > 1)
     layers = (flops.exact - head) * (1 + repeated / TRAINING)
     idle = layers * (1 - before - behind) * (order.passes / order.parts - 1)
@@ -89,6 +89,7 @@ def roofline(
         "dollars_per_chip_hour": price,
         "assumptions": [
             *ASSUMPTIONS[:-1],
+            *_counts(order),
             *_in_no_stage(run, apart),
             *_waits(order),
             *([_of_host(place)] if ledger.host else []),
@@ -111,6 +112,12 @@ def outside_flops(run: RunConfig, flops: Flops, apart: Outside) -> tuple[float, 
     for i, number in enumerate((apart.staged.first, run.model.layers - apart.staged.end)):
         total[i] = sum(products[name] * share[i] for name, share in apart.layers.items()) + rest * number
     return total[0] / layers, total[1] / layers
+
+
+def _counts(order: Schedule) -> list[str]:
+    """What is said of a pass that counts."""
+    told = "balance over the batch: the layers' forward pass is computed once more, before the first microbatch, to"
+    return [f"{told} count the batch; no FLOPs of the model are"] if order.counting else []
 
 
 def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:
@@ -178,13 +185,16 @@ def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
         at_ends *= tensor.size / prod(mesh[name] for name in kept - {PIPELINE})
         gathered += in_stages + at_ends
         used += in_stages * order.passes + at_ends * apart.turns
-    passes = (3 if run.placement.remat == "full" else 2) + order.again  # forward, again, backward
+    of_gradient = (3 if run.placement.remat == "full" else 2) + order.again  # forward, again, backward
+    passes = of_gradient + order.counting
     gathered = gathered if whole else passes * used  # and written, see `parallel.zero`
     of_layers = width * ((passes + 2) * used + gathered)  # and the gradient written and read
-    of_head = (passes * width + 2 * FLOAT32) * ledger.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]
+    of_head = (
+        (of_gradient * width + 2 * FLOAT32) * ledger.pieces * run.model.d_model * run.model.vocab / mesh["tensor"]
+    )
     plain = run.model_copy(update={"placement": run.placement.model_copy(update={"remat": "none"})})
     made = memory(plain, place.devices, place.device.name).items["activations"]
-    streams = (2 if run.placement.remat == "none" else 3) * made
+    streams = ((2 if run.placement.remat == "none" else 3) + order.counting) * made
     state = 2 * (items["parameters"] + items["optimizer"]) + items["gradients"]
     added = 2 * items["gradients"]  # the sum and what is added to it, read and written
     return state + of_layers + order.passes * added + order.ends * (of_head + streams)

@@ -68,11 +68,12 @@ def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
         parts = {name for part in parameter_parts(tensor.axes, tensor.shape, mesh) for name in part}
         times, at_ends = order.passes if tensor.depth == LAYERS else order.ends, apart.share(tensor)
         kept, size = kept_apart(tensor, parts), tensor.size * (1 - at_ends)
-        yield from _matrix(run, mesh, width, order.again, tensor, parts, kept, size, times)
+        yield from _matrix(run, mesh, width, order.again + order.counting, tensor, parts, kept, size, times)
         if at_ends:
             whole = mesh if order.alternates else {**mesh, PIPELINE: 1}  # where each stage has a copy
             one = {name for part in parameter_parts(tensor.axes[1:], tensor.shape[1:], whole) for name in part}
             again = order.again * apart.layers[tensor.path[0]][0] / at_ends  # those behind go back at once
+            again += order.counting
             size = tensor.size * at_ends
             yield from _matrix(run, whole, width, again, tensor, one, kept - {PIPELINE}, size, apart.turns)
 
@@ -126,16 +127,17 @@ def _stream(run: RunConfig, mesh: Mapping[str, int], width: int, microbatches: i
 
 def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule, apart: Outside) -> Iterator[Sent]:
     """What tokens carry."""
-    model, again = run.model, (run.placement.remat == "full") + order.again
+    model, more = run.model, order.again + order.counting  # forward passes
     shared = mesh if end_ways(run, mesh, order) == window_ways(mesh) else in_stage(mesh)
     ends, found = order.ends, _stream(run, shared, FLOAT32, order.ends)  # rows of the embedding, which is float32
     stored = tuple(name for name in STORED if mesh[name] > 1)
-    yield Sent("look-up", "all-to-all", stored, found, 2 * ends)
+    yield Sent("look-up", "all-to-all", stored, found, (2 + order.counting) * ends)
     stream = _stream(run, in_stage(mesh), width, order.parts)
     passes = _passes(order, apart, apart.number(model.layers) / model.layers)
+    again = (run.placement.remat == "full") + more
     if mesh["tensor"] > 1:
-        yield Sent("look-up", "all-reduce", ("tensor",), found, ends)
-        yield Sent("stream", "all-reduce", ("tensor",), stream, (4 + 2 * order.again) * model.layers * passes)
+        yield Sent("look-up", "all-reduce", ("tensor",), found, (1 + order.counting) * ends)
+        yield Sent("stream", "all-reduce", ("tensor",), stream, (4 + 2 * more) * model.layers * passes)
         yield Sent("stream", "all-reduce", ("tensor",), found / FLOAT32 * width, ends)  # backward from the head
     if mesh["context"] > 1:
         heads = getattr(model, "n_heads", mesh["tensor"])
@@ -166,10 +168,12 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
     if order.stages == 1:
         return
     axes, stream = (PIPELINE,), _stream(run, in_stage(mesh), width, order.parts)
-    yield Sent("stages", "collective-permute", axes, stream, 2 * order.ticks * order.rounds)
+    passes, at_once = 2 + order.counting, not order.alternates
+    yield Sent("stages", "collective-permute", axes, stream, passes * order.ticks * order.rounds)
     shared = end_ways(run, mesh, order) == window_ways(mesh)
     for kind in ("all-gather", "reduce-scatter") if shared else ("all-reduce",):
-        yield Sent("ends", kind, axes, stream * order.parts / order.ends, 2 * order.ends)
+        times = passes if kind == "all-gather" else 2  # of a pass that counts nobody reads the last stream
+        yield Sent("ends", kind, axes, stream * order.parts / order.ends, times * order.ends)
     split = computed_parts if run.placement.zero in (1, 2) else parameter_parts
     moved, cut, copied = 0.0, 0.0, 0.0
     for tensor in run.tensors():
@@ -181,13 +185,13 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
         if at_ends:  # parts of all layers come from whole ones where these are stored, and are made whole ones again
             cut += (1 - at_ends + (PIPELINE in parts[0])) * held
             copied += at_ends * held * order.stages
-    yield Sent("layers", "all-to-all", axes, cut, 2 * order.rounds)
+    yield Sent("layers", "all-to-all", axes, cut, passes * order.rounds)
     if order.repeats > 1:
-        yield Sent("runs of layers", "collective-permute", axes, moved, 2 * order.rounds)
-    if not order.alternates:
-        yield Sent("ends", "all-gather", axes, stream * order.parts / order.ends, 4 * apart.sides * order.rounds)
-        yield Sent("layers at the ends", "all-gather", axes, copied, order.rounds)
-        yield Sent("layers at the ends", "reduce-scatter", axes, copied, order.rounds)
+        yield Sent("runs of layers", "collective-permute", axes, moved, passes * order.rounds)
+    streams = (4 * at_once + 2 * order.counting) * apart.sides * order.rounds
+    yield Sent("ends", "all-gather", axes, stream * order.microbatches, streams)
+    yield Sent("layers at the ends", "all-gather", axes, copied, (at_once + order.counting) * order.rounds)
+    yield Sent("layers at the ends", "reduce-scatter", axes, copied, at_once * order.rounds)
 
 
 def _layers_of_experts(run: RunConfig, apart: Outside) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """What is run (model, data, optimizer, schedule, seed) and, apart from it, where it runs and what it leaves."""
 
 from collections.abc import Iterator
+from math import gcd
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -216,16 +217,13 @@ class RunConfig(Config):
     def _check_expert_axis(self) -> None:
         """Raises ValueError unless every device along `expert` gets as many experts."""
         axis = self.placement.mesh.expert
-        counts = {
-            n for t in self.model.tensors() for name, n in zip(t.axes, t.shape, strict=True) if name == "experts"
-        }
+        tensors = self.model.tensors()
+        counts = {n for t in tensors for name, n in zip(t.axes, t.shape, strict=True) if name == "experts"}
         if axis > 1 and not counts:
             raise ValueError(f"placement.mesh.expert={axis} and the model has no experts; use fsdp for storage alone")
-        for count in sorted(counts):
-            if count % axis:
-                raise ValueError(
-                    f"placement.mesh.expert={axis} does not divide experts={count}; allowed: {divisors(count)}"
-                )
+        if odd := [count for count in sorted(counts) if count % axis]:
+            allowed = divisors(gcd(*counts))  # of layers with different numbers, all
+            raise ValueError(f"placement.mesh.expert={axis} does not divide experts={odd[0]}; allowed: {allowed}")
 
     def _check_context_axis(self) -> None:
         """Raises ValueError unless every device along `context` gets as much of each window."""
@@ -303,6 +301,11 @@ class RunConfig(Config):
         """Raises ValueError unless its stages fit the model's windows."""
         stages = self.data.curriculum or ()
         check_stages(stages, self.model.context, self.placement.mesh.context)
+        for stage in stages:
+            try:
+                self.model.check_context(stage.context)
+            except ValueError as error:
+                raise ValueError(f"data.curriculum: context={stage.context}: {error}") from None
         if stages and self.records.trunk is not None:
             raise ValueError(
                 "data.curriculum changes at shares of a run, so that runs of different lengths do not begin alike: "

@@ -195,6 +195,9 @@ class ModelConfig(Config):
         """Whether its forward pass draws random numbers in training."""
         return self.dropout > 0
 
+    def check_context(self, context: int) -> None:
+        """Raises ValueError where its parts cannot be trained with windows of so many tokens."""
+
     def check_mask(self, mask: Mask) -> None:
         """Raises ValueError where its own keys do not fit what an objective lets attention see."""
 

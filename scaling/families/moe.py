@@ -117,6 +117,13 @@ class MoE(FeedForward):
             )
         return {**values, "experts": experts, "sparsity": None}
 
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _more_than_one(cls, value: Any) -> Any:
+        if value == 1:
+            raise ValueError("experts=1 is a dense layer; write null in place of this feed_forward, or {kind: mlp}")
+        return value
+
     @field_validator("dropout")
     @classmethod
     def _unset_if_off(cls, value: float | None) -> float | None:
@@ -187,7 +194,8 @@ class MoE(FeedForward):
         if self.slots(model.context) < 1:
             raise ValueError(
                 f"feed_forward: no expert would get a token: {self.experts} experts that share top_k={self.top_k} "
-                f"of each of context={model.context} tokens"
+                f"of each of context={model.context} tokens; set experts to {model.context * self.top_k} or "
+                f"fewer, or top_k to {ceil(self.experts / model.context)} or more"
             )
 
     @property
@@ -226,12 +234,18 @@ class MoE(FeedForward):
             length if self.capacity is None else min(length, ceil(self.capacity * length * self.top_k / self.experts))
         )
 
+    def share(self, model: TransformerShape) -> float:
+        """Of the routed experts that a token meets, in the mean; experts that choose take whole tokens."""
+        if self.routing == "expert_choice":
+            return self.slots(model.context) / model.context
+        return self.top_k / self.experts
+
     def width(self, model: TransformerShape) -> int:
         """Hidden width of an expert."""
         return self.d_ff if self.d_ff is not None else model.d_ff // (self.granularity or 1)
 
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
-        D, E, share = model.d_model, self.experts, self.top_k / self.experts
+        D, E, share = model.d_model, self.experts, self.share(model)
         if self.routing != "hash":
             yield Tensor(
                 ("router", "kernel"), "router", (D, E), ("embed", "experts"), "hidden",
@@ -286,7 +300,7 @@ class MoE(FeedForward):
         keeps, of a layer computed again what its products read and give, of which a TPU's compiler makes the rest
         where it is needed. Rows are whole on every device of `tensor`."""
         way, F, D = self._way(compute), self.width(model), model.d_model * compute.tensor
-        sent, rows = self.top_k, self._rows(model, compute)
+        sent, rows = self.experts * self.share(model), self._rows(model, compute)
         inner = (2 + model.gated if self._fused(compute) else KEEPS[model.activation]) * compute.width * F
         if way == "dense":
             kept = rows / sent * self.experts / compute.expert * (inner + (compute.width + FLOAT32) * D)
@@ -318,7 +332,7 @@ class MoE(FeedForward):
         """Rows that a device makes room for, for each token of its own: with an exchange the most that can come,
         else all pairs of all tokens that it is shown."""
         if not self._sends(compute):
-            return float(compute.expert * self.top_k)
+            return compute.expert * self.experts * self.share(model)
         here = self.experts / compute.expert
         return compute.expert * min(here * self.slots(model.context) / model.context, self.each or here, here)
 

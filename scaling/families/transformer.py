@@ -95,8 +95,7 @@ class TransformerConfig(TransformerShape):
                 f"first_dense={self.first_dense} needs a feed_forward for the layers after them, and more than the "
                 f"{self.unique_layers} layers that there are"
             )
-        for part in (*(self.mixer or ()), *(self.feed_forward or ())):
-            part.check(self)
+        self.check_context(self.context)
         for rope in self.rope or ():
             for mixer in dict.fromkeys(mixer for mixer, _ in self.parts):
                 rope.check(mixer.rope_width(self))
@@ -186,6 +185,11 @@ class TransformerConfig(TransformerShape):
     def masks(self) -> tuple[Mask, ...]:
         parts = {part for parts in self.parts for part in parts}
         return tuple(mask for mask in self.MASKS if all(mask in part.masks for part in parts))
+
+    def check_context(self, context: int) -> None:
+        model = self.model_copy(update={"context": context})
+        for part in (*(self.mixer or ()), *(self.feed_forward or ())):
+            part.check(model)
 
     def check_mask(self, mask: Mask) -> None:
         if self.restart_positions and mask != "document":

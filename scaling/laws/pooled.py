@@ -44,6 +44,8 @@ class Gain:
     interval: Interval | None
     """over the last draws; None before any"""
     level: float
+    note: str = ""
+    """what is to be said of a kind of model that no run is of"""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from scaling.models.attention_kernels import splash
 from scaling.models.attention_tiled import tiled
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
-from scaling.training.step import Gradients, compiled_step, gradients
+from scaling.training.gradients import Gradients, gradients
+from scaling.training.step import compiled_step
 
 LENGTH, BATCH = 64, 4
 MODEL: dict[str, Any] = {

@@ -17,7 +17,7 @@ from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, param_shardings, use
 from scaling.parallel.mesh import make_mesh
 from scaling.training.evaluate import Evaluator
-from scaling.training.step import Gradients, gradients
+from scaling.training.gradients import Gradients, gradients
 
 CONTEXT = 12
 RUN = build(

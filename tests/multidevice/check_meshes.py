@@ -18,9 +18,10 @@ from scaling.models.attend import reference
 from scaling.models.attention_kernels import splash
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
+from scaling.training.gradients import Gradients, gradients
 from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.state import TrainState, abstract_state, create_state
-from scaling.training.step import Gradients, compile_step, gradients, run_optimizer
+from scaling.training.step import compile_step, run_optimizer
 
 MODEL = TransformerConfig(
     vocab=256, context=16, layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, tied=False, z_loss=1e-3, bias=True

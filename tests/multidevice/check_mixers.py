@@ -18,7 +18,7 @@ from scaling.models.attention_kernels import splash
 from scaling.models.attention_tiled import tiled
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
-from scaling.training.step import gradients
+from scaling.training.gradients import gradients
 
 MIXERS: dict[str, dict[str, Any]] = {
     "latent": {"kind": "mla", "q_rank": 24, "kv_rank": 16, "nope": 8, "rope": 4, "v": 6},

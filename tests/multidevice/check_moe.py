@@ -16,7 +16,8 @@ from scaling.errors import UserError
 from scaling.models import expert_parallel, functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
-from scaling.training.step import compiled_step, gradients
+from scaling.training.gradients import gradients
+from scaling.training.step import compiled_step
 
 MODEL: dict[str, Any] = {
     "vocab": 256, "context": 16, "layers": 1, "d_model": 32, "n_heads": 4, "d_ff": 64, "tied": False, "bias": True,

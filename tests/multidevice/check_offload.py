@@ -16,9 +16,10 @@ from scaling.models import functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training import train
+from scaling.training.gradients import gradients
 from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.state import create_state
-from scaling.training.step import compile_step, gradients, run_layout, run_optimizer
+from scaling.training.step import compile_step, run_layout, run_optimizer
 
 
 def run(**placement: Any) -> RunConfig:

@@ -21,7 +21,8 @@ from scaling.models import functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training import train
-from scaling.training.step import Gradients, Step, compiled_step, gradients
+from scaling.training.gradients import Gradients, gradients
+from scaling.training.step import Step, compiled_step
 
 EXPERTS = {"kind": "moe", "experts": 8, "top_k": 2, "granularity": 2, "shared": 1, "dropout": 0.1}
 MODELS: dict[str, dict[str, Any]] = {

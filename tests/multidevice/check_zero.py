@@ -14,7 +14,7 @@ from scaling.families.model import FLOAT32
 from scaling.models import functional
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
-from scaling.training.step import Gradients, gradients
+from scaling.training.gradients import Gradients, gradients
 
 KINDS: dict[str, dict[str, Any]] = {
     "transformer": {},

@@ -50,6 +50,8 @@ EXPERTS = ("*.experts", "*.sparsity")
 """their number, by either key that an axis of a sweep may give it by"""
 
 LOSS = Feed("loss", (), "held out", in_unit=True)
+DENSE_SIZES = "dense sizes"
+"""the convention of a fit of leverage that says which dense models were taken that are larger or smaller than ran"""
 LEVERAGE = Feed("leverage", (), "compute of the best dense model of the same loss over the mixture's")
 """no record has it: it is measured against the dense runs of a table"""
 FEEDS = {

@@ -45,5 +45,8 @@ def equal_sizes(fit: FittedLaw, model: Mapping[str, float], other: Mapping[str, 
 
 def require(form: Form, given: Mapping[str, float], asked: Any) -> None:
     """Raises UserError unless all that is asked for is given, and nothing else."""
-    if {*given} != {*asked} or not all(np.isfinite(value) and value > 0 for value in given.values()):
+    if {*given} != {*asked}:
         raise UserError(f"{form.name} asks for positive {', '.join(asked)}; got {', '.join(given) or 'nothing'}")
+    for letter, value in given.items():
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"{form.name} asks for positive {', '.join(asked)}; got {letter}={value:g}")

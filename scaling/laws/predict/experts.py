@@ -48,6 +48,8 @@ class DenseWorth:
     interval: Interval | None
     """of N; None before any draws"""
     level: float
+    note: str
+    """what is to be said of a mixture that no run is like; empty for one between the runs"""
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,13 @@ def dense_worth(fit: FittedLaw, *, level: float = 0.9, **columns: float) -> Dens
     """How large a dense model a mixture of experts is worth, trained on the same tokens.
 
     columns: of the mixture by letter, all that the law reads, such as N=1e9, D=2e10, E=64.
-    Raises UserError for a law without dense models, and where a column is missing.
+    Raises UserError for a law without dense models, where a column is missing, and for a mixture that there is not.
     """
     target, sizes = equal_sizes(fit, columns, _dense(fit.form))
-    return DenseWorth(
-        float(sizes[0]), float(sizes[0] / columns["N"]), float(target[0]), ends_of(fit, sizes, level), level
-    )
+    _require_possible(fit.form, columns)
+    times = float(sizes[0] / columns["N"])
+    ends, note = ends_of(fit, sizes, level), _beyond(fit, columns)
+    return DenseWorth(float(sizes[0]), times, float(target[0]), ends, level, note)
 
 
 def compute_saving(
@@ -103,10 +106,12 @@ def compute_saving(
 
     C: None: the largest of the runs. mixture: its columns by letter, without N and D, which are the best at either
     budget: E=8. flops_per_token: of columns by letter; None: a smooth function through the runs' own FLOPs.
-    Raises UserError for a law without dense models, or of other sizes than N and D, and where a column is missing.
+    Raises UserError for a law without dense models, or of other sizes than N and D, where a column is missing, and
+    for a mixture that there is not.
     """
     form, dense = fit.form, _dense(fit.form)
     _require(form, mixture, [letter for letter in form.columns if letter not in ("N", "D")], sizes=True)
+    _require_possible(form, mixture)
     C = float(fit.runs.flops.max()) if C is None else C
     bracket(C)
     samples, per_token = samples_of(fit), flops_per_token or flops_per_token_of(fit)
@@ -120,7 +125,8 @@ def compute_saving(
     never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
     times = np.where(never, 0.0, np.where(always, inf, np.exp(at - needed)))
     told = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
-    return Gain(told, "dense", C, float(target[0]), float(times[0]), ends_of(fit, times, level), level)
+    ends, note = ends_of(fit, times, level), _beyond(fit, mixture)
+    return Gain(told, "dense", C, float(target[0]), float(times[0]), ends, level, note)
 
 
 def best_sparsity(
@@ -228,6 +234,7 @@ def _held(fit: FittedLaw, letter: str, C: float | None, given: Mapping[str, floa
         raise UserError(
             f"{form.name}: {', '.join(unknown)} cannot be given; {offered(unknown[0], form.columns, 'it reads ')}"
         )
+    _require_possible(form, given)
     if C is not None:
         bracket(C)
         held |= {"C": C} if "C" in form.columns else {}
@@ -266,9 +273,9 @@ def _least(
     return np.exp(best), tokens(best), loss(best)
 
 
-def least_losses(form: Form, samples: Array, log_C: Array, per_token: PerToken) -> Array:
-    """L* [...] of a law of N and D at log FLOPs [...] by parameters [..., k]."""
-    return _least(form, samples, {}, log_C, per_token)[2]
+def best_sizes(form: Form, samples: Array, log_C: Array, per_token: PerToken) -> tuple[Array, Array, Array]:
+    """N*, D*, L* [...] of a law of N and D at log FLOPs [...] by parameters [..., k]."""
+    return _least(form, samples, {}, log_C, per_token)
 
 
 def _dense(form: Form) -> dict[str, float]:
@@ -280,6 +287,26 @@ def _dense(form: Form) -> dict[str, float]:
             "take one that has, such as ludziejewski"
         )
     return known
+
+
+def _require_possible(form: Form, columns: Mapping[str, float]) -> None:
+    """Raises UserError for a value of which there are no models."""
+    for letter, value in columns.items():
+        least, most = BOUNDS.get(letter, (0.0, inf))
+        if not least <= value <= most:
+            allowed = f"at least {least:g}" + f" and at most {most:g}" * (most < inf)
+            raise UserError(f"{form.name}: {letter}={value:g}, {form.feed(letter).about}; allowed: {allowed}")
+
+
+def _beyond(fit: FittedLaw, columns: Mapping[str, float]) -> str:
+    """What is said of experts that are more or fewer than those of the runs."""
+    for letter, value in columns.items():
+        seen = fit.runs.column(letter)
+        about_experts = fit.form.feed(letter).dense is not None
+        if about_experts and not seen.min() / 1.001 <= value <= seen.max() * 1.001:
+            runs = f"outside the runs' {seen.min():.3g} to {seen.max():.3g}"
+            return f"{letter} = {value:.3g} lies {runs}: it is the law's form that says so, and no run"
+    return ""
 
 
 def _require(form: Form, given: Mapping[str, float], asked: Any, sizes: bool = False) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.laws.forms.feed import DENSE_SIZES
 from scaling.laws.intervals.identification import unidentified
 from scaling.laws.intervals.prediction import interval_of
 from scaling.laws.intervals.sensitivity import delta_warning
@@ -201,4 +202,6 @@ def warnings_of(fitted: FittedLaw) -> list[str]:
         warnings.append(f"the runs are of several recipes, which was allowed: {told}")
     if waiting := fitted.runs.conventions.get(WAITING):
         warnings.append(f"{waiting}: the fit is without them")
+    if sizes := fitted.runs.conventions.get(DENSE_SIZES):
+        warnings.append(f"leverage: {sizes}")
     return warnings + list(fitted.draws.notes if fitted.draws else ())

@@ -1,0 +1,95 @@
+"""Which tokens go to which experts, and the gradient of that."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from moe_layer import B, D, E, L
+
+from scaling.families.moe import MoE as Declared
+from scaling.models import expert_parallel
+from scaling.models.moe import MoE
+from scaling.models.routing import Pairs, route, seeded
+
+
+def test_an_expert_chooses_as_many_tokens_as_any_other() -> None:
+    part = Declared(kind="moe", experts=E, top_k=2, routing="expert_choice")
+    routing = route(part, jax.random.normal(jax.random.key(0), (B, L, E)), None)
+    assert routing.tokens_E.tolist() == [B * L * 2 // E] * E
+    chosen = routing.pairs.token_BxS.reshape(B, E, -1)
+    assert all(len(set(row.tolist())) == L * 2 // E for row in chosen.reshape(B * E, -1))
+
+
+def test_slots_are_given_in_the_order_of_the_text() -> None:
+    part = Declared(kind="moe", experts=4, capacity=1.0)
+    logits = jnp.zeros((1, 16, 4)).at[..., 1].set(5.0)
+    routing = route(part, logits, None)
+    assert routing.pairs.expert_BxS[0].tolist() == [1] * 4 + [4] * 12  # a quarter of 16 has a slot
+    assert routing.dropped == 12 and routing.tokens_E.tolist() == [0, 16, 0, 0]
+
+
+def test_the_share_of_hidden_units_that_is_dropped() -> None:
+    """What is left is scaled up by as much, and no two pairs drop alike."""
+    pairs = Pairs(jnp.array([[0, 1, 0, 1]]), jnp.array([[0, 0, 1, 1]]), jnp.ones((1, 4)))
+    seeds = seeded(pairs, jax.random.bits(jax.random.key(0), (1, 2))).seed_BxS
+    assert seeds is not None and len(set(seeds[0].tolist())) == 4
+    kept = np.asarray(expert_parallel.dropped(jnp.ones((4, 500)), seeds[0], 0.3, 1))
+    np.testing.assert_allclose(kept[kept != 0], 1 / 0.7, rtol=1e-6)
+    assert np.mean(kept == 0) == pytest.approx(0.3, abs=0.04) and len({tuple(row) for row in kept.tolist()}) == 4
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": 1},
+        {"top_k": 3, "normalise": True, "scale": 2.5},
+        {"top_k": 3, "scores": "sigmoid", "normalise": True},
+        {"top_k": 2, "scores": "sigmoid", "groups": 3, "top_groups": 2},
+        {"top_k": 2, "routing": "expert_choice"},
+    ],
+)
+def test_gradients_of_a_router_are_finite_differences(values: dict[str, Any]) -> None:
+    """In float64, of weights, balance and z-loss together and of each alone, where no choice changes."""
+    part = Declared(kind="moe", experts=E, **values)
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, kernel, ahead = (jnp.asarray(rng.standard_normal(s)) for s in ((B, L, D), (D, E), (D, E)))
+        slots = route(part, x @ kernel, None).pairs.weight_BxS.shape
+        heard = jnp.asarray(rng.standard_normal(slots))
+
+        def told(t: float) -> jax.Array:
+            routing = route(part, x @ (kernel + t * ahead), None)
+            return jnp.stack([jnp.sum(routing.pairs.weight_BxS * heard), routing.balance, routing.z])
+
+        step = 1e-6
+        chosen = [route(part, x @ (kernel + t * ahead), None).pairs for t in (-step, step)]
+        assert all((a == b).all() for a, b in zip(*(p[:2] for p in chosen), strict=True))
+        slope = jax.jacfwd(told)(0.0)
+        back = jax.jacrev(told)(0.0)
+        differences = (told(step) - told(-step)) / (2 * step)
+        assert slope.dtype == jnp.float64 and np.abs(differences[jnp.array([0, 2])]).min() > 0.1
+        np.testing.assert_allclose(slope, differences, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(back, differences, rtol=1e-6, atol=1e-6)
+
+
+def test_an_even_router_balances_at_one_and_a_skewed_one_is_evened_out_by_its_bias() -> None:
+    part = Declared(kind="moe", experts=4, balance_rate=0.003)
+    logits = jax.random.normal(jax.random.key(0), (8, 64, 4)) * 0.5 + jnp.array([1.0, 0.0, 0.0, -0.5])
+    even = route(part, jnp.zeros((1, 4, 4)) + jnp.eye(4)[None] * 1e-3, None)
+    assert float(even.balance) / 4 == pytest.approx(1.0, abs=1e-3)
+    params: Any = {"balance": jnp.zeros(4)}
+    before = route(part, logits, params["balance"]).tokens_E
+    for _ in range(200):
+        params = MoE.updated(part, params, {"tokens": route(part, logits, params["balance"]).tokens_E})
+    after = route(part, logits, params["balance"]).tokens_E
+    violation = [float(t.max() / t.mean() - 1) for t in (before, after)]
+    assert violation[0] > 0.8 and violation[1] < 0.15 and after.sum() == before.sum() == 512
+
+
+def test_no_more_groups_are_met_than_are_allowed() -> None:
+    part = Declared(kind="moe", experts=12, top_k=4, groups=4, top_groups=2)
+    chosen = route(part, jax.random.normal(jax.random.key(1), (2, 50, 12)), None).pairs.expert_BxS
+    groups = [len(set((np.asarray(of_token) // 3).tolist())) for of_token in chosen.reshape(-1, 4)]
+    assert max(groups) == 2
