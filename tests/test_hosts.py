@@ -149,7 +149,9 @@ def test_a_run_goes_on_from_what_its_hosts_have_kept_themselves_also_when_the_di
     whole = changed(config, records={**none, "sweep": "whole"})
     local = {"folder": "~/disk", "minutes": None, "steps": every}
     kept = changed(whole, records={"sweep": "kept", "local_checkpoints": local})
-    assert [code for code, _ in Hosts(tiny, whole, 2).ends()] == [0] * 2
+    ends = Hosts(tiny, whole, 2).ends()
+    assert [code for code, _ in ends] == [0] * 2
+    assert ["held-out loss" in text for _, text in ends] == [True, False]  # one shows how far the run is
     folder, undisturbed = run_folder(kept), run_folder(whole)
     begun: list[int] = []
     for gone, until in ((1, 30), (0, 60)):

@@ -77,7 +77,9 @@ class Member:
         self.facts |= {**({"branch": books.branch} if books.branch else {}), **(books.inherited or {})}
         self.metrics = MetricsFile(self.folder, self.step, books.metrics, write=is_main())
         self._open.append(self.metrics.close)
-        self.progress = open_progress(run_id(config), config.steps, self.step, quiet=self.quiet, alone=self.pack == 1)
+        self.progress = open_progress(
+            run_id(config), config.steps, self.step, quiet=self.quiet or not is_main(), alone=self.pack == 1
+        )
         self._open.append(self.progress.close)
         self._tell_start(resumed=restored is not None)
         self.start = self.step
