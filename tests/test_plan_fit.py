@@ -13,7 +13,7 @@ from scaling import accounting
 from scaling.accounting.links import Group, Wiring, wired
 from scaling.accounting.traffic import traffic
 from scaling.cli import main
-from scaling.config import MeshConfig, RunConfig, apply_overrides
+from scaling.config import MeshConfig, Placement, RunConfig, apply_overrides
 from scaling.errors import UserError
 from scaling.plan import format_plan, load_plannable, plan
 
@@ -91,9 +91,35 @@ def test_where_nothing_fits_it_says_by_how_much_and_on_how_many_devices_it_would
     odd = run({"context": 61, "n_heads": 1, "d_head": 64}, batch_size=3)
     nowhere = plan(odd, fit="64xh100")
     assert nowhere["fit"]["short"]["least_bytes"] is None
-    assert "a batch of 3 windows does not divide over any mesh of 64 devices" in format_plan(nowhere).replace(
-        "\n", " "
+    told = format_plan(nowhere).replace("\n", " ")
+    assert "a batch of 3 windows and this model do not divide over any mesh of 64 devices" in told
+    assert told.endswith("nearest that do: batch_size=64 or 3 devices")
+
+
+@pytest.mark.parametrize(("fleet", "fewer"), [("7xh100", 4), ("3xv5e", 2), ("100000xh100", 65_536), ("7xv7x", 8)])
+def test_devices_that_nothing_divides_over_are_told_with_the_nearest_that_does(fleet: str, fewer: int) -> None:
+    """Of as many devices, and of as many windows, a search finds meshes; fewer are shared by powers of two."""
+    config, place = run({"layers": 2}, batch_size=256), accounting.topology(fleet)
+    found = accounting.search(config, place)
+    assert found.tried == 0 and found.more is None and found.fewer == fewer
+    assert accounting.search(config, replace(place, devices=fewer, sides=())).tried
+    assert found.batches and all(
+        accounting.search(config.model_copy(update={"batch_size": n}), place).tried for n in found.batches
     )
+
+
+def test_no_placement_is_proposed_that_training_refuses() -> None:
+    """32,001 tokens of 4,095 columns divide over no two devices, so a table that fsdp would share stays whole."""
+    config = run({"vocab": 32_001, "d_model": 4095, "n_heads": 1, "d_head": 64}, batch_size=16)
+    search = accounting.search(config, accounting.topology("8xh100"))
+    assert search.fits and {one.placement.mesh.fsdp for one in search.fits} == {1}
+    lean = Placement(mesh=MeshConfig(data=1, fsdp=8), remat="full", accumulate=2)
+    shared = config.model_copy(update={"placement": lean})
+    with pytest.raises(
+        UserError, match=r"fsdp=8 leaves embedding \(vocab=32001, embed=4095\) whole .* set fsdp to 7 "
+    ):
+        plan(shared, topology="8xh100")
+    assert accounting.nearest_fit(config, 8, "h100", accounting.memory(shared, 8, "h100").total) is None
 
 
 def test_full_remat_costs_a_third_of_the_layers_and_context_counts() -> None:

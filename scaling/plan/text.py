@@ -84,9 +84,12 @@ def _kept(row: Mapping[str, Any]) -> str:
 def _short(fit: Mapping[str, Any]) -> str:
     short = fit["short"]
     if short["least_bytes"] is None:
+        able = [f"batch_size={n}" for n in short["batches"]]
+        able += [f"{short['fewer_devices']:,} devices"] if short["fewer_devices"] else []
+        near = f"nearest that do: {' or '.join(able)}" if able else "take others"
         return (
-            f"a batch of {fit['batch_size']} windows does not divide over any mesh of {fit['devices']} devices: "
-            "raise batch_size, or take fewer"
+            f"a batch of {fit['batch_size']} windows and this model do not divide over any mesh of "
+            f"{fit['devices']:,} devices; {near}"
         )
     parts = sorted(short["bytes_by_part"].items(), key=lambda part: -part[1])[:3]
     most = ", ".join(f"{name.replace('_', ' ')} {_gib(value)}" for name, value in parts)
