@@ -87,6 +87,9 @@ def test_plan_as_text_lines_up() -> None:
     ends = {found.end() for line in block[1:] if (found := re.match(r"\s+\S+\s+[\d,]+", line))}
     assert len(block) == 11 and len(ends) == 1, "numbers end in one column"
     assert max(map(len, text.splitlines())) <= 80
+    text = format_plan(plan(load_plannable(CONFIGS / "runs" / "llama-1b.yaml"), topology="h100:8"))
+    less = [line for line in text.splitlines() if re.search(r" -[\d.]+ GiB", line)]
+    assert less and all(line.endswith("never there together") for line in less), "memory below 0 says why"
 
 
 def test_models_and_runs_are_told_apart() -> None:

@@ -254,8 +254,7 @@ def _batches(run: RunConfig, place: Topology) -> tuple[int, ...]:
         for inner in (tensor * context for tensor in range(1, TENSOR + 1) for context in range(1, CONTEXT + 1))
         if place.devices % inner == 0
     }
-    near = {run.batch_size // n * n + more for n in ways for more in (0, n)}
-    near = sorted(near - {0, run.batch_size})
+    near = sorted({run.batch_size // n * n + more for n in ways for more in (0, n)} - {0, run.batch_size})
 
     def able(batch: int) -> bool:
         return bool(_meshes_on(run.model_copy(update={"batch_size": batch}), place))

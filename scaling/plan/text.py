@@ -8,6 +8,14 @@ from scaling.units import si
 
 Rows = Sequence[tuple[str, str]]
 
+PARTS = {
+    "compute_copy": "matrices at the precision of products",
+    "logits": "of one piece of the loss, and their gradient",
+    "head": "gathered, and its gradient",
+    "not_at_once": "of the above, what is never there together",
+}
+"""of the memory of a step, what their names alone do not say"""
+
 
 def format_plan(found: dict[str, Any]) -> str:
     """`plan`'s result as aligned text."""
@@ -124,7 +132,10 @@ def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(name.replace("_", " "), _gib(value)) for name, value in memory["bytes_by_part"].items()]
+    rows = [
+        (name.replace("_", " "), f"{_gib(value)}  {PARTS[name]}" if value and name in PARTS else _gib(value))
+        for name, value in memory["bytes_by_part"].items()
+    ]
     rows.append(("total", _gib(memory["bytes_per_device"])))
     if memory["device_bytes"] is not None:
         verdict = "fits" if memory["fits"] else "DOES NOT FIT"
