@@ -105,8 +105,15 @@ def test_compiling_needs_a_run_a_tpu_slice_and_libtpu(monkeypatch: pytest.Monkey
         plan(load_plannable(GPT2), topology="v5e:4x4", compile=True)
     with pytest.raises(UserError, match=r"'h100:8' is no TPU slice .*; known: v4:4x4x4, v5e:4x4, v5p:4x4x4"):
         plan(run(), topology="h100:8", compile=True)
-    with pytest.raises(UserError, match="slices of v5e have 2 sides and at most 256 chips; known: "):
-        plan(run(), topology="v5e:4x4x4", compile=True)
+    for text, near in (
+        ("v5e:4x4x4", "nearest: v5e:8x8; known: v4:4x4x4"),
+        ("v5e:16", "nearest: v5e:4x4; known"),
+        ("v5e:3x3", "nearest: v5e:2x2, v5e:4x4; known"),  # which libtpu refuses in words of its own
+        ("v5p:5x5x5", "nearest: v5p:4x4x4, v5p:6x6x6; known"),
+        ("v5e:32x32", "at most 256 chips; known"),
+    ):
+        with pytest.raises(UserError, match=f"slices of v5.* have . sides, .* {near}"):
+            plan(run(), topology=text, compile=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"libtpu \(not a TPU\): pip install 'scaling-ladder\[tpu-plan\]'"):
         plan(run(), topology="v5e:4x4", compile=True)
