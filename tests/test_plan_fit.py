@@ -76,6 +76,19 @@ def test_what_a_search_proposes_fits_when_it_is_written_down(devices: str) -> No
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_every_device_is_searched_or_what_is_not_known_of_it_is_told(dtype: str) -> None:
+    for device in accounting.DEVICES:
+        config = run({"layers": 1}, batch_size=8, placement={"compute_dtype": dtype})
+        try:
+            assert accounting.search(config, accounting.topology(f"2x{device.name}")).tried
+        except UserError as error:
+            assert str(error).startswith(f"{device.name}: its ") and "not known, so no step can be timed" in str(
+                error
+            )
+            assert device.bfloat16 is None or device.float32 is None or device.hbm is None or device.links is None
+
+
 def test_where_nothing_fits_it_says_by_how_much_and_on_how_many_devices_it_would() -> None:
     large = run({"layers": 80, "d_model": 8192, "n_heads": 64, "d_ff": 32_768})
     found = plan(large, fit="8xh100")["fit"]
@@ -313,9 +326,11 @@ def test_every_device_of_the_data_file_is_complete() -> None:
 
 
 def test_the_command_searches_and_its_text_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "llama-3-8b", "--fit", "64xh100", "--price", "2.5", "--tokens", "15e12"]) == 0
+    assert main(["plan", "llama-3-8b", "--fit", "64xh100", "--price", "2.5", "--tokens", "15T"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert "64 h100, 74.51 GiB a device" in text and "$2.5 a chip and hour" in text
     assert main(["plan", "llama-3-8b", "--fit", "8xh1oo"]) == 2
     assert "written as 64xh100" in capsys.readouterr().err
+    assert main(["plan", "llama-3-8b", "--tokens", "many"]) == 2
+    assert "--tokens: expected a number, such as 1e12 or 300B, got 'many'" in capsys.readouterr().err

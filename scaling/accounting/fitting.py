@@ -7,11 +7,11 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from scaling.accounting.devices import Topology, device
+from scaling.accounting.devices import Topology, device, peak_flops
 from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import in_stage, mesh_shape, refuse_whole, window_ways
 from scaling.accounting.links import unknown, wired
-from scaling.accounting.memory import Memory, memory
+from scaling.accounting.memory import Memory, compute_dtype, memory
 from scaling.accounting.microbatches import FOR_STAGE
 from scaling.accounting.roofline import link_seconds, roofline
 from scaling.config import MeshConfig, Placement, RunConfig
@@ -85,7 +85,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     host is considered where that makes fewer do, on devices of which it is known how fast they reach it.
     Raises UserError for devices of which it is not known how fast they are or talk.
     """
-    if missing := unknown(place):
+    if missing := unknown(place) or _no_peak(run, place):
         raise UserError(missing)
     if place.devices > MOST_DEVICES:
         raise UserError(f"{place.text}: a search goes up to {MOST_DEVICES:,} devices, these are {place.devices:,}")
@@ -114,6 +114,16 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
 def check_spread(run: RunConfig, devices: int) -> None:
     """Raises UserError where its mesh does not fit the devices, or leaves a large parameter whole on them."""
     refuse_whole(_parameters(run.model), mesh_shape(run.placement.mesh, devices))
+
+
+def _no_peak(run: RunConfig, place: Topology) -> str:
+    """That it is not known how fast devices compute at the run's precision; empty where it is."""
+    asked, device = compute_dtype(run.placement.compute_dtype, place.device.platform), place.device
+    known = [dtype for dtype in ("bfloat16", "float32") if peak_flops(device.name, dtype)]
+    if asked in known:
+        return ""
+    other = f"; that in {known[0]} is: placement.compute_dtype={known[0]}" if known else ""
+    return f"{device.name}: its peak in {asked} is not known, so no step can be timed{other}"
 
 
 def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
