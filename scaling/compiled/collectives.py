@@ -63,15 +63,16 @@ def collectives(
 Place = tuple[Instruction, dict[str, Instruction], tuple[int | None, ...]]
 
 
-def _walk(program: Program, name: str, loops: tuple[int | None, ...], seen: set[str]) -> Iterator[Place]:
-    """Every collective below a computation. seen: chains that have begun, see `collectives`."""
+def _walk(program: Program, name: str, loops: tuple[int | None, ...], seen: set[tuple[str, ...]]) -> Iterator[Place]:
+    """Every collective below a computation. seen: chains that have begun, by channel and
+    number, see `collectives`."""
     computation = program.computations[name]
     for instruction in computation.values():
         if instruction.opcode.removesuffix("-start") in KINDS or _across(instruction):
-            chain = re.search(r'\bchain_id="(\d+)"', instruction.rest)
-            if chain is None or chain[1] not in seen:
+            chain = re.search(r'\bchannel_id=(\d+).*\bchain_id="(\d+)"', instruction.rest)
+            if chain is None or chain.groups() not in seen:
                 yield instruction, computation, loops
-            seen |= {chain[1]} if chain else set()
+            seen |= {chain.groups()} if chain else set()
         elif instruction.opcode == "while":
             inner = (*loops, trips(program, instruction, computation))
             for called in instruction.calls:
