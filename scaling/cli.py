@@ -17,6 +17,7 @@ from scaling.distribution import DISTRIBUTION, MEND, others
 from scaling.errors import Interrupted, UserError, explain
 from scaling.extensions import load_extensions
 from scaling.names import meant
+from scaling.numbers import to_number
 from scaling.processes import LostProcess, leave, unwatched, watch, watched
 from scaling.stopping import closed_terminal_stops, end_on_sigterm
 from scaling.text import folded
@@ -54,7 +55,10 @@ class _Parser(argparse.ArgumentParser):
     """Bad usage is one line and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        # argparse names every choice, but not the one that was meant
+        # argparse names what reads a number, and every choice, but not the one that was meant
+        message = re.sub(
+            r"invalid to_number value: ('.*')", r"expected a number, such as 1e12 or 300B, got \1", message
+        )
         wrong = re.match(r".*invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         stray = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         hint = meant(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1) if wrong else ""
@@ -154,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--compile", action="store_true", help="compile the run's step for a TPU topology; needs no TPU, but tpu-plan"
     )
-    plan.add_argument("--tokens", type=float, help="to train on, in place of the run's")
+    plan.add_argument("--tokens", type=to_number, help="to train on, in place of the run's")
     plan.add_argument("--mfu", type=float, help="share of the peak, in place of what the roofline expects")
     plan.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip for an hour")
     _json(plan)

@@ -105,6 +105,22 @@ def test_loops_multiply_starts_and_chains_count_once_and_devices_alone_do_not() 
     ]
 
 
+def test_a_collective_that_is_hidden_behind_a_loop_is_made_as_often_as_it_begins() -> None:
+    """As a TPU's pipeline gathers its head behind a loop over layers: the start before it, a step of it within."""
+    gather = (
+        'all-gather(%x), channel_id=4, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="7"}'
+    )
+    given = "  %x = bf16[4,8]{1,0} parameter(0)\n"
+    step = f"(x: bf16[4,8]) -> bf16[32,8] {{\n{given}  ROOT %hidden = bf16[32,8]{{1,0}} {gather}\n}}\n"
+    program = PROGRAM.replace("%inner.body (p", f"%begin {step}\n%further {step}\n%inner.body (p")
+    for before, called in (("  %f = ", "further"), ("  %first = ", "begin"), ("  ROOT %while.1", "further")):
+        fusion = f"  %{called}{len(before)} = bf16[32,8] fusion(%x), kind=kCustom, calls=%{called}\n"
+        program = program.replace(before, fusion + before)
+    found = [(c.loops, c.times, c.bytes) for c in collectives(program, MESH) if c.group == 8]
+    assert found == [((3,), 3, 512)]
+    assert len(collectives(program, MESH)) == len(collectives(PROGRAM, MESH)) + 1
+
+
 SLICES = """HloModule jit_step, is_scheduled=true
 
 ENTRY %main (x: bf16[32,8]) -> bf16[32,8] {

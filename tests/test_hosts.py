@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import Tiny
+from tiny_run import Tiny, on_one_device
 from waiting import LIMIT_S, free_ports, wait_until
 
 from scaling import processes
 from scaling.config import RunConfig, merge, to_yaml
 from scaling.metrics import read_metrics
 from scaling.result import read_result
+from scaling.training import train
 from scaling.training.records import run_folder
 
 LOST_S = 10
@@ -109,12 +110,11 @@ def assert_one_line(text: str, said: str) -> None:
 def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_others(
     tiny: Tiny, config: RunConfig
 ) -> None:
-    """Two hosts of which one answers no more, three of which the first dies, two that are told to stop, one that ends
-    it: the numbers are those of one process that nobody disturbed."""
-    undisturbed = changed(config, records={"sweep": "alone"})
-    assert [code for code, _ in Hosts(tiny, undisturbed, 1).ends()] == [0]
-    folder, alone = run_folder(config), run_folder(undisturbed)
-    troubles = ((2, 1, signal.SIGSTOP), (3, 0, signal.SIGKILL))
+    """Two hosts of which one answers no more, four of which the first dies, three that are told to stop, one that
+    ends it: the numbers are those of one device that nobody disturbed."""
+    folder, alone = run_folder(config), tiny.folder / "alone"
+    train(on_one_device(config), folder=alone, quiet=True)
+    troubles = ((2, 1, signal.SIGSTOP), (4, 0, signal.SIGKILL))
     for number, (count, gone, trouble) in enumerate(troubles, start=1):
         hosts = Hosts(tiny, config, count)
         reaches(folder, number * EVERY + 5, hosts)
@@ -124,11 +124,11 @@ def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_other
             assert code == 1, text
             assert_one_line(text, "of this run has ended or answers no more")
         assert time.monotonic() - since < 5 * LOST_S
-    hosts = Hosts(tiny, config, 2)
+    hosts = Hosts(tiny, config, 3)
     reaches(folder, 3 * EVERY + 1, hosts)
-    for index in range(2):
+    for index in range(3):
         hosts.hit(index, signal.SIGTERM)
-    assert [code for code, _ in hosts.ends()] == [75] * 2
+    assert [code for code, _ in hosts.ends()] == [75] * 3
     assert [code for code, _ in Hosts(tiny, config, 1).ends()] == [0]
 
     losses = [result.loss for run in (folder, alone) if (result := read_result(run)) is not None]

@@ -87,6 +87,9 @@ def test_plan_as_text_lines_up() -> None:
     ends = {found.end() for line in block[1:] if (found := re.match(r"\s+\S+\s+[\d,]+", line))}
     assert len(block) == 11 and len(ends) == 1, "numbers end in one column"
     assert max(map(len, text.splitlines())) <= 80
+    text = format_plan(plan(load_plannable(CONFIGS / "runs" / "llama-1b.yaml"), topology="h100:8"))
+    less = [line for line in text.splitlines() if re.search(r" -[\d.]+ GiB", line)]
+    assert less and all(line.endswith("never there together") for line in less), "memory below 0 says why"
 
 
 def test_models_and_runs_are_told_apart() -> None:
@@ -102,8 +105,15 @@ def test_compiling_needs_a_run_a_tpu_slice_and_libtpu(monkeypatch: pytest.Monkey
         plan(load_plannable(GPT2), topology="v5e:4x4", compile=True)
     with pytest.raises(UserError, match=r"'h100:8' is no TPU slice .*; known: v4:4x4x4, v5e:4x4, v5p:4x4x4"):
         plan(run(), topology="h100:8", compile=True)
-    with pytest.raises(UserError, match="slices of v5e have 2 sides and at most 256 chips; known: "):
-        plan(run(), topology="v5e:4x4x4", compile=True)
+    for text, near in (
+        ("v5e:4x4x4", "nearest: v5e:8x8; known: v4:4x4x4"),
+        ("v5e:16", "nearest: v5e:4x4; known"),
+        ("v5e:3x3", "nearest: v5e:2x2, v5e:4x4; known"),  # which libtpu refuses in words of its own
+        ("v5p:5x5x5", "nearest: v5p:4x4x4, v5p:6x6x6; known"),
+        ("v5e:32x32", "at most 256 chips; known"),
+    ):
+        with pytest.raises(UserError, match=f"slices of v5.* have . sides, .* {near}"):
+            plan(run(), topology=text, compile=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"libtpu \(not a TPU\): pip install 'scaling-ladder\[tpu-plan\]'"):
         plan(run(), topology="v5e:4x4", compile=True)

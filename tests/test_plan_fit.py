@@ -13,7 +13,7 @@ from scaling import accounting
 from scaling.accounting.links import Group, Wiring, wired
 from scaling.accounting.traffic import traffic
 from scaling.cli import main
-from scaling.config import MeshConfig, RunConfig, apply_overrides
+from scaling.config import MeshConfig, Placement, RunConfig, apply_overrides
 from scaling.errors import UserError
 from scaling.plan import format_plan, load_plannable, plan
 
@@ -76,6 +76,19 @@ def test_what_a_search_proposes_fits_when_it_is_written_down(devices: str) -> No
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_every_device_is_searched_or_what_is_not_known_of_it_is_told(dtype: str) -> None:
+    for device in accounting.DEVICES:
+        config = run({"layers": 1}, batch_size=8, placement={"compute_dtype": dtype})
+        try:
+            assert accounting.search(config, accounting.topology(f"2x{device.name}")).tried
+        except UserError as error:
+            assert str(error).startswith(f"{device.name}: its ") and "not known, so no step can be timed" in str(
+                error
+            )
+            assert device.bfloat16 is None or device.float32 is None or device.hbm is None or device.links is None
+
+
 def test_where_nothing_fits_it_says_by_how_much_and_on_how_many_devices_it_would() -> None:
     large = run({"layers": 80, "d_model": 8192, "n_heads": 64, "d_ff": 32_768})
     found = plan(large, fit="8xh100")["fit"]
@@ -91,9 +104,35 @@ def test_where_nothing_fits_it_says_by_how_much_and_on_how_many_devices_it_would
     odd = run({"context": 61, "n_heads": 1, "d_head": 64}, batch_size=3)
     nowhere = plan(odd, fit="64xh100")
     assert nowhere["fit"]["short"]["least_bytes"] is None
-    assert "a batch of 3 windows does not divide over any mesh of 64 devices" in format_plan(nowhere).replace(
-        "\n", " "
+    told = format_plan(nowhere).replace("\n", " ")
+    assert "a batch of 3 windows and this model do not divide over any mesh of 64 devices" in told
+    assert told.endswith("nearest that do: batch_size=64 or 3 devices")
+
+
+@pytest.mark.parametrize(("fleet", "fewer"), [("7xh100", 4), ("3xv5e", 2), ("100000xh100", 65_536), ("7xv7x", 8)])
+def test_devices_that_nothing_divides_over_are_told_with_the_nearest_that_does(fleet: str, fewer: int) -> None:
+    """Of as many devices, and of as many windows, a search finds meshes; fewer are shared by powers of two."""
+    config, place = run({"layers": 2}, batch_size=256), accounting.topology(fleet)
+    found = accounting.search(config, place)
+    assert found.tried == 0 and found.more is None and found.fewer == fewer
+    assert accounting.search(config, replace(place, devices=fewer, sides=())).tried
+    assert found.batches and all(
+        accounting.search(config.model_copy(update={"batch_size": n}), place).tried for n in found.batches
     )
+
+
+def test_no_placement_is_proposed_that_training_refuses() -> None:
+    """32,001 tokens of 4,095 columns divide over no two devices, so a table that fsdp would share stays whole."""
+    config = run({"vocab": 32_001, "d_model": 4095, "n_heads": 1, "d_head": 64}, batch_size=16)
+    search = accounting.search(config, accounting.topology("8xh100"))
+    assert search.fits and {one.placement.mesh.fsdp for one in search.fits} == {1}
+    lean = Placement(mesh=MeshConfig(data=1, fsdp=8), remat="full", accumulate=2)
+    shared = config.model_copy(update={"placement": lean})
+    with pytest.raises(
+        UserError, match=r"fsdp=8 leaves embedding \(vocab=32001, embed=4095\) whole .* set fsdp to 7 "
+    ):
+        plan(shared, topology="8xh100")
+    assert accounting.nearest_fit(config, 8, "h100", accounting.memory(shared, 8, "h100").total) is None
 
 
 def test_full_remat_costs_a_third_of_the_layers_and_context_counts() -> None:
@@ -287,9 +326,11 @@ def test_every_device_of_the_data_file_is_complete() -> None:
 
 
 def test_the_command_searches_and_its_text_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "llama-3-8b", "--fit", "64xh100", "--price", "2.5", "--tokens", "15e12"]) == 0
+    assert main(["plan", "llama-3-8b", "--fit", "64xh100", "--price", "2.5", "--tokens", "15T"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert "64 h100, 74.51 GiB a device" in text and "$2.5 a chip and hour" in text
     assert main(["plan", "llama-3-8b", "--fit", "8xh1oo"]) == 2
     assert "written as 64xh100" in capsys.readouterr().err
+    assert main(["plan", "llama-3-8b", "--tokens", "many"]) == 2
+    assert "--tokens: expected a number, such as 1e12 or 300B, got 'many'" in capsys.readouterr().err

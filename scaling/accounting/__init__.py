@@ -12,7 +12,7 @@ from scaling.accounting.devices import (
     topology,
     unknown_device,
 )
-from scaling.accounting.fitting import HOST, check_memory, nearest_fit, search
+from scaling.accounting.fitting import HOST, check_memory, check_spread, nearest_fit, search
 from scaling.accounting.flops import Flops, flops_per_token, uncounted
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import wired
@@ -32,6 +32,7 @@ __all__ = [
     "Topology",
     "cache_bytes",
     "check_memory",
+    "check_spread",
     "compute_dtype",
     "device",
     "flops_per_token",

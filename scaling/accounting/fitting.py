@@ -3,18 +3,20 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from scaling.accounting.devices import Topology, device
+from scaling.accounting.devices import Topology, device, peak_flops
 from scaling.accounting.flops import Flops, flops_per_token
-from scaling.accounting.layout import in_stage, mesh_shape, window_ways
+from scaling.accounting.layout import in_stage, mesh_shape, refuse_whole, window_ways
 from scaling.accounting.links import unknown, wired
-from scaling.accounting.memory import Memory, memory
+from scaling.accounting.memory import Memory, compute_dtype, memory
 from scaling.accounting.microbatches import FOR_STAGE
 from scaling.accounting.roofline import link_seconds, roofline
 from scaling.config import MeshConfig, Placement, RunConfig
 from scaling.errors import UserError
+from scaling.families import ModelConfig
 from scaling.numbers import divisors
 from scaling.units import si_bytes
 
@@ -48,9 +50,13 @@ class Search:
     fits: tuple[Fit, ...]
     """the fastest of all meshes with as many devices to a matrix, a window and a set of experts, the fastest first"""
     least: Memory | None
-    """of the placement that takes least; None where the batch does not divide over any mesh"""
+    """of the placement that takes least; None where no mesh is one that model and batch divide over"""
     more: int | None
     """devices that would do where nothing fits; None where more do not help"""
+    fewer: int | None = None
+    """devices, the most below those asked for, that model and batch do divide over where these do not"""
+    batches: tuple[int, ...] = ()
+    """batches, the nearest below and above, that do"""
 
 
 def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> list[str] | None:
@@ -79,14 +85,14 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     host is considered where that makes fewer do, on devices of which it is known how fast they reach it.
     Raises UserError for devices of which it is not known how fast they are or talk.
     """
-    if missing := unknown(place):
+    if missing := unknown(place) or _no_peak(run, place):
         raise UserError(missing)
     if place.devices > MOST_DEVICES:
         raise UserError(f"{place.text}: a search goes up to {MOST_DEVICES:,} devices, these are {place.devices:,}")
     available = place.device.memory
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
-    meshes = [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
+    meshes = _meshes_on(run, place)
     best: dict[tuple[int, ...], Fit] = {}
     flops = flops_per_token(run)
     least, fitting = None, 0
@@ -99,8 +105,25 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
             inner = (mesh.tensor, mesh.context, mesh.expert, mesh.pipeline)
             before = [best[inner]] if inner in best else []
             best[inner] = min([*before, *_fits(run, mesh, counts, place, price, mfu, flops)], key=_by_time)
-    more = None if best else _more(run, place, available)
-    return Search(len(meshes), fitting, tuple(sorted(best.values(), key=_by_time)), least, more)
+    found = Search(len(meshes), fitting, tuple(sorted(best.values(), key=_by_time)), least, None)
+    if least is None:
+        return replace(found, fewer=_fewer(run, place), batches=_batches(run, place))
+    return found if best else replace(found, more=_more(run, place, available))
+
+
+def check_spread(run: RunConfig, devices: int) -> None:
+    """Raises UserError where its mesh does not fit the devices, or leaves a large parameter whole on them."""
+    refuse_whole(_parameters(run.model), mesh_shape(run.placement.mesh, devices))
+
+
+def _no_peak(run: RunConfig, place: Topology) -> str:
+    """That it is not known how fast devices compute at the run's precision; empty where it is."""
+    asked, device = compute_dtype(run.placement.compute_dtype, place.device.platform), place.device
+    known = [dtype for dtype in ("bfloat16", "float32") if peak_flops(device.name, dtype)]
+    if asked in known:
+        return ""
+    other = f"; that in {known[0]} is: placement.compute_dtype={known[0]}" if known else ""
+    return f"{device.name}: its peak in {asked} is not known, so no step can be timed{other}"
 
 
 def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
@@ -207,12 +230,48 @@ def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topolog
 def _more(run: RunConfig, place: Topology, available: int) -> int | None:
     """The devices, so many times doubled, on which something fits."""
     for count in (place.devices * 2**k for k in range(1, MORE + 1)):
+        if count > MOST_DEVICES:
+            break
         for mesh in _all_meshes(run, count):
             if mesh.data == 1:
                 counts = list(_microbatches(run, mesh, count))
                 if _leanest(run, mesh, counts, replace(place, devices=count)).total <= available:
                     return count
     return None
+
+
+def _fewer(run: RunConfig, place: Topology) -> int | None:
+    """The most devices below those asked for with a mesh that model and batch divide over, each axis by itself."""
+    counts = {
+        pipeline * windows * tensor * context
+        for pipeline in _pipelines(run)
+        for windows in divisors(run.batch_size)
+        for tensor in range(1, TENSOR + 1)
+        for context in range(1, CONTEXT + 1)
+    }
+    able = (
+        count
+        for count in sorted(counts, reverse=True)
+        if count < place.devices and count % place.device.per_chip == 0
+    )
+    return next((count for count in able if _meshes_on(run, replace(place, devices=count, sides=(), slices=1))), None)
+
+
+def _batches(run: RunConfig, place: Topology) -> tuple[int, ...]:
+    """The nearest batches, below and above, that divide over a mesh that the model divides over."""
+    ways = {
+        place.devices // inner
+        for inner in (tensor * context for tensor in range(1, TENSOR + 1) for context in range(1, CONTEXT + 1))
+        if place.devices % inner == 0
+    }
+    near = sorted({run.batch_size // n * n + more for n in ways for more in (0, n)} - {0, run.batch_size})
+
+    def able(batch: int) -> bool:
+        return bool(_meshes_on(run.model_copy(update={"batch_size": batch}), place))
+
+    below = next((batch for batch in reversed(near) if batch < run.batch_size and able(batch)), None)
+    above = next((batch for batch in near if batch > run.batch_size and able(batch)), None)
+    return tuple(batch for batch in (below, above) if batch is not None)
 
 
 def _placed(run: RunConfig, placement: Placement) -> RunConfig:
@@ -263,17 +322,29 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     for tensor in (asked.tensor * k for k in (1, 2, 4, 8)):
         inner = tensor * asked.expert * asked.context * asked.pipeline
         if (
-            devices % inner == 0
-            and _heads(run, tensor) % tensor == 0
-            and devices // inner >= asked.fsdp // (tensor // asked.tensor)
+            devices % inner
+            or _heads(run, tensor) % tensor
+            or devices // inner < asked.fsdp // (tensor // asked.tensor)
         ):
-            yield asked.model_copy(update={"data": 1, "fsdp": devices // inner, "tensor": tensor})
+            continue
+        mesh = asked.model_copy(update={"data": 1, "fsdp": devices // inner, "tensor": tensor})
+        if _spreads(run, mesh, devices):
+            yield mesh
+
+
+def _meshes_on(run: RunConfig, place: Topology) -> list[MeshConfig]:
+    """Those that lie on the links of so many devices."""
+    return [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
+
+
+def _pipelines(run: RunConfig) -> tuple[int, ...]:
+    return tuple(dict.fromkeys((1, run.placement.mesh.pipeline)))
 
 
 def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     """Every mesh of so many devices that the model and the batch divide over, with the stages that the run names or
     none: a pipeline loses time that others do not, and gains where only its streams cross a slow network."""
-    for pipeline in dict.fromkeys((1, run.placement.mesh.pipeline)):
+    for pipeline in _pipelines(run):
         if devices % pipeline == 0:
             yield from _meshes(run, devices, pipeline)
 
@@ -289,7 +360,9 @@ def _meshes(run: RunConfig, devices: int, pipeline: int) -> Iterator[MeshConfig]
                 axes = {"fsdp": fsdp, "expert": expert, "context": context, "tensor": tensor}
                 mesh = MeshConfig(data=devices // inner // fsdp, pipeline=pipeline, **axes)
                 count = next(iter(_microbatches(run, mesh, devices)), None)
-                if count is not None and (pipeline == 1 or _divides(run, mesh, devices, count)):
+                if count is None or not (pipeline == 1 or _divides(run, mesh, devices, count)):
+                    continue
+                if _spreads(run, mesh, devices):
                     yield mesh
 
 
@@ -300,6 +373,20 @@ def _divides(run: RunConfig, mesh: MeshConfig, devices: int, accumulate: int) ->
     except ValueError:
         return False
     return True
+
+
+def _spreads(run: RunConfig, mesh: MeshConfig, devices: int) -> bool:
+    """Whether training takes it, see `check_spread`."""
+    try:
+        refuse_whole(_parameters(run.model), mesh_shape(mesh, devices))
+    except UserError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=16)
+def _parameters(model: ModelConfig) -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
+    return tuple((".".join(tensor.path), tensor.axes, tensor.shape) for tensor in model.tensors())
 
 
 def _heads(run: RunConfig, otherwise: int) -> int:

@@ -1,6 +1,6 @@
 """Logical axes to mesh axes: over which devices an array is split. Pure arithmetic, for real and planned meshes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from types import MappingProxyType
 
@@ -43,6 +43,11 @@ PIPELINE = "pipeline"
 
 STORED = ("embed", "latent")
 """logical axes that parameters are split along for their storage alone"""
+
+LARGE = 1 << 20
+"""elements of a parameter from which on it must not lie whole on every device by accident ..."""
+LARGE_SHARE = 0.02
+"""... if it also is more than this share of all parameters"""
 
 Parts = tuple[tuple[str, ...], ...]
 """the mesh axes that each axis of an array is split over"""
@@ -136,6 +141,38 @@ def computed_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[
     """The split of a parameter's copy that is whole on each of the devices which but share its storage."""
     kept = {name for axis in axes if axis not in STORED for name in rule(axis)}
     return tuple(tuple(name for name in part if name in kept) for part in parameter_parts(axes, shape, mesh))
+
+
+def refuse_whole(
+    parameters: Collection[tuple[str, tuple[str, ...], tuple[int, ...]]], mesh: Mapping[str, int]
+) -> None:
+    """Raises UserError where a large parameter would lie whole on devices that RULES mean to split it over.
+
+    parameters: all of a model, (name, axes, shape). mesh: devices along each axis."""
+    total = sum(prod(shape) for _, _, shape in parameters)
+    for name, axes, shape in parameters:
+        if prod(shape) < max(LARGE, LARGE_SHARE * total):
+            continue
+        split = {own for part in parameter_parts(axes, shape, mesh) for own in part}
+        for own in ruled(axes, mesh):
+            if own not in split:
+                raise UserError(_left_whole(name, axes, shape, own, mesh[own], prod(shape) / total))
+
+
+def _left_whole(
+    name: str, axes: tuple[str, ...], shape: tuple[int, ...], own: str, devices: int, share: float
+) -> str:
+    """own: the mesh axis of so many devices that no axis of the parameter is divisible by."""
+    splits = [n for axis, n in zip(axes, shape, strict=True) if axis != "layers" or own == PIPELINE]
+    able = sorted({k for n in splits for k in divisors(n)})
+    near = [max(k for k in able if k < devices), *[k for k in able if k > devices][:1]]
+    at = next(i for i, axis in enumerate(axes) if own in rule(axis))
+    sizes = ", ".join(f"{axis}={n}" for axis, n in zip(axes, shape, strict=True))
+    return (
+        f"placement.mesh: {own}={devices} leaves {name} ({sizes}) whole on every device, {share:.0%} of all "
+        f"parameters: no axis is divisible by {devices}; set {own} to {' or '.join(map(str, near))}, or "
+        f"{axes[at]} to {-(-shape[at] // devices) * devices}"
+    )
 
 
 def ruled(axes: tuple[str, ...], mesh: Mapping[str, int]) -> list[str]:

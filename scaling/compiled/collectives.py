@@ -50,8 +50,9 @@ def collectives(
     text: `compiled.as_text()`, of any platform. mesh: devices along each axis, whose flat order is the program's.
     slices: places in that order of the chips of each TPU slice, where there are several: the program is that of the
     first one alone, and sends to the others.
-    A start and its end are one, and so are those of a chain, the fusions that a TPU hides one behind. Raises
-    ValueError where one is in a loop of which the program does not say how often it runs.
+    A start and its end are one, and so are those of a chain, the fusions that a TPU hides one behind, also in a loop
+    behind the start: each step brings it further. Raises ValueError where one is in a loop of which the program does
+    not say how often it runs.
     """
     program = parse(text)
     slices = slices or [range(prod(mesh.values()))]
@@ -62,19 +63,20 @@ def collectives(
 Place = tuple[Instruction, dict[str, Instruction], tuple[int | None, ...]]
 
 
-def _walk(program: Program, name: str, loops: tuple[int | None, ...], seen: set[str]) -> Iterator[Place]:
-    """Every collective below a computation. seen: chains of the loop body that it is in, see `collectives`."""
+def _walk(program: Program, name: str, loops: tuple[int | None, ...], seen: set[tuple[str, ...]]) -> Iterator[Place]:
+    """Every collective below a computation. seen: chains that have begun, by channel and
+    number, see `collectives`."""
     computation = program.computations[name]
     for instruction in computation.values():
         if instruction.opcode.removesuffix("-start") in KINDS or _across(instruction):
-            chain = re.search(r'\bchain_id="(\d+)"', instruction.rest)
-            if chain is None or chain[1] not in seen:
+            chain = re.search(r'\bchannel_id=(\d+).*\bchain_id="(\d+)"', instruction.rest)
+            if chain is None or chain.groups() not in seen:
                 yield instruction, computation, loops
-            seen |= {chain[1]} if chain else set()
+            seen |= {chain.groups()} if chain else set()
         elif instruction.opcode == "while":
             inner = (*loops, trips(program, instruction, computation))
             for called in instruction.calls:
-                yield from _walk(program, called, inner, set())
+                yield from _walk(program, called, inner, seen)
         elif not instruction.opcode.endswith(("-update", "-done")):
             for called in instruction.calls:
                 yield from _walk(program, called, loops, seen)

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from scaling.accounting import DEVICES, Links, Topology, topology
+from scaling.accounting.devices import even_sides
 from scaling.distribution import with_extra
 from scaling.errors import UserError
 
@@ -28,12 +29,22 @@ def slice_links(place: Topology) -> Links:
     pod = pods.get(place.device.name)
     if pod is None:
         raise UserError(f"topology {place.text!r} is no TPU slice that can be compiled for; {known}")
-    if len(place.sides) != pod.sides or prod(place.sides) > pod.devices:
+    if len(place.sides) != pod.sides or prod(place.sides) > pod.devices or any(side % 2 for side in place.sides[:2]):
+        near = _near(place, pod)
         raise UserError(
-            f"topology {place.text!r}: slices of {place.device.name} have {pod.sides} sides and at most "
-            f"{pod.devices:,} chips; {known}"
+            f"topology {place.text!r}: slices of {place.device.name} have {pod.sides} sides, of which the first two "
+            f"are even (a host has 2 × 2 chips), and at most {pod.devices:,} chips; "
+            f"{f'nearest: {near}; ' if near else ''}{known}"
         )
     return pod
+
+
+def _near(place: Topology, pod: Links) -> str:
+    """The slices of about as many chips."""
+    sides = place.sides if len(place.sides) == pod.sides else even_sides(prod(place.sides), pod.sides)
+    able = [tuple(side + side % 2 * by for side in sides) for by in (-1, 1)]
+    able = [near for near in dict.fromkeys(able) if 0 < prod(near) <= pod.devices]
+    return ", ".join(f"{place.device.name}:{'x'.join(map(str, near))}" for near in able)
 
 
 def tpu_devices(text: str) -> list[Any]:

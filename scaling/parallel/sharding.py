@@ -8,14 +8,8 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scaling.accounting.layout import RULES, Parts, activation_parts, in_stage, parameter_parts, rule, ruled
+from scaling.accounting.layout import RULES, Parts, activation_parts, in_stage, parameter_parts, refuse_whole, rule
 from scaling.accounting.layout import ways as ways_of
-from scaling.errors import UserError
-
-LARGE = 1 << 20
-"""elements of a parameter from which on it must not lie whole on every device by accident ..."""
-LARGE_SHARE = 0.02
-"""... if it also is more than this share of all parameters"""
 
 _mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 _staged: ContextVar[bool] = ContextVar("staged", default=False)
@@ -125,15 +119,19 @@ def param_shardings(metadata: Any, shapes: Any, mesh: Mesh) -> Any:
     shapes: the same nested dict of arrays or shapes (anything with `.shape`).
     returns: the same nested dict of NamedSharding.
 
-    See `accounting.layout.parameter_parts`.
-    Raises UserError where a large parameter would lie whole on every device although RULES mean to split it.
+    See `accounting.layout.parameter_parts`. Raises UserError as `accounting.layout.refuse_whole` does.
     """
 
     def spec(facts: HasAxes, x: Any) -> PartitionSpec:
         return as_spec(parameter_parts(facts.axes, x.shape, mesh.shape))
 
     specs = jax.tree.map(spec, metadata, shapes, is_leaf=_has_axes)
-    _refuse_large_unsharded(metadata, shapes, specs, mesh)
+    facts = jax.tree.leaves(metadata, is_leaf=_has_axes)
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    refuse_whole(
+        [(".".join(_dict_keys(path)), fact.axes, x.shape) for (path, x), fact in zip(leaves, facts, strict=True)],
+        mesh.shape,
+    )
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
@@ -161,27 +159,6 @@ def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(layout, state)
-
-
-def _refuse_large_unsharded(metadata: Any, shapes: Any, specs: Any, mesh: Mesh) -> None:
-    facts = jax.tree.leaves(metadata, is_leaf=_has_axes)
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    total = sum(x.size for _, x in leaves)
-    for (path, x), spec, fact in zip(leaves, jax.tree.leaves(specs, is_leaf=_is_spec), facts, strict=True):
-        if x.size < LARGE or x.size < LARGE_SHARE * total:
-            continue
-        for name in ruled(fact.axes, mesh.shape):
-            if spec != PartitionSpec() and any(name in (part or ()) for part in spec):
-                continue
-            ways = [k for k in range(1, mesh.size + 1) if any(n % k == 0 for n in x.shape)]
-            at = next(i for i, axis in enumerate(fact.axes) if name in rule(axis))
-            near = -(-x.shape[at] // mesh.shape[name]) * mesh.shape[name]
-            raise UserError(
-                f"placement.mesh: {name}={mesh.shape[name]} leaves {'.'.join(_dict_keys(path))} "
-                f"({', '.join(f'{axis}={n}' for axis, n in zip(fact.axes, x.shape, strict=True))}) whole on every "
-                f"device, {x.size / total:.0%} of all parameters: no axis is divisible by {mesh.shape[name]}; "
-                f"set {name} to {' or '.join(map(str, ways))}, or {fact.axes[at]} to {near}"
-            )
 
 
 def as_spec(parts: Parts) -> PartitionSpec:

@@ -138,6 +138,9 @@ def _training(run: RunConfig, flops: accounting.Flops) -> dict[str, Any]:
 
 def _memory(run: RunConfig, place: accounting.Topology | None) -> dict[str, Any]:
     kind = place.device.name if place else None
+    accounting.check_spread(
+        run, place.devices if place else max(1, run.placement.mesh.data) * run.placement.mesh.inner
+    )
     memory = accounting.memory(run, devices=place.devices if place else None, kind=kind)
     there = place.device.memory if place else None
     return {
@@ -221,6 +224,8 @@ def _fit(run: RunConfig, place: accounting.Topology, mfu: float | None, price: f
             "bytes_by_part": least.items if least else None,
             "short_bytes": least.total - there if least else None,
             "devices_that_fit": found.more,
+            "fewer_devices": found.fewer,
+            "batches": list(found.batches),
         }
     return {
         "topology": place.text,

@@ -8,6 +8,14 @@ from scaling.units import si
 
 Rows = Sequence[tuple[str, str]]
 
+PARTS = {
+    "compute_copy": "matrices at the precision of products",
+    "logits": "of one piece of the loss, and their gradient",
+    "head": "gathered, and its gradient",
+    "not_at_once": "of the above, what is never there together",
+}
+"""of the memory of a step, what their names alone do not say"""
+
 
 def format_plan(found: dict[str, Any]) -> str:
     """`plan`'s result as aligned text."""
@@ -84,9 +92,12 @@ def _kept(row: Mapping[str, Any]) -> str:
 def _short(fit: Mapping[str, Any]) -> str:
     short = fit["short"]
     if short["least_bytes"] is None:
+        able = [f"batch_size={n}" for n in short["batches"]]
+        able += [f"{short['fewer_devices']:,} devices"] if short["fewer_devices"] else []
+        near = f"nearest that do: {' or '.join(able)}" if able else "take others"
         return (
-            f"a batch of {fit['batch_size']} windows does not divide over any mesh of {fit['devices']} devices: "
-            "raise batch_size, or take fewer"
+            f"a batch of {fit['batch_size']} windows and this model do not divide over any mesh of "
+            f"{fit['devices']:,} devices; {near}"
         )
     parts = sorted(short["bytes_by_part"].items(), key=lambda part: -part[1])[:3]
     most = ", ".join(f"{name.replace('_', ' ')} {_gib(value)}" for name, value in parts)
@@ -121,7 +132,10 @@ def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _memory_rows(memory: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(name.replace("_", " "), _gib(value)) for name, value in memory["bytes_by_part"].items()]
+    rows = [
+        (name.replace("_", " "), f"{_gib(value)}  {PARTS[name]}" if value and name in PARTS else _gib(value))
+        for name, value in memory["bytes_by_part"].items()
+    ]
     rows.append(("total", _gib(memory["bytes_per_device"])))
     if memory["device_bytes"] is not None:
         verdict = "fits" if memory["fits"] else "DOES NOT FIT"

@@ -30,11 +30,12 @@ MODELS: dict[str, dict[str, Any]] = {
     # the last layer is in no stage, and of a stack that is
     "documents": {"layers": 5, "dropout": 0.2, "sliding_window": [8, None], "restart_positions": True},
     # nor are the first, which is dense, and the last, which tells losses of its own
-    "experts": {"layers": 6, "feed_forward": EXPERTS, "first_dense": 1, "dropout": 0.1},
+    "experts": {"layers": 6, "feed_forward": EXPERTS | {"shared": 0}, "first_dense": 1, "dropout": 0.1},
     "balanced": {"feed_forward": EXPERTS | {"dropout": None, "balance": 0.5, "balance_over": "batch"}},
     "shared": {"layer_sharing": 2, "qk_norm": True, "tied": True, "dropout": 0.1},
 }
 BOTH_WAYS = {"pipeline_schedule": "1f1b"}
+DENSE = {"experts": "dense"}  # where another check has the blocks: a program of two thirds the size
 FLOAT32 = 4
 
 
@@ -91,7 +92,7 @@ def wanted(model: str, accumulate: int) -> Gradients:
             {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2},
             {"zero": 2, "pipeline_microbatches": 1},  # which one stage has for its own at the ends
         ),
-        ("experts", 2, {"data": 2, "pipeline": 2, "fsdp": 2}, {"pipeline_repeats": 2}),
+        ("experts", 2, {"data": 2, "pipeline": 2, "fsdp": 2}, DENSE | {"pipeline_repeats": 2}),
         ("balanced", 4, {"data": 2, "pipeline": 2, "fsdp": 2}, {"pipeline_microbatches": 2}),
         ("balanced", 2, {"data": 2, "pipeline": 2, "expert": 2}, BOTH_WAYS),
         ("shared", 4, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, {"remat": "dots"}),
@@ -99,7 +100,7 @@ def wanted(model: str, accumulate: int) -> Gradients:
         ("plain", 8, {"data": 2, "pipeline": 4}, BOTH_WAYS | {"pipeline_repeats": 2}),  # what is kept goes around
         ("documents", 4, {"data": 1, "pipeline": 2, "fsdp": 2, "tensor": 2}, BOTH_WAYS),
         ("documents", 4, {"data": 2, "pipeline": 2, "fsdp": 2}, BOTH_WAYS | {"zero": 1, "pipeline_microbatches": 2}),
-        ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, BOTH_WAYS | {"zero": 2}),
+        ("experts", 2, {"data": 1, "pipeline": 2, "fsdp": 2, "expert": 2}, BOTH_WAYS | DENSE | {"zero": 2}),
         ("shared", 4, {"data": 1, "pipeline": 2, "context": 2, "fsdp": 2}, BOTH_WAYS),
     ],
 )

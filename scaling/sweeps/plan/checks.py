@@ -22,10 +22,13 @@ def check_folder(home: Path) -> None:
 
 
 def check_fits(runs: Sequence[PlannedRun], kind: str) -> None:
-    """Raises UserError where a run's step takes more memory than its devices have, by the one that takes most.
+    """Raises UserError where a mesh leaves a large parameter whole, or a run's step takes more memory than its
+    devices have, by the one that takes most.
 
     kind: of the devices.
     """
+    for run in runs:
+        accounting.check_spread(run.config, run.devices)
     if runs:
         most = max(runs, key=lambda run: accounting.memory(run.config, run.devices, kind).total)
         accounting.check_memory(most.config, most.devices, kind, under="run.")
