@@ -133,8 +133,16 @@ class Batches:
 
 
 def run_batches(run: RunConfig, store: TokenStore) -> Batches:
-    """Those of a run."""
-    return Batches(store.train, run.model.context, run.batch_size, run.seed, long=run.data.long_documents)
+    """Those of a run. Raises UserError where documents are to be met more often that there are not."""
+    long = run.data.long_documents
+    batches = Batches(store.train, run.model.context, run.batch_size, run.seed, long=long)
+    if long is not None and batches.epoch_windows == batches.n_windows:
+        longest = np.diff(store.train.doc_starts, append=store.train.n_tokens).max()
+        raise UserError(
+            f"data.long_documents.tokens={long.tokens}: no window of the training split is of a document that long, "
+            f"the longest has {longest:,} tokens; take fewer, or leave data.long_documents unset"
+        )
+    return batches
 
 
 def cut(source: Windows, parts: int) -> Windows:
