@@ -2,9 +2,9 @@
 
     python experiments/throughput/long_context.py [--rounds 5] [--memory]
 
-A model of 4 layers at d_model 128, 4 heads, bytes, AdamW, float32, batch 1, on one core, in CPU time, in a process that
-keeps its memory. Steps take turns, and ratios are taken within a round. `--memory` runs loss and gradients once in a process of its own for each row, and sets the
-most memory that the process held beside the ledger's count.
+A model of 4 layers at d_model 128, 4 heads, bytes, AdamW, float32, batch 1, on one core, in CPU time, in a process
+that keeps its memory. Steps take turns, and ratios are taken within a round. `--memory` runs loss and gradients once
+in a process of its own for each row, and sets the most memory that the process held beside the ledger's count.
 """
 
 import argparse
