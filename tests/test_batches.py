@@ -1,7 +1,6 @@
 """Batches: every target once an epoch, a pure function of (seed, step), whatever the hosts; runs that do not fit."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from scaling import accounting
 from scaling.config import RunConfig, build, run_id
 from scaling.config.run import LongDocuments
 from scaling.data import Batches, Split, TokenStore, check_run, eval_batches
-from scaling.data.batches import BLOCK, run_batches
+from scaling.data.batches import BLOCK
 from scaling.errors import UserError
 
 
@@ -71,19 +70,6 @@ def test_windows_of_long_documents_are_met_as_often_as_is_said(lengths, context,
         if len(shown) < n:
             assert batches.long_share(step) == pytest.approx(np.isin(shown, repeated).mean())
     assert batches.long_share(steps) == pytest.approx(sum(wanted[first] for first in repeated) / n)
-
-
-def test_documents_of_a_length_that_there_is_not_cannot_be_met_more_often():
-    model = {"vocab": 256, "context": 32, "layers": 1, "d_model": 16, "n_heads": 2}
-    data = {"corpus": "c4", "long_documents": {"tokens": 100, "times": 3}}
-    run = {"model": model, "data": data, "batch_size": 2, "tokens": 640, "optimizer": {"learning_rate": 0.1}}
-    run = build(RunConfig, run, "run.yaml")
-    split = make_split(900, (0, 99, 198, 297, 396, 495, 594, 693, 792))  # the last has 108 tokens, and 99 others
-    with pytest.raises(UserError, match=r"long_documents.tokens=109: no window .* the longest has 108 tokens"):
-        long = run.data.long_documents.model_copy(update={"tokens": 109})
-        changed = run.model_copy(update={"data": run.data.model_copy(update={"long_documents": long})})
-        run_batches(changed, SimpleNamespace(train=split))
-    assert run_batches(run, SimpleNamespace(train=split)).long_share(1000) > 0
 
 
 def test_targets_are_the_tokens_that_follow():
@@ -286,3 +272,10 @@ def test_a_batch_is_quick():
         batches.batch(step)
         times.append(time.thread_time() - start)
     assert np.median(times) < 200e-6
+
+
+def test_documents_of_a_length_that_there_is_not_cannot_be_met_more_often():
+    store = make_store(901, 2)
+    check_run(make_run(data__long_documents={"tokens": 901, "times": 3}), store)
+    with pytest.raises(UserError, match=r"long_documents.tokens=902: no window .* the longest has 901 tokens"):
+        check_run(make_run(data__long_documents={"tokens": 902, "times": 3}), store)
