@@ -272,3 +272,10 @@ def test_a_batch_is_quick():
         batches.batch(step)
         times.append(time.thread_time() - start)
     assert np.median(times) < 200e-6
+
+
+def test_documents_of_a_length_that_there_is_not_cannot_be_met_more_often():
+    store = make_store(901, 2)
+    check_run(make_run(data__long_documents={"tokens": 901, "times": 3}), store)
+    with pytest.raises(UserError, match=r"long_documents.tokens=902: no window .* the longest has 901 tokens"):
+        check_run(make_run(data__long_documents={"tokens": 902, "times": 3}), store)

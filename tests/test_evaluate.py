@@ -14,6 +14,7 @@ from scaling.models import functional
 from scaling.parallel import make_mesh
 from scaling.training import evaluate
 from scaling.training.evaluate import Evaluation, Evaluator, summarise
+from scaling.training.progress import record_line
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,15 @@ def test_a_record_gives_the_evaluation_back() -> None:
     record: dict[str, Any] = {"step": 3, "loss": 7.0, **made.as_record()}
     assert Evaluation.from_record(record) == made
     assert record["loss"] == 7.0  # a training loss beside it is another thing
+
+
+@pytest.mark.parametrize(
+    "sem, bits, told",
+    [
+        (0.01, 1.5, "held-out loss 2.0000 ± 0.0100, 1.5000 bits per byte"),
+        (None, None, "held-out loss 2.0000"),
+    ],
+)
+def test_the_line_of_an_evaluation_says_what_there_is(sem: float | None, bits: float | None, told: str) -> None:
+    """An objective whose loss is no likelihood has no bits, a split of one window no error."""
+    assert record_line(Evaluation(2.0, sem, bits, 10, 1).as_record()) == told

@@ -159,6 +159,21 @@ def test_a_pass_that_counts_the_batch_adds_one_forward_of_the_layers_to_the_time
     assert seconds[1] > 1.2 * seconds[0]
 
 
+def test_global_tokens_with_projections_of_their_own_are_in_the_ledger() -> None:
+    """But for their rows of the first square of scores, in whose place they have a second."""
+    mixer = {"kind": "attention", "global_projections": True}
+    config = TransformerConfig.model_validate(MODELS["gpt2"] | {"global_tokens": 2, "mixer": mixer})
+    (model, placement), params, tokens = traced(config, "unroll")
+
+    def loss(p: Any, t: jax.Array) -> jax.Array:
+        return jnp.sum(functional.bind(model, placement, p, "full").logits(t))
+
+    heads = config.n_heads * config.d_head
+    rows = 3 * config.layers * BATCH * 2 * config.context * 2 * 2 * heads  # both products, forward and backward
+    ledger = accounting.flops_per_token(config).exact * BATCH * config.context
+    assert product_flops(jax.grad(loss), params, tokens) == ledger + rows
+
+
 def test_full_remat_adds_one_forward_of_the_layers() -> None:
     """Hardware FLOPs, not model FLOPs: the ledger leaves out what is computed again."""
     config = TransformerConfig.model_validate(MODELS["llama"])

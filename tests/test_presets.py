@@ -10,6 +10,7 @@ from scaling import accounting
 from scaling.config import ModelConfig, TransformerConfig, load, read_mapping
 from scaling.families import Mask
 from scaling.families.attention_mask import visible_keys
+from scaling.plan import plan
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "configs" / "models"
@@ -37,7 +38,7 @@ EXACT = {  # counted from the reference implementations
     "gemma-3-1b": 999_885_952,
     "gemma-3-4b": 3_880_263_168,
     "smollm3-3b": 3_075_098_624,
-    "longformer-base": 148_659_456 - 21_261_312 - 590_592 - 2_304 - 1_536,  # see there
+    "longformer-base": 148_659_456 - 590_592 - 2_304 - 1_536,  # see there
 }
 MIXTURES = {  # total, and what a token meets with the input embedding: of the published weights
     "mixtral-8x7b": (46_702_792_704, 12_879_925_248),
@@ -138,6 +139,10 @@ def test_presets_of_long_context_count_the_keys_that_their_layers_see() -> None:
     ]  # fmt: skip
     both = (4096 * 513 - 256 * 257) / 4096  # 513 keys, less those that are not there at the ends
     assert set(seen("longformer-base", "full")) == {both + (4096 - 257) * 2 / 4096}
+    longformer = preset("longformer-base")  # which cannot be read from left to right, and is not planned so
+    assert plan(longformer)["shape"]["visible_keys"] == seen("longformer-base", "full")[0]
+    assert plan(longformer)["flops_per_token"]["exact"] == accounting.flops_per_token(longformer).exact
+    assert accounting.flops_per_token(longformer) == accounting.flops_per_token(longformer, mask="full")
 
 
 def test_latent_attention_by_closed_form() -> None:

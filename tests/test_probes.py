@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import Tiny, quick_jit
+from tiny_run import RUN, Tiny, quick_jit
 
 from scaling.cli import main
+from scaling.config import RunConfig, build
 from scaling.data.tokenizer import ByteTokenizer
 from scaling.errors import UserError
 from scaling.evaluation import probes
 from scaling.evaluation.text_losses import TextLosses
+from scaling.families import LSTMConfig
 from scaling.models import functional
 from scaling.parallel import make_mesh
 from scaling.training import train
@@ -115,6 +117,16 @@ def test_the_losses_of_probes_are_those_of_the_model(tiny: Tiny) -> None:
     assert losses.answers(chosen, 1)[1].all() and not losses.answers((chosen + 1) % 256, 1)[1].all()
 
 
+def test_texts_of_a_model_that_carries_its_state_begin_without_a_past() -> None:
+    model = LSTMConfig(kind="lstm", vocab=256, context=32, layers=2, d_model=16)
+    run = build(RunConfig, RUN | {"model": model.model_dump(), "data": {"corpus": "files:*"}}, "lstm")
+    trained = Trained(Path(), run, 0, functional.init(model, jax.random.key(0)), make_mesh(run.placement.mesh))
+    text = np.random.default_rng(0).integers(1, 256, (3, 33))
+    logits = quick_jit(functional.bind_run(run, trained.params).logits)(jnp.asarray(text[:, :-1]))
+    expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), text[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(TextLosses(trained)(text), expected, rtol=1e-4)
+
+
 def test_the_command_tells_probes_and_refuses_what_has_no_direction(tiny: Tiny, capsys: Any) -> None:
     result = train(tiny.config(records={"checkpoint_steps": 40}), quiet=True)
     folder = tiny.folder / "runs" / "single" / result.run_id
@@ -122,7 +134,8 @@ def test_the_command_tells_probes_and_refuses_what_has_no_direction(tiny: Tiny, 
     found = json.loads(capsys.readouterr().out)["probes"]
     assert [own["name"] for own in found] == ["copy", "induction"], "a context of 32 has no room for a pass key"
     assert main(["evaluate", str(folder), "--probes"]) == 0
-    assert "induction" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "induction" in told and "passkey and needle left out: no text of the run's context has room" in told
     masked = untrained(tiny, model={"vocab": 257}, objective={"kind": "masked"})
     with pytest.raises(UserError, match="kind=masked does not read from left to right"):
         probes.probe(masked, ByteTokenizer(), tiny.open().validation.tokens)

@@ -77,11 +77,24 @@ def test_temperature_0_is_the_likeliest_token_and_the_first_of_several() -> None
     np.testing.assert_array_equal(tokens, np.asarray(logits).argmax(-1))
 
 
+@pytest.mark.parametrize("sampling", [Sampling(1e-30), Sampling(top_p=1e-60), Sampling(min_p=1.0), Sampling(top_k=1)])
+def test_the_narrowest_of_every_cut_leaves_the_likeliest_token(sampling: Sampling) -> None:
+    tokens = draw(sampling, jnp.asarray(LOGITS), jax.random.split(jax.random.key(0), len(LOGITS)))
+    np.testing.assert_array_equal(tokens, LOGITS.argmax(-1))
+
+
+def test_the_widest_leave_the_models_own_distribution() -> None:
+    steep = jnp.asarray(np.linspace(0, 60, V, dtype=np.float32))  # of probabilities that a float32 sum does not tell
+    np.testing.assert_array_equal(Sampling(top_k=V, top_p=1.0, min_p=1e-300)(steep), steep)
+
+
 @pytest.mark.parametrize(
     "sampling, says",
     [
         (Sampling(-1.0), "temperature=-1: 0"),
         (Sampling(float("nan")), "temperature=nan"),
+        (Sampling(1e-40), "temperature=1e-40: 0 .*, or 1e-30 to 1e\\+30"),
+        (Sampling(1e39), "temperature=1e\\+39"),
         (Sampling(top_k=0), "top_k=0: 1 to 40"),
         (Sampling(top_k=41), "top_k=41: 1 to 40"),
         (Sampling(top_p=0.0), "top_p=0: more than 0"),

@@ -65,6 +65,14 @@ def of_layer(pattern: Any, n: int) -> Any:
 
 
 def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -> np.ndarray:
+    out_LxW = read(x_LxD, p, model, n, mask)
+    if getattr(model.parts[0][0], "global_projections", None):
+        known = of_layer(model.global_tokens, n)
+        out_LxW[:known] = read(x_LxD, p | {name: p[f"{name}_global"] for name in "qkv"}, model, n, mask)[:known]
+    return linear(out_LxW, p["o"])
+
+
+def read(x_LxD: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -> np.ndarray:
     d, q, k, v = model.d_head, *(linear(x_LxD, p[name]) for name in "qkv")
     mixer: Any = model.parts[0][0]
     if mixer.qk_norm == "width":
@@ -104,7 +112,7 @@ def attention(x_LxD: np.ndarray, p: Any, model: TransformerConfig, n: int, mask:
         weights = np.where(seen, np.exp(scores), 0)
         nothing = np.exp(p["sinks"][h]) if mixer.sinks else 0.0
         outs.append(weights / (weights.sum(1, keepdims=True) + nothing) @ vh)
-    return linear(np.concatenate(outs, 1), p["o"])
+    return np.concatenate(outs, 1)
 
 
 ACTIVATIONS = {
@@ -274,6 +282,16 @@ ENCODERS = {
         "norm_position": "post",
         "sliding_window": (4,),
         "global_tokens": (1, 2),
+    },
+    "global tokens that read by projections of their own": {
+        "n_kv_heads": 2,
+        "qk_norm": True,
+        "bias": True,
+        "sliding_window": (3, None),
+        "global_tokens": 2,
+        "attention_softcap": 3.0,
+        "rope": {"temperature": {"floor": 3, "scale": 0.5}},
+        "mixer": {"kind": "attention", "sinks": True, "global_projections": True},
     },
     "sinusoidal": {"position": "sinusoidal"},
     "alibi": {"position": "alibi"},

@@ -61,7 +61,8 @@ def flops_per_token(
 ) -> Flops:
     """Training FLOPs per token of a model at its context, exact and under every convention.
 
-    model: a run's tells the mask, that of its objective; a model alone is taken to be causal unless `mask` says.
+    model: a run's tells the mask, that of its objective; a model alone is taken to be causal if it can be, unless
+        `mask` says.
     keys: keys that a query is multiplied with, where it is not the mask's mean: in every layer (`model.context` for
         an attention that computes masked scores too), or as a function of a layer's `AttentionMask` and the tokens
         of a window. Changes the exact count only.
@@ -71,7 +72,7 @@ def flops_per_token(
     if isinstance(model, RunConfig):
         reference, contexts = model.objective.REFERENCE, model.contexts(steps)
         mask, model = mask or model.objective.mask, model.model
-    count, extra = params(model), _extra(model, contexts or [(model.context, 1)], mask or "causal", keys)
+    count, extra = params(model), _extra(model, contexts or [(model.context, 1)], mask or model.masks[0], keys)
     lowest = min(tensor.depth for tensor in tensors if tensor.trained)
     items = dict.fromkeys(model.ITEMS, 0.0)
     whole = {"hidden": 0.0, "head": 0.0}

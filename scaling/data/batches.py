@@ -235,7 +235,20 @@ def check_run(run: RunConfig, store: TokenStore) -> None:
             f"the held-out split has {store.validation.n_tokens} tokens, nothing to predict; raise "
             "data.validation_tokens or data.validation_fraction"
         )
-    _check_amount(run, run_batches(run, store).epoch_windows * run.model.context)
+    batches = run_batches(run, store)
+    _check_long(run, store, batches)
+    _check_amount(run, batches.epoch_windows * run.model.context)
+
+
+def _check_long(run: RunConfig, store: TokenStore, batches: Batches) -> None:
+    """Raises UserError where documents are to be met more often that there are not."""
+    long = run.data.long_documents
+    if long is not None and batches.epoch_windows == batches.n_windows:
+        longest = np.diff(store.train.doc_starts, append=store.train.n_tokens).max()
+        raise UserError(
+            f"data.long_documents.tokens={long.tokens}: no window of the training split is of a document that long, "
+            f"the longest has {longest:,} tokens; take fewer, or leave data.long_documents unset"
+        )
 
 
 def _check_amount(run: RunConfig, available: int) -> None:

@@ -12,7 +12,7 @@ from scaling.data.store import token_dtype
 from scaling.data.tokenizer import digest
 from scaling.errors import UserError
 from scaling.evaluation.key_tokens import KeyTokens, key_tokens
-from scaling.evaluation.probes import Probe, probe
+from scaling.evaluation.probes import PROBES, Probe, probe
 from scaling.names import near_file
 from scaling.text import align
 from scaling.tokens import EOD
@@ -193,6 +193,8 @@ def format_evaluated(found: Evaluated) -> str:
             right = "" if own.accuracy is None else f"{own.accuracy:.0%}"
             cells.append((own.name, f"{own.length}", depth, loss, untold, gain, f"± {own.gain_sem:.3f}", right))
         lines += ["", *align(cells)]
+        if missing := [name for name in PROBES if name not in {own.name for own in found.probes}]:
+            lines.append(f"{' and '.join(missing)} left out: no text of the run's context has room for them")
     if found.key_tokens is not None:
         lines += ["", *_key_lines(found.key_tokens)]
     return "\n".join(lines)

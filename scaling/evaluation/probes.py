@@ -21,6 +21,7 @@ TEXTS = 32
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTHS = 3
 """of texts with keys: the context, a half and a quarter of it"""
+PROBES = ("copy", "induction", "passkey", "needle")
 NEEDLE, QUESTION = " The pass key{} is {}. Remember it. ", " The pass key{} is "
 NEEDLES = 4
 """keys of a `needle` text, of which one is asked for"""

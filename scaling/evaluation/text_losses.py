@@ -50,7 +50,8 @@ class TextLosses:
         with use(self.mesh):
             read, targets = text_BxL[:, :-1], text_BxL[:, 1:]
             model = functional.bind_run(self.run, params)
-            return model.target_losses(read, targets, jnp.ones(read.shape), marks_BxL[:, :-1])[0]
+            weights, begin = jnp.ones(read.shape), model.start_state(len(read))
+            return model.target_losses(read, targets, weights, marks_BxL[:, :-1], state=begin)[0]
 
     def _answered(
         self, params: functional.Params, text_BxL: jax.Array, marks_BxL: jax.Array, last: int

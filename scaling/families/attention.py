@@ -1,13 +1,14 @@
 """The attention mixer, as its parameters and memory: multi-head attention with grouped keys and values."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
 from scaling.families.declare import Tensor, vector
 from scaling.families.linear import linear
-from scaling.families.model import FLOAT32, Compute
+from scaling.families.model import FLOAT32, Compute, Mask
 from scaling.families.shape import TransformerShape
 from scaling.families.softmax_mixer import PROJECTIONS, Heads, SoftmaxMixer
 
@@ -25,7 +26,11 @@ class Attention(SoftmaxMixer):
     """each head has a learned logit in the denominator of its softmax, which carries no value, so that a query may
     attend to nothing (gpt-oss, 2508.10925)"""
 
-    @field_validator("sinks")
+    global_projections: bool | None = None
+    """global tokens read the whole window by queries, keys and values of their own, made by a second set of
+    projections (Longformer, 2004.05150, section 3.1); others read them by the first"""
+
+    @field_validator("sinks", "global_projections")
     @classmethod
     def _unset_if_off(cls, value: bool | None) -> bool | None:
         """One spelling, so that one run has one id."""
@@ -36,6 +41,16 @@ class Attention(SoftmaxMixer):
             raise ValueError(
                 "mixer.qk_norm=width and qk_norm=true are two norms of the same queries and keys; leave one unset"
             )
+        known = model.global_tokens or (None,)
+        if self.global_projections and (len(set(known)) > 1 or not 0 < (known[0] or 0) <= model.context):
+            raise ValueError(
+                f"mixer.global_projections=true reads the global tokens of a layer, as many in each and at most "
+                f"model.context={model.context}: global_tokens is {model.global_tokens and list(model.global_tokens)}"
+            )
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        return ("full",) if self.global_projections else super().masks
 
     def heads(self, model: TransformerShape) -> Heads:
         return Heads(model.n_heads, model.n_kv_heads, model.d_head, model.d_head, bool(self.sinks))
@@ -43,14 +58,19 @@ class Attention(SoftmaxMixer):
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
         D, d = model.d_model, model.d_head
         queries, keys = model.n_heads * d, model.n_kv_heads * d
-        for name, shape, axes in (
-            ("q", (D, queries), ("embed", "heads")),
-            ("k", (D, keys), ("embed", "kv_heads")),
-            ("v", (D, keys), ("embed", "kv_heads")),
-            ("o", (queries, D), ("heads", "embed")),
-        ):
+        maps = {
+            "q": ((D, queries), ("embed", "heads")),
+            "k": ((D, keys), ("embed", "kv_heads")),
+            "v": ((D, keys), ("embed", "kv_heads")),
+            "o": ((queries, D), ("heads", "embed")),
+        }
+        if self.global_projections:
+            maps |= {f"{name}_global": maps[name] for name in "qkv"}
+        for name, (shape, axes) in maps.items():
             std = model.matrix_std(shape[0], residual=name == "o")
-            yield from linear(name, "attention", shape, axes, std=std, item=PROJECTIONS, bias=model.bias)
+            share = self._known(model) / model.context if name == "q_global" else 1.0
+            for tensor in linear(name, "attention", shape, axes, std=std, item=PROJECTIONS, bias=model.bias):
+                yield replace(tensor, uses=tuple((item, share) for item, _ in tensor.uses))
         if model.qk_norm:
             yield vector(("q_scale",), "norm", d, "head_dim", mean=1.0)
             yield vector(("k_scale",), "norm", d, "head_dim", mean=1.0)
@@ -61,8 +81,15 @@ class Attention(SoftmaxMixer):
             yield vector(("sinks",), "attention", model.n_heads, "heads")
 
     def made(self, model: TransformerShape, compute: Compute) -> float:
-        normed = (model.n_heads + model.n_kv_heads) * model.d_head if model.qk_norm or self.qk_norm else 0
-        return 2.0 * FLOAT32 * normed
+        keys, known = model.n_kv_heads * model.d_head, self._known(model)
+        normed = model.n_heads * model.d_head + keys if model.qk_norm or self.qk_norm else 0
+        scores = known * model.n_heads * (compute.width + 2 * FLOAT32)
+        return 2.0 * FLOAT32 * normed + (scores + 2 * compute.width * keys if known else 0)
 
     def products(self, model: TransformerShape) -> int:
-        return (model.n_heads + 2 * model.n_kv_heads) * model.d_head
+        keys = 2 * model.n_kv_heads * (2 if self.global_projections else 1)
+        return (model.n_heads + keys) * model.d_head
+
+    def _known(self, model: TransformerShape) -> int:
+        """Tokens that read by the second set of projections."""
+        return (model.global_tokens or (0,))[0] or 0 if self.global_projections else 0

@@ -23,7 +23,7 @@ class Temperature(Config):
 class Rope(Config):
     """How positions enter one layer; what is unset is the model's own."""
 
-    theta: float | None = Field(default=None, gt=0)
+    theta: float | None = Field(default=None, gt=1)
     """base of the frequencies; unset: `model.rope_theta`"""
     fraction: float | None = Field(default=None, ge=0, lt=1)
     """share of a head's features that turn, the first ones (Pythia: .25); 0 for a layer without positions (NoPE);

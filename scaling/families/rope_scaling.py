@@ -136,7 +136,7 @@ class LongRoPE(RopeScaling):
     and one for longer ones (Ding et al. 2024, 2402.13753; Phi-3, 2404.14219)."""
 
     kind: Literal["longrope"]
-    original_context: int = Field(ge=1)
+    original_context: int = Field(ge=2)
     """context that the frequencies were made for"""
     short_factor: tuple[float, ...]
     """what each pair's frequency is divided by where `model.context` is no longer than the original one"""

@@ -42,7 +42,7 @@ class TransformerShape(ModelConfig):
     """added to the mean square (or the variance) under the root"""
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
     """how a layer knows where a token is"""
-    rope_theta: float = Field(default=10_000.0, gt=0)
+    rope_theta: float = Field(default=10_000.0, gt=1)
     """base of the rotary frequencies"""
     bias: bool = False
     """biases in every linear map and in layer norms"""

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from scaling.errors import UserError
 
+TEMPERATURES = 1e-30, 1e30
+"""the least and the greatest that scores of any size can be divided by in float32"""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -24,8 +27,11 @@ class Sampling:
 
     def check(self, vocab: int) -> None:
         """Raises UserError for a number that cannot be. vocab: tokens that there are to draw from."""
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise UserError(f"temperature={self.temperature:g}: 0 (always the likeliest token) or more")
+        least, most = TEMPERATURES
+        if not (self.temperature == 0 or least <= self.temperature <= most):
+            raise UserError(
+                f"temperature={self.temperature:g}: 0 (always the likeliest token), or {least:g} to {most:g}"
+            )
         if self.top_k is not None and not 1 <= self.top_k <= vocab:
             raise UserError(f"top_k={self.top_k}: 1 to {vocab}, the tokens of the vocabulary; unset for all")
         for name in ("top_p", "min_p"):
@@ -39,7 +45,7 @@ class Sampling:
             return greedy(logits)
         logits = logits / self.temperature
         logits = logits if self.top_k is None else top_k(logits, self.top_k)
-        logits = logits if self.top_p is None else top_p(logits, self.top_p)
+        logits = logits if self.top_p in (None, 1) else top_p(logits, self.top_p)
         return logits if self.min_p is None else min_p(logits, self.min_p)
 
 
@@ -63,7 +69,7 @@ def top_p(logits: jax.Array, p: float) -> jax.Array:
     """Only the fewest likeliest tokens that together reach probability p, and those as likely as the last of them."""
     sorted_ = -jnp.sort(-logits, -1)
     probs = jax.nn.softmax(sorted_, -1)
-    needed = jnp.cumsum(probs, -1) - probs < p
+    needed = (jnp.cumsum(probs, -1) - probs < p).at[..., 0].set(True)  # whatever float32 makes of p
     return _at_least(logits, jnp.min(jnp.where(needed, sorted_, jnp.inf), -1, keepdims=True))
 
 

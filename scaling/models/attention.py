@@ -1,6 +1,7 @@
 """The attention mixer: multi-head attention with grouped keys and values."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from scaling.families import TransformerConfig, tree
@@ -9,7 +10,7 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.families.context import choose_context
 from scaling.models.attend import attend
 from scaling.models.attention_cache import attend_cached
-from scaling.models.attention_mask import Places
+from scaling.models.attention_mask import Places, dropout, masked_softmax
 from scaling.models.language_model import scaled
 from scaling.models.layer import NOTHING, Arrays, Aux, LayerContext, LayerPart
 from scaling.models.linear import Linear
@@ -26,6 +27,8 @@ class Attention(LayerPart):
         self.config = config
         declared = tree(part.tensors(config))
         self.q, self.k, self.v, self.o = (Linear(params[name], declared[name]) for name in "qkvo")
+        own = [f"{name}_global" for name in "qkv" if part.global_projections]
+        self.of_global = nnx.List([Linear(params[name], declared[name]) for name in own])
         self.q_scale, self.k_scale, self.sinks = (
             nnx.Param(params[name]) if name in params else None for name in ("q_scale", "k_scale", "sinks")
         )
@@ -33,26 +36,34 @@ class Attention(LayerPart):
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        q_BxLxHxd, k_BxLxKxd, v_BxLxKxd = self._made(x_BxLxD, context)
+        made = self._made(x_BxLxD, context, (self.q, self.k, self.v))
         sinks_H = None if self.sinks is None else self.sinks[...]
-        out_BxLxW = attended(self.config, context, q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, dropout_key, sinks_H)
+        out_BxLxW = attended(self.config, context, *made, dropout_key, sinks_H)
+        if self.of_global:
+            known = min(context.global_tokens, x_BxLxD.shape[1])
+            made = self._made(x_BxLxD, context, tuple(self.of_global), slice(known))
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, known)
+            out_BxLxW = out_BxLxW.at[:, :known].set(first_attended(self.config, context, *made, key, sinks_H))
         return self.o(out_BxLxW), NOTHING
 
     def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
-        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd = self._made(x_BxTxD, context)
+        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd = self._made(x_BxTxD, context, (self.q, self.k, self.v))
         new, sinks_H = {"keys": k_BxTxKxd, "values": v_BxTxKxd}, None if self.sinks is None else self.sinks[...]
         d_head = self.config.d_head
         out_BxTxHxd, cache = extended(self.config, context, q_BxTxHxd, new, cache, d_head, d_head, sinks_H)
         return self.o(out_BxTxHxd.reshape(*x_BxTxD.shape[:2], -1)), cache
 
-    def _made(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values, turned by their positions."""
-        q_BxLxHxd = self._heads(self.q(x_BxLxD), "heads", self.q_scale)
-        k_BxLxKxd = self._heads(self.k(x_BxLxD), "kv_heads", self.k_scale)
-        v_BxLxKxd = self._heads(self.v(x_BxLxD), "kv_heads", None)
+    def _made(
+        self, x_BxLxD: jax.Array, context: LayerContext, maps: tuple[Linear, ...], queries: slice = slice(None)
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries of the positions `queries`, keys and values of all, turned by their positions. maps: q, k, v."""
+        q_BxQxHxd = self._heads(maps[0](x_BxLxD[:, queries]), "heads", self.q_scale)
+        k_BxLxKxd = self._heads(maps[1](x_BxLxD), "kv_heads", self.k_scale)
+        v_BxLxKxd = self._heads(maps[2](x_BxLxD), "kv_heads", None)
         if context.rope is not None:
-            q_BxLxHxd, k_BxLxKxd = rotate(q_BxLxHxd, *context.rope), rotate(k_BxLxKxd, *context.rope)
-        return scaled(q_BxLxHxd, self.config.transfer.scores), k_BxLxKxd, v_BxLxKxd
+            q_BxQxHxd = rotate(q_BxQxHxd, *(table[..., queries, :] for table in context.rope))
+            k_BxLxKxd = rotate(k_BxLxKxd, *context.rope)
+        return scaled(q_BxQxHxd, self.config.transfer.scores), k_BxLxKxd, v_BxLxKxd
 
     def _heads(self, x_BxLxW: jax.Array, axis: str, scale: nnx.Param[jax.Array] | None) -> jax.Array:
         """[B, L, heads, d], normed over as many features as there is a scale for: those of one head or of all.
@@ -94,6 +105,28 @@ def attended(
     return out_BxLxHxd.reshape(*out_BxLxHxd.shape[:2], -1)
 
 
+def first_attended(
+    config: TransformerConfig,
+    context: LayerContext,
+    q_BxQxHxd: jax.Array,
+    k_BxLxKxd: jax.Array,
+    v_BxLxKxd: jax.Array,
+    dropout_key: jax.Array | None,
+    sinks_H: jax.Array | None = None,
+) -> jax.Array:
+    """What the heads of a window's first Q queries read of all of it, side by side: [B, Q, H·d]. Few: their scores
+    are all there at once."""
+    (batch, queries, heads, d_head), length = q_BxQxHxd.shape, k_BxLxKxd.shape[1]
+    mask, q_BxQxHxd = _mask(config, context), _scaled_by_position(context, q_BxQxHxd)
+    q_BxQxKxGxd = q_BxQxHxd.reshape(batch, queries, k_BxLxKxd.shape[2], -1, d_head)
+    scores = jnp.einsum("bqkgd,bskd->bkgqs", q_BxQxKxGxd, k_BxLxKxd, preferred_element_type=jnp.float32)
+    scores_BxHxQxL = scores.reshape(batch, heads, queries, length) * d_head**-0.5
+    own, all_keys = Places(jnp.arange(queries)), Places(jnp.arange(length))
+    probs = dropout(masked_softmax(scores_BxHxQxL, own, all_keys, mask, sinks_H), mask.dropout, dropout_key)
+    probs = probs.reshape(scores.shape).astype(v_BxLxKxd.dtype)
+    return jnp.einsum("bkgqs,bskd->bqkgd", probs, v_BxLxKxd).reshape(batch, queries, -1)
+
+
 def extended(
     config: TransformerConfig,
     context: LayerContext,
@@ -118,9 +151,10 @@ def extended(
 
 
 def _scaled_by_position(context: LayerContext, q_BxLxHxd: jax.Array) -> jax.Array:
-    if context.query_scale is None:
+    if (scale := context.query_scale) is None:
         return q_BxLxHxd
-    return (q_BxLxHxd * context.query_scale).astype(q_BxLxHxd.dtype)
+    scale = scale[..., : q_BxLxHxd.shape[1], :, :] if isinstance(scale, jax.Array) else scale
+    return (q_BxLxHxd * scale).astype(q_BxLxHxd.dtype)
 
 
 def _mask(config: TransformerConfig, context: LayerContext) -> AttentionMask:

@@ -19,6 +19,7 @@ from scaling.config import (
     read_mapping,
 )
 from scaling.errors import UserError
+from scaling.objectives import OBJECTIVES
 
 DAY = 86_400
 BEST = 5  # placements that a search tells
@@ -109,14 +110,15 @@ def _check(**given: float | None) -> None:
 
 
 def _run_of(config: ModelConfig | RunConfig, devices: int, tokens: float | None) -> RunConfig:
-    """A run as it is; of a model one that trains it with AdamW, a window at a time on each device, all of which share
-    the storage of one copy. tokens: to train on, in place of its own."""
+    """A run as it is; of a model one that trains it with AdamW, from left to right if it can, a window at a time on
+    each device, all of which share the storage of one copy. tokens: to train on, in place of its own."""
     if isinstance(config, RunConfig):
         return config if tokens is None else config.model_copy(update={"tokens": max(1, round(tokens))})
     times = 1 if devices == 1 else max(1, round(BATCH_TOKENS / config.context / devices))
     return RunConfig.model_construct(  # a model of any vocabulary: which text it reads changes nothing here
         model=config,
         data=DataConfig.model_validate(UNSAID["data"]),
+        objective=next(kind() for kind in OBJECTIVES.values() if kind.MASK in config.masks),
         optimizer=OptimizerConfig.model_validate(UNSAID["optimizer"]),
         batch_size=devices * times,
         tokens=max(1, round(tokens or PER_PARAMETER * accounting.params(config).active)),

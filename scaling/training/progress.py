@@ -87,8 +87,10 @@ class Bar:
 def record_line(record: Mapping[str, Any]) -> str:
     """The few numbers that somebody who waits wants to see."""
     if "eval_loss" in record:
-        error = record["eval_loss_sem"]
+        error, bits = record["eval_loss_sem"], record["bits_per_byte"]
         within = "" if error is None else f" ± {error:.4f}"
-        return f"held-out loss {record['eval_loss']:.4f}{within}, {record['bits_per_byte']:.4f} bits per byte"
+        return f"held-out loss {record['eval_loss']:.4f}{within}" + (
+            "" if bits is None else f", {bits:.4f} bits per byte"
+        )
     speed = record.get("tokens_per_s")
     return f"loss {record['loss']:.4f}" + (f"  {speed:,.0f} tokens/s" if speed else "")

@@ -43,6 +43,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "mixer": [{"kind": "mla", "kv_rank": 16, "nope": 4, "rope": 4, "v": 4}],
     },
     "experts": {"feed_forward": [{"kind": "moe", "experts": 8, "top_k": 2, "capacity": 1.5, "z_loss": 0.01}]},
+    "global tokens": {
+        "sliding_window": [6],
+        "global_tokens": [3],
+        "mixer": [{"kind": "attention", "global_projections": True}],
+    },
     "odd heads": {"n_heads": 3, "n_kv_heads": 1, "d_head": 8},
 }
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -54,7 +59,8 @@ WAYS = ("ulysses", "gather", "ring")
 CASES = [
     *(("grouped", mask, "ulysses", {"context": 8}, 1) for mask in ("causal", "document")),
     ("grouped", "full", "ring", {"context": 8}, 1),
-    *((model, "document", "ulysses", {"context": 4, "tensor": 2}, 1) for model in list(MODELS)[1:-1]),
+    *((model, "document", "ulysses", {"context": 4, "tensor": 2}, 1) for model in list(MODELS)[1:-2]),
+    ("global tokens", "full", "gather", {"context": 4, "tensor": 2}, 1),
     *(("one head of keys", "document", way, {"context": 4, "tensor": 2}, 1) for way in ("gather", "ring")),
     ("windows and sinks", "document", "ring", {"data": 2, "context": 4}, 2),
     ("mla", "document", "ring", {"fsdp": 2, "context": 4}, 1),
