@@ -118,6 +118,17 @@ def test_runs_that_cannot_carry_the_law_are_refused(df, said):
         laws.fit(laws.Runs(df), "chinchilla")
 
 
+def test_seeds_add_no_settings():
+    """Four settings leave one of Chinchilla's five parameters open, however many seeds each has."""
+    df = pd.concat([table().iloc[[0, 1, 3, 4]]] * 3, ignore_index=True)
+    df["loss"] *= 1 + 1e-3 * np.random.default_rng(0).standard_normal(12)
+    said = "chinchilla has 5 parameters that nothing holds and .* different N and D; these 12 are of 4"
+    with pytest.raises(UserError, match=said):
+        laws.fit(df, "chinchilla", starts=4)
+    assert laws.fit(df, "chinchilla", starts=4, fixed={"E": 1.7}).form.name == "chinchilla"
+    assert laws.fit(df, "chinchilla", starts=4, priors={"E": laws.Prior(1.7, 0.1)}).form.name == "chinchilla"
+
+
 def test_excluded_rows_stay_on_record():
     runs = laws.Runs(table()).exclude(table().params < 1.5e6, "too small")
     assert len(runs) == 6

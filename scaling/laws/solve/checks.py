@@ -50,6 +50,18 @@ def require_fittable(
             + choice("residual", "raw")
         )
     _require_spread(runs, form, fixed)
+    _require_settings(runs, form, len(free) - len(priors))
+
+
+def _require_settings(runs: Runs, form: Form, open_parameters: int) -> None:
+    """Seeds and checkpoints of one setting say how runs scatter, and nothing more of the law than one of them."""
+    settings = np.unique(np.stack([runs.column(name) for name in form.columns]), axis=1).shape[1]
+    if settings < open_parameters:
+        raise UserError(
+            f"{form.name} has {open_parameters} parameters that nothing holds and needs runs of at least as many "
+            f"different {' and '.join(form.columns)}; these {len(runs)} are of {settings}: add runs at others, fix "
+            "parameters or give them priors"
+        )
 
 
 def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
