@@ -10,10 +10,10 @@ from scaling.errors import UserError
 from scaling.files import was_changed
 from scaling.laws.curves import LossCurve
 from scaling.laws.forms.feed import FEEDS, LOSS, SEED
+from scaling.laws.table.conditions import meets
 from scaling.laws.table.reading import shown
 from scaling.laws.table.recipe import one_recipe
 from scaling.laws.table.results import meaning_of
-from scaling.laws.table.runs import meets
 from scaling.metrics import read_metrics
 from scaling.result import KEPT, read_result
 from scaling.sweeps.run_store import load_runs, run_folders

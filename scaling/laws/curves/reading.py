@@ -8,9 +8,9 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.curves.curve import LossCurve
+from scaling.laws.table.conditions import meets
 from scaling.laws.table.losses import refuse_perplexities
 from scaling.laws.table.reading import number_column, unit_of
-from scaling.laws.table.runs import meets
 from scaling.laws.table.text_table import read_table
 
 if TYPE_CHECKING:

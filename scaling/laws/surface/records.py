@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from scaling.errors import UserError
 from scaling.laws.forms.feed import FEEDS, LOSS, SEED
+from scaling.laws.table.conditions import meets
 from scaling.laws.table.recipe import one_recipe
 from scaling.laws.table.results import meaning_of
-from scaling.laws.table.runs import meets
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,10 @@ from scaling.laws.forms import Form
 from scaling.laws.forms.feed import Feed
 from scaling.laws.table.checks import notes_of
 from scaling.laws.table.columns import fed, feeds_of, free_keys, held_same, not_of_dense
+from scaling.laws.table.conditions import meets
 from scaling.laws.table.reading import shown
 from scaling.laws.table.recipe import group_labels, in_order, one_recipe, recipe_of_groups
-from scaling.laws.table.runs import Exclusion, Runs, meets, replace_fields
+from scaling.laws.table.runs import Exclusion, Runs, replace_fields
 from scaling.laws.table.sections import apart
 from scaling.result import ALTERED, UNIT
 from scaling.validity import FITTED, verdict_of

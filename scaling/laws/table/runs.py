@@ -1,7 +1,6 @@
 """The table that laws are fitted to: sizes, tokens and losses of runs, checked once and then immutable."""
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,29 +14,16 @@ from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
 from scaling.laws.table.checkpoints import Checkpoints, checkpoints_of, checkpoints_told, earlier_rows, last_told
 from scaling.laws.table.checks import notes_of, unread_notes
+from scaling.laws.table.conditions import meets
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
+from scaling.laws.table.number_table import number_table
 from scaling.laws.table.overflow import overflowed
-from scaling.laws.table.reading import (
-    SIX_ND,
-    Duplicates,
-    Missing,
-    duplicate_pairs,
-    find_columns,
-    labels_of,
-    number_column,
-    refuse_duplicates,
-    require_range,
-    unit_of,
-)
+from scaling.laws.table.reading import SIX_ND, Duplicates, Missing, labels_of
 from scaling.laws.table.text_table import read_table
 from scaling.laws.table.words import choice
-from scaling.names import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROLES = ("N", "D", "loss", "C", "sigma")
-"""columns with a meaning of their own; laws of other quantities name theirs"""
 
 
 @dataclass(frozen=True)
@@ -119,61 +105,30 @@ class Runs:
         _require_option("missing", missing, get_args(Missing))
         _require_option("checkpoints", checkpoints, get_args(Checkpoints))
         names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma, **others}
-        known, notes = find_columns(df, names, reads)
-        if not len(np.asarray(df[known["loss"]])):
-            raise UserError("the table has no rows, only columns")
-        rows = tuple(str(label) for label in getattr(df, "index", range(len(np.asarray(df[known["loss"]])))))
-        keys = [key for key in (*ROLES, *sorted(others)) if key in known]
-        units = {key: unit_of(key, known[key]) for key in keys}
-        notes += tuple(f"{known[key]} counts in {unit:g}, by its name" for key, unit in units.items() if unit != 1)
-        values = {key: number_column(df[known[key]], known[key], rows, units[key]) for key in keys}
-        lengths = {key: len(column) for key, column in values.items()}
-        lengths |= {} if run is None else {"run": len(np.asarray(df[run]))}
-        if len(set(lengths.values())) > 1:
-            raise UserError(f"columns differ in length: {lengths}")
-        runs = None if run is None else np.asarray(df[run]).astype(str)
-        gone: dict[int, str] = {}
-        if missing == "drop":
-            gone |= {
-                i: f"{known[key]} is missing" for key in keys for i in np.flatnonzero(np.isnan(values[key])).tolist()
-            }
-        for key in keys:
-            positive = key in ROLES and (key != "loss" or not signed)
-            require_range(
-                values[key], df[known[key]], known[key], rows, positive, [i in gone for i in range(len(rows))]
-            )
-        if duplicates != "keep":
-            pairs = duplicate_pairs(
-                [*(values[key] for key in keys if key != "sigma"), *([] if runs is None else [runs])]
-            )
-            pairs = [pair for pair in pairs if pair[1] not in gone]
-            if duplicates == "error":
-                refuse_duplicates(pairs, df, rows)
-            gone |= {i: f"the same run as row {rows[first]}" for first, i in pairs}
+        table = number_table(df, names, reads)
+        gone = table.unfit(df, signed, duplicates, missing)
         fields = {
-            "values": {key: _frozen(column) for key, column in values.items()},
-            "run": None if runs is None else _frozen(runs),
-            "labels": labels_of(df, list(known.values()), len(rows)),
-            "rows": rows,
+            "values": {key: _frozen(column) for key, column in table.values.items()},
+            "run": None if table.run is None else _frozen(table.run),
+            "labels": labels_of(df, list(table.names.values()), len(table.rows)),
+            "rows": table.rows,
             "exclusions": (),
-            "conventions": {"C": SIX_ND} | known,
-            "notes": notes,
+            "conventions": {"C": SIX_ND, **table.names},
+            "notes": table.notes,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         self._leave_out(gone)
         if checkpoints == "last":
-            kept = [i for i in range(len(rows)) if i not in gone]
+            kept = [i for i in range(len(table.rows)) if i not in gone]
             gone |= {kept[i]: why for i, why in self._leave_out_earlier().items()}
-        if C is not None and {"N", "D"} <= values.keys():
+        if C is not None and {"N", "D"} <= self.values.keys():
             self._refuse_overflow(np.delete(np.asarray(df[C]), list(gone)), C)
         if not trusted:
             named = {str(name): np.asarray(df[name]) for name in (df.columns if hasattr(df, "columns") else df)}
-            self._check(
-                {name: np.delete(column, list(gone)) for name, column in named.items() if len(column) == len(rows)},
-                groups,
-                apart=checkpoints == "last" or self.run is not None,
-            )
+            long = {name: column for name, column in named.items() if len(column) == len(table.rows)}
+            left = {name: np.delete(column, list(gone)) for name, column in long.items()}
+            self._check(left, groups, apart=checkpoints == "last" or self.run is not None)
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -387,45 +342,6 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
         raise UserError(f"no row of {path} meets {' and '.join(where)}")
     runs = Runs(table, **columns)
     return replace_fields(runs, exclusions=gone + runs.exclusions) if gone else runs
-
-
-def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
-    """Whether each row meets the condition; columns whose names hold dots, slashes and the like (`optimizer.b2`,
-    `eval/loss`) are written as they are.
-
-    What is unset is asked for by `optimizer.clip_norm.isna()`.
-
-    Raises UserError where it is none.
-    """
-    text = _with_quoted_names(condition, [str(name) for name in table.columns])
-    try:
-        found = np.asarray(table.eval(text))
-    except Exception as error:  # pandas raises what its parser does
-        why = " ".join(f"{error}".split())
-        raise UserError(
-            f"cannot read the condition {condition!r}: {why}; {_columns_near(table, condition)}"
-        ) from None
-    if found.dtype != np.bool_ or found.shape != (len(table),):
-        raise UserError(f"the condition {condition!r} is not true or false for each row; write for example 'x == 1'")
-    return found
-
-
-def _with_quoted_names(condition: str, columns: Sequence[str]) -> str:
-    """The condition with columns that are no Python names in backticks, but where they stand in a text."""
-    odd = sorted((name for name in columns if name and not name.isidentifier()), key=len, reverse=True)
-    if not odd:
-        return condition
-    names = "|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in odd)
-    texts = r"""'[^']*'|"[^"]*"|`[^`]*`"""
-    return re.sub(f"({texts})|({names})", lambda found: found[1] or f"`{found[2]}`", condition)
-
-
-def _columns_near(table: "pd.DataFrame", condition: str) -> str:
-    """The columns that may have been meant by a condition; all where none is near."""
-    columns = [str(name) for name in table.columns]
-    words = [word for word in re.findall(r"[A-Za-z_][\w.]*", condition) if word not in columns]
-    near = dict.fromkeys(name for word in words for name in nearest(word, columns))
-    return f"did you mean {' or '.join(near)}?" if near else f"the table has {', '.join(columns)}"
 
 
 def replace_fields(runs: Runs, **changes: Any) -> Runs:

@@ -1,0 +1,81 @@
+"""The columns of a user's table as numbers, and which of its rows are no runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.errors import UserError
+from scaling.laws.arrays import Array
+from scaling.laws.table.reading import (
+    Duplicates,
+    Missing,
+    duplicate_pairs,
+    find_columns,
+    number_column,
+    refuse_duplicates,
+    require_range,
+    unit_of,
+)
+
+ROLES = ("N", "D", "loss", "C", "sigma")
+"""columns with a meaning of their own; laws of other quantities name theirs"""
+
+
+@dataclass(frozen=True)
+class NumberTable:
+    """What was found in a table."""
+
+    names: Mapping[str, str]
+    """of columns, by letter"""
+    rows: tuple[str, ...]
+    """label of each"""
+    values: Mapping[str, Array]
+    """in ones, missing ones NaN"""
+    run: NDArray[np.str_] | None
+    notes: tuple[str, ...]
+
+    def unfit(self, df: Any, signed: bool, duplicates: Duplicates, missing: Missing) -> dict[int, str]:
+        """The rows to leave out, by place and reason: missing values and rows twice, where that is asked for.
+
+        Raises UserError for what no run can have and for rows twice.
+        """
+        gone: dict[int, str] = {}
+        if missing == "drop":
+            for key, column in self.values.items():
+                gone |= dict.fromkeys(np.flatnonzero(np.isnan(column)).tolist(), f"{self.names[key]} is missing")
+        out = [i in gone for i in range(len(self.rows))]
+        for key, column in self.values.items():
+            positive = key in ROLES and (key != "loss" or not signed)
+            require_range(column, df[self.names[key]], self.names[key], self.rows, positive, out)
+        if duplicates == "keep":
+            return gone
+        told = [*(column for key, column in self.values.items() if key != "sigma")]
+        pairs = duplicate_pairs(told if self.run is None else [*told, self.run])
+        pairs = [pair for pair in pairs if pair[1] not in gone]
+        if duplicates == "error":
+            refuse_duplicates(pairs, df, self.rows)
+        return gone | {i: f"the same run as row {self.rows[first]}" for first, i in pairs}
+
+
+def number_table(df: Any, names: Mapping[str, str | None], reads: Sequence[str] | None) -> NumberTable:
+    """names, reads: as of `find_columns`.
+
+    Raises UserError for a column that is not there, a table without rows, columns of several lengths, no numbers.
+    """
+    known, notes = find_columns(df, names, reads)
+    count = len(np.asarray(df[known["loss"]]))
+    if not count:
+        raise UserError("the table has no rows, only columns")
+    rows = tuple(str(label) for label in getattr(df, "index", range(count)))
+    others = sorted(known.keys() - {*ROLES, "run"})
+    units = {key: unit_of(key, known[key]) for key in (*ROLES, *others) if key in known}
+    notes += tuple(f"{known[key]} counts in {unit:g}, by its name" for key, unit in units.items() if unit != 1)
+    values = {key: number_column(df[known[key]], known[key], rows, unit) for key, unit in units.items()}
+    run = np.asarray(df[known["run"]]).astype(str) if "run" in known else None
+    lengths = {key: len(column) for key, column in values.items()} | ({} if run is None else {"run": len(run)})
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"columns differ in length: {lengths}")
+    return NumberTable(known, rows, values, run, notes)
