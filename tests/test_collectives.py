@@ -121,6 +121,24 @@ def test_a_collective_that_is_hidden_behind_a_loop_is_made_as_often_as_it_begins
     assert len(collectives(program, MESH)) == len(collectives(PROGRAM, MESH)) + 1
 
 
+def test_an_all_reduce_that_a_fusion_gives_a_slice_of_is_a_reduce_scatter() -> None:
+    """As a TPU makes it, which writes it so; outside of a fusion every device has the whole sum."""
+    scatter = """%all-reduce-scatter (x: f32[40]) -> f32[20] {
+  %x = f32[40]{0} parameter(0)
+  %i = s32[] constant(20)
+  %sum = f32[40]{0} all-reduce(%x), channel_id=8, replica_groups={{0,2},{1,3},{4,6},{5,7}}, to_apply=%add
+  ROOT %part = f32[20]{0} dynamic-slice(%sum, %i), dynamic_slice_sizes={20}
+}
+
+"""
+    call = "  %w = f32[40]{0} parameter(3)\n  %r = f32[20] fusion(%w), kind=kCustom, calls=%all-reduce-scatter\n"
+    fused = PROGRAM.replace("ENTRY", scatter + "ENTRY").replace("  %zero =", call + "  %zero =")
+    found = [(c.kind, c.axes, c.bytes, c.sent) for c in collectives(fused, MESH) if c.bytes == 160]
+    assert found == [("reduce-scatter", ("fsdp",), 160, 80.0)]
+    alone = scatter.replace("%all-reduce-scatter", "ENTRY %main")
+    assert [c.kind for c in collectives("HloModule x\n\n" + alone, MESH)] == ["all-reduce"]
+
+
 SLICES = """HloModule jit_step, is_scheduled=true
 
 ENTRY %main (x: bf16[32,8]) -> bf16[32,8] {

@@ -58,7 +58,9 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     model, order = run.model, schedule(run, mesh, platform)
     accumulate, apart = order.parts, outside(run, mesh, order)
     dtype = compute_dtype(run.placement.compute_dtype, platform)
-    remat = run.placement.remat if platform != "cpu" or run.placement.scans(platform) else "none"
+    scans = run.placement.scans(platform)
+    in_loop = scans or (order.stages > 1 and not order.alternates)  # over layers or ticks: XLA's compiler for CPUs
+    remat = run.placement.remat if platform != "cpu" or in_loop else "none"  # keeps what elsewhere is computed again
     compute = Compute(
         platform, dtype, run.placement.attention, remat, mesh["tensor"], run.objective.mask,
         run.placement.experts, run.placement.transport, mesh["expert"],
@@ -83,6 +85,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
         + _elsewhere(tensors, mesh, order, apart, zero)
+        + (0 if platform != "cpu" or scans else _for_all_ticks(tensors, mesh, order, apart))
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
         "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
@@ -183,6 +186,16 @@ def _elsewhere(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedul
             one, shared = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:]), in_stage(mesh)
             held += at_ends * one.size // _ways(one, mesh if order.alternates else shared, stored=zero == 3)
     return 2 * FLOAT32 * held
+
+
+def _for_all_ticks(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside) -> int:
+    """Bytes of the whole copies of a stage's layers, one forward and one backward, that XLA's compiler for CPUs makes
+    before the loop over ticks where no loop over layers is in it."""
+    if order.stages == 1:
+        return 0
+    layers = [tensor for tensor in tensors if tensor.depth == LAYERS and tensor.inputs]
+    whole = ((1 - apart.share(tensor)) * tensor.size // _ways(tensor, mesh, stored=False) for tensor in layers)
+    return 2 * FLOAT32 * round(sum(whole))
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from scaling.accounting.links import sent
@@ -51,8 +51,9 @@ def collectives(
     slices: places in that order of the chips of each TPU slice, where there are several: the program is that of the
     first one alone, and sends to the others.
     A start and its end are one, and so are those of a chain, the fusions that a TPU hides one behind, also in a loop
-    behind the start: each step brings it further. Raises ValueError where one is in a loop of which the program does
-    not say how often it runs.
+    behind the start: each step brings it further. An all-reduce that a TPU fuses with the slice of it that a chip
+    keeps is a reduce-scatter: it makes them so, and no chip has the whole sum. Raises ValueError where one is in a
+    loop of which the program does not say how often it runs.
     """
     program = parse(text)
     slices = slices or [range(prod(mesh.values()))]
@@ -63,11 +64,20 @@ def collectives(
 Place = tuple[Instruction, dict[str, Instruction], tuple[int | None, ...]]
 
 
-def _walk(program: Program, name: str, loops: tuple[int | None, ...], seen: set[tuple[str, ...]]) -> Iterator[Place]:
+def _walk(
+    program: Program,
+    name: str,
+    loops: tuple[int | None, ...],
+    seen: set[tuple[str, ...]],
+    fused: bool = False,
+) -> Iterator[Place]:
     """Every collective below a computation. seen: chains that have begun, by channel and
-    number, see `collectives`."""
+    number, see `collectives`. fused: it is that of a fusion."""
     computation = program.computations[name]
+    sliced = {x for i in computation.values() if fused and i.opcode == "dynamic-slice" for x in i.operands[:1]}
     for instruction in computation.values():
+        if instruction.opcode == "all-reduce" and instruction.name in sliced:
+            instruction = replace(instruction, opcode="reduce-scatter")
         if instruction.opcode.removesuffix("-start") in KINDS or _across(instruction):
             chain = re.search(r'\bchannel_id=(\d+).*\bchain_id="(\d+)"', instruction.rest)
             if chain is None or chain.groups() not in seen:
@@ -79,7 +89,7 @@ def _walk(program: Program, name: str, loops: tuple[int | None, ...], seen: set[
                 yield from _walk(program, called, inner, seen)
         elif not instruction.opcode.endswith(("-update", "-done")):
             for called in instruction.calls:
-                yield from _walk(program, called, loops, seen)
+                yield from _walk(program, called, loops, seen, instruction.opcode == "fusion")
 
 
 def _collective(

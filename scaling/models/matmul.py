@@ -14,39 +14,44 @@ from scaling.parallel.zero import gradient_split
 Axes = tuple[str, ...]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def matmul(x: jax.Array, w_IxO: jax.Array, dtype: Any = None, axes: Axes | None = None) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def matmul(
+    x: jax.Array, w_IxO: jax.Array, dtype: Any = None, axes: Axes | None = None, precision: str | None = None
+) -> jax.Array:
     """x [..., I] · w [I, O] → [..., O] in `dtype` (that of x where unset), summed in float32 on accelerators.
 
     axes: logical axes of w; x is [batch, sequence, I] then, and the gradient of w is a `matrix_gradient`. Without
-    them all is on one device, or left to the compiler.
+    them all is on one device, or left to the compiler. precision: of the products, as in `jnp.matmul`.
 
     Derived automatically, the gradient of w is a product whose result is transposed; on a CPU XLA moves that
     transposition into whatever computed the incoming gradient, an elementwise loop that then runs across the memory
     (a third of a training step at width 128). Here the product has the order of w, and the barrier keeps what comes
     in apart. The incoming gradient takes the precision of x: float32 logits do not make float32 products.
     """
-    return jnp.matmul(x, w_IxO, preferred_element_type=dtype or x.dtype)
+    return jnp.matmul(x, w_IxO, preferred_element_type=dtype or x.dtype, precision=precision)
 
 
 def _forward(
-    x: jax.Array, w_IxO: jax.Array, dtype: Any, axes: Axes | None
+    x: jax.Array, w_IxO: jax.Array, dtype: Any, axes: Axes | None, precision: str | None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return matmul(x, w_IxO, dtype, axes), (x, w_IxO)
+    return matmul(x, w_IxO, dtype, axes, precision), (x, w_IxO)
 
 
 def _backward(
-    dtype: Any, axes: Axes | None, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+    dtype: Any, axes: Axes | None, precision: str | None, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, w_IxO = saved
+    back = partial(jnp.matmul, precision=precision)
     dy = jax.lax.optimization_barrier(dy.astype(x.dtype))
     if axes is not None and active_mesh() is not None:  # windows and their positions made one axis would be gathered
-        return jnp.matmul(dy, w_IxO.T), matrix_gradient(x, dy, axes, ("batch", "sequence"))
+        return back(dy, w_IxO.T), matrix_gradient(x, dy, axes, ("batch", "sequence"), precision)
     dy_TxO = dy.reshape(-1, dy.shape[-1])
-    return jnp.matmul(dy_TxO, w_IxO.T).reshape(x.shape), outer(x.reshape(-1, x.shape[-1]), dy_TxO)
+    return back(dy_TxO, w_IxO.T).reshape(x.shape), outer(x.reshape(-1, x.shape[-1]), dy_TxO, precision)
 
 
-def matrix_gradient(x: jax.Array, dy: jax.Array, axes: Axes, tokens: tuple[str, str]) -> jax.Array:
+def matrix_gradient(
+    x: jax.Array, dy: jax.Array, axes: Axes, tokens: tuple[str, str], precision: str | None = None
+) -> jax.Array:
     """`outer`, where devices share the tokens or the matrix: each makes the sum over its own tokens, and these are
     added up where the parts of the matrix lie (a reduce-scatter), so that none is whole anywhere after it.
 
@@ -60,25 +65,25 @@ def matrix_gradient(x: jax.Array, dy: jax.Array, axes: Axes, tokens: tuple[str, 
     whole = tuple(name for part in beyond(apart, shared) for name in part)
 
     def local(x: jax.Array, dy: jax.Array) -> jax.Array:
-        w = outer(x.reshape(-1, x.shape[-1]), dy.reshape(-1, *dy.shape[2:]))
+        w = outer(x.reshape(-1, x.shape[-1]), dy.reshape(-1, *dy.shape[2:]), precision)
         w = scattered(w, apart)
         return jax.lax.psum(w, whole) if whole else w
 
     return by_parts(local, ((*shared, own[0]), (*shared, *own[1:])), joined(own, apart), x, dy)
 
 
-def outer(x_TxI: jax.Array, dy: jax.Array) -> jax.Array:
+def outer(x_TxI: jax.Array, dy: jax.Array, precision: str | None = None) -> jax.Array:
     """Σ over tokens of x [T, I] times dy [T, O …]: the gradient [I, O …] of a matrix.
 
     On a CPU the narrower side is transposed first, as a copy of its own: XLA's fast products want the summed axis
     last on the left, and its other form took 1.1 to 1.9 times as long as this with its copy.
     """
     if target_platform() != "cpu":
-        return jax.lax.dot_general(x_TxI, dy, (((0,), (0,)), ((), ())))
+        return jax.lax.dot_general(x_TxI, dy, (((0,), (0,)), ((), ())), precision)
 
     def product(left: jax.Array, right: jax.Array) -> jax.Array:
         left = jax.lax.optimization_barrier(jnp.moveaxis(left, 0, -1))
-        return jax.lax.optimization_barrier(jnp.tensordot(left, right, 1))
+        return jax.lax.optimization_barrier(jnp.tensordot(left, right, 1, precision=precision))
 
     if x_TxI.shape[-1] <= prod(dy.shape[1:]):
         return product(x_TxI, dy)

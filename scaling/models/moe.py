@@ -11,6 +11,7 @@ from scaling.families.mlp import MLP as Dense
 from scaling.families.moe import MoE as Declared
 from scaling.models.expert_parallel import Experts, on_the_mesh
 from scaling.models.layer import Arrays, Aux, LayerContext, LayerPart
+from scaling.models.matmul import matmul
 from scaling.models.mlp import MLP
 from scaling.models.parameters import Params
 from scaling.models.routing import Routing, by_hash, route, seeded
@@ -24,8 +25,9 @@ class MoE(LayerPart):
         self.router = nnx.data(params.get("router"))
         self.balance, self.load = params.get("balance"), params.get("load")
         self.experts = nnx.data(params["experts"])
-        declared = tree(tensor for tensor in part.tensors(config) if tensor.path[0] == "experts")["experts"]
-        self.axes = tuple(tensor.axes for tensor in jax.tree.leaves(declared))
+        declared = tree(part.tensors(config))
+        self.axes = tuple(tensor.axes for tensor in jax.tree.leaves(declared["experts"]))
+        self.router_axes = declared["router"]["kernel"].axes if self.router is not None else None
         self.shared = MLP(config, Dense(), params["shared"]) if part.shared else None
 
     def __call__(
@@ -65,7 +67,7 @@ class MoE(LayerPart):
             near = 1 - part.jitter, 1 + part.jitter
             own_key = jax.random.fold_in(key, 2)  # dropout of the whole branch draws from the key itself
             x_BxLxD = x_BxLxD * jax.random.uniform(own_key, x_BxLxD.shape, jnp.float32, *near)
-        logits_BxLxE = jnp.matmul(x_BxLxD, self.router["kernel"], precision="highest")
+        logits_BxLxE = matmul(x_BxLxD, self.router["kernel"], None, self.router_axes, "highest")
         return route(part, logits_BxLxE + self.router.get("bias", 0.0), self.balance, self.load)
 
     @staticmethod

@@ -166,6 +166,16 @@ def test_a_pass_that_counts_the_batch_sends_what_a_forward_pass_sends() -> None:
     }  # fmt: skip
 
 
+def test_the_gradient_of_a_router_is_summed_up_where_its_parts_lie() -> None:
+    """By hand: the whole [D, experts] float32 goes into a reduce-scatter in each layer, and no all-reduce has it."""
+    experts = {"kind": "moe", "experts": 48, "top_k": 1, "d_ff": 32, "normalise": False}
+    step = compiled_step(configured("experts", layers=2, feed_forward=experts))
+    found = collectives(step.update.as_text(), step.mesh.shape)
+    summed = [one.bytes for one in found if one.kind == "all-reduce" and "dot" in one.origin and one.loops == (2,)]
+    assert max(summed, default=0) <= SMALL
+    assert ("reduce-scatter", (2,), FLOAT32 * D * 48) in {(one.kind, one.loops, one.bytes) for one in found}
+
+
 @pytest.mark.parametrize("mesh", ["fsdp", "mixed"])
 def test_nothing_grows_with_the_pieces_of_the_loss(mesh: str) -> None:
     def about(chunk: int) -> Counter[Any]:

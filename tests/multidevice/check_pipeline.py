@@ -201,6 +201,15 @@ def test_the_ledger_knows_what_a_stage_keeps() -> None:
     assert beside_state(config) == pytest.approx(step.update.memory_analysis().temp_size_in_bytes, rel=0.1)
 
 
+def test_the_ledger_knows_that_unrolled_layers_of_a_stage_are_gathered_for_all_ticks() -> None:
+    """Of matrices that lead, which were missing: the ledger said 0.57 of what the compiler plans."""
+    values = run("plain", 4, {"data": 1, "pipeline": 2, "fsdp": 4}, layers="unroll").model_dump(mode="json")
+    values["model"] = {"vocab": 512, "context": 32, "layers": 4, "d_model": 512, "n_heads": 4, "d_ff": 1024}
+    config = build(RunConfig, values | {"batch_size": 32, "tokens": 10**6}, "test")
+    planned = compiled_step(config).update.memory_analysis().temp_size_in_bytes
+    assert beside_state(config) == pytest.approx(planned, rel=0.1)
+
+
 def test_what_1f1b_keeps_does_not_grow_with_the_number_of_microbatches() -> None:
     """In the compiled step and in the ledger, where GPipe's grows by half and more."""
     for schedule, grows in (("1f1b", False), ("gpipe", True)):
