@@ -4,7 +4,7 @@ import argparse
 import errno
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,9 @@ from scaling.numbers import to_number
 
 if TYPE_CHECKING:
     from scaling import laws
+
+
+EITHER = "give either --flops or the law's columns, such as N=7e9 D=1e12 (see `scaling predict --help`)"
 
 
 @contextmanager
@@ -65,7 +68,7 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
     one_curve = not args.group and (csv or fitted.form.of_sizes)
     approach2 = laws.try_isoflop(fitted.runs, args.level, designed=not csv) if one_curve else None
     table = laws.fit_table(fitted, args.level, approach2)
-    replaced = _replaced(output, before, fitted.runs.hash)
+    replaced = _replaced(output, before, fitted)
     fitted.save(output)
     table["overwritten"] = replaced
     text = "\n".join([laws.format_table(table), *([f"note: {replaced}"] if replaced else []), f"saved as {output}"])
@@ -143,18 +146,30 @@ def _fit_curves(args: argparse.Namespace) -> tuple[Any, str]:
     if not csv:
         _require_folders(args.runs)
     fitted = cli_curves.fit(args, _columns(args) if csv else None)
-    replaced = _replaced(output, before, fitted.fit.runs.hash)
+    replaced = _replaced(output, before, fitted.fit)
     fitted.save(output)
     notes = [f"note: {replaced}"] if replaced else []
     text = "\n".join([fitted.summary(args.level), *notes, f"saved as {output}"])
     return finite(fitted.table(args.level) | {"overwritten": replaced}), text
 
 
-def _replaced(output: Path, before: dict[str, str] | None, data: str) -> str | None:
-    """What to say where a fit of other data was in the way."""
-    if before is None or before["hash"] == data:
+def _replaced(output: Path, before: dict[str, str] | None, fitted: "laws.Fit") -> str | None:
+    """What to say where a fit of other data, or by another objective, was in the way."""
+    if before is None:
         return None
-    return f"{output} held {before['law']} of other data ({before['hash']}), which is overwritten"
+    if before["hash"] != fitted.runs.hash:
+        return f"{output} held {before['law']} of other data ({before['hash']}), which is overwritten"
+    if before["objective"] == (now := _objective(fitted.loss.to_dict())):
+        return None
+    return (
+        f"{output} held {before['law']} of the same runs by {before['objective']}, which is overwritten; this one "
+        f"is by {now}"
+    )
+
+
+def _objective(told: Mapping[str, Any]) -> str:
+    """Such as huber δ=0.01, of what a saved fit says about its objective."""
+    return f"{told['kind']}" + (f" δ={told['delta']:g}" if told["delta"] is not None else "")
 
 
 def predict(args: argparse.Namespace) -> tuple[Any, str]:
@@ -164,19 +179,30 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
 
     if args.schedule is not None:
         return cli_curves.predict(args)
-    if (args.flops is None) == (not args.overrides):
-        raise UserError(
-            "give either --flops or the law's columns, such as N=7e9 D=1e12 (see `scaling predict --help`)"
-        )
-    fitted = laws.load(args.fit)
+    if args.flops is None and not args.overrides:
+        raise UserError(EITHER)
+    fitted, at = _of_group(laws.load(args.fit), args.overrides)
+    if (args.flops is None) == (not at):
+        raise UserError(EITHER)
     if args.flops is not None and fitted.form.columns != ("C",):
         best = laws.predict_table(fitted, args.flops, args.level)
         forecast, told = _forecast(fitted, args.level, args.flops)
         return finite(best | forecast), laws.format_prediction(best) + told
-    columns = _numbers(args.overrides) if args.flops is None else {"C": args.flops}
+    columns = _numbers(at) if args.flops is None else {"C": args.flops}
     table = laws.loss_table(fitted, columns, args.level)
     forecast, told = _forecast(fitted, args.level, None, **columns)
     return finite(table | forecast), laws.format_loss(table) + told
+
+
+def _of_group(fitted: "laws.Fit", texts: list[str]) -> tuple["laws.Fit", list[str]]:
+    """Of a law of several groups that of the one named by group=NAME, and the other texts."""
+    if fitted.form.pooling is None:
+        return fitted, texts
+    names = [text.partition("=")[2] for text in texts if text.partition("=")[0] == "group"]
+    if len(names) != 1:
+        groups = fitted.groups
+        raise UserError(f"{fitted.form.name}: say which one, group={groups[0]}; there are {', '.join(groups)}")
+    return fitted[names[0]], [text for text in texts if text.partition("=")[0] != "group"]
 
 
 def _forecast(fitted: "laws.Fit", level: float, flops: float | None, **at: float) -> tuple[dict[str, Any], str]:
@@ -291,7 +317,11 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
 
 def _columns(args: argparse.Namespace) -> dict[str, str]:
     """The columns named by letter."""
-    return dict(_pair(text, "--column", "E=experts") for text in args.column)
+    pairs = [_pair(text, "--column", "E=experts") for text in args.column]
+    letters = [letter for letter, _ in pairs]
+    if twice := next((letter for letter in letters if letters.count(letter) > 1), None):
+        raise UserError(f"--column {twice} is given twice")
+    return dict(pairs)
 
 
 def _require_folders(paths: list[Path]) -> None:
@@ -345,7 +375,7 @@ def _writable(path: Path) -> Path:
 
 
 def _fit_in(path: Path) -> dict[str, str] | None:
-    """Law and hash of the data of the fit in the file `path`, None where there is no file.
+    """Law, hash of the data and objective of the fit in the file `path`, None where there is no file.
 
     Raises UserError where the file is no fit: it is not overwritten.
     """
@@ -353,7 +383,8 @@ def _fit_in(path: Path) -> dict[str, str] | None:
         return None
     try:
         there = read_json(path)
-        return {"law": str(there["law"]), "hash": str(there["data"]["hash"])}
+        objective = _objective(there["objective"])
+        return {"law": str(there["law"]), "hash": str(there["data"]["hash"]), "objective": objective}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"-o {path} is there and no fit; delete it or name another file") from None
 
@@ -361,8 +392,10 @@ def _fit_in(path: Path) -> dict[str, str] | None:
 def _numbers(texts: list[str]) -> dict[str, float]:
     """Columns by letter. Raises UserError for what is no number."""
     pairs = [_pair(text, "predict", "N=7e9") for text in texts]
-    values = {}
+    values: dict[str, float] = {}
     for letter, text in pairs:
+        if letter in values:
+            raise UserError(f"{letter} is given twice")
         try:
             values[letter] = to_number(text)
         except ValueError:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -122,6 +123,29 @@ def require_whole(values: Any) -> dict[str, Any]:
     if not whole:
         raise ValueError("it was changed after it was written: its contents do not give its seal")
     return inner
+
+
+def mappings(values: Any, what: str) -> list[Mapping[str, Any]]:
+    """A list of mappings in a record. Raises ValueError for anything else."""
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ValueError(f"its {what} are no list of mappings")
+    return values
+
+
+def texts(values: Any, what: str, count: int | None = None) -> tuple[str, ...]:
+    """A list of texts in a record, of `count` where that is given. Raises ValueError for anything else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"its {what} are no list of texts")
+    if count is not None and len(values) != count:
+        raise ValueError(f"its {what} are {len(values)}, where {count} belong")
+    return tuple(values)
+
+
+def number(value: Any, what: str) -> float:
+    """A finite number in a record. Raises ValueError for anything else, booleans among them."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"its {what} is no number")
+    return value
 
 
 def seals_of(files: Mapping[str, bytes]) -> str:

@@ -7,7 +7,10 @@ SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 
 def to_number(value: object) -> float:
-    """A number, or a text of one with or without a suffix of `SUFFIXES`. Raises ValueError, TypeError for others."""
+    """A number, or a text of one with or without a suffix of `SUFFIXES`. Raises ValueError, TypeError for others, and
+    for True and False."""
+    if isinstance(value, bool):
+        raise TypeError(f"{value} is no number")
     if isinstance(value, str):
         text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", value.strip()).replace("_", "")
         scale = SUFFIXES.get(text[-1:], 1.0)

@@ -117,10 +117,11 @@ def _tokens(corpus: str | None) -> float:
     if corpus is None:
         files = [str(path) for path in source_files(Path(sysconfig.get_path("stdlib")))]
     else:
-        files = [file for file in glob.glob(os.path.expanduser(corpus), recursive=True) if os.path.isfile(file)]
-        if not files:
+        if not any(map(os.path.isfile, glob.iglob(os.path.expanduser(corpus), recursive=True))):
             raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
-        FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}"))  # refuses what a launch would
+        found = FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}"))  # refuses what a launch would
+        found.require_both_splits()
+        files = found.files
     return TRAINING_SHARE * sum(map(os.path.getsize, files))
 
 

@@ -31,7 +31,8 @@ def columns() -> int:
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int] = 1) -> str:
     """Rows under their headings and a rule. left: as in `align`.
 
-    A table that is wider than `columns()` goes on below each row with the columns that are left; no cell is cut.
+    A table that is wider than `columns()` goes on below each row with the columns that are left, unless these are
+    empty there; no cell is cut.
     """
     flush_left = range(left) if isinstance(left, int) else left
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
@@ -46,7 +47,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Co
         blocks.append([start + line for line in lines])
     heading, *body = zip(*blocks, strict=True)
     rule = " " + "─" * (max(len(line) for lines in (heading, *body) for line in lines) - 1)
-    return "\n".join(line for lines in (heading, (rule,), *body) for line in lines)
+    return "\n".join(line for lines in (heading, (rule,), *body) for line in lines if line.strip())
 
 
 def _bands(widths: Sequence[int], gap: int, room: int) -> list[range]:

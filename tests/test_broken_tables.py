@@ -136,6 +136,43 @@ def test_a_comma_that_may_be_a_decimal_point_or_not_is_refused() -> None:
     np.testing.assert_array_equal(laws.read_csv("case.csv").N, np.repeat(SIZES, 4))
 
 
+def test_points_between_thousands_are_told_from_decimals_where_a_comma_is_the_decimal_point() -> None:
+    def write(*sizes: float) -> None:
+        rows = [
+            [f"{n:,.0f}".replace(",", "."), d, loss.replace(".", ",")]
+            for n, (_, d, loss) in zip(sizes, ROWS, strict=True)
+        ]
+        Path("case.csv").write_text(text_of(HEADER, rows, ";"))
+
+    write(*np.repeat(SIZES, 4))
+    np.testing.assert_array_equal(laws.read_csv("case.csv").N, np.repeat(SIZES, 4))
+    write(*range(22_500, 22_516))
+    with pytest.raises(UserError, match=r"'params': 22,500 may be 22\.500 or 22500"):
+        laws.read_csv("case.csv", trusted=True)
+
+
+def test_a_name_of_two_lines_is_asked_for_as_it_is_shown() -> None:
+    Path("case.csv").write_text(text_of(["params", "tokens\n(seen)", " loss "], ROWS))
+    with pytest.raises(UserError, match=r"did you mean tokens \(seen\)"):
+        laws.read_csv("case.csv")
+    np.testing.assert_array_equal(laws.read_csv("case.csv", D="tokens (seen)").D, TOKENS * 4)
+    Path("case.csv").write_text(
+        "\n\n" + text_of(["params", '"tokens\nseen"', "loss", "loss"], [[*r, "1"] for r in ROWS])
+    )
+    with pytest.raises(UserError, match="two columns are called 'loss'"):
+        laws.read_csv("case.csv")
+
+
+def test_true_is_no_number_and_json_no_table() -> None:
+    Path("case.csv").write_text(text_of(HEADER, [[n, d, "True"] for n, d, _ in ROWS]))
+    with pytest.raises(UserError, match="'loss', row 0: True is not a number"):
+        laws.read_csv("case.csv")
+    for text in (json.dumps([dict(zip(HEADER, row, strict=True)) for row in ROWS]), json.dumps({"params": 1}) + "\n"):
+        Path("case.csv").write_text(text)
+        with pytest.raises(UserError, match="it is JSON"):
+            laws.read_csv("case.csv")
+
+
 @pytest.mark.parametrize(
     "data", [bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n" + bytes(100), b"\x00", b"\xff\xfe" * 99]
 )

@@ -12,6 +12,7 @@ from synthetic_sweep import sweep_config, write_runs
 
 from scaling import laws, load_runs
 from scaling.cli import main
+from scaling.errors import UserError
 from scaling.sweeps import make_runs, status
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
@@ -172,9 +173,46 @@ def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):
         (("predict", path, "N=7e9", "D=many"), "'many' is not a number"),
         (("predict", path, "N=7e9", "D=-1"), "positive and finite"),
         (("predict", path, "N=7e9", "--flops", "1e24"), "either --flops or"),
+        (("predict", path, "N=7e9", "N=8e9", "D=1e12"), "N is given twice"),
+        (("fit", csv, *NAMES, "--column", "E=which", "--column", "E=seen"), "--column E is given twice"),
         (("predict", path), "--help"),
     ):
         assert said in error_of(capsys, *call)
+
+
+def test_of_a_law_of_groups_one_is_asked_for_by_its_name(csv, tmp_path, capsys):
+    path = tmp_path / "fit.json"
+    table = pd.read_csv(csv).dropna().assign(kind=lambda t: np.where(t.index % 2, "8", "2"))
+    table.to_csv(tmp_path / "two.csv", index=False)
+    assert scaling("fit", tmp_path / "two.csv", *NAMES[:6], *QUICK, "--group", "kind", "-o", path) == 0
+    both = laws.load(path)
+    assert capsys.readouterr().out
+    for group in ("2", "8"):
+        wanted = float(both[group].predict(N=7e9, D=1e12).loss)
+        assert json_of(capsys, "predict", path, "N=7e9", "D=1e12", f"group={group}")["loss"] == pytest.approx(wanted)
+        assert json_of(capsys, "predict", path, "--flops", "1e21", f"group={group}")["N"] == pytest.approx(
+            both[group].optimal(1e21).N
+        )
+        assert both.predict(N=7e9, D=1e12, group=group).loss == pytest.approx(wanted)
+        at = pd.DataFrame({"N": [7e9], "D": [1e12], "group": [group]})
+        assert both.predict(at).loss[0] == pytest.approx(wanted)
+    assert both.predict(N=7e9, D=1e12, group=[1, 2]).loss == pytest.approx(
+        both.predict(N=7e9, D=1e12, group=["2", "8"]).loss
+    )
+    for given in (("N=7e9", "D=1e12"), ("--flops", "1e21")):
+        assert "say which one, group=2; there are 2, 8" in error_of(capsys, "predict", path, *given)
+        assert "no group '1'; there are 2, 8" in error_of(capsys, "predict", path, *given, "group=1")
+    for group in (0, 3, 1.5, "1"):
+        with pytest.raises(UserError, match="no group"):
+            both.predict(N=7e9, D=1e12, group=group)
+
+
+def test_a_budget_without_a_best_size_is_told(csv, tmp_path, capsys):
+    path = tmp_path / "fit.json"
+    json_of(capsys, "fit", csv, *NAMES, *QUICK, "-o", path)
+    said = "N* is at the end of where it is sought"
+    assert said not in " ".join(json_of(capsys, "predict", path, "--flops", "1e21")["warnings"])
+    assert said in " ".join(json_of(capsys, "predict", path, "--flops", "1e300")["warnings"])
 
 
 def test_the_list_holds_every_law_within_a_line(capsys, monkeypatch):
@@ -323,6 +361,10 @@ def test_a_fit_of_other_data_is_not_overwritten_without_a_word(csv, tmp_path, ca
         assert (f"held chinchilla of other data ({old}" in said) == told, said
         table = json_of(capsys, "fit", csv, *NAMES, "--where", condition, *QUICK, "-o", path)
         assert table["overwritten"] is None
+    again = json_of(capsys, "fit", csv, *NAMES, "--where", condition, *QUICK, "-o", path, "--objective", "huber:0.01")
+    assert again["overwritten"].endswith(
+        "of the same runs by huber δ=0.001, which is overwritten; this one is by huber δ=0.01"
+    )
 
 
 def test_rows_twice_and_missing_are_dropped_by_options_and_told_by_them(csv, tmp_path, capsys):

@@ -15,6 +15,7 @@ from mutations import call
 from waiting import LIMIT_S
 
 from scaling.config import DataConfig
+from scaling.data import prepare
 from scaling.data.corpora import open_corpus, source_identity
 from scaling.data.corpus import held_out
 from scaling.errors import UserError
@@ -194,6 +195,8 @@ def test_without_a_network_a_download_is_refused_in_one_line_and_in_seconds(tmp_
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
 def test_what_unpacks_without_end_is_refused_in_little_memory(tmp_path, name):
+    for number in range(100):  # of which some are held out
+        (tmp_path / f"z{number}.txt.gz").write_bytes(gzip.compress(b"x"))
     (tmp_path / name).write_bytes(gzip.compress(bytes(2**20)) * 400)
     (tmp_path / "data.yaml").write_text(f"corpus: files:{tmp_path}/*.gz\n")
     outcome = call("data", "prepare", tmp_path / "data.yaml", "--store", tmp_path / "store")
@@ -208,6 +211,26 @@ def test_a_glob_that_matches_nothing_or_what_is_not_text_is_refused(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"x.zip is of no kind that is read; allowed: .txt"):
         open_corpus(files(tmp_path / "*.zip"), "store")
+
+
+def test_a_link_to_a_folder_above_does_not_bring_the_same_files_again(tmp_path):
+    for number in range(30):
+        (tmp_path / "texts/in").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"texts/in/{number}.txt").write_text(f"text {number}")
+    (tmp_path / "texts/in/above").symlink_to("..")
+    (tmp_path / "other").symlink_to("texts/in")  # one that leads nowhere back is followed
+    found = [text for split in SPLITS for text in texts(files(tmp_path / "texts/**/*.txt"), split)]
+    assert sorted(found) == sorted(f"text {number}" for number in range(30))
+    assert len(open_corpus(files(tmp_path / "other/*.txt"), "store").files) == 30
+
+
+@pytest.mark.parametrize("fraction, said", [(0.05, "none is"), (0.999, "all are")])
+def test_a_text_that_is_one_document_is_refused_before_it_is_read(tmp_path, fraction, said):
+    (tmp_path / "all.txt").write_bytes(b"\xff")  # whoever reads it says that it is no UTF-8
+    with pytest.raises(UserError, match=rf"each \.txt is one document, and of 1 {said} held out .*split -n l/200"):
+        prepare(files(tmp_path / "*.txt", fraction), tmp_path / "store", progress=False)
+    write_jsonl(tmp_path / "lines.jsonl", ["a"])
+    open_corpus(files(tmp_path / "*.*", fraction), "store").require_both_splits()  # lines are not known unread
 
 
 @pytest.mark.parametrize("name", ["python_stdlibs", "tfds:", "files:", "http://x", "lm1b"])

@@ -174,6 +174,12 @@ def test_data_are_checked_where_they_are_prepared_and_never_prepared(tmp_path: P
     found = describe_sweep(config, tmp_path / "runs")
     assert found["unprepared"] == [data["corpus"]] and not store.exists() and not (tmp_path / "runs").exists()
     assert f"note: {data['corpus']} is not prepared yet" in format_sweep(found)
+    gone = plain_sweep(
+        run={"data": {**data, "corpus": f"files:{text}/*.jsonl"}, "records": {"store_folder": str(store)}}
+    )
+    assert "note: a launch here would end: data.corpus='files:" in format_sweep(
+        describe_sweep(gone, tmp_path / "runs")
+    )
     prepare(make_runs(config)[0].config.data, store, progress=False)
     with pytest.raises(UserError, match=r"data\.epochs=1 allows"):
         describe_sweep(config, tmp_path / "runs")

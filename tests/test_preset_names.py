@@ -63,12 +63,17 @@ def test_a_model_of_ones_own_extends_a_shipped_one(tmp_path: Path) -> None:
         (["train", "demo"], "no preset of runs"),
         (["sweep", "sweeps/dem"], "did you mean sweeps/demo"),
         (["data", "prepare", "nowhere/c4"], "cannot read nowhere/c4"),
+        (["plan", "runs/x"], "runs/x is a folder; expected a file, or a preset of models or runs; name a file in it"),
+        (["plan", "s.yaml"], "s.yaml describes a sweep, which `scaling sweep s.yaml --dry-run` plans"),
     ],
 )
 def test_a_name_that_is_none_is_told_in_one_line(
     command: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "runs/x/config.yaml").touch()
+    (tmp_path / "s.yaml").write_text("{name: s, run: {}, design: {}}")
     assert main(command) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1

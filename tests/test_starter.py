@@ -20,15 +20,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def text(path: Path, size: int) -> str:
-    path.write_text("all work and no play " * (size // 21))
-    return str(path)
+def text(folder: Path, size: int) -> str:
+    """A hundred files of text; returns their glob."""
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"{number}.txt").write_text("all work and no play " * (size // 2100))
+    return f"{folder}/*.txt"
 
 
 @pytest.mark.parametrize("minutes", [3, 20])
 def test_a_sweep_takes_about_as_long_as_was_asked_for(minutes: int, home: Path) -> None:
     path = home / "own.yaml"
-    found = write_starter(path, text(home / "own.txt", 50_000_000), minutes=minutes)
+    found = write_starter(path, text(home / "own", 50_000_000), minutes=minutes)
     plan = describe_sweep(load(SweepConfig, path))
     assert not found["short"] and plan["left"]["seconds"] == pytest.approx(60 * minutes, rel=0.15)
     assert plan["runs"] == found["described"]["runs"] and len(plan["forecast"]["runs"]) == 1
@@ -38,8 +41,8 @@ def test_a_sweep_takes_about_as_long_as_was_asked_for(minutes: int, home: Path) 
 
 def test_a_small_text_makes_a_small_sweep(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
-        text(home / f"part {number}.txt", 500_000)
-    assert main(["init", "small.yaml", "--corpus", "part*.txt", "--minutes", "60"]) == 0
+        text(home / f"part {number}", 500_000)
+    assert main(["init", "small.yaml", "--corpus", "part*/*.txt", "--minutes", "60"]) == 0
     assert "the text allows no more" in capsys.readouterr().out
     plan = describe_sweep(load(SweepConfig, home / "small.yaml"))
     most = max(row["tokens"] for row in [*plan["runs"], *plan["forecast"]["runs"]])
@@ -52,9 +55,9 @@ def test_with_little_time_a_ladder_has_fewer_runs_and_none_smaller_than_a_law_ho
 ) -> None:
     """Ladders from 7e9 to 1.3e10 FLOPs on, of 216 to 304 updates, were forecast 6 to 7 % too high."""
     monkeypatch.setattr(estimate, "find_devices", lambda: Devices("cpu", (0,), "cpu"))
-    text(home / "own.txt", 60_000_000)
+    text(home / "own", 60_000_000)
     for minutes, runs in ((3, 9), (30, 15)):
-        assert main(["init", f"own{minutes}.yaml", "--corpus", "own.txt", "--minutes", str(minutes)]) == 0
+        assert main(["init", f"own{minutes}.yaml", "--corpus", "own/*.txt", "--minutes", str(minutes)]) == 0
         plan = describe_sweep(load(SweepConfig, home / f"own{minutes}.yaml"))
         assert len(plan["runs"]) == runs and min(row["flops"] for row in plan["runs"]) > 0.97 * starter.LEAST
         assert "fewer than" not in capsys.readouterr().out
@@ -66,7 +69,7 @@ def test_on_an_accelerator_what_is_told_is_what_is_written(home: Path, monkeypat
     h100 = Devices("gpu", ("0", "1"), "NVIDIA H100 80GB HBM3")
     for place in (starter, estimate):
         monkeypatch.setattr(place, "find_devices", lambda: h100)
-    found = write_starter(home / "gpu.yaml", text(home / "own.txt", 20_000_000), minutes=5)
+    found = write_starter(home / "gpu.yaml", text(home / "own", 20_000_000), minutes=5)
     sweep = load(SweepConfig, home / "gpu.yaml")
     plan = describe_sweep(sweep)
     assert plan["runs"] == found["described"]["runs"] and plan["left"] == found["described"]["left"]
@@ -74,7 +77,7 @@ def test_on_an_accelerator_what_is_told_is_what_is_written(home: Path, monkeypat
 
 
 def test_any_path_is_written_as_yaml_reads_it(home: Path) -> None:
-    odd = home / 'a "b" #c: {d}.txt'
+    odd = home / 'a "b" #c: {d}'
     write_starter(home / "my sweep.yaml", text(odd, 3_000_000), minutes=2)
     sweep = load(SweepConfig, home / "my sweep.yaml")
     assert sweep.name == "my-sweep" and describe_sweep(sweep)["runs"][0]["tokens"] > 0
@@ -82,7 +85,7 @@ def test_any_path_is_written_as_yaml_reads_it(home: Path) -> None:
 
 
 def test_little_text_and_time_are_enough(home: Path) -> None:
-    write_starter(home / "least.yaml", text(home / "own.txt", 2_000_000), minutes=2)
+    write_starter(home / "least.yaml", text(home / "own", 2_000_000), minutes=2)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +93,12 @@ def test_little_text_and_time_are_enough(home: Path) -> None:
     [
         (["there.yaml"], "there.yaml exists"),
         (["new.yaml", "--corpus", "nothing/*.txt"], "matches no file; quote the pattern"),
-        (["new.yaml", "--corpus", "tiny.txt"], "of training text are too little for a ladder"),
-        (["new.yaml", "--corpus", "large.txt", "--minutes", "0.1"], "--minutes 0.1 is too little"),
+        (["new.yaml", "--corpus", "tiny/*"], "of training text are too little for a ladder"),
+        (["new.yaml", "--corpus", "large/*", "--minutes", "0.1"], "--minutes 0.1 is too little"),
         (["new.yaml", "--minutes", "-1"], "must be above 0"),
         (["new.yaml", "--minutes", "nan"], "must be above 0"),
+        (["new.yaml", "--corpus", "one.txt"], "of 1 none is held out (data.validation_fraction=0.05); cut the text"),
+        (["new.yaml", "--corpus", "one*.txt*"], "of 2 none is held out"),
         (["new.yaml", "--corpus", "*.md"], "notes.md is of no kind that is read; allowed: .txt"),
     ],
 )
@@ -101,9 +106,10 @@ def test_what_makes_no_sweep_is_told_in_one_line(
     arguments: list[str], said: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (home / "there.yaml").write_text("")
-    text(home / "tiny.txt", 20_000)
-    text(home / "notes.md", 20_000)
-    text(home / "large.txt", 50_000_000)
+    text(home / "tiny", 20_000)
+    text(home / "large", 50_000_000)
+    for name in ("notes.md", "one.txt", "one more.txt.gz"):
+        (home / name).write_text("all work and no play " * 200_000)
     assert main(["init", *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not (home / "new.yaml").exists()

@@ -34,7 +34,7 @@ def locate(text: str, among: Sequence[str]) -> Path:
     """The file that somebody names: a path, or else a preset, with or without its kind.
 
     among: kinds of the presets that may be meant, the likeliest first. Raises UserError where it can only be a preset
-    and there is none of that name.
+    and there is none of that name, and for a folder.
     """
     path = Path(text)
     if (path.exists() and not path.is_dir()) or path.suffix in (".yaml", ".yml"):
@@ -43,6 +43,9 @@ def locate(text: str, among: Sequence[str]) -> Path:
     found = [f"{kind}/{name}" for kind in among if name in names(kind)]
     if found:
         return preset(found[0])
+    if path.is_dir() and len(path.parts) > 1:
+        within = f"; name a file in it, such as {path / 'config.yaml'}" if (path / "config.yaml").exists() else ""
+        raise UserError(f"{text} is a folder; expected a file, or a preset of {' or '.join(among)}{within}")
     if name.partition("/")[0] in among:
         return preset(name)
     if len(path.parts) > 1:

@@ -54,6 +54,18 @@ def source_identity(data: DataConfig) -> dict[str, str]:
     return {"corpus": data.corpus}
 
 
+def refused_source(data: DataConfig) -> str:
+    """Why a corpus of local files cannot be prepared here, as their names alone tell; empty where they do not."""
+    kind, _, pattern = data.corpus.partition(":")
+    if kind != "files":
+        return ""
+    try:
+        FilesCorpus(pattern, data).require_both_splits()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def changed_source(data: DataConfig, facts: Mapping[str, Any]) -> str:
     """What is different about a corpus of local files since `facts` were taken; empty where nothing is.
 

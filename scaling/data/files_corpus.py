@@ -14,7 +14,8 @@ from scaling.config import DataConfig
 from scaling.data.corpus import START, Position, held_out
 from scaling.errors import UserError
 
-FILE_KINDS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+PLAIN = (".txt", ".txt.gz")
+FILE_KINDS = (*PLAIN, ".jsonl", ".jsonl.gz", ".parquet")
 LONGEST = 2**28
 """bytes of a .txt or of a line, unpacked: a document is read whole, and one of a few MB may unpack to any size"""
 PIECE_BYTES = 2**20
@@ -24,14 +25,17 @@ ROWS = 64  # of a parquet file at a time
 class FilesCorpus:
     """Local files: a .txt is one document, a line of .jsonl and a row of .parquet is one each.
 
-    Files come in the order of their paths. Which documents are held out is decided by a hash of the file's path
+    Files come in the order of their paths; those below a link to a folder above it, which are there again and again,
+    are left out. Which documents are held out is decided by a hash of the file's path
     (below the fixed part of the glob) and of the record's number in it, so it holds wherever the folder is.
     """
 
     def __init__(self, pattern: str, data: DataConfig) -> None:
         self.pattern, self.field, self.fraction = from_root(pattern), data.text_field, data.validation_fraction
         self.root = _fixed_part(self.pattern)
-        self.files = sorted(path for path in glob.glob(self.pattern, recursive=True) if os.path.isfile(path))
+        found = [path for path in glob.glob(self.pattern, recursive=True) if os.path.isfile(path)]
+        again = {folder for folder in {os.path.dirname(path) for path in found} if _leads_back(folder)}
+        self.files = sorted(path for path in found if os.path.dirname(path) not in again)
         if not self.files:
             raise UserError(f"data.corpus={data.corpus!r} matches no file (looked for {self.pattern})")
         for path in self.files:
@@ -56,6 +60,18 @@ class FilesCorpus:
     def size(self, split: str) -> int | None:
         return None
 
+    def require_both_splits(self) -> None:
+        """Raises UserError where the names of the files alone say that a split has no document."""
+        if not all(path.endswith(PLAIN) for path in self.files):
+            return
+        sides = {held_out(f"{self._name(path)}:0", self.fraction) for path in self.files}
+        if len(sides) == 1:
+            raise UserError(
+                f"data.corpus='files:{self.pattern}': each .txt is one document, and of {len(self.files)} "
+                f"{'all are' if True in sides else 'none is'} held out (data.validation_fraction={self.fraction:g}); "
+                "cut the text into a hundred files or more, as by split -n l/200 --additional-suffix=.txt TEXT"
+            )
+
     def documents(self, split: str, start: Position = START) -> Iterator[tuple[Position, str]]:
         for file in range(start[0], len(self.files)):
             path = self.files[file]
@@ -72,6 +88,15 @@ class FilesCorpus:
                 raise UserError(
                     f"{path} changed while it was read; the same command begins again, once it stays as it is"
                 )
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a folder's path goes through a link to a folder above that link."""
+    parts = Path(folder)
+    return any(
+        path.is_symlink() and Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(path))
+        for path in (parts, *parts.parents)
+    )
 
 
 def texts_of(path: str, field: str) -> Iterator[str]:

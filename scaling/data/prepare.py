@@ -16,6 +16,7 @@ import numpy as np
 from scaling.config import DataConfig
 from scaling.data.corpora import open_corpus
 from scaling.data.corpus import START, Corpus, Position
+from scaling.data.files_corpus import FilesCorpus
 from scaling.data.journal import Growing, Written, read_journal, write_journal
 from scaling.data.manifest import FORMAT, MANIFEST, file_facts, read_manifest, write_manifest
 from scaling.data.progress import PreparationProgress
@@ -62,6 +63,8 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
         if read_manifest(partial):  # all was written; the interruption came between that and the rename
             return _publish(partial, folder)
     corpus = open_corpus(data, store_folder, progress)
+    if isinstance(corpus, FilesCorpus):
+        corpus.require_both_splits()
     written = _resume(data, partial, corpus)
     tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.files import read_json, reading, require_whole
+from scaling.files import opened, read_json, reading, require_whole, sealed
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.forms.pooled import pooled
 from scaling.laws.intervals.bootstrap import bootstrap
@@ -23,7 +23,7 @@ from scaling.laws.intervals.profile import Profile, profile
 from scaling.laws.pooled import SIMULATIONS, Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
 from scaling.laws.solve.checks import require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
-from scaling.laws.solve.draws import BootstrapKind, DrawMethod, Draws, seal_draws
+from scaling.laws.solve.draws import BootstrapKind, DrawMethod, Draws
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber
@@ -234,7 +234,7 @@ class Fit(FittedLaw):
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, whole or not at all."""
-        write_text_atomically(path, to_json(seal_draws(self.to_dict())))
+        write_text_atomically(path, to_json(sealed(self.to_dict())))
         return Path(path)
 
 
@@ -308,7 +308,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     """
     try:
         with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)"):
-            values = read_json(path)
+            values, whole = opened(read_json(path))
             if values.get("kind") != "scaling.laws.Fit":
                 curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""
                 raise ValueError(f"it does not say that it is a fit of runs{curves}")
@@ -333,6 +333,8 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
         raise UserError(
             f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {objective['value']:.9g}"
         )
+    if not whole:
+        raise UserError(f"{path} was edited: its contents do not give its seal; fit again with `scaling fit`")
     return fitted
 
 

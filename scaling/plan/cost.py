@@ -36,6 +36,8 @@ def load_plannable(path: str | Path, overrides: Iterable[str] = ()) -> ModelConf
     if "model" in values:
         unsaid = {key: default | values[key] for key, default in UNSAID.items() if isinstance(values.get(key), dict)}
         return build(RunConfig, UNSAID | values | unsaid, str(path))
+    if "design" in values:
+        raise UserError(f"{path} describes a sweep, which `scaling sweep {path} --dry-run` plans")
     return build(ModelConfig, values, str(path))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.files import read_json, reading, require_whole
+from scaling.files import opened, read_json, reading, require_whole, sealed
 from scaling.laws.arrays import Array
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.curves.discrepancy import ONE_SIGMA, ahead, learned, schedules
@@ -21,7 +21,7 @@ from scaling.laws.fit import Fit, fit
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import interval
 from scaling.laws.solve.diagnostics import Diagnostics
-from scaling.laws.solve.draws import Draws, seal_draws
+from scaling.laws.solve.draws import Draws
 from scaling.laws.solve.objectives import Loss, huber
 from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import make_problem
@@ -172,7 +172,7 @@ class CurveFit(FittedCurves):
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, whole or not at all."""
-        write_text_atomically(path, to_json(seal_draws(self.to_dict())))
+        write_text_atomically(path, to_json(sealed(self.to_dict())))
         return Path(path)
 
 
@@ -212,7 +212,7 @@ def load_curve_fit(path: str | Path) -> CurveFit:
     """A saved `CurveFit`. Raises UserError where the file is none, or was edited."""
     try:
         with reading(path, "a saved fit of whole curves", "make one with `scaling fit --law multi_power`"):
-            values = read_json(path)
+            values, whole = opened(read_json(path))
             if values.get("kind") != KIND:
                 raise ValueError("it does not say that it is one")
             law = get_curve_law(values["law"])
@@ -232,6 +232,8 @@ def load_curve_fit(path: str | Path) -> CurveFit:
         raise UserError(
             f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {objective['value']:.9g}"
         )
+    if not whole:
+        raise UserError(f"{path} was edited: its contents do not give its seal; fit again with `scaling fit`")
     found = CurveFit(law, curves, fitted)
     if values["discrepancy"] is not None:  # it took fits to know
         kept = values["discrepancy"]

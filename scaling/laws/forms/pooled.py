@@ -63,6 +63,20 @@ def pooled(form: Form, groups: Sequence[str], shared: Sequence[str]) -> Form:
     )
 
 
+def group_numbers(pooling: Pooling, groups: Any) -> Array:
+    """What stands for groups in the column `GROUP`: of names their numbers, from 1, and of such numbers themselves.
+
+    Raises UserError for a group that there is not.
+    """
+    given = np.asarray(groups)
+    known: dict[Any, int] = {}
+    for number, name in enumerate(pooling.groups, 1):
+        known |= {name: number, number: number}
+    if unknown := [value for value in given.ravel().tolist() if value not in known]:
+        raise UserError(f"no group {unknown[0]!r}; {offered(str(unknown[0]), pooling.groups, 'there are ')}")
+    return np.array([known[value] for value in given.ravel().tolist()], np.float64).reshape(given.shape)
+
+
 def _parameters(pooling: Pooling) -> tuple[Parameter, ...]:
     def of(parameter: Parameter, group: str) -> Parameter:
         powers = [Power(p.column, p.exponent and pooling.own(p.exponent, group), p.factor) for p in parameter.powers]

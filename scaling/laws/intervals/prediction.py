@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.forms.form import GROUP
+from scaling.laws.forms.pooled import group_numbers
 from scaling.laws.intervals.interval import Interval, interval
 from scaling.laws.quantities import compute_optimal, quantity
 from scaling.laws.solve.fitted_law import FittedLaw
@@ -62,6 +64,8 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
     missing = [name for name in form.columns if columns.get(name) is None]
     if missing:
         raise UserError(f"predict: {form.name} needs {' and '.join(missing)}")
+    if form.pooling is not None:
+        columns = {**columns, GROUP: group_numbers(form.pooling, columns[GROUP])}
     given = np.broadcast_arrays(*(np.asarray(columns[name], np.float64) for name in form.columns))
     if any((column <= 0).any() or not np.isfinite(column).all() for column in given):
         raise UserError(f"predict: {' and '.join(form.columns)} must be positive and finite")

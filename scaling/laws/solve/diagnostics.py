@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.files import number, texts
 from scaling.laws.arrays import Array
 from scaling.laws.solve.objectives import untransform
 from scaling.laws.solve.optimality import least_subgradient
@@ -20,6 +21,7 @@ UNNOTICED = 1e-3
 """change that goes unnoticed: of L̂ in shares of the least loss, of the objective in shares of itself"""
 
 
+NUMBERS = ("gradient_norm", "starts", "starts_at_optimum", "condition")
 EDGE = 0.9
 """share of the range of `forms.form.WIDEST` beyond which a parameter counts as unbounded"""
 
@@ -50,9 +52,13 @@ class Diagnostics:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Diagnostics":
-        """Of a saved fit; one from before fits were certified is not. A number that is None was not finite."""
-        numbers = {name: np.inf for name in ("gradient_norm", "condition") if values[name] is None}
-        names = {name: tuple(values.get(name, ())) for name in ("at_bounds", "unbounded")}
+        """Of a saved fit; one from before fits were certified is not. A number that is None was not finite.
+
+        Raises ValueError for what is no such thing.
+        """
+        open_ = [name for name in ("gradient_norm", "condition") if values[name] is None]
+        numbers = {name: np.inf if name in open_ else number(values[name], name) for name in NUMBERS}
+        names = {name: texts(values.get(name, []), name) for name in ("at_bounds", "unbounded")}
         return Diagnostics(**{"certified": False, **values, **numbers, **names})
 
 

@@ -1,12 +1,10 @@
 """Parameters that a law could have had, as draws."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from scaling.files import sealed
 from scaling.laws.arrays import Array
 
 Resampling = Literal["rows", "runs", "noise"]
@@ -66,9 +64,3 @@ class Draws:
             values.get("strata", 1),
             tuple(values.get("notes", ())),
         )
-
-
-def seal_draws(fit: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a fit with a seal on its draws; of its parameters the objective on file tells whether they are
-    those that were fitted."""
-    return {**fit, "bootstrap": fit["bootstrap"] and sealed(fit["bootstrap"])}

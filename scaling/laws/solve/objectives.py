@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.files import number
 from scaling.laws.arrays import Array
 
 Residual = Literal["log", "raw", "log1p"]
@@ -99,7 +100,10 @@ class Loss:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Loss":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. Raises ValueError for an objective without the number that it needs."""
+        needs = {"huber": "delta", "quantile": "q", "student_t": "nu"}.get(values["kind"])
+        if needs is not None and number(values.get(needs), f"objective's {needs}") <= 0:
+            raise ValueError(f"its objective's {needs} is not above 0")
         return Loss(values["kind"], values["delta"], values.get("q"), values.get("nu"))
 
 

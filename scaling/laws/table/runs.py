@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
+from scaling.files import mappings, number, texts
 from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
 from scaling.laws.table.checkpoints import Checkpoints, checkpoints_of, checkpoints_told, earlier_rows, last_told
@@ -39,6 +40,15 @@ class Exclusion:
         """As JSON can hold it."""
         told = {"row": self.row, "reason": self.reason}
         return told if self.values is None else {**told, "values": dict(self.values)}
+
+    @staticmethod
+    def from_dict(told: Mapping[str, Any]) -> "Exclusion":
+        """The inverse of `to_dict`. Raises ValueError for what is no such thing."""
+        texts([told["row"], told["reason"]], "row and reason")
+        if (values := told.get("values")) is not None:
+            found = {**values}  # a number that is None was not finite
+            values = {letter: np.nan if found[letter] is None else number(found[letter], letter) for letter in found}
+        return Exclusion(told["row"], told["reason"], values)
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -259,14 +269,15 @@ class Runs:
         if values["run"] is not None:
             table["run"] = values["run"]
         names: dict[str, Any] = {"N": None, "D": None} | {name: name for name in table}
+        said, labels = {**values["conventions"]}, {**values.get("labels", {})}
         runs = Runs(table, **names, signed=values.get("signed", False), duplicates="keep", trusted=True)
         runs = replace_fields(
             runs,
-            rows=tuple(values["rows"]),
-            exclusions=tuple(Exclusion(**out) for out in values["exclusions"]),
-            conventions=dict(values["conventions"]),
-            labels={name: np.array(column) for name, column in values.get("labels", {}).items()},
-            notes=tuple(values.get("notes", ())),
+            rows=texts(values["rows"], "rows", len(runs)),
+            exclusions=tuple(Exclusion.from_dict(out) for out in mappings(values["exclusions"], "exclusions")),
+            conventions=dict(zip(said, texts([*said.values()], "conventions"), strict=True)),
+            labels={name: np.array(texts(column, name, len(runs))) for name, column in labels.items()},
+            notes=texts(values.get("notes", []), "notes"),
         )
         if runs.hash != values["hash"]:
             raise UserError(f"the data have hash {runs.hash}, the record says {values['hash']}: the file was edited")

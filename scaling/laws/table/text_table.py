@@ -22,6 +22,10 @@ MARKS = ",;\t|"
 MOST = 2**28
 """bytes of a table"""
 COMPRESSED: dict[str, Callable[..., IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
+JSON = re.compile(rb'\s*(\[\s*)?\{\s*"')
+GROUPED = re.compile(r"\s*[-+]?\d{1,3}(\.\d{3})+(,\d+)?\s*")
+"""a number whose thousands points divide, as they may where a comma is the decimal point"""
+DECIMAL_COMMA = re.compile(rb"(^|;) *[-+]?\d+,\d+ *(;|\r?$)", re.MULTILINE)
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -60,6 +64,8 @@ def _table(data: bytes) -> "pd.DataFrame":
 
     if BINARY.search(data):
         raise ValueError("it is a binary file, or text that is not UTF-8")
+    if JSON.match(data):
+        raise ValueError("it is JSON; in Python, laws.fit takes what pandas.read_json makes of it")
     mark = _mark(data)
     # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
     rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
@@ -68,21 +74,36 @@ def _table(data: bytes) -> "pd.DataFrame":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(io.BytesIO(data), index_col=False, **options)
+            return _plain(pd.read_csv(io.BytesIO(data), index_col=False, **options), data, mark)
     except pd.errors.ParserWarning:
         table = pd.read_csv(io.BytesIO(data), **options)
     if pd.api.types.is_numeric_dtype(table.index.dtype):  # else the first column are names, as R leaves them
         raise ValueError(f"its rows have more fields than its header, divided by {mark!r}; is that a decimal point?")
+    return _plain(table, data, mark)
+
+
+def _plain(table: "pd.DataFrame", data: bytes, mark: str) -> "pd.DataFrame":
+    """Names of columns on one line, and numbers such as 22.500 in a table of decimal commas as 22,500."""
+    table.columns = [" ".join(name.split()) for name in table.columns]
+    if mark == ";" and DECIMAL_COMMA.search(data):
+        for name in table.columns[[kind.kind not in "fiub" for kind in table.dtypes]]:
+            table[name] = table[name].map(_commas)
     return table
+
+
+def _commas(value: Any) -> Any:
+    return value.translate({46: ",", 44: "."}) if isinstance(value, str) and GROUPED.fullmatch(value) else value
 
 
 def _mark(data: bytes) -> str:
     """What divides the columns. Raises ValueError for a header that names one twice."""
-    line = data.partition(b"\n")[0][:100_000].decode("utf-8-sig").rstrip("\r")
+    text = data[:200_000].decode("utf-8-sig", "replace").lstrip("\r\n")
+    line = re.match(r'("[^"]*"|[^"\r\n])*', text)[0]  # type: ignore[index]
     bare = re.sub(r'"[^"]*"', "", line)
     mark = max(MARKS, key=bare.count)
     try:
-        names = [name for name in next(csv.reader([line], delimiter=mark), []) if name.strip()]
+        found = next(csv.reader(io.StringIO(line, newline=""), delimiter=mark), [])
+        names = [name for name in (" ".join(name.split()) for name in found) if name]
     except csv.Error as error:
         raise ValueError(str(error)) from None
     if twice := next((name for name in names if names.count(name) > 1), None):

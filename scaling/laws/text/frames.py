@@ -7,6 +7,7 @@ import numpy as np
 
 from scaling.distribution import with_extra
 from scaling.errors import UserError
+from scaling.laws.forms.form import GROUP
 from scaling.laws.intervals.prediction import interval_of, predicted_loss
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.draws import Draws
@@ -77,6 +78,8 @@ def _column(fit: FittedLaw, table: "pd.DataFrame", letter: str) -> np.ndarray[An
     """What a law reads under that letter, by the name that it had in the runs or by the letter itself."""
     named = fit.runs.conventions.get(letter, letter)
     for name, unit in ((named, unit_of(letter, named)), (letter, 1.0)):
+        if name in table and letter == GROUP:
+            return np.asarray(table[name])
         if name in table:
             return np.array([in_ones(value, unit) for value in table[name]])
     if letter == "C" and "C" not in fit.runs.values:

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from scaling.errors import UserError
 from scaling.laws.intervals.prediction import optimum_at, predicted_loss
+from scaling.laws.quantities import bracket
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.text.fit import warnings_of
 from scaling.text import align, by_width
@@ -18,6 +21,8 @@ UNITS = (
 """rows of a prediction, with their units"""
 FAR = 2.0
 """times the FLOPs of the largest run from which it is told what an interval does not hold"""
+EDGE = 1e-6
+"""in log N: nearer to an end of where the best size is sought, none was found"""
 FORM = "the interval takes the law's form for right"
 
 
@@ -33,6 +38,9 @@ def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[s
         f"{times:.3g} times the largest run: {FORM}, and on published runs such intervals held about half of what "
         "came at 4 to 30 times; a forecast (laws.Forecaster) has the error of the form in its interval"
     ] * (times > FAR)
+    low, high = bracket(flops)
+    if not low + EDGE < np.log(best.N) < high - EDGE:
+        far.insert(0, "N* is at the end of where it is sought: by these parameters no size is best at that budget")
     return {
         "flops": best.C,
         "flops_per_token": "the runs' own counts" if own else "6·N",

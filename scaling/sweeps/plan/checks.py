@@ -58,28 +58,29 @@ def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun
         raise UserError(f"{frozen} is frozen and {what}, but a forecast is never edited; {advice}")
 
 
-def check_data(runs: Sequence[PlannedRun], *, make: bool) -> list[str]:
+def check_data(runs: Sequence[PlannedRun], *, make: bool) -> dict[str, str]:
     """Check that each run finds the tokens it asks for.
 
     make: prepare every token store that the runs need, once; else what is not prepared yet is left so and unchecked,
-    and the answer names such corpora.
+    and the answer names such corpora, each with why it cannot be prepared here, empty where nothing is known.
     """
     from scaling.data import TokenStore, check_run, prepare
+    from scaling.data.corpora import refused_source
     from scaling.data.manifest import read_manifest
     from scaling.data.store import store_folder_of
 
     stores: dict[tuple[str, str], TokenStore] = {}
-    missing: set[str] = set()
+    missing: dict[str, str] = {}
     for run in runs:
         data, where = run.config.data, run.config.records.store_folder
         key = (data.model_dump_json(), where)
         if key not in stores and not make and read_manifest(store_folder_of(data, where)) is None:
-            missing.add(data.corpus)
+            missing[data.corpus] = refused_source(data)
             continue
         if key not in stores:
             stores[key] = prepare(data, where)
         check_run(run.config, stores[key])
-    return sorted(missing)
+    return dict(sorted(missing.items()))
 
 
 def expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:

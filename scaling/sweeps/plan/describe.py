@@ -77,9 +77,12 @@ def describe_sweep(sweep: SweepConfig, folder: str | Path | None = None) -> dict
             "learned": pace.learned,
         },
         "rounds": sweep.design.recenter if isinstance(sweep.design, IsoflopDesign) else 0,
-        "unprepared": unprepared,
+        "unprepared": list(unprepared),
         "forecast": _forecast(sweep, test_rows, expected=not outlook.frozen),
-        "notes": rule_notes(sweep, configs) + run_notes(runs) + machine_notes(sweep, configs, every),
+        "notes": [f"a launch here would end: {why}" for why in unprepared.values() if why]
+        + rule_notes(sweep, configs)
+        + run_notes(runs)
+        + machine_notes(sweep, configs, every),
     }
 
 
