@@ -41,7 +41,7 @@ def test_a_table_that_is_too_wide_goes_on_below_each_row_and_cuts_nothing(monkey
 def test_what_goes_on_below_a_row_is_no_empty_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     lines = table(["run", "state", "reason"], [["a" * 12, "completed", ""], ["b", "failed", "killed by SIGKILL"]])
-    assert [line.split()[0] for line in lines.splitlines()] == ["run", "reason", "─" * 29, "a" * 12, "b", "killed"]
+    assert [line.split()[0] for line in lines.splitlines()] == ["run", "reason", "─" * 23, "a" * 12, "b", "killed"]
 
 
 def test_words_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
