@@ -1,5 +1,6 @@
 """Corpora: which documents there are, in which order, which are held out, and what is refused."""
 
+import glob
 import gzip
 import json
 import os
@@ -18,6 +19,7 @@ from scaling.config import DataConfig
 from scaling.data import prepare
 from scaling.data.corpora import open_corpus, source_identity
 from scaling.data.corpus import held_out
+from scaling.data.matches import files_matching
 from scaling.errors import UserError
 
 SPLITS = ("train", "validation")
@@ -219,9 +221,36 @@ def test_a_link_to_a_folder_above_does_not_bring_the_same_files_again(tmp_path):
         (tmp_path / f"texts/in/{number}.txt").write_text(f"text {number}")
     (tmp_path / "texts/in/above").symlink_to("..")
     (tmp_path / "other").symlink_to("texts/in")  # one that leads nowhere back is followed
-    found = [text for split in SPLITS for text in texts(files(tmp_path / "texts/**/*.txt"), split)]
+    (tmp_path / "texts/in/again").symlink_to("../in")
+    (tmp_path / "texts/round").mkdir()  # with so many, a walk that forgets where it has been does not end
+    (tmp_path / "texts/round/in").symlink_to("../in")
+    (tmp_path / "texts/in/round").symlink_to("../round")
+    found = [text for split in SPLITS for text in texts(files(tmp_path / "texts/in/**/*.txt"), split)]
     assert sorted(found) == sorted(f"text {number}" for number in range(30))
     assert len(open_corpus(files(tmp_path / "other/*.txt"), "store").files) == 30
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**/*.txt", "a/**/*.txt", "**", "*/**/*.md", "[ab]/**/?.txt", "**/c/**/*", "a/b/*.txt", "**.txt", "no/**"],
+)
+def test_a_tree_without_circles_is_matched_as_glob_does(tmp_path, pattern):
+    for name in (
+        "1.txt",
+        "a/2.txt",
+        "a/b/3.txt",
+        "a/b/c/4.md",
+        "a/c/5.txt",
+        "b/.hidden/6.txt",
+        "b/.7.txt",
+        "[x]/8.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "b/link").symlink_to("../a")
+    (tmp_path / "b/gone").symlink_to("nowhere")
+    path = f"{tmp_path}/{pattern}"
+    assert files_matching(path) == {found for found in glob.glob(path, recursive=True) if os.path.isfile(found)}
 
 
 @pytest.mark.parametrize("fraction, said", [(0.05, "none is"), (0.999, "all are")])

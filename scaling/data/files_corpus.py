@@ -12,6 +12,7 @@ from typing import IO, Any, Protocol
 
 from scaling.config import DataConfig
 from scaling.data.corpus import START, Position, held_out
+from scaling.data.matches import files_matching
 from scaling.errors import UserError
 
 PLAIN = (".txt", ".txt.gz")
@@ -25,17 +26,15 @@ ROWS = 64  # of a parquet file at a time
 class FilesCorpus:
     """Local files: a .txt is one document, a line of .jsonl and a row of .parquet is one each.
 
-    Files come in the order of their paths; those below a link to a folder above it, which are there again and again,
-    are left out. Which documents are held out is decided by a hash of the file's path
-    (below the fixed part of the glob) and of the record's number in it, so it holds wherever the folder is.
+    Files come in the order of their paths, those of a folder once where a link in it leads back to it. Which
+    documents are held out is decided by a hash of the file's path (below the fixed part of the glob) and of the
+    record's number in it, so it holds wherever the folder is.
     """
 
     def __init__(self, pattern: str, data: DataConfig) -> None:
         self.pattern, self.field, self.fraction = from_root(pattern), data.text_field, data.validation_fraction
         self.root = _fixed_part(self.pattern)
-        found = [path for path in glob.glob(self.pattern, recursive=True) if os.path.isfile(path)]
-        again = {folder for folder in {os.path.dirname(path) for path in found} if _leads_back(folder)}
-        self.files = sorted(path for path in found if os.path.dirname(path) not in again)
+        self.files = sorted(files_matching(self.pattern))
         if not self.files:
             raise UserError(f"data.corpus={data.corpus!r} matches no file (looked for {self.pattern})")
         for path in self.files:
@@ -88,15 +87,6 @@ class FilesCorpus:
                 raise UserError(
                     f"{path} changed while it was read; the same command begins again, once it stays as it is"
                 )
-
-
-def _leads_back(folder: str) -> bool:
-    """Whether a folder's path goes through a link to a folder above that link."""
-    parts = Path(folder)
-    return any(
-        path.is_symlink() and Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(path))
-        for path in (parts, *parts.parents)
-    )
 
 
 def texts_of(path: str, field: str) -> Iterator[str]:
