@@ -1,6 +1,7 @@
 """A terminal that is closed while a command works in it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,10 @@ cli.main([])
 def test_a_command_whose_terminal_is_closed_stops_as_by_sigterm(tmp_path: Path) -> None:
     ours, its = os.openpty()
     command = [sys.executable, "-c", COMMAND, str(tmp_path)]
-    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=its, stdout=its, stderr=its, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup
+    )  # fmt: skip
     os.close(its)
     wait_until((tmp_path / "begun").exists)
     os.close(ours)

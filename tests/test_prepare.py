@@ -259,8 +259,8 @@ def test_no_text_at_all_and_no_held_out_text_are_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text('{"text": ""}\n\n')
     with pytest.raises(UserError, match=r"has no text to train on"):
         prepare(DataConfig(corpus=f"files:{tmp_path}/empty.jsonl"), tmp_path / "s", progress=False)
-    (tmp_path / "one.txt").write_text("one document")
-    one = DataConfig(corpus=f"files:{tmp_path}/one.txt")
+    (tmp_path / "one.jsonl").write_text('{"text": "one document"}\n')
+    one = DataConfig(corpus=f"files:{tmp_path}/one.jsonl")
     with pytest.raises(UserError, match=r"has 1 documents and none is held out with data.validation_fraction=0.05"):
         prepare(one, tmp_path / "s", progress=False)
     with pytest.raises(UserError, match="no token store"):
