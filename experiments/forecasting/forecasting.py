@@ -248,7 +248,7 @@ def figure(table: pd.DataFrame, path: Path) -> None:
         held = f"{total.coverage:.0f} % inside 90 %, width {total.width:.1f} %"
         axis.set_title(f"{name}: {told}\n{held}", fontsize=8)
     first = np.atleast_1d(axes)[0]
-    first.set_ylabel("forecast over outcome, %, those beyond 15 at 15")
+    first.set_ylabel("forecast over outcome, % (at most ±15)")
     drawn.legend(*first.get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="family")
     drawn.savefig(path, dpi=110)
 
