@@ -1,7 +1,6 @@
 """A terminal that is closed while a command works in it."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +8,12 @@ from pathlib import Path
 from waiting import LIMIT_S, wait_until
 
 COMMAND = """
-import argparse, fcntl, sys, termios, time
+import argparse, fcntl, signal, sys, termios, time
 from pathlib import Path
 from scaling import cli
 from scaling.errors import Interrupted
 home = Path(sys.argv[1])
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # of this session: its end is told to the session's leader
 
 def work(args):
@@ -34,10 +34,7 @@ cli.main([])
 def test_a_command_whose_terminal_is_closed_stops_as_by_sigterm(tmp_path: Path) -> None:
     ours, its = os.openpty()
     command = [sys.executable, "-c", COMMAND, str(tmp_path)]
-    process = subprocess.Popen(
-        command, stdin=its, stdout=its, stderr=its, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup
-    )  # fmt: skip
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, start_new_session=True)
     os.close(its)
     wait_until((tmp_path / "begun").exists)
     os.close(ours)
