@@ -1,6 +1,5 @@
 """A sweep to begin with: a ladder, a law and a tested forecast that fit a text, a time and this machine."""
 
-import glob
 import math
 import os
 import re
@@ -111,13 +110,14 @@ def format_starter(path: Path, found: dict[str, Any]) -> str:
 
 def _tokens(corpus: str | None) -> float:
     """Bytes of text to train on; a file that is packed counts as it lies on the disk."""
-    from scaling.data.files_corpus import FilesCorpus
+    from scaling.data.files_corpus import FilesCorpus, from_root
+    from scaling.data.matches import files_matching
     from scaling.data.python_stdlib import source_files
 
     if corpus is None:
         files = [str(path) for path in source_files(Path(sysconfig.get_path("stdlib")))]
     else:
-        if not any(map(os.path.isfile, glob.iglob(os.path.expanduser(corpus), recursive=True))):
+        if not files_matching(from_root(corpus)):
             raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
         found = FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}"))  # refuses what a launch would
         found.require_both_splits()

@@ -112,8 +112,8 @@ def test_test_runs_of_unknown_size_count_with_their_flops(tmp_path: Path) -> Non
     config = sweep_config(design=GRID, forecast={"flops": 4e12, "seeds": [0, 1]})
     found = json.loads(json.dumps(describe_sweep(config, tmp_path)))
     fit = sum(row["flops"] for row in found["runs"])
-    assert found["total"]["flops"] == pytest.approx(fit + 8e12) and found["total"]["runs"] == 6
-    assert found["left"]["seconds"] == pytest.approx((fit + 8e12) / estimate.ASSUMED_CORE + 6 * START_S)
+    assert found["total"]["flops"] == pytest.approx(fit + 8e12) and found["total"]["runs"] == 8
+    assert found["left"]["seconds"] == pytest.approx((fit + 8e12) / estimate.ASSUMED_CORE + 8 * START_S)
     assert [row["params"] for row in found["forecast"]["runs"]] == [None, None]
     text = format_sweep(found)
     assert "2 test runs of 4e+12 FLOPs, whose size follows from the fit" in text and "?" in text
@@ -149,6 +149,11 @@ def test_a_dry_run_refuses_what_the_launch_refuses(tmp_path: Path) -> None:
     config, home = sweep(), tmp_path / "synthetic"
     near = merge(sweep_config().model_dump(mode="json"), {"forecast": {"flops": 1e12}})
     assert "forecast.flops=1e+12 is not beyond its runs" in refused(build(SweepConfig, near, "test"), tmp_path)
+    few = merge(sweep_config().model_dump(mode="json"), {"design": {"budgets": [1e11], "sizes": 3}, "seeds": [0, 1]})
+    said = refused(build(SweepConfig, few, "test"), tmp_path)
+    assert "at least 6 runs of 5 different sizes and tokens are needed; there are 6 of 3" in said
+    known = {"forecast": {"priors": {"alpha": [0.3, 0.1], "E": [1.0, 0.3]}}}
+    assert describe_sweep(build(SweepConfig, merge(few, known), "test"), tmp_path)["forecast"] is not None
     write_runs(config, home, lines=2)
     other = merge(config.model_dump(mode="json"), {"run": {"batch_size": 8}})
     assert "Changed: run.batch_size" in refused(build(SweepConfig, other, "test"), tmp_path)

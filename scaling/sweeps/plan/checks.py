@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaling import accounting
-from scaling.config import SweepConfig, differing, load
+from scaling.config import ForecastConfig, SweepConfig, differing, load
 from scaling.errors import UserError, one_line
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_test_runs
 from scaling.sweeps.run_store import read_plan
@@ -83,6 +83,20 @@ def check_data(runs: Sequence[PlannedRun], *, make: bool) -> dict[str, str]:
     return dict(sorted(missing.items()))
 
 
+def _require_a_law(sweep: SweepConfig, forecast: ForecastConfig, runs: Sequence[PlannedRun]) -> None:
+    """Raises UserError where the runs, all done, would not carry the law that a sweep with a forecast fits."""
+    from scaling import laws
+
+    free = laws.get_form("chinchilla").params
+    settings = len({(run.params, run.tokens) for run in runs})
+    if settings < (needed := len(set(free) - forecast.priors.keys())) or len(runs) <= len(free):
+        raise UserError(
+            f"sweep {sweep.name}: a forecast fits {len(free)} parameters, for which at least {len(free) + 1} runs of "
+            f"{needed} different sizes and tokens are needed; there are {len(runs)} of {settings}: give design more "
+            "budgets or sizes (seeds add no settings), or leave forecast out"
+        )
+
+
 def expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
     """The test runs as the design expects them before any fit: what cannot work is told before hours of training.
 
@@ -95,5 +109,6 @@ def expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[Plan
         raise UserError(
             f"sweep {sweep.name}: forecast.flops={sweep.forecast.flops:g} is not beyond its runs ({largest:.4g})"
         )
+    _require_a_law(sweep, sweep.forecast, runs)
     expected = expected_optimum(sweep, sweep.forecast.flops)
     return () if expected is None else make_test_runs(sweep, expected, runs[0].config.records.folder)
