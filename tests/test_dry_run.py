@@ -109,7 +109,8 @@ def test_of_a_branch_what_its_trunk_did_is_not_left_anyway(tmp_path: Path) -> No
 
 
 def test_test_runs_of_unknown_size_count_with_their_flops(tmp_path: Path) -> None:
-    config = sweep_config(design=GRID, forecast={"flops": 4e12, "seeds": [0, 1]})
+    axes = {"model.params": [20e3, 40e3], "tokens": [1e5, 2e5, 4e5]}
+    config = sweep_config(design={"kind": "grid", "axes": axes}, forecast={"flops": 4e12, "seeds": [0, 1]})
     found = json.loads(json.dumps(describe_sweep(config, tmp_path)))
     fit = sum(row["flops"] for row in found["runs"])
     assert found["total"]["flops"] == pytest.approx(fit + 8e12) and found["total"]["runs"] == 8
