@@ -37,14 +37,17 @@ SHARED = {"data": {"corpus": "files:nothing/*.txt"}, "optimizer": {"eps": 1e-8},
           {"folder": "runs"}, "model": {"vocab": 256, "context": 64}}  # fmt: skip
 DESIGNS: list[dict[str, Any]] = [
     {"kind": "isoflop", "budgets": [1e10, 3e10], "sizes": 3, "center_flops": 1e10, "center_params": 2e4},
-    {"kind": "branches", "params": [2e4, 4e4], "tokens": [1e5, 2e5], "cooldown": 0.2},
-    {"kind": "branches", "center_params": 2e4, "sizes": 2, "tokens_per_param": [5, 10]},
+    {"kind": "branches", "params": [2e4, 3e4, 4e4], "tokens": [1e5, 2e5], "cooldown": 0.2},
+    {"kind": "branches", "center_params": 2e4, "sizes": 3, "tokens_per_param": [5, 10]},
     {
         "kind": "grid",
         "axes": {"model.params": [2e4, 4e4], "optimizer.b2": [0.9, 0.99]},
         "zip": {"tokens": [1e5, 2e5]},
     },
-    {"kind": "list", "points": [{"params": 2e4, "tokens": 1e5, "seeds": [0, 1]}]},
+    {
+        "kind": "list",
+        "points": [{"params": n, "tokens": d, "seeds": [0, 1]} for n in (2e4, 4e4) for d in (1e5, 2e5)],
+    },
 ]
 SWEEPS: list[dict[str, Any]] = [
     {
