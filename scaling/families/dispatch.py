@@ -45,6 +45,15 @@ def _tokamax() -> bool:
     return find_spec("tokamax") is not None
 
 
+def keeps_hidden(way: str, platform: str) -> bool:
+    """Whether blocks keep what the first half of an expert gives for the backward pass.
+
+    On a CPU that is faster than to compute it again (the layer of 8 experts 1.28 times the dense one, not 1.36:
+    experiments/throughput), on accelerators memory is dearer than products.
+    """
+    return way == "blocks" and platform == "cpu"
+
+
 def choose_transport(asked: str, platform: str) -> str:
     """The way that `placement.transport` comes to on a platform. Raises UserError where it cannot run there."""
     if asked == "auto":

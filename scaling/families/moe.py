@@ -13,7 +13,7 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.families.block import FeedForward
 from scaling.families.cache import Cache
 from scaling.families.declare import Tensor, vector
-from scaling.families.dispatch import GROUPED, choose_experts, choose_transport
+from scaling.families.dispatch import GROUPED, choose_experts, choose_transport, keeps_hidden
 from scaling.families.mlp import KEEPS, mlp
 from scaling.families.model import FLOAT32, Compute, Mask
 from scaling.families.shape import TransformerShape
@@ -306,6 +306,8 @@ class MoE(FeedForward):
             kept = rows / sent * self.experts / compute.expert * (inner + (compute.width + FLOAT32) * D)
         else:
             kept = rows * (2 * compute.width * D + (inner if way in GROUPED else 0))
+            if keeps_hidden(way, compute.platform):
+                kept += rows * (1 + model.gated) * compute.width * F
         if self._sends(compute):
             kept += sent * compute.width * D  # what came back
         routed = FLOAT32 * (D + 3 * self.experts * compute.tensor)  # the router reads float32

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from scaling.families.dispatch import GROUPED
-from scaling.models.grouped import TILE, all_experts, by_blocks, by_products, rows_of_blocks
+from scaling.families.dispatch import GROUPED, keeps_hidden
+from scaling.models.grouped import TILE, Expert, all_experts, by_blocks, by_products, rows_of_blocks
 from scaling.models.matmul import matmul
-from scaling.models.mlp import mlp
+from scaling.models.mlp import from_hidden, to_hidden
 from scaling.parallel.sharding import target_platform
 
 
@@ -49,15 +49,21 @@ def apply_experts(
     units.
     """
 
-    def expert(x: jax.Array, seed: jax.Array | None, w: Any, product: Any = jnp.matmul) -> jax.Array:
-        return mlp(x, w, activation, product, drop=partial(drop, seed=seed))
+    def expert(product: Any) -> Expert:
+        def second(hidden: Any, seed: jax.Array | None, w: Any) -> jax.Array:
+            return from_hidden(hidden, w, activation, product, drop=partial(drop, seed=seed))
+
+        return Expert(partial(to_hidden, product=product), second)
 
     if way == "dense":
-        return all_experts(expert, parameters, x_TxD, sent.expert_P, sent.token_P, sent.weight_P, sent.seed_P)
+        return all_experts(
+            expert(jnp.matmul), parameters, x_TxD, sent.expert_P, sent.token_P, sent.weight_P, sent.seed_P
+        )
     experts, tokens = jax.tree.leaves(parameters)[0].shape[0], x_TxD.shape[0]
     pairs = sent.expert_P.size
     sizes = jnp.zeros(experts, jnp.int32).at[sent.expert_P].add(1, mode="drop")
-    blocks = rows_of_blocks(pairs, experts, target_platform())
+    platform = target_platform()
+    blocks = rows_of_blocks(pairs, experts, platform)
     rows = sorted_rows(sent, experts, tokens, -pairs % TILE if way in GROUPED else blocks[-1])
     sorted_RxD = taken(x_TxD, rows, sent.each)
     seed_R = None if sent.seed_P is None else sent.seed_P[rows.pair_R]
@@ -65,7 +71,9 @@ def apply_experts(
         dropped = partial(drop, seed=seed_R)
         said_RxD = by_products(way, parameters, sorted_RxD, sizes, activation, dropped, interpret)
     else:
-        said_RxD = by_blocks(partial(expert, product=matmul), blocks, parameters, sorted_RxD, seed_R, sizes)
+        said_RxD = by_blocks(
+            expert(matmul), blocks, keeps_hidden(way, platform), parameters, sorted_RxD, seed_R, sizes
+        )
     return summed(said_RxD, sent.weight_P, rows, sent.each, tokens)
 
 

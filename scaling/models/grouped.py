@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,6 @@ from scaling.models.mlp import mlp
 
 Sizes = tuple[int, ...]
 """rows of a block, ascending"""
-Expert = Callable[[jax.Array, jax.Array | None, Any], jax.Array]
-"""(rows [n, D], their seeds [n], the parameters of one expert) → [n, D]"""
 TILE = 512
 """rows and columns of the grouped product that are computed at one time; not tuned: no TPU was at hand"""
 LEAST, SLACK = 8, 1.25
@@ -28,6 +26,18 @@ CPU_MOST, CPU_SLACK, CPU_SIZES = 128, 1.5, (3, 4, 5, 6)
 """of a CPU, where rows beyond an expert's cost as much as its own: rows at most, which a core keeps near it; SLACK of
 the largest block; sizes, in sixths of it. For 64 experts of 64 rows these were fastest, as were six from 16 rows on;
 three took 9 % longer, and one of 80 rows a third"""
+
+
+class Expert(NamedTuple):
+    """One expert in two halves, between which rows can be kept."""
+
+    to_hidden: Callable[[jax.Array, Any], Any]
+    """(rows [n, D], the parameters of one expert) → arrays [n, F]; linear in the rows"""
+    from_hidden: Callable[[Any, jax.Array | None, Any], jax.Array]
+    """(these, the rows' seeds [n], the parameters of one expert) → [n, D]"""
+
+    def __call__(self, x: jax.Array, seed: jax.Array | None, w: Any) -> jax.Array:
+        return self.from_hidden(self.to_hidden(x, w), seed, w)
 
 
 def rows_of_blocks(pairs: int, experts: int, platform: str) -> Sizes:
@@ -58,7 +68,7 @@ def all_experts(
     seeds = None
     if seed_P is not None:
         seeds = jnp.zeros(weights.shape, seed_P.dtype).at[expert_P, token_P].set(seed_P, mode="drop")
-    said = jax.vmap(expert, (None, 0, 0))(x_TxD, seeds, parameters)
+    said = jax.vmap(lambda seed, w: expert(x_TxD, seed, w))(seeds, parameters)
     return jnp.einsum("etd,et->td", said.astype(jnp.float32), weights).astype(x_TxD.dtype)
 
 
@@ -126,47 +136,80 @@ def _tuned(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Autotuning cache miss")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def by_blocks(
-    expert: Expert, sizes: Sizes, parameters: Any, x_RxD: jax.Array, seed_R: jax.Array | None, sizes_E: jax.Array
+    expert: Expert,
+    sizes: Sizes,
+    keep: bool,
+    parameters: Any,
+    x_RxD: jax.Array,
+    seed_R: jax.Array | None,
+    sizes_E: jax.Array,
 ) -> jax.Array:
     """An expert after the other, its rows in blocks: as many of the largest size as it takes, the last of the
     smallest that holds what is left.
 
     A block reaches into the rows of the next expert, which then computes these again: so only the order of the blocks
-    has to be kept, and nothing is padded. Each block is computed again in the backward pass, where what is kept of
-    its inside would cost a CPU more to write and read.
-    sizes: of blocks, ascending; as many rows as the last at least lie behind the last pair. Rows of no expert may
-    have any gradient.
+    has to be kept, and nothing is padded.
+    sizes: of blocks, ascending; as many rows as the last at least lie behind the last pair. keep: what the first half
+    of an expert gives, for the backward pass, which else computes it again. Rows of no expert may have any gradient.
     """
+    return _blocks(expert, sizes, False, parameters, x_RxD, seed_R, sizes_E)[0]
+
+
+def _blocks(
+    expert: Expert, sizes: Sizes, keep: bool, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array
+) -> tuple[jax.Array, Any]:
+    """What is said of the rows; and what is kept between an expert's halves, None where nothing is."""
     most = sizes[-1]
 
-    def one(said: jax.Array, own: Any) -> tuple[jax.Array, None]:
+    def halves(x: jax.Array, seed: Any, w: Any) -> tuple[jax.Array, Any]:
+        hidden = expert.to_hidden(x, w)
+        return expert.from_hidden(hidden, seed, w), hidden if keep else None
+
+    def one(carry: Any, own: Any) -> tuple[Any, None]:
         w, start, size = own
 
-        def block(i: jax.Array, said: jax.Array) -> jax.Array:
+        def block(i: jax.Array, carry: Any) -> Any:
             at = start + i * most
 
-            def of(rows: int) -> jax.Array:
-                return _padded(expert(_rows(x_RxD, at, rows), _rows(seed_R, at, rows), w), most)
+            def of(rows: int) -> Any:
+                said = halves(_rows(x_RxD, at, rows), _rows(seed_R, at, rows), w)
+                return jax.tree.map(partial(_padded, rows=most), said)
 
-            return _put(said, _smallest(of, sizes, size - i * most), at)
+            return jax.tree.map(partial(_put, at=at), carry, _smallest(of, sizes, size - i * most))
 
-        return jax.lax.fori_loop(0, -(-size // most), block, said), None
+        return jax.lax.fori_loop(0, -(-size // most), block, carry), None
 
-    return jax.lax.scan(one, jnp.zeros_like(x_RxD), (parameters, *_spans(sizes_E)))[0]
+    first = jax.tree.map(lambda w: w[0], parameters)
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(halves, x_RxD, seed_R, first))
+    said: tuple[jax.Array, Any] = jax.lax.scan(one, empty, (parameters, *_spans(sizes_E)))[0]
+    return said
 
 
-def _forward(expert: Expert, sizes: Sizes, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array) -> Any:
-    return by_blocks(expert, sizes, parameters, x_RxD, seed_R, sizes_E), (parameters, x_RxD, seed_R, sizes_E)
+def _forward(
+    expert: Expert, sizes: Sizes, keep: bool, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array
+) -> Any:
+    said_RxD, hidden = _blocks(expert, sizes, keep, parameters, x_RxD, seed_R, sizes_E)
+    return said_RxD, (parameters, x_RxD, seed_R, sizes_E, hidden)
 
 
-def _backward(expert: Expert, sizes: Sizes, saved: Any, dy_RxD: jax.Array) -> Any:
+def _backward(expert: Expert, sizes: Sizes, keep: bool, saved: Any, dy_RxD: jax.Array) -> Any:
     """Gradients take the place of what they are of, that of the rows block by block and those of an expert's
     parameters when it is done: no second array of rows, and none of parameters, which would first be filled with 0.
     """
-    parameters, x_RxD, seed_R, sizes_E = saved
+    parameters, x_RxD, seed_R, sizes_E, hidden = saved
     most = sizes[-1]
+
+    def gradients(at: jax.Array, rows: int, w: Any, dy: jax.Array) -> tuple[jax.Array, Any]:
+        x, seed = _rows(x_RxD, at, rows), _rows(seed_R, at, rows)
+        if not keep:
+            back: tuple[jax.Array, Any] = jax.vjp(lambda x, w: expert(x, seed, w), x, w)[1](dy)
+            return back
+        kept = jax.tree.map(lambda h: _rows(h, at, rows), hidden)
+        dh, dw = jax.vjp(lambda h, w: expert.from_hidden(h, seed, w), kept, w)[1](dy)
+        dx, dw_first = jax.vjp(expert.to_hidden, x, w)[1](dh)  # which is linear: nothing is computed again
+        return dx, jax.tree.map(jnp.add, dw, dw_first)  # each half has zeros for the other's
 
     def one(carry: Any, own: Any) -> tuple[Any, None]:
         d_RxD, parameters = carry
@@ -178,8 +221,7 @@ def _backward(expert: Expert, sizes: Sizes, saved: Any, dy_RxD: jax.Array) -> An
 
             def of(rows: int) -> Any:
                 mine, dy = jnp.arange(rows)[:, None] < live, _rows(d_RxD, at, rows)
-                _, transpose = jax.vjp(lambda x, w: expert(x, _rows(seed_R, at, rows), w), _rows(x_RxD, at, rows), w)
-                dx, dw = transpose(jnp.where(mine, dy, 0))
+                dx, dw = gradients(at, rows, w, jnp.where(mine, dy, 0))
                 return _padded(dx, most), dw
 
             dx, dw = _smallest(of, sizes, live)
@@ -205,7 +247,7 @@ by_blocks.defvjp(_forward, _backward)
 
 def _smallest(of: Callable[[int], Any], sizes: Sizes, live: jax.Array) -> Any:
     """`of` the smallest size that holds so many rows, the largest where none does."""
-    index = jnp.searchsorted(jnp.asarray(sizes[:-1], jnp.int32), live)
+    index = jnp.sum(jnp.asarray(sizes[:-1], jnp.int32) < live)
     return jax.lax.switch(index, [partial(of, size) for size in sizes])
 
 

@@ -12,6 +12,9 @@ from scaling.models.linear import Linear
 from scaling.models.parameters import Params
 from scaling.parallel.sharding import constrain
 
+Product = Callable[[jax.Array, jax.Array], jax.Array]
+"""(rows, kernel) → rows"""
+
 
 class MLP(LayerPart):
     """See `families.mlp`."""
@@ -36,7 +39,7 @@ def mlp(
     x: jax.Array,
     w: Params,
     activation: str,
-    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
+    product: Product = jnp.matmul,
     spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
     drop: Callable[[jax.Array], jax.Array] = lambda hidden: hidden,
 ) -> jax.Array:
@@ -45,13 +48,36 @@ def mlp(
     product, spread: how rows meet a kernel and a bias, for many MLPs of which each row has its own. drop: of hidden
     units.
     """
+    return from_hidden(to_hidden(x, w, product, spread), w, activation, product, spread, drop)
 
-    def of(name: str, x: jax.Array) -> jax.Array:
-        y = product(x, w[name]["kernel"])
-        return y + spread(w[name]["bias"]).astype(y.dtype) if "bias" in w[name] else y
 
-    up = of("up", x)
-    return of("down", drop(gated(of("gate", x), up, activation) if "gate" in w else activate(up, activation)))
+def to_hidden(
+    x: jax.Array,
+    w: Params,
+    product: Product = jnp.matmul,
+    spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
+) -> tuple[jax.Array, ...]:
+    """The first half of `mlp`, linear in x: what `up` and, where gated, `gate` make of it."""
+    return tuple(_map(w[name], x, product, spread) for name in ("up", "gate") if name in w)
+
+
+def from_hidden(
+    hidden: tuple[jax.Array, ...],
+    w: Params,
+    activation: str,
+    product: Product = jnp.matmul,
+    spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
+    drop: Callable[[jax.Array], jax.Array] = lambda hidden: hidden,
+) -> jax.Array:
+    """The second half of `mlp`: the activation and `down`."""
+    up, *gate = hidden
+    said = gated(gate[0], up, activation) if gate else activate(up, activation)
+    return _map(w["down"], drop(said), product, spread)
+
+
+def _map(w: Params, x: jax.Array, product: Product, spread: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    y = product(x, w["kernel"])
+    return y + spread(w["bias"]).astype(y.dtype) if "bias" in w else y
 
 
 def gated(gate: jax.Array, up: jax.Array, name: str) -> jax.Array:
