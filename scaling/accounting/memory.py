@@ -6,7 +6,15 @@ from functools import lru_cache
 from math import ceil, prod
 
 from scaling.accounting.devices import platform_of
-from scaling.accounting.layout import computed_parts, in_stage, mesh_shape, parameter_parts, ways, window_ways
+from scaling.accounting.layout import (
+    computed_parts,
+    in_stage,
+    mesh_shape,
+    parameter_parts,
+    vocabulary_parts,
+    ways,
+    window_ways,
+)
 from scaling.accounting.pipeline import Outside, Schedule, end_ways, outside, schedule
 from scaling.config import RunConfig, StartConfig
 from scaling.families import Compute, ModelConfig, Tensor
@@ -78,8 +86,10 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     ends = ceil(run.batch_size / (order.ends * end_ways(run, mesh, order))) * length
     wide = next(tensor.size for tensor in tensors if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
-    here = model.vocab // ways(columns, mesh)
-    pieces, head = loss_pieces(ends, run.placement.loss_chunk, here), wide * here
+    apart_columns = vocabulary_parts(columns)
+    here, fetched = model.vocab // ways(apart_columns, mesh), apart_columns != columns
+    pieces = loss_pieces(ends, run.placement.loss_chunk, here)
+    head = wide * here if fetched or ways(width, mesh) > 1 else 0
     items = {
         "parameters": held,
         "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates),
@@ -90,7 +100,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
         "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
-        "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
+        "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
     }
     again = kept if order.alternates else again  # a microbatch ends before any goes back
     again = 0 if platform == "cpu" else tokens * again  # of CPUs XLA plans both side by side
