@@ -14,7 +14,7 @@ from tiny_run import Tiny, quick_jit
 
 import scaling
 from scaling.cli import main
-from scaling.config import to_yaml
+from scaling.config import RunConfig, load, to_yaml
 from scaling.data import prepare
 from scaling.data.tokenizer import ByteTokenizer
 from scaling.evaluation.evaluated import _text
@@ -248,6 +248,15 @@ def test_evaluate_gives_the_loss_of_the_record_and_its_parts_by_position(run: Pa
     nll = -np.asarray(jax.nn.log_softmax(quick_jit(model.logits)(jnp.asarray(windows))))
     third = nll[np.arange(len(nll))[:, None], np.arange(3, 7), follows[:, 3:7]]
     assert parts[2]["loss"] == pytest.approx(third.mean(), rel=0.01), "but for the last window"
+
+
+def test_a_run_that_was_placed_as_cannot_be_here_is_read_on_one_device(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    for placement in ({"attention": "splash"}, {"mesh": {"context": 2}}, {"mesh": {"data": 1}, "attention": "cudnn"}):
+        config = load(RunConfig, run / "config.yaml").model_dump(mode="json") | {"placement": placement}
+        (copy / "config.yaml").write_text(json.dumps(config))
+        saved = load_trained(copy)
+        assert saved.mesh.size == 1 and saved.run.placement.attention == "auto"
 
 
 def test_evaluate_on_another_corpus_takes_its_held_out_split(

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from scaling.accounting.layout import mesh_shape
+from scaling.accounting.microbatches import check_batch
 from scaling.config import MeshConfig, OptimizerConfig, RunConfig, TransformerConfig, build, read_mapping
 from scaling.config.placement import Processes
 from scaling.errors import UserError
@@ -30,7 +31,6 @@ from scaling.parallel import (
 )
 from scaling.parallel.distributed import local_rows, put_batch
 from scaling.parallel.mesh import AXES
-from scaling.parallel.microbatch import check_batch
 from scaling.processes import EXPLICIT
 from scaling.training.optimizer import make_optimizer
 
@@ -228,13 +228,13 @@ def test_heads_are_exchanged_where_they_divide_and_keys_gathered_elsewhere() -> 
 
 
 def test_a_batch_must_split_evenly_over_devices_and_microbatches() -> None:
-    check_batch(mesh(2, 2, 2), 16, accumulate=4)
+    check_batch(mesh(2, 2, 2).shape, 16, accumulate=4)
     with pytest.raises(
         UserError, match=r"batch_size=24 .* 4 microbatches .* data=2 × fsdp=2 .* nearest that do: 16, 32"
     ):
-        check_batch(mesh(2, 2, 2), 24, accumulate=4)
+        check_batch(mesh(2, 2, 2).shape, 24, accumulate=4)
     with pytest.raises(UserError, match=r"nearest that do: 16$"):
-        check_batch(mesh(2, 2, 2), 3, accumulate=4)
+        check_batch(mesh(2, 2, 2).shape, 3, accumulate=4)
 
 
 def test_one_process_loads_and_holds_the_whole_batch() -> None:

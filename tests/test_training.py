@@ -115,7 +115,8 @@ def test_step_consumes_its_state_and_measures_the_loss_before_the_update(tiny: T
 
 
 def test_record_says_what_was_run_and_a_second_call_returns_it(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny.config(records={"evaluate_every": 20})
+    more: dict[str, Any] = {"records": {"evaluate_every": 20}}
+    config = tiny.config(**more)
     result = train(config, folder=tmp_path, quiet=True)
     assert result.status == "completed" and read_result(tmp_path) == result
     assert config_hash(load(RunConfig, tmp_path / "config.yaml")) == config_hash(config)
@@ -134,6 +135,12 @@ def test_record_says_what_was_run_and_a_second_call_returns_it(tiny: Tiny, tmp_p
     assert records[0]["loss"] > records[-2]["loss"]
     before = (tmp_path / "result.json").stat().st_mtime_ns
     assert train(config, folder=tmp_path, quiet=True) == result
+    # on whatever devices, as nothing is computed; but not by a placement that is wrong on all
+    assert train(tiny.config(**more, placement={"mesh": {"data": 8}}), folder=tmp_path, quiet=True) == result
+    with pytest.raises(UserError, match="batch_size=8 does not split into 1 microbatches"):
+        train(tiny.config(**more, placement={"mesh": {"fsdp": 3}}), folder=tmp_path, quiet=True)
+    with pytest.raises(UserError, match="ulysses divides heads"):
+        tiny.config(**more, placement={"mesh": {"context": 4}, "context": "ulysses"})
     assert (tmp_path / "result.json").stat().st_mtime_ns == before
 
 

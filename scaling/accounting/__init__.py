@@ -1,6 +1,7 @@
 """The ledger: parameters, training FLOPs, memory and device peaks. Pure Python, no JAX."""
 
 from scaling.accounting.cache import cache_bytes
+from scaling.accounting.check import check_layout, check_placement
 from scaling.accounting.devices import (
     ASSUMED_MFU,
     DEVICES,
@@ -12,7 +13,7 @@ from scaling.accounting.devices import (
     topology,
     unknown_device,
 )
-from scaling.accounting.fitting import HOST, check_memory, check_spread, nearest_fit, search
+from scaling.accounting.fitting import HOST, check_memory, nearest_fit, search
 from scaling.accounting.flops import Flops, flops_per_token, uncounted
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import wired
@@ -31,8 +32,9 @@ __all__ = [
     "ParamCounts",
     "Topology",
     "cache_bytes",
+    "check_layout",
     "check_memory",
-    "check_spread",
+    "check_placement",
     "compute_dtype",
     "device",
     "flops_per_token",

@@ -93,6 +93,13 @@ def device(kind: str) -> Device | None:
     return next(iter(short + [d for d in DEVICES if re.search(d.pattern, text)]), None)
 
 
+def platform_of(kind: str | None) -> str:
+    """`cpu`, `gpu`, `tpu` or `neuron`. kind: as of `device`; one that is not in the table is a TPU by its name, or a
+    GPU."""
+    found = device(kind) if kind else None
+    return found.platform if found else "tpu" if kind and kind.lower().startswith("tpu") else "gpu"
+
+
 def unknown_device(name: str, known: Sequence[Device] = DEVICES) -> str:
     """That there is no device of that name, which may have been meant, and which there are."""
     return f"unknown device {name!r}; {offered(name, {d.name: d.source for d in known})}"

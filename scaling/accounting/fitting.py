@@ -3,10 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import product
 from typing import Any
 
+from scaling.accounting.check import check_compute, parameters_of
 from scaling.accounting.devices import Topology, device, peak_flops
 from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import in_stage, mesh_shape, refuse_whole, window_ways
@@ -16,7 +16,6 @@ from scaling.accounting.microbatches import FOR_STAGE
 from scaling.accounting.roofline import link_seconds, roofline
 from scaling.config import MeshConfig, Placement, RunConfig
 from scaling.errors import UserError
-from scaling.families import ModelConfig
 from scaling.numbers import divisors
 from scaling.units import si_bytes
 
@@ -83,7 +82,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
 
     price, mfu: as in `roofline`. Of each the fewest microbatches that fit are taken: more send more. What is on the
     host is considered where that makes fewer do, on devices of which it is known how fast they reach it.
-    Raises UserError for devices of which it is not known how fast they are or talk.
+    Raises UserError for devices of which it is not known how fast they are or talk, or that cannot compute as asked.
     """
     if missing := unknown(place) or _no_peak(run, place):
         raise UserError(missing)
@@ -92,6 +91,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     available = place.device.memory
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
+    check_compute(run, mesh_shape(MeshConfig(), 1), place.device.platform)  # else on no mesh
     meshes = _meshes_on(run, place)
     best: dict[tuple[int, ...], Fit] = {}
     flops = flops_per_token(run)
@@ -109,11 +109,6 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     if least is None:
         return replace(found, fewer=_fewer(run, place), batches=_batches(run, place))
     return found if best else replace(found, more=_more(run, place, available))
-
-
-def check_spread(run: RunConfig, devices: int) -> None:
-    """Raises UserError where its mesh does not fit the devices, or leaves a large parameter whole on them."""
-    refuse_whole(_parameters(run.model), mesh_shape(run.placement.mesh, devices))
 
 
 def _no_peak(run: RunConfig, place: Topology) -> str:
@@ -333,8 +328,19 @@ def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
 
 
 def _meshes_on(run: RunConfig, place: Topology) -> list[MeshConfig]:
-    """Those that lie on the links of so many devices."""
-    return [mesh for mesh in _all_meshes(run, place.devices) if wired(place, mesh_shape(mesh, place.devices))]
+    """Those that lie on the links of so many devices, which can compute there as the run asks for."""
+
+    def able(mesh: MeshConfig) -> bool:
+        shape = mesh_shape(mesh, place.devices)
+        if not wired(place, shape):
+            return False
+        try:
+            check_compute(run, shape, place.device.platform)
+        except UserError:
+            return False
+        return True
+
+    return [mesh for mesh in _all_meshes(run, place.devices) if able(mesh)]
 
 
 def _pipelines(run: RunConfig) -> tuple[int, ...]:
@@ -351,9 +357,10 @@ def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
 
 def _meshes(run: RunConfig, devices: int, pipeline: int) -> Iterator[MeshConfig]:
     able = divisors(devices // pipeline)
-    contexts = [k for k in able if k <= CONTEXT and _divides(run, MeshConfig(context=k), devices, 1)]
     experts = [k for k in able if _divides(run, MeshConfig(expert=k), devices, 1)]
     for tensor in (k for k in able if k <= TENSOR and _heads(run, k) % k == 0):
+        shared = (MeshConfig(context=k, tensor=tensor) for k in able if k <= CONTEXT)
+        contexts = [mesh.context for mesh in shared if _divides(run, mesh, devices, 1)]
         for context, expert in product(contexts, experts):
             inner = pipeline * tensor * context * expert
             for fsdp in (k for k in divisors(devices // inner) if devices % inner == 0):
@@ -376,17 +383,12 @@ def _divides(run: RunConfig, mesh: MeshConfig, devices: int, accumulate: int) ->
 
 
 def _spreads(run: RunConfig, mesh: MeshConfig, devices: int) -> bool:
-    """Whether training takes it, see `check_spread`."""
+    """Whether training takes it, see `check_layout`."""
     try:
-        refuse_whole(_parameters(run.model), mesh_shape(mesh, devices))
+        refuse_whole(parameters_of(run.model), mesh_shape(mesh, devices))
     except UserError:
         return False
     return True
-
-
-@lru_cache(maxsize=16)
-def _parameters(model: ModelConfig) -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
-    return tuple((".".join(tensor.path), tensor.axes, tensor.shape) for tensor in model.tensors())
 
 
 def _heads(run: RunConfig, otherwise: int) -> int:

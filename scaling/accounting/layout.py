@@ -143,6 +143,12 @@ def computed_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[
     return tuple(tuple(name for name in part if name in kept) for part in parameter_parts(axes, shape, mesh))
 
 
+def vocabulary_parts(part: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the mesh axes that a vocabulary is stored split over those that compute with parts of it: none where some
+    have windows of their own, as where a width does not divide over them. There the vocabulary is gathered first."""
+    return () if set(part) & {*RULES["batch"], *RULES["sequence"]} else part
+
+
 def refuse_whole(
     parameters: Collection[tuple[str, tuple[str, ...], tuple[int, ...]]], mesh: Mapping[str, int]
 ) -> None:

@@ -1,11 +1,20 @@
 """Memory of one device in training, itemised: what a placement needs before anything is launched."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, prod
 
-from scaling.accounting.devices import device
-from scaling.accounting.layout import computed_parts, in_stage, mesh_shape, parameter_parts, ways, window_ways
+from scaling.accounting.devices import platform_of
+from scaling.accounting.layout import (
+    computed_parts,
+    in_stage,
+    mesh_shape,
+    parameter_parts,
+    vocabulary_parts,
+    ways,
+    window_ways,
+)
 from scaling.accounting.pipeline import Outside, Schedule, end_ways, outside, schedule
 from scaling.config import RunConfig, StartConfig
 from scaling.families import Compute, ModelConfig, Tensor
@@ -53,20 +62,20 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
-    found = device(kind) if kind else None
-    platform = found.platform if found else "gpu"
+    platform = platform_of(kind)
     model, order = run.model, schedule(run, mesh, platform)
     accumulate, apart = order.parts, outside(run, mesh, order)
-    dtype = compute_dtype(run.placement.compute_dtype, platform)
     scans = run.placement.scans(platform)
     in_loop = scans or (order.stages > 1 and not order.alternates)  # over layers or ticks: XLA's compiler for CPUs
     remat = run.placement.remat if platform != "cpu" or in_loop else "none"  # keeps what elsewhere is computed again
-    compute = Compute(
-        platform, dtype, run.placement.attention, remat, mesh["tensor"], run.objective.mask,
-        run.placement.experts, run.placement.transport, mesh["expert"],
-        run.placement.context, mesh["context"], run.placement.offload_activations, order.held, apart.staged,
-        apart.held,
-    )  # fmt: skip
+    compute = replace(
+        compute_of(run, mesh, platform),
+        remat=remat,
+        offload=run.placement.offload_activations,
+        passes=order.held,
+        staged=apart.staged,
+        at_ends=apart.held,
+    )
     zero, tensors = run.placement.zero or 3, _declared(run.model, run.start)
     parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in tensors]
     trained = [(tensor, size) for tensor, size in parts if tensor.trained]
@@ -77,8 +86,10 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     ends = ceil(run.batch_size / (order.ends * end_ways(run, mesh, order))) * length
     wide = next(tensor.size for tensor in tensors if tensor.uses == LOGITS) // model.vocab
     width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
-    here = model.vocab // ways(columns, mesh)
-    pieces, head = loss_pieces(ends, run.placement.loss_chunk, here), wide * here
+    apart_columns = vocabulary_parts(columns)
+    here, fetched = model.vocab // ways(apart_columns, mesh), apart_columns != columns
+    pieces = loss_pieces(ends, run.placement.loss_chunk, here)
+    head = wide * here if fetched or ways(width, mesh) > 1 else 0
     items = {
         "parameters": held,
         "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates),
@@ -89,7 +100,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
         "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
-        "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)) if ways(width, mesh) > 1 else 0,
+        "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
     }
     again = kept if order.alternates else again  # a microbatch ends before any goes back
     again = 0 if platform == "cpu" else tokens * again  # of CPUs XLA plans both side by side
@@ -128,6 +139,24 @@ def _passed(run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: 
     streams = order.waiting if order.alternates else together
     width = run.model.d_model
     return streams * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
+
+
+def compute_of(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Compute:
+    """How the layers of a run are computed on a mesh, without stages."""
+    placement = run.placement
+    return Compute(
+        platform=platform,
+        dtype=compute_dtype(placement.compute_dtype, platform),
+        attention=placement.attention,
+        remat=placement.remat,
+        tensor=mesh["tensor"],
+        mask=run.objective.mask,
+        experts=placement.experts,
+        transport=placement.transport,
+        expert=mesh["expert"],
+        context=placement.context,
+        sequence=mesh["context"],
+    )
 
 
 def compute_dtype(asked: str, platform: str) -> str:

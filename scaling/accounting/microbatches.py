@@ -1,10 +1,12 @@
 """How many microbatches a batch is cut into where the configuration leaves that open."""
 
 from collections.abc import Mapping
+from math import lcm
 
-from scaling.accounting.layout import PIPELINE, in_stage, window_ways
+from scaling.accounting.layout import PIPELINE, RULES, in_stage, window_ways
 from scaling.accounting.params import params
 from scaling.config import RunConfig
+from scaling.errors import UserError
 
 TOKENS, ACTIVATIONS = 512, 32768
 """of a microbatch on one CPU device: tokens at least, and tokens × d_model, whichever is more
@@ -31,6 +33,21 @@ def microbatches(run: RunConfig, mesh: Mapping[str, int], platform: str) -> int:
     most = max(TOKENS, ACTIVATIONS // run.model.d_model) * count.total / count.active
     fitting = [k for k in range(1, windows + 1) if windows % k == 0 and windows // k * run.model.context <= most]
     return min(fitting, default=max(1, windows))
+
+
+def check_batch(mesh: Mapping[str, int], batch_size: int, accumulate: int = 1, together: int | None = None) -> None:
+    """Raises UserError unless every microbatch splits evenly over the devices that compute windows of their own.
+
+    together: so many that are in a pipeline at a time split over its stages as well; unset: all."""
+    rounds = accumulate // (together or accumulate)
+    step = lcm(rounds * window_ways(mesh), accumulate * window_ways(in_stage(mesh)))
+    if batch_size % step:
+        near = sorted({max(1, batch_size // step) * step, -(-batch_size // step) * step})
+        raise UserError(
+            f"batch_size={batch_size} does not split into {accumulate} microbatches (placement.accumulate) over "
+            f"{' × '.join(f'{axis}={mesh[axis]}' for axis in RULES['batch'])} devices; nearest that do: "
+            f"{', '.join(map(str, near))}"
+        )
 
 
 def _for_stages(run: RunConfig, mesh: Mapping[str, int]) -> int:

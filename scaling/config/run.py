@@ -226,7 +226,7 @@ class RunConfig(Config):
             raise ValueError(f"placement.mesh.expert={axis} does not divide experts={odd[0]}; allowed: {allowed}")
 
     def _check_context_axis(self) -> None:
-        """Raises ValueError unless every device along `context` gets as much of each window."""
+        """Raises ValueError unless every device along `context` gets as much of each window, or of its heads."""
         axis, length = self.placement.mesh.context, self.model.context
         if axis > 1 and (whole := self.model.whole_windows):
             raise ValueError(
@@ -246,6 +246,8 @@ class RunConfig(Config):
                 f"devices, which do not divide model.context={length}; nearest that they do: "
                 f"{', '.join(map(str, sorted(set(near))))}; or placement.context=gather or ulysses"
             )
+
+        self.model.check_shared(self.placement.context, self.placement.mesh.tensor, axis)
 
     def _check_pipeline_axis(self) -> None:
         """Raises ValueError unless its stages have layers alike, and microbatches come as they take them."""

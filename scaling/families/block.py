@@ -25,6 +25,12 @@ class BlockPart(Config):
     def check(self, model: TransformerShape) -> None:
         """Raises ValueError where it does not fit the model."""
 
+    def check_shared(self, model: TransformerShape, asked: str, tensor: int, context: int) -> None:
+        """As of a model."""
+
+    def check_compute(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> None:
+        """As of a model, in a layer with this mask."""
+
     @property
     def masks(self) -> tuple[Mask, ...]:
         """What it can be trained with."""

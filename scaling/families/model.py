@@ -198,6 +198,13 @@ class ModelConfig(Config):
     def check_context(self, context: int) -> None:
         """Raises ValueError where its parts cannot be trained with windows of so many tokens."""
 
+    def check_shared(self, asked: str, tensor: int, context: int) -> None:
+        """Raises ValueError where so many devices along `tensor` and `context` cannot share a window as
+        `placement.context` asks."""
+
+    def check_compute(self, compute: Compute) -> None:
+        """Raises UserError where a way to compute that is asked for cannot be taken."""
+
     def check_mask(self, mask: Mask) -> None:
         """Raises ValueError where its own keys do not fit what an objective lets attention see."""
 

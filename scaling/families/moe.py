@@ -338,5 +338,9 @@ class MoE(FeedForward):
         here = self.experts / compute.expert
         return compute.expert * min(here * self.slots(model.context) / model.context, self.each or here, here)
 
+    def check_compute(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> None:
+        choose_experts(compute.experts, compute.platform)
+        choose_transport(compute.transport, compute.platform)
+
     def products(self, model: TransformerShape) -> int:
         return (2 if model.gated else 1) * self.shared * self.width(model)

@@ -303,6 +303,15 @@ class TransformerConfig(TransformerShape):
         place_L = np.arange(len(marks_L))
         return place_L - np.maximum.accumulate(np.where(first_L, place_L, 0))
 
+    def check_shared(self, asked: str, tensor: int, context: int) -> None:
+        for part in {part for own in self.parts for part in own}:
+            part.check_shared(self, asked, tensor, context)
+
+    def check_compute(self, compute: Compute) -> None:
+        for mixer, feed_forward, mask in set(self._layers(compute.mask)):
+            mixer.check_compute(self, compute, mask)
+            feed_forward.check_compute(self, compute, mask)
+
     def activations(self, compute: Compute) -> int:
         """Of what is on the host IN_FLIGHT layers' are on the device as well."""
         stream, layers = compute.width * self.d_model, self._kept_of_layers(compute)
@@ -341,10 +350,14 @@ class TransformerConfig(TransformerShape):
         return 0 if compute.remat == "none" else max(self._kept_of_layers(compute))
 
     def _kept_of_layers(self, compute: Compute) -> list[int]:
-        parts = [parts for parts in self.parts for _ in range(self.layer_sharing)]
-        layers = [(*own, mask) for own, mask in zip(parts, self.attention_masks(compute.mask), strict=True)]
+        layers = self._layers(compute.mask)
         kept = {layer: self._kept(compute, *layer) for layer in set(layers)}
         return [kept[layer] for layer in layers]
+
+    def _layers(self, mask: Mask) -> list[tuple[Mixer, FeedForward, AttentionMask]]:
+        """The parts of every layer, and what its attention sees."""
+        parts = [parts for parts in self.parts for _ in range(self.layer_sharing)]
+        return [(*own, seen) for own, seen in zip(parts, self.attention_masks(mask), strict=True)]
 
     def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""

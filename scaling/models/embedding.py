@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from scaling.parallel.parts import activation_split, by_parts, parameter_split
+from scaling.accounting.layout import vocabulary_parts
+from scaling.parallel.parts import activation_split, by_parts, gathered, parameter_split
 
 
 def looked_up(table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
@@ -13,11 +14,14 @@ def looked_up(table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
     all of them up in the part of the width that they have, and send each other what they found. Devices that share
     its rows find those that they have, and the sum is the row. So what travels is as large as the result.
     """
-    rows, width = parameter_split(("vocab", "embed"), table_VxD.shape)
+    stored, width = parameter_split(("vocab", "embed"), table_VxD.shape)
+    rows = vocabulary_parts(stored)
     tokens = activation_split(("batch", "sequence"), tokens_BxL.shape)
 
     def local(table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
         tokens_T = tokens_BxL.reshape(-1)
+        if rows != stored:
+            table_VxD = gathered(table_VxD, (stored, ()))
         if width:
             tokens_T = jax.lax.all_gather(tokens_T, width, tiled=True)
         if rows:
@@ -29,5 +33,5 @@ def looked_up(table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
             found_TxD = jax.lax.all_to_all(found_TxD, width, 0, 1, tiled=True)
         return found_TxD.reshape(1, *tokens_BxL.shape, -1)
 
-    found = by_parts(local, ((rows, width), tokens), (rows, *tokens, ()), table_VxD, tokens_BxL)
+    found = by_parts(local, ((stored, width), tokens), (rows, *tokens, ()), table_VxD, tokens_BxL)
     return jnp.sum(found, 0) if rows else found[0]

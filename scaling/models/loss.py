@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.accounting import loss_pieces
+from scaling.accounting.layout import vocabulary_parts
 from scaling.models.layer import NOTHING, Aux
 from scaling.models.matmul import matmul
 from scaling.parallel.parts import activation_split, by_parts, gathered, parameter_split
@@ -43,18 +44,19 @@ def token_losses(
     the devices that share its width once for all pieces, its gradient is summed over them before it is scattered,
     and what the parts of the vocabulary say is put together after them: nothing travels for a piece.
     """
-    width, columns = parameter_split(("embed", "vocab"), head_DxV.shape)
+    width, stored = parameter_split(("embed", "vocab"), head_DxV.shape)
+    columns = vocabulary_parts(stored)
     tokens = activation_split(("batch", "sequence"), targets_BxL.shape)
 
     def local(hidden_BxLxD: jax.Array, head_DxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:
-        head_DxV = gathered(head_DxV, (width, ()))
+        head_DxV = gathered(head_DxV, (width, () if columns == stored else stored))
         first = jax.lax.axis_index(columns) * head_DxV.shape[1] if columns else None
         hidden_TxD, targets_T = hidden_BxLxD.reshape(-1, hidden_BxLxD.shape[-1]), targets_BxL.reshape(-1)
         pieces = loss_pieces(len(targets_T), chunk, head_DxV.shape[1])
         found = _in_pieces(hidden_TxD, head_DxV, targets_T, first, softcap, pieces)
         return jnp.stack(found).reshape(2, 1, *targets_BxL.shape)
 
-    taken = ((*tokens, ()), (width, columns), tokens)
+    taken = ((*tokens, ()), (width, stored), tokens)
     log_z, logit = by_parts(local, taken, ((), columns, *tokens), hidden_BxLxD, head_DxV, targets_BxL)
     log_z_BxL, logit_BxL = (jax.nn.logsumexp(log_z, 0), logit.sum(0)) if columns else (log_z[0], logit[0])
     return log_z_BxL - logit_BxL, log_z_BxL

@@ -5,19 +5,21 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from scaling.config.placement import Placement
 from scaling.errors import UserError
 
 HOST = "pinned_host"
 """the kind of memory, by JAX's name, that devices read and write by themselves"""
 
 
-def check_host(mesh: Mesh, key: str) -> None:
-    """Raises UserError where the devices of a mesh have no such memory. key: of the placement, that asks for it."""
+def check_host(mesh: Mesh, placement: Placement) -> None:
+    """Raises UserError where a placement asks for such memory and the devices of a mesh have none."""
     device = mesh.devices.flat[0]
     kinds = [memory.kind for memory in device.addressable_memories()]
-    if HOST not in kinds:
+    asked = [key for key in ("offload_optimizer", "offload_activations") if getattr(placement, key)]
+    if asked and HOST not in kinds:
         raise UserError(
-            f"placement.{key}=true needs memory of kind {HOST}, and a {device.device_kind} has "
+            f"placement.{asked[0]}=true needs memory of kind {HOST}, and a {device.device_kind} has "
             f"{', '.join(kinds) or 'none that JAX names'}; allowed here: false"
         )
 

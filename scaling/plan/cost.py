@@ -68,6 +68,8 @@ def plan(
     model = config.model if isinstance(config, RunConfig) else config
     place = accounting.topology(topology) if topology else None
     where = accounting.topology(fit) if fit else place
+    if compile:
+        _check_compiles(config, place)
     run = _run_of(config, 1 if where is None else where.devices, tokens)
     params, flops = accounting.params(model), accounting.flops_per_token(run)
     keys = model.visible_keys(run.objective.mask)
@@ -92,10 +94,7 @@ def plan(
     if fit is not None:
         assert where is not None
         found["fit"] = _fit(run, where, mfu, price)
-    if compile:
-        if place is None or not isinstance(config, RunConfig):
-            missing = "--topology, for example v5p:4x4x4" if place is None else "a run (with data and an optimizer)"
-            raise UserError(f"--compile needs {missing}")
+    if compile and place:
         from scaling.compiled import planned
 
         found["compiled"] = planned(run, place, price, mfu)
@@ -109,6 +108,16 @@ def _check(**given: float | None) -> None:
         if value is not None and not (0 < value <= most and math.isfinite(value)):
             allowed = "a share of the peak, above 0 and at most 1" if name == "mfu" else "a finite number above 0"
             raise UserError(f"--{name}: expected {allowed}, got {value:g}")
+
+
+def _check_compiles(config: ModelConfig | RunConfig, place: accounting.Topology | None) -> None:
+    """Raises UserError where there is no step to compile, or no slice to compile it for."""
+    if place is None or not isinstance(config, RunConfig):
+        missing = "--topology, for example v5p:4x4x4" if place is None else "a run (with data and an optimizer)"
+        raise UserError(f"--compile needs {missing}")
+    from scaling.compiled import slice_links
+
+    slice_links(place)
 
 
 def _run_of(config: ModelConfig | RunConfig, devices: int, tokens: float | None) -> RunConfig:
@@ -142,9 +151,10 @@ def _training(run: RunConfig, flops: accounting.Flops) -> dict[str, Any]:
 
 def _memory(run: RunConfig, place: accounting.Topology | None) -> dict[str, Any]:
     kind = place.device.name if place else None
-    accounting.check_spread(
-        run, place.devices if place else max(1, run.placement.mesh.data) * run.placement.mesh.inner
-    )
+    if place is None:
+        accounting.check_layout(run)
+    else:
+        accounting.check_placement(run, place.devices, place.device.name)
     memory = accounting.memory(run, devices=place.devices if place else None, kind=kind)
     there = place.device.memory if place else None
     return {

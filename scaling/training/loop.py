@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from scaling.accounting import check_memory
+from scaling.accounting import check_layout, check_memory
 from scaling.config import RunConfig, resolved
 from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
 from scaling.parallel.distributed import everyone, local_rows, put_batch
+from scaling.parallel.host import check_host
 from scaling.processes import lost
 from scaling.result import Result
 from scaling.training.checkpoint import Checkpoints
@@ -28,7 +29,7 @@ from scaling.training.local_checkpoint import LocalTier
 from scaling.training.member import Member
 from scaling.training.pack import check_mesh, check_pack, part, stacked
 from scaling.training.profile import Profile
-from scaling.training.records import open_folder, run_folder, write_config
+from scaling.training.records import ended, open_folder, run_folder, write_config
 from scaling.training.start import check_start
 from scaling.training.state import TrainState
 from scaling.training.step import compile_step, metric_names, rows_spec, run_layout
@@ -71,8 +72,11 @@ def train_pack(
     configs = [resolved(config, home) for config, home in zip(configs, beside, strict=True)]
     folders = [run_folder(config) for config in configs] if folders is None else [Path(f) for f in folders]
     check_pack(configs, folders)
-    results = [open_folder(folder, config) for config, folder in zip(configs, folders, strict=True)]
+    results = [ended(folder, config) for config, folder in zip(configs, folders, strict=True)]
     left = [i for i, result in enumerate(results) if result is None]
+    for config, result in zip(configs, results, strict=True):
+        if result is not None:
+            check_layout(config)  # nothing is computed, so the devices here are not asked about
     if left:
         trained = _train([configs[i] for i in left], [folders[i] for i in left], quiet=quiet)
         for i, result in zip(left, trained, strict=True):
@@ -88,9 +92,12 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
     """Runs of which none has ended."""
     mesh = make_mesh(configs[0].placement.mesh, dcn=configs[0].placement.dcn)
     check_mesh(len(configs), mesh)
+    check_host(mesh, configs[0].placement)
     run_configs = [placed(config, mesh) for config in configs]
     for config in run_configs:
         check_memory(config, mesh.size, mesh.devices.flat[0].device_kind)
+    for folder in folders:
+        open_folder(folder)
     store = open_store(configs[0].data, configs[0].records.store_folder)
     for config, folder in zip(configs, folders, strict=True):
         check_run(config, store)

@@ -30,15 +30,21 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.records.folder).expanduser() / config.records.sweep / run_id(config)
 
 
-def open_folder(folder: Path, config: RunConfig) -> Result | None:
-    """Make sure that the run may write to `folder`; returns its result if it has ended there already.
-
-    A diverged run has ended too: it would diverge again. A failed one has not.
-    Raises OSError where nothing can be written, and UserError where the folder is another run's.
-    """
+def open_folder(folder: Path) -> None:
+    """Make a run's folder. Raises OSError where nothing can be written in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with naming(folder), tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def ended(folder: Path, config: RunConfig) -> Result | None:
+    """The run's result if it has ended in `folder` already.
+
+    A diverged run has ended too: it would diverge again. A failed one has not.
+    Raises UserError where the folder is another run's.
+    """
+    if not folder.is_dir():
+        return None
     if (folder / "config.yaml").exists():
         other = config_hash(load(RunConfig, folder / "config.yaml"))
         if other != config_hash(config):

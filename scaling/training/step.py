@@ -101,9 +101,7 @@ def run_layout(run: RunConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and places of a run's state on a mesh. Raises UserError as `abstract_state`, and where devices
     have no memory of the host that the placement asks for."""
     layout = abstract_state(run.model, run_optimizer(run, make_knobs(run)), mesh)
-    for key in ("offload_optimizer", "offload_activations"):
-        if getattr(run.placement, key):
-            check_host(mesh, key)
+    check_host(mesh, run.placement)
     if run.placement.offload_optimizer:
         layout = layout._replace(opt_state=on_host(layout.opt_state))
     return layout._replace(reference=layout.params) if run.has_reference else layout

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from scaling.config import MeshConfig, Parent, RunConfig, chosen_step, load
+from scaling.config import MeshConfig, Parent, Placement, RunConfig, chosen_step, load
 from scaling.errors import UserError
 from scaling.models.parameters import Params
-from scaling.parallel import make_mesh
+from scaling.parallel import make_mesh, placed
+from scaling.parallel.host import check_host
 from scaling.training.start import read_checkpoint
 from scaling.training.step import run_layout
 
@@ -33,7 +34,7 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
     path: a run's folder, such as runs/SWEEP/RUN_ID, or one of its checkpoints, RUN_ID/checkpoints/STEP.
     step: of the checkpoint; unset: that of the path, else the last one of a run that has ended.
 
-    Parameters lie on the mesh of the run's placement where this machine's devices make it up, else on one device.
+    Parameters lie as the run was placed where this machine's devices can take that, else on one device.
     Raises UserError where there is no run, no such checkpoint, or none that can be read.
     """
     folder = Path(path).expanduser()
@@ -45,9 +46,8 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
         raise UserError(
             f"no run is in {folder}; give a run's folder, such as runs/SWEEP/RUN_ID, which has config.yaml"
         )
-    run = load(RunConfig, folder / "config.yaml")
+    run, mesh = _placed_here(load(RunConfig, folder / "config.yaml"))
     step = chosen_step(folder, step, "", "--step")
-    mesh = _mesh(run)
     layout: Any = run_layout(run, mesh)
     layout, broken = layout._replace(step=None, opt_state=None, reference=None), list[str]()
     found = read_checkpoint(Parent(folder, run, step), layout, broken)
@@ -56,8 +56,13 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
     return Trained(folder, run, step, found[0].params, mesh)
 
 
-def _mesh(run: RunConfig) -> Mesh:
+def _placed_here(run: RunConfig) -> tuple[RunConfig, Mesh]:
+    """As it was trained, where this machine's devices can; else on one of them, by the ways that suit it."""
     try:
-        return make_mesh(run.placement.mesh, dcn=run.placement.dcn)
+        mesh = make_mesh(run.placement.mesh, dcn=run.placement.dcn)
+        check_host(mesh, run.placement)
+        return placed(run, mesh), mesh
     except UserError:
-        return make_mesh(MeshConfig(), jax.devices()[:1])
+        kept = {key: getattr(run.placement, key) for key in ("compute_dtype", "loss_chunk")}
+        alone = run.model_copy(update={"placement": Placement(**kept)})
+        return alone, make_mesh(MeshConfig(), jax.devices()[:1])

@@ -16,6 +16,8 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.models import functional
 from scaling.models.attend import reference
 from scaling.models.attention_kernels import splash
+from scaling.models.embedding import looked_up
+from scaling.models.loss import token_losses
 from scaling.objectives import Batch
 from scaling.parallel import batch_sharding, make_mesh, param_shardings, use
 from scaling.training.gradients import Gradients, gradients
@@ -194,6 +196,27 @@ def test_a_kernel_that_no_compiler_partitions_runs_on_each_device(name: str) -> 
             return splash(q, k, v, AttentionMask(50), interpret=True)
 
     assert_same(jax.jit(attend)(q, k, v), reference(q, k, v, AttentionMask(50)))
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_a_vocabulary_may_lie_on_devices_that_a_width_does_not_divide_over(tensor: int) -> None:
+    """Of 6 columns: look-up, losses and their gradients; in pieces where a device has all rows."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=8 // tensor, tensor=tensor))
+    keys = jax.random.split(jax.random.key(0), 3)
+    table_VxD = jax.random.normal(keys[0], (32, 6))
+    head_DxV = jax.random.normal(keys[1], (6, 32))
+    tokens_BxL = jax.random.randint(keys[2], (16, 4), 0, 32)
+
+    def loss(mesh: Mesh, table_VxD: jax.Array, head_DxV: jax.Array) -> jax.Array:
+        with use(mesh):
+            losses_BxL, log_z_BxL = token_losses(looked_up(table_VxD, tokens_BxL), head_DxV, tokens_BxL, chunk=3)
+            return jnp.sum(losses_BxL * jnp.arange(4)) + jnp.sum(log_z_BxL**2)
+
+    found, wanted = (
+        jax.jit(jax.value_and_grad(partial(loss, each), argnums=(0, 1)))(table_VxD, head_DxV)
+        for each in (mesh, on_one_device())
+    )
+    assert_same(jax.device_get(found), jax.device_get(wanted))
 
 
 @pytest.mark.parametrize(("name", "accumulate"), [(None, 4), ("2×2×2", 2)])

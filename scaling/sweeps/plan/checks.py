@@ -21,16 +21,23 @@ def check_folder(home: Path) -> None:
     raise UserError(one_line(OSError(number, os.strerror(number), str(there))))
 
 
-def check_fits(runs: Sequence[PlannedRun], kind: str) -> None:
-    """Raises UserError where a mesh leaves a large parameter whole, or a run's step takes more memory than its
-    devices have, by the one that takes most.
+def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str) -> None:
+    """Raises UserError where a run cannot be placed as it asks, see `accounting.check_placement`, or its step takes
+    more memory than its devices have, by the one that takes most.
 
-    kind: of the devices.
+    left: those that are still to be trained; of others only what is so on any devices. kind: of the devices.
     """
+    trained = {run.id for run in left}
     for run in runs:
-        accounting.check_spread(run.config, run.devices)
-    if runs:
-        most = max(runs, key=lambda run: accounting.memory(run.config, run.devices, kind).total)
+        try:
+            if run.id in trained:
+                accounting.check_placement(run.config, run.devices, kind)
+            else:
+                accounting.check_layout(run.config)
+        except UserError as error:
+            raise UserError(f"run {run.id}: {error}") from None
+    if left:
+        most = max(left, key=lambda run: accounting.memory(run.config, run.devices, kind).total)
         accounting.check_memory(most.config, most.devices, kind, under="run.")
 
 

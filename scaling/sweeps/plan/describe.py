@@ -8,6 +8,7 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import IsoflopDesign, SweepConfig
+from scaling.errors import UserError
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.designs.hyperparameters import rule_notes
 from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, refuse_other_sweep
@@ -52,7 +53,7 @@ def describe_sweep(sweep: SweepConfig, folder: str | Path | None = None) -> dict
     unprepared = check_data([*runs, *tests], make=False)
 
     devices, states = outlook.devices, outlook.states()
-    check_fits([run for run in (*runs, *tests) if states[run.id].state not in DONE], devices.kind)
+    check_fits((*runs, *tests), [run for run in (*runs, *tests) if states[run.id].state not in DONE], devices.kind)
     pace = pace_of(devices, states.values())
     spent = flops_to_spend((*runs, *tests), home, states)
     rows, test_rows = (
@@ -107,12 +108,20 @@ def _row(run: PlannedRun, outlook: Outlook, state: RunState, spent: float, pace:
         "learning_rate": config.optimizer.learning_rate,
         "weight_decay": config.optimizer.weight_decay,
         "devices": devices,
-        "memory_bytes": accounting.memory(config, devices, outlook.devices.kind).total,
+        "memory_bytes": _memory(run, outlook.devices.kind),
         "seconds": spent / pace.flops_per_s / devices + pace.start_s,
         "seconds_left": outlook.seconds_left(run, state, spent, pace),
         "state": state.state,
         "label": dict(run.label),
     }
+
+
+def _memory(run: PlannedRun, kind: str) -> int | None:
+    """Bytes of each device; None of a run that has ended elsewhere and could not be computed here."""
+    try:
+        return accounting.memory(run.config, run.devices, kind).total
+    except UserError:
+        return None
 
 
 def _unsized(sweep: SweepConfig, like: PlanRow, pace: Pace) -> list[PlanRow]:

@@ -1,0 +1,56 @@
+"""What is refused of a placement before anything is made or compiled. No JAX."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from scaling.accounting.devices import platform_of
+from scaling.accounting.layout import mesh_shape, refuse_whole
+from scaling.accounting.memory import compute_of
+from scaling.accounting.microbatches import check_batch, microbatches
+from scaling.config import RunConfig
+from scaling.errors import UserError
+from scaling.families import ModelConfig
+
+
+def check_layout(run: RunConfig, devices: int | None = None) -> dict[str, int]:
+    """Devices along each axis of a run's mesh.
+
+    devices: of the run; unset: as many as its mesh names.
+    Raises UserError where the mesh does not fit them, the model or a batch does not divide over it, or a large
+    parameter would lie whole on each.
+    """
+    placement = run.placement
+    mesh = mesh_shape(placement.mesh, devices or max(1, placement.mesh.data) * placement.mesh.inner)
+    try:
+        run.check_mesh()  # of a run that a design made of another, too
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    check_batch(mesh, run.batch_size, max(1, placement.accumulate), placement.pipeline_microbatches)
+    refuse_whole(parameters_of(run.model), mesh)
+    return mesh
+
+
+def check_placement(run: RunConfig, devices: int, kind: str) -> dict[str, int]:
+    """As `check_layout`; raises UserError also where the batch does not divide into the microbatches that the devices
+    are given, and where a way to compute that the placement asks for cannot be taken on them.
+
+    kind: of the devices.
+    """
+    mesh, platform = check_layout(run, devices), platform_of(kind)
+    check_batch(mesh, run.batch_size, microbatches(run, mesh, platform), run.placement.pipeline_microbatches)
+    check_compute(run, mesh, platform)
+    return mesh
+
+
+def check_compute(run: RunConfig, mesh: Mapping[str, int], platform: str) -> None:
+    """Raises UserError where a way to compute that the placement asks for cannot be taken on a mesh, in windows of
+    any length that the run has."""
+    compute = compute_of(run, mesh, platform)
+    for context in {run.model.context, *(stage.context for stage in run.data.curriculum or ())}:
+        run.model.model_copy(update={"context": context}).check_compute(compute)
+
+
+@lru_cache(maxsize=16)
+def parameters_of(model: ModelConfig) -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
+    """(name, axes, shape) of each, as `refuse_whole` takes them."""
+    return tuple((".".join(tensor.path), tensor.axes, tensor.shape) for tensor in model.tensors())
