@@ -93,13 +93,24 @@ def plan(
         assert where is not None
         found["fit"] = _fit(run, where, mfu, price)
     if compile:
-        if place is None or not isinstance(config, RunConfig):
-            missing = "--topology, for example v5p:4x4x4" if place is None else "a run (with data and an optimizer)"
-            raise UserError(f"--compile needs {missing}")
-        from scaling.compiled import planned
-
-        found["compiled"] = planned(run, place, price, mfu)
+        found["compiled"] = _compiled(config, run, place, price, mfu)
     return found
+
+
+def _compiled(
+    config: ModelConfig | RunConfig,
+    run: RunConfig,
+    place: accounting.Topology | None,
+    price: float | None,
+    mfu: float | None,
+) -> dict[str, Any]:
+    """Raises UserError where no topology, or no run, is given."""
+    if place is None or not isinstance(config, RunConfig):
+        missing = "--topology, for example v5p:4x4x4" if place is None else "a run (with data and an optimizer)"
+        raise UserError(f"--compile needs {missing}")
+    from scaling.compiled import planned
+
+    return planned(run, place, price, mfu)
 
 
 def _check(**given: float | None) -> None:

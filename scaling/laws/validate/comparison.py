@@ -146,11 +146,10 @@ def compare(
             tested = backtest(runs, form, by=by, cuts=cuts, level=level, draws=draws, seed=seed, **options)
         entries.append(ComparedLaw(fitted, likelihood(fitted), tested))
         notes += [f"{form.name}: {name} was driven to zero" for name in fitted.diagnostics.at_bounds]
-    entries.sort(key=lambda entry: entry.likelihood.aic)
-    notes += _tails(entries, starts) if loss.kind == "l2" else []
-    by_aic = entries[0]
-    entries.sort(key=_rank)
-    notes += _disagree(by_aic, entries[0])
+    by_aic = sorted(entries, key=lambda entry: entry.likelihood.aic)
+    notes += _tails(by_aic, starts) if loss.kind == "l2" else []
+    entries = sorted(by_aic, key=_rank)
+    notes += _disagree(by_aic[0], entries[0])
     if runs.run is not None and len(np.unique(runs.run)) < len(runs):
         notes.append("rows of one run are not independent, and the likelihood counts them as if they were")
     return Comparison(tuple(entries), tuple(notes))
