@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
-from scaling.laws.intervals.interval import check_level, interval
+from scaling.laws.intervals.interval import check_level, interval, reach
 from scaling.laws.isoflop.choice import Choice, Curves, choose
 from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget, MinimumMethod, MinimumVerdict, Weights
 from scaling.laws.isoflop.others import other_exponents
@@ -22,6 +22,9 @@ from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.points import Points
 from scaling.laws.table.budgets import TOLERANCE, budget_labels
 from scaling.laws.table.runs import Runs
+
+NEARLY = 2.0
+"""times the tolerance: a row within it of a budget that it is not in is told"""
 
 
 def isoflop(
@@ -70,7 +73,7 @@ def isoflop(
         curvature=chosen.curvature,
         skew=chosen.skew,
         weights=weights,
-        notes=chosen.notes,
+        notes=(*chosen.notes, *_alone(runs, budget, tolerance)),
     )
     ols = weights == "ols"
     counted = [i for i, found in enumerate(budgets) if found.counts or (ols and np.isfinite(found.loss_opt))]
@@ -128,6 +131,23 @@ def budget_rows(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 
             f"in FLOPs by more than {tolerance:.0%}"
         )
     return usable
+
+
+def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str, ...]:
+    """What is said of rows that missed a budget by little: whole batches, or a miscount, and they drop out of it."""
+    if budget is not None:
+        return ()
+    used = np.concatenate(budget_rows(runs, None, tolerance))
+    left = np.setdiff1d(np.arange(len(runs)), used)
+    away = np.abs(np.log(runs.flops[left][:, None] / runs.flops[used])).min(1) if len(left) else np.array([])
+    near = left[away < NEARLY * tolerance]
+    if not len(near):
+        return ()
+    told = ", ".join(f"{runs.rows[i]} ({runs.flops[i]:.3g})" for i in near[:5])
+    return (
+        f"{len(near)} rows are in no budget, though their FLOPs are within {NEARLY * tolerance:.0%} of one: {told}"
+        f"{', …' * (len(near) > 5)}; say which row is of which by budget=, or widen tolerance= (now {tolerance:.0%})",
+    )
 
 
 def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
@@ -196,7 +216,7 @@ def _budget(
         loss_opt=float(np.exp(lowest)),
         N_interval=N_interval,
         D_interval=(D_interval[1], D_interval[0]),
-        loss_interval=interval(np.exp(losses), level) if len(losses) > 1 else (np.nan, np.nan),
+        loss_interval=interval(np.exp(losses), level) if reach(len(losses), level) else (np.nan, np.nan),
         advice=_advice(verdict, N),
     )
 

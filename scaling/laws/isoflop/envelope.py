@@ -11,6 +11,7 @@ from scaling.laws.intervals.interval import check_level
 from scaling.laws.isoflop.power_law import FittedPowerLaw, offset_law, power_law_line, straight_law
 from scaling.laws.table.curves import REACH, Curves, curves_at
 from scaling.laws.table.runs import Runs
+from scaling.text import percent
 
 PER_DECADE = 100
 """points of the envelope in a decade of FLOPs; Hoffmann et al. 2022 take 1,500 over about six"""
@@ -49,7 +50,7 @@ class Envelope:
             f"C {self.C[0]:.3g} … {self.C[-1]:.3g}; {self.left_out} more had no size to beat on one side"
         ]
         laws = {"N*": self.N_law, "D*": self.D_law, "L*": self.loss_law}
-        lines += [f"{power_law_line(name, law.to_dict())} ({self.level:.0%})" for name, law in laws.items()]
+        lines += [f"{power_law_line(name, law.to_dict())} ({percent(self.level)})" for name, law in laws.items()]
         return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from scaling.laws.solve.priors import Prior, drawn_means
 from scaling.laws.solve.problem import Problem, make_problem
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import Runs
-from scaling.text import align
+from scaling.text import align, percent
 
 BANDS = (1.0, 2.0, 4.0, 10.0, 100.0, np.inf)
 """edges of the distances that errors are told by, in units of the cut"""
@@ -115,7 +115,7 @@ class Backtest:
 
     def summary(self) -> str:
         """An aligned text: the scores of each cut, and by how far ahead."""
-        head = ["predicted", "bias", "rmse", "worst", f"inside {self.level:.0%}", "width"]
+        head = ["predicted", "bias", "rmse", "worst", f"inside {percent(self.level)}", "width"]
         rows = [[f"fitted to {self.by} ≤", "runs", "up to", *head]]
         rows += [[f"{c.cut:.3g}", str(c.fitted), f"{c.furthest:.3g}×", *_cells(c.score)] for c in self.cuts]
         far = [["ahead", *head]]
