@@ -10,8 +10,8 @@ from scaling.laws.solve.noise import noise_of
 UNEQUAL = 0.75
 """share of the rows that weights leave, from which on refits do not take them for known"""
 BORNE_OUT = 3.0
-"""nats by which residuals whose scatter goes by sigma are likelier than of one scatter, or it is told: of 30 rows with
-their true sigma, which differ by half, these are 7 and more, with that of two, three or five seeds -25 to 9"""
+"""nats by which residuals whose scatter goes by sigma are likelier than of one scatter, or it is told: of 30 rows
+with their true sigma, which differ by half, these are 7 and more, with that of two to five seeds -25 to 9"""
 PULLED, NOISIER = 3.0, 2.0
 """standard deviations that a parameter is off its prior, and times the noise without priors, from which it is told"""
 
