@@ -6,7 +6,7 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.solve.given import given_notes, rows_left, weights_are_unequal
+from scaling.laws.solve.given import are_unequal, given_notes, rows_left
 from scaling.text import percent
 
 TRUTH = {"E": 1.69, "alpha": 0.34, "beta": 0.28, "a": 0.28 / 0.62}
@@ -49,8 +49,8 @@ def test_the_rows_that_weights_leave_are_those_of_equal_weight():
     df = table()
     df["sem"] = df["loss"] * np.where(np.arange(30) % 5 == 0, 1e-3, 0.5)  # 24 rows of next to no weight
     fit = weighed(df)
-    assert rows_left(fit) == pytest.approx(6, abs=0.01) and weights_are_unequal(fit)
-    assert not weights_are_unequal(laws.fit(laws.Runs(table()), starts=4))
+    assert rows_left(fit.problem.weights) == pytest.approx(6, abs=0.01) and are_unequal(fit.problem.weights)
+    assert not are_unequal(np.ones(30))
 
 
 def test_refits_of_unequal_weights_draw_rows():
@@ -122,6 +122,13 @@ def test_a_level_whose_ends_lie_beyond_all_draws_is_refused():
     for ask in (lambda: fit.interval("alpha", 0.995), lambda: fit.predict(N=1e9, D=1e10, level=0.995)):
         with pytest.raises(UserError, match=r"level 0\.995 needs 200 draws or more"):
             ask()
+
+
+def test_a_budget_far_below_the_runs_is_told():
+    fit = laws.fit(laws.Runs(table()), starts=4)
+    smallest = float(fit.runs.flops.min())
+    low, within = (laws.predict_table(fit, smallest * times)["warnings"] for times in (0.01, 1.0))
+    assert low[0].startswith("the smallest run has 100 times these FLOPs") and not within
 
 
 @pytest.mark.parametrize("level, said", [(0.9, "90%"), (0.9999, "99.99%"), (0.995, "99.5%"), (0.29, "29%")])
