@@ -155,8 +155,9 @@ def _search(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         help="refits for the intervals, 0 for none (default: 4000; of laws of whole curves 400)",
     )
-    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
-        "fewer than ten rows a parameter, of unequal --sigma three, runs where --run is given, else rows)")  # fmt: skip
+    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and "
+        "with fewer than ten rows a parameter, of unequal --sigma three, runs where --run "
+        "is given, else rows)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
 
