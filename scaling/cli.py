@@ -135,18 +135,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="scaling", description=about, epilog=EXIT_CODES)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of scaling and jax")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for add in (_add_runs, _add_sweeps, _add_data, _add_laws, _add_models, _add_pages, _add_files):
+        add(commands)
+    return parser
 
-    def command(name: str, call: Callable[[Any], int], help: str, into: Any = commands) -> argparse.ArgumentParser:
-        sub = into.add_parser(name, help=help, description=help)
-        sub.set_defaults(call=call, stopped=KEPT.get(name, STOPPED))
-        return sub
 
-    train = command("train", _train, "Train one run and record it.")
+def _command(commands: Any, name: str, call: Callable[[Any], int], help: str) -> argparse.ArgumentParser:
+    """The parser of a new command among `commands`."""
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    sub.set_defaults(call=call, stopped=KEPT.get(name, STOPPED))
+    return sub
+
+
+def _add_runs(commands: Any) -> None:
+    train = _command(commands, "train", _train, "Train one run and record it.")
     train.add_argument("run", metavar="RUN.yaml", help="configuration of a run, or the name of a shipped one")
     _overrides(train)
     train.add_argument("--profile", action="store_true", help="trace five updates into the run's folder")
 
-    plan = command("plan", _plan, "Parameters, FLOPs, memory and time of a model or run; nothing is trained.")
+    plan = _command(
+        commands, "plan", _plan, "Parameters, FLOPs, memory and time of a model or run; nothing is trained."
+    )
     plan.add_argument(
         "config", metavar="MODEL_OR_RUN.yaml", help="configuration of a model or a run, or a preset's name"
     )
@@ -164,8 +173,10 @@ def _parser() -> argparse.ArgumentParser:
     _json(plan)
     _overrides(plan)
 
-    sweep = command(
-        "sweep", _sweep, "Train a sweep; with a forecast, fit, freeze and test it. Continues what it finds."
+
+def _add_sweeps(commands: Any) -> None:
+    sweep = _command(
+        commands, "sweep", _sweep, "Train a sweep; with a forecast, fit, freeze and test it. Continues what it finds."
     )
     sweep.add_argument("sweep", metavar="SWEEP.yaml", help="configuration of a sweep, or the name of a shipped one")
     sweep.add_argument(
@@ -178,48 +189,67 @@ def _parser() -> argparse.ArgumentParser:
     _json(sweep)
     _overrides(sweep)
 
-    status = command("status", _status, "The state of every run of a sweep.")
+    status = _command(commands, "status", _status, "The state of every run of a sweep.")
     _sweep_dir(status, "folder of a sweep, such as runs/NAME, or of one of its runs")
     either = status.add_mutually_exclusive_group()
     _json(either)
     either.add_argument("--watch", action="store_true", help="show it as it changes, until nothing is left to run")
 
-    data = command("data", _data, "Token stores.")
+
+def _add_data(commands: Any) -> None:
+    data = _command(commands, "data", _data, "Token stores.")
     stores = data.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    prepare = command("prepare", _prepare, "Tokenise a corpus once; an interrupted preparation continues.", stores)
+    prepare = _command(stores, "prepare", _prepare, "Tokenise a corpus once; an interrupted preparation continues.")
     prepare.add_argument("data", metavar="DATA.yaml", help="configuration of a corpus, or the name of a shipped one")
     prepare.add_argument("--store", default=None, metavar="FOLDER", help="where token stores are kept")
     _overrides(prepare)
 
-    cli_fit_options.fit_options(command("fit", _fit, "Fit a law to a sweep or to a CSV; --list shows the laws."))
+
+def _add_laws(commands: Any) -> None:
+    cli_fit_options.fit_options(
+        _command(commands, "fit", _fit, "Fit a law to a sweep or to a CSV; --list shows the laws.")
+    )
     cli_fit_options.predict_options(
-        command("predict", _predict, "By a saved fit: best N, D and loss for a budget, or a loss.")
+        _command(commands, "predict", _predict, "By a saved fit: best N, D and loss for a budget, or a loss.")
     )
 
-    generate = command("generate", _generate, "Let the model of a run go on with texts.")
+
+def _add_models(commands: Any) -> None:
+    generate = _command(commands, "generate", _generate, "Let the model of a run go on with texts.")
     cli_generation.generate_options(generate)
     _json(generate)
 
-    evaluate = command("evaluate", _evaluate, "The held-out loss of a run's checkpoint, whole and by position.")
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "The held-out loss of a run's checkpoint, whole and by position."
+    )
     cli_generation.evaluate_options(evaluate)
     _json(evaluate)
 
-    about = "Plots and one self-contained html page of a sweep, of several side by side, or of a CSV of runs."
-    cli_fit_options.report_options(command("report", _report, about))
 
-    dashboard = command("dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page.")
+def _add_pages(commands: Any) -> None:
+    about = "Plots and one self-contained html page of a sweep, of several side by side, or of a CSV of runs."
+    cli_fit_options.report_options(_command(commands, "report", _report, about))
+
+    dashboard = _command(
+        commands, "dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page."
+    )
     _sweep_dir(dashboard)
 
-    init = command("init", _init, "Write a commented sweep that fits a text, a time and this machine.")
+
+def _add_files(commands: Any) -> None:
+    init = _command(commands, "init", _init, "Write a commented sweep that fits a text, a time and this machine.")
     init.add_argument("file", type=Path, metavar="SWEEP.yaml", help="the file to write")
     init.add_argument("--corpus", metavar="GLOB", help="text files, quoted (default: the Python standard library)")
     init.add_argument("--minutes", type=float, default=10.0, help="that the sweep may take (default: 10)")
 
-    _json(command("presets", _presets, "The shipped models, runs, sweeps and corpora, which are found by name."))
+    _json(
+        _command(
+            commands, "presets", _presets, "The shipped models, runs, sweeps and corpora, which are found by name."
+        )
+    )
 
-    schema = command("schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
+    schema = _command(commands, "schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
     schema.add_argument("folder", type=Path, metavar="FOLDER", help="where they are written, as NAME.schema.json")
-    return parser
 
 
 def _overrides(parser: argparse.ArgumentParser) -> None:

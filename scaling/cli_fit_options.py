@@ -80,8 +80,15 @@ def report_options(parser: argparse.ArgumentParser) -> None:
 
 def _law_options(parser: argparse._ActionsContainer) -> None:
     """Those by which a table is read and a law fitted to it."""
+    parser.add_argument("--law", default="chinchilla", help="one of --list (default: chinchilla)")
+    _columns(parser)
+    _rows(parser)
+    _search(parser)
+
+
+def _columns(parser: argparse._ActionsContainer) -> None:
+    """Which column of a table is what."""
     add = parser.add_argument
-    add("--law", default="chinchilla", help="one of --list (default: chinchilla)")
     add("--params", metavar="COLUMN", help='CSV: column of N (default: params; "" for none)')
     add("--tokens", metavar="COLUMN", help='CSV: column of D (default: tokens; "" for none)')
     add("--loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
@@ -95,6 +102,11 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
         metavar="LETTER=COLUMN",
         help="a further column that the law reads; of a sweep, another than the law says (see --list)",
     )
+
+
+def _rows(parser: argparse._ActionsContainer) -> None:
+    """Which rows count, and how they are sorted into groups."""
+    add = parser.add_argument
     add(
         "--where",
         action="append",
@@ -124,6 +136,11 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
         metavar="KEY",
         help="sweep: a key of the configuration (or a section) in which the runs may differ, as optimizer.b2",
     )
+
+
+def _search(parser: argparse._ActionsContainer) -> None:
+    """How the law is fitted, and its intervals found."""
+    add = parser.add_argument
     add(
         "--objective",
         default="huber:1e-3",
@@ -138,8 +155,9 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         help="refits for the intervals, 0 for none (default: 4000; of laws of whole curves 400)",
     )
-    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
-        "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
+    add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and "
+        "with fewer than ten rows a parameter, of unequal --sigma three, runs where --run "
+        "is given, else rows)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
 

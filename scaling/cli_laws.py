@@ -14,6 +14,7 @@ from scaling.errors import UserError
 from scaling.files import read_json
 from scaling.names import near_file
 from scaling.numbers import to_number
+from scaling.text import percent
 
 if TYPE_CHECKING:
     from scaling import laws
@@ -225,7 +226,8 @@ def _forecast(fitted: "laws.Fit", level: float, flops: float | None, **at: float
     loss, interval = by_width(made.loss, (made.low, made.high))
     doubt = f"\nnote: {made.doubt}" if made.doubt else ""
     return {"forecast": {name: getattr(made, name) for name in told}}, (
-        f"\nforecast of a run of N {made.N:.4g}, D {made.D:.4g}: loss {loss}, {made.level:.0%} interval {interval}\n"
+        f"\nforecast of a run of N {made.N:.4g}, D {made.D:.4g}: loss {loss}, {percent(made.level)} interval "
+        f"{interval}\n"
         f"by the law of the runs near the optimum, with what such laws were wrong by (docs: Forecasting){doubt}"
     )
 

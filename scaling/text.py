@@ -1,4 +1,4 @@
-"""Tables as aligned text."""
+"""Tables as aligned text, and the numbers in them."""
 
 import math
 import shutil
@@ -21,6 +21,11 @@ def align(rows: Sequence[Sequence[str]], left: int | Collection[int] = 1, gap: s
         ).rstrip()
         for row in rows
     ]
+
+
+def percent(share: float) -> str:
+    """Of a level: 90%, and 99.99%, which rounded would be all."""
+    return f"{100 * share:.6g}%"
 
 
 def columns() -> int:

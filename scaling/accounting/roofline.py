@@ -50,20 +50,11 @@ def roofline(
     peak, hbm = peak_flops(place.device.name, dtype), place.device.hbm
     assert peak is not None and hbm is not None
     ledger, flops = memory(run, place.devices, place.device.name), flops or flops_per_token(run)
+    order = schedule(run, mesh_shape(run.placement.mesh, place.devices), place.device.platform)
+    apart = outside(run, mesh_shape(run.placement.mesh, place.devices), order)
     tokens = run.batch_tokens / place.devices
-    head, mesh = flops.items["head"], mesh_shape(run.placement.mesh, place.devices)
-    order = schedule(run, mesh, place.device.platform)
-    apart = outside(run, mesh, order)
-    before, behind = outside_flops(run, flops, apart)
-    repeated = (run.placement.remat == "full") + order.again + order.counting
-    again = (flops.exact - head) * (repeated - order.again * behind) + head * (ledger.pieces > 1)
-    layers = (flops.exact - head) * (1 + repeated / TRAINING)
-    idle = layers * (1 - before - behind) * (order.passes / order.parts - 1)
-    more = order.stages * apart.turns * apart.windows / order.parts - 1  # than devices that share this evenly
-    idle += (layers * (before + behind) - (flops.exact - head) * behind * order.again / TRAINING) * more
-    idle += head * (1 + (ledger.pieces > 1) / TRAINING) * (window_ways(mesh) / end_ways(run, mesh, order) - 1)
     seconds = {
-        "matmul": tokens * (flops.exact + again / TRAINING + idle) / peak,
+        "matmul": tokens * (flops.exact + _beside(run, place, flops, ledger.pieces)) / peak,
         "hbm": _hbm_bytes(run, place, ledger) / hbm,
         **links,
     }
@@ -96,6 +87,22 @@ def roofline(
             ASSUMPTIONS[-1] if mfu is None else f"expected: an MFU of {mfu:.0%}, as given",
         ],
     }
+
+
+def _beside(run: RunConfig, place: Topology, flops: Flops, pieces: int) -> float:
+    """FLOPs of a token's time that are not of its training: what is computed again, and what devices wait."""
+    head, mesh = flops.items["head"], mesh_shape(run.placement.mesh, place.devices)
+    order = schedule(run, mesh, place.device.platform)
+    apart = outside(run, mesh, order)
+    before, behind = outside_flops(run, flops, apart)
+    repeated = (run.placement.remat == "full") + order.again + order.counting
+    again = (flops.exact - head) * (repeated - order.again * behind) + head * (pieces > 1)
+    layers = (flops.exact - head) * (1 + repeated / TRAINING)
+    idle = layers * (1 - before - behind) * (order.passes / order.parts - 1)
+    more = order.stages * apart.turns * apart.windows / order.parts - 1  # than devices that share this evenly
+    idle += (layers * (before + behind) - (flops.exact - head) * behind * order.again / TRAINING) * more
+    idle += head * (1 + (pieces > 1) / TRAINING) * (window_ways(mesh) / end_ways(run, mesh, order) - 1)
+    return again / TRAINING + idle
 
 
 def outside_flops(run: RunConfig, flops: Flops, apart: Outside) -> tuple[float, float]:

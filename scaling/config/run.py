@@ -157,43 +157,12 @@ class RunConfig(Config):
             raise ValueError(
                 f"batch_size={self.batch_size} is not divisible by placement.accumulate={self.placement.accumulate}"
             )
-        least = self.data.tokenizer.vocab + self.objective.EXTRA_TOKENS
-        if least > self.model.vocab:
-            extra = f" and {self.objective.EXTRA_TOKENS} more of objective.kind={self.objective.name}"
-            extra *= self.objective.EXTRA_TOKENS > 0
-            raise ValueError(
-                f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} does not fit into "
-                f"model.vocab={self.model.vocab}; set model.vocab to {least} or a little more"
-            )
-        if self.objective.mask not in self.model.masks:
-            raise ValueError(
-                f"objective.kind={self.objective.name} lets every token see a {self.objective.mask} context, which a "
-                f"model of this kind cannot; it can: {', '.join(self.model.masks)}"
-            )
-        self.model.check_mask(self.objective.mask)
+        self._check_vocabulary()
+        self._check_mask()
         self.check_mesh()
         self._check_curriculum()
-        if self.placement.remat not in self.model.REMAT:
-            raise ValueError(
-                f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
-                f"allowed: {', '.join(self.model.REMAT)}"
-            )
-        if self.placement.offload_activations and self.placement.remat not in self.model.OFFLOAD:
-            fits = f"set remat to {' or '.join(self.model.OFFLOAD)}" if self.model.OFFLOAD else "leave it false"
-            raise ValueError(
-                f"placement.offload_activations=true with remat={self.placement.remat} and a model of kind "
-                f"{self.model.kind or 'transformer'} has nothing to bring to the host; {fits}"
-            )
-        schedule, tokens = self.schedule, self.tokens
-        own = schedule.cooldown * tokens if schedule.name == "wsd" else 0
-        if schedule.warmup_tokens is not None and schedule.warmup_tokens + own > tokens:
-            cooldown = f" and schedule.cooldown={schedule.cooldown}" if own else ""
-            raise ValueError(
-                f"schedule.warmup_tokens={schedule.warmup_tokens}{cooldown} are more than the whole run of "
-                f"tokens={tokens}"
-            )
-        if self.records.trunk is not None and schedule.name != "wsd":
-            raise ValueError(f"records.trunk is for runs of schedule.name=wsd, got {schedule.name}")
+        self._check_remat()
+        self._check_schedule()
         if self.model.base is not None and self.optimizer.name not in WIDTH_TRANSFER:
             raise ValueError(
                 f"model.mup has no rule for optimizer.name={self.optimizer.name}; "
@@ -207,6 +176,49 @@ class RunConfig(Config):
                 "start.run and set start.reference=true"
             )
         return self
+
+    def _check_vocabulary(self) -> None:
+        least = self.data.tokenizer.vocab + self.objective.EXTRA_TOKENS
+        if least > self.model.vocab:
+            extra = f" and {self.objective.EXTRA_TOKENS} more of objective.kind={self.objective.name}"
+            extra *= self.objective.EXTRA_TOKENS > 0
+            raise ValueError(
+                f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} does not fit into "
+                f"model.vocab={self.model.vocab}; set model.vocab to {least} or a little more"
+            )
+
+    def _check_mask(self) -> None:
+        if self.objective.mask not in self.model.masks:
+            raise ValueError(
+                f"objective.kind={self.objective.name} lets every token see a {self.objective.mask} context, which a "
+                f"model of this kind cannot; it can: {', '.join(self.model.masks)}"
+            )
+        self.model.check_mask(self.objective.mask)
+
+    def _check_remat(self) -> None:
+        if self.placement.remat not in self.model.REMAT:
+            raise ValueError(
+                f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
+                f"allowed: {', '.join(self.model.REMAT)}"
+            )
+        if self.placement.offload_activations and self.placement.remat not in self.model.OFFLOAD:
+            fits = f"set remat to {' or '.join(self.model.OFFLOAD)}" if self.model.OFFLOAD else "leave it false"
+            raise ValueError(
+                f"placement.offload_activations=true with remat={self.placement.remat} and a model of kind "
+                f"{self.model.kind or 'transformer'} has nothing to bring to the host; {fits}"
+            )
+
+    def _check_schedule(self) -> None:
+        schedule, tokens = self.schedule, self.tokens
+        own = schedule.cooldown * tokens if schedule.name == "wsd" else 0
+        if schedule.warmup_tokens is not None and schedule.warmup_tokens + own > tokens:
+            cooldown = f" and schedule.cooldown={schedule.cooldown}" if own else ""
+            raise ValueError(
+                f"schedule.warmup_tokens={schedule.warmup_tokens}{cooldown} are more than the whole run of "
+                f"tokens={tokens}"
+            )
+        if self.records.trunk is not None and schedule.name != "wsd":
+            raise ValueError(f"records.trunk is for runs of schedule.name=wsd, got {schedule.name}")
 
     def check_mesh(self) -> None:
         """Raises ValueError where the model does not divide over `placement.mesh`."""

@@ -62,7 +62,8 @@ class Fit(FittedLaw):
         "wild" keeps the residuals and multiplies those of each run (or cluster) by one random factor: for a few runs
         of many rows.
         None: "runs" where rows are of training runs or clusters ("noise" where those are no more than parameters and
-        one), "noise" with fewer than ten rows a parameter, else "rows".
+        one), "noise" with fewer than ten rows a parameter (three, where a sigma column weighs them unequally: fresh
+        noise takes it at its word), else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """

@@ -25,6 +25,7 @@ from scaling.names import offered
 FURTHEST = float(np.log(1e6))
 """a compute multiplier is sought this far in log C on both sides of 1"""
 HALVINGS = 40
+SAME = "they share every parameter and count FLOPs as 6·N·D: 1 by that, whatever the runs say"
 SIMULATIONS = 200
 """of a test of sharing"""
 
@@ -101,13 +102,14 @@ def gains(fit: FittedLaw, C: float | None, level: float) -> dict[str, Gain]:
 
     first, at = pooling.groups[0], np.full(len(samples), np.log(C))
     target, found = least(first, at), {}
+    note = SAME if fit.runs.C is None and not set(pooling.base.params) - set(pooling.shared) else ""
     for group in pooling.groups[1:]:
         enough = partial(_reaches, least, group, target)
         needed = bisect(enough, at - FURTHEST, at + FURTHEST, np, HALVINGS)
         never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
         times = np.where(never, 0.0, np.where(always, np.inf, np.exp(at - needed)))
         ends = None if fit.draws is None else interval(times[1:], level)
-        found[group] = Gain(group, first, C, float(target[0]), float(times[0]), ends, level)
+        found[group] = Gain(group, first, C, float(target[0]), float(times[0]), ends, level, note)
     return found
 
 

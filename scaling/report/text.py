@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.report.data import Bounds, ReportData
-from scaling.text import align
+from scaling.text import align, percent
 from scaling.units import power, si
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def headline(data: ReportData) -> Headline:
     verdict, good = _verdict(data)
     forecast, actual = data.forecast, data.actual
     if forecast is not None:
-        bounds = f"forecast of the loss, {forecast.level:.0%} interval {forecast.low:.4f} to {forecast.high:.4f}"
+        bounds = f"forecast of the loss, {percent(forecast.level)} interval {forecast.low:.4f} to {forecast.high:.4f}"
         facts.append((f"{forecast.loss:.4f}", bounds))
         if actual is not None:
             facts.append((f"{actual:.4f}", f"actual loss, {_seeds(data)}"))
@@ -38,7 +38,7 @@ def headline(data: ReportData) -> Headline:
         facts.append((power(forecast.flops), f"FLOPs, {_reach(data)}; {shape}"))
     facts += [(f"{gain.multiplier:.3g}×", told_gain(gain)) for gain in data.gains]
     facts += [
-        (f"{value:.3f}", f"{about}{f', {data.level:.0%} interval {_range(interval)}' if interval else ''}")
+        (f"{value:.3f}", f"{about}{f', {percent(data.level)} interval {_range(interval)}' if interval else ''}")
         for value, interval, about in _exponents(data)
     ]
     return Headline(verdict, good, facts)
@@ -79,7 +79,7 @@ def told_gain(gain: "Gain") -> str:
     ends = (
         ""
         if gain.interval is None
-        else f", {gain.level:.0%} interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g}"
+        else f", {percent(gain.level)} interval {gain.interval[0]:.3g} to {gain.interval[1]:.3g}"
     )
     return f"compute multiplier of {gain.group} against {gain.against} at {power(gain.C)} FLOPs{ends}"
 
@@ -96,9 +96,9 @@ def _verdict(data: ReportData) -> tuple[str, bool | None]:
     inside = sum(forecast.low <= loss <= forecast.high for loss in losses)
     if len(losses) == 1:
         where = "inside" if inside else "outside"
-        text = f"the test run is {where} its {forecast.level:.0%} interval"
+        text = f"the test run is {where} its {percent(forecast.level)} interval"
     else:
-        text = f"{inside} of {len(losses)} test runs are inside its {forecast.level:.0%} interval"
+        text = f"{inside} of {len(losses)} test runs are inside its {percent(forecast.level)} interval"
     good = True if inside == len(losses) else False if not inside else None
     return f"The forecast was off by {abs(data.error or 0.0):.2f} %; {text}", good
 

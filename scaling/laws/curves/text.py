@@ -9,7 +9,7 @@ from scaling.laws.curves.fitted import FittedCurves, PredictedCurve
 from scaling.laws.curves.laws import CURVE_LAWS
 from scaling.laws.intervals.discrepancy import Discrepancy
 from scaling.laws.text.fit import DRAWN, objective_line, parameter_rows, warnings_of
-from scaling.text import align
+from scaling.text import align, percent
 
 
 def curve_laws_table() -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def format_predicted_curve(table: dict[str, Any]) -> str:
     """The text of a `predicted_curve_table`: some of the steps, the last among them."""
     count = len(table["steps"])
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, 12))})
-    rows = [["step", "loss", *([f"{table['level']:.0%} of the law", "of a single run"] if table["low"] else [])]]
+    rows = [["step", "loss", *([f"{percent(table['level'])} of the law", "of a single run"] if table["low"] else [])]]
     for i in shown:
         ends = [("low", "high"), ("run_low", "run_high")] if table["low"] else []
         told = [f"[{table[low][i]:.4f}, {table[high][i]:.4f}]" for low, high in ends]

@@ -12,12 +12,10 @@ from scaling.laws.intervals.clusters import clusters_of, strata_of
 from scaling.laws.intervals.interval import require_draws
 from scaling.laws.solve.draws import BootstrapKind, Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.given import fewest_rows
 from scaling.laws.solve.priors import drawn_means
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.words import choice
-
-ROWS_PER_PARAMETER = 10
-"""with fewer, a resample of rows loses whole budgets: fresh noise is drawn instead, as `backtest` does"""
 
 
 def default_kind(fit: FittedLaw, groups: Labels | None, layered: bool = False) -> Resampling:
@@ -30,7 +28,7 @@ def default_kind(fit: FittedLaw, groups: Labels | None, layered: bool = False) -
     free = len(fit.problem.free)
     if groups is not None:
         return "runs" if layered or len(np.unique(groups)) > free + 1 else "noise"
-    return "rows" if layered or len(fit.runs) >= ROWS_PER_PARAMETER * free else "noise"
+    return "rows" if layered or len(fit.runs) >= fewest_rows(fit.problem) else "noise"
 
 
 def bootstrap(

@@ -15,6 +15,7 @@ from scaling.laws.quantities import derived, quantity
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.linear import jacobian
 from scaling.laws.solve.noise import slope_of
+from scaling.text import percent
 
 DECADE = 10.0
 FACTOR = 10.0
@@ -95,7 +96,7 @@ def _why(fit: FittedLaw, found: Profile) -> str:
     """Empty where the parameter, or a, is identified."""
     low, high = found.interval
     kinds = {p.name: p.kind for p in fit.form.parameters}
-    kind, share = kinds.get(found.name, "positive"), f"{found.level:.0%}"
+    kind, share = kinds.get(found.name, "positive"), f"{percent(found.level)}"
     if not all(found.closed):
         sides = {(False, False): "either side", (True, False): "the upper side", (False, True): "the lower side"}
         return f"its {share} profile interval {low:.4g} … {high:.4g} does not close on {sides[found.closed]}"

@@ -8,14 +8,17 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 
 Interval = tuple[float, float]
+OUTSIDE = 0.99
+"""draws outside an interval, in the mean, below which its ends are but the least and the largest of them"""
 
 
 def interval(values: Array, level: float) -> tuple[Any, Any]:
     """The central share `level` of draws: from the (1−level)/2 to the (1+level)/2 quantile of the last axis.
 
-    Raises UserError for a level outside (0, 1).
+    Raises UserError for a level outside (0, 1), and for one whose ends lie beyond all draws.
     """
     check_level(level)
+    require_draws(values.shape[-1], level)
     # Draws may be infinite (a minimum that some draws do not have); "lower"/"higher" never subtract infinities.
     # Of a draw without a number (exponents below zero, no optimum) either end may be true.
     lost = np.isnan(values)
@@ -30,7 +33,17 @@ def check_level(level: float) -> None:
         raise UserError(f"level must lie between 0 and 1, such as 0.9; got {level!r}")
 
 
-def require_draws(n: int) -> None:
-    """Raises UserError for fewer draws than an interval has ends."""
+def reach(n: int, level: float) -> bool:
+    """Whether the ends of an interval of that level lie among n draws: of .95 one of 20 lies outside."""
+    return n >= 2 and n * (1 - level) >= OUTSIDE
+
+
+def require_draws(n: int, level: float = 0.5) -> None:
+    """Raises UserError for fewer draws than an interval of that level has ends."""
     if n < 2:
         raise UserError(f"n must be at least 2; got {n}")
+    if not reach(n, level):
+        raise UserError(
+            f"level {level:.6g} needs {int(np.ceil(1 / (1 - level) - 1e-6))} draws or more, for its ends lie beyond "
+            f"all of {n}: bootstrap(n) with more (`scaling fit --bootstrap`), or ask for a lower level"
+        )

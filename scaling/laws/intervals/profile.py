@@ -28,6 +28,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.noise import noise_of
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.flops_per_token import FlopsPerToken
+from scaling.text import percent
 
 ROUNDS = 4
 INSIDE = 16
@@ -72,7 +73,7 @@ class Profile:
     def __repr__(self) -> str:
         low, high = self.interval
         at = "" if self.C is None else f" at {self.C:.4g} FLOPs"
-        return f"Profile({self.name}{at} {self.estimate:.6g}, {self.level:.0%} interval {low:.6g} … {high:.6g})"
+        return f"Profile({self.name}{at} {self.estimate:.6g}, {percent(self.level)} interval {low:.6g} … {high:.6g})"
 
     @property
     def closed(self) -> tuple[bool, bool]:

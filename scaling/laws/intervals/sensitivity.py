@@ -13,7 +13,7 @@ from scaling.laws.solve.multistart import starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, l1, l2
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.solve.solver import solve
-from scaling.text import align
+from scaling.text import align, percent
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
 """from nearly L1 to nearly L2 for log losses"""
@@ -92,7 +92,7 @@ def delta_warning(fit: FittedLaw, level: float = 0.9) -> str | None:
     if found[most] - found[least] <= high - low:
         return None
     return (
-        f"a depends on Huber's δ more than its {level:.0%} interval says: {found[least]:.3f} at δ={least:g}, "
+        f"a depends on Huber's δ more than its {percent(level)} interval says: {found[least]:.3f} at δ={least:g}, "
         f"{found[most]:.3f} at δ={most:g}; see laws.sensitivity(fit)"
     )
 

@@ -7,22 +7,24 @@ their budget by the spread of their draws, and between budgets by how far they s
 (`isoflop.scatter`).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
-from scaling.laws.intervals.interval import check_level, interval
-from scaling.laws.isoflop.choice import Curves, choose
+from scaling.laws.intervals.interval import check_level, interval, reach
+from scaling.laws.isoflop.choice import Choice, Curves, choose
 from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget, MinimumMethod, MinimumVerdict, Weights
 from scaling.laws.isoflop.others import other_exponents
 from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.points import Points
 from scaling.laws.table.budgets import TOLERANCE, budget_labels
-from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.laws.table.runs import Runs
+
+NEARLY = 2.0
+"""times the tolerance: a row within it of a budget that it is not in is told"""
 
 
 def isoflop(
@@ -58,18 +60,10 @@ def isoflop(
     _check(level, method, curvature, weights)
     rng = np.random.default_rng(seed)
     chosen = choose(runs, budget_rows(runs, budget, tolerance), method, curvature, weights, draws, rng)
-    log_N, log_loss = chosen.minima
-    together = np.append(0.0, rng.standard_normal(draws))[:, None]
-    off, lift = (together * (doubt * np.ones(len(chosen.groups))) for doubt in chosen.doubt)
-    per_token = runs.per_token
+    minima = _doubted_minima(chosen, rng)
     budgets = tuple(
-        _budget(
-            runs, rows, chosen.curves, i, per_token, (log_N[:, i] + off[:, i], log_loss[:, i] + lift[:, i]), level
-        )
-        for i, rows in enumerate(chosen.groups)
+        _budget(runs, rows, chosen.curves, i, minima.at(i), level) for i, rows in enumerate(chosen.groups)
     )
-    ols = weights == "ols"
-    counted = [i for i, found in enumerate(budgets) if found.counts or (ols and np.isfinite(found.loss_opt))]
     found = Isoflop(
         budgets,
         chosen.curves.noise_sd,
@@ -79,21 +73,44 @@ def isoflop(
         curvature=chosen.curvature,
         skew=chosen.skew,
         weights=weights,
-        notes=chosen.notes,
+        notes=(*chosen.notes, *_alone(runs, budget, tolerance)),
     )
+    ols = weights == "ols"
+    counted = [i for i, found in enumerate(budgets) if found.counts or (ols and np.isfinite(found.loss_opt))]
     if len(counted) < 2:
         return found
-    points = Points(
-        np.array([budgets[i].C for i in counted]),
-        np.where(np.isfinite(log_N), log_N, np.nan)[:, counted],
-        log_loss[:, counted],
-        chosen.curves.min_spread[counted],
-        off[:, counted],
-        lift[:, counted],
-        ols,
-    )
-    found = points.through(found, per_token, rng)
+    points = minima.points(np.array([budget.C for budget in budgets]), counted, chosen.curves.min_spread, ols)
+    found = points.through(found, runs.per_token, rng)
     return replace(found, others=other_exponents(runs, chosen, points, seed))
+
+
+@dataclass(frozen=True, eq=False)
+class _Minima:
+    """log N* and log L* of all budgets, each [1 + draws, budgets]: the estimate and then draws."""
+
+    log_N: Array
+    log_loss: Array
+    off: Array
+    """what the doubt about the method moves log N* by, in common to the budgets"""
+    lift: Array
+    """and log L*"""
+
+    def at(self, i: int) -> tuple[Array, Array]:
+        """Of one budget, doubt included."""
+        return self.log_N[:, i] + self.off[:, i], self.log_loss[:, i] + self.lift[:, i]
+
+    def points(self, C: Array, counted: list[int], spread: Array, ols: bool) -> Points:
+        """What the power laws go through: of the budgets that count, C and spread being of all."""
+        log_N = np.where(np.isfinite(self.log_N), self.log_N, np.nan)[:, counted]
+        off, lift = self.off[:, counted], self.lift[:, counted]
+        return Points(C[counted], log_N, self.log_loss[:, counted], spread[counted], off, lift, ols)
+
+
+def _doubted_minima(chosen: Choice, rng: np.random.Generator) -> _Minima:
+    log_N, log_loss = chosen.minima
+    together = np.append(0.0, rng.standard_normal(len(log_N) - 1))[:, None]
+    off, lift = (together * (doubt * np.ones(len(chosen.groups))) for doubt in chosen.doubt)
+    return _Minima(log_N, log_loss, off, lift)
 
 
 def budget_rows(runs: Runs, budget: ArrayLike | None = None, tolerance: float = TOLERANCE) -> list[Labels]:
@@ -114,6 +131,23 @@ def budget_rows(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 
             f"in FLOPs by more than {tolerance:.0%}"
         )
     return usable
+
+
+def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str, ...]:
+    """What is said of rows that missed a budget by little: whole batches, or a miscount, and they drop out of it."""
+    if budget is not None:
+        return ()
+    used = np.concatenate(budget_rows(runs, None, tolerance))
+    left = np.setdiff1d(np.arange(len(runs)), used)
+    away = np.abs(np.log(runs.flops[left][:, None] / runs.flops[used])).min(1) if len(left) else np.array([])
+    near = left[away < NEARLY * tolerance]
+    if not len(near):
+        return ()
+    told = ", ".join(f"{runs.rows[i]} ({runs.flops[i]:.3g})" for i in near[:5])
+    return (
+        f"{len(near)} rows are in no budget, though their FLOPs are within {NEARLY * tolerance:.0%} of one: {told}"
+        f"{', …' * (len(near) > 5)}; say which row is of which by budget=, or widen tolerance= (now {tolerance:.0%})",
+    )
 
 
 def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
@@ -147,13 +181,12 @@ def _budget(
     rows: Labels,
     curves: Curves,
     i: int,
-    per_token: FlopsPerToken,
     minima: tuple[Array, Array],
     level: float,
 ) -> IsoflopBudget:
     """minima: log N* and log L* of this budget, the estimate and then draws."""
     order = rows[np.argsort(runs.N[rows], kind="stable")]
-    N = runs.N[order]
+    N, per_token = runs.N[order], runs.per_token
     C = float(np.exp(np.log(runs.flops[order]).mean()))
     (best, *_), (lowest, *_) = minima
     verdict: MinimumVerdict = "interior"
@@ -183,7 +216,7 @@ def _budget(
         loss_opt=float(np.exp(lowest)),
         N_interval=N_interval,
         D_interval=(D_interval[1], D_interval[0]),
-        loss_interval=interval(np.exp(losses), level) if len(losses) > 1 else (np.nan, np.nan),
+        loss_interval=interval(np.exp(losses), level) if reach(len(losses), level) else (np.nan, np.nan),
         advice=_advice(verdict, N),
     )
 

@@ -11,6 +11,7 @@ from scaling.laws.intervals.interval import check_level
 from scaling.laws.isoflop.power_law import FittedPowerLaw, offset_law, power_law_line, straight_law
 from scaling.laws.table.curves import REACH, Curves, curves_at
 from scaling.laws.table.runs import Runs
+from scaling.text import percent
 
 PER_DECADE = 100
 """points of the envelope in a decade of FLOPs; Hoffmann et al. 2022 take 1,500 over about six"""
@@ -49,7 +50,7 @@ class Envelope:
             f"C {self.C[0]:.3g} … {self.C[-1]:.3g}; {self.left_out} more had no size to beat on one side"
         ]
         laws = {"N*": self.N_law, "D*": self.D_law, "L*": self.loss_law}
-        lines += [f"{power_law_line(name, law.to_dict())} ({self.level:.0%})" for name, law in laws.items()]
+        lines += [f"{power_law_line(name, law.to_dict())} ({percent(self.level)})" for name, law in laws.items()]
         return "\n".join(lines)
 
 
@@ -82,15 +83,23 @@ def envelope(runs: Runs, level: float = 0.9, draws: int = 1000, seed: int = 0) -
     winners, counts = _resampled(curves, there, draws, np.random.default_rng(seed))
     winners = np.concatenate([best[None], winners])
     counts = np.concatenate([np.ones((1, len(points)), bool), counts])
+    return _through(curves, winners, counts, left_out, level)
+
+
+def _through(
+    curves: Curves, winners: NDArray[np.int64], counts: NDArray[np.bool_], left_out: int, level: float
+) -> Envelope:
+    """The laws through the best curves [1 + draws, points], the envelope's own and then those of resamples."""
+    best, points = winners[0], winners.shape[1]
     log_N = np.where(counts, np.log(curves.N)[winners], np.nan)
     varied = np.nanmax(np.where(counts, log_N, -np.inf), 1) > np.nanmin(np.where(counts, log_N, np.inf), 1)
     winners, counts, log_N = winners[varied], counts[varied], log_N[varied]
-    column = np.arange(len(points))
+    column = np.arange(points)
     log_D = np.where(counts, curves.log_D[winners, column], np.nan)
     log_loss = np.where(counts, curves.log_loss[winners, column], np.nan)
-    some = np.unique(np.linspace(0, len(points) - 1, min(len(points), LOSS_POINTS)).astype(int))
+    some = np.unique(np.linspace(0, points - 1, min(points, LOSS_POINTS)).astype(int))
     loss_law = offset_law if len(np.unique(best)) >= 4 and len(some) >= 4 else straight_law
-    equal = np.ones(len(points))
+    equal = np.ones(points)
     return Envelope(
         C=curves.C,
         N=curves.N[best],

@@ -12,7 +12,7 @@ from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.power_law import FittedPowerLaw, power_law_line
 from scaling.laws.isoflop.scatter import Scatter
 from scaling.laws.isoflop.skew import Shape
-from scaling.text import by_width
+from scaling.text import by_width, percent
 from scaling.text import table as table_of
 
 MinimumMethod = Literal["skewed", "parabola", "akima"]
@@ -140,7 +140,7 @@ class Isoflop:
 
 def format_isoflop(table: dict[str, Any]) -> str:
     """The text of `Isoflop.to_dict`."""
-    level = f"{table['level']:.0%}"
+    level = f"{percent(table['level'])}"
     rows = [["C (FLOPs)", "runs", "N* (parameters)", level, "D* (tokens)", level, "L* (loss)", level, "minimum"]]
     for budget in table["budgets"]:
         cells = [f"{budget['C']:.3g}", str(budget["runs"])]

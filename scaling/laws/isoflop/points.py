@@ -39,7 +39,7 @@ class Points:
         loss_law = straight_law
         if len(C) >= 4:
             loss_law = offset_law
-            first = offset_law(C, self.log_loss[:3], _weights(self.log_loss, 0.0, 0.0, ols), level)
+            first = offset_law(C, self.log_loss[:3], _weights(self.log_loss, 0.0, 0.0, ols), 0.5)
             slopes = offset_slopes(first, C)
         off, loss = _scattered(self.log_loss, slopes, ols, rng)
         return replace(

@@ -12,7 +12,7 @@ from scaling.laws.arrays import Array
 from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form, get_form
 from scaling.laws.next_runs.design import least_variance, variance_after
-from scaling.laws.next_runs.predictive_covariance import predictive_covariance
+from scaling.laws.next_runs.predictive_covariance import PredictiveCovariance, predictive_covariance
 from scaling.laws.next_runs.target import make_target
 from scaling.text import align
 
@@ -179,6 +179,17 @@ def suggest(
             f"{columns['C'].min():.4g}"
         )
     known = predictive_covariance(fitted, _rivals(fitted, forms, aim.allows), aim, columns)
+    runs, after = _chosen(known, columns, budget, k)
+    sds = (float(known.matrix[0, 0]), after, float(known.within[0, 0]), float(known.between[0, 0]))
+    sd = [float(np.sqrt(max(variance, 0.0))) for variance in sds]
+    told = tuple((name, weight, float(np.exp(v)) if aim.relative else v) for name, weight, v in known.laws)
+    return Suggestion(aim.text, aim.relative, runs, sd[0], sd[1], sd[2], sd[3], told, budget)
+
+
+def _chosen(
+    known: PredictiveCovariance, columns: Mapping[str, Array], budget: float, k: int
+) -> tuple[tuple[SuggestedRun, ...], float]:
+    """The candidates that leave the least variance, and that variance."""
     K, noise, cost = known.matrix, known.noise, columns["C"]
     chosen = least_variance(K, noise, cost, budget, k)
     before, after = float(K[0, 0]), variance_after(K, noise, chosen)
@@ -187,11 +198,7 @@ def suggest(
         without = variance_after(K, noise, [j for j in chosen if j != i])
         cut = (without - after) / max(before, 1e-300)
         runs.append(SuggestedRun(float(columns["N"][i]), float(columns["D"][i]), float(cost[i]), cut))
-    runs.sort(key=lambda run: -run.variance_cut / run.flops)
-    sds = (before, after, float(known.within[0, 0]), float(known.between[0, 0]))
-    sd = [float(np.sqrt(max(variance, 0.0))) for variance in sds]
-    told = tuple((name, weight, float(np.exp(v)) if aim.relative else v) for name, weight, v in known.laws)
-    return Suggestion(aim.text, aim.relative, tuple(runs), sd[0], sd[1], sd[2], sd[3], told, budget)
+    return tuple(sorted(runs, key=lambda run: -run.variance_cut / run.flops)), after
 
 
 def _rivals(fitted: Fit, forms: Sequence[str | Form] | None, allows: Any) -> list[Fit]:

@@ -191,13 +191,7 @@ def _best(
 
     seen = float(runs.column(letter).min()), float(runs.column(letter).max())
     sought = max(seen[0] / REACH, BOUNDS[letter][0]), min(seen[1] * REACH, BOUNDS[letter][1])
-    low, high = (np.full(len(samples), np.log(end)) for end in sought)
-    for _ in range(ROUNDS):
-        x = np.linspace(low, high, GRID, axis=-1)
-        best = np.argmin(sign * tried(x)[2], axis=-1)
-        rows = np.arange(len(x))
-        low, high = x[rows, np.maximum(best - 1, 0)], x[rows, np.minimum(best + 1, GRID - 1)]
-    x = x[rows, best]
+    x = _least_by_grids(lambda x: sign * tried(x)[2], np.log(sought), len(samples))
     N, D, loss = (float(values[0, 0]) for values in tried(x[:, None]))
     values = np.exp(x)
     values = np.where(np.isclose(values, sought[1]) & (sought[1] < BOUNDS[letter][1]), inf, values)
@@ -276,6 +270,17 @@ def _least(
 def best_sizes(form: Form, samples: Array, log_C: Array, per_token: PerToken) -> tuple[Array, Array, Array]:
     """N*, D*, L* [...] of a law of N and D at log FLOPs [...] by parameters [..., k]."""
     return _least(form, samples, {}, log_C, per_token)
+
+
+def _least_by_grids(function: Callable[[Array], Array], ends: Array, samples: int) -> Array:
+    """[samples]: where the function of [samples, GRID] is least between the ends, by ever finer grids."""
+    low, high = (np.full(samples, end) for end in ends)
+    for _ in range(ROUNDS):
+        x = np.linspace(low, high, GRID, axis=-1)
+        best = np.argmin(function(x), axis=-1)
+        rows = np.arange(len(x))
+        low, high = x[rows, np.maximum(best - 1, 0)], x[rows, np.minimum(best + 1, GRID - 1)]
+    return np.asarray(x[rows, best])
 
 
 def _dense(form: Form) -> dict[str, float]:

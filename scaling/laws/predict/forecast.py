@@ -17,6 +17,7 @@ from scaling.errors import UserError
 from scaling.files import read_json, reading
 from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
+from scaling.text import percent
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Forecast:
         """One line."""
         return (
             f"N {self.N:.4g}, D {self.D:.4g}, {self.flops:.3g} FLOPs: loss {self.loss:.4f} "
-            f"[{self.low:.4f}, {self.high:.4f}] at {self.level:.0%}"
+            f"[{self.low:.4f}, {self.high:.4f}] at {percent(self.level)}"
         )
 
 

@@ -21,9 +21,11 @@ from scaling.laws.isoflop.minima import Isoflop
 from scaling.laws.predict.discrepancy import doubts, for_runs, learned, own_cuts, sharpened
 from scaling.laws.predict.forecast import Forecast
 from scaling.laws.predict.near_law import DELTA, NEAR, NearLaw, known_before, near_law, nearness, run_numbers
+from scaling.laws.solve.given import NOISIER
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_density
 from scaling.laws.solve.objectives import huber
 from scaling.laws.solve.priors import Prior
+from scaling.laws.table.checks import REFUSED
 from scaling.laws.table.runs import Runs
 from scaling.names import meant
 
@@ -134,10 +136,12 @@ class Forecaster:
     def forecast(self, N: float, D: float, flops: float, date: datetime | None = None) -> Forecast:
         """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach.
 
-        Raises UserError where the interval there would be wider than a factor of 100 either way.
+        Raises UserError for what no run has, for FLOPs that N and D do not take by the runs' count, and where the
+        interval there would be wider than a factor of 100 either way.
         """
         from scipy.special import stdtrit
 
+        self._require_run(N, D, flops)
         at = {name: np.array([float(value)]) for name, value in (("N", N), ("D", D), ("C", flops), ("M", D / N))}
         log_losses = np.array([law.log_loss(at)[0] for law in self.laws])
         shares = np.array(self.weights)
@@ -172,8 +176,20 @@ class Forecaster:
             laws={law.form.name: float(share) for law, share in zip(self.laws, shares, strict=True)},
             counted=dict(zip(self.runs.rows, (round(float(w), 4) for w in nearness(self.runs)), strict=True)),
             recipe=self._recipe(),
-            doubt=doubts(self.runs, self.forms, self.own_cuts),
+            doubt="; ".join(filter(None, [doubts(self.runs, self.forms, self.own_cuts), self._contradicted()])),
         ).sealed()
+
+    def _require_run(self, N: float, D: float, flops: float) -> None:
+        for name, value in (("N", N), ("D", D), ("flops", flops)):
+            if not (np.isfinite(value) and value > 0):
+                raise UserError(f"forecast: {name} must be positive and finite; got {value!r}")
+        with np.errstate(over="ignore"):
+            taken = float(self.runs.per_token(N)) * D
+        if not 1 / REFUSED < flops / taken < REFUSED:
+            raise UserError(
+                f"forecast: N {N:.3g} and D {D:.3g} take {taken:.3g} FLOPs by the runs' count, not {flops:.3g}: how "
+                "far beyond the runs a forecast lies, and so its interval, goes by them"
+            )
 
     def _spread(self, at: Mapping[str, Array], shares: Array, away: Array) -> dict[str, float]:
         """Standard deviations of log loss by what they come from."""
@@ -223,6 +239,17 @@ class Forecaster:
 
     def _priors(self, form: Form) -> dict[str, Prior]:
         return known_before(form, self.runs, self.priors)
+
+    def _contradicted(self) -> str:
+        """What is said where the runs are far noisier about a law with the priors given than with the usual ones."""
+        for law in self.laws if self.priors else ():
+            usual = near_law(self.runs, law.form, known_before(law.form, self.runs, {})).noise
+            if law.noise > NOISIER * usual:
+                return (
+                    f"the runs speak against the priors given: they scatter by {law.noise:.2%} about "
+                    f"{law.form.name} with these, and by {usual:.2%} without"
+                )
+        return ""
 
     def _recipe(self) -> dict[str, Any]:
         published = learned()

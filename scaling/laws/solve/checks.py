@@ -49,6 +49,10 @@ def require_fittable(
             f"log residuals need positive losses; rows {', '.join(runs.rows[i] for i in bad[:5])} are not: "
             + choice("residual", "raw")
         )
+    if np.ptp(runs.loss) == 0:
+        raise UserError(
+            f"all {len(runs)} losses are {runs.loss[0]:g}: there is no law in them; is it the right column?"
+        )
     _require_spread(runs, form, fixed)
     _require_settings(runs, form, len(free) - len(priors))
 

@@ -269,6 +269,66 @@ def response_surface(
     require_draws(n)
     if not near > 0:
         raise UserError(f"near must be above 0, such as 0.01; got {near!r}")
+    runs, labels, lost = _read(runs, point, where, allow, columns)
+    tried = _tried(runs, labels, lost)
+    units = tried.log_size.mean(0)
+    settings = tried.settings(units, near)
+    found = search(settings)
+    rng = np.random.default_rng(seed)
+    draws = found.draws(n, rng)
+    optima = tried.limited(_optima(np.concatenate([found.theta[None], draws]), settings, tried.best_x))
+    laws = {
+        letter: optimum_law(optima[..., j], tried.log_size - units, rng) for j, letter in enumerate(tried.letters)
+    }
+    held = {letter: law for letter, law in laws.items() if law is not None}
+    surface = ResponseSurface(runs, near, level, settings, found, (), held, units, draws)
+    return replace(surface, points=_tuned_points(surface, tried, optima))
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """The runs of the points that have two settings or more."""
+
+    runs: Runs
+    """all, of which `kept` [runs kept] are the rows"""
+    kept: NDArray[np.int64]
+    at: NDArray[np.int64]
+    """[runs kept]: its point"""
+    letters: tuple[str, ...]
+    x: Array
+    """[runs kept, dims]: ln settings"""
+    y: Array
+    """[runs kept]: ln loss"""
+    best: NDArray[np.int64]
+    """[points]: the run kept of least loss"""
+    log_size: Array
+    """[points, 2]: ln N, ln D"""
+    diverged: tuple[float | None, ...]
+    """[points]: as `TunedPoint.diverged`"""
+
+    @property
+    def best_x(self) -> Array:
+        """[points, dims]."""
+        return self.x[self.best]
+
+    def settings(self, units: Array, near: float) -> Settings:
+        """What the search reads; units and near as in `response_surface`."""
+        weights = 1 / (1 + ((self.y - self.y[self.best][self.at]) / near) ** 2)
+        return Settings(self.x - self.best_x[self.at], self.y, (self.log_size - units)[self.at], self.at, weights)
+
+    def limited(self, optima: Array) -> Array:
+        """[…, points, dims]: no best rate lies where training diverged, unless beside another batch it may do."""
+        if "B" in self.letters:
+            return optima
+        limits = np.log([np.inf if rate is None else rate for rate in self.diverged])
+        rates = np.minimum(optima[..., 0], np.maximum(limits, self.best_x[:, 0]))
+        return np.concatenate([rates[..., None], optima[..., 1:]], -1)
+
+
+def _read(
+    runs: "Runs | pd.DataFrame", point: Any, where: Sequence[str], allow: Sequence[str], columns: dict[str, Any]
+) -> tuple[Runs, Any, Mapping[str, float]]:
+    """The runs, the labels of their points, and the least rate that diverged at each; see `response_surface`."""
     conventions: Mapping[str, str] = {}
     lost: Mapping[str, float] = {}
     if not isinstance(runs, Runs) and are_records(runs):
@@ -277,46 +337,42 @@ def response_surface(
     elif where or allow:
         raise UserError("response_surface: where and allow are about records of scaling.load_runs")
     labels = runs[point] if isinstance(point, str) and not isinstance(runs, Runs) else point
-    runs = _runs_of(runs, columns).with_conventions(**conventions)
+    return _runs_of(runs, columns).with_conventions(**conventions), labels, lost
+
+
+def _tried(runs: Runs, labels: Any, lost: Mapping[str, float]) -> _Tried:
+    """Raises UserError where no point has two settings."""
     own, names = _points_of(runs, labels)
     letters = _varied(runs, own)
     x = np.log(np.stack([runs.column(letter) for letter in letters], 1))
     kept = np.flatnonzero([len(np.unique(x[own == i], axis=0)) > 1 for i in own])
     there, at = np.unique(own[kept], return_inverse=True)
-    diverged = [lost.get(names[i]) for i in there]
     x, y = x[kept], np.log(runs.loss[kept])
-    best = np.array([np.flatnonzero(at == i)[y[at == i].argmin()] for i in range(at.max() + 1)])
+    points = range(at.max() + 1)
+    best = np.array([np.flatnonzero(at == i)[y[at == i].argmin()] for i in points])
     log_size = np.log(np.stack([runs.N[kept], runs.D[kept]], 1))
-    log_size = np.stack([log_size[at == i].mean(0) for i in range(len(best))])
-    units = log_size.mean(0)
-    weights = 1 / (1 + ((y - y[best][at]) / near) ** 2)
-    settings = Settings(x - x[best][at], y, (log_size - units)[at], at, weights)
-    found = search(settings)
-    rng = np.random.default_rng(seed)
-    draws = found.draws(n, rng)
-    optima = _optima(np.concatenate([found.theta[None], draws]), settings, x[best])
-    if "B" not in letters:  # beside another batch a rate may do
-        limits = np.log([np.inf if rate is None else rate for rate in diverged])
-        optima[..., 0] = np.minimum(optima[..., 0], np.maximum(limits, x[best, 0]))
-    laws = {letter: optimum_law(optima[..., j], log_size - units, rng) for j, letter in enumerate(letters)}
-    held = {letter: law for letter, law in laws.items() if law is not None}
-    surface = ResponseSurface(runs, near, level, settings, found, (), held, units, draws)
+    log_size = np.stack([log_size[at == i].mean(0) for i in points])
+    return _Tried(runs, kept, at, letters, x, y, best, log_size, tuple(lost.get(names[i]) for i in there))
+
+
+def _tuned_points(surface: ResponseSurface, tried: _Tried, optima: Array) -> tuple[TunedPoint, ...]:
+    """optima: [1 + draws, points, dims] ln settings, the estimate and then draws."""
+    size, level = tried.log_size - surface.units, surface.level
     with np.errstate(over="ignore"):  # of a draw that is too steep the loss is without end
-        unreached = np.expm1(Basin(draws[:, None, :SHAPES]).rise(x[best] - optima[1:], log_size - units))
-    at_best = np.expm1(Basin(found.theta[:SHAPES]).rise(x[best] - optima[0], log_size - units))
-    points = tuple(
+        unreached = np.expm1(Basin(surface.draws[:, None, :SHAPES]).rise(tried.best_x - optima[1:], size))
+    at_best = np.expm1(Basin(surface.found.theta[:SHAPES]).rise(tried.best_x - optima[0], size))
+    return tuple(
         TunedPoint(
-            float(np.exp(log_size[i, 0])),
-            float(np.exp(log_size[i, 1])),
-            tuple(runs.rows[k] for k in kept[at == i]),
-            {letter: float(np.exp(x[best[i], j])) for j, letter in enumerate(letters)},
-            {letter: _setting(optima[:, i, j], level) for j, letter in enumerate(letters)},
+            float(np.exp(tried.log_size[i, 0])),
+            float(np.exp(tried.log_size[i, 1])),
+            tuple(tried.runs.rows[k] for k in tried.kept[tried.at == i]),
+            {letter: float(np.exp(tried.best_x[i, j])) for j, letter in enumerate(tried.letters)},
+            {letter: _setting(optima[:, i, j], level) for j, letter in enumerate(tried.letters)},
             BestSetting(float(at_best[i]), *interval(unreached[:, i], level)),
-            diverged[i],
+            tried.diverged[i],
         )
-        for i in range(len(best))
+        for i in range(len(tried.best))
     )
-    return replace(surface, points=points)
 
 
 def _runs_of(runs: "Runs | pd.DataFrame", columns: dict[str, Any]) -> Runs:

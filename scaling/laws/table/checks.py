@@ -29,6 +29,15 @@ has another exponent. A published set whose FLOPs leave the embeddings out is at
 EPOCHS, UNIQUE = r"((n|num|data)_)?epochs?", r"((n|num|total)_)?unique_?tokens?|tokens_unique|(dataset|corpus)_tokens"
 OTHER_FLOPS = 1.05
 """how many times a column of FLOPs that is not read may be off 6·N·D before it is told"""
+LEAST_FLOPS = 1e9
+"""largest C of a table of nothing but C and losses: a smaller one counts in another unit"""
+IN_ANOTHER_UNIT = r"(^|[^a-z])([kmgtpez]|kilo|mega|giga|tera|peta|exa|zetta)(flops?|f[ _/-]*s?[ _/-]*days?)"
+"""names of FLOPs that are not counted in ones"""
+EXACT, ELSEWHERE, PART = 1e-3, 1.1, 0.1
+"""of two conventions in one table: C is 6·N·D within that share in some rows and so many times off it in others,
+either of which are that part of all or more"""
+TINY_SIGMA = 1e3
+"""times below the median that a standard error cannot be: its row alone would decide the law"""
 NO_EMBEDDINGS = r"(^|[^a-z])(non|no|without|excl)_?(emb|embed|embeddings?|embedding)([^a-z]|$)"
 
 
@@ -61,6 +70,34 @@ def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
         f"training FLOPs, N parameters that a token uses, D tokens: mend the unit, leave C out, or where it is "
         f"right say {leave('trusted')}"
     )
+
+
+def check_flops_alone(runs: Table) -> Iterator[str]:
+    """C in PFLOP/s-days and the like, where no N and D tell: `predict` would read 1e24 in that unit."""
+    if runs.C is None or {"N", "D"} <= runs.values.keys():
+        return
+    name = runs.conventions.get("C", "")
+    named = re.search(IN_ANOTHER_UNIT, name.lower()) is not None
+    if named or runs.C.max() < LEAST_FLOPS:
+        why = "is not in FLOPs by its name" if named else f"goes up to {runs.C.max():.3g}, too few for training FLOPs"
+        raise UserError(
+            f"C ({name}) {why}: give it in ones, such as 1e21 (1 PFLOP/s-day is 8.64e19), or where it is say "
+            f"{leave('trusted')}"
+        )
+    yield from ()
+
+
+def check_sigma(runs: Table) -> Iterator[str]:
+    """Standard errors next to nothing."""
+    sigma = runs.values.get("sigma")
+    if sigma is not None and len(bad := np.flatnonzero(sigma * TINY_SIGMA < np.median(sigma))):
+        told = shown([f"{runs.rows[i]} ({sigma[i]:.3g})" for i in bad.tolist()])
+        raise UserError(
+            f"{runs.conventions['sigma']}, the losses' standard errors, are over {TINY_SIGMA:g} times below their "
+            f"median {np.median(sigma):.3g} in {len(bad)} of {len(runs)} rows: {told}; such a row decides the law "
+            f"alone: mend it, leave sigma out, or where it is right say {leave('trusted')}"
+        )
+    yield from ()
 
 
 def check_sizes(runs: Table) -> Iterator[str]:
@@ -102,6 +139,15 @@ def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
     n, ratio = np.log(runs.N), np.log(runs.C / (6 * runs.N * runs.D))
     if np.ptp(n) < 1 or np.ptp(ratio) < np.log(TREND):
         return
+    exact, off = np.abs(ratio) < EXACT, np.abs(ratio) > np.log(ELSEWHERE)
+    if min(exact.mean(), off.mean()) >= PART and (exact | off).mean() > 1 - PART:
+        others = np.exp(ratio[off])
+        yield (
+            f"C is 6·N·D in {exact.sum()} of {len(runs)} rows and {others.min():.3g} to {others.max():.3g} times it "
+            f"in {off.sum()}, the first {runs.rows[int(off.argmax())]}: N of some rows without embeddings? "
+            "Count it in all alike, else the law is of neither"
+        )
+        return
     slope, level = np.polyfit(n - n.mean(), ratio, 1)
     left = ratio - level - slope * (n - n.mean())
     if abs(slope) * np.ptp(n) > np.log(TREND) and np.std(left) < np.std(ratio) / 2:
@@ -117,7 +163,8 @@ def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
 
     Raises UserError for a table that cannot be what it is taken for.
     """
-    return (*check_flops(runs, active), *check_sizes(runs), *check_ratio(runs), *check_unit(runs))
+    alone = (*check_flops_alone(runs), *check_sigma(runs))
+    return (*check_flops(runs, active), *alone, *check_sizes(runs), *check_ratio(runs), *check_unit(runs))
 
 
 def unread_notes(df: Any, runs: Table, runs_known: bool, group: str | None = None) -> Iterator[str]:

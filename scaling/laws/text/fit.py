@@ -14,12 +14,13 @@ from scaling.laws.isoflop.minima import Isoflop, format_isoflop
 from scaling.laws.pooled import SIMULATIONS, gains, pooling_of, rows_of_group, runs_of_group, sharing, trades_compute
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.fitted_law import FittedLaw
+from scaling.laws.solve.given import given_notes
 from scaling.laws.solve.mixed import mixed_notes
 from scaling.laws.table.reading import SIX_ND, unit_of
 from scaling.laws.table.recipe import allowed_by, differing_by
 from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
 from scaling.laws.text.tested import tested_notes
-from scaling.text import align, by_width
+from scaling.text import align, by_width, percent
 from scaling.validity import BETTER
 
 DRAWN = {
@@ -92,10 +93,10 @@ def format_groups(table: dict[str, Any]) -> list[str]:
         times, ends = f"{gain['multiplier']:.3g}", ""
         if gain["interval"]:
             times, ends = by_width(gain["multiplier"], gain["interval"])
-            ends = f" ({gain['level']:.0%} interval {ends})"
+            ends = f" ({percent(gain['level'])} interval {ends})"
         lines.append(
             f"compute multiplier of {gain['group']}: {times}{ends} times fewer FLOPs than {gain['against']} for the "
-            f"loss {gain['loss']:.4g} that takes it {gain['C']:.3g}"
+            f"loss {gain['loss']:.4g} that takes it {gain['C']:.3g}{'; ' * bool(gain['note'])}{gain['note']}"
         )
     if test := table["sharing"]:
         shared, apart = test["parameters"]
@@ -158,7 +159,7 @@ def parameter_rows(table: dict[str, Any]) -> list[list[str]]:
     known = {name: "fixed" for name in table["fixed"]}
     known |= {name: f"prior {p['mean']:g} ± {p['sd']:g}" for name, p in table["priors"].items()}
     rows = [["", "value"]]
-    rows[0] += [f"{table['level']:.0%} interval"] if table["intervals"] else []
+    rows[0] += [f"{percent(table['level'])} interval"] if table["intervals"] else []
     rows[0] += ["known before"] if known else []
     for name, value in {**table["params"], **table["derived"]}.items():
         row = [name, f"{value:.6g}"]
@@ -185,7 +186,7 @@ def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def warnings_of(fitted: FittedLaw) -> list[str]:
     """What to be wary of, a line each."""
-    warnings = [*tested_notes(fitted), *fitted.runs.notes, *mixed_notes(fitted)]
+    warnings = [*tested_notes(fitted), *fitted.runs.notes, *mixed_notes(fitted), *given_notes(fitted)]
     warnings += [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
     if open_ := fitted.diagnostics.unbounded:
         warnings.append(

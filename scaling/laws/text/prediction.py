@@ -10,7 +10,7 @@ from scaling.laws.intervals.prediction import optimum_at, predicted_loss
 from scaling.laws.quantities import bracket
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.text.fit import warnings_of
-from scaling.text import align, by_width
+from scaling.text import align, by_width, percent
 
 UNITS = (
     ("N", "N* (parameters)"),
@@ -38,6 +38,8 @@ def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[s
         f"{times:.3g} times the largest run: {FORM}, and on published runs such intervals held about half of what "
         "came at 4 to 30 times; a forecast (laws.Forecaster) has the error of the form in its interval"
     ] * (times > FAR)
+    if (below := float(fitted.runs.flops.min() / flops)) > FAR:
+        far.append(f"the smallest run has {below:.3g} times these FLOPs: so far below the runs {FORM}")
     low, high = bracket(flops)
     if not low + EDGE < np.log(best.N) < high - EDGE:
         far.insert(0, "N* is at the end of where it is sought: by these parameters no size is best at that budget")
@@ -96,7 +98,7 @@ def format_loss(table: dict[str, Any]) -> str:
     if table["level"] is not None:
         loss, law = by_width(table["loss"], table["loss_interval"])
         _, run = by_width(table["loss"], table["run_interval"])
-        lines[-1] = f"loss  {loss}  {table['level']:.0%} interval of the law {law}, of a single run {run}"
+        lines[-1] = f"loss  {loss}  {percent(table['level'])} interval of the law {law}, of a single run {run}"
     outside = [name for name, inside in table["inside"].items() if not inside]
     lines += [f"note: {name} lies outside the runs that were fitted, where {FORM}" for name in outside]
     return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
@@ -104,7 +106,7 @@ def format_loss(table: dict[str, Any]) -> str:
 
 def format_prediction(table: dict[str, Any]) -> str:
     """The text of a `predict_table`."""
-    rows = [["", "value"] + ([f"{table['level']:.0%} interval"] if table["level"] else [])]
+    rows = [["", "value"] + ([f"{percent(table['level'])} interval"] if table["level"] else [])]
     for name, label in UNITS:
         row = [f"{table[name]:.6g}"]
         if table["level"]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from scaling.text import by_width, table
+from scaling.text import by_width, percent, table
 
 
 def format_surface(values: Mapping[str, Any]) -> str:
@@ -14,7 +14,7 @@ def format_surface(values: Mapping[str, Any]) -> str:
         f"{values['runs']} runs; data {values['data_hash']}",
         f"units: {', '.join(f'{letter} {name}' for letter, name in named.items())}",
     ]
-    lines += [f"ln L near its least, {values['level']:.0%} intervals; noise {values['noise']:.2%} of the loss"]
+    lines += [f"ln L near its least, {percent(values['level'])} intervals; noise {values['noise']:.2%} of the loss"]
     for letter, law in values["laws"].items():
         powers = "".join(f" · {name}^{_told(e)}" for name, e in law["exponents"].items())
         lines.append(f"{letter}* = {law['coefficient']:.4g}{powers}, points scatter by {law['scatter']:.0%}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from scaling.laws.intervals.prediction import predicted_loss
 from scaling.laws.solve.fitted_law import FittedLaw
-from scaling.text import by_width
+from scaling.text import by_width, percent
 
 SCATTERS = 3.0
 """residual standard deviations that a test run may be off a law without intervals before it is told"""
@@ -24,7 +24,7 @@ def tested_notes(fitted: FittedLaw, level: float = 0.9) -> Iterator[str]:
         else:
             outside = not float(found.run_low) <= loss <= float(found.run_high)
             value, ends = by_width(said, (float(found.run_low), float(found.run_high)))
-            told = f"{value} ({level:.0%} of single runs {ends})"
+            told = f"{value} ({percent(level)} of single runs {ends})"
         if outside:
             yield (
                 f"the law is {abs(off):.1%} too {'high' if off > 0 else 'low'} for the test run {out.row}, which it "

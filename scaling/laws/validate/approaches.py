@@ -20,7 +20,7 @@ from scaling.laws.solve.draws import Resampling
 from scaling.laws.solve.objectives import huber
 from scaling.laws.table.curves import cut_curves
 from scaling.laws.table.runs import Runs
-from scaling.text import range_of
+from scaling.text import percent, range_of
 from scaling.text import table as table_of
 
 DELTA = 1e-3
@@ -85,7 +85,7 @@ class Approaches:
 
     def summary(self) -> str:
         """An aligned text."""
-        level = f"{self.level:.0%}"
+        level = f"{percent(self.level)}"
         cells = [["approach", "a", level]]
         for C in self.C:
             cells[0] += [f"N* at {C:.3g}", level, f"D* at {C:.3g}", level]

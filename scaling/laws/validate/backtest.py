@@ -15,13 +15,14 @@ from scaling.laws.intervals.bootstrap import resample_counts
 from scaling.laws.intervals.interval import check_level, interval
 from scaling.laws.solve.checks import require_fittable
 from scaling.laws.solve.draws import Resampling
+from scaling.laws.solve.given import fewest_rows
 from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, untransform
 from scaling.laws.solve.priors import Prior, drawn_means
 from scaling.laws.solve.problem import Problem, make_problem
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import Runs
-from scaling.text import align
+from scaling.text import align, percent
 
 BANDS = (1.0, 2.0, 4.0, 10.0, 100.0, np.inf)
 """edges of the distances that errors are told by, in units of the cut"""
@@ -29,8 +30,6 @@ ROUNDING = 1 + 1e-9
 """a run of exactly the cut counts as seen, however its FLOPs were rounded"""
 NO_GAP = 0.02
 """in log C: whole batches scatter the runs of one budget by a percent or so; a narrower gap is none to cut at"""
-ROWS_PER_PARAMETER = 10
-"""with fewer, a resample of rows loses whole budgets: fresh noise is drawn instead"""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Backtest:
 
     def summary(self) -> str:
         """An aligned text: the scores of each cut, and by how far ahead."""
-        head = ["predicted", "bias", "rmse", "worst", f"inside {self.level:.0%}", "width"]
+        head = ["predicted", "bias", "rmse", "worst", f"inside {percent(self.level)}", "width"]
         rows = [[f"fitted to {self.by} ≤", "runs", "up to", *head]]
         rows += [[f"{c.cut:.3g}", str(c.fitted), f"{c.furthest:.3g}×", *_cells(c.score)] for c in self.cuts]
         far = [["ahead", *head]]
@@ -152,7 +151,8 @@ def backtest(
     level: of the intervals. They are for a single run: a bootstrap draw of the law, plus the scatter of a run (a
     residual drawn from the fit's own, widened for the parameters' degrees of freedom).
     draws, kind, seed: the bootstrap at each cut; kind as in `Fit.bootstrap`, None: "runs" where the table says which
-    row is of which run, else "noise" where there are fewer than ten rows a parameter, else "rows".
+    row is of which run, else "noise" where there are fewer than ten rows a parameter (three of
+    unequal sigma), else "rows".
     fixed, priors: of the law at every cut, as in `laws.fit`; what priors weigh follows from the runs up to the cut.
 
     Raises UserError where a cut leaves nothing to predict, or too little to fit.
@@ -234,7 +234,7 @@ class _Refit:
         """Transformed losses [n, points] that single runs could have."""
         problem, count = self.problem, int(self.seen.sum())
         if kind is None:
-            few = count < ROWS_PER_PARAMETER * len(problem.free)
+            few = count < fewest_rows(problem.rows(self.seen))
             kind = "runs" if self.runs.run is not None else "noise" if few else "rows"
         root = self.root
         own = (self.residuals * root)[self.seen] * np.sqrt(count / self.freedom)

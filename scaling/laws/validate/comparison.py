@@ -133,12 +133,9 @@ def compare(
         )
     loss = loss or l2()
     known_before = _known_before(known, fixed or {}, priors or {})
+    by = "flops"
     if test and cuts is None:
-        letter = "C" if {"C"} <= runs.values.keys() or {"N", "D"} <= runs.values.keys() else known[0].columns[0]
-        by = "flops" if letter == "C" else letter
-        cuts = default_cuts(runs.column(letter), max(len(form.free(fixed or {})) for form in known))
-    else:
-        by = "flops"
+        by, cuts = _cuts(runs, known, fixed or {})
     notes = [] if cuts or not test else ["too few runs for a backtest"]
     entries = []
     for form in known:
@@ -149,14 +146,20 @@ def compare(
             tested = backtest(runs, form, by=by, cuts=cuts, level=level, draws=draws, seed=seed, **options)
         entries.append(ComparedLaw(fitted, likelihood(fitted), tested))
         notes += [f"{form.name}: {name} was driven to zero" for name in fitted.diagnostics.at_bounds]
-    entries.sort(key=lambda entry: entry.likelihood.aic)
-    notes += _tails(entries, starts) if loss.kind == "l2" else []
-    by_aic = entries[0]
-    entries.sort(key=_rank)
-    notes += _disagree(by_aic, entries[0])
+    by_aic = sorted(entries, key=lambda entry: entry.likelihood.aic)
+    notes += _tails(by_aic, starts) if loss.kind == "l2" else []
+    entries = sorted(by_aic, key=_rank)
+    notes += _disagree(by_aic[0], entries[0])
     if runs.run is not None and len(np.unique(runs.run)) < len(runs):
         notes.append("rows of one run are not independent, and the likelihood counts them as if they were")
     return Comparison(tuple(entries), tuple(notes))
+
+
+def _cuts(runs: Runs, forms: Sequence[Form], fixed: Mapping[str, float]) -> tuple[str, Sequence[float]]:
+    """What is cut, FLOPs or a column, and where: for the law with most parameters."""
+    letter = "C" if {"C"} <= runs.values.keys() or {"N", "D"} <= runs.values.keys() else forms[0].columns[0]
+    free = max(len(form.free(fixed)) for form in forms)
+    return "flops" if letter == "C" else letter, default_cuts(runs.column(letter), free)
 
 
 def _rank(entry: ComparedLaw) -> float:

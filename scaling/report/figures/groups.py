@@ -7,6 +7,7 @@ from scaling.laws.pooled import Gain, least_at, pooling_of, runs_of_group
 from scaling.report.figures.marks import MANY
 from scaling.report.figures.spec import Axis, FigureSpec, Line, Mark, Panel, Points
 from scaling.report.titles import titles_of
+from scaling.text import percent
 from scaling.units import power
 
 CURVE = 60
@@ -67,5 +68,7 @@ def group_optima_figure(fit: laws.Fit) -> FigureSpec:
 
 
 def _told(gain: Gain) -> str:
-    ends = "" if gain.interval is None else f" ({gain.level:.0%} {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
+    ends = (
+        "" if gain.interval is None else f" ({percent(gain.level)} {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
+    )
     return f"{gain.group} {gain.multiplier:.3g}{ends}"

@@ -19,6 +19,7 @@ from scaling.report.figures.marks import MANY, forecast_point, runs_as_points
 from scaling.report.figures.spec import Axis, Band, Color, FigureSpec, Line, Mark, Panel, Points
 from scaling.report.figures.sweep import loss_figure
 from scaling.report.titles import derived_title, title, titles_of
+from scaling.text import percent
 from scaling.units import Scale, power, si
 
 SHADES = 6
@@ -83,7 +84,7 @@ def one_column_figure(fit: laws.Fit, level: float) -> FigureSpec:
     ]
     if fit.draws is not None:
         edges = np.asarray(told.low).tolist(), np.asarray(told.high).tolist()
-        marks.insert(0, Band(grid.tolist(), *edges, "law", f"{level:.0%} interval of the law"))
+        marks.insert(0, Band(grid.tolist(), *edges, "law", f"{percent(level)} interval of the law"))
     axes = (
         Axis(title(runs, letter), SCALES.get(letter, "si"), log=True),
         Axis(title(runs, "loss"), log=bool(runs.loss.min() > 0)),
@@ -148,7 +149,7 @@ def points_profile_figure(
 def profile_figure(found: laws.Profile, about: str) -> FigureSpec:
     """The same of a profile, with its interval's cut, names and units."""
     at = "" if found.C is None else f" at {power(found.C)} FLOPs"
-    caption = f"{found.level:.0%} interval. {about}".strip()
+    caption = f"{percent(found.level)} interval. {about}".strip()
     axis = derived_title(found.conventions, found.name) + at
     scale = SCALES.get(found.name, "plain") if found.C is not None else "plain"
     return points_profile_figure(found.values, found.objectives, found.cut, found.name + at, caption, axis, scale)
@@ -163,7 +164,7 @@ def bootstrap_figure(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float |
     at = "" if C is None else f" N*, D*, L* and D*/N* at {power(C)} FLOPs."
     caption = (
         f"{len(fit.draws)} refits {what.get(fit.draws.kind, f'to fresh {fit.draws.kind}')}. Star: the fit, with the "
-        f"{level:.0%} interval of each quantity.{at} {_formula(fit)}."
+        f"{percent(level)} interval of each quantity.{at} {_formula(fit)}."
     )
     return FigureSpec("What the fit could have been", caption, panels, titles_of(fit.runs).conventions)
 
@@ -205,8 +206,10 @@ def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: fl
     assert outer is not None
     marks: list[Mark] = []
     if outer.low:
-        marks.append(Band(outer.flops, outer.low, outer.high, "law", f"{data.level:.0%} interval of the law", 0.13))
-        marks.append(Band(inner.flops, inner.low, inner.high, "law", f"{inner_level:.0%} interval", 0.25))
+        marks.append(
+            Band(outer.flops, outer.low, outer.high, "law", f"{percent(data.level)} interval of the law", 0.13)
+        )
+        marks.append(Band(inner.flops, inner.low, inner.high, "law", f"{percent(inner_level)} interval", 0.25))
     done = [run for run in data.runs if run.role == "fit"]
     marks.append(Line(outer.flops, outer.loss, "law", "least loss by the law", 2.2, front=len(done) > MANY))
     marks.append(runs_as_points(done, "muted", "runs fitted"))
@@ -228,7 +231,7 @@ def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: fl
     frozen = ""
     if data.forecast is not None:
         frozen = (
-            f" The forecast, frozen {frozen_on(data.forecast)}, is for one run: its {data.forecast.level:.0%} "
+            f" The forecast, frozen {frozen_on(data.forecast)}, is for one run: its {percent(data.forecast.level)} "
             "interval also holds a run's scatter and the disagreement of the approaches."
         )
     caption = (
@@ -243,7 +246,7 @@ def _cloud_panel(fit: laws.Fit, x: str, y: str, C: float | None, level: float) -
     marks: list[Mark] = [
         Points(x_drawn.tolist(), y_drawn.tolist(), "law", "refits", size=3, opacity=0.25),
         Points(
-            [at_x], [at_y], "forecast", f"the fit, {level:.0%} intervals", "star", size=9,
+            [at_x], [at_y], "forecast", f"the fit, {percent(level)} intervals", "star", size=9,
             x_interval=[interval(x_drawn, level)], y_interval=[interval(y_drawn, level)],
             hover=[f"{x} {at_x:.5g}\n{y} {at_y:.5g}"],
         ),

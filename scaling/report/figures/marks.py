@@ -9,6 +9,7 @@ import numpy as np
 
 from scaling.report.data import Bounds, IsoflopCurve, Minimum, ReportData, Run, TrainingCurve
 from scaling.report.figures.spec import Band, Color, Line, Mark, Points, Symbol
+from scaling.text import percent
 from scaling.units import power, si
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def runs_as_points(
 
 def forecast_point(f: "Forecast") -> Points:
     """The loss that was forecast, with its interval, against FLOPs."""
-    label = f"forecast, {f.level:.0%} interval"
+    label = f"forecast, {percent(f.level)} interval"
     return Points([f.flops], [f.loss], "forecast", label, "square", size=8, y_interval=[(f.low, f.high)],
                   hover=[forecast_text(f)])  # fmt: skip
 

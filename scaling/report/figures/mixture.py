@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from scaling.laws import MixtureLaw
 from scaling.report.figures.spec import Axis, Band, FigureSpec, Line, Mark, Panel, Points
+from scaling.text import percent
 
 
 def mixture_figure(law: MixtureLaw, weights: Mapping[str, float] | None) -> FigureSpec:
@@ -19,7 +20,7 @@ def mixture_figure(law: MixtureLaw, weights: Mapping[str, float] | None) -> Figu
         marks.append(Band(edges, (least, least), (most, most), "muted", "" if i else "tried"))
     bars = list(zip(best["low"], best["high"], strict=True))
     marks.append(
-        Points(at, best["share"].tolist(), "law", f"best, {law.level:.0%} interval", "star", y_interval=bars)
+        Points(at, best["share"].tolist(), "law", f"best, {percent(law.level)} interval", "star", y_interval=bars)
     )
     names = [(place, str(name)) for place, name in zip(at, best.index, strict=True)]
     shares = Panel("", Axis("", limits=(-0.6, len(at) - 0.4), ticks=names), Axis("share of the domain"), marks)

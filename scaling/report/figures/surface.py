@@ -6,6 +6,7 @@ from scaling.laws import ResponseSurface
 from scaling.laws.surface.basin import Basin
 from scaling.laws.surface.search import SHAPES
 from scaling.report.figures.spec import Axis, FigureSpec, Line, Mark, Panel, Points
+from scaling.text import percent
 from scaling.units import si
 
 CURVE = 80
@@ -21,7 +22,7 @@ def surface_figure(surface: ResponseSurface) -> FigureSpec:
     panels += [_optima(surface, letter) for letter in surface.letters]
     caption = (
         f"Points: runs; lines: the surface at each point's best {'batch' if 'B' in surface.letters else 'level'}; "
-        f"bars: {surface.level:.0%} intervals of the best settings. "
+        f"bars: {percent(surface.level)} intervals of the best settings. "
         f"{'; '.join(surface.notes)}"
     )
     return FigureSpec("Loss about the best learning rate", caption, panels)

@@ -23,6 +23,7 @@ from scaling.report.figures.marks import (
     why_not_used,
 )
 from scaling.report.figures.spec import Axis, Band, FigureSpec, Line, Mark, Panel, Points
+from scaling.text import percent
 from scaling.units import power, si
 
 
@@ -48,7 +49,7 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
         f = data.frontier
         if f.low:
             marks.append(Band(f.flops, f.low, f.high, "law"))
-        label = f"least loss by the fitted law{f', {data.level:.0%} interval' if f.low else ''}"
+        label = f"least loss by the fitted law{f', {percent(data.level)} interval' if f.low else ''}"
         marks.append(Line(f.flops, f.loss, "law", label, 2.2, dash=True))
     ended = "held-out loss at the end" if data.curves else ""
     marks.append(runs_as_points(done, [place(run.params) for run in done], ended))
@@ -102,8 +103,8 @@ def isoflop_figure(data: ReportData) -> FigureSpec | None:
     marks += star_legend(data.isoflops)
     outside = [f" At {power(b.flops)} FLOPs: {b.note}." for b in data.isoflops if not b.interior and b.note]
     caption = (
-        f"One curve for each budget: {data.curves_are}. Stars: minima, with their {data.level:.0%} interval; only "
-        f"those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)}"
+        f"One curve for each budget: {data.curves_are}. Stars: minima, with their {percent(data.level)} interval; "
+        f"only those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)}"
     )
     sizes = [float(run.params) for budget in data.isoflops for run in budget.runs]
     sizes += [n for budget in data.isoflops for n in budget.curve_n]
@@ -122,7 +123,7 @@ def optima_figure(data: ReportData) -> FigureSpec | None:
         return None
     caption = (
         "Stars: minima of the isoFLOP curves, with their intervals. The line is the power law through those that are "
-        f"interior, the band its {data.level:.0%} interval."
+        f"interior, the band its {percent(data.level)} interval."
     )
     return FigureSpec("Compute-optimal size and tokens", caption, panels, data.meaning)
 
@@ -136,7 +137,7 @@ def forecast_figure(data: ReportData) -> FigureSpec | None:
     panels = [_extrapolation(data), _close_up(data, tests)]
     caption = (
         f"The forecast was frozen on {frozen_on(forecast)} before the test began; its bar "
-        f"is the {forecast.level:.0%} interval for one run. "
+        f"is the {percent(forecast.level)} interval for one run. "
         f"Bars on actual losses: standard error of the evaluation."
     )
     return FigureSpec("Forecast against outcome", caption, panels, data.meaning)
@@ -217,7 +218,7 @@ def _close_up(data: ReportData, tests: Sequence[Run]) -> Panel:
     marks: list[Mark] = [
         Band((-0.6, len(names) - 0.4), (forecast.low,) * 2, (forecast.high,) * 2, "forecast"),
         Line((-0.6, len(names) - 0.4), (forecast.loss,) * 2, "forecast", "", 1.2, dash=True),
-        Points([0.0], [forecast.loss], "forecast", f"forecast, {forecast.level:.0%} interval", "square", size=9,
+        Points([0.0], [forecast.loss], "forecast", f"forecast, {percent(forecast.level)} interval", "square", size=9,
                y_interval=[(forecast.low, forecast.high)], hover=[forecast_text(forecast)]),
     ]  # fmt: skip
     if tests:
