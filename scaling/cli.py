@@ -255,11 +255,10 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from scaling.config import locate
     from scaling.plan import format_plan, load_plannable, plan
 
     result = plan(
-        load_plannable(locate(args.config, ["models", "runs"]), args.overrides),
+        load_plannable(args.config, args.overrides),
         topology=args.topology,
         compile=args.compile,
         fit=args.fit,

@@ -14,6 +14,7 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import build, family_of
+from scaling.doors import door
 from scaling.errors import UserError
 from scaling.families import FAMILIES, LadderConfig, ModelConfig
 from scaling.frozen import LAYERS
@@ -32,6 +33,7 @@ Measure = Callable[[ModelConfig], float]
 Pair = tuple[int, int]
 
 
+@door
 def model_for_params(
     n: float, ladder: LadderConfig, base: Mapping[str, Any], tolerance: float = TOLERANCE, asked_by: str = ""
 ) -> ModelConfig:
@@ -50,12 +52,14 @@ def size_keys() -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"model.{key}" for family in FAMILIES.values() for key in family.SIZES))
 
 
+@door
 def finer(ladder: LadderConfig) -> list[str]:
     """What would put more shapes on the ladder, as advice; nothing where it has them all."""
     steps = {"ladder.ff_multiple": ladder.ff_multiple, "ladder.width_multiple": ladder.width_multiple}
     return [f"lower {key} ({value})" for key, value in steps.items() if value > 1]
 
 
+@door
 def model_for_flops(
     c: float, tokens_per_param: float, ladder: LadderConfig, base: Mapping[str, Any], tolerance: float = TOLERANCE
 ) -> ModelConfig:
@@ -91,6 +95,7 @@ class _Fit:
     """relative distance from the target"""
 
 
+@door
 def vocabulary_share(model: ModelConfig) -> float:
     """Of all parameters, those of the embedding and the head: rows of the vocabulary."""
     counts = accounting.params(model)

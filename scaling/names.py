@@ -1,7 +1,7 @@
 """What was meant by a name that is not known: by spelling, by its words, by what is written of the known ones."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,6 +23,11 @@ def offered(name: str, known: Iterable[str] | Mapping[str, str], say: str = "all
     told = dict(known) if isinstance(known, Mapping) else dict.fromkeys(known, "")
     hint = meant(name, told, most=1)
     return f"{say}{', '.join(told)}{'; ' * bool(hint)}{hint}"
+
+
+def either(told: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join([*filter(None, [", ".join(told[:-1])]), *told[-1:]])
 
 
 def nearest(name: str, known: Iterable[str] | Mapping[str, str], most: int = 3) -> list[str]:

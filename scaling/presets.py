@@ -7,6 +7,7 @@ from typing import Any
 from scaling import accounting
 from scaling.config import ModelConfig, load
 from scaling.config.presets import kinds, names, preset
+from scaling.doors import callable_room, door
 from scaling.text import align
 from scaling.units import si
 
@@ -26,6 +27,7 @@ def presets() -> dict[str, list[dict[str, Any]]]:
     }
 
 
+@door
 def format_presets(found: dict[str, list[dict[str, Any]]]) -> str:
     """Of `presets` a table of models, and a line for each other one, in 80 columns."""
     rows = [["model", "N", "active", "context", "FLOPs/token"]]
@@ -80,3 +82,6 @@ def _about(kind: str, name: str) -> str:
             break
         comment.append(line.removeprefix("#").strip())
     return " ".join(comment)
+
+
+callable_room(globals(), "presets")

@@ -19,6 +19,7 @@ from scaling.accounting.links import wired
 from scaling.accounting.memory import Memory, compute_dtype, loss_pieces, memory
 from scaling.accounting.params import ParamCounts, params
 from scaling.accounting.roofline import link_seconds, roofline
+from scaling.doors import offered
 
 __all__ = [
     "ASSUMED_MFU",
@@ -51,3 +52,5 @@ __all__ = [
     "unknown_device",
     "wired",
 ]
+
+offered(globals())

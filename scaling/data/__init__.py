@@ -4,6 +4,7 @@ from scaling.data.batches import Batches, check_run, cut, eval_batches, run_batc
 from scaling.data.prefetch import prefetch
 from scaling.data.prepare import prepare
 from scaling.data.store import Split, TokenStore, describe, open_store, run_tokenizer
+from scaling.doors import offered
 
 __all__ = [
     "Batches",
@@ -19,3 +20,5 @@ __all__ = [
     "run_batches",
     "run_tokenizer",
 ]
+
+offered(globals())

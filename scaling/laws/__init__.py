@@ -17,6 +17,7 @@ Floors, from the ground up; a file imports from its own room and from rooms belo
     next_runs      which runs to make next
 """
 
+from scaling.doors import offered
 from scaling.laws.curves import (
     CURVE_LAWS,
     CurveFit,
@@ -196,3 +197,5 @@ __all__ = [
     "try_isoflop",
     "with_leverage",
 ]
+
+offered(globals())

@@ -1,5 +1,6 @@
 """Reports: figures as PNG, one page with hover, the summary in words, plots for notebooks, and wandb's mirror."""
 
+from scaling.doors import callable_room, offered
 from scaling.report.make import live_command, page_of, settle, summary, write, write_fit
 from scaling.report.notebook import (
     plot_bootstrap,
@@ -39,3 +40,6 @@ __all__ = [
     "write",
     "write_fit",
 ]
+
+offered(globals())
+callable_room(globals(), "write")

@@ -1,5 +1,6 @@
 """Sweeps: designs of runs, the plan before, the launch, and the table of what came out."""
 
+from scaling.doors import offered
 from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
 from scaling.sweeps.fitted import fit_sweep, law_runs
 from scaling.sweeps.loss_curves import learning_rates, load_curves
@@ -31,3 +32,5 @@ __all__ = [
     "watch",
     "write_suggestion",
 ]
+
+offered(globals())
