@@ -13,7 +13,7 @@ RULES = ("duplicates", "missing", "checkpoints")
 """options that say which rows of a CSV count"""
 DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
 DRAWS = 4000
-"""refits for intervals"""
+"""refits for intervals, of a CSV"""
 
 
 def fit_options(parser: argparse.ArgumentParser) -> None:
@@ -124,10 +124,11 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
         metavar="KEY",
         help="sweep: a key of the configuration (or a section) in which the runs may differ, as optimizer.b2",
     )
+    add("--no-priors", action="store_true", help="sweep: without forecast.priors of its sweep.yaml")
     add(
         "--objective",
-        default="huber:1e-3",
-        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3)",
+        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3; of sweeps, as their launch, "
+        "huber:1e-2)",
     )
     add("--residual", help="log, raw or log1p: what the objective compares (default: log, raw where losses may be "
         "negative)")  # fmt: skip
@@ -136,7 +137,8 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
         "--bootstrap",
         type=int,
         metavar="N",
-        help="refits for the intervals, 0 for none (default: 4000; of laws of whole curves 400)",
+        help="refits for the intervals, 0 for none (default: 4000; of sweeps, as their launch, 2000; of laws of whole "
+        "curves 400)",
     )
     add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
         "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
