@@ -137,8 +137,8 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
         "--bootstrap",
         type=int,
         metavar="N",
-        help="refits for the intervals, 0 for none (default: 4000; of sweeps, as their launch, 2000; of laws of whole "
-        "curves 400)",
+        help="refits for the intervals, 0 for none (default: 4000; of sweeps, as their launch, 2000; of laws of "
+        "whole curves 400)",
     )
     add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
         "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
