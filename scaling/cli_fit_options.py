@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from scaling.errors import UserError
-from scaling.numbers import to_number
+from scaling.numbers import to_number, to_seed
 
 NAMED = {"params": "N", "tokens": "D", "loss": "loss", "flops": "C", "run": "run", "sigma": "sigma"}
 """options that name a column of a CSV, and what `laws.Runs` calls it"""
@@ -142,7 +142,7 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
     )
     add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and with "
         "fewer than ten rows a parameter, runs where --run is given, else rows)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add("--seed", type=to_seed, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
 
 

@@ -185,6 +185,8 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
         return cli_curves.predict(args)
     if args.flops is None and not args.overrides:
         raise UserError(EITHER)
+    if args.flops is not None and not args.flops > 0:
+        raise UserError(f"--flops: expected a number above 0, got {args.flops:g}")
     fitted, at = _of_group(laws.load(args.fit), args.overrides)
     if (args.flops is None) == (not at):
         raise UserError(EITHER)

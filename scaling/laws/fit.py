@@ -66,6 +66,8 @@ class Fit(FittedLaw):
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """
+        if seed < 0:
+            raise UserError(f"bootstrap: seed should be 0 or more, got {seed}")
         self.draws = bootstrap(self, n, cluster, seed, kind, strata)
         return self.draws
 
