@@ -101,15 +101,20 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
+def reading(path: str | Path, what: str, advice: str, *, alone: bool = False) -> Iterator[None]:
     """Whatever a damaged file makes of the code inside is told as `PATH is not WHAT (why); ADVICE`, a UserError.
 
-    That there is no such file stays a FileNotFoundError, which often means something, and a UserError stays itself.
+    That there is no such file stays a FileNotFoundError, which often means something, and a UserError stays itself;
+    but where nothing is read but this file (`alone`), one that does not name it is of what it holds.
     """
     try:
         yield
-    except (FileNotFoundError, UserError):
+    except FileNotFoundError:
         raise
+    except UserError as error:
+        if not alone or str(path) in str(error):
+            raise
+        raise UserError(f"{path} is not {what} ({error}); {advice}") from None
     except KeyError as error:
         raise UserError(f"{path} is not {what} (it has no {error}); {advice}") from None
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:

@@ -310,7 +310,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     Raises UserError where the file is none, or was edited, and where its law is not known.
     """
     try:
-        with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)"):
+        with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)", alone=True):
             values, whole = opened(read_json(path))
             if values.get("kind") != "scaling.laws.Fit":
                 curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""
