@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from scaling.generation import generate as generate
     from scaling.interface import sweep as sweep
     from scaling.interface import train as train
+    from scaling.sweeps import describe_sweep as describe_sweep
     from scaling.sweeps import fit_sweep as fit
     from scaling.sweeps import load_runs as load_runs
     from scaling.sweeps.status import status as status
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "accounting",
     "config",
+    "describe_sweep",
     "errors",
     "evaluate",
     "fit",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 HOMES = {
+    "describe_sweep": "sweeps.describe_sweep",
     "evaluate": "evaluation.evaluate",
     "fit": "sweeps.fit_sweep",
     "generate": "generation.generate",

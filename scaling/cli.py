@@ -28,6 +28,14 @@ EXIT_CODES = (
     "and the same command goes on; 130 Ctrl-C, likewise"
 )
 STOPPED = "stopped; nothing is half-written, and the same command begins anew"
+NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+EXPECTED = {
+    "to_number": "a number, such as 1e12 or 300B",
+    "int": "a whole number",
+    "to_seed": "a whole number, 0 or more",
+    "float": "a number, such as 0.5",
+}
+"""what reads an option's number, and what it takes"""
 KEPT = {
     "train": "stopped; the same command goes on from the last checkpoint, or begins anew where none is kept",
     "prepare": "stopped; what is tokenised is kept, and the same command goes on from there",
@@ -54,11 +62,14 @@ class _Version(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     """Bad usage is one line and exit code 2."""
 
+    def __init__(self, *args: Any, **named: Any):
+        super().__init__(*args, **named)
+        self._negative_number_matcher = NEGATIVE  # argparse's own takes -1e20, which has a letter, for an option
+
     def error(self, message: str) -> NoReturn:
         # argparse names what reads a number, and every choice, but not the one that was meant
-        message = re.sub(
-            r"invalid to_number value: ('.*')", r"expected a number, such as 1e12 or 300B, got \1", message
-        )
+        for reader, told in EXPECTED.items():
+            message = re.sub(rf"invalid {reader} value: ('.*')", rf"expected {told}, got \1", message)
         wrong = re.match(r".*invalid choice: '([^']*)' \(choose from (.*)\)$", message)
         stray = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         hint = meant(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1) if wrong else ""
@@ -285,11 +296,10 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from scaling.config import locate
     from scaling.plan import format_plan, load_plannable, plan
 
     result = plan(
-        load_plannable(locate(args.config, ["models", "runs"]), args.overrides),
+        load_plannable(args.config, args.overrides),
         topology=args.topology,
         compile=args.compile,
         fit=args.fit,

@@ -31,7 +31,8 @@ def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.Curve
             near = offered(min(unknown), ("step", "rate", "cluster"), "of a curve there are ")
             raise UserError(f"--column {min(unknown)}=…: {near}")
         curves = laws.read_curves(args.runs[0], args.where, warmup=args.warmup, trusted=args.trusted, **given)
-    fitted = laws.fit_curves(curves, args.law, loss=laws.parse_loss(args.objective), starts=args.starts)
+    loss = None if args.objective is None else laws.parse_loss(args.objective)
+    fitted = laws.fit_curves(curves, args.law, loss=loss, starts=args.starts)
     if args.bootstrap != 0:
         fitted.bootstrap(**({"n": args.bootstrap} if args.bootstrap else {}), seed=args.seed)
     return fitted

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from scaling.errors import UserError
-from scaling.numbers import to_number
+from scaling.numbers import to_number, to_seed
 
 NAMED = {"params": "N", "tokens": "D", "loss": "loss", "flops": "C", "run": "run", "sigma": "sigma"}
 """options that name a column of a CSV, and what `laws.Runs` calls it"""
@@ -13,7 +13,7 @@ RULES = ("duplicates", "missing", "checkpoints")
 """options that say which rows of a CSV count"""
 DEFAULTS = {"params": "params", "tokens": "tokens", "loss": "loss"}
 DRAWS = 4000
-"""refits for intervals"""
+"""refits for intervals, of a CSV"""
 
 
 def fit_options(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +136,7 @@ def _rows(parser: argparse._ActionsContainer) -> None:
         metavar="KEY",
         help="sweep: a key of the configuration (or a section) in which the runs may differ, as optimizer.b2",
     )
+    add("--no-priors", action="store_true", help="sweep: without forecast.priors of its sweep.yaml")
 
 
 def _search(parser: argparse._ActionsContainer) -> None:
@@ -143,8 +144,8 @@ def _search(parser: argparse._ActionsContainer) -> None:
     add = parser.add_argument
     add(
         "--objective",
-        default="huber:1e-3",
-        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3)",
+        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3; of sweeps, as their launch, "
+        "huber:1e-2)",
     )
     add("--residual", help="log, raw or log1p: what the objective compares (default: log, raw where losses may be "
         "negative)")  # fmt: skip
@@ -153,12 +154,13 @@ def _search(parser: argparse._ActionsContainer) -> None:
         "--bootstrap",
         type=int,
         metavar="N",
-        help="refits for the intervals, 0 for none (default: 4000; of laws of whole curves 400)",
+        help="refits for the intervals, 0 for none (default: 4000; of sweeps, as their launch, 2000; of laws of "
+        "whole curves 400)",
     )
     add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and "
         "with fewer than ten rows a parameter, of unequal --sigma three, runs where --run "
         "is given, else rows)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add("--seed", type=to_seed, default=0, help="of the bootstrap (default: 0)")
     _level(parser)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.numbers import to_seed
 
 
 def generate_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="a text ends before this; may be given again"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--seed", type=to_seed, default=0, help="of what is drawn (default: 0)")
 
 
 def evaluate_options(parser: argparse.ArgumentParser) -> None:

@@ -90,16 +90,20 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
 def _fitted(args: argparse.Namespace, csv: bool) -> "laws.Fit":
     """The law that the options ask for, fitted to what they name, with its intervals."""
     from scaling import laws
+    from scaling.sweeps import priors_of
 
     runs = _read_csv(args) if csv else _read_sweep(args)
-    objective = laws.parse_loss(args.objective)
     shared = [name for name in args.shared.split(",") if name]
-    fitted = laws.fit(
-        runs, args.law, loss=objective, residual=args.residual, starts=args.starts, group=args.group, shared=shared
-    )
-    if refits := DRAWS if args.bootstrap is None else args.bootstrap:
-        # a sweep is a design of few runs: a resample of its rows would lose whole budgets
-        fitted.bootstrap(refits, seed=args.seed, kind=args.kind or (None if csv else "noise"))
+    options = {"residual": args.residual, "starts": args.starts, "group": args.group, "shared": shared}
+    loss = None if args.objective is None else laws.parse_loss(args.objective)
+    draws = {} if args.bootstrap is None else {"draws": args.bootstrap}
+    if not csv:
+        draws |= {"kind": args.kind} if args.kind else {}
+        priors = {} if args.no_priors or args.group else priors_of(args.runs, args.law)
+        return laws.fit_design(runs, args.law, loss=loss, priors=priors, seed=args.seed, **draws, **options)
+    fitted = laws.fit(runs, args.law, loss=loss, **options)
+    if refits := draws.get("draws", DRAWS):
+        fitted.bootstrap(refits, seed=args.seed, kind=args.kind)
     return fitted
 
 
@@ -182,6 +186,8 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
         return cli_curves.predict(args)
     if args.flops is None and not args.overrides:
         raise UserError(EITHER)
+    if args.flops is not None and not args.flops > 0:
+        raise UserError(f"--flops: expected a number above 0, got {args.flops:g}")
     fitted, at = _of_group(laws.load(args.fit), args.overrides)
     if (args.flops is None) == (not at):
         raise UserError(EITHER)
@@ -283,6 +289,8 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
     given = {option: getattr(args, option) for option in NAMED}
     names = {option: DEFAULTS.get(option) if name is None else name or None for option, name in given.items()}
     names["loss"] = names["loss"] or "loss"
+    if args.no_priors:
+        raise UserError(f"--no-priors is about a sweep; {args.runs[0]} is a CSV, which has none")
     if args.allow:
         raise UserError(f"--allow {args.allow[0]} is about a sweep; of {args.runs[0]} no configuration is known")
     others = _columns(args)

@@ -53,6 +53,8 @@ def shown(value: object) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, or what is nested as deep
         return f"a {type(value).__name__} too long to show"
+    if "\n" in text or " object at 0x" in text:  # a table, an array, or what has no words for itself
+        return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

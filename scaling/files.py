@@ -1,5 +1,6 @@
 """Reading files that another hand, a kill or a bad disk may have changed: each mistake is told, in one line."""
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -19,6 +20,12 @@ LINES = 2**30
 """and of one that grows line by line"""
 LONGEST_INTEGER = 40
 """digits of a whole number in a record"""
+PACKED = {
+    b"PK\x03\x04": "a spreadsheet (save it as CSV) or another zip archive",
+    b"\x1f\x8b": "packed by gzip (its name should end with .gz)",
+    b"PAR1": "a parquet file (its name should end with .parquet)",
+}
+"""how files begin that are taken for text"""
 SEALS = "seals.json"
 """beside files that are not written again: the SHA-256 of each"""
 SEAL = "seal"
@@ -41,6 +48,21 @@ def read_bytes(path: str | Path, most: int = LARGEST) -> bytes:
 def read_text(path: str | Path, most: int = LARGEST) -> str:
     """A file as UTF-8. Raises as `read_bytes`."""
     return read_bytes(path, most).decode("utf-8")
+
+
+def not_text(data: bytes, whole: bool = True) -> str:
+    """Why bytes are no text in UTF-8, and what to do; empty where they are. whole: not only the first ones."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it is UTF-16, not UTF-8; convert it, as by iconv -f UTF-16 -t UTF-8"
+    if kind := next((kind for mark, kind in PACKED.items() if data.startswith(mark)), ""):
+        return f"it is {kind}, not text in UTF-8"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data, whole)
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is not UTF-8; convert it, as by iconv -f LATIN1 -t UTF-8, or leave it out"
+    if (nul := data.find(b"\0")) >= 0:  # also of UTF-16, which is valid UTF-8 where it holds English
+        return f"byte {nul} is NUL, which no text has; convert it to UTF-8, or leave it out"
+    return ""
 
 
 def read_json(path: str | Path) -> Any:
@@ -79,15 +101,20 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
+def reading(path: str | Path, what: str, advice: str, *, alone: bool = False) -> Iterator[None]:
     """Whatever a damaged file makes of the code inside is told as `PATH is not WHAT (why); ADVICE`, a UserError.
 
-    That there is no such file stays a FileNotFoundError, which often means something, and a UserError stays itself.
+    That there is no such file stays a FileNotFoundError, which often means something, and a UserError stays itself;
+    but where nothing is read but this file (`alone`), one that does not name it is of what it holds.
     """
     try:
         yield
-    except (FileNotFoundError, UserError):
+    except FileNotFoundError:
         raise
+    except UserError as error:
+        if not alone or str(path) in str(error):
+            raise
+        raise UserError(f"{path} is not {what} ({error}); {advice}") from None
     except KeyError as error:
         raise UserError(f"{path} is not {what} (it has no {error}); {advice}") from None
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:

@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from scaling.config import RunConfig, SweepConfig, apply_overrides, build, load, locate
-from scaling.frozen import Config
+from scaling.config import RunConfig, SweepConfig, read
 
 if TYPE_CHECKING:
     from scaling.result import Result
     from scaling.sweeps import SweepOutcome
-
-C = TypeVar("C", bound=Config)
 
 
 def sweep(
@@ -58,13 +55,3 @@ def train(
     spread(found)
     prepare(found.data, found.records.store_folder)
     return train(found, folder=None if folder is None else Path(folder))
-
-
-def read(cls: type[C], config: str | Path | Mapping[str, Any] | C, kind: str, *overrides: str) -> C:
-    """A configuration by its file, by the name of a shipped one of that kind, or by its keys. Raises UserError."""
-    if isinstance(config, str | Path):
-        return load(cls, locate(str(config), [kind]), overrides)
-    if isinstance(config, cls) and not overrides:
-        return config
-    values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
-    return build(cls, apply_overrides(values, overrides), cls.__name__)

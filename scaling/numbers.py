@@ -18,6 +18,13 @@ def to_number(value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def to_seed(value: str) -> int:
+    """A seed, a whole number from 0 on. Raises ValueError for others."""
+    if (seed := int(value)) < 0:
+        raise ValueError(f"a seed is 0 or more, got {seed}")
+    return seed
+
+
 def divisors(n: int) -> list[int]:
     """All whole numbers that divide `n`, 1 or more, the smallest first; in steps that go with the root of n."""
     small = [k for k in range(1, isqrt(n) + 1) if n % k == 0]

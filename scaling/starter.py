@@ -46,7 +46,7 @@ TEXT = """\
 name: {name}
 run:
   model: {{ vocab: 256, context: {context}, activation: relu2, norm: rmsnorm, position: rope, qk_norm: true }}
-  data: {{ corpus: "{corpus}", tokenizer: {{ kind: bytes }}{measured} }}
+  data: {{ corpus: "{corpus}"{cut}, tokenizer: {{ kind: bytes }}{measured} }}
   optimizer: {{ name: adamw, b2: 0.95, weight_decay: 0.1 }}
   schedule: {{ name: cosine, warmup: 0.1, final: 0.1 }}
   batch_size: {batch}   # windows of `context` tokens
@@ -108,21 +108,24 @@ def format_starter(path: Path, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _tokens(corpus: str | None) -> float:
-    """Bytes of text to train on; a file that is packed counts as it lies on the disk."""
-    from scaling.data.files_corpus import FilesCorpus, from_root
+def _tokens(corpus: str | None) -> tuple[float, int | None]:
+    """Bytes of text to train on, those of a packed file as it lies on the disk, and `data.document_bytes`: None where
+    the files are documents enough."""
+    from scaling.data.files_corpus import FilesCorpus, document_bytes, from_root
     from scaling.data.matches import files_matching
     from scaling.data.python_stdlib import source_files
 
+    cut = None
     if corpus is None:
         files = [str(path) for path in source_files(Path(sysconfig.get_path("stdlib")))]
     else:
         if not files_matching(from_root(corpus)):
             raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
         found = FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}"))  # refuses what a launch would
-        found.require_both_splits()
+        cut = document_bytes(found.facts["file_bytes"]) if found.lone_split() else None
+        FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}", document_bytes=cut)).require_usable()
         files = found.files
-    return TRAINING_SHARE * sum(map(os.path.getsize, files))
+    return TRAINING_SHARE * sum(map(os.path.getsize, files)), cut
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class _Sweep:
     corpus: str | None
     tokens: float
     """of the text, to train on"""
+    cut: int | None
+    """`data.document_bytes`"""
     small: bool
     """for CPUs"""
     ladder: dict[str, Any]
@@ -152,6 +157,7 @@ class _Sweep:
         return TEXT.format(
             commands="\n".join(align(commands, left=2)),
             measured=f", validation_tokens: {MEASURED}" if many else "",
+            cut=f", document_bytes: {self.cut}" if self.cut else "",
             corpus_said=self.corpus or "the Python standard library",
             name=name,
             corpus=corpus.replace("\\", "\\\\").replace('"', '\\"'),
@@ -168,8 +174,8 @@ class _Sweep:
 
 
 def _sweeps(path: Path, corpus: str | None) -> list[_Sweep]:
-    tokens, small = _tokens(corpus), find_devices().platform == "cpu"
-    return [_Sweep(path, corpus, tokens, small, ladder) for ladder in LADDERS]
+    (tokens, cut), small = _tokens(corpus), find_devices().platform == "cpu"
+    return [_Sweep(path, corpus, tokens, cut, small, ladder) for ladder in LADDERS]
 
 
 def _largest(sweep: _Sweep, seconds: float) -> tuple[float, dict[str, Any], bool]:

@@ -1,5 +1,6 @@
 """The command line: exit codes, one-line errors, what gets imported, and the commands end to end on tiny input."""
 
+import argparse
 import errno
 import json
 import os
@@ -14,10 +15,11 @@ import jsonschema
 import pytest
 from synthetic_sweep import sweep_config, write_runs
 
-from scaling.cli import main
+from scaling.cli import _parser, main
 from scaling.config.yaml_text import parse_yaml
 from scaling.distribution import DISTRIBUTION
 from scaling.errors import explain
+from scaling.numbers import to_number, to_seed
 from scaling.result import naming
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +63,29 @@ def test_importing_and_asking_for_help_take_little_of_a_processor(code: str, mos
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) <= most
+
+
+def test_a_negative_number_is_a_number_of_every_option_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+    (commands,) = (a.choices for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    asked = [
+        (name, option.option_strings[-1], option.type)
+        for name, command in commands.items()
+        for option in command._actions
+        if option.type in (int, float, to_number, to_seed)
+    ]
+    assert len(asked) > 20
+    for name, option, kind in asked:
+        for value in ("-1e20", "-3B", "-.5e3"):
+            main([name, "nothing-there", option, value])
+            told = capsys.readouterr().err
+            assert "expected one argument" not in told and "unrecognized" not in told, (name, option, value)
+            assert told.count("\n") == 1
+            if kind in (int, to_seed):
+                assert f"argument {option}: expected a whole number" in told and value in told
+    assert main(["predict", "none.json", "--flops", "-1e20"]) == 2
+    assert capsys.readouterr().err == "scaling: --flops: expected a number above 0, got -1e+20\n"
+    assert main(["fit", "none.csv", "--seed", "-1"]) == 2
+    assert "argument --seed: expected a whole number, 0 or more, got '-1'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("args", [(), ("fly",), ("plan",), ("predict", "fit.json"), ("data",), ("sweep", "--folder")])

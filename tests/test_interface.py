@@ -9,7 +9,7 @@ from synthetic_sweep import Law, sweep_config, write_runs
 from tiny_run import RUN, Tiny
 
 import scaling
-from scaling import interface
+from scaling import interface, laws
 from scaling.cli import main
 from scaling.config import RunConfig, SweepConfig, load, locate
 from scaling.errors import UserError
@@ -87,3 +87,20 @@ def test_a_fit_from_python_is_the_commands_and_finds_the_law(
     assert fitted.interval("alpha", 0.9)[0] <= fitted.params["alpha"] <= fitted.interval("alpha", 0.9)[1]
     next(home.glob("*/result.json")).unlink()
     assert "1 of 15 planned runs have no result" in scaling.fit(home, draws=0, starts=4).summary()
+
+
+def test_a_launchs_fit_the_commands_and_pythons_are_one_to_the_digit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "synthetic"
+    priors = {"alpha": [0.35, 0.05]}
+    write_runs(sweep_config(forecast={"flops": 4e12, "priors": priors}), home, lines=2)
+    runs = laws.from_results(scaling.load_runs(home, role="fit"))
+    launched = laws.Forecaster(runs, priors={"alpha": laws.Prior(0.35, 0.05)}).fit
+    fitted = scaling.fit(home)
+    assert fitted.to_dict() == launched.to_dict()
+    assert main(["fit", str(home)]) == 0 and capsys.readouterr()
+    assert laws.load(home / "fit.json").to_dict() == launched.to_dict()
+    assert main(["fit", str(home), "--no-priors", "--bootstrap", "0", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["params"]["alpha"] != launched.params["alpha"] and told["objective"]["delta"] == 0.01

@@ -22,6 +22,7 @@ from scaling.config.parent import Parent, chosen_step, find_parent, resolved, sa
 from scaling.config.placement import MeshConfig, Placement
 from scaling.config.prefix import shared_steps
 from scaling.config.presets import locate
+from scaling.config.read import mapping_of, read
 from scaling.config.recipe import (
     column_of,
     columns_of,
@@ -98,8 +99,10 @@ __all__ = [
     "json_schema",
     "load",
     "locate",
+    "mapping_of",
     "merge",
     "put",
+    "read",
     "read_mapping",
     "recipe_keys",
     "recipe_of",

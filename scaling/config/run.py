@@ -51,6 +51,9 @@ class DataConfig(Config):
     """`python_stdlib`, `tfds:NAME` (any text dataset of tensorflow-datasets) or `files:GLOB`"""
     text_field: str = "text"
     """the field of a record that holds the text (tfds, jsonl, parquet)"""
+    document_bytes: int | None = Field(default=None, ge=256, le=2**24)
+    """cut each .txt into documents of so many bytes and on to the next end of a paragraph, or else of a line, within
+    as many again; unset: a .txt is one document"""
     tokenizer: TokenizerConfig = TokenizerConfig()
     validation_fraction: float = Field(default=0.05, gt=0, lt=1)
     """share of documents held out where the corpus has no validation split of its own"""

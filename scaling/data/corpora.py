@@ -55,12 +55,12 @@ def source_identity(data: DataConfig) -> dict[str, str]:
 
 
 def refused_source(data: DataConfig) -> str:
-    """Why a corpus of local files cannot be prepared here, as their names alone tell; empty where they do not."""
+    """Why a corpus of local files cannot be prepared here, as their names and first bytes tell; else empty."""
     kind, _, pattern = data.corpus.partition(":")
     if kind != "files":
         return ""
     try:
-        FilesCorpus(pattern, data).require_both_splits()
+        FilesCorpus(pattern, data).require_usable()
     except UserError as error:
         return str(error)
     return ""

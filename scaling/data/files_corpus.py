@@ -7,24 +7,29 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from scaling.config import DataConfig
 from scaling.data.corpus import START, Position, held_out
 from scaling.data.matches import files_matching
+from scaling.data.text_cut import text_cut
 from scaling.errors import UserError
+from scaling.files import not_text
 
 PLAIN = (".txt", ".txt.gz")
 FILE_KINDS = (*PLAIN, ".jsonl", ".jsonl.gz", ".parquet")
 LONGEST = 2**28
 """bytes of a .txt or of a line, unpacked: a document is read whole, and one of a few MB may unpack to any size"""
 PIECE_BYTES = 2**20
+HEADS, HEAD = 50, 2**16
+"""files whose beginning is looked at before anything is read, and bytes of it"""
 ROWS = 64  # of a parquet file at a time
 
 
 class FilesCorpus:
-    """Local files: a .txt is one document, a line of .jsonl and a row of .parquet is one each.
+    """Local files: a .txt is one document, or cut into several; a line of .jsonl and a row of .parquet is one.
 
     Files come in the order of their paths, those of a folder once where a link in it leads back to it. Which
     documents are held out is decided by a hash of the file's path (below the fixed part of the glob) and of the
@@ -33,7 +38,7 @@ class FilesCorpus:
 
     def __init__(self, pattern: str, data: DataConfig) -> None:
         self.pattern, self.field, self.fraction = from_root(pattern), data.text_field, data.validation_fraction
-        self.root = _fixed_part(self.pattern)
+        self.cut, self.root = data.document_bytes, _fixed_part(self.pattern)
         self.files = sorted(files_matching(self.pattern))
         if not self.files:
             raise UserError(f"data.corpus={data.corpus!r} matches no file (looked for {self.pattern})")
@@ -59,16 +64,22 @@ class FilesCorpus:
     def size(self, split: str) -> int | None:
         return None
 
-    def require_both_splits(self) -> None:
-        """Raises UserError where the names of the files alone say that a split has no document."""
-        if not all(path.endswith(PLAIN) for path in self.files):
-            return
-        sides = {held_out(f"{self._name(path)}:0", self.fraction) for path in self.files}
-        if len(sides) == 1:
+    def lone_split(self) -> bool:
+        """Whether the names of the files alone say that a split has no document."""
+        if self.cut or not all(path.endswith(PLAIN) for path in self.files):
+            return False
+        return len({held_out(f"{self._name(path)}:0", self.fraction) for path in self.files}) == 1
+
+    def require_usable(self) -> None:
+        """Raises UserError where the names of the files, or their first records, say that they cannot be prepared."""
+        for path in self.files[:: -(-len(self.files) // HEADS)]:
+            _check_head(path, self.field)
+        if self.lone_split():
+            none = not held_out(f"{self._name(self.files[0])}:0", self.fraction)
             raise UserError(
                 f"data.corpus='files:{self.pattern}': each .txt is one document, and of {len(self.files)} "
-                f"{'all are' if True in sides else 'none is'} held out (data.validation_fraction={self.fraction:g}); "
-                "cut the text into a hundred files or more, as by split -n l/200 --additional-suffix=.txt TEXT"
+                f"{'none is' if none else 'all are'} held out (data.validation_fraction={self.fraction:g}); "
+                f"data.document_bytes={document_bytes(self.facts['file_bytes'])} cuts them into documents"
             )
 
     def documents(self, split: str, start: Position = START) -> Iterator[tuple[Position, str]]:
@@ -80,7 +91,7 @@ class FilesCorpus:
             def wanted(record: int, name: str = name, first: int = first) -> bool:
                 return record >= first and held_out(f"{name}:{record}", self.fraction) == (split == "validation")
 
-            for record, text in _records(path, self.field, wanted):
+            for record, text in _records(path, self.field, wanted, self.cut):
                 if text:
                     yield (file, record + 1), text
             if _state(path) != self._seen[file]:
@@ -107,15 +118,44 @@ class _Wanted(Protocol):
     def __call__(self, record: int) -> bool: ...
 
 
-def _records(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]]:
-    """The wanted records of a file, each with its number."""
-    try:
+def document_bytes(size: int) -> int:
+    """The `data.document_bytes` that makes some two hundred documents of a text of `size` bytes."""
+    return min(max(size // 200, 2**10), 2**20)
+
+
+def _check_head(path: str, field: str) -> None:
+    """Raises UserError where the first record of a file cannot be read, as far as its first bytes tell."""
+    if path.endswith(".parquet"):
+        return next((None for _ in _records(path, field, lambda record: record == 0)), None)
+    with _told(path), _open(path) as file:
+        data = file.read(HEAD)
+    if why := not_text(data, whole=len(data) < HEAD):
+        raise UserError(f"{path}: {why}")
+    if not path.endswith(PLAIN) and b"\n" in data:
+        next(_jsonl(path, field, lambda record: True), None)
+
+
+def _records(path: str, field: str, wanted: _Wanted, cut: int | None = None) -> Iterator[tuple[int, str]]:
+    """The wanted records of a file, each with its number. cut: `data.document_bytes`."""
+    with _told(path):
         if path.endswith(".parquet"):
             yield from _parquet(path, field, wanted)
         elif path.endswith((".jsonl", ".jsonl.gz")):
             yield from _jsonl(path, field, wanted)
+        elif cut:
+            with _open(path) as file:
+                for number, piece in enumerate(text_cut(file, cut)):
+                    if wanted(number):
+                        yield number, _decoded(piece, f"{path} document {number + 1}")
         elif wanted(0):
             yield 0, _plain(path)
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """What goes wrong with a file is told."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file or leave it out") from None
     except (OSError, EOFError, zlib.error) as error:  # a broken .gz is any of them
@@ -134,9 +174,12 @@ def _plain(path: str) -> str:
             if size > LONGEST:
                 raise _too_long(path)
             pieces.append(piece)
-    data = b"".join(pieces)
-    if (nul := data.find(b"\0")) >= 0:  # also of UTF-16, which is valid UTF-8 where it holds English
-        raise UserError(f"{path}: byte {nul} is NUL, which no text has; convert the file to UTF-8 or leave it out")
+    return _decoded(b"".join(pieces), path)
+
+
+def _decoded(data: bytes, where: str) -> str:
+    if why := not_text(data):
+        raise UserError(f"{where}: {why}")
     return data.decode("utf-8")
 
 

@@ -52,7 +52,7 @@ def manifest_of(folder: Path) -> Any:
 
 def check_identity(folder: Path, manifest: Mapping[str, Any], data: DataConfig) -> None:
     """Raises UserError for a store that was made for another corpus or tokenizer than its name says."""
-    asked = data.model_dump(mode="json", include={"text_field", "tokenizer", "validation_fraction"})
+    asked = data.model_dump(mode="json", include={"text_field", "document_bytes", "tokenizer", "validation_fraction"})
     found = {key: manifest["data"].get(key) for key in asked}
     asked |= source_identity(data)
     found |= {key: manifest["source"].get(key) for key in source_identity(data)}

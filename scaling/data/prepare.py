@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ import numpy as np
 from scaling.config import DataConfig
 from scaling.data.corpora import open_corpus
 from scaling.data.corpus import START, Corpus, Position
+from scaling.data.duplicates import seen_again, told_again
 from scaling.data.files_corpus import FilesCorpus
 from scaling.data.journal import Growing, Written, read_journal, write_journal
 from scaling.data.manifest import FORMAT, MANIFEST, file_facts, read_manifest, write_manifest
@@ -64,7 +66,7 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
             return _publish(partial, folder)
     corpus = open_corpus(data, store_folder, progress)
     if isinstance(corpus, FilesCorpus):
-        corpus.require_both_splits()
+        corpus.require_usable()
     written = _resume(data, partial, corpus)
     tokenizer, training = _tokenizer(data, partial, corpus, progress)
     for split in SPLITS:
@@ -75,6 +77,8 @@ def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: b
             raise UserError(_empty(data, split, written["train"].documents))
     _finish(data, partial, corpus, tokenizer, training, written, time.perf_counter() - started)
     _publish(partial, folder)
+    for note in told_again(read_manifest(folder) or {}) if progress else ():
+        print(f"note: {data.corpus}: {note}", file=sys.stderr)
 
 
 def _empty(data: DataConfig, split: str, train_documents: int) -> str:
@@ -83,7 +87,7 @@ def _empty(data: DataConfig, split: str, train_documents: int) -> str:
     return (
         f"data.corpus={data.corpus!r} has {train_documents} documents and none is held out with "
         f"data.validation_fraction={data.validation_fraction:g}; raise it, or cut the text into more documents "
-        "(a .txt file is one document)"
+        "(a .txt file is one document, unless data.document_bytes cuts it)"
     )
 
 
@@ -191,6 +195,7 @@ def _finish(
         for kind in ("starts", "text_bytes"):
             path = partial / f"{split}.{kind}"
             np.save(partial / f"{split}.{kind}.npy", np.fromfile(path, np.int64))
+    seen = seen_again(partial, token_dtype(tokenizer.vocab))
     names = [f"{split}.{kind}" for split in SPLITS for kind in ("tokens", "starts.npy", "text_bytes.npy")]
     names += [TOKENIZER_FILE] if data.tokenizer.kind == "bpe" else []
     dtype = token_dtype(tokenizer.vocab).name
@@ -198,11 +203,14 @@ def _finish(
         "format": FORMAT,
         "source": corpus.facts,
         "made_with": {"python": platform.python_version(), "numpy": np.__version__, "seconds": round(seconds, 2)},
-        "data": data.model_dump(mode="json", include={"corpus", "text_field", "tokenizer", "validation_fraction"}),
+        "data": data.model_dump(
+            mode="json", include={"corpus", "text_field", "document_bytes", "tokenizer", "validation_fraction"}
+        ),
         "tokenizer": {**data.tokenizer.model_dump(mode="json"), "end_of_document": EOD,
                       "sha256": digest(data.tokenizer.kind, partial), **training},
         "splits": {s: {"tokens": w.tokens, "documents": w.documents, "text_bytes": w.text_bytes, "dtype": dtype}
                    for s, w in written.items()},
+        "held_out_in_train": seen,
         "files": {name: file_facts(partial / name) for name in names},
     }  # fmt: skip
     write_manifest(partial, manifest)

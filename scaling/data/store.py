@@ -12,6 +12,7 @@ import numpy as np
 
 from scaling.config import DataConfig
 from scaling.data.corpora import changed_source, source_identity
+from scaling.data.duplicates import told_again
 from scaling.data.manifest import FORMAT, again, check_files, check_identity, manifest_of, read_manifest
 from scaling.data.mapped import MappedFiles
 from scaling.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer, token_bytes
@@ -98,6 +99,8 @@ def store_folder_of(data: DataConfig, store_folder: str | Path) -> Path:
         "tokenizer": data.tokenizer.model_dump(mode="json"),
         "validation_fraction": data.validation_fraction,
     }
+    if data.document_bytes is not None:  # left out where unset, as ever: no store is renamed
+        defining["document_bytes"] = data.document_bytes
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:12]
     corpus = re.sub(r"[^\w.]+", "-", data.corpus.partition(":")[2] or data.corpus)[-40:].strip("-.")
     kind = data.tokenizer.kind if data.tokenizer.kind == "bytes" else f"bpe{data.tokenizer.vocab}"
@@ -214,4 +217,5 @@ def describe(store: TokenStore) -> str:
         ("store", store.folder),
     ]
     named = [(key.replace("_", " "), str(value)) for key, value in about]
-    return "\n".join([*align(rows), "", *align(named, left=2)])
+    notes = [f"note: {note}" for note in told_again(store.manifest)]
+    return "\n".join([*align(rows), "", *align(named, left=2), *notes])

@@ -11,6 +11,7 @@ Floors, from the ground up; a file imports from its own room and from rooms belo
     surface        the loss about the best learning rate and batch
     text           fits and predictions as dictionaries and text
     fit.py         `fit` and `Fit`, a FittedLaw with all of the above as methods
+    designed.py    the law of a sweep's runs, one way for all who ask
     curves         laws of whole loss curves: every checkpoint, under any learning-rate schedule
     predict        forecasts, models that will be used, costs
     validate       backtests, comparisons of laws and of approaches
@@ -32,6 +33,7 @@ from scaling.laws.curves import (
     predicted_curve_table,
     read_curves,
 )
+from scaling.laws.designed import fit_design
 from scaling.laws.fit import Fit, fit, load
 from scaling.laws.forms import (
     FORMS,
@@ -156,6 +158,7 @@ __all__ = [
     "envelope",
     "fit",
     "fit_curves",
+    "fit_design",
     "fit_table",
     "form",
     "format_laws",

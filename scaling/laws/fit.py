@@ -31,7 +31,7 @@ from scaling.laws.solve.optimality import polish
 from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.table.flops_per_token import FlopsPerToken
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import Runs, read_csv
 from scaling.laws.table.words import choice
 from scaling.laws.text.fit import fit_table, format_table
 from scaling.laws.text.frames import draws_frame, interval_frame, parameter_frame, predicted_frame, to_arviz
@@ -67,6 +67,8 @@ class Fit(FittedLaw):
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
         """
+        if seed < 0:
+            raise UserError(f"bootstrap: seed should be 0 or more, got {seed}")
         self.draws = bootstrap(self, n, cluster, seed, kind, strata)
         return self.draws
 
@@ -240,7 +242,7 @@ class Fit(FittedLaw):
 
 
 def fit(
-    runs: "Runs | pd.DataFrame",
+    runs: "Runs | pd.DataFrame | str | Path",
     form: str | Form = "chinchilla",
     *,
     loss: Loss | str | None = None,
@@ -255,8 +257,8 @@ def fit(
 ) -> Fit:
     """Fit a law to runs.
 
-    runs: or a DataFrame, whose columns are named as in `laws.Runs`: N="params", D="tokens", loss="loss", C="flops", …
-    Its objective is `objective`, which may stand for `loss` of runs, too.
+    runs: or a DataFrame or the file of a table, whose columns are named as in `laws.Runs`: N="params", D="tokens",
+    loss="loss", C="flops", … Its objective is `objective`, which may stand for `loss` of runs, too.
     form: a name in `laws.FORMS` or a Form.
     loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
     residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
@@ -292,10 +294,11 @@ def fit(
     return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
 
 
-def _runs_of(runs: "Runs | pd.DataFrame", form: Form, columns: Mapping[str, Any], group: Any) -> Runs:
+def _runs_of(runs: "Runs | pd.DataFrame | str | Path", form: Form, columns: Mapping[str, Any], group: Any) -> Runs:
     if not isinstance(runs, Runs):
         by = group if isinstance(group, str) else None
-        return Runs(runs, **{"signed": form.signed, "reads": form.columns, "groups": by, **columns})
+        named = {"signed": form.signed, "reads": form.columns, "groups": by, **columns}
+        return read_csv(runs, **named) if isinstance(runs, str | Path) else Runs(runs, **named)
     if columns:
         raise UserError(f"fit: {', '.join(columns)} are of a DataFrame; these runs have their columns already")
     return runs
@@ -308,7 +311,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     Raises UserError where the file is none, or was edited, and where its law is not known.
     """
     try:
-        with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)"):
+        with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)", alone=True):
             values, whole = opened(read_json(path))
             if values.get("kind") != "scaling.laws.Fit":
                 curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""

@@ -1,7 +1,7 @@
 """What a model or a run will cost, before anything is launched: parameters, FLOPs, memory, days, dollars."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from scaling.config import (
     RunConfig,
     apply_overrides,
     build,
+    locate,
+    mapping_of,
     read_mapping,
 )
 from scaling.errors import UserError
@@ -29,10 +31,18 @@ UNSAID = {"data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 1e
 """what a plan needs no word of: neither the text nor the rate changes what a step takes"""
 
 
-def load_plannable(path: str | Path, overrides: Iterable[str] = ()) -> ModelConfig | RunConfig:
-    """The model or the run (it has a `model` key) that a file describes; a run may leave out its `data` and its
-    `optimizer`, which is then AdamW. Raises UserError."""
-    values = apply_overrides(read_mapping(path), overrides)
+def load_plannable(
+    config: str | Path | Mapping[str, Any] | ModelConfig | RunConfig, overrides: Iterable[str] = ()
+) -> ModelConfig | RunConfig:
+    """The model or the run (it has a `model` key) that a file, a preset's name or a mapping describes.
+
+    A run may leave out its `data` and its `optimizer`, which is then AdamW. Raises UserError.
+    """
+    if isinstance(config, ModelConfig | RunConfig) and not overrides:
+        return config
+    path = locate(str(config), ["models", "runs"]) if isinstance(config, str | Path) else "the model or run"
+    values = read_mapping(path) if isinstance(path, Path) else mapping_of(config, "models or runs")
+    values = apply_overrides(values, overrides)
     if "model" in values:
         unsaid = {key: default | values[key] for key, default in UNSAID.items() if isinstance(values.get(key), dict)}
         return build(RunConfig, UNSAID | values | unsaid, str(path))
@@ -42,7 +52,7 @@ def load_plannable(path: str | Path, overrides: Iterable[str] = ()) -> ModelConf
 
 
 def plan(
-    config: ModelConfig | RunConfig,
+    config: str | Path | Mapping[str, Any] | ModelConfig | RunConfig,
     topology: str | None = None,
     compile: bool = False,
     *,
@@ -53,6 +63,7 @@ def plan(
 ) -> dict[str, Any]:
     """The cost of a model, or of a run with its data, optimizer and placement, as plain values for JSON.
 
+    config: or its file, a preset's name or its keys, as of `load_plannable`.
     topology: devices, as `v5e:4x4` or `h100:8`; adds the time of the run as it is placed. compile: also compile
     the run's step for it, a TPU slice that need not be there, and add `compiled`, see `compiled.planned`. fit:
     devices, as `64xh100` or `v5e:8x8`; adds the placements that fit them and take the least time. tokens: to train
@@ -64,6 +75,7 @@ def plan(
     with AdamW, and `assumed` says how; `notes`, where there are any, say what the counts cannot know.
     Raises UserError for an unknown topology or a mesh that does not fit it.
     """
+    config = load_plannable(config)
     _check(tokens=tokens, mfu=mfu, price=price)
     model = config.model if isinstance(config, RunConfig) else config
     place = accounting.topology(topology) if topology else None

@@ -1,7 +1,7 @@
 """Sweeps: designs of runs, the plan before, the launch, and the table of what came out."""
 
 from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
-from scaling.sweeps.fitted import fit_sweep, law_runs
+from scaling.sweeps.fitted import fit_sweep, law_runs, priors_of
 from scaling.sweeps.loss_curves import learning_rates, load_curves
 from scaling.sweeps.plan import describe_sweep, format_sweep
 from scaling.sweeps.run_store import load_runs, run_state
@@ -25,6 +25,7 @@ __all__ = [
     "load_wandb",
     "make_runs",
     "make_test_runs",
+    "priors_of",
     "run_state",
     "run_sweep",
     "status",

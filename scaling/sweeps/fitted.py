@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.config import ForecastConfig, build, read_mapping
 from scaling.sweeps.run_store import load_runs, without_result
 
 if TYPE_CHECKING:
@@ -39,24 +40,33 @@ def fit_sweep(
     columns: Mapping[str, str] | None = None,
     group: str | None = None,
     trusted: bool = False,
-    draws: int = 4000,
-    seed: int = 0,
     **options: Any,
 ) -> "laws.Fit":
-    """Fit a law to the runs of a sweep's folder, or of several together, as `scaling fit` does.
+    """Fit a law to the runs of a sweep's folder, or of several together, as `scaling fit` and its launch do.
 
     law: a name in `laws.FORMS`.
     where, allow, columns, group, trusted: which runs, as of `laws.from_results`.
-    draws, seed: refits for the intervals, with noise of the residuals' size; 0 for none.
-    options: of `laws.fit`, such as loss, residual, shared, priors.
+    options: of `laws.fit_design`: loss, draws, seed, residual, shared, priors; `priors_of` the sweep where left out.
 
     Raises UserError where the runs are not of one recipe, or too few.
     """
     from scaling import laws
 
     runs = law_runs(path, law, where=where, allow=allow, columns=columns, group=group, trusted=trusted)
-    fitted = laws.fit(runs, law, group=group, **options)
-    if draws:
-        # a sweep is a design of few runs: a resample of its rows would lose whole budgets
-        fitted.bootstrap(draws, seed=seed, kind="noise")
-    return fitted
+    priors = {} if group else priors_of(path, law)
+    return laws.fit_design(runs, law, group=group, **{"priors": priors, **options})
+
+
+def priors_of(path: str | Path | Sequence[str | Path], law: str) -> dict[str, "laws.Prior"]:
+    """`forecast.priors` of the sweep in a folder, which are of Chinchilla's law; none of another, nor of several
+    sweeps. Raises UserError for a mistake in its `sweep.yaml`."""
+    from scaling import laws
+
+    paths = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
+    if law != "chinchilla" or len(paths) != 1 or not (file := paths[0] / "sweep.yaml").is_file():
+        return {}
+    said = read_mapping(file).get("forecast")
+    if said is None:
+        return {}
+    priors = build(ForecastConfig, said, f"{file}: forecast").priors
+    return {name: laws.Prior(*prior) for name, prior in priors.items()}

@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from scaling.config import RunConfig, load
+from scaling.config import RunConfig, load, read
 from scaling.errors import UserError
 from scaling.files import was_changed
 from scaling.laws.curves import LossCurve
@@ -58,11 +59,12 @@ def load_curves(
     return [_curve(folders[run_id], config, configs.keys(), said) for run_id, config in configs.items()]
 
 
-def learning_rates(run: RunConfig) -> np.ndarray:
+def learning_rates(run: str | Path | Mapping[str, Any] | RunConfig) -> np.ndarray:
     """The learning rate of each step of a run [steps]."""
     from scaling.training.knobs import make_knobs
     from scaling.training.schedules import make_schedule
 
+    run = read(RunConfig, run, "runs")
     return np.asarray(make_schedule(run.schedule.name, make_knobs(run))(np.arange(run.steps)), np.float64)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SNAP = 0.5  # the ladder's nearest size to a size of the grid may be so far off; what is suggested is the ladder's
 
 
-def write_suggestion(fitted: "Fit", home: Path, k: int) -> tuple["Suggestion", Path]:
+def write_suggestion(fitted: "Fit", home: str | Path, k: int) -> tuple["Suggestion", Path]:
     """`suggested.yaml` in a sweep's folder: at most `k` runs that make the fit's forecast surer.
 
     Candidates are `laws.suggest`'s own, each size moved to the nearest that the sweep's ladder can make. Raises
@@ -25,6 +25,7 @@ def write_suggestion(fitted: "Fit", home: Path, k: int) -> tuple["Suggestion", P
     """
     from scaling import laws
 
+    home = Path(home)
     path = home / "sweep.yaml"
     if not path.exists():
         raise UserError(f"{home} has no sweep.yaml, so there is nothing to build a sweep of the suggested runs on")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, to_yaml
+from scaling.config import ExecutorConfig, IsoflopDesign, SweepConfig, read, to_yaml
 from scaling.errors import UserError, one_line
 from scaling.locks import Busy, lock
 from scaling.names import offered
@@ -102,13 +102,14 @@ class SweepOutcome:
 
 @end_on_sigterm(GOES_ON)
 def run_sweep(
-    sweep: SweepConfig,
+    sweep: str | Path | Mapping[str, Any] | SweepConfig,
     executor: str | Executor | None = None,
     folder: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> SweepOutcome:
     """Train what is left of `sweep`; with a forecast, fit, freeze it and test it.
 
+    sweep: a file, the name of a shipped one, a mapping, or a configuration that was read.
     executor: where runs run, by name or as an object; `sweep.executor.kind` where None.
     folder: where sweeps' folders are kept; `run.records.folder` where None.
     reporter: draws `runs.parquet` and the page while the sweep is trained, and the whole report at the end; the
@@ -118,6 +119,7 @@ def run_sweep(
     UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
     another sweep; KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
     """
+    sweep = read(SweepConfig, sweep, "sweeps")
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
     kept = None if folder is None else str(folder)
     runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)

@@ -9,6 +9,7 @@ from typing import Any
 from scaling.config import RunConfig, config_hash, run_id
 from scaling.data import TokenStore, cut, run_batches
 from scaling.data.documents import cut_documents
+from scaling.data.duplicates import told_again
 from scaling.metrics import METRICS_FILE, read_metrics
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
@@ -89,6 +90,7 @@ class Member:
     def _tell_start(self, *, resumed: bool) -> None:
         """What is to know of how the run began. resumed: from a checkpoint of its own."""
         self.notes += self.checkpoints.notes + cut_documents(self.config, self.store.train)
+        self.notes += told_again(self.store.manifest)
         if not self.metrics.as_written:
             self.notes.append(f"{METRICS_FILE} up to step {self.step} was changed: nothing of it is in this record")
         for note in self.notes:

@@ -211,7 +211,9 @@ def fit_curves(
 def load_curve_fit(path: str | Path) -> CurveFit:
     """A saved `CurveFit`. Raises UserError where the file is none, or was edited."""
     try:
-        with reading(path, "a saved fit of whole curves", "make one with `scaling fit --law multi_power`"):
+        with reading(
+            path, "a saved fit of whole curves", "make one with `scaling fit --law multi_power`", alone=True
+        ):
             values, whole = opened(read_json(path))
             if values.get("kind") != KIND:
                 raise ValueError("it does not say that it is one")

@@ -12,7 +12,8 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
-from scaling.laws.fit import Fit, fit
+from scaling.laws.designed import fit_design
+from scaling.laws.fit import Fit
 from scaling.laws.forms import Form, get_form
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import check_level
@@ -23,7 +24,6 @@ from scaling.laws.predict.forecast import Forecast
 from scaling.laws.predict.near_law import DELTA, NEAR, NearLaw, known_before, near_law, nearness, run_numbers
 from scaling.laws.solve.given import NOISIER
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_density
-from scaling.laws.solve.objectives import huber
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.checks import REFUSED
 from scaling.laws.table.runs import Runs
@@ -40,9 +40,6 @@ AVERAGE = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset", "interactio
 """the laws of "average" """
 WIDEST = float(np.log(100.0))
 """half an interval of log loss: wider, it says nothing"""
-FIT_DELTA = 1e-2
-"""Huber's δ of `Forecaster.fit`"""
-DRAWS = 2000
 COUNTS = 0.5
 """of a run that is said to count: it weighs at least half of one at the best of its budget"""
 
@@ -110,9 +107,7 @@ class Forecaster:
     def fit(self) -> Fit:
         """Chinchilla's law by all runs alike, with its bootstrap: for exponents and figures, not for forecasts."""
         priors = {name: prior for name, prior in self.priors.items() if name in get_form("chinchilla").params}
-        fitted = fit(self.runs, "chinchilla", loss=huber(FIT_DELTA), priors=priors)
-        fitted.bootstrap(DRAWS, seed=self.seed, kind="noise")
-        return fitted
+        return fit_design(self.runs, priors=priors, seed=self.seed)
 
     @cached_property
     def isoflop(self) -> Isoflop | None:

@@ -56,7 +56,7 @@ def find_columns(
     if not (isinstance(df, Mapping) or hasattr(df, "columns")):
         raise UserError(
             f"a table or a mapping of columns is wanted, got {type(df).__name__}; of arrays make one: "
-            '{"params": N, "tokens": D, "loss": loss}'
+            '{"params": N, "tokens": D, "loss": loss}; laws.read_csv reads one'
         )
     present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
     known = {letter: name for letter, name in names.items() if name is not None}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from scaling.errors import UserError, shown
-from scaling.files import read_bytes, reading
+from scaling.files import not_text, read_bytes, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +62,8 @@ def _uncompressed(path: Path) -> bytes:
 def _table(data: bytes) -> "pd.DataFrame":
     import pandas as pd
 
+    if why := not_text(data):
+        raise ValueError(why)
     if BINARY.search(data):
         raise ValueError("it is a binary file, or text that is not UTF-8")
     if JSON.match(data):

@@ -1,10 +1,11 @@
 """From a sweep's configuration to its runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from scaling import ladder
-from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, merge
+from scaling.config import BranchesDesign, GridDesign, IsoflopDesign, SweepConfig, merge, read
 from scaling.errors import UserError
 from scaling.families import untransferable
 from scaling.sweeps.designs.branches import branch_points, lone_schedule, share_trunks
@@ -16,12 +17,15 @@ from scaling.sweeps.designs.sizes import FLOPS_KEY, PARAMS_KEY, TEST_TOLERANCE, 
 from scaling.sweeps.run_store.tuning import FACTOR, RATE
 
 
-def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun, ...]:
+def make_runs(
+    sweep: str | Path | Mapping[str, Any] | SweepConfig, folder: str | None = None
+) -> tuple[PlannedRun, ...]:
     """The runs of `sweep`'s design in the order of the design, seeds innermost.
 
     folder: where sweep folders are kept; `run.records.folder` where None. Raises UserError for a run that is not
     valid, for a budget that no size fits, and where two runs would be one.
     """
+    sweep = read(SweepConfig, sweep, "sweeps")
     _refuse_set_by_design(sweep)
     runs = plan_points(sweep, _points(sweep), folder)
     _refuse_twins(sweep, runs)
@@ -29,12 +33,15 @@ def make_runs(sweep: SweepConfig, folder: str | None = None) -> tuple[PlannedRun
     return share_trunks(runs) if isinstance(sweep.design, BranchesDesign) else runs
 
 
-def make_test_runs(sweep: SweepConfig, target_params: float, folder: str | None = None) -> tuple[PlannedRun, ...]:
+def make_test_runs(
+    sweep: str | Path | Mapping[str, Any] | SweepConfig, target_params: float, folder: str | None = None
+) -> tuple[PlannedRun, ...]:
     """The runs that test a forecast: the ladder's model of about `target_params` parameters, all of them counted, at
     `forecast.flops`, once for each of the forecast's seeds.
 
     Near the optimum the loss is flat in N, so the ladder may miss by TEST_TOLERANCE.
     """
+    sweep = read(SweepConfig, sweep, "sweeps")
     if sweep.forecast is None:
         raise UserError(f"sweep {sweep.name}: no `forecast` is set, so there is no test run")
     budget = sweep.forecast.flops

@@ -1,13 +1,13 @@
 """What a sweep would cost, told before anything is trained."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from scaling import accounting
-from scaling.config import IsoflopDesign, SweepConfig
+from scaling.config import IsoflopDesign, SweepConfig, read
 from scaling.errors import UserError
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.designs.hyperparameters import rule_notes
@@ -21,8 +21,12 @@ from scaling.sweeps.run_store import DONE, RunState, read_exclusions, sweep_fold
 PlanRow = dict[str, Any]
 
 
-def describe_sweep(sweep: SweepConfig, folder: str | Path | None = None) -> dict[str, Any]:
+def describe_sweep(
+    sweep: str | Path | Mapping[str, Any] | SweepConfig, folder: str | Path | None = None
+) -> dict[str, Any]:
     """Every run of `sweep` with its cost, the totals and what exists already; nothing is written.
+
+    sweep: a file, the name of a shipped sweep, a mapping, or a configuration that was read.
 
     Returns a JSON-able mapping:
     `runs`: those that the law is fitted to, a list of run_id, role, params N, tokens D, tokens_per_param, flops of
@@ -43,6 +47,7 @@ def describe_sweep(sweep: SweepConfig, folder: str | Path | None = None) -> dict
     Raises UserError as `make_runs`, and where a launch would refuse the sweep: a forecast that is not beyond the
     runs, a folder that cannot be used or holds another sweep, prepared data that are too few.
     """
+    sweep = read(SweepConfig, sweep, "sweeps")
     kept = None if folder is None else str(folder)
     home = sweep_folder(sweep, kept)
     check_folder(home)

@@ -71,7 +71,10 @@ def read_plan(sweep_folder: Path) -> dict[str, Entry]:
     )
     try:
         with reading(path, "a plan", advice):
-            return {run_id: _entry(values) for run_id, values in read_json(path).items()}
+            planned = read_json(path)
+            if odd := [run_id for run_id in planned if run_id in ("", "..") or Path(run_id).name != run_id]:
+                raise ValueError(f"{shown(odd[0])} is no run's id, which names a folder")
+            return {run_id: _entry(values) for run_id, values in planned.items()}
     except FileNotFoundError:
         return {}
 

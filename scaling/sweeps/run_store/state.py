@@ -36,8 +36,9 @@ def stopped(folder: Path) -> str:
     return "told to stop; its state is saved" if kept else "told to stop; it keeps no checkpoint yet and starts over"
 
 
-def run_state(folder: Path) -> RunState:
+def run_state(folder: str | Path) -> RunState:
     """The state of the run in `folder`, which need not exist yet."""
+    folder = Path(folder)
     tries = attempts(folder)
     if is_held(folder / "lock"):
         return RunState(folder.name, "running", attempts=tries)

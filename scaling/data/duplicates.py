@@ -1,0 +1,46 @@
+"""Held-out documents that are trained on as well: a loss on them says what was memorised."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def seen_again(folder: Path, dtype: np.dtype[Any]) -> dict[str, int]:
+    """Of the held-out documents of a store those that the training split has, token for token: `documents`, `tokens`.
+
+    folder: with both splits' `.tokens` and `.starts`. Only training documents as long as a held-out one are hashed.
+    """
+    held = list(_documents(folder, "validation", dtype))
+    lengths = {length for length, _ in held}
+    wanted = {digest for _, digest in held}
+    both = wanted & {digest for _, digest in _documents(folder, "train", dtype, lengths)}
+    found = [length for length, digest in held if digest in both]
+    return {"documents": len(found), "tokens": sum(found)}
+
+
+def told_again(manifest: Mapping[str, Any]) -> list[str]:
+    """A note where held-out documents are trained on; none of a store that was made before this was counted."""
+    seen, whole = manifest.get("held_out_in_train", {}), manifest["splits"]["validation"]
+    if not seen.get("documents"):
+        return []
+    share = seen["tokens"] / whole["tokens"]
+    return [
+        f"{seen['documents']:,} of {whole['documents']:,} held-out documents ({share:.0%} of their tokens) are "
+        "trained on, too, word for word: the held-out loss says in part what was memorised; leave out copies"
+    ]
+
+
+def _documents(
+    folder: Path, split: str, dtype: np.dtype[Any], lengths: set[int] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Length and hash of each document of a split, or of those with one of some lengths."""
+    tokens = np.memmap(folder / f"{split}.tokens", dtype=dtype, mode="r")
+    starts = np.fromfile(folder / f"{split}.starts", np.int64)
+    sizes = np.diff(starts, append=len(tokens))
+    chosen = np.arange(len(starts)) if lengths is None else np.flatnonzero(np.isin(sizes, list(lengths)))
+    for i in chosen:
+        data = tokens[starts[i] : starts[i] + sizes[i]]
+        yield int(sizes[i]), hashlib.blake2b(data.tobytes(), digest_size=16).digest()

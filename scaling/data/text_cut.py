@@ -1,0 +1,40 @@
+"""A long text as documents: cut at the ends of paragraphs, or else of lines, the same on every machine."""
+
+import re
+from collections.abc import Iterator
+from typing import IO
+
+PARAGRAPH = re.compile(rb"\n[ \t\r]*\n")
+BLOCK = 2**20
+
+
+def text_cut(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Pieces of a file, together all of it. Each ends after the first end of a paragraph beyond its first `size`, or
+    else after the first end of a line, or else at a character, in all three before twice `size`; a last one of no
+    more than twice `size` stays whole. What they are depends on the bytes of the file and on `size` alone.
+    """
+    rest = b""
+    while block := file.read(BLOCK):
+        rest += block
+        at = 0
+        while len(rest) - at > 2 * size + 4:  # a character has at most four bytes
+            end = at + _end(rest[at : at + 2 * size + 4], size)
+            yield rest[at:end]
+            at = end
+        rest = rest[at:]
+    while rest:
+        end = _end(rest, size) if len(rest) > 2 * size else len(rest)
+        yield rest[:end]
+        rest = rest[end:]
+
+
+def _end(text: bytes, size: int) -> int:
+    """Where the first piece of a text ends that has more than twice `size` bytes."""
+    if found := PARAGRAPH.search(text, size, 2 * size):
+        return found.end()
+    if (line := text.find(b"\n", size, 2 * size)) >= 0:
+        return line + 1
+    end = 2 * size
+    while end > size and text[end] & 0xC0 == 0x80:  # inside a character
+        end -= 1
+    return end
