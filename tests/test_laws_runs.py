@@ -321,3 +321,9 @@ def test_what_is_no_table_is_told(table):
     for ask in (laws.Runs, laws.fit):
         with pytest.raises(UserError, match="a table or a mapping of columns is wanted, got"):
             ask(table)
+
+
+def test_a_second_column_of_the_same_count_is_told_where_its_values_differ() -> None:
+    table = {"params": [1e7, 2e7], "N": [9e6, 1.8e7], "tokens": [1e9, 2e9], "D": [1e9, 2e9], "loss": [3.0, 2.8]}
+    assert laws.Runs(table).notes == ("N='params' was read, not N, which may be that count, too",)
+    assert laws.Runs(table, N="N").notes == ()

@@ -69,6 +69,8 @@ def find_columns(
                 notes.append(f"{choice(letter, found[0])} was found by its name")
             elif not found and letter != "loss" and reads is not None and letter not in _needed(reads, names):
                 del known[letter]
+        elif known.get(letter) == usual and letter in COUNTS:
+            notes += _passed_over(df, letter, usual, [name for name in present if name not in known.values()])
     missing = {letter: name for letter, name in known.items() if name not in present}
     if missing:
         wanted, say = (
@@ -83,6 +85,15 @@ def find_columns(
         told = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
         raise UserError(f"no column {wanted}; {told}: say which is which by {say}")
     return known, tuple(notes)
+
+
+def _passed_over(df: Any, letter: str, usual: str, others: Sequence[str]) -> list[str]:
+    """A note where other columns have the name of the same count and other values."""
+    alike = [name for name in others if _is_alias(name, ALIASES[letter])]
+    differing = [name for name in alike if not np.array_equal(np.asarray(df[name]), np.asarray(df[usual]))]
+    if not differing:
+        return []
+    return [f"{choice(letter, usual)} was read, not {listed(differing)}, which may be that count, too"]
 
 
 def listed(names: Sequence[str]) -> str:
