@@ -140,9 +140,7 @@ def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Arr
         dqs.append(jnp.einsum("bhqk,bhkd->bhqd", dscores_BxHxQxS, k[:, :, keys]))
         dks.append(jnp.einsum("bhdq,bhqk->bhdk", q_BxHxdxL[..., queries], dscores_BxHxQxS))
         dvs.append(jnp.einsum("bhdq,bhqk->bhdk", dout_BxHxdxQ, weights_BxHxQxS))
-    dsinks = (
-        -jnp.sum(jnp.concatenate(sunk, 2) * delta_BxHxLx1, (0, 2, 3)) if sunk else None
-    )  # a sink has no value, so its dp is 0
+    dsinks = -jnp.sum(jnp.concatenate(sunk, 2) * delta_BxHxLx1, (0, 2, 3)) if sunk else None  # a sink has no value
     return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, cut), _sum_over_blocks(dvs, cut), None, dsinks
 
 

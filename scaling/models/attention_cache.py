@@ -42,9 +42,7 @@ def attend_cached(
     batch, length, _, width = q_BxTxHxd.shape
     q_BxKxGxTxd = jnp.moveaxis(q_BxTxHxd.reshape(batch, length, new["keys"].shape[2], -1, width), 1, 3)
     after = _kept(cache, new, mask, places)
-    if (
-        length == 1
-    ):  # it overwrote only what it cannot see, so reading the updated cache suffices, which is updated in place
+    if length == 1:  # what it overwrote it cannot see: reading the updated cache, in place, suffices
         parts = [after]
     else:
         fresh = {name: jnp.swapaxes(x, 1, 2) for name, x in new.items()}

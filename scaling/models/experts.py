@@ -145,9 +145,7 @@ def _sums(x_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, t
         return jnp.zeros((tokens, x_RxD.shape[-1]), jnp.float32).at[rows.token_R].add(weighed, mode="drop")
     rank_KxT = rows.rank_P.reshape(tokens, each).T
     total = jnp.zeros((tokens, x_RxD.shape[-1]), jnp.float32)
-    for rank_T, weight_T in zip(
-        rank_KxT, weight_P.reshape(tokens, each).T, strict=True
-    ):  # one pair per token at a time, never [P, D]
+    for rank_T, weight_T in zip(rank_KxT, weight_P.reshape(tokens, each).T, strict=True):  # never [P, D] at once
         there = (rows.token_R[rank_T] < tokens)[:, None]
         total += jnp.where(there, x_RxD[rank_T], 0).astype(jnp.float32) * weight_T[:, None]
     return total

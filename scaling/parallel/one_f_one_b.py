@@ -5,8 +5,8 @@ PipeDream-Flush (2006.09503); with several chunks of layers per stage as in Mega
 
 In each tick every stage runs the forward pass of one microbatch and the backward pass of another. The input of a
 chunk of layers is kept only between its two passes, whatever the number of microbatches, and the backward pass
-recomputes the chunk. Embedding, head and loss are computed in the ticks in which a microbatch enters and leaves the
-stages.
+recomputes the chunk. What precedes and follows the stages (embedding, head, loss) is computed in the ticks in which a
+microbatch enters and leaves them.
 
 With S stages of R chunks each, stage s is in tick t at position t − s of this sequence: S microbatches through its
 first chunk, the same ones through its second, …, then the next S through its first, as in `pipeline`. The backward
