@@ -25,7 +25,7 @@ class BlockPart(Config):
     def check(self, model: TransformerShape) -> None:
         """Raises ValueError if it does not fit the model."""
 
-    def check_shared(self, model: TransformerShape, asked: str, tensor: int, context: int) -> None:
+    def check_shared(self, model: TransformerShape, requested: str, tensor: int, context: int) -> None:
         """As `ModelConfig.check_shared`."""
 
     def check_compute(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> None:

@@ -22,7 +22,7 @@ et al. 2023, 2310.01889).
 """
 
 
-def choose_context(asked: str, heads: int, length: int, tensor: int, context: int) -> str:
+def choose_context(requested: str, heads: int, length: int, tensor: int, context: int) -> str:
     """Resolve `placement.context`. heads: of queries. length: tokens in a window. tensor, context: number of devices
     along these mesh axes.
 
@@ -31,11 +31,11 @@ def choose_context(asked: str, heads: int, length: int, tensor: int, context: in
     """
     if context == 1 or length % context:
         return "ulysses"
-    if asked in ("gather", "ring"):
-        return asked
+    if requested in ("gather", "ring"):
+        return requested
     if heads % (tensor * context) == 0:
         return "ulysses"
-    if asked == "ulysses":
+    if requested == "ulysses":
         able = divisors(heads // tensor) if heads % tensor == 0 else []
         fits = f"mesh.context one of {', '.join(map(str, able))}, or " if able else ""
         raise UserError(

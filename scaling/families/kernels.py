@@ -89,7 +89,7 @@ BEST = {"gpu": ("cudnn", "xla"), "tpu": ("splash", "blocked"), "cpu": ("blocked"
 
 
 def choose(
-    asked: str,
+    requested: str,
     platform: str,
     mask: AttentionMask,
     *,
@@ -135,7 +135,7 @@ def choose(
             return f"knows no {mask.kind} mask"
         return kernel.refuses(dtype, d_head)
 
-    best = (*BEST.get(platform, ()), "reference", "blocked") if asked == "auto" else (asked,)
+    best = (*BEST.get(platform, ()), "reference", "blocked") if requested == "auto" else (requested,)
     if found := next((name for name in best if not problem(name)), None):
         return found
     able = [name for name in KERNELS if not problem(name)]

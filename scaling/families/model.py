@@ -199,9 +199,9 @@ class ModelConfig(Config):
     def check_context(self, context: int) -> None:
         """Raises ValueError if its parts cannot be trained with windows of `context` tokens."""
 
-    def check_shared(self, asked: str, tensor: int, context: int) -> None:
+    def check_shared(self, requested: str, tensor: int, context: int) -> None:
         """Raises ValueError if this many devices along `tensor` and `context` cannot share a window in the way that
-        `placement.context` (`asked`) requests."""
+        `placement.context` (`requested`) specifies."""
 
     def check_compute(self, compute: Compute) -> None:
         """Raises UserError if a requested implementation is not available."""

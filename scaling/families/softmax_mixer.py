@@ -89,8 +89,8 @@ class SoftmaxMixer(Mixer):
         sums = FLOAT32 * heads.queries * heads.d_qk / compute.tensor
         return 2 * (compute.width + FLOAT32) * held + sums if way == "ring" else 0.0
 
-    def check_shared(self, model: TransformerShape, asked: str, tensor: int, context: int) -> None:
-        choose_context(asked, self.heads(model).queries, model.context, tensor, context)
+    def check_shared(self, model: TransformerShape, requested: str, tensor: int, context: int) -> None:
+        choose_context(requested, self.heads(model).queries, model.context, tensor, context)
 
     def check_compute(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> None:
         self.kernel(model, compute, mask)

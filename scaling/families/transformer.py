@@ -303,9 +303,9 @@ class TransformerConfig(TransformerShape):
         place_L = np.arange(len(marks_L))
         return place_L - np.maximum.accumulate(np.where(first_L, place_L, 0))
 
-    def check_shared(self, asked: str, tensor: int, context: int) -> None:
+    def check_shared(self, requested: str, tensor: int, context: int) -> None:
         for part in {part for own in self.parts for part in own}:
-            part.check_shared(self, asked, tensor, context)
+            part.check_shared(self, requested, tensor, context)
 
     def check_compute(self, compute: Compute) -> None:
         for mixer, feed_forward, mask in set(self._layers(compute.mask)):
