@@ -1,4 +1,4 @@
-"""Compiled programs: what a step sends between devices, and what it takes on chips that need not be there."""
+"""Compiled programs: a step's communication, memory and roofline on chips that need not be present."""
 
 from scaling.compiled.collectives import Collective, collectives
 from scaling.compiled.planned import as_rows, planned

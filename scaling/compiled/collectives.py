@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: kind, mesh axes, bytes, and how often in one run of it."""
+"""The collectives of a compiled program: kind, mesh axes, bytes, and number of executions in one run of it."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,49 +11,49 @@ from scaling.compiled.replica_groups import axes_of, replica_groups
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute")
 ACROSS = re.compile(r'_xla_megascale_target="\{([\d,:]*)\}x.*_xla_megascale_transfer_type="(\w+)"')
-"""of a `send` to other TPU slices: these slices, counted from 1, and the kind of what its chips do with theirs"""
+"""in a `send` to other TPU slices: these slices, counted from 1, and the kind of collective"""
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One instruction; combined ones, of several arrays, are one."""
+    """One collective instruction, which may combine several arrays."""
 
     kind: str
     axes: tuple[str, ...]
-    """of the mesh, along which the devices differ that send to each other"""
+    """mesh axes along which the devices of a group differ"""
     group: int
-    """devices that send to each other"""
+    """number of devices in a group"""
     members: tuple[int, ...] = field(repr=False)
-    """those of the first group, by their place in the mesh"""
+    """devices of the first group, by their index in the mesh"""
     shape: str
-    """of what one device gives, as XLA writes it"""
+    """shape of one device's input, as written by XLA"""
     bytes: int
-    """of the whole array where it is widest on one device: what an all-gather makes, what a reduce-scatter takes"""
+    """the larger of a device's input and output: the output of an all-gather, the input of a reduce-scatter"""
     loops: tuple[int, ...]
-    """how often each loop that it is in runs, the outermost first"""
+    """trip counts of the enclosing loops, outermost first"""
     times: int
-    """in one run of the program"""
+    """number of executions in one run of the program"""
     origin: str
-    """where in the traced program it comes from"""
+    """its origin in the traced program"""
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends each time by the best algorithms."""
+        """Bytes that a device sends per execution with the best algorithms."""
         return sent(self.kind, self.bytes, self.group)
 
 
 def collectives(
     text: str, mesh: Mapping[str, int], slices: Sequence[Sequence[int]] | None = None
 ) -> list[Collective]:
-    """Those of a compiled program, in its order; those of one device alone left out.
+    """The collectives of a compiled program, in program order, without those of a single device.
 
-    text: `compiled.as_text()`, of any platform. mesh: devices along each axis, whose flat order is the program's.
-    slices: places in that order of the chips of each TPU slice, where there are several: the program is that of the
-    first one alone, and sends to the others.
-    A start and its end are one, and so are those of a chain, the fusions that a TPU hides one behind, also in a loop
-    behind the start: each step brings it further. An all-reduce that a TPU fuses with the slice of it that a chip
-    keeps is a reduce-scatter: it makes them so, and no chip has the whole sum. Raises ValueError where one is in a
-    loop of which the program does not say how often it runs.
+    text: `compiled.as_text()`, of any platform. mesh: devices along each axis, in the program's flat order. slices:
+    indices in that order of the chips of each TPU slice, if there are several: the program is that of the first slice
+    alone, which sends to the others.
+    A start and its done count once, and so does a chain: the fusions, also in a loop after the start, behind which a
+    TPU hides a collective that they advance step by step. An all-reduce that a TPU fuses with the slice that a chip
+    keeps counts as a reduce-scatter, since that is what it computes: no chip has the whole sum. Raises ValueError if
+    a collective is in a loop whose trip count the program does not state.
     """
     program = parse(text)
     slices = slices or [range(prod(mesh.values()))]
@@ -71,8 +71,8 @@ def _walk(
     seen: set[tuple[str, ...]],
     fused: bool = False,
 ) -> Iterator[Place]:
-    """Every collective below a computation. seen: chains that have begun, by channel and
-    number, see `collectives`. fused: it is that of a fusion."""
+    """Every collective in a computation and those it calls. seen: chains already started, by channel and number, see
+    `collectives`. fused: the computation is that of a fusion."""
     computation = program.computations[name]
     sliced = {x for i in computation.values() if fused and i.opcode == "dynamic-slice" for x in i.operands[:1]}
     for instruction in computation.values():
@@ -126,12 +126,12 @@ def _collective(
 
 
 def _across(instruction: Instruction) -> re.Match[str] | None:
-    """Whether it sends to other slices."""
+    """A match if the instruction sends to other slices."""
     return ACROSS.search(instruction.rest) if instruction.opcode == "send" else None
 
 
 def _slices(text: str) -> list[int]:
-    """`1,2` or `1:4`, counted from 0."""
+    """Indices from 0 of slices written as `1,2` or `1:4`, counted from 1."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition(":")

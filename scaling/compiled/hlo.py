@@ -1,4 +1,4 @@
-"""The text of a compiled program as computations of instructions, as much as one needs to know what is sent."""
+"""Parsing a compiled program's text into computations and instructions, as far as its collectives require."""
 
 import re
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Instruction:
     rest: str
     """attributes, as written"""
     argument: str
-    """what stands in the parentheses"""
+    """the text in the parentheses"""
 
     @property
     def calls(self) -> list[str]:
-        """Names of the computations that it applies, those of a loop's condition and of reductions left out."""
+        """Names of the computations that it calls, except loop conditions and reductions."""
         if self.opcode in ("all-reduce", "reduce-scatter", "all-reduce-start", "reduce", "scatter", "sort"):
             return []
         found = CALLED.findall(self.rest)
@@ -34,12 +34,12 @@ class Instruction:
 @dataclass(frozen=True)
 class Program:
     computations: dict[str, dict[str, Instruction]]
-    """instructions by name, of each computation"""
+    """instructions by name, for each computation"""
     entry: str
 
 
 def parse(text: str) -> Program:
-    """`compiled.as_text()` of JAX, of any platform."""
+    """Parse JAX's `compiled.as_text()`, of any platform."""
     computations: dict[str, dict[str, Instruction]] = {}
     entry = ""
     for line in text.splitlines():
@@ -75,7 +75,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def bytes_of(shape: str) -> int:
-    """Of an array, or of all arrays of a tuple."""
+    """Bytes of an array, or of all arrays of a tuple."""
     return sum(
         -(-prod(map(int, filter(None, sides.split(",")))) * int(bits or 8) // 8)
         for dtype, bits, sides in ARRAY.findall(shape)
@@ -90,10 +90,10 @@ def constant(instruction: Instruction | None) -> int | None:
 
 
 def trips(program: Program, loop: Instruction, around: dict[str, Instruction]) -> int | None:
-    """How often a `while` runs; None where the program does not say.
+    """The trip count of a `while`; None if the program does not state it.
 
-    By XLA's own note where there is one, else by a condition `i < constant` of a counter that begins at a constant (0
-    where that is not seen) and is 1 more each time, as JAX's loops have it. around: the loop's computation.
+    Taken from XLA's own annotation if there is one, else from a condition `i < constant` on a counter that starts at
+    a constant (0 if that is not visible) and increments by 1, as in JAX's loops. around: the loop's computation.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if known:
@@ -114,7 +114,7 @@ def trips(program: Program, loop: Instruction, around: dict[str, Instruction]) -
 
 
 def _origin(computation: dict[str, Instruction], name: str) -> Instruction | None:
-    """What an instruction copies."""
+    """The instruction whose value this one copies."""
     found = computation.get(name)
     while found is not None and found.opcode in ("copy", "bitcast"):
         found = computation.get(found.operands[0])

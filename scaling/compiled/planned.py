@@ -1,4 +1,4 @@
-"""What compiling a run's step for a TPU slice tells, as plain values and as text."""
+"""The results of compiling a run's step for a TPU slice, as plain values and as text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,19 +17,19 @@ Rows = Sequence[tuple[str, str]]
 def planned(
     run: RunConfig, place: accounting.Topology, price: float | None = None, mfu: float | None = None
 ) -> dict[str, Any]:
-    """The step of a run compiled for the chips of a slice, none of which is needed.
+    """Compile the step of a run for the chips of a slice, which need not be present.
 
-    price, mfu: as of `accounting.roofline`.
-    returns: `seconds` of compiling, `fits`, `memory` in bytes of a chip (the compiler's, beside the ledger's),
-    `kernels`; where it fits `collectives` (bytes: of the whole arrays, each time; sent_per_step: by one chip) and
-    `roofline`; else `would_fit`, overrides that make it, or None. Raises UserError for a topology that is no TPU
-    slice, where libtpu is not installed, and where the run does not fit the mesh.
+    price, mfu: as in `accounting.roofline`.
+    returns: `seconds` of compilation, `fits`, `memory` in bytes per chip (the compiler's and the ledger's),
+    `kernels`; if it fits, `collectives` (bytes: of the whole arrays, per execution; sent_per_step: by one chip) and
+    `roofline`; else `would_fit`, overrides with which it would, or None. Raises UserError for a topology that is not
+    a TPU slice, if libtpu is not installed, and if the run does not fit the mesh.
     """
     links = slice_links(place)
     found = compiled(run, tpu_devices(place.text))
     run = placed(run, found.mesh)
     ledger = accounting.memory(run, place.devices, place.device.name).total
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "seconds": found.seconds,
         "fits": found.fits,
         "memory": found.memory
@@ -38,34 +38,34 @@ def planned(
     }
     if found.collectives is None:
         room = found.memory["available"] * ledger / found.total
-        told["would_fit"] = accounting.nearest_fit(run, place.devices, place.device.name, room)
-        return told
-    told["collectives"] = by_kind(found.collectives)
-    told["roofline"] = compiled_roofline(run, place, links, found.mesh, found.collectives, price, mfu)
-    return told
+        report["would_fit"] = accounting.nearest_fit(run, place.devices, place.device.name, room)
+        return report
+    report["collectives"] = by_kind(found.collectives)
+    report["roofline"] = compiled_roofline(run, place, links, found.mesh, found.collectives, price, mfu)
+    return report
 
 
-def as_rows(told: dict[str, Any]) -> list[tuple[str, Rows]]:
+def as_rows(report: dict[str, Any]) -> list[tuple[str, Rows]]:
     """`planned`'s result as titled rows of text."""
-    memory = told["memory"]
+    memory = report["memory"]
     names = [key for key in ("state", "temporaries", "code", "available") if key in memory]
     rows = [(name, f"{memory[name] / GIB:,.2f} GiB") for name in names]
-    verdict = "fits" if told["fits"] else "DOES NOT FIT"
+    verdict = "fits" if report["fits"] else "DOES NOT FIT"
     rows += [
         ("total", f"{memory['total'] / GIB:,.2f} GiB  {verdict}"),
         ("HBM", f"{memory['hbm'] / GIB:,.2f} GiB"),
         ("ledger", f"{memory['ledger'] / GIB:,.2f} GiB  {memory['ledger_ratio']:.2f} times the compiler's"),
     ]
-    if not told["fits"]:
-        fits = told["would_fit"]
+    if not report["fits"]:
+        fits = report["would_fit"]
         answer = " ".join(fits) if fits else "no placement on these chips: a smaller model, or more chips"
         rows.append(("would fit", f"- {answer}"))
-    blocks: list[tuple[str, Rows]] = [(f"memory of a chip, by its compiler ({told['seconds']:.0f} s)", rows)]
-    if told["fits"]:
+    blocks: list[tuple[str, Rows]] = [(f"memory of a chip, by its compiler ({report['seconds']:.0f} s)", rows)]
+    if report["fits"]:
         blocks.append(
-            ("sent by a chip in a step", [_sent(row) for row in told["collectives"] if row["sent_per_step"]])
+            ("sent by a chip in a step", [_sent(row) for row in report["collectives"] if row["sent_per_step"]])
         )
-        blocks.append(("roofline", _roofline(told["roofline"])))
+        blocks.append(("roofline", _roofline(report["roofline"])))
     return blocks
 
 

@@ -1,4 +1,4 @@
-"""The train step of a run, compiled for devices that need not be there."""
+"""The train step of a run, compiled for devices that need not be present."""
 
 import re
 import time
@@ -18,23 +18,23 @@ from scaling.training.step import compiled_step
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 NEEDED = re.compile(r"([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)")
-"""in a TPU compiler's message: `Used 31.05G of 15.75G hbm`, or of far more `(360G) exceeds available HBM …`"""
+"""in a TPU compiler's message: `Used 31.05G of 15.75G hbm`, or for far more `(360G) exceeds available HBM …`"""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a step."""
+    """The compiler's results for a step."""
 
     mesh: Mesh
     seconds: float
-    """that it took, tracing included"""
+    """compilation time, tracing included"""
     memory: dict[str, int]
-    """bytes of one device: state (and batch), temporaries at the peak, code; of a program that does not fit: needed
+    """bytes on one device: state (and batch), temporaries at the peak, code; for a program that does not fit: needed
     and available"""
     collectives: list[Collective] | None
-    """None where the program does not fit"""
+    """None if the program does not fit"""
     kernels: tuple[str, ...]
-    """names of the Pallas kernels in it"""
+    """names of its Pallas kernels"""
 
     @property
     def fits(self) -> bool:
@@ -42,13 +42,13 @@ class Compiled:
 
     @property
     def total(self) -> int:
-        """Bytes of one device."""
+        """Total bytes on one device."""
         return self.memory["needed"] if "needed" in self.memory else sum(self.memory.values())
 
 
 def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
-    """The real step of a run, compiled for `devices`; that it does not fit is an answer. Raises UserError as training
-    does, and where this JAX cannot read the program."""
+    """The actual step of a run, compiled for `devices`; if it does not fit, the result says so. Raises UserError as
+    training does, and if this JAX cannot read the program."""
     mesh, start = make_mesh(run.placement.mesh, devices, run.placement.dcn), time.monotonic()
     try:
         program = compiled_step(run, devices).update
@@ -59,13 +59,13 @@ def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
         needed, available = (int(float(found[i]) * UNITS[found[i + 1]]) for i in (1, 3))
         memory = {"needed": needed, "available": available}
         return Compiled(mesh, time.monotonic() - start, memory, None, ())
-    seconds, told, text = time.monotonic() - start, program.memory_analysis(), program_text(program)
-    # the peak counts what lies on the host, too; the other sum counts twice what is made in the place of an argument
-    temporaries = min(told.peak_memory_in_bytes - told.argument_size_in_bytes, told.temp_size_in_bytes)
+    seconds, usage, text = time.monotonic() - start, program.memory_analysis(), program_text(program)
+    # the peak includes what is on the host; the other number counts twice what is written in place of an argument
+    temporaries = min(usage.peak_memory_in_bytes - usage.argument_size_in_bytes, usage.temp_size_in_bytes)
     memory = {
-        "state": told.argument_size_in_bytes,
+        "state": usage.argument_size_in_bytes,
         "temporaries": temporaries,
-        "code": told.generated_code_size_in_bytes,
+        "code": usage.generated_code_size_in_bytes,
     }
     kernels = re.findall(r'%(\w+?)(?:\.\d+)* = [^\n]*custom_call_target="tpu_custom_call"', text)
     chips = list(mesh.devices.flat)
@@ -74,7 +74,7 @@ def compiled(run: RunConfig, devices: Sequence[Any]) -> Compiled:
 
 
 def program_text(program: Any) -> str:
-    """`compiled.as_text()`. Raises UserError where a later XLA than that of this JAX has made it."""
+    """`compiled.as_text()`. Raises UserError if it was made by a later XLA than that of this JAX."""
     try:
         return str(program.as_text())
     except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,4 @@
-"""Which devices a collective joins, from the ways in which XLA writes it, and along which axes of a mesh they lie."""
+"""Parsing XLA's notations for the device groups of a collective, and finding the mesh axes that they span."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from math import prod
 import numpy as np
 
 Groups = list[list[int]]
-"""devices by their place in the mesh's flat order"""
+"""devices by their index in the mesh's flat order"""
 
 INTEGERS = r"[\d,]*"
 IOTA = rf"\[({INTEGERS})\](?:T\(({INTEGERS})\))?"
 
 
 def replica_groups(text: str, devices: int) -> Groups:
-    """The groups that an attribute `replica_groups=…` or `source_target_pairs=…` of an instruction names.
+    """The groups in an attribute `replica_groups=…` or `source_target_pairs=…` of an instruction.
 
-    text: from the `=` on. Known are lists `{{0,1},{2,3}}` (`{}`: all devices), iotas `[2,2]<=[2,2]T(1,0)` and axes of
-    a mesh `mesh['a'=2,'b'=2] {'b'}`, of which an axis may be a part, `'a':(2)4`. Raises ValueError for another.
+    text: from the `=` on. Supported are lists `{{0,1},{2,3}}` (`{}`: all devices), iotas `[2,2]<=[2,2]T(1,0)` and
+    axes of a mesh `mesh['a'=2,'b'=2] {'b'}`, where an axis may be a part, `'a':(2)4`. Raises ValueError otherwise.
     """
     if text.startswith("{{"):
         return [_integers(group) for group in re.findall(rf"{{({INTEGERS})", text[1 : text.index("}}")])]
@@ -38,7 +38,7 @@ def replica_groups(text: str, devices: int) -> Groups:
 
 
 def _iota(text: str) -> list[int]:
-    """`[2,4]T(1,0)`: what counting from 0 becomes by that reshape and transposition; or plain numbers."""
+    """`[2,4]T(1,0)`: the numbers from 0 on after that reshape and transposition; or plain numbers."""
     counted = re.fullmatch(IOTA, text)
     if counted is None:
         return _integers(text)
@@ -48,7 +48,7 @@ def _iota(text: str) -> list[int]:
 
 
 def _of_mesh(sizes: Mapping[str, int], order: Sequence[int], axes: Sequence[tuple[str, int, int]]) -> Groups:
-    """axes: name, and of an axis that is taken in part the size of what lies before that part, and its own."""
+    """axes: name and, for a part of an axis, the size of what precedes that part and its own size."""
     shape: list[int] = []
     joined: list[int] = []
     for name, size in sizes.items():

@@ -1,4 +1,4 @@
-"""TPU slices that are not there, as devices to compile for."""
+"""TPU slices as devices to compile for, which need not be present."""
 
 import importlib.util
 import os
@@ -18,12 +18,13 @@ QUIET = {
     "TPU_MIN_LOG_LEVEL": "3",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""what libtpu would else ask a TPU machine's metadata server, and say that it cannot; and that others plan, too"""
+"""settings that libtpu would otherwise request, noisily, from a TPU machine's metadata server; and permission for
+several processes to load libtpu"""
 
 
 def slice_links(place: Topology) -> Links:
-    """How the chips of a slice are joined. Raises UserError for devices that are none, of which JAX shows a chip as
-    several, and for shapes that no slice has."""
+    """The interconnect of a slice's chips. Raises UserError for devices that are not TPUs or whose chips JAX shows as
+    several devices, and for shapes that no slice has."""
     pods = {d.name: d.links for d in DEVICES if d.links and d.links.sides and d.per_chip == 1}
     known = f"known: {', '.join(f'{name}:' + 'x'.join(['4'] * pod.sides) for name, pod in pods.items())} and so on"
     pod = pods.get(place.device.name)
@@ -40,7 +41,7 @@ def slice_links(place: Topology) -> Links:
 
 
 def _near(place: Topology, pod: Links) -> str:
-    """The slices of about as many chips."""
+    """Slices with about as many chips."""
     sides = place.sides if len(place.sides) == pod.sides else even_sides(prod(place.sides), pod.sides)
     able = [tuple(side + side % 2 * by for side in sides) for by in (-1, 1)]
     able = [near for near in dict.fromkeys(able) if 0 < prod(near) <= pod.devices]
@@ -48,11 +49,11 @@ def _near(place: Topology, pod: Links) -> str:
 
 
 def tpu_devices(text: str) -> list[Any]:
-    """The chips of a slice such as `v5p:4x4x4`, or of two, `v5p:4x4x4:2`, one JAX device each; no TPU is needed, but
-    libtpu.
+    """The chips of a slice such as `v5p:4x4x4`, or of two, `v5p:4x4x4:2`, as one JAX device each. Needs libtpu, not a
+    TPU.
 
-    JAX computes on the CPU of this process from then on, where it has not begun elsewhere.
-    Raises UserError for an unknown topology, and where libtpu is not installed.
+    From then on JAX computes on this process's CPU, unless it has already been initialised for another platform.
+    Raises UserError for an unknown topology, and if libtpu is not installed.
     """
     place = topology(text)
     slice_links(place)

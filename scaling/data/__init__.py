@@ -1,4 +1,4 @@
-"""Text to batches: corpora, tokenizers, the token store, and batches that are a function of (seed, step)."""
+"""From text to batches: corpora, tokenizers, the token store, and batches as a function of (seed, step)."""
 
 from scaling.data.batches import Batches, check_run, cut, eval_batches, run_batches
 from scaling.data.prefetch import prefetch

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step), and evaluation batches that meet every target once."""
+"""Training batches as a pure function of (seed, step), and evaluation batches that cover every target once."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,27 +15,27 @@ from scaling.data.store import Split, TokenStore
 from scaling.errors import UserError
 from scaling.objectives import Batch, Windows
 
-BLOCK = 8192  # windows whose order is computed at a time: about 2 ms, once in hundreds of steps
-VOCAB_MULTIPLE = 128  # rows of padding that an embedding may have: up to the next multiple, for even sharding
+BLOCK = 8192  # windows whose order is computed at once: about 2 ms, every few hundred steps
+VOCAB_MULTIPLE = 128  # an embedding may be padded up to the next multiple, for even sharding
 
 
-MOST_PASSES = 10  # worth proposing; beyond about 4 they gain ever less (Muennighoff et al. 2023, 2305.16264)
+MOST_PASSES = 10  # most epochs to suggest; returns diminish beyond about 4 (Muennighoff et al. 2023, 2305.16264)
 
 
 class Batches:
-    """Training batches. Window w holds targets w·L+1 … w·L+L, so an epoch meets every target exactly once.
+    """Training batches. Window w holds targets w·L+1 … w·L+L, so that an epoch covers every target exactly once.
 
-    (Only the tail that fills no window is never met: fewer than L tokens. Those of long documents it meets as often
-    as `long` says.) Each epoch has an order of its own. Row r of step s is number s·B + r of the endless sequence of
-    epochs: a batch may reach over the end of an epoch.
+    Two exceptions: a tail of fewer than L tokens that fills no window is never used, and windows of long documents
+    occur as often as `long` says. Each epoch has its own order. Row r of step s is window number s·B + r of the
+    endless sequence of epochs, so a batch may span the end of an epoch.
 
     Args:
       split: tokens of the split.
       context: L, targets in a window.
       batch_size: B, windows in a batch, over all devices.
-      seed: picks the order; the same seed and step give the same batch on every machine.
-      shuffle: False takes the windows as they are in the text, in every epoch.
-      long: documents that an epoch meets more often.
+      seed: determines the order; the same seed and step give the same batch on every machine.
+      shuffle: if False, windows keep the order of the text in every epoch.
+      long: long documents, whose windows occur several times per epoch.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Batches:
         return self.rows(step, 0, self.batch_size)
 
     def rows(self, step: int, start: int, stop: int) -> Batch:
-        """Rows start … stop−1 of the batch of a step: what one host needs of it."""
+        """Rows start … stop−1 of the batch of a step, such as one host needs."""
         window_BxL1 = self.windows(step, start, stop)
         tokens_BxL = window_BxL1[:, :-1].astype(np.int32)
         targets_BxL = window_BxL1[:, 1:].astype(np.int32)
         return Batch(tokens_BxL, targets_BxL, self._ones[start:stop])
 
     def windows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """`rows` as one array [stop − start, L + 1] in the store's small integers: the quickest way to a device.
+        """`rows` as one array [stop − start, L + 1] in the store's integer type, the fastest to move to a device.
 
         Columns 0 … L−1 are the tokens, 1 … L the targets; every target has weight 1.
         """
@@ -84,19 +84,18 @@ class Batches:
         return starts_BxL
 
     def unique_tokens(self, n_steps: int) -> int:
-        """Different targets met in the first `n_steps` steps."""
+        """Number of distinct targets in the first `n_steps` steps."""
         windows = min(n_steps * self.batch_size, self.n_windows)
         if len(self._again):
             windows = self.n_windows if self.epochs(n_steps) >= 1 else len(np.unique(self._first(n_steps)))
         return windows * self.context
 
     def epochs(self, n_steps: int) -> float:
-        """Passes over the split that `n_steps` steps make."""
+        """Number of passes over the split in `n_steps` steps."""
         return n_steps * self.batch_size / self.epoch_windows
 
     def long_share(self, n_steps: int) -> float:
-        """Share of the first `n_steps` steps' targets that are of documents which an epoch meets more often; over
-        whole epochs, where there are any."""
+        """Share of targets from long documents in the first `n_steps` steps, or in a whole epoch if there is one."""
         shown = self._first(n_steps) if self.epochs(n_steps) < 1 else self._in_epoch(np.arange(self.epoch_windows))
         return float(np.isin(shown, self._again).mean())
 
@@ -106,7 +105,7 @@ class Batches:
         return np.concatenate([self._block(0, block) for block in range(-(-count // BLOCK))])[:count]
 
     def window_ids(self, step: int, start: int, stop: int) -> np.ndarray:
-        """int64: the windows that rows start … stop−1 of a step show."""
+        """int64: the window numbers of rows start … stop−1 of a step."""
         if step < 0 or not 0 <= start <= stop <= self.batch_size:
             raise ValueError(f"step={step}, rows {start}…{stop} of {self.batch_size}")
         number, end = step * self.batch_size + start, step * self.batch_size + stop
@@ -120,25 +119,25 @@ class Batches:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _order(self, epoch: int, block: int) -> np.ndarray:
-        """Windows at positions block·BLOCK … of an epoch. (Cached: the only state, and it changes no result.)"""
+        """Windows at positions block·BLOCK … of an epoch. (Cached; the cache is the only state.)"""
         positions = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.epoch_windows))
         number = Permutation(self.epoch_windows, self.seed, epoch)(positions) if self.shuffle else positions
         return self._in_epoch(number)
 
     def _in_epoch(self, number: np.ndarray) -> np.ndarray:
-        """Windows by their numbers in an epoch that is not shuffled: all, then those that are met again."""
+        """Windows by their number in an unshuffled epoch: all windows, then the repeated ones."""
         if not len(self._again):
             return number
         return np.where(number < self.n_windows, number, self._again[np.maximum(number - self.n_windows, 0)])
 
 
 def run_batches(run: RunConfig, store: TokenStore) -> Batches:
-    """Those of a run."""
+    """The training batches of a run."""
     return Batches(store.train, run.model.context, run.batch_size, run.seed, long=run.data.long_documents)
 
 
 def cut(source: Windows, parts: int) -> Windows:
-    """Windows of `source`, each cut into `parts` equal ones that follow each other: as many targets in a batch."""
+    """Windows of `source`, each cut into `parts` equal consecutive ones; a batch keeps its number of targets."""
     return source if parts == 1 else _Cut(source, parts)
 
 
@@ -148,7 +147,7 @@ class _Cut:
         self.seed, self.batch_size = source.seed, source.batch_size * parts
 
     def windows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """As those of its source. Raises ValueError for rows that are not those of whole windows of it."""
+        """As in the source. Raises ValueError for rows that do not form whole windows of the source."""
         if start % self.parts or stop % self.parts:
             raise ValueError(f"rows {start}…{stop} are no whole windows of {self.parts} parts")
         whole_BxL1 = self.source.windows(step, start // self.parts, stop // self.parts)
@@ -158,7 +157,7 @@ class _Cut:
 
 
 def n_windows(split: Split, context: int) -> int:
-    """Whole windows of `context` targets in a split. Raises UserError where there is none."""
+    """Number of whole windows of `context` targets in a split. Raises UserError if there is none."""
     if split.n_tokens <= context:
         raise UserError(
             f"a split of {split.n_tokens} tokens has no window of model.context={context}, which takes "
@@ -168,7 +167,7 @@ def n_windows(split: Split, context: int) -> int:
 
 
 class EvalBatches(Sequence[Batch]):
-    """Batches that meet every target of a split once; made when asked for."""
+    """Batches that cover every target of a split once, built on demand."""
 
     def __init__(self, split: Split, context: int, batch_size: int, streams: int | None = None) -> None:
         if split.n_tokens < 2:
@@ -207,15 +206,15 @@ class EvalBatches(Sequence[Batch]):
 def eval_batches(split: Split, context: int, batch_size: int, streams: int | None = None) -> EvalBatches:
     """Evaluation batches of a split: each target with weight 1 exactly once, padding with weight 0.
 
-    streams: so many equal stretches of the text are read side by side: row r of each batch goes on where row r of the
-    one before ended, and rows beyond them are padding; unset: windows are in the order of the text. What a model
-    knows of the text before a window is its own matter. Raises UserError for a split with nothing to predict.
+    streams: number of equal segments of the text to read side by side: row r of each batch continues where row r of
+    the previous batch ended, and further rows are padding. If unset, windows are in the order of the text. Carrying
+    state between windows is up to the model. Raises UserError for a split with nothing to predict.
     """
     return EvalBatches(split, context, batch_size, streams)
 
 
 def check_run(run: RunConfig, store: TokenStore) -> None:
-    """Raises UserError where a run and its data do not fit, before anything is compiled or trained."""
+    """Raises UserError if a run and its data do not match, before anything is compiled or trained."""
     vocab, rows = store.vocab, run.model.vocab
     if run.data.tokenizer.vocab != vocab:
         raise UserError(
@@ -241,7 +240,7 @@ def check_run(run: RunConfig, store: TokenStore) -> None:
 
 
 def _check_long(run: RunConfig, store: TokenStore, batches: Batches) -> None:
-    """Raises UserError where documents are to be met more often that there are not."""
+    """Raises UserError if `data.long_documents` is set and no window is of such a document."""
     long = run.data.long_documents
     if long is not None and batches.epoch_windows == batches.n_windows:
         longest = np.diff(store.train.doc_starts, append=store.train.n_tokens).max()
@@ -252,9 +251,9 @@ def _check_long(run: RunConfig, store: TokenStore, batches: Batches) -> None:
 
 
 def _check_amount(run: RunConfig, available: int) -> None:
-    """Raises UserError where a run wants more tokens than its epochs of `available` ones."""
+    """Raises UserError if a run needs more tokens than its epochs of `available` tokens provide."""
     allowed, needed = run.data.epochs * available, run.steps * run.batch_tokens
-    if needed <= allowed * (1 + 1e-9):  # 1.1 × 10 is no reason to refuse 11
+    if needed <= allowed * (1 + 1e-9):  # tolerance for rounding, such as 1.1 × 10
         return
     passes = -(-needed * 1000 // available) / 1000
     fits = int(allowed) // run.batch_tokens * run.batch_tokens

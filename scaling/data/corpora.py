@@ -1,4 +1,4 @@
-"""Which corpus a configuration names, and what names it on this machine."""
+"""Opening the corpus of a configuration, and identifying it on this machine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +12,9 @@ from scaling.names import meant
 
 
 def open_corpus(data: DataConfig, store_folder: str | Path, progress: bool = False) -> Corpus:
-    """The corpus that a DataConfig names, downloaded first where it has to be (`progress`: saying so).
+    """The corpus of a DataConfig, downloaded first if necessary (`progress`: with messages).
 
-    Raises UserError for an unknown one, or one with no files.
+    Raises UserError if it is unknown or has no files.
     """
     kind, _, rest = data.corpus.partition(":")
     if data.corpus == STDLIB:
@@ -45,7 +45,7 @@ def _tfds(name: str, data: DataConfig, store_folder: str | Path, facts: dict[str
 
 
 def source_identity(data: DataConfig) -> dict[str, str]:
-    """What names a corpus on this machine without reading it: a glob from the root, the stdlib with its Python."""
+    """What identifies a corpus on this machine without reading it: an absolute glob, or the stdlib and its Python."""
     kind, _, rest = data.corpus.partition(":")
     if data.corpus == STDLIB:
         return {"corpus": STDLIB, "python": interpreter()}
@@ -55,7 +55,7 @@ def source_identity(data: DataConfig) -> dict[str, str]:
 
 
 def refused_source(data: DataConfig) -> str:
-    """Why a corpus of local files cannot be prepared here, as their names and first bytes tell; else empty."""
+    """Why a corpus of local files cannot be prepared, judged by file names and first bytes; else empty."""
     kind, _, pattern = data.corpus.partition(":")
     if kind != "files":
         return ""
@@ -67,9 +67,9 @@ def refused_source(data: DataConfig) -> str:
 
 
 def changed_source(data: DataConfig, facts: Mapping[str, Any]) -> str:
-    """What is different about a corpus of local files since `facts` were taken; empty where nothing is.
+    """What has changed in a corpus of local files since `facts` were recorded; empty if nothing has.
 
-    Files that are all gone are no change: a store outlives its sources, and moves to machines without them.
+    If all files are gone, that is not a change: a store may outlive its sources or move to another machine.
     """
     kind, _, pattern = data.corpus.partition(":")
     if kind != "files":

@@ -1,4 +1,4 @@
-"""What a corpus is: documents in a fixed order, some of them held out."""
+"""The interface of a corpus: documents in a fixed order, some of them held out."""
 
 import hashlib
 import platform
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 Position = tuple[int, int]
-"""(file, record): where in a corpus a reader has arrived, so that an interrupted one can go on"""
+"""(file, record): the position of a reader in a corpus, so that an interrupted one can resume"""
 START: Position = (0, 0)
 STDLIB = "python_stdlib"
 
@@ -15,28 +15,28 @@ class Corpus(Protocol):
     """Documents in a fixed order, each either in `train` or in `validation`."""
 
     facts: dict[str, Any]
-    """what the documents came from, for the manifest; another value means another corpus"""
+    """the source of the documents, for the manifest; a different value means a different corpus"""
     stamp: str
-    """of the moment: another value means that what was read of it before may not be what is there now"""
+    """state of the source; a different value means that documents read before may have changed"""
 
     def documents(self, split: str, start: Position = START) -> Iterator[tuple[Position, str]]:
-        """The documents of a split from `start` on, each with the position after it; empty ones are left out.
+        """The documents of a split from `start` on, each with the position after it; empty ones are skipped.
 
         Raises UserError for a file or record that cannot be read.
         """
         ...
 
     def size(self, split: str) -> int | None:
-        """Documents in a split where that is known without reading them."""
+        """Number of documents in a split, if it is known without reading them."""
         ...
 
 
 def interpreter() -> str:
-    """Name of the running interpreter, such as `cpython-3.11.7`: each has library sources of its own."""
+    """Name of the running interpreter, such as `cpython-3.11.7`; each has its own library sources."""
     return f"{platform.python_implementation().lower()}-{platform.python_version()}"
 
 
 def held_out(key: str, fraction: float) -> bool:
-    """Whether the document of this key is held out: a hash of the key, the same on every machine."""
+    """Whether the document with this key is held out, by a hash of the key that is the same on every machine."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64

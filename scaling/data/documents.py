@@ -1,4 +1,4 @@
-"""Where documents begin in windows of a store: what attention sees that keeps them apart."""
+"""Document boundaries in the windows of a store, and the keys visible under document masking."""
 
 from functools import lru_cache
 
@@ -11,19 +11,19 @@ from scaling.data.store import Split
 from scaling.families.attention_mask import AttentionMask, visible_keys_within
 
 MEASURED = 2**22
-"""tokens of the windows, spread evenly over a split, that a mean is taken over"""
+"""tokens in the windows, spread evenly over a split, over which the mean is taken"""
 
 
 class Documents:
-    """Those of a split, cut into windows of `context` tokens as `Batches` cuts it."""
+    """The documents of a split, cut into windows of `context` tokens as in `Batches`."""
 
     def __init__(self, split: Split, context: int, long: LongDocuments | None = None):
         self.split, self.context, self.long = split, context, long
         self.visible_keys = lru_cache(self._visible_keys)
 
     def starts(self) -> np.ndarray:
-        """int64 [windows, context]: the place in its window at which the document of each token begins there, of all
-        windows or of as many as MEASURED allows, each as often as an epoch meets it."""
+        """int64 [windows, context]: for each token, the position in its window where its document begins; for all
+        windows or as many as MEASURED allows, each as often as it occurs in an epoch."""
         windows, again = weighted(self.split, self.context, self.long)
         met = np.concatenate([np.arange(max(1, windows)), again])
         count = min(len(met), max(1, MEASURED // self.context))
@@ -34,12 +34,12 @@ class Documents:
         return np.maximum(of_NxL - first_Nx1, 0)
 
     def _visible_keys(self, mask: AttentionMask) -> float:
-        """Mean over tokens of the keys that a query of a `document` mask sees."""
+        """Mean over tokens of the number of keys that a query sees under a `document` mask."""
         return visible_keys_within(self.starts(), mask)
 
 
 def cut_documents(run: RunConfig, split: Split) -> list[str]:
-    """A note where a run keeps documents apart and most of its text is in such as no window holds."""
+    """A note if a run masks attention by document and most of its text is in documents longer than a window."""
     lengths = np.diff(split.doc_starts, append=split.n_tokens)
     cut = lengths[lengths > run.model.context].sum() / split.n_tokens
     if run.objective.mask != "document" or cut <= 1 / 2:

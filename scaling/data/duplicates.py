@@ -1,4 +1,4 @@
-"""Held-out documents that are trained on as well: a loss on them says what was memorised."""
+"""Held-out documents that are also in the training split: a loss on them measures memorisation."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,10 @@ import numpy as np
 
 
 def seen_again(folder: Path, dtype: np.dtype[Any]) -> dict[str, int]:
-    """Of the held-out documents of a store those that the training split has, token for token: `documents`, `tokens`.
+    """Counts of held-out documents that occur in the training split, token for token: `documents` and `tokens`.
 
-    folder: with both splits' `.tokens` and `.starts`. Only training documents as long as a held-out one are hashed.
+    folder: has the `.tokens` and `.starts` of both splits. Only training documents with the length of a held-out one
+    are hashed.
     """
     held = list(_documents(folder, "validation", dtype))
     lengths = {length for length, _ in held}
@@ -22,7 +23,7 @@ def seen_again(folder: Path, dtype: np.dtype[Any]) -> dict[str, int]:
 
 
 def told_again(manifest: Mapping[str, Any]) -> list[str]:
-    """A note where held-out documents are trained on; none of a store that was made before this was counted."""
+    """A note if held-out documents are also trained on; none for a store made before this was counted."""
     seen, whole = manifest.get("held_out_in_train", {}), manifest["splits"]["validation"]
     if not seen.get("documents"):
         return []
@@ -36,7 +37,7 @@ def told_again(manifest: Mapping[str, Any]) -> list[str]:
 def _documents(
     folder: Path, split: str, dtype: np.dtype[Any], lengths: set[int] | None = None
 ) -> Iterator[tuple[int, bytes]]:
-    """Length and hash of each document of a split, or of those with one of some lengths."""
+    """Length and hash of each document of a split, or of those with one of `lengths`."""
     tokens = np.memmap(folder / f"{split}.tokens", dtype=dtype, mode="r")
     starts = np.fromfile(folder / f"{split}.starts", np.int64)
     sizes = np.diff(starts, append=len(tokens))

@@ -21,19 +21,19 @@ from scaling.files import not_text
 PLAIN = (".txt", ".txt.gz")
 FILE_KINDS = (*PLAIN, ".jsonl", ".jsonl.gz", ".parquet")
 LONGEST = 2**28
-"""bytes of a .txt or of a line, unpacked: a document is read whole, and one of a few MB may unpack to any size"""
+"""largest .txt or line in bytes, uncompressed: a document is read whole, and a small .gz may unpack to any size"""
 PIECE_BYTES = 2**20
 HEADS, HEAD = 50, 2**16
-"""files whose beginning is looked at before anything is read, and bytes of it"""
-ROWS = 64  # of a parquet file at a time
+"""number of files whose beginning is checked in advance, and bytes checked of each"""
+ROWS = 64  # rows of a parquet file read at once
 
 
 class FilesCorpus:
-    """Local files: a .txt is one document, or cut into several; a line of .jsonl and a row of .parquet is one.
+    """Local files: a .txt is one document, or cut into several; a line of .jsonl or a row of .parquet is one each.
 
-    Files come in the order of their paths, those of a folder once where a link in it leads back to it. Which
-    documents are held out is decided by a hash of the file's path (below the fixed part of the glob) and of the
-    record's number in it, so it holds wherever the folder is.
+    Files are ordered by path; links that lead back to a parent folder are not followed. Which documents are held out
+    is decided by a hash of the file's path (below the fixed part of the glob) and the record's number in the file, so
+    it does not depend on where the folder is.
     """
 
     def __init__(self, pattern: str, data: DataConfig) -> None:
@@ -65,13 +65,13 @@ class FilesCorpus:
         return None
 
     def lone_split(self) -> bool:
-        """Whether the names of the files alone say that a split has no document."""
+        """Whether the file names alone show that a split has no document."""
         if self.cut or not all(path.endswith(PLAIN) for path in self.files):
             return False
         return len({held_out(f"{self._name(path)}:0", self.fraction) for path in self.files}) == 1
 
     def require_usable(self) -> None:
-        """Raises UserError where the names of the files, or their first records, say that they cannot be prepared."""
+        """Raises UserError if file names or first records show that the corpus cannot be prepared."""
         for path in self.files[:: -(-len(self.files) // HEADS)]:
             _check_head(path, self.field)
         if self.lone_split():
@@ -101,12 +101,12 @@ class FilesCorpus:
 
 
 def texts_of(path: str, field: str) -> Iterator[str]:
-    """The documents of one file, all of them but empty ones. Raises UserError where it cannot be read."""
+    """The non-empty documents of one file. Raises UserError if it cannot be read."""
     return (text for _, text in _records(path, field, lambda record: True) if text)
 
 
 def _state(path: str) -> tuple[int, int]:
-    """(size, time of the last change), by which a change shows; of a file that is gone or hidden, neither."""
+    """(size, modification time), to detect changes. Raises UserError for a file that is gone or inaccessible."""
     try:
         found = os.stat(path)
         return found.st_size, found.st_mtime_ns
@@ -119,15 +119,15 @@ class _Wanted(Protocol):
 
 
 def document_bytes(size: int) -> int:
-    """The `data.document_bytes` that makes some two hundred documents of a text of `size` bytes."""
+    """The `data.document_bytes` that cuts a text of `size` bytes into about two hundred documents."""
     return min(max(size // 200, 2**10), 2**20)
 
 
 def _check_head(path: str, field: str) -> None:
-    """Raises UserError where the first record of a file cannot be read, as far as its first bytes tell."""
+    """Raises UserError if the first record of a file is unreadable, judged by its first bytes."""
     if path.endswith(".parquet"):
         return next((None for _ in _records(path, field, lambda record: record == 0)), None)
-    with _told(path), _open(path) as file:
+    with _reporting(path), _open(path) as file:
         data = file.read(HEAD)
     if why := not_text(data, whole=len(data) < HEAD):
         raise UserError(f"{path}: {why}")
@@ -137,7 +137,7 @@ def _check_head(path: str, field: str) -> None:
 
 def _records(path: str, field: str, wanted: _Wanted, cut: int | None = None) -> Iterator[tuple[int, str]]:
     """The wanted records of a file, each with its number. cut: `data.document_bytes`."""
-    with _told(path):
+    with _reporting(path):
         if path.endswith(".parquet"):
             yield from _parquet(path, field, wanted)
         elif path.endswith((".jsonl", ".jsonl.gz")):
@@ -152,13 +152,13 @@ def _records(path: str, field: str, wanted: _Wanted, cut: int | None = None) -> 
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
-    """What goes wrong with a file is told."""
+def _reporting(path: str) -> Iterator[None]:
+    """Turns errors in reading a file into UserError."""
     try:
         yield
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file or leave it out") from None
-    except (OSError, EOFError, zlib.error) as error:  # a broken .gz is any of them
+    except (OSError, EOFError, zlib.error) as error:  # a broken .gz may raise any of these
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -239,7 +239,7 @@ def _parquet(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]
 
 
 def from_root(pattern: str) -> str:
-    """A glob as one from the root."""
+    """A glob as an absolute path."""
     return os.path.abspath(os.path.expanduser(pattern))
 
 

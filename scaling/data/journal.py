@@ -1,4 +1,4 @@
-"""The journal of a preparation: what of each split is safely in its files, and by which hash they are known."""
+"""The journal of a preparation: how much of each split is safely on disk, with hashes of the files."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ PIECE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Written:
-    """What of a split is safely in its files."""
+    """The part of a split that is safely on disk."""
 
     position: Position = START
     tokens: int = 0
@@ -28,10 +28,10 @@ class Written:
     text_bytes: int = 0
     done: bool = False
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of each file up to here, by its kind"""
+    """SHA-256 of each file up to this point, by kind"""
 
     def sizes(self, dtype: np.dtype[Any]) -> dict[str, int]:
-        """Bytes of each file up to here."""
+        """Bytes of each file up to this point."""
         return {
             "tokens": self.tokens * dtype.itemsize,
             "starts": self.documents * 8,
@@ -40,24 +40,24 @@ class Written:
 
 
 def write_journal(partial: Path, corpus: Corpus, written: Mapping[str, Written]) -> None:
-    journal = {"of": _whose(partial, corpus), "splits": {split: asdict(w) for split, w in written.items()}}
+    journal = {"of": _identity(partial, corpus), "splits": {split: asdict(w) for split, w in written.items()}}
     write_text_atomically(partial / JOURNAL, json.dumps(sealed(journal)))
 
 
 def read_journal(partial: Path, corpus: Corpus, dtype: np.dtype[Any]) -> dict[str, Written] | None:
-    """What is safe of each split; None where nothing is: no journal, a damaged one, one of another store or corpus,
-    or files that do not begin with what it vouches for. dtype: of the tokens."""
+    """The safely written part of each split. None if there is no journal, if it is damaged or of another store or
+    corpus, or if the files do not match its hashes. dtype: of the tokens."""
     try:
         journal = require_whole(read_json(partial / JOURNAL))
         written = {s: Written(**{**w, "position": tuple(w["position"])}) for s, w in journal["splits"].items()}
         whole = all(_is_whole(partial, split, each, dtype) for split, each in written.items())
-        return written if journal["of"] == _whose(partial, corpus) and whole else None
+        return written if journal["of"] == _identity(partial, corpus) and whole else None
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
 
-def _whose(partial: Path, corpus: Corpus) -> dict[str, Any]:
-    """The corpus, as it is now, and the folder's name, which stands for all else that defines the tokens."""
+def _identity(partial: Path, corpus: Corpus) -> dict[str, Any]:
+    """The corpus in its current state, and the folder's name, which covers all else that defines the tokens."""
     return {"store": partial.name, "source": corpus.facts, "stamp": corpus.stamp}
 
 
@@ -68,7 +68,7 @@ def _is_whole(partial: Path, split: str, written: Written, dtype: np.dtype[Any])
 
 
 def _hash_of(path: Path, size: int) -> Any:
-    """SHA-256 over the first `size` bytes of a file, to go on with."""
+    """SHA-256 object over the first `size` bytes of a file, to be continued."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(min(size, PIECE_BYTES)):
@@ -78,7 +78,7 @@ def _hash_of(path: Path, size: int) -> Any:
 
 
 class Growing:
-    """A file cut back to what the journal vouches for, and appended to."""
+    """A file that is truncated to the size in the journal and then appended to."""
 
     def __init__(self, path: Path, size: int):
         self.path = path
@@ -88,7 +88,7 @@ class Growing:
         self._hash = _hash_of(path, size)
 
     def append(self, data: bytes) -> str:
-        """Once this returns, `data` is safe; the SHA-256 of all that the file holds then."""
+        """Append `data` and fsync; returns the SHA-256 of the whole file."""
         with naming(self.path):
             self._file.write(data)
             self._file.flush()

@@ -1,4 +1,4 @@
-"""Windows of long documents, which a run may meet more often than others."""
+"""Windows of long documents, which a run may sample more often than others."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from scaling.data.store import Split
 
 
 def weighted(split: Split, context: int, long: LongDocuments | None) -> tuple[int, np.ndarray]:
-    """(windows of `context` targets in a split, int64 numbers of those that an epoch meets beside all of them).
+    """(number of windows of `context` targets in a split, int64 numbers of the windows that an epoch repeats).
 
-    A window is of the document that its first token is of.
+    A window belongs to the document of its first token.
     """
     count = max(0, (split.n_tokens - 1) // context)
     if long is None:

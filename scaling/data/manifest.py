@@ -1,4 +1,4 @@
-"""The manifest of a token store: what its tokens were made of, and by which size and hash each file is known."""
+"""The manifest of a token store: the source of its tokens, and size and hash of each file."""
 
 import errno
 import hashlib
@@ -18,13 +18,13 @@ from scaling.result import write_text_atomically
 FORMAT = 1
 MANIFEST = "manifest.json"
 KEYS = {"data", "files", "source", "splits", "tokenizer"}
-FULL_HASH_BYTES = 2**30  # larger files are checked by size and by samples, unless asked
+FULL_HASH_BYTES = 2**30  # larger files are checked by size and samples, unless a full check is requested
 SAMPLES, SAMPLE_BYTES = 64, 2**20
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished store; None where there is no store. Raises UserError for a damaged one,
-    and NotADirectoryError where a file stands in a folder's place."""
+    """The manifest of a finished store; None if there is no store. Raises UserError if it is damaged,
+    and NotADirectoryError if there is a file in place of a folder."""
     path = folder / MANIFEST
     if file := next((place for place in (folder, *folder.parents) if place.is_file()), None):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(file))
@@ -41,28 +41,29 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Sealed: a change to the manifest shows as one to the files that it vouches for."""
+    """Write a manifest with a checksum of its own, so that changes to it are detected like those to the files."""
     write_text_atomically(folder / MANIFEST, json.dumps(sealed(values), indent=1) + "\n")
 
 
 def manifest_of(folder: Path) -> Any:
-    """The context in which a manifest is used: one that is not what it should be is told."""
+    """A context manager for using a manifest, which turns errors from a malformed one into UserError."""
     return reading(folder / MANIFEST, "a token store's manifest", again(folder))
 
 
 def check_identity(folder: Path, manifest: Mapping[str, Any], data: DataConfig) -> None:
-    """Raises UserError for a store that was made for another corpus or tokenizer than its name says."""
-    asked = data.model_dump(mode="json", include={"text_field", "document_bytes", "tokenizer", "validation_fraction"})
-    found = {key: manifest["data"].get(key) for key in asked}
-    asked |= source_identity(data)
+    """Raises UserError if a store was made for another corpus or tokenizer than its name says."""
+    keys = {"text_field", "document_bytes", "tokenizer", "validation_fraction"}
+    requested = data.model_dump(mode="json", include=keys)
+    found = {key: manifest["data"].get(key) for key in requested}
+    requested |= source_identity(data)
     found |= {key: manifest["source"].get(key) for key in source_identity(data)}
-    if other := [key for key, value in asked.items() if found[key] != value]:
-        told = ", ".join(f"{key}={found[key]!r}" for key in other)
-        raise UserError(f"{folder} holds the tokens of another configuration ({told}); {again(folder)}")
+    if other := [key for key, value in requested.items() if found[key] != value]:
+        differing = ", ".join(f"{key}={found[key]!r}" for key in other)
+        raise UserError(f"{folder} holds the tokens of another configuration ({differing}); {again(folder)}")
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], full: bool, names: Iterable[str] | None = None) -> None:
-    """Raises UserError for a file that is not what the manifest says; of all, or of those with `names`."""
+    """Raises UserError for a file that does not match the manifest. names: of the files to check; default: all."""
     for name in manifest["files"] if names is None else names:
         _check_file(folder, name, manifest["files"][name], full)
 
@@ -83,7 +84,7 @@ def _check_file(folder: Path, name: str, facts: Mapping[str, Any], full: bool) -
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Size and hashes of a file, as the manifest keeps them."""
+    """Size and hashes of a file, as stored in the manifest."""
     size = path.stat().st_size
     facts: dict[str, Any] = {"bytes": size, "sha256": _sha256(path)}
     if size > FULL_HASH_BYTES:
@@ -93,7 +94,7 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _cached_hash(path: str, size: int, mtime_ns: int, kind: str) -> str:
-    """Hash of a file, computed once a process while its size and time stay the same."""
+    """Hash of a file, computed once per process while its size and modification time stay the same."""
     return _sha256(Path(path)) if kind == "sha256" else _sample_sha256(Path(path))
 
 
@@ -103,7 +104,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sample_sha256(path: Path) -> str:
-    """SHA-256 over 64 pieces of 1 MiB, evenly spaced from the first byte to the last."""
+    """SHA-256 over 64 samples of 1 MiB, evenly spaced from the first byte to the last."""
     digest, last = hashlib.sha256(), path.stat().st_size - SAMPLE_BYTES
     with path.open("rb") as file:
         for i in range(SAMPLES):
@@ -113,5 +114,5 @@ def _sample_sha256(path: Path) -> str:
 
 
 def again(folder: Path) -> str:
-    """What to do about a store that is damaged."""
+    """Advice for a damaged store."""
     return f"delete {folder} and run `scaling data prepare` again"

@@ -1,6 +1,6 @@
-"""Files of a store that stay memory-mapped: whether they still are what they were when they were checked.
+"""Memory-mapped files of a store: detecting changes since they were checked.
 
-What of a mapped file is cut off ends the process that reads it (SIGBUS), and what is written over is read as if it
+Reading a part of a mapped file that was truncated kills the process (SIGBUS), and overwritten data is read as if it
 had always been there.
 """
 
@@ -14,21 +14,21 @@ from scaling.errors import UserError
 
 
 class MappedFiles:
-    """Files in a store's folder, from before they are checked and mapped for as long as they are read.
+    """Files in a store's folder. Create it before they are checked and mapped, and use it as long as they are read.
 
-    names: of the files; those that are not there are none of these. manifest: what vouches for them.
+    names: of the files; missing ones are ignored. manifest: has their sizes and hashes.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], names: Sequence[str]):
         self.folder, self.manifest = folder, manifest
         self._files = {name: (folder / name).open("rb") for name in names if (folder / name).is_file()}
         self._handles = [file.fileno() for file in self._files.values()]
-        self._seen = self._look()
+        self._seen = self._stat()
 
     def check(self) -> None:
-        """Raises UserError where a file is not what its manifest says, after something was done to it; where nothing
-        was, it takes microseconds."""
-        now = self._look()
+        """Raises UserError if a file was touched and no longer matches its manifest. Takes microseconds if none was
+        touched."""
+        now = self._stat()
         if now == self._seen:
             return
         for name, file in self._files.items():
@@ -42,5 +42,5 @@ class MappedFiles:
         check_files(self.folder, self.manifest, full=False, names=self._files)
         self._seen = now
 
-    def _look(self) -> list[tuple[int, int]]:
+    def _stat(self) -> list[tuple[int, int]]:
         return [(found.st_size, found.st_mtime_ns) for found in map(os.fstat, self._handles)]

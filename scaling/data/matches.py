@@ -1,4 +1,4 @@
-"""The files that a glob finds, also where links lead in circles."""
+"""The files that match a glob, safe against cycles of symbolic links."""
 
 import glob
 import os
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 
 def files_matching(pattern: str) -> set[str]:
-    """As `glob.glob(pattern, recursive=True)`, files alone; a folder is not gone into below itself, so that a link to
-    one above it brings nothing again. pattern: an absolute path."""
+    """As `glob.glob(pattern, recursive=True)`, but only files, and without following links to a parent folder, so
+    that nothing is found twice. pattern: an absolute path."""
     parts = pattern.split(os.sep)
     if "**" not in parts:
         return {path for path in glob.iglob(pattern) if os.path.isfile(path)}
@@ -18,14 +18,14 @@ def files_matching(pattern: str) -> set[str]:
 
 
 def _below(folder: str, above: frozenset[str]) -> Iterator[str]:
-    """A folder and all below it but hidden ones. above: the real paths of those that it lies in."""
+    """A folder and all non-hidden folders below it. above: the real paths of its parents."""
     real = os.path.realpath(folder)
     if real in above or not os.path.isdir(folder):
         return
     yield folder
     try:
         names = os.listdir(folder)
-    except OSError:  # one that may not be read has no files, as for glob
+    except OSError:  # an unreadable folder has no files, as for glob
         return
     for name in names:
         if not name.startswith("."):

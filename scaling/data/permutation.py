@@ -1,4 +1,4 @@
-"""A stateless permutation: the i-th element is computed, not looked up, so an order can start anywhere."""
+"""A stateless permutation: the i-th element is computed, not looked up, so that iteration can start anywhere."""
 
 import hashlib
 
@@ -10,11 +10,11 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 class Permutation:
-    """A bijection of range(n), picked by (seed, stream).
+    """A bijection of range(n), selected by (seed, stream).
 
-    An alternating unbalanced Feistel network over the next power of two; what falls outside range(n) is sent
-    through again until it falls inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). The
-    padding is less than n, so an element is sent through fewer than two times on average.
+    An alternating unbalanced Feistel network over the next power of two, with cycle walking: results outside range(n)
+    are encrypted again until they fall inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). The
+    padding is less than n, so the average is less than two passes per element.
     """
 
     def __init__(self, n: int, seed: int, stream: int = 0) -> None:
@@ -41,7 +41,7 @@ class Permutation:
         return flat.reshape(x.shape).astype(np.int64)
 
     def _cipher(self, x: np.ndarray) -> np.ndarray:
-        """One pass: the halves take turns in changing each other, each change its own inverse."""
+        """One pass: the two halves alternately modify each other, each modification being its own inverse."""
         low = x & ((np.uint64(1) << self._low_bits) - np.uint64(1))
         high = x >> self._low_bits
         for i, key in enumerate(self._keys):
@@ -53,7 +53,7 @@ class Permutation:
 
 
 def _hash(x: np.ndarray, key: np.uint64, bits: np.uint64) -> np.ndarray:
-    """`bits` well mixed bits of x and the key."""
+    """`bits` well-mixed bits of x and the key."""
     y = x + key
     y ^= y >> np.uint64(30)
     y *= _MIX_1

@@ -1,4 +1,4 @@
-"""Batches made and moved to the device ahead of the step that needs them."""
+"""Batches prepared and moved to the device ahead of the step that needs them."""
 
 import queue
 import threading
@@ -17,13 +17,13 @@ class _Failure:
 
 
 class Prefetch(Iterator[U], Generic[U]):
-    """What `prefetch` gives. Close it, or use it in a `with` block, to leave before the end."""
+    """The iterator of `prefetch`. Close it, or use it in a `with` block, to stop before the end."""
 
     def __init__(self, source: Iterable[T], put: Callable[[T], U], size: int) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(size)
         self._stop = threading.Event()
         self._done = False
-        # the worker knows the queue and the event, not this object: a forgotten Prefetch can be collected and so ends
+        # the worker references the queue and the event, not this object: an abandoned Prefetch is collected and stops
         arguments = (source, put, self._queue, self._stop)
         self._thread = threading.Thread(target=_work, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
@@ -45,7 +45,7 @@ class Prefetch(Iterator[U], Generic[U]):
         return result
 
     def close(self) -> None:
-        """Stops the thread and waits for it: at most one more item is made, and thrown away."""
+        """Stops the thread and waits for it; at most one more item is computed and discarded."""
         self._done = True
         self._stop.set()
         self._thread.join()
@@ -72,12 +72,12 @@ def _work(
             if stop.is_set() or not _offer(results, put(item), stop):
                 return
         _offer(results, _END, stop)
-    except BaseException as error:  # whatever it is, the consumer is told
+    except BaseException as error:  # any error is passed on to the consumer
         _offer(results, _Failure(error), stop)
 
 
 def _offer(results: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
-    """Waits for room; False where the consumer has left in the meantime."""
+    """Waits for room in the queue; False if the consumer has stopped in the meantime."""
     while not stop.is_set():
         try:
             results.put(item, timeout=0.1)
@@ -92,10 +92,10 @@ def prefetch(source: Iterable[T], put: Callable[[T], U], size: int = 2) -> Prefe
 
     Args:
       source: items, such as batches in the order of steps; may be endless.
-      put: what is done with each in the thread, such as `lambda b: jax.device_put(b, sharding)`.
-      size: results that may wait, and one more is in the making; they take memory on the device.
+      put: applied to each item in the thread, such as `lambda b: jax.device_put(b, sharding)`.
+      size: number of results that may wait, besides one being computed; they take memory on the device.
 
-    An exception of `source` or `put` is raised at the item where it happened, after the results before it.
+    An exception in `source` or `put` is raised at the item where it occurred, after the results before it.
     """
     if size < 1:
         raise ValueError(f"size={size}: expected 1 or more")

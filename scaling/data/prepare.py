@@ -1,4 +1,4 @@
-"""Making a token store: restartable, one process at a time, and never half finished under its own name."""
+"""Building a token store: restartable, by one process at a time, and published atomically when complete."""
 
 import contextlib
 import json
@@ -32,22 +32,22 @@ from scaling.result import write_text_atomically
 from scaling.tokens import EOD
 
 TRAINING = "tokenizer_training.json"
-BATCH_CHARACTERS = 8_000_000  # texts encoded between two entries of the journal: what an interruption costs
+BATCH_CHARACTERS = 8_000_000  # encoded between two journal entries; the most that an interruption costs
 
 
 def prepare(data: DataConfig, store_folder: str | Path, progress: bool = True) -> TokenStore:
-    """Tokenises a corpus into its store, or opens the store where that is done.
+    """Tokenises a corpus into its store, or opens the store if it exists.
 
-    An interrupted preparation goes on where it was; a second process that asks for the same store waits for the
-    first and uses its work.
+    An interrupted preparation resumes where it stopped; a second process that needs the same store waits for the
+    first and uses its result.
 
     Args:
-      data: the corpus, the tokenizer and the cuts of the store that is returned.
-      store_folder: where stores are kept (`records.store_folder`).
+      data: the corpus, the tokenizer and the cuts of the returned store.
+      store_folder: the folder of all stores (`records.store_folder`).
       progress: a bar on a terminal, plain lines elsewhere, both on standard error; False for none.
 
     Raises:
-      UserError: an unknown, empty or unreadable corpus, or one whose files changed since they were tokenised.
+      UserError: the corpus is unknown, empty or unreadable, or its files changed since they were tokenised.
     """
     folder = folder_of(data, store_folder)
     if read_manifest(folder) is None:
@@ -61,8 +61,8 @@ def prepare(data: DataConfig, store_folder: str | Path, progress: bool = True) -
 def _build(data: DataConfig, store_folder: str | Path, folder: Path, progress: bool) -> None:
     started = time.perf_counter()
     partial = folder.with_name(f"{folder.name}.partial")
-    with contextlib.suppress(UserError):  # of a partial store: it is not finished, or its manifest is damaged
-        if read_manifest(partial):  # all was written; the interruption came between that and the rename
+    with contextlib.suppress(UserError):  # the partial store is unfinished, or its manifest is damaged
+        if read_manifest(partial):  # complete, but interrupted before the rename
             return _publish(partial, folder)
     corpus = open_corpus(data, store_folder, progress)
     if isinstance(corpus, FilesCorpus):
@@ -92,7 +92,7 @@ def _empty(data: DataConfig, split: str, train_documents: int) -> str:
 
 
 def _resume(data: DataConfig, partial: Path, corpus: Corpus) -> dict[str, Written]:
-    """What an interrupted preparation left, where it is whole and of the same corpus; else a fresh folder."""
+    """What an interrupted preparation left, if it is intact and of the same corpus; else a fresh folder."""
     written = read_journal(partial, corpus, token_dtype(data.tokenizer.vocab))
     if written is None or _training(data, partial) is None:
         shutil.rmtree(partial, ignore_errors=True)
@@ -103,7 +103,7 @@ def _resume(data: DataConfig, partial: Path, corpus: Corpus) -> dict[str, Writte
 
 
 def _training(data: DataConfig, partial: Path) -> dict[str, int] | None:
-    """From how much the tokenizer there was learned; None where none is, or it is damaged."""
+    """How much text the tokenizer in the folder was trained on; None if there is none or it is damaged."""
     if data.tokenizer.kind == "bytes":
         return {}
     try:
@@ -114,7 +114,7 @@ def _training(data: DataConfig, partial: Path) -> dict[str, int] | None:
 
 
 def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) -> tuple[Tokenizer, dict[str, int]]:
-    """The store's tokenizer, learned from the first training documents where it has to be, and from how much."""
+    """The store's tokenizer, trained on the first training documents if necessary, and how much text it used."""
     facts = _training(data, partial)
     if facts is None:
         facts = {"trained_on_documents": 0, "trained_on_bytes": 0}
@@ -122,7 +122,7 @@ def _tokenizer(data: DataConfig, partial: Path, corpus: Corpus, progress: bool) 
             text = train_bpe(data.tokenizer, _sample(corpus, facts, bar))
         write_text_atomically(partial / TOKENIZER_FILE, text)
         last = sealed({**facts, "sha256": digest("bpe", partial)})
-        write_text_atomically(partial / TRAINING, json.dumps(last))  # says that the tokenizer is whole
+        write_text_atomically(partial / TRAINING, json.dumps(last))  # marks the tokenizer as complete
     return load_tokenizer(data.tokenizer.kind, partial), facts
 
 
@@ -145,7 +145,7 @@ def _write_split(
     written: dict[str, Written],
     bar: PreparationProgress,
 ) -> None:
-    """Appends what is missing of a split to its files, with an entry in the journal after each batch of documents."""
+    """Appends the missing part of a split to its files, with a journal entry after each batch of documents."""
     dtype, lengths = token_dtype(tokenizer.vocab), tokenizer.text_bytes().astype(np.uint32)
     at = written[split]
     files = {kind: Growing(partial / f"{split}.{kind}", size) for kind, size in at.sizes(dtype).items()}
@@ -173,7 +173,7 @@ def _write_split(
 
 
 def _batches(documents: Iterator[tuple[Position, str]]) -> Iterator[tuple[Position, list[str]]]:
-    """Documents in groups of about BATCH_CHARACTERS, each with the position after its last."""
+    """Documents in groups of about BATCH_CHARACTERS, each with the position after its last document."""
     texts: list[str] = []
     size, position = 0, START
     for position, text in documents:
@@ -190,7 +190,7 @@ def _finish(
     data: DataConfig, partial: Path, corpus: Corpus, tokenizer: Tokenizer,
     training: dict[str, int], written: dict[str, Written], seconds: float,
 ) -> None:  # fmt: skip
-    """Array files, then the manifest: where it is, the store is whole."""
+    """Writes array files and then the manifest, which marks the store as complete."""
     for split in SPLITS:
         for kind in ("starts", "text_bytes"):
             path = partial / f"{split}.{kind}"
@@ -217,7 +217,7 @@ def _finish(
 
 
 def _publish(partial: Path, folder: Path) -> None:
-    """Leaves only what the manifest names, and makes the store appear at once under its own name."""
+    """Deletes files that the manifest does not list, and renames the store to its final name atomically."""
     keep = {MANIFEST, *(read_manifest(partial) or {})["files"]}
     for path in partial.iterdir():
         if path.name not in keep:

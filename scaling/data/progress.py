@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a preparation: a bar on a terminal, occasional plain lines elsewhere."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class PreparationProgress:
-    """Documents and bytes done, on standard error."""
+    """Shows documents and bytes done, on standard error."""
 
     def __init__(self, label: str, documents: int | None, show: bool) -> None:
         self.label, self.total, self.show = label, documents, show
@@ -32,7 +32,7 @@ class PreparationProgress:
         return self
 
     def at(self, documents: int, text_bytes: int) -> None:
-        """Reports what is done so far."""
+        """Update the display with what is done so far."""
         self._state = documents, text_bytes
         if self._bar is not None:
             self._bar.update(self._task, completed=documents, amount=f"{text_bytes / 1e6:,.1f} MB")

@@ -1,4 +1,4 @@
-"""The built-in corpus: the running interpreter's library sources as a dataset of tensorflow-datasets."""
+"""The built-in corpus: the running interpreter's library sources as a tensorflow-datasets dataset."""
 
 import os
 import sysconfig
@@ -12,27 +12,27 @@ from etils import epath
 from scaling.data.corpus import held_out, interpreter
 
 VALIDATION_SHARE = 0.05
-FOREIGN = {"site-packages", "dist-packages"}  # what pip and the system put beside the library
+FOREIGN = {"site-packages", "dist-packages"}  # packages that pip and the system install beside the library
 
 
 def source_files(root: Path) -> list[Path]:
     """Every Python source below `root`, tests included, without installed packages; sorted by path."""
     files: list[Path] = []
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in FOREIGN]  # not even looked into: they may be the most
+        folders[:] = [name for name in folders if name not in FOREIGN]  # pruned, since they may hold most files
         files += (Path(folder, name) for name in names if name.endswith(".py"))
     return sorted((path for path in files if path.is_file()), key=lambda path: path.relative_to(root).as_posix())
 
 
 class PythonStdlib(tfds.core.GeneratorBasedBuilder):
-    """One example a source file that is UTF-8: its path below the library folder, and its text."""
+    """One example per UTF-8 source file: its path below the library folder, and its text."""
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = epath.Path(__file__)  # what tfds would find out with a package that it does not depend on
+    code_path = epath.Path(__file__)  # tfds would determine it with a package that it does not depend on
     BUILDER_CONFIGS = (tfds.core.BuilderConfig(name=interpreter(), description="Library of this interpreter."),)
 
     def _info(self) -> Any:
-        # DatasetInfo and not dataset_info_from_configs: that one wants a folder of its own with CITATIONS.bib
+        # not dataset_info_from_configs, which needs a folder of its own with CITATIONS.bib
         return tfds.core.DatasetInfo(
             builder=self,
             description="Sources of the Python standard library, one example a file, split by file.",
@@ -52,5 +52,5 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
             try:
                 text = path.read_bytes().decode("utf-8")
             except UnicodeDecodeError:
-                continue  # about ten tests of the parser, in encodings of their own
+                continue  # about ten tests of the parser, in other encodings
             yield name, {"path": name, "text": text}

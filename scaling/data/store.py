@@ -1,4 +1,4 @@
-"""The token store: a corpus tokenised once, as flat files that a manifest vouches for."""
+"""The token store: a corpus tokenised once, as flat files verified against a manifest."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ from scaling.tokens import EOD
 
 SPLITS = ("train", "validation")
 MAPPED = {split: [f"{split}.{kind}" for kind in ("tokens", "starts.npy")] for split in SPLITS}
-"""files that stay memory-mapped and are read later on"""
-COUNTED = 2**24  # tokens counted at a time: NumPy makes 8 bytes of each
+"""files that stay memory-mapped and are read during training"""
+COUNTED = 2**24  # tokens counted at once; NumPy needs 8 bytes for each
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Split:
     doc_starts: np.ndarray
     """int64 [n_documents]: where each document begins in `tokens`, ascending"""
     n_bytes: int
-    """bytes of text (UTF-8) that the tokens stand for, end-of-document tokens not counted"""
+    """bytes of text (UTF-8) that the tokens represent; end-of-document tokens do not count"""
     check: Callable[[], None] = lambda: None
-    """raises UserError where the files were changed since they were opened"""
+    """raises UserError if the files were changed since they were opened"""
 
     def taken(self, view: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """`view[index]`, a copy: of `tokens`, or a view of them. Raises UserError where these were changed.
+        """A copy `view[index]`, where `view` is `tokens` or a view of it. Raises UserError if the files were changed.
 
-        Looked at before, since what was cut off a mapped file cannot be read, and after, since it was read by then.
+        Checks before, since a truncated file cannot be read, and after, since the data may change during the read.
         """
         self.check()
         found: np.ndarray = view[index]
@@ -51,16 +51,16 @@ class Split:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens, end-of-document tokens included."""
+        """Number of tokens, end-of-document tokens included."""
         return len(self.tokens)
 
     @property
     def n_documents(self) -> int:
-        """Documents, one that the end cuts included."""
+        """Number of documents, including one cut off at the end."""
         return len(self.doc_starts)
 
     def unigram_loss(self) -> float:
-        """Nats per target of a model that knows how often each token is a target here, and nothing else."""
+        """Nats per target of a model that predicts the token frequencies of this split."""
         targets = self.tokens[1:]
         self.check()
         counts = np.zeros(int(targets.max(initial=0)) + 1, np.int64)
@@ -73,7 +73,7 @@ class Split:
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Train and validation tokens of a corpus, cut to what a DataConfig asks for."""
+    """Train and validation tokens of a corpus, cut to the lengths in a DataConfig."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -82,16 +82,16 @@ class TokenStore:
 
     @property
     def vocab(self) -> int:
-        """Tokens that the tokenizer knows, the end-of-document token included."""
+        """Vocabulary size of the tokenizer, the end-of-document token included."""
         return int(self.manifest["tokenizer"]["vocab"])
 
     def tokenizer(self) -> Tokenizer:
-        """What made the tokens, to encode and decode text."""
+        """The store's tokenizer, to encode and decode text."""
         return load_tokenizer(self.manifest["tokenizer"]["kind"], self.folder)
 
 
 def store_folder_of(data: DataConfig, store_folder: str | Path) -> Path:
-    """Folder of the store: its name says corpus and tokenizer, its hash all that defines the tokens."""
+    """Folder of the store, named after corpus, tokenizer and a hash of everything that defines the tokens."""
     defining = {
         "format": FORMAT,
         "source": source_identity(data),
@@ -99,7 +99,7 @@ def store_folder_of(data: DataConfig, store_folder: str | Path) -> Path:
         "tokenizer": data.tokenizer.model_dump(mode="json"),
         "validation_fraction": data.validation_fraction,
     }
-    if data.document_bytes is not None:  # left out where unset, as ever: no store is renamed
+    if data.document_bytes is not None:  # omitted if unset, so that existing stores keep their names
         defining["document_bytes"] = data.document_bytes
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:12]
     corpus = re.sub(r"[^\w.]+", "-", data.corpus.partition(":")[2] or data.corpus)[-40:].strip("-.")
@@ -115,17 +115,17 @@ def token_dtype(vocab: int) -> np.dtype[Any]:
 def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = False) -> TokenStore:
     """The prepared store of a corpus, checked against its manifest.
 
-    Sizes are always checked, contents by SHA-256; of a file over 1 GiB only 64 samples of 1 MiB unless
-    `full_check`. A process checks a file once.
+    Sizes are always checked, and contents by SHA-256; for a file over 1 GiB only 64 samples of 1 MiB unless
+    `full_check`. A process checks each file once.
 
     Args:
       data: what to open; `train_tokens` and `validation_tokens` cut the splits.
-      store_folder: where stores are kept (`records.store_folder`).
+      store_folder: the folder of all stores (`records.store_folder`).
       full_check: hash every byte of every file.
 
     Raises:
-      UserError: no such store, a file that is not what its manifest says, a cut longer than the split,
-        or local files that changed since.
+      UserError: there is no such store, a file does not match its manifest, a cut is longer than the split,
+        or local files changed since they were tokenised.
     """
     folder = store_folder_of(data, store_folder)
     manifest = read_manifest(folder)
@@ -151,7 +151,7 @@ def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = Fa
 
 
 def run_tokenizer(data: DataConfig, store_folder: str | Path) -> Tokenizer:
-    """The tokenizer of a corpus, without its tokens. Raises UserError where it was made with a store that is gone."""
+    """The tokenizer of a corpus, without its tokens. Raises UserError if it belonged to a store that is gone."""
     folder = store_folder_of(data, store_folder)
     if data.tokenizer.kind != "bytes":
         manifest = read_manifest(folder)
@@ -170,13 +170,13 @@ def _open_split(folder: Path, manifest: Mapping[str, Any], split: str) -> "_Full
     dtype, facts = token_dtype(manifest["tokenizer"]["vocab"]), manifest["splits"][split]
     tokens = np.memmap(folder / f"{split}.tokens", dtype=dtype, mode="r")
     full = _FullSplit(
-        np.asarray(tokens),  # the same pages without the subclass, whose every slice costs microseconds
+        np.asarray(tokens),  # the same pages without the memmap subclass, whose slices cost microseconds each
         np.load(folder / f"{split}.starts.npy", mmap_mode="r"),
         np.load(folder / f"{split}.text_bytes.npy", mmap_mode="r"),
     )
     found = {"tokens": len(full.tokens), "documents": len(full.starts), "text_bytes": int(full.text_bytes[-1])}
-    if told := [key for key, value in found.items() if facts[key] != value]:
-        raise ValueError(f"its splits.{split}.{told[0]} is {facts[told[0]]}, and the files have {found[told[0]]}")
+    if wrong := [key for key, value in found.items() if facts[key] != value]:
+        raise ValueError(f"its splits.{split}.{wrong[0]} is {facts[wrong[0]]}, and the files have {found[wrong[0]]}")
     return full
 
 
@@ -189,7 +189,7 @@ class _FullSplit:
 
 
 def _cut(full: _FullSplit, folder: Path, split: str, n_tokens: int | None) -> Split:
-    """The first `n_tokens` of a split, its bytes counted exactly also where the cut is inside a document."""
+    """The first `n_tokens` of a split; its bytes are counted exactly even if the cut is inside a document."""
     if n_tokens is None or n_tokens == len(full.tokens):
         return Split(full.tokens, np.asarray(full.starts), int(full.text_bytes[-1]))
     if n_tokens > len(full.tokens):
@@ -205,7 +205,7 @@ def _cut(full: _FullSplit, folder: Path, split: str, n_tokens: int | None) -> Sp
 
 
 def describe(store: TokenStore) -> str:
-    """What is in a store, as an aligned table."""
+    """The contents of a store as an aligned table."""
     rows = [("", "documents", "tokens", "text MB", "bytes/token")]
     for name, split in (("train", store.train), ("validation", store.validation)):
         ratio, megabytes = split.n_bytes / split.n_tokens, split.n_bytes / 1e6

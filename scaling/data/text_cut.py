@@ -1,4 +1,4 @@
-"""A long text as documents: cut at the ends of paragraphs, or else of lines, the same on every machine."""
+"""Cutting a long text into documents at ends of paragraphs, or else of lines, identically on every machine."""
 
 import re
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ BLOCK = 2**20
 
 
 def text_cut(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Pieces of a file, together all of it. Each ends after the first end of a paragraph beyond its first `size`, or
-    else after the first end of a line, or else at a character, in all three before twice `size`; a last one of no
-    more than twice `size` stays whole. What they are depends on the bytes of the file and on `size` alone.
+    """The pieces of a file, which together are all of it. A piece ends at the first end of a paragraph after `size`
+    bytes, else at the first end of a line, else at a character boundary, in each case before twice `size`; a last
+    piece of at most twice `size` stays whole. The pieces depend only on the bytes of the file and on `size`.
     """
     rest = b""
     while block := file.read(BLOCK):
@@ -29,7 +29,7 @@ def text_cut(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _end(text: bytes, size: int) -> int:
-    """Where the first piece of a text ends that has more than twice `size` bytes."""
+    """The end of the first piece of a text that has more than twice `size` bytes."""
     if found := PARAGRAPH.search(text, size, 2 * size):
         return found.end()
     if (line := text.find(b"\n", size, 2 * size)) >= 0:

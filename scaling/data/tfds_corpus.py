@@ -1,4 +1,4 @@
-"""Text datasets of tensorflow-datasets as corpora, read as array_record: TensorFlow is not needed."""
+"""Text datasets of tensorflow-datasets as corpora, read as array_record without TensorFlow."""
 
 import contextlib
 import io
@@ -20,13 +20,13 @@ from scaling.names import nearest
 
 READ_AT_ONCE = 256  # records
 RETRIES = 4
-"""of a download, in 6 s; tensorflow-datasets' own ten take over three minutes to find that there is no network"""
+"""retries of a download, within 6 s; the ten of tensorflow-datasets take over three minutes without a network"""
 
 
 class TfdsCorpus:
-    """The `train` split, and the `validation` split where there is one; else a hash of the index holds out some."""
+    """The `train` split and, if there is one, the `validation` split; else a hash of the index holds some out."""
 
-    stamp = ""  # what is prepared is not written again
+    stamp = ""  # a prepared dataset does not change
 
     def __init__(self, builder: Any, data: DataConfig, facts: dict[str, Any]) -> None:
         self.field, self.fraction = data.text_field, data.validation_fraction
@@ -84,16 +84,16 @@ class TfdsCorpus:
 def open_tfds(
     name: str, data: DataConfig, store_folder: str | Path, facts: dict[str, Any], progress: bool
 ) -> TfdsCorpus:
-    """A dataset of tensorflow-datasets, prepared first where it is not.
+    """A dataset of tensorflow-datasets, prepared first if necessary.
 
-    It lives in TFDS_DATA_DIR where that is set, else in `store_folder/tfds`. Raises UserError for an unknown name,
-    one that cannot be prepared (no network), or one that holds no such field.
+    It is stored in TFDS_DATA_DIR if that is set, else in `store_folder/tfds`. Raises UserError if the name is
+    unknown, if the dataset cannot be prepared (no network), or if it has no such field.
     """
     folder = Path(os.environ.get("TFDS_DATA_DIR") or Path(store_folder) / "tfds").expanduser()
     if name.partition("/")[0] == STDLIB:
         import scaling.data.python_stdlib  # noqa: F401  (registers the builder)
-    said = sys.stderr if progress else io.StringIO()  # tfds prints; standard output is the caller's
-    with contextlib.redirect_stdout(said):
+    output = sys.stderr if progress else io.StringIO()  # tfds prints to standard output, which is the caller's
+    with contextlib.redirect_stdout(output):
         builder = _builder(name, folder)
         if not builder.info.splits:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,12 +105,12 @@ def open_tfds(
 
 
 def _builder(name: str, folder: Path) -> Any:
-    """The builder of a name, or of data prepared before whose code is not here."""
+    """The builder of a name, or of previously prepared data whose code is not installed."""
     try:
         return tfds.builder(name, data_dir=folder)
     except tfds.core.DatasetNotFoundError:
         pass
-    import tensorflow_datasets.text  # imported late by tfds, so its datasets are unknown until somebody does
+    import tensorflow_datasets.text  # tfds imports it lazily, and its datasets are unknown until then
 
     try:
         return tfds.builder(name, data_dir=folder)
@@ -129,10 +129,10 @@ def _prepare(builder: Any, name: str, progress: bool) -> None:
     from tensorflow_datasets.core.download import downloader
 
     downloader.MAX_RETRIES = RETRIES
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # else each retry is a warning of several lines
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # otherwise each retry prints a warning of several lines
     try:
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # whatever a builder or the network raises: none of it is a fault of this program
+    except Exception as error:  # any error of a builder or of the network
         raise UserError(
             f"tensorflow-datasets cannot prepare {name}: {type(error).__name__}: {_line(error)}; prepare it where it "
             f"can be (`tfds build {name} --file_format=array_record`) and set TFDS_DATA_DIR to that folder"

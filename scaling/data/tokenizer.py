@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, and byte-level BPE. Token 0 ends a document in both."""
+"""Tokenizers: bytes and byte-level BPE. Token 0 ends a document in both."""
 
 import hashlib
 import json
@@ -13,30 +13,30 @@ from scaling.errors import UserError
 from scaling.tokens import EOD
 
 TOKENIZER_FILE = "tokenizer.json"
-EOD_NAME = "<end of document>"  # has spaces, which byte-level BPE never has in a token: no text becomes it
-TRAINING_BYTES = 100_000_000  # of the first training documents: a bound on memory and time, not a tuned value
+EOD_NAME = "<end of document>"  # contains spaces, which byte-level BPE tokens never do, so no text encodes to it
+TRAINING_BYTES = 100_000_000  # taken from the first training documents; bounds memory and time, not tuned
 
 
 class Tokenizer(Protocol):
-    """Text to tokens and back; encoding loses nothing (bytes: but for NUL characters)."""
+    """Text to tokens and back; encoding is lossless (except NUL characters with bytes)."""
 
     vocab: int
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Tokens of each text, without end-of-document."""
+        """Tokens of each text, without an end-of-document token."""
         ...
 
     def decode(self, tokens: np.ndarray) -> str:
-        """Text of tokens; end-of-document stands for nothing, a piece that is not UTF-8 becomes U+FFFD."""
+        """The text of tokens; end-of-document tokens are dropped, invalid UTF-8 becomes U+FFFD."""
         ...
 
     def text_bytes(self) -> np.ndarray:
-        """int64 [vocab]: bytes of text that each token stands for."""
+        """int64 [vocab]: number of bytes of text that each token represents."""
         ...
 
 
 class ByteTokenizer:
-    """A token is a byte of UTF-8. Byte 0 is taken by end-of-document, so NUL characters in texts are dropped."""
+    """A token is a byte of UTF-8. Byte 0 is the end-of-document token, so NUL characters in texts are dropped."""
 
     vocab = 256
 
@@ -51,7 +51,7 @@ class ByteTokenizer:
 
 
 class BpeTokenizer:
-    """Byte-level BPE (Sennrich et al. 2016 over the bytes, as GPT-2): every text has tokens, and comes back whole."""
+    """Byte-level BPE (Sennrich et al. 2016, over bytes as in GPT-2): every text can be encoded, losslessly."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -76,10 +76,9 @@ class BpeTokenizer:
 
 
 def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> str:
-    """A byte-level BPE tokenizer learned from texts, as the JSON that `tokenizers` reads.
+    """A byte-level BPE tokenizer trained on texts, as JSON for `tokenizers`. The same texts give the same tokenizer.
 
-    Raises UserError for a vocabulary that cannot be: fewer tokens than bytes, or more than the texts have pairs.
-    The same texts give the same tokenizer.
+    Raises UserError for an impossible vocabulary: fewer tokens than bytes, or more than the texts provide.
     """
     if config.vocab < 257:
         raise UserError(
@@ -106,7 +105,7 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> str:
             f"data.tokenizer.vocab={config.vocab:,} but the corpus gives only {found:,} different tokens; "
             f"set data.tokenizer.vocab={found} or use more text"
         )
-    # A special token is looked for in every text; without that mark id 0 is a token that no text can become.
+    # Special tokens are matched in every text; without that mark, no text can encode to id 0.
     state = json.loads(learner.to_str()) | {"added_tokens": []}
     return json.dumps(state, ensure_ascii=False)
 
@@ -117,7 +116,7 @@ def load_tokenizer(kind: str, folder: Path) -> Tokenizer:
 
 
 def token_bytes(folder: Path) -> np.ndarray:
-    """int64 [vocab]: bytes of text of each token of a store, read without the tokenizers library."""
+    """int64 [vocab]: number of bytes of each token of a store, read without the tokenizers library."""
     path = folder / TOKENIZER_FILE
     if not path.exists():
         return ByteTokenizer().text_bytes()
@@ -142,12 +141,12 @@ def _pieces(vocab: dict[str, int]) -> list[bytes]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The characters by which byte-level BPE writes bytes: printable Latin-1 as itself, the rest from U+0100 on."""
+    """The characters with which byte-level BPE writes bytes: printable Latin-1 as itself, the rest from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
 def _utf8(text: str) -> bytes:
-    """Half of a surrogate pair (JSON can hold one) is no character; it becomes a question mark."""
+    """Encode as UTF-8; lone surrogates, which JSON can contain, become question marks."""
     return text.encode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What a trained run's model is worth: its held-out loss, and how that falls with what it has read."""
+"""Evaluation of a trained run: its held-out loss, and how that depends on the context read."""
 
 from scaling.evaluation.evaluated import Evaluated, PositionLoss, evaluate, format_evaluated
 from scaling.evaluation.key_tokens import KeyTokens

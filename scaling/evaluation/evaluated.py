@@ -1,4 +1,4 @@
-"""The held-out loss of a run's checkpoint, on its own split or another, whole and by position."""
+"""The held-out loss of a run's checkpoint, on its own or another split, overall and by position."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,52 +21,52 @@ from scaling.training.trained import Trained, load_trained
 
 SPLITS = ("validation", "train")
 TEXT = "text"
-"""what a file of text is called in the place of a split"""
+"""name of a text file in place of a split"""
 
 
 @dataclass(frozen=True)
 class PositionLoss:
-    """The loss of targets by how much of their window the model had read."""
+    """The loss of targets by how much of their window the model has read."""
 
     first: int
-    """tokens read of the window, the least: 1 for its first target"""
+    """least number of tokens of the window read before the target: 1 for its first target"""
     last: int
-    """and the most"""
+    """largest such number"""
     loss: float
     """mean over these targets, in the objective's unit"""
     loss_sem: float | None
-    """standard error, windows taken as independent"""
+    """standard error, treating windows as independent"""
     tokens: int
-    """targets"""
+    """number of targets"""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a checkpoint's loss is on a split of text."""
+    """The loss of a checkpoint on a split of text."""
 
     run: str
     """folder of the run"""
     step: int
     """of its checkpoint"""
     corpus: str
-    """or the file of text"""
+    """the corpus, or the text file"""
     split: str
-    """TEXT for a file of text"""
+    """TEXT for a text file"""
     unit: str
     """of the losses"""
     loss: float
     """mean over all targets of the split, as in the record of a run"""
     loss_sem: float | None
     bits_per_byte: float | None
-    """None for an objective whose loss is no likelihood"""
+    """None if the objective's loss is not a likelihood"""
     tokens: int
     windows: int
     by_position: tuple[PositionLoss, ...]
-    """1, 2 to 3, 4 to 7, … tokens read, up to the context; none where there was no target"""
+    """for 1, 2 to 3, 4 to 7, … tokens read, up to the context; ranges without targets are omitted"""
     probes: tuple[Probe, ...] = ()
-    """where they are asked for"""
+    """if requested"""
     key_tokens: KeyTokens | None = None
-    """where they are asked for"""
+    """if requested"""
 
 
 def evaluate(
@@ -81,15 +81,15 @@ def evaluate(
     """The loss of a run's checkpoint by its objective's held-out measure, in windows of its context.
 
     run: folder of a run, or of one of its checkpoints, see `training.trained.load_trained`.
-    on: `validation`, the run's held-out split, for which the loss is that of its record; `train`; the file of a
-    corpus (DATA.yaml) whose store is prepared, of which the held-out split is taken; or a file of text, of a kind in
-    `files_corpus.FILE_KINDS`, which is read whole and in the tokens of the run.
-    step: of the checkpoint; unset: the last one of a run that has ended.
-    probes: also those of `evaluation.probes`, over text of the split.
-    short: also the loss of the tokens that need more than so many tokens of context, see `evaluation.key_tokens`;
-    the run of the folder `reference` chooses them; unset: the run itself.
+    on: `validation`, the run's held-out split, for which the loss equals that of its record; `train`; the file of a
+    corpus (DATA.yaml) with a prepared store, whose held-out split is used; or a text file of a kind in
+    `files_corpus.FILE_KINDS`, which is read completely and tokenised with the run's tokenizer.
+    step: of the checkpoint; default: the last one of a run that has ended.
+    probes: also run the probes of `evaluation.probes` on text of the split.
+    short: also report the loss of tokens that need more than this many tokens of context, see
+    `evaluation.key_tokens`. They are chosen by the run in the folder `reference`; default: the run itself.
 
-    Raises UserError for a run, a store or a text that cannot be read, and a store of another tokenizer.
+    Raises UserError for a run, a store or a text that cannot be read, and for a store of another tokenizer.
     """
     if reference is not None and short is None:
         raise UserError(
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def _chooser(trained: Trained, reference: str | Path | None) -> Trained | None:
-    """The run that chooses key tokens of the text of another one."""
+    """The reference run that chooses key tokens, if any."""
     if reference is None:
         return None
     chooser = load_trained(reference)
@@ -139,7 +139,7 @@ def _chooser(trained: Trained, reference: str | Path | None) -> Trained | None:
 
 
 def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
-    """(corpus, name, tokens) of what is evaluated on."""
+    """(corpus, name, tokens) to evaluate on."""
     if on in SPLITS:
         return run.data, on, getattr(open_store(run.data, run.records.store_folder), on)
     if not Path(on).is_file():
@@ -160,7 +160,7 @@ def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
 
 
 def _text(run: RunConfig, path: str) -> Split:
-    """All documents of a file in the tokens of a run, as its store would have them."""
+    """All documents of a file, tokenised as in the run's store."""
     tokenizer = run_tokenizer(run.data, run.records.store_folder)
     documents = [np.append(tokens, EOD) for tokens in tokenizer.encode(list(texts_of(path, run.data.text_field)))]
     if not documents:
@@ -176,10 +176,10 @@ def _tokenizer(store: TokenStore) -> str:
 
 
 def format_evaluated(found: Evaluated) -> str:
-    """As text, a line for each range of positions."""
+    """The evaluation as text, with a line for each range of positions."""
     bits = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
-    of = found.split if found.split == TEXT else f"{found.split} split"
-    head = f"{found.run} at step {found.step}, {of} of {found.corpus}: {found.tokens:,} targets"
+    split = found.split if found.split == TEXT else f"{found.split} split"
+    head = f"{found.run} at step {found.step}, {split} of {found.corpus}: {found.tokens:,} targets"
     rows = [("tokens read", "targets", "loss", "error")]
     for part in found.by_position:
         read = f"{part.first}" if part.first == part.last else f"{part.first} to {part.last}"

@@ -1,4 +1,4 @@
-"""The loss of the tokens that need a long context, which a mean over all tokens hides (LongPPL)."""
+"""The loss of tokens that need a long context, which a mean over all tokens hides (LongPPL)."""
 
 from dataclasses import dataclass
 from math import exp
@@ -19,41 +19,41 @@ GAIN, MOST = 2.0, 2.0
 class KeyTokens:
     """LongPPL of Fang et al. 2024 (2410.23771, eqs. 2 to 5), as a loss.
 
-    A target x is a key token where a reference model θ₀ gains much by the long context l, and then knows it:
+    A target x is a key token if a reference model θ₀ gains much from the long context l and then predicts it well:
 
         LSD(x) = log p(x | l; θ₀) − log p(x | s; θ₀) > α    and    LCL(x) = log p(x | l; θ₀) > β,
 
-    s the last tokens of l. The loss is the mean of −log p(x | l; θ) over key tokens; LongPPL is its exponential.
-    The context l is the window up to x, of the run's context; s is the last `short`/2 + 1 to `short` tokens of it, in
-    windows of `short` tokens that begin every `short`/2. Targets with no more than `short` tokens before them in
-    their window have no longer context and take no part. A model that chooses its own key tokens flatters itself:
-    compare models on those of one reference.
+    with s the last tokens of l. The loss is the mean of −log p(x | l; θ) over key tokens; LongPPL is its exponential.
+    The context l is the window up to x, of the run's context; s is its last `short`/2 + 1 to `short` tokens, in
+    windows of `short` tokens that begin every `short`/2 tokens. Targets with at most `short` tokens before them in
+    their window have no longer context and are excluded. Results are biased in favour of a model that chooses its own
+    key tokens: compare models on those of one reference.
     """
 
     reference: str
-    """folder of the run that chose, and its step"""
+    """folder and step of the run that chose the key tokens"""
     short: int
-    """tokens of the short context, at most"""
+    """most tokens of the short context"""
     gain: float
     """α, in nats"""
     most: float
-    """−β, in nats: what a key token costs the reference at most"""
+    """−β, in nats: the largest loss of the reference on a key token"""
     targets: int
-    """that have a longer context than the short one"""
+    """number of targets with a longer context than the short one"""
     tokens: int
-    """of them key tokens"""
+    """number of key tokens among them"""
     share: float
     """tokens / targets"""
     loss: float | None
-    """nats a key token; None where there is none"""
+    """nats per key token; None if there are none"""
     loss_sem: float | None
-    """windows taken as independent; None for fewer than two with key tokens"""
+    """standard error, treating windows as independent; None for fewer than two windows with key tokens"""
     perplexity: float | None
     """exp(loss), LongPPL"""
     short_loss: float | None
-    """of the key tokens where this model reads the short context alone"""
+    """loss of this model on the key tokens with the short context only"""
     other_loss: float | None
-    """of the other targets, reading the long one"""
+    """loss on the other targets with the long context"""
 
 
 def key_tokens(
@@ -67,11 +67,11 @@ def key_tokens(
 ) -> KeyTokens:
     """The loss of a model on the tokens of a text that need more than `short` tokens of context.
 
-    tokens: text in the tokens of both models, in whole windows of the model's context; reference: the model that
-    chooses them, of at least that context; unset: the model itself.
+    tokens: text in the tokens of both models, read in whole windows of the model's context. reference: the model that
+    chooses the key tokens, of at least that context; default: the model itself.
 
-    Raises UserError for a model that is not read from left to right, a short context that is none, a reference of a
-    shorter context, and too little text.
+    Raises UserError for a model that does not read from left to right, a short context out of range, a reference with
+    a shorter context, and too little text.
     """
     context, chooser = trained.run.model.context, reference or trained
     _check(trained, chooser, short, len(tokens))
@@ -111,8 +111,9 @@ def key_tokens(
 
 
 def _both(losses: TextLosses, tokens: np.ndarray, context: int, short: int) -> tuple[np.ndarray, np.ndarray]:
-    """−log p of each target of whole windows [windows, context], of the window before it and of the short context;
-    the latter is inf where no window of `short` tokens has the target in its second half: at the ends of the text."""
+    """−log p of each target of whole windows [windows, context], given the window before it and given the short
+    context; the latter is inf at the ends of the text, where no window of `short` tokens has the target in its second
+    half."""
     long_WxL = losses.windows(tokens, context, context)
     step = short // 2
     second_half = losses.windows(tokens, short, step)[:, short - step :].ravel()  # targets from short − step on

@@ -1,7 +1,8 @@
-"""What a model makes of what it has read: copies of text, copies of random tokens, and keys hidden in other text.
+"""Probes of in-context retrieval: copies of text, copies of random tokens, and keys hidden in other text.
 
-Each probe has targets that the tokens before them tell, and the same targets where nothing tells them; the difference
-is what the model finds. Texts are drawn once and are the same for every model of a tokenizer and a context.
+Each probe has targets that the preceding tokens determine, and the same targets where nothing determines them; the
+difference measures what the model retrieves. Texts are drawn once and are the same for every model with the same
+tokenizer and context.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,14 @@ from scaling.tokens import EOD
 from scaling.training.trained import Trained
 
 TEXTS = 32
-"""of each probe"""
+"""texts per probe"""
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTHS = 3
-"""of texts with keys: the context, a half and a quarter of it"""
+"""number of lengths of texts with keys: the context, a half and a quarter of it"""
 PROBES = ("copy", "induction", "passkey", "needle")
 NEEDLE, QUESTION = " The pass key{} is {}. Remember it. ", " The pass key{} is "
 NEEDLES = 4
-"""keys of a `needle` text, of which one is asked for"""
+"""keys in a `needle` text, one of which is asked for"""
 
 
 @dataclass(frozen=True)
@@ -32,29 +33,29 @@ class Probe:
     """Means over texts, in nats per target."""
 
     name: str
-    """copy: held-out text a second time; induction: random tokens a second time (Olsson et al. 2022, 2209.11895);
-    passkey: five digits that were said before (Mohtashami and Jaggi 2023, 2305.16300); needle: the same where other
-    names have keys of their own (multi-keys of RULER, Hsieh et al. 2024, 2404.06654)"""
+    """copy: held-out text repeated; induction: random tokens repeated (Olsson et al. 2022, 2209.11895); passkey: five
+    digits that were stated before (Mohtashami and Jaggi 2023, 2305.16300); needle: the same with further keys under
+    other names (multi-keys of RULER, Hsieh et al. 2024, 2404.06654)"""
     length: int
-    """tokens that are read"""
+    """number of tokens read"""
     depth: float | None
-    """of a key: where it was said, 0 at the beginning and 1 just before it is asked for"""
+    """position of the key: 0 at the beginning and 1 just before it is asked for"""
     loss: float
     untold: float
-    """of the same targets where nothing tells them: the first time; where another key was said in its place"""
+    """loss on the same targets without the information: at their first occurrence, or with another key stated"""
     gain: float
     """untold − loss"""
     gain_sem: float
-    """standard error of it: the texts are the same"""
+    """standard error of the gain, paired over texts"""
     accuracy: float | None = None
-    """of a key: share of texts in which each token of the answer is the likeliest, so greedy decoding writes it"""
+    """for a key: share of texts in which every token of the answer is the likeliest, so greedy decoding gives it"""
 
 
 def probe(trained: Trained, tokenizer: Tokenizer, tokens: np.ndarray) -> list[Probe]:
     """All probes at lengths of the context. tokens: held-out text.
 
-    Keys are left out where a text has no room for them. Raises UserError for an objective that is not read from
-    left to right, and for too little text.
+    Keys are left out if a text has no room for them. Raises UserError for an objective that does not read from left
+    to right, and for too little text.
     """
     if trained.run.objective.mask in LOOK_AHEAD:
         raise UserError(f"probes: objective.kind={trained.run.objective.name} does not read from left to right")
@@ -75,7 +76,7 @@ def probe(trained: Trained, tokenizer: Tokenizer, tokens: np.ndarray) -> list[Pr
 
 
 def _pieces(tokens: np.ndarray, length: int, draw: np.random.Generator) -> np.ndarray:
-    """[TEXTS, length] of held-out text, documents of their own as one."""
+    """[TEXTS, length] of held-out text, without document boundaries."""
     start = draw.integers(0, len(tokens) - length, TEXTS)
     pieces = tokens[start[:, None] + np.arange(length)].astype(np.int32)
     return np.where(pieces == EOD, np.roll(pieces, 1, 1), pieces)
@@ -89,23 +90,23 @@ def _copied(losses: TextLosses, name: str, rows_NxL: np.ndarray) -> Probe:
 
 @dataclass(frozen=True)
 class _KeyText:
-    """What one text says beside its filling, as tokens."""
+    """The parts of a text other than its filling, as tokens."""
 
     needles: list[np.ndarray]
-    """each says a key; the first is asked for"""
+    """each states a key; the first one is asked for"""
     instead: np.ndarray
-    """says another key in the place of the first"""
+    """states another key in place of the first"""
     question: np.ndarray
     answer: np.ndarray
     places: np.ndarray
-    """of the other needles, as shares of the filling"""
+    """positions of the other needles, as shares of the filling"""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, names: Sequence[str], keys: Sequence[int], places: np.ndarray) -> "_KeyText":
-        """keys: the one that is asked for, what is said in its place, and those of the other names."""
+        """keys: the one that is asked for, its substitute, and those of the other names."""
         written = [f"{key:05d}" for key in keys]
-        said = [NEEDLE.format(*both) for both in zip([names[0], *names], written, strict=True)]
-        first, instead, *others = tokenizer.encode(said)
+        sentences = [NEEDLE.format(*both) for both in zip([names[0], *names], written, strict=True)]
+        first, instead, *others = tokenizer.encode(sentences)
         question, answer = tokenizer.encode([QUESTION.format(names[0]), written[0]])
         return cls([first, *others], instead, question, answer, places)
 
@@ -114,7 +115,7 @@ class _KeyText:
         return sum(map(len, (*self.needles, self.question, self.answer)))
 
     def within(self, filling: np.ndarray, depth: float, told: bool) -> np.ndarray:
-        """As many tokens as the filling has, and one more."""
+        """The text, one token longer than the filling. told: whether it states the key or its substitute."""
         needles = [self.needles[0] if told else self.instead, *self.needles[1:]]
         room = len(filling) + 1 - sum(map(len, (*needles, self.question, self.answer)))
         parts, start = list[np.ndarray](), 0
@@ -127,7 +128,7 @@ class _KeyText:
 def _hidden(
     name: str, losses: TextLosses, tokenizer: Tokenizer, tokens: np.ndarray, length: int, draw: np.random.Generator
 ) -> Iterator[Probe]:
-    """For each depth, texts of `length` tokens that say a key there and ask for it; the filling is held-out text."""
+    """For each depth, texts of `length` tokens that state a key there and ask for it, filled with held-out text."""
     others = NEEDLES - 1 if name == "needle" else 0
     keys = draw.integers(0, 10**5, (2 + others, TEXTS)).T
     names = [[""]] * TEXTS
@@ -140,8 +141,8 @@ def _hidden(
     filling = _pieces(tokens, length, draw)
     last = max(len(text.answer) for text in texts)
 
-    def of(depth: float, told: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(nats of a target, whether all targets are the likeliest) of each text."""
+    def measure(depth: float, told: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(nats per target, whether all targets are the likeliest tokens) for each text."""
         rows = np.stack([text.within(row, depth, told) for text, row in zip(texts, filling, strict=True)])
         parts = [
             (nats[-len(text.answer) :].mean(), likeliest[-len(text.answer) :].all())
@@ -151,8 +152,8 @@ def _hidden(
         return nats_N, right_N
 
     for depth in DEPTHS:
-        nats_N, right_N = of(depth, True)
-        yield _compared(name, length, depth, nats_N, of(depth, False)[0], float(right_N.mean()))
+        nats_N, right_N = measure(depth, True)
+        yield _compared(name, length, depth, nats_N, measure(depth, False)[0], float(right_N.mean()))
 
 
 def _compared(

@@ -1,4 +1,4 @@
-"""What each token of given texts costs a trained model, and whether it would have been the model's own choice."""
+"""The loss of a trained model on each token of given texts, and whether the token is the model's likeliest."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from scaling.training.trained import Trained
 
 
 class TextLosses:
-    """Reads texts that all begin without a past. [N, L] integers in, NumPy arrays out."""
+    """Evaluates texts, each from an empty state. Takes integers [N, L], returns NumPy arrays."""
 
     def __init__(self, trained: Trained):
         self.run, self.params, self.mesh = trained.run, trained.params, trained.mesh
@@ -20,23 +20,24 @@ class TextLosses:
         self._answers = jax.jit(self._answered, static_argnums=3)
 
     def __call__(self, text_NxL: np.ndarray) -> np.ndarray:
-        """−log p of every token but the first, float32 [N, L − 1]."""
+        """−log p of every token except the first, float32 [N, L − 1]."""
         return np.concatenate([self._losses(self.params, *part)[:n] for n, part in self._parts(text_NxL)])
 
     def answers(self, text_NxL: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of the last tokens of each text: −log p, float32 [N, last], and whether each is the likeliest, bool."""
+        """For the last tokens of each text: −log p, float32 [N, last], and whether each is the likeliest, bool."""
         found = [(n, self._answers(self.params, *part, last)) for n, part in self._parts(text_NxL)]
         nats, likeliest = zip(*((a[:n], b[:n]) for n, (a, b) in found), strict=True)
         return np.concatenate(nats), np.concatenate(likeliest)
 
     def windows(self, tokens: np.ndarray, length: int, step: int) -> np.ndarray:
-        """−log p of the targets of windows of `length` that begin every `step` tokens, [windows, length]; what is
-        left at the end and fills none is not read."""
+        """−log p of the targets of windows of `length` that begin every `step` tokens, [windows, length], without an
+        incomplete window at the end."""
         starts = np.arange(0, len(tokens) - length, step)
         return self(tokens[starts[:, None] + np.arange(length + 1)])
 
     def _parts(self, text_NxL: np.ndarray) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-        """(texts, (tokens, marks) of as many rows for each), the last one filled up with its last text."""
+        """Parts as (number of texts, (tokens, marks)), all with the same number of rows; the last part is padded by
+        repeating its last text."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         rows = max(1, min(len(text_NxL), (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS) // text_NxL.shape[1]))
         parts = []

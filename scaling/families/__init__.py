@@ -1,4 +1,4 @@
-"""Families of models: their sizes, and what follows from them without JAX. A family is a class and a line here."""
+"""Model families: their sizes, and what follows from them without JAX. A family is a class and a line here."""
 
 from typing import Annotated
 

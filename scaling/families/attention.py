@@ -1,4 +1,4 @@
-"""The attention mixer, as its parameters and memory: multi-head attention with grouped keys and values."""
+"""The attention mixer, multi-head attention with grouped keys and values: its parameters and memory."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,26 +14,26 @@ from scaling.families.softmax_mixer import PROJECTIONS, Heads, SoftmaxMixer
 
 
 class Attention(SoftmaxMixer):
-    """Softmax attention; its sizes are the model's own keys."""
+    """Softmax attention; its sizes are keys of the model."""
 
     MODULE: ClassVar[str] = "scaling.models.attention:Attention"
 
     kind: Literal["attention"] = "attention"
     qk_norm: Literal["width"] | None = None
-    """width: RMSNorm over all heads of queries together, and of keys, before they turn (OLMo 2, 2501.00656); over
-    each head by itself it is `model.qk_norm`"""
+    """width: RMSNorm over all heads of queries together, and of keys, before RoPE (OLMo 2, 2501.00656); for a norm
+    over each head separately see `model.qk_norm`"""
     sinks: bool | None = None
     """each head has a learned logit in the denominator of its softmax, which carries no value, so that a query may
     attend to nothing (gpt-oss, 2508.10925)"""
 
     global_projections: bool | None = None
-    """global tokens read the whole window by queries, keys and values of their own, made by a second set of
-    projections (Longformer, 2004.05150, section 3.1); others read them by the first"""
+    """global tokens attend to the whole window with queries, keys and values of a second set of projections
+    (Longformer, 2004.05150, section 3.1); other tokens attend to them with the first set"""
 
     @field_validator("sinks", "global_projections")
     @classmethod
     def _unset_if_off(cls, value: bool | None) -> bool | None:
-        """One spelling, so that one run has one id."""
+        """The default has a single spelling, so that a run has a single id."""
         return value or None
 
     def check(self, model: TransformerShape) -> None:
@@ -91,5 +91,5 @@ class Attention(SoftmaxMixer):
         return (model.n_heads + keys) * model.d_head
 
     def _known(self, model: TransformerShape) -> int:
-        """Tokens that read by the second set of projections."""
+        """Number of tokens that use the second set of projections."""
         return (model.global_tokens or (0,))[0] or 0 if self.global_projections else 0

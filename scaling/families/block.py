@@ -1,4 +1,4 @@
-"""The two parts of a transformer's layer: a mixer over positions and a feed-forward part. What each must say."""
+"""The interfaces of the two parts of a transformer's layer: a mixer over positions and a feed-forward part."""
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, get_args
@@ -18,90 +18,90 @@ class BlockPart(Config):
     MODULE: ClassVar[str]
     """`module:class` of its forward pass, imported when used"""
     LOSSES: ClassVar[tuple[str, ...]] = ()
-    """names of the sums that its forward pass adds to the training loss, such as a router's balance"""
+    """names of its auxiliary losses, such as a router's balance"""
     METRICS: ClassVar[tuple[str, ...]] = ()
-    """names of what is logged of each of its layers, such as how even a router's load is"""
+    """names of metrics logged for each of its layers, such as how even a router's load is"""
 
     def check(self, model: TransformerShape) -> None:
-        """Raises ValueError where it does not fit the model."""
+        """Raises ValueError if it does not fit the model."""
 
-    def check_shared(self, model: TransformerShape, asked: str, tensor: int, context: int) -> None:
-        """As of a model."""
+    def check_shared(self, model: TransformerShape, requested: str, tensor: int, context: int) -> None:
+        """As `ModelConfig.check_shared`."""
 
     def check_compute(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> None:
-        """As of a model, in a layer with this mask."""
+        """As `ModelConfig.check_compute`, in a layer with this mask."""
 
     @property
     def masks(self) -> tuple[Mask, ...]:
-        """What it can be trained with."""
+        """Masks that it can be trained with."""
         return get_args(Mask)
 
     @property
     def whole_windows(self) -> str:
-        """What of it needs every window whole on one device; empty where devices can share one along its length."""
+        """What requires every window to be whole on one device; empty if windows can be split along their length."""
         return ""
 
     @property
     def reads_counts(self) -> bool:
-        """Whether its forward pass in training reads its own `counts` of the whole batch, as a `state`: zeros where
-        what it is given is the whole batch."""
+        """Whether its forward pass in training reads its own `counts` of the whole batch from a `state`, which is
+        zeros if it is applied to the whole batch."""
         return False
 
     @property
     def random(self) -> bool:
-        """Whether it draws random numbers in training beside those of dropout."""
+        """Whether it draws random numbers in training besides those of dropout."""
         return False
 
     def facts(self, model: TransformerShape) -> dict[str, float]:
-        """What a run's record says of it beside its keys, such as the experts of a layer."""
+        """Facts about it in a run's record, in addition to its keys, such as the experts of a layer."""
         return {}
 
     def counts(self, model: TransformerShape) -> dict[str, tuple[int, ...]]:
-        """Shapes of the sums over tokens that its forward pass tells in one layer, beside those of the loss: what its
-        metrics and its state are made of, such as the tokens of each expert."""
+        """Shapes of the sums over tokens that its forward pass returns in one layer besides the losses: the inputs to
+        its metrics and its state, such as the number of tokens of each expert."""
         return {}
 
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:
-        """Its parameters in one layer, paths from the part on."""
+        """Its parameters in one layer, with paths relative to the part."""
         raise NotImplementedError
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
-        """Bytes for each token that its backward pass reads in one layer, of what tensor shards divide."""
+        """Bytes per token that its backward pass reads in one layer, before division by tensor shards."""
         raise NotImplementedError
 
     def working(self, model: TransformerShape, compute: Compute) -> float:
-        """Bytes for each token that the backward pass of one layer fills beside what it reads; of most parts few."""
+        """Bytes per token that the backward pass of one layer allocates besides what it reads; few for most parts."""
         return 0.0
 
     def products(self, model: TransformerShape) -> int:
-        """Numbers for each token that come out of its products, those into the residual stream left out: what
+        """Number of outputs per token of its matrix products, except those into the residual stream: what
         `remat: dots` keeps."""
         raise NotImplementedError
 
     def cache(self, model: TransformerShape, places: int) -> Cache:
-        """What one layer of it carries from token to token, none where it works on each token by itself.
+        """The cache of one layer for generation, empty if it works on each token separately.
 
-        places: tokens that its queries may look back on, themselves included. Raises UserError where it cannot go on
-        with a text token by token.
+        places: number of tokens that its queries may see, themselves included. Raises UserError if it cannot generate
+        token by token.
         """
         return {}
 
     def written(self, model: TransformerShape) -> str:
-        """What is otherwise in a text that is written token by token than in a window of training; empty: nothing."""
+        """How generation, token by token, differs from a training window; empty if it does not."""
         return ""
 
 
 class Mixer(BlockPart):
-    """What lets positions see each other."""
+    """The part that mixes positions."""
 
     def rope_width(self, model: TransformerShape) -> int:
-        """Features that rotary positions turn together: the width of the tables in its `LayerContext`."""
+        """Number of features that RoPE rotates: the width of the tables in its `LayerContext`."""
         return model.d_head
 
     def extra_flops(
         self, model: TransformerShape, masks: Sequence[AttentionMask], keys: VisibleKeys | None
     ) -> ExtraFlops:
-        """Of all its layers together. masks: of each of them. keys: as in `accounting.flops_per_token`."""
+        """FLOPs of all its layers together. masks: of each of these. keys: as in `accounting.flops_per_token`."""
         return ExtraFlops()
 
     def cache(self, model: TransformerShape, places: int) -> Cache:
@@ -109,4 +109,4 @@ class Mixer(BlockPart):
 
 
 class FeedForward(BlockPart):
-    """What works on each position by itself."""
+    """The part that works on each position separately."""

@@ -1,4 +1,4 @@
-"""A field that holds a configuration of one of several kinds, told apart by the key `kind`."""
+"""A field that holds a configuration of one of several kinds, distinguished by the key `kind`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,21 +9,21 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from scaling.frozen import Config
 
 UNKNOWN_KIND = "unknown_kind"
-"""type of pydantic's error for a kind that is in no registry"""
+"""pydantic error type for an unknown kind"""
 
 
 class ByKind:
-    """Annotates a field of a base class: a mapping becomes the registry's class of its `kind`.
+    """Annotates a field of a base class: a mapping becomes an instance of the registry's class for its `kind`.
 
-    The registry is read when a value is checked, so a kind may be added to it at any time before.
-    unset: the kind where a mapping does not say; None: it must.
+    The registry is read when a value is validated, so kinds may be added at any time before.
+    unset: the kind if a mapping has none; None: `kind` is required.
     """
 
     def __init__(self, registry: Mapping[str, type[Config]], unset: str | None = None):
         self.registry, self.unset = registry, unset
 
     def choose(self, values: Any) -> type[Config] | None:
-        """The class that a mapping is of; None for an unknown kind, or where it is no mapping."""
+        """The class for a mapping; None for an unknown kind, or if it is not a mapping."""
         if not isinstance(values, Mapping):
             return None
         kind = values.get("kind")
@@ -55,7 +55,7 @@ class ByKind:
 
 
 def pattern(of: Any) -> BeforeValidator:
-    """Annotates a field that is several of a kind, or none: one alone may be written without a list."""
+    """Annotates a field that is a list or None: a single item may be written without a list."""
 
     def listed(value: Any) -> Any:
         return value if value is None or isinstance(value, list | tuple) else [value]

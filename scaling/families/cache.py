@@ -1,4 +1,4 @@
-"""What a model carries from token to token of a text that it reads on or writes: arrays, declared without JAX."""
+"""The cache of a model during generation: arrays, declared without JAX."""
 
 from dataclasses import dataclass
 from math import prod
@@ -7,15 +7,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Cached:
-    """One array, of one text."""
+    """One array, for one text."""
 
     shape: tuple[int, ...]
     precision: Literal["compute", "float32", "int32"] = "compute"
     empty: int = 0
-    """what it holds before the first token"""
+    """its value before the first token"""
 
     def bytes(self, width: int) -> int:
-        """width: bytes of a number at the compute precision."""
+        """Size in bytes. width: bytes of a number at the compute precision."""
         return prod(self.shape) * (width if self.precision == "compute" else 4)
 
 

@@ -1,7 +1,7 @@
-"""One declaration of a parameter: from it follow its start, layout, optimizer facts, N, FLOPs and memory. No JAX.
+"""The declaration of a parameter, from which initialisation, sharding, optimizer facts, N, FLOPs and memory follow.
 
-Letters used for array axes: B batch, L length, D model width, H heads, K key/value heads, d width of a head,
-F hidden width of the MLP, V vocabulary, N layers that have parameters of their own.
+No JAX. Letters used for array axes: B batch, L length, D model width, H heads, K key/value heads, d width of a head,
+F hidden width of the MLP, V vocabulary, N layers with their own parameters.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from typing import Any, Literal
 Role = Literal["embedding", "hidden", "head", "vector"]
 
 TOKENS, LAYERS, AFTER_LAYERS, HEAD = range(4)
-"""where the forward pass reads a tensor first: what lies deeper has no gradient that reaches it"""
+"""the depth at which the forward pass first reads a tensor; gradients of deeper tensors do not pass through it"""
 
 
 @dataclass(frozen=True)
@@ -20,46 +20,46 @@ class Tensor:
     """One array of a model's parameters, as its family declares it."""
 
     path: tuple[str, ...]
-    """keys that lead to it in the nested dict of parameters"""
+    """its keys in the nested dict of parameters"""
     part: str
-    """what it counts as in the ledger: embedding, attention, mlp, …"""
+    """its category in the ledger: embedding, attention, mlp, …"""
     shape: tuple[int, ...]
-    """whole; a matrix is (stacked …, inputs …, outputs …), a look-up table (rows, width)"""
+    """global shape; a matrix is (stacked …, inputs …, outputs …), a look-up table (rows, width)"""
     axes: tuple[str, ...]
     """logical name of each axis, which `accounting.layout` maps to the mesh"""
     role: Role
     stacked: int = 0
-    """leading axes that count separate arrays (layers, experts): an optimizer takes each by itself"""
+    """number of leading axes that index separate arrays (layers, experts), which an optimizer treats separately"""
     inputs: int = 0
-    """axes after those that a product sums over; none of a look-up table or a vector"""
+    """number of axes after those over which a product sums; 0 for a look-up table or a vector"""
     mean: float = 0.0
     std: float = 0.0
-    """it starts normal around `mean`; constant where `std` is 0"""
+    """initial values are normal around `mean`, or constant if `std` is 0"""
     decay: bool = False
     """weight decay applies"""
     precision: Literal["compute", "float32"] = "float32"
-    """compute: its products are made at the compute precision, of which there is a copy"""
+    """compute: it is used at the compute precision, for which a copy exists"""
     uses: tuple[tuple[str, float], ...] = ()
-    """(item of the FLOP ledger, products that a token makes with each parameter): none for a look-up or a vector, 1
-    for a matrix, k/E for one of E experts, times the layers that share it"""
+    """(item of the FLOP ledger, multiplications per token with each parameter): none for a look-up or a vector, 1 for
+    a matrix, k/E for one of E experts, times the number of layers that share it"""
     active: float = 1.0
-    """share of it that one token meets: k/E for experts"""
+    """share of it that is active for one token: k/E for experts"""
     bounded: bool = False
-    """its products sum over as many inputs at every width of the model, such as a latent's"""
+    """its number of inputs does not grow with the model's width, such as for a latent"""
     rate: float = 1.0
-    """factor on the learning rate, though not on the decay (width transfer)"""
+    """factor on the learning rate, but not on the decay (width transfer)"""
     eps: float = 1.0
     """factor on AdamW's ε (width transfer)"""
     after_layers: bool = False
-    """a vector that is read once the last layer is done"""
+    """a vector that is read after the last layer"""
     frozen: bool = False
-    """it keeps its first value: a run says so, see `RunConfig.tensors`"""
+    """it keeps its initial value, as set by a run, see `RunConfig.tensors`"""
     state: bool = False
-    """it has no gradient: its part changes it once a step by what it counted, see `models.layer.LayerPart`"""
+    """it has no gradient: its part updates it once per step from its counts, see `models.layer.LayerPart`"""
 
     @property
     def trained(self) -> bool:
-        """Whether the optimizer changes it."""
+        """Whether the optimizer updates it."""
         return not (self.frozen or self.state)
 
     @property
@@ -68,7 +68,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Parameters."""
+        """Number of parameters."""
         return prod(self.shape)
 
     @property
@@ -83,7 +83,7 @@ class Tensor:
 
     @property
     def fan_in(self) -> int:
-        """Inputs that one output sums over; 1 for a looked-up row and for vectors."""
+        """Number of inputs that one output sums over; 1 for look-up tables and vectors."""
         return prod(self.one[: self.inputs])
 
     @property
@@ -91,7 +91,7 @@ class Tensor:
         return prod(self.one[self.inputs :])
 
     def stack(self, axis: str, count: int, under: str) -> "Tensor":
-        """`count` of it on a new leading axis, below the key `under`."""
+        """`count` copies of it stacked on a new leading axis, below the key `under`."""
         return replace(
             self,
             path=(under, *self.path),
@@ -102,7 +102,7 @@ class Tensor:
 
 
 def vector(path: tuple[str, ...], part: str, width: int, axis: str, mean: float = 0.0) -> Tensor:
-    """A scale (`mean` 1) or a bias: no product, no decay, read in float32."""
+    """A scale (`mean` 1) or a bias: no matrix product, no decay, used in float32."""
     return Tensor(path, part, (width,), (axis,), "vector", mean=mean)
 
 

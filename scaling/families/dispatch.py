@@ -1,4 +1,4 @@
-"""The ways to compute experts and to bring tokens to them: which one runs where. No JAX."""
+"""Implementations of expert computation and token transport, and the platforms that they run on. No JAX."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -8,36 +8,36 @@ from types import MappingProxyType
 from scaling.errors import UserError
 
 EXPERTS: Mapping[str, str | None] = MappingProxyType({"dense": None, "blocks": None, "gmm": "tpu", "tokamax": "gpu"})
-"""ways to compute experts, `placement.experts`, and the only platform of each; None for any
+"""implementations of experts, `placement.experts`, and the only platform of each; None for any
 
-dense: every expert computes every token, what others are held against. blocks: rows sorted by expert, an expert's own
-after one another in blocks. gmm: the grouped product that JAX keeps for TPUs (megablox). tokamax: that of the package
-of this name for NVIDIA (extra `gpu-kernels`).
+dense: every expert computes every token, the reference for the others. blocks: rows sorted by expert, computed expert
+by expert in blocks. gmm: JAX's grouped matmul for TPUs (megablox). tokamax: the grouped matmul of the package of that
+name for NVIDIA (extra `gpu-kernels`).
 """
 GROUPED = ("gmm", "tokamax")
-"""those that multiply the rows of all experts at once"""
+"""implementations that multiply the rows of all experts at once"""
 TRANSPORTS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     {"gather": None, "all_to_all": None, "ragged": ("tpu", "gpu")}
 )
 """ways to bring tokens to the devices of their experts, `placement.transport`, and the platforms of each
 
-gather: every device gets all tokens of its neighbours along `expert` and computes what is its experts'. all_to_all:
-each token goes where its experts are, in buffers that hold the most that can come. ragged: the same without filling;
-XLA has it on accelerators alone.
+gather: every device gathers all tokens along `expert` and computes those of its experts. all_to_all: each token is
+sent to its experts, in buffers sized for the most that can arrive. ragged: the same without padding, which XLA
+supports on accelerators only.
 """
 
 
-def choose_experts(asked: str, platform: str) -> str:
-    """The way that `placement.experts` comes to on a platform. Raises UserError where it cannot run there.
+def choose_experts(requested: str, platform: str) -> str:
+    """Resolve `placement.experts` on a platform. Raises UserError if it cannot run there.
 
-    `lax.ragged_dot` is none of them: it costs as much as all experts on a CPU, and on NVIDIA it makes them all too.
+    `lax.ragged_dot` is not an option: it costs as much as all experts on a CPU, and on NVIDIA it computes them all.
     """
     able = [name for name, only in EXPERTS.items() if only in (None, platform) and (name != "tokamax" or _tokamax())]
-    if asked == "auto":
+    if requested == "auto":
         return next((name for name in GROUPED if name in able), "blocks")
-    if asked == "tokamax" and not _tokamax():
+    if requested == "tokamax" and not _tokamax():
         raise UserError("placement.experts=tokamax needs the package tokamax, which is not installed here")
-    return _able("experts", asked, platform, able)
+    return _able("experts", requested, platform, able)
 
 
 @lru_cache
@@ -46,22 +46,26 @@ def _tokamax() -> bool:
 
 
 def keeps_hidden(way: str, platform: str) -> bool:
-    """Whether blocks keep what the first half of an expert gives for the backward pass.
+    """Whether blocks save the hidden rows of an expert for the backward pass.
 
-    On a CPU that is faster than to compute it again (the layer of 8 experts 1.28 times the dense one, not 1.36:
-    experiments/throughput), on accelerators memory is dearer than products.
+    On a CPU that is faster than recomputing them (a layer of 8 experts took 1.28 times the dense one, not 1.36:
+    experiments/throughput); on accelerators memory is scarcer than compute.
     """
     return way == "blocks" and platform == "cpu"
 
 
-def choose_transport(asked: str, platform: str) -> str:
-    """The way that `placement.transport` comes to on a platform. Raises UserError where it cannot run there."""
-    if asked == "auto":
+def choose_transport(requested: str, platform: str) -> str:
+    """Resolve `placement.transport` on a platform. Raises UserError if it cannot run there."""
+    if requested == "auto":
         return "gather"
-    return _able("transport", asked, platform, [n for n, on in TRANSPORTS.items() if on is None or platform in on])
+    return _able(
+        "transport", requested, platform, [n for n, on in TRANSPORTS.items() if on is None or platform in on]
+    )
 
 
-def _able(key: str, asked: str, platform: str, able: list[str]) -> str:
-    if asked not in able:
-        raise UserError(f"placement.{key}: {asked} does not run on {platform}; allowed here: auto, {', '.join(able)}")
-    return asked
+def _able(key: str, requested: str, platform: str, able: list[str]) -> str:
+    if requested not in able:
+        raise UserError(
+            f"placement.{key}: {requested} does not run on {platform}; allowed here: auto, {', '.join(able)}"
+        )
+    return requested

@@ -1,4 +1,4 @@
-"""The ways to compute attention: what each asks for and keeps, and which one runs where. No JAX."""
+"""Attention implementations: what each supports, requires and keeps, and which platform it runs on. No JAX."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.families.model import Mask
 
 BLOCK = 64
-"""queries of a block of `blocked`: on CPU cores 64 beat 32, 128 and whole windows at lengths 128 and 256"""
+"""queries per block of `blocked`: on CPU cores 64 beat 32, 128 and whole windows at lengths 128 and 256"""
 
 LANES = 128
-"""elements of a TPU's vectors; splash attention works on whole ones"""
+"""elements of a TPU vector; splash attention works on multiples of it"""
 TILE = 128
-"""queries, and keys, of a tile of `blocked` in long windows: on a CPU core as fast as 256, and hides more finely"""
+"""queries and keys per tile of `blocked` in long windows: on a CPU core as fast as 256, and skips masked parts more
+finely"""
 TILED_FROM = 1024
-"""tokens of a window from which on `blocked` goes tile by tile: on a CPU core in 55 % of the time of whole blocks at
-1,024 tokens, in 110 % at 512 and 130 % at 256 (heads of 32, a batch that fits the cache)"""
+"""window length from which on `blocked` uses tiles: on a CPU core they took 55 % of the time of whole blocks at 1,024
+tokens, 110 % at 512 and 130 % at 256 (heads of 32, a batch that fits the cache)"""
 
 
 def _cudnn(dtype: str, d_head: int) -> str:
@@ -46,25 +47,25 @@ FEATURES = {
     "apart": "dropout of probabilities where devices have queries of their own (placement.context=gather or ring)",
     "short": f"parts of a window that are no multiple of {2 * LANES} tokens (placement.mesh.context)",
 }
-"""what may be asked of an attention beside its kind of mask, as messages call it"""
+"""features of attention other than the kind of mask, with their names in messages"""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute attention, and what it asks for."""
+    """An implementation of attention, and its requirements."""
 
     platform: str | None = None
     """the only platform it runs on; None for any"""
     knows: frozenset[str] = frozenset(FEATURES)
-    """those of FEATURES that it can do"""
+    """the FEATURES that it supports"""
     masks: tuple[Mask, ...] = get_args(Mask)
-    """those that it knows"""
+    """the kinds of mask that it supports"""
     fused: bool = False
     """keeps no scores for the backward pass"""
     grouped: bool = False
-    """keeps keys and values in as many heads as devices need, not once for every query head"""
+    """keeps keys and values with as many heads as devices need, not one per query head"""
     refuses: Callable[[str, int], str] = lambda dtype, d_head: ""
-    """(dtype, d_head) to why it cannot take such queries, empty if it can"""
+    """(dtype, d_head) → why such queries are not supported, empty if they are"""
 
 
 KERNELS = {
@@ -84,11 +85,11 @@ KERNELS = {
     ),
 }
 BEST = {"gpu": ("cudnn", "xla"), "tpu": ("splash", "blocked"), "cpu": ("blocked",)}
-"""what `auto` tries, in this order, before the reference"""
+"""implementations that `auto` tries, in this order, before the reference"""
 
 
 def choose(
-    asked: str,
+    requested: str,
     platform: str,
     mask: AttentionMask,
     *,
@@ -99,13 +100,13 @@ def choose(
     way: str = "ulysses",
     devices: int = 1,
 ) -> str:
-    """The kernel that `placement.attention` comes to on a platform.
+    """Resolve `placement.attention` on a platform.
 
-    length: tokens of a window.
-    d_head: width of a query or of a value, whichever is wider.
+    length: tokens in a window.
+    d_head: width of a query or of a value, whichever is larger.
     sinks: the softmax has learned logits that carry no value.
-    way, devices: how windows are shared along their length, see `families.context`, and by how many.
-    Raises UserError where the one asked for cannot run, and says why and which can.
+    way, devices: how windows are split along their length, see `families.context`, and over how many devices.
+    Raises UserError if the requested one cannot run; the message says why and which ones can.
     """
     own = way != "ulysses"
     wanted = {
@@ -134,7 +135,7 @@ def choose(
             return f"knows no {mask.kind} mask"
         return kernel.refuses(dtype, d_head)
 
-    best = (*BEST.get(platform, ()), "reference", "blocked") if asked == "auto" else (asked,)
+    best = (*BEST.get(platform, ()), "reference", "blocked") if requested == "auto" else (requested,)
     if found := next((name for name in best if not problem(name)), None):
         return found
     able = [name for name in KERNELS if not problem(name)]

@@ -1,11 +1,11 @@
-"""Linear maps, norms, the embedding and the head, as tensors."""
+"""Declarations of linear maps, norms, the embedding and the head."""
 
 from collections.abc import Iterator
 
 from scaling.families.declare import Tensor, vector
 
 LOGITS: tuple[tuple[str, float], ...] = (("head", 1.0),)
-"""what a token uses of the matrix that makes its logits"""
+"""the FLOP-ledger entry of the matrix that computes logits"""
 
 
 def linear(
@@ -19,9 +19,9 @@ def linear(
     bias: bool,
     bounded: bool = False,
 ) -> Iterator[Tensor]:
-    """A map inputs → outputs: `kernel` and, where asked for, `bias`.
+    """A linear map inputs → outputs: `kernel` and, if requested, `bias`.
 
-    item: of the FLOP ledger. bounded: of its `Tensor`.
+    item: of the FLOP ledger. bounded: as in `Tensor`.
     """
     yield Tensor(
         (name, "kernel"), part, shape, axes, "hidden",
@@ -32,14 +32,14 @@ def linear(
 
 
 def norm(name: str, width: int, *, bias: bool) -> Iterator[Tensor]:
-    """The scale of a norm over the residual stream and, where asked for, its bias."""
+    """The scale of a norm of the residual stream and, if requested, its bias."""
     yield vector((name, "scale"), "norm", width, "embed", mean=1.0)
     if bias:
         yield vector((name, "bias"), "norm", width, "embed")
 
 
 def embedding(vocab: int, width: int, *, std: float, tied: bool) -> Tensor:
-    """The table of tokens; tied, it is the head as well."""
+    """The token embedding; if tied, it is the head as well."""
     return Tensor(
         ("embedding",), "embedding", (vocab, width), ("vocab", "embed"), "embedding",
         std=std, precision="compute" if tied else "float32", uses=LOGITS if tied else (),

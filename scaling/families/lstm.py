@@ -1,4 +1,4 @@
-"""The LSTM: an embedding, layers of cells that carry a state from token to token, and a head."""
+"""The LSTM: an embedding, recurrent layers of cells, and a head."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,22 +14,22 @@ from scaling.families.model import FLOAT32, Compute, ModelConfig
 from scaling.frozen import MANY, filled
 
 GATES = ("input", "forget", "cell", "output")
-"""in the order of the kernels' axis, PyTorch's"""
-CELLS = 4  # for each output of a projection: 2048 and 512 in Sak et al. 2014
+"""gates in the order of the kernels' axis, as in PyTorch"""
+CELLS = 4  # cells per output of a projection: 2048 and 512 in Sak et al. 2014
 
 
 class LSTMConfig(ModelConfig):
-    """One LSTM language model (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000, no peepholes).
+    """An LSTM language model (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000, no peepholes).
 
     A layer of H cells reads the layer below (the embedding, I = d_model, or I = P) and its own last output, P wide:
 
         i, f, o = σ(x·W + h·U + b), g = tanh(…)     c ← f·c + i·g     h = o·tanh(c), times an H×P matrix if projected
 
-    so that P is `d_hidden`, or with `projection` d_model (LSTMP, Sak et al. 2014, 1402.1128, without the outputs that
-    are not fed back). Each gate has one bias; PyTorch has two, which only ever are added: its models count 4·d_hidden
-    more parameters in each layer. Dropout is on what goes up and never on what goes on in time: on the embedding,
-    between the layers and on the last one's output (Zaremba et al. 2014, 1409.2329; `torch.nn.LSTM` has that between
-    the layers). In training each window begins with a state of zeros and ends with it.
+    so P is `d_hidden`, or d_model with `projection` (LSTMP, Sak et al. 2014, 1402.1128, without the outputs that are
+    not fed back). Each gate has one bias; PyTorch has two, which are simply added, so its models count 4·d_hidden
+    more parameters per layer. Dropout applies between layers and never between time steps: on the embedding, between
+    the layers and on the last output (Zaremba et al. 2014, 1409.2329; `torch.nn.LSTM` has only the one between the
+    layers). In training each window starts from a state of zeros, and its final state is discarded.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("embedding", "cells", "projection", "head")
@@ -41,14 +41,14 @@ class LSTMConfig(ModelConfig):
 
     kind: Literal["lstm"]
     d_hidden: int = filled(ge=1, le=MANY)
-    """cells of a layer; d_model where unset, 4·d_model with a projection"""
+    """cells of a layer; unset: d_model, or 4·d_model with a projection"""
     projection: bool = False
-    """a layer's output is projected to d_model, also as it goes on in time: many cells and few weights"""
+    """a layer's output is projected to d_model, also where it is fed back: many cells with few weights"""
     forget_bias: float = 1.0
-    """what the forget gate's bias starts at (Jozefowicz et al. 2015, section 2.2); the others start at 0"""
+    """initial bias of the forget gate (Jozefowicz et al. 2015, section 2.2); the others start at 0"""
     held_out_state: Literal["reset", "carried"] = "reset"
-    """how the held-out loss is measured: each window from a state of zeros, as in training, or from the state that
-    the text before it has left, over the ends of documents too, in the 16 stretches of `training.evaluate`"""
+    """how the held-out loss is measured: each window starts from a state of zeros, as in training, or from the state
+    after the preceding text, across document ends too, in the 16 segments of `training.evaluate`"""
 
     @model_validator(mode="before")
     @classmethod
@@ -57,7 +57,7 @@ class LSTMConfig(ModelConfig):
             return values
         values, d_model = {key: value for key, value in values.items() if key != "d_hidden"}, values.get("d_model")
         if type(d_model) not in (int, float):
-            return values  # the field's own check will say so
+            return values  # the field's own check will report it
         return values | {"d_hidden": d_model * (CELLS if values.get("projection") else 1)}
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class LSTMConfig(ModelConfig):
 
     @property
     def width(self) -> int:
-        """Outputs of a layer."""
+        """Number of outputs of a layer."""
         return self.d_model if self.projection else self.d_hidden
 
     @property
@@ -84,8 +84,8 @@ class LSTMConfig(ModelConfig):
         return self.held_out_state == "carried"
 
     def tensors(self) -> Iterator[Tensor]:
-        """A layer's kernels are (inputs, gate, cells), so that a device that holds a share of the cells holds all of
-        their gates. Matrices start at 1/√fan_in, also embedding and head by their width."""
+        """A layer's kernels are (inputs, gate, cells), so that a device that holds some of the cells holds all their
+        gates. Matrices are initialised with standard deviation 1/√fan_in, embedding and head by their width."""
         V, D, P = self.vocab, self.d_model, self.width
         yield embedding(V, D, std=D**-0.5, tied=self.tied)
         for layer in range(self.layers):
@@ -112,7 +112,7 @@ class LSTMConfig(ModelConfig):
             yield matrix("projection", "projection", (H, P), ("cells", "embed"))
 
     def cache(self, length: int) -> list[Cache]:
-        """Of every layer, however long the text: its last output and its cells."""
+        """The last output and the cells of every layer, independent of the length of the text."""
         return [{"output": Cached((self.width,)), "cells": Cached((self.d_hidden,), "float32")}] * self.layers
 
     def activations(self, compute: Compute) -> int:
@@ -120,9 +120,9 @@ class LSTMConfig(ModelConfig):
         cells = gates_and_state * self.d_hidden // compute.tensor
         output = compute.width * self.width
         if self.dropout:
-            output += output + self.width  # before and after, and a byte for each that says whether it was dropped
+            output += output + self.width  # before and after dropout, and a mask byte for each
         held = (self.layers if compute.remat == "none" else 1) * cells + self.layers * output
-        return held + compute.width * (self.d_model + self.width)  # and the embedding, and what the head reads
+        return held + compute.width * (self.d_model + self.width)  # plus the embedding and the head's input
 
     def shape(self) -> dict[str, Any]:
         return super().shape() | {"hidden_ratio": self.d_hidden / self.d_model}
@@ -131,7 +131,7 @@ class LSTMConfig(ModelConfig):
     def sized(
         cls, ladder: LadderConfig, base: Mapping[str, Any], pair: tuple[int, int], inner: int
     ) -> dict[str, int]:
-        """Without a projection a tied head leaves no choice of cells, and so coarse steps."""
+        """Without a projection a tied head fixes the number of cells, so steps are coarse."""
         layers, d_model = pair
         bound = base.get("tied", True) and not base.get("projection", False)
         return {"layers": layers, "d_model": d_model, "d_hidden": d_model if bound else inner}

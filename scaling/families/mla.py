@@ -1,4 +1,4 @@
-"""Multi-head latent attention, as its parameters and memory: keys and values from one narrow latent."""
+"""Multi-head latent attention, keys and values from one narrow latent: its parameters and memory."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -18,23 +18,23 @@ LATENTS = "attention_latents"  # item of the FLOP ledger
 class MLA(SoftmaxMixer):
     """Multi-head latent attention (DeepSeek-V2, 2405.04434, section 2.1 and appendix C).
 
-    Keys and values are read from a latent of width `kv_rank`, queries from one of `q_rank`, each normed. Positions
-    turn a part of their own: of every query, and of one key that all heads share. Scores are scaled by
-    1/√(nope + rope). Of the model's keys it reads `n_heads`; `n_kv_heads` and `d_head` say nothing here. Under width
-    transfer the ranks are taken to be the same at every width, and heads to become more and not wider.
+    Keys and values are computed from a latent of width `kv_rank`, queries from one of width `q_rank`, each
+    normalised. RoPE rotates a separate part: of every query, and of one key shared by all heads. Scores are scaled by
+    1/√(nope + rope). It uses the model's `n_heads`; `n_kv_heads` and `d_head` have no effect. Width transfer assumes
+    that the ranks are the same at every width, and that the number of heads grows, not their width.
     """
 
     MODULE: ClassVar[str] = "scaling.models.mla:MLA"
 
     kind: Literal["mla"]
     q_rank: int | None = Field(default=None, ge=1, le=MANY)
-    """width of the latent of queries; unset: they are read from the stream"""
+    """width of the latent of queries; unset: queries are computed directly from the residual stream"""
     kv_rank: int = Field(ge=1, le=MANY)
     """width of the latent of keys and values"""
     nope: int = Field(ge=1, le=MANY)
-    """width of the part of a query and a key that no position turns"""
+    """width of the part of a query and a key that positions do not rotate"""
     rope: int = Field(ge=2, le=MANY, multiple_of=2)
-    """width of the part that positions turn"""
+    """width of the part that positions rotate"""
     v: int = Field(ge=1, le=MANY)
     """width of a value"""
 
@@ -57,7 +57,7 @@ class MLA(SoftmaxMixer):
         return Heads(model.n_heads, model.n_heads, self.nope + self.rope, self.v)
 
     def held(self, model: TransformerShape) -> dict[str, tuple[int, int]]:
-        """The latent, of which keys and values are made (with biases also a 1), and the part that positions turn."""
+        """The latent of keys and values (with biases, extended by a 1), and the part that positions rotate."""
         return {"keys": (1, self.kv_rank + model.bias + self.rope)}
 
     def tensors(self, model: TransformerShape) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""The dense feed-forward part, as its parameters and memory."""
+"""The dense feed-forward part: its parameters and memory."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -11,12 +11,12 @@ from scaling.families.model import Compute
 from scaling.families.shape import TransformerShape
 
 KEEPS = {"relu": 2, "relu2": 3, "silu": 4, "gelu": 6, "swiglu": 6, "geglu": 8, "clamped_swiglu": 9}
-"""arrays of width d_ff that JAX keeps for the backward pass"""
+"""number of arrays of width d_ff that JAX keeps for the backward pass"""
 
 
 class MLP(FeedForward):
-    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) where the activation is gated; its sizes are the
-    model's own keys."""
+    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) if the activation is gated; its sizes are keys of
+    the model."""
 
     MODULE: ClassVar[str] = "scaling.models.mlp:MLP"
 
@@ -33,8 +33,8 @@ class MLP(FeedForward):
 
 
 def mlp(model: TransformerShape, width: int, part: str, bounded: bool = False) -> Iterator[Tensor]:
-    """The maps of one MLP of the model's activation. part: what they count as in both ledgers. bounded: its width is
-    the same whatever the model's, see `Tensor`."""
+    """The linear maps of one MLP with the model's activation. part: their category in both ledgers. bounded: its
+    width does not grow with the model's, see `Tensor`."""
     D, into = model.d_model, model.matrix_std(model.d_model)
     out = model.matrix_std(width, residual=True, bounded=bounded)
     for name in ("up", "gate") if model.gated else ("up",):

@@ -1,4 +1,4 @@
-"""Mixture of experts: a feed-forward part of which each token meets a few, as its parameters, FLOPs and memory."""
+"""Mixture of experts, a sparse feed-forward part: its parameters, FLOPs and memory."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,9 +21,9 @@ from scaling.frozen import MANY
 from scaling.numbers import divisors
 
 BALANCE = 0.01
-"""weight of the load-balance loss where none is given (Switch, 2101.03961)"""
+"""default weight of the load-balance loss (Switch, 2101.03961)"""
 OF_CHOICE = ("normalise", "groups", "top_groups", "balance", "balance_over", "balance_rate")
-"""keys that only tokens which choose their experts have a use for"""
+"""keys that are used only if tokens choose their experts"""
 UNREAD: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "token_choice": (),
@@ -31,15 +31,15 @@ UNREAD: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "hash": ("scores", *OF_CHOICE, "z_loss", "router_bias", "jitter"),
     }
 )
-"""keys that a routing does not read"""
+"""keys that a routing does not use"""
 
 
 class MoE(FeedForward):
-    """A router that sends each token to `top_k` of `experts` MLPs of the model's activation and adds up what they
-    say, weighted by its scores.
+    """A router sends each token to `top_k` of `experts` MLPs with the model's activation and sums their outputs,
+    weighted by its scores.
 
-    Routing is within each window, and what it adds to the loss within each window or over the whole batch: so neither
-    a mesh nor microbatches change it.
+    Routing is computed within each window, and its auxiliary losses within each window or over the whole batch, so
+    that neither mesh nor microbatches change it.
     """
 
     MODULE: ClassVar[str] = "scaling.models.moe:MoE"
@@ -49,54 +49,55 @@ class MoE(FeedForward):
 
     kind: Literal["moe"]
     experts: int = Field(ge=2, le=MANY)
-    """routed ones, of which each token meets `top_k`"""
+    """number of routed experts, of which each token uses `top_k`"""
     top_k: int = Field(default=1, ge=1)
-    """experts that a token meets, the shared ones not among them"""
+    """experts per token, not counting shared ones"""
     d_ff: int | None = Field(default=None, ge=1, le=MANY)
     """hidden width of an expert; unset: model.d_ff / granularity"""
     granularity: int | None = Field(default=None, ge=1, le=MANY)
     """G = model.d_ff / the expert's width (Krajewski et al. 2024, 2402.07871); unset: 1"""
     shared: int = Field(default=0, ge=0, le=MANY)
-    """experts that every token meets, as one MLP so many times as wide (DeepSeekMoE, 2401.06066)"""
+    """number of shared experts that every token uses, as one MLP that many times as wide (DeepSeekMoE, 2401.06066)"""
     routing: Literal["token_choice", "expert_choice", "hash"] = "token_choice"
-    """who chooses: a token its `top_k` experts; an expert its tokens, as many for each and `top_k` for a token in the
-    mean (Zhou et al. 2022, 2202.09368), which looks at the whole window; or the token's id alone, once and for all
-    (2106.04426)"""
+    """token_choice: a token chooses its `top_k` experts; expert_choice: an expert chooses its tokens, the same number
+    for each expert and on average `top_k` experts per token (Zhou et al. 2022, 2202.09368), which depends on the
+    whole window; hash: the token's id alone determines its experts (2106.04426)"""
     scores: Literal["softmax", "sigmoid"] = "softmax"
-    """of a token for each expert: all together one, or each by itself (DeepSeek-V3, 2412.19437)"""
+    """a token's scores for the experts: softmax over all experts, or sigmoid for each (DeepSeek-V3, 2412.19437)"""
     normalise: bool = False
     """divide the scores of the chosen experts by their sum (Mixtral, DeepSeek-V3)"""
     scale: float = Field(default=1.0, gt=0)
-    """times the weights of the chosen experts"""
+    """factor on the weights of the chosen experts"""
     groups: int | None = Field(default=None, ge=2)
-    """groups of neighbouring experts, of which a token's come from `top_groups` alone (DeepSeek-V2, 2405.04434)"""
+    """number of groups of consecutive experts; a token uses experts of `top_groups` groups only (DeepSeek-V2,
+    2405.04434)"""
     top_groups: int | None = Field(default=None, ge=1)
-    """how many of the `groups` the experts of a token come from"""
+    """number of `groups` from which the experts of a token are chosen"""
     balance: float | None = Field(default=None, ge=0)
     """weight of the load-balance loss, experts · Σ share of tokens · mean score (Switch, 2101.03961, eq. 4); unset:
-    0.01 where tokens choose and `balance_rate` is 0, else 0"""
+    0.01 for token_choice with `balance_rate` 0, else 0"""
     balance_over: Literal["window", "batch"] | None = None
-    """what the load-balance loss takes both means over: each window, and unset; or the whole batch of a step, of all
-    devices and microbatches (2501.11873), for which several microbatches go through the layers once more"""
+    """range of both means in the load-balance loss: each window (also if unset), or the whole batch of a step over
+    all devices and microbatches (2501.11873), which with several microbatches takes an additional forward pass"""
     z_loss: float = Field(default=0.0, ge=0)
     """weight of the mean squared log Z of the router (ST-MoE, 2202.08906, eq. 5)"""
     balance_rate: float = Field(default=0.0, ge=0)
-    """step by which an expert's bias, which only chooses, rises where it got too few tokens and falls where it got
-    too many (2408.15664); 0: no biases"""
+    """step by which an expert's bias, used for selection only, rises after too few tokens and falls after too many
+    (2408.15664); 0: no biases"""
     router_bias: bool = False
-    """a bias in the router's scores, with a gradient"""
+    """a trained bias in the router's logits"""
     capacity: float | None = Field(default=None, gt=0)
-    """slots of an expert in a window over its even share of tokens; a token that finds none left, in the order of the
-    text, goes on without it (GShard, 2006.16668), in training and evaluation; a text that is written has all.
+    """slots of an expert in a window relative to an even share of tokens; slots are assigned in text order, and a
+    token without a slot skips that expert (GShard, 2006.16668), in training and evaluation but not in generation.
     Unset: nothing is dropped"""
     jitter: float = Field(default=0.0, ge=0, lt=1)
-    """in training the router reads its input times a random 1 ± jitter (Switch, 2101.03961)"""
+    """in training the router's input is multiplied by random factors in 1 ± jitter (Switch, 2101.03961)"""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """share of an expert's hidden units that a token does without in training, beside `model.dropout`
-    (expert dropout: Switch, section 2.4); the shared experts keep theirs. Unset: none"""
+    """dropout rate of the hidden units of routed experts in training, in addition to `model.dropout` (expert dropout:
+    Switch, section 2.4); shared experts have none. Unset: none"""
     sparsity: float | None = Field(default=None, gt=0, lt=1)
-    """(E − K)/E, from which `experts` follows; given in its place and not kept beside it, so that one model has one
-    spelling (Abnar et al. 2025, 2501.12370)"""
+    """(E − K)/E, which may be given instead of `experts`; it is converted to `experts` and not kept, so that a model
+    has a single spelling (Abnar et al. 2025, 2501.12370)"""
 
     @model_validator(mode="before")
     @classmethod
@@ -107,7 +108,7 @@ class MoE(FeedForward):
         if experts is not None:
             raise ValueError(f"experts={experts} and sparsity={sparsity} both say how many experts there are")
         if not (isinstance(sparsity, float | int) and 0 < sparsity < 1 and isinstance(top_k, int)):
-            return {**values, "experts": 2}  # the field's own check will say so
+            return {**values, "experts": 2}  # the field's own check will report it
         experts = round(top_k / (1 - sparsity))
         if abs(top_k / (1 - sparsity) - experts) > 0.01:
             near = sorted({max(experts - 1, top_k + 1), experts, experts + 1})
@@ -127,13 +128,13 @@ class MoE(FeedForward):
     @field_validator("dropout")
     @classmethod
     def _unset_if_off(cls, value: float | None) -> float | None:
-        """One spelling, so that one run has one id."""
+        """The default has a single spelling, so that a run has a single id."""
         return value or None
 
     @field_validator("balance_over")
     @classmethod
     def _unset_if_window(cls, value: str | None) -> str | None:
-        """One spelling, so that one run has one id."""
+        """The default has a single spelling, so that a run has a single id."""
         return None if value == "window" else value
 
     @model_validator(mode="after")
@@ -216,18 +217,18 @@ class MoE(FeedForward):
 
     @property
     def each(self) -> int | None:
-        """Experts that every token meets, the shared ones not among them; None where it may be any number."""
+        """Routed experts per token; None if the number varies between tokens."""
         return None if self.routing == "expert_choice" else self.top_k
 
     @property
     def balance_weight(self) -> float:
-        """Of the load-balance loss."""
+        """The weight of the load-balance loss."""
         if self.balance is None:
             return BALANCE if self.routing == "token_choice" and not self.balance_rate else 0.0
         return self.balance
 
     def slots(self, length: int) -> int:
-        """Tokens that an expert takes of a window of `length`, at most."""
+        """Most tokens that an expert takes from a window of `length`."""
         if self.routing == "expert_choice":
             return length * self.top_k // self.experts
         return (
@@ -235,7 +236,7 @@ class MoE(FeedForward):
         )
 
     def share(self, model: TransformerShape) -> float:
-        """Of the routed experts that a token meets, in the mean; experts that choose take whole tokens."""
+        """Mean share of the routed experts that a token uses; with expert_choice, slots are whole tokens."""
         if self.routing == "expert_choice":
             return self.slots(model.context) / model.context
         return self.top_k / self.experts
@@ -267,7 +268,7 @@ class MoE(FeedForward):
 
     def facts(self, model: TransformerShape) -> dict[str, float]:
         """granularity: width of the dense MLP over that of an expert (Krajewski); sparsity: (E − K)/E (Abnar et al.
-        2025, 2501.12370), neither of them with the shared experts."""
+        2025, 2501.12370), both without the shared experts."""
         return {
             "experts": self.experts,
             "top_k": self.top_k,
@@ -296,9 +297,9 @@ class MoE(FeedForward):
         )
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:
-        """Rows as they come to the experts and what was said of them; within experts what the way to compute them
-        keeps, of a layer computed again what its products read and give, of which a TPU's compiler makes the rest
-        where it is needed. Rows are whole on every device of `tensor`."""
+        """Input and output rows of the experts, and what the implementation keeps within experts. For a
+        rematerialised layer these are the inputs and outputs of its products, from which a TPU's compiler derives the
+        rest where needed. Rows are whole on every device of `tensor`."""
         way, F, D = self._way(compute), self.width(model), model.d_model * compute.tensor
         sent, rows = self.experts * self.share(model), self._rows(model, compute)
         inner = (2 + model.gated if self._fused(compute) else KEEPS[model.activation]) * compute.width * F
@@ -309,13 +310,13 @@ class MoE(FeedForward):
             if keeps_hidden(way, compute.platform):
                 kept += rows * (1 + model.gated) * compute.width * F
         if self._sends(compute):
-            kept += sent * compute.width * D  # what came back
+            kept += sent * compute.width * D  # the returned outputs
         routed = FLOAT32 * (D + 3 * self.experts * compute.tensor)  # the router reads float32
         return kept + routed + KEEPS[model.activation] * compute.width * self.shared * F
 
     def working(self, model: TransformerShape, compute: Compute) -> float:
-        """Gradients of what was said, as they are gathered and as they are weighed, and of the rows; and the buffers
-        that they are sent and received in. Where the compiler chooses, two of them are there with the experts'."""
+        """Gradients of the output rows, gathered and weighted, and of the input rows; and the buffers in which they
+        are sent and received. Where the compiler schedules them, two of these exist together with the experts'."""
         arrays = 2 if self._fused(compute) else 3 + 2 * self._sends(compute)
         return compute.width * model.d_model * arrays * self._rows(model, compute)
 
@@ -323,7 +324,7 @@ class MoE(FeedForward):
         return choose_experts(compute.experts, compute.platform)
 
     def _fused(self, compute: Compute) -> bool:
-        """Whether the rows' layer is computed again where the compiler chooses what of it there is at one time."""
+        """Whether the layer is rematerialised so that the compiler schedules which of its rows exist at once."""
         return self._way(compute) in GROUPED and compute.remat != "none"
 
     def _sends(self, compute: Compute) -> bool:
@@ -331,8 +332,8 @@ class MoE(FeedForward):
         return compute.expert > 1 and choose_transport(compute.transport, compute.platform) != "gather"
 
     def _rows(self, model: TransformerShape, compute: Compute) -> float:
-        """Rows that a device makes room for, for each token of its own: with an exchange the most that can come,
-        else all pairs of all tokens that it is shown."""
+        """Rows that a device allocates per token of its own: with an exchange the most that can arrive, else all
+        pairs of all tokens that it gathers."""
         if not self._sends(compute):
             return compute.expert * self.experts * self.share(model)
         here = self.experts / compute.expert

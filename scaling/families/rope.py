@@ -1,4 +1,4 @@
-"""Rotary positions of a layer: which features turn how fast, and what is added so that a context may be longer."""
+"""Rotary positions of a layer: which features are rotated how fast, and extensions for longer contexts."""
 
 from typing import Annotated, Any
 
@@ -12,39 +12,40 @@ AnyRopeScaling = Annotated[RopeScaling, ByKind(ROPE_SCALINGS)]
 
 
 class Temperature(Config):
-    """Queries times 1 + scale · ln(1 + ⌊(position + 1) / floor⌋), so that attention stays sharp far out (Llama 4)."""
+    """Queries are multiplied by 1 + scale · ln(1 + ⌊(position + 1) / floor⌋), to keep attention sharp at long
+    distances (Llama 4)."""
 
     floor: int = Field(ge=1)
-    """positions from which on it grows"""
+    """position from which on the factor grows"""
     scale: float = Field(gt=0)
-    """how fast it grows"""
+    """how fast the factor grows"""
 
 
 class Rope(Config):
-    """How positions enter one layer; what is unset is the model's own."""
+    """Rotary positions of one layer; unset keys take the model's values."""
 
     theta: float | None = Field(default=None, gt=1)
     """base of the frequencies; unset: `model.rope_theta`"""
     fraction: float | None = Field(default=None, ge=0, lt=1)
-    """share of a head's features that turn, the first ones (Pythia: .25); 0 for a layer without positions (NoPE);
-    unset: all"""
+    """share of a head's features that are rotated, the first ones (Pythia: .25); 0 for a layer without positions
+    (NoPE); unset: all"""
     scaling: AnyRopeScaling | None = None
-    """how frequencies are changed for a context that is longer than they were made for; unset: not at all"""
+    """how frequencies are changed for a context longer than the original one; unset: not at all"""
     temperature: Temperature | None = None
     """unset: none"""
 
     @field_validator("fraction", mode="before")
     @classmethod
     def _unset_if_all(cls, value: Any) -> Any:
-        """One spelling, so that one run has one id."""
+        """The default has a single spelling, so that a run has a single id."""
         return None if value in (1, 1.0) and not isinstance(value, bool) else value
 
-    def width(self, of: int) -> int:
-        """Features that turn of a width."""
-        return of if self.fraction is None else round(self.fraction * of)
+    def width(self, features: int) -> int:
+        """How many of `features` are rotated."""
+        return features if self.fraction is None else round(self.fraction * features)
 
     def check(self, width: int) -> None:
-        """Raises ValueError where it does not fit a width of features."""
+        """Raises ValueError if it does not fit `width` features."""
         turned = (1.0 if self.fraction is None else self.fraction) * width
         if turned % 2:
             nearest = [2 * pairs / width for pairs in (turned // 2, turned // 2 + 1)]

@@ -1,4 +1,4 @@
-"""How the frequencies of rotary positions are changed for a context longer than they were made for."""
+"""RoPE scaling: how the frequencies of rotary positions are changed for a context longer than the original one."""
 
 from math import ceil, floor, log, pi, sqrt
 from typing import Literal, Self
@@ -10,25 +10,25 @@ from scaling.frozen import Config
 
 
 def frequencies(theta: float, width: int) -> np.ndarray:
-    """Radians for each position of every pair of `width` features: θ^(−2i/width) (Su et al. 2021, 2104.09864)."""
+    """Radians per position for every pair of `width` features: θ^(−2i/width) (Su et al. 2021, 2104.09864)."""
     return theta ** (-np.arange(0, width, 2) / width)
 
 
 class RopeScaling(Config):
-    """One way. It is a subclass with a line in `ROPE_SCALINGS`."""
+    """A scaling method: a subclass with a line in `ROPE_SCALINGS`."""
 
     factor: float = Field(ge=1)
     """how many times longer the context is"""
 
     def check(self, width: int) -> None:
-        """Raises ValueError where it does not fit a width of features."""
+        """Raises ValueError if it does not fit `width` features."""
 
     def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
-        """Radians for each position of every pair of features, float64. context: of the model."""
+        """Radians per position for every pair of features, float64. context: of the model."""
         raise NotImplementedError
 
     def magnitude(self, context: int) -> float:
-        """What queries and keys are both multiplied with, so that scores are its square times what they were."""
+        """Factor on both queries and keys, so that scores are multiplied by its square."""
         return 1.0
 
 
@@ -42,8 +42,8 @@ class Linear(RopeScaling):
 
 
 class NTK(RopeScaling):
-    """NTK-aware: θ times factor^(d/(d − 2)), by which the slowest pair is interpolated and the fastest stays (bloc97
-    2023; Peng et al. 2023, 2309.00071, eq. 16)."""
+    """NTK-aware: θ is multiplied by factor^(d/(d − 2)), so that the slowest pair is interpolated and the fastest is
+    unchanged (bloc97 2023; Peng et al. 2023, 2309.00071, eq. 16)."""
 
     kind: Literal["ntk"]
 
@@ -56,19 +56,19 @@ class NTK(RopeScaling):
 
 
 class YaRN(RopeScaling):
-    """YaRN: pairs that turn often within the original context stay, slow ones are interpolated, between them a ramp;
-    and scores grow (Peng et al. 2023, 2309.00071, section 3)."""
+    """YaRN: pairs that turn often within the original context are unchanged, slow ones are interpolated, with a ramp
+    in between; scores are scaled up (Peng et al. 2023, 2309.00071, section 3)."""
 
     kind: Literal["yarn"]
     original_context: int = Field(ge=1)
-    """context that the frequencies were made for"""
+    """context that the model was originally trained for"""
     beta_fast: float = Field(default=32.0, gt=0)
-    """turns within it from which on a pair stays"""
+    """turns within the original context from which on a pair is unchanged"""
     beta_slow: float = Field(default=1.0, gt=0)
-    """turns within it below which a pair is interpolated"""
+    """turns within the original context below which a pair is interpolated"""
     ramp: Literal["exact", "turns"] | None = None
-    """between the two, a line over the pairs' numbers, from a whole one to a whole one as in the authors' code;
-    exact: not from whole ones (gpt-oss); turns: a line over the pairs' turns, as the paper writes it (eq. 18)"""
+    """the ramp between the two; unset: linear in the index of the pair, between rounded indices as in the authors'
+    code; exact: without rounding (gpt-oss); turns: linear in the number of turns, as in the paper (eq. 18)"""
     attention_factor: float | None = Field(default=None, gt=0)
     """the attention factor; unset: 0.1 · ln(factor) + 1 (eq. 22)"""
 
@@ -96,7 +96,7 @@ class YaRN(RopeScaling):
         return own * stays + own / self.factor * (1 - stays)
 
     def _pair(self, turns: float, theta: float, width: int) -> float:
-        """The number of the pair, between whole ones, that makes so many turns within the original context."""
+        """The fractional index of the pair that makes this many turns within the original context."""
         return width * log(self.original_context / (2 * pi * turns)) / (2 * log(theta))
 
     def magnitude(self, context: int) -> float:
@@ -104,16 +104,16 @@ class YaRN(RopeScaling):
 
 
 class Llama3(RopeScaling):
-    """Llama 3.1's: pairs of a short wave stay, of a long one are interpolated, between them a mix of both by turns
-    within the original context (Llama 3, 2407.21783; its published code)."""
+    """Llama 3.1's scaling: pairs of a short wavelength are unchanged, those of a long one are interpolated, and in
+    between both are mixed by turns within the original context (Llama 3, 2407.21783; its published code)."""
 
     kind: Literal["llama3"]
     original_context: int = Field(ge=1)
-    """context that the frequencies were made for"""
+    """context that the model was originally trained for"""
     low_freq_factor: float = Field(default=1.0, gt=0)
-    """turns within it below which a pair is interpolated"""
+    """turns within the original context below which a pair is interpolated"""
     high_freq_factor: float = Field(default=4.0, gt=0)
-    """turns within it above which a pair stays"""
+    """turns within the original context above which a pair is unchanged"""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -132,16 +132,16 @@ class Llama3(RopeScaling):
 
 
 class LongRoPE(RopeScaling):
-    """LongRoPE: every pair has a factor of its own that was searched for, one list of them up to the original context
-    and one for longer ones (Ding et al. 2024, 2402.13753; Phi-3, 2404.14219)."""
+    """LongRoPE: every pair has its own factor, found by search, with one list for contexts up to the original one and
+    one for longer contexts (Ding et al. 2024, 2402.13753; Phi-3, 2404.14219)."""
 
     kind: Literal["longrope"]
     original_context: int = Field(ge=2)
-    """context that the frequencies were made for"""
+    """context that the model was originally trained for"""
     short_factor: tuple[float, ...]
-    """what each pair's frequency is divided by where `model.context` is no longer than the original one"""
+    """divisor of each pair's frequency if `model.context` is at most the original context"""
     long_factor: tuple[float, ...]
-    """the same where it is"""
+    """divisor of each pair's frequency if `model.context` is longer"""
     attention_factor: float | None = Field(default=None, gt=0)
     """the attention factor; unset: √(1 + ln(factor) / ln(original_context))"""
 

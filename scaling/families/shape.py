@@ -1,4 +1,4 @@
-"""The sizes and knobs of a transformer, from GPT-2 to Llama 3, that every part of it reads."""
+"""The sizes and options of a transformer, from GPT-2 to Llama 3, that all its parts use."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +13,7 @@ from scaling.frozen import LAYERS, MANY, filled
 from scaling.numbers import divisors
 
 GATED = ("swiglu", "geglu", "clamped_swiglu")
-SWIGLU_RATIO = 8 / 3  # three matrices cost what two of width 4·d_model do (Shazeer 2020, 2002.05202)
+SWIGLU_RATIO = 8 / 3  # three matrices then cost as much as two of width 4·d_model (Shazeer 2020, 2002.05202)
 
 
 Positions = Annotated[int, Field(le=MANY)]
@@ -21,27 +21,28 @@ Positions = Annotated[int, Field(le=MANY)]
 
 
 class TransformerShape(ModelConfig):
-    """The keys of a transformer that every part of it reads; unset sizes follow from the others."""
+    """The keys of a transformer that all its parts use; unset sizes follow from the others."""
 
     n_heads: int = Field(ge=1, le=MANY)
     """query heads of a layer"""
     n_kv_heads: int = filled(ge=1, le=MANY)
-    """key/value heads (grouped-query attention); n_heads where unset"""
+    """key/value heads (grouped-query attention); unset: n_heads"""
     d_head: int = filled(ge=1, le=MANY)
-    """width of a head; d_model / n_heads where unset"""
+    """width of a head; unset: d_model / n_heads"""
     d_ff: int = filled(ge=1, le=MANY)
-    """hidden width of the MLP; 4·d_model where unset, 8/3·d_model rounded up to 8 for a gated activation"""
+    """hidden width of the MLP; unset: 4·d_model, or 8/3·d_model rounded up to 8 for a gated activation"""
 
     activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
-    """clamped_swiglu: that of gpt-oss, min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), up cut to ±7"""
+    """activation of the MLP; clamped_swiglu is that of gpt-oss: min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), with up
+    clipped to ±7"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """of the residual stream"""
+    """norm of the residual stream"""
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
-    """before each part; after it, on the sum; or both before it and on what it adds (sandwich)"""
+    """pre: before each part; post: after it, on the sum; sandwich: before it and on its output"""
     norm_eps: float = Field(default=1e-5, gt=0)
-    """added to the mean square (or the variance) under the root"""
+    """added to the mean square (or the variance) under the square root"""
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
-    """how a layer knows where a token is"""
+    """position encoding"""
     rope_theta: float = Field(default=10_000.0, gt=1)
     """base of the rotary frequencies"""
     bias: bool = False
@@ -49,30 +50,32 @@ class TransformerShape(ModelConfig):
     parallel_block: bool = False
     """attention and MLP read the same normed input and are added together (GPT-J, PaLM)"""
     qk_norm: bool = False
-    """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442); over all heads together it is
-    `mixer.qk_norm`"""
+    """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442); for a norm over all heads
+    together see `mixer.qk_norm`"""
     sliding_window: tuple[Positions | None, ...] = ()
-    """keys a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
+    """keys that a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
     attention_chunk: Annotated[tuple[Positions | None, ...] | None, pattern(Positions | None)] = None
-    """positions of a chunk, as a pattern repeated over the layers: a query sees keys of its own chunk only (Llama 4);
+    """positions per chunk, as a pattern repeated over the layers: a query sees keys of its own chunk only (Llama 4);
     null is no chunks"""
     global_tokens: Annotated[tuple[Positions | None, ...] | None, pattern(Positions | None)] = None
-    """first positions that window and chunk hide from no query and that see past their own, as a pattern repeated
-    over the layers: the kept first tokens of StreamingLLM (2309.17453), Longformer's global tokens (2004.05150)"""
+    """number of first positions that every query sees whatever window and chunk, and that see beyond their own, as a
+    pattern repeated over the layers: the kept first tokens of StreamingLLM (2309.17453), Longformer's global tokens
+    (2004.05150)"""
     rope: Annotated[tuple[Rope, ...] | None, pattern(Rope)] = None
-    """how rotary positions enter a layer, as a pattern repeated over the layers; unset: all features by rope_theta"""
+    """rotary positions of a layer, as a pattern repeated over the layers; unset: all features by rope_theta"""
     restart_positions: bool | None = None
-    """positions count from 0 in every document, where `objective.documents` masks others; unset: in every window"""
+    """positions restart from 0 in every document, for `objective.documents=mask`; unset: only in every window"""
     layer_sharing: int = Field(default=1, ge=1, le=LAYERS)
-    """neighbouring layers that use the same parameters (`layers` makes it ALBERT)"""
+    """number of consecutive layers that share parameters (equal to `layers` in ALBERT)"""
     attention_softcap: float | None = Field(default=None, gt=0)
     """scores become cap·tanh(scores/cap) (Gemma 2, 2408.00118); unset: no cap"""
     init: Literal["fan_in", "normal"] = "fan_in"
-    """standard deviation of weights: 1/√fan_in, 1/√d_model for embeddings; or init_std for all (GPT-2)"""
+    """standard deviation of initial weights; fan_in: 1/√fan_in, and 1/√d_model for embeddings; normal: init_std for
+    all (GPT-2)"""
     init_std: float = Field(default=0.02, gt=0)
-    """standard deviation of initial weights, where `init` is normal"""
+    """standard deviation of initial weights with `init: normal`"""
     residual_init_scale: bool = True
-    """matrices that write into the residual stream start smaller by 1/√(2·layers) (GPT-2)"""
+    """initial weights that write into the residual stream are scaled by 1/√(2·layers) (GPT-2)"""
 
     mup: MupConfig | None = None
     """width and depth transfer from a base shape; unset: the standard parametrisation"""
@@ -85,7 +88,7 @@ class TransformerShape(ModelConfig):
         values = {k: v for k, v in values.items() if v is not None or k not in ("n_kv_heads", "d_head", "d_ff")}
         d_model, n_heads = values.get("d_model"), values.get("n_heads")
         if not all(type(x) in (int, float) and 1 <= x < math.inf for x in (d_model, n_heads)):
-            return values  # the field's own check will say so
+            return values  # the field's own check will report it
         d_model, n_heads = int(d_model), int(n_heads)
         if "d_head" not in values and d_model % n_heads:
             lo, hi = d_model // n_heads * n_heads, (d_model // n_heads + 1) * n_heads
@@ -98,8 +101,8 @@ class TransformerShape(ModelConfig):
     @field_validator("attention_chunk", "global_tokens", "rope")
     @classmethod
     def _unset_if_none(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        """What is the default has one spelling, so that one run has one id."""
-        return None if value is None or all(one in (None, Rope()) for one in value) else value
+        """The default has a single spelling, so that a run has a single id."""
+        return None if value is None or all(layer in (None, Rope()) for layer in value) else value
 
     @field_validator("restart_positions")
     @classmethod
@@ -148,9 +151,9 @@ class TransformerShape(ModelConfig):
         return self.mup
 
     def matrix_std(self, fan_in: int, residual: bool = False, bounded: bool = False) -> float:
-        """Standard deviation a hidden matrix starts with.
+        """Initial standard deviation of a hidden matrix.
 
-        residual: it writes into the residual stream (GPT-2, section 2.3). bounded: of its `Tensor`.
+        residual: it writes into the residual stream (GPT-2, section 2.3). bounded: as in `Tensor`.
         """
         std = self.init_std * (1.0 if bounded else self.transfer.hidden_std)
         std = fan_in**-0.5 if self.init == "fan_in" else std
@@ -161,7 +164,7 @@ class TransformerShape(ModelConfig):
 
     @property
     def table_std(self) -> float:
-        """Standard deviation that embeddings, learned positions and the head start with."""
+        """Initial standard deviation of embeddings, learned positions and the head."""
         if self.init == "normal":
             return self.init_std
         return (self.d_model if self.mup is None else self.mup.width) ** -0.5

@@ -1,4 +1,4 @@
-"""What mixers of softmax attention have in common, however they make queries, keys and values."""
+"""What softmax-attention mixers have in common, however they compute queries, keys and values."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,18 +15,18 @@ PROJECTIONS, SCORES = "attention_projections", "attention_scores"  # items of th
 
 
 class Heads(NamedTuple):
-    """What the softmax is made over."""
+    """The heads of a softmax attention."""
 
     queries: int
-    """heads of queries"""
+    """number of query heads"""
     keys: int
-    """heads of keys and values"""
+    """number of key/value heads"""
     d_qk: int
     """width of a query and of a key"""
     d_v: int
     """width of a value"""
     sinks: bool = False
-    """the softmax of each head of queries has a sink"""
+    """whether the softmax of each query head has a sink"""
 
 
 class SoftmaxMixer(Mixer):
@@ -36,19 +36,19 @@ class SoftmaxMixer(Mixer):
         raise NotImplementedError
 
     def made(self, model: TransformerShape, compute: Compute) -> float:
-        """The part of `activations` that makes queries, keys and values."""
+        """The part of `activations` for computing queries, keys and values."""
         return 0.0
 
     def extra_flops(
         self, model: TransformerShape, masks: Sequence[AttentionMask], keys: VisibleKeys | None
     ) -> ExtraFlops:
         heads, layers = self.heads(model), len(masks)
-        each = 2.0 * heads.queries * (heads.d_qk + heads.d_v)  # of a query with one key
+        each = 2.0 * heads.queries * (heads.d_qk + heads.d_v)  # for a query with one key
         if isinstance(keys, float | int):
             seen = keys * layers
         else:
-            of = keys or (lambda mask, context: visible_keys(context, mask))
-            seen = sum(of(mask, model.context) for mask in masks)
+            mean_keys = keys or (lambda mask, context: visible_keys(context, mask))
+            seen = sum(mean_keys(mask, model.context) for mask in masks)
         return ExtraFlops(
             {SCORES: TRAINING * each * seen},
             full_context=TRAINING * each * layers * model.context,
@@ -67,9 +67,9 @@ class SoftmaxMixer(Mixer):
             scores = FLOAT32  # log Z of every query
         elif kernel == "blocked":
             seen = keys_of_blocks(model.context, mask, BLOCK)
-            if model.context >= TILED_FROM and model.dropout == 0:  # of scores it keeps log Z
+            if model.context >= TILED_FROM and model.dropout == 0:  # tiled: keeps log Z instead of scores
                 outs, scores, keys_held = 2, FLOAT32, copied
-            elif model.attention_softcap is None and model.dropout == 0:  # its own backward pass
+            elif model.attention_softcap is None and model.dropout == 0:  # explicit backward pass
                 outs, scores = 2, width * seen + FLOAT32 * (1 + sinks)
             else:
                 keys_held *= max(1.0, seen / BLOCK)  # every block of queries has its own slice of the keys
@@ -80,8 +80,8 @@ class SoftmaxMixer(Mixer):
         return width * read + scores * H + self.made(model, compute)
 
     def working(self, model: TransformerShape, compute: Compute) -> float:
-        """Keys of other devices and their gradients, of all of them; or those that come in a ring while others are
-        met, and a query's sums over them, float32."""
+        """For gather, the keys of all devices and their gradients. For ring, the keys received while others are being
+        processed, and a query's float32 sums over them."""
         way, heads = self.way(model, compute), self.heads(model)
         held = kv_heads_held(heads.keys, heads.queries, compute.tensor) * (heads.d_qk + heads.d_v) / compute.tensor
         if way == "gather":
@@ -89,29 +89,29 @@ class SoftmaxMixer(Mixer):
         sums = FLOAT32 * heads.queries * heads.d_qk / compute.tensor
         return 2 * (compute.width + FLOAT32) * held + sums if way == "ring" else 0.0
 
-    def check_shared(self, model: TransformerShape, asked: str, tensor: int, context: int) -> None:
-        choose_context(asked, self.heads(model).queries, model.context, tensor, context)
+    def check_shared(self, model: TransformerShape, requested: str, tensor: int, context: int) -> None:
+        choose_context(requested, self.heads(model).queries, model.context, tensor, context)
 
     def check_compute(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> None:
         self.kernel(model, compute, mask)
 
     def way(self, model: TransformerShape, compute: Compute) -> str:
-        """How devices share windows."""
-        asked, heads = compute.context, self.heads(model).queries
-        return choose_context(asked, heads, model.context, compute.tensor, compute.sequence)
+        """How devices split windows, a name in CONTEXTS."""
+        requested, heads = compute.context, self.heads(model).queries
+        return choose_context(requested, heads, model.context, compute.tensor, compute.sequence)
 
     def cache(self, model: TransformerShape, places: int) -> Cache:
-        """Of the last `places` tokens: where each was in its text, what a mask knows of it, and what `held` says."""
+        """For the last `places` tokens: their positions, their marks, and the arrays of `held`."""
         where = {name: Cached((places,), "int32", -1) for name in ("positions", "marks")}
         return where | {name: Cached((heads, places, width)) for name, (heads, width) in self.held(model).items()}
 
     def held(self, model: TransformerShape) -> dict[str, tuple[int, int]]:
-        """(heads, width) of what is kept of every token: keys, and values where these are none of their features."""
+        """(heads, width) of the arrays cached for every token: keys and, unless they are part of the keys, values."""
         heads = self.heads(model)
         return {"keys": (heads.keys, heads.d_qk), "values": (heads.keys, heads.d_v)}
 
     def kernel(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> str:
-        """The way it is computed."""
+        """The attention implementation in use."""
         heads = self.heads(model)
         return choose(
             compute.attention, compute.platform, mask, length=model.context, dtype=compute.dtype,

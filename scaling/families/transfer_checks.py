@@ -1,4 +1,4 @@
-"""What transfer between the models of a sweep must be told of their base."""
+"""Checks of hyper-parameter transfer between the models of a sweep."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from scaling.families.model import ModelConfig
 
 
 def untransferable(models: Sequence[ModelConfig]) -> str:
-    """Why hyper-parameters cannot be transferred between these models; empty where they can.
+    """Why hyper-parameters cannot be transferred between these models; empty if they can.
 
-    Under µP scores fall as 1/d_head, for which the base's must be known; and a bounded fan-in must be the base's.
+    Under µP scores scale as 1/d_head, so that of the base must be known; and bounded fan-ins must equal the base's.
     """
     based = [model for model in models if model.base is not None]
-    untold = [model for model in based if model.base is not None and model.base.d_head is None]
-    sizes = sorted({size for model in untold if (size := getattr(model, "d_head", None)) is not None})
+    without_d_head = [model for model in based if model.base is not None and model.base.d_head is None]
+    sizes = sorted({size for model in without_d_head if (size := getattr(model, "d_head", None)) is not None})
     if len(sizes) > 1:
         return (
             f"mup.d_head is unset, which is for heads of one size, and the runs have d_head of {sizes[0]} "
@@ -22,7 +22,7 @@ def untransferable(models: Sequence[ModelConfig]) -> str:
 
 
 def _unbounded(models: Sequence[ModelConfig]) -> str:
-    """Why the bounded fan-ins of these models are none; empty where they are."""
+    """Why fan-ins declared as bounded are not the same at every width; empty if they are."""
     inputs: dict[str, dict[int, set[int]]] = {}
     for model in models:
         for tensor in model.tensors():
@@ -40,7 +40,7 @@ def _unbounded(models: Sequence[ModelConfig]) -> str:
 
 
 def transfer_notes(models: Sequence[ModelConfig]) -> list[str]:
-    """What is to be known of transfer between these models."""
+    """Notes on transfer between these models."""
     depths = sorted({model.layers for model in models if model.base is not None and model.base.layers is None})
     if len(depths) < 2:
         return []

@@ -34,29 +34,29 @@ FEED_FORWARDS: dict[str, type[FeedForward]] = {"mlp": MLP, "moe": MoE}
 AnyMixer = Annotated[Mixer, ByKind(MIXERS)]
 AnyFeedForward = Annotated[FeedForward, ByKind(FEED_FORWARDS)]
 
-IN_FLIGHT = 3  # layers of which what comes from or goes to the host is on the device, by the TPU's compiler
+IN_FLIGHT = 3  # layers whose offloaded activations are on the device at once, as scheduled by the TPU's compiler
 LAYERS = "layers"  # key of the stacked layers in the parameters, and name of their leading axis
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers of one kind, whose parameters are stacked on a leading axis."""
+    """The layers of one kind, whose parameters are stacked on a leading axis."""
 
     name: str
     """key in the parameters: `layers`, and `layers_2`, … for further kinds"""
     mixer: Mixer
     feed_forward: FeedForward
     members: tuple[int, ...]
-    """which of the layers that have parameters of their own"""
+    """indices among the layers with their own parameters"""
 
     @property
     def parts(self) -> dict[str, BlockPart]:
-        """By their keys in the parameters of a layer."""
+        """The parts by their keys in the parameters of a layer."""
         return {"attention": self.mixer, "mlp": self.feed_forward}
 
 
 class TransformerConfig(TransformerShape):
-    """One transformer. Sizes are in units (not bytes); unset sizes follow from the others."""
+    """A transformer. Sizes are numbers of elements, not bytes; unset sizes follow from the others."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("embedding", "position", "attention", "mlp", "norm", "head")
     ITEMS: ClassVar[tuple[str, ...]] = (PROJECTIONS, SCORES, "mlp", "head")
@@ -68,16 +68,16 @@ class TransformerConfig(TransformerShape):
     kind: Literal["transformer"] | None = None
     """unset: transformer"""
     mixer: Annotated[tuple[AnyMixer, ...] | None, pattern(AnyMixer)] = None
-    """what lets positions see each other, as a pattern repeated over the layers; unset: attention in all"""
+    """the part that mixes positions, as a pattern repeated over the layers; unset: attention in all"""
     feed_forward: Annotated[tuple[AnyFeedForward, ...] | None, pattern(AnyFeedForward)] = None
-    """what works on each position, as a pattern repeated over the layers; unset: a dense MLP in all"""
+    """the part that works on each position, as a pattern repeated over the layers; unset: a dense MLP in all"""
     first_dense: int | None = Field(default=None, ge=1, le=MOST_LAYERS)
-    """layers, the first ones, with a dense MLP; the pattern of `feed_forward` begins after them (DeepSeek)"""
+    """number of first layers with a dense MLP; the pattern of `feed_forward` begins after them (DeepSeek)"""
 
     @model_validator(mode="before")
     @classmethod
     def _one_name(cls, values: Any) -> Any:
-        """What is the default has one spelling, so that one run has one id."""
+        """The default has a single spelling, so that a run has a single id."""
         if isinstance(values, dict) and values.get("kind") == "transformer":
             return {**values, "kind": None}
         return values
@@ -103,17 +103,17 @@ class TransformerConfig(TransformerShape):
 
     @property
     def unique_layers(self) -> int:
-        """Layers that have parameters of their own."""
+        """Number of layers with their own parameters."""
         return self.layers // self.layer_sharing
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Keys a query may see in each layer, itself included: the pattern repeated, cut at the context."""
+        """Keys that a query may see in each layer, itself included: the repeated pattern, at most the context."""
         pattern = self.sliding_window or (None,)
         return tuple(min(pattern[i % len(pattern)] or self.context, self.context) for i in range(self.layers))
 
     def attention_masks(self, kind: Mask) -> tuple[AttentionMask, ...]:
-        """Of each layer. kind: which keys of its text a query may see."""
+        """The mask of each layer. kind: which keys of its text a query may see."""
         known = self.global_tokens or (None,)
         chunks = [chunk if chunk and chunk < self.context else None for chunk in self.attention_chunk or (None,)]
         return tuple(
@@ -129,25 +129,25 @@ class TransformerConfig(TransformerShape):
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
-        """How rotary positions enter each layer."""
+        """The RoPE variant of each layer."""
         pattern = self.rope or (Rope(),)
         return tuple(pattern[i % len(pattern)] for i in range(self.layers))
 
     @property
     def parts(self) -> tuple[tuple[Mixer, FeedForward], ...]:
-        """(mixer, feed-forward part) of each layer that has parameters of its own."""
+        """(mixer, feed-forward part) of each layer with its own parameters."""
         mixers, pattern, first = self.mixer or (Attention(),), self.feed_forward or (MLP(),), self.first_dense or 0
         feeds = [MLP()] * first + [pattern[i % len(pattern)] for i in range(self.unique_layers - first)]
         return tuple((mixers[i % len(mixers)], feed) for i, feed in enumerate(feeds[: self.unique_layers]))
 
     @property
     def kinds(self) -> list[tuple[AttentionMask, Rope, tuple[Mixer, FeedForward]]]:
-        """What each layer is beside its parameters."""
+        """What distinguishes each layer apart from its parameter values."""
         own, parts = zip(self.attention_masks("causal"), self.ropes, strict=True), self.parts
         return [(mask, rope, parts[i // self.layer_sharing]) for i, (mask, rope) in enumerate(own)]
 
     def staged(self, runs: int) -> Staged | None:
-        """The longest row that there is, the first of these."""
+        """The first of the longest possible sequences of layers."""
         return _staged(self, runs)
 
     def outside(self, staged: Staged) -> Mapping[str, tuple[float, float]]:
@@ -167,19 +167,19 @@ class TransformerConfig(TransformerShape):
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """The layers by kind, in the order in which the kinds first come."""
+        """The layers by kind, in the order in which the kinds first occur."""
         parts = self.parts
         kinds = list(dict.fromkeys(parts))
-        members = [tuple(i for i, kind in enumerate(parts) if kind == one) for one in kinds]
+        members = [tuple(i for i, own in enumerate(parts) if own == kind) for kind in kinds]
         names = [LAYERS if i == 0 else f"{LAYERS}_{i + 1}" for i in range(len(kinds))]
-        return tuple(Stack(name, *kind, of) for name, kind, of in zip(names, kinds, members, strict=True))
+        return tuple(Stack(name, *kind, layers) for name, kind, layers in zip(names, kinds, members, strict=True))
 
     @property
     def facts(self) -> dict[str, float]:
-        """Those in which all of its parts that have them agree."""
+        """The facts on which all parts that have them agree."""
         parts = dict.fromkeys(part for parts in self.parts for part in parts)
-        said = [item for part in parts for item in part.facts(self).items()]
-        return {name: value for name, value in said if {v for n, v in said if n == name} == {value}}
+        facts = [item for part in parts for item in part.facts(self).items()]
+        return {name: value for name, value in facts if {v for n, v in facts if n == name} == {value}}
 
     @property
     def masks(self) -> tuple[Mask, ...]:
@@ -204,8 +204,8 @@ class TransformerConfig(TransformerShape):
 
     @property
     def written(self) -> tuple[str, ...]:
-        told = (part.written(self) for parts in self.parts for part in parts)
-        return tuple(dict.fromkeys(filter(None, told)))
+        notes = (part.written(self) for parts in self.parts for part in parts)
+        return tuple(dict.fromkeys(filter(None, notes)))
 
     @property
     def reads_counts(self) -> bool:
@@ -221,7 +221,7 @@ class TransformerConfig(TransformerShape):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """`NAME/layer_I` of every layer that has parameters of its own."""
+        """`NAME/layer_I` for every layer with its own parameters."""
         return tuple(
             f"{name}/layer_{layer}"
             for stack in self.stacks
@@ -232,24 +232,24 @@ class TransformerConfig(TransformerShape):
 
     @property
     def counts(self) -> dict[str, Any]:
-        """By stack, part and name, the layers of the stack in front."""
+        """Shapes by stack, part and name, with the layers of the stack in front."""
 
-        def of(stack: Stack, part: BlockPart) -> dict[str, tuple[int, ...]]:
+        def stacked(stack: Stack, part: BlockPart) -> dict[str, tuple[int, ...]]:
             return {name: (len(stack.members), *shape) for name, shape in part.counts(self).items()}
 
-        return {stack.name: {key: of(stack, part) for key, part in stack.parts.items()} for stack in self.stacks}
+        return {stack.name: {key: stacked(stack, part) for key, part in stack.parts.items()} for stack in self.stacks}
 
     def tensors(self) -> Iterator[Tensor]:
-        """Conventions: biases (where `bias`) on q, k, v, o and on each MLP matrix, never on the head; RMSNorm has a
-        scale, LayerNorm a scale and, where `bias`, a bias; QK-norm has one scale of width d_head for queries and one
-        for keys, shared by the heads; the norm after the last layer exists unless norms come after each addition
+        """Conventions: with `bias`, biases are on q, k, v, o and on each MLP matrix, never on the head; RMSNorm has a
+        scale, LayerNorm a scale and, with `bias`, a bias; QK-norm has one scale of width d_head for queries and one
+        for keys, shared by the heads; there is a norm after the last layer unless norms come after each addition
         (`post`)."""
         transfer = self.transfer
         for tensor in self._tensors():
             yield replace(tensor, rate=transfer.rate(tensor.role, tensor.bounded), eps=transfer.eps(tensor.axes))
 
     def _tensors(self) -> Iterator[Tensor]:
-        D, V, std = self.d_model, self.vocab, self.table_std  # one start for all: a tied embedding is the head
+        D, V, std = self.d_model, self.vocab, self.table_std  # one std for all, since a tied embedding is the head
         yield embedding(V, D, std=std, tied=self.tied)
         if self.position == "learned":
             yield Tensor(("position",), "position", (self.context, D), ("position", "embed"), "embedding", std=std)
@@ -284,7 +284,7 @@ class TransformerConfig(TransformerShape):
         return total
 
     def cache(self, length: int) -> list[dict[str, Cache]]:
-        """Of every layer, by its parts; a layer keeps no more tokens than a query of it sees."""
+        """The caches of every layer, by its parts; a layer keeps no more tokens than its queries see."""
         if self.position == "learned" and length > self.context:
             raise UserError(
                 f"a text of {length:,} tokens, prompt and new ones, is longer than model.context={self.context}, the "
@@ -303,9 +303,9 @@ class TransformerConfig(TransformerShape):
         place_L = np.arange(len(marks_L))
         return place_L - np.maximum.accumulate(np.where(first_L, place_L, 0))
 
-    def check_shared(self, asked: str, tensor: int, context: int) -> None:
+    def check_shared(self, requested: str, tensor: int, context: int) -> None:
         for part in {part for own in self.parts for part in own}:
-            part.check_shared(self, asked, tensor, context)
+            part.check_shared(self, requested, tensor, context)
 
     def check_compute(self, compute: Compute) -> None:
         for mixer, feed_forward, mask in set(self._layers(compute.mask)):
@@ -313,7 +313,7 @@ class TransformerConfig(TransformerShape):
             feed_forward.check_compute(self, compute, mask)
 
     def activations(self, compute: Compute) -> int:
-        """Of what is on the host IN_FLIGHT layers' are on the device as well."""
+        """With offloading, the activations of IN_FLIGHT layers are on the device as well."""
         stream, layers = compute.width * self.d_model, self._kept_of_layers(compute)
         if compute.remat == "none":
             held = self._held(compute, layers) + (max(layers) if compute.staged else 0)
@@ -324,7 +324,7 @@ class TransformerConfig(TransformerShape):
             on_host = self._held(compute, [1] * len(kept)) * stream + IN_FLIGHT * max(kept)
             held = (on_host if compute.offload else self._held(compute, kept)) * self.layer_sharing + max(layers)
         working = max(part.working(self, compute) for own in set(self.parts) for part in own)
-        return round(held) + 2 * stream + round(working)  # and the stream after the last layer and its norm
+        return round(held) + 2 * stream + round(working)  # plus the stream after the last layer and its norm
 
     def offloaded(self, compute: Compute) -> int:
         if not compute.offload:
@@ -333,7 +333,7 @@ class TransformerConfig(TransformerShape):
         return inputs if compute.remat == "full" else sum(self._products(compute)) * self.layer_sharing
 
     def _held(self, compute: Compute, layers: list[int]) -> float:
-        """The sum over layers, or those of its own, of what each keeps, for as many microbatches as it does."""
+        """Sum over layers (or those with their own parameters) of what each keeps, times microbatches in flight."""
         if compute.staged is None:
             return compute.passes * sum(layers)
         each = self.layers // len(layers)
@@ -341,7 +341,7 @@ class TransformerConfig(TransformerShape):
         return compute.passes * inside + compute.at_ends * (sum(layers) - inside)
 
     def _products(self, compute: Compute) -> list[int]:
-        """Bytes for each token of what the products of each layer of its own gave."""
+        """Bytes per token of the matrix-product outputs of each layer with its own parameters."""
         outputs = 3 if self.norm_position != "pre" else 1 if self.parallel_block else 2  # input; o, down if read
         products = [mixer.products(self) + feed_forward.products(self) for mixer, feed_forward in self.parts]
         return [compute.width * (outputs * self.d_model + n // compute.tensor) for n in products]
@@ -355,15 +355,15 @@ class TransformerConfig(TransformerShape):
         return [kept[layer] for layer in layers]
 
     def _layers(self, mask: Mask) -> list[tuple[Mixer, FeedForward, AttentionMask]]:
-        """The parts of every layer, and what its attention sees."""
+        """(mixer, feed-forward part, attention mask) of every layer."""
         parts = [parts for parts in self.parts for _ in range(self.layer_sharing)]
         return [(*own, seen) for own, seen in zip(parts, self.attention_masks(mask), strict=True)]
 
     def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
-        """Bytes for each token that the backward pass of a layer reads when nothing is computed again."""
+        """Bytes per token that the backward pass of a layer reads without rematerialisation."""
         branches = 1 if self.parallel_block else 2
         norms = branches + (2 if self.norm_position == "sandwich" else 0)
-        stream = self.d_model * (2 * FLOAT32 * norms + compute.width * branches)  # norms work in float32
+        stream = self.d_model * (2 * FLOAT32 * norms + compute.width * branches)  # norms compute in float32
         inner = sum(part.activations(self, compute, mask) for part in (mixer, feed_forward))
         return round(stream + inner / compute.tensor)
 
@@ -373,7 +373,7 @@ class TransformerConfig(TransformerShape):
     @classmethod
     def step_of_layers(cls, base: Mapping[str, Any]) -> int:
         sharing = base.get("layer_sharing", 1)
-        return sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the check of the shape says so
+        return sharing if isinstance(sharing, int) and sharing > 0 else 1  # else the shape check reports it
 
     @classmethod
     def least_layers(cls, base: Mapping[str, Any]) -> int:
@@ -382,7 +382,7 @@ class TransformerConfig(TransformerShape):
 
     @classmethod
     def step_of_inner(cls, base: Mapping[str, Any]) -> int:
-        """The granularities of its experts together."""
+        """The least common multiple of the granularities of its experts."""
         given = base.get("feed_forward") or ()
         parts = given if isinstance(given, list | tuple) else [given]
         found = [part.get("granularity") for part in parts if isinstance(part, Mapping)]
@@ -413,14 +413,14 @@ def _staged(model: TransformerConfig, runs: int) -> Staged | None:
 
 
 def _numbered(model: TransformerConfig) -> np.ndarray:
-    """A number for what each layer that has parameters of its own is beside them."""
+    """A number for the kind of each layer with its own parameters."""
     kinds, sharing, numbers = model.kinds, model.layer_sharing, dict[Any, int]()
     own = [tuple(kinds[i : i + sharing]) for i in range(0, len(kinds), sharing)]
     return np.array([numbers.setdefault(kind, len(numbers)) for kind in own])
 
 
 def _alike(kinds: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, lengths) of the rows of layers each of which is as the one `size` further on."""
+    """(starts, lengths) of the maximal sequences of layers that each equal the layer `size` further on."""
     other = np.flatnonzero(kinds[size:] != kinds[:-size])
     starts, ends = np.append(0, other + 1), np.append(other, len(kinds) - size)
     return starts, ends - starts

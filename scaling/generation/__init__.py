@@ -1,4 +1,4 @@
-"""Writing text with a run's model: prompts are read in chunks, then tokens are drawn one by one."""
+"""Text generation with a run's model: prefill of prompts in chunks, then sampling token by token."""
 
 from scaling.generation.generated import Generated, generate
 from scaling.generation.sampling import Sampling

@@ -1,4 +1,4 @@
-"""The device's part: reading prompts in chunks and writing tokens one by one, for several texts side by side."""
+"""Generation on the device: prefill of prompts in chunks and decoding token by token, for several texts at once."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,13 +19,13 @@ from scaling.tokens import EOD
 from scaling.training.trained import Trained
 
 READ = 256
-"""tokens of a prompt that are read at one time: their scores against a long cache stay small"""
+"""tokens of a prompt processed at once, to keep their scores against a long cache small"""
 WRITE = 32
-"""tokens that are written before they are looked at: text streams, and a stop string costs so many at most"""
+"""tokens generated before the host inspects them, so that text streams; the most that are wasted by a stop string"""
 
 
 class Texts(NamedTuple):
-    """Texts in progress: B rows, each as if it were alone."""
+    """Texts in progress: B rows, independent of each other."""
 
     cache: Any
     logits_BxV: jax.Array
@@ -33,21 +33,21 @@ class Texts(NamedTuple):
     position_B: jax.Array
     """of the next token"""
     mark_B: jax.Array
-    """of what is written, see `Objective.continued`"""
+    """of generated tokens, see `Objective.continued`"""
     key_B: jax.Array
     written: jax.Array
-    """tokens that each row has got"""
+    """number of tokens generated for each row"""
     ended_B: jax.Array
-    """rows that are written no further"""
+    """rows that have ended"""
 
 
 class Decoder:
-    """Writes with the model of a run; compiled at the first use for each number of texts."""
+    """Generates with the model of a run; compiled at first use for each number of texts."""
 
     def __init__(self, trained: Trained, sampling: Sampling, vocab: int, length: int):
-        """vocab: tokens that may be written, the first rows of the model's. length: of a text, prompt included.
+        """vocab: tokens that may be generated, the first rows of the model's. length: of a text, prompt included.
 
-        Raises UserError where the model cannot write, or not texts of that length.
+        Raises UserError if the model cannot generate, or not texts of that length.
         """
         self.run, self.params, self.length = trained.run, trained.params, length
         self.run.model.cache(length)
@@ -61,20 +61,21 @@ class Decoder:
             self.dtype: str = functional.bind_run(self.run, self.params).dtype.name
 
     def read(self, prompts: list[np.ndarray], seed: int) -> Texts:
-        """The texts behind their prompts, which have a token or more.
+        """Process the prompts, of at least one token each.
 
-        A row's draws follow from the seed, its prompt and how often that came before: whatever else is beside it.
+        A row's random draws depend on the seed, its prompt and the number of equal prompts before it, not on other
+        rows.
         """
         cache = functional.empty_cache(self.run.model, len(prompts), self.length, self.dtype)
         cache = jax.device_put(cache, replicated(self._mesh))
         longest = max(map(len, prompts))
         chunk = longest if self.run.objective.mask in LOOK_AHEAD else min(longest, READ)
-        told = [self.run.objective.continued(prompt) for prompt in prompts]
-        places = [self.run.model.positions(np.append(marks, mark)) for marks, mark in told]
+        marked = [self.run.objective.continued(prompt) for prompt in prompts]
+        places = [self.run.model.positions(np.append(marks, mark)) for marks, mark in marked]
         width = -(-longest // chunk) * chunk
-        tokens = _in_front(prompts, width, EOD)
-        positions = _in_front([place[:-1] for place in places], width, PADDING)
-        marks = _in_front([marks for marks, _ in told], width, 0)
+        tokens = _left_padded(prompts, width, EOD)
+        positions = _left_padded([place[:-1] for place in places], width, PADDING)
+        marks = _left_padded([marks for marks, _ in marked], width, 0)
         for start in range(0, width, chunk):
             part = (x[:, start : start + chunk] for x in (tokens, positions, marks))
             logits_BxV, cache = self._read(self.params, *part, cache)
@@ -84,7 +85,7 @@ class Decoder:
             cache,
             logits_BxV,
             position_B=jnp.array([place[-1] for place in places], jnp.int32),
-            mark_B=jnp.array([mark for _, mark in told], jnp.int32),
+            mark_B=jnp.array([mark for _, mark in marked], jnp.int32),
             key_B=jax.vmap(partial(jax.random.fold_in, key))(jnp.array(own, jnp.uint32)),
             written=jnp.zeros((), jnp.int32),
             ended_B=jnp.zeros(len(prompts), bool),
@@ -92,10 +93,10 @@ class Decoder:
         return jax.device_put(texts, replicated(self._mesh))
 
     def write(self, texts: Texts, most: int, ended: list[bool]) -> tuple[Texts, np.ndarray, np.ndarray]:
-        """(the texts, tokens [B, n], log p of each [B, n]) after up to `most` more tokens, and no more than WRITE.
+        """(the texts, tokens [B, n], log p of each [B, n]) after up to min(`most`, WRITE) more tokens.
 
-        `texts` is used up. ended: rows to be left as they are; those that end are filled with end-of-document tokens.
-        log p: of the model itself, before temperature and cuts.
+        `texts` is donated. ended: rows not to continue; ended rows are padded with end-of-document tokens. log p: of
+        the model itself, before temperature and filters.
         """
         before = int(texts.written)
         texts, tokens_BxW, log_probs_BxW = self._write(self.params, texts, np.array(ended), min(most, WRITE))
@@ -104,20 +105,20 @@ class Decoder:
 
 
 def _repeats(prompts: list[np.ndarray]) -> list[int]:
-    """How often each was there before."""
+    """The number of equal prompts before each prompt."""
     raw = [prompt.tobytes() for prompt in prompts]
     return [raw[:i].count(own) for i, own in enumerate(raw)]
 
 
-def _in_front(rows: list[np.ndarray], width: int, filling: int) -> np.ndarray:
-    """int32 [B, width], rows filled up in front, so that all end in the last column."""
+def _left_padded(rows: list[np.ndarray], width: int, filling: int) -> np.ndarray:
+    """int32 [B, width], rows padded on the left, so that all end in the last column."""
     return np.stack([np.pad(row, (width - len(row), 0), constant_values=filling) for row in rows]).astype(np.int32)
 
 
 def _read(
     run: RunConfig, mesh: Any, length: int, params: Any, tokens: Any, positions: Any, marks: Any, cache: Any
 ) -> tuple[jax.Array, Any]:
-    """(logits of what follows the last column, the cache with the chunk)."""
+    """(logits after the last column, the updated cache)."""
     with use(mesh):
         model = functional.bind_run(run, params)
         hidden_BxTxD, cache = model.decoder(length)(tokens, positions, marks, cache)
@@ -162,9 +163,9 @@ def _write(
             )
             return i + 1, after, tokens_BxW.at[:, i].set(token_B), log_probs_BxW.at[:, i].set(log_prob_B)
 
-        def go_on(state: tuple[jax.Array, Texts, jax.Array, jax.Array]) -> jax.Array:
+        def running(state: tuple[jax.Array, Texts, jax.Array, jax.Array]) -> jax.Array:
             return (state[0] < most) & ~jnp.all(state[1].ended_B)
 
         empty = jnp.full((batch, WRITE), EOD, jnp.int32), jnp.zeros((batch, WRITE), jnp.float32)
-        _, texts, tokens_BxW, log_probs_BxW = jax.lax.while_loop(go_on, step, (jnp.int32(0), texts, *empty))
+        _, texts, tokens_BxW, log_probs_BxW = jax.lax.while_loop(running, step, (jnp.int32(0), texts, *empty))
         return texts, tokens_BxW, log_probs_BxW

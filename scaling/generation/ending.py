@@ -1,4 +1,4 @@
-"""The host's part of a text that is being written: where it ends, and what of it can be shown already."""
+"""Generation on the host: where a text ends, and what of it can already be shown."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from scaling.data.tokenizer import Tokenizer
 from scaling.tokens import EOD
 
 Ended = Literal["length", "end_of_document", "stop"]
-"""why a text ended: it has as many tokens as were asked for, the model ended the document, or a stop string came"""
+"""why a text ended: it has the requested number of tokens, the model ended the document, or a stop string occurred"""
 
 
 class Ending:
@@ -17,15 +17,15 @@ class Ending:
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]):
         self.tokenizer, self.stop = tokenizer, stop
         self.tokens: list[int] = []
-        """the one that ended it included"""
+        """all tokens, including the one that ended the text"""
         self.log_probs: list[float] = []
         self.text = ""
-        """of all tokens, without a stop string and what is behind it"""
+        """the text of all tokens, without a stop string and what follows it"""
         self.ended: Ended | None = None
         self._shown = 0
 
     def take(self, tokens: np.ndarray, log_probs: np.ndarray) -> None:
-        """More tokens; those behind the end are not taken."""
+        """Append tokens, up to the end of the text."""
         if self.ended is not None:
             return
         before = len(self.tokens)
@@ -42,7 +42,7 @@ class Ending:
             self.text = text[: min(self._stops(text))]
 
     def shown(self) -> str:
-        """What is new of the text and will not change: not half a character, nor what may become a stop string."""
+        """The new part of the text that is final: without an incomplete character or a possible stop string."""
         text = self.text
         if self.ended is None:
             text = text.rstrip("\ufffd")
@@ -55,5 +55,5 @@ class Ending:
         return self.tokenizer.decode(np.array(self.tokens[:count], np.int64))
 
     def _stops(self, text: str) -> list[int]:
-        """Where stop strings begin."""
+        """Positions at which stop strings begin."""
         return [text.index(stop) for stop in self.stop if stop in text]

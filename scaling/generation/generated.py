@@ -1,4 +1,4 @@
-"""Text from a run's model."""
+"""Generating text with a run's model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from scaling.training.trained import load_trained
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model wrote, one entry a prompt."""
+    """Generated texts, with one entry per prompt."""
 
     run: str
     """folder of the run"""
@@ -27,17 +27,17 @@ class Generated:
     """of its checkpoint"""
     prompts: tuple[str, ...]
     texts: tuple[str, ...]
-    """what came behind each prompt, without a stop string"""
+    """continuation of each prompt, without a stop string"""
     tokens: tuple[tuple[int, ...], ...]
-    """those of each text, up to the one with which it ended: end-of-document (0) and stop strings are in them"""
+    """tokens of each text up to the one that ended it, including end-of-document (0) and stop strings"""
     log_probs: tuple[tuple[float, ...], ...]
-    """nats, of each token by the model itself, before temperature and cuts"""
+    """nats, of each token under the model itself, before temperature and filters"""
     ended: tuple[Ended, ...]
     """why each text ended"""
     cache_bytes: int
-    """of what was kept of all texts: keys and values, or states"""
+    """size of the caches of all texts: keys and values, or recurrent states"""
     notes: tuple[str, ...] = ()
-    """what was otherwise than in training"""
+    """differences from training"""
 
 
 def generate(
@@ -54,21 +54,21 @@ def generate(
     step: int | None = None,
     show: Callable[[int, str], None] | None = None,
 ) -> Generated:
-    """Let the model of a run go on with texts.
+    """Generate continuations of prompts with the model of a run.
 
-    A text ends after `tokens` tokens, with the token that ends a document, or where a stop string is complete. An
-    empty prompt begins a document: the model reads an end-of-document token. Texts are written side by side, each as
-    if it were alone: the seed, the prompt and, of equal prompts, its number among them decide what is drawn.
+    A text ends after `tokens` tokens, with the end-of-document token, or when a stop string is complete. An empty
+    prompt begins a document: the model reads an end-of-document token. Texts are generated side by side but
+    independently: draws depend on the seed, the prompt and, for equal prompts, its index among them.
 
     run: folder of a run, or of one of its checkpoints, see `training.trained.load_trained`.
-    tokens: of each text, the prompt not among them.
+    tokens: number of new tokens per text, without the prompt.
     temperature, top_k, top_p, min_p: see `Sampling`; applied in this order.
-    stop: strings.
-    step: of the checkpoint; unset: the last one of a run that has ended.
-    show: called with the number of a prompt and a piece of its text as soon as that is settled.
+    stop: strings at which a text ends.
+    step: of the checkpoint; default: the last one of a run that has ended.
+    show: called with the index of a prompt and a piece of its text as soon as that is final.
 
-    Raises UserError for a run that cannot be read or whose model cannot write, for prompts that its tokenizer cannot
-    say or that are too long for its positions, and for numbers that cannot be.
+    Raises UserError for a run that cannot be read or whose model cannot generate, for prompts that its tokenizer
+    cannot encode or that are too long for its positions, and for numbers out of range.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     _check(texts, tokens, stop, seed)
@@ -116,11 +116,11 @@ def _check(prompts: list[str], tokens: int, stop: Sequence[str], seed: int) -> N
 
 
 def _encoded(tokenizer: Tokenizer, prompts: list[str]) -> list[np.ndarray]:
-    """Tokens of each prompt, one at least. Raises UserError where they do not say the prompt."""
+    """Tokens of each prompt, at least one. Raises UserError if they do not decode to the prompt."""
     found = tokenizer.encode(prompts)
     for prompt, tokens in zip(prompts, found, strict=True):
-        if (said := tokenizer.decode(tokens)) != prompt:
-            at = next((i for i, (a, b) in enumerate(zip(prompt, said, strict=False)) if a != b), len(said))
+        if (decoded := tokenizer.decode(tokens)) != prompt:
+            at = next((i for i, (a, b) in enumerate(zip(prompt, decoded, strict=False)) if a != b), len(decoded))
             raise UserError(
                 f"the run's tokenizer has no tokens for {prompt[at]!r}, character {at + 1} of the prompt "
                 f"{prompt[:20]!r}; leave it out"

@@ -1,4 +1,4 @@
-"""How the next token is drawn from its logits: filters over logits, composed, and a draw."""
+"""Sampling the next token from its logits: composed filters over logits, and a draw."""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from scaling.errors import UserError
 
 TEMPERATURES = 1e-30, 1e30
-"""the least and the greatest that scores of any size can be divided by in float32"""
+"""the range of temperatures by which logits of any size can be divided in float32"""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The distribution that tokens are drawn from: the model's at a temperature, then cut as is set, in order."""
+    """The sampling distribution: the model's at a temperature, then with the filters that are set, in order."""
 
     temperature: float = 1.0
     """logits are divided by it; 0: always the likeliest token"""
@@ -23,10 +23,10 @@ class Sampling:
     top_p: float | None = None
     """only the likeliest tokens that together reach probability p (nucleus sampling, Holtzman et al. 2020)"""
     min_p: float | None = None
-    """only tokens at least so many times as likely as the likeliest (Nguyen et al. 2024, 2407.01082)"""
+    """only tokens at least this many times as likely as the likeliest (Nguyen et al. 2024, 2407.01082)"""
 
     def check(self, vocab: int) -> None:
-        """Raises UserError for a number that cannot be. vocab: tokens that there are to draw from."""
+        """Raises UserError for a number out of range. vocab: number of tokens to draw from."""
         least, most = TEMPERATURES
         if not (self.temperature == 0 or least <= self.temperature <= most):
             raise UserError(
@@ -40,7 +40,7 @@ class Sampling:
                 raise UserError(f"{name}={share:g}: more than 0 and at most 1; unset for all tokens")
 
     def __call__(self, logits: jax.Array) -> jax.Array:
-        """float32 logits [..., V] of the distribution; −∞ for what is never drawn."""
+        """float32 logits [..., V] of the sampling distribution; −∞ for tokens that are never drawn."""
         if self.temperature == 0:
             return greedy(logits)
         logits = logits / self.temperature
@@ -50,26 +50,26 @@ class Sampling:
 
 
 def draw(sampling: Sampling, logits_BxV: jax.Array, key_B: jax.Array) -> jax.Array:
-    """A token of each row, [B] int32, by a key of its own."""
+    """A token for each row, [B] int32, drawn with the row's key."""
     return jax.vmap(jax.random.categorical)(key_B, sampling(logits_BxV)).astype(jnp.int32)
 
 
 def greedy(logits: jax.Array) -> jax.Array:
-    """Only the likeliest token, the first of several."""
+    """Only the likeliest token, the first one in case of ties."""
     first = jnp.argmax(logits, -1, keepdims=True)
     return jnp.where(jnp.arange(logits.shape[-1]) == first, 0.0, -jnp.inf)
 
 
 def top_k(logits: jax.Array, k: int) -> jax.Array:
-    """Only the k likeliest tokens, and what is as likely as the last of them."""
+    """Only the k likeliest tokens, and any that are as likely as the last of them."""
     return _at_least(logits, jax.lax.top_k(logits, k)[0][..., -1:])
 
 
 def top_p(logits: jax.Array, p: float) -> jax.Array:
-    """Only the fewest likeliest tokens that together reach probability p, and those as likely as the last of them."""
+    """Only the smallest set of likeliest tokens that reaches probability p, and any as likely as the last of them."""
     sorted_ = -jnp.sort(-logits, -1)
     probs = jax.nn.softmax(sorted_, -1)
-    needed = (jnp.cumsum(probs, -1) - probs < p).at[..., 0].set(True)  # whatever float32 makes of p
+    needed = (jnp.cumsum(probs, -1) - probs < p).at[..., 0].set(True)  # in case p rounds to 0 in float32
     return _at_least(logits, jnp.min(jnp.where(needed, sorted_, jnp.inf), -1, keepdims=True))
 
 

@@ -1,4 +1,4 @@
-"""Attention behind one function, `attend`, and the plain form that defines what all others must give."""
+"""`attend`, the one entry point for attention, and the plain reference that every implementation must match."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,7 @@ def reference(
     key: jax.Array | None = None,
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
-    """Plain attention: the whole [L, L] square of scores of every head in float32."""
+    """Plain attention: materialises the full [L, L] scores of every head in float32."""
     length, heads, d_head = q_BxLxHxd.shape[1:]
     groups = heads // k_BxLxKxd.shape[2]
     k_BxLxHxd, v_BxLxHxd = jnp.repeat(k_BxLxKxd, groups, 2), jnp.repeat(v_BxLxKxd, groups, 2)
@@ -57,10 +57,11 @@ RUN: dict[str, Implementation] = {
     "cudnn": cudnn,
     "splash": splash,
 }
-"""the functions behind `families.kernels.KERNELS`"""
+"""the functions that implement `families.kernels.KERNELS`"""
 
 OWN_QUERIES: dict[str, Callable[..., jax.Array]] = {"blocked": tiled, "splash": splash}
-"""those that know what travels where devices attend for their own queries; of others the compiler sees to it"""
+"""implementations that move keys between devices themselves where each device attends for its own queries; for the
+others the compiler inserts the communication"""
 
 
 def attend(
@@ -77,16 +78,16 @@ def attend(
 ) -> jax.Array:
     """Attention, [B, L, H, d of v]; scores are scaled by 1/√(d of q) and query heads share keys in groups of H / K.
 
-    mask: which keys a query sees and how their scores are bent.
-    marks_BxL: what the mask is made of, where it depends on the text: see `objectives.Batch`.
-    key: for dropout of probabilities; None for none.
-    sinks_H: a logit of each head that takes part in the softmax and carries no value; None for none.
-    implementation: a name in KERNELS, or `auto` for the fastest that can run on the mesh's devices.
-    way: how devices share windows along their length, a name in CONTEXTS.
+    mask: which keys a query sees and how their scores are modified.
+    marks_BxL: the per-token marks of a mask that depends on the text: see `objectives.Batch`.
+    key: for dropout of the probabilities; None: no dropout.
+    sinks_H: one logit per head that takes part in the softmax and carries no value; None: no sinks.
+    implementation: a name in KERNELS, or `auto` for the fastest that runs on the mesh's devices.
+    way: how devices split windows along the sequence, a name in CONTEXTS.
 
-    Raises UserError where the implementation asked for cannot run, and says why and which can.
+    Raises UserError if the requested implementation cannot run; the message says why and which ones can.
     """
-    length, heads, meets = *q_BxLxHxd.shape[1:3], CONTEXTS[way]
+    length, heads, axes = *q_BxLxHxd.shape[1:3], CONTEXTS[way]
     chosen = choose(
         implementation,
         target_platform(),
@@ -103,5 +104,5 @@ def attend(
     if way == "ulysses":
         repeated = (for_devices(x, heads, ways("spread_heads")) for x in (k_BxLxKxd, v_BxLxKxd))
         k_BxLxKxd, v_BxLxKxd = (constrain(x, "batch", "sequence", "heads", None) for x in repeated)
-    q, k, v = constrain(q_BxLxHxd, *meets[0]), constrain(k_BxLxKxd, *meets[1]), constrain(v_BxLxKxd, *meets[1])
-    return constrain(RUN[chosen](q, k, v, mask, marks_BxL, key, sinks_H), *meets[0])
+    q, k, v = constrain(q_BxLxHxd, *axes[0]), constrain(k_BxLxKxd, *axes[1]), constrain(v_BxLxKxd, *axes[1])
+    return constrain(RUN[chosen](q, k, v, mask, marks_BxL, key, sinks_H), *axes[0])

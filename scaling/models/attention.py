@@ -1,4 +1,4 @@
-"""The attention mixer: multi-head attention with grouped keys and values."""
+"""The attention mixer: multi-head attention with grouped keys and values (GQA)."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class Attention(LayerPart):
         declared = tree(part.tensors(config))
         self.q, self.k, self.v, self.o = (Linear(params[name], declared[name]) for name in "qkvo")
         own = [f"{name}_global" for name in "qkv" if part.global_projections]
-        self.of_global = nnx.List([Linear(params[name], declared[name]) for name in own])
+        self.global_maps = nnx.List([Linear(params[name], declared[name]) for name in own])
         self.q_scale, self.k_scale, self.sinks = (
             nnx.Param(params[name]) if name in params else None for name in ("q_scale", "k_scale", "sinks")
         )
@@ -36,27 +36,29 @@ class Attention(LayerPart):
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        made = self._made(x_BxLxD, context, (self.q, self.k, self.v))
+        qkv = self._qkv(x_BxLxD, context, (self.q, self.k, self.v))
         sinks_H = None if self.sinks is None else self.sinks[...]
-        out_BxLxW = attended(self.config, context, *made, dropout_key, sinks_H)
-        if self.of_global:
+        out_BxLxW = attended(self.config, context, *qkv, dropout_key, sinks_H)
+        if self.global_maps:
             known = min(context.global_tokens, x_BxLxD.shape[1])
-            made = self._made(x_BxLxD, context, tuple(self.of_global), slice(known))
+            qkv = self._qkv(x_BxLxD, context, tuple(self.global_maps), slice(known))
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, known)
-            out_BxLxW = out_BxLxW.at[:, :known].set(first_attended(self.config, context, *made, key, sinks_H))
+            out_BxLxW = out_BxLxW.at[:, :known].set(first_attended(self.config, context, *qkv, key, sinks_H))
         return self.o(out_BxLxW), NOTHING
 
     def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
-        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd = self._made(x_BxTxD, context, (self.q, self.k, self.v))
+        q_BxTxHxd, k_BxTxKxd, v_BxTxKxd = self._qkv(x_BxTxD, context, (self.q, self.k, self.v))
         new, sinks_H = {"keys": k_BxTxKxd, "values": v_BxTxKxd}, None if self.sinks is None else self.sinks[...]
         d_head = self.config.d_head
         out_BxTxHxd, cache = extended(self.config, context, q_BxTxHxd, new, cache, d_head, d_head, sinks_H)
         return self.o(out_BxTxHxd.reshape(*x_BxTxD.shape[:2], -1)), cache
 
-    def _made(
+    def _qkv(
         self, x_BxLxD: jax.Array, context: LayerContext, maps: tuple[Linear, ...], queries: slice = slice(None)
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries of the positions `queries`, keys and values of all, turned by their positions. maps: q, k, v."""
+        """Queries at the positions `queries`, keys and values at all positions, rotated if RoPE is used.
+
+        maps: the linear maps of q, k and v."""
         q_BxQxHxd = self._heads(maps[0](x_BxLxD[:, queries]), "heads", self.q_scale)
         k_BxLxKxd = self._heads(maps[1](x_BxLxD), "kv_heads", self.k_scale)
         v_BxLxKxd = self._heads(maps[2](x_BxLxD), "kv_heads", None)
@@ -66,9 +68,9 @@ class Attention(LayerPart):
         return scaled(q_BxQxHxd, self.config.transfer.scores), k_BxLxKxd, v_BxLxKxd
 
     def _heads(self, x_BxLxW: jax.Array, axis: str, scale: nnx.Param[jax.Array] | None) -> jax.Array:
-        """[B, L, heads, d], normed over as many features as there is a scale for: those of one head or of all.
+        """[B, L, heads, d], normalised over the features that `scale` covers: those of one head, or of all heads.
 
-        Fewer heads than devices are gathered before anything is made of them: positions turn a head as a whole.
+        If there are fewer heads than devices they are gathered first, since RoPE rotates whole heads.
         """
         shape = (*x_BxLxW.shape[:2], -1, self.config.d_head)
         whole = x_BxLxW.shape[-1] // self.config.d_head % ways(axis) == 0
@@ -88,7 +90,7 @@ def attended(
     dropout_key: jax.Array | None,
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
-    """What a layer's heads read, side by side: [B, L, H·d]."""
+    """The outputs of a layer's heads, concatenated: [B, L, H·d]."""
     (length, heads), q_BxLxHxd = q_BxLxHxd.shape[1:3], _scaled_by_position(context, q_BxLxHxd)
     out_BxLxHxd = attend(
         constrain(q_BxLxHxd, "batch", "sequence", "heads", None),
@@ -114,8 +116,9 @@ def first_attended(
     dropout_key: jax.Array | None,
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
-    """What the heads of a window's first Q queries read of all of it, side by side: [B, Q, H·d]. Few: their scores
-    are all there at once."""
+    """The outputs of the heads for a window's first Q queries over all its keys, concatenated: [B, Q, H·d].
+
+    Q is small: all scores are materialised at once."""
     (batch, queries, heads, d_head), length = q_BxQxHxd.shape, k_BxLxKxd.shape[1]
     mask, q_BxQxHxd = _mask(config, context), _scaled_by_position(context, q_BxQxHxd)
     q_BxQxKxGxd = q_BxQxHxd.reshape(batch, queries, k_BxLxKxd.shape[2], -1, d_head)
@@ -137,9 +140,9 @@ def extended(
     d_v: int,
     sinks_H: jax.Array | None = None,
 ) -> tuple[jax.Array, Arrays]:
-    """What a layer's heads read for tokens that follow those in the cache, and the cache with them.
+    """The outputs of a layer's heads for tokens that follow those in the cache, and the updated cache.
 
-    new, d_v: as of `attend_cached`. d_qk: the width that scores are scaled by.
+    new, d_v: as in `attend_cached`. d_qk: the width by which scores are scaled.
     """
     if context.positions is None or context.marks_BxL is None:
         raise ValueError("tokens that follow others have positions and marks")
@@ -158,7 +161,7 @@ def _scaled_by_position(context: LayerContext, q_BxLxHxd: jax.Array) -> jax.Arra
 
 
 def _mask(config: TransformerConfig, context: LayerContext) -> AttentionMask:
-    """What a layer's queries see."""
+    """The attention mask of a layer."""
     return AttentionMask(
         context.window,
         config.attention_softcap,

@@ -1,8 +1,9 @@
-"""Attention in blocks of queries with the heads in front: the fast form on a CPU.
+"""Heads-major attention in blocks of queries: the fast implementation on a CPU.
 
-Three things make it quick there. Heads lead, so that each head's product is one dense matrix product; the einsum over
-heads in the middle is several times slower. A block of queries meets only the keys that its mask lets it see, which
-saves half of the square, more with a sliding window. And the backward pass is written out (see `_backward`).
+It is fast there for three reasons. Heads are the leading axis, so that each head is one dense matrix product; an
+einsum with heads in the middle is several times slower. A block of queries computes scores only for the keys that its
+mask may let it see, which saves half of the square, more with a sliding window. And the backward pass is explicit
+(see `_backward`).
 """
 
 from functools import partial
@@ -28,7 +29,7 @@ def blocked(
     key: jax.Array | None = None,
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
-    """See `attend`. Long windows without dropout go tile by tile."""
+    """See `attend`. Long windows without dropout use `attention_tiled`."""
     drops = mask.dropout > 0 and key is not None
     if q_BxLxHxd.shape[1] >= TILED_FROM and not drops:
         return tiled(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, sinks_H)
@@ -57,7 +58,7 @@ def _bent(
     key: jax.Array | None,
     sinks_H: jax.Array | None,
 ) -> jax.Array:
-    """With soft-capped scores or dropped probabilities; its backward pass is derived automatically."""
+    """With soft-capped scores or dropout of probabilities; its backward pass is left to autodiff."""
     out = []
     for queries, keys in blocks(q.shape[2], mask, BLOCK):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
@@ -90,8 +91,8 @@ def _forward(
     sinks_H: jax.Array | None,
     mask: AttentionMask,
 ) -> tuple[jax.Array, Any]:
-    """Keeps exp(scores − maximum) of every block and one over its sum; neither is multiplied out over the block. Of
-    sinks it keeps their share of every query."""
+    """Saves exp(scores − maximum) of every block and the reciprocal of its sum, without multiplying them; for sinks,
+    their probability under every query."""
     outs, weights, scales, sunk = [], [], [], []
     for queries, keys in blocks(q.shape[2], mask, BLOCK):
         scores_BxHxQxS = _scores(q[:, :, queries], k[:, :, keys])
@@ -118,10 +119,10 @@ def _forward(
 def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Array | None, ...]:
     """Gradients of q, k, v and sinks.
 
-    Written out for two reasons. Σ p·dp over keys is the output times its gradient, d_head numbers to sum in place of
-    a block's keys (Dao et al. 2022, 2205.14135, section B.4). And gradients of keys and values are computed as
-    [d, S]: on a CPU, XLA's fast products want the summed axis last on the left, and the other order took 2 to 3
-    times as long. The barriers keep those transpositions copies of their own, outside the loops that use them.
+    Explicit for two reasons. Σ p·dp over keys equals the output times its gradient, a sum of d_head numbers instead
+    of one over a block's keys (Dao et al. 2022, 2205.14135, section B.4). And gradients of keys and values are
+    computed as [d, S]: on a CPU, XLA's fast matmul wants the contracted axis last on the left, and the other order
+    took 2 to 3 times as long. The barriers keep XLA from fusing those transpositions into the loops that use them.
     """
     q, k, v, out, weights, scales, sunk = saved
     barrier = jax.lax.optimization_barrier
@@ -139,12 +140,12 @@ def _backward(mask: AttentionMask, saved: Any, dout: jax.Array) -> tuple[jax.Arr
         dqs.append(jnp.einsum("bhqk,bhkd->bhqd", dscores_BxHxQxS, k[:, :, keys]))
         dks.append(jnp.einsum("bhdq,bhqk->bhdk", q_BxHxdxL[..., queries], dscores_BxHxQxS))
         dvs.append(jnp.einsum("bhdq,bhqk->bhdk", dout_BxHxdxQ, weights_BxHxQxS))
-    dsinks = -jnp.sum(jnp.concatenate(sunk, 2) * delta_BxHxLx1, (0, 2, 3)) if sunk else None  # dp of no value is 0
+    dsinks = -jnp.sum(jnp.concatenate(sunk, 2) * delta_BxHxLx1, (0, 2, 3)) if sunk else None  # a sink has no value
     return jnp.concatenate(dqs, 2), _sum_over_blocks(dks, cut), _sum_over_blocks(dvs, cut), None, dsinks
 
 
 def _sum_over_blocks(parts: list[jax.Array], cut: Blocks) -> jax.Array:
-    """[B, H, L, d] from each block's share [B, H, d, S] of the keys that it sees."""
+    """[B, H, L, d] from each block's contribution [B, H, d, S] to the keys that it sees."""
     sums = []
     for own, _ in cut:
         shares = [

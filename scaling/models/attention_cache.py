@@ -1,8 +1,8 @@
-"""Attention of tokens that follow others, over what is kept of those: T new tokens, S places of the cache.
+"""Attention of T new tokens over a cache of S slots.
 
-A layer keeps its global tokens and as many others as a query sees: a token is put where the one lay that is too far
-behind it to be seen again, at its position modulo their number. Where positions restart, it may be any of a document
-that is hidden by then.
+A layer caches its global tokens and as many others as a query can see. The latter slots form a ring buffer: a token
+is stored at its position modulo their number, and overwrites a token that no later query can see. Where positions
+restart per document, the overwritten token may be any one of a document that is hidden by then.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from scaling.models.attention_mask import Places, masked_softmax
 from scaling.models.layer import PADDING, Arrays
 
 PART, PARTS = 128, 8
-"""a cache is read up to a multiple of so many places, the least that leaves no more than PARTS of them"""
+"""a cache is read in multiples of a part: the smallest multiple of PART slots that makes at most PARTS parts"""
 WHERE = ("positions", "marks")
-"""what a cache says of where its tokens were: the fields of `Places`"""
+"""cache entries that hold the tokens' positions and marks: the fields of `Places`"""
 
 
 def attend_cached(
@@ -32,17 +32,17 @@ def attend_cached(
     scale: float,
     sinks_H: jax.Array | None = None,
 ) -> tuple[jax.Array, Arrays]:
-    """(attention [B, T, H, d_v], the cache with the new tokens): of each what `attend` gives for the whole text.
+    """(attention output [B, T, H, d_v], equal to that of `attend` on the whole text; the updated cache).
 
-    new: of the new tokens, [B, T, K, width] by the names of `SoftmaxMixer.held`.
-    cache: as `SoftmaxMixer.cache` declares it, with B in front.
-    places: of the new tokens; those at PADDING are no tokens, see no others and are not kept.
-    d_v: features of a value, the first ones of a key where there are no values by themselves.
+    new: arrays of the new tokens, [B, T, K, width], by the names in `SoftmaxMixer.held`.
+    cache: as declared by `SoftmaxMixer.cache`, with B in front.
+    places: positions and marks of the new tokens; those at PADDING see nothing and are not cached.
+    d_v: features of a value; without separate values, the first features of a key.
     """
     batch, length, _, width = q_BxTxHxd.shape
     q_BxKxGxTxd = jnp.moveaxis(q_BxTxHxd.reshape(batch, length, new["keys"].shape[2], -1, width), 1, 3)
     after = _kept(cache, new, mask, places)
-    if length == 1:  # it took the place of what it does not see: one array is read, and written where it is
+    if length == 1:  # what it overwrote it cannot see: reading the updated cache, in place, suffices
         parts = [after]
     else:
         fresh = {name: jnp.swapaxes(x, 1, 2) for name, x in new.items()}
@@ -52,7 +52,7 @@ def attend_cached(
 
 
 def _over_filled(cache: Arrays, read: Callable[[Arrays], jax.Array]) -> jax.Array:
-    """`read` of the first places of a cache, no more of them than it takes to have all that are filled."""
+    """`read` applied to the first slots of a cache, in as few parts as hold all filled slots."""
     size = cache["positions"].shape[1]
     part = PART * -(-size // (PART * PARTS))
     sizes = [*range(part, size, part), size]
@@ -75,7 +75,7 @@ def _read(
     sinks_H: jax.Array | None,
     cache: Arrays,
 ) -> jax.Array:
-    """Attention [B, T, H, d_v] over a cache, and new tokens where they are not in it."""
+    """Attention [B, T, H, d_v] over a cache and, if they are not in it, over the new tokens."""
     batch, kv_heads, group, length, _ = q_BxKxGxTxd.shape
     heads, parts = kv_heads * group, [cache, *fresh]
 
@@ -98,13 +98,13 @@ def _read(
 
 
 def _kept(cache: Arrays, new: Arrays, mask: AttentionMask, places: Places) -> Arrays:
-    """The cache with new tokens in it. One that a later token takes the place of is left out."""
+    """The cache with the new tokens written into it, except those that a later new token would overwrite."""
     size, known, position_BxT = cache["positions"].shape[1], mask.global_tokens, places.positions
     rolled_BxT = known + (position_BxT - known) % max(1, size - known)
     slot_BxT = jnp.where(position_BxT < known, position_BxT, rolled_BxT)
     slot_BxT = jnp.where(position_BxT < PADDING, slot_BxT, size)
-    taken_BxTxT = jnp.triu(slot_BxT[:, :, None] == slot_BxT[:, None, :], 1)
-    slot_BxT = jnp.where(taken_BxTxT.any(-1), size, slot_BxT)
+    overwritten_BxTxT = jnp.triu(slot_BxT[:, :, None] == slot_BxT[:, None, :], 1)
+    slot_BxT = jnp.where(overwritten_BxTxT.any(-1), size, slot_BxT)
     row_Bx1 = jnp.arange(len(slot_BxT))[:, None]
     where = {
         name: cache[name].at[row_Bx1, slot_BxT].set(x, mode="drop") for name, x in zip(WHERE, places, strict=True)

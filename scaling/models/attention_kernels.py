@@ -1,4 +1,4 @@
-"""Attention by kernels that others keep: cuDNN's on NVIDIA, splash attention on TPU, XLA's own on any platform."""
+"""Attention by external kernels: cuDNN on NVIDIA, splash attention on TPU, XLA on any platform."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ def xla(
     key: jax.Array | None = None,
     sinks_H: jax.Array | None = None,
 ) -> jax.Array:
-    """JAX's portable form: the whole square of scores, fused where XLA can."""
+    """JAX's portable implementation, which materialises all scores except where XLA can fuse them."""
     return _dot_product(q_BxLxHxd, k_BxLxKxd, v_BxLxKxd, mask, marks_BxL, "xla")
 
 
@@ -52,7 +52,7 @@ def _dot_product(
     marks_BxL: jax.Array | None,
     implementation: Literal["xla", "cudnn"],
 ) -> jax.Array:
-    """Both know one width only: where values have another than keys, the narrower are filled with zeros."""
+    """Both need one head width: if values and keys differ, the narrower is padded with zeros."""
     length, scale, d_v = q.shape[1], q.shape[-1] ** -0.5, v.shape[-1]
     width = max(q.shape[-1], d_v)
     q, k, v = (
@@ -81,10 +81,10 @@ def splash(
     way: str = "ulysses",
     interpret: bool = False,
 ) -> jax.Array:
-    """Splash attention, a Pallas kernel that skips the blocks a mask hides; `interpret` runs it without a TPU.
+    """Splash attention, a Pallas kernel that skips fully masked blocks; `interpret` runs it without a TPU.
 
-    Each device runs it on its own windows and heads, or its own queries, as `way` has it. Windows are filled up to
-    whole blocks at their end, which is hidden from every query of theirs.
+    Depending on `way`, each device runs it on its own windows and heads, or on its own queries. Windows are padded at
+    the end to whole blocks; the padding is masked for every real query.
     """
     batch, length, heads, d_head = q_BxLxHxd.shape
     if mask.kind in MARKED and marks_BxL is None:
@@ -106,8 +106,8 @@ def splash(
         axes, more["sinks_H"] = [*axes, ("spread_heads",)], sinks_H
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array, *own: jax.Array) -> jax.Array:
-        told = dict(zip(more, own, strict=True))
-        return _splash_on_one_device(q, k, v, mask=mask, real=length, interpret=interpret, **told)
+        optional = dict(zip(more, own, strict=True))
+        return _splash_on_one_device(q, k, v, mask=mask, real=length, interpret=interpret, **optional)
 
     return on_each_device(run, tuple(axes), q, k, v, *more.values())[:, :length].astype(q_BxLxHxd.dtype)
 
@@ -150,9 +150,10 @@ def _splash_on_one_device(
 
 
 def splash_mask(mask: AttentionMask, real: int, length: int) -> Any:
-    """Splash attention's own mask, of windows of `real` tokens that are filled up to `length`.
+    """Splash attention's mask for windows of `real` tokens padded to `length`.
 
-    Of its classes where one will do: its kernel computes those itself. Others it reads block by block.
+    Uses one of its own classes where possible, since the kernel computes those itself; other masks it reads block by
+    block.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -167,7 +168,7 @@ def splash_mask(mask: AttentionMask, real: int, length: int) -> Any:
 
     @dataclass(frozen=True)
     class Near(masks.Mask):
-        """Any mask that positions tell."""
+        """Any mask that depends on positions only."""
 
         mask: AttentionMask
         real: int

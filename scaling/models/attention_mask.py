@@ -1,4 +1,4 @@
-"""Which keys a query sees and how scores are bent before the softmax."""
+"""Which keys a query sees, and how scores are modified before the softmax."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ from scaling.families.attention_mask import AttentionMask
 from scaling.models.positions import alibi_slopes
 
 MARKED: tuple[Mask, ...] = ("prefix", "document")
-"""masks that depend on the text: they are made of a batch's marks"""
+"""masks that depend on the text: they are computed from the marks of a batch"""
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """`x` with each element zeroed with probability `rate` and the rest scaled to keep the mean; no key: `x`.
+    """`x` with each element zeroed with probability `rate` and the rest scaled to keep the mean; without a key, `x`.
 
-    key: one, or one for each of M microbatches that `x` has the windows of, row i being of microbatch i mod M.
+    key: one key, or one for each of M microbatches, where row i of `x` belongs to microbatch i mod M.
     """
     if key is None or rate == 0:
         return x
@@ -27,19 +27,20 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 class Places(NamedTuple):
-    """Where queries or keys are in their text."""
+    """Positions and marks of queries or keys."""
 
     positions: jax.Array
-    """integers [L], or [B, L] where windows differ: documents that count from 0 again, or a cache that has rolled on.
-    A key at a negative one is not there, as in a slot of a cache that nothing is in yet."""
+    """integers [L], or [B, L] where windows differ: positions that restart per document, or a cache that has wrapped
+    around. A negative position means that there is no key, as in an empty slot of a cache."""
     marks_BxL: jax.Array | None = None
-    """what the mask is made of, where it depends on the text: see `objectives.Batch`"""
+    """per-token marks of a mask that depends on the text: see `objectives.Batch`"""
 
 
 def places(within: slice, marks_BxL: jax.Array | None, restart: bool = False) -> Places:
-    """Those `within` windows whose positions count from 0, and where they `restart` from 0 in every document.
+    """The places of the slice `within` of windows whose positions count from 0 or, with `restart`, from 0 in each
+    document.
 
-    marks_BxL: of whole windows.
+    marks_BxL: those of whole windows.
     """
     marks_BxS = None if marks_BxL is None else marks_BxL[:, within]
     if restart and marks_BxL is not None:
@@ -48,16 +49,16 @@ def places(within: slice, marks_BxL: jax.Array | None, restart: bool = False) ->
 
 
 def positions_in_documents(marks_BxL: jax.Array) -> jax.Array:
-    """int32 [B, L] from 0 in each document. marks_BxL: their numbers."""
+    """int32 [B, L], counting from 0 in each document. marks_BxL: document numbers."""
     place_L = jnp.arange(marks_BxL.shape[1])
     first_BxL = jnp.diff(marks_BxL, axis=1, prepend=marks_BxL[:, :1]) != 0
     return place_L - jax.lax.cummax(jnp.where(first_BxL, place_L, 0), axis=1)
 
 
 def seen(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
-    """Whether queries at these places see keys at those: bool [Q, S], or [B, 1, Q, S] where windows differ.
+    """Whether each query sees each key: bool [Q, S], or [B, 1, Q, S] where windows differ.
 
-    Raises ValueError where the mask is made of marks and there are none.
+    Raises ValueError if the mask needs marks and there are none.
     """
     i, j = queries.positions[..., :, None], keys.positions[..., None, :]
     allowed: jax.Array = mask.near(i, j) & (j >= 0)
@@ -70,10 +71,10 @@ def seen(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
 
 
 def meet(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
-    """Whether queries of a tile may see keys of another: bool [N, M]. Tiles of one window, [N, T] and [M, T].
+    """Whether any query of a tile may see any key of another: bool [N, M]. Tiles of one window, [N, T] and [M, T].
 
-    True where there is a doubt: positions and documents of a tile count as though it had all between its least and
-    its greatest. What is at a negative position is not there.
+    Conservative: a tile is treated as if it held all positions and documents between its least and its greatest.
+    Entries at negative positions are ignored.
     """
     (i0, i1), (j0, j1) = _ends(queries.positions, queries.positions), _ends(keys.positions, keys.positions)
     found = i0[:, None] - j1 < mask.window
@@ -93,7 +94,7 @@ def meet(queries: Places, keys: Places, mask: AttentionMask) -> jax.Array:
 
 
 def _ends(x_NxT: jax.Array, positions_NxT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The least and the greatest of each tile, of what is there."""
+    """The least and the greatest value of each tile, ignoring entries at negative positions."""
     there, most = positions_NxT >= 0, jnp.iinfo(jnp.int32).max
     return jnp.min(jnp.where(there, x_NxT, most), 1), jnp.max(jnp.where(there, x_NxT, -1), 1)
 
@@ -110,10 +111,10 @@ def bend(
     mask: AttentionMask,
     slopes_H: jax.Array | None = None,
 ) -> jax.Array:
-    """Scaled scores of keys for queries, as the softmax takes them.
+    """Scaled scores with soft-cap, ALiBi and mask applied, ready for the softmax.
 
-    What a query does not see scores −∞; every query must see at least one of the keys. slopes_H: ALiBi's of the
-    heads that are here, where a device has but some of the model's.
+    Keys that a query does not see score −∞; every query must see at least one key. slopes_H: the ALiBi slopes of
+    these heads, if a device has only some of the model's.
     """
     scores = scores_BxHxQxS
     if mask.softcap is not None:
@@ -129,7 +130,7 @@ def bend(
 def masked_softmax(
     scores_BxHxQxS: jax.Array, queries: Places, keys: Places, mask: AttentionMask, sinks_H: jax.Array | None
 ) -> jax.Array:
-    """Probabilities of the keys, float32; arguments as of `bend`. With sinks they add up to less than 1."""
+    """Attention probabilities, float32; arguments as in `bend`. With sinks they sum to less than 1."""
     scores = bend(scores_BxHxQxS, queries, keys, mask)
     if sinks_H is None:
         return jax.nn.softmax(scores, -1)

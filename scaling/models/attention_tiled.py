@@ -1,9 +1,8 @@
-"""Attention tile by tile: memory that grows with the length and not with its square, and work only where a mask lets
-a query see something.
+"""Tiled attention: memory linear in the length, and work only for tiles that the mask does not hide.
 
-The softmax is summed up over tiles of keys as they come (Dao et al. 2022, 2205.14135), and the backward pass computes
-the scores again. Loops and not a program for every tile, so that compiling takes as long for any length; and a loop
-may end where the text says, which is how tiles of other documents are passed over.
+The softmax is accumulated over tiles of keys (Dao et al. 2022, 2205.14135), and the backward pass recomputes the
+scores. Tiles are processed in loops, not unrolled, so that compile time does not depend on the length. The number of
+iterations may depend on the text, which is how tiles of other documents are skipped.
 """
 
 from dataclasses import dataclass, replace
@@ -16,16 +15,16 @@ import numpy as np
 
 from scaling.families.attention_mask import AttentionMask
 from scaling.families.kernels import TILE
-from scaling.models.attention_context import LOWEST, Arrays, Told, attend_to_parts, for_devices
+from scaling.models.attention_context import LOWEST, Arrays, MaskInputs, attend_to_parts, for_devices
 from scaling.models.attention_mask import MARKED, Places, bend, meet, places, softcapped
 from scaling.models.positions import alibi_slopes
 from scaling.parallel.sharding import on_each_device, ways
 
-# N tiles of T positions; G query heads share the keys of one of K heads, and Q = G · T are rows of one product
+# N tiles of T positions; G query heads share each of K key heads, and Q = G · T rows form one product
 
 
 class Tiles(NamedTuple):
-    """Queries, keys and values of windows, cut, and what tells which see which."""
+    """Queries, keys and values of windows cut into tiles, and what determines which see which."""
 
     q_BxNxKxQxd: jax.Array
     k_BxNxKxTxd: jax.Array
@@ -46,8 +45,8 @@ def tiled(
     sinks_H: jax.Array | None = None,
     way: str = "ulysses",
 ) -> jax.Array:
-    """See `attend`; knows no dropout. Each device computes its own windows and heads, one window after another, or
-    its own queries, as `way` has it."""
+    """See `attend`; without dropout. Depending on `way`, each device computes its own windows and heads, one window
+    after another, or its own queries."""
     (batch, length, heads), d_head = q_BxLxHxd.shape[:3], q_BxLxHxd.shape[3]
     if mask.kind in MARKED and marks_BxL is None:
         raise ValueError(f"a {mask.kind} mask needs the marks of the batch")
@@ -73,7 +72,7 @@ def tiled(
         here = dict(zip(arrays, own, strict=True))
         at = Places(here["positions"], here.get("marks"))
         q, k, v = (here[name] for name in "qkv")
-        out_BxNxKxQxd = _attend(_tiles((q, k, v), Told(at, at, here["slopes"]), here.get("sinks")), mask)
+        out_BxNxKxQxd = _attend(_tiles((q, k, v), MaskInputs(at, at, here["slopes"]), here.get("sinks")), mask)
         return _joined(out_BxNxKxQxd, length, q.shape[2])
 
     return on_each_device(run, tuple(axes for _, axes in arrays.values()), *(x for x, _ in arrays.values()))
@@ -85,20 +84,22 @@ class TiledParts:
 
     mask: AttentionMask
 
-    def forward(self, arrays: Arrays, told: Told) -> tuple[jax.Array, jax.Array]:
-        (out, log_z), q = _forward(_tiles(arrays, told), self.mask)[1][1:], arrays[0]
+    def forward(self, arrays: Arrays, inputs: MaskInputs) -> tuple[jax.Array, jax.Array]:
+        (out, log_z), q = _forward(_tiles(arrays, inputs), self.mask)[1][1:], arrays[0]
         return _joined(out, *q.shape[1:3]).astype(jnp.float32), _joined(log_z, *q.shape[1:3])
 
-    def backward(self, arrays: Arrays, told: Told, out: jax.Array, log_z: jax.Array, dout: jax.Array) -> Arrays:
-        tiles, (q, k, _) = _tiles(arrays, told), arrays
-        saved = tiles, _rows(out, k.shape[2]), _rows(log_z, k.shape[2], -LOWEST)  # what fills up sees nothing
+    def backward(
+        self, arrays: Arrays, inputs: MaskInputs, out: jax.Array, log_z: jax.Array, dout: jax.Array
+    ) -> Arrays:
+        tiles, (q, k, _) = _tiles(arrays, inputs), arrays
+        saved = tiles, _rows(out, k.shape[2]), _rows(log_z, k.shape[2], -LOWEST)  # padding sees nothing
         ((dq, dk, dv, *_),) = _backward(self.mask, saved, _rows(dout, k.shape[2]))
         dk, dv = (jnp.swapaxes(x, 2, 3).reshape(x.shape[0], -1, x.shape[2], x.shape[4]) for x in (dk, dv))
         return _joined(dq, *q.shape[1:3]), dk[:, : k.shape[1]], dv[:, : k.shape[1]]
 
 
 def _cut(x_BxLx: jax.Array, filled_with: float = 0) -> jax.Array:
-    """[B, N, T, …], filled up to whole tiles at the end."""
+    """[B, N, T, …], padded at the end to whole tiles."""
     tile = min(TILE, x_BxLx.shape[1])
     fill = ((0, 0), (0, -x_BxLx.shape[1] % tile), *((0, 0),) * (x_BxLx.ndim - 2))
     padded = jnp.pad(x_BxLx, fill, constant_values=filled_with)
@@ -120,36 +121,36 @@ def _joined(x_BxNxKxQxd: jax.Array, length: int, heads: int) -> jax.Array:
     return jnp.moveaxis(x_BxNxKxGxTxd, 4, 2).reshape(batch, -1, heads, width)[:, :length]
 
 
-def _tiles(arrays: Arrays, told: Told, sinks_H: jax.Array | None = None) -> Tiles:
-    """Windows are filled up to whole tiles at their end, with keys that are not there."""
+def _tiles(arrays: Arrays, inputs: MaskInputs, sinks_H: jax.Array | None = None) -> Tiles:
+    """Tiles of windows padded at the end to whole tiles; padding keys get position −1, which masks them."""
     (q, k, v), kv_heads = arrays, arrays[1].shape[2]
-    queries, keys = jax.tree.map(partial(_cut, filled_with=-1), (told.queries, told.keys))
+    queries, keys = jax.tree.map(partial(_cut, filled_with=-1), (inputs.queries, inputs.keys))
     return Tiles(
         _rows(q, kv_heads),
         jnp.swapaxes(_cut(k), 2, 3),
         jnp.swapaxes(_cut(v), 2, 3),
         None if sinks_H is None else sinks_H.reshape(kv_heads, -1),
-        told.slopes_H.reshape(kv_heads, -1),
+        inputs.slopes_H.reshape(kv_heads, -1),
         queries,
         keys,
     )
 
 
 class _Row:
-    """One window."""
+    """The computation for one window."""
 
     def __init__(self, tiles: Tiles, mask: AttentionMask):
         self.tiles, self.mask = tiles, mask
         self.meet_NxM = meet(tiles.queries, tiles.keys, mask)
 
     def over_keys(self, n: Any, body: Any, start: Any) -> Any:
-        """`body(tile of keys, value)` over the tiles that queries of tile n see some of."""
+        """Loop `body(tile of keys, value)` over the tiles of which queries of tile n see some keys."""
         first_M = jnp.argsort(~self.meet_NxM[n])
         return jax.lax.fori_loop(0, jnp.sum(self.meet_NxM[n]), lambda i, value: body(first_M[i], value), start)
 
     def scores(self, q_KxQxd: jax.Array, n: Any, t: Any) -> tuple[jax.Array, jax.Array | None]:
-        """Scores [K, Q, T] of tile n's queries for the keys of tile t as the softmax takes them, and before the mask
-        where they are soft-capped."""
+        """Scores [K, Q, T] of tile n's queries for the keys of tile t, ready for the softmax; and, if they are
+        soft-capped, the scores before the mask."""
         raw = jnp.einsum("kqd,ktd->kqt", q_KxQxd, self.tiles.k_BxNxKxTxd[t], preferred_element_type=jnp.float32)
         capped = raw if self.mask.softcap is None else softcapped(raw, self.mask.softcap)
         rest, slopes_KxG = replace(self.mask, softcap=None), self.tiles.slopes_KxG
@@ -181,9 +182,9 @@ class _Row:
 
             one = jnp.zeros((*q_KxQxd.shape[:2], 1), jnp.float32)
             zero = jnp.zeros((*q_KxQxd.shape[:2], v_NxKxTxd.shape[3]), jnp.float32)
-            begin = (one + LOWEST, one, zero) if sinks is None else (sinks, one + 1, zero)  # a sink reads nothing
+            begin = (one + LOWEST, one, zero) if sinks is None else (sinks, one + 1, zero)  # a sink has no value
             top, total, out = self.over_keys(n, add, begin)
-            total = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)  # what fills a window up sees nothing
+            total = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)  # padding queries see nothing
             return (out / total).astype(q_KxQxd.dtype), top + jnp.log(total)
 
         return jax.lax.map(of_queries, (jnp.arange(len(self.meet_NxM)), self.tiles.q_BxNxKxQxd))
@@ -191,8 +192,8 @@ class _Row:
     def backward(self, out_NxKxQxd: jax.Array, log_z: jax.Array, dout: jax.Array) -> tuple[Any, ...]:
         """Gradients of q, k, v and sinks.
 
-        Σ p·dp over keys is the output times its gradient. Those of keys and values are summed up as [d, T]: on a CPU,
-        XLA's fast products want the summed axis last on the left (see `attention_blocked`).
+        Σ p·dp over keys is the output times its gradient. Gradients of keys and values are accumulated as [d, T]: on
+        a CPU, XLA's fast matmul wants the contracted axis last on the left (see `attention_blocked`).
         """
         q_NxKxQxd, k_NxKxTxd, v_NxKxTxd, softcap = *self.tiles[:3], self.mask.softcap
         barrier = jax.lax.optimization_barrier
@@ -224,14 +225,14 @@ class _Row:
         (dk, dv), dq = jax.lax.scan(of_queries, zeros, rows)
         dk, dv = (jnp.swapaxes(x, 2, 3).astype(q_NxKxQxd.dtype) for x in (dk, dv))
         sinks, dsinks = self.sinks(), None
-        if sinks is not None:  # dp of no value is 0
+        if sinks is not None:  # a sink has no value, so its dp is 0
             dsinks_KxQ = -jnp.sum(jnp.exp(sinks - log_z) * shift_NxKxQx1, (0, 3))
             dsinks = jnp.sum(dsinks_KxQ.reshape(*self.tiles.slopes_KxG.shape, -1), -1)
         return dq, dk, dv, dsinks
 
 
 def _at(places: Places, n: Any) -> Places:
-    """Those of one tile."""
+    """The places of one tile."""
     marks_NxT = places.marks_BxL
     return Places(places.positions[n], None if marks_NxT is None else marks_NxT[n][None])
 
@@ -258,7 +259,7 @@ _attend.defvjp(_forward, _backward)
 
 
 def _by_window(tiles: Tiles, mask: AttentionMask, f: Any, *more: jax.Array) -> Any:
-    """`f(row, *more of it)` for one window after another: each passes over tiles of its own."""
+    """`f(row, *its part of more)` for one window after another, since each skips different tiles."""
 
     def of_window(own: Any) -> Any:
         ((q, k, v), at), more = own

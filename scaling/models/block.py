@@ -1,4 +1,4 @@
-"""One layer: a mixer and a feed-forward part around the residual stream, with the norms where they are configured."""
+"""One layer: a mixer and a feed-forward part on the residual stream, with norms where the config puts them."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ Branch = Callable[[jax.Array], jax.Array]
 
 
 class Block(nnx.Module):
-    """A layer of a stack, over the parameters of that layer."""
+    """One layer of a stack, over that layer's parameters."""
 
     def __init__(self, config: TransformerConfig, stack: Stack, params: Params):
         self.position, self.rate = config.norm_position, config.dropout
@@ -35,24 +35,24 @@ class Block(nnx.Module):
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None = None
     ) -> tuple[jax.Array, Aux]:
         keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
-        told: dict[str, Aux] = {}
+        aux_by_part: dict[str, Aux] = {}
 
         def mix(h_BxLxD: jax.Array) -> jax.Array:
-            h_BxLxD, told["attention"] = self.mixer(h_BxLxD, context, keys[0])
+            h_BxLxD, aux_by_part["attention"] = self.mixer(h_BxLxD, context, keys[0])
             return self._branch(h_BxLxD, self.mixer_out, keys[1])
 
         def feed(h_BxLxD: jax.Array) -> jax.Array:
-            h_BxLxD, told["mlp"] = self.feed_forward(h_BxLxD, context, keys[2])
+            h_BxLxD, aux_by_part["mlp"] = self.feed_forward(h_BxLxD, context, keys[2])
             return self._branch(h_BxLxD, self.feed_forward_out, keys[2])
 
         x_BxLxD = self._around(x_BxLxD, mix, feed)
-        losses = total(aux.losses for aux in told.values())
-        return x_BxLxD, Aux(losses, {key: aux.counts for key, aux in told.items()})
+        losses = total(aux.losses for aux in aux_by_part.values())
+        return x_BxLxD, Aux(losses, {key: aux.counts for key, aux in aux_by_part.items()})
 
     def extend(
         self, x_BxTxD: jax.Array, context: LayerContext, cache: dict[str, Arrays]
     ) -> tuple[jax.Array, dict[str, Arrays]]:
-        """(the stream, the layer's cache with these tokens) of tokens that follow those in the cache."""
+        """(residual stream, updated cache of the layer) for tokens that follow those in the cache."""
         after: dict[str, Arrays] = {}
 
         def mix(h_BxTxD: jax.Array) -> jax.Array:
@@ -71,7 +71,7 @@ class Block(nnx.Module):
         return scaled(dropout(h_BxLxD, self.rate, key), self.branch)
 
     def _around(self, x_BxLxD: jax.Array, mix: Branch, feed: Branch) -> jax.Array:
-        """The residual stream after both branches, with the norms where they are configured."""
+        """The residual stream after both branches, with norms where the config puts them."""
         first, second = self.first, self.second
         if second is None and self.position == "post":  # a parallel block has one shared norm
             x_BxLxD = first(x_BxLxD + mix(x_BxLxD) + feed(x_BxLxD))

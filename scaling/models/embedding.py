@@ -1,4 +1,4 @@
-"""The look-up of tokens in a table that devices share."""
+"""Embedding lookup in a table that is sharded over devices."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from scaling.parallel.parts import activation_split, by_parts, gathered, paramet
 def looked_up(table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
     """The tokens' rows of the table, [B, L, D].
 
-    The table stays where it lies, whatever its size: devices that share its width tell each other their tokens, look
-    all of them up in the part of the width that they have, and send each other what they found. Devices that share
-    its rows find those that they have, and the sum is the row. So what travels is as large as the result.
+    The table stays sharded, whatever its size. Devices that share its width gather each other's tokens, look them all
+    up in their part of the width, and exchange the results (all-to-all). Devices that share its rows look up the rows
+    they have, and the results are summed. So the communication is as large as the result, not as the table.
     """
     stored, width = parameter_split(("vocab", "embed"), table_VxD.shape)
     rows = vocabulary_parts(stored)

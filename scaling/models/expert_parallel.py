@@ -1,7 +1,7 @@
-"""Experts spread over the devices of a mesh: each computes its own, and tokens come to them and go back.
+"""Expert parallelism: each device computes its own experts, and tokens travel to them and back.
 
-On every device lie tokens of its own windows (T of them) and, along the mesh axis `expert`, experts of its own, each
-split along `tensor`. What is sent is bounded by the most that can come, so no token is dropped.
+Every device holds the T tokens of its own windows and, along the mesh axis `expert`, its own experts, each split
+along `tensor`. Buffers are sized for the most tokens that can arrive, so none is dropped.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from scaling.config.placement import Placement
 from scaling.families.dispatch import choose_experts, choose_transport
-from scaling.models.experts import Sent, apply_experts, sorted_rows, summed, taken
+from scaling.models.experts import Sent, apply_experts, combine, gather_rows, sorted_rows
 from scaling.models.routing import Pairs
 from scaling.parallel.parts import activation_split, beyond, by_parts, gathered, joined
 from scaling.parallel.sharding import target_platform, ways
@@ -21,7 +21,7 @@ from scaling.parallel.zero import gradient_split, scattering, used_split
 
 AXIS = "expert"
 Compute = Callable[[Any, jax.Array, Sent], jax.Array]
-"""(parameters, rows, pairs of a row and an expert) → what was said of each row"""
+"""(parameters, rows, row-expert pairs) → the output of each row"""
 
 
 class Experts(NamedTuple):
@@ -29,42 +29,42 @@ class Experts(NamedTuple):
 
     activation: str
     number: int
-    """of all devices"""
+    """number of experts on all devices together"""
     each: int | None
-    """experts that a token meets; None where tokens meet any number"""
+    """experts per token; None where the number varies between tokens"""
     most: int
-    """pairs of a token and one of n experts, at most, are least(tokens · each, windows · n · most)"""
+    """at most min(tokens · each, windows · n · most) pairs have one of n given experts"""
     dropout: float = 0.0
-    """share of the hidden units of a pair with a seed that are dropped"""
+    """dropout rate of hidden units, for pairs with a seed"""
 
 
 def on_the_mesh(
     experts: Experts, placement: Placement, parameters: Any, axes: Any, x_BxLxD: jax.Array, pairs: Pairs
 ) -> jax.Array:
-    """Σ over a token's pairs of weight · expert(x), [B, L, D], on the mesh that is traced for.
+    """Σ over a token's pairs of weight · expert(x), [B, L, D], on the active mesh.
 
-    parameters: of an MLP, every array with the experts in front. axes: their logical axes.
-    Raises UserError where the ways that the placement asks for cannot run on the mesh's platform.
+    parameters: those of an MLP, every array with a leading expert axis. axes: their logical axes.
+    Raises UserError if the placement's `experts` or `transport` cannot run on the mesh's platform.
     """
     platform = target_platform()
     way = choose_experts(placement.experts, platform)
     transport = choose_transport(placement.transport, platform)
     sent_leaves, of_sent = jax.tree.flatten(pairs)
     leaves, structure = jax.tree.flatten(parameters)
-    meant = [
+    unshared = [
         activation_split(tuple(None if axis == "embed" else axis for axis in own), w.shape)
         for own, w in zip(axes, leaves, strict=True)
     ]
     shared_storage = [
-        beyond(parts, used_split(own, w.shape)) for parts, own, w in zip(meant, axes, leaves, strict=True)
+        beyond(parts, used_split(own, w.shape)) for parts, own, w in zip(unshared, axes, leaves, strict=True)
     ]
-    lie = [joined(parts, more) for parts, more in zip(meant, shared_storage, strict=True)]
+    layouts = [joined(parts, more) for parts, more in zip(unshared, shared_storage, strict=True)]
     given = [
         scattering(w, parts, beyond(parts, gradient_split(own, w.shape)))
-        for w, parts, own in zip(leaves, lie, axes, strict=True)
+        for w, parts, own in zip(leaves, layouts, axes, strict=True)
     ]
     shared = experts.each is not None and x_BxLxD.shape[1] % ways("sequence") == 0
-    along = "sequence" if shared else None  # a device's tokens have the pairs that lie there
+    along = "sequence" if shared else None  # pairs are split like their tokens
     split = ways("mlp") if parameters["down"]["kernel"].shape[1] % ways("mlp") == 0 else 1
 
     def local(x_BxLxD: jax.Array, *arrays: jax.Array) -> jax.Array:
@@ -93,31 +93,31 @@ def on_the_mesh(
 
 
 def _compute(experts: Experts, way: str, split: int, parameters: Any, x_TxD: jax.Array, sent: Sent) -> jax.Array:
-    """By experts that are here, of whose hidden width each of `split` devices has a part."""
-    if split > 1 and "bias" in parameters["down"]:  # added on each of them
+    """Apply this device's experts, whose hidden width is split over `split` devices."""
+    if split > 1 and "bias" in parameters["down"]:  # each of the devices adds it
         down = parameters["down"]
         parameters = parameters | {"down": down | {"bias": down["bias"] / split}}
 
     def drop(hidden: jax.Array, seed: jax.Array | None) -> jax.Array:
         return dropped(hidden, seed, experts.dropout, split)
 
-    said = apply_experts(parameters, x_TxD, sent, experts.activation, way, drop)
-    return said if split == 1 else jax.lax.psum(said, "tensor")
+    y_TxD = apply_experts(parameters, x_TxD, sent, experts.activation, way, drop)
+    return y_TxD if split == 1 else jax.lax.psum(y_TxD, "tensor")
 
 
 def dropped(hidden_RxF: jax.Array, seed_R: jax.Array | None, rate: float, split: int) -> jax.Array:
-    """Hidden units, a share of them 0 by the seed of their row; a shard draws those of all and takes its own."""
+    """Dropout of hidden units, seeded per row; each shard draws the mask of the whole width and uses its own part."""
     if seed_R is None:
         return hidden_RxF
     width = hidden_RxF.shape[-1]
     kept = jax.vmap(lambda seed: jax.random.bernoulli(jax.random.key(seed), 1 - rate, (split, width)))(seed_R)
-    mine = kept[:, jax.lax.axis_index("tensor")] if split > 1 else kept[:, 0]
-    return jnp.where(mine, hidden_RxF / (1 - rate), 0).astype(hidden_RxF.dtype)
+    kept_here = kept[:, jax.lax.axis_index("tensor")] if split > 1 else kept[:, 0]
+    return jnp.where(kept_here, hidden_RxF / (1 - rate), 0).astype(hidden_RxF.dtype)
 
 
 def _gathered(compute: Compute, parameters: Any, x_TxD: jax.Array, sent: Sent, number: int) -> jax.Array:
-    """All tokens of the neighbours, of which the pairs with an expert from here are computed; what was said is
-    summed where each token is from."""
+    """Gather the tokens of all devices along the axis, compute the pairs whose expert is here, and sum the outputs on
+    each token's own device (reduce-scatter)."""
     devices, tokens = jax.lax.axis_size(AXIS), x_TxD.shape[0]
     here = number // devices
 
@@ -128,18 +128,16 @@ def _gathered(compute: Compute, parameters: Any, x_TxD: jax.Array, sent: Sent, n
     own = jnp.where((own >= 0) & (own < here), own, here)
     token = gather(sent.token_P + jax.lax.axis_index(AXIS) * tokens)
     seed = None if sent.seed_P is None else gather(sent.seed_P)
-    said = compute(parameters, gather(x_TxD), Sent(own, token, gather(sent.weight_P), sent.each, seed))
-    return jax.lax.psum_scatter(said, AXIS, tiled=True)
+    y_TxD = compute(parameters, gather(x_TxD), Sent(own, token, gather(sent.weight_P), sent.each, seed))
+    return jax.lax.psum_scatter(y_TxD, AXIS, tiled=True)
 
 
 def _exchanged(
     compute: Compute, parameters: Any, x_TxD: jax.Array, sent: Sent, here: int, most: int, transport: str
 ) -> jax.Array:
-    """Each pair's token goes to the device of its expert, at most `most` to each, and what was said comes back."""
+    """Send each pair's token to the device of its expert, at most `most` to each, and return the outputs."""
     devices, pairs, tokens = jax.lax.axis_size(AXIS), sent.expert_P.size, x_TxD.shape[0]
-    rows = sorted_rows(
-        sent, here * devices, tokens
-    )  # by device and there by expert; those that are dropped come last
+    rows = sorted_rows(sent, here * devices, tokens)  # by device, then by expert; dropped pairs come last
     expert_P = sent.expert_P[rows.pair_R]
     to_P, there = expert_P // here, expert_P < here * devices
     counts = jnp.zeros(devices, jnp.int32).at[to_P].add(1, mode="drop")
@@ -148,18 +146,18 @@ def _exchanged(
     padded = _Padded(jnp.where(there, place_P, devices * most), devices * most)
     exchange = _Ragged(counts, first, most) if transport == "ragged" else padded
     expert_R = exchange.send(expert_P % here, here)
-    row_RxD = exchange.send(taken(x_TxD, rows, sent.each), 0)
+    row_RxD = exchange.send(gather_rows(x_TxD, rows, sent.each), 0)
     seed_R = None if sent.seed_P is None else exchange.send(sent.seed_P[rows.pair_R], 0)
     received = Sent(expert_R, jnp.arange(expert_R.size), jnp.ones(expert_R.size, jnp.float32), 1, seed_R)
-    said_PxD = exchange.back(compute(parameters, row_RxD, received), pairs)
-    return summed(said_PxD, sent.weight_P, rows, sent.each, tokens)
+    y_PxD = exchange.back(compute(parameters, row_RxD, received), pairs)
+    return combine(y_PxD, sent.weight_P, rows, sent.each, tokens)
 
 
 class _Padded(NamedTuple):
-    """Buffers of one size for each device."""
+    """All-to-all of buffers of one size for each device."""
 
     place_P: jax.Array
-    """where each pair lies in the buffers; behind them for none"""
+    """index of each pair in the buffers; past their end for a dropped pair"""
     size: int
 
     def send(self, x: jax.Array, filling: int) -> jax.Array:
@@ -171,28 +169,28 @@ class _Padded(NamedTuple):
 
 
 class _Ragged(NamedTuple):
-    """Just what there is; the sizes are told beforehand."""
+    """Ragged all-to-all of exactly the pairs there are, after an exchange of their counts."""
 
     counts: jax.Array
     """pairs for each device"""
     first: jax.Array
-    """the first of each, in their order"""
+    """index of the first pair for each device"""
     most: int
 
     def _table(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Pairs from device to device; where those from each device lie at its receiver; this device."""
+        """(pairs from device to device, offset of those pairs at the receiver, index of this device)."""
         table = jax.lax.all_gather(self.counts, AXIS)
         return table, jnp.cumsum(table, 0) - table, jax.lax.axis_index(AXIS)
 
     def send(self, x: jax.Array, filling: int) -> jax.Array:
-        table, lie, me = self._table()
+        table, offsets, me = self._table()
         room = jnp.full((table.shape[0] * self.most, *x.shape[1:]), filling, x.dtype)
-        return jax.lax.ragged_all_to_all(x, room, self.first, self.counts, lie[me], table[:, me], axis_name=AXIS)
+        return jax.lax.ragged_all_to_all(x, room, self.first, self.counts, offsets[me], table[:, me], axis_name=AXIS)
 
     def back(self, x: jax.Array, pairs: int) -> jax.Array:
-        table, lie, me = self._table()
+        table, offsets, me = self._table()
         room = jnp.zeros((pairs, *x.shape[1:]), x.dtype)
         starts = jnp.cumsum(table, 1) - table
         return jax.lax.ragged_all_to_all(
-            x, room, lie[:, me], table[:, me], starts[:, me], self.counts, axis_name=AXIS
+            x, room, offsets[:, me], table[:, me], starts[:, me], self.counts, axis_name=AXIS
         )

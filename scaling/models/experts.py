@@ -1,4 +1,4 @@
-"""Experts applied to the tokens that were sent to them, and to no others: dropless, rows sorted by expert."""
+"""Dropless application of experts to the tokens routed to them, with rows sorted by expert."""
 
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -14,24 +14,24 @@ from scaling.parallel.sharding import target_platform
 
 
 class Drop(Protocol):
-    """Hidden units [R, F], some of which are 0 by the seeds of their rows."""
+    """Dropout of hidden units [R, F], drawn from the seeds of their rows."""
 
     def __call__(self, hidden: jax.Array, seed: jax.Array | None) -> jax.Array: ...
 
 
 class Sent(NamedTuple):
-    """Pairs of a token and an expert on one device, P of them."""
+    """The token-expert pairs to compute on one device, P of them."""
 
     expert_P: jax.Array
-    """E for none: such a pair is not computed"""
+    """expert index; E for none: such a pair is not computed"""
     token_P: jax.Array
-    """its row"""
+    """row of the token"""
     weight_P: jax.Array
     """float32"""
     each: int | None
-    """pairs of each token, those of one after each other; None where tokens have any number"""
+    """pairs per token, those of a token adjacent; None where the number varies between tokens"""
     seed_P: jax.Array | None = None
-    """of the hidden units that are dropped; None where none are"""
+    """seeds for dropout of hidden units; None without dropout"""
 
 
 def apply_experts(
@@ -45,8 +45,8 @@ def apply_experts(
 ) -> jax.Array:
     """Σ over a token's pairs of weight · expert(x), [T, D].
 
-    parameters: of an MLP, every array with the experts in front. way: a name in `dispatch.EXPERTS`. drop: of hidden
-    units.
+    parameters: those of an MLP, every array with a leading expert axis. way: a name in `dispatch.EXPERTS`. drop:
+    applied to hidden units.
     """
 
     def expert(product: Any) -> Expert:
@@ -65,30 +65,28 @@ def apply_experts(
     platform = target_platform()
     blocks = rows_of_blocks(pairs, experts, platform)
     rows = sorted_rows(sent, experts, tokens, -pairs % TILE if way in GROUPED else blocks[-1])
-    sorted_RxD = taken(x_TxD, rows, sent.each)
+    sorted_RxD = gather_rows(x_TxD, rows, sent.each)
     seed_R = None if sent.seed_P is None else sent.seed_P[rows.pair_R]
     if way in GROUPED:
         dropped = partial(drop, seed=seed_R)
-        said_RxD = by_products(way, parameters, sorted_RxD, sizes, activation, dropped, interpret)
+        y_RxD = by_products(way, parameters, sorted_RxD, sizes, activation, dropped, interpret)
     else:
-        said_RxD = by_blocks(
-            expert(matmul), blocks, keeps_hidden(way, platform), parameters, sorted_RxD, seed_R, sizes
-        )
-    return summed(said_RxD, sent.weight_P, rows, sent.each, tokens)
+        y_RxD = by_blocks(expert(matmul), blocks, keeps_hidden(way, platform), parameters, sorted_RxD, seed_R, sizes)
+    return combine(y_RxD, sent.weight_P, rows, sent.each, tokens)
 
 
 class Rows(NamedTuple):
-    """Pairs sorted by expert, those with none behind them, and rows that pad: R in all."""
+    """Pairs sorted by expert, then pairs without an expert, then padding: R rows in all."""
 
     pair_R: jax.Array
     token_R: jax.Array
-    """its row; behind the last where there is no pair or nobody computes it"""
+    """row of the token; one past the last for padding and for pairs that are not computed"""
     rank_P: jax.Array
-    """where each pair lies"""
+    """row of each pair in the sorted order"""
 
 
 def sorted_rows(sent: Sent, experts: int, tokens: int, padding: int = 0) -> Rows:
-    """experts: from this one on they are none. padding: rows behind the last pair."""
+    """Sort pairs by expert. experts: indices from this on mean no expert. padding: rows after the last pair."""
     pairs = sent.expert_P.size
     order = jnp.argsort(sent.expert_P, stable=True)
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(pairs, dtype=order.dtype), unique_indices=True)
@@ -97,47 +95,47 @@ def sorted_rows(sent: Sent, experts: int, tokens: int, padding: int = 0) -> Rows
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def taken(x_TxD: jax.Array, rows: Rows, each: int | None) -> jax.Array:
-    """The tokens in their rows, 0 in those of none. Its transpose gathers as well, where autodiff would scatter."""
+def gather_rows(x_TxD: jax.Array, rows: Rows, each: int | None) -> jax.Array:
+    """The tokens gathered into sorted rows, 0 in empty ones. Its transpose gathers, where autodiff would scatter."""
     return x_TxD.at[rows.token_R].get(mode="fill", fill_value=0)
 
 
-def _taken_forward(x_TxD: jax.Array, rows: Rows, each: int | None) -> Any:
-    return taken(x_TxD, rows, each), (rows, x_TxD.shape[0])
+def _gather_rows_forward(x_TxD: jax.Array, rows: Rows, each: int | None) -> Any:
+    return gather_rows(x_TxD, rows, each), (rows, x_TxD.shape[0])
 
 
-def _taken_backward(each: int | None, saved: Any, dy_RxD: jax.Array) -> Any:
+def _gather_rows_backward(each: int | None, saved: Any, dy_RxD: jax.Array) -> Any:
     rows, tokens = saved
     ones = jnp.ones(rows.rank_P.size, jnp.float32)
     return _sums(dy_RxD, ones, rows, each, tokens).astype(dy_RxD.dtype), None
 
 
-taken.defvjp(_taken_forward, _taken_backward)
+gather_rows.defvjp(_gather_rows_forward, _gather_rows_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def summed(said_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> jax.Array:
-    """Σ over a token's pairs of weight · what was said, [T, D], summed in float32.
+def combine(y_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> jax.Array:
+    """Σ over a token's pairs of weight · expert output, [T, D], summed in float32.
 
-    For the backward pass it keeps what was said at its own precision and no product of it with the weights.
+    For the backward pass it keeps the outputs at their own precision, and no product of outputs and weights.
     """
-    return _sums(said_RxD, weight_P, rows, each, tokens).astype(said_RxD.dtype)
+    return _sums(y_RxD, weight_P, rows, each, tokens).astype(y_RxD.dtype)
 
 
-def _summed_forward(said_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> Any:
-    return summed(said_RxD, weight_P, rows, each, tokens), (said_RxD, weight_P, rows)
+def _combine_forward(y_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> Any:
+    return combine(y_RxD, weight_P, rows, each, tokens), (y_RxD, weight_P, rows)
 
 
-def _summed_backward(each: int | None, tokens: int, saved: Any, dy_TxD: jax.Array) -> Any:
-    said_RxD, weight_P, rows = saved
+def _combine_backward(each: int | None, tokens: int, saved: Any, dy_TxD: jax.Array) -> Any:
+    y_RxD, weight_P, rows = saved
     dy_RxD = dy_TxD.at[rows.token_R].get(mode="fill", fill_value=0).astype(jnp.float32)
-    dsaid_RxD = (dy_RxD * weight_P[rows.pair_R][:, None]).astype(said_RxD.dtype)
+    dy_weighted_RxD = (dy_RxD * weight_P[rows.pair_R][:, None]).astype(y_RxD.dtype)
     there = (rows.token_R < tokens)[:, None]
-    dweight_R = jnp.sum(jnp.where(there, said_RxD, 0).astype(jnp.float32) * dy_RxD, -1)
-    return dsaid_RxD, dweight_R[rows.rank_P], None
+    dweight_R = jnp.sum(jnp.where(there, y_RxD, 0).astype(jnp.float32) * dy_RxD, -1)
+    return dy_weighted_RxD, dweight_R[rows.rank_P], None
 
 
-summed.defvjp(_summed_forward, _summed_backward)
+combine.defvjp(_combine_forward, _combine_backward)
 
 
 def _sums(x_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, tokens: int) -> jax.Array:
@@ -147,7 +145,7 @@ def _sums(x_RxD: jax.Array, weight_P: jax.Array, rows: Rows, each: int | None, t
         return jnp.zeros((tokens, x_RxD.shape[-1]), jnp.float32).at[rows.token_R].add(weighed, mode="drop")
     rank_KxT = rows.rank_P.reshape(tokens, each).T
     total = jnp.zeros((tokens, x_RxD.shape[-1]), jnp.float32)
-    for rank_T, weight_T in zip(rank_KxT, weight_P.reshape(tokens, each).T, strict=True):  # not [P, D] at one time
+    for rank_T, weight_T in zip(rank_KxT, weight_P.reshape(tokens, each).T, strict=True):  # never [P, D] at once
         there = (rows.token_R[rank_T] < tokens)[:, None]
         total += jnp.where(there, x_RxD[rank_T], 0).astype(jnp.float32) * weight_T[:, None]
     return total

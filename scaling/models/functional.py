@@ -1,4 +1,4 @@
-"""A model as a pure function of its parameters: what jit, optimizers, sharding and checkpoints work with."""
+"""A model as a pure function of its parameters, as jit, optimizers, sharding and checkpoints need it."""
 
 import importlib
 from typing import Any
@@ -20,14 +20,14 @@ def load_class(name: str) -> Any:
 
 
 def bind(model: ModelConfig, placement: Placement, params: Params, mask: Mask = "causal") -> Any:
-    """The `LanguageModel` of a configuration over given parameters; meant for use inside a traced function."""
+    """The `LanguageModel` of a configuration over given parameters, for use inside a traced function."""
     return load_class(model.MODULE)(model, placement, params, mask)
 
 
 def bind_run(run: RunConfig, params: Params, reference: Params | None = None) -> Any:
-    """The model of a run, seeing what its objective lets it see.
+    """The model of a run, with the attention mask of its objective.
 
-    reference: parameters of the model that it is compared with, if any; that one is bound as its `reference`.
+    reference: parameters of a reference model, if any, which is bound as `reference`.
     """
     model = bind(run.model, run.placement, params, run.objective.mask)
     if reference is not None:
@@ -36,8 +36,9 @@ def bind_run(run: RunConfig, params: Params, reference: Params | None = None) ->
 
 
 def empty_cache(model: ModelConfig, batch: int, length: int, dtype: Any) -> Any:
-    """What `batch` texts of up to `length` tokens begin with, see `LanguageModel.decoder`. dtype: the compute
-    precision. Raises UserError as `model.cache`."""
+    """An empty cache for `batch` texts of up to `length` tokens, see `LanguageModel.decoder`.
+
+    dtype: the compute precision. Raises UserError as `model.cache` does."""
 
     def empty(array: Cached) -> jax.Array:
         return jnp.full(
@@ -48,22 +49,22 @@ def empty_cache(model: ModelConfig, batch: int, length: int, dtype: Any) -> Any:
 
 
 def metrics(model: ModelConfig, counts: dict[str, Any]) -> dict[str, Any]:
-    """What a step measures beside its losses, by the names in `model.metrics`.
+    """The metrics of a step other than its losses, by the names in `model.metrics`.
 
-    counts: of `LossSums.aux`, divided by the tokens of the batch.
+    counts: those of `LossSums.aux`, divided by the number of tokens in the batch.
     """
     found: dict[str, Any] = load_class(model.MODULE).metrics(model, counts)
     return found
 
 
 def informed(model: ModelConfig, params: Params, counts: dict[str, Any]) -> Params:
-    """The parameters as a part of a batch is computed with them: they say what was counted in the whole batch."""
-    told: Params = load_class(model.MODULE).informed(model, params, counts)
-    return told
+    """The parameters for computing a part of a batch, with the counts of the whole batch in them."""
+    with_counts: Params = load_class(model.MODULE).informed(model, params, counts)
+    return with_counts
 
 
 def updated(model: ModelConfig, params: Params, counts: dict[str, Any]) -> Params:
-    """The parameters after a step, those without a gradient changed by what was counted in it."""
+    """The parameters after a step, where those without a gradient are updated from the step's counts."""
     after: Params = load_class(model.MODULE).updated(model, params, counts)
     return after
 

@@ -1,7 +1,7 @@
-"""Many experts over rows that are sorted by expert: in blocks on any platform, by a grouped product on accelerators.
+"""Many experts over rows sorted by expert: in blocks on any platform, by a grouped matmul on accelerators.
 
-`lax.ragged_dot` costs as much as all experts on a CPU, and a batched product of experts filled up to one size as much
-as the blocks here, with rows that it has to drop.
+On a CPU `lax.ragged_dot` costs as much as computing all experts. A batched product of experts padded to one size
+costs as much as the blocks here but has to drop rows.
 """
 
 import logging
@@ -17,32 +17,33 @@ from scaling.errors import UserError
 from scaling.models.mlp import mlp
 
 Sizes = tuple[int, ...]
-"""rows of a block, ascending"""
+"""possible row counts of a block, ascending"""
 TILE = 512
-"""rows and columns of the grouped product that are computed at one time; not tuned: no TPU was at hand"""
+"""tile size of the grouped matmul, in rows and columns; not tuned, for want of a TPU"""
 LEAST, SLACK = 8, 1.25
-"""rows of a block: at least; times those of an expert where the load is even, so that most need one block"""
+"""minimum rows of a block; and block size over the rows of an expert under an even load, so that most experts need
+one block"""
 CPU_MOST, CPU_SLACK, CPU_SIZES = 128, 1.5, (3, 4, 5, 6)
-"""of a CPU, where rows beyond an expert's cost as much as its own: rows at most, which a core keeps near it; SLACK of
-the largest block; sizes, in sixths of it. For 64 experts of 64 rows these were fastest, as were six from 16 rows on;
-three took 9 % longer, and one of 80 rows a third"""
+"""for a CPU, where padding rows cost as much as real ones: maximum rows, which fit a core's cache; the slack of the
+largest block; and the sizes, in sixths of it. For 64 experts of 64 rows these were fastest, as were six sizes from 16
+rows on; three sizes took 9 % longer, and one size of 80 rows a third longer"""
 
 
 class Expert(NamedTuple):
-    """One expert in two halves, between which rows can be kept."""
+    """One expert in two halves, so that the hidden rows between them can be saved."""
 
     to_hidden: Callable[[jax.Array, Any], Any]
     """(rows [n, D], the parameters of one expert) → arrays [n, F]; linear in the rows"""
     from_hidden: Callable[[Any, jax.Array | None, Any], jax.Array]
-    """(these, the rows' seeds [n], the parameters of one expert) → [n, D]"""
+    """(hidden arrays, the rows' seeds [n], the parameters of one expert) → [n, D]"""
 
     def __call__(self, x: jax.Array, seed: jax.Array | None, w: Any) -> jax.Array:
         return self.from_hidden(self.to_hidden(x, w), seed, w)
 
 
 def rows_of_blocks(pairs: int, experts: int, platform: str) -> Sizes:
-    """Sizes that a block may have, ascending multiples of LEAST. As many rows as the last have to lie behind the last
-    pair, which a block may reach into."""
+    """Possible block sizes, ascending multiples of LEAST. The rows must be padded by the largest after the last pair,
+    since a block may extend that far."""
 
     def least(rows: float) -> int:
         return max(1, math.ceil(rows / LEAST)) * LEAST
@@ -62,14 +63,14 @@ def all_experts(
     weight_P: jax.Array,
     seed_P: jax.Array | None,
 ) -> jax.Array:
-    """Every expert computes every token, and those that were not chosen weigh 0: what other ways are held against."""
+    """Every expert computes every token, and those not chosen get weight 0: the reference for the other methods."""
     experts = jax.tree.leaves(parameters)[0].shape[0]
     weights = jnp.zeros((experts, x_TxD.shape[0]), jnp.float32).at[expert_P, token_P].add(weight_P, mode="drop")
     seeds = None
     if seed_P is not None:
         seeds = jnp.zeros(weights.shape, seed_P.dtype).at[expert_P, token_P].set(seed_P, mode="drop")
-    said = jax.vmap(lambda seed, w: expert(x_TxD, seed, w))(seeds, parameters)
-    return jnp.einsum("etd,et->td", said.astype(jnp.float32), weights).astype(x_TxD.dtype)
+    y_ExTxD = jax.vmap(lambda seed, w: expert(x_TxD, seed, w))(seeds, parameters)
+    return jnp.einsum("etd,et->td", y_ExTxD.astype(jnp.float32), weights).astype(x_TxD.dtype)
 
 
 def by_products(
@@ -81,9 +82,9 @@ def by_products(
     drop: Callable[[jax.Array], jax.Array],
     interpret: bool,
 ) -> jax.Array:
-    """By a kernel for the products of many matrices at once, which computes whole tiles and costs the rows there are.
+    """All experts by a grouped-matmul kernel, which computes whole tiles and whose cost follows the number of rows.
 
-    way: one of `dispatch.GROUPED`. x_RxD: a multiple of TILE rows. Those of no expert may have any gradient.
+    way: one of `dispatch.GROUPED`. x_RxD: a multiple of TILE rows. The gradient of rows without expert is arbitrary.
     """
     rows = x_RxD.shape[0]
     owner = jnp.repeat(jnp.arange(sizes_E.size), sizes_E, total_repeat_length=rows)
@@ -94,45 +95,45 @@ def by_products(
         return among_owned(kernel(x, kernel_ExIxO, sizes_E, interpret))
 
     def among_owned(x: jax.Array) -> jax.Array:
-        """The kernels leave rows that they do not compute as they find them, those of their gradients as well."""
+        """Zero the rows without expert: the kernels leave them uninitialised, and their gradients too."""
         return jnp.where(owned, x, 0)
 
     return mlp(x_RxD, parameters, activation, product, lambda bias_ExO: among_owned(bias_ExO[owner]), drop)
 
 
 def _gmm(x_RxI: jax.Array, kernel_ExIxO: jax.Array, sizes_E: jax.Array, interpret: bool) -> jax.Array:
-    """megablox, a Pallas kernel for TPUs that ships in JAX."""
+    """megablox, a Pallas kernel for TPUs that ships with JAX."""
     from jax.experimental.pallas.ops.tpu.megablox.ops import gmm
 
     tiling = TILE, min(TILE, kernel_ExIxO.shape[1]), min(TILE, kernel_ExIxO.shape[2])
-    said: jax.Array = gmm(x_RxI, kernel_ExIxO, sizes_E, x_RxI.dtype, tiling, None, None, False, interpret)
-    return said
+    y_RxO: jax.Array = gmm(x_RxI, kernel_ExIxO, sizes_E, x_RxI.dtype, tiling, None, None, False, interpret)
+    return y_RxO
 
 
 def _tokamax(x_RxI: jax.Array, kernel_ExIxO: jax.Array, sizes_E: jax.Array, interpret: bool) -> jax.Array:
-    """tokamax's kernels for NVIDIA: Mosaic's from Hopper on, Triton's from Ampere on, by the default device.
+    """tokamax's kernels for NVIDIA, chosen by the default device: Mosaic from Hopper on, Triton from Ampere on.
 
-    Not its third choice, `lax.ragged_dot`, which computes every expert there; `interpret` takes it, on any platform.
-    Raises UserError where the default device has neither.
+    tokamax's third choice, `lax.ragged_dot`, is excluded since it computes every expert on NVIDIA; only `interpret`
+    uses it, on any platform. Raises UserError if neither kernel supports the default device.
     """
     import tokamax
     from absl import flags
 
-    flags.FLAGS.mark_as_parsed()  # it would take the arguments of this program's command line for its own
+    flags.FLAGS.mark_as_parsed()  # otherwise absl would parse this program's command line
     logging.getLogger("absl").addFilter(_tuned)
     kernels = ("xla",) if interpret else ("mosaic_gpu", "triton")
     try:
-        said: jax.Array = tokamax.ragged_dot(x_RxI, kernel_ExIxO, sizes_E, implementation=kernels)
+        y_RxO: jax.Array = tokamax.ragged_dot(x_RxI, kernel_ExIxO, sizes_E, implementation=kernels)
     except ExceptionGroup as group:
         raise UserError(
             f"placement.experts=tokamax has no kernel for {jax.devices()[0].device_kind} "
             f"({group.exceptions[-1]}); use placement.experts=blocks"
         ) from None
-    return said
+    return y_RxO
 
 
 def _tuned(record: logging.LogRecord) -> bool:
-    """tokamax warns once a shape, in a thousand characters, that it takes tiles by rule and not by measurement."""
+    """Filters out tokamax's warning, a thousand characters per shape, that its tile sizes are not tuned."""
     return not record.getMessage().startswith("Autotuning cache miss")
 
 
@@ -146,13 +147,13 @@ def by_blocks(
     seed_R: jax.Array | None,
     sizes_E: jax.Array,
 ) -> jax.Array:
-    """An expert after the other, its rows in blocks: as many of the largest size as it takes, the last of the
-    smallest that holds what is left.
+    """One expert after another, its rows in blocks of the largest size and a last block of the smallest size that
+    holds the remaining rows.
 
-    A block reaches into the rows of the next expert, which then computes these again: so only the order of the blocks
-    has to be kept, and nothing is padded.
-    sizes: of blocks, ascending; as many rows as the last at least lie behind the last pair. keep: what the first half
-    of an expert gives, for the backward pass, which else computes it again. Rows of no expert may have any gradient.
+    A block may extend into the rows of the next expert, which then overwrites them. So the blocks must run in order,
+    and no rows are padded per expert.
+    sizes: of blocks, ascending; at least as many rows as the largest lie after the last pair. keep: save the hidden
+    rows for the backward pass instead of recomputing them. The gradient of rows without expert is arbitrary.
     """
     return _blocks(expert, sizes, False, parameters, x_RxD, seed_R, sizes_E)[0]
 
@@ -160,43 +161,43 @@ def by_blocks(
 def _blocks(
     expert: Expert, sizes: Sizes, keep: bool, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """What is said of the rows; and what is kept between an expert's halves, None where nothing is."""
+    """The output rows, and the hidden rows if they are kept, else None."""
     most = sizes[-1]
 
     def halves(x: jax.Array, seed: Any, w: Any) -> tuple[jax.Array, Any]:
         hidden = expert.to_hidden(x, w)
         return expert.from_hidden(hidden, seed, w), hidden if keep else None
 
-    def one(carry: Any, own: Any) -> tuple[Any, None]:
+    def expert_step(carry: Any, own: Any) -> tuple[Any, None]:
         w, start, size = own
 
         def block(i: jax.Array, carry: Any) -> Any:
             at = start + i * most
 
-            def of(rows: int) -> Any:
-                said = halves(_rows(x_RxD, at, rows), _rows(seed_R, at, rows), w)
-                return jax.tree.map(partial(_padded, rows=most), said)
+            def compute(rows: int) -> Any:
+                out = halves(_rows(x_RxD, at, rows), _rows(seed_R, at, rows), w)
+                return jax.tree.map(partial(_padded, rows=most), out)
 
-            return jax.tree.map(partial(_put, at=at), carry, _smallest(of, sizes, size - i * most))
+            return jax.tree.map(partial(_put, at=at), carry, _smallest(compute, sizes, size - i * most))
 
         return jax.lax.fori_loop(0, -(-size // most), block, carry), None
 
     first = jax.tree.map(lambda w: w[0], parameters)
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(halves, x_RxD, seed_R, first))
-    said: tuple[jax.Array, Any] = jax.lax.scan(one, empty, (parameters, *_spans(sizes_E)))[0]
-    return said
+    out: tuple[jax.Array, Any] = jax.lax.scan(expert_step, empty, (parameters, *_spans(sizes_E)))[0]
+    return out
 
 
 def _forward(
     expert: Expert, sizes: Sizes, keep: bool, parameters: Any, x_RxD: jax.Array, seed_R: Any, sizes_E: jax.Array
 ) -> Any:
-    said_RxD, hidden = _blocks(expert, sizes, keep, parameters, x_RxD, seed_R, sizes_E)
-    return said_RxD, (parameters, x_RxD, seed_R, sizes_E, hidden)
+    y_RxD, hidden = _blocks(expert, sizes, keep, parameters, x_RxD, seed_R, sizes_E)
+    return y_RxD, (parameters, x_RxD, seed_R, sizes_E, hidden)
 
 
 def _backward(expert: Expert, sizes: Sizes, keep: bool, saved: Any, dy_RxD: jax.Array) -> Any:
-    """Gradients take the place of what they are of, that of the rows block by block and those of an expert's
-    parameters when it is done: no second array of rows, and none of parameters, which would first be filled with 0.
+    """Gradients are written in place: those of the rows over `dy_RxD`, block by block, and those of an expert's
+    parameters over the parameters once that expert is done. This saves a second, zero-filled array of each.
     """
     parameters, x_RxD, seed_R, sizes_E, hidden = saved
     most = sizes[-1]
@@ -208,10 +209,10 @@ def _backward(expert: Expert, sizes: Sizes, keep: bool, saved: Any, dy_RxD: jax.
             return back
         kept = jax.tree.map(lambda h: _rows(h, at, rows), hidden)
         dh, dw = jax.vjp(lambda h, w: expert.from_hidden(h, seed, w), kept, w)[1](dy)
-        dx, dw_first = jax.vjp(expert.to_hidden, x, w)[1](dh)  # which is linear: nothing is computed again
-        return dx, jax.tree.map(jnp.add, dw, dw_first)  # each half has zeros for the other's
+        dx, dw_first = jax.vjp(expert.to_hidden, x, w)[1](dh)  # linear: nothing is recomputed
+        return dx, jax.tree.map(jnp.add, dw, dw_first)  # each half gives zeros for the other half's parameters
 
-    def one(carry: Any, own: Any) -> tuple[Any, None]:
+    def expert_step(carry: Any, own: Any) -> tuple[Any, None]:
         d_RxD, parameters = carry
         e, start, size = own
         w = jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, e, keepdims=False), parameters)
@@ -219,14 +220,14 @@ def _backward(expert: Expert, sizes: Sizes, keep: bool, saved: Any, dy_RxD: jax.
         def block(i: jax.Array | int, d_RxD: jax.Array) -> Any:
             at, live = start + i * most, size - i * most
 
-            def of(rows: int) -> Any:
-                mine, dy = jnp.arange(rows)[:, None] < live, _rows(d_RxD, at, rows)
-                dx, dw = gradients(at, rows, w, jnp.where(mine, dy, 0))
+            def compute(rows: int) -> Any:
+                owned, dy = jnp.arange(rows)[:, None] < live, _rows(d_RxD, at, rows)
+                dx, dw = gradients(at, rows, w, jnp.where(owned, dy, 0))
                 return _padded(dx, most), dw
 
-            dx, dw = _smallest(of, sizes, live)
-            mine = jnp.arange(most)[:, None] < live  # the next expert's are still to be read
-            return _put(d_RxD, jnp.where(mine, dx, _rows(d_RxD, at, most)), at), dw
+            dx, dw = _smallest(compute, sizes, live)
+            owned = jnp.arange(most)[:, None] < live  # the next expert's rows of dy are still to be read
+            return _put(d_RxD, jnp.where(owned, dx, _rows(d_RxD, at, most)), at), dw
 
         def more(i: jax.Array, carry: Any) -> Any:
             d_RxD, so_far = carry
@@ -238,17 +239,17 @@ def _backward(expert: Expert, sizes: Sizes, keep: bool, saved: Any, dy_RxD: jax.
         d_RxD, dw = jax.lax.fori_loop(1, -(-size // most), more, (d_RxD, dw))
         return (d_RxD, jax.tree.map(lambda w, a: w.at[e].set(a.astype(w.dtype)), parameters, dw)), None
 
-    (d_RxD, dw), _ = jax.lax.scan(one, (dy_RxD, parameters), (jnp.arange(sizes_E.size), *_spans(sizes_E)))
+    (d_RxD, dw), _ = jax.lax.scan(expert_step, (dy_RxD, parameters), (jnp.arange(sizes_E.size), *_spans(sizes_E)))
     return dw, d_RxD, None, None
 
 
 by_blocks.defvjp(_forward, _backward)
 
 
-def _smallest(of: Callable[[int], Any], sizes: Sizes, live: jax.Array) -> Any:
-    """`of` the smallest size that holds so many rows, the largest where none does."""
+def _smallest(compute: Callable[[int], Any], sizes: Sizes, live: jax.Array) -> Any:
+    """`compute(size)` for the smallest size that holds `live` rows, or the largest size if none does."""
     index = jnp.sum(jnp.asarray(sizes[:-1], jnp.int32) < live)
-    return jax.lax.switch(index, [partial(of, size) for size in sizes])
+    return jax.lax.switch(index, [partial(compute, size) for size in sizes])
 
 
 def _padded(x: jax.Array, rows: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What every model does with hidden states: the head, logits and losses."""
+"""What all models share: embedding, head, logits and losses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +21,13 @@ Extend = Callable[[jax.Array, jax.Array, jax.Array | None, Any], tuple[jax.Array
 
 
 class LanguageModel(nnx.Module):
-    """A model over given parameters, which are float32 and are cast to the compute precision where they are used.
+    """A model over given float32 parameters, which are cast to the compute precision where they are used.
 
-    params: nested dict of arrays as the family declares them, with `embedding` and, unless tied, `head`.
+    params: nested dict of arrays as declared by the family, with `embedding` and, unless tied, `head`.
     """
 
     reference: "LanguageModel | None" = None
-    """the same model over the parameters that the run began with, where it keeps them"""
+    """the same model over the parameters that the run started from, if it keeps them"""
 
     def __init__(self, config: ModelConfig, placement: Placement, params: Params, mask: Mask):
         self.config, self.placement, self.mask = config, placement, mask
@@ -37,9 +37,9 @@ class LanguageModel(nnx.Module):
     def hidden(
         self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        """Hidden states [B, L, D] as the head takes them; dropout is applied where a key is given.
+        """Hidden states [B, L, D] as the head takes them; dropout is applied if a key is given.
 
-        marks_BxL: what the attention mask is made of, where it depends on the text: see `objectives.Batch`.
+        marks_BxL: per-token marks of a mask that depends on the text: see `objectives.Batch`.
         """
         raise NotImplementedError
 
@@ -51,17 +51,18 @@ class LanguageModel(nnx.Module):
 
     @classmethod
     def metrics(cls, config: Any, counts: dict[str, Any]) -> dict[str, jax.Array]:
-        """Scalars by the names in the family's `metrics`. counts: as in `layer.LayerPart`, of all layers. Traced."""
+        """Scalars named as in the family's `metrics`. counts: as in `layer.LayerPart`, for all layers. Traced."""
         return {}
 
     @classmethod
     def informed(cls, config: Any, params: Params, counts: dict[str, Any]) -> Params:
-        """All parameters as a part of a batch is computed with them, see `layer.LayerPart.informed`. Traced."""
+        """All parameters for computing a part of a batch, with the batch's counts: see `layer.LayerPart.informed`.
+        Traced."""
         return params
 
     @classmethod
     def updated(cls, config: Any, params: Params, counts: dict[str, Any]) -> Params:
-        """All parameters after a step, of which those that are declared as `state` may be new. Traced."""
+        """All parameters after a step; only those declared as `state` may change. Traced."""
         return params
 
     @property
@@ -74,7 +75,7 @@ class LanguageModel(nnx.Module):
         return constrain(looked_up(self.embedding[...], tokens_BxL), "batch", "sequence", "embed")
 
     def head_matrix(self) -> jax.Array:
-        """[D, V] at the compute precision, the multiplier of logits included."""
+        """[D, V] at the compute precision, including the logit multiplier."""
         matrix = self.embedding[...].T if self.head is None else self.head[...]
         return scaled(matrix, self.config.transfer.logits).astype(self.dtype)
 
@@ -91,7 +92,7 @@ class LanguageModel(nnx.Module):
         *,
         dropout_key: jax.Array | None = None,
     ) -> LossSums:
-        """Sums over tokens of what a batch costs."""
+        """The losses of a batch, summed over its tokens."""
         hidden_BxLxD, aux = self.hidden(tokens_BxL, marks_BxL, dropout_key)
         nll_BxL, log_z_BxL = self.token_losses(hidden_BxLxD, targets_BxL)
         weights_BxL = weights_BxL.astype(jnp.float32)
@@ -99,20 +100,20 @@ class LanguageModel(nnx.Module):
         return LossSums(jnp.sum(weights_BxL * nll_BxL), z, aux)
 
     def start_state(self, batch: int) -> Any:
-        """What the model knows before the first of `batch` texts: a tree of arrays [B, …]; nothing for most."""
+        """The recurrent state at the start of `batch` texts: a tree of arrays [B, …], empty for most models."""
         return ()
 
     def continued(self, tokens_BxL: jax.Array, state: Any, marks_BxL: jax.Array | None) -> tuple[jax.Array, Any]:
-        """(hidden states, state after them), without dropout, for windows that go on where `state` was left."""
+        """(hidden states, state after them), without dropout, for windows that continue from `state`."""
         return self(tokens_BxL, marks_BxL), state
 
     def decoder(self, length: int) -> Extend:
-        """What reads texts of up to `length` tokens on, a few tokens at a time; made once, applied many times.
+        """A function that processes texts of up to `length` tokens incrementally; built once, called many times.
 
-        It is given tokens and their positions, [B, T] each, marks as `hidden` takes them, or None, and the cache of
-        the tokens before (`families.ModelConfig.cache`, with B in front of every array); a place at `layer.PADDING`
-        holds no token, and rows may be padded in front. It gives the hidden states [B, T, D], without dropout: of
-        every token what `hidden` gives for the text up to it. And the cache with these tokens in it.
+        Its arguments are tokens and their positions, [B, T] each, marks as in `hidden`, or None, and the cache of the
+        preceding tokens (`families.ModelConfig.cache`, with B in front of every array). A position of
+        `layer.PADDING` marks padding, which may precede the tokens of a row. It returns the hidden states [B, T, D]
+        without dropout, equal to those that `hidden` gives for the whole text, and the updated cache.
         """
         raise NotImplementedError
 
@@ -155,5 +156,5 @@ class LanguageModel(nnx.Module):
 
 
 def scaled(x: jax.Array, factor: float) -> jax.Array:
-    """`x` times `factor`; `x` itself where that is 1, to the last bit and operation."""
+    """`x · factor`; `x` itself, without a multiplication, if the factor is 1."""
     return x if factor == 1 else x * factor

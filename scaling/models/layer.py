@@ -1,4 +1,4 @@
-"""What a layer is told beside its input, and what it tells beside its output."""
+"""The interface of a layer's parts: their context, cache, auxiliary losses and counts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,52 +13,52 @@ from scaling.models.parameters import Params
 
 Rope = tuple[jax.Array, jax.Array] | None
 Arrays = dict[str, jax.Array]
-"""what a part keeps of the tokens before, as its `cache` declares it"""
+"""a part's cache of the preceding tokens, as its `cache` declares it"""
 
 PADDING = 2**30
-"""position of what fills up a row of new tokens and is none: behind all that there are"""
+"""position of padding in a row of new tokens: beyond every real position"""
 
 
 @dataclass(frozen=True)
 class LayerContext:
-    """Where a layer is and how it computes."""
+    """What a layer needs besides its input: mask, positions and placement."""
 
     rope: Rope
-    """cos and sin of every position, see `positions.rope_tables`; of as many of the mixer's `rope_width` features as
-    turn"""
+    """cos and sin of every position for the rotated ones of the mixer's `rope_width` features, see
+    `positions.rope_tables`"""
     window: int
-    """keys that a query may see"""
+    """number of keys that a query may see"""
     mask: Mask
     marks_BxL: jax.Array | None
-    """what the mask is made of, where it depends on the text"""
+    """per-token marks of a mask that depends on the text"""
     placement: Placement
-    """where and how it computes"""
+    """where and how the layer computes"""
     tokens_BxL: jax.Array | None = None
-    """ids of the tokens of the window"""
+    """token ids of the windows"""
     positions: jax.Array | None = None
-    """of every token, [L], or [B, L] where they count from 0 in every document"""
+    """position of every token: [L], or [B, L] where they restart from 0 in every document"""
     chunk: int | None = None
-    """positions of a chunk, see `AttentionMask`"""
+    """positions per attention chunk, see `AttentionMask`"""
     global_tokens: int = 0
-    """first positions that window and chunk hide from no query, see `AttentionMask`"""
+    """number of first positions that window and chunk hide from no query, see `AttentionMask`"""
     query_scale: jax.Array | float | None = None
-    """what queries are multiplied with: [L, 1, 1], [B, L, 1, 1] or one number; None for 1"""
+    """factor on the queries: [L, 1, 1], [B, L, 1, 1] or one number; None for 1"""
 
 
 class Aux(NamedTuple):
-    """What is told beside an output: float32 sums over tokens."""
+    """What a part returns besides its output: float32 sums over tokens."""
 
     losses: dict[str, jax.Array]
-    """what is added to the training loss, each with its weight: scalars by the names in LOSSES"""
+    """auxiliary losses, weights included: scalars by the names in LOSSES"""
     counts: dict[str, Any]
-    """what metrics and states are made of: arrays by the names in `counts`, of several layers by stack and part"""
+    """inputs to metrics and state updates: arrays by the names in `counts`; for several layers, by stack and part"""
 
 
 NOTHING = Aux({}, {})
 
 
 def total(sums: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    """Sums of the same name added, whichever have it."""
+    """Add up the values of each name over all dicts that have it."""
     found: dict[str, jax.Array] = {}
     for own in sums:
         found |= {name: found[name] + value if name in found else value for name, value in own.items()}
@@ -68,32 +68,32 @@ def total(sums: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
 class LayerPart(nnx.Module):
     """The forward pass of a part of a layer, over the parameters of that layer.
 
-    Called with (x, context, dropout key or None) it returns the branch [B, L, D] and its `Aux`.
+    A call takes (x, context, dropout key or None) and returns the branch's output [B, L, D] and its `Aux`.
     """
 
     def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
-        """(the branch, the cache with these tokens) of tokens that follow those in the cache; by itself that of a
-        part that keeps nothing."""
+        """(branch output, updated cache) for tokens that follow those in the cache. The default is for parts that
+        cache nothing."""
         return self(x_BxTxD, context, None)[0], cache
 
     @staticmethod
     def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Scalars of one layer by the names in METRICS. Traced.
 
-        counts: sums over the tokens of a whole batch, divided by their number.
+        counts: averages over the tokens of a whole batch.
         """
         return {}
 
     @staticmethod
     def informed(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
-        """Parameters of one layer that is applied to a part of a batch, of which those that are declared as `state`
-        may say what was counted in the whole batch, see `BlockPart.reads_counts`. Traced."""
+        """Parameters of one layer for computing a part of a batch: those declared as `state` may hold counts of the
+        whole batch, see `BlockPart.reads_counts`. Traced."""
         return params
 
     @staticmethod
     def updated(part: Any, params: Params, counts: dict[str, jax.Array]) -> Params:
-        """Parameters of one layer after a step, of which those that are declared as `state` may be new. Traced.
+        """Parameters of one layer after a step; only those declared as `state` may change. Traced.
 
-        part: its declaration.
+        part: the declaration of this part.
         """
         return params

@@ -9,13 +9,13 @@ from scaling.models.matmul import matmul
 from scaling.models.parameters import Params
 
 PRODUCT = "product"
-"""what a result is called that `remat: dots` keeps"""
+"""checkpoint name of a product, which `remat: dots` keeps"""
 
 
 class Linear(nnx.Module):
     """y = x·kernel (+ bias), with x [batch, sequence, inputs] and `kernel` [inputs, outputs].
 
-    declared: the tensors of `params`; without them the layout of the kernel's gradient is left to the compiler.
+    declared: the declarations of `params`; without them the compiler chooses the layout of the kernel's gradient.
     """
 
     def __init__(self, params: Params, declared: dict[str, Tensor] | None = None):

@@ -1,4 +1,4 @@
-"""Cross-entropy in pieces, so that the logits of a large vocabulary never exist all at once in float32."""
+"""Chunked cross-entropy, so that the float32 logits of a large vocabulary never exist all at once."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from scaling.parallel.parts import activation_split, by_parts, gathered, paramet
 
 
 class LossSums(NamedTuple):
-    """float32 sums over tokens; divided by `objective.count(batch)` they are means, aux by all tokens."""
+    """float32 sums over tokens. Means: divide by `objective.count(batch)`, and `aux` by the number of all tokens."""
 
     loss: jax.Array
     """Σ weight · −log p(target)"""
@@ -39,10 +39,10 @@ def token_losses(
 ) -> tuple[jax.Array, jax.Array]:
     """(−log p(target), log Z) of every token, each [B, L] float32.
 
-    Every device computes them for its own tokens and its part of the vocabulary (Megatron, 1909.08053, section 3),
-    about `chunk` tokens at a time; the backward pass computes each piece's logits again. The head is gathered over
-    the devices that share its width once for all pieces, its gradient is summed over them before it is scattered,
-    and what the parts of the vocabulary say is put together after them: nothing travels for a piece.
+    Every device computes its own tokens over its part of the vocabulary (Megatron, 1909.08053, section 3), about
+    `chunk` tokens at a time; the backward pass recomputes the logits of each chunk. Communication happens once for
+    all chunks: the head is gathered over the devices that share its width, its gradient is summed over chunks before
+    it is scattered, and the results of the vocabulary parts are combined at the end.
     """
     width, stored = parameter_split(("embed", "vocab"), head_DxV.shape)
     columns = vocabulary_parts(stored)
@@ -53,11 +53,11 @@ def token_losses(
         first = jax.lax.axis_index(columns) * head_DxV.shape[1] if columns else None
         hidden_TxD, targets_T = hidden_BxLxD.reshape(-1, hidden_BxLxD.shape[-1]), targets_BxL.reshape(-1)
         pieces = loss_pieces(len(targets_T), chunk, head_DxV.shape[1])
-        found = _in_pieces(hidden_TxD, head_DxV, targets_T, first, softcap, pieces)
-        return jnp.stack(found).reshape(2, 1, *targets_BxL.shape)
+        parts = _in_pieces(hidden_TxD, head_DxV, targets_T, first, softcap, pieces)
+        return jnp.stack(parts).reshape(2, 1, *targets_BxL.shape)
 
-    taken = ((*tokens, ()), (width, stored), tokens)
-    log_z, logit = by_parts(local, taken, ((), columns, *tokens), hidden_BxLxD, head_DxV, targets_BxL)
+    splits = ((*tokens, ()), (width, stored), tokens)
+    log_z, logit = by_parts(local, splits, ((), columns, *tokens), hidden_BxLxD, head_DxV, targets_BxL)
     log_z_BxL, logit_BxL = (jax.nn.logsumexp(log_z, 0), logit.sum(0)) if columns else (log_z[0], logit[0])
     return log_z_BxL - logit_BxL, log_z_BxL
 
@@ -70,7 +70,7 @@ def _in_pieces(
     softcap: float | None,
     pieces: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """`_piece` of all tokens, so many pieces one after another."""
+    """`_piece` for all tokens, in `pieces` sequential chunks."""
     if pieces == 1:
         return _piece(hidden_TxD, head_DxV, targets_T, first, softcap)
     tokens = len(targets_T)
@@ -89,7 +89,7 @@ def _piece(
 ) -> tuple[jax.Array, jax.Array]:
     """(log Σ exp of the logits, the target's logit) of every token, [T] float32.
 
-    first: token of the first column, where these are not all; the logit of a target that is not here is 0 then.
+    first: token id of the first column if this is a part of the vocabulary; the logit of a target outside it is 0.
     """
     logits_TxV = logits_of(hidden_TxD, head_DxV, softcap)
     log_z_T = jax.nn.logsumexp(logits_TxV, -1)
@@ -109,7 +109,7 @@ def _mapped(
     first: jax.Array | None,
     softcap: float | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`_piece` of P pieces. The gradient of the head is summed over them in float32, whatever its precision."""
+    """`_piece` of P chunks. The gradient of the head is summed over them in float32, whatever its precision."""
     return jax.lax.map(lambda own: _piece(own[0], head_DxV, own[1], first, softcap), (hidden_PxTxD, targets_PxT))
 
 

@@ -1,6 +1,7 @@
-"""The LSTM: the input products of a whole window in one product, then a scan over time.
+"""The LSTM: one matrix product for the inputs of a whole window, then a scan over time.
 
-Further letters of axes: I inputs of a layer, G its four gates, H its cells, P its outputs. Time leads inside.
+Further axis letters: I inputs of a layer, G its four gates, H its cells, P its outputs. Internally, time is the
+leading axis.
 """
 
 from typing import Any, NamedTuple
@@ -21,24 +22,24 @@ from scaling.models.parameters import Params, at_precision
 from scaling.parallel.sharding import constrain, target_platform
 
 TIME_FIRST = ("sequence", "batch")
-"""logical axes of the tokens inside"""
+"""logical axes of tokens in the internal layout"""
 
 UNROLL = 8
-"""steps of the scan in one turn of its loop on an accelerator, where a turn costs launches (not measured yet); on a
-CPU 4 to 16 of them gained nothing over one and took 3 to 10 times as long to compile"""
+"""scan steps unrolled per loop iteration on an accelerator, where each iteration costs kernel launches (not measured
+yet); on a CPU, unrolling 4 to 16 steps gained nothing and took 3 to 10 times as long to compile"""
 
 
 class LSTMState(NamedTuple):
-    """What a layer carries from token to token."""
+    """The recurrent state of a layer."""
 
     h_BxP: jax.Array
-    """its last output, at the compute precision"""
+    """last output, at the compute precision"""
     c_BxH: jax.Array
-    """its cells, float32"""
+    """cells, float32"""
 
 
 class Weights(NamedTuple):
-    """Of one layer, matrices at the compute precision."""
+    """The weights of one layer, matrices at the compute precision."""
 
     input_IxGxH: jax.Array
     recurrent_PxGxH: jax.Array
@@ -64,7 +65,7 @@ class LSTM(LanguageModel):
         return self._run(tokens_BxL, self.start_state(len(tokens_BxL)), dropout_key)[0], NOTHING
 
     def start_state(self, batch: int) -> list[LSTMState]:
-        """Of every layer, zeros."""
+        """Zeros for every layer."""
         h_BxP = jnp.zeros((batch, self.config.width), self.dtype)
         return [LSTMState(h_BxP, jnp.zeros((batch, self.config.d_hidden), jnp.float32))] * self.config.layers
 
@@ -114,17 +115,17 @@ def _weights(params: Params) -> Weights:
 
 @jax.custom_vjp
 def layer(x_LxBxI: jax.Array, weights: Weights, state: LSTMState) -> tuple[jax.Array, LSTMState]:
-    """(outputs [L, B, P], the state after them) of a layer that begins in `state`.
+    """(outputs [L, B, P], the final state) of a layer that begins in `state`.
 
-    The backward pass is written out: derived automatically, every step adds its share of the recurrent matrix's
-    gradient to all of that matrix; here the steps leave the gradients of their gates, and one product over all
-    tokens makes the matrix's of them (2 times as fast at 64 and 128 cells on a CPU core).
+    The backward pass is explicit. Autodiff would add to the whole gradient of the recurrent matrix in every step;
+    here the steps store the gradients of their gates, and one product over all tokens gives the matrix's gradient
+    (2 times as fast at 64 and 128 cells on a CPU core).
     """
     return _forward(x_LxBxI, weights, state)[0]
 
 
 def _forward(x_LxBxI: jax.Array, w: Weights, start: LSTMState) -> tuple[tuple[jax.Array, LSTMState], Any]:
-    """Keeps the gates, the cells and the outputs of every token."""
+    """Saves the gates, the cells and the outputs of every token."""
     dtype = x_LxBxI.dtype
     z_LxBxGxH = (_product("lbi,igh->lbgh", x_LxBxI, w.input_IxGxH) + w.bias_GxH).astype(dtype)
     z_LxBxGxH = constrain(z_LxBxGxH, "sequence", "batch", "gates", "cells")
@@ -149,7 +150,7 @@ def _backward(saved: Any, gradient: tuple[jax.Array, LSTMState]) -> tuple[jax.Ar
     before_LxBxH = jnp.concatenate([start.c_BxH[None], c_LxBxH[:-1]])
 
     def step(after: LSTMState, xs: Any) -> tuple[LSTMState, Any]:
-        """`after`: gradient of what this token hands to the next, float32."""
+        """`after`: gradient of the state passed to the next token, float32."""
         dh_BxP, gates_BxGxH, c_BxH, before_BxH = xs
         i, f, g, o = _gates(gates_BxGxH.astype(jnp.float32))
         dh_BxP = dh_BxP + after.h_BxP
@@ -184,7 +185,7 @@ def _gates(z_BxGxH: jax.Array) -> list[jax.Array]:
 
 
 def _product(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The einsum, summed and given in float32."""
+    """The einsum, accumulated and returned in float32."""
     return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
 
 

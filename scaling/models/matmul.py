@@ -1,4 +1,4 @@
-"""The product of activations with a matrix, with a backward pass written out."""
+"""Matrix products of activations and weights, with an explicit backward pass."""
 
 from functools import partial
 from math import prod
@@ -18,15 +18,15 @@ Axes = tuple[str, ...]
 def matmul(
     x: jax.Array, w_IxO: jax.Array, dtype: Any = None, axes: Axes | None = None, precision: str | None = None
 ) -> jax.Array:
-    """x [..., I] · w [I, O] → [..., O] in `dtype` (that of x where unset), summed in float32 on accelerators.
+    """x [..., I] · w [I, O] → [..., O] in `dtype` (that of x if unset), accumulated in float32 on accelerators.
 
-    axes: logical axes of w; x is [batch, sequence, I] then, and the gradient of w is a `matrix_gradient`. Without
-    them all is on one device, or left to the compiler. precision: of the products, as in `jnp.matmul`.
+    axes: logical axes of w; x is then [batch, sequence, I], and the gradient of w is a `matrix_gradient`. If unset,
+    there is one device or the layout is left to the compiler. precision: as in `jnp.matmul`.
 
-    Derived automatically, the gradient of w is a product whose result is transposed; on a CPU XLA moves that
-    transposition into whatever computed the incoming gradient, an elementwise loop that then runs across the memory
-    (a third of a training step at width 128). Here the product has the order of w, and the barrier keeps what comes
-    in apart. The incoming gradient takes the precision of x: float32 logits do not make float32 products.
+    Autodiff would compute the gradient of w as a product with a transposed result. On a CPU XLA fuses that
+    transposition into the elementwise loop that computes the incoming gradient, which then strides across memory (a
+    third of a training step at width 128). Here the product has the layout of w, and a barrier prevents the fusion.
+    The incoming gradient is cast to the precision of x, so that float32 logits do not cause float32 products.
     """
     return jnp.matmul(x, w_IxO, preferred_element_type=dtype or x.dtype, precision=precision)
 
@@ -43,7 +43,7 @@ def _backward(
     x, w_IxO = saved
     back = partial(jnp.matmul, precision=precision)
     dy = jax.lax.optimization_barrier(dy.astype(x.dtype))
-    if axes is not None and active_mesh() is not None:  # windows and their positions made one axis would be gathered
+    if axes is not None and active_mesh() is not None:  # merging batch and sequence into one axis would gather them
         return back(dy, w_IxO.T), matrix_gradient(x, dy, axes, ("batch", "sequence"), precision)
     dy_TxO = dy.reshape(-1, dy.shape[-1])
     return back(dy_TxO, w_IxO.T).reshape(x.shape), outer(x.reshape(-1, x.shape[-1]), dy_TxO, precision)
@@ -52,11 +52,11 @@ def _backward(
 def matrix_gradient(
     x: jax.Array, dy: jax.Array, axes: Axes, tokens: tuple[str, str], precision: str | None = None
 ) -> jax.Array:
-    """`outer`, where devices share the tokens or the matrix: each makes the sum over its own tokens, and these are
-    added up where the parts of the matrix lie (a reduce-scatter), so that none is whole anywhere after it.
+    """`outer` on a mesh that splits the tokens or the matrix: each device sums over its own tokens, and a
+    reduce-scatter adds the partial sums into the shards of the matrix.
 
-    Left to the compiler it is an all-reduce of the whole and then a slice, twice the bytes.
-    axes: logical axes of the matrix. tokens: of the first two axes of x and of dy.
+    Left to the compiler it becomes an all-reduce of the whole matrix followed by a slice, twice the bytes.
+    axes: logical axes of the matrix. tokens: those of the first two axes of x and of dy.
     """
     lies = gradient_split(axes, (x.shape[-1], *dy.shape[2:]))
     shared = activation_split(tokens, x.shape[:2])
@@ -75,8 +75,8 @@ def matrix_gradient(
 def outer(x_TxI: jax.Array, dy: jax.Array, precision: str | None = None) -> jax.Array:
     """Σ over tokens of x [T, I] times dy [T, O …]: the gradient [I, O …] of a matrix.
 
-    On a CPU the narrower side is transposed first, as a copy of its own: XLA's fast products want the summed axis
-    last on the left, and its other form took 1.1 to 1.9 times as long as this with its copy.
+    On a CPU the narrower operand is first transposed into a copy: XLA's fast matmul wants the contracted axis last on
+    the left, and without the copy the product took 1.1 to 1.9 times as long.
     """
     if target_platform() != "cpu":
         return jax.lax.dot_general(x_TxI, dy, (((0,), (0,)), ((), ())), precision)

@@ -32,7 +32,7 @@ class MLA(LayerPart):
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         config = self.config
-        q_BxLxHxn, turned_BxLxHxr, latent_BxLxR, shared_BxLx1xr = self._made(x_BxLxD, context)
+        q_BxLxHxn, turned_BxLxHxr, latent_BxLxR, shared_BxLx1xr = self._projections(x_BxLxD, context)
         shape = (*x_BxLxD.shape[:2], config.n_heads, -1)
         k_BxLxHxd, v_BxLxHxd = (up(latent_BxLxR).reshape(shape) for up in (self.k_up, self.v_up))
         q_BxLxHxd = jnp.concatenate([q_BxLxHxn, turned_BxLxHxr], -1)
@@ -40,9 +40,9 @@ class MLA(LayerPart):
         return self.o(attended(config, context, q_BxLxHxd, k_BxLxHxd, v_BxLxHxd, dropout_key)), NOTHING
 
     def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
-        """What makes keys of latents is applied to the queries in place of them, and what makes values to what is
-        read (2405.04434, section 2.1.2): so latents are all that is kept, and heads share them."""
-        q_BxTxHxn, turned_BxTxHxr, latent_BxTxR, shared_BxTx1xr = self._made(x_BxTxD, context)
+        """The up-projection of keys is applied to the queries instead, and that of values to the attention output
+        (2405.04434, section 2.1.2), so that only the latents are cached, which all heads share."""
+        q_BxTxHxn, turned_BxTxHxr, latent_BxTxR, shared_BxTx1xr = self._projections(x_BxTxD, context)
         k_RxHxn, v_RxHxv = self._by_head(self.k_up), self._by_head(self.v_up)
         q_BxTxHxR = jnp.einsum("bthn,rhn->bthr", q_BxTxHxn, k_RxHxn)
         if self.config.bias:
@@ -54,8 +54,9 @@ class MLA(LayerPart):
         out_BxTxHxv = jnp.einsum("bthr,rhv->bthv", read_BxTxHxR, v_RxHxv)
         return self.o(out_BxTxHxv.reshape(*x_BxTxD.shape[:2], -1)), cache
 
-    def _made(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, ...]:
-        """Queries, their part that positions turn, the latents of keys and values, the turned part of all keys."""
+    def _projections(self, x_BxLxD: jax.Array, context: LayerContext) -> tuple[jax.Array, ...]:
+        """(unrotated part of queries, rotated part of queries, latents of keys and values, rotated part of the keys,
+        shared by the heads)."""
         if context.rope is None:
             raise ValueError("mla turns a part of queries and keys by rotary positions, and there are none")
         read_BxLxQ = x_BxLxD
@@ -68,7 +69,7 @@ class MLA(LayerPart):
         return q_BxLxHxn, rotate(turned_BxLxHxr, *context.rope), latent_BxLxR, shared_BxLx1xr
 
     def _by_head(self, up: Linear) -> jax.Array:
-        """A map of latents as [R, H, width]; a bias is that of a latent's 1."""
+        """The map `up` as [R, H, width]; a bias is appended as one more row, for a constant latent of 1."""
         kernel = up.kernel[...]
         if up.bias is not None:
             kernel = jnp.concatenate([kernel, up.bias[...][None].astype(kernel.dtype)])

@@ -43,10 +43,10 @@ def mlp(
     spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
     drop: Callable[[jax.Array], jax.Array] = lambda hidden: hidden,
 ) -> jax.Array:
-    """An MLP over `up`, `down` and, where gated, `gate`, each a `kernel` and perhaps a `bias`.
+    """An MLP over `up`, `down` and, if gated, `gate`, each a `kernel` and optionally a `bias`.
 
-    product, spread: how rows meet a kernel and a bias, for many MLPs of which each row has its own. drop: of hidden
-    units.
+    product, spread: how rows are multiplied with a kernel and how a bias is broadcast to them, where rows belong to
+    different MLPs. drop: dropout applied to hidden units.
     """
     return from_hidden(to_hidden(x, w, product, spread), w, activation, product, spread, drop)
 
@@ -57,7 +57,7 @@ def to_hidden(
     product: Product = jnp.matmul,
     spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
 ) -> tuple[jax.Array, ...]:
-    """The first half of `mlp`, linear in x: what `up` and, where gated, `gate` make of it."""
+    """The first half of `mlp`, linear in x: the outputs of `up` and, if gated, of `gate`."""
     return tuple(_map(w[name], x, product, spread) for name in ("up", "gate") if name in w)
 
 
@@ -71,8 +71,8 @@ def from_hidden(
 ) -> jax.Array:
     """The second half of `mlp`: the activation and `down`."""
     up, *gate = hidden
-    said = gated(gate[0], up, activation) if gate else activate(up, activation)
-    return _map(w["down"], drop(said), product, spread)
+    h = gated(gate[0], up, activation) if gate else activate(up, activation)
+    return _map(w["down"], drop(h), product, spread)
 
 
 def _map(w: Params, x: jax.Array, product: Product, spread: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -81,7 +81,7 @@ def _map(w: Params, x: jax.Array, product: Product, spread: Callable[[jax.Array]
 
 
 def gated(gate: jax.Array, up: jax.Array, name: str) -> jax.Array:
-    """The product of a gate and what it lets through, by the name of the activation."""
+    """activation(gate) · up, by the name of the activation."""
     if name == "clamped_swiglu":  # gpt-oss, 2508.10925
         gate, up = jnp.minimum(gate, 7.0), jnp.clip(up, -7.0, 7.0)
         return gate * jax.nn.sigmoid(1.702 * gate) * (up + 1)
@@ -89,7 +89,7 @@ def gated(gate: jax.Array, up: jax.Array, name: str) -> jax.Array:
 
 
 def activate(x: jax.Array, name: str) -> jax.Array:
-    """The activation of that name; a gated one's is that of its gate. GELU is the tanh form (GPT-2)."""
+    """The activation of that name; for a gated one, the activation of its gate. GELU is the tanh form (GPT-2)."""
     if name in ("gelu", "geglu"):
         return jax.nn.gelu(x, approximate=True)
     if name in ("silu", "swiglu"):

@@ -33,14 +33,14 @@ class MoE(LayerPart):
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        return self._said(self.part, x_BxLxD, context, dropout_key)
+        return self._apply(self.part, x_BxLxD, context, dropout_key)
 
     def extend(self, x_BxTxD: jax.Array, context: LayerContext, cache: Arrays) -> tuple[jax.Array, Arrays]:
-        """Without a bound on an expert's tokens: what else is read or written beside a token decides nothing."""
+        """Without expert capacity: a token's output must not depend on the other tokens in the batch."""
         dropless = self.part.model_copy(update={"capacity": None})
-        return self._said(dropless, x_BxTxD, context, None)[0], cache
+        return self._apply(dropless, x_BxTxD, context, None)[0], cache
 
-    def _said(
+    def _apply(
         self, part: Declared, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         length = x_BxLxD.shape[1]
@@ -57,7 +57,7 @@ class MoE(LayerPart):
         return y_BxLxD, Aux(losses, counts)
 
     def _route(self, part: Declared, x_BxLxD: jax.Array, context: LayerContext, key: jax.Array | None) -> Routing:
-        """In float32, whatever the experts compute in."""
+        """Routing is computed in float32, whatever precision the experts use."""
         if self.router is None:
             if context.tokens_BxL is None:
                 raise ValueError("hash routing needs the ids of the tokens")
@@ -72,9 +72,9 @@ class MoE(LayerPart):
 
     @staticmethod
     def metrics(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """load_entropy: of the experts' shares, over its largest; load_violation: the largest share over the mean,
-        less 1 (MaxVio, 2408.15664); router_confidence: mean share of a token's best score; idle_experts: those that
-        got nothing; dropped_share: of pairs, for want of a slot."""
+        """load_entropy: entropy of the experts' loads over its maximum; load_violation: the largest load over the
+        mean, minus 1 (MaxVio, 2408.15664); router_confidence: mean share of a token's best score; idle_experts:
+        experts that received no token; dropped_share: share of token-expert pairs dropped for lack of capacity."""
         load = counts["tokens"] / counts["tokens"].sum()
         entropy = -jnp.sum(jnp.where(load > 0, load * jnp.log(jnp.maximum(load, 1e-30)), 0.0))
         return {

@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm; statistics in float32 whatever the compute precision."""
+"""RMSNorm and LayerNorm, with statistics in float32 whatever the compute precision."""
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: floa
 def times(x: jax.Array, scale_D: jax.Array) -> jax.Array:
     """x [..., D] · scale.
 
-    On a CPU the gradient of the scale is summed apart: XLA makes one loop of it and of what the gradient of x is made
-    of, which goes down the columns of both (a sixth of a step in a window of 4,096 tokens at width 128).
+    On a CPU the gradient of the scale is computed separately: otherwise XLA fuses it with the gradient of x into one
+    loop that walks down the columns of both (a sixth of a step for a window of 4,096 tokens at width 128).
     """
     return _times(x, scale_D) if target_platform() == "cpu" else x * scale_D
 
@@ -46,7 +46,7 @@ _times.defvjp(lambda x, scale_D: (x * scale_D, (x, scale_D)), _backward)
 
 
 class Norm(nnx.Module):
-    """The configured norm over the residual stream: a scale, and a bias where a LayerNorm has one."""
+    """The configured norm of the residual stream: a scale and, for a LayerNorm with bias, a bias."""
 
     def __init__(self, config: TransformerShape, params: Params):
         self.kind, self.eps = config.norm, config.norm_eps

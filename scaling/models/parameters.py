@@ -1,4 +1,4 @@
-"""Parameters as arrays, made from their declarations."""
+"""Parameter arrays, created from their declarations."""
 
 from collections.abc import Iterable
 from itertools import count
@@ -14,12 +14,12 @@ Params = dict[str, Any]
 
 
 def init(model: ModelConfig, key: jax.Array) -> Params:
-    """Parameters drawn from `key`: the same values on any mesh, also under `jax.jit` with `out_shardings`."""
+    """Parameters drawn from `key`, with the same values on any mesh and under `jax.jit` with `out_shardings`."""
     return draw(model.tensors(), key)
 
 
 def draw(tensors: Iterable[Tensor], key: jax.Array) -> Params:
-    """Normal around `mean`, each from a key of its own; constant where `std` is 0."""
+    """Normally distributed around `mean`, each tensor from its own key; constant if `std` is 0."""
     drawn = count()
 
     def value(tensor: Tensor) -> jax.Array:
@@ -33,7 +33,7 @@ def draw(tensors: Iterable[Tensor], key: jax.Array) -> Params:
 
 
 def abstract(model: ModelConfig) -> Params:
-    """The parameters as ShapeDtypeStruct: no memory is taken."""
+    """The parameters as ShapeDtypeStruct, without allocating memory."""
     return tree(model.tensors(), lambda tensor: jax.ShapeDtypeStruct(tensor.shape, jnp.float32))
 
 
@@ -43,20 +43,20 @@ def facts(model: ModelConfig) -> dict[str, Any]:
 
 
 def trained(params: Params, declared: dict[str, Any]) -> Params:
-    """The parameters with None, which no transformation sees, in place of those that the optimizer leaves alone."""
+    """The parameters with None, which transformations skip, in place of those that the optimizer does not update."""
     return map_declared(lambda tensor, w: w if tensor.trained else None, declared, params)
 
 
 def with_rest(trained: Params, params: Params, declared: dict[str, Any]) -> Params:
-    """All parameters: those that the optimizer changes of `trained`, the others of `params`."""
+    """All parameters: those that the optimizer updates from `trained`, the others from `params`."""
     return map_declared(lambda tensor, own, w: own if tensor.trained else w, declared, trained, params)
 
 
 def map_declared(f: Any, declared: Any, *trees: Any) -> Any:
-    """`f(tensor, …)` over the parameters; other trees may hold whole trees, or None, in the place of a parameter."""
+    """`f(tensor, …)` over the parameters; other trees may hold a subtree, or None, in place of a parameter."""
     return jax.tree.map(f, declared, *trees, is_leaf=lambda x: isinstance(x, Tensor))
 
 
 def at_precision(params: Params, declared: dict[str, Any], dtype: Any) -> Params:
-    """The parameters that are declared for it at the compute precision, the others as they are."""
+    """The parameters, those declared with compute precision cast to `dtype`."""
     return jax.tree.map(lambda w, tensor: w.astype(dtype) if tensor.precision == "compute" else w, params, declared)

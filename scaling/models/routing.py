@@ -1,6 +1,6 @@
-"""Which experts a token goes to, with what weights, and what that adds to the loss. E experts, K of them a token.
+"""Routing: which experts a token goes to, with what weights, and the auxiliary losses. E experts, K per token.
 
-All of it is within each window, or of the whole batch: neither a mesh nor microbatches change it.
+Everything is computed within a window or over the whole batch, so that neither mesh nor microbatches change it.
 """
 
 from typing import NamedTuple
@@ -12,20 +12,20 @@ from scaling.families.moe import MoE
 from scaling.parallel.parts import activation_split, by_parts
 
 HASH = 2654435761
-"""about 2³² over the golden ratio: neighbouring tokens end far apart (Knuth, vol. 3, 6.4)"""
+"""about 2³² over the golden ratio: sends neighbouring token ids far apart (Knuth, vol. 3, 6.4)"""
 
 
 class Pairs(NamedTuple):
-    """Pairs of a token and an expert, S in a window. Of K a token, those of one follow each other."""
+    """Token-expert pairs, S per window. If every token has K pairs, those of a token are adjacent."""
 
     expert_BxS: jax.Array
-    """E for a pair that is dropped"""
+    """expert index; E for a dropped pair"""
     token_BxS: jax.Array
-    """its place in the window"""
+    """position of the token in the window"""
     weight_BxS: jax.Array
-    """float32, of what the expert says"""
+    """float32 weight of the expert's output"""
     seed_BxS: jax.Array | None = None
-    """uint32, of the hidden units that are dropped; None where none are"""
+    """uint32 seed for dropout of hidden units; None without dropout"""
 
 
 class Routing(NamedTuple):
@@ -33,22 +33,22 @@ class Routing(NamedTuple):
 
     pairs: Pairs
     balance: jax.Array
-    """Σ over tokens of the load-balance loss of their window, or of the batch (1 where the load is even)"""
+    """Σ over tokens of the load-balance loss of their window, or of the batch (1 for an even load)"""
     z: jax.Array
     """Σ over tokens of log² Z"""
     tokens_E: jax.Array
-    """tokens that chose each expert, those that it then dropped included"""
+    """number of tokens routed to each expert, including those then dropped"""
     dropped: jax.Array
     """Σ over tokens of the dropped share of their pairs"""
     confidence: jax.Array
-    """Σ over tokens of the largest score's share of all"""
+    """Σ over tokens of the largest score's share of the total"""
 
 
 def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None, load_E: jax.Array | None = None) -> Routing:
-    """Send each token to the experts of its largest scores, or each expert to the tokens of its largest.
+    """Route each token to its highest-scoring experts, or let each expert choose its highest-scoring tokens.
 
-    logits_BxLxE: float32. bias_E: added to the scores where experts are chosen and nowhere else. load_E: tokens of
-    each expert in the whole batch, or any multiple, of which these windows are a part; None, or zeros: they are all.
+    logits_BxLxE: float32. bias_E: added to the scores for selection only. load_E: tokens per expert, up to a constant
+    factor, in the whole batch that these windows are a part of; None or zeros: these windows are the whole batch.
     """
     length = logits_BxLxE.shape[1]
     scores = jax.nn.softmax(logits_BxLxE) if part.scores == "softmax" else jax.nn.sigmoid(logits_BxLxE)
@@ -73,21 +73,22 @@ def route(part: MoE, logits_BxLxE: jax.Array, bias_E: jax.Array | None, load_E: 
 
 
 def _over_batch(tokens_E: jax.Array, load_E: jax.Array | None, shares_BxLxE: jax.Array) -> jax.Array:
-    """Σ over the tokens of these windows of experts · Σ_e f_e · their share of e, f_e the share of all pairs of the
-    whole batch: summed over its microbatches it is the batch's tokens times experts · Σ_e f_e · mean share of e."""
+    """Σ over the tokens of these windows of experts · Σ_e f_e · (their score share of e), where f_e is expert e's
+    share of all pairs of the whole batch. Summed over the microbatches it is the number of tokens in the batch times
+    experts · Σ_e f_e · (mean score share of e)."""
     load_E = tokens_E if load_E is None else jnp.where(load_E.sum() > 0, load_E, tokens_E)
     return load_E.size * jnp.sum(load_E / load_E.sum() * shares_BxLxE.sum((0, 1)))
 
 
 def _largest(scores: jax.Array, k: int, second: str | None = None) -> jax.Array:
-    """Places of the k largest along the last axis, found by each device for its own tokens: the compiler would have
-    every device do so for all. second: logical axis behind that of windows."""
+    """Indices of the k largest along the last axis. Each device computes those of its own tokens, where the compiler
+    would have every device compute them for all tokens. second: logical name of the axis after the batch axis."""
     split = activation_split(("batch", second, *(None,) * (scores.ndim - 2)), scores.shape)
     return by_parts(lambda x: jax.lax.top_k(x, k)[1], (split,), split, jax.lax.stop_gradient(scores))
 
 
 def by_hash(part: MoE, tokens_BxL: jax.Array) -> Routing:
-    """Send each token to experts that its id alone decides, with equal weights (Roller et al. 2021, 2106.04426)."""
+    """Route each token by its id alone, with equal weights (hash layers, Roller et al. 2021, 2106.04426)."""
     apart = jnp.arange(part.top_k, dtype=jnp.uint32) * (part.experts // part.top_k)
     first = (tokens_BxL.astype(jnp.uint32) * jnp.uint32(HASH)) >> 8
     chosen = ((first[..., None] % part.experts + apart) % part.experts).astype(jnp.int32)
@@ -99,7 +100,8 @@ def by_hash(part: MoE, tokens_BxL: jax.Array) -> Routing:
 
 
 def seeded(pairs: Pairs, seed_BxL: jax.Array) -> Pairs:
-    """The pairs with a seed for each, of its token's and its expert: wherever it is computed, it draws the same."""
+    """The pairs with a seed each, derived from the token's seed and the expert, so that the dropout mask does not
+    depend on where a pair is computed."""
     seed_BxS = jnp.take_along_axis(seed_BxL, pairs.token_BxS, 1)
     return pairs._replace(seed_BxS=seed_BxS + pairs.expert_BxS.astype(jnp.uint32) * jnp.uint32(HASH))
 
@@ -111,7 +113,7 @@ def _pairs(chosen_BxLxK: jax.Array, weights_BxLxK: jax.Array) -> Pairs:
 
 
 def _tokens_of_experts(part: MoE, scores_BxLxE: jax.Array) -> Pairs:
-    """The tokens that each expert chooses, as many for each (Zhou et al. 2022, 2202.09368)."""
+    """Expert choice: each expert picks the same number of tokens (Zhou et al. 2022, 2202.09368)."""
     batch, length, experts = scores_BxLxE.shape
     scores_BxExL = jnp.swapaxes(scores_BxLxE, 1, 2)
     token = _largest(scores_BxExL, part.slots(length))
@@ -121,21 +123,21 @@ def _tokens_of_experts(part: MoE, scores_BxLxE: jax.Array) -> Pairs:
 
 
 def _within_capacity(part: MoE, pairs: Pairs, length: int) -> tuple[Pairs, jax.Array]:
-    """The pairs, those for which an expert has no slot left dropped; and Σ over tokens of the dropped share.
+    """The pairs with those beyond an expert's capacity marked as dropped, and Σ over tokens of the dropped share.
 
-    Slots are given in the order of the text, so that what is dropped does not depend on what comes later.
+    Slots are assigned in text order, so that whether a pair is dropped does not depend on later tokens.
     """
     if part.capacity is None or part.routing == "expert_choice":
         return pairs, jnp.zeros((), jnp.float32)
-    taken = jax.nn.one_hot(pairs.expert_BxS, part.experts, dtype=jnp.int32)
-    place_BxS = jnp.sum((jnp.cumsum(taken, 1) - 1) * taken, -1)
+    assigned = jax.nn.one_hot(pairs.expert_BxS, part.experts, dtype=jnp.int32)
+    place_BxS = jnp.sum((jnp.cumsum(assigned, 1) - 1) * assigned, -1)
     dropped = place_BxS >= part.slots(length)
     expert = jnp.where(dropped, part.experts, pairs.expert_BxS)
     return pairs._replace(expert_BxS=expert), jnp.sum(dropped, dtype=jnp.float32) / part.top_k
 
 
 def _within_groups(part: MoE, scores: jax.Array) -> jax.Array:
-    """Scores, those of experts outside a token's best groups at −∞; a group is as good as its two best experts."""
+    """Scores, −∞ for experts outside a token's best groups; a group's score is the sum of its two best experts'."""
     if part.groups is None or part.top_groups is None:
         return scores
     by_group = scores.reshape(*scores.shape[:-1], part.groups, -1)

@@ -1,4 +1,4 @@
-"""Applying stacked layers: by `scan` or unrolled, with a policy for what is computed again."""
+"""Applying stacked layers: with `scan` or unrolled, under a rematerialisation policy."""
 
 import math
 from collections.abc import Callable
@@ -28,16 +28,16 @@ Tables = dict[tuple[int, Rope], tuple[jax.Array, jax.Array]]
 Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
 Extend = Callable[[jax.Array, LayerContext, list[Any]], tuple[jax.Array, list[Any]]]
 INPUT = "layer_input"
-"""what a layer's input is called that `remat: full` keeps"""
+"""checkpoint name of a layer's input, which `remat: full` keeps"""
 WEIGHTS = "stage_weights"
-"""what is called so that a layer in a stage of a pipeline makes of the parameters of several"""
+"""checkpoint name of the weights that a layer in a pipeline stage selects from those of several layers"""
 
 
 def grouping(config: TransformerConfig, first: int = 0, end: int | None = None) -> tuple[int, int]:
-    """(layers before the scan, layers that one step of it applies): those after which masks, positions, sharing and
-    kinds repeat. Of all that would do, the two that leave the fewest layers to be compiled one by one.
+    """(layers before the scan, layers per scan step): the period after which masks, positions, sharing and kinds
+    repeat. Of all valid pairs, the one that leaves the fewest layers to compile individually.
 
-    first, end: of the layers from the one on, before the other; unset: all."""
+    first, end: consider only layers `first` to `end`, exclusive; unset: all."""
     sharing, kinds = config.layer_sharing, config.kinds[first:end]
 
     def size(lead: int) -> int:
@@ -54,9 +54,10 @@ def grouping(config: TransformerConfig, first: int = 0, end: int | None = None) 
 
 
 def unstack(tree: Any, count: int, axis: int = 0) -> list[Any]:
-    """The first `count` slices of an axis that every array has.
+    """The first `count` slices along an axis that every array has.
 
-    `split` and not indexing: its transpose is one concatenation, that of `x[i]` a padded sum of `count` arrays.
+    Uses `split` rather than indexing: its transpose is one concatenation, whereas that of `x[i]` is a padded sum of
+    `count` arrays.
     """
     leaves, structure = jax.tree.flatten(tree)
     parts = [[p.squeeze(axis) for p in jax.lax.split(x, (1,) * x.shape[axis], axis)] for x in leaves]
@@ -64,7 +65,7 @@ def unstack(tree: Any, count: int, axis: int = 0) -> list[Any]:
 
 
 class Layers:
-    """All layers of a transformer over their parameters, of which each kind of layer has a stack."""
+    """All layers of a transformer over their parameters, which are stacked per kind of layer."""
 
     def __init__(self, config: TransformerConfig, placement: Placement, params: Params, dtype: Any):
         self.config, self.placement = config, placement
@@ -77,10 +78,10 @@ class Layers:
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        """The stream after the last layer, and what the layers add to the training loss.
+        """The residual stream after the last layer, and the layers' auxiliary losses and counts.
 
-        context: of any layer; each has a window and rotary tables of its own. dropout_key: one; in a pipeline one for
-        each of M microbatches, row i being of microbatch i mod M.
+        context: shared by all layers; window and rotary tables are set per layer. dropout_key: one key; in a pipeline
+        one for each of the M microbatches, where row i of the batch belongs to microbatch i mod M.
         """
         positions = jnp.arange(x_BxLxD.shape[1]) if context.positions is None else context.positions
         context = replace(context, positions=positions)
@@ -93,59 +94,59 @@ class Layers:
     def _pipelined(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_keys: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        """The same with runs of layers on the devices of a pipeline, which are alike but for their parameters, and
-        the layers before and behind them at its ends."""
+        """As `__call__`, with chunks of layers, identical except for their parameters, on the stages of a pipeline,
+        and the layers before and after them at its ends."""
         config, repeats = self.config, self.placement.pipeline_repeats
         staged = config.staged(stages() * repeats)
         assert staged is not None
         bounds = {name: self._members(name, 0, staged.first, staged.end) for name in self.params}
         pieces = apart(self.params, self.declared, bounds)
-        told = {name: getattr(context, name) for name in ("marks_BxL", "tokens_BxL", "positions")}
-        told = {name: x for name, x in told.items() if x is not None and x.ndim == 2}
+        extras = {name: getattr(context, name) for name in ("marks_BxL", "tokens_BxL", "positions")}
+        extras = {name: x for name, x in extras.items() if x is not None and x.ndim == 2}
         dropout_keys = dropout_keys if dropout_keys is None or dropout_keys.ndim else dropout_keys[None]
-        asked = self.placement.pipeline_microbatches or max(1, self.placement.accumulate)
+        requested = self.placement.pipeline_microbatches or max(1, self.placement.accumulate)
 
         def row(x: jax.Array, which: str, layers: range) -> Row:
-            """layers: of the first run in a row of several."""
+            """layers: those of the first chunk."""
 
             def stage(
-                weights: Params, trip: jax.Array, run: jax.Array, x: jax.Array, told: Params, key: Any
+                weights: Params, repeat: jax.Array, chunk: jax.Array, x: jax.Array, extras: Params, key: Any
             ) -> tuple[jax.Array, Aux]:
                 keys = None if key is None else jax.random.split(key, config.layers)
-                start = layers.start + run * len(layers)
+                start = layers.start + chunk * len(layers)
                 keys = None if keys is None else jax.lax.dynamic_slice_in_dim(keys, start, len(layers))
-                return self._applied(x, weights, layers, replace(context, **told), keys, trip)
+                return self._applied(x, weights, layers, replace(context, **extras), keys, repeat)
 
             weights, declared = piece(pieces, self.declared, which)
-            return Row(stage, weights, declared, repeats, x, told, dropout_keys, self._nothing(weights), bounds)
+            return Row(stage, weights, declared, repeats, x, extras, dropout_keys, self._zero_aux(weights), bounds)
 
-        x_BxLxD, before = at_end(row(x_BxLxD, "before", range(staged.first)), asked)
+        x_BxLxD, before = at_end(row(x_BxLxD, "before", range(staged.first)), requested)
         first = range(staged.first, staged.first + staged.size)
-        x_BxLxD, sums = pipelined(row(x_BxLxD, "stages", first), asked)
-        x_BxLxD, behind = at_end(row(x_BxLxD, "behind", range(staged.end, config.layers)), asked)
-        return x_BxLxD, _in_a_row([Aux(*before), Aux(*sums), Aux(*behind)])
+        x_BxLxD, sums = pipelined(row(x_BxLxD, "stages", first), requested)
+        x_BxLxD, behind = at_end(row(x_BxLxD, "behind", range(staged.end, config.layers)), requested)
+        return x_BxLxD, _concatenated([Aux(*before), Aux(*sums), Aux(*behind)])
 
     def _applied(
-        self, x_BxLxD: jax.Array, params: Params, layers: range, context: LayerContext, keys: Any, trip: Any = None
+        self, x_BxLxD: jax.Array, params: Params, layers: range, context: LayerContext, keys: Any, repeat: Any = None
     ) -> tuple[jax.Array, Aux]:
-        """These layers, or others that are like them, over their parameters.
+        """`layers`, or others of the same kinds, applied with the given parameters.
 
-        trip: in a stage of a pipeline, which of the runs that follow each other in all arrays behind the layers."""
+        repeat: in a pipeline stage, which of its chunks to apply; chunks are the second axis of every parameter."""
         config, tables = self.config, self._tables(jnp.asarray(context.positions))
         (lead, size), sharing = grouping(config, layers.start, layers.stop), config.layer_sharing
         groups = (len(layers) - lead) // size if self.placement.scans(target_platform()) else 0
 
         def run(x: jax.Array, weights: list[Params], first: int, keys: Any) -> tuple[jax.Array, Aux]:
-            """Layers from `first` on; `weights` are theirs."""
-            told = list[Aux]()
+            """Apply the layers from `first` on, one per entry of `weights`."""
+            auxes = list[Aux]()
             for i in range(len(weights) * sharing):
-                apply = self._layer(first + i, context, tables, in_scan=groups > 1, trip=trip)
+                apply = self._layer(first + i, context, tables, in_scan=groups > 1, repeat=repeat)
                 x, aux = apply(weights[i // sharing], x, None if keys is None else keys[i])
-                told.append(aux)
-            return x, self._together(told, first // sharing)
+                auxes.append(aux)
+            return x, self._stacked(auxes, first // sharing)
 
         def part(start: int, stop: int) -> tuple[Params, Any]:
-            """Parameters and keys of the layers from `start` on, before `stop`."""
+            """Parameters and keys of the layers `start` to `stop`, exclusive."""
             bounds = {name: self._members(name, layers.start, start, stop) for name in params}
             own = {n: jax.tree.map(lambda w, n=n: w[slice(*bounds[n])], w) for n, w in params.items()}
             there = {name: w for name, w in own.items() if bounds[name][0] < bounds[name][1]}
@@ -157,24 +158,24 @@ class Layers:
 
         if groups < 2:
             return unrolled(x_BxLxD, layers.start, layers.stop)
-        told, first = list[Aux](), layers.start + lead
+        auxes, first = list[Aux](), layers.start + lead
         end = first + groups * size
         if lead:
             x_BxLxD, aux = unrolled(x_BxLxD, layers.start, first)
-            told.append(aux)
+            auxes.append(aux)
         grouped, own_keys = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), part(first, end))
-        # cut apart out here: of what a step of the scan cuts from its own, the backward pass is kept a second copy
+        # sliced outside the scan: slices made inside a scan step would be saved a second time for the backward pass
         own = self._slices(grouped, first // sharing, size // sharing, axis=1), own_keys
         x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], first, own[1]), x_BxLxD, own)
         losses = jax.tree.map(jnp.sum, by_group.losses)
-        told.append(Aux(losses, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)))
+        auxes.append(Aux(losses, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)))
         if end < layers.stop:
             x_BxLxD, aux = unrolled(x_BxLxD, end, layers.stop)
-            told.append(aux)
-        return x_BxLxD, _in_a_row(told)
+            auxes.append(aux)
+        return x_BxLxD, _concatenated(auxes)
 
-    def _nothing(self, params: Params) -> tuple[Any, Any]:
-        """Losses and counts of layers with these parameters, as zeros."""
+    def _zero_aux(self, params: Params) -> tuple[Any, Any]:
+        """Zeros in the structure of the losses and counts of layers with these parameters."""
         own = {stack.name: stack for stack in self.config.stacks if stack.name in params}
         parts = [part for stack in own.values() for part in stack.parts.values()]
         losses = dict.fromkeys((name for part in parts for name in part.LOSSES), jnp.zeros((), jnp.float32))
@@ -188,16 +189,16 @@ class Layers:
         }
 
     def _members(self, name: str, first: int, start: int, end: int) -> tuple[int, int]:
-        """Which layers of a stack, counted from layer `first` on, come from `start` on and before `end`."""
+        """The slice of a stack that holds layers `start` to `end`, exclusive, if it begins at layer `first`."""
         sharing = self.config.layer_sharing
         members = next(stack.members for stack in self.config.stacks if stack.name == name)
         before, upto, until = (sum(i < layer // sharing for i in members) for layer in (first, start, end))
         return upto - before, until - before
 
     def extending(self, length: int) -> Extend:
-        """The layers one by one, for tokens that follow others in a text of up to `length`: see `Block.extend`.
+        """A function that applies all layers to further tokens of a text of up to `length`: see `Block.extend`.
 
-        Weights are cut apart, and tables made, here and not with every token.
+        Weights are sliced and rotary tables built once here, not for every token.
         """
         sharing, tables = self.config.layer_sharing, self._tables(jnp.arange(length))
         weights = at_precision(self.params, self.declared, self.dtype)
@@ -215,32 +216,32 @@ class Layers:
 
         return extend
 
-    def _together(self, told: list[Aux], first: int) -> Aux:
-        """Losses of layers in a row added; counts stacked for each kind of layer, those of a shared one added.
+    def _stacked(self, auxes: list[Aux], first: int) -> Aux:
+        """Sum the losses of consecutive layers; stack counts by kind of layer, summing those of a shared layer.
 
-        first: the one that the row begins with, of those with own parameters.
+        first: index of the first of them among the layers with their own parameters.
         """
         sharing, counts = self.config.layer_sharing, dict[str, list[Any]]()
-        for i in range(0, len(told), sharing):
-            own = jax.tree.map(lambda *x: sum(x[1:], x[0]), *(aux.counts for aux in told[i : i + sharing]))
+        for i in range(0, len(auxes), sharing):
+            own = jax.tree.map(lambda *x: sum(x[1:], x[0]), *(aux.counts for aux in auxes[i : i + sharing]))
             counts.setdefault(self.stack_of[first + i // sharing].name, []).append(own)
         stacked = {name: jax.tree.map(lambda *x: jnp.stack(x), *layers) for name, layers in counts.items()}
-        return Aux(total(aux.losses for aux in told), stacked)
+        return Aux(total(aux.losses for aux in auxes), stacked)
 
     def _slices(self, weights: Params, first: int, count: int, axis: int = 0) -> list[Params]:
-        """The parameters of each of `count` layers with own ones from `first` on, of stacks whose `axis` has just
-        those."""
+        """The parameters of each of the `count` unique layers from `first` on, which are all that `weights` holds
+        along `axis`."""
         names = [self.stack_of[first + i].name for i in range(count)]
         parts = {name: iter(unstack(weights[name], names.count(name), axis)) for name in dict.fromkeys(names)}
         return [next(parts[name]) for name in names]
 
     def _width(self, layer: int) -> int:
-        """Features that positions turn in a layer; 0 where there are none."""
+        """Number of features that RoPE rotates in a layer; 0 without RoPE."""
         mixer = self.stack_of[layer // self.config.layer_sharing].mixer
         return self.ropes[layer].width(mixer.rope_width(self.config)) if self.config.position == "rope" else 0
 
     def _tables(self, positions: jax.Array) -> Tables:
-        """cos and sin by how positions enter a layer, [L, pairs] or [B, L, pairs] of `positions` [L] or [B, L]."""
+        """cos and sin for each kind of RoPE in use: [L, pairs] or [B, L, pairs] for `positions` [L] or [B, L]."""
         config, length = self.config, positions.shape[-1]
         found: Tables = {}
         for key in {(self._width(layer), rope) for layer, rope in enumerate(self.ropes)}:
@@ -250,26 +251,28 @@ class Layers:
                 found[key] = tables if positions.ndim == 1 else (tables[0][positions], tables[1][positions])
         return found
 
-    def _layer(self, layer: int, context: LayerContext, tables: Tables, *, in_scan: bool, trip: Any = None) -> Apply:
+    def _layer(
+        self, layer: int, context: LayerContext, tables: Tables, *, in_scan: bool, repeat: Any = None
+    ) -> Apply:
         stack, context = self.stack_of[layer // self.config.layer_sharing], self._context(layer, context, tables)
 
         def apply(w: Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
-            w = w if trip is None else self._of_trip(w, stack, trip)
+            w = w if repeat is None else self._repeat_weights(w, stack, repeat)
             return Block(self.config, stack, w)(x, context, key)
 
-        placement, staged = self.placement, trip is not None
+        placement, staged = self.placement, repeat is not None
         return rematerialised(
             apply, placement.remat, in_scan=in_scan or staged, offload=placement.offload_activations, staged=staged
         )
 
-    def _of_trip(self, weights: Params, stack: Stack, trip: jax.Array) -> Params:
-        """The parameters of a layer, of those of all runs that the stage has; made again in the backward pass."""
-        own = jax.tree.map(lambda w: w[0] if w.shape[0] == 1 else w[trip], weights)
+    def _repeat_weights(self, weights: Params, stack: Stack, repeat: jax.Array) -> Params:
+        """A layer's parameters in chunk `repeat` of this stage; the backward pass selects them again."""
+        own = jax.tree.map(lambda w: w[0] if w.shape[0] == 1 else w[repeat], weights)
         own = at_precision(own, self.declared[stack.name], self.dtype)
         return jax.tree.map(lambda w: checkpoint_name(w, WEIGHTS), own)
 
     def _context(self, layer: int, context: LayerContext, tables: Tables) -> LayerContext:
-        """That of one layer, of any layer's."""
+        """The context of one layer, from the context shared by all."""
         mask, rope = self.masks[layer], self.ropes[layer]
         return replace(
             context,
@@ -281,21 +284,23 @@ class Layers:
         )
 
 
-def _in_a_row(told: list[Aux]) -> Aux:
-    """Of layers that follow each other."""
-    return Aux(total(aux.losses for aux in told), reduce(_behind, (aux.counts for aux in told)))
+def _concatenated(auxes: list[Aux]) -> Aux:
+    """The losses summed and the counts concatenated of layers that follow each other."""
+    return Aux(total(aux.losses for aux in auxes), reduce(_append_counts, (aux.counts for aux in auxes)))
 
 
-def _behind(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Counts by kind of layer, those of later layers behind."""
+def _append_counts(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Counts by kind of layer, those of `second` appended to those of `first`."""
     both = first.keys() & second.keys()
     joined = {name: jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first[name], second[name]) for name in both}
     return first | second | joined
 
 
 def rematerialised(apply: Apply, policy: str, *, in_scan: bool, offload: bool = False, staged: bool = False) -> Apply:
-    """`apply` with its backward pass computing again what the policy says; offload: what is kept is on the host;
-    staged: it makes its weights of what is kept anyway."""
+    """`apply` under a rematerialisation policy.
+
+    offload: keep saved activations in host memory. staged: `apply` selects its weights from arrays that are kept
+    anyway, so they are recomputed too."""
     if policy == "none":
         own = jax.checkpoint_policies.save_anything_except_these_names(WEIGHTS)
         return jax.checkpoint(apply, policy=own, prevent_cse=not in_scan) if staged else apply

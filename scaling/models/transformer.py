@@ -36,7 +36,7 @@ class Transformer(LanguageModel):
     def hidden(
         self, tokens_BxL: jax.Array, marks_BxL: jax.Array | None, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        """Raises UserError for windows longer than the table of learned positions."""
+        """See `LanguageModel.hidden`. Raises UserError for windows longer than the table of learned positions."""
         config, length = self.config, tokens_BxL.shape[1]
         if self.position is not None and length > config.context:
             raise UserError(
@@ -44,15 +44,15 @@ class Transformer(LanguageModel):
                 "the rows of the learned position table"
             )
         positions = places(slice(0, length), marks_BxL, config.restart_positions is True).positions
-        x_BxLxD = self._placed(tokens_BxL, length, slice(length) if positions.ndim == 1 else positions)
-        keys = (None, None) if dropout_key is None else _two(dropout_key)
+        x_BxLxD = self._embedded(tokens_BxL, length, slice(length) if positions.ndim == 1 else positions)
+        keys = (None, None) if dropout_key is None else _split_key(dropout_key)
         x_BxLxD = dropout(x_BxLxD.astype(self.dtype), config.dropout, keys[0])
         layers = Layers(config, self.placement, self.layers, self.dtype)
         context = LayerContext(None, config.context, self.mask, marks_BxL, self.placement, tokens_BxL, positions)
         x_BxLxD, aux = layers(x_BxLxD, context, keys[1])
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), aux
 
-    def _placed(self, tokens_BxT: jax.Array, length: int, at: Any) -> jax.Array:
+    def _embedded(self, tokens_BxT: jax.Array, length: int, at: Any) -> jax.Array:
         """The embedding of tokens at positions `at` of texts of up to `length`, float32."""
         x_BxTxD = self.embed(tokens_BxT)
         if self.position is not None:
@@ -71,7 +71,7 @@ class Transformer(LanguageModel):
             context = LayerContext(
                 None, self.config.context, self.mask, marks_BxT, self.placement, tokens_BxT, positions_BxT
             )
-            x_BxTxD = self._placed(tokens_BxT, length, jnp.minimum(positions_BxT, length - 1)).astype(self.dtype)
+            x_BxTxD = self._embedded(tokens_BxT, length, jnp.minimum(positions_BxT, length - 1)).astype(self.dtype)
             x_BxTxD, cache = layers(x_BxTxD, context, cache)
             return (x_BxTxD if self.norm is None else self.norm(x_BxTxD)), cache
 
@@ -88,26 +88,26 @@ class Transformer(LanguageModel):
 
     @classmethod
     def informed(cls, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
-        return _changed("informed", config, params, counts)
+        return _map_counting("informed", config, params, counts)
 
     @classmethod
     def updated(cls, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
-        return _changed("updated", config, params, counts)
+        return _map_counting("updated", config, params, counts)
 
 
-def _two(key: jax.Array) -> jax.Array:
-    """Two keys in place of one, or of each."""
+def _split_key(key: jax.Array) -> jax.Array:
+    """Two keys from one, or from each of several."""
     return jax.vmap(jax.random.split, out_axes=1)(key) if key.ndim else jax.random.split(key)
 
 
-def _changed(how: str, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
-    """The parameters with those of parts that count something as their method `how` makes them."""
+def _map_counting(method: str, config: TransformerConfig, params: Params, counts: dict[str, Any]) -> Params:
+    """The parameters, with those of parts that keep counts passed through their `method`."""
     for stack, key, part in _counting(config):
-        layers, own = params[stack.name], partial(getattr(load_class(part.MODULE), how), part)
+        layers, own = params[stack.name], partial(getattr(load_class(part.MODULE), method), part)
         params = params | {stack.name: layers | {key: jax.vmap(own)(layers[key], counts[stack.name][key])}}
     return params
 
 
 def _counting(config: TransformerConfig) -> list[tuple[Stack, str, BlockPart]]:
-    """The parts that count something, by stack and key."""
+    """The parts that keep counts, with their stack and key."""
     return [(s, key, part) for s in config.stacks for key, part in s.parts.items() if part.counts(config)]

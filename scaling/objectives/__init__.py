@@ -1,4 +1,4 @@
-"""Objectives: how a run learns from its text. An objective is a class and a line here."""
+"""Training objectives. An objective is a class and a line here."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Predicting each token from those before it."""
+"""Predicting each token from the tokens before it."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
@@ -21,13 +21,13 @@ class NextToken(Objective):
     kind: Literal["next_token"] | None = None
     """unset: next_token"""
     documents: Literal["mask", "see"] | None = None
-    """mask: a token sees only those of its own document, in training and in the held-out measure (Llama 3, 2407.21783
-    section 3.2); see, and unset: also those of the documents before it in its window"""
+    """mask: a token sees only tokens of its own document, in training and in the held-out measure (Llama 3,
+    2407.21783 section 3.2); see (also if unset): also those of the documents before it in its window"""
 
     @field_validator("kind", "documents")
     @classmethod
     def _one_name(cls, value: str | None) -> str | None:
-        """What is the default has one spelling, so that one run has one id."""
+        """The default has a single spelling, so that a run has a single id."""
         return None if value in ("next_token", "see") else value
 
     @property
@@ -39,7 +39,7 @@ class NextToken(Objective):
         return "document" if self.documents else self.MASK
 
     def rows(self, source: Windows, model: ModelConfig, step: int, start: int, stop: int) -> np.ndarray:
-        """Windows of L + 1 tokens in the store's small integers: the quickest way to a device."""
+        """Windows of L + 1 tokens in the store's integer type, the fastest to move to a device."""
         return source.windows(step, start, stop)
 
     def batch(self, rows: Any) -> Batch:

@@ -1,4 +1,4 @@
-"""What every objective is: how a batch is made, what its sums are, and what its loss means."""
+"""The interface of an objective: how a batch is made, what its sums are, and what its loss means."""
 
 import math
 from collections.abc import Iterator
@@ -10,25 +10,25 @@ from scaling.errors import UserError
 from scaling.families import Mask, ModelConfig
 from scaling.frozen import Config
 
-ABOVE_GUESSING = 1.5  # a loss half again what guessing every token alike would cost is no learning
+ABOVE_GUESSING = 1.5  # a loss 1.5 times that of uniform guessing means divergence
 
 
 class Batch(NamedTuple):
-    """Windows of a step; a pytree of arrays of NumPy or JAX."""
+    """Windows of a step, as a pytree of NumPy or JAX arrays."""
 
     tokens_BxL: Any
-    """int32, what the model reads"""
+    """int32, the model's input"""
     targets_BxL: Any
-    """int32, what it is to predict at each place"""
+    """int32, the token to predict at each position"""
     weights_BxL: Any
-    """float32, what a target counts: 1, or 0 for padding"""
+    """float32, the weight of a target: 1, or 0 for padding"""
     marks_BxL: Any = None
-    """int32, what a mask is made of that depends on the text: 1 in the prefix and 0 behind it, or the number of a
-    token's document in its window; None for the others"""
+    """int32 marks of a mask that depends on the text: 1 in the prefix and 0 after it, or the number of a token's
+    document in its window; None for other masks"""
 
 
 class Windows(Protocol):
-    """Where training batches come from: windows of text as a function of (seed, step), see `data.Batches`."""
+    """The source of training batches: windows of text as a function of (seed, step), see `data.Batches`."""
 
     seed: int
     batch_size: int
@@ -41,30 +41,30 @@ class Objective(Config):
     """How a run learns from its text. An objective is a subclass with a line in `OBJECTIVES`."""
 
     UNIT: ClassVar[str]
-    """of the loss, as it is told beside it"""
+    """unit of the loss, reported with it"""
     MASK: ClassVar[Mask]
-    """the keys that attention lets a query see, unless its own keys say otherwise"""
+    """the attention mask, unless keys of the objective change it"""
     EXTRA_TOKENS: ClassVar[int] = 0
-    """rows of the embedding that it needs beside the tokenizer's: the last ones of `model.vocab`"""
+    """number of embedding rows that it needs in addition to the tokenizer's: the last ones of `model.vocab`"""
     LIKELIHOOD: ClassVar[bool]
-    """whether exp(−loss) is a probability of the text, or less than one, so that bits per byte compare"""
+    """whether exp(−loss) is a probability of the text or a lower bound of one, so that bits per byte compare"""
     REFERENCE: ClassVar[bool] = False
-    """whether its sums read `model.reference`, the run that this one began with: one more forward pass"""
+    """whether its sums use `model.reference`, the run that this one started from, at the cost of a forward pass"""
 
     kind: Any = None
 
     @property
     def name(self) -> str:
-        """Its kind, said also where that is unset."""
+        """Its kind, also if the key is unset."""
         return str(self.kind)
 
     @property
     def mask(self) -> Mask:
-        """The keys that attention lets a query see."""
+        """The attention mask."""
         return self.MASK
 
     def targets(self, tokens: int, context: int) -> int:
-        """Predictions that count among `tokens` read in training in windows of `context`, on average."""
+        """Mean number of targets among `tokens` read in training, in windows of `context`."""
         return tokens
 
     def limit(self, vocab: int) -> float:
@@ -72,15 +72,15 @@ class Objective(Config):
         return ABOVE_GUESSING * math.log(vocab)
 
     def rows(self, source: Windows, model: ModelConfig, step: int, start: int, stop: int) -> Any:
-        """Rows start … stop−1 of the batch of a step, as a tree of NumPy arrays [rows, …]: what goes to a device."""
+        """Rows start … stop−1 of the batch of a step, as a tree of NumPy arrays [rows, …] to send to a device."""
         raise NotImplementedError
 
     def batch(self, rows: Any) -> Batch:
-        """The batch on the device, of what `rows` gave. Traced."""
+        """The batch on the device, from the result of `rows`. Traced."""
         raise NotImplementedError
 
     def count(self, batch: Batch) -> Any:
-        """What the sums of a batch are divided by, a float32 scalar: the weight of its targets. Traced."""
+        """The divisor of a batch's sums, a float32 scalar: the total weight of its targets. Traced."""
         import jax.numpy as jnp
 
         return jnp.maximum(jnp.sum(batch.weights_BxL), 1.0)
@@ -88,36 +88,36 @@ class Objective(Config):
     def sums(self, model: Any, batch: Batch, key: Any) -> Any:
         """`models.LossSums` of a part of a batch. Traced.
 
-        model: bound, see `models.LanguageModel`; `model.reference` is None where the run keeps none. key: for
-        dropout, or None.
+        model: bound, see `models.LanguageModel`; `model.reference` is None if the run keeps none. key: for dropout,
+        or None.
         """
         return model.loss_sums(*batch, dropout_key=key)
 
     def held_out(self, batch: Batch, index: int, model: ModelConfig) -> Iterator[Batch]:
-        """What is predicted of a batch of the held-out split: one batch, or several that are averaged.
+        """The predictions for a batch of the held-out split: one batch, or several to average.
 
         batch: NumPy arrays, tokens and the token that follows each; weight 0 is padding. index: of the batch in the
-        split. The loss is Σ weight · −log p(target) over the batches, divided by their number and by the weight of
-        `batch`.
+        split. The loss is Σ weight · −log p(target) over the resulting batches, divided by their number and by the
+        weight of `batch`.
         """
         raise NotImplementedError
 
     def continued(self, prompt: np.ndarray) -> tuple[np.ndarray, int]:
-        """The mark of every token of a prompt [L], and that of the tokens which are written behind it: see `Batch`.
+        """The marks of the tokens of a prompt [L], and the mark of the tokens generated after it: see `Batch`.
 
-        Raises UserError for an objective that gives no order to write in.
+        Raises UserError for an objective that does not generate in order.
         """
         raise UserError(
             f"objective.kind={self.name} does not teach a model to go on with a text; next_token and prefix do"
         )
 
     def spec(self, model: ModelConfig, batch_size: int, context: int, dtype: Any) -> Any:
-        """`rows` of a whole batch of windows of `context` zeros, for shapes and dtypes. dtype: of stored tokens."""
+        """`rows` of a whole batch of `context` zeros per window, for shapes and dtypes. dtype: of stored tokens."""
         return self.rows(_Blank(batch_size, context, dtype), model, 0, 0, batch_size)
 
 
 class _Blank:
-    """Windows without any text."""
+    """Windows of zeros."""
 
     def __init__(self, batch_size: int, context: int, dtype: Any):
         self.seed, self.batch_size, self._context, self._dtype = 0, batch_size, context, dtype

@@ -1,4 +1,4 @@
-"""Meshes, layouts and processes: how one run is spread over devices."""
+"""Meshes, layouts and processes: how one run is distributed over devices."""
 
 from scaling.parallel.distributed import initialize, is_main
 from scaling.parallel.mesh import make_mesh

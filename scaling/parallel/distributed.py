@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, and which part of a batch is whose."""
+"""Multi-process runs: how the processes find each other, and which part of a batch each one loads."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from scaling.processes import EXPLICIT, SLURM_TASKS, several
 def initialize(times: Processes) -> None:
     """Joins the processes of this run. Call it before anything asks JAX for devices.
 
-    With JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID set, by these; in a
-    Slurm step of several tasks, by Slurm's own variables; on hosts of TPU slices, see `tpu_hosts`, by JAX's own
-    detection; otherwise this process is alone and nothing happens. JAX aborts a process that waits for others longer
-    than `times` allows, see `scaling.processes`.
-    Raises UserError where only some of the three are set or one is no number, and where JAX does not find what the
-    variables speak of.
+    Uses JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID if they are set, else
+    Slurm's variables in a Slurm step of several tasks, else JAX's own detection on hosts of TPU slices, see
+    `tpu_hosts`; otherwise this process is alone and nothing happens. JAX aborts a process that waits for others
+    longer than `times` allows, see `scaling.processes`.
+    Raises UserError if only some of the three are set or one is not a number, and if JAX cannot find the cluster that
+    the variables describe.
     """
     if jax.distributed.is_initialized():
         return
@@ -58,31 +58,31 @@ def is_main() -> bool:
 
 
 def everyone(yes: bool) -> bool:
-    """Whether all processes of the run say yes; each waits for the others."""
+    """Whether `yes` is true on all processes of the run; each waits for the others."""
     return yes if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(yes)).all())
 
 
 def gathered(value: Any) -> list[Any]:
-    """What each process of the run says, in their order; each waits for the others. value: one that JSON holds."""
+    """The values of all processes of the run, in their order; each waits for the others. value: JSON-serialisable."""
     if jax.process_count() == 1:
         return [value]
-    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array(len(said)))
+    encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(encoded)))
     filled = np.zeros(int(lengths.max()), np.uint8)
-    filled[: len(said)] = said
+    filled[: len(encoded)] = encoded
     rows = multihost_utils.process_allgather(filled)
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """[start, stop) of the batch's rows that this process's devices hold: what it has to load."""
+    """[start, stop) of the batch rows that this process's devices hold and that it has to load."""
     spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     bounds = [span[0].indices(batch_size) for span in spans if span is not None]
     return min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds)
 
 
 def put_batch(rows: np.ndarray, mesh: Mesh, batch_size: int) -> jax.Array:
-    """This process's rows of an array [batch, ...], as its part of the array over all devices.
+    """A global array [batch, ...] over all devices, to which this process contributes its rows.
 
     rows: rows `local_rows(mesh, batch_size)` of the whole array.
     """

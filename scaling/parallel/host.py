@@ -1,4 +1,4 @@
-"""The memory of the host as a place for what a device does not need all the time."""
+"""Host memory as storage for arrays that a device does not need all the time (offloading)."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from scaling.config.placement import Placement
 from scaling.errors import UserError
 
 HOST = "pinned_host"
-"""the kind of memory, by JAX's name, that devices read and write by themselves"""
+"""JAX's name for host memory that devices can access directly"""
 
 
 def check_host(mesh: Mesh, placement: Placement) -> None:
-    """Raises UserError where a placement asks for such memory and the devices of a mesh have none."""
+    """Raises UserError if a placement offloads to host memory and the mesh's devices cannot access it."""
     device = mesh.devices.flat[0]
     kinds = [memory.kind for memory in device.addressable_memories()]
-    asked = [key for key in ("offload_optimizer", "offload_activations") if getattr(placement, key)]
-    if asked and HOST not in kinds:
+    requested = [key for key in ("offload_optimizer", "offload_activations") if getattr(placement, key)]
+    if requested and HOST not in kinds:
         raise UserError(
-            f"placement.{asked[0]}=true needs memory of kind {HOST}, and a {device.device_kind} has "
+            f"placement.{requested[0]}=true needs memory of kind {HOST}, and a {device.device_kind} has "
             f"{', '.join(kinds) or 'none that JAX names'}; allowed here: false"
         )
 
 
 def on_host(layout: Any) -> Any:
-    """A tree of shapes with their places, arrays of which lie on the host; single numbers stay where they are."""
+    """A tree of shapes with shardings, with arrays moved to host memory; scalars stay where they are."""
 
     def moved(x: Any) -> Any:
         return x if x.ndim == 0 else x.update(sharding=x.sharding.with_memory_kind(HOST))
@@ -34,5 +34,5 @@ def on_host(layout: Any) -> Any:
 
 
 def on_device(arrays: Any) -> Any:
-    """Arrays of which some may lie on the host, all on the device. Traced."""
+    """All arrays moved to the device, whether or not they are on the host. Traced."""
     return jax.device_put(arrays, jax.memory.Space.Device)

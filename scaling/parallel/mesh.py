@@ -1,4 +1,4 @@
-"""The mesh: all devices of a run as a grid with an axis for each key of `placement.mesh`."""
+"""The mesh: all devices of a run as a grid with one axis per key of `placement.mesh`."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -17,12 +17,12 @@ AUTO = (AxisType.Auto,) * len(AXES)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, dcn: MeshConfig | None = None) -> Mesh:
-    """The mesh that a placement asks for, over `devices` (all devices of all processes where unset).
+    """The mesh of a placement over `devices` (default: all devices of all processes).
 
     dcn: how much of each axis crosses the slow network, see `Placement.dcn`; within each slice, or group of hosts,
-    the rest of the axes lies as it would on that alone.
-    Axes are `Auto`: the compiler places what `sharding.constrain` and the shardings of arguments leave open.
-    Raises UserError where the axes do not multiply to the number of devices, or do not lie on a TPU's torus or apart
+    the remaining axes are laid out as on that slice alone.
+    Axes are `Auto`: the compiler decides what `sharding.constrain` and the shardings of arguments leave open.
+    Raises UserError if the axes do not multiply to the number of devices, do not fit a TPU's torus or cannot be split
     as `dcn` says.
     """
     devices = jax.devices() if devices is None else devices
@@ -46,13 +46,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, d
 
 
 def slice_of(device: jax.Device) -> int:
-    """The TPU slice that a device is in; 0 of any other device."""
+    """Index of the TPU slice of a device; 0 for other devices."""
     return int(getattr(device, "slice_index", 0))
 
 
 def _groups(devices: Sequence[jax.Device], dcn: MeshConfig | None) -> list[Sequence[jax.Device]]:
-    """Devices that a fast network joins: TPU slices; else as many equal groups as `dcn` asks for, of whole hosts
-    where there are several. Raises UserError where hosts do not make up such groups."""
+    """Groups of devices joined by a fast network: TPU slices, else as many equal groups as `dcn` requests, made of
+    whole hosts if there are several. Raises UserError if hosts cannot be split into such groups."""
     slices, hosts = ({f(device) for device in devices} for f in (slice_of, lambda device: device.process_index))
     if len(slices) == 1 and dcn is None:
         return [devices]
@@ -73,12 +73,12 @@ def _groups(devices: Sequence[jax.Device], dcn: MeshConfig | None) -> list[Seque
 def _on_one_network(shape: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
     try:
         return jax.make_mesh(tuple(shape.values()), AXES, axis_types=AUTO, devices=devices)
-    except NotImplementedError:  # of a TPU slice alone
-        asked = " × ".join(f"{axis}={size}" for axis, size in shape.items() if size > 1)
+    except NotImplementedError:  # raised for TPU slices only
+        wanted = " × ".join(f"{axis}={size}" for axis, size in shape.items() if size > 1)
         sides = [len(set(along)) for along in zip(*(chip.coords for chip in devices), strict=True)]
         sides = [side for side in sides if side > 1]
         fit = sorted({prod(some) for n in range(len(sides) + 1) for some in combinations(sides, n)})
         raise UserError(
-            f"placement.mesh: {asked} does not lie on a slice of {' × '.join(map(str, sides))} chips: an axis is to "
+            f"placement.mesh: {wanted} does not lie on a slice of {' × '.join(map(str, sides))} chips: an axis is to "
             f"be the product of some of its sides, one of {', '.join(map(str, fit))}"
         ) from None

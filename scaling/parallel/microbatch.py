@@ -1,4 +1,4 @@
-"""A run on its mesh: the batch cut into microbatches that split evenly."""
+"""The number of microbatches of a run on its mesh."""
 
 from jax.sharding import Mesh
 
@@ -8,9 +8,9 @@ from scaling.config import RunConfig
 
 
 def placed(config: RunConfig, mesh: Mesh) -> RunConfig:
-    """The run with its number of microbatches decided: `placement.accumulate`, or what suits the mesh where it is 0.
+    """The run with `placement.accumulate` set to its number of microbatches, chosen for the mesh if it was 0.
 
-    Raises UserError as `accounting.check_placement`.
+    Raises UserError as `accounting.check_placement` does.
     """
     device, placement = mesh.devices.flat[0], config.placement
     check_placement(config, mesh.size, device.device_kind)

@@ -1,15 +1,17 @@
-"""The gradient of a loss whose layers are the stages of a pipeline, a backward pass behind each forward pass (1F1B).
+"""The gradient of a pipelined loss with one forward and one backward pass per tick (1F1B).
 
-PipeDream-Flush (2006.09503); with several runs of layers to a stage as in Megatron (2104.04473).
+PipeDream-Flush (2006.09503); with several chunks of layers per stage as in Megatron's interleaved schedule
+(2104.04473).
 
-In a tick every stage goes forward with one microbatch and backward with another. What a run of layers was given is
-kept from the one to the other and no longer, whatever the number of microbatches, and the backward pass computes the
-run again. What is before and behind the layers is computed in the ticks that a microbatch begins and ends in.
+In each tick every stage runs the forward pass of one microbatch and the backward pass of another. The input of a
+chunk of layers is kept only between its two passes, whatever the number of microbatches, and the backward pass
+recomputes the chunk. What precedes and follows the stages (embedding, head, loss) is computed in the ticks in which a
+microbatch enters and leaves them.
 
-With S stages that have R runs of layers each, stage s is in tick t at place t − s of a row of S microbatches through
-its first run, the same through its second, …, the next S through its first: as in `pipeline`. Backward the row is the
-same from the last run to the first, and begins in tick R·S − 1, where the first microbatch ends. So what is kept
-longest waits for 2·R·S − 2 ticks.
+With S stages of R chunks each, stage s is in tick t at position t − s of this sequence: S microbatches through its
+first chunk, the same ones through its second, …, then the next S through its first, as in `pipeline`. The backward
+sequence is the same from the last chunk to the first, and begins in tick R·S − 1, when the first microbatch ends. So
+an input is kept for at most 2·R·S − 2 ticks.
 """
 
 from collections.abc import Callable
@@ -29,53 +31,53 @@ from scaling.parallel.sharding import one_stage
 from scaling.parallel.zero import gradient_split
 
 Total = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
-"""(trained parameters, windows, key) → (loss, what else is told), both sums over microbatches"""
+"""(trained parameters, windows, key) → (loss, auxiliary sums), both to be summed over microbatches"""
 
 
 class Item(NamedTuple):
-    """What stages are given: every array with S in front."""
+    """The inputs of the stages: every array with S in front."""
 
     x: jax.Array
-    told: Any
+    extras: Any
     key: Any
 
 
 class Found(NamedTuple):
-    """What is added up over the ticks."""
+    """What is summed over the ticks."""
 
     value: Any
     ends: Any
-    """gradient of what is before and behind the stages"""
+    """gradients of the parameters outside the stages"""
     layers: Any
-    """of the layers, by stage"""
+    """gradients of the layers, by stage"""
 
 
 class State(NamedTuple):
-    """Between two ticks."""
+    """The state between two ticks."""
 
     item: Item
-    """that stages go forward with next"""
+    """next inputs of the forward passes"""
     kept: Item
-    """those of the last K = 2·R·S − 1 ticks [K, S, …], that of tick t in place t mod K"""
+    """inputs of the last K = 2·R·S − 1 ticks [K, S, …], those of tick t at index t mod K"""
     dx: jax.Array
-    """that they go backward with next"""
+    """next gradients for the backward passes"""
     aux: Any
-    """losses, and counts [R, S, …], that layers have told since a microbatch last ended"""
+    """losses, and counts [R, S, …], of layers since a microbatch last ended"""
     slope: Any
-    """gradient of the losses that layers tell"""
+    """gradient of the layers' auxiliary losses"""
     found: Found
 
 
 def alternated(
     total: Total, own: Any, windows: Any, key: Any, *, declared: Any, microbatches: int
 ) -> tuple[Any, Any]:
-    """As `jax.value_and_grad(total, has_aux=True)(own, windows, key)`, of a `total` that goes through `pipelined`
-    once and is linear in what layers tell.
+    """Equals `jax.value_and_grad(total, has_aux=True)(own, windows, key)`, for a `total` that calls `pipelined` once
+    and is linear in the layers' losses and counts.
 
-    own: those of the layers under the names that `pipelined` has for them, which `total` takes in `Pieces` as well;
-    None where there is no gradient. declared: their tensors. windows: arrays [B, L]. key: of each of the M
-    microbatches, row i being of microbatch i mod M.
-    Raises UserError where `total` goes through layers more than once.
+    own: trained parameters, None where there is no gradient; those of layers have the names that `pipelined` uses,
+    and `total` must also accept them as `Pieces`. declared: their declarations. windows: arrays [B, L]. key: one for
+    each of the M microbatches, where row i of the batch belongs to microbatch i mod M.
+    Raises UserError if `total` goes through the layers more than once.
     """
     ticks = Ticks(total, own, windows, key, declared, microbatches)
     value, gradients = ticks.run()
@@ -83,7 +85,7 @@ def alternated(
 
 
 class Ticks:
-    """What is the same in all of them."""
+    """The schedule: what all ticks share, and the computation of one tick."""
 
     def __init__(self, total: Total, own: Any, windows: Any, key: Any, declared: Any, microbatches: int):
         self.total, self.declared = total, declared
@@ -122,29 +124,30 @@ class Ticks:
         return (self._backward(state, t) if backward else state), None
 
     def _forward(self, state: State, t: jax.Array) -> State:
-        """All stages, and what begins. The item that it leaves is what they made."""
-        trip, begun = self._place(t)
-        begins = (trip == 0) & (t < self.count * self.repeats)
+        """Forward passes of all stages, whose outputs go into `item`, and the embedding of a new microbatch."""
+        repeat, begun = self._place(t)
+        begins = (repeat == 0) & (t < self.count * self.repeats)
         new = self._when(begins, partial(self._begun, begun))
         item = jax.tree.map(partial(_chosen, begins & (self.at == 0)), new, state.item)
         kept = jax.tree.map(lambda all, x: all.at[t % len(all)].set(x), state.kept, item)
-        trips, _ = self._place(t - self.at)
-        x, (losses, counts) = self._through_stages(self.weights, trips, item)
+        repeat_S, _ = self._place(t - self.at)
+        x, (losses, counts) = self._through_stages(self.weights, repeat_S, item)
         real = (t >= self.at) & (t - self.at < self.count * self.repeats)
         losses = jax.tree.map(lambda x: jnp.sum(jnp.where(real, x, 0)), losses)
-        which = (jnp.arange(self.repeats)[:, None] == trips) & real
+        which = (jnp.arange(self.repeats)[:, None] == repeat_S) & real
 
-        def of_trips(x: jax.Array) -> jax.Array:
+        def by_repeat(x: jax.Array) -> jax.Array:
             return jnp.where(which.reshape(*which.shape, *(1,) * (x.ndim - 1)), x, 0)
 
-        aux = jax.tree.map(jnp.add, state.aux, (losses, jax.tree.map(of_trips, counts)))
+        aux = jax.tree.map(jnp.add, state.aux, (losses, jax.tree.map(by_repeat, counts)))
         return state._replace(item=item._replace(x=x), kept=kept, aux=aux)
 
     def _turn(self, state: State, t: jax.Array) -> State:
-        """What ends: its loss, with what layers have told by then, and the gradients with which it goes back."""
+        """The end of a microbatch: its loss, including the layers' auxiliary sums, and the gradients that start its
+        backward pass."""
         place = t - self.number + 1
-        trip, ended = self._place(place)
-        ends = (trip == self.repeats - 1) & (place < self.count * self.repeats)
+        repeat, ended = self._place(place)
+        ends = (repeat == self.repeats - 1) & (place < self.count * self.repeats)
         more, dends, dx, slope = self._when(ends, partial(self._ended, ended), state.item.x, state.aux)
         dx = _chosen(ends & (self.at == self.number - 1), dx, state.dx)
         found = state.found._replace(
@@ -157,52 +160,52 @@ class Ticks:
         return state._replace(dx=dx, aux=aux, slope=slope, found=found)
 
     def _backward(self, state: State, t: jax.Array) -> State:
-        """All stages, computed again, and what is before the layers."""
+        """Backward passes of all stages, recomputing them, and that of the embedding."""
         place = t - (self.repeats * self.number - 1) - (self.number - 1 - self.at)
-        trips, begun = self._place(place)
-        trips = self.repeats - 1 - trips
+        repeat_S, begun = self._place(place)
+        repeat_S = self.repeats - 1 - repeat_S
         real = (place >= 0) & (place < self.count * self.repeats)
         group = place // (self.number * self.repeats)
-        since = (group * self.repeats + trips) * self.number + place % self.number + self.at
+        since = (group * self.repeats + repeat_S) * self.number + place % self.number + self.at
         item = jax.tree.map(partial(_picked, at=since), state.kept)
-        mine = self._mine(self.weights)
+        trained = self._trained(self.weights)
 
-        def again(mine: Any, x: jax.Array) -> Any:
-            weights = jax.tree.map(lambda w, own: w if own is None else own, self.weights, mine)
-            x, (losses, _) = self._through_stages(weights, trips, item._replace(x=x))
+        def again(trained: Any, x: jax.Array) -> Any:
+            weights = jax.tree.map(lambda w, own: w if own is None else own, self.weights, trained)
+            x, (losses, _) = self._through_stages(weights, repeat_S, item._replace(x=x))
             return x, losses
 
         slope = jax.tree.map(lambda d: jnp.where(real, d, 0), state.slope)
         with one_stage():
-            _, pull = jax.vjp(again, mine, item.x)
-            dmine, dx = pull((_chosen(real, state.dx, jnp.zeros_like(state.dx)), slope))
-        found = state.found._replace(layers=jax.tree.map(jnp.add, state.found.layers, self._laid(dmine)))
-        began = (trips[0] == 0) & real[0]
+            _, pull = jax.vjp(again, trained, item.x)
+            dtrained, dx = pull((_chosen(real, state.dx, jnp.zeros_like(state.dx)), slope))
+        found = state.found._replace(layers=jax.tree.map(jnp.add, state.found.layers, self._laid(dtrained)))
+        began = (repeat_S[0] == 0) & real[0]
         dends = self._when(began, partial(self._back_to_tokens, begun[0]), dx)
         found = found._replace(ends=self._added(found.ends, dends))
         return state._replace(dx=moved(dx, -1), found=found)
 
     def _begun(self, microbatch: Any) -> Item:
-        """What the first stage is given of a microbatch, though each has a copy."""
+        """The input of a microbatch for the first stage; every stage gets a copy."""
         row = self._before_layers(self.own, microbatch)
         key = None if row.keys is None else jnp.repeat(jax.random.key_data(row.keys), self.number, 0)
-        return Item(_to_stages(row.x_BxLxD), jax.tree.map(_to_stages, row.told), key)
+        return Item(_to_stages(row.x_BxLxD), jax.tree.map(_to_stages, row.extras), key)
 
     def _ended(self, microbatch: Any, y: jax.Array, aux: Any) -> tuple[Any, Any, jax.Array, Any]:
-        """(value, gradient of the ends, that of what the last stage made, though each has a copy, and of losses)."""
+        """(value, gradient of the ends, of the last stage's output, copied to every stage, and of losses)."""
         losses, counts = aux
         counts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), counts)
 
         def behind(ends: Any, x: jax.Array, losses: Any) -> tuple[jax.Array, Any]:
             with through(lambda row: (x, (losses, counts))):
-                return self.total(_whole(ends, self.layers), *self._of(microbatch))
+                return self.total(_whole(ends, self.layers), *self._inputs(microbatch))
 
         loss, pull, more = jax.vjp(behind, self.ends, _from_stage(y, self.number - 1), losses, has_aux=True)
         dends, dx, slope = pull(jnp.ones_like(loss))
         return (loss, more), dends, _to_stages(dx), slope
 
     def _back_to_tokens(self, microbatch: jax.Array, dx: jax.Array) -> Any:
-        """The gradient of the ends by what the first stage was given."""
+        """The gradients of the ends through the input of the first stage."""
         _, pull = jax.vjp(lambda ends: self._before_layers(_whole(ends, self.layers), microbatch).x_BxLxD, self.ends)
         return pull(_from_stage(dx, 0))[0]
 
@@ -214,7 +217,7 @@ class Ticks:
             return row.x_BxLxD, row.nothing
 
         with through(meet):
-            self.total(own, *self._of(microbatch))
+            self.total(own, *self._inputs(microbatch))
         if len(met) != 1:
             raise UserError(
                 f"placement.pipeline_schedule=1f1b is for objectives that go through the layers once, this one does "
@@ -222,44 +225,44 @@ class Ticks:
             )
         return met[0]
 
-    def _through_stages(self, weights: Any, trips: jax.Array, item: Item) -> tuple[jax.Array, tuple[Any, Any]]:
-        def one(weights: Any, at: jax.Array, trip: jax.Array, item: Item) -> Any:
+    def _through_stages(self, weights: Any, repeat_S: jax.Array, item: Item) -> tuple[jax.Array, tuple[Any, Any]]:
+        def stage(weights: Any, at: jax.Array, repeat: jax.Array, item: Item) -> Any:
             key = None if item.key is None else jax.random.wrap_key_data(item.key)
-            x, aux = self.row.stage(weights, trip, trip * self.number + at, item.x, item.told, key)
+            x, aux = self.row.stage(weights, repeat, repeat * self.number + at, item.x, item.extras, key)
             return x, (aux.losses, aux.counts)
 
         with one_stage():
-            return jax.vmap(one, spmd_axis_name=PIPELINE)(weights, self.at, trips, item)
+            return jax.vmap(stage, spmd_axis_name=PIPELINE)(weights, self.at, repeat_S, item)
 
     def _place(self, place: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(which of a stage's runs, microbatch) at a place of the row."""
+        """(which of a stage's chunks, microbatch) at a position of the sequence."""
         group, within = place // (self.number * self.repeats), place % self.number
         return place // self.number % self.repeats, group * self.number + within
 
-    def _of(self, microbatch: Any) -> tuple[Any, Any]:
-        """Its windows and key; those of the nearest one that there is."""
+    def _inputs(self, microbatch: Any) -> tuple[Any, Any]:
+        """Windows and key of a microbatch, its index clipped to the valid range."""
         at = jnp.clip(microbatch, 0, self.count - 1)
         return jax.tree.map(lambda x: x[at], self.windows), None if self.keys is None else self.keys[at]
 
     def _when(self, now: jax.Array, f: Callable[..., Any], *arrays: Any) -> Any:
-        """`f(*arrays)`, zeros in a tick without it. With one run to a stage few ticks are without, and it is computed
-        there of what counts nothing."""
+        """`f(*arrays)` if `now`, else zeros. With one chunk per stage few ticks do not need it, so it is always
+        computed, on inputs that do not count."""
         if self.repeats == 1:
             return f(*arrays)
         made = jax.eval_shape(f, *arrays)
         return jax.lax.cond(now, f, lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), made), *arrays)
 
     def _staged(self, layers: Any) -> Any:
-        """The weights that are trained, by stage."""
+        """The trained weights, by stage."""
         weights = self._before_layers(_whole(self.ends, layers), 0).weights
-        return self._mine(by_stage(weights, self.row.declared, self.repeats))
+        return self._trained(by_stage(weights, self.row.declared, self.repeats))
 
-    def _mine(self, weights: Any) -> Any:
-        """Those that are trained, None in place of the others."""
+    def _trained(self, weights: Any) -> Any:
+        """The trained weights, None in place of the others."""
         return jax.tree.map(lambda w, own: None if own is None else w, weights, self.layers)
 
     def _laid(self, dweights: Any) -> Any:
-        """Gradients by stage where the stage of ZeRO has them."""
+        """Gradients by stage, sharded as the ZeRO stage requires."""
 
         def laid(tensor: Tensor, d: Any) -> Any:
             return d if d is None else lies(d, ((PIPELINE,), (), (), *gradient_split(tensor.axes, tensor.shape)[1:]))
@@ -267,10 +270,10 @@ class Ticks:
         return jax.tree.map(laid, self.row.declared, dweights, is_leaf=lambda x: isinstance(x, Tensor))
 
     def _added(self, total: Any, more: Any) -> Any:
-        """Gradients of the ends, in the layout of the parameters."""
+        """Sum of gradients of the ends, in the layout of the parameters."""
 
         def add(tensor: Tensor, total: Any, more: Any) -> Any:
-            if is_pieces(total):  # of layers, of which each is an array by itself
+            if is_pieces(total):  # those of layers
                 parts = ((), *gradient_split(tensor.axes[1:], tensor.shape[1:]))
             else:
                 parts = parameter_split(tensor.axes, tensor.shape)
@@ -289,28 +292,28 @@ class Ticks:
         zeros = partial(jax.tree.map, jnp.zeros_like)
         value = jax.eval_shape(partial(self._ended, 0), item.x, (losses, counts))[0]
         value = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), value)
-        found = Found(value, zeros(self.ends), self._laid(zeros(self._mine(self.weights))))
+        found = Found(value, zeros(self.ends), self._laid(zeros(self._trained(self.weights))))
         many = jax.tree.map(lambda x: lies(jnp.zeros((kept, *x.shape), x.dtype), ((), *staged(x))), item)
         return State(zeros(item), many, jnp.zeros_like(item.x), (losses, counts), losses, found)
 
 
 def _chosen(which: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """By stage."""
+    """`new` on the stages where `which`, else `old`."""
     return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def _at_ends(w: Any) -> Any:
-    """A parameter without what stages have of it."""
+    """A parameter without the piece in the stages."""
     return w._replace(stages=None) if is_pieces(w) else w
 
 
 def _in_stages(own: Any) -> Any:
-    """Of parameters in pieces those that stages have."""
+    """The pieces in the stages."""
     return jax.tree.map(lambda w: w.stages, own, is_leaf=is_pieces)
 
 
 def _whole(ends: Any, layers: Any) -> Any:
-    """Parameters in pieces: all but those in stages, and these."""
+    """Parameters in pieces, from the ends and from the layers in stages."""
     joined = {
         name: jax.tree.map(lambda w, own: w._replace(stages=own), ends[name], own, is_leaf=is_pieces)
         for name, own in layers.items()
@@ -319,7 +322,7 @@ def _whole(ends: Any, layers: Any) -> Any:
 
 
 def _picked(kept: jax.Array, at: jax.Array) -> jax.Array:
-    """Of [K, S, …] for each stage what is in place at[s] mod K."""
+    """From [K, S, …], for each stage s the entry at[s] mod K."""
 
     def local(kept: jax.Array, at: jax.Array) -> jax.Array:
         return jax.lax.dynamic_index_in_dim(kept, at[0] % len(kept), keepdims=False)
@@ -330,28 +333,28 @@ def _picked(kept: jax.Array, at: jax.Array) -> jax.Array:
 
 def _apart(x: jax.Array, microbatches: int) -> jax.Array:
     """[B, …] as [M, b, …], row i in microbatch i mod M."""
-    taken = along(x, whole=True)
-    shared = PIPELINE in taken[0]
+    split = along(x, whole=True)
+    shared = PIPELINE in split[0]
 
     def local(x: jax.Array) -> jax.Array:
         return cut(jax.lax.all_gather(x, PIPELINE, tiled=True) if shared else x, microbatches)
 
-    return by_parts(local, (taken,), ((), *within(taken)), x)
+    return by_parts(local, (split,), ((), *within(split)), x)
 
 
 def _to_stages(x: jax.Array) -> jax.Array:
     """[b, L, …] as [S, b, L, …], a copy on each stage."""
-    taken = along(x, whole=True)
-    shared = PIPELINE in taken[0]
+    split = along(x, whole=True)
+    shared = PIPELINE in split[0]
 
     def local(x: jax.Array) -> jax.Array:
         return (jax.lax.all_gather(x, PIPELINE, tiled=True) if shared else x)[None]
 
-    return by_parts(local, (taken,), ((PIPELINE,), *within(taken)), x)
+    return by_parts(local, (split,), ((PIPELINE,), *within(split)), x)
 
 
 def _from_stage(x: jax.Array, at: int) -> jax.Array:
-    """[b, L, …] of what a stage has of [S, b, L, …], its windows spread over all of them where they divide."""
+    """[b, L, …] of stage `at` from [S, b, L, …], its windows split over all stages if they divide."""
     given = along(x[0], whole=True)
     shared = PIPELINE in given[0]
 

@@ -1,7 +1,6 @@
-"""Programs in which every device says what it computes on its parts of arrays, and what it sends.
+"""Per-device programs (`shard_map`) with explicit communication, for what the compiler would partition badly.
 
-For what the compiler would split in a worse way by itself. A split (`Parts`) names the mesh axes of each axis of an
-array, as in `accounting.layout`.
+A split (`Parts`) names the mesh axes of each array axis, as in `accounting.layout`.
 """
 
 from collections.abc import Callable
@@ -16,10 +15,10 @@ from scaling.parallel.sharding import active_mesh, as_spec, seen
 
 
 def by_parts(f: Callable[..., jax.Array], taken: tuple[Parts, ...], given: Parts, *arrays: jax.Array) -> jax.Array:
-    """`f(*arrays)` computed by every device on its parts; `f` itself without a mesh or on one device.
+    """`f(*arrays)` computed by every device on its parts; plain `f` without a mesh or on one device.
 
-    taken: the split of each array; the gradient of what a device takes whole is summed over the devices. given: the
-    split of the result.
+    taken: the split of each array; gradients of arrays that are whole on each device are summed over the devices.
+    given: the split of the result.
     """
     mesh = active_mesh()
     if mesh is None:
@@ -29,7 +28,7 @@ def by_parts(f: Callable[..., jax.Array], taken: tuple[Parts, ...], given: Parts
 
 
 def activation_split(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Parts:
-    """How the active mesh splits an activation, by axes of several devices. axes: logical ones."""
+    """How the active mesh splits an activation, omitting mesh axes of size 1. axes: logical ones."""
     mesh = active_mesh()
     if mesh is None:
         return ((),) * len(axes)
@@ -44,9 +43,9 @@ def parameter_split(axes: tuple[str, ...], shape: tuple[int, ...]) -> Parts:
 
 
 def beyond(parts: Parts, more: Parts) -> Parts:
-    """The mesh axes of `more`, axis by axis, that are nowhere in `parts`."""
-    taken = {name for part in parts for name in part}
-    return tuple(tuple(name for name in part if name not in taken) for part in more)
+    """The mesh axes of `more`, axis by axis, that do not occur in `parts`."""
+    used = {name for part in parts for name in part}
+    return tuple(tuple(name for name in part if name not in used) for part in more)
 
 
 def joined(parts: Parts, more: Parts) -> Parts:
@@ -55,11 +54,11 @@ def joined(parts: Parts, more: Parts) -> Parts:
 
 
 Step = tuple[int, tuple[str, ...], tuple[tuple[int, ...], ...] | None]
-"""of a sum over devices: array axis to scatter along, mesh axes, and which places along these sum; None for all"""
+"""one reduce-scatter: array axis to scatter along, mesh axes, and groups of indices along these; None for all"""
 
 
 def gathered(x: jax.Array, parts: Parts) -> jax.Array:
-    """Inside `by_parts`: the whole of what devices have parts of; its gradient is `scattered`."""
+    """Inside `by_parts`: all-gather an array split by `parts`; its gradient is `scattered`."""
     return _gathered(x, parts, _steps(parts))
 
 
@@ -76,7 +75,7 @@ def _gathered_forward(x: jax.Array, parts: Parts, back: tuple[Step, ...]) -> tup
 
 
 def _gathered_backward(parts: Parts, back: tuple[Step, ...], _: None, dx: jax.Array) -> tuple[jax.Array]:
-    # the barrier: libtpu 0.0.42 fails when it moves such a sum out of the loop over microbatches
+    # the barrier is needed because libtpu 0.0.42 fails when it moves such a sum out of the loop over microbatches
     return (jax.lax.optimization_barrier(_summed(dx, back)),)
 
 
@@ -84,29 +83,29 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def scattered(x: jax.Array, parts: Parts) -> jax.Array:
-    """Inside `by_parts`: the sum over devices, of which each gets its part."""
+    """Inside `by_parts`: the sum over devices, scattered by `parts` (reduce-scatter)."""
     return _summed(x, _steps(parts))
 
 
 def _summed(x: jax.Array, steps: tuple[Step, ...]) -> jax.Array:
     for axis, names, groups in steps:
         count = len(groups[0]) if groups else jax.lax.axis_size(names)
-        # in front, so that they lie apart: of parts of the columns libtpu (0.0.42) sums up the whole on every chip
-        # where it has fewer than 256 for one, twice the bytes
+        # parts go in front to be contiguous: for parts of the columns libtpu (0.0.42) sums the whole array on every
+        # chip if a chip's part has fewer than 256 columns, twice the bytes
         parts = jnp.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
         x = jax.lax.psum_scatter(parts, names, scatter_dimension=0, axis_index_groups=groups)
     return x
 
 
 def _steps(parts: Parts) -> tuple[Step, ...]:
-    """The sums that follow one another where an array is scattered."""
-    return tuple((axis, *one) for axis, names in enumerate(parts) for one in _along(names))
+    """The sequence of reduce-scatters that scatters an array by `parts`."""
+    return tuple((axis, *step) for axis, names in enumerate(parts) for step in _along(names))
 
 
 def _along(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[tuple[int, ...], ...] | None]]:
-    """One sum, but over all chips of a TPU slice: of that libtpu (0.0.42) makes an all-reduce and a slice, twice the
-    bytes and the whole array on every chip. There it is axis by axis, or along the last side of the torus after the
-    others."""
+    """One sum, except over all chips of a TPU slice, where libtpu (0.0.42) would use an all-reduce and a slice: twice
+    the bytes and the whole array on every chip. There it is done per mesh axis or, for a single mesh axis, over the
+    other sides of the torus and then along its last side."""
     mesh = active_mesh()
     if not names or mesh is None:
         return []

@@ -1,13 +1,13 @@
-"""The stages of a pipeline: devices that have layers of their own and hand microbatches on to each other.
+"""Pipeline parallelism: stages hold their own layers and pass microbatches on to each other.
 
-All stages are one program under `vmap`, whose axis lies on the mesh's `pipeline`; in a tick each computes a run of
-its layers, and what it made goes to the next one (GPipe, 1811.06965). Where there are several runs to a device,
-microbatches go around in groups of as many as there are stages, as often as that (interleaved, Megatron 2104.04473):
-M microbatches over S stages with R runs each take M·R + S − 1 ticks, of which each device works in M·R. The backward
-pass is that of the loop, after all of it.
+All stages are one program under `vmap`, whose axis is sharded over the mesh axis `pipeline`. In a tick each stage
+computes a chunk of its layers and sends the output to the next stage (GPipe, 1811.06965). With several chunks per
+stage, groups of S microbatches go around the stages once per chunk (interleaved, Megatron 2104.04473): M microbatches
+over S stages of R chunks each take M·R + S − 1 ticks, in M·R of which a given device works. The backward pass is that
+of the loop, after all forward passes.
 
-Before and behind the stages the devices of a pipeline compute windows of their own, as those of `fsdp` do; of layers
-there see `ends`.
+Before and after the stages, the devices of a pipeline split the windows as those of `fsdp` do; for layers there see
+`ends`.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,45 +26,45 @@ from scaling.parallel.parts import by_parts
 from scaling.parallel.sharding import active_mesh, one_stage, seen
 from scaling.parallel.zero import used_split
 
-# S stages, R runs of layers on each, M microbatches of b windows
+# S stages, R chunks of layers on each, M microbatches of b windows
 
 Stage = Callable[[Any, jax.Array, jax.Array, jax.Array, Any, Any], tuple[jax.Array, Any]]
-"""(weights [layers of a run, R, …], which of R, number of the run among all, stream [b, L, D], what else is told of
-these windows, key) → (stream, `Aux`)"""
+"""(weights [layers of a chunk, R, …], which of the R chunks, its index among all chunks, stream [b, L, D], other
+arrays of these windows, key) → (stream, `Aux`)"""
 
 
 class Item(NamedTuple):
-    """What the stages are at: every array with S in front."""
+    """The microbatches that the stages work on: every array with S in front."""
 
     x: jax.Array
-    told: Any
-    """of the same windows: tokens, marks, positions"""
+    extras: Any
+    """tokens, marks and positions of the same windows"""
     key: Any
-    """key data of the microbatch; None where nothing is drawn"""
+    """key data of the microbatch; None without randomness"""
     real: jax.Array
-    """whether it is a microbatch, and not what a stage computes before the first and after the last one"""
-    trip: jax.Array
-    """how often it has been around"""
+    """whether this is a microbatch rather than filler before the first or after the last one"""
+    repeat: jax.Array
+    """how often the microbatch has been around the stages"""
 
 
 class Row(NamedTuple):
-    """Layers in a row and what they are applied to, as `pipelined` is given them."""
+    """The arguments of `pipelined`: consecutive layers and what they are applied to."""
 
     stage: Stage
     weights: Any
     """of all layers, stacked, float32"""
     declared: Any
-    """their tensors"""
+    """their declarations"""
     repeats: int
     x_BxLxD: jax.Array
-    told: Any
+    extras: Any
     """arrays [B, L] that travel with their windows"""
     keys: Any
-    """of each microbatch, row i of the batch being of microbatch i mod M; None where nothing is drawn"""
+    """one per microbatch, where row i of the batch belongs to microbatch i mod M; None without randomness"""
     nothing: Any
     """losses and counts of all of its layers, as zeros"""
     bounds: Any
-    """by stack of the model, which of its layers are in stages, see `ends.apart`"""
+    """which layers of each stack of the model are in stages, see `ends.apart`"""
 
 
 Through = Callable[[Row], tuple[jax.Array, Any]]
@@ -73,7 +73,7 @@ _through: ContextVar[Through | None] = ContextVar("through", default=None)
 
 @contextmanager
 def through(other: Through) -> Iterator[None]:
-    """What is traced has `other` in the place of its stages."""
+    """While tracing, `pipelined` calls `other` instead of running the stages."""
     token = _through.set(other)
     try:
         yield
@@ -82,31 +82,31 @@ def through(other: Through) -> Iterator[None]:
 
 
 def instead() -> Through | None:
-    """What is in the place of the stages; None where these are."""
+    """The function that replaces the stages, see `through`; None if nothing does."""
     return _through.get()
 
 
 def stages() -> int:
-    """Devices along `pipeline` where layers are to be cut into stages; 1 within one and without a mesh."""
+    """Number of pipeline stages to split layers into; 1 inside a stage and without a mesh."""
     mesh = active_mesh()
     return 1 if mesh is None else seen(mesh).get(PIPELINE, 1)
 
 
-def pipelined(row: Row, asked: int) -> tuple[jax.Array, Any]:
-    """The stream after all runs of layers, and what they told: losses added up, counts by layer.
+def pipelined(row: Row, requested: int) -> tuple[jax.Array, Any]:
+    """The stream after all chunks of layers, with summed losses and the counts by layer.
 
-    asked: microbatches; as many as there are stages where these do not divide the batch, as in an evaluation.
+    requested: number of microbatches; if it does not divide the batch, as in an evaluation, the number of stages.
     """
     if (other := instead()) is not None:
         return other(row)
-    number, repeats, microbatches = stages(), row.repeats, microbatches_of(row, asked)
+    number, repeats, microbatches = stages(), row.repeats, microbatches_of(row, requested)
     groups = 1 if repeats == 1 else microbatches // number
     if microbatches % groups:
         raise ValueError(f"{microbatches} microbatches do not come in groups of {number} stages")
     enters = partial(_entering, microbatches=microbatches)
     new = Item(
         enters(row.x_BxLxD),
-        jax.tree.map(enters, row.told),
+        jax.tree.map(enters, row.extras),
         None if row.keys is None else jnp.repeat(jax.random.key_data(row.keys)[:, None], number, 1),
         jnp.ones((microbatches, number), jnp.bool_),
         jnp.zeros((microbatches, number), jnp.int32),
@@ -116,15 +116,15 @@ def pipelined(row: Row, asked: int) -> tuple[jax.Array, Any]:
     return _left(done), (losses, counts)
 
 
-def microbatches_of(row: Row, asked: int) -> int:
-    """Those that a batch is cut into, see `pipelined`."""
+def microbatches_of(row: Row, requested: int) -> int:
+    """Number of microbatches that a batch is split into, see `pipelined`."""
     mesh = active_mesh()
     assert mesh is not None
-    return asked if row.x_BxLxD.shape[0] % (asked * window_ways(in_stage(mesh.shape))) == 0 else stages()
+    return requested if row.x_BxLxD.shape[0] % (requested * window_ways(in_stage(mesh.shape))) == 0 else stages()
 
 
 def by_stage(weights: Any, declared: Any, repeats: int) -> Any:
-    """Weights [N, …] of all layers as each stage computes with them, see `_by_stage`. declared: their tensors."""
+    """Weights [N, …] of all layers in the layout of the stages, see `_by_stage`. declared: their declarations."""
 
     def laid(tensor: Tensor, w: jax.Array) -> jax.Array:
         parts = used_split(tensor.axes, w.shape)
@@ -134,14 +134,14 @@ def by_stage(weights: Any, declared: Any, repeats: int) -> Any:
 
 
 def _run(stage: Stage, number: int, repeats: int, groups: int, weights: Any, new: Item) -> tuple[jax.Array, Any]:
-    """(what arrived at the first stage behind the last, [M, S, b, L, D]; losses and counts). new: [M, S, …]."""
+    """(outputs, arriving at the first stage from the last, [M, S, b, L, D]; losses and counts). new: [M, S, …]."""
     at = jnp.arange(number)
     first = at == 0
 
-    def one(weights: Any, at: jax.Array, item: Item) -> tuple[jax.Array, Any]:
+    def stage_step(weights: Any, at: jax.Array, item: Item) -> tuple[jax.Array, Any]:
         key = None if item.key is None else jax.random.wrap_key_data(item.key)
-        trip = jnp.minimum(item.trip, repeats - 1)
-        x, aux = stage(weights, trip, trip * number + at, item.x, item.told, key)
+        repeat = jnp.minimum(item.repeat, repeats - 1)
+        x, aux = stage(weights, repeat, repeat * number + at, item.x, item.extras, key)
         return x, jax.tree.map(lambda y: jnp.where(item.real, y, 0), aux)
 
     def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -150,46 +150,46 @@ def _run(stage: Stage, number: int, repeats: int, groups: int, weights: Any, new
     def tick(item: Item, new: Item | None) -> tuple[Item, Any]:
         arrived = item.x
         item = item if new is None else jax.tree.map(chosen, new, item)
-        x, aux = jax.vmap(one, spmd_axis_name=PIPELINE)(weights, at, item)
-        trips = jnp.where(item.real, item.trip, repeats)
+        x, aux = jax.vmap(stage_step, spmd_axis_name=PIPELINE)(weights, at, item)
+        repeat_S = jnp.where(item.real, item.repeat, repeats)
         item = jax.tree.map(_passed_on, item._replace(x=x))
-        return item._replace(trip=item.trip + first), (arrived if new is not None else None, (trips, aux))
+        return item._replace(repeat=item.repeat + first), (arrived if new is not None else None, (repeat_S, aux))
 
     def group(item: Item, new: Item) -> tuple[Item, Any]:
-        item, (arrived, told) = jax.lax.scan(tick, item, new)
+        item, (arrived, auxes) = jax.lax.scan(tick, item, new)
         if repeats == 1:
-            return item, (arrived, [told])
+            return item, (arrived, [auxes])
         item, (_, more) = jax.lax.scan(lambda item, _: tick(item, None), item, None, length=(repeats - 1) * number)
-        return item, (arrived, [told, more])
+        return item, (arrived, [auxes, more])
 
     nothing = jax.tree.map(lambda x: jnp.zeros((number - 1, *x.shape[1:]), x.dtype), new)
     item = jax.tree.map(lambda x: jnp.zeros_like(x[0]), new)
     if repeats == 1:
-        item, (arrived, told) = group(item, jax.tree.map(lambda *x: jnp.concatenate(x), new, nothing))
+        item, (arrived, auxes) = group(item, jax.tree.map(lambda *x: jnp.concatenate(x), new, nothing))
     else:
         cut = jax.tree.map(lambda x: x.reshape(groups, number, *x.shape[1:]), new)
-        item, (arrived, told) = jax.lax.scan(group, item, cut)
-        arrived, told = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (arrived, told))
+        item, (arrived, auxes) = jax.lax.scan(group, item, cut)
+        arrived, auxes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (arrived, auxes))
         item, (last, more) = jax.lax.scan(tick, item, nothing)
-        arrived, told = jnp.concatenate([arrived, last]), [*told, more]
+        arrived, auxes = jnp.concatenate([arrived, last]), [*auxes, more]
     done = jnp.concatenate([arrived[number:], item.x[None]])
-    return done, _summed(told, repeats)
+    return done, _summed(auxes, repeats)
 
 
-def _summed(told: list[tuple[jax.Array, Any]], repeats: int) -> tuple[Any, Any]:
-    """Losses added up; counts by layer, in their order. told: by tick and stage, and which trip each was of."""
-    trips, aux = jax.tree.map(lambda *x: jnp.concatenate(x), *told)
-    trips_TxSxR = jax.nn.one_hot(trips, repeats, dtype=jnp.float32)  # of what is not real it is none
+def _summed(auxes: list[tuple[jax.Array, Any]], repeats: int) -> tuple[Any, Any]:
+    """(summed losses, counts in the order of layers). auxes: (repeat, `Aux`) by tick and stage."""
+    repeat_TxS, aux = jax.tree.map(lambda *x: jnp.concatenate(x), *auxes)
+    repeat_TxSxR = jax.nn.one_hot(repeat_TxS, repeats, dtype=jnp.float32)  # all zeros for filler
 
     def by_layer(x_TxSxN: jax.Array) -> jax.Array:
-        x_RxSxN = jnp.einsum("tsr,ts...->rs...", trips_TxSxR, x_TxSxN, precision="highest")
+        x_RxSxN = jnp.einsum("tsr,ts...->rs...", repeat_TxSxR, x_TxSxN, precision="highest")
         return x_RxSxN.reshape(-1, *x_RxSxN.shape[3:])
 
     return jax.tree.map(jnp.sum, aux.losses), jax.tree.map(by_layer, aux.counts)
 
 
 def in_one_view(run: Callable[..., Any]) -> Callable[..., Any]:
-    """`run`, in which RULES see the mesh of one stage, also where its backward pass is traced."""
+    """`run`, traced with RULES that see the mesh of one stage, in the backward pass as well."""
 
     @jax.custom_vjp
     def viewed(*arrays: Any) -> Any:
@@ -209,7 +209,7 @@ def in_one_view(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def along(x: Any, whole: bool) -> Parts:
-    """How [b, L, …] lies: with the windows of all stages, or within one."""
+    """How [b, L, …] is split: over the whole mesh, or within one stage."""
     mesh = active_mesh()
     assert mesh is not None
     shape = mesh.shape if whole else in_stage(mesh.shape)
@@ -219,7 +219,7 @@ def along(x: Any, whole: bool) -> Parts:
 
 
 def mapped(f: Callable[..., jax.Array], back: Callable[..., jax.Array], taken: Parts, given: Parts, x: Any) -> Any:
-    """`by_parts(f)`, whose gradient is `by_parts(back)`: nothing is summed over devices that have the same."""
+    """`by_parts(f)` with gradient `by_parts(back)`: no sum over devices that hold the same values."""
 
     @jax.custom_vjp
     def there(x: jax.Array) -> jax.Array:
@@ -230,29 +230,29 @@ def mapped(f: Callable[..., jax.Array], back: Callable[..., jax.Array], taken: P
 
 
 def _passed_on(x: jax.Array) -> jax.Array:
-    """[S, b, L, …] or [S, …], each stage's at the next one, and the last one's at the first."""
+    """[S, b, L, …] or [S, …], rotated by one stage: each part moves to the next stage, the last one to the first."""
     parts = staged(x)
-    return mapped(partial(_sent, by=1), partial(_sent, by=-1), parts, parts, x)
+    return mapped(partial(_rotated, by=1), partial(_rotated, by=-1), parts, parts, x)
 
 
 def moved(x: jax.Array, by: int) -> jax.Array:
-    """The same, or with `by` −1 at the one before; without a gradient."""
-    return by_parts(partial(_sent, by=by), (staged(x),), staged(x), x)
+    """`x` rotated by `by` stages, −1 for the previous one; without a gradient."""
+    return by_parts(partial(_rotated, by=by), (staged(x),), staged(x), x)
 
 
 def staged(x: Any) -> Parts:
-    """How [S, b, L, …] or [S, …] lies."""
+    """How [S, b, L, …] or [S, …] is split."""
     return ((PIPELINE,), *(along(x[0], whole=False) if x.ndim > 2 else ((),) * (x.ndim - 1)))
 
 
-def _sent(x: jax.Array, by: int) -> jax.Array:
-    """Inside `by_parts`: what the stage has that comes so many before."""
+def _rotated(x: jax.Array, by: int) -> jax.Array:
+    """Inside `by_parts`: the part of the stage `by` places before this one."""
     number = jax.lax.axis_size(PIPELINE)
     return jax.lax.ppermute(x, PIPELINE, [(i, (i + by) % number) for i in range(number)])
 
 
 def _entering(x: jax.Array, microbatches: int) -> jax.Array:
-    """[B, L, …] as [M, S, b, L, …]: what enters the first stage, though each has a copy."""
+    """[B, L, …] as [M, S, b, L, …]: the inputs of the first stage; every stage gets a copy."""
 
     def there(x: jax.Array) -> jax.Array:
         return cut(jax.lax.all_gather(x, PIPELINE, tiled=True), microbatches)[:, None]
@@ -260,12 +260,12 @@ def _entering(x: jax.Array, microbatches: int) -> jax.Array:
     def back(dy: jax.Array) -> jax.Array:
         return jax.lax.psum_scatter(joined(dy[:, 0]), PIPELINE, tiled=True)
 
-    taken = along(x, whole=True)
-    return mapped(there, back, taken, ((), (PIPELINE,), *within(taken)), x)
+    split = along(x, whole=True)
+    return mapped(there, back, split, ((), (PIPELINE,), *within(split)), x)
 
 
 def _left(x: jax.Array) -> jax.Array:
-    """[B, L, …] of what has come around to the first of [M, S, b, L, …]."""
+    """[B, L, …] from the first stage's part of [M, S, b, L, …], where the outputs arrive."""
     microbatches = x.shape[0]
 
     def there(x: jax.Array) -> jax.Array:
@@ -282,7 +282,7 @@ def _left(x: jax.Array) -> jax.Array:
 
 
 def within(parts: Parts) -> Parts:
-    """The split of windows within a stage, of that over all of them."""
+    """The split of windows within a stage, from their split over the whole mesh."""
     return tuple(tuple(name for name in part if name != PIPELINE) for part in parts)
 
 
@@ -292,56 +292,56 @@ def cut(x: jax.Array, microbatches: int) -> jax.Array:
 
 
 def joined(x: jax.Array) -> jax.Array:
-    """The reverse."""
+    """The reverse of `cut`."""
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
 def _by_stage(w: jax.Array, parts: Parts, repeats: int) -> jax.Array:
-    """[N, …] as [S, N/(S·R), R, …], where device s has the runs s, S + s, 2·S + s, … of N/(S·R) layers each.
+    """[N, …] as [S, N/(S·R), R, …], where stage s computes the chunks s, S + s, 2·S + s, … of N/(S·R) layers each.
 
-    They are stored in a row, so that each device has R runs which follow each other. In each of R rounds every device
-    sends one of them to where it is computed.
+    They are stored in layer order, so that each device stores R consecutive chunks. In each of R rounds every device
+    sends one of them to the device that computes it.
     """
 
     def there(w: jax.Array) -> jax.Array:
-        runs = w.reshape(repeats, -1, *w.shape[1:])
-        return jnp.swapaxes(_exchanged(runs, back=False), 0, 1)[None]
+        chunks = w.reshape(repeats, -1, *w.shape[1:])
+        return jnp.swapaxes(_exchanged(chunks, back=False), 0, 1)[None]
 
     def back(dw: jax.Array) -> jax.Array:
-        runs = _exchanged(jnp.swapaxes(dw[0], 0, 1), back=True)
-        return runs.reshape(-1, *runs.shape[2:])
+        chunks = _exchanged(jnp.swapaxes(dw[0], 0, 1), back=True)
+        return chunks.reshape(-1, *chunks.shape[2:])
 
     given = ((PIPELINE,), (), (), *parts[1:])
     return mapped(there, back, parts, given, w)
 
 
-def _exchanged(runs: jax.Array, *, back: bool) -> jax.Array:
-    """The runs [R, …] that a device computes, of those that it stores; or the reverse."""
-    repeats = runs.shape[0]
+def _exchanged(chunks: jax.Array, *, back: bool) -> jax.Array:
+    """Exchange the chunks [R, …] that a device stores for those that it computes, or `back`."""
+    repeats = chunks.shape[0]
     if repeats == 1:
-        return runs
-    number, here, found = jax.lax.axis_size(PIPELINE), jax.lax.axis_index(PIPELINE), jnp.zeros_like(runs)
+        return chunks
+    number, here, found = jax.lax.axis_size(PIPELINE), jax.lax.axis_index(PIPELINE), jnp.zeros_like(chunks)
     for moves in rounds(number, repeats):
         moves = [(target, theirs, source, own) for source, own, target, theirs in moves] if back else moves
         takes, gives = [0] * number, [0] * number
         for source, own, target, theirs in moves:
             gives[source], takes[target] = own, theirs
-        sent = jax.lax.dynamic_index_in_dim(runs, jnp.asarray(gives)[here], keepdims=False)
-        sent = jax.lax.ppermute(sent, PIPELINE, [(source, target) for source, _, target, _ in moves])
-        found = jax.lax.dynamic_update_index_in_dim(found, sent, jnp.asarray(takes)[here], 0)
+        chunk = jax.lax.dynamic_index_in_dim(chunks, jnp.asarray(gives)[here], keepdims=False)
+        chunk = jax.lax.ppermute(chunk, PIPELINE, [(source, target) for source, _, target, _ in moves])
+        found = jax.lax.dynamic_update_index_in_dim(found, chunk, jnp.asarray(takes)[here], 0)
     return found
 
 
 def rounds(number: int, repeats: int) -> list[list[tuple[int, int, int, int]]]:
-    """Rounds of (stage, which of its stored runs, stage that computes it, which of those): in each round a stage
-    sends one run and gets one.
+    """Rounds of (stage, index among its stored chunks, stage that computes the chunk, index there): in each round a
+    stage sends one chunk and receives one.
 
-    Stage s stores the runs s·R + j, j < R, and run c is computed by stage c mod S. With g the greatest common divisor
-    of R and S, s·R mod S is the same for g stages; these begin with another j each.
+    Stage s stores the chunks s·R + j, j < R, and chunk c is computed by stage c mod S. With g the greatest common
+    divisor of R and S, s·R mod S is the same for g stages, so each of these begins with a different j.
     """
     same = number // gcd(number, repeats)
     found = []
     for k in range(repeats):
-        runs = [(s, (k + s // same) % repeats) for s in range(number)]
-        found.append([(s, j, (s * repeats + j) % number, (s * repeats + j) // number) for s, j in runs])
+        chunks = [(s, (k + s // same) % repeats) for s in range(number)]
+        found.append([(s, j, (s * repeats + j) % number, (s * repeats + j) // number) for s, j in chunks])
     return found

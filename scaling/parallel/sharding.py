@@ -1,4 +1,4 @@
-"""Logical axes to mesh axes: where parameters, optimizer state, batches and activations lie."""
+"""Logical axes to mesh axes: how parameters, optimizer state, batches and activations are sharded."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ _staged: ContextVar[bool] = ContextVar("staged", default=False)
 
 
 class HasAxes(Protocol):
-    """What sharding needs to know of a parameter: the logical names of its axes."""
+    """What sharding needs to know about a parameter: the logical names of its axes."""
 
     @property
     def axes(self) -> tuple[str, ...]: ...
@@ -24,9 +24,9 @@ class HasAxes(Protocol):
 
 @contextmanager
 def use(mesh: Mesh | None) -> Iterator[None]:
-    """The mesh that `constrain` refers to while a function is traced.
+    """Sets the mesh that `constrain` uses while a function is traced.
 
-    Enter it inside the function that is jitted: a trace made under one mesh is not made again under another.
+    Enter it inside the jitted function: jit does not retrace when only this mesh changes.
     """
     token = _mesh.set(mesh)
     try:
@@ -37,7 +37,7 @@ def use(mesh: Mesh | None) -> Iterator[None]:
 
 @contextmanager
 def one_stage() -> Iterator[None]:
-    """What is traced is one stage of a pipeline, of which `vmap` makes all: RULES do not see that axis."""
+    """For tracing one pipeline stage, which `vmap` maps over all: RULES do not see the pipeline axis."""
     token = _staged.set(True)
     try:
         yield
@@ -46,23 +46,23 @@ def one_stage() -> Iterator[None]:
 
 
 def seen(mesh: Mesh) -> Mapping[str, int]:
-    """Devices along the axes of a mesh that RULES see where it is traced."""
+    """Sizes of the mesh axes that RULES see in the current trace."""
     return in_stage(mesh.shape) if _staged.get() else mesh.shape
 
 
 def target_platform() -> str:
-    """`cpu`, `gpu` or `tpu`: what the program that is being traced will run on; that of the active mesh, and JAX's
-    default without one."""
+    """`cpu`, `gpu` or `tpu`: the platform that the traced program will run on, from the active mesh or else JAX's
+    default backend."""
     mesh = _mesh.get()
     name = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
-    """`x` laid out over the active mesh by RULES; `x` itself without a mesh or on one device.
+    """`x` sharded over the active mesh by RULES; `x` itself without a mesh or on one device.
 
-    logical_axes: a name for each axis of `x`, None for one that is not split. An axis whose size does not divide
-    is left whole.
+    logical_axes: a name for each axis of `x`, None for one that is not split. An axis whose size is not divisible is
+    left whole.
     """
     mesh = active_mesh()
     if mesh is None:
@@ -74,13 +74,13 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
 
 
 def active_mesh() -> Mesh | None:
-    """The mesh that is traced for; None where there is none or but one device."""
+    """The mesh of the current trace; None if there is none or it has one device."""
     mesh = _mesh.get()
     return None if mesh is None or mesh.size == 1 else mesh
 
 
 def ways(logical_axis: str) -> int:
-    """Devices of the active mesh that RULES split an axis of that name over; 1 without a mesh."""
+    """Number of devices over which RULES split a logical axis on the active mesh; 1 without a mesh."""
     mesh = _mesh.get()
     return 1 if mesh is None else ways_of(rule(logical_axis), seen(mesh))
 
@@ -88,10 +88,10 @@ def ways(logical_axis: str) -> int:
 def on_each_device(
     f: Callable[..., jax.Array], axes: tuple[tuple[str | None, ...], ...], *arrays: jax.Array
 ) -> jax.Array:
-    """`f(*arrays)` computed by every device on the parts that it holds; `f` itself without a mesh or on one device.
+    """`f(*arrays)` computed by every device on its own shards; plain `f` without a mesh or on one device.
 
-    For kernels that the compiler cannot partition by itself. `f` must not mix what RULES split.
-    axes: the logical axes of each array; the result lies like the first.
+    For kernels that the compiler cannot partition. `f` must not mix data across axes that RULES split.
+    axes: the logical axes of each array; the result is sharded like the first.
     """
     mesh = active_mesh()
     if mesh is None:
@@ -136,12 +136,12 @@ def param_shardings(metadata: Any, shapes: Any, mesh: Mesh) -> Any:
 
 
 def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
-    """The layout of a training state: whatever mirrors a parameter lies where the parameter lies.
+    """The layout of a training state: whatever mirrors a parameter is sharded like the parameter.
 
     state: any tree of arrays or shapes that holds the parameters or trees like them (moments) as nested dicts.
-    shardings, shapes: of the parameters, from `param_shardings`.
-    returns: the tree of `state` with NamedSharding leaves. A leaf whose path ends in a parameter's own keys and that
-    has its shape has its layout; all else (counters, factored moments) is whole on every device.
+    shardings, shapes: those of the parameters, from `param_shardings`.
+    returns: the tree of `state` with NamedSharding leaves. A leaf whose path ends in a parameter's keys and that has
+    its shape gets its layout; everything else (counters, factored moments) is replicated.
     """
     by_keys = {
         _dict_keys(path): (x.shape, sharding)
@@ -152,7 +152,7 @@ def state_shardings(state: Any, shardings: Any, shapes: Any, mesh: Mesh) -> Any:
 
     def layout(path: tuple[Any, ...], x: Any) -> NamedSharding:
         keys = _dict_keys(path)
-        for start in range(len(keys)):  # a parameter's own keys come last, after those of the trees it is in
+        for start in range(len(keys)):  # a parameter's keys come last, after those of the enclosing trees
             shape, sharding = by_keys.get(keys[start:], (None, None))
             if sharding is not None and shape == x.shape:
                 return sharding
@@ -166,7 +166,7 @@ def as_spec(parts: Parts) -> PartitionSpec:
 
 
 def _dict_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """The dict keys that end a tree path: a parameter's name, wherever in a state it is."""
+    """The dict keys at the end of a tree path: a parameter's name, wherever it is in the state."""
     keys: list[str] = []
     for entry in reversed(path):
         if not isinstance(entry, jax.tree_util.DictKey):

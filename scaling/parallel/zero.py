@@ -1,7 +1,8 @@
-"""What devices that share the storage of the model share of its layers within a step (ZeRO, 1910.02054).
+"""How layers and their gradients are sharded within a step, at each stage of ZeRO (1910.02054).
 
-State lies the same at every stage. At the third a layer's matrices are gathered where it is computed; at the others
-the step begins with whole copies of them at the compute precision. At the first their gradients are whole, too.
+Parameters and optimizer state are sharded in the same way at every stage. At stage 3 a layer's matrices are gathered
+when it is computed; at the others the step begins by gathering whole copies of them at the compute precision. At
+stage 1 the gradients are whole, too.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ _stage: ContextVar[int] = ContextVar("zero", default=3)
 
 @contextmanager
 def zero_stage(stage: int | None) -> Iterator[None]:
-    """The stage that layers are traced for; None: the third, as where nothing is said."""
+    """Sets the ZeRO stage while layers are traced; None: stage 3, the default."""
     token = _stage.set(stage or 3)
     try:
         yield
@@ -34,12 +35,12 @@ def zero_stage(stage: int | None) -> Iterator[None]:
 
 
 def used_split(axes: tuple[str, ...], shape: tuple[int, ...]) -> Parts:
-    """How a layer's matrix lies where the layer is given it. axes: logical ones."""
+    """How a layer's matrix is split when the layer receives it. axes: logical ones."""
     return parameter_split(axes, shape) if _stage.get() == 3 else _computed_split(axes, shape)
 
 
 def gradient_split(axes: tuple[str, ...], shape: tuple[int, ...]) -> Parts:
-    """How the gradient of a layer's matrix lies. axes: logical ones."""
+    """How the gradient of a layer's matrix is split. axes: logical ones."""
     return parameter_split(axes, shape) if _stage.get() > 1 else _computed_split(axes, shape)
 
 
@@ -49,8 +50,8 @@ def _computed_split(axes: tuple[str, ...], shape: tuple[int, ...]) -> Parts:
 
 
 def copied(w: jax.Array, tensor: Tensor, dtype: Any) -> jax.Array:
-    """What a step computes with of a parameter: of one of the layers a copy at its precision, whole but at the third
-    stage; others as they are."""
+    """A parameter as a step computes with it: for a parameter of the layers, below stage 3, a gathered copy at its
+    precision; otherwise unchanged."""
     if active_mesh() is None or _stage.get() == 3 or tensor.depth != LAYERS:
         return w
     whole, stored = (split(tensor.axes, tensor.shape) for split in (used_split, parameter_split))
@@ -61,7 +62,7 @@ def copied(w: jax.Array, tensor: Tensor, dtype: Any) -> jax.Array:
 
 
 def laid_out(gradient: jax.Array, tensor: Tensor) -> jax.Array:
-    """The gradient of what `copied` gave, float32, where the stage has it."""
+    """The gradient of the result of `copied`, in float32 and sharded as the ZeRO stage requires."""
     mesh = active_mesh()
     if mesh is None or _stage.get() == 3:
         return gradient
@@ -71,8 +72,8 @@ def laid_out(gradient: jax.Array, tensor: Tensor) -> jax.Array:
 
 
 def scattering(w: jax.Array, lies: Parts, more: Parts) -> tuple[jax.Array, Parts]:
-    """An array that is given to `by_parts` and how it is split there: as `lies`, and so that what devices find of its
-    gradient is scattered by `more` where it is summed, and not whole on each."""
+    """(array, split) to pass to `by_parts`: split as `lies`, but with the devices' gradients reduce-scattered by
+    `more`, so that the sum is not whole on each device."""
     mesh = active_mesh()
     if mesh is None or not any(more):
         return w, lies
@@ -82,7 +83,7 @@ def scattering(w: jax.Array, lies: Parts, more: Parts) -> tuple[jax.Array, Parts
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _each_its_own(w: jax.Array, lies: Parts, others: tuple[str, ...], more: Parts) -> jax.Array:
-    """The same parts behind each other along the first axis, for each place along `others` a copy."""
+    """The parts repeated along the first axis, one copy for each index along `others`."""
     return by_parts(lambda w: w, (lies,), ((*others, *lies[0]), *lies[1:]), w)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written beside the training, checked when read, the one before used where one is broken."""
+"""Checkpoints of a run: written asynchronously, verified when read, with a fallback to the previous one if broken."""
 
 import os
 import re
@@ -25,14 +25,14 @@ from scaling.training.orbax_noise import quieten_orbax
 from scaling.training.state import TrainState
 
 PATIENCE_S = 10 * 365 * 86_400
-"""for a save, in place of Orbax's 1,200 s: it counts them by a clock that may be set forward while it waits. So it
-does while a folder is made beside the save, for 300 s that nobody can change: folders are made before"""
-KEEP = 2  # newest checkpoints kept besides the permanent ones: the last, and one to fall back to
+"""timeout of a save, in place of Orbax's 1,200 s, which it measures by a clock that may be set forward meanwhile.
+Creating folders asynchronously has such a timeout too, a fixed 300 s, so folders are created synchronously"""
+KEEP = 2  # newest checkpoints kept besides the permanent ones: the latest and one to fall back to
 
 
 @dataclass(frozen=True)
 class Books:
-    """What a checkpoint says beside its arrays."""
+    """The metadata that a checkpoint stores beside its arrays."""
 
     config_hash: str
     step: int
@@ -45,23 +45,22 @@ class Books:
     fingerprints: dict[str, int]
     """checksum of each array, see `fingerprints`"""
     metrics: str | None = None
-    """checksum of what `metrics.jsonl` said, see `metrics.digest`"""
+    """checksum of the records in `metrics.jsonl`, see `metrics.digest`"""
     branch: dict[str, Any] | None = None
-    """of a run that began at another's checkpoint: which, after which step, and the FLOPs and seconds that it did not
-    spend"""
+    """for a run that branched off another's checkpoint: which run, at which step, and the FLOPs and seconds saved"""
     inherited: dict[str, Any] | None = None
-    """of a run that began with another's parameters, for its record: which, after which step, and the tokens and
-    FLOPs of their past"""
+    """for a run that began with another's parameters: which run, after which step, and the tokens and FLOPs spent on
+    those parameters before"""
     spent: dict[str, float] | None = None
-    """seconds by what they went into, see `clock.Clock`"""
+    """seconds by activity, see `clock.Clock`"""
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run, with one folder a step, written by Orbax, and what is `local` beside it.
+    """The folder `checkpoints/` of a run, written by Orbax with one folder per step, and the `local` tier beside it.
 
-    A temporary checkpoint is due by time and the newest two stay; permanent ones are due by step and all stay.
-    read_only: it is another run's; nothing on the disk is changed.
-    Orbax is imported (some seconds) at the first save, or to read what is there.
+    Temporary checkpoints are saved by time and the newest two kept; permanent ones are saved by step and all kept.
+    read_only: the folder belongs to another run; nothing on disk is changed.
+    Orbax, whose import takes seconds, is imported at the first save or read.
     """
 
     def __init__(self, folder: Path, records: Records, config_hash: str, *, read_only: bool = False):
@@ -71,11 +70,11 @@ class Checkpoints:
             records.checkpoint_steps,
             records.checkpoint_at,
         )
-        asked = None if read_only else records.local_checkpoints
-        self.local = None if asked is None else LocalTier(asked, folder)
+        local_config = None if read_only else records.local_checkpoints
+        self.local = None if local_config is None else LocalTier(local_config, folder)
         self.last_step: int | None = None
         self.notes: list[str] = []
-        """what went wrong with checkpoints and what was done"""
+        """problems with checkpoints and how they were handled"""
         self._last_time = time.monotonic()
         self._manager: Any = None
 
@@ -86,7 +85,7 @@ class Checkpoints:
         return self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes
 
     def due_at_end(self) -> bool:
-        """Whether the last state is to be kept: of a run with checkpoints every so many steps, or one longer than
+        """Whether to save the final state: for a run with checkpoints every so many steps, or one longer than
         `minutes`."""
         return self.every is not None or (self.minutes is not None and self.last_step is not None)
 
@@ -104,11 +103,11 @@ class Checkpoints:
         spent: dict[str, float] | None = None,
         locally: bool = False,
     ) -> str:
-        """Save the state after update number `step`, with its books.
+        """Save the state after update number `step`, with its metadata.
 
-        locally: on the disks of the hosts themselves. Returns once the arrays may change, while files are still being
-        written: what is to be known of a local save, if anything. An error of the save before, such as a full disk,
-        is raised here, as an OSError.
+        locally: on the hosts' own disks. Returns as soon as the arrays may change, while files are still being
+        written. The result is a note on a local save, or empty. An error of the previous save, such as a full disk,
+        is raised here as an OSError.
         """
         if self.last_step == step:
             return ""
@@ -128,11 +127,11 @@ class Checkpoints:
         return ""
 
     def restore(self, layout: TrainState, at_most: int | None = None) -> tuple[TrainState, Books] | None:
-        """The newest checkpoint that is whole, laid out as `layout`, with its books; None where there is none.
+        """The newest intact checkpoint, sharded as `layout`, with its metadata; None if there is none.
 
-        layout: may have None in place of what is not wanted. at_most: only those of this step or before. A broken
-        one is noted and, unless these are another run's, renamed to `broken-STEP`. Raises UserError for a checkpoint
-        of a run that this one is not.
+        layout: may have None in place of what is not needed. at_most: ignore checkpoints of later steps. A broken
+        checkpoint is noted and, unless read-only, renamed to `broken-STEP`. Raises UserError for a checkpoint that
+        belongs to another configuration.
         """
         whose = f" of {self.folder.parent.name}" if self.read_only else ""
         for step, save in self._saved():
@@ -151,12 +150,12 @@ class Checkpoints:
                 continue
             if not self.read_only:
                 self._put_aside(step)
-            self._close()  # or what is read next is what it remembers
+            self._close()  # otherwise the manager would serve the next read from its cache
             self.notes.append(f"checkpoint {step}{whose} is broken ({trouble}); using the one before")
         return None
 
     def close(self) -> None:
-        """Wait until what was saved is on the disk."""
+        """Wait until all saves are on disk."""
         if self.local is not None:
             self.local.close()
         self._close()
@@ -169,34 +168,34 @@ class Checkpoints:
                 manager.close()
 
     def _saved(self) -> list[tuple[int, Save | None]]:
-        """Steps that were saved, newest first, each with what is local of it, or None for its folder."""
+        """Saved steps, newest first, each with its local save, or None for one in the folder."""
         found: list[tuple[int, Save | None]] = [(step, None) for step in saved_steps(self.folder.parent)]
         if self.local is not None:
             found += [(save.step, save) for save in self.local.saves()]
         return sorted(found, key=lambda each: (-each[0], each[1] is None))
 
     def _read_local(self, save: Save, layout: TrainState) -> tuple[tuple[TrainState, Books] | None, str]:
-        """As `_read`."""
+        """As `_read`, for a local save."""
         assert self.local is not None
         named = _named(layout)
         if lost := save.lost(named):
             return None, f"parts of {lost} of {len(named)} arrays are on no host that is here"
         books = Books(**save.books)
-        told = metrics_digest(settled(read_metrics(self.folder.parent), save.step))
-        if not everyone(books.config_hash == self.config_hash and books.metrics in (None, told)):
+        recorded = metrics_digest(settled(read_metrics(self.folder.parent), save.step))
+        if not everyone(books.config_hash == self.config_hash and books.metrics in (None, recorded)):
             return None, "it is not of the past that this folder has on record"
         arrays = self.local.read(save, named)
         state = jax.tree.unflatten(jax.tree.structure(layout), list(arrays.values()))
         return self._checked(state, books)
 
     def _read(self, step: int, layout: TrainState) -> tuple[tuple[TrainState, Books] | None, str]:
-        """A checkpoint if all processes could read their part and every checksum is right; else what is wrong."""
+        """A checkpoint if all processes can read their part and every checksum matches; else what is wrong."""
         found, trouble = None, "another process could not read its part"
         try:
             found = self._read_own(step, layout)
         except UserError:
             raise
-        except Exception as error:  # whatever a broken file makes of Orbax, JSON or zstd
+        except Exception as error:  # any error that a broken file causes in Orbax, JSON or zstd
             trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if not everyone(found is not None) or found is None:
             return None, trouble
@@ -239,7 +238,7 @@ class Checkpoints:
                 number += 1
                 aside = self.folder / f"broken-{step}-{number}"
             (self.folder / str(step)).rename(aside)
-        everyone(True)  # or another process would look for checkpoints before this one is gone
+        everyone(True)  # so that no process lists checkpoints before this one is renamed
 
     def _open(self) -> Any:
         if self._manager is None:
@@ -265,16 +264,16 @@ class Checkpoints:
 
 
 def _missing(checkpoint: Path) -> str:
-    """The first of the files that mark a checkpoint as whole that it has not; empty where it has all."""
+    """The first missing file among those that mark a checkpoint as complete; empty if it has all."""
     marks = [f"{part}commit_success.txt" for part in ("", "state/", "books/")]
-    marked = any((checkpoint / mark).exists() for mark in marks)  # older versions of Orbax set none
+    marked = any((checkpoint / mark).exists() for mark in marks)  # older versions of Orbax write none
     needed = ["_CHECKPOINT_METADATA", "state/_METADATA", *(marks if marked else [])]
     return next((name for name in needed if not (checkpoint / name).is_file()), "")
 
 
 @contextmanager
 def _system_errors(folder: Path) -> Iterator[None]:
-    """Turns the text in which tensorstore wraps an error of the operating system back into that error."""
+    """Turns an operating-system error that tensorstore wraps into text back into an OSError."""
     try:
         yield
     except Exception as error:
@@ -286,10 +285,10 @@ def _system_errors(folder: Path) -> Iterator[None]:
 
 
 def fingerprints(state: TrainState) -> dict[str, int]:
-    """A 32-bit checksum of every array, computed where the arrays are: the same number on any mesh.
+    """A 32-bit checksum of every array, computed on its devices and the same on any mesh.
 
-    Each 32-bit word is mixed with its place (the finalizer of MurmurHash3) and the results are added, so a change
-    of any one word always shows, and any other change but once in 2³².
+    Each 32-bit word is mixed with its index (the finalizer of MurmurHash3) and the results are added. A change of one
+    word is always detected, any other change except with probability 2⁻³².
     """
     named = _named(state)
     return dict(zip(named, map(int, jax.device_get(_checksums(list(named.values())))), strict=True))
@@ -312,6 +311,6 @@ def _checksum(x: jax.Array) -> jax.Array:
 
 
 def _named(state: TrainState) -> dict[str, Any]:
-    """The leaves of a state by name, in its order."""
+    """The leaves of a state by name, in the order of the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -1,21 +1,21 @@
-"""Seconds of training, and what they went into."""
+"""Training time, broken down by activity."""
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 STEP = "step"
-"""computing updates, and waiting for the device that does; also `data`: waiting for a batch; `compile`; `evaluate`;
-`save`: until a checkpoint may be written beside the training"""
+"""computing updates, including waiting for the device. Other activities are `data`: waiting for a batch; `compile`;
+`evaluate`; `save`: until a checkpoint can be written asynchronously"""
 LOST, OTHER = "lost", "other"
-"""updates after the last checkpoint that an interruption cost; all else, such as records and restoring"""
+"""updates after the last checkpoint, lost in an interruption; everything else, such as records and restoring"""
 
 
 class Clock:
-    """Seconds since it was made, without pauses, and all of them by what they went into."""
+    """Seconds since its creation, without pauses, and all seconds by activity."""
 
     def __init__(self) -> None:
-        self._start = self._made = time.perf_counter()
+        self._start = self._created = time.perf_counter()
         self._spent: dict[str, float] = {}
 
     @property
@@ -24,7 +24,7 @@ class Clock:
 
     @contextmanager
     def spending(self, on: str, *, paused: bool = False) -> Iterator[None]:
-        """What is inside goes into `on`. paused: it is no training."""
+        """Attribute the time inside to the activity `on`. paused: it does not count as training time."""
         begin = time.perf_counter()
         try:
             yield
@@ -34,22 +34,22 @@ class Clock:
             self._start += spent * paused
 
     def spent(self, before: Mapping[str, float]) -> dict[str, float]:
-        """Seconds by what they went into, with those of earlier processes; they add up to all that passed."""
-        rest = time.perf_counter() - self._made - sum(self._spent.values())
+        """Seconds by activity, including those of earlier processes; they add up to the total time."""
+        rest = time.perf_counter() - self._created - sum(self._spent.values())
         names = dict.fromkeys([*before, *self._spent, OTHER])
         now = {**self._spent, OTHER: rest}
         return {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in names}
 
 
 def goodput(spent: Mapping[str, float]) -> float | None:
-    """Share of a run's time, restarts included, in which updates were computed that count; None where none passed."""
+    """Share of a run's time, restarts included, spent on updates that were not lost; None if no time has passed."""
     total = sum(spent.values())
     return spent.get(STEP, 0.0) / total if total else None
 
 
 def shares(spent: Mapping[str, float]) -> str:
-    """The same in words, the largest first; what is below a hundredth is left out."""
+    """The shares of the activities as text, largest first, omitting those below 1 %."""
     total = sum(spent.values()) or 1.0
     largest = sorted(spent.items(), key=lambda item: -item[1])
-    told = [f"{name} {seconds / total:.0%}" for name, seconds in largest if seconds / total >= 0.01]
-    return f"{total:.1f} s: {', '.join(told)}"
+    listed = [f"{name} {seconds / total:.0%}" for name, seconds in largest if seconds / total >= 0.01]
+    return f"{total:.1f} s: {', '.join(listed)}"

@@ -1,4 +1,4 @@
-"""The held-out loss: mean over every token of the split, with its standard error, and bits per byte."""
+"""The held-out loss: the mean over every token of the split, with its standard error, and bits per byte."""
 
 import math
 from collections import deque
@@ -21,14 +21,14 @@ from scaling.parallel.distributed import local_rows, put_batch
 
 Measure = Callable[[functional.Params, Any, Batch], tuple[jax.Array, Any]]
 
-CPU_BATCH_TOKENS = 2048  # what fits its cache: 4 layers of width 64 ran at 100k tokens/s, with 8192 at 70k
-BATCH_TOKENS = 16384  # elsewhere: enough to keep a device busy, without the memory that gradients take
+CPU_BATCH_TOKENS = 2048  # fits a CPU's cache: 4 layers of width 64 ran at 100k tokens/s, with 8192 at 70k
+BATCH_TOKENS = 16384  # elsewhere: keeps a device busy, and evaluation needs no memory for gradients
 STREAMS = 16
-"""stretches that the split is cut into where a model carries its state from window to window, and that are read side
-by side; each begins without a past, so there are as many on any devices"""
+"""segments that the split is cut into for a model that carries state from window to window, evaluated side by side;
+each begins with an empty state, so the number is the same on any devices"""
 
 PREFIX = {name: f"eval_{name}" for name in ("loss", "loss_sem", "tokens", "windows")}
-"""names in metrics.jsonl, apart from those of training"""
+"""names in metrics.jsonl, distinct from those of training"""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Evaluation:
     loss: float
     """in the objective's unit, mean over all targets of the split"""
     loss_sem: float | None
-    """its standard error, windows taken as independent; None for a split of one window"""
+    """its standard error, treating windows as independent; None for a split of one window"""
     bits_per_byte: float | None
-    """loss / ln 2 · tokens of the split / bytes of its text (end-of-document tokens are tokens, not bytes); None for
-    an objective whose loss is no likelihood, an upper bound for one whose loss bounds it"""
+    """loss / ln 2 · tokens of the split / bytes of its text (end-of-document tokens count as tokens, not bytes); None
+    if the objective's loss is not a likelihood, an upper bound if the loss is a bound"""
     tokens: int
     windows: int
 
     def as_record(self) -> dict[str, Any]:
-        """Its part of a line of metrics.jsonl."""
+        """The entries for a line of metrics.jsonl."""
         return {PREFIX.get(key, key): value for key, value in asdict(self).items()}
 
     @classmethod
@@ -55,7 +55,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates parameters on a whole split by the objective's held-out measure; compiled at the first call, once."""
+    """Evaluates parameters on a whole split by the objective's held-out measure; compiled once, at the first call."""
 
     def __init__(self, run: RunConfig, mesh: Mesh, split: Split):
         self.run, self.mesh, self.split, self.context = run, mesh, split, run.model.context
@@ -69,14 +69,14 @@ class Evaluator:
         self._losses = self._compiled(lambda model, batch, state: model.window_losses(*batch, state=state))
 
     def __call__(self, params: functional.Params, check: Callable[[], None] | None = None) -> Evaluation:
-        """The loss of `params`; `check` is called before every batch and may raise to give up."""
+        """The loss of `params`; `check` is called before every batch and may raise to abort."""
         losses_N, weights_N = self._sums(self._losses, params, check)
         ratio = self.split.n_tokens / self.split.n_bytes if self.run.objective.LIKELIHOOD else None
         return summarise(losses_N, weights_N, tokens_per_byte=ratio)
 
     def by_position(self, params: functional.Params, first: Sequence[int]) -> list[Evaluation | None]:
-        """The loss of the targets at `first[i]` and behind it, before `first[i + 1]`: counted from 0 in each window.
-        None where there are none."""
+        """The losses of the targets at positions `first[i]` to `first[i + 1]`, exclusive, counted from 0 in each
+        window; None where there are no targets."""
         first_K = np.asarray(first)
 
         def measured(model: Any, batch: Batch, state: Any) -> tuple[jax.Array, Any]:
@@ -89,7 +89,7 @@ class Evaluator:
         return [summarise(*part, tokens_per_byte=None) if part[1].any() else None for part in parts]
 
     def _compiled(self, measure: Callable[[Any, Batch, Any], tuple[jax.Array, Any]]) -> Measure:
-        """measure: of (model, batch, state), what is to be added up of each window, and the state after them."""
+        """Compile `measure`, a function (model, batch, state) → (sums for each window, state after them)."""
 
         def measured(params: functional.Params, state: Any, batch: Batch) -> tuple[jax.Array, Any]:
             with use(self.mesh):
@@ -100,7 +100,7 @@ class Evaluator:
     def _sums(
         self, measure: Measure, params: functional.Params, check: Callable[[], None] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(what is measured of every window, [windows, …]; the weight of its targets, [windows]); padding too."""
+        """(sums for every window, [windows, …]; the weight of its targets, [windows]), padding included."""
         losses: list[np.ndarray] = []
         weights: list[np.ndarray] = []
         pending: deque[list[jax.Array]] = deque()
@@ -117,7 +117,7 @@ class Evaluator:
             pending.append(parts)
             weights.append(batch.weights_BxL.sum(-1, dtype=np.float64))
             if len(pending) > 2:
-                losses.append(_mean(pending.popleft()))  # waits, so that batches do not pile up on the device
+                losses.append(_mean(pending.popleft()))  # blocks, so that batches do not pile up on the device
         losses += map(_mean, pending)
         return np.concatenate(losses), np.concatenate(weights)
 
@@ -137,10 +137,10 @@ def _mean(parts: list[Any]) -> np.ndarray:
 
 
 def summarise(losses: np.ndarray, weights: np.ndarray, *, tokens_per_byte: float | None) -> Evaluation:
-    """The mean of a ratio over independent windows.
+    """The ratio Σ losses / Σ weights over independent windows, with its standard error.
 
-    losses, weights: of each window, sums over its targets; a window of weight 0 is padding and does not count.
-    The standard error is that of the ratio Σ losses / Σ weights (Cochran 1977, Sampling Techniques, section 6.4).
+    losses, weights: sums over the targets of each window; a window of weight 0 is padding and does not count.
+    The standard error is that of a ratio estimator (Cochran 1977, Sampling Techniques, section 6.4).
     """
     used = weights > 0
     losses, weights = losses[used], weights[used]

@@ -1,4 +1,4 @@
-"""Training FLOPs of a run as it was: with the keys that its text let queries see."""
+"""Training FLOPs of an actual run, with the visible keys measured in its text."""
 
 from functools import lru_cache
 
@@ -10,8 +10,8 @@ from scaling.families.attention_mask import AttentionMask
 
 
 class MeasuredFlops:
-    """`accounting.flops_per_token` of a run, where documents are kept apart over the keys measured in the store's
-    training windows; without a store as a plan counts them, as though every document filled its window."""
+    """`accounting.flops_per_token` of a run. If attention is masked by document, visible keys are measured in the
+    store's training windows; without a store they are counted as in a plan, as if documents filled their windows."""
 
     def __init__(self, run: RunConfig, store: TokenStore | None):
         self._run, self._store = run, store
@@ -19,7 +19,7 @@ class MeasuredFlops:
         self._counted = lru_cache(self._count)
 
     def of(self, steps: int | None = None) -> accounting.Flops:
-        """Over the first `steps` steps, all where unset. Texts are measured once."""
+        """FLOPs over the first `steps` steps (default: all). Texts are measured once."""
         return self._counted(steps if self._run.data.curriculum else None)
 
     def _count(self, steps: int | None) -> accounting.Flops:
@@ -35,5 +35,5 @@ class MeasuredFlops:
 
 
 def flops_of(run: RunConfig, store: TokenStore | None, steps: int | None = None) -> accounting.Flops:
-    """`MeasuredFlops`, asked once."""
+    """`MeasuredFlops.of`, for a single use."""
     return MeasuredFlops(run, store).of(steps)

@@ -1,4 +1,4 @@
-"""The gradient of a batch, in microbatches: of its mean loss and of all that is added to it."""
+"""The gradient of a batch, accumulated over microbatches, of its mean loss and all auxiliary losses."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,20 +25,20 @@ class Gradients(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """A batch as a step goes through it. Row i belongs to microbatch i mod `parts`: each device keeps rows that it
-    already has."""
+    """How a step splits a batch into microbatches. Row i belongs to microbatch i mod `parts`, so that rows stay on
+    their device."""
 
     parts: int
-    """microbatches"""
+    """number of microbatches"""
     together: int
-    """of a round: those that follow each other through the stages of a pipeline, 1 elsewhere"""
+    """microbatches per round: those that go through a pipeline together, 1 without a pipeline"""
 
     @property
     def number(self) -> int:
         return self.parts // self.together
 
     def rows(self, batch: Batch, index: Any) -> Batch:
-        """Those of a round."""
+        """The rows of a round."""
         if self.number == 1:
             return batch
 
@@ -48,7 +48,7 @@ class Rounds(NamedTuple):
         return jax.tree.map(own, batch)
 
     def key(self, key: Any, index: Any) -> Any:
-        """That of a round's microbatch; in a pipeline those of its microbatches."""
+        """The key of a round's microbatch; in a pipeline, the keys of its microbatches."""
         if key is None or self.parts == 1:
             return key
         if stages() == 1:
@@ -57,25 +57,24 @@ class Rounds(NamedTuple):
 
 
 class MeanLoss(NamedTuple):
-    """The share of some rows in a batch's mean loss, with all that is added to it.
+    """The contribution of some rows to a batch's mean loss, auxiliary losses included.
 
-    Sums are divided by what the whole batch has, so tokens count the same however the batch is cut: those of the
-    objective by its count; what layers add and count by the tokens that are read, since experts compute each of them
-    whatever its target weighs.
+    Sums are divided by totals of the whole batch, so that tokens count the same however the batch is split: those of
+    the objective by its count; auxiliary losses and counts of layers by the number of input tokens, since experts
+    compute every token whatever the weight of its target.
     """
 
     run: RunConfig
     declared: Any
-    """tree of tensors"""
+    """tree of declarations"""
     reference: functional.Params | None
     count: Any
     tokens: int
 
-    def of(
+    def loss(
         self, rest: functional.Params, own: functional.Params, rows: Batch, key: Any
     ) -> tuple[jax.Array, LossSums]:
-        """(what is differentiated by `own`, the means). rest: parameters, of which those are read that `own` has None
-        in place of."""
+        """(loss to differentiate by `own`, the means). rest: all parameters, read where `own` is None."""
         model = functional.bind_run(self.run, with_rest(own, rest, self.declared), self.reference)
         sums = self.run.objective.sums(model, rows, key)
         loss = (sums.loss + self.run.model.z_loss * sums.z) / self.count
@@ -88,11 +87,11 @@ class MeanLoss(NamedTuple):
 def gradients(
     run: RunConfig, params: functional.Params, batch: Batch, key: Any, reference: functional.Params | None = None
 ) -> Gradients:
-    """Gradient of the batch's mean loss with all that is added to it, and the means of these.
+    """Gradient of the batch's mean loss including auxiliary losses, and the means of the loss and its terms.
 
-    It is that of the trained parameters, with None in place of the others.
+    The gradient covers the trained parameters, with None in place of the others.
 
-    reference: parameters of a model that the objective may compare with.
+    reference: parameters of a reference model for the objective, if any.
     """
     rounds, declared = rounds_of(run), tree(run.tensors())
     mean = MeanLoss(run, declared, reference, run.objective.count(batch), batch.tokens_BxL.size)
@@ -100,51 +99,51 @@ def gradients(
     own = trained(rest, declared)
     if run.model.reads_counts and (rounds.number > 1 or stages() > 1):
         rest = functional.informed(run.model, rest, _counts(mean, rounds, rest, own, batch, key))
-    made = _value_and_grad(mean, rounds, rest)
+    value_and_grad = _value_and_grad(mean, rounds, rest)
 
-    def of(index: Any) -> Gradients:
+    def of_round(index: Any) -> Gradients:
         with zero_stage(run.placement.zero):
-            (_, means), grads = made(own, rounds.rows(batch, index), rounds.key(key, index))
+            (_, means), grads = value_and_grad(own, rounds.rows(batch, index), rounds.key(key, index))
             return Gradients(map_declared(lambda t, g: laid_out(g, t) if t.trained else g, declared, grads), means)
 
     if rounds.number == 1:
-        return of(0)
+        return of_round(0)
 
     def add(sums: Gradients, index: Any) -> tuple[Gradients, None]:
-        return jax.tree.map(jnp.add, sums, of(index)), None
+        return jax.tree.map(jnp.add, sums, of_round(index)), None
 
     empty = Gradients(jax.tree.map(jnp.zeros_like, trained(params, declared)), _no_means(run))
     return jax.lax.scan(add, empty, jnp.arange(rounds.number))[0]
 
 
 def rounds_of(run: RunConfig) -> Rounds:
-    """How a run's batch is cut on the mesh that is traced for."""
+    """How a run's batch is split into microbatches on the active mesh."""
     parts = max(1, run.placement.accumulate)
     return Rounds(parts, (run.placement.pipeline_microbatches or parts) if stages() > 1 else 1)
 
 
 def _computed(run: RunConfig, params: functional.Params, declared: Any) -> functional.Params:
-    """What a step computes with in place of its parameters."""
+    """The parameters as a step computes with them, see `zero.copied`."""
     dtype = compute_dtype(run.placement.compute_dtype, target_platform())
     with zero_stage(run.placement.zero):
         return map_declared(lambda tensor, w: copied(w, tensor, dtype), declared, params)
 
 
 def _value_and_grad(mean: MeanLoss, rounds: Rounds, rest: functional.Params) -> Any:
-    """A function of (trained parameters, rows and keys of a round) to ((loss, means), gradients)."""
+    """A function (trained parameters, rows of a round, its key or keys) → ((loss, means), gradients)."""
     if stages() > 1 and mean.run.placement.pipeline_schedule == "1f1b":
-        return partial(alternated, partial(mean.of, rest), declared=mean.declared, microbatches=rounds.together)
-    return jax.value_and_grad(partial(mean.of, rest), has_aux=True)
+        return partial(alternated, partial(mean.loss, rest), declared=mean.declared, microbatches=rounds.together)
+    return jax.value_and_grad(partial(mean.loss, rest), has_aux=True)
 
 
 def _counts(
     mean: MeanLoss, rounds: Rounds, rest: functional.Params, own: functional.Params, batch: Batch, key: Any
 ) -> dict[str, Any]:
-    """What layers count in the whole batch, of a forward pass of its own: known before the first gradient."""
+    """The layers' counts over the whole batch, from a separate forward pass before the first gradient."""
 
     def add(counts: Any, index: Any) -> tuple[Any, None]:
         with zero_stage(mean.run.placement.zero):
-            means = mean.of(rest, own, rounds.rows(batch, index), rounds.key(key, index))[1]
+            means = mean.loss(rest, own, rounds.rows(batch, index), rounds.key(key, index))[1]
             return jax.tree.map(jnp.add, counts, means.aux.counts), None
 
     counts: dict[str, Any] = jax.lax.scan(add, _no_counts(mean.run), jnp.arange(rounds.number))[0]
@@ -156,6 +155,6 @@ def _no_counts(run: RunConfig) -> dict[str, Any]:
 
 
 def _no_means(run: RunConfig) -> LossSums:
-    """What sums over microbatches begin with."""
+    """Zeros to accumulate the means over microbatches."""
     zero = jnp.zeros((), jnp.float32)
     return LossSums(zero, zero, Aux(dict.fromkeys(run.model.losses, zero), _no_counts(run)))

@@ -1,4 +1,4 @@
-"""Being told to stop: a signal is noted, and the loop saves its state at the next place where that is possible."""
+"""Signals to stop: a signal is recorded, and the loop saves its state at the next opportunity."""
 
 import signal
 import threading
@@ -13,10 +13,10 @@ class Stop(Exception):
 
 
 class Signals:
-    """While entered, SIGTERM and SIGINT are noted instead of ending the process.
+    """While entered, SIGTERM and SIGINT are recorded instead of ending the process.
 
-    A second Ctrl-C ends it at once. A second SIGTERM does not: where a scheduler tells a whole process group, a
-    worker is told by it and by its launcher, and is saving by then.
+    A second Ctrl-C ends the process at once. A second SIGTERM does not: when a scheduler signals a whole process
+    group, a worker receives the signal from it and from its launcher, and is already saving.
 
     Does nothing outside the main thread, where Python delivers no signals.
     """
@@ -40,7 +40,7 @@ class Signals:
             raise Stop
 
     def exception(self, message: str) -> BaseException:
-        """What ends the program: KeyboardInterrupt after SIGINT, else `Interrupted`."""
+        """The exception that ends the program: KeyboardInterrupt after SIGINT, else `Interrupted`."""
         return KeyboardInterrupt(message) if self.received == signal.SIGINT else Interrupted(message)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What runs of one shape differ in: numbers that a compiled step is given, so that one program serves all of them."""
+"""The numbers in which runs of the same shape may differ, passed to a compiled step that they all share."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from scaling.parallel import replicated
 
 
 class Knobs(NamedTuple):
-    """Scalars of one run; in a pack arrays [runs]. Lengths are in steps."""
+    """Scalars of one run, or arrays [runs] in a pack. Lengths are in steps."""
 
     learning_rate: ArrayLike
     """peak of the schedule"""
@@ -25,7 +25,7 @@ class Knobs(NamedTuple):
     final: ArrayLike
     """share of the peak left at the last step"""
     seed: ArrayLike
-    """of the dropout stream; the initial parameters and the order of the data are made from it elsewhere"""
+    """of the dropout stream; the initial parameters and the data order are derived from it elsewhere"""
 
 
 def make_knobs(run: RunConfig) -> Knobs:
@@ -42,5 +42,5 @@ def make_knobs(run: RunConfig) -> Knobs:
 
 
 def put_knobs(knobs: Knobs, mesh: Mesh) -> Knobs:
-    """The same numbers on every device, once for all steps."""
+    """The knobs replicated on every device, once for all steps."""
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, replicated(mesh), lambda i: x[i]), knobs)

@@ -1,8 +1,8 @@
-"""Checkpoints on the disks of the hosts themselves: each process writes what its own devices hold.
+"""Checkpoints on the hosts' own disks: each process writes the shards of its own devices.
 
-`FOLDER/RUN/process-I/STEP` has `arrays.bin`, parts of the arrays one after the other, and `index.json`, which says
-which they are, and the books. A save is whole as long as every part of every array is on the disk of a host that is
-here: what another lacks, since it is new or has other devices than before, is sent to it.
+`FOLDER/RUN/process-I/STEP` has `arrays.bin`, shards of the arrays one after another, and `index.json`, which lists
+them and holds the metadata. A save is complete as long as every part of every array is on the disk of some present
+host: parts that a host lacks, because it is new or has different devices than before, are sent to it.
 """
 
 import hashlib
@@ -33,17 +33,17 @@ ARRAYS, INDEX = "arrays.bin", "index.json"
 
 @dataclass
 class Save:
-    """What all processes know of one save."""
+    """One save, as known to all processes."""
 
     step: int
     books: dict[str, Any]
     holders: dict[str, dict[Block, set[int]]] = field(default_factory=dict)
-    """of each part of each array: the processes on whose host it is"""
+    """for each part of each array: the processes on whose host it is"""
     files: dict[tuple[str, Block], tuple[Path, int]] = field(default_factory=dict)
-    """of each part that is on this host: its file, and where in it"""
+    """for each part on this host: its file and the offset in it"""
 
     def lost(self, named: Mapping[str, Any]) -> int:
-        """How many of these arrays are not here with all their parts."""
+        """How many of these arrays have parts that no host holds."""
         return sum(_volume(self.holders.get(name, ())) != prod(x.shape) for name, x in named.items())
 
 
@@ -51,7 +51,7 @@ class LocalTier:
     """The local checkpoints of a run. All processes call each method at the same step."""
 
     def __init__(self, config: LocalCheckpoints, run: Path):
-        """run: its folder, which tells it from others of the same host."""
+        """run: its folder, which distinguishes it from other runs on the same host."""
         where = hashlib.sha256(str(run.absolute()).encode()).hexdigest()[:8]
         self.folder = Path(config.folder).expanduser() / f"{run.name}-{where}"
         self.minutes, self.every = config.minutes, config.steps
@@ -69,17 +69,17 @@ class LocalTier:
         return self.minutes is not None and time.monotonic() - self._last_time >= 60 * self.minutes
 
     def save(self, named: Mapping[str, jax.Array], books: Mapping[str, Any]) -> str:
-        """Save arrays with their books; returns once the arrays may change. Returns what is to be known, if anything:
-        where the save before could not be written on some host, all leave it at that."""
+        """Save arrays with their metadata; returns as soon as the arrays may change. Returns a note, or nothing: if
+        the previous save could not be written on some host, no process saves locally any more."""
         step = int(books["step"])
         if self._off or step == self.last_step:
             return ""
         trouble = self._wait()
-        books = gathered(dict(books))[0]  # of the process that writes the records: others have other times
+        books = gathered(dict(books))[0]  # those of the process that writes the records, since times differ
         if not everyone(not trouble):
             self._off = True
             return f"no more local checkpoints: {trouble or 'another host could not write its own'}"
-        self._forget(self.last_step)  # the save before is now whole on every host
+        self._forget(self.last_step)  # the previous save is now complete on every host
         parts = [(name, *part) for name, x in named.items() for part in _parts_of(x)]
         listed, offset = [], 0
         for name, block, data in parts:
@@ -91,11 +91,11 @@ class LocalTier:
         return ""
 
     def saves(self) -> list[Save]:
-        """All that is on any host, newest first; see `Save.lost`."""
+        """The saves on all hosts, newest first; see `Save.lost`."""
         own = self._found()
-        told = gathered([{"save": save, **{k: index[k] for k in ("books", "parts")}} for save, _, index in own])
+        by_process = gathered([{"save": save, **{k: index[k] for k in ("books", "parts")}} for save, _, index in own])
         found: dict[str, Save] = {}
-        for process, indices in enumerate(told):
+        for process, indices in enumerate(by_process):
             for index in indices:
                 save = found.setdefault(index["save"], Save(index["books"]["step"], index["books"]))
                 for name, block, _ in index["parts"]:
@@ -105,17 +105,17 @@ class LocalTier:
         return sorted(found.values(), key=lambda save: -save.step)
 
     def read(self, save: Save, named: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """The arrays of a save, laid out as `named`; zeros where a file cannot be read, see `fingerprints`."""
+        """The arrays of a save, sharded as `named`; zeros where a file cannot be read, see `fingerprints`."""
         return {name: self._read(save, name, x) for name, x in named.items()}
 
     def discard(self) -> None:
-        """The run has ended: nothing of it stays on this host."""
+        """Delete everything of an ended run on this host."""
         self._wait()
-        everyone(True)  # or another process would still be writing here
+        everyone(True)  # so that no process is still writing here
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Wait until what was saved is on the disk."""
+        """Wait until all saves are on disk."""
         self._wait()
         self._writer.shutdown()
 
@@ -137,7 +137,7 @@ class LocalTier:
         )
 
     def _part(self, place: tuple[Path, int] | None, block: Block, dtype: Any) -> np.ndarray:
-        """The bytes of a part, as far as they are on this host."""
+        """The bytes of a part, zeros where they are not on this host."""
         data = np.zeros(_volume([block]) * np.dtype(dtype).itemsize, np.uint8)
         if place is not None:
             with suppress(OSError):
@@ -146,10 +146,10 @@ class LocalTier:
         return data
 
     def _found(self) -> list[tuple[str, Path, dict[str, Any]]]:
-        """Of each save on this host, by whichever process: what it is of, where its arrays are, and its index."""
+        """For each save on this host, by any process: (digest that identifies it, path of its arrays, its index)."""
         found = []
         for path in sorted(self.folder.glob(f"process-*/*/{INDEX}")):
-            with suppress(OSError, ValueError, TypeError):  # half of one, or harmed since
+            with suppress(OSError, ValueError, TypeError):  # incomplete, or damaged since
                 index = require_whole(read_json(path))
                 books = index["books"]
                 same = [books["step"], books["fingerprints"], index["processes"], index["devices"]]
@@ -157,7 +157,7 @@ class LocalTier:
         return found
 
     def _wait(self) -> str:
-        """Until what was saved is on the disk; why it is not, if it is not."""
+        """Wait until the last save is on disk; returns the error if it failed."""
         writing, self._writing = self._writing, None
         try:
             if writing is not None:
@@ -167,7 +167,7 @@ class LocalTier:
         return ""
 
     def _write(self, step: int, arrays: list[np.ndarray], index: dict[str, Any]) -> None:
-        """Nothing here has to outlast the host, so nothing waits for the disk itself."""
+        """Local saves need not survive the host, so there is no fsync."""
         half, whole = self._own / f"half-{step}", self._own / str(step)
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
@@ -179,20 +179,20 @@ class LocalTier:
         half.rename(whole)
 
     def _forget(self, step: int | None) -> None:
-        """What is older than the save of this step, by whichever process of this host."""
+        """Delete saves older than this step, by any process of this host."""
         for path in self.folder.glob("process-*/*"):
             if step is not None and path.name.isdecimal() and int(path.name) < step:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _parts_of(x: jax.Array) -> list[tuple[Block, np.ndarray]]:
-    """What this process's devices hold of an array, each part once: where it is in it, and a copy of its bytes."""
+    """The distinct shards of an array on this process's devices: (position in the array, copy of the bytes)."""
     shards = {_bounds(shard.index, x.shape): shard.data for shard in x.addressable_shards}
     return [(block, np.array(data).reshape(-1).view(np.uint8)) for block, data in sorted(shards.items())]
 
 
 def _assembled(wanted: Block, parts: Mapping[Block, np.ndarray], dtype: Any) -> np.ndarray:
-    """A part of an array out of others."""
+    """A part of an array, assembled from others."""
     whole = np.zeros([stop - start for start, stop in wanted], dtype)
     for block, data in parts.items():
         if common := _common(wanted, block):
@@ -205,7 +205,7 @@ def _assembled(wanted: Block, parts: Mapping[Block, np.ndarray], dtype: Any) -> 
 
 
 def _common(one: Block, other: Block) -> list[Block]:
-    """What two parts of an array share: one part, or none."""
+    """The overlap of two parts of an array: one part, or none."""
     ends = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
     return [ends] if all(start < stop for start, stop in ends) else []
 
@@ -219,5 +219,5 @@ def _block(listed: list[list[int]]) -> Block:
 
 
 def _volume(blocks: Any) -> int:
-    """Numbers in parts of an array that share none."""
+    """Number of elements in disjoint parts of an array."""
     return sum(prod(stop - start for start, stop in block) for block in blocks)

@@ -1,4 +1,4 @@
-"""Training runs from their configurations to their records, one alone or several of one shape side by side."""
+"""The training loop: one run, or several of the same shape side by side, from configuration to record."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -36,17 +36,17 @@ from scaling.training.step import compile_step, metric_names, rows_spec, run_lay
 
 
 def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False) -> Result:
-    """Train a run, or go on with it from its newest good checkpoint, and record it.
+    """Train a run, or resume it from its newest valid checkpoint, and record it.
 
-    The folder gets `config.yaml`, `metrics.jsonl`, `checkpoints/` and, last, `result.json`. A run that has ended
-    there is not trained again: its result is returned. Everything that the configuration can be wrong about is
-    checked before anything is compiled.
+    Writes `config.yaml`, `metrics.jsonl`, `checkpoints/` and, last, `result.json` to the run's folder. If the run has
+    already ended there, its result is returned without training. The configuration is checked completely before
+    anything is compiled.
 
     config: what to train, and where.
-    folder: of the run; `records.folder / records.sweep / run_id` where unset.
+    folder: of the run; default: `records.folder / records.sweep / run_id`.
     quiet: show no progress.
 
-    Raises UserError for a mistake of the user's, `Interrupted` (a SystemExit of code 75) after SIGTERM and
+    Raises UserError for a mistake of the user, `Interrupted` (a SystemExit of code 75) after SIGTERM and
     KeyboardInterrupt after SIGINT, with the state saved. Any other failure is recorded as `failed` and raised.
     """
     return train_pack([config], None if folder is None else [folder], quiet=quiet)[0]
@@ -55,17 +55,17 @@ def train(config: RunConfig, *, folder: Path | None = None, quiet: bool = False)
 def train_pack(
     configs: Sequence[RunConfig], folders: Sequence[Path] | None = None, *, quiet: bool = False
 ) -> list[Result]:
-    """Train runs of one shape side by side on one device, in one program, each recorded as if it were alone.
+    """Train runs of the same shape side by side in one program on one device, each recorded as if trained alone.
 
     The runs may differ in seed, peak learning rate, weight decay, the numbers of their schedule and in `records`.
-    Each has its own folder, goes on from its own checkpoint, is evaluated on its own and ends on its own: one that
-    has diverged is recorded, and what its place in the program computes from then on is not read. The numbers are
-    those of `train` up to rounding, and each run may be gone on with by `train` or in another pack.
+    Each has its own folder, resumes from its own checkpoint, and is evaluated and ends independently: a diverged run
+    is recorded, and what its slot in the program computes afterwards is ignored. The numbers equal those of `train`
+    up to rounding, and each run may be resumed by `train` or in another pack.
 
-    folders: of the runs, in their order.
+    folders: of the runs, in the same order.
     returns: their results, in the same order; `tokens_per_s` and `mfu` are each run's share of the device.
 
-    Raises as `train`; a failure is recorded for every run that has not ended by then.
+    Raises as `train` does; a failure is recorded for every run that has not ended by then.
     """
     initialize(configs[0].placement.processes)
     beside = [None] * len(configs) if folders is None else [Path(folder).parent for folder in folders]
@@ -76,20 +76,20 @@ def train_pack(
     left = [i for i, result in enumerate(results) if result is None]
     for config, result in zip(configs, results, strict=True):
         if result is not None:
-            check_layout(config)  # nothing is computed, so the devices here are not asked about
+            check_layout(config)  # nothing is computed, so the local devices do not matter
     if left:
         trained = _train([configs[i] for i in left], [folders[i] for i in left], quiet=quiet)
         for i, result in zip(left, trained, strict=True):
             results[i] = result
             if is_main() and not quiet:
-                told = f" ({result.reason})" if result.reason else ""
-                print(f"{result.run_id}: {result.status}{told}, see {folders[i]}")
+                reason = f" ({result.reason})" if result.reason else ""
+                print(f"{result.run_id}: {result.status}{reason}, see {folders[i]}")
                 print(f"{result.run_id}: {shares(result.facts['seconds'])}")
     return [result for result in results if result is not None]
 
 
 def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool) -> list[Result]:
-    """Runs of which none has ended."""
+    """Train runs that have not ended yet."""
     mesh = make_mesh(configs[0].placement.mesh, dcn=configs[0].placement.dcn)
     check_mesh(len(configs), mesh)
     check_host(mesh, configs[0].placement)
@@ -104,7 +104,7 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
         check_start(config, folder)
     for config, folder in zip(configs, folders, strict=True):
         if is_main():
-            (folder / "result.json").unlink(missing_ok=True)  # of a failed try, before what it vouches for changes
+            (folder / "result.json").unlink(missing_ok=True)  # of a failed attempt, before its files change
             write_config(folder, config)
     clock = Clock()
     members = [
@@ -137,7 +137,7 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
 
 
 class Loop:
-    """Members in training: what is compiled, the state of all of them, and the order in which things happen."""
+    """The loop over updates: the compiled step, the state of all members, and the order of events."""
 
     def __init__(self, members: Sequence[Member], mesh: Mesh, signals: Signals, clock: Clock):
         self.members, self.mesh, self.signals, self.clock = members, mesh, signals, clock
@@ -151,16 +151,16 @@ class Loop:
             member.facts["mesh"] = dict(mesh.shape)
         self.state = stacked([member.begin(layout) for member in members])
         self.update = lru_cache(maxsize=1)(partial(self._compiled, config, layout, store.train.tokens.dtype))
-        """the compiled step of windows of so many tokens"""
+        """the compiled step for a window length"""
         left = max(config.steps - member.step for member in members)
         self.profile, self.updates = Profile(members[0].folder, left, enabled=config.records.profile), 0
         self.pending: jax.Array | None = None
-        """metrics of the latest update, not read yet"""
+        """metrics of the latest update, not yet read from the device"""
         self.alone = jax.process_count() == 1
         self.batches: Any = self._source()
 
     def run(self) -> None:
-        """All updates and evaluations that are left. Raises what a signal asks for, once every state is saved."""
+        """Run all remaining updates and evaluations. After a signal, saves every state and raises its exception."""
         try:
             self._run()
         except Stop:
@@ -178,7 +178,7 @@ class Loop:
     def _run(self) -> None:
         while True:
             for member in self._active():
-                self._look_after(member)
+                self._between_updates(member)
             if not any(self._active()):
                 return
             if self._any_process(self.signals.received is not None):
@@ -196,7 +196,7 @@ class Loop:
                 self._read(before, behind=1)
 
     def _compiled(self, config: RunConfig, layout: TrainState, dtype: Any, context: int) -> Any:
-        """The step of windows of `context` tokens. Compiling is no part of the speed."""
+        """The step for windows of `context` tokens. Compilation time does not count towards the speed."""
         self._drain()
         begin = time.perf_counter()
         with self.clock.spending("compile"):
@@ -210,9 +210,10 @@ class Loop:
         return (member for member in self.members if member.active)
 
     def _source(self) -> Iterator[Any]:
-        """The batch of every update that is left, on the devices before they are needed.
+        """The batches of all remaining updates, transferred to the devices ahead of time.
 
-        On one process's CPU memory is the device: there a thread would only compete with the step.
+        Not in a single process on CPU: data are already in the device's memory, and a prefetch thread would only
+        compete with the step.
         """
         batch_size, steps = self.members[0].config.batch_size, self.members[0].config.steps
         updates = range(max(steps - member.step for member in self.members))
@@ -228,8 +229,8 @@ class Loop:
 
         return prefetch(batches, lambda rows: jax.tree.map(put, rows))
 
-    def _look_after(self, member: Member) -> None:
-        """What is due for a run between two updates: a checkpoint, an evaluation, its end."""
+    def _between_updates(self, member: Member) -> None:
+        """Do what is due for a run between two updates: save a checkpoint, evaluate, end the run."""
         due = member.checkpoints.due_at_end() if member.done else self._due(member, member.checkpoints)
         local = member.checkpoints.local
         locally = not (due or member.done) and local is not None and self._due(member, local)
@@ -248,14 +249,14 @@ class Loop:
         return tier.due_by_step(member.step) or self._any_process(tier.due_by_time())
 
     def _any_process(self, yes: bool) -> bool:
-        """Whether any process of the run says yes. Several ask each other at the steps that are logged only."""
+        """Whether `yes` is true on any process of the run. Several processes check only at logged steps."""
         if self.alone:
             return yes
         (member,) = self.members
         return member.step % member.config.records.log_every == 0 and not everyone(not yes)
 
     def _read(self, metrics: jax.Array, *, behind: int) -> None:
-        """Take in what an update measured, waiting until it is done. behind: updates made since."""
+        """Read the metrics of an update, waiting until it is done. behind: updates dispatched since."""
         with self.clock.spending(STEP):
             rows = np.asarray(metrics).reshape(len(self.members), len(self.names)).tolist()
         for member, row in zip(self.members, rows, strict=True):
@@ -264,7 +265,7 @@ class Loop:
                     member.read(member.step - behind, dict(zip(self.names, row, strict=True)))
 
     def _drain(self) -> None:
-        """Wait for the latest update."""
+        """Wait for the latest update and read its metrics."""
         if self.pending is not None:
             metrics, self.pending = self.pending, None
             self._read(metrics, behind=0)
@@ -273,14 +274,14 @@ class Loop:
         return part(self.state, self.members.index(member), len(self.members))
 
     def _save(self, member: Member, *, locally: bool = False) -> None:
-        """Save the state of a run after its latest update, which has been read."""
-        if member.step:  # before the first the seed says it all
+        """Save the state of a run after its latest update, whose metrics have been read."""
+        if member.step:  # before the first update the seed determines everything
             with self.clock.spending("save"):
                 member.save(self._state_of(member), locally=locally)
 
     def _evaluate(self, member: Member) -> Evaluation:
-        """The held-out loss of the present state."""
-        check = self.signals.check if self.alone else None  # several processes stop together, between updates
+        """Evaluate the current state on the held-out split and record it."""
+        check = self.signals.check if self.alone else None  # several processes stop together between updates
         with self.clock.spending("evaluate", paused=True):
             evaluation = self.evaluator(self._state_of(member).params, check)
         member.record_evaluation(evaluation)

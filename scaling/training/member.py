@@ -1,4 +1,4 @@
-"""One run in progress, as its records see it: its data, losses, checkpoints, metrics and the result at its end."""
+"""The bookkeeping of one run in progress: its data, losses, checkpoints, metrics and final result."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -26,20 +26,20 @@ from scaling.training.state import TrainState
 
 
 class Diverged(Exception):
-    """The loss says that more training is of no use; the message says why."""
+    """The run has diverged; the message says how."""
 
 
 class Member:
-    """One of the runs that a loop trains: whatever is its own.
+    """One of the runs that a loop trains: everything that is not shared.
 
-    The loop computes, and tells each member the numbers of its part; a member counts its steps, keeps its folder and
-    ends by itself.
+    The loop computes the updates and passes each member its numbers; a member counts its steps, writes its folder and
+    decides when it ends.
     """
 
     def __init__(self, config: RunConfig, folder: Path, store: TokenStore, clock: Clock, *, pack: int, quiet: bool):
-        """Nothing here can fail.
+        """Must not fail.
 
-        config: of the run, placed on its mesh. clock: of the loop. pack: runs that the loop trains side by side.
+        config: of the run, placed on its mesh. clock: of the loop. pack: number of runs that the loop trains.
         """
         self.config, self.folder, self.store, self.clock, self.pack, self.quiet = (
             config, folder, store, clock, pack, quiet,
@@ -47,34 +47,34 @@ class Member:
         self.step = 0
         """updates done"""
         self.result: Result | None = None
-        """once the run has ended"""
+        """set once the run has ended"""
         self.wall_before = 0.0
         self.spent_before: dict[str, float] = {}
-        """seconds of earlier processes by what they went into, those that were lost among them"""
+        """seconds of earlier processes by activity, lost ones included"""
         self.facts: dict[str, Any] = {"compile_s": 0.0, **({"pack": pack} if pack > 1 else {})}
-        """for the result"""
+        """facts for the result"""
         self.branch: dict[str, Any] | None = None
         self.inherited: dict[str, Any] | None = None
-        """of a run that began at another's checkpoint or with its parameters, see `Books`"""
+        """for a run that began from another run's checkpoint or parameters, see `Books`"""
         self.notes: list[str] = []
-        """what is to know about the run, for its result"""
+        """notes on the run, for its result"""
         self.mirror = Mirror(config, folder, enabled=is_main())
         self._open: list[Callable[[], None]] = []
 
     def begin(self, layout: TrainState) -> TrainState:
-        """Open the records; returns the state to start from: of the newest good checkpoint, or the first one."""
+        """Open the records; returns the state to start from, of the newest valid checkpoint or an initial one."""
         config = self.config
         self.flops = MeasuredFlops(config, self.store)
         self.batches = run_batches(config, self.store)
         self.checkpoints = Checkpoints(self.folder, config.records, config_hash(config))
         self._open.append(self.checkpoints.close)
-        told = max((record.get("wall_s") or 0.0 for record in read_metrics(self.folder)), default=0.0)
+        recorded_s = max((record.get("wall_s") or 0.0 for record in read_metrics(self.folder)), default=0.0)
         restored = self.checkpoints.restore(layout)
         state, books = restored or first_state(config, self.folder, layout, self.checkpoints.notes, self.store)
         self.losses, self.step, self.wall_before = RunningLosses(**books.losses), books.step, books.wall_s
         self.branch, self.inherited, self.spent_before = books.branch, books.inherited, dict(books.spent or {})
-        if told > books.wall_s:
-            self.spent_before[LOST] = self.spent_before.get(LOST, 0.0) + told - books.wall_s
+        if recorded_s > books.wall_s:
+            self.spent_before[LOST] = self.spent_before.get(LOST, 0.0) + recorded_s - books.wall_s
         self.facts |= {**({"branch": books.branch} if books.branch else {}), **(books.inherited or {})}
         self.metrics = MetricsFile(self.folder, self.step, books.metrics, write=is_main())
         self._open.append(self.metrics.close)
@@ -82,13 +82,13 @@ class Member:
             run_id(config), config.steps, self.step, quiet=self.quiet or not is_main(), alone=self.pack == 1
         )
         self._open.append(self.progress.close)
-        self._tell_start(resumed=restored is not None)
+        self._report_start(resumed=restored is not None)
         self.start = self.step
         self.measure()
         return state
 
-    def _tell_start(self, *, resumed: bool) -> None:
-        """What is to know of how the run began. resumed: from a checkpoint of its own."""
+    def _report_start(self, *, resumed: bool) -> None:
+        """Print and note how the run began. resumed: from a checkpoint of its own."""
         self.notes += self.checkpoints.notes + cut_documents(self.config, self.store.train)
         self.notes += told_again(self.store.manifest)
         if not self.metrics.as_written:
@@ -99,12 +99,12 @@ class Member:
             if self.inherited:
                 self.say("begins with the parameters of {run} after step {step}".format(**self.inherited["start"]))
             return
-        told = f"going on from step {self.step} of {self.config.steps}"
+        line = f"going on from step {self.step} of {self.config.steps}"
         if resumed:
             self.notes.append(f"went on from step {self.step}")
-            self.say(told)
+            self.say(line)
         else:
-            self.say(f"{told}, a checkpoint of {self.config.records.trunk}")
+            self.say(f"{line}, a checkpoint of {self.config.records.trunk}")
             for record in self.metrics.records:  # those of the trunk
                 self.mirror.log(record["step"], record)
 
@@ -115,28 +115,28 @@ class Member:
 
     @property
     def done(self) -> bool:
-        """Whether there are no more updates to make."""
+        """Whether all updates are done."""
         return self.step == self.config.steps
 
     @property
     def wall_s(self) -> float:
-        """Seconds of training: before an interruption, and by the loop's clock."""
+        """Seconds of training: of earlier processes, and by the loop's clock."""
         return self.wall_before + self.clock.seconds
 
     def measure(self) -> None:
-        """Measure the speed from here on."""
+        """Restart the measurement of speed."""
         self._mark = (self.step, self.wall_s)
 
     def rows(self, ahead: int, start: int, stop: int) -> Any:
-        """Windows start … stop−1 of a batch, cut as its stage has them: of `ahead` updates after the first of this
-        process, of the last step for any after that."""
+        """Windows start … stop−1 of a batch, cut to the context of that step of the curriculum: the batch `ahead`
+        updates after the first one of this process, or that of the last step beyond it."""
         step, model = min(self.start + ahead, self.config.steps - 1), self.config.model
         parts = model.context // self.config.context_at(step)
         return self.config.objective.rows(cut(self.batches, parts), model, step, start * parts, stop * parts)
 
     @property
     def context(self) -> int:
-        """Tokens of a window in the next update."""
+        """Tokens per window in the next update."""
         return self.config.context_at(self.step)
 
     @property
@@ -145,7 +145,7 @@ class Member:
         return self.done or bool(every and self.step and self.step % every == 0)
 
     def read(self, step: int, values: dict[str, float]) -> None:
-        """Take in what update number `step` measured. Raises Diverged."""
+        """Process the metrics of update number `step`. Raises Diverged."""
         trouble = self.losses.add(step, values["loss"])
         if trouble is None and not math.isfinite(values["grad_norm"]):
             trouble = f"the gradient of step {step} has a norm of {values['grad_norm']}"
@@ -184,13 +184,13 @@ class Member:
             self.say(note)
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
-        """A held-out loss, just measured. Raises Diverged."""
+        """Record a held-out loss just measured. Raises Diverged."""
         if not math.isfinite(evaluation.loss):
             raise Diverged(f"the held-out loss after step {self.step} is {evaluation.loss}")
         self._write(self.step, evaluation.as_record())
 
     def complete(self, evaluation: Evaluation) -> None:
-        """The end of the run, with its final held-out loss. Raises Diverged."""
+        """End the run with its final held-out loss. Raises Diverged."""
         if evaluation.loss > self.losses.limit:
             unit = self.config.objective.UNIT
             raise Diverged(f"the held-out loss is {evaluation.loss:.2f} {unit}, above {self.losses.limit:.2f}")
@@ -198,7 +198,7 @@ class Member:
 
     @contextmanager
     def ending_if_diverged(self) -> Iterator[None]:
-        """Where Diverged is raised inside, the run has ended, with its last good numbers."""
+        """If Diverged is raised inside, end the run with its last good numbers."""
         try:
             yield
         except Diverged as reason:
@@ -207,15 +207,15 @@ class Member:
             self._end("diverged", Evaluation.from_record(record) if record else None, str(reason))
 
     def fail(self, error: Exception) -> None:
-        """The end for now of a run that broke; it may be tried again."""
+        """Record a run that failed; it may be retried."""
         self._record(self._result("failed", None, f"{type(error).__name__}: {error}"))
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line permanently."""
         self.progress.say(text if self.pack == 1 else f"{run_id(self.config)}: {text}")
 
     def close(self) -> None:
-        """Leave files and terminal in order, however the run ended."""
+        """Close files and restore the terminal, however the run ended."""
         while self._open:
             self._open.pop()()
 
@@ -230,7 +230,7 @@ class Member:
         reason = "; ".join([reason] * bool(reason) + self.notes)
         speed = self.metrics.tokens_per_s()
         result = self._result(status, evaluation, reason, train_loss=self.losses.tail, tokens_per_s=speed)
-        self.close()  # what was saved is on the disk before the record says that the run is over
+        self.close()  # checkpoints are on disk before the record says that the run has ended
         self._record(result)
         if self.checkpoints.local is not None:
             self.checkpoints.local.discard()
@@ -249,7 +249,7 @@ class Member:
         )
 
     def _times(self) -> dict[str, Any]:
-        """What the run's time went into, all its processes together."""
+        """Seconds by activity and goodput, over all processes of the run."""
         spent = self.clock.spent(self.spent_before)
         return {"seconds": spent, "goodput": goodput(spent)}
 

@@ -1,4 +1,4 @@
-"""What a run measures on the way: running sums over losses, when it has diverged, and metrics.jsonl."""
+"""Measurements during a run: running sums over losses, detection of divergence, and metrics.jsonl."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ from scaling.metrics import METRICS_FILE, read_metrics
 from scaling.result import naming, write_text_atomically
 
 PATIENCE = 50
-"""steps in a row above the objective's limit are divergence; a loss that is no finite number is, at once"""
+"""consecutive steps above the objective's limit that count as divergence; a non-finite loss does at once"""
 
 
 @dataclass
 class RunningLosses:
-    """Sums over the training losses of steps, in order; kept in checkpoints, so a resumed run goes on from them."""
+    """Running sums over the training losses of steps, in order; saved in checkpoints for resumed runs."""
 
     steps: int
     """steps of the whole run"""
     limit: float
-    """what a healthy run stays below, see `Objective.limit`"""
+    """the loss that a healthy run stays below, see `Objective.limit`"""
     window_sum: float = 0.0
     window_count: int = 0
     """since the last record"""
@@ -33,10 +33,10 @@ class RunningLosses:
     tail_count: int = 0
     """in the last tenth of the steps"""
     above: int = 0
-    """steps in a row above the limit"""
+    """consecutive steps above the limit"""
 
     def add(self, step: int, loss: float) -> str | None:
-        """Count the loss of update number `step` (from 1). Returns why the run has diverged, if it has."""
+        """Add the loss of update number `step` (from 1). Returns why the run has diverged, if it has."""
         if not math.isfinite(loss):
             return f"the loss of step {step} is {loss}"
         self.above = self.above + 1 if loss > self.limit else 0
@@ -53,28 +53,28 @@ class RunningLosses:
         return None
 
     def take_window(self) -> float | None:
-        """Mean loss since this was last asked."""
+        """Mean loss since the last call."""
         mean = self.window_sum / self.window_count if self.window_count else None
         self.window_sum, self.window_count = 0.0, 0
         return mean
 
     @property
     def tail(self) -> float | None:
-        """Mean loss over the last tenth of the steps, as far as they are done."""
+        """Mean loss over the completed steps among the last tenth."""
         return self.tail_sum / self.tail_count if self.tail_count else None
 
     def state(self) -> dict[str, Any]:
-        """Plain values; `RunningLosses(**values)` is this again, to the bit."""
+        """Plain values; `RunningLosses(**values)` restores this exactly."""
         return asdict(self)
 
 
 def write_metrics(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """`metrics.jsonl` anew, with these records."""
+    """Rewrite `metrics.jsonl` with these records."""
     write_text_atomically(folder / METRICS_FILE, _lines(records))
 
 
 def settled(records: Sequence[Mapping[str, Any]], step: int) -> list[Mapping[str, Any]]:
-    """Those that a checkpoint of `step` stands for: an evaluation after that update is made again."""
+    """The records that a checkpoint of `step` covers: an evaluation after that update will be repeated."""
     return [r for r in records if r["step"] < step or (r["step"] == step and "eval_loss" not in r)]
 
 
@@ -88,13 +88,13 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a JSON object a line, in order of `step`. Training has `loss`, an evaluation `eval_loss`."""
+    """`metrics.jsonl`: one JSON object per line, in order of `step`; training has `loss`, evaluation `eval_loss`."""
 
     def __init__(self, folder: Path, step: int, expected: str | None = None, *, write: bool = True):
-        """Continue the file after update number `step`; later lines come from updates that were lost and go.
+        """Continue the file after update number `step`; later lines belong to lost updates and are dropped.
 
-        expected: `digest` of the lines that stay, as they were written. write: whether this process writes the file;
-        one of a run does.
+        expected: `digest` of the kept lines as they were written. write: whether this process writes the file; one
+        process of a run does.
         """
         self.path = folder / METRICS_FILE
         self.records = settled(read_metrics(folder), step)
@@ -106,7 +106,7 @@ class MetricsFile:
             self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record; a reader sees it at once."""
+        """Append a record, visible to readers immediately."""
         self.records.append(dict(record))
         if self._file:
             with naming(self.path):
@@ -114,7 +114,7 @@ class MetricsFile:
                 self._file.flush()
 
     def sync(self) -> None:
-        """Have all records on the disk before a checkpoint counts on them."""
+        """Flush all records to disk before a checkpoint relies on them."""
         if self._file:
             with naming(self.path):
                 os.fsync(self._file.fileno())
@@ -125,7 +125,7 @@ class MetricsFile:
 
     @property
     def measured(self) -> list[Mapping[str, Any]]:
-        """The records that are as they were measured: not those that somebody has changed, or cut, since."""
+        """The records known to be as measured, without those that were edited or cut since."""
         return self.records[self._believed :]
 
     def last(self, having: str) -> Mapping[str, Any] | None:
@@ -133,6 +133,6 @@ class MetricsFile:
         return next((record for record in reversed(self.measured) if having in record), None)
 
     def tokens_per_s(self) -> float | None:
-        """Median over what was measured; the first, in which caches and clocks warm up, counts if it is alone."""
+        """Median over the measurements; the first, taken while caches and clocks warm up, counts only if alone."""
         speeds = [record["tokens_per_s"] for record in self.measured if record.get("tokens_per_s")]
         return median(speeds[1:] or speeds) if speeds else None

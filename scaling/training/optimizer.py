@@ -15,34 +15,33 @@ from scaling.families import Tensor
 from scaling.models.parameters import map_declared, trained
 from scaling.training.schedules import Schedule
 
-MUON_RMS = 0.2  # root mean square of a Muon update before the rate: AdamW's, measured by Liu et al. (2502.16982)
-BLOCK_RMS = 1.0  # largest root mean square of an Adafactor update of one matrix (1804.04235, section 6)
+MUON_RMS = 0.2  # RMS of a Muon update before the rate, to match AdamW's as measured by Liu et al. (2502.16982)
+BLOCK_RMS = 1.0  # largest RMS of an Adafactor update of one matrix (1804.04235, section 6)
 
 
 def make_optimizer(
     config: OptimizerConfig, schedule: Schedule, metadata: Any, weight_decay: ArrayLike | None = None
 ) -> optax.GradientTransformation:
-    """The optimizer: gradients clipped to a global norm, scaled, decayed, times minus the rate of the step.
+    """The optimizer: clip gradients to a global norm, compute the direction, add weight decay, multiply by −rate.
 
     schedule: step (from 0) to learning rate. metadata: declarations of all parameters, in the parameters' structure.
-    weight_decay: a traced number in the place of the configuration's.
+    weight_decay: a traced number that replaces the configuration's.
 
-    The facts' factors (`models.width_transfer`) are on AdamW's ε and on the rate of the direction, not on the decay:
-    decay · rate stays what it is at the base.
+    The width-transfer factors in the declarations apply to AdamW's ε and to the rate of the direction, not to the
+    decay: decay · rate stays as at the base width.
 
-    Weight decay is decoupled, multiplied by the rate, and falls on the parameters whose facts say `decay`. The state
-    and the updates are those of the trained parameters, and so are the gradients (`models.parameters.trained`); given
-    are all parameters.
+    Weight decay is decoupled, multiplied by the rate, and applied to parameters declared with `decay`. State, updates
+    and gradients cover the trained parameters only (`models.parameters.trained`); `params` are all parameters.
 
     adamw: Loshchilov & Hutter 2019 (1711.05101).
     lion: Chen et al. 2023 (2302.06675); eps is not used. Its update is ±1, so its rate is 3 to 10 times smaller.
-    adafactor: Shazeer & Stern 2018 (1804.04235) as Zhai et al. 2022 (2106.04560, section 3.4) use it: with momentum
-        b1, rates not relative to the parameters; second moments factored for matrices of at least 128 × 128, decay
-        1 − t^−0.8 (b2 and eps are not used).
-    muon: hidden matrices by Muon (Jordan et al. 2024) with Nesterov momentum b1 (whose start is corrected as Adam's
-        is, by optax and unlike PyTorch: the first steps weigh the newest gradient more), each orthogonalised on its
-        own and scaled by 0.2·√max(inputs, outputs) so that AdamW's rate and decay serve it too (Moonlight, Liu et al.
-        2025, 2502.16982, eq. 4); embeddings, head and vectors by AdamW.
+    adafactor: Shazeer & Stern 2018 (1804.04235) as used by Zhai et al. 2022 (2106.04560, section 3.4): with momentum
+        b1 and rates not relative to the parameters; second moments are factored for matrices of at least 128 × 128,
+        with decay 1 − t^−0.8 (b2 and eps are not used).
+    muon: hidden matrices by Muon (Jordan et al. 2024) with Nesterov momentum b1 (bias-corrected like Adam's, in optax
+        but not in PyTorch: the first steps weight the newest gradient more), each matrix orthogonalised separately
+        and scaled by 0.2·√max(inputs, outputs) so that AdamW's rate and decay apply (Moonlight, Liu et al. 2025,
+        2502.16982, eq. 4); embeddings, head and vectors by AdamW.
     """
     own = trained(metadata, metadata)
     decay = map_declared(lambda facts: facts.decay, own)
@@ -73,15 +72,16 @@ def _direction(config: OptimizerConfig, metadata: Any) -> optax.GradientTransfor
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """√ of the sum of all squares, float32."""
+    """The square root of the sum of all squares, float32."""
     return cast(jax.Array, optax.tree.norm(tree))
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Gradients times min(1, limit / norm).
 
-    Same result as optax's of that name, but one product per element where optax has a quotient, a product and a
-    choice: with it the whole AdamW update of 120k parameters took 270 µs instead of 345 on one CPU core, 256 by hand.
+    Same result as optax's function of that name, but with one product per element where optax has a quotient, a
+    product and a select. With it the whole AdamW update of 120k parameters took 270 µs instead of 345 on one CPU
+    core; hand-written code took 256.
     """
 
     def update(grads: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
@@ -92,9 +92,9 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def scale_each(factor: Callable[[Tensor], float], metadata: Any) -> optax.GradientTransformation:
-    """Updates times each parameter's own factor; where that is 1 they are left as they are.
+    """Multiply updates by each parameter's factor; a factor of 1 leaves them untouched.
 
-    Before `scale_by_adam` it stands for an ε of each parameter: m / (√v + f·ε) is what Adam with ε makes of g / f.
+    Before `scale_by_adam` it gives each parameter its own ε: Adam with ε turns g / f into m / (√v + f·ε).
     """
 
     def times(facts: Tensor, u: jax.Array) -> jax.Array:
@@ -105,9 +105,9 @@ def scale_each(factor: Callable[[Tensor], float], metadata: Any) -> optax.Gradie
 
 
 def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.GradientTransformation:
-    """`inner` on each of the stacked arrays of each parameter by itself, every matrix as [inputs, outputs].
+    """`inner` applied separately to each layer of a stacked parameter, every matrix as [inputs, outputs].
 
-    optax would take a stack [layers, in, out] as one array: factor over its two longest axes, and clip all layers
+    optax would treat a stack [layers, in, out] as one array: factor over its two longest axes, and clip all layers
     together.
     """
 
@@ -120,11 +120,11 @@ def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.Gradie
         return map_declared(lambda facts, p: each(inner.init, facts)(_as_matrix(p, facts)), metadata, params)
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def one(facts: Tensor, g: jax.Array, s: Any, p: jax.Array) -> tuple[jax.Array, Any]:
+        def update_tensor(facts: Tensor, g: jax.Array, s: Any, p: jax.Array) -> tuple[jax.Array, Any]:
             update, s = each(inner.update, facts)(_as_matrix(g, facts), s, _as_matrix(p, facts))
             return update.reshape(g.shape), s
 
-        pairs = map_declared(one, metadata, grads, state, params)
+        pairs = map_declared(update_tensor, metadata, grads, state, params)
         updates, states = (map_declared(lambda _, pair, i=i: pair[i], metadata, pairs) for i in range(2))
         return updates, states
 
@@ -133,12 +133,12 @@ def by_layer(inner: optax.GradientTransformation, metadata: Any) -> optax.Gradie
 
 def _muon(config: OptimizerConfig, metadata: Any) -> optax.GradientTransformation:
     def dimensions(updates: Any) -> Any:
-        """Which axes are a matrix's inputs and outputs; what AdamW has is left out of `updates` (MaskedNode)."""
+        """Which axes are a matrix's inputs and outputs; parameters that AdamW updates are MaskedNode in `updates`."""
 
-        def of(facts: Tensor, u: Any) -> Any:
+        def unmasked(facts: Tensor, u: Any) -> Any:
             return u if isinstance(u, optax.MaskedNode) else _dimensions(facts)
 
-        return map_declared(of, metadata, updates)
+        return map_declared(unmasked, metadata, updates)
 
     def match_rms(updates: Any, params: Any = None) -> Any:
         def scaled(facts: Tensor, u: Any) -> Any:
@@ -153,11 +153,11 @@ def _muon(config: OptimizerConfig, metadata: Any) -> optax.GradientTransformatio
 
 
 def _dimensions(facts: Tensor) -> MuonDimensionNumbers:
-    """Which axes are inputs and which outputs; the rest count separate matrices."""
+    """Which axes are inputs and which outputs; the others index separate matrices."""
     split = facts.stacked + facts.inputs
     return MuonDimensionNumbers(tuple(range(facts.stacked, split)), tuple(range(split, len(facts.shape))))
 
 
 def _as_matrix(x: jax.Array, facts: Tensor) -> jax.Array:
-    """[stacked …, inputs, outputs] for a matrix with inputs; anything else as it is."""
+    """[stacked …, inputs, outputs] for a parameter with inputs; anything else unchanged."""
     return x.reshape(*x.shape[: facts.stacked], facts.fan_in, facts.fan_out) if facts.inputs else x

@@ -1,9 +1,9 @@
-"""Keeps Orbax from printing, at length and several times, the errors that it also raises.
+"""Keeps Orbax from also printing, at length and repeatedly, the errors that it raises.
 
-A file that cannot be read or written is an exception here, and whoever catches it tells it in one line. Orbax logs
-it with its traceback as well, once for each of its threads, and leaves behind the reads that were under way: each
-ends in an event loop that is closed, which Python prints, too. Threads may do so long after the error was raised, so
-what is turned off stays off; all else is printed as before.
+A file that cannot be read or written raises an exception, which the caller reports in one line. Orbax additionally
+logs it with a traceback in each of its threads and abandons pending reads, each of which ends in a closed event loop,
+which Python prints too. Threads may do so long after the error, so the filters stay on; everything else is printed
+as before.
 """
 
 import functools
@@ -12,12 +12,12 @@ import logging
 import sys
 
 READ_ONLY = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
-"""how the warnings begin that another run's checkpoints are only read, as they should be"""
+"""beginnings of the warnings that another run's checkpoints are opened read-only, as intended"""
 
 
 @functools.cache
 def quieten_orbax() -> None:
-    """From here on Orbax only raises its errors."""
+    """From now on, Orbax raises its errors without printing them."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(lambda r: not (r.exc_info or str(r.msg).startswith(READ_ONLY)))
     before = sys.unraisablehook

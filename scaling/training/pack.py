@@ -1,4 +1,4 @@
-"""Several runs side by side: their arrays stacked on a leading axis, which the compiled step maps over."""
+"""Packs of several runs: their arrays stacked on a leading axis, over which the compiled step is vmapped."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def check_pack(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
-    """Raises UserError where runs cannot train side by side: not of one shape, or two in one folder."""
+    """Raises UserError if runs cannot train side by side: different shapes, or two in one folder."""
     if len({folder.resolve() for folder in folders}) < len(configs):
         raise UserError(f"{len(configs)} runs need as many different folders, got {', '.join(map(str, folders))}")
     first = shape_of(configs[0])
@@ -30,7 +30,7 @@ def check_pack(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
 
 
 def check_mesh(runs: int, mesh: Mesh) -> None:
-    """Raises UserError where several runs would share a mesh of several devices."""
+    """Raises UserError if several runs would share a mesh of several devices."""
     if runs > 1 and mesh.size > 1:
         raise UserError(
             f"{runs} runs train side by side on one device only, there are {mesh.size}; let this process see one of "
@@ -39,7 +39,7 @@ def check_mesh(runs: int, mesh: Mesh) -> None:
 
 
 def stacked(trees: Sequence[T]) -> T:
-    """The same tree with arrays [runs, …]; of a single run the tree itself."""
+    """Stack trees into one with arrays [runs, …]; for a single run, the tree itself."""
     if len(trees) == 1:
         return trees[0]
     result: T = jax.tree.map(lambda *x: (jnp if isinstance(x[0], jax.Array) else np).stack(x), *trees)
@@ -47,7 +47,7 @@ def stacked(trees: Sequence[T]) -> T:
 
 
 def part(tree: T, index: int, runs: int) -> T:
-    """Of a tree stacked for `runs` runs the one of run number `index`; of a single run the tree itself."""
+    """The tree of run number `index` from a tree stacked for `runs` runs; for a single run, the tree itself."""
     return tree if runs == 1 else _slice(tree, index)
 
 

@@ -1,31 +1,31 @@
-"""What a run shows while it trains: a bar in a terminal, plain lines elsewhere, or nothing."""
+"""Progress display of a training run: a bar in a terminal, plain lines elsewhere, or nothing."""
 
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-SECONDS = 10.0  # plain lines come at most this often
+SECONDS = 10.0  # least time between plain lines
 
 
 class RunProgress(Protocol):
-    """Shows records of a run as they come."""
+    """Shows the records of a run as they are written."""
 
     def show(self, step: int, record: Mapping[str, Any]) -> None:
-        """A record of metrics.jsonl, written after update number `step`."""
+        """Show a record of metrics.jsonl, written after update number `step`."""
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line permanently."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
 
 def open_progress(name: str, steps: int, start: int, *, quiet: bool, alone: bool = True) -> RunProgress:
-    """The display that fits where the output goes.
+    """The display that suits the output.
 
-    name: of the run. steps: of the whole run. start: updates that are done already. alone: no other run shows its
-    progress at the same time; a terminal has room for one bar.
+    name: of the run. steps: of the whole run. start: updates already done. alone: no other run shows its progress at
+    the same time, since a terminal has room for one bar.
     """
     if quiet:
         return Silent()
@@ -33,7 +33,7 @@ def open_progress(name: str, steps: int, start: int, *, quiet: bool, alone: bool
 
 
 class Silent:
-    """Shows nothing; what must be told goes to stderr."""
+    """Shows no progress; messages still go to stderr."""
 
     def show(self, step: int, record: Mapping[str, Any]) -> None:
         pass
@@ -59,7 +59,7 @@ class Lines(Silent):
 
 
 class Bar:
-    """A bar with the time left, the latest loss and the speed."""
+    """A bar with the remaining time, the latest loss and the speed."""
 
     def __init__(self, name: str, steps: int, start: int):
         from rich.console import Console
@@ -85,7 +85,7 @@ class Bar:
 
 
 def record_line(record: Mapping[str, Any]) -> str:
-    """The few numbers that somebody who waits wants to see."""
+    """The main numbers of a record, in one line."""
     if "eval_loss" in record:
         error, bits = record["eval_loss_sem"], record["bits_per_byte"]
         within = "" if error is None else f" ± {error:.4f}"

@@ -1,4 +1,4 @@
-"""The folder of a run and the record that it ends with."""
+"""The folder of a run and its final record."""
 
 import functools
 import platform
@@ -22,16 +22,16 @@ from scaling.training.flops import flops_of
 PACKAGES = {"scaling": DISTRIBUTION} | {
     name: name for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 }
-"""what decides a run's numbers, and what it is installed as"""
+"""packages that affect a run's numbers, with their distribution names"""
 
 
 def run_folder(config: RunConfig) -> Path:
-    """Where a run is recorded unless told otherwise: `records.folder / records.sweep / run_id`."""
+    """The default folder of a run: `records.folder / records.sweep / run_id`."""
     return Path(config.records.folder).expanduser() / config.records.sweep / run_id(config)
 
 
 def open_folder(folder: Path) -> None:
-    """Make a run's folder. Raises OSError where nothing can be written in it."""
+    """Create a run's folder. Raises OSError if it is not writable."""
     folder.mkdir(parents=True, exist_ok=True)
     with naming(folder), tempfile.TemporaryFile(dir=folder):
         pass
@@ -41,7 +41,7 @@ def ended(folder: Path, config: RunConfig) -> Result | None:
     """The run's result if it has ended in `folder` already.
 
     A diverged run has ended too: it would diverge again. A failed one has not.
-    Raises UserError where the folder is another run's.
+    Raises UserError if the folder belongs to another run.
     """
     if not folder.is_dir():
         return None
@@ -57,17 +57,17 @@ def ended(folder: Path, config: RunConfig) -> Result | None:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """`folder/config.yaml`, everything resolved."""
+    """Write `folder/config.yaml`, fully resolved."""
     write_text_atomically(folder / "config.yaml", to_yaml(config))
 
 
 def precision(config: RunConfig) -> str:
-    """The precision that the run computes at on this machine's devices."""
+    """The compute precision of the run on this machine's devices."""
     return accounting.compute_dtype(config.placement.compute_dtype, jax.devices()[0].platform)
 
 
 def utilisation(config: RunConfig, tokens_per_s: float | None, store: TokenStore | None = None) -> float | None:
-    """Model FLOP utilisation by the exact count; None where the speed or the device's peak is unknown."""
+    """Model FLOP utilisation by the exact count; None if the speed or the device's peak is unknown."""
     peak = accounting.peak_flops(jax.devices()[0].device_kind, precision(config))
     if tokens_per_s is None or peak is None:
         return None
@@ -88,7 +88,7 @@ def make_result(
     facts: dict[str, Any] | None = None,
 ) -> Result:
     """The record of a run after `steps` updates. A run that failed before its data was open has no `store`."""
-    params, said = accounting.params(config.model), dict(config.model.facts)
+    params, model_facts = accounting.params(config.model), dict(config.model.facts)
     tokens = steps * config.batch_tokens
     flops = flops_of(config, store, steps).as_dict()
     batches = run_batches(config, store) if store else None
@@ -111,7 +111,7 @@ def make_result(
         learning_rate=config.optimizer.learning_rate,
         batch_tokens=config.batch_tokens,
         context=config.model.context,
-        experts=int(said.pop("experts", 1)),
+        experts=int(model_facts.pop("experts", 1)),
         seed=config.seed,
         wall_s=wall_s,
         tokens_per_s=tokens_per_s,
@@ -121,7 +121,7 @@ def make_result(
         train_loss=train_loss,
         reason=reason,
         facts={
-            **said,
+            **model_facts,
             **_facts(config),
             **_mix(config, batches, steps),
             **_held_out(store, evaluation),
@@ -138,12 +138,12 @@ def make_result(
 
 
 def _mix(config: RunConfig, batches: Batches | None, steps: int) -> dict[str, float]:
-    """What of the training tokens was of which documents, where some are met more often."""
+    """The share of training tokens from long documents, if these are sampled more often."""
     return {"long_share": batches.long_share(steps)} if batches and config.data.long_documents else {}
 
 
 def _facts(config: RunConfig) -> dict[str, Any]:
-    """What follows from the configuration, and short names of the keys that tables and pages show."""
+    """Facts derived from the configuration, and short names of the keys that tables and pages show."""
     optimizer, schedule, tokenizer = config.optimizer, config.schedule, config.data.tokenizer
     return {
         "config_hash": config_hash(config),
@@ -175,7 +175,7 @@ def _held_out(store: TokenStore | None, evaluation: Evaluation | None) -> dict[s
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of Python, of the packages that decide a run's numbers, and of this code where it is a git checkout."""
+    """Versions of Python, of the packages that affect a run's numbers, and of this code if it is a git checkout."""
     found = {"python": platform.python_version()}
     for package, distribution in PACKAGES.items():
         try:
@@ -188,5 +188,5 @@ def versions() -> dict[str, str]:
             command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
             found["commit"] = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
         except (OSError, subprocess.TimeoutExpired):
-            pass  # no git here: the version says what it can
+            pass  # without git, the package version has to do
     return found

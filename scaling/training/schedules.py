@@ -1,4 +1,4 @@
-"""Learning rates over a run. Step k counts from 0, and the update of step k uses the rate at k."""
+"""Learning-rate schedules. Steps k count from 0, and the update of step k uses the rate at k."""
 
 from collections.abc import Callable
 
@@ -12,17 +12,17 @@ Schedule = Callable[[ArrayLike], jax.Array]
 
 
 def make_schedule(name: str, knobs: Knobs) -> Schedule:
-    """The learning rate at step k, as a traceable function into float32.
+    """The learning rate at step k, as a traceable function with float32 results.
 
     name: as in `ScheduleConfig`. knobs: the numbers of a run, plain or traced.
 
-    Warmup takes the first W steps: peak · (k + 1) / W, so the first step already learns and the last of the W is at
-    the peak. From there `cosine` and `linear` fall to exactly final · peak at the last step; `wsd` holds the peak and
-    falls as 1 − √u over the steps of its cooldown, u = 1 at the last one, to final · peak (Hägele et al. 2024,
-    2405.18392, eq. 1; theirs ends at 0); `inverse_sqrt` is peak · √(W / (k + 1)) (Vaswani et al. 2017, 1706.03762,
-    eq. 3); `constant` holds the peak. A run of one step is at the peak.
+    Warmup takes the first W steps: peak · (k + 1) / W, so that the first step has a nonzero rate and step W is at the
+    peak. After that, `cosine` and `linear` fall to exactly final · peak at the last step; `wsd` holds the peak and
+    falls as 1 − √u over its cooldown, with u = 1 at the last step, to final · peak (Hägele et al. 2024, 2405.18392,
+    eq. 1; theirs ends at 0); `inverse_sqrt` is peak · √(W / (k + 1)) (Vaswani et al. 2017, 1706.03762, eq. 3);
+    `constant` holds the peak. A run of one step is at the peak.
 
-    Steps past the end keep the last value (inverse_sqrt goes on falling).
+    Steps past the end keep the last value (inverse_sqrt keeps falling).
     """
 
     def schedule(step: ArrayLike) -> jax.Array:

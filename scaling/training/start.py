@@ -1,8 +1,7 @@
-"""Where a run's first state comes from: its seed, another run's parameters, or its trunk, with which it shares its
-first updates.
+"""The first state of a run: from its seed, from another run's parameters, or from the trunk that it branches off.
 
-A run that begins with another's parameters (`start`) is a run of its own. A branch (`records.trunk`) is the run that
-would have been trained from its first step: same id, same numbers, same record.
+A run that begins with another's parameters (`start`) is a run of its own. A branch (`records.trunk`) shares its first
+updates with its trunk and is the same run as one trained from its first step: same id, same numbers, same record.
 """
 
 from dataclasses import replace
@@ -30,7 +29,7 @@ from scaling.training.step import run_optimizer
 
 
 def check_start(config: RunConfig, folder: Path) -> None:
-    """Raises UserError where the run in `folder` is yet to begin and cannot begin as it says; nothing is computed."""
+    """Raises UserError if the run in `folder` has not begun and its `start` cannot be found; computes nothing."""
     if config.start is not None and not saved_steps(folder):
         find_parent(config, config.start, folder.parent)
 
@@ -38,13 +37,13 @@ def check_start(config: RunConfig, folder: Path) -> None:
 def first_state(
     config: RunConfig, folder: Path, layout: TrainState, notes: list[str], store: TokenStore | None = None
 ) -> tuple[TrainState, Books]:
-    """The state before the first update that the run makes itself, and the books as they are then.
+    """The state before the first update that the run computes itself, and the metadata at that point.
 
-    folder: of the run; the runs that it may begin with are beside it. Of a branch `metrics.jsonl` gets the trunk's
-    records up to where it begins. layout: from `run_layout`. notes: takes what is to be known of the run.
+    folder: of the run; runs that it may start from are siblings of it. For a branch, the trunk's records up to the
+    branch point are written to `metrics.jsonl`. layout: from `run_layout`. notes: gets notes on the run appended.
     store: of the run, from which FLOPs are measured, see `flops_of`.
 
-    Raises UserError where the trunk is another run, see `shared_steps`, and as `find_parent`.
+    Raises UserError if the trunk does not match the run, see `shared_steps`, and as `find_parent` does.
     """
     if config.records.trunk is not None:
         branch = _branch_off(config, config.records.trunk, folder, layout, notes, store)
@@ -56,13 +55,13 @@ def first_state(
 
 
 def new_books(config: RunConfig) -> Books:
-    """Of a run before its first update."""
+    """The metadata of a run before its first update."""
     losses = RunningLosses(config.steps, config.objective.limit(config.model.vocab))
     return Books(config_hash(config), 0, 0, 0.0, losses.state(), {})
 
 
 def _new_state(config: RunConfig, layout: TrainState) -> TrainState:
-    """From the seed alone."""
+    """The initial state, from the seed alone."""
     optimizer = run_optimizer(config, make_knobs(config))
     return create_state(config.model, optimizer, config.seed, layout._replace(reference=None))
 
@@ -70,8 +69,8 @@ def _new_state(config: RunConfig, layout: TrainState) -> TrainState:
 def _branch_off(
     config: RunConfig, name: str, folder: Path, layout: TrainState, notes: list[str], store: TokenStore | None
 ) -> tuple[TrainState, Books] | None:
-    """What the newest checkpoint of the run `name` says that this one shares; None, which `notes` then says, where
-    there is no such run or checkpoint."""
+    """State and metadata of the newest checkpoint of the trunk `name` that this run shares. None, with an entry in
+    `notes`, if there is no such run or checkpoint."""
     home = folder.parent / name
     if not everyone((home / "config.yaml").is_file()):
         notes.append(f"trained from its first step: {home} is not there")
@@ -92,7 +91,7 @@ def _branch_off(
         write_metrics(folder, [record for record in read_metrics(home) if record["step"] <= books.step])
     everyone(True)  # the others read them next
     flops = flops_of(config, store, books.step).exact * config.batch_tokens * books.step
-    own = {"steps": config.steps, "tail_sum": 0.0, "tail_count": 0}  # the last tenth is another
+    own = {"steps": config.steps, "tail_sum": 0.0, "tail_count": 0}  # this run's last tenth covers other steps
     branch = {"trunk": name, "step": books.step, "flops_shared": flops, "wall_s_shared": books.wall_s}
     return state, replace(books, losses=books.losses | own, branch=branch)
 
@@ -100,7 +99,7 @@ def _branch_off(
 def _begin_with(
     config: RunConfig, start: StartConfig, folder: Path, layout: TrainState, notes: list[str]
 ) -> tuple[TrainState, Books]:
-    """A new state with what `start` takes over in it."""
+    """A new state with the parameters, and optionally the optimizer state, that `start` takes over."""
     parent = find_parent(config, start, folder.parent)
     broken: list[str] = []
     found = read_checkpoint(parent, _wanted(config, start, layout, parent.run), broken)
@@ -109,23 +108,23 @@ def _begin_with(
             f"start.run={start.run}: its checkpoint of step {parent.step} cannot be read: {'; '.join(broken)}; set "
             f"start.step to another, {parent.folder} has {', '.join(map(str, saved_steps(parent.folder)))}"
         )
-    taken, theirs = found
+    inherited, parent_books = found
     state = _new_state(config, layout)
-    state = state._replace(params=_onto(state.params, _without(taken.params, _new(config, start))))
+    state = state._replace(params=_onto(state.params, _without(inherited.params, _new(config, start))))
     if start.optimizer == "inherit":
-        state = state._replace(opt_state=_onto(state.opt_state, taken.opt_state))
-    if start.reference:  # a copy: an update takes the memory of the parameters that it is given
-        state = state._replace(reference=jax.tree.map(jnp.copy, taken.params))
+        state = state._replace(opt_state=_onto(state.opt_state, inherited.opt_state))
+    if start.reference:  # a copy, since an update donates its input parameters
+        state = state._replace(reference=jax.tree.map(jnp.copy, inherited.params))
     left = {tensor.name for tensor in parent.run.tensors()} - {tensor.name for tensor in config.tensors()}
     if left:
         notes.append(f"no place for what {run_id(parent.run)} has beside: {', '.join(sorted(left))}")
-    return state, replace(new_books(config), inherited=_inherited(config, parent, theirs))
+    return state, replace(new_books(config), inherited=_inherited(config, parent, parent_books))
 
 
 def read_checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[TrainState, Books] | None:
-    """The newest checkpoint of `parent.step` or before; `notes` takes what is wrong with newer ones.
+    """The newest intact checkpoint up to `parent.step`; problems with newer ones are appended to `notes`.
 
-    layout: of what is wanted of the state, None in place of the rest.
+    layout: of the needed parts of the state, None in place of the rest.
     """
     checkpoints = Checkpoints(parent.folder, parent.run.records, config_hash(parent.run), read_only=True)
     found = checkpoints.restore(layout, parent.step)
@@ -135,7 +134,7 @@ def read_checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[Trai
 
 
 def _wanted(config: RunConfig, start: StartConfig, layout: Any, parent: RunConfig) -> Any:
-    """The layout of a state with None in place of all that is not read from the checkpoint of `parent`."""
+    """The layout of a state with None in place of everything that is not read from the parent's checkpoint."""
     new = _new(config, start)
     params = layout.params if start.reference else _without(layout.params, new)
     opt_state = None
@@ -147,12 +146,12 @@ def _wanted(config: RunConfig, start: StartConfig, layout: Any, parent: RunConfi
 
 
 def _new(config: RunConfig, start: StartConfig) -> set[tuple[str, ...]]:
-    """Paths of the parameters that are not taken over."""
+    """Paths of the parameters that are initialised anew."""
     return {tensor.path for tensor in config.tensors() if start.is_new(tensor)}
 
 
 def _without(tree: Any, paths: set[tuple[str, ...]]) -> Any:
-    """A tree of parameters, or of states that mirror them, with None in place of what belongs to these."""
+    """A tree of parameters, or of states that mirror them, with None in place of what belongs to `paths`."""
 
     def kept(path: Any, x: Any) -> Any:
         runs = groupby(path, lambda entry: isinstance(entry, jax.tree_util.DictKey))
@@ -162,7 +161,7 @@ def _without(tree: Any, paths: set[tuple[str, ...]]) -> Any:
 
 
 def _without_schedules(opt_state: Any) -> Any:
-    """The state of an optimizer with None for the steps of its schedule: a run's own schedule begins at 0."""
+    """An optimizer state with None for the step counts of schedules, since a new run's schedule begins at 0."""
 
     def is_schedule(state: Any) -> bool:
         return isinstance(state, optax.ScaleByScheduleState)
@@ -173,13 +172,13 @@ def _without_schedules(opt_state: Any) -> Any:
     return jax.tree.map(without, opt_state, is_leaf=is_schedule)
 
 
-def _onto(own: Any, taken: Any) -> Any:
-    """`own` with all that `taken` has; that has None in place of the rest."""
-    return jax.tree.map(lambda mine, theirs: mine if theirs is None else theirs, own, taken)
+def _onto(own: Any, inherited: Any) -> Any:
+    """`inherited` where it is not None, else `own`."""
+    return jax.tree.map(lambda ours, theirs: ours if theirs is None else theirs, own, inherited)
 
 
 def _inherited(config: RunConfig, parent: Parent, books: Books) -> dict[str, Any]:
-    """Facts for the record. Tokens and FLOPs are those of the parameters' whole past."""
+    """Facts for the record. Tokens and FLOPs cover the whole history of the parameters."""
     before = books.inherited or {}
     flops = flops_of(parent.run, None, parent.step).exact * books.tokens
     return {

@@ -1,4 +1,4 @@
-"""What training changes from step to step: parameters and optimizer state, created where they will lie."""
+"""The training state, parameters and optimizer state, created already sharded."""
 
 from typing import Any, NamedTuple
 
@@ -13,22 +13,22 @@ from scaling.parallel import param_shardings, state_shardings
 
 
 class TrainState(NamedTuple):
-    """All that an update reads and writes: a plain tree of arrays."""
+    """Everything that an update reads and writes, as a plain tree of arrays."""
 
     step: jax.Array
     """updates done, int32 scalar"""
     params: functional.Params
     opt_state: Any
-    """of the parameters that are trained"""
+    """for the trained parameters"""
     reference: functional.Params | None = None
-    """the parameters that the run began with, where it keeps them"""
+    """the parameters that the run started from, if it keeps them"""
 
 
 def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and layouts of a state; no memory is taken.
+    """Shapes, dtypes and shardings of a state, without allocating memory.
 
-    returns: a TrainState of ShapeDtypeStruct, each with its sharding on `mesh`. Raises UserError where the mesh
-    would leave large parameters whole on every device.
+    returns: a TrainState of ShapeDtypeStruct, each with its sharding on `mesh`. Raises UserError if the mesh would
+    leave large parameters replicated on every device.
     """
     shapes = jax.eval_shape(lambda: _new(model, optimizer, jax.random.key(0)))
     params = param_shardings(functional.facts(model), shapes.params, mesh)
@@ -41,8 +41,8 @@ def create_state(
 ) -> TrainState:
     """The state before the first update: a function of `seed` alone, the same on every mesh.
 
-    layout: from `abstract_state`; each array is created in its place, none is ever whole on one device. It runs once,
-    so on a CPU it is compiled in a third of the time, to the same numbers.
+    layout: from `abstract_state`; every array is created already sharded, never whole on one device. Since it runs
+    once, it is compiled with less optimisation on a CPU: a third of the compile time, the same numbers.
     """
     shardings = jax.tree.map(lambda x: x.sharding, layout)
     device = next(iter(jax.tree.leaves(shardings)[0].device_set))

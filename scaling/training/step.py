@@ -1,4 +1,4 @@
-"""One update: the gradient of a batch and the optimizer; a pure function that is compiled once."""
+"""One update: the gradient of a batch and the optimizer, as a pure function that is compiled once."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,29 +23,29 @@ from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, abstract_state
 
 METRICS = ("loss", "z_loss", "grad_norm", "learning_rate")
-"""what every step measures
+"""the metrics of every step
 
-loss: in the objective's unit, without the z-loss; z_loss: its weighted share; grad_norm: before clipping.
+loss: in the objective's unit, without the z-loss; z_loss: weighted; grad_norm: before clipping.
 """
 
-DROPOUT = 0x5EED  # sets the stream of dropout keys apart from that of the initial parameters
+DROPOUT = 0x5EED  # separates the stream of dropout keys from that of the initial parameters
 
 
 def metric_names(run: RunConfig) -> tuple[str, ...]:
-    """What a step of a run measures, in the order of its vector: one array is read from the device in one go."""
+    """Names of the metrics of a step, in the order of its vector, which is read from the device as one array."""
     return (*METRICS, *run.model.losses, *run.model.metrics)
 
 
 def run_optimizer(run: RunConfig, knobs: Knobs) -> optax.GradientTransformation:
-    """The optimizer of a run with these numbers, plain or traced; its state does not depend on them."""
+    """The optimizer of a run with these knobs, plain or traced; its state does not depend on them."""
     schedule = make_schedule(run.schedule.name, knobs)
     return make_optimizer(run.optimizer, schedule, tree(run.tensors()), knobs.weight_decay)
 
 
 def update(run: RunConfig, knobs: Knobs, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-    """The state after one more batch, and its `metric_names` as one float32 vector.
+    """The state after one more batch, and its metrics as one float32 vector in the order of `metric_names`.
 
-    Numbers in which runs of one shape differ come from `knobs`, none of them from `run`.
+    Numbers in which runs of the same shape may differ are read from `knobs`, never from `run`.
     """
     key = None
     if run.model.random:
@@ -57,8 +57,8 @@ def update(run: RunConfig, knobs: Knobs, state: TrainState, batch: Batch) -> tup
     params = with_rest(optax.apply_updates(trained(state.params, declared), updates), state.params, declared)
     params = functional.updated(run.model, params, means.aux.counts)
     rate = make_schedule(run.schedule.name, knobs)(state.step)
-    told = means.aux.losses | functional.metrics(run.model, means.aux.counts)
-    extra = (told[name] for name in (*run.model.losses, *run.model.metrics))
+    by_name = means.aux.losses | functional.metrics(run.model, means.aux.counts)
+    extra = (by_name[name] for name in (*run.model.losses, *run.model.metrics))
     values = (means.loss, run.model.z_loss * means.z, global_norm(grads), rate, *extra)
     metrics = jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
     return TrainState(state.step + 1, params, opt_state, state.reference), metrics
@@ -69,21 +69,21 @@ class Step(NamedTuple):
 
     mesh: Mesh
     layout: TrainState
-    """shapes, dtypes and places of the state"""
+    """shapes, dtypes and shardings of the state"""
     update: Any
-    """(state, knobs, rows of a batch) → (state, metrics), of the objective's `rows`; the state given is consumed"""
+    """(state, knobs, the objective's `rows` of a batch) → (state, metrics); the input state is donated"""
 
 
 def compiled_step(run: RunConfig, devices: Sequence[Any] | None = None, runs: int = 1, dtype: Any = None) -> Step:
-    """The update of a run compiled for its mesh over `devices`, which need not be there
+    """The update of a run compiled for its mesh over `devices`, which need not be present
     (`jax.experimental.topologies`).
 
-    devices: of the mesh; all of JAX's where unset. runs: if several, that many side by side: every argument and
-    result has them as its first axis; for a mesh of one device. dtype: of the tokens of its store; unset: of a store
-    of its vocabulary.
-    Raises UserError where the run does not fit the devices.
+    devices: of the mesh; default: all of JAX's devices. runs: number of runs side by side; if more than one, it is
+    the first axis of every argument and result, and the mesh must have one device. dtype: of the tokens in the run's
+    store; default: that of a store with the run's vocabulary.
+    Raises UserError if the run does not fit the devices.
 
-    Runs that differ in their knobs alone have the same program: what JAX keeps of one on the disk serves the others.
+    Runs that differ only in their knobs have the same program, so they share JAX's on-disk compilation cache.
     """
     mesh = make_mesh(run.placement.mesh, devices, run.placement.dcn)
     run = placed(run, mesh)
@@ -93,13 +93,14 @@ def compiled_step(run: RunConfig, devices: Sequence[Any] | None = None, runs: in
 
 
 def rows_spec(run: RunConfig, dtype: Any, context: int) -> Any:
-    """Arrays of the shapes and dtypes of a batch in windows of `context`. dtype: of stored tokens."""
+    """Shapes and dtypes of a batch in windows of `context` tokens. dtype: of stored tokens."""
     return run.objective.spec(run.model, run.batch_tokens // context, context, dtype)
 
 
 def run_layout(run: RunConfig, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and places of a run's state on a mesh. Raises UserError as `abstract_state`, and where devices
-    have no memory of the host that the placement asks for."""
+    """Shapes, dtypes and shardings of a run's state on a mesh.
+
+    Raises UserError as `abstract_state` does, and if the placement needs host memory that the devices lack."""
     layout = abstract_state(run.model, run_optimizer(run, make_knobs(run)), mesh)
     check_host(mesh, run.placement)
     if run.placement.offload_optimizer:
@@ -108,7 +109,7 @@ def run_layout(run: RunConfig, mesh: Mesh) -> TrainState:
 
 
 def compile_step(run: RunConfig, mesh: Mesh, layout: TrainState, rows: Any, runs: int = 1) -> Any:
-    """`update` compiled. layout: from `run_layout`. rows: arrays or shapes of a batch as the objective's `rows`."""
+    """Compile `update`. layout: from `run_layout`. rows: arrays or shapes of a batch, as the objective's `rows`."""
 
     def step(state: TrainState, knobs: Knobs, rows: Any) -> tuple[TrainState, jax.Array]:
         with use(mesh):

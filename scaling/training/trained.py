@@ -1,4 +1,4 @@
-"""A run as it was after one of its checkpoints: what generates text and is evaluated."""
+"""A trained run loaded from one of its checkpoints, for generation and evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +18,24 @@ from scaling.training.step import run_layout
 
 @dataclass(frozen=True)
 class Trained:
-    """A run with the parameters that it had after `step` updates."""
+    """A run with its parameters after `step` updates."""
 
     folder: Path
     run: RunConfig
     step: int
     params: Params
     mesh: Mesh
-    """where they lie"""
+    """the devices of the parameters"""
 
 
 def load_trained(path: str | Path, step: int | None = None) -> Trained:
     """The run in a folder, with the parameters of a checkpoint.
 
     path: a run's folder, such as runs/SWEEP/RUN_ID, or one of its checkpoints, RUN_ID/checkpoints/STEP.
-    step: of the checkpoint; unset: that of the path, else the last one of a run that has ended.
+    step: of the checkpoint; default: that of the path, else the last one of a run that has ended.
 
-    Parameters lie as the run was placed where this machine's devices can take that, else on one device.
-    Raises UserError where there is no run, no such checkpoint, or none that can be read.
+    Parameters are sharded as in the run if this machine's devices allow it, else they are on one device.
+    Raises UserError if there is no run or no such checkpoint, or if it cannot be read.
     """
     folder = Path(path).expanduser()
     if folder.parent.name == "checkpoints" and folder.name.isdecimal():
@@ -57,7 +57,7 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
 
 
 def _placed_here(run: RunConfig) -> tuple[RunConfig, Mesh]:
-    """As it was trained, where this machine's devices can; else on one of them, by the ways that suit it."""
+    """The run placed as it was trained if this machine's devices allow it, else on one device with defaults."""
     try:
         mesh = make_mesh(run.placement.mesh, dcn=run.placement.dcn)
         check_host(mesh, run.placement)
