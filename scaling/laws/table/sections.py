@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import scaling.config
 
 KIND = "kind"
-"""the key that a section has before any other"""
+"""the key that comes first in a section"""
 
 
 def apart(df: "pd.DataFrame") -> "pd.DataFrame":
     """The table with each list of sections in which runs differ (`model.feed_forward`) as a column for every key.
 
-    One section gives the key's value, several give a list of theirs. Where there is no section all are None.
+    One section gives the key's value, several give a list of their values. Without sections all are None.
     """
     for column in [str(name) for name in df.columns if scaling.config.is_recipe(str(name))]:
         sections = [_sections(text) for text in df[column]]
@@ -30,7 +30,7 @@ def apart(df: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def absent(row: Mapping[Any, Any], column: str) -> bool:
-    """Whether a key belongs to a section that the run has not, so that the run says nothing of it."""
+    """Whether a key belongs to a section that the run does not have, so that its value is undefined there."""
     section, _, key = column.rpartition(".")
     kind = row.get(f"{section}.{KIND}", KIND)
     return key != KIND and (kind is None or kind != kind)
