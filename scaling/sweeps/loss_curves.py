@@ -1,4 +1,4 @@
-"""The loss curves of runs: the rate of every step by their configuration, held-out losses by their records."""
+"""The loss curves of runs: the learning rate of every step from their configuration, losses from their records."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,20 +21,20 @@ from scaling.sweeps.run_store import load_runs, run_folders
 from scaling.validity import FITTED
 
 FREE = ("schedule.*", "optimizer.learning_rate", SEED)
-"""keys in which the curves of one law may differ: it reads rates and steps, and N, or else refuses several"""
+"""keys in which the curves of one law may differ; N may differ, too, if the law reads it"""
 
 
 def load_curves(
     path: str | Path | Sequence[str | Path], where: Sequence[str] = (), allow: Sequence[str] = ()
 ) -> list[LossCurve]:
-    """The curve of every valid run under `path` (as of `load_runs`), whatever its role.
+    """The curve of every valid run under `path` (as in `load_runs`), whatever its role.
 
-    The losses are those of records.evaluate_every and of the end; those that a branch has from its trunk are the
-    trunk's alone, and both are one cluster. A run that begins with another's parameters is left out: its loss is no
-    matter of its own schedule alone. N is all parameters.
-    where, allow: as of `laws.from_results`.
+    The losses are those of records.evaluate_every and of the end; losses that a branch shares with its trunk belong
+    to the trunk only, and both form one cluster. Runs that start from another run's parameters are left out, because
+    their loss does not depend on their own schedule alone. N counts all parameters.
+    where, allow: as in `laws.from_results`.
 
-    Raises UserError where a record cannot be read, where no run is left, and where the runs are of several recipes.
+    Raises UserError where a record cannot be read, where no run is left, and where the runs do not share one recipe.
     """
     table = load_runs(path)
     if len(table):

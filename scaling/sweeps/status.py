@@ -16,22 +16,22 @@ from scaling.units import duration, si
 from scaling.validity import Verdict, decide, judge
 
 BROKEN = ("failed", "unreadable")
-"""states without a record that are an end all the same"""
+"""final states without a record"""
 
 
 def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -> dict[str, Any]:
-    """What became of each run of the sweep in the folder `path`, or of the one run whose folder that is.
+    """The state of each run of the sweep in the folder `path`, or of the single run whose folder that is.
 
-    state_of: `run_state`, or a `States` that looks again only at what may have changed, for who asks often.
+    state_of: `run_state`, or for frequent calls a `States`, which rereads only what may have changed.
 
     Returns a JSON-able mapping: `runs` (run_id, role, state, validity, params, tokens, flops, flops_spent, loss,
     seconds, attempts, reason, validity_reason, progress, label), `counts` by state, `launched` (whether a process is
     launching it now).
-    `label` is the design's wish, with the value of each axis and the seed; of a run that no plan knows, the seed.
-    `ended` is when its last attempt did. `flops_spent` leaves out what a branch has from its trunk.
-    `validity` is None while there is nothing to judge; `progress` is that of a running run: `share` of the tokens
-    that it has to train on itself, training `loss`, `tokens_per_s` and `left_s`, each None where not measured yet,
-    and None for other runs.
+    `label` has what the design requested, with the value of each axis and the seed; for a run outside the plan, the
+    seed. `ended` is the time its last attempt ended. `flops_spent` leaves out the part that a branch takes from its
+    trunk. `validity` is None while there is nothing to judge. `progress` is None except for a running run: `share` of
+    the tokens that it has to train on itself, training `loss`, `tokens_per_s` and `left_s`, each None where not
+    measured yet.
     Raises UserError for a folder that holds no sweep, and for a mistake in its `exclusions.yaml`.
     """
     home, only = sweep_and_run(Path(path))
@@ -106,7 +106,7 @@ def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verd
 
 
 def _verdict(state: RunState, said: Sequence[Verdict]) -> Verdict | None:
-    """None where the run may still become anything."""
+    """The verdict on a run; None while it may still be trained."""
     if state.result is not None:
         return judge({**state.result.facts, **vars(state.result)}, *said)
     broken = (Verdict("failed", state.reason),) if state.state in BROKEN else ()
@@ -114,7 +114,8 @@ def _verdict(state: RunState, said: Sequence[Verdict]) -> Verdict | None:
 
 
 def _progress(folder: Path, entry: Entry | None) -> dict[str, float | None]:
-    """How far a running run is, by the end of its metrics.jsonl; a branch's begins with the records of its trunk."""
+    """How far a running run is, from the end of its metrics.jsonl; a branch's begins with the records of its
+    trunk."""
     last = last_metrics(folder)
     done, speed = last.get("tokens", 0), last.get("tokens_per_s")
     share = left_s = None

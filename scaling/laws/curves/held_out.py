@@ -13,31 +13,31 @@ from scaling.laws.curves.fit import CurveFit, fit_curves
 
 @dataclass(frozen=True)
 class HeldOutCurve:
-    """Forecast and outcome of one curve, relative errors as forecast over outcome less 1."""
+    """Forecast and outcome of one curve; relative errors are forecast over outcome less 1."""
 
     run: str
     final: float
     """the loss at its last checkpoint"""
     forecast: float
-    """of that loss"""
+    """the forecast of that loss"""
     error: float
-    """of that forecast"""
+    """relative error of that forecast"""
     mean_error: float
-    """mean size of the errors over all checkpoints"""
+    """mean absolute error over all checkpoints"""
     inside: bool | None
     """whether the last loss lies in a single run's interval; None before any draws"""
     width: float | None
-    """of that interval, log of its upper over its lower end"""
+    """width of that interval: log of its upper over its lower end"""
 
 
 def hold_out_curves(
     curves: Sequence[LossCurve], fitted: CurveFit | None = None, level: float = 0.9, **options: Any
 ) -> list[HeldOutCurve]:
-    """Forecasts of curves, each from its own schedule alone, beside what came.
+    """Forecasts of curves, each from its schedule alone, compared with their outcomes.
 
-    fitted: the fit that foretells them all. None: each cluster of runs is foretold by a fit of all the others, with
-    `options` as of `fit_curves`.
-    Raises UserError where fewer than two clusters are given and nothing is fitted.
+    fitted: the fit that predicts them all. None: each cluster of runs is predicted by a fit of all the others, with
+    `options` as in `fit_curves`.
+    Raises UserError for fewer than two clusters without `fitted`.
     """
     if fitted is not None:
         return [_held_out(fitted, curve, level) for curve in curves]

@@ -1,4 +1,4 @@
-"""A fit of whole curves, and what it foretells, as dictionaries for machines and as aligned text for people."""
+"""A fit of whole curves, and its predictions, as dictionaries for machines and as aligned text for people."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +13,7 @@ from scaling.text import align, percent
 
 
 def curve_laws_table() -> list[dict[str, Any]]:
-    """What `scaling fit --list --json` prints of the laws of whole curves, in the keys of `laws.laws_table`."""
+    """What `scaling fit --list --json` prints for the laws of whole curves, with the keys of `laws.laws_table`."""
     return [
         {
             "law": law.name,

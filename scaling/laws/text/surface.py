@@ -7,7 +7,7 @@ from scaling.text import by_width, percent, table
 
 
 def format_surface(values: Mapping[str, Any]) -> str:
-    """values: of `ResponseSurface.to_dict`."""
+    """The text of a surface; values: from `ResponseSurface.to_dict`."""
     letters = list(values["points"][0]["tried"])
     named = {letter: values["conventions"].get(letter, letter) for letter in ("N", "D", "loss", *letters)}
     lines = [

@@ -1,4 +1,4 @@
-"""What runs that test a forecast say of a law that was fitted without them."""
+"""How a law compares with the forecast's test runs, which it was fitted without."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,7 +7,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.text import by_width, percent
 
 SCATTERS = 3.0
-"""residual standard deviations that a test run may be off a law without intervals before it is told"""
+"""residual standard deviations by which a test run may miss a law without intervals before a note is made"""
 
 
 def tested_notes(fitted: FittedLaw, level: float = 0.9) -> Iterator[str]:
@@ -33,6 +33,6 @@ def tested_notes(fitted: FittedLaw, level: float = 0.9) -> Iterator[str]:
 
 
 def _columns(values: Mapping[str, float], letters: tuple[str, ...]) -> dict[str, float]:
-    """What a law reads of a run, empty where the run does not say all of it."""
+    """The columns of a run that a law reads; empty where the run lacks one."""
     known = {**values, **({"M": values["D"] / values["N"]} if {"N", "D"} <= values.keys() else {})}
     return {letter: known[letter] for letter in letters} if set(letters) <= known.keys() else {}
