@@ -14,10 +14,10 @@ WORDS = {"n_params": "N", "n_non_embedding": "non-embedding N", "tokens": "D", "
 
 @dataclass(frozen=True)
 class Size:
-    """What rules may read of a run. The last two are 0 until they are set: the batch comes first, then the rate."""
+    """Inputs of rules. The last two are 0 until they are set: the batch size comes first, then the learning rate."""
 
     n_params: float
-    """parameters, all of them"""
+    """total parameters"""
     n_non_embedding: float
     """parameters without embeddings, positions and an untied head"""
     tokens: float

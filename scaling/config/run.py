@@ -36,12 +36,12 @@ class TokenizerConfig(Config):
 
 
 class LongDocuments(Config):
-    """Documents that a run meets more often than others, as when a context is extended (Llama 3, 2407.21783)."""
+    """Documents that a run sees more often than others, as when a context is extended (Llama 3, 2407.21783)."""
 
     tokens: int = Field(ge=1)
-    """documents of so many tokens or more; a window is of the one that its first token is of"""
+    """documents of at least this many tokens; a window belongs to the document of its first token"""
     times: int = Field(ge=2)
-    """how often an epoch meets each of their windows"""
+    """how often an epoch has each of their windows"""
 
 
 class DataConfig(Config):
