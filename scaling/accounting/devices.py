@@ -58,25 +58,25 @@ class Device:
     """price of a chip for an hour"""
 
 
-def _device(name: str, told: Mapping[str, Any]) -> Device:
+def _device(name: str, spec: Mapping[str, Any]) -> Device:
     """A device from an entry of devices.yaml, which describes a chip (the file explains its keys)."""
-    each = told.get("devices", 1)
+    each = spec.get("devices", 1)
     tera, giga = (
-        {key: told[key] * unit / each for key in keys if key in told}
+        {key: spec[key] * unit / each for key in keys if key in spec}
         for keys, unit in ((("bfloat16", "float32"), 1e12), (("hbm", "host"), 1e9))
     )
     memory = None
-    if "memory" in told:
-        count, unit = told["memory"].split()
+    if "memory" in spec:
+        count, unit = spec["memory"].split()
         memory = int(count) * UNITS[unit] // each
     links = None
-    if wired := told.get("links"):
+    if wired := spec.get("links"):
         network = wired["network"] * 1e9 / each if "network" in wired else None
         links = Links(wired["chips"] * each, wired["link"] * 1e9 / each, network, wired.get("sides", 0))
     return Device(
-        name=name, pattern=told["matches"], bfloat16=tera.get("bfloat16"), float32=tera.get("float32"), memory=memory,
-        hbm=giga.get("hbm"), links=links, host=giga.get("host"), source=told["source"], per_chip=each,
-        platform=told.get("platform", "gpu"), dollars=told.get("dollars"),
+        name=name, pattern=spec["matches"], bfloat16=tera.get("bfloat16"), float32=tera.get("float32"), memory=memory,
+        hbm=giga.get("hbm"), links=links, host=giga.get("host"), source=spec["source"], per_chip=each,
+        platform=spec.get("platform", "gpu"), dollars=spec.get("dollars"),
     )  # fmt: skip
 
 
@@ -150,14 +150,14 @@ def topology(text: str) -> Topology:
 
     For a torus, a number of chips (`64xv5e`) means the slice whose sides differ least.
     """
-    asked = text.strip().lower()
-    counted = re.fullmatch(r"(\d+)x([a-z].*)", asked)
-    name, colon, rest = (counted[2], ":", counted[1]) if counted else asked.partition(":")
+    spelled = text.strip().lower()
+    counted = re.fullmatch(r"(\d+)x([a-z].*)", spelled)
+    name, colon, rest = (counted[2], ":", counted[1]) if counted else spelled.partition(":")
     shape, several, slices = rest.partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
-        told = unknown_device(name[:60])
-        raise UserError(f"topology {shown(text)}: {told}; written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2")
+        message = unknown_device(name[:60])
+        raise UserError(f"topology {shown(text)}: {message}; written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2")
     numbers = shape if colon else "1", slices if several else "1"
     if not (
         re.fullmatch(r"[1-9]\d{0,7}(x[1-9]\d{0,7}){0,3}", numbers[0]) and re.fullmatch(r"[1-9]\d{0,7}", numbers[1])

@@ -65,14 +65,14 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     with more sharding within a step (`zero`), with copies of the model sharing storage, then with more devices per
     matrix.
     """
-    asked = run.placement
-    remats = run.model.REMAT[run.model.REMAT.index(asked.remat) :]
-    zeros = (asked.zero, *range((asked.zero or 3) + 1, 4))
+    requested = run.placement
+    remats = run.model.REMAT[run.model.REMAT.index(requested.remat) :]
+    zeros = (requested.zero, *range((requested.zero or 3) + 1, 4))
     for mesh in _near_meshes(run, devices):
         for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
             placement = _changed(run, mesh, remat, accumulate, devices, zero=zero)
             if memory(_placed(run, placement), devices, kind).total <= available:
-                return _overrides(asked, placement)
+                return _overrides(requested, placement)
     return None
 
 
@@ -178,9 +178,9 @@ def _fits(
                 best[zero, host, with_host] = made(remat, zero, host, counts[with_host])
     for placement in best.values():
         placed = _placed(run, placement)
-        told = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
+        timed = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
         ledger = memory(placed, place.devices, kind)
-        yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
+        yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, timed)
 
 
 def _fewest(placements: Sequence[Placement], fits: Callable[[Placement], bool], least: int = 0) -> int:
@@ -275,8 +275,10 @@ def _placed(run: RunConfig, placement: Placement) -> RunConfig:
     return run.model_copy(update={"placement": placement})
 
 
-def _overrides(asked: Placement, placement: Placement) -> list[str]:
-    old, new = (p.model_dump() | {f"mesh.{k}": v for k, v in p.mesh.model_dump().items()} for p in (asked, placement))
+def _overrides(requested: Placement, placement: Placement) -> list[str]:
+    old, new = (
+        p.model_dump() | {f"mesh.{k}": v for k, v in p.mesh.model_dump().items()} for p in (requested, placement)
+    )
     return [f"placement.{key}={new[key]}" for key in new if key != "mesh" and new[key] != old[key]]
 
 
@@ -296,8 +298,12 @@ def _together(run: RunConfig, mesh: MeshConfig, devices: int) -> int:
     if mesh.pipeline == 1:
         return 1
     most = run.batch_size // window_ways(in_stage(mesh_shape(mesh, devices)))
-    asked = run.placement.pipeline_microbatches or min(FOR_STAGE * mesh.pipeline, most)
-    return max(1, asked // mesh.pipeline) * mesh.pipeline if run.placement.pipeline_repeats > 1 else max(1, asked)
+    requested = run.placement.pipeline_microbatches or min(FOR_STAGE * mesh.pipeline, most)
+    return (
+        max(1, requested // mesh.pipeline) * mesh.pipeline
+        if run.placement.pipeline_repeats > 1
+        else max(1, requested)
+    )
 
 
 def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devices: int, **more: Any) -> Placement:
@@ -313,17 +319,17 @@ def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devi
 
 def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
     """The requested mesh; the same with its copies sharing storage; meshes with more devices per matrix."""
-    asked = run.placement.mesh
-    yield asked
-    for tensor in (asked.tensor * k for k in (1, 2, 4, 8)):
-        inner = tensor * asked.expert * asked.context * asked.pipeline
+    requested = run.placement.mesh
+    yield requested
+    for tensor in (requested.tensor * k for k in (1, 2, 4, 8)):
+        inner = tensor * requested.expert * requested.context * requested.pipeline
         if (
             devices % inner
             or _heads(run, tensor) % tensor
-            or devices // inner < asked.fsdp // (tensor // asked.tensor)
+            or devices // inner < requested.fsdp // (tensor // requested.tensor)
         ):
             continue
-        mesh = asked.model_copy(update={"data": 1, "fsdp": devices // inner, "tensor": tensor})
+        mesh = requested.model_copy(update={"data": 1, "fsdp": devices // inner, "tensor": tensor})
         if _spreads(run, mesh, devices):
             yield mesh
 

@@ -61,13 +61,13 @@ def mesh_shape(config: MeshConfig, n_devices: int, key: str = "mesh", what: str 
     data = config.data or n_devices // inner
     if data * inner == n_devices and data:
         return config.model_dump() | {"data": data}
-    asked = f"data={config.data} × {config.inner_text}"
+    requested = f"data={config.data} × {config.inner_text}"
     there = f"there {'is 1' if n_devices == 1 else f'are {n_devices}'}"
     if config.data == 0:
         needs = f"a multiple of {inner} {what}s"
     else:
         needs = f"{config.data * inner} {what}{'s' if config.data * inner > 1 else ''}"
-    raise UserError(f"placement.{key}: {asked} needs {needs}, {there}; {_what_fits(config, n_devices)}")
+    raise UserError(f"placement.{key}: {requested} needs {needs}, {there}; {_what_fits(config, n_devices)}")
 
 
 def _what_fits(config: MeshConfig, n_devices: int) -> str:

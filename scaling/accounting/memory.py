@@ -118,7 +118,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
 @lru_cache(maxsize=16)
 def _declared(model: ModelConfig, start: StartConfig | None) -> tuple[Tensor, ...]:
     """The declared tensors, cached: a search needs them a thousand times."""
-    return tuple(model.tensors() if start is None else start.told(model.tensors()))
+    return tuple(model.tensors() if start is None else start.marked(model.tensors()))
 
 
 @lru_cache(maxsize=1024)
@@ -159,15 +159,15 @@ def compute_of(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Comput
     )
 
 
-def compute_dtype(asked: str, platform: str) -> str:
+def compute_dtype(requested: str, platform: str) -> str:
     """The precision that `placement.compute_dtype` means on a platform."""
-    return asked if asked != "auto" else "float32" if platform == "cpu" else "bfloat16"
+    return requested if requested != "auto" else "float32" if platform == "cpu" else "bfloat16"
 
 
-def loss_pieces(tokens: int, asked: int | None, vocab: int) -> int:
+def loss_pieces(tokens: int, requested: int | None, vocab: int) -> int:
     """Number of pieces that a device splits its tokens into, of at most `placement.loss_chunk` tokens, or of as many
     as have CHUNK_BYTES of logits. vocab: columns of the head that the device has."""
-    return ceil(tokens / (asked or max(1, CHUNK_BYTES // (FLOAT32 * vocab))))
+    return ceil(tokens / (requested or max(1, CHUNK_BYTES // (FLOAT32 * vocab))))
 
 
 def _ways(tensor: Tensor, mesh: dict[str, int], stored: bool = True) -> int:

@@ -122,8 +122,8 @@ def outside_flops(run: RunConfig, flops: Flops, apart: Outside) -> tuple[float, 
 
 def _counts(order: Schedule) -> list[str]:
     """The note about a counting pass."""
-    told = "balance over the batch: the layers' forward pass is computed once more, before the first microbatch, to"
-    return [f"{told} count the batch; no FLOPs of the model are"] if order.counting else []
+    note = "balance over the batch: the layers' forward pass is computed once more, before the first microbatch, to"
+    return [f"{note} count the batch; no FLOPs of the model are"] if order.counting else []
 
 
 def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:

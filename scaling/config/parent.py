@@ -79,20 +79,20 @@ def chosen_step(folder: Path, step: int | None, where: str, key: str) -> int:
     where: prefix of a message. key: the key that sets the step. Raises UserError where there is no such checkpoint.
     """
     saved = saved_steps(folder)
-    told = ", ".join(map(str, saved))
+    listed = ", ".join(map(str, saved))
     if not saved:
         raise UserError(
             f"{where}{folder} has no checkpoint; delete it and train that run again with "
             "records.checkpoint_steps=1000 or another number, which keeps its last state, too, and changes no id"
         )
     if step is not None and step not in saved:
-        raise UserError(f"{where}{folder} has no checkpoint of {key}={step}; it has {told}")
+        raise UserError(f"{where}{folder} has no checkpoint of {key}={step}; it has {listed}")
     if step is None:
         result = read_result(folder)
         if result is None or result.status == "failed":
             raise UserError(
                 f"{where}that run has not ended, and its last checkpoint may be another soon; wait, or set "
-                f"{key} to one of {told}"
+                f"{key} to one of {listed}"
             )
     return step or saved[-1]
 

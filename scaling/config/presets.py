@@ -25,8 +25,8 @@ def preset(name: str) -> Path:
     """The file of `KIND/NAME`. Raises UserError where there is none."""
     every = [f"{kind}/{name}" for kind in kinds() for name in names(kind)]
     if name not in every:
-        told = meant(name, every) or f"kinds: {', '.join(kinds())}"
-        raise UserError(f"no preset {name!r}; {told} (`scaling presets` lists all)")
+        hint = meant(name, every) or f"kinds: {', '.join(kinds())}"
+        raise UserError(f"no preset {name!r}; {hint} (`scaling presets` lists all)")
     return ROOT / f"{name}.yaml"
 
 
@@ -51,5 +51,5 @@ def locate(text: str, among: Sequence[str]) -> Path:
     if len(path.parts) > 1:
         return path  # a missing file: reading it raises
     of_kinds = [f"{kind}/{each}" for kind in among for each in names(kind)]
-    told = meant(name, [each.partition("/")[2] for each in of_kinds]) or "`scaling presets` lists them"
-    raise UserError(f"{text} is no file here and no preset of {' or '.join(among)}; {told}")
+    hint = meant(name, [each.partition("/")[2] for each in of_kinds]) or "`scaling presets` lists them"
+    raise UserError(f"{text} is no file here and no preset of {' or '.join(among)}; {hint}")

@@ -59,14 +59,14 @@ class Rule(Config, ABC):
 
     def outside(self, sizes: Sequence[Size]) -> str | None:
         """A line that says where `sizes` leave the rule's fitted range; None where they do not."""
-        said = []
+        parts = []
         for name, (low, high) in self.fitted.items():
             found = [getattr(size, name) for size in sizes]
             if min(found) < low or max(found) > high:
-                said.append(
+                parts.append(
                     f"{WORDS[name]} {low:.3g} to {high:.3g}, and these runs have {min(found):.3g} to {max(found):.3g}"
                 )
-        return f"was fitted on {'; on '.join(said)} ({self.source})" if said else None
+        return f"was fitted on {'; on '.join(parts)} ({self.source})" if parts else None
 
 
 class RateRule(Rule):

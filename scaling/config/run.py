@@ -333,7 +333,7 @@ class RunConfig(Config):
 
     def tensors(self) -> Iterator[Tensor]:
         """Every array of the model's parameters, those that this run does not train marked as frozen."""
-        return self.model.tensors() if self.start is None else self.start.told(self.model.tensors())
+        return self.model.tensors() if self.start is None else self.start.marked(self.model.tensors())
 
     @property
     def has_reference(self) -> bool:

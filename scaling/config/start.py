@@ -55,7 +55,7 @@ class StartConfig(Config):
         """Whether a tensor is initialised rather than taken over."""
         return matches(self.new, tensor)
 
-    def told(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    def marked(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
         """The declarations, with frozen tensors marked."""
         return (replace(tensor, frozen=matches(self.frozen, tensor)) for tensor in tensors)
 

@@ -118,8 +118,8 @@ class GridDesign(Config):
             raise ValueError(f"axes or zip need at least one key, each with at least one value; empty: {empty}")
         lengths = {key: len(values) for key, values in self.zip.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{key} {length}" for key, length in lengths.items())
-            raise ValueError(f"zip takes as many values of each key, got {told}")
+            listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise ValueError(f"zip takes as many values of each key, got {listed}")
         if twice := self.axes.keys() & self.zip.keys():
             raise ValueError(f"axes and zip both vary {', '.join(sorted(twice))}; keep one of them")
         return self
@@ -196,12 +196,12 @@ class SweepConfig(Config):
     def by_rule(self) -> dict[str, str]:
         """Keys of a run's configuration, other than sizes and tokens, that are set for each run, and by which
         rule."""
-        told = {rule.sets: rule.told() for rule in self.rules.values()}
+        rules = {rule.sets: rule.told() for rule in self.rules.values()}
         design = self.design
         axes = design.keys if isinstance(design, GridDesign) else ()
         if RateRule.sets in axes or (self.tuning is not None and len(self.tuning.learning_rate) > 1):
-            told[RateRule.sets] = TRIED
-        return told | (self.warmup_by_design if isinstance(design, BranchesDesign) else {})
+            rules[RateRule.sets] = TRIED
+        return rules | (self.warmup_by_design if isinstance(design, BranchesDesign) else {})
 
     @property
     def warmup_by_design(self) -> dict[str, str]:

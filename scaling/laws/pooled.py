@@ -193,6 +193,6 @@ def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) 
     short = [f"{name} ({count})" for name in groups if (count := int(np.sum(names == name))) < own + 1]
     if short:
         raise UserError(f"each group has {own} parameters of its own and needs {own + 1} runs; too few: {short}")
-    told = ", ".join(f"{i} {name}" for i, name in enumerate(groups, 1))
+    numbering = ", ".join(f"{i} {name}" for i, name in enumerate(groups, 1))
     codes = np.array([groups.index(name) + 1 for name in names], np.float64)
-    return runs.with_column(GROUP, codes, told), law
+    return runs.with_column(GROUP, codes, numbering), law

@@ -123,10 +123,11 @@ def quantities(
     return values
 
 
-def told(fit: FittedLaw, natural: Array, C: float | None) -> dict[str, Array]:
-    """What fits are compared by, each [...] at parameters [..., k]: the parameters, and a, N* and L* where there are.
+def compared_quantities(fit: FittedLaw, natural: Array, C: float | None) -> dict[str, Array]:
+    """The quantities by which fits are compared, each [...] at parameters [..., k]: the parameters, and a, N* and L*
+    where the law has them.
 
-    C: FLOPs that N* and L* are told for, by the runs' own FLOPs per token; None: without them.
+    C: FLOPs at which N* and L* are computed, by the runs' own FLOPs per token; None: without them.
     """
     there = (*derived(fit.form, at_budget=False), *(() if C is None else derived(fit.form, at_budget=True)))
     names = (*fit.form.params, *(name for name in ("a", "N*", "L*") if name in there))

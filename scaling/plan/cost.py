@@ -184,9 +184,9 @@ def _time(run: RunConfig, place: accounting.Topology, mfu: float | None, price: 
     dtype = accounting.compute_dtype(run.placement.compute_dtype, "gpu")
     peak = accounting.peak_flops(place.device.name, dtype)
     time: dict[str, Any] = {"dtype": dtype, "peak_flops_per_device": peak}
-    told = _roofline(run, place, mfu, price)
-    if told is not None:
-        return time | {"mfu": told["mfu"]["expected"], **_expected(told), "roofline": told}
+    found = _roofline(run, place, mfu, price)
+    if found is not None:
+        return time | {"mfu": found["mfu"]["expected"], **_expected(found), "roofline": found}
     mfu = ASSUMED_MFU if mfu is None else mfu
     time |= {"mfu": mfu, **dict.fromkeys(("step_s", "tokens_per_s", "days", "chip_hours", "dollars"))}
     if peak is None:
@@ -216,11 +216,11 @@ def _roofline(
     return accounting.roofline(run, place, accounting.link_seconds(run, wiring), price, mfu)
 
 
-def _expected(told: dict[str, Any]) -> dict[str, Any]:
+def _expected(found: dict[str, Any]) -> dict[str, Any]:
     """The expected values of a roofline."""
     named = {"step_s": "step", "tokens_per_s": "tokens_per_s", "days": "days", "chip_hours": "chip_hours"}
-    dollars = told["dollars"]
-    return {name: told[key]["expected"] for name, key in named.items()} | {
+    dollars = found["dollars"]
+    return {name: found[key]["expected"] for name, key in named.items()} | {
         "dollars": None if dollars is None else dollars["expected"]
     }
 

@@ -108,16 +108,16 @@ def _short(fit: Mapping[str, Any]) -> str:
     )
 
 
-def _roofline(told: Mapping[str, Any]) -> str:
+def _roofline(found: Mapping[str, Any]) -> str:
     """What bounds a step, and the assumptions."""
     names = {"matmul": "products", "hbm": "memory", "ici": "links", "dcn": "network", "host": "host"}
-    rows = [(names[name], _seconds(value)) for name, value in told["seconds"].items()]
+    rows = [(names[name], _seconds(value)) for name, value in found["seconds"].items()]
     rows += [
-        (f"step, {name}", f"{_seconds(step)}  MFU {told['mfu'][name]:.0%}") for name, step in told["step"].items()
+        (f"step, {name}", f"{_seconds(step)}  MFU {found['mfu'][name]:.0%}") for name, step in found["step"].items()
     ]
-    if told["dollars_per_chip_hour"] is not None:
-        rows.append(("price", f"${told['dollars_per_chip_hour']:g} a chip and hour"))
-    lines = [wrapped(text, "  - ") for text in told["assumptions"]]
+    if found["dollars_per_chip_hour"] is not None:
+        rows.append(("price", f"${found['dollars_per_chip_hour']:g} a chip and hour"))
+    lines = [wrapped(text, "  - ") for text in found["assumptions"]]
     return "\n".join([_block("a step by what bounds it", rows), "  assumed", *lines])
 
 

@@ -29,11 +29,11 @@ def main(home: Path) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        told = explain(error)
-        if told is None:
+        explained = explain(error)
+        if explained is None:
             raise
-        print(told[0], file=sys.stderr)
-        return told[1]
+        print(explained[0], file=sys.stderr)
+        return explained[1]
     return 0
 
 

@@ -37,7 +37,7 @@ def shown(data: ReportData, page: Path) -> ReportData:
     def stays(run: Run) -> bool:
         return (run.sweep, run.run_id) in ids
 
-    said = (
+    note = (
         f"This page shows {len(ids)} of {len(data.runs)} runs: those that test a forecast and, of each budget, those "
         f"of the lowest loss. Laws and minima are of all; {csv_of(page).name} beside it has all."
     )
@@ -53,7 +53,7 @@ def shown(data: ReportData, page: Path) -> ReportData:
         isoflops=[replace(curve, runs=[run for run in curve.runs if stays(run)]) for curve in data.isoflops],
         law=law,
         curve_law=_thinned(data.curve_law, {run_id for _, run_id in ids}),
-        missing=[*data.missing, said],
+        missing=[*data.missing, note],
     )
 
 

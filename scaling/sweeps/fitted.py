@@ -27,8 +27,8 @@ def law_runs(path: str | Path | Sequence[str | Path], law: str | Sequence[str], 
     waiting = [run_id for ids, _ in lacking for run_id in ids]
     if not waiting:
         return runs
-    told = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "
-    return runs.with_conventions(**{WAITING: told + ", ".join(waiting[:SHOWN]) + ", …" * (len(waiting) > SHOWN)})
+    summary = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "
+    return runs.with_conventions(**{WAITING: summary + ", ".join(waiting[:SHOWN]) + ", …" * (len(waiting) > SHOWN)})
 
 
 def fit_sweep(
@@ -65,8 +65,8 @@ def priors_of(path: str | Path | Sequence[str | Path], law: str) -> dict[str, "l
     paths = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     if law != "chinchilla" or len(paths) != 1 or not (file := paths[0] / "sweep.yaml").is_file():
         return {}
-    said = read_mapping(file).get("forecast")
-    if said is None:
+    forecast = read_mapping(file).get("forecast")
+    if forecast is None:
         return {}
-    priors = build(ForecastConfig, said, f"{file}: forecast").priors
+    priors = build(ForecastConfig, forecast, f"{file}: forecast").priors
     return {name: laws.Prior(*prior) for name, prior in priors.items()}

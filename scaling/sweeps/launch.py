@@ -215,8 +215,8 @@ def _reason(folder: Path, finished: Finished) -> str:
         result = read_result(folder)
     except UserError as error:
         return str(error)
-    told = result.reason if result is not None else _last_line(finished.task.folders[0] / "log.txt")
-    return told or f"exit code {code}, and nothing in its log, as where the disk is full"
+    reason = result.reason if result is not None else _last_line(finished.task.folders[0] / "log.txt")
+    return reason or f"exit code {code}, and nothing in its log, as where the disk is full"
 
 
 def _last_line(path: Path, size: int = 4096) -> str:

@@ -52,11 +52,11 @@ def load_curves(
         )
     used = table.loc[list(configs)]
     free = (*FREE, *FEEDS["N"].columns, *FEEDS["D"].columns)
-    said = {**one_recipe(used, free, allow), "loss": meaning_of(LOSS, used)}
+    conventions = {**one_recipe(used, free, allow), "loss": meaning_of(LOSS, used)}
     left = [folders[run_id] / name for run_id in configs for name in KEPT]
     if changed := [f"{path.parent.name}/{path.name}" for path in left if was_changed(path)]:
-        said["changed later"] = f"after their runs had ended: {shown(changed)}"
-    return [_curve(folders[run_id], config, configs.keys(), said) for run_id, config in configs.items()]
+        conventions["changed later"] = f"after their runs had ended: {shown(changed)}"
+    return [_curve(folders[run_id], config, configs.keys(), conventions) for run_id, config in configs.items()]
 
 
 def learning_rates(run: str | Path | Mapping[str, Any] | RunConfig) -> np.ndarray:
@@ -68,10 +68,10 @@ def learning_rates(run: str | Path | Mapping[str, Any] | RunConfig) -> np.ndarra
     return np.asarray(make_schedule(run.schedule.name, make_knobs(run))(np.arange(run.steps)), np.float64)
 
 
-def _curve(folder: Path, run: RunConfig, there: Collection[str], said: Mapping[str, str]) -> LossCurve:
+def _curve(folder: Path, run: RunConfig, there: Collection[str], conventions: Mapping[str, str]) -> LossCurve:
     result, trunk = read_result(folder), run.records.trunk
     assert result is not None  # it is in the table
     shared = result.facts.get("branch", {}).get("step", 0) if trunk in there else 0
     losses = {r["step"]: r["eval_loss"] for r in read_metrics(folder) if r.get("eval_loss") and r["step"] > shared}
     values = list(losses.values())
-    return LossCurve(folder.name, learning_rates(run), list(losses), values, result.params_total, trunk, said)
+    return LossCurve(folder.name, learning_rates(run), list(losses), values, result.params_total, trunk, conventions)

@@ -39,8 +39,8 @@ def make_packs(runs: Sequence[PlannedRun], device: str, slots: int) -> list[tupl
 def room(run: PlannedRun, device: str) -> int:
     """How many runs like this one a device can train side by side; 1 where packing is not known to help."""
     config, known = run.config, accounting.device(device)
-    asked = config.placement.compute_dtype
-    dtype = "bfloat16" if asked == "auto" else asked
+    requested = config.placement.compute_dtype
+    dtype = "bfloat16" if requested == "auto" else requested
     peak = accounting.peak_flops(device, dtype)
     if known is None or known.memory is None or peak is None or run.devices > 1:
         return 1

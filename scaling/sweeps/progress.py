@@ -31,7 +31,7 @@ class LaunchProgress:
         self.total = self.done = 0
         self.flops = self.flops_done = 0.0
         self.clock = Clock(home)
-        self.looked, self.told = 0.0, ""
+        self.looked, self.left_text = 0.0, ""
         self.began = time.monotonic()
         self.active: dict[str, PlannedRun] = {}
         self.live: Live | None = None
@@ -118,7 +118,8 @@ class LaunchProgress:
         elapsed = time.monotonic() - self.began
         if time.monotonic() - self.looked > LOOK_S:
             left_s = self.clock.left()
-            self.looked, self.told = time.monotonic(), f", {left_s} left" if left_s else ""
+            self.looked, self.left_text = time.monotonic(), f", {left_s} left" if left_s else ""
         return Group(
-            table, Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{self.told}")
+            table,
+            Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{self.left_text}"),
         )

@@ -41,9 +41,9 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
         raise UserError(f"{home} holds no runs; expected a sweep's folder, such as runs/NAME")
     states = {run_id: state_of(folder) for run_id, folder in folders.items()}
     results = {run_id: state.result for run_id, state in states.items() if state.result is not None}
-    said = findings(read_ledger(home, results))
+    verdicts = findings(read_ledger(home, results))
     rows = [
-        _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ()))
+        _row(folder, plan.get(run_id), states[run_id], verdicts.get(run_id, ()))
         for run_id, folder in folders.items()
         if only in (None, run_id)
     ]
@@ -68,8 +68,8 @@ def format_status(found: Mapping[str, Any]) -> str:
         for row in found["runs"]
     ]  # fmt: skip
     headings = (*left, *numbers, "reason")
-    told = table(headings, rows, left=[i for i, heading in enumerate(headings) if heading not in numbers])
-    return f"{told}\n{tell_counts(found)}"
+    text = table(headings, rows, left=[i for i, heading in enumerate(headings) if heading not in numbers])
+    return f"{text}\n{tell_counts(found)}"
 
 
 def tell_counts(found: Mapping[str, Any]) -> str:
@@ -81,10 +81,10 @@ def tell_counts(found: Mapping[str, Any]) -> str:
     return f"{found['sweep']}: {counts}{not_valid}; {launched}"
 
 
-def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verdict]) -> dict[str, Any]:
+def _row(folder: Path, entry: Entry | None, state: RunState, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     result = state.result
     tokens = entry.tokens if entry else result.tokens if result else None
-    verdict = _verdict(state, said)
+    verdict = _verdict(state, verdicts)
     return {
         "run_id": folder.name,
         "role": role_of(folder, entry),
@@ -105,12 +105,12 @@ def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verd
     }
 
 
-def _verdict(state: RunState, said: Sequence[Verdict]) -> Verdict | None:
+def _verdict(state: RunState, verdicts: Sequence[Verdict]) -> Verdict | None:
     """The verdict on a run; None while it may still be trained."""
     if state.result is not None:
-        return judge({**state.result.facts, **vars(state.result)}, *said)
+        return judge({**state.result.facts, **vars(state.result)}, *verdicts)
     broken = (Verdict("failed", state.reason),) if state.state in BROKEN else ()
-    return decide(*broken, *said) if broken or said else None
+    return decide(*broken, *verdicts) if broken or verdicts else None
 
 
 def _progress(folder: Path, entry: Entry | None) -> dict[str, float | None]:

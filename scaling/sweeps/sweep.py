@@ -195,10 +195,10 @@ def _record(home: Path, runs: Sequence[PlannedRun]) -> None:
 
 def _tell_states(outcome: SweepOutcome) -> str:
     """The states of the runs, and what can be done next."""
-    told = outcome.as_dict()
-    lines = [f"sweep {outcome.sweep}: " + ", ".join(f"{count} {state}" for state, count in told["counts"].items())]
-    lines += [f"{run_id}: {reason}" for run_id, reason in told["failed"].items()]
-    if outcome.ok and not told["counts"].get("completed"):
+    values = outcome.as_dict()
+    lines = [f"sweep {outcome.sweep}: " + ", ".join(f"{count} {state}" for state, count in values["counts"].items())]
+    lines += [f"{run_id}: {reason}" for run_id, reason in values["failed"].items()]
+    if outcome.ok and not values["counts"].get("completed"):
         lines.append(
             "every run diverged, so there is no loss to fit a law to; lower the learning rate (run.optimizer."
             "learning_rate, or the rule `learning_rate`) and launch under another name"

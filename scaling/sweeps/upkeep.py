@@ -85,13 +85,13 @@ class Upkeep:
                 start_new_session=True,  # an interrupt from the keyboard is the launch's to handle
             )
         try:
-            _, told = self._process.communicate(timeout=LIMIT_S)
+            _, output = self._process.communicate(timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            _, told = self._process.communicate()
-            told += f"\nit took more than {LIMIT_S:g} s"
+            _, output = self._process.communicate()
+            output += f"\nit took more than {LIMIT_S:g} s"
         if self._process.returncode and not self._over.is_set():
-            raise _Undrawn((told.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
+            raise _Undrawn((output.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
 
     def _stop(self, thread: threading.Thread) -> None:
         with self._lock:
@@ -111,5 +111,5 @@ class Upkeep:
         except Exception as error:
             if not self._said:
                 self._said = True
-                told = str(error) if isinstance(error, _Undrawn) else one_line(error)
-                self._say(f"table and page were not written: {told}; the records are complete")
+                message = str(error) if isinstance(error, _Undrawn) else one_line(error)
+                self._say(f"table and page were not written: {message}; the records are complete")

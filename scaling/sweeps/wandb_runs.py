@@ -48,9 +48,10 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     labels = [_point(*each) for each in whole]
     played = [{**vars(result), "role": role} for result, role in zip(results, roles, strict=True)]
     tunings = tuning_columns(played, labels)
-    said = tuning_verdicts(played, tunings)
+    verdicts = tuning_verdicts(played, tunings)
     rows = [
-        table_row(result, role, {}, of, source) for (result, source), role, of in zip(whole, roles, said, strict=True)
+        table_row(result, role, {}, of, source)
+        for (result, source), role, of in zip(whole, roles, verdicts, strict=True)
     ]
     return table_of(certified([row | more for row, more in zip(rows, tunings, strict=True)]))
 

@@ -122,10 +122,10 @@ def _tell_finished(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     if not runs:
         return []
     newest = sorted(runs, key=lambda row: row["ended"] or "")[-SHOWN:]
-    told = [[row["run_id"], f"loss {row['loss']:.4f}", duration(row["seconds"])] for row in newest]
+    rows = [[row["run_id"], f"loss {row['loss']:.4f}", duration(row["seconds"])] for row in newest]
     best = min(runs, key=lambda row: row["loss"])
     more = [f"{len(runs) - len(newest)} more are finished, and:"] if len(runs) > len(newest) else []
-    return [*more, *align(told, 1), f"best so far: {best['run_id']}, loss {best['loss']:.4f}"]
+    return [*more, *align(rows, 1), f"best so far: {best['run_id']}, loss {best['loss']:.4f}"]
 
 
 def _tell_left(left: TimeLeft | None) -> str:

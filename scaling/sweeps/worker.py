@@ -118,12 +118,12 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
         return 1, str(error)
     except Exception as error:
         _print(traceback.format_exc())
-        told = explain(error) if isinstance(error, OSError) else None
-        if told is None:
+        explained = explain(error) if isinstance(error, OSError) else None
+        if explained is None:
             return 1, f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        _print(f"scaling: {told[0]}")
+        _print(f"scaling: {explained[0]}")
         again = len(folders) > 1 or isinstance(error, FileNotFoundError)  # a vanished file is no mistake of the run
-        return (1 if again else told[1]), told[0]
+        return (1 if again else explained[1]), explained[0]
     return 0, ""
 
 

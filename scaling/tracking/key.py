@@ -17,9 +17,9 @@ REACH_S = 10.0
 
 def automatic_mode() -> Mode:
     """What `auto` means: WANDB_MODE where it is set, else online with a key and offline without."""
-    asked = os.environ.get("WANDB_MODE", "")
-    if asked in get_args(Mode):
-        return cast(Mode, asked)
+    requested = os.environ.get("WANDB_MODE", "")
+    if requested in get_args(Mode):
+        return cast(Mode, requested)
     return "online" if has_key() else "offline"
 
 

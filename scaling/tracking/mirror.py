@@ -42,8 +42,8 @@ class Mirror:
             self._guard(lambda: tracker.finish(result))
 
     def _start(self, config: RunConfig, folder: Path) -> None:
-        asked = config.records.wandb
-        mode = automatic_mode() if asked == "auto" else asked
+        requested = config.records.wandb
+        mode = automatic_mode() if requested == "auto" else requested
         keyless = mode == "online" and not has_key()
         if keyless:
             mode = "offline"

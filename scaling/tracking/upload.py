@@ -28,5 +28,5 @@ def upload(opening: Opening, history: Sequence[Mapping[str, Any]]) -> None:
     except subprocess.TimeoutExpired:
         raise UserError(f"wandb did not take the {opening.name} within {limit:g} s; try again") from None
     if done.returncode or done.stdout.strip():
-        said = done.stdout.strip() or f"its process ended with code {done.returncode}"
-        raise UserError(f"wandb did not take the {opening.name}: {said}")
+        message = done.stdout.strip() or f"its process ended with code {done.returncode}"
+        raise UserError(f"wandb did not take the {opening.name}: {message}")

@@ -79,8 +79,8 @@ class CurveFit(FittedCurves):
     def errors(self, curves: Sequence[LossCurve]) -> Errors:
         """Errors of the forecasts at the checkpoints of curves, in units of `fit.residual_sd`."""
         unit = self.fit.residual_sd
-        told = [self._log_loss(curve) for curve in curves]
-        error, sd = (np.concatenate(parts) for parts in zip(*told, strict=True))
+        predicted = [self._log_loss(curve) for curve in curves]
+        error, sd = (np.concatenate(parts) for parts in zip(*predicted, strict=True))
         error = error - np.log(np.concatenate([curve.loss for curve in curves]))
         far = np.concatenate([ahead(self.curves, curve) for curve in curves])
         return Errors(error / unit, sd / unit, np.ones(len(error)), far, np.ones(len(error)))
@@ -269,12 +269,12 @@ def _table(law: CurveLaw, curves: Sequence[LossCurve]) -> tuple[Any, Runs]:
     table |= {"N": np.repeat([curve.N for curve in curves], counts).astype(float)} if law.reads_N else {}
     named: dict[str, Any] = {name: name for name in table if name != "N"}
     runs = Runs(table, N="N" if law.reads_N else None, D=None, **named, trusted=True)
-    said = dict(item for curve in curves for item in curve.conventions.items())
-    for name, value in said.items():
+    conventions = dict(item for curve in curves for item in curve.conventions.items())
+    for name, value in conventions.items():
         other = next((c for c in curves if c.conventions.get(name, value) != value), None)
         if other is not None:
             raise UserError(f"{other.run}: {name} is {other.conventions[name]}, and {value} of others: not one law")
-    return law.form(trace), runs.with_conventions(**said)
+    return law.form(trace), runs.with_conventions(**conventions)
 
 
 def _require_curves(curves: Sequence[LossCurve], law: CurveLaw, given: int) -> None:

@@ -53,11 +53,11 @@ def hold_out_curves(
 
 def _held_out(fitted: CurveFit, curve: LossCurve, level: float) -> HeldOutCurve:
     seen = curve.after(curve.warmup + 1)
-    told = fitted.predict(curve.rates, seen.steps, curve.N, level)
-    errors = told.loss / seen.loss - 1
+    predicted = fitted.predict(curve.rates, seen.steps, curve.N, level)
+    errors = predicted.loss / seen.loss - 1
     final, inside, width = float(seen.loss[-1]), None, None
-    if told.run_low is not None and told.run_high is not None:
-        inside = bool(told.run_low[-1] <= final <= told.run_high[-1])
-        width = float(np.log(told.run_high[-1] / told.run_low[-1]))
+    if predicted.run_low is not None and predicted.run_high is not None:
+        inside = bool(predicted.run_low[-1] <= final <= predicted.run_high[-1])
+        width = float(np.log(predicted.run_high[-1] / predicted.run_low[-1]))
     mean_error = float(np.abs(errors).mean())
-    return HeldOutCurve(curve.run, final, float(told.loss[-1]), float(errors[-1]), mean_error, inside, width)
+    return HeldOutCurve(curve.run, final, float(predicted.loss[-1]), float(errors[-1]), mean_error, inside, width)

@@ -114,8 +114,8 @@ def coordinate(fit: FittedLaw, name: str, C: float | None, flops_per_token: Flop
     if name not in there:
         also = f", and derived {', '.join(there)}" if there else ""
         hint = meant(name, (*fit.problem.free, *there), most=1)
-        told = f"there are {', '.join(fit.problem.free)}{also}{'; ' * bool(hint)}{hint}"
-        raise UserError(f"profile: {name!r} is not a fitted parameter; {told}")
+        known = f"there are {', '.join(fit.problem.free)}{also}{'; ' * bool(hint)}{hint}"
+        raise UserError(f"profile: {name!r} is not a fitted parameter; {known}")
     found = DerivedCoordinate(fit, name, C, flops_per_token)
     if np.abs(found.slope(fit.theta)).max() < 1e-9:
         raise UserError(f"profile: {name} of {fit.form.name} is {found.estimate:.4g} whatever its parameters")

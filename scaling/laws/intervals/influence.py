@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.laws.quantities import budget_of, told
+from scaling.laws.quantities import budget_of, compared_quantities
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.solver import solve
 from scaling.text import align
@@ -71,8 +71,8 @@ def influence(fit: FittedLaw, C: float | None = None) -> Influence:
     starts = np.broadcast_to(fit.theta, (len(names), len(fit.theta)))
     natural = fit.problem.natural(solve(fit.problem, starts, weights=weights).theta)
     C = budget_of(fit, C)
-    base = {name: float(value[0]) for name, value in told(fit, fit.natural[None], C).items()}
-    drawn = told(fit, natural, C)
+    base = {name: float(value[0]) for name, value in compared_quantities(fit, fit.natural[None], C).items()}
+    drawn = compared_quantities(fit, natural, C)
     count = len(names)
     error = {
         name: float(np.sqrt((count - 1) / count * np.sum((value - value.mean()) ** 2)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.intervals.prediction import interval_of
-from scaling.laws.quantities import budget_of, derived, told
+from scaling.laws.quantities import budget_of, compared_quantities, derived
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, l1, l2
@@ -108,7 +108,7 @@ def _row(fit: FittedLaw, loss: Loss, residual: Residual, C: float | None, starts
     natural = fit.natural[None] if own else problem.natural(solution.theta[best : best + 1])
     objective = fit.objective if own else float(solution.objective[best])
     head = {"loss": loss.kind, "delta": loss.delta, "residual": residual, "own": own, "objective": objective}
-    return head | {name: float(value[0]) for name, value in told(fit, natural, C).items()}
+    return head | {name: float(value[0]) for name, value in compared_quantities(fit, natural, C).items()}
 
 
 def _place(row: dict[str, Any]) -> tuple[str, float, str]:

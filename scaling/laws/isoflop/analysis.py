@@ -143,9 +143,9 @@ def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str,
     near = left[away < NEARLY * tolerance]
     if not len(near):
         return ()
-    told = ", ".join(f"{runs.rows[i]} ({runs.flops[i]:.3g})" for i in near[:5])
+    rows = ", ".join(f"{runs.rows[i]} ({runs.flops[i]:.3g})" for i in near[:5])
     return (
-        f"{len(near)} rows are in no budget, though their FLOPs are within {NEARLY * tolerance:.0%} of one: {told}"
+        f"{len(near)} rows are in no budget, though their FLOPs are within {NEARLY * tolerance:.0%} of one: {rows}"
         f"{', …' * (len(near) > 5)}; say which row is of which by budget=, or widen tolerance= (now {tolerance:.0%})",
     )
 

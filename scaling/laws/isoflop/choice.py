@@ -65,12 +65,12 @@ def choose(
     for window in narrower(runs, groups, found.lowest):
         near, left = _parabolas(runs, window.groups, first, None, draws, rng)
         if not left.matters(near.minima[0]):
-            said = f"{found}; sizes further than a factor of {np.exp(window.half):.2g} from the minima were left out"
+            note = f"{found}; sizes further than a factor of {np.exp(window.half):.2g} from the minima were left out"
             # the misfit shows best over all sizes; its pull on a minimum shrinks with the square of the window
             (off, lift), (wide_off, wide_lift) = near.doubt, found.doubt
             share = window.share**2
             doubt = np.hypot(off, share * wide_off), np.hypot(lift, share * wide_lift)
-            return replace(near, doubt=doubt, notes=(said,))
+            return replace(near, doubt=doubt, notes=(note,))
     try:
         splines = fit_splines(runs, groups)
     except UserError as error:

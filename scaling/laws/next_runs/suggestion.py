@@ -183,8 +183,8 @@ def suggest(
     runs, after = _chosen(known, columns, budget, k)
     sds = (float(known.matrix[0, 0]), after, float(known.within[0, 0]), float(known.between[0, 0]))
     sd = [float(np.sqrt(max(variance, 0.0))) for variance in sds]
-    told = tuple((name, weight, float(np.exp(v)) if aim.relative else v) for name, weight, v in known.laws)
-    return Suggestion(aim.text, aim.relative, runs, sd[0], sd[1], sd[2], sd[3], told, budget)
+    predictions = tuple((name, weight, float(np.exp(v)) if aim.relative else v) for name, weight, v in known.laws)
+    return Suggestion(aim.text, aim.relative, runs, sd[0], sd[1], sd[2], sd[3], predictions, budget)
 
 
 def _chosen(

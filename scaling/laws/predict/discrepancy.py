@@ -97,19 +97,19 @@ def refuted(published: Discrepancy, cuts: Sequence[Errors]) -> bool:
 def doubts(runs: Runs, forms: Sequence[Form], cuts: Sequence[Sequence[Errors]]) -> str:
     """Evidence against a forecast from the runs and from each law's own cuts; empty where there is none."""
     published = [for_runs(learned().of(form.name), runs) for form in forms]
-    said = [_refutation(form, known, own) for form, known, own in zip(forms, published, cuts, strict=True)]
+    found = [_refutation(form, known, own) for form, known, own in zip(forms, published, cuts, strict=True)]
     if of_one_budget(runs.flops):
-        said.append(
+        found.append(
             "the runs are of one budget, which does not say how fast losses fall with FLOPs: as the power "
             f"{SLOPE.mean} ± {SLOPE.sd} of published runs, which the interval has in it; train a second budget"
         )
     elif (power := steepness(runs)) > np.mean(STEEP):
-        said.append(
+        found.append(
             f"losses of models of at most {si(runs.N.max())} parameters fall with the power {power:.2f} of FLOPs: "
             "ladders so steep were forecast 4 to 7 % off at four times their FLOPs, which the interval has in it; "
             "train larger models, for longer"
         )
-    return "; ".join(filter(None, said))
+    return "; ".join(filter(None, found))
 
 
 def _refutation(form: Form, published: Discrepancy, cuts: Sequence[Errors]) -> str:

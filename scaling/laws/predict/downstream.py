@@ -55,10 +55,10 @@ class Benchmarks:
 
         rows = {}
         for name, second in self.fits.items():
-            told = Chain(first, second).predict(level=self.level, **columns)
+            predicted = Chain(first, second).predict(level=self.level, **columns)
             rows[name] = {
-                "score": float(told.loss),
-                **{end: getattr(told, end) for end in ("low", "high", "run_low", "run_high")},
+                "score": float(predicted.loss),
+                **{end: getattr(predicted, end) for end in ("low", "high", "run_low", "run_high")},
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("benchmark")
 
@@ -89,12 +89,12 @@ class Benchmarks:
                 whole.runs.rows_where(seen), whole.form, loss=l2(), residual="raw", starts=16, fixed=whole.fixed
             )
             before.bootstrap(n)
-            told = before.predict(**{letter: loss[~seen]}, level=self.level)
+            predicted = before.predict(**{letter: loss[~seen]}, level=self.level)
             outcome = whole.runs.loss[~seen]
             found.append(
-                pd.DataFrame({"benchmark": name, "loss": loss[~seen], "score": outcome, "forecast": told.loss})
-                .assign(error=told.loss - outcome)
-                .assign(inside=(told.run_low <= outcome) & (outcome <= told.run_high))
+                pd.DataFrame({"benchmark": name, "loss": loss[~seen], "score": outcome, "forecast": predicted.loss})
+                .assign(error=predicted.loss - outcome)
+                .assign(inside=(predicted.run_low <= outcome) & (outcome <= predicted.run_high))
             )
         return pd.concat(found, ignore_index=True)
 

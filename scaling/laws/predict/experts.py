@@ -125,9 +125,9 @@ def compute_saving(
     needed = bisect(lambda c: least(mixture, c) < target, at - FURTHEST, at + FURTHEST, np, HALVINGS)
     never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
     times = np.where(never, 0.0, np.where(always, inf, np.exp(at - needed)))
-    told = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
+    label = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
     ends, note = ends_of(fit, times, level), _beyond(fit, mixture)
-    return Gain(told, "dense", C, float(target[0]), float(times[0]), ends, level, note)
+    return Gain(label, "dense", C, float(target[0]), float(times[0]), ends, level, note)
 
 
 def best_sparsity(
@@ -176,15 +176,15 @@ def _best(
     letter = next((each for each in letters if each in form.columns), None)
     if letter is None:
         raise UserError(f"{form.name} reads {', '.join(form.columns)}: it says nothing of {' or '.join(letters)}")
-    held = _held(fit, letter, C, given)
+    fixed = _held(fit, letter, C, given)
     natural = samples_of(fit)
     samples = natural[np.unique(np.linspace(0, len(natural) - 1, DRAWS + 1).astype(int))]
-    sized = {"N", "D"} <= {*form.columns} and "D" not in held
+    sized = {"N", "D"} <= {*form.columns} and "D" not in fixed
     per_token = (flops_per_token or flops_per_token_of(fit)) if sized else None
     sign = 1.0 if form.predicts.in_unit else -1.0
 
     def tried(x: Array) -> tuple[Array, Array, Array]:
-        kind: dict[str, Any] = {**held, letter: np.exp(x)}
+        kind: dict[str, Any] = {**fixed, letter: np.exp(x)}
         many = np.broadcast_to(samples[:, None, :], (*x.shape, samples.shape[-1]))
         if per_token is None:
             loss = form.loss(many, [np.broadcast_to(kind[c], x.shape) for c in form.columns])
@@ -316,11 +316,11 @@ def _beyond(fit: FittedLaw, columns: Mapping[str, float]) -> str:
     return ""
 
 
-def _require(form: Form, given: Mapping[str, float], asked: Any, sizes: bool = False) -> None:
+def _require(form: Form, given: Mapping[str, float], required: Any, sizes: bool = False) -> None:
     """Raises UserError unless exactly the required columns are given; sizes: also unless the law has N and D."""
     if sizes and not {"N", "D"} <= {*form.columns}:
         raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no best N and D follow from it")
-    require(form, given, asked)
+    require(form, given, required)
 
 
 def flops_per_token_of(fit: FittedLaw) -> PerToken:

@@ -70,9 +70,9 @@ class Forecaster:
         self.forms = _forms(law, self.runs)
         names = {name for form in self.forms for name in form.params}
         if unknown := [name for name in self.priors if name not in names]:
-            told = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in self.forms)
+            params = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in self.forms)
             hint = meant(unknown[0], sorted(names), most=1)
-            raise UserError(f"priors: no {', '.join(unknown)}: {told}{'; ' * bool(hint)}{hint}")
+            raise UserError(f"priors: no {', '.join(unknown)}: {params}{'; ' * bool(hint)}{hint}")
 
     @cached_property
     def laws(self) -> tuple[NearLaw, ...]:
@@ -180,10 +180,10 @@ class Forecaster:
             if not (np.isfinite(value) and value > 0):
                 raise UserError(f"forecast: {name} must be positive and finite; got {value!r}")
         with np.errstate(over="ignore"):
-            taken = float(self.runs.per_token(N)) * D
-        if not 1 / REFUSED < flops / taken < REFUSED:
+            spent = float(self.runs.per_token(N)) * D
+        if not 1 / REFUSED < flops / spent < REFUSED:
             raise UserError(
-                f"forecast: N {N:.3g} and D {D:.3g} take {taken:.3g} FLOPs by the runs' count, not {flops:.3g}: how "
+                f"forecast: N {N:.3g} and D {D:.3g} take {spent:.3g} FLOPs by the runs' count, not {flops:.3g}: how "
                 "far beyond the runs a forecast lies, and so its interval, goes by them"
             )
 
@@ -209,29 +209,29 @@ class Forecaster:
 
     def _notes(self, N: float, D: float, flops: float) -> tuple[str, ...]:
         weights = nearness(self.runs)
-        said = [
+        notes = [
             f"{' and '.join(law.form.formula for law in self.laws)} by huber({DELTA:g}) on log loss",
             f"of {len(self.runs)} runs {int((weights >= COUNTS).sum())} count by half or more, those within "
             f"{NEAR:.0%} of the best of no more FLOPs; all together {weights.sum():.1f} runs",
             f"{flops / self.runs.flops.max():.3g}× the largest budget fitted",
         ]
         if (runs := len(set(run_numbers(self.runs)))) < len(self.runs):
-            said.append(f"rows are checkpoints of {runs} training runs, each of which counts as one row")
+            notes.append(f"rows are checkpoints of {runs} training runs, each of which counts as one row")
         if len(self.laws) > 1:
-            told = ", ".join(f"{law.form.name} {w:.2f}" for law, w in zip(self.laws, self.weights, strict=True))
-            said.append(f"Akaike weights of the laws: {told}")
-        told_priors = {name: prior for law in self.laws for name, prior in self._priors(law.form).items()}
-        said += [f"prior: {name} {prior.mean:.4g} ± {prior.sd:.4g}" for name, prior in told_priors.items()]
+            shares = ", ".join(f"{law.form.name} {w:.2f}" for law, w in zip(self.laws, self.weights, strict=True))
+            notes.append(f"Akaike weights of the laws: {shares}")
+        priors = {name: prior for law in self.laws for name, prior in self._priors(law.form).items()}
+        notes += [f"prior: {name} {prior.mean:.4g} ± {prior.sd:.4g}" for name, prior in priors.items()]
         for form, known in zip(self.forms, self.discrepancies, strict=True):
             own = f"{len(known.own)} own cuts move it by a factor {known.widened:.2f}" if known.own else "no own cuts"
             slope = f" and {known.slope:.2%} per e-fold" if known.slope else ""
-            said.append(
+            notes.append(
                 f"discrepancy of {form.name}: {known.kappa:.2%} of the loss per √e-fold of FLOPs{slope}; {own}"
             )
         ratios = self.runs.D / self.runs.N
         if not ratios.min() <= D / N <= ratios.max():
-            said.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")
-        return tuple(said)
+            notes.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")
+        return tuple(notes)
 
     def _priors(self, form: Form) -> dict[str, Prior]:
         return known_before(form, self.runs, self.priors)

@@ -66,8 +66,8 @@ def in_leverage(runs: Runs, dense: NDArray[np.bool_], law: str = "chinchilla", r
     try:
         fitted = fit(base, law)
     except UserError as error:
-        told = f"the leverage of mixtures is measured against a law of their table's dense runs: {error}"
-        raise UserError(told) from None
+        reason = f"the leverage of mixtures is measured against a law of their table's dense runs: {error}"
+        raise UserError(reason) from None
     leverage = np.full(len(runs), np.nan)
     found = _measured(fitted, runs.flops[~dense], runs.loss[~dense], reach, None)
     leverage[~dense] = found.leverage

@@ -55,9 +55,9 @@ class MixtureLaw:
         r = _shares(np.asarray(proportions, np.float64)[None], ("0",), len(self.domains))[0]
         rows = {}
         for name, own in self.fits.items():
-            told = own.predict(level=self.level, **exponentials(r, own.form.columns))
-            ends = {end: getattr(told, end) for end in ("low", "high", "run_low", "run_high")}
-            rows[name] = {"loss": float(told.loss), **ends}
+            predicted = own.predict(level=self.level, **exponentials(r, own.form.columns))
+            ends = {end: getattr(predicted, end) for end in ("low", "high", "run_low", "run_high")}
+            rows[name] = {"loss": float(predicted.loss), **ends}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss of")
 
     def best(self, weights: Mapping[str, float] | None = None) -> "pd.DataFrame":
@@ -72,8 +72,8 @@ class MixtureLaw:
 
         given = dict.fromkeys(self.fits, 1.0) if weights is None else dict(weights)
         if (unknown := [name for name in given if name not in self.fits]) or not given:
-            told = offered(unknown[0] if unknown else "", list(self.fits), "there are ")
-            raise UserError(f"best: no loss {', '.join(unknown)}; {told}")
+            hint = offered(unknown[0] if unknown else "", list(self.fits), "there are ")
+            raise UserError(f"best: no loss {', '.join(unknown)}; {hint}")
         if any(not weight >= 0 for weight in given.values()) or not sum(given.values()) > 0:
             raise UserError(f"best: weights must be 0 or more, and one of them more; got {given}")
         w = np.array(list(given.values())) / sum(given.values())

@@ -116,13 +116,13 @@ class ResponseSurface:
         after = response_surface(self.runs.rows_where(~seen), near=self.near, level=self.level, n=len(self.draws))
         rows = []
         for i, point in enumerate(after.points):
-            told = before.optimum(point.N, point.D)
+            predicted = before.optimum(point.N, point.D)
             row: dict[str, Any] = {"N": point.N, "D": point.D}
             for letter, own in point.best.items():
-                ahead = told[letter]
+                ahead = predicted[letter]
                 row |= {letter: own.value, f"{letter}_forecast": ahead.value, f"{letter}_low": ahead.low}
                 row |= {f"{letter}_high": ahead.high, f"{letter}_inside": ahead.low <= own.value <= ahead.high}
-            at = {letter: setting.value for letter, setting in told.items()}
+            at = {letter: setting.value for letter, setting in predicted.items()}
             lost = after.lost(i, at)
             row |= {"regret": lost.value, "regret_low": lost.low, "regret_high": lost.high}
             rows.append(row | {"forecast_regret": before.regret(point.N, point.D, **at).value})

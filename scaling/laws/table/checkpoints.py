@@ -41,7 +41,7 @@ def checkpoints_of(runs: Table) -> tuple[str | None, NDArray[np.str_]] | None:
     return None
 
 
-def checkpoints_told(name: str | None, runs: int, rows: int) -> str:
+def checkpoints_note(name: str | None, runs: int, rows: int) -> str:
     """The note where rows were treated as checkpoints; name: of the column that shows it."""
     if name is not None:
         return (
@@ -78,7 +78,7 @@ def earlier_rows(runs: Table, found: tuple[str | None, NDArray[np.str_]] | None)
     return name, dict.fromkeys(sorted(early), "not the last checkpoint of its run")
 
 
-def last_told(name: str | None, runs: int, rows: int) -> str:
+def last_rows_note(name: str | None, runs: int, rows: int) -> str:
     """The note where only the last row of each training run was used."""
     by = "tokens that rise in even steps at one N" if name is None else choice("run", name)
     return f"{runs} of {rows} rows are used, the last of each run by {by}"

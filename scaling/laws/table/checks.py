@@ -56,18 +56,18 @@ def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
         return
     bad = np.flatnonzero(off > REFUSED)
     rows = bad if len(bad) else np.flatnonzero(off > NOTED)
-    told = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
+    cases = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
     middle = float(np.median(ratio[rows]))
     if not len(bad):
         why = "is N without embeddings, or of all experts?" if active is None else "attention and the like count, too"
         yield (
             f"C is {middle:.2g} times 6·N·D in the median of {len(rows)} of {len(runs)} rows, the first "
-            f"{told[0]}: {why}"
+            f"{cases[0]}: {why}"
         )
         return
     unit = next((f"; that looks like {name}" for size, name in UNITS.items() if 0.3 < middle * size < 3), "")
     raise UserError(
-        f"C is more than {REFUSED:g} times off 6·N·D in {len(bad)} of {len(runs)} rows: {shown(told)}{unit}; C is "
+        f"C is more than {REFUSED:g} times off 6·N·D in {len(bad)} of {len(runs)} rows: {shown(cases)}{unit}; C is "
         f"training FLOPs, N parameters that a token uses, D tokens: mend the unit, leave C out, or where it is "
         f"right say {leave('trusted')}"
     )
@@ -92,10 +92,10 @@ def check_sigma(runs: Table) -> Iterator[str]:
     """Standard errors close to zero."""
     sigma = runs.values.get("sigma")
     if sigma is not None and len(bad := np.flatnonzero(sigma * TINY_SIGMA < np.median(sigma))):
-        told = shown([f"{runs.rows[i]} ({sigma[i]:.3g})" for i in bad.tolist()])
+        cases = shown([f"{runs.rows[i]} ({sigma[i]:.3g})" for i in bad.tolist()])
         raise UserError(
             f"{runs.conventions['sigma']}, the losses' standard errors, are over {TINY_SIGMA:g} times below their "
-            f"median {np.median(sigma):.3g} in {len(bad)} of {len(runs)} rows: {told}; such a row decides the law "
+            f"median {np.median(sigma):.3g} in {len(bad)} of {len(runs)} rows: {cases}; such a row decides the law "
             f"alone: mend it, leave sigma out, or where it is right say {leave('trusted')}"
         )
     yield from ()
@@ -110,10 +110,10 @@ def check_sizes(runs: Table) -> Iterator[str]:
     billions = bool(runs.D.max() < MOST_BILLIONS and (per_parameter < 1e-4 or runs.N.max() < MOST_MILLIONS))
     if millions or billions:
         unit = "billions" if runs.N.max() < MOST_BILLIONS and 0.05 < per_parameter < 1e3 else "millions"
-        told = [f"N up to {runs.N.max():.3g} looks like {unit} of parameters"] * millions
-        told += [f"D up to {runs.D.max():.3g} looks like billions of tokens"] * billions
+        signs = [f"N up to {runs.N.max():.3g} looks like {unit} of parameters"] * millions
+        signs += [f"D up to {runs.D.max():.3g} looks like billions of tokens"] * billions
         raise UserError(
-            f"{' and '.join(told)}: give both in ones, 7e9 or 7B, or where they are say {leave('trusted')}"
+            f"{' and '.join(signs)}: give both in ones, 7e9 or 7B, or where they are say {leave('trusted')}"
         )
     yield from ()
 

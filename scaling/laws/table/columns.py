@@ -53,8 +53,8 @@ def is_dense(df: "pd.DataFrame") -> "pd.Series[bool]":
 
 def held_same(df: "pd.DataFrame", feeds: Iterable[Feed]) -> "pd.DataFrame":
     """Columns that must agree among the mixtures of experts of a law; unset for dense runs."""
-    asked = dict.fromkeys(expression for feed in feeds for expression in feed.same)
-    there = [each for each in asked if all(name in df for name in _names(each))]
+    expressions = dict.fromkeys(expression for feed in feeds for expression in feed.same)
+    there = [each for each in expressions if all(name in df for name in _names(each))]
     return df[[]].assign(**{each: _evaluated(df, each).mask(is_dense(df)) for each in there})
 
 

@@ -52,8 +52,8 @@ class NumberTable:
             require_range(column, df[self.names[key]], self.names[key], self.rows, positive, out)
         if duplicates == "keep":
             return gone
-        told = [*(column for key, column in self.values.items() if key != "sigma")]
-        pairs = duplicate_pairs(told if self.run is None else [*told, self.run])
+        compared = [*(column for key, column in self.values.items() if key != "sigma")]
+        pairs = duplicate_pairs(compared if self.run is None else [*compared, self.run])
         pairs = [pair for pair in pairs if pair[1] not in gone]
         if duplicates == "error":
             refuse_duplicates(pairs, df, self.rows)

@@ -80,8 +80,8 @@ def find_columns(
         free = [name for name in present if name not in known.values() and not _is_alias(name, FLOPS)]
         near = [meant(name, free, most=1) for name in missing.values() if name]
         hint = next(filter(None, near), "")
-        told = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
-        raise UserError(f"no column {wanted}; {told}: say which is which by {say}")
+        listing = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
+        raise UserError(f"no column {wanted}; {listing}: say which is which by {say}")
     return known, tuple(notes)
 
 
@@ -182,12 +182,12 @@ def refuse_duplicates(pairs: Sequence[tuple[int, int]], df: Any, rows: Sequence[
     names = df.columns if hasattr(df, "columns") else df
     for name in names:
         values = np.asarray(df[name])
-        told = [
+        lines = [
             f"{values[a]} and {values[b]}" for a, b in pairs if values[a] != values[b] and not _unset(values, a, b)
         ]
-        if told:
-            differ[str(name)] = told
-    why = "; ".join(f"they differ in {name!r} ({told[0]})" for name, told in differ.items())
+        if lines:
+            differ[str(name)] = lines
+    why = "; ".join(f"they differ in {name!r} ({lines[0]})" for name, lines in differ.items())
     raise UserError(
         f"rows {shown([f'{rows[a]} and {rows[b]}' for a, b in pairs])} are the same run twice"
         + (f" ({len(pairs)} pairs)" if len(pairs) > 1 else "")

@@ -65,13 +65,13 @@ def one_recipe(
             common[column] = next(iter(kinds))
     if differing:
         raise UserError(_refusal(differing, rows, [str(label) for label in df.index]))
-    said = {
+    shared = {
         ALLOWED: ", ".join(mixed),
-        "set by rule": ", ".join(column for column, told in common.items() if told.startswith(BY_RULE)),
+        "set by rule": ", ".join(column for column, value in common.items() if value.startswith(BY_RULE)),
         **_sources(rows),
         **_precision(rows),
     }
-    return common | {name: text for name, text in said.items() if text}
+    return common | {name: text for name, text in shared.items() if text}
 
 
 def recipe_of_groups(
@@ -142,8 +142,8 @@ def _compared(df: "pd.DataFrame") -> dict[str, str]:
     if not whole:
         compared |= _facts(columns)
     for feed in choices():
-        said = any(fnmatchcase(column, pattern) for column in compared for pattern in feed.columns)
-        if feed.column in columns and not (whole and said):
+        recorded = any(fnmatchcase(column, pattern) for column in compared for pattern in feed.columns)
+        if feed.column in columns and not (whole and recorded):
             compared[feed.column] = feed.columns[0]
     return compared
 
@@ -194,8 +194,10 @@ def _kinds(rows: Sequence[Row], column: str) -> Kinds:
     if len(plain) == 1 or not scaling.config.is_recipe(column):
         return plain
     rules = [row.get(scaling.config.rule_column(column)) for row in rows]
-    told = [f"{BY_RULE}{rule}" if isinstance(rule, str) else value for rule, value in zip(rules, values, strict=True)]
-    return _grouped([None if rule == scaling.config.TRIED else word for rule, word in zip(rules, told, strict=True)])
+    words = [
+        f"{BY_RULE}{rule}" if isinstance(rule, str) else value for rule, value in zip(rules, values, strict=True)
+    ]
+    return _grouped([None if rule == scaling.config.TRIED else word for rule, word in zip(rules, words, strict=True)])
 
 
 def _grouped(words: Sequence[str | None]) -> Kinds:
@@ -226,15 +228,15 @@ def _word(value: Any) -> str:
 
 
 def _refusal(differing: Mapping[str, Kinds], rows: Sequence[Row], labels: Sequence[str]) -> str:
-    told = []
+    parts = []
     for column, kinds in list(differing.items())[:SHOWN]:
         each = [f"{kind} ({labels[runs[0]]})" for kind, runs in sorted(kinds.items())]
-        told.append(f"{column}: {', '.join(each[:VALUES])}{', …' * (len(each) > VALUES)}")
+        parts.append(f"{column}: {', '.join(each[:VALUES])}{', …' * (len(each) > VALUES)}")
     more = list(differing)[SHOWN:]
     also = f"; and {', '.join(more)}" if more else ""
     allow = " ".join(f"--allow {column!r}" if " " in column else f"--allow {column}" for column in differing)
     return (
-        f"the runs mix {'; '.join(told)}{also}; fit them apart: scaling fit … --where "
+        f"the runs mix {'; '.join(parts)}{also}; fit them apart: scaling fit … --where "
         f'"{_condition(differing, rows)}", or together for all that: {allow}'
     )
 
@@ -262,5 +264,5 @@ def _sources(rows: Sequence[Row]) -> dict[str, str]:
 def _precision(rows: Sequence[Row]) -> dict[str, str]:
     """The compute precisions, where there are several: they are not part of a recipe, but may affect a loss."""
     counts = Counter(dtype for row in rows if isinstance(dtype := row.get("compute_dtype"), str))
-    told = ", ".join(f"{dtype} in {count} runs" for dtype, count in sorted(counts.items()))
-    return {"compute_dtype": told} if len(counts) > 1 else {}
+    counted = ", ".join(f"{dtype} in {count} runs" for dtype, count in sorted(counts.items()))
+    return {"compute_dtype": counted} if len(counts) > 1 else {}

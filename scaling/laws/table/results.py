@@ -74,10 +74,10 @@ def read_results(
     exclusions = _tested(df, exclusions, feeds, law[0].name)
     notes = (*_altered(used), *(() if trusted else notes_of(runs, _active(used))))
     runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
-    told = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
-    told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
-    told |= {GROUPED: group} if group else {}
-    return runs.with_conventions(**told, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
+    meanings = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
+    meanings |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
+    meanings |= {GROUPED: group} if group else {}
+    return runs.with_conventions(**meanings, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
 
 
 def _used(
@@ -171,8 +171,8 @@ def _tuning(df: "pd.DataFrame", used: "pd.DataFrame") -> dict[str, str]:
     if (points == "untuned").all() and not (df["better_run"].fillna("") != "").any():
         return {RATE: SAME if used["learning_rate"].nunique() == 1 else BY_RULE}
     counts = [(state, int((points == state).sum())) for state in ("tuned", "bracketed", "untuned")]
-    told = ", ".join(f"{state} at {count}" for state, count in counts if count)
-    return {RATE: f"{told} of {len(points)} points"}
+    summary = ", ".join(f"{state} at {count}" for state, count in counts if count)
+    return {RATE: f"{summary} of {len(points)} points"}
 
 
 def _untuned(df: "pd.DataFrame") -> dict[str, str]:
@@ -192,5 +192,5 @@ def _branches(df: "pd.DataFrame") -> dict[str, str]:
     if "branch_trunk" not in df or df["branch_trunk"].isna().all():
         return {}
     trunks = df["branch_trunk"].dropna()
-    told = f"{len(trunks)} of {len(df)} runs begin at one of {trunks.nunique()} trunks"
-    return {"branches": f"{told}; taken as independent, so intervals are a little narrow"}
+    shared = f"{len(trunks)} of {len(df)} runs begin at one of {trunks.nunique()} trunks"
+    return {"branches": f"{shared}; taken as independent, so intervals are a little narrow"}

@@ -13,7 +13,7 @@ from scaling.errors import UserError
 from scaling.files import mappings, number, texts
 from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
-from scaling.laws.table.checkpoints import Checkpoints, checkpoints_of, checkpoints_told, earlier_rows, last_told
+from scaling.laws.table.checkpoints import Checkpoints, checkpoints_note, checkpoints_of, earlier_rows, last_rows_note
 from scaling.laws.table.checks import notes_of, unread_notes
 from scaling.laws.table.conditions import meets
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
@@ -38,17 +38,17 @@ class Exclusion:
 
     def to_dict(self) -> dict[str, Any]:
         """The exclusion as JSON values."""
-        told = {"row": self.row, "reason": self.reason}
-        return told if self.values is None else {**told, "values": dict(self.values)}
+        entry = {"row": self.row, "reason": self.reason}
+        return entry if self.values is None else {**entry, "values": dict(self.values)}
 
     @staticmethod
-    def from_dict(told: Mapping[str, Any]) -> "Exclusion":
+    def from_dict(entry: Mapping[str, Any]) -> "Exclusion":
         """The inverse of `to_dict`. Raises ValueError for anything else."""
-        texts([told["row"], told["reason"]], "row and reason")
-        if (values := told.get("values")) is not None:
+        texts([entry["row"], entry["reason"]], "row and reason")
+        if (values := entry.get("values")) is not None:
             found = {**values}  # None stands for a number that was not finite
             values = {letter: np.nan if found[letter] is None else number(found[letter], letter) for letter in found}
-        return Exclusion(told["row"], told["reason"], values)
+        return Exclusion(entry["row"], entry["reason"], values)
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -308,9 +308,9 @@ class Runs:
         name, gone = earlier_rows(self, found)
         rows = len(self)
         self._leave_out(gone)
-        told = (*self.notes, last_told(name, len(self), rows))
+        notes = (*self.notes, last_rows_note(name, len(self), rows))
         here = {key: said for key, said in self.conventions.items() if key != "run"}
-        self.__dict__.update(replace_fields(self, run=None, conventions=here, notes=told).__dict__)
+        self.__dict__.update(replace_fields(self, run=None, conventions=here, notes=notes).__dict__)
         return gone
 
     def _check(self, df: Mapping[str, NDArray[Any]], group: str | None, apart: bool) -> None:
@@ -321,7 +321,7 @@ class Runs:
         notes += tuple(unread_notes(df, self, apart or found is not None, group))
         if found is not None:
             name, labels = found
-            notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)
+            notes += (checkpoints_note(name, len(np.unique(labels)), len(self)),)
             object.__setattr__(self, "run", _frozen(labels))
             object.__setattr__(self, "conventions", self.conventions | ({} if name is None else {"run": name}))
         object.__setattr__(self, "notes", notes)

@@ -24,8 +24,8 @@ def apart(df: "pd.DataFrame") -> "pd.DataFrame":
         sections = [_sections(text) for text in df[column]]
         if any(sections) and len({str(text) for text in df[column]}) > 1:
             keys = dict.fromkeys(key for parts in sections for part in parts for key in part)
-            told = {f"{column}.{key}": [_told(parts, key) for parts in sections] for key in keys}
-            df = df.drop(columns=column).assign(**told)
+            added = {f"{column}.{key}": [_merged(parts, key) for parts in sections] for key in keys}
+            df = df.drop(columns=column).assign(**added)
     return df
 
 
@@ -41,6 +41,6 @@ def _sections(text: Any) -> list[dict[str, Any]]:
     return found if all(isinstance(part, dict) for part in found) else []
 
 
-def _told(parts: list[dict[str, Any]], key: str) -> Any:
+def _merged(parts: list[dict[str, Any]], key: str) -> Any:
     values = [part.get(key) for part in parts]
     return json.dumps(values) if len(values) > 1 else next(iter(values), None)

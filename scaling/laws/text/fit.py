@@ -146,11 +146,11 @@ def objective_line(table: dict[str, Any]) -> str:
 
 def _units(table: dict[str, Any]) -> dict[str, str]:
     """The units of the law's letters, and their columns."""
-    told = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "as given, E likewise"}
+    units = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "as given, E likewise"}
     return {
-        letter: f"{told.get(letter, 'its own')} ({name}{', in ones' * (unit_of(letter, name) != 1)})"
+        letter: f"{units.get(letter, 'its own')} ({name}{', in ones' * (unit_of(letter, name) != 1)})"
         for letter, name in table["conventions"].items()
-        if letter in (*told, *table["columns"]) and (name != SIX_ND or {"N", "D"} <= table["conventions"].keys())
+        if letter in (*units, *table["columns"]) and (name != SIX_ND or {"N", "D"} <= table["conventions"].keys())
     }
 
 
@@ -199,8 +199,8 @@ def warnings_of(fitted: FittedLaw) -> list[str]:
     if "untuned" in rates or rates in (BY_RULE, SAME):
         warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
     if allowed := allowed_by(fitted.runs.conventions):
-        told = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
-        warnings.append(f"the runs are of several recipes, which was allowed: {told}")
+        mixed = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
+        warnings.append(f"the runs are of several recipes, which was allowed: {mixed}")
     if waiting := fitted.runs.conventions.get(WAITING):
         warnings.append(f"{waiting}: the fit is without them")
     if sizes := fitted.runs.conventions.get(DENSE_SIZES):

@@ -18,17 +18,17 @@ def tested_notes(fitted: FittedLaw, level: float = 0.9) -> Iterator[str]:
         if not columns or "loss" not in values:
             continue
         loss, found = values["loss"], predicted_loss(fitted, {**columns}, level)
-        said, off = float(found.loss), float(found.loss) / loss - 1
+        predicted, off = float(found.loss), float(found.loss) / loss - 1
         if found.level is None:
-            outside, told = abs(said - loss) > SCATTERS * fitted.residual_sd * said, f"{said:.4g}"
+            outside, forecast = abs(predicted - loss) > SCATTERS * fitted.residual_sd * predicted, f"{predicted:.4g}"
         else:
             outside = not float(found.run_low) <= loss <= float(found.run_high)
-            value, ends = by_width(said, (float(found.run_low), float(found.run_high)))
-            told = f"{value} ({percent(level)} of single runs {ends})"
+            value, ends = by_width(predicted, (float(found.run_low), float(found.run_high)))
+            forecast = f"{value} ({percent(level)} of single runs {ends})"
         if outside:
             yield (
                 f"the law is {abs(off):.1%} too {'high' if off > 0 else 'low'} for the test run {out.row}, which it "
-                f"was fitted without: loss {loss:.4g} came where it says {told}; beyond its runs it does not hold"
+                f"was fitted without: loss {loss:.4g} came where it says {forecast}; beyond its runs it does not hold"
             )
 
 

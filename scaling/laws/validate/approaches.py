@@ -169,7 +169,7 @@ def _second(method: MinimumMethod, runs: Runs, level: float, seed: int, C: tuple
     note = f"{len(found.counted)} of {len(found.budgets)} minima count; noise {found.noise_sd:.2%} of the loss"
     if found.curvature is not None:
         note += f"; {CURVATURES[found.curvature]}"
-    note += "".join(f"; {said}" for said in found.notes)
+    note += "".join(f"; {text}" for text in found.notes)
     if not runs.form_budgets():
         note += "; not a design of budgets: rows within 10 % in FLOPs were taken together"
     if runs.run is not None and len(set(runs.run)) < len(runs):

@@ -179,11 +179,11 @@ def backtest(
             raise UserError(f"backtest at {by} ≤ {cut:g}: {error}; or choose other cuts=[…]") from None
         refit = _Refit(problem, priors, table, seen, starts)
         drawn = refit.single_runs(draws, kind, np.random.default_rng([seed, number]))
-        mine = _points(table, values, cut, ~seen, refit, drawn, level)
-        points += mine
+        predicted = _points(table, values, cut, ~seen, refit, drawn, level)
+        points += predicted
         params = dict(zip(form.params, (float(v) for v in problem.natural(refit.theta)), strict=True))
         furthest = float(values.max() / cut)
-        found.append(Cut(cut, int(seen.sum()), params, furthest, _score(mine)))
+        found.append(Cut(cut, int(seen.sum()), params, furthest, _score(predicted)))
     return Backtest(form.name, by, level, tuple(found), tuple(points), _notes(table, values, chosen))
 
 

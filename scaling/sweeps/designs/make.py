@@ -59,8 +59,8 @@ def make_test_runs(
 def shared_run(sweep: SweepConfig) -> dict[str, Any]:
     """The keys that a run shares with those of the design: `sweep.run`, and the schedule where the design sets it."""
     if isinstance(sweep.design, BranchesDesign):
-        told = {"by_rule": sweep.warmup_by_design}
-        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design), "records": told})
+        rules = {"by_rule": sweep.warmup_by_design}
+        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design), "records": rules})
     return sweep.run
 
 

@@ -72,7 +72,7 @@ def extend(
         return Extension((), (f"no minimum was looked for: {error}",))
     measured = set(table["run_id"][table["status"].isin(DONE)])
     points: list[DesignPoint] = []
-    said = []
+    notes = []
     for budget in found.budgets:
         C = fit[budget.rows[0]]["budget"]
         labels = {run_id: label for run_id, label in fit.items() if label["budget"] == C}
@@ -84,8 +84,8 @@ def extend(
         sizes = ", ".join(f"{point.label['target_params']:,}" for point in new)
         also = f"adding {sizes} parameters" if new else "no further size is tried"
         where = "is not convex" if budget.verdict == "not convex" else f"has its minimum {budget.verdict}"
-        said.append(f"budget {C:g}: {_curve(found)} {where}; {also}")
-    return Extension(plan_points(sweep, points, folder), tuple(said))
+        notes.append(f"budget {C:g}: {_curve(found)} {where}; {also}")
+    return Extension(plan_points(sweep, points, folder), tuple(notes))
 
 
 def _curve(found: "Isoflop") -> str:

@@ -61,7 +61,7 @@ class Original:
             env=environment,
             start_new_session=True,
         )
-        os.set_blocking(self._told.fileno(), False)
+        os.set_blocking(self._reports.fileno(), False)
         self._tickets = 0
         self._codes: dict[int, int] = {}
         self._rest = b""
@@ -85,8 +85,8 @@ class Original:
         """Exit code of a copy that has ended; the original's own where it ended without reporting it."""
         gone = self._process.poll()  # before reading its reports, so that none is missed
         with contextlib.suppress(BlockingIOError):
-            while told := os.read(self._told.fileno(), 1 << 16):
-                *lines, self._rest = (self._rest + told).split(b"\n")
+            while data := os.read(self._reports.fileno(), 1 << 16):
+                *lines, self._rest = (self._rest + data).split(b"\n")
                 self._codes |= dict(json.loads(line) for line in lines)
         return self._codes.get(ticket, gone)
 
@@ -94,10 +94,10 @@ class Original:
         """End it; its end stops the remaining copies."""
         self._process.stdin.close()  # type: ignore[union-attr]
         self._process.wait()
-        self._told.close()
+        self._reports.close()
 
     @property
-    def _told(self) -> Any:
+    def _reports(self) -> Any:
         return self._process.stdout
 
 
@@ -134,10 +134,10 @@ def serve() -> dict[str, Any]:
     rest = b""
     while True:
         if select.select([STDIN], [], [], POLL_S if copies else None)[0]:
-            asked = os.read(STDIN, 1 << 16)
-            if not asked:
+            data = os.read(STDIN, 1 << 16)
+            if not data:
                 sys.exit()
-            *lines, rest = (rest + asked).split(b"\n")
+            *lines, rest = (rest + data).split(b"\n")
             for request in map(json.loads, lines):
                 if "signal" in request:
                     _signal(copies, **request)
@@ -149,8 +149,8 @@ def serve() -> dict[str, Any]:
         for pid in list(copies):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                told = (copies.pop(pid), os.waitstatus_to_exitcode(status))
-                os.write(STDOUT, json.dumps(told).encode() + b"\n")
+                report = (copies.pop(pid), os.waitstatus_to_exitcode(status))
+                os.write(STDOUT, json.dumps(report).encode() + b"\n")
 
 
 def _signal(copies: Mapping[int, int], ticket: int, signal: int) -> None:

@@ -83,7 +83,7 @@ class LocalExecutor:
         self._free: list[int | str] = []
         self._queue: list[Task] = []
         self._running: list[_Running] = []
-        self._told: list[Finished] = []
+        self._finished: list[Finished] = []
         self._cancelled = False
         self._forks = Forks()
 
@@ -115,14 +115,14 @@ class LocalExecutor:
         while True:
             self._reap()
             self._start()
-            if self._told or time.monotonic() >= end:
-                told, self._told = self._told, []
-                return told
+            if self._finished or time.monotonic() >= end:
+                finished, self._finished = self._finished, []
+                return finished
             time.sleep(POLL_S)
 
     def cancel(self) -> None:
         """See `Executor.cancel`. A later `wait` kills tasks that take more than GRACE_S to stop."""
-        self._told += [Finished(task, None, 0.0) for task in self._queue]
+        self._finished += [Finished(task, None, 0.0) for task in self._queue]
         self._queue, self._cancelled = [], True
         for job in self._running:
             job.process.stop()
@@ -140,7 +140,7 @@ class LocalExecutor:
             while self._running:
                 self._reap()
                 time.sleep(POLL_S)
-            self._queue, self._told = [], []
+            self._queue, self._finished = [], []
             self._forks.close()
 
     def _start(self) -> None:
@@ -156,7 +156,7 @@ class LocalExecutor:
             if ended is not None:
                 self._running.remove(job)
                 self._free.extend(job.devices)
-                self._told.append(Finished(job.task, *ended))
+                self._finished.append(Finished(job.task, *ended))
 
     def _process(self, task: Task, devices: tuple[int | str, ...]) -> Process:
         """Start the task's process, in its own session so that Ctrl-C in a terminal reaches only this process, which

@@ -62,10 +62,10 @@ class Process:
             self._process.kill()
         return None
 
-    def wait(self, told: Callable[[], object], grace_s: float | None = None) -> tuple[int, float]:
-        """Wait for its end, as `poll` reports it; it is stopped as soon as `told` returns true."""
+    def wait(self, stop_requested: Callable[[], object], grace_s: float | None = None) -> tuple[int, float]:
+        """Wait for its end, as `poll` reports it; it is stopped as soon as `stop_requested` returns true."""
         while (ended := self.poll()) is None:
-            if told():
+            if stop_requested():
                 self.stop(grace_s)
             time.sleep(POLL_S)
         return ended

@@ -84,8 +84,8 @@ class RayExecutor:
             except (OSError, RuntimeError, ValueError) as error:
                 if not address:
                     raise
-                told = str(error).strip().splitlines()[0]
-                raise UserError(f"executor.ray.address={address}: no Ray cluster to use there ({told})") from None
+                message = str(error).strip().splitlines()[0]
+                raise UserError(f"executor.ray.address={address}: no Ray cluster to use there ({message})") from None
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. Raises UserError for a task that fits on no node that is up."""

@@ -58,8 +58,8 @@ class SlurmExecutor:
         if config.gpu and accounting.device(config.gpu) is None:
             known = [device.name for device in accounting.DEVICES if device.platform == "gpu"]
             hint = meant(config.gpu, known, most=1)
-            told = f"allowed: {', '.join(known)}, or leave it out{'; ' * bool(hint)}{hint}"
-            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; {told}")
+            hint_text = f"allowed: {', '.join(known)}, or leave it out{'; ' * bool(hint)}{hint}"
+            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; {hint_text}")
         if importlib.util.find_spec("submitit") is None:
             raise UserError("executor slurm needs the package submitit, which is not installed: pip install submitit")
         missing = [command for command in COMMANDS if shutil.which(command) is None]
@@ -88,7 +88,7 @@ class SlurmExecutor:
         self._name, recorded = self._read()
         self._jobs: dict[str, tuple[Task, float]] = {}  # queued for this launch, and since when
         self._missing: dict[str, float] = {}  # left the queue without a result, and since when
-        self._told: list[Finished] = []
+        self._finished: list[Finished] = []
         self._silence = ""  # why Slurm did not answer
         self._deadline: float | None = None  # of jobs that were told to stop
         self._results: set[str] = set()
@@ -131,9 +131,9 @@ class SlurmExecutor:
         end = time.monotonic() + seconds
         while True:
             self._look()
-            if self._told or (left := end - time.monotonic()) <= 0:
-                told, self._told = self._told, []
-                return told
+            if self._finished or (left := end - time.monotonic()) <= 0:
+                finished, self._finished = self._finished, []
+                return finished
             time.sleep(min(LOOK_S, left))
 
     def cancel(self) -> None:
@@ -173,14 +173,14 @@ class SlurmExecutor:
                         jobs = executor.map_array(run_process, commands, logs, folders, environments)
                     break
                 except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                    told = (str(error).strip().splitlines() or ["no reason given"])[-1]
-                passes = PASSING.search(told)
+                    message = (str(error).strip().splitlines() or ["no reason given"])[-1]
+                passes = PASSING.search(message)
                 if passes:
                     time.sleep(pause or 0)
                     # it may have queued them but timed out before its reply
                     _call("scancel", *((self._queue() or {}).keys() - self._jobs.keys() - self._earlier.keys()))
                 if pause is None or not passes:
-                    raise UserError(f"Slurm refuses the jobs of {tasks[0].name}: {told} (executor.slurm)")
+                    raise UserError(f"Slurm refuses the jobs of {tasks[0].name}: {message} (executor.slurm)")
         return {job.job_id: task for job, task in zip(jobs, tasks, strict=True)}
 
     def _hurry(self) -> None:
@@ -223,7 +223,7 @@ class SlurmExecutor:
         task, since = self._jobs.pop(job)
         self._missing.pop(job, None)
         code, seconds = result or (None, time.monotonic() - since)
-        self._told.append(Finished(task, code, seconds))
+        self._finished.append(Finished(task, code, seconds))
         self._write()
         self._hurry()
 
@@ -253,11 +253,11 @@ class SlurmExecutor:
     def _queue(self) -> dict[str, str] | None:
         """States of this sweep's jobs in Slurm's queue, by id. None where Slurm does not respond."""
         command = ["squeue", "--me", "--noheader", "--array", f"--name={self._name}", "--format=%i %T"]
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
-        if asked.returncode:
-            self._silence = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            self._silence = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
             return None
-        return dict(line.split() for line in asked.stdout.splitlines() if line.strip())
+        return dict(line.split() for line in answer.stdout.splitlines() if line.strip())
 
     def _alive(self, jobs: Mapping[str, JobRuns], queued: Mapping[str, str]) -> dict[str, JobRuns]:
         """Those of `jobs` that have not ended; a job that is being cleaned up and has left a result has ended."""
@@ -315,12 +315,12 @@ def run_process(command: Sequence[str], log: str, folder: str, environment: Mapp
 
     job = submitit.JobEnvironment()
     job.paths.result_pickle.unlink(missing_ok=True)  # left from before the job was requeued
-    told: list[int] = []
+    received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):  # in place of submitit's own handlers
-        signal.signal(number, lambda number, frame: told.append(number))
+        signal.signal(number, lambda number, frame: received.append(number))
     process = start(command, Path(log), {**environment, **joined()}, cwd=folder, preexec_fn=_ignore_warning)
-    code, seconds = process.wait(lambda: told, grace_s=math.inf)  # Slurm itself ends what takes too long
-    if told and code in (INTERRUPTED, -signal.SIGTERM) and (not first_task() or _queue_again(job.job_id)):
+    code, seconds = process.wait(lambda: received, grace_s=math.inf)  # Slurm itself ends what takes too long
+    if received and code in (INTERRUPTED, -signal.SIGTERM) and (not first_task() or _queue_again(job.job_id)):
         raise SystemExit("queued again")
     return code, seconds
 
@@ -334,10 +334,10 @@ def _queue_again(job: str) -> bool:
     """Requeue the job under the same id. Not where it was cancelled, nor where Slurm does so itself."""
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= REQUEUES:
         return False
-    asked = subprocess.run(
+    answer = subprocess.run(
         ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=False
     )
-    if not {"JobState=RUNNING", "Requeue=1"} <= set(asked.stdout.split()):
+    if not {"JobState=RUNNING", "Requeue=1"} <= set(answer.stdout.split()):
         return False
     return subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0
 

@@ -35,11 +35,11 @@ def joined() -> dict[str, str]:
     count = os.environ.get(SLURM_TASKS, "1")
     if int(count) < 2:
         return {}
-    first = _asked("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
-    found = re.search(r"NodeAddr=(\S+)", _asked("scontrol", "show", "node", first))  # its name may not resolve
+    first = _output_of("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    found = re.search(r"NodeAddr=(\S+)", _output_of("scontrol", "show", "node", first))  # its name may not resolve
     port = PORTS[int(os.environ["SLURM_JOB_ID"]) % len(PORTS)]
     return dict(zip(EXPLICIT, (f"{found[1] if found else first}:{port}", count, os.environ[RANK]), strict=True))
 
 
-def _asked(*command: str) -> str:
+def _output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

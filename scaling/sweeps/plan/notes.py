@@ -26,14 +26,14 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
     low, high = TOKENS_PER_PARAMETER
 
     def note(
-        of: Callable[[PlannedRun], float], bad: Callable[[float], bool], told: str, worst: Any = max
+        of: Callable[[PlannedRun], float], bad: Callable[[float], bool], text: str, worst: Any = max
     ) -> list[str]:
         found = [run for run in runs if bad(of(run))]
         if not found:
             return []
         run = worst(found, key=of)
         count = "1 run has" if len(found) == 1 else f"{len(found)} of {len(runs)} runs have"
-        return [told.format(runs=count, value=of(run), run=run.id)]
+        return [text.format(runs=count, value=of(run), run=run.id)]
 
     def ratio(run: PlannedRun) -> float:
         return run.tokens / run.params
@@ -67,7 +67,7 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
             f"{{runs}} more than {MOST_VOCABULARY:.0%} of N in the vocabulary, {{value:.1%}} of {{run}}: N says "
             f"little of their layers; take {smaller}larger sizes, or ladder.count=non_embedding",
         ),
-        *dict.fromkeys(said for run in runs for said in accounting.uncounted(run.config)),
+        *dict.fromkeys(line for run in runs for line in accounting.uncounted(run.config)),
     ]  # fmt: skip
 
 

@@ -114,8 +114,8 @@ def _short_of_plan(ledger: Ledger) -> dict[str, Verdict]:
 
 def _tuned(ledger: Ledger) -> dict[str, Verdict]:
     rows = [vars(result) for result in ledger.results.values()]
-    said = tuning_verdicts(rows, list(ledger.tuning.values()))
-    return {run_id: verdict for run_id, found in zip(ledger.results, said, strict=True) for verdict in found}
+    verdicts = tuning_verdicts(rows, list(ledger.tuning.values()))
+    return {run_id: verdict for run_id, found in zip(ledger.results, verdicts, strict=True) for verdict in found}
 
 
 JUDGES: tuple[Judge, ...] = (_excluded, _copied, _short_of_plan, _tuned)

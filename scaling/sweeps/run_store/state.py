@@ -47,8 +47,8 @@ def run_state(folder: str | Path) -> RunState:
     except UserError as error:
         return RunState(folder.name, "unreadable", str(error), tries)
     if result is not None:
-        told = [result.reason] * bool(result.reason) + ["its record was changed later"] * (ALTERED in result.facts)
-        return RunState(folder.name, result.status, "; ".join(told), tries, result)
+        reasons = [result.reason] * bool(result.reason) + ["its record was changed later"] * (ALTERED in result.facts)
+        return RunState(folder.name, result.status, "; ".join(reasons), tries, result)
     if tries:
         last = tries[-1]
         if last.end is None:

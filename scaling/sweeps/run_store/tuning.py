@@ -222,5 +222,5 @@ def certificate_cells(row: Mapping[Any, Any]) -> tuple[str, str] | None:
 
 
 def _certified(row: Mapping[Any, Any]) -> str:
-    told = certificate_cells(row)
-    return f"; best learning rate {told[0]}, {told[1]} of the loss to be gained" if told else ""
+    cells = certificate_cells(row)
+    return f"; best learning rate {cells[0]}, {cells[1]} of the loss to be gained" if cells else ""
