@@ -32,11 +32,11 @@ def analysed(
     quick: bool = False,
     designed: bool = True,
 ) -> ReportData:
-    """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them.
+    """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, where there are enough runs.
 
     saved: the sweep's own fit, whose law is drawn.
     quick: without the law's summary, whose profiles take most of the time.
-    designed: the runs are a sweep's; of others it is asked that they form budgets (see `laws.try_isoflop`).
+    designed: the runs are a sweep's; other runs must form budgets (see `laws.try_isoflop`).
     """
     data = replace(data, exclusions=[(exclusion.row, exclusion.reason) for exclusion in table.exclusions])
     fit, notes = _fit(data, table, saved)
@@ -119,7 +119,7 @@ def _fit(data: ReportData, table: laws.Runs, saved: laws.Fit | None) -> tuple[la
 
 
 def _open(fit: laws.Fit) -> list[str]:
-    """What a reader must know of a law that the runs do not determine."""
+    """Warnings about a law that the runs do not determine."""
     if not (names := " and ".join(fit.diagnostics.unbounded)):
         return []
     return [f"No law to go by: the runs leave {names} open, which ran to the end of what can be computed; add sizes "

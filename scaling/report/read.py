@@ -32,7 +32,7 @@ LEVEL = 0.9
 
 
 def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
-    """Everything about the sweep in the folder `sweep_dir`; what is not there is said in `missing`.
+    """Everything about the sweep in the folder `sweep_dir`; `missing` says what is not available.
 
     live: it is being trained; the slowest parts of the law's summary are left out (profiles of its parameters).
 
@@ -137,7 +137,7 @@ def _curves(runs: Sequence[Run]) -> list[TrainingCurve]:
 
 
 def _forecast(home: Path) -> tuple[laws.Forecast | None, list[str]]:
-    """The frozen forecast, and what to say where it is not there or not what it was."""
+    """The frozen forecast, and notes where it is missing or was changed."""
     path = home / "forecast.json"
     if not path.exists():
         return None, []
@@ -191,7 +191,7 @@ def _unfinished(counts: Mapping[str, int]) -> list[str]:
 
 
 def _changed(home: Path, df: "pd.DataFrame") -> list[str]:
-    """A sentence on what runs left and is no longer as they left it; one that is trained again has no record."""
+    """A sentence on records that were changed after their runs ended; a run in training has no record."""
     folders = [_folder(home, run_id) for run_id in df["run_id"]]
     paths = [folder / name for folder in folders for name in ("result.json", *KEPT)]
     changed = [path for path in paths if path.exists() and was_changed(path)]

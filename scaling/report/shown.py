@@ -17,7 +17,7 @@ from scaling.result import write_text_atomically
 MOST_RUNS = 300
 """runs in the figures and in the table; with them a page is below 2 MB"""
 MOST_EXCLUSIONS = 100
-"""reasons for which runs are left out of the fit that are told one by one"""
+"""most reasons for excluding runs from the fit that are listed one by one"""
 CURVE_LAW_POINTS = 3_000
 """of all curves of a law of whole curves together"""
 

@@ -24,7 +24,7 @@ class Headline:
 
 
 def headline(data: ReportData) -> Headline:
-    """What came out."""
+    """The main result."""
     facts: list[tuple[str, str]] = []
     verdict, good = _verdict(data)
     forecast, actual = data.forecast, data.actual
@@ -75,7 +75,7 @@ def counts(data: ReportData) -> str:
 
 
 def gain_text(gain: "Gain") -> str:
-    """What a compute multiplier is, and its interval."""
+    """A description of a compute multiplier, with its interval."""
     ends = (
         ""
         if gain.interval is None

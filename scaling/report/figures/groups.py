@@ -17,7 +17,7 @@ CURVE = 60
 def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
     """Runs of every group, the least loss that its law reaches with a budget, and the gains at one budget.
 
-    C: training FLOPs that the gains are told at; None: as `Fit.gain`.
+    C: training FLOPs at which gains are computed; None: as in `Fit.gain`.
     Raises UserError for a fit of one law of all runs, and for a law of other columns than N and D, or C.
     """
     pooling, gains = pooling_of(fit), fit.gain(C, level)

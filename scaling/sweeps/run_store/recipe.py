@@ -38,7 +38,7 @@ def _beside(run: Path, sweep: Path) -> tuple[dict[str, object], dict[str, str]] 
         return config, {}
 
 
-@functools.lru_cache(maxsize=10_000)  # tables are made again and again, and YAML is slow
+@functools.lru_cache(maxsize=10_000)  # tables are made repeatedly, and YAML is slow
 def _recipe_in(path: Path, changed: int) -> dict[str, object]:
     """changed: when."""
     return recipe_of(load(RunConfig, path))
