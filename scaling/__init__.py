@@ -43,11 +43,11 @@ HOMES = {
     "sweep": "interface.sweep",
     "train": "interface.train",
 }
-"""where each function is; all else in `__all__` is a part of the package"""
+"""module of each function; all other names in `__all__` are subpackages"""
 
 
 def __getattr__(name: str) -> Any:
-    """What there is is imported when first used, so that `import scaling` stays quick."""
+    """Imports names on first use, so that `import scaling` stays fast."""
     import importlib
 
     if name in HOMES:

@@ -178,9 +178,9 @@ def _add_runs(commands: Any) -> None:
     plan.add_argument(
         "--compile", action="store_true", help="compile the run's step for a TPU topology; needs no TPU, but tpu-plan"
     )
-    plan.add_argument("--tokens", type=to_number, help="to train on, in place of the run's")
-    plan.add_argument("--mfu", type=float, help="share of the peak, in place of what the roofline expects")
-    plan.add_argument("--price", type=float, metavar="DOLLARS", help="of a chip for an hour")
+    plan.add_argument("--tokens", type=to_number, help="tokens to train on, in place of the run's")
+    plan.add_argument("--mfu", type=float, help="share of the peak, in place of the roofline's estimate")
+    plan.add_argument("--price", type=float, metavar="DOLLARS", help="price of a chip for an hour")
     _json(plan)
     _overrides(plan)
 
@@ -194,7 +194,7 @@ def _add_sweeps(commands: Any) -> None:
         "--executor", metavar="NAME", help="where runs run: local, slurm or ray (default: executor.kind of the sweep)"
     )
     sweep.add_argument(
-        "--folder", metavar="FOLDER", help="the sweep's folder is made in it (default: run.records.folder)"
+        "--folder", metavar="FOLDER", help="where the sweep's folder is created (default: run.records.folder)"
     )
     sweep.add_argument("--dry-run", action="store_true", help="print every run with its cost and stop")
     _json(sweep)
@@ -251,7 +251,7 @@ def _add_files(commands: Any) -> None:
     init = _command(commands, "init", _init, "Write a commented sweep that fits a text, a time and this machine.")
     init.add_argument("file", type=Path, metavar="SWEEP.yaml", help="the file to write")
     init.add_argument("--corpus", metavar="GLOB", help="text files, quoted (default: the Python standard library)")
-    init.add_argument("--minutes", type=float, default=10.0, help="that the sweep may take (default: 10)")
+    init.add_argument("--minutes", type=float, default=10.0, help="time that the sweep may take (default: 10)")
 
     _json(
         _command(

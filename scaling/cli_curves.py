@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from scaling import laws
 
 OPTIONS = ("law", "where", "objective", "starts", "bootstrap", "seed", "level", "output", "json")
-"""options of `scaling fit` that a law of whole curves reads"""
+"""options of `scaling fit` that a law of whole curves uses"""
 OF_CSV = ("params", "run", "loss", "column", "warmup", "trusted")
-"""and those of a CSV"""
+"""further options for a CSV"""
 OF_SWEEP = ("allow",)
-"""and those of a sweep's folder"""
+"""further options for a sweep's folder"""
 
 
 def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.CurveFit":

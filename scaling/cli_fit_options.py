@@ -24,27 +24,31 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="SWEEP_DIR_or_CSV",
         type=Path,
         nargs="*",
-        help="or wandb:ENTITY/PROJECT[/SWEEP]; of several sweeps' folders all runs are fitted together",
+        help="or wandb:ENTITY/PROJECT[/SWEEP]; the runs of several sweeps' folders are fitted together",
     )
-    add("--list", action="store_true", help="print the laws that there are, and stop")
+    add("--list", action="store_true", help="print the known laws, and stop")
     _law_options(parser)
     add(
-        "--warmup", type=int, default=0, metavar="STEPS", help="CSV of curves that begins after the warmup: its steps"
+        "--warmup",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="CSV of curves that begins after the warmup: length of the warmup",
     )
     add(
         "--tuning",
         action="store_true",
-        help="in place of a law: the best learning rate and batch by the runs that tried several, with intervals "
+        help="in place of a law: the best learning rate and batch from runs that tried several, with intervals "
         "(CSV: --column lr=COLUMN, and B=COLUMN for the batch)",
     )
-    add("--compare", metavar="LAW,LAW", help="hold these laws beside it, all by least squares: AIC, BIC, backtests")
+    add("--compare", metavar="LAW,LAW", help="compare with these laws, all by least squares: AIC, BIC, backtests")
     add(
         "--suggest",
         nargs="?",
         const=4,
         type=int,
         metavar="K",
-        help="the K runs (default: 4) that make the forecast surer; of a sweep also as SWEEP_DIR/suggested.yaml",
+        help="K runs (default: 4) that reduce the forecast's error most; for a sweep also SWEEP_DIR/suggested.yaml",
     )
     add(
         "-o",
@@ -64,8 +68,8 @@ def report_options(parser: argparse.ArgumentParser) -> None:
         metavar="SWEEP_DIR_or_CSV",
         type=Path,
         nargs="+",
-        help="folder of a sweep, such as runs/NAME; several are shown side by side, each with its own law (--group "
-        "and --shared say otherwise)",
+        help="folder of a sweep, such as runs/NAME; several are shown side by side, each with its own law (unless "
+        "--group and --shared are given)",
     )
     add(
         "-o",
@@ -79,7 +83,7 @@ def report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _law_options(parser: argparse._ActionsContainer) -> None:
-    """Those by which a table is read and a law fitted to it."""
+    """Options for reading a table and fitting a law to it."""
     parser.add_argument("--law", default="chinchilla", help="one of --list (default: chinchilla)")
     _columns(parser)
     _rows(parser)
@@ -87,32 +91,32 @@ def _law_options(parser: argparse._ActionsContainer) -> None:
 
 
 def _columns(parser: argparse._ActionsContainer) -> None:
-    """Which column of a table is what."""
+    """Options that name the columns of a table."""
     add = parser.add_argument
     add("--params", metavar="COLUMN", help='CSV: column of N (default: params; "" for none)')
     add("--tokens", metavar="COLUMN", help='CSV: column of D (default: tokens; "" for none)')
     add("--loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
     add("--flops", metavar="COLUMN", help="CSV: column of training FLOPs (default: 6·N·D)")
-    add("--run", metavar="COLUMN", help="CSV: column that says which training run a row is of; resampled whole")
-    add("--sigma", metavar="COLUMN", help="CSV: column of each loss' standard error; weighs the rows")
+    add("--run", metavar="COLUMN", help="CSV: column that names the training run of a row; runs are resampled whole")
+    add("--sigma", metavar="COLUMN", help="CSV: column of each loss' standard error; weights the rows")
     add(
         "--column",
         action="append",
         default=[],
         metavar="LETTER=COLUMN",
-        help="a further column that the law reads; of a sweep, another than the law says (see --list)",
+        help="a further column that the law reads; for a sweep, in place of the law's default (see --list)",
     )
 
 
 def _rows(parser: argparse._ActionsContainer) -> None:
-    """Which rows count, and how they are sorted into groups."""
+    """Options that select rows and group them."""
     add = parser.add_argument
     add(
         "--where",
         action="append",
         default=[],
         metavar="CONDITION",
-        help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, of a sweep, "optimizer.b2 == 0.9"',
+        help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, for a sweep, "optimizer.b2 == 0.9"',
     )
     add(
         "--group",
@@ -121,14 +125,18 @@ def _rows(parser: argparse._ActionsContainer) -> None:
         'that tells the groups apart, as model.activation, or "sweep"',
     )
     add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups have in common")
-    add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that are there twice (default: error)")
+    add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that occur twice (default: error)")
     add("--missing", choices=("error", "drop"), help="CSV: rows that lack a value (default: error)")
     add(
         "--checkpoints",
         choices=("all", "last"),
-        help="CSV: whether rows of one training run all count, or the one with most tokens alone (default: all)",
+        help="CSV: use all rows of a training run, or only the one with most tokens (default: all)",
     )
-    add("--trusted", action="store_true", help="take FLOPs, sizes, losses and rows for what they are said to be")
+    add(
+        "--trusted",
+        action="store_true",
+        help="accept FLOPs, sizes, losses and rows as given, without plausibility checks",
+    )
     add(
         "--allow",
         action="append",
@@ -136,15 +144,15 @@ def _rows(parser: argparse._ActionsContainer) -> None:
         metavar="KEY",
         help="sweep: a key of the configuration (or a section) in which the runs may differ, as optimizer.b2",
     )
-    add("--no-priors", action="store_true", help="sweep: without forecast.priors of its sweep.yaml")
+    add("--no-priors", action="store_true", help="sweep: ignore forecast.priors of its sweep.yaml")
 
 
 def _search(parser: argparse._ActionsContainer) -> None:
-    """How the law is fitted, and its intervals found."""
+    """Options for the fit and its intervals."""
     add = parser.add_argument
     add(
         "--objective",
-        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3; of sweeps, as their launch, "
+        help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3; for sweeps, as in their launch, "
         "huber:1e-2)",
     )
     add("--residual", help="log, raw or log1p: what the objective compares (default: log, raw where losses may be "
@@ -154,13 +162,13 @@ def _search(parser: argparse._ActionsContainer) -> None:
         "--bootstrap",
         type=int,
         metavar="N",
-        help="refits for the intervals, 0 for none (default: 4000; of sweeps, as their launch, 2000; of laws of "
+        help="refits for the intervals, 0 for none (default: 4000; for sweeps, as in their launch, 2000; for laws of "
         "whole curves 400)",
     )
     add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and "
-        "with fewer than ten rows a parameter, of unequal --sigma three, runs where --run "
+        "with fewer than ten rows per parameter, with unequal --sigma three, runs where --run "
         "is given, else rows)")  # fmt: skip
-    add("--seed", type=to_seed, default=0, help="of the bootstrap (default: 0)")
+    add("--seed", type=to_seed, default=0, help="seed of the bootstrap (default: 0)")
     _level(parser)
 
 
@@ -176,7 +184,10 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
         help="or the law's columns, for example N=7e9 D=1e12; with --schedule: changes of that run's configuration",
     )
     parser.add_argument(
-        "--schedule", type=Path, metavar="RUN.yaml", help="of a fit of whole curves: the run whose curve is foretold"
+        "--schedule",
+        type=Path,
+        metavar="RUN.yaml",
+        help="for a fit of whole curves: the run whose curve is predicted",
     )
     _level(parser)
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -185,9 +196,9 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def require_only(
     args: argparse.Namespace, reads: Collection[str], other: Collection[str], what: str, csv: bool
 ) -> None:
-    """Raises UserError for an option that is given and not read, so that none is passed over without a word.
+    """Raises UserError for an option that is given but not used, so that none is silently ignored.
 
-    other: options that are read of a sweep's folder where this is a CSV, and the other way round.
+    other: options that apply to a sweep's folder if this is a CSV, and vice versa.
     """
     parser = argparse.ArgumentParser()
     fit_options(parser)

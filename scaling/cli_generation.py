@@ -14,7 +14,7 @@ from scaling.numbers import to_seed
 def generate_options(parser: argparse.ArgumentParser) -> None:
     _run(parser)
     parser.add_argument(
-        "--prompt", action="append", default=[], metavar="TEXT", help="what is gone on with; may be given again"
+        "--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be repeated"
     )
     parser.add_argument(
         "--prompt-file", action="append", default=[], type=Path, metavar="FILE", help="the text of a file as a prompt"
@@ -27,9 +27,9 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="P", help="from the likeliest that together reach this share")
     parser.add_argument("--min-p", type=float, metavar="P", help="from those at least P times as likely as the best")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="a text ends before this; may be given again"
+        "--stop", action="append", default=[], metavar="TEXT", help="a text ends before this; may be repeated"
     )
-    parser.add_argument("--seed", type=to_seed, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--seed", type=to_seed, default=0, help="seed of the sampling (default: 0)")
 
 
 def evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
         "--short",
         type=int,
         metavar="K",
-        help="also the loss of key tokens (LongPPL): those that the whole context foretells much better than the "
+        help="also the loss of key tokens (LongPPL): those that the whole context predicts much better than the "
         "last K tokens do",
     )
     parser.add_argument(

@@ -25,7 +25,7 @@ EITHER = "give either --flops or the law's columns, such as N=7e9 D=1e12 (see `s
 
 @contextmanager
 def _rarely_collected() -> Iterator[None]:
-    """Python looks for garbage seldom: while modules are imported and programs traced that takes a tenth of a fit."""
+    """Reduce garbage collection: during imports and tracing it takes a tenth of the time of a fit."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
     try:
@@ -88,7 +88,7 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _fitted(args: argparse.Namespace, csv: bool) -> "laws.Fit":
-    """The law that the options ask for, fitted to what they name, with its intervals."""
+    """The law that the options request, fitted to the runs that they name, with its intervals."""
     from scaling import laws
     from scaling.sweeps import priors_of
 
@@ -139,7 +139,7 @@ def _page(fitted: "laws.Fit", page: Path, args: argparse.Namespace) -> Path:
 
 
 def _fit_curves(args: argparse.Namespace) -> tuple[Any, str]:
-    """The same of a law of whole curves."""
+    """The same for a law of whole curves."""
     from scaling import cli_curves
     from scaling.strict_json import finite
 
@@ -159,7 +159,7 @@ def _fit_curves(args: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _replaced(output: Path, before: dict[str, str] | None, fitted: "laws.Fit") -> str | None:
-    """What to say where a fit of other data, or by another objective, was in the way."""
+    """The note where a fit of other data, or with another objective, was replaced."""
     if before is None:
         return None
     if before["hash"] != fitted.runs.hash:
@@ -172,9 +172,9 @@ def _replaced(output: Path, before: dict[str, str] | None, fitted: "laws.Fit") -
     )
 
 
-def _objective(told: Mapping[str, Any]) -> str:
-    """Such as huber δ=0.01, of what a saved fit says about its objective."""
-    return f"{told['kind']}" + (f" δ={told['delta']:g}" if told["delta"] is not None else "")
+def _objective(objective: Mapping[str, Any]) -> str:
+    """The objective of a saved fit as text, such as huber δ=0.01."""
+    return f"{objective['kind']}" + (f" δ={objective['delta']:g}" if objective["delta"] is not None else "")
 
 
 def predict(args: argparse.Namespace) -> tuple[Any, str]:
@@ -193,16 +193,16 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
         raise UserError(EITHER)
     if args.flops is not None and fitted.form.columns != ("C",):
         best = laws.predict_table(fitted, args.flops, args.level)
-        forecast, told = _forecast(fitted, args.level, args.flops)
-        return finite(best | forecast), laws.format_prediction(best) + told
+        forecast, text = _forecast(fitted, args.level, args.flops)
+        return finite(best | forecast), laws.format_prediction(best) + text
     columns = _numbers(at) if args.flops is None else {"C": args.flops}
     table = laws.loss_table(fitted, columns, args.level)
-    forecast, told = _forecast(fitted, args.level, None, **columns)
-    return finite(table | forecast), laws.format_loss(table) + told
+    forecast, text = _forecast(fitted, args.level, None, **columns)
+    return finite(table | forecast), laws.format_loss(table) + text
 
 
 def _of_group(fitted: "laws.Fit", texts: list[str]) -> tuple["laws.Fit", list[str]]:
-    """Of a law of several groups that of the one named by group=NAME, and the other texts."""
+    """For a law of several groups, the law of the group named by group=NAME, and the other texts."""
     if fitted.form.pooling is None:
         return fitted, texts
     names = [text.partition("=")[2] for text in texts if text.partition("=")[0] == "group"]
@@ -213,9 +213,9 @@ def _of_group(fitted: "laws.Fit", texts: list[str]) -> tuple["laws.Fit", list[st
 
 
 def _forecast(fitted: "laws.Fit", level: float, flops: float | None, **at: float) -> tuple[dict[str, Any], str]:
-    """Of a run at N and D, or of the one to make with so many FLOPs, for machines and for people.
+    """The forecast of a run at N and D, or of the best run with these FLOPs, for machines and for people.
 
-    Of a fit of other columns nothing; where its runs carry no forecast, why.
+    Empty for a fit of other columns; where its runs are not enough for a forecast, the reason.
     """
     from scaling import laws
     from scaling.text import by_width
@@ -228,10 +228,10 @@ def _forecast(fitted: "laws.Fit", level: float, flops: float | None, **at: float
         made = maker.forecast(N, D, float(fitted.runs.per_token(N)) * D if flops is None else flops)
     except UserError as error:
         return {"forecast": None, "no_forecast": str(error)}, f"\nno forecast of a run: {error}"
-    told = ("flops", "N", "D", "loss", "low", "high", "level", "doubt", "notes")
+    keys = ("flops", "N", "D", "loss", "low", "high", "level", "doubt", "notes")
     loss, interval = by_width(made.loss, (made.low, made.high))
     doubt = f"\nnote: {made.doubt}" if made.doubt else ""
-    return {"forecast": {name: getattr(made, name) for name in told}}, (
+    return {"forecast": {name: getattr(made, name) for name in keys}}, (
         f"\nforecast of a run of N {made.N:.4g}, D {made.D:.4g}: loss {loss}, {percent(made.level)} interval "
         f"{interval}\n"
         f"by the law of the runs near the optimum, with what such laws were wrong by (docs: Forecasting){doubt}"
@@ -279,7 +279,7 @@ def _next(home: Path, path: Path) -> str:
 
 
 def _laws(args: argparse.Namespace) -> list[str]:
-    """The law to fit, and those to hold beside it."""
+    """The law to fit, and those to compare it with."""
     return [args.law, *(args.compare.split(",") if args.compare else ())]
 
 
@@ -294,10 +294,10 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
     if args.allow:
         raise UserError(f"--allow {args.allow[0]} is about a sweep; of {args.runs[0]} no configuration is known")
     others = _columns(args)
-    taken = [letter for letter in others if letter in NAMED.values()]
-    if taken:
-        option = next(option for option, letter in NAMED.items() if letter == taken[0])
-        raise UserError(f"--column {taken[0]}={others[taken[0]]}: {taken[0]} is named by --{option}")
+    letters = [letter for letter in others if letter in NAMED.values()]
+    if letters:
+        option = next(option for option, letter in NAMED.items() if letter == letters[0])
+        raise UserError(f"--column {letters[0]}={others[letters[0]]}: {letters[0]} is named by --{option}")
     named = {NAMED[option]: name for option, name in names.items()}
     rules = {name: getattr(args, name) for name in RULES if getattr(args, name)}
     reads = [letter for law in _laws(args) for letter in laws.get_form(law).columns]
@@ -346,7 +346,7 @@ def _require_folders(paths: list[Path]) -> None:
 
 
 def _wandb(runs: Path) -> tuple[str, str | None] | None:
-    """Project and sweep of wandb:ENTITY/PROJECT[/SWEEP], None for a path. Raises UserError for anything between."""
+    """Project and sweep of wandb:ENTITY/PROJECT[/SWEEP]; None for a path. Raises UserError for an incomplete name."""
     kind, colon, name = str(runs).partition(":")
     if kind != "wandb" or not colon:
         return None
@@ -357,9 +357,9 @@ def _wandb(runs: Path) -> tuple[str, str | None] | None:
 
 
 def _output(paths: list[Path], name: str = "fit.json") -> Path:
-    """Where a fit is saved unless told otherwise: in the sweep's folder, beside the CSV, or here.
+    """Where a fit is saved by default: in the sweep's folder, beside the CSV, or in the current folder.
 
-    Raises UserError for several sweeps: the fit is of none of them alone.
+    Raises UserError for several sweeps, since the fit does not belong to a single one.
     """
     if len(paths) > 1:
         raise UserError("a fit of several sweeps belongs to none of them: say where it goes with -o FIT.json")
@@ -387,7 +387,7 @@ def _writable(path: Path) -> Path:
 def _fit_in(path: Path) -> dict[str, str] | None:
     """Law, hash of the data and objective of the fit in the file `path`, None where there is no file.
 
-    Raises UserError where the file is no fit: it is not overwritten.
+    Raises UserError where the file is not a fit, so that it is not overwritten.
     """
     if not path.exists():
         return None
@@ -400,7 +400,7 @@ def _fit_in(path: Path) -> dict[str, str] | None:
 
 
 def _numbers(texts: list[str]) -> dict[str, float]:
-    """Columns by letter. Raises UserError for what is no number."""
+    """Columns by letter. Raises UserError for values that are not numbers."""
     pairs = [_pair(text, "predict", "N=7e9") for text in texts]
     values: dict[str, float] = {}
     for letter, text in pairs:

@@ -1,12 +1,12 @@
-"""What the package is called where it is installed from, and whether another one lies over it."""
+"""The name of the package's distribution, and whether another distribution overwrites its files."""
 
 DISTRIBUTION = "scaling-ladder"
-"""on the package index, where `scaling` is another project, whose files lie in a folder of the same name"""
+"""name on the package index, where `scaling` is another project with a package folder of the same name"""
 MEND = f"pip uninstall scaling, then pip install --force-reinstall --no-deps {DISTRIBUTION}"
 
 
 def with_extra(name: str) -> str:
-    """What installs the package with a part that not all need."""
+    """The command that installs the package with an optional extra."""
     return f"pip install '{DISTRIBUTION}[{name}]'"
 
 

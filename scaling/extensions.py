@@ -9,9 +9,9 @@ VARIABLE = "SCALING_EXTENSIONS"
 
 
 def load_extensions() -> None:
-    """Imports the modules that SCALING_EXTENSIONS names, by commas; every command and worker begins with it.
+    """Import the comma-separated modules in SCALING_EXTENSIONS; every command and worker does this first.
 
-    Raises UserError for one that is not there.
+    Raises UserError for a missing module.
     """
     for name in filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))):
         try:

@@ -1,4 +1,4 @@
-"""Reading files that another hand, a kill or a bad disk may have changed: each mistake is told, in one line."""
+"""Reading files that a user, a killed process or a bad disk may have damaged: each error is reported in one line."""
 
 import codecs
 import contextlib
@@ -15,19 +15,19 @@ from typing import Any
 from scaling.errors import UserError, explain
 
 LARGEST = 64 * 2**20
-"""bytes of a file that is read whole; what the project writes is a hundredth of it"""
+"""most bytes of a file that is read whole; files that the project writes are a hundredth of it"""
 LINES = 2**30
-"""and of one that grows line by line"""
+"""most bytes of a file that grows line by line"""
 LONGEST_INTEGER = 40
-"""digits of a whole number in a record"""
+"""most digits of an integer in a record"""
 PACKED = {
     b"PK\x03\x04": "a spreadsheet (save it as CSV) or another zip archive",
     b"\x1f\x8b": "packed by gzip (its name should end with .gz)",
     b"PAR1": "a parquet file (its name should end with .parquet)",
 }
-"""how files begin that are taken for text"""
+"""first bytes of other kinds of files that may be mistaken for text"""
 SEALS = "seals.json"
-"""beside files that are not written again: the SHA-256 of each"""
+"""name of a file with the SHA-256 of each final file beside it"""
 SEAL = "seal"
 """the key of a sealed record that holds the SHA-256 of the others"""
 
@@ -51,7 +51,7 @@ def read_text(path: str | Path, most: int = LARGEST) -> str:
 
 
 def not_text(data: bytes, whole: bool = True) -> str:
-    """Why bytes are no text in UTF-8, and what to do; empty where they are. whole: not only the first ones."""
+    """Why bytes are not UTF-8 text, and what to do; empty where they are. whole: all bytes, not only the first."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "it is UTF-16, not UTF-8; convert it, as by iconv -f UTF-16 -t UTF-8"
     if kind := next((kind for mark, kind in PACKED.items() if data.startswith(mark)), ""):
@@ -66,12 +66,12 @@ def not_text(data: bytes, whole: bool = True) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value in a JSON file. Raises as `read_bytes`, and ValueError for what is no JSON."""
+    """The value in a JSON file. Raises as `read_bytes` does, and ValueError for invalid JSON."""
     return parse_json(read_text(path))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that a JSON text stands for. Raises ValueError."""
+    """The value of a JSON text. Raises ValueError."""
     try:
         return json.loads(text, parse_int=_integer)
     except RecursionError:
@@ -85,9 +85,10 @@ def _integer(digits: str) -> int:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The mappings in a file of JSON lines, one that is not there has none.
+    """The mappings in a file of JSON lines; empty for a missing file.
 
-    A line that is none is left out: a killed process leaves half of one. Raises UserError where it cannot be read.
+    Invalid lines are left out, since a killed process leaves half of one. Raises UserError where the file cannot be
+    read.
     """
     found = []
     try:
@@ -102,10 +103,10 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def reading(path: str | Path, what: str, advice: str, *, alone: bool = False) -> Iterator[None]:
-    """Whatever a damaged file makes of the code inside is told as `PATH is not WHAT (why); ADVICE`, a UserError.
+    """Report any error that a damaged file causes in the block as a UserError, `PATH is not WHAT (why); ADVICE`.
 
-    That there is no such file stays a FileNotFoundError, which often means something, and a UserError stays itself;
-    but where nothing is read but this file (`alone`), one that does not name it is of what it holds.
+    A missing file stays a FileNotFoundError, which callers often handle, and a UserError is passed on; but where only
+    this file is read (`alone`), a UserError that does not name it counts as an error about its contents.
     """
     try:
         yield
@@ -127,17 +128,18 @@ def _first_line(error: Exception) -> str:
 
 
 def digest(values: Any) -> str:
-    """SHA-256 of a value that JSON holds, the same for the value that is read back."""
+    """SHA-256 of a JSON value, the same after it is written and read back."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with its seal, by which a later change shows."""
+    """A record with its seal, which reveals later changes."""
     return {**values, SEAL: digest(values)}
 
 
 def opened(values: Any) -> tuple[dict[str, Any], bool]:
-    """A record without its seal, and whether it is as it was written; one of an older version has none, and is."""
+    """A record without its seal, and whether it is unchanged; a record of an older version, without a seal, counts as
+    unchanged."""
     if not isinstance(values, dict):
         raise TypeError(f"expected a mapping, found {type(values).__name__}")
     inner = {key: value for key, value in values.items() if key != SEAL}
@@ -176,20 +178,20 @@ def number(value: Any, what: str) -> float:
 
 
 def seals_of(files: Mapping[str, bytes]) -> str:
-    """What SEALS says of files in its folder, by their names."""
+    """The contents of SEALS for files in its folder, by their names."""
     return json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1) + "\n"
 
 
 def was_changed(path: Path, data: bytes | None = None) -> bool:
-    """Whether a file is not what the SEALS beside it say, or these are damaged; False where they do not name it.
+    """Whether a file differs from the SEALS beside it, or these are damaged; False where they do not name it.
 
-    data: what is in the file, where it was read already.
+    data: the file's contents, if read already.
     """
     try:
         seals = read_json(path.parent / SEALS)
-        told = seals.get(path.name) if isinstance(seals, dict) else ""
+        seal = seals.get(path.name) if isinstance(seals, dict) else ""
         return (
-            told is not None and told != hashlib.sha256(read_bytes(path, LINES) if data is None else data).hexdigest()
+            seal is not None and seal != hashlib.sha256(read_bytes(path, LINES) if data is None else data).hexdigest()
         )
     except FileNotFoundError:
         return False

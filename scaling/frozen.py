@@ -1,4 +1,4 @@
-"""What every configuration shares: frozen values, no unknown keys."""
+"""The base of all configurations: frozen values, no unknown keys."""
 
 import ast
 import contextlib
@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ModelWr
 from scaling.errors import shown
 
 SMALLEST, LARGEST = 1e-30, 1e30
-"""of any number in a configuration: no budget is beyond, and products of several are far from where floats end"""
+"""range of numbers in a configuration: no budget is beyond it, and products of several do not overflow"""
 MANY = 2**24
-"""of what is stored or counted one by one (a width, the tokens of a window, devices): what goes over them ends"""
+"""limit of things stored or counted one by one (a width, the tokens of a window, devices), so that loops end"""
 LAYERS = 10_000
-"""of a model: each is declared by itself"""
+"""most layers of a model: each is declared separately"""
 RUNS = 10_000
-"""of a sweep: each is planned by itself"""
+"""most runs of a sweep: each is planned separately"""
 
 
 class Config(BaseModel):
@@ -32,8 +32,8 @@ class Config(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _plausible_numbers(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
-        """Before all other checks, which so may compute with what a file says: a number in quotes is a number, true
-        is none, and none is so large or small that products of several overflow."""
+        """Check numbers first, so that all other checks can compute with them: a number in quotes is a number, true
+        is not, and none is so large or small that products of several overflow."""
         if isinstance(values, dict):
             kinds = _of_numbers(cls)
             numbers = {key: _number(key, values[key], kinds[key]) for key in values.keys() & kinds.keys()}
@@ -42,26 +42,26 @@ class Config(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """With what is written below each field. Pydantic's own option reads the sources whenever a class is made,
-        which is half of the time of `import scaling.config`."""
+        """Adds the docstring below each field. Pydantic's own option reads the sources whenever a class is created,
+        which takes half of the time of `import scaling.config`."""
         schema = handler(core)
-        properties, told = handler.resolve_ref_schema(schema).get("properties", {}), written_of(cls)
-        for name in properties.keys() & told.keys():
-            if told[name]:
-                properties[name].setdefault("description", told[name])
+        properties, descriptions = handler.resolve_ref_schema(schema).get("properties", {}), written_of(cls)
+        for name in properties.keys() & descriptions.keys():
+            if descriptions[name]:
+                properties[name].setdefault("description", descriptions[name])
         return schema
 
 
 @functools.cache
 def _of_numbers(cls: type[Config]) -> dict[str, bool]:
-    """The fields of a class that hold numbers, or several, and of each whether it may hold a text as well."""
+    """The fields of a class that hold one or more numbers, and whether each may also hold text."""
     kinds = {name: set(_within(field.annotation)) for name, field in cls.model_fields.items()}
     numbers = {name: own for name, own in kinds.items() if own & {int, float} and bool not in own}
     return {name: str in own or any(isinstance(kind, str) for kind in own) for name, own in numbers.items()}
 
 
 def _number(key: str, value: Any, texts: bool) -> Any:
-    """What a number's field is given, each number in it as one. texts: it may be a text, too. Raises ValueError."""
+    """A field's value with its numbers converted and checked. texts: it may also be text. Raises ValueError."""
     if isinstance(value, list | tuple):
         return type(value)(_number(key, one, texts) for one in value)
     if isinstance(value, dict):
@@ -76,7 +76,7 @@ def _number(key: str, value: Any, texts: bool) -> Any:
 
 
 def _of_text(text: str) -> int | float | str:
-    """The number that a text is, or the text where it is none."""
+    """A text as a number, or unchanged where it is not one."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -84,21 +84,21 @@ def _of_text(text: str) -> int | float | str:
 
 
 def _within(annotation: Any) -> Iterator[Any]:
-    """An annotation and all that it is made of."""
+    """An annotation and all annotations within it."""
     yield annotation
     for part in get_args(annotation):
         yield from _within(part)
 
 
 def written_of(cls: type[BaseModel]) -> dict[str, str]:
-    """What is written below each field of a configuration, that of its bases included; empty where nothing is."""
+    """The docstring below each field of a configuration, including those of its bases; empty where there is none."""
     bases = [base for base in reversed(cls.__mro__) if issubclass(base, Config)]
-    told = {name: text for base in bases for name, text in _docstrings(base).items()}
-    return {name: told.get(name, "") for name in cls.model_fields}
+    texts = {name: text for base in bases for name, text in _docstrings(base).items()}
+    return {name: texts.get(name, "") for name in cls.model_fields}
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """The strings below the fields of a class, by field; none where its source is not kept."""
+    """The strings below the fields of a class, by field; empty where its source is not available."""
     try:
         (made,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError):
@@ -113,5 +113,5 @@ def _docstrings(cls: type) -> dict[str, str]:
 
 
 def filled(**limits: Any) -> Any:
-    """A field that may be left out of a file because its class computes it from the others."""
+    """A field that a file may leave out because its class computes it from the others."""
     return Field(default=None, validate_default=False, **limits)

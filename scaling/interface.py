@@ -18,16 +18,18 @@ def sweep(
     folder: str | Path | None = None,
     report: bool = True,
 ) -> "SweepOutcome":
-    """Train what is left of a sweep; with a forecast, fit, freeze it and test it. `scaling sweep` as a function.
+    """Train the runs of a sweep that are left; with a forecast, also fit the law, freeze the forecast and test it.
 
-    config: a file, the name of a shipped sweep, a mapping, or a configuration that was read.
+    `scaling sweep` as a function.
+
+    config: a file, the name of a shipped sweep, a mapping, or a loaded configuration.
     overrides: `key=value`, as on the command line.
     executor: local, slurm or ray; `executor.kind` of the sweep where None.
-    folder: the sweep's folder is made in it; `run.records.folder` where None.
+    folder: where the sweep's folder is created; `run.records.folder` where None.
     report: keep the table and the page up to date, and draw the whole report at the end.
-    returns: its `.status()`, `.runs()` and `.fit()` read the folder. Of a sweep that is done, at once.
+    returns: its `.status()`, `.runs()` and `.fit()` read the folder. Returns at once for a sweep that is done.
 
-    Raises as `sweeps.run_sweep`: UserError before anything is trained; KeyboardInterrupt after SIGINT.
+    Raises as `sweeps.run_sweep` does: UserError before anything is trained; KeyboardInterrupt after SIGINT.
     """
     from scaling import report as reporter
     from scaling.sweeps import run_sweep
@@ -39,13 +41,13 @@ def sweep(
 def train(
     config: str | Path | Mapping[str, Any] | RunConfig, *overrides: str, folder: str | Path | None = None
 ) -> "Result":
-    """Train one run, its text tokenised first where it is not yet, and record it. `scaling train` as a function.
+    """Train one run and record it, after tokenising its text if needed. `scaling train` as a function.
 
-    config: a file, the name of a shipped run, a mapping, or a configuration that was read.
+    config: a file, the name of a shipped run, a mapping, or a loaded configuration.
     overrides: `key=value`, as on the command line.
     folder: of the run; `records.folder / records.sweep / run_id` where None.
 
-    Raises as `training.train`.
+    Raises as `training.train` does.
     """
     from scaling.cores import spread
     from scaling.data import prepare

@@ -1,9 +1,9 @@
-"""The ladder: one smooth row of shapes, and its member for a target number of parameters or FLOPs.
+"""The ladder: one smooth series of shapes, and its member for a target number of parameters or FLOPs.
 
-It is a staircase of (layers, d_model) pairs that climbs along the wanted aspect ratio one step at a time; d_ff (of
-other families their inner width) takes up the rest between two stairs. So layers and d_model do not decrease with the
-target, and d_ff / d_model stays near the wanted ratio. Only where one stair is too high for d_ff to fill (a doubling
-of layers at the bottom, coarse width steps) a pair beside the staircase is taken.
+It is a staircase of (layers, d_model) pairs that climbs along the target aspect ratio one step at a time; d_ff (the
+inner width in other families) fills the gap between two stairs. So layers and d_model do not decrease with the
+target, and d_ff / d_model stays near the target ratio. Only where a stair is too high for d_ff to fill (a doubling of
+layers at the bottom, coarse width steps), a pair beside the staircase is used.
 """
 
 from bisect import bisect_left
@@ -19,14 +19,14 @@ from scaling.families import FAMILIES, LadderConfig, ModelConfig
 from scaling.frozen import LAYERS
 
 TOLERANCE = 0.01
-FF_RANGE = (0.5, 1.6)  # d_ff may differ from the wanted ratio by these factors: enough to bridge 1 and 2 layers
+FF_RANGE = (0.5, 1.6)  # factors by which d_ff may differ from the target ratio: enough to bridge 1 and 2 layers
 STAIRS = 2**16
-"""shapes of a ladder that are looked at"""
-ASPECT_RANGE = 4.0  # and the aspect ratio by this one, where the staircase has no fit
+"""most shapes of a ladder that are considered"""
+ASPECT_RANGE = 4.0  # and this factor for the aspect ratio, where the staircase has no fit
 LEAST_VOCABULARY = 256  # tokens of the smallest tokenizer, one a byte
-MOST_VOCABULARY = 0.5  # of all parameters: more is told, for N then says little of the layers
+MOST_VOCABULARY = 0.5  # share of all parameters from which a note is made: N then says little about the layers
 SIZE_KEY = "model.params"
-"""not a key of a run: in its place, it asks the ladder for a size"""
+"""not a key of a run: it requests a size from the ladder"""
 
 Measure = Callable[[ModelConfig], float]
 Pair = tuple[int, int]
@@ -37,21 +37,21 @@ def model_for_params(
 ) -> ModelConfig:
     """The ladder's model of `n` parameters (which ones: `ladder.count`).
 
-    base: a model's values but for its sizes (vocabulary, context, activation ...); sizes in it are replaced.
-    tolerance: relative miss that is allowed.
+    base: a model's values other than its sizes (vocabulary, context, activation ...); sizes in it are replaced.
+    tolerance: largest relative deviation.
     asked_by: keys with which n rises, for the error where n itself is no key.
-    Raises UserError where `ladder` allows nothing so near, naming the nearest.
+    Raises UserError where `ladder` has nothing this near, naming the nearest.
     """
     return _Search(ladder, base, _count(ladder), f"{ladder.count} parameters", asked_by).nearest(n, tolerance)
 
 
 def size_keys() -> tuple[str, ...]:
-    """The keys of a run that say how large its model is: what a ladder sets."""
+    """The keys of a run that set the size of its model, which a ladder determines."""
     return tuple(dict.fromkeys(f"model.{key}" for family in FAMILIES.values() for key in family.SIZES))
 
 
 def finer(ladder: LadderConfig) -> list[str]:
-    """What would put more shapes on the ladder, as advice; nothing where it has them all."""
+    """Advice on how to put more shapes on the ladder; empty where it has them all."""
     steps = {"ladder.ff_multiple": ladder.ff_multiple, "ladder.width_multiple": ladder.width_multiple}
     return [f"lower {key} ({value})" for key, value in steps.items() if value > 1]
 
@@ -59,7 +59,7 @@ def finer(ladder: LadderConfig) -> list[str]:
 def model_for_flops(
     c: float, tokens_per_param: float, ladder: LadderConfig, base: Mapping[str, Any], tolerance: float = TOLERANCE
 ) -> ModelConfig:
-    """The ladder's model that `c` exact training FLOPs train on `tokens_per_param` tokens for each parameter.
+    """The ladder's model that `c` exact training FLOPs train on `tokens_per_param` tokens per parameter.
 
     Parameters are counted as `ladder.count` says; `base`, `tolerance` and errors as in `model_for_params`.
     """
@@ -73,7 +73,7 @@ def model_for_flops(
 
 
 def _named(key: str) -> str:
-    """What a key of a base is called in a sweep's file."""
+    """The name in a sweep's file of a key of a base."""
     return f"run.model.{key}" if key else "run.model"
 
 
@@ -83,7 +83,7 @@ def _count(ladder: LadderConfig) -> Measure:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A shape and how well it does."""
+    """A shape and how well it fits."""
 
     model: ModelConfig
     value: float
@@ -92,7 +92,7 @@ class _Fit:
 
 
 def vocabulary_share(model: ModelConfig) -> float:
-    """Of all parameters, those of the embedding and the head: rows of the vocabulary."""
+    """Share of the embedding and the head (rows of the vocabulary) in all parameters."""
     counts = accounting.params(model)
     return (counts.items.get("embedding", 0) + counts.items.get("head", 0)) / counts.total
 

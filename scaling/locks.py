@@ -1,4 +1,4 @@
-"""Locks that processes of one machine or one shared file system take in turn; a killed process lets go of them."""
+"""Locks between processes of one machine or one shared file system; a killed process releases them."""
 
 import fcntl
 import math
@@ -21,16 +21,16 @@ class Busy(Exception):
 
 @contextmanager
 def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
-    """Hold `path` as a lock for the length of the block.
+    """Hold `path` as a lock for the duration of the block.
 
-    The file stays behind: to delete it would let a third process in beside one that waits.
+    The file is not deleted: that would let a third process in besides one that waits.
 
-    wait_s: seconds to wait for another process, infinity to wait for as long as it takes, which is said; the short
+    wait_s: seconds to wait for another process, infinity to wait for as long as it takes, with a message; the short
     default outlasts `is_held` in another process, which takes the lock for a moment.
     Raises Busy after that time, with the holder's name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:  # unbuffered: to close it writes nothing, which a full disk refuses
+    with path.open("a+b", buffering=0) as file:  # unbuffered: closing writes nothing to a full disk
         deadline = time.monotonic() + wait_s
         while not _taken(file):
             if math.isinf(wait_s):
@@ -56,7 +56,7 @@ def _taken(file: IO[bytes]) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Does a living process hold the lock `path`?"""
+    """Whether a live process holds the lock `path`."""
     try:
         with path.open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

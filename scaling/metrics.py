@@ -1,4 +1,4 @@
-"""Reading `metrics.jsonl`, what a run measured on its way; nothing heavy is imported for it."""
+"""Reading `metrics.jsonl`, the measurements during a run, without heavy imports."""
 
 import contextlib
 import os
@@ -11,12 +11,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records in `folder`, without what a killed process left half written. Raises UserError as `read_lines`."""
+    """The records in `folder`, without half-written ones of a killed process. Raises UserError as `read_lines`
+    does."""
     return [record for record in read_lines(folder / METRICS_FILE) if _is_record(record)]
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Whether it is of a step, and of numbers."""
+    """Whether a record has a step, and only numbers."""
     return type(record.get("step")) is int and all(value is None or _is_number(value) for value in record.values())
 
 
@@ -27,7 +28,7 @@ def _is_number(value: Any) -> bool:
 def last_metrics(folder: Path, size: int = 4096) -> dict[str, Any]:
     """The newest value of every quantity in the last `size` bytes of the file in `folder`; empty where there is none.
 
-    Training and evaluation are in different records, so the last one alone does not say all.
+    Training and evaluation are in different records, so the last record alone does not have all quantities.
     """
     newest: dict[str, Any] = {}
     with contextlib.suppress(OSError), (folder / METRICS_FILE).open("rb") as file:

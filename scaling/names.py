@@ -1,4 +1,4 @@
-"""What was meant by a name that is not known: by spelling, by its words, by what is written of the known ones."""
+"""Suggestions for an unknown name: by spelling, by its words, and by the descriptions of known names."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,33 +10,33 @@ STEM = 3  # letters that two words share at least where one begins with the othe
 
 
 def meant(name: str, known: Iterable[str] | Mapping[str, str], most: int = 3, quote: str = "") -> str:
-    """`did you mean a or b?`, empty where nothing is near. known: names, or names and what is written of them.
+    """`did you mean a or b?`, empty where nothing is similar. known: names, or names with descriptions.
 
-    most: names to tell. quote: around each.
+    most: largest number of names. quote: around each.
     """
     near = nearest(name, known, most)
     return f"did you mean {' or '.join(f'{quote}{each}{quote}' for each in near)}?" if near else ""
 
 
 def offered(name: str, known: Iterable[str] | Mapping[str, str], say: str = "allowed: ") -> str:
-    """`allowed: a, b, c; did you mean a?`, for the end of a refusal. say: what stands before the names."""
-    told = dict(known) if isinstance(known, Mapping) else dict.fromkeys(known, "")
-    hint = meant(name, told, most=1)
-    return f"{say}{', '.join(told)}{'; ' * bool(hint)}{hint}"
+    """`allowed: a, b, c; did you mean a?`, for the end of an error message. say: text before the names."""
+    descriptions = dict(known) if isinstance(known, Mapping) else dict.fromkeys(known, "")
+    hint = meant(name, descriptions, most=1)
+    return f"{say}{', '.join(descriptions)}{'; ' * bool(hint)}{hint}"
 
 
 def nearest(name: str, known: Iterable[str] | Mapping[str, str], most: int = 3) -> list[str]:
-    """The known names that `name` may stand for, the likeliest first.
+    """The known names that `name` may mean, the likeliest first.
 
     In this order: those that begin with it; those spelt alike; those whose words begin alike (`tie_embeddings` and
     `tied`), whose initials it is (`lr`), or of which its words are written (`hoffmann` of a law by Hoffmann et al.);
     and those spelt somewhat alike.
     """
-    told = known if isinstance(known, Mapping) else dict.fromkeys(known, "")
-    asked, lower = name.lower(), {each.lower(): each for each in told}
+    descriptions = known if isinstance(known, Mapping) else dict.fromkeys(known, "")
+    asked, lower = name.lower(), {each.lower(): each for each in descriptions}
     begun = [each for key, each in lower.items() if len(asked) >= STEM and key.startswith(asked)]
     alike = dict.fromkeys([*begun, *_spelt(asked, lower, most, CLOSE)])
-    return [*(alike or _by_words(name, told) or _spelt(asked, lower, most, FAR))][:most]
+    return [*(alike or _by_words(name, descriptions) or _spelt(asked, lower, most, FAR))][:most]
 
 
 def near_file(path: str | Path) -> str:
@@ -50,15 +50,15 @@ def near_file(path: str | Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
-def _spelt(asked: str, lower: Mapping[str, str], most: int, cutoff: float) -> list[str]:
-    return [lower[key] for key in get_close_matches(asked, lower, n=most, cutoff=cutoff)]
+def _spelt(name: str, lower: Mapping[str, str], most: int, cutoff: float) -> list[str]:
+    return [lower[key] for key in get_close_matches(name, lower, n=most, cutoff=cutoff)]
 
 
-def _by_words(name: str, told: Mapping[str, str]) -> list[str]:
+def _by_words(name: str, descriptions: Mapping[str, str]) -> list[str]:
     """By score. A word of the name itself counts twice one of what is written; the latter alone must be all of it."""
     words = list(_words(name))
     scores: dict[str, int] = {}
-    for each, written in told.items():
+    for each, written in descriptions.items():
         own, text = list(_words(each)), set(_words(written))
         inside = [word for word in words if any(_alike(word, one) for one in own)]
         about = [word for word in words if any(_alike(word, one, STEM + 1) for one in text)]

@@ -1,4 +1,4 @@
-"""Numbers as people write them (7B, 1.4T, 350M, 1e24), and what divides them."""
+"""Numbers as people write them (7B, 1.4T, 350M, 1e24), and divisors."""
 
 import re
 from math import isqrt
@@ -7,8 +7,8 @@ SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 
 def to_number(value: object) -> float:
-    """A number, or a text of one with or without a suffix of `SUFFIXES`. Raises ValueError, TypeError for others, and
-    for True and False."""
+    """A number, from a number or a text with or without a suffix of `SUFFIXES`. Raises ValueError or TypeError for
+    anything else, and for True and False."""
     if isinstance(value, bool):
         raise TypeError(f"{value} is no number")
     if isinstance(value, str):
@@ -19,13 +19,13 @@ def to_number(value: object) -> float:
 
 
 def to_seed(value: str) -> int:
-    """A seed, a whole number from 0 on. Raises ValueError for others."""
+    """A seed, an integer from 0 on. Raises ValueError for anything else."""
     if (seed := int(value)) < 0:
         raise ValueError(f"a seed is 0 or more, got {seed}")
     return seed
 
 
 def divisors(n: int) -> list[int]:
-    """All whole numbers that divide `n`, 1 or more, the smallest first; in steps that go with the root of n."""
+    """All divisors of `n` ≥ 1, the smallest first, in O(√n) steps."""
     small = [k for k in range(1, isqrt(n) + 1) if n % k == 0]
     return [*small, *(n // k for k in reversed(small) if k * k != n)]

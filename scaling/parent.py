@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-PARENT = "SCALING_PARENT"  # for the process: who started it, and may be gone before it could ask
+PARENT = "SCALING_PARENT"  # tells the process its parent, which may be gone before it can ask
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
@@ -15,7 +15,7 @@ def as_child(**environment: str) -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """When the process that started this one dies, however it dies, this one is told to save and stop (Linux)."""
+    """When the process that started this one dies, for any reason, this one is told to save and stop (Linux)."""
     if sys.platform == "linux":
         parent = int(os.environ.get(PARENT, os.getppid()))
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

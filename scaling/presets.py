@@ -1,4 +1,4 @@
-"""The shipped configurations as a list: what each is, how large, and where its numbers come from."""
+"""The list of shipped configurations: description, size, and source of the numbers."""
 
 import re
 import textwrap
@@ -19,15 +19,16 @@ USE = "`scaling plan NAME`, `scaling train NAME` and so on; in a file `extends: 
 
 
 def presets() -> dict[str, list[dict[str, Any]]]:
-    """Of every kind its presets: `name` and `about`, and of a model N (`params`, `params_active`: those that a token
-    meets), `flops_per_token` (training, exact, at `context`) and `source`."""
+    """The presets of every kind: `name` and `about`, and for a model also N (`params`, `params_active`: those that a
+    token uses), `flops_per_token` (training, exact, at `context`) and `source`."""
     return {
-        kind: [_model(name) if kind == "models" else _told(kind, name) for name in names(kind)] for kind in kinds()
+        kind: [_model(name) if kind == "models" else _about_preset(kind, name) for name in names(kind)]
+        for kind in kinds()
     }
 
 
 def format_presets(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Of `presets` a table of models, and a line for each other one, in 80 columns."""
+    """The text of `presets`: a table of models, and a line for each other preset, in 80 columns."""
     rows = [["model", "N", "active", "context", "FLOPs/token"]]
     rows += [
         [m["name"], si(m["params"]), si(m["params_active"]), f"{m['context']:,}", f"{m['flops_per_token']:.2e}"]
@@ -48,7 +49,7 @@ def format_presets(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join([*text, "", *textwrap.wrap(CONVENTIONS, WIDTH), *textwrap.wrap(USE, WIDTH)])
 
 
-def _told(kind: str, name: str) -> dict[str, Any]:
+def _about_preset(kind: str, name: str) -> dict[str, Any]:
     return {"name": name, "about": SENTENCE.split(_about(kind, name))[0].rstrip(".")}
 
 
@@ -68,7 +69,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _short(source: str) -> str:
-    """Who and where: the paper without its table."""
+    """Author and paper, without the table."""
     return ", ".join(source.split(", ")[:2]) or "—"
 
 

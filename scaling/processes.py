@@ -1,7 +1,7 @@
-"""Several processes as one run: how they are told of each other, and one that watches each for how it ends.
+"""Several processes as one run: how they find each other, and a watcher of each that reports how it ends.
 
-JAX ends a process whose run has lost another one from within C++, by an abort below a stack trace, where no Python
-can step in; so what a person reads and the exit code come from a parent, which imports none of it.
+When a run loses a process, JAX aborts the others from within C++ with a stack trace, where Python cannot intervene;
+so the message for the user and the exit code come from a parent process, which does not import JAX.
 """
 
 import os
@@ -29,27 +29,27 @@ WATCHED = "SCALING_WATCHED"
 ALARM = re.compile(
     rb"[WEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|client\.h)|terminate called .* 'gloo::"
 )
-"""how JAX's services begin to tell that a process is gone, and gloo that what came is not what it waits for: another
-survivor has gone on to the next operation. What comes after it is theirs, too, or our own line"""
+"""first lines by which JAX's services report that a process is gone, and gloo that it received other data than
+expected (another survivor has gone on to the next operation). Further lines are theirs, too, or our own"""
 ALARMED_S = 60.0  # it takes JAX seconds to end a process
 OURS = b"scaling: "
 PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 
 
 class LostProcess(RuntimeError):
-    """Another process of the run has ended or answers no more."""
+    """Another process of the run has ended or no longer responds."""
 
 
 def several() -> bool:
-    """Whether this process is told to be one of several of a run."""
+    """Whether this process is configured to be one of several of a run."""
     if explicit := os.environ.get(EXPLICIT[1]):
         return explicit.isdecimal() and int(explicit) > 1
     return int(os.environ.get(SLURM_TASKS, "1")) > 1 or tpu_hosts() > 1
 
 
 def tpu_hosts() -> int:
-    """Hosts of this machine's TPU slice, times slices: as variables say (GKE sets them), else, on one with a TPU, as
-    Compute Engine's metadata server does; 1 where nobody says. JAX looks there, too."""
+    """Hosts of this machine's TPU slice, times slices: from environment variables (GKE sets them), else, on a machine
+    with a TPU, from Compute Engine's metadata server; 1 if neither has it. JAX uses the same sources."""
     hosts = next((value for name in TPU_HOSTS if (value := os.environ.get(name))), "")
     slices = os.environ.get(TPU_SLICES)
     if not hosts and "TPU_SKIP_MDS_QUERY" not in os.environ and _made_by_google():
@@ -60,7 +60,7 @@ def tpu_hosts() -> int:
 
 
 def _made_by_google() -> bool:
-    """Whether something here is: a TPU, or the network of a virtual machine, which has a metadata server as well."""
+    """Whether a device here is Google's: a TPU, or the network card of a virtual machine (with a metadata server)."""
     for path in PCI.glob("*/vendor"):
         try:
             if path.read_text("utf-8").strip() == GOOGLE:
@@ -71,8 +71,8 @@ def _made_by_google() -> bool:
 
 
 def _metadata(key: str) -> str:
-    """An attribute of this virtual machine; empty where it has none, or is none."""
-    import urllib.request  # a twentieth of a second, which only machines of that kind need
+    """An attribute of this virtual machine; empty where there is none, or it is not a virtual machine."""
+    import urllib.request  # takes .05 s, needed only on such machines
 
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
@@ -90,7 +90,7 @@ def unwatched() -> bool:
 
 
 def watched() -> bool:
-    """Whether this process has a watcher, which tells how it ended."""
+    """Whether this process has a watcher, which reports how it ended."""
     return WATCHED in os.environ
 
 
@@ -102,8 +102,8 @@ def first() -> bool:
 def watch(arguments: Sequence[str], module: str = "scaling.cli") -> int:
     """Run a module with these arguments in a process of its own; returns its exit code.
 
-    What it writes is passed on, and so are SIGTERM and Ctrl-C. Where it ends since another process is gone or has
-    never come, one line says so and the code is 1. Raises `Interrupted` where it was told to stop and had nothing to
+    Its output is passed on, and so are SIGTERM and Ctrl-C. If it ends because another process is gone or never
+    arrived, one line says so and the code is 1. Raises `Interrupted` where it was told to stop and had nothing to
     save.
     """
     command = [sys.executable, "-m", module, *arguments]
@@ -115,10 +115,10 @@ def watch(arguments: Sequence[str], module: str = "scaling.cli") -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    told = [line for line in kept if line.startswith(OURS)]
+    lines = [line for line in kept if line.startswith(OURS)]
     if code == -signal.SIGABRT and kept:
-        code, told = 1, told or [f"{OURS.decode()}{_reason(b''.join(kept).decode(errors='replace'))}\n".encode()]
-    for line in told or (kept if code else []):
+        code, lines = 1, lines or [f"{OURS.decode()}{_reason(b''.join(kept).decode(errors='replace'))}\n".encode()]
+    for line in lines or (kept if code else []):
         _write(line)
     if code == -signal.SIGTERM:
         raise Interrupted("")
@@ -126,15 +126,15 @@ def watch(arguments: Sequence[str], module: str = "scaling.cli") -> int:
 
 
 def lost(error: Exception) -> LostProcess | None:
-    """What an error means that a collective operation raised since another process is gone; None for any other."""
+    """The meaning of an error of a collective operation after another process is gone; None for any other error."""
     if re.search(r"gloo|nccl|coordination service|heartbeat", str(error), re.IGNORECASE) is None:
         return None
     return LostProcess(_gone("another process"))
 
 
 def leave(main: Callable[[], int]) -> NoReturn:
-    """End with the exit code of `main`. One of several processes that failed does not wait for the others, as JAX
-    would have it: they wait for it."""
+    """End with the exit code of `main`. A failed process among several does not wait for the others, as it would by
+    default in JAX, because they wait for it."""
     if not watched():
         sys.exit(main())
     end_with_parent()
@@ -151,9 +151,9 @@ def leave(main: Callable[[], int]) -> NoReturn:
 
 
 def _pass_on(stream: Iterable[bytes] | None) -> list[bytes]:
-    """Every line as it comes, up to the first of an alarm; returns that one and the rest.
+    """Pass on every line as it comes, up to the first line of an alarm; returns that line and the rest.
 
-    A process that lives on after it was alarmed about nothing: what was kept is passed on late.
+    If the process survives because the alarm was false, the withheld lines are passed on late.
     """
     kept: list[bytes] = []
     since = 0.0
@@ -176,7 +176,7 @@ def _write(line: bytes) -> None:
 
 
 def _reason(text: str) -> str:
-    """What JAX's last words say, in one line."""
+    """The reason in JAX's last output, in one line."""
     if "RegisterTask" in text or ("DEADLINE_EXCEEDED" in text and "heartbeat" not in text):
         return (
             "the processes of this run have not all come in time (placement.processes.arrive_s); start as many as "

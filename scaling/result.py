@@ -24,14 +24,14 @@ Status = Literal["completed", "diverged", "failed"]
 ALTERED = "altered"
 """the fact that a record was changed after it was written"""
 KEPT = ("config.yaml", "metrics.jsonl")
-"""what else of a run's folder numbers are read from once it has ended"""
+"""other files of a run's folder that numbers are read from once it has ended"""
 UNIT = "nats per token"
-"""of the loss of a record that does not say"""
+"""default unit of a record's loss"""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run was and what came out. `None`: not measured (a failed run has no loss)."""
+    """The definition of one run and its results. `None`: not measured (a failed run has no loss)."""
 
     run_id: str
     sweep: str
@@ -42,7 +42,7 @@ class Result:
     tokens: int
     """tokens seen in training, repeats included"""
     unique_tokens: int
-    """different training tokens among them"""
+    """number of distinct training tokens among them"""
     epochs: float
     flops: float
     """training FLOPs by the exact count"""
@@ -51,15 +51,15 @@ class Result:
     loss: float | None
     """in `unit`, mean over the held-out split"""
     loss_sem: float | None
-    """standard error of `loss`, windows taken as independent"""
+    """standard error of `loss`, windows treated as independent"""
     bits_per_byte: float | None
-    """of an objective whose loss is an upper bound of −log p of the text, an upper bound; None where it is none"""
+    """an upper bound where the objective's loss is an upper bound of −log p of the text; None where it is no bound"""
     learning_rate: float
     batch_tokens: int
     context: int
     seed: int
     wall_s: float
-    """seconds of training, compilation included, evaluation not; of a branch those of its trunk before, too"""
+    """seconds of training, including compilation but not evaluation; for a branch including its trunk's before it"""
     tokens_per_s: float | None
     """median over steps after compilation"""
     mfu: float | None
@@ -70,27 +70,27 @@ class Result:
     train_loss: float | None = None
     """mean over the last tenth of the steps"""
     reason: str = ""
-    """why a run is not `completed`, or what to know about one that is"""
+    """why a run is not `completed`, or a remark about one that is"""
     facts: dict[str, Any] = field(default_factory=dict)
     """further facts: d_model, layers, corpus, tokenizer, schedule, tuning state"""
     config: dict[str, Any] = field(default_factory=dict)
-    """the canonical configuration, all that makes the run what it is; empty in records of older versions"""
+    """the canonical configuration, which is the run's identity; empty in records of older versions"""
     by_rule: dict[str, str] = field(default_factory=dict)
-    """dotted keys of it that a sweep set run by run, and the rule"""
+    """dotted keys of it that a sweep set for each run, and the rule"""
     objective: str = "next_token"
     unit: str = UNIT
-    """of every loss of the run"""
+    """unit of every loss of the run"""
     targets: int | None = None
-    """predictions that counted among `tokens`; None in records of older versions"""
+    """number of `tokens` that were predicted; None in records of older versions"""
 
     @property
     def flops_spent(self) -> float:
-        """Of `flops`, those that this run cost itself: a branch has the first ones from its trunk."""
+        """`flops` that this run spent itself: a branch takes the first ones from its trunk."""
         return self.flops - self._branch.get("flops_shared", 0.0)
 
     @property
     def wall_s_spent(self) -> float:
-        """Of `wall_s`, the seconds that this run took itself."""
+        """Seconds of `wall_s` that this run took itself."""
         branch = self._branch
         if "flops_shared" in branch and "wall_s_shared" not in branch:  # a record of an older version
             return self.wall_s * self.flops_spent / self.flops
@@ -98,13 +98,13 @@ class Result:
 
     @property
     def _branch(self) -> Mapping[str, float]:
-        """What a branch has from its trunk, see `training.checkpoint.Books.branch`; empty for other runs."""
+        """What a branch takes over from its trunk, see `training.checkpoint.Books.branch`; empty for other runs."""
         return self.facts.get("branch") or {}
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """An OSError inside says that it is about `path`; of a failed write the system does not say which file it was."""
+    """A context whose OSErrors name `path`; for a failed write the system does not say which file it was."""
     try:
         yield
     except OSError as error:
@@ -115,9 +115,9 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """An empty file to write that is then under `path`, whole or not at all, also when the machine stops meanwhile.
+    """An empty file to write that atomically replaces `path`, even if the machine stops meanwhile.
 
-    What processes that were killed have left of the same is removed: who writes one holds a lock on it.
+    Leftovers of killed processes are removed: a live writer holds a lock on its file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +140,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _locked(path: Path) -> tuple[int, str]:
-    """A new file beside `path`, open and locked, and its name. One that another process took for left behind, before
-    it was locked, is gone."""
+    """A new file beside `path`, open and locked, and its name. Retries if another process removed it as a leftover
+    before it was locked."""
     while True:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with contextlib.suppress(OSError):  # some file systems have no locks
@@ -152,13 +152,13 @@ def _locked(path: Path) -> tuple[int, str]:
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
-    """`text` under `path`, as `replacing`."""
+    """Write `text` to `path`, as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_result(folder: str | Path, result: Result) -> Path:
-    """`folder/result.json`, and before it `folder/seals.json`, by which a later change to what the run left shows."""
+    """Write `folder/result.json`, after `folder/seals.json`, which reveals later changes to the run's records."""
     folder, path = Path(folder), Path(folder) / "result.json"
     text = json.dumps(asdict(result), indent=1) + "\n"
     left = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}
@@ -168,9 +168,9 @@ def write_result(folder: str | Path, result: Result) -> Path:
 
 
 def read_result(folder: str | Path) -> Result | None:
-    """The record in `folder`, None where the run has not finished. Raises UserError for a file that is no record.
+    """Read the record in `folder`; None where the run has not finished. Raises UserError for an invalid file.
 
-    The `facts` of one that was changed after it was written have ALTERED.
+    The `facts` of a record that was changed after it was written contain ALTERED.
     """
     path = Path(folder) / "result.json"
     try:
@@ -183,7 +183,8 @@ def read_result(folder: str | Path) -> Result | None:
 
 
 def _read_beside_seal(path: Path) -> tuple[bytes, bool]:
-    """A record, and whether it is not what its seal says; both of one attempt where the next one ends meanwhile."""
+    """A record, and whether it differs from its seal; both from the same attempt, even if the next one ends
+    meanwhile."""
     data = read_bytes(path)
     while was_changed(path, data):
         before, data = data, read_bytes(path)
@@ -193,7 +194,7 @@ def _read_beside_seal(path: Path) -> tuple[bytes, bool]:
 
 
 def _checked(values: Any) -> Result:
-    """The record that values are. Raises ValueError for one that lacks a value, or has one of another type."""
+    """The record of JSON values. Raises ValueError for a missing value, or one of another type."""
     from pydantic import ValidationError
 
     try:
@@ -209,7 +210,7 @@ def _checked(values: Any) -> Result:
 
 @functools.cache
 def _adapter() -> "TypeAdapter[Result]":
-    """Made where it is used: the command line shows its help without pydantic."""
+    """Created on use, so that the command line can show its help without pydantic."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Result)

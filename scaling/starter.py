@@ -1,4 +1,4 @@
-"""A sweep to begin with: a ladder, a law and a tested forecast that fit a text, a time and this machine."""
+"""A first sweep: a ladder, a law and a tested forecast, sized for a text, a time limit and this machine."""
 
 import math
 import os
@@ -20,25 +20,27 @@ from scaling.units import duration, si, si_bytes
 
 STDLIB = "python_stdlib"
 LEAST = 3e10
-"""FLOPs of the smallest budget. Below it losses fall faster and faster with FLOPs, which no law has, and forecasts
-come out 6 % too high: of Python sources the power is .07 from 7e9 to 2e10, .11 up to 3e11, .10 and .08 beyond"""
+"""FLOPs of the smallest budget. Below it losses fall at an increasing rate with FLOPs, which no law describes, and
+forecasts are 6 % too high: for Python sources the power is .07 from 7e9 to 2e10, .11 up to 3e11, .10 and .08
+beyond"""
 LADDERS = (
     {"sizes": 5, "spacing": 1.35, "recenter": 1, "budgets": (1, 3, 10)},
     {"sizes": 3, "spacing": 1.6, "recenter": 0, "budgets": (1, 2, 4)},
 )
-"""`design` of the first that time and text allow, its budgets in units of the smallest. Three sizes do not find the
-best one, for seeds differ by 1 %: they have no more added, and are further apart"""
+"""candidate designs, of which the first that time and text allow is used; budgets are in units of the smallest. Three
+sizes do not find the best one, since seeds differ by 1 %: such a design adds no further sizes, and spaces them
+wider"""
 AHEAD = 4
-"""of the largest budget: where the forecast is tested"""
+"""multiple of the largest budget at which the forecast is tested"""
 GROWTH = 1.6
-"""by which power FLOPs may grow as tokens do: less than 1/.52, where .52 is their exponent here, so that budgets grow
-up to what the text has, and a plan hardly ever asks for more than a prepared store of it"""
+"""power of tokens with which FLOPs may grow: less than 1/.52, where .52 is the exponent of tokens here, so that
+budgets grow up to what the text allows, and a plan rarely needs more than a prepared store of it"""
 NEAR = 0.05
 TRAINING_SHARE, HELD_OUT_SHARE = 0.9, 0.05
-"""of the bytes of a text, with room for what is held out: whole documents, 5 % of them in the mean"""
+"""shares of the bytes of a text, with a margin for the held-out split: whole documents, on average 5 % of them"""
 MEASURED, ENOUGH = 262_144, 3
-"""held-out tokens that each run is measured on, where the text has so many times as many of them in the mean: which
-documents are held out is chance, and fewer than a run asks for are refused"""
+"""held-out tokens that each run is evaluated on, if the text has on average ENOUGH times as many: the held-out
+documents are random, and a run that requests more than there are is refused"""
 TEXT = """\
 # A ladder of byte-level transformers on {corpus_said}, a law, and a forecast that is tested.
 {commands}
@@ -74,9 +76,9 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
     """Write a commented sweep. Nothing is trained.
 
     corpus: a glob of text files (.txt, .jsonl, .parquet, .gz of the first two); None: the Python standard library.
-    minutes: that the whole sweep may take here, by the speed that is assumed of the machine.
-    returns: `described`, as of `describe_sweep`, and `short`: whether the text, not the time, set the budgets.
-    Raises UserError for a file that exists, a glob that matches nothing, and too little time or text.
+    minutes: time for the whole sweep here, by the assumed speed of the machine.
+    returns: `described`, as from `describe_sweep`, and `short`: whether the text, not the time, limits the budgets.
+    Raises UserError for an existing file, a glob that matches nothing, and too little time or text.
     """
     if path.exists():
         raise UserError(f"{path} exists; choose another name, or delete it")
@@ -95,7 +97,7 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
 
 
 def format_starter(path: Path, found: dict[str, Any]) -> str:
-    """What was written, in a few lines, and what may go wrong with it."""
+    """A short description of the written sweep, and its possible problems."""
     plan = found["described"]
     rows = [*plan["runs"], *plan["forecast"]["runs"]]
     limit = "the text allows no more" if found["short"] else "as long as was asked for"
@@ -109,8 +111,8 @@ def format_starter(path: Path, found: dict[str, Any]) -> str:
 
 
 def _tokens(corpus: str | None) -> tuple[float, int | None]:
-    """Bytes of text to train on, those of a packed file as it lies on the disk, and `data.document_bytes`: None where
-    the files are documents enough."""
+    """Bytes of text to train on (of a compressed file, its size on disk), and `data.document_bytes`: None where there
+    are enough files to serve as documents."""
     from scaling.data.files_corpus import FilesCorpus, document_bytes, from_root
     from scaling.data.matches import files_matching
     from scaling.data.python_stdlib import source_files
@@ -130,12 +132,12 @@ def _tokens(corpus: str | None) -> tuple[float, int | None]:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What is written, but for how large it is."""
+    """The sweep to be written, except for its size."""
 
     path: Path
     corpus: str | None
     tokens: float
-    """of the text, to train on"""
+    """tokens of the text to train on"""
     cut: int | None
     """`data.document_bytes`"""
     small: bool
@@ -144,7 +146,7 @@ class _Sweep:
     """one of `LADDERS`"""
 
     def text(self, least: float, found: dict[str, Any] | None = None) -> str:
-        """The file. found: what it comes to, which is told in comments; None to find out."""
+        """The text of the file. found: its plan, which comments report; None to compute it."""
         speed = found["speed"] if found else {"slots": 1, "device": "cpu", "flops_per_s": 0.0, "source": ""}
         corpus = f"files:{self.corpus}" if self.corpus else STDLIB
         many = self.tokens / TRAINING_SHARE * HELD_OUT_SHARE > ENOUGH * MEASURED
@@ -179,8 +181,8 @@ def _sweeps(path: Path, corpus: str | None) -> list[_Sweep]:
 
 
 def _largest(sweep: _Sweep, seconds: float) -> tuple[float, dict[str, Any], bool]:
-    """The largest first budget that time and text allow, what the sweep then comes to, whether the text set it; one
-    below `LEAST` as soon as it is."""
+    """The largest first budget that time and text allow, the plan of that sweep, and whether the text is the limit;
+    returns early for a budget below `LEAST`."""
     least, best = LEAST, None
     while True:
         found = describe_sweep(build(SweepConfig, yaml.safe_load(sweep.text(least)), str(sweep.path)))

@@ -1,4 +1,4 @@
-"""SIGTERM as an exception: what is being written is finished or taken back, and the command says how to go on."""
+"""SIGTERM as an exception: writes in progress are finished or rolled back, and the command says how to continue."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ from scaling.errors import Interrupted
 
 @contextlib.contextmanager
 def end_on_sigterm(message: str) -> Iterator[None]:
-    """SIGTERM ends the block with `Interrupted`, a second one as it would have without; what is in the block may have
-    its own way. Does nothing outside the main thread, where Python delivers no signals.
+    """SIGTERM ends the block with `Interrupted`; a second one has its default effect; code in the block may handle
+    the signal itself. Does nothing outside the main thread, where Python delivers no signals.
 
-    message: what is kept, and how to go on.
+    message: what is kept, and how to continue.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -35,15 +35,15 @@ def end_on_sigterm(message: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def closed_terminal_stops() -> Iterator[None]:
-    """A terminal that is closed (SIGHUP) is a SIGTERM in the block, and is written to no more: that would fail.
+    """Treat a closed terminal (SIGHUP) as a SIGTERM in the block, and stop writing to it, which would fail.
 
-    Not where it is ignored, as under nohup, nor outside the main thread.
+    No effect where the signal is ignored, as under nohup, nor outside the main thread.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) != signal.SIG_DFL:
         yield
         return
-    shown = [stream for stream in (1, 2) if os.isatty(stream)]  # which cannot be asked once it is closed
+    shown = [stream for stream in (1, 2) if os.isatty(stream)]  # isatty fails once it is closed
 
     def gone(number: int, frame: FrameType | None) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""JSON as its standard has it (RFC 8259), which knows no NaN and no infinity."""
+"""JSON by its standard (RFC 8259), which has no NaN and no infinity."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def finite(value: Any) -> Any:
-    """The same with None in the place of every number that is not finite."""
+    """The value with None in place of every number that is not finite."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -16,5 +16,5 @@ def finite(value: Any) -> Any:
 
 
 def to_json(value: Any, *, ascii_only: bool = True) -> str:
-    """The text of a file: `finite(value)`, indented, with a line's end."""
+    """The text of a file: `finite(value)`, indented, with a final newline."""
     return json.dumps(finite(value), indent=1, ensure_ascii=ascii_only, allow_nan=False) + "\n"

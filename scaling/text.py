@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 def align(rows: Sequence[Sequence[str]], left: int | Collection[int] = 1, gap: str = "  ") -> list[str]:
     """Rows of cells as lines, `gap` between.
 
-    left: which columns are set flush left, or how many of the first; the others are set flush right.
+    left: the columns to align left, or the number of first columns; the others are aligned right.
     """
     flush_left = range(left) if isinstance(left, int) else left
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -24,20 +24,20 @@ def align(rows: Sequence[Sequence[str]], left: int | Collection[int] = 1, gap: s
 
 
 def percent(share: float) -> str:
-    """Of a level: 90%, and 99.99%, which rounded would be all."""
+    """A level as text: 90%, and 99.99%, which is not rounded to 100%."""
     return f"{100 * share:.6g}%"
 
 
 def columns() -> int:
-    """Characters of a line: the terminal's, or COLUMNS; 80 where output goes elsewhere."""
+    """Characters per line: the terminal's, or COLUMNS; 80 where output goes elsewhere."""
     return shutil.get_terminal_size().columns
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int] = 1) -> str:
     """Rows under their headings and a rule. left: as in `align`.
 
-    A table that is wider than `columns()` goes on below each row with the columns that are left, unless these are
-    empty there; no cell is cut.
+    A table wider than `columns()` continues below each row with the remaining columns, unless these are empty there;
+    no cell is cut.
     """
     flush_left = range(left) if isinstance(left, int) else left
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
@@ -56,7 +56,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int | Co
 
 
 def _bands(widths: Sequence[int], gap: int, room: int) -> list[range]:
-    """Columns that stand side by side within `room` characters."""
+    """Ranges of columns that fit side by side within `room` characters."""
     bands: list[range] = []
     start = used = 0
     for i, width in enumerate(widths):
@@ -69,8 +69,8 @@ def _bands(widths: Sequence[int], gap: int, room: int) -> list[range]:
 
 
 def wrapped(text: str, start: str = "") -> str:
-    """Words in lines of at most `columns()` characters, none of them cut. start: before the first, as wide as the
-    space before the others."""
+    """Words wrapped to lines of at most `columns()` characters, none of them cut. start: text before the first line;
+    the others are indented by its width."""
     return textwrap.fill(
         text, columns(), initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
         break_on_hyphens=False,
@@ -78,9 +78,8 @@ def wrapped(text: str, start: str = "") -> str:
 
 
 def folded(text: str) -> str:
-    """The same with its sentences in lines of at most `columns()` characters where people read it, on a terminal;
-    elsewhere each stays one line, which programs find. Rows of tables, known by two blanks between cells, stay as
-    they are."""
+    """The text with sentences wrapped to `columns()` characters on a terminal; elsewhere each stays one line, which
+    is easier to search. Rows of tables, recognised by two spaces between cells, are unchanged."""
     if not sys.stdout.isatty():
         return text
     width = columns()
@@ -91,7 +90,7 @@ def folded(text: str) -> str:
 
 
 def _fold(line: str, width: int) -> list[str]:
-    """What goes on below begins two blanks further in, so that it is no line of its own."""
+    """A wrapped line; continuations are indented by two more spaces, to set them apart from new lines."""
     indent = line[: len(line) - len(line.lstrip())]
     return textwrap.wrap(
         line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False,
@@ -104,9 +103,9 @@ def number(value: float | None) -> str:
 
 
 def by_width(value: float | None, ends: Sequence[float | None]) -> tuple[str, str]:
-    """A value and its interval, with as many digits as two of the interval's width take; an open end is a dash.
+    """A value and its interval, rounded to two digits of the interval's width; an open end is a dash.
 
-    The width of one that is open on one side is twice what the other end is off the value.
+    The width of an interval open on one side is twice the distance of the other end from the value.
     """
     known = [end for end in ends if end is not None]
     wide = 0.0

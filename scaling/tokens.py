@@ -1,4 +1,4 @@
-"""Numbers of tokens that mean something besides text."""
+"""Ids of tokens with a special meaning."""
 
 EOD = 0
 """ends every document, whatever the tokenizer; no text has it"""

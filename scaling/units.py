@@ -5,7 +5,7 @@ from typing import Literal
 
 COUNTS = ("k", "M", "B", "T")
 BYTES = ("kB", "MB", "GB", "TB")
-UNKNOWN = "–"  # of what is no finite number
+UNKNOWN = "–"  # for values that are not finite
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Scale = Literal["power", "si", "plain", "percent"]
@@ -13,7 +13,7 @@ Scale = Literal["power", "si", "plain", "percent"]
 
 
 def si(count: float) -> str:
-    """A count of parameters or tokens: 1.23M, 4.5B. Run ids have it in them, so it never changes."""
+    """A count of parameters or tokens: 1.23M, 4.5B. Run ids contain it, so the format never changes."""
     return _scaled(count, COUNTS, "") if math.isfinite(count) else UNKNOWN
 
 
@@ -31,7 +31,7 @@ def _scaled(value: float, units: tuple[str, ...], unit: str) -> str:
 
 
 def power(value: float) -> str:
-    """Three digits and a power of ten: 3×10¹¹, as FLOPs are told."""
+    """Three digits and a power of ten: 3×10¹¹, the format for FLOPs."""
     if not math.isfinite(value):
         return UNKNOWN
     if value == 0:

@@ -1,4 +1,4 @@
-"""Whether a run says what it is meant to say, and whether a law is fitted to it: decided here and nowhere else."""
+"""Whether a run is valid, and whether a law is fitted to it: decided only here."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,24 +11,24 @@ from scaling.errors import UserError
 Validity = Literal["excluded", "failed", "diverged", "truncated", "repeated", "untuned", "valid"]
 
 PRECEDENCE: tuple[Validity, ...] = get_args(Validity)
-"""of several findings about a run the first in this order is its validity: what leaves out a good run comes first,
-what has no loss comes before what has one, and what a fit leaves out before what it keeps"""
+"""of several findings about a run, the first in this order is its validity: exclusions of a good run come first,
+findings without a loss before those with one, and those that a fit leaves out before those it keeps"""
 
 BETTER = "another learning rate was better"
-"""why a run is left out that is not the best of those which differ in their learning rate alone"""
+"""reason for leaving out a run that is not the best of those that differ only in learning rate"""
 
 FITTED: tuple[Validity, ...] = ("valid", "untuned")
-"""what laws are fitted to; untuned runs are, and the fit's conventions name them"""
+"""validities that laws are fitted to; the fit's conventions name untuned runs"""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A finding about a run.
 
-    - `excluded`: the user says so, in the sweep's `exclusions.yaml`; or another learning rate was better
-    - `failed`: it broke, or has no loss on record
+    - `excluded`: by the user, in the sweep's `exclusions.yaml`; or another learning rate was better
+    - `failed`: it failed, or has no recorded loss
     - `diverged`: its loss went to nan, or far above that of a uniform guess
-    - `truncated`: trained on a batch or more less than asked for, or evaluated on part of the held-out split
+    - `truncated`: trained on at least a batch less than requested, or evaluated on part of the held-out split
     - `repeated`: saw its data more than once
     - `untuned`: a neighbouring hyper-parameter may give a lower loss
     - `valid`: none of these
@@ -41,24 +41,24 @@ class Verdict:
         return f"{self.validity}: {self.reason}" if self.reason else self.validity
 
 
-def judge(record: Mapping[str, Any], *said: Verdict) -> Verdict:
+def judge(record: Mapping[str, Any], *others: Verdict) -> Verdict:
     """The verdict on a run with a record.
 
-    record: what `result.json` says, facts among the rest; a row of `load_runs` is one. What it does not say, it is
-    not judged by. said: what is known of the run beside its record.
+    record: the contents of `result.json`, facts included; a row of `load_runs` works, too. Missing values are not
+    judged. others: verdicts on the run from other sources than its record.
     """
-    return decide(*_findings(record), *said)
+    return decide(*_findings(record), *others)
 
 
 def decide(*found: Verdict) -> Verdict:
-    """The one of several findings that counts, by PRECEDENCE; `valid` where there is none."""
+    """The finding that takes precedence, by PRECEDENCE; `valid` where there is none."""
     return min(found, key=lambda verdict: PRECEDENCE.index(verdict.validity), default=Verdict("valid"))
 
 
 def verdict_of(row: Mapping[Any, Any]) -> Verdict:
-    """The verdict that the columns `validity` and `validity_reason` of a table hold, else that on the record.
+    """The verdict in the columns `validity` and `validity_reason` of a table, else that on the record.
 
-    Raises UserError for a validity that there is not.
+    Raises UserError for an unknown validity.
     """
     given = row.get("validity")
     if not isinstance(given, str):
@@ -69,7 +69,7 @@ def verdict_of(row: Mapping[Any, Any]) -> Verdict:
 
 
 def _findings(record: Mapping[str, Any]) -> Iterator[Verdict]:
-    """What is not known is nan, of which no comparison is true."""
+    """Findings from a record. Unknown values are nan, for which no comparison is true."""
     status = record.get("status", "completed")
     if status != "completed":
         yield Verdict("diverged" if status == "diverged" else "failed", _text(record.get("reason")))
@@ -88,18 +88,18 @@ def _findings(record: Mapping[str, Any]) -> Iterator[Verdict]:
         yield Verdict("repeated", f"its tokens were met {met:.3g} times in the mean (data.long_documents)")
 
 
-def cut_short(trained: float, asked: float, batch: float) -> Iterator[Verdict]:
-    """`truncated`, where a batch or more is missing of the tokens asked for: they are rounded to whole batches."""
-    if trained <= asked - batch:
-        yield Verdict("truncated", f"trained on {trained:,.0f} of {asked:,.0f} tokens")
+def cut_short(trained: float, requested: float, batch: float) -> Iterator[Verdict]:
+    """`truncated`, where at least a batch of the requested tokens is missing: they are rounded to whole batches."""
+    if trained <= requested - batch:
+        yield Verdict("truncated", f"trained on {trained:,.0f} of {requested:,.0f} tokens")
 
 
 def _number(record: Mapping[str, Any], key: str) -> float:
-    """A finite number; nan for all else."""
+    """A finite number; nan for anything else."""
     value = record.get(key)
     return float(value) if isinstance(value, Real) and math.isfinite(value) else math.nan
 
 
 def _text(value: Any) -> str:
-    """A text; empty for what tables put in place of one."""
+    """A text; empty for a table's placeholder of a missing one."""
     return value if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""What is refused of a placement before anything is made or compiled. No JAX."""
+"""Checks of a placement before anything is created or compiled. No JAX."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,12 +17,12 @@ def check_layout(run: RunConfig, devices: int | None = None) -> dict[str, int]:
 
     devices: of the run; unset: as many as its mesh names.
     Raises UserError where the mesh does not fit them, the model or a batch does not divide over it, or a large
-    parameter would lie whole on each.
+    parameter would be replicated on each.
     """
     placement = run.placement
     mesh = mesh_shape(placement.mesh, devices or max(1, placement.mesh.data) * placement.mesh.inner)
     try:
-        run.check_mesh()  # of a run that a design made of another, too
+        run.check_mesh()  # also for a run that a design derived from another
     except ValueError as error:
         raise UserError(str(error)) from None
     check_batch(mesh, run.batch_size, max(1, placement.accumulate), placement.pipeline_microbatches)
@@ -31,8 +31,8 @@ def check_layout(run: RunConfig, devices: int | None = None) -> dict[str, int]:
 
 
 def check_placement(run: RunConfig, devices: int, kind: str) -> dict[str, int]:
-    """As `check_layout`; raises UserError also where the batch does not divide into the microbatches that the devices
-    are given, and where a way to compute that the placement asks for cannot be taken on them.
+    """As `check_layout`; also raises UserError where the batch does not divide into the devices' microbatches, and
+    where an implementation that the placement requests is not available on them.
 
     kind: of the devices.
     """
@@ -43,8 +43,8 @@ def check_placement(run: RunConfig, devices: int, kind: str) -> dict[str, int]:
 
 
 def check_compute(run: RunConfig, mesh: Mapping[str, int], platform: str) -> None:
-    """Raises UserError where a way to compute that the placement asks for cannot be taken on a mesh, in windows of
-    any length that the run has."""
+    """Raises UserError where an implementation that the placement requests is not available on a mesh, for any window
+    length of the run."""
     compute = compute_of(run, mesh, platform)
     for context in {run.model.context, *(stage.context for stage in run.data.curriculum or ())}:
         run.model.model_copy(update={"context": context}).check_compute(compute)
@@ -52,5 +52,5 @@ def check_compute(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Non
 
 @lru_cache(maxsize=16)
 def parameters_of(model: ModelConfig) -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
-    """(name, axes, shape) of each, as `refuse_whole` takes them."""
+    """(name, axes, shape) of each parameter, as `refuse_whole` expects them."""
     return tuple((".".join(tensor.path), tensor.axes, tensor.shape) for tensor in model.tensors())

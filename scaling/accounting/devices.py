@@ -18,16 +18,16 @@ UNITS = {"GB": 10**9, "GiB": 2**30}
 
 @dataclass(frozen=True)
 class Links:
-    """How JAX devices of one kind are joined: by a switch in a node or a rack, or as a torus."""
+    """How JAX devices of one kind are connected: by a switch in a node or a rack, or as a torus."""
 
     devices: int
-    """of a node, a rack, or the largest slice that one job gets"""
+    """devices of a node, a rack, or the largest slice that one job gets"""
     link: float
-    """bytes/s each way, of a device to the others of its node together, or of one of the two links along each side"""
+    """bytes/s each way, of a device to all others of its node together, or of one of the two links along each side"""
     network: float | None
     """bytes/s each way of a device to other nodes or slices; None where none is published"""
     sides: int
-    """of the torus; 0 of a switch"""
+    """dimensions of the torus; 0 for a switch"""
 
 
 @dataclass(frozen=True)
@@ -44,39 +44,39 @@ class Device:
     memory: int | None
     """bytes of HBM"""
     hbm: float | None
-    """bytes/s that it is read or written with"""
+    """bytes/s of reading or writing it"""
     links: Links | None
     host: float | None
     """bytes/s each way between it and the memory of its host; None where none is published"""
     source: str
-    """where the numbers (TFLOP/s, bfloat16 and float32) were looked up"""
+    """source of the numbers (TFLOP/s, bfloat16 and float32)"""
     per_chip: int
-    """JAX devices that one chip of a topology shows as"""
+    """number of JAX devices per chip of a topology"""
     platform: str
     """`cpu`, `gpu`, `tpu` or `neuron`"""
     dollars: float | None
-    """of a chip for an hour"""
+    """price of a chip for an hour"""
 
 
-def _device(name: str, told: Mapping[str, Any]) -> Device:
-    """One entry of devices.yaml, which is of a chip and says what its keys mean."""
-    each = told.get("devices", 1)
+def _device(name: str, spec: Mapping[str, Any]) -> Device:
+    """A device from an entry of devices.yaml, which describes a chip (the file explains its keys)."""
+    each = spec.get("devices", 1)
     tera, giga = (
-        {key: told[key] * unit / each for key in keys if key in told}
+        {key: spec[key] * unit / each for key in keys if key in spec}
         for keys, unit in ((("bfloat16", "float32"), 1e12), (("hbm", "host"), 1e9))
     )
     memory = None
-    if "memory" in told:
-        count, unit = told["memory"].split()
+    if "memory" in spec:
+        count, unit = spec["memory"].split()
         memory = int(count) * UNITS[unit] // each
     links = None
-    if wired := told.get("links"):
+    if wired := spec.get("links"):
         network = wired["network"] * 1e9 / each if "network" in wired else None
         links = Links(wired["chips"] * each, wired["link"] * 1e9 / each, network, wired.get("sides", 0))
     return Device(
-        name=name, pattern=told["matches"], bfloat16=tera.get("bfloat16"), float32=tera.get("float32"), memory=memory,
-        hbm=giga.get("hbm"), links=links, host=giga.get("host"), source=told["source"], per_chip=each,
-        platform=told.get("platform", "gpu"), dollars=told.get("dollars"),
+        name=name, pattern=spec["matches"], bfloat16=tera.get("bfloat16"), float32=tera.get("float32"), memory=memory,
+        hbm=giga.get("hbm"), links=links, host=giga.get("host"), source=spec["source"], per_chip=each,
+        platform=spec.get("platform", "gpu"), dollars=spec.get("dollars"),
     )  # fmt: skip
 
 
@@ -87,26 +87,26 @@ DEVICES = tuple(_device(name, told) for name, told in yaml.load(_FILE, Loader=_L
 
 
 def device(kind: str) -> Device | None:
-    """The device that JAX's `device_kind` or a short name stands for; None for one that is not in the table."""
+    """The device with JAX's `device_kind` or a short name; None for one that is not in the table."""
     text = kind.strip().lower()
     short = [d for d in DEVICES if d.name == text]
     return next(iter(short + [d for d in DEVICES if re.search(d.pattern, text)]), None)
 
 
 def platform_of(kind: str | None) -> str:
-    """`cpu`, `gpu`, `tpu` or `neuron`. kind: as of `device`; one that is not in the table is a TPU by its name, or a
-    GPU."""
+    """`cpu`, `gpu`, `tpu` or `neuron`. kind: as in `device`; one that is not in the table counts as a TPU if named
+    so, else as a GPU."""
     found = device(kind) if kind else None
     return found.platform if found else "tpu" if kind and kind.lower().startswith("tpu") else "gpu"
 
 
 def unknown_device(name: str, known: Sequence[Device] = DEVICES) -> str:
-    """That there is no device of that name, which may have been meant, and which there are."""
+    """The message for an unknown device: which may have been meant, and which are known."""
     return f"unknown device {name!r}; {offered(name, {d.name: d.source for d in known})}"
 
 
 ASSUMED_MFU = 0.4
-"""share of its peak that a device reaches where a step gives it enough to do; assumed until a run has measured it"""
+"""share of its peak that a fully used device reaches; assumed until a run has measured it"""
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
@@ -124,7 +124,7 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 @dataclass(frozen=True)
 class Topology:
-    """So many devices of one kind."""
+    """A number of devices of one kind, and their arrangement."""
 
     text: str
     """as `v5e:4x4` or `h100:8`"""
@@ -141,23 +141,23 @@ class Topology:
 
     @property
     def one(self) -> str:
-        """One of its slices as text."""
+        """One of its slices, as text."""
         return f"{self.device.name}:{'x'.join(map(str, self.sides))}"
 
 
 def topology(text: str) -> Topology:
     """`v5e:4x4`, `v5e:4x4:2` (two slices), `h100:8` or `64xh100` as a number of devices of a kind. Raises UserError.
 
-    So many chips of a torus (`64xv5e`) are the slice whose sides differ least.
+    For a torus, a number of chips (`64xv5e`) means the slice whose sides differ least.
     """
-    asked = text.strip().lower()
-    counted = re.fullmatch(r"(\d+)x([a-z].*)", asked)
-    name, colon, rest = (counted[2], ":", counted[1]) if counted else asked.partition(":")
+    spelled = text.strip().lower()
+    counted = re.fullmatch(r"(\d+)x([a-z].*)", spelled)
+    name, colon, rest = (counted[2], ":", counted[1]) if counted else spelled.partition(":")
     shape, several, slices = rest.partition(":")
     found = next((d for d in DEVICES if d.name == name), None)
     if found is None:
-        told = unknown_device(name[:60])
-        raise UserError(f"topology {shown(text)}: {told}; written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2")
+        message = unknown_device(name[:60])
+        raise UserError(f"topology {shown(text)}: {message}; written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2")
     numbers = shape if colon else "1", slices if several else "1"
     if not (
         re.fullmatch(r"[1-9]\d{0,7}(x[1-9]\d{0,7}){0,3}", numbers[0]) and re.fullmatch(r"[1-9]\d{0,7}", numbers[1])
@@ -176,7 +176,7 @@ def topology(text: str) -> Topology:
 
 
 def even_sides(chips: int, sides: int) -> list[int]:
-    """So many factors of `chips`, the smallest first, that differ least."""
+    """`sides` factors of `chips` that differ least, the smallest first."""
     if sides == 1:
         return [chips]
     first = max(k for k in range(1, round(chips ** (1 / sides)) + 1) if chips % k == 0)

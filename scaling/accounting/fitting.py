@@ -1,4 +1,4 @@
-"""Which placement of a run fits the memory of its devices, and which of those is the fastest."""
+"""Which placements of a run fit the memory of its devices, and which of these is the fastest."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,16 +24,16 @@ MOST_DEVICES = 2**17
 HOST = ("offload_activations", "offload_optimizer")
 Host = tuple[bool, bool]
 NOTHING: Host = (False, False)
-MORE = 12  # doublings of the devices that are tried where nothing fits
+MORE = 12  # most doublings of the devices to try where nothing fits
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A placement that fits, and what it takes."""
+    """A placement that fits, and its memory and time."""
 
     placement: Placement
     overrides: tuple[str, ...]
-    """that make it of the run's own"""
+    """overrides that turn the run's own placement into it"""
     memory: Memory
     roofline: dict[str, Any]
 
@@ -45,44 +45,44 @@ class Search:
     tried: int
     """meshes"""
     fitting: int
-    """meshes that something fits on"""
+    """meshes on which some placement fits"""
     fits: tuple[Fit, ...]
-    """the fastest of all meshes with as many devices to a matrix, a window and a set of experts, the fastest first"""
+    """for each number of devices per matrix, window and set of experts the fastest mesh, the fastest first"""
     least: Memory | None
-    """of the placement that takes least; None where no mesh is one that model and batch divide over"""
+    """memory of the placement that needs least; None where model and batch divide over no mesh"""
     more: int | None
-    """devices that would do where nothing fits; None where more do not help"""
+    """number of devices that would be enough where nothing fits; None where more do not help"""
     fewer: int | None = None
-    """devices, the most below those asked for, that model and batch do divide over where these do not"""
+    """largest number of devices below the requested that model and batch divide over, where they do not over these"""
     batches: tuple[int, ...] = ()
-    """batches, the nearest below and above, that do"""
+    """the nearest batch sizes, below and above, that do"""
 
 
 def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> list[str] | None:
-    """The overrides (`placement.remat=full`, …) that make a run fit, by the ledger; None where none does.
+    """The overrides (`placement.remat=full`, …) that make a run fit, by the ledger; None where there are none.
 
-    available: bytes of a device. Tried in this order: more recomputation, smaller microbatches, and both of them with
-    more of a step shared (`zero`), with the copies of the model sharing one's storage, then with more devices to each
+    available: bytes of a device. Tried in this order: more recomputation, smaller microbatches, and both combined
+    with more sharding within a step (`zero`), with copies of the model sharing storage, then with more devices per
     matrix.
     """
-    asked = run.placement
-    remats = run.model.REMAT[run.model.REMAT.index(asked.remat) :]
-    zeros = (asked.zero, *range((asked.zero or 3) + 1, 4))
+    requested = run.placement
+    remats = run.model.REMAT[run.model.REMAT.index(requested.remat) :]
+    zeros = (requested.zero, *range((requested.zero or 3) + 1, 4))
     for mesh in _near_meshes(run, devices):
         for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
             placement = _changed(run, mesh, remat, accumulate, devices, zero=zero)
             if memory(_placed(run, placement), devices, kind).total <= available:
-                return _overrides(asked, placement)
+                return _overrides(requested, placement)
     return None
 
 
 def search(run: RunConfig, place: Topology, price: float | None = None, mfu: float | None = None) -> Search:
-    """The placements of a run that fit `place`, by mesh × remat × `zero` × what is on the host × microbatches, and
-    what a step of each takes.
+    """The placements of a run that fit `place`, by mesh × remat × `zero` × host offloading × microbatches, and the
+    time of a step of each.
 
-    price, mfu: as in `roofline`. Of each the fewest microbatches that fit are taken: more send more. What is on the
-    host is considered where that makes fewer do, on devices of which it is known how fast they reach it.
-    Raises UserError for devices of which it is not known how fast they are or talk, or that cannot compute as asked.
+    price, mfu: as in `roofline`. Each uses the fewest microbatches that fit, since more cause more traffic.
+    Offloading to the host is considered where it allows fewer, on devices whose host bandwidth is known.
+    Raises UserError for devices of unknown speed or bandwidth, and for those that cannot compute as requested.
     """
     if missing := unknown(place) or _no_peak(run, place):
         raise UserError(missing)
@@ -112,7 +112,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
 
 
 def _no_peak(run: RunConfig, place: Topology) -> str:
-    """That it is not known how fast devices compute at the run's precision; empty where it is."""
+    """The message that the devices' speed at the run's precision is unknown; empty where it is known."""
     asked, device = compute_dtype(run.placement.compute_dtype, place.device.platform), place.device
     known = [dtype for dtype in ("bfloat16", "float32") if peak_flops(device.name, dtype)]
     if asked in known:
@@ -122,11 +122,11 @@ def _no_peak(run: RunConfig, place: Topology) -> str:
 
 
 def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
-    """Raises UserError where a step takes more memory than a device of that kind has, by the ledger, unless the
-    placement says not to ask.
+    """Raises UserError where a step needs more memory than a device of that kind has, by the ledger, unless the
+    placement disables this check.
 
-    kind: of the devices; of one that is not known, such as a CPU, nothing is said. under: what its keys lie under,
-    such as `run.` in a sweep.
+    kind: of the devices; unknown kinds, such as CPUs, are not checked. under: prefix of the run's keys, such as
+    `run.` in a sweep.
     """
     known = device(kind)
     if known is None or known.memory is None or not run.placement.check_memory:
@@ -152,7 +152,7 @@ def _fits(
     mfu: float | None,
     flops: Flops,
 ) -> Iterator[Fit]:
-    """The placements on a mesh that fit and may be the fastest: of as many microbatches what keeps most."""
+    """The placements on a mesh that fit and may be the fastest: for each number of microbatches, the least remat."""
     kind, available = place.device.name, place.device.memory
     wiring = wired(place, mesh_shape(mesh, place.devices))
     assert wiring is not None and available is not None
@@ -167,7 +167,7 @@ def _fits(
     best = {}
     for zero in _stages(run, mesh):
         fewest = 0
-        for remat in reversed(run.model.REMAT):  # what keeps more takes as many microbatches, or more
+        for remat in reversed(run.model.REMAT):  # keeping more needs at least as many microbatches
             fewest = _fewest([made(remat, zero, NOTHING, n) for n in counts], fits, fewest)
             if fewest < len(counts):
                 best[zero, NOTHING, fewest] = made(remat, zero, NOTHING, counts[fewest])
@@ -178,14 +178,15 @@ def _fits(
                 best[zero, host, with_host] = made(remat, zero, host, counts[with_host])
     for placement in best.values():
         placed = _placed(run, placement)
-        told = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
+        timed = roofline(placed, place, link_seconds(placed, wiring), price, mfu, flops)
         ledger = memory(placed, place.devices, kind)
-        yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, told)
+        yield Fit(placement, tuple(_overrides(run.placement, placement)), ledger, timed)
 
 
 def _fewest(placements: Sequence[Placement], fits: Callable[[Placement], bool], least: int = 0) -> int:
-    """The first one that fits, of ever more microbatches; their number where none does. least: before it none does.
-    Only the very first is without a second sum of gradients, so that it may be the only one."""
+    """Index of the first placement that fits, of ever more microbatches; their number where none does. least: none
+    fits before this index. Only the very first has no second sum of gradients, so it may be the only one that
+    fits."""
     if least == len(placements) or not fits(placements[-1]):
         return 0 if placements and least == 0 and fits(placements[0]) else len(placements)
     if least == 0 and fits(placements[0]):
@@ -194,14 +195,14 @@ def _fewest(placements: Sequence[Placement], fits: Callable[[Placement], bool], 
 
 
 def _stages(run: RunConfig, mesh: MeshConfig) -> tuple[int | None, ...]:
-    """Of ZeRO, those that may be the fastest: the run's own, and where devices share storage the second, which
-    gathers layers once a step."""
+    """ZeRO stages that may be the fastest: the run's own, and where devices share storage stage 2, which gathers
+    layers once per step."""
     own = run.placement.zero
     return (own, 2) if own != 2 and mesh.fsdp * mesh.expert * mesh.context > 1 else (own,)
 
 
 def _hosts(run: RunConfig, remat: str, place: Topology) -> list[Host]:
-    """What may be on the host, as `HOST`, what leaves most room first."""
+    """What may be offloaded to the host, as in `HOST`, the option that frees most memory first."""
     if place.device.host is None:
         return []
     activations = (True, False) if remat in run.model.OFFLOAD else (False,)
@@ -209,12 +210,12 @@ def _hosts(run: RunConfig, remat: str, place: Topology) -> list[Host]:
 
 
 def _by_time(fit: Fit) -> tuple[float, float, int]:
-    """Expected by the roofline; where an MFU is given, or equal, the one that leaves more to hide."""
+    """Sort key: time expected by the roofline; where an MFU is given, or times are equal, the one with more slack."""
     return fit.roofline["step"]["expected"], fit.roofline["step"]["serial"], fit.memory.total
 
 
 def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topology) -> Memory:
-    """Of the placements on a mesh the one that takes least: microbatches keep a second sum of gradients."""
+    """Memory of the placement on a mesh that needs least (microbatches keep a second sum of gradients)."""
     remat = run.model.REMAT[-1]
     host = dict(zip(HOST, next(iter(_hosts(run, remat, place)), NOTHING), strict=True))
     lean = (_changed(run, mesh, remat, accumulate, place.devices, **host) for accumulate in {counts[0], counts[-1]})
@@ -223,7 +224,7 @@ def _leanest(run: RunConfig, mesh: MeshConfig, counts: list[int], place: Topolog
 
 
 def _more(run: RunConfig, place: Topology, available: int) -> int | None:
-    """The devices, so many times doubled, on which something fits."""
+    """The number of devices, found by doubling, on which some placement fits."""
     for count in (place.devices * 2**k for k in range(1, MORE + 1)):
         if count > MOST_DEVICES:
             break
@@ -236,7 +237,8 @@ def _more(run: RunConfig, place: Topology, available: int) -> int | None:
 
 
 def _fewer(run: RunConfig, place: Topology) -> int | None:
-    """The most devices below those asked for with a mesh that model and batch divide over, each axis by itself."""
+    """The most devices below the requested number with a mesh that model and batch divide over, each axis by
+    itself."""
     counts = {
         pipeline * windows * tensor * context
         for pipeline in _pipelines(run)
@@ -253,7 +255,7 @@ def _fewer(run: RunConfig, place: Topology) -> int | None:
 
 
 def _batches(run: RunConfig, place: Topology) -> tuple[int, ...]:
-    """The nearest batches, below and above, that divide over a mesh that the model divides over."""
+    """The nearest batch sizes, below and above, that divide over a mesh that the model divides over."""
     ways = {
         place.devices // inner
         for inner in (tensor * context for tensor in range(1, TENSOR + 1) for context in range(1, CONTEXT + 1))
@@ -273,13 +275,15 @@ def _placed(run: RunConfig, placement: Placement) -> RunConfig:
     return run.model_copy(update={"placement": placement})
 
 
-def _overrides(asked: Placement, placement: Placement) -> list[str]:
-    old, new = (p.model_dump() | {f"mesh.{k}": v for k, v in p.mesh.model_dump().items()} for p in (asked, placement))
+def _overrides(requested: Placement, placement: Placement) -> list[str]:
+    old, new = (
+        p.model_dump() | {f"mesh.{k}": v for k, v in p.mesh.model_dump().items()} for p in (requested, placement)
+    )
     return [f"placement.{key}={new[key]}" for key in new if key != "mesh" and new[key] != old[key]]
 
 
 def _microbatches(run: RunConfig, mesh: MeshConfig, devices: int) -> Iterable[int]:
-    """Numbers of microbatches, as many as asked for or more, that divide the batch over a mesh; of a pipeline in
+    """Numbers of microbatches, at least the requested one, that divide the batch over a mesh; in a pipeline, in
     rounds of as many as it has at a time."""
     shape, together = mesh_shape(mesh, devices), _together(run, mesh, devices)
     apart, ends = window_ways(in_stage(shape)), window_ways(shape)
@@ -290,17 +294,20 @@ def _microbatches(run: RunConfig, mesh: MeshConfig, devices: int) -> Iterable[in
 
 
 def _together(run: RunConfig, mesh: MeshConfig, devices: int) -> int:
-    """Microbatches that a pipeline has at a time, where a run says nothing FOR_STAGE for each stage or all; 1 without
-    one."""
+    """Microbatches that a pipeline has at a time, by default FOR_STAGE per stage or all; 1 without a pipeline."""
     if mesh.pipeline == 1:
         return 1
     most = run.batch_size // window_ways(in_stage(mesh_shape(mesh, devices)))
-    asked = run.placement.pipeline_microbatches or min(FOR_STAGE * mesh.pipeline, most)
-    return max(1, asked // mesh.pipeline) * mesh.pipeline if run.placement.pipeline_repeats > 1 else max(1, asked)
+    requested = run.placement.pipeline_microbatches or min(FOR_STAGE * mesh.pipeline, most)
+    return (
+        max(1, requested // mesh.pipeline) * mesh.pipeline
+        if run.placement.pipeline_repeats > 1
+        else max(1, requested)
+    )
 
 
 def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devices: int, **more: Any) -> Placement:
-    """That of a run on another mesh. more: other keys."""
+    """The placement of a run on another mesh. more: other keys to set."""
     changes = {"mesh": mesh, "remat": remat, "accumulate": accumulate, **more}
     together = _together(run, mesh, devices)
     if mesh.pipeline == 1:
@@ -311,24 +318,24 @@ def _changed(run: RunConfig, mesh: MeshConfig, remat: str, accumulate: int, devi
 
 
 def _near_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
-    """The one asked for; that one with its copies sharing storage; those with more devices to a matrix."""
-    asked = run.placement.mesh
-    yield asked
-    for tensor in (asked.tensor * k for k in (1, 2, 4, 8)):
-        inner = tensor * asked.expert * asked.context * asked.pipeline
+    """The requested mesh; the same with its copies sharing storage; meshes with more devices per matrix."""
+    requested = run.placement.mesh
+    yield requested
+    for tensor in (requested.tensor * k for k in (1, 2, 4, 8)):
+        inner = tensor * requested.expert * requested.context * requested.pipeline
         if (
             devices % inner
             or _heads(run, tensor) % tensor
-            or devices // inner < asked.fsdp // (tensor // asked.tensor)
+            or devices // inner < requested.fsdp // (tensor // requested.tensor)
         ):
             continue
-        mesh = asked.model_copy(update={"data": 1, "fsdp": devices // inner, "tensor": tensor})
+        mesh = requested.model_copy(update={"data": 1, "fsdp": devices // inner, "tensor": tensor})
         if _spreads(run, mesh, devices):
             yield mesh
 
 
 def _meshes_on(run: RunConfig, place: Topology) -> list[MeshConfig]:
-    """Those that lie on the links of so many devices, which can compute there as the run asks for."""
+    """The meshes that fit the links of the devices, and on which the run can compute as requested."""
 
     def able(mesh: MeshConfig) -> bool:
         shape = mesh_shape(mesh, place.devices)
@@ -348,8 +355,8 @@ def _pipelines(run: RunConfig) -> tuple[int, ...]:
 
 
 def _all_meshes(run: RunConfig, devices: int) -> Iterator[MeshConfig]:
-    """Every mesh of so many devices that the model and the batch divide over, with the stages that the run names or
-    none: a pipeline loses time that others do not, and gains where only its streams cross a slow network."""
+    """Every mesh of `devices` devices that the model and the batch divide over, with the run's own pipeline stages or
+    none: a pipeline wastes time in bubbles, and gains where only its streams cross a slow network."""
     for pipeline in _pipelines(run):
         if devices % pipeline == 0:
             yield from _meshes(run, devices, pipeline)
@@ -374,7 +381,7 @@ def _meshes(run: RunConfig, devices: int, pipeline: int) -> Iterator[MeshConfig]
 
 
 def _divides(run: RunConfig, mesh: MeshConfig, devices: int, accumulate: int) -> bool:
-    """Whether the model does, over the axes of a mesh."""
+    """Whether the model and the batch divide over the axes of a mesh."""
     try:
         _placed(run, _changed(run, mesh, run.placement.remat, accumulate, devices)).check_mesh()
     except ValueError:
@@ -383,7 +390,7 @@ def _divides(run: RunConfig, mesh: MeshConfig, devices: int, accumulate: int) ->
 
 
 def _spreads(run: RunConfig, mesh: MeshConfig, devices: int) -> bool:
-    """Whether training takes it, see `check_layout`."""
+    """Whether training accepts the mesh, see `check_layout`."""
     try:
         refuse_whole(parameters_of(run.model), mesh_shape(mesh, devices))
     except UserError:

@@ -11,12 +11,12 @@ from scaling.families.model import TRAINING, ExtraFlops, VisibleKeys
 
 @dataclass(frozen=True)
 class Flops:
-    """Training FLOPs per token at the model's context (forward and backward; a multiply-add is 2), of a run whose
-    windows grow the mean over its steps.
+    """Training FLOPs per token at the model's context (forward and backward; a multiply-add is 2); for a run whose
+    windows grow, the mean over its steps.
 
     exact: every matrix product of the model, attention over the keys that the mask lets a query see, head included,
-        embedding look-up free; layers that share parameters are counted each time they run. Of a run that freezes
-        parameters what its step computes: no gradient of a frozen matrix, and none of what a product reads where
+        embedding look-up free; layers that share parameters are counted each time they run. For a run that freezes
+        parameters, what its step computes: no gradient of a frozen matrix, and no gradient of a product's input where
         nothing before it is trained, see `_passes`. An objective that reads a reference adds one forward pass, the
         item `reference`. The other conventions count all parameters as trained, and no reference.
     kaplan_6n: 6·N, N = `params.non_embedding` (Kaplan et al. 2020, 2001.08361, section 2.1). Not counted: attention
@@ -31,16 +31,16 @@ class Flops:
         head). For other shapes than theirs: 6 × the weights of the attention and MLP matrices, and n_heads·d_head
         in place of d_model in the second term.
 
-    n_heads·d_head is, of latent attention, n_heads times the mean of a key's width and a value's.
-    Of other families the conventions count the same things: `deepseek` and `chinchilla_appendix_f` the matrices of
-    the layers (of experts those that a token meets), `palm` all parameters.
+    For latent attention, n_heads·d_head stands for n_heads times the mean of the key and value widths.
+    For other families the conventions count the corresponding parts: `deepseek` and `chinchilla_appendix_f` the
+    matrices of the layers (with experts, those that a token uses), `palm` all parameters.
 
     `palm`, `deepseek` and `chinchilla_appendix_f` count the full context, without mask or window. `kaplan_6n` and
     `palm` count shared layers once, since N does; the others count every layer that runs.
     """
 
     items: dict[str, float]
-    """the exact count by part; of a transformer attention_projections, attention_scores (scores and values), mlp,
+    """the exact count by part; for a transformer attention_projections, attention_scores (scores and values), mlp,
     head"""
     exact: float
     kaplan_6n: float
@@ -61,12 +61,13 @@ def flops_per_token(
 ) -> Flops:
     """Training FLOPs per token of a model at its context, exact and under every convention.
 
-    model: a run's tells the mask, that of its objective; a model alone is taken to be causal if it can be, unless
-        `mask` says.
-    keys: keys that a query is multiplied with, where it is not the mask's mean: in every layer (`model.context` for
-        an attention that computes masked scores too), or as a function of a layer's `AttentionMask` and the tokens
-        of a window. Changes the exact count only.
-    steps: of a run, over which the mean is taken where its windows grow (`data.curriculum`); unset: all.
+    model: for a run, the mask is that of its objective; a model alone is assumed causal if it can be, unless `mask`
+    is
+        given.
+    keys: number of keys that a query is multiplied with, if not the mask's mean: the same in every layer
+        (`model.context` for an attention that also computes masked scores), or a function of a layer's
+        `AttentionMask` and the tokens of a window. Changes the exact count only.
+    steps: steps of a run to average over where its windows grow (`data.curriculum`); unset: all.
     """
     tensors, reference, contexts = list(model.tensors()), False, None
     if isinstance(model, RunConfig):
@@ -97,7 +98,7 @@ def flops_per_token(
 
 
 def uncounted(run: RunConfig) -> list[str]:
-    """What `flops_per_token` cannot know of a run without its text, each a sentence."""
+    """What `flops_per_token` cannot count for a run without its text, each a sentence."""
     if run.objective.mask != "document" or run.model.visible_keys(run.objective.mask) is None:
         return []
     return [
@@ -107,7 +108,7 @@ def uncounted(run: RunConfig) -> list[str]:
 
 
 def _extra(model: ModelConfig, contexts: list[tuple[int, int]], mask: Mask, keys: VisibleKeys | None) -> ExtraFlops:
-    """The mean over steps. contexts: (tokens of a window, steps with such windows)."""
+    """The mean over steps. contexts: (tokens of a window, number of steps with such windows)."""
     total = sum(steps for _, steps in contexts)
     parts = [
         model.model_copy(update={"context": context}).extra_flops(mask, keys) * (steps / total)
@@ -117,12 +118,12 @@ def _extra(model: ModelConfig, contexts: list[tuple[int, int]], mask: Mask, keys
 
 
 def _passes(tensor: Tensor, lowest: int) -> int:
-    """Products of the size of its forward one that a step makes with a matrix: that one, its own gradient unless it
-    is frozen, and that of what it reads if anything before it is trained.
+    """Number of products, of the size of the forward one, that a step makes with a matrix: the forward one, the
+    matrix's own gradient unless it is frozen, and its input's gradient if anything before it is trained.
 
-    lowest: depth of the first trained tensor, see `Tensor.depth`. Layers count alike, each as though another were
-    before it: so a scan over them computes. Where they are unrolled and all before them is frozen, the first one
-    makes fewer products than this.
+    lowest: depth of the first trained tensor, see `Tensor.depth`. All layers count the same, as though each followed
+    another one, because a scan over them computes that way. If they are unrolled and everything before them is
+    frozen, the first layer makes fewer products than this.
     """
-    depth = tensor.depth if tensor.role == "hidden" else HEAD  # an embedding is multiplied with where it is the head
+    depth = tensor.depth if tensor.role == "hidden" else HEAD  # an embedding enters a product only as the head
     return 1 + tensor.trained + (lowest <= LAYERS if depth == LAYERS else lowest < depth)

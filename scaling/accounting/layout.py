@@ -35,17 +35,17 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Logical axis to the mesh axes that it is split over.
 
-Within one array a mesh axis serves the first logical axis that asks for it: activations [batch, sequence, embed]
-are split by batch, parameters [embed, mlp] by embed and mlp.
+Within one array a mesh axis is used by the first logical axis that names it: activations [batch, sequence, embed] are
+split by batch, parameters [embed, mlp] by embed and mlp.
 """
 
 PIPELINE = "pipeline"
 
 STORED = ("embed", "latent")
-"""logical axes that parameters are split along for their storage alone"""
+"""logical axes along which parameters are split only for storage"""
 
 LARGE = 1 << 20
-"""elements of a parameter from which on it must not lie whole on every device by accident ..."""
+"""elements of a parameter from which it must not be replicated on every device by accident ..."""
 LARGE_SHARE = 0.02
 """... if it also is more than this share of all parameters"""
 
@@ -56,18 +56,18 @@ Parts = tuple[tuple[str, ...], ...]
 def mesh_shape(config: MeshConfig, n_devices: int, key: str = "mesh", what: str = "device") -> dict[str, int]:
     """Devices along each axis over `n_devices`, with `data: 0` filled in. Raises UserError where they do not fit.
 
-    key: of the placement, and what there are so many of, for the error."""
+    key: of the placement, and `what` is counted, both for the error."""
     inner = config.inner
     data = config.data or n_devices // inner
     if data * inner == n_devices and data:
         return config.model_dump() | {"data": data}
-    asked = f"data={config.data} × {config.inner_text}"
+    requested = f"data={config.data} × {config.inner_text}"
     there = f"there {'is 1' if n_devices == 1 else f'are {n_devices}'}"
     if config.data == 0:
         needs = f"a multiple of {inner} {what}s"
     else:
         needs = f"{config.data * inner} {what}{'s' if config.data * inner > 1 else ''}"
-    raise UserError(f"placement.{key}: {asked} needs {needs}, {there}; {_what_fits(config, n_devices)}")
+    raise UserError(f"placement.{key}: {requested} needs {needs}, {there}; {_what_fits(config, n_devices)}")
 
 
 def _what_fits(config: MeshConfig, n_devices: int) -> str:
@@ -86,12 +86,12 @@ def rule(axis: str | None) -> tuple[str, ...]:
 
 
 def ways(part: tuple[str, ...], mesh: Mapping[str, int]) -> int:
-    """Devices along these mesh axes together. mesh: devices along each axis; 1 along those that it does not name."""
+    """Product of the devices along these mesh axes. mesh: devices along each axis; 1 along axes that it omits."""
     return prod(mesh.get(name, 1) for name in part)
 
 
 def window_ways(mesh: Mapping[str, int]) -> int:
-    """Devices that compute windows of their own: all of them before and behind the layers."""
+    """Number of devices that compute windows of their own: all of them before and after the layers."""
     return ways(RULES["batch"], mesh)
 
 
@@ -101,7 +101,7 @@ def in_stage(mesh: Mapping[str, int]) -> dict[str, int]:
 
 
 def activation_parts(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
-    """The split of an activation; an axis whose size does not divide is left whole."""
+    """The split of an activation; an axis whose size does not divide is not split."""
     taken: set[str] = set()
     parts: list[tuple[str, ...]] = []
     for axis, size in zip(axes, shape, strict=True):
@@ -117,8 +117,8 @@ def activation_parts(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh:
 def parameter_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
     """The split of a parameter.
 
-    A mesh axis lies on the axis that RULES give it; where that does not divide, on the largest other one that does
-    (the compiler then gathers the parameter where it is used). Vectors stay whole: they cost nothing.
+    A mesh axis splits the axis that RULES give it; where that does not divide, the largest other one that does (the
+    compiler then gathers the parameter where it is used). Vectors are replicated: they cost nothing.
     """
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} axis names {axes} for a parameter of shape {shape}")
@@ -138,21 +138,21 @@ def parameter_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping
 
 
 def computed_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[str, int]) -> Parts:
-    """The split of a parameter's copy that is whole on each of the devices which but share its storage."""
+    """The split of a parameter's copy for computation, which is whole on devices that only share its storage."""
     kept = {name for axis in axes if axis not in STORED for name in rule(axis)}
     return tuple(tuple(name for name in part if name in kept) for part in parameter_parts(axes, shape, mesh))
 
 
 def vocabulary_parts(part: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the mesh axes that a vocabulary is stored split over those that compute with parts of it: none where some
-    have windows of their own, as where a width does not divide over them. There the vocabulary is gathered first."""
+    """Those of the mesh axes over which a vocabulary is stored that compute with parts of it: none where some devices
+    have windows of their own, as when a width does not divide over them. There the vocabulary is gathered first."""
     return () if set(part) & {*RULES["batch"], *RULES["sequence"]} else part
 
 
 def refuse_whole(
     parameters: Collection[tuple[str, tuple[str, ...], tuple[int, ...]]], mesh: Mapping[str, int]
 ) -> None:
-    """Raises UserError where a large parameter would lie whole on devices that RULES mean to split it over.
+    """Raises UserError where a large parameter would be replicated on devices that RULES would split it over.
 
     parameters: all of a model, (name, axes, shape). mesh: devices along each axis."""
     total = sum(prod(shape) for _, _, shape in parameters)
@@ -168,7 +168,7 @@ def refuse_whole(
 def _left_whole(
     name: str, axes: tuple[str, ...], shape: tuple[int, ...], own: str, devices: int, share: float
 ) -> str:
-    """own: the mesh axis of so many devices that no axis of the parameter is divisible by."""
+    """The message; own: the mesh axis whose number of devices divides no axis of the parameter."""
     splits = [n for axis, n in zip(axes, shape, strict=True) if axis != "layers" or own == PIPELINE]
     able = sorted({k for n in splits for k in divisors(n)})
     near = [max(k for k in able if k < devices), *[k for k in able if k > devices][:1]]

@@ -1,4 +1,4 @@
-"""How long what devices send to each other takes: over a switch, the sides of a torus, and the network."""
+"""Time of communication between devices: over a switch, the sides of a torus, and the network."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from scaling.config import MeshConfig
 
 
 def sent(kind: str, size: float, group: int) -> float:
-    """Bytes that each of `group` devices sends by the best algorithms.
+    """Bytes that each of `group` devices sends with the best algorithms.
 
-    kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute. size: bytes of the whole array
-    where it is widest on one device: what an all-gather makes, what a reduce-scatter takes.
+    kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute. size: bytes of the array where it
+    is
+    largest on one device: the output of an all-gather, the input of a reduce-scatter.
     """
     if kind == "collective-permute":
         return float(size)
@@ -21,9 +22,10 @@ def sent(kind: str, size: float, group: int) -> float:
 
 
 def torus_seconds(kind: str, size: float, sides: Sequence[int], link: float) -> float:
-    """Of one collective among devices that lie along these sides of a torus, each of them a ring of two links a chip.
+    """Seconds of one collective among devices along these sides of a torus, each a ring with two links per chip.
 
-    All-to-alls wait for the middle of the longest ring, of n chips: n/8 of what each has. link: bytes/s each way.
+    All-to-alls are bound by the middle of the longest ring, of n chips: n/8 of each one's data. link: bytes/s each
+    way.
     """
     if kind == "collective-permute":
         return size / link
@@ -34,23 +36,23 @@ def torus_seconds(kind: str, size: float, sides: Sequence[int], link: float) -> 
 
 @dataclass(frozen=True)
 class Group:
-    """The devices along some axes of a mesh, as links join them."""
+    """The devices along some axes of a mesh, and how links connect them."""
 
     inside: tuple[int, ...]
-    """along each side of a torus, or all that one switch joins"""
+    """devices along each side of a torus, or all on one switch"""
     outside: int
-    """nodes or slices that they lie in"""
+    """number of nodes or slices they are in"""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """A mesh laid on the links of its devices, the last axis on neighbours."""
+    """A mesh mapped to the links of its devices, the last axis to neighbours."""
 
     place: Topology
     mesh: Mapping[str, int]
     """devices along each axis, in the mesh's order"""
     sides: Mapping[str, tuple[int, ...]]
-    """of a torus those that each axis lies along"""
+    """sides of the torus that each axis occupies"""
 
     def group(self, axes: Sequence[str]) -> Group:
         links = self.place.device.links
@@ -67,10 +69,10 @@ class Wiring:
         return Group((len(places) // nodes,), nodes)
 
     def seconds(self, kind: str, size: float, group: Group) -> tuple[float, float]:
-        """Of one collective over links, and over the network; both work at one time.
+        """Seconds of one collective over links, and over the network; both work at the same time.
 
-        size: bytes, as in `sent`. A gather or a sum over nodes is made among those of each node and, of its part by
-        each of them, with the others.
+        size: bytes, as in `sent`. A gather or a sum over nodes is made within each node and, by each device for its
+        part, between nodes.
         """
         links, inside = self.place.device.links, prod(group.inside)
         assert links is not None
@@ -81,13 +83,13 @@ class Wiring:
             near = sent(kind, size, inside) / links.link
         if group.outside == 1:
             return near, 0.0
-        apart = 1 if kind.endswith("all-to-all") else inside  # each sends its own, or shares the work
+        apart = 1 if kind.endswith("all-to-all") else inside  # devices send their own data, or share the work
         assert links.network is not None
         return near, sent(kind, size, group.outside) / apart / links.network
 
 
 def wired(place: Topology, mesh: Mapping[str, int], dcn: MeshConfig | None = None) -> Wiring | None:
-    """A mesh on devices; None where its axes do not lie on the sides of their torus, or something is `unknown`.
+    """A mesh mapped to devices; None where its axes do not fit the sides of the torus, or something is `unknown`.
 
     More chips than a slice has are slices of one size, of which `data` is a multiple. dcn: as `placement.dcn`; None
     where other axes than `data` cross the network.
@@ -111,7 +113,7 @@ def wired(place: Topology, mesh: Mapping[str, int], dcn: MeshConfig | None = Non
 
 
 def unknown(place: Topology) -> str:
-    """What must be known of devices to time a step and is not; empty where all of it is."""
+    """Facts about devices that timing a step needs and that are unknown; empty where all are known."""
     name, links = place.device.name, place.device.links
     if links is None or place.device.hbm is None:
         return f"{name}: its links and memory bandwidth are not known, so no step can be timed"
@@ -122,7 +124,7 @@ def unknown(place: Topology) -> str:
 
 
 def _slices(place: Topology) -> int:
-    """The fewest slices of one size."""
+    """The smallest number of slices of one size."""
     links = place.device.links
     assert links is not None
     least = max(place.slices, -(-place.devices // links.devices)) if links.sides else 1
@@ -130,7 +132,7 @@ def _slices(place: Topology) -> int:
 
 
 def _lie(axes: list[tuple[str, int]], sides: list[int]) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Ways to give each axis sides of its own whose product it is."""
+    """Ways to assign to each axis its own sides whose product is its size."""
     if not axes:
         yield {}
         return

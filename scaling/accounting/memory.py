@@ -1,4 +1,4 @@
-"""Memory of one device in training, itemised: what a placement needs before anything is launched."""
+"""Memory of one device in training, itemised: the needs of a placement before anything is launched."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,9 +37,9 @@ class Memory:
     comes from the host); and reference, where a run keeps one"""
     devices: int
     pieces: int
-    """that a device cuts the tokens of a microbatch into where it computes their losses"""
+    """number of pieces that a device splits the tokens of a microbatch into for their losses"""
     host: int = 0
-    """bytes that a step brings to the host, and back again"""
+    """bytes that a step moves to the host, and back again"""
 
     @property
     def total(self) -> int:
@@ -47,18 +47,18 @@ class Memory:
 
 
 def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) -> Memory:
-    """Estimate the memory of each device for a run as it is placed.
+    """Estimate the memory of each device for a run with its placement.
 
     devices: devices of the run; unset: as many as `placement.mesh` names.
     kind: their kind; on `cpu`, `compute_dtype: auto` is float32, elsewhere bfloat16.
     returns: bytes. Parameters, gradients and optimizer state are exact for the layout that `parallel` gives them.
     Frozen parameters have neither gradient nor optimizer state.
-    Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum takes them, one
-    layer computed again or a piece of logits, and all gradients as there at one time, so it is rather too large.
-    Against XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
-    parameters (experiments/plan_at_scale), up to 46 % high where the reference attention's scores lead, which XLA
-    fuses. Of mixtures of experts within a fifth of its plan for 8 CPUs, and from 8 % low to 10 % high for OLMoE on
-    v5e:4x4 by each transport, remat and mesh that was tried (docs/moe.md).
+    Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum assumes that they,
+    one recomputed layer or a piece of logits, and all gradients exist at the same time, so it tends to be too large.
+    Compared with XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
+    parameters (experiments/plan_at_scale), up to 46 % too high where the reference attention's scores dominate, which
+    XLA fuses. For mixtures of experts, within a fifth of its plan for 8 CPUs, and from 8 % too low to 10 % too high
+    for OLMoE on v5e:4x4 with each transport, remat and mesh that was tried (docs/moe.md).
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
@@ -102,8 +102,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
     }
-    again = kept if order.alternates else again  # a microbatch ends before any goes back
-    again = 0 if platform == "cpu" else tokens * again  # of CPUs XLA plans both side by side
+    again = kept if order.alternates else again  # a microbatch ends before any goes backward
+    again = 0 if platform == "cpu" else tokens * again  # on CPUs XLA plans both side by side
     items["not_at_once"] = -min(again, items["logits"] + items["head"])
     if run.placement.offload_optimizer:
         of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
@@ -117,13 +117,13 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
 
 @lru_cache(maxsize=16)
 def _declared(model: ModelConfig, start: StartConfig | None) -> tuple[Tensor, ...]:
-    """A search asks for them a thousand times."""
-    return tuple(model.tensors() if start is None else start.told(model.tensors()))
+    """The declared tensors, cached: a search needs them a thousand times."""
+    return tuple(model.tensors() if start is None else start.marked(model.tensors()))
 
 
 @lru_cache(maxsize=1024)
 def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
-    """Bytes of activations, of those of a layer that is computed again, and of what is brought to the host."""
+    """Bytes per token of activations, of those of a layer that is recomputed, and of those moved to the host."""
     return model.activations(compute), model.computed_again(compute), model.offloaded(compute)
 
 
@@ -142,7 +142,7 @@ def _passed(run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: 
 
 
 def compute_of(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Compute:
-    """How the layers of a run are computed on a mesh, without stages."""
+    """How the layers of a run are computed on a mesh, without pipeline stages."""
     placement = run.placement
     return Compute(
         platform=platform,
@@ -159,19 +159,19 @@ def compute_of(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Comput
     )
 
 
-def compute_dtype(asked: str, platform: str) -> str:
-    """The precision that `placement.compute_dtype` comes to on a platform."""
-    return asked if asked != "auto" else "float32" if platform == "cpu" else "bfloat16"
+def compute_dtype(requested: str, platform: str) -> str:
+    """The precision that `placement.compute_dtype` means on a platform."""
+    return requested if requested != "auto" else "float32" if platform == "cpu" else "bfloat16"
 
 
-def loss_pieces(tokens: int, asked: int | None, vocab: int) -> int:
-    """Pieces that a device cuts its tokens into, of `placement.loss_chunk` tokens at most, or of as many as have
-    CHUNK_BYTES of logits. vocab: columns of the head that the device has."""
-    return ceil(tokens / (asked or max(1, CHUNK_BYTES // (FLOAT32 * vocab))))
+def loss_pieces(tokens: int, requested: int | None, vocab: int) -> int:
+    """Number of pieces that a device splits its tokens into, of at most `placement.loss_chunk` tokens, or of as many
+    as have CHUNK_BYTES of logits. vocab: columns of the head that the device has."""
+    return ceil(tokens / (requested or max(1, CHUNK_BYTES // (FLOAT32 * vocab))))
 
 
 def _ways(tensor: Tensor, mesh: dict[str, int], stored: bool = True) -> int:
-    """Devices that a tensor is split over. stored: those that only share its storage among them."""
+    """Number of devices that a tensor is split over. stored: include those that only share its storage."""
     split = parameter_parts if stored else computed_parts
     return prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
 
@@ -192,7 +192,7 @@ def _gradients(
 
 
 def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> int:
-    """Bytes of what a step computes with in place of a parameter, by the stage of ZeRO, see `parallel.zero`."""
+    """Bytes of the copy of a parameter that a step computes with, by the stage of ZeRO, see `parallel.zero`."""
     width = compute.width if tensor.precision == "compute" else FLOAT32
     whole = zero < 3 and tensor.depth == LAYERS
     needed = width < FLOAT32 or (whole and _ways(tensor, mesh, stored=False) < _ways(tensor, mesh))
@@ -228,7 +228,7 @@ def _for_all_ticks(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Sch
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:
-    """Numbers of optimizer state that one device keeps for a tensor of which it holds `size` parameters."""
+    """Size of the optimizer state that one device keeps for a tensor of which it has `size` parameters."""
     if optimizer == "lion":
         return size
     if optimizer == "muon":

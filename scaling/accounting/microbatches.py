@@ -1,4 +1,4 @@
-"""How many microbatches a batch is cut into where the configuration leaves that open."""
+"""How many microbatches a batch is split into where the configuration leaves that open."""
 
 from collections.abc import Mapping
 from math import lcm
@@ -9,21 +9,21 @@ from scaling.config import RunConfig
 from scaling.errors import UserError
 
 TOKENS, ACTIVATIONS = 512, 32768
-"""of a microbatch on one CPU device: tokens at least, and tokens × d_model, whichever is more
+"""size of a microbatch on one CPU device: at least this many tokens, or this tokens × d_model, whichever is more
 
-Fastest or within 5 % of it at d_model 32 to 256 (experiments/throughput): a layer's arrays stay in a core's own
-cache of 1 MiB. Fewer tokens make products too thin. Of a mixture of experts as many times more as it has parameters
-for each that a token meets: an expert gets so few of the tokens, and each microbatch adds up a gradient of them all.
+Fastest or within 5 % of the fastest at d_model 32 to 256 (experiments/throughput): a layer's arrays stay in a core's
+own cache of 1 MiB. Fewer tokens make products too thin. For a mixture of experts, multiplied by total over active
+parameters: an expert gets only few of the tokens, and each microbatch adds up a gradient of all experts.
 """
 
 
 FOR_STAGE = 4
-"""microbatches for each stage of a pipeline, so that a fifth of its time is no more than lost"""
+"""microbatches for each stage of a pipeline, so that bubbles take at most a fifth of its time"""
 
 
 def microbatches(run: RunConfig, mesh: Mapping[str, int], platform: str) -> int:
-    """`placement.accumulate`, or what suits a mesh of this shape where it is 0: on a CPU what its caches hold; of the
-    stages of a pipeline FOR_STAGE each, as far as the batch divides."""
+    """`placement.accumulate`, or a default for the mesh where it is 0: on a CPU by the size of its caches; for a
+    pipeline FOR_STAGE per stage, as far as the batch divides."""
     if mesh.get(PIPELINE, 1) > 1 and not run.placement.accumulate:
         return _for_stages(run, mesh)
     if run.placement.accumulate or platform != "cpu":
@@ -38,7 +38,7 @@ def microbatches(run: RunConfig, mesh: Mapping[str, int], platform: str) -> int:
 def check_batch(mesh: Mapping[str, int], batch_size: int, accumulate: int = 1, together: int | None = None) -> None:
     """Raises UserError unless every microbatch splits evenly over the devices that compute windows of their own.
 
-    together: so many that are in a pipeline at a time split over its stages as well; unset: all."""
+    together: number of microbatches in a pipeline at a time, which split over its stages as well; unset: all."""
     rounds = accumulate // (together or accumulate)
     step = lcm(rounds * window_ways(mesh), accumulate * window_ways(in_stage(mesh)))
     if batch_size % step:

@@ -1,4 +1,4 @@
-"""How long a step takes: by products, by memory and by what devices send to each other."""
+"""Time of a step: bound by matrix products, by memory bandwidth and by communication."""
 
 from collections.abc import Mapping
 from math import prod
@@ -39,12 +39,11 @@ def roofline(
     mfu: float | None = None,
     flops: Flops | None = None,
 ) -> dict[str, Any]:
-    """Seconds of a step by what bounds it, and what follows from them.
+    """Seconds of a step by each bound, and derived quantities.
 
-    run: with its microbatches decided. links: seconds that a device sends in a step, by `ici` (in a node or slice)
-    and `dcn` (between them); `host` stands beside them where something is kept there. price: dollars of a chip for an
-    hour; unset: the device's. mfu: takes the place of what is expected. flops: of a token, where they are known
-    already.
+    run: with its microbatches decided. links: seconds of communication of a device per step, by `ici` (in a node or
+    slice) and `dcn` (between them); `host` is added where something is offloaded there. price: dollars of a chip for
+    an hour; unset: the device's. mfu: replaces the expected one. flops: per token, if known already.
     """
     dtype = compute_dtype(run.placement.compute_dtype, place.device.platform)
     peak, hbm = peak_flops(place.device.name, dtype), place.device.hbm
@@ -90,7 +89,7 @@ def roofline(
 
 
 def _beside(run: RunConfig, place: Topology, flops: Flops, pieces: int) -> float:
-    """FLOPs of a token's time that are not of its training: what is computed again, and what devices wait."""
+    """FLOPs per token that are not training FLOPs: recomputation, and the equivalent of waiting."""
     head, mesh = flops.items["head"], mesh_shape(run.placement.mesh, place.devices)
     order = schedule(run, mesh, place.device.platform)
     apart = outside(run, mesh, order)
@@ -122,13 +121,13 @@ def outside_flops(run: RunConfig, flops: Flops, apart: Outside) -> tuple[float, 
 
 
 def _counts(order: Schedule) -> list[str]:
-    """What is said of a pass that counts."""
-    told = "balance over the batch: the layers' forward pass is computed once more, before the first microbatch, to"
-    return [f"{told} count the batch; no FLOPs of the model are"] if order.counting else []
+    """The note about a counting pass."""
+    note = "balance over the batch: the layers' forward pass is computed once more, before the first microbatch, to"
+    return [f"{note} count the batch; no FLOPs of the model are"] if order.counting else []
 
 
 def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:
-    """What is said of layers at the ends of a pipeline."""
+    """The note about layers at the ends of a pipeline."""
     number, layers = apart.number(run.model.layers), run.model.layers
     if not number:
         return []
@@ -142,7 +141,7 @@ def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:
 
 
 def _waits(order: Schedule) -> list[str]:
-    """What is said of a pipeline."""
+    """The note about a pipeline."""
     if order.stages == 1:
         return []
     few = "; fewer microbatches than stages: some always wait" if order.microbatches < order.stages else ""
@@ -155,7 +154,7 @@ def _waits(order: Schedule) -> list[str]:
 
 
 def link_seconds(run: RunConfig, wiring: Wiring) -> dict[str, float]:
-    """Seconds in a step that a device sends what its layout asks for: `ici` in a node or slice, `dcn` between them.
+    """Seconds per step of the communication that a layout needs: `ici` in a node or slice, `dcn` between them.
 
     A collective takes as long as the slower of the two.
     """
@@ -180,7 +179,7 @@ def _expected(seconds: Mapping[str, float]) -> float:
 
 
 def _hbm_bytes(run: RunConfig, place: Topology, ledger: Memory) -> float:
-    """Read and written by one device in a step."""
+    """Bytes of HBM that one device reads and writes in a step."""
     items, mesh = ledger.items, mesh_shape(run.placement.mesh, place.devices)
     width = FLOAT32 if compute_dtype(run.placement.compute_dtype, place.device.platform) == "float32" else 2
     order, whole = schedule(run, mesh, place.device.platform), (run.placement.zero or 3) < 3

@@ -1,4 +1,4 @@
-"""What a step sends between devices, from declarations and layouts: the collectives that `parallel` asks for."""
+"""Communication of a step between devices, from declarations and layouts: the collectives of `parallel`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,21 +33,21 @@ class Sent:
     what: str
     kind: str
     axes: tuple[str, ...]
-    """of the mesh, along which the devices differ that send to each other"""
+    """axes of the mesh along which the communicating devices differ"""
     size: float
-    """bytes of the whole array where it is widest on one device"""
+    """bytes of the array where it is largest on one device"""
     times: float
-    """in one step"""
+    """number of times in one step"""
 
 
 def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent]:
-    """The collectives of a step, as docs and tests of compiled steps (experiments/plan_at_scale) have them.
+    """The collectives of a step, compared with compiled steps in experiments/plan_at_scale.
 
-    mesh: devices along each axis. Each microbatch gathers matrices that devices share the storage of, forward, again
-    under full remat, and backward, where `placement.zero` does not have it once for all; sums and scatters their
-    gradients; adds up the stream of a block whose matrices devices share; exchanges positions for heads, or gathers
-    keys, where they share windows; and gathers the tokens of those that share experts; and stages of a
-    pipeline hand streams on. Left out: norms, biases, the sums of the loss, and what a compiler makes otherwise.
+    mesh: devices along each axis. Each microbatch gathers the matrices whose storage devices share, in the forward
+    pass, again under full remat, and in the backward pass, unless `placement.zero` does so once for all microbatches;
+    reduce-scatters their gradients; sums the stream of a block whose matrices devices share; exchanges positions for
+    heads, or gathers keys, where devices share windows; gathers the tokens of devices that share experts; and passes
+    streams between the stages of a pipeline. Left out: norms, biases, the sums of the loss, and compiler variations.
     """
     width = 2 if compute_dtype(run.placement.compute_dtype, platform) == "bfloat16" else FLOAT32
     order = schedule(run, mesh, platform)
@@ -61,7 +61,7 @@ def traffic(run: RunConfig, mesh: Mapping[str, int], platform: str) -> list[Sent
 
 
 def _matrices(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule, apart: Outside) -> Iterator[Sent]:
-    """Parameters where they are used, and their gradients."""
+    """Collectives of parameters where they are used, and of their gradients."""
     for tensor in run.tensors():
         if not tensor.inputs and tensor.role != "embedding":
             continue
@@ -114,19 +114,19 @@ def _matrix(
 
 
 def kept_apart(tensor: Tensor, parts: set[str]) -> set[str]:
-    """Of the mesh axes that a matrix is split over those that it stays split over where it is used."""
+    """The mesh axes over which a matrix stays split where it is used."""
     own = {"experts": "expert", "layers": PIPELINE}
     return parts & {"tensor", *(own[axis] for axis in tensor.axes if axis in own)}
 
 
 def _stream(run: RunConfig, mesh: Mapping[str, int], width: int, microbatches: int) -> float:
-    """Bytes of what the tokens of a microbatch carry on one device."""
+    """Bytes of the residual stream of a microbatch on one device."""
     windows = ceil(run.batch_size / (microbatches * window_ways(mesh)))
     return windows * run.model.context / mesh["context"] * run.model.d_model * width
 
 
 def _streams(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedule, apart: Outside) -> Iterator[Sent]:
-    """What tokens carry."""
+    """Collectives of the residual stream."""
     model, more = run.model, order.again + order.counting  # forward passes
     shared = mesh if end_ways(run, mesh, order) == window_ways(mesh) else in_stage(mesh)
     ends, found = order.ends, _stream(run, shared, FLOAT32, order.ends)  # rows of the embedding, which is float32
@@ -195,7 +195,7 @@ def _pipeline(run: RunConfig, mesh: Mapping[str, int], width: int, order: Schedu
 
 
 def _layers_of_experts(run: RunConfig, apart: Outside) -> tuple[float, int]:
-    """Layers that have experts of their own: the share that is in no stage, and how many."""
+    """Layers with experts: the share that is in no stage, and their number."""
     counts = {
         tensor.path[0]: (apart.share(tensor), tensor.shape[0])
         for tensor in run.model.tensors()

@@ -10,8 +10,8 @@ from scaling.numbers import divisors
 
 
 class Stage(Config):
-    """A part of a run in which each window is cut into shorter ones: the same text in the same order, the same tokens
-    in a batch, less to look back on (sequence length warm-up; Li et al. 2022, 2108.06084)."""
+    """A part of a run in which each window is cut into shorter ones: the same text in the same order and the same
+    tokens per batch, with less context (sequence length warm-up; Li et al. 2022, 2108.06084)."""
 
     context: int = Field(ge=1)
     """tokens of a window; divides `model.context`"""
@@ -20,7 +20,7 @@ class Stage(Config):
 
 
 def check_stages(stages: Sequence[Stage], context: int, axis: int) -> None:
-    """Raises ValueError unless they follow each other and cut windows of `context` tokens into equal ones, each of
+    """Raises ValueError unless the stages are in order and cut windows of `context` tokens into equal ones, each of
     which `axis` devices can share."""
     for before, after in pairwise(stages):
         if after.until <= before.until:
@@ -40,8 +40,8 @@ def check_stages(stages: Sequence[Stage], context: int, axis: int) -> None:
 
 
 def stage_steps(stages: Sequence[Stage], context: int, steps: int) -> list[tuple[int, int]]:
-    """(tokens of a window, step before which they end) of each part of a run of `steps` steps; the last step at least
-    is of windows of `context`. A part that has no step is left out."""
+    """(tokens of a window, step at which it ends) for each part of a run of `steps` steps; at least the last step has
+    windows of `context`. Parts without a step are left out."""
     parts, last = [], 0
     ends = [(stage.context, min(round(stage.until * steps), steps - 1)) for stage in stages]
     for width, end in [*ends, (context, steps)]:

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep run, and what each asks of the machine. No part of any run's id."""
+"""Where the runs of a sweep run, and the resources each requests. Not part of any run's id."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from scaling.frozen import Config
 
 
 class SlurmConfig(Config):
-    """What each job asks of Slurm."""
+    """Resources that each job requests from Slurm."""
 
     partition: str | None = None
     """unset: the cluster's default"""
@@ -17,29 +17,30 @@ class SlurmConfig(Config):
     gpus: int = Field(default=0, ge=0)
     """for each device of a run's mesh"""
     gpu: str = ""
-    """their kind, such as `h100`: where it is told, small runs of one shape share one (see sweeps.packing), as many
-    as fall to each of `array_parallelism` of them"""
+    """their kind, such as `h100`: if given, small runs of one shape share a GPU (see sweeps.packing), as many as its
+    share among `array_parallelism` of them"""
     cpus: int = Field(default=1, ge=1)
     """for each device of a run's mesh"""
     devices_per_node: int | None = Field(default=None, ge=1)
-    """most that a run has of one node; a run of more spans several, a process on each. Unset: none does"""
+    """most devices that a run has on one node; a larger run spans several, with a process on each. Unset: no run
+    spans nodes"""
     memory_gb: float | None = Field(default=None, gt=0)
     """of a job, on each of its nodes; unset: the cluster's default"""
     account: str | None = None
-    """who pays; unset: the cluster's default"""
+    """account to charge; unset: the cluster's default"""
     qos: str | None = None
     """quality of service; unset: the cluster's default"""
     setup: tuple[str, ...] = ()
     """shell lines before the run, such as `module load cuda`"""
     array_parallelism: int = Field(default=256, ge=1)
-    """jobs of one array that run at a time"""
+    """most jobs of one array that run at a time"""
 
 
 class RayConfig(Config):
-    """A Ray cluster, and what each run asks of it."""
+    """A Ray cluster, and the resources each run requests."""
 
     address: str | None = Field(default=None, pattern=r"^(auto|[^/]+:\d+)$", examples=["auto", "host:6379"])
-    """of a cluster that is up (`host:6379`; `auto` on one of its nodes); unset: one is started for the launch"""
+    """address of a running cluster (`host:6379`; `auto` on one of its nodes); unset: one is started for the launch"""
     cpus: int = Field(default=1, ge=1)
     """for each device of a run's mesh"""
     gpus: int = Field(default=0, ge=0)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=BaseModel)
 
 LARGEST, FILES = 2**20, 1000
-"""bytes of a file, and files that one extends"""
-NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it leaves do not change what it is
+"""limits: bytes of a file, and files that one extends"""
+NOT_IDENTITY = {"placement", "records"}  # where a run computes and what it records are not its identity
 
 OF_KIND = {
     "design": ("sweep", "scaling sweep"),
@@ -37,7 +37,7 @@ OF_KIND = {
     "corpus": ("corpus", "scaling data prepare"),
     "d_model": ("model", "scaling plan"),
 }
-"""a key that only one kind of file has at its top"""
+"""for each kind of file, top-level keys that no other kind has"""
 QUOTED = r"'([^']+)'"
 
 
@@ -52,7 +52,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """A YAML file as a mapping, with every `extends: FILE` (or list of files) in it resolved.
 
     Paths in `extends` are relative to the file that names them; `preset:models/NAME` is a shipped one. Raises
-    UserError for a missing file, a circle, or a file that is not a mapping.
+    UserError for a missing file, a cycle, or a file that is not a mapping.
     """
     return _read(Path(path), (), [])
 
@@ -103,7 +103,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
 
 
 def put(values: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
-    """`values` with a dotted key set. Raises UserError, which begins with `where`, where it goes into a list."""
+    """`values` with a dotted key set. Raises UserError, starting with `where`, for a key inside a list."""
     refuse_into_list(values, key, where)
     for part in reversed(key.split(".")):
         value = {part: value}
@@ -111,8 +111,7 @@ def put(values: dict[str, Any], key: str, value: Any, where: str) -> dict[str, A
 
 
 def refuse_into_list(values: Any, key: str, where: str) -> None:
-    """Raises UserError where a part of a dotted key before its last is a list in `values`, which the key would
-    replace by one section."""
+    """Raises UserError where a dotted key leads into a list in `values`, which it would replace by a mapping."""
     parts = key.split(".")
     for i, part in enumerate(parts[:-1]):
         values = values.get(part) if isinstance(values, Mapping) else None
@@ -125,10 +124,10 @@ def refuse_into_list(values: Any, key: str, where: str) -> None:
 
 
 def build(cls: type[C], values: Any, source: str, named: Callable[[str], str] = str) -> C:
-    """`values` as a `cls`; raises UserError with one line for the first thing that is wrong.
+    """`values` as a `cls`; raises UserError with one line for the first mistake.
 
     cls: a class of configurations; `ModelConfig` for a model of the family that `kind` names.
-    named: what a dotted key of `values` (empty: all of them) is called in the user's file.
+    named: maps a dotted key of `values` (empty: the whole mapping) to its name in the user's file.
     """
     if cls is ModelConfig:
         cls = cast(type[C], family_of(values, source, named))
@@ -150,9 +149,9 @@ def family_of(values: Any, source: str, named: Callable[[str], str] = str) -> ty
 
 
 def check_key(cls: type[BaseModel], key: str, source: str, also: Iterable[str] = (), values: Any = None) -> None:
-    """Raises UserError where `cls` has no such dotted key, nor `also`; in a mapping of any keys all are allowed.
+    """Raises UserError where neither `cls` nor `also` has this dotted key; mappings with free keys allow all.
 
-    values: what a file gives `cls`, which decides the keys of a part that is of one of several kinds.
+    values: a file's values for `cls`, which decide the keys of a part that has several kinds.
     """
     refuse_into_list(values, key, source)
     above: list[str] = []
@@ -172,7 +171,7 @@ def load(cls: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
     """A configuration file as a `cls`, overrides applied. Raises UserError."""
     values = read_mapping(path)
     needed = {name for name, field in cls.model_fields.items() if field.is_required()}
-    if needed and not needed & values.keys():  # it is none of these, as far as one can tell
+    if needed and not needed & values.keys():  # apparently it is none of these kinds
         for key, (what, command) in OF_KIND.items():
             if key in values and key not in cls.model_fields:
                 raise UserError(f"{path} describes a {what}, which `{command} {path}` takes")
@@ -187,9 +186,9 @@ def to_yaml(config: Config) -> str:
 def canonical(config: RunConfig) -> str:
     """The part of a run that is its identity, as JSON with sorted keys and every default written out.
 
-    What is unset (null), and a section in which all is, is left out: so an option that comes later and is off by
-    default renames no run. A run that begins with another one has that one's hash and step in it, not its place.
-    Raises UserError where these are not known yet, see `resolved`.
+    Unset (null) keys, and sections with only such keys, are left out: so a new option that is off by default renames
+    no run. A run that starts from another one contains that one's hash and step, not its path. Raises UserError where
+    these are not known yet, see `resolved`.
     """
     if config.start is not None and not config.start.known:
         raise UserError(
@@ -237,7 +236,7 @@ def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
                "description": "files this mapping builds on, relative to this one"}  # fmt: skip
     for part in _mappings(schema):
         part["properties"]["extends"] = extends
-        part.pop("required", None)  # what a file leaves out, a file it extends may give
+        part.pop("required", None)  # a key that a file leaves out may come from a file it extends
     return schema
 
 
@@ -278,19 +277,19 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
 
 
 def _unknown(key: str, last: str, allowed: Mapping[str, str]) -> str:
-    """allowed: keys and what is written of each."""
+    """The message for an unknown key; allowed: keys and their descriptions."""
     hint = meant(last, allowed, most=1, quote="`")
     return f"unknown key `{key}`; {hint}{' ' * bool(hint)}allowed: {', '.join(allowed)}"
 
 
 def _kind(given: Any, known: Iterable[str]) -> str:
-    """What was given in place of a kind, and which may have been meant."""
+    """The value given as a kind, and which kind may have been meant."""
     hint = meant(shown(given).strip("'"), list(known), most=1)
     return f"{shown(given)}{'; ' * bool(hint)}{hint}"
 
 
 def _wording(problem: "ErrorDetails", field: FieldInfo | None) -> str:
-    """What a value should be, in words for who writes a file, not for who writes the classes."""
+    """What a value should be, in words for the author of a file rather than of the classes."""
     kind, limits = problem["type"], problem.get("ctx", {})
     if kind == "too_short":
         return f"should have at least {limits['min_length']} value{'s' * (limits['min_length'] > 1)}"

@@ -9,16 +9,16 @@ NUMBERS = {
     "optimizer": {"learning_rate", "weight_decay"},
     "schedule": {"warmup", "warmup_tokens", "cooldown", "final"},
 }
-"""keys that a compiled step is not made for but given as numbers (`training.knobs`), by their section"""
+"""keys that a compiled step receives as numbers (`training.knobs`), by section"""
 
 
 def shape_of(run: RunConfig) -> dict[str, Any]:
-    """What runs must have in common to train side by side in one program, as plain values.
+    """The settings that runs must share to train side by side in one program, as plain values.
 
-    That is all but what the program is given as numbers: NUMBERS and the seed. (`records` may differ too; `tokens`
-    only as far as the steps are as many.) Of the runs that they begin with only what they do with them: which
-    parameters are frozen, and whether a reference is kept. A run whose windows grow on the way is alone: one that
-    goes on from another step has windows of another length.
+    That is everything except NUMBERS and the seed, which the program receives as numbers. (`records` may differ, too;
+    `tokens` only as long as the number of steps is the same.) Of the runs they start from only the use counts: which
+    parameters are frozen, and whether a reference is kept. A run whose windows grow during training is on its own:
+    when resumed at another step than others it would have windows of another length.
     """
     without: dict[str, Any] = {"records": True, "tokens": True, "seed": True, "start": True, **NUMBERS}
     values = run.model_dump(mode="json", exclude=without)

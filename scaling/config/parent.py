@@ -1,4 +1,4 @@
-"""The run that another one begins with: found on the disk and held against it, before anything is computed."""
+"""The run that another one starts from: found on disk and checked for compatibility, before anything is computed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from scaling.result import read_result
 
 @dataclass(frozen=True)
 class Parent:
-    """A run with the checkpoint that another begins with."""
+    """A run, and the checkpoint that another run starts from."""
 
     folder: Path
     run: RunConfig
@@ -22,9 +22,9 @@ class Parent:
 
 
 def resolved(run: RunConfig, beside: Path | None = None) -> RunConfig:
-    """`run` with `start.parent` and `start.step` filled in, which its id is made from.
+    """`run` with `start.parent` and `start.step` filled in, which its id depends on.
 
-    It is the run itself where it begins with no other, or says both. As `find_parent`.
+    Returns the run itself where it starts from no other, or has both. Raises as `find_parent` does.
     """
     start = run.start
     if start is None or start.known:
@@ -35,13 +35,13 @@ def resolved(run: RunConfig, beside: Path | None = None) -> RunConfig:
 
 
 def find_parent(run: RunConfig, start: StartConfig, beside: Path | None = None) -> Parent:
-    """The run that `start.run` names, with the checkpoint to begin with.
+    """The run that `start.run` names, with the checkpoint to start from.
 
     start: of `run`. beside: the folder that holds the folders of runs known by their id; that of `run.records` where
     unset.
 
-    Raises UserError where no run is there or it is not the one of `start.parent`, where it has not the checkpoint,
-    and where its parameters or its optimizer are not what `run` would take over.
+    Raises UserError where there is no such run or it is not the one of `start.parent`, where it lacks the checkpoint,
+    and where its parameters or its optimizer do not match those that `run` would take over.
     """
     beside = beside or Path(run.records.folder).expanduser() / run.records.sweep
     folder = Path(start.run).expanduser() if "/" in start.run else beside / start.run
@@ -76,29 +76,29 @@ def saved_steps(folder: Path) -> list[int]:
 def chosen_step(folder: Path, step: int | None, where: str, key: str) -> int:
     """`step`, or the last checkpoint of a run that has ended.
 
-    where: what a message begins with. key: what sets the step. Raises UserError where there is no such checkpoint.
+    where: prefix of a message. key: the key that sets the step. Raises UserError where there is no such checkpoint.
     """
     saved = saved_steps(folder)
-    told = ", ".join(map(str, saved))
+    listed = ", ".join(map(str, saved))
     if not saved:
         raise UserError(
             f"{where}{folder} has no checkpoint; delete it and train that run again with "
             "records.checkpoint_steps=1000 or another number, which keeps its last state, too, and changes no id"
         )
     if step is not None and step not in saved:
-        raise UserError(f"{where}{folder} has no checkpoint of {key}={step}; it has {told}")
+        raise UserError(f"{where}{folder} has no checkpoint of {key}={step}; it has {listed}")
     if step is None:
         result = read_result(folder)
         if result is None or result.status == "failed":
             raise UserError(
                 f"{where}that run has not ended, and its last checkpoint may be another soon; wait, or set "
-                f"{key} to one of {told}"
+                f"{key} to one of {listed}"
             )
     return step or saved[-1]
 
 
 def _check_parameters(run: RunConfig, start: StartConfig, parent: RunConfig, where: str) -> None:
-    """Raises UserError, naming them, for parameters that `run` would take over and `parent` has not."""
+    """Raises UserError, naming them, for parameters that `run` would take over and `parent` does not have."""
     there = {tensor.name: tensor.shape for tensor in parent.model.tensors()}
     other = [tensor for tensor in run.model.tensors() if there.get(tensor.name) != tensor.shape]
     if missing := [tensor for tensor in other if not start.is_new(tensor)]:

@@ -1,4 +1,4 @@
-"""What two runs of one constant learning rate have in common: their first updates."""
+"""The first updates, which two runs with the same constant learning rate share."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ MAY_DIFFER = {"name"} | NUMBERS["schedule"]  # of the schedule: its rates are co
 
 
 def shared_steps(run: RunConfig, trunk: RunConfig) -> int:
-    """The updates that `run` may take from `trunk` in place of making them itself: before either's cooldown and
-    before the steps that `run` averages its training loss over.
+    """The number of updates that `run` may take over from `trunk`: those before either's cooldown and before the
+    steps over which `run` averages its training loss.
 
     Raises UserError, naming the keys, where the two differ in more than their tokens and the end of their `wsd`
     schedules, and where they have no step at the constant rate in common.
@@ -39,7 +39,7 @@ def shared_steps(run: RunConfig, trunk: RunConfig) -> int:
 
 
 def _start(run: RunConfig) -> dict[str, Any]:
-    """What decides a run's first updates, learning rates apart."""
+    """The settings that determine a run's first updates, except for learning rates."""
     values = identity(run)
     del values["tokens"]
     values["schedule"] = {key: value for key, value in values["schedule"].items() if key not in MAY_DIFFER}

@@ -8,16 +8,16 @@ from scaling.names import meant
 
 ROOT = Path(__file__).parents[1] / "configs"  # a link to configs/ of the repository, whose files the wheel has
 PREFIX = "preset:"
-"""what begins a name in `extends`"""
+"""prefix of a preset's name in `extends`"""
 
 
 def kinds() -> list[str]:
-    """Folders with presets."""
+    """The kinds of presets: their folders."""
     return sorted({path.parent.name for path in ROOT.glob("*/*.yaml")})
 
 
 def names(kind: str) -> list[str]:
-    """Of all presets of a kind, a folder below configs/: models, data, runs or sweeps."""
+    """Names of all presets of a kind, a folder below configs/: models, data, runs or sweeps."""
     return sorted(path.stem for path in (ROOT / kind).glob("*.yaml"))
 
 
@@ -25,16 +25,16 @@ def preset(name: str) -> Path:
     """The file of `KIND/NAME`. Raises UserError where there is none."""
     every = [f"{kind}/{name}" for kind in kinds() for name in names(kind)]
     if name not in every:
-        told = meant(name, every) or f"kinds: {', '.join(kinds())}"
-        raise UserError(f"no preset {name!r}; {told} (`scaling presets` lists all)")
+        hint = meant(name, every) or f"kinds: {', '.join(kinds())}"
+        raise UserError(f"no preset {name!r}; {hint} (`scaling presets` lists all)")
     return ROOT / f"{name}.yaml"
 
 
 def locate(text: str, among: Sequence[str]) -> Path:
-    """The file that somebody names: a path, or else a preset, with or without its kind.
+    """The file with the given path, or else the preset of that name, with or without its kind.
 
-    among: kinds of the presets that may be meant, the likeliest first. Raises UserError where it can only be a preset
-    and there is none of that name, and for a folder.
+    among: kinds of presets to consider, the likeliest first. Raises UserError where it can only be a preset and there
+    is none of that name, and for a folder.
     """
     path = Path(text)
     if (path.exists() and not path.is_dir()) or path.suffix in (".yaml", ".yml"):
@@ -49,7 +49,7 @@ def locate(text: str, among: Sequence[str]) -> Path:
     if name.partition("/")[0] in among:
         return preset(name)
     if len(path.parts) > 1:
-        return path  # a file that is not there: who reads it says so
+        return path  # a missing file: reading it raises
     of_kinds = [f"{kind}/{each}" for kind in among for each in names(kind)]
-    told = meant(name, [each.partition("/")[2] for each in of_kinds]) or "`scaling presets` lists them"
-    raise UserError(f"{text} is no file here and no preset of {' or '.join(among)}; {told}")
+    hint = meant(name, [each.partition("/")[2] for each in of_kinds]) or "`scaling presets` lists them"
+    raise UserError(f"{text} is no file here and no preset of {' or '.join(among)}; {hint}")

@@ -1,4 +1,4 @@
-"""A configuration by whatever says it: a file, the name of a shipped one, a mapping, or one that was read."""
+"""A configuration from any source: a file, the name of a shipped one, a mapping, or a loaded configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ C = TypeVar("C", bound=Config)
 
 
 def read(cls: type[C], config: str | Path | Mapping[str, Any] | C, kind: str, *overrides: str) -> C:
-    """A configuration by its file, by the name of a shipped one of that kind, or by its keys. Raises UserError."""
+    """A configuration from a file, the name of a shipped one of that kind, or a mapping. Raises UserError."""
     if isinstance(config, cls) and not overrides:
         return config
     if isinstance(config, str | Path):
@@ -22,7 +22,7 @@ def read(cls: type[C], config: str | Path | Mapping[str, Any] | C, kind: str, *o
 
 
 def mapping_of(config: object, kinds: str) -> dict[str, Any]:
-    """The keys of a configuration that is no file. kinds: of presets, for the UserError where it is neither."""
+    """The mapping of a configuration that is not a file. kinds: of presets, for the UserError for anything else."""
     if isinstance(config, Config):
         return config.model_dump(mode="json")
     if isinstance(config, Mapping):

@@ -1,4 +1,4 @@
-"""A configuration as one flat mapping, key by key: what recipes are compared by."""
+"""A configuration as one flat mapping of keys, by which recipes are compared."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,13 @@ from scaling.config.load import NOT_IDENTITY, canonical, classes_of
 from scaling.config.run import RunConfig
 
 TOP = "run."
-"""what begins the columns of keys that are in no section: `run.batch_size`"""
+"""prefix of columns for keys outside sections: `run.batch_size`"""
 RULE = "rule."
-"""what begins the columns that say by which rule a sweep set a key: `rule.batch_size`"""
+"""prefix of columns with the rule by which a sweep set a key: `rule.batch_size`"""
 
 
 def recipe_of(run: RunConfig) -> dict[str, Any]:
-    """The canonical configuration as nested values: all that enters the hash, without what is unset."""
+    """The canonical configuration as nested values: every set key that enters the hash."""
     values: dict[str, Any] = json.loads(canonical(run))
     return values
 
@@ -43,18 +43,18 @@ def rule_column(column: str) -> str:
 
 
 def default_columns() -> dict[str, Any]:
-    """What the columns hold whose keys a configuration leaves as they are."""
+    """The columns of keys at their defaults."""
     return {column: value for column, value in columns_of(_defaults(RunConfig), {}).items() if is_recipe(column)}
 
 
 def is_recipe(column: str) -> bool:
-    """Whether a column's name is that of a key which enters the hash."""
+    """Whether a column is that of a key which enters the hash."""
     section, dot, _ = column.partition(".")
     return column.startswith(TOP) or (bool(dot) and section in RunConfig.model_fields.keys() - NOT_IDENTITY)
 
 
 def recipe_keys() -> list[str]:
-    """Every dotted key that enters the hash, sections of keys among them, the shallowest first."""
+    """Every dotted key that enters the hash, sections included, the shallowest first."""
     return sorted(_keys(RunConfig, "", NOT_IDENTITY), key=lambda key: key.count("."))
 
 
@@ -77,7 +77,7 @@ def _keys(cls: type[BaseModel], above: str, without: set[str]) -> Iterator[str]:
 
 
 def _defaults(cls: type[BaseModel]) -> dict[str, Any]:
-    """Of a part that is of one of several kinds those of the first."""
+    """Defaults of a section; for a part with several kinds, those of the first."""
     values = {}
     for name, field in cls.model_fields.items():
         inner = next(iter(classes_of(field)), None)

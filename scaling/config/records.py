@@ -1,4 +1,4 @@
-"""What a run leaves behind."""
+"""What a run records."""
 
 from typing import Annotated, Literal
 
@@ -8,30 +8,30 @@ from scaling.frozen import Config
 
 
 class LocalCheckpoints(Config):
-    """Checkpoints on the disks of the hosts themselves, between those in the run's folder: quick to write, and lost
-    with their host."""
+    """Checkpoints on the hosts' own disks, between those in the run's folder: quick to write, and lost with their
+    host."""
 
     folder: str
-    """on a disk of each host's own; the newest two of each run are kept, and none once it has ended"""
+    """on each host's own disk; the newest two of each run are kept, and none once it has ended"""
     minutes: float | None = Field(default=1.0, ge=0)
     """between two of them; 0 after every step that is logged, null for none by time"""
     steps: int | None = Field(default=None, ge=1)
-    """and one every so many steps"""
+    """also one every this many steps"""
 
 
 class Records(Config):
-    """What a run leaves behind and how often."""
+    """What a run records and how often."""
 
     folder: str = "runs"
     """where the folders of sweeps are kept"""
     sweep: str = "single"
     """the run's folder is `folder/sweep/run_id`; also the group in wandb"""
     role: Literal["fit", "test"] = "fit"
-    """set by a sweep: test for the runs that test its forecast, which no law is fitted to; counts where no plan.json
-    of a sweep knows the run, as in wandb"""
+    """set by a sweep: test for the runs that test its forecast, which no law is fitted to; used where the run is not
+    in the plan.json of a sweep, as in wandb"""
     by_rule: dict[str, str] = Field(default={})
-    """set by a sweep: keys that it gives each run by a rule, and the rule; runs of one law share the rule instead of
-    the value"""
+    """set by a sweep: keys that it sets by a rule in each run, and the rule; runs of one law share the rule instead
+    of the value"""
     store_folder: str = "~/.cache/scaling"
     """where prepared token stores are kept"""
     log_every: int = Field(default=10, ge=1)
@@ -43,14 +43,14 @@ class Records(Config):
     checkpoint_minutes: float | None = Field(default=10.0, ge=0)
     """temporary checkpoints by time, the newest two kept; 0 after every step, null for none"""
     checkpoint_steps: int | None = Field(default=None, ge=1)
-    """permanent checkpoints every so many steps"""
+    """permanent checkpoints every this many steps"""
     checkpoint_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """permanent checkpoints after these steps; a sweep of branches sets them, and deletes them when all branches of
     the run are trained"""
     local_checkpoints: LocalCheckpoints | None = None
     """unset: all checkpoints are in the run's folder"""
     trunk: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["L2-d64-1M-0a1b2c3d"])
-    """id of another wsd run of the sweep that begins with the same updates: they are taken from its checkpoint"""
+    """id of another wsd run of the sweep that begins with the same updates, which are taken from its checkpoint"""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a key, offline without"""
     wandb_project: str = "scaling"
@@ -58,6 +58,6 @@ class Records(Config):
 
     @property
     def saves(self) -> bool:
-        """Whether a run makes checkpoints at all; one that does also saves its state when it is told to stop."""
+        """Whether a run makes checkpoints at all; if so, it also saves its state when told to stop."""
         by_time = self.checkpoint_minutes is not None or self.local_checkpoints is not None
         return by_time or self.checkpoint_steps is not None or bool(self.checkpoint_at)

@@ -14,10 +14,10 @@ WORDS = {"n_params": "N", "n_non_embedding": "non-embedding N", "tokens": "D", "
 
 @dataclass(frozen=True)
 class Size:
-    """What rules may read of a run. The last two are 0 until they are set: the batch comes first, then the rate."""
+    """Inputs of rules. The last two are 0 until they are set: the batch size comes first, then the learning rate."""
 
     n_params: float
-    """parameters, all of them"""
+    """total parameters"""
     n_non_embedding: float
     """parameters without embeddings, positions and an untied head"""
     tokens: float
@@ -35,13 +35,13 @@ class Rule(Config, ABC):
     """A hyper-parameter as a function of a run's size."""
 
     sets: ClassVar[str]
-    """the key of a run's configuration"""
+    """the key of a run's configuration that it sets"""
     source: ClassVar[str]
-    """where the formula comes from"""
+    """source of the formula"""
     fitted: ClassVar[Mapping[str, tuple[float, float]]] = {}
-    """least and largest of each quantity that it was fitted on, by its name in Size"""
+    """range of each quantity that it was fitted on, by its name in Size"""
     factor: float = Field(default=1.0, gt=0)
-    """times the rule's value"""
+    """factor on the rule's value"""
 
     @abstractmethod
     def value(self, size: Size) -> float:
@@ -53,20 +53,20 @@ class Rule(Config, ABC):
         return str(self.model_dump()["kind"])
 
     def told(self) -> str:
-        """The rule with its numbers: two rules are the same where this is."""
+        """The rule with its numbers, as text; equal texts mean equal rules."""
         numbers = self.model_dump(mode="json", exclude={"kind"})
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in numbers.items())})"
 
     def outside(self, sizes: Sequence[Size]) -> str | None:
-        """Where `sizes` leave what the rule was fitted on, in a line; None where they do not."""
-        said = []
+        """A line that says where `sizes` leave the rule's fitted range; None where they do not."""
+        parts = []
         for name, (low, high) in self.fitted.items():
             found = [getattr(size, name) for size in sizes]
             if min(found) < low or max(found) > high:
-                said.append(
+                parts.append(
                     f"{WORDS[name]} {low:.3g} to {high:.3g}, and these runs have {min(found):.3g} to {max(found):.3g}"
                 )
-        return f"was fitted on {'; on '.join(said)} ({self.source})" if said else None
+        return f"was fitted on {'; on '.join(parts)} ({self.source})" if parts else None
 
 
 class RateRule(Rule):
@@ -90,9 +90,9 @@ class FixedRate(RateRule):
 class WidthRule(RateRule):
     """learning_rate · (d_model / width)^exponent.
 
-    exponent −1: what hidden matrices need under Adam for updates whose size does not depend on the width (Yang et al.
-    2022, 2203.03466, table 3). exponent −0.5: 1/√d_model of the first transformer (Vaswani et al. 2017, 1706.03762,
-    eq. 3).
+    exponent −1: required by hidden matrices under Adam for updates whose size does not depend on the width (Yang et
+    al. 2022, 2203.03466, table 3). exponent −0.5: 1/√d_model of the original transformer (Vaswani et al. 2017,
+    1706.03762, eq. 3).
     """
 
     source: ClassVar[str] = (
@@ -104,7 +104,7 @@ class WidthRule(RateRule):
     learning_rate: float = Field(gt=0)
     """at d_model = width"""
     exponent: float = Field(default=-1.0, ge=-10, le=10)
-    """by which power of the width the rate changes"""
+    """power of the width in the rule"""
 
     def value(self, size: Size) -> float:
         return self.factor * self.learning_rate * (size.d_model / self.width) ** self.exponent
@@ -144,7 +144,7 @@ class BatchRule(Rule):
 
     sets: ClassVar[str] = "batch_size"
     multiple: int = Field(default=1, ge=1)
-    """windows of a batch are a multiple of it"""
+    """the number of windows in a batch is a multiple of this"""
 
     def windows(self, size: Size, context: int) -> int:
         """The nearest whole number of windows of `context` tokens, a multiple of `multiple` and at least that."""
@@ -152,7 +152,7 @@ class BatchRule(Rule):
 
 
 class FixedBatch(BatchRule):
-    """As many tokens at every size and context."""
+    """The same number of tokens at every size and context."""
 
     source: ClassVar[str] = "a choice"
     kind: Literal["fixed"]
@@ -217,7 +217,7 @@ class FixedDecay(DecayRule):
 
 class PowerLinesDecay(DecayRule):
     """λ = B/(η·D·τ) with τ = 1.084·(D/N)^−0.527, the share of the run over which AdamW's weights remember
-    (Bergsma et al. 2025, 2505.13738, eq. 2 and figure 1): B tokens of a batch, η the peak learning rate, N all
+    (Bergsma et al. 2025, 2505.13738, eq. 2 and figure 1): B tokens per batch, η the peak learning rate, N total
     parameters.
 
     λ is multiplied by the learning rate in the update, as in this framework's optimizers. τ stays the same where a
@@ -242,7 +242,7 @@ class TuningConfig(Config):
     """Hyper-parameters that every run of the design is tried with."""
 
     learning_rate: tuple[PositiveFloat, ...] = Field(min_length=1)
-    """times the learning rate that the run would have; the best of each point takes part in fits"""
+    """factors on the learning rate that the run would have; fits use the best of each point"""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

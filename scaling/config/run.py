@@ -1,4 +1,4 @@
-"""What is run (model, data, optimizer, schedule, seed) and, apart from it, where it runs and what it leaves."""
+"""What is run (model, data, optimizer, schedule, seed) and, separately, where it runs and what it records."""
 
 from collections.abc import Iterator
 from math import gcd
@@ -15,14 +15,14 @@ from scaling.frozen import MANY, Config
 from scaling.numbers import divisors
 from scaling.objectives import AnyObjective, NextToken
 
-WIDTH_TRANSFER = ("adamw", "lion")  # an update of each entry is about the rate, whatever the gradient: µP's Adam
+WIDTH_TRANSFER = ("adamw", "lion")  # updates of about the learning rate, whatever the gradient: Adam in µP
 
 
 class TokenizerConfig(Config):
     """How text becomes tokens."""
 
     kind: Literal["bytes", "bpe"] = "bytes"
-    """bytes as they are, or byte-level BPE that is learned from the training split"""
+    """raw bytes, or byte-level BPE trained on the training split"""
     vocab: int = Field(default=256, ge=256)
     """bytes: always 256, byte 0 marks the end of a document; bpe: any size, byte fallback included"""
     split_digits: bool = False
@@ -36,12 +36,12 @@ class TokenizerConfig(Config):
 
 
 class LongDocuments(Config):
-    """Documents that a run meets more often than others, as when a context is extended (Llama 3, 2407.21783)."""
+    """Documents that a run sees more often than others, as when a context is extended (Llama 3, 2407.21783)."""
 
     tokens: int = Field(ge=1)
-    """documents of so many tokens or more; a window is of the one that its first token is of"""
+    """documents of at least this many tokens; a window belongs to the document of its first token"""
     times: int = Field(ge=2)
-    """how often an epoch meets each of their windows"""
+    """how often an epoch has each of their windows"""
 
 
 class DataConfig(Config):
@@ -52,8 +52,8 @@ class DataConfig(Config):
     text_field: str = "text"
     """the field of a record that holds the text (tfds, jsonl, parquet)"""
     document_bytes: int | None = Field(default=None, ge=256, le=2**24)
-    """cut each .txt into documents of so many bytes and on to the next end of a paragraph, or else of a line, within
-    as many again; unset: a .txt is one document"""
+    """split each .txt into documents of this many bytes, extended to the next end of a paragraph, or else of a line,
+    within as many bytes again; unset: a .txt is one document"""
     tokenizer: TokenizerConfig = TokenizerConfig()
     validation_fraction: float = Field(default=0.05, gt=0, lt=1)
     """share of documents held out where the corpus has no validation split of its own"""
@@ -64,22 +64,23 @@ class DataConfig(Config):
     epochs: float = Field(default=1.0, gt=0)
     """passes over the training split that a run may make; a run that needs more is refused"""
     long_documents: LongDocuments | None = None
-    """unset: an epoch meets every window once"""
+    """unset: an epoch has every window once"""
     curriculum: tuple[Stage, ...] | None = Field(default=None, min_length=1)
-    """shorter windows first, those of `model.context` after the last stage; unset: these from the first step on"""
+    """shorter windows first, those of `model.context` after the last stage; unset: the latter from the first step
+    on"""
 
 
 class OptimizerConfig(Config):
     """The optimizer; weight decay is decoupled and multiplied by the learning rate (as in PyTorch and optax)."""
 
     name: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"
-    """muon: of hidden matrices, AdamW of all else; the papers are in `training.optimizer`"""
+    """muon: for hidden matrices, with AdamW for everything else; the papers are in `training.optimizer`"""
     learning_rate: float = Field(gt=0)
-    """peak of the schedule; with model.mup that of its base, from which every parameter's own follows"""
+    """peak of the schedule; with model.mup that of the base model, from which every parameter's own rate follows"""
     b1: float = Field(default=0.9, ge=0, lt=1)
     """momentum: first moment of AdamW and Lion, momentum of Muon"""
     b2: float = Field(default=0.95, gt=0, lt=1)
-    """second moment of AdamW, slow momentum of Lion; Adafactor has a decay of its own"""
+    """second moment of AdamW, slow momentum of Lion; Adafactor has its own decay"""
     eps: float = Field(default=1e-8, gt=0)
     """of AdamW and Muon; Adafactor and Lion have none"""
     weight_decay: float = Field(default=0.1, ge=0)
@@ -92,13 +93,13 @@ class ScheduleConfig(Config):
     """The learning rate over a run, as fractions of its steps and of its peak."""
 
     name: Literal["cosine", "wsd", "linear", "inverse_sqrt", "constant"] = "cosine"
-    """the shape of the fall after the warmup"""
+    """shape of the decay after the warmup"""
     warmup: float = Field(default=0.02, ge=0, lt=1)
     """share of the steps spent rising linearly to the peak"""
     warmup_tokens: int | None = Field(default=None, ge=0)
-    """the same in tokens, for runs of different lengths that begin alike; `warmup` is then 0"""
+    """the same in tokens, for runs of different lengths that start identically; `warmup` is then 0"""
     cooldown: float = Field(default=0.2, ge=0, lt=1)
-    """wsd: share of the steps spent falling as 1−√ (Hägele et al. 2024, 2405.18392)"""
+    """wsd: share of the steps spent decaying as 1−√ (Hägele et al. 2024, 2405.18392)"""
     final: float = Field(default=0.1, ge=0, le=1)
     """share of the peak left at the last step (cosine, linear, wsd)"""
 
@@ -121,20 +122,20 @@ class ScheduleConfig(Config):
         return self
 
     def warmup_steps(self, steps: int, batch_tokens: int) -> int:
-        """Of a run of `steps` steps of `batch_tokens` tokens; the last step is never warmup."""
+        """Warmup steps of a run of `steps` steps of `batch_tokens` tokens; the last step is never warmup."""
         wanted = self.warmup * steps if self.warmup_tokens is None else self.warmup_tokens / batch_tokens
         return min(round(wanted), steps - 1)
 
     def cooldown_steps(self, steps: int, batch_tokens: int) -> int:
-        """Of a run of `steps` steps: 0 but for wsd; at least one where there is a cooldown, at most what warmup
-        leaves."""
+        """Cooldown steps of a run of `steps` steps: 0 except for wsd; at least one where there is a cooldown, at most
+        what warmup leaves."""
         if self.name != "wsd" or not self.cooldown:
             return 0
         return min(max(1, round(self.cooldown * steps)), steps - max(1, self.warmup_steps(steps, batch_tokens)))
 
 
 class RunConfig(Config):
-    """One training run. All but `placement` and `records` enters the hash that names it."""
+    """One training run. Everything but `placement` and `records` enters the hash that names it."""
 
     model: AnyModel
     """the model; its `kind` names the family"""
@@ -148,9 +149,9 @@ class RunConfig(Config):
     tokens: int = Field(ge=1)
     """tokens to train on, repeats included; rounded to whole batches"""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """of the initial parameters, the order of the data, and all that is drawn in training"""
+    """seed of the initial parameters, the order of the data, and all random draws in training"""
     start: StartConfig | None = None
-    """another run whose parameters this one begins with; unset: with its own, drawn from the seed"""
+    """another run whose parameters this one starts from; unset: its own, drawn from the seed"""
     placement: Placement = Placement()
     records: Records = Records()
 
@@ -230,18 +231,19 @@ class RunConfig(Config):
         self._check_pipeline_axis()
 
     def _check_expert_axis(self) -> None:
-        """Raises ValueError unless every device along `expert` gets as many experts."""
+        """Raises ValueError unless every device along `expert` gets the same number of experts."""
         axis = self.placement.mesh.expert
         tensors = self.model.tensors()
         counts = {n for t in tensors for name, n in zip(t.axes, t.shape, strict=True) if name == "experts"}
         if axis > 1 and not counts:
             raise ValueError(f"placement.mesh.expert={axis} and the model has no experts; use fsdp for storage alone")
         if odd := [count for count in sorted(counts) if count % axis]:
-            allowed = divisors(gcd(*counts))  # of layers with different numbers, all
+            allowed = divisors(gcd(*counts))  # layers may have different numbers of experts
             raise ValueError(f"placement.mesh.expert={axis} does not divide experts={odd[0]}; allowed: {allowed}")
 
     def _check_context_axis(self) -> None:
-        """Raises ValueError unless every device along `context` gets as much of each window, or of its heads."""
+        """Raises ValueError unless every device along `context` gets an equal part of each window, or of its
+        heads."""
         axis, length = self.placement.mesh.context, self.model.context
         if axis > 1 and (whole := self.model.whole_windows):
             raise ValueError(
@@ -265,7 +267,7 @@ class RunConfig(Config):
         self.model.check_shared(self.placement.context, self.placement.mesh.tensor, axis)
 
     def _check_pipeline_axis(self) -> None:
-        """Raises ValueError unless its stages have layers alike, and microbatches come as they take them."""
+        """Raises ValueError unless all stages have the same layers, and microbatches divide as they require."""
         placement = self.placement
         stages, repeats, parts = placement.mesh.pipeline, placement.pipeline_repeats, placement.accumulate
         if stages == 1:
@@ -302,7 +304,7 @@ class RunConfig(Config):
             )
 
     def _check_alternated(self) -> None:
-        """Raises ValueError for what a pipeline with a backward pass behind each forward pass does not know."""
+        """Raises ValueError for settings that a 1f1b pipeline does not support."""
         if self.placement.offload_activations:
             raise ValueError(
                 "placement.pipeline_schedule=1f1b keeps nothing of a layer until a later backward pass, so "
@@ -331,11 +333,11 @@ class RunConfig(Config):
 
     def tensors(self) -> Iterator[Tensor]:
         """Every array of the model's parameters, those that this run does not train marked as frozen."""
-        return self.model.tensors() if self.start is None else self.start.told(self.model.tensors())
+        return self.model.tensors() if self.start is None else self.start.marked(self.model.tensors())
 
     @property
     def has_reference(self) -> bool:
-        """Whether the parameters that it began with are kept beside those that are trained."""
+        """Whether the initial parameters are kept besides the trained ones."""
         return self.start is not None and self.start.reference
 
     @property
@@ -349,8 +351,8 @@ class RunConfig(Config):
         return max(1, round(self.tokens / self.batch_tokens))
 
     def contexts(self, steps: int | None = None) -> list[tuple[int, int]]:
-        """(tokens of a window, steps) of each part of the first `steps` steps, all where unset; of more steps than a
-        run has the last part goes on."""
+        """(tokens of a window, steps) of each part of the first `steps` steps (unset: all); beyond the run's steps
+        the last part continues."""
         last, found = self.steps if steps is None else steps, []
         begin = 0
         for context, end in stage_steps(self.data.curriculum or (), self.model.context, self.steps):
@@ -365,17 +367,17 @@ class RunConfig(Config):
 
     @property
     def warmup_steps(self) -> int:
-        """Steps in which the learning rate rises."""
+        """Steps in which the learning rate warms up."""
         return self.schedule.warmup_steps(self.steps, self.batch_tokens)
 
     @property
     def cooldown_steps(self) -> int:
-        """Steps in which a `wsd` schedule falls; 0 for others."""
+        """Steps in which a `wsd` schedule decays; 0 for others."""
         return self.schedule.cooldown_steps(self.steps, self.batch_tokens)
 
     @property
     def fork_step(self) -> int:
-        """Updates of a `wsd` run that a longer one may make for it: all before its cooldown and before the last
+        """Updates of a `wsd` run that it may share with a longer one: all before its cooldown and before the last
         tenth, over which its own training loss is averaged."""
         return self.steps - max(self.cooldown_steps, tail_steps(self.steps))
 

@@ -1,4 +1,4 @@
-"""Where a run begins: with another run's parameters, all or some of them, trained further or kept as they are."""
+"""Starting a run from another run's parameters: all or some of them, trained further or frozen."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,24 +16,24 @@ Patterns = tuple[str, ...]
 class StartConfig(Config):
     """The run whose parameters are taken over.
 
-    Patterns are globs over dotted names of parameters, in which `*` stands for dots, too: `head`, `layers.mlp.*`.
+    Patterns are globs over dotted names of parameters, in which `*` matches dots, too: `head`, `layers.mlp.*`.
     """
 
     run: str = Field(min_length=1)
-    """id of a run in the same sweep folder, or the path of a run's folder (with a `/` in it); where a run lies does
-    not enter the hash"""
+    """id of a run in the same sweep folder, or the path of a run's folder (with a `/` in it); the location does not
+    enter the hash"""
     step: int | None = Field(default=None, ge=1)
-    """its checkpoint after so many updates; unset: the last one, of a run that has ended"""
+    """its checkpoint after this many updates; unset: the last one, of a run that has ended"""
     parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$", examples=["0123456789abcdef"])
-    """hash of its configuration, filled in where it is found; given, no other run will do"""
+    """hash of its configuration, filled in when it is found; if given, no other run is accepted"""
     new: Patterns = ()
-    """parameters that are not taken over and start as in a run of its own, such as a head for other tokens"""
+    """parameters that are not taken over but initialised, such as a head for other tokens"""
     frozen: Patterns = ()
     """parameters that are not trained: no update, no decay, no gradient and no optimizer state"""
     optimizer: Literal["fresh", "inherit"] = "fresh"
-    """inherit: the optimizer goes on with its moments of what is taken over; the schedule begins anew all the same"""
+    """inherit: the optimizer keeps its moments of the parameters taken over; the schedule starts anew nevertheless"""
     reference: bool = False
-    """keep the parameters that are taken over a second time and untrained, for an objective to compare with"""
+    """keep a second, untrained copy of the parameters taken over, for an objective to compare with"""
 
     @field_validator("new", "frozen", mode="before")
     @classmethod
@@ -48,15 +48,15 @@ class StartConfig(Config):
 
     @property
     def known(self) -> bool:
-        """Whether it says which run, and which checkpoint of it."""
+        """Whether both the run and its checkpoint are known."""
         return self.parent is not None and self.step is not None
 
     def is_new(self, tensor: Tensor) -> bool:
-        """Whether it starts as in a run of its own."""
+        """Whether a tensor is initialised rather than taken over."""
         return matches(self.new, tensor)
 
-    def told(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The declarations, with what is frozen marked."""
+    def marked(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The declarations, with frozen tensors marked."""
         return (replace(tensor, frozen=matches(self.frozen, tensor)) for tensor in tensors)
 
     def check(self, tensors: Iterable[Tensor]) -> None:
@@ -72,5 +72,5 @@ class StartConfig(Config):
 
 
 def matches(patterns: Patterns, tensor: Tensor) -> bool:
-    """Whether one of the globs is the whole of a parameter's name."""
+    """Whether one of the globs matches a parameter's whole name."""
     return any(fnmatchcase(tensor.name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""A sweep: what its runs share, the design that makes them, and the forecast that tests the law."""
+"""A sweep: what its runs share, the design that generates them, and the forecast that tests the law."""
 
 from collections.abc import Mapping
 from math import prod
@@ -15,7 +15,7 @@ from scaling.families import LadderConfig
 from scaling.frozen import RUNS, Config
 
 MOST_SIZES = 1000
-"""of a row"""
+"""largest number of sizes"""
 TRIED = "the best of several"
 """in place of a rule for the learning rate: several are tried at each point of the design"""
 
@@ -46,20 +46,20 @@ class IsoflopDesign(Config):
 
 
 class BranchesDesign(Config):
-    """Sizes on several numbers of tokens each, as `wsd` runs; those of one size share the steps of the longest at the
-    constant rate, and each has a cooldown of its own (Hägele et al. 2024, 2405.18392)."""
+    """Sizes on several numbers of tokens each, as `wsd` runs; those of one size share the constant-rate steps of the
+    longest, and each has its own cooldown (Hägele et al. 2024, 2405.18392)."""
 
     kind: Literal["branches"]
     params: tuple[PositiveFloat, ...] = ()
     """sizes, each on all numbers of tokens; `ladder.count` says which N"""
     center_params: float | None = Field(default=None, gt=0)
-    """in place of `params`: the size in the middle; with `budgets` N expected to be best at center_flops"""
+    """in place of `params`: the size in the middle; with `budgets` the N expected to be best at center_flops"""
     center_flops: float | None = Field(default=None, gt=0)
     """with `budgets`: the budget at which center_params is expected to be best"""
     center_exponent: float = Field(default=0.5, gt=0, le=10)
     """with `budgets`: N expected to be best grows as C to this power"""
     sizes: int = Field(default=5, ge=1, le=MOST_SIZES)
-    """around center_params; with `budgets` at each of them, of one row of sizes for all"""
+    """number of sizes around center_params; with `budgets` at each of them, from one series of sizes for all"""
     spacing: float = Field(default=1.6, gt=1, le=1000)
     """ratio of neighbouring sizes around center_params"""
     tokens: tuple[PositiveFloat, ...] = ()
@@ -69,7 +69,7 @@ class BranchesDesign(Config):
     budgets: tuple[PositiveFloat, ...] = ()
     """or exact training FLOPs of a run, as if it were trained alone"""
     cooldown: float = Field(default=0.2, gt=0, lt=1)
-    """share of a run's steps that is its own"""
+    """share of a run's steps in its own cooldown"""
 
     @property
     def points_asked(self) -> int:
@@ -96,14 +96,14 @@ class GridDesign(Config):
 
     kind: Literal["grid"]
     axes: dict[str, tuple[Any, ...]] = Field(default={})
-    """dotted key of a run's configuration to its values; `model.params` asks the ladder for a size, and `flops` is
-    what a run may cost, exact training FLOPs, in the place of `tokens`"""
+    """dotted key of a run's configuration to its values; `model.params` requests a size from the ladder, and `flops`
+    is the cost of a run in exact training FLOPs, in place of `tokens`"""
     zip: dict[str, tuple[Any, ...]] = Field(default={})
-    """keys whose values go together, the first of each, the second of each, …; crossed with `axes`"""
+    """keys that vary together: the first value of each, the second of each, …; crossed with `axes`"""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Everything that is varied."""
+        """All keys that are varied."""
         return (*self.axes, *self.zip)
 
     @property
@@ -118,8 +118,8 @@ class GridDesign(Config):
             raise ValueError(f"axes or zip need at least one key, each with at least one value; empty: {empty}")
         lengths = {key: len(values) for key, values in self.zip.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{key} {length}" for key, length in lengths.items())
-            raise ValueError(f"zip takes as many values of each key, got {told}")
+            listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise ValueError(f"zip takes as many values of each key, got {listed}")
         if twice := self.axes.keys() & self.zip.keys():
             raise ValueError(f"axes and zip both vary {', '.join(sorted(twice))}; keep one of them")
         return self
@@ -129,7 +129,7 @@ class Point(Config):
     """A run by its size and its tokens."""
 
     params: float = Field(ge=1)
-    """parameters wanted; `ladder.count` says which N"""
+    """target number of parameters; `ladder.count` says which N"""
     tokens: float = Field(ge=1)
     """training tokens"""
     seeds: tuple[int, ...] = ()
@@ -157,18 +157,18 @@ class ForecastConfig(Config):
     level: float = Field(default=0.9, gt=0, lt=1)
     """coverage of the interval"""
     priors: dict[Literal["E", "A", "B", "alpha", "beta"], tuple[float, PositiveFloat]] = Field(default={})
-    """mean and standard deviation of what is known of the law's parameters beforehand"""
+    """mean and standard deviation of the prior on each of the law's parameters"""
     seeds: tuple[int, ...] = (0,)
     """one test run for each"""
 
 
 class SweepConfig(Config):
-    """A family of runs and what is to be learned from them."""
+    """A set of runs and what is to be learned from them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["my-sweep", "tinystories.2"])
     """names the sweep's folder, runs/NAME, and the group in wandb"""
     run: dict[str, Any]
-    """what all runs share: a run's configuration without what the design sets"""
+    """what all runs share: a run's configuration without the keys that the design sets"""
     design: Annotated[IsoflopDesign | BranchesDesign | GridDesign | ListDesign, Field(discriminator="kind")]
     """which runs the sweep consists of"""
     ladder: LadderConfig = LadderConfig()
@@ -179,7 +179,7 @@ class SweepConfig(Config):
     weight_decay: DecayRules | None = Field(default=None, discriminator="kind")
     """sets optimizer.weight_decay of each run by its size; unset: the value in `run`"""
     tuning: TuningConfig | None = None
-    """every run of the design at several learning rates; a forecast's test runs take the one they would have"""
+    """train every run of the design at several learning rates; a forecast's test runs keep their own"""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """every run of the design once with each"""
     forecast: ForecastConfig | None = None
@@ -194,18 +194,19 @@ class SweepConfig(Config):
 
     @property
     def by_rule(self) -> dict[str, str]:
-        """Keys of a run's configuration that are set run by run beside sizes and tokens, and by what."""
-        told = {rule.sets: rule.told() for rule in self.rules.values()}
+        """Keys of a run's configuration, other than sizes and tokens, that are set for each run, and by which
+        rule."""
+        rules = {rule.sets: rule.told() for rule in self.rules.values()}
         design = self.design
         axes = design.keys if isinstance(design, GridDesign) else ()
         if RateRule.sets in axes or (self.tuning is not None and len(self.tuning.learning_rate) > 1):
-            told[RateRule.sets] = TRIED
-        return told | (self.warmup_by_design if isinstance(design, BranchesDesign) else {})
+            rules[RateRule.sets] = TRIED
+        return rules | (self.warmup_by_design if isinstance(design, BranchesDesign) else {})
 
     @property
     def warmup_by_design(self) -> dict[str, str]:
-        """What a design of branches says of the warmup, which takes as many tokens in all runs of a size; nothing
-        where `run` says how many."""
+        """The rule of a branches design for the warmup, which takes the same tokens in all runs of a size; empty
+        where `run` sets it."""
         schedule = self.run.get("schedule")
         given = schedule if isinstance(schedule, Mapping) else {}
         if given.get("warmup_tokens") is not None:
@@ -216,7 +217,7 @@ class SweepConfig(Config):
     @field_validator("run")
     @classmethod
     def _sections(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """Before the design reads them: of a run each section is a mapping."""
+        """Check, before the design reads them, that each section of `run` is a mapping."""
         for name, field in RunConfig.model_fields.items():
             if classes_of(field) and not isinstance(given := value.get(name, {}), Mapping | None):
                 raise ValueError(f"{name} should be `key: value` lines, got {shown(given)}")

@@ -1,4 +1,4 @@
-"""YAML as values: plain ones, with 1.2's floats, and of no more size than a file that a person wrote."""
+"""YAML as plain values, with floats as in YAML 1.2, and limited to the size of a file that a person would write."""
 
 import re
 from typing import Any
@@ -10,20 +10,20 @@ from scaling.errors import UserError
 DEEPEST = 50
 """levels of a nested value"""
 PARTS = 50_000
-"""keys and values of a text, those that an alias repeats counted again"""
+"""keys and values of a text, counting those that aliases repeat"""
 LONGEST_INTEGER = 400
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's floats (1e11 is a number; 1.1 wants 1.0e+11), no dates, and an error for a key written twice,
-    for a value that contains itself, and for one that is larger than it looks."""
+    """YAML with the floats of version 1.2 (1e11 is a number; 1.1 requires 1.0e+11), no dates, and an error for a
+    repeated key, for a value that contains itself, and for one that aliases expand beyond the limits."""
 
     def __init__(self, text: str):
         super().__init__(text)
         self._depth = self._below = self._parts = 0
         self._sizes: dict[int, tuple[int, int]] = {}
-        """(parts, levels) of every value that is whole, by its identity"""
+        """(parts, levels) of every completed value, by its identity"""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
@@ -75,12 +75,12 @@ def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value that a YAML text stands for; `source` names it in errors. Raises UserError."""
+    """The value of a YAML text; `source` names it in errors. Raises UserError."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{source}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, AttributeError) as error:  # of a text that its tag, or its digits, make a number or a date
+    except (ValueError, AttributeError) as error:  # an invalid number or date, by its tag or its digits
         raise UserError(f"{source}: not YAML: {error}") from None

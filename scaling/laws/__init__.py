@@ -1,21 +1,21 @@
-"""Scaling laws: fit them to runs, ask them for optima and forecasts, with intervals.
+"""Scaling laws: fit them to runs, and get optima and forecasts with intervals.
 
-Floors, from the ground up; a file imports from its own room and from rooms below it, never from above:
+Layers, from the bottom up; a file imports from its own folder and from those above it in this list only:
 
-    forms          the laws: parameters, starts, registry
+    forms          the laws: parameters, starting points, registry
     table          the runs that laws are fitted to
-    solve          objective, solver and search; `FittedLaw`, the value that all that follows is about
-    quantities.py  what follows from the parameters: exponents, N*, D*, L*
-    intervals      how far all these could have come out otherwise
+    solve          objective, solver and search; `FittedLaw`, the value that everything below works on
+    quantities.py  quantities derived from the parameters: exponents, N*, D*, L*
+    intervals      uncertainty of the parameters and of derived quantities
     isoflop        minima at budgets and the power laws through them
-    surface        the loss about the best learning rate and batch
+    surface        the loss around the best learning rate and batch size
     text           fits and predictions as dictionaries and text
     fit.py         `fit` and `Fit`, a FittedLaw with all of the above as methods
-    designed.py    the law of a sweep's runs, one way for all who ask
+    designed.py    the law of a sweep's runs, fitted the same way for every caller
     curves         laws of whole loss curves: every checkpoint, under any learning-rate schedule
-    predict        forecasts, models that will be used, costs
+    predict        forecasts, models chosen for their use, costs
     validate       backtests, comparisons of laws and of approaches
-    next_runs      which runs to make next
+    next_runs      which runs to train next
 """
 
 from scaling.laws.curves import (

@@ -1,8 +1,8 @@
-"""What the arrays of this package hold."""
+"""Types of the arrays in this package."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
-"""numbers of groups, 0 and up"""
+"""numbers of groups, from 0"""

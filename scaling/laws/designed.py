@@ -1,4 +1,4 @@
-"""The law of runs that were designed together, a sweep's: fitted one way, whoever asks."""
+"""The law of a designed set of runs, such as a sweep: fitted the same way for every caller."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from scaling.laws.solve.draws import BootstrapKind
 from scaling.laws.table.runs import Runs
 
 DELTA = 1e-2
-"""Huber's δ: small runs differ by about 1 % from seed to seed, and those within count in full. Hoffmann et al.'s
-.001, the default of `fit`, is for tables of smooth losses of large runs."""
+"""Huber's δ: small runs differ by about 1 % from seed to seed, and residuals within that have full influence.
+Hoffmann et al.'s .001, the default of `fit`, suits tables of smooth losses of large runs."""
 DRAWS = 2000
 """refits for the intervals"""
 
@@ -25,10 +25,10 @@ def fit_design(
     seed: int = 0,
     **options: Any,
 ) -> Fit:
-    """A law of a sweep's runs with intervals: what a launch freezes and what `scaling fit SWEEP` says.
+    """A law of a sweep's runs with intervals: the one that a launch freezes and that `scaling fit SWEEP` reports.
 
-    loss: huber(DELTA) where None. draws: 0 for none. kind: a sweep is a design of few runs, of which a resample of
-    rows would lose whole budgets; so fresh noise of the residuals' size is drawn. options: of `laws.fit`.
+    loss: huber(DELTA) where None. draws: 0 for none. kind: by default fresh noise of the residuals' size, because a
+    sweep has few runs and a resample of rows would lose whole budgets. options: of `laws.fit`.
     """
     fitted = fit(runs, form, loss=loss or huber(DELTA), **options)
     if draws:

@@ -1,4 +1,4 @@
-"""Fit a law to runs, and what can be asked of it after."""
+"""Fit a law to runs; `Fit` has everything that can be computed from the result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -61,11 +61,12 @@ class Fit(FittedLaw):
         fitted law, the better choice for a designed sweep of a few runs, where a resample would lose a whole budget.
         "wild" keeps the residuals and multiplies those of each run (or cluster) by one random factor: for a few runs
         of many rows.
-        None: "runs" where rows are of training runs or clusters ("noise" where those are no more than parameters and
-        one), "noise" with fewer than ten rows a parameter (three, where a sigma column weighs them unequally: fresh
-        noise takes it at its word), else "rows".
+        None: "runs" where rows belong to training runs or clusters ("noise" where there are at most one more of these
+        than parameters); else "noise" with fewer than ten rows per parameter (three where a sigma column weights them
+        unequally, because fresh noise takes sigma as exact); else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
-        within 10 %) or label, so that no resample loses one. m rows of a stratum show (m−1)/m of their variance.
+        within 10 %) or label, so that no resample loses one. Resamples of m rows of a stratum show (m−1)/m of their
+        variance.
         """
         if seed < 0:
             raise UserError(f"bootstrap: seed should be 0 or more, got {seed}")
@@ -79,8 +80,9 @@ class Fit(FittedLaw):
 
         method: "laplace" and "sandwich" from Student's t around the fit with that `covariance`; "nuts" from the
         posterior under the likelihood that belongs to the loss, see `posterior.sample` (small problems: seconds).
-        cluster: as of `bootstrap`, for "sandwich".
-        Raises UserError where the linearised law leaves a parameter open, or NUTS' library is not installed.
+        cluster: as in `bootstrap`, for "sandwich".
+        Raises UserError where the linearised law does not determine a parameter, or the library of NUTS is not
+        installed.
         """
         self.draws = draw_parameters(self, method, n, seed, cluster)
         return self.draws
@@ -90,7 +92,7 @@ class Fit(FittedLaw):
     ) -> Covariance:
         """Covariance of the parameters by the linearised law; see `laws.intervals.covariance` for the methods.
 
-        cluster: as of `bootstrap`; by it "sandwich" is robust to dependence within training runs.
+        cluster: as in `bootstrap`; it makes "sandwich" robust to dependence within training runs.
         """
         return covariance(self.problem, self.theta, method, clusters_of(self, cluster))
 
@@ -102,18 +104,18 @@ class Fit(FittedLaw):
         C: float | None = None,
         flops_per_token: FlopsPerToken | None = None,
     ) -> Profile:
-        """How the best objective rises as a quantity is held away from its estimate, and the interval that follows.
+        """How the best objective rises as a quantity is fixed away from its estimate, and the interval that follows.
 
-        name: a fitted parameter, or a derived quantity as of `interval`, at a budget of `C` FLOPs where it has one.
-        points: values to refit at, half on each side. flops_per_token: as of `optimal`.
-        Raises UserError for a parameter that was not fitted, and for a derived quantity that the law has not.
+        name: a fitted parameter, or a derived quantity as in `interval`, at a budget of `C` FLOPs where it has one.
+        points: values to refit at, half on each side. flops_per_token: as in `optimal`.
+        Raises UserError for a parameter that was not fitted, and for a derived quantity that the law does not have.
         """
         return profile(self, name, points, level, C, flops_per_token)
 
     def identified(self, level: float = 0.9) -> dict[str, Identification]:
         """For each fitted parameter, whether the data determine it, by its profile; if not, which runs would.
 
-        For laws with one also for "a", the exponent of N* ∝ C^a (where the fit has such an optimum).
+        Laws with an exponent "a" of N* ∝ C^a have an entry for it, too (where the fit has such an optimum).
         Not identified: the interval does not close, spans more than a decade (positive parameters, a), or includes 0
         (exponents).
         """
@@ -139,10 +141,11 @@ class Fit(FittedLaw):
     def predict(self, table: Any = None, /, *, level: float = 0.9, **columns: ArrayLike) -> Any:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
 
-        table: or a DataFrame with columns named as in the runs or by letter; the answer is one, too, with its index.
+        table: alternatively, a DataFrame with columns named as in the runs or by letter; the result is then a
+        DataFrame with the same index.
 
         With draws there are two intervals: `low`, `high` of the law itself, `run_low`, `run_high` of a single run,
-        which scatters around it. Both assume that the form is right: for runs beyond those fitted ask
+        which scatters around it. Both assume that the form is right: for runs beyond those fitted use
         `laws.Forecaster`.
         Raises UserError where a column that the form reads is missing.
         """
@@ -151,8 +154,8 @@ class Fit(FittedLaw):
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
         """The N and D that spend C training FLOPs at the least loss, with intervals once there are draws.
 
-        flops_per_token: training FLOPs per token of a model of N parameters; None: 6·N. For a ladder of the
-        framework's own pass `fit.runs.flops_per_token()`, which follows the exact count.
+        flops_per_token: training FLOPs per token of a model of N parameters; None: 6·N. For a ladder trained with
+        this framework pass `fit.runs.flops_per_token()`, which follows the exact count.
         """
         return optimum_at(self, C, level, flops_per_token)
 
@@ -178,13 +181,13 @@ class Fit(FittedLaw):
     def __getitem__(self, group: str) -> "Fit":
         """The law of one group of a pooled fit, with its runs and its share of the draws.
 
-        Raises UserError for a group that there is not, and for a fit of one law of all runs.
+        Raises UserError for an unknown group, and for a fit without groups.
         """
         return Fit(*group_of(self, group))
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Of a pooled fit, in the order in which the runs name them."""
+        """Groups of a pooled fit, in the order in which the runs name them."""
         return pooling_of(self).groups
 
     @property
@@ -193,7 +196,7 @@ class Fit(FittedLaw):
         return pooling_of(self).shared
 
     def gain(self, C: float | None = None, level: float = 0.9) -> dict[str, Gain]:
-        """Of a pooled fit the compute multiplier of every group but the first.
+        """The compute multiplier of every group of a pooled fit but the first.
 
         That is how many times fewer FLOPs it needs for the loss that the first reaches with C at its best N and D.
 
@@ -204,8 +207,8 @@ class Fit(FittedLaw):
         return gains(self, C, level)
 
     def test_sharing(self, n: int = SIMULATIONS, seed: int = 0) -> SharingTest:
-        """Whether the groups of a pooled fit may share what they share: a likelihood-ratio test against a law that
-        shares nothing, its level by `n` simulations of the fitted one.
+        """Whether the groups of a pooled fit may share their `shared` parameters: a likelihood-ratio test against a
+        law that shares nothing, its level from `n` simulations of the fitted law.
 
         Raises UserError where nothing is shared.
         """
@@ -216,7 +219,7 @@ class Fit(FittedLaw):
         return format_table(fit_table(self, level))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it: parameters at full precision, None for what is not finite."""
+        """The whole fit as JSON values: parameters at full precision, None for what is not finite."""
         values = {
             "kind": "scaling.laws.Fit",
             **_law_of(self.form),
@@ -236,7 +239,7 @@ class Fit(FittedLaw):
         return dict(finite(values))
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` as JSON, whole or not at all."""
+        """Write `path` as JSON, atomically."""
         write_text_atomically(path, to_json(sealed(self.to_dict())))
         return Path(path)
 
@@ -257,17 +260,19 @@ def fit(
 ) -> Fit:
     """Fit a law to runs.
 
-    runs: or a DataFrame or the file of a table, whose columns are named as in `laws.Runs`: N="params", D="tokens",
-    loss="loss", C="flops", … Its objective is `objective`, which may stand for `loss` of runs, too.
+    runs: `laws.Runs`, or a DataFrame or the file of a table, whose columns are named as in `laws.Runs`: N="params",
+    D="tokens", loss="loss", C="flops", … `loss` then names a column, and the objective is given as `objective`
+    (which also works with `laws.Runs`).
     form: a name in `laws.FORMS` or a Form.
     loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
     residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
     not positive.
     starts: published parameters first, then a Sobol sequence.
     fixed: parameters, in the columns' own units, that are taken as known.
-    priors: `laws.Prior(mean, sd)` of parameters; what they weigh follows from the noise of a fit without them.
-    group: a column of labels (of the table, or one label a row): one fit of a law for each group, which have the
-    parameters in `shared` in common; `fit[label]` is the law of one, see also `Fit.gain` and `Fit.test_sharing`.
+    priors: `laws.Prior(mean, sd)` of parameters; their weight follows from the noise of a fit without them.
+    group: a column of labels (of the table, or one label per row): one joint fit with a law for each group, whose
+    parameters in `shared` are common to all; `fit[label]` is the law of one, see also `Fit.gain` and
+    `Fit.test_sharing`.
 
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
@@ -343,7 +348,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
 
 
 def _law_of(form: Form) -> dict[str, Any]:
-    """The law's name, as it is found by, and what a pooled one is made of."""
+    """The law's registered name, and the groups and shared parameters of a pooled law."""
     if form.pooling is None:
         return {"law": form.name}
     together = {"groups": list(form.pooling.groups), "shared": list(form.pooling.shared)}
@@ -351,7 +356,7 @@ def _law_of(form: Form) -> dict[str, Any]:
 
 
 class _NotUsable(UserError):
-    """A saved fit that is whole, of a law that is not at hand or with parameters that are no numbers."""
+    """A saved fit that is intact, but of an unregistered law or with parameters that are not finite."""
 
 
 def _require_numbers(path: str | Path, values: Mapping[str, float | None]) -> None:

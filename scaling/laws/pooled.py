@@ -1,5 +1,5 @@
-"""Several groups of runs fitted as one law, and what only such a fit can be asked: how much compute one group is
-worth to another, and whether they may share what they share."""
+"""Several groups of runs fitted as one law; the compute multiplier between groups, and a test of the shared
+parameters."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,56 +23,56 @@ from scaling.laws.table.runs import Runs
 from scaling.names import offered
 
 FURTHEST = float(np.log(1e6))
-"""a compute multiplier is sought this far in log C on both sides of 1"""
+"""a compute multiplier is searched for this far in log C on both sides of 1"""
 HALVINGS = 40
 SAME = "they share every parameter and count FLOPs as 6·N·D: 1 by that, whatever the runs say"
 SIMULATIONS = 200
-"""of a test of sharing"""
+"""default number of simulations of a test of sharing"""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times less compute than the first group another needs: its compute-equivalent gain."""
+    """The factor by which a group needs less compute than the first: its compute-equivalent gain."""
 
     group: str
     against: str
     C: float
     """training FLOPs of the first group"""
     loss: float
-    """what they reach at the best N and D"""
+    """the loss that the first group reaches with C at its best N and D"""
     multiplier: float
-    """the first group's FLOPs over the group's own for that loss: above 1 the group is the better one"""
+    """the first group's FLOPs over the group's own for that loss: above 1, the group is better"""
     interval: Interval | None
     """over the last draws; None before any"""
     level: float
     note: str = ""
-    """what is to be said of a kind of model that no run is of"""
+    """warning about a kind of model outside the runs"""
 
 
 @dataclass(frozen=True)
 class SharingTest:
-    """Whether the groups may share what they share: how much better a law is that shares nothing."""
+    """Test of the shared parameters: how much better a law that shares nothing fits."""
 
     statistic: float
-    """objective of the shared law over that of the law of each group's own, less 1"""
+    """objective of the shared law over that of separate laws for each group, less 1"""
     p_value: float
     """share of simulations of the shared law, the runs themselves counted as one, that gain as much"""
     simulations: int
     parameters: tuple[int, int]
-    """of the shared law and of the other"""
+    """number of parameters of the shared law and of the separate laws"""
 
 
 def pooling_of(fit: FittedLaw) -> Pooling:
-    """Raises UserError for a fit of one law of all runs."""
+    """The pooling of a fit. Raises UserError for a fit without groups."""
     if fit.form.pooling is None:
         raise UserError(f"{fit.form.name} is one law of all runs; fit several groups with group=… and shared=(…)")
     return fit.form.pooling
 
 
 def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
-    """What a Fit of one of the groups is made of: its law, its runs, its parameters and its share of the draws.
+    """Arguments for a `Fit` of one of the groups: its law, its runs, its parameters and its share of the draws.
 
-    Raises UserError for a group that there is not.
+    Raises UserError for an unknown group.
     """
     pooling = pooling_of(fit)
     if group not in pooling.groups:
@@ -147,17 +147,17 @@ def runs_of_group(fit: FittedLaw, group: str) -> Runs:
 
 
 def rows_of_group(fit: FittedLaw, group: str) -> NDArray[np.bool_]:
-    """Which rows are of one group."""
+    """Which rows belong to a group."""
     return np.asarray(fit.runs.column(GROUP) == pooling_of(fit).groups.index(group) + 1)
 
 
 def trades_compute(form: Form) -> bool:
-    """Whether a group of this law can be worth compute to another."""
+    """Whether groups of this law have compute multipliers."""
     return form.columns == ("C",) or set(form.columns) == {"N", "D"}
 
 
 def least_at(form: Form, natural: Array, log_C: Array, runs: Runs) -> Array:
-    """L* of each of the parameters [n, k] at its own log FLOPs [n], by the FLOPs per token of these runs."""
+    """L* [n] for parameters [n, k], each at its own log FLOPs [n], with the FLOPs per token of these runs."""
     if form.columns == ("C",):
         return form.loss(natural, [np.exp(log_C)])
     if not trades_compute(form):
@@ -172,10 +172,10 @@ def least_at(form: Form, natural: Array, log_C: Array, runs: Runs) -> Array:
 
 
 def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) -> tuple[Runs, Form]:
-    """The runs with the number of each one's group, and the law of all groups.
+    """The runs with the number of each one's group, and the pooled law.
 
     group: name of a column of the table, or a label for each row in the order the rows were given.
-    Raises UserError where there is no such column, where it tells no groups apart, and where one has too few runs.
+    Raises UserError where there is no such column, where it has a single value, and where a group has too few runs.
     """
     if isinstance(group, str) and group not in runs.labels:
         raise UserError(
@@ -193,6 +193,6 @@ def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) 
     short = [f"{name} ({count})" for name in groups if (count := int(np.sum(names == name))) < own + 1]
     if short:
         raise UserError(f"each group has {own} parameters of its own and needs {own + 1} runs; too few: {short}")
-    told = ", ".join(f"{i} {name}" for i, name in enumerate(groups, 1))
+    numbering = ", ".join(f"{i} {name}" for i, name in enumerate(groups, 1))
     codes = np.array([groups.index(name) + 1 for name in names], np.float64)
-    return runs.with_column(GROUP, codes, told), law
+    return runs.with_column(GROUP, codes, numbering), law

@@ -1,7 +1,7 @@
-"""What follows from a law's parameters: exponents of the compute-optimal N and D, and N*, D*, L* at a budget.
+"""Quantities derived from a law's parameters: exponents of the compute-optimal N and D, and N*, D*, L* at a budget.
 
-`DERIVED` is the one table of them; `quantity` evaluates them for many sets of parameters at once, `gradient`
-differentiates them at a fit, and `traced` is the same evaluation in JAX, for the solver to hold one at a value.
+`DERIVED` lists all of them; `quantity` evaluates them for many sets of parameters at once, `gradient` differentiates
+them at a fit, and `traced` is the same evaluation in JAX, with which the solver constrains one to a value.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,19 +22,19 @@ from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
 from scaling.names import offered
 
 BRACKET = float(np.log(1e12))
-"""the optimum is sought this far in log N on both sides of N = D"""
+"""the optimum is searched for this far in log N on both sides of N = D"""
 HALVINGS = 60
 TRACED_HALVINGS = 32
-"""where a step of Newton's follows"""
+"""bisections in JAX, where a Newton step follows"""
 STEPS = 60
-"""of Newton's at most; five do for power laws"""
+"""most Newton steps; five are enough for power laws"""
 LAST_STEP = 1e-7
-"""in log N: it ends nearer than rounding leaves the optimum known"""
+"""in log N: a Newton step this small is the last one, since rounding hides anything finer"""
 KNOT = 0.25
 """in log N, between knots of the spline of log tokens at a budget: exact where these are quadratic in log N"""
 _STEP = 1e-4
-"""in log N, of the central difference whose zero is the optimum: truncation and rounding both stay below 1e-8; and in
-θ, for gradients of quantities, which are known as well as that"""
+"""step of central differences: in log N, of the one whose zero is the optimum (truncation and rounding both stay
+below 1e-8), and in θ, for gradients of quantities (as accurate)"""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Quantity:
 
     name: str
     kind: Literal["share", "positive"]
-    """as what kind of parameter the solver sees it"""
+    """the kind of parameter that the solver treats it as"""
     at_budget: bool
     of: Callable[..., Any]
-    """of a and b, or at a budget of N*, D* and L*; in NumPy and in JAX"""
+    """computes it from a and b, or at a budget from N*, D* and L*; in NumPy and in JAX"""
 
     @property
     def parameter(self) -> Parameter:
@@ -54,7 +54,7 @@ class Quantity:
         return Parameter(self.name, self.kind)
 
     def belongs_to(self, form: Form) -> bool:
-        """Whether the law has it: exponents where they are known in closed form, the others by any law of N and D."""
+        """Whether the law has it: exponents where they have a closed form, the others for any law of N and D."""
         return set(form.columns) == {"N", "D"} if self.at_budget else form.frontier is not None
 
 
@@ -72,7 +72,10 @@ DERIVED = {
 
 
 def derived(form: Form, *, at_budget: bool | None = None) -> tuple[str, ...]:
-    """Names of the quantities that a law has besides its parameters; at_budget: only those at one, or only others."""
+    """Names of the quantities that a law has besides its parameters.
+
+    at_budget: True for those at a budget only, False for the others only.
+    """
     return tuple(
         name
         for name, known in DERIVED.items()
@@ -96,8 +99,8 @@ def quantities(
 ) -> dict[str, Array]:
     """Parameters and derived quantities by name, each [...] at parameters [..., k].
 
-    C: training FLOPs, for those at a budget. flops_per_token: of a model of N parameters; None: 6·N.
-    Raises UserError for a name that the law does not have, and for one at a budget without a positive C.
+    C: training FLOPs, for quantities at a budget. flops_per_token: of a model of N parameters; None: 6·N.
+    Raises UserError for a name that the law does not have, and for a quantity at a budget without a positive C.
     """
     values = {}
     optimum = None
@@ -120,10 +123,11 @@ def quantities(
     return values
 
 
-def told(fit: FittedLaw, natural: Array, C: float | None) -> dict[str, Array]:
-    """What fits are compared by, each [...] at parameters [..., k]: the parameters, and a, N* and L* where there are.
+def compared_quantities(fit: FittedLaw, natural: Array, C: float | None) -> dict[str, Array]:
+    """The quantities by which fits are compared, each [...] at parameters [..., k]: the parameters, and a, N* and L*
+    where the law has them.
 
-    C: FLOPs that N* and L* are told for, by the runs' own FLOPs per token; None: without them.
+    C: FLOPs at which N* and L* are computed, by the runs' own FLOPs per token; None: without them.
     """
     there = (*derived(fit.form, at_budget=False), *(() if C is None else derived(fit.form, at_budget=True)))
     names = (*fit.form.params, *(name for name in ("a", "N*", "L*") if name in there))
@@ -144,7 +148,7 @@ def gradient(
     C: float | None = None,
     flops_per_token: FlopsPerToken | None = None,
 ) -> Array:
-    """du/dθ [free] at the solver's numbers θ [free], u being what the solver would see of a parameter or quantity.
+    """du/dθ [free] at the solver's numbers θ [free], u being a parameter or quantity in the solver's own scale.
 
     By central differences: compiled derivatives would take a quarter of a second to compile for each quantity.
     """
@@ -182,7 +186,7 @@ def require_sizes(form: Form) -> None:
 
 
 def bracket(C: float) -> tuple[float, float]:
-    """Between which log N the optimum at C FLOPs is sought. Raises UserError where C is none."""
+    """Range of log N in which the optimum at C FLOPs is searched for. Raises UserError unless C is positive."""
     if not (np.isfinite(C) and C > 0):
         raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
     middle = 0.5 * float(np.log(C / 6.0))
@@ -190,9 +194,9 @@ def bracket(C: float) -> tuple[float, float]:
 
 
 def least_loss(loss: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """log N of the least of `loss`, which is a function of log N, between the ends [...]: where its slope is zero.
+    """log N at the minimum of `loss`, a function of log N, between the ends [...]: where its slope is zero.
 
-    By Newton's steps from the middle, halving where one leads out of what is left between the ends.
+    Newton steps from the middle, replaced by a bisection where one would leave the remaining bracket.
     """
 
     def rise(n: Array) -> tuple[Array, Array]:
@@ -233,9 +237,9 @@ def bisect(beyond: Callable[[Any], Any], low: Any, high: Any, xp: ModuleType, ha
 
 @cache
 def traced(form: Form, name: str) -> Traced:
-    """A derived quantity in JAX, as the solver would see it, with its derivatives in the parameters.
+    """A derived quantity in JAX, in the solver's own scale, with its derivatives in the parameters.
 
-    One object for each law and name: programs are compiled for it.
+    Cached: there is one object for each law and name, because programs are compiled for it.
     """
     import jax.numpy as jnp
 
@@ -288,6 +292,6 @@ def _traced_optimum(form: Form, natural: Any, table: Any) -> tuple[Any, Any, Any
     beyond = lambda n: loss(still, n + _STEP) > loss(still, n - _STEP)  # noqa: E731
     found = bisect(beyond, first, first + pieces * step, jnp, TRACED_HALVINGS)
     bend = jax.jvp(lambda n: slope(still, n), (found,), (jnp.ones_like(found),))[1]
-    # One step of Newton's, of which only the slope depends on the parameters: by it log N* has their derivatives.
+    # A Newton step in which only the slope depends on the parameters: it gives log N* its derivatives in them.
     n = found - slope(natural, found) / bend
     return jnp.exp(n), jnp.exp(tokens(n)), loss(natural, n)

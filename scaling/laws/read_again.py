@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def read_again(df: "pd.DataFrame", form: Form, conventions: Mapping[str, str]) -> Runs:
-    """The runs of a table as those of a fit of `form` with these conventions were read: a fit is theirs if the hashes
-    agree. Raises UserError as `from_results`."""
+    """The runs of a table, read in the same way as those of a fit of `form` with these conventions: the fit is of
+    these runs if the hashes agree. Raises UserError as `from_results` does."""
     law = form.pooling.base if form.pooling else form
     own = [letter for letter in law.columns if letter not in TOLD]
     named = {letter: conventions[letter] for letter in own if letter in conventions}

@@ -1,4 +1,4 @@
-"""From the framework's own records to what a law is fitted to."""
+"""Runs for fitting, from the framework's own records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,31 +29,31 @@ def from_results(
     group: str | None = None,
     trusted: bool = False,
 ) -> Runs:
-    """The runs of `scaling.load_runs(path)` as `law` reads them: N, D, C and what else it asks for (`Form.feeds`).
+    """The runs of `scaling.load_runs(path)` as `law` reads them: N, D, C and its other columns (`Form.feeds`).
 
-    Dense models take part in laws of mixtures of experts that have them (as one expert of one), and are excluded from
-    the others. Runs that test a forecast and those that are not valid (see `scaling.validity.Verdict`) are excluded,
-    each with its reason; untuned ones take part, and the conventions name them. Runs of several epochs take part
-    where the law reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them,
-    else the records do. How far learning rates are tuned is in the conventions, under "learning rate", where the
-    table says. The leverage that `ling` predicts is measured as by `laws.with_leverage`, unless the table has it: the
-    dense runs, of the mixtures' recipe but for experts and sizes, are fitted and then excluded, and the conventions
-    say so under "loss" and "dense law".
-    sigma: weight the points by their evaluation error. It is off by default: runs of one sweep share the held-out
-    split, so most of that error is common to them and the scatter between runs is another thing.
-    where: conditions on the table's columns, as of `laws.read_csv`; runs that miss one are excluded with it.
-    law: that the runs are for; of several the first decides what a letter means that they read from several columns.
-    allow: keys of the configuration, or sections of keys, in which the runs may differ for all that.
+    Dense models are included in laws of mixtures of experts that cover them (as one expert of one), and are excluded
+    from the others. Runs that test a forecast and invalid runs (see `scaling.validity.Verdict`) are excluded, each
+    with its reason; untuned runs are included, and the conventions name them. Runs of several epochs are included if
+    the law reads unique tokens. The columns `validity` and `validity_reason` decide where the table has them,
+    otherwise the records do. The conventions state under "learning rate" how far learning rates are tuned, if the
+    table shows it. The leverage that `ling` predicts is measured as by `laws.with_leverage`, unless the table has it:
+    the dense runs, which must share the mixtures' recipe except for experts and sizes, are fitted and then excluded,
+    and the conventions record this under "loss" and "dense law".
+    sigma: weight the points by their evaluation error. Off by default: runs of one sweep share the held-out split, so
+    most of that error is common to them, and differs from the scatter between runs.
+    where: conditions on the table's columns, as in `laws.read_csv`; runs that do not meet one are excluded with it.
+    law: the law to be fitted; with several, the first decides on a letter that they read from different columns.
+    allow: keys of the configuration, or sections of keys, in which the runs may differ nevertheless.
     columns: the table's column of a letter, in place of the law's own; "loss" is a letter, too.
-    group: a key of the configuration, or a column such as "sweep": runs of one value of it are a group of
-    `laws.fit(…, group=…)`, in the order of the values where these are numbers. Only those must be of one recipe; the
-    conventions say what groups differ in.
-    trusted: FLOPs and losses are what they are said to be, however far from what is usual (`table.checks`).
+    group: a key of the configuration, or a column such as "sweep": runs with the same value form a group of
+    `laws.fit(…, group=…)`, in the order of the values where these are numbers. Only runs within a group must share
+    one recipe; the conventions record how groups differ.
+    trusted: accept FLOPs and losses however implausible they are (`table.checks`).
 
-    Raises UserError where the runs are not of one recipe, naming what differs: all of their configurations agrees
-    but sizes, tokens and what else the law's columns stand for, what a sweep's rule set, and the seed
-    (`laws.table.recipe`). Also for groups whose losses are in several units, for a condition that cannot be read,
-    for a column that the law reads and the table has not, where no run is left, and where leverage cannot be found.
+    Raises UserError where the runs do not share one recipe, naming the differences: configurations must agree except
+    for sizes, tokens and whatever the law's other columns represent, keys set by a sweep's rules, and the seed
+    (`laws.table.recipe`). Also for groups whose losses are in several units, for an invalid condition, for a column
+    that the law reads and the table does not have, where no run is left, and where leverage cannot be measured.
     """
     forms, columns = [get_form(each) for each in ([law] if isinstance(law, str | Form) else law)], columns or {}
     measured = forms[0].predicts == LEVERAGE and "loss" not in columns and LEVERAGE.column not in df
@@ -68,7 +68,7 @@ def from_results(
 
 
 def _of_losses(form: Form) -> Form:
-    """A law of leverage as what its runs are before that is measured: losses, those of dense runs among them."""
+    """A law of leverage as a law of losses, those of dense runs included: its runs before leverage is measured."""
     if form.predicts != LEVERAGE:
         return form
     feeds = {letter: form.feed(letter) for letter in form.columns}

@@ -1,4 +1,4 @@
-"""What a model or a run will cost, before anything is launched."""
+"""The cost of a model or a run, before anything is launched."""
 
 from scaling.plan.cost import load_plannable, plan
 from scaling.plan.text import format_plan

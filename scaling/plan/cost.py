@@ -1,4 +1,4 @@
-"""What a model or a run will cost, before anything is launched: parameters, FLOPs, memory, days, dollars."""
+"""The cost of a model or a run, before anything is launched: parameters, FLOPs, memory, days, dollars."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,11 +24,11 @@ from scaling.errors import UserError
 from scaling.objectives import OBJECTIVES
 
 DAY = 86_400
-BEST = 5  # placements that a search tells
+BEST = 5  # placements that a search reports
 BATCH_TOKENS = 4 * 2**20  # of a model planned without a run: the order of Llama 2's and 3's (2307.09288, 2407.21783)
 PER_PARAMETER = 20  # tokens of such a model for each active parameter (Hoffmann et al. 2022, 2203.15556)
 UNSAID = {"data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 1e-3}}
-"""what a plan needs no word of: neither the text nor the rate changes what a step takes"""
+"""keys that a plan may leave out: neither the text nor the learning rate changes the cost of a step"""
 
 
 def load_plannable(
@@ -63,16 +63,16 @@ def plan(
 ) -> dict[str, Any]:
     """The cost of a model, or of a run with its data, optimizer and placement, as plain values for JSON.
 
-    config: or its file, a preset's name or its keys, as of `load_plannable`.
-    topology: devices, as `v5e:4x4` or `h100:8`; adds the time of the run as it is placed. compile: also compile
-    the run's step for it, a TPU slice that need not be there, and add `compiled`, see `compiled.planned`. fit:
-    devices, as `64xh100` or `v5e:8x8`; adds the placements that fit them and take the least time. tokens: to train
-    on, in place of the run's. mfu: share of the peak that takes the place of what the roofline expects. price:
-    dollars of a chip for an hour, in place of those of devices.yaml.
+    config: a configuration, its file, a preset's name or a mapping, as in `load_plannable`.
+    topology: devices, such as `v5e:4x4` or `h100:8`; adds the time of the run with its placement. compile: also
+    compile the run's step for it, a TPU slice that need not be present, and add `compiled`, see `compiled.planned`.
+    fit: devices, such as `64xh100` or `v5e:8x8`; adds the placements that fit them and take the least time. tokens:
+    to train on, in place of the run's. mfu: share of the peak, in place of the roofline's expectation. price: dollars
+    of a chip for an hour, in place of that in devices.yaml.
     returns: `params` and `flops_per_token` (training, at the model's context, every convention) with their parts
     under `..._by_part`, `shape`, and `memory` in bytes of one device; for a run, or with devices or tokens, also
     `training`; with a topology `topology` and `time`; with `fit` `fit` in place of `memory`. A model alone is planned
-    with AdamW, and `assumed` says how; `notes`, where there are any, say what the counts cannot know.
+    with AdamW, and `assumed` has the settings; `notes`, if any, say what the counts leave out.
     Raises UserError for an unknown topology or a mesh that does not fit it.
     """
     config = load_plannable(config)
@@ -114,7 +114,7 @@ def plan(
 
 
 def _check(**given: float | None) -> None:
-    """Raises UserError for an option that is no such number."""
+    """Raises UserError for an option that is not a valid number."""
     for name, value in given.items():
         most = 1.0 if name == "mfu" else math.inf
         if value is not None and not (0 < value <= most and math.isfinite(value)):
@@ -133,12 +133,12 @@ def _check_compiles(config: ModelConfig | RunConfig, place: accounting.Topology 
 
 
 def _run_of(config: ModelConfig | RunConfig, devices: int, tokens: float | None) -> RunConfig:
-    """A run as it is; of a model one that trains it with AdamW, from left to right if it can, a window at a time on
-    each device, all of which share the storage of one copy. tokens: to train on, in place of its own."""
+    """A run unchanged; for a model, a run that trains it with AdamW, causally if it can, with one window per device,
+    all of which share the storage of one copy. tokens: to train on, in place of its own."""
     if isinstance(config, RunConfig):
         return config if tokens is None else config.model_copy(update={"tokens": max(1, round(tokens))})
     times = 1 if devices == 1 else max(1, round(BATCH_TOKENS / config.context / devices))
-    return RunConfig.model_construct(  # a model of any vocabulary: which text it reads changes nothing here
+    return RunConfig.model_construct(  # unvalidated, for any vocabulary: the text has no effect here
         model=config,
         data=DataConfig.model_validate(UNSAID["data"]),
         objective=next(kind() for kind in OBJECTIVES.values() if kind.MASK in config.masks),
@@ -179,13 +179,14 @@ def _memory(run: RunConfig, place: accounting.Topology | None) -> dict[str, Any]
 
 
 def _time(run: RunConfig, place: accounting.Topology, mfu: float | None, price: float | None) -> dict[str, Any]:
-    """By the roofline, as the run is placed; by an MFU where one is given, or the roofline lacks a number."""
+    """Time of the run with its placement, by the roofline; by an MFU if given, or where the roofline lacks a
+    number."""
     dtype = accounting.compute_dtype(run.placement.compute_dtype, "gpu")
     peak = accounting.peak_flops(place.device.name, dtype)
     time: dict[str, Any] = {"dtype": dtype, "peak_flops_per_device": peak}
-    told = _roofline(run, place, mfu, price)
-    if told is not None:
-        return time | {"mfu": told["mfu"]["expected"], **_expected(told), "roofline": told}
+    found = _roofline(run, place, mfu, price)
+    if found is not None:
+        return time | {"mfu": found["mfu"]["expected"], **_expected(found), "roofline": found}
     mfu = ASSUMED_MFU if mfu is None else mfu
     time |= {"mfu": mfu, **dict.fromkeys(("step_s", "tokens_per_s", "days", "chip_hours", "dollars"))}
     if peak is None:
@@ -205,8 +206,8 @@ def _time(run: RunConfig, place: accounting.Topology, mfu: float | None, price: 
 def _roofline(
     run: RunConfig, place: accounting.Topology, mfu: float | None, price: float | None
 ) -> dict[str, Any] | None:
-    """None where a number of the devices is not known, or the mesh does not lie on their torus, or lies apart by axes
-    beside `data`."""
+    """The roofline; None where a number of the devices is unknown, the mesh does not fit their torus, or axes other
+    than `data` cross the network."""
     placement = run.placement
     wiring = accounting.wired(place, accounting.mesh_shape(placement.mesh, place.devices), placement.dcn)
     dtype = accounting.compute_dtype(placement.compute_dtype, place.device.platform)
@@ -215,11 +216,11 @@ def _roofline(
     return accounting.roofline(run, place, accounting.link_seconds(run, wiring), price, mfu)
 
 
-def _expected(told: dict[str, Any]) -> dict[str, Any]:
-    """What is expected of a roofline."""
+def _expected(found: dict[str, Any]) -> dict[str, Any]:
+    """The expected values of a roofline."""
     named = {"step_s": "step", "tokens_per_s": "tokens_per_s", "days": "days", "chip_hours": "chip_hours"}
-    dollars = told["dollars"]
-    return {name: told[key]["expected"] for name, key in named.items()} | {
+    dollars = found["dollars"]
+    return {name: found[key]["expected"] for name, key in named.items()} | {
         "dollars": None if dollars is None else dollars["expected"]
     }
 

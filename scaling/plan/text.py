@@ -14,7 +14,7 @@ PARTS = {
     "head": "gathered, and its gradient",
     "not_at_once": "of the above, what is never there together",
 }
-"""of the memory of a step, what their names alone do not say"""
+"""explanations of items of a step's memory whose names do not explain themselves"""
 
 
 def format_plan(found: dict[str, Any]) -> str:
@@ -59,7 +59,7 @@ def _assumed(assumed: Mapping[str, Any]) -> str:
 
 
 def _fit(fit: Mapping[str, Any]) -> list[str]:
-    """A table of the placements that fit and what the first one is; or what is short."""
+    """A table of the placements that fit, with the settings of the first; or what is short."""
     where = f"{fit['chips']:,} {fit['device']}"
     title = f"{where}, {_gib(fit['device_bytes'])} a device: of {fit['meshes']} meshes {fit['meshes_that_fit']} fit"
     if fit["short"]:
@@ -108,16 +108,16 @@ def _short(fit: Mapping[str, Any]) -> str:
     )
 
 
-def _roofline(told: Mapping[str, Any]) -> str:
-    """What bounds a step, and what was assumed."""
+def _roofline(found: Mapping[str, Any]) -> str:
+    """What bounds a step, and the assumptions."""
     names = {"matmul": "products", "hbm": "memory", "ici": "links", "dcn": "network", "host": "host"}
-    rows = [(names[name], _seconds(value)) for name, value in told["seconds"].items()]
+    rows = [(names[name], _seconds(value)) for name, value in found["seconds"].items()]
     rows += [
-        (f"step, {name}", f"{_seconds(step)}  MFU {told['mfu'][name]:.0%}") for name, step in told["step"].items()
+        (f"step, {name}", f"{_seconds(step)}  MFU {found['mfu'][name]:.0%}") for name, step in found["step"].items()
     ]
-    if told["dollars_per_chip_hour"] is not None:
-        rows.append(("price", f"${told['dollars_per_chip_hour']:g} a chip and hour"))
-    lines = [wrapped(text, "  - ") for text in told["assumptions"]]
+    if found["dollars_per_chip_hour"] is not None:
+        rows.append(("price", f"${found['dollars_per_chip_hour']:g} a chip and hour"))
+    lines = [wrapped(text, "  - ") for text in found["assumptions"]]
     return "\n".join([_block("a step by what bounds it", rows), "  assumed", *lines])
 
 

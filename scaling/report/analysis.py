@@ -32,14 +32,14 @@ def analysed(
     quick: bool = False,
     designed: bool = True,
 ) -> ReportData:
-    """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, as far as they carry them.
+    """`data` with the isoFLOP analysis and the parametric law of the runs in `table`, where there are enough runs.
 
     saved: the sweep's own fit, whose law is drawn.
     quick: without the law's summary, whose profiles take most of the time.
-    designed: the runs are a sweep's; of others it is asked that they form budgets (see `laws.try_isoflop`).
+    designed: the runs are a sweep's; other runs must form budgets (see `laws.try_isoflop`).
     """
     data = replace(data, exclusions=[(exclusion.row, exclusion.reason) for exclusion in table.exclusions])
-    fit, said = _fit(data, table, saved)
+    fit, notes = _fit(data, table, saved)
     grid = _grid(data, table)
     if fit is not None:
         data = replace(data, law=_law(data, fit, quick=quick))
@@ -52,15 +52,15 @@ def analysed(
             raise UserError("the runs form no budgets of several sizes")
         found = laws.isoflop(table, level=data.level)
     except UserError as error:
-        return replace(data, missing=[*data.missing, *said, f"No isoFLOP analysis: {error}."])
+        return replace(data, missing=[*data.missing, *notes, f"No isoFLOP analysis: {error}."])
     data = with_minima(data, found, grid)
-    said += [f"IsoFLOP analysis: {note}." for note in found.notes]
+    notes += [f"IsoFLOP analysis: {note}." for note in found.notes]
     if data.n_law is None:
         count = sum(curve.interior for curve in data.isoflops)
-        said.append(
+        notes.append(
             f"No power law through the isoFLOP minima: {count} of {len(data.isoflops)} count, and two are needed."
         )
-    return replace(data, missing=[*data.missing, *said])
+    return replace(data, missing=[*data.missing, *notes])
 
 
 def with_minima(data: ReportData, found: laws.Isoflop, grid: Sequence[float]) -> ReportData:
@@ -86,8 +86,8 @@ def with_curve_law(data: ReportData, home: Path) -> ReportData:
         fitted = laws.load_curve_fit(path)
     except UserError as error:
         return replace(data, missing=[*data.missing, f"No law of whole curves: {error}."])
-    told = {run: np.exp(residuals) for run, residuals in fitted.residuals().items()}
-    curves = [(c.run, c.steps.tolist(), c.loss.tolist(), (c.loss * told[c.run]).tolist()) for c in fitted.curves]
+    ratios = {run: np.exp(residuals) for run, residuals in fitted.residuals().items()}
+    curves = [(c.run, c.steps.tolist(), c.loss.tolist(), (c.loss * ratios[c.run]).tolist()) for c in fitted.curves]
     return replace(data, curve_law=CurveLawShown(fitted.summary(data.level), curves))
 
 
@@ -103,23 +103,23 @@ def saved_fit(home: Path) -> tuple[laws.Fit | None, list[str]]:
 def _fit(data: ReportData, table: laws.Runs, saved: laws.Fit | None) -> tuple[laws.Fit | None, list[str]]:
     """The saved fit if it is one of these runs, else its law fitted to them; the law of a forecast where it has an
     optimum, or none is saved."""
-    said = []
+    notes = []
     if saved is not None and saved.runs.hash == table.hash:
         return saved, _open(saved)
     if saved is not None:
-        said.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+        notes.append("fit.json was made from other runs than there are now, so the law was fitted again.")
     try:
         if saved is None or saved.form.frontier is not None:
             fitted = laws.Forecaster(table, level=data.level).fit
         else:
             fitted = laws.fit(table, saved.form, loss=saved.loss, residual=saved.residual)
     except UserError as error:
-        return None, [*said, f"No parametric law: {error}."]
-    return fitted, [*said, *_open(fitted)]
+        return None, [*notes, f"No parametric law: {error}."]
+    return fitted, [*notes, *_open(fitted)]
 
 
 def _open(fit: laws.Fit) -> list[str]:
-    """What a reader must know of a law that the runs do not determine."""
+    """Warnings about a law that the runs do not determine."""
     if not (names := " and ".join(fit.diagnostics.unbounded)):
         return []
     return [f"No law to go by: the runs leave {names} open, which ran to the end of what can be computed; add sizes "

@@ -1,4 +1,4 @@
-"""What a report is about, as plain values: figures, page and summary read these and nothing else."""
+"""The contents of a report as plain values: figures, page and summary read only these."""
 
 import math
 from collections.abc import Sequence
@@ -34,18 +34,18 @@ class Run:
     loss_sem: float | None
     bits_per_byte: float | None
     active: float | None = None
-    """of `params` those that a token meets; None: a table from elsewhere does not say"""
+    """parameters that a token uses; None: not in a table from elsewhere"""
     learning_rate: float = math.nan
-    """NaN: a table from elsewhere does not say"""
+    """NaN: not in a table from elsewhere"""
     seed: int | None = None
     epochs: float = 1.0
     wall_s: float = math.nan
     wall_s_spent: float = 0.0
-    """without those of the trunk that a branch begins in"""
+    """without the trunk's before a branch"""
     validity: str = "valid"
     """see `scaling.validity.Verdict`"""
     reason: str = ""
-    """why it is not valid, or what its record says beside that"""
+    """why it is not valid, or a remark in its record"""
     folder: Path | None = None
     """where its records are"""
     sweep: str = ""
@@ -183,7 +183,7 @@ class Live:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report says about one sweep. Empty and None: the sweep does not carry it, and `missing` says why."""
+    """The contents of a report on one sweep. Empty and None: not available for the sweep; `missing` says why."""
 
     name: str
     folder: Path

@@ -25,7 +25,7 @@ def runs_data(runs: laws.Runs, level: float) -> ReportData:
 
 
 def table_data(runs: laws.Runs, level: float) -> ReportData:
-    """The same, NaN for the parameters, tokens and FLOPs that the table does not tell."""
+    """The same, with NaN for parameters, tokens and FLOPs that the table does not have."""
     sigma = [None] * len(runs) if runs.sigma is None else runs.sigma.tolist()
     known = {"C": runs.flops, **runs.values} if {"N", "D"} <= set(runs.values) else runs.values
     columns = [known.get(letter, np.full(len(runs), np.nan)).tolist() for letter in ("N", "D", "C", "loss")]
@@ -54,7 +54,7 @@ def fit_data(
     forecast: laws.Forecast | None = None,
     outcome: laws.Outcome | Mapping[str, float] | None = None,
 ) -> ReportData:
-    """The fit's runs, its frontier at the budgets `flops`, a forecast and what came out."""
+    """The fit's runs, its frontier at the budgets `flops`, a forecast and its outcome."""
     data = runs_data(fit.runs, level)
     tests: list[Run] = []
     if outcome is not None:

@@ -1,7 +1,7 @@
 """The process that draws a sweep again while it is trained: `python -m scaling.report.live SWEEP_DIR`.
 
-It writes `runs.parquet` and the live page once and ends. A process of its own, because fitting the law takes seconds
-and may fail, and neither is to touch the launch.
+It writes `runs.parquet` and the live page once and ends. It is a separate process because fitting the law takes
+seconds and may fail, neither of which may affect the launch.
 """
 
 import os
@@ -17,8 +17,8 @@ from scaling.sweeps.run_store import write_table
 
 
 def main(home: Path) -> int:
-    """Exit code 0, 2 where the folder holds something that the user is to mend, 1 where the disk is full; what it is,
-    is said on standard error."""
+    """Exit code 0, 2 where the folder has an error that the user must fix, 1 where the disk is full; the error goes
+    to standard error."""
     signal.signal(signal.SIGTERM, _stop)
     os.nice(19)  # the runs come first
     try:
@@ -29,11 +29,11 @@ def main(home: Path) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        told = explain(error)
-        if told is None:
+        explained = explain(error)
+        if explained is None:
             raise
-        print(told[0], file=sys.stderr)
-        return told[1]
+        print(explained[0], file=sys.stderr)
+        return explained[1]
     return 0
 
 

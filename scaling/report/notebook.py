@@ -73,16 +73,16 @@ def plot_frontier(fit: "laws.Fit", *, level: float = 0.9, interactive: bool = Fa
 
 
 def plot_residuals(fit: "laws.Fit", *, interactive: bool = False) -> Any:
-    """What the law leaves, in per cent of the loss, against C, N, D, D/N and whatever else it reads."""
+    """Residuals of the law, in per cent of the loss, against C, N, D, D/N and any other column it reads."""
     from scaling.report.figures.law import column_residuals_figure
 
     return _drawn(column_residuals_figure(fit), interactive)
 
 
 def plot_groups(fit: "laws.Fit", C: float | None = None, *, level: float = 0.9, interactive: bool = False) -> Any:
-    """Of a pooled fit: runs and least losses of every group against compute, and their compute multipliers.
+    """Runs and lowest losses of every group of a pooled fit against compute, and their compute multipliers.
 
-    C: training FLOPs of the first group that the multipliers are told at; None: as of `fit.gain`.
+    C: training FLOPs of the first group at which multipliers are computed; None: as in `fit.gain`.
     level: coverage of their intervals, which there are after a bootstrap.
     Raises UserError for a fit of one law of all runs, and for a law that trades no compute.
     """
@@ -92,7 +92,7 @@ def plot_groups(fit: "laws.Fit", C: float | None = None, *, level: float = 0.9, 
 
 
 def plot_group_optima(fit: "laws.Fit", *, interactive: bool = False) -> Any:
-    """Of a pooled fit of N and D: the best size and number of tokens of every group against compute.
+    """The best size and number of tokens of every group of a pooled fit of N and D against compute.
 
     Raises UserError for a fit of one law of all runs, and for a law of other columns.
     """
@@ -114,7 +114,7 @@ def plot_experts(source: "laws.Fit | laws.Runs", C: float | None = None, *, inte
 
 
 def plot_surface(surface: "laws.ResponseSurface", *, interactive: bool = False) -> Any:
-    """The loss about the best learning rate of each point, and the best settings against N, with their intervals."""
+    """The loss around the best learning rate of each point, and the best settings against N, with intervals."""
     from scaling.report.figures.surface import surface_figure
 
     return _drawn(surface_figure(surface), interactive)
@@ -123,9 +123,9 @@ def plot_surface(surface: "laws.ResponseSurface", *, interactive: bool = False) 
 def plot_mixture(
     law: "laws.MixtureLaw", weights: Mapping[str, float] | None = None, *, interactive: bool = False
 ) -> Any:
-    """Losses by a mixture law against those that came, and the best mixture with what was tried.
+    """Losses predicted by a mixture law against actual ones, and the best mixture beside those that were tried.
 
-    weights: of the losses, as of `MixtureLaw.best`, which says what it raises.
+    weights: of the losses, as in `MixtureLaw.best`, which documents what it raises.
     """
     from scaling.report.figures.mixture import mixture_figure
 
@@ -141,9 +141,9 @@ def plot_profile(
     about: str = "",
     interactive: bool = False,
 ) -> Any:
-    """The least objective with one quantity held at each of its values, the cut and where the profile is below it.
+    """The lowest objective with one quantity fixed at each value, the cut, and where the profile is below it.
 
-    values: of `fit.profile(…)`, which says the rest but `about`; or [points], in any order, with objectives [points],
+    values: of `fit.profile(…)`, which has all but `about`; or [points], in any order, with objectives [points],
     cut (the objective at the ends of the interval) and name (of the parameter, with its unit).
     about: end of the caption, for example the law and its objective.
     Raises UserError for fewer than three points, and for a cut that is not above the least objective.
@@ -187,7 +187,7 @@ def plot_forecast(
     outcome: "laws.Outcome | Mapping[str, float] | None" = None,
     interactive: bool = False,
 ) -> Any:
-    """The least loss by the law against compute, carried on to `C` FLOPs, with bands of 50 % and `level`.
+    """The law's lowest loss against compute, extrapolated to `C` FLOPs, with bands of 50 % and `level`.
 
     C: None: ten times the largest run, or the forecast's budget.
     forecast: a frozen one (`laws.read_forecast`); outcome: the losses of the runs that tested it, by name.

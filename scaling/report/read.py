@@ -32,7 +32,7 @@ LEVEL = 0.9
 
 
 def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
-    """Everything about the sweep in the folder `sweep_dir`; what is not there is said in `missing`.
+    """Everything about the sweep in the folder `sweep_dir`; `missing` says what is not available.
 
     live: it is being trained; the slowest parts of the law's summary are left out (profiles of its parameters).
 
@@ -44,8 +44,8 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     now = _with_records(before, df)
     unit = _values(df, "unit") or UNIT
     runs = [replace(_run(row), folder=_folder(home, row["run_id"])) for row in df.to_dict("records")]
-    forecast, said = _forecast(home)
-    said = [*said, f"Of the forecast: {forecast.doubt}."] if forecast and forecast.doubt else said
+    forecast, notes = _forecast(home)
+    notes = [*notes, f"Of the forecast: {forecast.doubt}."] if forecast and forecast.doubt else notes
     data = ReportData(
         name=home.resolve().name,
         folder=home,
@@ -57,7 +57,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         conventions=_conventions(df, runs, unit),
         exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
         versions=_versions(df),
-        missing=[*_unfinished(now["counts"]), *_changed(Path(sweep_dir), df), *said],
+        missing=[*_unfinished(now["counts"]), *_changed(Path(sweep_dir), df), *notes],
         live=_live(Path(sweep_dir), now) if live else None,
         titles=Titles(loss=f"held-out loss ({unit})"),
         unit=unit,
@@ -137,7 +137,7 @@ def _curves(runs: Sequence[Run]) -> list[TrainingCurve]:
 
 
 def _forecast(home: Path) -> tuple[laws.Forecast | None, list[str]]:
-    """The frozen forecast, and what to say where it is not there or not what it was."""
+    """The frozen forecast, and notes where it is missing or was changed."""
     path = home / "forecast.json"
     if not path.exists():
         return None, []
@@ -145,17 +145,17 @@ def _forecast(home: Path) -> tuple[laws.Forecast | None, list[str]]:
         found = laws.read_forecast(path)
     except UserError as error:
         return None, [f"No forecast: {error}."]
-    said = []
+    notes = []
     outcome = home / "outcome.json"
     try:
         with reading(outcome, "the outcome of a forecast", "delete it, and `scaling sweep` writes it again"):
             if read_json(outcome).get("forecast_hash") != found.hash:
-                said.append(f"{outcome.name} belongs to another forecast than {path.name}.")
+                notes.append(f"{outcome.name} belongs to another forecast than {path.name}.")
     except FileNotFoundError:
         pass
     except UserError as error:
-        said.append(f"{error}.")
-    return found, said
+        notes.append(f"{error}.")
+    return found, notes
 
 
 def _live(home: Path, now: Mapping[str, Any]) -> Live:
@@ -191,7 +191,7 @@ def _unfinished(counts: Mapping[str, int]) -> list[str]:
 
 
 def _changed(home: Path, df: "pd.DataFrame") -> list[str]:
-    """A sentence on what runs left and is no longer as they left it; one that is trained again has no record."""
+    """A sentence on records that were changed after their runs ended; a run in training has no record."""
     folders = [_folder(home, run_id) for run_id in df["run_id"]]
     paths = [folder / name for folder in folders for name in ("result.json", *KEPT)]
     changed = [path for path in paths if path.exists() and was_changed(path)]

@@ -34,7 +34,7 @@ class Column:
         return "–" if value is None or self.form is None or not math.isfinite(value) else self.form(value)
 
     def plain(self, run: Run) -> str:
-        """In full precision, as it is sorted by and stands in the CSV; empty where it is not known."""
+        """The value in full precision, for sorting and for the CSV; empty where unknown."""
         value = self.value(run)
         known = value is not None and (isinstance(value, str) or math.isfinite(value))
         return str(value) if known else ""
@@ -68,7 +68,7 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
 
 
 def order(run: Run) -> tuple[str, float, float, int]:
-    """Runs of one budget, equal to within some per cent, stand together."""
+    """Sort key that groups runs of one budget, equal to within a few per cent."""
     return run.role, round(math.log10(run.flops), 1) if run.flops > 0 else 0.0, run.params, run.seed or 0
 
 

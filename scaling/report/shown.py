@@ -17,7 +17,7 @@ from scaling.result import write_text_atomically
 MOST_RUNS = 300
 """runs in the figures and in the table; with them a page is below 2 MB"""
 MOST_EXCLUSIONS = 100
-"""reasons for which runs are left out of the fit that are told one by one"""
+"""most reasons for excluding runs from the fit that are listed one by one"""
 CURVE_LAW_POINTS = 3_000
 """of all curves of a law of whole curves together"""
 
@@ -37,7 +37,7 @@ def shown(data: ReportData, page: Path) -> ReportData:
     def stays(run: Run) -> bool:
         return (run.sweep, run.run_id) in ids
 
-    said = (
+    note = (
         f"This page shows {len(ids)} of {len(data.runs)} runs: those that test a forecast and, of each budget, those "
         f"of the lowest loss. Laws and minima are of all; {csv_of(page).name} beside it has all."
     )
@@ -53,7 +53,7 @@ def shown(data: ReportData, page: Path) -> ReportData:
         isoflops=[replace(curve, runs=[run for run in curve.runs if stays(run)]) for curve in data.isoflops],
         law=law,
         curve_law=_thinned(data.curve_law, {run_id for _, run_id in ids}),
-        missing=[*data.missing, said],
+        missing=[*data.missing, note],
     )
 
 

@@ -24,7 +24,7 @@ class Headline:
 
 
 def headline(data: ReportData) -> Headline:
-    """What came out."""
+    """The main result."""
     facts: list[tuple[str, str]] = []
     verdict, good = _verdict(data)
     forecast, actual = data.forecast, data.actual
@@ -36,7 +36,7 @@ def headline(data: ReportData) -> Headline:
             facts.append((f"{_signed(data.error)} %", "error: forecast over actual, less one"))
         shape = f"the tested model: N {si(forecast.N)}, D {si(forecast.D)}"
         facts.append((power(forecast.flops), f"FLOPs, {_reach(data)}; {shape}"))
-    facts += [(f"{gain.multiplier:.3g}×", told_gain(gain)) for gain in data.gains]
+    facts += [(f"{gain.multiplier:.3g}×", gain_text(gain)) for gain in data.gains]
     facts += [
         (f"{value:.3f}", f"{about}{f', {percent(data.level)} interval {_range(interval)}' if interval else ''}")
         for value, interval, about in _exponents(data)
@@ -74,8 +74,8 @@ def counts(data: ReportData) -> str:
     return f"{len(data.runs)} run{'s' * (len(data.runs) > 1)} ({text})"
 
 
-def told_gain(gain: "Gain") -> str:
-    """What a compute multiplier is, and its interval."""
+def gain_text(gain: "Gain") -> str:
+    """A description of a compute multiplier, with its interval."""
     ends = (
         ""
         if gain.interval is None

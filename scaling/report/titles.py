@@ -20,13 +20,13 @@ def titles_of(runs: laws.Runs) -> Titles:
     meanings = dict(runs.conventions)
     shared = [f"{key} {value}" for key, value in meanings.items() if key not in (*QUANTITIES, "run", "sigma")]
     left_out = f", {len(runs.exclusions)} left out with a reason" if runs.exclusions else ""
-    said = [f"{len(runs)} runs{left_out}, data {runs.hash}", *shared]
+    parts = [f"{len(runs)} runs{left_out}, data {runs.hash}", *shared]
     return Titles(
         flops=title(runs, "C"),
         params=title(runs, "N"),
         tokens=title(runs, "D"),
         loss=title(runs, "loss"),
-        conventions="; ".join(said) + ".",
+        conventions="; ".join(parts) + ".",
     )
 
 

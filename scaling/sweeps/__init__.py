@@ -1,4 +1,4 @@
-"""Sweeps: designs of runs, the plan before, the launch, and the table of what came out."""
+"""Sweeps: designs of runs, their plan, the launch, and the table of results."""
 
 from scaling.sweeps.designs import PlannedRun, make_runs, make_test_runs
 from scaling.sweeps.fitted import fit_sweep, law_runs, priors_of

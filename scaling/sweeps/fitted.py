@@ -17,7 +17,7 @@ SHOWN = 5
 def law_runs(path: str | Path | Sequence[str | Path], law: str | Sequence[str], **named: Any) -> "laws.Runs":
     """The runs of a sweep's folder, or of several, as `law` reads them, see `laws.from_results`, which takes `named`.
 
-    The conventions tell planned runs that have no result. Raises UserError as `load_runs` and `laws.from_results`.
+    The conventions name planned runs without a result. Raises UserError as `load_runs` and `laws.from_results` do.
     """
     from scaling import laws
     from scaling.laws.table.results import WAITING
@@ -27,8 +27,8 @@ def law_runs(path: str | Path | Sequence[str | Path], law: str | Sequence[str], 
     waiting = [run_id for ids, _ in lacking for run_id in ids]
     if not waiting:
         return runs
-    told = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "
-    return runs.with_conventions(**{WAITING: told + ", ".join(waiting[:SHOWN]) + ", …" * (len(waiting) > SHOWN)})
+    summary = f"{len(waiting)} of {sum(count for _, count in lacking)} planned runs have no result: "
+    return runs.with_conventions(**{WAITING: summary + ", ".join(waiting[:SHOWN]) + ", …" * (len(waiting) > SHOWN)})
 
 
 def fit_sweep(
@@ -45,10 +45,10 @@ def fit_sweep(
     """Fit a law to the runs of a sweep's folder, or of several together, as `scaling fit` and its launch do.
 
     law: a name in `laws.FORMS`.
-    where, allow, columns, group, trusted: which runs, as of `laws.from_results`.
-    options: of `laws.fit_design`: loss, draws, seed, residual, shared, priors; `priors_of` the sweep where left out.
+    where, allow, columns, group, trusted: which runs, as in `laws.from_results`.
+    options: of `laws.fit_design`: loss, draws, seed, residual, shared, priors (default: `priors_of` the sweep).
 
-    Raises UserError where the runs are not of one recipe, or too few.
+    Raises UserError where the runs do not share one recipe, or are too few.
     """
     from scaling import laws
 
@@ -58,15 +58,15 @@ def fit_sweep(
 
 
 def priors_of(path: str | Path | Sequence[str | Path], law: str) -> dict[str, "laws.Prior"]:
-    """`forecast.priors` of the sweep in a folder, which are of Chinchilla's law; none of another, nor of several
-    sweeps. Raises UserError for a mistake in its `sweep.yaml`."""
+    """`forecast.priors` of the sweep in a folder, which are for Chinchilla's law; empty for another law and for
+    several sweeps. Raises UserError for a mistake in its `sweep.yaml`."""
     from scaling import laws
 
     paths = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     if law != "chinchilla" or len(paths) != 1 or not (file := paths[0] / "sweep.yaml").is_file():
         return {}
-    said = read_mapping(file).get("forecast")
-    if said is None:
+    forecast = read_mapping(file).get("forecast")
+    if forecast is None:
         return {}
-    priors = build(ForecastConfig, said, f"{file}: forecast").priors
+    priors = build(ForecastConfig, forecast, f"{file}: forecast").priors
     return {name: laws.Prior(*prior) for name, prior in priors.items()}

@@ -1,4 +1,4 @@
-"""The forecast of a sweep: fitted to its runs, frozen before the run that tests it, held against it after."""
+"""The forecast of a sweep: fitted to its runs, frozen before its test run starts, compared with the result after."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def frozen_forecast(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tuple[PlannedRun, ...]]:
-    """The forecast in `forecast.json`, made and frozen now where there is none, and the runs that test it.
+    """The forecast in `forecast.json`, made and frozen now if there is none yet, and the runs that test it.
 
     folder: where sweeps' folders are kept. Writes `fit.json`, the test runs' entries in `plan.json` and, last,
-    `forecast.json`. Raises UserError where the forecast on file is not that of this sweep, and where a test run
-    was begun without a forecast.
+    `forecast.json`. Raises UserError where the forecast on file does not belong to this sweep, and where a test run
+    was started without a forecast.
     """
     from scaling import laws
 
@@ -46,9 +46,9 @@ def frozen_forecast(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forec
 
 
 def write_outcome(home: Path, forecast: "Forecast", states: Sequence[RunState]) -> "Outcome | None":
-    """`outcome.json`: the forecast against the test runs that completed; None where none has.
+    """Write `outcome.json`, the forecast compared with the completed test runs; None where none has completed.
 
-    A run that diverged may have a loss, of an evaluation on the way: that is not the one that was forecast.
+    A diverged run may have a loss from an earlier evaluation, which is not the loss that was forecast.
     """
     from scaling import laws
 
@@ -76,7 +76,7 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
     forecaster = laws.Forecaster(fitted, level=sweep.forecast.level, priors=priors)
     forecaster.fit.save(home / "fit.json")
     target, _ = forecaster.size(sweep.forecast.flops)
-    # N* grows with C, at most as fast: an optimum beyond that comes from runs that have none
+    # N* grows at most in proportion to C: an optimum beyond that comes from runs that do not determine one
     least, most = fitted.N.min(), fitted.N.max() * sweep.forecast.flops / fitted.flops.max()
     if not least <= target <= most:
         raise UserError(
@@ -96,7 +96,7 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
 
 
 def _require_same(path: Path, found: "Forecast", run: PlannedRun) -> None:
-    """The test run is the one that the forecast on file is about."""
+    """Raises UserError unless the forecast on file is about this test run."""
     if (run.params, run.tokens) != (found.N, found.D):
         raise UserError(
             f"{path} is about a run of {found.N:g} parameters on {found.D:g} tokens, not of "

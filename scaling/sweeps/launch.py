@@ -1,4 +1,4 @@
-"""Training a set of planned runs with an executor: what is done is skipped, what broke is tried again."""
+"""Training a set of planned runs with an executor: completed runs are skipped, broken ones retried."""
 
 import contextlib
 import os
@@ -33,29 +33,28 @@ from scaling.sweeps.run_store import (
     stopped,
 )
 
-ATTEMPTS = 2  # that break, in one launch; launching again gives as many more
-PREEMPTIONS = 20  # in one launch, of a run that someone else stopped or that lost its node: no endless loop
+ATTEMPTS = 2  # failed attempts at a run in one launch; launching again allows as many more
+PREEMPTIONS = 20  # restarts in one launch of a run stopped from outside or without its node: no endless loop
 GOES_ON = "stopped; the same command goes on"
-TICK_S = 0.2  # how soon a signal, and a lock that was let go, are noticed
+TICK_S = 0.2  # how soon a signal, or a released lock, is noticed
 
 
 class StopEvent(threading.Event):
-    """Set once the launch is told to stop."""
+    """Set once the launch is to stop."""
 
     number: int | None = None
-    """of the signal that told it"""
+    """number of the signal that requested it"""
 
 
 def train_all(
     runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: LaunchProgress
 ) -> tuple[RunState, ...]:
-    """Train those of `runs` that are not done, in folders of `home`, and return what became of all.
+    """Train those of `runs` that are not done, in folders of `home`, and return the final states of all.
 
-    The dearest go first, each after the one that it comes `after` has ended, however that ended. A run that breaks is
-    tried again at once, up to ATTEMPTS times in one launch, unless its configuration was at fault; a run that was
-    preempted or lost its node goes on; a run that diverged has its result. After every run has saved its state,
-    raises KeyboardInterrupt where SIGINT asked for an end and `Interrupted` (a SystemExit of code 75) where SIGTERM
-    did.
+    The most expensive go first, each once the run it comes `after` has ended, in whatever state. A run that fails is
+    retried at once, up to ATTEMPTS times in one launch, unless its configuration was at fault; a run that was
+    preempted or lost its node continues; a diverged run has its result. Once every run has saved its state, raises
+    KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
     """
     states = [run_state(home / run.id) for run in runs]
     for state in states:
@@ -79,12 +78,12 @@ def train_all(
 
 
 def worker_command(folders: Sequence[Path]) -> tuple[str, ...]:
-    """What trains the runs in `folders`."""
+    """The command that trains the runs in `folders`."""
     return (sys.executable, "-m", "scaling.sweeps.worker", *map(str, folders))
 
 
 class _Launch:
-    """One launch under way: which runs may begin, which the executor has, and how often each was tried."""
+    """A launch in progress: which runs may begin, which the executor has, and how often each was tried."""
 
     def __init__(
         self, runs: Sequence[PlannedRun], home: Path, executor: Executor, progress: LaunchProgress, stop: StopEvent
@@ -95,13 +94,13 @@ class _Launch:
         self.order: TopologicalSorter[str] = TopologicalSorter(before)
         self.order.prepare()
         self.ready: list[str] = []
-        self.begun: dict[str, int] = {}  # what the executor has: attempts that were on record before
-        self.ended: list[tuple[str, Finished]] = []  # not yet looked into
+        self.begun: dict[str, int] = {}  # runs the executor has: attempts recorded before
+        self.ended: list[tuple[str, Finished]] = []  # not yet processed
         self.failures: Counter[str] = Counter()
         self.preemptions: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Until every run has ended or, after a stop, all that the executor has."""
+        """Run until every run has ended or, after a stop, every run that the executor has."""
         cancelled = False
         while self.order.is_active():
             self.ready += self.order.get_ready()
@@ -117,9 +116,9 @@ class _Launch:
             self._look()
 
     def _submit(self) -> None:
-        """What is ready, in packs, except where another process is training it: that is waited for.
+        """Submit the runs that are ready, in packs; a run that another process is training is waited for.
 
-        A run that has broken is tried again by itself: what broke may have been the pack.
+        A failed run is retried on its own, since the pack may have been at fault.
         """
         starting: list[PlannedRun] = []
         for run_id in sorted(self.ready, key=lambda run_id: -self.runs[run_id].flops_spent):
@@ -144,7 +143,7 @@ class _Launch:
             self.executor.submit(sorted(tasks, key=lambda task: -task.cost))
 
     def _look(self) -> None:
-        """What became of the runs that ended; those that break may begin again."""
+        """Process the runs that ended; failed ones may begin again."""
         for run_id, finished in list(self.ended):
             folder = self.home / run_id
             if is_held(folder / "lock") and not self.stop.is_set():
@@ -161,19 +160,19 @@ class _Launch:
                 self.order.done(run_id)
 
     def _close(self, folder: Path, finished: Finished, *, began: bool) -> int | None:
-        """How the attempt ended: what the worker noted, or what is noted here for one that could not."""
+        """The exit code of the attempt, as the worker recorded it, or as is recorded here for one that could not."""
         tries, code = attempts(folder), finished.exit_code
         if began and tries[-1].end is not None:
             return tries[-1].exit_code
         never = not began and (code == INTERRUPTED or self.stop.is_set())
-        if code != BUSY and not never and not is_held(folder / "lock"):  # else what is on record is another's
+        if code != BUSY and not never and not is_held(folder / "lock"):  # else the record is another process's
             log_end(folder, code, _reason(folder, finished))
         return code
 
     def _again(self, run_id: str, state: RunState, code: int | None, *, began: bool) -> bool:
         if self.stop.is_set() or state.state in DONE or code == USER_ERROR:
             return False
-        unseen = code is None and not began  # not even its begin: it may be that it never can
+        unseen = code is None and not began  # not even its start: perhaps it cannot start at all
         if code in (*STOPPED, BUSY) and not unseen:
             self.preemptions[run_id] += 1
             return self.preemptions[run_id] <= PREEMPTIONS
@@ -182,7 +181,7 @@ class _Launch:
 
 
 def _prepare(run: PlannedRun, before: RunState, folder: Path) -> None:
-    """The run's folder made ready for an attempt: its configuration, and no trace that the last try is still on."""
+    """Prepare the run's folder for an attempt: write its configuration, and close attempts that are still open."""
     close_lost(folder)
     if before.state == "failed":
         (folder / "result.json").unlink(missing_ok=True)  # its reason stays among the attempts
@@ -192,7 +191,7 @@ def _prepare(run: PlannedRun, before: RunState, folder: Path) -> None:
 
 
 def _task(pack: Sequence[PlannedRun], home: Path) -> Task:
-    """What trains runs whose folders are ready, side by side if there are several."""
+    """The task that trains runs whose folders are ready, side by side if there are several."""
     folders = tuple(home / run.id for run in pack)
     cost = sum(run.flops_spent for run in pack)
     return Task(pack[0].id, folders, worker_command(folders), cost=cost, devices=pack[0].devices)
@@ -216,12 +215,12 @@ def _reason(folder: Path, finished: Finished) -> str:
         result = read_result(folder)
     except UserError as error:
         return str(error)
-    told = result.reason if result is not None else _last_line(finished.task.folders[0] / "log.txt")
-    return told or f"exit code {code}, and nothing in its log, as where the disk is full"
+    reason = result.reason if result is not None else _last_line(finished.task.folders[0] / "log.txt")
+    return reason or f"exit code {code}, and nothing in its log, as where the disk is full"
 
 
 def _last_line(path: Path, size: int = 4096) -> str:
-    """The last line that says something in the last `size` bytes of a file."""
+    """The last non-blank line in the last `size` bytes of a file."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
@@ -231,10 +230,10 @@ def _last_line(path: Path, size: int = 4096) -> str:
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[StopEvent]:
-    """An event that the first SIGINT or SIGTERM sets; a second one does what it always did."""
+    """An event that the first SIGINT or SIGTERM sets; a second one has its default effect."""
     stop = StopEvent()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals: whoever called us there stops us in another way
+        yield stop  # only the main thread may handle signals; callers in other threads stop us in another way
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

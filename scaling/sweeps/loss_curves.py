@@ -1,4 +1,4 @@
-"""The loss curves of runs: the rate of every step by their configuration, held-out losses by their records."""
+"""The loss curves of runs: the learning rate of every step from their configuration, losses from their records."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,20 +21,20 @@ from scaling.sweeps.run_store import load_runs, run_folders
 from scaling.validity import FITTED
 
 FREE = ("schedule.*", "optimizer.learning_rate", SEED)
-"""keys in which the curves of one law may differ: it reads rates and steps, and N, or else refuses several"""
+"""keys in which the curves of one law may differ; N may differ, too, if the law reads it"""
 
 
 def load_curves(
     path: str | Path | Sequence[str | Path], where: Sequence[str] = (), allow: Sequence[str] = ()
 ) -> list[LossCurve]:
-    """The curve of every valid run under `path` (as of `load_runs`), whatever its role.
+    """The curve of every valid run under `path` (as in `load_runs`), whatever its role.
 
-    The losses are those of records.evaluate_every and of the end; those that a branch has from its trunk are the
-    trunk's alone, and both are one cluster. A run that begins with another's parameters is left out: its loss is no
-    matter of its own schedule alone. N is all parameters.
-    where, allow: as of `laws.from_results`.
+    The losses are those of records.evaluate_every and of the end; losses that a branch shares with its trunk belong
+    to the trunk only, and both form one cluster. Runs that start from another run's parameters are left out, because
+    their loss does not depend on their own schedule alone. N counts all parameters.
+    where, allow: as in `laws.from_results`.
 
-    Raises UserError where a record cannot be read, where no run is left, and where the runs are of several recipes.
+    Raises UserError where a record cannot be read, where no run is left, and where the runs do not share one recipe.
     """
     table = load_runs(path)
     if len(table):
@@ -52,11 +52,11 @@ def load_curves(
         )
     used = table.loc[list(configs)]
     free = (*FREE, *FEEDS["N"].columns, *FEEDS["D"].columns)
-    said = {**one_recipe(used, free, allow), "loss": meaning_of(LOSS, used)}
+    conventions = {**one_recipe(used, free, allow), "loss": meaning_of(LOSS, used)}
     left = [folders[run_id] / name for run_id in configs for name in KEPT]
     if changed := [f"{path.parent.name}/{path.name}" for path in left if was_changed(path)]:
-        said["changed later"] = f"after their runs had ended: {shown(changed)}"
-    return [_curve(folders[run_id], config, configs.keys(), said) for run_id, config in configs.items()]
+        conventions["changed later"] = f"after their runs had ended: {shown(changed)}"
+    return [_curve(folders[run_id], config, configs.keys(), conventions) for run_id, config in configs.items()]
 
 
 def learning_rates(run: str | Path | Mapping[str, Any] | RunConfig) -> np.ndarray:
@@ -68,10 +68,10 @@ def learning_rates(run: str | Path | Mapping[str, Any] | RunConfig) -> np.ndarra
     return np.asarray(make_schedule(run.schedule.name, make_knobs(run))(np.arange(run.steps)), np.float64)
 
 
-def _curve(folder: Path, run: RunConfig, there: Collection[str], said: Mapping[str, str]) -> LossCurve:
+def _curve(folder: Path, run: RunConfig, there: Collection[str], conventions: Mapping[str, str]) -> LossCurve:
     result, trunk = read_result(folder), run.records.trunk
     assert result is not None  # it is in the table
     shared = result.facts.get("branch", {}).get("step", 0) if trunk in there else 0
     losses = {r["step"]: r["eval_loss"] for r in read_metrics(folder) if r.get("eval_loss") and r["step"] > shared}
     values = list(losses.values())
-    return LossCurve(folder.name, learning_rates(run), list(losses), values, result.params_total, trunk, said)
+    return LossCurve(folder.name, learning_rates(run), list(losses), values, result.params_total, trunk, conventions)

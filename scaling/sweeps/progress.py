@@ -1,4 +1,4 @@
-"""How a launch shows itself: a live table in a terminal, one plain line for each finished run elsewhere."""
+"""Progress of a launch: a live table in a terminal, one plain line for each finished run elsewhere."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ LOOK_S = 3.0  # between two looks at how long the sweep still takes
 
 
 class LaunchProgress:
-    """What is told of a launch, on standard error (standard output is for results)."""
+    """Reports a launch on standard error (standard output is for results)."""
 
     def __init__(self, home: Path, stream: TextIO | None = None) -> None:
         self.home = home
@@ -31,21 +31,21 @@ class LaunchProgress:
         self.total = self.done = 0
         self.flops = self.flops_done = 0.0
         self.clock = Clock(home)
-        self.looked, self.told = 0.0, ""
+        self.looked, self.left_text = 0.0, ""
         self.began = time.monotonic()
         self.active: dict[str, PlannedRun] = {}
         self.live: Live | None = None
         self.waited: set[str] = set()
 
     def say(self, line: str) -> None:
-        """One line, above the live table where there is one."""
+        """Print one line, above the live table where there is one."""
         if self.live is not None:
             self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=self.stream, flush=True)
 
     def begin(self, states: Sequence[RunState], todo: Sequence[PlannedRun], slots: int) -> None:
-        """`todo` of the runs in `states` are about to be trained, on so many devices; 0: that is not known yet."""
+        """`todo` of the runs in `states` are about to be trained, on `slots` devices; 0: not known yet."""
         self.total = len(states)
         self.done = sum(state.state in DONE for state in states)
         self.flops, self.flops_done, self.began = sum(run.flops_spent for run in todo), 0.0, time.monotonic()
@@ -65,8 +65,8 @@ class LaunchProgress:
             self.live.start()
 
     def tell(self, state: RunState, seconds: float = 0.0, *, again: bool = False) -> None:
-        """A run has ended, after so many seconds; `again`: it is tried once more. One that was not even begun, since
-        the launch was told to stop or another process was quicker, is nothing to tell."""
+        """A run has ended after `seconds`; `again`: it is retried. A run that was not even started, because the
+        launch was stopped or another process was quicker, is not reported."""
         run = self.active[state.run_id]
         if not again:
             del self.active[state.run_id]
@@ -84,7 +84,7 @@ class LaunchProgress:
         self.ended()
 
     def wait_for(self, run_id: str) -> None:
-        """A run is being trained by a process that is not of this launch."""
+        """A run is being trained by a process outside this launch."""
         if run_id not in self.waited:
             self.waited.add(run_id)
             self.say(f"{run_id} is being trained by another process; waiting for it")
@@ -110,7 +110,7 @@ class LaunchProgress:
                 continue
             last = last_metrics(self.home / run_id)
             left = run.flops * (1 - min(last.get("step", 0) / run.config.steps, 1.0))
-            share = max(0.0, 1 - left / run.flops_spent)  # what a branch has from its trunk is done already
+            share = max(0.0, 1 - left / run.flops_spent)  # what a branch takes from its trunk is done already
             partial += share * run.flops_spent
             loss = last.get("loss")
             table.add_row(run_id, ProgressBar(1.0, share), f"{share:4.0%}", f"{loss:.3f}" if loss else "")
@@ -118,7 +118,8 @@ class LaunchProgress:
         elapsed = time.monotonic() - self.began
         if time.monotonic() - self.looked > LOOK_S:
             left_s = self.clock.left()
-            self.looked, self.told = time.monotonic(), f", {left_s} left" if left_s else ""
+            self.looked, self.left_text = time.monotonic(), f", {left_s} left" if left_s else ""
         return Group(
-            table, Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{self.told}")
+            table,
+            Text(f"{self.done}/{self.total} runs, {share:.0%} of the FLOPs, {duration(elapsed)}{self.left_text}"),
         )

@@ -1,4 +1,4 @@
-"""What draws a sweep: handed to a launch by its caller, since a report reads sweeps and not the other way round."""
+"""The interface of reports: the caller passes one to a launch, because reports import sweeps and not vice versa."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ class Reporter(Protocol):
         ...
 
     def live_command(self, sweep_dir: Path) -> Sequence[str]:
-        """What writes `runs.parquet` and the page once, in a process of its own, while the sweep is trained."""
+        """The command that writes `runs.parquet` and the page once, in a separate process, during training."""
         ...
 
     def settle(self, sweep_dir: Path) -> None:
-        """The page no longer says that training goes on. Nothing where there is none."""
+        """Mark the page as final, so that it no longer says that training goes on; no effect without a page."""
         ...
 
     def write(self, sweep_dir: Path) -> Path:
@@ -25,5 +25,5 @@ class Reporter(Protocol):
         ...
 
     def summary(self, sweep_dir: Path) -> str:
-        """What came out, as lines for a terminal."""
+        """The results as lines for a terminal."""
         ...

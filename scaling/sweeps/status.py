@@ -16,22 +16,22 @@ from scaling.units import duration, si
 from scaling.validity import Verdict, decide, judge
 
 BROKEN = ("failed", "unreadable")
-"""states without a record that are an end all the same"""
+"""final states without a record"""
 
 
 def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -> dict[str, Any]:
-    """What became of each run of the sweep in the folder `path`, or of the one run whose folder that is.
+    """The state of each run of the sweep in the folder `path`, or of the single run whose folder that is.
 
-    state_of: `run_state`, or a `States` that looks again only at what may have changed, for who asks often.
+    state_of: `run_state`, or for frequent calls a `States`, which rereads only what may have changed.
 
     Returns a JSON-able mapping: `runs` (run_id, role, state, validity, params, tokens, flops, flops_spent, loss,
     seconds, attempts, reason, validity_reason, progress, label), `counts` by state, `launched` (whether a process is
     launching it now).
-    `label` is the design's wish, with the value of each axis and the seed; of a run that no plan knows, the seed.
-    `ended` is when its last attempt did. `flops_spent` leaves out what a branch has from its trunk.
-    `validity` is None while there is nothing to judge; `progress` is that of a running run: `share` of the tokens
-    that it has to train on itself, training `loss`, `tokens_per_s` and `left_s`, each None where not measured yet,
-    and None for other runs.
+    `label` has what the design requested, with the value of each axis and the seed; for a run outside the plan, the
+    seed. `ended` is the time its last attempt ended. `flops_spent` leaves out the part that a branch takes from its
+    trunk. `validity` is None while there is nothing to judge. `progress` is None except for a running run: `share` of
+    the tokens that it has to train on itself, training `loss`, `tokens_per_s` and `left_s`, each None where not
+    measured yet.
     Raises UserError for a folder that holds no sweep, and for a mistake in its `exclusions.yaml`.
     """
     home, only = sweep_and_run(Path(path))
@@ -41,9 +41,9 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
         raise UserError(f"{home} holds no runs; expected a sweep's folder, such as runs/NAME")
     states = {run_id: state_of(folder) for run_id, folder in folders.items()}
     results = {run_id: state.result for run_id, state in states.items() if state.result is not None}
-    said = findings(read_ledger(home, results))
+    verdicts = findings(read_ledger(home, results))
     rows = [
-        _row(folder, plan.get(run_id), states[run_id], said.get(run_id, ()))
+        _row(folder, plan.get(run_id), states[run_id], verdicts.get(run_id, ()))
         for run_id, folder in folders.items()
         if only in (None, run_id)
     ]
@@ -68,8 +68,8 @@ def format_status(found: Mapping[str, Any]) -> str:
         for row in found["runs"]
     ]  # fmt: skip
     headings = (*left, *numbers, "reason")
-    told = table(headings, rows, left=[i for i, heading in enumerate(headings) if heading not in numbers])
-    return f"{told}\n{tell_counts(found)}"
+    text = table(headings, rows, left=[i for i, heading in enumerate(headings) if heading not in numbers])
+    return f"{text}\n{tell_counts(found)}"
 
 
 def tell_counts(found: Mapping[str, Any]) -> str:
@@ -81,10 +81,10 @@ def tell_counts(found: Mapping[str, Any]) -> str:
     return f"{found['sweep']}: {counts}{not_valid}; {launched}"
 
 
-def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verdict]) -> dict[str, Any]:
+def _row(folder: Path, entry: Entry | None, state: RunState, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     result = state.result
     tokens = entry.tokens if entry else result.tokens if result else None
-    verdict = _verdict(state, said)
+    verdict = _verdict(state, verdicts)
     return {
         "run_id": folder.name,
         "role": role_of(folder, entry),
@@ -105,16 +105,17 @@ def _row(folder: Path, entry: Entry | None, state: RunState, said: Sequence[Verd
     }
 
 
-def _verdict(state: RunState, said: Sequence[Verdict]) -> Verdict | None:
-    """None where the run may still become anything."""
+def _verdict(state: RunState, verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The verdict on a run; None while it may still be trained."""
     if state.result is not None:
-        return judge({**state.result.facts, **vars(state.result)}, *said)
+        return judge({**state.result.facts, **vars(state.result)}, *verdicts)
     broken = (Verdict("failed", state.reason),) if state.state in BROKEN else ()
-    return decide(*broken, *said) if broken or said else None
+    return decide(*broken, *verdicts) if broken or verdicts else None
 
 
 def _progress(folder: Path, entry: Entry | None) -> dict[str, float | None]:
-    """How far a running run is, by the end of its metrics.jsonl; a branch's begins with the records of its trunk."""
+    """How far a running run is, from the end of its metrics.jsonl; a branch's begins with the records of its
+    trunk."""
     last = last_metrics(folder)
     done, speed = last.get("tokens", 0), last.get("tokens_per_s")
     share = left_s = None

@@ -1,4 +1,4 @@
-"""The runs that a fit asks for next, as a sweep that can be launched."""
+"""The runs that a fit suggests next, as a sweep that can be launched."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +14,14 @@ from scaling.sweeps.designs import make_runs, shared_run
 if TYPE_CHECKING:
     from scaling.laws import Fit, Suggestion
 
-SNAP = 0.5  # the ladder's nearest size to a size of the grid may be so far off; what is suggested is the ladder's
+SNAP = 0.5  # tolerance of the ladder's nearest size to a size of the grid; the ladder's size is suggested
 
 
 def write_suggestion(fitted: "Fit", home: str | Path, k: int) -> tuple["Suggestion", Path]:
-    """`suggested.yaml` in a sweep's folder: at most `k` runs that make the fit's forecast surer.
+    """Write `suggested.yaml` in a sweep's folder: at most `k` runs that reduce the uncertainty of the fit's forecast.
 
-    Candidates are `laws.suggest`'s own, each size moved to the nearest that the sweep's ladder can make. Raises
-    UserError where the folder has no `sweep.yaml`, and as `laws.suggest`.
+    Candidates are those of `laws.suggest`, each size moved to the nearest that the sweep's ladder can make. Raises
+    UserError where the folder has no `sweep.yaml`, and as `laws.suggest` does.
     """
     from scaling import laws
 
@@ -38,7 +38,7 @@ def write_suggestion(fitted: "Fit", home: str | Path, k: int) -> tuple["Suggesti
     )
     suggestion = laws.suggest(fitted, pairs, k=k)
     sweep = build(SweepConfig, suggestion.to_sweep(base), "the suggested sweep")
-    make_runs(sweep)  # what could not be launched is told now
+    make_runs(sweep)  # raises now if the suggestion could not be launched
     target = home / "suggested.yaml"
     head = f"# {suggestion.summary()}".replace("\n", "\n# ")
     write_text_atomically(target, f"{head}\n# scaling sweep {target}\n{to_yaml(sweep)}")

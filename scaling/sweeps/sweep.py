@@ -52,7 +52,7 @@ EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What became of a sweep."""
+    """The outcome of a sweep."""
 
     sweep: str
     folder: Path
@@ -66,7 +66,7 @@ class SweepOutcome:
     """the page; None where nothing was drawn"""
     summary: str = ""
     """law, exponent with interval, forecast against actual, path of the page; without a tested forecast, or a
-    reporter, what became of the runs"""
+    reporter, the states of the runs"""
 
     @property
     def ok(self) -> bool:
@@ -74,20 +74,20 @@ class SweepOutcome:
         return all(state.state in ("completed", "diverged") for state in self.states)
 
     def status(self) -> dict[str, Any]:
-        """The state of every run, read anew from the folder; see `sweeps.status`."""
+        """The state of every run, read from the folder; see `sweeps.status`."""
         return status(self.folder)
 
     def runs(self, role: RunRole | None = None) -> "pd.DataFrame":
-        """The table of records, one row a run; see `scaling.load_runs`. role: only the runs that a law is fitted to
+        """The table of records, one row per run; see `scaling.load_runs`. role: only the runs that a law is fitted to
         (`fit`), or those that test it (`test`)."""
         return load_runs(self.folder, role)
 
     def fit(self, law: str = "chinchilla", **options: Any) -> "laws.Fit":
-        """A law of its runs, with intervals; options as of `sweeps.fit_sweep`."""
+        """A law of its runs, with intervals; options as in `sweeps.fit_sweep`."""
         return fit_sweep(self.folder, law, **options)
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """The outcome as JSON values."""
         return {
             "sweep": self.sweep,
             "folder": str(self.folder),
@@ -107,17 +107,17 @@ def run_sweep(
     folder: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> SweepOutcome:
-    """Train what is left of `sweep`; with a forecast, fit, freeze it and test it.
+    """Train the runs of `sweep` that are left; with a forecast, also fit the law, freeze the forecast and test it.
 
-    sweep: a file, the name of a shipped one, a mapping, or a configuration that was read.
+    sweep: a file, the name of a shipped one, a mapping, or a loaded configuration.
     executor: where runs run, by name or as an object; `sweep.executor.kind` where None.
     folder: where sweeps' folders are kept; `run.records.folder` where None.
-    reporter: draws `runs.parquet` and the page while the sweep is trained, and the whole report at the end; the
-    command line gives `scaling.report`. Nothing is drawn where None.
+    reporter: writes `runs.parquet` and the page while the sweep is trained, and the whole report at the end; the
+    command line passes `scaling.report`. None: no report.
 
-    Everything is checked before anything is launched, and whatever is done already is not done again. Raises
-    UserError for a mistake of the user's, also where another process launches this sweep or where its folder holds
-    another sweep; KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
+    Everything is checked before anything is launched, and work that is done already is not repeated. Raises UserError
+    for a user's mistake, also where another process is launching this sweep or its folder holds another sweep;
+    KeyboardInterrupt after SIGINT and `Interrupted` (a SystemExit of code 75) after SIGTERM.
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
@@ -132,8 +132,8 @@ def run_sweep(
         check_fits((*runs, *tests), left, devices_for(sweep.executor).kind)
         check_data([*runs, *tests], make=True)
         _record(home, runs)
-        write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which it is compared through
-        read_exclusions(home)  # a mistake in it is told before hours of training
+        write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which comparisons need
+        read_exclusions(home)  # report a mistake in it before hours of training
         progress = LaunchProgress(home)
         if reporter is not None:
             progress.say(f"to look: {reporter.page_of(home)}, which renews itself, or scaling status {home} --watch")
@@ -151,7 +151,7 @@ def run_sweep(
 
 
 def _reported(outcome: SweepOutcome, progress: LaunchProgress, reporter: Reporter | None) -> SweepOutcome:
-    """`outcome` with the page and the summary. No failure to draw is one of the sweep's."""
+    """`outcome` with the page and the summary. A failure to draw does not fail the sweep."""
     summary = _tell_states(outcome)
     if reporter is None:
         return replace(outcome, summary=summary)
@@ -169,7 +169,7 @@ def _reported(outcome: SweepOutcome, progress: LaunchProgress, reporter: Reporte
 def _train_further(
     sweep: SweepConfig, runs: Sequence[PlannedRun], where: Executor, progress: LaunchProgress
 ) -> tuple[RunState, ...]:
-    """Rounds of runs that the results ask for; none once the forecast is frozen. Returns what became of them."""
+    """Train rounds of runs that the results call for; none once the forecast is frozen. Returns their states."""
     states: tuple[RunState, ...] = ()
     home = progress.home
     while isinstance(sweep.design, IsoflopDesign) and not (home / "forecast.json").exists():
@@ -186,18 +186,19 @@ def _train_further(
 
 
 def _record(home: Path, runs: Sequence[PlannedRun]) -> None:
-    """`runs` are those that the law is fitted to; what each is to spend is as the checkpoints there are now say."""
+    """Record `runs` as those that the law is fitted to, with the FLOPs each has to spend given present
+    checkpoints."""
     states = {run.id: run_state(home / run.id) for run in runs}
     spent = flops_to_spend(runs, home, states)
     record_runs(home, {run.id: run.entry(spent[run.id]) for run in runs}, "fit")
 
 
 def _tell_states(outcome: SweepOutcome) -> str:
-    """What became of the runs, and what can be done next."""
-    told = outcome.as_dict()
-    lines = [f"sweep {outcome.sweep}: " + ", ".join(f"{count} {state}" for state, count in told["counts"].items())]
-    lines += [f"{run_id}: {reason}" for run_id, reason in told["failed"].items()]
-    if outcome.ok and not told["counts"].get("completed"):
+    """The states of the runs, and what can be done next."""
+    values = outcome.as_dict()
+    lines = [f"sweep {outcome.sweep}: " + ", ".join(f"{count} {state}" for state, count in values["counts"].items())]
+    lines += [f"{run_id}: {reason}" for run_id, reason in values["failed"].items()]
+    if outcome.ok and not values["counts"].get("completed"):
         lines.append(
             "every run diverged, so there is no loss to fit a law to; lower the learning rate (run.optimizer."
             "learning_rate, or the rule `learning_rate`) and launch under another name"
@@ -237,7 +238,7 @@ def _executor(executor: str | Executor, config: ExecutorConfig) -> Executor:
 
 @contextmanager
 def _claimed(home: Path) -> Iterator[None]:
-    """This process alone launches the sweep in `home`."""
+    """A context in which no other process can launch the sweep in `home`."""
     try:
         with lock(home / "lock"):
             yield

@@ -1,4 +1,4 @@
-"""What is made from a sweep's records while it is trained: `runs.parquet` and the live page."""
+"""Updates from a sweep's records while it is trained: `runs.parquet` and the live page."""
 
 import os
 import subprocess
@@ -14,23 +14,23 @@ from scaling.sweeps.executors.environment import worker_environment
 from scaling.sweeps.reporter import Reporter
 from scaling.sweeps.run_store import write_table
 
-EVERY_S = 30.0  # between two drawings, at least
-SHARE = 3  # and so many times as long as the last one took: a quarter of a core at most, at the lowest priority
-STALE_S = 300.0  # without the end of a run: the page shows how far the running ones are
-LIMIT_S = 600.0  # for one drawing
-STOP_S = 5.0  # for one that is told to end
+EVERY_S = 30.0  # minimum time between two drawings
+SHARE = 3  # and at least this many times the last one's duration: at most a quarter of a core, at the lowest priority
+STALE_S = 300.0  # redraw after this long without the end of a run: the page shows how far the running ones are
+LIMIT_S = 600.0  # time limit of one drawing
+STOP_S = 5.0  # time for one to end when told to stop
 
 
 class _Undrawn(Exception):
-    """The process that draws has failed; the message is the last line that it said."""
+    """The drawing process has failed; the message is its last line of output."""
 
 
 class Upkeep:
-    """Keeps the table and the page of the sweep in the folder `home` in step with its runs, within a `with` block.
+    """Keeps the table and the page of the sweep in the folder `home` up to date with its runs, within a `with` block.
 
-    A thread starts a process of low priority at the beginning and when runs have ended, one at a time. What goes
-    wrong there is said once and changes nothing else. At the end of the block, however it came, the table is written
-    and the page no longer renews itself.
+    A thread starts a low-priority process at the beginning and when runs have ended, one at a time. A failure there
+    is reported once and has no other effect. At the end of the block, even after an exception, the table is written
+    and the page stops refreshing itself.
 
     say: takes one line. reporter: draws the page; None: only the table, at the end.
     """
@@ -71,7 +71,7 @@ class Upkeep:
                 self._changed.wait(STALE_S)
 
     def _draw(self, command: Sequence[str]) -> None:
-        """One drawing, to its end. Raises where it did not come out."""
+        """Run one drawing to its end. Raises where it fails."""
         with self._lock:
             if self._over.is_set():
                 return
@@ -85,13 +85,13 @@ class Upkeep:
                 start_new_session=True,  # an interrupt from the keyboard is the launch's to handle
             )
         try:
-            _, told = self._process.communicate(timeout=LIMIT_S)
+            _, output = self._process.communicate(timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            _, told = self._process.communicate()
-            told += f"\nit took more than {LIMIT_S:g} s"
+            _, output = self._process.communicate()
+            output += f"\nit took more than {LIMIT_S:g} s"
         if self._process.returncode and not self._over.is_set():
-            raise _Undrawn((told.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
+            raise _Undrawn((output.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
 
     def _stop(self, thread: threading.Thread) -> None:
         with self._lock:
@@ -105,11 +105,11 @@ class Upkeep:
         thread.join()
 
     def _guarded(self, work: Callable[[], object]) -> None:
-        """Do what no sweep is to end for; the first time that it fails is told."""
+        """Do work whose failure must not end the sweep; the first failure is reported."""
         try:
             work()
         except Exception as error:
             if not self._said:
                 self._said = True
-                told = str(error) if isinstance(error, _Undrawn) else one_line(error)
-                self._say(f"table and page were not written: {told}; the records are complete")
+                message = str(error) if isinstance(error, _Undrawn) else one_line(error)
+                self._say(f"table and page were not written: {message}; the records are complete")

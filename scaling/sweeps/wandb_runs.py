@@ -1,4 +1,4 @@
-"""The table of a sweep's results from its mirror in wandb, for those who have not its folder."""
+"""The table of a sweep's results from its mirror in wandb, where its folder is not available."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
 
     project: "entity/project", or "project" of your own. sweep: its name, None for all in the project.
 
-    `role` is that of the run's configuration in wandb, "fit" where an older one does not say; `budget` and
-    `target_params`, which wandb does not hold, are missing. `validity` is by the records alone: what a user excludes
-    is said in the sweep's folder. A `point` are the runs whose configurations differ in nothing but learning rate,
-    seed and what a rule set beside (weight decay, in records that do not say what a rule set).
-    Raises UserError where wandb is missing or says no, and where no run there has a result.
+    `role` comes from the run's configuration in wandb, "fit" where an older one does not state it; `budget` and
+    `target_params` are missing, because wandb does not have them. `validity` is judged by the records alone: a user's
+    exclusions are in the sweep's folder. A `point` comprises the runs whose configurations differ only in learning
+    rate, seed and other keys set by a rule (weight decay, in records that do not state them).
+    Raises UserError where wandb is missing or refuses access, and where no run there has a result.
     """
     try:
         import wandb
@@ -48,15 +48,16 @@ def load_wandb(project: str, sweep: str | None = None) -> "pd.DataFrame":
     labels = [_point(*each) for each in whole]
     played = [{**vars(result), "role": role} for result, role in zip(results, roles, strict=True)]
     tunings = tuning_columns(played, labels)
-    said = tuning_verdicts(played, tunings)
+    verdicts = tuning_verdicts(played, tunings)
     rows = [
-        table_row(result, role, {}, of, source) for (result, source), role, of in zip(whole, roles, said, strict=True)
+        table_row(result, role, {}, of, source)
+        for (result, source), role, of in zip(whole, roles, verdicts, strict=True)
     ]
     return table_of(certified([row | more for row, more in zip(rows, tunings, strict=True)]))
 
 
 def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, RecipeSource]:
-    """The record with its configuration: its own or, in one of an older version, that of the run in wandb."""
+    """The record with its configuration: its own or, for an older version, that of the run in wandb."""
     if result.config:
         return result, "record"
     values = {key: value for key, value in config.items() if key in RunConfig.model_fields}
@@ -67,7 +68,7 @@ def _with_recipe(result: Result, config: Mapping[str, Any]) -> tuple[Result, Rec
 
 
 def _point(result: Result, source: RecipeSource) -> dict[str, str]:
-    """What stands for the label of a run; empty where wandb has no configuration."""
+    """A substitute for the label of a run; empty where wandb has no configuration."""
     if not result.config:
         return {}
     by_rule = result.by_rule if source == "record" else {DecayRule.sets: "unknown"}
@@ -77,5 +78,5 @@ def _point(result: Result, source: RecipeSource) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """wandb's view of a nested summary as dictionaries."""
+    """wandb's view of a nested summary as plain dictionaries."""
     return {key: _plain(value[key]) for key in value.keys()} if hasattr(value, "keys") else value  # noqa: SIM118

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 REFRESH_S = 2.0
 LEFT = ("planned", "running", "interrupted")
 """states of runs that are still to be trained"""
-SHOWN = 8  # of the runs that are finished, and of those that ended badly; all are in `scaling status`
+SHOWN = 8  # rows of finished runs, and of those that ended badly; `scaling status` shows all
 
 
 def watch(path: str | Path, stream: TextIO | None = None, every: float = REFRESH_S) -> dict[str, Any]:
-    """Show the state of the sweep in the folder `path` until nothing is left to run, or Ctrl-C; returns the last.
+    """Show the state of the sweep in the folder `path` until nothing is left to run, or Ctrl-C; returns the last
+    state.
 
-    stream: standard output where None. In a terminal it is a picture that changes every so many seconds: running
-    runs with their progress, finished ones with their losses, those that ended badly, and the counts. Elsewhere the
-    whole table is printed once for each change. Raises UserError as `status`.
+    stream: standard output where None. In a terminal the display refreshes every `every` seconds: running runs with
+    their progress, finished ones with their losses, those that ended badly, and the counts. Elsewhere the whole table
+    is printed once for each change. Raises UserError as `status` does.
     """
     stream = stream or sys.stdout
     looks = _Looks(Path(path))
@@ -42,7 +43,7 @@ Look = tuple[dict[str, Any], TimeLeft | None]
 
 
 class _Looks:
-    """Looks at a sweep, one after another: what does not change is read once."""
+    """Successive looks at a sweep; what does not change is read once."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.home = path, sweep_and_run(path)[0]
@@ -80,7 +81,7 @@ def _tables(looks: _Looks, look: Look, stream: TextIO, every: float) -> Look:
 
 
 def ended(found: Mapping[str, Any]) -> bool:
-    """Nothing is left to run, by `status`'s mapping; a launch that lives may add runs that test a forecast."""
+    """Whether nothing is left to run, by `status`'s mapping; a live launch may add runs that test a forecast."""
     return not found["launched"] and not any(found["counts"].get(state) for state in LEFT)
 
 
@@ -100,7 +101,7 @@ def picture(found: Mapping[str, Any], left: TimeLeft | None = None) -> "Renderab
 
 
 def running_table(runs: Iterable[Mapping[str, Any]]) -> "RenderableType":
-    """Those of `status`'s rows that are being trained. Nothing but the bar gives way in a narrow terminal."""
+    """The rows of `status` that are being trained. Only the bar shrinks in a narrow terminal."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -117,14 +118,14 @@ def running_table(runs: Iterable[Mapping[str, Any]]) -> "RenderableType":
 
 
 def _tell_finished(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The newest of those that are finished, and the best of all."""
+    """The most recently finished runs, and the best of all."""
     if not runs:
         return []
     newest = sorted(runs, key=lambda row: row["ended"] or "")[-SHOWN:]
-    told = [[row["run_id"], f"loss {row['loss']:.4f}", duration(row["seconds"])] for row in newest]
+    rows = [[row["run_id"], f"loss {row['loss']:.4f}", duration(row["seconds"])] for row in newest]
     best = min(runs, key=lambda row: row["loss"])
     more = [f"{len(runs) - len(newest)} more are finished, and:"] if len(runs) > len(newest) else []
-    return [*more, *align(told, 1), f"best so far: {best['run_id']}, loss {best['loss']:.4f}"]
+    return [*more, *align(rows, 1), f"best so far: {best['run_id']}, loss {best['loss']:.4f}"]
 
 
 def _tell_left(left: TimeLeft | None) -> str:

@@ -1,8 +1,8 @@
 """The process that trains runs of a sweep: `python -m scaling.sweeps.worker SWEEP/RUN_ID…`, several side by side.
 
-It holds the lock of each run while it lives, so a run is never trained twice at once, and notes the start and the end
-of each attempt. Only an end by a signal that cannot be caught is noted by whoever started it. Of a run that spans
-several nodes each has a worker, watched as `scaling train` is, and the first one does all that.
+It holds the lock of each run while it lives, so a run is never trained twice at once, and records the start and the
+end of each attempt. Only an end by a signal that cannot be caught is recorded by the process that started it. A run
+that spans several nodes has a worker on each, watched as `scaling train` is, and the first one does all this.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from scaling.processes import LostProcess, first, leave, unwatched, watch
 from scaling.result import read_result
 from scaling.sweeps.run_store import BUSY, log_end, log_start, stopped
 
-WAIT_S = 90.0  # for a worker of a launch that was killed: it is saving its state
+WAIT_S = 90.0  # for the worker of a killed launch to save its state
 
-# seeds of one shape, and a run that goes on, compile once: 1.2 s of start in place of 4.9 s for a tiny model on a CPU
+# seeds of one shape, and a run that resumes, compile once: a tiny model starts in 1.2 s instead of 4.9 s on a CPU
 COMPILATION_CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -36,8 +36,8 @@ COMPILATION_CACHE = {
 
 
 def main(folders: Sequence[Path]) -> int:
-    """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`, of several that of the first that
-    did not complete; BUSY where another process trains one of them."""
+    """Train the runs in `folders`, all of one sweep. Exit code: as `scaling train`; with several, that of the first
+    that did not complete; BUSY where another process is training one of them."""
     from scaling.sweeps.executors import find_devices
 
     end_with_parent()
@@ -62,7 +62,7 @@ def main(folders: Sequence[Path]) -> int:
 
 
 def _keep_compiled(cache: Path) -> None:
-    """Have JAX keep what it compiles in `cache`, whether it is imported already, as in a copy, or will be."""
+    """Have JAX cache compiled programs in `cache`, whether it is imported already, as in a fork, or later."""
     settings = {**COMPILATION_CACHE, "jax_compilation_cache_dir": str(cache)}
     os.environ.update({name.upper(): str(value) for name, value in settings.items()})
     if "jax" in sys.modules:
@@ -71,7 +71,7 @@ def _keep_compiled(cache: Path) -> None:
 
 
 def _follow(folders: Sequence[Path]) -> int:
-    """As the first worker of the run, whose records speak for all."""
+    """Train along with the first worker of the run, which writes the records."""
     try:
         return _train(folders)[0]
     except (Interrupted, KeyboardInterrupt):
@@ -88,12 +88,12 @@ def _attempt(folders: Sequence[Path]) -> int:
         code, reason = _train(folders)
     except (Interrupted, KeyboardInterrupt):
         code, reason = INTERRUPTED, ""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over, and that is to be noted in one piece
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the attempt is over, and its end must be recorded whole
     return _log_ends(folders, code, reason)
 
 
 def _point_to_log(folders: Sequence[Path]) -> None:
-    """In the log of each but the first: where that is which this process prints, its tracebacks among it."""
+    """In every log but the first, say where to find the output of this process, tracebacks included."""
     first, *others = folders
     with contextlib.suppress(OSError):
         for folder in others:
@@ -112,38 +112,38 @@ def _train(folders: Sequence[Path]) -> tuple[int, str]:
         train_pack(configs, folders, quiet=True)
     except UserError as error:
         _print(f"scaling: {error}")
-        return (USER_ERROR if len(folders) == 1 else 1), str(error)  # of a pack the others may be without fault
+        return (USER_ERROR if len(folders) == 1 else 1), str(error)  # the others of a pack may not be at fault
     except LostProcess as error:
         _print(f"scaling: {error}")
         return 1, str(error)
     except Exception as error:
         _print(traceback.format_exc())
-        told = explain(error) if isinstance(error, OSError) else None
-        if told is None:
+        explained = explain(error) if isinstance(error, OSError) else None
+        if explained is None:
             return 1, f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        _print(f"scaling: {told[0]}")
-        again = len(folders) > 1 or isinstance(error, FileNotFoundError)  # what vanished is no mistake of the run's
-        return (1 if again else told[1]), told[0]
+        _print(f"scaling: {explained[0]}")
+        again = len(folders) > 1 or isinstance(error, FileNotFoundError)  # a vanished file is no mistake of the run
+        return (1 if again else explained[1]), explained[0]
     return 0, ""
 
 
 def _print(text: str) -> None:
-    """To the log; where the disk takes no more of it, the end of the attempt is to be noted all the same."""
+    """Print to the log; a full disk must not prevent recording the end of the attempt."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def _log_ends(folders: Sequence[Path], code: int, reason: str) -> int:
-    """Note how each attempt ended; the exit code of the first that did not complete."""
+    """Record how each attempt ended; returns the exit code of the first that did not complete."""
     ends = [_end(folder, code, reason) for folder in folders]
-    with contextlib.suppress(OSError):  # a full disk; who started this process sees the exit code, and may find room
+    with contextlib.suppress(OSError):  # a full disk; the parent process sees the exit code, and may find room
         for folder, end in zip(folders, ends, strict=True):
             log_end(folder, *end)
     return next((code for code, _ in ends if code), 0)
 
 
 def _end(folder: Path, code: int, reason: str) -> tuple[int, str]:
-    """How the attempt at one run ended: by its result, or as the process did."""
+    """How the attempt at one run ended: according to its result, or as the process did."""
     with contextlib.suppress(UserError):
         result = read_result(folder)
         if result is not None and result.status != "failed":
@@ -152,9 +152,9 @@ def _end(folder: Path, code: int, reason: str) -> tuple[int, str]:
 
 
 def _stop(folders: Sequence[Path], number: int, frame: FrameType | None) -> NoReturn:
-    """Told to stop while training itself does not listen: before there is anything to save, or after it was saved.
+    """Handle a stop signal while training does not: before there is anything to save, or after it was saved.
 
-    No exception, which could be lost in a place that drops exceptions, such as the closing of a forgotten file.
+    Exits instead of raising, since an exception could be lost where exceptions are dropped, such as in a finaliser.
     """
     _log_ends(folders, INTERRUPTED, "")
     os._exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""Runs in wandb: the mirror of one that is being trained, and one that is handed over whole."""
+"""Runs in wandb: the mirror of a run in training, and the upload of a whole run."""
 
 from scaling.tracking.key import automatic_mode, has_key
 from scaling.tracking.mirror import Mirror

@@ -1,4 +1,4 @@
-"""Whether wandb's server can be asked: its key, and the mode that follows from it."""
+"""Whether wandb's server can be used: its key, and the mode that follows from it."""
 
 import http.client
 import netrc
@@ -12,14 +12,14 @@ from urllib.parse import urlparse
 from scaling.tracking.opening import Mode
 
 REACH_S = 10.0
-"""for the server to answer: wandb itself would wait for a minute, and record nothing meanwhile"""
+"""seconds for the server to answer: wandb itself would wait for a minute, and record nothing meanwhile"""
 
 
 def automatic_mode() -> Mode:
     """What `auto` means: WANDB_MODE where it is set, else online with a key and offline without."""
-    asked = os.environ.get("WANDB_MODE", "")
-    if asked in get_args(Mode):
-        return cast(Mode, asked)
+    requested = os.environ.get("WANDB_MODE", "")
+    if requested in get_args(Mode):
+        return cast(Mode, requested)
     return "online" if has_key() else "offline"
 
 
@@ -29,7 +29,7 @@ def server() -> str:
 
 
 def unreachable() -> str:
-    """Why wandb's server does not answer, empty where it does, whatever it says. By the environment's proxies."""
+    """Why wandb's server does not answer; empty where it gives any answer. Uses the environment's proxies."""
     try:
         with urllib.request.urlopen(server(), timeout=REACH_S):
             return ""

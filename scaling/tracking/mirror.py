@@ -1,4 +1,4 @@
-"""The mirror of a run's records in wandb, kept from ever stopping the run."""
+"""The mirror of a run's records in wandb, which can never stop the run."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """Takes a run's records for wandb, in the group of its sweep; a run started again continues its record there.
+    """Sends a run's records to wandb, in the group of its sweep; a restarted run continues its record there.
 
-    Its first error, if it ever has one, is a warning and its end.
+    The first error is reported as a warning and ends the mirror.
     """
 
     def __init__(self, config: RunConfig, folder: Path, *, enabled: bool = True):
         """config: `records.wandb` is the mode, `records.wandb_project` the project, `records.sweep` the group.
-        folder: the run's own, which takes wandb's files. enabled: False: every call does nothing."""
+        folder: the run's own, where wandb's files go. enabled: False: every call does nothing."""
         self._tracker: Tracker | None = None
         if enabled:
             self._guard(lambda: self._start(config, folder))
@@ -37,13 +37,13 @@ class Mirror:
             self._guard(lambda: tracker.log(step, record))
 
     def finish(self, result: Result | None) -> None:
-        """The record of the run; None where it will go on later."""
+        """Finish with the record of the run; None where it will continue later."""
         if (tracker := self._tracker) is not None:
             self._guard(lambda: tracker.finish(result))
 
     def _start(self, config: RunConfig, folder: Path) -> None:
-        asked = config.records.wandb
-        mode = automatic_mode() if asked == "auto" else asked
+        requested = config.records.wandb
+        mode = automatic_mode() if requested == "auto" else requested
         keyless = mode == "online" and not has_key()
         if keyless:
             mode = "offline"

@@ -1,4 +1,4 @@
-"""What a run in wandb is opened with."""
+"""The settings with which a run in wandb is opened."""
 
 import sys
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Opening:
     name: str
     mode: Mode
     folder: str
-    """takes wandb's files"""
+    """where wandb's files go"""
     config: Mapping[str, Any]
     finish_seconds: float
     """how long the end may take: an upload, or the last lines of a file"""

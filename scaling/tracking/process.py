@@ -2,9 +2,9 @@
 
 The first line is an `Opening`, every further one is `{"step", "metrics"}`, the last one `{"end": result or null}`,
 with an `exit_code` where none follows from a result.
-What goes wrong is one line on standard output. Where the server does not answer, the run is recorded offline.
-wandb lives apart from training because its import and start take two seconds, it prints, installs hooks at exit, and
-waits for the network; a process can be bounded and ended.
+Errors are reported as one line on standard output. Where the server does not answer, the run is recorded offline.
+wandb runs in a separate process because its import and start take two seconds, it prints, installs exit hooks, and
+waits for the network; a process can be given a time limit and ended.
 """
 
 import json
@@ -21,11 +21,11 @@ HEADLINE = (
     *("status", "params_total", "params_non_embedding", "loss", "loss_sem", "bits_per_byte", "tokens", "flops"),
     *("learning_rate", "tokens_per_s", "mfu"),
 )
-"""facts of a result that a table of runs in wandb wants as columns, and its scatter plots as axes"""
+"""facts of a result that become columns of a table of runs in wandb, and axes of its scatter plots"""
 
 
 def relay(records: TextIO) -> str:
-    """Give every record to wandb; returns why they are recorded offline where they were not to be, and raises
+    """Send every record to wandb; returns why they are recorded offline where that was not requested, and raises
     whatever wandb raises."""
     opening = Opening(**json.loads(records.readline()))
     why = unreachable() if opening.mode == "online" else ""

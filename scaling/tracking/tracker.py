@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Takes one run's records for wandb. Every call returns at once, except `finish`, whose wait is bounded.
+    """Sends one run's records to wandb. Every call returns at once, except `finish`, whose wait is bounded.
 
-    wandb runs in a process of its own (`process`), fed by a thread. Whatever goes wrong there, hanging
-    included, is one logged warning.
+    wandb runs in a separate process (`process`), fed by a thread. Any failure there, hanging included, is one logged
+    warning.
     """
 
     def __init__(self, opening: Opening):
@@ -91,7 +91,7 @@ class Tracker:
         self._done.set()
 
     def _talk(self, process: "subprocess.Popen[str]") -> str:
-        """What went wrong, empty where nothing did."""
+        """Pass records to the process; returns its error, empty where there is none."""
         assert process.stdin is not None and process.stdout is not None
         record: Mapping[str, Any] = asdict(self._opening)
         try:

@@ -1,4 +1,4 @@
-"""A whole run handed to wandb at once."""
+"""Upload of a whole run to wandb at once."""
 
 import json
 import subprocess
@@ -11,7 +11,8 @@ from scaling.tracking.opening import COMMAND, Opening
 
 
 def upload(opening: Opening, history: Sequence[Mapping[str, Any]]) -> None:
-    """A run with `history` as its records, one a step. Raises UserError where wandb fails or takes too long."""
+    """Upload a run with `history` as its records, one per step. Raises UserError where wandb fails or takes too
+    long."""
     steps = [{"step": step, "metrics": dict(metrics)} for step, metrics in enumerate(history)]
     lines = [asdict(opening), *steps, {"end": None, "exit_code": 0}]
     limit = 2 * opening.finish_seconds
@@ -27,5 +28,5 @@ def upload(opening: Opening, history: Sequence[Mapping[str, Any]]) -> None:
     except subprocess.TimeoutExpired:
         raise UserError(f"wandb did not take the {opening.name} within {limit:g} s; try again") from None
     if done.returncode or done.stdout.strip():
-        said = done.stdout.strip() or f"its process ended with code {done.returncode}"
-        raise UserError(f"wandb did not take the {opening.name}: {said}")
+        message = done.stdout.strip() or f"its process ended with code {done.returncode}"
+        raise UserError(f"wandb did not take the {opening.name}: {message}")

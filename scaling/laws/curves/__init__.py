@@ -1,15 +1,15 @@
-"""Laws of whole loss curves: the loss at every step of a run, by the learning rate of each step.
+"""Laws of whole loss curves: the loss at every step of a run, as a function of the learning-rate schedule.
 
     curve.py     a run's learning rates and held-out losses
     reading.py   curves from a CSV
     trace.py     what a law reads of a schedule at a step
     laws.py      the laws: annealing, annealing_N, multi_power
     fitted.py    a fitted law and its residuals; text.py: as tables
-    fit.py       `fit_curves` and `CurveFit`, which foretells the curve of another schedule
-    discrepancy.py  how far a law is off under schedules that it was not fitted to; learned.json: on published curves
+    fit.py       `fit_curves` and `CurveFit`, which predicts the curve of another schedule
+    discrepancy.py  how far off a law is under schedules that it was not fitted to; learned.json: on published curves
     held_out.py  errors at curves that were not fitted
 
-A law of curves is fitted as any other: its `Form` is made for the schedules at hand.
+A law of curves is fitted like any other: its `Form` is built for the given schedules.
 """
 
 from scaling.laws.curves.curve import LossCurve

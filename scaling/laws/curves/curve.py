@@ -13,14 +13,14 @@ from scaling.laws.arrays import Array, Labels
 
 @dataclass(frozen=True, init=False, eq=False)
 class LossCurve:
-    """Checked once and then immutable.
+    """A run's loss curve, checked once and then immutable.
 
-    run: its name. rates: learning rate of each step [steps], the first that of the first update.
-    steps: updates done at each checkpoint [points], from 1. loss: held out, at each of them [points].
-    N: parameters, for laws that read them. cluster: runs that are not independent, such as branches of a trunk, have
-    the same; unset: the run by itself. conventions: what its records say of it, such as the unit of its loss.
+    run: its name. rates: learning rate of each step [steps], starting with the first update.
+    steps: updates done at each checkpoint [points], from 1. loss: held-out loss at each of them [points].
+    N: parameters, for laws that read them. cluster: a label shared by dependent runs, such as branches of a trunk;
+    unset: the run is a cluster of its own. conventions: facts from its records, such as the unit of its loss.
 
-    Raises UserError for rates below zero, steps outside the schedule or twice there, and losses that are none.
+    Raises UserError for negative rates, steps that are repeated or outside the schedule, and invalid losses.
     """
 
     run: str
@@ -77,7 +77,7 @@ class LossCurve:
 
     @property
     def warmup(self) -> int:
-        """Updates up to the first that is at the rate to which the schedule rises at its beginning."""
+        """Number of updates until the schedule first reaches the rate to which it rises at its beginning."""
         falls = np.flatnonzero(np.diff(self.rates) <= 0)
         return int(falls[0]) + 1 if len(falls) else len(self.rates)
 
@@ -93,7 +93,7 @@ class LossCurve:
         return LossCurve(self.run, self.rates, steps, loss, self.N, self.cluster, self.conventions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The curve as JSON values."""
         return {
             "run": self.run,
             "rates": self.rates.tolist(),

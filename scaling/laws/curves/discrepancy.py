@@ -1,9 +1,9 @@
-"""How far a law of curves is off under schedules that it was not fitted to; see `laws.intervals.discrepancy`.
+"""How far off a law of curves is under schedules that it was not fitted to; see `laws.intervals.discrepancy`.
 
-The form's error is counted in the fit's own residuals: a law that is off by s where it was fitted is off by κ·s under
-another schedule, and by √(1 + ln(t/t_last)) times as much beyond the last step fitted. κ is learned on published
-curves (experiments/curves; `learned.json` says which). The curves' own schedules, each foretold by a fit of the
-others, sharpen it.
+The form's error is expressed in units of the fit's own residuals: a law that is off by s where it was fitted is off
+by κ·s under another schedule, and by √(1 + ln(t/t_last)) times as much beyond the last fitted step. κ is learned on
+published curves (experiments/curves; `learned.json` lists them) and updated with the curves' own schedules, each
+predicted by a fit of the others.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from scaling.laws.curves.curve import LossCurve
 from scaling.laws.intervals.discrepancy import Learned, shipped
 
 SAME = 1e-3
-"""of the peak: rates closer than this are those of one schedule"""
+"""share of the peak: rates closer than this belong to the same schedule"""
 ONE_SIGMA = 0.6827
 
 
 def learned() -> Learned:
-    """What was shipped."""
+    """The discrepancies that ship with the package."""
     return shipped("scaling.laws.curves")
 
 
 def ahead(fitted: Sequence[LossCurve], schedule: LossCurve) -> Array:
-    """How far the schedule's checkpoints [points] are from those of the curves fitted, as `Errors.ahead` has it.
+    """How far the schedule's checkpoints [points] are from those of the fitted curves, as `Errors.ahead` measures it.
 
-    1 where the schedule up to there was fitted; else e, and more by the factor that the step is beyond the last one.
+    1 where the schedule up to there was fitted; else e, times the factor by which the step is beyond the last fitted.
     """
     last = max(int(curve.steps[-1]) for curve in fitted)
     known = max(_together(curve, schedule) for curve in fitted)
@@ -35,14 +35,14 @@ def ahead(fitted: Sequence[LossCurve], schedule: LossCurve) -> Array:
 
 
 def _together(curve: LossCurve, schedule: LossCurve) -> int:
-    """Up to which step a schedule is that of a curve, no further than its last checkpoint."""
+    """The step up to which a schedule agrees with that of a curve, at most its last checkpoint."""
     end = min(int(curve.steps[-1]), len(schedule.rates))
     apart = np.flatnonzero(np.abs(curve.rates[:end] - schedule.rates[:end]) > SAME * curve.peak)
     return int(apart[0]) if len(apart) else end
 
 
 def schedules(curves: Sequence[LossCurve]) -> Labels:
-    """Number of each curve's schedule: one where the rates of all checkpoints' steps are the same."""
+    """Number of each curve's schedule; schedules are the same if their rates agree at all checkpoints' steps."""
     found: list[LossCurve] = []
     labels = []
     for curve in curves:

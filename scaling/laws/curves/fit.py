@@ -1,4 +1,4 @@
-"""Fit a law to whole curves, and foretell the curve of another schedule."""
+"""Fit a law to whole curves, and predict the curve of another schedule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,9 +30,9 @@ from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
 
 DRAWS = 400
-"""refits: each reads every checkpoint of every curve"""
+"""default number of refits, each of which reads every checkpoint of every curve"""
 OWN_STARTS, OWN_DRAWS = 8, 60
-"""of a fit without one of the schedules"""
+"""starts and refits of a fit without one of the schedules"""
 KIND = "scaling.laws.CurveFit"
 
 
@@ -40,45 +40,47 @@ KIND = "scaling.laws.CurveFit"
 class CurveFit(FittedCurves):
     """A law fitted to curves; intervals come from the last draws made by `bootstrap`.
 
-    That of a single run has the form's own error in it (`discrepancy`); those of the law and of its parameters assume
-    that the form is right, and it is not. experiments/curves has the record.
-    A fit says nothing of other peak rates, batches, data or (but for a law that reads N) sizes than those fitted:
-    they are in its constants.
+    The interval of a single run includes the form's own error (`discrepancy`); those of the law and of its parameters
+    assume that the form is right, which it is not. experiments/curves has the record.
+    A fit does not apply to other peak rates, batch sizes, data or (unless the law reads N) model sizes than those
+    fitted: its constants depend on them.
     """
 
     def bootstrap(self, n: int = DRAWS, seed: int = 0) -> Draws:
-        """Refit `n` times to the fitted curves with the residuals of each cluster turned as a whole (kind "wild").
+        """Refit `n` times to the fitted curves plus residuals, multiplied by one random factor per cluster ("wild").
 
-        Checkpoints of a run err alike, so a run is what is drawn; runs are too few to be left out.
+        Errors of a run's checkpoints are correlated, so whole runs are drawn; there are too few runs to leave any
+        out.
         """
         return self.fit.bootstrap(n, seed=seed, kind="wild")
 
     @cached_property
     def discrepancy(self) -> Discrepancy:
-        """What the form is off by, in units of `fit.residual_sd`: learned on published curves, sharpened by own."""
+        """The form's error in units of `fit.residual_sd`: learned on published curves, updated with the fit's own."""
         known = learned()
         return known.of(self.law.name).sharpened(self.own_cuts, known.worth)
 
     @cached_property
     def own_cuts(self) -> list[Errors]:
-        """Each schedule of the curves foretold by a fit of the others, where these can carry the law."""
+        """Errors at each schedule of the curves, predicted by a fit of the others, where these are enough for the
+        law."""
         found, labels = [], schedules(self.curves)
         for label in range(labels.max() + 1):
             rest = [curve for curve, own in zip(self.curves, labels, strict=True) if own != label]
             try:
                 _require_curves(rest, self.law, len(rest))
                 fitted = self._refitted(rest)
-            except UserError:  # one size is left, or none whose rate falls
+            except UserError:  # a single size is left, or no curve whose rate falls
                 continue
             left_out = [curve for curve, own in zip(self.curves, labels, strict=True) if own == label]
             found.append(fitted.errors([curve.after(int(curve.steps[-1])) for curve in left_out]))
         return found
 
     def errors(self, curves: Sequence[LossCurve]) -> Errors:
-        """Of the forecasts of the checkpoints of curves, in units of `fit.residual_sd`."""
+        """Errors of the forecasts at the checkpoints of curves, in units of `fit.residual_sd`."""
         unit = self.fit.residual_sd
-        told = [self._log_loss(curve) for curve in curves]
-        error, sd = (np.concatenate(parts) for parts in zip(*told, strict=True))
+        predicted = [self._log_loss(curve) for curve in curves]
+        error, sd = (np.concatenate(parts) for parts in zip(*predicted, strict=True))
         error = error - np.log(np.concatenate([curve.loss for curve in curves]))
         far = np.concatenate([ahead(self.curves, curve) for curve in curves])
         return Errors(error / unit, sd / unit, np.ones(len(error)), far, np.ones(len(error)))
@@ -90,7 +92,7 @@ class CurveFit(FittedCurves):
         return fitted
 
     def _log_loss(self, curve: LossCurve) -> tuple[Array, Array]:
-        """Log loss at a curve's steps [points], and the standard deviation that the draws give it."""
+        """Log loss at a curve's steps [points], and its standard deviation over the draws."""
         form, runs = _table(self.law, [curve])
         columns = [runs.column(name) for name in form.columns]
         if self.fit.draws is None:
@@ -106,7 +108,7 @@ class CurveFit(FittedCurves):
         """The loss after `steps` updates (None: 64 of them, spread from the warmup to the end) of a schedule.
 
         rates: learning rate of each update. N: parameters, where the law reads them.
-        Raises UserError for steps in the warmup, of which the laws say nothing, and beyond the schedule.
+        Raises UserError for steps in the warmup, which the laws do not cover, and beyond the schedule.
         """
         schedule = LossCurve("the schedule", rates)
         notes = self._notes(schedule, N)
@@ -126,7 +128,8 @@ class CurveFit(FittedCurves):
         return PredictedCurve(curve.steps, loss, low, high, level, *self._single_run(curve, level), notes)
 
     def _single_run(self, curve: LossCurve, level: float) -> tuple[Array, Array]:
-        """Ends of the interval of a run's losses: the law's error, the form's and the run's own scatter."""
+        """Ends of the interval of a run's losses, from the law's error, the form's error and the run's own
+        scatter."""
         from scipy.special import stdtrit
 
         centre, sd = self._log_loss(curve)
@@ -136,7 +139,7 @@ class CurveFit(FittedCurves):
         return np.exp(centre - half), np.exp(centre + half)
 
     def _notes(self, schedule: LossCurve, N: float | None) -> tuple[str, ...]:
-        """Where a schedule is outside of what was fitted."""
+        """Notes where a schedule is outside the fitted range."""
         seen: dict[str, tuple[float | None, list[float]]] = {
             "peak rate": (schedule.peak, [curve.peak for curve in self.curves]),
             "number of steps": (len(schedule.rates), [len(curve.rates) for curve in self.curves]),
@@ -149,15 +152,15 @@ class CurveFit(FittedCurves):
         )
 
     def summary(self, level: float = 0.9) -> str:
-        """An aligned text: the law, its parameters, how well it fits each curve, what to be wary of."""
+        """An aligned text: the law, its parameters, how well it fits each curve, and caveats."""
         return format_curve_table(self.table(level))
 
     def table(self, level: float = 0.9) -> dict[str, Any]:
-        """What `summary` says, for machines: what `scaling fit --json` prints of a law of whole curves."""
+        """The contents of `summary` as a dictionary: what `scaling fit --json` prints for a law of whole curves."""
         return curve_table(self, None if self.fit.draws is None else self.discrepancy, level)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole fit as JSON values."""
         given = self.fit.to_dict()
         kept = ("params", "fixed", "priors", "prior_noise", "objective", "residual_sd", "diagnostics", "bootstrap")
         values: dict[str, Any] = {
@@ -171,7 +174,7 @@ class CurveFit(FittedCurves):
         return dict(finite(values | {"curves": [curve.to_dict() for curve in self.curves]}))
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` as JSON, whole or not at all."""
+        """Write `path` as JSON, atomically."""
         write_text_atomically(path, to_json(sealed(self.to_dict())))
         return Path(path)
 
@@ -186,15 +189,15 @@ def fit_curves(
     priors: Mapping[str, Prior] | None = None,
     after: int = 0,
 ) -> CurveFit:
-    """Fit a law to the held-out losses of all checkpoints of some runs, under whatever schedules.
+    """Fit a law to the held-out losses at all checkpoints of some runs, under any schedules.
 
-    curves: one of which at least must let its rate fall, or the reduction cannot be told. Checkpoints of the warmup
-    take no part: the laws say nothing of it. Log residuals, as both papers have them.
+    curves: the learning rate of at least one must decay, else the reduction is undetermined. Checkpoints in the
+    warmup are not used, because the laws do not cover it. Residuals are of log losses, as in both papers.
     law: a name in `laws.CURVE_LAWS`. loss: default huber(1e-3), both papers' objective. fixed: known parameters.
     priors: of parameters; default the law's own (`CurveLaw.priors`), {} for none.
-    after: steps before which losses take no part, beside those of the warmup.
+    after: losses before this step are not used, in addition to those of the warmup.
 
-    Raises UserError where the curves cannot carry the law.
+    Raises UserError where the curves are not enough for the law.
     """
     law = get_curve_law(law)
     used = [curve.after(max(after, curve.warmup + 1)) for curve in curves]
@@ -209,7 +212,7 @@ def fit_curves(
 
 
 def load_curve_fit(path: str | Path) -> CurveFit:
-    """A saved `CurveFit`. Raises UserError where the file is none, or was edited."""
+    """Read a saved `CurveFit`. Raises UserError where the file is not one, or was edited."""
     try:
         with reading(
             path, "a saved fit of whole curves", "make one with `scaling fit --law multi_power`", alone=True
@@ -237,14 +240,14 @@ def load_curve_fit(path: str | Path) -> CurveFit:
     if not whole:
         raise UserError(f"{path} was edited: its contents do not give its seal; fit again with `scaling fit`")
     found = CurveFit(law, curves, fitted)
-    if values["discrepancy"] is not None:  # it took fits to know
+    if values["discrepancy"] is not None:  # computing it takes further fits
         kept = values["discrepancy"]
         found.__dict__["discrepancy"] = Discrepancy(**{**kept, "own": tuple(kept["own"])})
     return found
 
 
 def _table(law: CurveLaw, curves: Sequence[LossCurve]) -> tuple[Any, Runs]:
-    """The law at the checkpoints of `curves`, and these as rows."""
+    """The law at the checkpoints of `curves`, and the checkpoints as rows."""
     early = next((c for c in curves if len(c.steps) and c.steps[0] < min(c.warmup + 1, len(c.rates))), None)
     if early is not None:
         raise UserError(
@@ -266,12 +269,12 @@ def _table(law: CurveLaw, curves: Sequence[LossCurve]) -> tuple[Any, Runs]:
     table |= {"N": np.repeat([curve.N for curve in curves], counts).astype(float)} if law.reads_N else {}
     named: dict[str, Any] = {name: name for name in table if name != "N"}
     runs = Runs(table, N="N" if law.reads_N else None, D=None, **named, trusted=True)
-    said = dict(item for curve in curves for item in curve.conventions.items())
-    for name, value in said.items():
+    conventions = dict(item for curve in curves for item in curve.conventions.items())
+    for name, value in conventions.items():
         other = next((c for c in curves if c.conventions.get(name, value) != value), None)
         if other is not None:
             raise UserError(f"{other.run}: {name} is {other.conventions[name]}, and {value} of others: not one law")
-    return law.form(trace), runs.with_conventions(**said)
+    return law.form(trace), runs.with_conventions(**conventions)
 
 
 def _require_curves(curves: Sequence[LossCurve], law: CurveLaw, given: int) -> None:

@@ -1,4 +1,4 @@
-"""A law of curves at the parameters that fit best: what is told of a fit, and what foretells."""
+"""A law of curves at its fitted parameters: what reports of a fit and predictions read."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from scaling.laws.intervals.interval import Interval
 
 @dataclass(frozen=True, eq=False)
 class PredictedCurve:
-    """The losses of a schedule, with two intervals: where the law may lie, and where a single checkpoint may.
+    """The losses under a schedule, with two intervals: one for the law, and one for a single run's checkpoints.
 
-    The first assumes that the form is right, the second has in it what the form is off by (`CurveFit.discrepancy`).
-    They are None before any draws.
+    The first assumes that the form is right, the second includes the form's error (`CurveFit.discrepancy`). They are
+    None before any draws.
     """
 
     steps: Labels
@@ -27,7 +27,7 @@ class PredictedCurve:
     run_low: Array | None = None
     run_high: Array | None = None
     notes: tuple[str, ...] = ()
-    """where the schedule is outside of what was fitted"""
+    """where the schedule is outside the fitted range"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,11 @@ class FittedCurves:
     law: CurveLaw
     curves: tuple[LossCurve, ...]
     fit: Fit
-    """of the law at the checkpoints; its rows are checkpoints, its runs are clusters of curves"""
+    """the fit at the checkpoints; its rows are checkpoints, its runs are clusters of curves"""
 
     @property
     def params(self) -> dict[str, float]:
-        """By name, in units of the learning rates and losses given."""
+        """Parameters by name, in the units of the given learning rates and losses."""
         return self.fit.params
 
     def interval(self, name: str, level: float = 0.9) -> Interval:
@@ -49,7 +49,7 @@ class FittedCurves:
         return self.fit.interval(name, level)
 
     def residuals(self) -> dict[str, Array]:
-        """log L̂ − log L at the checkpoints of each curve (L̂ − L of raw residuals), by its run's name."""
+        """log L̂ − log L at the checkpoints of each curve (L̂ − L for raw residuals), by its run's name."""
         rows = np.round(self.fit.runs.column(POINT)).astype(int) - 1
         ordered = np.empty(len(rows))
         ordered[rows] = self.fit.residuals

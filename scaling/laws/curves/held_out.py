@@ -13,31 +13,31 @@ from scaling.laws.curves.fit import CurveFit, fit_curves
 
 @dataclass(frozen=True)
 class HeldOutCurve:
-    """Forecast and outcome of one curve, relative errors as forecast over outcome less 1."""
+    """Forecast and outcome of one curve; relative errors are forecast over outcome less 1."""
 
     run: str
     final: float
     """the loss at its last checkpoint"""
     forecast: float
-    """of that loss"""
+    """the forecast of that loss"""
     error: float
-    """of that forecast"""
+    """relative error of that forecast"""
     mean_error: float
-    """mean size of the errors over all checkpoints"""
+    """mean absolute error over all checkpoints"""
     inside: bool | None
     """whether the last loss lies in a single run's interval; None before any draws"""
     width: float | None
-    """of that interval, log of its upper over its lower end"""
+    """width of that interval: log of its upper over its lower end"""
 
 
 def hold_out_curves(
     curves: Sequence[LossCurve], fitted: CurveFit | None = None, level: float = 0.9, **options: Any
 ) -> list[HeldOutCurve]:
-    """Forecasts of curves, each from its own schedule alone, beside what came.
+    """Forecasts of curves, each from its schedule alone, compared with their outcomes.
 
-    fitted: the fit that foretells them all. None: each cluster of runs is foretold by a fit of all the others, with
-    `options` as of `fit_curves`.
-    Raises UserError where fewer than two clusters are given and nothing is fitted.
+    fitted: the fit that predicts them all. None: each cluster of runs is predicted by a fit of all the others, with
+    `options` as in `fit_curves`.
+    Raises UserError for fewer than two clusters without `fitted`.
     """
     if fitted is not None:
         return [_held_out(fitted, curve, level) for curve in curves]
@@ -53,11 +53,11 @@ def hold_out_curves(
 
 def _held_out(fitted: CurveFit, curve: LossCurve, level: float) -> HeldOutCurve:
     seen = curve.after(curve.warmup + 1)
-    told = fitted.predict(curve.rates, seen.steps, curve.N, level)
-    errors = told.loss / seen.loss - 1
+    predicted = fitted.predict(curve.rates, seen.steps, curve.N, level)
+    errors = predicted.loss / seen.loss - 1
     final, inside, width = float(seen.loss[-1]), None, None
-    if told.run_low is not None and told.run_high is not None:
-        inside = bool(told.run_low[-1] <= final <= told.run_high[-1])
-        width = float(np.log(told.run_high[-1] / told.run_low[-1]))
+    if predicted.run_low is not None and predicted.run_high is not None:
+        inside = bool(predicted.run_low[-1] <= final <= predicted.run_high[-1])
+        width = float(np.log(predicted.run_high[-1] / predicted.run_low[-1]))
     mean_error = float(np.abs(errors).mean())
-    return HeldOutCurve(curve.run, final, float(told.loss[-1]), float(errors[-1]), mean_error, inside, width)
+    return HeldOutCurve(curve.run, final, float(predicted.loss[-1]), float(errors[-1]), mean_error, inside, width)

@@ -1,4 +1,4 @@
-"""The laws of whole curves, each as a `Form` for the schedules that it is asked about."""
+"""The laws of whole curves, each as a `Form` for given schedules."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,9 +18,9 @@ from scaling.laws.solve.priors import Prior
 from scaling.names import offered
 
 POINT = "point"
-"""column that says which row of the trace a checkpoint is, from 1"""
+"""column with the row of the trace for each checkpoint, from 1"""
 RATE = "rate"
-"""column that the reference rate is the geometric mean of: each checkpoint's peak"""
+"""column with each checkpoint's peak rate, whose geometric mean is the reference rate"""
 _SHARE = "share of the least loss"
 
 
@@ -32,18 +32,18 @@ class CurveLaw:
     formula: str
     source: str
     reduction: Callable[[Values, Trace, Values, ModuleType], Any]
-    """(parameters, trace, log columns, numpy or jax.numpy), all with an axis for the trace's blocks -> what each
-    point's loss is reduced by for an amplitude of 1"""
+    """(parameters, trace, log columns, numpy or jax.numpy), all with an axis for the trace's blocks -> the reduction
+    of each point's loss for an amplitude of 1"""
     parameters: tuple[Parameter, ...]
-    """of the reduction, its amplitude first"""
+    """parameters of the reduction, its amplitude first"""
     spans: Mapping[str, tuple[float, float]]
-    """where what is not an amplitude starts, alpha too"""
+    """ranges of the starting points of all parameters but amplitudes, alpha included"""
     literature: tuple[Mapping[str, float], ...]
     warmup_at_peak: bool
     reads_N: bool = False
     references: Mapping[str, str] = field(default_factory=dict)
     priors: Mapping[str, Prior] = field(default_factory=dict)
-    """of parameters that a few curves leave open"""
+    """priors of parameters that a few curves do not determine"""
 
     @property
     def amplitude(self) -> str:
@@ -52,17 +52,17 @@ class CurveLaw:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a form of the law reads of a checkpoint; all else is in the trace."""
+        """The columns of a checkpoint that a form of the law reads; everything else is in the trace."""
         return ("S1", POINT, *(("N",) if self.reads_N else ()))
 
     def all_parameters(self) -> tuple[Parameter, ...]:
-        """Those of a form of the law."""
+        """All parameters of a form of the law."""
         size = (Parameter("B_N", powers=(Power("N", "beta_N"),)), Parameter("beta_N", "real"))
         falls = (Parameter("L0"), Parameter("A", powers=(Power("S1", "alpha"),)), Parameter("alpha", "real"))
         return (*falls, *(size if self.reads_N else ()), *self.parameters)
 
     def trace(self, curves: Sequence[LossCurve]) -> Trace:
-        """What the law reads of the schedules of `curves` at their checkpoints."""
+        """The trace of the schedules of `curves` at their checkpoints, which the law reads."""
         return trace_of(curves, self.warmup_at_peak)
 
     def form(self, trace: Trace) -> Form:
@@ -111,7 +111,7 @@ class CurveLaw:
 
 
 def _amplitudes(terms: Sequence[Array], y: Array) -> list[float]:
-    """Least squares of y = Σ a·term − c·last, each kept from nothing so that no term starts there."""
+    """Least squares of y = Σ a·term − c·last, with amplitudes kept above zero so that no term starts there."""
     basis = np.stack([*terms[:-1], -terms[-1]], -1)
     size = np.maximum(np.abs(basis).max(0), 1e-300)
     found = np.linalg.lstsq(basis / size, y, rcond=None)[0]
@@ -119,7 +119,7 @@ def _amplitudes(terms: Sequence[Array], y: Array) -> list[float]:
 
 
 def get_curve_law(law: str | CurveLaw) -> CurveLaw:
-    """The law of that name. Raises UserError with those that there are."""
+    """The law of that name. Raises UserError for an unknown name, listing the known ones."""
     if isinstance(law, CurveLaw):
         return law
     if law not in CURVE_LAWS:
@@ -128,7 +128,8 @@ def get_curve_law(law: str | CurveLaw) -> CurveLaw:
 
 
 def _momentum(p: Values, trace: Trace, x: Values, xp: ModuleType) -> Any:
-    """S2 · N^gamma: each drop counted (1 − λ^n) / (1 − λ) times, n the steps since it, itself included."""
+    """S2 · N^gamma: each drop has the weight (1 − λ^n) / (1 − λ), n being the steps since the drop, itself
+    included."""
     decay = -1.0 / p["T"]
     counted = xp.expm1((trace.age + 1.0) * decay) / xp.expm1(decay)
     area = (trace.drop * counted).sum(-1)
@@ -136,7 +137,7 @@ def _momentum(p: Values, trace: Trace, x: Values, xp: ModuleType) -> Any:
 
 
 def _multi_power(p: Values, trace: Trace, x: Values, xp: ModuleType) -> Any:
-    """Σ drop · G, G(y) = 1 − (1 + C·y)^−beta, y the area since the drop by the power of the rate after it."""
+    """Σ drop · G, G(y) = 1 − (1 + C·y)^−beta, y being the area since the drop times a power of the rate after it."""
     log_y = xp.log(p["C"]) + trace.log_share + x["S1"] - p["gamma"] * (trace.log_rate - xp.log(p["eta_0"]))
     return (-trace.drop * xp.expm1(-p["beta"] * xp.logaddexp(0.0, log_y))).sum(-1)
 
@@ -184,8 +185,9 @@ multi_power = CurveLaw(
     literature=({"alpha": 0.5, "C": 1e3, "beta": 0.6, "gamma": 0.65},),
     warmup_at_peak=False,
     references={"eta_0": RATE},
-    # Luo et al.'s repository gives .583, .598, .594 and .641, .655, .635 for 25M, 100M and 400M parameters; ten times
-    # as wide as these differ and more, for other models have others. Without, three curves leave beta and C open.
+    # Luo et al.'s repository gives .583, .598, .594 and .641, .655, .635 for 25M, 100M and 400M parameters. The
+    # priors are at least ten times wider than these differences, since other models differ more. Without priors,
+    # three curves do not determine beta and C.
     priors={"beta": Prior(0.6, 0.3), "gamma": Prior(0.65, 0.3)},
 )
 CURVE_LAWS = {law.name: law for law in (annealing, annealing_N, multi_power)}

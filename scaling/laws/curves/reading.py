@@ -22,7 +22,7 @@ USUAL = {"run": "run", "step": "step", "rate": "learning_rate", "loss": "loss"}
 
 
 MOST_STEPS = 10**8
-"""of a curve: there is a rate for each"""
+"""largest number of steps of a curve, each of which has a rate"""
 
 
 def read_curves(
@@ -40,12 +40,12 @@ def read_curves(
 ) -> list[LossCurve]:
     """The curves of a DataFrame or CSV file, by the names of its columns.
 
-    A row says the learning rate at a step of a run, counted in updates from 1, and the loss there where it has one.
-    Between rows the rate is taken to go straight, before the first row to be that of the first, but for `warmup`
-    steps, in which it rises from 0: a table that begins after the warmup must say how long that was.
+    A row has the learning rate at a step of a run, counted in updates from 1, and optionally the loss there. Between
+    rows the rate is interpolated linearly. Before the first row it is constant, except for `warmup` steps in which it
+    rises from 0: for a table that begins after the warmup, give its length.
 
-    where, trusted: as of `laws.read_csv`. Raises UserError for a column that there is not, for last losses that look
-    like perplexities, and as `LossCurve`.
+    where, trusted: as in `laws.read_csv`. Raises UserError for a missing column, for final losses that look like
+    perplexities, and as `LossCurve` does.
     """
     df = read_table(table) if isinstance(table, str | Path) else table
     for condition in where:

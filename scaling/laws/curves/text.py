@@ -1,4 +1,4 @@
-"""A fit of whole curves, and what it foretells, as dictionaries for machines and as aligned text for people."""
+"""A fit of whole curves, and its predictions, as dictionaries for machines and as aligned text for people."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +13,7 @@ from scaling.text import align, percent
 
 
 def curve_laws_table() -> list[dict[str, Any]]:
-    """What `scaling fit --list --json` prints of the laws of whole curves, in the keys of `laws.laws_table`."""
+    """What `scaling fit --list --json` prints for the laws of whole curves, with the keys of `laws.laws_table`."""
     return [
         {
             "law": law.name,
@@ -67,9 +67,9 @@ def curve_table(fitted: FittedCurves, discrepancy: Discrepancy | None, level: fl
 def _warnings(fitted: FittedCurves, discrepancy: Discrepancy | None) -> list[str]:
     peaks = [curve.peak for curve in fitted.curves]
     clusters = {curve.cluster for curve in fitted.curves}
-    told = f"{min(peaks):g}" if np.ptp(peaks) < 1e-9 * max(peaks) else f"{min(peaks):g} to {max(peaks):g}"
-    held = "" if fitted.law.reads_N else ", of this size"
-    notes = [f"this is a law of schedules with a peak rate of {told}{held}, and of this batch and data alone"]
+    peak = f"{min(peaks):g}" if np.ptp(peaks) < 1e-9 * max(peaks) else f"{min(peaks):g} to {max(peaks):g}"
+    size = "" if fitted.law.reads_N else ", of this size"
+    notes = [f"this is a law of schedules with a peak rate of {peak}{size}, and of this batch and data alone"]
     if discrepancy is not None:
         own = f", which {len(discrepancy.own)} own schedules, left out in turn, moved by {discrepancy.widened:.2f}"
         notes.append(
@@ -109,11 +109,13 @@ def format_curve_table(table: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *align(curves), *(f"note: {warning}" for warning in table["warnings"])])
 
 
-def predicted_curve_table(fitted: FittedCurves, told: PredictedCurve) -> dict[str, Any]:
+def predicted_curve_table(fitted: FittedCurves, predicted: PredictedCurve) -> dict[str, Any]:
     """What `scaling predict FIT.json --schedule … --json` prints."""
     names = ("steps", "loss", "low", "high", "run_low", "run_high")
-    points = {name: None if (part := getattr(told, name)) is None else np.asarray(part).tolist() for name in names}
-    return {"law": fitted.law.name, "level": told.level, **points, "notes": list(told.notes)}
+    points = {
+        name: None if (part := getattr(predicted, name)) is None else np.asarray(part).tolist() for name in names
+    }
+    return {"law": fitted.law.name, "level": predicted.level, **points, "notes": list(predicted.notes)}
 
 
 def format_predicted_curve(table: dict[str, Any]) -> str:
@@ -123,8 +125,8 @@ def format_predicted_curve(table: dict[str, Any]) -> str:
     rows = [["step", "loss", *([f"{percent(table['level'])} of the law", "of a single run"] if table["low"] else [])]]
     for i in shown:
         ends = [("low", "high"), ("run_low", "run_high")] if table["low"] else []
-        told = [f"[{table[low][i]:.4f}, {table[high][i]:.4f}]" for low, high in ends]
-        rows.append([str(table["steps"][i]), f"{table['loss'][i]:.4f}", *told])
+        intervals = [f"[{table[low][i]:.4f}, {table[high][i]:.4f}]" for low, high in ends]
+        rows.append([str(table["steps"][i]), f"{table['loss'][i]:.4f}", *intervals])
     notes = [f"note: {note}" for note in table["notes"]]
     kinds = "; of the law if its form is right, of a single run with what the form is off by" if table["low"] else ""
     return "\n".join([f"by {table['law']}{kinds}", *align(rows), *notes])

@@ -1,8 +1,9 @@
-"""What a law reads of a schedule at a checkpoint: the area under the rate, and how the rate fell before.
+"""Features of a schedule at a checkpoint that laws read: the area under the rate, and the drops of the rate before.
 
-The drops of the rate before step t count by how long ago they were, so they are summed in blocks of their age: single
-steps first, then blocks that widen with age. A block's drop is exact, and it stands at the mean age, area and rate of
-its drops, so that what falls at once is exact as well; what falls smoothly is off by the square of a block's width.
+The effect of a drop of the rate before step t depends on its age, so drops are summed in blocks of age: single steps
+first, then blocks that widen with age. A block's total drop is exact, and is placed at the mean age, area and rate of
+its drops. Abrupt drops are therefore exact as well, and gradual decays have an error of the square of a block's
+width.
 """
 
 from collections.abc import Sequence
@@ -14,23 +15,23 @@ from scaling.laws.arrays import Array, Labels
 from scaling.laws.curves.curve import LossCurve
 
 BLOCKS = 48
-"""of age, at most"""
+"""most blocks of age"""
 LEAST_RATE = 1e-6
-"""rates below this share of the peak are taken for it: laws have powers of the rate"""
+"""lower bound of rates, as a share of the peak, because laws have powers of the rate"""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Schedules at checkpoints, those of all curves one after the other."""
+    """Schedules at checkpoints, concatenated over all curves."""
 
     area: Array
     """[points], S1: sum of the rates up to the step, those of the warmup included"""
     drop: Array
-    """[points, blocks], by how much the rate fell in each block of steps; negative where it rose"""
+    """[points, blocks], drop of the rate in each block of steps; negative where it rose"""
     age: Array
     """[points, blocks], steps since the drop"""
     log_share: Array
-    """[points, blocks], log of the share of `area` that lies since the drop"""
+    """[points, blocks], log of the share of `area` since the drop"""
     log_rate: Array
     """[points, blocks], log of the rate after the drop"""
 
@@ -38,7 +39,7 @@ class Trace:
 def trace_of(curves: Sequence[LossCurve], warmup_at_peak: bool) -> Trace:
     """The schedules of `curves` at their checkpoints, which lie after the warmup.
 
-    warmup_at_peak: count the steps of the warmup as if they were at the peak (Tissue et al.), not as they are.
+    warmup_at_peak: count the steps of the warmup at the peak rate (Tissue et al.), not at their own.
     """
     oldest = max((int(curve.steps[-1]) for curve in curves), default=1)
     # ages at which blocks begin; unique because the youngest are single steps

@@ -1,4 +1,4 @@
-"""Laws of the user's own: any function written with jax.numpy."""
+"""User-defined laws: any function written with jax.numpy."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,10 @@ Starts = Callable[[Array, Array, int], Array]
 Kind = Literal["positive", "share", "real"]
 Range = tuple[float, float] | Kind
 RANGES: dict[Kind, tuple[float, float]] = {"positive": (1e-3, 1e3), "share": (0.02, 0.98), "real": (-2.0, 2.0)}
-"""where a parameter starts of which only the kind is given"""
+"""range of starts for a parameter given only by its kind"""
 
 EACH = 8
-"""points of the spread that a start is the best of"""
+"""number of spread points of which the best becomes a start"""
 
 
 def form(
@@ -47,8 +47,8 @@ def form(
     A saved fit of it is read again by `laws.load(path, form=…)`. A fit depends on the units of its columns only as
     far as the ranges do.
 
-    Raises UserError where the names of the function's arguments are not those of columns and params, where a range
-    is none, and where the function is not one that JAX can differentiate.
+    Raises UserError where the names of the function's arguments are not those of columns and params, for an invalid
+    range, and where JAX cannot differentiate the function.
     """
     columns = tuple(columns)
     if name in FORMS:

@@ -1,4 +1,4 @@
-"""What of a run's record laws read, and which keys of its configuration they therefore let differ from run to run."""
+"""The record columns that laws read, and the configuration keys that may therefore differ between runs."""
 
 from dataclasses import dataclass
 from math import nan
@@ -17,41 +17,41 @@ class Feed:
     column: str
     """of `scaling.load_runs`, or arithmetic of such columns"""
     keys: tuple[str, ...]
-    """what it stands for of the configuration: columns, `*` for any text, and `SIZES`"""
+    """configuration keys that it represents: columns, `*` for any text, and `SIZES`"""
     about: str
-    """what it is"""
+    """its meaning"""
     in_unit: bool = False
-    """it is a loss: a record says the unit"""
+    """whether it is a loss, whose unit is in the record"""
     choice: bool = False
-    """made once for all runs of a law that does not read it, also where no key of theirs says it"""
+    """whether all runs of a law that does not read it must agree in it, even if no key of theirs sets it"""
     dense: float | None = None
-    """what it is of a dense model, whose record says nothing of experts: nan where dense models are not of the law;
-    None: it is not about experts"""
+    """its value for a dense model, whose record has no experts: nan where the law does not cover dense models; None:
+    it is not about experts"""
     same: tuple[str, ...] = ()
-    """arithmetic of columns that has one value for all mixtures of experts of a law, though its keys may differ"""
+    """arithmetic of columns that must agree for all mixtures of experts of a law, though its keys may differ"""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of the configuration that it stands for: runs of one law may differ in them."""
+        """The configuration columns that it represents: runs of one law may differ in them."""
         sizes = scaling.ladder.size_keys() if SIZES[0] in self.keys else ()
         return (*sizes, *(key for key in self.keys if key not in SIZES))
 
 
 SEED = "run.seed"
-"""what every law lets differ"""
+"""key in which runs of every law may differ"""
 SIZES = ("sizes",)
-"""stands for the keys of a model's size, those that a ladder sets, asked for when records are read"""
+"""placeholder for the keys of a model's size, which a ladder sets; resolved when records are read"""
 TOKENS = ("run.tokens",)
 
 ROUTED = ("*.feed_forward.kind",)
-"""what tells a mixture of experts from a dense model"""
+"""keys that distinguish a mixture of experts from a dense model"""
 
 EXPERTS = ("*.experts", "*.sparsity")
-"""their number, by either key that an axis of a sweep may give it by"""
+"""keys of the number of experts, either of which a sweep may vary"""
 
 LOSS = Feed("loss", (), "held out", in_unit=True)
 DENSE_SIZES = "dense sizes"
-"""the convention of a fit of leverage that says which dense models were taken that are larger or smaller than ran"""
+"""the convention of a fit of leverage that names equivalent dense models larger or smaller than those that ran"""
 LEVERAGE = Feed("leverage", (), "compute of the best dense model of the same loss over the mixture's")
 """no record has it: it is measured against the dense runs of a table"""
 FEEDS = {
@@ -75,4 +75,4 @@ FEEDS = {
         same=("experts / granularity", "top_k / granularity"),
     ),
 }
-"""by letter, where a form does not say otherwise"""
+"""default feeds by letter"""

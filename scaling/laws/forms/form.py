@@ -1,7 +1,7 @@
-"""What a law is: a documented object from which everything else (fits, intervals, optima) follows.
+"""The definition of a law: an object from which everything else (fits, intervals, optima) follows.
 
-The solver sees θ: positive parameters as logarithms, columns in units of the data's own geometric means. So a fit
-depends neither on the units of the columns nor on their scales, wherever the family of curves itself does not.
+The solver works with θ: positive parameters as logarithms, columns in units of the data's own geometric means. So a
+fit depends neither on the units of the columns nor on their scales, unless the family of curves itself does.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ GROUP = "group"
 
 @dataclass(frozen=True, eq=False)
 class Pooling:
-    """What a law of several groups is made of, see `pooled`."""
+    """The parts of a law of several groups, see `pooled`."""
 
     base: "Form"
     groups: tuple[str, ...]
@@ -35,7 +35,7 @@ class Pooling:
     """parameters that have one value for all groups"""
 
     def own(self, name: str, group: str) -> str:
-        """What the law calls a parameter of the base that holds for a group."""
+        """The law's name for a group's parameter of the base."""
         return name if name in self.shared else f"{name}[{group}]"
 
     def names(self, group: str) -> tuple[str, ...]:
@@ -68,21 +68,21 @@ class Form:
     frontier: Callable[[Array], tuple[Array, Array]] | None = None
     """parameters [..., k] -> the exponents a, b of N* ∝ C^a, D* ∝ C^b at C ∝ N·D"""
     feeds: Mapping[str, Feed] = field(default_factory=dict)
-    """what of a run's record feeds a column, where that is not what `FEEDS` says of its letter"""
+    """record columns that feed the law's columns, where they differ from `FEEDS`"""
     predicts: Feed = LOSS
-    """what of a run's record L is"""
+    """record column that L is"""
     signed: bool = False
     """whether L may be zero or negative"""
     pooling: Pooling | None = None
     """of a law of several groups"""
 
     def feed(self, column: str) -> Feed:
-        """What of a run's record feeds a column; one that nothing is known of has the record's own by that name."""
+        """The record column that feeds a column; by default the record's column of that name."""
         return self.feeds.get(column) or FEEDS.get(column) or Feed(column, (column,), "a column of your own")
 
     @property
     def of_sizes(self) -> bool:
-        """Whether its runs differ in nothing but sizes and tokens, so that those of a budget lie on one curve."""
+        """Whether its runs differ only in sizes and tokens, so that those of a budget lie on one curve."""
         return all({*SIZES, *TOKENS} >= {*self.feed(column).keys} for column in self.columns)
 
     def __repr__(self) -> str:
@@ -142,7 +142,7 @@ class Form:
     def holds(self, scaled: Values, units: Any, xp: ModuleType, widest: float = WIDEST) -> dict[str, Any]:
         """Whether each parameter in the columns' own units, and the factor to these units, is within e^widest.
 
-        Where the data say nothing against it an exponent grows without end, and its amplitude with it.
+        Where the data do not prevent it, an exponent grows without bound, and its amplitude with it.
         """
         named = dict(zip(self.columns, units, strict=True))
         there = {}

@@ -85,6 +85,6 @@ def get_form(form: str | Form) -> Form:
     if form not in FORMS:
         several = any(name.startswith(form) for name in FORMS)
         hint = meant(form, {name: law.source for name, law in FORMS.items()}, most=3 if several else 1)
-        told = f"{hint} (`scaling fit --list`)" if hint else f"there are {', '.join(FORMS)}"
-        raise UserError(f"no law {form!r}; {told}")
+        known = f"{hint} (`scaling fit --list`)" if hint else f"there are {', '.join(FORMS)}"
+        raise UserError(f"no law {form!r}; {known}")
     return FORMS[form]

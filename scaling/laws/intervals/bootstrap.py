@@ -19,11 +19,11 @@ from scaling.laws.table.words import choice
 
 
 def default_kind(fit: FittedLaw, groups: Labels | None, layered: bool = False) -> Resampling:
-    """What is drawn unless told otherwise. groups: of rows that belong together; layered: within strata.
+    """The default kind of resampling. groups: of rows that belong together; layered: within strata.
 
-    A resample of as few groups as a law has parameters cannot carry it. Of 40 simulated tables of 6 runs of 8
-    checkpoints 90 % intervals of a held 85 % by noise, and 62 % by "wild": the law takes up most of what a few groups
-    have in common.
+    A resample of only as many groups as the law has parameters cannot be fitted. On 40 simulated tables of 6 runs
+    with 8 checkpoints, 90 % intervals of a covered 85 % with "noise" and 62 % with "wild": the fitted law absorbs
+    most of what the residuals of a few groups have in common.
     """
     free = len(fit.problem.free)
     if groups is not None:
@@ -69,7 +69,7 @@ def bootstrap(
 
 
 def _few(fit: FittedLaw, groups: Labels) -> str:
-    """What is said where runs were to be drawn and are too few."""
+    """The message where runs were to be drawn and are too few."""
     return (
         f"{len(np.unique(groups))} runs are too few to draw whole runs from for {len(fit.problem.free)} parameters: "
         "intervals are by noise about the law, as if rows of one run were independent, and narrow"
@@ -79,8 +79,8 @@ def _few(fit: FittedLaw, groups: Labels) -> str:
 def _noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Transformed losses [n, points] of the fitted law with fresh noise, and the noise's standard deviation [n].
 
-    The deviation is itself drawn from what the residuals leave open, s²·ν/χ²(ν) with ν degrees of freedom, which
-    makes the intervals of a linear law exactly Student's t.
+    The standard deviation is itself drawn, its square from s²·ν/χ²(ν) with ν degrees of freedom of the residuals,
+    which makes the intervals of a linear law exactly Student's t.
     """
     sd = fit.residual_sd * np.sqrt(fit.freedom / rng.chisquare(fit.freedom, n))
     weights = fit.problem.weights
@@ -89,11 +89,11 @@ def _noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Arr
 
 
 def _wild_losses(fit: FittedLaw, groups: Labels | None, n: int, rng: np.random.Generator) -> Array:
-    """Transformed losses [n, points] of the fitted law, off it by the residuals times a factor of each group.
+    """Transformed losses [n, points]: the fitted law plus the residuals times one random factor per group.
 
-    Whatever the residuals of a group have in common stays, and no group is left out: the cluster bootstrap for few
+    This keeps correlations of the residuals within a group, and leaves out no group: the cluster bootstrap for few
     groups (Cameron, Gelbach and Miller 2008), with the six factors of Webb 2014 of mean 0 and variance 1, and
-    residuals widened by √(G/(G − 1)) for what G groups have fitted away.
+    residuals inflated by √(G/(G − 1)) for what a fit to G groups absorbs.
     """
     groups = np.arange(len(fit.residuals)) if groups is None else groups
     count = int(groups.max()) + 1
@@ -107,9 +107,9 @@ def resample_counts(
 ) -> Array:
     """How often each row is drawn when whole groups are drawn with replacement: [n, points].
 
-    groups: number of each row's group, 0 and up; strata: number of each row's stratum, each of whose groups are drawn
-    among themselves. A draw with fewer than `least` different rows cannot carry the fit and is drawn again, which
-    matters only for tables of a few rows.
+    groups: number of each row's group, from 0; strata: number of each row's stratum, groups being drawn within each
+    stratum. A draw with fewer than `least` different rows cannot be fitted and is drawn again, which matters only for
+    tables of a few rows.
     """
     count = int(groups.max()) + 1
     layers = list(_members(groups, np.zeros_like(groups) if strata is None else strata))

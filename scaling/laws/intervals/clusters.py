@@ -1,4 +1,4 @@
-"""Which rows of a fit belong together: clusters that depend on one another, strata that are resampled apart."""
+"""Which rows of a fit belong together: clusters of dependent rows, strata that are resampled separately."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from scaling.laws.table.budgets import budget_labels
 
 
 def clusters_of(fit: FittedLaw, cluster: ArrayLike | bool | None) -> Labels | None:
-    """Number of each sorted row's cluster; None: every row stands for itself."""
+    """Number of each sorted row's cluster; None: every row is independent."""
     if cluster is False or (cluster is None and fit.runs.run is None):
         return None
     if cluster is None or cluster is True:
@@ -23,7 +23,7 @@ def clusters_of(fit: FittedLaw, cluster: ArrayLike | bool | None) -> Labels | No
 
 
 def strata_of(fit: FittedLaw, strata: ArrayLike | Literal["budget"]) -> Labels:
-    """Number of each sorted row's stratum. Raises UserError for one of a single row."""
+    """Number of each sorted row's stratum. Raises UserError for a stratum with a single row."""
     if isinstance(strata, str):
         if strata != "budget":
             raise UserError(f"bootstrap: strata must be 'budget' or {len(fit.runs)} labels; got {strata!r}")

@@ -1,4 +1,4 @@
-"""What a profile is made along: the logarithm, logit or value of a parameter, or of a quantity derived from all."""
+"""The coordinate of a profile: the logarithm, logit or value of a parameter, or of a quantity derived from all."""
 
 from dataclasses import replace
 
@@ -22,16 +22,16 @@ from scaling.laws.table.flops_per_token import FlopsPerToken
 from scaling.names import meant
 
 SOUGHT = {"positive": np.log(1e4), "share": 9.0, "real": 3.0, "level": 20.0}
-"""how far from the estimate an end is sought: in the logarithm, the logit, the value (of a real one times |estimate|
-where that is more than 1)"""
+"""how far from the estimate an end is searched for: in the logarithm, the logit or the value (for a real parameter,
+times |estimate| where that is more than 1)"""
 STRENGTH = 1e4
-"""of a pull, in nats at one standard deviation from its target: ends are then within 1e-4 of the way to it"""
+"""of a pull, in nats at one standard deviation from its target: searches then end within 1e-4 of the way to it"""
 _EDGE = 0.1
-"""in log N, of the bracket that an optimum is sought in: one as near to its end is none"""
+"""in log N: an optimum this close to an end of its search bracket does not count as one"""
 
 
 class Coordinate:
-    """A fitted parameter, held exactly."""
+    """A fitted parameter, fixed exactly."""
 
     C: float | None = None
     """FLOPs, of a quantity at a budget"""
@@ -44,7 +44,7 @@ class Coordinate:
         self.reach = float(SOUGHT[parameter.kind] * scale)
 
     def value(self, u: Array | float) -> Array:
-        """In own units."""
+        """The value in its own units."""
         with np.errstate(over="ignore"):
             return np.asarray(self.parameter.from_theta(np.asarray(u, np.float64), np))
 
@@ -53,35 +53,35 @@ class Coordinate:
         return gradient(self.fit.problem, theta, self.parameter, self.C, self.per_token)
 
     def problem(self, target: Array, strength: float) -> Problem:
-        """With the coordinate at `target` [lanes]; strength: of a pull, in units of the objective."""
+        """The problem with the coordinate at `target` [lanes]; strength: of a pull, in units of the objective."""
         return self.fit.problem.holding(self.parameter.name)
 
     def starts(self, target: Array, theta: Array) -> Array:
-        """θ [lanes, free] to search from for `target` [lanes], from others'."""
+        """θ [lanes, free] to start the search for `target` [lanes] from, given those of other targets."""
         at = self.fit.problem.free.index(self.parameter.name)
         return np.where(np.arange(theta.shape[1]) == at, target[:, None], theta)
 
     def drawn(self, target: Array, scaled: Array) -> Array:
-        """θ [lanes, free] of the law's own starts, in units of the data [lanes, k], near `target` [lanes]."""
+        """θ [lanes, free] near `target` [lanes] from the law's own starts, given in units of the data [lanes, k]."""
         form, problem = self.fit.form, self.fit.problem
         scaled = form.given(scaled, {**problem.fixed, **self.given(target)}, problem.units)
         return form.theta(scaled, np.zeros(len(problem.units)), problem.free)[:, problem.where]
 
     def given(self, target: Array) -> dict[str, Array]:
-        """The parameters that `target` [lanes] says, in own units."""
+        """The parameters that `target` [lanes] fixes, in their own units."""
         return {self.parameter.name: self.value(target)}
 
     def reached(self, target: Array, theta: Array) -> Array:
-        """u [lanes] where searches for `target` ended at theta [lanes, free]."""
+        """u [lanes] at theta [lanes, free], where the searches for `target` ended."""
         return target
 
     def natural(self, target: Array, theta: Array) -> Array:
-        """All parameters in own units [lanes, k] there."""
+        """All parameters [lanes, k] there, in their own units."""
         return self.problem(target, 0.0).natural(theta)
 
 
 class DerivedCoordinate(Coordinate):
-    """A derived quantity, pulled."""
+    """A derived quantity, held near its target by a pull."""
 
     def __init__(self, fit: FittedLaw, name: str, C: float | None, flops_per_token: FlopsPerToken | None):
         known = DERIVED[name]
@@ -107,15 +107,15 @@ class DerivedCoordinate(Coordinate):
 
 
 def coordinate(fit: FittedLaw, name: str, C: float | None, flops_per_token: FlopsPerToken | None) -> Coordinate:
-    """See `Fit.profile`. Raises UserError for what the fit has no profile of."""
+    """See `Fit.profile`. Raises UserError for a name that the fit has no profile of."""
     if name in fit.problem.free:
         return Coordinate(fit, next(p for p in fit.form.parameters if p.name == name), fit.params[name])
     there = derived(fit.form)
     if name not in there:
         also = f", and derived {', '.join(there)}" if there else ""
         hint = meant(name, (*fit.problem.free, *there), most=1)
-        told = f"there are {', '.join(fit.problem.free)}{also}{'; ' * bool(hint)}{hint}"
-        raise UserError(f"profile: {name!r} is not a fitted parameter; {told}")
+        known = f"there are {', '.join(fit.problem.free)}{also}{'; ' * bool(hint)}{hint}"
+        raise UserError(f"profile: {name!r} is not a fitted parameter; {known}")
     found = DerivedCoordinate(fit, name, C, flops_per_token)
     if np.abs(found.slope(fit.theta)).max() < 1e-9:
         raise UserError(f"profile: {name} of {fit.form.name} is {found.estimate:.4g} whatever its parameters")

@@ -1,13 +1,13 @@
 """Covariance of a fit's parameters from the linearised law, without refitting.
 
 Both kinds take the curvature H = E ψ'·JᵀWJ + (priors) at the optimum, see `laws.solve.noise`:
-"laplace"  s·H⁻¹: every row scatters alike and on its own (for least squares the inverse Hessian of the likelihood);
-"sandwich" H⁻¹ M H⁻¹, M = Σ u uᵀ over rows or clusters, u their scores with each cluster's leverage taken out
+"laplace"  s·H⁻¹: rows are independent with equal scatter (for least squares the inverse Hessian of the likelihood);
+"sandwich" H⁻¹ M H⁻¹, M = Σ u uᵀ over rows or clusters, u their scores corrected for each cluster's leverage
            (HC2, MacKinnon and White 1985; CR2, Bell and McCaffrey 2002), and H with each row's own ψ': rows may
            differ in scatter, and rows of a cluster may depend on one another.
-Draws are Student's t around the fit. Parameters that L is linear in (E and amplitudes) scatter evenly as themselves,
-the other positive ones as their logarithms: with log E, 90 % intervals of L* at 10 times the largest budget covered
-78 % on simulated ladders of 5 × 7 runs, with E 91 %.
+Draws are Student's t around the fit. Parameters that L is linear in (E and amplitudes) are drawn symmetrically
+themselves, the other positive ones in their logarithms: with log E, 90 % intervals of L* at 10 times the largest
+budget covered 78 % on simulated ladders of 5 × 7 runs, with E 91 %.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from scaling.laws.solve.problem import Problem
 
 CovarianceMethod = Literal["sandwich", "laplace"]
 _WIDEST = 10.0
-"""standard deviation of a solver's number (a logarithm, an exponent) beyond which linearising means nothing"""
+"""standard deviation of a solver's number (a logarithm, an exponent) beyond which linearising is meaningless"""
 
 _LEAST = 1e-6
-"""of its fitted value, what is left of a parameter in a draw that would make it negative"""
+"""floor, as a share of its fitted value, of a parameter that a draw would make negative"""
 
 
 @dataclass(frozen=True, eq=False)
 class Covariance:
-    """How the parameters scatter, to first order."""
+    """The covariance of the parameters, to first order."""
 
     method: CovarianceMethod
     names: tuple[str, ...]
@@ -42,12 +42,12 @@ class Covariance:
     theta: Array
     """[free, free], of the solver's numbers of the free ones: logarithms of the positive ones in units of the data"""
     freedom: int
-    """degrees of freedom of Student's t that draws are made with"""
+    """degrees of freedom of the Student's t that draws come from"""
     linear: NDArray[np.bool_]
     """[free], positive parameters that L is linear in"""
 
     def __getitem__(self, pair: tuple[str, str]) -> float:
-        """Of two parameters by name."""
+        """The covariance of two parameters by name."""
         return float(self.matrix[self.names.index(pair[0]), self.names.index(pair[1])])
 
     @property
@@ -68,9 +68,9 @@ class Covariance:
 def covariance(
     problem: Problem, theta: Array, method: CovarianceMethod, groups: NDArray[np.int64] | None
 ) -> Covariance:
-    """See `Fit.covariance`. groups: number of each row's cluster; None: every row stands for itself.
+    """See `Fit.covariance`. groups: number of each row's cluster; None: every row is independent.
 
-    Raises UserError where the data leave a parameter open, or there are no more clusters than parameters.
+    Raises UserError where the data do not determine a parameter, or there are no more clusters than parameters.
     """
     if method not in ("sandwich", "laplace"):
         raise UserError(f"covariance: method must be 'sandwich' or 'laplace'; got {method!r}")
@@ -95,7 +95,7 @@ def covariance(
 
 
 def curvature(problem: Problem, theta: Array) -> tuple[Array, Array]:
-    """Expected second derivatives [free, free] of what is minimised, and the share of them that the priors have."""
+    """Expected second derivatives [free, free] of the minimised function, and the priors' contribution to them."""
     J = jacobian(problem, theta)
     prior = np.zeros((len(theta), len(theta)))
     if problem.prior_precision is not None:
@@ -105,9 +105,10 @@ def curvature(problem: Problem, theta: Array) -> tuple[Array, Array]:
 
 
 def _sandwich(problem: Problem, theta: Array, scatter: Array, prior: Array, labels: NDArray[np.int64]) -> Array:
-    """H⁻¹ M H⁻¹ with u = J_gᵀ (I − H_gg)^(−½) wψ_g of each cluster g: the scatter that the fit took up is put back.
+    """H⁻¹ M H⁻¹ with u = J_gᵀ (I − H_gg)^(−½) wψ_g of each cluster g, which restores the scatter that the fit
+    absorbed.
 
-    scatter, prior: the priors' shares of M and H.
+    scatter, prior: the priors' contributions to M and H.
     """
     r, J, w = problem.residuals(theta), jacobian(problem, theta), problem.weights
     scores = w * psi(problem.loss, r, scale_of(problem, r))
@@ -120,7 +121,7 @@ def _sandwich(problem: Problem, theta: Array, scatter: Array, prior: Array, labe
         rows = np.flatnonzero(labels == label)
         Q = root[rows, None] * J[rows]
         values, vectors = np.linalg.eigh(np.eye(len(rows)) - Q @ even @ Q.T)
-        # Rows that alone determine a parameter have leverage 1; what they would have said is not known.
+        # Rows that alone determine a parameter have leverage 1, so their scatter is unknown.
         undone = (vectors / np.sqrt(np.maximum(values, 0.05))) @ vectors.T
         u = J[rows].T @ (root[rows] * (undone @ (scores[rows] / np.maximum(root[rows], 1e-300))))
         meat += np.outer(u, u)
@@ -128,7 +129,7 @@ def _sandwich(problem: Problem, theta: Array, scatter: Array, prior: Array, labe
 
 
 def _linear(problem: Problem, theta: Array) -> NDArray[np.bool_]:
-    """Which of the free parameters are positive ones that L is linear in: seen by changing each by a tenth."""
+    """Which of the free parameters are positive ones that L is linear in: tested by changing each by a tenth."""
     kinds = {p.name: p.kind for p in problem.form.parameters}
     eye = np.eye(len(theta))
     up, down = (problem.fitted(theta + np.log(factor) * eye) for factor in (1.1, 0.9))
@@ -138,13 +139,14 @@ def _linear(problem: Problem, theta: Array) -> NDArray[np.bool_]:
 
 
 def inverted(H: Array) -> Array:
-    """By a unit diagonal, eigenvalues kept above what rounding leaves of them; of what is not finite, infinite."""
+    """The inverse, scaled to a unit diagonal and with eigenvalues kept above rounding; infinite if H is not
+    finite."""
     if not np.isfinite(H).all():
         return np.full_like(H, np.inf)
     scale = np.sqrt(np.maximum(np.diag(H), 1e-300))
     values, vectors = np.linalg.eigh(H / np.outer(scale, scale))
     values = np.maximum(values, 1e-14 * values.max())
-    with np.errstate(over="ignore"):  # a parameter that leaves no trace in the data has an infinite variance
+    with np.errstate(over="ignore"):  # a parameter that does not affect the data has an infinite variance
         return np.asarray((vectors / values) @ vectors.T / np.outer(scale, scale))
 
 

@@ -1,4 +1,5 @@
-"""Which parameters, and whether the exponent a, the data determine, by profiles, and which runs would the others."""
+"""Which parameters, and whether the exponent a, the data determine, by profiles; which runs would determine the
+rest."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,23 +20,23 @@ from scaling.text import percent
 
 DECADE = 10.0
 FACTOR = 10.0
-"""how much larger or smaller the further runs are"""
+"""how much larger or smaller the proposed runs are"""
 _KEPT: WeakKeyDictionary[FittedLaw, dict[tuple[str, float], "Identification"]] = WeakKeyDictionary()
-"""answers by fit, name and level"""
+"""cached results by fit, name and level"""
 _LEAST = -20.0
 """log of a positive parameter in units of the data below which its derivative would be lost to rounding"""
 
 
 @dataclass(frozen=True)
 class Identification:
-    """What the data say about one parameter, or about a."""
+    """Whether the data determine one parameter, or a."""
 
     name: str
     interval: tuple[float, float]
     """by the profile likelihood; 0 or infinite where it does not close"""
     identified: bool
     why: str
-    """how far the interval reaches where it is not identified, else empty"""
+    """the extent of the interval where it is not identified, else empty"""
     remedy: str
     """the runs that would identify it"""
 
@@ -52,7 +53,7 @@ def identify(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification]:
 
 
 def unidentified(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification]:
-    """Those of `identify` that the data leave open; a is profiled where the exponents' intervals do not tell."""
+    """The unidentified ones of `identify`; a is profiled only where the exponents' intervals do not decide."""
     known = {name: _identified(fit, name, level) for name in fit.problem.free}
     if (exponents := _exponents(fit)) and not _enclosed(fit, [known[name] for name in exponents]):
         known["a"] = _identified(fit, "a", level)
@@ -60,7 +61,7 @@ def unidentified(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification
 
 
 def _identified(fit: FittedLaw, name: str, level: float) -> Identification:
-    """Profiles take most of a summary's time: the answer is kept with the fit."""
+    """The cached result: profiles take most of a summary's time."""
     kept = _KEPT.setdefault(fit, {})
     if (name, level) not in kept:
         found = profile(fit, name, points=21, level=level)
@@ -81,8 +82,8 @@ def _exponents(fit: FittedLaw) -> list[str]:
 def _enclosed(fit: FittedLaw, exponents: list[Identification]) -> bool:
     """Whether a is identified because the exponents that it depends on are.
 
-    All parameters that fit as well as the cut lie within each one's profile interval, so that a, which rises or falls
-    with each of them, lies between its values at the corners of these intervals.
+    Every set of parameters that fits as well as the cut lies within the profile intervals of all of them; since a is
+    monotonic in each, it lies between its values at the corners of these intervals.
     """
     corners = np.array(list(product(*(found.interval for found in exponents))))
     natural = np.repeat(fit.natural[None], len(corners), 0)
@@ -93,7 +94,7 @@ def _enclosed(fit: FittedLaw, exponents: list[Identification]) -> bool:
 
 
 def _why(fit: FittedLaw, found: Profile) -> str:
-    """Empty where the parameter, or a, is identified."""
+    """Why the parameter, or a, is not identified; empty where it is."""
     low, high = found.interval
     kinds = {p.name: p.kind for p in fit.form.parameters}
     kind, share = kinds.get(found.name, "positive"), f"{percent(found.level)}"
@@ -109,10 +110,11 @@ def _why(fit: FittedLaw, found: Profile) -> str:
 
 
 def remedy(fit: FittedLaw, name: str) -> str:
-    """The runs like those there are, but larger or smaller, that tell most about a parameter or a, as a sentence.
+    """A sentence with the runs, larger or smaller copies of the present ones, most informative about a parameter or
+    a.
 
-    The information about it is 1 over its variance by the linearised law. Each candidate repeats every run
-    with some of the columns times or over 10; the information that its runs add is by the Jacobian at the fit.
+    Information is 1 over the variance by the linearised law. Each candidate repeats every run with some of the
+    columns multiplied or divided by 10; the Jacobian at the fit gives the information that its runs add.
     """
     problem = fit.problem
     kinds = {p.name: p.kind for p in fit.form.parameters}
@@ -124,7 +126,7 @@ def remedy(fit: FittedLaw, name: str) -> str:
 
     def information(extra: Array) -> float:
         variance = float(direction @ inverted(matrix + extra) @ direction)
-        return 1.0 / min(max(variance, 1e-300), 1e300)  # endless where the data say nothing
+        return 1.0 / min(max(variance, 1e-300), 1e300)  # practically infinite without any information
 
     before = information(np.zeros_like(matrix))
     gains = {}
@@ -132,14 +134,14 @@ def remedy(fit: FittedLaw, name: str) -> str:
         J = jacobian(problem, theta, problem.x + shift[:, None])
         gains[label] = information(slope * (J.T * problem.weights) @ J) / before
     best = max(gains, key=lambda label: gains[label])
-    # Twice as many runs where they are would give twice the information.
+    # Repeating the present runs would double the information.
     if not gains[best] > 2.0:
         return "more runs like these would tell as much about it as larger or smaller ones"
     return f"it needs runs at {best}, which would make its standard error {gains[best] ** 0.5:.2g} times smaller"
 
 
 def _candidates(columns: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
-    """Directions in log columns: each column alone, all together, and N and D against one another."""
+    """Directions in log columns: each column alone, all together, and N and D in opposite directions."""
     for signs in product((0, 1, -1), repeat=len(columns)):
         moved = [(name, sign) for name, sign in zip(columns, signs, strict=True) if sign]
         if len(moved) not in (1, 2) or (len(moved) == 2 and {name for name, _ in moved} != {"N", "D"}):

@@ -1,4 +1,4 @@
-"""Which runs hold a fit up: everything fitted again with one run left out."""
+"""Which runs a fit depends on most: the law refitted with one run left out at a time."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.laws.quantities import budget_of, told
+from scaling.laws.quantities import budget_of, compared_quantities
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.solver import solve
 from scaling.text import align
@@ -14,22 +14,22 @@ from scaling.text import align
 
 @dataclass(frozen=True, eq=False)
 class Influence:
-    """What the fit would be without each run, the most influential first."""
+    """The fit without each run, the most influential first."""
 
     C: float | None
-    """FLOPs of the forecast that changes are told for"""
+    """FLOPs of the forecast whose changes are reported"""
     base: dict[str, float]
     """the fit's own parameters and derived quantities"""
     table: list[dict[str, Any]]
     """one row for each run left out: `run`, `rows`, the quantities of `base` without it, and `shift`, the change of
     `ranked_by` in jackknife standard errors"""
     jackknife: dict[str, float]
-    """standard error of each quantity by leaving out one run at a time (Efron and Stein 1981)"""
+    """jackknife standard error of each quantity, one run left out at a time (Efron and Stein 1981)"""
     ranked_by: str
     """L* where the law has one at C, else a, else the last parameter"""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole result as JSON values."""
         return {
             "C": self.C,
             "base": self.base,
@@ -55,9 +55,10 @@ class Influence:
 def influence(fit: FittedLaw, C: float | None = None) -> Influence:
     """Leave out one run at a time: parameters, the exponent a, and the forecast at C FLOPs.
 
-    A run is a label of the table's run column, or a row where it has none. All refits are lanes of one solve, the
-    rows left out at weight 0, each started from the fit's own optimum.
-    C: FLOPs of the forecast; None: 10 times the largest of the runs. Laws of other columns than N and D have none.
+    A run is a label of the table's run column, or a row where it has none. All refits are lanes of one solve, with
+    the rows left out at weight 0, each started from the fit's own optimum.
+    C: FLOPs of the forecast; None: 10 times the largest of the runs. Laws of other columns than N and D have no
+    forecast.
 
     Raises UserError where leaving out a run leaves too few rows to fit.
     """
@@ -70,8 +71,8 @@ def influence(fit: FittedLaw, C: float | None = None) -> Influence:
     starts = np.broadcast_to(fit.theta, (len(names), len(fit.theta)))
     natural = fit.problem.natural(solve(fit.problem, starts, weights=weights).theta)
     C = budget_of(fit, C)
-    base = {name: float(value[0]) for name, value in told(fit, fit.natural[None], C).items()}
-    drawn = told(fit, natural, C)
+    base = {name: float(value[0]) for name, value in compared_quantities(fit, fit.natural[None], C).items()}
+    drawn = compared_quantities(fit, natural, C)
     count = len(names)
     error = {
         name: float(np.sqrt((count - 1) / count * np.sum((value - value.mean()) ** 2)))

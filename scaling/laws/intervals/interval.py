@@ -9,7 +9,7 @@ from scaling.laws.arrays import Array
 
 Interval = tuple[float, float]
 OUTSIDE = 0.99
-"""draws outside an interval, in the mean, below which its ends are but the least and the largest of them"""
+"""mean number of draws outside an interval below which its ends are just the smallest and the largest draw"""
 
 
 def interval(values: Array, level: float) -> tuple[Any, Any]:
@@ -19,8 +19,8 @@ def interval(values: Array, level: float) -> tuple[Any, Any]:
     """
     check_level(level)
     require_draws(values.shape[-1], level)
-    # Draws may be infinite (a minimum that some draws do not have); "lower"/"higher" never subtract infinities.
-    # Of a draw without a number (exponents below zero, no optimum) either end may be true.
+    # Draws may be infinite (where a draw has no minimum); "lower"/"higher" never subtract infinities.
+    # A NaN draw (exponents below zero, no optimum) could lie beyond either end.
     lost = np.isnan(values)
     low = np.quantile(np.where(lost, -np.inf, values), (1 - level) / 2, axis=-1, method="lower")
     high = np.quantile(np.where(lost, np.inf, values), (1 + level) / 2, axis=-1, method="higher")
@@ -34,12 +34,12 @@ def check_level(level: float) -> None:
 
 
 def reach(n: int, level: float) -> bool:
-    """Whether the ends of an interval of that level lie among n draws: of .95 one of 20 lies outside."""
+    """Whether the ends of an interval of that level lie among n draws: at .95, one of 20 lies outside."""
     return n >= 2 and n * (1 - level) >= OUTSIDE
 
 
 def require_draws(n: int, level: float = 0.5) -> None:
-    """Raises UserError for fewer draws than an interval of that level has ends."""
+    """Raises UserError where there are too few draws for an interval of that level."""
     if n < 2:
         raise UserError(f"n must be at least 2; got {n}")
     if not reach(n, level):

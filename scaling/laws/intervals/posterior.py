@@ -1,13 +1,13 @@
 """The posterior of a law's parameters by the No-U-Turn sampler (Hoffman and Gelman 2014) of NumPyro.
 
-Likelihood, independent points, scale fitted along with a flat prior on its logarithm:
+Likelihood: independent points, and a scale that is sampled too, with a flat prior on its logarithm:
 l2 Gaussian; l1 and quantile Laplace, for quantiles the asymmetric one; huber exp(−ρ/s)/Z(s), Gaussian of variance s
 within δ and Laplace beyond; student_t Student's t of ν degrees of freedom. Weights w divide the variance (for
 Student's t they count the point w times, as its objective does).
-Prior: `Prior` where one is given, on the parameter itself. Without: normal on the solver's number with mean 0 and
-standard deviation 10 (shares: 1.7, close to even between 0 and 1), that is on exponents themselves and on the
-logarithm of a positive parameter in units of the data, where 1 is that of the loss and the columns' geometric means.
-So wide a prior is flat where the data speak; where they do not, it keeps the posterior proper.
+Prior: `Prior` where one is given, on the parameter itself. Otherwise normal on the solver's number with mean 0 and
+standard deviation 10 (shares: 1.7, close to uniform between 0 and 1), that is on exponents themselves and on the
+logarithm of a positive parameter in units of the data (the geometric means of the loss and the columns). A prior this
+wide is flat where the data are informative, and keeps the posterior proper where they are not.
 """
 
 from collections.abc import Mapping
@@ -32,9 +32,9 @@ WARMUP = 500
 def sample(
     problem: Problem, theta: Array, priors: Mapping[str, Prior], n: int, seed: int
 ) -> tuple[Array, tuple[str, ...]]:
-    """Draws [n, free] of the solver's numbers, two chains after one another, and notes on how they mixed.
+    """Draws [n, free] of the solver's numbers from two chains, and notes on how they mixed.
 
-    theta: where the chains start, around. Raises UserError where NumPyro is not installed.
+    theta: the chains start around it. Raises UserError where NumPyro is not installed.
     """
     try:
         from numpyro.diagnostics import summary
@@ -60,12 +60,12 @@ def sample(
     )
     if not r_hat < 1.05 or diverging > 0.01 * n:
         notes += (f"NUTS did not mix ({diverging} divergent steps): the intervals may be wrong; add priors",)
-    drawn = z[..., :-1].transpose(1, 0, 2).reshape(-1, len(theta))[:n]  # chains in turn, so that a cut is fair
+    drawn = z[..., :-1].transpose(1, 0, 2).reshape(-1, len(theta))[:n]  # alternate chains: fair cut
     return theta + drawn @ root.T, notes
 
 
 def _root(problem: Problem, theta: Array) -> Array:
-    """Square root of the covariance by Laplace's approximation, no wider than the weak prior: the sampler's unit."""
+    """Square root of the covariance by Laplace's approximation, no wider than the weak prior: the sampler's scale."""
     noise = noise_of(problem.residuals(theta), problem)
     matrix = curvature(problem, theta)[0] / noise + np.diag(1.0 / _widths(problem) ** 2)
     return np.asarray(np.linalg.cholesky(np.linalg.inv(matrix)))

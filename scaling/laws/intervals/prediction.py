@@ -1,4 +1,4 @@
-"""What a fitted law says of runs not made, with intervals: losses, and the best N and D at a budget."""
+"""Predictions of a fitted law with intervals: losses of untrained runs, and the best N and D at a budget."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from scaling.laws.table.flops_per_token import FlopsPerToken
 
 @dataclass(frozen=True)
 class PredictedLoss:
-    """A loss, or an array of them, with two intervals: where the law may lie, and where a single run may.
+    """A loss, or an array of losses, with two intervals: one for the law and one for a single run.
 
     Both assume that the law's form is right; `laws.Forecaster` does not. They are None before any draws.
     """
@@ -31,7 +31,7 @@ class PredictedLoss:
     level: float | None = None
     """coverage of both intervals"""
     run_low: Any = None
-    """end of the interval of a single run, which scatters around the law as the runs fitted do"""
+    """end of the interval of a single run, which scatters around the law as the fitted runs do"""
     run_high: Any = None
 
     def __float__(self) -> float:

@@ -1,17 +1,17 @@
-"""Profile likelihood: how much worse the best fit gets as one quantity is held away from its estimate.
+"""Profile likelihood: how much worse the best fit gets as one quantity is fixed away from its estimate.
 
 The interval is where 2·(objective − least) / s ≤ t², with t Student's quantile at (1 + level)/2 for the residuals'
 degrees of freedom and s = E ψ² / E ψ' the noise in units of the objective (`solve.noise`): for least squares s is the
 residual variance and the interval the exact one of a linear law; for |r| s = 1/(2f(0)); for Huber in between; for
-Student's t, already a −log likelihood, near 1. Unlike intervals from the linearised law this one may be lopsided, and
-it may not close, which says that the data do not identify the parameter.
+Student's t, already a −log likelihood, near 1. Unlike intervals from the linearised law this one may be asymmetric,
+and it may not close, which means that the data do not identify the parameter.
 
 A quantity derived from all parameters (an exponent a or b; N*, D*, L* or D*/N* at a budget) is held by a pull on it,
-see `laws.solve.problem.Pull`: the points then lie where the searches end, a little off the even grid.
+see `laws.solve.problem.Pull`: the points then lie where the searches end, slightly off the even grid.
 
-By 200 simulated ladders (tests/test_laws_coverage.py: 5 budgets × 7 sizes over two decades of C, 0.5 % noise), 90 %
-intervals of a, N* and L* at 10 times the largest budget held the truth in 88–90 % with Gaussian noise and l2, in
-87–91 % with t₂ noise and huber; on 3 budgets × 5 sizes in 90, 94 and 88 % (Gaussian).
+In 200 simulated ladders (tests/test_laws_coverage.py: 5 budgets × 7 sizes over two decades of C, 0.5 % noise), 90 %
+intervals of a, N* and L* at 10 times the largest budget covered the truth in 88–90 % with Gaussian noise and l2, and
+in 87–91 % with t₂ noise and huber; on 3 budgets × 5 sizes in 90, 94 and 88 % (Gaussian).
 """
 
 from collections.abc import Mapping
@@ -32,39 +32,39 @@ from scaling.text import percent
 
 ROUNDS = 4
 INSIDE = 16
-"""values between two that an end lies between, tried at once: a round narrows it 17 times, and both ends together,
-each value from the parameters on either side, fill two blocks of the solver"""
+"""values tried at once between the two that bracket an end: a round narrows the bracket 17-fold, and both ends
+together, each value started from the parameters on either side, fill two blocks of the solver"""
 FINE = 0.02
-"""of a standard deviation: between values as near the profile is straight enough"""
+"""in standard deviations: between values this close the profile is straight enough to interpolate"""
 FRESH = 2
-"""of the law's own starts at each value, beside those that lead on from the fit: there it may have been driven to the
-edge of a parameter (E to 0) from which nothing leads back"""
+"""number of the law's own starts at each value, besides those that continue from the fit: the latter may have run to
+the edge of a parameter (E to 0), from which a search does not return"""
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Objectives of the best fits with a parameter, or a derived quantity, held."""
+    """Objectives of the best fits with a parameter, or a derived quantity, fixed."""
 
     name: str
     values: Array
     """[points], rising, in the columns' own units"""
     objectives: Array
-    """[points], priors' penalty included; refitted with the quantity held at the value"""
+    """[points], priors' penalty included; refitted with the quantity fixed at the value"""
     estimate: float
     """the fit's own value"""
     least: float
     """least objective found"""
     noise: float
-    """what the objective is divided by to be in nats"""
+    """divisor that puts the objective in nats"""
     cut: float
     """objective at the interval's ends"""
     level: float
     interval: tuple[float, float]
-    """an end that the profile does not reach within 4 decades (an exponent: 3) is 0 or infinite, or −infinite"""
+    """an end that the profile does not reach within 4 decades (an exponent: within 3) is 0, infinite or −infinite"""
     natural: Array
     """[points, k], all parameters at each value"""
     note: str | None
-    """whether a better fit than the fit's own was met"""
+    """says so where the profile found a better fit than the fit's own"""
     C: float | None = None
     """FLOPs, of a quantity at a budget"""
     conventions: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def profile(
         raise UserError(f"profile: points must be at least 5; got {points}")
     along = coordinate(fit, name, C, flops_per_token)
     profiler = _Profiler(fit, along, level)
-    with np.errstate(all="ignore"):  # a value far off may be beyond what the law can be computed at
+    with np.errstate(all="ignore"):  # the law may overflow at a value far off
         profiler.search(points)
         ends = profiler.ends()
         natural = along.natural(profiler.target, profiler.theta)
@@ -131,7 +131,7 @@ def profile(
 
 
 class _Profiler:
-    """Holds a coordinate u at values. A pulled one ends up near its target; each target keeps its best search."""
+    """Fixes a coordinate u at values. A pulled one ends up near its target; each target keeps its best search."""
 
     def __init__(self, fit: FittedLaw, along: Coordinate, level: float):
         from scipy.special import stdtrit
@@ -148,7 +148,7 @@ class _Profiler:
         self.theta, self.total = along.starts(self.target, fit.theta[None]), np.array([self.own])
 
     def search(self, points: int) -> None:
-        """Refit near the estimate, then farther away on the sides where that was not far enough."""
+        """Refit near the estimate, then further away on the sides where the cut was not reached."""
         center, reach = self.along.center, self.along.reach
         near = min(2 * self.t * self.sd, reach)
         even = near * np.arange(1, points // 2 + 1) / (points // 2)
@@ -181,7 +181,8 @@ class _Profiler:
         return float(u + share * (above - u))
 
     def _bracket(self, sign: int) -> list[int] | None:
-        """Indices of the last value inside the cut on that side and of the first beyond it, None where none is."""
+        """Indices of the last value inside the cut on that side and of the first beyond it; None if none is
+        beyond."""
         z, order = self._z(), np.argsort(sign * self.u)
         beyond = (z > self.t) & (sign * self.u > sign * self.u[int(self.total.argmin())])
         found = np.flatnonzero(beyond[order])
@@ -196,7 +197,8 @@ class _Profiler:
         return bool(2 * rise > self.noise * self.t**2)
 
     def _add(self, target: Array) -> None:
-        """Refit at target from where the linearised law leads, from the fit itself and from starts of the law's."""
+        """Refit at target, starting from the linearised law's estimate, from the fit and from the law's own
+        starts."""
         led = self.fit.theta + np.clip((target - self.along.center)[:, None] * self.direction, -3.0, 3.0)
         starts = [led, np.broadcast_to(self.fit.theta, led.shape)]
         drawn = [self.fresh[(np.arange(len(target)) + i) % len(self.fresh)] for i in range(FRESH)]
@@ -212,7 +214,7 @@ class _Profiler:
         self._solve(np.tile(self.target, 2), np.concatenate([self.theta[lower], self.theta[upper]]))
 
     def _solve(self, target: Array, starts: Array) -> None:
-        """Refit with the coordinate held at each target; keeps the best of each, sorted."""
+        """Refit with the coordinate fixed at each target; keeps the best of each, sorted."""
         starts = self.along.starts(target, starts)
         solution = solve(self.along.problem(target, self.strength), starts, tolerance=1e-11)
         u = self.along.reached(target, solution.theta)
@@ -229,7 +231,7 @@ class _Profiler:
         """dθ/du along the profile, and the standard deviation of u, by the curvature at the fit."""
         covariance = self.noise * inverted(curvature(self.fit.problem, self.fit.theta)[0])
         slope = self.along.slope(self.fit.theta)
-        with np.errstate(all="ignore"):  # what the runs leave open has no finite covariance
+        with np.errstate(all="ignore"):  # parameters that the runs do not determine have no finite covariance
             variance = float(slope @ covariance @ slope)
         sd = float(np.sqrt(max(variance, 0.0)))
         if not 0 < sd < self.along.reach:

@@ -1,4 +1,4 @@
-"""How far a fit depends on choices that the data do not make: Huber's δ, and what residuals are differences of."""
+"""How far a fit depends on choices that the data do not settle: Huber's δ, and log or raw residuals."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.intervals.prediction import interval_of
-from scaling.laws.quantities import budget_of, derived, told
+from scaling.laws.quantities import budget_of, compared_quantities, derived
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, l1, l2
@@ -24,18 +24,18 @@ class Sensitivity:
     """The law fitted with other objectives."""
 
     C: float | None
-    """FLOPs that N* and L* are told for"""
+    """FLOPs at which N* and L* are reported"""
     table: list[dict[str, Any]]
-    """one row for each objective: `loss` (its kind), `delta`, `residual`, `own` (is it the fit's), `objective`, the
-    parameters, and a, N* and L* where the law has them"""
+    """one row for each objective: `loss` (its kind), `delta`, `residual`, `own` (whether it is the fit's),
+    `objective`, the parameters, and a, N* and L* where the law has them"""
 
     def spread(self, name: str) -> float:
-        """Largest less least value of a column."""
+        """Difference between the largest and the smallest value of a column."""
         values = [row[name] for row in self.table]
         return float(max(values) - min(values))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole result as JSON values."""
         return {"C": self.C, "table": self.table}
 
     def summary(self) -> str:
@@ -56,13 +56,13 @@ def sensitivity(
     residuals: tuple[Residual, ...] = ("log", "raw"),
     C: float | None = None,
 ) -> Sensitivity:
-    """The same law and runs by other objectives: Huber at `deltas` between L1 and L2, for each kind of residual.
+    """Refit the same law and runs with other objectives: Huber at `deltas` between L1 and L2, for both residuals.
 
-    deltas: for log residuals; raw ones, which carry the losses' unit, take them times the median loss.
-    C: FLOPs that N* and L* are told for; None: 10 times the largest of the runs.
+    deltas: for log residuals; for raw ones, in the unit of the losses, they are multiplied by the median loss.
+    C: FLOPs at which N* and L* are reported; None: 10 times the largest of the runs.
 
-    Each is started from the fit's own optimum and from 63 of the law's starts. The fit's own objective is a row of
-    the table. Priors take no part. Raises UserError for an empty table.
+    Each fit starts from the given fit's optimum and from 63 of the law's starts. The fit's own objective is a row of
+    the table. Priors are not used. Raises UserError for an empty table.
     """
     if not residuals:
         raise UserError("sensitivity: residuals is empty; give 'log', 'raw' or both")
@@ -80,9 +80,9 @@ def sensitivity(
 
 
 def delta_warning(fit: FittedLaw, level: float = 0.9) -> str | None:
-    """One line where the exponent a over DELTAS moves by more than the width of its own interval.
+    """A one-line warning where the exponent a varies over DELTAS by more than the width of its own interval.
 
-    None where it does not, and where the fit has no δ, no a or no interval. Four refits: cheap.
+    None where it does not, and where the fit has no δ, no a or no interval. Cheap: four refits.
     """
     if fit.loss.kind != "huber" or "a" not in derived(fit.form) or fit.draws is None:
         return None
@@ -108,10 +108,10 @@ def _row(fit: FittedLaw, loss: Loss, residual: Residual, C: float | None, starts
     natural = fit.natural[None] if own else problem.natural(solution.theta[best : best + 1])
     objective = fit.objective if own else float(solution.objective[best])
     head = {"loss": loss.kind, "delta": loss.delta, "residual": residual, "own": own, "objective": objective}
-    return head | {name: float(value[0]) for name, value in told(fit, natural, C).items()}
+    return head | {name: float(value[0]) for name, value in compared_quantities(fit, natural, C).items()}
 
 
 def _place(row: dict[str, Any]) -> tuple[str, float, str]:
-    """Residuals together, L1 before Huber by δ before L2."""
+    """Sort key: by residual, then L1 before Huber by δ before L2."""
     ends = {"l1": 0.0, "l2": np.inf}
     return row["residual"], ends.get(row["loss"], row["delta"] or 0.0), row["loss"]

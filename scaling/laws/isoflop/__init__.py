@@ -1,4 +1,4 @@
-"""The best size at each budget, read from the runs themselves, and how it grows."""
+"""The best size at each budget, estimated from the runs near it, and how it grows with compute."""
 
 from scaling.laws.isoflop.analysis import isoflop, try_isoflop
 from scaling.laws.isoflop.envelope import Envelope, envelope

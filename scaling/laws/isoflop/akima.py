@@ -1,11 +1,11 @@
 """Akima splines of log L through the sizes of each budget, and their minima (Porian et al. 2024, 2406.19146).
 
-A spline follows the losses wherever they lead, so that a wide grid of sizes does no harm, where a parabola is drawn
-away from the minimum by the far ends. The price is that each loss counts fully with its noise.
+A spline interpolates the losses, so that a wide grid of sizes does no harm, whereas a parabola is pulled away from
+the minimum by the far ends. In return, nothing averages out the noise of a loss.
 
-The noise is σ where the runs have it. Otherwise it is the mean square by which the losses of four neighbouring sizes
-miss a parabola, pooled over the budgets. The scatter around parabolas of the whole budget would not do: on Porian et
-al.'s own grids it is 2 to 10 times as large, for it is misfit.
+The noise is σ where the runs have it. Otherwise its variance is the mean square misfit of parabolas through four
+neighbouring sizes, pooled over the budgets. The scatter around parabolas over the whole budget is not usable: on
+Porian et al.'s own grids it is 2 to 10 times as large, because it is mostly misfit.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from scaling.laws.table.runs import Runs
 SAME_SIZE = 0.01
 """sizes closer than this in log N are one point of the spline, at their mean: the slope between them is noise"""
 MIN_SPREAD = 1 / 3
-"""least spread of a minimum that a power law sees, in mean distances between sizes (Porian et al. 2024): where two
-sizes straddle a minimum it happens to be sharp, which says nothing of how well it is known"""
+"""smallest spread of a minimum that power laws use, in mean distances between sizes (Porian et al. 2024): a minimum
+that two sizes straddle can come out sharp by chance, which is no measure of how well it is known"""
 NOISE = 4.0
-"""standard errors by which a loss must miss the one valley of a convex curve before the curve counts as not convex"""
+"""standard errors by which a loss must deviate from a single valley before the curve counts as not convex"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,10 @@ class Sizes:
     y: Array
     """log L, mean of the runs of this size"""
     sd: Array
-    """of y; without σ in units of the noise of one run"""
+    """standard deviations of y; without σ, in units of the noise of one run"""
 
     def spline(self, y: Array) -> Any:
-        """Through y [sizes, ...]; NaN outside the sizes."""
+        """The Akima spline through y [sizes, ...]; NaN outside the sizes."""
         from scipy.interpolate import Akima1DInterpolator
 
         return Akima1DInterpolator(self.n, y, axis=0)
@@ -60,24 +60,24 @@ class Splines:
     sizes: tuple[Sizes, ...]
     """sd in units of log L"""
     convex: NDArray[np.bool_]
-    """[budgets]: whether a parabola through all sizes opens upwards and the one valley fits every loss"""
+    """[budgets]: whether a parabola through all sizes opens upwards and a single valley fits every loss"""
     noise_sd: float
-    """of log L of one run; with σ the root of its mean square"""
+    """noise of one run's log L; with σ, its root mean square"""
     freedom: float
-    """degrees of freedom of noise_sd; ∞ where it is given"""
+    """degrees of freedom of noise_sd; ∞ where σ is given"""
 
     @property
     def min_spread(self) -> Array:
-        """[budgets], in log N: the least that weights of power laws go by."""
+        """[budgets], in log N: the smallest spread that the weights of power laws use."""
         return MIN_SPREAD * np.array([np.diff(sizes.n).mean() for sizes in self.sizes])
 
     def shape(self, i: int) -> Shape:
-        """The spline of budget i, and the parabola of it alone."""
+        """The spline of budget i, and the parabola fitted to that budget alone."""
         sizes = self.sizes[i]
         return Shape(float(sizes.n.mean()), sizes.parabola, spline=sizes.spline(sizes.y))
 
     def minima(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """log N* and log L*, each [1 + count, budgets]: the estimate, then of the losses with fresh noise.
+        """log N* and log L*, each [1 + count, budgets]: the estimate, then those of the losses with fresh noise.
 
         Where the least loss is that of the smallest or largest size, log N* is −∞ or ∞ and log L* NaN.
         """
@@ -120,7 +120,7 @@ def _sizes(runs: Runs, rows: NDArray[np.int64]) -> Sizes:
 
 
 def _noise(sizes: Sequence[Sizes]) -> tuple[float, float]:
-    """Noise of log L, and its degrees of freedom, from the misfit of a parabola to each four neighbouring sizes.
+    """Noise of log L, and its degrees of freedom, from the misfit of parabolas to every four neighbouring sizes.
 
     The misfits overlap and so are correlated; their mean square has the mean and variance of χ² with the degrees of
     freedom given back (Satterthwaite 1946).
@@ -154,7 +154,7 @@ def _convex(sizes: Sizes) -> bool:
         (sizes.y[: lowest + 1], sizes.sd[: lowest + 1]),
         (sizes.y[lowest:][::-1], sizes.sd[lowest:][::-1]),
     ):
-        # Towards the lowest point no loss may exceed one further out.
+        # No loss may exceed one further from the lowest point, beyond the noise.
         rise, error = y[None] - y[:, None], np.hypot(sd[None], sd[:, None])
         if (np.triu(rise - NOISE * error, 1) > 1e-12).any():
             return False
@@ -166,7 +166,7 @@ def _lowest(sizes: Sizes, y: Array) -> tuple[Array, Array]:
     c3, c2, c1, c0 = sizes.spline(y).c
     width = np.diff(sizes.n)[:, None]
     root = np.sqrt(np.maximum(c2**2 - 3 * c3 * c1, 0.0))
-    # Of a cubic's two stationary points the minimum is where the slope grows: (−c2 + √…)/3c3, written without
+    # The minimum of a cubic is the stationary point where the slope grows: (−c2 + √…)/3c3, written without
     # cancellation for either sign of c2.
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(c2 > 0, -c1 / (c2 + root), (root - c2) / (3 * c3))

@@ -1,10 +1,9 @@
 """IsoFLOP analysis: the best size at each budget, and how it grows (Hoffmann et al. 2022, approach 2).
 
 The minimum at a budget is that of a parabola (Hoffmann et al. 2022), which may be steeper on one side, or of an Akima
-spline (Porian et al. 2024). One that is not interior to the sizes, or of a curve that is not convex, does not count,
-whatever the method. The power laws of N*, D* and L* go through the minima that count, weighted by 1/variance: within
-their budget by the spread of their draws, and between budgets by how far they scatter about the law
-(`isoflop.scatter`).
+spline (Porian et al. 2024). With either method, a minimum counts only if it is interior to the sizes and its curve is
+convex. The power laws of N*, D* and L* go through the minima that count, weighted by 1/variance. The variance has two
+parts: within a budget the spread of the draws, and between budgets the scatter about the law (`isoflop.scatter`).
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from scaling.laws.table.budgets import TOLERANCE, budget_labels
 from scaling.laws.table.runs import Runs
 
 NEARLY = 2.0
-"""times the tolerance: a row within it of a budget that it is not in is told"""
+"""times the tolerance: a row that misses a budget by less than this is reported"""
 
 
 def isoflop(
@@ -42,20 +41,21 @@ def isoflop(
 
     budget: a label for each row, in the order of `runs`; None: rows whose FLOPs differ by less than the share
     `tolerance` belong together.
-    level: coverage of the intervals; splines, whose draws put noise on noise, err on the wide side (92 to 98 % of
-    simulations at .9). draws: how many they are made of.
+    level: coverage of the intervals; those of splines, whose draws add noise to noisy losses, are too wide (they
+    cover 92 to 98 % of simulations at .9). draws: number of draws behind the intervals.
     curvature: of the parabolas: "shared" by all budgets, "linear" in log C, or each budget its "own" (as Hoffmann et
-    al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, which
-    simulations are for: see `isoflop.parabola`.
-    method: "parabola" averages noise over all sizes but is biased on wide grids; "skewed" is one that is steeper on
-    one side, by as much as the runs and published laws leave likely (`isoflop.skew`); "akima" follows the losses and
-    needs several sizes near the minimum. None: "skewed", of fewer sizes or splines where terms of higher order are
-    there (F test at 1 %) and move the minima by more than half of their 90 % half-widths; the table says so. With a
-    sigma column parabolas weigh rows by 1/σ² and take the size of the noise from the scatter, splines take σ itself.
-    weights: of the minima in the power laws: "variance", or "ols" for what publications do: of each budget alone a
+    al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, a rule
+    based on simulations: see `isoflop.parabola`.
+    method: "parabola" averages noise over all sizes but is biased on wide grids; "skewed" is a parabola that is
+    steeper on one side, by as much as the runs and published laws make likely (`isoflop.skew`); "akima" interpolates
+    the losses and needs several sizes near the minimum. None: "skewed"; where terms of higher order are significant
+    (F test at 1 %) and move the minima by more than half of their 90 % half-widths, fewer sizes or splines, and the
+    table says so. With a sigma column parabolas weight rows by 1/σ² and estimate the noise level from the scatter;
+    splines use σ itself.
+    weights: of the minima in the power laws: "variance", or "ols" for what publications do: for each budget alone a
     parabola of the loss in log tokens, then ordinary least squares through all that open upwards, with Student's t.
 
-    Raises UserError where there is no budget with three sizes, or nothing to know the noise from.
+    Raises UserError where there is no budget with three sizes, or nothing to estimate the noise from.
     """
     _check(level, method, curvature, weights)
     rng = np.random.default_rng(seed)
@@ -91,16 +91,16 @@ class _Minima:
     log_N: Array
     log_loss: Array
     off: Array
-    """what the doubt about the method moves log N* by, in common to the budgets"""
+    """shifts of log N* due to the uncertainty about the method, common to all budgets"""
     lift: Array
-    """and log L*"""
+    """the same for log L*"""
 
     def at(self, i: int) -> tuple[Array, Array]:
-        """Of one budget, doubt included."""
+        """log N* and log L* of one budget, with the uncertainty about the method."""
         return self.log_N[:, i] + self.off[:, i], self.log_loss[:, i] + self.lift[:, i]
 
     def points(self, C: Array, counted: list[int], spread: Array, ols: bool) -> Points:
-        """What the power laws go through: of the budgets that count, C and spread being of all."""
+        """The points of the power laws: the budgets that count. C and spread are given for all budgets."""
         log_N = np.where(np.isfinite(self.log_N), self.log_N, np.nan)[:, counted]
         off, lift = self.off[:, counted], self.lift[:, counted]
         return Points(C[counted], log_N, self.log_loss[:, counted], spread[counted], off, lift, ols)
@@ -134,7 +134,7 @@ def budget_rows(runs: Runs, budget: ArrayLike | None = None, tolerance: float = 
 
 
 def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str, ...]:
-    """What is said of rows that missed a budget by little: whole batches, or a miscount, and they drop out of it."""
+    """Notes about rows that narrowly miss a budget and so drop out of it: by whole batches, or by a miscount."""
     if budget is not None:
         return ()
     used = np.concatenate(budget_rows(runs, None, tolerance))
@@ -143,9 +143,9 @@ def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str,
     near = left[away < NEARLY * tolerance]
     if not len(near):
         return ()
-    told = ", ".join(f"{runs.rows[i]} ({runs.flops[i]:.3g})" for i in near[:5])
+    rows = ", ".join(f"{runs.rows[i]} ({runs.flops[i]:.3g})" for i in near[:5])
     return (
-        f"{len(near)} rows are in no budget, though their FLOPs are within {NEARLY * tolerance:.0%} of one: {told}"
+        f"{len(near)} rows are in no budget, though their FLOPs are within {NEARLY * tolerance:.0%} of one: {rows}"
         f"{', …' * (len(near) > 5)}; say which row is of which by budget=, or widen tolerance= (now {tolerance:.0%})",
     )
 
@@ -153,8 +153,8 @@ def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str,
 def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
     """The isoFLOP analysis where the runs allow one (budgets of several sizes), else None.
 
-    designed: the runs come from a sweep; of others it is asked that they form budgets (`Runs.form_budgets`), for
-    any rows with similar FLOPs would give minima that mean nothing.
+    designed: the runs come from a sweep; other runs must form budgets (`Runs.form_budgets`), because arbitrary rows
+    with similar FLOPs would give meaningless minima.
     """
     if not {"N", "D"} <= set(runs.values) or not (designed or runs.form_budgets()):
         return None
@@ -198,7 +198,7 @@ def _budget(
         verdict = "above the largest size"
     N_opt = float(np.exp(best)) if np.isfinite(lowest) else float("nan")
     drawn, losses = minima[0][1:], minima[1][1:][np.isfinite(minima[1][1:])]
-    # Exact at the ends: D falls as N grows, and no minimum (N* of 0 or ∞) means D* of ∞ or 0.
+    # The ends can be mapped one by one: D falls as N grows, and no minimum (N* of 0 or ∞) means D* of ∞ or 0.
     N_interval = interval(np.exp(drawn), level)
     D_interval = tuple(
         float(C / per_token(end)) if 0 < end < np.inf else (0.0 if end else np.inf) for end in N_interval
@@ -222,7 +222,7 @@ def _budget(
 
 
 def _advice(verdict: MinimumVerdict, N: Array) -> tuple[float, ...]:
-    """Two more sizes, at the spacing there is, on each side where the minimum may lie."""
+    """Two more sizes, at the spacing of the present ones, on each side where the minimum may lie."""
     sizes = np.unique(N)
     step = float(np.exp(np.median(np.diff(np.log(sizes)))))
     below = (sizes[0] / step**2, sizes[0] / step)

@@ -1,4 +1,4 @@
-"""Which curves the minima are read from: parabolas over all sizes, over those near the minima, or splines."""
+"""The choice of curves for the minima: parabolas over all sizes, parabolas over those near the minima, or splines."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,7 +20,7 @@ Fitted = Literal["parabola", "skewed"]
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The curves of all budgets, their minima [1 + draws, budgets], and what to say of the choice."""
+    """The curves of all budgets, their minima [1 + draws, budgets], and notes about the choice."""
 
     groups: list[Labels]
     """rows of each budget that take part"""
@@ -29,12 +29,12 @@ class Choice:
     method: MinimumMethod
     curvature: Curvature | None = None
     doubt: tuple[Array | float, Array | float] = (0.0, 0.0)
-    """[budgets]: standard deviations of what log N* and log L* may be off, all together (`isoflop.misfit`)"""
+    """[budgets]: standard deviations of the possible errors of log N* and log L*, common to all (`isoflop.misfit`)"""
     notes: tuple[str, ...] = ()
 
     @property
     def skew(self) -> tuple[float, float] | None:
-        """Of the curves, and its standard deviation; None of those that have none by assumption."""
+        """The skew of the curves and its standard deviation; None for curves without skew by assumption."""
         if self.method != "skewed" or not isinstance(self.curves, Parabolas):
             return None
         return self.curves.skews.mean, self.curves.skews.sd
@@ -65,12 +65,12 @@ def choose(
     for window in narrower(runs, groups, found.lowest):
         near, left = _parabolas(runs, window.groups, first, None, draws, rng)
         if not left.matters(near.minima[0]):
-            said = f"{found}; sizes further than a factor of {np.exp(window.half):.2g} from the minima were left out"
-            # what shows best in all sizes pulls a minimum by the square of the window
+            note = f"{found}; sizes further than a factor of {np.exp(window.half):.2g} from the minima were left out"
+            # the misfit shows best over all sizes; its pull on a minimum shrinks with the square of the window
             (off, lift), (wide_off, wide_lift) = near.doubt, found.doubt
             share = window.share**2
             doubt = np.hypot(off, share * wide_off), np.hypot(lift, share * wide_lift)
-            return replace(near, doubt=doubt, notes=(said,))
+            return replace(near, doubt=doubt, notes=(note,))
     try:
         splines = fit_splines(runs, groups)
     except UserError as error:

@@ -14,14 +14,14 @@ from scaling.laws.table.runs import Runs
 from scaling.text import percent
 
 PER_DECADE = 100
-"""points of the envelope in a decade of FLOPs; Hoffmann et al. 2022 take 1,500 over about six"""
+"""points of the envelope per decade of FLOPs; Hoffmann et al. 2022 use 1,500 over about six decades"""
 LOSS_POINTS = 48
-"""of those, how many the law of the loss is fitted to"""
+"""number of these points that the law of the loss is fitted to"""
 
 
 @dataclass(frozen=True, eq=False)
 class Envelope:
-    """The best run at each FLOPs, where smaller and larger ones were there to beat, and power laws through them."""
+    """The best run at each FLOPs value that smaller and larger runs also reached, and power laws through these."""
 
     C: Array
     """[points], training FLOPs"""
@@ -33,7 +33,7 @@ class Envelope:
     left_out: int
     """points whose best run is the smallest or largest there: the best size may lie beyond"""
     level: float
-    """of every interval here"""
+    """coverage of every interval here"""
     N_law: FittedPowerLaw
     """N* against C; its exponent is a"""
     D_law: FittedPowerLaw
@@ -44,7 +44,7 @@ class Envelope:
     """share of resamples of runs whose envelope has fewer than two sizes; the intervals leave them out"""
 
     def summary(self) -> str:
-        """A text of one line for each law."""
+        """A text with one line for each law."""
         lines = [
             f"lower envelope: {len(self.C)} points by {len(set(self.run))} runs, "
             f"C {self.C[0]:.3g} … {self.C[-1]:.3g}; {self.left_out} more had no size to beat on one side"
@@ -57,8 +57,9 @@ class Envelope:
 def envelope(runs: Runs, level: float = 0.9, draws: int = 1000, seed: int = 0) -> Envelope:
     """The run of least loss at log-spaced FLOPs, and least-squares power laws of its N, D and loss in C.
 
-    Rows of one run label and N are a training curve, log L linear in log C between rows; a run of a single row stands
-    for the FLOPs within 5 % of its own. A point counts only where a smaller and a larger run reach the same FLOPs.
+    Rows with one run label and N are a training curve, with log L linear in log C between rows; a run with a single
+    row covers the FLOPs within 5 % of its own. A point counts only where a smaller and a larger run reach the same
+    FLOPs.
     level: coverage of the intervals, which come from `draws` resamples of whole runs, each with its own envelope.
 
     Raises UserError where the points that count have fewer than two sizes.
@@ -77,7 +78,7 @@ def envelope(runs: Runs, level: float = 0.9, draws: int = 1000, seed: int = 0) -
             "envelope: fewer than two sizes are best between a smaller and a larger one at the same FLOPs; give "
             "training curves (several rows of one run=) or runs of three or more sizes at each budget"
         )
-    # Every resample is judged at the points of the whole envelope: outside them nothing counts.
+    # Every resample is evaluated at the points that count in the envelope of all runs.
     curves = Curves(curves.N, curves.run, curves.C[points], curves.log_loss[:, points], curves.log_D[:, points], None)
     there, best = there[:, points], best[points]
     winners, counts = _resampled(curves, there, draws, np.random.default_rng(seed))
@@ -124,7 +125,7 @@ def _envelope(curves: Curves, there: NDArray[np.bool_]) -> tuple[NDArray[np.int6
 def _resampled(
     curves: Curves, there: NDArray[np.bool_], draws: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """`_envelope` of resamples of whole runs; how often a run is drawn does not matter to a minimum."""
+    """`_envelope` of resamples of whole runs; how often a run is drawn does not affect a minimum."""
     names, number = np.unique(curves.run, return_inverse=True)
     found = []
     for first in range(0, draws, 32):

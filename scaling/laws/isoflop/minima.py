@@ -1,4 +1,4 @@
-"""What an isoFLOP analysis found: a minimum at each budget, and power laws through those that count."""
+"""The result of an isoFLOP analysis: a minimum at each budget, and power laws through those that count."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,7 +31,7 @@ class IsoflopBudget:
     D: Array
     loss: Array
     shape: Shape
-    """log L of log N"""
+    """log L as a function of log N"""
     verdict: MinimumVerdict
     N_opt: float
     """NaN where the parabola is not convex, and where the spline has no interior minimum"""
@@ -53,7 +53,7 @@ class IsoflopBudget:
         return np.exp(self.shape(np.log(np.asarray(N, np.float64))))
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known of the minimum, as JSON can hold it; no minimum is None, an open end of an interval too."""
+        """The minimum as JSON values; None for a missing minimum and for an open end of an interval."""
         return {
             "C": self.C,
             "runs": len(self.rows),
@@ -70,7 +70,7 @@ class IsoflopBudget:
 
 @dataclass(frozen=True)
 class OtherExponent:
-    """The exponent a of N* ∝ C^a as another analysis of the same runs has it."""
+    """The exponent a of N* ∝ C^a from another analysis of the same runs."""
 
     by: str
     exponent: float
@@ -82,32 +82,32 @@ class Isoflop:
 
     budgets: tuple[IsoflopBudget, ...]
     noise_sd: float
-    """of log L of one run: the scatter around the curves, or a sigma column's root mean square (splines)"""
+    """noise of one run's log L: the scatter around the curves, or a sigma column's root mean square (splines)"""
     degrees_of_freedom: float
     """of noise_sd; infinite where sigma gives it"""
     level: float
-    """of every interval here"""
+    """coverage of every interval here"""
     N_law: FittedPowerLaw | None = None
     """N* against C; its exponent is a"""
     D_law: FittedPowerLaw | None = None
     """D* against C; its exponent is b"""
     loss_law: FittedPowerLaw | None = None
-    """L* against C; with an offset only from four budgets on, for three points always lie on such a curve"""
+    """L* against C; with an offset only from four budgets on, since three points always lie on such a curve"""
     lost_draws: float = 0.0
-    """share of draws in which a counted budget had no minimum; their power laws go without that budget"""
+    """share of draws in which a counted budget had no minimum; their power laws omit that budget"""
     method: MinimumMethod = "parabola"
     curvature: Curvature | None = None
-    """of the parabolas, as asked for or by the number of runs; None for splines"""
+    """of the parabolas, as requested or by the number of runs; None for splines"""
     skew: tuple[float, float] | None = None
     """of the curves, and its standard deviation (`isoflop.skew`); None where they have none by assumption"""
     weights: Weights = "variance"
     """of the minima in the power laws"""
     between: Scatter | None = None
-    """of log N* about its law, beyond the noise within budgets; the exponents' intervals have it in them"""
+    """scatter of log N* about its law, beyond the noise within budgets; the exponents' intervals include it"""
     others: tuple[OtherExponent, ...] = ()
-    """what the exponent would be by other curves, and without a budget"""
+    """the exponent from other curves, and without one of the budgets"""
     notes: tuple[str, ...] = ()
-    """what to be wary of"""
+    """caveats"""
 
     @property
     def counted(self) -> tuple[IsoflopBudget, ...]:
@@ -115,7 +115,7 @@ class Isoflop:
         return tuple(budget for budget in self.budgets if budget.counts)
 
     def to_dict(self) -> dict[str, Any]:
-        """The minima and the power laws through them, as JSON can hold it."""
+        """The minima and the power laws through them as JSON values."""
         laws = {"N": self.N_law, "D": self.D_law, "loss": self.loss_law}
         return {
             "budgets": [budget.to_dict() for budget in self.budgets],
@@ -173,7 +173,7 @@ def format_isoflop(table: dict[str, Any]) -> str:
 
 
 def _between(table: dict[str, Any]) -> str:
-    """How the minima scatter about the law of N*, and what the intervals of the exponents hold of it."""
+    """How the minima scatter about the law of N*, and whether the intervals of the exponents include that."""
     found, ols = table["between"], table["weights"] == "ols"
     if not found["degrees_of_freedom"]:
         return "note: two minima cannot show how far budgets scatter: the exponents have the noise within them alone"

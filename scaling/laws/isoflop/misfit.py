@@ -1,8 +1,9 @@
-"""Whether parabolas are the right curves for a grid of sizes, and whether it matters to their minima.
+"""Whether parabolas fit a grid of sizes, and whether the misfit matters for their minima.
 
-The loss of a budget is steeper on one side of its minimum than on the other (of small models where α > β), which a
-parabola cannot be: on a wide grid it is drawn to one side, and takes what it misses for noise. A cubic and a quartic
-term show it: an F test says whether they are there, and the minimum of the quartic how far the parabola's is off.
+The loss of a budget is steeper on one side of its minimum than on the other (that of small models where α > β), which
+a parabola cannot be: on a wide grid it is pulled to one side, and its misfit counts as noise. Cubic and quartic terms
+reveal this: an F test decides whether they are present, and the minimum of the quartic shows how far off the
+parabola's is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,16 +21,16 @@ from scaling.laws.table.runs import Runs
 SURE = 0.01
 """level of the F test"""
 MATTERS = 0.5
-"""of the 90 % half-widths that minima have by parabolas: so far off they must be, in the root mean square, before
-another curve is taken"""
+"""root mean square error of the minima, in units of their 90 % half-widths under parabolas, from which another curve
+is used"""
 HALF_WIDTH = 1.645
 """of a normal 90 % interval, in standard deviations"""
 SHRINK = 4
-"""power of 1 − p that shifts count by where the curves are kept for all that"""
+"""power of 1 − p that scales the shifts where the curves are kept nevertheless"""
 STEP = 0.85
-"""by which a window is narrowed, in log N"""
+"""factor by which a window is narrowed, in log N"""
 LEAST_SIZES = 5
-"""of a budget in a window"""
+"""fewest sizes of a budget in a window"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +39,16 @@ class Window:
 
     half: float
     share: float
-    """of the widest distance of a size from its minimum, in log N"""
+    """half-width of the window relative to the largest distance of a size from its minimum, in log N"""
     groups: list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
 class Misfit:
-    """What terms of third and fourth order say of parabolas."""
+    """The misfit of parabolas, judged by terms of third and fourth order."""
 
     p: float
-    """of the F test that there are none; 1 where the runs do not carry them"""
+    """p-value of the F test that there are none; 1 where the runs are too few for them"""
     shift: Array
     """[budgets]: how much further up in log N the minimum of the quartic lies than that of the parabola"""
     lift: Array
@@ -56,7 +57,7 @@ class Misfit:
     """[budgets], log N at the minimum of the quartic"""
 
     def matters(self, log_N: Array) -> bool:
-        """Whether minima log_N [1 + draws, budgets] of parabolas should not be believed."""
+        """Whether the misfit makes the minima log_N [1 + draws, budgets] of parabolas unreliable."""
         there = np.isfinite(log_N[0])
         if self.p >= SURE or not there.any():
             return False
@@ -64,9 +65,10 @@ class Misfit:
 
     @property
     def doubt(self) -> tuple[Array, Array]:
-        """[budgets]: by how much log N* and log L* of curves that are kept may be off, as far as the terms are there.
+        """[budgets]: by how much log N* and log L* of curves that are kept may be off, as far as terms are
+        significant.
 
-        What is left of a budget beyond its skew is small, and is all that is left where the runs have hardly noise.
+        The misfit beyond a budget's skew is small, but it is the main error where the runs have hardly any noise.
         """
         sure = (1 - self.p) ** SHRINK
         return sure * self.shift, sure * self.lift
@@ -98,7 +100,7 @@ def narrower(runs: Runs, groups: Sequence[NDArray[np.int64]], lowest: Array) -> 
 
 
 def misfit(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature, parabolas: Parabolas) -> Misfit:
-    """Of the parabolas through the rows of each group. The further terms vary with log C as the curvature does."""
+    """The misfit of the parabolas through the rows of each group. Its terms vary with log C as the curvature does."""
     from scipy.special import fdtrc
 
     rows, group = np.concatenate(list(groups)), group_of(groups)
@@ -135,5 +137,5 @@ def misfit(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature
 
 
 def _kinds(n: Array, skew: float) -> Array:
-    """[3, rows]: what a curve has beyond a line, and the terms of third and fourth order."""
+    """[3, rows]: the curve's (skewed) square term, and the terms of third and fourth order."""
     return np.stack([skewed_square(n, skew), n**3, n**4])

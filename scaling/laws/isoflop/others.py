@@ -1,4 +1,4 @@
-"""What the exponent would be by other curves, and without one of the budgets."""
+"""The exponent from other curves, and without one of the budgets."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,11 +14,11 @@ from scaling.laws.isoflop.points import Points
 from scaling.laws.table.runs import Runs
 
 DRAWS = 200
-"""that the minima are weighted by"""
+"""draws that determine the weights of the minima"""
 
 
 def other_exponents(runs: Runs, chosen: Choice, points: Points, seed: int) -> tuple[OtherExponent, ...]:
-    """Of the curves that were not chosen, on the same rows, and the extremes of leaving out one of `points`."""
+    """Exponents from the curves that were not chosen, on the same rows, and the extremes without one of `points`."""
     curves: dict[str, Callable[[], Curves]] = {
         f"parabola, {name}": partial(fit_parabolas, runs, chosen.groups, name) for name in CURVATURES
     }
@@ -35,7 +35,7 @@ def other_exponents(runs: Runs, chosen: Choice, points: Points, seed: int) -> tu
 
 
 def _exponent(runs: Runs, chosen: Choice, fit: Callable[[], Curves], seed: int) -> float | None:
-    """None where these curves cannot be had, or have fewer than two minima that count."""
+    """The exponent; None where these curves cannot be fitted, or have fewer than two minima that count."""
     try:
         curves = fit()
     except UserError:

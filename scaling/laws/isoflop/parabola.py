@@ -2,8 +2,8 @@
 
 The curvature of log L at the minimum falls with compute: under L = E + A/N^α + B/D^β it is αβ·(1 − E/L*). From `MANY`
 runs on it is fitted as a straight line in log C, one unknown more than a curvature that all budgets share; fewer runs
-do not carry that unknown. Each choice on four such laws with .3 or .5 % of noise, by 400 to 2,400 simulations
-(errors are medians, intervals 90 %, N* that of the smallest and the largest budget):
+do not support that unknown. Results of each choice on four such laws with .3 or .5 % of noise, from 400 to 2,400
+simulations (errors are medians, intervals 90 %, N* that of the smallest and the largest budget):
 
     budgets × sizes             noise  curvature  a off by  covers  width  N* off by  covers
     3 × 5 over one decade       .3 %   shared     .024      .90     .12    4 %        .89
@@ -26,8 +26,8 @@ do not carry that unknown. Each choice on four such laws with .3 or .5 % of nois
                                        own        .008      .91     .05    10 %       .80
 
 The scatter of the points around the parabolas, pooled over the budgets, is the noise; a linear least-squares fit with
-that noise has a known distribution (Student's t through a drawn noise level), and every interval comes from draws of
-it. With five sizes at three budgets a resampling of rows would lose the shape of a parabola in most draws.
+that noise has a known distribution (Student's t, through a drawn noise level), and every interval comes from its
+draws. With five sizes at three budgets, resampling rows would lose the shape of a parabola in most draws.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ CURVATURES: dict[Curvature, str] = {
     "own": "each budget its own curvature",
 }
 MANY = 20
-"""runs from which the curvature is a line in log C unless told otherwise"""
+"""number of runs from which the curvature is a line in log C by default"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +62,10 @@ class Parabolas:
     coefficients: NDArray[Any]
     """[budgets, 3]: log L = c0 + c1·n + c2·g(n), n = log N − center, g(n) = n² without skew"""
     convex: NDArray[np.bool_]
-    """[budgets]: by the curvature that it has here, and by a curve fitted to that budget alone"""
+    """[budgets]: whether both its curvature here and that of a curve fitted to the budget alone are positive"""
     skews: Skews
     fits: LinearFits
-    """of each skew: levels and slopes of all budgets, then what the curvatures are made of"""
+    """for each skew: levels and slopes of all budgets, then the unknowns of the curvatures"""
     mix: Array
     """[budgets, 3, unknowns]: coefficients = mix · unknowns"""
     noise_sd: float
@@ -73,17 +73,17 @@ class Parabolas:
 
     @property
     def min_spread(self) -> Array:
-        """[budgets]: none, for a parabola's own spread is all there is."""
+        """[budgets]: zero, since a parabola's draws show its whole spread."""
         return np.zeros(len(self.centers))
 
     def shape(self, i: int) -> Shape:
-        """Of the curve of budget i."""
+        """The curve of budget i."""
         return Shape(float(self.centers[i]), self.coefficients[i], self.skews.mean)
 
     def minima(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """log N* and log L*, each [1 + count, budgets]: the estimate, then draws of what it could have been.
+        """log N* and log L*, each [1 + count, budgets]: the estimate, then draws from its distribution.
 
-        Without a minimum log N* is ±∞, whichever way the curve falls, and log L* NaN.
+        Without a minimum log N* is ±∞, on the side where the curve falls, and log L* NaN.
         """
         node = rng.choice(len(self.skews.share), count, p=self.skews.share)
         scale = np.sqrt(self.freedom / rng.chisquare(self.freedom, (count, 1)))
@@ -95,7 +95,7 @@ class Parabolas:
 
 
 def default_curvature(groups: Sequence[NDArray[np.int64]]) -> Curvature:
-    """What the runs in these groups carry."""
+    """The default curvature for the number of runs in these groups."""
     return "linear" if sum(map(len, groups)) >= MANY else "shared"
 
 
@@ -104,8 +104,8 @@ def fit_parabolas(
 ) -> Parabolas:
     """Parabolas through the rows of each group, weighted by 1/σ² where the runs have σ.
 
-    skewed: with the skew that the runs and its prior leave likely. Curvatures are then those at the minima of the
-    parabolas (or the nearest size), for that of a skewed curve is another wherever it is read.
+    skewed: with the skews that are likely given the runs and the prior. Curvatures are then those at the minima of
+    the parabolas (or the nearest size), because the curvature of a skewed curve varies along it.
 
     Raises UserError where nothing is left to estimate the noise from.
     """
@@ -160,7 +160,7 @@ def group_of(groups: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def root_weights(runs: Runs, rows: NDArray[np.int64]) -> Array:
-    """[rows]: roots of the weights of log L, 1/σ² in units of the median where the runs have σ."""
+    """[rows]: square roots of the weights of log L, 1/σ² in units of the median where the runs have σ."""
     if runs.sigma is None:
         return np.ones(len(rows))
     relative = (runs.sigma / runs.loss)[rows]
@@ -168,7 +168,7 @@ def root_weights(runs: Runs, rows: NDArray[np.int64]) -> Array:
 
 
 def _mix(log_C: Array, curvature: Curvature) -> Array:
-    """[budgets, 3, unknowns]: each budget's own level and slope, and its curvature out of the last unknowns."""
+    """[budgets, 3, unknowns]: each budget's own level and slope, and its curvature from the last unknowns."""
     count, bends = len(log_C), bends_of(log_C, curvature)
     mix = np.zeros((count, 3, 2 * count + bends.shape[1]))
     mix[:, 0, :count] = mix[:, 1, count : 2 * count] = np.eye(count)
@@ -177,7 +177,7 @@ def _mix(log_C: Array, curvature: Curvature) -> Array:
 
 
 def bends_of(log_C: Array, curvature: Curvature) -> Array:
-    """[budgets, unknowns]: what coefficients that vary with log C as the curvature does are made of."""
+    """[budgets, unknowns]: basis of coefficients that vary with log C as the curvature does."""
     count, x = len(log_C), log_C - log_C.mean()
     if curvature == "own":
         return np.eye(count)

@@ -17,19 +17,19 @@ class Points:
 
     C: Array
     log_N: Array
-    """[1 + draws, points]; NaN is no minimum"""
+    """[1 + draws, points]; NaN where there is no minimum"""
     log_loss: Array
     floor: Array
-    """[points], least spread of log N that a point can have: what the draws do not show"""
+    """[points], smallest spread of log N that a point can have, for errors that the draws do not show"""
     off: Array
-    """[1 + draws, points], by which log N are off together in each draw: 0 where the curves are right"""
+    """[1 + draws, points], common errors of log N in each draw: 0 where the curves are right"""
     lift: Array
-    """the same of log L"""
+    """the same for log L"""
     ols: bool = False
-    """whether all count alike, and all their scatter as being between budgets"""
+    """whether all points have equal weight, and all their scatter counts as being between budgets"""
 
     def through(self, found: Isoflop, per_token: FlopsPerToken, rng: np.random.Generator) -> Isoflop:
-        """`found` with the power laws."""
+        """`found` with the power laws added."""
         C, ols, level = self.C, self.ols, found.level
         slopes = straight_slopes(C)
         between, N = _scattered(self.log_N, slopes, ols, rng)
@@ -52,7 +52,7 @@ class Points:
         )
 
     def exponent(self) -> float:
-        """Of N* ∝ C^a, the estimate alone."""
+        """The estimate of a in N* ∝ C^a."""
         within = np.zeros(len(self.C)) if self.ols else spread_of(self.log_N) ** 2
         between = scatter_of(self.log_N[0], straight_slopes(self.C), within, 0, np.random.default_rng(0))
         weights = _weights(self.log_N, self.floor, between.sd, self.ols)
@@ -66,7 +66,7 @@ class Points:
 
 
 def _scattered(y: Array, slopes: Array, ols: bool, rng: np.random.Generator) -> tuple[Scatter, Array]:
-    """The scatter of points y [1 + draws, points] about a law, and the points whose draws have it, too.
+    """The scatter of points y [1 + draws, points] about a law, and the points with that scatter added to the draws.
 
     ols: all scatter is between budgets, the noise within them is part of it.
     """
@@ -77,6 +77,6 @@ def _scattered(y: Array, slopes: Array, ols: bool, rng: np.random.Generator) -> 
 
 
 def _weights(y: Array, floor: float | Array, between: float, ols: bool) -> Array:
-    """Of points y [1 + draws, points] in a law, 1/variance, the largest 1."""
+    """Weights of points y [1 + draws, points] in a law: 1/variance, the largest scaled to 1."""
     variance = np.maximum(spread_of(y), floor) ** 2 + between**2
     return np.ones(y.shape[1]) if ols or not (variance > 0).all() else variance.min() / variance

@@ -38,7 +38,7 @@ class FittedPowerLaw:
         return self.draws[:, 0] + self.draws[:, 1] * (C / self.unit) ** self.draws[:, 2]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the draws, as JSON can hold it."""
+        """Everything but the draws as JSON values."""
         return {
             "coefficient": self.coefficient,
             "unit": self.unit,
@@ -49,7 +49,7 @@ class FittedPowerLaw:
 
 
 def power_law_line(name: str, law: dict[str, Any]) -> str:
-    """A line that says what `name` follows; law: of `FittedPowerLaw.to_dict`."""
+    """A line with the law that `name` follows; law: from `FittedPowerLaw.to_dict`."""
     offset = f"{law['offset']:.4g} + " if law["offset"] else ""
     return (
         f"{name} = {offset}{law['coefficient']:.4g} · (C/{law['unit']:.3g})^{law['exponent']:.4f}, "
@@ -60,7 +60,7 @@ def power_law_line(name: str, law: dict[str, Any]) -> str:
 def straight_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowerLaw:
     """A straight line through log values y [1 + draws, points], the first row of them the estimate.
 
-    NaN is a point that a draw does not have; its line goes without. Draws with fewer than two points are left out.
+    NaN marks a point that a draw does not have; its line omits it. Draws with fewer than two points are left out.
     """
     unit = float(np.exp(np.log(C).mean()))
     c = np.log(C / unit)
@@ -79,12 +79,12 @@ def straight_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowe
 
 
 def straight_slopes(C: Array) -> Array:
-    """[points, unknowns]: how log values of a straight law rise with its unknowns."""
+    """[points, unknowns]: derivatives of the log values of a straight law by its unknowns."""
     return np.stack([np.ones(len(C)), np.log(C) - np.log(C).mean()], 1)
 
 
 def offset_slopes(law: FittedPowerLaw, C: Array) -> Array:
-    """[points, unknowns]: how log values of a law with an offset rise with its unknowns."""
+    """[points, unknowns]: derivatives of the log values of a law with an offset by its unknowns."""
     power = (C / law.unit) ** law.exponent
     total = law.offset + law.coefficient * power
     return np.stack([1 / total, power / total, law.coefficient * power * np.log(C / law.unit) / total], 1)
@@ -113,5 +113,5 @@ def offset_law(C: Array, y: Array, weights: Array, level: float) -> FittedPowerL
 
 @cache
 def _saturating() -> Form:
-    """One object, so that the solver compiles its program once."""
+    """The form; a single object, so that the solver compiles its program once."""
     return power_law("C", offset=True)

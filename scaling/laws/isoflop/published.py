@@ -1,6 +1,6 @@
-"""Minima as publications read them off: of each budget alone a least-squares parabola of the loss in log tokens.
+"""Minima as publications determine them: for each budget alone, a least-squares parabola of the loss in log tokens.
 
-What comes out is compared with published exponents. It is no better than `parabola` and `akima`: a parabola in log
+They serve for comparison with published exponents. They are no better than `parabola` and `akima`: a parabola in log
 tokens is one in log N where C = 6·N·D, and a minimum counts here as soon as its parabola opens upwards.
 """
 
@@ -27,7 +27,7 @@ class TokenParabolas:
     coefficients: Array
     """[budgets, 3]: L = c0 + c1·t + c2·t², t = log D − center"""
     roots: Array
-    """[budgets, 3, 3], of the covariance at unit noise: root rootᵀ"""
+    """[budgets, 3, 3]: a root of the covariance at unit noise, which is root rootᵀ"""
     log_N: Array
     """[points], rising: sizes at which the tokens of each budget are known"""
     log_D: Array
@@ -45,16 +45,16 @@ class TokenParabolas:
 
     @property
     def noise_sd(self) -> float:
-        """Of log L."""
+        """Noise of log L."""
         return self.sd / float(self.levels.mean())
 
     @property
     def min_spread(self) -> Array:
-        """[budgets]: none."""
+        """[budgets]: zero."""
         return np.zeros(len(self.centers))
 
     def shape(self, i: int) -> Shape:
-        """log L of log N of budget i, and the parabola in log N that comes nearest."""
+        """log L as a function of log N at budget i, and the nearest parabola in log N."""
 
         def log_loss(n: Array) -> Array:
             t = np.interp(n, self.log_N, self.log_D[i]) - self.centers[i]
@@ -81,7 +81,7 @@ class TokenParabolas:
 
 
 def fit_token_parabolas(runs: Runs, groups: Sequence[NDArray[np.int64]]) -> TokenParabolas:
-    """Parabolas through the rows of each group. Raises UserError where nothing is left to know the noise from."""
+    """Parabolas through the rows of each group. Raises UserError where nothing is left to estimate the noise from."""
     freedom = sum(len(rows) - 3 for rows in groups)
     if freedom < 1 or min(len(np.unique(runs.D[rows])) for rows in groups) < 3:
         raise UserError("isoflop: weights='ols' needs three numbers of tokens at each budget, four at one")

@@ -1,15 +1,17 @@
 """How far the minima of budgets scatter about the power law through them, beyond the noise within each budget.
 
-Rates that are tuned at some budgets and not at others, another batch size or a seed shift the minimum of a budget as
-a whole, which the runs of that budget cannot show. Its variance t enters as in a meta-regression of random effects:
+Learning rates tuned at some budgets and not at others, another batch size or a seed shift the minimum of a budget as
+a whole, which the runs of that budget cannot show. The variance t of these shifts enters as in a random-effects
+meta-regression:
 the generalised statistic Q(t) = Σ (y − ŷ)²/(v + t), v the variances within budgets, has the distribution of χ² with
 one degree of freedom for each budget beyond the unknowns of the law (DerSimonian and Kacker 2007). So the estimate
 solves Q(t) = its degrees of freedom (Paule and Mandel 1982), and a draw solves Q(t) = a draw of χ², 0 where there is
-no solution (Viechtbauer 2007 reads his confidence interval off the same curve). Where the noise within budgets is
-nothing beside the scatter, intervals are those of Student's t; they are never narrower than the noise within budgets.
+no solution (Viechtbauer 2007 derives a confidence interval from the same curve). Where the noise within budgets is
+negligible beside the scatter, intervals are those of Student's t; they are never narrower than the noise within
+budgets implies.
 
-Simulations of L = 1.69 + 406.4/N^.34 + 410.7/D^.28, 7 sizes (5 where there are 3 budgets), 250 of each kind: how
-often the 90 % interval of the exponent holds the truth, and its median width, with this scatter and without
+Simulations of L = 1.69 + 406.4/N^.34 + 410.7/D^.28, 7 sizes (5 where there are 3 budgets), 250 of each kind: coverage
+of the 90 % interval of the exponent, and its median width, with this scatter and without
 
     budgets                             3            4            5            6            8
     .5 % noise, minima not shifted
@@ -28,27 +30,27 @@ import numpy as np
 from scaling.laws.arrays import Array
 
 GRID = np.geomspace(1e-9, 1e9, 400)
-"""variances that Q is known at, in units of the mean square about the unweighted law; between them log Q is straight
-in log t"""
+"""variances at which Q is computed, in units of the mean square about the unweighted law; between them log Q is
+interpolated linearly in log t"""
 MOST = 7.0
-"""largest standard deviation that is drawn: a factor of e⁷ and more means nothing of any optimum"""
+"""largest standard deviation that is drawn: an optimum off by a factor of e⁷ or more is meaningless"""
 
 
 @dataclass(frozen=True, eq=False)
 class Scatter:
-    """The standard deviation between budgets, in log units of what the law is of."""
+    """The standard deviation between budgets, in the logarithm of the law's quantity."""
 
     sd: float
-    """Paule and Mandel's estimate"""
+    """the Paule–Mandel estimate"""
     drawn: Array
     """[draws]"""
     chi2: float
-    """of the points about the law by the noise within budgets alone; infinite where there is none"""
+    """χ² of the points about the law, with the noise within budgets alone; infinite where there is none"""
     freedom: int
-    """degrees of freedom; without any the scatter cannot be seen, and is 0 here"""
+    """degrees of freedom; without any the scatter cannot be estimated, and is 0 here"""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the draws, as JSON can hold it."""
+        """Everything but the draws as JSON values."""
         return {
             "sd": self.sd,
             "chi2": self.chi2 if np.isfinite(self.chi2) else None,
@@ -56,15 +58,15 @@ class Scatter:
         }
 
     def shifts(self, points: int, rng: np.random.Generator) -> Array:
-        """[draws, points] by which the points of each draw are off."""
+        """[draws, points]: drawn errors of the points."""
         return self.drawn[:, None] * rng.standard_normal((len(self.drawn), points))
 
 
 def scatter_of(y: Array, slopes: Array, variance: Array, draws: int, rng: np.random.Generator) -> Scatter:
     """The scatter of points y [points] about a law.
 
-    slopes: [points, unknowns], of the law in its unknowns. variance: [points], within budgets; 0 where all scatter
-    counts as being between them.
+    slopes: [points, unknowns], derivatives of the law by its unknowns. variance: [points], within budgets; 0 where
+    all scatter counts as being between them.
     """
     freedom = y.shape[0] - slopes.shape[1]
     none = Scatter(0.0, np.zeros(draws), 0.0, max(freedom, 0))
@@ -90,7 +92,7 @@ def scatter_of(y: Array, slopes: Array, variance: Array, draws: int, rng: np.ran
 
 
 def spread_of(y: Array) -> Array:
-    """[points]: standard deviations over the draws of y [1 + draws, points], those that are finite."""
+    """[points]: standard deviations over the finite draws of y [1 + draws, points]."""
     return np.array([column[np.isfinite(column)].std() for column in y[1:].T])
 
 

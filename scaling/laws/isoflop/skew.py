@@ -1,14 +1,14 @@
 """How much steeper a budget's curve is on one side of its minimum than on the other.
 
 Under L = E + A/N^α + B/D^β a budget is E + a·e^(−αn) + b·e^(βn) in n = log N, whose third derivative at the minimum
-is β − α times the second; so is that of log L. A parabola has none, and is drawn to one side on a wide grid. A curve
-with that skew δ and nothing further is c0 + c1·n + c2·g(n), g = 2(e^(δn) − 1 − δn)/δ²: wherever it is centred it is
-of the same kind, without skew it is the parabola, and what is left of log L is of fourth order and symmetric, a
-twelfth of αβ·(1 − 3(1 − E/L)), which is zero where E is two thirds of the loss.
+is β − α times the second; so is that of log L. A parabola has no third derivative, and is pulled to one side on a
+wide grid. The curve with that skew δ and nothing else is c0 + c1·n + c2·g(n), g = 2(e^(δn) − 1 − δn)/δ². Its family
+does not depend on the centre, it becomes the parabola without skew, and the remainder of log L is of fourth order and
+symmetric: a twelfth of αβ·(1 − 3(1 − E/L)), which is zero where E is two thirds of the loss.
 
-δ is not known, and the few runs of most grids hardly tell it: minima are drawn over all that it may be, by the prior
-of `SKEW` and the runs. All budgets have one δ, as they have one α and β. What intervals then hold:
-experiments/isoflop_coverage.
+δ is not known, and the few runs of most grids hardly determine it: minima are drawn over its posterior, given the
+prior `SKEW` and the runs. All budgets have one δ, as they have one α and β. experiments/isoflop_coverage measures the
+coverage of the resulting intervals.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ SKEW = 0.2
 """standard deviation of β − α before the runs are seen: published laws have 0 (Muennighoff et al. 2023, Gadre et al.
 2024), .02 to .06 (Hoffmann et al. 2022, Besiroglu et al. 2024, MiniCPM), .2 (Hernandez et al. 2021)"""
 WIDEST = 0.8
-"""the largest skew that is thought of"""
+"""largest skew considered"""
 NODES = 41
-"""values of δ that stand for all"""
+"""number of values of δ that represent its posterior"""
 NEGLIGIBLE = 1e-5
-"""of the likeliest δ: those less likely are left out"""
+"""probability, relative to the likeliest δ, below which a δ is left out"""
 FURTHEST = 7.0
-"""in log N from the middle of the sizes: a minimum further off means nothing"""
+"""distance in log N from the middle of the sizes beyond which a minimum is meaningless"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Shape:
     """log N -> log L: the curve itself"""
 
     def __call__(self, log_N: Array) -> Array:
-        """log L."""
+        """The curve's log L."""
         if self.spline is not None:
             return np.asarray(self.spline(log_N))
         n, (level, slope, bend) = log_N - self.center, self.coefficients
@@ -53,19 +53,19 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Skews:
-    """Values of δ and how likely each is."""
+    """Values of δ and their probabilities."""
 
     values: Array
     share: Array
 
     @property
     def mean(self) -> float:
-        """The estimate."""
+        """The mean of δ, its estimate."""
         return float(self.share @ self.values)
 
     @property
     def sd(self) -> float:
-        """Of what δ may be."""
+        """The standard deviation of δ."""
         return float(np.sqrt(self.share @ (self.values - self.mean) ** 2))
 
 
@@ -74,8 +74,8 @@ STRAIGHT = Skews(np.zeros(1), np.ones(1))
 
 
 def likely_skews(minus_log_likelihood: Callable[[Array], Array]) -> Skews:
-    """The posterior of δ on `NODES` nodes, as wide as it is: from all that is thought of inwards, until half of the
-    nodes matter.
+    """The posterior of δ on `NODES` nodes, whose range shrinks from the largest considered until half of the nodes
+    have a probability that matters.
 
     minus_log_likelihood: of many δ.
     """
@@ -99,7 +99,7 @@ def skewed_square(n: Array, skew: Array | float) -> Array:
 
 
 def lowest(center: Array, c: NDArray[Any], skew: Array | float) -> tuple[Array, Array]:
-    """log N* and log L* of curves c [..., budgets, 3] with skew [..., 1]; without a minimum ±∞, whichever way the
+    """log N* and log L* of curves c [..., budgets, 3] with skew [..., 1]; without a minimum ±∞, on the side where the
     curve falls, and NaN; both NaN where it does not fall."""
     convex = c[..., 2] > 0
     slope = -c[..., 1] / (2 * np.where(convex, c[..., 2], 1.0))

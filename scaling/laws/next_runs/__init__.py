@@ -1,4 +1,4 @@
-"""Which runs to make next."""
+"""Which runs to train next."""
 
 from scaling.laws.next_runs.suggestion import SuggestedRun, Suggestion, default_candidates, suggest
 

@@ -1,4 +1,4 @@
-"""Which runs to add: the subset of candidates that leaves a Gaussian quantity the least variance.
+"""Which runs to add: the subset of candidates that minimises the remaining variance of a Gaussian quantity.
 
 The quantity f and the candidates' outcomes y are jointly Gaussian, with covariance K before and noise variance v of
 each outcome. After the runs S, Var(f | y_S) = K_ff − K_fS (K_SS + vI)⁻¹ K_Sf. Where K comes from a linear law with
@@ -15,7 +15,7 @@ from scaling.laws.arrays import Array
 
 RANDOM_STARTS = 8
 POWERS = (0.0, 0.5, 1.0)
-"""of the cost that a run's variance cut is divided by when runs are added one by one"""
+"""powers of the cost by which a run's variance reduction is divided when runs are added one by one"""
 
 
 def variance_after(K: Array, noise: float, subset: Sequence[int]) -> float:
@@ -24,10 +24,11 @@ def variance_after(K: Array, noise: float, subset: Sequence[int]) -> float:
 
 
 def least_variance(K: Array, noise: float, cost: Array, budget: float, k: int, seed: int = 0) -> list[int]:
-    """At most k candidates of total cost within `budget` that leave the least Var(f).
+    """At most k candidates of total cost within `budget` that minimise Var(f).
 
-    Greedy by variance cut, greedy by variance cut per cost, and random beginnings (fixed by `seed`), each improved by
-    exchanging one or two runs at a time until none helps (after Fedorov 1972); the best of them.
+    The best of several searches: starting points greedy by variance reduction, greedy by reduction per cost, and
+    random (fixed by `seed`), each improved by exchanging one or two runs at a time until none helps (after Fedorov
+    1972).
     """
     rng = np.random.default_rng(seed)
     begun = [_fill(K, noise, cost, budget, k, [], power) for power in POWERS]
@@ -51,7 +52,7 @@ def _after(K: Array, noise: float, subset: Sequence[int]) -> Array:
 
 
 def _fill(K: Array, noise: float, cost: Array, budget: float, k: int, chosen: list[int], power: float) -> list[int]:
-    """Add the candidate with the most variance cut / cost^power until k or the budget is reached."""
+    """Add the candidate with the largest variance reduction / cost^power until k or the budget is reached."""
     chosen = list(chosen)
     while len(chosen) < k:
         left = _after(K, noise, chosen)
@@ -66,7 +67,7 @@ def _fill(K: Array, noise: float, cost: Array, budget: float, k: int, chosen: li
 
 
 def _exchanged(K: Array, noise: float, cost: Array, budget: float, k: int, chosen: list[int]) -> list[int]:
-    """Take one or two out and refill, as long as that helps: a dear run may make room for two cheap ones."""
+    """Remove one or two and refill, as long as that helps: an expensive run may make room for two cheap ones."""
     chosen = _fill(K, noise, cost, budget, k, chosen, 0.0)
     least = variance_after(K, noise, chosen)
     while True:

@@ -1,9 +1,9 @@
-"""Predictive covariance of a target and of runs not made: one for noise, modes and forms.
+"""Predictive covariance of a target and of candidate runs, from noise, separate optima and other forms.
 
-Within a law: the Gauss–Newton covariance v·J M⁻¹ Jᵀ, made larger where the bootstrap says so. Between laws: separate
-basins that bootstrap draws fall into, and other forms, each with its own prediction, weighted by the draws' share and
-by the likelihood. A run on which the laws disagree, and whose outcome they would carry over to the target, is worth
-making even where each law is sure of itself.
+Within a law: the Gauss–Newton covariance v·J M⁻¹ Jᵀ, inflated where the bootstrap shows more spread. Between laws:
+separate basins that bootstrap draws fall into, and other forms, each with its own prediction, weighted by the share
+of draws and by the likelihood. A run on which the laws disagree, and whose outcome affects their prediction of the
+target, is informative even where each law on its own is certain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from scaling.laws.solve.objectives import transform
 from scaling.laws.solve.solver import solve
 
 _DRAWS = 256
-"""bootstrap draws whose basins are looked up: four blocks of the solver"""
+"""bootstrap draws that are assigned to basins: four blocks of the solver"""
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,21 @@ class PredictiveCovariance:
     within: Array
     """[1 + m, 1 + m], the mean of the laws' own covariances"""
     between: Array
-    """[1 + m, 1 + m], of the laws' predictions"""
+    """[1 + m, 1 + m], the covariance of the laws' predictions"""
     laws: tuple[tuple[str, float, float], ...]
     """name, weight and target of each law or basin"""
 
     @property
     def matrix(self) -> Array:
-        """[1 + m, 1 + m], both together."""
+        """[1 + m, 1 + m], the sum of both."""
         return self.within + self.between
 
 
 def predictive_covariance(
     fit: FittedLaw, others: Sequence[FittedLaw], target: Target, columns: Mapping[str, Array]
 ) -> PredictiveCovariance:
-    """others: fits of other forms to the same runs. columns: of the candidates, by letter [m]."""
+    """The predictive covariance. others: fits of other forms to the same runs. columns: of candidates by letter
+    [m]."""
     noise = noise_variance(fit)
     fits = [fit, *others]
     weights = akaike_weights([likelihood(one) for one in fits])
@@ -64,7 +65,7 @@ def predictive_covariance(
 
 
 def noise_variance(fit: FittedLaw) -> float:
-    """Variance of a run around the law; for robust objectives that of the middle of the residuals."""
+    """Variance of a run around the law; for robust objectives that of the central residuals."""
     if fit.loss.kind == "l2":
         return max(fit.residual_sd**2, 1e-24)
     size = np.abs(fit.residuals) * np.sqrt(fit.problem.weights)
@@ -86,7 +87,7 @@ def _covariance(fit: FittedLaw, theta: Array, noise: float, target: Target, colu
     for name, prior in fit.priors.items():
         slope = natural[fit.form.params.index(name)]
         M = M + noise / prior.sd**2 * np.outer(slope, slope)
-    # A parameter that moves nothing (E driven to 0) has no row in M; its candidates do not move with it either.
+    # A parameter without any effect (E driven to 0) has no information in M; no candidate depends on it either.
     scale = np.sqrt(np.maximum(np.diag(M), 1e-20 * np.diag(M).max()))
     inverse = np.linalg.pinv(M / np.outer(scale, scale), rcond=1e-13, hermitian=True)
     half = J / scale
@@ -94,10 +95,10 @@ def _covariance(fit: FittedLaw, theta: Array, noise: float, target: Target, colu
 
 
 def _inflation(fit: FittedLaw, draws: Array, noise: float, target: Target, columns: Mapping[str, Array]) -> float:
-    """How many times less the rows tell than as many with equal, independent noise: at least 1.
+    """Factor by which the rows are less informative than as many with equal, independent noise: at least 1.
 
-    From the variance of the target over the draws in the fit's own basin (that of their central 68 %) to the linear
-    law's. On the Chinchilla data, whose noise is larger where the leverage is, it is above 5.
+    The ratio of the target's variance over the draws in the fit's own basin (by their central 68 %) to that of the
+    linearised law. It is above 5 on the Chinchilla data, whose noise is larger where leverage is high.
     """
     if len(draws) < 20:
         return 1.0
@@ -109,7 +110,7 @@ def _inflation(fit: FittedLaw, draws: Array, noise: float, target: Target, colum
 
 
 def _independent_weights(fit: FittedLaw) -> Array:
-    """Weights of the rows; those of one run share one row's worth, because they share its luck."""
+    """Weights of the rows; rows of one run share the weight of one, because their errors are correlated."""
     if fit.runs.run is None:
         return fit.problem.weights
     _, where, counts = np.unique(fit.runs.run, return_inverse=True, return_counts=True)
@@ -119,10 +120,12 @@ def _independent_weights(fit: FittedLaw) -> Array:
 def _basins(
     fit: FittedLaw, noise: float, target: Target, columns: Mapping[str, Array]
 ) -> tuple[list[tuple[Array, float]], Array]:
-    """Separate minima of the fit's own problem that its bootstrap draws lead to, with weights; draws of the first.
+    """Separate minima of the fit's problem that searches from its bootstrap draws end in, with weights; draws of the
+    first.
 
-    Each weighs the share of draws that fall into it times its likelihood. Minima that predict the same within a tenth
-    of the noise are one. The first is the fit's own; with it come the draws [n, k] that lead there.
+    The weight is the share of draws that end there times the likelihood. Minima whose predictions agree within a
+    tenth of the noise are merged. The first is the fit's own, and the draws [n, k] that end there are returned with
+    it.
     """
     if fit.draws is None:
         return [(fit.theta, 1.0)], np.zeros((0, len(fit.natural)))

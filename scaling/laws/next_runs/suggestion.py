@@ -1,4 +1,4 @@
-"""The next runs: those that make a forecast surer at the least compute."""
+"""The next runs to train: those that reduce the uncertainty of a forecast most for their compute."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,48 +20,48 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RIVALS = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset")
-"""laws that doubt each other unless others are named"""
+"""default set of alternative laws"""
 GRID = 12
-"""default candidates: so many sizes and so many numbers of tokens"""
+"""default candidates: this many sizes times this many numbers of tokens"""
 MARGIN = 2.0
-"""by this factor the default candidates reach beyond the runs' N, D and D/N on both sides"""
+"""factor by which the default candidates reach beyond the runs' N, D and D/N on both sides"""
 
 
 @dataclass(frozen=True)
 class SuggestedRun:
-    """A run worth making."""
+    """A suggested run."""
 
     N: float
     D: float
     flops: float
     variance_cut: float
-    """by how much the target's variance would be larger without it, in shares of the variance before"""
+    """increase of the target's variance without this run, as a share of the variance before"""
 
 
 @dataclass(frozen=True, eq=False)
 class Suggestion:
-    """Runs to add, the most variance cut per FLOP first, and what they are expected to do."""
+    """Runs to add, the largest variance reduction per FLOP first, and their expected effect."""
 
     target: str
     relative: bool
     """whether the standard deviations are shares of the target (a loss) or in its own unit (an exponent)"""
     runs: tuple[SuggestedRun, ...]
     sd_before: float
-    """standard deviation of the target now: the law's and the laws' disagreement together"""
+    """standard deviation of the target now: within the laws and from their disagreement"""
     sd_after: float
-    """expected with the runs"""
+    """expected standard deviation with the suggested runs"""
     sd_law: float
-    """of `sd_before`, what the noise leaves open within a law"""
+    """the part of `sd_before` due to noise within a law"""
     sd_models: float
-    """of `sd_before`, what separate optima and forms disagree by"""
+    """the part of `sd_before` due to disagreement between separate optima and forms"""
     laws: tuple[tuple[str, float, float], ...]
-    """name, weight, and target (a loss, or the exponent) of every law and basin that had a say"""
+    """name, weight, and target (a loss, or the exponent) of every law and basin considered"""
     budget: float
     """FLOPs that all runs together may take"""
 
     @property
     def flops(self) -> float:
-        """Of all suggested runs."""
+        """Total FLOPs of the suggested runs."""
         return sum(run.flops for run in self.runs)
 
     @property
@@ -73,7 +73,7 @@ class Suggestion:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole suggestion as JSON values."""
         return {
             "target": self.target,
             "relative": self.relative,
@@ -104,13 +104,14 @@ class Suggestion:
         return "\n".join(lines)
 
     def to_sweep(self, base: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-        """A sweep's configuration, as YAML holds it, that trains these runs as a `list` design.
+        """The configuration of a sweep that trains these runs as a `list` design, as plain values for YAML.
 
-        base: the configuration of the sweep that was fitted (its `sweep.yaml`): what its runs share stays, its design
-        and forecast go. Sizes are all parameters counted, as in `laws.from_results`.
+        base: the configuration of the fitted sweep (its `sweep.yaml`): settings shared by its runs are kept, its
+        design and forecast are dropped. Sizes count all parameters, as in `laws.from_results`.
         name: of the new sweep; None: the base's with "-suggested".
 
-        Raises UserError where the base is no sweep, or varied something that a list of sizes and tokens cannot say.
+        Raises UserError where the base is not a sweep, or varies something that a list of sizes and tokens cannot
+        express.
         """
         if not {"name", "run", "design"} <= base.keys():
             raise UserError(f"to_sweep: base must be a sweep's configuration; it has {', '.join(base) or 'nothing'}")
@@ -144,20 +145,20 @@ def suggest(
     k: int = 4,
     forms: Sequence[str | Form] | None = None,
 ) -> Suggestion:
-    """The runs, at most k and together within `budget`, that leave the least variance of the forecast at `target`.
+    """The runs, at most k and together within `budget`, that minimise the variance of the forecast at `target`.
 
-    candidates: columns N and D, or pairs (N, D). None: 12 sizes times 12 numbers of tokens, evenly in the logarithm,
-    up to twice beyond the runs' own on both sides in N, D and D/N, each within the budget, none of fewer FLOPs than
-    the cheapest run and none within 5 % of a run made already.
+    candidates: columns N and D, or pairs (N, D). None: 12 sizes times 12 numbers of tokens, evenly spaced in the
+    logarithm, up to a factor of two beyond the runs' own on both sides in N, D and D/N, each within the budget, none
+    with fewer FLOPs than the cheapest run and none within 5 % of an existing run.
     target: FLOPs (the loss L* of the compute-optimal model there), "a" (the exponent), or {"N": …, "D": …} (the loss
     of that model). None: L* at 10 times the largest FLOPs of the runs.
-    budget: FLOPs of all suggested runs together; None: what the runs took. FLOPs of a candidate follow the runs' own
-    counts where the table has them, else 6·N·D.
+    budget: FLOPs of all suggested runs together; None: those of the existing runs. FLOPs of a candidate follow the
+    runs' own counts where the table has them, else 6·N·D.
     forms: other laws whose disagreement counts; None: those with E, with α = β, without E. (): none.
 
-    V-optimal: the law is taken as linear around the fit, a new run brings one outcome with the residuals' variance.
-    After a bootstrap, the law's variance is the draws' where that is larger, and separate basins among them count as
-    laws of their own. Each candidate is taken once.
+    V-optimal design: the law is linearised around the fit, and a new run yields one outcome with the residuals'
+    variance. After a bootstrap the draws' variance is used where it is larger than the linearised law's, and separate
+    basins among the draws count as laws of their own. Each candidate is suggested at most once.
 
     Raises UserError where no candidate is within the budget, and for laws of other columns than N, D and C.
     """
@@ -182,14 +183,14 @@ def suggest(
     runs, after = _chosen(known, columns, budget, k)
     sds = (float(known.matrix[0, 0]), after, float(known.within[0, 0]), float(known.between[0, 0]))
     sd = [float(np.sqrt(max(variance, 0.0))) for variance in sds]
-    told = tuple((name, weight, float(np.exp(v)) if aim.relative else v) for name, weight, v in known.laws)
-    return Suggestion(aim.text, aim.relative, runs, sd[0], sd[1], sd[2], sd[3], told, budget)
+    predictions = tuple((name, weight, float(np.exp(v)) if aim.relative else v) for name, weight, v in known.laws)
+    return Suggestion(aim.text, aim.relative, runs, sd[0], sd[1], sd[2], sd[3], predictions, budget)
 
 
 def _chosen(
     known: PredictiveCovariance, columns: Mapping[str, Array], budget: float, k: int
 ) -> tuple[tuple[SuggestedRun, ...], float]:
-    """The candidates that leave the least variance, and that variance."""
+    """The candidates that minimise the variance, and that variance."""
     K, noise, cost = known.matrix, known.noise, columns["C"]
     chosen = least_variance(K, noise, cost, budget, k)
     before, after = float(K[0, 0]), variance_after(K, noise, chosen)
@@ -209,7 +210,7 @@ def _rivals(fitted: Fit, forms: Sequence[str | Form] | None, allows: Any) -> lis
 
 
 def _spent(fitted: Fit) -> float:
-    """FLOPs of the runs made; of several rows of one run the last counts."""
+    """FLOPs of the existing runs; of several rows of one run the last counts."""
     flops, run = fitted.runs.flops, fitted.runs.run
     return float(flops.sum() if run is None else sum(flops[run == name].max() for name in np.unique(run)))
 
@@ -238,16 +239,16 @@ def _columns(fitted: Fit, N: Array, D: Array) -> dict[str, Array]:
 
 
 def default_candidates(fitted: Fit, budget: float) -> dict[str, Array]:
-    """N and D of the candidates that `suggest` takes where none are given; see there."""
+    """N and D of the candidates that `suggest` uses by default; see there."""
     runs = fitted.runs
     sides = [np.geomspace(x.min() / MARGIN, x.max() * MARGIN, GRID) for x in (runs.N, runs.D)]
     N, D = (side.ravel() for side in np.meshgrid(*sides))
     near = np.abs(np.log(N[:, None] / runs.N)) + np.abs(np.log(D[:, None] / runs.D))
     ratio = runs.D / runs.N
-    # Corners of the grid would tell the most, if the law held there: no further out than the runs say it does.
+    # Corners of the grid would be the most informative if the law held there: stay where the runs support it.
     inside = (ratio.min() / MARGIN <= D / N) & (ratio.max() * MARGIN >= D / N)
     cost = _columns(fitted, N, D)["C"]
-    # Below the cheapest run made they would, too, and there losses fall faster than any law of these does.
+    # So would runs cheaper than the cheapest, but there losses fall faster than in any of these laws.
     keep = (near.min(1) > 0.05) & inside & (cost >= runs.flops.min())
     cost = np.where(keep, cost, np.inf)
     keep &= cost <= max(budget, cost.min())  # where the budget allows none, the cheapest tells by how much

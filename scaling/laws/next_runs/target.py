@@ -1,4 +1,4 @@
-"""The number that new runs are to make surer: a law's loss at a budget or at a size, or its exponent."""
+"""The quantity whose uncertainty new runs should reduce: a law's loss at a budget or size, or its exponent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scaling.laws.table.flops_per_token import FlopsPerToken
 
 @dataclass(frozen=True)
 class Target:
-    """The logarithm of a loss, or an exponent, that follows from a law of N and D."""
+    """The logarithm of a loss, or an exponent, derived from a law of N and D."""
 
     text: str
     name: str
@@ -27,11 +27,11 @@ class Target:
 
     @property
     def relative(self) -> bool:
-        """Whether its deviations are of the logarithm."""
+        """Whether its deviations are in the logarithm."""
         return self.name != "a"
 
     def __call__(self, form: Form, natural: Array) -> Array:
-        """[...] at parameters [..., k]."""
+        """The target [...] at parameters [..., k]."""
         if self.columns is not None:
             value = form.loss(natural, [np.float64(self.columns[name]) for name in form.columns])
         else:

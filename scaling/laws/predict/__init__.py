@@ -1,4 +1,4 @@
-"""What a law says of runs not made: forecasts that are frozen, models that will be used, costs."""
+"""Predictions for runs that have not been trained: frozen forecasts, models chosen for their use, costs."""
 
 from scaling.laws.predict.capabilities import Capabilities, capabilities
 from scaling.laws.predict.chain import Chain

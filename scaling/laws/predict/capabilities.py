@@ -1,8 +1,8 @@
 """Observational laws: what benchmarks of many published models have in common, against compute by family.
 
 Ruan et al. 2024 (2405.10938), from secondary sources: scores of models [M, T] have a few principal components, the
-capabilities S; within a family S rises in proportion to log C, by a line of the family's own; and a score that is of
-interest is a sigmoid of S. Missing scores are imputed by the components themselves (the same source).
+capabilities S; within a family S is linear in log C, with the family's own line; and a score of interest is a sigmoid
+of S. Missing scores are imputed by the components themselves (the same source).
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 IMPUTATIONS, SETTLED = 200, 1e-8
 FEWEST = 3
-"""models of a family that has a line of its own"""
+"""fewest models of a family with a line of its own"""
 EDGE = 0.01
-"""shares are held this far from 0 and 1 in a logit"""
+"""scores are clipped to this distance from 0 and 1 before a logit"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,8 @@ class Capabilities:
     seed: int
 
     def family_laws(self) -> "pd.DataFrame":
-        """For families of three models or more S = intercept + slope·log10 C: a row, the slope with its interval."""
+        """S = intercept + slope·log10 C of each family of three models or more, one row each; slopes have
+        intervals."""
         import pandas as pd
 
         rows = {}
@@ -66,8 +67,8 @@ class Capabilities:
     def predict(self, family: str, C: float, benchmark: str, n: int = 4000) -> dict[str, float]:
         """A benchmark's score for a model of that family trained with C FLOPs: score, low, high of a single model.
 
-        The score is a logistic line of the first component, over all families; the interval carries the family's
-        line, a model's scatter about it, the logistic line and the scatter of scores about that one.
+        The score is a logistic regression on the first component, over all families; the interval includes the
+        uncertainty of the family's line and of the regression, and the scatter about both.
         Raises UserError for a family without a line, and an unknown benchmark.
         """
         if benchmark not in self.names:
@@ -105,12 +106,12 @@ def capabilities(
     level: float = 0.9,
     seed: int = 0,
 ) -> Capabilities:
-    """Principal components of benchmark scores, one row of the table a model.
+    """Principal components of benchmark scores; each row of the table is a model.
 
     scores: columns of scores, shares between 0 and 1; a missing one is imputed.
-    family: column of labels. C: column of training FLOPs. components: at most so many.
+    family: column of labels. C: column of training FLOPs. components: at most this many.
 
-    Raises UserError for fewer than two benchmarks, a score that is none and a benchmark that does not vary.
+    Raises UserError for fewer than two benchmarks, an invalid score, and a benchmark that does not vary.
     """
     if len(scores) < 2:
         raise UserError(f"capabilities needs two benchmarks or more; got {', '.join(scores) or 'none'}")
@@ -142,7 +143,7 @@ def capabilities(
 
 
 def _components(z: Array, count: int) -> tuple[Array, Array, Array]:
-    """Standardised scores with the missing ones as the components have them, loadings, share of the variance."""
+    """Standardised scores with missing ones imputed by the components, loadings, share of the variance."""
     missing = np.isnan(z)
     full = np.where(missing, 0.0, z)
     for _ in range(IMPUTATIONS):

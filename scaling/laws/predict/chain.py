@@ -20,7 +20,8 @@ class Chain:
     Gadre et al. 2024 (2403.08540): `gadre`, then `gadre_downstream`. Llama 3 (2407.21783, section 3.2.1): compute to
     NLL, then NLL to accuracy.
 
-    first: any fit. second: the fit of a law of one column, whatever its letter: the first's loss is put in there.
+    first: any fit. second: the fit of a law of a single column, which receives the first's loss (its letter does not
+    matter).
     Raises UserError where the second reads more than one column.
     """
 
@@ -38,11 +39,11 @@ class Chain:
         return f"Chain({self.first.form.name} → {self.second.form.name})"
 
     def predict(self, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss:
-        """What the second law says of the first's loss at columns of the first (C=…, M=…), broadcast together.
+        """The second law's prediction from the first's loss at columns of the first (C=…, M=…), broadcast together.
 
-        The interval carries on those of whichever fits have a bootstrap: each draw of the first goes through a draw
-        of the second, paired at random, as if the two were fitted to independent data. `run_low`, `run_high` are of a
-        single run, whose loss scatters about the first law, and whose error about the second.
+        The interval propagates the uncertainty of whichever fits have a bootstrap: each draw of the first goes
+        through a draw of the second, paired at random, as if the two were fitted to independent data. `run_low`,
+        `run_high` are of a single run, whose loss scatters about the first law, and whose error about the second.
         Raises UserError where a column is missing, and where the first predicts something that is not positive.
         """
         at: dict[str, Any] = {letter: np.asarray(values, np.float64) for letter, values in columns.items()}
@@ -56,13 +57,13 @@ class Chain:
         inner = self.first.form.loss(first.reshape(*shape, first.shape[-1]), list(given))
         outer = self.second.form.loss(second.reshape(*shape, second.shape[-1]), [inner])
         of_run = single_runs(self.first, inner)
-        positive = np.where(of_run > 0, of_run, np.nan)  # a raw scatter may lead below 0, where no law is asked
+        positive = np.where(of_run > 0, of_run, np.nan)  # raw scatter may go below 0, where no law is defined
         run = single_runs(self.second, self.second.form.loss(second.reshape(*shape, second.shape[-1]), [positive]), 1)
         ends = [interval(np.moveaxis(drawn, 0, -1), level) for drawn in (outer, run)]
         return PredictedLoss(middle, *ends[0], level, *ends[1])
 
     def _pairs(self) -> tuple[Array, Array]:
-        """Parameters of both laws [draws, k]; a law without a bootstrap keeps its own."""
+        """Parameters of both laws [draws, k]; a law without a bootstrap repeats its estimate."""
         draws = [None if fit.draws is None else fit.draws.samples for fit in (self.first, self.second)]
         count = min(len(samples) for samples in draws if samples is not None)
         first, second = (

@@ -1,4 +1,4 @@
-"""What a longer context is worth: how many more parameters would do as much for the loss; and the best one."""
+"""What a longer context is worth, in parameters that would lower the loss as much; and the best context."""
 
 from dataclasses import dataclass
 from math import inf
@@ -13,12 +13,12 @@ from scaling.laws.solve.fitted_law import FittedLaw
 
 @dataclass(frozen=True)
 class ContextWorth:
-    """Models of the shorter context that are as good as one of the longer, trained on the same tokens."""
+    """How much larger a model of the shorter context must be to equal one of the longer, on the same tokens."""
 
     longer: float
     """tokens of the longer context"""
     times: float
-    """a model of the shorter context needs so many times the parameters; inf where none is as good"""
+    """factor of parameters that a model of the shorter context needs; inf where none is as good"""
     loss: float
     """of the longer context, in the unit of the runs"""
     interval: Interval | None
@@ -29,11 +29,11 @@ class ContextWorth:
 def context_worth(
     fit: FittedLaw, *, T: float, times: float = 2.0, level: float = 0.9, **columns: float
 ) -> ContextWorth:
-    """How many times the parameters a model that reads `T` tokens needs to equal one that reads `times` as many.
+    """By what factor a model with a context of `T` tokens must grow to equal one with `times` as long a context.
 
-    fit: of a law that reads N and T, such as `chinchilla_context`. columns: the others of the law by letter, such as
-    N=1e9, D=2e10, the same for both but for N. The interval is over the fit's last draws and assumes that the form is
-    right; losses of runs are of windows as long as their own context.
+    fit: of a law that reads N and T, such as `chinchilla_context`. columns: the law's other columns by letter, such
+    as N=1e9, D=2e10; both models share all but N. The interval is over the fit's last draws and assumes that the form
+    is right; each run's loss is measured on windows as long as its own context.
     Raises UserError for a law that lacks N or T, and where a column is missing.
     """
     if not {"N", "T"} <= {*fit.form.columns}:
@@ -62,12 +62,13 @@ class BestContext:
 
 
 def best_context(fit: FittedLaw, *, level: float = 0.9, D: float | None = None) -> BestContext:
-    """The context at which what a longer one tells and what it costs are in balance:
+    """The context at which the gain from a longer one and its cost are in balance:
 
         T* = (γK·D^β / δB)^(1/(γ + δ))    of L = … + K/T^γ + B·T^δ/D^β, where the slopes of both terms cancel.
 
-    fit: of `context_optimum`, or of `chinchilla_context_optimum` at `D` tokens; by it T* grows as D^(β/(γ + δ)) and
-    is the same at every size. The interval is over the fit's last draws and assumes that the form is right.
+    fit: of `context_optimum`, or of `chinchilla_context_optimum` at `D` tokens; under the latter T* grows as
+    D^(β/(γ + δ)) and is the same at every size. The interval is over the fit's last draws and assumes that the form
+    is right.
     Raises UserError for another law, and for D that the law does not read or that is missing.
     """
     form = fit.form

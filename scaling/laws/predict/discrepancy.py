@@ -1,7 +1,7 @@
 """How far off a forecaster's law is at runs beyond those fitted; see `laws.intervals.discrepancy`.
 
-What published runs say of it is learned by experiments/forecasting (`learned.json` says which). The user's own runs
-sharpen that: the law is fitted up to budgets within the runs and held against those beyond.
+experiments/forecasting learns it from published runs (`learned.json` lists them). The user's own runs update it: the
+law is fitted up to budgets within the runs and compared with the runs beyond.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,23 @@ from scaling.laws.validate.backtest import default_cuts
 from scaling.units import si
 
 FEWEST, SHARE, CUTS = 8, 2 / 3, 4
-"""runs at the first own cut, of fewer than 12 runs this share of them, and most own cuts"""
+"""fewest runs at the first own cut; with fewer than 12 runs, this share of them; most own cuts"""
 STEEP, STEEP_KAPPA = (0.1, 0.13), 0.05
-"""powers of FLOPs with which losses fall between which κ grows from what was learned to this: models so small, or so
-briefly trained, do not follow a power law yet. Five ladders of .101 to .113 were forecast .6 to 2.3 % off at four
-times their FLOPs, four of .12 to .14 3.9 to 6.9 %; untuned runs of Porian et al. (2024) with .119 5 % in the mean"""
+"""range of the power of FLOPs with which losses fall over which κ grows from the learned value to STEEP_KAPPA: models
+so small, or so briefly trained, do not follow a power law yet. Forecasts for five ladders with powers of .101 to .113
+were off by .6 to 2.3 % at four times their FLOPs, for four with .12 to .14 by 3.9 to 6.9 %, and for the untuned runs
+of Porian et al. (2024), with .119, by 5 % on average"""
 BEYOND = 1.5
-"""how many times a cut's FLOPs a run is at least to test it"""
+"""a run tests a cut if it has at least this many times the cut's FLOPs"""
 
 
 def learned() -> Learned:
-    """What was shipped."""
+    """The discrepancies that ship with the package."""
     return shipped("scaling.laws.predict")
 
 
 def for_runs(known: Discrepancy, runs: Runs) -> Discrepancy:
-    """A law's discrepancy for runs like these: steep ladders, and runs of one budget, have more of it."""
+    """A law's discrepancy for runs like these: larger for steep ladders and for runs of a single budget."""
     if of_one_budget(runs.flops):
         return replace(known, slope=SLOPE.sd)
     ends = (known.kappa, max(known.kappa, STEEP_KAPPA))
@@ -43,7 +44,7 @@ def for_runs(known: Discrepancy, runs: Runs) -> Discrepancy:
 
 
 def errors(law: NearLaw, columns: Mapping[str, Array], loss: Array, weight: Array) -> Errors:
-    """A law's forecasts at columns by letter, C among them, held against losses; all [points]."""
+    """Errors of a law's forecasts at columns by letter, C among them, against losses; all [points]."""
     return Errors(
         law.log_loss(columns) - np.log(loss),
         law.sd(columns),
@@ -54,10 +55,10 @@ def errors(law: NearLaw, columns: Mapping[str, Array], loss: Array, weight: Arra
 
 
 def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors]:
-    """The law fitted to the runs of no more FLOPs than a cut, held against those `BEYOND` times further.
+    """Errors of the law fitted to the runs up to each cut in FLOPs, at the runs from `BEYOND` times the cut on.
 
-    Weighted by their nearness. No cut is at runs of one budget: that would judge `SLOPE`, whose doubt is its own.
-    Empty where there are too few runs.
+    Runs are weighted by their nearness. Every cut leaves more than one budget below it: a fit to a single one would
+    test `SLOPE`, which has an uncertainty of its own. Empty where there are too few runs.
     """
     C, weights, found = runs.flops, nearness(runs), []
     columns, run = columns_of(runs), run_numbers(runs)
@@ -69,7 +70,7 @@ def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors
             continue
         try:
             law = near_law(runs, form, priors, seen)
-        except UserError:  # so few runs, or all of one tokens per parameter
+        except UserError:  # too few runs, or all at one number of tokens per parameter
             continue
         there = {name: column[tested] for name, column in columns.items()}
         found.append(errors(law, there, runs.loss[tested], weights[tested]))
@@ -77,10 +78,10 @@ def own_cuts(runs: Runs, form: Form, priors: Mapping[str, Prior]) -> list[Errors
 
 
 def sharpened(published: Discrepancy, cuts: Sequence[Errors], worth: float) -> Discrepancy:
-    """What published runs say of a law, moved to the user's own cuts.
+    """A law's discrepancy from published runs, updated by the user's own cuts.
 
-    Where the errors at the last of them are more than chance, published runs tell nothing of these: all of the
-    interval but a run's scatter is as much wider as they were larger than expected.
+    Where the errors at the last cut are larger than chance explains, published runs are no guide to these: the whole
+    interval, except for a run's scatter, is widened by the factor by which the errors exceeded expectation.
     """
     moved = published.sharpened(cuts, worth)
     if not refuted(published, cuts):
@@ -89,26 +90,26 @@ def sharpened(published: Discrepancy, cuts: Sequence[Errors], worth: float) -> D
 
 
 def refuted(published: Discrepancy, cuts: Sequence[Errors]) -> bool:
-    """Whether the errors at the last of the user's own cuts are more than chance."""
+    """Whether the errors at the last of the user's own cuts are larger than chance explains."""
     return bool(cuts) and refuted_at(published.deviations(cuts[-1]), learned().freedom)
 
 
 def doubts(runs: Runs, forms: Sequence[Form], cuts: Sequence[Sequence[Errors]]) -> str:
-    """What the runs, and each law's own cuts, say against a forecast; empty where nothing does."""
+    """Evidence against a forecast from the runs and from each law's own cuts; empty where there is none."""
     published = [for_runs(learned().of(form.name), runs) for form in forms]
-    said = [_refutation(form, known, own) for form, known, own in zip(forms, published, cuts, strict=True)]
+    found = [_refutation(form, known, own) for form, known, own in zip(forms, published, cuts, strict=True)]
     if of_one_budget(runs.flops):
-        said.append(
+        found.append(
             "the runs are of one budget, which does not say how fast losses fall with FLOPs: as the power "
             f"{SLOPE.mean} ± {SLOPE.sd} of published runs, which the interval has in it; train a second budget"
         )
     elif (power := steepness(runs)) > np.mean(STEEP):
-        said.append(
+        found.append(
             f"losses of models of at most {si(runs.N.max())} parameters fall with the power {power:.2f} of FLOPs: "
             "ladders so steep were forecast 4 to 7 % off at four times their FLOPs, which the interval has in it; "
             "train larger models, for longer"
         )
-    return "; ".join(filter(None, said))
+    return "; ".join(filter(None, found))
 
 
 def _refutation(form: Form, published: Discrepancy, cuts: Sequence[Errors]) -> str:

@@ -1,7 +1,7 @@
-"""Several benchmarks as laws of one loss, and what follows for a model of N parameters on D tokens.
+"""Several benchmarks as laws of one loss, and predictions for a model of N parameters on D tokens.
 
-Fitted to the 70 % of Gadre et al.'s runs (2403.08540; RedPajama and C4) with the largest losses and held against the
-rest, 11 and 10 runs: mean error and mean |error| of the score, and how many a single run's 90 % interval holds:
+Fitted to the 70 % of Gadre et al.'s runs (2403.08540; RedPajama and C4) with the largest losses and compared with the
+rest, 11 and 10 runs: mean error and mean |error| of the score, and how many the 90 % interval of a single run covers:
 
                               17 tasks                  46 tasks
     gadre_downstream   RPJ    -.007  .009  100 %        +.008  .010   91 %
@@ -9,9 +9,9 @@ rest, 11 and 10 runs: mean error and mean |error| of the score, and how many a s
     error_of_loss      RPJ    +.053  .053   36 %        +.030  .030   27 %
                        C4     +.036  .037   80 %        +.011  .011  100 %
 
-The sigmoid's lower end is not determined by runs that are far above it, and it forecasts too much error; its interval
-does not know. So the exponential is the default for averages of tasks; where a benchmark's own scores bend
-at both ends (Llama 3's case, `accuracy_of_nll`), name the sigmoid and compare `backtest`.
+Runs far above the sigmoid's lower end do not determine it: the sigmoid forecasts too much error, which its interval
+does not reflect. So the exponential is the default for averages of tasks; where a benchmark's own scores bend at both
+ends (as for Llama 3, `accuracy_of_nll`), choose the sigmoid and compare `backtest`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAST = 8
-"""runs that a law of a benchmark is fitted to at least"""
+"""fewest runs that a law of a benchmark is fitted to"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Benchmarks:
         return self.fits[benchmark]
 
     def predict(self, first: Fit, **columns: Any) -> "pd.DataFrame":
-        """Each benchmark where `first`, a law of the loss, leads at its columns (N=…, D=…): one row each.
+        """Each benchmark at the loss that `first`, a law of the loss, predicts at its columns (N=…, D=…): one row
+        each.
 
         score; low and high of the two laws; run_low and run_high of a single run (see `Chain`).
         """
@@ -54,10 +55,10 @@ class Benchmarks:
 
         rows = {}
         for name, second in self.fits.items():
-            told = Chain(first, second).predict(level=self.level, **columns)
+            predicted = Chain(first, second).predict(level=self.level, **columns)
             rows[name] = {
-                "score": float(told.loss),
-                **{end: getattr(told, end) for end in ("low", "high", "run_low", "run_high")},
+                "score": float(predicted.loss),
+                **{end: getattr(predicted, end) for end in ("low", "high", "run_low", "run_high")},
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("benchmark")
 
@@ -68,9 +69,9 @@ class Benchmarks:
         return pd.DataFrame({name: {**own.params, "sd": own.residual_sd} for name, own in self.fits.items()}).T
 
     def backtest(self, share: float = 0.7, n: int = 400) -> "pd.DataFrame":
-        """Fitted to the `share` of the runs with the largest losses and held against those below: one row each.
+        """Fit the `share` of the runs with the largest losses and compare with the rest: one row for each of these.
 
-        error: forecast less outcome, of the score; inside: whether a single run's interval holds it.
+        error: forecast less outcome, of the score; inside: whether a single run's interval covers the outcome.
         Raises UserError where either side has too few runs.
         """
         import pandas as pd
@@ -88,12 +89,12 @@ class Benchmarks:
                 whole.runs.rows_where(seen), whole.form, loss=l2(), residual="raw", starts=16, fixed=whole.fixed
             )
             before.bootstrap(n)
-            told = before.predict(**{letter: loss[~seen]}, level=self.level)
+            predicted = before.predict(**{letter: loss[~seen]}, level=self.level)
             outcome = whole.runs.loss[~seen]
             found.append(
-                pd.DataFrame({"benchmark": name, "loss": loss[~seen], "score": outcome, "forecast": told.loss})
-                .assign(error=told.loss - outcome)
-                .assign(inside=(told.run_low <= outcome) & (outcome <= told.run_high))
+                pd.DataFrame({"benchmark": name, "loss": loss[~seen], "score": outcome, "forecast": predicted.loss})
+                .assign(error=predicted.loss - outcome)
+                .assign(inside=(predicted.run_low <= outcome) & (outcome <= predicted.run_high))
             )
         return pd.concat(found, ignore_index=True)
 
@@ -114,7 +115,7 @@ def benchmarks(
     scores: columns of the table, errors for `error_of_loss` and `gadre_downstream`, accuracies for
     `accuracy_of_nll`: shares between 0 and 1. Rows without a score are left out of that benchmark's law.
     loss: column of the loss. law: one of a single column.
-    fixed: by benchmark what is known, as {"arc_easy": {"high": 0.75}} for the error of guessing.
+    fixed: known parameters by benchmark, such as {"arc_easy": {"high": 0.75}} for the error of guessing.
 
     Raises UserError for a law of several columns, and a benchmark with fewer than eight scores.
     """

@@ -43,10 +43,10 @@ def equal_sizes(fit: FittedLaw, model: Mapping[str, float], other: Mapping[str, 
     return target, np.where(found > own + FURTHEST - 1e-6, inf, np.exp(found))
 
 
-def require(form: Form, given: Mapping[str, float], asked: Any) -> None:
+def require(form: Form, given: Mapping[str, float], required: Any) -> None:
     """Raises UserError unless all that is asked for is given, and nothing else."""
-    if {*given} != {*asked}:
-        raise UserError(f"{form.name} asks for positive {', '.join(asked)}; got {', '.join(given) or 'nothing'}")
+    if {*given} != {*required}:
+        raise UserError(f"{form.name} asks for positive {', '.join(required)}; got {', '.join(given) or 'nothing'}")
     for letter, value in given.items():
         if not (np.isfinite(value) and value > 0):
-            raise UserError(f"{form.name} asks for positive {', '.join(asked)}; got {letter}={value:g}")
+            raise UserError(f"{form.name} asks for positive {', '.join(required)}; got {letter}={value:g}")

@@ -1,7 +1,7 @@
-"""When experts pay: how large a dense model a mixture of experts is worth, what compute it saves, which is the best.
+"""What experts gain: the dense model that equals a mixture of experts, the compute saved, and the best mixture.
 
-Each is asked of a fit of any law that reads experts. Intervals are over the fit's last draws and assume that the form
-is right. Of several sweeps that share exponents ask the pooled fit's `fit[sweep]`: its draws are of all of them.
+All functions take a fit of any law that reads experts. Intervals are over the fit's last draws and assume that the
+form is right. For several sweeps that share exponents pass `fit[sweep]` of the pooled fit: its draws use all of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,13 +24,14 @@ from scaling.laws.table.flops_per_token import FlopsSurface
 from scaling.names import offered
 
 SPARSITY, GRANULARITY = ("A", "E"), ("G", "K")
-"""letters that say how sparse a mixture is, and how fine: the first that the law reads"""
+"""letters of sparsity and of granularity; the first one that the law reads is used"""
 BOUNDS = {"E": (1.0, inf), "A": (0.0, 1.0), "K": (1.0, inf), "G": (0.0, inf)}
-"""where there are models"""
+"""values that a model can have"""
 REACH = 16.0
-"""times beyond the runs' values that the best is sought"""
+"""factor beyond the runs' values up to which the best is searched for"""
 DRAWS, GRID, ROUNDS = 400, 25, 4
-"""at most so many draws of a best value, each sought among so many, and again between the neighbours of the best"""
+"""most draws of a best value; points of the grid it is searched on; rounds, each between the last best's
+neighbours"""
 
 PerToken = Callable[[Mapping[str, Any]], ArrayLike]
 """training FLOPs per token of models with columns by letter, N among them and D not"""
@@ -41,15 +42,15 @@ class DenseWorth:
     """The dense model that is as good as a mixture of experts: its effective parameter count."""
 
     N: float
-    """of the dense model, counted as the law does; inf where none is as good"""
+    """parameters of the dense model, counted as the law does; inf where none is as good"""
     times: float
-    """that over the mixture's own N"""
+    """N over the mixture's own N"""
     loss: float
     interval: Interval | None
     """of N; None before any draws"""
     level: float
     note: str
-    """what is to be said of a mixture that no run is like; empty for one between the runs"""
+    """warning for a mixture outside the runs; empty for one within their range"""
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,25 @@ class BestMixture:
     column: str
     """letter: A, the share K/E of the experts that a token meets; E; G; or K"""
     value: float
-    """inf or 0: the loss falls as far as it was sought"""
+    """inf or 0 where the loss still falls at the end of the search"""
     interval: Interval | None
     """None before any draws"""
     level: float
     seen: tuple[float, float]
     """least and largest of the runs"""
     outside: float | None
-    """share of the draws whose best lies outside what was seen; None before any"""
+    """share of the draws whose best lies outside `seen`; None before any"""
     N: float | None
-    """the best at the budget, or the one given; None where the law has none"""
+    """the best N at the budget, or the given one; None where the law does not read N"""
     D: float | None
     loss: float
-    """what the law predicts there"""
+    """the law's prediction there"""
     note: str
-    """what is to be said of an optimum outside the runs; empty for one that they hold between them"""
+    """warning for an optimum outside the runs; empty for one within their range"""
 
     @property
     def sparsity(self) -> float | None:
-        """(E − K)/E, of a law of K/E."""
+        """(E − K)/E, for a law of K/E."""
         return 1.0 - self.value if self.column == "A" else None
 
 
@@ -85,7 +86,7 @@ def dense_worth(fit: FittedLaw, *, level: float = 0.9, **columns: float) -> Dens
     """How large a dense model a mixture of experts is worth, trained on the same tokens.
 
     columns: of the mixture by letter, all that the law reads, such as N=1e9, D=2e10, E=64.
-    Raises UserError for a law without dense models, where a column is missing, and for a mixture that there is not.
+    Raises UserError for a law without dense models, where a column is missing, and for an impossible mixture.
     """
     target, sizes = equal_sizes(fit, columns, _dense(fit.form))
     _require_possible(fit.form, columns)
@@ -104,8 +105,8 @@ def compute_saving(
 ) -> Gain:
     """How many times less compute a mixture of experts needs than the best dense model of `C` FLOPs for its loss.
 
-    C: None: the largest of the runs. mixture: its columns by letter, without N and D, which are the best at either
-    budget: E=8. flops_per_token: of columns by letter; None: a smooth function through the runs' own FLOPs.
+    C: None: the largest of the runs. mixture: its columns by letter, such as E=8, without N and D, which are optimal
+    at each budget. flops_per_token: of columns by letter; None: a smooth function through the runs' own FLOPs.
     Raises UserError for a law without dense models, or of other sizes than N and D, where a column is missing, and
     for a mixture that there is not.
     """
@@ -124,9 +125,9 @@ def compute_saving(
     needed = bisect(lambda c: least(mixture, c) < target, at - FURTHEST, at + FURTHEST, np, HALVINGS)
     never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
     times = np.where(never, 0.0, np.where(always, inf, np.exp(at - needed)))
-    told = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
+    label = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
     ends, note = ends_of(fit, times, level), _beyond(fit, mixture)
-    return Gain(told, "dense", C, float(target[0]), float(times[0]), ends, level, note)
+    return Gain(label, "dense", C, float(target[0]), float(times[0]), ends, level, note)
 
 
 def best_sparsity(
@@ -139,8 +140,8 @@ def best_sparsity(
 ) -> BestMixture:
     """How sparse a mixture of experts should be at a budget of `C` training FLOPs: the best K/E, or number of them.
 
-    given: columns by letter that are held, such as N, or G; N and D are else the best at the budget, and a column
-    that all runs agree in is theirs. flops_per_token: as of `compute_saving`.
+    given: columns by letter that are fixed, such as N, or G; otherwise N and D are optimal at the budget, and a
+    column with one value in all runs has that value. flops_per_token: as in `compute_saving`.
     Raises UserError for a law that reads neither A nor E, and where a column is missing.
     """
     return _best(fit, SPARSITY, C, level, flops_per_token, given)
@@ -154,9 +155,10 @@ def best_granularity(
     flops_per_token: PerToken | None = None,
     **given: float,
 ) -> BestMixture:
-    """How fine the experts should be at a budget of `C` training FLOPs: the best G, or number that a token meets.
+    """How fine the experts should be at a budget of `C` training FLOPs: the best G, or number of experts per token.
 
-    What a finer router costs counts where the runs' own FLOPs have it. given, flops_per_token: as of `best_sparsity`.
+    The cost of a finer router counts if the runs' own FLOPs include it. given, flops_per_token: as in
+    `best_sparsity`.
     Raises UserError for a law that reads neither G nor K, and where a column is missing.
     """
     return _best(fit, GRANULARITY, C, level, flops_per_token, given)
@@ -174,15 +176,15 @@ def _best(
     letter = next((each for each in letters if each in form.columns), None)
     if letter is None:
         raise UserError(f"{form.name} reads {', '.join(form.columns)}: it says nothing of {' or '.join(letters)}")
-    held = _held(fit, letter, C, given)
+    fixed = _held(fit, letter, C, given)
     natural = samples_of(fit)
     samples = natural[np.unique(np.linspace(0, len(natural) - 1, DRAWS + 1).astype(int))]
-    sized = {"N", "D"} <= {*form.columns} and "D" not in held
+    sized = {"N", "D"} <= {*form.columns} and "D" not in fixed
     per_token = (flops_per_token or flops_per_token_of(fit)) if sized else None
     sign = 1.0 if form.predicts.in_unit else -1.0
 
     def tried(x: Array) -> tuple[Array, Array, Array]:
-        kind: dict[str, Any] = {**held, letter: np.exp(x)}
+        kind: dict[str, Any] = {**fixed, letter: np.exp(x)}
         many = np.broadcast_to(samples[:, None, :], (*x.shape, samples.shape[-1]))
         if per_token is None:
             loss = form.loss(many, [np.broadcast_to(kind[c], x.shape) for c in form.columns])
@@ -219,9 +221,9 @@ def _note(letter: str, value: float, seen: tuple[float, float], sought: tuple[fl
 
 
 def _held(fit: FittedLaw, letter: str, C: float | None, given: Mapping[str, float]) -> dict[str, float]:
-    """The columns that are not sought: those given, C, and those that all runs agree in.
+    """The columns that are not optimised: the given ones, C, and those with one value in all runs.
 
-    Raises UserError for one that is not known, and for a budget that is missing.
+    Raises UserError for an unknown column, and for a missing budget.
     """
     form, held = fit.form, dict(given)
     if unknown := [name for name in given if name not in form.columns or name == letter]:
@@ -250,7 +252,7 @@ def _held(fit: FittedLaw, letter: str, C: float | None, given: Mapping[str, floa
 def _least(
     form: Form, samples: Array, kind: Mapping[str, Any], log_C: Array, per_token: PerToken
 ) -> tuple[Array, Array, Array]:
-    """N*, D*, L* [...] at log FLOPs [...] by parameters [..., k]; kind: the other columns, N too if held."""
+    """N*, D*, L* [...] at log FLOPs [...] for parameters [..., k]; kind: the other columns, and N if it is fixed."""
 
     def tokens(n: Array) -> Array:
         return np.asarray(np.exp(log_C) / per_token({**kind, "N": np.exp(n)}), np.float64)
@@ -268,12 +270,12 @@ def _least(
 
 
 def best_sizes(form: Form, samples: Array, log_C: Array, per_token: PerToken) -> tuple[Array, Array, Array]:
-    """N*, D*, L* [...] of a law of N and D at log FLOPs [...] by parameters [..., k]."""
+    """N*, D*, L* [...] of a law of N and D at log FLOPs [...] for parameters [..., k]."""
     return _least(form, samples, {}, log_C, per_token)
 
 
 def _least_by_grids(function: Callable[[Array], Array], ends: Array, samples: int) -> Array:
-    """[samples]: where the function of [samples, GRID] is least between the ends, by ever finer grids."""
+    """[samples]: the minimiser between the ends of a function of [samples, GRID], by successively finer grids."""
     low, high = (np.full(samples, end) for end in ends)
     for _ in range(ROUNDS):
         x = np.linspace(low, high, GRID, axis=-1)
@@ -284,7 +286,7 @@ def _least_by_grids(function: Callable[[Array], Array], ends: Array, samples: in
 
 
 def _dense(form: Form) -> dict[str, float]:
-    """What a dense model has under the letters of mixtures. Raises UserError for a law that has no dense models."""
+    """A dense model's values of the mixture columns. Raises UserError for a law that has no dense models."""
     known = {letter: dense for letter in form.columns if (dense := form.feed(letter).dense) is not None}
     if not known or any(map(isnan, known.values())):
         raise UserError(
@@ -295,7 +297,7 @@ def _dense(form: Form) -> dict[str, float]:
 
 
 def _require_possible(form: Form, columns: Mapping[str, float]) -> None:
-    """Raises UserError for a value of which there are no models."""
+    """Raises UserError for a value that no model can have."""
     for letter, value in columns.items():
         least, most = BOUNDS.get(letter, (0.0, inf))
         if not least <= value <= most:
@@ -304,7 +306,7 @@ def _require_possible(form: Form, columns: Mapping[str, float]) -> None:
 
 
 def _beyond(fit: FittedLaw, columns: Mapping[str, float]) -> str:
-    """What is said of experts that are more or fewer than those of the runs."""
+    """The warning for more or fewer experts than in the runs."""
     for letter, value in columns.items():
         seen = fit.runs.column(letter)
         about_experts = fit.form.feed(letter).dense is not None
@@ -314,15 +316,15 @@ def _beyond(fit: FittedLaw, columns: Mapping[str, float]) -> str:
     return ""
 
 
-def _require(form: Form, given: Mapping[str, float], asked: Any, sizes: bool = False) -> None:
-    """Raises UserError unless all that is asked for is given, and nothing else; sizes: unless the law has N and D."""
+def _require(form: Form, given: Mapping[str, float], required: Any, sizes: bool = False) -> None:
+    """Raises UserError unless exactly the required columns are given; sizes: also unless the law has N and D."""
     if sizes and not {"N", "D"} <= {*form.columns}:
         raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no best N and D follow from it")
-    require(form, given, asked)
+    require(form, given, required)
 
 
 def flops_per_token_of(fit: FittedLaw) -> PerToken:
-    """Training FLOPs per token by the runs' own, or 6·N where N is what a token uses. Raises UserError elsewhere."""
+    """Training FLOPs per token from the runs' own, or 6·N where N counts active parameters. Raises UserError else."""
     form, runs = fit.form, fit.runs
     if runs.C is not None:
         letters = [letter for letter in form.columns if letter not in ("D", "C")]

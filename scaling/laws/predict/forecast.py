@@ -1,4 +1,4 @@
-"""A forecast for a run that has not been made: frozen in a file, and held against the outcome.
+"""A forecast for a run that has not been trained: frozen in a file, and later compared with the outcome.
 
 `laws.predict.forecaster` makes it.
 """
@@ -37,32 +37,32 @@ class Forecast:
     level: float
     """probability that the run's loss lies between low and high"""
     law: str
-    """name of the law, or of the one that weighs most"""
+    """name of the law, or of the one with the largest weight"""
     params: dict[str, float]
     """its parameters"""
     spread: dict[str, float]
     """relative standard deviations: "law" (error of its parameters), "run" (a single run's scatter), "discrepancy"
-    (of the law's form, so far beyond the runs), "models" (between laws, where there are several)"""
+    (error of the law's form at this distance beyond the runs), "models" (between laws, where there are several)"""
     notes: tuple[str, ...]
-    """how it was made and what to be wary of"""
+    """how it was made, and caveats"""
     exponent: float
-    """a of N* ∝ C^a by the law at that budget"""
+    """the law's exponent a of N* ∝ C^a at that budget"""
     runs: int
     data_hash: str
     conventions: dict[str, str]
     hash: str = ""
-    """of everything else"""
+    """SHA-256 of all other fields"""
     laws: dict[str, float] = field(default_factory=dict)
     """weight of each law in the forecast"""
     counted: dict[str, float] = field(default_factory=dict)
     """how much each run counted in the fit, between 0 and 1, by the row's label"""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """what was fitted and why, the discrepancy with where it was learned, and the record on published runs"""
+    """what was fitted and why, the discrepancy and where it was learned, and the record on published runs"""
     doubt: str = ""
-    """what in the runs themselves speaks against the law, empty where nothing does"""
+    """evidence in the runs themselves against the law, empty where there is none"""
 
     def sealed(self) -> "Forecast":
-        """With its hash."""
+        """A copy with its hash filled in."""
         return replace(self, hash=self.digest())
 
     def digest(self) -> str:
@@ -70,7 +70,7 @@ class Forecast:
         return _digest(asdict(self), leave_out=("hash",))
 
     def text(self) -> str:
-        """One line."""
+        """The forecast in one line."""
         return (
             f"N {self.N:.4g}, D {self.D:.4g}, {self.flops:.3g} FLOPs: loss {self.loss:.4f} "
             f"[{self.low:.4f}, {self.high:.4f}] at {percent(self.level)}"
@@ -79,7 +79,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A forecast held against the run, or runs, that tested it."""
+    """A forecast compared with the run, or runs, that tested it."""
 
     forecast_hash: str
     predicted: float
@@ -100,7 +100,7 @@ class Outcome:
 
 
 def outcome(forecast: Forecast, losses: Mapping[str, float]) -> Outcome:
-    """How close the forecast was; losses: of the test runs, by name. Raises UserError where there is none."""
+    """Compare the forecast with the losses of the test runs, by name. Raises UserError where there are none."""
     if not losses:
         raise UserError("no test run has finished: there is no outcome to hold the forecast against")
     return Outcome(
@@ -118,8 +118,9 @@ def outcome(forecast: Forecast, losses: Mapping[str, float]) -> Outcome:
 def freeze(forecast: Forecast, path: str | Path) -> Forecast:
     """Write the forecast once, read-only; returns what is on file.
 
-    Where a forecast that says the same is there already, it stays, with its own date.
-    Raises UserError where another one is, for a forecast is not edited, and where a number in it is not finite.
+    A file that already holds the same forecast stays, with its own date.
+    Raises UserError where it holds another one, since a forecast is never edited, and for numbers that are not
+    finite.
     """
     path = Path(path)
     if finite(asdict(forecast)) != asdict(forecast):
@@ -138,12 +139,12 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
 
 
 def read_forecast(path: str | Path) -> Forecast:
-    """A frozen forecast. Raises UserError where the file is none, or was edited since it was frozen."""
+    """Read a frozen forecast. Raises UserError where the file is not one, or was edited since it was frozen."""
     try:
         with reading(path, "a forecast", "put it back from a backup"):
             values = read_json(path)
             forecast = Forecast(**{**values, "notes": tuple(values["notes"])})
-            digest = _digest(values, leave_out=("hash",))  # of what is on file: an older one has fewer entries
+            digest = _digest(values, leave_out=("hash",))  # of the file's own entries: older files have fewer
     except FileNotFoundError:
         raise UserError(f"no forecast {path}") from None
     if digest != forecast.hash:

@@ -1,6 +1,6 @@
-"""What a run that has not been made will reach: a law fitted for forecasts, and an interval for the law's own faults.
+"""Forecasts of untrained runs: a law fitted for forecasting, and an interval that includes the law's own errors.
 
-`WHY` says how it is made and why; experiments/forecasting has the record.
+`WHY` gives the reasons for the method; experiments/forecasting has its record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,26 +35,26 @@ WHY = (
     "one that assumes the law's form holds half of what it should."
 )
 AUTO = ("interaction", "chinchilla")
-"""the first that the runs are enough for is the default"""
+"""the default is the first of these that there are enough runs for"""
 AVERAGE = ("chinchilla", "chinchilla_equal", "chinchilla_no_offset", "interaction")
 """the laws of "average" """
 WIDEST = float(np.log(100.0))
-"""half an interval of log loss: wider, it says nothing"""
+"""half-width in log loss beyond which an interval is useless"""
 COUNTS = 0.5
-"""of a run that is said to count: it weighs at least half of one at the best of its budget"""
+"""weight, relative to the best run of a budget, from which the notes count a run"""
 
 
 class Forecaster:
-    """Fits runs once, then says which run to test the law with and what it will reach.
+    """Fits a law once, then proposes a run to test it with and forecasts that run's loss.
 
     runs: the ladder's runs, of one convention.
-    law: "auto", the recipe with the best record: `interaction`, a law of N and D that Chinchilla's is a case of, or
-    Chinchilla's own where the runs are too few for it; a law or its name; several, or "average" for those of
-    `AVERAGE`: their log losses averaged by Akaike weights (AICc of the weighted fits).
+    law: "auto", the recipe with the best record: `interaction`, a law of N and D of which Chinchilla's is a special
+    case, or Chinchilla's own where there are too few runs for it; a law or its name; several, or "average" for those
+    of `AVERAGE`: their log losses averaged by Akaike weights (AICc of the weighted fits).
     level: coverage of the intervals. priors: on the laws' parameters, in place of those of `near_law.KNOWN`.
 
-    Raises UserError for a law of other columns than two of N, D, C and M; when asked, for one that the runs cannot
-    carry.
+    Raises UserError for a law that does not read at least two of N, D, C and M and nothing else; the methods raise it
+    where there are too few runs to fit the law.
     """
 
     def __init__(
@@ -70,28 +70,28 @@ class Forecaster:
         self.forms = _forms(law, self.runs)
         names = {name for form in self.forms for name in form.params}
         if unknown := [name for name in self.priors if name not in names]:
-            told = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in self.forms)
+            params = "; ".join(f"{form.name} has {', '.join(form.params)}" for form in self.forms)
             hint = meant(unknown[0], sorted(names), most=1)
-            raise UserError(f"priors: no {', '.join(unknown)}: {told}{'; ' * bool(hint)}{hint}")
+            raise UserError(f"priors: no {', '.join(unknown)}: {params}{'; ' * bool(hint)}{hint}")
 
     @cached_property
     def laws(self) -> tuple[NearLaw, ...]:
-        """The laws that forecast, fitted."""
+        """The fitted laws that make the forecast."""
         return tuple(near_law(self.runs, form, self._priors(form)) for form in self.forms)
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """Of the laws: Akaike weights."""
+        """Akaike weights of the laws."""
         return tuple(akaike_weights([_likelihood(law) for law in self.laws]))
 
     @cached_property
     def own_cuts(self) -> tuple[list[Errors], ...]:
-        """Of each law: its rolling origin within the runs."""
+        """The rolling-origin errors of each law within the runs."""
         return tuple(own_cuts(self.runs, form, self._priors(form)) for form in self.forms)
 
     @cached_property
     def discrepancies(self) -> tuple[Discrepancy, ...]:
-        """Of each law: learned on published runs, sharpened by the runs' own rolling origin."""
+        """The discrepancy of each law: learned on published runs, updated by its rolling origin within these runs."""
         known = learned()
         return tuple(
             sharpened(for_runs(known.of(form.name), self.runs), cuts, known.worth)
@@ -105,22 +105,23 @@ class Forecaster:
 
     @cached_property
     def fit(self) -> Fit:
-        """Chinchilla's law by all runs alike, with its bootstrap: for exponents and figures, not for forecasts."""
+        """Chinchilla's law fitted to all runs with equal weight, with its bootstrap: for exponents and figures, not
+        for forecasts."""
         priors = {name: prior for name, prior in self.priors.items() if name in get_form("chinchilla").params}
         return fit_design(self.runs, priors=priors, seed=self.seed)
 
     @cached_property
     def isoflop(self) -> Isoflop | None:
-        """Approach 2, None where the runs have no budgets of several sizes."""
+        """The isoFLOP analysis (approach 2); None where the runs have no budgets of several sizes."""
         try:
             return isoflop(self.runs, level=self.level, seed=self.seed)
         except UserError:
             return None
 
     def size(self, flops: float) -> tuple[float, float]:
-        """N and D to test the law with: between the optima of the approaches (geometric mean), D from the budget.
+        """N and D of a test run: N is the geometric mean of the optima of both approaches, D follows from the budget.
 
-        The loss is flat there, so that either's optimum would do; the mean keeps one bad exponent from leading far.
+        The loss is flat there, so either optimum would do; the mean limits the effect of one bad exponent.
         """
         logs = [np.log(self._best_size(flops))]
         if self.isoflop is not None and self.isoflop.N_law is not None:
@@ -129,10 +130,10 @@ class Forecaster:
         return N, flops / float(self.runs.per_token(N))
 
     def forecast(self, N: float, D: float, flops: float, date: datetime | None = None) -> Forecast:
-        """What a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach.
+        """The loss that a run of N parameters on D tokens, `flops` FLOPs by the runs' convention, will reach.
 
-        Raises UserError for what no run has, for FLOPs that N and D do not take by the runs' count, and where the
-        interval there would be wider than a factor of 100 either way.
+        Raises UserError for numbers that are not positive, for FLOPs that do not match N and D by the runs' count,
+        and where the interval would be wider than a factor of 100 either way.
         """
         from scipy.special import stdtrit
 
@@ -179,15 +180,15 @@ class Forecaster:
             if not (np.isfinite(value) and value > 0):
                 raise UserError(f"forecast: {name} must be positive and finite; got {value!r}")
         with np.errstate(over="ignore"):
-            taken = float(self.runs.per_token(N)) * D
-        if not 1 / REFUSED < flops / taken < REFUSED:
+            spent = float(self.runs.per_token(N)) * D
+        if not 1 / REFUSED < flops / spent < REFUSED:
             raise UserError(
-                f"forecast: N {N:.3g} and D {D:.3g} take {taken:.3g} FLOPs by the runs' count, not {flops:.3g}: how "
+                f"forecast: N {N:.3g} and D {D:.3g} take {spent:.3g} FLOPs by the runs' count, not {flops:.3g}: how "
                 "far beyond the runs a forecast lies, and so its interval, goes by them"
             )
 
     def _spread(self, at: Mapping[str, Array], shares: Array, away: Array) -> dict[str, float]:
-        """Standard deviations of log loss by what they come from."""
+        """Standard deviations of log loss by their source."""
         ahead = at["C"] / self.runs.flops.max()
         parts: dict[str, list[float]] = {"law": [], "run": [], "discrepancy": []}
         for law, known in zip(self.laws, self.discrepancies, strict=True):
@@ -208,35 +209,35 @@ class Forecaster:
 
     def _notes(self, N: float, D: float, flops: float) -> tuple[str, ...]:
         weights = nearness(self.runs)
-        said = [
+        notes = [
             f"{' and '.join(law.form.formula for law in self.laws)} by huber({DELTA:g}) on log loss",
             f"of {len(self.runs)} runs {int((weights >= COUNTS).sum())} count by half or more, those within "
             f"{NEAR:.0%} of the best of no more FLOPs; all together {weights.sum():.1f} runs",
             f"{flops / self.runs.flops.max():.3g}× the largest budget fitted",
         ]
         if (runs := len(set(run_numbers(self.runs)))) < len(self.runs):
-            said.append(f"rows are checkpoints of {runs} training runs, each of which counts as one row")
+            notes.append(f"rows are checkpoints of {runs} training runs, each of which counts as one row")
         if len(self.laws) > 1:
-            told = ", ".join(f"{law.form.name} {w:.2f}" for law, w in zip(self.laws, self.weights, strict=True))
-            said.append(f"Akaike weights of the laws: {told}")
-        told_priors = {name: prior for law in self.laws for name, prior in self._priors(law.form).items()}
-        said += [f"prior: {name} {prior.mean:.4g} ± {prior.sd:.4g}" for name, prior in told_priors.items()]
+            shares = ", ".join(f"{law.form.name} {w:.2f}" for law, w in zip(self.laws, self.weights, strict=True))
+            notes.append(f"Akaike weights of the laws: {shares}")
+        priors = {name: prior for law in self.laws for name, prior in self._priors(law.form).items()}
+        notes += [f"prior: {name} {prior.mean:.4g} ± {prior.sd:.4g}" for name, prior in priors.items()]
         for form, known in zip(self.forms, self.discrepancies, strict=True):
             own = f"{len(known.own)} own cuts move it by a factor {known.widened:.2f}" if known.own else "no own cuts"
             slope = f" and {known.slope:.2%} per e-fold" if known.slope else ""
-            said.append(
+            notes.append(
                 f"discrepancy of {form.name}: {known.kappa:.2%} of the loss per √e-fold of FLOPs{slope}; {own}"
             )
         ratios = self.runs.D / self.runs.N
         if not ratios.min() <= D / N <= ratios.max():
-            said.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")
-        return tuple(said)
+            notes.append(f"D/N {D / N:.3g} is outside the runs' {ratios.min():.3g} to {ratios.max():.3g}")
+        return tuple(notes)
 
     def _priors(self, form: Form) -> dict[str, Prior]:
         return known_before(form, self.runs, self.priors)
 
     def _contradicted(self) -> str:
-        """What is said where the runs are far noisier about a law with the priors given than with the usual ones."""
+        """The warning for runs that scatter far more about a law with the given priors than with the default ones."""
         for law in self.laws if self.priors else ():
             usual = near_law(self.runs, law.form, known_before(law.form, self.runs, {})).noise
             if law.noise > NOISIER * usual:
@@ -290,7 +291,7 @@ def _forms(law: str | Form | Sequence[str | Form], runs: Runs) -> tuple[Form, ..
 
 
 def _likelihood(law: NearLaw) -> Likelihood:
-    """Of the weighted fit; parameters that the priors hold do not count."""
+    """Likelihood of the weighted fit; parameters that the priors determine do not count."""
     problem = law.problem
     value = log_density(problem.residuals(law.theta), problem.weights, problem.loss)
     return Likelihood("", value, law.spent + 1, len(problem.y))

@@ -1,4 +1,4 @@
-"""The model that reaches a loss at the least compute of training and of use together.
+"""The model that reaches a loss with the least compute for training and inference together.
 
 Sardana et al. 2023 (2401.00448, eq. 2): minimise 6·N·D + 2·N·D_inf over N and D, subject to L(N, D) = loss. The more
 a model will be used, the smaller it should be, and the longer trained.
@@ -17,7 +17,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.table.flops_per_token import FlopsPerToken, six_n
 
 _REACH = np.log(1e15)
-"""N and D are sought this far in the logarithm on both sides of the runs' geometric means"""
+"""N and D are searched for this far in the logarithm on both sides of the runs' geometric means"""
 _STEP = 1e-4
 """of central differences in log N and log D"""
 
@@ -38,11 +38,11 @@ class InferenceOptimum:
     N_interval: Interval | None = None
     D_interval: Interval | None = None
     flops_interval: Interval | None = None
-    """of training and inference together"""
+    """total of training and inference"""
 
     @property
     def flops(self) -> float:
-        """Training and inference together."""
+        """Total FLOPs of training and inference."""
         return self.training_flops + self.inference_flops
 
     @property
@@ -60,13 +60,14 @@ def inference_optimum(
 ) -> InferenceOptimum:
     """Minimise 6·N·D + 2·N·inference_tokens subject to L(N, D) = loss (Sardana et al. 2023, 2401.00448, eq. 2).
 
-    loss: to be reached, in the unit of the fit's losses.
+    loss: the target, in the unit of the fit's losses.
     inference_tokens: read and written over the model's life; 0 gives the compute-optimal model of that loss.
     level: of the intervals over the last bootstrap's draws. A draw that cannot reach the loss counts as infinitely
     large; `reachable` is the share of those that can.
     flops_per_token: training FLOPs per token of a model of N parameters; None: 6·N. Inference takes a third.
 
-    Raises UserError for a loss that the law reaches with no N and D (at or below E), and for laws of other columns.
+    Raises UserError for a loss that the law does not reach at any N and D (at or below E), and for laws of other
+    columns.
     """
     require_sizes(fit.form)
     if not (np.isfinite(loss) and loss > 0):
@@ -126,12 +127,12 @@ class _Search:
         return np.where(never, np.inf, enough)
 
     def _ends(self, natural: Array, axis: int) -> tuple[Array, Array]:
-        """Between which log N (axis 0) or log D [lanes] is sought."""
+        """Range in which log N (axis 0) or log D (axis 1) is searched for, each end [lanes]."""
         low, high = (np.full(len(natural), self.centre[axis] + side * _REACH) for side in (-1, 1))
         return low, high
 
     def at(self, natural: Array, n: Array, d: Array) -> Array:
-        """L at log N, log D."""
+        """The loss at log N and log D."""
         logs = {"N": n, "D": d}
         return self.form.loss(natural, [np.exp(logs[name]) for name in self.form.columns])
 

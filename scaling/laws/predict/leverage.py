@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REACH = 4.0
-"""times the dense runs' budgets, beyond which a dense model's compute is a guess by the form of its law"""
+"""factor beyond the dense runs' budgets up to which their law is trusted; further out it only reflects its form"""
 
 
 def with_leverage(
@@ -31,15 +31,16 @@ def with_leverage(
 ) -> "pd.DataFrame":
     """A table of runs with the column `leverage`, which `ling` predicts (Tian et al. 2025, 2507.17702).
 
-    It is the compute at which the best dense model has a mixture's loss over the compute of the mixture. The best
-    dense model of a budget is that of a law of N and D, fitted to the dense runs (`experts` 1) of the table. It is
-    missing for the dense runs, for mixtures without a loss, and for those whose dense compute lies more than `reach`
-    times outside the budgets of the dense runs: what is left says that much about the law's form and no run.
+    It is the compute at which the best dense model reaches a mixture's loss, divided by the compute of the mixture.
+    The best dense model of a budget comes from a law of N and D fitted to the dense runs (`experts` 1) of the table.
+    Leverage is missing for the dense runs, for mixtures without a loss, and for those whose dense compute lies
+    outside the budgets of the dense runs by more than a factor of `reach`: there it would reflect the law's form, not
+    the runs.
 
     law: of the dense runs. flops_per_token: training FLOPs per token of dense models by letter, N among them; None: a
-    smooth function through the dense runs' own, which beyond their sizes goes on straight in log-log: at twice the
-    largest it was 1 to 3 % off, at half the smallest 5 to 8 %, and at a quarter 22 %, for a ladder of 20 to 320
-    thousand parameters. columns: as of `laws.fit`, names of columns by letter (N, D, C, loss).
+    smooth function through the dense runs' own, continued beyond their sizes as a straight line in log-log. For a
+    ladder of 20 to 320 thousand parameters that was off by 1 to 3 % at twice the largest size, by 5 to 8 % at half
+    the smallest, and by 22 % at a quarter. columns: as in `laws.fit`, names of columns by letter (N, D, C, loss).
     Raises UserError for a table without dense runs or without mixtures, and for a law of other columns.
     """
     C, loss = columns.get("C") or "flops", columns.get("loss") or "loss"
@@ -56,17 +57,17 @@ def with_leverage(
 def in_leverage(runs: Runs, dense: NDArray[np.bool_], law: str = "chinchilla", reach: float = REACH) -> Runs:
     """The mixtures among runs with a loss, with their leverage in its place, as `with_leverage` measures it.
 
-    dense: which runs are of dense models; they are excluded, and so are mixtures beyond `reach`. The conventions say
-    against what was measured: "loss", "dense law" with its parameters, and DENSE_SIZES where those are other sizes.
-    Raises UserError as `with_leverage`, and where no mixture is within reach.
+    dense: which runs are of dense models; they are excluded, and so are mixtures beyond `reach`. The conventions
+    record what leverage is measured against: "loss", "dense law" with its parameters, and DENSE_SIZES where those are
+    other sizes. Raises UserError as `with_leverage` does, and where no mixture is within reach.
     """
     _require_both(dense)
     base = runs.rows_where(dense)
     try:
         fitted = fit(base, law)
     except UserError as error:
-        told = f"the leverage of mixtures is measured against a law of their table's dense runs: {error}"
-        raise UserError(told) from None
+        reason = f"the leverage of mixtures is measured against a law of their table's dense runs: {error}"
+        raise UserError(reason) from None
     leverage = np.full(len(runs), np.nan)
     found = _measured(fitted, runs.flops[~dense], runs.loss[~dense], reach, None)
     leverage[~dense] = found.leverage
@@ -88,7 +89,7 @@ def in_leverage(runs: Runs, dense: NDArray[np.bool_], law: str = "chinchilla", r
 
 
 class _Measured(NamedTuple):
-    """Of mixtures [m]."""
+    """Measurements of mixtures [m]."""
 
     leverage: Array
     """nan where there is none"""
@@ -106,7 +107,7 @@ def _require_both(dense: ArrayLike) -> None:
 
 
 def _outside(fitted: Fit, found: _Measured) -> dict[str, str]:
-    """What is said of mixtures that are worth dense models of other sizes than the dense runs have."""
+    """The convention to record for mixtures equal to dense models outside the sizes of the dense runs."""
     least, most = fitted.runs.values["N"].min(), fitted.runs.values["N"].max()
     there = ~np.isnan(found.leverage)
     beyond = there & (np.clip(found.N, least / 1.001, most * 1.001) != found.N)

@@ -1,9 +1,9 @@
-"""Losses on several domains by the mixture trained on, and the mixture that is best for all of them together.
+"""Losses on several domains as functions of the data mixture, and the mixture that is best for all of them together.
 
 On a published collection (five domains, four sizes of 70M to 410M; 20 mixtures fitted, 6 held out by its own split)
-the mean error of a held-out loss is .9 to 1.3 %, where the mean of the fitted runs is off by 6.2 to 6.7 %; 80 to 87 %
-of these losses lie in the 90 % interval of a single run. The best mixture for the mean loss moves little from size to
-size (.22 to .24 of domain 1, .28 to .33 of domain 5), and lies beyond what was tried in domain 3.
+the mean error of a held-out loss is .9 to 1.3 %, while the mean of the fitted runs is off by 6.2 to 6.7 %; 80 to 87 %
+of these losses lie in the 90 % interval of a single run. The best mixture for the mean loss changes little with size
+(.22 to .24 of domain 1, .28 to .33 of domain 5), and lies outside the tried range in domain 3.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 STEPS, RATE, SETTLED = 3000, 0.5, 1e-7
 NOTHING = 0.01
-"""of the least loss: an irreducible loss below this was driven there"""
+"""share of the lowest loss: an irreducible loss below this was driven to zero"""
 SUMS = 0.01
-"""by which the proportions of a run may miss 1, for they are rounded"""
+"""tolerance of the sum of a run's proportions, which are rounded"""
 
 
 @dataclass(frozen=True, eq=False)
 class MixtureLaw:
-    """A law for each loss, all of the same proportions."""
+    """A law for each loss, all functions of the same proportions."""
 
     domains: tuple[str, ...]
     """columns of the proportions"""
     fits: Mapping[str, Fit]
     """by column of the loss"""
     tried: Array
-    """[runs, domains]"""
+    """proportions of the runs [runs, domains]"""
     level: float
 
     def predict(self, proportions: ArrayLike) -> "pd.DataFrame":
@@ -55,25 +55,25 @@ class MixtureLaw:
         r = _shares(np.asarray(proportions, np.float64)[None], ("0",), len(self.domains))[0]
         rows = {}
         for name, own in self.fits.items():
-            told = own.predict(level=self.level, **exponentials(r, own.form.columns))
-            ends = {end: getattr(told, end) for end in ("low", "high", "run_low", "run_high")}
-            rows[name] = {"loss": float(told.loss), **ends}
+            predicted = own.predict(level=self.level, **exponentials(r, own.form.columns))
+            ends = {end: getattr(predicted, end) for end in ("low", "high", "run_low", "run_high")}
+            rows[name] = {"loss": float(predicted.loss), **ends}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss of")
 
     def best(self, weights: Mapping[str, float] | None = None) -> "pd.DataFrame":
-        """The mixture of the least weighted mean of the losses: a row for each domain.
+        """The mixture with the lowest weighted mean of the losses: a row for each domain.
 
-        weights: of each loss, by its column; None: all alike.
-        share, low, high; least and most that was tried. The sum is convex in the mixture, so there is one minimum,
-        found for the estimate and for each draw of the laws.
-        Raises UserError for a weight that is none, or of an unknown loss.
+        weights: of each loss, by its column; None: equal weights.
+        share, low, high; smallest and largest share in the runs. The sum is convex in the mixture, so there is one
+        minimum, computed for the estimate and for each draw of the laws.
+        Raises UserError for an invalid weight, or one of an unknown loss.
         """
         import pandas as pd
 
         given = dict.fromkeys(self.fits, 1.0) if weights is None else dict(weights)
         if (unknown := [name for name in given if name not in self.fits]) or not given:
-            told = offered(unknown[0] if unknown else "", list(self.fits), "there are ")
-            raise UserError(f"best: no loss {', '.join(unknown)}; {told}")
+            hint = offered(unknown[0] if unknown else "", list(self.fits), "there are ")
+            raise UserError(f"best: no loss {', '.join(unknown)}; {hint}")
         if any(not weight >= 0 for weight in given.values()) or not sum(given.values()) > 0:
             raise UserError(f"best: weights must be 0 or more, and one of them more; got {given}")
         w = np.array(list(given.values())) / sum(given.values())
@@ -87,10 +87,11 @@ class MixtureLaw:
         )
 
     def unidentified(self, widest: float = 0.5) -> dict[str, list[str]]:
-        """Of each loss what the runs leave open, by its column.
+        """The parameters that the runs do not determine, by the column of the loss.
 
-        c where its interval spans more than `widest` of the least loss or begins at nothing: no curve is seen. A rate
-        t_j where its interval spans more than all the rates differ by: the domain's effect is not told from others'.
+        c where its interval spans more than `widest` of the lowest loss or begins at zero: no curvature is visible. A
+        rate t_j where its interval is wider than the range of all rates: the domain's effect cannot be told from
+        those of others.
         """
         found: dict[str, list[str]] = {}
         for name, own in self.fits.items():
@@ -108,7 +109,7 @@ class MixtureLaw:
         return found
 
     def to_frame(self) -> "pd.DataFrame":
-        """Of each loss c and the rates t, by domain, and the residual standard deviation of the log loss."""
+        """For each loss, c and the rates t by domain, and the residual standard deviation of the log loss."""
         import pandas as pd
 
         names = ["c", *self.domains, "sd"]
@@ -130,11 +131,11 @@ def mixture(
 ) -> MixtureLaw:
     """Fit each loss as c + exp(Σ t_j·r_j) of the proportions r, by least squares on log losses.
 
-    table: one row a run; runs of one size and one number of tokens.
+    table: one row per run; runs of one size and one number of tokens.
     proportions: columns that sum to 1 in every row. losses: columns.
 
-    Intervals are of a bootstrap with the residuals' own noise, each loss by itself: those of one run are taken as
-    independent.
+    Intervals come from a bootstrap that draws noise of the residuals' size, for each loss separately: the losses of
+    one run are treated as independent.
 
     Raises UserError for proportions that do not sum to 1, and for fewer runs than a law has parameters.
     """
@@ -150,12 +151,12 @@ def mixture(
         letters: dict[str, Any] = {letter: letter for letter in form.columns}
         runs = Runs({**columns, "loss": table[name].to_numpy()}, N=None, D=None, duplicates="keep", **letters)
         fits[name] = fit(runs, form, loss=l2(), starts=32)
-        fits[name].bootstrap(n, seed=seed + i, kind="noise")  # one seed would move all losses together
+        fits[name].bootstrap(n, seed=seed + i, kind="noise")  # with a common seed all losses would move together
     return MixtureLaw(tuple(proportions), fits, r, level)
 
 
 def least_mixture(rates: Array, weights: Array) -> Array:
-    """[lanes, domains]: the proportions of least Σ_i w_i·exp(Σ_j t_ij·r_j), by exponentiated gradients.
+    """[lanes, domains]: the proportions that minimise Σ_i w_i·exp(Σ_j t_ij·r_j), by exponentiated gradients.
 
     rates: t [lanes, losses, domains]; weights: w [losses]. (Kivinen and Warmuth 1997; a step is halved where it does
     not lower the sum.)
@@ -184,7 +185,7 @@ def least_mixture(rates: Array, weights: Array) -> Array:
 
 
 def _shares(given: Array, rows: Sequence[str], domains: int) -> Array:
-    """Proportions [rows, domains], made to sum to 1. Raises UserError where they are far from that."""
+    """Proportions [rows, domains], normalised to sum to 1. Raises UserError where their sum is far from 1."""
     if given.shape[-1] != domains:
         raise UserError(f"proportions must be of {domains} domains; got {given.shape[-1]}")
     total = given.sum(1)

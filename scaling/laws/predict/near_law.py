@@ -1,14 +1,14 @@
-"""A law fitted for a forecast: runs near the best of their budget rule it, and what is known beforehand holds it.
+"""A law fitted for a forecast: runs near the best of their budget dominate, and priors constrain the parameters.
 
-Forecasts are about runs near the compute optimum. No law of few parameters holds far from it as well: fitted to a
-wide isoFLOP grid alike, Chinchilla's bends to the runs of a few tokens a parameter and forecasts 2 to 4 % too much a
-decade on. So a run counts 1 / (1 + (x/2 %)²), x being how far its loss lies above the least of all runs of no more
-FLOPs: as if its scatter grew with x. The size of the noise is found together with the law, so that priors weigh what
-they should.
+Forecasts are about runs near the compute optimum, and no law of few parameters holds far from it as well: fitted to a
+wide isoFLOP grid with equal weights, Chinchilla's law bends towards the runs of a few tokens per parameter and its
+forecasts are 2 to 4 % too high one decade further. So a run has the weight 1 / (1 + (x/2 %)²), where x is the
+distance of its loss above the lowest loss of all runs of no more FLOPs, as if its scatter grew with x. The noise
+level is estimated together with the law, so that priors get their proper weight.
 
-Runs of one budget do not say how fast losses fall with FLOPs: the law takes that from how their curve bends, and was
-4 % too low at four times the budget on two of four such tables. There a run that was never made stands in (`SLOPE`):
-these four come out 1 % off.
+Runs of a single budget do not determine how fast losses fall with FLOPs: the law infers it from the curvature of
+their curve, and was 4 % too low at four times the budget on two of four such tables. There the fit gets an
+additional, hypothetical run (`SLOPE`), with which the error on these four tables is 1 %.
 """
 
 from collections.abc import Mapping
@@ -32,51 +32,51 @@ from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import Runs
 
 DELTA = 0.02
-"""Huber's δ on log loss: points within 2 % count in full, a mistuned run cannot pull the law far"""
+"""Huber's δ on log loss: points within 2 % have full influence, a mistuned run cannot pull the law far"""
 NEAR = 0.02
-"""loss above the best of the budget, in its logarithm, at which a run counts half"""
+"""log loss above the best of the budget at which a run has half weight"""
 SAME_BUDGET = 0.1
-"""in log FLOPs: whole batches scatter the runs of one budget by less"""
+"""in log FLOPs: rounding to whole batches spreads the runs of one budget by less"""
 KNOWN = {
     "alpha": Prior(0.3, 0.1),
     "beta": Prior(0.3, 0.1),
     "eta": Prior(0.0, 0.05),
     "zeta": Prior(0.0, 0.05),
 }
-"""exponents of published laws, and how little the tokens' term changes with N, per e-fold of it"""
+"""priors: exponents of published laws, and how little the token term changes per e-fold of N"""
 SHARE = Prior(0.6, 0.1)
 """E as a share of the lowest loss seen"""
 SLOPE = Prior(0.055, 0.012)
-"""power of FLOPs with which the least loss of a budget falls: .04 to .08 in published tables of several budgets"""
+"""power of FLOPs with which the lowest loss of a budget falls: .04 to .08 in published tables of several budgets"""
 TENFOLD = float(np.log(10.0))
 ONE_BUDGET = 1.9
-"""runs whose FLOPs differ by less than this factor are of one budget"""
+"""runs whose FLOPs differ by less than this factor form a single budget"""
 LEAST_NOISE = 0.002
 """of log loss: runs that differ in nothing but their seed differ by .1 to .3 %"""
 FIRST_NOISE, ROUNDS, STARTS = 0.01, 4, 16
 REACH = 2.0
-"""in log N: an optimum is sought this far beyond the runs' sizes and where N* ∝ C would lead"""
+"""in log N: an optimum is searched for this far beyond the runs' sizes, scaled up in proportion to C"""
 
 
 def nearness(runs: Runs) -> Array:
-    """How much each run counts [rows], between 0 and 1; see the module."""
+    """The weight of each run [rows], between 0 and 1; see the module's docstring."""
     C, loss = np.log(runs.flops), np.log(runs.loss)
     least = np.array([loss[own + SAME_BUDGET >= C].min() for own in C])
     return np.asarray(1.0 / (1.0 + ((loss - least) / NEAR) ** 2))
 
 
 def run_numbers(runs: Runs) -> NDArray[np.int64]:
-    """The number of each row's training run [rows]; where the table does not say, each row is one."""
+    """The number of each row's training run [rows]; in a table without runs, each row counts as one."""
     return np.arange(len(runs)) if runs.run is None else np.unique(runs.run, return_inverse=True)[1]
 
 
 def of_one_budget(flops: Array) -> bool:
-    """Whether runs of these FLOPs [rows] do not say how fast losses fall with FLOPs."""
+    """Whether these FLOPs [rows] form a single budget, so that runs do not show how fast losses fall with FLOPs."""
     return bool(flops.max() < ONE_BUDGET * flops.min())
 
 
 def steepness(runs: Runs) -> float:
-    """The power of FLOPs with which the losses of near runs fall, in the mean; 0 where they are of one budget."""
+    """The mean power of FLOPs with which losses near the optimum fall; 0 for runs of a single budget."""
     if of_one_budget(runs.flops):
         return 0.0
     slope, _ = np.polyfit(np.log(runs.flops), np.log(runs.loss), 1, w=np.sqrt(nearness(runs)))
@@ -84,10 +84,10 @@ def steepness(runs: Runs) -> float:
 
 
 def known_before(form: Form, runs: Runs, priors: Mapping[str, Prior]) -> dict[str, Prior]:
-    """Priors of a law for a forecast: `priors`, and of what they leave out `KNOWN` and `SHARE`.
+    """Priors of a law for a forecast: `priors`, and for other parameters those of `KNOWN` and `SHARE`.
 
-    The latter of laws with an offset E above which N and D have powers: without one exponents are far smaller, and in
-    other laws the same letters stand for other things.
+    The defaults apply only to laws with an offset E and powers of N and D: without an offset exponents are far
+    smaller, and in other laws the same letters have other meanings.
     """
     least = float(runs.loss.min())
     ours = {**KNOWN, "E": Prior(SHARE.mean * least, SHARE.sd * least)}
@@ -98,23 +98,24 @@ def known_before(form: Form, runs: Runs, priors: Mapping[str, Prior]) -> dict[st
 
 @dataclass(frozen=True, eq=False)
 class NearLaw:
-    """A law where the search for it ended."""
+    """A law fitted by `near_law`."""
 
     problem: Problem
     runs: Runs
-    """those fitted"""
+    """the fitted runs"""
     theta: Array
     """the solver's numbers [free]"""
     noise: float
-    """standard deviation of the log loss of a run that counts in full"""
+    """standard deviation of the log loss of a run of weight 1"""
     spent: float
-    """parameters that the runs determined, the rest being the priors': the trace of their share of the curvature"""
+    """effective number of parameters that the runs, not the priors, determine: the trace of the runs' share of the
+    curvature"""
     covariance: Array
     """of θ [free, free], to first order"""
 
     @property
     def form(self) -> Form:
-        """Its law."""
+        """The form of the law."""
         return self.problem.form
 
     @property
@@ -123,13 +124,13 @@ class NearLaw:
         return self.problem.natural(self.theta)
 
     def log_loss(self, columns: Mapping[str, Array], natural: Array | None = None) -> Array:
-        """log L [..., points] at columns by letter [points]; natural: parameters [..., k], None: its own."""
+        """log L [..., points] at columns by letter [points]; natural: parameters [..., k], None: the fitted ones."""
         natural = self.natural if natural is None else natural
         with np.errstate(all="ignore"):
             return np.asarray(np.log(self.form.loss(natural[..., None, :], [columns[c] for c in self.form.columns])))
 
     def sd(self, columns: Mapping[str, Array]) -> Array:
-        """Standard deviation of log L [points] that noise and priors leave, to first order."""
+        """Standard deviation of log L [points] due to the noise, given the priors, to first order."""
         slope = derivative(lambda lanes: self.log_loss(columns, self.problem.natural(lanes)), self.theta)
         return np.asarray(np.sqrt(np.einsum("pi,ij,pj->p", slope, self.covariance, slope)))
 
@@ -148,20 +149,20 @@ class NearLaw:
 
 
 def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[np.bool_] | None = None) -> NearLaw:
-    """Fit a law for a forecast, from the rows `seen` [rows] alone; None: from all.
+    """Fit a law for a forecast to the rows `seen` [rows]; None: to all.
 
-    priors: as of `known_before`. Raises UserError where the runs cannot carry the law.
+    priors: as from `known_before`. Raises UserError where the runs are not enough for the law.
     """
     seen = np.ones(len(runs), bool) if seen is None else seen
     run = run_numbers(runs)
     rows_of_run = np.bincount(run, seen)[run]
     fitted = runs.exclude(~seen, "not seen") if not seen.all() else runs
-    # A rolling origin only asks whether the law holds, and may do so of fewer runs than a forecast is made from.
+    # A rolling origin only checks whether the law holds, and may use fewer runs than a forecast needs.
     require_fittable(fitted, form, "log", {}, priors, held=0 if seen.all() else len(priors))
-    # Rows not seen have weight 0, so that all of a rolling origin shares a compiled program; they set no reference.
+    # Unseen rows have weight 0, so that all cuts of a rolling origin share a compiled program; they set no reference.
     references = make_problem(fitted, form, huber(DELTA), "log", {}).fixed
     problem = make_problem(runs, form, huber(DELTA), "log", references)
-    # Checkpoints of one run err together: they count as one row
+    # Errors of one run's checkpoints are correlated: together they count as one row.
     problem = replace(problem, weights=problem.weights * nearness(runs) * seen / np.maximum(rows_of_run, 1))
     supposed = of_one_budget(fitted.flops)
     noise, theta = FIRST_NOISE, starts_of(problem.rows(seen), runs.loss[seen], STARTS)
@@ -181,8 +182,9 @@ def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[
 
 
 def _supposing(problem: Problem, seen: NDArray[np.bool_]) -> Problem:
-    """The problem with a run that was never made: ten times the FLOPs of the best at its tokens per parameter, with
-    the loss that `SLOPE` gives it and the weight of all others together, since their curve is no evidence of it."""
+    """The problem with one hypothetical run: ten times the FLOPs of the best run at its tokens per parameter, with
+    the loss that `SLOPE` predicts and the weight of all others together, since their curve is no evidence of the
+    slope."""
     best = int(np.flatnonzero(seen)[np.argmin(problem.y[seen])])
     ahead = {"N": TENFOLD / 2, "D": TENFOLD / 2, "C": TENFOLD, "M": 0.0}
     x = problem.x[:, best] + np.array([ahead[letter] for letter in problem.form.columns])
@@ -195,10 +197,10 @@ def _supposing(problem: Problem, seen: NDArray[np.bool_]) -> Problem:
 
 
 def _noise(problem: Problem, theta: Array, run: NDArray[np.int64]) -> float:
-    """Robust weighted standard deviation of the residuals, with the degrees of freedom that the fit took up.
+    """Robust weighted standard deviation of the residuals, corrected for the degrees of freedom that the fit uses.
 
-    Weights are those of a variance that grows, so that Σ w·r² / Σ w is the variance of a run that counts in full; it
-    is the mean over (Σ w)² / Σ w² runs, w summed over the rows of each. run: its number [rows].
+    A weight w stands for a variance that is 1/w times as large, so that Σ w·r² / Σ w is the variance of a run of
+    weight 1; it is a mean over (Σ w)² / Σ w² effective runs, w summed over the rows of each. run: run numbers [rows].
     """
     w, r = problem.weights, problem.residuals(theta)
     far = 3 * 1.4826 * float(np.median(np.abs(r)))
@@ -208,10 +210,10 @@ def _noise(problem: Problem, theta: Array, run: NDArray[np.int64]) -> float:
 
 
 def _inverse_curvature(problem: Problem, theta: Array) -> tuple[Array, float]:
-    """The inverse [free, free] of the curvature, and how many parameters are the runs' and not the priors'.
+    """The inverse [free, free] of the curvature, and how many parameters the runs determine rather than the priors.
 
-    Without the directions that leave no trace in the runs (an amplitude driven to 0): no forecast moves with them.
-    Raises UserError where a parameter ran to the end of what can be computed.
+    A pseudo-inverse: it omits directions that do not affect the runs (an amplitude driven to 0), nor any forecast.
+    Raises UserError where a parameter ran off to values that cannot be computed.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         whole, prior = curvature(problem, theta)

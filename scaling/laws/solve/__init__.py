@@ -1,4 +1,4 @@
-"""From a law and a table to the parameters that fit best."""
+"""Finding the best-fitting parameters of a law for a table."""
 
 from scaling.laws.solve.draws import Draws
 from scaling.laws.solve.fitted_law import FittedLaw

@@ -1,4 +1,4 @@
-"""What runs must have to carry a law."""
+"""Requirements on runs for fitting a law."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ def require_fittable(
 ) -> None:
     """Raises UserError where the law cannot be fitted to the runs, saying why and what would help.
 
-    held: parameters that priors hold and no run is asked for.
+    held: number of parameters that priors determine, which need no runs.
     """
     if residual not in ("log", "raw", "log1p"):
         raise UserError(f"residual must be 'log', 'raw' or 'log1p'; got {residual!r}")
@@ -58,7 +58,7 @@ def require_fittable(
 
 
 def _require_settings(runs: Runs, form: Form, open_parameters: int) -> None:
-    """Seeds and checkpoints of one setting say how runs scatter, and nothing more of the law than one of them."""
+    """Raises UserError for too few distinct settings: seeds and checkpoints of one setting only show the scatter."""
     settings = np.unique(np.stack([runs.column(name) for name in form.columns]), axis=1).shape[1]
     if settings < open_parameters:
         raise UserError(
@@ -69,12 +69,13 @@ def _require_settings(runs: Runs, form: Form, open_parameters: int) -> None:
 
 
 def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
-    """A law of N cannot be told from runs of one N, nor a law of N and D from runs at one D/N."""
+    """Raises UserError where columns do not vary: runs of one N cannot determine a law of N, nor runs at one D/N a
+    law of N and D."""
     columns = [runs.column(name) for name in form.columns]
     for name, column in zip(form.columns, columns, strict=True):
         if len(bad := np.flatnonzero(column <= 0)):
-            told = ", ".join(f"{runs.rows[i]} ({column[i]:g})" for i in bad[:5])
-            raise UserError(f"{form.name} needs {name} above zero; {len(bad)} of {len(runs)} rows are not: {told}")
+            rows = ", ".join(f"{runs.rows[i]} ({column[i]:g})" for i in bad[:5])
+            raise UserError(f"{form.name} needs {name} above zero; {len(bad)} of {len(runs)} rows are not: {rows}")
     for name, column in zip(form.columns, columns, strict=True):
         if np.ptp(np.log(column)) < 1e-6 and not fixed:
             raise UserError(
@@ -91,7 +92,7 @@ def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
 
 
 def require_held(problem: Problem, theta: Array) -> None:
-    """Raises UserError where the best that a search found is no law: a parameter that float64 cannot hold."""
+    """Raises UserError where the best result of a search has a parameter that float64 cannot represent."""
     natural = dict(zip(problem.form.params, (float(v) for v in problem.natural(theta)), strict=True))
     lost = [f"{name} {natural[name]:.3g}" for name in problem.free if not np.isfinite(natural[name])]
     if lost or not np.isfinite(problem.objective(theta)):

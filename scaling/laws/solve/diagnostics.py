@@ -47,14 +47,15 @@ class Diagnostics:
     """whether the conditions of a local minimum hold: gradient_norm ≤ 1e-5, or nothing left of the residuals; not
     where a parameter is unbounded"""
     unbounded: tuple[str, ...] = ()
-    """parameters that the search drove to the end of what float64 holds (a factor N^alpha, or an amplitude, of
-    e^±600): the data leave them open, and what follows from them means nothing"""
+    """parameters that the search drove to the limit of float64 (a factor N^alpha, or an amplitude, of e^±600): the
+    data do not determine them, and quantities derived from them are meaningless"""
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Diagnostics":
-        """Of a saved fit; one from before fits were certified is not. A number that is None was not finite.
+        """The diagnostics of a saved fit; an old fit without a certificate is not certified. None stands for a number
+        that was not finite.
 
-        Raises ValueError for what is no such thing.
+        Raises ValueError for anything else.
         """
         open_ = [name for name in ("gradient_norm", "condition") if values[name] is None]
         numbers = {name: np.inf if name in open_ else number(values[name], name) for name in NUMBERS}
@@ -63,7 +64,8 @@ class Diagnostics:
 
 
 def diagnose(problem: Problem, solution: Solution, winner: int, starts: int, theta: Array) -> Diagnostics:
-    """Of the fit that ended at `theta` [free]; `winner` is its lane, the last `starts` lanes are the search."""
+    """Diagnostics of the fit that ended at `theta` [free]; `winner` is its lane, the last `starts` lanes the
+    search."""
     total, least = solution.total, float(solution.total[winner])
     if problem.loss.rounded:
         jacobian = slopes(problem, theta)[0]
@@ -85,7 +87,7 @@ def diagnose(problem: Problem, solution: Solution, winner: int, starts: int, the
 
 
 def _unbounded(problem: Problem, theta: Array) -> tuple[str, ...]:
-    """The parameters at the end of the search's range, and the exponents in their powers that led there."""
+    """The parameters at the end of the search's range, and the exponents in their powers that caused it."""
     held = problem.holds(theta, EDGE)
     powers = {p.name: [power.exponent for power in p.powers] for p in problem.form.parameters}
     ended = {name for name, there in held.items() if not there}

@@ -1,4 +1,4 @@
-"""Parameters that a law could have had, as draws."""
+"""Draws of a law's parameters from their uncertainty."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,14 +10,14 @@ from scaling.laws.arrays import Array
 Resampling = Literal["rows", "runs", "noise"]
 """what is drawn from the data: rows, whole training runs, noise around the fitted law"""
 BootstrapKind = Literal[Resampling, "wild"]
-"""and of a bootstrap also factors of each run's residuals"""
+"""kinds of bootstrap: also random factors on each run's residuals"""
 DrawMethod = Literal["sandwich", "laplace", "nuts"]
-"""what parameters are drawn from where nothing is refitted"""
+"""distribution that parameters are drawn from without refitting"""
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Parameters that the law could have had."""
+    """Draws of a law's parameters."""
 
     kind: BootstrapKind | DrawMethod
     seed: int
@@ -30,7 +30,7 @@ class Draws:
     strata: int = 1
     """within how many groups of rows (budgets) the rows or runs were drawn"""
     notes: tuple[str, ...] = ()
-    """what to be wary of"""
+    """caveats"""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -40,7 +40,7 @@ class Draws:
         return f"Draws({len(self)} of {self.kind}{within}, seed {self.seed})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The draws as JSON values."""
         return {
             "kind": self.kind,
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""A law at the parameters that fit best: what everything that is asked of a fit is asked of."""
+"""A law at its best-fitting parameters: the value that all functions of a fit take."""
 
 from collections.abc import Mapping
 
@@ -36,19 +36,19 @@ class FittedLaw:
         self.input_order = input_order
         """positions of the rows, as they were given, in the order of `runs`"""
         self.freedom = len(runs) - len(problem.free) if freedom is None else freedom
-        """of the residuals: runs less parameters; of a group of a pooled fit its share of that fit's"""
+        """degrees of freedom of the residuals: runs less parameters; for a group of a pooled fit, its share"""
         self.params: dict[str, float] = dict(zip(self.form.params, (float(v) for v in natural), strict=True))
         """in the columns' own units"""
         self.draws = draws
-        """the last made, None before any"""
+        """the last draws made, None before any"""
         self.theta = problem.theta(natural)
         self.residuals = problem.residuals(self.theta)
         self.objective = self.loss(self.residuals, problem.weights)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {value:.6g}" for name, value in self.params.items())
-        told = f"{values}; {self.loss.kind} {self.objective:.6g} on {len(self.runs)} runs"
-        return f"{type(self).__name__}({self.form.name}: {told})"
+        text = f"{values}; {self.loss.kind} {self.objective:.6g} on {len(self.runs)} runs"
+        return f"{type(self).__name__}({self.form.name}: {text})"
 
     @property
     def natural(self) -> Array:
@@ -57,15 +57,15 @@ class FittedLaw:
 
     @property
     def residual_sd(self) -> float:
-        """Standard deviation of a residual of weight 1, with the parameters' degrees of freedom taken off."""
+        """Standard deviation of a residual of weight 1, corrected for the parameters' degrees of freedom."""
         return float(np.sqrt(np.sum(self.problem.weights * self.residuals**2) / self.freedom))
 
     @property
     def chi2_per_freedom(self) -> float | None:
-        """χ² of the residuals per degree of freedom, the runs' sigma taken as it stands; None without a sigma.
+        """χ² of the residuals per degree of freedom with the runs' sigma as given; None without a sigma.
 
-        Near 1 where sigma is all the scatter there is; above where runs scatter more than sigma says (seeds, tuning,
-        a law that is not quite right). Intervals go by the residuals' own scatter, sigma only weighs the points.
+        Near 1 where sigma explains all the scatter; larger where runs scatter more than sigma (seeds, tuning, an
+        imperfect law). Intervals follow from the residuals' own scatter; sigma only weights the points.
         """
         if self.runs.sigma is None:
             return None

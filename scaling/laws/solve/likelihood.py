@@ -1,9 +1,9 @@
-"""How probable a fit makes its data: the densities that stand behind the objectives, and AIC, AICc, BIC.
+"""The likelihood of a fit: the densities that correspond to the objectives, and AIC, AICc, BIC.
 
 Minimising Σ w·ρ(r) is maximum likelihood under p(r) = exp(−w·ρ(r)/τ) / Z(τ/w), whatever the temperature τ. With ρ as
 it is and τ fitted, this is a proper density: Gauss for L2 (τ = σ²), Laplace for L1, the asymmetric Laplace for a
-quantile, and for Huber a Gaussian core with exponential tails whose δ stays what was asked for. Its normalising
-constant counts: dropping it, or fitting a scale inside ρ(r/s), is how a Huber fit turns into L1 unnoticed.
+quantile, and for Huber a Gaussian core with exponential tails and the requested δ. Its normalising constant matters:
+dropping it, or fitting a scale inside ρ(r/s), silently turns a Huber fit into L1.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Likelihood:
     value: float
     """nats"""
     parameters: float
-    """fitted ones, the density's scale among them; not whole where priors share them with the runs"""
+    """number of fitted parameters, including the density's scale; fractional where priors contribute"""
     rows: int
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the rows of a fit are of one law: its residuals against replicates and the table's other columns."""
+"""Whether the rows of a fit follow one law: its residuals against replicates and the table's other columns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.table.words import condition
 
 LARGE = 0.05
-"""residual sd of log losses that no law of one recipe leaves: published sets lie between .001 and .03"""
+"""residual sd of log losses too large for runs of one recipe: published sets lie between .001 and .03"""
 TIMES = 3.0
-"""residual sd in units of the scatter of replicates from which it is told"""
+"""residual sd in units of the scatter of replicates from which a note is made"""
 SURE = 1e-4
 """level of the tests, divided by the number of columns"""
 SHARE = 0.2
-"""least share of the residuals' scatter that a column explains before it is named"""
+"""smallest share of the residuals' scatter that a column must explain to be named"""
 LEAST = 3
-"""rows of a group that takes part"""
+"""fewest rows of a group that is used"""
 MOST_NUMBERS = 32
-"""groups of a column of numbers, such as learning rates, before it is taken for a measurement"""
+"""most groups of a numeric column, such as learning rates, before it counts as a measurement"""
 FAR, OFF, FEW = 10.0, 0.18, 0.1
-"""residuals of so many robust standard deviations, and so large in log loss, are told row by row, where no more than
-that share of the rows has such: of the digitised Chinchilla runs two of the five that its readers left out, which
-move β from .37 to .45, and none of those they kept; in nine published sets of one experiment at most .15"""
+"""residuals beyond this many robust standard deviations, and this large in log loss, are reported row by row, if at
+most this share of the rows has them: of the digitised Chinchilla runs two of the five that its readers left out,
+which move β from .37 to .45, and none of those they kept; in nine published sets of one experiment at most .15"""
 SHOWN = 5
 RISING = 0.5
-"""rank correlation of the losses with FLOPs from which it is told"""
+"""rank correlation of the losses with FLOPs from which a note is made"""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A column whose groups the residuals tell apart."""
+    """A column whose groups differ in their residuals."""
 
     column: str
     share: float
@@ -53,10 +53,10 @@ class Split:
 
 
 def mixed_notes(fit: FittedLaw) -> list[str]:
-    """What residuals say of rows that are not comparable, a line each."""
+    """Notes about rows that residuals show not to be comparable, one line each."""
     r = fit.residuals * np.sqrt(fit.problem.weights)
     far = _far(fit)
-    notes = [*_rising(fit), *_told_far(fit, far), *_scatter(fit, ~far)]
+    notes = [*_rising(fit), *_outlier_notes(fit, far), *_scatter(fit, ~far)]
     if found := splits(fit, r):
         notes.append(str(found[0]))
         if len(found) > 1:
@@ -66,7 +66,7 @@ def mixed_notes(fit: FittedLaw) -> list[str]:
 
 
 def splits(fit: FittedLaw, residuals: Array) -> list[Split]:
-    """The columns of the table that tell the residuals apart, the best one first."""
+    """The columns of the table whose groups differ in their residuals, the most explanatory first."""
     known = [fit.runs.column(name) for name in fit.form.columns]
     known += [fit.runs.flops] if {"N", "D"} <= fit.runs.values.keys() else []
     found: list[Split] = []
@@ -78,7 +78,7 @@ def splits(fit: FittedLaw, residuals: Array) -> list[Split]:
 
 
 def _split(name: str, labels: NDArray[np.str_], residuals: Array, columns: int) -> Iterator[Split]:
-    """By analysis of variance of the residuals' ranks, which no outlier decides."""
+    """Analysis of variance of the residuals' ranks, which is robust to outliers."""
     from scipy.special import fdtrc
 
     groups, number, count = np.unique(labels, return_inverse=True, return_counts=True)
@@ -99,7 +99,7 @@ def _split(name: str, labels: NDArray[np.str_], residuals: Array, columns: int) 
 
 
 def _measured(labels: NDArray[np.str_]) -> bool:
-    """Whether the groups are but values of something that was measured, such as an accuracy, or counted."""
+    """Whether the groups are just values of a measurement, such as an accuracy, or of a count."""
     groups = np.unique(labels)
     return len(groups) > MOST_NUMBERS and all(_literal(str(group)) == group for group in groups)
 
@@ -111,7 +111,7 @@ def _ranks(values: Array) -> Array:
 
 
 def _ordered(column: Array, labels: NDArray[np.str_]) -> bool:
-    """Whether the groups are but ranges of a column that the law reads, as names of sizes are."""
+    """Whether the groups are just ranges of a column that the law reads, as names of sizes are."""
     in_order = labels[np.argsort(column, kind="stable")]
     return 1 + int((in_order[1:] != in_order[:-1]).sum()) == len(np.unique(labels))
 
@@ -128,25 +128,25 @@ def _rising(fit: FittedLaw) -> Iterator[str]:
 
 
 def _far(fit: FittedLaw) -> NDArray[np.bool_]:
-    """Which rows [rows] the law does not come near, though it does most."""
+    """Outliers [rows]: rows far from a law that fits most others."""
     size = np.abs(fit.residuals)
     far = np.asarray((size > FAR * 1.4826 * np.median(size)) & (size > OFF))
     return far & (fit.residual == "log" and far.mean() <= FEW)
 
 
-def _told_far(fit: FittedLaw, far: NDArray[np.bool_]) -> Iterator[str]:
+def _outlier_notes(fit: FittedLaw, far: NDArray[np.bool_]) -> Iterator[str]:
     if not far.any():
         return
     fitted, names = fit.problem.fitted(fit.theta), np.array(fit.runs.rows)
-    told = [f"{names[i]} ({fit.runs.loss[i]:.4g} where the law says {fitted[i]:.4g})" for i in np.flatnonzero(far)]
+    rows = [f"{names[i]} ({fit.runs.loss[i]:.4g} where the law says {fitted[i]:.4g})" for i in np.flatnonzero(far)]
     yield (
-        f"{len(told)} of {len(far)} rows are far off the law, and bear on its intervals: {', '.join(told[:SHOWN])}"
-        f"{', …' * (len(told) > SHOWN)}; leave out what diverged or is of another kind"
+        f"{len(rows)} of {len(far)} rows are far off the law, and bear on its intervals: {', '.join(rows[:SHOWN])}"
+        f"{', …' * (len(rows) > SHOWN)}; leave out what diverged or is of another kind"
     )
 
 
 def _scatter(fit: FittedLaw, near: NDArray[np.bool_]) -> Iterator[str]:
-    """A residual sd far above that of replicates or, of rows that the law comes near, above what a recipe leaves."""
+    """A note on a residual sd far above that of replicates or, without outliers, above that of runs of one recipe."""
     sd = fit.residual_sd
     again, freedom = _replicates(fit)
     if freedom >= LEAST and sd > TIMES * again and sd > 1e-9:
@@ -162,7 +162,7 @@ def _scatter(fit: FittedLaw, near: NDArray[np.bool_]) -> Iterator[str]:
 
 
 def _replicates(fit: FittedLaw) -> tuple[float, int]:
-    """Scatter of the residuals of rows that agree in all that the law reads, and its degrees of freedom."""
+    """Scatter of the residuals of rows that agree in all columns that the law reads, and its degrees of freedom."""
     columns = np.stack([fit.runs.column(name) for name in fit.form.columns], 1)
     number = np.unique(columns, axis=0, return_inverse=True)[1].ravel()
     r = fit.residuals

@@ -1,4 +1,4 @@
-"""Multistart search for a problem's optimum; priors are weighed by the noise of a fit without them."""
+"""Multistart search for a problem's optimum; priors are weighted by the noise of a fit without them."""
 
 from collections.abc import Mapping
 
@@ -18,9 +18,10 @@ def starts_of(problem: Problem, losses: Array, count: int) -> Array:
 
 
 def multistart(problem: Problem, theta: Array, priors: Mapping[str, Prior]) -> tuple[Problem, Solution]:
-    """The problem with its priors and where the starts [lanes, free] lead; with priors, the last lanes are these.
+    """The problem with its priors, and the solution from the starts [lanes, free]; with priors, the last lanes are
+    the search with them.
 
-    Rows of weight 0 take no part.
+    Rows of weight 0 are ignored.
     """
     solution = solve(problem, theta)
     if not priors:

@@ -1,8 +1,8 @@
-"""How noisy the data are in units of the objective: what turns a difference of objectives into one of evidence.
+"""The noise of the data in units of the objective, which converts differences of objectives into evidence.
 
 For an M-estimator min Σ w·ρ(r) of a smooth law, with ψ = ρ', the estimate scatters by τ²·(JᵀWJ)⁻¹ with
 τ² = E ψ² / (E ψ')² (Huber 1981, ch. 7), and 2·ΔΣwρ / s with s = E ψ² / E ψ' is distributed as χ² with one degree of
-freedom for each parameter that is held at its true value (Schrader and Hettmansperger 1980). Least squares: s is the
+freedom for each parameter that is fixed at its true value (Schrader and Hettmansperger 1980). Least squares: s is the
 variance of the residuals; |r|: 1/(2 f(0)), f the density of the residuals. The noise may have any shape.
 """
 
@@ -71,7 +71,7 @@ def _rise(problem: Problem, residuals: Array, r: Array, width: float) -> Array:
 
 
 def noise_of(residuals: Array, problem: Problem) -> float:
-    """s = E ψ² / E ψ': what the objective is divided by to be in nats, degrees of freedom taken off.
+    """s = E ψ² / E ψ', corrected for degrees of freedom: the divisor that puts the objective in nats.
 
     Student's t is a −log likelihood already: s is near 1 where the noise is as heavy-tailed as its ν says.
     """

@@ -20,7 +20,7 @@ STAGES = tuple(float(10.0**-k) for k in range(2, 11))
 
 
 def transform(value: Any, residual: Residual, xp: ModuleType) -> Any:
-    """What residuals are differences of."""
+    """The transformed loss, of which residuals are differences."""
     return value if residual == "raw" else xp.log(value) if residual == "log" else xp.log1p(value)
 
 
@@ -93,7 +93,7 @@ class Loss:
         return np.array([[np.inf if self.delta is None else self.delta, 1.0, 1.0, 1.0]])
 
     def to_dict(self) -> dict[str, Any]:
-        """What a saved fit says about its objective."""
+        """The objective as a saved fit records it."""
         own = {name: value for name in ("q", "nu") if (value := getattr(self, name)) is not None}
         scale = "fitted" if self.kind == "student_t" else 1.0
         return {"kind": self.kind, "delta": self.delta, **own, "reduction": "sum", "scale": scale}
@@ -128,8 +128,8 @@ def student_scale(r: Any, w: Any, nu: Any, xp: ModuleType, repeat: Any = _repeat
 def huber(delta: float = 1e-3) -> Loss:
     """½r² for |r| < δ, δ(|r| − δ/2) beyond (Huber 1964). Hoffmann et al. 2022 take δ = 1e-3 on log residuals.
 
-    The residual is not divided by a fitted scale: with one, the scale shrinks until the fit is L1 whatever δ says,
-    which is how the numbers printed by Besiroglu et al. 2024 (2404.10102) came about.
+    The residual is not divided by a fitted scale: with one, the scale shrinks until the fit is L1 for any δ, which
+    explains the numbers printed by Besiroglu et al. 2024 (2404.10102).
     """
     if not (np.isfinite(delta) and delta > 0):
         raise UserError(f"huber: delta must be positive and finite; got {delta!r}")
@@ -137,7 +137,7 @@ def huber(delta: float = 1e-3) -> Loss:
 
 
 def l1() -> Loss:
-    """|r|: the fit goes through the middle of the points, far ones count no more than near ones."""
+    """|r|: the fit goes through the median of the points; distant ones have no more influence than near ones."""
     return Loss("l1")
 
 
@@ -169,7 +169,7 @@ def student_t(nu: float = 4.0) -> Loss:
 def parse_loss(text: str) -> Loss:
     """An objective from its name and number: "huber:1e-3", "l1", "l2", "quantile:0.1", "student_t:4".
 
-    Raises UserError for anything else, with what there is.
+    Raises UserError for anything else, listing the options.
     """
     makers: dict[str, Callable[..., Loss]] = {
         "huber": huber, "l1": l1, "l2": l2, "quantile": quantile, "student_t": student_t,

@@ -1,8 +1,8 @@
-"""The last step of an L1 or quantile fit, and the proof that it is one.
+"""The last step of an L1 or quantile fit, and the certificate that it is a minimum.
 
-Such a fit runs exactly through some of its points, about as many as it has parameters. The solver comes within 1e-10
-of them; Newton's method on r = 0 there does the rest. Where it then stands is a minimum (to first order) exactly if
-each point passed through can be given a pull between those of its two sides so that all pulls cancel.
+Such a fit passes exactly through some of its points, about as many as it has parameters. The solver comes within
+1e-10 of them, and Newton's method on r = 0 at these points does the rest. The result is a minimum (to first order)
+exactly if each of these points can be assigned a pull between those of its two sides so that all pulls cancel.
 """
 
 import numpy as np
@@ -17,7 +17,8 @@ PASSED = 20 * STAGES[-1]
 
 
 def polish(problem: Problem, theta: Array) -> Array:
-    """θ [free] moved so that points nearly passed through are met exactly, unless that makes the objective worse."""
+    """θ [free] moved so that the fit passes exactly through points it nearly meets, unless the objective gets
+    worse."""
     best, least = theta, _total(problem, theta)
     for _ in range(3):
         r = problem.residuals(best)

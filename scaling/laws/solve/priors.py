@@ -1,4 +1,4 @@
-"""What was known of a law's parameters before the runs."""
+"""Priors on a law's parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Prior:
 def with_priors(problem: Problem, priors: Mapping[str, Prior], noise: float) -> Problem:
     """The problem with priors on its parameters, each weighing ½((p − mean)/sd)² nats.
 
-    noise: what the objective is divided by to be in nats, from `laws.solve.noise.noise_of`.
+    noise: the divisor that puts the objective in nats, from `laws.solve.noise.noise_of`.
     """
     names = problem.form.params
     mean = np.array([priors[name].mean if name in priors else 0.0 for name in names])
@@ -36,11 +36,11 @@ def with_priors(problem: Problem, priors: Mapping[str, Prior], noise: float) -> 
 def drawn_means(
     problem: Problem, priors: Mapping[str, Prior], n: int, rng: np.random.Generator, fitted: Array | None
 ) -> Array | None:
-    """Prior means [n, k] drawn from the priors: each refit then answers to data and priors that could have been.
+    """Prior means [n, k] drawn from the priors, so that each refit uses randomised data and randomised priors.
 
     Randomise, then optimise (Bardsley et al. 2014): for a linear law exactly the posterior.
-    fitted: the parameters [k], where the refits are to fresh noise around the fitted law: there the priors are drawn
-    around its parameters, for around their own means they would pull twice.
+    fitted: the parameters [k], where refits use fresh noise around the fitted law: there the priors are drawn around
+    its parameters, because around their own means they would pull twice.
     """
     if problem.prior_mean is None:
         return None

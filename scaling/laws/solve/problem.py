@@ -21,10 +21,11 @@ Traced = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class Pull:
-    """½·strength·(g − target)², added to what is minimised, by which a derived quantity g, such as L* at C, is held.
+    """A penalty ½·strength·(g − target)² that holds a derived quantity g, such as L* at C, near a target.
 
-    The search then ends at some value v of g, a little off the target, and no parameters with g = v fit better, for
-    they would be pulled alike. So where it ends is a point of g's profile, at v, and nothing is held exactly.
+    The search then ends at some value v of g, slightly off the target, and no parameters with g = v fit better,
+    because their penalty would be the same. So the result is a point of g's profile, at v, without an exact
+    constraint.
     """
 
     quantity: Traced
@@ -58,9 +59,9 @@ class Problem:
     prior_precision: Array | None = None
     """[k], in units of the objective; 0 where there is no prior"""
     prior_noise: float | None = None
-    """what the objective is divided by to be in nats: the precisions are this over sd²"""
+    """the divisor that puts the objective in nats: the precisions are this over sd²"""
     held: str | None = None
-    """a free parameter that stays where it starts; its number in θ is then that of its value in own units"""
+    """a free parameter that keeps its starting value; its number in θ is then that of its value in own units"""
     pull: Pull | None = None
     """towards a value of a derived quantity in each lane"""
 
@@ -80,23 +81,23 @@ class Problem:
 
     def natural(self, theta: Array) -> Array:
         """All parameters in own units [..., k] from the solver's numbers [..., free]."""
-        with np.errstate(over="ignore", invalid="ignore"):  # far from the data one may be beyond float64: infinite
+        with np.errstate(over="ignore", invalid="ignore"):  # far from the data a parameter may overflow to infinity
             values = self.form.natural(self._scaled(theta, np), self.units, np)
         return np.stack(np.broadcast_arrays(*values), -1)
 
     def holds(self, theta: Array, share: float = 1.0) -> dict[str, bool]:
-        """Whether each parameter in own units is one that float64 can hold, at the solver's numbers [free].
+        """Whether float64 can represent each parameter in own units, at the solver's numbers [free].
 
         share: of the range, in its logarithm, that the search keeps within.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # what cannot be held overflows
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is the answer here
             held = self.form.holds(self._scaled(theta, np), self.units, np, share * WIDEST)
         return {name: bool(there) for name, there in held.items()}
 
     def residuals(self, theta: Array, y: Array | None = None) -> Array:
         """[..., points] at the solver's numbers [..., free]."""
         x = dict(zip(self.form.columns, self.x, strict=True))
-        with np.errstate(all="ignore"):  # a lane that went astray is told by its objective, not by a warning
+        with np.errstate(all="ignore"):  # a lane that diverged shows in its objective, not by a warning
             scaled = {name: np.asarray(value)[..., None] for name, value in self._scaled(theta, np).items()}
             return np.asarray(
                 transform(self.form.value(scaled, x, np), self.residual, np) - (self.y if y is None else y)
@@ -107,14 +108,14 @@ class Problem:
         return self.loss.sums(self.residuals(theta, y), self.weights if weights is None else weights)
 
     def penalty(self, theta: Array, mean: Array | None = None) -> Array:
-        """The priors' share of what is minimised, [...] at [..., free].
+        """The priors' contribution to the minimised function, [...] at [..., free].
 
         mean: of the priors, [..., k] in place of the problem's own.
         """
         mean = self.prior_mean if mean is None else mean
         if self.prior_precision is None or mean is None:
             return np.zeros(np.shape(theta)[:-1])
-        with np.errstate(over="ignore", invalid="ignore"):  # a lane that went astray, as in `residuals`
+        with np.errstate(over="ignore", invalid="ignore"):  # a lane that diverged, as in `residuals`
             return np.asarray(0.5 * np.sum(self.prior_precision * (self.natural(theta) - mean) ** 2, -1))
 
     def fitted(self, theta: Array) -> Array:
@@ -122,19 +123,19 @@ class Problem:
         return untransform(self.residuals(theta) + self.y, self.residual, np)
 
     def rows(self, mask: NDArray[np.bool_]) -> "Problem":
-        """The same of the rows where `mask` is true, in the units of all."""
+        """The problem for the rows where `mask` is true, in the units of all rows."""
         return replace(self, x=self.x[:, mask], y=self.y[mask], weights=self.weights[mask])
 
     def with_priors(self, mean: Array, precision: Array, noise: float) -> "Problem":
-        """The same with Gaussian priors on the parameters."""
+        """The problem with Gaussian priors on the parameters."""
         return replace(self, prior_mean=mean, prior_precision=precision, prior_noise=noise)
 
     def holding(self, name: str) -> "Problem":
-        """The same with one of the free parameters held; see `held`."""
+        """The problem with one of the free parameters held; see `held`."""
         return replace(self, held=name)
 
     def pulled(self, pull: Pull) -> "Problem":
-        """The same with a derived quantity pulled to a value in each lane."""
+        """The problem with a derived quantity pulled to a value in each lane."""
         return replace(self, pull=pull)
 
     def _scaled(self, theta: Array, xp: ModuleType) -> dict[str, Any]:

@@ -5,8 +5,8 @@ one compiled program whose arrays stay in the cache; points are padded to a mult
 tables of similar length share it.
 
 A step solves (M + λ·diag) step = gradient with M between two Gauss–Newton matrices: with the weights ψ(r)/r of
-reweighted least squares, which lead safely from anywhere but creep at the end, and with the weights ψ'(r) of Newton's
-method, which end in a few steps but lead only from nearby. A step that fails moves M and λ towards the first.
+reweighted least squares, which converge from anywhere but slowly at the end, and with the weights ψ'(r) of Newton's
+method, which converge in a few steps but only from nearby. A step that fails moves M and λ towards the first.
 """
 
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ POINTS = 16
 MAX_ITERATIONS = 400
 """of one stage"""
 LONGEST_STEP = 2.0
-"""of any number that the solver sees: a factor of 7 in a positive parameter. Further, and a first step may throw an
-amplitude to where its gradient is 0 and nothing brings it back."""
+"""of any of the solver's numbers: a factor of 7 in a positive parameter. With longer steps a first step may throw an
+amplitude to where its gradient is 0, from which it does not return."""
 COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-"""The program runs as fast and compiles in half the time."""
+"""With these the program is as fast and compiles in half the time."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Where the lanes ended."""
+    """The results of all lanes."""
 
     theta: Array
     """[lanes, free]"""
@@ -52,19 +52,19 @@ class Solution:
 
     @property
     def total(self) -> Array:
-        """What was minimised, without a pull; infinite where a lane found no number."""
+        """The minimised function without a pull; infinite where a lane ended in NaN."""
         total = self.objective + self.penalty
         return np.where(np.isfinite(total), total, np.inf)
 
     @property
     def best(self) -> Array:
-        """[free], where the least total is."""
+        """[free], parameters of the lowest total."""
         return np.asarray(self.theta[int(self.total.argmin())])
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a compiled program is made for."""
+    """The static properties that a program is compiled for."""
 
     form: Form
     residual: Residual
@@ -74,8 +74,8 @@ class _Kind:
     pull: Traced | None = None
 
     @property
-    def told(self) -> int:
-        """How many numbers the priors and the pull are about."""
+    def n_penalised(self) -> int:
+        """Number of quantities that the priors and the pull penalise."""
         return len(self.form.params) * self.priors + (self.pull is not None)
 
     @property
@@ -103,7 +103,7 @@ def solve(
     extra = ((0, 0), (0, -points % POINTS))
     x, y_padded, w_padded = np.pad(problem.x, extra, mode="edge"), np.pad(y, extra), np.pad(weights, extra)
     kind = _kind(problem)
-    mean, precision = _told(problem, prior_mean, lanes)
+    mean, precision = _penalty_targets(problem, prior_mean, lanes)
     shared = _shared(problem, kind, precision)
     stages = problem.loss.stages()
     blocks = []
@@ -124,7 +124,7 @@ def solve(
 def slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
     """Derivatives at one theta: of the residuals [points, free], and of the priors' penalty [free]."""
     kind = _kind(problem)
-    mean, precision = _told(problem, None, 1)
+    mean, precision = _penalty_targets(problem, None, 1)
     shared = _shared(problem, kind, precision)
     with float64_on_cpu():
         of_fitted, of_penalty = _slopes(kind)(np.asarray(theta, np.float64), problem.x, mean[0], shared)
@@ -145,8 +145,8 @@ def _shared(problem: Problem, kind: _Kind, precision: Array) -> Any:
     return problem.units, fixed, precision, held, problem.pull.table if problem.pull else ()
 
 
-def _told(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Array]:
-    """Means [lanes, told] and precisions [told] of the priors, then of the pull."""
+def _penalty_targets(problem: Problem, mean: Array | None, lanes: int) -> tuple[Array, Array]:
+    """Means [lanes, penalised] and precisions [penalised] of the priors, then of the pull."""
     means, precisions = [np.zeros((lanes, 0))], [np.zeros(0)]
     if problem.prior_precision is not None and problem.prior_mean is not None:
         mean = problem.prior_mean if mean is None else mean
@@ -169,19 +169,20 @@ def _scaled(kind: _Kind, theta: Any, shared: Any) -> dict[str, Any]:
 
 @cache
 def _functions(kind: _Kind) -> tuple[Any, Any]:
-    """t(L̂) [points], from (θ, x, shared); what priors and pull are about [told], from (θ, shared)."""
+    """t(L̂) [points], from (θ, x, shared); the quantities that priors and pull penalise [penalised], from (θ,
+    shared)."""
     import jax.numpy as jnp
 
     def fitted(theta: Any, x: Any, shared: Any) -> Any:
         columns = dict(zip(kind.form.columns, x, strict=True))
         return transform(kind.form.value(_scaled(kind, theta, shared), columns, jnp), kind.residual, jnp)
 
-    def told(theta: Any, shared: Any) -> Any:
+    def penalised(theta: Any, shared: Any) -> Any:
         natural = jnp.stack(kind.form.natural(_scaled(kind, theta, shared), shared[0], jnp))
         pulled = [] if kind.pull is None else [kind.pull(natural, shared[4])[None]]
-        return jnp.concatenate([natural[: kind.told - len(pulled)], *pulled])
+        return jnp.concatenate([natural[: kind.n_penalised - len(pulled)], *pulled])
 
-    return fitted, told
+    return fitted, penalised
 
 
 @cache
@@ -189,19 +190,19 @@ def _slopes(kind: _Kind) -> Any:
     import jax
     import jax.numpy as jnp
 
-    fitted, told = _functions(kind)
+    fitted, penalised = _functions(kind)
 
     def slopes(theta: Any, x: Any, mean: Any, shared: Any) -> Any:
         of_penalty = jnp.zeros_like(theta)
-        if kind.told:
-            of_penalty = (shared[2] * (told(theta, shared) - mean)) @ jax.jacfwd(told)(theta, shared)
+        if kind.n_penalised:
+            of_penalty = (shared[2] * (penalised(theta, shared) - mean)) @ jax.jacfwd(penalised)(theta, shared)
         return jax.jacfwd(fitted)(theta, x, shared), of_penalty
 
     return jax.jit(slopes)
 
 
 def _held(kind: _Kind) -> Any:
-    """(θ, shared) -> whether float64 can hold the parameters; where something is held, it says how far to go."""
+    """(θ, shared) -> whether float64 can represent the parameters; always true where a parameter or pull is held."""
     import jax.numpy as jnp
 
     def held(theta: Any, shared: Any) -> Any:
@@ -216,21 +217,21 @@ def _evaluator(kind: _Kind) -> Any:
     import jax
     import jax.numpy as jnp
 
-    fitted, told = _functions(kind)
+    fitted, penalised = _functions(kind)
 
     def evaluate(theta: Any, x: Any, y: Any, w: Any, mean: Any, shared: Any, stage: Any) -> tuple[Any, Any, Any]:
         out, push = jax.linearize(lambda t: fitted(t, x, shared), theta)
         jacobian = jax.vmap(push)(jnp.eye(theta.shape[0]))
-        # A point of weight 0 is padding or was not drawn; what it holds must not matter.
+        # A point of weight 0 is padding or was not drawn; its values must not matter.
         there = w > 0
         r = jnp.where(there, out - y, 0.0)
         rho, newton, weight = _student(r, w, stage[0]) if kind.student else _rounded(r, stage)
         value, gradient = jnp.sum(w * rho), jacobian @ (w * weight * r)
         matrices = jnp.einsum("ip,mp,jp->mij", jacobian, w * jnp.stack([newton, weight]), jacobian)
-        if kind.told:
+        if kind.n_penalised:
             precision = shared[2]
-            away = told(theta, shared) - mean
-            slope = jax.jacfwd(told)(theta, shared)
+            away = penalised(theta, shared) - mean
+            slope = jax.jacfwd(penalised)(theta, shared)
             value = value + 0.5 * jnp.sum(precision * away**2)
             gradient = gradient + slope.T @ (precision * away)
             matrices = matrices + (slope.T * precision) @ slope
@@ -269,8 +270,14 @@ def _program(kind: _Kind, points: int, stages: int, table: tuple[tuple[int, ...]
         number(columns, points),
         number(LANES, points),
         number(LANES, points),
-        number(LANES, kind.told),
-        (number(columns), number(len(kind.fixed)), number(kind.told), number(free), tuple(number(*s) for s in table)),
+        number(LANES, kind.n_penalised),
+        (
+            number(columns),
+            number(len(kind.fixed)),
+            number(kind.n_penalised),
+            number(free),
+            tuple(number(*s) for s in table),
+        ),
         number(stages, 4),
         number(),
     )
@@ -336,7 +343,8 @@ def _lane(kind: _Kind) -> Any:
 
 
 def _once(true: Any) -> Any:
-    """The same, computed in one place: XLA copies what is cheap into all kernels that read it, but no square root."""
+    """The same value, computed once: XLA duplicates cheap operations into all kernels that read them, but not a
+    square root."""
     import jax.numpy as jnp
 
     return jnp.sqrt(true.astype(jnp.float64)) > 0.5

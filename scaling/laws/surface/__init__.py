@@ -1,4 +1,4 @@
-"""Response surfaces: the loss about the best learning rate and batch, and where that best lies."""
+"""Response surfaces: the loss around the best learning rate and batch size, and where this optimum lies."""
 
 from scaling.laws.surface.surface import BestSetting, ResponseSurface, TunedPoint, response_surface
 

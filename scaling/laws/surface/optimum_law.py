@@ -1,4 +1,4 @@
-"""Best learning rate and batch as power laws of N and D, through the optima of points."""
+"""Best learning rate and batch size as power laws of N and D, through the optima of points."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from scaling.laws.intervals.interval import Interval, interval
 from scaling.laws.isoflop.scatter import scatter_of
 
 SAME_LINE = 0.99
-"""correlation of ln N and ln D over the points beyond which their exponents are not told apart"""
+"""correlation of ln N and ln D over the points beyond which their exponents cannot be separated"""
 
 
 @dataclass(frozen=True, eq=False)
 class OptimumLaw:
-    """coefficient · N^a · D^b, and how far the optima of points scatter about it."""
+    """coefficient · N^a · D^b, and the scatter of the points' optima about it."""
 
     names: tuple[str, ...]
-    """of the exponents that the points determine"""
+    """names of the exponents that the points determine"""
     values: Array
     """ln of the law at N₀, D₀, then the exponents"""
     draws: Array
@@ -32,12 +32,12 @@ class OptimumLaw:
         return float(self.values @ self._row(size))
 
     def drawn(self, size: Array, rng: np.random.Generator) -> Array:
-        """[n]: ln of the optimum of a point of its own, which scatters about the law."""
+        """[n]: ln of the optimum of a new point, which scatters about the law."""
         shift = self.scatter_draws * rng.standard_normal(len(self.draws))
         return np.asarray(self.draws @ self._row(size) + shift)
 
     def exponents(self, level: float) -> dict[str, tuple[float, Interval]]:
-        """By name, with intervals."""
+        """Exponents by name, with intervals."""
         return {
             name: (float(self.values[1 + i]), interval(self.draws[:, 1 + i], level))
             for i, name in enumerate(self.names)
@@ -48,16 +48,17 @@ class OptimumLaw:
 
 
 def determined(size: Array) -> tuple[str, ...]:
-    """Which of N and D the points [points, 2] have an exponent of: what varies, N alone where both rise together."""
+    """Which exponents the points [points, 2] determine: of N and D where they vary, of N alone if both rise
+    together."""
     names = tuple(name for name, column in zip("ND", size.T, strict=True) if column.std() > 0.05)
     together = len(names) == 2 and abs(np.corrcoef(size[:, 0], size[:, 1])[0, 1]) > SAME_LINE
     return ("N",) if together else names
 
 
 def optimum_law(y: Array, size: Array, rng: np.random.Generator) -> OptimumLaw | None:
-    """Through y [1 + draws, points], log optima, the first row the estimate; a random-effects regression.
+    """The law through log optima y [1 + draws, points], the first row the estimate, by random-effects regression.
 
-    None where there are not two points more than unknowns, by which the scatter is seen (`isoflop.scatter`).
+    None without at least two points more than unknowns, which estimating the scatter needs (`isoflop.scatter`).
     """
     names = determined(size)
     slopes = np.stack([np.ones(len(size)), *(size[:, "ND".index(name)] for name in names)], 1)

@@ -1,4 +1,4 @@
-"""The framework's own records as a table of settings that were tried."""
+"""The framework's own records as a table of tried settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -25,11 +25,11 @@ def are_records(df: "pd.DataFrame") -> bool:
 def tried_runs(
     df: "pd.DataFrame", where: Sequence[str], allow: Sequence[str]
 ) -> tuple["pd.DataFrame", Mapping[str, str], dict[str, float]]:
-    """The completed runs of points of sweeps, by run id, what their records say of all of them, and the least
-    learning rate at which a run diverged, of each point where one did.
+    """The completed runs of sweeps' points, by run id, their common conventions, and for each point with a diverged
+    run the lowest learning rate that diverged.
 
-    where, allow: as of `laws.from_results`. Raises UserError where none is left, and where they are of several
-    recipes.
+    where, allow: as in `laws.from_results`. Raises UserError where no run is left, and where the runs do not share
+    one recipe.
     """
     for condition in where:
         df = df[meets(df, condition)]

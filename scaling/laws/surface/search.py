@@ -1,4 +1,4 @@
-"""The surface of several points at once: each its own optimum and level, all one shape; by least squares."""
+"""Least squares for the surface of several points at once: an optimum and level for each, and one common shape."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,15 @@ from scaling.laws.surface.basin import PRIOR_MEAN, PRIOR_SD, Basin
 
 SHAPES = len(PRIOR_MEAN)
 REACH = 3.0
-"""standard deviation of an optimum about the best run, in log settings, where runs say nothing: a factor of 20"""
+"""prior standard deviation of an optimum about the best run, in log settings: a factor of 20"""
 KNOWN_NOISE, KNOWN_RUNS = 0.002, 2.0
-"""of log loss: runs that differ in their seed alone differ by .1 to .3 %; counts as so many degrees of freedom"""
+"""prior noise of log loss (runs that differ only in their seed differ by .1 to .3 %), and its degrees of freedom"""
 ROUNDS, STEP = 6, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Log settings and log losses of runs, sorted into points."""
+    """Log settings and log losses of runs, grouped into points."""
 
     x: Array
     """[runs, dims]: ln lr, and ln batch where it is varied, over those of the point's best run"""
@@ -34,7 +34,7 @@ class Settings:
 
     @property
     def points(self) -> int:
-        """How many there are."""
+        """Number of points."""
         return int(self.point.max()) + 1
 
     def centred(self, values: Array) -> Array:
@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Where a search ended."""
+    """The result of a search."""
 
     theta: Array
     """shape [6], then the optimum of each point [points·dims]"""
@@ -58,7 +58,7 @@ class Found:
     freedom: float
 
     def draws(self, n: int, rng: np.random.Generator) -> Array:
-        """[n, k], Student's t about the estimate."""
+        """Draws [n, k] from Student's t about the estimate."""
         values, vectors = np.linalg.eigh(self.covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         wide = np.sqrt(self.freedom / rng.chisquare(self.freedom, n))
@@ -66,7 +66,8 @@ class Found:
 
 
 def search(runs: Settings) -> Found:
-    """Levenberg and Marquardt, the noise found together with the surface, so that priors weigh what they should."""
+    """Levenberg–Marquardt; the noise is estimated together with the surface, so that priors get their proper
+    weight."""
     dims = runs.x.shape[1]
     centre = np.concatenate([PRIOR_MEAN, np.zeros(runs.points * dims)])
     tight = 1 / np.concatenate([PRIOR_SD, np.full(runs.points * dims, REACH)])
@@ -86,7 +87,7 @@ def search(runs: Settings) -> Found:
 
 
 def _minimise(runs: Settings, theta: Array, centre: Array, pull: Array) -> Array:
-    """Least squares of the residuals and of the pulls towards what is known."""
+    """Least squares of the residuals and of the deviations from the priors."""
     from scipy.optimize import least_squares
 
     def residuals(at: Array) -> Array:
@@ -108,7 +109,7 @@ def _residuals(runs: Settings, theta: Array) -> Array:
 
 
 def _slopes(runs: Settings, theta: Array) -> Array:
-    """[runs, k] of the rise, by central differences: an optimum moves its own point's runs alone."""
+    """Derivatives [runs, k] of the rise, by central differences: an optimum affects only its own point's runs."""
     dims = runs.x.shape[1]
     J = np.zeros((len(runs.y), len(theta)))
     for i in range(SHAPES):

@@ -1,4 +1,4 @@
-"""What a table of runs with several learning rates and batches says of the best ones; see `response_surface`."""
+"""The best learning rate and batch size from a table of runs with several of each; see `response_surface`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SETTINGS = {"lr": "learning_rate", "B": "batch_tokens"}
-"""letters of the settings, and the columns that hold them unless told otherwise"""
+"""letters of the settings, and their default columns"""
 SAME = 0.02
-"""in ln N and ln D: runs of one point differ by less, whose tokens are whole batches"""
+"""in ln N and ln D: runs of one point differ by less than this (tokens are whole batches)"""
 
 
 @dataclass(frozen=True)
 class BestSetting:
-    """The learning rate, or the batch, of least loss, with its interval."""
+    """The learning rate, or the batch size, of lowest loss, with its interval."""
 
     value: float
     low: float
@@ -37,7 +37,7 @@ class BestSetting:
 
 @dataclass(frozen=True)
 class TunedPoint:
-    """Runs of one N and D: their best setting, and what is to be gained by it over the best that was tried."""
+    """Runs of one N and D: their best setting, and its gain over the best that was tried."""
 
     N: float
     D: float
@@ -47,9 +47,9 @@ class TunedPoint:
     """the settings of its best run"""
     best: dict[str, BestSetting]
     gain: BestSetting
-    """share of the loss that the best run loses by not being at the optimum"""
+    """relative excess loss of the best run because it is not at the optimum"""
     diverged: float | None = None
-    """the least learning rate at which a run of the point diverged: the best is below"""
+    """the lowest learning rate at which a run of the point diverged: the best is below"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +63,11 @@ class ResponseSurface:
     found: Found
     points: tuple[TunedPoint, ...]
     laws: dict[str, OptimumLaw]
-    """ln lr and ln batch in N/N₀ and D/D₀; empty where there are too few points"""
+    """laws of ln lr and ln batch in N/N₀ and D/D₀; empty where there are too few points"""
     units: Array
     """[2]: ln N₀, ln D₀, geometric means of the points"""
     draws: Array
-    """[n, k]: of the shape and the points' optima"""
+    """[n, k]: draws of the shape and the points' optima"""
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class ResponseSurface:
     def optimum(self, N: float, D: float, level: float | None = None) -> dict[str, BestSetting]:
         """The best settings of a model of N parameters on D tokens, by letter.
 
-        The interval is that of a point of its own: it has the scatter of the fitted points about the law in it.
+        The interval is for a new point: it includes the scatter of the fitted points about the law.
         Raises UserError where there are too few points for a law.
         """
         size = self._size(N, D)
@@ -88,10 +88,10 @@ class ResponseSurface:
         }
 
     def regret(self, N: float, D: float, *, level: float | None = None, **settings: float) -> BestSetting:
-        """The share of the loss lost at settings (lr=…, B=…) by not being at the optimum: the median of the draws.
+        """The relative excess loss at settings (lr=…, B=…) that are not the optimum: the median of the draws.
 
-        At the law's own optimum it is not 0, for the point's lies elsewhere. Raises UserError as `optimum` does, and
-        for a setting that is missing.
+        It is not 0 at the law's own optimum, because the point's optimum scatters about it. Raises UserError as
+        `optimum` does, and for a missing setting.
         """
         if missing := [letter for letter in self.letters if letter not in settings]:
             raise UserError(f"regret needs {', '.join(f'{letter}=…' for letter in missing)}")
@@ -101,11 +101,11 @@ class ResponseSurface:
         return BestSetting(float(np.median(lost)), *interval(lost, self.level if level is None else level))
 
     def backtest(self, flops: float) -> "pd.DataFrame":
-        """Fitted to the points of 6·N·D ≤ flops and held against those beyond.
+        """Fit the points of 6·N·D ≤ flops and compare the forecasts with those beyond.
 
-        One row for each point beyond: for each setting its own optimum by its runs, the forecast, its interval, and
-        whether that holds it; `regret`, by its own surface, at the forecast's settings, with its interval, and
-        `forecast_regret`, what the law expects there.
+        One row for each point beyond: for each setting its own optimum from its runs, the forecast, its interval, and
+        whether the interval covers the optimum; `regret` at the forecast's settings by the point's own surface, with
+        its interval, and `forecast_regret`, which the law expects there.
         """
         import pandas as pd
 
@@ -116,20 +116,20 @@ class ResponseSurface:
         after = response_surface(self.runs.rows_where(~seen), near=self.near, level=self.level, n=len(self.draws))
         rows = []
         for i, point in enumerate(after.points):
-            told = before.optimum(point.N, point.D)
+            predicted = before.optimum(point.N, point.D)
             row: dict[str, Any] = {"N": point.N, "D": point.D}
             for letter, own in point.best.items():
-                ahead = told[letter]
+                ahead = predicted[letter]
                 row |= {letter: own.value, f"{letter}_forecast": ahead.value, f"{letter}_low": ahead.low}
                 row |= {f"{letter}_high": ahead.high, f"{letter}_inside": ahead.low <= own.value <= ahead.high}
-            at = {letter: setting.value for letter, setting in told.items()}
+            at = {letter: setting.value for letter, setting in predicted.items()}
             lost = after.lost(i, at)
             row |= {"regret": lost.value, "regret_low": lost.low, "regret_high": lost.high}
             rows.append(row | {"forecast_regret": before.regret(point.N, point.D, **at).value})
         return pd.DataFrame(rows)
 
     def lost(self, point: int, settings: dict[str, float]) -> BestSetting:
-        """As `regret`, at a point that was fitted, about its own optimum: the median of the draws."""
+        """As `regret`, at a fitted point relative to its own optimum: the median of the draws."""
         best = self._own_optima[:, point]
         size = np.log([self.points[point].N, self.points[point].D]) - self.units
         at = np.log([settings[letter] for letter in self.letters])
@@ -137,7 +137,7 @@ class ResponseSurface:
         return BestSetting(float(np.median(lost)), *interval(lost, self.level))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but runs and draws, as JSON can hold it."""
+        """Everything but runs and draws as JSON values."""
         laws = {}
         for letter, law in self.laws.items():
             exponents = law.exponents(self.level)
@@ -168,7 +168,7 @@ class ResponseSurface:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What to be wary of."""
+        """Caveats."""
         left = len(self.runs) - sum(len(point.rows) for point in self.points)
         notes = [f"{left} runs are alone at their N and D and tell nothing of settings"] if left else []
         if lost := [point for point in self.points if point.diverged is not None]:
@@ -246,22 +246,23 @@ def response_surface(
     allow: Sequence[str] = (),
     **columns: Any,
 ) -> ResponseSurface:
-    """Fit the loss about the best learning rate and batch of each N and D, and the law that these best follow.
+    """Fit the loss around the best learning rate and batch size of each N and D, and the law of these optima.
 
-    runs: or a DataFrame, with columns as of `laws.Runs`, and lr= and B=, the columns of learning rate and batch (a
-    unit of its own: tokens or sequences); B is left out where the batch does not vary. Of `scaling.load_runs` all
-    columns are known: the completed runs of sweeps' points take part, N is all parameters, and the runs must be of
-    one recipe but for sizes, tokens and settings.
-    where, allow: of such records, as of `laws.from_results`.
-    point: a column of the DataFrame, or a label a row: runs of one label differ in nothing but settings and seed;
+    runs: `laws.Runs` or a DataFrame, with columns as in `laws.Runs`, and lr= and B=, the columns of learning rate and
+    batch size (in tokens or sequences); omit B where the batch size does not vary. For `scaling.load_runs` all
+    columns
+    are known: the completed runs of sweeps' points are used, N counts all parameters, and the runs must share one
+    recipe except for sizes, tokens and settings.
+    where, allow: for such records, as in `laws.from_results`.
+    point: a column of the DataFrame, or one label per row: runs with one label differ only in settings and seed;
     None: runs of one N and D, within 2 %.
-    near: a run counts 1/(1 + (x/near)²), x its log loss above the least of its point: the surface is that of the
-    basin. n: draws.
+    near: a run has the weight 1/(1 + (x/near)²), x being its log loss above the lowest of its point, so that the
+    surface describes the basin. n: number of draws.
 
-    Each point has its own level and optimum; curvature, skew and their change with
-    N and D are common to all (see `surface.basin`, with what is taken as known of them), and so is the noise. So a
-    sweep of three rates a point has intervals. The power laws are random-effects regressions through the points'
-    optima (Li et al. 2025, 2503.04715: lr ∝ N^a D^b, batch ∝ D^c).
+    Each point has its own level and optimum; curvature, skew and their change with N and D are common to all (see
+    `surface.basin`, with their priors), and so is the noise. So a sweep of three rates per point has intervals. The
+    power laws are random-effects regressions through the points' optima (Li et al. 2025, 2503.04715: lr ∝ N^a D^b,
+    batch ∝ D^c).
 
     Raises UserError where no point has two settings.
     """
@@ -293,14 +294,14 @@ class _Tried:
     """all, of which `kept` [runs kept] are the rows"""
     kept: NDArray[np.int64]
     at: NDArray[np.int64]
-    """[runs kept]: its point"""
+    """[runs kept]: the point of each"""
     letters: tuple[str, ...]
     x: Array
     """[runs kept, dims]: ln settings"""
     y: Array
     """[runs kept]: ln loss"""
     best: NDArray[np.int64]
-    """[points]: the run kept of least loss"""
+    """[points]: the kept run of lowest loss"""
     log_size: Array
     """[points, 2]: ln N, ln D"""
     diverged: tuple[float | None, ...]
@@ -312,12 +313,12 @@ class _Tried:
         return self.x[self.best]
 
     def settings(self, units: Array, near: float) -> Settings:
-        """What the search reads; units and near as in `response_surface`."""
+        """Input of the search; units and near as in `response_surface`."""
         weights = 1 / (1 + ((self.y - self.y[self.best][self.at]) / near) ** 2)
         return Settings(self.x - self.best_x[self.at], self.y, (self.log_size - units)[self.at], self.at, weights)
 
     def limited(self, optima: Array) -> Array:
-        """[…, points, dims]: no best rate lies where training diverged, unless beside another batch it may do."""
+        """Optima [..., points, dims] with the learning rate capped where training diverged, if the batch is fixed."""
         if "B" in self.letters:
             return optima
         limits = np.log([np.inf if rate is None else rate for rate in self.diverged])
@@ -328,7 +329,7 @@ class _Tried:
 def _read(
     runs: "Runs | pd.DataFrame", point: Any, where: Sequence[str], allow: Sequence[str], columns: dict[str, Any]
 ) -> tuple[Runs, Any, Mapping[str, float]]:
-    """The runs, the labels of their points, and the least rate that diverged at each; see `response_surface`."""
+    """The runs, the labels of their points, and the lowest rate that diverged at each; see `response_surface`."""
     conventions: Mapping[str, str] = {}
     lost: Mapping[str, float] = {}
     if not isinstance(runs, Runs) and are_records(runs):
@@ -341,7 +342,7 @@ def _read(
 
 
 def _tried(runs: Runs, labels: Any, lost: Mapping[str, float]) -> _Tried:
-    """Raises UserError where no point has two settings."""
+    """The runs of points with several settings. Raises UserError where no point has two."""
     own, names = _points_of(runs, labels)
     letters = _varied(runs, own)
     x = np.log(np.stack([runs.column(letter) for letter in letters], 1))
@@ -358,7 +359,7 @@ def _tried(runs: Runs, labels: Any, lost: Mapping[str, float]) -> _Tried:
 def _tuned_points(surface: ResponseSurface, tried: _Tried, optima: Array) -> tuple[TunedPoint, ...]:
     """optima: [1 + draws, points, dims] ln settings, the estimate and then draws."""
     size, level = tried.log_size - surface.units, surface.level
-    with np.errstate(over="ignore"):  # of a draw that is too steep the loss is without end
+    with np.errstate(over="ignore"):  # the loss of a very steep draw may overflow
         unreached = np.expm1(Basin(surface.draws[:, None, :SHAPES]).rise(tried.best_x - optima[1:], size))
     at_best = np.expm1(Basin(surface.found.theta[:SHAPES]).rise(tried.best_x - optima[0], size))
     return tuple(
@@ -401,9 +402,9 @@ def _varied(runs: Runs, point: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _points_of(runs: Runs, point: Any) -> tuple[NDArray[np.int64], Sequence[str]]:
-    """[runs]: a number for each label, or for each N and D, which gaps of more than `SAME` part from the next.
+    """[runs]: a number for each label, or for each cluster of N and D separated by gaps of more than `SAME`.
 
-    Beside it the labels by number.
+    Also returns the labels by number.
     """
     if point is not None:
         given = np.asarray(point).astype(str)

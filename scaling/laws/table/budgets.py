@@ -7,19 +7,19 @@ import numpy as np
 from scaling.laws.arrays import Array, Labels
 
 TOLERANCE = 0.1
-"""share by which the FLOPs of one budget's rows may differ: whole batches do not meet a budget exactly"""
+"""share by which the FLOPs of one budget's rows may differ: with whole batches a budget is not met exactly"""
 LEAST_SIZES = 4
-"""least sizes of a budget in a table that looks like an isoFLOP design"""
+"""fewest sizes of a budget in a table that looks like an isoFLOP design"""
 APART = 3.0
-"""times its own spread of log FLOPs that such a budget is away from the others at least"""
+"""smallest distance of such a budget from the others, in units of its own spread of log FLOPs"""
 LEAST_SHARE = 0.8
-"""least share of all rows that are in such budgets"""
+"""smallest share of all rows that are in such budgets"""
 
 
 def budget_labels(flops: Array, tolerance: float = TOLERANCE) -> Labels:
     """Number of each row's budget, by rising FLOPs [rows].
 
-    A row whose FLOPs are more than `tolerance` above the least of a budget begins the next one.
+    A row whose FLOPs are more than `tolerance` above the smallest of a budget begins the next one.
     """
     order = np.argsort(flops, kind="stable")
     labels = np.zeros(len(flops), np.int64)
@@ -32,10 +32,10 @@ def budget_labels(flops: Array, tolerance: float = TOLERANCE) -> Labels:
 
 
 def form_budgets(flops: Array, N: Array) -> bool:
-    """Whether rows look like an isoFLOP design and not like any collection of runs.
+    """Whether rows look like an isoFLOP design rather than an arbitrary collection of runs.
 
-    Most rows are in budgets that have `LEAST_SIZES` sizes, further away from the others than `TOLERANCE` and than
-    `APART` times the spread of their own FLOPs.
+    Most rows must be in budgets with at least `LEAST_SIZES` sizes, further away from the others than `TOLERANCE` and
+    than `APART` times the spread of their own FLOPs.
     """
     labels, logs = budget_labels(flops), np.log(flops)
     groups = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]

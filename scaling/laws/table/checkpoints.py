@@ -17,18 +17,18 @@ Checkpoints = Literal["all", "last"]
 RUN_NAME = r"(.*[_./ ])?(run|runs|name|id|uid|job|trial|run_?name|run_?id)"
 STEP = r"((global|training)_)?step|checkpoint|ckpt|iter(ation)?"
 LEAST_CHECKPOINTS = 3
-"""rows of a run, in the median, that are taken for its checkpoints where a column names it"""
+"""median rows per run from which rows count as checkpoints, where a column names the run"""
 LEAST_UNNAMED, EVEN, SHARE = 4, 0.02, 0.8
-"""the same where none does; how far steps of tokens may differ from the middle one, and what share of them may not:
-runs log at even steps, and designs double their tokens"""
+"""the same where no column does; tolerance of token steps around their median, and the share of steps that must be
+within it: runs log at even steps, whereas designs double their tokens"""
 BY_RUNS = "go by whole runs, where there are enough, for rows of one are not independent"
 
 
 def checkpoints_of(runs: Table) -> tuple[str | None, NDArray[np.str_]] | None:
-    """The column, and what it says, by which rows are checkpoints of training runs: one N each, and tokens that grow.
+    """The column that shows that rows are checkpoints of training runs, and its labels: one N each, rising tokens.
 
-    Without such a column (None) those whose tokens rise in even steps: rows of one N that follow one another in the
-    table, else all of that N.
+    Without such a column (None), rows whose tokens rise in even steps: consecutive rows of one N, else all rows of
+    it.
     """
     if not {"N", "D"} <= runs.values.keys():
         return None
@@ -41,8 +41,8 @@ def checkpoints_of(runs: Table) -> tuple[str | None, NDArray[np.str_]] | None:
     return None
 
 
-def checkpoints_told(name: str | None, runs: int, rows: int) -> str:
-    """What is said where rows were taken for checkpoints; name: of the column that says so."""
+def checkpoints_note(name: str | None, runs: int, rows: int) -> str:
+    """The note where rows were treated as checkpoints; name: of the column that shows it."""
     if name is not None:
         return (
             f"the {rows} rows are checkpoints of {runs} runs by {choice('run', name)}, which was taken: intervals "
@@ -63,9 +63,9 @@ def _alone() -> str:
 
 
 def earlier_rows(runs: Table, found: tuple[str | None, NDArray[np.str_]] | None) -> tuple[str | None, dict[int, str]]:
-    """The column that names training runs, and which rows are not the last of theirs, by place and reason.
+    """The column that names training runs, and the rows that are not the last of their run, by position and reason.
 
-    found: as of `checkpoints_of`. Raises UserError where nothing says of which run a row is.
+    found: as from `checkpoints_of`. Raises UserError where nothing shows which run a row belongs to.
     """
     if found is None or "D" not in runs.values:
         raise UserError(
@@ -78,14 +78,14 @@ def earlier_rows(runs: Table, found: tuple[str | None, NDArray[np.str_]] | None)
     return name, dict.fromkeys(sorted(early), "not the last checkpoint of its run")
 
 
-def last_told(name: str | None, runs: int, rows: int) -> str:
-    """What is said where the last rows of training runs alone were taken."""
+def last_rows_note(name: str | None, runs: int, rows: int) -> str:
+    """The note where only the last row of each training run was used."""
     by = "tokens that rise in even steps at one N" if name is None else choice("run", name)
     return f"{runs} of {rows} rows are used, the last of each run by {by}"
 
 
 def step_notes(df: Any, runs: Table) -> Iterator[str]:
-    """Of a table that does not say which training run each row is of, and has a column of steps."""
+    """Notes for a table that has a column of steps and does not name the training run of each row."""
     for name in unread(df, runs, STEP):
         yield (
             f"the table has a column {name}: rows that are checkpoints of one run are not independent, and "
@@ -104,7 +104,7 @@ def _are_runs(runs: Table, labels: NDArray[np.str_]) -> bool:
 
 
 def _stretches(runs: Table) -> Labels:
-    """[rows]: a number for rows of one N that follow one another while D rises."""
+    """[rows]: a number for each stretch of consecutive rows with one N and rising D."""
     goes_on = (runs.N[1:] == runs.N[:-1]) & (runs.D[1:] > runs.D[:-1])
     return np.concatenate([[0], np.cumsum(~goes_on)]).astype(np.int64)
 

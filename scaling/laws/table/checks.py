@@ -1,7 +1,7 @@
-"""What a table says against itself: columns in another unit than they are taken for, or of another kind.
+"""Plausibility checks of a table: columns in another unit than assumed, or of another kind.
 
 Each check looks at the whole table and returns notes, which every fit of it repeats, or raises UserError. Losses are
-in `table.losses`, checkpoints in `table.checkpoints`.
+checked in `table.losses`, checkpoints in `table.checkpoints`.
 """
 
 import re
@@ -19,32 +19,33 @@ from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
 from scaling.laws.table.words import choice, leave
 
 NOTED, REFUSED = 3.0, 30.0
-"""how many times FLOPs may be off 6·N·D before it is told, and refused: at toy sizes conventions are up to 12 off"""
+"""factor by which FLOPs may differ from 6·N·D before a note, and before an error: at toy sizes conventions differ by
+up to 12"""
 UNITS = {1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 86400e15: "PFLOP/s-days"}
 MOST_MILLIONS, MOST_BILLIONS = 2e5, 2e4
-"""largest N in millions and D in billions that there is"""
+"""largest plausible N in millions and D in billions"""
 TREND = 1.5
-"""how many times C / 6·N·D may change from the smallest to the largest N before it is told: where it does, another N
-has another exponent. A published set whose FLOPs leave the embeddings out is at 1.45"""
+"""factor by which C / 6·N·D may change from the smallest to the largest N before a note: such a trend means that
+another count of N would give another exponent. A published set whose FLOPs leave the embeddings out is at 1.45"""
 EPOCHS, UNIQUE = r"((n|num|data)_)?epochs?", r"((n|num|total)_)?unique_?tokens?|tokens_unique|(dataset|corpus)_tokens"
 OTHER_FLOPS = 1.05
-"""how many times a column of FLOPs that is not read may be off 6·N·D before it is told"""
+"""factor by which an unused column of FLOPs may differ from 6·N·D before a note"""
 LEAST_FLOPS = 1e9
-"""largest C of a table of nothing but C and losses: a smaller one counts in another unit"""
+"""largest C of a table of only C and losses below which C is assumed to be in another unit"""
 IN_ANOTHER_UNIT = r"(^|[^a-z])([kmgtpez]|kilo|mega|giga|tera|peta|exa|zetta)(flops?|f[ _/-]*s?[ _/-]*days?)"
-"""names of FLOPs that are not counted in ones"""
+"""names of FLOPs columns in units such as PFLOPs"""
 EXACT, ELSEWHERE, PART = 1e-3, 1.1, 0.1
-"""of two conventions in one table: C is 6·N·D within that share in some rows and so many times off it in others,
-either of which are that part of all or more"""
+"""signs of two conventions in one table: C equals 6·N·D within EXACT in some rows and differs by a factor of at least
+ELSEWHERE in others, each at least PART of all rows"""
 TINY_SIGMA = 1e3
-"""times below the median that a standard error cannot be: its row alone would decide the law"""
+"""factor below the median at which a standard error is implausible: its row alone would decide the law"""
 NO_EMBEDDINGS = r"(^|[^a-z])(non|no|without|excl)_?(emb|embed|embeddings?|embedding)([^a-z]|$)"
 
 
 def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
     """C against 6·N·D.
 
-    active: parameters that a token uses, where they are known: what FLOPs go by; N is all there are.
+    active: active parameters, which determine FLOPs, where they are known; N counts all parameters.
     """
     if runs.C is None or not {"N", "D"} <= runs.values.keys():
         return
@@ -55,25 +56,25 @@ def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
         return
     bad = np.flatnonzero(off > REFUSED)
     rows = bad if len(bad) else np.flatnonzero(off > NOTED)
-    told = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
+    cases = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
     middle = float(np.median(ratio[rows]))
     if not len(bad):
         why = "is N without embeddings, or of all experts?" if active is None else "attention and the like count, too"
         yield (
             f"C is {middle:.2g} times 6·N·D in the median of {len(rows)} of {len(runs)} rows, the first "
-            f"{told[0]}: {why}"
+            f"{cases[0]}: {why}"
         )
         return
     unit = next((f"; that looks like {name}" for size, name in UNITS.items() if 0.3 < middle * size < 3), "")
     raise UserError(
-        f"C is more than {REFUSED:g} times off 6·N·D in {len(bad)} of {len(runs)} rows: {shown(told)}{unit}; C is "
+        f"C is more than {REFUSED:g} times off 6·N·D in {len(bad)} of {len(runs)} rows: {shown(cases)}{unit}; C is "
         f"training FLOPs, N parameters that a token uses, D tokens: mend the unit, leave C out, or where it is "
         f"right say {leave('trusted')}"
     )
 
 
 def check_flops_alone(runs: Table) -> Iterator[str]:
-    """C in PFLOP/s-days and the like, where no N and D tell: `predict` would read 1e24 in that unit."""
+    """C in PFLOP/s-days and the like, in tables without N and D: `predict` would read 1e24 in that unit."""
     if runs.C is None or {"N", "D"} <= runs.values.keys():
         return
     name = runs.conventions.get("C", "")
@@ -88,20 +89,20 @@ def check_flops_alone(runs: Table) -> Iterator[str]:
 
 
 def check_sigma(runs: Table) -> Iterator[str]:
-    """Standard errors next to nothing."""
+    """Standard errors close to zero."""
     sigma = runs.values.get("sigma")
     if sigma is not None and len(bad := np.flatnonzero(sigma * TINY_SIGMA < np.median(sigma))):
-        told = shown([f"{runs.rows[i]} ({sigma[i]:.3g})" for i in bad.tolist()])
+        cases = shown([f"{runs.rows[i]} ({sigma[i]:.3g})" for i in bad.tolist()])
         raise UserError(
             f"{runs.conventions['sigma']}, the losses' standard errors, are over {TINY_SIGMA:g} times below their "
-            f"median {np.median(sigma):.3g} in {len(bad)} of {len(runs)} rows: {told}; such a row decides the law "
+            f"median {np.median(sigma):.3g} in {len(bad)} of {len(runs)} rows: {cases}; such a row decides the law "
             f"alone: mend it, leave sigma out, or where it is right say {leave('trusted')}"
         )
     yield from ()
 
 
 def check_sizes(runs: Table) -> Iterator[str]:
-    """N in millions and D in billions, where C does not tell."""
+    """N in millions and D in billions, where C does not show it."""
     if not {"N", "D"} <= runs.values.keys() or runs.C is not None:
         return
     per_parameter = float(np.median(runs.D / runs.N))
@@ -109,16 +110,16 @@ def check_sizes(runs: Table) -> Iterator[str]:
     billions = bool(runs.D.max() < MOST_BILLIONS and (per_parameter < 1e-4 or runs.N.max() < MOST_MILLIONS))
     if millions or billions:
         unit = "billions" if runs.N.max() < MOST_BILLIONS and 0.05 < per_parameter < 1e3 else "millions"
-        told = [f"N up to {runs.N.max():.3g} looks like {unit} of parameters"] * millions
-        told += [f"D up to {runs.D.max():.3g} looks like billions of tokens"] * billions
+        signs = [f"N up to {runs.N.max():.3g} looks like {unit} of parameters"] * millions
+        signs += [f"D up to {runs.D.max():.3g} looks like billions of tokens"] * billions
         raise UserError(
-            f"{' and '.join(told)}: give both in ones, 7e9 or 7B, or where they are say {leave('trusted')}"
+            f"{' and '.join(signs)}: give both in ones, 7e9 or 7B, or where they are say {leave('trusted')}"
         )
     yield from ()
 
 
 def check_ratio(runs: Table) -> Iterator[str]:
-    """D in steps or sequences, or N and D the wrong way round."""
+    """D in steps or sequences, or N and D swapped."""
     if {"N", "D"} <= runs.values.keys() and (ratio := float(np.median(runs.D / runs.N))) < FEWEST_TOKENS:
         yield (
             f"D is {ratio:.2g} times N in the median: are N parameters and D tokens, and not the other way round, "
@@ -127,7 +128,10 @@ def check_ratio(runs: Table) -> Iterator[str]:
 
 
 def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
-    """N without embeddings, by its name or by FLOPs that leave N the further the smaller it is; see `check_flops`."""
+    """N without embeddings, judged by its name or by FLOPs that exceed 6·N·D the more, the smaller N is.
+
+    See `check_flops`.
+    """
     name = runs.conventions.get("N", "")
     if re.search(NO_EMBEDDINGS, name.lower()):
         yield (
@@ -159,18 +163,18 @@ def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
 
 
 def notes_of(runs: Table, active: Array | None = None) -> tuple[str, ...]:
-    """What the checks have to say; active: as of `check_flops`.
+    """Notes of the checks; active: as in `check_flops`.
 
-    Raises UserError for a table that cannot be what it is taken for.
+    Raises UserError for a table that cannot be right.
     """
     alone = (*check_flops_alone(runs), *check_sigma(runs))
     return (*check_flops(runs, active), *alone, *check_sizes(runs), *check_ratio(runs), *check_unit(runs))
 
 
 def unread_notes(df: Any, runs: Table, runs_known: bool, group: str | None = None) -> Iterator[str]:
-    """What further columns say against the rows: repeated tokens, checkpoints, vocabularies, two losses of a run.
+    """Notes from unused columns: repeated tokens, checkpoints, vocabularies, two losses of a run.
 
-    runs_known: the table says which training run each row is of. group: the column whose values have a law each.
+    runs_known: the table names the training run of each row. group: the column with a separate law for each value.
     """
     yield from check_embeddings(runs)
     if "U" not in runs.values:
@@ -183,7 +187,7 @@ def unread_notes(df: Any, runs: Table, runs_known: bool, group: str | None = Non
 
 
 def _unread_flops(df: Any, runs: Table) -> Iterator[str]:
-    """A column of FLOPs that no one asked for, where it is not what is taken in its place."""
+    """An unused column of FLOPs that differs from the FLOPs used instead."""
     if runs.C is not None or not {"N", "D"} <= runs.values.keys():
         return
     for name in unread(df, runs, FLOPS):
@@ -196,7 +200,7 @@ def _unread_flops(df: Any, runs: Table) -> Iterator[str]:
 
 
 def _repeated(df: Any, runs: Table) -> Iterator[str]:
-    """Tokens that were seen before, by a column of epochs or of the tokens there are."""
+    """Repeated tokens, shown by a column of epochs or of unique tokens."""
     worth = "tokens that were seen before are worth less than this law takes them for; the law data_constrained reads"
     for name in unread(df, runs, EPOCHS):
         epochs = number_or_none(df[name])

@@ -1,4 +1,4 @@
-"""From the columns of a run's record to those that laws read."""
+"""The columns that laws read, computed from those of run records."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALWAYS = ("N", "D", "C")
-"""what a table of the framework's runs has whatever a law reads: budgets and sizes are told by them"""
+"""columns that every table of the framework's runs has, for budgets and sizes, whether a law reads them or not"""
 HOW = "runs have it where training records it, among the facts in result.json"
 RATIO = "M"
-"""what `Runs` makes of N and D itself"""
+"""computed from N and D by `Runs`"""
 
 
 def feeds_of(forms: Sequence[Form], columns: Mapping[str, str]) -> dict[str, Feed]:
-    """What feeds each letter of a table for several laws, "loss" among them; the first law's word counts.
+    """The feed of each letter, and of "loss", in a table for several laws; the first law decides.
 
-    columns: of the record, by letter, in place of what the laws say.
+    columns: of the record, by letter, in place of the laws' own.
     """
     feeds = {letter: FEEDS[letter] for letter in ALWAYS}
     for form in reversed(forms):
@@ -40,26 +40,26 @@ def free_keys(forms: Sequence[Form], feeds: Mapping[str, Feed]) -> set[str]:
 def fed(df: "pd.DataFrame", feeds: Mapping[str, Feed], law: str) -> tuple["pd.DataFrame", dict[str, str]]:
     """The table with every column that feeds a letter, and the name of each by letter.
 
-    law: that reads them. Raises UserError for a column that the table has not.
+    law: the law that reads them. Raises UserError for a column that the table does not have.
     """
     names = {letter: feed.column for letter, feed in feeds.items() if letter != RATIO}
     return df.assign(**{name: _values(df, letter, feeds[letter], law) for letter, name in names.items()}), names
 
 
 def is_dense(df: "pd.DataFrame") -> "pd.Series[bool]":
-    """Whether each run is one of a model without experts [rows]."""
+    """Whether each run's model has no experts [rows]."""
     return df.assign(experts=df.get("experts", 0))["experts"] == 1
 
 
 def held_same(df: "pd.DataFrame", feeds: Iterable[Feed]) -> "pd.DataFrame":
-    """What must agree among the mixtures of experts of a law, as columns; of dense runs they say nothing."""
-    asked = dict.fromkeys(expression for feed in feeds for expression in feed.same)
-    there = [each for each in asked if all(name in df for name in _names(each))]
+    """Columns that must agree among the mixtures of experts of a law; unset for dense runs."""
+    expressions = dict.fromkeys(expression for feed in feeds for expression in feed.same)
+    there = [each for each in expressions if all(name in df for name in _names(each))]
     return df[[]].assign(**{each: _evaluated(df, each).mask(is_dense(df)) for each in there})
 
 
 def not_of_dense(df: "pd.DataFrame", letters: Iterable[str], feeds: Mapping[str, Feed]) -> list[str | None]:
-    """Why each run [rows] is none of a law of these letters, which has no dense models; None for one that is."""
+    """Why each run [rows] cannot be in a law of these letters, which has no dense models; None where it can."""
     reasons: list[str | None] = [None] * len(df)
     dense = is_dense(df).to_numpy()
     for letter in letters:

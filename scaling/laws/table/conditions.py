@@ -1,4 +1,4 @@
-"""Which rows of a table meet a condition that a person wrote."""
+"""Which rows of a table meet a condition given by the user."""
 
 import re
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
     """Whether each row meets the condition; columns whose names hold dots, slashes and the like (`optimizer.b2`,
     `eval/loss`) are written as they are.
 
-    What is unset is asked for by `optimizer.clip_norm.isna()`.
+    `optimizer.clip_norm.isna()` selects rows where a key is unset.
 
-    Raises UserError where it is none.
+    Raises UserError for an invalid condition.
     """
     text = _with_quoted_names(condition, [str(name) for name in table.columns])
     try:
         found = np.asarray(table.eval(text))
-    except Exception as error:  # pandas raises what its parser does
+    except Exception as error:  # pandas passes on whatever its parser raises
         why = " ".join(f"{error}".split())
         raise UserError(
             f"cannot read the condition {condition!r}: {why}; {_columns_near(table, condition)}"
@@ -36,7 +36,7 @@ def meets(table: "pd.DataFrame", condition: str) -> NDArray[np.bool_]:
 
 
 def _with_quoted_names(condition: str, columns: Sequence[str]) -> str:
-    """The condition with columns that are no Python names in backticks, but where they stand in a text."""
+    """The condition with columns that are no Python names in backticks, except inside string literals."""
     odd = sorted((name for name in columns if name and not name.isidentifier()), key=len, reverse=True)
     if not odd:
         return condition
@@ -46,7 +46,7 @@ def _with_quoted_names(condition: str, columns: Sequence[str]) -> str:
 
 
 def _columns_near(table: "pd.DataFrame", condition: str) -> str:
-    """The columns that may have been meant by a condition; all where none is near."""
+    """The columns that a condition may have meant; all columns where none is similar."""
     columns = [str(name) for name in table.columns]
     words = [word for word in re.findall(r"[A-Za-z_][\w.]*", condition) if word not in columns]
     near = dict.fromkeys(name for word in words for name in nearest(word, columns))

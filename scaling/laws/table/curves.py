@@ -11,7 +11,7 @@ from scaling.laws.arrays import Array
 from scaling.laws.table.runs import Runs
 
 REACH = 0.05
-"""a run of one row stands for the FLOPs within this of its own, on the log scale, so that runs of one budget meet"""
+"""in log FLOPs: a run of one row covers this much on both sides of its own, so that runs of one budget overlap"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Curves:
     def interior(self, curve: NDArray[np.int64], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Whether there is a smaller and a larger size than that of curve [..., points] at the same FLOPs.
 
-        among: [..., curves, points], which curves are there.
+        among: [..., curves, points], which curves to consider.
         """
         N = np.where(among, self.N[:, None], np.nan)
         least, most = np.fmin.reduce(N, axis=-2), np.fmax.reduce(N, axis=-2)

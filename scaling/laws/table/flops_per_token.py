@@ -22,7 +22,7 @@ def six_n(N: ArrayLike) -> Array:
 class FlopsRelation:
     """Training FLOPs per token as a smooth function of N: log k = c0 + c1·n + c2·n², n = log(N / unit).
 
-    Beyond the sizes that it was fitted to it goes on straight (in log-log), so that it never turns back.
+    Beyond the sizes it was fitted to it continues as a straight line in log-log, so that it stays monotonic.
     """
 
     coefficients: tuple[float, ...]
@@ -44,7 +44,7 @@ class FlopsRelation:
 def flops_relation(N: Array, per_token: Array) -> FlopsRelation:
     """The relation of sizes N [rows] to their training FLOPs per token [rows].
 
-    Between sizes of one ladder the exact count is smooth in N, so a quadratic in log-log meets it closely;
+    Between sizes of one ladder the exact count is smooth in N, so a quadratic in log-log approximates it closely;
     `max_error` says how closely. With fewer than three sizes the curve is a line or a constant ratio to N.
     """
     unit = float(np.exp(np.log(N).mean()))
@@ -61,9 +61,9 @@ def flops_relation(N: Array, per_token: Array) -> FlopsRelation:
 @dataclass(frozen=True, eq=False)
 class FlopsSurface:
     """Training FLOPs per token as a smooth function of several columns: log k is a quadratic in their logarithms and
-    linear in them (what a router costs grows with the experts).
+    linear in them (a router's cost grows with the number of experts).
 
-    Beyond the values that it was fitted to it goes on straight, as `FlopsRelation` does.
+    Beyond the values it was fitted to it continues as a straight line, as `FlopsRelation` does.
     """
 
     letters: tuple[str, ...]
@@ -92,7 +92,7 @@ class FlopsSurface:
 
     @staticmethod
     def through(columns: Mapping[str, Array], per_token: Array) -> "FlopsSurface":
-        """The surface nearest to the FLOPs per token [rows] of runs with columns by letter [rows]."""
+        """The surface fitted to the FLOPs per token [rows] of runs with columns by letter [rows]."""
         letters = tuple(columns)
         x = np.log(np.stack([columns[letter] for letter in letters], -1))
         center = x.mean(0)
@@ -100,7 +100,7 @@ class FlopsSurface:
         i, j = np.triu_indices(len(letters))
         basis = np.concatenate([np.ones((len(x), 1)), x, np.exp(x), x[:, i] * x[:, j]], -1)
         found, count = np.zeros(basis.shape[1]), len(letters)
-        for terms in (1 + count, basis.shape[1]):  # of what few values leave open, a line as far as it goes
+        for terms in (1 + count, basis.shape[1]):  # a line first, for what few values do not determine
             left = np.log(per_token) - basis @ found
             found[:terms] += np.linalg.lstsq(basis[:, :terms], left, rcond=1e-8)[0]
         slope, linear, products = found[1 : 1 + count], found[1 + count : 1 + 2 * count], found[1 + 2 * count :]

@@ -1,9 +1,9 @@
-"""What a table's losses may be instead of the mean nats a token of one split in one vocabulary.
+"""Checks whether a table's losses are really mean nats per token of one split in one vocabulary.
 
-A law is scaled by the unit of its losses: N*, D* and the exponents are the same in bits, only E, A and B are not, and
-losses of text a token lie near one another in all published sets. So a unit can be told where the models are
-large enough, within a factor: bits a token are 1.44 times nats, and text in another vocabulary, or the mean over hard
-data sets, up to 1.3 times `TEXT`. Bits of a set whose nats would be below .94 times that law are not told apart.
+The unit of the losses only scales a law: N*, D* and the exponents are the same in bits; E, A and B are not. Losses
+per token of text are similar in all published sets, so the unit can be inferred, within a factor, where the models
+are large enough: bits per token are 1.44 times nats, and text in another vocabulary, or the mean over hard data sets,
+is up to 1.3 times `TEXT`. Bits of a set whose nats would be below .94 times that law cannot be recognised.
 """
 
 import re
@@ -19,23 +19,24 @@ from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
 from scaling.laws.table.words import choice, leave
 
 PERPLEXITY = 20.0
-"""no loss in nats a token is as large as that for long"""
+"""no loss in nats per token stays as large as this for long"""
 TEXT = (1.8172, 482.01, 0.3478, 2085.43, 0.3658)
 """E, A, α, B, β of text in a vocabulary of 32,000 (Besiroglu et al. 2024, 2404.10102)"""
 TIMES_TEXT, SHARE_OF_TEXT = 1.35, 0.6
-"""how many times that law losses are told, in the median: ten published sets in nats a token lie between .96 and
-1.28 times it, one about in bits a byte at .21"""
+"""median ratios of the losses to that law above and below which a note is made: ten published sets in nats per token
+lie between .96 and 1.28, one approximately in bits per byte at .21"""
 LARGE = 1e7
-"""parameters, in the median, from which too small losses are told: smaller models are often of bytes or toy data"""
+"""median parameters from which too small losses are noted: smaller models are often trained on bytes or toy data"""
 AGAIN, LEAST_PAIRS = 0.02, 3
-"""median difference in log loss of rows of the same N and D that is told, seeds differ by .1 to 1 %; so many rows"""
+"""median difference in log loss between rows of the same N and D from which a note is made (seeds differ by .1 to 1
+%), and the fewest such pairs"""
 BITS = r"bpb|bpt|bits?([_ /]|$)|bits_?per"
 VOCABULARY = r"(n|num)?_?vocab(ulary)?(_?size)?"
 TOKENIZER = r"tokeni[sz]er(_?(name|id))?"
 
 
 def refuse_perplexities(loss: Array, name: str) -> None:
-    """Raises UserError for losses [runs] that none in nats is as large as, and for those of that name."""
+    """Raises UserError for losses [runs] too large for nats, and for columns named as perplexities."""
     middle = float(np.median(loss))
     named = re.search(r"(^|[^a-z])(ppl|perplexit(y|ies))([^a-z]|$)", name.lower()) is not None
     if (named or middle > PERPLEXITY) and (loss > 0).all():
@@ -48,7 +49,7 @@ def refuse_perplexities(loss: Array, name: str) -> None:
 
 
 def check_unit(runs: Table) -> Iterator[str]:
-    """Perplexities and bits for nats, by their name or by what text has at these sizes."""
+    """Perplexities and bits instead of nats, by their name or by typical losses of text at these sizes."""
     name = runs.conventions["loss"]
     refuse_perplexities(runs.loss, name)
     bits = re.search(BITS, name.lower()) is not None
@@ -72,7 +73,7 @@ def check_unit(runs: Table) -> Iterator[str]:
 
 
 def check_vocabulary(df: Any, runs: Table) -> Iterator[str]:
-    """Losses a token in vocabularies that differ, and those that no model of the vocabulary has in nats."""
+    """Losses per token in different vocabularies, and losses too large in nats for their vocabulary."""
     for name in unread(df, runs, VOCABULARY, TOKENIZER):
         values = np.asarray(df[name]).astype(str)
         if len(kinds := np.unique(values)) > 1:
@@ -92,9 +93,9 @@ def check_vocabulary(df: Any, runs: Table) -> Iterator[str]:
 
 
 def check_again(df: Any, runs: Table, group: str | None = None) -> Iterator[str]:
-    """Rows of the same numbers in all that is read and of losses further apart than seeds are.
+    """Rows that agree in every column read, with losses further apart than seeds explain.
 
-    group: the column whose values have a law each; rows of two of them are not the same.
+    group: the column with a separate law for each value; rows of different groups are not compared.
     """
     letters = [letter for letter in runs.values if letter not in ("loss", "sigma")]
     if not letters or (runs.loss <= 0).any():
@@ -120,6 +121,6 @@ def check_again(df: Any, runs: Table, group: str | None = None) -> Iterator[str]
 
 
 def _differs(values: NDArray[Any], first: Labels, second: Labels) -> bool:
-    """Whether a column has two values in most pairs, and few in all."""
+    """Whether a column differs within most pairs, and has few values overall."""
     text = values.astype(str)
     return len(np.unique(text)) <= len(text) / 3 and float(np.mean(text[first] != text[second])) > 0.5

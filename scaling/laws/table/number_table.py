@@ -1,4 +1,4 @@
-"""The columns of a user's table as numbers, and which of its rows are no runs."""
+"""The columns of a user's table as numbers, and its rows that are not valid runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,21 +26,21 @@ ROLES = ("N", "D", "loss", "C", "sigma")
 
 @dataclass(frozen=True)
 class NumberTable:
-    """What was found in a table."""
+    """The numbers of a table."""
 
     names: Mapping[str, str]
     """of columns, by letter"""
     rows: tuple[str, ...]
     """label of each"""
     values: Mapping[str, Array]
-    """in ones, missing ones NaN"""
+    """as plain counts; NaN where missing"""
     run: NDArray[np.str_] | None
     notes: tuple[str, ...]
 
     def unfit(self, df: Any, signed: bool, duplicates: Duplicates, missing: Missing) -> dict[int, str]:
-        """The rows to leave out, by place and reason: missing values and rows twice, where that is asked for.
+        """The rows to leave out, by position and reason: missing values and duplicate rows, where requested.
 
-        Raises UserError for what no run can have and for rows twice.
+        Raises UserError for values that no run can have, and for duplicate rows that are not to be dropped or kept.
         """
         gone: dict[int, str] = {}
         if missing == "drop":
@@ -52,8 +52,8 @@ class NumberTable:
             require_range(column, df[self.names[key]], self.names[key], self.rows, positive, out)
         if duplicates == "keep":
             return gone
-        told = [*(column for key, column in self.values.items() if key != "sigma")]
-        pairs = duplicate_pairs(told if self.run is None else [*told, self.run])
+        compared = [*(column for key, column in self.values.items() if key != "sigma")]
+        pairs = duplicate_pairs(compared if self.run is None else [*compared, self.run])
         pairs = [pair for pair in pairs if pair[1] not in gone]
         if duplicates == "error":
             refuse_duplicates(pairs, df, self.rows)
@@ -61,9 +61,10 @@ class NumberTable:
 
 
 def number_table(df: Any, names: Mapping[str, str | None], reads: Sequence[str] | None) -> NumberTable:
-    """names, reads: as of `find_columns`.
+    """Read the columns of a table as numbers; names, reads: as in `find_columns`.
 
-    Raises UserError for a column that is not there, a table without rows, columns of several lengths, no numbers.
+    Raises UserError for a missing column, a table without rows, columns of different lengths, and values that are not
+    numbers.
     """
     known, notes = find_columns(df, names, reads)
     count = len(np.asarray(df[known["loss"]]))

@@ -1,4 +1,4 @@
-"""From a user's table to columns of numbers: which column is which, what is missing, what is there twice."""
+"""Reading a user's table: identifying columns, converting numbers, finding missing values and duplicates."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Duplicates = Literal["error", "drop", "keep"]
 Missing = Literal["error", "drop"]
 
 USUAL = {"N": "params", "D": "tokens", "loss": "loss"}
-"""the columns that are looked for unless told otherwise"""
+"""the columns that are looked for by default"""
 ALIASES = {
     "N": r"(n|num|model|total|total_n|non_?embedding)?_?(params?|parameters?|param(eter)?_count)(_total|_count)?"
     r"|n|n_?params|model_size",
@@ -26,32 +26,32 @@ ALIASES = {
     "loss": r"((final|eval|val|valid|validation|test|lm|macro|train|training|ce|cross_entropy)_?)*(loss|nll)"
     r"|cross_?entropy",
 }
-"""what else these columns are called, the last part of a path with slashes or dots, in small letters"""
+"""other names of these columns: the last part of a path with slashes or dots, in lower case"""
 SIX_ND = "6·N·D"
-"""what C is where no column is"""
+"""definition of C where no column is given"""
 FLOPS = r"(train(ing)?_?|total_?)*(flops?|compute)|c"
-"""what training FLOPs are called, likewise"""
+"""names of training FLOPs, likewise"""
 COUNTS = ("N", "D", "C", "U")
-"""letters that are counted in ones, whatever unit the name of their column has"""
+"""letters that are converted to plain counts from the unit in their column's name"""
 IN_UNIT = re.compile(
     r"[(\[]\s*(?:in |x|×)?\s*(?P<short>[kKmMbBgGT]|1e\d+|(?i:(thousand|million|billion|trillion)s?))\b[^)\]]*[)\]]"
     r"|.*[_ ](?P<word>(?i:(thousand|million|billion|trillion)s?))"
 )
-"""the end of a name such as Params (M), tokens [billions] or tokens_billions"""
+"""ending of a name such as Params (M), tokens [billions] or tokens_billions"""
 WORDS = {"k": 1e3, "t": 1e12, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 SHOWN = 5
 """rows and pairs of rows that a message names"""
 LISTED, WIDEST = 25, 40
-"""columns that it names, and characters of each"""
+"""columns that a message names, and characters of each"""
 
 
 def find_columns(
     df: Any, names: Mapping[str, str | None], reads: Sequence[str] | None = None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The column of each letter, and what to say of those that were found under another name.
+    """The column of each letter, and notes about those found under another name.
 
-    reads: the letters that are asked for; a usual column of another letter need not be there. None: all.
-    Raises UserError for a column that the table has not, and for what is no table.
+    reads: the letters that are needed; default columns of other letters may be missing. None: all.
+    Raises UserError for a column that the table does not have, and for an object that is not a table.
     """
     if not (isinstance(df, Mapping) or hasattr(df, "columns")):
         raise UserError(
@@ -82,8 +82,8 @@ def find_columns(
         free = [name for name in present if name not in known.values() and not _is_alias(name, FLOPS)]
         near = [meant(name, free, most=1) for name in missing.values() if name]
         hint = next(filter(None, near), "")
-        told = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
-        raise UserError(f"no column {wanted}; {told}: say which is which by {say}")
+        listing = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
+        raise UserError(f"no column {wanted}; {listing}: say which is which by {say}")
     return known, tuple(notes)
 
 
@@ -103,7 +103,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def unit_of(letter: str, name: str) -> float:
-    """How many ones the column `name` counts in, by its name: Params (M) in millions. 1 where it does not say."""
+    """The unit of the column `name`, by its name: 1e6 for Params (M); 1 where the name has no unit."""
     found = IN_UNIT.fullmatch(name[max(name.rfind("("), name.rfind("["), 0) :].strip()) if letter in COUNTS else None
     if found is None:
         return 1.0
@@ -112,7 +112,7 @@ def unit_of(letter: str, name: str) -> float:
 
 
 def _needed(reads: Sequence[str], names: Mapping[str, str | None]) -> set[str]:
-    """The letters of columns that those asked for are made of: C is 6·N·D where no column is named, M is D/N."""
+    """The letters that the requested ones are computed from: C is 6·N·D where no column is named, M is D/N."""
     made = {"M": {"N", "D"}, "C": {"C"} if names.get("C") else {"N", "D"}}
     return set().union(*(made.get(letter, {letter}) for letter in reads))
 
@@ -122,9 +122,10 @@ def _is_alias(name: str, pattern: str) -> bool:
 
 
 def number_column(values: Any, name: str, rows: Sequence[str], unit: float = 1.0) -> Array:
-    """float64, missing ones NaN; integers become floats before anything is multiplied. 7B is a number, too.
+    """A column as float64, with NaN for missing values; integers become floats before any multiplication. Texts such
+    as 7B are numbers, too.
 
-    unit: what the numbers count in, those that say so themselves (7B) apart.
+    unit: of the numbers, except for those with a unit of their own (7B).
     """
     raw = np.asarray(values)
     column = np.empty(raw.shape, np.float64)
@@ -147,7 +148,7 @@ def in_ones(value: object, unit: float) -> float:
 
 
 def refuse_two_meanings(texts: Sequence[str], name: str) -> None:
-    """Raises UserError where a comma may be the decimal point of a number, or not, and none in its column tells."""
+    """Raises UserError where a comma may or may not be a decimal point, and nothing in its column decides."""
     stripped = [text.strip() for text in texts]
     grouped = any(re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(,\d{3}|\.\d+)", text) for text in stripped)
     either = None if grouped else next(filter(re.compile(r"[-+]?\d{1,3},\d{3}").fullmatch, stripped), None)
@@ -174,7 +175,7 @@ def require_range(
 
 
 def duplicate_pairs(columns: Sequence[NDArray[Any]]) -> list[tuple[int, int]]:
-    """Each row that has been there before, with the first of its kind."""
+    """Pairs of the first occurrence of a row and each later duplicate."""
     seen: dict[tuple[Any, ...], int] = {}
     pairs = []
     for i, row in enumerate(zip(*columns, strict=True)):
@@ -192,12 +193,12 @@ def refuse_duplicates(pairs: Sequence[tuple[int, int]], df: Any, rows: Sequence[
     names = df.columns if hasattr(df, "columns") else df
     for name in names:
         values = np.asarray(df[name])
-        told = [
+        lines = [
             f"{values[a]} and {values[b]}" for a, b in pairs if values[a] != values[b] and not _unset(values, a, b)
         ]
-        if told:
-            differ[str(name)] = told
-    why = "; ".join(f"they differ in {name!r} ({told[0]})" for name, told in differ.items())
+        if lines:
+            differ[str(name)] = lines
+    why = "; ".join(f"they differ in {name!r} ({lines[0]})" for name, lines in differ.items())
     raise UserError(
         f"rows {shown([f'{rows[a]} and {rows[b]}' for a, b in pairs])} are the same run twice"
         + (f" ({len(pairs)} pairs)" if len(pairs) > 1 else "")
@@ -212,7 +213,7 @@ def _unset(values: NDArray[Any], a: int, b: int) -> bool:
 
 
 def labels_of(df: Any, used: Sequence[str], count: int) -> dict[str, NDArray[np.str_]]:
-    """The columns of a table that sort its rows into a few groups, and that no letter stands for."""
+    """The columns of a table that divide its rows into a few groups and are not used by a letter."""
     found = {}
     for name in df.columns if hasattr(df, "columns") else ():
         if str(name) in used:
@@ -224,5 +225,5 @@ def labels_of(df: Any, used: Sequence[str], count: int) -> dict[str, NDArray[np.
 
 
 def shown(parts: Sequence[str]) -> str:
-    """The first of them, and whether there are more."""
+    """The first few parts, and whether there are more."""
     return ", ".join(parts[:SHOWN]) + (", …" if len(parts) > SHOWN else "")

@@ -1,4 +1,4 @@
-"""Whether runs are of one recipe: their configurations agree in all that the columns of a law do not stand for."""
+"""Whether runs share one recipe: their configurations agree in every key that a law's columns do not represent."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import scaling  # whose rooms load when used: tables that are no records need no configurations, .2 s of imports
+import scaling  # submodules load on use: tables other than records need no configurations (.2 s of imports)
 from scaling.errors import UserError
 from scaling.laws.forms import choices
 from scaling.laws.table.sections import absent
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 Row = Mapping[Any, Any]
 Kinds = dict[str, list[int]]
-"""what runs say of a key, and the positions of those that say it"""
+"""values of a key, and the positions of the runs that have each"""
 
 BETWEEN = "between groups"
 """the convention that names the keys in which groups of runs differ, beside the one that names them"""
 ALLOWED = "allowed"
-"""the convention that names the keys in which runs differ by leave of the user"""
+"""the convention that names the keys in which the user allowed runs to differ"""
 BY_RULE = "by rule "
-"""what begins the word for a key that a sweep's rule set"""
+"""prefix of the value of a key that a sweep's rule set"""
 NULL = "null"
-SHOWN, VALUES = 6, 4  # keys that a message tells the values of, and values of each
+SHOWN, VALUES = 6, 4  # keys whose values a message shows, and values of each
 
 
 def one_recipe(
     df: "pd.DataFrame", free: Collection[str], allow: Sequence[str] = (), same: Sequence[str] = ()
 ) -> dict[str, str]:
-    """What the runs of `df`, a table by `load_runs`, have in common and not by default, as conventions of a fit.
+    """The settings, other than defaults, that the runs of `df` (from `load_runs`) share, as conventions of a fit.
 
     free: columns of keys that may differ, `*` for any text. allow: further keys, or sections of keys. same: further
     columns that must agree.
-    A key that a sweep's rule set counts by the rule, a learning rate that was the best of several not at all. Runs
-    that do not say their configuration (`recipe_from`) are compared by what the facts on their records say of it.
+    A key set by a sweep's rule is compared by the rule, and a learning rate that was the best of several is not
+    compared. Runs without a recorded configuration (`recipe_from`) are compared by the facts on their records.
 
-    Raises UserError, naming keys, values and runs, where the runs differ in another key, and for an `allow` that is
-    no key.
+    Raises UserError, naming keys, values and runs, where the runs differ in another key, and for an `allow` that
+    names no key.
     """
     rows, compared = df.to_dict("records"), _compared(df) | {column: column for column in same}
     allowed, defaults = _allowed(list(compared), allow), scaling.config.default_columns()
@@ -65,13 +65,13 @@ def one_recipe(
             common[column] = next(iter(kinds))
     if differing:
         raise UserError(_refusal(differing, rows, [str(label) for label in df.index]))
-    said = {
+    shared = {
         ALLOWED: ", ".join(mixed),
-        "set by rule": ", ".join(column for column, told in common.items() if told.startswith(BY_RULE)),
+        "set by rule": ", ".join(column for column, value in common.items() if value.startswith(BY_RULE)),
         **_sources(rows),
         **_precision(rows),
     }
-    return common | {name: text for name, text in said.items() if text}
+    return common | {name: text for name, text in shared.items() if text}
 
 
 def recipe_of_groups(
@@ -81,7 +81,7 @@ def recipe_of_groups(
     allow: Sequence[str] = (),
     same: Sequence[str] = (),
 ) -> dict[str, str]:
-    """`one_recipe` of each group of runs; of a key that groups differ in, the value in each.
+    """`one_recipe` of each group of runs; for a key in which groups differ, the value in each.
 
     labels: the group of each row.
     """
@@ -104,17 +104,17 @@ def recipe_of_groups(
 
 
 def in_order(df: "pd.DataFrame", group: str) -> "pd.DataFrame":
-    """The runs by rising values of a group's key where all are numbers, those without one first: a pooled law
-    compares with the first group, as dense models are by their number of experts."""
+    """The runs sorted by the value of a group's key where all are numbers, those without a value first: a pooled law
+    compares with the first group, which is that of dense models when grouped by the number of experts."""
     found = [column for column in df.columns if column in (group, scaling.config.column_of(group))]
     numbers = [value is None or isinstance(value, int | float) for column in found for value in df[column]]
     return df.sort_values(found[0], kind="stable", na_position="first") if found and all(numbers) else df
 
 
 def group_labels(df: "pd.DataFrame", group: str) -> tuple[str, ...]:
-    """What each run says of the key `group` of its configuration, or of another column, such as `sweep`.
+    """Each run's value of the configuration key `group`, or of another column, such as `sweep`.
 
-    Raises UserError where there is none.
+    Raises UserError where there is no such key or column.
     """
     columns = [str(column) for column in df.columns]
     if not (found := [column for column in columns if column in (group, scaling.config.column_of(group))]):
@@ -133,7 +133,7 @@ def differing_by(conventions: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _compared(df: "pd.DataFrame") -> dict[str, str]:
-    """The columns that say something about the recipe, each with the key that it says it of."""
+    """The columns that describe the recipe, each with the key it describes."""
     columns = [str(column) for column in df.columns]
     compared = {
         column: column for column in columns if scaling.config.is_recipe(column) and column != scaling.ladder.SIZE_KEY
@@ -142,16 +142,16 @@ def _compared(df: "pd.DataFrame") -> dict[str, str]:
     if not whole:
         compared |= _facts(columns)
     for feed in choices():
-        said = any(fnmatchcase(column, pattern) for column in compared for pattern in feed.columns)
-        if feed.column in columns and not (whole and said):
+        recorded = any(fnmatchcase(column, pattern) for column in compared for pattern in feed.columns)
+        if feed.column in columns and not (whole and recorded):
             compared[feed.column] = feed.columns[0]
     return compared
 
 
 def _facts(columns: Sequence[str]) -> dict[str, str]:
-    """The columns that facts of records are in, each with the key that it has its name from: its last part or parts.
+    """The columns that hold facts of records, each with the key it is named after by its last part or parts.
 
-    What a result measures has some such names, too.
+    Some measurements of a result have such names, too.
     """
     named: dict[str, str] = {}
     for key in scaling.config.recipe_keys():
@@ -164,7 +164,7 @@ def _facts(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _whole(row: Row) -> bool:
-    """Whether what a row does not say of its configuration is unset, and not unknown."""
+    """Whether a row's configuration is complete, so that missing keys are unset rather than unknown."""
     return row.get("recipe_from") in ("record", "config")
 
 
@@ -188,14 +188,16 @@ def _nearest(name: str, columns: Sequence[str]) -> str:
 
 
 def _kinds(rows: Sequence[Row], column: str) -> Kinds:
-    """What the runs say of a column: one thing where values agree, or where the rules that set them do."""
+    """The runs grouped by their value of a column, or by the rule that set it."""
     values = [_value(row, column) for row in rows]
     plain = _grouped(values)
     if len(plain) == 1 or not scaling.config.is_recipe(column):
         return plain
     rules = [row.get(scaling.config.rule_column(column)) for row in rows]
-    told = [f"{BY_RULE}{rule}" if isinstance(rule, str) else value for rule, value in zip(rules, values, strict=True)]
-    return _grouped([None if rule == scaling.config.TRIED else word for rule, word in zip(rules, told, strict=True)])
+    words = [
+        f"{BY_RULE}{rule}" if isinstance(rule, str) else value for rule, value in zip(rules, values, strict=True)
+    ]
+    return _grouped([None if rule == scaling.config.TRIED else word for rule, word in zip(rules, words, strict=True)])
 
 
 def _grouped(words: Sequence[str | None]) -> Kinds:
@@ -207,11 +209,11 @@ def _grouped(words: Sequence[str | None]) -> Kinds:
 
 
 def _value(row: Row, column: str) -> str | None:
-    """The value of a column in words; None where it is not known."""
+    """The value of a column as text; None where it is unknown."""
     if absent(row, column):
         return None
     if column == scaling.config.RateRule.sets and row.get("recipe_from") != "record":
-        return None  # an older record does not say what set its rate
+        return None  # older records do not say what set their learning rate
     value = row.get(column)
     if value is None or value != value:
         return NULL if scaling.config.is_recipe(column) and _whole(row) else None
@@ -219,28 +221,28 @@ def _value(row: Row, column: str) -> str | None:
 
 
 def _word(value: Any) -> str:
-    """A value of a configuration; whole numbers as such, which a column with gaps holds as others."""
+    """A configuration value as text; whole numbers as integers, although a column with gaps holds floats."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return NULL if value is None else str(value)
 
 
 def _refusal(differing: Mapping[str, Kinds], rows: Sequence[Row], labels: Sequence[str]) -> str:
-    told = []
+    parts = []
     for column, kinds in list(differing.items())[:SHOWN]:
         each = [f"{kind} ({labels[runs[0]]})" for kind, runs in sorted(kinds.items())]
-        told.append(f"{column}: {', '.join(each[:VALUES])}{', …' * (len(each) > VALUES)}")
+        parts.append(f"{column}: {', '.join(each[:VALUES])}{', …' * (len(each) > VALUES)}")
     more = list(differing)[SHOWN:]
     also = f"; and {', '.join(more)}" if more else ""
     allow = " ".join(f"--allow {column!r}" if " " in column else f"--allow {column}" for column in differing)
     return (
-        f"the runs mix {'; '.join(told)}{also}; fit them apart: scaling fit … --where "
+        f"the runs mix {'; '.join(parts)}{also}; fit them apart: scaling fit … --where "
         f'"{_condition(differing, rows)}", or together for all that: {allow}'
     )
 
 
 def _condition(differing: Mapping[str, Kinds], rows: Sequence[Row]) -> str:
-    """A condition that some of the runs meet: by a value where there is one, else by a rule."""
+    """A condition that selects some of the runs: by a value where there is one, else by a rule."""
     found = [
         (word == NULL, word.startswith(BY_RULE), column, rows[runs[0]])
         for column, kinds in differing.items()
@@ -253,14 +255,14 @@ def _condition(differing: Mapping[str, Kinds], rows: Sequence[Row]) -> str:
 
 
 def _sources(rows: Sequence[Row]) -> dict[str, str]:
-    """How many runs were compared by what is not their own record of their configuration."""
+    """How many runs were compared by another source than their own recorded configuration."""
     words = {"config": "the configuration beside the record", "record": ""}
     counts = Counter(words.get(str(row.get("recipe_from")), "the facts on record alone") for row in rows)
     return {"recipe by": ", ".join(f"{word} in {n} of {len(rows)} runs" for word, n in counts.items() if word)}
 
 
 def _precision(rows: Sequence[Row]) -> dict[str, str]:
-    """The precisions of compute, where there are several: they are no part of a recipe, and may show in a loss."""
+    """The compute precisions, where there are several: they are not part of a recipe, but may affect a loss."""
     counts = Counter(dtype for row in rows if isinstance(dtype := row.get("compute_dtype"), str))
-    told = ", ".join(f"{dtype} in {count} runs" for dtype, count in sorted(counts.items()))
-    return {"compute_dtype": told} if len(counts) > 1 else {}
+    counted = ", ".join(f"{dtype} in {count} runs" for dtype, count in sorted(counts.items()))
+    return {"compute_dtype": counted} if len(counts) > 1 else {}

@@ -1,4 +1,4 @@
-"""From the framework's own records to a table for fitting."""
+"""A table for fitting from the framework's own records."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RATE = "learning rate"
-"""the convention that says how far rates are tuned"""
+"""the convention that says how far learning rates are tuned"""
 BY_RULE = "by rule, not tuned"
 WAITING = "without result"
 """the convention that says which planned runs have no result"""
@@ -32,13 +32,13 @@ WHERE = "where"
 """the convention that holds the condition of the runs that were used"""
 SAME = "the same in all runs, not tuned"
 GROUPED = "grouped by"
-"""the convention that holds what tells the groups of a pooled law apart"""
+"""the convention that names the key by which a pooled law's groups differ"""
 TESTS = "tests the forecast, which is made without it"
-"""why a test run takes no part"""
+"""why a test run is excluded"""
 TOLD = ("C", "loss")
-"""columns of which the conventions say what they are, instead of where they are from"""
+"""columns whose conventions state their meaning instead of their source"""
 UNIQUE = "unique_tokens"
-"""the column of records that a law reads which holds for several epochs"""
+"""the column of records that laws of repeated data read"""
 
 
 def read_results(
@@ -51,7 +51,7 @@ def read_results(
     group: str | None,
     trusted: bool,
 ) -> Runs:
-    """As `laws.from_results`, of a table that has what the laws read and predict."""
+    """As `laws.from_results`, for a table that has every column that the laws read and predict."""
     if len(df) == 0:
         raise UserError("no runs to fit: the folder has no results yet; run the sweep first")
     feeds = feeds_of(law, columns)
@@ -74,10 +74,10 @@ def read_results(
     exclusions = _tested(df, exclusions, feeds, law[0].name)
     notes = (*_altered(used), *(() if trusted else notes_of(runs, _active(used))))
     runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
-    told = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
-    told |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
-    told |= {GROUPED: group} if group else {}
-    return runs.with_conventions(**told, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
+    meanings = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
+    meanings |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
+    meanings |= {GROUPED: group} if group else {}
+    return runs.with_conventions(**meanings, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
 
 
 def _used(
@@ -105,7 +105,7 @@ def _used(
 def _tested(
     df: "pd.DataFrame", exclusions: Sequence[Exclusion], feeds: Mapping[str, Feed], law: str
 ) -> tuple[Exclusion, ...]:
-    """The same, those that test a forecast with their loss and what the law reads of them."""
+    """The same exclusions, with the loss and the law's columns added to those that test a forecast."""
     ended = [row.get("role") == "test" and verdict_of(row).validity in FITTED for row in df.to_dict("records")]
     if not any(ended):
         return tuple(exclusions)
@@ -121,26 +121,26 @@ def _tested(
 
 
 def _altered(used: "pd.DataFrame") -> Iterator[str]:
-    """What to say where records are not as they were written."""
+    """Notes about records that were changed after they were written."""
     if ALTERED in used and (found := used.index[used[ALTERED] == True].tolist()):  # noqa: E712 None of most
         yield f"{len(found)} records were changed after they were written: {shown(found)}"
 
 
 def meaning_of(feed: Feed, used: "pd.DataFrame") -> str:
-    """What a column is, with the unit that the records say."""
+    """The meaning of a column, with the unit that the records state."""
     if not feed.in_unit:
         return feed.about
     return ", ".join((*_units(used), feed.about))
 
 
 def _active(used: "pd.DataFrame") -> Array | None:
-    """Parameters that a token uses, None where a record does not say."""
+    """Active parameters; None where a record does not state them."""
     known = used.get("params_active")
     return None if known is None or known.isna().any() else known.to_numpy(np.float64)
 
 
 def _units(used: "pd.DataFrame") -> list[str]:
-    """Of the runs' losses."""
+    """Units of the runs' losses."""
     return list(used["unit"].dropna().unique()) if "unit" in used else [UNIT]
 
 
@@ -154,7 +154,7 @@ def _require_one_unit(used: "pd.DataFrame", group: str) -> None:
 
 
 def _left_out(row: dict[Any, Any], fitted: Collection[str]) -> str | None:
-    """Why a run takes no part, None where it does."""
+    """Why a run is excluded; None where it is not."""
     if row.get("role") == "test":
         return TESTS
     verdict = verdict_of(row)
@@ -164,15 +164,15 @@ def _left_out(row: dict[Any, Any], fitted: Collection[str]) -> str | None:
 
 
 def _tuning(df: "pd.DataFrame", used: "pd.DataFrame") -> dict[str, str]:
-    """At how many points of the runs `used` the learning rate is the best one; nothing where `df` does not say."""
+    """The convention that counts the points of the runs `used` whose learning rate is the best; empty if unknown."""
     if "tuning" not in df:
         return {}
     points = used[used["tuning"].fillna("") != ""].drop_duplicates(["sweep", "point"])["tuning"]
     if (points == "untuned").all() and not (df["better_run"].fillna("") != "").any():
         return {RATE: SAME if used["learning_rate"].nunique() == 1 else BY_RULE}
     counts = [(state, int((points == state).sum())) for state in ("tuned", "bracketed", "untuned")]
-    told = ", ".join(f"{state} at {count}" for state, count in counts if count)
-    return {RATE: f"{told} of {len(points)} points"}
+    summary = ", ".join(f"{state} at {count}" for state, count in counts if count)
+    return {RATE: f"{summary} of {len(points)} points"}
 
 
 def _untuned(df: "pd.DataFrame") -> dict[str, str]:
@@ -183,13 +183,14 @@ def _untuned(df: "pd.DataFrame") -> dict[str, str]:
 
 
 def _branches(df: "pd.DataFrame") -> dict[str, str]:
-    """The convention that says which runs share steps; none where all were trained by themselves.
+    """The convention that says how many runs share steps; empty where none do.
 
-    Where two fifths of the noise are the trunk's (36 % in experiments/isoflop_python), nominal 90 % intervals of a,
-    N* and L* of a simulated ladder of 5 budgets x 5 sizes hold the truth in 84 to 91 % (tests/test_laws_coverage.py).
+    Where two fifths of the noise come from the trunk (36 % in experiments/isoflop_python), nominal 90 % intervals of
+    a, N* and L* of a simulated ladder of 5 budgets x 5 sizes cover the truth in 84 to 91 %
+    (tests/test_laws_coverage.py).
     """
     if "branch_trunk" not in df or df["branch_trunk"].isna().all():
         return {}
     trunks = df["branch_trunk"].dropna()
-    told = f"{len(trunks)} of {len(df)} runs begin at one of {trunks.nunique()} trunks"
-    return {"branches": f"{told}; taken as independent, so intervals are a little narrow"}
+    shared = f"{len(trunks)} of {len(df)} runs begin at one of {trunks.nunique()} trunks"
+    return {"branches": f"{shared}; taken as independent, so intervals are a little narrow"}

@@ -13,7 +13,7 @@ from scaling.errors import UserError
 from scaling.files import mappings, number, texts
 from scaling.laws.arrays import Array
 from scaling.laws.table.budgets import form_budgets
-from scaling.laws.table.checkpoints import Checkpoints, checkpoints_of, checkpoints_told, earlier_rows, last_told
+from scaling.laws.table.checkpoints import Checkpoints, checkpoints_note, checkpoints_of, earlier_rows, last_rows_note
 from scaling.laws.table.checks import notes_of, unread_notes
 from scaling.laws.table.conditions import meets
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """A row that takes no part in a fit, and why."""
+    """A row that is excluded from a fit, and why."""
 
     row: str
     reason: str
     values: Mapping[str, float] | None = None
-    """of a run that tests a forecast: its loss and what laws read of it, by letter"""
+    """for a run that tests a forecast: its loss and the columns that laws read, by letter"""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        told = {"row": self.row, "reason": self.reason}
-        return told if self.values is None else {**told, "values": dict(self.values)}
+        """The exclusion as JSON values."""
+        entry = {"row": self.row, "reason": self.reason}
+        return entry if self.values is None else {**entry, "values": dict(self.values)}
 
     @staticmethod
-    def from_dict(told: Mapping[str, Any]) -> "Exclusion":
-        """The inverse of `to_dict`. Raises ValueError for what is no such thing."""
-        texts([told["row"], told["reason"]], "row and reason")
-        if (values := told.get("values")) is not None:
-            found = {**values}  # a number that is None was not finite
+    def from_dict(entry: Mapping[str, Any]) -> "Exclusion":
+        """The inverse of `to_dict`. Raises ValueError for anything else."""
+        texts([entry["row"], entry["reason"]], "row and reason")
+        if (values := entry.get("values")) is not None:
+            found = {**values}  # None stands for a number that was not finite
             values = {letter: np.nan if found[letter] is None else number(found[letter], letter) for letter in found}
-        return Exclusion(told["row"], told["reason"], values)
+        return Exclusion(entry["row"], entry["reason"], values)
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -58,25 +58,25 @@ class Runs:
     df: a pandas DataFrame or a mapping of columns.
     N, D, loss: names of the columns with parameters, training tokens (repeats included) and held-out loss.
     C: name of the column with training FLOPs; without it C = 6·N·D where one is needed.
-    run: name of the column that says which training run a row comes from (rows of one run are not independent).
+    run: name of the column that names the training run of a row (rows of one run are not independent).
     sigma: name of the column with the standard error of each loss, in the unit of the loss; weights the points.
-    others: further columns that a law reads, by the letter it reads them by, for example E="experts".
-    signed: whether the loss is something that may be zero or negative, such as a reward (raw residuals only).
-    duplicates: "drop" leaves out every row that has been there before, "keep" takes it for a run of its own.
+    others: further columns that a law reads, by the law's letter for them, for example E="experts".
+    signed: whether the loss may be zero or negative, such as a reward (raw residuals only).
+    duplicates: "drop" leaves out every repeated row, "keep" treats it as a run of its own.
     missing: "drop" leaves out rows that lack a value of these columns.
-    checkpoints: "last" leaves out all rows of a training run but that with most tokens.
-    trusted: the columns are known to be what they are called, as those of the framework's own records.
-    reads: the letters that will be asked for, such as a law's columns; `params` and `tokens` need not be there where
-    none of them is made of these. None: they must.
-    groups: the column whose values will have a law each: rows of several are not compared.
+    checkpoints: "last" keeps only the row with most tokens of each training run.
+    trusted: the columns are known to be correct, as those of the framework's own records are.
+    reads: the letters that will be needed, such as a law's columns; `params` and `tokens` may be missing where none
+    of these is computed from them. None: both are required.
+    groups: the column with a separate law for each value: rows of different groups are not compared.
 
-    A table without parameters or tokens says N=None, D=None; where it has no `params`, `tokens` or `loss` a column of
-    a like name is taken, and `notes` say so. Texts such as 7B are numbers, and a column called Params (M) counts in
-    millions. `table.checks` holds what is asked of a
-    table beyond that: FLOPs far off 6·N·D, N in millions, D in billions, perplexities, checkpoints taken for runs.
+    For a table without parameters or tokens pass N=None, D=None; where it has no `params`, `tokens` or `loss` a
+    column of a similar name is used, and `notes` say so. Texts such as 7B are numbers, and a column called Params (M)
+    is in millions. `table.checks` has further plausibility checks: FLOPs far from 6·N·D, N in millions, D in
+    billions, perplexities, checkpoints mistaken for runs.
 
     Raises UserError for a missing column and for values that no run can have (not a number, not positive, the same
-    row twice, FLOPs that overflowed whole numbers or are 30 times off 6·N·D), naming the rows.
+    row twice, FLOPs that overflowed an integer type or differ from 6·N·D by a factor of 30), naming the rows.
     """
 
     values: Mapping[str, Array]
@@ -86,11 +86,11 @@ class Runs:
     """label of each row: the index of the DataFrame"""
     exclusions: tuple[Exclusion, ...]
     conventions: dict[str, str]
-    """what N, D, C and loss mean; fits carry it"""
+    """what N, D, C and loss mean; fits record it"""
     labels: Mapping[str, NDArray[np.str_]]
-    """further columns of the table that sort its rows into a few groups"""
+    """further columns of the table that divide its rows into a few groups"""
     notes: tuple[str, ...]
-    """what to be wary of in the table"""
+    """caveats about the table"""
 
     def __init__(
         self,
@@ -158,17 +158,17 @@ class Runs:
 
     @property
     def loss(self) -> Array:
-        """What the laws predict."""
+        """Held-out loss, which the laws predict."""
         return self.values["loss"]
 
     @property
     def C(self) -> Array | None:
-        """Training FLOPs, None where the table does not say."""
+        """Training FLOPs; None where the table has no such column."""
         return self.values.get("C")
 
     @property
     def sigma(self) -> Array | None:
-        """Standard error of each loss, None where the table does not say."""
+        """Standard error of each loss; None where the table has no such column."""
         return self.values.get("sigma")
 
     @property
@@ -178,7 +178,7 @@ class Runs:
 
     @property
     def hash(self) -> str:
-        """Names the data: the same for the same rows in any order, 16 hexadecimal digits."""
+        """A hash of the data, 16 hexadecimal digits; it does not depend on the order of rows."""
         digest = hashlib.sha256()
         order = self.order()
         for name, values in self.values.items():
@@ -187,9 +187,10 @@ class Runs:
         return digest.hexdigest()[:16]
 
     def column(self, letter: str) -> Array:
-        """What a law reads under that letter: N, D, C (training FLOPs), M (tokens per parameter) or a column given.
+        """The column that a law reads under that letter: N, D, C (training FLOPs), M (tokens per parameter) or
+        another.
 
-        Raises UserError where the table has none.
+        Raises UserError where the table does not have it.
         """
         if letter == "C":
             return self.flops
@@ -203,7 +204,7 @@ class Runs:
         )
 
     def order(self) -> NDArray[np.int64]:
-        """Positions of the rows sorted by value, so that no result depends on the order they came in."""
+        """Positions of the rows sorted by value, so that no result depends on their original order."""
         return np.lexsort(tuple(reversed(list(self.values.values()))))
 
     def exclude(self, mask: ArrayLike, reason: str) -> "Runs":
@@ -222,7 +223,7 @@ class Runs:
         return self._select(self.order(), self.exclusions)
 
     def form_budgets(self) -> bool:
-        """Whether the rows look like an isoFLOP design and not like any collection of runs; see `table.budgets`."""
+        """Whether the rows look like an isoFLOP design rather than an arbitrary collection; see `table.budgets`."""
         return form_budgets(self.flops, self.N)
 
     def flops_per_token(self) -> FlopsRelation:
@@ -249,7 +250,7 @@ class Runs:
         return self._select(np.flatnonzero(mask), self.exclusions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole table as JSON values."""
         return {
             "columns": {name: values.tolist() for name, values in self.values.items()},
             "signed": bool((self.loss <= 0).any()),
@@ -264,7 +265,7 @@ class Runs:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Runs":
-        """The inverse of `to_dict`. Raises UserError where the data are not those that the hash was made from."""
+        """The inverse of `to_dict`. Raises UserError where the data do not match the hash."""
         table: dict[str, ArrayLike] = {**values["columns"]}
         if values["run"] is not None:
             table["run"] = values["run"]
@@ -291,7 +292,7 @@ class Runs:
         return replace_fields(self, values=values, run=run, labels=labels, rows=rows, exclusions=exclusions)
 
     def _leave_out(self, gone: Mapping[int, str]) -> None:
-        """Leave rows out for good, by place and reason."""
+        """Drop rows permanently, by position and reason."""
         if not gone:
             return
         kept = [i for i in range(len(self)) if i not in gone]
@@ -301,25 +302,26 @@ class Runs:
         self.__dict__.update(self._select(np.array(kept, np.int64), self.exclusions + out).__dict__)
 
     def _leave_out_earlier(self) -> dict[int, str]:
-        """Of each training run all rows but the last, by place and reason; what is left are runs of their own."""
+        """All rows but the last of each training run, by position and reason; the remaining rows are separate
+        runs."""
         found = (self.conventions["run"], self.run) if self.run is not None else checkpoints_of(self)
         name, gone = earlier_rows(self, found)
         rows = len(self)
         self._leave_out(gone)
-        told = (*self.notes, last_told(name, len(self), rows))
+        notes = (*self.notes, last_rows_note(name, len(self), rows))
         here = {key: said for key, said in self.conventions.items() if key != "run"}
-        self.__dict__.update(replace_fields(self, run=None, conventions=here, notes=told).__dict__)
+        self.__dict__.update(replace_fields(self, run=None, conventions=here, notes=notes).__dict__)
         return gone
 
     def _check(self, df: Mapping[str, NDArray[Any]], group: str | None, apart: bool) -> None:
-        """Note what the table says against itself, and take checkpoints of runs for what they are, unless it is known
-        that rows stand apart."""
+        """Run the plausibility checks, and treat checkpoints of a run as such, unless rows are known to be separate
+        runs."""
         notes = self.notes + notes_of(self)
         found = None if apart else checkpoints_of(self)
         notes += tuple(unread_notes(df, self, apart or found is not None, group))
         if found is not None:
             name, labels = found
-            notes += (checkpoints_told(name, len(np.unique(labels)), len(self)),)
+            notes += (checkpoints_note(name, len(np.unique(labels)), len(self)),)
             object.__setattr__(self, "run", _frozen(labels))
             object.__setattr__(self, "conventions", self.conventions | ({} if name is None else {"run": name}))
         object.__setattr__(self, "notes", notes)
@@ -338,8 +340,8 @@ class Runs:
 def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Runs:
     """Runs from a CSV file with a header; the other arguments are those of `Runs`.
 
-    where: conditions on the file's columns that a row must meet, in the words of `DataFrame.query`, for example
-    "used_in_fit == 1"; rows that do not stay on record with the condition they miss.
+    where: conditions on the file's columns that a row must meet, in the syntax of `DataFrame.query`, for example
+    "used_in_fit == 1"; other rows stay on record with the condition that they do not meet.
 
     Raises UserError as `Runs` does, for a condition that cannot be read, and where no row is left.
     """

@@ -1,4 +1,4 @@
-"""What the checks of a table read: the runs made of it, and the columns that no letter stands for."""
+"""What the checks of a table read: the runs made from it, and the columns that no letter uses."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scaling.laws.arrays import Array
 
 FEWEST_TOKENS = 0.05
-"""tokens a parameter, in the median, below which it is told: only the ends of wide isoFLOP grids have fewer"""
+"""median tokens per parameter below which a note is made: only the ends of wide isoFLOP grids have fewer"""
 
 
 class Table(Protocol):
-    """What the checks read of `Runs`."""
+    """The part of `Runs` that the checks read."""
 
     @property
     def values(self) -> Mapping[str, Array]: ...
@@ -36,7 +36,7 @@ class Table(Protocol):
 
 
 def unread(df: Any, runs: Table, *patterns: str) -> Iterator[str]:
-    """The columns whose name, the last part of a path with slashes or dots, is one of these in small letters."""
+    """The columns whose name (the last part of a path with slashes or dots, in lower case) is one of these."""
     for name in (str(name) for name in getattr(df, "columns", df)):
         last = re.split(r"[/.]", name)[-1].lower()
         if name not in runs.conventions.values() and any(re.fullmatch(pattern, last) for pattern in patterns):

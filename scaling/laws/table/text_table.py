@@ -1,4 +1,4 @@
-"""A table in a text file: which bytes, divided by what, and what a comma means in its numbers."""
+"""Reading a table from a text file: compression, separator, and the meaning of a comma in its numbers."""
 
 import bz2
 import csv
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MARKS = ",;\t|"
-"""that columns may be divided by"""
+"""possible separators of columns"""
 MOST = 2**28
-"""bytes of a table"""
+"""largest size of a table in bytes"""
 COMPRESSED: dict[str, Callable[..., IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # type: ignore[dict-item]
 JSON = re.compile(rb'\s*(\[\s*)?\{\s*"')
 GROUPED = re.compile(r"\s*[-+]?\d{1,3}(\.\d{3})+(,\d+)?\s*")
-"""a number whose thousands points divide, as they may where a comma is the decimal point"""
+"""a number with points between thousands, as in tables with decimal commas"""
 DECIMAL_COMMA = re.compile(rb"(^|;) *[-+]?\d+,\d+ *(;|\r?$)", re.MULTILINE)
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def read_table(path: str | Path) -> "pd.DataFrame":
-    """A CSV file with a header, every digit kept. Raises UserError where there is none, or it is no table.
+    """Read a CSV file with a header, keeping every digit. Raises UserError for a missing file, or one that is no
+    table.
 
-    Divided by commas, semicolons, tabs or bars, whichever its header has most of; with semicolons a comma is the
-    decimal point.
+    The separator is the comma, semicolon, tab or bar, whichever the header has most of; with semicolons a comma is
+    the decimal point.
     """
     if Path(path).suffix in (".yaml", ".yml"):
         raise UserError(f"{path} is a configuration; expected a CSV table, or a sweep's folder such as runs/NAME")
@@ -45,7 +46,7 @@ def read_table(path: str | Path) -> "pd.DataFrame":
 
 
 def _uncompressed(path: Path) -> bytes:
-    """Raises ValueError for what is too large, also once it is unpacked."""
+    """The file's bytes, decompressed. Raises ValueError for a file that is too large, compressed or not."""
     data, unpack = read_bytes(path, MOST), COMPRESSED.get(path.suffix)
     if unpack is None:
         return data
@@ -69,7 +70,7 @@ def _table(data: bytes) -> "pd.DataFrame":
     if JSON.match(data):
         raise ValueError("it is JSON; in Python, laws.fit takes what pandas.read_json makes of it")
     mark = _mark(data)
-    # Losses keep every digit: until 3.1, where it has no such option any more, pandas was off by an ulp or so.
+    # Losses keep every digit: pandas before 3.1, which drops this option, was off by an ulp or so by default.
     rounds = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
     options: dict[str, Any] = {"sep": mark, "decimal": "," if mark == ";" else "."}
     options |= {"float_precision": "round_trip"} if rounds else {}
@@ -79,13 +80,13 @@ def _table(data: bytes) -> "pd.DataFrame":
             return _plain(pd.read_csv(io.BytesIO(data), index_col=False, **options), data, mark)
     except pd.errors.ParserWarning:
         table = pd.read_csv(io.BytesIO(data), **options)
-    if pd.api.types.is_numeric_dtype(table.index.dtype):  # else the first column are names, as R leaves them
+    if pd.api.types.is_numeric_dtype(table.index.dtype):  # else the first column has row names, as R writes them
         raise ValueError(f"its rows have more fields than its header, divided by {mark!r}; is that a decimal point?")
     return _plain(table, data, mark)
 
 
 def _plain(table: "pd.DataFrame", data: bytes, mark: str) -> "pd.DataFrame":
-    """Names of columns on one line, and numbers such as 22.500 in a table of decimal commas as 22,500."""
+    """Column names on a single line, and numbers such as 22.500 in a table with decimal commas as 22,500."""
     table.columns = [" ".join(name.split()) for name in table.columns]
     if mark == ";" and DECIMAL_COMMA.search(data):
         for name in table.columns[[kind.kind not in "fiub" for kind in table.dtypes]]:
@@ -98,7 +99,7 @@ def _commas(value: Any) -> Any:
 
 
 def _mark(data: bytes) -> str:
-    """What divides the columns. Raises ValueError for a header that names one twice."""
+    """The separator of columns. Raises ValueError for a header that names a column twice."""
     text = data[:200_000].decode("utf-8-sig", "replace").lstrip("\r\n")
     line = re.match(r'("[^"]*"|[^"\r\n])*', text)[0]  # type: ignore[index]
     bare = re.sub(r'"[^"]*"', "", line)

@@ -1,4 +1,4 @@
-"""What the choices of a table are called in the interface in use: arguments in Python, options in a terminal."""
+"""How messages name the options of a table: as Python arguments, or as command-line options."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _OPTIONS: ContextVar[Mapping[str, str] | None] = ContextVar("options", default=N
 
 @contextmanager
 def command_line(options: Mapping[str, str]) -> Iterator[None]:
-    """Within, messages speak of options. options: the letters of columns, by option."""
+    """A context in which messages name command-line options. options: the letters of columns, by option."""
     token = _OPTIONS.set({letter: option for option, letter in options.items()})
     try:
         yield
@@ -18,7 +18,7 @@ def command_line(options: Mapping[str, str]) -> Iterator[None]:
 
 
 def choice(name: str, value: str) -> str:
-    """How `name` is set to `value`: N='params', or --params params; a further column is --column E=experts."""
+    """Text that sets `name` to `value`: N='params', or --params params; a further column is --column E=experts."""
     options = _OPTIONS.get()
     if options is None:
         return f"{name}={value!r}"
@@ -28,12 +28,12 @@ def choice(name: str, value: str) -> str:
 
 
 def leave(name: str) -> str:
-    """How `name` is switched on."""
+    """Text that switches `name` on."""
     return f"{name}=True" if _OPTIONS.get() is None else f"--{name}"
 
 
 def condition(column: str, value: str) -> str:
-    """How the rows are chosen whose column has a value, quoted for a shell on the command line."""
+    """Text that selects the rows with a value in a column, quoted for a shell on the command line."""
     if _OPTIONS.get() is not None:
         return f"--where {_quoted(f'{column} == {value}')}"
     text = f"{column if column.isidentifier() else f'`{column}`'} == {value}"

@@ -29,7 +29,7 @@ DRAWN = {
     "noise": "refits of fresh noise about the law",
     "wild": "refits of the law with each run's residuals turned as a whole",
 }
-"""what a bootstrap does, by its kind"""
+"""description of a bootstrap, by its kind"""
 
 
 def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None =
 
 
 def groups_table(fitted: FittedLaw, level: float) -> dict[str, Any]:
-    """What is said of the groups of a pooled fit; gains where its law is one of N and D, or of C."""
+    """The groups of a pooled fit, with gains where its law is one of N and D, or of C."""
     pooling, conventions = pooling_of(fitted), fitted.runs.conventions
     gain = gains(fitted, None, level) if trades_compute(pooling.base) else {}
     return {
@@ -135,7 +135,7 @@ def format_table(table: dict[str, Any]) -> str:
 
 
 def objective_line(table: dict[str, Any]) -> str:
-    """What was minimised, what it came to, and the scatter that is left."""
+    """The objective, its minimum, and the residual scatter."""
     objective = table["objective"]
     delta = "" if objective["delta"] is None else f" δ={objective['delta']:g}"
     return (
@@ -145,17 +145,17 @@ def objective_line(table: dict[str, Any]) -> str:
 
 
 def _units(table: dict[str, Any]) -> dict[str, str]:
-    """What the law's letters are counted in, by the columns that they are."""
-    told = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "as given, E likewise"}
+    """The units of the law's letters, and their columns."""
+    units = {"N": "parameters", "D": "tokens", "C": "FLOPs", "loss": "as given, E likewise"}
     return {
-        letter: f"{told.get(letter, 'its own')} ({name}{', in ones' * (unit_of(letter, name) != 1)})"
+        letter: f"{units.get(letter, 'its own')} ({name}{', in ones' * (unit_of(letter, name) != 1)})"
         for letter, name in table["conventions"].items()
-        if letter in (*told, *table["columns"]) and (name != SIX_ND or {"N", "D"} <= table["conventions"].keys())
+        if letter in (*units, *table["columns"]) and (name != SIX_ND or {"N", "D"} <= table["conventions"].keys())
     }
 
 
 def parameter_rows(table: dict[str, Any]) -> list[list[str]]:
-    """Name, value and, where there are any, interval and what was known beforehand."""
+    """Name, value and, where there are any, interval and prior or fixed value."""
     known = {name: "fixed" for name in table["fixed"]}
     known |= {name: f"prior {p['mean']:g} ± {p['sd']:g}" for name, p in table["priors"].items()}
     rows = [["", "value"]]
@@ -185,7 +185,7 @@ def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def warnings_of(fitted: FittedLaw) -> list[str]:
-    """What to be wary of, a line each."""
+    """Warnings, one line each."""
     warnings = [*tested_notes(fitted), *fitted.runs.notes, *mixed_notes(fitted), *given_notes(fitted)]
     warnings += [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
     if open_ := fitted.diagnostics.unbounded:
@@ -199,8 +199,8 @@ def warnings_of(fitted: FittedLaw) -> list[str]:
     if "untuned" in rates or rates in (BY_RULE, SAME):
         warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
     if allowed := allowed_by(fitted.runs.conventions):
-        told = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
-        warnings.append(f"the runs are of several recipes, which was allowed: {told}")
+        mixed = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
+        warnings.append(f"the runs are of several recipes, which was allowed: {mixed}")
     if waiting := fitted.runs.conventions.get(WAITING):
         warnings.append(f"{waiting}: the fit is without them")
     if sizes := fitted.runs.conventions.get(DENSE_SIZES):

@@ -23,9 +23,9 @@ def laws_table() -> list[dict[str, Any]]:
 
 
 def format_laws(table: Sequence[dict[str, Any]]) -> str:
-    """The text of a `laws_table`: the name of each law, and below it its formula, what it reads and its source."""
+    """The text of a `laws_table`: the name of each law, and below it its formula, columns and source."""
     blocks = []
     for law in table:
-        told = (law["formula"], f"reads {' '.join(law['columns'])}", law["source"])
-        blocks.append("\n".join([law["law"], *(wrapped(text, "  ") for text in told)]))
+        details = (law["formula"], f"reads {' '.join(law['columns'])}", law["source"])
+        blocks.append("\n".join([law["law"], *(wrapped(text, "  ") for text in details)]))
     return "\n\n".join(blocks)

@@ -75,7 +75,7 @@ def predicted_frame(fit: FittedLaw, table: "pd.DataFrame", level: float) -> "pd.
 
 
 def _column(fit: FittedLaw, table: "pd.DataFrame", letter: str) -> np.ndarray[Any, Any]:
-    """What a law reads under that letter, by the name that it had in the runs or by the letter itself."""
+    """The column that a law reads under that letter, by its name in the runs or by the letter itself."""
     named = fit.runs.conventions.get(letter, letter)
     for name, unit in ((named, unit_of(letter, named)), (letter, 1.0)):
         if name in table and letter == GROUP:

@@ -1,4 +1,4 @@
-"""What a fit says of runs not made, as plain dictionaries for machines and as aligned text for people."""
+"""Predictions of a fit for new runs, as plain dictionaries for machines and as aligned text for people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +20,9 @@ UNITS = (
 )
 """rows of a prediction, with their units"""
 FAR = 2.0
-"""times the FLOPs of the largest run from which it is told what an interval does not hold"""
+"""factor beyond the FLOPs of the largest run from which a note says what the interval leaves out"""
 EDGE = 1e-6
-"""in log N: nearer to an end of where the best size is sought, none was found"""
+"""in log N: a best size this close to an end of the search range was not found"""
 FORM = "the interval takes the law's form for right"
 
 

@@ -7,7 +7,7 @@ from scaling.text import by_width, percent, table
 
 
 def format_surface(values: Mapping[str, Any]) -> str:
-    """values: of `ResponseSurface.to_dict`."""
+    """The text of a surface; values: from `ResponseSurface.to_dict`."""
     letters = list(values["points"][0]["tried"])
     named = {letter: values["conventions"].get(letter, letter) for letter in ("N", "D", "loss", *letters)}
     lines = [
@@ -16,12 +16,12 @@ def format_surface(values: Mapping[str, Any]) -> str:
     ]
     lines += [f"ln L near its least, {percent(values['level'])} intervals; noise {values['noise']:.2%} of the loss"]
     for letter, law in values["laws"].items():
-        powers = "".join(f" · {name}^{_told(e)}" for name, e in law["exponents"].items())
+        powers = "".join(f" · {name}^{_with_interval(e)}" for name, e in law["exponents"].items())
         lines.append(f"{letter}* = {law['coefficient']:.4g}{powers}, points scatter by {law['scatter']:.0%}")
-    shape = ", ".join(f"{name} {_told(entry)}" for name, entry in values["curvature"].items())
+    shape = ", ".join(f"{name} {_with_interval(entry)}" for name, entry in values["curvature"].items())
     lines.append(f"curvature {shape}")
-    told = [f"{what} {letter}" for letter in letters for what in ("tried", "best")]
-    headings = ["N", "D", "runs", *told, "to gain"]
+    columns = [f"{what} {letter}" for letter in letters for what in ("tried", "best")]
+    headings = ["N", "D", "runs", *columns, "to gain"]
     rows = [
         [f"{p['N']:.3g}", f"{p['D']:.3g}", str(p["runs"])]
         + [cell for letter in letters for cell in (f"{p['tried'][letter]:.3g}", _setting(p["best"][letter]))]
@@ -31,7 +31,7 @@ def format_surface(values: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", table(headings, rows, 0), *(f"note: {note}" for note in values["notes"])])
 
 
-def _told(entry: Mapping[str, Any]) -> str:
+def _with_interval(entry: Mapping[str, Any]) -> str:
     value, ends = by_width(entry["value"], entry["interval"])
     return f"{value} [{ends.replace(' … ', ', ')}]"
 

@@ -1,4 +1,4 @@
-"""What runs that test a forecast say of a law that was fitted without them."""
+"""How a law compares with the forecast's test runs, which it was fitted without."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,7 +7,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.text import by_width, percent
 
 SCATTERS = 3.0
-"""residual standard deviations that a test run may be off a law without intervals before it is told"""
+"""residual standard deviations by which a test run may miss a law without intervals before a note is made"""
 
 
 def tested_notes(fitted: FittedLaw, level: float = 0.9) -> Iterator[str]:
@@ -18,21 +18,21 @@ def tested_notes(fitted: FittedLaw, level: float = 0.9) -> Iterator[str]:
         if not columns or "loss" not in values:
             continue
         loss, found = values["loss"], predicted_loss(fitted, {**columns}, level)
-        said, off = float(found.loss), float(found.loss) / loss - 1
+        predicted, off = float(found.loss), float(found.loss) / loss - 1
         if found.level is None:
-            outside, told = abs(said - loss) > SCATTERS * fitted.residual_sd * said, f"{said:.4g}"
+            outside, forecast = abs(predicted - loss) > SCATTERS * fitted.residual_sd * predicted, f"{predicted:.4g}"
         else:
             outside = not float(found.run_low) <= loss <= float(found.run_high)
-            value, ends = by_width(said, (float(found.run_low), float(found.run_high)))
-            told = f"{value} ({percent(level)} of single runs {ends})"
+            value, ends = by_width(predicted, (float(found.run_low), float(found.run_high)))
+            forecast = f"{value} ({percent(level)} of single runs {ends})"
         if outside:
             yield (
                 f"the law is {abs(off):.1%} too {'high' if off > 0 else 'low'} for the test run {out.row}, which it "
-                f"was fitted without: loss {loss:.4g} came where it says {told}; beyond its runs it does not hold"
+                f"was fitted without: loss {loss:.4g} came where it says {forecast}; beyond its runs it does not hold"
             )
 
 
 def _columns(values: Mapping[str, float], letters: tuple[str, ...]) -> dict[str, float]:
-    """What a law reads of a run, empty where the run does not say all of it."""
+    """The columns of a run that a law reads; empty where the run lacks one."""
     known = {**values, **({"M": values["D"] / values["N"]} if {"N", "D"} <= values.keys() else {})}
     return {letter: known[letter] for letter in letters} if set(letters) <= known.keys() else {}

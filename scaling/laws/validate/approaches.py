@@ -1,4 +1,5 @@
-"""Approaches 1, 2 and 3 to the compute-optimal size (Hoffmann et al. 2022), side by side with what misleads each."""
+"""Approaches 1, 2 and 3 to the compute-optimal size (Hoffmann et al. 2022), side by side with the known bias of
+each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from scaling.text import percent, range_of
 from scaling.text import table as table_of
 
 DELTA = 1e-3
-"""Huber's δ on log loss of approach 3, Hoffmann et al.'s"""
+"""Huber's δ on log loss in approach 3, as in Hoffmann et al."""
 FEW = 50
 """runs below which approach 3 draws fresh noise: a resample of rows would lose whole budgets"""
 BUDGET_STEP = 2.0
-"""between the budgets at which training curves are read for approaches 2 and 3, as Porian et al. 2024 have it"""
+"""factor between the budgets at which training curves are read for approaches 2 and 3, as in Porian et al. 2024"""
 BIASES = {
     "1 envelope": (
         "N* moves in steps from size to size; a point before a run's end was at a learning rate that its schedule "
@@ -50,20 +51,20 @@ BIASES = {
 
 @dataclass(frozen=True)
 class Approach:
-    """What one approach says; without `reason` all numbers are there."""
+    """The result of one approach; without a `reason` all numbers are present."""
 
     name: str
     bias: str
-    """what misleads it, known beforehand"""
+    """the known bias of the approach"""
     note: str = ""
-    """what it was made from"""
+    """what it was computed from"""
     exponent: float | None = None
     """a of N* ∝ C^a"""
     exponent_interval: Interval | None = None
     optima: tuple[Optimum, ...] = ()
     """at each of `Approaches.C`"""
     reason: str = ""
-    """why it cannot be done with these runs"""
+    """why it cannot be applied to these runs"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Approaches:
     """training FLOPs of the optima"""
 
     def __getitem__(self, name: str) -> Approach:
-        """By name or its beginning: "1", "2 akima", "3". Raises UserError for no or several approaches."""
+        """The approach by its name or a prefix: "1", "2 akima", "3". Raises UserError unless exactly one matches."""
         found = [row for row in self.rows if row.name.startswith(name)]
         if len(found) != 1:
             raise UserError(f"no one approach {name!r}; there are {', '.join(row.name for row in self.rows)}")
@@ -105,19 +106,19 @@ class Approaches:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole result as JSON values."""
         return {"level": self.level, "C": list(self.C), "approaches": [_row_dict(row) for row in self.rows]}
 
 
 def approaches(runs: Runs, level: float = 0.9, seed: int = 0, C: Sequence[float] | None = None) -> Approaches:
     """Approach 1 (envelope), 2 (isoFLOP minima of parabolas and of Akima splines) and 3 (Chinchilla's law).
 
-    Where one training run has rows less than a factor of √2 in FLOPs apart they are a training curve: approaches 2
-    and 3 then read the curves at budgets a factor of two apart. An approach that these runs do not allow gives its
+    Rows of one training run less than a factor of √2 in FLOPs apart are a training curve: approaches 2 and 3 then
+    read the curves at budgets a factor of two apart. An approach that cannot be applied to these runs gives its
     reason.
     level: coverage of the intervals: resamples of runs (1), noise (2), and for 3 resamples of runs, of rows, or fresh
     noise for fewer than 50 rows without run labels.
-    C: training FLOPs to give N* and D* at; None: the most of any run, and ten times it.
+    C: training FLOPs at which to report N* and D*; None: the most of any run, and ten times that.
 
     Raises UserError where C is empty or not above 0.
     """
@@ -143,7 +144,7 @@ def approaches(runs: Runs, level: float = 0.9, seed: int = 0, C: Sequence[float]
 
 
 def _table(runs: Runs) -> Runs:
-    """The runs, or where they are training curves their losses at common budgets."""
+    """The runs, or if they are training curves their losses at common budgets."""
     if runs.run is None:
         return runs
     order = np.lexsort((runs.flops, runs.N, runs.run))
@@ -168,7 +169,7 @@ def _second(method: MinimumMethod, runs: Runs, level: float, seed: int, C: tuple
     note = f"{len(found.counted)} of {len(found.budgets)} minima count; noise {found.noise_sd:.2%} of the loss"
     if found.curvature is not None:
         note += f"; {CURVATURES[found.curvature]}"
-    note += "".join(f"; {said}" for said in found.notes)
+    note += "".join(f"; {text}" for text in found.notes)
     if not runs.form_budgets():
         note += "; not a design of budgets: rows within 10 % in FLOPs were taken together"
     if runs.run is not None and len(set(runs.run)) < len(runs):

@@ -1,4 +1,4 @@
-"""Backtests: fit to the runs up to a budget, predict those beyond it, and count how often that came out right."""
+"""Backtests: fit the runs up to a budget, predict those beyond it, and measure errors and coverage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,25 +25,26 @@ from scaling.laws.table.runs import Runs
 from scaling.text import align, percent
 
 BANDS = (1.0, 2.0, 4.0, 10.0, 100.0, np.inf)
-"""edges of the distances that errors are told by, in units of the cut"""
+"""bins of distance beyond the cut, in units of the cut, in which errors are reported"""
 ROUNDING = 1 + 1e-9
 """a run of exactly the cut counts as seen, however its FLOPs were rounded"""
 NO_GAP = 0.02
-"""in log C: whole batches scatter the runs of one budget by a percent or so; a narrower gap is none to cut at"""
+"""in log C: narrower gaps are no place to cut, since whole batches scatter the runs of one budget by about a
+percent"""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What predictions were worth; errors are log(predicted / actual), so 0.01 is one percent too high."""
+    """The quality of predictions; errors are log(predicted / actual), so 0.01 is one percent too high."""
 
     predicted: int
-    """predictions counted; a run beyond several cuts is predicted from each"""
+    """number of predictions; a run beyond several cuts is predicted from each"""
     bias: float
     """mean error"""
     rmse: float
     """root mean square error"""
     worst: float
-    """the error of largest size"""
+    """the largest error in absolute value, with its sign"""
     coverage: float
     """share of runs inside their intervals"""
     width: float
@@ -52,7 +53,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Cut:
-    """A law fitted to the runs up to `cut` and what it said about those beyond."""
+    """A law fitted to the runs up to `cut` and the scores of its predictions beyond."""
 
     cut: float
     fitted: int
@@ -64,25 +65,25 @@ class Cut:
 
 @dataclass(frozen=True, eq=False)
 class Backtest:
-    """Predictions of runs that the law had not seen."""
+    """Predictions of runs that the law was not fitted to."""
 
     form: str
     by: str
     level: float
     cuts: tuple[Cut, ...]
     points: tuple[dict[str, Any], ...]
-    """one for each prediction: cut, row, value (of what is cut by), ahead (value/cut), actual, predicted, low, high,
-    error"""
+    """one for each prediction: cut, row, value (of the quantity `by`), ahead (value/cut), actual, predicted, low,
+    high, error"""
     notes: tuple[str, ...]
 
     @property
     def score(self) -> Score:
-        """Over all cuts."""
+        """The score over all cuts."""
         return _score(self.points)
 
     @property
     def by_distance(self) -> list[dict[str, Any]]:
-        """The scores by how far ahead was predicted: rows with `from` and `to` in units of the cut."""
+        """The scores by distance beyond the cut: rows with `from` and `to` in units of the cut."""
         rows = []
         for low, high in pairwise(BANDS):
             inside = [point for point in self.points if low < point["ahead"] <= high]
@@ -99,7 +100,7 @@ class Backtest:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole backtest as JSON values."""
         bands = [{**row, "to": None if row["to"] == np.inf else row["to"]} for row in self.by_distance]
         return {
             "form": self.form,
@@ -113,7 +114,7 @@ class Backtest:
         }
 
     def summary(self) -> str:
-        """An aligned text: the scores of each cut, and by how far ahead."""
+        """An aligned text: the scores by cut, and by distance beyond it."""
         head = ["predicted", "bias", "rmse", "worst", f"inside {percent(self.level)}", "width"]
         rows = [[f"fitted to {self.by} ≤", "runs", "up to", *head]]
         rows += [[f"{c.cut:.3g}", str(c.fitted), f"{c.furthest:.3g}×", *_cells(c.score)] for c in self.cuts]
@@ -145,15 +146,16 @@ def backtest(
 ) -> Backtest:
     """Rolling origin: at each cut, fit to the runs with C ≤ cut and predict all runs beyond it.
 
-    by: what is cut: "flops" (training FLOPs), or a column's letter such as "N".
-    cuts: values; None: up to five, spread evenly in log C from where the law has two rows a parameter, each moved
-    to the largest C before the widest gap nearby, so that no budget is cut in two.
+    by: the quantity to cut by: "flops" (training FLOPs), or a column's letter such as "N".
+    cuts: values; None: up to five, spread evenly in log C from where there are two rows per parameter of the law,
+    each moved to the largest C before the widest gap nearby, so that no budget is cut in two.
     level: of the intervals. They are for a single run: a bootstrap draw of the law, plus the scatter of a run (a
     residual drawn from the fit's own, widened for the parameters' degrees of freedom).
-    draws, kind, seed: the bootstrap at each cut; kind as in `Fit.bootstrap`, None: "runs" where the table says which
-    row is of which run, else "noise" where there are fewer than ten rows a parameter (three of
-    unequal sigma), else "rows".
-    fixed, priors: of the law at every cut, as in `laws.fit`; what priors weigh follows from the runs up to the cut.
+    draws, kind, seed: the bootstrap at each cut; kind as in `Fit.bootstrap`, None: "runs" where the table names the
+    run of each row, else "noise" where there are fewer than ten rows per parameter (three with unequal sigma), else
+    "rows".
+    fixed, priors: of the law at every cut, as in `laws.fit`; the weight of priors follows from the runs up to the
+    cut.
 
     Raises UserError where a cut leaves nothing to predict, or too little to fit.
     """
@@ -177,11 +179,11 @@ def backtest(
             raise UserError(f"backtest at {by} ≤ {cut:g}: {error}; or choose other cuts=[…]") from None
         refit = _Refit(problem, priors, table, seen, starts)
         drawn = refit.single_runs(draws, kind, np.random.default_rng([seed, number]))
-        mine = _points(table, values, cut, ~seen, refit, drawn, level)
-        points += mine
+        predicted = _points(table, values, cut, ~seen, refit, drawn, level)
+        points += predicted
         params = dict(zip(form.params, (float(v) for v in problem.natural(refit.theta)), strict=True))
         furthest = float(values.max() / cut)
-        found.append(Cut(cut, int(seen.sum()), params, furthest, _score(mine)))
+        found.append(Cut(cut, int(seen.sum()), params, furthest, _score(predicted)))
     return Backtest(form.name, by, level, tuple(found), tuple(points), _notes(table, values, chosen))
 
 
@@ -195,7 +197,7 @@ def default_cuts(values: Array, parameters: int, count: int = 5) -> list[float]:
         return []
     gaps, wanted = np.diff(logs), np.linspace(logs[first], logs[last], count)
     spacing = wanted[1] - wanted[0]
-    # Where all gaps are as narrow as that they are gaps.
+    # Where all gaps are that narrow, they count nevertheless.
     least = NO_GAP if (gaps[first : last + 1] > NO_GAP).any() or np.ptp(logs) < 5 * NO_GAP else 0.0
     cuts: list[float] = []
     for value in wanted:
@@ -218,7 +220,7 @@ def _require(
 
 
 class _Refit:
-    """The law fitted to a part of the rows; the others have weight 0, so that all cuts share a compiled program."""
+    """The law fitted to part of the rows; the others have weight 0, so that all cuts share a compiled program."""
 
     def __init__(
         self, problem: Problem, priors: Mapping[str, Prior], runs: Runs, seen: NDArray[np.bool_], starts: int
@@ -231,7 +233,7 @@ class _Refit:
         self.freedom = max(int(seen.sum()) - len(problem.free), 1)
 
     def single_runs(self, n: int, kind: Resampling | None, rng: np.random.Generator) -> Array:
-        """Transformed losses [n, points] that single runs could have."""
+        """Drawn transformed losses [n, points] of single runs."""
         problem, count = self.problem, int(self.seen.sum())
         if kind is None:
             few = count < fewest_rows(problem.rows(self.seen))

@@ -17,7 +17,7 @@ from scaling.laws.validate.backtest import Backtest, backtest, default_cuts
 from scaling.text import align
 
 HEAVY = 1.0
-"""excess kurtosis, 0 for Gauss, from which another density is tried"""
+"""excess kurtosis (0 for a Gaussian) from which another density is tried"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,8 @@ class ComparedLaw:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Laws fitted to the same runs by the same objective: the least error in the backtest first, or the least AIC."""
+    """Laws fitted to the same runs with the same objective, ordered by backtest error, or by AIC without a
+    backtest."""
 
     entries: tuple[ComparedLaw, ...]
     notes: tuple[str, ...]
@@ -67,7 +68,7 @@ class Comparison:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """The whole comparison as JSON values."""
         first = self.entries[0]
         return {
             "density": first.likelihood.density,
@@ -112,19 +113,19 @@ def compare(
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
 ) -> Comparison:
-    """Laws side by side: by the likelihood that the objective stands for (AIC, AICc, BIC) and by backtest.
+    """Compare laws by the likelihood that corresponds to the objective (AIC, AICc, BIC), and by backtest.
 
-    The order is that of the backtests' errors, where there are any; a note says where AIC puts another law first.
+    Laws are ordered by backtest error where there are backtests; a note says if AIC puts another law first.
 
-    loss: the objective, which names the density: l2, the default, Gauss with σ fitted; l1 Laplace; student_t(ν)
-    Student's t; huber(δ) the normalised exp(−ρ/τ), whose τ is fitted and δ is not; see `solve.likelihood`. The
-    density's scale counts as a parameter. Where residuals have heavier tails than Gauss', so that Student's t is the
-    likelier density and puts another law first, a note says so.
+    loss: the objective, which determines the density: l2, the default, Gaussian with σ fitted; l1 Laplace;
+    student_t(ν) Student's t; huber(δ) the normalised exp(−ρ/τ), with τ fitted and δ fixed; see `solve.likelihood`.
+    The density's scale counts as a parameter. A note says if residuals have heavier tails than a Gaussian, so that
+    Student's t is likelier and puts another law first.
     test: whether to backtest too, at `cuts` (None: those of the law with most parameters), see `laws.backtest`.
-    fixed, priors: as in `laws.fit`, of every law that has a parameter of that name, in fits and backtests. A fixed
-    parameter does not count as one; the likelihood is that of the runs alone, at the fit with its priors.
+    fixed, priors: as in `laws.fit`, for every law that has a parameter of that name, in fits and backtests. Fixed
+    parameters are not counted; the likelihood is that of the runs alone, at the fit with its priors.
 
-    Raises UserError for fewer than two laws, for a name that none of them has and where one cannot be fitted.
+    Raises UserError for fewer than two laws, for a name that none of them has, and where a law cannot be fitted.
     """
     known = list({form.name: form for form in map(get_form, forms)}.values())
     if len(known) < 2:
@@ -156,7 +157,7 @@ def compare(
 
 
 def _cuts(runs: Runs, forms: Sequence[Form], fixed: Mapping[str, float]) -> tuple[str, Sequence[float]]:
-    """What is cut, FLOPs or a column, and where: for the law with most parameters."""
+    """The quantity to cut by, FLOPs or a column, and the cuts, for the law with most parameters."""
     letter = "C" if {"C"} <= runs.values.keys() or {"N", "D"} <= runs.values.keys() else forms[0].columns[0]
     free = max(len(form.free(fixed)) for form in forms)
     return "flops" if letter == "C" else letter, default_cuts(runs.column(letter), free)
@@ -167,7 +168,7 @@ def _rank(entry: ComparedLaw) -> float:
 
 
 def _disagree(by_aic: ComparedLaw, by_backtest: ComparedLaw) -> list[str]:
-    """Where the likelier law predicts worse."""
+    """A note where the likelier law predicts worse."""
     if by_aic is by_backtest or by_aic.backtest is None or by_backtest.backtest is None:
         return []
     likely, better = by_aic.backtest.score.rmse, by_backtest.backtest.score.rmse
@@ -180,7 +181,7 @@ def _disagree(by_aic: ComparedLaw, by_backtest: ComparedLaw) -> list[str]:
 def _known_before(
     forms: Sequence[Form], fixed: Mapping[str, float], priors: Mapping[str, Prior]
 ) -> dict[str, dict[str, Any]]:
-    """By law, the part of `fixed` and of `priors` that names its parameters."""
+    """For each law, the entries of `fixed` and `priors` that name its parameters."""
     params = {name for form in forms for name in form.params}
     for what, names in (("fixed", fixed), ("priors", priors)):
         if unknown := [name for name in names if name not in params]:
@@ -196,7 +197,7 @@ def _known_before(
 
 
 def _tails(entries: Sequence[ComparedLaw], starts: int) -> list[str]:
-    """What Student's t says instead, where the best law's residuals are not Gaussian."""
+    """A note on the order under Student's t, where the best law's residuals are not Gaussian."""
     from scipy.stats import kurtosis
 
     first = entries[0].fit

@@ -17,7 +17,7 @@ CURVE = 60
 def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
     """Runs of every group, the least loss that its law reaches with a budget, and the gains at one budget.
 
-    C: training FLOPs that the gains are told at; None: as `Fit.gain`.
+    C: training FLOPs at which gains are computed; None: as in `Fit.gain`.
     Raises UserError for a fit of one law of all runs, and for a law of other columns than N and D, or C.
     """
     pooling, gains = pooling_of(fit), fit.gain(C, level)
@@ -37,10 +37,10 @@ def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
             marks.append(Line(needed, (gain.loss, gain.loss), "forecast", told_once, 1.6, dash=True))
             told_once = ""
     titles = titles_of(fit.runs)
-    told = "; ".join(_told(gain) for gain in gains.values())
+    listed = "; ".join(_multiplier_text(gain) for gain in gains.values())
     caption = (
         f"{pooling.base.name}, shared: {', '.join(pooling.shared) or 'nothing'}. Compute multiplier against "
-        f"{pooling.groups[0]} at {power(next(iter(gains.values())).C)} FLOPs: {told}."
+        f"{pooling.groups[0]} at {power(next(iter(gains.values())).C)} FLOPs: {listed}."
     )
     axes = Axis(titles.flops, "power", log=True), Axis(titles.loss, "plain", log=True)
     return FigureSpec("Groups of one law", caption, [Panel("", *axes, marks)], titles.conventions)
@@ -67,7 +67,7 @@ def group_optima_figure(fit: laws.Fit) -> FigureSpec:
     return FigureSpec("Compute-optimal size and tokens of each group", caption, panels, titles.conventions)
 
 
-def _told(gain: Gain) -> str:
+def _multiplier_text(gain: Gain) -> str:
     ends = (
         "" if gain.interval is None else f" ({percent(gain.level)} {gain.interval[0]:.3g} to {gain.interval[1]:.3g})"
     )

@@ -77,13 +77,13 @@ def one_column_figure(fit: laws.Fit, level: float) -> FigureSpec:
     runs, (letter,) = fit.runs, fit.form.columns
     x = runs.column(letter)
     grid = np.geomspace(*_widened(x, 1.25), CURVE)
-    told = fit.predict(level=level, **{letter: grid})
+    predicted = fit.predict(level=level, **{letter: grid})
     marks: list[Mark] = [
-        Line(grid.tolist(), np.asarray(told.loss).tolist(), "law", fit.form.name, 2.2, hover=fit.form.name),
+        Line(grid.tolist(), np.asarray(predicted.loss).tolist(), "law", fit.form.name, 2.2, hover=fit.form.name),
         Points(x.tolist(), runs.loss.tolist(), "ink", "runs", hover=list(runs.rows)),
     ]
     if fit.draws is not None:
-        edges = np.asarray(told.low).tolist(), np.asarray(told.high).tolist()
+        edges = np.asarray(predicted.low).tolist(), np.asarray(predicted.high).tolist()
         marks.insert(0, Band(grid.tolist(), *edges, "law", f"{percent(level)} interval of the law"))
     axes = (
         Axis(title(runs, letter), SCALES.get(letter, "si"), log=True),

@@ -78,9 +78,9 @@ def _optima(surface: ResponseSurface, letter: str) -> Panel:
     texts = [f"D {si(point.D)}" for point in surface.points]
     marks: list[Mark] = [Points(N, values, _shades(surface), "best of a point", "star", y_interval=bars, hover=texts)]
     if letter in surface.laws:
-        told = [surface.optimum(point.N, point.D)[letter] for point in surface.points]
-        ends = [(setting.low, setting.high) for setting in told]
-        shown = [setting.value for setting in told]
+        optima = [surface.optimum(point.N, point.D)[letter] for point in surface.points]
+        ends = [(setting.low, setting.high) for setting in optima]
+        shown = [setting.value for setting in optima]
         marks.append(Points(N, shown, "law", "by the power law", "circle", False, 5, y_interval=ends))
     limits = (min(values) / 4, max(values) * 4)  # an interval may be without an end
     axis = Axis(f"best {NAMED[letter]}", "plain", log=True, limits=limits)

@@ -169,9 +169,9 @@ def _wandb_may_fail() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(f"{error}".split()) or type(error).__name__
+        message = " ".join(f"{error}".split()) or type(error).__name__
         how = "check the key (`wandb login --relogin`) and WANDB_BASE_URL, or set WANDB_MODE=offline for the page"
-        raise UserError(f"wandb: {said[:400].rstrip('.')}; {how}") from None
+        raise UserError(f"wandb: {message[:400].rstrip('.')}; {how}") from None
 
 
 def _entity() -> str:

@@ -1,4 +1,4 @@
-"""Designs: from a sweep's configuration to the runs that it stands for, all checked before any is launched."""
+"""Designs: from a sweep's configuration to its runs, all checked before any is launched."""
 
 from scaling.sweeps.designs.make import make_runs, make_test_runs, shared_run
 from scaling.sweeps.designs.planned import PlannedRun

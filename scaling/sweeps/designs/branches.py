@@ -1,4 +1,4 @@
-"""The branches design: for each size one long run, and shorter ones that begin at its checkpoints."""
+"""The branches design: for each size one long run (the trunk), and shorter ones that start from its checkpoints."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from scaling.sweeps.run_store.tuning import FACTOR
 
 
 def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[DesignPoint]:
-    """Size by size, the longest run of each first.
+    """The design's points size by size, the longest run of each first.
 
-    Warmup takes as many tokens in all runs of a size: `run.schedule.warmup_tokens`, or the share
-    `run.schedule.warmup` of the shortest. Raises UserError where the ladder has not a size, where two runs of one
-    size would have as many steps, and where one has no step at the constant rate.
+    Warmup takes the same number of tokens in all runs of a size: `run.schedule.warmup_tokens`, or the share
+    `run.schedule.warmup` of the shortest. Raises UserError where the ladder does not have a size, where two runs of
+    one size would have the same number of steps, and where a run has no step at the constant rate.
     """
     seen: dict[str, float] = {}
     for target, amounts in _rows(design):
@@ -38,8 +38,9 @@ def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Design
 
 
 def share_trunks(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """The same runs, of each model, seed and rate tried the shorter ones after the longest, which keeps the
-    checkpoints that they begin at. Raises UserError for runs of one size that do not begin alike."""
+    """The same runs with the shorter ones of each model, seed and learning rate set to follow the longest, which
+    keeps the checkpoints that they start from. Raises UserError for runs of one size that do not start
+    identically."""
     groups: dict[Any, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault((run.config.model, run.config.seed, run.label.get(FACTOR)), []).append(run)
@@ -67,15 +68,14 @@ def _recording(run: PlannedRun, records: Mapping[str, Any]) -> PlannedRun:
 
 
 def wsd(design: BranchesDesign) -> dict[str, Any]:
-    """What the design sets in the schedule of every run."""
+    """The schedule keys that the design sets in every run."""
     return {"name": "wsd", "cooldown": design.cooldown}
 
 
 def lone_schedule(sweep: SweepConfig, design: BranchesDesign) -> dict[str, Any]:
-    """The schedule of a run beside the design's that has no others of its size, such as one that tests a forecast.
+    """The schedule of a run outside the design that has no others of its size, such as one that tests a forecast.
 
-    It warms up for the share of its tokens that the design's runs do in the median, about that of the runs near the
-    optimum.
+    Its warmup is the median share of tokens over the design's runs, about that of the runs near the optimum.
     """
     if sweep.run.get("schedule", {}).get("warmup_tokens") is not None:
         return wsd(design)
@@ -85,15 +85,15 @@ def lone_schedule(sweep: SweepConfig, design: BranchesDesign) -> dict[str, Any]:
 
 
 def _length(design: BranchesDesign) -> str:
-    """The key that says how long runs are."""
+    """The key that sets how long runs are."""
     return next(key for key in ("tokens", "tokens_per_param", "budgets") if getattr(design, key))
 
 
 def _rows(design: BranchesDesign) -> list[tuple[float, tuple[float, ...]]]:
     """Each target size with the tokens, tokens per parameter or budgets of its runs.
 
-    With budgets and a centre all sizes are of one geometric row, so that neighbouring budgets have most of their
-    sizes in common; at each budget those nearest to N expected to be best.
+    With budgets and a centre all sizes are from one geometric series, so that neighbouring budgets share most of
+    their sizes; each budget has those nearest to the N expected to be best.
     """
     amounts = getattr(design, _length(design))
     if design.params:

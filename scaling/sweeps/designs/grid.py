@@ -1,4 +1,4 @@
-"""The grid design: keys whose values are crossed, and keys whose values go together."""
+"""The grid design: keys whose values are crossed (axes), and keys whose values vary together (zip)."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from scaling.sweeps.designs.sizes import FLOPS_KEY, PARAMS_KEY, sized
 
 
 def grid_points(sweep: SweepConfig, design: GridDesign) -> Iterator[DesignPoint]:
-    """The last axis fastest, what is zipped faster still."""
+    """The design's points; the last axis varies fastest, zipped keys faster still."""
     for key in design.keys:
         check_key(
             RunConfig, key, f"sweep {sweep.name}: {axis(design, key)}", also=(PARAMS_KEY, FLOPS_KEY), values=sweep.run

@@ -1,4 +1,4 @@
-"""A sweep's rules applied to a run: the batch, then the learning rate, then weight decay."""
+"""A sweep's rules applied to a run: first the batch size, then the learning rate, then weight decay."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from scaling.families import transfer_notes
 
 
 def placeholders(sweep: SweepConfig, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Valid values for what the rules of `sweep` will set in `run`, which says all else."""
+    """Valid placeholder values for the keys that the rules of `sweep` will set in `run`."""
     values: dict[str, Any] = {}
     if sweep.batch_size is not None:
         placement = run.get("placement")
         microbatches = placement.get("accumulate") if isinstance(placement, Mapping) else None
-        values["batch_size"] = microbatches or 1  # the batch is to be divisible by it
+        values["batch_size"] = microbatches or 1  # the batch must be divisible by it
     rates = {"learning_rate": sweep.learning_rate, "weight_decay": sweep.weight_decay}
     if optimizer := {key: 1.0 for key, rule in rates.items() if rule is not None}:
         values["optimizer"] = optimizer
@@ -22,7 +22,7 @@ def placeholders(sweep: SweepConfig, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def batch_values(sweep: SweepConfig, config: RunConfig, tokens: float) -> dict[str, Any]:
-    """The batch of a run on about `tokens` tokens, where a rule sets it."""
+    """The batch size of a run on about `tokens` tokens, where a rule sets it."""
     if sweep.batch_size is None:
         return {}
     return {"batch_size": sweep.batch_size.windows(size_of(config, tokens), config.model.context)}
@@ -44,7 +44,7 @@ def rate_values(sweep: SweepConfig, config: RunConfig, factor: float = 1.0) -> d
 
 
 def size_of(config: RunConfig, tokens: float, batch_tokens: int = 0, learning_rate: float = 0.0) -> Size:
-    """What rules read of a run. batch_tokens, learning_rate: 0 where they are not set yet."""
+    """The inputs of rules for a run. batch_tokens, learning_rate: 0 where they are not set yet."""
     count = accounting.params(config.model)
     return Size(
         n_params=count.total,
@@ -58,7 +58,7 @@ def size_of(config: RunConfig, tokens: float, batch_tokens: int = 0, learning_ra
 
 
 def rule_notes(sweep: SweepConfig, configs: Sequence[RunConfig]) -> list[str]:
-    """A line for each rule of `sweep` that some of the runs leave the range of, and for what µP is not told of."""
+    """A note for each rule of `sweep` whose fitted range some runs leave, and for what µP does not cover."""
     sizes = [
         size_of(config, config.steps * config.batch_tokens, config.batch_tokens, config.optimizer.learning_rate)
         for config in configs

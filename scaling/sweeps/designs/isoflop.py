@@ -8,7 +8,7 @@ from scaling.sweeps.designs.sizes import center, in_row, sized
 
 
 def isoflop_points(sweep: SweepConfig, design: IsoflopDesign) -> Iterator[DesignPoint]:
-    """Budget by budget, by rising size."""
+    """The design's points budget by budget, by rising size."""
     for budget in design.budgets:
         for target in target_sizes(design, budget):
             yield isoflop_point(sweep, design, budget, target)
@@ -23,7 +23,7 @@ def isoflop_point(sweep: SweepConfig, design: IsoflopDesign, budget: float, targ
 
 
 def target_sizes(design: IsoflopDesign, budget: float) -> tuple[float, ...]:
-    """The sizes wanted at one budget: `design.sizes` of them in steps of `spacing`, symmetric about the centre."""
+    """The target sizes at one budget: `design.sizes` of them in steps of `spacing`, symmetric about the centre."""
     half, middle = (design.sizes - 1) / 2, center(design, budget)
     assert middle is not None
     return tuple(middle * design.spacing ** (k - half) for k in range(design.sizes))

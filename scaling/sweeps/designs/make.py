@@ -22,8 +22,8 @@ def make_runs(
 ) -> tuple[PlannedRun, ...]:
     """The runs of `sweep`'s design in the order of the design, seeds innermost.
 
-    folder: where sweep folders are kept; `run.records.folder` where None. Raises UserError for a run that is not
-    valid, for a budget that no size fits, and where two runs would be one.
+    folder: where sweep folders are kept; `run.records.folder` where None. Raises UserError for an invalid run, for a
+    budget that no size fits, and where two runs would be identical.
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     _refuse_set_by_design(sweep)
@@ -36,10 +36,10 @@ def make_runs(
 def make_test_runs(
     sweep: str | Path | Mapping[str, Any] | SweepConfig, target_params: float, folder: str | None = None
 ) -> tuple[PlannedRun, ...]:
-    """The runs that test a forecast: the ladder's model of about `target_params` parameters, all of them counted, at
+    """The runs that test a forecast: the ladder's model of about `target_params` parameters in total, at
     `forecast.flops`, once for each of the forecast's seeds.
 
-    Near the optimum the loss is flat in N, so the ladder may miss by TEST_TOLERANCE.
+    Near the optimum the loss is flat in N, so the ladder may miss the target by TEST_TOLERANCE.
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     if sweep.forecast is None:
@@ -57,10 +57,10 @@ def make_test_runs(
 
 
 def shared_run(sweep: SweepConfig) -> dict[str, Any]:
-    """What a run shares with those of the design: `sweep.run`, and the schedule where the design sets it."""
+    """The keys that a run shares with those of the design: `sweep.run`, and the schedule where the design sets it."""
     if isinstance(sweep.design, BranchesDesign):
-        told = {"by_rule": sweep.warmup_by_design}
-        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design), "records": told})
+        rules = {"by_rule": sweep.warmup_by_design}
+        return merge(sweep.run, {"schedule": lone_schedule(sweep, sweep.design), "records": rules})
     return sweep.run
 
 
@@ -95,7 +95,7 @@ def _points(sweep: SweepConfig) -> Iterable[DesignPoint]:
 
 
 def _refuse_set_by_design(sweep: SweepConfig) -> None:
-    """`run` says what all runs share; a key that the design sets would be silently lost."""
+    """Raises UserError for a key of `run` that the design sets in each run: its value would be silently lost."""
     owners = {"seed": "seeds", "records.sweep": "name", "records.role": "forecast"}
     owners |= {rule.sets: name for name, rule in sweep.rules.items()}
     design, shape = sweep.design, dict.fromkeys(ladder.size_keys(), "the ladder")
@@ -147,7 +147,7 @@ def _refuse_twins(sweep: SweepConfig, runs: tuple[PlannedRun, ...]) -> None:
 
 
 def _repeated(sweep: SweepConfig) -> str:
-    """Which key of the file holds a value twice; empty where none does."""
+    """The key of the file that lists a value twice; empty where none does."""
     design = sweep.design
     held: dict[str, Sequence[Any]] = {"seeds": sweep.seeds}
     held["tuning.learning_rate"] = sweep.tuning.learning_rate if sweep.tuning else ()
@@ -164,7 +164,7 @@ def _repeated(sweep: SweepConfig) -> str:
 
 
 def _refuse_mixed_base(runs: tuple[PlannedRun, ...]) -> None:
-    """What hyper-parameters are transferred from must be known for all models of a sweep."""
+    """Raises UserError unless the base for transferring hyper-parameters is known for all models of a sweep."""
     if why := untransferable([run.config.model for run in runs]):
         raise UserError(f"run.model.{why}")
 

@@ -16,16 +16,16 @@ ANY = 10**18  # tokens of a run until the cost of a token is known
 
 @dataclass(frozen=True)
 class DesignPoint:
-    """What a design sets in one run."""
+    """The settings of one run by a design."""
 
     values: Mapping[str, Any]
-    """over `sweep.run`"""
+    """keys that override `sweep.run`"""
     label: Mapping[str, Any]
-    """the design's wish"""
+    """what the design requested"""
     budget: float | None = None
     """exact training FLOPs, which then set `tokens`"""
     seeds: tuple[int, ...] = ()
-    """in place of the sweep's"""
+    """seeds, in place of the sweep's"""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,14 @@ class PlannedRun:
 
     config: RunConfig
     label: Mapping[str, Any]
-    """the design's wish: target size with budget (isoflop) or tokens (list), value of each axis (grid); the seed"""
+    """what the design requested: target size with budget (isoflop) or tokens (list), value of each axis (grid); the
+    seed"""
     params: int
-    """parameters, all of them"""
+    """total parameters"""
     flops: float
     """training FLOPs by the exact count, whole batches"""
     after: str | None = None
-    """id of a run that is to end before this one begins"""
+    """id of a run that must end before this one begins"""
 
     @property
     def id(self) -> str:
@@ -48,23 +49,23 @@ class PlannedRun:
 
     @property
     def tokens(self) -> int:
-        """Tokens of whole batches."""
+        """Tokens, in whole batches."""
         return self.config.steps * self.config.batch_tokens
 
     @property
     def devices(self) -> int:
-        """Devices that its mesh takes; one where the mesh takes what there is (`data: 0`)."""
+        """Devices that its mesh needs; one where the mesh uses whatever is available (`data: 0`)."""
         mesh = self.config.placement.mesh
         return max(mesh.data, 1) * mesh.inner
 
     def entry(self, flops_spent: float | None = None) -> Entry:
-        """What plan.json keeps of it. flops_spent: as its design says where None."""
+        """Its entry in plan.json. flops_spent: by its design where None."""
         own = self.flops_spent if flops_spent is None else flops_spent
         return Entry(self.config.records.role, dict(self.label), self.params, self.flops, self.tokens, own)
 
     @property
     def flops_spent(self) -> float:
-        """Of `flops`, those that are not taken from the run that this one comes after."""
+        """`flops` without those taken over from the run that this one comes after."""
         config = self.config
         return self.flops * (1 - config.fork_step / config.steps) if config.records.trunk else self.flops
 
@@ -78,11 +79,11 @@ def plan_run(
     flops: float | None = None,
     rate_factor: float = 1.0,
 ) -> PlannedRun:
-    """The run that `values` over `sweep.run` make; its label is kept with it.
+    """The run with `values` merged into `sweep.run`, and its label.
 
-    flops: exact training FLOPs wanted; sets `tokens` in whole batches, so that the run's own FLOPs are within half
-    a batch of it. None: `values` or `sweep.run` say how many tokens.
-    rate_factor: times the learning rate that the run would have.
+    flops: target exact training FLOPs; sets `tokens` in whole batches, so that the run's own FLOPs are within half a
+    batch of it. None: `values` or `sweep.run` set the tokens.
+    rate_factor: factor on the learning rate that the run would have.
     """
     where = f"sweep {sweep.name}, run {tell(label)}"
     records: dict[str, Any] = {"sweep": sweep.name, "by_rule": sweep.by_rule}
@@ -110,12 +111,12 @@ def plan_run(
 
 
 def axis(design: GridDesign, key: str) -> str:
-    """Where the file says that `key` is varied."""
+    """The key of the file that varies `key`."""
     return f"design.{'zip' if key in design.zip else 'axes'}.{key}"
 
 
 def _named(sweep: SweepConfig, key: str) -> str:
-    """Where a sweep's file has what is `key` in a run's."""
+    """The key in a sweep's file for `key` of a run."""
     if key == "seed":
         return "seeds"
     if isinstance(sweep.design, GridDesign) and key in sweep.design.keys:
@@ -129,7 +130,7 @@ def changed(config: RunConfig, values: Mapping[str, Any], where: str) -> RunConf
 
 
 def tell(label: Mapping[str, Any]) -> str:
-    """A label in a line."""
+    """A label as one line of text."""
     return ", ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in label.items()
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scaling.laws.isoflop import Isoflop, IsoflopBudget
     from scaling.sweeps.run_store import Entry
 
-ROUND = "round"  # in the label of a run that a design did not have at first: when it was added, from 1
+ROUND = "round"  # label of a run added to the design later: the round that added it, from 1
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Extension:
 def all_runs(
     sweep: SweepConfig, runs: tuple[PlannedRun, ...], planned: Mapping[str, "Entry"], folder: str | None = None
 ) -> tuple[PlannedRun, ...]:
-    """`runs`, which are those of `sweep`'s design, and those that earlier launches have added to it.
+    """`runs`, those of `sweep`'s design, and the runs that earlier launches added to it.
 
-    planned: the sweep's `plan.json`. folder: where sweeps' folders are kept. Raises UserError where the ladder cannot
-    make an added run any more.
+    planned: the sweep's `plan.json`. folder: where sweeps' folders are kept. Raises UserError where the ladder can no
+    longer make an added run.
     """
     design = sweep.design
     if not isinstance(design, IsoflopDesign):
@@ -54,7 +54,7 @@ def extend(
     sweep: SweepConfig, planned: Mapping[str, "Entry"], results: "pd.DataFrame", folder: str | None = None
 ) -> Extension:
     """Two further sizes, at the design's spacing, on each side where the minimum of a budget may lie, for budgets
-    whose runs all have a result. A budget gets them `design.recenter` times at most; nothing for other designs.
+    whose runs all have a result. Each budget is extended at most `design.recenter` times; other designs never are.
 
     planned: the sweep's `plan.json`. results: as from `load_runs`. folder: where sweeps' folders are kept.
     """
@@ -72,7 +72,7 @@ def extend(
         return Extension((), (f"no minimum was looked for: {error}",))
     measured = set(table["run_id"][table["status"].isin(DONE)])
     points: list[DesignPoint] = []
-    said = []
+    notes = []
     for budget in found.budgets:
         C = fit[budget.rows[0]]["budget"]
         labels = {run_id: label for run_id, label in fit.items() if label["budget"] == C}
@@ -84,12 +84,12 @@ def extend(
         sizes = ", ".join(f"{point.label['target_params']:,}" for point in new)
         also = f"adding {sizes} parameters" if new else "no further size is tried"
         where = "is not convex" if budget.verdict == "not convex" else f"has its minimum {budget.verdict}"
-        said.append(f"budget {C:g}: {_curve(found)} {where}; {also}")
-    return Extension(plan_points(sweep, points, folder), tuple(said))
+        notes.append(f"budget {C:g}: {_curve(found)} {where}; {also}")
+    return Extension(plan_points(sweep, points, folder), tuple(notes))
 
 
 def _curve(found: "Isoflop") -> str:
-    """What a minimum is that of: not of the losses at one budget alone, and may lie elsewhere than theirs."""
+    """Which curve has the minimum: one fitted to more than a budget's own losses, whose minimum may lie elsewhere."""
     if found.curvature == "own" or len(found.budgets) == 1:
         return "its parabola"
     kind = "one curvature" if found.curvature == "shared" else "a curvature linear in log C"
@@ -104,7 +104,7 @@ def _further(
     labels: Mapping[str, Mapping[str, Any]],
     number: int,
 ) -> Iterator[DesignPoint]:
-    """The sizes to add at a budget of which the ladder has a model and the budget trains it for a step at least."""
+    """The sizes to add at a budget, if the ladder has a model that the budget trains for at least one step."""
     wanted = [label["target_params"] for label in labels.values()]
     below = sum(size < budget.N.min() for size in budget.advice)
     above = sum(size > budget.N.max() for size in budget.advice)

@@ -1,4 +1,4 @@
-"""Sizes of a design: where they are wanted, and the ladder's models that come near."""
+"""Sizes of a design: the targets, and the ladder's models nearest to them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,8 @@ from scaling.errors import UserError
 
 PARAMS_KEY = ladder.SIZE_KEY
 FLOPS_KEY = "flops"
-"""not a key of a run: in its place, it sets the tokens of a run by what it costs"""
-SLACK = 0.2  # of the step between two sizes: a ladder of few shapes may miss a size of a row by so much
+"""not a key of a run: it sets the tokens of a run by its cost"""
+SLACK = 0.2  # share of the step between two sizes by which a ladder of few shapes may miss a size
 TEST_TOLERANCE = 0.05  # an N 5 % off the optimum costs about 1e-4 of the loss
 
 
@@ -22,11 +22,11 @@ def sized(
     tolerance: float = ladder.TOLERANCE,
     asked_by: str = "",
 ) -> dict[str, Any]:
-    """The shape keys of the ladder's model of `target` parameters; of one up to `tolerance` off where there is none
-    within the ladder's own tolerance.
+    """The shape keys of the ladder's model of `target` parameters, or of one up to `tolerance` off where there is
+    none within the ladder's own tolerance.
 
-    over: what else a run sets of its model. asked_by: as in `ladder.model_for_params`. Raises UserError, which begins
-    with `where`, where there is none.
+    over: other model keys that a run sets. asked_by: as in `ladder.model_for_params`. Raises UserError, starting with
+    `where`, where there is no such model.
     """
     base = merge(sweep.run.get("model", {}), over or {})
     for allowed in (ladder.TOLERANCE, tolerance):
@@ -38,24 +38,24 @@ def sized(
 
 
 def in_row(spacing: float) -> float:
-    """How far the ladder may miss a size of a row of this spacing."""
+    """By how much the ladder may miss a size in a series of this spacing."""
     return spacing**SLACK - 1
 
 
 def sizes_of(model: ModelConfig) -> dict[str, Any]:
-    """What the ladder decides about a model."""
+    """The model keys that the ladder sets."""
     return {key: getattr(model, key) for key in model.SIZES}
 
 
 def center(design: IsoflopDesign | BranchesDesign, budget: float) -> float | None:
-    """N that the design expects to be best at `budget`; None where it does not say."""
+    """The N that the design expects to be best at `budget`; None where it has no such expectation."""
     if design.center_params is None or design.center_flops is None:
         return None
     return design.center_params * (budget / design.center_flops) ** design.center_exponent
 
 
 def expected_optimum(sweep: SweepConfig, budget: float) -> float | None:
-    """N, all parameters counted, that a design by budgets expects to be best at `budget`; None for other designs."""
+    """The N (total parameters) that a design by budgets expects to be best at `budget`; None for other designs."""
     if not isinstance(sweep.design, IsoflopDesign | BranchesDesign):
         return None
     target = center(sweep.design, budget)

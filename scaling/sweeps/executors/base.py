@@ -1,4 +1,4 @@
-"""What an executor is: it is given commands, and tells as each of them ends."""
+"""The executor interface: it receives commands, and reports when each of them ends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ class Task:
     name: str
     """run id of the first"""
     folders: tuple[Path, ...]
-    """the first one's `log.txt` takes what the command prints"""
+    """the command's output goes to the first one's `log.txt`"""
     command: tuple[str, ...]
     cost: float = 1.0
-    """FLOPs: the dearest start first, so that no long one is left to run alone at the end"""
+    """FLOPs: the most expensive start first, so that no long one is left to run alone at the end"""
     devices: int = 1
     """devices (CPU: cores) that it needs at once"""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -28,34 +28,34 @@ class Finished:
 
     task: Task
     exit_code: int | None
-    """as a process's: negative for a signal; None where nobody saw it end (its node died) or where it never began;
+    """that of a process: negative for a signal; None where its end was not seen (its node died) or it never began;
     -SIGTERM also where it was told to stop, did not, and was killed by the executor"""
     seconds: float
 
 
 class Executor(Protocol):
-    """Runs tasks somewhere. All that is to be kept of a run is in its folder.
+    """Runs tasks somewhere. Everything to be kept of a run is in its folder.
 
-    Every task that was submitted is told once by `wait`, however it ended, those that were cancelled included.
-    After `close` an executor may be opened again.
+    `wait` reports every submitted task once, however it ended, cancelled tasks included. After `close` an executor
+    may be opened again.
     """
 
     @property
     def slots(self) -> int:
-        """Devices (CPU: cores) that tasks share; told in plans and progress."""
+        """Devices (CPU: cores) that tasks share; shown in plans and progress."""
         ...
 
     @property
     def device(self) -> str:
-        """The kind of these devices, as `accounting.device` knows it; empty where it is not known beforehand."""
+        """The kind of these devices, as `accounting.device` knows it; empty where unknown beforehand."""
         ...
 
     def open(self, home: Path) -> None:
-        """Before the first `submit`. home: the sweep's folder."""
+        """Called before the first `submit`. home: the sweep's folder."""
         ...
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Queue tasks and return at once. Raises UserError, before any is queued, for one that can never run."""
+        """Queue tasks and return at once. Raises UserError, before any is queued, for a task that can never run."""
         ...
 
     def wait(self, seconds: float) -> list[Finished]:
@@ -63,9 +63,10 @@ class Executor(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Nothing further starts, and what runs gets SIGTERM; later `wait`s tell of each."""
+        """Start nothing further, and send SIGTERM to running tasks; later `wait`s report each."""
         ...
 
     def close(self) -> None:
-        """At the end, however it came. Of tasks that end with their launcher (local, Ray) none is left running."""
+        """Called at the end, also after an error. Tasks that end with their launcher (local, Ray) are not left
+        running."""
         ...

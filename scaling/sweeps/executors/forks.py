@@ -1,8 +1,8 @@
-"""Workers that are copies of a process which has imported what they import, and has computed nothing yet.
+"""Workers forked from a process that has done their imports and has computed nothing yet.
 
-Imports take a worker 1.7 s of a core; a copy (fork) begins at once. It is a process as any other, with memory, cores,
-a log and an end of its own, and what happens to it happens to no other. The process that is copied has one thread and
-holds no device: it imports, copies itself when told to, and tells how each copy ended. It is this module, run.
+Imports take a worker 1.7 s of a core; a copy (fork) starts at once. It is a process like any other, with its own
+memory, cores, log and exit, independent of the others. The process that is forked has one thread and holds no device:
+it imports, forks on request, and reports how each copy ended. It runs this module.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ def can_fork(command: Sequence[str]) -> bool:
 
 
 class Fork:
-    """A copy under way, with the methods of a `subprocess.Popen` that stop it and tell of its end."""
+    """A running copy, with the methods of a `subprocess.Popen` that stop it and report its end."""
 
     def __init__(self, original: "Original", ticket: int) -> None:
         self._original, self._ticket = original, ticket
 
     def poll(self) -> int | None:
-        """Exit code once it has ended. Where the original was killed, its copies were told to save and stop: what
-        became of each is in its folder, and the code here is that of the original."""
+        """Exit code once it has ended. If the original was killed, its copies were told to save and stop: the outcome
+        of each is in its folder, and the code here is that of the original."""
         return self._original.code(self._ticket)
 
     def terminate(self) -> None:
@@ -49,10 +49,10 @@ class Fork:
 
 
 class Original:
-    """The process that is copied, seen from the launch."""
+    """The process that is forked, seen from the launch."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """environment: all of it, for the copies as well."""
+        """environment: the complete environment, also for the copies."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
@@ -61,7 +61,7 @@ class Original:
             env=environment,
             start_new_session=True,
         )
-        os.set_blocking(self._told.fileno(), False)
+        os.set_blocking(self._reports.fileno(), False)
         self._tickets = 0
         self._codes: dict[int, int] = {}
         self._rest = b""
@@ -71,44 +71,44 @@ class Original:
         return self._process.poll() is None
 
     def fork(self, command: Sequence[str], log: Path, cores: Sequence[int]) -> Fork:
-        """A copy that runs `python -m MODULE …`, with what it prints appended to `log`."""
+        """A copy that runs `python -m MODULE …`, with its output appended to `log`."""
         self._tickets += 1
         self.send(ticket=self._tickets, arguments=list(command[2:]), log=str(log.absolute()), cores=list(cores))
         return Fork(self, self._tickets)
 
     def send(self, **request: Any) -> None:
-        """Nothing where it is gone, which `code` tells."""
+        """Send a request; no effect where the process is gone, which `code` reports."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._process.stdin.fileno(), json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
 
     def code(self, ticket: int) -> int | None:
-        """Exit code of a copy that has ended; the original's own where it has ended without having told."""
-        gone = self._process.poll()  # before what it told is read, so that nothing is missed
+        """Exit code of a copy that has ended; the original's own where it ended without reporting it."""
+        gone = self._process.poll()  # before reading its reports, so that none is missed
         with contextlib.suppress(BlockingIOError):
-            while told := os.read(self._told.fileno(), 1 << 16):
-                *lines, self._rest = (self._rest + told).split(b"\n")
+            while data := os.read(self._reports.fileno(), 1 << 16):
+                *lines, self._rest = (self._rest + data).split(b"\n")
                 self._codes |= dict(json.loads(line) for line in lines)
         return self._codes.get(ticket, gone)
 
     def close(self) -> None:
-        """End it; copies that are left are told to stop by its end."""
+        """End it; its end stops the remaining copies."""
         self._process.stdin.close()  # type: ignore[union-attr]
         self._process.wait()
-        self._told.close()
+        self._reports.close()
 
     @property
-    def _told(self) -> Any:
+    def _reports(self) -> Any:
         return self._process.stdout
 
 
 class Forks:
-    """Originals, one for each environment that is asked for; one that was killed is replaced."""
+    """Originals, one for each requested environment; one that was killed is replaced."""
 
     def __init__(self) -> None:
         self._originals: dict[Any, Original] = {}
 
     def start(self, command: Sequence[str], log: Path, environment: Mapping[str, str], cores: Sequence[int]) -> Fork:
-        """A copy that runs a command that `can_fork`. environment: beside this process's own."""
+        """A copy that runs a command that `can_fork`. environment: in addition to this process's own."""
         whole = as_child(**environment)
         key = (os.getcwd(), frozenset(whole.items()))
         original = self._originals.get(key)
@@ -123,21 +123,21 @@ class Forks:
 
 
 def serve() -> dict[str, Any]:
-    """Copy this process as standard input asks; in each copy, returns what was asked for. Ends with its input."""
+    """Fork on each request from standard input; in each copy, returns the request. Ends with its input."""
     end_with_parent()
     os.environ[PARENT] = str(os.getpid())
-    with contextlib.suppress(Exception):  # a copy meets it as well, and tells it in its log
+    with contextlib.suppress(Exception):  # a copy hits the same error, and reports it in its log
         import scaling.training  # noqa: F401
     gc.collect()
-    gc.freeze()  # what is imported stays: no copy goes through it again, which took 0.4 s
+    gc.freeze()  # imported objects stay: copies need not scan them, which took 0.4 s
     copies: dict[int, int] = {}
     rest = b""
     while True:
         if select.select([STDIN], [], [], POLL_S if copies else None)[0]:
-            asked = os.read(STDIN, 1 << 16)
-            if not asked:
+            data = os.read(STDIN, 1 << 16)
+            if not data:
                 sys.exit()
-            *lines, rest = (rest + asked).split(b"\n")
+            *lines, rest = (rest + data).split(b"\n")
             for request in map(json.loads, lines):
                 if "signal" in request:
                     _signal(copies, **request)
@@ -149,19 +149,19 @@ def serve() -> dict[str, Any]:
         for pid in list(copies):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                told = (copies.pop(pid), os.waitstatus_to_exitcode(status))
-                os.write(STDOUT, json.dumps(told).encode() + b"\n")
+                report = (copies.pop(pid), os.waitstatus_to_exitcode(status))
+                os.write(STDOUT, json.dumps(report).encode() + b"\n")
 
 
 def _signal(copies: Mapping[int, int], ticket: int, signal: int) -> None:
-    """To the copy of a ticket, unless it has ended."""
+    """Send a signal to the copy of a ticket, unless it has ended."""
     for pid, other in copies.items():
         if other == ticket:
             os.kill(pid, signal)
 
 
 def become(ticket: int, arguments: Sequence[str], log: str, cores: Sequence[int]) -> None:
-    """This copy as `python -m` with these arguments: in a session of its own, on its cores, printing to its log."""
+    """Turn this copy into `python -m` with these arguments: in its own session, on its cores, printing to its log."""
     os.setsid()
     if cores:
         os.sched_setaffinity(0, cores)

@@ -1,4 +1,4 @@
-"""Runs on this machine: one process for each run, as many at a time as there are CPU cores or accelerators."""
+"""Runs on this machine: one process per run, as many at a time as there are CPU cores or accelerators."""
 
 import glob
 import importlib.metadata
@@ -21,15 +21,15 @@ from scaling.sweeps.executors.process import POLL_S, Process, start
 
 @dataclass(frozen=True)
 class Devices:
-    """What this machine computes with; each of `ids` is one slot."""
+    """The devices of this machine; each of `ids` is one slot."""
 
     platform: Platform
     ids: tuple[int | str, ...]
     """CPU: core numbers; GPU: names that CUDA_VISIBLE_DEVICES understands; TPU: all chips are one slot"""
     kind: str
-    """as the maker names it"""
+    """the maker's name for it"""
     per_slot: int = 1
-    """devices of a slot, at most"""
+    """most devices of a slot"""
 
 
 def find_devices() -> Devices:
@@ -41,7 +41,7 @@ def find_devices() -> Devices:
             return gpus
     chips = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
     if wanted in ("", "tpu") and _installed("libtpu") and {"/dev/accel0", "/dev/vfio/0"}.intersection(chips):
-        # a chip of v2, v3 and v7x is two devices; which meshes fit them is for the run to say
+        # a chip of v2, v3 and v7x is two devices; the run checks whether its mesh fits
         return Devices("tpu", (0,), "TPU", per_slot=2 * len(chips))
     return Devices("cpu", cores(), "cpu")
 
@@ -76,14 +76,14 @@ class _Running:
 
 
 class LocalExecutor:
-    """Processes of this machine, dearest first, as many at a time as there are slots."""
+    """Processes on this machine, most expensive first, as many at a time as there are slots."""
 
     def __init__(self, devices: Devices | None = None) -> None:
         self.devices = devices or find_devices()
         self._free: list[int | str] = []
         self._queue: list[Task] = []
         self._running: list[_Running] = []
-        self._told: list[Finished] = []
+        self._finished: list[Finished] = []
         self._cancelled = False
         self._forks = Forks()
 
@@ -115,20 +115,20 @@ class LocalExecutor:
         while True:
             self._reap()
             self._start()
-            if self._told or time.monotonic() >= end:
-                told, self._told = self._told, []
-                return told
+            if self._finished or time.monotonic() >= end:
+                finished, self._finished = self._finished, []
+                return finished
             time.sleep(POLL_S)
 
     def cancel(self) -> None:
-        """See `Executor.cancel`. What takes more than GRACE_S to stop is killed, by a later `wait`."""
-        self._told += [Finished(task, None, 0.0) for task in self._queue]
+        """See `Executor.cancel`. A later `wait` kills tasks that take more than GRACE_S to stop."""
+        self._finished += [Finished(task, None, 0.0) for task in self._queue]
         self._queue, self._cancelled = [], True
         for job in self._running:
             job.process.stop()
 
     def close(self) -> None:
-        """What runs is told to stop; where it was told before, it is not waited for any longer."""
+        """Tell running tasks to stop; tasks that were told before are not waited for any longer."""
         try:
             if not self._cancelled:
                 self.cancel()
@@ -140,11 +140,11 @@ class LocalExecutor:
             while self._running:
                 self._reap()
                 time.sleep(POLL_S)
-            self._queue, self._told = [], []
+            self._queue, self._finished = [], []
             self._forks.close()
 
     def _start(self) -> None:
-        """What there is room for. The dearest waits for its devices, and nothing passes it."""
+        """Start tasks as room allows, in order: no task overtakes a more expensive one that waits for its devices."""
         while self._queue and (slots := -(-self._queue[0].devices // self.devices.per_slot)) <= len(self._free):
             task = self._queue.pop(0)
             taken, self._free = tuple(self._free[:slots]), self._free[slots:]
@@ -156,11 +156,11 @@ class LocalExecutor:
             if ended is not None:
                 self._running.remove(job)
                 self._free.extend(job.devices)
-                self._told.append(Finished(job.task, *ended))
+                self._finished.append(Finished(job.task, *ended))
 
     def _process(self, task: Task, devices: tuple[int | str, ...]) -> Process:
-        """The task's process. It has a session of its own, so that Ctrl-C in a terminal reaches only this process,
-        which tells its children."""
+        """Start the task's process, in its own session so that Ctrl-C in a terminal reaches only this process, which
+        passes it on."""
         platform, log = self.devices.platform, task.folders[0] / "log.txt"
         environment = {**worker_environment(platform, devices), **task.environment}
         cores = [int(core) for core in devices] if platform == "cpu" else []
@@ -172,7 +172,7 @@ class LocalExecutor:
 
 @contextmanager
 def _pinned(cores: Sequence[int]) -> Iterator[None]:
-    """This thread on `cores`, for a child to inherit: all threads of the child are then born there."""
+    """Pin this thread to `cores`, for a child to inherit: all threads of the child then start there."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -1,4 +1,4 @@
-"""A worker's process: every executor stops it in the same way, wherever it runs."""
+"""A worker's process, which every executor stops in the same way."""
 
 import signal
 import subprocess
@@ -14,9 +14,9 @@ GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
 
 
 def start(command: Sequence[str], log: Path, environment: Mapping[str, str], **options: Any) -> "Process":
-    """Start a command, with what it prints appended to `log`.
+    """Start a command, with its output appended to `log`.
 
-    environment: beside this process's own. options: further ones of `subprocess.Popen`. Raises OSError.
+    environment: in addition to this process's own. options: further options of `subprocess.Popen`. Raises OSError.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -27,7 +27,7 @@ def start(command: Sequence[str], log: Path, environment: Mapping[str, str], **o
 
 
 class Handle(Protocol):
-    """What a process is stopped by, and tells of its end: a `subprocess.Popen` does."""
+    """Stops a process and reports its end, as a `subprocess.Popen` does."""
 
     def poll(self) -> int | None: ...
 
@@ -37,24 +37,24 @@ class Handle(Protocol):
 
 
 class Process:
-    """A worker under way."""
+    """A running worker."""
 
     def __init__(self, handle: Handle) -> None:
-        """handle: of what was started just now."""
+        """handle: of the process just started."""
         self._began = time.monotonic()
-        self._deadline: float | None = None  # once it was told to stop
+        self._deadline: float | None = None  # set once it is told to stop
         self._process = handle
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Tell it, once, by SIGTERM; a `poll` kills it once `grace_s` (GRACE_S where None) have passed."""
+        """Send SIGTERM, once; a `poll` kills the process after `grace_s` (GRACE_S where None)."""
         deadline = time.monotonic() + (GRACE_S if grace_s is None else grace_s)
         if self._deadline is None:
             self._process.terminate()
         self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
 
     def poll(self) -> tuple[int, float] | None:
-        """Exit code and seconds once it has ended. One that did not stop when told, and was killed here, ends as if
-        SIGTERM had ended it."""
+        """Exit code and seconds once it has ended. A process that did not stop when told, and was killed here, counts
+        as ended by SIGTERM."""
         code, late = self._process.poll(), self._deadline is not None and time.monotonic() > self._deadline
         if code is not None:
             return -signal.SIGTERM if late and code == -signal.SIGKILL else code, time.monotonic() - self._began
@@ -62,10 +62,10 @@ class Process:
             self._process.kill()
         return None
 
-    def wait(self, told: Callable[[], object], grace_s: float | None = None) -> tuple[int, float]:
-        """To its end, as `poll` gives it; it is stopped as soon as `told` says so."""
+    def wait(self, stop_requested: Callable[[], object], grace_s: float | None = None) -> tuple[int, float]:
+        """Wait for its end, as `poll` reports it; it is stopped as soon as `stop_requested` returns true."""
         while (ended := self.poll()) is None:
-            if told():
+            if stop_requested():
                 self.stop(grace_s)
             time.sleep(POLL_S)
         return ended

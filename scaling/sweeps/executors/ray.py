@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: one Ray task for each worker process, wherever there is room for it."""
+"""Runs on a Ray cluster: one Ray task per worker process, wherever there is room for it."""
 
 import contextlib
 import importlib.util
@@ -22,17 +22,17 @@ from scaling.sweeps.executors.process import GRACE_S, POLL_S, start
 CONNECT_S = 10.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else it tells of lost workers on standard output, which is for results
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else it reports lost workers on standard output, which is for results
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
-KIND = "accelerator_type:"  # what the name of such a resource of a node begins with
+KIND = "accelerator_type:"  # prefix of the name of such a resource of a node
 
 
 class RayExecutor:
-    """Processes of a Ray cluster's nodes, which all see the sweep's folder under the same path.
+    """Processes on a Ray cluster's nodes, which all see the sweep's folder under the same path.
 
-    Ray decides where a task runs; it never tries one again, since that is for the scheduler to say. A worker ends
-    with the Ray process that started it, so with its node and with the launch.
+    Ray decides where a task runs; it never retries one, which is left to the scheduler. A worker ends with the Ray
+    process that started it, and so with its node and with the launch.
     """
 
     def __init__(self, config: RayConfig) -> None:
@@ -55,8 +55,8 @@ class RayExecutor:
 
     @property
     def device(self) -> str:
-        """What Ray calls the accelerators of the cluster; empty where they are of several kinds, or a run has not
-        just one."""
+        """Ray's name for the accelerators of the cluster; empty where there are several kinds, or a run does not have
+        exactly one."""
         import ray
 
         if not ray.is_initialized() or self.config.gpus != 1:
@@ -84,8 +84,8 @@ class RayExecutor:
             except (OSError, RuntimeError, ValueError) as error:
                 if not address:
                     raise
-                told = str(error).strip().splitlines()[0]
-                raise UserError(f"executor.ray.address={address}: no Ray cluster to use there ({told})") from None
+                message = str(error).strip().splitlines()[0]
+                raise UserError(f"executor.ray.address={address}: no Ray cluster to use there ({message})") from None
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. Raises UserError for a task that fits on no node that is up."""
@@ -133,7 +133,7 @@ class RayExecutor:
             ray.cancel(reference, recursive=False)
 
     def close(self) -> None:
-        """What runs is told to stop; where it was told before, it is not waited for any longer."""
+        """Tell running tasks to stop; tasks that were told before are not waited for any longer."""
         import ray
 
         try:
@@ -149,7 +149,7 @@ class RayExecutor:
                     ray.shutdown()
 
     def _devices(self, resources: Mapping[str, float]) -> int:
-        """How many devices of a run a node of these resources has."""
+        """How many devices for runs a node with these resources has."""
         found = resources.get("CPU", 0) // self.config.cpus
         if self.config.gpus:
             found = min(found, resources.get("GPU", 0) // self.config.gpus)
@@ -159,7 +159,7 @@ class RayExecutor:
         import ray
 
         task, submitted = self._running.pop(reference)
-        code: int | None = None  # its worker or its node died, or it was cancelled before it began
+        code: int | None = None  # its worker or node died, or it was cancelled before it began
         seconds = time.monotonic() - submitted
         try:
             code, seconds = ray.get(reference)
@@ -175,9 +175,10 @@ class RayExecutor:
 
 
 def run_on_node(command: Sequence[str], log: str, cwd: str, environment: Mapping[str, str]) -> tuple[int, float]:
-    """On a node: a process, what it prints appended to `log`. Returns its exit code and the seconds it took.
+    """Run a process on a node, with its output appended to `log`. Returns its exit code and the seconds it took.
 
-    `ray.cancel` comes as a SIGINT and is passed on as a SIGTERM; what takes more than GRACE_S to stop is killed.
+    `ray.cancel` arrives as SIGINT and is passed on as SIGTERM; a process that takes more than GRACE_S to stop is
+    killed.
     """
     cancelled = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
@@ -189,7 +190,7 @@ def run_on_node(command: Sequence[str], log: str, cwd: str, environment: Mapping
 
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray puts a handler of its own for SIGTERM in the place of ours; not here."""
+    """A context in which Ray does not replace our handler for SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,7 @@
-"""Runs on a Slurm cluster: one job for each worker process, in arrays that submitit queues.
+"""Runs on a Slurm cluster: one job per worker process, in arrays that submitit queues.
 
-`SWEEP/.slurm/` keeps submitit's files and `jobs.json`: the name under which the sweep's jobs are in the queue, and
-which runs each job trains. So jobs go on without the launch that queued them, and the next launch finds them.
+`SWEEP/.slurm/` has submitit's files and `jobs.json`: the name of the sweep's jobs in the queue, and which runs each
+job trains. So jobs continue without the launch that queued them, and the next launch finds them.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ from scaling.sweeps.executors.slurm_nodes import first_task, joined, nodes_of
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 LOOK_S = 0.5  # how often the folder is searched for results
-ASK_S = (1.0, 15.0)  # how often Slurm is asked: at first, and where nothing has changed for a while
-GONE_S = 15.0  # from a job's leaving the queue until its result is no longer expected: shared file systems are late
+ASK_S = (1.0, 15.0)  # how often Slurm is polled: at first, and after a while without changes
+GONE_S = 15.0  # how long after leaving the queue a job's result is expected: shared file systems lag
 WARNING_S = 120  # from SIGUSR2 to the job's time limit; Slurm may send it up to 60 s earlier
 PASSING = re.compile("Socket timed out|Unable to contact slurm|temporarily unavailable|Zero Bytes", re.I)
-AGAIN_S = (2.0, 10.0, 30.0)  # pauses after refusals of that kind
+AGAIN_S = (2.0, 10.0, 30.0)  # pauses after such refusals
 NO_MEMORY = re.compile("oom[-_ ]kill|memory limit", re.I)  # in Slurm's last words about a job
-REQUEUES = 100  # of one job by itself: a limit too short for any progress is noticed by the launch
+REQUEUES = 100  # of one job on its own: the launch notices a time limit too short for any progress
 
 JobRuns = tuple[str, ...]  # ids of the runs that one job trains
 
@@ -50,7 +50,7 @@ class SlurmExecutor:
     """Jobs of a Slurm cluster whose nodes see the sweep's folder and this Python under the same paths.
 
     A job that is preempted, reaches its time limit or loses its node goes back into the queue under its own id, with
-    or without a launch that looks on. Whether a job has ended is told by the queue; how it ended, by its result.
+    or without a running launch. The queue shows whether a job has ended; its result shows how.
     """
 
     def __init__(self, config: SlurmConfig) -> None:
@@ -58,8 +58,8 @@ class SlurmExecutor:
         if config.gpu and accounting.device(config.gpu) is None:
             known = [device.name for device in accounting.DEVICES if device.platform == "gpu"]
             hint = meant(config.gpu, known, most=1)
-            told = f"allowed: {', '.join(known)}, or leave it out{'; ' * bool(hint)}{hint}"
-            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; {told}")
+            hint_text = f"allowed: {', '.join(known)}, or leave it out{'; ' * bool(hint)}{hint}"
+            raise UserError(f"executor.slurm.gpu={config.gpu!r} is not known; {hint_text}")
         if importlib.util.find_spec("submitit") is None:
             raise UserError("executor slurm needs the package submitit, which is not installed: pip install submitit")
         missing = [command for command in COMMANDS if shutil.which(command) is None]
@@ -72,40 +72,41 @@ class SlurmExecutor:
 
     @property
     def slots(self) -> int:
-        """Jobs of one array that run at a time, at most: what the cluster has free it does not tell."""
+        """Most jobs of one array that run at a time: the cluster does not report its free capacity."""
         return self.config.array_parallelism
 
     @property
     def device(self) -> str:
-        """As `executor.slurm.gpu` says, for the cluster does not tell beforehand; empty where a run has several."""
+        """From `executor.slurm.gpu`, since the cluster does not report it beforehand; empty where a run has
+        several."""
         return self.config.gpu if self.config.gpus == 1 else ""
 
     def open(self, home: Path) -> None:
-        """See `Executor.open`. Jobs of an earlier launch are found again. Raises UserError where Slurm is silent."""
+        """See `Executor.open`. Finds the jobs of an earlier launch. Raises UserError where Slurm does not respond."""
         self._folder = (home / ".slurm").absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._name, recorded = self._read()
-        self._jobs: dict[str, tuple[Task, float]] = {}  # queued for this launch, since when
-        self._missing: dict[str, float] = {}  # those that left the queue without a result, since when
-        self._told: list[Finished] = []
+        self._jobs: dict[str, tuple[Task, float]] = {}  # queued for this launch, and since when
+        self._missing: dict[str, float] = {}  # left the queue without a result, and since when
+        self._finished: list[Finished] = []
         self._silence = ""  # why Slurm did not answer
-        self._deadline: float | None = None  # of those that were told to stop
+        self._deadline: float | None = None  # of jobs that were told to stop
         self._results: set[str] = set()
         self._pause, self._look_at, self._ask_at = ASK_S[0], 0.0, 0.0
         queued = self._queue()
         if queued is None:
             raise UserError(f"squeue does not answer ({self._silence}); launch on a node of a cluster that is up")
         self._earlier = self._alive(recorded, queued)
-        _call("scancel", *(queued.keys() - recorded.keys()))  # of a launch that was killed as it queued them
+        _call("scancel", *(queued.keys() - recorded.keys()))  # from a launch that was killed while it queued them
         self._write()
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. A task whose runs an earlier launch has queued is not queued again. Raises
-        UserError, with what sbatch says, where it refuses; what was queued before that is on record."""
+        UserError, with sbatch's message, where it refuses; jobs queued before that are recorded."""
         for task in tasks:
             nodes_of(self.config, task.devices)
         queued = self._queue() if self._earlier else {}
-        if queued is not None:  # else they are taken to be there: the next answer tells
+        if queued is not None:  # else assume they are there: the next answer decides
             self._earlier = self._alive(self._earlier, queued)
         earlier = {runs: job for job, runs in self._earlier.items()}
         fresh = []
@@ -115,11 +116,11 @@ class SlurmExecutor:
                 fresh.append(task)
             else:
                 self._jobs[job] = task, time.monotonic()
-        parted = {run for task in fresh for run in _runs(task)}  # packs may be made up in another way than before
+        parted = {run for task in fresh for run in _runs(task)}  # packs may be composed differently from before
         _call("scancel", *(job for runs, job in earlier.items() if parted.intersection(runs)))
         self._earlier = {job: runs for runs, job in earlier.items() if not parted.intersection(runs)}
         self._write()
-        # widest first: what can never run is refused before anything is queued
+        # widest first: a task that can never run is refused before anything is queued
         for devices, group in groupby(sorted(fresh, key=lambda t: (-t.devices, -t.cost)), lambda t: t.devices):
             array = self._array(devices, list(group))
             self._jobs |= {job: (task, time.monotonic()) for job, task in array.items()}
@@ -130,13 +131,13 @@ class SlurmExecutor:
         end = time.monotonic() + seconds
         while True:
             self._look()
-            if self._told or (left := end - time.monotonic()) <= 0:
-                told, self._told = self._told, []
-                return told
+            if self._finished or (left := end - time.monotonic()) <= 0:
+                finished, self._finished = self._finished, []
+                return finished
             time.sleep(min(LOOK_S, left))
 
     def cancel(self) -> None:
-        """See `Executor.cancel`. What takes more than GRACE_S to stop is killed, by a later `wait`."""
+        """See `Executor.cancel`. A later `wait` kills jobs that take more than GRACE_S to stop."""
         jobs = [*self._jobs, *self._earlier]
         _call("scancel", "--state=PENDING", *jobs)
         left = self._queue()
@@ -151,10 +152,10 @@ class SlurmExecutor:
         self._hurry()
 
     def close(self) -> None:
-        """Jobs that are in the queue stay there, for the next launch to find."""
+        """Leave jobs in the queue, for the next launch to find."""
 
     def _array(self, devices: int, tasks: Sequence[Task]) -> dict[str, Task]:
-        """Queue tasks of one shape, dearest first; tasks by the ids of their jobs."""
+        """Queue tasks of one shape, most expensive first; returns tasks by the ids of their jobs."""
         import submitit
 
         logging.getLogger("submitit").setLevel(logging.ERROR)  # it logs to standard output, which is for results
@@ -172,23 +173,23 @@ class SlurmExecutor:
                         jobs = executor.map_array(run_process, commands, logs, folders, environments)
                     break
                 except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                    told = (str(error).strip().splitlines() or ["no reason given"])[-1]
-                passes = PASSING.search(told)
+                    message = (str(error).strip().splitlines() or ["no reason given"])[-1]
+                passes = PASSING.search(message)
                 if passes:
                     time.sleep(pause or 0)
-                    # it may have queued them and been too late to say so
+                    # it may have queued them but timed out before its reply
                     _call("scancel", *((self._queue() or {}).keys() - self._jobs.keys() - self._earlier.keys()))
                 if pause is None or not passes:
-                    raise UserError(f"Slurm refuses the jobs of {tasks[0].name}: {told} (executor.slurm)")
+                    raise UserError(f"Slurm refuses the jobs of {tasks[0].name}: {message} (executor.slurm)")
         return {job.job_id: task for job, task in zip(jobs, tasks, strict=True)}
 
     def _hurry(self) -> None:
-        """Something has changed: Slurm is asked soon, and often."""
+        """Something has changed: poll Slurm soon, and often."""
         self._pause, self._ask_at = ASK_S[0], time.monotonic() + ASK_S[0]
 
     def _look(self) -> None:
-        """What has ended, into `_told`: jobs that left the queue. A result alone is not the end, since a job that
-        Slurm puts back into the queue may have left one."""
+        """Record jobs that left the queue as ended. A result alone is not the end, since a job that Slurm puts back
+        into the queue may have left one."""
         now = time.monotonic()
         if not self._jobs or now < self._look_at:
             return
@@ -210,7 +211,7 @@ class SlurmExecutor:
         self._ask_at = time.monotonic() + self._pause
 
     def _left(self, job: str, now: float) -> None:
-        """A job is not in the queue any more: tell its result, or that there is none."""
+        """A job is no longer in the queue: report its result, or that there is none."""
         if job in self._find_results():
             self._tell(job, self._read_result(job))
         elif now - self._missing.setdefault(job, now) >= GONE_S:
@@ -222,7 +223,7 @@ class SlurmExecutor:
         task, since = self._jobs.pop(job)
         self._missing.pop(job, None)
         code, seconds = result or (None, time.monotonic() - since)
-        self._told.append(Finished(task, code, seconds))
+        self._finished.append(Finished(task, code, seconds))
         self._write()
         self._hurry()
 
@@ -243,28 +244,28 @@ class SlurmExecutor:
         return 1, time.monotonic() - since
 
     def _last_words(self, job: str, size: int = 2000) -> str:
-        """Slurm's own, such as `oom-kill`, are among them."""
+        """The end of a job's log, which includes Slurm's own messages, such as `oom-kill`."""
         try:
             return (self._folder / f"{job}_0_log.out").read_text("utf-8", "replace")[-size:]
         except OSError:
             return "(none)"
 
     def _queue(self) -> dict[str, str] | None:
-        """States of this sweep's jobs that are in Slurm's queue, by id. None where it does not answer."""
+        """States of this sweep's jobs in Slurm's queue, by id. None where Slurm does not respond."""
         command = ["squeue", "--me", "--noheader", "--array", f"--name={self._name}", "--format=%i %T"]
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
-        if asked.returncode:
-            self._silence = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            self._silence = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
             return None
-        return dict(line.split() for line in asked.stdout.splitlines() if line.strip())
+        return dict(line.split() for line in answer.stdout.splitlines() if line.strip())
 
     def _alive(self, jobs: Mapping[str, JobRuns], queued: Mapping[str, str]) -> dict[str, JobRuns]:
-        """Those of `jobs` that have not ended; one that is being cleaned up and has left a result has."""
+        """Those of `jobs` that have not ended; a job that is being cleaned up and has left a result has ended."""
         ended = {job for job, state in queued.items() if state == "COMPLETING"} & self._find_results()
         return {job: runs for job, runs in jobs.items() if job in queued and job not in ended}
 
     def _read(self) -> tuple[str, dict[str, JobRuns]]:
-        """The name of this sweep's jobs, and the runs of each job that was recorded."""
+        """The name of this sweep's jobs, and the runs of each recorded job."""
         path = self._folder / "jobs.json"
         try:
             with reading(path, "a list of jobs", "scancel the sweep's jobs and delete it"):
@@ -279,7 +280,7 @@ class SlurmExecutor:
 
 
 def job_parameters(config: SlurmConfig, devices: int, name: str) -> dict[str, Any]:
-    """What submitit is to ask of Slurm for jobs of `devices` devices each: a task on each of their nodes."""
+    """submitit's parameters for jobs of `devices` devices each, with one task per node."""
     nodes = nodes_of(config, devices)
     cpus, limit_s = config.cpus * devices // nodes, 60 * config.time_minutes
     wanted = {
@@ -304,22 +305,22 @@ def job_parameters(config: SlurmConfig, devices: int, name: str) -> dict[str, An
 
 
 def run_process(command: Sequence[str], log: str, folder: str, environment: Mapping[str, str]) -> tuple[int, float]:
-    """In a job: a process in `folder`, what it prints appended to `log`. Returns its exit code and its seconds. In a
-    job of several tasks each has one, and the first speaks for all.
+    """Run a process in a job, in `folder` and with its output appended to `log`. Returns its exit code and seconds.
+    In a job of several tasks each runs one, and the first reports for all.
 
-    SIGTERM (preemption, `scancel`) and SIGUSR2 (the time limit is near) end it by SIGTERM. Where it then has saved
-    its state, and Slurm is about to end the job, the job goes back into the queue instead of returning.
+    SIGTERM (preemption, `scancel`) and SIGUSR2 (the time limit is near) are passed on as SIGTERM. If the process has
+    then saved its state, and Slurm is about to end the job, the job goes back into the queue instead of returning.
     """
     import submitit
 
     job = submitit.JobEnvironment()
-    job.paths.result_pickle.unlink(missing_ok=True)  # of the job's time before it was queued again
-    told: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # in the place of submitit's own handlers
-        signal.signal(number, lambda number, frame: told.append(number))
+    job.paths.result_pickle.unlink(missing_ok=True)  # left from before the job was requeued
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # in place of submitit's own handlers
+        signal.signal(number, lambda number, frame: received.append(number))
     process = start(command, Path(log), {**environment, **joined()}, cwd=folder, preexec_fn=_ignore_warning)
-    code, seconds = process.wait(lambda: told, grace_s=math.inf)  # Slurm itself ends what takes too long
-    if told and code in (INTERRUPTED, -signal.SIGTERM) and (not first_task() or _queue_again(job.job_id)):
+    code, seconds = process.wait(lambda: received, grace_s=math.inf)  # Slurm itself ends what takes too long
+    if received and code in (INTERRUPTED, -signal.SIGTERM) and (not first_task() or _queue_again(job.job_id)):
         raise SystemExit("queued again")
     return code, seconds
 
@@ -330,13 +331,13 @@ def _ignore_warning() -> None:
 
 
 def _queue_again(job: str) -> bool:
-    """Back into the queue, under the same id. Not where it was cancelled, nor where Slurm does so itself."""
+    """Requeue the job under the same id. Not where it was cancelled, nor where Slurm does so itself."""
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= REQUEUES:
         return False
-    asked = subprocess.run(
+    answer = subprocess.run(
         ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=False
     )
-    if not {"JobState=RUNNING", "Requeue=1"} <= set(asked.stdout.split()):
+    if not {"JobState=RUNNING", "Requeue=1"} <= set(answer.stdout.split()):
         return False
     return subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0
 
@@ -353,15 +354,15 @@ def _append(task: Task, text: str) -> None:
 
 
 def _call(command: str, *arguments: str) -> None:
-    """A command of Slurm's about some jobs, of which some may have ended; nothing where there are none."""
+    """Call a Slurm command on some jobs, of which some may have ended; no effect where there are none."""
     if any(not argument.startswith("--") for argument in arguments):
         subprocess.run([command, *arguments], capture_output=True, check=False)
 
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Where the launch itself is a job: without what Slurm told it of that job, which the new ones would take for
-    theirs."""
+    """For a launch that is itself a job: a context without Slurm's variables about that job, which new jobs would
+    mistake for their own."""
     names = [name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name != "SLURM_CONF"]
     kept = {name: os.environ.pop(name) for name in names}
     try:

@@ -1,4 +1,4 @@
-"""A run over several nodes of a Slurm cluster: how many it takes, and how its tasks find each other."""
+"""A run over several nodes of a Slurm cluster: how many it needs, and how its tasks find each other."""
 
 import os
 import re
@@ -10,11 +10,11 @@ from scaling.processes import EXPLICIT, SLURM_TASKS
 
 RANK = "SLURM_PROCID"
 PORTS = range(61_440, 65_536)
-"""one of them for each job, by its number, as JAX chooses its own: jobs that share a node must not meet"""
+"""each job gets one by its number, as JAX chooses its own, so that jobs that share a node do not collide"""
 
 
 def nodes_of(config: SlurmConfig, devices: int) -> int:
-    """Nodes that a run of so many devices takes. Raises UserError where they do not share them evenly."""
+    """Number of nodes for a run of `devices` devices. Raises UserError where nodes do not share them evenly."""
     most = config.devices_per_node or devices
     nodes = -(-devices // most)
     if devices % nodes:
@@ -31,15 +31,15 @@ def first_task() -> bool:
 
 
 def joined() -> dict[str, str]:
-    """In a task of a job of several: the variables by which the processes of the run find each other."""
+    """For a task in a job of several: the variables by which the processes of the run find each other."""
     count = os.environ.get(SLURM_TASKS, "1")
     if int(count) < 2:
         return {}
-    first = _asked("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
-    found = re.search(r"NodeAddr=(\S+)", _asked("scontrol", "show", "node", first))  # its name may be no address
+    first = _output_of("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    found = re.search(r"NodeAddr=(\S+)", _output_of("scontrol", "show", "node", first))  # its name may not resolve
     port = PORTS[int(os.environ["SLURM_JOB_ID"]) % len(PORTS)]
     return dict(zip(EXPLICIT, (f"{found[1] if found else first}:{port}", count, os.environ[RANK]), strict=True))
 
 
-def _asked(*command: str) -> str:
+def _output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

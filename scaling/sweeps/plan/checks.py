@@ -1,4 +1,4 @@
-"""What a launch refuses before it trains anything, and a dry run tells of: nothing here trains or edits a record."""
+"""Checks of a launch before it trains anything, also made by a dry run: nothing here trains or edits a record."""
 
 import errno
 import os
@@ -22,10 +22,10 @@ def check_folder(home: Path) -> None:
 
 
 def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str) -> None:
-    """Raises UserError where a run cannot be placed as it asks, see `accounting.check_placement`, or its step takes
-    more memory than its devices have, by the one that takes most.
+    """Raises UserError where a run's placement is impossible, see `accounting.check_placement`, or its step needs
+    more memory than its devices have; reports the run that needs most.
 
-    left: those that are still to be trained; of others only what is so on any devices. kind: of the devices.
+    left: the runs still to be trained; others are checked only for what holds on any device. kind: of the devices.
     """
     trained = {run.id for run in left}
     for run in runs:
@@ -42,14 +42,15 @@ def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str
 
 
 def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:
-    """A folder holds one sweep. It may grow, and what does not enter a run's id may change."""
+    """Raises UserError where the folder holds another sweep. A sweep may grow, and keys outside run ids may
+    change."""
     path = home / "sweep.yaml"
     if not path.exists():
         return
     before = load(SweepConfig, path)
     planned = {run_id for run_id, entry in read_plan(home).items() if entry.role == "fit"}
     added, lost = {run.id for run in runs} - planned, planned - {run.id for run in runs}
-    # where the runs run is no part of what they are
+    # where the runs run is not part of their identity
     old, new = (each.model_dump(mode="json", exclude={"executor"}) for each in (before, sweep))
     changed = differing(old, new)
     advice = f"choose another name (now {sweep.name!r}), or delete {home} to start afresh"
@@ -66,10 +67,10 @@ def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun
 
 
 def check_data(runs: Sequence[PlannedRun], *, make: bool) -> dict[str, str]:
-    """Check that each run finds the tokens it asks for.
+    """Check that each run has the tokens it needs.
 
-    make: prepare every token store that the runs need, once; else what is not prepared yet is left so and unchecked,
-    and the answer names such corpora, each with why it cannot be prepared here, empty where nothing is known.
+    make: prepare every token store that the runs need, once; otherwise unprepared corpora are not checked, and the
+    result names them, each with the reason why it cannot be prepared here (empty if none is known).
     """
     from scaling.data import TokenStore, check_run, prepare
     from scaling.data.corpora import refused_source
@@ -91,7 +92,7 @@ def check_data(runs: Sequence[PlannedRun], *, make: bool) -> dict[str, str]:
 
 
 def _require_a_law(sweep: SweepConfig, forecast: ForecastConfig, runs: Sequence[PlannedRun]) -> None:
-    """Raises UserError where the runs, all done, would not carry the law that a sweep with a forecast fits."""
+    """Raises UserError where the runs, once all are done, would be too few for the law that the forecast needs."""
     from scaling import laws
 
     free = laws.get_form("chinchilla").params
@@ -105,7 +106,7 @@ def _require_a_law(sweep: SweepConfig, forecast: ForecastConfig, runs: Sequence[
 
 
 def expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """The test runs as the design expects them before any fit: what cannot work is told before hours of training.
+    """The test runs as the design expects them before any fit, so that errors show before hours of training.
 
     None for a design that expects no optimum, and for a sweep without a forecast.
     """

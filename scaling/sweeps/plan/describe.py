@@ -1,4 +1,4 @@
-"""What a sweep would cost, told before anything is trained."""
+"""The cost of a sweep, before anything is trained."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,26 +26,24 @@ def describe_sweep(
 ) -> dict[str, Any]:
     """Every run of `sweep` with its cost, the totals and what exists already; nothing is written.
 
-    sweep: a file, the name of a shipped sweep, a mapping, or a configuration that was read.
+    sweep: a file, the name of a shipped sweep, a mapping, or a loaded configuration.
 
     Returns a JSON-able mapping:
     `runs`: those that the law is fitted to, a list of run_id, role, params N, tokens D, tokens_per_param, flops of
-    the whole run, steps, flops_spent without those taken from the run `after` which it begins, flops_left of these,
-    batch_tokens, learning_rate, weight_decay, devices, memory_bytes of each, seconds of flops_spent and
-    seconds_left of flops_left, both with a worker's start, state, label.
-    `forecast`: its configuration, `runs` that test it, as above, and `expected`: true until it is frozen, while the
-    size of these runs is what the design expects and they have no run_id. A design that expects none leaves all that
-    follows from the size None.
-    `time_left`: these seconds, between `low` and `high` nine times in ten, the finished runs that they are `learned`
-    from, and that in words, `told`.
-    `total` (runs, flops, flops_spent, tokens) and `left` (runs, flops, seconds until the last ends), both with the
-    test runs, which begin when all others have ended, but for tokens that are None. `states`: how many runs are in
-    each.
-    `checkpoint_bytes` of disk that branches need until they are trained, `speed` (FLOP/s of one device, seconds of a
-    run beside training, and what they come from), `rounds` of further sizes that may follow, `unprepared` corpora, of
-    which the amount is not checked, `notes` on what may go wrong.
-    Raises UserError as `make_runs`, and where a launch would refuse the sweep: a forecast that is not beyond the
-    runs, a folder that cannot be used or holds another sweep, prepared data that are too few.
+    the whole run, steps, flops_spent (without those taken over from the run `after` which it begins), flops_left of
+    these, batch_tokens, learning_rate, weight_decay, devices, memory_bytes of each device, seconds for flops_spent
+    and seconds_left for flops_left, both including a worker's start, state, label.
+    `forecast`: its configuration, the `runs` that test it, as above, and `expected`: true until it is frozen; until
+    then the size of these runs is the design's expectation and they have no run_id. If the design expects no size,
+    all values that follow from it are None.
+    `time_left`: these seconds, the 90 % range from `low` to `high`, the number of finished runs that they are
+    `learned` from, and the same in words, `told`. `total` (runs, flops, flops_spent, tokens) and `left` (runs, flops,
+    seconds until the last ends), both with the test runs, which begin when all others have ended; tokens that are
+    None do not count. `states`: number of runs in each. `checkpoint_bytes` of disk that branches need until they are
+    trained, `speed` (FLOP/s of one device, seconds of a run besides training, and their source), `rounds` of further
+    sizes that may follow, `unprepared` corpora, whose size is not checked, `notes` on possible problems.
+    Raises UserError as `make_runs` does, and where a launch would refuse the sweep: a forecast that is not beyond the
+    runs, a folder that cannot be used or holds another sweep, too little prepared data.
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     kept = None if folder is None else str(folder)
@@ -54,7 +52,7 @@ def describe_sweep(
     outlook = make_outlook(sweep, home, kept)
     runs, tests = outlook.runs, outlook.tests
     refuse_other_sweep(home, sweep, runs)
-    read_exclusions(home)  # a mistake in it is told
+    read_exclusions(home)  # raises for a mistake in it
     unprepared = check_data([*runs, *tests], make=False)
 
     devices, states = outlook.devices, outlook.states()
@@ -93,7 +91,7 @@ def describe_sweep(
 
 
 def _row(run: PlannedRun, outlook: Outlook, state: RunState, spent: float, pace: Pace) -> PlanRow:
-    """spent: of its FLOPs, on its own."""
+    """A row of the plan; spent: FLOPs that the run spends itself."""
     config, devices = run.config, run.devices
     left = flops_left(run, outlook.home / run.id, state, spent)
     return {
@@ -122,7 +120,7 @@ def _row(run: PlannedRun, outlook: Outlook, state: RunState, spent: float, pace:
 
 
 def _memory(run: PlannedRun, kind: str) -> int | None:
-    """Bytes of each device; None of a run that has ended elsewhere and could not be computed here."""
+    """Bytes on each device; None for a run that ended elsewhere and cannot be placed here."""
     try:
         return accounting.memory(run.config, run.devices, kind).total
     except UserError:
@@ -130,9 +128,9 @@ def _memory(run: PlannedRun, kind: str) -> int | None:
 
 
 def _unsized(sweep: SweepConfig, like: PlanRow, pace: Pace) -> list[PlanRow]:
-    """Test runs of a design that expects no size for them: their FLOPs are known all the same.
+    """Test runs of a design that expects no size for them; their FLOPs are known nevertheless.
 
-    like: of a run that takes as many devices.
+    like: row of a run with the same number of devices.
     """
     assert sweep.forecast is not None
     flops = sweep.forecast.flops
@@ -145,7 +143,7 @@ def _unsized(sweep: SweepConfig, like: PlanRow, pace: Pace) -> list[PlanRow]:
 
 
 def _totals(every: Sequence[PlanRow], left: TimeLeft) -> dict[str, Any]:
-    """Sums over all runs, and what is left of them."""
+    """Sums over all runs, and over those that are left."""
     todo = [row for row in every if row["state"] not in DONE]
     sums = {key: sum(row[key] or 0 for row in every) for key in ("flops", "flops_spent", "tokens")}
     return {

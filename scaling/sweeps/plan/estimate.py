@@ -1,4 +1,4 @@
-"""How long the runs of a sweep will take: the speed of a device, what each run has left, and who waits for whom."""
+"""How long the runs of a sweep will take: device speed, remaining work of each run, and dependencies between runs."""
 
 import math
 import statistics
@@ -19,9 +19,9 @@ from scaling.sweeps.run_store import DONE, RunState
 ASSUMED_CORE = 15e9
 ASSUMED_ACCELERATOR = 50e12
 START_S = 6.0  # a worker's start: imports, compilation, the first checkpoint
-LEARNS_FROM = 3  # finished runs that tell what a run takes beside training, and how much runs differ
-GUESS, GUESS_OF_FEW = 3.0, 1.5  # by which a time may be wrong before any run is finished, and before LEARNS_FROM are
-SURE = 1.64  # standard deviations: nine times in ten
+LEARNS_FROM = 3  # finished runs needed to estimate a run's overhead, and the variation between runs
+GUESS, GUESS_OF_FEW = 3.0, 1.5  # assumed error factor of a time before any run, and before LEARNS_FROM, finished
+SURE = 1.64  # standard deviations of a 90 % range
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Job:
     name: str
     seconds: float
     cost: float
-    """the dearer of two that may begin goes first"""
+    """the more expensive of two that may begin goes first"""
     devices: int = 1
     after: str | None = None
-    """name of what is to end before it begins; nothing where that is not among the jobs"""
+    """name of the job that must end before this one begins; ignored where it is not among the jobs"""
 
 
 def devices_for(config: ExecutorConfig) -> Devices:
-    """What the runs would share. Of a cluster only the configuration is known: Slurm is taken to run as many jobs at
-    a time as it is allowed to, of a Ray cluster elsewhere one slot is sure."""
+    """The devices that the runs would share. For a cluster only the configuration is known: Slurm is assumed to run
+    as many jobs at a time as allowed, and a remote Ray cluster to have one slot."""
     if config.kind == "slurm":
         kind = config.slurm.gpu or ("GPU" if config.slurm.gpus else "cpu")
         ids = tuple(range(config.slurm.array_parallelism))
@@ -51,27 +51,27 @@ def devices_for(config: ExecutorConfig) -> Devices:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the runs of a sweep go, and how sure that is."""
+    """The speed of a sweep's runs, and its uncertainty."""
 
     flops_per_s: float
-    """of one device while it trains"""
+    """FLOP/s of one device while it trains"""
     start_s: float
-    """beside training, of each run: a worker's start, compilation, evaluation, checkpoints"""
+    """overhead of each run besides training: a worker's start, compilation, evaluation, checkpoints"""
     learned: int
-    """finished runs that both were learned from; 0 where they are assumed"""
+    """number of finished runs that both were learned from; 0 where they are assumed"""
     spread: float
-    """of the logarithm of the seconds of one run about what these two say"""
+    """standard deviation of the log seconds of one run about the estimate from these two"""
     source: str
-    """where they come from"""
+    """where the values come from"""
 
 
 def pace_of(devices: Devices, states: Iterable[RunState]) -> Pace:
     """The pace of runs on `devices`, learned from those of `states` that completed on devices of that kind.
 
-    The speed of a run is its recorded tokens per second, which leave out start, compilation and evaluation, times its
-    FLOPs per token, times the runs that shared the device; over runs it is their FLOPs over their time at that speed.
-    The rest of their seconds, by the times at which attempts began and ended, is the start: the median over runs, of
-    LEARNS_FROM at least.
+    The speed of a run is its recorded tokens per second, which exclude start, compilation and evaluation, times its
+    FLOPs per token, times the number of runs that shared the device; over several runs it is their total FLOPs over
+    their time at that speed. The remaining time of their attempts is the overhead `start_s`: the median over runs, if
+    there are at least LEARNS_FROM.
     """
     done = [state for state in states if state.result is not None and _tells(state.result, devices.kind)]
     if not done:
@@ -90,14 +90,14 @@ def pace_of(devices: Devices, states: Iterable[RunState]) -> Pace:
 
 
 def _tells(result: Result, kind: str) -> bool:
-    """Whether a run's speed says something of devices of a kind: not one on others, as far as `accounting` can tell
-    them apart."""
+    """Whether a run's speed is informative about devices of a kind: whether it ran on that kind, as far as
+    `accounting` can tell kinds apart."""
     wanted, had = accounting.device(kind), accounting.device(result.device)
     return result.status == "completed" and bool(result.tokens_per_s) and not (wanted and had and wanted != had)
 
 
 def _training_s(result: Result) -> float:
-    """Seconds of one device that training a run alone takes, at the speed that it had."""
+    """Seconds of one device for training a run, without overhead, at its measured speed."""
     devices = math.prod(result.facts.get("mesh", {}).values())
     assert result.tokens_per_s is not None
     per_s = result.tokens_per_s * result.flops / result.tokens * result.facts.get("pack", 1) / devices
@@ -105,7 +105,7 @@ def _training_s(result: Result) -> float:
 
 
 def _attempt_s(state: RunState) -> float | None:
-    """Seconds that a run took which one attempt was enough for, alone on one device; None for others."""
+    """Seconds of a run that completed in one attempt, alone on one device; None for others."""
     result, tries = state.result, state.attempts
     if result is None or len(tries) != 1 or tries[0].end is None or tries[0].exit_code:
         return None
@@ -116,7 +116,7 @@ def _attempt_s(state: RunState) -> float | None:
 
 
 def _assumed_speed(devices: Devices) -> tuple[float, str]:
-    """FLOP/s of one device where none has been measured, and where the number comes from."""
+    """FLOP/s of one device where none has been measured, and the source of the number."""
     if devices.platform == "cpu":
         return ASSUMED_CORE, "assumed"
     peak = accounting.peak_flops(devices.kind, "bfloat16")
@@ -126,10 +126,10 @@ def _assumed_speed(devices: Devices) -> tuple[float, str]:
 
 
 def flops_left(run: PlannedRun, folder: Path, state: RunState, spent: float) -> float:
-    """Of the FLOPs that `run` is to spend itself, those that are still to be done.
+    """The remaining part of the FLOPs that `run` has to spend itself.
 
-    A run that is being trained is as far as its newest record, any other as its newest checkpoint. Whether that can
-    be read is for the run to find out. folder: of the run.
+    A run that is being trained is as far as its newest record, any other as far as its newest checkpoint (which is
+    not checked here). folder: of the run.
     """
     if state.state in DONE:
         return 0.0
@@ -141,8 +141,8 @@ def flops_left(run: PlannedRun, folder: Path, state: RunState, spent: float) -> 
 
 
 def makespan(jobs: Sequence[Job], slots: int) -> float:
-    """Seconds until the last of `jobs` ends when each starts as soon as what it comes after has ended and slots are
-    free, the dearest of several first."""
+    """Seconds until the last of `jobs` ends if each starts as soon as the one it comes after has ended and slots are
+    free, the most expensive first."""
     free = [0.0] * slots
     ends: dict[str, float] = {}
     waiting = {job.name: job for job in jobs}

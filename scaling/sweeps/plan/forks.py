@@ -1,4 +1,4 @@
-"""The checkpoints at which branches begin: kept while a branch may need them, for they are large."""
+"""The checkpoints that branches start from: large, so they are kept only while a branch may need them."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from scaling.sweeps.run_store import DONE, RunState, run_state
 
 
 def fork_folder(run: PlannedRun, home: Path) -> Path | None:
-    """The checkpoint that `run` begins at, there or not; None for a run without a trunk. home: the sweep's."""
+    """The checkpoint that `run` starts from, present or not; None for a run without a trunk. home: the sweep's."""
     return home / run.after / "checkpoints" / str(run.config.fork_step) if run.after else None
 
 
 def fork_bytes(runs: Sequence[PlannedRun]) -> int:
-    """Disk that the checkpoints of `runs` at which others begin take: the state of each."""
+    """Bytes on disk of the checkpoints that the branches among `runs` start from: the state of each."""
     total = 0
     for run in runs:
         whole = accounting.memory(run.config.model_copy(update={"placement": Placement()}), devices=1).items
@@ -26,7 +26,7 @@ def fork_bytes(runs: Sequence[PlannedRun]) -> int:
 
 
 def flops_to_spend(runs: Sequence[PlannedRun], home: Path, states: Mapping[str, RunState]) -> dict[str, float]:
-    """FLOPs that each of `runs` spends itself, by id: all of them where its trunk is done and the checkpoint gone.
+    """FLOPs that each of `runs` spends itself, by id: all FLOPs where its trunk is done and the checkpoint is gone.
 
     home: the sweep's. states: of all runs, by id.
     """
@@ -39,11 +39,11 @@ def flops_to_spend(runs: Sequence[PlannedRun], home: Path, states: Mapping[str, 
 
 
 def drop_forks(runs: Sequence[PlannedRun], home: Path) -> None:
-    """Delete the checkpoints in the folder `home` that were made for branches and that no run needs any more.
+    """Delete the checkpoints in the folder `home` that were made for branches and are no longer needed by any run.
 
-    Those of a trunk go when all its branches have their results. Where a longer run was added since, the trunk of
-    before begins in that one, as all others do, and its own go when it has its result. A branch that is added to the
-    sweep later is then trained from its first step.
+    Those of a trunk are deleted when all its branches have results. If a longer run is added later, the former trunk
+    becomes a branch of it, like the others, and its own checkpoints are deleted when it has its result. A branch
+    added to the sweep afterwards is then trained from its first step.
     """
     done = {run.id for run in runs if run_state(home / run.id).state in DONE}
     waiting = {run.after for run in runs if run.after and run.id not in done}

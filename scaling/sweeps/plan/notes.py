@@ -1,4 +1,4 @@
-"""What in a sweep's plan may go wrong: runs that no law can use, and what the machine may not bear."""
+"""Possible problems of a sweep's plan: runs that are of little use to a law, and limits of the machine."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,26 +13,27 @@ from scaling.units import duration
 Of = Callable[[PlannedRun], float]
 
 FEW_STEPS = 500
-"""of AdamW with its warmup and its decay. Ladders of Python sources and C headers whose shortest runs had 216 to 304
-updates were forecast 6 to 7 % too high; one whose shortest has 750, the demo, 0.4 %"""
+"""steps of AdamW with its warmup and decay below which a note is made. Forecasts for ladders of Python sources and C
+headers whose shortest runs had 216 to 304 updates were 6 to 7 % too high; for one whose shortest has 750, the demo,
+0.4 %"""
 LONG_WARMUP = 0.1  # of a run's steps
 TOKENS_PER_PARAMETER = (1.0, 10_000.0)
 """below, a model has hardly begun to learn; above, no law has been fitted (so far Sardana et al. 2023, 2401.00448)"""
 
 
 def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
-    """A line for each thing that makes runs of little use to a law, with the run that it is worst of."""
+    """A line for each problem that makes runs of little use to a law, with the worst run."""
     low, high = TOKENS_PER_PARAMETER
 
     def note(
-        of: Callable[[PlannedRun], float], bad: Callable[[float], bool], told: str, worst: Any = max
+        of: Callable[[PlannedRun], float], bad: Callable[[float], bool], text: str, worst: Any = max
     ) -> list[str]:
         found = [run for run in runs if bad(of(run))]
         if not found:
             return []
         run = worst(found, key=of)
         count = "1 run has" if len(found) == 1 else f"{len(found)} of {len(runs)} runs have"
-        return [told.format(runs=count, value=of(run), run=run.id)]
+        return [text.format(runs=count, value=of(run), run=run.id)]
 
     def ratio(run: PlannedRun) -> float:
         return run.tokens / run.params
@@ -46,7 +47,7 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
             "from which a law forecasts too high; take more FLOPs, or a smaller run.batch_size", min,
         ),
         *note(
-            # a step more may be what rounding made of a tenth
+            # one step more may be due to rounding
             lambda run: (run.config.warmup_steps - 1) / run.config.steps, lambda share: share > LONG_WARMUP,
             f"{{runs}} a warmup longer than {LONG_WARMUP:.0%} of their steps, {{value:.0%}} of {{run}}: lower "
             "run.schedule.warmup or warmup_tokens",
@@ -66,12 +67,12 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
             f"{{runs}} more than {MOST_VOCABULARY:.0%} of N in the vocabulary, {{value:.1%}} of {{run}}: N says "
             f"little of their layers; take {smaller}larger sizes, or ladder.count=non_embedding",
         ),
-        *dict.fromkeys(said for run in runs for said in accounting.uncounted(run.config)),
+        *dict.fromkeys(line for run in runs for line in accounting.uncounted(run.config)),
     ]  # fmt: skip
 
 
 def machine_notes(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each thing that may go wrong where the runs are to run, or that is not known of it.
+    """A line for each possible problem of the place where the runs will run, and for unknown facts about it.
 
     configs: of the runs of the design. rows: of all runs, as in `describe_sweep`.
     """
@@ -100,7 +101,7 @@ def _limit(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict
 
 
 def _unknown(sweep: SweepConfig) -> list[str]:
-    """Devices of a cluster that the configuration does not tell enough of."""
+    """Notes about devices of a cluster that the configuration leaves unknown."""
     executor = sweep.executor
     notes = []
     gpu = executor.slurm.gpu

@@ -1,4 +1,4 @@
-"""What of a sweep is still to be trained and how long that takes: one answer for a dry run, a launch and a watch."""
+"""The remaining work of a sweep and its duration: computed in one place for a dry run, a launch and a watch."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ StateOf = Callable[[Path], RunState]
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Until the last run of a sweep ends."""
+    """The time until the last run of a sweep ends."""
 
     seconds: float
     low: float
     high: float
-    """between which it lies nine times in ten, as far as the finished runs tell"""
+    """upper end of the 90 % range, as far as the finished runs show"""
     learned: int
-    """finished runs that this was learned from; 0: a guess"""
+    """number of finished runs that this was learned from; 0: a guess"""
 
     def __str__(self) -> str:
         if not self.seconds:
@@ -44,7 +44,7 @@ class Outlook:
     home: Path
     runs: tuple[PlannedRun, ...]
     tests: tuple[PlannedRun, ...]
-    """of the forecast: frozen ones, or as the design expects them, or none where it expects none"""
+    """test runs of the forecast: the frozen ones, or those that the design expects, if any"""
     frozen: bool
     devices: Devices
 
@@ -52,7 +52,7 @@ class Outlook:
         return {run.id: state_of(self.home / run.id) for run in (*self.runs, *self.tests)}
 
     def left(self, states: Mapping[str, RunState]) -> TimeLeft:
-        """Of all that is not done, the test runs after all others have ended. states: of all runs, by id."""
+        """Time for all runs that are not done, the test runs after all others. states: of all runs, by id."""
         pace, slots = pace_of(self.devices, states.values()), len(self.devices.ids)
         spent = flops_to_spend((*self.runs, *self.tests), self.home, states)
         phases = [self._jobs(runs, states, spent, pace) for runs in (self.runs, self.tests)]
@@ -83,14 +83,14 @@ class Outlook:
         ]
 
     def seconds_left(self, run: PlannedRun, state: RunState, spent: float, pace: Pace) -> float:
-        """Of one run, its start included. spent: FLOPs that it spends itself."""
+        """Time left for one run, its start included. spent: FLOPs that it spends itself."""
         if state.state in DONE:
             return 0.0
         return flops_left(run, self.home / run.id, state, spent) / pace.flops_per_s / run.devices + pace.start_s
 
 
 def spanned(seconds: float, jobs: int, pace: Pace) -> TimeLeft:
-    """Seconds with the interval that follows from how much runs differ. jobs: runs that they are of."""
+    """Seconds with the range that follows from the variation between runs. jobs: number of runs they are for."""
     wide = pace.spread
     if pace.learned and jobs:
         wide = SURE * pace.spread * math.sqrt(1 / pace.learned + 1 / jobs)
@@ -100,7 +100,7 @@ def spanned(seconds: float, jobs: int, pace: Pace) -> TimeLeft:
 def make_outlook(sweep: SweepConfig, home: Path, folder: str | None = None) -> Outlook:
     """The outlook of a sweep whose records are in `home`. folder: where sweeps' folders are kept.
 
-    Raises UserError as `make_runs`, and for a forecast that is not beyond the runs.
+    Raises UserError as `make_runs` does, and for a forecast that is not beyond the runs.
     """
     runs = make_runs(sweep, folder)
     expected = expected_tests(sweep, runs)
@@ -111,7 +111,7 @@ def make_outlook(sweep: SweepConfig, home: Path, folder: str | None = None) -> O
 
 
 def read_outlook(home: Path) -> Outlook | None:
-    """The outlook of the sweep in the folder `home`; None where no `sweep.yaml` tells of one."""
+    """The outlook of the sweep in the folder `home`; None where there is no `sweep.yaml`."""
     try:
         return make_outlook(load(SweepConfig, home / "sweep.yaml"), home, str(home.parent))
     except UserError:
@@ -119,8 +119,8 @@ def read_outlook(home: Path) -> Outlook | None:
 
 
 class Clock:
-    """The time left of the sweep in a folder, for who asks often: its design is worked out anew only when its plan
-    has changed."""
+    """The time left of the sweep in a folder, for frequent calls: its design is recomputed only when its plan has
+    changed."""
 
     def __init__(self, home: Path, states: States | None = None) -> None:
         self.home, self.states = home, states or States()
@@ -128,7 +128,7 @@ class Clock:
         self._mark: object = None
 
     def left(self) -> TimeLeft | None:
-        """None where no `sweep.yaml` tells of a sweep."""
+        """The time left; None where there is no `sweep.yaml`."""
         marks = [signature(self.home / name) for name in ("sweep.yaml", "plan.json", "forecast.json")]
         if marks != self._mark:
             self._outlook, self._mark = read_outlook(self.home), marks
@@ -140,7 +140,7 @@ class Clock:
 def _frozen_tests(
     sweep: SweepConfig, home: Path, planned: Mapping[str, Entry], folder: str | None
 ) -> tuple[PlannedRun, ...]:
-    """The test runs of a forecast that is frozen; none before."""
+    """The test runs of a frozen forecast; none before it is frozen."""
     targets: Sequence[float] = [entry.label["target_params"] for entry in planned.values() if entry.role == "test"]
     if sweep.forecast is None or not targets or not (home / "forecast.json").exists():
         return ()

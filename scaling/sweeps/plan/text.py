@@ -10,9 +10,9 @@ from scaling.text import table
 from scaling.units import duration, si, si_bytes
 
 Column = tuple[str, bool, Callable[[PlanRow], str]]
-"""heading, whether it is set flush left, cell of a run"""
+"""heading, whether it is left-aligned, cell of a run"""
 SHOWN = ("optimizer.learning_rate",)
-"""what may be varied and has a column anyway"""
+"""keys that may be varied and have a column anyway"""
 
 
 def format_sweep(plan: Mapping[str, Any]) -> str:

@@ -1,17 +1,17 @@
-"""The folder of a sweep: what each run is, what became of it, and the table of all results.
+"""The folder of a sweep: the definition of each run, its outcome, and the table of all results.
 
     SWEEP/sweep.yaml        the sweep as it was launched, everything resolved
     SWEEP/plan.json         run id → label, role (`fit` or `test`), parameters, tokens, FLOPs
     SWEEP/lock              held while a process launches this sweep
     SWEEP/exclusions.yaml   run id → why it is to be left out of fits; written by the user
-    SWEEP/runs.parquet      the table of `load_runs`, for other tools; written again as runs end
+    SWEEP/runs.parquet      the table of `load_runs`, for other tools; rewritten as runs end
     SWEEP/RUN_ID/           config.yaml, metrics.jsonl, result.json, log.txt, checkpoints/
-                 seals.json   hashes of what the run left, by which a later change shows
+                 seals.json   hashes of the run's records, which reveal later changes
                  lock       held while a process trains this run
                  attempts.jsonl   start and end of each attempt, with the reason where it did not complete
 
-A run's state follows from these files alone, so any process may be killed and any other may go on. The records in
-result.json are the truth: runs.parquet is made from them and may be deleted.
+A run's state follows from these files alone, so any process may be killed and any other may continue. The records in
+result.json are the source of truth: runs.parquet is derived from them and may be deleted.
 """
 
 from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts, close_lost, log_again, log_end, log_start

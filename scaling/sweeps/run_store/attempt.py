@@ -17,13 +17,13 @@ EVENTS: dict[str, dict[str, Any]] = {
     "end": {"time": str, "exit_code": int | None, "reason": str},
     "again": {},
 }
-"""what each kind of line says"""
+"""the fields of each kind of line"""
 GONE = "the process disappeared (killed, the machine stopped, or no room on the disk to say more)"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at a run. `end` and `exit_code` are None while it runs, and where nobody saw it end."""
+    """One attempt at a run. `end` and `exit_code` are None while it runs, and where its end was not seen."""
 
     start: str
     pid: int
@@ -36,23 +36,24 @@ class Attempt:
 
 
 def log_start(folder: Path) -> None:
-    """This process begins an attempt at the run in `folder`."""
+    """Record that this process begins an attempt at the run in `folder`."""
     close_lost(folder)
     _append(folder, {"event": "start", "time": now(), "pid": os.getpid(), "host": platform.node()})
 
 
 def log_end(folder: Path, exit_code: int | None, reason: str = "") -> None:
-    """The last attempt at the run in `folder` is over. exit_code: negative for a signal, None where unknown."""
+    """Record that the last attempt at the run in `folder` has ended. exit_code: negative for a signal, None if
+    unknown."""
     _append(folder, {"event": "end", "time": now(), "exit_code": exit_code, "reason": reason})
 
 
 def log_again(folder: Path) -> None:
-    """The run in `folder`, whose last attempt is over, waits for another one."""
+    """Record that the run in `folder`, whose last attempt has ended, waits for another one."""
     _append(folder, {"event": "again", "time": now()})
 
 
 def close_lost(folder: Path) -> None:
-    """An attempt that a process left open is over: for who knows that none trains the run."""
+    """Close an attempt that a process left open; call only when no process is training the run."""
     before = attempts(folder)
     if before and before[-1].end is None:
         log_end(folder, None, GONE)
@@ -61,7 +62,7 @@ def close_lost(folder: Path) -> None:
 def _append(folder: Path, event: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "attempts.jsonl"
-    broken = path.exists() and not path.read_bytes().endswith(b"\n")  # the machine stopped while a line was written
+    broken = path.exists() and not path.read_bytes().endswith(b"\n")  # the machine stopped while writing a line
     with naming(path), path.open("a", encoding="utf-8") as file:
         file.write("\n" * broken + json.dumps(event) + "\n")
 
@@ -85,6 +86,6 @@ def attempts(folder: Path) -> tuple[Attempt, ...]:
 
 
 def _whole(event: Mapping[str, Any]) -> bool:
-    """Whether a line is one that `_append` wrote."""
+    """Whether a line was written completely by `_append`."""
     kinds = EVENTS.get(str(event.get("event")))
     return kinds is not None and all(key in event and isinstance(event[key], kind) for key, kind in kinds.items())

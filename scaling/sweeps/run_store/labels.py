@@ -1,15 +1,15 @@
-"""Labels of runs, what the design wished of each, as cells of a table."""
+"""Labels of runs (what the design requested for each) as cells of a table."""
 
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 OF_THE_DESIGN = ("budget", "target_params", "target_tokens", "model.params", "tokens", "tokens_per_param", "round")
-"""keys of labels that say what N, D and FLOPs were wanted, and when"""
+"""keys of labels with the requested N, D and FLOPs, and the round"""
 
 
 def varied(labels: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Keys in which runs differ by their labels and that no column of N, D and FLOPs tells, such as the seed."""
+    """Keys in which the labels of runs differ and that no column of N, D and FLOPs shows, such as the seed."""
     values: dict[str, set[str]] = {}
     for label in labels:
         for key, value in label.items():
@@ -18,7 +18,7 @@ def varied(labels: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def label_cell(label: Mapping[str, Any], key: str) -> str:
-    """What a label says of a key, as a configuration has it; empty where it says nothing."""
+    """A label's value of a key, written as in a configuration; empty where it has none."""
     value = label.get(key, "")
     if isinstance(value, float):
         return f"{value:g}"

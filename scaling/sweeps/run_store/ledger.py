@@ -1,4 +1,4 @@
-"""What is known of a sweep's runs beside their records: what the user excludes, and what the plan had asked for."""
+"""Information on a sweep's runs besides their records: the user's exclusions, and what the plan requested."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ EXCLUSIONS = "exclusions.yaml"
 
 @dataclass(frozen=True)
 class Ledger:
-    """The records of a sweep beside what else its folder says, everything by run id."""
+    """The records of a sweep and the other information in its folder, by run id."""
 
     results: Mapping[str, Result]
     """the records that there are"""
@@ -33,18 +33,18 @@ class Ledger:
     """of the runs with a record: the columns of `tuning.tuning_columns`"""
 
     def label(self, run_id: str) -> Mapping[str, Any]:
-        """The design's wish for a run; empty where no plan says it."""
+        """What the design requested for a run; empty for a run outside the plan."""
         return self.plan[run_id].label if run_id in self.plan else {}
 
 
 Judge = Callable[[Ledger], Mapping[str, Verdict]]
-"""finds something about runs of a sweep"""
+"""finds verdicts about runs of a sweep"""
 
 
 def read_ledger(home: Path, results: Mapping[str, Result]) -> Ledger:
-    """What the sweep in the folder `home` says of its runs, whose records are `results`.
+    """The ledger of the sweep in the folder `home`, whose runs' records are `results`.
 
-    Raises UserError as `read_plan`, `read_exclusions` and `role_of`.
+    Raises UserError as `read_plan`, `read_exclusions` and `role_of` do.
     """
     plan, exclusions = read_plan(home), read_exclusions(home)
     roles = {run_id: role_of(home / run_id, plan.get(run_id)) for run_id in results}
@@ -57,7 +57,7 @@ def read_ledger(home: Path, results: Mapping[str, Result]) -> Ledger:
 def read_exclusions(home: Path) -> dict[str, str]:
     """`exclusions.yaml` of the sweep in the folder `home`: run id → why it is to be left out; empty without the file.
 
-    Raises UserError for a file of another shape, for a run that the sweep does not have, and for an empty reason.
+    Raises UserError for a file of another form, for a run that the sweep does not have, and for an empty reason.
     """
     path = home / EXCLUSIONS
     try:
@@ -83,7 +83,7 @@ def read_exclusions(home: Path) -> dict[str, str]:
 
 
 def findings(ledger: Ledger) -> dict[str, list[Verdict]]:
-    """What each source says of the runs in `ledger`, by run id; nothing of most."""
+    """The verdicts of all sources on the runs in `ledger`, by run id; empty for most."""
     found: defaultdict[str, list[Verdict]] = defaultdict(list)
     for run_id, verdict in chain.from_iterable(source(ledger).items() for source in JUDGES):
         found[run_id].append(verdict)
@@ -95,7 +95,7 @@ def _excluded(ledger: Ledger) -> dict[str, Verdict]:
 
 
 def _copied(ledger: Ledger) -> dict[str, Verdict]:
-    """A folder that someone copied holds the record of another folder, which is there, too."""
+    """Verdicts on copied folders, which hold the record of another folder that is present, too."""
     return {
         folder: Verdict("excluded", f"the folder {folder} is a copy of {result.run_id}; delete it")
         for folder, result in ledger.results.items()
@@ -114,8 +114,8 @@ def _short_of_plan(ledger: Ledger) -> dict[str, Verdict]:
 
 def _tuned(ledger: Ledger) -> dict[str, Verdict]:
     rows = [vars(result) for result in ledger.results.values()]
-    said = tuning_verdicts(rows, list(ledger.tuning.values()))
-    return {run_id: verdict for run_id, found in zip(ledger.results, said, strict=True) for verdict in found}
+    verdicts = tuning_verdicts(rows, list(ledger.tuning.values()))
+    return {run_id: verdict for run_id, found in zip(ledger.results, verdicts, strict=True) for verdict in found}
 
 
 JUDGES: tuple[Judge, ...] = (_excluded, _copied, _short_of_plan, _tuned)

@@ -20,7 +20,7 @@ RunRole = Literal["fit", "test"]
 
 @dataclass(frozen=True)
 class Entry:
-    """What plan.json keeps of a run, beside the run's own config.yaml."""
+    """The entry of a run in plan.json, in addition to the run's own config.yaml."""
 
     role: RunRole
     label: Mapping[str, Any]
@@ -28,7 +28,7 @@ class Entry:
     flops: float
     tokens: int
     flops_spent: float = 0.0
-    """of `flops`, those that are not taken from another run's checkpoint; all where nothing is said"""
+    """`flops` without those taken over from another run's checkpoint; by default all"""
 
     def __post_init__(self) -> None:
         if not self.flops_spent:
@@ -46,15 +46,15 @@ def sweep_folder(sweep: SweepConfig, folder: str | None = None) -> Path:
 
 
 def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:
-    """`plan.json`."""
+    """Write `plan.json`."""
     plan = {run_id: sealed(asdict(entry)) for run_id, entry in entries.items()}
     write_text_atomically(sweep_folder / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
 def record_runs(sweep_folder: Path, runs: Mapping[str, Entry], role: RunRole) -> None:
-    """Enter `runs` into `plan.json` as those of `role`; others of that role leave it and their folders stay.
+    """Enter `runs` into `plan.json` as those of `role`; others of that role are removed from it, their folders stay.
 
-    A test run that was begun stays in it: it has been seen, and is to be judged by what it was to be.
+    A test run that was started stays in the plan: its result has been seen, and is judged by its original purpose.
     """
     before = read_plan(sweep_folder)
     begun = {run_id for run_id, entry in before.items() if entry.role == "test" and (sweep_folder / run_id).exists()}
@@ -63,7 +63,7 @@ def record_runs(sweep_folder: Path, runs: Mapping[str, Entry], role: RunRole) ->
 
 
 def read_plan(sweep_folder: Path) -> dict[str, Entry]:
-    """`plan.json`, empty where there is none. Raises UserError for a file that is no plan."""
+    """Read `plan.json`; empty where there is none. Raises UserError for a file that is not a plan."""
     path = sweep_folder / "plan.json"
     advice = (
         "put it back from a backup: the sizes that were added to a design, and which runs test a forecast, are told "
@@ -80,9 +80,10 @@ def read_plan(sweep_folder: Path) -> dict[str, Entry]:
 
 
 def _entry(values: Any) -> Entry:
-    """Raises TypeError and ValueError for values that are no entry, or that were changed after they were written."""
+    """The entry of JSON values. Raises TypeError and ValueError for invalid values, or values changed since
+    written."""
     inner, whole = opened(values)
-    if not whole and "flops_spent" in inner:  # without it, it is of an older version, which sealed none
+    if not whole and "flops_spent" in inner:  # without it, the entry is from an older version, which had no seals
         raise ValueError("it was changed after it was written")
     entry = Entry(**inner)
     numbers = (entry.params, entry.flops, entry.tokens, entry.flops_spent)
@@ -107,9 +108,9 @@ def _refuse_file(path: Path) -> None:
 
 
 def role_of(folder: Path, entry: Entry | None) -> RunRole:
-    """What the run in `folder` is for: the plan's word, or that of its configuration where no plan knows the run.
+    """The role of the run in `folder`: from the plan, or from its configuration where no plan has the run.
 
-    entry: of the run in the plan of its sweep. Raises UserError for a `config.yaml` that is no YAML.
+    entry: of the run in the plan of its sweep. Raises UserError for a `config.yaml` that is not valid YAML.
     """
     if entry is not None:
         return entry.role
@@ -128,7 +129,7 @@ def recorded_role(config: Mapping[str, Any] | None) -> RunRole:
 
 @functools.lru_cache(maxsize=10_000)  # status asks again and again, and YAML is slow
 def _role_in(path: Path, changed: int) -> RunRole:
-    """`recorded_role` of a file. changed: when."""
+    """`recorded_role` of a file. changed: its modification time."""
     with reading(path, "a run's configuration", "put it back from a backup"):
         return recorded_role(parse_yaml(read_text(path), str(path)))
 

@@ -1,4 +1,4 @@
-"""The configuration that a record goes by: its own or, in one of an older version, that of the files beside it."""
+"""The configuration of a record: its own or, for a record of an older version, that of the files beside it."""
 
 import functools
 from dataclasses import replace
@@ -10,14 +10,14 @@ from scaling.errors import UserError
 from scaling.result import Result
 
 RecipeSource = Literal["record", "config", "facts"]
-"""where a row of a table has its configuration from: its record, what lies beside that (`config.yaml`, or the run's
-configuration in wandb), or nowhere, so that there is only what its facts say"""
+"""source of a table row's configuration: its record, a file beside it (`config.yaml`, or the run's configuration in
+wandb), or neither, so that only the record's facts are known"""
 
 
 def with_recipe(folder: Path, result: Result) -> tuple[Result, RecipeSource]:
-    """The record of the run in `folder` with its configuration, and where that is from.
+    """The record of the run in `folder` with its configuration, and the source of that.
 
-    One of an older version takes it from `config.yaml`, and what the sweep's rules set from `sweep.yaml` above.
+    A record of an older version gets it from `config.yaml`, and the keys set by rules from the sweep's `sweep.yaml`.
     """
     if result.config:
         return result, "record"
@@ -26,7 +26,8 @@ def with_recipe(folder: Path, result: Result) -> tuple[Result, RecipeSource]:
 
 
 def _beside(run: Path, sweep: Path) -> tuple[dict[str, object], dict[str, str]] | None:
-    """What the files of a run and of its sweep say; None where the first is not there or no configuration."""
+    """The configuration and rules from the files of a run and its sweep; None where the first is missing or
+    invalid."""
     try:
         config = _recipe_in(run, run.stat().st_mtime_ns)
     except (OSError, UserError):
@@ -37,7 +38,7 @@ def _beside(run: Path, sweep: Path) -> tuple[dict[str, object], dict[str, str]] 
         return config, {}
 
 
-@functools.lru_cache(maxsize=10_000)  # tables are made again and again, and YAML is slow
+@functools.lru_cache(maxsize=10_000)  # tables are made repeatedly, and YAML is slow
 def _recipe_in(path: Path, changed: int) -> dict[str, object]:
     """changed: when."""
     return recipe_of(load(RunConfig, path))

@@ -1,4 +1,4 @@
-"""The table of all results: from the runs' own records, and kept as one parquet file for other tools."""
+"""The table of all results, from the runs' own records, and its copy as a parquet file for other tools."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 
 TABLE = "runs.parquet"
 NESTED = (("facts", ""), ("flops_by_convention", "flops_"), ("versions", "versions_"))
-"""fields of a record that become several columns, and what their names begin with"""
+"""fields of a record that become several columns, and the prefixes of their names"""
 INT64 = 2**63
 
 
 def load_runs(path: str | Path | Sequence[str | Path], role: RunRole | None = None) -> "pd.DataFrame":
-    """Every record under `path` (a sweep's folder, a folder of sweeps, or one run's) as a table, one row a run.
+    """Every record under `path` (a sweep's folder, a folder of sweeps, or one run's) as a table, one row per run.
 
-    Of several paths the records of all; a run that is completed under one of them is not taken from a later one.
+    For several paths, the records of all; a run that is completed under one of them is not read from a later one.
 
-    Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of
-    `facts` and `versions` a column of its own (`versions_jax`, `mesh_data`); `role` (see `role_of`) tells the runs
-    that a law is fitted to (`fit`) from those that test it (`test`). Every key of the run's configuration that makes
-    it what it is has a column, `optimizer.b2`, or `run.batch_size` for `batch_size`, None where it is unset, and
-    `rule.KEY` where a sweep's rule set it; `recipe_from` says where they are from (see `run_store.recipe`). What
-    the design wanted beside is in columns named as its keys: `budget`, `target_params`, `model.params`.
-    `flops_spent` and `wall_s_spent` are what the run cost itself, without what a branch has from its trunk.
+    Columns are those of `Result`; `flops_by_convention` becomes `flops_exact`, `flops_kaplan_6n`, …; each of `facts`
+    and `versions` has its own column (`versions_jax`, `mesh_data`); `role` (see `role_of`) distinguishes the runs
+    that a law is fitted to (`fit`) from those that test it (`test`). Every key of the run's configuration that is
+    part of its identity has a column, such as `optimizer.b2`, or `run.batch_size` for `batch_size`, None where it is
+    unset, and `rule.KEY` where a sweep's rule set it; `recipe_from` is their source (see `run_store.recipe`). The
+    design's own
+    targets are in columns named after their keys: `budget`, `target_params`, `model.params`.
+    `flops_spent` and `wall_s_spent` are the cost of the run itself, without the part a branch takes from its trunk.
     `learning_rate_factor`, `point`, `tuning`, `tuning_note` and `better_run` are those of `tuning_columns`;
     `best_rate` and `tuning_gain` with their intervals those of `certificates`.
     `validity` says whether a run counts (see `scaling.validity.Verdict`), `validity_reason` why it does not.
@@ -52,9 +53,9 @@ def load_runs(path: str | Path | Sequence[str | Path], role: RunRole | None = No
 
 
 def without_result(path: str | Path) -> tuple[list[str], int]:
-    """The runs for a law that a sweep's plan has and that have no record, and how many the plan has.
+    """The runs for a law that are in a sweep's plan without a record, and how many runs the plan has.
 
-    path: a sweep's folder, or a folder of sweeps. Raises UserError for a plan that is none.
+    path: a sweep's folder, or a folder of sweeps. Raises UserError for an invalid plan.
     """
     homes = [Path(path), *sorted(Path(path).glob("*/"))]
     planned = [home / run_id for home in homes for run_id, entry in read_plan(home).items() if entry.role == "fit"]
@@ -76,7 +77,7 @@ def _rows_under(path: Path, role: RunRole | None) -> list[dict[str, Any]]:
             sweeps.setdefault(folder.parent, {})[folder.name] = result
     if broken:
         raise UserError("; ".join(broken))
-    if only is not None:  # it is tuning_columns beside the others of its sweep
+    if only is not None:  # tuning_columns needs the others of its sweep
         sweeps = {home: sweeps.get(home, {})}
     return [
         row
@@ -87,9 +88,9 @@ def _rows_under(path: Path, role: RunRole | None) -> list[dict[str, Any]]:
 
 
 def write_table(home: Path) -> Path:
-    """`runs.parquet` of the sweep in the folder `home`: what `load_runs` gives, whole or not at all.
+    """Write `runs.parquet` of the sweep in the folder `home` atomically: the table of `load_runs`.
 
-    `pandas.read_parquet` gives the same table, types included. Raises as `load_runs`.
+    `pandas.read_parquet` returns the same table, types included. Raises as `load_runs` does.
     """
     table, path = load_runs(home), home / TABLE
     with replacing(path) as temporary:
@@ -98,10 +99,9 @@ def write_table(home: Path) -> Path:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Rows as a table of which every column has one type, so that it can be written to any kind of file.
+    """Rows as a table with one type per column, so that it can be written to any kind of file.
 
-    A value that a row does not have is None, in a column of numbers nan. Where texts and numbers meet in a column,
-    all become texts.
+    Missing values are None, or nan in a column of numbers. A column with both texts and numbers becomes texts.
     """
     import pandas as pd
 
@@ -122,7 +122,7 @@ def table_row(
 ) -> dict[str, Any]:
     """A record as a row of `load_runs`.
 
-    label: the design's wish, empty where no plan says it. said: what is known of the run beside its record.
+    label: what the design requested, empty outside a plan. said: verdicts on the run besides its record.
     source: of the record's configuration.
     """
     values = dict(vars(result))
@@ -130,7 +130,7 @@ def table_row(
     nested = {key: value for name, prefix in NESTED for key, value in _joined(values.pop(name), prefix)}
     row = {**nested, **values, "flops_spent": result.flops_spent, "wall_s_spent": result.wall_s_spent}
     verdict = judge(row, *said)
-    # facts have the names of some keys, too; what a key came to is what counts
+    # facts share the names of some keys; the key's final value counts
     wish = flat({column_of(key) if key in RunConfig.model_fields else key: value for key, value in label.items()})
     judged = {"validity": verdict.validity, "validity_reason": verdict.reason}
     return {**row, "role": role, **wish, **columns_of(config, rules), "recipe_from": source, **judged}
@@ -148,7 +148,7 @@ def _rows(home: Path, results: Mapping[str, Result]) -> list[dict[str, Any]]:
 
 
 def _joined(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Nested mappings as one, names joined by `_`; lists become JSON."""
+    """Nested mappings flattened, with names joined by `_`; lists become JSON."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _joined(value, f"{prefix}{key}_")

@@ -31,7 +31,7 @@ class RunState:
 
 
 def stopped(folder: Path) -> str:
-    """What is on record of the run in `folder` that was told to stop, and could say so itself."""
+    """The recorded reason of the run in `folder`, which was told to stop and could record that itself."""
     kept = any(path.name.isdecimal() for path in (folder / "checkpoints").glob("*"))
     return "told to stop; its state is saved" if kept else "told to stop; it keeps no checkpoint yet and starts over"
 
@@ -47,15 +47,15 @@ def run_state(folder: str | Path) -> RunState:
     except UserError as error:
         return RunState(folder.name, "unreadable", str(error), tries)
     if result is not None:
-        told = [result.reason] * bool(result.reason) + ["its record was changed later"] * (ALTERED in result.facts)
-        return RunState(folder.name, result.status, "; ".join(told), tries, result)
+        reasons = [result.reason] * bool(result.reason) + ["its record was changed later"] * (ALTERED in result.facts)
+        return RunState(folder.name, result.status, "; ".join(reasons), tries, result)
     if tries:
         last = tries[-1]
         if last.end is None:
             return RunState(folder.name, "interrupted", GONE, tries)
         if last.exit_code == 0:
             return RunState(folder.name, "interrupted", "its record is missing", tries)
-        if last.again and is_held(folder.parent / "lock"):  # by the launch that said so, or a later one
+        if last.again and is_held(folder.parent / "lock"):  # by that launch, or a later one
             return RunState(folder.name, "interrupted", f"{last.reason}; will be tried again", tries)
         state: State = "interrupted" if last.exit_code in STOPPED else "failed"
         return RunState(folder.name, state, last.reason, tries)
@@ -65,7 +65,7 @@ def run_state(folder: str | Path) -> RunState:
 
 
 class States:
-    """`run_state`, for who asks again and again: a run that is done is read once, until its record changes."""
+    """`run_state` for repeated calls: a run that is done is read once, until its record changes."""
 
     def __init__(self) -> None:
         self._done: dict[Path, tuple[tuple[int, ...], RunState]] = {}
@@ -83,7 +83,7 @@ class States:
 
 
 def signature(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is replaced; None where there is none."""
+    """A signature that changes when a file is replaced; None where there is no file."""
     try:
         found = os.stat(path)
     except OSError:

@@ -17,25 +17,25 @@ TuningState = Literal["tuned", "bracketed", "untuned"]
 
 FACTOR = "learning_rate_factor"  # in a label: times the learning rate that the run would have
 RATE = "optimizer.learning_rate"  # in a label of a grid that varies it
-ENOUGH = 0.001  # of the loss: what is to be gained at most where a rate is tuned; seeds scatter by as much
+ENOUGH = 0.001  # share of the loss: largest possible gain where a rate counts as tuned; seeds scatter by as much
 SURFACE_DRAWS = 1000
 CERTIFICATE = (
     "best_rate", "best_rate_low", "best_rate_high", "tuning_gain", "tuning_gain_low", "tuning_gain_high"
 )  # fmt: skip
-WIDEST = 4.0  # factor from one rate to the next beyond which a parabola says little of the loss between
+WIDEST = 4.0  # factor between neighbouring rates beyond which a parabola says little about the loss between them
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the losses at several learning rates say of the best of them."""
+    """The verdict on the best of several learning rates, from their losses."""
 
     state: TuningState
-    """tuned: better than both neighbours, and little is to be gained between them; bracketed: better than both
-    neighbours; untuned: nothing is known of the rates on one side, or on both"""
+    """tuned: better than both neighbours, with little to gain between them; bracketed: better than both neighbours;
+    untuned: no rate was tried on one side, or on both"""
     note: str
     """why it is not tuned; empty where it is"""
     best: float | None
-    """as it is in the losses; None where no run has a loss"""
+    """the key of the best loss; None where no run has a loss"""
 
 
 def judge_rates(losses: Mapping[float, float], what: str = "learning rate") -> Tuning:
@@ -43,7 +43,7 @@ def judge_rates(losses: Mapping[float, float], what: str = "learning rate") -> T
 
     losses: by rate or by factor, more than 0; infinite where training diverged. what: which of the two, for the note.
 
-    A parabola through log loss against log rate at the best and its neighbours says what there is to gain.
+    A parabola through log loss against log rate at the best and its neighbours estimates the possible gain.
     """
     rates = sorted(losses)
     if not rates or math.isinf(min(losses.values())):
@@ -69,8 +69,8 @@ def judge_rates(losses: Mapping[float, float], what: str = "learning rate") -> T
 
 
 def _vertex(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
-    """The rate where a parabola through three points, the least in the middle, is least, and by what share of the
-    middle's loss it is less there."""
+    """The rate at the minimum of a parabola through three points, the lowest in the middle, and the gain there as a
+    share of the middle's loss."""
     x, y = np.log(np.divide(rates, rates[1])), np.log(np.divide(losses, losses[1]))
     curvature, slope, _ = np.polyfit(x, y, 2)
     if curvature <= 0:  # the three are the same
@@ -82,18 +82,18 @@ def _vertex(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, flo
 def tuning_columns(
     rows: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]], left_out: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Columns of `load_runs` for each of `rows`, whose design's wish is in `labels`.
+    """Columns of `load_runs` for each of `rows`; `labels` have what the design requested.
 
-    left_out: ids of runs that take no part, for the user excludes them.
+    left_out: ids of runs that the user excludes.
 
-    Runs of one sweep whose labels differ in nothing but learning rate and seed are a point. Its loss at a rate is the
-    geometric mean over the seeds that have a result at every rate (over all, where there is no such seed), infinite
-    where one of them diverged; seeds of a point have one best rate.
+    Runs of one sweep whose labels differ only in learning rate and seed form a point. Its loss at a rate is the
+    geometric mean over the seeds that have a result at every rate (over all seeds, if there is no such seed),
+    infinite where one of them diverged; all seeds of a point share one best rate.
 
-    learning_rate_factor: times the rule's rate, NaN where the sweep did not vary it so.
-    point: the label without learning rate and seed; empty, as are the others, for runs that take no part.
+    learning_rate_factor: factor on the rule's rate, NaN where the sweep did not vary it that way.
+    point: the label without learning rate and seed; empty, as are the others, for excluded runs.
     tuning, tuning_note: of the point, as in Tuning.
-    better_run: id of the run that is to be fitted in the place of this one; empty where it is this one.
+    better_run: id of the run to be fitted in place of this one; empty where it is this one.
     """
     points: dict[tuple[str, str], list[int]] = {}
     columns: list[dict[str, Any]] = []
@@ -127,12 +127,12 @@ def certified(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def certificates(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Columns of `load_runs` for runs of one sweep, by run id, of those whose point tried several rates.
+    """Columns of `load_runs` for those runs of one sweep whose point tried several rates, by run id.
 
-    best_rate: the learning rate of least loss at the run's point by a response surface of all points
+    best_rate: the learning rate of lowest loss at the run's point by a response surface of all points
     (`laws.response_surface`), best_rate_low and best_rate_high its 90 % interval, which ends where training diverged.
-    tuning_gain, tuning_gain_low, tuning_gain_high: the share of the loss that the best run of the point loses by not
-    being there. None of a sweep whose points are of several recipes.
+    tuning_gain, tuning_gain_low, tuning_gain_high: the relative excess loss of the point's best run over that
+    optimum. Empty for a sweep whose points do not share one recipe.
     """
     import pandas as pd
 
@@ -162,10 +162,10 @@ def certificates(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
 def tuning_verdicts(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Verdict, ...]]:
-    """What the rates that were tried say of each of `rows`, by its `tuning_columns`; nothing of most.
+    """Verdicts on each of `rows` from the rates that were tried, by its `tuning_columns`; empty for most.
 
-    A run beside which another rate was better is to be left out; the best of a point is untuned where nothing is
-    known of the rates on one side. Of a sweep that tried one rate everywhere nothing is said run by run.
+    A run at a rate that is not the best of its point is to be left out; the best is untuned where no rate was tried
+    on one side. For a sweep that tried one rate everywhere there are no verdicts on single runs.
     """
     tried = {
         row["sweep"]
@@ -214,7 +214,7 @@ def tuning_lines(runs: "pd.DataFrame") -> list[str]:
 
 
 def certificate_cells(row: Mapping[Any, Any]) -> tuple[str, str] | None:
-    """The best rate and what is to be gained by it, with intervals; None where there is no certificate."""
+    """The best rate and its gain, with intervals; None where there is no certificate."""
     if math.isnan(row.get("best_rate", math.nan)):
         return None
     best, low, high, gain, least, most = (row[name] for name in CERTIFICATE)
@@ -222,5 +222,5 @@ def certificate_cells(row: Mapping[Any, Any]) -> tuple[str, str] | None:
 
 
 def _certified(row: Mapping[Any, Any]) -> str:
-    told = certificate_cells(row)
-    return f"; best learning rate {told[0]}, {told[1]} of the loss to be gained" if told else ""
+    cells = certificate_cells(row)
+    return f"; best learning rate {cells[0]}, {cells[1]} of the loss to be gained" if cells else ""
