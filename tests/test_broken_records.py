@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_runs(sweep, home, lines=2)
     write_forecast(sweep, home, lines=2)
     fitted = laws.load(home / "fit.json")
-    fitted.bootstrap(5)
+    fitted.bootstrap(20)
     fitted.save(home / "fit.json")
     steps = np.array([50, 100, 150, 199])
     curves = [

@@ -182,7 +182,7 @@ def test_the_command_prints_prompt_and_text_or_json(run: Path, tmp_path: Path, c
         (["--prompt", "a", "--top-k", "257"], "top_k=257: 1 to 256"),
         (["--prompt", "a", "--temperature", "-1"], "temperature=-1"),
         (["--prompt", "a", "--tokens", "0"], "tokens=0"),
-        (["--prompt", "a", "--tokens", "many"], "invalid int value"),
+        (["--prompt", "a", "--tokens", "many"], "expected a whole number, got 'many'"),
         (["--prompt", "a", "--stop", ""], "stop="),
         (["--prompt", "a", "--step", "7"], "--step=7; it has 20, 40"),
         (["--prompt-file", "nowhere.txt"], "nowhere.txt"),

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scaling.errors import shown
 from scaling.laws.arrays import Array
 
 Resampling = Literal["rows", "runs", "noise"]
@@ -53,8 +54,11 @@ class Draws:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Draws":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. Raises ValueError where a value is of another kind."""
         sd = values["noise_sd"]
+        for key, kind in (("kind", str), ("seed", int)):
+            if not isinstance(values[key], kind):
+                raise ValueError(f"{key} of its draws is {shown(values[key])}")
         return Draws(
             values["kind"],
             values["seed"],
