@@ -67,7 +67,11 @@ def test_a_gpu_gets_a_kernel_for_each_grouped_product(
 
     checks = [jax.export.DisabledSafetyCheck.custom_call(kernel)]
     step = jax.export.export(jax.jit(jax.grad(total, (0, 1))), platforms=["cuda"], disabled_checks=checks)
-    text = step(w, jax.ShapeDtypeStruct((128, 128), jnp.bfloat16)).mlir_module()
+    try:
+        text = step(w, jax.ShapeDtypeStruct((128, 128), jnp.bfloat16)).mlir_module()
+    except UserError as error:  # tokamax 0.0.17 with jax 0.11.2, which lacks what its kernel for Ampere calls
+        assert capability == "8.0" and str(error).endswith("use placement.experts=blocks")
+        pytest.skip("this tokamax has no kernel before Hopper")
     assert text.count(f"custom_call @{kernel}(") == 9 and "chlo.ragged_dot" not in text
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scaling.errors import UserError
+from scaling.errors import UserError, one_line
 from scaling.models.mlp import mlp
 
 Sizes = tuple[int, ...]
@@ -121,15 +121,16 @@ def _tokamax(x_RxI: jax.Array, kernel_ExIxO: jax.Array, sizes_E: jax.Array, inte
 
     flags.FLAGS.mark_as_parsed()  # otherwise absl would parse this program's command line
     logging.getLogger("absl").addFilter(_tuned)
-    kernels = ("xla",) if interpret else ("mosaic_gpu", "triton")
-    try:
-        y_RxO: jax.Array = tokamax.ragged_dot(x_RxI, kernel_ExIxO, sizes_E, implementation=kernels)
-    except ExceptionGroup as group:
-        raise UserError(
-            f"placement.experts=tokamax has no kernel for {jax.devices()[0].device_kind} "
-            f"({group.exceptions[-1]}); use placement.experts=blocks"
-        ) from None
-    return y_RxO
+    for kernel in ("xla",) if interpret else ("mosaic_gpu", "triton"):
+        try:
+            y_RxO: jax.Array = tokamax.ragged_dot(x_RxI, kernel_ExIxO, sizes_E, implementation=kernel)
+            return y_RxO
+        except Exception as error:  # not for this device; or, with a JAX that it does not know yet, anything
+            failed = one_line(error)
+    raise UserError(
+        f"placement.experts=tokamax has no kernel for {jax.devices()[0].device_kind} ({failed}); use "
+        "placement.experts=blocks"
+    )
 
 
 def _tuned(record: logging.LogRecord) -> bool:
