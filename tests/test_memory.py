@@ -205,7 +205,7 @@ MODELS: dict[str, dict[str, object]] = {
 def test_activations_of_a_layer_are_what_jax_keeps(name: str, attention: str, remat: str, context: int) -> None:
     """Bytes in the closure of the layer's backward pass, parameters and position tables left out.
 
-    The ledger counts what JAX 0.10 keeps. JAX 0.11 keeps one array of d_ff less of a GELU: at most 8 % of these layers.
+    The ledger counts what JAX 0.10 keeps. JAX 0.11 keeps one array of d_ff less of a GELU: at most 8 % of a layer.
     """
     shape: dict[str, object] = {
         "vocab": 256,
