@@ -38,7 +38,7 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--tuning",
         action="store_true",
-        help="in place of a law: the best learning rate and batch from runs that tried several, with intervals "
+        help="instead of a law: the best learning rate and batch size of runs that tried several, with intervals "
         "(CSV: --column lr=COLUMN, and B=COLUMN for the batch)",
     )
     add("--compare", metavar="LAW,LAW", help="compare with these laws, all by least squares: AIC, BIC, backtests")
@@ -56,8 +56,8 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json; none for several sweeps)",
     )
-    add("--plot", action="store_true", help="also write a page of figures beside the file of the fit")
-    add("--json", action="store_true", help="for machines")
+    add("--plot", action="store_true", help="also write a page of figures next to the fit")
+    add("--json", action="store_true", help="print JSON")
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +98,7 @@ def _columns(parser: argparse._ActionsContainer) -> None:
     add("--loss", metavar="COLUMN", help="CSV: column of the loss (default: loss)")
     add("--flops", metavar="COLUMN", help="CSV: column of training FLOPs (default: 6·N·D)")
     add("--run", metavar="COLUMN", help="CSV: column that names the training run of a row; runs are resampled whole")
-    add("--sigma", metavar="COLUMN", help="CSV: column of each loss' standard error; weights the rows")
+    add("--sigma", metavar="COLUMN", help="CSV: column of the losses' standard errors; weights the rows")
     add(
         "--column",
         action="append",
@@ -116,15 +116,15 @@ def _rows(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="CONDITION",
-        help='rows to use, as "used_in_fit == 1" or "dataset == \'c4\'" or, for a sweep, "optimizer.b2 == 0.9"',
+        help='rows to use, such as "used_in_fit == 1" or "dataset == \'c4\'" or, for a sweep, "optimizer.b2 == 0.9"',
     )
     add(
         "--group",
         metavar="COLUMN",
         help="one law for each of several groups at once; CSV: column of labels; sweep: a key of the configuration "
-        'that tells the groups apart, as model.activation, or "sweep"',
+        'that tells the groups apart, such as model.activation, or "sweep"',
     )
-    add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups have in common")
+    add("--shared", metavar="NAME,NAME", default="", help="with --group: parameters that the groups share")
     add("--duplicates", choices=("error", "drop", "keep"), help="CSV: rows that occur twice (default: error)")
     add("--missing", choices=("error", "drop"), help="CSV: rows that lack a value (default: error)")
     add(
@@ -142,7 +142,7 @@ def _rows(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="sweep: a key of the configuration (or a section) in which the runs may differ, as optimizer.b2",
+        help="sweep: a key of the configuration (or a section) in which the runs may differ, such as optimizer.b2",
     )
     add("--no-priors", action="store_true", help="sweep: ignore forecast.priors of its sweep.yaml")
 
@@ -190,7 +190,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
         help="for a fit of whole curves: the run whose curve is predicted",
     )
     _level(parser)
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def require_only(
@@ -207,10 +207,10 @@ def require_only(
         name for name, value in usual.items() if getattr(args, name, value) != value and name not in (*reads, "runs")
     ]
     if given and given[0] in other:
-        kinds = ("a sweep", "a CSV") if csv else ("a CSV", "a sweep's folder, whose records say what is what")
-        raise UserError(f"--{given[0]} is about {kinds[0]}; {args.runs[0]} is {kinds[1]}")
+        kinds = ("sweeps", "a CSV") if csv else ("CSVs", "a sweep's folder, whose columns are known")
+        raise UserError(f"--{given[0]} applies to {kinds[0]}; {args.runs[0]} is {kinds[1]}")
     if given:
-        raise UserError(f"--{given[0]} is not for {what}; it reads {', '.join(f'--{name}' for name in reads)}")
+        raise UserError(f"--{given[0]} is not for {what}, which reads {', '.join(f'--{name}' for name in reads)}")
 
 
 def _level(parser: argparse._ActionsContainer) -> None:

@@ -51,7 +51,7 @@ def _fit(args: argparse.Namespace) -> tuple[Any, str]:
         listed = laws.laws_table() + laws.curve_laws_table()
         return listed, laws.format_laws(listed)
     if not args.runs:
-        raise UserError("say which sweep folder or CSV to fit, or --list (see `scaling fit --help`)")
+        raise UserError("give a sweep folder or a CSV to fit, or --list (see `scaling fit --help`)")
     if (args.bootstrap or 0) < 0:
         raise UserError(f"--bootstrap must be 0 or more; got {args.bootstrap}")
     if args.law in laws.CURVE_LAWS:
@@ -124,7 +124,7 @@ def report(args: argparse.Namespace) -> Path:
             "`scaling report SWEEP_DIR` shows it"
         )
     if several and args.output is None:
-        raise UserError("a page of several sweeps belongs to none of them: say where it goes with -o PAGE.html")
+        raise UserError("a page of several sweeps has no default place: give one with -o PAGE.html")
     page = _writable(args.output or _output(args.runs, "report.html"))
     args.group = args.group or ("sweep" if several else None)
     with command_line(NAMED):
@@ -163,12 +163,12 @@ def _replaced(output: Path, before: dict[str, str] | None, fitted: "laws.Fit") -
     if before is None:
         return None
     if before["hash"] != fitted.runs.hash:
-        return f"{output} held {before['law']} of other data ({before['hash']}), which is overwritten"
+        return f"{output} was overwritten; it held {before['law']} fitted to other data ({before['hash']})"
     if before["objective"] == (now := _objective(fitted.loss.to_dict())):
         return None
     return (
-        f"{output} held {before['law']} of the same runs by {before['objective']}, which is overwritten; this one "
-        f"is by {now}"
+        f"{output} was overwritten; it held {before['law']} fitted to the same runs by {before['objective']}, now by "
+        f"{now}"
     )
 
 
@@ -208,7 +208,7 @@ def _of_group(fitted: "laws.Fit", texts: list[str]) -> tuple["laws.Fit", list[st
     names = [text.partition("=")[2] for text in texts if text.partition("=")[0] == "group"]
     if len(names) != 1:
         groups = fitted.groups
-        raise UserError(f"{fitted.form.name}: say which one, group={groups[0]}; there are {', '.join(groups)}")
+        raise UserError(f"{fitted.form.name}: name the group, group={groups[0]}; there are {', '.join(groups)}")
     return fitted[names[0]], [text for text in texts if text.partition("=")[0] != "group"]
 
 
@@ -227,14 +227,15 @@ def _forecast(fitted: "laws.Fit", level: float, flops: float | None, **at: float
         N, D = maker.size(flops) if flops is not None else (at["N"], at["D"])
         made = maker.forecast(N, D, float(fitted.runs.per_token(N)) * D if flops is None else flops)
     except UserError as error:
-        return {"forecast": None, "no_forecast": str(error)}, f"\nno forecast of a run: {error}"
+        return {"forecast": None, "no_forecast": str(error)}, f"\nno forecast for a single run: {error}"
     keys = ("flops", "N", "D", "loss", "low", "high", "level", "doubt", "notes")
     loss, interval = by_width(made.loss, (made.low, made.high))
     doubt = f"\nnote: {made.doubt}" if made.doubt else ""
     return {"forecast": {name: getattr(made, name) for name in keys}}, (
-        f"\nforecast of a run of N {made.N:.4g}, D {made.D:.4g}: loss {loss}, {percent(made.level)} interval "
+        f"\nforecast for a run with N {made.N:.4g}, D {made.D:.4g}: loss {loss}, {percent(made.level)} interval "
         f"{interval}\n"
-        f"by the law of the runs near the optimum, with what such laws were wrong by (docs: Forecasting){doubt}"
+        "by the law of the runs near the optimum; the interval includes past errors of such laws (docs: Forecasting)"
+        f"{doubt}"
     )
 
 
@@ -247,7 +248,7 @@ def _surface(args: argparse.Namespace, csv: bool) -> "laws.ResponseSurface":
     reads = ["tuning", "where", "bootstrap", "seed", "level", "json", *of_kind[csv]]
     require_only(args, reads, of_kind[not csv], "--tuning", csv)
     if args.bootstrap == 0:
-        raise UserError("--bootstrap 0: --tuning is about intervals; leave it out, or ask for 100 draws or more")
+        raise UserError("--bootstrap 0: --tuning needs draws for its intervals; leave it out, or give 100 or more")
     options: dict[str, Any] = {"level": args.level, "seed": args.seed, "n": args.bootstrap or DRAWS}
     if csv:
         return laws.response_surface(_read_csv(args), **options)
@@ -290,14 +291,14 @@ def _read_csv(args: argparse.Namespace) -> "laws.Runs":
     names = {option: DEFAULTS.get(option) if name is None else name or None for option, name in given.items()}
     names["loss"] = names["loss"] or "loss"
     if args.no_priors:
-        raise UserError(f"--no-priors is about a sweep; {args.runs[0]} is a CSV, which has none")
+        raise UserError(f"--no-priors applies to sweeps; {args.runs[0]} is a CSV, which has none")
     if args.allow:
-        raise UserError(f"--allow {args.allow[0]} is about a sweep; of {args.runs[0]} no configuration is known")
+        raise UserError(f"--allow {args.allow[0]} applies to sweeps; {args.runs[0]} has no configuration")
     others = _columns(args)
     letters = [letter for letter in others if letter in NAMED.values()]
     if letters:
         option = next(option for option, letter in NAMED.items() if letter == letters[0])
-        raise UserError(f"--column {letters[0]}={others[letters[0]]}: {letters[0]} is named by --{option}")
+        raise UserError(f"--column {letters[0]}={others[letters[0]]}: name {letters[0]} with --{option}")
     named = {NAMED[option]: name for option, name in names.items()}
     rules = {name: getattr(args, name) for name in RULES if getattr(args, name)}
     reads = [letter for law in _laws(args) for letter in laws.get_form(law).columns]
@@ -315,7 +316,7 @@ def _read_sweep(args: argparse.Namespace) -> "laws.Runs":
         _require_folders(args.runs)
     if given:
         what = "a wandb project" if project else "a sweep's folder"
-        raise UserError(f"--{given[0]} is about a CSV; {first} is {what}, whose records say what is what")
+        raise UserError(f"--{given[0]} applies to CSVs; {first} is {what}, whose columns are known")
     if project and len(args.runs) > 1:
         raise UserError(f"{first} and {args.runs[1]}: only sweeps' folders can be fitted together")
     named = {"where": args.where, "allow": args.allow, "columns": _columns(args)}
@@ -362,7 +363,7 @@ def _output(paths: list[Path], name: str = "fit.json") -> Path:
     Raises UserError for several sweeps, since the fit does not belong to a single one.
     """
     if len(paths) > 1:
-        raise UserError("a fit of several sweeps belongs to none of them: say where it goes with -o FIT.json")
+        raise UserError("a fit of several sweeps has no default place: give one with -o FIT.json")
     runs = paths[0]
     project = _wandb(runs)
     if project is not None:
@@ -373,14 +374,14 @@ def _output(paths: list[Path], name: str = "fit.json") -> Path:
 def _writable(path: Path) -> Path:
     """The path of a file to be written. Raises UserError or OSError where it cannot be, before the work."""
     if str(path) in ("", "."):
-        raise UserError("-o is empty; say which file the fit goes to, for example -o FIT.json")
+        raise UserError("-o is empty; name the file of the fit, for example -o FIT.json")
     if path.is_dir():
-        raise UserError(f"-o {path} is a folder; say which file in it, for example -o {path / 'fit.json'}")
+        raise UserError(f"-o {path} is a folder; name a file in it, for example -o {path / 'fit.json'}")
     parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
     if not parent.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(parent))
     if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UserError(f"-o {path} cannot be written: no leave to write {path if path.exists() else parent}")
+        raise UserError(f"-o {path} cannot be written: no permission to write {path if path.exists() else parent}")
     return path
 
 
@@ -396,7 +397,7 @@ def _fit_in(path: Path) -> dict[str, str] | None:
         objective = _objective(there["objective"])
         return {"law": str(there["law"]), "hash": str(there["data"]["hash"]), "objective": objective}
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"-o {path} is there and no fit; delete it or name another file") from None
+        raise UserError(f"-o {path} exists and is not a fit; delete it or name another file") from None
 
 
 def _numbers(texts: list[str]) -> dict[str, float]:

@@ -124,7 +124,7 @@ def test_further_columns_are_named_by_letter(tmp_path, capsys):
     call = ("fit", tmp_path / "runs.csv", "--law", "power_law_D", "--params", "", "--tokens", "seen", *QUICK)
     assert json_of(capsys, *call, "--column", "E=experts")["conventions"]["E"] == "experts"
     assert "no column --column E=expert" in error_of(capsys, *call, "--column", "E=expert")
-    assert "is named by --params" in error_of(capsys, *call, "--column", "N=seen")
+    assert "name N with --params" in error_of(capsys, *call, "--column", "N=seen")
 
 
 def test_a_prediction_has_the_forecast_of_a_run_beside_the_law(tmp_path, capsys):
@@ -146,7 +146,9 @@ def test_a_prediction_has_the_forecast_of_a_run_beside_the_law(tmp_path, capsys)
         )
         assert scaling("predict", path, "--level", "0.5", *given) == 0
         said = capsys.readouterr().out
-        assert f"forecast of a run of N {N:.4g}, D {D:.4g}: loss {wanted.loss:.2f}" in said and "50% interval" in said
+        assert (
+            f"forecast for a run with N {N:.4g}, D {D:.4g}: loss {wanted.loss:.2f}" in said and "50% interval" in said
+        )
     near = table[C >= 9e18].assign(tokens=lambda t: np.where(C[C >= 9e18] < 2e19, 2, 1) * t.tokens)  # 2e19 and 3e19
     laws.fit(laws.Runs(near), starts=8).save(path)
     assert scaling("predict", path, "--flops", "1e20") == 0
@@ -155,7 +157,7 @@ def test_a_prediction_has_the_forecast_of_a_run_beside_the_law(tmp_path, capsys)
     found = json_of(capsys, "predict", path, "--flops", "1e20")
     assert found["forecast"] is None and "runs" in found["no_forecast"]
     assert scaling("predict", path, "--flops", "1e20") == 0
-    assert f"no forecast of a run: {found['no_forecast']}" in capsys.readouterr().out
+    assert f"no forecast for a single run: {found['no_forecast']}" in capsys.readouterr().out
 
 
 def test_prediction_at_columns_is_the_closed_form(csv, tmp_path, capsys):
@@ -200,7 +202,7 @@ def test_of_a_law_of_groups_one_is_asked_for_by_its_name(csv, tmp_path, capsys):
         both.predict(N=7e9, D=1e12, group=["2", "8"]).loss
     )
     for given in (("N=7e9", "D=1e12"), ("--flops", "1e21")):
-        assert "say which one, group=2; there are 2, 8" in error_of(capsys, "predict", path, *given)
+        assert "name the group, group=2; there are 2, 8" in error_of(capsys, "predict", path, *given)
         assert "no group '1'; there are 2, 8" in error_of(capsys, "predict", path, *given, "group=1")
     for group in (0, 3, 1.5, "1"):
         with pytest.raises(UserError, match="no group"):
@@ -210,7 +212,7 @@ def test_of_a_law_of_groups_one_is_asked_for_by_its_name(csv, tmp_path, capsys):
 def test_a_budget_without_a_best_size_is_told(csv, tmp_path, capsys):
     path = tmp_path / "fit.json"
     json_of(capsys, "fit", csv, *NAMES, *QUICK, "-o", path)
-    said = "N* is at the end of where it is sought"
+    said = "N* is at the end of the search range"
     assert said not in " ".join(json_of(capsys, "predict", path, "--flops", "1e21")["warnings"])
     assert said in " ".join(json_of(capsys, "predict", path, "--flops", "1e300")["warnings"])
 
@@ -258,9 +260,9 @@ def test_mistakes_are_one_line(csv, capsys, options, said):
 
 def test_no_runs_and_columns_of_a_sweep_are_one_line(tmp_path, capsys):
     assert "--help" in error_of(capsys, "fit")
-    assert "--params is about a CSV" in error_of(capsys, "fit", tmp_path, "--params", "N")
+    assert "--params applies to CSVs" in error_of(capsys, "fit", tmp_path, "--params", "N")
     for name, value in (("duplicates", "drop"), ("missing", "drop"), ("checkpoints", "last")):
-        assert f"--{name} is about a CSV" in error_of(capsys, "fit", tmp_path, f"--{name}", value)
+        assert f"--{name} applies to CSVs" in error_of(capsys, "fit", tmp_path, f"--{name}", value)
 
 
 def test_a_sweep_folder_is_fitted_with_fresh_noise(tmp_path, capsys):
@@ -309,7 +311,7 @@ def test_runs_that_have_no_result_yet_and_copies_are_told(tmp_path, capsys):
         (home / run_id / "result.json").unlink()
     shutil.copytree(home / ids[5], home / "again")
     table = json_of(capsys, "fit", home, *QUICK)
-    said = f"2 of 15 planned runs have no result: {ids[0]}, {ids[1]}: the fit is without them"
+    said = f"2 of 15 planned runs have no result: {ids[0]}, {ids[1]}: not in the fit"
     assert said in table["warnings"] and table["runs"] == 13
     assert table["excluded"] == [{"row": ids[5], "reason": f"the folder again is a copy of {ids[5]}; delete it"}]
     assert status(home)["counts"]["completed"] == 14  # both folders are there, one of them counts
@@ -340,9 +342,9 @@ def test_a_mistyped_table_and_law_say_what_there_is(tmp_path, capsys):
     ("output", "said"),
     [
         ("", "-o is empty"),
-        ("folder", "is a folder; say which file in it"),
+        ("folder", "is a folder; name a file in it"),
         ("runs.csv/fit.json", "runs.csv: a file is where a folder should be"),
-        ("runs.csv", "is there and no fit"),
+        ("runs.csv", "exists and is not a fit"),
     ],
 )
 def test_an_output_that_cannot_be_is_told_before_the_fit(csv, tmp_path, capsys, monkeypatch, output, said):
@@ -358,13 +360,11 @@ def test_a_fit_of_other_data_is_not_overwritten_without_a_word(csv, tmp_path, ca
         old = laws.load(path).runs.hash if path.exists() else ""
         assert scaling("fit", csv, *NAMES, "--where", condition, *QUICK, "-o", path) == 0
         said = capsys.readouterr().out
-        assert (f"held chinchilla of other data ({old}" in said) == told, said
+        assert (f"held chinchilla fitted to other data ({old}" in said) == told, said
         table = json_of(capsys, "fit", csv, *NAMES, "--where", condition, *QUICK, "-o", path)
         assert table["overwritten"] is None
     again = json_of(capsys, "fit", csv, *NAMES, "--where", condition, *QUICK, "-o", path, "--objective", "huber:0.01")
-    assert again["overwritten"].endswith(
-        "of the same runs by huber δ=0.001, which is overwritten; this one is by huber δ=0.01"
-    )
+    assert again["overwritten"].endswith("fitted to the same runs by huber δ=0.001, now by huber δ=0.01")
 
 
 def test_rows_twice_and_missing_are_dropped_by_options_and_told_by_them(csv, tmp_path, capsys):
@@ -393,11 +393,11 @@ def test_notes_of_the_table_are_told_in_the_words_of_the_command_line(csv, tmp_p
     df = pd.read_csv(csv).dropna().assign(run_id=lambda t: t["size"].rank(method="dense").astype(int))
     df.to_csv(tmp_path / "runs.csv", index=False)
     table = json_of(capsys, "fit", tmp_path / "runs.csv", *NAMES[:6], *QUICK)
-    assert any("--run run_id, which was taken" in line for line in table["warnings"])
+    assert any("told apart by --run run_id" in line for line in table["warnings"])
     df = df.rename(columns={"size": "n_params", "seen": "tokens", "nats": "loss"}).drop(columns="run_id")
     df.assign(flops=6 * df.n_params * df.tokens / 1e9).to_csv(tmp_path / "again.csv", index=False)
     assert (
-        "--params n_params was found by its name"
+        "--params n_params was chosen by the column's name"
         in json_of(capsys, "fit", tmp_path / "again.csv", *QUICK)["warnings"]
     )
     assert "that looks like GFLOPs" in error_of(capsys, "fit", tmp_path / "again.csv", *QUICK, "--flops", "flops")

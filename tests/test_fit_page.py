@@ -147,9 +147,9 @@ def test_two_sweeps_stand_side_by_side_with_what_compute_is_worth(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (["report", "A", "B"], "belongs to none of them: say where it goes with -o PAGE.html"),
+        (["report", "A", "B"], "has no default place: give one with -o PAGE.html"),
         (["report", "A", "--law", "kaplan"], "--law is not for the report of one sweep"),
-        (["report", "A", "B", "-o", "x.html", "--params", "size"], "--params is about a CSV"),
+        (["report", "A", "B", "-o", "x.html", "--params", "size"], "--params applies to CSVs"),
         (["report", "A", "nothing", "-o", "x.html"], "nothing: no such file or folder"),
         (["report", "nothing"], "nothing is not a folder"),
         (["report", "CSV", "--loss", "bits"], "bits"),

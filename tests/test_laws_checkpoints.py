@@ -25,7 +25,7 @@ def test_checkpoints_that_nothing_names_are_recognised_by_even_steps_of_tokens(s
     """Shuffled, the runs of one size cannot be told apart and are one."""
     table = laws.Runs(unnamed(shuffled, runs))
     assert len(np.unique(table.run)) == found
-    assert f"look like checkpoints of {found} runs, by tokens that rise in even steps" in table.notes[0]
+    assert f"look like checkpoints of {found} runs (tokens rise in even steps" in table.notes[0]
     for run in np.unique(table.run):
         assert len(np.unique(table.N[table.run == run])) == 1
     assert laws.fit(table, starts=8).bootstrap(20).kind == ("runs" if found == 15 else "noise")
@@ -58,7 +58,7 @@ def checkpoints():
 def test_checkpoints_are_recognised_said_and_resampled_as_runs():
     runs = laws.Runs(checkpoints())
     assert len(np.unique(runs.run)) == 8 and runs.conventions["run"] == "run_name"
-    assert "the 48 rows are checkpoints of 8 runs by run='run_name', which was taken" in runs.notes[0]
+    assert "the 48 rows are checkpoints of 8 runs, told apart by run='run_name': " in runs.notes[0]
     assert laws.fit(runs, starts=8).bootstrap(20).kind == "runs"
     with command_line({"params": "N", "run": "run"}):
         assert "--run run_name" in laws.Runs(checkpoints()).notes[0]
@@ -85,7 +85,7 @@ def test_the_last_checkpoint_of_each_run_is_a_run(run):
     runs = laws.Runs(df, run=run, checkpoints="last")
     assert runs.rows == tuple(map(str, last.index)) and runs.hash == laws.Runs(last).hash
     assert runs.run is None and "run" not in runs.conventions
-    assert runs.notes == ("8 of 48 rows are used, the last of each run by run='run_name'",)
+    assert runs.notes == ("8 of 48 rows are used, the last of each run (told apart by run='run_name')",)
     assert {out.reason for out in runs.exclusions} == {"not the last checkpoint of its run"}
     missing = df.assign(loss=df.loss.where(df.tokens < df.tokens.max()))
     before = laws.Runs(missing, run=run, missing="drop", checkpoints="last")
@@ -99,7 +99,7 @@ def test_the_last_checkpoints_of_runs_that_nothing_names():
     assert len(runs) == 5 and "tokens that rise in even steps" in runs.notes[0]
     with (
         command_line({"run": "run"}),
-        pytest.raises(UserError, match=r"--checkpoints last takes .* says of which run"),
+        pytest.raises(UserError, match=r"--checkpoints last needs .* identifies the run"),
     ):
         laws.Runs(grid(), checkpoints="last")
     with pytest.raises(UserError, match="'all', 'last'; got 'first'"):
@@ -110,5 +110,5 @@ def test_checkpoints_are_told_how_their_last_alone_are_taken(tmp_path):
     checkpoints().to_csv(tmp_path / "runs.csv", index=False)
     with command_line({"params": "N", "run": "run"}):
         (note,) = laws.read_csv(tmp_path / "runs.csv").notes
-        assert note.endswith("--checkpoints last takes the last of each run alone")
+        assert note.endswith("--checkpoints last uses only the last row of each run")
         assert len(laws.read_csv(tmp_path / "runs.csv", checkpoints="last")) == 8

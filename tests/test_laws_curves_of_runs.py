@@ -97,9 +97,9 @@ def test_a_table_is_fitted_on_the_command_line(home, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--tokens", "x"), "--tokens is not for --law annealing; it reads --law, --where"),
+        (("--tokens", "x"), "--tokens is not for --law annealing, which reads --law, --where"),
         (("--tuning",), "--tuning is not for --law annealing"),
-        (("--loss", "x"), "--loss is about a CSV"),
+        (("--loss", "x"), "--loss applies to CSVs"),
         (("--objective", "hubris"), "no objective"),
         (("--where", "seed == 7"), "no valid run from its own beginning that meets --where"),
     ],

@@ -309,7 +309,7 @@ def test_tables_tell_what_was_known_before(draws):
     assert rows["E"].split() == ["E", "1.69", "fixed"]
     assert rows["alpha"].endswith("prior 0.35 ± 0.1") and ("…" in rows["alpha"]) == bool(draws)
     free = laws.fit(fit.runs, starts=16)
-    assert laws.fit_table(free)["fixed"] == [] and "known before" not in free.summary()
+    assert laws.fit_table(free)["fixed"] == [] and "prior or fixed" not in free.summary()
 
 
 @pytest.mark.parametrize(

@@ -330,5 +330,5 @@ def test_a_law_whose_parameters_run_off_says_so_in_one_line():
     table = pd.read_csv(PUBLISHED / "epoch_chinchilla.csv")
     table = table[table.loss > 0].drop_duplicates(["params", "tokens", "loss"])
     cheap = table[table.params * table.tokens <= 5.507252807696328e18 / 6]
-    with pytest.raises(UserError, match="17 runs leave parameters of farseer open"):
+    with pytest.raises(UserError, match="17 runs do not determine farseer"):
         laws.Forecaster(laws.Runs(cheap[["params", "tokens", "loss"]]), "farseer").forecast(1e9, 2e10, 1.2e20)

@@ -96,7 +96,7 @@ def test_a_forecast_tells_of_priors_that_the_runs_contradict():
     def doubt(**priors):
         return laws.Forecaster(runs, "chinchilla", priors=priors).forecast(1e10, 2e11, 1.2e22).doubt
 
-    assert "the runs speak against the priors given" in doubt(alpha=laws.Prior(0.9, 0.01))
+    assert "the runs contradict the given priors" in doubt(alpha=laws.Prior(0.9, 0.01))
     assert "priors" not in doubt(alpha=laws.Prior(0.34, 0.01))
 
 
@@ -137,7 +137,7 @@ def test_levels_are_told_whole(level, said):
 
 
 def test_equal_losses_are_refused():
-    with pytest.raises(UserError, match=r"all 30 losses are 2\.5: there is no law in them"):
+    with pytest.raises(UserError, match=r"all 30 losses are 2\.5, so no law can be fitted"):
         laws.fit(laws.Runs({**table(), "loss": np.full(30, 2.5)}))
 
 
@@ -151,7 +151,7 @@ def test_flops_in_another_unit_are_refused_where_no_sizes_tell(name, unit, refus
     if not refused:
         assert not laws.Runs(alone, N=None, D=None, C=name).notes
         return
-    with pytest.raises(UserError, match="give it in ones"):
+    with pytest.raises(UserError, match="give plain FLOPs"):
         laws.Runs(alone, N=None, D=None, C=name)
 
 

@@ -71,7 +71,7 @@ def test_a_group_must_be_of_one_recipe_and_a_key(
     assert main(["fit", *paths, "--group", "model.activation"]) == 2
     assert "the runs mix optimizer.b2: 0.9 (" in capsys.readouterr().err
     assert main(["fit", *paths, "--group", "model.activation", "--allow", "optimizer.b2"]) == 0
-    assert "the runs are of several recipes, which was allowed: optimizer.b2" in capsys.readouterr().out
+    assert "the runs have several recipes, as allowed: optimizer.b2" in capsys.readouterr().out
     assert main(["fit", *paths, "--group", "model.activasion"]) == 2
     assert "did you mean model.activation?" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"several units, nats \(.*\), bits \(.*bits_per_byte"):

@@ -65,7 +65,7 @@ def test_a_minimum_that_is_not_interior_and_convex_does_not_count(shift, bend, v
         np.testing.assert_allclose(advice, (sizes[-1] * 1.7, sizes[-1] * 1.7**2))
     else:
         assert len(advice) == 4
-    assert "does not count" in found.summary()
+    assert "is not used" in found.summary()
 
 
 def test_one_bad_budget_is_left_out_of_the_laws():

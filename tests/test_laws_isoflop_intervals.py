@@ -73,7 +73,7 @@ def test_scatter_without_noise_within_budgets_is_students_t():
 
 def test_two_budgets_say_that_their_scatter_cannot_be_seen():
     found = laws.isoflop(ladder(0.34, 0.28, 2, 7, 3.0, 0.002)[0], draws=200)
-    assert "two minima cannot show how far budgets scatter" in found.summary()
+    assert "two minima do not show the scatter between budgets" in found.summary()
 
 
 @pytest.mark.parametrize("alpha", [0.465, 0.155])
@@ -85,7 +85,7 @@ def test_on_wide_grids_without_noise_the_table_warns_and_its_intervals_hold_the_
     off = np.abs(np.log([budget.N_opt for budget in parabolas.budgets] / best))
     assert (off > 0.12).all() and not any(low < n < high for n, (low, high) in zip(
         best, [budget.N_interval for budget in parabolas.budgets], strict=True))  # fmt: skip
-    assert "parabolas do not follow the curves" in parabolas.notes[0] and parabolas.notes[0] in parabolas.summary()
+    assert "parabolas do not fit the curves" in parabolas.notes[0] and parabolas.notes[0] in parabolas.summary()
     assert found.skew[0] == pytest.approx(beta - alpha, abs=0.04) and "parabola skewed by" in found.summary()
     for budget, n in zip(found.budgets, best, strict=True):
         assert budget.N_interval[0] <= n <= budget.N_interval[1] and budget.N_opt == pytest.approx(n, rel=0.01)
@@ -194,7 +194,7 @@ def test_other_curves_and_leaving_a_budget_out_are_told():
         left.append(laws.isoflop(kept, draws=400, curvature="linear").N_law.exponent)
     without = [a for by, a in others.items() if by.startswith("without C")]
     np.testing.assert_allclose(sorted(without), [min(left), max(left)], atol=0.01)
-    assert "a otherwise: " in found.summary()
+    assert "a by other methods: " in found.summary()
 
 
 def test_choices_that_contradict_are_said():

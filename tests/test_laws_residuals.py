@@ -120,7 +120,7 @@ def test_a_published_table_in_another_unit_is_told_and_nothing_else():
     table = pd.read_csv(PUBLISHED / "farseer.csv").query("split == 'train'").reset_index(drop=True)
     fit = laws.fit(table, C="flops", duplicates="drop", starts=16)
     (note,) = [*fit.runs.notes, *mixed_notes(fit)]
-    assert "are 0.21 times what text has at these sizes: bits or nats a byte" in note
+    assert "are 0.21 times those of text at these sizes: are they in bits or nats per byte" in note
 
 
 def test_few_rows_a_parameter_are_drawn_as_noise_and_many_as_rows():

@@ -122,7 +122,7 @@ def test_seeds_add_no_settings():
     """Four settings leave one of Chinchilla's five parameters open, however many seeds each has."""
     df = pd.concat([table().iloc[[0, 1, 3, 4]]] * 3, ignore_index=True)
     df["loss"] *= 1 + 1e-3 * np.random.default_rng(0).standard_normal(12)
-    said = "chinchilla has 5 parameters that nothing holds and .* different N and D; these 12 are of 4"
+    said = "chinchilla has 5 free parameters without priors and .* of N and D; these 12 are at 4"
     with pytest.raises(UserError, match=said):
         laws.fit(df, "chinchilla", starts=4)
     assert laws.fit(df, "chinchilla", starts=4, fixed={"E": 1.7}).form.name == "chinchilla"
@@ -220,7 +220,7 @@ def test_a_test_run_that_the_law_misses_is_told_with_every_answer(times):
     told = [fit.summary(), (fit.bootstrap(200), fit.summary())[1]]
     told += ["; ".join(laws.predict_table(fit, C)["warnings"]) for C in (1e18, 1e21)]
     assert [("% too high for the test run run29" in text) for text in told] == [times < 1] * 4
-    assert [("takes the law's form for right" in text) for text in told] == [False, False, False, True]
+    assert [("assumes that the law's form is right" in text) for text in told] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("name", ["context", "vocab", "corpus", "experts"])
@@ -319,11 +319,11 @@ def test_an_axis_of_a_design_is_no_part_of_a_law_and_a_condition_chooses_one_val
 @pytest.mark.parametrize("table", [np.ones((3, 3)), [1e8, 2e8], 5, None])
 def test_what_is_no_table_is_told(table):
     for ask in (laws.Runs, laws.fit):
-        with pytest.raises(UserError, match="a table or a mapping of columns is wanted, got"):
+        with pytest.raises(UserError, match="expected a table or a mapping of columns, got"):
             ask(table)
 
 
 def test_a_second_column_of_the_same_count_is_told_where_its_values_differ() -> None:
     table = {"params": [1e7, 2e7], "N": [9e6, 1.8e7], "tokens": [1e9, 2e9], "D": [1e9, 2e9], "loss": [3.0, 2.8]}
-    assert laws.Runs(table).notes == ("N='params' was read, not N, which may be that count, too",)
+    assert laws.Runs(table).notes == ("N='params' was used, although N could be meant, too",)
     assert laws.Runs(table, N="N").notes == ()

@@ -162,6 +162,6 @@ def test_runs_of_several_recipes_and_options_that_are_not_read_are_refused(tmp_p
     assert len(json.loads(capsys.readouterr().out)["points"]) == 15
     for option in (["--law", "clark"], ["-o", "x.json"], ["--suggest"], ["--objective", "l1"]):
         assert main(["fit", *folders, *option]) == 2
-        assert "is not for --tuning; it reads --" in capsys.readouterr().err
-    assert main(["fit", *folders, "--column", "lr=eta"]) == 2 and "is about a CSV" in capsys.readouterr().err
+        assert "is not for --tuning, which reads --" in capsys.readouterr().err
+    assert main(["fit", *folders, "--column", "lr=eta"]) == 2 and "applies to CSVs" in capsys.readouterr().err
     assert main(["fit", *folders, "--bootstrap", "0"]) == 2

@@ -57,7 +57,7 @@ def test_a_table_that_is_trusted_is_taken_at_its_word():
     df = grid()
     runs = laws.Runs(df.assign(flops=df.flops / 1e9, params=df.params / 1e6), C="flops", trusted=True)
     assert runs.notes == () and runs.N.max() < 2e4
-    with command_line({"params": "N"}), pytest.raises(UserError, match="say --trusted"):
+    with command_line({"params": "N"}), pytest.raises(UserError, match="use --trusted"):
         laws.Runs(df.assign(params=df.params / 1e6))
 
 
@@ -69,7 +69,7 @@ def test_toy_ladders_are_no_millions():
 def test_perplexities_are_refused_and_bits_are_noted():
     df = grid()
     perplexities = df.assign(loss=np.exp(df.loss + 1))
-    with pytest.raises(UserError, match=r"losses around .* \(loss\) look like perplexities: .* say trusted=True"):
+    with pytest.raises(UserError, match=r"losses around .* \(loss\) look like perplexities: .*, trusted=True"):
         laws.Runs(perplexities)
     assert laws.Runs(perplexities, trusted=True).notes == ()
     rewards = perplexities.assign(loss=perplexities.loss - perplexities.loss.min())
@@ -90,7 +90,7 @@ def test_perplexities_below_twenty_are_told_by_their_name_or_by_what_text_has():
     perplexities = df.assign(loss=np.exp(df.loss))
     assert perplexities.loss.median() < 20
     (note,) = laws.Runs(perplexities).notes
-    assert "times what text has at these sizes" in note and "take the logarithm" in note
+    assert "times those of text at these sizes" in note and "take the logarithm" in note
     assert laws.Runs(perplexities, trusted=True).notes == ()
     assert laws.Runs(df.assign(loss=1.3 * df.loss)).notes == ()  # another text, or vocabulary
 
@@ -98,9 +98,9 @@ def test_perplexities_below_twenty_are_told_by_their_name_or_by_what_text_has():
 def test_bits_under_the_name_of_loss_are_told_by_what_text_has_where_models_are_large():
     df = grid()
     (bits,) = laws.Runs(df.assign(loss=df.loss / np.log(2))).notes
-    assert "1.5 times what text has" in bits and "of bits ln 2 times" in bits
+    assert "1.5 times those of text" in bits and "multiply bits by ln 2" in bits
     (bytewise,) = laws.Runs(df.assign(loss=df.loss / np.log(2) / 4.3)).notes
-    assert "0.34 times what text has" in bytewise and "bits or nats a byte" in bytewise
+    assert "0.34 times those of text" in bytewise and "bits or nats per byte" in bytewise
     toy = {"params": df.params / 1e4, "tokens": df.tokens / 1e3, "flops": df.flops / 1e7}
     assert laws.Runs(df.assign(**toy, loss=df.loss / 2)).notes == ()  # of bytes, or easy: nothing to go by
     fits = [laws.fit(df.assign(loss=scale * df.loss), starts=8) for scale in (1, 1 / np.log(2))]
@@ -114,7 +114,7 @@ def test_bits_under_the_name_of_loss_are_told_by_what_text_has_where_models_are_
     [
         ({"tokenizer": np.where(np.arange(48) % 2, "gpt2", "llama")}, r"differ in tokenizer \(gpt2, llama\)"),
         ({"model.vocab": np.where(np.arange(48) % 2, 256, 32000)}, r"differ in model.vocab \(256, 32000\)"),
-        ({"vocab_size": 12}, r"\d+ of 48 losses are above ln vocab_size \(2.48\), what guessing costs in nats"),
+        ({"vocab_size": 12}, r"\d+ of 48 losses are above ln vocab_size \(2.48\), the loss of guessing in nats"),
         ({"unique_tokens": 2e10}, r"D is more than unique_tokens in 24 of 48 rows, up to 15 times: .*U='unique_tok"),
         ({"data/unique_tokens": 2e10}, "D is more than data/unique_tokens in 24 "),
     ],
@@ -128,7 +128,7 @@ def test_two_losses_of_each_run_are_told_with_the_column_that_tells_them():
     df = grid()
     both = pd.concat([df, df.assign(loss=1.05 * df.loss)], ignore_index=True)
     (note,) = laws.Runs(both, duplicates="keep").notes
-    assert "48 rows have the N and D of another and a loss 5% off it" in note
+    assert "48 rows have the same N and D as another and a loss that differs by 5%" in note
     (named,) = laws.Runs(both.assign(kind=np.repeat(["train", "val"], 48)), duplicates="keep").notes
     assert "they differ in kind: group='kind'" in named
     seeds = pd.concat([df, df.assign(loss=df.loss * np.exp(0.004 * np.sin(df.index)))], ignore_index=True)
@@ -148,10 +148,13 @@ def test_sizes_without_embeddings_are_told_by_name_and_by_flops_that_leave_them(
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (lambda df: df.assign(tokens=df.tokens / 524288), "or D steps or sequences?"),
-        (lambda df: df.assign(params=10 * df.tokens, tokens=df.params), "not the other way round"),
+        (lambda df: df.assign(tokens=df.tokens / 524288), "or is D in steps or sequences?"),
+        (
+            lambda df: df.assign(params=10 * df.tokens, tokens=df.params),
+            r"are N \(parameters\) and D \(tokens\) swapped",
+        ),
         (lambda df: df.assign(epochs=np.where(df.index % 2, 8, 1)), "epochs goes up to 8: .*U='COLUMN'"),
-        (lambda df: df.assign(step=df.tokens / 1e6), "column step: rows that are checkpoints .*run='COLUMN'"),
+        (lambda df: df.assign(step=df.tokens / 1e6), "column step: if rows are checkpoints .*run='COLUMN'"),
     ],
 )
 def test_what_a_table_does_not_mean_as_it_is_read_is_told(changed, said):
@@ -171,7 +174,7 @@ def test_a_column_counts_in_the_unit_that_its_name_has(name, unit):
     honest = laws.Runs(df)
     runs = laws.Runs(df.assign(**{name: df.params / unit}).drop(columns="params"), N=name)
     np.testing.assert_allclose(runs.N, honest.N, rtol=1e-14)
-    assert runs.notes == ((f"{name} counts in {unit:g}, by its name",) if unit != 1 else ())
+    assert runs.notes == ((f"{name} is in units of {unit:g}, by its name",) if unit != 1 else ())
     own = df.assign(**{name: [f"{n / 1e6!r}M" for n in df.params]})  # numbers that say theirs
     np.testing.assert_allclose(laws.Runs(own, N=name).N, honest.N, rtol=1e-14)
 
@@ -188,18 +191,18 @@ def test_a_prediction_of_a_table_reads_units_as_the_fit_did():
 def test_a_table_need_not_have_what_the_law_does_not_read():
     df = grid()[["flops", "loss"]].drop_duplicates("flops")
     assert set(laws.fit(df, "power_law_C", C="flops", starts=8).runs.values) == {"C", "loss"}
-    with pytest.raises(UserError, match=r"no column N='params', D='tokens'; .* D='COLUMN', or by C='COLUMN'"):
+    with pytest.raises(UserError, match=r"no column N='params', D='tokens'; .* D='COLUMN', or with C='COLUMN'"):
         laws.fit(df, "power_law_C", starts=8)
     with pytest.raises(UserError, match="no column D='tokens'"):  # M is D/N
         laws.Runs(grid()[["params", "loss"]], reads=["M"])
-    with pytest.raises(UserError, match="no column loss='loss'; the table has params, tokens, flops: say"):
+    with pytest.raises(UserError, match="no column loss='loss'; the table has params, tokens, flops: name"):
         laws.Runs(grid().drop(columns="loss"), reads=["D"])  # and flops is not what was meant
 
 
 def test_flops_that_are_not_read_are_told_where_they_are_others():
     df = grid()
     (note,) = laws.Runs(df.assign(flops=1.3 * df.flops)).notes
-    assert note == "flops is not read: C is 6·N·D, of which it is 1.3 to 1.3 times; C='flops'"
+    assert note == "flops is not used: C is 6·N·D, and it is 1.3 to 1.3 times that; C='flops'"
     assert laws.Runs(df.assign(flops=1.3 * df.flops), C="flops").notes == () == laws.Runs(df).notes
 
 
@@ -309,7 +312,7 @@ def test_texts_of_numbers_make_the_same_runs():
 )
 def test_columns_are_found_by_their_usual_names_and_said(names):
     runs = laws.Runs(grid().rename(columns=names))
-    assert len(runs.notes) == 3 and f"N={names['params']!r} was found" in runs.notes[0]
+    assert len(runs.notes) == 3 and f"N={names['params']!r} was chosen" in runs.notes[0]
     np.testing.assert_array_equal(runs.loss, grid().loss)
     with pytest.raises(UserError, match="no column N='size'"):
         laws.Runs(grid(), N="size")
@@ -327,6 +330,6 @@ def test_the_law_that_predicts_best_is_first_and_a_disagreement_is_said():
     errors = [entry.backtest.score.rmse for entry in found.entries]
     assert errors == sorted(errors)
     by_aic = min(found.entries, key=lambda entry: entry.likelihood.aic).fit.form.name
-    told = any(note.startswith(f"AIC puts {by_aic} first") for note in found.notes)
+    told = any(note.startswith(f"AIC ranks {by_aic} first") for note in found.notes)
     assert told == (by_aic != found.order[0])
     assert min(row["delta_aic"] for row in found.table) == 0

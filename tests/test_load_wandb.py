@@ -144,4 +144,4 @@ def test_the_command_line_fits_a_project(tmp_path, wandb, capsys, monkeypatch):
         assert cli.main(["fit", name]) == 2
         assert "is not wandb:ENTITY/PROJECT" in capsys.readouterr().err
     assert cli.main(["fit", "wandb:me/p", "--params", "N"]) == 2
-    assert "is a wandb project, whose records say what is what" in capsys.readouterr().err
+    assert "is a wandb project, whose columns are known" in capsys.readouterr().err

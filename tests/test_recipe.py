@@ -88,7 +88,7 @@ def test_runs_that_differ_in_any_key_are_no_one_law(key: str, home: Path, capsys
     assert out == "" and err.count("\n") == 1 and not (home / "both.json").exists()
     parts, said = (
         told_apart(column(key), one, other),
-        err.partition("the runs mix ")[2].partition("; fit them apart")[0],
+        err.partition("the runs mix ")[2].partition("; fit them separately")[0],
     )
     for name, *values in parts:
         told = said.partition(f"{name}: ")[2].partition("; ")[0]
@@ -139,4 +139,4 @@ def test_a_misspelt_key_and_a_key_of_a_csv_are_told(home: Path, capsys: pytest.C
     csv = home / "runs.csv"
     pd.DataFrame({"params": [1e6], "tokens": [1e7], "loss": [2.0]}).to_csv(csv)
     assert main(["fit", str(csv), "--allow", "optimizer.eps"]) == 2
-    assert "--allow optimizer.eps is about a sweep" in capsys.readouterr().err
+    assert "--allow optimizer.eps applies to sweeps" in capsys.readouterr().err

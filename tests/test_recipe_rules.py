@@ -191,7 +191,7 @@ def test_a_fit_keeps_what_was_allowed_and_is_read_again_with_it(
     options = ["--allow", "optimizer.eps", "--where", "optimizer.eps < 1 or tokens > 0", "--bootstrap", "0"]
     options += ["--law", "chinchilla_equal"]
     assert main(["fit", *map(str, homes), *options, "--starts", "8", "-o", str(path)]) == 0
-    told = "note: the runs are of several recipes, which was allowed: optimizer.eps: 1e-06 in 4 runs, 1e-08 in 4 runs"
+    told = "note: the runs have several recipes, as allowed: optimizer.eps: 1e-06 in 4 runs, 1e-08 in 4 runs"
     assert told in capsys.readouterr().out
     fit = laws.load(path)
     assert fit.runs.conventions["allowed"] == "optimizer.eps"

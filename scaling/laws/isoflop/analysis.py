@@ -146,7 +146,7 @@ def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str,
     rows = ", ".join(f"{runs.rows[i]} ({runs.flops[i]:.3g})" for i in near[:5])
     return (
         f"{len(near)} rows are in no budget, though their FLOPs are within {NEARLY * tolerance:.0%} of one: {rows}"
-        f"{', …' * (len(near) > 5)}; say which row is of which by budget=, or widen tolerance= (now {tolerance:.0%})",
+        f"{', …' * (len(near) > 5)}; assign rows to budgets by budget=, or increase tolerance= (now {tolerance:.0%})",
     )
 
 

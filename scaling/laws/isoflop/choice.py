@@ -65,7 +65,7 @@ def choose(
     for window in narrower(runs, groups, found.lowest):
         near, left = _parabolas(runs, window.groups, first, None, draws, rng)
         if not left.matters(near.minima[0]):
-            note = f"{found}; sizes further than a factor of {np.exp(window.half):.2g} from the minima were left out"
+            note = f"{found}; sizes more than a factor of {np.exp(window.half):.2g} from the minima were left out"
             # the misfit shows best over all sizes; its pull on a minimum shrinks with the square of the window
             (off, lift), (wide_off, wide_lift) = near.doubt, found.doubt
             share = window.share**2
@@ -74,8 +74,8 @@ def choose(
     try:
         splines = fit_splines(runs, groups)
     except UserError as error:
-        return replace(parabolas, notes=(f"{found}, and splines cannot be taken ({error})",))
-    return Choice(groups, splines, splines.minima(draws, rng), "akima", notes=(f"{found}; splines were taken",))
+        return replace(parabolas, notes=(f"{found}, and splines are not possible ({error})",))
+    return Choice(groups, splines, splines.minima(draws, rng), "akima", notes=(f"{found}; splines were used",))
 
 
 def _parabolas(

@@ -155,20 +155,16 @@ def format_isoflop(table: dict[str, Any]) -> str:
     for budget in table["budgets"]:
         if budget["add_sizes"]:
             sizes = ", ".join(f"{size:.3g}" for size in budget["add_sizes"])
-            lines.append(
-                f"note: at C {budget['C']:.3g} the minimum does not count ({budget['verdict']}); add N {sizes}"
-            )
+            lines.append(f"note: at C {budget['C']:.3g} the minimum is not used ({budget['verdict']}); add N {sizes}")
     laws = {"N*": table["N"], "D*": table["D"], "L*": table["loss"]}
     lines += [f"note: {note}" for note in table["notes"]]
     lines += [power_law_line(name, law) for name, law in laws.items() if law is not None]
     if table["between"]:
         lines.append(_between(table))
     if table["others"]:
-        lines.append("a otherwise: " + "; ".join(f"{by} {a:.4f}" for by, a in table["others"].items()))
+        lines.append("a by other methods: " + "; ".join(f"{by} {a:.4f}" for by, a in table["others"].items()))
     if table["lost_draws"] > 0.01:
-        lines.append(
-            f"note: in {table['lost_draws']:.0%} of draws a minimum vanished; their power laws go without it"
-        )
+        lines.append(f"note: in {table['lost_draws']:.0%} of draws a budget had no minimum; their power laws omit it")
     return "\n".join(lines)
 
 
@@ -176,13 +172,13 @@ def _between(table: dict[str, Any]) -> str:
     """How the minima scatter about the law of N*, and whether the intervals of the exponents include that."""
     found, ols = table["between"], table["weights"] == "ols"
     if not found["degrees_of_freedom"]:
-        return "note: two minima cannot show how far budgets scatter: the exponents have the noise within them alone"
+        return "note: two minima do not show the scatter between budgets: the exponents' intervals omit it"
     if ols:
         return f"minima scatter by {found['sd']:.1%} about the line; unweighted, intervals by Student's t"
     test = f"χ² {found['chi2']:.3g} on {found['degrees_of_freedom']}" if found["chi2"] is not None else "no noise"
     return (
         f"minima scatter by {found['sd']:.1%} about the line beyond the noise within budgets ({test}); the "
-        "exponents' intervals hold it, those of N* and D* are within their budget"
+        "exponents' intervals include it, those of N* and D* do not"
     )
 
 

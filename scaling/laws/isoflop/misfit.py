@@ -80,7 +80,7 @@ class Misfit:
 
     def __str__(self) -> str:
         off = np.expm1(self.off)
-        return f"parabolas do not follow the curves (F test, p {self.p:.1g}): their minima are {off:.0%} off"
+        return f"parabolas do not fit the curves (F test, p {self.p:.1g}): their minima are {off:.0%} off"
 
 
 def narrower(runs: Runs, groups: Sequence[NDArray[np.int64]], lowest: Array) -> Iterator[Window]:

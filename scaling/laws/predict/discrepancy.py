@@ -100,14 +100,14 @@ def doubts(runs: Runs, forms: Sequence[Form], cuts: Sequence[Sequence[Errors]]) 
     found = [_refutation(form, known, own) for form, known, own in zip(forms, published, cuts, strict=True)]
     if of_one_budget(runs.flops):
         found.append(
-            "the runs are of one budget, which does not say how fast losses fall with FLOPs: as the power "
-            f"{SLOPE.mean} ± {SLOPE.sd} of published runs, which the interval has in it; train a second budget"
+            "the runs are of one budget, which does not show how fast losses fall with FLOPs; the interval assumes "
+            f"the power {SLOPE.mean} ± {SLOPE.sd} of published runs; train a second budget"
         )
     elif (power := steepness(runs)) > np.mean(STEEP):
         found.append(
             f"losses of models of at most {si(runs.N.max())} parameters fall with the power {power:.2f} of FLOPs: "
-            "ladders so steep were forecast 4 to 7 % off at four times their FLOPs, which the interval has in it; "
-            "train larger models, for longer"
+            "forecasts of such steep ladders were 4 to 7 % off at four times their FLOPs, which the interval "
+            "includes; train larger models, for longer"
         )
     return "; ".join(filter(None, found))
 
@@ -118,9 +118,9 @@ def _refutation(form: Form, published: Discrepancy, cuts: Sequence[Errors]) -> s
     last = cuts[-1]
     off = float(np.expm1(np.average(last.error, weights=last.weight)))
     return (
-        f"{form.name} does not hold for these runs: fitted without the largest of them it forecast those "
-        f"{abs(off):.1%} too {'high' if off > 0 else 'low'}, {published.deviations(last):.2g} times what is usual, "
-        "and the interval is as much wider; leave out the smallest budgets, or add larger ones"
+        f"{form.name} does not hold for these runs: fitted without the largest of them, it forecast those "
+        f"{abs(off):.1%} too {'high' if off > 0 else 'low'}, {published.deviations(last):.2g} times the usual error, "
+        "and the interval is wider by as much; leave out the smallest budgets, or add larger ones"
     )
 
 

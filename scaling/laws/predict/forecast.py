@@ -102,7 +102,7 @@ class Outcome:
 def outcome(forecast: Forecast, losses: Mapping[str, float]) -> Outcome:
     """Compare the forecast with the losses of the test runs, by name. Raises UserError where there are none."""
     if not losses:
-        raise UserError("no test run has finished: there is no outcome to hold the forecast against")
+        raise UserError("no test run has finished, so there is no outcome to compare the forecast with")
     return Outcome(
         forecast_hash=forecast.hash,
         predicted=forecast.loss,
@@ -124,7 +124,7 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
     """
     path = Path(path)
     if finite(asdict(forecast)) != asdict(forecast):
-        raise UserError(f"a forecast whose numbers are not all finite says nothing ({forecast.text()}); add runs")
+        raise UserError(f"the forecast has numbers that are not finite ({forecast.text()}); add runs")
     if path.exists():
         old = read_forecast(path)
         if _digest(asdict(old), ("hash", "date")) != _digest(asdict(forecast), ("hash", "date")):

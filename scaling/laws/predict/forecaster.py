@@ -30,9 +30,9 @@ from scaling.laws.table.runs import Runs
 from scaling.names import meant
 
 WHY = (
-    "Runs near the best of their budget rule a law that priors hold: one fitted to all runs alike is bent by those "
-    "far from the optimum and forecasts too much. The interval has in it what laws were wrong by on published runs: "
-    "one that assumes the law's form holds half of what it should."
+    "Runs near the best of their budget determine the law, together with priors: a law fitted to all runs alike is "
+    "biased by those far from the optimum and forecasts too high a loss. The interval includes the errors of such "
+    "laws on published runs: one that assumes the law's form contains half of the outcomes that it should."
 )
 AUTO = ("interaction", "chinchilla")
 """the default is the first of these that there are enough runs for"""
@@ -183,8 +183,8 @@ class Forecaster:
             spent = float(self.runs.per_token(N)) * D
         if not 1 / REFUSED < flops / spent < REFUSED:
             raise UserError(
-                f"forecast: N {N:.3g} and D {D:.3g} take {spent:.3g} FLOPs by the runs' count, not {flops:.3g}: how "
-                "far beyond the runs a forecast lies, and so its interval, goes by them"
+                f"forecast: N {N:.3g} and D {D:.3g} take {spent:.3g} FLOPs by the runs' count, not {flops:.3g}; the "
+                "forecast's interval depends on them"
             )
 
     def _spread(self, at: Mapping[str, Array], shares: Array, away: Array) -> dict[str, float]:
@@ -211,8 +211,8 @@ class Forecaster:
         weights = nearness(self.runs)
         notes = [
             f"{' and '.join(law.form.formula for law in self.laws)} by huber({DELTA:g}) on log loss",
-            f"of {len(self.runs)} runs {int((weights >= COUNTS).sum())} count by half or more, those within "
-            f"{NEAR:.0%} of the best of no more FLOPs; all together {weights.sum():.1f} runs",
+            f"of {len(self.runs)} runs {int((weights >= COUNTS).sum())} have weight 0.5 or more, those within "
+            f"{NEAR:.0%} of the best with no more FLOPs; the weights add up to {weights.sum():.1f} runs",
             f"{flops / self.runs.flops.max():.3g}× the largest budget fitted",
         ]
         if (runs := len(set(run_numbers(self.runs)))) < len(self.runs):
@@ -223,7 +223,7 @@ class Forecaster:
         priors = {name: prior for law in self.laws for name, prior in self._priors(law.form).items()}
         notes += [f"prior: {name} {prior.mean:.4g} ± {prior.sd:.4g}" for name, prior in priors.items()]
         for form, known in zip(self.forms, self.discrepancies, strict=True):
-            own = f"{len(known.own)} own cuts move it by a factor {known.widened:.2f}" if known.own else "no own cuts"
+            own = f"{len(known.own)} own cuts change it by factor {known.widened:.2f}" if known.own else "no own cuts"
             slope = f" and {known.slope:.2%} per e-fold" if known.slope else ""
             notes.append(
                 f"discrepancy of {form.name}: {known.kappa:.2%} of the loss per √e-fold of FLOPs{slope}; {own}"
@@ -242,7 +242,7 @@ class Forecaster:
             usual = near_law(self.runs, law.form, known_before(law.form, self.runs, {})).noise
             if law.noise > NOISIER * usual:
                 return (
-                    f"the runs speak against the priors given: they scatter by {law.noise:.2%} about "
+                    f"the runs contradict the given priors: they scatter by {law.noise:.2%} about "
                     f"{law.form.name} with these, and by {usual:.2%} without"
                 )
         return ""

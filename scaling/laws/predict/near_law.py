@@ -219,8 +219,8 @@ def _inverse_curvature(problem: Problem, theta: Array) -> tuple[Array, float]:
         whole, prior = curvature(problem, theta)
     if not np.isfinite(whole).all():
         raise UserError(
-            f"{len(problem.y)} runs leave parameters of {problem.form.name} open, which ran to the end of what can "
-            "be computed; take a law of fewer parameters, such as chinchilla, or give priors"
+            f"{len(problem.y)} runs do not determine {problem.form.name}: parameters diverged to the limits of "
+            "floating point; use a law with fewer parameters, such as chinchilla, or give priors"
         )
     inverse = np.asarray(np.linalg.pinv(whole, rcond=1e-12, hermitian=True))
     return inverse, float(np.trace(inverse @ (whole - prior)))

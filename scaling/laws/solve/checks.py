@@ -51,7 +51,7 @@ def require_fittable(
         )
     if np.ptp(runs.loss) == 0:
         raise UserError(
-            f"all {len(runs)} losses are {runs.loss[0]:g}: there is no law in them; is it the right column?"
+            f"all {len(runs)} losses are {runs.loss[0]:g}, so no law can be fitted; is it the right column?"
         )
     _require_spread(runs, form, fixed)
     _require_settings(runs, form, len(free) - len(priors))
@@ -62,8 +62,8 @@ def _require_settings(runs: Runs, form: Form, open_parameters: int) -> None:
     settings = np.unique(np.stack([runs.column(name) for name in form.columns]), axis=1).shape[1]
     if settings < open_parameters:
         raise UserError(
-            f"{form.name} has {open_parameters} parameters that nothing holds and needs runs of at least as many "
-            f"different {' and '.join(form.columns)}; these {len(runs)} are of {settings}: add runs at others, fix "
+            f"{form.name} has {open_parameters} free parameters without priors and needs runs at as many different "
+            f"settings of {' and '.join(form.columns)}; these {len(runs)} are at {settings}: add runs at others, fix "
             "parameters or give them priors"
         )
 
@@ -88,7 +88,7 @@ def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
             ratio = columns[1] / columns[0]
             same = np.ptp(np.log(ratio)) < 1e-2
             why = f"all runs have D/N = {ratio[0]:.4g}" if same else "log D is linear in log N"
-            raise UserError(f"{form.name} needs runs that vary N and D apart; {why}: add runs at other D/N")
+            raise UserError(f"{form.name} needs runs that vary N and D independently; {why}: add runs at other D/N")
 
 
 def require_held(problem: Problem, theta: Array) -> None:
@@ -98,6 +98,6 @@ def require_held(problem: Problem, theta: Array) -> None:
     if lost or not np.isfinite(problem.objective(theta)):
         raise UserError(
             f"{problem.form.name}: the {len(problem.y)} runs do not determine it, the search ended at "
-            f"{', '.join(lost or ['no finite objective'])}; add sizes or budgets, or fix the parameters that are "
-            "left open or give them priors"
+            f"{', '.join(lost or ['no finite objective'])}; add sizes or budgets, or fix these parameters or "
+            "give them priors"
         )

@@ -21,7 +21,7 @@ LEAST_CHECKPOINTS = 3
 LEAST_UNNAMED, EVEN, SHARE = 4, 0.02, 0.8
 """the same where no column does; tolerance of token steps around their median, and the share of steps that must be
 within it: runs log at even steps, whereas designs double their tokens"""
-BY_RUNS = "go by whole runs, where there are enough, for rows of one are not independent"
+BY_RUNS = "resample whole runs if there are enough, since rows of one are not independent"
 
 
 def checkpoints_of(runs: Table) -> tuple[str | None, NDArray[np.str_]] | None:
@@ -45,20 +45,20 @@ def checkpoints_note(name: str | None, runs: int, rows: int) -> str:
     """The note where rows were treated as checkpoints; name: of the column that shows it."""
     if name is not None:
         return (
-            f"the {rows} rows are checkpoints of {runs} runs by {choice('run', name)}, which was taken: intervals "
+            f"the {rows} rows are checkpoints of {runs} runs, told apart by {choice('run', name)}: intervals "
             f"{BY_RUNS}; {_alone()}"
         )
     return (
-        f"the {rows} rows look like checkpoints of {runs} runs, by tokens that rise in even steps at one N, and were "
-        f"taken for that: intervals {BY_RUNS}; were they trained apart, name "
-        f"a column that tells them: {choice('run', 'COLUMN')}; {_alone()}"
+        f"the {rows} rows look like checkpoints of {runs} runs (tokens rise in even steps at one N) and are treated "
+        f"as such: intervals {BY_RUNS}; if they are separate runs, name a column that tells them apart: "
+        f"{choice('run', 'COLUMN')}; {_alone()}"
     )
 
 
 def _alone() -> str:
     return (
-        "in the midst of a falling learning rate losses are higher than at its end: "
-        f"{choice('checkpoints', 'last')} takes the last of each run alone"
+        "losses are higher before the learning rate has fallen: "
+        f"{choice('checkpoints', 'last')} uses only the last row of each run"
     )
 
 
@@ -69,8 +69,8 @@ def earlier_rows(runs: Table, found: tuple[str | None, NDArray[np.str_]] | None)
     """
     if found is None or "D" not in runs.values:
         raise UserError(
-            f"{choice('checkpoints', 'last')} takes the last row of each training run, and nothing says of which run "
-            f"a row is: name the column that does, {choice('run', 'COLUMN')}, and that of the tokens"
+            f"{choice('checkpoints', 'last')} needs to know which run each row belongs to: name the column that "
+            f"identifies the run, {choice('run', 'COLUMN')}, and that of the tokens"
         )
     name, labels = found
     last = {str(labels[i]): int(i) for i in np.argsort(runs.D, kind="stable")}
@@ -81,15 +81,15 @@ def earlier_rows(runs: Table, found: tuple[str | None, NDArray[np.str_]] | None)
 def last_rows_note(name: str | None, runs: int, rows: int) -> str:
     """The note where only the last row of each training run was used."""
     by = "tokens that rise in even steps at one N" if name is None else choice("run", name)
-    return f"{runs} of {rows} rows are used, the last of each run by {by}"
+    return f"{runs} of {rows} rows are used, the last of each run (told apart by {by})"
 
 
 def step_notes(df: Any, runs: Table) -> Iterator[str]:
     """Notes for a table that has a column of steps and does not name the training run of each row."""
     for name in unread(df, runs, STEP):
         yield (
-            f"the table has a column {name}: rows that are checkpoints of one run are not independent, and "
-            f"intervals are too narrow; name the column that tells the runs: {choice('run', 'COLUMN')}"
+            f"the table has a column {name}: if rows are checkpoints of one run, they are not independent and "
+            f"intervals are too narrow; name the column that identifies the run: {choice('run', 'COLUMN')}"
         )
 
 

@@ -59,7 +59,7 @@ def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
     cases = [f"{runs.rows[i]} ({runs.C[i]:.3g} where 6·N·D is {honest[i]:.3g})" for i in rows.tolist()]
     middle = float(np.median(ratio[rows]))
     if not len(bad):
-        why = "is N without embeddings, or of all experts?" if active is None else "attention and the like count, too"
+        why = "does N omit embeddings, or count all experts?" if active is None else "does C include attention?"
         yield (
             f"C is {middle:.2g} times 6·N·D in the median of {len(rows)} of {len(runs)} rows, the first "
             f"{cases[0]}: {why}"
@@ -68,8 +68,8 @@ def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
     unit = next((f"; that looks like {name}" for size, name in UNITS.items() if 0.3 < middle * size < 3), "")
     raise UserError(
         f"C is more than {REFUSED:g} times off 6·N·D in {len(bad)} of {len(runs)} rows: {shown(cases)}{unit}; C is "
-        f"training FLOPs, N parameters that a token uses, D tokens: mend the unit, leave C out, or where it is "
-        f"right say {leave('trusted')}"
+        f"training FLOPs, N the parameters that a token uses, D tokens: correct the unit, leave C out, or, if it is "
+        f"right, use {leave('trusted')}"
     )
 
 
@@ -80,9 +80,9 @@ def check_flops_alone(runs: Table) -> Iterator[str]:
     name = runs.conventions.get("C", "")
     named = re.search(IN_ANOTHER_UNIT, name.lower()) is not None
     if named or runs.C.max() < LEAST_FLOPS:
-        why = "is not in FLOPs by its name" if named else f"goes up to {runs.C.max():.3g}, too few for training FLOPs"
+        why = "is not in FLOPs, by its name" if named else f"is at most {runs.C.max():.3g}, too small for FLOPs"
         raise UserError(
-            f"C ({name}) {why}: give it in ones, such as 1e21 (1 PFLOP/s-day is 8.64e19), or where it is say "
+            f"C ({name}) {why}: give plain FLOPs, such as 1e21 (1 PFLOP/s-day is 8.64e19), or, if they are, use "
             f"{leave('trusted')}"
         )
     yield from ()
@@ -95,8 +95,8 @@ def check_sigma(runs: Table) -> Iterator[str]:
         cases = shown([f"{runs.rows[i]} ({sigma[i]:.3g})" for i in bad.tolist()])
         raise UserError(
             f"{runs.conventions['sigma']}, the losses' standard errors, are over {TINY_SIGMA:g} times below their "
-            f"median {np.median(sigma):.3g} in {len(bad)} of {len(runs)} rows: {cases}; such a row decides the law "
-            f"alone: mend it, leave sigma out, or where it is right say {leave('trusted')}"
+            f"median {np.median(sigma):.3g} in {len(bad)} of {len(runs)} rows: {cases}; such a row alone determines "
+            f"the law: correct it, leave sigma out, or, if it is right, use {leave('trusted')}"
         )
     yield from ()
 
@@ -113,7 +113,7 @@ def check_sizes(runs: Table) -> Iterator[str]:
         signs = [f"N up to {runs.N.max():.3g} looks like {unit} of parameters"] * millions
         signs += [f"D up to {runs.D.max():.3g} looks like billions of tokens"] * billions
         raise UserError(
-            f"{' and '.join(signs)}: give both in ones, 7e9 or 7B, or where they are say {leave('trusted')}"
+            f"{' and '.join(signs)}: give both as plain counts, 7e9 or 7B, or, if they are, use {leave('trusted')}"
         )
     yield from ()
 
@@ -122,8 +122,8 @@ def check_ratio(runs: Table) -> Iterator[str]:
     """D in steps or sequences, or N and D swapped."""
     if {"N", "D"} <= runs.values.keys() and (ratio := float(np.median(runs.D / runs.N))) < FEWEST_TOKENS:
         yield (
-            f"D is {ratio:.2g} times N in the median: are N parameters and D tokens, and not the other way round, "
-            "or D steps or sequences?"
+            f"D is {ratio:.2g} times N in the median: are N (parameters) and D (tokens) swapped, or is D in steps or "
+            "sequences?"
         )
 
 
@@ -135,7 +135,7 @@ def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
     name = runs.conventions.get("N", "")
     if re.search(NO_EMBEDDINGS, name.lower()):
         yield (
-            f"N ({name}) is without embeddings: below some 1e8 parameters exponents and N* are others than those of "
+            f"N ({name}) is without embeddings: below about 1e8 parameters, exponents and N* differ from those by "
             "all parameters"
         )
     if runs.C is None or active is not None or not {"N", "D"} <= runs.values.keys():
@@ -148,8 +148,8 @@ def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
         others = np.exp(ratio[off])
         yield (
             f"C is 6·N·D in {exact.sum()} of {len(runs)} rows and {others.min():.3g} to {others.max():.3g} times it "
-            f"in {off.sum()}, the first {runs.rows[int(off.argmax())]}: N of some rows without embeddings? "
-            "Count it in all alike, else the law is of neither"
+            f"in {off.sum()}, the first {runs.rows[int(off.argmax())]}: is N without embeddings in some rows? "
+            "Count it the same way in all"
         )
         return
     slope, level = np.polyfit(n - n.mean(), ratio, 1)
@@ -157,8 +157,8 @@ def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
     if abs(slope) * np.ptp(n) > np.log(TREND) and np.std(left) < np.std(ratio) / 2:
         small, large = (float(np.exp(level + slope * (end - n.mean()))) for end in (n.min(), n.max()))
         yield (
-            f"C is {small:.2g} times 6·N·D at the smallest N and {large:.2g} times at the largest: N or C without "
-            f"embeddings? Counted alike, exponents of C differ by {abs(slope):.0%}"
+            f"C is {small:.2g} times 6·N·D at the smallest N and {large:.2g} times at the largest: is N or C without "
+            f"embeddings? Counted the same way, exponents of C would differ by {abs(slope):.0%}"
         )
 
 
@@ -196,16 +196,16 @@ def _unread_flops(df: Any, runs: Table) -> Iterator[str]:
             continue
         low, high = np.nanquantile(given * unit_of("C", name) / (6 * runs.N * runs.D), (0.05, 0.95))
         if low > 0 and max(high, 1 / low) > OTHER_FLOPS:
-            yield f"{name} is not read: C is 6·N·D, of which it is {low:.2g} to {high:.2g} times; {choice('C', name)}"
+            yield f"{name} is not used: C is 6·N·D, and it is {low:.2g} to {high:.2g} times that; {choice('C', name)}"
 
 
 def _repeated(df: Any, runs: Table) -> Iterator[str]:
     """Repeated tokens, shown by a column of epochs or of unique tokens."""
-    worth = "tokens that were seen before are worth less than this law takes them for; the law data_constrained reads"
+    worth = "repeated tokens are worth less than new ones, which this law ignores; data_constrained also reads"
     for name in unread(df, runs, EPOCHS):
         epochs = number_or_none(df[name])
         if epochs is not None and np.isfinite(epochs).any() and (most := np.nanmax(epochs)) > 1:
-            yield f"{name} goes up to {most:g}: {worth} unique tokens, too ({choice('U', 'COLUMN')})"
+            yield f"{name} goes up to {most:g}: {worth} unique tokens ({choice('U', 'COLUMN')})"
     for name in unread(df, runs, UNIQUE):
         unique = number_or_none(df[name])
         if unique is None or "D" not in runs.values:
@@ -213,5 +213,5 @@ def _repeated(df: Any, runs: Table) -> Iterator[str]:
         if (more := unique * 1.01 < runs.D).any():
             yield (
                 f"D is more than {name} in {more.sum()} of {len(runs)} rows, up to "
-                f"{(runs.D / unique)[more].max():.3g} times: {worth} them, too ({choice('U', name)})"
+                f"{(runs.D / unique)[more].max():.3g} times: {worth} unique tokens ({choice('U', name)})"
             )

@@ -43,8 +43,7 @@ def refuse_perplexities(loss: Array, name: str) -> None:
         look = "are" if named else "look like"
         raise UserError(
             f"losses around {middle:.3g} ({name}) {look} perplexities: laws are of the loss in nats, which is the "
-            f"perplexity's logarithm ({np.log(middle):.3g}); take that, or where they are right say "
-            f"{leave('trusted')}"
+            f"perplexity's logarithm ({np.log(middle):.3g}); use that, or, if these are losses, {leave('trusted')}"
         )
 
 
@@ -54,21 +53,21 @@ def check_unit(runs: Table) -> Iterator[str]:
     refuse_perplexities(runs.loss, name)
     bits = re.search(BITS, name.lower()) is not None
     if bits:
-        yield f"{name} is in bits: E, A and B come out in bits, too (times ln 2: nats)"
+        yield f"{name} is in bits, and so are E, A and B (multiply by ln 2 for nats)"
     if bits or not {"N", "D"} <= runs.values.keys() or (runs.loss <= 0).any():
         return
     E, A, alpha, B, beta = TEXT
     times = float(np.median(runs.loss / (E + A / runs.N**alpha + B / runs.D**beta)))
-    middle = f"losses around {np.median(runs.loss):.3g} ({name}) are {times:.2g} times what text has at these sizes"
+    middle = f"losses around {np.median(runs.loss):.3g} ({name}) are {times:.2g} times those of text at these sizes"
     if times > TIMES_TEXT:
         yield (
-            f"{middle}: laws are of nats a token; of a perplexity take the logarithm, of bits ln 2 times (N*, D* and "
-            "the exponents are the same in bits, E, A and B are not)"
+            f"{middle}: laws are of nats per token; take the logarithm of perplexities, multiply bits by ln 2 (N*, "
+            "D* and the exponents are the same in bits, E, A and B are not)"
         )
     elif times < SHARE_OF_TEXT and np.median(runs.N) >= LARGE and np.median(runs.D / runs.N) >= FEWEST_TOKENS:
         yield (
-            f"{middle}: bits or nats a byte, another vocabulary than text has, or D in steps or sequences? E, A and "
-            "B come out in the unit that they have, and compare with no law of nats a token"
+            f"{middle}: are they in bits or nats per byte, or of a small vocabulary, or is D in steps or sequences? "
+            "Then E, A and B cannot be compared with those of laws in nats per token"
         )
 
 
@@ -78,8 +77,8 @@ def check_vocabulary(df: Any, runs: Table) -> Iterator[str]:
         values = np.asarray(df[name]).astype(str)
         if len(kinds := np.unique(values)) > 1:
             yield (
-                f"rows differ in {name} ({', '.join(kinds[:4])}{', …' * (len(kinds) > 4)}): losses a token in "
-                "different vocabularies do not compare; fit one of them, or losses a byte"
+                f"rows differ in {name} ({', '.join(kinds[:4])}{', …' * (len(kinds) > 4)}): losses per token "
+                "with different vocabularies are not comparable; fit one of them, or losses per byte"
             )
         sizes = number_or_none(df[name])
         if sizes is None or not (sizes > 1).all():
@@ -87,8 +86,8 @@ def check_vocabulary(df: Any, runs: Table) -> Iterator[str]:
         above = runs.loss > np.log(sizes)
         if above.any():
             yield (
-                f"{above.sum()} of {len(runs)} losses are above ln {name} ({np.log(sizes[above]).max():.3g}), what "
-                "guessing costs in nats: bits, or runs that diverged?"
+                f"{above.sum()} of {len(runs)} losses are above ln {name} ({np.log(sizes[above]).max():.3g}), "
+                "the loss of guessing in nats: are they in bits, or did runs diverge?"
             )
 
 
@@ -113,10 +112,10 @@ def check_again(df: Any, runs: Table, group: str | None = None) -> Iterator[str]
     if apart > AGAIN:
         further = [name for name in map(str, getattr(df, "columns", df)) if name not in runs.conventions.values()]
         named = [name for name in further if _differs(np.asarray(df[name]), first, second)]
-        how = f"; they differ in {', '.join(named)}: {choice('group', named[0])}, or fit one of each" if named else ""
+        how = f"; they differ in {', '.join(named)}: {choice('group', named[0])}, or fit one of them" if named else ""
         yield (
-            f"{len(first)} rows have the {' and '.join(letters)} of another and a loss {apart:.0%} off it in the "
-            "median, where seeds differ by .1 to 1 %: of two splits, or of settings that the law does not read" + how
+            f"{len(first)} rows have the same {' and '.join(letters)} as another and a loss that differs by "
+            f"{apart:.0%} in the median (seeds: .1 to 1 %): two splits, or settings that the law does not read" + how
         )
 
 

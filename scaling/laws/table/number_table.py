@@ -73,7 +73,7 @@ def number_table(df: Any, names: Mapping[str, str | None], reads: Sequence[str] 
     rows = tuple(str(label) for label in getattr(df, "index", range(count)))
     others = sorted(known.keys() - {*ROLES, "run"})
     units = {key: unit_of(key, known[key]) for key in (*ROLES, *others) if key in known}
-    notes += tuple(f"{known[key]} counts in {unit:g}, by its name" for key, unit in units.items() if unit != 1)
+    notes += tuple(f"{known[key]} is in units of {unit:g}, by its name" for key, unit in units.items() if unit != 1)
     values = {key: number_column(df[known[key]], known[key], rows, unit) for key, unit in units.items()}
     run = np.asarray(df[known["run"]]).astype(str) if "run" in known else None
     lengths = {key: len(column) for key, column in values.items()} | ({} if run is None else {"run": len(run)})

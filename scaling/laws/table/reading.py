@@ -55,8 +55,8 @@ def find_columns(
     """
     if not (isinstance(df, Mapping) or hasattr(df, "columns")):
         raise UserError(
-            f"a table or a mapping of columns is wanted, got {type(df).__name__}; of arrays make one: "
-            '{"params": N, "tokens": D, "loss": loss}; laws.read_csv reads one'
+            f"expected a table or a mapping of columns, got {type(df).__name__}; with arrays, give "
+            '{"params": N, "tokens": D, "loss": loss}; with a file, laws.read_csv(path)'
         )
     present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
     known = {letter: name for letter, name in names.items() if name is not None}
@@ -66,7 +66,7 @@ def find_columns(
             found = [name for name in present if name not in known.values() and _is_alias(name, ALIASES[letter])]
             if len(found) == 1:
                 known[letter] = found[0]
-                notes.append(f"{choice(letter, found[0])} was found by its name")
+                notes.append(f"{choice(letter, found[0])} was chosen by the column's name")
             elif not found and letter != "loss" and reads is not None and letter not in _needed(reads, names):
                 del known[letter]
         elif known.get(letter) == usual and letter in COUNTS:
@@ -78,12 +78,12 @@ def find_columns(
             for names in (missing, dict.fromkeys(missing, ""))
         )
         if reads is not None and "C" in reads and names.get("C") is None:
-            say += f", or by {choice('C', 'COLUMN')}"
+            say += f", or with {choice('C', 'COLUMN')}"
         free = [name for name in present if name not in known.values() and not _is_alias(name, FLOPS)]
         near = [meant(name, free, most=1) for name in missing.values() if name]
         hint = next(filter(None, near), "")
         listing = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
-        raise UserError(f"no column {wanted}; {listing}: say which is which by {say}")
+        raise UserError(f"no column {wanted}; {listing}: name the columns with {say}")
     return known, tuple(notes)
 
 
@@ -93,7 +93,7 @@ def _passed_over(df: Any, letter: str, usual: str, others: Sequence[str]) -> lis
     differing = [name for name in alike if not np.array_equal(np.asarray(df[name]), np.asarray(df[usual]))]
     if not differing:
         return []
-    return [f"{choice(letter, usual)} was read, not {listed(differing)}, which may be that count, too"]
+    return [f"{choice(letter, usual)} was used, although {listed(differing)} could be meant, too"]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -136,7 +136,7 @@ def number_column(values: Any, name: str, rows: Sequence[str], unit: float = 1.0
         except (TypeError, ValueError, OverflowError):
             raise UserError(
                 f"column {name!r}, row {rows[i]}: {quoted(value)} is not a number; write 7e9 or 7B, or leave it "
-                f"empty and say {choice('missing', 'drop')}"
+                f"empty and use {choice('missing', 'drop')}"
             ) from None
     return column
 
@@ -165,11 +165,11 @@ def require_range(
     """Raises UserError for values that are not finite, or not positive, in rows that are not `gone`."""
     bad = np.flatnonzero(~(np.isfinite(column) & ((column > 0) | (not positive))) & ~np.array(gone, bool)).tolist()
     if len(bad):
-        overflow = "; whole numbers below zero look like an overflow: multiply as floats"
+        overflow = "; negative integers look like an overflow: multiply as floats"
         missing = f", or {choice('missing', 'drop')}" if np.isnan(column[bad]).all() else ""
         raise UserError(
             f"column {name!r} must be {'positive and ' if positive else ''}finite; {len(bad)} of {len(column)} rows "
-            f"are not: {shown([f'{rows[i]} ({column[i]:g})' for i in bad])}; mend them or leave them out{missing}"
+            f"are not: {shown([f'{rows[i]} ({column[i]:g})' for i in bad])}; correct them or leave them out{missing}"
             + (overflow if np.asarray(raw).dtype.kind == "i" and (column < 0).any() else "")
         )
 

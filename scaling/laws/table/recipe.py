@@ -236,8 +236,8 @@ def _refusal(differing: Mapping[str, Kinds], rows: Sequence[Row], labels: Sequen
     also = f"; and {', '.join(more)}" if more else ""
     allow = " ".join(f"--allow {column!r}" if " " in column else f"--allow {column}" for column in differing)
     return (
-        f"the runs mix {'; '.join(parts)}{also}; fit them apart: scaling fit … --where "
-        f'"{_condition(differing, rows)}", or together for all that: {allow}'
+        f"the runs mix {'; '.join(parts)}{also}; fit them separately: scaling fit … --where "
+        f'"{_condition(differing, rows)}", or together nevertheless: {allow}'
     )
 
 

@@ -148,8 +148,8 @@ def _require_one_unit(used: "pd.DataFrame", group: str) -> None:
     if len(units := _units(used)) > 1:
         first = [f"{unit} ({used.index[used['unit'] == unit][0]})" for unit in units]
         raise UserError(
-            f"groups by {group} have losses in several units, {', '.join(first)}: no compute makes one of the other; "
-            "name a column that all have in one unit, as --column loss=bits_per_byte"
+            f"groups by {group} have losses in several units, {', '.join(first)}, which cannot be compared; "
+            "name a column with one unit for all, such as --column loss=bits_per_byte"
         )
 
 

@@ -39,7 +39,7 @@ def read_table(path: str | Path) -> "pd.DataFrame":
     if Path(path).suffix in (".yaml", ".yml"):
         raise UserError(f"{path} is a configuration; expected a CSV table, or a sweep's folder such as runs/NAME")
     try:
-        with reading(path, "a CSV table", "save it as text with a header, divided by commas, tabs or semicolons"):
+        with reading(path, "a CSV table", "save it as text with a header, separated by commas, tabs or semicolons"):
             return _table(_uncompressed(Path(path)))
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
@@ -56,7 +56,7 @@ def _uncompressed(path: Path) -> bytes:
     except (EOFError, lzma.LZMAError) as error:
         raise ValueError(str(error)) from None
     if len(data) > MOST:
-        raise ValueError(f"it has more than {MOST / 2**20:g} MiB once it is unpacked")
+        raise ValueError(f"it has more than {MOST / 2**20:g} MiB when unpacked")
     return data
 
 
@@ -81,7 +81,7 @@ def _table(data: bytes) -> "pd.DataFrame":
     except pd.errors.ParserWarning:
         table = pd.read_csv(io.BytesIO(data), **options)
     if pd.api.types.is_numeric_dtype(table.index.dtype):  # else the first column has row names, as R writes them
-        raise ValueError(f"its rows have more fields than its header, divided by {mark!r}; is that a decimal point?")
+        raise ValueError(f"its rows have more fields than its header, split at {mark!r}; is that a decimal point?")
     return _plain(table, data, mark)
 
 

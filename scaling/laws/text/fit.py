@@ -95,14 +95,14 @@ def format_groups(table: dict[str, Any]) -> list[str]:
             times, ends = by_width(gain["multiplier"], gain["interval"])
             ends = f" ({percent(gain['level'])} interval {ends})"
         lines.append(
-            f"compute multiplier of {gain['group']}: {times}{ends} times fewer FLOPs than {gain['against']} for the "
-            f"loss {gain['loss']:.4g} that takes it {gain['C']:.3g}{'; ' * bool(gain['note'])}{gain['note']}"
+            f"compute multiplier of {gain['group']}: {times}{ends} times fewer FLOPs than {gain['against']}, which "
+            f"needs {gain['C']:.3g}, for loss {gain['loss']:.4g}{'; ' * bool(gain['note'])}{gain['note']}"
         )
     if test := table["sharing"]:
         shared, apart = test["parameters"]
         lines.append(
             f"sharing: p = {test['p_value']:.2g} by {test['simulations']} simulations ({shared} parameters, {apart} "
-            "with nothing shared); a small p says that the groups do not have them in common"
+            "with nothing shared); a small p is evidence that they are not shared"
         )
     return lines
 
@@ -160,7 +160,7 @@ def parameter_rows(table: dict[str, Any]) -> list[list[str]]:
     known |= {name: f"prior {p['mean']:g} ± {p['sd']:g}" for name, p in table["priors"].items()}
     rows = [["", "value"]]
     rows[0] += [f"{percent(table['level'])} interval"] if table["intervals"] else []
-    rows[0] += ["known before"] if known else []
+    rows[0] += ["prior or fixed"] if known else []
     for name, value in {**table["params"], **table["derived"]}.items():
         row = [name, f"{value:.6g}"]
         if table["intervals"] and name in table["fixed"]:
@@ -190,19 +190,20 @@ def warnings_of(fitted: FittedLaw) -> list[str]:
     warnings += [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
     if open_ := fitted.diagnostics.unbounded:
         warnings.append(
-            f"{' and '.join(open_)} ran to the end of what can be computed: the runs leave them open, so this is no "
-            "law to predict with; add sizes or budgets, or give laws.fit priors for them"
+            f"{' and '.join(open_)} diverged to the limits of floating point: the runs do not determine them, so do "
+            "not predict with this law; add sizes or budgets, or give laws.fit priors for them"
         )
     if fitted.diagnostics.starts_at_optimum < 0.1:
-        warnings.append(f"only {fitted.diagnostics.starts_at_optimum:.0%} of the starts reach this optimum; use more")
+        share = f"{fitted.diagnostics.starts_at_optimum:.0%}"
+        warnings.append(f"only {share} of the starts reach this optimum; use more starts")
     rates = fitted.runs.conventions.get(RATE, "")
     if "untuned" in rates or rates in (BY_RULE, SAME):
-        warnings.append(f"{RATE} {rates}: where a better one exists the loss is too high")
+        warnings.append(f"{RATE} {rates}: losses are too high where a better rate exists")
     if allowed := allowed_by(fitted.runs.conventions):
         mixed = "; ".join(f"{key}: {fitted.runs.conventions[key]}" for key in allowed)
-        warnings.append(f"the runs are of several recipes, which was allowed: {mixed}")
+        warnings.append(f"the runs have several recipes, as allowed: {mixed}")
     if waiting := fitted.runs.conventions.get(WAITING):
-        warnings.append(f"{waiting}: the fit is without them")
+        warnings.append(f"{waiting}: not in the fit")
     if sizes := fitted.runs.conventions.get(DENSE_SIZES):
         warnings.append(f"leverage: {sizes}")
     return warnings + list(fitted.draws.notes if fitted.draws else ())

@@ -23,7 +23,7 @@ FAR = 2.0
 """factor beyond the FLOPs of the largest run from which a note says what the interval leaves out"""
 EDGE = 1e-6
 """in log N: a best size this close to an end of the search range was not found"""
-FORM = "the interval takes the law's form for right"
+FORM = "the interval assumes that the law's form is right"
 
 
 def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[str, Any]:
@@ -35,14 +35,14 @@ def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[s
     best = optimum_at(fitted, flops, level, fitted.runs.per_token if own else None)
     times = float(flops / fitted.runs.flops.max())
     far = [
-        f"{times:.3g} times the largest run: {FORM}, and on published runs such intervals held about half of what "
-        "came at 4 to 30 times; a forecast (laws.Forecaster) has the error of the form in its interval"
+        f"{times:.3g} times the largest run: {FORM}; on published runs such intervals contained about half of the "
+        "outcomes at 4 to 30 times; the interval of a forecast (laws.Forecaster) includes the error of the form"
     ] * (times > FAR)
     if (below := float(fitted.runs.flops.min() / flops)) > FAR:
-        far.append(f"the smallest run has {below:.3g} times these FLOPs: so far below the runs {FORM}")
+        far.append(f"the smallest run has {below:.3g} times these FLOPs: this far below the runs, {FORM}")
     low, high = bracket(flops)
     if not low + EDGE < np.log(best.N) < high - EDGE:
-        far.insert(0, "N* is at the end of where it is sought: by these parameters no size is best at that budget")
+        far.insert(0, "N* is at the end of the search range: with these parameters, no size is best at that budget")
     return {
         "flops": best.C,
         "flops_per_token": "the runs' own counts" if own else "6·N",
@@ -100,7 +100,7 @@ def format_loss(table: dict[str, Any]) -> str:
         _, run = by_width(table["loss"], table["run_interval"])
         lines[-1] = f"loss  {loss}  {percent(table['level'])} interval of the law {law}, of a single run {run}"
     outside = [name for name, inside in table["inside"].items() if not inside]
-    lines += [f"note: {name} lies outside the runs that were fitted, where {FORM}" for name in outside]
+    lines += [f"note: {name} is outside the range of the fitted runs, where {FORM}" for name in outside]
     return "\n".join(lines + [f"note: {warning}" for warning in table["warnings"]])
 
 

@@ -27,8 +27,8 @@ def tested_notes(fitted: FittedLaw, level: float = 0.9) -> Iterator[str]:
             forecast = f"{value} ({percent(level)} of single runs {ends})"
         if outside:
             yield (
-                f"the law is {abs(off):.1%} too {'high' if off > 0 else 'low'} for the test run {out.row}, which it "
-                f"was fitted without: loss {loss:.4g} came where it says {forecast}; beyond its runs it does not hold"
+                f"the law is {abs(off):.1%} too {'high' if off > 0 else 'low'} for the test run {out.row}, which was "
+                f"not fitted: its loss is {loss:.4g}, predicted was {forecast}; the law does not hold beyond its runs"
             )
 
 

@@ -81,7 +81,7 @@ class Approaches:
         """The approach by its name or a prefix: "1", "2 akima", "3". Raises UserError unless exactly one matches."""
         found = [row for row in self.rows if row.name.startswith(name)]
         if len(found) != 1:
-            raise UserError(f"no one approach {name!r}; there are {', '.join(row.name for row in self.rows)}")
+            raise UserError(f"not one approach {name!r}; there are {', '.join(row.name for row in self.rows)}")
         return found[0]
 
     def summary(self) -> str:
@@ -100,9 +100,9 @@ class Approaches:
                     line += [f"{value:.3g}", range_of(ends or (None, None))]
             cells.append(line)
         lines = [table_of(cells[0], cells[1:])]
-        lines += [f"{row.name} was not done: {row.reason}" for row in self.rows if row.reason]
+        lines += [f"{row.name} was not possible: {row.reason}" for row in self.rows if row.reason]
         lines += [f"{row.name}: {row.note}" for row in self.rows if row.note]
-        lines += [f"{row.name} is known to mislead: {row.bias}" for row in self.rows]
+        lines += [f"{row.name} has a known bias: {row.bias}" for row in self.rows]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -337,4 +337,4 @@ def _notes(runs: Runs, values: Array, cuts: Sequence[float]) -> tuple[str, ...]:
         both |= set(runs.run[seen]) & set(runs.run[~seen])
     if not both:
         return ()
-    return (f"{len(both)} runs have rows on both sides of a cut: their later rows are easier than runs never seen",)
+    return (f"{len(both)} runs have rows on both sides of a cut: their later rows are easier than unseen runs",)

@@ -152,7 +152,7 @@ def compare(
     entries = sorted(by_aic, key=_rank)
     notes += _disagree(by_aic[0], entries[0])
     if runs.run is not None and len(np.unique(runs.run)) < len(runs):
-        notes.append("rows of one run are not independent, and the likelihood counts them as if they were")
+        notes.append("rows of one run are not independent, but the likelihood treats them as if they were")
     return Comparison(tuple(entries), tuple(notes))
 
 
@@ -173,8 +173,8 @@ def _disagree(by_aic: ComparedLaw, by_backtest: ComparedLaw) -> list[str]:
         return []
     likely, better = by_aic.backtest.score.rmse, by_backtest.backtest.score.rmse
     return [
-        f"AIC puts {by_aic.fit.form.name} first, the backtest {by_backtest.fit.form.name}: errors of {likely:.2%} "
-        f"and {better:.2%} on runs not seen"
+        f"AIC ranks {by_aic.fit.form.name} first, the backtest {by_backtest.fit.form.name}: rms errors on unseen "
+        f"runs {likely:.2%} and {better:.2%}"
     ]
 
 
@@ -215,6 +215,6 @@ def _tails(entries: Sequence[ComparedLaw], starts: int) -> list[str]:
         return []
     lead = found[first.form.name] - found[best]
     return [
-        f"the residuals have heavy tails: under Student's t (AIC lower by {gain:.0f}) {best} is first, "
-        f"{first.form.name} {lead:.1f} behind; loss=laws.student_t()"
+        f"the residuals have heavy tails: with Student's t (AIC lower by {gain:.0f}) {best} is first, "
+        f"{first.form.name} {lead:.1f} behind; use loss=laws.student_t()"
     ]
