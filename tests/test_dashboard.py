@@ -121,7 +121,7 @@ def test_workspace_and_report_hold_every_panel_with_its_axes(panels, server, hom
         config = found[title]["config"]
         assert (config["xAxis"], config["yAxis"]) == tuple(f"summary:{axis}" for axis in axes)
         assert config["xAxisLogScale"]
-    assert found["Tokens per second on the way"]["config"]["metrics"] == ["tokens_per_s"]
+    assert found["Tokens per second over the run"]["config"]["metrics"] == ["tokens_per_s"]
     assert data.law is not None and data.law.formula in found["words"]["config"]["value"]
     assert re.search(r"forecast +loss \d\.\d+ \[\d\.\d+, \d\.\d+\]", found["words"]["config"]["value"])
 

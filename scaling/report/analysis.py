@@ -58,7 +58,7 @@ def analysed(
     if data.n_law is None:
         count = sum(curve.interior for curve in data.isoflops)
         notes.append(
-            f"No power law through the isoFLOP minima: {count} of {len(data.isoflops)} count, and two are needed."
+            f"No power law through the isoFLOP minima: {count} of {len(data.isoflops)} can be used, two are needed."
         )
     return replace(data, missing=[*data.missing, *notes])
 
@@ -107,7 +107,7 @@ def _fit(data: ReportData, table: laws.Runs, saved: laws.Fit | None) -> tuple[la
     if saved is not None and saved.runs.hash == table.hash:
         return saved, _open(saved)
     if saved is not None:
-        notes.append("fit.json was made from other runs than there are now, so the law was fitted again.")
+        notes.append("fit.json was made from different runs, so the law was fitted again.")
     try:
         if saved is None or saved.form.frontier is not None:
             fitted = laws.Forecaster(table, level=data.level).fit
@@ -122,8 +122,8 @@ def _open(fit: laws.Fit) -> list[str]:
     """Warnings about a law that the runs do not determine."""
     if not (names := " and ".join(fit.diagnostics.unbounded)):
         return []
-    return [f"No law to go by: the runs leave {names} open, which ran to the end of what can be computed; add sizes "
-            "or budgets."]  # fmt: skip
+    return [f"No usable law: the runs do not determine {names}, which diverged to the limits of floating point; add "
+            "sizes or budgets."]  # fmt: skip
 
 
 def _grid(data: ReportData, table: laws.Runs) -> list[float]:
@@ -201,7 +201,7 @@ def _why_not(verdict: str, advice: Sequence[float]) -> str:
     """Why a minimum does not count, and which sizes would settle it; empty where it counts."""
     if verdict == "interior":
         return ""
-    why = "the curve does not open upwards" if verdict == "not convex" else f"the minimum is {verdict}"
+    why = "the curve is not convex" if verdict == "not convex" else f"the minimum is {verdict}"
     return f"{why}; sizes to add: {', '.join(si(size) for size in advice)}"
 
 

@@ -31,7 +31,7 @@ REFRESH = '<meta http-equiv="refresh" content="30">'
 SPREAD = {
     "law": "error of the law's parameters",
     "run": "scatter of a single run",
-    "discrepancy": "what such laws were wrong by, so far beyond the runs",
+    "discrepancy": "past errors of such laws, this far beyond the runs",
     "models": "disagreement of the laws",
 }
 """what the standard deviations of a forecast are called"""
@@ -131,6 +131,6 @@ def _commands(data: ReportData) -> str:
         return ""
     where = shlex.quote(str(data.folder))
     return (
-        f"scaling sweep {shlex.quote(str(data.folder / 'sweep.yaml'))}   # train what is not there yet\n"
+        f"scaling sweep {shlex.quote(str(data.folder / 'sweep.yaml'))}   # train the missing runs\n"
         f"scaling fit {where}\nscaling report {where}"
     )

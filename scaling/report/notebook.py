@@ -54,7 +54,7 @@ def plot_optima(
     figure = optima_figure(isoflop_data(runs, found, fit))
     if figure is None:
         raise UserError(
-            f"{len(found.counted)} of {len(found.budgets)} isoFLOP minima count and a power law takes two: see "
+            f"{len(found.counted)} of {len(found.budgets)} isoFLOP minima can be used, a power law needs two: see "
             "analysis.summary() for the sizes to add"
         )
     return _drawn(figure, interactive)

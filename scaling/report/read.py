@@ -45,7 +45,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
     unit = _values(df, "unit") or UNIT
     runs = [replace(_run(row), folder=_folder(home, row["run_id"])) for row in df.to_dict("records")]
     forecast, notes = _forecast(home)
-    notes = [*notes, f"Of the forecast: {forecast.doubt}."] if forecast and forecast.doubt else notes
+    notes = [*notes, f"Doubt about the forecast: {forecast.doubt}."] if forecast and forecast.doubt else notes
     data = ReportData(
         name=home.resolve().name,
         folder=home,

@@ -39,7 +39,7 @@ def shown(data: ReportData, page: Path) -> ReportData:
 
     note = (
         f"This page shows {len(ids)} of {len(data.runs)} runs: those that test a forecast and, of each budget, those "
-        f"of the lowest loss. Laws and minima are of all; {csv_of(page).name} beside it has all."
+        f"of the lowest loss. Laws and minima use all runs; {csv_of(page).name} lists all."
     )
     law = data.law and replace(
         data.law,

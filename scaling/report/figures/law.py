@@ -66,7 +66,7 @@ def column_residuals_figure(fit: laws.Fit) -> FigureSpec:
         )
     objective = fit.loss.kind + (f" δ={fit.loss.delta:g}" if fit.loss.delta is not None else "")
     caption = (
-        f"Actual over predicted loss, less one. {_formula(fit)}, by {objective} on {fit.residual} residuals. "
+        f"Actual over predicted loss, minus 1. {_formula(fit)}, by {objective} on {fit.residual} residuals. "
         f"A law that fits leaves no trend in any panel."
     )
     return FigureSpec("Residuals of the law", caption, panels, titles_of(runs).conventions)
@@ -133,14 +133,14 @@ def points_profile_figure(
     ]
     open_ended = cut is not None and None in (low, high)
     caption = (
-        f"The law is fitted again with {name} held at each value. "
+        f"The law is refitted with {name} fixed at each value. "
         + ("The profile does not reach the cut on both sides: the data do not bound it there. " if open_ended else "")
         + about
     )
     panel = Panel(
         "",
         Axis(axis or name, scale, log=log, limits=(float(x[0]), float(x[-1]))),
-        Axis("objective above its least", "power", limits=(-0.04 * top, top)),
+        Axis("objective above its minimum", "power", limits=(-0.04 * top, top)),
         marks,
     )
     return FigureSpec(f"Profile of {name}", caption.strip(), [panel])
@@ -166,7 +166,7 @@ def bootstrap_figure(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float |
         f"{len(fit.draws)} refits {what.get(fit.draws.kind, f'to fresh {fit.draws.kind}')}. Star: the fit, with the "
         f"{percent(level)} interval of each quantity.{at} {_formula(fit)}."
     )
-    return FigureSpec("What the fit could have been", caption, panels, titles_of(fit.runs).conventions)
+    return FigureSpec("Draws of the bootstrap", caption, panels, titles_of(fit.runs).conventions)
 
 
 def frontier_figure(data: ReportData, fit: laws.Fit) -> FigureSpec:
@@ -232,13 +232,13 @@ def fan_figure(data: ReportData, fit: laws.Fit, inner: Frontier, inner_level: fl
     if data.forecast is not None:
         frozen = (
             f" The forecast, frozen {frozen_on(data.forecast)}, is for one run: its {percent(data.forecast.level)} "
-            "interval also holds a run's scatter and the disagreement of the approaches."
+            "interval also includes a run's scatter and the disagreement of the approaches."
         )
     caption = (
-        "Bands: where refits of the law put the least loss at each budget; a single run scatters around it, and no "
-        f"band knows whether the law holds beyond the dashed line.{frozen} {_formula(fit)}."
+        "Bands: the least loss at each budget by refits of the law; a single run scatters around it, and beyond the "
+        f"dashed line the bands assume that the law holds.{frozen} {_formula(fit)}."
     )
-    return FigureSpec("The law carried on beyond its runs", caption, [panel], data.titles.conventions)
+    return FigureSpec("Extrapolation of the law", caption, [panel], data.titles.conventions)
 
 
 def _cloud_panel(fit: laws.Fit, x: str, y: str, C: float | None, level: float) -> Panel:

@@ -25,10 +25,10 @@ def mixture_figure(law: MixtureLaw, weights: Mapping[str, float] | None) -> Figu
     names = [(place, str(name)) for place, name in zip(at, best.index, strict=True)]
     shares = Panel("", Axis("", limits=(-0.6, len(at) - 0.4), ticks=names), Axis("share of the domain"), marks)
     caption = (
-        f"Left: losses by the law against those that came, of {len(law.fits)} losses and {len(law.tried)} runs. "
-        "Right: the mixture of the least mean loss; the grey area is what was tried."
+        f"Left: predicted against actual losses ({len(law.fits)} losses of {len(law.tried)} runs). "
+        "Right: the mixture with the least mean loss; grey: the range of the runs."
     )
-    return FigureSpec("Losses by the mixture trained on", caption, [_losses(law), shares])
+    return FigureSpec("Losses by training mixture", caption, [_losses(law), shares])
 
 
 def _losses(law: MixtureLaw) -> Panel:

@@ -25,7 +25,7 @@ def surface_figure(surface: ResponseSurface) -> FigureSpec:
         f"bars: {percent(surface.level)} intervals of the best settings. "
         f"{'; '.join(surface.notes)}"
     )
-    return FigureSpec("Loss about the best learning rate", caption, panels)
+    return FigureSpec("Loss around the best learning rate", caption, panels)
 
 
 def _shades(surface: ResponseSurface) -> list[float]:

@@ -42,7 +42,7 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
         return None
     place = shade_of(data)
     marks: list[Mark] = [
-        training_line(curve, place(curve.run.params), "" if i else "training loss on the way", len(data.curves))
+        training_line(curve, place(curve.run.params), "" if i else "training loss during the run", len(data.curves))
         for i, curve in enumerate(data.curves)
     ]
     if data.frontier is not None:
@@ -76,8 +76,8 @@ def loss_figure(data: ReportData) -> FigureSpec | None:
         colors=shade_legend(data),
     )
     on_the_way = (
-        "Thin lines: training loss on the way, averaged between records and over a short stretch; it is the loss of "
-        "the model before its learning rate has come down. "
+        "Thin lines: training loss during the run, averaged between records and over a short stretch, at a learning "
+        "rate that has not yet decayed. "
     )
     held_out = data.titles.loss.startswith("held-out")  # a table from elsewhere does not say what its losses are of
     points = "the held-out loss at the end of each run" if held_out else "the table's losses"
@@ -104,7 +104,7 @@ def isoflop_figure(data: ReportData) -> FigureSpec | None:
     outside = [f" At {power(b.flops)} FLOPs: {b.note}." for b in data.isoflops if not b.interior and b.note]
     caption = (
         f"One curve for each budget: {data.curves_are}. Stars: minima, with their {percent(data.level)} interval; "
-        f"only those inside the range of sizes, on a curve that opens upwards, are used.{''.join(outside)}"
+        f"only those within the range of sizes, on a convex curve, are used.{''.join(outside)}"
     )
     sizes = [float(run.params) for budget in data.isoflops for run in budget.runs]
     sizes += [n for budget in data.isoflops for n in budget.curve_n]
@@ -165,8 +165,8 @@ def residuals_figure(data: ReportData) -> FigureSpec | None:
         marks,
         colors=shade_legend(data),
     )
-    caption = f"Actual over predicted {data.law.of}, less one, of the law {data.law.formula}."
-    return FigureSpec("What the parametric law leaves over", caption, [panel], data.meaning)
+    caption = f"Actual over predicted {data.law.of}, minus 1, for the law {data.law.formula}."
+    return FigureSpec("Residuals of the parametric law", caption, [panel], data.meaning)
 
 
 def curve_law_figure(data: ReportData) -> FigureSpec | None:

@@ -67,13 +67,13 @@ def sections(board: Board) -> dict[str, tuple[str, list[Any]]]:
     parts: dict[str, tuple[str, Callable[[Board], list[Any]]]] = {
         "Frontier and forecast": (
             "The law's least loss at each budget with its interval (dashed), the forecast that was frozen before the "
-            "runs that test it, and the held-out losses; below, every run and the line along the least of them.",
+            "runs that test it, and the held-out losses; below, every run and the line through the least of them.",
             _frontier,
         ),
-        "Loss against FLOPs": ("Training loss of each run on its way, coloured by size.", _curves),
+        "Loss against FLOPs": ("Training loss of each run, coloured by size.", _curves),
         "IsoFLOP": ("Held-out loss against parameters, coloured by budget: each budget has its best size.", _isoflop),
         "Learning rate": ("Held-out loss against the peak learning rate, coloured by budget.", _learning_rate),
-        "Throughput": ("Tokens per second on the way and in the median, and model FLOPs utilisation.", _throughput),
+        "Throughput": ("Tokens per second over the run and in the median, and model FLOPs utilisation.", _throughput),
     }
     found = {}
     for title, (caption, make) in parts.items():
@@ -180,7 +180,7 @@ def _throughput(board: Board) -> list[Any]:
 
     return [
         wr.LinePlot(
-            title="Tokens per second on the way",
+            title="Tokens per second over the run",
             x="tokens",
             y=["tokens_per_s"],
             log_y=True,
