@@ -46,7 +46,7 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
     from scaling.sweeps import learning_rates
 
     if args.flops is not None:
-        raise UserError("--flops and --schedule ask two different things; keep one of them")
+        raise UserError("--flops and --schedule exclude each other; keep one of them")
     fitted = laws.load_curve_fit(args.fit)
     run = load(RunConfig, args.schedule, args.overrides)
     N = float(accounting.params(run.model).total) if fitted.law.reads_N else None

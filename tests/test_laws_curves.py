@@ -249,7 +249,10 @@ def test_curves_come_from_a_table():
         (lambda: laws.LossCurve("r", [1.0, -1.0]), "learning rates of 0 or more"),
         (lambda: laws.LossCurve("r", [1.0], [1], [np.nan]), "losses must be positive"),
         (lambda: laws.fit_curves([laws.LossCurve("r", [1.0, 2.0], [1], [2.0])]), "none of 1 curves has a loss after"),
-        (lambda: laws.fit_curves([curve("constant", "annealing", ANNEALING)]), "the rate of none of 1 curves falls"),
+        (
+            lambda: laws.fit_curves([curve("constant", "annealing", ANNEALING)]),
+            "the learning rate falls in none of 1 curves",
+        ),
         (
             lambda: laws.fit_curves([curve("cosine", "annealing", ANNEALING, N=n) for n in (1e5, 1e6)]),
             "law of one size",

@@ -121,7 +121,7 @@ def test_more_experts_are_always_better_by_a_law_that_says_so(noisy):
     found = laws.best_sparsity(noisy, 1e20)
     assert found.column == "E" and found.value == np.inf and found.outside == 1.0 and found.seen == (1, 32)
     assert found.note.startswith(
-        "by this law the loss falls on to E = 512, as far as was sought, outside the runs' 1 to"
+        "by this law the loss still falls at E = 512, the search's end, outside the runs' 1 to"
     )
 
 

@@ -27,7 +27,7 @@ def test_a_dataframe_is_fitted_as_the_runs_made_of_it(fit):
     assert same.params == fit.params
     other = laws.fit(df, N="size", loss="nll", objective=laws.l2(), starts=8)
     assert other.loss == laws.l2()
-    with pytest.raises(UserError, match="have their columns already"):
+    with pytest.raises(UserError, match="already have columns"):
         laws.fit(same.runs, N="size")
 
 

@@ -288,7 +288,7 @@ def test_the_suggested_sweep_loads_and_plans(tmp_path, capsys):
 def test_a_csv_has_suggestions_but_no_sweep(tmp_path, capsys):
     ladder().to_csv(tmp_path / "runs.csv")
     assert main(["fit", str(tmp_path / "runs.csv"), "--suggest"]) == 0
-    assert "surer" in capsys.readouterr().out
+    assert "runs that reduce the error of" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.yaml"))
 
 

@@ -181,7 +181,7 @@ def test_the_notebook_of_experts_finds_what_the_synthetic_law_says(tmp_path, mon
         assert saved == pytest.approx(found["C"] / needed, rel=0.08) and low < saved < high
         assert gain == pytest.approx(found["C"] / needed, rel=0.15)
     assert found["pays"] == [4, 8, 16, 32] and found["best"] == float("inf")
-    assert "as far as was sought, outside the runs' 1 to 32" in text_of(notebook)
+    assert "the search's end, outside the runs' 1 to 32" in text_of(notebook)
 
 
 @pytest.mark.slow

@@ -305,7 +305,7 @@ def _runs_of(runs: "Runs | pd.DataFrame | str | Path", form: Form, columns: Mapp
         named = {"signed": form.signed, "reads": form.columns, "groups": by, **columns}
         return read_csv(runs, **named) if isinstance(runs, str | Path) else Runs(runs, **named)
     if columns:
-        raise UserError(f"fit: {', '.join(columns)} are of a DataFrame; these runs have their columns already")
+        raise UserError(f"fit: {', '.join(columns)} apply to a DataFrame; these runs already have columns")
     return runs
 
 

@@ -161,7 +161,7 @@ def least_at(form: Form, natural: Array, log_C: Array, runs: Runs) -> Array:
     if form.columns == ("C",):
         return form.loss(natural, [np.exp(log_C)])
     if not trades_compute(form):
-        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: compute is not what its groups trade")
+        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: its groups have no compute multipliers")
 
     def loss(n: Array) -> Array:
         sizes = {"N": np.exp(n), "D": np.exp(log_C) / runs.per_token(np.exp(n))}

@@ -251,11 +251,11 @@ def _table(law: CurveLaw, curves: Sequence[LossCurve]) -> tuple[Any, Runs]:
     early = next((c for c in curves if len(c.steps) and c.steps[0] < min(c.warmup + 1, len(c.rates))), None)
     if early is not None:
         raise UserError(
-            f"{early.run}: step {early.steps[0]} is in its warmup of {early.warmup} steps, of which {law.name} says "
-            "nothing; ask for later ones"
+            f"{early.run}: step {early.steps[0]} is in its warmup of {early.warmup} steps, which {law.name} does "
+            "not model; ask for later ones"
         )
     if law.reads_N and (lacking := [curve.run for curve in curves if curve.N is None]):
-        raise UserError(f"{law.name} reads N, and {lacking[0]} does not say it: give its number of parameters, N=…")
+        raise UserError(f"{law.name} reads N, which {lacking[0]} lacks: give its number of parameters, N=…")
     counts = [len(curve.steps) for curve in curves]
     trace = law.trace(curves)
     table: dict[str, Any] = {
@@ -279,7 +279,7 @@ def _table(law: CurveLaw, curves: Sequence[LossCurve]) -> tuple[Any, Runs]:
 
 def _require_curves(curves: Sequence[LossCurve], law: CurveLaw, given: int) -> None:
     if not curves:
-        raise UserError(f"{law.name}: none of {given} curves has a loss after its warmup; evaluate on the way, "
+        raise UserError(f"{law.name}: none of {given} curves has a loss after its warmup; evaluate during training, "
                         "records.evaluate_every")  # fmt: skip
     if twice := [curve.run for i, curve in enumerate(curves) if curve.run in {c.run for c in curves[:i]}]:
         raise UserError(f"{law.name}: two curves are called {twice[0]}; name each run once")
@@ -293,6 +293,6 @@ def _require_curves(curves: Sequence[LossCurve], law: CurveLaw, given: int) -> N
         raise UserError(f"{law.name} needs curves of several sizes; all have N = {sizes[0]:g}: fit annealing")
     if not any((np.diff(c.rates[c.warmup - 1 : c.steps[-1]]) < 0).any() for c in curves):
         raise UserError(
-            f"{law.name}: the rate of none of {len(curves)} curves falls, so what a fall is worth cannot be told; "
+            f"{law.name}: the learning rate falls in none of {len(curves)} curves, so its effect cannot be fitted; "
             "add a run with a cosine or a cooldown"
         )

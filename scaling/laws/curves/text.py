@@ -69,22 +69,24 @@ def _warnings(fitted: FittedCurves, discrepancy: Discrepancy | None) -> list[str
     clusters = {curve.cluster for curve in fitted.curves}
     peak = f"{min(peaks):g}" if np.ptp(peaks) < 1e-9 * max(peaks) else f"{min(peaks):g} to {max(peaks):g}"
     size = "" if fitted.law.reads_N else ", of this size"
-    notes = [f"this is a law of schedules with a peak rate of {peak}{size}, and of this batch and data alone"]
+    notes = [f"this law holds only for schedules with a peak rate of {peak}{size}, and this batch and data"]
     if discrepancy is not None:
-        own = f", which {len(discrepancy.own)} own schedules, left out in turn, moved by {discrepancy.widened:.2f}"
+        own = (
+            f", changed by factor {discrepancy.widened:.2f} by {len(discrepancy.own)} own schedules, left out in turn"
+        )
         notes.append(
-            "these intervals assume that the form is right; that of a run under another schedule has in it what the "
-            f"form is off by, {discrepancy.kappa * discrepancy.widened:.3g} times the residual sd"
+            "these intervals assume that the form is right; that of a run under another schedule includes the form's "
+            f"error, {discrepancy.kappa * discrepancy.widened:.3g} times the residual sd"
             + (own if discrepancy.own else " by published curves")
         )
         ends = {p.name: fitted.interval(p.name) for p in fitted.law.all_parameters() if p.kind == "positive"}
         if wide := [name for name, (low, high) in ends.items() if high > 10 * low and name not in fitted.fit.fixed]:
             notes.append(
                 f"the curves do not determine {' and '.join(wide)} (an interval of more than a decade): forecasts of "
-                "schedules unlike theirs hang on it; a cooldown, or an abrupt fall, among the curves would tell"
+                "schedules unlike theirs depend on it; add a curve with a cooldown or an abrupt fall"
             )
     if len(clusters) < 4:
-        notes.append(f"intervals rest on {len(clusters)} independent runs: take them for a lower end of what is open")
+        notes.append(f"intervals rest on {len(clusters)} independent runs: the true uncertainty may be larger")
     return notes
 
 

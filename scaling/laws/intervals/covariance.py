@@ -154,6 +154,6 @@ def _require_determined(free: tuple[str, ...], sd: Array) -> None:
     open_ = [name for name, value in zip(free, sd, strict=True) if not value < _WIDEST]
     if open_:
         raise UserError(
-            f"covariance: the data leave {', '.join(open_)} open, so the linearised law says nothing about it; ask "
-            f"fit.profile({open_[0]!r}), or fix it or give it a prior"
+            f"covariance: the data do not determine {', '.join(open_)}, and the linearised law gives no interval; "
+            f"call fit.profile({open_[0]!r}), or fix it or give it a prior"
         )

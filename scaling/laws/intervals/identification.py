@@ -136,7 +136,7 @@ def remedy(fit: FittedLaw, name: str) -> str:
     best = max(gains, key=lambda label: gains[label])
     # Repeating the present runs would double the information.
     if not gains[best] > 2.0:
-        return "more runs like these would tell as much about it as larger or smaller ones"
+        return "more runs like these would help as much as larger or smaller ones"
     return f"it needs runs at {best}, which would make its standard error {gains[best] ** 0.5:.2g} times smaller"
 
 

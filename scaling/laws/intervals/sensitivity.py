@@ -92,7 +92,7 @@ def delta_warning(fit: FittedLaw, level: float = 0.9) -> str | None:
     if found[most] - found[least] <= high - low:
         return None
     return (
-        f"a depends on Huber's δ more than its {percent(level)} interval says: {found[least]:.3f} at δ={least:g}, "
+        f"a varies with Huber's δ by more than its {percent(level)} interval: {found[least]:.3f} at δ={least:g}, "
         f"{found[most]:.3f} at δ={most:g}; see laws.sensitivity(fit)"
     )
 

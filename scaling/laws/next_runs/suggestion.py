@@ -95,11 +95,11 @@ class Suggestion:
             rows.append([str(i + 1), *sizes, f"{run.variance_cut:.1%}"])
         size = (lambda sd: f"{sd:.2%}") if self.relative else (lambda sd: f"{sd:.4f}")
         lines = [
-            f"runs that make {self.target} surer: standard deviation {size(self.sd_before)} now "
+            f"runs that reduce the error of {self.target}: standard deviation {size(self.sd_before)} now "
             f"(law {size(self.sd_law)}, models {size(self.sd_models)}), {size(self.sd_after)} expected with them",
             *align(rows),
-            f"together {self.flops:.3g} FLOPs, of {self.budget:.3g} that they may take",
-            "variance cut: how much more of the variance now would be left without that run",
+            f"together {self.flops:.3g} FLOPs, of a budget of {self.budget:.3g}",
+            "variance cut: share of the present variance that only this run removes",
         ]
         return "\n".join(lines)
 

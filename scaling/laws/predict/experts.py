@@ -216,7 +216,7 @@ def _best(
 def _note(letter: str, value: float, seen: tuple[float, float], sought: tuple[float, float]) -> str:
     runs = f"outside the runs' {seen[0]:.3g} to {seen[1]:.3g}"
     if value in (0.0, inf):
-        return f"by this law the loss falls on to {letter} = {sought[value > 0]:.3g}, as far as was sought, {runs}"
+        return f"by this law the loss still falls at {letter} = {sought[value > 0]:.3g}, the search's end, {runs}"
     return f"the best {letter} = {value:.3g} lies {runs}: make runs there before relying on it"
 
 
@@ -312,7 +312,7 @@ def _beyond(fit: FittedLaw, columns: Mapping[str, float]) -> str:
         about_experts = fit.form.feed(letter).dense is not None
         if about_experts and not seen.min() / 1.001 <= value <= seen.max() * 1.001:
             runs = f"outside the runs' {seen.min():.3g} to {seen.max():.3g}"
-            return f"{letter} = {value:.3g} lies {runs}: it is the law's form that says so, and no run"
+            return f"{letter} = {value:.3g} lies {runs}: it rests on the law's form alone"
     return ""
 
 

@@ -55,9 +55,9 @@ def _sigma_notes(fit: FittedLaw) -> Iterator[str]:
     nats = unequal + 0.5 * rows * np.log(np.mean(squares))
     if nats < BORNE_OUT or rows_left(w) <= len(fit.problem.free):
         yield (
-            f"the weights by {fit.runs.conventions['sigma']} leave what {rows_left(w):.2g} of {rows} rows would "
-            "tell, and the residuals do not bear them out: standard errors of a few seeds are such, and make a fit "
-            "worse; leave sigma out, or give all rows the same"
+            f"weighted by {fit.runs.conventions['sigma']}, the {rows} rows count as {rows_left(w):.2g}, and the "
+            "residuals do not support these weights; standard errors of a few seeds are too noisy and make a fit "
+            "worse: leave sigma out, or give all rows the same"
         )
 
 
@@ -66,9 +66,9 @@ def _prior_notes(fit: FittedLaw) -> Iterator[str]:
         return
     times = noise_of(fit.residuals, fit.problem) / fit.problem.prior_noise
     off = {name: abs(fit.params[name] - prior.mean) / prior.sd for name, prior in fit.priors.items()}
-    parts = [f"{name} {fit.params[name]:.3g}, {off[name]:.2g} standard deviations off its prior" for name in off]
+    parts = [f"{name} {fit.params[name]:.3g}, {off[name]:.2g} standard deviations from its prior" for name in off]
     if times > NOISIER or max(off.values()) > PULLED:
         yield (
-            f"runs and priors disagree: {'; '.join(parts)}; the noise of the runs is {times:.2g} times what it is "
-            "without priors: the fit is a compromise between two laws, of which one is wrong"
+            f"runs and priors disagree: {'; '.join(parts)}; the noise of the runs is {times:.2g} times that "
+            "without priors: the fit is a compromise, and either the priors or the runs are wrong"
         )

@@ -48,7 +48,7 @@ class Split:
         rows = condition(self.column, _literal(self.largest))
         return (
             f"residuals differ by {self.column} (F {self.F:.3g}, p {self.p:.1g}): {self.share:.0%} of their scatter "
-            f"lies between its {self.groups} groups; fit one of them, as by {rows}"
+            f"lies between its {self.groups} groups; fit one of them, such as {rows}"
         )
 
 
@@ -61,7 +61,7 @@ def mixed_notes(fit: FittedLaw) -> list[str]:
         notes.append(str(found[0]))
         if len(found) > 1:
             others = ", ".join(f"{split.column} ({split.share:.0%})" for split in found[1:])
-            notes.append(f"so they do, taken alone, by {others}")
+            notes.append(f"taken alone, these columns split the residuals, too: {others}")
     return notes
 
 
@@ -122,8 +122,8 @@ def _rising(fit: FittedLaw) -> Iterator[str]:
     ranks = _ranks(fit.runs.flops), _ranks(fit.runs.loss)
     if min(map(np.ptp, ranks)) > 0 and (found := float(np.corrcoef(*ranks)[0, 1])) > RISING:
         yield (
-            f"the losses rise with FLOPs (rank correlation {found:.2f}): laws are of what falls; of a score such as "
-            "an accuracy take what it lacks of 1"
+            f"the losses rise with FLOPs (rank correlation {found:.2f}): laws describe losses that fall; for a score "
+            "such as an accuracy, use 1 minus the score"
         )
 
 
@@ -138,10 +138,10 @@ def _outlier_notes(fit: FittedLaw, far: NDArray[np.bool_]) -> Iterator[str]:
     if not far.any():
         return
     fitted, names = fit.problem.fitted(fit.theta), np.array(fit.runs.rows)
-    rows = [f"{names[i]} ({fit.runs.loss[i]:.4g} where the law says {fitted[i]:.4g})" for i in np.flatnonzero(far)]
+    rows = [f"{names[i]} ({fit.runs.loss[i]:.4g}, predicted {fitted[i]:.4g})" for i in np.flatnonzero(far)]
     yield (
-        f"{len(rows)} of {len(far)} rows are far off the law, and bear on its intervals: {', '.join(rows[:SHOWN])}"
-        f"{', …' * (len(rows) > SHOWN)}; leave out what diverged or is of another kind"
+        f"{len(rows)} of {len(far)} rows are far from the law, and affect its intervals: {', '.join(rows[:SHOWN])}"
+        f"{', …' * (len(rows) > SHOWN)}; leave out runs that diverged or are of another kind"
     )
 
 
@@ -151,13 +151,13 @@ def _scatter(fit: FittedLaw, near: NDArray[np.bool_]) -> Iterator[str]:
     again, freedom = _replicates(fit)
     if freedom >= LEAST and sd > TIMES * again and sd > 1e-9:
         yield (
-            f"residual sd {sd:.2g}, where runs of the same {' and '.join(fit.form.columns)} differ by {again:.2g}: "
-            "the law does not hold for all of them, or they differ in what it does not read"
+            f"residual sd {sd:.2g}, but {again:.2g} between runs of the same {' and '.join(fit.form.columns)}: "
+            "the law does not hold for all runs, or they differ in something that it does not read"
         )
     elif fit.residual == "log" and float(np.std(fit.residuals[near])) > LARGE and {"N", "D"} <= set(fit.form.columns):
         yield (
-            f"residual sd {sd:.2g}: runs of one recipe scatter by .1 to 3 % about a law: these are of several "
-            "experiments, or reach beyond where the law holds"
+            f"residual sd {sd:.2g}, but runs of one recipe scatter by .1 to 3 % about a law: these are from several "
+            "experiments, or go beyond the range where the law holds"
         )
 
 

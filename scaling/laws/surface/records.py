@@ -39,6 +39,6 @@ def tried_runs(
     used = df[df["status"] == "completed"].set_index("run_id")
     if not len(used):
         met = f" that meets {' and '.join(where)}" if where else ""
-        raise UserError(f"no completed run of a sweep's design{met}: there is nothing to compare settings of")
+        raise UserError(f"no completed run of a sweep's design{met}, so there are no settings to compare")
     common = one_recipe(used, (*FREE, *FEEDS["N"].columns, *FEEDS["D"].columns), allow)
     return used, {**common, "loss": meaning_of(LOSS, used)}, {str(point): float(rate) for point, rate in lost.items()}

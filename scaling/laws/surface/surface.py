@@ -170,24 +170,24 @@ class ResponseSurface:
     def notes(self) -> tuple[str, ...]:
         """Caveats."""
         left = len(self.runs) - sum(len(point.rows) for point in self.points)
-        notes = [f"{left} runs are alone at their N and D and tell nothing of settings"] if left else []
+        notes = [f"{left} runs are the only ones at their N and D, so they compare no settings"] if left else []
         if lost := [point for point in self.points if point.diverged is not None]:
             of = f"{len(lost)} of {len(self.points)} points, as from {lost[0].diverged:.3g} on at N {lost[0].N:.3g}"
             notes.append(
-                f"training diverged at a rate of {of}: such a run has no loss, so the surface knows nothing of it"
-                + (", but no best rate is taken to lie there" if "B" not in self.letters else "")
+                f"training diverged at a rate of {of}: such a run has no loss, so the surface does not use it"
+                + (", but best rates are assumed to be lower" if "B" not in self.letters else "")
             )
         for letter in self.letters:
             off = [point for point in self.points if not self._inside(point, letter)]
             if off:
                 notes.append(
-                    f"{SETTINGS[letter]}: the optimum of {len(off)} of {len(self.points)} points lies beyond what "
-                    f"was tried there, as at N {off[0].N:.3g}, D {off[0].D:.3g}"
+                    f"{SETTINGS[letter]}: the optimum of {len(off)} of {len(self.points)} points lies beyond the "
+                    f"values tried there, for example at N {off[0].N:.3g}, D {off[0].D:.3g}"
                 )
         if not self.laws:
             notes.append(f"{len(self.points)} points are too few for a law of the optimum in N and D")
         elif all(law.names == ("N",) for law in self.laws.values()):
-            notes.append("N and D rise together, or D does not vary: the exponent of N stands for both")
+            notes.append("N and D rise together, or D does not vary: the exponent of N includes that of D")
         return tuple(notes)
 
     def _inside(self, point: TunedPoint, letter: str) -> bool:
