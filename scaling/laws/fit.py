@@ -284,7 +284,7 @@ def fit(
         runs, form = pool(runs, form, group, shared)
     elif shared:
         raise UserError(
-            f"{', '.join(shared)} can be shared by several groups only: name the column that tells them, "
+            f"{', '.join(shared)} can be shared by several groups only: name their column, "
             f"{choice('group', 'COLUMN')}"
         )
     if starts < 1:

@@ -46,9 +46,7 @@ def bootstrap(
     if kind not in get_args(BootstrapKind):
         raise UserError(f"bootstrap: kind must be 'rows', 'runs', 'noise' or 'wild'; got {kind!r}")
     if kind in ("noise", "wild") and strata is not None:
-        raise UserError(
-            f"bootstrap: kind={kind!r} keeps every row, so there are no strata to draw within; drop strata="
-        )
+        raise UserError(f"bootstrap: kind={kind!r} keeps every row, so strata have no effect; drop strata=")
     rng = np.random.default_rng(seed)
     problem = fit.problem
     sd, y, weights, layers = None, None, None, None

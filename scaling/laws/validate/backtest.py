@@ -323,7 +323,7 @@ def _require_cuts(cuts: Sequence[float], values: Array, by: str, automatic: bool
     for cut in cuts:
         if not (np.isfinite(cut) and values.min() <= cut * ROUNDING < values.max()):
             raise UserError(
-                f"backtest: a cut of {cut:g} leaves nothing to fit or to predict; {by} of the runs goes from "
+                f"backtest: a cut of {cut:g} leaves no runs to fit or to predict; {by} of the runs ranges from "
                 f"{values.min():.4g} to {values.max():.4g}"
             )
 
