@@ -124,7 +124,9 @@ def test_asking_for_a_kernel_of_another_platform_says_what_can_run(name: str, wh
 
 
 def test_asking_for_a_kernel_that_knows_no_softcap_raises() -> None:
-    with pytest.raises(UserError, match=r"xla knows no attention_softcap.*allowed here: auto, reference, blocked"):
+    with pytest.raises(
+        UserError, match=r"xla does not support attention_softcap.*allowed here: auto, reference, blocked"
+    ):
         attend(*inputs(8), AttentionMask(8, softcap=1.0), implementation="xla")
 
 

@@ -181,17 +181,17 @@ def test_a_run_whose_windows_grow_trains_alone(tiny: Tiny) -> None:
         ({"data": {"curriculum": [{"context": 12, "until": 0.5}]}}, r"context=12; allowed: .*nearest: 8, 16"),
         (
             {"data": {"curriculum": [{"context": 32, "until": 0.5}]}},
-            r"context=32; allowed: less than model.context=32",
+            r"context=32; allowed: a divisor of model.context=32 that is less",
         ),
-        ({"data": {"curriculum": [STAGES[1], STAGES[0]]}}, r"until=0.25 comes after one until=0.5"),
+        ({"data": {"curriculum": [STAGES[1], STAGES[0]]}}, r"until=0.25 follows one with until=0.5"),
         ({"data": {"curriculum": []}}, "at least 1"),
         (
             {"data": {"curriculum": STAGES}, "placement": {"mesh": {"context": 16}}},
-            r"context=8; allowed: .*and that placement.mesh.context=16 divides; nearest: 16",
+            r"context=8; allowed: .*and a multiple of placement.mesh.context=16; nearest: 16",
         ),
         (
             {"data": {"curriculum": STAGES}, "schedule": {"name": "wsd"}, "records": {"trunk": "L1-a"}},
-            "branches of one trunk take none",
+            "cannot branch off one trunk",
         ),
         (
             {"data": {"curriculum": STAGES}, "objective": {"kind": "masked"}, "model": {"vocab": 257} | CHOOSING},

@@ -159,7 +159,7 @@ def test_test_runs_take_the_budget_of_the_forecast() -> None:
         (sweep(run={"records": {"role": "test"}}), r"run\.records\.role is set by forecast"),
         (sweep(run={"optimizer": {"learning_rate": 0.1}}), r"run\.optimizer\.learning_rate is set by learning_rate"),
         (sweep(learning_rate=None),
-         r"budget=1e\+11.*`run\.optimizer` is missing; it takes at least run\.optimizer\.learning_rate$"),
+         r"budget=1e\+11.*`run\.optimizer` is missing; it needs at least run\.optimizer\.learning_rate$"),
         (sweep(run={"model": {"contxt": 12}}), r"contxt.*context"),
         (sweep(run={"data": {"epoch": 2}}), r"unknown key `run\.data\.epoch`; did you mean `epochs`"),
         (sweep(seeds=[-1]), r"`seeds` should be greater than or equal to 0, got -1"),
@@ -217,8 +217,8 @@ def test_an_axis_that_goes_into_a_list_is_told_that_it_does(axes: dict[str, list
     with pytest.raises(UserError) as error:
         make_runs(grid(axes | {"model.params": [40e3]}, run={"model": model}))
     key = list(axes)[-1]
-    assert f"design.axes.{key}: `{key}` goes into `model.feed_forward`, which is a list here" in str(error.value)
-    assert "an axis of a sweep has one list for each value" in str(error.value)
+    assert f"design.axes.{key}: `{key}` is inside `model.feed_forward`, which is a list" in str(error.value)
+    assert "each value is then a whole list" in str(error.value)
 
 
 def test_sizes_that_the_ladder_cannot_tell_apart_are_named() -> None:

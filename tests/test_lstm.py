@@ -151,7 +151,7 @@ def test_starts() -> None:
     [
         (
             {"d_hidden": 32},
-            r"takes d_model=16 outputs.*d_hidden=32; set projection=true, or d_hidden=16, or tied",
+            r"have d_model=16 outputs.*d_hidden=32; set projection=true, d_hidden=16 or tied",
         ),
         ({"projection": 8}, r"`projection` should be a valid boolean"),
         ({"d_model": "wide"}, r"`d_model` should be a valid integer"),

@@ -206,8 +206,8 @@ CHOICE = {"feed_forward": {"kind": "moe", "experts": 4, "top_k": 1, "routing": "
     ("model", "axis", "says"),
     [
         ({}, 8, r"placement.mesh.context=8 does not divide model.context=12; nearest that do: 6, 12"),
-        (LSTM, 2, r"placement.mesh.context=2 and a model of kind lstm works on whole windows; use data, fsdp"),
-        (CHOICE, 2, r"placement.mesh.context=2 and routing=expert_choice works on whole windows"),
+        (LSTM, 2, r"placement.mesh.context=2, but a model of kind lstm needs whole windows; use data, fsdp"),
+        (CHOICE, 2, r"placement.mesh.context=2, but routing=expert_choice needs whole windows"),
     ],
 )
 def test_a_window_that_cannot_be_shared_is_refused(model: dict[str, Any], axis: int, says: str) -> None:

@@ -98,7 +98,7 @@ def test_little_text_and_time_are_enough(home: Path) -> None:
         (["new.yaml", "--minutes", "-1"], "must be above 0"),
         (["new.yaml", "--minutes", "nan"], "must be above 0"),
         (["new.yaml", "--corpus", "one*.txt*"], "Not a gzipped file"),
-        (["new.yaml", "--corpus", "*.md"], "notes.md is of no kind that is read; allowed: .txt"),
+        (["new.yaml", "--corpus", "*.md"], "notes.md is not a supported kind of file; allowed: .txt"),
     ],
 )
 def test_what_makes_no_sweep_is_told_in_one_line(
