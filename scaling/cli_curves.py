@@ -28,7 +28,7 @@ def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.Curve
         named = {"run": args.run, "loss": args.loss, "N": args.params} | columns
         given = {name: column for name, column in named.items() if column}
         if unknown := given.keys() - {"run", "step", "rate", "loss", "N", "cluster"}:
-            near = offered(min(unknown), ("step", "rate", "cluster"), "of a curve there are ")
+            near = offered(min(unknown), ("step", "rate", "cluster"), "the columns of a curve are ")
             raise UserError(f"--column {min(unknown)}=…: {near}")
         curves = laws.read_curves(args.runs[0], args.where, warmup=args.warmup, trusted=args.trusted, **given)
     loss = None if args.objective is None else laws.parse_loss(args.objective)
@@ -46,7 +46,7 @@ def predict(args: argparse.Namespace) -> tuple[Any, str]:
     from scaling.sweeps import learning_rates
 
     if args.flops is not None:
-        raise UserError("--flops and --schedule ask two different things; keep one of them")
+        raise UserError("--flops and --schedule cannot be used together; keep one of them")
     fitted = laws.load_curve_fit(args.fit)
     run = load(RunConfig, args.schedule, args.overrides)
     N = float(accounting.params(run.model).total) if fitted.law.reads_N else None

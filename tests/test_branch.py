@@ -141,9 +141,9 @@ def test_without_the_checkpoint_a_branch_is_trained_all_the_same_and_says_so(
     assert_same(tmp_path / "branch", alone)
     assert result.reason.count(trunk.name) == (2 if harm == "broken" else 1)
     told = {
-        "none there": "trained from its first step: .* no checkpoint of step 22 or before",
-        "folder gone": "trained from its first step: .* is not there",
-        "broken": "checkpoint 22 of .* is broken .*trained from its first step",
+        "none there": "trained from scratch: .* no checkpoint of step 22 or before",
+        "folder gone": "trained from scratch: .* does not exist",
+        "broken": "checkpoint 22 of .* is broken .*trained from scratch",
         "older": "began at step 9 of .* no checkpoint of step 22",
     }[harm]
     assert re.search(told, result.reason)

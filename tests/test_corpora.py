@@ -140,7 +140,7 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "broken.txt.gz": r"cannot read .*broken.txt.gz",
         "plain.txt.gz": r"cannot read .*plain.txt.gz",
         "flipped.jsonl.gz": r"cannot read .*flipped.jsonl.gz",
-        "utf16.txt": r"byte 1 is NUL, which no text has",
+        "utf16.txt": r"byte 1 is NUL, which is not allowed in text",
         "photo.txt": r"byte \d+ is (NUL|not UTF-8)",
         "utf16.jsonl": r"line 1 is not UTF-8",
         "deep.jsonl": r"line 1 is nested too deep",
@@ -203,7 +203,7 @@ def test_what_unpacks_without_end_is_refused_in_little_memory(tmp_path, name):
     (tmp_path / "data.yaml").write_text(f"corpus: files:{tmp_path}/*.gz\n")
     outcome = call("data", "prepare", tmp_path / "data.yaml", "--store", tmp_path / "store")
     outcome.check(["data", "prepare"])
-    assert outcome.refused and "unpacked" in outcome.err
+    assert outcome.refused and "uncompressed" in outcome.err
 
 
 def test_a_glob_that_matches_nothing_or_what_is_not_text_is_refused(tmp_path):

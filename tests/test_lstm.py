@@ -180,7 +180,7 @@ def test_a_remat_policy_that_it_has_not_is_refused_by_name() -> None:
         return build(RunConfig, values | more | {"placement": {"remat": remat}}, "run.yaml")
 
     assert run("full").placement.remat == "full"
-    with pytest.raises(UserError, match=r"placement\.remat=dots is not for .* lstm; allowed: none, full"):
+    with pytest.raises(UserError, match=r"placement\.remat=dots is not available for .* lstm; allowed: none, full"):
         run("dots")
 
 

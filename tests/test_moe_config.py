@@ -40,7 +40,7 @@ def test_sparsity_stands_for_a_number_of_experts() -> None:
             "balance_over=batch applies to the load-balance loss, whose weight",
         ),
         ({"routing": "hash", "z_loss": 0.1}, "z_loss=0.1 has no effect with routing=hash"),
-        ({"routing": "expert_choice", "experts": 48}, "no expert would get a token: 48 experts"),
+        ({"routing": "expert_choice", "experts": 48}, "no expert would get a token: experts=48"),
         (
             {"top_k": 2, "capacity": 0.1},
             r"capacity=0.1 gives an expert only 0.8 of a slot: .* = 8 tokens; set capacity to 0.125 or more",

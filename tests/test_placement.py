@@ -59,7 +59,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("does not support dropout", {"dropout": 0.1}, {"attention": "blocked", "context": "gather", "mesh": WINDOWS}),
     ("gmm does not run on cpu", {"feed_forward": MOE}, {"experts": "gmm"}),
     ("ragged does not run on cpu", {"feed_forward": MOE}, {"transport": "ragged"}),
-    ("6 does not split into 1", {}, {"mesh": {"data": 1, "fsdp": 4}, "batch_size": 6}),
+    ("6 cannot be split into 1", {}, {"mesh": {"data": 1, "fsdp": 4}, "batch_size": 6}),
     ("whole on every device", {"d_ff": 8193, "d_model": 33, "n_heads": 1, "d_head": 32},
      {"mesh": {"data": 1, "fsdp": 2}}),
 ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_windows_of_every_length_that_a_run_has_are_asked_about() -> None:
 def test_a_plan_tells_of_the_devices_it_is_for() -> None:
     with pytest.raises(UserError, match="splash runs only on tpu, not on gpu"):
         plan(run(attention="splash", mesh={}), topology="h100:2")
-    with pytest.raises(UserError, match="batch_size=8 does not split into 1 microbatches"):
+    with pytest.raises(UserError, match="batch_size=8 cannot be split into 1 microbatches"):
         plan(run(mesh={}), topology="h100:16")
 
 

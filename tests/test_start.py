@@ -247,7 +247,7 @@ def test_a_parent_lost_since_or_broken_is_told_before_anything_is_compiled(
 
 def test_what_has_no_place_in_the_child_is_told(tiny: Tiny, parent: Path) -> None:
     result = train(child(tiny, parent, model={"tied": True}), quiet=True)
-    assert result.reason == f"no place for what {parent.name} has beside: head"
+    assert result.reason == f"parameters of {parent.name} that this model does not have: head"
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def test_record_says_what_was_run_and_a_second_call_returns_it(tiny: Tiny, tmp_p
     assert train(config, folder=tmp_path, quiet=True) == result
     # on whatever devices, as nothing is computed; but not by a placement that is wrong on all
     assert train(tiny.config(**more, placement={"mesh": {"data": 8}}), folder=tmp_path, quiet=True) == result
-    with pytest.raises(UserError, match="batch_size=8 does not split into 1 microbatches"):
+    with pytest.raises(UserError, match="batch_size=8 cannot be split into 1 microbatches"):
         train(tiny.config(**more, placement={"mesh": {"fsdp": 3}}), folder=tmp_path, quiet=True)
     with pytest.raises(UserError, match="ulysses divides heads"):
         tiny.config(**more, placement={"mesh": {"context": 4}, "context": "ulysses"})

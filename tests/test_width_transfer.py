@@ -275,7 +275,7 @@ def test_a_sweep_may_not_count_the_width_twice() -> None:
         sweep(None, mup, axes)
         sweep({**rule, "exponent": 0.0}, mup, axes)
         sweep({"kind": "fixed", "learning_rate": 0.02}, mup, axes)
-        with pytest.raises(UserError, match="both together"):
+        with pytest.raises(UserError, match="adjusted twice"):
             sweep({"kind": "step_law"}, mup, axes)
     sweep(rule, None, seeds)
 
