@@ -153,7 +153,7 @@ class _Sweep:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", self.path.stem).lstrip("._-") or "sweep"
         commands = [
             [f"#   scaling sweep {self.path} --dry-run", "  # every run with its size, tokens and time"],
-            [f"#   scaling sweep {self.path}", "  # train, fit, freeze the forecast, test it; again to go on"],
+            [f"#   scaling sweep {self.path}", "  # train, fit, freeze the forecast, test it; run again to continue"],
             [f"#   scaling report runs/{name}", "  # the figures"],
         ]
         return TEXT.format(

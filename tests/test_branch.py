@@ -114,11 +114,11 @@ def test_a_branch_that_was_stopped_goes_on_to_the_same_numbers(
     stop_at(process, folder, 25, number, within=0.05)
     assert process.returncode in (-signal.SIGKILL, 75) and read_result(folder) is None
     errors = tiny.start(config, folder).communicate(timeout=LIMIT_S)[1]
-    assert "going on from step" in errors and trunk.name not in errors  # from its own checkpoint
+    assert "continuing from step" in errors and trunk.name not in errors  # from its own checkpoint
     assert_same(folder, alone)
     result = read_result(folder)
     assert result is not None and result.facts["branch"]["step"] == 22
-    assert result.reason.startswith("went on from step")
+    assert result.reason.startswith("continued from step")
 
 
 @pytest.mark.parametrize("harm", ["none there", "folder gone", "broken", "older"])

@@ -71,7 +71,7 @@ def test_cut_windows_are_those_of_a_shorter_context(
 
 
 def test_rows_that_are_no_whole_windows_are_refused() -> None:
-    with pytest.raises(ValueError, match="no whole windows of 2 parts"):
+    with pytest.raises(ValueError, match="not whole windows of 2 parts"):
         cut(Text(4, 4), 2).windows(0, 1, 2)
 
 
@@ -124,7 +124,7 @@ def test_a_run_goes_on_in_the_stage_in_which_it_was_interrupted(tiny: Tiny, trai
         if checkpoint.name.isdecimal() and int(checkpoint.name) > 4:
             shutil.rmtree(checkpoint)
     result = train(grown(tiny, records={"checkpoint_steps": 2, "log_every": 1}), folder=folder, quiet=True)
-    assert "went on from step 4" in result.reason
+    assert "continued from step 4" in result.reason
     told = [[(r["step"], r.get("loss"), r["flops"]) for r in read_metrics(f)] for f in (folder, trained)]
     assert told[0] == told[1]
 

@@ -222,7 +222,7 @@ def test_a_text_beyond_learned_positions_and_a_model_that_cannot_write_are_one_l
     assert "prompt and new tokens are 33 together, more than model.context=32" in capsys.readouterr().err
     masked = str(trained(tiny, model={"vocab": 257}, objective={"kind": "masked"}))
     assert main(["generate", masked, "--prompt", "a"]) == 2
-    assert "objective.kind=masked does not teach" in capsys.readouterr().err
+    assert "objective.kind=masked does not train" in capsys.readouterr().err
 
 
 def test_evaluate_gives_the_loss_of_the_record_and_its_parts_by_position(run: Path, tiny: Tiny, capsys: Any) -> None:

@@ -161,12 +161,12 @@ def test_a_run_goes_on_from_what_its_hosts_have_kept_themselves_also_when_the_di
         hosts.hit(gone, signal.SIGKILL)
         ((code, text),) = hosts.ends(without=gone)
         assert code == 1
-        begun += [int(step) for step in re.findall(r"going on from step (\d+)", text)]
+        begun += [int(step) for step in re.findall(r"continuing from step (\d+)", text)]
         shutil.rmtree(home(tiny, gone))
     losses = [{r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r} for run in (folder, undisturbed)]
     assert max(losses[0]) >= 60 and all(losses[0][step] == losses[1][step] for step in losses[0])
     ((code, text),) = Hosts(tiny, kept, 2, come=(1,), alone=True).ends()
-    begun += [int(step) for step in re.findall(r"going on from step (\d+)", text)]
+    begun += [int(step) for step in re.findall(r"continuing from step (\d+)", text)]
     assert code == 0 and len(begun) == 2 and all(step % every == 0 for step in begun), text
     assert 30 <= begun[0] <= begun[1] and begun[1] >= 60
     results = [read_result(run) for run in (folder, undisturbed)]

@@ -231,7 +231,7 @@ def test_other_devices_see_the_same_data(tiny: Tiny, tmp_path: Path) -> None:
     process = tiny.start(spread, tmp_path / "four", devices=4)
     _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
-    assert "going on from step 20" in errors
+    assert "continuing from step 20" in errors
     one, four = numbers(tmp_path / "one"), numbers(tmp_path / "four")
     assert [r["step"] for r in one] == [r["step"] for r in four]
     assert one[:5] == four[:5]  # what was before

@@ -244,7 +244,7 @@ def test_two_joined_processes_go_on_with_a_run_of_one(tiny: Tiny, tmp_path: Path
     both = [tiny.start(config, folder, **joined, JAX_PROCESS_ID=str(i)) for i in range(2)]
     errors = [process.communicate(timeout=LIMIT_S)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    assert all("going on from step 20" in text for text in errors)
+    assert all("continuing from step 20" in text for text in errors)
     result = read_result(folder)
     assert result is not None and result.device.startswith("2 × ")
     assert result.loss == pytest.approx(alone.loss, rel=1e-4)

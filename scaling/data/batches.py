@@ -149,7 +149,7 @@ class _Cut:
     def windows(self, step: int, start: int, stop: int) -> np.ndarray:
         """As in the source. Raises ValueError for rows that do not form whole windows of the source."""
         if start % self.parts or stop % self.parts:
-            raise ValueError(f"rows {start}…{stop} are no whole windows of {self.parts} parts")
+            raise ValueError(f"rows {start}…{stop} are not whole windows of {self.parts} parts")
         whole_BxL1 = self.source.windows(step, start // self.parts, stop // self.parts)
         context = (whole_BxL1.shape[1] - 1) // self.parts
         part_BxPxC1 = np.lib.stride_tricks.sliding_window_view(whole_BxL1, context + 1, axis=1)[:, ::context]
