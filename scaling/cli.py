@@ -24,10 +24,10 @@ from scaling.text import folded
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 a run failed (of `train`: or diverged), or the disk is full; 2 a mistake in usage, "
-    "configuration or folder, which the same command would find again; 75 told to stop (SIGTERM, a closed terminal), "
-    "and the same command goes on; 130 Ctrl-C, likewise"
+    "configuration or folder, which the same command would repeat; 75 told to stop (SIGTERM, a closed terminal): "
+    "the same command continues; 130 Ctrl-C, likewise"
 )
-STOPPED = "stopped; nothing is half-written, and the same command begins anew"
+STOPPED = "stopped; no file is half-written, and the same command starts again"
 NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 EXPECTED = {
     "to_number": "a number, such as 1e12 or 300B",
@@ -37,8 +37,8 @@ EXPECTED = {
 }
 """what reads an option's number, and what it takes"""
 KEPT = {
-    "train": "stopped; the same command goes on from the last checkpoint, or begins anew where none is kept",
-    "prepare": "stopped; what is tokenised is kept, and the same command goes on from there",
+    "train": "stopped; the same command continues from the last checkpoint, or starts again if there is none",
+    "prepare": "stopped; what is tokenised is kept, and the same command continues from there",
 }
 """what a command says that was told to stop where it had nothing better to say"""
 
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return 130
     except MemoryError:
-        print("scaling: this machine, or its limit (ulimit -v), has too little memory for that", file=sys.stderr)
+        print("scaling: out of memory on this machine, or over its limit (ulimit -v)", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stderr.close()
@@ -173,7 +173,7 @@ def _add_runs(commands: Any) -> None:
     where = plan.add_mutually_exclusive_group()
     where.add_argument("--topology", metavar="KIND:SHAPE", help="devices, for example v5e:4x4 or h100:8")
     where.add_argument(
-        "--fit", metavar="DEVICES", help="the placements that fit, the fastest first, of 64xh100 or v5e:8x8"
+        "--fit", metavar="DEVICES", help="list the placements that fit on 64xh100 or v5e:8x8, the fastest first"
     )
     plan.add_argument(
         "--compile", action="store_true", help="compile the run's step for a TPU topology; needs no TPU, but tpu-plan"
@@ -187,7 +187,10 @@ def _add_runs(commands: Any) -> None:
 
 def _add_sweeps(commands: Any) -> None:
     sweep = _command(
-        commands, "sweep", _sweep, "Train a sweep; with a forecast, fit, freeze and test it. Continues what it finds."
+        commands,
+        "sweep",
+        _sweep,
+        "Train a sweep; with a forecast, fit, freeze and test it. Continues an earlier launch.",
     )
     sweep.add_argument("sweep", metavar="SWEEP.yaml", help="configuration of a sweep, or the name of a shipped one")
     sweep.add_argument(
@@ -221,12 +224,14 @@ def _add_laws(commands: Any) -> None:
         _command(commands, "fit", _fit, "Fit a law to a sweep or to a CSV; --list shows the laws.")
     )
     cli_fit_options.predict_options(
-        _command(commands, "predict", _predict, "By a saved fit: best N, D and loss for a budget, or a loss.")
+        _command(
+            commands, "predict", _predict, "Predict with a saved fit: best N, D and loss for a budget, or a loss."
+        )
     )
 
 
 def _add_models(commands: Any) -> None:
-    generate = _command(commands, "generate", _generate, "Let the model of a run go on with texts.")
+    generate = _command(commands, "generate", _generate, "Continue texts with the model of a run.")
     cli_generation.generate_options(generate)
     _json(generate)
 
@@ -242,7 +247,10 @@ def _add_pages(commands: Any) -> None:
     cli_fit_options.report_options(_command(commands, "report", _report, about))
 
     dashboard = _command(
-        commands, "dashboard", _dashboard, "The sweep in wandb, workspace and report; without a key, the page."
+        commands,
+        "dashboard",
+        _dashboard,
+        "Show a sweep in wandb, as a workspace and a report; without a key, write the page.",
     )
     _sweep_dir(dashboard)
 
@@ -255,7 +263,10 @@ def _add_files(commands: Any) -> None:
 
     _json(
         _command(
-            commands, "presets", _presets, "The shipped models, runs, sweeps and corpora, which are found by name."
+            commands,
+            "presets",
+            _presets,
+            "List the shipped models, runs, sweeps and corpora, which can be used by name.",
         )
     )
 
@@ -338,7 +349,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    raise UserError("say which command: scaling data prepare DATA.yaml")
+    raise UserError("`scaling data` needs a command: scaling data prepare DATA.yaml")
 
 
 def _prepare(args: argparse.Namespace) -> int:

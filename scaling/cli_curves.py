@@ -28,7 +28,7 @@ def fit(args: argparse.Namespace, columns: dict[str, str] | None) -> "laws.Curve
         named = {"run": args.run, "loss": args.loss, "N": args.params} | columns
         given = {name: column for name, column in named.items() if column}
         if unknown := given.keys() - {"run", "step", "rate", "loss", "N", "cluster"}:
-            near = offered(min(unknown), ("step", "rate", "cluster"), "of a curve there are ")
+            near = offered(min(unknown), ("step", "rate", "cluster"), "the columns of a curve are ")
             raise UserError(f"--column {min(unknown)}=…: {near}")
         curves = laws.read_curves(args.runs[0], args.where, warmup=args.warmup, trusted=args.trusted, **given)
     loss = None if args.objective is None else laws.parse_loss(args.objective)

@@ -19,13 +19,19 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-file", action="append", default=[], type=Path, metavar="FILE", help="the text of a file as a prompt"
     )
-    parser.add_argument("--tokens", type=int, default=128, metavar="N", help="new tokens of each text (default: 128)")
+    parser.add_argument(
+        "--tokens", type=int, default=128, metavar="N", help="new tokens for each text (default: 128)"
+    )
     parser.add_argument(
         "--temperature", type=float, default=1.0, metavar="T", help="0: always the likeliest token (default: 1)"
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
-    parser.add_argument("--top-p", type=float, metavar="P", help="from the likeliest that together reach this share")
-    parser.add_argument("--min-p", type=float, metavar="P", help="from those at least P times as likely as the best")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample only from the K likeliest tokens")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the likeliest that together reach this probability"
+    )
+    parser.add_argument(
+        "--min-p", type=float, metavar="P", help="sample from those at least P times as likely as the best"
+    )
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="a text ends before this; may be repeated"
     )
@@ -38,11 +44,13 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
         "--on",
         default="validation",
         metavar="SPLIT_OR_FILE",
-        help="validation (the default) or train, of the run's corpus; another corpus, DATA.yaml, its held-out split; "
-        "or a file of text (.txt, .jsonl, .parquet)",
+        help="validation (the default) or train, of the run's corpus; the held-out split of another corpus, "
+        "DATA.yaml; or a text file (.txt, .jsonl, .parquet)",
     )
     parser.add_argument(
-        "--probes", action="store_true", help="also whether copied text, copied noise and hidden keys are found again"
+        "--probes",
+        action="store_true",
+        help="also test whether copied text, copied noise and hidden keys are retrieved",
     )
     parser.add_argument(
         "--short",
@@ -67,7 +75,7 @@ def generate(args: argparse.Namespace, print_json: Callable[[Any], None]) -> Non
 
     prompts = [*args.prompt, *map(_text, args.prompt_file)]
     if not prompts:
-        raise UserError("nothing to go on with; give --prompt TEXT or --prompt-file FILE (an empty text begins one)")
+        raise UserError("no prompt; give --prompt TEXT or --prompt-file FILE (an empty text begins a new one)")
     alone, shown = len(prompts) == 1 and not args.json, list[str]()
 
     def show(row: int, piece: str) -> None:

@@ -66,9 +66,12 @@ def explain(error: OSError) -> tuple[str, int] | None:
     """
     reason = _in_the_way(error) if error.errno == errno.EEXIST else (error.strerror or "").lower()
     if error.errno in FULL:
-        return f"cannot write {error.filename or 'a file'}: {reason}; make room, and the same command goes on", 1
+        return (
+            f"cannot write {error.filename or 'a file'}: {reason}; free some space, and the same command continues",
+            1,
+        )
     if error.errno in REFUSED and error.filename is not None:
-        return f"cannot use {error.filename}: {reason}; mend that, or choose another folder or file", USER_ERROR
+        return f"cannot use {error.filename}: {reason}; correct that, or choose another folder or file", USER_ERROR
     return None
 
 
@@ -84,5 +87,5 @@ def _in_the_way(error: OSError) -> str:
     """What is in the way of a folder to be created."""
     path = error.filename
     if path is not None and os.path.islink(path) and not os.path.exists(path):
-        return f"it is a link to {os.readlink(path)}, which is not there"
-    return "a file is where a folder should be"
+        return f"it is a link to {os.readlink(path)}, which does not exist"
+    return "it is a file, not a folder"

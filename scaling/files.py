@@ -39,7 +39,7 @@ def read_bytes(path: str | Path, most: int = LARGEST) -> bytes:
     ) as file:  # a pipe without end would wait
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file but a folder, a pipe or a device; write a file and name that")
+            raise ValueError("it is a folder, a pipe or a device, not a file; save it as a file")
         if found.st_size > most:
             raise ValueError(f"it has more than {most / 2**20:g} MiB")
         return file.read(found.st_size)
@@ -53,15 +53,17 @@ def read_text(path: str | Path, most: int = LARGEST) -> str:
 def not_text(data: bytes, whole: bool = True) -> str:
     """Why bytes are not UTF-8 text, and what to do; empty where they are. whole: all bytes, not only the first."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "it is UTF-16, not UTF-8; convert it, as by iconv -f UTF-16 -t UTF-8"
+        return "it is UTF-16, not UTF-8; convert it, for example by iconv -f UTF-16 -t UTF-8"
     if kind := next((kind for mark, kind in PACKED.items() if data.startswith(mark)), ""):
         return f"it is {kind}, not text in UTF-8"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data, whole)
     except UnicodeDecodeError as error:
-        return f"byte {error.start} is not UTF-8; convert it, as by iconv -f LATIN1 -t UTF-8, or leave it out"
+        return (
+            f"byte {error.start} is not UTF-8; convert it, for example by iconv -f LATIN1 -t UTF-8, or leave it out"
+        )
     if (nul := data.find(b"\0")) >= 0:  # also of UTF-16, which is valid UTF-8 where it holds English
-        return f"byte {nul} is NUL, which no text has; convert it to UTF-8, or leave it out"
+        return f"byte {nul} is NUL, which is not allowed in text; convert it to UTF-8, or leave it out"
     return ""
 
 
@@ -92,7 +94,7 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     """
     found = []
     try:
-        with reading(path, "a file of JSON lines", "put it back from a backup"):
+        with reading(path, "a file of JSON lines", "restore it from a backup"):
             for line in read_bytes(path, LINES).split(b"\n"):
                 with contextlib.suppress(ValueError):
                     found.append(parse_json(line))
@@ -150,30 +152,30 @@ def require_whole(values: Any) -> dict[str, Any]:
     """A record without its seal. Raises ValueError where it was changed after it was written."""
     inner, whole = opened(values)
     if not whole:
-        raise ValueError("it was changed after it was written: its contents do not give its seal")
+        raise ValueError("it was changed after it was written: its contents do not match its seal")
     return inner
 
 
 def mappings(values: Any, what: str) -> list[Mapping[str, Any]]:
     """A list of mappings in a record. Raises ValueError for anything else."""
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise ValueError(f"its {what} are no list of mappings")
+        raise ValueError(f"its {what} are not a list of mappings")
     return values
 
 
 def texts(values: Any, what: str, count: int | None = None) -> tuple[str, ...]:
     """A list of texts in a record, of `count` where that is given. Raises ValueError for anything else."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"its {what} are no list of texts")
+        raise ValueError(f"its {what} are not a list of texts")
     if count is not None and len(values) != count:
-        raise ValueError(f"its {what} are {len(values)}, where {count} belong")
+        raise ValueError(f"it has {len(values)} {what}, but should have {count}")
     return tuple(values)
 
 
 def number(value: Any, what: str) -> float:
     """A finite number in a record. Raises ValueError for anything else, booleans among them."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"its {what} is no number")
+        raise ValueError(f"its {what} is not a number")
     return value
 
 

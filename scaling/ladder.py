@@ -129,12 +129,12 @@ class _Search:
 
     def _too_far(self, target: float, tolerance: float, best: _Fit) -> str:
         m = best.model
-        other = f"{'raise' if best.value > target else 'lower'} {self.asked_by}" if self.asked_by else "ask for that"
+        other = f"{'raise' if best.value > target else 'lower'} {self.asked_by}" if self.asked_by else "use that size"
         share = vocabulary_share(m)
         counted = m.vocab > LEAST_VOCABULARY and "non_embedding" not in self.ladder.count
         if counted and best.value > target and share > MOST_VOCABULARY:
             rows = f"{share:.0%} of its parameters are the {m.vocab:,} rows of the vocabulary"
-            other = f"{rows}: take a smaller one (model.vocab, data.tokenizer.vocab), or {other}"
+            other = f"{rows}: use a smaller one (model.vocab, data.tokenizer.vocab), or {other}"
         return (
             f"no shape of the ladder has {target:.6g} {self.what} within {tolerance:.2%}; nearest: {best.value:.6g} "
             f"({best.miss:.1%} off) with layers={m.layers}, d_model={m.d_model}, {m.INNER}={m.inner}; "
@@ -150,9 +150,9 @@ class _Search:
                 break
             if len(pairs) == STAIRS or pair[0] > LAYERS:
                 raise UserError(
-                    f"{target:.4g} {self.what} are beyond {len(pairs):,} shapes of the ladder, which end with "
+                    f"{target:.4g} {self.what} are beyond the ladder's {len(pairs):,} shapes, which end with "
                     f"layers={pair[0]}, d_model={pair[1]}; raise ladder.width_multiple "
-                    f"({self.ladder.width_multiple}) or ladder.aspect ({self.ladder.aspect:g}), or ask for less"
+                    f"({self.ladder.width_multiple}) or ladder.aspect ({self.ladder.aspect:g}), or use less"
                 )
         above = bisect_left(pairs, target, key=lambda pair: self._at_ratio(pair, 1.0))
         return pairs[max(0, above - 1) : above + 1]

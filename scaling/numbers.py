@@ -10,7 +10,7 @@ def to_number(value: object) -> float:
     """A number, from a number or a text with or without a suffix of `SUFFIXES`. Raises ValueError or TypeError for
     anything else, and for True and False."""
     if isinstance(value, bool):
-        raise TypeError(f"{value} is no number")
+        raise TypeError(f"{value} is not a number")
     if isinstance(value, str):
         text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", value.strip()).replace("_", "")
         scale = SUFFIXES.get(text[-1:], 1.0)

@@ -179,7 +179,7 @@ def _reason(text: str) -> str:
     """The reason in JAX's last output, in one line."""
     if "RegisterTask" in text or ("DEADLINE_EXCEEDED" in text and "heartbeat" not in text):
         return (
-            "the processes of this run have not all come in time (placement.processes.arrive_s); start as many as "
+            "not all processes of this run have connected in time (placement.processes.arrive_s); start as many as "
             f"{EXPLICIT[1]} or the scheduler says, all with the address of process 0"
         )
     found = re.search(r"[Tt]ask (\d+) heartbeat timeout|\(stopped sending heartbeats\):\s*(\d+)", text)
@@ -188,6 +188,6 @@ def _reason(text: str) -> str:
 
 def _gone(who: str) -> str:
     return (
-        f"{who} of this run has ended or answers no more, so this one ends, too; the same command on all hosts, or "
-        "on another number of them, goes on from the last checkpoint"
+        f"{who} of this run has ended or no longer responds, so this one ends too; the same command on all hosts, or "
+        "on another number of them, continues from the last checkpoint"
     )

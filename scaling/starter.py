@@ -57,12 +57,12 @@ run:
 learning_rate: {{ kind: width, width: 16, learning_rate: 0.02, exponent: -0.9 }}
 ladder: {{ aspect: 12, d_head: 8, width_multiple: 4, ff_multiple: 1 }}   # depth for a width, and steps of sizes
 design:
-  kind: isoflop              # at each budget so many sizes around the one that may be best
+  kind: isoflop              # at each budget, several sizes around the expected best one
   budgets: [{budgets}]   # exact training FLOPs of one run
   sizes: {sizes}
   spacing: {spacing}
-  recenter: {recenter}                # how often a budget whose best size lies outside gets more of them
-  center_flops: 3e11         # where the best size was seen, for source code, and how it grows
+  recenter: {recenter}                # how often a budget gets more sizes if its best one is outside
+  center_flops: 3e11         # a budget and its best size, measured for source code, and how it grows
   center_params: 32e3
   center_exponent: 0.48
 forecast:
@@ -91,7 +91,7 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
             break
     else:
         what = f"{si_bytes(sweeps[-1].tokens)} of training text are" if short else f"--minutes {minutes:g} is"
-        raise UserError(f"{what} too little for a ladder; 2 MB of text and two minutes are enough on two CPUs")
+        raise UserError(f"{what} too little for a ladder of models; on two CPUs, 2 MB and two minutes are enough")
     write_text_atomically(path, sweep.text(least, found))
     return {"described": found, "short": short}
 
@@ -100,7 +100,7 @@ def format_starter(path: Path, found: dict[str, Any]) -> str:
     """A short description of the written sweep, and its possible problems."""
     plan = found["described"]
     rows = [*plan["runs"], *plan["forecast"]["runs"]]
-    limit = "the text allows no more" if found["short"] else "as long as was asked for"
+    limit = "limited by the amount of text" if found["short"] else "within --minutes"
     sizes = f"{si(min(r['params'] for r in rows))} to {si(max(r['params'] for r in rows))} parameters"
     lines = [
         f"{path}: {len(rows)} runs of {sizes}, about {duration(plan['left']['seconds'])}; {limit}",
@@ -153,7 +153,7 @@ class _Sweep:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", self.path.stem).lstrip("._-") or "sweep"
         commands = [
             [f"#   scaling sweep {self.path} --dry-run", "  # every run with its size, tokens and time"],
-            [f"#   scaling sweep {self.path}", "  # train, fit, freeze the forecast, test it; again to go on"],
+            [f"#   scaling sweep {self.path}", "  # train, fit, freeze the forecast, test it; run again to continue"],
             [f"#   scaling report runs/{name}", "  # the figures"],
         ]
         return TEXT.format(

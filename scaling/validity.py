@@ -74,7 +74,7 @@ def _findings(record: Mapping[str, Any]) -> Iterator[Verdict]:
     if status != "completed":
         yield Verdict("diverged" if status == "diverged" else "failed", _text(record.get("reason")))
     elif math.isnan(_number(record, "loss")):
-        yield Verdict("failed", "no loss on record")
+        yield Verdict("failed", "no loss is recorded")
     batch = _number(record, "batch_tokens")
     yield from cut_short(_number(record, "tokens"), _number(record, "steps") * batch, batch)
     seen, there = _number(record, "validation_tokens"), _number(record, "validation_targets")
@@ -85,7 +85,7 @@ def _findings(record: Mapping[str, Any]) -> Iterator[Verdict]:
         yield Verdict("repeated", f"{epochs:.3g} epochs of its data")
     elif 0 < (unique := _number(record, "unique_tokens")) < _number(record, "tokens") - batch:
         met = _number(record, "tokens") / unique
-        yield Verdict("repeated", f"its tokens were met {met:.3g} times in the mean (data.long_documents)")
+        yield Verdict("repeated", f"its tokens were seen {met:.3g} times on average (data.long_documents)")
 
 
 def cut_short(trained: float, requested: float, batch: float) -> Iterator[Verdict]:

@@ -117,14 +117,16 @@ def test_auto_is_blocked_on_a_cpu() -> None:
     assert (auto == blocked).all()
 
 
-@pytest.mark.parametrize("name, why", [("cudnn", "gpu only"), ("splash", "tpu only")])
+@pytest.mark.parametrize("name, why", [("cudnn", "only on gpu"), ("splash", "only on tpu")])
 def test_asking_for_a_kernel_of_another_platform_says_what_can_run(name: str, why: str) -> None:
-    with pytest.raises(UserError, match=rf"{name} runs on {why}.*allowed here: auto, reference, blocked, xla"):
+    with pytest.raises(UserError, match=rf"{name} runs {why}.*allowed here: auto, reference, blocked, xla"):
         attend(*inputs(8), AttentionMask(8), implementation=name)
 
 
 def test_asking_for_a_kernel_that_knows_no_softcap_raises() -> None:
-    with pytest.raises(UserError, match=r"xla knows no attention_softcap.*allowed here: auto, reference, blocked"):
+    with pytest.raises(
+        UserError, match=r"xla does not support attention_softcap.*allowed here: auto, reference, blocked"
+    ):
         attend(*inputs(8), AttentionMask(8, softcap=1.0), implementation="xla")
 
 

@@ -122,7 +122,7 @@ def test_experts_of_limited_capacity_take_all_tokens_that_are_read_on(routing: d
     assert_read_on_as_a_whole(limited, want=without)
     (said,) = limited.written
     assert (
-        "capacity=0.5 bounds the tokens that an expert takes of a window" in said
+        "capacity=0.5 limits the tokens of an expert in training" in said
         and transformer(**KINDS["slots for all"]).written == ()
     )
 

@@ -150,7 +150,7 @@ def test_rows_outside_the_batch_are_refused(rows):
 
 def test_a_split_shorter_than_a_window_is_refused():
     Batches(make_split(9), 8, 1, seed=0)
-    with pytest.raises(UserError, match=r"8 tokens has no window of model.context=8, which takes 9"):
+    with pytest.raises(UserError, match=r"8 tokens is too short for a window of model.context=8, which needs 9"):
         Batches(make_split(8), 8, 1, seed=0)
 
 
@@ -174,7 +174,7 @@ def test_evaluation_batches_are_a_sequence():
     assert np.array_equal(batches[-1].tokens_BxL, list(batches)[4].tokens_BxL)
     with pytest.raises(IndexError):
         batches[5]
-    with pytest.raises(UserError, match="nothing to predict"):
+    with pytest.raises(UserError, match="too short; it needs 2 or more"):
         eval_batches(make_split(1), 7, 3)
 
 
@@ -217,8 +217,8 @@ def test_of_a_sweep_the_run_is_named_and_what_its_file_calls_the_keys() -> None:
     flops = accounting.flops_per_token(run.model).exact * 360
     assert told.startswith(f"run {run_id(run)} of sweep fine: data.epochs=1 allows 390 training tokens")
     assert told.endswith(
-        f"or tokens=360 or fewer, for this model {flops:.3g} FLOPs (a sweep's file says run.data.epochs, and tokens "
-        "by run.tokens or its design)"
+        f"or tokens=360 or fewer ({flops:.3g} FLOPs for this model; in a sweep's file: run.data.epochs, and "
+        "run.tokens or the design)"
     )
 
 
@@ -254,7 +254,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused():
 
 
 def test_splits_too_short_for_the_run_are_refused():
-    with pytest.raises(UserError, match=r"no window of model\.context=10"):
+    with pytest.raises(UserError, match=r"too short for a window of model\.context=10"):
         check_run(make_run(), make_store(10, 2))
     with pytest.raises(UserError, match=r"held-out split has 1 tokens.*data.validation"):
         check_run(make_run(), make_store(401, 1))

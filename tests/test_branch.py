@@ -114,11 +114,11 @@ def test_a_branch_that_was_stopped_goes_on_to_the_same_numbers(
     stop_at(process, folder, 25, number, within=0.05)
     assert process.returncode in (-signal.SIGKILL, 75) and read_result(folder) is None
     errors = tiny.start(config, folder).communicate(timeout=LIMIT_S)[1]
-    assert "going on from step" in errors and trunk.name not in errors  # from its own checkpoint
+    assert "continuing from step" in errors and trunk.name not in errors  # from its own checkpoint
     assert_same(folder, alone)
     result = read_result(folder)
     assert result is not None and result.facts["branch"]["step"] == 22
-    assert result.reason.startswith("went on from step")
+    assert result.reason.startswith("continued from step")
 
 
 @pytest.mark.parametrize("harm", ["none there", "folder gone", "broken", "older"])
@@ -141,9 +141,9 @@ def test_without_the_checkpoint_a_branch_is_trained_all_the_same_and_says_so(
     assert_same(tmp_path / "branch", alone)
     assert result.reason.count(trunk.name) == (2 if harm == "broken" else 1)
     told = {
-        "none there": "trained from its first step: .* no checkpoint of step 22 or before",
-        "folder gone": "trained from its first step: .* is not there",
-        "broken": "checkpoint 22 of .* is broken .*trained from its first step",
+        "none there": "trained from scratch: .* no checkpoint of step 22 or before",
+        "folder gone": "trained from scratch: .* does not exist",
+        "broken": "checkpoint 22 of .* is broken .*trained from scratch",
         "older": "began at step 9 of .* no checkpoint of step 22",
     }[harm]
     assert re.search(told, result.reason)
@@ -156,9 +156,12 @@ def test_without_the_checkpoint_a_branch_is_trained_all_the_same_and_says_so(
     ("changes", "message"),
     [
         ({"seed": 1}, r"records\.trunk=L1-d16-.*differ in seed"),
-        ({"model": {"d_ff": 48}, "batch_size": 4}, r"these differ in model\.d_ff, batch_size"),
+        ({"model": {"d_ff": 48}, "batch_size": 4}, r"these two differ in model\.d_ff, batch_size"),
         ({"schedule": {"warmup_tokens": 2 * BATCH}}, r"warm up for 4 and 2 steps: .*schedule\.warmup_tokens"),
-        ({"tokens": 6 * BATCH}, r"6 steps has 4 steps of warmup and shares 4 with .*: none at the constant rate"),
+        (
+            {"tokens": 6 * BATCH},
+            r"6 steps has 4 steps of warmup and shares 4 with .*, none of them at the constant rate",
+        ),
     ],
 )
 def test_a_trunk_that_is_another_run_is_refused(
@@ -173,15 +176,15 @@ def test_a_trunk_that_is_another_run_is_refused(
 
 def test_warmup_is_given_in_one_way_and_only_wsd_branches(tiny: Tiny) -> None:
     schedule = {"warmup": 0.1, "warmup_tokens": 100}
-    with pytest.raises(UserError, match=r"`schedule`: warmup=0\.1 and warmup_tokens=100 both say"):
+    with pytest.raises(UserError, match=r"`schedule`: warmup=0\.1 and warmup_tokens=100 both set"):
         build(RunConfig, merge(RUN | {"data": {"corpus": "files:x"}}, {"schedule": schedule}), "test")
     config = short(tiny)
     assert build(RunConfig, config.model_dump(mode="json"), "again") == config and config.schedule.warmup == 0.0
     with pytest.raises(
-        UserError, match=r"warmup_tokens=1024 and schedule\.cooldown=0\.25 are more than .*tokens=1100"
+        UserError, match=r"warmup_tokens=1024 and schedule\.cooldown=0\.25 are longer than .*tokens=1100"
     ):
         build(RunConfig, merge(config.model_dump(), {"tokens": 1100}), "test")
-    with pytest.raises(UserError, match=r"records\.trunk is for runs of schedule\.name=wsd, got cosine"):
+    with pytest.raises(UserError, match=r"records\.trunk needs schedule\.name=wsd, got cosine"):
         build(RunConfig, merge(config.model_dump(), {"schedule": {"name": "cosine"}, "records": {"trunk": "x"}}), "t")
 
 

@@ -136,15 +136,15 @@ TWO: dict[str, Any] = {"params": [20e3], "tokens": [1e5, 2e5]}
         (sweep({**TWO, "tokens": [1e5, 1.0005e5]}),
          r"design\.tokens: 100050 and 100000 are both 195 steps of 512 tokens at 2e\+04 parameters; remove one"),
         (sweep({"params": [20e3], "budgets": [1e11, 1.0001e11]}), r"1.0001e\+11 and 1e\+11 are both 1356 steps"),
-        (sweep({**TWO, "cooldown": 0.95}), r"warmup=0\.1 and cooldown=0\.95 are more than the whole run"),
+        (sweep({**TWO, "cooldown": 0.95}), r"warmup=0\.1 and cooldown=0\.95 are together longer than the run"),
         (sweep({**TWO, "tokens": [1e3, 1e5]}, run={"schedule": {"warmup": 0.5}}),
-         r"design\.tokens: 1000 is 2 steps .* and with 1 of warmup none is left .* last 1; take more tokens"),
+         r"design\.tokens: 1000 is 2 steps .*: 1 of warmup leave none .* last 1; use more tokens"),
         (sweep({**TWO, "tokens": [1e3, 1e5]}, run={"schedule": {"warmup": 0.0, "warmup_tokens": 2048}}),
-         r"warmup_tokens=2048 and schedule\.cooldown=0\.2 are more than the whole run of tokens=1000"),
+         r"warmup_tokens=2048 and schedule\.cooldown=0\.2 are longer than the whole run of tokens=1000"),
         (sweep({**TWO, "params": [100]}), "tokens: 100 parameters: no shape of the ladder has 100 total parameters"),
         (sweep({**ROW, "center_params": 50, "budgets": [1e11]}), r"design\.budgets: .* parameters: no shape"),
         (sweep({"params": [20e3], "budgets": [1e5]}), r"a budget of 100000 FLOPs is less than one batch"),
-        (sweep({**TWO, "params": [20e3, 20001]}), r"the ladder's model is that of 2e\+04; leave one out"),
+        (sweep({**TWO, "params": [20e3, 20001]}), r"the same model for this size and 2e\+04; leave one out"),
         (sweep(TWO, run={"tokens": 5}), r"run\.tokens is set by design"),
         (sweep(TWO, run={"schedule": {"name": "wsd"}}), r"run\.schedule\.name is set by design\.kind"),
         (sweep(TWO, run={"schedule": {"cooldown": 0.1}}), r"run\.schedule\.cooldown is set by design\.cooldown"),
@@ -172,7 +172,7 @@ def test_plan_tells_what_is_shared_and_waits_for_trunks(monkeypatch: pytest.Monk
     assert described["checkpoint_bytes"] == pytest.approx(3 * 12 * trunk.params, rel=0.001)  # weights, two moments
     assert described["states"] == {"planned": 4} and list(tmp_path.iterdir()) == []
     text = format_sweep(described)
-    assert "to be spent" in text and "(37% less)" in text and text.count(trunk.id) == 4
+    assert "with shared beginnings they take" in text and "(37% less)" in text and text.count(trunk.id) == 4
 
     home = tmp_path / "b"
     write_runs(config, home)

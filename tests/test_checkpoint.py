@@ -205,7 +205,7 @@ def test_a_local_checkpoint_of_another_past_is_not_used(
     kept_locally(tmp_path, [(5, state)], metrics="0" * 64).close()
     again = kept_locally(tmp_path, [])
     assert again.restore(layout) is None
-    assert "not of the past that this folder has on record" in again.notes[0]
+    assert "not belong to the history recorded in this folder" in again.notes[0]
     again.close()
 
 

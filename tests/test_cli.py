@@ -191,10 +191,10 @@ def test_a_folder_that_is_no_sweep_is_one_line(
 
 
 SHIPPED = {
-    "configs/sweeps/demo.yaml": "describes a sweep, which `scaling sweep configs/sweeps/demo.yaml` takes",
-    "configs/runs/tiny.yaml": "describes a run, which `scaling train configs/runs/tiny.yaml` takes",
-    "configs/data/c4.yaml": "describes a corpus, which `scaling data prepare configs/data/c4.yaml` takes",
-    "configs/models/gpt2-small.yaml": "describes a model, which `scaling plan configs/models/gpt2-small.yaml` takes",
+    "configs/sweeps/demo.yaml": "describes a sweep; use `scaling sweep configs/sweeps/demo.yaml`",
+    "configs/runs/tiny.yaml": "describes a run; use `scaling train configs/runs/tiny.yaml`",
+    "configs/data/c4.yaml": "describes a corpus; use `scaling data prepare configs/data/c4.yaml`",
+    "configs/models/gpt2-small.yaml": "describes a model; use `scaling plan configs/models/gpt2-small.yaml`",
 }
 
 
@@ -284,7 +284,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     monkeypatch.setattr(os, "fsync", full)
     assert scaling(*WRITING[command]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("scaling: cannot write ") and "no space left on device; make room" in last
+    assert last.startswith("scaling: cannot write ") and "no space left on device; free some space" in last
     named = Path(last.split()[3].rstrip(":"))
     assert named.parent.is_dir() and named.suffix  # a file that was to be written, not its temporary name
     assert not list(home.rglob(f".{named.name}.*"))
@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
     assert scaling(*WRITING[command], *output) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("scaling: cannot use ")
-    assert "a file is where a folder should be; " in last or "not a directory; " in last
+    assert "it is a file, not a folder; " in last or "not a directory; " in last
     assert any(f"/{name}" in last or f" {name}" in last for name in ("runs", "store", "taken"))
 
 
@@ -311,7 +311,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
     [
         (("sweep", "sweep.yaml", "--folder", "/proc/foo"), "cannot use /proc/foo: no such file or directory"),
         (("schema", "/proc/foo"), "cannot use /proc/foo: no such file or directory"),
-        (("sweep", "sweep.yaml", "--folder", "link"), "cannot use link: it is a link to gone, which is not there"),
+        (("sweep", "sweep.yaml", "--folder", "link"), "cannot use link: it is a link to gone, which does not exist"),
     ],
 )
 def test_a_folder_that_cannot_be_made_is_one_line_and_code_2(
@@ -321,7 +321,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_code_2(
     (home / "link").symlink_to("gone")
     assert scaling(*command) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last == f"scaling: {says}; mend that, or choose another folder or file"
+    assert last == f"scaling: {says}; correct that, or choose another folder or file"
 
 
 def test_an_error_names_the_file_that_was_to_be_written_and_no_other(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_no_other_error_is_taken_for_the_disks(monkeypatch: pytest.MonkeyPatch) 
         scaling("plan", MODEL)
     refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/s")
     assert explain(refused) == (
-        "cannot use runs/s: permission denied; mend that, or choose another folder or file",
+        "cannot use runs/s: permission denied; correct that, or choose another folder or file",
         2,
     )
     assert explain(OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/s"))[1] == 2  # type: ignore[index]

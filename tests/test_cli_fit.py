@@ -343,7 +343,7 @@ def test_a_mistyped_table_and_law_say_what_there_is(tmp_path, capsys):
     [
         ("", "-o is empty"),
         ("folder", "is a folder; name a file in it"),
-        ("runs.csv/fit.json", "runs.csv: a file is where a folder should be"),
+        ("runs.csv/fit.json", "runs.csv: it is a file, not a folder"),
         ("runs.csv", "exists and is not a fit"),
     ],
 )

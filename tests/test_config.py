@@ -79,10 +79,10 @@ def test_a_key_that_goes_into_a_list_is_told_that_it_does(key: str) -> None:
     """Such a key took the place of the whole pattern."""
     said = refusal(PATTERN, f"model.feed_forward.{key}=0.5")
     assert (
-        f"override 'model.feed_forward.{key}=0.5': `model.feed_forward.{key}` goes into `model.feed_forward`" in said
+        f"override 'model.feed_forward.{key}=0.5': `model.feed_forward.{key}` is inside `model.feed_forward`" in said
     )
     assert (
-        "[{'kind': 'mlp'}, {'kind': 'moe', 'experts': 8}]" in said and "give `model.feed_forward` as a whole" in said
+        "[{'kind': 'mlp'}, {'kind': 'moe', 'experts': 8}]" in said and "set `model.feed_forward` as a whole" in said
     )
     assert run(PATTERN, "model.feed_forward=[{kind: moe, experts: 4}]").model.feed_forward is not None
 
@@ -118,12 +118,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override: str, says: str) -
         ("model.layer_sharing=3", "layers=2 is not divisible by layer_sharing=3; allowed: [1, 2]"),
         ("model.d_head=3", "d_head must be even, got 3"),
         ("model.sliding_window=[4, 0]", "a window is 1 key or more"),
-        ("model.vocab=255", "data.tokenizer.vocab=256 does not fit into model.vocab=255"),
-        ("data.tokenizer.vocab=300", "a byte tokenizer has vocab=256"),
+        ("model.vocab=255", "data.tokenizer.vocab=256 is more than model.vocab=255"),
+        ("data.tokenizer.vocab=300", "kind=bytes needs vocab=256"),
         ("placement.accumulate=3", "batch_size=4 is not divisible by placement.accumulate=3"),
         (
             "schedule={name: wsd, warmup: 0.6, cooldown: 0.5}",
-            "warmup=0.6 and cooldown=0.5 are more than the whole run",
+            "warmup=0.6 and cooldown=0.5 are together longer than the run",
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_wrong_value_is_told_in_words_for_who_writes_the_file(override: str, s
 
 def test_a_missing_mapping_is_named_with_what_it_takes() -> None:
     values = {key: value for key, value in RUN.items() if key != "optimizer"}
-    assert refusal(values=values).endswith("`optimizer` is missing; it takes at least optimizer.learning_rate")
+    assert refusal(values=values).endswith("`optimizer` is missing; it needs at least optimizer.learning_rate")
 
 
 def test_a_missing_key_is_named() -> None:
@@ -170,18 +170,18 @@ def test_a_missing_key_is_named() -> None:
         ({"kind": "grid", "axes": {"seed": []}}, "`design`: axes or zip need at least one key"),
         (
             {"kind": "grid", "zip": {"a": [1, 2], "b": [1]}},
-            "`design`: zip takes as many values of each key, got a 2, b 1",
+            "`design`: zip needs the same number of values for each key, got a 2, b 1",
         ),
         ({"kind": "grid", "zip": {"a": [1]}, "axes": {"a": [2]}}, "`design`: axes and zip both vary a; keep one"),
-        ({"kind": "branches", "params": [1e3]}, "give one of tokens, tokens_per_param and budgets, got none"),
+        ({"kind": "branches", "params": [1e3]}, "give exactly one of tokens, tokens_per_param and budgets, got none"),
         (
             {"kind": "branches", "params": [1e3], "tokens": [1e5], "budgets": [1e9]},
-            "give one of tokens, tokens_per_param and budgets, got tokens and budgets",
+            "give exactly one of tokens, tokens_per_param and budgets, got tokens and budgets",
         ),
         ({"kind": "branches", "tokens": [1e5]}, "give either params or center_params, got neither"),
         (
             {"kind": "branches", "center_params": 1e3, "budgets": [1e9]},
-            "center_flops goes with budgets and center_params",
+            "is needed with budgets and center_params",
         ),
         (
             {"kind": "isoflop", "budgets": ["a"], "center_flops": 1, "center_params": 1},

@@ -68,7 +68,7 @@ def test_microbatches_stay_in_the_cache_of_a_core(
 
 def test_a_number_of_microbatches_that_is_given_stays(tiny: Tiny) -> None:
     assert placed(run(tiny, 16, accumulate=2), one_device()).placement.accumulate == 2
-    with pytest.raises(UserError, match="batch_size=16 does not split"):
+    with pytest.raises(UserError, match="batch_size=16 cannot be split"):
         placed(run(tiny, 16).model_copy(update={"placement": run(tiny, 15, accumulate=3).placement}), one_device())
 
 

@@ -71,7 +71,7 @@ def test_cut_windows_are_those_of_a_shorter_context(
 
 
 def test_rows_that_are_no_whole_windows_are_refused() -> None:
-    with pytest.raises(ValueError, match="no whole windows of 2 parts"):
+    with pytest.raises(ValueError, match="not whole windows of 2 parts"):
         cut(Text(4, 4), 2).windows(0, 1, 2)
 
 
@@ -124,7 +124,7 @@ def test_a_run_goes_on_in_the_stage_in_which_it_was_interrupted(tiny: Tiny, trai
         if checkpoint.name.isdecimal() and int(checkpoint.name) > 4:
             shutil.rmtree(checkpoint)
     result = train(grown(tiny, records={"checkpoint_steps": 2, "log_every": 1}), folder=folder, quiet=True)
-    assert "went on from step 4" in result.reason
+    assert "continued from step 4" in result.reason
     told = [[(r["step"], r.get("loss"), r["flops"]) for r in read_metrics(f)] for f in (folder, trained)]
     assert told[0] == told[1]
 
@@ -181,17 +181,17 @@ def test_a_run_whose_windows_grow_trains_alone(tiny: Tiny) -> None:
         ({"data": {"curriculum": [{"context": 12, "until": 0.5}]}}, r"context=12; allowed: .*nearest: 8, 16"),
         (
             {"data": {"curriculum": [{"context": 32, "until": 0.5}]}},
-            r"context=32; allowed: less than model.context=32",
+            r"context=32; allowed: a divisor of model.context=32 that is less",
         ),
-        ({"data": {"curriculum": [STAGES[1], STAGES[0]]}}, r"until=0.25 comes after one until=0.5"),
+        ({"data": {"curriculum": [STAGES[1], STAGES[0]]}}, r"until=0.25 follows one with until=0.5"),
         ({"data": {"curriculum": []}}, "at least 1"),
         (
             {"data": {"curriculum": STAGES}, "placement": {"mesh": {"context": 16}}},
-            r"context=8; allowed: .*and that placement.mesh.context=16 divides; nearest: 16",
+            r"context=8; allowed: .*and a multiple of placement.mesh.context=16; nearest: 16",
         ),
         (
             {"data": {"curriculum": STAGES}, "schedule": {"name": "wsd"}, "records": {"trunk": "L1-a"}},
-            "branches of one trunk take none",
+            "cannot branch off one trunk",
         ),
         (
             {"data": {"curriculum": STAGES}, "objective": {"kind": "masked"}, "model": {"vocab": 257} | CHOOSING},

@@ -159,26 +159,26 @@ def test_test_runs_take_the_budget_of_the_forecast() -> None:
         (sweep(run={"records": {"role": "test"}}), r"run\.records\.role is set by forecast"),
         (sweep(run={"optimizer": {"learning_rate": 0.1}}), r"run\.optimizer\.learning_rate is set by learning_rate"),
         (sweep(learning_rate=None),
-         r"budget=1e\+11.*`run\.optimizer` is missing; it takes at least run\.optimizer\.learning_rate$"),
+         r"budget=1e\+11.*`run\.optimizer` is missing; it needs at least run\.optimizer\.learning_rate$"),
         (sweep(run={"model": {"contxt": 12}}), r"contxt.*context"),
         (sweep(run={"data": {"epoch": 2}}), r"unknown key `run\.data\.epoch`; did you mean `epochs`"),
         (sweep(seeds=[-1]), r"`seeds` should be greater than or equal to 0, got -1"),
         (sweep(run={"batch_size": None}), "batch_size"),
         (sweep(design={"budgets": [1e11, 1e11]}),
-         r"two runs are one .*: design\.budgets holds 1e\+11 twice; remove one of them$"),
-        (sweep(seeds=[0, 1, 0]), r"two runs are one .*: seeds holds 0 twice; remove one of them$"),
+         r"two runs are identical .*: design\.budgets lists 1e\+11 twice; remove one of them$"),
+        (sweep(seeds=[0, 1, 0]), r"two runs are identical .*: seeds lists 0 twice; remove one of them$"),
         (listed([20e3, 20e3]),
-         r"two runs are one .*: target_params=20000, target_tokens=1000, seed=0 is there twice"),
+         r"two runs are identical .*: target_params=20000, target_tokens=1000, seed=0 occurs twice"),
         (sweep(design={"budgets": [1e6], "center_exponent": 0.1}), r"budget of 1e\+06 FLOPs is less than one batch"),
-        (sweep(design={"center_params": 100}), r"1e\+11 FLOPs wants 36\.\d+ parameters: no shape .* within 9\.8"),
+        (sweep(design={"center_params": 100}), r"1e\+11 FLOPs needs 36\.\d+ parameters: no shape .* within 9\.8"),
         (sweep(design={"center_params": 100}),
          r"; raise design\.center_params or the budget, or lower ladder\.width_mul"),
         (sweep(design={"center_params": 100}, ladder={"width_multiple": 1, "ff_multiple": 1, "d_head": 2}),
          r"d_ff=\d+; raise design\.center_params or the budget$"),
-        (listed([1]), r"; ask for that, or lower ladder"),
+        (listed([1]), r"; use that size, or lower ladder"),
         (sweep(ladder={"width_multiple": 64, "ff_multiple": 64}), "no shape of the ladder has"),
         (grid({"model.params": [20e3, 20e3]}),
-         r"two runs are one .*: design\.axes\.model\.params holds 20000.* twice"),
+         r"two runs are identical .*: design\.axes\.model\.params lists 20000.* twice"),
         (grid({"model.params": [True]}), r"model\.params: True is not a number"),
         (grid({"model.params": [20e3], "model.layers": [1]}), r"design\.axes\.model\.layers and the ladder both set"),
         (grid({"seed": [1, 2]}), r"design\.axes\.seed is not allowed.* write `seeds: \[1, 2\]`"),
@@ -217,13 +217,13 @@ def test_an_axis_that_goes_into_a_list_is_told_that_it_does(axes: dict[str, list
     with pytest.raises(UserError) as error:
         make_runs(grid(axes | {"model.params": [40e3]}, run={"model": model}))
     key = list(axes)[-1]
-    assert f"design.axes.{key}: `{key}` goes into `model.feed_forward`, which is a list here" in str(error.value)
-    assert "an axis of a sweep has one list for each value" in str(error.value)
+    assert f"design.axes.{key}: `{key}` is inside `model.feed_forward`, which is a list" in str(error.value)
+    assert "each value is then a whole list" in str(error.value)
 
 
 def test_sizes_that_the_ladder_cannot_tell_apart_are_named() -> None:
     config = sweep(design={"budgets": [1e11], "spacing": 1.0001})
-    with pytest.raises(UserError, match=r"two runs are one .*target_params=23\d\d\d.*target_params=23\d\d\d"):
+    with pytest.raises(UserError, match=r"two runs are identical .*target_params=23\d\d\d.*target_params=23\d\d\d"):
         make_runs(config)
 
 

@@ -52,7 +52,7 @@ def test_speed_is_that_of_training_and_not_of_the_starts_before_it(tmp_path: Pat
     assert rows[others[0].id]["seconds"] == pytest.approx(others[0].flops / 2e10 + START_S)
     assert found["left"]["seconds"] == pytest.approx(sum(run.flops / 2e10 + START_S for run in others))
     text = format_sweep(found)
-    assert "measured: tokens/s times FLOPs per token of the run of this sweep that completed" in text
+    assert "measured: tokens/s times FLOPs per token of the run completed in this sweep" in text
     assert "with 6 s for the start of each run, without evaluation" in text
 
 
@@ -117,7 +117,7 @@ def test_test_runs_of_unknown_size_count_with_their_flops(tmp_path: Path) -> Non
     assert found["left"]["seconds"] == pytest.approx((fit + 8e12) / estimate.ASSUMED_CORE + 8 * START_S)
     assert [row["params"] for row in found["forecast"]["runs"]] == [None, None]
     text = format_sweep(found)
-    assert "2 test runs of 4e+12 FLOPs, whose size follows from the fit" in text and "?" in text
+    assert "tested by 2 test runs of 4e+12 FLOPs, of the best size by the fit" in text and "?" in text
 
 
 def test_test_runs_of_a_frozen_forecast_are_those_it_is_about(tmp_path: Path) -> None:
@@ -149,10 +149,12 @@ def refused(config: SweepConfig, folder: Path) -> str:
 def test_a_dry_run_refuses_what_the_launch_refuses(tmp_path: Path) -> None:
     config, home = sweep(), tmp_path / "synthetic"
     near = merge(sweep_config().model_dump(mode="json"), {"forecast": {"flops": 1e12}})
-    assert "forecast.flops=1e+12 is not beyond its runs" in refused(build(SweepConfig, near, "test"), tmp_path)
+    assert "forecast.flops=1e+12 should be more than the largest run's" in refused(
+        build(SweepConfig, near, "test"), tmp_path
+    )
     few = merge(sweep_config().model_dump(mode="json"), {"design": {"budgets": [1e11], "sizes": 3}, "seeds": [0, 1]})
     said = refused(build(SweepConfig, few, "test"), tmp_path)
-    assert "at least 6 runs of 5 different sizes and tokens are needed; there are 6 of 3" in said
+    assert "at least 6 runs with 5 different pairs of N and D; there are 6 runs with 3" in said
     known = {"forecast": {"priors": {"alpha": [0.3, 0.1], "E": [1.0, 0.3]}}}
     assert describe_sweep(build(SweepConfig, merge(few, known), "test"), tmp_path)["forecast"] is not None
     write_runs(config, home, lines=2)
@@ -165,7 +167,7 @@ def test_a_dry_run_refuses_what_the_launch_refuses(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    for name, told in (("file", "a file is where a folder should be"), ("link", f"a link to {tmp_path}/gone")):
+    for name, told in (("file", "it is a file, not a folder"), ("link", f"a link to {tmp_path}/gone")):
         with pytest.raises(UserError, match=f"cannot use {tmp_path}/{name}: .*{told}"):
             describe_sweep(sweep(), tmp_path / name / "runs")
 
@@ -183,7 +185,7 @@ def test_data_are_checked_where_they_are_prepared_and_never_prepared(tmp_path: P
     gone = plain_sweep(
         run={"data": {**data, "corpus": f"files:{text}/*.jsonl"}, "records": {"store_folder": str(store)}}
     )
-    assert "note: a launch here would end: data.corpus='files:" in format_sweep(
+    assert "note: a launch here would fail: data.corpus='files:" in format_sweep(
         describe_sweep(gone, tmp_path / "runs")
     )
     prepare(make_runs(config)[0].config.data, store, progress=False)
@@ -217,7 +219,7 @@ def test_time_is_held_against_the_limit_of_a_job(tmp_path: Path) -> None:
     assert notes(tmp_path, short) == []
     # 40e3 parameters on 2e8 tokens are about 6e13 FLOPs, an hour at 1.5e10 FLOP/s
     (note,) = notes(tmp_path, short, 2e8)
-    assert "2 runs take longer than a job may, executor.slurm.time_minutes=10: up to 1 h" in note
+    assert "2 runs take longer than a job's limit of executor.slurm.time_minutes=10: up to 1 h" in note
     assert note.endswith("such a run saves its state and is queued again")
     (note,) = notes(tmp_path, short, 2e8, records={"checkpoint_minutes": None})
     assert "never ends without checkpoints" in note
@@ -227,5 +229,5 @@ def test_what_is_not_known_of_a_cluster_is_said(tmp_path: Path) -> None:
     (gpu,) = notes(tmp_path, {"kind": "slurm", "slurm": {"gpus": 1, "gpu": "H1OO"}})
     assert "executor.slurm.gpu='H1OO' is not known" in gpu and "did you mean h100?" in gpu
     (ray,) = notes(tmp_path, {"kind": "ray", "ray": {"address": "head:6379"}})
-    assert "the time is that of one slot: how many the cluster at executor.ray.address=head:6379 has" in ray
+    assert "the number of slots of the cluster at executor.ray.address=head:6379 is" in ray
     assert notes(tmp_path, {"kind": "ray"}) == []

@@ -103,7 +103,7 @@ def test_experts_of_limited_capacity_drop_nothing_in_a_text_and_it_is_said(tiny:
     assert main(["generate", str(folder), "--prompt", PROMPTS[1], "--tokens", "12", "--temperature", "0"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{PROMPTS[1]}{together.texts[1]}\n" and err == f"note: {note}\n"
-    assert "capacity=0.5 bounds the tokens that an expert takes of a window" in note
+    assert "capacity=0.5 limits the tokens of an expert in training" in note
 
 
 def test_texts_of_one_prompt_and_tokens_of_one_text_are_drawn_independently(run: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_run_without_an_end_or_a_checkpoint_is_one_line(
     shutil.rmtree(gone / "checkpoints")
     for folder, says in (
         (unfinished, "has not ended"),
-        (gone, "has no checkpoint; delete it and train that run again with records.checkpoint_steps"),
+        (gone, "has no checkpoint; delete it and train that run again with, for example, records.checkpoint_steps"),
         (tmp_path, "no run is in"),
     ):
         assert main([*command, str(folder)]) == 2
@@ -219,10 +219,10 @@ def test_a_text_beyond_learned_positions_and_a_model_that_cannot_write_are_one_l
     assert main(["generate", learned, "--prompt", "a" * 30, "--tokens", "2"]) == 0
     capsys.readouterr()
     assert main(["generate", learned, "--prompt", "a" * 30, "--tokens", "3"]) == 2
-    assert "a text of 33 tokens, prompt and new ones, is longer than model.context=32" in capsys.readouterr().err
+    assert "prompt and new tokens are 33 together, more than model.context=32" in capsys.readouterr().err
     masked = str(trained(tiny, model={"vocab": 257}, objective={"kind": "masked"}))
     assert main(["generate", masked, "--prompt", "a"]) == 2
-    assert "objective.kind=masked does not teach" in capsys.readouterr().err
+    assert "objective.kind=masked does not train" in capsys.readouterr().err
 
 
 def test_evaluate_gives_the_loss_of_the_record_and_its_parts_by_position(run: Path, tiny: Tiny, capsys: Any) -> None:
@@ -293,6 +293,6 @@ def test_evaluate_on_text_reads_it_in_the_tokens_of_the_run(
     np.testing.assert_array_equal(own.doc_starts, made.doc_starts)
     (tmp_path / "pieces.yaml").write_text(to_yaml(pieces.data))
     (tmp_path / "none.txt").write_text("")
-    for on, said in (("pieces.yaml", "made by another tokenizer"), ("none.txt", "has no text")):
+    for on, said in (("pieces.yaml", "has another tokenizer"), ("none.txt", "has no text")):
         assert main(["evaluate", str(run), "--on", str(tmp_path / on)]) == 2
         assert said in capsys.readouterr().err

@@ -122,7 +122,7 @@ def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_other
         since = time.monotonic()
         for code, text in hosts.ends(without=gone):
             assert code == 1, text
-            assert_one_line(text, "of this run has ended or answers no more")
+            assert_one_line(text, "of this run has ended or no longer responds")
         assert time.monotonic() - since < 5 * LOST_S
     hosts = Hosts(tiny, config, 3)
     reaches(folder, 3 * EVERY + 1, hosts)
@@ -161,12 +161,12 @@ def test_a_run_goes_on_from_what_its_hosts_have_kept_themselves_also_when_the_di
         hosts.hit(gone, signal.SIGKILL)
         ((code, text),) = hosts.ends(without=gone)
         assert code == 1
-        begun += [int(step) for step in re.findall(r"going on from step (\d+)", text)]
+        begun += [int(step) for step in re.findall(r"continuing from step (\d+)", text)]
         shutil.rmtree(home(tiny, gone))
     losses = [{r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r} for run in (folder, undisturbed)]
     assert max(losses[0]) >= 60 and all(losses[0][step] == losses[1][step] for step in losses[0])
     ((code, text),) = Hosts(tiny, kept, 2, come=(1,), alone=True).ends()
-    begun += [int(step) for step in re.findall(r"going on from step (\d+)", text)]
+    begun += [int(step) for step in re.findall(r"continuing from step (\d+)", text)]
     assert code == 0 and len(begun) == 2 and all(step % every == 0 for step in begun), text
     assert 30 <= begun[0] <= begun[1] and begun[1] >= 60
     results = [read_result(run) for run in (folder, undisturbed)]
@@ -181,7 +181,7 @@ def test_a_host_that_never_comes_is_told_in_one_line(tiny: Tiny, config: RunConf
     soon = changed(config, placement={"processes": {"arrive_s": 3}})
     ((code, text),) = Hosts(tiny, soon, 2, come=(here,)).ends()
     assert code == 1
-    assert_one_line(text, "have not all come in time")
+    assert_one_line(text, "have connected in time")
     assert "placement.processes.arrive_s" in text and "JAX_NUM_PROCESSES" in text
 
 
@@ -242,5 +242,5 @@ def test_a_host_that_gloo_aborts_ends_with_one_line(tmp_path: Path, capfd: pytes
         patch.setenv("PYTHONPATH", str(tmp_path))
         assert processes.watch([], "aborts") == 1
     said = capfd.readouterr().err
-    assert said.count("\n") == 1 and "another process of this run has ended or answers no more" in said
+    assert said.count("\n") == 1 and "another process of this run has ended or no longer responds" in said
     assert {number: signal.getsignal(number) for number in processes.PASSED_ON} == before

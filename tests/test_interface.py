@@ -40,7 +40,7 @@ def test_a_configuration_is_a_file_a_name_a_mapping_or_one_that_was_read() -> No
     assert interface.read(SweepConfig, demo.model_dump(mode="json"), "sweeps") == demo
     with pytest.raises(UserError, match=r"did you mean `layers`\?"):
         interface.read(RunConfig, tiny, "runs", "model.layer=5")
-    with pytest.raises(UserError, match="no preset of sweeps"):
+    with pytest.raises(UserError, match="a preset of sweeps"):
         scaling.sweep("nothing-such")
 
 

@@ -109,9 +109,9 @@ def test_the_command_tells_them_and_refuses_what_has_none(tiny: Tiny, capsys: An
     assert "key tokens, which need more than 8 tokens of context" in capsys.readouterr().out
     for short in ("1", "32"):
         assert main(["evaluate", folder, "--short", short]) == 2
-        assert f"a short context of {short} tokens; allowed: 2 to 31" in capsys.readouterr().err
+        assert f"short={short}; allowed: 2 to 31" in capsys.readouterr().err
     assert main(["evaluate", folder, "--reference", folder]) == 2
-    assert "say beside which short context" in capsys.readouterr().err
+    assert "also needs a short context" in capsys.readouterr().err
 
 
 def test_models_that_cannot_choose_are_named(tiny: Tiny) -> None:
@@ -119,9 +119,9 @@ def test_models_that_cannot_choose_are_named(tiny: Tiny) -> None:
     masked = untrained(tiny, model={"vocab": 257}, objective={"kind": "masked"})
     with pytest.raises(UserError, match="kind=masked of a does not read from left to right"):
         key_tokens(untrained(tiny), tokens, short=SHORT, reference=masked)
-    with pytest.raises(UserError, match="the reference a reads 16 tokens and the run 32"):
+    with pytest.raises(UserError, match=r"the reference a has model\.context=16, less than the run's 32"):
         key_tokens(untrained(tiny), tokens, short=SHORT, reference=untrained(tiny, model={"context": 16}))
-    with pytest.raises(UserError, match="30 held-out tokens are less than a window of 32"):
+    with pytest.raises(UserError, match="30 held-out tokens are fewer than a window of 32"):
         key_tokens(untrained(tiny), tokens[:30], short=SHORT)
     with pytest.raises(UserError, match=r"none of 33 held-out tokens has more than 31 before it"):
         key_tokens(untrained(tiny), tokens[:33], short=31)

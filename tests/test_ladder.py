@@ -114,7 +114,7 @@ def test_an_unreachable_size_names_the_nearest() -> None:
 
 
 def test_only_what_can_be_lowered_is_advised() -> None:
-    with pytest.raises(UserError, match=r"d_ff=\d+; ask for that, or lower ladder\.width_multiple \(64\)$"):
+    with pytest.raises(UserError, match=r"d_ff=\d+; use that size, or lower ladder\.width_multiple \(64\)$"):
         ladder.model_for_params(1e4, LadderConfig(ff_multiple=1), BYTES)
     with pytest.raises(UserError, match=r"d_ff=\d+; raise center$"):
         ladder.model_for_params(9, LadderConfig(ff_multiple=1, width_multiple=1, d_head=2), BYTES, asked_by="center")

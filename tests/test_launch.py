@@ -161,7 +161,7 @@ def test_a_broken_run_is_no_failed_one_while_a_live_launch_will_try_it_again(run
     with lock(tmp_path / "lock"):
         assert launch_all([broken, other], tmp_path, executor)[0] == ["failed", "completed"]
     assert [(state.state, state.reason) for state in seen] == [
-        ("interrupted", "killed by SIGKILL (another process, or no memory was left); will be tried again")
+        ("interrupted", "killed by SIGKILL (by another process, or out of memory); will be tried again")
     ]
     log_again(tmp_path / broken.id)  # of a launch that is no more
     assert run_state(tmp_path / broken.id).state == "failed"
@@ -170,7 +170,8 @@ def test_a_broken_run_is_no_failed_one_while_a_live_launch_will_try_it_again(run
 def test_an_exit_without_a_word_is_told_as_one(runs: Any, tmp_path: Path) -> None:
     launch_all(runs[:1], tmp_path, Pretended({runs[0].id: [("open", 1)] * 9}))
     assert (
-        attempts(tmp_path / runs[0].id)[0].reason == "exit code 1, and nothing in its log, as where the disk is full"
+        attempts(tmp_path / runs[0].id)[0].reason
+        == "exit code 1 with an empty log, possibly because the disk is full"
     )
 
 
@@ -231,7 +232,7 @@ def test_a_run_that_is_killed_since_it_does_not_stop_was_told_to_stop_and_is_not
         train_all([run], tmp_path, Telling(), LaunchProgress(tmp_path, StringIO()))
     state = run_state(tmp_path / run.id)
     assert (state.state, len(state.attempts)) == ("interrupted", 1)
-    assert state.reason.startswith("told to stop, and ended before its state was saved")
+    assert state.reason.startswith("stopped before its state was saved")
 
 
 def test_a_run_that_another_process_trains_is_waited_for(
@@ -329,7 +330,7 @@ def test_a_stop_cancels_what_was_submitted_and_begins_nothing(
 ) -> None:
     trunk, branch, *others = runs
     executor, told = Pretended({others[-1].id: [75]}, during=lambda task: os.kill(os.getpid(), number)), StringIO()
-    with pytest.raises(error, match="the same command goes on"):
+    with pytest.raises(error, match="the same command continues"):
         train_all(
             [trunk, replace(branch, after=trunk.id), *others], tmp_path, executor, LaunchProgress(tmp_path, told)
         )

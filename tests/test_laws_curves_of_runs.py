@@ -101,7 +101,7 @@ def test_a_table_is_fitted_on_the_command_line(home, tmp_path, capsys):
         (("--tuning",), "--tuning is not for --law annealing"),
         (("--loss", "x"), "--loss applies to CSVs"),
         (("--objective", "hubris"), "no objective"),
-        (("--where", "seed == 7"), "no valid run from its own beginning that meets --where"),
+        (("--where", "seed == 7"), "no valid run that starts from scratch and meets --where"),
     ],
 )
 def test_options_that_say_nothing_of_a_curve_are_refused(home, capsys, options, said):

@@ -258,7 +258,7 @@ def test_a_list_design_makes_the_runs_listed():
 def test_a_list_design_refuses_tokens_in_run_and_twins():
     with pytest.raises(UserError, match=r"run\.tokens is set by design\.points"):
         make_runs(points((3e4, 2e6), run={"tokens": 5}))
-    with pytest.raises(UserError, match="two runs are one"):
+    with pytest.raises(UserError, match="two runs are identical"):
         make_runs(points((3e4, 2e6), (3e4, 2e6)))
     with pytest.raises(UserError, match=r"design\.points\.0\.tokens"):
         points((3e4, 0))

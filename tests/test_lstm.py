@@ -151,7 +151,7 @@ def test_starts() -> None:
     [
         (
             {"d_hidden": 32},
-            r"takes d_model=16 outputs.*d_hidden=32; set projection=true, or d_hidden=16, or tied",
+            r"have d_model=16 outputs.*d_hidden=32; set projection=true, d_hidden=16 or tied",
         ),
         ({"projection": 8}, r"`projection` should be a valid boolean"),
         ({"d_model": "wide"}, r"`d_model` should be a valid integer"),
@@ -180,7 +180,7 @@ def test_a_remat_policy_that_it_has_not_is_refused_by_name() -> None:
         return build(RunConfig, values | more | {"placement": {"remat": remat}}, "run.yaml")
 
     assert run("full").placement.remat == "full"
-    with pytest.raises(UserError, match=r"placement\.remat=dots is not for .* lstm; allowed: none, full"):
+    with pytest.raises(UserError, match=r"placement\.remat=dots is not available for .* lstm; allowed: none, full"):
         run("dots")
 
 

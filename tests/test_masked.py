@@ -271,14 +271,14 @@ class OneWay(TransformerConfig):
 def test_a_family_that_cannot_look_ahead_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "one_way", OneWay)
     changes = {"model": {"kind": "one_way", "vocab": 257}}
-    with pytest.raises(UserError, match=r"objective.kind=masked .* full context.*it can: causal") as told:
+    with pytest.raises(UserError, match=r"objective.kind=masked .* full attention mask.*it supports: causal") as told:
         tiny.config(objective=MASKED["objective"], **changes)
     assert "\n" not in str(told.value)
     assert tiny.config(**changes).objective.MASK == "causal"
 
 
 def test_the_mask_token_needs_a_row_of_the_embedding(tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"vocab=256 and 1 more of objective.kind=masked.*set model.vocab to 257"):
+    with pytest.raises(UserError, match=r"vocab=256 plus 1 for objective.kind=masked.*set model.vocab to 257"):
         tiny.config(objective={"kind": "masked"})
     check_run(tiny.config(**MASKED), tiny.open())
 

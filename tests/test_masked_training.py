@@ -62,7 +62,7 @@ def test_a_masked_run_goes_on_to_the_very_numbers_of_one_that_was_not_stopped(ti
     (tmp_path / "again" / "result.json").unlink()
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "30")
     again = train(config, folder=tmp_path / "again", quiet=True)
-    assert "went on from step 15" in again.reason and whole.status == "completed"
+    assert "continued from step 15" in again.reason and whole.status == "completed"
     assert (again.loss, again.loss_sem, again.train_loss) == (whole.loss, whole.loss_sem, whole.train_loss)
     first, second = (
         [{k: v for k, v in record.items() if k not in ("tokens_per_s", "wall_s")} for record in read_metrics(folder)]

@@ -167,7 +167,7 @@ def test_what_is_on_the_host_is_not_on_the_device() -> None:
 
 
 def test_nothing_to_bring_to_the_host_is_refused_with_what_would_be() -> None:
-    with pytest.raises(ValueError, match=r"remat=none .* nothing to bring to the host; set remat to dots or full"):
+    with pytest.raises(ValueError, match=r"remat=none .* nothing to offload to the host; set remat to dots or full"):
         run_config(placement={"offload_activations": True})
 
 

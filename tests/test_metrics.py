@@ -53,7 +53,7 @@ def test_worse_than_guessing_for_long_is_divergence_and_a_spike_is_not() -> None
     assert losses.add(PATIENCE, 3.0) is None
     for step in range(PATIENCE):
         trouble = losses.add(100 + step, high)
-    assert trouble is not None and "in a row" in trouble
+    assert trouble is not None and "consecutive" in trouble
 
 
 def test_lines_after_the_resumed_step_and_half_a_line_are_dropped(tmp_path: Path) -> None:

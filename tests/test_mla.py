@@ -146,9 +146,9 @@ def test_with_a_latent_as_wide_as_the_stream_it_is_ordinary_attention(positions:
 
 
 def test_what_does_not_go_with_it_is_named() -> None:
-    with pytest.raises(UserError, match=r"mixer.rope is the part that rotary positions turn: .* not alibi"):
+    with pytest.raises(UserError, match=r"mixer.rope, the part that rotary positions rotate, .* got alibi"):
         model(position="alibi")
-    with pytest.raises(UserError, match=r"qk_norm=true is not read by a mixer of kind mla"):
+    with pytest.raises(UserError, match=r"qk_norm=true has no effect with a mixer of kind mla"):
         model(qk_norm=True)
     with pytest.raises(UserError, match=r"rope.*multiple of 2"):
         model(PART | {"rope": 3})

@@ -132,7 +132,7 @@ def test_a_stopped_pack_goes_on_alone_or_in_other_packs(tiny: Tiny, tmp_path: Pa
     for folder, run, pack in zip(folders, wanted, (None, 3, 3, 3), strict=True):
         assert_same(folder, run, pack)
         result = read_result(folder)
-        assert result is not None and "went on from step" in result.reason
+        assert result is not None and "continued from step" in result.reason
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_branches_of_packed_trunks_are_packed(tiny: Tiny) -> None:
         assert_same(folder, run, pack=3)
     begun = [result.facts.get("branch", {"step": 0})["step"] for result in results]
     assert begun == [fork, fork, 0] and 0 < fork < 30
-    assert "trained from its first step" in results[2].reason
+    assert "trained from scratch" in results[2].reason
 
 
 def test_what_has_ended_is_not_trained_again_and_one_run_may_be_left(tiny: Tiny, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_runs_of_different_shapes_are_refused(tiny: Tiny, tmp_path: Path, change
 
 def test_one_folder_and_one_device(tiny: Tiny, tmp_path: Path) -> None:
     runs = configs(tiny, {}, {"seed": 1})
-    with pytest.raises(UserError, match="2 runs need as many different folders"):
+    with pytest.raises(UserError, match="2 runs need a folder each"):
         train_pack(runs, [tmp_path / "a", tmp_path / "b" / ".." / "a"])
-    with pytest.raises(UserError, match="on one device only, there are 8"):
+    with pytest.raises(UserError, match="only on one device, but there are 8"):
         check_mesh(2, cast(Any, SimpleNamespace(size=8)))
     check_mesh(1, cast(Any, SimpleNamespace(size=8)))

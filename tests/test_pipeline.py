@@ -48,26 +48,31 @@ def test_in_every_round_each_stage_sends_one_run_of_layers_and_gets_one_until_al
             {"pipeline": 4},
             {},
             {"pipeline_repeats": 4},
-            r"=4 × placement.pipeline_repeats=4: the 8 layers .* transformer have no 16 runs .* may be at most 8$",
+            r"=4 × placement.pipeline_repeats=4: the 8 layers .* cannot be cut into 16 .* may be at most 8$",
         ),
-        ({"pipeline": 4}, {"sliding_window": [4, 8, None, None]}, {}, "no 4 runs alike in a row; .* be at most 2$"),
-        ({"pipeline": 2}, {"layer_sharing": 8}, {}, "no 2 runs alike in a row; use other axes"),
-        ({"pipeline": 8}, {"feed_forward": EXPERTS, "first_dense": 1}, {}, "no 8 runs .* may be at most 7$"),
+        ({"pipeline": 4}, {"sliding_window": [4, 8, None, None]}, {}, "into 4 equal parts; .* be at most 2$"),
+        ({"pipeline": 2}, {"layer_sharing": 8}, {}, "into 2 equal parts; use other axes"),
+        (
+            {"pipeline": 8},
+            {"feed_forward": EXPERTS, "first_dense": 1},
+            {},
+            "into 8 equal parts; .* may be at most 7$",
+        ),
         (
             {"pipeline": 4},
             {},
             {"pipeline_repeats": 2, "accumulate": 2},
-            "accumulate=2; nearest that they do: 4",
+            "accumulate=2; nearest that it does: 4",
         ),
         ({"pipeline": 2}, {}, {"pipeline_microbatches": 3, "accumulate": 4}, "accumulate=4; allowed: one of 1, 2, 4"),
-        ({"data": 1}, {}, {"pipeline_microbatches": 2}, "pipeline_microbatches=2 is for the stages of a pipeline"),
-        ({"data": 1}, {}, {"pipeline_repeats": 2}, "pipeline_repeats=2 is for the stages of a pipeline"),
-        ({"data": 1}, {}, {"pipeline_schedule": "1f1b"}, "pipeline_schedule=1f1b is for the stages of a pipeline"),
+        ({"data": 1}, {}, {"pipeline_microbatches": 2}, "pipeline_microbatches=2 applies only to a pipeline"),
+        ({"data": 1}, {}, {"pipeline_repeats": 2}, "pipeline_repeats=2 applies only to a pipeline"),
+        ({"data": 1}, {}, {"pipeline_schedule": "1f1b"}, "pipeline_schedule=1f1b applies only to a pipeline"),
         (
             {"pipeline": 2},
             {},
             {"pipeline_schedule": "1f1b", "remat": "full", "offload_activations": True},
-            "offload_activations has nothing to bring",
+            "offload_activations has nothing to offload",
         ),
     ],
 )
@@ -111,7 +116,7 @@ def test_the_longest_row_of_runs_alike_is_in_the_stages_and_of_these_the_first(
 def test_a_family_without_a_row_of_layers_is_refused_with_the_axes_that_it_knows() -> None:
     model = {"kind": "lstm", "vocab": 256, "context": 32, "layers": 4, "d_model": 16, "d_hidden": 16}
     with pytest.raises(
-        UserError, match=r"pipeline=2 .* kind lstm have no 2 runs alike in a row; use other axes, as data, fsdp"
+        UserError, match=r"pipeline=2 .* kind lstm cannot be cut into 2 equal parts; use other axes: data, fsdp"
     ):
         build(RunConfig, BASE | {"model": model, "placement": {"mesh": {"pipeline": 2}}}, "test")
 

@@ -55,11 +55,11 @@ def test_heads_that_do_not_divide_are_refused_with_the_configuration(
 
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("cudnn runs on gpu only, this is cpu", {}, {"attention": "cudnn"}),
-    ("blocked knows no dropout", {"dropout": 0.1}, {"attention": "blocked", "context": "gather", "mesh": WINDOWS}),
+    ("cudnn runs only on gpu, not on cpu", {}, {"attention": "cudnn"}),
+    ("does not support dropout", {"dropout": 0.1}, {"attention": "blocked", "context": "gather", "mesh": WINDOWS}),
     ("gmm does not run on cpu", {"feed_forward": MOE}, {"experts": "gmm"}),
     ("ragged does not run on cpu", {"feed_forward": MOE}, {"transport": "ragged"}),
-    ("6 does not split into 1", {}, {"mesh": {"data": 1, "fsdp": 4}, "batch_size": 6}),
+    ("6 cannot be split into 1", {}, {"mesh": {"data": 1, "fsdp": 4}, "batch_size": 6}),
     ("whole on every device", {"d_ff": 8193, "d_model": 33, "n_heads": 1, "d_head": 32},
      {"mesh": {"data": 1, "fsdp": 2}}),
 ]  # fmt: skip
@@ -85,7 +85,7 @@ def test_a_dry_run_a_launch_and_a_plan_say_the_same(
 
 def test_training_refuses_a_placement_before_it_makes_a_folder_or_a_store(tmp_path: Path) -> None:
     asked = values(attention="splash") | {"data": {"corpus": "files:/nowhere/*.txt"}}
-    with pytest.raises(UserError, match="splash runs on tpu only, this is cpu"):
+    with pytest.raises(UserError, match="splash runs only on tpu, not on cpu"):
         train(build(RunConfig, asked, "test"), folder=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
@@ -97,14 +97,14 @@ def test_windows_of_every_length_that_a_run_has_are_asked_about() -> None:
     accounting.check_placement(run(shape, **placement), 4, "v5e")
     short = values(shape, **placement)
     short["data"]["curriculum"] = [{"context": 512, "until": 0.5}]
-    with pytest.raises(UserError, match="splash knows no parts of a window"):
+    with pytest.raises(UserError, match="splash does not support parts of a window"):
         accounting.check_placement(build(RunConfig, short, "test"), 4, "v5e")
 
 
 def test_a_plan_tells_of_the_devices_it_is_for() -> None:
-    with pytest.raises(UserError, match="splash runs on tpu only, this is gpu"):
+    with pytest.raises(UserError, match="splash runs only on tpu, not on gpu"):
         plan(run(attention="splash", mesh={}), topology="h100:2")
-    with pytest.raises(UserError, match="batch_size=8 does not split into 1 microbatches"):
+    with pytest.raises(UserError, match="batch_size=8 cannot be split into 1 microbatches"):
         plan(run(mesh={}), topology="h100:16")
 
 

@@ -89,7 +89,7 @@ def test_plan_as_text_lines_up() -> None:
     assert max(map(len, text.splitlines())) <= 80
     text = format_plan(plan(load_plannable(CONFIGS / "runs" / "llama-1b.yaml"), topology="h100:8"))
     less = [line for line in text.splitlines() if re.search(r" -[\d.]+ GiB", line)]
-    assert less and all(line.endswith("never there together") for line in less), "memory below 0 says why"
+    assert less and all(line.endswith("never held at the same time") for line in less), "memory below 0 says why"
 
 
 def test_models_and_runs_are_told_apart() -> None:
@@ -103,7 +103,7 @@ def test_compiling_needs_a_run_a_tpu_slice_and_libtpu(monkeypatch: pytest.Monkey
         plan(run(), compile=True)
     with pytest.raises(UserError, match="--compile needs a run"):
         plan(load_plannable(GPT2), topology="v5e:4x4", compile=True)
-    with pytest.raises(UserError, match=r"'h100:8' is no TPU slice .*; known: v4:4x4x4, v5e:4x4, v5p:4x4x4"):
+    with pytest.raises(UserError, match=r"'h100:8' is not a TPU slice .*; known: v4:4x4x4, v5e:4x4, v5p:4x4x4"):
         plan(run(), topology="h100:8", compile=True)
     for text, near in (
         ("v5e:4x4x4", "nearest: v5e:8x8; known: v4:4x4x4"),

@@ -58,13 +58,13 @@ def test_a_model_of_ones_own_extends_a_shipped_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command, said",
     [
-        (["plan", "lama-3-8b"], "no preset of models or runs; did you mean llama-3-8b"),
+        (["plan", "lama-3-8b"], "a preset of models or runs; did you mean llama-3-8b"),
         (["train", "gpt2-small.yaml"], "cannot read gpt2-small.yaml"),
-        (["train", "demo"], "no preset of runs"),
+        (["train", "demo"], "a preset of runs"),
         (["sweep", "sweeps/dem"], "did you mean sweeps/demo"),
         (["data", "prepare", "nowhere/c4"], "cannot read nowhere/c4"),
         (["plan", "runs/x"], "runs/x is a folder; expected a file, or a preset of models or runs; name a file in it"),
-        (["plan", "s.yaml"], "s.yaml describes a sweep, which `scaling sweep s.yaml --dry-run` plans"),
+        (["plan", "s.yaml"], "s.yaml describes a sweep; plan it with `scaling sweep s.yaml --dry-run`"),
     ],
 )
 def test_a_name_that_is_none_is_told_in_one_line(

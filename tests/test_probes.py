@@ -135,7 +135,7 @@ def test_the_command_tells_probes_and_refuses_what_has_no_direction(tiny: Tiny, 
     assert [own["name"] for own in found] == ["copy", "induction"], "a context of 32 has no room for a pass key"
     assert main(["evaluate", str(folder), "--probes"]) == 0
     told = capsys.readouterr().out
-    assert "induction" in told and "passkey and needle left out: no text of the run's context has room" in told
+    assert "induction" in told and "passkey and needle left out: the run's context is too short" in told
     masked = untrained(tiny, model={"vocab": 257}, objective={"kind": "masked"})
     with pytest.raises(UserError, match="kind=masked does not read from left to right"):
         probes.probe(masked, ByteTokenizer(), tiny.open().validation.tokens)

@@ -64,7 +64,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(tmp_path: Path, cluste
     with socket.socket() as taken:  # bound and not listening
         taken.bind(("127.0.0.1", 0))
         executor = RayExecutor(RayConfig(address=f"127.0.0.1:{taken.getsockname()[1]}"))
-        with pytest.raises(UserError, match=r"executor\.ray\.address=127.* no Ray cluster .*refused"):
+        with pytest.raises(UserError, match=r"executor\.ray\.address=127.* no usable Ray cluster .*refused"):
             executor.open(tmp_path)
         executor.close()
 
@@ -109,8 +109,8 @@ def test_a_run_that_took_too_much_memory_is_told_from_one_that_lost_its_node(
     [
         (1, 0, "run a needs executor.ray.cpus=9, more than any node of the Ray cluster has; lower it"),
         (1, 2, "run a needs executor.ray.cpus=9 and executor.ray.gpus=2, more than any node"),
-        (3, 0, "run a needs 3 devices (placement.mesh), each of executor.ray.cpus=9, and no node of the Ray cluster "
-         "has more than 0; lower the mesh, or what a device takes"),
+        (3, 0, "run a needs 3 devices (placement.mesh), each of executor.ray.cpus=9, but no node of the Ray cluster "
+         "has more than 0; lower the mesh, or the resources of a device"),
     ],
 )  # fmt: skip
 def test_what_no_node_has_is_refused_with_the_keys_that_ask_for_it(
@@ -133,7 +133,7 @@ def test_ends_are_told_and_what_is_cancelled_may_save_its_state(
         assert signal.getsignal(signal.SIGTERM) is before  # a launch has its own
         assert executor.slots == 2
         with pytest.raises(
-            UserError, match=r"run wide needs 2 devices .*executor.ray.cpus=2, and no node .* more than 1; lower"
+            UserError, match=r"run wide needs 2 devices .*executor.ray.cpus=2, but no node .* more than 1; lower"
         ):
             executor.submit([script(tmp_path, "wide", "pass", devices=2)])
         executor.submit(
@@ -232,7 +232,7 @@ def test_a_sweep_survives_a_crash_a_kill_and_the_death_of_a_node(
         again = next((i for i in range(1, len(updates)) if updates[i] <= updates[i - 1]), None)
         if again is not None:  # from a checkpoint, as the record says; nothing before it, nothing twice
             assert run_id in disturbed and updates[again] > 10
-            assert f"went on from step {updates[again] - 1}" in run_state(home / run_id).reason
+            assert f"continued from step {updates[again] - 1}" in run_state(home / run_id).reason
             del updates[updates[again] - 1 : again]
         assert updates == list(range(1, 41))
     for run in make_runs(config, str(tmp_path / "undisturbed")):
@@ -262,7 +262,7 @@ def test_a_launch_on_this_machine_saves_its_runs_when_told_to_stop(tiny: Tiny, t
     wait_until(lambda: any(folder.exists() for folder in begun), process)
     os.killpg(process.pid, signal.SIGINT)
     out, told = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 130 and out == "" and "the same command goes on" in told
+    assert process.returncode == 130 and out == "" and "the same command continues" in told
     states = [run_state(tmp_path / "s" / run_id) for run_id in ids]
     assert {state.state for state in states} <= {"interrupted", "planned"}
     saved = [state for state in states if state.attempts and state.attempts[-1].exit_code == 75]

@@ -73,7 +73,7 @@ def test_rounds_go_on_until_the_minimum_is_inside_or_the_rounds_are_over(tmp_pat
     train(once, other)
     train(once, other, extend(once, read_plan(other), load_runs(other)).runs)
     last = extend(once, read_plan(other), load_runs(other))
-    assert last.runs == () and len(last.said) == 3 and all("no further size is tried" in line for line in last.said)
+    assert last.runs == () and len(last.said) == 3 and all("no more sizes are added" in line for line in last.said)
 
 
 def all_of(runs: tuple[PlannedRun, ...], folder: Path) -> list[PlannedRun]:
@@ -108,7 +108,7 @@ def test_too_few_runs_for_a_minimum_is_said_and_nothing_is_added(tmp_path: Path)
     config, home = far_off(300e3, budgets=[1e11], sizes=3), tmp_path / "synthetic"
     train(config, home)
     more = extend(config, read_plan(home), load_runs(home))
-    assert more.runs == () and "no minimum was looked for: isoflop" in more.said[0]
+    assert more.runs == () and "the budgets' minima were not checked: isoflop" in more.said[0]
 
 
 def test_added_sizes_get_new_seeds_and_the_design_may_grow_over_them(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(tiny: Tiny, config: RunConfig
     assert 10 <= saved < config.steps
     assert read_result(folder) is None
     _, errors = tiny.start(config, folder).communicate(timeout=LIMIT_S)
-    assert f"going on from step {saved} of {config.steps}" in errors
+    assert f"continuing from step {saved} of {config.steps}" in errors
     assert_same(folder, whole)
 
 
@@ -153,7 +153,7 @@ def test_last_checkpoint_broken_means_the_one_before(
     assert result is not None and f"checkpoint {config.steps} is broken" in result.reason
     assert f"checkpoint {config.steps} is broken" in errors
     assert all(noise not in out + errors for noise in ("Traceback", "absl", "asyncio", "Exception ignored"))
-    assert f"went on from step {config.steps - 1}" in result.reason
+    assert f"continued from step {config.steps - 1}" in result.reason
     assert_same(folder, whole)
 
 
@@ -231,7 +231,7 @@ def test_other_devices_see_the_same_data(tiny: Tiny, tmp_path: Path) -> None:
     process = tiny.start(spread, tmp_path / "four", devices=4)
     _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
-    assert "going on from step 20" in errors
+    assert "continuing from step 20" in errors
     one, four = numbers(tmp_path / "one"), numbers(tmp_path / "four")
     assert [r["step"] for r in one] == [r["step"] for r in four]
     assert one[:5] == four[:5]  # what was before

@@ -167,7 +167,7 @@ def test_the_plan_notes_rules_outside_of_their_range(tmp_path: Path) -> None:
 
     found = notes(batch_size={"kind": "step_law"}, learning_rate={"kind": "deepseek"})
     assert [note.split()[0] for note in found] == ["learning_rate:", "batch_size:"]
-    assert "deepseek was fitted on C 1e+17 to 2e+19, and these runs have" in found[0] and "2401.02954" in found[0]
+    assert "deepseek was fitted on C 1e+17 to 2e+19, but these runs have" in found[0] and "2401.02954" in found[0]
     assert (
         notes(batch_size={"kind": "fixed", "tokens": 512}, learning_rate={"kind": "fixed", "learning_rate": 1}) == []
     )
@@ -190,7 +190,7 @@ def test_the_plan_shows_batch_and_notes(tmp_path: Path) -> None:
         ({"learning_rate": {"kind": "with"}}, r"`learning_rate\.kind` should be .*'step_law', got 'with'"),
         ({"learning_rate": {"kind": "step_law", "width": 16}}, r"unknown key `learning_rate\.width`; .*factor, kind"),
         ({"batch_size": {"kind": "fixed", "tokens": 0}}, r"`batch_size\.tokens` should be greater than 0, got 0"),
-        ({"tuning": {"learning_rate": [1, 1.0]}}, r"`tuning`: learning_rate names a factor twice: 1, 1"),
+        ({"tuning": {"learning_rate": [1, 1.0]}}, r"`tuning`: learning_rate lists a factor twice: 1, 1"),
     ],
 )
 def test_a_rule_that_is_none_is_told_in_one_line(changes: dict[str, Any], message: str) -> None:

@@ -220,5 +220,5 @@ def test_start_times_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": {"role": "fit"}}'])
 def test_a_broken_plan_is_told_and_not_to_be_deleted(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(UserError, match=r"plan\.json is not a plan .* put it back from a backup"):
+    with pytest.raises(UserError, match=r"plan\.json is not a plan .* restore it from a backup"):
         read_plan(tmp_path)

@@ -91,14 +91,14 @@ def test_the_widest_leave_the_models_own_distribution() -> None:
 @pytest.mark.parametrize(
     "sampling, says",
     [
-        (Sampling(-1.0), "temperature=-1: 0"),
+        (Sampling(-1.0), "temperature=-1: should be 0"),
         (Sampling(float("nan")), "temperature=nan"),
-        (Sampling(1e-40), "temperature=1e-40: 0 .*, or 1e-30 to 1e\\+30"),
+        (Sampling(1e-40), "temperature=1e-40: should be 0 .* or 1e-30 to 1e\\+30"),
         (Sampling(1e39), "temperature=1e\\+39"),
-        (Sampling(top_k=0), "top_k=0: 1 to 40"),
-        (Sampling(top_k=41), "top_k=41: 1 to 40"),
-        (Sampling(top_p=0.0), "top_p=0: more than 0"),
-        (Sampling(min_p=1.5), "min_p=1.5: more than 0"),
+        (Sampling(top_k=0), "top_k=0: should be 1 to 40"),
+        (Sampling(top_k=41), "top_k=41: should be 1 to 40"),
+        (Sampling(top_p=0.0), "top_p=0: should be above 0"),
+        (Sampling(min_p=1.5), "min_p=1.5: should be above 0"),
     ],
     ids=str,
 )

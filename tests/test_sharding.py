@@ -206,8 +206,8 @@ CHOICE = {"feed_forward": {"kind": "moe", "experts": 4, "top_k": 1, "routing": "
     ("model", "axis", "says"),
     [
         ({}, 8, r"placement.mesh.context=8 does not divide model.context=12; nearest that do: 6, 12"),
-        (LSTM, 2, r"placement.mesh.context=2 and a model of kind lstm works on whole windows; use data, fsdp"),
-        (CHOICE, 2, r"placement.mesh.context=2 and routing=expert_choice works on whole windows"),
+        (LSTM, 2, r"placement.mesh.context=2, but a model of kind lstm needs whole windows; use data, fsdp"),
+        (CHOICE, 2, r"placement.mesh.context=2, but routing=expert_choice needs whole windows"),
     ],
 )
 def test_a_window_that_cannot_be_shared_is_refused(model: dict[str, Any], axis: int, says: str) -> None:
@@ -230,10 +230,10 @@ def test_heads_are_exchanged_where_they_divide_and_keys_gathered_elsewhere() -> 
 def test_a_batch_must_split_evenly_over_devices_and_microbatches() -> None:
     check_batch(mesh(2, 2, 2).shape, 16, accumulate=4)
     with pytest.raises(
-        UserError, match=r"batch_size=24 .* 4 microbatches .* data=2 × fsdp=2 .* nearest that do: 16, 32"
+        UserError, match=r"batch_size=24 .* 4 microbatches .* data=2 × fsdp=2 .* nearest that can: 16, 32"
     ):
         check_batch(mesh(2, 2, 2).shape, 24, accumulate=4)
-    with pytest.raises(UserError, match=r"nearest that do: 16$"):
+    with pytest.raises(UserError, match=r"nearest that can: 16$"):
         check_batch(mesh(2, 2, 2).shape, 3, accumulate=4)
 
 
@@ -262,7 +262,7 @@ def test_a_process_alone_is_not_joined_to_others(monkeypatch: pytest.MonkeyPatch
     [
         ((None, "2", "0"), "JAX_NUM_PROCESSES, JAX_PROCESS_ID set without JAX_COORDINATOR_ADDRESS"),
         (("localhost:1", None, None), "set without JAX_NUM_PROCESSES, JAX_PROCESS_ID"),
-        (("localhost:1", "2", "2"), "JAX_PROCESS_ID=2 must be a number from 0 up to JAX_NUM_PROCESSES=2"),
+        (("localhost:1", "2", "2"), "JAX_PROCESS_ID=2 must be a number from 0 to JAX_NUM_PROCESSES=2"),
         (("localhost:1", "two", "0"), "JAX_NUM_PROCESSES=two"),
     ],
 )

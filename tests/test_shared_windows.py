@@ -92,8 +92,8 @@ RUN: dict[str, Any] = {
     ("length", "axis", "says"),
     [
         (24, 8, r"placement.context=ring cuts windows into two pieces for each of placement.mesh.context=8 .*"
-                r"model.context=24; nearest that they do: 16, 32; or placement.context=gather or ulysses"),
-        (6, 2, r"model.context=6; nearest that they do: 4, 8; or"),
+                r"model.context=24; nearest that it does: 16, 32; or placement.context=gather or ulysses"),
+        (6, 2, r"model.context=6; nearest that it does: 4, 8; or"),
         (25, 2, r"placement.mesh.context=2 does not divide model.context=25; nearest that do: 1, 5"),
     ],
 )  # fmt: skip
@@ -106,12 +106,12 @@ def test_windows_that_a_ring_cannot_cut_are_refused(length: int, axis: int, says
 @pytest.mark.parametrize(
     ("asked", "platform", "way", "length", "dropout", "says"),
     [
-        ("cudnn", "gpu", "gather", 1024, 0.0, r"cudnn knows no queries of one device .*context=gather\); allowed "
+        ("cudnn", "gpu", "gather", 1024, 0.0, r"cudnn does not support placement\.context=gather; allowed "
                                               r"here: auto, reference, blocked, xla"),
-        ("xla", "cpu", "ring", 1024, 0.0, r"xla knows no keys that go round \(.*=ring\); allowed here: auto, bl"),
-        ("auto", "cpu", "ring", 1024, 0.1, r"blocked knows no dropout of probabilities where devices have .*; "
+        ("xla", "cpu", "ring", 1024, 0.0, r"xla does not support placement\.context=ring; allowed here: auto, bl"),
+        ("auto", "cpu", "ring", 1024, 0.1, r"blocked does not support dropout of probabilities with .*; "
                                            r"allowed here: another placement.context"),
-        ("splash", "tpu", "ring", 1280, 0.0, r"splash knows no parts of a window that are no multiple of 256"),
+        ("splash", "tpu", "ring", 1280, 0.0, r"splash does not support parts .* not a multiple of 256"),
     ],
 )  # fmt: skip
 def test_a_kernel_that_cannot_share_windows_says_which_can(

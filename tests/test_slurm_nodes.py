@@ -36,7 +36,7 @@ def test_a_job_has_as_many_nodes_as_its_devices_need(devices: int, most: int | N
 
 
 def test_devices_that_lie_on_no_whole_nodes_are_refused() -> None:
-    with pytest.raises(UserError, match=r"9 devices does not lie evenly on nodes of 8 .*devices_per_node"):
+    with pytest.raises(UserError, match=r"9 devices does not divide evenly over nodes of 8 .*devices_per_node"):
         nodes_of(SlurmConfig(devices_per_node=8), 9)
 
 
@@ -94,7 +94,7 @@ def test_a_run_over_two_nodes_outlives_a_kill_and_a_preemption(
     assert json.loads(out)["counts"] == {"completed": 1}
     tries = attempts(folder)
     assert [attempt.exit_code for attempt in tries] == [1, 75, 0]
-    assert "of this run has ended or answers no more" in tries[0].reason
+    assert "of this run has ended or no longer responds" in tries[0].reason
     result = run_state(folder).result
     assert result is not None and result.facts["mesh"] == {
         "data": 2,

@@ -151,7 +151,7 @@ def test_a_parent_is_left_as_it_is_and_its_child_needs_it_no_longer(tiny: Tiny, 
     alone = load(RunConfig, tmp_path / "elsewhere" / "again" / "config.yaml")
     assert run_id(alone) == whole.run_id
     resumed = train(alone, folder=tmp_path / "elsewhere" / "again", quiet=True)
-    assert "went on from step 5" in resumed.reason and resumed.facts["start"] == whole.facts["start"]
+    assert "continued from step 5" in resumed.reason and resumed.facts["start"] == whole.facts["start"]
     assert_same(tmp_path / "elsewhere" / "again", home / "child")
 
 
@@ -165,7 +165,7 @@ def test_a_started_run_that_is_killed_goes_on_to_the_same_numbers(tiny: Tiny, pa
     stop_at(process, tmp_path / "killed", 4, signal.SIGKILL, within=0.05)
     assert process.returncode == -signal.SIGKILL and read_result(tmp_path / "killed") is None
     errors = tiny.start(run, tmp_path / "killed").communicate(timeout=LIMIT_S)[1]
-    assert re.search(r"going on from step [1-9] of 10", errors) and "begins with" not in errors
+    assert re.search(r"continuing from step [1-9] of 10", errors) and "starts from" not in errors
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert {"reference.embedding", "params.embedding"} <= saved(tmp_path / "killed", 10).keys()
 
@@ -247,7 +247,7 @@ def test_a_parent_lost_since_or_broken_is_told_before_anything_is_compiled(
 
 def test_what_has_no_place_in_the_child_is_told(tiny: Tiny, parent: Path) -> None:
     result = train(child(tiny, parent, model={"tied": True}), quiet=True)
-    assert result.reason == f"no place for what {parent.name} has beside: head"
+    assert result.reason == f"parameters of {parent.name} that this model does not have: head"
 
 
 @pytest.mark.slow

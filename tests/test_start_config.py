@@ -168,7 +168,7 @@ def test_the_parent_s_hash_and_step_are_in_the_id_and_its_place_is_not(tmp_path:
     shutil.rmtree(home)
     assert run_id(resolved(child(moved, home))) == run_id(run), "found elsewhere, it is the same run"
     assert run_id(resolved(run)) == run_id(run), "what is known need not be found"
-    with pytest.raises(UserError, match=r"its hash and step decide this run's id and are not known yet"):
+    with pytest.raises(UserError, match=r"this run's id depends on that run's hash and step"):
         run_id(child(moved, home))
 
 
@@ -203,15 +203,15 @@ def test_a_grandchild_s_id_depends_on_every_run_before_it(tmp_path: Path) -> Non
         ),
         (
             {"model": {"tied": False}},
-            r"head is not there and \(16, \d+\) here; let them start anew .*start.new=\[head\]",
+            r"head is not there and \(16, \d+\) here; to initialise them anew, .*start.new=\[head\]",
         ),
         (
             {"model": {"tied": False}, "start": {"new": ["head"], "reference": True}},
-            "start.reference keeps a model of that run's parameters in this run's shape, but head is",
+            "start.reference needs a model of the same shape as that run's, but head is",
         ),
         (
             {"optimizer": {"name": "lion"}, "start": {"optimizer": "inherit"}},
-            "start.optimizer=inherit goes on with the optimizer of that run, adamw, and optimizer.name is lion",
+            "start.optimizer=inherit continues that run's optimizer, adamw, but optimizer.name=lion",
         ),
     ],
 )
@@ -251,5 +251,5 @@ def test_branches_of_one_start_share_their_first_steps_wherever_it_lies() -> Non
     )
     assert shared_steps(one, two) == one.fork_step
     other = two.model_copy(update={"start": two.start and two.start.model_copy(update={"step": 4})})
-    with pytest.raises(UserError, match=r"these differ in start\.step"):
+    with pytest.raises(UserError, match=r"these two differ in start\.step"):
         shared_steps(one, other)

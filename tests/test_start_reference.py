@@ -92,5 +92,7 @@ def test_a_reference_may_be_kept_unread_and_must_be_there_to_be_read(
     result = train(run, quiet=True)
     assert result.loss == pytest.approx(train(child(tiny, parent), quiet=True).loss, rel=1e-6)
     for start in ({"run": parent.name}, None):
-        with pytest.raises(UserError, match=r"near_reference compares with the run .* start\.reference=true"):
+        with pytest.raises(
+            UserError, match=r"near_reference compares the model with that of the run .* start\.reference=true"
+        ):
             config(tiny, objective={"kind": "near_reference"}, start=start)

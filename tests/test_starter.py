@@ -43,7 +43,7 @@ def test_a_small_text_makes_a_small_sweep(home: Path, capsys: pytest.CaptureFixt
     for number in range(4):
         text(home / f"part {number}", 500_000)
     assert main(["init", "small.yaml", "--corpus", "part*/*.txt", "--minutes", "60"]) == 0
-    assert "the text allows no more" in capsys.readouterr().out
+    assert "limited by the amount of text" in capsys.readouterr().out
     plan = describe_sweep(load(SweepConfig, home / "small.yaml"))
     most = max(row["tokens"] for row in [*plan["runs"], *plan["forecast"]["runs"]])
     assert 0.5 < most / (TRAINING_SHARE * 2_000_000) < 1.06
@@ -98,7 +98,7 @@ def test_little_text_and_time_are_enough(home: Path) -> None:
         (["new.yaml", "--minutes", "-1"], "must be above 0"),
         (["new.yaml", "--minutes", "nan"], "must be above 0"),
         (["new.yaml", "--corpus", "one*.txt*"], "Not a gzipped file"),
-        (["new.yaml", "--corpus", "*.md"], "notes.md is of no kind that is read; allowed: .txt"),
+        (["new.yaml", "--corpus", "*.md"], "notes.md is not a supported kind of file; allowed: .txt"),
     ],
 )
 def test_what_makes_no_sweep_is_told_in_one_line(

@@ -134,7 +134,7 @@ def test_a_store_of_an_older_version_whose_manifest_has_no_seal_is_read(case):
     assert np.array_equal(open_store(data, folder).train.tokens, store.train.tokens)
     values["splits"]["train"]["tokens"] -= 1
     manifest.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"its splits.train.tokens is \d+, and the files have"):
+    with pytest.raises(UserError, match=r"its splits.train.tokens is \d+, but the files have"):
         open_store(data, folder)
 
 

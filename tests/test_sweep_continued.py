@@ -51,7 +51,7 @@ def test_a_signal_lets_runs_save_and_a_later_launch_continues(tmp_path: Path, nu
     assert run_state(home / slow).state == "running" and status(home)["launched"]
     process.send_signal(number)
     _, told = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == code and b"stopping" in told and b"the same command goes on" in told
+    assert process.returncode == code and b"stopping" in told and b"the same command continues" in told
     assert (run_state(home / slow).state, attempts(home / slow)[0].exit_code) == ("interrupted", 75)
     assert run_sweep(config, four_slots(), tmp_path).ok
     assert sorted(trained(home)) == sorted(run.id for run in make_runs(config))  # nothing lost, nothing twice

@@ -72,6 +72,6 @@ def test_real_branches_are_the_runs_that_would_be_trained_alone(tmp_path: Path) 
     (home / branches[0].id).rename(tmp_path / "branch")
     assert run_sweep(config, folder=tmp_path).ok  # its trunk's checkpoint is gone: from the first step
     alone = run_state(home / branches[0].id).result
-    assert alone is not None and "trained from its first step" in alone.reason and "branch" not in alone.facts
+    assert alone is not None and "trained from scratch" in alone.reason and "branch" not in alone.facts
     assert read_plan(home)[branches[0].id].flops_spent == branches[0].flops
     assert alone.loss == results[branches[0].id].loss  # type: ignore[union-attr]

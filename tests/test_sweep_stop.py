@@ -45,4 +45,4 @@ def test_a_sweep_that_is_told_to_stop_where_it_trains_nothing_says_that_it_goes_
     process.send_signal(signal.SIGTERM)
     out, told = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (75, "")
-    assert told.splitlines()[-1] == "scaling: stopped; the same command goes on"
+    assert told.splitlines()[-1] == "scaling: stopped; the same command continues"

@@ -79,7 +79,7 @@ def test_one_long_text_is_documents_of_both_splits(
     capsys.readouterr()
     (tmp_path / "data.yaml").write_text("corpus: files:one.txt")
     assert main(["data", "prepare", "data.yaml", "--store", "store"]) == 2
-    assert f"data.document_bytes={len(text) // 200} cuts them into documents" in capsys.readouterr().err
+    assert f"data.document_bytes={len(text) // 200} to cut them into several" in capsys.readouterr().err
 
 
 def test_copies_on_both_sides_are_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_a_dry_run_a_watch_and_a_launch_say_the_same(tmp_path: Path) -> None:
     progress = LaunchProgress(home, stream)
     runs = make_runs(config, str(tmp_path))
     progress.begin([run_state(home / run.id) for run in runs], runs[9:], 2)
-    assert f"all that is left takes {dry['told']}" in stream.getvalue()
+    assert f"time left: {dry['told']}" in stream.getvalue()
     assert dry["told"] == str(watched) in format_sweep(describe_sweep(config, tmp_path))
 
 
@@ -78,7 +78,7 @@ def test_what_runs_take_beside_training_is_learned_from_finished_ones(tmp_path: 
     left = [run.flops for run in make_runs(config, str(tmp_path))[9:]]  # 1 of 3e11 and 5 of 1e12, on two cores
     whole = sum(flops / 2e10 + 11.0 for flops in left)
     assert whole / 2 <= found["left"]["seconds"] <= whole / 2 + 61.0
-    assert "beside" not in format_sweep(found) and "by what finished runs took" in format_sweep(found)
+    assert "beside" not in format_sweep(found) and "estimated from finished runs" in format_sweep(found)
 
 
 def test_the_interval_is_as_wide_as_runs_differ_and_a_guess_says_so(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_launch_breaks_no_path_across_lines(tmp_path: Path) -> None:
     runs = make_runs(config, str(tmp_path))
     progress.begin([run_state(home / run.id) for run in runs], runs[9:], 2)
     path = "/a/very/long/path/" + "x" * 200 + "/report.html"
-    progress.say(f"to look: {path}, which renews itself")
+    progress.say(f"progress: {path}, which refreshes itself")
     progress.end()
     assert path in stream.getvalue()
 
@@ -163,27 +163,27 @@ def test_a_dry_run_notes_what_makes_a_run_of_little_use(tmp_path: Path) -> None:
     store = {"records": {"store_folder": str(tmp_path / "store")}}
     assert notes(tmp_path, run=run | store) == []
     (few, ratio) = notes(tmp_path, run=run | store, point={"params": 40e3, "tokens": 13 * 512})
-    assert few.startswith("1 run has fewer than 500 steps, 13 of L") and "smaller run.batch_size" in few
-    assert ratio.startswith("1 run has fewer than 1 tokens a parameter, 0.17 of L")
+    assert few.startswith("1 run has fewer than 500 steps (L") and "smaller run.batch_size" in few
+    assert ratio.startswith("1 run has fewer than 1 tokens per parameter (L")
     (many,) = notes(tmp_path, run=run | store, point={"params": 20e3, "tokens": 4e8})
-    assert "more than 10,000 tokens a parameter" in many
+    assert "more than 10,000 tokens per parameter" in many
     (warm,) = notes(tmp_path, run=run | store | {"schedule": {"warmup": 0.3}})
-    assert "a warmup longer than 10% of their steps, 30% of L" in warm
+    assert "a warmup longer than 10% of the steps (L" in warm
     rows = run | store | {"model": run["model"] | {"vocab": 4096}}
     (vocabulary,) = notes(tmp_path, run=rows, point={"params": 80e3, "tokens": 4e6})
-    assert "more than 50% of N in the vocabulary" in vocabulary and "take larger sizes" in vocabulary
+    assert "more than 50% of N in the vocabulary" in vocabulary and "use larger sizes" in vocabulary
     rows["data"] = run["data"] | {"tokenizer": {"kind": "bpe", "vocab": 4096}}
     vocabulary = notes(tmp_path, run=rows, point={"params": 80e3, "tokens": 4e6})[0]
-    assert "take a smaller data.tokenizer.vocab" in vocabulary
+    assert "use a smaller data.tokenizer.vocab" in vocabulary
     (apart,) = notes(tmp_path, run=run | store | {"objective": {"kind": "next_token", "documents": "mask"}})
-    assert "as though every document filled its window" in apart
+    assert "as if every document filled its window" in apart
 
 
 def test_the_first_error_of_a_large_vocabulary_names_it(tmp_path: Path) -> None:
     run = sweep_config().model_dump(mode="json")["run"]
     rows = run | {"model": run["model"] | {"vocab": 8192}}
     with pytest.raises(
-        ValueError, match=r"\d+% of its parameters are the 8,192 rows of the vocabulary: take a smaller"
+        ValueError, match=r"\d+% of its parameters are the 8,192 rows of the vocabulary: use a smaller"
     ):
         notes(tmp_path, run=rows, point={"params": 20e3, "tokens": 4e6})
 

@@ -147,7 +147,7 @@ def test_of_several_slices_the_slow_network_lies_along_data_and_is_in_the_roofli
 
 def test_a_mesh_that_does_not_lie_on_the_torus_is_named_with_what_does() -> None:
     with pytest.raises(
-        UserError, match=r"tensor=8 does not lie on a slice of 4 × 4 × 4 chips: .* one of 1, 4, 16, 64"
+        UserError, match=r"tensor=8 does not map onto a slice of 4 × 4 × 4 chips: .* one of 1, 4, 16, 64"
     ):
         make_mesh(MeshConfig(fsdp=8, tensor=8), tpu_devices("v5p:4x4x4"))
 

@@ -137,7 +137,7 @@ def test_record_says_what_was_run_and_a_second_call_returns_it(tiny: Tiny, tmp_p
     assert train(config, folder=tmp_path, quiet=True) == result
     # on whatever devices, as nothing is computed; but not by a placement that is wrong on all
     assert train(tiny.config(**more, placement={"mesh": {"data": 8}}), folder=tmp_path, quiet=True) == result
-    with pytest.raises(UserError, match="batch_size=8 does not split into 1 microbatches"):
+    with pytest.raises(UserError, match="batch_size=8 cannot be split into 1 microbatches"):
         train(tiny.config(**more, placement={"mesh": {"fsdp": 3}}), folder=tmp_path, quiet=True)
     with pytest.raises(UserError, match="ulysses divides heads"):
         tiny.config(**more, placement={"mesh": {"context": 4}, "context": "ulysses"})
@@ -244,7 +244,7 @@ def test_two_joined_processes_go_on_with_a_run_of_one(tiny: Tiny, tmp_path: Path
     both = [tiny.start(config, folder, **joined, JAX_PROCESS_ID=str(i)) for i in range(2)]
     errors = [process.communicate(timeout=LIMIT_S)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    assert all("going on from step 20" in text for text in errors)
+    assert all("continuing from step 20" in text for text in errors)
     result = read_result(folder)
     assert result is not None and result.device.startswith("2 × ")
     assert result.loss == pytest.approx(alone.loss, rel=1e-4)

@@ -51,17 +51,17 @@ def test_a_point_is_tuned_where_the_parabola_has_no_more_than_a_thousandth_to_ga
 @pytest.mark.parametrize(
     ("losses", "state", "note"),
     [
-        ({1.0: 2.0}, "untuned", "one learning rate only"),
-        ({0.5: 2.2, 1.0: 2.1, 2.0: 2.0}, "untuned", "the largest, 2; add 4"),
-        ({0.5: 2.0, 1.0: 2.1, 2.0: 2.2}, "untuned", "the smallest, 0.5; add 0.25"),
-        ({1.0: 2.0, 3.0: 2.1}, "untuned", "the smallest, 1; add 0.333"),
+        ({1.0: 2.0}, "untuned", "only one learning rate was tried"),
+        ({0.5: 2.2, 1.0: 2.1, 2.0: 2.0}, "untuned", "the largest tried, 2; add 4"),
+        ({0.5: 2.0, 1.0: 2.1, 2.0: 2.2}, "untuned", "the smallest tried, 0.5; add 0.25"),
+        ({1.0: 2.0, 3.0: 2.1}, "untuned", "the smallest tried, 1; add 0.333"),
         ({0.1: 2.2, 1.0: 2.0, 2.0: 2.2}, "bracketed", "a factor 10 away; add one between"),
         ({0.25: 2.001, 1.0: 2.0, 4.0: 2.001}, "tuned", ""),
-        ({0.5: 2.1, 1.0: 2.0, 2.0: math.inf}, "bracketed", "2, beside the best, diverged"),
-        ({0.5: math.inf, 1.0: math.inf}, "untuned", "no learning rate has a loss"),
-        ({}, "untuned", "no learning rate has a loss"),
+        ({0.5: 2.1, 1.0: 2.0, 2.0: math.inf}, "bracketed", "2, next to the best, diverged"),
+        ({0.5: math.inf, 1.0: math.inf}, "untuned", "no learning rate has a result"),
+        ({}, "untuned", "no learning rate has a result"),
         ({0.5: 2.0, 1.0: 2.0, 2.0: 2.0}, "tuned", ""),
-        ({0.5: 2.3, 1.0: 2.0, 2.0: 2.001}, "bracketed", r"of the loss is to be gained at learning rate 1\.4"),
+        ({0.5: 2.3, 1.0: 2.0, 2.0: 2.001}, "bracketed", r"learning rate 1\.4\d* would lower the loss by about"),
     ],
 )
 def test_the_state_says_why_and_what_to_add(losses: dict[float, float], state: str, note: str) -> None:
@@ -109,7 +109,7 @@ def test_branches_share_the_trunk_of_their_own_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("best", "state", "advice"), [(1.0, "tuned", None), (0.5, "untuned", "smallest, 0.5; add 0.25")]
+    ("best", "state", "advice"), [(1.0, "tuned", None), (0.5, "untuned", "smallest tried, 0.5; add 0.25")]
 )
 def test_the_table_names_the_state_of_each_point_and_the_better_run(
     tmp_path: Path, best: float, state: str, advice: str | None
@@ -203,7 +203,7 @@ def test_rates_are_compared_on_the_seeds_that_tried_them_all() -> None:
     labels = [{"target_params": 9, "learning_rate_factor": factor, "seed": seed} for seed, factor in losses]
     assert [row["better_run"] for row in tuning_columns(rows, labels)] == ["0-1.0", "", "0-1.0", ""]
     apart = tuning_columns(rows, [{**label, "target_params": i} for i, label in enumerate(labels)])
-    assert {row["tuning_note"] for row in apart} == {"one factor only"}
+    assert {row["tuning_note"] for row in apart} == {"only one factor was tried"}
 
 
 def test_the_rates_of_a_sweep_are_compared_once_for_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_a_rate_that_diverged_is_worse_than_any_and_bounds_the_best(tmp_path: Pa
         write_result(home / run_id, replace(result, status="diverged", loss=None, reason="nan at step 9"))
     df = load_runs(home)
     assert set(df["tuning"]) == {"bracketed"} and all(
-        "factor 2, beside the best, diverged" in n for n in df["tuning_note"]
+        "factor 2, next to the best, diverged" in n for n in df["tuning_note"]
     )
     reasons = {e.row: e.reason for e in laws.from_results(df).exclusions}
     assert all(reasons[run_id] == "diverged: nan at step 9" for run_id in high)
@@ -258,9 +258,9 @@ def test_a_point_has_its_best_rate_with_an_interval_that_ends_where_training_div
     notes = laws.response_surface(after, n=200).notes
     assert any("training diverged at a rate of 1 of 15 points" in note for note in notes)
     (line,) = [line for line in tuning_lines(after) if line.startswith(f"{point}:")]
-    assert re.search(r"diverged; add one between; best learning rate .* of the loss to be gained$", line)
+    assert re.search(r"diverged; add one between; best learning rate .* would lower the loss by .*$", line)
     page = report.write(home).read_text(encoding="utf-8")
-    assert '<section class="card" id="tuning">' in page and "beside the best, diverged" in page
+    assert '<section class="card" id="tuning">' in page and "next to the best, diverged" in page
 
 
 def test_one_rate_has_no_certificate(tmp_path: Path) -> None:

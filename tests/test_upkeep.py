@@ -144,7 +144,7 @@ def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.Monkey
     with Upkeep(tmp_path, said.append, None):
         pass
     assert [line.partition(";")[0] for line in said] == [
-        "table and page were not written: cannot write s/runs.parquet: no space left on device"
+        "the table and the page were not written: cannot write s/runs.parquet: no space left on device"
     ]
 
 
@@ -164,7 +164,9 @@ def test_a_drawing_beyond_its_limit_is_ended(tmp_path: Path, monkeypatch: pytest
     drawings, said = Drawings(tmp_path, "time.sleep(600)"), list[str]()
     with Upkeep(tmp_path, said.append, drawings):
         wait_until(lambda: said)
-    assert said == ["table and page were not written: it took more than 0.5 s; the records are complete"]
+    assert said == [
+        "the table and the page were not written: it took more than 0.5 s; the runs' records are complete"
+    ]
 
 
 def test_after_ctrl_c_the_table_is_written_and_the_page_no_longer_renews_itself(tmp_path: Path) -> None:
@@ -183,6 +185,6 @@ def test_a_mistake_in_exclusions_is_told_before_anything_is_launched(tmp_path: P
     home = tmp_path / "s"
     home.mkdir()
     (home / "exclusions.yaml").write_text("nobody: gone")
-    with pytest.raises(UserError, match="'nobody' is no run of this sweep"):
+    with pytest.raises(UserError, match="'nobody' is not a run of this sweep"):
         run_sweep(sweep(), four_slots(), tmp_path)
     assert not (home / "trained").exists()

@@ -28,14 +28,14 @@ def record(**changes: Any) -> dict[str, Any]:
         ({}, "valid"),
         ({"status": "diverged", "reason": "nan", "tokens": 300, "epochs": 3.0}, "diverged: nan"),
         ({"status": "failed", "loss": None}, "failed"),
-        ({"loss": float("nan")}, "failed: no loss on record"),
+        ({"loss": float("nan")}, "failed: no loss is recorded"),
         ({"tokens": 900}, "truncated: trained on 900 of 1,000 tokens"),
         ({"tokens": 901}, "valid"),  # asked for 950, say: whole batches
         ({"validation_tokens": 98}, "truncated: evaluated on 98 of the 99 tokens of the held-out split"),
         ({"epochs": 2.5}, "repeated: 2.5 epochs of its data"),
         (
             {"tokens": 1000, "unique_tokens": 800},
-            "repeated: its tokens were met 1.25 times in the mean (data.long_documents)",
+            "repeated: its tokens were seen 1.25 times on average (data.long_documents)",
         ),
         ({"epochs": 2.5, "tokens": 100}, "truncated: trained on 100 of 1,000 tokens"),
         ({"epochs": None, "tokens": float("nan"), "validation_targets": None, "steps": "many"}, "valid"),
@@ -94,11 +94,11 @@ def test_what_the_user_excludes_is_out_of_table_status_and_fit_with_its_reason(h
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{almost}: slow", r"exclusions\.yaml: '{almost}' is no run of this sweep; did you mean {fine}\?"),
-        ("other: slow", r"'other' is no run of this sweep; `scaling status .*` lists them"),
-        ("{fine}:", "{fine} wants a reason in words, got None"),
-        ("{fine}: '  '", "{fine} wants a reason in words"),
-        ("{fine}: 3", "{fine} wants a reason in words, got 3"),
+        ("{almost}: slow", r"exclusions\.yaml: '{almost}' is not a run of this sweep; did you mean {fine}\?"),
+        ("other: slow", r"'other' is not a run of this sweep; `scaling status .*` lists them"),
+        ("{fine}:", "{fine} needs a reason in words, got None"),
+        ("{fine}: '  '", "{fine} needs a reason in words"),
+        ("{fine}: 3", "{fine} needs a reason in words, got 3"),
         ("- {fine}", "expected `run_id: reason` lines, found list"),
         ("{fine}: a\n{fine}: b", "written twice"),
     ],

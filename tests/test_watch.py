@@ -88,7 +88,7 @@ def test_the_picture_shows_what_runs_what_broke_and_the_counts(home: Path) -> No
         assert part in running
     assert "b failed: killed by SIGKILL" in text and f"a  loss {RESULT.loss:.4f}" in text
     assert f"best so far: a, loss {RESULT.loss:.4f}" in text
-    assert "1 completed, 1 failed, 2 running, 1 planned; not valid: 1 failed; being launched now" in text
+    assert "1 completed, 1 failed, 2 running, 1 planned; not valid: 1 failed; a launch is running" in text
 
 
 def test_elsewhere_one_table_is_printed_for_each_change_until_nothing_is_left(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_elsewhere_one_table_is_printed_for_each_change_until_nothing_is_left(tm
     stream = io.StringIO()
     watching = threading.Thread(target=watch, args=(tmp_path, stream, 0.02), daemon=True)
     watching.start()
-    wait_until(lambda: "not being launched now" in stream.getvalue())
+    wait_until(lambda: "no launch is running" in stream.getvalue())
     time.sleep(0.2)
-    assert stream.getvalue().count("not being launched now") == 1 and watching.is_alive()
+    assert stream.getvalue().count("no launch is running") == 1 and watching.is_alive()
     (tmp_path / "exclusions.yaml").write_text("a: its node was broken\n")
     wait_until(lambda: "excluded" in stream.getvalue())
     write_result(tmp_path / "b", replace(RESULT, run_id="b", status="diverged", reason="nan"))

@@ -102,7 +102,7 @@ def run(act: str, *folders: Path) -> tuple[int, str]:
         (
             "vanished",
             1,
-            "cannot use checkpoints/3: no such file or directory; mend that, or choose another folder or file",
+            "cannot use checkpoints/3: no such file or directory; correct that, or choose another folder or file",
             "failed",
         ),
         ("saved", 75, "told to stop; its state is saved", "interrupted"),
@@ -204,5 +204,5 @@ def test_where_another_process_trains_one_of_them_nothing_is_begun(
     monkeypatch.setattr(sys.modules[__name__], "WORKER", command)
     with lock(folders[1] / "lock"):
         code, told = run("complete", *folders)
-    assert code == BUSY and "another process trains this run: process" in told
+    assert code == BUSY and "another process is training this run: process" in told
     assert not any(attempts(folder) for folder in folders)

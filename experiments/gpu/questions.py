@@ -104,7 +104,7 @@ def run_and_resume(small: bool) -> Iterator[Row]:
         again = train(config, folder=folder, quiet=True)
         yield {
             "check": "resume", "from": steps // 2, "loss": again.loss, "bitwise": again.loss == losses["fastest"],
-            "ok": f"went on from step {steps // 2}" in again.reason
+            "ok": f"continued from step {steps // 2}" in again.reason
             and abs(again.loss - losses["fastest"]) < 1e-3 * losses["fastest"],
         }  # fmt: skip
 

@@ -168,7 +168,7 @@ def topology(text: str) -> Topology:
         )
     sides, count = tuple(map(int, numbers[0].split("x"))), int(numbers[1])
     if (chips := prod(sides) * count) > MANY:
-        raise UserError(f"topology {text!r}: {chips:,} chips; at most {MANY:,} are planned for")
+        raise UserError(f"topology {text!r}: {chips:,} chips, but a plan can have at most {MANY:,}")
     if counted and found.links and found.links.sides:
         sides = tuple(even_sides(chips, found.links.sides))
     written = f"{name}:{'x'.join(map(str, sides))}" if counted else text

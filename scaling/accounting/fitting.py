@@ -87,7 +87,7 @@ def search(run: RunConfig, place: Topology, price: float | None = None, mfu: flo
     if missing := unknown(place) or _no_peak(run, place):
         raise UserError(missing)
     if place.devices > MOST_DEVICES:
-        raise UserError(f"{place.text}: a search goes up to {MOST_DEVICES:,} devices, these are {place.devices:,}")
+        raise UserError(f"{place.text}: the search allows at most {MOST_DEVICES:,} devices, got {place.devices:,}")
     available = place.device.memory
     assert available is not None
     run = _placed(run, run.placement.model_copy(update={"accumulate": 0, "dcn": None}))
@@ -117,8 +117,8 @@ def _no_peak(run: RunConfig, place: Topology) -> str:
     known = [dtype for dtype in ("bfloat16", "float32") if peak_flops(device.name, dtype)]
     if asked in known:
         return ""
-    other = f"; that in {known[0]} is: placement.compute_dtype={known[0]}" if known else ""
-    return f"{device.name}: its peak in {asked} is not known, so no step can be timed{other}"
+    other = f"; it is in {known[0]}: set placement.compute_dtype={known[0]}" if known else ""
+    return f"{device.name}: its peak in {asked} is not known, so steps cannot be timed{other}"
 
 
 def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
@@ -138,8 +138,8 @@ def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> No
     fits = " ".join(under + override for override in overrides or ())
     raise UserError(
         f"{under}placement: a step takes {si_bytes(needed)} on each of {devices} {known.name}, which have "
-        f"{si_bytes(known.memory)}, by the ledger ({under}placement.check_memory=false tries it all the same); "
-        f"{f'it fits with {fits}' if fits else 'no placement on them fits: take more'}"
+        f"{si_bytes(known.memory)}, by the ledger ({under}placement.check_memory=false skips this check); "
+        f"{f'it fits with {fits}' if fits else 'no placement on them fits: use more devices'}"
     )
 
 

@@ -102,8 +102,8 @@ def uncounted(run: RunConfig) -> list[str]:
     if run.objective.mask != "document" or run.model.visible_keys(run.objective.mask) is None:
         return []
     return [
-        "objective.documents=mask: the exact FLOPs are counted as though every document filled its window, the most "
-        "that they can be; a run's record has them with the keys that its text let queries see"
+        "objective.documents=mask: the exact FLOPs are an upper bound, counted as if every document filled its "
+        "window; a run's record counts those of its own documents"
     ]
 
 

@@ -72,7 +72,7 @@ def mesh_shape(config: MeshConfig, n_devices: int, key: str = "mesh", what: str 
 
 def _what_fits(config: MeshConfig, n_devices: int) -> str:
     if n_devices % config.inner == 0:
-        return f"set data to {n_devices // config.inner}, or to 0 for all that the others leave"
+        return f"set data to {n_devices // config.inner}, or to 0 for all the rest"
     axes = " × ".join(axis for axis in type(config).model_fields if axis != "data")
     return f"{axes} must divide {n_devices}: one of {', '.join(map(str, divisors(n_devices)))}"
 

@@ -116,10 +116,10 @@ def unknown(place: Topology) -> str:
     """Facts about devices that timing a step needs and that are unknown; empty where all are known."""
     name, links = place.device.name, place.device.links
     if links is None or place.device.hbm is None:
-        return f"{name}: its links and memory bandwidth are not known, so no step can be timed"
+        return f"{name}: its links and memory bandwidth are not known, so steps cannot be timed"
     if (place.devices > links.devices or place.slices > 1) and links.network is None:
         most = links.devices // place.device.per_chip
-        return f"{place.text}: the network between nodes of {most} {name} is not known; ask for at most {most}"
+        return f"{place.text}: the network between nodes of {most} {name} is not known; use at most {most}"
     return ""
 
 

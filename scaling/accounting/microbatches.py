@@ -44,8 +44,8 @@ def check_batch(mesh: Mapping[str, int], batch_size: int, accumulate: int = 1, t
     if batch_size % step:
         near = sorted({max(1, batch_size // step) * step, -(-batch_size // step) * step})
         raise UserError(
-            f"batch_size={batch_size} does not split into {accumulate} microbatches (placement.accumulate) over "
-            f"{' × '.join(f'{axis}={mesh[axis]}' for axis in RULES['batch'])} devices; nearest that do: "
+            f"batch_size={batch_size} cannot be split into {accumulate} microbatches (placement.accumulate) over "
+            f"{' × '.join(f'{axis}={mesh[axis]}' for axis in RULES['batch'])} devices; nearest that can: "
             f"{', '.join(map(str, near))}"
         )
 

@@ -19,15 +19,15 @@ REACHED = 0.75
 """share of the peak that large products are expected to reach"""
 
 ASSUMPTIONS = (
-    "products run at the peak; remat computes the layers' forward pass again (full), a loss in pieces its logits",
-    "HBM: state read and written once a step; of each microbatch gathered weights as often as they are used, "
-    "gradients added to those before, and what the backward pass reads written once, or twice where remat makes it "
-    "again; no spills of fusions",
-    "links: a collective uses both links of each side of a torus that its devices lie along, or all that a device "
-    "has to a switch, at their full speed and without latency, and none runs beside another",
-    "network: nodes share the work of a sum or a gather with every device's part of their ports",
-    "overlapped: the longest of these is the step; serial: their sum",
-    f"expected: products at {REACHED:.0%} of the peak, and half of the rest hidden behind them",
+    "products (matmuls) run at the peak; full remat recomputes the layers' forward pass, a loss in pieces its logits",
+    "HBM: the state is read and written once per step; for each microbatch, gathered weights are read as often as "
+    "they are used, gradients are accumulated, and activations for the backward pass are written once, or twice if "
+    "remat recomputes them; fusions do not spill",
+    "links: a collective uses both links along each side of a torus that its devices span, or all links of a device "
+    "to a switch, at full speed and without latency; collectives do not overlap with each other",
+    "network: in a reduction or a gather between nodes, each device uses its own share of the nodes' ports",
+    "overlapped: the step takes as long as the longest of these; serial: as their sum",
+    f"expected: products at {REACHED:.0%} of the peak, with half of the rest hidden behind them",
 )
 
 
@@ -123,7 +123,7 @@ def outside_flops(run: RunConfig, flops: Flops, apart: Outside) -> tuple[float, 
 def _counts(order: Schedule) -> list[str]:
     """The note about a counting pass."""
     note = "balance over the batch: the layers' forward pass is computed once more, before the first microbatch, to"
-    return [f"{note} count the batch; no FLOPs of the model are"] if order.counting else []
+    return [f"{note} count the batch; the model's FLOPs do not include it"] if order.counting else []
 
 
 def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:
@@ -136,7 +136,7 @@ def _in_no_stage(run: RunConfig, apart: Outside) -> list[str]:
     elif apart.windows < 1:
         whose = "windows of its own"
     else:
-        whose = "all windows, as those of a microbatch do not divide over the stages"
+        whose = "all windows, since those of a microbatch do not divide over the stages"
     return [f"pipeline: {number} of {layers} layers are in no stage; each device computes them for {whose}"]
 
 
@@ -144,12 +144,14 @@ def _waits(order: Schedule) -> list[str]:
     """The note about a pipeline."""
     if order.stages == 1:
         return []
-    few = "; fewer microbatches than stages: some always wait" if order.microbatches < order.stages else ""
+    few = (
+        "; with fewer microbatches than stages, some stages always wait" if order.microbatches < order.stages else ""
+    )
     more = ["1f1b: the backward pass computes the layers' forward pass once more"] if order.again else []
     return [
         *more,
-        f"pipeline: in {order.stages - 1} of {order.ticks} ticks a stage computes nothing that counts, "
-        f"{order.bubble:.0%} of the products' time{few}",
+        f"pipeline: in {order.stages - 1} of {order.ticks} ticks a stage does no useful work, {order.bubble:.0%} of "
+        f"the products' time{few}",
     ]
 
 
@@ -169,8 +171,8 @@ def link_seconds(run: RunConfig, wiring: Wiring) -> dict[str, float]:
 
 def _of_host(place: Topology) -> str:
     if place.device.host is None:
-        return f"host: how fast {place.device.name} reaches it is not known: what waits for it is left out"
-    return f"host: what is kept there goes and comes once a step, at {place.device.host / 1e9:g} GB/s each way"
+        return f"host: its bandwidth to {place.device.name} is not known, so waiting for transfers is left out"
+    return f"host: what is kept there is transferred once per step, at {place.device.host / 1e9:g} GB/s each way"
 
 
 def _expected(seconds: Mapping[str, float]) -> float:

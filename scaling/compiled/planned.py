@@ -58,7 +58,7 @@ def as_rows(report: dict[str, Any]) -> list[tuple[str, Rows]]:
     ]
     if not report["fits"]:
         fits = report["would_fit"]
-        answer = " ".join(fits) if fits else "no placement on these chips: a smaller model, or more chips"
+        answer = " ".join(fits) if fits else "no placement on these chips; use a smaller model, or more chips"
         rows.append(("would fit", f"- {answer}"))
     blocks: list[tuple[str, Rows]] = [(f"memory of a chip, by its compiler ({report['seconds']:.0f} s)", rows)]
     if report["fits"]:
@@ -83,5 +83,5 @@ def _roofline(found: dict[str, Any]) -> Rows:
         speed = f"MFU {found['mfu'][name]:.0%}, {found['tokens_per_s'][name]:,.0f} tokens/s"
         cost = f"{found['days'][name]:,.3g} days, ${found['dollars'][name]:,.0f}"
         rows.append((name, f"{step:,.3f} s  {speed}, {cost}"))
-    rows.append(("price", f"{found['dollars_per_chip_hour']:.2f} dollars for a chip and hour"))
+    rows.append(("price", f"{found['dollars_per_chip_hour']:.2f} dollars per chip-hour"))
     return [*rows, *((f"assumed {i}", f"- {text}") for i, text in enumerate(found["assumptions"], 1))]

@@ -29,7 +29,7 @@ def slice_links(place: Topology) -> Links:
     known = f"known: {', '.join(f'{name}:' + 'x'.join(['4'] * pod.sides) for name, pod in pods.items())} and so on"
     pod = pods.get(place.device.name)
     if pod is None:
-        raise UserError(f"topology {place.text!r} is no TPU slice that can be compiled for; {known}")
+        raise UserError(f"topology {place.text!r} is not a TPU slice that can be compiled for; {known}")
     if len(place.sides) != pod.sides or prod(place.sides) > pod.devices or any(side % 2 for side in place.sides[:2]):
         near = _near(place, pod)
         raise UserError(

@@ -25,17 +25,17 @@ def check_stages(stages: Sequence[Stage], context: int, axis: int) -> None:
     for before, after in pairwise(stages):
         if after.until <= before.until:
             raise ValueError(
-                f"data.curriculum: a stage until={after.until:g} comes after one until={before.until:g}; put them in "
-                "the order of `until`"
+                f"data.curriculum: a stage with until={after.until:g} follows one with until={before.until:g}; sort "
+                "the stages by `until`"
             )
     for stage in stages:
         if context % stage.context or stage.context % axis or stage.context == context:
             able = [k for k in divisors(context)[:-1] if k % axis == 0]
             near = sorted(sorted(able, key=lambda k: abs(k - stage.context))[:2])
-            shared = f" and that placement.mesh.context={axis} divides" if axis > 1 else ""
+            shared = f" and a multiple of placement.mesh.context={axis}" if axis > 1 else ""
             raise ValueError(
-                f"data.curriculum: context={stage.context}; allowed: less than model.context={context} and a divisor "
-                f"of it{shared}" + (f"; nearest: {', '.join(map(str, near))}" if near else "")
+                f"data.curriculum: context={stage.context}; allowed: a divisor of model.context={context} that is "
+                f"less than it{shared}" + (f"; nearest: {', '.join(map(str, near))}" if near else "")
             )
 
 

@@ -61,7 +61,7 @@ def _read(path: Path, above: tuple[Path, ...], all_read: list[Path]) -> dict[str
     path = path.resolve() if above else path
     all_read.append(path)
     if len(all_read) > FILES or len(above) > DEEPEST:
-        raise UserError(f"{above[0]}: extends leads to more than {FILES} files, or through more than {DEEPEST}")
+        raise UserError(f"{above[0]}: extends reads more than {FILES} files, or a chain of more than {DEEPEST}")
     try:
         text = read_text(path, LARGEST)
     except (OSError, ValueError) as error:
@@ -118,8 +118,8 @@ def refuse_into_list(values: Any, key: str, where: str) -> None:
         if isinstance(values, list | tuple):
             above = ".".join(parts[: i + 1])
             raise UserError(
-                f"{where}: `{key}` goes into `{above}`, which is a list here, {shown(values)}; no key reaches into a "
-                f"list: give `{above}` as a whole, of which an axis of a sweep has one list for each value"
+                f"{where}: `{key}` is inside `{above}`, which is a list, {shown(values)}; a key cannot point into a "
+                f"list: set `{above}` as a whole (in an axis of a sweep, each value is then a whole list)"
             )
 
 
@@ -174,7 +174,7 @@ def load(cls: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
     if needed and not needed & values.keys():  # apparently it is none of these kinds
         for key, (what, command) in OF_KIND.items():
             if key in values and key not in cls.model_fields:
-                raise UserError(f"{path} describes a {what}, which `{command} {path}` takes")
+                raise UserError(f"{path} describes a {what}; use `{command} {path}`")
     return build(cls, apply_overrides(values, overrides), str(path))
 
 
@@ -192,8 +192,8 @@ def canonical(config: RunConfig) -> str:
     """
     if config.start is not None and not config.start.known:
         raise UserError(
-            f"start.run={config.start.run}: its hash and step decide this run's id and are not known yet; "
-            "`scaling.config.resolved` reads them from that run's folder"
+            f"start.run={config.start.run}: this run's id depends on that run's hash and step, which are not known "
+            "yet; `scaling.config.resolved` reads them from that run's folder"
         )
     values = identity(config, exclude_none=True)
     return json.dumps(_without_empty(values), sort_keys=True, separators=(",", ":"))
@@ -267,7 +267,7 @@ def _one_line(cls: type[BaseModel], values: Any, error: ValidationError, named: 
         inside = _models(field, None) if field else []
         needed = [name for name, f in inside[0].model_fields.items() if f.is_required()] if len(inside) == 1 else []
         return f"`{key}` is missing" + (
-            f"; it takes at least {', '.join(f'{key}.{n}' for n in needed)}" * bool(needed)
+            f"; it needs at least {', '.join(f'{key}.{n}' for n in needed)}" * bool(needed)
         )
     if problem["type"] == "value_error":
         return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}"

@@ -55,14 +55,15 @@ def find_parent(run: RunConfig, start: StartConfig, beside: Path | None = None) 
     if start.parent not in (None, config_hash(parent)):
         raise UserError(
             f"{where}: {folder} holds {run_id(parent)} of hash {config_hash(parent)}, not the run of "
-            f"start.parent={start.parent}; say where that one is, or leave start.parent out"
+            f"start.parent={start.parent}; set start.run to the folder of that run, or leave start.parent out"
         )
     step = chosen_step(folder, start.step, f"{where}: ", "start.step")
     _check_parameters(run, start, parent, where)
     if start.optimizer == "inherit" and parent.optimizer.name != run.optimizer.name:
         raise UserError(
-            f"{where}: start.optimizer=inherit goes on with the optimizer of that run, {parent.optimizer.name}, and "
-            f"optimizer.name is {run.optimizer.name}; take that one, or start.optimizer=fresh"
+            f"{where}: start.optimizer=inherit continues that run's optimizer, {parent.optimizer.name}, but "
+            f"optimizer.name={run.optimizer.name}; set optimizer.name to {parent.optimizer.name}, or "
+            "start.optimizer=fresh"
         )
     return Parent(folder, parent, step)
 
@@ -82,8 +83,8 @@ def chosen_step(folder: Path, step: int | None, where: str, key: str) -> int:
     listed = ", ".join(map(str, saved))
     if not saved:
         raise UserError(
-            f"{where}{folder} has no checkpoint; delete it and train that run again with "
-            "records.checkpoint_steps=1000 or another number, which keeps its last state, too, and changes no id"
+            f"{where}{folder} has no checkpoint; delete it and train that run again with, for example, "
+            "records.checkpoint_steps=1000, which also keeps the last state and does not change the run's id"
         )
     if step is not None and step not in saved:
         raise UserError(f"{where}{folder} has no checkpoint of {key}={step}; it has {listed}")
@@ -91,8 +92,8 @@ def chosen_step(folder: Path, step: int | None, where: str, key: str) -> int:
         result = read_result(folder)
         if result is None or result.status == "failed":
             raise UserError(
-                f"{where}that run has not ended, and its last checkpoint may be another soon; wait, or set "
-                f"{key} to one of {listed}"
+                f"{where}that run has not ended, so its last checkpoint may still change; wait, or set {key} to one "
+                f"of {listed}"
             )
     return step or saved[-1]
 
@@ -104,13 +105,13 @@ def _check_parameters(run: RunConfig, start: StartConfig, parent: RunConfig, whe
     if missing := [tensor for tensor in other if not start.is_new(tensor)]:
         names = ", ".join(tensor.name for tensor in missing)
         raise UserError(
-            f"{where}: parameters differ: {'; '.join(_both(missing, there))}; let them start anew with "
+            f"{where}: parameters differ: {'; '.join(_both(missing, there))}; to initialise them anew, set "
             f"start.new=[{names}]"
         )
     if start.reference and other:
         raise UserError(
-            f"{where}: start.reference keeps a model of that run's parameters in this run's shape, but "
-            f"{'; '.join(_both(other, there))}; leave start.reference out, or keep the shape"
+            f"{where}: start.reference needs a model of the same shape as that run's, but "
+            f"{'; '.join(_both(other, there))}; leave start.reference out, or use that shape"
         )
 
 

@@ -18,22 +18,23 @@ def shared_steps(run: RunConfig, trunk: RunConfig) -> int:
     schedules, and where they have no step at the constant rate in common.
     """
     where = (
-        "a run that begins at another's checkpoint differs from it in tokens, schedule.cooldown and schedule.final"
+        "a run that begins at another's checkpoint may differ from it only in tokens, schedule.cooldown and "
+        "schedule.final"
     )
     if keys := differing(_start(trunk), _start(run)):
-        raise UserError(f"{where}; these differ in {', '.join(keys)}")
+        raise UserError(f"{where}; these two differ in {', '.join(keys)}")
     if other := next((r.schedule.name for r in (run, trunk) if r.schedule.name != "wsd"), None):
-        raise UserError(f"{where}, and both have schedule.name=wsd; found {other}")
+        raise UserError(f"{where}, and both need schedule.name=wsd; found {other}")
     if run.warmup_steps != trunk.warmup_steps:
         raise UserError(
-            f"{where}; these warm up for {trunk.warmup_steps} and {run.warmup_steps} steps: give both the same "
-            "schedule.warmup_tokens"
+            f"{where}; these two warm up for {trunk.warmup_steps} and {run.warmup_steps} steps: set the same "
+            "schedule.warmup_tokens for both"
         )
     steps = min(run.fork_step, trunk.steps - trunk.cooldown_steps)
     if steps <= run.warmup_steps:
         raise UserError(
             f"a run of {run.steps} steps has {run.warmup_steps} steps of warmup and shares {steps} with one of "
-            f"{trunk.steps}: none at the constant rate; take more tokens, or a shorter warmup or cooldown"
+            f"{trunk.steps}, none of them at the constant rate; use more tokens, or a shorter warmup or cooldown"
         )
     return steps
 

@@ -52,4 +52,4 @@ def locate(text: str, among: Sequence[str]) -> Path:
         return path  # a missing file: reading it raises
     of_kinds = [f"{kind}/{each}" for kind in among for each in names(kind)]
     hint = meant(name, [each.partition("/")[2] for each in of_kinds]) or "`scaling presets` lists them"
-    raise UserError(f"{text} is no file here and no preset of {' or '.join(among)}; {hint}")
+    raise UserError(f"{text} is neither a file here nor a preset of {' or '.join(among)}; {hint}")

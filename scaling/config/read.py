@@ -28,6 +28,6 @@ def mapping_of(config: object, kinds: str) -> dict[str, Any]:
     if isinstance(config, Mapping):
         return dict(config)
     raise UserError(
-        f"expected a file, the name of a preset of {kinds}, a mapping of its keys or a configuration that was read, "
+        f"expected a file, the name of a preset of {kinds}, a mapping of keys to values, or a configuration object; "
         f"got {shown(config)}"
     )

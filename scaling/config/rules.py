@@ -64,7 +64,7 @@ class Rule(Config, ABC):
             found = [getattr(size, name) for size in sizes]
             if min(found) < low or max(found) > high:
                 parts.append(
-                    f"{WORDS[name]} {low:.3g} to {high:.3g}, and these runs have {min(found):.3g} to {max(found):.3g}"
+                    f"{WORDS[name]} {low:.3g} to {high:.3g}, but these runs have {min(found):.3g} to {max(found):.3g}"
                 )
         return f"was fitted on {'; on '.join(parts)} ({self.source})" if parts else None
 
@@ -247,5 +247,5 @@ class TuningConfig(Config):
     @model_validator(mode="after")
     def _differ(self) -> Self:
         if len(set(self.learning_rate)) < len(self.learning_rate):
-            raise ValueError(f"learning_rate names a factor twice: {', '.join(f'{f:g}' for f in self.learning_rate)}")
+            raise ValueError(f"learning_rate lists a factor twice: {', '.join(f'{f:g}' for f in self.learning_rate)}")
         return self

@@ -31,7 +31,10 @@ class TokenizerConfig(Config):
     @model_validator(mode="after")
     def _bytes_are_256(self) -> Self:
         if self.kind == "bytes" and (self.vocab != 256 or self.split_digits):
-            raise ValueError(f"a byte tokenizer has vocab=256 and no split_digits, got vocab={self.vocab}")
+            raise ValueError(
+                f"kind=bytes needs vocab=256 and split_digits=false, got vocab={self.vocab} and "
+                f"split_digits={str(self.split_digits).lower()}"
+            )
         return self
 
 
@@ -110,15 +113,18 @@ class ScheduleConfig(Config):
             return values
         if values.get("warmup"):
             raise ValueError(
-                f"warmup={values['warmup']} and warmup_tokens={values['warmup_tokens']} both say how long the rate "
-                "rises; keep one of them"
+                f"warmup={values['warmup']} and warmup_tokens={values['warmup_tokens']} both set the length of the "
+                "warmup; keep one of them"
             )
         return {**values, "warmup": 0.0}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.name == "wsd" and self.warmup + self.cooldown > 1:
-            raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} are more than the whole run")
+            raise ValueError(
+                f"warmup={self.warmup} and cooldown={self.cooldown} are together longer than the run; their sum may "
+                "be at most 1"
+            )
         return self
 
     def warmup_steps(self, steps: int, batch_tokens: int) -> int:
@@ -170,46 +176,46 @@ class RunConfig(Config):
         if self.model.base is not None and self.optimizer.name not in WIDTH_TRANSFER:
             raise ValueError(
                 f"model.mup has no rule for optimizer.name={self.optimizer.name}; "
-                f"allowed with it: {', '.join(WIDTH_TRANSFER)}; or leave model.mup unset"
+                f"allowed: {', '.join(WIDTH_TRANSFER)}; or leave model.mup unset"
             )
         if self.start is not None:
             self.start.check(self.model.tensors())
         if self.objective.REFERENCE and not self.has_reference:
             raise ValueError(
-                f"objective.kind={self.objective.kind} compares with the run that this one begins with; name it by "
-                "start.run and set start.reference=true"
+                f"objective.kind={self.objective.kind} compares the model with that of the run it starts from; set "
+                "start.run to that run and start.reference=true"
             )
         return self
 
     def _check_vocabulary(self) -> None:
         least = self.data.tokenizer.vocab + self.objective.EXTRA_TOKENS
         if least > self.model.vocab:
-            extra = f" and {self.objective.EXTRA_TOKENS} more of objective.kind={self.objective.name}"
+            extra = f" plus {self.objective.EXTRA_TOKENS} for objective.kind={self.objective.name}"
             extra *= self.objective.EXTRA_TOKENS > 0
             raise ValueError(
-                f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} does not fit into "
-                f"model.vocab={self.model.vocab}; set model.vocab to {least} or a little more"
+                f"data.tokenizer.vocab={self.data.tokenizer.vocab}{extra} is more than "
+                f"model.vocab={self.model.vocab}; set model.vocab to {least} or slightly more"
             )
 
     def _check_mask(self) -> None:
         if self.objective.mask not in self.model.masks:
             raise ValueError(
-                f"objective.kind={self.objective.name} lets every token see a {self.objective.mask} context, which a "
-                f"model of this kind cannot; it can: {', '.join(self.model.masks)}"
+                f"objective.kind={self.objective.name} needs a {self.objective.mask} attention mask, which a model "
+                f"of this kind does not support; it supports: {', '.join(self.model.masks)}"
             )
         self.model.check_mask(self.objective.mask)
 
     def _check_remat(self) -> None:
         if self.placement.remat not in self.model.REMAT:
             raise ValueError(
-                f"placement.remat={self.placement.remat} is not for a model of kind {self.model.kind}; "
+                f"placement.remat={self.placement.remat} is not available for a model of kind {self.model.kind}; "
                 f"allowed: {', '.join(self.model.REMAT)}"
             )
         if self.placement.offload_activations and self.placement.remat not in self.model.OFFLOAD:
             fits = f"set remat to {' or '.join(self.model.OFFLOAD)}" if self.model.OFFLOAD else "leave it false"
             raise ValueError(
                 f"placement.offload_activations=true with remat={self.placement.remat} and a model of kind "
-                f"{self.model.kind or 'transformer'} has nothing to bring to the host; {fits}"
+                f"{self.model.kind or 'transformer'} leaves nothing to offload to the host; {fits}"
             )
 
     def _check_schedule(self) -> None:
@@ -218,11 +224,11 @@ class RunConfig(Config):
         if schedule.warmup_tokens is not None and schedule.warmup_tokens + own > tokens:
             cooldown = f" and schedule.cooldown={schedule.cooldown}" if own else ""
             raise ValueError(
-                f"schedule.warmup_tokens={schedule.warmup_tokens}{cooldown} are more than the whole run of "
+                f"schedule.warmup_tokens={schedule.warmup_tokens}{cooldown} are longer than the whole run of "
                 f"tokens={tokens}"
             )
         if self.records.trunk is not None and schedule.name != "wsd":
-            raise ValueError(f"records.trunk is for runs of schedule.name=wsd, got {schedule.name}")
+            raise ValueError(f"records.trunk needs schedule.name=wsd, got {schedule.name}")
 
     def check_mesh(self) -> None:
         """Raises ValueError where the model does not divide over `placement.mesh`."""
@@ -236,7 +242,7 @@ class RunConfig(Config):
         tensors = self.model.tensors()
         counts = {n for t in tensors for name, n in zip(t.axes, t.shape, strict=True) if name == "experts"}
         if axis > 1 and not counts:
-            raise ValueError(f"placement.mesh.expert={axis} and the model has no experts; use fsdp for storage alone")
+            raise ValueError(f"placement.mesh.expert={axis}, but the model has no experts; use fsdp to shard storage")
         if odd := [count for count in sorted(counts) if count % axis]:
             allowed = divisors(gcd(*counts))  # layers may have different numbers of experts
             raise ValueError(f"placement.mesh.expert={axis} does not divide experts={odd[0]}; allowed: {allowed}")
@@ -247,7 +253,7 @@ class RunConfig(Config):
         axis, length = self.placement.mesh.context, self.model.context
         if axis > 1 and (whole := self.model.whole_windows):
             raise ValueError(
-                f"placement.mesh.context={axis} and {whole} works on whole windows; use data, fsdp or tensor"
+                f"placement.mesh.context={axis}, but {whole} needs whole windows; use data, fsdp or tensor"
             )
         if length % axis:
             able = divisors(length)
@@ -260,7 +266,7 @@ class RunConfig(Config):
             near = [max(2 * axis, length // (2 * axis) * 2 * axis + more) for more in (0, 2 * axis)]
             raise ValueError(
                 f"placement.context=ring cuts windows into two pieces for each of placement.mesh.context={axis} "
-                f"devices, which do not divide model.context={length}; nearest that they do: "
+                f"devices, and {2 * axis} does not divide model.context={length}; nearest that it does: "
                 f"{', '.join(map(str, sorted(set(near))))}; or placement.context=gather or ulysses"
             )
 
@@ -274,22 +280,26 @@ class RunConfig(Config):
             for key, usual in (("pipeline_repeats", 1), ("pipeline_microbatches", None), ("pipeline_schedule", None)):
                 if getattr(placement, key) != usual:
                     raise ValueError(
-                        f"placement.{key}={getattr(placement, key)} is for the stages of a pipeline; set "
+                        f"placement.{key}={getattr(placement, key)} applies only to a pipeline; set "
                         "placement.mesh.pipeline to 2 or more, or leave it out"
                     )
             return
         if self.model.staged(stages * repeats) is None:
             kind, most = self.model.kind or "transformer", self.model.most_runs
-            able = f"their product may be at most {most}" if most > 1 else "use other axes, as data, fsdp or tensor"
+            able = f"their product may be at most {most}" if most > 1 else "use other axes: data, fsdp or tensor"
             raise ValueError(
                 f"placement.mesh.pipeline={stages} × placement.pipeline_repeats={repeats}: the {self.model.layers} "
-                f"layers of a model of kind {kind} have no {stages * repeats} runs alike in a row; {able}"
+                f"layers of a model of kind {kind} cannot be cut into {stages * repeats} equal parts; {able}"
             )
         if placement.pipeline_schedule == "1f1b":
             self._check_alternated()
         at_once = placement.pipeline_microbatches
         if at_once and (not parts or parts % at_once):
-            able = f"one of {', '.join(map(str, divisors(parts)))}" if parts else "what divides accumulate, once set"
+            able = (
+                f"one of {', '.join(map(str, divisors(parts)))}"
+                if parts
+                else "a divisor of accumulate, which is not set"
+            )
             raise ValueError(
                 f"placement.pipeline_microbatches={at_once} does not divide placement.accumulate={parts}; "
                 f"allowed: {able}"
@@ -299,7 +309,7 @@ class RunConfig(Config):
             near = sorted({max(1, together // stages) * stages, -(-together // stages) * stages})
             raise ValueError(
                 f"placement.pipeline_repeats={repeats} takes microbatches in groups of placement.mesh.pipeline="
-                f"{stages}, which do not divide placement.{key}={together}; nearest that they do: "
+                f"{stages}, which does not divide placement.{key}={together}; nearest that it does: "
                 f"{', '.join(map(str, near))}"
             )
 
@@ -307,13 +317,13 @@ class RunConfig(Config):
         """Raises ValueError for settings that a 1f1b pipeline does not support."""
         if self.placement.offload_activations:
             raise ValueError(
-                "placement.pipeline_schedule=1f1b keeps nothing of a layer until a later backward pass, so "
-                "placement.offload_activations has nothing to bring to the host; leave it out, or use gpipe"
+                "placement.pipeline_schedule=1f1b keeps no activations of a layer for a later backward pass, so "
+                "placement.offload_activations has nothing to offload; leave it out, or use gpipe"
             )
         if self.objective.REFERENCE:
             raise ValueError(
-                f"placement.pipeline_schedule=1f1b goes through one model's layers, and objective.kind="
-                f"{self.objective.kind} through those of the model that it compares with as well; use gpipe"
+                f"placement.pipeline_schedule=1f1b runs one model, but objective.kind={self.objective.kind} also "
+                "runs the reference model; use gpipe"
             )
 
     def _check_curriculum(self) -> None:
@@ -327,8 +337,8 @@ class RunConfig(Config):
                 raise ValueError(f"data.curriculum: context={stage.context}: {error}") from None
         if stages and self.records.trunk is not None:
             raise ValueError(
-                "data.curriculum changes at shares of a run, so that runs of different lengths do not begin alike: "
-                "branches of one trunk take none; use a design of whole runs, such as grid or isoflop"
+                "data.curriculum sets its stages as shares of a run, so runs of different lengths begin differently "
+                "and cannot branch off one trunk; use a design of whole runs, such as grid or isoflop"
             )
 
     def tensors(self) -> Iterator[Tensor]:

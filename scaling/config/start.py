@@ -68,7 +68,7 @@ class StartConfig(Config):
                     names = ", ".join(tensor.name for tensor in tensors)
                     raise ValueError(f"start.{key}: {pattern!r} matches no parameter of the model; it has {names}")
         if all(matches(self.frozen, tensor) for tensor in tensors):
-            raise ValueError(f"start.frozen={list(self.frozen)} leaves no parameter to train; take fewer patterns")
+            raise ValueError(f"start.frozen={list(self.frozen)} leaves no parameter to train; use fewer patterns")
 
 
 def matches(patterns: Patterns, tensor: Tensor) -> bool:

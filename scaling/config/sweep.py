@@ -81,13 +81,16 @@ class BranchesDesign(Config):
         lengths = [key for key in ("tokens", "tokens_per_param", "budgets") if getattr(self, key)]
         if len(lengths) != 1:
             raise ValueError(
-                f"give one of tokens, tokens_per_param and budgets, got {' and '.join(lengths) or 'none'}"
+                f"give exactly one of tokens, tokens_per_param and budgets, got {' and '.join(lengths) or 'none'}"
             )
         if bool(self.params) == (self.center_params is not None):
             raise ValueError(f"give either params or center_params, got {'both' if self.params else 'neither'}")
         needs = bool(self.budgets) and not self.params
         if needs != (self.center_flops is not None):
-            raise ValueError("center_flops goes with budgets and center_params: it says where N is center_params")
+            raise ValueError(
+                "center_flops, the budget whose best size is center_params, is needed with budgets and "
+                "center_params, and is not allowed otherwise"
+            )
         return self
 
 
@@ -119,7 +122,7 @@ class GridDesign(Config):
         lengths = {key: len(values) for key, values in self.zip.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
-            raise ValueError(f"zip takes as many values of each key, got {listed}")
+            raise ValueError(f"zip needs the same number of values for each key, got {listed}")
         if twice := self.axes.keys() & self.zip.keys():
             raise ValueError(f"axes and zip both vary {', '.join(sorted(twice))}; keep one of them")
         return self
@@ -237,8 +240,8 @@ class SweepConfig(Config):
         same = rule is None or rule.kind == "fixed" or (rule.kind == "width" and rule.exponent == 0)
         if not same and _has_mup(self):
             raise ValueError(
-                "learning_rate makes the rate follow the size, and so does model.mup: both together count it twice; "
-                "leave learning_rate out and set run.optimizer.learning_rate to the base's, or leave out model.mup"
+                "learning_rate and model.mup both adjust the rate to the size, so it would be adjusted twice; leave "
+                "learning_rate out and set run.optimizer.learning_rate to the base's rate, or leave out model.mup"
             )
         return self
 

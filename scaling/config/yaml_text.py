@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         self._parts += parts if alias else 1
         self._sizes[id(node)] = parts, below
         if self._parts > PARTS:
-            raise _refused(f"more than {PARTS:,} keys and values, those that aliases repeat among them", mark)
+            raise _refused(f"more than {PARTS:,} keys and values, counting those repeated by aliases", mark)
         return node
 
     def construct_yaml_int(self, node: Any) -> int:

@@ -149,7 +149,7 @@ class _Cut:
     def windows(self, step: int, start: int, stop: int) -> np.ndarray:
         """As in the source. Raises ValueError for rows that do not form whole windows of the source."""
         if start % self.parts or stop % self.parts:
-            raise ValueError(f"rows {start}…{stop} are no whole windows of {self.parts} parts")
+            raise ValueError(f"rows {start}…{stop} are not whole windows of {self.parts} parts")
         whole_BxL1 = self.source.windows(step, start // self.parts, stop // self.parts)
         context = (whole_BxL1.shape[1] - 1) // self.parts
         part_BxPxC1 = np.lib.stride_tricks.sliding_window_view(whole_BxL1, context + 1, axis=1)[:, ::context]
@@ -160,7 +160,7 @@ def n_windows(split: Split, context: int) -> int:
     """Number of whole windows of `context` targets in a split. Raises UserError if there is none."""
     if split.n_tokens <= context:
         raise UserError(
-            f"a split of {split.n_tokens} tokens has no window of model.context={context}, which takes "
+            f"a split of {split.n_tokens} tokens is too short for a window of model.context={context}, which needs "
             f"{context + 1}; shorten the context or use more text"
         )
     return (split.n_tokens - 1) // context
@@ -171,7 +171,7 @@ class EvalBatches(Sequence[Batch]):
 
     def __init__(self, split: Split, context: int, batch_size: int, streams: int | None = None) -> None:
         if split.n_tokens < 2:
-            raise UserError(f"a held-out split of {split.n_tokens} tokens has nothing to predict; it takes 2 or more")
+            raise UserError(f"a held-out split of {split.n_tokens} tokens is too short; it needs 2 or more")
         self._split, self.context, self.batch_size, self.streams = split, context, batch_size, streams
         self.n_targets = split.n_tokens - 1
         self.n_windows = -(-self.n_targets // context)
@@ -224,14 +224,14 @@ def check_run(run: RunConfig, store: TokenStore) -> None:
     least = vocab + run.objective.EXTRA_TOKENS
     most = -(-least // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     if not least <= rows <= most:
-        extra = f" and {run.objective.EXTRA_TOKENS} more of objective.kind={run.objective.kind}" * (least > vocab)
+        extra = f" plus {run.objective.EXTRA_TOKENS} for objective.kind={run.objective.kind}" * (least > vocab)
         raise UserError(
-            f"model.vocab={rows} does not fit the store's tokenizer of {vocab}{extra}; allowed: {least} to {most} "
-            f"(padding up to the next multiple of {VOCAB_MULTIPLE}); set model.vocab={least}"
+            f"model.vocab={rows} does not fit the store's tokenizer of {vocab} tokens{extra}; allowed: {least} to "
+            f"{most} (padding up to the next multiple of {VOCAB_MULTIPLE}); set model.vocab={least}"
         )
     if store.validation.n_tokens < 2:
         raise UserError(
-            f"the held-out split has {store.validation.n_tokens} tokens, nothing to predict; raise "
+            f"the held-out split has {store.validation.n_tokens} tokens and needs at least 2; raise "
             "data.validation_tokens or data.validation_fraction"
         )
     batches = run_batches(run, store)
@@ -245,8 +245,8 @@ def _check_long(run: RunConfig, store: TokenStore, batches: Batches) -> None:
     if long is not None and batches.epoch_windows == batches.n_windows:
         longest = np.diff(store.train.doc_starts, append=store.train.n_tokens).max()
         raise UserError(
-            f"data.long_documents.tokens={long.tokens}: no window of the training split is of a document that long, "
-            f"the longest has {longest:,} tokens; take fewer, or leave data.long_documents unset"
+            f"data.long_documents.tokens={long.tokens}: no window of the training split is from a document that "
+            f"long; the longest has {longest:,} tokens; set fewer, or leave data.long_documents unset"
         )
 
 
@@ -263,8 +263,8 @@ def _check_amount(run: RunConfig, available: int) -> None:
     if run.records.sweep != Records().sweep:
         where = f"run {run_id(run)} of sweep {run.records.sweep}: "
         flops = accounting.flops_per_token(run).exact * fits
-        remedies[-1] += f", for this model {flops:.3g} FLOPs" if fits else ""
-        remedies[-1] += " (a sweep's file says run.data.epochs, and tokens by run.tokens or its design)"
+        cost = f"{flops:.3g} FLOPs for this model; " if fits else ""
+        remedies[-1] += f" ({cost}in a sweep's file: run.data.epochs, and run.tokens or the design)"
     raise UserError(
         f"{where}data.epochs={run.data.epochs:g} allows {int(allowed):,} training tokens ({available:,} an epoch) "
         f"but the run needs {needed:,}; {', or '.join(remedies)}"

@@ -38,8 +38,8 @@ def _tfds(name: str, data: DataConfig, store_folder: str | Path, facts: dict[str
     except ModuleNotFoundError as error:
         raise UserError(
             f"data.corpus={data.corpus} needs the package {error.name}, which is not installed: pip install "
-            "tensorflow-datasets; without it, name files (files:GLOB), or bring records.store_folder from where the "
-            "corpus was prepared"
+            "tensorflow-datasets; without it, use files (files:GLOB), or copy records.store_folder from a machine "
+            "where the corpus is prepared"
         ) from None
     return open_tfds(name, data, store_folder, facts, progress)
 

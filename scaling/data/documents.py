@@ -46,5 +46,5 @@ def cut_documents(run: RunConfig, split: Split) -> list[str]:
         return []
     return [
         f"objective.documents=mask: {cut:.0%} of the text is in documents longer than model.context="
-        f"{run.model.context}, of which a window sees a part; a longer context keeps more of them whole"
+        f"{run.model.context}, which are cut into several windows; a longer context keeps more of them whole"
     ]

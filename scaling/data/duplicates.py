@@ -29,8 +29,8 @@ def told_again(manifest: Mapping[str, Any]) -> list[str]:
         return []
     share = seen["tokens"] / whole["tokens"]
     return [
-        f"{seen['documents']:,} of {whole['documents']:,} held-out documents ({share:.0%} of their tokens) are "
-        "trained on, too, word for word: the held-out loss says in part what was memorised; leave out copies"
+        f"{seen['documents']:,} of {whole['documents']:,} held-out documents ({share:.0%} of their tokens) are also "
+        "in the training split, word for word, so the held-out loss partly measures memorisation; remove the copies"
     ]
 
 

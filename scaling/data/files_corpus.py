@@ -45,8 +45,8 @@ class FilesCorpus:
         for path in self.files:
             if not path.endswith(FILE_KINDS):
                 raise UserError(
-                    f"data.corpus: {path} is of no kind that is read; allowed: {', '.join(FILE_KINDS)}; any other "
-                    "text may be copied under a name that ends with .txt"
+                    f"data.corpus: {path} is not a supported kind of file; allowed: {', '.join(FILE_KINDS)}; copy "
+                    "other text files to a name that ends with .txt"
                 )
         self._seen = [_state(path) for path in self.files]
         self.facts = self._facts()
@@ -77,9 +77,9 @@ class FilesCorpus:
         if self.lone_split():
             none = not held_out(f"{self._name(self.files[0])}:0", self.fraction)
             raise UserError(
-                f"data.corpus='files:{self.pattern}': each .txt is one document, and of {len(self.files)} "
-                f"{'none is' if none else 'all are'} held out (data.validation_fraction={self.fraction:g}); "
-                f"data.document_bytes={document_bytes(self.facts['file_bytes'])} cuts them into documents"
+                f"data.corpus='files:{self.pattern}': each .txt file is one document, and of {len(self.files)} "
+                f"{'none is' if none else 'all are'} held out (data.validation_fraction={self.fraction:g}); set "
+                f"data.document_bytes={document_bytes(self.facts['file_bytes'])} to cut them into several"
             )
 
     def documents(self, split: str, start: Position = START) -> Iterator[tuple[Position, str]]:
@@ -96,7 +96,7 @@ class FilesCorpus:
                     yield (file, record + 1), text
             if _state(path) != self._seen[file]:
                 raise UserError(
-                    f"{path} changed while it was read; the same command begins again, once it stays as it is"
+                    f"{path} changed while it was read; run the same command again when it is no longer written to"
                 )
 
 
@@ -203,8 +203,8 @@ def _jsonl(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]]:
 
 def _too_long(where: str) -> UserError:
     return UserError(
-        f"{where} has more than {LONGEST / 2**20:g} MiB, unpacked, and a document is read whole; cut it into several "
-        "(a line of .jsonl, or a row of .parquet, is one each)"
+        f"{where} has more than {LONGEST / 2**20:g} MiB uncompressed, the limit for one document; cut it into "
+        "several (each line of a .jsonl or row of a .parquet is one)"
     )
 
 

@@ -85,9 +85,9 @@ def _empty(data: DataConfig, split: str, train_documents: int) -> str:
     if split == "train":
         return f"data.corpus={data.corpus!r} has no text to train on: every document is empty or held out"
     return (
-        f"data.corpus={data.corpus!r} has {train_documents} documents and none is held out with "
+        f"data.corpus={data.corpus!r} has {train_documents} documents, none of which is held out by "
         f"data.validation_fraction={data.validation_fraction:g}; raise it, or cut the text into more documents "
-        "(a .txt file is one document, unless data.document_bytes cuts it)"
+        "(a .txt file is one document unless data.document_bytes is set)"
     )
 
 

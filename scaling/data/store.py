@@ -132,7 +132,7 @@ def open_store(data: DataConfig, store_folder: str | Path, full_check: bool = Fa
     if manifest is None:
         raise UserError(
             f"no token store for data.corpus={data.corpus!r} in {folder.parent}; "
-            "make it with `scaling data prepare DATA.yaml`"
+            "create it with `scaling data prepare DATA.yaml`"
         )
     with manifest_of(folder):
         check_identity(folder, manifest, data)
@@ -157,8 +157,8 @@ def run_tokenizer(data: DataConfig, store_folder: str | Path) -> Tokenizer:
         manifest = read_manifest(folder)
         if manifest is None:
             raise UserError(
-                f"{folder} is gone, and with it the tokenizer of data.corpus={data.corpus!r}; make it again with "
-                "`scaling data prepare DATA.yaml`"
+                f"{folder}, which holds the tokenizer of data.corpus={data.corpus!r}, is missing; create it again "
+                "with `scaling data prepare DATA.yaml`"
             )
         with manifest_of(folder):
             check_identity(folder, manifest, data)
@@ -176,7 +176,7 @@ def _open_split(folder: Path, manifest: Mapping[str, Any], split: str) -> "_Full
     )
     found = {"tokens": len(full.tokens), "documents": len(full.starts), "text_bytes": int(full.text_bytes[-1])}
     if wrong := [key for key, value in found.items() if facts[key] != value]:
-        raise ValueError(f"its splits.{split}.{wrong[0]} is {facts[wrong[0]]}, and the files have {found[wrong[0]]}")
+        raise ValueError(f"its splits.{split}.{wrong[0]} is {facts[wrong[0]]}, but the files have {found[wrong[0]]}")
     return full
 
 
@@ -195,7 +195,7 @@ def _cut(full: _FullSplit, folder: Path, split: str, n_tokens: int | None) -> Sp
     if n_tokens > len(full.tokens):
         raise UserError(
             f"data.{split}_tokens={n_tokens:,} but the {split} split has {len(full.tokens):,} tokens; "
-            "ask for that many or fewer, or leave it out for all of them"
+            "set that many or fewer, or leave it out to use all of them"
         )
     n_documents = int(np.searchsorted(full.starts, n_tokens))
     whole = int(full.text_bytes[n_documents - 2]) if n_documents > 1 else 0

@@ -44,8 +44,8 @@ class TfdsCorpus:
             self.sources = {name: builder.as_data_source(split=name) for name in names}
         except (NotImplementedError, ValueError) as error:
             raise UserError(
-                f"{builder.info.full_name} in {builder.data_dir} cannot be read at random: {_line(error)}; "
-                "prepare it anew with file_format=array_record"
+                f"{builder.info.full_name} in {builder.data_dir} has no random access: {_line(error)}; "
+                "prepare it again with file_format=array_record"
             ) from None
         self.facts = {
             "corpus": data.corpus,
@@ -117,7 +117,7 @@ def _builder(name: str, folder: Path) -> Any:
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, FileNotFoundError) as error:
         known = list(tensorflow_datasets.core.registered.list_imported_builders())
         near = nearest(name.partition("/")[0], known)
-        hint = f"nearest names: {', '.join(near)}" if near else f"nothing prepared under it in {folder}"
+        hint = f"nearest names: {', '.join(near)}" if near else f"none of that name is prepared in {folder}"
         raise UserError(f"data.corpus=tfds:{name} is not a dataset of tensorflow-datasets ({hint})") from error
 
 
@@ -134,8 +134,8 @@ def _prepare(builder: Any, name: str, progress: bool) -> None:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # any error of a builder or of the network
         raise UserError(
-            f"tensorflow-datasets cannot prepare {name}: {type(error).__name__}: {_line(error)}; prepare it where it "
-            f"can be (`tfds build {name} --file_format=array_record`) and set TFDS_DATA_DIR to that folder"
+            f"tensorflow-datasets cannot prepare {name}: {type(error).__name__}: {_line(error)}; prepare it on a "
+            f"machine that can (`tfds build {name} --file_format=array_record`) and set TFDS_DATA_DIR to its folder"
         ) from error
 
 

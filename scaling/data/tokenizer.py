@@ -82,7 +82,7 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> str:
     """
     if config.vocab < 257:
         raise UserError(
-            f"data.tokenizer.vocab={config.vocab}: bpe takes 257 or more (256 bytes and the end of a document)"
+            f"data.tokenizer.vocab={config.vocab}: bpe needs 257 or more (256 bytes and the end of a document)"
         )
     from tokenizers import Tokenizer as Model
     from tokenizers import decoders, models, pre_tokenizers, trainers

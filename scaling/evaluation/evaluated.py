@@ -93,7 +93,7 @@ def evaluate(
     """
     if reference is not None and short is None:
         raise UserError(
-            f"reference={reference} chooses key tokens; say beside which short context, such as short=128"
+            f"reference={reference} chooses key tokens, which also needs a short context, such as short=128"
         )
     trained = load_trained(run, step)
     data, name, split = _split(trained.run, str(on))
@@ -134,7 +134,7 @@ def _chooser(trained: Trained, reference: str | Path | None) -> Trained | None:
     chooser = load_trained(reference)
     own, other = (open_store(each.run.data, each.run.records.store_folder) for each in (trained, chooser))
     if _tokenizer(own) != _tokenizer(other):
-        raise UserError(f"reference={reference}: its tokens were made by another tokenizer than those of the run")
+        raise UserError(f"reference={reference}: it has another tokenizer than the run")
     return chooser
 
 
@@ -144,8 +144,7 @@ def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
         return run.data, on, getattr(open_store(run.data, run.records.store_folder), on)
     if not Path(on).is_file():
         raise UserError(
-            f"on={on}: no such file; give {' or '.join(SPLITS)}, the file of a corpus, DATA.yaml, or one of text"
-            f"{near_file(on)}"
+            f"on={on}: no such file; give {' or '.join(SPLITS)}, a corpus (DATA.yaml) or a text file{near_file(on)}"
         )
     if on.endswith(FILE_KINDS):
         return run.data, TEXT, _text(run, on)
@@ -153,8 +152,8 @@ def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
     own, other = (open_store(corpus, run.records.store_folder) for corpus in (run.data, data))
     if _tokenizer(own) != _tokenizer(other):
         raise UserError(
-            f"on={on}: the tokens of {other.folder} were made by another tokenizer than those of the run, "
-            f"{own.folder}; give a file of its text ({', '.join(FILE_KINDS)}), which is read in the tokens of the run"
+            f"on={on}: the store {other.folder} has another tokenizer than the run's, {own.folder}; give a file of "
+            f"its text ({', '.join(FILE_KINDS)}), which is tokenised as the run's text"
         )
     return data, "validation", other.validation
 
@@ -194,7 +193,7 @@ def format_evaluated(found: Evaluated) -> str:
             cells.append((own.name, f"{own.length}", depth, loss, untold, gain, f"± {own.gain_sem:.3f}", right))
         lines += ["", *align(cells)]
         if missing := [name for name in PROBES if name not in {own.name for own in found.probes}]:
-            lines.append(f"{' and '.join(missing)} left out: no text of the run's context has room for them")
+            lines.append(f"{' and '.join(missing)} left out: the run's context is too short for them")
     if found.key_tokens is not None:
         lines += ["", *_key_lines(found.key_tokens)]
     return "\n".join(lines)
@@ -207,7 +206,7 @@ def _key_lines(keys: KeyTokens) -> list[str]:
     if keys.loss is None:
         return [head + other]
     read = f"loss {keys.loss:.4f}{_error(keys.loss_sem)} on them, LongPPL {keys.perplexity:.4g}"
-    return [head, f"{read}; {keys.short_loss:.4f} of {keys.short} tokens alone{other}"]
+    return [head, f"{read}; {keys.short_loss:.4f} with only {keys.short} tokens of context{other}"]
 
 
 def _error(sem: float | None) -> str:

@@ -81,7 +81,7 @@ def key_tokens(
     longer_WxL = (np.arange(context) >= short) & np.isfinite(short_WxL)
     if not longer_WxL.any():
         raise UserError(
-            f"key tokens: none of {len(tokens):,} held-out tokens has more than {short} before it; take less"
+            f"key tokens: none of {len(tokens):,} held-out tokens has more than {short} before it; use a smaller one"
         )
     key_WxL = longer_WxL & (chosen[1] - chosen[0] > gain) & (chosen[0] < most)
 
@@ -130,13 +130,11 @@ def _check(trained: Trained, chooser: Trained, short: int, tokens: int) -> None:
             kind = own.run.objective.name
             raise UserError(f"key tokens: objective.kind={kind} of {own.folder} does not read from left to right")
     if not 2 <= short < context:
-        raise UserError(
-            f"key tokens: a short context of {short} tokens; allowed: 2 to {context - 1}, less than the run's context"
-        )
+        raise UserError(f"key tokens: short={short}; allowed: 2 to {context - 1}, less than the run's context")
     if chooser.run.model.context < context:
         raise UserError(
-            f"key tokens: the reference {chooser.folder} reads {chooser.run.model.context} tokens and the run "
-            f"{context}; take a reference of that context or more"
+            f"key tokens: the reference {chooser.folder} has model.context={chooser.run.model.context}, less "
+            f"than the run's {context}; use a reference with that context or more"
         )
     if tokens <= context:
-        raise UserError(f"key tokens: {tokens:,} held-out tokens are less than a window of {context}")
+        raise UserError(f"key tokens: {tokens:,} held-out tokens are fewer than a window of {context}")

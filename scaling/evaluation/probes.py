@@ -61,7 +61,7 @@ def probe(trained: Trained, tokenizer: Tokenizer, tokens: np.ndarray) -> list[Pr
         raise UserError(f"probes: objective.kind={trained.run.objective.name} does not read from left to right")
     context, draw = trained.run.model.context, np.random.default_rng(0)
     if len(tokens) <= context:
-        raise UserError(f"probes: {len(tokens):,} held-out tokens are less than a window of {context}")
+        raise UserError(f"probes: {len(tokens):,} held-out tokens are fewer than a window of {context}")
     losses = TextLosses(trained)
     half = context // 2
     found = []

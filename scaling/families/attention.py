@@ -44,8 +44,8 @@ class Attention(SoftmaxMixer):
         known = model.global_tokens or (None,)
         if self.global_projections and (len(set(known)) > 1 or not 0 < (known[0] or 0) <= model.context):
             raise ValueError(
-                f"mixer.global_projections=true reads the global tokens of a layer, as many in each and at most "
-                f"model.context={model.context}: global_tokens is {model.global_tokens and list(model.global_tokens)}"
+                "mixer.global_projections=true needs global_tokens, the same number in every layer and at most "
+                f"model.context={model.context}; got {model.global_tokens and list(model.global_tokens)}"
             )
 
     @property

@@ -105,7 +105,7 @@ class Mixer(BlockPart):
         return ExtraFlops()
 
     def cache(self, model: TransformerShape, places: int) -> Cache:
-        raise UserError(f"model.mixer: {self!r} does not say what it carries from token to token")
+        raise UserError(f"model.mixer: {self!r} defines no cache, so it cannot generate text")
 
 
 class FeedForward(BlockPart):

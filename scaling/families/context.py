@@ -39,8 +39,8 @@ def choose_context(requested: str, heads: int, length: int, tensor: int, context
         able = divisors(heads // tensor) if heads % tensor == 0 else []
         fits = f"mesh.context one of {', '.join(map(str, able))}, or " if able else ""
         raise UserError(
-            f"placement.context: ulysses divides heads over tensor={tensor} × context={context} devices, and there "
-            f"are {heads}; allowed here: {fits}placement.context=gather or ring"
+            f"placement.context=ulysses divides heads over tensor={tensor} × context={context} devices, which do "
+            f"not divide {heads} heads; allowed here: {fits}placement.context=gather or ring"
         )
     return "gather"
 

@@ -38,14 +38,14 @@ FEATURES = {
     "alibi": "position alibi",
     "dropout": "dropout of probabilities",
     "sinks": "attention sinks (mixer.sinks)",
-    "behind": "sliding window that reaches behind a query",
+    "behind": "a sliding window that reaches behind a query",
     "chunk": "attention_chunk",
     "global": "global_tokens",
-    "restart": "attention_chunk or global_tokens in positions that restart (restart_positions)",
-    "gather": "queries of one device and keys of all (placement.context=gather)",
-    "ring": "keys that go round (placement.context=ring)",
-    "apart": "dropout of probabilities where devices have queries of their own (placement.context=gather or ring)",
-    "short": f"parts of a window that are no multiple of {2 * LANES} tokens (placement.mesh.context)",
+    "restart": "attention_chunk or global_tokens with restart_positions=true",
+    "gather": "placement.context=gather",
+    "ring": "placement.context=ring",
+    "apart": "dropout of probabilities with placement.context=gather or ring",
+    "short": f"parts of a window that are not a multiple of {2 * LANES} tokens (placement.mesh.context)",
 }
 """features of attention other than the kind of mask, with their names in messages"""
 
@@ -127,12 +127,12 @@ def choose(
     def problem(name: str) -> str:
         kernel = KERNELS[name]
         if kernel.platform not in (None, platform):
-            return f"runs on {kernel.platform} only, this is {platform}"
+            return f"runs only on {kernel.platform}, not on {platform}"
         for feature, is_wanted in wanted.items():
             if is_wanted and feature not in kernel.knows:
-                return f"knows no {FEATURES[feature]}"
+                return f"does not support {FEATURES[feature]}"
         if mask.kind not in kernel.masks:
-            return f"knows no {mask.kind} mask"
+            return f"does not support a {mask.kind} mask"
         return kernel.refuses(dtype, d_head)
 
     best = (*BEST.get(platform, ()), "reference", "blocked") if requested == "auto" else (requested,)

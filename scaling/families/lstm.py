@@ -64,9 +64,9 @@ class LSTMConfig(ModelConfig):
     def _possible(self) -> Self:
         if self.tied and self.width != self.d_model:
             raise ValueError(
-                f"tied=true makes the embedding the head as well, which takes d_model={self.d_model} outputs of the "
-                f"last layer, and there are d_hidden={self.d_hidden}; set projection=true, or d_hidden="
-                f"{self.d_model}, or tied=false"
+                f"tied=true uses the embedding as the head, so the last layer must have d_model={self.d_model} "
+                f"outputs, but has d_hidden={self.d_hidden}; set projection=true, d_hidden={self.d_model} or "
+                "tied=false"
             )
         return self
 

@@ -41,13 +41,13 @@ class MLA(SoftmaxMixer):
     def check(self, model: TransformerShape) -> None:
         if model.position != "rope":
             raise ValueError(
-                f"mixer.rope is the part that rotary positions turn: position is rope, not {model.position}"
+                f"mixer.rope, the part that rotary positions rotate, needs position=rope, got {model.position}"
             )
         if any(rope.fraction is not None for rope in model.rope or ()):
-            raise ValueError("rope.fraction is not read by a mixer of kind mla, which has mixer.rope; leave it unset")
+            raise ValueError("rope.fraction has no effect with a mixer of kind mla: set mixer.rope instead")
         if model.qk_norm:
             raise ValueError(
-                "qk_norm=true is not read by a mixer of kind mla, which norms its latents; leave it unset"
+                "qk_norm=true has no effect with a mixer of kind mla, which normalises its latents; leave it unset"
             )
 
     def rope_width(self, model: TransformerShape) -> int:

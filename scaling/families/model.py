@@ -234,7 +234,7 @@ class ModelConfig(Config):
 
         Raises UserError if the model cannot generate token by token, or not that far.
         """
-        raise UserError(f"model.kind={self.kind}: this family does not say what it carries from token to token")
+        raise UserError(f"model.kind={self.kind}: this family defines no cache, so it cannot generate text")
 
     def positions(self, marks_L: np.ndarray) -> np.ndarray:
         """Positions of the tokens of a text with the marks of an objective."""

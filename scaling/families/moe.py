@@ -106,14 +106,14 @@ class MoE(FeedForward):
             return values
         top_k, experts = values.get("top_k", 1), values.get("experts")
         if experts is not None:
-            raise ValueError(f"experts={experts} and sparsity={sparsity} both say how many experts there are")
+            raise ValueError(f"experts={experts} and sparsity={sparsity} both set the number of experts; keep one")
         if not (isinstance(sparsity, float | int) and 0 < sparsity < 1 and isinstance(top_k, int)):
             return {**values, "experts": 2}  # the field's own check will report it
         experts = round(top_k / (1 - sparsity))
         if abs(top_k / (1 - sparsity) - experts) > 0.01:
             near = sorted({max(experts - 1, top_k + 1), experts, experts + 1})
             raise ValueError(
-                f"sparsity={sparsity:g} is that of {top_k / (1 - sparsity):.4g} experts with top_k={top_k}; nearest: "
+                f"sparsity={sparsity:g} means {top_k / (1 - sparsity):.4g} experts with top_k={top_k}; nearest: "
                 f"{', '.join(f'{1 - top_k / n:.6g} ({n} experts)' for n in near)}"
             )
         return {**values, "experts": experts, "sparsity": None}
@@ -122,7 +122,7 @@ class MoE(FeedForward):
     @classmethod
     def _more_than_one(cls, value: Any) -> Any:
         if value == 1:
-            raise ValueError("experts=1 is a dense layer; write null in place of this feed_forward, or {kind: mlp}")
+            raise ValueError("experts=1 is a dense layer; set this feed_forward to null or {kind: mlp} instead")
         return value
 
     @field_validator("dropout")
@@ -142,17 +142,19 @@ class MoE(FeedForward):
         if self.top_k > self.experts:
             raise ValueError(f"top_k={self.top_k} is more than experts={self.experts}")
         if self.d_ff is not None and self.granularity is not None:
-            raise ValueError(f"d_ff={self.d_ff} and granularity={self.granularity} both say how wide an expert is")
+            raise ValueError(
+                f"d_ff={self.d_ff} and granularity={self.granularity} both set the width of an expert; keep one"
+            )
         if self.normalise and self.top_k == 1:
-            raise ValueError("normalise: with top_k=1 every weight would be 1 and the router would learn nothing")
+            raise ValueError("normalise=true with top_k=1 makes every weight 1, so the router would learn nothing")
         self._only_what_is_read()
         if self.balance_over and not self.balance_weight:
             raise ValueError(
-                f"balance_over={self.balance_over} is of a load-balance loss, whose weight is 0 here; set balance, "
-                "or leave balance_over unset"
+                f"balance_over={self.balance_over} applies to the load-balance loss, whose weight is 0 here; set "
+                "balance, or leave balance_over unset"
             )
         if (self.groups is None) != (self.top_groups is None):
-            raise ValueError("groups and top_groups are set together")
+            raise ValueError("set both groups and top_groups, or neither")
         if self.groups is not None and self.top_groups is not None:
             if self.experts % self.groups:
                 allowed = divisors(self.experts)[1:]
@@ -162,7 +164,7 @@ class MoE(FeedForward):
             if not self.top_k <= self.top_groups * (self.experts // self.groups) or self.top_groups > self.groups:
                 raise ValueError(
                     f"top_groups={self.top_groups} of {self.groups} groups of {self.experts // self.groups} experts "
-                    f"cannot hold top_k={self.top_k}"
+                    f"are too few for top_k={self.top_k}"
                 )
         return self
 
@@ -170,7 +172,7 @@ class MoE(FeedForward):
         for key in UNREAD[self.routing]:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
-                    f"{key}={getattr(self, key)} is not read with routing={self.routing}; leave it unset"
+                    f"{key}={getattr(self, key)} has no effect with routing={self.routing}; leave it unset"
                 )
 
     def check(self, model: TransformerShape) -> None:
@@ -181,21 +183,21 @@ class MoE(FeedForward):
             )
         if self.balance_over and model.layer_sharing > 1:
             raise ValueError(
-                f"feed_forward.balance_over={self.balance_over}: a layer that is applied layer_sharing="
-                f"{model.layer_sharing} times has a load for each; leave one of the two unset"
+                f"feed_forward.balance_over={self.balance_over} cannot be used with layer_sharing="
+                f"{model.layer_sharing}, where a layer has several loads; leave one of the two unset"
             )
         share = model.context * self.top_k / self.experts
         if self.capacity is not None and self.capacity * share < 1:
             raise ValueError(
-                f"feed_forward.capacity={self.capacity:g} leaves an expert {self.capacity * share:.2g} of a slot: "
-                f"an even share is context={model.context} · top_k={self.top_k} / experts={self.experts}, "
+                f"feed_forward.capacity={self.capacity:g} gives an expert only {self.capacity * share:.2g} of a "
+                f"slot: an even share is context={model.context} · top_k={self.top_k} / experts={self.experts} = "
                 f"{share:.3g} tokens; set capacity to {ceil(1000 / share) / 1000:g} or more, or leave it unset, "
                 "which drops no token"
             )
         if self.slots(model.context) < 1:
             raise ValueError(
-                f"feed_forward: no expert would get a token: {self.experts} experts that share top_k={self.top_k} "
-                f"of each of context={model.context} tokens; set experts to {model.context * self.top_k} or "
+                f"feed_forward: no expert would get a token: experts={self.experts} is more than context="
+                f"{model.context} · top_k={self.top_k}; set experts to {model.context * self.top_k} or "
                 f"fewer, or top_k to {ceil(self.experts / model.context)} or more"
             )
 
@@ -283,8 +285,8 @@ class MoE(FeedForward):
     def cache(self, model: TransformerShape, places: int) -> Cache:
         if self.routing == "expert_choice":
             raise UserError(
-                "feed_forward.routing=expert_choice decides for a window as a whole which tokens an expert takes, "
-                "and a text that is being written has none; a model whose tokens choose can write"
+                "feed_forward.routing=expert_choice chooses the tokens of an expert over a whole window, which "
+                "generation does not have; only models with another routing can generate text"
             )
         return {}
 
@@ -292,8 +294,8 @@ class MoE(FeedForward):
         if self.capacity is None or self.slots(model.context) == model.context:
             return ""
         return (
-            f"feed_forward.capacity={self.capacity:g} bounds the tokens that an expert takes of a window in training "
-            "and evaluation; of a text that is written it takes all that choose it"
+            f"feed_forward.capacity={self.capacity:g} limits the tokens of an expert in training and evaluation, but "
+            "not in generation"
         )
 
     def activations(self, model: TransformerShape, compute: Compute, mask: AttentionMask) -> float:

@@ -50,10 +50,10 @@ class Rope(Config):
         if turned % 2:
             nearest = [2 * pairs / width for pairs in (turned // 2, turned // 2 + 1)]
             raise ValueError(
-                f"rope.fraction={self.fraction} of d_head={width} is {turned:g} features, and rope turns pairs; "
-                f"nearest that are: {', '.join(f'{x:g}' for x in nearest)}"
+                f"rope.fraction={self.fraction} of d_head={width} is {turned:g} features, but rope rotates pairs, an "
+                f"even number; nearest: {', '.join(f'{x:g}' for x in nearest)}"
             )
         if self.scaling is not None:
             if not turned:
-                raise ValueError("rope.scaling changes frequencies, and with rope.fraction=0 there are none")
+                raise ValueError("rope.scaling changes frequencies, but with rope.fraction=0 there are none")
             self.scaling.check(self.width(width))

@@ -49,7 +49,7 @@ class NTK(RopeScaling):
 
     def check(self, width: int) -> None:
         if width < 4:
-            raise ValueError(f"rope.scaling of kind ntk needs two pairs of features or more, and {width} turn")
+            raise ValueError(f"rope.scaling of kind ntk needs at least 4 rotated features, got {width}")
 
     def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:
         return frequencies(theta * self.factor ** (width / (width - 2)), width)
@@ -76,8 +76,8 @@ class YaRN(RopeScaling):
     def _in_order(self) -> Self:
         if self.beta_slow >= self.beta_fast:
             raise ValueError(
-                f"beta_slow={self.beta_slow:g} turns should be fewer than beta_fast={self.beta_fast:g}, "
-                "from which on a pair stays as it is"
+                f"beta_slow={self.beta_slow:g} should be less than beta_fast={self.beta_fast:g}, the turns from "
+                "which on a pair is not scaled"
             )
         return self
 
@@ -120,7 +120,7 @@ class Llama3(RopeScaling):
         if self.low_freq_factor >= self.high_freq_factor:
             raise ValueError(
                 f"low_freq_factor={self.low_freq_factor:g} should be less than high_freq_factor="
-                f"{self.high_freq_factor:g}: turns below which a pair is interpolated, above which it stays"
+                f"{self.high_freq_factor:g}: pairs are interpolated below the first and unchanged above the second"
             )
         return self
 
@@ -149,14 +149,14 @@ class LongRoPE(RopeScaling):
     def _positive(self) -> Self:
         for name in ("short_factor", "long_factor"):
             if wrong := [x for x in getattr(self, name) if x <= 0]:
-                raise ValueError(f"{name} divides frequencies and is positive, got {wrong[0]:g}")
+                raise ValueError(f"{name} divides frequencies and must be positive, got {wrong[0]:g}")
         return self
 
     def check(self, width: int) -> None:
         for name in ("short_factor", "long_factor"):
             if (found := len(getattr(self, name))) != width // 2:
                 raise ValueError(
-                    f"rope.scaling.{name} has {found} numbers, and there are {width // 2} pairs of features that turn"
+                    f"rope.scaling.{name} has {found} numbers, but needs one for each of {width // 2} rotated pairs"
                 )
 
     def frequencies(self, theta: float, width: int, context: int) -> np.ndarray:

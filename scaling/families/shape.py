@@ -122,14 +122,14 @@ class TransformerShape(ModelConfig):
                 f"allowed: {divisors(self.layers)}"
             )
         if self.position == "rope" and self.d_head % 2:
-            raise ValueError(f"rope turns pairs of a head's features, so d_head must be even, got {self.d_head}")
+            raise ValueError(f"rope rotates pairs of a head's features, so d_head must be even, got {self.d_head}")
         for key, what in (("sliding_window", "a window is 1 key or more, null for all"),
                           ("attention_chunk", "a chunk is 1 position or more, null for none"),
                           ("global_tokens", "a layer has 1 global token or more, null for none")):  # fmt: skip
             if any(n is not None and n < 1 for n in getattr(self, key) or ()):
                 raise ValueError(f"{key}={list(getattr(self, key))}: {what}")
         if self.rope and self.position != "rope":
-            raise ValueError(f"rope says how rotary positions turn: position is rope, not {self.position}")
+            raise ValueError(f"rope has no effect with position={self.position}; set it to rope, or leave rope unset")
         return self
 
     @property

@@ -15,8 +15,8 @@ def untransferable(models: Sequence[ModelConfig]) -> str:
     sizes = sorted({size for model in without_d_head if (size := getattr(model, "d_head", None)) is not None})
     if len(sizes) > 1:
         return (
-            f"mup.d_head is unset, which is for heads of one size, and the runs have d_head of {sizes[0]} "
-            f"to {sizes[-1]}; set run.model.mup.d_head to that of the base"
+            f"mup.d_head may be unset only if all runs have one d_head, but they have {sizes[0]} to {sizes[-1]}; set "
+            "run.model.mup.d_head to that of the base"
         )
     return _unbounded(based)
 
@@ -32,9 +32,9 @@ def _unbounded(models: Sequence[ModelConfig]) -> str:
         found = set().union(*by_width.values())
         if any(own != found for own in by_width.values()):
             return (
-                f"mup takes the inputs of {name} to be as many at every width, and the runs have {min(found)} "
-                f"to {max(found)}; give every width the same rank (mixer.kv_rank, q_rank) or width of an expert "
-                "(feed_forward.d_ff), or let that follow the model's (feed_forward.granularity)"
+                f"mup needs the same number of inputs of {name} at every width, but the runs have {min(found)} "
+                f"to {max(found)}; use one rank (mixer.kv_rank, q_rank) or width of an expert (feed_forward.d_ff) "
+                "for all, or let the width follow the model's (feed_forward.granularity)"
             )
     return ""
 
@@ -46,5 +46,5 @@ def transfer_notes(models: Sequence[ModelConfig]) -> list[str]:
         return []
     return [
         f"model.mup.layers is unset and the runs have {depths[0]} to {depths[-1]} layers: the rate is "
-        "transferred over width only; name the layers of the base to transfer it over depth"
+        "transferred over width only; set it to the layers of the base to transfer it over depth too"
     ]

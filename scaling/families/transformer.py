@@ -92,8 +92,8 @@ class TransformerConfig(TransformerShape):
     def _parts_fit(self) -> Self:
         if self.first_dense is not None and not (self.feed_forward and self.first_dense < self.unique_layers):
             raise ValueError(
-                f"first_dense={self.first_dense} needs a feed_forward for the layers after them, and more than the "
-                f"{self.unique_layers} layers that there are"
+                f"first_dense={self.first_dense} needs a feed_forward for the layers after the dense ones, and more "
+                f"than {self.unique_layers} layers"
             )
         self.check_context(self.context)
         for rope in self.rope or ():
@@ -194,8 +194,8 @@ class TransformerConfig(TransformerShape):
     def check_mask(self, mask: Mask) -> None:
         if self.restart_positions and mask != "document":
             raise ValueError(
-                "model.restart_positions=true counts positions from 0 in every document, which needs "
-                "objective.documents=mask; set that, or leave restart_positions unset"
+                "model.restart_positions=true needs objective.documents=mask; set that, or leave "
+                "restart_positions unset"
             )
 
     @property
@@ -287,8 +287,8 @@ class TransformerConfig(TransformerShape):
         """The caches of every layer, by its parts; a layer keeps no more tokens than its queries see."""
         if self.position == "learned" and length > self.context:
             raise UserError(
-                f"a text of {length:,} tokens, prompt and new ones, is longer than model.context={self.context}, the "
-                "rows of the learned position table; ask for fewer tokens or give a shorter prompt"
+                f"prompt and new tokens are {length:,} together, more than model.context={self.context}, the size of "
+                "the learned position table; ask for fewer tokens or give a shorter prompt"
             )
         stacks = {i: stack for stack in self.stacks for i in stack.members}
         return [

@@ -106,13 +106,13 @@ def generate(
 
 def _check(prompts: list[str], tokens: int, stop: Sequence[str], seed: int) -> None:
     if not prompts:
-        raise UserError("no prompt to go on with; give one or more, an empty one to begin a document")
+        raise UserError("no prompt; give at least one (an empty one begins a new document)")
     if tokens < 1:
-        raise UserError(f"tokens={tokens}: 1 or more of each text")
+        raise UserError(f"tokens={tokens}: should be 1 or more")
     if isinstance(stop, str) or "" in stop:
-        raise UserError(f"stop={stop!r}: strings, none of them empty, where a text ends")
+        raise UserError(f"stop={stop!r}: should be a list of strings, none of them empty")
     if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}: 0 to 2³² − 1")
+        raise UserError(f"seed={seed}: should be 0 to 2³² − 1")
 
 
 def _encoded(tokenizer: Tokenizer, prompts: list[str]) -> list[np.ndarray]:
@@ -123,6 +123,6 @@ def _encoded(tokenizer: Tokenizer, prompts: list[str]) -> list[np.ndarray]:
             at = next((i for i, (a, b) in enumerate(zip(prompt, decoded, strict=False)) if a != b), len(decoded))
             raise UserError(
                 f"the run's tokenizer has no tokens for {prompt[at]!r}, character {at + 1} of the prompt "
-                f"{prompt[:20]!r}; leave it out"
+                f"{prompt[:20]!r}; remove it"
             )
     return [np.append(np.array([EOD] * (len(tokens) == 0), np.int32), tokens).astype(np.int32) for tokens in found]

@@ -30,14 +30,14 @@ class Sampling:
         least, most = TEMPERATURES
         if not (self.temperature == 0 or least <= self.temperature <= most):
             raise UserError(
-                f"temperature={self.temperature:g}: 0 (always the likeliest token), or {least:g} to {most:g}"
+                f"temperature={self.temperature:g}: should be 0 (always the likeliest token) or {least:g} to {most:g}"
             )
         if self.top_k is not None and not 1 <= self.top_k <= vocab:
-            raise UserError(f"top_k={self.top_k}: 1 to {vocab}, the tokens of the vocabulary; unset for all")
+            raise UserError(f"top_k={self.top_k}: should be 1 to {vocab}, the size of the vocabulary, or unset")
         for name in ("top_p", "min_p"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
-                raise UserError(f"{name}={share:g}: more than 0 and at most 1; unset for all tokens")
+                raise UserError(f"{name}={share:g}: should be above 0 and at most 1, or unset")
 
     def __call__(self, logits: jax.Array) -> jax.Array:
         """float32 logits [..., V] of the sampling distribution; −∞ for tokens that are never drawn."""

@@ -58,7 +58,7 @@ class MLA(LayerPart):
         """(unrotated part of queries, rotated part of queries, latents of keys and values, rotated part of the keys,
         shared by the heads)."""
         if context.rope is None:
-            raise ValueError("mla turns a part of queries and keys by rotary positions, and there are none")
+            raise ValueError("mla rotates a part of queries and keys by rotary positions, but there are none")
         read_BxLxQ = x_BxLxD
         if self.q_down is not None and self.q_scale is not None:
             read_BxLxQ = self._latent(self.q_down(x_BxLxD), self.q_scale)

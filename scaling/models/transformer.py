@@ -41,7 +41,7 @@ class Transformer(LanguageModel):
         if self.position is not None and length > config.context:
             raise UserError(
                 f"a window of {length} tokens is longer than model.context={config.context}, "
-                "the rows of the learned position table"
+                "the size of the learned position table"
             )
         positions = places(slice(0, length), marks_BxL, config.restart_positions is True).positions
         x_BxLxD = self._embedded(tokens_BxL, length, slice(length) if positions.ndim == 1 else positions)

@@ -108,7 +108,7 @@ class Objective(Config):
         Raises UserError for an objective that does not generate in order.
         """
         raise UserError(
-            f"objective.kind={self.name} does not teach a model to go on with a text; next_token and prefix do"
+            f"objective.kind={self.name} does not train a model to continue a text; next_token and prefix do"
         )
 
     def spec(self, model: ModelConfig, batch_size: int, context: int, dtype: Any) -> Any:

@@ -32,11 +32,11 @@ def initialize(times: Processes) -> None:
     if given:
         missing = [name for name in EXPLICIT if name not in given]
         if missing:
-            raise UserError(f"{', '.join(given)} set without {', '.join(missing)}; set all three or none")
+            raise UserError(f"{', '.join(given)} set without {', '.join(missing)}; set all three, or none")
         address, *numbers = given.values()
         if not all(number.isdecimal() for number in numbers) or int(numbers[1]) >= int(numbers[0]):
             raise UserError(
-                f"JAX_PROCESS_ID={numbers[1]} must be a number from 0 up to JAX_NUM_PROCESSES={numbers[0]}, exclusive"
+                f"JAX_PROCESS_ID={numbers[1]} must be a number from 0 to JAX_NUM_PROCESSES={numbers[0]} minus 1"
             )
         jax.distributed.initialize(
             address, int(numbers[0]), int(numbers[1]), cluster_detection_method="deactivate", **waits
@@ -47,8 +47,8 @@ def initialize(times: Processes) -> None:
             jax.distributed.initialize(cluster_detection_method=method, **waits)
         except ValueError as error:
             raise UserError(
-                f"this is one of several {'tasks' if method else 'TPU hosts'} by its variables, and JAX cannot join "
-                f"them ({error}); set {', '.join(EXPLICIT)} on each, of one alone as well"
+                f"the environment says that this is one of several {'tasks' if method else 'TPU hosts'}, but JAX "
+                f"cannot connect them ({error}); set {', '.join(EXPLICIT)} on each, also for a single one"
             ) from None
 
 

@@ -19,8 +19,8 @@ def check_host(mesh: Mesh, placement: Placement) -> None:
     requested = [key for key in ("offload_optimizer", "offload_activations") if getattr(placement, key)]
     if requested and HOST not in kinds:
         raise UserError(
-            f"placement.{requested[0]}=true needs memory of kind {HOST}, and a {device.device_kind} has "
-            f"{', '.join(kinds) or 'none that JAX names'}; allowed here: false"
+            f"placement.{requested[0]}=true needs memory of kind {HOST}, but {device.device_kind} has only "
+            f"{', '.join(kinds) or 'memory that JAX does not name'}; allowed here: false"
         )
 
 

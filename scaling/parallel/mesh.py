@@ -35,7 +35,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, d
         if shape[axis] % count:
             raise UserError(
                 f"placement.dcn: {axis}={count} of {len(groups)} slices or groups of hosts does not divide "
-                f"placement.mesh.{axis}={shape[axis]}; name axes in placement.dcn that they divide, such as "
+                f"placement.mesh.{axis}={shape[axis]}; use axes in placement.dcn that they divide, such as "
                 f"{next((f'{name}={len(groups)}' for name in AXES if shape[name] % len(groups) == 0), 'several')}"
             )
     within = {axis: size // apart[axis] for axis, size in shape.items()}
@@ -62,8 +62,8 @@ def _groups(devices: Sequence[jax.Device], dcn: MeshConfig | None) -> list[Seque
     whole = len(hosts) if len(hosts) > 1 else len(devices)
     if whole % count:
         raise UserError(
-            f"placement.dcn: {count} groups cannot be made of {whole} {'hosts' if len(hosts) > 1 else 'devices'}; "
-            f"allowed: {', '.join(str(k) for k in range(1, whole + 1) if whole % k == 0)} in all"
+            f"placement.dcn: {whole} {'hosts' if len(hosts) > 1 else 'devices'} cannot be split into {count} equal "
+            f"groups; allowed in total: {', '.join(str(k) for k in range(1, whole + 1) if whole % k == 0)}"
         )
     ordered = sorted(devices, key=lambda device: (slice_of(device), device.process_index))
     size = len(devices) // count
@@ -79,6 +79,6 @@ def _on_one_network(shape: dict[str, int], devices: Sequence[jax.Device]) -> Mes
         sides = [side for side in sides if side > 1]
         fit = sorted({prod(some) for n in range(len(sides) + 1) for some in combinations(sides, n)})
         raise UserError(
-            f"placement.mesh: {wanted} does not lie on a slice of {' × '.join(map(str, sides))} chips: an axis is to "
-            f"be the product of some of its sides, one of {', '.join(map(str, fit))}"
+            f"placement.mesh: {wanted} does not map onto a slice of {' × '.join(map(str, sides))} chips: each axis "
+            f"must be a product of some of its sides, one of {', '.join(map(str, fit))}"
         ) from None

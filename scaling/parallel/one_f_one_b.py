@@ -220,8 +220,8 @@ class Ticks:
             self.total(own, *self._inputs(microbatch))
         if len(met) != 1:
             raise UserError(
-                f"placement.pipeline_schedule=1f1b is for objectives that go through the layers once, this one does "
-                f"{len(met)} times; use gpipe"
+                f"placement.pipeline_schedule=1f1b needs an objective that runs the layers once, but this one runs "
+                f"them {len(met)} times; use gpipe"
             )
         return met[0]
 

@@ -47,7 +47,7 @@ def load_plannable(
         unsaid = {key: default | values[key] for key, default in UNSAID.items() if isinstance(values.get(key), dict)}
         return build(RunConfig, UNSAID | values | unsaid, str(path))
     if "design" in values:
-        raise UserError(f"{path} describes a sweep, which `scaling sweep {path} --dry-run` plans")
+        raise UserError(f"{path} describes a sweep; plan it with `scaling sweep {path} --dry-run`")
     return build(ModelConfig, values, str(path))
 
 

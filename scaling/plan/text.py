@@ -12,7 +12,7 @@ PARTS = {
     "compute_copy": "matrices at the precision of products",
     "logits": "of one piece of the loss, and their gradient",
     "head": "gathered, and its gradient",
-    "not_at_once": "of the above, what is never there together",
+    "not_at_once": "parts of the above that are never held at the same time",
 }
 """explanations of items of a step's memory whose names do not explain themselves"""
 
@@ -61,7 +61,7 @@ def _assumed(assumed: Mapping[str, Any]) -> str:
 def _fit(fit: Mapping[str, Any]) -> list[str]:
     """A table of the placements that fit, with the settings of the first; or what is short."""
     where = f"{fit['chips']:,} {fit['device']}"
-    title = f"{where}, {_gib(fit['device_bytes'])} a device: of {fit['meshes']} meshes {fit['meshes_that_fit']} fit"
+    title = f"{where}, {_gib(fit['device_bytes'])} per device: {fit['meshes_that_fit']} of {fit['meshes']} meshes fit"
     if fit["short"]:
         return [wrapped(f"{title}; {_short(fit)}")]
     first = fit["found"][0]
@@ -79,7 +79,7 @@ def _fit(fit: Mapping[str, Any]) -> list[str]:
     chosen = "\n".join(f"  {override}" for override in first["overrides"]) or "  the run's own placement"
     return [
         f"{title}; the fastest:\n{table(headings, rows, left=2)}",
-        f"the first is\n{chosen}",
+        f"settings of the first:\n{chosen}",
         _roofline(first["roofline"]),
     ]
 
@@ -94,17 +94,21 @@ def _short(fit: Mapping[str, Any]) -> str:
     if short["least_bytes"] is None:
         able = [f"batch_size={n}" for n in short["batches"]]
         able += [f"{short['fewer_devices']:,} devices"] if short["fewer_devices"] else []
-        near = f"nearest that do: {' or '.join(able)}" if able else "take others"
+        near = f"nearest that do: {' or '.join(able)}" if able else "use others"
         return (
             f"a batch of {fit['batch_size']} windows and this model do not divide over any mesh of "
             f"{fit['devices']:,} devices; {near}"
         )
     parts = sorted(short["bytes_by_part"].items(), key=lambda part: -part[1])[:3]
     most = ", ".join(f"{name.replace('_', ' ')} {_gib(value)}" for name, value in parts)
-    more = f"{short['devices_that_fit']:,} devices would do" if short["devices_that_fit"] else "more do not help"
+    more = (
+        f"{short['devices_that_fit']:,} devices would be enough"
+        if short["devices_that_fit"]
+        else "more devices do not help"
+    )
     return (
-        f"the least that a step takes is {_gib(short['least_bytes'])}, {_gib(short['short_bytes'])} more than there "
-        f"is ({most}); {more}"
+        f"a step takes at least {_gib(short['least_bytes'])}, {_gib(short['short_bytes'])} more than available "
+        f"({most}); {more}"
     )
 
 
@@ -116,9 +120,9 @@ def _roofline(found: Mapping[str, Any]) -> str:
         (f"step, {name}", f"{_seconds(step)}  MFU {found['mfu'][name]:.0%}") for name, step in found["step"].items()
     ]
     if found["dollars_per_chip_hour"] is not None:
-        rows.append(("price", f"${found['dollars_per_chip_hour']:g} a chip and hour"))
+        rows.append(("price", f"${found['dollars_per_chip_hour']:g} per chip-hour"))
     lines = [wrapped(text, "  - ") for text in found["assumptions"]]
-    return "\n".join([_block("a step by what bounds it", rows), "  assumed", *lines])
+    return "\n".join([_block("time of a step, by what limits it", rows), "  assumptions", *lines])
 
 
 def _seconds(value: float) -> str:

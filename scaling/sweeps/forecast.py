@@ -30,7 +30,7 @@ def frozen_forecast(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forec
     if path.exists():
         found = laws.read_forecast(path)
         if not tested:
-            raise UserError(f"{home / 'plan.json'} lacks the runs that test {path}: it was edited or replaced")
+            raise UserError(f"{home / 'plan.json'} has no test runs for {path}: it was edited or replaced")
         target = next(iter(tested.values())).label["target_params"]
         runs = make_test_runs(sweep, target, folder)
         _require_same(path, found, runs[0])
@@ -39,8 +39,8 @@ def frozen_forecast(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forec
     begun = [run_id for run_id in tested if run_state(home / run_id).state != "planned"]
     if begun:
         raise UserError(
-            f"{path} is missing but its test run {begun[0]} was begun; a forecast is made before its test: put the "
-            "file back, or give the sweep another name"
+            f"{path} is missing, but its test run {begun[0]} has begun, and a forecast is made before its test: "
+            "restore the file, or give the sweep another name"
         )
     return _freeze(sweep, home, folder)
 
@@ -81,8 +81,8 @@ def _freeze(sweep: SweepConfig, home: Path, folder: str) -> tuple["Forecast", tu
     if not least <= target <= most:
         raise UserError(
             f"the {len(fitted)} runs in {home} do not determine an optimum: the best N at {sweep.forecast.flops:g} "
-            f"FLOPs would be {target:.3g}, where {least:.3g} to {most:.3g} is possible; look with `scaling report "
-            f"{home}`, then add budgets or seeds, or widen design.spacing"
+            f"FLOPs would be {target:.3g}, outside of the plausible {least:.3g} to {most:.3g}; look at `scaling "
+            f"report {home}`, then add budgets or seeds, or widen design.spacing"
         )
     runs = make_test_runs(sweep, target, folder)
     forecast = forecaster.forecast(float(runs[0].params), float(runs[0].tokens), runs[0].flops)
@@ -99,6 +99,6 @@ def _require_same(path: Path, found: "Forecast", run: PlannedRun) -> None:
     """Raises UserError unless the forecast on file is about this test run."""
     if (run.params, run.tokens) != (found.N, found.D):
         raise UserError(
-            f"{path} is about a run of {found.N:g} parameters on {found.D:g} tokens, not of "
+            f"{path} is for a run of {found.N:g} parameters on {found.D:g} tokens, not of "
             f"{run.params:g} on {run.tokens:g}; a forecast is never edited: give the sweep another name"
         )

@@ -35,7 +35,7 @@ from scaling.sweeps.run_store import (
 
 ATTEMPTS = 2  # failed attempts at a run in one launch; launching again allows as many more
 PREEMPTIONS = 20  # restarts in one launch of a run stopped from outside or without its node: no endless loop
-GOES_ON = "stopped; the same command goes on"
+GOES_ON = "stopped; the same command continues"
 TICK_S = 0.2  # how soon a signal, or a released lock, is noticed
 
 
@@ -207,16 +207,16 @@ def _reason(folder: Path, finished: Finished) -> str:
     if code == INTERRUPTED:
         return stopped(folder)
     if code in STOPPED:
-        return f"told to stop, and ended before its state was saved (after {GRACE_S:g} s it is killed)"
+        return f"stopped before its state was saved (a run that is told to stop is killed after {GRACE_S:g} s)"
     if code < 0:
         name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (another process, or no memory was left)" if name == "SIGKILL" else "")
+        return f"killed by {name}" + (" (by another process, or out of memory)" if name == "SIGKILL" else "")
     try:
         result = read_result(folder)
     except UserError as error:
         return str(error)
     reason = result.reason if result is not None else _last_line(finished.task.folders[0] / "log.txt")
-    return reason or f"exit code {code}, and nothing in its log, as where the disk is full"
+    return reason or f"exit code {code} with an empty log, possibly because the disk is full"
 
 
 def _last_line(path: Path, size: int = 4096) -> str:
@@ -243,7 +243,7 @@ def _stop_on_signals() -> Iterator[StopEvent]:
         stop.number = number
         stop.set()
         print(
-            "stopping: runs that keep checkpoints save their state; once more to stop at once",
+            "stopping: runs that keep checkpoints save their state; interrupt again to stop at once",
             file=sys.stderr,
             flush=True,
         )

@@ -46,9 +46,9 @@ def load_curves(
     configs = {run_id: load(RunConfig, folders[run_id] / "config.yaml") for run_id in table.get("run_id", ())}
     configs = {run_id: config for run_id, config in configs.items() if config.start is None}
     if not configs:
-        met = " that meets --where" if where else ""
+        met = " and meets --where" if where else ""
         raise UserError(
-            f"{', '.join(map(str, paths))}: no valid run from its own beginning{met}, so there is no curve"
+            f"{', '.join(map(str, paths))}: no valid run that starts from scratch{met}, so there is no curve"
         )
     used = table.loc[list(configs)]
     free = (*FREE, *FEEDS["N"].columns, *FEEDS["D"].columns)

@@ -53,7 +53,7 @@ class LaunchProgress:
         before = f"{self.done} of {self.total} runs are done; " if self.done else ""
         room = f", on at most {slots} device{'s' * (slots > 1)} at a time" if slots else ""
         left = self.clock.left()
-        time_left = f"; all that is left takes {left}" if left else ""
+        time_left = f"; time left: {left}" if left else ""
         self.say(f"{before}training {len(todo)}{room}{time_left}")
         if self.stream.isatty():
             from rich.console import Console

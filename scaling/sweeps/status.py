@@ -77,7 +77,7 @@ def tell_counts(found: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in found["counts"].items())
     judged = Counter(row["validity"] for row in found["runs"] if row["validity"] not in (None, "valid"))
     not_valid = "; not valid: " + ", ".join(f"{n} {validity}" for validity, n in judged.items()) if judged else ""
-    launched = "being launched now" if found["launched"] else "not being launched now"
+    launched = "a launch is running" if found["launched"] else "no launch is running"
     return f"{found['sweep']}: {counts}{not_valid}; {launched}"
 
 

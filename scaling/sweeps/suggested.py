@@ -28,7 +28,7 @@ def write_suggestion(fitted: "Fit", home: str | Path, k: int) -> tuple["Suggesti
     home = Path(home)
     path = home / "sweep.yaml"
     if not path.exists():
-        raise UserError(f"{home} has no sweep.yaml, so there is nothing to build a sweep of the suggested runs on")
+        raise UserError(f"{home} has no sweep.yaml, which a sweep of the suggested runs would be based on")
     base = {**read_mapping(path), "run": shared_run(load(SweepConfig, path))}
     sizes = build(LadderConfig, {**base.get("ladder", {}), "count": "total"}, f"{path}: ladder")
     wanted = laws.default_candidates(fitted, float(fitted.runs.flops.sum()))

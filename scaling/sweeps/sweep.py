@@ -136,7 +136,8 @@ def run_sweep(
         read_exclusions(home)  # report a mistake in it before hours of training
         progress = LaunchProgress(home)
         if reporter is not None:
-            progress.say(f"to look: {reporter.page_of(home)}, which renews itself, or scaling status {home} --watch")
+            page = reporter.page_of(home)
+            progress.say(f"progress: {page}, which refreshes itself, or scaling status {home} --watch")
         with Upkeep(home, progress.say, reporter) as upkeep:
             progress.ended = upkeep.touch
             states = train_all(runs, home, where, progress)
@@ -206,7 +207,7 @@ def _tell_states(outcome: SweepOutcome) -> str:
     elif outcome.ok:
         lines.append(f"next: scaling fit {outcome.folder}, scaling report {outcome.folder}")
     else:
-        lines.append(f"launch again to try them again; each has a log.txt in {outcome.folder}")
+        lines.append(f"launch again to retry them; their logs are {outcome.folder}/RUN_ID/log.txt")
     return "\n".join(lines)
 
 
@@ -244,6 +245,6 @@ def _claimed(home: Path) -> Iterator[None]:
             yield
     except Busy as holder:
         raise UserError(
-            f"{home} is being launched by another process ({holder}); wait for it or stop it, and look with "
-            f"`scaling status {home}`"
+            f"{home} is being launched by another process ({holder}); wait for it or stop it; "
+            f"`scaling status {home}` shows its progress"
         ) from None

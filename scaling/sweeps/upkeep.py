@@ -112,4 +112,4 @@ class Upkeep:
             if not self._said:
                 self._said = True
                 message = str(error) if isinstance(error, _Undrawn) else one_line(error)
-                self._say(f"table and page were not written: {message}; the records are complete")
+                self._say(f"the table and the page were not written: {message}; the runs' records are complete")

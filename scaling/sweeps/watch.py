@@ -95,7 +95,7 @@ def picture(found: Mapping[str, Any], left: TimeLeft | None = None) -> "Renderab
     lines = _tell_finished([row for row in finished if row not in bad])
     lines += [f"{row['run_id']} {row['validity']}: {row['validity_reason']}" for row in bad[-SHOWN:]]
     if len(bad) > SHOWN:
-        lines.append(f"{len(bad) - SHOWN} more are not valid: `scaling status` has them")
+        lines.append(f"{len(bad) - SHOWN} more are not valid: `scaling status` lists them")
     lines.append(f"{tell_counts(found)}{_tell_left(left)}")
     return Group(running_table(found["runs"]), *map(Text, lines))
 
@@ -124,7 +124,7 @@ def _tell_finished(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     newest = sorted(runs, key=lambda row: row["ended"] or "")[-SHOWN:]
     rows = [[row["run_id"], f"loss {row['loss']:.4f}", duration(row["seconds"])] for row in newest]
     best = min(runs, key=lambda row: row["loss"])
-    more = [f"{len(runs) - len(newest)} more are finished, and:"] if len(runs) > len(newest) else []
+    more = [f"{len(runs) - len(newest)} more are finished; the latest:"] if len(runs) > len(newest) else []
     return [*more, *align(rows, 1), f"best so far: {best['run_id']}, loss {best['loss']:.4f}"]
 
 

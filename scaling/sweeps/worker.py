@@ -56,7 +56,7 @@ def main(folders: Sequence[Path]) -> int:
             for folder in folders:
                 locks.enter_context(lock(folder / "lock", wait_s=WAIT_S))
         except Busy as holder:
-            print(f"another process trains this run: {holder}", file=sys.stderr)
+            print(f"another process is training this run: {holder}", file=sys.stderr)
             return BUSY
         return _attempt(folders)
 

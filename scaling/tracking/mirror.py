@@ -62,11 +62,11 @@ class Mirror:
             )
         )
         if keyless:
-            self._tracker.warn("no key for online (run `wandb login` or set WANDB_API_KEY), so it records offline")
+            self._tracker.warn("no API key (run `wandb login` or set WANDB_API_KEY), so the run is recorded offline")
 
     def _guard(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception as error:
             self._tracker = None
-            log.warning("wandb: %s: %s; the run goes on without it", type(error).__name__, error)
+            log.warning("wandb: %s: %s; the run continues without it", type(error).__name__, error)

@@ -42,7 +42,7 @@ def relay(records: TextIO) -> str:
     if result is not None:
         run.summary.update({f"final/{name}": result[name] for name in HEADLINE} | {"result": result})
     run.finish(exit_code=code)
-    return f"{why}, so it recorded offline; `wandb sync` sends it" if why else ""
+    return f"{why}, so the run was recorded offline; `wandb sync` uploads it" if why else ""
 
 
 def _open(opening: Opening) -> Any:

@@ -26,7 +26,7 @@ def upload(opening: Opening, history: Sequence[Mapping[str, Any]]) -> None:
             timeout=limit,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"wandb did not take the {opening.name} within {limit:g} s; try again") from None
+        raise UserError(f"wandb did not accept the {opening.name} within {limit:g} s; try again") from None
     if done.returncode or done.stdout.strip():
         message = done.stdout.strip() or f"its process ended with code {done.returncode}"
-        raise UserError(f"wandb did not take the {opening.name}: {message}")
+        raise UserError(f"wandb did not accept the {opening.name}: {message}")

@@ -179,11 +179,11 @@ class Checkpoints:
         assert self.local is not None
         named = _named(layout)
         if lost := save.lost(named):
-            return None, f"parts of {lost} of {len(named)} arrays are on no host that is here"
+            return None, f"parts of {lost} of {len(named)} arrays are on none of the present hosts"
         books = Books(**save.books)
         recorded = metrics_digest(settled(read_metrics(self.folder.parent), save.step))
         if not everyone(books.config_hash == self.config_hash and books.metrics in (None, recorded)):
-            return None, "it is not of the past that this folder has on record"
+            return None, "it does not belong to the history recorded in this folder"
         arrays = self.local.read(save, named)
         state = jax.tree.unflatten(jax.tree.structure(layout), list(arrays.values()))
         return self._checked(state, books)
@@ -210,7 +210,7 @@ class Checkpoints:
         from orbax.checkpoint import ArrayRestoreArgs, args
 
         if missing := _missing(self.folder / str(step)):
-            raise ValueError(f"{missing} is missing: it was not written to its end, or not all of it is here")
+            raise ValueError(f"{missing} is missing: the checkpoint was not fully written or not fully copied")
         manager = self._open()
         sealed = manager.restore(step, args=args.Composite(books=args.JsonRestore()))["books"]
         if sealed["seal"] != digest(sealed["values"]):

@@ -173,7 +173,7 @@ class Loop:
                 where = f"stopped at step {member.step} of {member.config.steps}, state saved"
                 member.say(where)
             if stopped:
-                raise self.signals.exception(f"{where}; the same command goes on") from None
+                raise self.signals.exception(f"{where}; the same command continues") from None
 
     def _run(self) -> None:
         while True:

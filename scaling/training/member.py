@@ -92,16 +92,18 @@ class Member:
         self.notes += self.checkpoints.notes + cut_documents(self.config, self.store.train)
         self.notes += told_again(self.store.manifest)
         if not self.metrics.as_written:
-            self.notes.append(f"{METRICS_FILE} up to step {self.step} was changed: nothing of it is in this record")
+            self.notes.append(
+                f"{METRICS_FILE} up to step {self.step} was changed afterwards: its values are not in this record"
+            )
         for note in self.notes:
             self.say(note)
         if not self.step:
             if self.inherited:
-                self.say("begins with the parameters of {run} after step {step}".format(**self.inherited["start"]))
+                self.say("starts from the parameters of {run} after step {step}".format(**self.inherited["start"]))
             return
-        line = f"going on from step {self.step} of {self.config.steps}"
+        line = f"continuing from step {self.step} of {self.config.steps}"
         if resumed:
-            self.notes.append(f"went on from step {self.step}")
+            self.notes.append(f"continued from step {self.step}")
             self.say(line)
         else:
             self.say(f"{line}, a checkpoint of {self.config.records.trunk}")

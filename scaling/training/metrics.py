@@ -41,10 +41,7 @@ class RunningLosses:
             return f"the loss of step {step} is {loss}"
         self.above = self.above + 1 if loss > self.limit else 0
         if self.above >= PATIENCE:
-            return (
-                f"the loss was above {self.limit:.2f}, what guessing costs half as much again, in {PATIENCE} steps "
-                "in a row"
-            )
+            return f"the loss was above {self.limit:.2f}, 1.5 times that of guessing, in {PATIENCE} consecutive steps"
         self.window_sum += loss
         self.window_count += 1
         if step > self.steps - tail_steps(self.steps):

@@ -18,7 +18,7 @@ T = TypeVar("T")
 def check_pack(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
     """Raises UserError if runs cannot train side by side: different shapes, or two in one folder."""
     if len({folder.resolve() for folder in folders}) < len(configs):
-        raise UserError(f"{len(configs)} runs need as many different folders, got {', '.join(map(str, folders))}")
+        raise UserError(f"{len(configs)} runs need a folder each, got {', '.join(map(str, folders))}")
     first = shape_of(configs[0])
     for config in configs[1:]:
         if keys := differing(first, shape_of(config)):
@@ -33,8 +33,8 @@ def check_mesh(runs: int, mesh: Mesh) -> None:
     """Raises UserError if several runs would share a mesh of several devices."""
     if runs > 1 and mesh.size > 1:
         raise UserError(
-            f"{runs} runs train side by side on one device only, there are {mesh.size}; let this process see one of "
-            "them (CUDA_VISIBLE_DEVICES), or train the runs one by one"
+            f"{runs} runs train side by side only on one device, but there are {mesh.size}; make one visible to this "
+            "process (CUDA_VISIBLE_DEVICES), or train the runs one by one"
         )
 
 

@@ -50,7 +50,7 @@ def ended(folder: Path, config: RunConfig) -> Result | None:
         if other != config_hash(config):
             raise UserError(
                 f"{folder} holds a run of another configuration (hash {other}, this one has {config_hash(config)}); "
-                "choose another folder, or delete that one"
+                "choose another folder, or delete this one"
             )
     result = read_result(folder)
     return result if result is not None and result.status != "failed" else None

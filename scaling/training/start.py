@@ -73,7 +73,7 @@ def _branch_off(
     `notes`, if there is no such run or checkpoint."""
     home = folder.parent / name
     if not everyone((home / "config.yaml").is_file()):
-        notes.append(f"trained from its first step: {home} is not there")
+        notes.append(f"trained from scratch: {home} does not exist")
         return None
     trunk = load(RunConfig, home / "config.yaml")
     try:
@@ -82,7 +82,7 @@ def _branch_off(
         raise UserError(f"records.trunk={name}: {error}") from None
     found = read_checkpoint(Parent(home, trunk, wanted), layout, notes)
     if found is None:
-        notes.append(f"trained from its first step: {name} has no checkpoint of step {wanted} or before")
+        notes.append(f"trained from scratch: {name} has no checkpoint of step {wanted} or before")
         return None
     state, books = found
     if books.step < wanted:
@@ -106,7 +106,7 @@ def _begin_with(
     if found is None or found[1].step != parent.step:
         raise UserError(
             f"start.run={start.run}: its checkpoint of step {parent.step} cannot be read: {'; '.join(broken)}; set "
-            f"start.step to another, {parent.folder} has {', '.join(map(str, saved_steps(parent.folder)))}"
+            f"start.step to another; {parent.folder} has {', '.join(map(str, saved_steps(parent.folder)))}"
         )
     inherited, parent_books = found
     state = _new_state(config, layout)
@@ -117,7 +117,7 @@ def _begin_with(
         state = state._replace(reference=jax.tree.map(jnp.copy, inherited.params))
     left = {tensor.name for tensor in parent.run.tensors()} - {tensor.name for tensor in config.tensors()}
     if left:
-        notes.append(f"no place for what {run_id(parent.run)} has beside: {', '.join(sorted(left))}")
+        notes.append(f"parameters of {run_id(parent.run)} that this model does not have: {', '.join(sorted(left))}")
     return state, replace(new_books(config), inherited=_inherited(config, parent, parent_books))
 
 

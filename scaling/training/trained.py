@@ -40,11 +40,11 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
     folder = Path(path).expanduser()
     if folder.parent.name == "checkpoints" and folder.name.isdecimal():
         if step not in (None, int(folder.name)):
-            raise UserError(f"{folder} is a checkpoint of step {folder.name}, and --step={step} names another one")
+            raise UserError(f"{folder} is a checkpoint of step {folder.name}, but --step={step} asks for another")
         folder, step = folder.parent.parent, int(folder.name)
     if not (folder / "config.yaml").is_file():
         raise UserError(
-            f"no run is in {folder}; give a run's folder, such as runs/SWEEP/RUN_ID, which has config.yaml"
+            f"no run is in {folder}; give a run's folder, which has config.yaml, such as runs/SWEEP/RUN_ID"
         )
     run, mesh = _placed_here(load(RunConfig, folder / "config.yaml"))
     step = chosen_step(folder, step, "", "--step")
@@ -52,7 +52,9 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
     layout, broken = layout._replace(step=None, opt_state=None, reference=None), list[str]()
     found = read_checkpoint(Parent(folder, run, step), layout, broken)
     if found is None or found[1].step != step:
-        raise UserError(f"{folder}: its checkpoint of step {step} cannot be read: {'; '.join(broken)}; try another")
+        raise UserError(
+            f"{folder}: its checkpoint of step {step} cannot be read: {'; '.join(broken)}; choose another"
+        )
     return Trained(folder, run, step, found[0].params, mesh)
 
 

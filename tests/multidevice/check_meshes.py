@@ -181,7 +181,9 @@ def test_the_slow_network_lies_along_the_axes_that_are_asked_for(mesh: MeshConfi
 def test_groups_that_do_not_divide_an_axis_or_the_devices_are_refused_with_what_does() -> None:
     with pytest.raises(UserError, match=r"dcn: fsdp=2 of 2 .* not divide placement.mesh.fsdp=1; .* such as data=2"):
         make_mesh(MeshConfig(tensor=2), dcn=MeshConfig(data=1, fsdp=2))
-    with pytest.raises(UserError, match="dcn: 3 groups cannot be made of 8 devices; allowed: 1, 2, 4, 8 in all"):
+    with pytest.raises(
+        UserError, match="dcn: 8 devices cannot be split into 3 equal groups; allowed in total: 1, 2, 4, 8"
+    ):
         make_mesh(MeshConfig(), dcn=MeshConfig(data=3))
 
 

@@ -75,4 +75,4 @@ def test_a_run_with_its_optimizer_on_the_host_saves_its_state_and_goes_on_from_i
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
     (tmp_path / "run" / "result.json").unlink()
     again = train(config, folder=tmp_path / "run", quiet=True)
-    assert "went on from step 5" in again.reason and again.loss == wanted.loss
+    assert "continued from step 5" in again.reason and again.loss == wanted.loss

@@ -128,7 +128,7 @@ def test_a_run_goes_on_from_a_pipeline_s_checkpoint_on_another_mesh_and_the_othe
         shutil.rmtree(folder / "checkpoints" / "10")
         (folder / "result.json").unlink()
         again = train(config(second), folder=folder, quiet=True)
-        assert "went on from step 5" in again.reason
+        assert "continued from step 5" in again.reason
         losses.append(again.loss)
     assert run_id(config(meshes[0])) == run_id(config(meshes[1]))
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)

@@ -31,8 +31,8 @@ def branch_points(sweep: SweepConfig, design: BranchesDesign) -> Iterator[Design
         twin = seen.setdefault(repr(model), target)
         if twin != target:
             raise UserError(
-                f"{where}: the ladder's model is that of {twin:.4g}; leave one out, widen design.spacing, or lower "
-                f"ladder.ff_multiple ({sweep.ladder.ff_multiple})"
+                f"{where}: the ladder has the same model for this size and {twin:.4g}; leave one out, widen "
+                f"design.spacing, or lower ladder.ff_multiple ({sweep.ladder.ff_multiple})"
             )
         yield from _of_one_size(sweep, design, target, model, amounts)
 
@@ -129,9 +129,9 @@ def _of_one_size(
     warmup, tokens = shortest.warmup_steps, shortest.schedule.warmup_tokens
     if shortest.fork_step <= warmup:
         raise UserError(
-            f"design.{key}: {by_steps[-1]:g} is {shortest.steps} steps at {target:.4g} parameters, and with {warmup} "
-            f"of warmup none is left at the constant rate before the last {shortest.steps - shortest.fork_step}; "
-            f"take more tokens, a shorter warmup, a smaller design.cooldown ({design.cooldown}) or run.batch_size "
+            f"design.{key}: {by_steps[-1]:g} is {shortest.steps} steps at {target:.4g} parameters: {warmup} of "
+            f"warmup leave none at the constant rate before the last {shortest.steps - shortest.fork_step}; use more "
+            f"tokens, a shorter warmup, or a smaller design.cooldown ({design.cooldown}) or run.batch_size "
             f"({batch_size})"
         )
     schedule = wsd(design) | {

@@ -16,7 +16,7 @@ def isoflop_points(sweep: SweepConfig, design: IsoflopDesign) -> Iterator[Design
 
 def isoflop_point(sweep: SweepConfig, design: IsoflopDesign, budget: float, target: float) -> DesignPoint:
     """The run of about `target` parameters at `budget`. Raises UserError where the ladder has none."""
-    where = f"design.budgets: {budget:g} FLOPs wants {target:.4g} parameters"
+    where = f"design.budgets: {budget:g} FLOPs needs {target:.4g} parameters"
     keys = "design.center_params or the budget"
     model = sized(sweep, target, where, tolerance=in_row(design.spacing), asked_by=keys)
     return DesignPoint({"model": model}, {"budget": budget, "target_params": round(target)}, budget)

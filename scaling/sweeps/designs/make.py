@@ -43,11 +43,11 @@ def make_test_runs(
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     if sweep.forecast is None:
-        raise UserError(f"sweep {sweep.name}: no `forecast` is set, so there is no test run")
+        raise UserError(f"sweep {sweep.name}: `forecast` is not set, so there is no test run")
     budget = sweep.forecast.flops
     sizes = sweep.ladder.model_copy(update={"count": "total"})
     like = sweep.model_copy(update={"ladder": sizes, "run": shared_run(sweep), "tuning": None})
-    where = f"forecast.flops={budget:g} wants {target_params:.4g} parameters"
+    where = f"forecast.flops={budget:g} needs {target_params:.4g} parameters"
     model = sized(like, target_params, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
     label = {"budget": budget, "target_params": target_params}
     values = {"model": model, "records": {"role": "test"}}
@@ -115,8 +115,8 @@ def _refuse_set_by_design(sweep: SweepConfig) -> None:
         if "seed" in axes:
             values = ", ".join(map(str, {**design.axes, **design.zip}["seed"]))
             raise UserError(
-                f"sweep {sweep.name}: {axes['seed']} is not allowed, since `seeds` is what sets seeds; remove it and "
-                f"write `seeds: [{values}]`, with each of which every run is trained"
+                f"sweep {sweep.name}: {axes['seed']} is not allowed, since seeds are set by `seeds`; remove it and "
+                f"write `seeds: [{values}]`, which trains every run with each of them"
             )
         for key in axes.keys() & owners.keys():
             raise UserError(f"sweep {sweep.name}: {axes[key]} and {owners[key]} both set {key}; keep one of them")
@@ -136,11 +136,11 @@ def _refuse_twins(sweep: SweepConfig, runs: tuple[PlannedRun, ...]) -> None:
         twin = seen.setdefault(run.id, run)
         if twin is run:
             continue
-        one = f"sweep {sweep.name}: two runs are one ({run.id})"
+        one = f"sweep {sweep.name}: two runs are identical ({run.id})"
         if repeated := _repeated(sweep):
             raise UserError(f"{one}: {repeated}; remove one of them")
         if twin.label == run.label:
-            raise UserError(f"{one}: {tell(run.label)} is there twice; remove one of them")
+            raise UserError(f"{one}: {tell(run.label)} occurs twice; remove one of them")
         apart = ["remove one of them", *ladder.finer(sweep.ladder)]
         apart += ["raise design.spacing"] if hasattr(sweep.design, "spacing") else []
         raise UserError(f"{one}: {tell(twin.label)} and {tell(run.label)}; {', or '.join(apart)}")
@@ -159,7 +159,7 @@ def _repeated(sweep: SweepConfig) -> str:
     for key, values in held.items():
         twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
         if twice is not None:
-            return f"{key} holds {twice:g} twice" if isinstance(twice, float) else f"{key} holds {twice!r} twice"
+            return f"{key} lists {twice:g} twice" if isinstance(twice, float) else f"{key} lists {twice!r} twice"
     return ""
 
 

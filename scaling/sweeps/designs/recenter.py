@@ -69,7 +69,7 @@ def extend(
         runs = laws.from_results(table)
         found = laws.isoflop(runs, [fit[row]["budget"] for row in runs.rows])
     except UserError as error:
-        return Extension((), (f"no minimum was looked for: {error}",))
+        return Extension((), (f"the budgets' minima were not checked: {error}",))
     measured = set(table["run_id"][table["status"].isin(DONE)])
     points: list[DesignPoint] = []
     notes = []
@@ -82,7 +82,7 @@ def extend(
         new = list(_further(sweep, design, budget, C, labels, after + 1)) if after < design.recenter else []
         points += new
         sizes = ", ".join(f"{point.label['target_params']:,}" for point in new)
-        also = f"adding {sizes} parameters" if new else "no further size is tried"
+        also = f"adding {sizes} parameters" if new else "no more sizes are added"
         where = "is not convex" if budget.verdict == "not convex" else f"has its minimum {budget.verdict}"
         notes.append(f"budget {C:g}: {_curve(found)} {where}; {also}")
     return Extension(plan_points(sweep, points, folder), tuple(notes))

@@ -61,6 +61,6 @@ def expected_optimum(sweep: SweepConfig, budget: float) -> float | None:
     target = center(sweep.design, budget)
     if target is None:
         return None
-    where = f"forecast.flops={budget:g} wants about {target:.4g} parameters"
+    where = f"forecast.flops={budget:g} needs about {target:.4g} parameters"
     shape = sized(sweep, target, where, tolerance=TEST_TOLERANCE, asked_by="forecast.flops")
     return float(accounting.params(build(ModelConfig, merge(sweep.run["model"], shape), "model")).total)

@@ -104,8 +104,8 @@ class LocalExecutor:
         for task in tasks:
             if task.devices > most:
                 raise UserError(
-                    f"run {task.name} needs {task.devices} devices (placement.mesh) and this machine has no "
-                    f"more than {most} ({self.devices.platform}); lower placement.mesh"
+                    f"run {task.name} needs {task.devices} devices (placement.mesh), but this machine has only "
+                    f"{most} ({self.devices.platform}); lower placement.mesh"
                 )
         self._queue = sorted([*self._queue, *tasks], key=lambda task: -task.cost)
         self._start()

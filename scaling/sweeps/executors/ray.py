@@ -85,7 +85,7 @@ class RayExecutor:
                 if not address:
                     raise
                 message = str(error).strip().splitlines()[0]
-                raise UserError(f"executor.ray.address={address}: no Ray cluster to use there ({message})") from None
+                raise UserError(f"executor.ray.address={address}: no usable Ray cluster there ({message})") from None
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. Raises UserError for a task that fits on no node that is up."""
@@ -101,8 +101,8 @@ class RayExecutor:
                         f"run {task.name} needs {each}, more than any node of the Ray cluster has; lower it"
                     )
                 raise UserError(
-                    f"run {task.name} needs {task.devices} devices (placement.mesh), each of {each}, and no node of "
-                    f"the Ray cluster has more than {largest}; lower the mesh, or what a device takes"
+                    f"run {task.name} needs {task.devices} devices (placement.mesh), each of {each}, but no node of "
+                    f"the Ray cluster has more than {largest}; lower the mesh, or the resources of a device"
                 )
         begin = ray.remote(max_retries=0)(run_on_node)
         for task in sorted(tasks, key=lambda task: -task.cost):

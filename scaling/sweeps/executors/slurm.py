@@ -65,7 +65,7 @@ class SlurmExecutor:
         missing = [command for command in COMMANDS if shutil.which(command) is None]
         if missing:
             raise UserError(
-                f"executor slurm needs Slurm's commands, and {', '.join(missing)} cannot be found in PATH; launch on "
+                f"executor slurm needs Slurm's commands, but {', '.join(missing)} cannot be found in PATH; launch on "
                 "a node of the cluster, or install them (Debian: slurm-client)"
             )
         self.config = config
@@ -95,7 +95,7 @@ class SlurmExecutor:
         self._pause, self._look_at, self._ask_at = ASK_S[0], 0.0, 0.0
         queued = self._queue()
         if queued is None:
-            raise UserError(f"squeue does not answer ({self._silence}); launch on a node of a cluster that is up")
+            raise UserError(f"squeue does not answer ({self._silence}); launch on a node of a running cluster")
         self._earlier = self._alive(recorded, queued)
         _call("scancel", *(queued.keys() - recorded.keys()))  # from a launch that was killed while it queued them
         self._write()
@@ -216,7 +216,7 @@ class SlurmExecutor:
             self._tell(job, self._read_result(job))
         elif now - self._missing.setdefault(job, now) >= GONE_S:
             (task, since), words = self._jobs[job], self._last_words(job)
-            _append(task, f"Slurm job {job} left no result. Its last words:\n{words}")
+            _append(task, f"Slurm job {job} left no result. The end of its log:\n{words}")
             self._tell(job, (-signal.SIGKILL, now - since) if NO_MEMORY.search(words) else None)
 
     def _tell(self, job: str, result: tuple[int | None, float] | None) -> None:

@@ -19,8 +19,9 @@ def nodes_of(config: SlurmConfig, devices: int) -> int:
     nodes = -(-devices // most)
     if devices % nodes:
         raise UserError(
-            f"a run of {devices} devices does not lie evenly on nodes of {most} (executor.slurm.devices_per_node); "
-            f"set placement.mesh to a multiple of {most} devices, or devices_per_node to a divisor of {devices}"
+            f"a run of {devices} devices does not divide evenly over nodes of {most} "
+            f"(executor.slurm.devices_per_node); set placement.mesh to a multiple of {most} devices, or "
+            f"devices_per_node to a divisor of {devices}"
         )
     return nodes
 

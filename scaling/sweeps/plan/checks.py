@@ -55,7 +55,7 @@ def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun
     changed = differing(old, new)
     advice = f"choose another name (now {sweep.name!r}), or delete {home} to start afresh"
     if lost:
-        keys = ", ".join(changed) or "nothing in the file, so the code that designs runs"
+        keys = ", ".join(changed) or "nothing in the file, so the program's design of runs"
         raise UserError(
             f"{home} holds another sweep: {len(lost)} of its runs are not in this one. Changed: {keys}; {advice}"
         )
@@ -99,9 +99,9 @@ def _require_a_law(sweep: SweepConfig, forecast: ForecastConfig, runs: Sequence[
     settings = len({(run.params, run.tokens) for run in runs})
     if settings < (needed := len(set(free) - forecast.priors.keys())) or len(runs) <= len(free):
         raise UserError(
-            f"sweep {sweep.name}: a forecast fits {len(free)} parameters, for which at least {len(free) + 1} runs of "
-            f"{needed} different sizes and tokens are needed; there are {len(runs)} of {settings}: give design more "
-            "budgets or sizes (seeds add no settings), or leave forecast out"
+            f"sweep {sweep.name}: a forecast fits {len(free)} parameters and needs at least {len(free) + 1} runs "
+            f"with {needed} different pairs of N and D; there are {len(runs)} runs with {settings}: add budgets or "
+            "sizes to design (seeds do not add pairs), or leave forecast out"
         )
 
 
@@ -115,7 +115,8 @@ def expected_tests(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> tuple[Plan
     largest = max(run.label.get("budget", run.flops) for run in runs)
     if sweep.forecast.flops <= largest:
         raise UserError(
-            f"sweep {sweep.name}: forecast.flops={sweep.forecast.flops:g} is not beyond its runs ({largest:.4g})"
+            f"sweep {sweep.name}: forecast.flops={sweep.forecast.flops:g} should be more than the largest run's "
+            f"{largest:.4g} FLOPs"
         )
     _require_a_law(sweep, sweep.forecast, runs)
     expected = expected_optimum(sweep, sweep.forecast.flops)

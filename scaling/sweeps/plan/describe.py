@@ -83,7 +83,7 @@ def describe_sweep(
         "rounds": sweep.design.recenter if isinstance(sweep.design, IsoflopDesign) else 0,
         "unprepared": list(unprepared),
         "forecast": _forecast(sweep, test_rows, expected=not outlook.frozen),
-        "notes": [f"a launch here would end: {why}" for why in unprepared.values() if why]
+        "notes": [f"a launch here would fail: {why}" for why in unprepared.values() if why]
         + rule_notes(sweep, configs)
         + run_notes(runs)
         + machine_notes(sweep, configs, every),

@@ -85,7 +85,7 @@ def pace_of(devices: Devices, states: Iterable[RunState]) -> Pace:
     errors = [math.log(max(whole, 1.0) / (train + start)) for whole, train in took]
     spread = math.sqrt(sum(e * e for e in errors) / (len(errors) - 2)) if enough else math.log(GUESS_OF_FEW)
     runs = "run" if len(done) == 1 else f"{len(done)} runs"
-    source = f"measured: tokens/s times FLOPs per token of the {runs} of this sweep that completed"
+    source = f"measured: tokens/s times FLOPs per token of the {runs} completed in this sweep"
     return Pace(sum(spent) / sum(trained), start, len(done), spread, source)
 
 

@@ -43,29 +43,29 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
     return [
         *note(
             lambda run: run.config.steps, lambda steps: steps < FEW_STEPS,
-            f"{{runs}} fewer than {FEW_STEPS} steps, {{value:,.0f}} of {{run}}: their loss is that of a beginning, "
-            "from which a law forecasts too high; take more FLOPs, or a smaller run.batch_size", min,
+            f"{{runs}} fewer than {FEW_STEPS} steps ({{run}}: {{value:,.0f}}): so short a run has a high loss, "
+            "from which a law forecasts too high; use more FLOPs, or a smaller run.batch_size", min,
         ),
         *note(
             # one step more may be due to rounding
             lambda run: (run.config.warmup_steps - 1) / run.config.steps, lambda share: share > LONG_WARMUP,
-            f"{{runs}} a warmup longer than {LONG_WARMUP:.0%} of their steps, {{value:.0%}} of {{run}}: lower "
+            f"{{runs}} a warmup longer than {LONG_WARMUP:.0%} of the steps ({{run}}: {{value:.0%}}): lower "
             "run.schedule.warmup or warmup_tokens",
         ),
         *note(
             ratio, lambda value: value < low,
-            f"{{runs}} fewer than {low:g} tokens a parameter, {{value:.2g}} of {{run}}: a law of N and D learns "
-            "little from them; take more FLOPs or smaller sizes", min,
+            f"{{runs}} fewer than {low:g} tokens per parameter ({{run}}: {{value:.2g}}), which say little about a "
+            "law of N and D; use more FLOPs or smaller sizes", min,
         ),
         *note(
             ratio, lambda value: value > high,
-            f"{{runs}} more than {high:,g} tokens a parameter, {{value:,.0f}} of {{run}}: beyond what laws were "
-            "tested on; take larger sizes",
+            f"{{runs}} more than {high:,g} tokens per parameter ({{run}}: {{value:,.0f}}), beyond what laws were "
+            "tested on; use larger sizes",
         ),
         *note(
             lambda run: vocabulary_share(run.config.model), lambda share: share > MOST_VOCABULARY,
-            f"{{runs}} more than {MOST_VOCABULARY:.0%} of N in the vocabulary, {{value:.1%}} of {{run}}: N says "
-            f"little of their layers; take {smaller}larger sizes, or ladder.count=non_embedding",
+            f"{{runs}} more than {MOST_VOCABULARY:.0%} of N in the vocabulary ({{run}}: {{value:.1%}}), so N says "
+            f"little about the layers; use {smaller}larger sizes, or ladder.count=non_embedding",
         ),
         *dict.fromkeys(line for run in runs for line in accounting.uncounted(run.config)),
     ]  # fmt: skip
@@ -95,8 +95,8 @@ def _limit(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict
         "run.records.checkpoint_minutes"
     )
     return [
-        f"{_runs(longer)} longer than a job may, executor.slurm.time_minutes={minutes}: up to "
-        f"{duration(most['seconds_left'])}, {_name(most)}; {then}"
+        f"{_runs(longer)} longer than a job's limit of executor.slurm.time_minutes={minutes}: up to "
+        f"{duration(most['seconds_left'])} ({_name(most)}); {then}"
     ]
 
 
@@ -109,13 +109,13 @@ def _unknown(sweep: SweepConfig) -> list[str]:
         names = [device.name for device in accounting.DEVICES if device.platform == "gpu"]
         hint = meant(gpu, names, most=1)
         notes.append(
-            f"executor.slurm.gpu={gpu!r} is not known, so neither its speed nor its memory is, and no runs share "
+            f"executor.slurm.gpu={gpu!r} is not known, so its speed and memory are not either, and no runs share "
             f"one; {hint} known: {', '.join(names)}"
         )
     if executor.kind == "ray" and executor.ray.address is not None:
         notes.append(
-            f"the time is that of one slot: how many the cluster at executor.ray.address={executor.ray.address} has "
-            "is not known before the launch"
+            "the time is for one slot: the number of slots of the cluster at executor.ray.address="
+            f"{executor.ray.address} is not known before the launch"
         )
     return notes
 

@@ -34,23 +34,23 @@ def format_sweep(plan: Mapping[str, Any]) -> str:
     if any(row["after"] for row in rows):
         whole, spent = (sum(row[key] for row in plan["runs"]) for key in ("flops", "flops_spent"))
         lines.append(
-            f"as whole runs {whole:.3g} FLOPs, to be spent {spent:.3g} ({1 - spent / whole:.0%} less): "
-            f"each run begins at a checkpoint of the one that it comes after; these take "
-            f"{si_bytes(plan['checkpoint_bytes'])} until all are trained"
+            f"trained separately the runs would take {whole:.3g} FLOPs; with shared beginnings they take {spent:.3g} "
+            f"({1 - spent / whole:.0%} less): each starts from a checkpoint of the run in column `after`; these "
+            f"checkpoints take {si_bytes(plan['checkpoint_bytes'])} until all are trained"
         )
     lines.append(
-        f"time at {speed['flops_per_s']:.3g} FLOP/s on each of {speed['slots']} {speed['device']}, {speed['source']}"
+        f"time: at {speed['flops_per_s']:.3g} FLOP/s on each of {speed['slots']} {speed['device']}, {speed['source']}"
         f"; with {speed['start_s']:.2g} s for the start of each run, {_beside(speed)}"
     )
     if plan["rounds"]:
         lines.append(
-            "a budget without a minimum inside its sizes gets two more on each side where it may lie, "
+            "a budget whose minimum is not inside its sizes gets two more sizes on each side where it may be, "
             f"up to {plan['rounds']} time{'s' * (plan['rounds'] > 1)}"
         )
     if plan["forecast"]:
         lines.append(_forecast_line(plan["forecast"]))
     for corpus in plan["unprepared"]:
-        lines.append(f"note: {corpus} is not prepared yet, so whether it has tokens enough is not checked")
+        lines.append(f"note: {corpus} is not prepared yet, so it is not checked whether it has enough tokens")
     lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)
 
@@ -58,7 +58,7 @@ def format_sweep(plan: Mapping[str, Any]) -> str:
 def _beside(speed: Mapping[str, Any]) -> str:
     if speed["learned"] < LEARNS_FROM:
         return "without evaluation"
-    return "evaluation and checkpoints, by what finished runs took"
+    return "evaluation and checkpoints, estimated from finished runs"
 
 
 def _columns(rows: list[PlanRow]) -> list[Column]:
@@ -106,8 +106,8 @@ def _forecast_line(forecast: Mapping[str, Any]) -> str:
     tests = forecast["runs"]
     runs = f"{len(tests)} test run{'s' * (len(tests) > 1)} of {forecast['flops']:.3g} FLOPs"
     if not forecast["expected"]:
-        return f"the forecast is frozen, and has {runs}"
-    size = "whose size follows from the fit"
+        return f"the forecast is frozen, with {runs}"
+    size = "of the best size by the fit"
     if tests[0]["params"] is not None:
-        size = "at the size that the design expects to be best; the fit decides"
-    return f"then a forecast, frozen, and {runs}, {size}"
+        size = "shown at the best size that the design expects, trained at the fit's"
+    return f"then a forecast is frozen and tested by {runs}, {size}"

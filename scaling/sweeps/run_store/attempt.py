@@ -18,7 +18,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "again": {},
 }
 """the fields of each kind of line"""
-GONE = "the process disappeared (killed, the machine stopped, or no room on the disk to say more)"
+GONE = "the process disappeared (killed, the machine stopped, or the disk was full)"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def read_exclusions(home: Path) -> dict[str, str]:
     """
     path = home / EXCLUSIONS
     try:
-        with reading(path, "a list of runs and reasons", "mend it or delete it"):
+        with reading(path, "a list of runs and reasons", "correct it or delete it"):
             given = parse_yaml(read_text(path), str(path))
     except FileNotFoundError:
         return {}
@@ -73,10 +73,10 @@ def read_exclusions(home: Path) -> dict[str, str]:
     for run_id, reason in given.items():
         if run_id not in known:
             hint = meant(f"{run_id}", sorted(known), most=1) or f"`scaling status {home}` lists them"
-            raise UserError(f"{path}: {run_id!r} is no run of this sweep; {hint}")
+            raise UserError(f"{path}: {run_id!r} is not a run of this sweep; {hint}")
         if not isinstance(reason, str) or not reason.strip():
             raise UserError(
-                f"{path}: {run_id} wants a reason in words, got {reason!r}; for example "
+                f"{path}: {run_id} needs a reason in words, got {reason!r}; for example "
                 f"`{run_id}: trained on a broken node`"
             )
     return {run_id: " ".join(reason.split()) for run_id, reason in given.items()}

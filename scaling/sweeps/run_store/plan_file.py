@@ -66,14 +66,14 @@ def read_plan(sweep_folder: Path) -> dict[str, Entry]:
     """Read `plan.json`; empty where there is none. Raises UserError for a file that is not a plan."""
     path = sweep_folder / "plan.json"
     advice = (
-        "put it back from a backup: the sizes that were added to a design, and which runs test a forecast, are told "
-        "there. The runs' records are complete without it"
+        "restore it from a backup: it alone records the sizes added to a design and which runs test a forecast. "
+        "The runs' records are complete without it"
     )
     try:
         with reading(path, "a plan", advice):
             planned = read_json(path)
             if odd := [run_id for run_id in planned if run_id in ("", "..") or Path(run_id).name != run_id]:
-                raise ValueError(f"{shown(odd[0])} is no run's id, which names a folder")
+                raise ValueError(f"{shown(odd[0])} is not a run's id, which must be the name of a folder")
             return {run_id: _entry(values) for run_id, values in planned.items()}
     except FileNotFoundError:
         return {}

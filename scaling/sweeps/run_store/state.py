@@ -33,7 +33,7 @@ class RunState:
 def stopped(folder: Path) -> str:
     """The recorded reason of the run in `folder`, which was told to stop and could record that itself."""
     kept = any(path.name.isdecimal() for path in (folder / "checkpoints").glob("*"))
-    return "told to stop; its state is saved" if kept else "told to stop; it keeps no checkpoint yet and starts over"
+    return "told to stop; its state is saved" if kept else "told to stop; it has no checkpoint yet and starts over"
 
 
 def run_state(folder: str | Path) -> RunState:

@@ -47,24 +47,24 @@ def judge_rates(losses: Mapping[float, float], what: str = "learning rate") -> T
     """
     rates = sorted(losses)
     if not rates or math.isinf(min(losses.values())):
-        return Tuning("untuned", f"no {what} has a loss", None)
+        return Tuning("untuned", f"no {what} has a result", None)
     middle = math.sqrt(rates[0] * rates[-1])
     best = min(rates, key=lambda rate: (losses[rate], abs(math.log(rate / middle))))
     if len(rates) == 1:
-        return Tuning("untuned", f"one {what} only", best)
+        return Tuning("untuned", f"only one {what} was tried", best)
     i = rates.index(best)
     if i in (0, len(rates) - 1):
         beyond = best**2 / rates[1 if i == 0 else -2]
         side = "smallest" if i == 0 else "largest"
-        return Tuning("untuned", f"the best {what} is the {side}, {best:.3g}; add {beyond:.3g}", best)
+        return Tuning("untuned", f"the best {what} is the {side} tried, {best:.3g}; add {beyond:.3g}", best)
     low, high = rates[i - 1], rates[i + 1]
     if (step := max(best / low, high / best)) > WIDEST:
-        return Tuning("bracketed", f"the {what} beside the best is a factor {step:.3g} away; add one between", best)
+        return Tuning("bracketed", f"the {what} next to the best is a factor {step:.3g} away; add one between", best)
     if lost := [rate for rate in (low, high) if math.isinf(losses[rate])]:
-        return Tuning("bracketed", f"{what} {lost[0]:.3g}, beside the best, diverged; add one between", best)
+        return Tuning("bracketed", f"{what} {lost[0]:.3g}, next to the best, diverged; add one between", best)
     at, gain = _vertex([low, best, high], [losses[rate] for rate in (low, best, high)])
     if gain > ENOUGH:
-        return Tuning("bracketed", f"{gain:.2%} of the loss is to be gained at {what} {at:.3g}", best)
+        return Tuning("bracketed", f"{what} {at:.3g} would lower the loss by about {gain:.2%}", best)
     return Tuning("tuned", "", best)
 
 
@@ -223,4 +223,4 @@ def certificate_cells(row: Mapping[Any, Any]) -> tuple[str, str] | None:
 
 def _certified(row: Mapping[Any, Any]) -> str:
     cells = certificate_cells(row)
-    return f"; best learning rate {cells[0]}, {cells[1]} of the loss to be gained" if cells else ""
+    return f"; best learning rate {cells[0]}, which would lower the loss by {cells[1]}" if cells else ""
