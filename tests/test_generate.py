@@ -179,7 +179,7 @@ def test_the_command_prints_prompt_and_text_or_json(run: Path, tmp_path: Path, c
     [
         ([], "--prompt TEXT"),
         (["--prompt", "a\0b"], "has no tokens for '\\x00', character 2"),
-        (["--prompt", "a", "--top-k", "257"], "top_k=257: 1 to 256"),
+        (["--prompt", "a", "--top-k", "257"], "top_k=257: should be 1 to 256"),
         (["--prompt", "a", "--temperature", "-1"], "temperature=-1"),
         (["--prompt", "a", "--tokens", "0"], "tokens=0"),
         (["--prompt", "a", "--tokens", "many"], "expected a whole number, got 'many'"),

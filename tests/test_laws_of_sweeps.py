@@ -373,7 +373,7 @@ def test_records_are_held_to_what_a_table_is(tmp_path: Path) -> None:
     write_runs(grid({"model.params": SIZES, "tokens": TOKENS}), tmp_path / "synthetic", lines=2)
     table = load_runs(tmp_path)
     assert laws.from_results(table).notes == ()
-    with pytest.raises(UserError, match=r"that looks like GFLOPs.*say trusted=True"):
+    with pytest.raises(UserError, match=r"that looks like GFLOPs.*use trusted=True"):
         laws.from_results(table.assign(flops=table.flops / 1e9))
     sparse = table.assign(params_total=60 * table.params_total)
     assert laws.from_results(sparse).notes == ()

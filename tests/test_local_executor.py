@@ -181,5 +181,5 @@ def test_all_chips_of_a_tpu_host_are_one_slot_for_a_mesh_of_as_many_devices(
     tasks = [task(tmp_path, name, script, devices=count) for name, count in (("mesh", 4), ("one", 1), ("cores", 8))]
     assert [finished.exit_code for finished in run(executor, tasks)] == [0, 0, 0]  # v2 and v3: two devices a chip
     assert (tmp_path / "order").read_text() == "in out " * 3  # a slot is never shared
-    with pytest.raises(UserError, match=r"run wide needs 9 devices .* no more than 8 \(tpu\)"):
+    with pytest.raises(UserError, match=r"run wide needs 9 devices .* only 8 \(tpu\)"):
         executor.submit([task(tmp_path, "wide", "pass", devices=9)])

@@ -307,7 +307,7 @@ def test_a_forecast_is_frozen_before_its_test_and_never_edited(tmp_path: Path) -
     with pytest.raises(UserError, match="edited after it was frozen"):
         run_sweep(config, four_slots(), tmp_path)
     (home / "forecast.json").unlink()
-    with pytest.raises(UserError, match=r"forecast\.json is missing but its test run .* was begun"):
+    with pytest.raises(UserError, match=r"forecast\.json is missing, but its test run .* has begun"):
         run_sweep(config, four_slots(), tmp_path)
     assert len(trained(home)) == 15
 
