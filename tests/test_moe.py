@@ -13,7 +13,7 @@ from tiny_run import Tiny, quick_jit
 from scaling.config import Placement, TransformerConfig
 from scaling.models import functional
 from scaling.models.layer import LayerContext
-from scaling.models.mlp import mlp
+from scaling.models.mlp import from_hidden, to_hidden
 from scaling.models.moe import MoE
 from scaling.models.routing import by_hash, route
 from scaling.models.stack import grouping
@@ -40,13 +40,17 @@ def by_all_experts(config: TransformerConfig, params: Any, x: jax.Array, tokens:
         pairs = route(part, logits, params.get("balance")).pairs
     else:
         pairs = by_hash(part, tokens).pairs
+
+    def mlp(x: jax.Array, w: Any) -> jax.Array:
+        return from_hidden(to_hidden(x, w), w, config.activation)
+
     y = []
     for b in range(B):
         weights = jnp.zeros((L, E)).at[pairs.token_BxS[b], pairs.expert_BxS[b]].add(pairs.weight_BxS[b], mode="drop")
-        said = [mlp(x[b], jax.tree.map(lambda w, e=e: w[e], params["experts"]), config.activation) for e in range(E)]
+        said = [mlp(x[b], jax.tree.map(lambda w, e=e: w[e], params["experts"])) for e in range(E)]
         y.append(jnp.einsum("lde,le->ld", jnp.stack(said, -1), weights))
     out = jnp.stack(y)
-    return out + mlp(x, params["shared"], config.activation) if part.shared else out
+    return out + mlp(x, params["shared"]) if part.shared else out
 
 
 @pytest.mark.parametrize("skew", [0.0, 100.0], ids=["even", "one expert gets every token"])

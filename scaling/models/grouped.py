@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.errors import UserError, one_line
-from scaling.models.mlp import mlp
+from scaling.models.mlp import from_hidden, to_hidden
 
 Sizes = tuple[int, ...]
 """possible row counts of a block, ascending"""
@@ -98,7 +98,11 @@ def by_products(
         """Zero the rows without expert: the kernels leave them uninitialised, and their gradients too."""
         return jnp.where(owned, x, 0)
 
-    return mlp(x_RxD, parameters, activation, product, lambda bias_ExO: among_owned(bias_ExO[owner]), drop)
+    def spread(bias_ExO: jax.Array) -> jax.Array:
+        return among_owned(bias_ExO[owner])
+
+    hidden = to_hidden(x_RxD, parameters, product, spread)
+    return from_hidden(hidden, parameters, activation, product, spread, drop)
 
 
 def _gmm(x_RxI: jax.Array, kernel_ExIxO: jax.Array, sizes_E: jax.Array, interpret: bool) -> jax.Array:

@@ -35,29 +35,18 @@ class MLP(LayerPart):
         return self.down(activate(up_BxLxF, self.activation)), NOTHING
 
 
-def mlp(
-    x: jax.Array,
-    w: Params,
-    activation: str,
-    product: Product = jnp.matmul,
-    spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
-    drop: Callable[[jax.Array], jax.Array] = lambda hidden: hidden,
-) -> jax.Array:
-    """An MLP over `up`, `down` and, if gated, `gate`, each a `kernel` and optionally a `bias`.
-
-    product, spread: how rows are multiplied with a kernel and how a bias is broadcast to them, where rows belong to
-    different MLPs. drop: dropout applied to hidden units.
-    """
-    return from_hidden(to_hidden(x, w, product, spread), w, activation, product, spread, drop)
-
-
 def to_hidden(
     x: jax.Array,
     w: Params,
     product: Product = jnp.matmul,
     spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
 ) -> tuple[jax.Array, ...]:
-    """The first half of `mlp`, linear in x: the outputs of `up` and, if gated, of `gate`."""
+    """The first half of an MLP over `up`, `down` and, if gated, `gate`, each a `kernel` and optionally a `bias`:
+    linear in x, the outputs of `up` and of `gate`.
+
+    product, spread: how rows are multiplied with a kernel and how a bias is broadcast to them, where rows belong to
+    different MLPs.
+    """
     return tuple(_map(w[name], x, product, spread) for name in ("up", "gate") if name in w)
 
 
@@ -69,7 +58,10 @@ def from_hidden(
     spread: Callable[[jax.Array], jax.Array] = lambda bias: bias,
     drop: Callable[[jax.Array], jax.Array] = lambda hidden: hidden,
 ) -> jax.Array:
-    """The second half of `mlp`: the activation and `down`."""
+    """The second half: the activation and `down`.
+
+    product, spread: as of `to_hidden`. drop: dropout applied to hidden units.
+    """
     up, *gate = hidden
     h = gated(gate[0], up, activation) if gate else activate(up, activation)
     return _map(w["down"], drop(h), product, spread)
