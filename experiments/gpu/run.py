@@ -29,9 +29,14 @@ def ask(name: str, small: bool, seconds: float, keep: Any) -> str:
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ, "PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=environment)
-        timer = threading.Timer(seconds, process.kill)
+        up = threading.Event()  # set by the timer alone: a clock read here may be behind the timer's
+
+        def cut() -> None:
+            up.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, cut)
         timer.start()
-        begun = time.monotonic()
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):
@@ -40,7 +45,7 @@ def ask(name: str, small: bool, seconds: float, keep: Any) -> str:
         timer.cancel()
         said.seek(0)
         words = said.read().strip().splitlines()
-    if code and time.monotonic() - begun >= seconds:
+    if code and up.is_set():
         return f"its {seconds:.0f} s were up"
     return "done" if not code else f"exit code {code}: {words[-1] if words else ''}"
 
