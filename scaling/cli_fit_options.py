@@ -166,7 +166,7 @@ def _search(parser: argparse._ActionsContainer) -> None:
         "whole curves 400)",
     )
     add("--kind", choices=("rows", "runs", "noise"), help="what a refit draws (default: noise for a sweep and "
-        "with fewer than ten rows per parameter, with unequal --sigma three, runs where --run "
+        "with fewer than ten rows per parameter, runs where --run "
         "is given, else rows)")  # fmt: skip
     add("--seed", type=to_seed, default=0, help="seed of the bootstrap (default: 0)")
     _level(parser)

@@ -6,7 +6,9 @@ import pytest
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.laws.solve.given import are_unequal, given_notes, rows_left
+from scaling.laws.pooled import rows_of_group
+from scaling.laws.solve.common_variance import CANDIDATES, common_variance
+from scaling.laws.solve.given import given_notes
 from scaling.text import percent
 
 TRUTH = {"E": 1.69, "alpha": 0.34, "beta": 0.28, "a": 0.28 / 0.62}
@@ -27,50 +29,120 @@ def of_seeds(count, seed=0):
     return {**table(), "loss": losses.mean(0), "sem": losses.std(0, ddof=1) / np.sqrt(count)}
 
 
-def known_errors(seed=0):
+def known_errors(seed=0, unequal=0.6):
     """Losses that scatter by standard errors which are known and differ."""
     clean, rng = table(noise=0.0), np.random.default_rng([seed, 22])
-    sem = 0.003 * clean["loss"] * np.exp(0.6 * rng.standard_normal(len(clean["loss"])))
+    sem = 0.003 * clean["loss"] * np.exp(unequal * rng.standard_normal(len(clean["loss"])))
     return {**clean, "loss": clean["loss"] + sem * rng.standard_normal(len(sem)), "sem": sem}
 
 
 def weighed(df):
-    return laws.fit(laws.Runs(df, sigma="sem"), starts=4)
+    return laws.fit(laws.Runs(df, sigma="sem", trusted=True), starts=4)
+
+
+def shared_errors(seed=0, common=0.004):
+    """Known standard errors, and a scatter that all rows have beside them."""
+    df, rng = known_errors(seed), np.random.default_rng([seed, 23])
+    return {**df, "loss": df["loss"] * np.exp(common * rng.standard_normal(len(df["loss"])))}
+
+
+def misses(tables, weight=True):
+    """Root mean square relative error of E."""
+    fits = [laws.fit(laws.Runs(df, sigma="sem" if weight else None, trusted=True), starts=4) for df in tables]
+    return float(np.sqrt(np.mean([(fit.params["E"] / TRUTH["E"] - 1) ** 2 for fit in fits])))
 
 
 def test_standard_errors_that_residuals_do_not_bear_out_are_told_and_true_ones_are_not():
     told = [bool(given_notes(weighed(of_seeds(2, seed)))) for seed in range(8)]
     true = [bool(given_notes(weighed(known_errors(seed)))) for seed in range(8)]
     assert sum(told) >= 7 and not any(true)
-    assert "leave sigma out" in weighed(of_seeds(2)).summary()
+    assert "so rows are weighted by both" in weighed(of_seeds(2)).summary()
 
 
-def test_the_rows_that_weights_leave_are_those_of_equal_weight():
-    df = table()
-    df["sem"] = df["loss"] * np.where(np.arange(30) % 5 == 0, 1e-3, 0.5)  # 24 rows of next to no weight
-    fit = weighed(df)
-    assert rows_left(fit.problem.weights) == pytest.approx(6, abs=0.01) and are_unequal(fit.problem.weights)
-    assert not are_unequal(np.ones(30))
+def test_standard_errors_of_two_seeds_make_no_fit_worse_and_true_ones_make_it_better():
+    """By 1/σ² alone the error of E was 1.9 times that without a sigma; true ones made it .8."""
+    seeds = range(12)
+    noisy, true = [of_seeds(2, seed) for seed in seeds], [known_errors(seed, 1.2) for seed in seeds]
+    assert misses(noisy) < 1.2 * misses(noisy, weight=False)
+    assert misses(true) < 0.9 * misses(true, weight=False)
 
 
-def test_refits_of_unequal_weights_draw_rows():
-    assert weighed(of_seeds(2)).bootstrap(20).kind == "rows"
-    assert weighed({**table(), "sem": 0.003 * table()["loss"]}).bootstrap(20).kind == "noise"
+def test_the_variance_that_rows_share_is_found():
+    found = []
+    for seed in range(16):
+        fit = weighed(shared_errors(seed))
+        unit = np.median(fit.runs.sigma / fit.runs.loss)
+        found.append(fit.problem.common * unit**2)
+        assert fit.problem.weights == pytest.approx(
+            (unit**2 + found[-1]) / ((fit.runs.sigma / fit.runs.loss) ** 2 + found[-1]), rel=1e-9
+        )
+    assert np.median(found) == pytest.approx(0.004**2, rel=0.25)
+
+
+def test_it_is_the_likeliest_by_contrasts_that_the_law_does_not_reach():
+    """The restricted likelihood is that of any basis of the contrasts, here written out with its full covariance."""
+    rng = np.random.default_rng(3)
+    X, v = rng.standard_normal((20, 3)), np.exp(rng.standard_normal(20))
+    y = X @ [1.0, -2.0, 0.5] + np.sqrt(v + 0.7) * rng.standard_normal(20)
+    K = np.linalg.svd(X)[0][:, 3:]
+
+    def cost(c):
+        covariance = K.T @ np.diag(v + c) @ K
+        scale = (K.T @ y) @ np.linalg.solve(covariance, K.T @ y) / 17
+        return 0.5 * (17 * np.log(scale) + np.linalg.slogdet(covariance)[1])
+
+    assert common_variance(v, y, X) == CANDIDATES[np.argmin([cost(c) for c in CANDIDATES])] > 0
+
+
+@pytest.mark.parametrize("rows", [5, 7])
+def test_few_rows_say_nothing_against_their_standard_errors(rows):
+    X = np.vander(np.linspace(-1, 1, rows), 3)
+    assert common_variance(np.geomspace(1, 100, rows), np.arange(rows) % 2.0, X) == 0.0
+
+
+def test_a_scatter_far_from_the_standard_errors_is_told():
+    df = known_errors()
+    assert "times as much as sem says" in weighed({**df, "sem": df["sem"] / 3}).summary()
+    assert "times as much" not in weighed(df).summary()
+
+
+def test_every_use_of_a_fit_has_its_weights(tmp_path):
+    fit = weighed(of_seeds(2))
+    fit.save(tmp_path / "fit.json")
+    assert fit.problem.common > 0
+    assert laws.load(tmp_path / "fit.json").problem.weights == pytest.approx(fit.problem.weights, rel=1e-12)
+    tables = [pd.DataFrame({**of_seeds(2, seed), "lab": lab}) for seed, lab in enumerate("ab")]
+    tables[1]["sem"] *= 3
+    both = laws.fit(laws.Runs(pd.concat(tables), sigma="sem", trusted=True), group="lab", starts=4)
+    times = both["b"].problem.weights / both.problem.weights[rows_of_group(both, "b")]
+    assert both.problem.common > 0 and np.ptp(times) == pytest.approx(0, abs=1e-9)
+    fit.draw("laplace", 400)
+    low, high = fit.interval("E")
+    fit.bootstrap(400)
+    assert (high - low) == pytest.approx(np.diff(fit.interval("E"))[0], rel=0.3)
+
+
+def test_a_forecast_of_two_seeds_is_that_without_their_standard_errors():
+    df = of_seeds(2, 4)
+    with_, without = (laws.Forecaster(laws.Runs(df, sigma=name), "chinchilla") for name in ("sem", None))
+    far = 1e10, 2e11, 1.2e22
+    assert with_.forecast(*far).loss == pytest.approx(without.forecast(*far).loss, rel=3e-3)
+    assert with_.laws[0].problem.common > 0 == without.laws[0].problem.common
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [2, 3])
-def test_intervals_by_standard_errors_of_a_few_seeds_cover(seeds):
-    """By fresh noise, which takes them at their word, 50 and 72 % held."""
+@pytest.mark.parametrize("kind", ["noise", "rows"])
+def test_intervals_by_standard_errors_of_two_seeds_cover(kind):
+    """With weights of 1/σ² alone, 50 % held by fresh noise."""
     hits = {name: [] for name in TRUTH}
     for seed in range(60):
-        fit = weighed(of_seeds(seeds, 100 + seed))
-        fit.bootstrap(200)
+        fit = weighed(of_seeds(2, 200 + seed))
+        fit.bootstrap(200, kind=kind)
         for name, value in TRUTH.items():
             low, high = fit.interval(name, 0.9)
             hits[name].append(low <= value <= high)
     found = {name: float(np.mean(inside)) for name, inside in hits.items()}
-    assert all(share >= 0.85 for share in found.values()), found
+    assert all(share >= 0.83 for share in found.values()), found
 
 
 def test_a_standard_error_next_to_nothing_is_refused():

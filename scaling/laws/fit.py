@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.files import opened, read_json, reading, require_whole, sealed
+from scaling.files import number, opened, read_json, reading, require_whole, sealed
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.forms.pooled import pooled
 from scaling.laws.intervals.bootstrap import bootstrap
@@ -62,8 +62,7 @@ class Fit(FittedLaw):
         "wild" keeps the residuals and multiplies those of each run (or cluster) by one random factor: for a few runs
         of many rows.
         None: "runs" where rows belong to training runs or clusters ("noise" where there are at most one more of these
-        than parameters); else "noise" with fewer than ten rows per parameter (three where a sigma column weights them
-        unequally, because fresh noise takes sigma as exact); else "rows".
+        than parameters); else "noise" with fewer than ten rows per parameter; else "rows".
         strata: "budget", or a label for each row: rows or runs are drawn within each budget (rows whose FLOPs agree
         within 10 %) or label, so that no resample loses one. Resamples of m rows of a stratum show (m−1)/m of their
         variance.
@@ -229,6 +228,7 @@ class Fit(FittedLaw):
             "fixed": self.fixed,
             "priors": {name: asdict(prior) for name, prior in self.priors.items()},
             "prior_noise": self.problem.prior_noise,
+            "common_variance": self.problem.common,
             "objective": {"value": self.objective, "residual": self.residual, **self.loss.to_dict()},
             "residual_sd": self.residual_sd,
             "chi2_per_freedom": self.chi2_per_freedom,
@@ -326,7 +326,8 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
             runs = Runs.from_dict(values["data"])
             loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
             priors = {name: Prior(**prior) for name, prior in values.get("priors", {}).items()}
-            problem = make_problem(runs, form, loss, objective["residual"], fixed)
+            common = number(values.get("common_variance", 0.0), "common_variance")
+            problem = make_problem(runs, form, loss, objective["residual"], fixed, common)
             fitted = Fit(
                 with_priors(problem, priors, values["prior_noise"]) if priors else problem,
                 runs,

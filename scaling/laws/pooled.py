@@ -17,7 +17,7 @@ from scaling.laws.forms.pooled import pooled
 from scaling.laws.intervals.interval import Interval, interval
 from scaling.laws.quantities import BRACKET, bisect, least_loss
 from scaling.laws.solve.fitted_law import FittedLaw
-from scaling.laws.solve.problem import Problem, make_problem
+from scaling.laws.solve.problem import Problem, make_problem, median_sigma
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import Runs
 from scaling.names import offered
@@ -79,7 +79,8 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
         raise UserError(f"no group {group!r}; {offered(group, pooling.groups, 'there are ')}")
     runs, names = runs_of_group(fit, group), pooling.names(group)
     fixed = {name: fit.fixed[own] for name, own in zip(pooling.base.params, names, strict=True) if own in fit.fixed}
-    problem = make_problem(runs, pooling.base, fit.loss, fit.residual, fixed)
+    common = fit.problem.common * (median_sigma(fit.runs, fit.residual) / median_sigma(runs, fit.residual)) ** 2
+    problem = make_problem(runs, pooling.base, fit.loss, fit.residual, fixed, common)
     where = [fit.form.params.index(name) for name in names]
     draws = None if fit.draws is None else replace(fit.draws, samples=fit.draws.samples[:, where])
     freedom = fit.freedom * len(runs) / len(fit.runs)
@@ -127,7 +128,7 @@ def sharing(fit: FittedLaw, n: int, seed: int) -> SharingTest:
     for group in pooling.groups:
         named |= dict(zip(apart.names(group), pooling.names(group), strict=True))
     fixed = {name: fit.fixed[own] for name, own in named.items() if own in fit.fixed}
-    problem = make_problem(fit.runs, form, fit.loss, fit.residual, fixed)
+    problem = make_problem(fit.runs, form, fit.loss, fit.residual, fixed, fit.problem.common)
     start = problem.theta(np.array([fit.params[named[name]] for name in form.params]))
     rng, weights = np.random.default_rng(seed), fit.problem.weights
     noise = fit.residual_sd / np.sqrt(weights) * rng.standard_normal((n, len(weights)))

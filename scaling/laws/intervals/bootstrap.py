@@ -10,9 +10,8 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
 from scaling.laws.intervals.clusters import clusters_of, strata_of
 from scaling.laws.intervals.interval import require_draws
-from scaling.laws.solve.draws import BootstrapKind, Draws, Resampling
+from scaling.laws.solve.draws import ROWS_PER_PARAMETER, BootstrapKind, Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
-from scaling.laws.solve.given import fewest_rows
 from scaling.laws.solve.priors import drawn_means
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.words import choice
@@ -28,7 +27,7 @@ def default_kind(fit: FittedLaw, groups: Labels | None, layered: bool = False) -
     free = len(fit.problem.free)
     if groups is not None:
         return "runs" if layered or len(np.unique(groups)) > free + 1 else "noise"
-    return "rows" if layered or len(fit.runs) >= fewest_rows(fit.problem) else "noise"
+    return "rows" if layered or len(fit.runs) >= ROWS_PER_PARAMETER * free else "noise"
 
 
 def bootstrap(

@@ -98,7 +98,7 @@ def delta_warning(fit: FittedLaw, level: float = 0.9) -> str | None:
 
 
 def _row(fit: FittedLaw, loss: Loss, residual: Residual, C: float | None, starts: int = 63) -> dict[str, Any]:
-    problem = make_problem(fit.runs, fit.form, loss, residual, fit.fixed)
+    problem = make_problem(fit.runs, fit.form, loss, residual, fit.fixed, fit.problem.common)
     begin = fit.theta[None]
     if starts:
         begin = np.concatenate([begin, starts_of(problem, fit.runs.loss, starts)])

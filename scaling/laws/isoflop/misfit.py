@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling.laws.arrays import Array
-from scaling.laws.isoflop.parabola import Curvature, Parabolas, bends_of, group_of, root_weights
+from scaling.laws.isoflop.parabola import Curvature, Parabolas, bends_of, group_of
 from scaling.laws.isoflop.scatter import spread_of
 from scaling.laws.isoflop.skew import skewed_square
 from scaling.laws.table.runs import Runs
@@ -105,7 +105,7 @@ def misfit(runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature
 
     rows, group = np.concatenate(list(groups)), group_of(groups)
     n = np.log(runs.N[rows]) - parabolas.centers[group]
-    root = root_weights(runs, rows)
+    root = parabolas.root
     y = np.log(runs.loss[rows]) * root
     own = np.eye(len(groups))[group]
     bends = bends_of(np.array([np.log(runs.flops[members]).mean() for members in groups]), curvature)

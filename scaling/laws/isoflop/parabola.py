@@ -41,6 +41,8 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.isoflop.linear import LinearFits, fit_linear
 from scaling.laws.isoflop.skew import STRAIGHT, Shape, Skews, likely_skews, lowest, skewed_square
+from scaling.laws.solve.common_variance import common_variance
+from scaling.laws.solve.problem import weights_of
 from scaling.laws.table.runs import Runs
 
 Curvature = Literal["shared", "linear", "own"]
@@ -68,6 +70,8 @@ class Parabolas:
     """for each skew: levels and slopes of all budgets, then the unknowns of the curvatures"""
     mix: Array
     """[budgets, 3, unknowns]: coefficients = mix · unknowns"""
+    root: Array
+    """[rows of all groups]: square roots of the weights of log L"""
     noise_sd: float
     freedom: int
 
@@ -102,7 +106,8 @@ def default_curvature(groups: Sequence[NDArray[np.int64]]) -> Curvature:
 def fit_parabolas(
     runs: Runs, groups: Sequence[NDArray[np.int64]], curvature: Curvature, *, skewed: bool = False
 ) -> Parabolas:
-    """Parabolas through the rows of each group, weighted by 1/σ² where the runs have σ.
+    """Parabolas through the rows of each group, weighted by their standard errors where the runs have
+    them.
 
     skewed: with the skews that are likely given the runs and the prior. Curvatures are then those at the minima of
     the parabolas (or the nearest size), because the curvature of a skewed curve varies along it.
@@ -126,8 +131,6 @@ def _fit(
     search: Callable[[Callable[[Array], Array]], Skews] | None,
 ) -> Parabolas:
     rows, group = np.concatenate(list(groups)), group_of(groups)
-    root_weight = root_weights(runs, rows)
-    y = np.log(runs.loss[rows]) * root_weight
     n = np.log(runs.N)[rows] - centers[group]
     mix = _mix(np.array([np.log(runs.flops[members]).mean() for members in groups]), curvature)
     freedom = len(rows) - mix.shape[2]
@@ -139,19 +142,23 @@ def _fit(
 
     def powers(skews: Array) -> Array:
         bends = skewed_square(n, skews[:, None])
-        return np.stack([np.ones_like(bends), np.broadcast_to(n, bends.shape), bends], 2) * root_weight[:, None]
+        return np.stack([np.ones_like(bends), np.broadcast_to(n, bends.shape), bends], 2)
+
+    straight = np.einsum("rp,rpu->ru", powers(np.array([STRAIGHT.mean]))[0], mix[group])
+    root = _root_weights(runs, rows, straight)
+    y = np.log(runs.loss[rows]) * root
 
     def fit(skews: Array) -> LinearFits:
-        return fit_linear(np.einsum("srp,rpu->sru", powers(skews), mix[group]), y)
+        return fit_linear(np.einsum("srp,rpu->sru", powers(skews) * root[:, None], mix[group]), y)
 
     skews = STRAIGHT if search is None else search(lambda values: fit(values).cost(freedom))
     mean = np.array([skews.mean])
-    best, shape = fit(mean), powers(mean)[0]
+    best, shape = fit(mean), powers(mean)[0] * root[:, None]
     coefficients = mix @ best.flat[0]
     alone = [np.linalg.lstsq(shape[group == i], y[group == i], rcond=None)[0][2] for i in range(len(groups))]
     convex = (np.array(alone) > 0) & (coefficients[:, 2] > 0)
     noise = float(best.noise(freedom)[0])
-    return Parabolas(centers, coefficients, convex, skews, fit(skews.values), mix, noise, freedom)
+    return Parabolas(centers, coefficients, convex, skews, fit(skews.values), mix, root, noise, freedom)
 
 
 def group_of(groups: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -159,12 +166,18 @@ def group_of(groups: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(groups)), [len(members) for members in groups])
 
 
-def root_weights(runs: Runs, rows: NDArray[np.int64]) -> Array:
-    """[rows]: square roots of the weights of log L, 1/σ² in units of the median where the runs have σ."""
+def _root_weights(runs: Runs, rows: NDArray[np.int64], slopes: Array) -> Array:
+    """[rows]: square roots of the weights of log L where the runs have σ: 1/σ² in units of the median, as far as the
+    runs support it (`solve.common_variance`).
+
+    slopes: of the parabolas in their unknowns [rows, unknowns].
+    """
     if runs.sigma is None:
         return np.ones(len(rows))
     relative = (runs.sigma / runs.loss)[rows]
-    return np.asarray(np.median(relative) / relative)
+    variances = (relative / np.median(relative)) ** 2
+    common = common_variance(variances, np.log(runs.loss[rows]), slopes)
+    return np.asarray(np.sqrt(weights_of(variances, common)))
 
 
 def _mix(log_C: Array, curvature: Curvature) -> Array:

@@ -23,11 +23,12 @@ from scaling.laws.forms import Form
 from scaling.laws.intervals.covariance import curvature
 from scaling.laws.quantities import least_loss
 from scaling.laws.solve.checks import require_fittable
-from scaling.laws.solve.linear import derivative
+from scaling.laws.solve.common_variance import CANDIDATES, common_variance
+from scaling.laws.solve.linear import derivative, jacobian
 from scaling.laws.solve.multistart import starts_of
 from scaling.laws.solve.objectives import huber
 from scaling.laws.solve.priors import Prior, with_priors
-from scaling.laws.solve.problem import Problem, make_problem
+from scaling.laws.solve.problem import Problem, make_problem, relative_variances, weights_of
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import Runs
 
@@ -163,15 +164,22 @@ def near_law(runs: Runs, form: Form, priors: Mapping[str, Prior], seen: NDArray[
     references = make_problem(fitted, form, huber(DELTA), "log", {}).fixed
     problem = make_problem(runs, form, huber(DELTA), "log", references)
     # Errors of one run's checkpoints are correlated: together they count as one row.
-    problem = replace(problem, weights=problem.weights * nearness(runs) * seen / np.maximum(rows_of_run, 1))
+    share = nearness(runs) * seen / np.maximum(rows_of_run, 1)
+    own = relative_variances(runs, "log")
+    common = 0.0 if runs.sigma is None else float(CANDIDATES[-1])
     supposed = of_one_budget(fitted.flops)
     noise, theta = FIRST_NOISE, starts_of(problem.rows(seen), runs.loss[seen], STARTS)
     for _ in range(ROUNDS):
+        problem = replace(problem, weights=share * weights_of(own, common), common=common)
         problem = with_priors(problem, priors, noise**2)
         best = solve(_supposing(problem, seen) if supposed else problem, theta).best
-        last, noise = noise, _noise(problem.rows(seen), best, run[seen])
+        known = problem.rows(seen)
+        last, noise = noise, _noise(known, best, run[seen])
         theta = best[None]
-        if abs(np.log(noise / last)) < 0.02:
+        if runs.sigma is not None:
+            residuals, slopes = known.residuals(best), jacobian(known, best)
+            common = common_variance(own[seen], residuals, slopes, share[seen])
+        if abs(np.log(noise / last)) < 0.02 and common == problem.common:
             break
     problem = with_priors(problem, priors, noise**2)
     known = problem.rows(seen)

@@ -14,6 +14,8 @@ BootstrapKind = Literal[Resampling, "wild"]
 """kinds of bootstrap: also random factors on each run's residuals"""
 DrawMethod = Literal["sandwich", "laplace", "nuts"]
 """distribution that parameters are drawn from without refitting"""
+ROWS_PER_PARAMETER = 10
+"""with fewer, a resample of rows loses whole budgets: by default fresh noise is drawn instead"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,6 +54,8 @@ class Problem:
     """[points]"""
     fixed: Mapping[str, float]
     """parameters that are not fitted, in the columns' own units"""
+    common: float = 0.0
+    """variance that all rows share beside their own σ², in units of the median σ² (`laws.solve.common_variance`)"""
     prior_mean: Array | None = None
     """[k], in the columns' own units"""
     prior_precision: Array | None = None
@@ -126,6 +128,14 @@ class Problem:
         """The problem for the rows where `mask` is true, in the units of all rows."""
         return replace(self, x=self.x[:, mask], y=self.y[mask], weights=self.weights[mask])
 
+    def sharing(self, common: float) -> "Problem":
+        """The problem with the weights that a variance common to all rows leaves; it must have none yet.
+
+        Rows of weight 0 keep it.
+        """
+        with np.errstate(divide="ignore"):
+            return replace(self, weights=weights_of(1.0 / self.weights, common), common=common)
+
     def with_priors(self, mean: Array, precision: Array, noise: float) -> "Problem":
         """The problem with Gaussian priors on the parameters."""
         return replace(self, prior_mean=mean, prior_precision=precision, prior_noise=noise)
@@ -143,22 +153,34 @@ class Problem:
         return self.form.scaled(free, self.fixed, self.units, xp, {self.held: 1} if self.held else None)
 
 
-def make_problem(runs: Runs, form: Form, loss: Loss, residual: Residual, fixed: Mapping[str, float]) -> Problem:
-    """The problem of fitting `form` to `runs`, rows in the order given."""
+def make_problem(
+    runs: Runs, form: Form, loss: Loss, residual: Residual, fixed: Mapping[str, float], common: float = 0.0
+) -> Problem:
+    """The problem of fitting `form` to `runs`, rows in the order given; common: as `Problem.common`."""
     columns = [runs.column(name) for name in form.columns]
     units = form.log_units(columns)
     x = np.log(np.stack(columns)) - units[:, None]
     middles = {name: float(np.exp(np.log(runs.column(of)).mean())) for name, of in form.references.items()}
     known = {**middles, **fixed}
-    return Problem(form, loss, residual, units, x, transform(runs.loss, residual, np), weights(runs, residual), known)
+    y, weights = transform(runs.loss, residual, np), weights_of(relative_variances(runs, residual), common)
+    return Problem(form, loss, residual, units, x, y, weights, known, common)
 
 
-def weights(runs: Runs, residual: Residual) -> Array:
-    """1/σ² of each residual relative to the median, so that δ and the objective keep their units."""
+def relative_variances(runs: Runs, residual: Residual) -> Array:
+    """σ² of each residual relative to the median row's [points]; 1 where the runs have no sigma."""
     if runs.sigma is None:
         return np.ones(len(runs))
-    sigma = transformed_sigma(runs, residual)
-    return np.asarray((np.median(sigma) / sigma) ** 2)
+    return np.asarray((transformed_sigma(runs, residual) / median_sigma(runs, residual)) ** 2)
+
+
+def median_sigma(runs: Runs, residual: Residual) -> float:
+    """The median standard error of t(L), the unit of relative variances; 1 where the runs have no sigma."""
+    return 1.0 if runs.sigma is None else float(np.median(transformed_sigma(runs, residual)))
+
+
+def weights_of(variances: Array, common: float) -> Array:
+    """1/(σ² + common) relative to the median row's, so that δ and the objective keep their units."""
+    return np.asarray((1.0 + common) / (variances + common))
 
 
 def transformed_sigma(runs: Runs, residual: Residual) -> Array:

@@ -59,7 +59,8 @@ class Runs:
     N, D, loss: names of the columns with parameters, training tokens (repeats included) and held-out loss.
     C: name of the column with training FLOPs; without it C = 6·N·D where one is needed.
     run: name of the column that names the training run of a row (rows of one run are not independent).
-    sigma: name of the column with the standard error of each loss, in the unit of the loss; weights the points.
+    sigma: name of the column with the standard error of each loss, in the unit of the loss; weights the
+        points, together with the scatter that all runs share beside it (`laws.solve.common_variance`).
     others: further columns that a law reads, by the law's letter for them, for example E="experts".
     signed: whether the loss may be zero or negative, such as a reward (raw residuals only).
     duplicates: "drop" leaves out every repeated row, "keep" treats it as a run of its own.

@@ -14,8 +14,7 @@ from scaling.laws.forms import Form, get_form
 from scaling.laws.intervals.bootstrap import resample_counts
 from scaling.laws.intervals.interval import check_level, interval
 from scaling.laws.solve.checks import require_fittable
-from scaling.laws.solve.draws import Resampling
-from scaling.laws.solve.given import fewest_rows
+from scaling.laws.solve.draws import ROWS_PER_PARAMETER, Resampling
 from scaling.laws.solve.multistart import multistart, starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, untransform
 from scaling.laws.solve.priors import Prior, drawn_means
@@ -152,8 +151,7 @@ def backtest(
     level: of the intervals. They are for a single run: a bootstrap draw of the law, plus the scatter of a run (a
     residual drawn from the fit's own, widened for the parameters' degrees of freedom).
     draws, kind, seed: the bootstrap at each cut; kind as in `Fit.bootstrap`, None: "runs" where the table names the
-    run of each row, else "noise" where there are fewer than ten rows per parameter (three with unequal sigma), else
-    "rows".
+    run of each row, else "noise" where there are fewer than ten rows per parameter, else "rows".
     fixed, priors: of the law at every cut, as in `laws.fit`; the weight of priors follows from the runs up to the
     cut.
 
@@ -225,9 +223,10 @@ class _Refit:
     def __init__(
         self, problem: Problem, priors: Mapping[str, Prior], runs: Runs, seen: NDArray[np.bool_], starts: int
     ):
-        self.priors, self.runs, self.seen, self.root = priors, runs, seen, np.sqrt(problem.weights)
+        self.priors, self.runs, self.seen = priors, runs, seen
         theta = starts_of(problem.rows(seen), runs.loss[seen], starts)
         self.problem, solution = multistart(replace(problem, weights=problem.weights * seen), theta, priors)
+        self.root = np.sqrt(problem.sharing(self.problem.common).weights)
         self.theta = solution.best
         self.residuals = problem.residuals(self.theta)
         self.freedom = max(int(seen.sum()) - len(problem.free), 1)
@@ -236,7 +235,7 @@ class _Refit:
         """Drawn transformed losses [n, points] of single runs."""
         problem, count = self.problem, int(self.seen.sum())
         if kind is None:
-            few = count < fewest_rows(problem.rows(self.seen))
+            few = count < ROWS_PER_PARAMETER * len(problem.free)
             kind = "runs" if self.runs.run is not None else "noise" if few else "rows"
         root = self.root
         own = (self.residuals * root)[self.seen] * np.sqrt(count / self.freedom)
