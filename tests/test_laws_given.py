@@ -256,3 +256,24 @@ def test_rows_that_miss_a_budget_by_little_are_told():
     assert (
         not laws.isoflop(runs, tolerance=0.15).notes and not laws.isoflop(runs, budget=np.repeat([1, 2, 3], 6)).notes
     )
+
+
+def isoflop_table(seed, seeds=2):
+    """Five budgets of seven sizes about the optimum of Hoffmann's law, each the mean of so many seeds."""
+    rng, C = np.random.default_rng([seed, 24]), np.repeat(1e18 * 4.0 ** np.arange(5), 7)
+    N = 0.2 * np.sqrt(C / 6) * np.tile(np.exp(np.linspace(-1.2, 1.2, 7)), 5)
+    clean = 1.69 + 406.4 / N**0.34 + 410.7 / (C / 6 / N) ** 0.28
+    losses = clean * np.exp(0.003 * rng.standard_normal((seeds, 35)))
+    sem = losses.std(0, ddof=1) / np.sqrt(seeds)
+    return {"params": N, "tokens": C / 6 / N, "flops": C, "loss": losses.mean(0), "sem": sem}
+
+
+def test_parabolas_by_standard_errors_of_two_seeds_are_those_without():
+    """By 1/σ² alone the exponents scattered by .024, not .006."""
+
+    def exponents(sigma):
+        tables = [laws.Runs(isoflop_table(seed), C="flops", sigma=sigma, trusted=True) for seed in range(10)]
+        return np.array([laws.isoflop(runs, method="parabola").N_law.exponent for runs in tables])
+
+    given, none = exponents("sem"), exponents(None)
+    assert np.sqrt(np.mean((given - TRUTH["a"]) ** 2)) < 1.3 * np.sqrt(np.mean((none - TRUTH["a"]) ** 2))
