@@ -57,6 +57,8 @@ def write(folder: Path, name: str, text: str) -> Path:
         ("optimiser.name=lion", "optimiser", "optimizer"),
         ("data.tokenizer.kin=bpe", "data.tokenizer.kin", "kind"),
         ("placement.mesh.tensr=2", "placement.mesh.tensr", "tensor"),
+        ("model.mixer=[{kind: attention}, {kind: mla, kv_rnk: 8}]", "model.mixer.1.kv_rnk", "kv_rank"),
+        ("model.mixer=[{kind: mla, kv_rank: 8, nope: 8, v: 8, roep: 8}]", "model.mixer.0.roep", "rope"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_and_all_allowed(override: str, key: str, nearest: str) -> None:

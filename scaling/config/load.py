@@ -311,14 +311,16 @@ def _locate(cls: type[BaseModel], parts: list[str], values: Any) -> tuple[type[B
     """
     keys: list[str] = []
     at, inner, tags = cls, cls, dict[str, type[BaseModel]]()
+    field: FieldInfo | None = None
     for part in parts:
         if part in tags:  # pydantic names the chosen member of a union; the file does not
             inner, tags = tags[part], {}
             continue
         keys.append(part)
+        listed = isinstance(values, list | tuple)  # then the part is an item's place, and the field that of the list
         values = _inside(values, part)
         at, tags = inner, {}
-        field = at.model_fields.get(part)
+        field = field if listed else at.model_fields.get(part)
         options = _models(field, values) if field else []
         if field and field.discriminator:
             tags = {kind: option for option in options for kind in get_args(option.model_fields["kind"].annotation)}
