@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from scaling import laws
+from scaling.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -102,3 +103,34 @@ def test_each_line_of_the_docs_answers(tables, line):
 
 def test_the_docs_ask_in_two_blocks():
     assert len(ASKED) == 2 and len(LINES) > 15
+
+
+OF_RUNS = [
+    name
+    for name in laws.__all__
+    if inspect.isfunction(ask := getattr(laws, name)) and next(iter(inspect.signature(ask).parameters), "") == "runs"
+]
+MORE = {"compare": (["chinchilla", "chinchilla_equal"],), "cut_curves": ([1e18],)}
+
+
+@pytest.mark.parametrize("name", ["Forecaster", *OF_RUNS])
+def test_a_table_and_its_file_do_wherever_runs_do(name, tmp_path):
+    C = np.repeat(np.geomspace(1e18, 1e20, 4), 6)
+    N = 0.1 * C**0.47 * np.tile(np.geomspace(1 / 3, 3, 6), 4)
+    D = C / 6 / N
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(C)))
+    table = pd.DataFrame({"params": N, "tokens": D, "loss": (1.69 + 406.4 / N**0.34 + 410.7 / D**0.28) * noise})
+    table.to_csv(tmp_path / "runs.csv", index=False)
+
+    def said(runs):
+        try:
+            answer = getattr(laws, name)(runs, *MORE.get(name, ()))
+        except UserError as error:  # some need a further column, however runs are given
+            return str(error)
+        answer = answer.forecast(1e10, 2e11, 1.2e22).loss if name == "Forecaster" else answer
+        return answer.summary() if hasattr(answer, "summary") else repr(answer)
+
+    given = (table, dict(table), tmp_path / "runs.csv", str(tmp_path / "runs.csv"))
+    assert {said(runs) for runs in given} == {said(laws.Runs(table))}
+    other = said(table.rename(columns={"params": "weights"}))
+    assert "with laws.Runs(table, N='COLUMN')" in other or other == said(table)

@@ -31,7 +31,7 @@ from scaling.laws.solve.optimality import polish
 from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.table.flops_per_token import FlopsPerToken
-from scaling.laws.table.runs import Runs, read_csv
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 from scaling.laws.table.words import choice
 from scaling.laws.text.fit import fit_table, format_table
 from scaling.laws.text.frames import draws_frame, interval_frame, parameter_frame, predicted_frame, to_arviz
@@ -245,7 +245,7 @@ class Fit(FittedLaw):
 
 
 def fit(
-    runs: "Runs | pd.DataFrame | str | Path",
+    runs: AnyRuns,
     form: str | Form = "chinchilla",
     *,
     loss: Loss | str | None = None,
@@ -299,14 +299,11 @@ def fit(
     return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
 
 
-def _runs_of(runs: "Runs | pd.DataFrame | str | Path", form: Form, columns: Mapping[str, Any], group: Any) -> Runs:
-    if not isinstance(runs, Runs):
-        by = group if isinstance(group, str) else None
-        named = {"signed": form.signed, "reads": form.columns, "groups": by, **columns}
-        return read_csv(runs, **named) if isinstance(runs, str | Path) else Runs(runs, **named)
-    if columns:
-        raise UserError(f"fit: {', '.join(columns)} apply to a DataFrame; these runs already have columns")
-    return runs
+def _runs_of(runs: AnyRuns, form: Form, columns: Mapping[str, Any], group: Any) -> Runs:
+    if isinstance(runs, Runs):
+        return as_runs(runs, **columns)
+    by = group if isinstance(group, str) else None
+    return as_runs(runs, **{"signed": form.signed, "reads": form.columns, "groups": by, **columns})
 
 
 def load(path: str | Path, form: Form | None = None) -> Fit:

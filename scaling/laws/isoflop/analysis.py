@@ -20,14 +20,14 @@ from scaling.laws.isoflop.others import other_exponents
 from scaling.laws.isoflop.parabola import CURVATURES, Curvature
 from scaling.laws.isoflop.points import Points
 from scaling.laws.table.budgets import TOLERANCE, budget_labels
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 
 NEARLY = 2.0
 """times the tolerance: a row that misses a budget by less than this is reported"""
 
 
 def isoflop(
-    runs: Runs,
+    runs: AnyRuns,
     budget: ArrayLike | None = None,
     tolerance: float = TOLERANCE,
     level: float = 0.9,
@@ -58,7 +58,7 @@ def isoflop(
     Raises UserError where there is no budget with three sizes, or nothing to estimate the noise from.
     """
     _check(level, method, curvature, weights)
-    rng = np.random.default_rng(seed)
+    runs, rng = as_runs(runs), np.random.default_rng(seed)
     chosen = choose(runs, budget_rows(runs, budget, tolerance), method, curvature, weights, draws, rng)
     minima = _doubted_minima(chosen, rng)
     budgets = tuple(
@@ -150,12 +150,13 @@ def _alone(runs: Runs, budget: ArrayLike | None, tolerance: float) -> tuple[str,
     )
 
 
-def try_isoflop(runs: Runs, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
+def try_isoflop(runs: AnyRuns, level: float = 0.9, *, designed: bool = False) -> Isoflop | None:
     """The isoFLOP analysis where the runs allow one (budgets of several sizes), else None.
 
     designed: the runs come from a sweep; other runs must form budgets (`Runs.form_budgets`), because arbitrary rows
     with similar FLOPs would give meaningless minima.
     """
+    runs = as_runs(runs)
     if not {"N", "D"} <= set(runs.values) or not (designed or runs.form_budgets()):
         return None
     try:

@@ -10,7 +10,7 @@ from scaling.laws.arrays import Array
 from scaling.laws.intervals.interval import check_level
 from scaling.laws.isoflop.power_law import FittedPowerLaw, offset_law, power_law_line, straight_law
 from scaling.laws.table.curves import REACH, Curves, curves_at
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, as_runs
 from scaling.text import percent
 
 PER_DECADE = 100
@@ -54,7 +54,7 @@ class Envelope:
         return "\n".join(lines)
 
 
-def envelope(runs: Runs, level: float = 0.9, draws: int = 1000, seed: int = 0) -> Envelope:
+def envelope(runs: AnyRuns, level: float = 0.9, draws: int = 1000, seed: int = 0) -> Envelope:
     """The run of least loss at log-spaced FLOPs, and least-squares power laws of its N, D and loss in C.
 
     Rows with one run label and N are a training curve, with log L linear in log C between rows; a run with a single
@@ -65,6 +65,7 @@ def envelope(runs: Runs, level: float = 0.9, draws: int = 1000, seed: int = 0) -
     Raises UserError where the points that count have fewer than two sizes.
     """
     check_level(level)
+    runs = as_runs(runs)
     # Single runs reach a little beyond their own FLOPs, at either end as well.
     least, most = float(runs.flops.min()) * np.exp(-REACH), float(runs.flops.max()) * np.exp(REACH)
     curves = curves_at(runs, np.geomspace(least, most, 2 + int(PER_DECADE * np.log10(most / least))))

@@ -26,7 +26,7 @@ from scaling.laws.solve.given import NOISIER
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, log_density
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.checks import REFUSED
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 from scaling.names import meant
 
 WHY = (
@@ -59,14 +59,14 @@ class Forecaster:
 
     def __init__(
         self,
-        runs: Runs,
+        runs: AnyRuns,
         law: str | Form | Sequence[str | Form] = "auto",
         level: float = 0.9,
         priors: Mapping[str, Prior] | None = None,
         seed: int = 0,
     ):
         check_level(level)
-        self.runs, self.level, self.priors, self.seed = runs.sorted(), level, dict(priors or {}), seed
+        self.runs, self.level, self.priors, self.seed = as_runs(runs).sorted(), level, dict(priors or {}), seed
         self.forms = _forms(law, self.runs)
         names = {name for form in self.forms for name in form.params}
         if unknown := [name for name in self.priors if name not in names]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from scaling.laws.surface.basin import Basin
 from scaling.laws.surface.optimum_law import OptimumLaw, optimum_law
 from scaling.laws.surface.records import POINT, are_records, tried_runs
 from scaling.laws.surface.search import SHAPES, Found, Settings, search
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
+from scaling.laws.table.text_table import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +237,7 @@ class ResponseSurface:
 
 
 def response_surface(
-    runs: "Runs | pd.DataFrame",
+    runs: AnyRuns,
     *,
     point: str | ArrayLike | None = None,
     near: float = 0.01,
@@ -327,11 +329,17 @@ class _Tried:
 
 
 def _read(
-    runs: "Runs | pd.DataFrame", point: Any, where: Sequence[str], allow: Sequence[str], columns: dict[str, Any]
+    runs: AnyRuns, point: Any, where: Sequence[str], allow: Sequence[str], columns: dict[str, Any]
 ) -> tuple[Runs, Any, Mapping[str, float]]:
     """The runs, the labels of their points, and the lowest rate that diverged at each; see `response_surface`."""
     conventions: Mapping[str, str] = {}
     lost: Mapping[str, float] = {}
+    if isinstance(runs, str | Path):
+        runs = read_table(runs)
+    elif isinstance(runs, Mapping):
+        import pandas as pd
+
+        runs = pd.DataFrame(runs)
     if not isinstance(runs, Runs) and are_records(runs):
         runs, conventions, lost = tried_runs(runs, where, allow)
         point, columns = POINT if point is None else point, {"N": "params_total", **columns}
@@ -378,7 +386,7 @@ def _tuned_points(surface: ResponseSurface, tried: _Tried, optima: Array) -> tup
 
 def _runs_of(runs: "Runs | pd.DataFrame", columns: dict[str, Any]) -> Runs:
     if isinstance(runs, Runs):
-        return runs
+        return as_runs(runs, **columns)
     found = {letter: name for letter, name in SETTINGS.items() if letter not in columns and name in runs}
     given = {letter: name for letter, name in {**found, **columns}.items() if name is not None}
     return Runs(runs, **{"duplicates": "keep", **given})

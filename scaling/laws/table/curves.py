@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 
 REACH = 0.05
 """in log FLOPs: a run of one row covers this much on both sides of its own, so that runs of one budget overlap"""
@@ -68,12 +68,13 @@ def curves_at(runs: Runs, C: ArrayLike) -> Curves:
     )
 
 
-def cut_curves(runs: Runs, C: ArrayLike) -> Runs:
+def cut_curves(runs: AnyRuns, C: ArrayLike) -> Runs:
     """Training curves cut at common budgets, as Porian et al. 2024 do: one row for each curve at each of C FLOPs.
 
     Rows are labelled RUN@C and keep their run label. Raises UserError where the runs have no run column, or no curve
     reaches any of the budgets.
     """
+    runs = as_runs(runs)
     if runs.run is None:
         raise UserError("cut_curves: needs runs with a run column: laws.Runs(…, run='name')")
     curves = curves_at(runs, C)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scaling.errors import UserError
 from scaling.errors import shown as quoted
 from scaling.laws.arrays import Array
-from scaling.laws.table.words import choice
+from scaling.laws.table.words import choice, named
 from scaling.names import meant
 from scaling.numbers import SUFFIXES, to_number
 
@@ -82,8 +82,8 @@ def find_columns(
         free = [name for name in present if name not in known.values() and not _is_alias(name, FLOPS)]
         near = [meant(name, free, most=1) for name in missing.values() if name]
         hint = next(filter(None, near), "")
-        listing = f"the table has {listed(present)}{'; ' * bool(hint)}{hint}"
-        raise UserError(f"no column {wanted}; {listing}: name the columns with {say}")
+        listing = f"the table has {listed(present) or 'none'}{'; ' * bool(hint)}{hint}"
+        raise UserError(f"no column {wanted}; {listing}: name the columns with {named(say)}")
     return known, tuple(notes)
 
 

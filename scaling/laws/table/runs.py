@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -356,6 +356,21 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
         raise UserError(f"no row of {path} meets {' and '.join(where)}")
     runs = Runs(table, **columns)
     return replace_fields(runs, exclusions=gone + runs.exclusions) if gone else runs
+
+
+AnyRuns: TypeAlias = "Runs | pd.DataFrame | Mapping[str, ArrayLike] | str | Path"
+
+
+def as_runs(runs: AnyRuns, **columns: Any) -> Runs:
+    """Runs as they are, or those of a table or a table's file; columns: as in `Runs`, of a table only.
+
+    Raises UserError as `Runs` does, and for columns of runs that have theirs already.
+    """
+    if not isinstance(runs, Runs):
+        return read_csv(runs, **columns) if isinstance(runs, str | Path) else Runs(runs, **columns)
+    if columns:
+        raise UserError(f"{', '.join(columns)} apply to a DataFrame; these runs already have columns")
+    return runs
 
 
 def replace_fields(runs: Runs, **changes: Any) -> Runs:

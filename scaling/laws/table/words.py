@@ -27,6 +27,11 @@ def choice(name: str, value: str) -> str:
     return f"--{name} {value}" if len(name) > 1 and name.islower() else f"--column {name}={value}"
 
 
+def named(columns: str) -> str:
+    """Text that names columns, from that of each (`choice`)."""
+    return f"laws.Runs(table, {columns})" if _OPTIONS.get() is None else columns
+
+
 def leave(name: str) -> str:
     """Text that switches `name` on."""
     return f"{name}=True" if _OPTIONS.get() is None else f"--{name}"

@@ -20,7 +20,7 @@ from scaling.laws.quantities import quantity
 from scaling.laws.solve.draws import Resampling
 from scaling.laws.solve.objectives import huber
 from scaling.laws.table.curves import cut_curves
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 from scaling.text import percent, range_of
 from scaling.text import table as table_of
 
@@ -110,7 +110,7 @@ class Approaches:
         return {"level": self.level, "C": list(self.C), "approaches": [_row_dict(row) for row in self.rows]}
 
 
-def approaches(runs: Runs, level: float = 0.9, seed: int = 0, C: Sequence[float] | None = None) -> Approaches:
+def approaches(runs: AnyRuns, level: float = 0.9, seed: int = 0, C: Sequence[float] | None = None) -> Approaches:
     """Approach 1 (envelope), 2 (isoFLOP minima of parabolas and of Akima splines) and 3 (Chinchilla's law).
 
     Rows of one training run less than a factor of √2 in FLOPs apart are a training curve: approaches 2 and 3 then
@@ -123,6 +123,7 @@ def approaches(runs: Runs, level: float = 0.9, seed: int = 0, C: Sequence[float]
     Raises UserError where C is empty or not above 0.
     """
     check_level(level)
+    runs = as_runs(runs)
     largest = float(runs.flops.max())
     at = (largest, 10 * largest) if C is None else tuple(float(c) for c in C)
     if not at or not all(0 < c < np.inf for c in at):

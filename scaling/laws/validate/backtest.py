@@ -20,7 +20,7 @@ from scaling.laws.solve.objectives import Loss, Residual, huber, untransform
 from scaling.laws.solve.priors import Prior, drawn_means
 from scaling.laws.solve.problem import Problem, make_problem
 from scaling.laws.solve.solver import solve
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 from scaling.text import align, percent
 
 BANDS = (1.0, 2.0, 4.0, 10.0, 100.0, np.inf)
@@ -128,7 +128,7 @@ class Backtest:
 
 
 def backtest(
-    runs: Runs,
+    runs: AnyRuns,
     form: str | Form = "chinchilla",
     *,
     by: str = "flops",
@@ -161,7 +161,7 @@ def backtest(
     check_level(level)
     if draws < 2:
         raise UserError(f"backtest: draws must be at least 2; got {draws}")
-    table = runs.sorted()
+    table = as_runs(runs).sorted()
     values = table.column("C" if by == "flops" else by)
     free = len(form.free(fixed))
     chosen = default_cuts(values, free) if cuts is None else sorted({float(cut) for cut in cuts})

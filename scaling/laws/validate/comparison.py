@@ -12,7 +12,7 @@ from scaling.laws.forms import Form, get_form
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, likelihood
 from scaling.laws.solve.objectives import Loss, Residual, l2, student_t
 from scaling.laws.solve.priors import Prior
-from scaling.laws.table.runs import Runs
+from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 from scaling.laws.validate.backtest import Backtest, backtest, default_cuts
 from scaling.text import align
 
@@ -99,7 +99,7 @@ class Comparison:
 
 
 def compare(
-    runs: Runs,
+    runs: AnyRuns,
     forms: Sequence[str | Form],
     *,
     loss: Loss | None = None,
@@ -127,6 +127,7 @@ def compare(
 
     Raises UserError for fewer than two laws, for a name that none of them has, and where a law cannot be fitted.
     """
+    runs = as_runs(runs)
     known = list({form.name: form for form in map(get_form, forms)}.values())
     if len(known) < 2:
         raise UserError(

@@ -45,6 +45,8 @@ def load_runs(path: str | Path | Sequence[str | Path], role: RunRole | None = No
     sweep's `exclusions.yaml`.
     """
     paths = [path] if isinstance(path, str | Path) else path
+    if not paths:
+        raise UserError("load_runs: no folder is given; give that of a sweep, of several sweeps or of a run")
     rows: list[dict[str, Any]] = []
     for each in paths:
         there = {row["run_id"] for row in rows if row["status"] == "completed"}
