@@ -186,6 +186,7 @@ MODELS: dict[str, dict[str, object]] = {
     "sandwich": {"activation": "relu2", "norm_position": "sandwich"},
     "post": {"activation": "silu", "norm_position": "post", "sliding_window": [48]},
     "relu": {"activation": "relu"},
+    "erf": {"activation": "gelu_erf"},
     "latent": {"mixer": {"kind": "mla", "q_rank": 24, "kv_rank": 16, "nope": 20, "rope": 8, "v": 12}},
     "sinks": {"activation": "clamped_swiglu", "mixer": {"kind": "attention", "sinks": True, "qk_norm": "width"}},
 }

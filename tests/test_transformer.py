@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 from tiny_run import quick_jit
 
 from scaling.config import Placement, TransformerConfig
@@ -117,6 +118,7 @@ def read(x_LxD: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask
 
 ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu_erf": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
     "relu": lambda x: x * (x > 0),
     "relu2": lambda x: x**2 * (x > 0),
     "silu": lambda x: x / (1 + np.exp(-x)),
@@ -207,6 +209,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "sliding_window": (5, None),
         "mixer": {"kind": "attention", "sinks": True},
     },
+    "erf": {**GPT2, "activation": "gelu_erf"},
     "alibi, relu2, no bias in layer norms": {"norm": "layernorm", "position": "alibi", "activation": "relu2"},
     "partial rotary (pythia)": {**GPT2, "position": "rope", "parallel_block": True, "rope": {"fraction": 0.5}},
     "near layers and far ones, of other frequencies (gemma 3)": {

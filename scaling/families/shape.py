@@ -32,9 +32,9 @@ class TransformerShape(ModelConfig):
     d_ff: int = filled(ge=1, le=MANY)
     """hidden width of the MLP; unset: 4·d_model, or 8/3·d_model rounded up to 8 for a gated activation"""
 
-    activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
-    """activation of the MLP; clamped_swiglu is that of gpt-oss: min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), with up
-    clipped to ±7"""
+    activation: Literal["gelu", "gelu_erf", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
+    """activation of the MLP; gelu and geglu have the tanh form of GELU (GPT-2), gelu_erf is GELU itself; clamped_swiglu
+    is that of gpt-oss: min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), with up clipped to ±7"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """norm of the residual stream"""
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
