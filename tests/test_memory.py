@@ -184,6 +184,7 @@ MODELS: dict[str, dict[str, object]] = {
     "llama": {"activation": "swiglu", "n_kv_heads": 2},
     "parallel": {"activation": "geglu", "parallel_block": True, "qk_norm": True},
     "sandwich": {"activation": "relu2", "norm_position": "sandwich"},
+    "output": {"activation": "relu2", "norm_position": "output"},
     "post": {"activation": "silu", "norm_position": "post", "sliding_window": [48]},
     "relu": {"activation": "relu"},
     "erf": {"activation": "gelu_erf"},

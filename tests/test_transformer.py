@@ -135,17 +135,20 @@ def mlp(x: np.ndarray, p: Any, model: TransformerConfig) -> np.ndarray:
 
 
 def layer(x: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -> np.ndarray:
-    post, sandwich = model.norm_position == "post", model.norm_position == "sandwich"
+    post, on_output = model.norm_position == "post", model.norm_position in ("sandwich", "output")
     share = model.mup.layers / model.layers if model.mup and model.mup.layers else 1  # of a branch (CompleteP)
 
     def attend(y: np.ndarray) -> np.ndarray:
         out = attention(y, p["attention"], model, n, mask)
-        return share * (normed(out, p["attention_out_norm"], model) if sandwich else out)
+        return share * (normed(out, p["attention_out_norm"], model) if on_output else out)
 
     def feed(y: np.ndarray) -> np.ndarray:
         out = mlp(y, p["mlp"], model)
-        return share * (normed(out, p["mlp_out_norm"], model) if sandwich else out)
+        return share * (normed(out, p["mlp_out_norm"], model) if on_output else out)
 
+    if model.norm_position == "output":
+        x, mixed = (x, attend(x)) if model.parallel_block else (x + attend(x), 0)
+        return x + mixed + feed(x)
     if model.parallel_block and post:
         return normed(x + attend(x) + feed(x), p["attention_norm"], model)
     if model.parallel_block:
@@ -199,6 +202,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "parallel (palm)": {**LLAMA, "parallel_block": True, "n_kv_heads": 1, "tied": True},
     "parallel, sandwich": {**GPT2, "parallel_block": True, "norm_position": "sandwich"},
+    "norms of outputs (olmo 2)": {
+        **LLAMA,
+        "norm_position": "output",
+        "mixer": {"kind": "attention", "qk_norm": "width"},
+    },
+    "parallel, norms of outputs": {**GPT2, "parallel_block": True, "norm_position": "output"},
     "parallel, post": {"parallel_block": True, "norm_position": "post", "position": "none", "activation": "silu"},
     "query-key norm (qwen 3)": {**LLAMA, "qk_norm": True, "d_head": 6},
     "query-key norm of the whole width (olmoe)": {**LLAMA, "mixer": {"kind": "attention", "qk_norm": "width"}},

@@ -33,12 +33,13 @@ class TransformerShape(ModelConfig):
     """hidden width of the MLP; unset: 4·d_model, or 8/3·d_model rounded up to 8 for a gated activation"""
 
     activation: Literal["gelu", "gelu_erf", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
-    """activation of the MLP; gelu and geglu have the tanh form of GELU (GPT-2), gelu_erf is GELU itself; clamped_swiglu
-    is that of gpt-oss: min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), with up clipped to ±7"""
+    """activation of the MLP; gelu and geglu have the tanh form of GELU (GPT-2), gelu_erf is GELU itself;
+    clamped_swiglu is that of gpt-oss: min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), with up clipped to ±7"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """norm of the residual stream"""
-    norm_position: Literal["pre", "post", "sandwich"] = "pre"
-    """pre: before each part; post: after it, on the sum; sandwich: before it and on its output"""
+    norm_position: Literal["pre", "post", "sandwich", "output"] = "pre"
+    """pre: before each part; post: after it, on the sum; sandwich: before it and on its output; output: on its output
+    only (OLMo 2, 2501.00656)"""
     norm_eps: float = Field(default=1e-5, gt=0)
     """added to the mean square (or the variance) under the square root"""
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"

@@ -54,7 +54,7 @@ YARN = {"factor": 8.0, "beta_fast": 4.0, "beta_slow": 0.5}
 MLA = {"kind": "mla", "kv_rank": 12, "nope": 8, "rope": 8, "v": 6}
 HF_MLA = {"kv_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 6, "q_lora_rank": None}
 MPT = {"position": "alibi", "activation": "gelu_erf", "bias": False}
-NO_NORM_BIAS = ("norm/bias",)
+OLMO = {"norm_position": "output", "mixer": {"kind": "attention", "qk_norm": "width"}}
 NO_LINEAR_BIAS = (r"/(q|k|v|o|up|down)/bias",)
 
 CASES: dict[str, Case] = {
@@ -101,6 +101,13 @@ CASES: dict[str, Case] = {
                   {"n_layer": 3, "n_head": 4}, "bloom", patched="no_embedding_norm"),
     "olmo": Case("palm-8b", {"parallel_block": False, "tied": False, "n_kv_heads": 2, "d_head": 8},
                  "OlmoForCausalLM", HF_GROUPED | {"tie_word_embeddings": False} | rope(1e4), usual=("norm/scale",)),
+    "olmo-2": Case("llama-2-7b", GROUPED | OLMO, "Olmo2ForCausalLM", HF_GROUPED | {"rms_norm_eps": 1e-5} | rope(1e4)),
+    "olmo-3": Case(
+        "llama-2-7b", GROUPED | OLMO | {"layers": 4, "sliding_window": [5, 5, 5, None], "rope": [{}, {}, {},
+        {"scaling": {"kind": "yarn", **YARN, "original_context": 64}}]}, "Olmo3ForCausalLM",
+        HF_GROUPED | {"rms_norm_eps": 1e-5, "num_hidden_layers": 4, "sliding_window": 5,
+        "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "full_attention": {"rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 64, **YARN}}}),
     "qwen2": Case("llama-2-7b", GROUPED | {"bias": True}, "Qwen2ForCausalLM", HF_GROUPED | {"rms_norm_eps": 1e-5},
                   usual=(r"/(o|up|down|gate)/bias",)),
     "qwen3": Case("llama-2-7b", GROUPED | {"qk_norm": True, "d_head": 16}, "Qwen3ForCausalLM",

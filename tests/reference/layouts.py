@@ -85,11 +85,12 @@ def feed_forward(name: str, own: Named, names: dict[str, str]) -> Iterator[tuple
 
 def norms(config: TransformerConfig, name: str, own: Named, plus_one: bool) -> Iterator[tuple[str, np.ndarray]]:
     second = "post_attention_layernorm"
-    if config.norm_position == "sandwich":
+    if "attention_out_norm" in own:
         yield from norm(f"{name}.{second}", own["attention_out_norm"], plus_one)
         yield from norm(f"{name}.post_feedforward_layernorm", own["mlp_out_norm"], plus_one)
         second = "pre_feedforward_layernorm"
-    yield from norm(f"{name}.input_layernorm", own["attention_norm"], plus_one)
+    if "attention_norm" in own:
+        yield from norm(f"{name}.input_layernorm", own["attention_norm"], plus_one)
     if "mlp_norm" in own:
         yield from norm(f"{name}.{second}", own["mlp_norm"], plus_one)
 
@@ -105,31 +106,25 @@ def llama(
     names: dict[str, str] | None = None,
     attention: Callable[..., Iterator[tuple[str, np.ndarray]]] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """plus_one: norms keep their scale less 1. embedding, query: factors on these. interleaved: rotated features that are
-    interleaved. names: of the maps of a dense part. attention: gives the mixer's arrays."""
+    """plus_one: norms keep their scale less 1. embedding, query: factors on these. interleaved: number of rotated
+    features, if their pairs are neighbours. names: of the maps of a dense part. attention: as `heads`."""
     yield from ends(config, params, embedding)
     yield from norm("model.norm", params["norm"], plus_one)
     for i, own in enumerate(by_layer(config, params)):
         name = f"model.layers.{i}"
         yield from norms(config, name, own, plus_one)
-        yield from (attention or heads)(
-            config,
-            f"{name}.self_attn",
-            own["attention"],
-            plus_one=plus_one,
-            query=query,
-            interleaved_width=interleaved,
-        )
+        options = {"plus_one": plus_one, "query": query, "neighbours": interleaved}
+        yield from (attention or heads)(config, f"{name}.self_attn", own["attention"], **options)
         yield from feed_forward(f"{name}.mlp", own["mlp"], names or {})
 
 
 def heads(
-    config: TransformerConfig, name: str, own: Named, *, plus_one: bool, query: float, interleaved_width: int
+    config: TransformerConfig, name: str, own: Named, *, plus_one: bool, query: float, neighbours: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     for key in "qkvo":
         kept = {k: v * query for k, v in own[key].items()} if key == "q" else own[key]
-        if interleaved_width and key in "qk":
-            kept = interleaved(kept, config.d_head, interleaved_width)
+        if neighbours and key in "qk":
+            kept = interleaved(kept, config.d_head, neighbours)
         yield from linear(f"{name}.{key}_proj", kept)
     for key in "qk":
         if f"{key}_scale" in own:

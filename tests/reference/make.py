@@ -79,8 +79,8 @@ def reference(case: Case) -> Any:
 
 
 def computed(case: Case) -> dict[str, np.ndarray]:
-    """Logits [1, L, V] float32, or hidden states [1, L, D] of an encoder; where there is one, the load-balance loss of
-    transformers, summed over layers: `top_k` times as large as Switch's."""
+    """Logits [1, L, V] float32, or hidden states [1, L, D] of an encoder; where there is one, the load-balance loss
+    summed over layers, `top_k` times as large as Switch's."""
     model, tokens = reference(case), torch.tensor(TOKENS)
     with torch.no_grad():
         if case.layout == "longformer":

@@ -1,4 +1,4 @@
-"""Parameters of a model of the project by a formula: no norm at 1, no bias at 0, matrices larger than at the start."""
+"""Parameters of a model by a formula: no scale of 1, no bias of 0, matrices larger than where training starts."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ SCALES = {"embedding": 0.5, "position": 0.5, "bias": 0.3, "balance": 0.2, "sinks
 
 
 def weights(model: ModelConfig, usual: Iterable[str] = ()) -> dict[str, Any]:
-    """Nested dict of float32 arrays. usual: patterns of paths that stay at their mean, which is 0 or, of scales, 1."""
+    """Nested dict of float32 arrays. usual: patterns of paths that stay at their mean: 0, or 1 of scales."""
 
     def value(tensor: Tensor) -> np.ndarray:
         path = "/".join(tensor.path)
