@@ -44,6 +44,9 @@ class TransformerShape(ModelConfig):
     """added to the mean square (or the variance) under the square root"""
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
     """position encoding"""
+    scaled_embedding: bool | None = None
+    """embeddings enter the residual stream multiplied by √d_model, or with `mup` by that of the base (Vaswani et al.
+    2017, section 3.4; Gemma); unset: as they are"""
     rope_theta: float = Field(default=10_000.0, gt=1)
     """base of the rotary frequencies"""
     bias: bool = False
@@ -105,7 +108,7 @@ class TransformerShape(ModelConfig):
         """The default has a single spelling, so that a run has a single id."""
         return None if value is None or all(layer in (None, Rope()) for layer in value) else value
 
-    @field_validator("restart_positions")
+    @field_validator("restart_positions", "scaled_embedding")
     @classmethod
     def _unset_if_off(cls, value: bool | None) -> bool | None:
         return value or None
@@ -162,6 +165,11 @@ class TransformerShape(ModelConfig):
             return std
         layers = self.mup.layers if self.mup is not None and self.mup.layers is not None else self.layers
         return std * (2 * layers) ** -0.5
+
+    @property
+    def embedding_factor(self) -> float:
+        """Factor on the embeddings of tokens as they enter the residual stream."""
+        return (self.d_model if self.mup is None else self.mup.width) ** 0.5 if self.scaled_embedding else 1.0
 
     @property
     def table_std(self) -> float:

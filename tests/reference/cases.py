@@ -69,18 +69,17 @@ CASES: dict[str, Case] = {
                     HF_GROUPED | {"sliding_window": 5, "rms_norm_eps": 1e-5} | rope(1e4)),
     "gemma-2": Case(
         "gemma-2-9b", GROUPED | {"d_head": 16, "layers": 4, "sliding_window": [5, None], "attention_softcap": 4.0,
-        "logit_softcap": 3.0, "tied": False}, "Gemma2ForCausalLM",
+        "logit_softcap": 3.0}, "Gemma2ForCausalLM",
         HF_GROUPED | {"head_dim": 16, "num_hidden_layers": 4, "sliding_window": 5, "attn_logit_softcapping": 4.0,
-        "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 24, "tie_word_embeddings": False} | rope(1e4),
-        options={"plus_one": True, "query": (24 / 16) ** 0.5, "embedding": 32**-0.5}),
+        "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 24} | rope(1e4),
+        options={"plus_one": True, "query": (24 / 16) ** 0.5}),
     "gemma-3": Case(
-        "gemma-3-4b", GROUPED | {"d_head": 16, "layers": 6, "sliding_window": [5] * 5 + [None], "tied": False},
+        "gemma-3-4b", GROUPED | {"d_head": 16, "layers": 6, "sliding_window": [5] * 5 + [None]},
         "Gemma3ForCausalLM",
         HF_GROUPED | {"head_dim": 16, "num_hidden_layers": 6, "sliding_window": 5, "query_pre_attn_scalar": 16,
-        "tie_word_embeddings": False,
         "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
                             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}},
-        options={"plus_one": True, "embedding": 32**-0.5}),
+        options={"plus_one": True}),
     "pythia": Case(
         "gpt2-small", {"position": "rope", "rope": {"fraction": 0.25}, "parallel_block": True, "tied": False,
         "n_heads": 2, "activation": "gelu_erf"}, "GPTNeoXForCausalLM",

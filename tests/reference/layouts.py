@@ -62,8 +62,8 @@ def by_head(*maps: Named, heads: int) -> Named:
     }
 
 
-def ends(config: TransformerConfig, params: Named, factor: float = 1.0) -> Iterator[tuple[str, np.ndarray]]:
-    yield "model.embed_tokens.weight", factor * params["embedding"]
+def ends(config: TransformerConfig, params: Named) -> Iterator[tuple[str, np.ndarray]]:
+    yield "model.embed_tokens.weight", params["embedding"]
     yield "lm_head.weight", params["embedding"] if config.tied else params["head"].T
 
 
@@ -100,15 +100,14 @@ def llama(
     params: Named,
     *,
     plus_one: bool = False,
-    embedding: float = 1.0,
     query: float = 1.0,
     interleaved: int = 0,
     names: dict[str, str] | None = None,
     attention: Callable[..., Iterator[tuple[str, np.ndarray]]] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """plus_one: norms keep their scale less 1. embedding, query: factors on these. interleaved: number of rotated
+    """plus_one: norms keep their scale less 1. query: factor on queries. interleaved: number of rotated
     features, if their pairs are neighbours. names: of the maps of a dense part. attention: as `heads`."""
-    yield from ends(config, params, embedding)
+    yield from ends(config, params)
     yield from norm("model.norm", params["norm"], plus_one)
     for i, own in enumerate(by_layer(config, params)):
         name = f"model.layers.{i}"
