@@ -1,16 +1,16 @@
 """Logits of small models of every published family against its reference implementation in Hugging Face transformers.
 
-`reference/make.py` ran those, with the same weights; `reference/logits.npz` has what they gave, and the versions.
+`published/make.py` ran those, with the same weights; `published/logits.npz` has what they gave, and the versions.
 """
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reference.cases import CASES
-from reference.ours import generated, logits
+from published.cases import CASES
+from published.ours import generated, logits
 
-REFERENCE = np.load(Path(__file__).parent / "reference" / "logits.npz")
+REFERENCE = np.load(Path(__file__).parent / "published" / "logits.npz")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 """float32 over sums of another order; logits are up to about ten"""
 

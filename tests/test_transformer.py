@@ -164,7 +164,7 @@ def layer(x: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -
 def numpy_logits(model: TransformerConfig, params: Any, tokens: np.ndarray, mask: Mask = "causal") -> np.ndarray:
     params = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
     x = params["embedding"][tokens]
-    if model.scaled_embedding:
+    if model.scaled_input:
         x = x * np.sqrt(model.mup.width if model.mup else D)
     if model.position == "learned":
         x = x + params["position"][: len(x)]
@@ -195,7 +195,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "sandwich, windows and soft-caps (gemma 2)": {
         **LLAMA,
-        "scaled_embedding": True,
+        "scaled_input": True,
         "norm_position": "sandwich",
         "activation": "geglu",
         "sliding_window": (5, None),
@@ -256,7 +256,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "a window and the first tokens (streaming)": {**LLAMA, "sliding_window": (4,), "global_tokens": 2},
     "shared layers (albert)": {**GPT2, "layers": 4, "layer_sharing": 2},
-    "transferred in width": {**GPT2, "mup": {"width": 12}, "scaled_embedding": True},
+    "transferred in width": {**GPT2, "mup": {"width": 12}, "scaled_input": True},
     "transferred in width, depth and heads": {
         **LLAMA,
         "qk_norm": True,

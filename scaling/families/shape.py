@@ -44,7 +44,7 @@ class TransformerShape(ModelConfig):
     """added to the mean square (or the variance) under the square root"""
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
     """position encoding"""
-    scaled_embedding: bool | None = None
+    scaled_input: bool | None = None
     """embeddings enter the residual stream multiplied by √d_model, or with `mup` by that of the base (Vaswani et al.
     2017, section 3.4; Gemma); unset: as they are"""
     rope_theta: float = Field(default=10_000.0, gt=1)
@@ -108,7 +108,7 @@ class TransformerShape(ModelConfig):
         """The default has a single spelling, so that a run has a single id."""
         return None if value is None or all(layer in (None, Rope()) for layer in value) else value
 
-    @field_validator("restart_positions", "scaled_embedding")
+    @field_validator("restart_positions", "scaled_input")
     @classmethod
     def _unset_if_off(cls, value: bool | None) -> bool | None:
         return value or None
@@ -169,7 +169,7 @@ class TransformerShape(ModelConfig):
     @property
     def embedding_factor(self) -> float:
         """Factor on the embeddings of tokens as they enter the residual stream."""
-        return (self.d_model if self.mup is None else self.mup.width) ** 0.5 if self.scaled_embedding else 1.0
+        return (self.d_model if self.mup is None else self.mup.width) ** 0.5 if self.scaled_input else 1.0
 
     @property
     def table_std(self) -> float:

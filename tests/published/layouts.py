@@ -19,7 +19,7 @@ def by_layer(config: TransformerConfig, params: Named) -> list[Named]:
         return {k: sliced(v, i) for k, v in values.items()} if isinstance(values, dict) else values[i]
 
     found = {i: sliced(params[s.name], n) for s in config.stacks for n, i in enumerate(s.members)}
-    return [found[i] for i in range(config.layers)]
+    return [found[i] for i in range(config.unique_layers)]
 
 
 def linear(name: str, own: Named) -> Iterator[tuple[str, np.ndarray]]:
@@ -282,6 +282,22 @@ def opt(config: TransformerConfig, params: Named) -> Iterator[tuple[str, np.ndar
             yield from linear(f"{name}.self_attn.{theirs}", own["attention"][key])
         yield from linear(f"{name}.fc1", own["mlp"]["up"])
         yield from linear(f"{name}.fc2", own["mlp"]["down"])
+
+
+def albert(config: TransformerConfig, params: Named) -> Iterator[tuple[str, np.ndarray]]:
+    """With embeddings as wide as the layers, which it maps by one more matrix: the unit matrix."""
+    (own,), name = by_layer(config, params), "encoder.albert_layer_groups.0.albert_layers.0"
+    yield "embeddings.word_embeddings.weight", params["embedding"]
+    yield "embeddings.position_embeddings.weight", params["position"]
+    yield "embeddings.token_type_embeddings.weight", np.zeros((2, config.d_model), np.float32)
+    yield "encoder.embedding_hidden_mapping_in.weight", np.eye(config.d_model, dtype=np.float32)
+    yield "encoder.embedding_hidden_mapping_in.bias", np.zeros(config.d_model, np.float32)
+    for key, theirs in {"q": "query", "k": "key", "v": "value", "o": "dense"}.items():
+        yield from linear(f"{name}.attention.{theirs}", own["attention"][key])
+    yield from norm(f"{name}.attention.LayerNorm", own["attention_norm"])
+    yield from linear(f"{name}.ffn", own["mlp"]["up"])
+    yield from linear(f"{name}.ffn_output", own["mlp"]["down"])
+    yield from norm(f"{name}.full_layer_layer_norm", own["mlp_norm"])
 
 
 def longformer(config: TransformerConfig, params: Named) -> Iterator[tuple[str, np.ndarray]]:

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reference.cases import LENGTH, TOKENS, Case
-from reference.weights import weights
+from published.cases import LENGTH, TOKENS, Case
+from published.weights import weights
 from tiny_run import quick_jit
 
 from scaling.config.placement import Placement
@@ -24,7 +24,7 @@ def logits(case: Case) -> tuple[np.ndarray, float]:
 
     def compute(params: Any) -> Any:
         model = bound(case, params)
-        hidden_BxLxD, aux = model.hidden(TOKENS, None, None)
+        hidden_BxLxD, aux = model.hidden(TOKENS, case.documents, None)
         balance = aux.losses.get("router_balance", jnp.zeros(())) / LENGTH
         if case.mask == "full":
             return hidden_BxLxD, balance

@@ -11,6 +11,7 @@ from scaling.config import TransformerConfig, build, merge, read_mapping
 MODELS = Path(__file__).parents[2] / "configs" / "models"
 LENGTH, VOCAB = 24, 64
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (1, LENGTH))
+DOCUMENTS = np.repeat([0, 1, 2], [9, 4, LENGTH - 13])[None]
 SMALL = {"vocab": VOCAB, "context": LENGTH, "layers": 3, "d_model": 32, "n_heads": 4, "d_ff": 48}
 HF_SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
             "intermediate_size": 48, "max_position_embeddings": LENGTH}  # fmt: skip
@@ -37,6 +38,11 @@ class Case:
     mask: Any = "causal"
 
     @property
+    def documents(self) -> np.ndarray | None:
+        """[1, L], which of the window's documents a token is in."""
+        return DOCUMENTS if self.mask == "document" else None
+
+    @property
     def model(self) -> TransformerConfig:
         shape = merge(SMALL, self.changes)
         values = merge(read_mapping(MODELS / f"{self.preset}.yaml"), shape)
@@ -59,6 +65,8 @@ NO_LINEAR_BIAS = (r"/(q|k|v|o|up|down)/bias",)
 
 CASES: dict[str, Case] = {
     "gpt2": Case("gpt2-small", {}, "GPT2LMHeadModel", {"n_inner": 48}, "gpt2"),
+    "gpt2, documents": Case(
+        "gpt2-small", {"restart_positions": True}, "GPT2LMHeadModel", {"n_inner": 48}, "gpt2", mask="document"),
     "llama-2": Case("llama-2-7b", {}, "LlamaForCausalLM", {"rms_norm_eps": 1e-5}),
     "llama-3.1": Case(
         "llama-3.1-8b", GROUPED | {"rope_theta": 100.0, "rope": {"scaling": {"kind": "llama3", **LLAMA3,
@@ -67,6 +75,9 @@ CASES: dict[str, Case] = {
         original_max_position_embeddings=64)),
     "mistral": Case("mistral-7b", GROUPED | {"sliding_window": [5]}, "MistralForCausalLM",
                     HF_GROUPED | {"sliding_window": 5, "rms_norm_eps": 1e-5} | rope(1e4)),
+    "mistral, documents": Case(
+        "mistral-7b", GROUPED | {"sliding_window": [5], "restart_positions": True}, "MistralForCausalLM",
+        HF_GROUPED | {"sliding_window": 5, "rms_norm_eps": 1e-5} | rope(1e4), mask="document"),
     "gemma-2": Case(
         "gemma-2-9b", GROUPED | {"d_head": 16, "layers": 4, "sliding_window": [5, None], "attention_softcap": 4.0,
         "logit_softcap": 3.0}, "Gemma2ForCausalLM",
@@ -189,6 +200,9 @@ CASES: dict[str, Case] = {
         HF_GROUPED | {"num_hidden_layers": 5, "head_dim": 8, "intermediate_size": 20, "intermediate_size_mlp": 48,
         "num_local_experts": 4, "interleave_moe_layer_step": 2, "use_qk_norm": False, "attention_chunk_size": 7,
         "floor_scale": 4, "attn_scale": 0.3} | rope(5e5), "llama4", patched="weight_of_output"),
+    "albert": Case(
+        "gpt2-small", {"layer_sharing": 3, "norm_position": "post"}, "AlbertModel",
+        {"embedding_size": 32, "layer_norm_eps": 1e-5}, "albert", patched="no_embedding_norm", mask="full"),
     "longformer": Case(
         "longformer-base", {"sliding_window": [5]}, "LongformerModel",
         {"attention_window": [8] * 3, "max_position_embeddings": LENGTH + 2, "pad_token_id": 1,

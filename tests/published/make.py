@@ -1,8 +1,10 @@
-"""Writes `logits.npz`, what the reference implementations compute. By hand, where torch and transformers are too:
+"""Writes `logits.npz`: what the reference implementations in transformers compute, and with which versions.
 
-    python tests/reference/make.py [CASE …]
+By hand, in an environment that has the project, torch and transformers:
 
-With names of cases it writes nothing and only compares those.
+    python tests/published/make.py [CASE …]
+
+prints how far the project's logits are from theirs. With names of cases it compares those only and writes nothing.
 """
 
 import sys
@@ -17,16 +19,16 @@ from transformers.models.llama4 import modeling_llama4
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reference import layouts
-from reference.cases import CASES, HF_SMALL, TOKENS, Case
-from reference.ours import logits
-from reference.weights import weights
+from published import layouts
+from published.cases import CASES, HF_SMALL, TOKENS, Case
+from published.ours import logits
+from published.weights import weights
 
 PATH = Path(__file__).with_name("logits.npz")
 
 
 def no_embedding_norm(model: Any, case: Case) -> None:
-    """Longformer and BLOOM normalise embeddings, which is not implemented here."""
+    """Longformer, ALBERT and BLOOM normalise embeddings, which is not implemented here."""
     if case.layout == "bloom":
         model.transformer.word_embeddings_layernorm = torch.nn.Identity()
     else:
@@ -88,6 +90,12 @@ def computed(case: Case) -> dict[str, np.ndarray]:
             known[:, 0] = 1
             found = model(tokens, position_ids=places, global_attention_mask=known).last_hidden_state
             return {"": found.numpy()}
+        if case.mask == "full":
+            return {"": model(tokens).last_hidden_state.numpy()}
+        if case.documents is not None:  # told to transformers by positions that restart
+            _, first = np.unique(case.documents, return_index=True)
+            places = torch.arange(tokens.shape[1])[None] - torch.tensor(first[case.documents])
+            return {"": model(tokens, position_ids=places, use_cache=False).logits.numpy()}
         if not hasattr(model, "router_aux_loss_coef"):
             return {"": model(tokens, use_cache=False).logits.numpy()}
         found = model(tokens, use_cache=False, output_router_logits=True)
