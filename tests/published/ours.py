@@ -13,9 +13,11 @@ from scaling.config.placement import Placement
 from scaling.models import functional
 from scaling.models.loss import logits_of
 
+PLACEMENT = Placement(experts="dense")  # compiles in half the time
+
 
 def bound(case: Case, params: Any) -> Any:
-    return functional.bind(case.model, Placement(), params, case.mask)
+    return functional.bind(case.model, PLACEMENT, params, case.mask)
 
 
 def logits(case: Case) -> tuple[np.ndarray, float]:
