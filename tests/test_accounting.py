@@ -131,7 +131,7 @@ def models(**fixed: object) -> st.SearchStrategy[TransformerConfig]:
         d_ff=st.integers(1, 30),
         activation=st.sampled_from(["gelu", "relu", "relu2", "silu", "swiglu", "geglu"]),
         norm=st.sampled_from(["rmsnorm", "layernorm"]),
-        norm_position=st.sampled_from(["pre", "post", "sandwich"]),
+        norm_position=st.sampled_from(["pre", "post", "sandwich", "output"]),
         position=st.sampled_from(["rope", "learned", "sinusoidal", "alibi", "none"]),
         tied=st.booleans(),
         bias=st.booleans(),

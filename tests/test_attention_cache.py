@@ -49,6 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "slots for all": {"feed_forward": MOE | {"capacity": 2.0}},
     "shared layers": {"layers": 4, "layer_sharing": 2, "norm_position": "sandwich"},
     "parallel block": {"norm_position": "post", "parallel_block": True},
+    "norms of outputs": {"norm_position": "output"},
     "mup": {"mup": {"width": 16, "layers": 1, "d_head": 4}},
 }  # fmt: skip
 

@@ -184,8 +184,10 @@ MODELS: dict[str, dict[str, object]] = {
     "llama": {"activation": "swiglu", "n_kv_heads": 2},
     "parallel": {"activation": "geglu", "parallel_block": True, "qk_norm": True},
     "sandwich": {"activation": "relu2", "norm_position": "sandwich"},
+    "output": {"activation": "relu2", "norm_position": "output"},
     "post": {"activation": "silu", "norm_position": "post", "sliding_window": [48]},
     "relu": {"activation": "relu"},
+    "erf": {"activation": "gelu_erf"},
     "latent": {"mixer": {"kind": "mla", "q_rank": 24, "kv_rank": 16, "nope": 20, "rope": 8, "v": 12}},
     "sinks": {"activation": "clamped_swiglu", "mixer": {"kind": "attention", "sinks": True, "qk_norm": "width"}},
 }

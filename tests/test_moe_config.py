@@ -34,6 +34,7 @@ def test_sparsity_stands_for_a_number_of_experts() -> None:
         ({"granularity": 7, "d_ff": None}, "granularity=7 does not divide d_ff=48; allowed"),
         ({"groups": 4, "top_groups": 1}, r"experts=6 is not divisible by groups=4; allowed: \[2, 3, 6\]"),
         ({"groups": 3, "top_groups": 1, "top_k": 3}, "are too few for top_k=3"),
+        ({"group_score": "best"}, "group_score=best ranks groups, but there are none; leave it unset"),
         ({"routing": "hash", "balance_over": "batch"}, "balance_over=batch has no effect with routing=hash"),
         (
             {"balance_over": "batch", "balance_rate": 0.1},

@@ -88,6 +88,15 @@ def test_an_even_router_balances_at_one_and_a_skewed_one_is_evened_out_by_its_bi
     assert violation[0] > 0.8 and violation[1] < 0.15 and after.sum() == before.sum() == 512
 
 
+def test_groups_are_ranked_by_their_two_best_experts_or_by_their_best_one() -> None:
+    """DeepSeek-V3 (2412.19437, section 2.1.2) and DeepSeek-V2 (2405.04434, section 2.2.2)."""
+    scores = np.array([[0.5, 0.01, 0.3, 0.19]])  # of the groups {0, 1} and {2, 3}, with the sums .51 and .49
+    scores = np.stack([scores, [[0.4, 0.02, 0.3, 0.28]]], 1)  # and .42 and .58
+    for group_score, want in ((None, [0, 2]), ("best", [0, 0])):
+        part = Declared(kind="moe", experts=4, groups=2, top_groups=1, group_score=group_score)
+        assert route(part, jnp.log(scores), None).pairs.expert_BxS[0].tolist() == want
+
+
 def test_no_more_groups_are_met_than_are_allowed() -> None:
     part = Declared(kind="moe", experts=12, top_k=4, groups=4, top_groups=2)
     chosen = route(part, jax.random.normal(jax.random.key(1), (2, 50, 12)), None).pairs.expert_BxS

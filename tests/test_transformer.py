@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 from tiny_run import quick_jit
 
 from scaling.config import Placement, TransformerConfig
@@ -117,6 +118,7 @@ def read(x_LxD: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask
 
 ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu_erf": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
     "relu": lambda x: x * (x > 0),
     "relu2": lambda x: x**2 * (x > 0),
     "silu": lambda x: x / (1 + np.exp(-x)),
@@ -133,17 +135,20 @@ def mlp(x: np.ndarray, p: Any, model: TransformerConfig) -> np.ndarray:
 
 
 def layer(x: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -> np.ndarray:
-    post, sandwich = model.norm_position == "post", model.norm_position == "sandwich"
+    post, on_output = model.norm_position == "post", model.norm_position in ("sandwich", "output")
     share = model.mup.layers / model.layers if model.mup and model.mup.layers else 1  # of a branch (CompleteP)
 
     def attend(y: np.ndarray) -> np.ndarray:
         out = attention(y, p["attention"], model, n, mask)
-        return share * (normed(out, p["attention_out_norm"], model) if sandwich else out)
+        return share * (normed(out, p["attention_out_norm"], model) if on_output else out)
 
     def feed(y: np.ndarray) -> np.ndarray:
         out = mlp(y, p["mlp"], model)
-        return share * (normed(out, p["mlp_out_norm"], model) if sandwich else out)
+        return share * (normed(out, p["mlp_out_norm"], model) if on_output else out)
 
+    if model.norm_position == "output":
+        x, mixed = (x, attend(x)) if model.parallel_block else (x + attend(x), 0)
+        return x + mixed + feed(x)
     if model.parallel_block and post:
         return normed(x + attend(x) + feed(x), p["attention_norm"], model)
     if model.parallel_block:
@@ -159,6 +164,8 @@ def layer(x: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -
 def numpy_logits(model: TransformerConfig, params: Any, tokens: np.ndarray, mask: Mask = "causal") -> np.ndarray:
     params = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
     x = params["embedding"][tokens]
+    if model.scaled_input:
+        x = x * np.sqrt(model.mup.width if model.mup else D)
     if model.position == "learned":
         x = x + params["position"][: len(x)]
     if model.position == "sinusoidal":
@@ -188,6 +195,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "sandwich, windows and soft-caps (gemma 2)": {
         **LLAMA,
+        "scaled_input": True,
         "norm_position": "sandwich",
         "activation": "geglu",
         "sliding_window": (5, None),
@@ -197,6 +205,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "parallel (palm)": {**LLAMA, "parallel_block": True, "n_kv_heads": 1, "tied": True},
     "parallel, sandwich": {**GPT2, "parallel_block": True, "norm_position": "sandwich"},
+    "norms of outputs (olmo 2)": {
+        **LLAMA,
+        "norm_position": "output",
+        "mixer": {"kind": "attention", "qk_norm": "width"},
+    },
+    "parallel, norms of outputs": {**GPT2, "parallel_block": True, "norm_position": "output"},
     "parallel, post": {"parallel_block": True, "norm_position": "post", "position": "none", "activation": "silu"},
     "query-key norm (qwen 3)": {**LLAMA, "qk_norm": True, "d_head": 6},
     "query-key norm of the whole width (olmoe)": {**LLAMA, "mixer": {"kind": "attention", "qk_norm": "width"}},
@@ -207,6 +221,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "sliding_window": (5, None),
         "mixer": {"kind": "attention", "sinks": True},
     },
+    "erf": {**GPT2, "activation": "gelu_erf"},
     "alibi, relu2, no bias in layer norms": {"norm": "layernorm", "position": "alibi", "activation": "relu2"},
     "partial rotary (pythia)": {**GPT2, "position": "rope", "parallel_block": True, "rope": {"fraction": 0.5}},
     "near layers and far ones, of other frequencies (gemma 3)": {
@@ -241,7 +256,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "a window and the first tokens (streaming)": {**LLAMA, "sliding_window": (4,), "global_tokens": 2},
     "shared layers (albert)": {**GPT2, "layers": 4, "layer_sharing": 2},
-    "transferred in width": {**GPT2, "mup": {"width": 12}},
+    "transferred in width": {**GPT2, "mup": {"width": 12}, "scaled_input": True},
     "transferred in width, depth and heads": {
         **LLAMA,
         "qk_norm": True,

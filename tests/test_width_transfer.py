@@ -83,7 +83,7 @@ shapes = st.fixed_dictionaries(
         "tied": st.booleans(),
         "bias": st.booleans(),
         "qk_norm": st.booleans(),
-        "norm_position": st.sampled_from(["pre", "post", "sandwich"]),
+        "norm_position": st.sampled_from(["pre", "post", "sandwich", "output"]),
         "position": st.sampled_from(["learned", "alibi"]),
         "init": st.sampled_from(["fan_in", "normal"]),
         "residual_init_scale": st.booleans(),

@@ -10,7 +10,7 @@ from scaling.families.linear import linear
 from scaling.families.model import Compute
 from scaling.families.shape import TransformerShape
 
-KEEPS = {"relu": 2, "relu2": 3, "silu": 4, "gelu": 6, "swiglu": 6, "geglu": 8, "clamped_swiglu": 9}
+KEEPS = {"relu": 2, "relu2": 3, "silu": 4, "gelu": 6, "gelu_erf": 4, "swiglu": 6, "geglu": 8, "clamped_swiglu": 9}
 """number of arrays of width d_ff that JAX 0.10 keeps for the backward pass; 0.11 keeps one less of GELU and GEGLU"""
 
 

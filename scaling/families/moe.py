@@ -22,7 +22,7 @@ from scaling.numbers import divisors
 
 BALANCE = 0.01
 """default weight of the load-balance loss (Switch, 2101.03961)"""
-OF_CHOICE = ("normalise", "groups", "top_groups", "balance", "balance_over", "balance_rate")
+OF_CHOICE = ("normalise", "groups", "top_groups", "group_score", "balance", "balance_over", "balance_rate")
 """keys that are used only if tokens choose their experts"""
 UNREAD: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -73,6 +73,9 @@ class MoE(FeedForward):
     2405.04434)"""
     top_groups: int | None = Field(default=None, ge=1)
     """number of `groups` from which the experts of a token are chosen"""
+    group_score: Literal["best"] | None = None
+    """what the groups are ranked by: best: the score of a group's best expert (DeepSeek-V2); unset: the sum of the
+    scores of its two best (DeepSeek-V3)"""
     balance: float | None = Field(default=None, ge=0)
     """weight of the load-balance loss, experts · Σ share of tokens · mean score (Switch, 2101.03961, eq. 4); unset:
     0.01 for token_choice with `balance_rate` 0, else 0"""
@@ -155,6 +158,8 @@ class MoE(FeedForward):
             )
         if (self.groups is None) != (self.top_groups is None):
             raise ValueError("set both groups and top_groups, or neither")
+        if self.group_score and self.groups is None:
+            raise ValueError(f"group_score={self.group_score} ranks groups, but there are none; leave it unset")
         if self.groups is not None and self.top_groups is not None:
             if self.experts % self.groups:
                 allowed = divisors(self.experts)[1:]

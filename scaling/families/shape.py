@@ -32,17 +32,21 @@ class TransformerShape(ModelConfig):
     d_ff: int = filled(ge=1, le=MANY)
     """hidden width of the MLP; unset: 4·d_model, or 8/3·d_model rounded up to 8 for a gated activation"""
 
-    activation: Literal["gelu", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
-    """activation of the MLP; clamped_swiglu is that of gpt-oss: min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), with up
-    clipped to ±7"""
+    activation: Literal["gelu", "gelu_erf", "relu", "relu2", "silu", "swiglu", "geglu", "clamped_swiglu"] = "swiglu"
+    """activation of the MLP; gelu and geglu have the tanh form of GELU (GPT-2), gelu_erf is GELU itself;
+    clamped_swiglu is that of gpt-oss: min(gate, 7)·σ(1.702·min(gate, 7))·(1 + up), with up clipped to ±7"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """norm of the residual stream"""
-    norm_position: Literal["pre", "post", "sandwich"] = "pre"
-    """pre: before each part; post: after it, on the sum; sandwich: before it and on its output"""
+    norm_position: Literal["pre", "post", "sandwich", "output"] = "pre"
+    """pre: before each part; post: after it, on the sum; sandwich: before it and on its output; output: on its output
+    only (OLMo 2, 2501.00656)"""
     norm_eps: float = Field(default=1e-5, gt=0)
     """added to the mean square (or the variance) under the square root"""
     position: Literal["rope", "learned", "sinusoidal", "alibi", "none"] = "rope"
     """position encoding"""
+    scaled_input: bool | None = None
+    """embeddings enter the residual stream multiplied by √d_model, or with `mup` by that of the base (Vaswani et al.
+    2017, section 3.4; Gemma); unset: as they are"""
     rope_theta: float = Field(default=10_000.0, gt=1)
     """base of the rotary frequencies"""
     bias: bool = False
@@ -104,7 +108,7 @@ class TransformerShape(ModelConfig):
         """The default has a single spelling, so that a run has a single id."""
         return None if value is None or all(layer in (None, Rope()) for layer in value) else value
 
-    @field_validator("restart_positions")
+    @field_validator("restart_positions", "scaled_input")
     @classmethod
     def _unset_if_off(cls, value: bool | None) -> bool | None:
         return value or None
@@ -161,6 +165,11 @@ class TransformerShape(ModelConfig):
             return std
         layers = self.mup.layers if self.mup is not None and self.mup.layers is not None else self.layers
         return std * (2 * layers) ** -0.5
+
+    @property
+    def embedding_factor(self) -> float:
+        """Factor on the embeddings of tokens as they enter the residual stream."""
+        return (self.d_model if self.mup is None else self.mup.width) ** 0.5 if self.scaled_input else 1.0
 
     @property
     def table_std(self) -> float:

@@ -266,10 +266,11 @@ class TransformerConfig(TransformerShape):
         for key, part in stack.parts.items():
             for tensor in part.tensors(self):
                 yield replace(tensor, path=(key, *tensor.path))
-        yield from self._norm("attention_norm")
-        if not self.parallel_block:
-            yield from self._norm("mlp_norm")
-        if self.norm_position == "sandwich":
+        if self.norm_position != "output":
+            yield from self._norm("attention_norm")
+            if not self.parallel_block:
+                yield from self._norm("mlp_norm")
+        if self.norm_position in ("sandwich", "output"):
             yield from self._norm("attention_out_norm")
             yield from self._norm("mlp_out_norm")
 
@@ -362,7 +363,7 @@ class TransformerConfig(TransformerShape):
     def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes per token that the backward pass of a layer reads without rematerialisation."""
         branches = 1 if self.parallel_block else 2
-        norms = branches + (2 if self.norm_position == "sandwich" else 0)
+        norms = {"sandwich": branches + 2, "output": 2}.get(self.norm_position, branches)
         stream = self.d_model * (2 * FLOAT32 * norms + compute.width * branches)  # norms compute in float32
         inner = sum(part.activations(self, compute, mask) for part in (mixer, feed_forward))
         return round(stream + inner / compute.tensor)

@@ -22,14 +22,15 @@ class Block(nnx.Module):
     """One layer of a stack, over that layer's parameters."""
 
     def __init__(self, config: TransformerConfig, stack: Stack, params: Params):
-        self.position, self.rate = config.norm_position, config.dropout
+        self.after_sum, self.parallel = config.norm_position == "post", config.parallel_block
+        self.rate = config.dropout
         self.branch = config.transfer.branch
         self.mixer = load_class(stack.mixer.MODULE)(config, stack.mixer, params["attention"])
         self.feed_forward = load_class(stack.feed_forward.MODULE)(config, stack.feed_forward, params["mlp"])
-        self.first = Norm(config, params["attention_norm"])
-        self.second = Norm(config, params["mlp_norm"]) if "mlp_norm" in params else None
-        self.mixer_out = Norm(config, params["attention_out_norm"]) if "attention_out_norm" in params else None
-        self.feed_forward_out = Norm(config, params["mlp_out_norm"]) if "mlp_out_norm" in params else None
+        self.first, self.second, self.mixer_out, self.feed_forward_out = (
+            Norm(config, params[name]) if name in params else None
+            for name in ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm")
+        )
 
     def __call__(
         self, x_BxLxD: jax.Array, context: LayerContext, dropout_key: jax.Array | None = None
@@ -72,16 +73,18 @@ class Block(nnx.Module):
 
     def _around(self, x_BxLxD: jax.Array, mix: Branch, feed: Branch) -> jax.Array:
         """The residual stream after both branches, with norms where the config puts them."""
-        first, second = self.first, self.second
-        if second is None and self.position == "post":  # a parallel block has one shared norm
-            x_BxLxD = first(x_BxLxD + mix(x_BxLxD) + feed(x_BxLxD))
-        elif second is None:
-            h_BxLxD = first(x_BxLxD)
-            x_BxLxD = x_BxLxD + mix(h_BxLxD) + feed(h_BxLxD)
-        elif self.position == "post":
+        first, second = (norm or _unchanged for norm in (self.first, self.second))
+        if self.after_sum:
+            if self.parallel:  # a parallel block has one shared norm
+                return first(x_BxLxD + mix(x_BxLxD) + feed(x_BxLxD))
             x_BxLxD = first(x_BxLxD + mix(x_BxLxD))
-            x_BxLxD = second(x_BxLxD + feed(x_BxLxD))
-        else:
-            x_BxLxD = x_BxLxD + mix(first(x_BxLxD))
-            x_BxLxD = x_BxLxD + feed(second(x_BxLxD))
-        return x_BxLxD
+            return second(x_BxLxD + feed(x_BxLxD))
+        if self.parallel:
+            h_BxLxD = first(x_BxLxD)
+            return x_BxLxD + mix(h_BxLxD) + feed(h_BxLxD)
+        x_BxLxD = x_BxLxD + mix(first(x_BxLxD))
+        return x_BxLxD + feed(second(x_BxLxD))
+
+
+def _unchanged(x: jax.Array) -> jax.Array:
+    return x

@@ -81,9 +81,9 @@ def gated(gate: jax.Array, up: jax.Array, name: str) -> jax.Array:
 
 
 def activate(x: jax.Array, name: str) -> jax.Array:
-    """The activation of that name; for a gated one, the activation of its gate. GELU is the tanh form (GPT-2)."""
-    if name in ("gelu", "geglu"):
-        return jax.nn.gelu(x, approximate=True)
+    """The activation of that name; for a gated one, the activation of its gate. See `TransformerShape.activation`."""
+    if name in ("gelu", "geglu", "gelu_erf"):
+        return jax.nn.gelu(x, approximate=name != "gelu_erf")
     if name in ("silu", "swiglu"):
         return jax.nn.silu(x)
     x = jnp.maximum(x, 0)

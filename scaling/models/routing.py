@@ -137,11 +137,12 @@ def _within_capacity(part: MoE, pairs: Pairs, length: int) -> tuple[Pairs, jax.A
 
 
 def _within_groups(part: MoE, scores: jax.Array) -> jax.Array:
-    """Scores, −∞ for experts outside a token's best groups; a group's score is the sum of its two best experts'."""
+    """Scores, −∞ for experts outside a token's best groups, see `MoE.group_score`."""
     if part.groups is None or part.top_groups is None:
         return scores
     by_group = scores.reshape(*scores.shape[:-1], part.groups, -1)
-    two = _largest(by_group, min(2, by_group.shape[-1]), "sequence")
-    best = _largest(jnp.take_along_axis(by_group, two, -1).sum(-1), part.top_groups, "sequence")
+    counted = 1 if part.group_score == "best" else min(2, by_group.shape[-1])
+    leading = _largest(by_group, counted, "sequence")
+    best = _largest(jnp.take_along_axis(by_group, leading, -1).sum(-1), part.top_groups, "sequence")
     there = jax.nn.one_hot(best, part.groups, dtype=jnp.bool_).any(-2)
     return jnp.where(there[..., None], by_group, -jnp.inf).reshape(scores.shape)

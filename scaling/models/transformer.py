@@ -14,7 +14,7 @@ from scaling.families.block import BlockPart
 from scaling.families.transformer import Stack
 from scaling.models.attention_mask import dropout, places
 from scaling.models.functional import load_class
-from scaling.models.language_model import Extend, LanguageModel
+from scaling.models.language_model import Extend, LanguageModel, scaled
 from scaling.models.layer import Aux, LayerContext
 from scaling.models.norm import Norm
 from scaling.models.parameters import Params
@@ -54,7 +54,7 @@ class Transformer(LanguageModel):
 
     def _embedded(self, tokens_BxT: jax.Array, length: int, at: Any) -> jax.Array:
         """The embedding of tokens at positions `at` of texts of up to `length`, float32."""
-        x_BxTxD = self.embed(tokens_BxT)
+        x_BxTxD = scaled(self.embed(tokens_BxT), self.config.embedding_factor)
         if self.position is not None:
             x_BxTxD = x_BxTxD + self.position[...][at]
         if self.config.position == "sinusoidal":
