@@ -111,7 +111,7 @@ CASES: dict[str, Case] = {
                   {"n_layer": 3, "n_head": 4}, "bloom", patched="no_embedding_norm"),
     "olmo": Case("palm-8b", {"parallel_block": False, "tied": False, "n_kv_heads": 2, "d_head": 8},
                  "OlmoForCausalLM", HF_GROUPED | {"tie_word_embeddings": False} | rope(1e4), usual=("norm/scale",)),
-    "olmo-2": Case("llama-2-7b", GROUPED | OLMO, "Olmo2ForCausalLM", HF_GROUPED | {"rms_norm_eps": 1e-5} | rope(1e4)),
+    "olmo-2": Case("olmo-2-7b", GROUPED, "Olmo2ForCausalLM", HF_GROUPED | {"rms_norm_eps": 1e-6} | rope(5e5)),
     "olmo-3": Case(
         "llama-2-7b", GROUPED | OLMO | {"layers": 4, "sliding_window": [5, 5, 5, None], "rope": [{}, {}, {},
         {"scaling": {"kind": "yarn", **YARN, "original_context": 64}}]}, "Olmo3ForCausalLM",
