@@ -6,9 +6,11 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 from quick import flags
 
 # Much of a test's time goes to compiling what it computes. Here and in the processes that tests start that takes half
@@ -25,6 +27,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("steady"), derandomize=False, max_examples=1000)
 settings.load_profile("steady")
+
+_constants_of_modules = getattr(providers, "_get_local_constants", None)
+
+
+def _constants() -> Any:
+    """Hypothesis also draws the numbers and words in those of our modules that are imported by then: which, depends on
+    the tests that a worker had before, and those on how busy it was. Where new examples are wanted it still does."""
+    return providers._local_constants if settings.default.derandomize else _constants_of_modules()
+
+
+providers._get_local_constants = _constants
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

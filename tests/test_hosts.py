@@ -39,7 +39,7 @@ def config(tiny: Tiny) -> RunConfig:
         tokens=STEPS * 24 * 32,
         data={"epochs": 1000},
         records={"checkpoint_steps": EVERY, "log_every": 1},
-        placement={"mesh": {"fsdp": 2}, "processes": {"arrive_s": 60, "lost_s": LOST_S}},
+        placement={"mesh": {"fsdp": 2}, "processes": {"arrive_s": int(LIMIT_S), "lost_s": LOST_S}},
     )
 
 
