@@ -32,8 +32,8 @@ _constants_of_modules = getattr(providers, "_get_local_constants", None)
 
 
 def _constants() -> Any:
-    """Hypothesis also draws the numbers and words in those of our modules that are imported by then: which, depends on
-    the tests that a worker had before, and those on how busy it was. Where new examples are wanted it still does."""
+    """Hypothesis also draws the numbers and words in those of our modules that are imported by then. Which, depends
+    on the tests that a worker had before, and so on how busy it was: only new examples are drawn from them."""
     return providers._local_constants if settings.default.derandomize else _constants_of_modules()
 
 
