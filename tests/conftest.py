@@ -19,6 +19,10 @@ QUICK = flags()
 FLAGS = os.environ.get("XLA_FLAGS", "").replace(QUICK, "").strip()  # without those of a pytest that started this one
 os.environ["XLA_FLAGS"] = f"{QUICK} {FLAGS}".strip()
 
+# How wide and colourful the terminal is from which they are run, which tables and progress would follow
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
+
 # A shell starts what it leaves in the background deaf to interrupts, and so would be all that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
