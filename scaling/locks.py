@@ -25,8 +25,9 @@ def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
 
     The file is not deleted: that would let a third process in besides one that waits.
 
-    wait_s: seconds to wait for another process, infinity to wait for as long as it takes, with a message; the short
-    default outlasts `is_held` in another process, which takes the lock for a moment.
+    wait_s: seconds to wait for another process that holds it, infinity to wait for as long as it takes, with a
+    message. `is_held` in another process, which shares the lock for a moment, is waited for in any case: on a busy
+    machine the moment may be long.
     Raises Busy after that time, with the holder's name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,7 @@ def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
                 print(f"waiting for another process that holds {path}", file=sys.stderr, flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
                 break
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not _only_looked_at(file):
                 file.seek(0)
                 raise Busy(file.read().decode(errors="replace").strip() or "another process")
             time.sleep(0.05)
@@ -47,11 +48,19 @@ def lock(path: Path, wait_s: float = 0.5) -> Iterator[None]:
         yield
 
 
-def _taken(file: IO[bytes]) -> bool:
+def _taken(file: IO[bytes], how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _only_looked_at(file: IO[bytes]) -> bool:
+    """Whether nobody holds the lock, although it could not be taken before."""
+    if not _taken(file, fcntl.LOCK_SH):
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)  # at once: another process that wants to hold it may ask the same
     return True
 
 

@@ -6,9 +6,11 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 from quick import flags
 
 # Much of a test's time goes to compiling what it computes. Here and in the processes that tests start that takes half
@@ -16,6 +18,10 @@ from quick import flags
 QUICK = flags()
 FLAGS = os.environ.get("XLA_FLAGS", "").replace(QUICK, "").strip()  # without those of a pytest that started this one
 os.environ["XLA_FLAGS"] = f"{QUICK} {FLAGS}".strip()
+
+# How wide and colourful the terminal is from which they are run, which tables and progress would follow
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
 
 # A shell starts what it leaves in the background deaf to interrupts, and so would be all that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -25,6 +31,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("steady"), derandomize=False, max_examples=1000)
 settings.load_profile("steady")
+
+_constants_of_modules = getattr(providers, "_get_local_constants", None)
+
+
+def _constants() -> Any:
+    """Hypothesis also draws the numbers and words in those of our modules that are imported by then. Which, depends
+    on the tests that a worker had before, and so on how busy it was: only new examples are drawn from them."""
+    return providers._local_constants if settings.default.derandomize else _constants_of_modules()
+
+
+providers._get_local_constants = _constants
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,12 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from waiting import LIMIT_S
+
 from scaling.cli import main
 
 CASES = int(os.environ.get("SCALING_BROKEN_INPUTS", "2000"))
 """broken inputs of all kinds together, of which each file of tests takes its share"""
 SECONDS, BYTES = 2.0, 2**30
-"""what a broken input may take"""
+"""what a broken input may take, of processors and of memory"""
 
 
 def _nested(depth: int, inner: Any = 1) -> Any:
@@ -162,25 +164,37 @@ class TooLong(BaseException):
     """A command took so long that it would not end by itself."""
 
 
+TIMERS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
+
+
 def call(*argv: object, limit_s: float = 10.0) -> Outcome:
-    """`scaling ARGV` in this process; what it raises is its outcome, as a traceback."""
+    """`scaling ARGV` in this process; what it raises is its outcome, as a traceback.
+
+    limit_s: seconds of processors, which a crowded machine gives slowly, until it is ended; LIMIT_S of a clock where
+    it takes none.
+    """
     out, err, began = io.StringIO(), io.StringIO(), time.process_time()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TooLong(f"more than {limit_s} s")
+        raise TooLong(f"more than {limit_s} s of processors, or {LIMIT_S} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    def limit(seconds: Mapping[int, float]) -> None:
+        for timer in TIMERS:
+            signal.setitimer(timer, seconds.get(timer, 0))
+
+    before = {number: signal.signal(number, stop) for number in TIMERS.values()}
+    limit({signal.ITIMER_PROF: limit_s, signal.ITIMER_REAL: LIMIT_S})
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _memory_limit():
             code = main([str(each) for each in argv])
     except BaseException:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        limit({})
         err.write(traceback.format_exc(limit=-12))
         code = 1
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        limit({})
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return Outcome(code, out.getvalue(), err.getvalue(), time.process_time() - began)
 
 

@@ -18,11 +18,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from waiting import free_ports
+from waiting import LIMIT_S, free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
-START_S = 60.0
 
 # Two partitions over the same nodes: what is queued in `urgent` preempts what runs in `batch`, which has GRACE_S from
 # SIGTERM until it is put back into the queue. A requeued job waits for its credential to expire: here 5 s, not 120.
@@ -55,7 +54,7 @@ ReturnToService=2
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=10
+KillWait=120
 MailProg=/bin/true
 """
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000\n"
@@ -63,7 +62,7 @@ PARTITIONS = """
 PartitionName=batch Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
 PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 """
-GRACE_S = 20
+GRACE_S = 120
 
 
 def unavailable() -> str:
@@ -109,7 +108,7 @@ class SlurmCluster:
     def run(self, *command: str) -> str:
         """What a command of Slurm's prints, such as `run("squeue")`."""
         environment = os.environ | self.environment
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout.strip()
@@ -185,13 +184,13 @@ class SlurmCluster:
             )
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        end = time.monotonic() + START_S
+        end = time.monotonic() + LIMIT_S
         while not ready():
             ended = [name for name, process in self._processes.items() if process.poll() is not None]
             if ended or time.monotonic() > end:
                 logs = {name: (self.folder / f"{name}.log").read_text()[-2000:] for name in self._processes}
                 raise RuntimeError(
-                    f"no Slurm after {START_S:g} s; ended: {ended}; node states {self.states()}; {logs}"
+                    f"no Slurm after {LIMIT_S:g} s; ended: {ended}; node states {self.states()}; {logs}"
                 )
             time.sleep(0.1)
 

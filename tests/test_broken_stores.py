@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import CASES, call, damaged, files_in
 from tiny_run import Tiny
+from waiting import LIMIT_S
 
 from scaling.config import DataConfig
 from scaling.data import TokenStore, eval_batches, open_store, prepare, run_tokenizer
@@ -83,7 +84,7 @@ def of_whole(made: Path, name: str) -> tuple[Any, ...]:
 def broken(folder: Path, draw: random.Random) -> str:
     """Does one accident to one of the files, or puts all files of another store in their place; returns which."""
     files = files_in(folder)
-    beside = [each for each in folder.parent.iterdir() if each.is_dir() and each != folder]
+    beside = sorted(each for each in folder.parent.iterdir() if each.is_dir() and each != folder)
     if draw.randrange(20) == 0:
         shutil.rmtree(folder)
         shutil.copytree(draw.choice(beside), folder)
@@ -225,7 +226,7 @@ def said_beside(
 def test_tokens_that_are_changed_while_they_are_read_are_not_read(made: Path, tmp_path: Path) -> None:
     """What is done to a name, and not to the file that is mapped, changes nothing."""
     command = [sys.executable, "-c", FORKED, str(Path(__file__).parent), str(made), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
     ends = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(ends) == len(ACCIDENTS) * len(READERS)

@@ -39,7 +39,7 @@ def config(tiny: Tiny) -> RunConfig:
         tokens=STEPS * 24 * 32,
         data={"epochs": 1000},
         records={"checkpoint_steps": EVERY, "log_every": 1},
-        placement={"mesh": {"fsdp": 2}, "processes": {"arrive_s": 60, "lost_s": LOST_S}},
+        placement={"mesh": {"fsdp": 2}, "processes": {"arrive_s": int(LIMIT_S), "lost_s": LOST_S}},
     )
 
 
@@ -123,7 +123,7 @@ def test_a_run_outlives_hosts_that_are_lost_and_goes_on_with_any_number_of_other
         for code, text in hosts.ends(without=gone):
             assert code == 1, text
             assert_one_line(text, "of this run has ended or no longer responds")
-        assert time.monotonic() - since < 5 * LOST_S
+        assert time.monotonic() - since < 9 * LOST_S  # not after the 100 s that JAX has by itself
     hosts = Hosts(tiny, config, 3)
     reaches(folder, 3 * EVERY + 1, hosts)
     for index in range(3):

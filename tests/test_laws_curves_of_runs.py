@@ -138,7 +138,7 @@ def test_the_configuration_of_a_run_is_enough(home, tmp_path, capsys):
     from scaling.config import RunConfig, load
 
     assert scaling("fit", home, "--law", "annealing", *QUICK, "-o", tmp_path / "fit.json") == 0
-    first = load(RunConfig, next(iter(home.glob("*/config.yaml"))))
+    first = load(RunConfig, min(home.glob("*/config.yaml")))
     (tmp_path / "run.yaml").write_text(to_yaml(first))
     assert scaling("predict", tmp_path / "fit.json", "--schedule", tmp_path / "run.yaml") == 0
 
@@ -160,7 +160,7 @@ def test_the_report_shows_the_law_of_whole_curves(home, tmp_path):
 def test_runs_of_several_recipes_are_no_curves_of_one_law(home, tmp_path):
     """Another decay of weights is another law; another schedule or length is what the law is about."""
     shutil.copytree(home, tmp_path / "mixed")
-    folder = next(iter((tmp_path / "mixed").glob("*/config.yaml"))).parent
+    folder = min((tmp_path / "mixed").glob("*/config.yaml")).parent
     for name in ("config.yaml", "result.json"):
         text = (folder / name).read_text()
         (folder / name).write_text(re.sub(r'(weight_decay"?: )[\d.]+', r"\g<1>0.33", text))

@@ -95,7 +95,7 @@ from scaling.metrics import read_metrics
 import scaling.report.read
 home = Path(sys.argv[1])
 assert cli.main(["status", str(home)]) == 0
-assert len(load_runs(home)) == 15 and len(read_metrics(next(home.glob("L*/")))) == 4
+assert len(load_runs(home)) == 15 and len(read_metrics(min(home.glob("L*/")))) == 4
 print([name for name in ("jax", "flax", "orbax", "scaling.training") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True)

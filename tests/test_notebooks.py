@@ -25,7 +25,8 @@ def run(name: str, folder: Path, ask: str) -> tuple[Any, Any]:
     """The notebook after its execution in `folder`, and the value of the expression `ask` at its end."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
     notebook.cells.append(nbformat.v4.new_code_cell(f"import json; print(json.dumps({ask}))"))
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    where = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=600, startup_timeout=600, resources=where).execute()
     return notebook, json.loads(notebook.cells.pop().outputs[0].text)
 
 

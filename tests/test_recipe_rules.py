@@ -127,7 +127,7 @@ def test_warmup_as_a_share_of_the_steps_is_one_recipe_at_any_length(tmp_path: Pa
 def test_the_precision_of_compute_is_no_part_of_a_recipe_and_is_told(tmp_path: Path) -> None:
     home = written(tmp_path, sweep("a"))
     assert "compute_dtype" not in laws.from_results(load_runs(home)).conventions
-    changed(next(home.glob("*/")), lambda record: record["facts"].update(compute_dtype="bfloat16"))
+    changed(min(home.glob("*/")), lambda record: record["facts"].update(compute_dtype="bfloat16"))
     told = laws.from_results(load_runs(home)).conventions["compute_dtype"]
     assert told == "bfloat16 in 1 runs, float32 in 3 runs"
 

@@ -1,5 +1,6 @@
 """States, attempts and tables, from files alone."""
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import scaling
+from scaling import locks
 from scaling.errors import UserError
 from scaling.locks import Busy, is_held, lock
 from scaling.result import Result, write_result
@@ -73,6 +75,26 @@ while time.monotonic() < end: is_held(Path({str(path)!r}))
         with lock(path, wait_s=60):
             pass
     assert looker.returncode == 0
+
+
+def test_who_only_looks_at_a_lock_is_waited_for_however_long_that_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        naps: list[float] = []
+
+        def nap(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == 3:
+                fcntl.flock(looker, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(locks.time, "sleep", nap)
+        with lock(path, wait_s=0):
+            assert is_held(path)
+    assert len(naps) == 3
 
 
 def test_every_state_follows_from_files(tmp_path: Path) -> None:

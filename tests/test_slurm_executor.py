@@ -128,7 +128,7 @@ SAVES = (
     "def save(*_): time.sleep(.5); print('saved', flush=True); sys.exit(75)\n"
     "signal.signal(signal.SIGTERM, save); print('ready', flush=True)\n"
     "if os.environ.get('SLURM_RESTART_COUNT'): sys.exit(0)\n"
-    "time.sleep(600)"
+    "[time.sleep(.1) for _ in range(6000)]"  # a signal just before a sleep does not end it
 )
 
 

@@ -60,7 +60,7 @@ def test_a_run_over_two_nodes_outlives_a_kill_and_a_preemption(
     """A run of 300 updates on four devices, two of each node, with a checkpoint every twenty: one of its processes is
     killed, then both are told to stop for a job that is more urgent."""
     run = {key: value for key, value in RUN.items() if key != "optimizer"}
-    placement = {"mesh": {"data": 2, "fsdp": 2}, "processes": {"arrive_s": 60, "lost_s": 10}}
+    placement = {"mesh": {"data": 2, "fsdp": 2}, "processes": {"arrive_s": int(LIMIT_S), "lost_s": 10}}
     records = {"store_folder": str(tiny.store), "log_every": 1, "checkpoint_steps": 20}
     more = {"data": {"corpus": tiny.corpus, "epochs": 100}, "records": records, "tokens": 300 * 8 * 32}
     config = SweepConfig.model_validate(

@@ -28,7 +28,7 @@ from scaling import processes
 processes.PCI = Path(sys.argv[1])
 from scaling.config.placement import Processes
 from scaling.parallel import initialize
-initialize(Processes(arrive_s=60))
+initialize(Processes())
 print(jax.process_index(), jax.process_count(), jax.device_count())
 """
 

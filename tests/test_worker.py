@@ -53,7 +53,7 @@ def train(folder):
     elif act == "vanished":
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "checkpoints/3")
     elif act == "wait":
-        time.sleep(600)
+        [time.sleep(.1) for _ in range(6000)]  # a signal just before a sleep does not end it
     write_result(folder, record)
     return record
 

@@ -201,6 +201,8 @@ class Loop:
         begin = time.perf_counter()
         with self.clock.spending("compile"):
             step = compile_step(config, self.mesh, layout, rows_spec(config, dtype, context), len(self.members))
+            # between CPUs, whoever comes to the first exchange of a step waits for the others for 30 s and no longer
+            everyone(True)
         for member in self.members:
             member.facts["compile_s"] += time.perf_counter() - begin
             member.measure()

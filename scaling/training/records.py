@@ -186,7 +186,7 @@ def versions() -> dict[str, str]:
     if (root / ".git").exists():
         try:
             command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-            found["commit"] = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+            found["commit"] = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
         except (OSError, subprocess.TimeoutExpired):
             pass  # without git, the package version has to do
     return found
