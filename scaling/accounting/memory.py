@@ -32,7 +32,8 @@ class Memory:
     """Bytes on one device at the peak of a step."""
 
     items: dict[str, int]
-    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits, head (what
+    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), layer (what is
+    gathered of one, and its gradients), activations, logits, head (what
     is gathered of one whose storage devices share, and its gradient), not_at_once (less than 0: what is not there
     while a layer is computed again, or the loss; while there are activations, or the optimizer's state, where that
     comes from the host); and reference, where a run keeps one"""
@@ -99,7 +100,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         + _elsewhere(tensors, mesh, order, apart, zero, compute)
         + (_for_all_ticks(tensors, mesh, order, apart, scans) if platform == "cpu" else 0)
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
-        "layer": _layer(tensors, mesh, compute, zero) if platform != "cpu" or in_loop or order.alternates else 0,
+        "layer": _layer(tensors, mesh, compute, zero) if platform != "cpu" or scans or order.alternates else 0,
         "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
@@ -249,15 +250,17 @@ def _layer(tensors: tuple[Tensor, ...], mesh: dict[str, int], compute: Compute, 
 def _for_all_ticks(
     tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, scans: bool
 ) -> int:
-    """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks: one as
-    they are stored where a loop over layers is in it. Where none is, whole ones: one forward and one backward; where
-    stages alternate, these of the loop before as well, whose place the whole gradients of all layers take."""
+    """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks. Where a
+    loop over layers is in it, or a stage picks its layers in every tick: one as they are stored where stages
+    alternate. Else whole ones: one forward and one backward; where stages alternate, these of the loop before as
+    well, whose place the whole gradients of all layers take."""
     if order.stages == 1:
         return 0
-    scans = scans or order.repeats > 1  # a stage then picks its layers in every tick
+    stored = scans or order.repeats > 1
+    copies = int(order.alternates) if stored else 4 if order.alternates else 2
     layers = [tensor for tensor in tensors if tensor.depth == LAYERS and tensor.inputs]
-    sizes = ((1 - apart.share(tensor)) * tensor.size / _ways(tensor, mesh, stored=scans) for tensor in layers)
-    return (1 if scans else 4 if order.alternates else 2) * FLOAT32 * round(sum(sizes))
+    sizes = ((1 - apart.share(tensor)) * tensor.size / _ways(tensor, mesh, stored=stored) for tensor in layers)
+    return copies * FLOAT32 * round(sum(sizes))
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:
