@@ -32,11 +32,10 @@ class Memory:
     """Bytes on one device at the peak of a step."""
 
     items: dict[str, int]
-    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), layer (what is
-    gathered of one, and its gradients), activations, logits, head (what
-    is gathered of one whose storage devices share, and its gradient), not_at_once (less than 0: what is not there
-    while a layer is computed again, or the loss; while there are activations, or the optimizer's state, where that
-    comes from the host); and reference, where a run keeps one"""
+    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), layer (what is gathered of one,
+    and its gradients), activations, logits, head (what is gathered of one whose storage devices share, and its
+    gradient), not_at_once (less than 0: what is not there while a layer is computed, or the loss; while there are
+    activations, or the optimizer's state, where that comes from the host); and reference, where a run keeps one"""
     devices: int
     pieces: int
     """number of pieces that a device splits the tokens of a microbatch into for their losses"""
@@ -57,10 +56,10 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     Frozen parameters have neither gradient nor optimizer state.
     Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum assumes that they,
     one recomputed layer or a piece of logits, and all gradients exist at the same time, so it tends to be too large.
-    Compared with XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
-    parameters (experiments/plan_at_scale), up to 46 % too high where the reference attention's scores dominate, which
-    XLA fuses. For mixtures of experts, within a fifth of its plan for 8 CPUs, and from 8 % too low to 10 % too high
-    for OLMoE on v5e:4x4 with each transport, remat and mesh that was tried (docs/moe.md).
+    Compared with XLA's own plan for TPUs: state to the byte; the sum 1 to 12 % too high for models of 1 to 671
+    billion parameters (experiments/plan_at_scale), up to 46 % too high where the reference attention's scores
+    dominate, which XLA fuses; pipelines in docs/placement.md. The program's own code, about .1 GiB on TPUs, is not
+    counted. For mixtures of experts, within a fifth of its plan for 8 CPUs; for TPUs see docs/moe.md.
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
