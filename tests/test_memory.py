@@ -116,9 +116,30 @@ def test_a_shared_head_is_gathered_and_its_gradient_summed_and_neither_while_a_l
     assert items(False, mesh={"fsdp": 8})["head"] == D * V * (2 + 2)
     assert items(True, mesh=both)["head"] == D * (V // 2) * (2 + 4)
     assert items(True, mesh=both)["logits"] == 2 * 32 * (V // 2) * 4
-    assert items(True, mesh=both)["not_at_once"] == 0
+    beside = items(True, mesh=both)
+    assert beside["not_at_once"] == -min(beside["layer"], beside["head"] + beside["logits"])
     again = items(True, mesh=both, remat="full")
     assert again["not_at_once"] == -(again["head"] + again["logits"]), "less than a layer of these"
+
+
+def test_a_layer_whose_storage_is_shared_is_gathered_and_its_gradients_are_whole_until_they_are_scattered() -> None:
+    """By hand: in bfloat16 at each stage of ZeRO, of a layer over `tensor` or whole; on TPUs gradients that go in
+    parts of their columns, here those of the two matrices that give the stream, lie once more, contiguous."""
+
+    def items(kind: str = "h100", **placement: object) -> int:
+        run = run_config(placement=placement | BFLOAT16)
+        return accounting.memory(run, devices=8, kind=kind).items["layer"]
+
+    matrices = [t for t in run_config().tensors() if t.depth == LAYERS and t.role == "hidden"]
+    layer = sum(t.size // t.shape[0] for t in matrices)
+    to_stream = sum(t.size // t.shape[0] for t in matrices if t.axes[-1] == "embed")
+    assert items(mesh={"data": 8}) == items(mesh={"data": 4, "tensor": 2}) == 0
+    assert items(mesh={"fsdp": 8}) == items(mesh={"data": 2, "pipeline": 2, "fsdp": 2}, accumulate=2) == 2 * 2 * layer
+    assert items(mesh={"fsdp": 4, "tensor": 2}) == 2 * layer
+    assert items(mesh={"fsdp": 8}, zero=2) == 2 * layer
+    assert items(mesh={"fsdp": 8}, zero=1) == 0, "whole gradients are in `gradients`"
+    assert 0 < to_stream < layer
+    assert items("v5e", mesh={"fsdp": 8}) == 2 * (2 * layer + to_stream)
 
 
 def test_what_devices_share_of_a_step_by_the_stage_of_zero() -> None:

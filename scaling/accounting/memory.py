@@ -1,5 +1,6 @@
 """Memory of one device in training, itemised: the needs of a placement before anything is launched."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,10 +32,10 @@ class Memory:
     """Bytes on one device at the peak of a step."""
 
     items: dict[str, int]
-    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), activations, logits, head (what
-    is gathered of one whose storage devices share, and its gradient), not_at_once (less than 0: what is not there
-    while a layer is computed again, or the loss; while there are activations, or the optimizer's state, where that
-    comes from the host); and reference, where a run keeps one"""
+    """parameters, gradients, optimizer, compute_copy (matrices at compute precision), layer (what is gathered of one,
+    and its gradients), activations, logits, head (what is gathered of one whose storage devices share, and its
+    gradient), not_at_once (less than 0: what is not there while a layer is computed, or the loss; while there are
+    activations, or the optimizer's state, where that comes from the host); and reference, where a run keeps one"""
     devices: int
     pieces: int
     """number of pieces that a device splits the tokens of a microbatch into for their losses"""
@@ -55,10 +56,10 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     Frozen parameters have neither gradient nor optimizer state.
     Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum assumes that they,
     one recomputed layer or a piece of logits, and all gradients exist at the same time, so it tends to be too large.
-    Compared with XLA's own plan for TPUs: state to the byte; the sum within 10 % for Llama at 1, 8 and 405 billion
-    parameters (experiments/plan_at_scale), up to 46 % too high where the reference attention's scores dominate, which
-    XLA fuses. For mixtures of experts, within a fifth of its plan for 8 CPUs, and from 8 % too low to 10 % too high
-    for OLMoE on v5e:4x4 with each transport, remat and mesh that was tried (docs/moe.md).
+    Compared with XLA's own plan for TPUs: state to the byte; the sum 1 to 12 % too high for models of 1 to 671
+    billion parameters (experiments/plan_at_scale), up to 46 % too high where the reference attention's scores
+    dominate, which XLA fuses; pipelines in docs/placement.md. The program's own code, about .1 GiB on TPUs, is not
+    counted. For mixtures of experts, within a fifth of its plan for 8 CPUs; for TPUs see docs/moe.md.
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
@@ -95,15 +96,16 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates),
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
-        + _elsewhere(tensors, mesh, order, apart, zero)
-        + (0 if platform != "cpu" or scans else _for_all_ticks(tensors, mesh, order, apart))
+        + _elsewhere(tensors, mesh, order, apart, zero, compute)
+        + (_for_all_ticks(tensors, mesh, order, apart, scans) if platform == "cpu" else 0)
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
+        "layer": _layer(tensors, mesh, compute, zero) if platform != "cpu" or scans or order.alternates else 0,
         "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
     }
     again = kept if order.alternates else again  # a microbatch ends before any goes backward
-    again = 0 if platform == "cpu" else tokens * again  # on CPUs XLA plans both side by side
+    again = 0 if platform == "cpu" else tokens * again + items["layer"]  # on CPUs XLA plans both side by side
     items["not_at_once"] = -min(again, items["logits"] + items["head"])
     if run.placement.offload_optimizer:
         of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
@@ -199,10 +201,14 @@ def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> 
     return width * tensor.size // _ways(tensor, mesh, stored=not whole) if needed else 0
 
 
-def _elsewhere(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, zero: int) -> int:
+def _elsewhere(
+    tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, zero: int, compute: Compute
+) -> int:
     """Bytes of the layers that a stage computes and does not store, and of their gradients: runs of layers where it
-    has several; stacks of which some are at the ends; and of those a copy, or a part where stages alternate."""
-    held = 0
+    has several, and stacks of which some are at the ends; and those at the ends, a copy, or a part where stages
+    alternate. Of what is sent to the stages the float32 copies are gone when the loop over ticks begins if that reads
+    others in bfloat16; the gradients' sum is the one in `gradients`, sent back behind the loop."""
+    alike, at_both = 0, 0
     for tensor in tensors:
         if order.stages == 1 or tensor.depth != LAYERS or not tensor.inputs:
             continue
@@ -210,21 +216,50 @@ def _elsewhere(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedul
         at_ends = round(own * outside)
         if order.repeats > 1 or at_ends:
             piece = replace(tensor, shape=(own - at_ends, *tensor.shape[1:]))
-            held += piece.size // _ways(piece, mesh, stored=zero == 3)
+            alike += piece.size // _ways(piece, mesh, stored=zero == 3)
         if at_ends:
             one, shared = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:]), in_stage(mesh)
-            held += at_ends * one.size // _ways(one, mesh if order.alternates else shared, stored=zero == 3)
-    return 2 * FLOAT32 * held
+            at_both += at_ends * one.size // _ways(one, mesh if order.alternates else shared, stored=zero == 3)
+    sent = 0 if compute.width < FLOAT32 else 1 if order.alternates else 2
+    return FLOAT32 * (sent * alike + 2 * at_both)
 
 
-def _for_all_ticks(tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside) -> int:
-    """Bytes of the whole copies of a stage's layers, one forward and one backward, that XLA's compiler for CPUs makes
-    before the loop over ticks where no loop over layers is in it."""
+def _layer(tensors: tuple[Tensor, ...], mesh: dict[str, int], compute: Compute, zero: int) -> int:
+    """Bytes that a layer has beside its parts on the devices that share its storage, of the largest one: its gathered
+    matrices, and their gradients before these are scattered. On TPUs those that are scattered by other than their
+    first axis are there twice, see `parallel.parts.scattered`."""
+    by_stack = Counter[str]()
+    for tensor in tensors:
+        if tensor.depth != LAYERS or not tensor.inputs:
+            continue
+        stacked = tensor.axes[0] == "layers"
+        one = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:]) if stacked else tensor
+        shape = in_stage(mesh)
+        stored, whole = _ways(one, shape), _ways(one, shape, stored=False)
+        if stored == whole:
+            continue
+        parts = zip(*(split(one.axes, one.shape, shape) for split in (parameter_parts, computed_parts)), strict=True)
+        behind = any(len(fine) > len(coarse) for fine, coarse in list(parts)[1:])
+        gradients = 0 if zero == 1 or not tensor.trained else 1 + (behind and compute.platform == "tpu")
+        width = compute.width if tensor.precision == "compute" else FLOAT32
+        by_stack[tensor.path[0]] += width * ((zero == 3) + gradients) * one.size // whole
+    return max(by_stack.values(), default=0)
+
+
+def _for_all_ticks(
+    tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, scans: bool
+) -> int:
+    """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks. Where a
+    loop over layers is in it, or a stage picks its layers in every tick: one as they are stored where stages
+    alternate. Else whole ones: one forward and one backward; where stages alternate, these of the loop before as
+    well, whose place the whole gradients of all layers take."""
     if order.stages == 1:
         return 0
+    stored = scans or order.repeats > 1
+    copies = int(order.alternates) if stored else 4 if order.alternates else 2
     layers = [tensor for tensor in tensors if tensor.depth == LAYERS and tensor.inputs]
-    whole = ((1 - apart.share(tensor)) * tensor.size // _ways(tensor, mesh, stored=False) for tensor in layers)
-    return 2 * FLOAT32 * round(sum(whole))
+    sizes = ((1 - apart.share(tensor)) * tensor.size / _ways(tensor, mesh, stored=stored) for tensor in layers)
+    return copies * FLOAT32 * round(sum(sizes))
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:

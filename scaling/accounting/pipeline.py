@@ -51,10 +51,12 @@ class Schedule:
     def held(self) -> float:
         """Microbatches of which all layers would keep as much as a device's do for the backward pass. 1 without
         stages; where that begins when the forward pass is through, those of all ticks, as much of one that does not
-        count; where it computes a run of layers again, that run."""
+        count, and those of one group of microbatches twice where groups go around, in the loop over groups and in the
+        one over their ticks; where it computes a run of layers again, that run."""
         if self.stages == 1:
             return 1.0
-        return (1 if self.alternates else self.ticks) / (self.repeats * self.stages)
+        group = self.repeats * self.stages
+        return (1 if self.alternates else self.ticks + group * (self.repeats > 1)) / group
 
     @property
     def again(self) -> int:

@@ -163,9 +163,10 @@ class Layers:
         if lead:
             x_BxLxD, aux = unrolled(x_BxLxD, layers.start, first)
             auxes.append(aux)
-        grouped, own_keys = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), part(first, end))
+        weights, own_keys = part(first, end)
+        own_keys = None if own_keys is None else own_keys.reshape(groups, -1, *own_keys.shape[1:])
         # sliced outside the scan: slices made inside a scan step would be saved a second time for the backward pass
-        own = self._slices(grouped, first // sharing, size // sharing, axis=1), own_keys
+        own = self._by_group(weights, first // sharing, size // sharing, groups), own_keys
         x_BxLxD, by_group = jax.lax.scan(lambda x, own: run(x, own[0], first, own[1]), x_BxLxD, own)
         losses = jax.tree.map(jnp.sum, by_group.losses)
         auxes.append(Aux(losses, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_group.counts)))
@@ -227,6 +228,15 @@ class Layers:
             counts.setdefault(self.stack_of[first + i // sharing].name, []).append(own)
         stacked = {name: jax.tree.map(lambda *x: jnp.stack(x), *layers) for name, layers in counts.items()}
         return Aux(total(aux.losses for aux in auxes), stacked)
+
+    def _by_group(self, weights: Params, first: int, size: int, groups: int) -> list[Params]:
+        """The parameters [groups, …] of each of the `size` unique layers of a group, of which `first` is the first.
+
+        Those of one layer stay as they are: under `vmap` over stages a reshape would copy them."""
+        if size == 1:
+            return list(weights.values())
+        grouped = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), weights)
+        return self._slices(grouped, first, size, axis=1)
 
     def _slices(self, weights: Params, first: int, count: int, axis: int = 0) -> list[Params]:
         """The parameters of each of the `count` unique layers from `first` on, which are all that `weights` holds

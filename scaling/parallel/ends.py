@@ -130,7 +130,7 @@ def _each(stage: Any, weights: Any, items: Item) -> tuple[jax.Array, Any]:
         return x, jax.tree.map(lambda y: jnp.where(item.real, y, 0), aux)
 
     def turn(_: None, item: Item) -> tuple[None, tuple[jax.Array, Any]]:
-        return None, jax.vmap(microbatch, spmd_axis_name=PIPELINE)(weights, item)
+        return None, jax.vmap(microbatch, (1, 0), spmd_axis_name=PIPELINE)(weights, item)
 
     _, (y, aux) = jax.lax.scan(turn, None, items)
     return y, tuple(jax.tree.map(lambda x: jnp.sum(x, (0, 1)), aux))
@@ -140,8 +140,8 @@ def _copies(tensor: Tensor, w: jax.Array) -> jax.Array:
     """Layers [n, …] as [S, n, 1, …], one copy per stage; the gradients of the copies are summed once."""
     with one_stage():
         parts = used_split(tensor.axes[1:], tensor.shape[1:])
-    copies = jnp.broadcast_to(w[None, :, None], (stages(), len(w), 1, *w.shape[1:]))
-    return lies(copies, ((PIPELINE,), (), (), *parts))
+    copies = jnp.broadcast_to(w[:, None, None], (len(w), stages(), 1, *w.shape[1:]))
+    return lies(copies, ((), (PIPELINE,), (), *parts))
 
 
 def _in_turns(x: jax.Array, number: int) -> jax.Array:

@@ -232,7 +232,7 @@ class Ticks:
             return x, (aux.losses, aux.counts)
 
         with one_stage():
-            return jax.vmap(stage, spmd_axis_name=PIPELINE)(weights, self.at, repeat_S, item)
+            return jax.vmap(stage, (1, 0, 0, 0), spmd_axis_name=PIPELINE)(weights, self.at, repeat_S, item)
 
     def _place(self, place: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(which of a stage's chunks, microbatch) at a position of the sequence."""
@@ -265,7 +265,7 @@ class Ticks:
         """Gradients by stage, sharded as the ZeRO stage requires."""
 
         def laid(tensor: Tensor, d: Any) -> Any:
-            return d if d is None else lies(d, ((PIPELINE,), (), (), *gradient_split(tensor.axes, tensor.shape)[1:]))
+            return d if d is None else lies(d, ((), (PIPELINE,), (), *gradient_split(tensor.axes, tensor.shape)[1:]))
 
         return jax.tree.map(laid, self.row.declared, dweights, is_leaf=lambda x: isinstance(x, Tensor))
 

@@ -150,7 +150,7 @@ def _run(stage: Stage, number: int, repeats: int, groups: int, weights: Any, new
     def tick(item: Item, new: Item | None) -> tuple[Item, Any]:
         arrived = item.x
         item = item if new is None else jax.tree.map(chosen, new, item)
-        x, aux = jax.vmap(stage_step, spmd_axis_name=PIPELINE)(weights, at, item)
+        x, aux = jax.vmap(stage_step, (1, 0, 0), spmd_axis_name=PIPELINE)(weights, at, item)
         repeat_S = jnp.where(item.real, item.repeat, repeats)
         item = jax.tree.map(_passed_on, item._replace(x=x))
         return item._replace(repeat=item.repeat + first), (arrived if new is not None else None, (repeat_S, aux))
@@ -305,13 +305,13 @@ def _by_stage(w: jax.Array, parts: Parts, repeats: int) -> jax.Array:
 
     def there(w: jax.Array) -> jax.Array:
         chunks = w.reshape(repeats, -1, *w.shape[1:])
-        return jnp.swapaxes(_exchanged(chunks, back=False), 0, 1)[None]
+        return jnp.swapaxes(_exchanged(chunks, back=False), 0, 1)[:, None]
 
     def back(dw: jax.Array) -> jax.Array:
-        chunks = _exchanged(jnp.swapaxes(dw[0], 0, 1), back=True)
+        chunks = _exchanged(jnp.swapaxes(dw[:, 0], 0, 1), back=True)
         return chunks.reshape(-1, *chunks.shape[2:])
 
-    given = ((PIPELINE,), (), (), *parts[1:])
+    given = ((), (PIPELINE,), (), *parts[1:])
     return mapped(there, back, parts, given, w)
 
 

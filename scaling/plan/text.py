@@ -10,6 +10,7 @@ Rows = Sequence[tuple[str, str]]
 
 PARTS = {
     "compute_copy": "matrices at the precision of products",
+    "layer": "the matrices of one, gathered, and their gradients",
     "logits": "of one piece of the loss, and their gradient",
     "head": "gathered, and its gradient",
     "not_at_once": "parts of the above that are never held at the same time",

@@ -195,9 +195,10 @@ def beside_state(config: RunConfig) -> int:
     return ledger.total - ledger.items["parameters"] - ledger.items["optimizer"]
 
 
-def test_the_ledger_knows_what_a_stage_keeps() -> None:
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_the_ledger_knows_what_a_stage_keeps(schedule: str) -> None:
     """All beside the state, of a step for this CPU: within a tenth."""
-    config, step = large("gpipe", 8)
+    config, step = large(schedule, 8)
     assert beside_state(config) == pytest.approx(step.update.memory_analysis().temp_size_in_bytes, rel=0.1)
 
 
