@@ -2,10 +2,13 @@
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from scaling import laws, load_runs
 from scaling.cli import main
 from scaling.config import DataConfig
 from scaling.data import describe, prepare
@@ -93,3 +96,31 @@ def test_copies_on_both_sides_are_counted_and_told(tmp_path: Path, capsys: pytes
     assert store.manifest["held_out_in_train"] == {"documents": copies, "tokens": copies * 9}
     told = f"{copies} of {len(held)} held-out documents"
     assert told in describe(store) and told in capsys.readouterr().err
+
+
+def test_copies_are_told_by_the_dry_run_and_wherever_a_law_is_fitted_to_their_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [*['{"text": "the same"}\n'] * 300, *[f'{{"text": "number {i:4}"}}\n' for i in range(300)]]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    points = "[{ params: 6e3, tokens: 2e3 }, { params: 6e3, tokens: 3e3 }]"
+    store = "\n  records: { store_folder: store, wandb: disabled }"
+    text = SWEEP.format(corpus="a.jsonl").replace("[{ params: 6e3, tokens: 2e3 }]", points)
+    (tmp_path / "s.yaml").write_text(text.replace("\n  batch_size", f"{store}\n  batch_size"))
+    told = "held-out documents"
+    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
+    assert told not in capsys.readouterr().out, "what is not prepared is not known"
+    assert main(["sweep", "s.yaml"]) == 0
+    assert main(["sweep", "s.yaml", "--dry-run"]) == 0
+    assert told in capsys.readouterr().out
+    table = load_runs("runs/s")
+    counted = json.loads(next(Path("store").rglob("manifest.json")).read_text())["held_out_in_train"]["tokens"]
+    assert set(table["validation_tokens_in_train"]) == {counted}
+    df = pd.concat([table.assign(run_id=table["run_id"] + str(i), loss=table["loss"] / i) for i in (1, 2)])
+    share = counted / table["validation_targets"][0]
+    runs = laws.from_results(df, law="power_law_D")
+    note = f"with {share:.0%} of the held-out tokens are also in the training split"
+    assert sum(note in each for each in runs.notes) == 1
+    few = df.assign(validation_tokens_in_train=0.009 * df["validation_targets"])
+    assert "word for word" not in str(laws.from_results(few, law="power_law_D").notes)

@@ -22,6 +22,11 @@ def seen_again(folder: Path, dtype: np.dtype[Any]) -> dict[str, int]:
     return {"documents": len(found), "tokens": sum(found)}
 
 
+def tokens_in_train(manifest: Mapping[str, Any]) -> int:
+    """Tokens of the held-out documents that are also trained on; 0 for a store made before this was counted."""
+    return int(manifest.get("held_out_in_train", {}).get("tokens", 0))
+
+
 def told_again(manifest: Mapping[str, Any]) -> list[str]:
     """A note if held-out documents are also trained on; none for a store made before this was counted."""
     seen, whole = manifest.get("held_out_in_train", {}), manifest["splits"]["validation"]

@@ -13,6 +13,7 @@ import jax
 from scaling import accounting
 from scaling.config import RunConfig, config_hash, load, recipe_of, run_id, to_yaml
 from scaling.data import Batches, TokenStore, run_batches
+from scaling.data.duplicates import tokens_in_train
 from scaling.distribution import DISTRIBUTION
 from scaling.errors import UserError
 from scaling.result import Result, Status, naming, read_result, write_text_atomically
@@ -168,6 +169,8 @@ def _held_out(store: TokenStore | None, evaluation: Evaluation | None) -> dict[s
     if store is not None:
         split = store.validation
         found |= {"validation_targets": split.n_tokens - 1, "unigram_loss": split.unigram_loss()}
+        if seen := tokens_in_train(store.manifest):
+            found["validation_tokens_in_train"] = seen
     if evaluation is not None:
         found |= {"validation_tokens": evaluation.tokens, "validation_windows": evaluation.windows}
     return found

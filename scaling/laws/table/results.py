@@ -39,6 +39,9 @@ TOLD = ("C", "loss")
 """columns whose conventions state their meaning instead of their source"""
 UNIQUE = "unique_tokens"
 """the column of records that laws of repeated data read"""
+SEEN, MEMORISED = "validation_tokens_in_train", 0.01
+"""the column of records with the held-out tokens that were also trained on, and the share from which it is noted:
+what is less changes a loss by less than a percent"""
 
 
 def read_results(
@@ -72,7 +75,7 @@ def read_results(
     table = table[[*dict.fromkeys(filter(None, columns_of.values()))]]
     runs = Runs(table, **columns_of, signed=any(form.signed for form in law), trusted=True)
     exclusions = _tested(df, exclusions, feeds, law[0].name)
-    notes = (*_altered(used), *(() if trusted else notes_of(runs, _active(used))))
+    notes = (*_altered(used), *_memorised(used), *(() if trusted else notes_of(runs, _active(used))))
     runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
     meanings = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
     meanings |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
@@ -124,6 +127,15 @@ def _altered(used: "pd.DataFrame") -> Iterator[str]:
     """Notes about records that were changed after they were written."""
     if ALTERED in used and (found := used.index[used[ALTERED] == True].tolist()):  # noqa: E712 None of most
         yield f"{len(found)} records were changed after they were written: {shown(found)}"
+
+
+def _memorised(used: "pd.DataFrame") -> Iterator[str]:
+    """A note if losses are partly of documents that were also trained on."""
+    if SEEN in used and (share := (used[SEEN] / used["validation_targets"]).max()) >= MEMORISED:
+        yield (
+            f"documents with {share:.0%} of the held-out tokens are also in the training split, word for word, so "
+            "losses partly measure memorisation, more in larger models: the law and its forecasts are too low"
+        )
 
 
 def meaning_of(feed: Feed, used: "pd.DataFrame") -> str:

@@ -14,7 +14,7 @@ from scaling.sweeps.designs.hyperparameters import rule_notes
 from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, refuse_other_sweep
 from scaling.sweeps.plan.estimate import Pace, flops_left, pace_of
 from scaling.sweeps.plan.forks import flops_to_spend, fork_bytes
-from scaling.sweeps.plan.notes import machine_notes, run_notes
+from scaling.sweeps.plan.notes import machine_notes, run_notes, store_notes
 from scaling.sweeps.plan.outlook import Outlook, TimeLeft, make_outlook
 from scaling.sweeps.run_store import DONE, RunState, read_exclusions, sweep_folder
 
@@ -85,6 +85,7 @@ def describe_sweep(
         "forecast": _forecast(sweep, test_rows, expected=not outlook.frozen),
         "notes": [f"a launch here would fail: {why}" for why in unprepared.values() if why]
         + rule_notes(sweep, configs)
+        + store_notes(runs)
         + run_notes(runs)
         + machine_notes(sweep, configs, every),
     }

@@ -21,6 +21,17 @@ TOKENS_PER_PARAMETER = (1.0, 10_000.0)
 """below, a model has hardly begun to learn; above, no law has been fitted (so far Sardana et al. 2023, 2401.00448)"""
 
 
+def store_notes(runs: Sequence[PlannedRun]) -> list[str]:
+    """What was noted as the corpora were prepared, of those that are."""
+    from scaling.data.duplicates import told_again
+    from scaling.data.manifest import read_manifest
+    from scaling.data.store import store_folder_of
+
+    folders = {store_folder_of(run.config.data, run.config.records.store_folder): run for run in runs}
+    found = {run.config.data.corpus: read_manifest(folder) for folder, run in folders.items()}
+    return [f"{corpus}: {note}" for corpus, manifest in found.items() if manifest for note in told_again(manifest)]
+
+
 def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
     """A line for each problem that makes runs of little use to a law, with the worst run."""
     low, high = TOKENS_PER_PARAMETER
