@@ -16,7 +16,7 @@ TRUTH = {"E": 1.69, "alpha": 0.34, "beta": 0.28, "a": 0.28 / 0.62}
 
 def table(seed=0, noise=0.003, sizes=6, tokens=5):
     """Sizes and tokens in a grid, losses by Hoffmann's law."""
-    rng = np.random.default_rng([seed, 21])
+    rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 21])
     N = np.repeat(np.geomspace(2e7, 2e9, sizes), tokens)
     D = np.tile(np.geomspace(3e8, 6e10, tokens), sizes)
     loss = 1.69 + 406.4 / N**0.34 + 410.7 / D**0.28
