@@ -112,10 +112,8 @@ def format_table(table: dict[str, Any]) -> str:
     lines = [
         f"{table['law']}: {table['formula']}",
         f"{table['runs']} runs, {len(table['excluded'])} excluded; data {table['data_hash']}",
-        objective_line(table)
-        + (
-            "" if table["chi2_per_freedom"] is None else f", χ² per degree of freedom {table['chi2_per_freedom']:.3g}"
-        ),
+        objective_line(table),
+        *_weighting(table),
         "",
     ]
     lines += align(parameter_rows(table))
@@ -142,6 +140,14 @@ def objective_line(table: dict[str, Any]) -> str:
         f"objective {objective['value']:.9g} ({objective['kind']}{delta} of {objective['residual']} residuals, "
         f"{objective['reduction']}), residual sd {table['residual_sd']:.3g}"
     )
+
+
+def _weighting(table: dict[str, Any]) -> list[str]:
+    """The standard errors that weight the rows, if any do."""
+    if table["chi2_per_freedom"] is None:
+        return []
+    name = table["conventions"]["sigma"]
+    return [f"weighted by {name}; χ² per degree of freedom, with {name} as given, {table['chi2_per_freedom']:.3g}"]
 
 
 def _units(table: dict[str, Any]) -> dict[str, str]:
