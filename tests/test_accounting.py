@@ -116,6 +116,8 @@ def models(**fixed: object) -> st.SearchStrategy[TransformerConfig]:
         kv, group = int(str(values.pop("kv"))), int(str(values.pop("group")))
         sharing, unique = int(str(values["layer_sharing"])), int(str(values.pop("unique")))
         heads = {"n_heads": kv * group, "n_kv_heads": kv, "d_head": d_head}
+        parallel, before = values.pop("parallel"), values["norm_position"] in ("pre", "sandwich")
+        heads |= {"parallel_block": parallel if before else bool(parallel)}
         return TransformerConfig.model_validate(values | heads | {"layers": sharing * unique} | fixed)
 
     return st.builds(
@@ -135,7 +137,7 @@ def models(**fixed: object) -> st.SearchStrategy[TransformerConfig]:
         position=st.sampled_from(["rope", "learned", "sinusoidal", "alibi", "none"]),
         tied=st.booleans(),
         bias=st.booleans(),
-        parallel_block=st.booleans(),
+        parallel=st.sampled_from([False, True, "two_norms"]),
         qk_norm=st.booleans(),
     )
 

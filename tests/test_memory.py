@@ -204,6 +204,7 @@ MODELS: dict[str, dict[str, object]] = {
     "gpt2": {"activation": "gelu", "norm": "layernorm", "bias": True, "position": "learned"},
     "llama": {"activation": "swiglu", "n_kv_heads": 2},
     "parallel": {"activation": "geglu", "parallel_block": True, "qk_norm": True},
+    "two norms": {"activation": "gelu", "parallel_block": "two_norms"},
     "sandwich": {"activation": "relu2", "norm_position": "sandwich"},
     "output": {"activation": "relu2", "norm_position": "output"},
     "post": {"activation": "silu", "norm_position": "post", "sliding_window": [48]},

@@ -153,7 +153,8 @@ def layer(x: np.ndarray, p: Any, model: TransformerConfig, n: int, mask: Mask) -
         return normed(x + attend(x) + feed(x), p["attention_norm"], model)
     if model.parallel_block:
         y = normed(x, p["attention_norm"], model)
-        return x + attend(y) + feed(y)
+        z = normed(x, p["mlp_norm"], model) if model.parallel_block == "two_norms" else y
+        return x + attend(y) + feed(z)
     if post:
         x = normed(x + attend(x), p["attention_norm"], model)
         return normed(x + feed(x), p["mlp_norm"], model)
@@ -223,7 +224,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "erf": {**GPT2, "activation": "gelu_erf"},
     "alibi, relu2, no bias in layer norms": {"norm": "layernorm", "position": "alibi", "activation": "relu2"},
-    "partial rotary (pythia)": {**GPT2, "position": "rope", "parallel_block": True, "rope": {"fraction": 0.5}},
+    "partial rotary (pythia)": {**GPT2, "position": "rope", "parallel_block": "two_norms", "rope": {"fraction": 0.5}},
+    "two norms, sandwich": {**GPT2, "parallel_block": "two_norms", "norm_position": "sandwich"},
     "near layers and far ones, of other frequencies (gemma 3)": {
         **LLAMA,
         "norm_position": "sandwich",

@@ -51,8 +51,9 @@ class TransformerShape(ModelConfig):
     """base of the rotary frequencies"""
     bias: bool = False
     """biases in every linear map and in layer norms"""
-    parallel_block: bool = False
-    """attention and MLP read the same normed input and are added together (GPT-J, PaLM)"""
+    parallel_block: Literal[False, True, "two_norms"] = False
+    """attention and MLP read the same normed input and are added together (GPT-J, PaLM); two_norms: each through a
+    norm of its own (GPT-NeoX, 2204.06745)"""
     qk_norm: bool = False
     """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442); for a norm over all heads
     together see `mixer.qk_norm`"""
@@ -115,6 +116,11 @@ class TransformerShape(ModelConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if self.parallel_block == "two_norms" and self.norm_position not in ("pre", "sandwich"):
+            raise ValueError(
+                f"parallel_block=two_norms is about norms before attention and MLP, which "
+                f"norm_position={self.norm_position} has not; set parallel_block=true"
+            )
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} is not divisible by n_kv_heads={self.n_kv_heads}; "

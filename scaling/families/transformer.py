@@ -268,7 +268,7 @@ class TransformerConfig(TransformerShape):
                 yield replace(tensor, path=(key, *tensor.path))
         if self.norm_position != "output":
             yield from self._norm("attention_norm")
-            if not self.parallel_block:
+            if self.parallel_block is not True:
                 yield from self._norm("mlp_norm")
         if self.norm_position in ("sandwich", "output"):
             yield from self._norm("attention_out_norm")
@@ -362,7 +362,7 @@ class TransformerConfig(TransformerShape):
 
     def _kept(self, compute: Compute, mixer: Mixer, feed_forward: FeedForward, mask: AttentionMask) -> int:
         """Bytes per token that the backward pass of a layer reads without rematerialisation."""
-        branches = 1 if self.parallel_block else 2
+        branches = 1 if self.parallel_block is True else 2
         norms = {"sandwich": branches + 2, "output": 2}.get(self.norm_position, branches)
         stream = self.d_model * (2 * FLOAT32 * norms + compute.width * branches)  # norms compute in float32
         inner = sum(part.activations(self, compute, mask) for part in (mixer, feed_forward))

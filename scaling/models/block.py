@@ -22,7 +22,7 @@ class Block(nnx.Module):
     """One layer of a stack, over that layer's parameters."""
 
     def __init__(self, config: TransformerConfig, stack: Stack, params: Params):
-        self.after_sum, self.parallel = config.norm_position == "post", config.parallel_block
+        self.after_sum, self.parallel = config.norm_position == "post", bool(config.parallel_block)
         self.rate = config.dropout
         self.branch = config.transfer.branch
         self.mixer = load_class(stack.mixer.MODULE)(config, stack.mixer, params["attention"])
@@ -81,7 +81,7 @@ class Block(nnx.Module):
             return second(x_BxLxD + feed(x_BxLxD))
         if self.parallel:
             h_BxLxD = first(x_BxLxD)
-            return x_BxLxD + mix(h_BxLxD) + feed(h_BxLxD)
+            return x_BxLxD + mix(h_BxLxD) + feed(second(x_BxLxD) if self.second else h_BxLxD)
         x_BxLxD = x_BxLxD + mix(first(x_BxLxD))
         return x_BxLxD + feed(second(x_BxLxD))
 

@@ -92,8 +92,7 @@ CASES: dict[str, Case] = {
                             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}},
         options={"plus_one": True}),
     "pythia": Case(
-        "gpt2-small", {"position": "rope", "rope": {"fraction": 0.25}, "parallel_block": True, "tied": False,
-        "n_heads": 2, "activation": "gelu_erf"}, "GPTNeoXForCausalLM",
+        "pythia-160m", {"n_heads": 2}, "GPTNeoXForCausalLM",
         {"num_attention_heads": 2, "rotary_pct": 0.25, "use_parallel_residual": True,
          "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}}, "gpt_neox"),
     "falcon": Case(

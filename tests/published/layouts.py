@@ -214,22 +214,17 @@ def gptj(config: TransformerConfig, params: Named) -> Iterator[tuple[str, np.nda
 
 
 def gpt_neox(config: TransformerConfig, params: Named) -> Iterator[tuple[str, np.ndarray]]:
-    """Its MLP has a norm of its own: one of another scale and bias, whose effect is taken out of the next map."""
     yield "gpt_neox.embed_in.weight", params["embedding"]
     yield "lm_head.weight", params["head"].T
     yield from norm("gpt_neox.final_layer_norm", params["norm"])
     for i, own in enumerate(by_layer(config, params)):
-        name, first, up = f"gpt_neox.layers.{i}", own["attention_norm"], own["mlp"]["up"]
-        ratio, shift = np.linspace(0.5, 2, config.d_model, dtype=np.float32), np.float32(0.2)
-        second = {"scale": first["scale"] * ratio, "bias": first["bias"] * ratio + shift}
-        kernel = up["kernel"] / ratio[:, None]
-        yield from norm(f"{name}.input_layernorm", first)
-        yield from norm(f"{name}.post_attention_layernorm", second)
+        name = f"gpt_neox.layers.{i}"
+        yield from norm(f"{name}.input_layernorm", own["attention_norm"])
+        yield from norm(f"{name}.post_attention_layernorm", own["mlp_norm"])
         qkv = by_head(*(own["attention"][key] for key in "qkv"), heads=config.n_heads)
         yield from linear(f"{name}.attention.query_key_value", qkv)
         yield from linear(f"{name}.attention.dense", own["attention"]["o"])
-        up = {"kernel": kernel, "bias": up["bias"] - shift * kernel.sum(0)}
-        yield from linear(f"{name}.mlp.dense_h_to_4h", up)
+        yield from linear(f"{name}.mlp.dense_h_to_4h", own["mlp"]["up"])
         yield from linear(f"{name}.mlp.dense_4h_to_h", own["mlp"]["down"])
 
 
