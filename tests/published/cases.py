@@ -119,8 +119,8 @@ CASES: dict[str, Case] = {
         "full_attention": {"rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 64, **YARN}}}),
     "qwen2": Case("llama-2-7b", GROUPED | {"bias": True}, "Qwen2ForCausalLM", HF_GROUPED | {"rms_norm_eps": 1e-5},
                   usual=(r"/(o|up|down|gate)/bias",)),
-    "qwen3": Case("llama-2-7b", GROUPED | {"qk_norm": True, "d_head": 16}, "Qwen3ForCausalLM",
-                  HF_GROUPED | {"head_dim": 16, "rms_norm_eps": 1e-5}),
+    "qwen3": Case("qwen3-8b", GROUPED | {"d_head": 16}, "Qwen3ForCausalLM",
+                  HF_GROUPED | {"head_dim": 16, "rms_norm_eps": 1e-6} | rope(1e6)),
     "smollm3": Case("smollm3-3b", GROUPED | {"layers": 4}, "SmolLM3ForCausalLM",
                     HF_GROUPED | {"num_hidden_layers": 4, "pad_token_id": None} | rope(5e6)),
     "phi-3": Case(
