@@ -117,7 +117,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override: str, says: str) -
     [
         ("model.n_heads=3", "d_model=16 is not divisible by n_heads=3; nearest that are: 15, 18"),
         ("model.n_kv_heads=3", "n_heads=2 is not divisible by n_kv_heads=3; allowed: [1, 2]"),
-        ("model={parallel_block: two_norms, norm_position: post}", "norm_position=post has not; set parallel_block=true"),
+        ("model={parallel_block: two_norms, norm_position: post}", "norm_position=post has not; set parallel"),
         ("model.layer_sharing=3", "layers=2 is not divisible by layer_sharing=3; allowed: [1, 2]"),
         ("model.d_head=3", "d_head must be even, got 3"),
         ("model.sliding_window=[4, 0]", "a window is 1 key or more"),
