@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from published.cases import CASES
 from published.ours import generated, logits
+from published.steps import TRAINED, losses
 
 REFERENCE = np.load(Path(__file__).parent / "published" / "logits.npz")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -27,3 +28,9 @@ def test_logits_are_those_of_the_reference_implementation(name: str) -> None:
 @pytest.mark.parametrize("name", ["deepseek-v3", "gpt-oss", "llama-4"])
 def test_logits_over_a_cache_are_those_of_the_reference_implementation(name: str) -> None:
     np.testing.assert_allclose(generated(CASES[name]), REFERENCE[name], **CLOSE)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_twelve_updates_have_the_losses_of_torch(name: str) -> None:
+    """AdamW with decay on matrices, warmup, cosine, clipping at 1, two microbatches, against the whole batch."""
+    np.testing.assert_allclose(losses(TRAINED[name]), REFERENCE[f"{name}/losses"], rtol=1e-5)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from published import layouts
 from published.cases import CASES, HF_SMALL, TOKENS, Case
 from published.ours import logits
+from published.steps import ADAMW, FINAL, STEPS, TRAINED, WARMUP, WINDOWS, losses
 from published.weights import weights
 
 PATH = Path(__file__).with_name("logits.npz")
@@ -105,6 +106,32 @@ def computed(case: Case) -> dict[str, np.ndarray]:
         return {"": found.logits.numpy(), "/balance": np.float32(sum(each))}
 
 
+def trained(case: Case) -> np.ndarray:
+    """[steps], the losses of torch's AdamW on the same batches; matrices decay, embeddings do not."""
+    model, found = reference(case), []
+    decays = {
+        n: w.ndim > 1 and not any(part in n for part in ("embed", "wte", "wpe")) for n, w in model.named_parameters()
+    }
+    groups = [
+        {"params": [w for n, w in model.named_parameters() if decays[n] is kind], "weight_decay": decay}
+        for kind, decay in ((True, ADAMW["weight_decay"]), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(ADAMW["b1"], ADAMW["b2"]), eps=ADAMW["eps"])
+    for i, rows in enumerate(torch.tensor(WINDOWS)):
+        after = min(max(i + 1 - WARMUP, 0) / (STEPS - WARMUP), 1)
+        share = min((i + 1) / WARMUP, 1) * (FINAL + (1 - FINAL) * (1 + np.cos(np.pi * after)) / 2)
+        for group in optimizer.param_groups:
+            group["lr"] = ADAMW["learning_rate"] * share
+        logits = model(rows[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW["clip_norm"])
+        optimizer.step()
+        found.append(loss.item())
+    return np.array(found, np.float32)
+
+
 def main() -> None:
     names, found = sys.argv[1:] or list(CASES), {}
     for name in names:
@@ -112,6 +139,10 @@ def main() -> None:
         found |= {name + what: value for what, value in computed(case).items()}
         away = np.abs(logits(case)[0] - found[name]).max()
         print(f"{name:18} {case.architecture:24} max |Δ| {away:.1e} of {np.abs(found[name]).max():.3g}", flush=True)
+    for name in set(TRAINED) & set(names):
+        found[f"{name}/losses"] = trained(TRAINED[name])
+        away = np.abs(losses(TRAINED[name]) / found[f"{name}/losses"] - 1).max()
+        print(f"{name:18} {STEPS} updates: losses {found[f'{name}/losses'][[0, -1]]}, apart by {away:.1e}")
     if not sys.argv[1:]:
         versions = np.array([f"transformers {transformers.__version__}", f"torch {torch.__version__}"])
         np.savez_compressed(PATH, versions=versions, **found)
