@@ -105,3 +105,27 @@ def test_a_record_with_other_values_is_read_as_written_or_refused_in_one_line(na
         assert refused > EACH / 5 or name == "outcome.json"
     finally:
         path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "value", "says"),
+    [
+        ("fit.json", ("bootstrap", "samples"), 1.5, "its draws are not one row of parameters"),
+        ("fit.json", ("bootstrap", "objectives"), [1.5], "its draws are not one row of parameters"),
+        ("curves.fit.json", ("curves", 0, "cluster"), {"a": 1}, "cluster must be a label, text or a number"),
+        ("curves.fit.json", ("objective", "value"), "x", "its objective is not a number"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(
+    name: str, keys: tuple[str | int, ...], value: Any, says: str, home: Path, tmp_path: Path
+) -> None:
+    values = json.loads((home / name).read_text())
+    values.pop("seal")
+    inner = values
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (tmp_path / name).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=says) as told:
+        READERS[name](tmp_path / name)
+    assert name in str(told.value)

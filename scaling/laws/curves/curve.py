@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling.errors import UserError
+from scaling.errors import UserError, shown
 from scaling.laws.arrays import Array, Labels
 
 
@@ -20,7 +21,8 @@ class LossCurve:
     N: parameters, for laws that read them. cluster: a label shared by dependent runs, such as branches of a trunk;
     unset: the run is a cluster of its own. conventions: facts from its records, such as the unit of its loss.
 
-    Raises UserError for negative rates, steps that are repeated or outside the schedule, and invalid losses.
+    Raises UserError for negative rates, steps that are repeated or outside the schedule, invalid losses, and a
+    cluster that is no label.
     """
 
     run: str
@@ -41,6 +43,8 @@ class LossCurve:
         cluster: str | None = None,
         conventions: Mapping[str, str] | None = None,
     ):
+        if not isinstance(cluster, str | Real | None):
+            raise UserError(f"{run}: cluster must be a label, text or a number; got {shown(cluster)}")
         given = np.asarray(rates, np.float64)
         if given.ndim != 1 or not len(given) or not np.isfinite(given).all() or (given < 0).any() or not given.any():
             raise UserError(f"{run}: rates must be finite learning rates of 0 or more, one a step; got {given!r}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.files import opened, read_json, reading, require_whole, sealed
+from scaling.files import number, opened, read_json, reading, require_whole, sealed
 from scaling.laws.arrays import Array
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.curves.discrepancy import ONE_SIGMA, ahead, learned, schedules
@@ -225,6 +225,7 @@ def load_curve_fit(path: str | Path) -> CurveFit:
             form, runs = _table(law, curves)
             runs, order = runs.sorted(), runs.order()
             objective, draws = values["objective"], values["bootstrap"]
+            value = number(objective["value"], "objective")
             problem = make_problem(runs, form, Loss.from_dict(objective), objective["residual"], values["fixed"])
             priors = {name: Prior(**prior) for name, prior in values["priors"].items()}
             problem = with_priors(problem, priors, values["prior_noise"]) if priors else problem
@@ -233,10 +234,8 @@ def load_curve_fit(path: str | Path) -> CurveFit:
             fitted = Fit(problem, runs, natural, Diagnostics.from_dict(values["diagnostics"]), priors, order, drawn)
     except FileNotFoundError:
         raise UserError(f"no file {path}; make one with `scaling fit --law multi_power` or fit.save(path)") from None
-    if not np.isclose(fitted.objective, objective["value"], rtol=1e-9, atol=1e-25):
-        raise UserError(
-            f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {objective['value']:.9g}"
-        )
+    if not np.isclose(fitted.objective, value, rtol=1e-9, atol=1e-25):
+        raise UserError(f"{path} was edited: its parameters give {fitted.objective:.9g}, it says {value:.9g}")
     if not whole:
         raise UserError(f"{path} was edited: its contents do not give its seal; fit again with `scaling fit`")
     found = CurveFit(law, curves, fitted)

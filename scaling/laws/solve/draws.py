@@ -61,12 +61,16 @@ class Draws:
         for key, kind in (("kind", str), ("seed", int)):
             if not isinstance(values[key], kind):
                 raise ValueError(f"{key} of its draws is {shown(values[key])}")
+        samples, objectives = (np.array(values[key], np.float64) for key in ("samples", "objectives"))
+        sd = None if sd is None else np.array(sd, np.float64)
+        if samples.ndim != 2 or any(x is not None and x.shape != (len(samples),) for x in (objectives, sd)):
+            raise ValueError("its draws are not one row of parameters, one objective and one noise each")
         return Draws(
             values["kind"],
             values["seed"],
-            np.array(values["samples"], np.float64),
-            np.array(values["objectives"], np.float64),
-            None if sd is None else np.array(sd, np.float64),
+            samples,
+            objectives,
+            sd,
             values.get("strata", 1),
             tuple(values.get("notes", ())),
         )
