@@ -254,9 +254,9 @@ def test_an_override_that_is_not_yaml_is_named() -> None:
 
 def test_an_override_that_the_shell_has_cut_at_a_space_says_to_quote_it() -> None:
     cut = shlex.split("model.feed_forward={kind: moe, experts: 8}")
-    with pytest.raises(UserError, match="not YAML: .*; quote a value that has spaces$"):
+    with pytest.raises(UserError, match=r"not YAML: .*; quote a value that has spaces$"):
         apply_overrides({}, cut)
-    with pytest.raises(UserError, match="not YAML: [^;]*$"):
+    with pytest.raises(UserError, match=r"not YAML: [^;]*$"):
         apply_overrides({}, ["model.layers=@"])
 
 
