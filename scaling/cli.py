@@ -259,6 +259,9 @@ def _add_files(commands: Any) -> None:
     init = _command(commands, "init", _init, "Write a commented sweep that fits a text, a time and this machine.")
     init.add_argument("file", type=Path, metavar="SWEEP.yaml", help="the file to write")
     init.add_argument("--corpus", metavar="GLOB", help="text files, quoted (default: the Python standard library)")
+    init.add_argument(
+        "--text-field", metavar="NAME", help="field of a .jsonl or .parquet that holds the text (default: text)"
+    )
     init.add_argument("--minutes", type=float, default=10.0, help="time that the sweep may take (default: 10)")
 
     _json(
@@ -399,7 +402,8 @@ def _dashboard(args: argparse.Namespace) -> int:
 def _init(args: argparse.Namespace) -> int:
     from scaling.starter import format_starter, write_starter
 
-    print(folded(format_starter(args.file, write_starter(args.file, args.corpus, args.minutes))))
+    found = write_starter(args.file, args.corpus, args.minutes, args.text_field)
+    print(folded(format_starter(args.file, found)))
     return 0
 
 

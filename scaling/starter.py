@@ -1,5 +1,6 @@
 """A first sweep: a ladder, a law and a tested forecast, sized for a text, a time limit and this machine."""
 
+import json
 import math
 import os
 import re
@@ -48,12 +49,12 @@ TEXT = """\
 name: {name}
 run:
   model: {{ vocab: 256, context: {context}, activation: relu2, norm: rmsnorm, position: rope, qk_norm: true }}
-  data: {{ corpus: "{corpus}"{cut}, tokenizer: {{ kind: bytes }}{measured} }}
+  data: {{ corpus: "{corpus}"{field}{cut}, tokenizer: {{ kind: bytes }}{measured} }}
   optimizer: {{ name: adamw, b2: 0.95, weight_decay: 0.1 }}
   schedule: {{ name: cosine, warmup: 0.1, final: 0.1 }}
   batch_size: {batch}   # windows of `context` tokens
   records: {{ checkpoint_minutes: {checkpoints}, log_every: 50 }}
-# tried for source code at widths 16 to 96; `scaling sweep` with learning_rate.kind: tuned tries rates for your text
+# tried for source code at widths 16 to 96; `tuning: {{ learning_rate: [0.5, 1, 2] }}` tries three rates for your text
 learning_rate: {{ kind: width, width: 16, learning_rate: 0.02, exponent: -0.9 }}
 ladder: {{ aspect: 12, d_head: 8, width_multiple: 4, ff_multiple: 1 }}   # depth for a width, and steps of sizes
 design:
@@ -72,11 +73,14 @@ forecast:
 """
 
 
-def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) -> dict[str, Any]:
+def write_starter(
+    path: Path, corpus: str | None = None, minutes: float = 10.0, text_field: str | None = None
+) -> dict[str, Any]:
     """Write a commented sweep. Nothing is trained.
 
     corpus: a glob of text files (.txt, .jsonl, .parquet, .gz of the first two); None: the Python standard library.
     minutes: time for the whole sweep here, by the assumed speed of the machine.
+    text_field: the field of a record that holds the text (.jsonl, .parquet); None: `text`.
     returns: `described`, as from `describe_sweep`, and `short`: whether the text, not the time, limits the budgets.
     Raises UserError for an existing file, a glob that matches nothing, and too little time or text.
     """
@@ -84,7 +88,7 @@ def write_starter(path: Path, corpus: str | None = None, minutes: float = 10.0) 
         raise UserError(f"{path} exists; choose another name, or delete it")
     if not minutes > 0 or not math.isfinite(minutes):
         raise UserError(f"--minutes {minutes:g}: must be above 0")
-    sweeps = _sweeps(path, corpus)
+    sweeps = _sweeps(path, corpus, text_field)
     for sweep in sweeps:
         least, found, short = _largest(sweep, 60 * minutes)
         if least >= LEAST:
@@ -110,7 +114,7 @@ def format_starter(path: Path, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _tokens(corpus: str | None) -> tuple[float, int | None]:
+def _tokens(corpus: str | None, text_field: str | None) -> tuple[float, int | None]:
     """Bytes of text to train on (of a compressed file, its size on disk), and `data.document_bytes`: None where there
     are enough files to serve as documents."""
     from scaling.data.files_corpus import FilesCorpus, document_bytes, from_root
@@ -123,11 +127,17 @@ def _tokens(corpus: str | None) -> tuple[float, int | None]:
     else:
         if not files_matching(from_root(corpus)):
             raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
-        found = FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}"))  # refuses what a launch would
+        data = DataConfig(corpus=f"files:{corpus}", **_field(text_field))
+        found = FilesCorpus(corpus, data)  # refuses what a launch would
         cut = document_bytes(found.facts["file_bytes"]) if found.lone_split() else None
-        FilesCorpus(corpus, DataConfig(corpus=f"files:{corpus}", document_bytes=cut)).require_usable()
+        FilesCorpus(corpus, data.model_copy(update={"document_bytes": cut})).require_usable()
         files = found.files
     return TRAINING_SHARE * sum(map(os.path.getsize, files)), cut
+
+
+def _field(text_field: str | None) -> dict[str, str]:
+    """The key of `data` for it."""
+    return {} if text_field is None else {"text_field": text_field}
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,8 @@ class _Sweep:
     """tokens of the text to train on"""
     cut: int | None
     """`data.document_bytes`"""
+    text_field: str | None
+    """`data.text_field`; None: its default"""
     small: bool
     """for CPUs"""
     ladder: dict[str, Any]
@@ -159,6 +171,7 @@ class _Sweep:
         return TEXT.format(
             commands="\n".join(align(commands, left=2)),
             measured=f", validation_tokens: {MEASURED}" if many else "",
+            field="".join(f", {key}: {json.dumps(name)}" for key, name in _field(self.text_field).items()),
             cut=f", document_bytes: {self.cut}" if self.cut else "",
             corpus_said=self.corpus or "the Python standard library",
             name=name,
@@ -175,9 +188,9 @@ class _Sweep:
         )
 
 
-def _sweeps(path: Path, corpus: str | None) -> list[_Sweep]:
-    (tokens, cut), small = _tokens(corpus), find_devices().platform == "cpu"
-    return [_Sweep(path, corpus, tokens, cut, small, ladder) for ladder in LADDERS]
+def _sweeps(path: Path, corpus: str | None, text_field: str | None) -> list[_Sweep]:
+    (tokens, cut), small = _tokens(corpus, text_field), find_devices().platform == "cpu"
+    return [_Sweep(path, corpus, tokens, cut, text_field, small, ladder) for ladder in LADDERS]
 
 
 def _largest(sweep: _Sweep, seconds: float) -> tuple[float, dict[str, Any], bool]:

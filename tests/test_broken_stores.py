@@ -236,6 +236,7 @@ def test_tokens_that_are_changed_while_they_are_read_are_not_read(made: Path, tm
             assert said == "same", (accident, name, said)
         else:
             assert name in said and "scaling data prepare" in said, (accident, name, said)
+    assert any("was changed while it was in use" in said for *_, said in ends)
 
 
 def test_a_run_whose_tokens_are_changed_ends_in_one_line_and_goes_on_once_they_are_put_back(

@@ -1,6 +1,7 @@
 """Configurations: what is refused and how, how files build on each other, and what names a run."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,14 @@ def test_an_override_that_is_none_says_how_one_looks(override: str) -> None:
 def test_an_override_that_is_not_yaml_is_named() -> None:
     with pytest.raises(UserError, match=r"override 'model.layers=\[1'.*not YAML"):
         apply_overrides({}, ["model.layers=[1"])
+
+
+def test_an_override_that_the_shell_has_cut_at_a_space_says_to_quote_it() -> None:
+    cut = shlex.split("model.feed_forward={kind: moe, experts: 8}")
+    with pytest.raises(UserError, match=r"not YAML: .*; quote a value that has spaces$"):
+        apply_overrides({}, cut)
+    with pytest.raises(UserError, match=r"not YAML: [^;]*$"):
+        apply_overrides({}, ["model.layers=@"])
 
 
 def test_extends_chains_merge_key_by_key_relative_to_each_file(tmp_path: Path) -> None:

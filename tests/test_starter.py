@@ -1,5 +1,7 @@
 """A sweep to begin with: as long as was asked for, no more than the text allows, and what it refuses."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,25 @@ def test_any_path_is_written_as_yaml_reads_it(home: Path) -> None:
     sweep = load(SweepConfig, home / "my sweep.yaml")
     assert sweep.name == "my-sweep" and describe_sweep(sweep)["runs"][0]["tokens"] > 0
     assert (home / "my sweep.yaml").read_text().count(str(odd)) == 1
+
+
+def test_records_may_have_their_text_in_any_field(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"a: b": "all work and no play " * 700}) for _ in range(200)]
+    (home / "own.jsonl").write_text("\n".join(lines))
+    begin = ["init", "own.yaml", "--corpus", "own.jsonl", "--minutes", "2"]
+    assert main(begin) == 2 and "has no field data.text_field='text'; it has: a: b" in capsys.readouterr().err
+    assert main([*begin, "--text-field", "a: b"]) == 0
+    assert load(SweepConfig, home / "own.yaml").run["data"]["text_field"] == "a: b"
+
+
+def test_what_a_comment_suggests_is_taken(home: Path) -> None:
+    write_starter(home / "own.yaml", text(home / "own", 3_000_000), minutes=2)
+    written = (home / "own.yaml").read_text()
+    suggested = re.findall(r"^#.*`([a-z_]+: .*)`", written, re.M)
+    assert suggested and not re.search(r"^#[^`]*\b[a-z_]+\.[a-z_]+: ", written, re.M), "keys are in backticks"
+    for lines in suggested:
+        (home / "more.yaml").write_text(f"{written}\n{lines}\n")
+        assert len(describe_sweep(load(SweepConfig, home / "more.yaml"))["runs"]) == 27
 
 
 def test_little_text_and_time_are_enough(home: Path) -> None:

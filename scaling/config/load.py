@@ -98,8 +98,17 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         if not equals or not all(parts) or len(parts) > DEEPEST:
             raise UserError(f"override {shown(override)}: expected key=value, for example model.layers=4")
         where = f"override {shown(override)}"
-        values = put(values, ".".join(parts), parse_yaml(text, where), where)
+        values = put(values, ".".join(parts), _value(text, where), where)
     return values
+
+
+def _value(text: str, where: str) -> Any:
+    """The value of an override. Raises UserError, for one that the shell has cut at a space with what to do."""
+    try:
+        return parse_yaml(text, where)
+    except UserError as error:
+        cut = any(text.count(opened) > text.count(closed) for opened, closed in ("{}", "[]"))
+        raise UserError(f"{error}{'; quote a value that has spaces' * cut}") from None
 
 
 def put(values: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
