@@ -1,9 +1,11 @@
-"""Suggestions for an unknown name: by spelling, by its words, and by the descriptions of known names."""
+"""Names that a user gives: one or several, and suggestions for an unknown one by spelling, by its words, and by the
+descriptions of known names."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 CLOSE, FAR = 0.6, 0.5  # difflib's ratio of a misspelt name, and where nothing else is found
 STEM = 3  # letters that two words share at least where one begins with the other
@@ -37,6 +39,11 @@ def nearest(name: str, known: Iterable[str] | Mapping[str, str], most: int = 3) 
     begun = [each for key, each in lower.items() if len(asked) >= STEM and key.startswith(asked)]
     alike = dict.fromkeys([*begun, *_spelt(asked, lower, most, CLOSE)])
     return [*(alike or _by_words(name, descriptions) or _spelt(asked, lower, most, FAR))][:most]
+
+
+def several(names: Any) -> tuple[Any, ...]:
+    """One name, or several, as a tuple: a text is one, not one for each letter."""
+    return tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else (names,)
 
 
 def near_file(path: str | Path) -> str:

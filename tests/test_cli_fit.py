@@ -246,7 +246,7 @@ def test_the_list_holds_every_law_within_a_line(capsys, monkeypatch):
         (("--where", "kinds == 1"), "cannot read the condition"),
         (("--where", "size + 1"), "not true or false"),
         (("--where", "size > 1e99"), "no row"),
-        (("--starts", "0"), "starts must be at least 1"),
+        (("--starts", "0"), "starts must be a whole number, at least 1"),
         (("--bootstrap", "-1"), "0 or more"),
         (("--kind", "dice"), "invalid choice"),
         (("--column", "E"), "not LETTER=VALUE"),

@@ -6,6 +6,7 @@ from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form
 from scaling.laws.solve import Loss, huber
 from scaling.laws.solve.draws import BootstrapKind
+from scaling.laws.solve.objectives import objective_of
 from scaling.laws.table.runs import Runs
 
 DELTA = 1e-2
@@ -19,7 +20,7 @@ def fit_design(
     runs: Runs,
     form: str | Form = "chinchilla",
     *,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     draws: int = DRAWS,
     kind: BootstrapKind = "noise",
     seed: int = 0,
@@ -30,7 +31,7 @@ def fit_design(
     loss: huber(DELTA) where None. draws: 0 for none. kind: by default fresh noise of the residuals' size, because a
     sweep has few runs and a resample of rows would lose whole budgets. options: of `laws.fit`.
     """
-    fitted = fit(runs, form, loss=loss or huber(DELTA), **options)
+    fitted = fit(runs, form, loss=objective_of(loss, huber(DELTA)), **options)
     if draws:
         fitted.bootstrap(draws, seed=seed, kind=kind)
     return fitted

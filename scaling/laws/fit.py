@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.files import number, opened, read_json, reading, require_whole, sealed
+from scaling.laws.asked import whole
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.forms.pooled import pooled
 from scaling.laws.intervals.bootstrap import bootstrap
@@ -21,20 +23,22 @@ from scaling.laws.intervals.interval import Interval
 from scaling.laws.intervals.prediction import Optimum, PredictedLoss, interval_of, optimum_at, predicted_loss
 from scaling.laws.intervals.profile import Profile, profile
 from scaling.laws.pooled import SIMULATIONS, Gain, SharingTest, gains, group_of, pool, pooling_of, sharing
-from scaling.laws.solve.checks import require_fittable, require_held
+from scaling.laws.solve.checks import fixed_values, require_fittable, require_held
 from scaling.laws.solve.diagnostics import Diagnostics, diagnose
 from scaling.laws.solve.draws import BootstrapKind, DrawMethod, Draws
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.multistart import multistart, starts_of
-from scaling.laws.solve.objectives import Loss, Residual, huber
+from scaling.laws.solve.objectives import Loss, Residual, huber, objective_of
 from scaling.laws.solve.optimality import polish
 from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.table.flops_per_token import FlopsPerToken
+from scaling.laws.table.given import require_same_rows
 from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 from scaling.laws.table.words import choice
 from scaling.laws.text.fit import fit_table, format_table
 from scaling.laws.text.frames import draws_frame, interval_frame, parameter_frame, predicted_frame, to_arviz
+from scaling.names import offered
 from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
 
@@ -67,8 +71,6 @@ class Fit(FittedLaw):
         within 10 %) or label, so that no resample loses one. Resamples of m rows of a stratum show (m−1)/m of their
         variance.
         """
-        if seed < 0:
-            raise UserError(f"bootstrap: seed should be 0 or more, got {seed}")
         self.draws = bootstrap(self, n, cluster, seed, kind, strata)
         return self.draws
 
@@ -132,7 +134,9 @@ class Fit(FittedLaw):
         return interval_of(self, name, level, C, flops_per_token)
 
     @overload
-    def predict(self, table: "pd.DataFrame", /, *, level: float = 0.9) -> "pd.DataFrame": ...
+    def predict(
+        self, table: "pd.DataFrame | Mapping[str, ArrayLike]", /, *, level: float = 0.9
+    ) -> "pd.DataFrame": ...
 
     @overload
     def predict(self, table: None = None, /, *, level: float = 0.9, **columns: ArrayLike) -> PredictedLoss: ...
@@ -140,15 +144,19 @@ class Fit(FittedLaw):
     def predict(self, table: Any = None, /, *, level: float = 0.9, **columns: ArrayLike) -> Any:
         """The law's loss at columns by letter, those that the form reads (N=…, D=…), broadcast together.
 
-        table: alternatively, a DataFrame with columns named as in the runs or by letter; the result is then a
-        DataFrame with the same index.
+        table: alternatively, a DataFrame (or a mapping of columns) with columns named as in the runs or by letter;
+        the result is then a DataFrame with the same index.
 
         With draws there are two intervals: `low`, `high` of the law itself, `run_low`, `run_high` of a single run,
         which scatters around it. Both assume that the form is right: for runs beyond those fitted use
         `laws.Forecaster`.
         Raises UserError where a column that the form reads is missing.
         """
-        return predicted_loss(self, columns, level) if table is None else predicted_frame(self, table, level)
+        if table is None:
+            return predicted_loss(self, columns, level)
+        if columns:
+            raise UserError(f"predict: give a table or {', '.join(columns)}=…, not both")
+        return predicted_frame(self, table, level)
 
     def optimal(self, C: float, level: float = 0.9, flops_per_token: FlopsPerToken | None = None) -> Optimum:
         """The N and D that spend C training FLOPs at the least loss, with intervals once there are draws.
@@ -249,7 +257,7 @@ def fit(
     form: str | Form = "chinchilla",
     *,
     loss: Loss | str | None = None,
-    objective: Loss | None = None,
+    objective: Loss | str | None = None,
     residual: Residual | None = None,
     starts: int = 64,
     fixed: Mapping[str, float] | None = None,
@@ -264,7 +272,8 @@ def fit(
     D="tokens", loss="loss", C="flops", … `loss` then names a column, and the objective is given as `objective`
     (which also works with `laws.Runs`).
     form: a name in `laws.FORMS` or a Form.
-    loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`; default huber(1e-3), Hoffmann et al.'s.
+    loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`, or a text that `laws.parse_loss` reads;
+    default huber(1e-3), Hoffmann et al.'s.
     residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
     not positive.
     starts: published parameters first, then a Sobol sequence.
@@ -277,8 +286,10 @@ def fit(
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
     form = get_form(form)
-    runs = _runs_of(runs, form, {"loss": loss, **columns} if isinstance(loss, str) else columns, group)
-    loss = objective or (loss if isinstance(loss, Loss) else huber())
+    if not (loss is None or callable(loss) or isinstance(runs, Runs)):  # callable: an objective, or meant as one
+        loss, columns = None, {"loss": loss, **columns}
+    runs = _runs_of(runs, form, columns, group)
+    loss = objective_of(loss if objective is None else objective, huber())
     residual = residual or ("log" if (runs.loss > 0).all() else "raw")
     if group is not None:
         runs, form = pool(runs, form, group, shared)
@@ -287,21 +298,28 @@ def fit(
             f"{', '.join(shared)} can be shared by several groups only: name their column, "
             f"{choice('group', 'COLUMN')}"
         )
-    if starts < 1:
-        raise UserError(f"starts must be at least 1; got {starts}")
-    require_fittable(runs, form, residual, fixed or {}, priors or {})
+    starts, fixed = whole(starts, "starts", 1), fixed_values(form, fixed)
+    priors = {} if priors is None else dict(priors)
+    require_fittable(runs, form, residual, fixed, priors)
     runs_sorted = runs.sorted()
-    problem = make_problem(runs_sorted, form, loss, residual, fixed or {})
-    problem, solution = multistart(problem, starts_of(problem, runs_sorted.loss, starts), priors or {})
+    problem = make_problem(runs_sorted, form, loss, residual, fixed)
+    problem, solution = multistart(problem, starts_of(problem, runs_sorted.loss, starts), priors)
     best = polish(problem, solution.best) if loss.rounded else solution.best
     require_held(problem, best)
     diagnostics = diagnose(problem, solution, int(solution.total.argmin()), starts, best)
-    return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors or {}, runs.order())
+    return Fit(problem, runs_sorted, problem.natural(best), diagnostics, priors, runs.order())
 
 
 def _runs_of(runs: AnyRuns, form: Form, columns: Mapping[str, Any], group: Any) -> Runs:
+    own = dict.fromkeys((*signature(fit).parameters, *signature(Runs).parameters, *form.columns))
+    letters = {letter for law in FORMS.values() for letter in law.columns}
+    if unknown := [name for name in columns if name not in own and name not in letters]:
+        there = [name for name in own if name not in ("runs", "df", "columns", "others")]
+        raise UserError(f"laws.fit has no argument {unknown[0]!r}; {offered(unknown[0], there, 'there are ')}")
     if isinstance(runs, Runs):
         return as_runs(runs, **columns)
+    if hasattr(runs, "iloc"):
+        require_same_rows({"the table": runs, "group": group})
     by = group if isinstance(group, str) else None
     return as_runs(runs, **{"signed": form.signed, "reads": form.columns, "groups": by, **columns})
 

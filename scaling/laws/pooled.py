@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, whole
 from scaling.laws.forms import Form
 from scaling.laws.forms.form import GROUP, Pooling
 from scaling.laws.forms.pooled import pooled
@@ -19,8 +20,9 @@ from scaling.laws.quantities import BRACKET, bisect, least_loss
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.problem import Problem, make_problem, median_sigma
 from scaling.laws.solve.solver import solve
+from scaling.laws.table.given import UNSET, array_of, text_column
 from scaling.laws.table.runs import Runs
-from scaling.names import offered
+from scaling.names import offered, several
 
 FURTHEST = float(np.log(1e6))
 """a compute multiplier is searched for this far in log C on both sides of 1"""
@@ -74,7 +76,7 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
 
     Raises UserError for an unknown group.
     """
-    pooling = pooling_of(fit)
+    pooling, group = pooling_of(fit), str(group)
     if group not in pooling.groups:
         raise UserError(f"no group {group!r}; {offered(group, pooling.groups, 'there are ')}")
     runs, names = runs_of_group(fit, group), pooling.names(group)
@@ -91,10 +93,7 @@ def gains(fit: FittedLaw, C: float | None, level: float) -> dict[str, Gain]:
     """See `Fit.gain`."""
     pooling = pooling_of(fit)
     runs = {group: runs_of_group(fit, group) for group in pooling.groups}
-    if C is None:
-        C = min(float(own.flops.max()) for own in runs.values())
-    elif not (np.isfinite(C) and C > 0):
-        raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
+    C = min(float(own.flops.max()) for own in runs.values()) if C is None else amount(C)
     samples = fit.natural[None] if fit.draws is None else np.vstack([fit.natural, fit.draws.samples])
 
     def least(group: str, log_C: Array) -> Array:
@@ -120,6 +119,7 @@ def _reaches(least: Callable[[str, Array], Array], group: str, target: Array, lo
 
 def sharing(fit: FittedLaw, n: int, seed: int) -> SharingTest:
     """See `Fit.test_sharing`."""
+    n, seed = whole(n, "test_sharing: n", 1), whole(seed, "test_sharing: seed")
     pooling = pooling_of(fit)
     if not pooling.shared:
         raise UserError("no parameter is shared, so there is nothing to test")
@@ -183,12 +183,15 @@ def pool(runs: Runs, form: Form, group: str | ArrayLike, shared: Sequence[str]) 
             f"group: the table has no column {group!r} of labels; it has {', '.join(runs.labels) or 'none'}: columns "
             "that sort the rows into a few groups; or give a label for each row"
         )
-    names = np.asarray(runs.labels[group] if isinstance(group, str) else group).astype(str)
+    names = text_column(runs.labels[group] if isinstance(group, str) else array_of(group))
     if names.shape != (len(runs),):
         raise UserError(f"group must hold a label for each of {len(runs)} rows; got {names.shape}")
+    if lacking := sum(name in UNSET for name in names):
+        raise UserError(f"group: {lacking} of {len(names)} rows have no label; leave them out or give them one")
     groups = tuple(dict.fromkeys(names.tolist()))
     if len(groups) < 2:
         raise UserError(f"group must tell two groups or more apart; all rows are {groups[0]!r}")
+    shared = several(shared)
     law = pooled(form, groups, shared)
     own = sum(name not in shared for name in form.params)
     short = [f"{name} ({count})" for name in groups if (count := int(np.sum(names == name))) < own + 1]

@@ -14,6 +14,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount
 from scaling.laws.forms import Form, Parameter
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.linear import derivative
@@ -138,7 +139,7 @@ def budget_of(fit: FittedLaw, C: float | None) -> float | None:
     """`C`, or 10 times the largest FLOPs of the runs; None for laws that have no quantity at a budget."""
     if not derived(fit.form, at_budget=True):
         return None
-    return 10.0 * float(fit.runs.flops.max()) if C is None else C
+    return 10.0 * float(fit.runs.flops.max()) if C is None else amount(C)
 
 
 def gradient(
@@ -165,7 +166,7 @@ def compute_optimal(
 ) -> tuple[Array, Array, Array]:
     """N*, D*, L* at C FLOPs, each [...], at parameters [..., k]. Raises UserError for laws of other columns."""
     require_sizes(form)
-    per_token = flops_per_token or six_n
+    C, per_token = amount(C), flops_per_token or six_n
 
     def tokens(n: Array) -> Array:
         return C / per_token(np.exp(n))
@@ -182,14 +183,13 @@ def compute_optimal(
 def require_sizes(form: Form) -> None:
     """Raises UserError unless the law is one of N and D."""
     if set(form.columns) != {"N", "D"}:
-        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no optimal N and D follow from it")
+        one = "" if form.pooling is None else f"; ask the law of one group, fit[{form.pooling.groups[0]!r}]"
+        raise UserError(f"{form.name} is a law of {', '.join(form.columns)}: no optimal N and D follow from it{one}")
 
 
 def bracket(C: float) -> tuple[float, float]:
     """Range of log N in which the optimum at C FLOPs is searched for. Raises UserError unless C is positive."""
-    if not (np.isfinite(C) and C > 0):
-        raise UserError(f"C must be a positive number of FLOPs; got {C!r}")
-    middle = 0.5 * float(np.log(C / 6.0))
+    middle = 0.5 * float(np.log(amount(C) / 6.0))
     return middle - BRACKET, middle + BRACKET
 
 

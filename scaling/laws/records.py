@@ -13,6 +13,7 @@ from scaling.laws.predict.leverage import in_leverage
 from scaling.laws.table.columns import is_dense
 from scaling.laws.table.results import read_results
 from scaling.laws.table.runs import Runs
+from scaling.names import several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,9 @@ def from_results(
     (`laws.table.recipe`). Also for groups whose losses are in several units, for an invalid condition, for a column
     that the law reads and the table does not have, where no run is left, and where leverage cannot be measured.
     """
-    forms, columns = [get_form(each) for each in ([law] if isinstance(law, str | Form) else law)], columns or {}
+    if not hasattr(df, "columns"):
+        raise UserError(f"from_results takes the table of scaling.load_runs(folder); got {type(df).__name__}")
+    forms, columns = [get_form(each) for each in several(law)], columns or {}
     measured = forms[0].predicts == LEVERAGE and "loss" not in columns and LEVERAGE.column not in df
     if not measured:
         return read_results(df, sigma, where, forms, allow, columns, group, trusted)

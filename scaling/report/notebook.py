@@ -12,29 +12,32 @@ from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from scaling import laws
+    from scaling.laws.table.runs import AnyRuns
     from scaling.report.figures.spec import FigureSpec
 
 INNER = 0.5
 """coverage of the forecast fan's inner band"""
 
 
-def plot_isoflop(runs: "laws.Runs", analysis: "laws.Isoflop | None" = None, *, interactive: bool = False) -> Any:
+def plot_isoflop(runs: "AnyRuns", analysis: "laws.Isoflop | None" = None, *, interactive: bool = False) -> Any:
     """Loss against size at each budget, with the curve through it, its minimum and the minimum's interval.
 
     analysis: of `laws.isoflop(runs, …)`; None: with its defaults.
     Raises UserError where the runs have no budgets of several sizes.
     """
     from scaling import laws
+    from scaling.laws.table.runs import as_runs
     from scaling.report.figures.sweep import isoflop_figure
     from scaling.report.fit_data import isoflop_data
 
+    runs = as_runs(runs)
     figure = isoflop_figure(isoflop_data(runs, analysis or laws.isoflop(runs), None))
     assert figure is not None
     return _drawn(figure, interactive)
 
 
 def plot_optima(
-    runs: "laws.Runs",
+    runs: "AnyRuns",
     analysis: "laws.Isoflop | None" = None,
     fit: "laws.Fit | None" = None,
     *,
@@ -47,9 +50,11 @@ def plot_optima(
     """
     from scaling import laws
     from scaling.errors import UserError
+    from scaling.laws.table.runs import as_runs
     from scaling.report.figures.sweep import optima_figure
     from scaling.report.fit_data import isoflop_data
 
+    runs = as_runs(runs)
     found = analysis or laws.isoflop(runs)
     figure = optima_figure(isoflop_data(runs, found, fit))
     if figure is None:
@@ -101,16 +106,20 @@ def plot_group_optima(fit: "laws.Fit", *, interactive: bool = False) -> Any:
     return _drawn(group_optima_figure(fit), interactive)
 
 
-def plot_experts(source: "laws.Fit | laws.Runs", C: float | None = None, *, interactive: bool = False) -> Any:
+def plot_experts(source: "laws.Fit | AnyRuns", C: float | None = None, *, interactive: bool = False) -> Any:
     """Loss against size (as the table counts it: active parameters) at fixed compute, by number of experts.
 
     source: runs with a column of experts (E, or the share A that a token meets), or a law of N, D and these, which is
     drawn over its runs. C: training FLOPs of one budget; None: a panel for each of the runs' largest.
     Raises UserError for a table without experts, or without budgets, and for a law of other columns.
     """
+    from scaling import laws
+    from scaling.laws.asked import amount
+    from scaling.laws.table.runs import as_runs
     from scaling.report.figures.experts import experts_figure
 
-    return _drawn(experts_figure(source, C), interactive)
+    known = source if isinstance(source, laws.Fit) else as_runs(source)
+    return _drawn(experts_figure(known, None if C is None else amount(C)), interactive)
 
 
 def plot_surface(surface: "laws.ResponseSurface", *, interactive: bool = False) -> Any:
@@ -173,9 +182,10 @@ def plot_bootstrap(
     "D*/N*". level: coverage of the bars.
     Raises UserError before any bootstrap, and for an unknown name.
     """
+    from scaling.laws.asked import amount
     from scaling.report.figures.law import bootstrap_figure
 
-    return _drawn(bootstrap_figure(fit, pairs, C, level), interactive)
+    return _drawn(bootstrap_figure(fit, pairs, None if C is None else amount(C), level), interactive)
 
 
 def plot_forecast(
@@ -193,11 +203,13 @@ def plot_forecast(
     forecast: a frozen one (`laws.read_forecast`); outcome: the losses of the runs that tested it, by name.
     Raises UserError for a law of other columns than N and D, and for an outcome of another forecast.
     """
+    from scaling.laws.asked import amount
     from scaling.report.analysis import sampled_frontier
     from scaling.report.figures.law import fan_figure
     from scaling.report.fit_data import fit_data, flops_grid
 
-    end = C or (1.5 * forecast.flops if forecast else 10 * float(fit.runs.flops.max()))
+    end = 1.5 * forecast.flops if forecast else 10 * float(fit.runs.flops.max())
+    end = end if C is None else amount(C)
     flops = flops_grid(fit.runs, end)
     inner = sampled_frontier(fit, flops, INNER)
     return _drawn(fan_figure(fit_data(fit, level, flops, forecast, outcome), fit, inner, INNER), interactive)

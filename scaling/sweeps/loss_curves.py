@@ -16,6 +16,7 @@ from scaling.laws.table.reading import shown
 from scaling.laws.table.recipe import one_recipe
 from scaling.laws.table.results import meaning_of
 from scaling.metrics import read_metrics
+from scaling.names import several
 from scaling.result import KEPT, read_result
 from scaling.sweeps.run_store import load_runs, run_folders
 from scaling.validity import FITTED
@@ -39,7 +40,7 @@ def load_curves(
     table = load_runs(path)
     if len(table):
         table = table[table["validity"].isin(FITTED)].set_index("run_id", drop=False)
-    for condition in where:
+    for condition in several(where):
         table = table[meets(table, condition)]
     paths = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     folders = {folder.name: folder for each in reversed(paths) for folder in run_folders(each)}

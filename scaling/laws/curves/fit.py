@@ -16,13 +16,14 @@ from scaling.laws.curves.curve import LossCurve
 from scaling.laws.curves.discrepancy import ONE_SIGMA, ahead, learned, schedules
 from scaling.laws.curves.fitted import FittedCurves, PredictedCurve
 from scaling.laws.curves.laws import POINT, RATE, CurveLaw, get_curve_law
+from scaling.laws.curves.reading import AnyCurves, as_curves
 from scaling.laws.curves.text import curve_table, format_curve_table
 from scaling.laws.fit import Fit, fit
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import interval
 from scaling.laws.solve.diagnostics import Diagnostics
 from scaling.laws.solve.draws import Draws
-from scaling.laws.solve.objectives import Loss, huber
+from scaling.laws.solve.objectives import Loss, huber, objective_of
 from scaling.laws.solve.priors import Prior, with_priors
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.table.runs import Runs
@@ -180,10 +181,10 @@ class CurveFit(FittedCurves):
 
 
 def fit_curves(
-    curves: Sequence[LossCurve],
+    curves: AnyCurves,
     law: str | CurveLaw = "multi_power",
     *,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     starts: int = 32,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
@@ -191,7 +192,8 @@ def fit_curves(
 ) -> CurveFit:
     """Fit a law to the held-out losses at all checkpoints of some runs, under any schedules.
 
-    curves: the learning rate of at least one must decay, else the reduction is undetermined. Checkpoints in the
+    curves: of `sweeps.load_curves`, or a table or file as `read_curves` reads; the learning rate of at least one must
+    decay, else the reduction is undetermined. Checkpoints in the
     warmup are not used, because the laws do not cover it. Residuals are of log losses, as in both papers.
     law: a name in `laws.CURVE_LAWS`. loss: default huber(1e-3), both papers' objective. fixed: known parameters.
     priors: of parameters; default the law's own (`CurveLaw.priors`), {} for none.
@@ -200,6 +202,7 @@ def fit_curves(
     Raises UserError where the curves are not enough for the law.
     """
     law = get_curve_law(law)
+    curves = as_curves(curves)
     used = [curve.after(max(after, curve.warmup + 1)) for curve in curves]
     used = [curve for curve in used if len(curve.steps)]
     _require_curves(used, law, len(curves))
@@ -207,7 +210,7 @@ def fit_curves(
     known = (
         {name: prior for name, prior in law.priors.items() if name not in (fixed or {})} if priors is None else priors
     )
-    fitted = fit(runs, form, loss=loss or huber(), starts=starts, fixed=fixed, priors=known)
+    fitted = fit(runs, form, loss=objective_of(loss, huber()), starts=starts, fixed=fixed, priors=known)
     return CurveFit(law, tuple(used), fitted)
 
 

@@ -1,6 +1,5 @@
 """How far off a law is at curves that it was not fitted to."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from scaling.errors import UserError
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.curves.fit import CurveFit, fit_curves
+from scaling.laws.curves.reading import AnyCurves, as_curves
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class HeldOutCurve:
 
 
 def hold_out_curves(
-    curves: Sequence[LossCurve], fitted: CurveFit | None = None, level: float = 0.9, **options: Any
+    curves: AnyCurves, fitted: CurveFit | None = None, level: float = 0.9, **options: Any
 ) -> list[HeldOutCurve]:
     """Forecasts of curves, each from its schedule alone, compared with their outcomes.
 
@@ -39,6 +39,7 @@ def hold_out_curves(
     `options` as in `fit_curves`.
     Raises UserError for fewer than two clusters without `fitted`.
     """
+    curves = as_curves(curves)
     if fitted is not None:
         return [_held_out(fitted, curve, level) for curve in curves]
     clusters = dict.fromkeys(curve.cluster for curve in curves)

@@ -1,17 +1,20 @@
 """Loss curves from a table with a row for each checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.table.conditions import meets
+from scaling.laws.table.given import columns_of
 from scaling.laws.table.losses import refuse_perplexities
 from scaling.laws.table.reading import number_column, unit_of
 from scaling.laws.table.text_table import read_table
+from scaling.names import several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
 USUAL = {"run": "run", "step": "step", "rate": "learning_rate", "loss": "loss"}
 
 
+AnyCurves: TypeAlias = "Sequence[LossCurve] | pd.DataFrame | Mapping[str, ArrayLike] | str | Path"
+
 MOST_STEPS = 10**8
 """largest number of steps of a curve, each of which has a rate"""
 
 
 def read_curves(
-    table: "pd.DataFrame | str | Path",
+    table: "pd.DataFrame | Mapping[str, ArrayLike] | str | Path",
     where: Sequence[str] = (),
     *,
     run: str = USUAL["run"],
@@ -47,8 +52,8 @@ def read_curves(
     where, trusted: as in `laws.read_csv`. Raises UserError for a missing column, for final losses that look like
     perplexities, and as `LossCurve` does.
     """
-    df = read_table(table) if isinstance(table, str | Path) else table
-    for condition in where:
+    df = _frame_of(table)
+    for condition in several(where):
         df = df[meets(df, condition)]
     named = {"run": run, "step": step, "rate": rate, "loss": loss, "N": N, "cluster": cluster}
     missing = [f"{letter}={name!r}" for letter, name in named.items() if name is not None and name not in df.columns]
@@ -59,6 +64,26 @@ def read_curves(
     if not trusted and (last := [curve.loss[-1] for curve in curves if len(curve.loss)]):
         refuse_perplexities(np.array(last), loss)
     return curves
+
+
+def as_curves(curves: AnyCurves) -> list[LossCurve]:
+    """Curves as they are, or those of a table or a table's file with the usual names of columns.
+
+    Raises UserError as `read_curves` does, and for anything else.
+    """
+    if isinstance(curves, Mapping | str | Path) or hasattr(curves, "columns"):
+        return read_curves(curves)  # type: ignore[arg-type]
+    if unknown := [curve for curve in curves if not isinstance(curve, LossCurve)]:
+        raise UserError(f"expected loss curves, as of laws.read_curves(table); got {type(unknown[0]).__name__}")
+    return list(curves)
+
+
+def _frame_of(table: Any) -> "pd.DataFrame":
+    import pandas as pd
+
+    if isinstance(table, str | Path):
+        return read_table(table)
+    return table if isinstance(table, pd.DataFrame) else pd.DataFrame(columns_of(table))
 
 
 def _curve(label: str, rows: "pd.DataFrame", named: dict[str, str | None], warmup: int) -> LossCurve:

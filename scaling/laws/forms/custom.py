@@ -13,6 +13,7 @@ from scaling.laws.forms.form import Array, Form, Values
 from scaling.laws.forms.parameter import Parameter
 from scaling.laws.forms.registry import FORMS
 from scaling.laws.forms.starts import Value, spanned
+from scaling.names import several
 
 Starts = Callable[[Array, Array, int], Array]
 Kind = Literal["positive", "share", "real"]
@@ -50,9 +51,11 @@ def form(
     Raises UserError where the names of the function's arguments are not those of columns and params, for an invalid
     range, and where JAX cannot differentiate the function.
     """
-    columns = tuple(columns)
+    columns = several(columns)
     if name in FORMS:
         raise UserError(f"form: there is a law {name!r} already; choose another name")
+    if not isinstance(params, Mapping):
+        raise UserError(f"form {name!r}: params are ranges or kinds by name, such as {{'E': (1, 3)}}; got {params!r}")
     if not columns or not params:
         raise UserError(f"form {name!r} needs at least one column and one parameter")
     _require_names(name, function, columns, tuple(params))
@@ -144,7 +147,7 @@ def _require_jax(
         middle = {key: np.float64(0.5 * (low + high)) for key, (low, high) in spans.items()}
         rows = {key: np.ones(3) for key in columns}
         try:
-            out = jax.eval_shape(lambda m: jax.jvp(lambda p: call(p, rows), (m,), (m,))[0], middle)
+            out = jax.eval_shape(lambda m, r: jax.jvp(lambda p: call(p, r), (m,), (m,))[0], middle, rows)
         except Exception as error:
             what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             raise UserError(

@@ -1,5 +1,9 @@
 """The laws by name."""
 
+import copyreg
+from dataclasses import fields
+from typing import Any
+
 from scaling.errors import UserError
 from scaling.laws.forms.activated import abnar, hunyuan, ling
 from scaling.laws.forms.additive import chinchilla, chinchilla_equal, chinchilla_no_offset, power_law
@@ -14,6 +18,7 @@ from scaling.laws.forms.interaction import interaction
 from scaling.laws.forms.joint import ludziejewski
 from scaling.laws.forms.kaplan import kaplan_C, kaplan_D, kaplan_N, kaplan_ND, kaplan_NS
 from scaling.laws.forms.overtraining import gadre, gadre_downstream
+from scaling.laws.forms.pooled import pooled
 from scaling.laws.forms.precision import kumar, kumar_uniform, kumar_weights
 from scaling.laws.forms.quantized import kumar_ptq, kumar_ptq_trained
 from scaling.laws.forms.repeated import data_constrained
@@ -72,6 +77,21 @@ FORMS: dict[str, Form] = {
 }
 
 
+def _reduced(form: Form) -> Any:
+    """How a law is pickled: of these by name, of several groups by its parts; one of the user's own as any value,
+    which for functions without a name needs cloudpickle."""
+    known = FORMS.get(form.name)
+    facts = [field.name for field in fields(Form) if not callable(getattr(form, field.name))]
+    if known is not None and all(getattr(known, name) == getattr(form, name) for name in facts):
+        return get_form, (form.name,)
+    if form.pooling is not None:
+        return pooled, (form.pooling.base, form.pooling.groups, form.pooling.shared)
+    return form.__reduce_ex__(4)
+
+
+copyreg.pickle(Form, _reduced)
+
+
 def choices() -> list[Feed]:
     """What some law reads that is chosen once for all runs of the others, such as the context."""
     read = {form.feed(column) for form in FORMS.values() for column in form.columns}
@@ -82,6 +102,8 @@ def get_form(form: str | Form) -> Form:
     """The form of that name. Raises UserError with the names that are near it, or else all that there are."""
     if isinstance(form, Form):
         return form
+    if not isinstance(form, str):
+        raise UserError(f"a law is a name or a laws.Form, such as of laws.form(…); got {type(form).__name__}")
     if form not in FORMS:
         several = any(name.startswith(form) for name in FORMS)
         hint = meant(form, {name: law.source for name, law in FORMS.items()}, most=3 if several else 1)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
+from scaling.laws.asked import whole
 from scaling.laws.intervals.clusters import clusters_of, strata_of
 from scaling.laws.intervals.interval import require_draws
 from scaling.laws.solve.draws import ROWS_PER_PARAMETER, BootstrapKind, Draws, Resampling
@@ -39,6 +40,7 @@ def bootstrap(
     strata: ArrayLike | Literal["budget"] | None,
 ) -> Draws:
     """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
+    n, seed = whole(n, "bootstrap: n", 2), whole(seed, "bootstrap: seed")
     require_draws(n)
     groups = clusters_of(fit, cluster)
     asked, kind = kind, kind or default_kind(fit, groups, strata is not None)

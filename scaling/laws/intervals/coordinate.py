@@ -6,6 +6,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount
 from scaling.laws.forms import Parameter
 from scaling.laws.quantities import (
     DERIVED,
@@ -116,7 +117,7 @@ def coordinate(fit: FittedLaw, name: str, C: float | None, flops_per_token: Flop
         hint = meant(name, (*fit.problem.free, *there), most=1)
         known = f"there are {', '.join(fit.problem.free)}{also}{'; ' * bool(hint)}{hint}"
         raise UserError(f"profile: {name!r} is not a fitted parameter; {known}")
-    found = DerivedCoordinate(fit, name, C, flops_per_token)
+    found = DerivedCoordinate(fit, name, None if C is None else amount(C), flops_per_token)
     if np.abs(found.slope(fit.theta)).max() < 1e-9:
         raise UserError(f"profile: {name} of {fit.form.name} is {found.estimate:.4g} whatever its parameters")
     return found

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
+from scaling.laws.asked import whole
 from scaling.laws.intervals.clusters import clusters_of
 from scaling.laws.intervals.covariance import covariance
 from scaling.laws.intervals.interval import require_draws
@@ -14,6 +15,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 
 def draw_parameters(fit: FittedLaw, method: DrawMethod, n: int, seed: int, cluster: ArrayLike | bool | None) -> Draws:
     """Draw `n` times without refitting; see `Fit.draw`."""
+    n, seed = whole(n, "draw: n", 2), whole(seed, "draw: seed")
     require_draws(n)
     if method == "nuts":
         theta, notes = sample(fit.problem, fit.theta, fit.priors, n, seed)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, real
 from scaling.laws.forms.form import GROUP
 from scaling.laws.forms.pooled import group_numbers
 from scaling.laws.intervals.interval import Interval, interval
@@ -15,6 +16,7 @@ from scaling.laws.quantities import compute_optimal, quantity
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.objectives import transform, untransform
 from scaling.laws.table.flops_per_token import FlopsPerToken
+from scaling.laws.table.given import array_of, require_same_rows
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,19 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
     form = fit.form
     missing = [name for name in form.columns if columns.get(name) is None]
     if missing:
-        raise UserError(f"predict: {form.name} needs {' and '.join(missing)}")
+        got = f"; got {', '.join(columns)}" if columns else ""
+        raise UserError(f"predict: {form.name} needs {' and '.join(missing)}{got}")
+    require_same_rows(columns)
     if form.pooling is not None:
         columns = {**columns, GROUP: group_numbers(form.pooling, columns[GROUP])}
-    given = np.broadcast_arrays(*(np.asarray(columns[name], np.float64) for name in form.columns))
+    numbers = {name: _numbers(name, columns[name]) for name in form.columns}
+    try:
+        given = np.broadcast_arrays(*numbers.values())
+    except ValueError:
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in numbers.items())
+        raise UserError(
+            f"predict: the shapes of {shapes} do not fit together; for every pair, give one as a column: N[:, None]"
+        ) from None
     if any((column <= 0).any() or not np.isfinite(column).all() for column in given):
         raise UserError(f"predict: {' and '.join(form.columns)} must be positive and finite")
     value = form.loss(fit.natural, given)
@@ -77,6 +88,15 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
     drawn = form.loss(samples.reshape(len(samples), *(1,) * given[0].ndim, samples.shape[1]), given)
     low, high = interval(np.moveaxis(drawn, 0, -1), level)
     return PredictedLoss(loss, low, high, level, *interval(np.moveaxis(single_runs(fit, drawn), 0, -1), level))
+
+
+def _numbers(name: str, values: ArrayLike) -> Array:
+    """A column [...] as float64; texts such as 7B are numbers, as in tables."""
+    given = array_of(values)
+    if given.dtype.kind in "iuf":
+        return given.astype(np.float64)
+    found = [real(value, f"predict: {name} must be numbers") for value in given.ravel().tolist()]
+    return np.array(found, np.float64).reshape(given.shape)
 
 
 def single_runs(fit: FittedLaw, drawn: Array, seed: int = 0) -> Array:
@@ -90,12 +110,13 @@ def single_runs(fit: FittedLaw, drawn: Array, seed: int = 0) -> Array:
 
 def optimum_at(fit: FittedLaw, C: float, level: float, flops_per_token: FlopsPerToken | None) -> Optimum:
     """See `Fit.optimal`."""
+    C = amount(C)
     N, D, loss = (float(v) for v in compute_optimal(fit.form, fit.natural, C, flops_per_token))
     if fit.draws is None:
-        return Optimum(float(C), N, D, loss)
+        return Optimum(C, N, D, loss)
     drawn = compute_optimal(fit.form, fit.draws.samples, C, flops_per_token)
     ends = [interval(values, level) for values in (*drawn, drawn[1] / drawn[0])]
-    return Optimum(float(C), N, D, loss, level, *ends)
+    return Optimum(C, N, D, loss, level, *ends)
 
 
 def interval_of(

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import whole
 from scaling.laws.intervals.coordinate import STRENGTH, Coordinate, coordinate
 from scaling.laws.intervals.covariance import curvature, inverted
 from scaling.laws.intervals.interval import check_level
@@ -98,8 +98,7 @@ def profile(
 ) -> Profile:
     """See `Fit.profile`."""
     check_level(level)
-    if points < 5:
-        raise UserError(f"profile: points must be at least 5; got {points}")
+    points = whole(points, "profile: points", 5)
     along = coordinate(fit, name, C, flops_per_token)
     profiler = _Profiler(fit, along, level)
     with np.errstate(all="ignore"):  # the law may overflow at a value far off

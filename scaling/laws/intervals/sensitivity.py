@@ -1,7 +1,7 @@
 """How far a fit depends on choices that the data do not settle: Huber's δ, and log or raw residuals."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from scaling.laws.solve.multistart import starts_of
 from scaling.laws.solve.objectives import Loss, Residual, huber, l1, l2
 from scaling.laws.solve.problem import make_problem
 from scaling.laws.solve.solver import solve
+from scaling.names import several
 from scaling.text import align, percent
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -64,6 +65,9 @@ def sensitivity(
     Each fit starts from the given fit's optimum and from 63 of the law's starts. The fit's own objective is a row of
     the table. Priors are not used. Raises UserError for an empty table.
     """
+    residuals, deltas = several(residuals), several(deltas)
+    if unknown := [name for name in residuals if name not in get_args(Residual)]:
+        raise UserError(f"sensitivity: residuals are of {', '.join(get_args(Residual))}; got {unknown[0]!r}")
     if not residuals:
         raise UserError("sensitivity: residuals is empty; give 'log', 'raw' or both")
     if (fit.runs.loss <= 0).any():

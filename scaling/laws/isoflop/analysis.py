@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
+from scaling.laws.asked import whole
 from scaling.laws.intervals.interval import check_level, interval, reach
 from scaling.laws.isoflop.choice import Choice, Curves, choose
 from scaling.laws.isoflop.minima import Isoflop, IsoflopBudget, MinimumMethod, MinimumVerdict, Weights
@@ -58,7 +59,8 @@ def isoflop(
     Raises UserError where there is no budget with three sizes, or nothing to estimate the noise from.
     """
     _check(level, method, curvature, weights)
-    runs, rng = as_runs(runs), np.random.default_rng(seed)
+    runs, rng = as_runs(runs), np.random.default_rng(whole(seed, "isoflop: seed"))
+    draws = whole(draws, "isoflop: draws", 2)
     chosen = choose(runs, budget_rows(runs, budget, tolerance), method, curvature, weights, draws, rng)
     minima = _doubted_minima(chosen, rng)
     budgets = tuple(

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import whole
 from scaling.laws.intervals.interval import check_level
 from scaling.laws.isoflop.power_law import FittedPowerLaw, offset_law, power_law_line, straight_law
 from scaling.laws.table.curves import REACH, Curves, curves_at
@@ -65,6 +66,7 @@ def envelope(runs: AnyRuns, level: float = 0.9, draws: int = 1000, seed: int = 0
     Raises UserError where the points that count have fewer than two sizes.
     """
     check_level(level)
+    draws, seed = whole(draws, "envelope: draws", 2), whole(seed, "envelope: seed")
     runs = as_runs(runs)
     # Single runs reach a little beyond their own FLOPs, at either end as well.
     least, most = float(runs.flops.min()) * np.exp(-REACH), float(runs.flops.max()) * np.exp(REACH)

@@ -9,11 +9,13 @@ import numpy as np
 import scaling
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, whole
 from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form, get_form
 from scaling.laws.next_runs.design import least_variance, variance_after
 from scaling.laws.next_runs.predictive_covariance import PredictiveCovariance, predictive_covariance
 from scaling.laws.next_runs.target import make_target
+from scaling.names import several
 from scaling.text import align
 
 if TYPE_CHECKING:
@@ -167,12 +169,10 @@ def suggest(
         raise UserError(
             f"suggest: candidates are sizes and tokens; {fitted.form.name} also reads {', '.join(unknown)}"
         )
-    if k < 1:
-        raise UserError(f"suggest: k must be at least 1; got {k}")
+    k = whole(k, "suggest: k", 1)
     aim = make_target(fitted, target)
-    budget = _spent(fitted) if budget is None else float(budget)
-    if not (np.isfinite(budget) and budget > 0):
-        raise UserError(f"suggest: budget must be a positive number of FLOPs; got {budget!r}")
+    must = "suggest: budget must be a positive number of FLOPs"
+    budget = _spent(fitted) if budget is None else amount(budget, must)
     columns = _columns(fitted, *_given(default_candidates(fitted, budget) if candidates is None else candidates))
     if not (columns["C"] <= budget).any():
         raise UserError(
@@ -205,7 +205,7 @@ def _chosen(
 def _rivals(fitted: Fit, forms: Sequence[str | Form] | None, allows: Any) -> list[Fit]:
     if forms is None:
         forms = RIVALS if fitted.form.name in RIVALS else ()
-    known = [form for form in map(get_form, forms) if form.name != fitted.form.name and allows(form)]
+    known = [form for form in map(get_form, several(forms)) if form.name != fitted.form.name and allows(form)]
     return [fit(fitted.runs, form, loss=fitted.loss, residual=fitted.residual, starts=32) for form in known]
 
 

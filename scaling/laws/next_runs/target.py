@@ -7,6 +7,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount
 from scaling.laws.forms import Form
 from scaling.laws.quantities import derived, quantity
 from scaling.laws.solve.fitted_law import FittedLaw
@@ -46,18 +47,18 @@ class Target:
 def make_target(fit: FittedLaw, target: float | str | Mapping[str, float] | None) -> Target:
     """See `laws.suggest`."""
     if isinstance(target, Mapping):
-        values = {str(key): float(value) for key, value in target.items()}
-        if set(values) != {"N", "D"} or not all(np.isfinite(v) and v > 0 for v in values.values()):
-            raise UserError(f"suggest: target must give a positive N and D; got {dict(target)!r}")
+        must = "suggest: target must give a positive N and D"
+        values = {str(key): amount(value, must) for key, value in target.items()}
+        if set(values) != {"N", "D"}:
+            raise UserError(f"{must}; got {dict(target)!r}")
         N, D = values["N"], values["D"]
         columns = {"N": N, "D": D, "C": D * float(fit.runs.per_token(N)), "M": D / N}
         return Target(f"L at N {N:.4g}, D {D:.4g}", "L", columns=columns)
-    if target != "a" and (isinstance(target, str) or not (target is None or (np.isfinite(target) and target > 0))):
-        raise UserError(f"suggest: target must be FLOPs (L* there), 'a', or {{'N': …, 'D': …}}; got {target!r}")
     name = "a" if target == "a" else "L*"
     if name not in derived(fit.form):
         raise UserError(f"suggest: {fit.form.name} has no {name}; give as target {{'N': …, 'D': …}}")
     if target == "a":
         return Target("the exponent a of N* ∝ C^a", "a")
-    C = 10.0 * float(fit.runs.flops.max()) if target is None else float(target)
+    must = "suggest: target must be FLOPs (L* there), 'a', or {'N': …, 'D': …}"
+    C = 10.0 * float(fit.runs.flops.max()) if target is None else amount(target, must)
     return Target(f"L* at {C:.4g} FLOPs", "L*", C, fit.runs.per_token)

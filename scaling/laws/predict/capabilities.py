@@ -16,7 +16,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.intervals.interval import interval
 from scaling.laws.table.reading import number_column
-from scaling.names import offered
+from scaling.names import offered, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,7 @@ def capabilities(
 
     Raises UserError for fewer than two benchmarks, an invalid score, and a benchmark that does not vary.
     """
+    scores = several(scores)
     if len(scores) < 2:
         raise UserError(f"capabilities needs two benchmarks or more; got {', '.join(scores) or 'none'}")
     rows = tuple(str(label) for label in table.index)

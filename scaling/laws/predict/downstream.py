@@ -26,7 +26,7 @@ from scaling.laws.forms import Form, get_form
 from scaling.laws.predict.chain import Chain
 from scaling.laws.solve.objectives import l2
 from scaling.laws.table.runs import Runs
-from scaling.names import offered
+from scaling.names import offered, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,7 @@ def benchmarks(
 
     Raises UserError for a law of several columns, and a benchmark with fewer than eight scores.
     """
-    form = get_form(law)
+    form, scores = get_form(law), several(scores)
     if len(form.columns) != 1:
         raise UserError(
             f"benchmarks: the law must read one column, the loss; {form.name} reads {', '.join(form.columns)}"

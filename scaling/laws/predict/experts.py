@@ -14,11 +14,12 @@ from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount
 from scaling.laws.forms import Form
 from scaling.laws.intervals.interval import Interval
 from scaling.laws.pooled import FURTHEST, HALVINGS, Gain
 from scaling.laws.predict.equal_size import ends_of, equal_sizes, require, samples_of
-from scaling.laws.quantities import bisect, bracket, least_loss
+from scaling.laws.quantities import bisect, least_loss
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.table.flops_per_token import FlopsSurface
 from scaling.names import offered
@@ -113,8 +114,7 @@ def compute_saving(
     form, dense = fit.form, _dense(fit.form)
     _require(form, mixture, [letter for letter in form.columns if letter not in ("N", "D")], sizes=True)
     _require_possible(form, mixture)
-    C = float(fit.runs.flops.max()) if C is None else C
-    bracket(C)
+    C = float(fit.runs.flops.max()) if C is None else amount(C)
     samples, per_token = samples_of(fit), flops_per_token or flops_per_token_of(fit)
 
     def least(kind: Mapping[str, float], log_C: Array) -> Array:
@@ -176,6 +176,7 @@ def _best(
     letter = next((each for each in letters if each in form.columns), None)
     if letter is None:
         raise UserError(f"{form.name} reads {', '.join(form.columns)}: it says nothing of {' or '.join(letters)}")
+    C = None if C is None else amount(C)
     fixed = _held(fit, letter, C, given)
     natural = samples_of(fit)
     samples = natural[np.unique(np.linspace(0, len(natural) - 1, DRAWS + 1).astype(int))]
@@ -232,7 +233,6 @@ def _held(fit: FittedLaw, letter: str, C: float | None, given: Mapping[str, floa
         )
     _require_possible(form, given)
     if C is not None:
-        bracket(C)
         held |= {"C": C} if "C" in form.columns else {}
     elif "D" in form.columns and "D" not in given:
         raise UserError(f"{form.name}: the best {letter} depends on the budget: give C=…, in FLOPs, or N=… and D=…")

@@ -101,6 +101,7 @@ class Outcome:
 
 def outcome(forecast: Forecast, losses: Mapping[str, float]) -> Outcome:
     """Compare the forecast with the losses of the test runs, by name. Raises UserError where there are none."""
+    losses = dict(losses)
     if not losses:
         raise UserError("no test run has finished, so there is no outcome to compare the forecast with")
     return Outcome(
@@ -109,7 +110,7 @@ def outcome(forecast: Forecast, losses: Mapping[str, float]) -> Outcome:
         low=forecast.low,
         high=forecast.high,
         level=forecast.level,
-        losses=dict(losses),
+        losses=losses,
         errors={name: forecast.loss / loss - 1.0 for name, loss in losses.items()},
         inside={name: bool(forecast.low <= loss <= forecast.high) for name, loss in losses.items()},
     )

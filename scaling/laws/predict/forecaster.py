@@ -12,6 +12,7 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, whole
 from scaling.laws.designed import fit_design
 from scaling.laws.fit import Fit
 from scaling.laws.forms import Form, get_form
@@ -66,7 +67,8 @@ class Forecaster:
         seed: int = 0,
     ):
         check_level(level)
-        self.runs, self.level, self.priors, self.seed = as_runs(runs).sorted(), level, dict(priors or {}), seed
+        self.runs, self.level, self.priors = as_runs(runs).sorted(), level, dict(priors or {})
+        self.seed = whole(seed, "seed")
         self.forms = _forms(law, self.runs)
         names = {name for form in self.forms for name in form.params}
         if unknown := [name for name in self.priors if name not in names]:
@@ -123,6 +125,7 @@ class Forecaster:
 
         The loss is flat there, so either optimum would do; the mean limits the effect of one bad exponent.
         """
+        flops = amount(flops, "size: flops must be positive and finite")
         logs = [np.log(self._best_size(flops))]
         if self.isoflop is not None and self.isoflop.N_law is not None:
             logs.append(np.log(self.isoflop.N_law(flops)))
@@ -137,8 +140,8 @@ class Forecaster:
         """
         from scipy.special import stdtrit
 
-        self._require_run(N, D, flops)
-        at = {name: np.array([float(value)]) for name, value in (("N", N), ("D", D), ("C", flops), ("M", D / N))}
+        N, D, flops = self._run(N, D, flops)
+        at = {name: np.array([value]) for name, value in (("N", N), ("D", D), ("C", flops), ("M", D / N))}
         log_losses = np.array([law.log_loss(at)[0] for law in self.laws])
         shares = np.array(self.weights)
         centre = float(shares @ log_losses)
@@ -154,9 +157,9 @@ class Forecaster:
         first = self.laws[int(shares.argmax())]
         return Forecast(
             date=(date or datetime.now(UTC)).isoformat(timespec="seconds"),
-            flops=float(flops),
-            N=float(N),
-            D=float(D),
+            flops=flops,
+            N=N,
+            D=D,
             loss=float(np.exp(centre)),
             low=float(np.exp(centre - half)),
             high=float(np.exp(centre + half)),
@@ -175,10 +178,10 @@ class Forecaster:
             doubt="; ".join(filter(None, [doubts(self.runs, self.forms, self.own_cuts), self._contradicted()])),
         ).sealed()
 
-    def _require_run(self, N: float, D: float, flops: float) -> None:
-        for name, value in (("N", N), ("D", D), ("flops", flops)):
-            if not (np.isfinite(value) and value > 0):
-                raise UserError(f"forecast: {name} must be positive and finite; got {value!r}")
+    def _run(self, N: float, D: float, flops: float) -> tuple[float, float, float]:
+        """Size, tokens and FLOPs of one run as floats; raises as `forecast` does."""
+        must = "forecast: {} must be positive and finite".format
+        N, D, flops = amount(N, must("N")), amount(D, must("D")), amount(flops, must("flops"))
         with np.errstate(over="ignore"):
             spent = float(self.runs.per_token(N)) * D
         if not 1 / REFUSED < flops / spent < REFUSED:
@@ -186,6 +189,7 @@ class Forecaster:
                 f"forecast: N {N:.3g} and D {D:.3g} take {spent:.3g} FLOPs by the runs' count, not {flops:.3g}; the "
                 "forecast's interval depends on them"
             )
+        return N, D, flops
 
     def _spread(self, at: Mapping[str, Array], shares: Array, away: Array) -> dict[str, float]:
         """Standard deviations of log loss by their source."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, real
 from scaling.laws.intervals.interval import Interval, check_level, interval
 from scaling.laws.quantities import bisect, require_sizes
 from scaling.laws.solve.fitted_law import FittedLaw
@@ -70,19 +71,17 @@ def inference_optimum(
     columns.
     """
     require_sizes(fit.form)
-    if not (np.isfinite(loss) and loss > 0):
-        raise UserError(f"inference_optimum: loss must be positive and finite; got {loss!r}")
-    if not (np.isfinite(inference_tokens) and inference_tokens >= 0):
-        raise UserError(
-            f"inference_optimum: inference_tokens must be finite and not negative; got {inference_tokens!r}"
-        )
+    loss = amount(loss, "inference_optimum: loss must be positive and finite")
+    must = "inference_optimum: inference_tokens must be finite and not negative"
+    if (inference_tokens := real(inference_tokens, must)) < 0:
+        raise UserError(f"{must}; got {inference_tokens!r}")
     check_level(level)
-    search = _Search(fit, float(loss), float(inference_tokens), flops_per_token)
+    search = _Search(fit, loss, inference_tokens, flops_per_token)
     found, training, inference = search(fit.natural[None])
     if not np.isfinite(found).all():
         raise UserError(_unreachable(fit, loss, search))
     N, D = (float(v) for v in np.exp(found[:, 0]))
-    point = (float(loss), float(inference_tokens), N, D, float(training[0]), float(inference[0]))
+    point = (loss, inference_tokens, N, D, float(training[0]), float(inference[0]))
     if fit.draws is None:
         return InferenceOptimum(*point)
     drawn, training, inference = search(fit.draws.samples)

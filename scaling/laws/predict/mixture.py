@@ -21,7 +21,7 @@ from scaling.laws.intervals.interval import interval
 from scaling.laws.solve.objectives import l2
 from scaling.laws.table.reading import number_column
 from scaling.laws.table.runs import Runs
-from scaling.names import offered
+from scaling.names import offered, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,6 +139,7 @@ def mixture(
 
     Raises UserError for proportions that do not sum to 1, and for fewer runs than a law has parameters.
     """
+    proportions, losses = several(proportions), several(losses)
     rows = tuple(str(label) for label in table.index)
     if len(proportions) < 2 or not losses:
         raise UserError("mixture needs the columns of two proportions or more, and of a loss")

@@ -1,17 +1,42 @@
 """Requirements on runs for fitting a law."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import real
 from scaling.laws.forms import Form
 from scaling.laws.solve.priors import Prior
 from scaling.laws.solve.problem import Problem
 from scaling.laws.table.runs import Runs
 from scaling.laws.table.words import choice
 from scaling.names import offered
+
+
+def fixed_values(form: Form, fixed: Mapping[str, Any] | None) -> dict[str, float]:
+    """The parameters that are taken as known, as floats.
+
+    Raises UserError for a parameter that the law does not have, and for a value that it cannot have.
+    """
+    values = {} if fixed is None else dict(fixed)
+    _require_params("fixed", values, form)
+    kinds = {parameter.name: parameter.kind for parameter in form.parameters}
+    known = {name: real(value, f"fixed: {name} must be a number") for name, value in values.items()}
+    for name, value in known.items():
+        if kinds[name] in ("positive", "share") and not 0 <= value <= (1 if kinds[name] == "share" else np.inf):
+            most = ", at most 1" if kinds[name] == "share" else ""
+            raise UserError(f"fixed: {name} of {form.name} must be at least 0{most}; got {value:g}")
+    return known
+
+
+def _require_params(what: str, names: Iterable[str], form: Form) -> None:
+    if unknown := [str(name) for name in names if name not in form.params]:
+        raise UserError(
+            f"{what}: {form.name} has no {', '.join(unknown)}; {offered(unknown[0], form.params, 'it has ')}"
+        )
 
 
 def require_fittable(
@@ -28,12 +53,10 @@ def require_fittable(
     """
     if residual not in ("log", "raw", "log1p"):
         raise UserError(f"residual must be 'log', 'raw' or 'log1p'; got {residual!r}")
-    for what, names in (("fixed", fixed), ("priors", priors)):
-        unknown = [name for name in names if name not in form.params]
-        if unknown:
-            raise UserError(
-                f"{what}: {form.name} has no {', '.join(unknown)}; {offered(unknown[0], form.params, 'it has ')}"
-            )
+    _require_params("fixed", fixed, form)
+    _require_params("priors", priors, form)
+    if wrong := [name for name, prior in priors.items() if not isinstance(prior, Prior)]:
+        raise UserError(f"priors: {wrong[0]} must be laws.Prior(mean, sd); got {priors[wrong[0]]!r}")
     if both := [name for name in priors if name in fixed]:
         raise UserError(f"{', '.join(both)} cannot be fixed and have a prior; drop one of them")
     free = form.free(fixed)

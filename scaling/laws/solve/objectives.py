@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scaling.errors import UserError
 from scaling.files import number
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount
 
 Residual = Literal["log", "raw", "log1p"]
 """log L̂ − log L, L̂ − L, or log(1 + L̂) − log(1 + L)"""
@@ -131,9 +132,7 @@ def huber(delta: float = 1e-3) -> Loss:
     The residual is not divided by a fitted scale: with one, the scale shrinks until the fit is L1 for any δ, which
     explains the numbers printed by Besiroglu et al. 2024 (2404.10102).
     """
-    if not (np.isfinite(delta) and delta > 0):
-        raise UserError(f"huber: delta must be positive and finite; got {delta!r}")
-    return Loss("huber", delta=float(delta))
+    return Loss("huber", delta=amount(delta, "huber: delta must be positive and finite"))
 
 
 def l1() -> Loss:
@@ -161,9 +160,20 @@ def student_t(nu: float = 4.0) -> Loss:
 
     A likelihood for noise with outliers (Lange, Little and Taylor 1989): unlike Huber's ρ it may be compared by AIC.
     """
-    if not (np.isfinite(nu) and nu > 0):
-        raise UserError(f"student_t: nu must be positive and finite; got {nu!r}")
-    return Loss("student_t", nu=float(nu))
+    return Loss("student_t", nu=amount(nu, "student_t: nu must be positive and finite"))
+
+
+def objective_of(given: Loss | str | None, usual: Loss) -> Loss:
+    """The objective asked for, by itself or as `parse_loss` reads it; `usual` where None. Raises UserError for
+    anything else, such as `laws.l1` without its brackets."""
+    if given is None or isinstance(given, Loss):
+        return usual if given is None else given
+    if isinstance(given, str):
+        return parse_loss(given)
+    raise UserError(
+        "an objective is one of laws.huber(1e-3), l1(), l2(), quantile(0.1) and student_t(4), brackets included; got "
+        f"{given!r}"
+    )
 
 
 def parse_loss(text: str) -> Loss:

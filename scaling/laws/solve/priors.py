@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, real
 from scaling.laws.solve.problem import Problem
 
 
@@ -18,8 +18,8 @@ class Prior:
     sd: float
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.mean) and np.isfinite(self.sd) and self.sd > 0):
-            raise UserError(f"Prior: mean must be finite and sd positive; got mean={self.mean!r}, sd={self.sd!r}")
+        object.__setattr__(self, "mean", real(self.mean, "Prior: mean must be finite"))
+        object.__setattr__(self, "sd", amount(self.sd, "Prior: sd must be positive and finite"))
 
 
 def with_priors(problem: Problem, priors: Mapping[str, Prior], noise: float) -> Problem:

@@ -8,6 +8,7 @@ from scaling.laws.forms.feed import FEEDS, LOSS, SEED
 from scaling.laws.table.conditions import meets
 from scaling.laws.table.recipe import one_recipe
 from scaling.laws.table.results import meaning_of
+from scaling.names import several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +32,14 @@ def tried_runs(
     where, allow: as in `laws.from_results`. Raises UserError where no run is left, and where the runs do not share
     one recipe.
     """
-    for condition in where:
+    for condition in several(where):
         df = df[meets(df, condition)]
     df = df[(df["role"] == "fit") & (df[POINT] != "")]
     df = df.assign(**{POINT: df["sweep"] + "/" + df[POINT]})
     lost = df[df["status"] == "diverged"].groupby(POINT)["learning_rate"].min()
     used = df[df["status"] == "completed"].set_index("run_id")
     if not len(used):
-        met = f" that meets {' and '.join(where)}" if where else ""
+        met = f" that meets {' and '.join(several(where))}" if where else ""
         raise UserError(f"no completed run of a sweep's design{met}, so there are no settings to compare")
     common = one_recipe(used, (*FREE, *FEEDS["N"].columns, *FEEDS["D"].columns), allow)
     return used, {**common, "loss": meaning_of(LOSS, used)}, {str(point): float(rate) for point, rate in lost.items()}

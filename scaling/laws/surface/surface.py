@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, whole
 from scaling.laws.intervals.interval import check_level, interval, require_draws
 from scaling.laws.surface.basin import Basin
 from scaling.laws.surface.optimum_law import OptimumLaw, optimum_law
@@ -111,6 +112,7 @@ class ResponseSurface:
         """
         import pandas as pd
 
+        flops = amount(flops, "backtest: flops must be positive and finite")
         seen = flops * np.exp(2 * SAME) >= 6 * self.runs.N * self.runs.D
         if seen.all() or not seen.any():
             raise UserError(f"backtest: {flops:.3g} FLOPs leave no points on one side")
@@ -269,7 +271,7 @@ def response_surface(
     Raises UserError where no point has two settings.
     """
     check_level(level)
-    require_draws(n)
+    require_draws(n := whole(n, "n"))
     if not near > 0:
         raise UserError(f"near must be above 0, such as 0.01; got {near!r}")
     runs, labels, lost = _read(runs, point, where, allow, columns)
@@ -277,7 +279,7 @@ def response_surface(
     units = tried.log_size.mean(0)
     settings = tried.settings(units, near)
     found = search(settings)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(whole(seed, "seed"))
     draws = found.draws(n, rng)
     optima = tried.limited(_optima(np.concatenate([found.theta[None], draws]), settings, tried.best_x))
     laws = {

@@ -17,6 +17,7 @@ from scaling.laws.table.losses import check_again, check_unit, check_vocabulary
 from scaling.laws.table.reading import FLOPS, shown, unit_of
 from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
 from scaling.laws.table.words import choice, leave
+from scaling.validity import FITTED
 
 NOTED, REFUSED = 3.0, 30.0
 """factor by which FLOPs may differ from 6·N·D before a note, and before an error: at toy sizes conventions differ by
@@ -177,6 +178,7 @@ def unread_notes(df: Any, runs: Table, runs_known: bool, group: str | None = Non
     runs_known: the table names the training run of each row. group: the column with a separate law for each value.
     """
     yield from check_embeddings(runs)
+    yield from _records(df)
     if "U" not in runs.values:
         yield from _repeated(df, runs)
     yield from _unread_flops(df, runs)
@@ -184,6 +186,17 @@ def unread_notes(df: Any, runs: Table, runs_known: bool, group: str | None = Non
     yield from check_again(df, runs, group)
     if not runs_known:
         yield from step_notes(df, runs)
+
+
+def _records(df: Any) -> Iterator[str]:
+    """The table of `scaling.load_runs` in place of the runs that a law is fitted to."""
+    if {"recipe_from", "validity", "role"} <= {*df}:
+        pairs = zip(df["role"], df["validity"], strict=True)
+        out = sum(role == "test" or str(validity) not in FITTED for role, validity in pairs)
+        yield (
+            f"these are records of sweeps, used as they are, {out} that test a forecast or do not count included: "
+            "laws.from_results(df) leaves such runs out, compares recipes and reads the exact FLOPs"
+        )
 
 
 def _unread_flops(df: Any, runs: Table) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import UserError
 from scaling.laws.forms import Form
 from scaling.laws.forms.feed import FEEDS, SEED, Feed
+from scaling.laws.table.words import recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +90,6 @@ def _recorded(df: "pd.DataFrame", letter: str, feed: Feed, law: str) -> Any:
     if missing := [name for name in _names(feed.column) if name not in df]:
         raise UserError(
             f"{law} reads {letter} ({feed.about}) from the column {' and '.join(missing)}, which this table does not "
-            f"have: {HOW}; or name another column: --column {letter}=COLUMN"
+            f"have: {HOW}; or name another column: {recorded(letter, 'COLUMN')}"
         )
     return _evaluated(df, feed.column)

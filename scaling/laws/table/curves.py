@@ -77,7 +77,7 @@ def cut_curves(runs: AnyRuns, C: ArrayLike) -> Runs:
     runs = as_runs(runs)
     if runs.run is None:
         raise UserError("cut_curves: needs runs with a run column: laws.Runs(…, run='name')")
-    curves = curves_at(runs, C)
+    curves = curves_at(runs, np.atleast_1d(np.asarray(C, np.float64)))
     curve, point = np.nonzero(np.isfinite(curves.log_loss))
     if not len(curve):
         raise UserError(f"cut_curves: no run spans any of the {len(curves.C)} budgets")

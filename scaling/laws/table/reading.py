@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scaling.errors import UserError
 from scaling.errors import shown as quoted
 from scaling.laws.arrays import Array
+from scaling.laws.table.given import differing, is_missing, text_column
 from scaling.laws.table.words import choice, named
 from scaling.names import meant
 from scaling.numbers import SUFFIXES, to_number
@@ -46,19 +47,14 @@ LISTED, WIDEST = 25, 40
 
 
 def find_columns(
-    df: Any, names: Mapping[str, str | None], reads: Sequence[str] | None = None
+    df: Mapping[str, NDArray[Any]], names: Mapping[str, Any], reads: Sequence[str] | None = None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The column of each letter, and notes about those found under another name.
 
     reads: the letters that are needed; default columns of other letters may be missing. None: all.
-    Raises UserError for a column that the table does not have, and for an object that is not a table.
+    Raises UserError for a column that the table does not have, and for what cannot be the name of one.
     """
-    if not (isinstance(df, Mapping) or hasattr(df, "columns")):
-        raise UserError(
-            f"expected a table or a mapping of columns, got {type(df).__name__}; with arrays, give "
-            '{"params": N, "tokens": D, "loss": loss}; with a file, laws.read_csv(path)'
-        )
-    present = [str(column) for column in (df.columns if hasattr(df, "columns") else df)]
+    names, present = {letter: _name(letter, name) for letter, name in names.items()}, list(df)
     known = {letter: name for letter, name in names.items() if name is not None}
     notes = []
     for letter, usual in USUAL.items():
@@ -87,13 +83,23 @@ def find_columns(
     return known, tuple(notes)
 
 
-def _passed_over(df: Any, letter: str, usual: str, others: Sequence[str]) -> list[str]:
+def _name(letter: str, name: Any) -> str | None:
+    """The name of a column as a text; raises UserError for anything else, such as the column itself."""
+    if name is None or isinstance(name, str | int | np.integer | tuple):
+        return None if name is None else str(name)
+    raise UserError(
+        f"{letter} is the name of a column, got {type(name).__name__}; put the values into the table and name them: "
+        f"{choice(letter, 'COLUMN')}"
+    )
+
+
+def _passed_over(df: Mapping[str, NDArray[Any]], letter: str, usual: str, others: Sequence[str]) -> list[str]:
     """A note where other columns have the name of the same count and other values."""
     alike = [name for name in others if _is_alias(name, ALIASES[letter])]
-    differing = [name for name in alike if not np.array_equal(np.asarray(df[name]), np.asarray(df[usual]))]
-    if not differing:
+    others = [name for name in alike if not np.array_equal(df[name], df[usual])]
+    if not others:
         return []
-    return [f"{choice(letter, usual)} was used, although {listed(differing)} could be meant, too"]
+    return [f"{choice(letter, usual)} was used, although {listed(others)} could be meant, too"]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -132,7 +138,7 @@ def number_column(values: Any, name: str, rows: Sequence[str], unit: float = 1.0
     refuse_two_meanings([value for value in raw.tolist() if isinstance(value, str)], name)
     for i, value in enumerate(raw.tolist()):
         try:
-            column[i] = np.nan if value is None else in_ones(value, unit)
+            column[i] = np.nan if is_missing(value) else in_ones(value, unit)
         except (TypeError, ValueError, OverflowError):
             raise UserError(
                 f"column {name!r}, row {rows[i]}: {quoted(value)} is not a number; write 7e9 or 7B, or leave it "
@@ -185,19 +191,12 @@ def duplicate_pairs(columns: Sequence[NDArray[Any]]) -> list[tuple[int, int]]:
     return pairs
 
 
-def refuse_duplicates(pairs: Sequence[tuple[int, int]], df: Any, rows: Sequence[str]) -> None:
+def refuse_duplicates(pairs: Sequence[tuple[int, int]], df: Mapping[str, NDArray[Any]], rows: Sequence[str]) -> None:
     """Raises UserError that names all pairs, and the columns of the table in which the two rows of some differ."""
     if not pairs:
         return
-    differ: dict[str, list[str]] = {}
-    names = df.columns if hasattr(df, "columns") else df
-    for name in names:
-        values = np.asarray(df[name])
-        lines = [
-            f"{values[a]} and {values[b]}" for a, b in pairs if values[a] != values[b] and not _unset(values, a, b)
-        ]
-        if lines:
-            differ[str(name)] = lines
+    found = {name: differing(values, pairs) for name, values in df.items() if values.shape[:1] == (len(rows),)}
+    differ = {name: lines for name, lines in found.items() if lines}
     why = "; ".join(f"they differ in {name!r} ({lines[0]})" for name, lines in differ.items())
     raise UserError(
         f"rows {shown([f'{rows[a]} and {rows[b]}' for a, b in pairs])} are the same run twice"
@@ -208,19 +207,15 @@ def refuse_duplicates(pairs: Sequence[tuple[int, int]], df: Any, rows: Sequence[
     )
 
 
-def _unset(values: NDArray[Any], a: int, b: int) -> bool:
-    return bool(values[a] is None or values[b] is None or values[a] != values[a] or values[b] != values[b])
-
-
-def labels_of(df: Any, used: Sequence[str], count: int) -> dict[str, NDArray[np.str_]]:
+def labels_of(df: Mapping[str, NDArray[Any]], used: Sequence[str], count: int) -> dict[str, NDArray[np.str_]]:
     """The columns of a table that divide its rows into a few groups and are not used by a letter."""
     found = {}
-    for name in df.columns if hasattr(df, "columns") else ():
-        if str(name) in used:
+    for name, column in df.items():
+        if name in used or column.shape != (count,):
             continue
-        values = np.asarray(df[name]).astype(str)
+        values = text_column(column)
         if 1 < len(np.unique(values)) <= count / 3:
-            found[str(name)] = values
+            found[name] = values
     return found
 
 

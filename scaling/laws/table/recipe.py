@@ -11,7 +11,7 @@ import scaling  # submodules load on use: tables other than records need no conf
 from scaling.errors import UserError
 from scaling.laws.forms import choices
 from scaling.laws.table.sections import absent
-from scaling.names import meant
+from scaling.names import meant, several
 from scaling.result import Result
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _whole(row: Row) -> bool:
 def _allowed(columns: Sequence[str], allow: Sequence[str]) -> set[str]:
     """The columns that `allow` names. Raises UserError where it names none."""
     found: set[str] = set()
-    for name in allow:
+    for name in several(allow):
         named = {
             column
             for column in columns

@@ -17,6 +17,8 @@ from scaling.laws.table.reading import shown
 from scaling.laws.table.recipe import group_labels, in_order, one_recipe, recipe_of_groups
 from scaling.laws.table.runs import Exclusion, Runs, replace_fields
 from scaling.laws.table.sections import apart
+from scaling.laws.table.words import recorded
+from scaling.names import several
 from scaling.result import ALTERED, UNIT
 from scaling.validity import FITTED, verdict_of
 
@@ -78,7 +80,7 @@ def read_results(
     notes = (*_altered(used), *_memorised(used), *(() if trusted else notes_of(runs, _active(used))))
     runs = replace_fields(runs, notes=notes, exclusions=exclusions, labels={group: np.array(labels)} if group else {})
     meanings = {letter: meaning_of(feeds[letter], used) for letter in TOLD}
-    meanings |= {WHERE: " and ".join(f"({condition})" for condition in where)} if where else {}
+    meanings |= {WHERE: " and ".join(f"({condition})" for condition in several(where))} if where else {}
     meanings |= {GROUPED: group} if group else {}
     return runs.with_conventions(**meanings, **common, **_tuning(df, used), **_untuned(used), **_branches(used))
 
@@ -93,7 +95,7 @@ def _used(
     """
     labels = [str(label) for label in df.get("run_id", df.index)]
     reasons = [_left_out(row, fitted) or why for row, why in zip(df.to_dict("records"), others, strict=True)]
-    for condition in where:
+    for condition in several(where):
         missed = f"not {condition}"
         reasons = [why if why or met else missed for why, met in zip(reasons, meets(df, condition), strict=True)]
     keep = [i for i, reason in enumerate(reasons) if reason is None]
@@ -161,7 +163,7 @@ def _require_one_unit(used: "pd.DataFrame", group: str) -> None:
         first = [f"{unit} ({used.index[used['unit'] == unit][0]})" for unit in units]
         raise UserError(
             f"groups by {group} have losses in several units, {', '.join(first)}, which cannot be compared; "
-            "name a column with one unit for all, such as --column loss=bits_per_byte"
+            f"name a column with one unit for all, such as {recorded('loss', 'bits_per_byte')}"
         )
 
 
@@ -175,12 +177,17 @@ def _left_out(row: dict[Any, Any], fitted: Collection[str]) -> str | None:
     return verdict.reason if verdict.validity == "excluded" else str(verdict)
 
 
+def said(column: "pd.Series[Any]") -> "pd.Series[bool]":
+    """Whether each row has a text; a column without any is one of NaN after a CSV file."""
+    return column.notna() & (column != "")
+
+
 def _tuning(df: "pd.DataFrame", used: "pd.DataFrame") -> dict[str, str]:
     """The convention that counts the points of the runs `used` whose learning rate is the best; empty if unknown."""
     if "tuning" not in df:
         return {}
-    points = used[used["tuning"].fillna("") != ""].drop_duplicates(["sweep", "point"])["tuning"]
-    if (points == "untuned").all() and not (df["better_run"].fillna("") != "").any():
+    points = used[said(used["tuning"])].drop_duplicates(["sweep", "point"])["tuning"]
+    if (points == "untuned").all() and not said(df["better_run"]).any():
         return {RATE: SAME if used["learning_rate"].nunique() == 1 else BY_RULE}
     counts = [(state, int((points == state).sum())) for state in ("tuned", "bracketed", "untuned")]
     summary = ", ".join(f"{state} at {count}" for state, count in counts if count)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -17,11 +18,13 @@ from scaling.laws.table.checkpoints import Checkpoints, checkpoints_note, checkp
 from scaling.laws.table.checks import notes_of, unread_notes
 from scaling.laws.table.conditions import meets
 from scaling.laws.table.flops_per_token import FlopsPerToken, FlopsRelation, flops_relation, six_n
+from scaling.laws.table.given import columns_of, row_labels
 from scaling.laws.table.number_table import number_table
 from scaling.laws.table.overflow import overflowed
 from scaling.laws.table.reading import SIX_ND, Duplicates, Missing, labels_of
 from scaling.laws.table.text_table import read_table
 from scaling.laws.table.words import choice
+from scaling.names import several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,12 +119,13 @@ class Runs:
         _require_option("missing", missing, get_args(Missing))
         _require_option("checkpoints", checkpoints, get_args(Checkpoints))
         names = {"N": N, "D": D, "loss": loss, "C": C, "run": run, "sigma": sigma, **others}
-        table = number_table(df, names, reads)
-        gone = table.unfit(df, signed, duplicates, missing)
+        given = columns_of(df)
+        table = number_table(given, partial(row_labels, df), names, reads)
+        gone = table.unfit(given, signed, duplicates, missing)
         fields = {
             "values": {key: _frozen(column) for key, column in table.values.items()},
             "run": None if table.run is None else _frozen(table.run),
-            "labels": labels_of(df, list(table.names.values()), len(table.rows)),
+            "labels": labels_of(given, list(table.names.values()), len(table.rows)),
             "rows": table.rows,
             "exclusions": (),
             "conventions": {"C": SIX_ND, **table.names},
@@ -134,10 +138,9 @@ class Runs:
             kept = [i for i in range(len(table.rows)) if i not in gone]
             gone |= {kept[i]: why for i, why in self._leave_out_earlier().items()}
         if C is not None and {"N", "D"} <= self.values.keys():
-            self._refuse_overflow(np.delete(np.asarray(df[C]), list(gone)), C)
+            self._refuse_overflow(np.delete(given[table.names["C"]], list(gone)), table.names["C"])
         if not trusted:
-            named = {str(name): np.asarray(df[name]) for name in (df.columns if hasattr(df, "columns") else df)}
-            long = {name: column for name, column in named.items() if len(column) == len(table.rows)}
+            long = {name: column for name, column in given.items() if column.shape == (len(table.rows),)}
             left = {name: np.delete(column, list(gone)) for name, column in long.items()}
             self._check(left, groups, apart=checkpoints == "last" or self.run is not None)
 
@@ -348,12 +351,12 @@ def read_csv(path: str | Path, where: Sequence[str] = (), **columns: Any) -> Run
     """
     table = read_table(path)
     gone: tuple[Exclusion, ...] = ()
-    for condition in where:
+    for condition in several(where):
         kept = meets(table, condition)
         gone += tuple(Exclusion(str(row), f"not {condition}") for row in table.index[~kept])
         table = table[kept]
     if gone and not len(table):
-        raise UserError(f"no row of {path} meets {' and '.join(where)}")
+        raise UserError(f"no row of {path} meets {' and '.join(several(where))}")
     runs = Runs(table, **columns)
     return replace_fields(runs, exclusions=gone + runs.exclusions) if gone else runs
 

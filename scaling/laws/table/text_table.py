@@ -63,6 +63,8 @@ def _uncompressed(path: Path) -> bytes:
 def _table(data: bytes) -> "pd.DataFrame":
     import pandas as pd
 
+    if data.startswith(b"PAR1"):
+        raise ValueError("it is parquet; in Python, laws.fit takes what pandas.read_parquet makes of it")
     if why := not_text(data):
         raise ValueError(why)
     if BINARY.search(data):

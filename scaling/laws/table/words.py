@@ -27,6 +27,11 @@ def choice(name: str, value: str) -> str:
     return f"--{name} {value}" if len(name) > 1 and name.islower() else f"--column {name}={value}"
 
 
+def recorded(letter: str, column: str) -> str:
+    """Text that names a letter's column of records: columns={'N': 'params_active'}, or --column N=params_active."""
+    return f"columns={{{letter!r}: {column!r}}}" if _OPTIONS.get() is None else f"--column {letter}={column}"
+
+
 def named(columns: str) -> str:
     """Text that names columns, from that of each (`choice`)."""
     return f"laws.Runs(table, {columns})" if _OPTIONS.get() is None else columns

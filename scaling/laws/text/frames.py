@@ -12,7 +12,8 @@ from scaling.laws.intervals.prediction import interval_of, predicted_loss
 from scaling.laws.quantities import derived, quantities
 from scaling.laws.solve.draws import Draws
 from scaling.laws.solve.fitted_law import FittedLaw
-from scaling.laws.table.reading import in_ones, unit_of
+from scaling.laws.table.given import columns_of
+from scaling.laws.table.reading import number_column, unit_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,31 +66,43 @@ def predicted_frame(fit: FittedLaw, table: "pd.DataFrame", level: float) -> "pd.
     """See `Fit.predict`."""
     import pandas as pd
 
-    columns: dict[str, Any] = {letter: _column(fit, table, letter) for letter in fit.form.columns}
+    given = columns_of(table)
+    columns: dict[str, Any] = {letter: _column(fit, given, letter) for letter in fit.form.columns}
     found = predicted_loss(fit, columns, level)
     values: Mapping[str, Any] = {"loss": found.loss}
     if found.level is not None:
         runs = {"run_low": found.run_low, "run_high": found.run_high}
         values = {**values, "low": found.low, "high": found.high, **runs}
-    return pd.DataFrame(values, index=table.index)
+    return pd.DataFrame(values, index=table.index if isinstance(table, pd.DataFrame) else None)
 
 
-def _column(fit: FittedLaw, table: "pd.DataFrame", letter: str) -> np.ndarray[Any, Any]:
+def _column(fit: FittedLaw, table: Mapping[str, np.ndarray[Any, Any]], letter: str) -> np.ndarray[Any, Any]:
     """The column that a law reads under that letter, by its name in the runs or by the letter itself."""
     named = fit.runs.conventions.get(letter, letter)
     for name, unit in ((named, unit_of(letter, named)), (letter, 1.0)):
         if name in table and letter == GROUP:
-            return np.asarray(table[name])
+            return table[name]
         if name in table:
-            return np.array([in_ones(value, unit) for value in table[name]])
+            values = np.atleast_1d(table[name])
+            return number_column(values, name, [str(row) for row in range(values.size)], unit)
+    if letter == GROUP and (label := _label_column(fit, table)):
+        return table[label]
     if letter == "C" and "C" not in fit.runs.values:
         return 6.0 * _column(fit, table, "N") * _column(fit, table, "D")
     if letter == "M":
         return np.asarray(_column(fit, table, "D") / _column(fit, table, "N"))
     raise UserError(
         f"predict: {fit.form.name} reads {letter}, which was {named!r} in its runs; the table has "
-        f"{', '.join(map(str, table.columns))}: rename one to {letter}"
+        f"{', '.join(table)}: rename one to {letter}"
     )
+
+
+def _label_column(fit: FittedLaw, table: Mapping[str, Any]) -> str | None:
+    """The column of the table by which the runs of a pooled fit were told apart."""
+    assert fit.form.pooling is not None
+    groups = np.array(fit.form.pooling.groups)[fit.runs.column(GROUP).astype(int) - 1]
+    same = (name for name, labels in fit.runs.labels.items() if name in table and np.array_equal(labels, groups))
+    return next(same, None)
 
 
 def _derived(fit: FittedLaw, natural: np.ndarray[Any, Any]) -> dict[str, Any]:

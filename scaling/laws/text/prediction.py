@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.laws.asked import amount
 from scaling.laws.intervals.prediction import optimum_at, predicted_loss
 from scaling.laws.quantities import bracket
 from scaling.laws.solve.fitted_law import FittedLaw
@@ -31,6 +32,7 @@ def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[s
 
     FLOPs per token follow the runs' own exact counts where the fit has them, else 6·N.
     """
+    flops = amount(flops)
     own = fitted.runs.C is not None and {"N", "D"} <= set(fitted.form.columns)
     best = optimum_at(fitted, flops, level, fitted.runs.per_token if own else None)
     times = float(flops / fitted.runs.flops.max())

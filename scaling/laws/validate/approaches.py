@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.laws.asked import amount
 from scaling.laws.fit import fit
 from scaling.laws.intervals.interval import Interval, check_level, interval
 from scaling.laws.intervals.prediction import Optimum
@@ -21,9 +22,11 @@ from scaling.laws.solve.draws import Resampling
 from scaling.laws.solve.objectives import huber
 from scaling.laws.table.curves import cut_curves
 from scaling.laws.table.runs import AnyRuns, Runs, as_runs
+from scaling.names import several
 from scaling.text import percent, range_of
 from scaling.text import table as table_of
 
+AT = "approaches: C must be training FLOPs above 0"
 DELTA = 1e-3
 """Huber's δ on log loss in approach 3, as in Hoffmann et al."""
 FEW = 50
@@ -125,9 +128,9 @@ def approaches(runs: AnyRuns, level: float = 0.9, seed: int = 0, C: Sequence[flo
     check_level(level)
     runs = as_runs(runs)
     largest = float(runs.flops.max())
-    at = (largest, 10 * largest) if C is None else tuple(float(c) for c in C)
-    if not at or not all(0 < c < np.inf for c in at):
-        raise UserError(f"approaches: C must be training FLOPs above 0; got {at}")
+    at = (largest, 10 * largest) if C is None else tuple(amount(c, AT) for c in several(C))
+    if not at:
+        raise UserError(f"{AT}; got none")
 
     def attempt(name: str, do: Callable[[], Approach]) -> Approach:
         try:

@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
+from scaling.laws.asked import amount, whole
 from scaling.laws.forms import Form, get_form
 from scaling.laws.intervals.bootstrap import resample_counts
 from scaling.laws.intervals.interval import check_level, interval
-from scaling.laws.solve.checks import require_fittable
+from scaling.laws.solve.checks import fixed_values, require_fittable
 from scaling.laws.solve.draws import ROWS_PER_PARAMETER, Resampling
 from scaling.laws.solve.multistart import multistart, starts_of
-from scaling.laws.solve.objectives import Loss, Residual, huber, untransform
+from scaling.laws.solve.objectives import Loss, Residual, huber, objective_of, untransform
 from scaling.laws.solve.priors import Prior, drawn_means
 from scaling.laws.solve.problem import Problem, make_problem
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.runs import AnyRuns, Runs, as_runs
+from scaling.names import several
 from scaling.text import align, percent
 
 BANDS = (1.0, 2.0, 4.0, 10.0, 100.0, np.inf)
@@ -133,7 +135,7 @@ def backtest(
     *,
     by: str = "flops",
     cuts: Sequence[float] | None = None,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     residual: Residual = "log",
     level: float = 0.9,
     starts: int = 64,
@@ -157,14 +159,16 @@ def backtest(
 
     Raises UserError where a cut leaves nothing to predict, or too little to fit.
     """
-    form, loss, fixed, priors = get_form(form), loss or huber(), fixed or {}, priors or {}
+    form, loss, priors = get_form(form), objective_of(loss, huber()), priors or {}
+    fixed, starts = fixed_values(form, fixed), whole(starts, "starts", 1)
     check_level(level)
-    if draws < 2:
-        raise UserError(f"backtest: draws must be at least 2; got {draws}")
+    draws, seed = whole(draws, "backtest: draws", 2), whole(seed, "backtest: seed")
     table = as_runs(runs).sorted()
     values = table.column("C" if by == "flops" else by)
     free = len(form.free(fixed))
-    chosen = default_cuts(values, free) if cuts is None else sorted({float(cut) for cut in cuts})
+    must = "backtest: a cut must be positive and finite"
+    asked = None if cuts is None else sorted({amount(cut, must) for cut in several(cuts)})
+    chosen = default_cuts(values, free) if asked is None else asked
     _require_cuts(chosen, values, by, cuts is None)
     _require(table, form, residual, fixed, priors)
     problem = make_problem(table, form, loss, residual, fixed)

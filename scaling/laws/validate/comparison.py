@@ -10,10 +10,11 @@ from scaling.errors import UserError
 from scaling.laws.fit import Fit, fit
 from scaling.laws.forms import Form, get_form
 from scaling.laws.solve.likelihood import Likelihood, akaike_weights, likelihood
-from scaling.laws.solve.objectives import Loss, Residual, l2, student_t
+from scaling.laws.solve.objectives import Loss, Residual, l2, objective_of, student_t
 from scaling.laws.solve.priors import Prior
 from scaling.laws.table.runs import AnyRuns, Runs, as_runs
 from scaling.laws.validate.backtest import Backtest, backtest, default_cuts
+from scaling.names import several
 from scaling.text import align
 
 HEAVY = 1.0
@@ -102,7 +103,7 @@ def compare(
     runs: AnyRuns,
     forms: Sequence[str | Form],
     *,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     residual: Residual = "log",
     starts: int = 64,
     test: bool = True,
@@ -128,12 +129,12 @@ def compare(
     Raises UserError for fewer than two laws, for a name that none of them has, and where a law cannot be fitted.
     """
     runs = as_runs(runs)
-    known = list({form.name: form for form in map(get_form, forms)}.values())
+    known = list({form.name: form for form in map(get_form, several(forms))}.values())
     if len(known) < 2:
         raise UserError(
             f"compare: at least two different laws; got {', '.join(form.name for form in known) or 'none'}"
         )
-    loss = loss or l2()
+    loss = objective_of(loss, l2())
     known_before = _known_before(known, fixed or {}, priors or {})
     by = "flops"
     if test and cuts is None:

@@ -159,6 +159,8 @@ def bootstrap_figure(fit: laws.Fit, pairs: Sequence[tuple[str, str]], C: float |
     """The refits of a bootstrap as points, pair by pair of parameters or derived quantities."""
     if fit.draws is None:
         raise UserError("no bootstrap to show yet: call fit.bootstrap() first")
+    if not pairs or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise UserError(f"pairs are names two by two, such as [('alpha', 'beta')]; got {pairs!r}")
     panels = [_cloud_panel(fit, x, y, C, level) for x, y in pairs]
     what = {"rows": "of the rows drawn with replacement", "runs": "of whole training runs drawn with replacement"}
     at = "" if C is None else f" N*, D*, L* and D*/N* at {power(C)} FLOPs."

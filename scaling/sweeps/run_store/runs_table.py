@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from scaling.config import RunConfig, column_of, columns_of, flat
 from scaling.errors import UserError
+from scaling.names import several
 from scaling.result import Result, read_result, replacing
 from scaling.sweeps.run_store.ledger import findings, read_ledger
 from scaling.sweeps.run_store.plan_file import RunRole, read_plan, run_folders, sweep_and_run
@@ -44,7 +45,11 @@ def load_runs(path: str | Path | Sequence[str | Path], role: RunRole | None = No
     role: only these runs. Raises UserError, naming every file, where a record cannot be read, and for a mistake in a
     sweep's `exclusions.yaml`.
     """
-    paths = [path] if isinstance(path, str | Path) else path
+    if hasattr(path, "columns"):
+        raise UserError("expected a sweep's folder, got a table; fit it by laws.fit(laws.from_results(table))")
+    if role not in (None, *get_args(RunRole)):
+        raise UserError(f"load_runs: role must be {' or '.join(map(repr, get_args(RunRole)))}; got {role!r}")
+    paths = several(path)
     if not paths:
         raise UserError("load_runs: no folder is given; give that of a sweep, of several sweeps or of a run")
     rows: list[dict[str, Any]] = []
