@@ -100,7 +100,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
         + (_for_all_ticks(tensors, mesh, order, apart, scans) if platform == "cpu" else 0)
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
         "layer": _layer(tensors, mesh, compute, zero) if platform != "cpu" or scans or order.alternates else 0,
-        "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
+        "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute, scans),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
     }
@@ -129,16 +129,20 @@ def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
     return model.activations(compute), model.computed_again(compute), model.offloaded(compute)
 
 
-def _passed(run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: int, compute: Compute) -> int:
+def _passed(
+    run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: int, compute: Compute, scans: bool
+) -> int:
     """Bytes of what a stage keeps beside its layers: of the windows that a device has at both ends, norm and stream;
     and streams. Where stages alternate, those that wait; else those of all microbatches, of which each stage has a
     copy: what enters and what has come around, with S − 1 and S more; and what layers at the ends are given and make.
+    XLA's compiler for CPUs keeps the zeros that the inputs of a stage's layers are written over in every tick.
 
     tokens: of a microbatch. ends: of those windows."""
     if order.stages == 1:
         return 0
     together = 2 * (order.microbatches + order.stages) - 1 + 2 * apart.sides * ceil(apart.held)
-    streams = order.waiting if order.alternates else together
+    zeros = apart.staged.size if apart.staged and scans and order.repeats == 1 and compute.platform == "cpu" else 0
+    streams = order.waiting + zeros if order.alternates else together
     width = run.model.d_model
     return streams * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
 
@@ -249,14 +253,19 @@ def _layer(tensors: tuple[Tensor, ...], mesh: dict[str, int], compute: Compute, 
 def _for_all_ticks(
     tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, scans: bool
 ) -> int:
-    """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks. Where a
-    loop over layers is in it, or a stage picks its layers in every tick: one as they are stored where stages
-    alternate. Else whole ones: one forward and one backward; where stages alternate, these of the loop before as
-    well, whose place the whole gradients of all layers take."""
+    """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks.
+
+    Where a loop over layers is in it, or a stage picks its layers in every tick, as they are stored: where stages
+    alternate one, and the zeros that the loop over layers begins its gradients with; where groups of microbatches go
+    around, the sums of gradients of the two loops over ticks in the one over groups. Else whole ones: one forward and
+    one backward; where stages alternate, these of the loop before as well, whose place the whole gradients of all
+    layers take.
+    """
     if order.stages == 1:
         return 0
     stored = scans or order.repeats > 1
-    copies = int(order.alternates) if stored else 4 if order.alternates else 2
+    in_loops = 1 + (order.repeats == 1) if order.alternates else 2 * (order.repeats > 1)
+    copies = in_loops if stored else 4 if order.alternates else 2
     layers = [tensor for tensor in tensors if tensor.depth == LAYERS and tensor.inputs]
     sizes = ((1 - apart.share(tensor)) * tensor.size / _ways(tensor, mesh, stored=stored) for tensor in layers)
     return copies * FLOAT32 * round(sum(sizes))
