@@ -106,7 +106,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     }
     again = kept if order.alternates else again  # a microbatch ends before any goes backward
     again = 0 if platform == "cpu" else tokens * again + items["layer"]  # on CPUs XLA plans both side by side
-    items["not_at_once"] = -min(again, items["logits"] + items["head"])
+    of_loss = items["logits"] + items["head"] + (0 if order.alternates else _behind(run, order, ends, compute))
+    items["not_at_once"] = -min(again, of_loss)
     if run.placement.offload_optimizer:
         of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
         items["not_at_once"] -= min(items["optimizer"], of_gradients)
@@ -132,19 +133,24 @@ def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
 def _passed(
     run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: int, compute: Compute, scans: bool
 ) -> int:
-    """Bytes of what a stage keeps beside its layers: of the windows that a device has at both ends, norm and stream;
-    and streams. Where stages alternate, those that wait; else those of all microbatches, of which each stage has a
-    copy: what enters and what has come around, with S − 1 and S more; and what layers at the ends are given and make.
-    XLA's compiler for CPUs keeps the zeros that the inputs of a stage's layers are written over in every tick.
+    """Bytes of what a stage keeps beside its layers: what is `_behind` them, and streams. Where stages alternate,
+    those that wait; else those of all microbatches, of which each stage has a copy: what enters and what has come
+    around, with S − 1 and S more; and what layers at the ends are given and make. Where stages alternate, XLA's
+    compiler for CPUs also keeps the zeros over which a loop writes the inputs of a stage's layers in every tick.
 
-    tokens: of a microbatch. ends: of those windows."""
+    tokens: of a microbatch. ends: of the windows that a device has at both ends."""
     if order.stages == 1:
         return 0
     together = 2 * (order.microbatches + order.stages) - 1 + 2 * apart.sides * ceil(apart.held)
     zeros = apart.staged.size if apart.staged and scans and order.repeats == 1 and compute.platform == "cpu" else 0
     streams = order.waiting + zeros if order.alternates else together
     width = run.model.d_model
-    return streams * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
+    return streams * tokens * width * compute.width + _behind(run, order, ends, compute)
+
+
+def _behind(run: RunConfig, order: Schedule, ends: int, compute: Compute) -> int:
+    """Bytes of norm and stream of the windows that a device has behind the stages of a pipeline, for their loss."""
+    return ends * run.model.d_model * (2 * FLOAT32 + compute.width) if order.stages > 1 else 0
 
 
 def compute_of(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Compute:
