@@ -93,7 +93,8 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     head = wide * here if fetched or ways(width, mesh) > 1 else 0
     items = {
         "parameters": held,
-        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates),
+        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates)
+        + (FLOAT32 * sum(size for tensor, size in trained if tensor.depth == LAYERS) if order.in_rounds else 0),
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
         + _elsewhere(tensors, mesh, order, apart, zero, compute)
