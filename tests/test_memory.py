@@ -255,6 +255,28 @@ def test_activations_of_a_layer_are_what_jax_keeps(name: str, attention: str, re
     assert -0.03 <= (more - spare) / (ledger(2) - ledger(1)) <= 0.03
 
 
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_a_pipeline_stage_keeps_no_selected_weights_for_each_tick(chunks: int) -> None:
+    """Of a loop over ticks without rematerialisation: it keeps the inputs of a product and their cosine."""
+    ticks, stages, width = 5, 2, 8
+
+    def layer(w: Any, x: jax.Array, at: jax.Array | None) -> Any:
+        assert at is not None
+        return jnp.sin(x @ w[0 if chunks == 1 else at].astype(jnp.bfloat16)), None
+
+    apply = jax.vmap(rematerialised(layer, "none", in_scan=True, staged=True))
+
+    def loop(w: jax.Array, x: jax.Array) -> jax.Array:
+        at = jnp.zeros((ticks, stages), jnp.int32)
+        return jax.lax.scan(lambda x, at: (apply(w, x, at)[0], None), x, at)[0]
+
+    w = jax.ShapeDtypeStruct((stages, chunks, width, width), jnp.float32)
+    x = jax.ShapeDtypeStruct((stages, 4, 16, width), jnp.bfloat16)
+    kept = jax.tree.leaves(jax.eval_shape(lambda w, x: jax.vjp(loop, w, x)[1], w, x))
+    arrays = [leaf for leaf in kept if leaf.shape[:1] == (ticks,) and leaf.dtype == x.dtype]
+    assert [leaf.shape for leaf in arrays] == 2 * [(ticks, *x.shape)]
+
+
 def kept_bytes(model: TransformerConfig, attention: str, remat: str, batch: int) -> int:
     (stack,) = model.stacks
     weights = jax.tree.map(

@@ -98,9 +98,11 @@ def row(config: RunConfig, devices: Any, kind: str) -> str:
     took, text, plan = time.perf_counter() - begun, update.as_text(), update.memory_analysis()
     ledger = accounting.memory(config, devices=len(devices), kind=kind)
     moved = ", ".join(f"{name} {count / GIB:.3g}" for name, count in sorted(received(text).items()))
-    kernel = " splash" * ("splash" in text)
+    kernel, temporary = " splash" * ("splash" in text), plan.temp_size_in_bytes
+    if kind != "cpu":  # as in `compiled.program`
+        temporary = min(temporary, plan.peak_memory_in_bytes - plan.argument_size_in_bytes)
     return (
-        f"{plan.temp_size_in_bytes / GIB:.3f} GiB beside {plan.argument_size_in_bytes / GIB:.3f}, "
+        f"{temporary / GIB:.3f} GiB beside {plan.argument_size_in_bytes / GIB:.3f}, "
         f"ledger {ledger.total / GIB:.3f} in all; GiB received: {moved}; compiled in {took:.0f} s{kernel}"
     )
 

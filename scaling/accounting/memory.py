@@ -93,20 +93,22 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     head = wide * here if fetched or ways(width, mesh) > 1 else 0
     items = {
         "parameters": held,
-        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates),
+        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates)
+        + (FLOAT32 * sum(size for tensor, size in trained if tensor.depth == LAYERS) if order.in_rounds else 0),
         "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
         "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
         + _elsewhere(tensors, mesh, order, apart, zero, compute)
         + (_for_all_ticks(tensors, mesh, order, apart, scans) if platform == "cpu" else 0)
         + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
         "layer": _layer(tensors, mesh, compute, zero) if platform != "cpu" or scans or order.alternates else 0,
-        "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute),
+        "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute, scans),
         "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
         "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
     }
     again = kept if order.alternates else again  # a microbatch ends before any goes backward
     again = 0 if platform == "cpu" else tokens * again + items["layer"]  # on CPUs XLA plans both side by side
-    items["not_at_once"] = -min(again, items["logits"] + items["head"])
+    of_loss = items["logits"] + items["head"] + (0 if order.alternates else _behind(run, order, ends, compute))
+    items["not_at_once"] = -min(again, of_loss)
     if run.placement.offload_optimizer:
         of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
         items["not_at_once"] -= min(items["optimizer"], of_gradients)
@@ -129,18 +131,27 @@ def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
     return model.activations(compute), model.computed_again(compute), model.offloaded(compute)
 
 
-def _passed(run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: int, compute: Compute) -> int:
-    """Bytes of what a stage keeps beside its layers: of the windows that a device has at both ends, norm and stream;
-    and streams. Where stages alternate, those that wait; else those of all microbatches, of which each stage has a
-    copy: what enters and what has come around, with S − 1 and S more; and what layers at the ends are given and make.
+def _passed(
+    run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: int, compute: Compute, scans: bool
+) -> int:
+    """Bytes of what a stage keeps beside its layers: what is `_behind` them, and streams. Where stages alternate,
+    those that wait; else those of all microbatches, of which each stage has a copy: what enters and what has come
+    around, with S − 1 and S more; and what layers at the ends are given and make. Where stages alternate, XLA's
+    compiler for CPUs also keeps the zeros over which a loop writes the inputs of a stage's layers in every tick.
 
-    tokens: of a microbatch. ends: of those windows."""
+    tokens: of a microbatch. ends: of the windows that a device has at both ends."""
     if order.stages == 1:
         return 0
     together = 2 * (order.microbatches + order.stages) - 1 + 2 * apart.sides * ceil(apart.held)
-    streams = order.waiting if order.alternates else together
+    zeros = apart.staged.size if apart.staged and scans and order.repeats == 1 and compute.platform == "cpu" else 0
+    streams = order.waiting + zeros if order.alternates else together
     width = run.model.d_model
-    return streams * tokens * width * compute.width + ends * width * (2 * FLOAT32 + compute.width)
+    return streams * tokens * width * compute.width + _behind(run, order, ends, compute)
+
+
+def _behind(run: RunConfig, order: Schedule, ends: int, compute: Compute) -> int:
+    """Bytes of norm and stream of the windows that a device has behind the stages of a pipeline, for their loss."""
+    return ends * run.model.d_model * (2 * FLOAT32 + compute.width) if order.stages > 1 else 0
 
 
 def compute_of(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Compute:
@@ -249,14 +260,19 @@ def _layer(tensors: tuple[Tensor, ...], mesh: dict[str, int], compute: Compute, 
 def _for_all_ticks(
     tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, scans: bool
 ) -> int:
-    """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks. Where a
-    loop over layers is in it, or a stage picks its layers in every tick: one as they are stored where stages
-    alternate. Else whole ones: one forward and one backward; where stages alternate, these of the loop before as
-    well, whose place the whole gradients of all layers take."""
+    """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks.
+
+    Where a loop over layers is in it, or a stage picks its layers in every tick, as they are stored: where stages
+    alternate one, and the zeros that the loop over layers begins its gradients with; where groups of microbatches go
+    around, the sums of gradients of the two loops over ticks in the one over groups. Else whole ones: one forward and
+    one backward; where stages alternate, these of the loop before as well, whose place the whole gradients of all
+    layers take.
+    """
     if order.stages == 1:
         return 0
     stored = scans or order.repeats > 1
-    copies = int(order.alternates) if stored else 4 if order.alternates else 2
+    in_loops = 1 + (order.repeats == 1) if order.alternates else 2 * (order.repeats > 1)
+    copies = in_loops if stored else 4 if order.alternates else 2
     layers = [tensor for tensor in tensors if tensor.depth == LAYERS and tensor.inputs]
     sizes = ((1 - apart.share(tensor)) * tensor.size / _ways(tensor, mesh, stored=stored) for tensor in layers)
     return copies * FLOAT32 * round(sum(sizes))

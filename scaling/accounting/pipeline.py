@@ -48,6 +48,11 @@ class Schedule:
         return self.rounds if self.stages > 1 and not self.alternates else self.parts
 
     @property
+    def in_rounds(self) -> bool:
+        """Whether gradients are summed over rounds, besides over the ticks of one."""
+        return self.stages > 1 and self.rounds > 1
+
+    @property
     def held(self) -> float:
         """Microbatches of which all layers would keep as much as a device's do for the backward pass. 1 without
         stages; where that begins when the forward pass is through, those of all ticks, as much of one that does not

@@ -323,8 +323,10 @@ class MoE(FeedForward):
 
     def working(self, model: TransformerShape, compute: Compute) -> float:
         """Gradients of the output rows, gathered and weighted, and of the input rows; and the buffers in which they
-        are sent and received. Where the compiler schedules them, two of these exist together with the experts'."""
-        arrays = 2 if self._fused(compute) else 3 + 2 * self._sends(compute)
+        are sent and received. Where the compiler schedules them, two of these exist together with the experts'; one
+        where rows are sent, which are weighted when they are back."""
+        sends = self._sends(compute)
+        arrays = 2 - sends if self._fused(compute) else 3 + 2 * sends
         return compute.width * model.d_model * arrays * self._rows(model, compute)
 
     def _way(self, compute: Compute) -> str:

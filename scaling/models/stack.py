@@ -29,8 +29,8 @@ Apply = Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
 Extend = Callable[[jax.Array, LayerContext, list[Any]], tuple[jax.Array, list[Any]]]
 INPUT = "layer_input"
 """checkpoint name of a layer's input, which `remat: full` keeps"""
-WEIGHTS = "stage_weights"
-"""checkpoint name of the weights that a layer in a pipeline stage selects from those of several layers"""
+SELECTING = ("slice", "dynamic_slice", "gather", "squeeze", "reshape", "convert_element_type")
+"""primitives that take a layer's weights out of those of several chunks"""
 
 
 def grouping(config: TransformerConfig, first: int = 0, end: int | None = None) -> tuple[int, int]:
@@ -278,8 +278,7 @@ class Layers:
     def _repeat_weights(self, weights: Params, stack: Stack, repeat: jax.Array) -> Params:
         """A layer's parameters in chunk `repeat` of this stage; the backward pass selects them again."""
         own = jax.tree.map(lambda w: w[0] if w.shape[0] == 1 else w[repeat], weights)
-        own = at_precision(own, self.declared[stack.name], self.dtype)
-        return jax.tree.map(lambda w: checkpoint_name(w, WEIGHTS), own)
+        return at_precision(own, self.declared[stack.name], self.dtype)
 
     def _context(self, layer: int, context: LayerContext, tables: Tables) -> LayerContext:
         """The context of one layer, from the context shared by all."""
@@ -312,8 +311,7 @@ def rematerialised(apply: Apply, policy: str, *, in_scan: bool, offload: bool = 
     offload: keep saved activations in host memory. staged: `apply` selects its weights from arrays that are kept
     anyway, so they are recomputed too."""
     if policy == "none":
-        own = jax.checkpoint_policies.save_anything_except_these_names(WEIGHTS)
-        return jax.checkpoint(apply, policy=own, prevent_cse=not in_scan) if staged else apply
+        return _selecting_again(apply) if staged else apply
 
     def named(w: Any, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
         return apply(w, checkpoint_name(x, INPUT), key)
@@ -326,3 +324,21 @@ def rematerialised(apply: Apply, policy: str, *, in_scan: bool, offload: bool = 
     else:
         saved = policies.save_only_these_names(PRODUCT) if policy == "dots" else None
     return jax.checkpoint(named if offload else apply, policy=saved, prevent_cse=not in_scan)
+
+
+def _selecting_again(apply: Apply) -> Apply:
+    """`apply` that keeps all for the backward pass but the weights that it selects from those of several chunks, of
+    which a loop over ticks would keep some for every tick.
+
+    A name on them would not do: what it is given is kept in its place."""
+
+    def applied(w: Any, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        whole = {leaf.shape for leaf in jax.tree.leaves(w)}
+        shapes = {kept for shape in whole for kept in (shape, (1, *shape[1:]), shape[1:])}
+
+        def kept(primitive: Any, *taken: Any, **_: Any) -> bool:
+            return primitive.name not in SELECTING or taken[0].shape[1:] not in shapes  # with stages in front
+
+        return jax.checkpoint(apply, policy=kept, prevent_cse=False)(w, x, key)
+
+    return applied
