@@ -187,7 +187,7 @@ def test_what_is_on_the_host_takes_the_time_to_get_there_and_back() -> None:
 
 
 def test_where_nothing_else_fits_a_search_brings_to_the_host_what_has_no_room() -> None:
-    large = run({"layers": 40, "d_model": 8192, "n_heads": 64, "d_ff": 32_768, "context": 8192}, batch_size=8)
+    large = run({"layers": 38, "d_model": 8192, "n_heads": 64, "d_ff": 32_768, "context": 8192}, batch_size=8)
     place = accounting.topology("8xh100")
     alone = replace(place, device=replace(place.device, host=None))
     assert not accounting.search(large, alone).fits
