@@ -56,7 +56,7 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     Frozen parameters have neither gradient nor optimizer state.
     Activations are the arrays that JAX keeps for the backward pass under the remat policy. The sum assumes that they,
     one recomputed layer or a piece of logits, and all gradients exist at the same time, so it tends to be too large.
-    Compared with XLA's own plan for TPUs: state to the byte; the sum 1 to 12 % too high for models of 1 to 671
+    Compared with XLA's own plan for TPUs: state to the byte; the sum 1 to 11 % too high for models of 1 to 671
     billion parameters (experiments/plan_at_scale), up to 46 % too high where the reference attention's scores
     dominate, which XLA fuses; pipelines in docs/placement.md. The program's own code, about .1 GiB on TPUs, is not
     counted. For mixtures of experts, within a fifth of its plan for 8 CPUs; for TPUs see docs/moe.md.
