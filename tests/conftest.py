@@ -6,11 +6,9 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.internal.conjecture import providers
 from quick import flags
 
 # Much of a test's time goes to compiling what it computes. Here and in the processes that tests start that takes half
@@ -32,16 +30,20 @@ settings.register_profile("steady", deadline=None, derandomize=True, suppress_he
 settings.register_profile("explore", settings.get_profile("steady"), derandomize=False, max_examples=1000)
 settings.load_profile("steady")
 
-_constants_of_modules = getattr(providers, "_get_local_constants", None)
 
-
-def _constants() -> Any:
+def leave_out_constants_of_modules() -> None:
     """Hypothesis also draws the numbers and words in those of our modules that are imported by then. Which, depends
     on the tests that a worker had before, and so on how busy it was: only new examples are drawn from them."""
-    return providers._local_constants if settings.default.derandomize else _constants_of_modules()
+    try:
+        from hypothesis.internal.conjecture import providers
+
+        none, of_modules = providers._local_constants, providers._get_local_constants
+    except (ImportError, AttributeError):
+        return  # another version: test_steady.py says whether it draws them, too
+    providers._get_local_constants = lambda: none if settings.default.derandomize else of_modules()
 
 
-providers._get_local_constants = _constants
+leave_out_constants_of_modules()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

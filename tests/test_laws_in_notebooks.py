@@ -277,6 +277,8 @@ def test_records_of_sweeps_are_told_from_other_tables(tmp_path):
         laws.from_results(df.drop(columns="params_total"))
     with pytest.raises(UserError, match="role must be 'fit' or 'test'; got 'train'"):
         load_runs(tmp_path / "synthetic", role="train")
+    with pytest.raises(UserError, match="no folder is given"):
+        load_runs([])
     for read in (lambda: load_runs(df), lambda: laws.from_results(tmp_path / "synthetic")):
         with pytest.raises(UserError, match=r"got a table|got PosixPath"):
             read()

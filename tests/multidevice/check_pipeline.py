@@ -195,12 +195,12 @@ def beside_state(config: RunConfig) -> int:
     return ledger.total - ledger.items["parameters"] - ledger.items["optimizer"]
 
 
-@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
-def test_the_ledger_knows_what_a_stage_keeps(schedule: str) -> None:
-    """All beside the state, of a step for this CPU: within an eighth. The flags that these processes compile with
-    make 1F1B's 8 % smaller than training's, of which the ledger says 1.02."""
+@pytest.mark.parametrize(("schedule", "within"), [("gpipe", 0.1), ("1f1b", 0.125)])
+def test_the_ledger_knows_what_a_stage_keeps(schedule: str, within: float) -> None:
+    """All beside the state, of a step for this CPU: within a tenth; 1F1B an eighth, since the flags that these
+    processes compile with make it 8 % smaller than training's, of which the ledger says 1.02."""
     config, step = large(schedule, 8)
-    assert beside_state(config) == pytest.approx(step.update.memory_analysis().temp_size_in_bytes, rel=0.125)
+    assert beside_state(config) == pytest.approx(step.update.memory_analysis().temp_size_in_bytes, rel=within)
 
 
 def test_the_ledger_knows_that_unrolled_layers_of_a_stage_are_gathered_for_all_ticks() -> None:

@@ -51,8 +51,8 @@ def isoflop(
     steeper on one side, by as much as the runs and published laws make likely (`isoflop.skew`); "akima" interpolates
     the losses and needs several sizes near the minimum. None: "skewed"; where terms of higher order are significant
     (F test at 1 %) and move the minima by more than half of their 90 % half-widths, fewer sizes or splines, and the
-    table says so. With a sigma column parabolas weight rows by 1/σ² and estimate the noise level from the scatter;
-    splines use σ itself.
+    table says so. With a sigma column parabolas weight rows by 1/(σ² + c), c estimated from the scatter as in
+    `laws.fit`, as is the noise level; splines use σ itself.
     weights: of the minima in the power laws: "variance", or "ols" for what publications do: for each budget alone a
     parabola of the loss in log tokens, then ordinary least squares through all that open upwards, with Student's t.
 
