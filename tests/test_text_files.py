@@ -13,6 +13,7 @@ from scaling.cli import main
 from scaling.config import DataConfig
 from scaling.data import describe, prepare
 from scaling.data.corpora import open_corpus
+from scaling.data.duplicates import told_again
 from scaling.data.text_cut import text_cut
 
 SWEEP = """name: s
@@ -96,6 +97,8 @@ def test_copies_on_both_sides_are_counted_and_told(tmp_path: Path, capsys: pytes
     assert store.manifest["held_out_in_train"] == {"documents": copies, "tokens": copies * 9}
     told = f"{copies} of {len(held)} held-out documents"
     assert told in describe(store) and told in capsys.readouterr().err
+    held_out = {"documents": 89, "tokens": 262_144}
+    assert not told_again({"held_out_in_train": {"documents": 1, "tokens": 98}, "splits": {"validation": held_out}})
 
 
 def test_copies_are_told_by_the_dry_run_and_wherever_a_law_is_fitted_to_their_losses(

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from scaling.validity import MEMORISED
+
 
 def seen_again(folder: Path, dtype: np.dtype[Any]) -> dict[str, int]:
     """Counts of held-out documents that occur in the training split, token for token: `documents` and `tokens`.
@@ -28,11 +30,11 @@ def tokens_in_train(manifest: Mapping[str, Any]) -> int:
 
 
 def told_again(manifest: Mapping[str, Any]) -> list[str]:
-    """A note if held-out documents are also trained on; none for a store made before this was counted."""
+    """A note if a share of the held-out documents that matters is also trained on; none for a store made before this
+    was counted."""
     seen, whole = manifest.get("held_out_in_train", {}), manifest["splits"]["validation"]
-    if not seen.get("documents"):
+    if (share := tokens_in_train(manifest) / max(1, whole["tokens"])) < MEMORISED:
         return []
-    share = seen["tokens"] / whole["tokens"]
     return [
         f"{seen['documents']:,} of {whole['documents']:,} held-out documents ({share:.0%} of their tokens) are also "
         "in the training split, word for word, so the held-out loss partly measures memorisation; remove the copies"

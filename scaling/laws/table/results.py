@@ -20,7 +20,7 @@ from scaling.laws.table.sections import apart
 from scaling.laws.table.words import recorded
 from scaling.names import several
 from scaling.result import ALTERED, UNIT
-from scaling.validity import FITTED, verdict_of
+from scaling.validity import FITTED, MEMORISED, verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,9 +41,8 @@ TOLD = ("C", "loss")
 """columns whose conventions state their meaning instead of their source"""
 UNIQUE = "unique_tokens"
 """the column of records that laws of repeated data read"""
-SEEN, MEMORISED = "validation_tokens_in_train", 0.01
-"""the column of records with the held-out tokens that were also trained on, and the share from which it is noted:
-what is less changes a loss by less than a percent"""
+SEEN = "validation_tokens_in_train"
+"""the column of records with the held-out tokens that were also trained on"""
 
 
 def read_results(
