@@ -19,7 +19,7 @@ def si(count: float) -> str:
 
 def si_bytes(count: float) -> str:
     """Bytes, in powers of 1000 as makers of memory count them: 80 GB is 80e9."""
-    return _scaled(count, BYTES, "B")
+    return _scaled(count, BYTES, " bytes")
 
 
 def _scaled(value: float, units: tuple[str, ...], unit: str) -> str:

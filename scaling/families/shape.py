@@ -57,7 +57,7 @@ class TransformerShape(ModelConfig):
     qk_norm: bool = False
     """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442); for a norm over all heads
     together see `mixer.qk_norm`"""
-    sliding_window: tuple[Positions | None, ...] = ()
+    sliding_window: Annotated[tuple[Positions | None, ...], pattern(Positions)] = ()
     """keys that a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
     attention_chunk: Annotated[tuple[Positions | None, ...] | None, pattern(Positions | None)] = None
     """positions per chunk, as a pattern repeated over the layers: a query sees keys of its own chunk only (Llama 4);
