@@ -118,7 +118,7 @@ def _begin_with(
     left = {tensor.name for tensor in parent.run.tensors()} - {tensor.name for tensor in config.tensors()}
     if left:
         notes.append(f"parameters of {run_id(parent.run)} that this model does not have: {', '.join(sorted(left))}")
-    return state, replace(new_books(config), inherited=_inherited(config, parent, parent_books, notes))
+    return state, replace(new_books(config), inherited=inherited_facts(config, parent, parent_books, notes))
 
 
 def read_checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[TrainState, Books] | None:
@@ -177,8 +177,11 @@ def _onto(own: Any, inherited: Any) -> Any:
     return jax.tree.map(lambda ours, theirs: ours if theirs is None else theirs, own, inherited)
 
 
-def _inherited(config: RunConfig, parent: Parent, books: Books, notes: list[str]) -> dict[str, Any]:
-    """Facts for the record. Tokens and FLOPs cover the whole history of the parameters."""
+def inherited_facts(config: RunConfig, parent: Parent, books: Books, notes: list[str]) -> dict[str, Any]:
+    """Facts for the record. Tokens and FLOPs cover the whole history of the parameters.
+
+    books: of the parent's checkpoint. notes: gets an entry if the parent's FLOPs cannot be measured in its text.
+    """
     before = books.inherited or {}
     flops = flops_of(parent.run, _store_of(parent, notes), parent.step).exact * books.tokens
     return {

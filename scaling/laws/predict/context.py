@@ -59,10 +59,8 @@ def context_worth(
         sizes = equal_sizes_by(fit.form, natural, longer, {"T": T})[1]
         return np.where(np.isinf(sizes), inf, sizes / columns["N"])
 
-    more, loss = (
-        factors(samples_of(fit)),
-        fit.form.loss(fit.natural, [np.float64(longer[c]) for c in fit.form.columns]),
-    )
+    more = factors(samples_of(fit))
+    loss = fit.form.loss(fit.natural, [np.float64(longer[letter]) for letter in fit.form.columns])
     ends, notes = widened(fit, ends_of(fit, more, level), factors, level)
     return ContextWorth(T * times, float(more[0]), float(loss), ends, level, _seen(fit), notes)
 
