@@ -92,6 +92,16 @@ def test_the_best_context_is_where_the_fitted_loss_is_least(D):
     assert pytest.approx(truth, rel=0.02) == found.T and found.interval is None
 
 
+def test_a_best_context_is_the_same_where_the_terms_have_changed_places():
+    T = 2.0 ** np.arange(4, 14)
+    runs = laws.Runs({"T": T, "loss": 1.2 + 6 / T**0.8 + 0.02 * T**0.4}, T="T", N=None, D=None)
+    fit = laws.fit(runs, "context_optimum", starts=16, fixed={"gamma": -0.4, "delta": -0.8})
+    assert fit.params["B"] == pytest.approx(6, rel=1e-4)
+    assert pytest.approx((0.8 * 6 / (0.4 * 0.02)) ** (1 / 1.2), rel=1e-3) == laws.best_context(fit).T
+    for fixed, best in (({"gamma": -0.2, "delta": 0.4}, 0.0), ({"gamma": 0.8, "delta": -0.1}, np.inf)):
+        assert best == laws.best_context(laws.fit(runs, "context_optimum", starts=16, fixed=fixed)).T
+
+
 def test_a_best_context_has_an_interval_and_says_what_it_asks_for():
     T = np.repeat(2.0 ** np.arange(4, 14), 3)
     loss = (1.2 + 6 / T**0.8 + 0.02 * T**0.4) * np.exp(0.002 * np.random.default_rng(3).standard_normal(len(T)))

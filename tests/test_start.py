@@ -265,7 +265,8 @@ def test_a_parent_lost_since_or_broken_is_told_before_anything_is_compiled(
 
 def test_what_has_no_place_in_the_child_is_told(tiny: Tiny, parent: Path) -> None:
     result = train(child(tiny, parent, model={"tied": True}), quiet=True)
-    assert result.reason == f"parameters of {parent.name} that this model does not have: head"
+    differs = f"the model differs from that of {parent.name} in model.tied"
+    assert result.reason == f"{differs}; parameters of {parent.name} that this model does not have: head"
 
 
 @pytest.mark.slow
@@ -353,6 +354,7 @@ def test_a_context_is_extended_from_where_the_shorter_one_ended(tiny: Tiny, pare
     assert np.abs(logits(child(tiny, parent, **longer)) - short).max() > 1e-3
     result = train(extended, quiet=True)
     assert result.status == "completed" and result.context == 128 and result.facts["tokens_inherited"] == 16 * BATCH
+    assert result.reason == f"the model differs from that of {parent.name} in model.rope"
     assert 0 < result.facts["long_share"] <= 1 and result.config["data"]["long_documents"]["times"] == 3
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from scaling.config import Parent, RunConfig, config_hash, find_parent, load, run_id, saved_steps, shared_steps
+from scaling.config.load import differing
 from scaling.config.start import StartConfig
 from scaling.data import TokenStore, open_store
 from scaling.errors import UserError
@@ -115,10 +116,19 @@ def _begin_with(
         state = state._replace(opt_state=_onto(state.opt_state, inherited.opt_state))
     if start.reference:  # a copy, since an update donates its input parameters
         state = state._replace(reference=jax.tree.map(jnp.copy, inherited.params))
+    changed = [key for key in differing(_model_of(parent.run), _model_of(config)) if key != "context"]
+    if changed:
+        notes.append(
+            f"the model differs from that of {run_id(parent.run)} in {', '.join(f'model.{key}' for key in changed)}"
+        )
     left = {tensor.name for tensor in parent.run.tensors()} - {tensor.name for tensor in config.tensors()}
     if left:
         notes.append(f"parameters of {run_id(parent.run)} that this model does not have: {', '.join(sorted(left))}")
     return state, replace(new_books(config), inherited=inherited_facts(config, parent, parent_books, notes))
+
+
+def _model_of(run: RunConfig) -> dict[str, Any]:
+    return run.model.model_dump(mode="json")
 
 
 def read_checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[TrainState, Books] | None:

@@ -101,10 +101,11 @@ def best_context(fit: FittedLaw, *, level: float = 0.9, D: float | None = None) 
     def best(natural: Array) -> Array:
         p = dict(zip(form.params, natural.T, strict=True))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            worth = p["beta"] * tokens if D is not None else 0.0
-            log_T = np.log(p["gamma"] * p["K"]) - np.log(p["delta"] * p["B"]) + worth
-            log_T = log_T / (p["gamma"] + p["delta"])
-            return np.where(p["gamma"] <= 0, 0.0, np.where(p["delta"] <= 0, inf, np.exp(log_T)))
+            data = p["beta"] * tokens if D is not None else 0.0
+            log_T = np.log(p["gamma"] / p["delta"]) + np.log(p["K"]) - np.log(p["B"]) + data
+            balanced = np.exp(log_T / (p["gamma"] + p["delta"]))
+        one_way = np.where((p["gamma"] > 0) | (p["delta"] < 0), inf, 0.0)
+        return np.where(p["gamma"] * p["delta"] > 0, balanced, one_way)  # both below 0: the terms change places
 
     found = best(samples_of(fit))
     ends, notes = widened(fit, ends_of(fit, found, level), best, level)
