@@ -27,10 +27,11 @@ def widened(
 ) -> tuple[Interval | None, tuple[str, ...]]:
     """(`ends`, widened to the intervals at all values of unidentified exponents that fit; a note on each of these).
 
-    ends: of the draws; None before any draws, and then left so. compute: predictions [n] of parameters [n, k].
+    ends: of the draws; None before any draws, and then left so, as are those of a group of a pooled fit, whose own
+    runs do not say what the others leave open. compute: predictions [n] of parameters [n, k].
     """
-    if ends is None:
-        return None, ()
+    if ends is None or fit.freedom != len(fit.runs) - len(fit.problem.free):
+        return ends, ()
     exponents, notes = {power.exponent for p in fit.form.parameters for power in p.powers}, list[str]()
     for name, found in unidentified(fit, level).items():
         if name not in exponents:
