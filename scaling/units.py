@@ -18,8 +18,9 @@ def si(count: float) -> str:
 
 
 def si_bytes(count: float) -> str:
-    """Bytes, in powers of 1000 as makers of memory count them: 80 GB is 80e9."""
-    return _scaled(count, BYTES, "B")
+    """Bytes, in powers of 1000 as makers of memory count them: 80 GB is 80e9. Below 1 kB the unit is spelt out, since
+    1.8B would be billions."""
+    return _scaled(count, BYTES, " bytes")
 
 
 def _scaled(value: float, units: tuple[str, ...], unit: str) -> str:

@@ -145,7 +145,8 @@ def test_flops_are_those_of_each_stage(tiny: Tiny, trained: Path) -> None:
 def test_of_documents_the_keys_are_those_of_each_stage(tiny: Tiny) -> None:
     store = tiny.open()
     parts = [flops_of(tiny.config(model={"context": context}, objective=APART), store).exact for context in CONTEXTS]
-    assert flops_of(grown(tiny, objective=APART), store).exact == pytest.approx(np.mean(parts), rel=1e-12)
+    left_out = 1e-7  # the parts of a last window that is not whole
+    assert flops_of(grown(tiny, objective=APART), store).exact == pytest.approx(np.mean(parts), rel=left_out)
 
 
 def test_a_text_is_measured_once_however_often_a_run_asks(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

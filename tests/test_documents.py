@@ -7,7 +7,7 @@ import pytest
 from tiny_run import Tiny
 
 from scaling.config.run import LongDocuments
-from scaling.data import Split, documents
+from scaling.data import Batches, Split, documents
 from scaling.data.documents import Documents, cut_documents
 from scaling.families.attention_mask import AttentionMask, visible_keys
 from scaling.tokens import EOD
@@ -57,6 +57,17 @@ def test_windows_of_long_documents_count_as_often_as_a_run_meets_them() -> None:
     found = Documents(text, CONTEXT, LongDocuments(tokens=40, times=3)).visible_keys(mask)
     short, long = (4 + 1) / 2, (CONTEXT + 1) / 2
     assert found == pytest.approx((4 * short + 3 * 3 * long) / (4 + 3 * 3))
+
+
+def test_a_stage_of_shorter_windows_meets_the_parts_of_whole_windows() -> None:
+    """As `Batches` cuts them, over an epoch: a part is repeated with its window, whatever its own document."""
+    text, long = drawn(), LongDocuments(tokens=40, times=3)
+    epoch = Batches(text, CONTEXT, 1, seed=0, shuffle=False, long=long)
+    first = [int(epoch.window_ids(step, 0, 1)[0]) * CONTEXT for step in range(epoch.epoch_windows)]
+    whole = Documents(text, 4, None).starts()
+    wanted = [whole[at // 4 + part] for at in first for part in range(CONTEXT // 4)]
+    found = Documents(text, 4, long, parts=CONTEXT // 4).starts()
+    assert sorted(map(tuple, found)) == sorted(map(tuple, wanted)) and len(found) > len(whole)
 
 
 def test_one_document_that_fills_all_windows_is_a_causal_text() -> None:

@@ -1,6 +1,7 @@
 """Text from a trained run: against the whole model step by step, alone and in a batch, and what is refused."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from scaling.cli import main
 from scaling.config import RunConfig, load, to_yaml
 from scaling.data import prepare
 from scaling.data.tokenizer import ByteTokenizer
+from scaling.errors import UserError
 from scaling.evaluation.evaluated import _text
 from scaling.generation.decode import READ, WRITE
 from scaling.generation.ending import Ending
@@ -182,6 +184,7 @@ def test_the_command_prints_prompt_and_text_or_json(run: Path, tmp_path: Path, c
         (["--prompt", "a", "--top-k", "257"], "top_k=257: should be 1 to 256"),
         (["--prompt", "a", "--temperature", "-1"], "temperature=-1"),
         (["--prompt", "a", "--tokens", "0"], "tokens=0"),
+        (["--prompt", "a", "--tokens", "1000000000000"], "1,000,000,000,001 together; allowed: up to 1,048,576"),
         (["--prompt", "a", "--tokens", "many"], "expected a whole number, got 'many'"),
         (["--prompt", "a", "--stop", ""], "stop="),
         (["--prompt", "a", "--step", "7"], "--step=7; it has 20, 40"),
@@ -192,6 +195,23 @@ def test_bad_input_is_one_line(run: Path, capsys: Any, options: list[str], says:
     assert main(["generate", str(run), *options]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and says in err
+
+
+@pytest.mark.parametrize(
+    "asked, says",
+    [
+        ({"prompts": [5]}, "prompts: should be strings, got 5"),
+        ({"tokens": 2.5}, "tokens=2.5: should be a whole number"),
+        ({"tokens": True}, "tokens=True"),
+        ({"top_k": 2.5}, "top_k=2.5: should be 1 to 256"),
+        ({"temperature": "hot"}, "temperature='hot': should be a number"),
+        ({"stop": [b"x"]}, "none of them empty"),
+        ({"seed": 0.5}, "seed=0.5"),
+    ],
+)
+def test_what_is_no_number_or_string_is_one_line_in_python(run: Path, asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        scaling.generate(run, **{"prompts": "a", **asked})
 
 
 @pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["evaluate"]])

@@ -198,8 +198,11 @@ def test_what_is_the_default_has_one_spelling() -> None:
         {"rope": [{}, {}]}, {"rope": {"fraction": 1.0}}, {"attention_chunk": [None]}, {"global_tokens": [None, None]},
         {"restart_positions": False},
     ]  # fmt: skip
+    usual.append({"sliding_window": None})
     for values in usual:
         assert build(TransformerConfig, SHAPE | values, "model.yaml") == plain
-    one = build(TransformerConfig, SHAPE | {"rope": {"theta": 5.0}, "attention_chunk": 8}, "model.yaml")
+    single = {"rope": {"theta": 5.0}, "attention_chunk": 8, "sliding_window": 4, "global_tokens": 2}
+    one = build(TransformerConfig, SHAPE | single, "model.yaml")
     assert one.rope == (Rope(theta=5.0),) and one.attention_chunk == (8,)
+    assert one.sliding_window == (4,) and one.global_tokens == (2,)
     assert [mask.chunk for mask in one.attention_masks("causal")] == [8, 8]

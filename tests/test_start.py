@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from waiting import LIMIT_S
 import scaling
 from scaling import accounting
 from scaling.cli import main
-from scaling.config import RunConfig, SweepConfig, build, config_hash, load, run_id, to_yaml
+from scaling.config import Parent, RunConfig, SweepConfig, build, config_hash, load, run_id, to_yaml
 from scaling.data import Batches
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
@@ -26,6 +27,8 @@ from scaling.models import functional
 from scaling.result import read_result
 from scaling.sweeps import describe_sweep, make_runs, run_sweep
 from scaling.training import loop, train, train_pack
+from scaling.training.flops import flops_of
+from scaling.training.start import inherited_facts, new_books
 
 pytestmark = pytest.mark.usefixtures("runs_once")
 
@@ -134,6 +137,21 @@ def test_the_record_tells_own_and_inherited_apart(tiny: Tiny, parent: Path) -> N
     table = scaling.load_runs(parent.parent).set_index("run_id")
     assert table.loc[last.run_id, "start_run"] == middle.run_id and table.loc[last.run_id, "validity"] == "valid"
     assert table.loc[last.run_id, "tokens_inherited"] == 18 * BATCH and table.loc[last.run_id, "tokens"] == 10 * BATCH
+
+
+def test_flops_of_a_parent_are_those_of_its_documents(tiny: Tiny, tmp_path: Path) -> None:
+    """As in the parent's own record, where keys are measured in the text; without it they are counted as in a plan,
+    which is said."""
+    run = config(tiny, objective={"documents": "mask"}, model={"context": 256}, batch_size=1)
+    books = replace(new_books(run), step=16, tokens=16 * BATCH)
+    measured, planned = (flops_of(run, store).exact * 16 * BATCH for store in (tiny.open(), None))
+    assert measured < 0.999 * planned
+    lost = run.model_copy(update={"records": run.records.model_copy(update={"store_folder": str(tmp_path)})})
+    for parent, wanted, said in ((run, measured, 0), (lost, planned, 1)):
+        notes = list[str]()
+        found = inherited_facts(config(tiny), Parent(tmp_path, parent, 16), books, notes)
+        assert found["flops_inherited"] == pytest.approx(wanted, rel=1e-12) and len(notes) == said
+    assert "as if they filled windows: no token store" in notes[0]
 
 
 def test_a_parent_is_left_as_it_is_and_its_child_needs_it_no_longer(tiny: Tiny, parent: Path, tmp_path: Path) -> None:
@@ -247,7 +265,8 @@ def test_a_parent_lost_since_or_broken_is_told_before_anything_is_compiled(
 
 def test_what_has_no_place_in_the_child_is_told(tiny: Tiny, parent: Path) -> None:
     result = train(child(tiny, parent, model={"tied": True}), quiet=True)
-    assert result.reason == f"parameters of {parent.name} that this model does not have: head"
+    differs = f"the model differs from that of {parent.name} in model.tied"
+    assert result.reason == f"{differs}; parameters of {parent.name} that this model does not have: head"
 
 
 @pytest.mark.slow
@@ -335,6 +354,7 @@ def test_a_context_is_extended_from_where_the_shorter_one_ended(tiny: Tiny, pare
     assert np.abs(logits(child(tiny, parent, **longer)) - short).max() > 1e-3
     result = train(extended, quiet=True)
     assert result.status == "completed" and result.context == 128 and result.facts["tokens_inherited"] == 16 * BATCH
+    assert result.reason == f"the model differs from that of {parent.name} in model.rope"
     assert 0 < result.facts["long_share"] <= 1 and result.config["data"]["long_documents"]["times"] == 3
 
 

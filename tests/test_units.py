@@ -17,7 +17,7 @@ def test_a_count_has_three_digits_and_never_a_thousand_of_a_unit(count: float, t
 
 
 def test_bytes_are_counted_in_powers_of_a_thousand() -> None:
-    assert [si_bytes(n) for n in (12, 999_936, 80e9, 1.1e11)] == ["12B", "1MB", "80GB", "110GB"]
+    assert [si_bytes(n) for n in (1.8, 12, 999_936, 80e9)] == ["1.8 bytes", "12 bytes", "1MB", "80GB"]
 
 
 @pytest.mark.parametrize(

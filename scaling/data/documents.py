@@ -15,19 +15,24 @@ MEASURED = 2**22
 
 
 class Documents:
-    """The documents of a split, cut into windows of `context` tokens as in `Batches`."""
+    """The documents of a split, cut into windows of `context` tokens as in `Batches`.
 
-    def __init__(self, split: Split, context: int, long: LongDocuments | None = None):
-        self.split, self.context, self.long = split, context, long
+    parts: of a run's windows that these are, in a stage of a curriculum; whole windows are repeated for `long`.
+    """
+
+    def __init__(self, split: Split, context: int, long: LongDocuments | None = None, parts: int = 1):
+        self.split, self.context, self.long, self.parts = split, context, long, parts
         self.visible_keys = lru_cache(self._visible_keys)
 
     def starts(self) -> np.ndarray:
         """int64 [windows, context]: for each token, the position in its window where its document begins; for all
         windows or as many as MEASURED allows, each as often as it occurs in an epoch."""
-        windows, again = weighted(self.split, self.context, self.long)
-        met = np.concatenate([np.arange(max(1, windows)), again])
-        count = min(len(met), max(1, MEASURED // self.context))
-        first_Nx1 = met[np.arange(count) * len(met) // count][:, None] * self.context
+        windows, again = weighted(self.split, self.context * self.parts, self.long)
+        whole = np.concatenate([np.arange(max(1, windows)), again])
+        met = len(whole) * self.parts
+        count = min(met, max(1, MEASURED // self.context))
+        window_N, part_N = np.divmod(np.arange(count) * met // count, self.parts)
+        first_Nx1 = (whole[window_N] * self.parts + part_N)[:, None] * self.context
         at_NxL = first_Nx1 + np.arange(self.context)
         starts = np.asarray(self.split.doc_starts)
         of_NxL = starts[np.searchsorted(starts, at_NxL, side="right") - 1]

@@ -57,7 +57,7 @@ class TransformerShape(ModelConfig):
     qk_norm: bool = False
     """RMSNorm over each head of queries and keys (Dehghani et al. 2023, 2302.05442); for a norm over all heads
     together see `mixer.qk_norm`"""
-    sliding_window: tuple[Positions | None, ...] = ()
+    sliding_window: Annotated[tuple[Positions | None, ...], pattern(Positions | None)] = ()
     """keys that a query sees, itself included, as a pattern repeated over the layers; null is the full context"""
     attention_chunk: Annotated[tuple[Positions | None, ...] | None, pattern(Positions | None)] = None
     """positions per chunk, as a pattern repeated over the layers: a query sees keys of its own chunk only (Llama 4);
@@ -102,6 +102,11 @@ class TransformerShape(ModelConfig):
         gated = values.get("activation", "swiglu") in GATED
         d_ff = -(-int(SWIGLU_RATIO * d_model) // 8) * 8 if gated else 4 * d_model
         return {"n_kv_heads": n_heads, "d_head": d_model // n_heads, "d_ff": d_ff, **values}
+
+    @field_validator("sliding_window", mode="before")
+    @classmethod
+    def _null_is_full(cls, value: Any) -> Any:
+        return () if value is None else value
 
     @field_validator("attention_chunk", "global_tokens", "rope")
     @classmethod

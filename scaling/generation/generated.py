@@ -12,9 +12,12 @@ from scaling.data.tokenizer import Tokenizer
 from scaling.errors import UserError
 from scaling.generation.decode import Decoder
 from scaling.generation.ending import Ended, Ending
-from scaling.generation.sampling import Sampling
+from scaling.generation.sampling import Sampling, is_whole
 from scaling.tokens import EOD
 from scaling.training.trained import load_trained
+
+POSITIONS = 2**20
+"""most tokens of a text, prompt included: positions are tables of that length, and 2^20 take up to 1 GB"""
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,18 @@ def generate(
     cannot encode or that are too long for its positions, and for numbers out of range.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    _check(texts, tokens, stop, seed)
+    tokens = _check(texts, tokens, stop, seed)
     trained = load_trained(run, step)
     tokenizer = run_tokenizer(trained.run.data, trained.run.records.store_folder)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     sampling.check(tokenizer.vocab)
     read = _encoded(tokenizer, texts)
     length = max(map(len, read)) + tokens
+    if length > POSITIONS:
+        raise UserError(
+            f"prompt and new tokens are {length:,} together; allowed: up to {POSITIONS:,}; ask for fewer tokens or "
+            "give a shorter prompt"
+        )
     decoder = Decoder(trained, sampling, tokenizer.vocab, length)
     states = decoder.read(read, seed)
     endings = [Ending(tokenizer, tuple(stop)) for _ in texts]
@@ -104,15 +112,19 @@ def generate(
     )
 
 
-def _check(prompts: list[str], tokens: int, stop: Sequence[str], seed: int) -> None:
+def _check(prompts: list[str], tokens: int, stop: Sequence[str], seed: int) -> int:
+    """The number of tokens as an integer."""
     if not prompts:
         raise UserError("no prompt; give at least one (an empty one begins a new document)")
-    if tokens < 1:
-        raise UserError(f"tokens={tokens}: should be 1 or more")
-    if isinstance(stop, str) or "" in stop:
+    if wrong := [prompt for prompt in prompts if not isinstance(prompt, str)]:
+        raise UserError(f"prompts: should be strings, got {wrong[0]!r}")
+    if not (is_whole(tokens) and tokens >= 1):
+        raise UserError(f"tokens={tokens}: should be a whole number, 1 or more")
+    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
         raise UserError(f"stop={stop!r}: should be a list of strings, none of them empty")
-    if not 0 <= seed < 2**32:
+    if not (is_whole(seed) and 0 <= seed < 2**32):
         raise UserError(f"seed={seed}: should be 0 to 2³² − 1")
+    return int(tokens)
 
 
 def _encoded(tokenizer: Tokenizer, prompts: list[str]) -> list[np.ndarray]:

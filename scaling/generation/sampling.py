@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,15 @@ class Sampling:
     def check(self, vocab: int) -> None:
         """Raises UserError for a number out of range. vocab: number of tokens to draw from."""
         least, most = TEMPERATURES
+        for name in ("temperature", "top_k", "top_p", "min_p"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real | None):
+                raise UserError(f"{name}={value!r}: should be a number")
         if not (self.temperature == 0 or least <= self.temperature <= most):
             raise UserError(
                 f"temperature={self.temperature:g}: should be 0 (always the likeliest token) or {least:g} to {most:g}"
             )
-        if self.top_k is not None and not 1 <= self.top_k <= vocab:
+        if self.top_k is not None and not (is_whole(self.top_k) and 1 <= self.top_k <= vocab):
             raise UserError(f"top_k={self.top_k}: should be 1 to {vocab}, the size of the vocabulary, or unset")
         for name in ("top_p", "min_p"):
             share = getattr(self, name)
@@ -44,9 +50,14 @@ class Sampling:
         if self.temperature == 0:
             return greedy(logits)
         logits = logits / self.temperature
-        logits = logits if self.top_k is None else top_k(logits, self.top_k)
+        logits = logits if self.top_k is None else top_k(logits, int(self.top_k))
         logits = logits if self.top_p in (None, 1) else top_p(logits, self.top_p)
         return logits if self.min_p is None else min_p(logits, self.min_p)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer or a float without a fraction."""
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer()
 
 
 def draw(sampling: Sampling, logits_BxV: jax.Array, key_B: jax.Array) -> jax.Array:

@@ -31,7 +31,8 @@ class MeasuredFlops:
 
     def _measured(self, context: int) -> Documents:
         assert self._store is not None
-        return Documents(self._store.train, context, self._run.data.long_documents)
+        parts = self._run.model.context // context
+        return Documents(self._store.train, context, self._run.data.long_documents, parts)
 
 
 def flops_of(run: RunConfig, store: TokenStore | None, steps: int | None = None) -> accounting.Flops:

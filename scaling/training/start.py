@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from scaling.config import Parent, RunConfig, config_hash, find_parent, load, run_id, saved_steps, shared_steps
+from scaling.config.load import differing
 from scaling.config.start import StartConfig
-from scaling.data import TokenStore
+from scaling.data import TokenStore, open_store
 from scaling.errors import UserError
 from scaling.metrics import read_metrics
 from scaling.parallel import is_main
@@ -115,10 +116,19 @@ def _begin_with(
         state = state._replace(opt_state=_onto(state.opt_state, inherited.opt_state))
     if start.reference:  # a copy, since an update donates its input parameters
         state = state._replace(reference=jax.tree.map(jnp.copy, inherited.params))
+    changed = [key for key in differing(_model_of(parent.run), _model_of(config)) if key != "context"]
+    if changed:
+        notes.append(
+            f"the model differs from that of {run_id(parent.run)} in {', '.join(f'model.{key}' for key in changed)}"
+        )
     left = {tensor.name for tensor in parent.run.tensors()} - {tensor.name for tensor in config.tensors()}
     if left:
         notes.append(f"parameters of {run_id(parent.run)} that this model does not have: {', '.join(sorted(left))}")
-    return state, replace(new_books(config), inherited=_inherited(config, parent, parent_books))
+    return state, replace(new_books(config), inherited=inherited_facts(config, parent, parent_books, notes))
+
+
+def _model_of(run: RunConfig) -> dict[str, Any]:
+    return run.model.model_dump(mode="json")
 
 
 def read_checkpoint(parent: Parent, layout: Any, notes: list[str]) -> tuple[TrainState, Books] | None:
@@ -177,13 +187,27 @@ def _onto(own: Any, inherited: Any) -> Any:
     return jax.tree.map(lambda ours, theirs: ours if theirs is None else theirs, own, inherited)
 
 
-def _inherited(config: RunConfig, parent: Parent, books: Books) -> dict[str, Any]:
-    """Facts for the record. Tokens and FLOPs cover the whole history of the parameters."""
+def inherited_facts(config: RunConfig, parent: Parent, books: Books, notes: list[str]) -> dict[str, Any]:
+    """Facts for the record. Tokens and FLOPs cover the whole history of the parameters.
+
+    books: of the parent's checkpoint. notes: gets an entry if the parent's FLOPs cannot be measured in its text.
+    """
     before = books.inherited or {}
-    flops = flops_of(parent.run, None, parent.step).exact * books.tokens
+    flops = flops_of(parent.run, _store_of(parent, notes), parent.step).exact * books.tokens
     return {
         "start": {"run": run_id(parent.run), "parent": config_hash(parent.run), "step": parent.step},
         "tokens_inherited": books.tokens + before.get("tokens_inherited", 0),
         "flops_inherited": flops + before.get("flops_inherited", 0.0),
         "params_frozen": sum(tensor.size for tensor in config.tensors() if tensor.frozen),
     }
+
+
+def _store_of(parent: Parent, notes: list[str]) -> TokenStore | None:
+    """The parent's store if its FLOPs depend on its text; None, with an entry in `notes`, if it cannot be read."""
+    if parent.run.objective.mask != "document":
+        return None
+    try:
+        return open_store(parent.run.data, parent.run.records.store_folder)
+    except UserError as error:
+        notes.append(f"flops_inherited counts documents of {run_id(parent.run)} as if they filled windows: {error}")
+        return None

@@ -52,7 +52,7 @@ def bootstrap(
     problem = fit.problem
     sd, y, weights, layers = None, None, None, None
     if kind == "noise":
-        y, sd = _noisy_losses(fit, n, rng)
+        y, sd = noisy_losses(fit, n, rng)
     elif kind == "wild":
         y = _wild_losses(fit, groups, n, rng)
     else:
@@ -75,7 +75,7 @@ def _few(fit: FittedLaw, groups: Labels) -> str:
     )
 
 
-def _noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def noisy_losses(fit: FittedLaw, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Transformed losses [n, points] of the fitted law with fresh noise, and the noise's standard deviation [n].
 
     The standard deviation is itself drawn, its square from s²·ν/χ²(ν) with ν degrees of freedom of the residuals,

@@ -31,9 +31,15 @@ def equal_sizes(fit: FittedLaw, model: Mapping[str, float], other: Mapping[str, 
     model: columns by letter, all that the law reads. N is inf where no size within e^FURTHEST is as good.
     Raises UserError where a column is missing.
     """
-    form = fit.form
-    require(form, model, form.columns)
-    samples, own = samples_of(fit), float(np.log(model["N"]))
+    require(fit.form, model, fit.form.columns)
+    return equal_sizes_by(fit.form, samples_of(fit), model, other)
+
+
+def equal_sizes_by(
+    form: Form, samples: Array, model: Mapping[str, float], other: Mapping[str, float]
+) -> tuple[Array, Array]:
+    """`equal_sizes` by a law with the parameters `samples` [n, k], each [n]."""
+    own = float(np.log(model["N"]))
     target = form.loss(samples, [np.float64(model[letter]) for letter in form.columns])
 
     def enough(n: Array) -> Any:
@@ -46,7 +52,8 @@ def equal_sizes(fit: FittedLaw, model: Mapping[str, float], other: Mapping[str, 
 def require(form: Form, given: Mapping[str, float], required: Any) -> None:
     """Raises UserError unless all that is asked for is given, and nothing else."""
     if {*given} != {*required}:
-        raise UserError(f"{form.name} asks for positive {', '.join(required)}; got {', '.join(given) or 'nothing'}")
+        asked = f"positive {', '.join(required)}" if required else "no column here"
+        raise UserError(f"{form.name} asks for {asked}; got {', '.join(given) or 'nothing'}")
     for letter, value in given.items():
         if not (np.isfinite(value) and value > 0):
             raise UserError(f"{form.name} asks for positive {', '.join(required)}; got {letter}={value:g}")
