@@ -62,6 +62,9 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("6 cannot be split into 1", {}, {"mesh": {"data": 1, "fsdp": 4}, "batch_size": 6}),
     ("whole on every device", {"d_ff": 8193, "d_model": 33, "n_heads": 1, "d_head": 32},
      {"mesh": {"data": 1, "fsdp": 2}}),
+    ("dcn: 4 devices cannot be split into 3", {}, {"mesh": {"data": 1, "fsdp": 4}, "dcn": {"data": 3}}),
+    ("tensor=2 of 2 .* does not divide placement.mesh.tensor=1; .* such as fsdp=2", {},
+     {"mesh": {"data": 1, "fsdp": 4}, "dcn": {"data": 1, "tensor": 2}}),
 ]  # fmt: skip
 
 
@@ -106,6 +109,46 @@ def test_a_plan_tells_of_the_devices_it_is_for() -> None:
         plan(run(attention="splash", mesh={}), topology="h100:2")
     with pytest.raises(UserError, match="batch_size=8 cannot be split into 1 microbatches"):
         plan(run(mesh={}), topology="h100:16")
+
+
+def test_a_dry_run_divides_a_mesh_over_the_nodes_of_its_cluster(tmp_path: Path) -> None:
+    """Two nodes of four devices each cannot be four groups, though eight devices could."""
+
+    def dry(per_node: int, **placement: Any) -> None:
+        asked = values(**placement)
+        del asked["tokens"]
+        design = {"kind": "grid", "axes": {"tokens": [10_000]}}
+        executor = {"kind": "slurm", "slurm": {"devices_per_node": per_node}}
+        sweep = {"name": "s", "run": asked, "design": design, "executor": executor}
+        describe_sweep(build(SweepConfig, sweep, "test"), tmp_path)
+
+    eight = {"data": 1, "fsdp": 8}
+    dry(4, mesh=eight, dcn={"data": 1, "fsdp": 2})
+    with pytest.raises(UserError, match="dcn: 2 hosts cannot be split into 4 equal groups; allowed in total: 1, 2"):
+        dry(4, mesh=eight, dcn={"data": 1, "fsdp": 4})
+    with pytest.raises(
+        UserError, match=r"8 devices does not divide evenly over nodes of 3 \(executor\.slurm\.devices"
+    ):
+        dry(3, mesh=eight)
+
+
+def test_a_plan_refuses_a_mesh_that_a_slice_s_torus_or_several_slices_do_not_have() -> None:
+    """As training does; v5e's sides may be divided, and few chips are a ring."""
+
+    def planned(topology: str, **mesh: int) -> None:
+        plan(run({}, batch_size=64, mesh=mesh), topology=topology)
+
+    for topology in ("v4:4x4x4", "64xv5p", "v6e:8x8"):
+        with pytest.raises(UserError, match=r"data=2 × fsdp=32 does not map onto a slice of .* chips: each axis"):
+            planned(topology, data=2, fsdp=32)
+    with pytest.raises(UserError, match=r"data=2 of 2 slices .* does not divide placement.mesh.data=1"):
+        planned("v5e:4x4:2", data=1, fsdp=32)
+    for topology, mesh in (
+        ("v5e:8x8", {"fsdp": 32}),
+        ("v6e:2x4", {"fsdp": 2, "tensor": 2}),
+        ("v5p:2x4x8", {"fsdp": 4}),
+    ):
+        planned(topology, **mesh)
 
 
 def test_a_search_leaves_out_meshes_that_cannot_compute_as_asked() -> None:

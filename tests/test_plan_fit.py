@@ -11,6 +11,7 @@ import pytest
 
 from scaling import accounting
 from scaling.accounting.links import Group, Wiring, wired
+from scaling.accounting.networks import along_sides
 from scaling.accounting.traffic import traffic
 from scaling.cli import main
 from scaling.config import MeshConfig, Placement, RunConfig, apply_overrides
@@ -293,6 +294,14 @@ def test_links_by_hand() -> None:
     assert (
         wired(accounting.topology("v5e:8x8"), {"data": 1, "fsdp": 32, "expert": 1, "context": 1, "tensor": 2}) is None
     )
+
+
+def test_axes_take_sides_of_a_torus_as_jax_assigns_them_and_others_where_that_fails() -> None:
+    """The last axis first and along most sides; of 2 × 4 × 8, 8 = 2 × 4 would leave none to a further axis of 4."""
+    assert along_sides({"data": 8, "tensor": 8}, (2, 4, 8)) == {"data": (2,), "tensor": (0, 1)}
+    assert along_sides({"data": 2, "fsdp": 4, "tensor": 8}, (2, 4, 8)) == {"data": (0,), "fsdp": (1,), "tensor": (2,)}
+    with pytest.raises(UserError, match=r"data=4 × tensor=4 .* one of 1, 2, 4, 8, and no two axes share a side"):
+        along_sides({"data": 4, "tensor": 4}, (2, 4))
 
 
 def test_a_model_alone_has_memory_and_a_run_needs_no_optimizer(tmp_path: Path) -> None:

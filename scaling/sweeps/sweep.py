@@ -129,7 +129,7 @@ def run_sweep(
         runs = all_runs(sweep, runs, read_plan(home), kept)
         refuse_other_sweep(home, sweep, runs)
         left = [run for run in (*runs, *tests) if run_state(home / run.id).state not in DONE]
-        check_fits((*runs, *tests), left, devices_for(sweep.executor).kind)
+        check_fits((*runs, *tests), left, devices_for(sweep.executor).kind, sweep.executor)
         check_data([*runs, *tests], make=True)
         _record(home, runs)
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which comparisons need

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaling import accounting
-from scaling.config import ForecastConfig, SweepConfig, differing, load
+from scaling.config import ExecutorConfig, ForecastConfig, SweepConfig, differing, load
 from scaling.errors import UserError, one_line
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_test_runs
+from scaling.sweeps.executors.slurm_nodes import nodes_of
 from scaling.sweeps.run_store import read_plan
 
 
@@ -21,17 +22,19 @@ def check_folder(home: Path) -> None:
     raise UserError(one_line(OSError(number, os.strerror(number), str(there))))
 
 
-def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str) -> None:
-    """Raises UserError where a run's placement is impossible, see `accounting.check_placement`, or its step needs
-    more memory than its devices have; reports the run that needs most.
+def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str, executor: ExecutorConfig) -> None:
+    """Raises UserError where a run's placement is impossible, see `accounting.check_placement`, its devices do not
+    divide over the nodes of a cluster, or its step needs more memory than they have; reports the run that needs most.
 
     left: the runs still to be trained; others are checked only for what holds on any device. kind: of the devices.
+    executor: where they are.
     """
     trained = {run.id for run in left}
     for run in runs:
         try:
             if run.id in trained:
-                accounting.check_placement(run.config, run.devices, kind)
+                hosts = nodes_of(executor.slurm, run.devices) if executor.kind == "slurm" else 1
+                accounting.check_placement(run.config, run.devices, kind, hosts)
             else:
                 accounting.check_layout(run.config)
         except UserError as error:
