@@ -48,7 +48,7 @@ def along_sides(mesh: Mapping[str, int], sides: Sequence[int]) -> dict[str, tupl
     most sides first; also where its choice for the last axis leaves none for the others.
 
     Raises UserError where there is no such assignment."""
-    found = next(_assigned(list(reversed(mesh.items())), sides, frozenset(range(len(sides)))), None)
+    found = next(_assigned(list(mesh.items())[::-1], sides, frozenset(range(len(sides)))), None)
     if found is None:
         able = sorted({prod(some) for n in range(len(sides) + 1) for some in combinations(sides, n)})
         raise UserError(
