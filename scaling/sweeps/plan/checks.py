@@ -3,10 +3,11 @@
 import errno
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from scaling import accounting
-from scaling.config import ExecutorConfig, ForecastConfig, SweepConfig, differing, load
+from scaling.config import ExecutorConfig, ForecastConfig, RunConfig, SweepConfig, differing, load
 from scaling.errors import UserError, one_line
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_test_runs
 from scaling.sweeps.executors.slurm_nodes import nodes_of
@@ -29,19 +30,23 @@ def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str
     left: the runs still to be trained; others are checked only for what holds on any device. kind: of the devices.
     executor: where they are.
     """
+
+    def check(config: RunConfig, devices: int) -> None:
+        hosts = nodes_of(executor.slurm, devices) if executor.kind == "slurm" else 1
+        accounting.check_placement(config, devices, kind, hosts)
+
     trained = {run.id for run in left}
     for run in runs:
         try:
             if run.id in trained:
-                hosts = nodes_of(executor.slurm, run.devices) if executor.kind == "slurm" else 1
-                accounting.check_placement(run.config, run.devices, kind, hosts)
+                check(run.config, run.devices)
             else:
                 accounting.check_layout(run.config)
         except UserError as error:
             raise UserError(f"run {run.id}: {error}") from None
     if left:
         most = max(left, key=lambda run: accounting.memory(run.config, run.devices, kind).total)
-        accounting.check_memory(most.config, most.devices, kind, under="run.")
+        accounting.check_memory(most.config, most.devices, kind, "run.", partial(check, devices=most.devices))
 
 
 def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:
