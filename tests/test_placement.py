@@ -164,5 +164,12 @@ def test_a_search_leaves_out_meshes_that_cannot_compute_as_asked() -> None:
         plan(run(mesh={}, attention="splash"), fit="v5e:2x4")
 
 
+def test_more_devices_are_searched_without_meshes_that_cannot_compute_as_asked() -> None:
+    """Where nothing fits, it did end with what parts of windows refuse."""
+    wide = {"context": 256, "d_model": 16_384, "n_heads": 128, "d_head": 128, "d_ff": 65_536, "layers": 64}
+    found = plan(run(wide, batch_size=64, attention="splash", mesh={}), fit="v5e:2x4")["fit"]
+    assert found["found"] == [] and found["short"]["devices_that_fit"] > 16
+
+
 def test_a_tpu_that_is_not_in_the_table_is_one() -> None:
     accounting.check_placement(run({"d_model": 256, "n_heads": 4, "d_head": 64}, attention="splash"), 1, "TPU v99")

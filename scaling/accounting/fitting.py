@@ -1,7 +1,7 @@
 """Which placements of a run fit the memory of its devices, and which of these is the fastest."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -76,7 +76,7 @@ def nearest_fit(
         for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
             placement = _changed(run, mesh, remat, accumulate, devices, zero=zero)
             placed = _placed(run, placement)
-            if memory(placed, devices, kind).total <= available and _able(placed, devices, kind, check):
+            if _able(placed, devices, kind, check) and memory(placed, devices, kind).total <= available:
                 return _overrides(requested, placement)
     return None
 
@@ -245,7 +245,7 @@ def _more(run: RunConfig, place: Topology, available: int) -> int | None:
         if count > MOST_DEVICES:
             break
         for mesh in _all_meshes(run, count):
-            if mesh.data == 1:
+            if mesh.data == 1 and _computes(run, mesh_shape(mesh, count), place.device.platform):
                 counts = list(_microbatches(run, mesh, count))
                 if _leanest(run, mesh, counts, replace(place, devices=count)).total <= available:
                     return count
@@ -356,15 +356,18 @@ def _meshes_on(run: RunConfig, place: Topology) -> list[MeshConfig]:
 
     def able(mesh: MeshConfig) -> bool:
         shape = mesh_shape(mesh, place.devices)
-        if not wired(place, shape):
-            return False
-        try:
-            check_compute(run, shape, place.device.platform)
-        except UserError:
-            return False
-        return True
+        return wired(place, shape) is not None and _computes(run, shape, place.device.platform)
 
     return [mesh for mesh in _all_meshes(run, place.devices) if able(mesh)]
+
+
+def _computes(run: RunConfig, mesh: Mapping[str, int], platform: str) -> bool:
+    """Whether a run can compute as requested on a mesh, see `check_compute`."""
+    try:
+        check_compute(run, mesh, platform)
+    except UserError:
+        return False
+    return True
 
 
 def _pipelines(run: RunConfig) -> tuple[int, ...]:
