@@ -114,13 +114,15 @@ def test_a_plan_tells_of_the_devices_it_is_for() -> None:
 def test_a_dry_run_divides_a_mesh_over_the_nodes_of_its_cluster(tmp_path: Path) -> None:
     """Two nodes of four devices each cannot be four groups, though eight devices could."""
 
-    def dry(per_node: int, **placement: Any) -> None:
+    def sweep(kind: str, per_node: int, **placement: Any) -> SweepConfig:
         asked = values(**placement)
         del asked["tokens"]
         design = {"kind": "grid", "axes": {"tokens": [10_000]}}
-        executor = {"kind": "slurm", "slurm": {"devices_per_node": per_node}}
-        sweep = {"name": "s", "run": asked, "design": design, "executor": executor}
-        describe_sweep(build(SweepConfig, sweep, "test"), tmp_path)
+        executor = {"kind": kind, "slurm": {"devices_per_node": per_node}}
+        return build(SweepConfig, {"name": "s", "run": asked, "design": design, "executor": executor}, "test")
+
+    def dry(per_node: int, **placement: Any) -> None:
+        describe_sweep(sweep("slurm", per_node, **placement), tmp_path)
 
     eight = {"data": 1, "fsdp": 8}
     dry(4, mesh=eight, dcn={"data": 1, "fsdp": 2})
@@ -130,6 +132,8 @@ def test_a_dry_run_divides_a_mesh_over_the_nodes_of_its_cluster(tmp_path: Path) 
         UserError, match=r"8 devices does not divide evenly over nodes of 3 \(executor\.slurm\.devices"
     ):
         dry(3, mesh=eight)
+    with pytest.raises(UserError, match="8 devices does not divide evenly over nodes of 3 "):
+        run_sweep(sweep("local", 3, mesh=eight), executor="slurm", folder=tmp_path)
 
 
 def test_a_plan_refuses_a_mesh_that_a_slice_s_torus_or_several_slices_do_not_have() -> None:

@@ -121,6 +121,8 @@ def run_sweep(
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
+    if isinstance(executor, str):
+        sweep = sweep.model_copy(update={"executor": sweep.executor.model_copy(update={"kind": executor})})
     kept = None if folder is None else str(folder)
     runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)
     tests = expected_tests(sweep, runs)
