@@ -175,5 +175,13 @@ def test_more_devices_are_searched_without_meshes_that_cannot_compute_as_asked()
     assert found["found"] == [] and found["short"]["devices_that_fit"] > 16
 
 
+def test_a_step_that_does_not_fit_is_told_so_where_meshes_that_were_tried_cannot_compute() -> None:
+    """It did say that 40 heads do not divide over tensor=8 × context=2, which nobody had asked for."""
+    wide = {"d_model": 5120, "n_heads": 40, "d_head": 128, "d_ff": 20_480, "layers": 400}
+    config = run(wide, context="ulysses", mesh={"data": 1, "fsdp": 8, "context": 2}, batch_size=16)
+    with pytest.raises(UserError, match=r"a step takes \S+ on each of 16 h100, .* no placement on them fits"):
+        accounting.check_memory(config, 16, "h100")
+
+
 def test_a_tpu_that_is_not_in_the_table_is_one() -> None:
     accounting.check_placement(run({"d_model": 256, "n_heads": 4, "d_head": 64}, attention="splash"), 1, "TPU v99")
