@@ -214,6 +214,14 @@ def test_a_step_that_does_not_fit_its_device_is_refused_with_what_would(tmp_path
     assert notes(tmp_path, h100, 1e9, batch_size=600_000, placement={"check_memory": False}) == []
 
 
+def test_more_devices_than_this_machine_has_are_told(tmp_path: Path) -> None:
+    mesh = {"mesh": {"data": 4}}
+    (note,) = notes(tmp_path, {"kind": "local"}, placement=mesh)
+    assert note.startswith("a launch here would fail: run ")
+    assert note.endswith("needs 4 devices (placement.mesh), but this machine has only 1 (cpu); lower placement.mesh")
+    assert notes(tmp_path, {"kind": "slurm"}, placement=mesh) == notes(tmp_path, {"kind": "local"}) == []
+
+
 def test_time_is_held_against_the_limit_of_a_job(tmp_path: Path) -> None:
     short = {"kind": "slurm", "slurm": {"time_minutes": 10}}
     assert notes(tmp_path, short) == []

@@ -22,6 +22,8 @@ from scaling.models.stack import rematerialised
 from scaling.parallel import sharding
 from scaling.training.optimizer import make_optimizer
 
+BFLOAT16 = {"compute_dtype": "bfloat16"}
+
 
 def run_config(**changes: object) -> RunConfig:
     model = {
@@ -165,6 +167,41 @@ def test_what_devices_share_of_a_step_by_the_stage_of_zero() -> None:
     assert first.items["gradients"] == 2 * (layers // 2) + items[3]["gradients"]
 
 
+STAGES = {"mesh": {"pipeline": 2}, "remat": "full"} | BFLOAT16
+
+
+def test_rounds_of_a_pipeline_add_a_sum_of_the_layers_gradients() -> None:
+    """By hand, in float32, of one of two stages: over ticks and of one of all parameters, over rounds of layers."""
+
+    def gradients(**placement: object) -> int:
+        return accounting.memory(run_config(placement=STAGES | placement), kind="h100").items["gradients"]
+
+    layer = 4 * 256 * 256 + 2 * 256 * 512 + 2 * 2 * 256  # and the norms of both, which are whole
+    ends = 512 * 256 // 2 + 256
+    assert gradients(accumulate=4) == 4 * 2 * (layer + ends)
+    assert gradients(accumulate=4, pipeline_microbatches=2) == 4 * (3 * layer + 2 * ends)
+    both_ways = {"pipeline_schedule": "1f1b", "accumulate": 4}
+    assert gradients(**both_ways) == 4 * 2 * (layer + ends)
+    assert gradients(**both_ways, pipeline_microbatches=2) == 4 * (3 * layer + 2 * ends)
+
+
+def test_norm_and_stream_behind_stages_are_there_with_the_loss_and_not_with_a_layer_computed_again() -> None:
+    """By hand: half of the windows are behind the stages of GPipe, with two float32 arrays of the norm and the stream
+    in bfloat16; there the head is gathered. With 1F1B, which has one microbatch there at a time, both are counted."""
+
+    def items(accumulate: int, **placement: object) -> dict[str, int]:
+        run = run_config(placement=STAGES | {"accumulate": accumulate} | placement)
+        return accounting.memory(run, kind="h100").items
+
+    D, V, tokens = 256, 512, 16 * 64
+    layer = 2 * (2 * 4 * D) + 2 * 2 * D + 2 * 4 * D + 4 * 4 + 2 * 6 * 512  # as in the test of activations by remat
+    behind, logits, head = tokens // 2 * D * (4 + 4 + 2), tokens // 2 * V * 4 * 2, D * V * (2 + 2)
+    assert logits + head < tokens // 4 * layer < logits + head + behind < tokens // 2 * layer
+    assert items(2)["not_at_once"] == -(logits + head + behind)
+    assert items(4)["not_at_once"] == -(tokens // 4 * layer)
+    assert items(2, pipeline_schedule="1f1b")["not_at_once"] == -(logits // 2 + head)
+
+
 def test_what_is_on_the_host_is_not_on_the_device() -> None:
     """By hand: inputs of layers, or what their products gave, of all but three layers; the optimizer's
     state is not there when activations are."""
@@ -199,7 +236,6 @@ def test_memory_refuses_a_mesh_that_does_not_fit() -> None:
         accounting.memory(run_config(placement={"mesh": {"data": 4}}), devices=8)
 
 
-BFLOAT16 = {"compute_dtype": "bfloat16"}
 MODELS: dict[str, dict[str, object]] = {
     "gpt2": {"activation": "gelu", "norm": "layernorm", "bias": True, "position": "learned"},
     "llama": {"activation": "swiglu", "n_kv_heads": 2},

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from scaling import accounting
 from scaling.accounting.links import Group, Wiring, wired
+from scaling.accounting.networks import along_sides
 from scaling.accounting.traffic import traffic
 from scaling.cli import main
 from scaling.config import MeshConfig, Placement, RunConfig, apply_overrides
@@ -133,6 +135,29 @@ def test_no_placement_is_proposed_that_training_refuses() -> None:
     ):
         plan(shared, topology="8xh100")
     assert accounting.nearest_fit(config, 8, "h100", accounting.memory(shared, 8, "h100").total) is None
+
+
+def test_what_would_fit_can_be_laid_out_on_the_slice() -> None:
+    """By memory alone two devices a matrix are enough, which no side of 4 × 4 × 4 chips has."""
+    config, place = run(placement={"mesh": {"data": 1, "fsdp": 64}}), accounting.topology("v4:4x4x4")
+    lean = Placement(mesh=MeshConfig(data=1, fsdp=32, tensor=2), remat="full", accumulate=1)
+    room = accounting.memory(config.model_copy(update={"placement": lean}), 64, "v4").total
+    assert "placement.mesh.tensor=2" in (accounting.nearest_fit(config, 64, "v4", room) or [])
+    found = accounting.nearest_fit(config, 64, "v4", room, partial(accounting.check_topology, place=place))
+    assert found and "placement.mesh.tensor=4" in found
+    changed = RunConfig.model_validate(apply_overrides(config.model_dump(mode="json"), found))
+    accounting.check_topology(changed, place)
+    assert accounting.memory(changed, 64, "v4").total <= room
+
+
+def test_a_pipeline_is_left_out_by_overrides_that_can_be_written_down() -> None:
+    pipeline = {"mesh": {"pipeline": 2, "fsdp": 4}, "pipeline_schedule": "1f1b", "accumulate": 4}
+    config = run(placement=pipeline | {"pipeline_microbatches": 4})
+    rows = plan(config, fit="8xh100")["fit"]["found"]
+    without = [row["overrides"] for row in rows if row["mesh"]["pipeline"] == 1]
+    assert without and "placement.pipeline_schedule=null" in without[0]
+    for overrides in without:
+        RunConfig.model_validate(apply_overrides(config.model_dump(mode="json"), overrides))
 
 
 def test_full_remat_costs_a_third_of_the_layers_and_context_counts() -> None:
@@ -293,6 +318,14 @@ def test_links_by_hand() -> None:
     assert (
         wired(accounting.topology("v5e:8x8"), {"data": 1, "fsdp": 32, "expert": 1, "context": 1, "tensor": 2}) is None
     )
+
+
+def test_axes_take_sides_of_a_torus_as_jax_assigns_them_and_others_where_that_fails() -> None:
+    """The last axis first and along most sides; of 2 × 4 × 8, 8 = 2 × 4 would leave none to a further axis of 4."""
+    assert along_sides({"data": 8, "tensor": 8}, (2, 4, 8)) == {"data": (2,), "tensor": (0, 1)}
+    assert along_sides({"data": 2, "fsdp": 4, "tensor": 8}, (2, 4, 8)) == {"data": (0,), "fsdp": (1,), "tensor": (2,)}
+    with pytest.raises(UserError, match=r"data=4 × tensor=4 .* one of 1, 2, 4, 8, and no two axes share a side"):
+        along_sides({"data": 4, "tensor": 4}, (2, 4))
 
 
 def test_a_model_alone_has_memory_and_a_run_needs_no_optimizer(tmp_path: Path) -> None:

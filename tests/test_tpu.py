@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from waiting import LIMIT_S
 
@@ -150,6 +151,12 @@ def test_a_mesh_that_does_not_lie_on_the_torus_is_named_with_what_does() -> None
         UserError, match=r"tensor=8 does not map onto a slice of 4 × 4 × 4 chips: .* one of 1, 4, 16, 64"
     ):
         make_mesh(MeshConfig(fsdp=8, tensor=8), tpu_devices("v5p:4x4x4"))
+
+
+def test_axes_lie_along_whole_sides_also_where_jax_s_first_choice_leaves_none() -> None:
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4, tensor=8), tpu_devices("v5p:2x4x8"))
+    for at, chip in np.ndenumerate(mesh.devices):
+        assert tuple(chip.coords) == tuple(i for i, size in zip(at, mesh.devices.shape, strict=True) if size > 1)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The ledger: parameters, training FLOPs, memory and device peaks. Pure Python, no JAX."""
 
 from scaling.accounting.cache import cache_bytes
-from scaling.accounting.check import check_layout, check_placement
+from scaling.accounting.check import check_layout, check_placement, check_topology
 from scaling.accounting.devices import (
     ASSUMED_MFU,
     DEVICES,
@@ -35,6 +35,7 @@ __all__ = [
     "check_layout",
     "check_memory",
     "check_placement",
+    "check_topology",
     "compute_dtype",
     "device",
     "flops_per_token",

@@ -1,12 +1,12 @@
 """Which placements of a run fit the memory of its devices, and which of these is the fastest."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from scaling.accounting.check import check_compute, parameters_of
+from scaling.accounting.check import check_compute, check_placement, parameters_of
 from scaling.accounting.devices import Topology, device, peak_flops
 from scaling.accounting.flops import Flops, flops_per_token
 from scaling.accounting.layout import in_stage, mesh_shape, refuse_whole, window_ways
@@ -24,6 +24,8 @@ MOST_DEVICES = 2**17
 HOST = ("offload_activations", "offload_optimizer")
 Host = tuple[bool, bool]
 NOTHING: Host = (False, False)
+Check = Callable[[RunConfig], object]
+"""raises UserError for a run whose mesh cannot be laid out on the devices"""
 MORE = 12  # most doublings of the devices to try where nothing fits
 
 
@@ -58,12 +60,14 @@ class Search:
     """the nearest batch sizes, below and above, that do"""
 
 
-def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> list[str] | None:
+def nearest_fit(
+    run: RunConfig, devices: int, kind: str, available: float, check: Check | None = None
+) -> list[str] | None:
     """The overrides (`placement.remat=full`, …) that make a run fit, by the ledger; None where there are none.
 
-    available: bytes of a device. Tried in this order: more recomputation, smaller microbatches, and both combined
-    with more sharding within a step (`zero`), with copies of the model sharing storage, then with more devices per
-    matrix.
+    available: bytes of a device. check: of what is particular to the devices. Tried in this order: more
+    recomputation, smaller microbatches, and both combined with more sharding within a step (`zero`), with copies of
+    the model sharing storage, then with more devices per matrix.
     """
     requested = run.placement
     remats = run.model.REMAT[run.model.REMAT.index(requested.remat) :]
@@ -71,9 +75,21 @@ def nearest_fit(run: RunConfig, devices: int, kind: str, available: float) -> li
     for mesh in _near_meshes(run, devices):
         for zero, accumulate, remat in product(zeros, _microbatches(run, mesh, devices), remats):
             placement = _changed(run, mesh, remat, accumulate, devices, zero=zero)
-            if memory(_placed(run, placement), devices, kind).total <= available:
+            placed = _placed(run, placement)
+            if _able(placed, devices, kind, check) and memory(placed, devices, kind).total <= available:
                 return _overrides(requested, placement)
     return None
+
+
+def _able(run: RunConfig, devices: int, kind: str, check: Check | None) -> bool:
+    """Whether a launch accepts a run on these devices."""
+    try:
+        check_placement(run, devices, kind)
+        if check is not None:
+            check(run)
+    except UserError:
+        return False
+    return True
 
 
 def search(run: RunConfig, place: Topology, price: float | None = None, mfu: float | None = None) -> Search:
@@ -121,12 +137,12 @@ def _no_peak(run: RunConfig, place: Topology) -> str:
     return f"{device.name}: its peak in {asked} is not known, so steps cannot be timed{other}"
 
 
-def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> None:
+def check_memory(run: RunConfig, devices: int, kind: str, under: str = "", check: Check | None = None) -> None:
     """Raises UserError where a step needs more memory than a device of that kind has, by the ledger, unless the
     placement disables this check.
 
     kind: of the devices; unknown kinds, such as CPUs, are not checked. under: prefix of the run's keys, such as
-    `run.` in a sweep.
+    `run.` in a sweep. check: as in `nearest_fit`.
     """
     known = device(kind)
     if known is None or known.memory is None or not run.placement.check_memory:
@@ -134,7 +150,7 @@ def check_memory(run: RunConfig, devices: int, kind: str, under: str = "") -> No
     needed = memory(run, devices, known.name).total
     if needed <= known.memory:
         return
-    overrides = nearest_fit(run, devices, known.name, known.memory)
+    overrides = nearest_fit(run, devices, known.name, known.memory, check)
     fits = " ".join(under + override for override in overrides or ())
     raise UserError(
         f"{under}placement: a step takes {si_bytes(needed)} on each of {devices} {known.name}, which have "
@@ -229,7 +245,7 @@ def _more(run: RunConfig, place: Topology, available: int) -> int | None:
         if count > MOST_DEVICES:
             break
         for mesh in _all_meshes(run, count):
-            if mesh.data == 1:
+            if mesh.data == 1 and _computes(run, mesh_shape(mesh, count), place.device.platform):
                 counts = list(_microbatches(run, mesh, count))
                 if _leanest(run, mesh, counts, replace(place, devices=count)).total <= available:
                     return count
@@ -279,7 +295,8 @@ def _overrides(requested: Placement, placement: Placement) -> list[str]:
     old, new = (
         p.model_dump() | {f"mesh.{k}": v for k, v in p.mesh.model_dump().items()} for p in (requested, placement)
     )
-    return [f"placement.{key}={new[key]}" for key in new if key != "mesh" and new[key] != old[key]]
+    changed = {key: new[key] for key in new if key != "mesh" and new[key] != old[key]}
+    return [f"placement.{key}={'null' if value is None else value}" for key, value in changed.items()]
 
 
 def _microbatches(run: RunConfig, mesh: MeshConfig, devices: int) -> Iterable[int]:
@@ -339,15 +356,18 @@ def _meshes_on(run: RunConfig, place: Topology) -> list[MeshConfig]:
 
     def able(mesh: MeshConfig) -> bool:
         shape = mesh_shape(mesh, place.devices)
-        if not wired(place, shape):
-            return False
-        try:
-            check_compute(run, shape, place.device.platform)
-        except UserError:
-            return False
-        return True
+        return wired(place, shape) is not None and _computes(run, shape, place.device.platform)
 
     return [mesh for mesh in _all_meshes(run, place.devices) if able(mesh)]
+
+
+def _computes(run: RunConfig, mesh: Mapping[str, int], platform: str) -> bool:
+    """Whether a run can compute as requested on a mesh, see `check_compute`."""
+    try:
+        check_compute(run, mesh, platform)
+    except UserError:
+        return False
+    return True
 
 
 def _pipelines(run: RunConfig) -> tuple[int, ...]:

@@ -1,12 +1,16 @@
 """Time of communication between devices: over a switch, the sides of a torus, and the network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from math import prod
 
 from scaling.accounting.devices import Topology, even_sides
+from scaling.accounting.networks import along_sides
 from scaling.config import MeshConfig
+from scaling.errors import UserError
+
+RING = 8
+"""devices through which JAX lays a ring in the order of any mesh"""
 
 
 def sent(kind: str, size: float, group: int) -> float:
@@ -59,7 +63,7 @@ class Wiring:
         assert links is not None
         axes = [axis for axis in self.mesh if axis in axes]
         if links.sides:
-            slices = _slices(self.place) if "data" in axes else 1
+            slices = slices_of(self.place) if "data" in axes else 1
             return Group(tuple(side for axis in axes for side in self.sides[axis]), slices)
         places = [0]
         for axis in axes:
@@ -97,19 +101,33 @@ def wired(place: Topology, mesh: Mapping[str, int], dcn: MeshConfig | None = Non
     links = place.device.links
     if links is None or unknown(place) or (dcn is not None and dcn.inner > 1):
         return None
-    slices = _slices(place)
+    slices = slices_of(place)
     if not links.sides:
         return Wiring(place, mesh, {})
     sizes = dict(mesh)
     if sizes["data"] % slices:
         return None
     sizes["data"] //= slices
-    sides = list(place.sides)
-    if slices != place.slices or len(sides) != links.sides:
-        sides = even_sides(place.chips // slices, links.sides)
-    sides += [place.device.per_chip] * (place.device.per_chip > 1)
-    found = next(_lie(list(sizes.items()), sides), None)
-    return None if found is None else Wiring(place, mesh, found)
+    sides = slice_sides(place)
+    try:
+        found = along_sides(sizes, sides)
+    except UserError:
+        return None
+    return Wiring(place, mesh, {axis: tuple(sides[i] for i in own) for axis, own in found.items()})
+
+
+def slice_sides(place: Topology) -> list[int]:
+    """Devices along each side of a slice, of which a chip of several devices is one more."""
+    links, sides = place.device.links, list(place.sides)
+    assert links is not None
+    if slices_of(place) != place.slices or len(sides) != links.sides:
+        sides = even_sides(place.chips // slices_of(place), links.sides)
+    return sides + [place.device.per_chip] * (place.device.per_chip > 1)
+
+
+def in_any_order(place: Topology) -> bool:
+    """Whether JAX lays any mesh on a slice: in a ring through few chips, or by dividing sides (`jax.make_mesh`)."""
+    return place.device.name in ("v2", "v3", "v5e") or place.devices // slices_of(place) <= RING
 
 
 def unknown(place: Topology) -> str:
@@ -123,23 +141,9 @@ def unknown(place: Topology) -> str:
     return ""
 
 
-def _slices(place: Topology) -> int:
+def slices_of(place: Topology) -> int:
     """The smallest number of slices of one size."""
     links = place.device.links
     assert links is not None
     least = max(place.slices, -(-place.devices // links.devices)) if links.sides else 1
     return next(count for count in range(least, place.devices + 1) if place.devices % count == 0)
-
-
-def _lie(axes: list[tuple[str, int]], sides: list[int]) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Ways to assign to each axis its own sides whose product is its size."""
-    if not axes:
-        yield {}
-        return
-    (name, size), *rest = axes
-    for count in range(len(sides) + 1):
-        for chosen in combinations(range(len(sides)), count):
-            if prod(sides[i] for i in chosen) == size:
-                left = [side for i, side in enumerate(sides) if i not in chosen]
-                for others in _lie(rest, left):
-                    yield {name: tuple(sides[i] for i in chosen)} | others

@@ -1,7 +1,7 @@
 """Memory of one device in training, itemised: the needs of a placement before anything is launched."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, prod
@@ -63,60 +63,110 @@ def memory(run: RunConfig, devices: int | None = None, kind: str | None = None) 
     Raises UserError where the mesh does not fit the devices.
     """
     mesh = mesh_shape(run.placement.mesh, devices or max(1, run.placement.mesh.data) * run.placement.mesh.inner)
-    platform = platform_of(kind)
-    model, order = run.model, schedule(run, mesh, platform)
-    accumulate, apart = order.parts, outside(run, mesh, order)
-    scans = run.placement.scans(platform)
-    in_loop = scans or (order.stages > 1 and not order.alternates)  # over layers or ticks: XLA's compiler for CPUs
-    remat = run.placement.remat if platform != "cpu" or in_loop else "none"  # keeps what elsewhere is computed again
+    step = _step(run, mesh, platform_of(kind))
+    kept, again, brought = _of_a_token(run.model, step.compute)
+    optimizer = FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in step.trained)
+    pieces, logits, head = _loss(step)
+    items = {
+        "parameters": step.held,
+        "gradients": _gradients(step),
+        "optimizer": optimizer,
+        "compute_copy": _copies(step),
+        "layer": _layer(step),
+        "activations": step.tokens * kept + _passed(step),
+        "logits": logits,
+        "head": head,
+    }
+    again = kept if step.order.alternates else again  # a microbatch ends before any goes backward
+    again = 0 if step.on_cpu else step.tokens * again + items["layer"]  # on CPUs XLA plans both side by side
+    items["not_at_once"] = -min(again, logits + head + (0 if step.order.alternates else _behind(step)))
+    if run.placement.offload_optimizer:
+        of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
+        items["not_at_once"] -= min(optimizer, of_gradients)
+    items |= {"reference": step.held} if run.has_reference else {}
+    host = round(_times(step) * step.tokens * brought) + optimizer * run.placement.offload_optimizer
+    return Memory(items, prod(mesh.values()), pieces, host)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step on one device of a mesh: what its memory is counted from."""
+
+    run: RunConfig
+    mesh: dict[str, int]
+    """devices along each axis"""
+    order: Schedule
+    apart: Outside
+    compute: Compute
+    stored: tuple[tuple[Tensor, int], ...]
+    """tensors, and how many numbers of each the device stores"""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is planned by XLA's compiler for CPUs, of which several items are special."""
+        return self.compute.platform == "cpu"
+
+    @property
+    def scans(self) -> bool:
+        """Whether a loop goes over layers."""
+        return self.run.placement.scans(self.compute.platform)
+
+    @property
+    def zero(self) -> int:
+        """Stage of ZeRO."""
+        return self.run.placement.zero or 3
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        return (tensor for tensor, _ in self.stored)
+
+    @property
+    def matrices(self) -> Iterator[Tensor]:
+        """Those of the layers, stacked."""
+        return (tensor for tensor in self.tensors if tensor.depth == LAYERS and tensor.inputs)
+
+    @property
+    def trained(self) -> list[tuple[Tensor, int]]:
+        return [(tensor, size) for tensor, size in self.stored if tensor.trained]
+
+    @property
+    def held(self) -> int:
+        """Bytes of one copy of the parameters."""
+        return FLOAT32 * sum(size for _, size in self.stored)
+
+    @property
+    def tokens(self) -> int:
+        """Of a microbatch, in the layers."""
+        return self._tokens(self.order.parts * window_ways(in_stage(self.mesh)))
+
+    @property
+    def ends(self) -> int:
+        """Of the windows that are before and behind the layers at a time."""
+        return self._tokens(self.order.ends * end_ways(self.run, self.mesh, self.order))
+
+    def _tokens(self, ways: int) -> int:
+        return ceil(self.run.batch_size / ways) * ceil(self.run.model.context / self.mesh["context"])
+
+    def ways(self, tensor: Tensor, stored: bool = True) -> int:
+        """Number of devices that a tensor is split over, see `_ways`."""
+        return _ways(tensor, self.mesh, stored)
+
+
+def _step(run: RunConfig, mesh: dict[str, int], platform: str) -> _Step:
+    placement, order = run.placement, schedule(run, mesh, platform)
+    apart = outside(run, mesh, order)
+    in_loop = placement.scans(platform) or (order.stages > 1 and not order.alternates)  # over layers or ticks
     compute = replace(
         compute_of(run, mesh, platform),
-        remat=remat,
-        offload=run.placement.offload_activations,
+        # outside loops XLA's compiler for CPUs keeps what elsewhere is computed again
+        remat=placement.remat if platform != "cpu" or in_loop else "none",
+        offload=placement.offload_activations,
         passes=order.held,
         staged=apart.staged,
         at_ends=apart.held,
     )
-    zero, tensors = run.placement.zero or 3, _declared(run.model, run.start)
-    parts = [(tensor, tensor.size // _ways(tensor, mesh)) for tensor in tensors]
-    trained = [(tensor, size) for tensor, size in parts if tensor.trained]
-    held = FLOAT32 * sum(size for _, size in parts)
-    kept, again, brought = _of_a_token(model, compute)
-    length = ceil(model.context / mesh["context"])
-    tokens = ceil(run.batch_size / (accumulate * window_ways(in_stage(mesh)))) * length
-    ends = ceil(run.batch_size / (order.ends * end_ways(run, mesh, order))) * length
-    wide = next(tensor.size for tensor in tensors if tensor.uses == LOGITS) // model.vocab
-    width, columns = parameter_parts(("embed", "vocab"), (wide, model.vocab), mesh)
-    apart_columns = vocabulary_parts(columns)
-    here, fetched = model.vocab // ways(apart_columns, mesh), apart_columns != columns
-    pieces = loss_pieces(ends, run.placement.loss_chunk, here)
-    head = wide * here if fetched or ways(width, mesh) > 1 else 0
-    items = {
-        "parameters": held,
-        "gradients": _gradients(trained, mesh, compute, zero, accumulate > 1 or order.alternates)
-        + (FLOAT32 * sum(size for tensor, size in trained if tensor.depth == LAYERS) if order.in_rounds else 0),
-        "optimizer": FLOAT32 * sum(_moments(tensor, size, run.optimizer.name) for tensor, size in trained),
-        "compute_copy": sum(_copy(tensor, mesh, compute, zero) for tensor in tensors)
-        + _elsewhere(tensors, mesh, order, apart, zero, compute)
-        + (_for_all_ticks(tensors, mesh, order, apart, scans) if platform == "cpu" else 0)
-        + (sum(_copy(tensor, mesh, compute, 3) for tensor in tensors) if run.objective.REFERENCE else 0),
-        "layer": _layer(tensors, mesh, compute, zero) if platform != "cpu" or scans or order.alternates else 0,
-        "activations": tokens * kept + _passed(run, order, apart, tokens, ends, compute, scans),
-        "logits": 2 * FLOAT32 * ceil(ends / pieces) * here,
-        "head": head * (compute.width + (FLOAT32 if pieces > 1 else compute.width)),
-    }
-    again = kept if order.alternates else again  # a microbatch ends before any goes backward
-    again = 0 if platform == "cpu" else tokens * again + items["layer"]  # on CPUs XLA plans both side by side
-    of_loss = items["logits"] + items["head"] + (0 if order.alternates else _behind(run, order, ends, compute))
-    items["not_at_once"] = -min(again, of_loss)
-    if run.placement.offload_optimizer:
-        of_gradients = sum(items[name] for name in ("activations", "logits", "head", "not_at_once"))
-        items["not_at_once"] -= min(items["optimizer"], of_gradients)
-    items |= {"reference": held} if run.has_reference else {}
-    at_ends = apart.number(model.layers) / model.layers
-    times = (1 - at_ends) * order.passes / order.stages + at_ends * apart.turns * apart.windows
-    host = round(times * tokens * brought) + items["optimizer"] * run.placement.offload_optimizer
-    return Memory(items, prod(mesh.values()), pieces, host)
+    stored = tuple((tensor, tensor.size // _ways(tensor, mesh)) for tensor in _declared(run.model, run.start))
+    return _Step(run, mesh, order, apart, compute, stored)
 
 
 @lru_cache(maxsize=16)
@@ -131,27 +181,47 @@ def _of_a_token(model: ModelConfig, compute: Compute) -> tuple[int, int, int]:
     return model.activations(compute), model.computed_again(compute), model.offloaded(compute)
 
 
-def _passed(
-    run: RunConfig, order: Schedule, apart: Outside, tokens: int, ends: int, compute: Compute, scans: bool
-) -> int:
+def _times(step: _Step) -> float:
+    """How often a device goes through as many layers as the model has, in a step, of a microbatch's tokens."""
+    order, apart, layers = step.order, step.apart, step.run.model.layers
+    at_ends = apart.number(layers) / layers
+    return (1 - at_ends) * order.passes / order.stages + at_ends * apart.turns * apart.windows
+
+
+def _passed(step: _Step) -> int:
     """Bytes of what a stage keeps beside its layers: what is `_behind` them, and streams. Where stages alternate,
     those that wait; else those of all microbatches, of which each stage has a copy: what enters and what has come
     around, with S − 1 and S more; and what layers at the ends are given and make. Where stages alternate, XLA's
-    compiler for CPUs also keeps the zeros over which a loop writes the inputs of a stage's layers in every tick.
-
-    tokens: of a microbatch. ends: of the windows that a device has at both ends."""
+    compiler for CPUs also keeps the zeros over which a loop writes the inputs of a stage's layers in every tick."""
+    order, apart = step.order, step.apart
     if order.stages == 1:
         return 0
-    together = 2 * (order.microbatches + order.stages) - 1 + 2 * apart.sides * ceil(apart.held)
-    zeros = apart.staged.size if apart.staged and scans and order.repeats == 1 and compute.platform == "cpu" else 0
-    streams = order.waiting + zeros if order.alternates else together
-    width = run.model.d_model
-    return streams * tokens * width * compute.width + _behind(run, order, ends, compute)
+    if order.alternates:
+        zeros = apart.staged.size if apart.staged and step.scans and order.repeats == 1 and step.on_cpu else 0
+        streams = order.waiting + zeros
+    else:
+        streams = 2 * (order.microbatches + order.stages) - 1 + 2 * apart.sides * ceil(apart.held)
+    return streams * step.tokens * step.run.model.d_model * step.compute.width + _behind(step)
 
 
-def _behind(run: RunConfig, order: Schedule, ends: int, compute: Compute) -> int:
+def _behind(step: _Step) -> int:
     """Bytes of norm and stream of the windows that a device has behind the stages of a pipeline, for their loss."""
-    return ends * run.model.d_model * (2 * FLOAT32 + compute.width) if order.stages > 1 else 0
+    width = step.run.model.d_model * (2 * FLOAT32 + step.compute.width)
+    return step.ends * width if step.order.stages > 1 else 0
+
+
+def _loss(step: _Step) -> tuple[int, int, int]:
+    """(number of pieces of the loss, bytes of the logits of one and their gradients, bytes of the head where it is
+    gathered, and of its gradient)."""
+    vocab = step.run.model.vocab
+    wide = next(tensor.size for tensor in step.tensors if tensor.uses == LOGITS) // vocab
+    width, columns = parameter_parts(("embed", "vocab"), (wide, vocab), step.mesh)
+    apart = vocabulary_parts(columns)
+    here, fetched = vocab // ways(apart, step.mesh), apart != columns
+    pieces = loss_pieces(step.ends, step.run.placement.loss_chunk, here)
+    head = wide * here if fetched or ways(width, step.mesh) > 1 else 0
+    gradient = FLOAT32 if pieces > 1 else step.compute.width
+    return pieces, 2 * FLOAT32 * ceil(step.ends / pieces) * here, head * (step.compute.width + gradient)
 
 
 def compute_of(run: RunConfig, mesh: Mapping[str, int], platform: str) -> Compute:
@@ -183,83 +253,85 @@ def loss_pieces(tokens: int, requested: int | None, vocab: int) -> int:
     return ceil(tokens / (requested or max(1, CHUNK_BYTES // (FLOAT32 * vocab))))
 
 
-def _ways(tensor: Tensor, mesh: dict[str, int], stored: bool = True) -> int:
-    """Number of devices that a tensor is split over. stored: include those that only share its storage."""
-    split = parameter_parts if stored else computed_parts
-    return prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
+def _gradients(step: _Step) -> int:
+    """Bytes of the sum over microbatches and, of several, of what one adds; and, where a pipeline has them in rounds,
+    of the layers' sum over these. At the first stage of ZeRO layers' are whole; there TPU's compiler adds whole ones
+    at the compute precision to a sum in parts."""
+    several = step.order.parts > 1 or step.order.alternates
+    total = 0
+    for tensor, size in step.trained:
+        in_layers = tensor.depth == LAYERS
+        whole = tensor.size // step.ways(tensor, stored=False) if step.zero == 1 and in_layers else size
+        if whole > size and step.compute.platform == "tpu":
+            total += FLOAT32 * size + step.compute.width * whole
+        else:
+            total += FLOAT32 * whole * (2 if several else 1)
+        total += FLOAT32 * size if in_layers and step.order.in_rounds else 0
+    return total
 
 
-def _gradients(
-    trained: list[tuple[Tensor, int]], mesh: dict[str, int], compute: Compute, zero: int, several: bool
-) -> int:
-    """Bytes of the sum over microbatches and, of several, of what one adds. At the first stage of ZeRO layers' are
-    whole; there TPU's compiler adds whole ones at the compute precision to a sum in parts. trained: with its size
-    on one device."""
-    summed, added = 0, 0
-    for tensor, size in trained:
-        whole = tensor.size // _ways(tensor, mesh, stored=False) if zero == 1 and tensor.depth == LAYERS else size
-        lean = whole > size and compute.platform == "tpu"
-        summed += FLOAT32 * (size if lean else whole)
-        added += compute.width * whole if lean else FLOAT32 * whole if several else 0
-    return summed + added
+def _copies(step: _Step) -> int:
+    """Bytes of what a step computes with beside the stored parameters: copies at its precision, those of a reference
+    model, and what stages of a pipeline hold of layers."""
+    copies = sum(_copy(step, tensor, step.zero) for tensor in step.tensors)
+    if step.run.objective.REFERENCE:
+        copies += sum(_copy(step, tensor, 3) for tensor in step.tensors)
+    if step.order.stages > 1:
+        copies += _elsewhere(step) + (_for_all_ticks(step) if step.on_cpu else 0)
+    return copies
 
 
-def _copy(tensor: Tensor, mesh: dict[str, int], compute: Compute, zero: int) -> int:
+def _copy(step: _Step, tensor: Tensor, zero: int) -> int:
     """Bytes of the copy of a parameter that a step computes with, by the stage of ZeRO, see `parallel.zero`."""
-    width = compute.width if tensor.precision == "compute" else FLOAT32
+    width = step.compute.width if tensor.precision == "compute" else FLOAT32
     whole = zero < 3 and tensor.depth == LAYERS
-    needed = width < FLOAT32 or (whole and _ways(tensor, mesh, stored=False) < _ways(tensor, mesh))
-    return width * tensor.size // _ways(tensor, mesh, stored=not whole) if needed else 0
+    needed = width < FLOAT32 or (whole and step.ways(tensor, stored=False) < step.ways(tensor))
+    return width * tensor.size // step.ways(tensor, stored=not whole) if needed else 0
 
 
-def _elsewhere(
-    tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, zero: int, compute: Compute
-) -> int:
+def _elsewhere(step: _Step) -> int:
     """Bytes of the layers that a stage computes and does not store, and of their gradients: runs of layers where it
     has several, and stacks of which some are at the ends; and those at the ends, a copy, or a part where stages
     alternate. Of what is sent to the stages the float32 copies are gone when the loop over ticks begins if that reads
     others in bfloat16; the gradients' sum is the one in `gradients`, sent back behind the loop."""
-    alike, at_both = 0, 0
-    for tensor in tensors:
-        if order.stages == 1 or tensor.depth != LAYERS or not tensor.inputs:
-            continue
-        outside, own = apart.share(tensor), tensor.shape[0]
-        at_ends = round(own * outside)
+    order, alike, at_both, shared = step.order, 0, 0, step.zero == 3
+    for tensor in step.matrices:
+        own = tensor.shape[0]
+        at_ends = round(own * step.apart.share(tensor))
         if order.repeats > 1 or at_ends:
             piece = replace(tensor, shape=(own - at_ends, *tensor.shape[1:]))
-            alike += piece.size // _ways(piece, mesh, stored=zero == 3)
+            alike += piece.size // step.ways(piece, stored=shared)
         if at_ends:
-            one, shared = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:]), in_stage(mesh)
-            at_both += at_ends * one.size // _ways(one, mesh if order.alternates else shared, stored=zero == 3)
-    sent = 0 if compute.width < FLOAT32 else 1 if order.alternates else 2
+            one = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:])
+            at_both += (
+                at_ends * one.size // _ways(one, step.mesh if order.alternates else in_stage(step.mesh), shared)
+            )
+    sent = 0 if step.compute.width < FLOAT32 else 1 if order.alternates else 2
     return FLOAT32 * (sent * alike + 2 * at_both)
 
 
-def _layer(tensors: tuple[Tensor, ...], mesh: dict[str, int], compute: Compute, zero: int) -> int:
+def _layer(step: _Step) -> int:
     """Bytes that a layer has beside its parts on the devices that share its storage, of the largest one: its gathered
     matrices, and their gradients before these are scattered. On TPUs those that are scattered by other than their
-    first axis are there twice, see `parallel.parts.scattered`."""
-    by_stack = Counter[str]()
-    for tensor in tensors:
-        if tensor.depth != LAYERS or not tensor.inputs:
-            continue
+    first axis are there twice, see `parallel.parts.scattered`. On CPUs nothing where layers are in no loop."""
+    if step.on_cpu and not (step.scans or step.order.alternates):
+        return 0
+    by_stack, mesh = Counter[str](), in_stage(step.mesh)
+    for tensor in step.matrices:
         stacked = tensor.axes[0] == "layers"
         one = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:]) if stacked else tensor
-        shape = in_stage(mesh)
-        stored, whole = _ways(one, shape), _ways(one, shape, stored=False)
-        if stored == whole:
+        whole = _ways(one, mesh, stored=False)
+        if _ways(one, mesh) == whole:
             continue
-        parts = zip(*(split(one.axes, one.shape, shape) for split in (parameter_parts, computed_parts)), strict=True)
+        parts = zip(*(split(one.axes, one.shape, mesh) for split in (parameter_parts, computed_parts)), strict=True)
         behind = any(len(fine) > len(coarse) for fine, coarse in list(parts)[1:])
-        gradients = 0 if zero == 1 or not tensor.trained else 1 + (behind and compute.platform == "tpu")
-        width = compute.width if tensor.precision == "compute" else FLOAT32
-        by_stack[tensor.path[0]] += width * ((zero == 3) + gradients) * one.size // whole
+        gradients = 0 if step.zero == 1 or not tensor.trained else 1 + (behind and step.compute.platform == "tpu")
+        width = step.compute.width if tensor.precision == "compute" else FLOAT32
+        by_stack[tensor.path[0]] += width * ((step.zero == 3) + gradients) * one.size // whole
     return max(by_stack.values(), default=0)
 
 
-def _for_all_ticks(
-    tensors: tuple[Tensor, ...], mesh: dict[str, int], order: Schedule, apart: Outside, scans: bool
-) -> int:
+def _for_all_ticks(step: _Step) -> int:
     """Bytes of the copies of a stage's layers that XLA's compiler for CPUs makes before the loop over ticks.
 
     Where a loop over layers is in it, or a stage picks its layers in every tick, as they are stored: where stages
@@ -268,14 +340,20 @@ def _for_all_ticks(
     one backward; where stages alternate, these of the loop before as well, whose place the whole gradients of all
     layers take.
     """
-    if order.stages == 1:
-        return 0
-    stored = scans or order.repeats > 1
-    in_loops = 1 + (order.repeats == 1) if order.alternates else 2 * (order.repeats > 1)
-    copies = in_loops if stored else 4 if order.alternates else 2
-    layers = [tensor for tensor in tensors if tensor.depth == LAYERS and tensor.inputs]
-    sizes = ((1 - apart.share(tensor)) * tensor.size / _ways(tensor, mesh, stored=stored) for tensor in layers)
+    one_run, alternates = step.order.repeats == 1, step.order.alternates
+    stored = step.scans or not one_run
+    if stored:
+        copies = 1 + one_run if alternates else 0 if one_run else 2
+    else:
+        copies = 4 if alternates else 2
+    sizes = ((1 - step.apart.share(t)) * t.size / step.ways(t, stored=stored) for t in step.matrices)
     return copies * FLOAT32 * round(sum(sizes))
+
+
+def _ways(tensor: Tensor, mesh: dict[str, int], stored: bool = True) -> int:
+    """Number of devices that a tensor is split over. stored: include those that only share its storage."""
+    split = parameter_parts if stored else computed_parts
+    return prod(ways(part, mesh) for part in split(tensor.axes, tensor.shape, mesh))
 
 
 def _moments(tensor: Tensor, size: int, optimizer: str) -> int:

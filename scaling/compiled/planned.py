@@ -1,6 +1,7 @@
 """The results of compiling a run's step for a TPU slice, as plain values and as text."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from scaling import accounting
@@ -38,7 +39,8 @@ def planned(
     }
     if found.collectives is None:
         room = found.memory["available"] * ledger / found.total
-        report["would_fit"] = accounting.nearest_fit(run, place.devices, place.device.name, room)
+        check = partial(accounting.check_topology, place=place)
+        report["would_fit"] = accounting.nearest_fit(run, place.devices, place.device.name, room, check)
         return report
     report["collectives"] = by_kind(found.collectives)
     report["roofline"] = compiled_roofline(run, place, links, found.mesh, found.collectives, price, mfu)

@@ -1,7 +1,6 @@
 """The mesh: all devices of a run as a grid with one axis per key of `placement.mesh`."""
 
 from collections.abc import Sequence
-from itertools import combinations
 from math import prod
 
 import jax
@@ -9,8 +8,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from scaling.accounting.layout import mesh_shape
+from scaling.accounting.networks import along_sides, parts_apart
 from scaling.config import MeshConfig
-from scaling.errors import UserError
 
 AXES = tuple(MeshConfig.model_fields)
 AUTO = (AxisType.Auto,) * len(AXES)
@@ -27,18 +26,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, d
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
-    groups = _groups(devices, dcn)
-    if len(groups) == 1:
+    hosts, slices = {device.process_index for device in devices}, {slice_of(device) for device in devices}
+    apart = parts_apart(shape, dcn, len(hosts), len(slices))
+    if apart is None:
         return _on_one_network(shape, devices)
-    apart = mesh_shape(dcn or MeshConfig(), len(groups), "dcn", "group")
-    for axis, count in apart.items():
-        if shape[axis] % count:
-            raise UserError(
-                f"placement.dcn: {axis}={count} of {len(groups)} slices or groups of hosts does not divide "
-                f"placement.mesh.{axis}={shape[axis]}; use axes in placement.dcn that they divide, such as "
-                f"{next((f'{name}={len(groups)}' for name in AXES if shape[name] % len(groups) == 0), 'several')}"
-            )
     within = {axis: size // apart[axis] for axis, size in shape.items()}
+    ordered = sorted(devices, key=lambda device: (slice_of(device), device.process_index))
+    size = prod(within.values())
+    groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     parts = np.stack([_on_one_network(within, group).devices for group in groups])
     grid = parts.reshape(*apart.values(), *within.values())
     order = [place for axis in range(len(AXES)) for place in (axis, len(AXES) + axis)]
@@ -50,35 +45,22 @@ def slice_of(device: jax.Device) -> int:
     return int(getattr(device, "slice_index", 0))
 
 
-def _groups(devices: Sequence[jax.Device], dcn: MeshConfig | None) -> list[Sequence[jax.Device]]:
-    """Groups of devices joined by a fast network: TPU slices, else as many equal groups as `dcn` requests, made of
-    whole hosts if there are several. Raises UserError if hosts cannot be split into such groups."""
-    slices, hosts = ({f(device) for device in devices} for f in (slice_of, lambda device: device.process_index))
-    if len(slices) == 1 and dcn is None:
-        return [devices]
-    count = (
-        len(slices) if len(slices) > 1 or dcn is None else dcn.inner * (dcn.data or max(1, len(hosts) // dcn.inner))
-    )
-    whole = len(hosts) if len(hosts) > 1 else len(devices)
-    if whole % count:
-        raise UserError(
-            f"placement.dcn: {whole} {'hosts' if len(hosts) > 1 else 'devices'} cannot be split into {count} equal "
-            f"groups; allowed in total: {', '.join(str(k) for k in range(1, whole + 1) if whole % k == 0)}"
-        )
-    ordered = sorted(devices, key=lambda device: (slice_of(device), device.process_index))
-    size = len(devices) // count
-    return [ordered[i * size : (i + 1) * size] for i in range(count)]
-
-
 def _on_one_network(shape: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
     try:
         return jax.make_mesh(tuple(shape.values()), AXES, axis_types=AUTO, devices=devices)
-    except NotImplementedError:  # raised for TPU slices only
-        wanted = " × ".join(f"{axis}={size}" for axis, size in shape.items() if size > 1)
-        sides = [len(set(along)) for along in zip(*(chip.coords for chip in devices), strict=True)]
-        sides = [side for side in sides if side > 1]
-        fit = sorted({prod(some) for n in range(len(sides) + 1) for some in combinations(sides, n)})
-        raise UserError(
-            f"placement.mesh: {wanted} does not map onto a slice of {' × '.join(map(str, sides))} chips: each axis "
-            f"must be a product of some of its sides, one of {', '.join(map(str, fit))}"
-        ) from None
+    except NotImplementedError:  # for TPU slices, also where only JAX's choice for the last axis does not work out
+        return Mesh(_on_torus(shape, devices), AXES, axis_types=AUTO)
+
+
+def _on_torus(shape: dict[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """TPU devices [of each axis of `shape`], each axis along whole sides of their slice."""
+    places = [(*device.coords, device.core_on_chip) for device in devices]
+    values = [sorted(set(along)) for along in zip(*places, strict=True)]
+    sides = [len(along) for along in values]
+    found = along_sides(shape, sides)
+    grid = np.empty(sides, dtype=object)
+    for device, place in zip(devices, places, strict=True):
+        grid[tuple(along.index(at) for along, at in zip(values, place, strict=True))] = device
+    order = [i for axis in shape for i in found[axis]]
+    rest = [i for i in range(len(sides)) if i not in order]  # of one device
+    return grid.transpose(order + rest).reshape(tuple(shape.values()))

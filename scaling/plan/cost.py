@@ -166,7 +166,7 @@ def _memory(run: RunConfig, place: accounting.Topology | None) -> dict[str, Any]
     if place is None:
         accounting.check_layout(run)
     else:
-        accounting.check_placement(run, place.devices, place.device.name)
+        accounting.check_topology(run, place)
     memory = accounting.memory(run, devices=place.devices if place else None, kind=kind)
     there = place.device.memory if place else None
     return {

@@ -121,6 +121,8 @@ def run_sweep(
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     where = _executor(sweep.executor.kind if executor is None else executor, sweep.executor)
+    if isinstance(executor, str):
+        sweep = sweep.model_copy(update={"executor": sweep.executor.model_copy(update={"kind": executor})})
     kept = None if folder is None else str(folder)
     runs, home = make_runs(sweep, kept), sweep_folder(sweep, kept)
     tests = expected_tests(sweep, runs)
@@ -129,7 +131,7 @@ def run_sweep(
         runs = all_runs(sweep, runs, read_plan(home), kept)
         refuse_other_sweep(home, sweep, runs)
         left = [run for run in (*runs, *tests) if run_state(home / run.id).state not in DONE]
-        check_fits((*runs, *tests), left, devices_for(sweep.executor).kind)
+        check_fits((*runs, *tests), left, devices_for(sweep.executor).kind, sweep.executor)
         check_data([*runs, *tests], make=True)
         _record(home, runs)
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which comparisons need

@@ -88,14 +88,19 @@ def train_pack(
     return [result for result in results if result is not None]
 
 
+def _made(config: RunConfig) -> Mesh:
+    """The mesh of a run over all devices. Raises UserError as `make_mesh` does."""
+    return make_mesh(config.placement.mesh, dcn=config.placement.dcn)
+
+
 def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool) -> list[Result]:
     """Train runs that have not ended yet."""
-    mesh = make_mesh(configs[0].placement.mesh, dcn=configs[0].placement.dcn)
+    mesh = _made(configs[0])
     check_mesh(len(configs), mesh)
     check_host(mesh, configs[0].placement)
     run_configs = [placed(config, mesh) for config in configs]
     for config in run_configs:
-        check_memory(config, mesh.size, mesh.devices.flat[0].device_kind)
+        check_memory(config, mesh.size, mesh.devices.flat[0].device_kind, check=_made)
     for folder in folders:
         open_folder(folder)
     store = open_store(configs[0].data, configs[0].records.store_folder)

@@ -2,7 +2,7 @@
 
 from scaling.sweeps.executors.base import Executor, Finished, Task
 from scaling.sweeps.executors.environment import worker_environment
-from scaling.sweeps.executors.local import Devices, LocalExecutor, find_devices
+from scaling.sweeps.executors.local import Devices, LocalExecutor, find_devices, refuse_larger
 from scaling.sweeps.executors.process import GRACE_S
 from scaling.sweeps.executors.ray import RayExecutor
 from scaling.sweeps.executors.slurm import SlurmExecutor
@@ -17,5 +17,6 @@ __all__ = [
     "SlurmExecutor",
     "Task",
     "find_devices",
+    "refuse_larger",
     "worker_environment",
 ]

@@ -46,6 +46,16 @@ def find_devices() -> Devices:
     return Devices("cpu", cores(), "cpu")
 
 
+def refuse_larger(name: str, devices: int, there: Devices) -> None:
+    """Raises UserError where a run of this name needs more devices than a machine has."""
+    most = len(there.ids) * there.per_slot
+    if devices > most:
+        raise UserError(
+            f"run {name} needs {devices} devices (placement.mesh), but this machine has only {most} "
+            f"({there.platform}); lower placement.mesh"
+        )
+
+
 def _nvidia() -> Devices | None:
     """The GPUs that JAX would use: none without its CUDA plugin, whatever the machine has."""
     if not any(_installed(f"jax-cuda{version}-plugin") for version in (12, 13)) or not shutil.which("nvidia-smi"):
@@ -100,13 +110,8 @@ class LocalExecutor:
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """See `Executor.submit`. Raises UserError for a task that needs more devices than there are."""
-        most = self.slots * self.devices.per_slot
         for task in tasks:
-            if task.devices > most:
-                raise UserError(
-                    f"run {task.name} needs {task.devices} devices (placement.mesh), but this machine has only "
-                    f"{most} ({self.devices.platform}); lower placement.mesh"
-                )
+            refuse_larger(task.name, task.devices, self.devices)
         self._queue = sorted([*self._queue, *tasks], key=lambda task: -task.cost)
         self._start()
 

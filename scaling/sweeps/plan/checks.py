@@ -3,12 +3,14 @@
 import errno
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from scaling import accounting
-from scaling.config import ForecastConfig, SweepConfig, differing, load
+from scaling.config import ExecutorConfig, ForecastConfig, RunConfig, SweepConfig, differing, load
 from scaling.errors import UserError, one_line
 from scaling.sweeps.designs import PlannedRun, expected_optimum, make_test_runs
+from scaling.sweeps.executors.slurm_nodes import nodes_of
 from scaling.sweeps.run_store import read_plan
 
 
@@ -21,24 +23,30 @@ def check_folder(home: Path) -> None:
     raise UserError(one_line(OSError(number, os.strerror(number), str(there))))
 
 
-def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str) -> None:
-    """Raises UserError where a run's placement is impossible, see `accounting.check_placement`, or its step needs
-    more memory than its devices have; reports the run that needs most.
+def check_fits(runs: Sequence[PlannedRun], left: Sequence[PlannedRun], kind: str, executor: ExecutorConfig) -> None:
+    """Raises UserError where a run's placement is impossible, see `accounting.check_placement`, its devices do not
+    divide over the nodes of a cluster, or its step needs more memory than they have; reports the run that needs most.
 
     left: the runs still to be trained; others are checked only for what holds on any device. kind: of the devices.
+    executor: where they are.
     """
+
+    def check(config: RunConfig, devices: int) -> None:
+        hosts = nodes_of(executor.slurm, devices) if executor.kind == "slurm" else 1
+        accounting.check_placement(config, devices, kind, hosts)
+
     trained = {run.id for run in left}
     for run in runs:
         try:
             if run.id in trained:
-                accounting.check_placement(run.config, run.devices, kind)
+                check(run.config, run.devices)
             else:
                 accounting.check_layout(run.config)
         except UserError as error:
             raise UserError(f"run {run.id}: {error}") from None
     if left:
         most = max(left, key=lambda run: accounting.memory(run.config, run.devices, kind).total)
-        accounting.check_memory(most.config, most.devices, kind, under="run.")
+        accounting.check_memory(most.config, most.devices, kind, "run.", partial(check, devices=most.devices))
 
 
 def refuse_other_sweep(home: Path, sweep: SweepConfig, runs: Sequence[PlannedRun]) -> None:

@@ -56,7 +56,8 @@ def describe_sweep(
     unprepared = check_data([*runs, *tests], make=False)
 
     devices, states = outlook.devices, outlook.states()
-    check_fits((*runs, *tests), [run for run in (*runs, *tests) if states[run.id].state not in DONE], devices.kind)
+    left = [run for run in (*runs, *tests) if states[run.id].state not in DONE]
+    check_fits((*runs, *tests), left, devices.kind, sweep.executor)
     pace = pace_of(devices, states.values())
     spent = flops_to_spend((*runs, *tests), home, states)
     rows, test_rows = (
@@ -87,7 +88,7 @@ def describe_sweep(
         + rule_notes(sweep, configs)
         + store_notes(runs)
         + run_notes(runs)
-        + machine_notes(sweep, configs, every),
+        + machine_notes(sweep, configs, every, devices),
     }
 
 

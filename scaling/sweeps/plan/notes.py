@@ -5,9 +5,11 @@ from typing import Any
 
 from scaling import accounting
 from scaling.config import RunConfig, SweepConfig
+from scaling.errors import UserError
 from scaling.ladder import MOST_VOCABULARY, vocabulary_share
 from scaling.names import meant
 from scaling.sweeps.designs import PlannedRun
+from scaling.sweeps.executors import Devices, refuse_larger
 from scaling.units import duration
 
 Of = Callable[[PlannedRun], float]
@@ -82,12 +84,25 @@ def run_notes(runs: Sequence[PlannedRun]) -> list[str]:
     ]  # fmt: skip
 
 
-def machine_notes(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]]) -> list[str]:
+def machine_notes(
+    sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]], devices: Devices
+) -> list[str]:
     """A line for each possible problem of the place where the runs will run, and for unknown facts about it.
 
-    configs: of the runs of the design. rows: of all runs, as in `describe_sweep`.
+    configs: of the runs of the design. rows: of all runs, as in `describe_sweep`. devices: that the runs share.
     """
-    return [*_limit(sweep, configs, rows), *_unknown(sweep)]
+    return [*_too_few(sweep, rows, devices), *_limit(sweep, configs, rows), *_unknown(sweep)]
+
+
+def _too_few(sweep: SweepConfig, rows: Sequence[dict[str, Any]], devices: Devices) -> list[str]:
+    if sweep.executor.kind != "local":
+        return []
+    most = max((row for row in rows if row["devices"] is not None), key=lambda row: row["devices"])
+    try:
+        refuse_larger(most["run_id"] or "of the test", most["devices"], devices)
+    except UserError as error:
+        return [f"a launch here would fail: {error}"]
+    return []
 
 
 def _limit(sweep: SweepConfig, configs: Sequence[RunConfig], rows: Sequence[dict[str, Any]]) -> list[str]:
