@@ -133,7 +133,12 @@ def test_asking_for_a_kernel_that_knows_no_softcap_raises() -> None:
 def test_a_mixer_of_attention_alone_is_the_model_without_one_and_two_norms_are_refused() -> None:
     shape: dict[str, Any] = {"vocab": 8, "context": 8, "layers": 1, "d_model": 8, "n_heads": 2}
     plain = build(TransformerConfig, shape, "test")
-    assert build(TransformerConfig, shape | {"mixer": {"kind": "attention", "sinks": False}}, "test") == plain
+    off = {"kind": "attention", "sinks": False, "qkv_bias": False}
+    assert build(TransformerConfig, shape | {"mixer": off}, "test") == plain
+    with pytest.raises(
+        UserError, match=r"mixer.qkv_bias=true has no effect with bias=true, biases in every linear map; leave one"
+    ):
+        build(TransformerConfig, shape | {"mixer": {"kind": "attention", "qkv_bias": True}, "bias": True}, "test")
     with pytest.raises(UserError, match=r"mixer.qk_norm=width and qk_norm=true are two norms"):
         mixer = {"kind": "attention", "qk_norm": "width"}
         build(TransformerConfig, shape | {"mixer": mixer, "qk_norm": True}, "test")

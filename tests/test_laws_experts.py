@@ -249,3 +249,63 @@ def test_leverage_without_dense_runs_is_refused():
         laws.with_leverage(table)
     with pytest.raises(UserError, match="missing: experts"):
         laws.with_leverage(table.drop(columns="experts"))
+
+
+@pytest.mark.parametrize(
+    ("law", "letter", "values", "said"),
+    [
+        ("abnar", "A", [2.0, 4, 8], r"abnar reads A, share K/E of .*, at most 1; 60 of 60 rows are not: 0 \(2\), 1"),
+        ("ludziejewski", "E", [0.5, 4, 8], r"ludziejewski reads E, experts of a layer, at least 1; 20 of 60 rows"),
+        ("clark", "E", [0.5, 4, 8], r"clark reads E, experts of a layer, at least 1"),
+        ("krajewski_dense", "X", [0.5, 64], r"krajewski_dense reads X, experts of a layer, 1 of .*at least 1"),
+        ("hunyuan", "R", [1.0, 2, 3], r"hunyuan reads R, share of these experts that is routed, at most 1"),
+        ("hunyuan", "K", [0.5, 2, 4], r"hunyuan reads K, experts that a token meets, .*, at least 1"),
+        ("ling", "A", [0.1, 1.5], r"ling reads A, share of the experts that a token meets, at most 1"),
+        ("frantar", "R", [0.1, 1.5], r"frantar reads R, share of the weights that is not zero, at most 1"),
+    ],
+)
+def test_runs_that_no_model_can_be_are_refused(law, letter, values, said):
+    """E/K where K/E is read, half an expert: a fit would be good and its forecasts wrong."""
+    reads = laws.FORMS[law].columns
+    sizes = {name: np.geomspace(1e8, 1e9, 4 if name == "D" else 5) for name in reads if name in "NDC"}
+    others = {name: np.array([0.5, 1.0]) for name in reads if name not in (*"NDC", "K", letter)}
+    others |= {"K": np.array([2.0, 4])} if "K" in reads else {}
+    table = grid(**sizes, **(others | {letter: np.array(values)}))
+    table = table.assign(loss=2 + table[letter] / 100 + np.arange(len(table)) / 1e4)
+    with pytest.raises(UserError, match=said):
+        fitted(table, law)
+
+
+def test_a_share_is_not_read_from_a_column_called_sparsity(exact):
+    table = shares([0.8, 0.5, 0.2]).rename(columns={"A": "moe_sparsity"})
+    letters = {"N": "N", "D": "D", "C": "C", "A": "moe_sparsity"}
+    with pytest.raises(UserError, match=r"which is 1 less the sparsity; .* is called moe_sparsity: A='COLUMN'"):
+        laws.fit(laws.Runs(table, trusted=True, **letters), "abnar", starts=4)
+    for E in (0.5, [8, 0.5]):
+        with pytest.raises(UserError, match=r"ludziejewski: E=0.5, experts of a layer; allowed: at least 1"):
+            exact.predict(N=1e9, D=1e10, E=E)
+    assert exact.predict(N=1e9, D=1e10, E=1).loss > 1
+
+
+def test_flops_of_a_share_of_the_parameters_are_plausible():
+    """6·N·K/E·D, of a law that counts all N: a 50th of 6·N·D, and no sign of another unit."""
+    table = shares([1, 0.5, 0.1, 0.02])
+    table["C"] = 6 * table.N * table.A * table.D
+    letters = {name: name for name in ("N", "D", "C", "A", "loss")}
+    assert laws.Runs(table, **letters).notes == ()
+    active = table.assign(Na=table.N * table.A).drop(columns="A")
+    assert laws.Runs(active, **{name: name for name in ("N", "D", "C", "Na", "loss")}).notes == ()
+    for factor in (1e-15, 1e3):
+        with pytest.raises(UserError, match=r"C is more than 30 times off 6·N·D in \d+ of 80 rows"):
+            laws.Runs(table.assign(C=factor * table.C), **letters)
+
+
+def test_a_parameter_without_effect_has_an_open_interval():
+    """Of the published Am, 5e16: every draw leaves it where it is, and a millionth of it would do as well."""
+    table = grid(A=np.array([0.5, 0.25, 0.1, 0.03]), C=np.geomspace(1e18, 1e20, 3), G=np.array([2.0, 4, 8]))
+    fit = fitted(table.assign(loss=leverage_by_ling(table.A, table.C, table.G)), "ling", noise=0.003)
+    fit.bootstrap(40, kind="noise")
+    assert fit.diagnostics.at_bounds == ("Am",) and fit.interval("Am") == (0.0, np.inf)
+    low, high = fit.interval("As")
+    assert 0.5 * LING["As"] < low < high < 2 * LING["As"]
+    assert "Am ended where it has no effect: the data do not identify it" in laws.fit_table(fit)["warnings"]

@@ -356,7 +356,7 @@ def test_a_law_of_steps_and_one_of_any_column(tmp_path: Path, capsys: pytest.Cap
         ("frantar", "frantar reads R (share of the weights that is not zero) from the column density"),
         ("accuracy_of_nll", "from the column nll, which this table does not have"),
         ("clark", "clark needs runs that differ in E; all 15 have E = 1"),
-        ("abnar", "abnar reads A (share of the experts that a token meets) from the column top_k, which"),
+        ("abnar", "abnar reads A (share K/E of the experts that a token meets) from the column top_k, which"),
         ("context", "the runs mix model.d_ff: "),
     ],
 )

@@ -48,6 +48,7 @@ def test_sparsity_stands_for_a_number_of_experts() -> None:
         ),
         ({"sparsity": 0.9}, "experts=6 and sparsity=0.9 both set the number of experts"),
         ({"sparsity": 0.7, "experts": None}, r"sparsity=0.7 means 3.333 experts .*: 0.5 \(2 experts\), 0.6666"),
+        ({"sparsity": 0.3, "experts": None}, r"means 1.429 experts with top_k=1; nearest: 0.5 \(2 experts\)[^,]"),
         ({"sparsity": 1.0, "experts": None}, "less than 1"),
         ({"sparsity": "much", "experts": None}, "sparsity\\n.*valid number"),
     ],
@@ -79,6 +80,12 @@ def test_layers_with_different_numbers_of_experts_are_spread_over_devices_that_d
     with pytest.raises(UserError, match=r"expert=4 does not divide experts=6; allowed: \[1, 2\]"):
         config(model={"layers": 2, "feed_forward": experts}, placement={"mesh": {"expert": 4}})
     assert config(model={"layers": 2, "feed_forward": experts}, placement={"mesh": {"expert": 2}})
+
+
+def test_an_objective_that_hides_what_comes_later_names_the_routing_that_sees_it(tmp_path: Path) -> None:
+    part = {"kind": "moe", "experts": 4, "routing": "expert_choice"}
+    with pytest.raises(UserError, match=r"a causal attention mask, which routing=expert_choice does not support; it"):
+        Tiny(tmp_path).config(model={"feed_forward": part})
 
 
 def test_runs_of_a_grid_with_experts_have_the_active_size_and_the_flops_that_were_asked_for() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import Tiny, quick_jit
 
-from scaling.config import RunConfig
+from scaling.config import Placement, RunConfig
 from scaling.models import functional
 from scaling.models.moe import MoE
 from scaling.training.gradients import gradients
@@ -101,3 +101,17 @@ def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path: Path, changes: di
     moved = np.abs(params["layers"]["mlp"]["balance"]) / 0.01  # once a step, not once a microbatch
     np.testing.assert_allclose(moved, np.round(moved), atol=1e-4)
     assert 0 < moved.max() <= 2
+
+
+def test_a_layer_that_is_used_twice_has_the_metrics_of_one_use(tmp_path: Path) -> None:
+    """By hash routing, where both uses send the same tokens to the same experts and drop the same."""
+    part = {"kind": "moe", "experts": 4, "d_ff": 16, "routing": "hash", "top_k": 3, "capacity": 0.5}
+    tokens, tiny, found = jax.random.randint(jax.random.key(1), (4, 32), 0, 256), Tiny(tmp_path), []
+    for sharing in (1, 2):
+        model = tiny.config(model={"layers": 2, "layer_sharing": sharing, "feed_forward": part}).model
+        params = functional.init(model, jax.random.key(0))
+        aux = functional.bind(model, Placement(attention="reference"), params).hidden(tokens, None, None)[1]
+        found.append(functional.metrics(model, jax.tree.map(lambda x: x / tokens.size, aux.counts)))
+    once, twice = ({name: float(value) for name, value in each.items()} for each in found)
+    assert twice == pytest.approx({name: once[name] for name in twice}, rel=1e-6) and len(once) == 2 * len(twice)
+    assert twice["router_confidence/layer_0"] == 1 and 0.4 < twice["dropped_share/layer_0"] < 0.6

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from moe_layer import B, D, E, L
+from moe_layer import B, D, E, L, layer, model, parameters
+from tiny_run import quick_jit
 
 from scaling.families.moe import MoE as Declared
 from scaling.models import expert_parallel
@@ -102,3 +103,65 @@ def test_no_more_groups_are_met_than_are_allowed() -> None:
     chosen = route(part, jax.random.normal(jax.random.key(1), (2, 50, 12)), None).pairs.expert_BxS
     groups = [len(set((np.asarray(of_token) // 3).tolist())) for of_token in chosen.reshape(-1, 4)]
     assert max(groups) == 2
+
+
+def in_numpy(x_BxLxD: Any, weights_BxLxE: Any, params: Any) -> Any:
+    """Σ over experts of weight · SwiGLU expert, written out in float64."""
+    up, gate, down = (np.asarray(params["experts"][name]["kernel"], np.float64) for name in ("up", "gate", "down"))
+    gated = np.einsum("bld,edf->blef", x_BxLxD, gate)
+    hidden = gated / (1 + np.exp(-gated)) * np.einsum("bld,edf->blef", x_BxLxD, up)
+    return np.einsum("blef,efd,ble->bld", hidden, down, weights_BxLxE)
+
+
+def test_the_z_loss_is_that_of_its_paper_and_so_is_its_gradient() -> None:
+    """ST-MoE (2202.08906, eq. 5): the mean over tokens of log² Σ_e exp(logit), in NumPy and by its differences."""
+    config = model(top_k=2, z_loss=0.3, balance=0.0)
+    params, x = parameters(config), jax.random.normal(jax.random.key(7), (B, L, D))
+    kernel = np.asarray(params["router"]["kernel"], np.float64)
+
+    def by_paper(kernel: np.ndarray) -> float:
+        return float(np.mean(np.log(np.exp(np.asarray(x, np.float64) @ kernel).sum(-1)) ** 2))
+
+    def ours(kernel: jax.Array) -> jax.Array:
+        own = params | {"router": {"kernel": kernel}}
+        return layer(config, own, x, "dense", jnp.zeros((B, L), jnp.int32))[1].losses["router_z"] / (B * L)
+
+    value, slope = quick_jit(jax.value_and_grad(ours))(params["router"]["kernel"])
+    ahead = 1e-5 * np.eye(D * E).reshape(D * E, D, E)
+    slopes = [(by_paper(kernel + step) - by_paper(kernel - step)) / 2e-5 for step in ahead]
+    assert value == pytest.approx(0.3 * by_paper(kernel), rel=1e-5) and np.abs(slopes).max() > 0.1
+    np.testing.assert_allclose(slope, 0.3 * np.reshape(slopes, (D, E)), rtol=1e-4, atol=1e-5)
+
+
+def test_experts_choose_their_tokens_as_in_their_paper() -> None:
+    """Zhou et al. 2022 (2202.09368, section 3.2): G, I = the k best of Sᵀ, S = softmax(X · W), k = n · c / e; the
+    output of a token is the sum over the experts that chose it."""
+    config = model(top_k=2, routing="expert_choice")
+    params, x = parameters(config), jax.random.normal(jax.random.key(7), (B, L, D))
+    found = layer(config, params, x, "dense", jnp.zeros((B, L), jnp.int32))[0]
+    scores = np.exp(np.asarray(x, np.float64) @ np.asarray(params["router"]["kernel"], np.float64))
+    scores = scores / scores.sum(-1, keepdims=True)
+    weights = np.zeros_like(scores)
+    for b in range(B):
+        for e in range(E):
+            best = np.argsort(-scores[b, :, e])[: L * 2 // E]
+            weights[b, best, e] = scores[b, best, e]
+    assert ((weights > 0).sum(-1) < 2).any() and ((weights > 0).sum(-1) > 2).any()
+    np.testing.assert_allclose(found, in_numpy(x, weights, params), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_hashed_experts_depend_on_a_tokens_id_alone(top_k: int) -> None:
+    """Roller et al. 2021 (2106.04426): a fixed function of the id, here a multiplicative hash (Knuth, vol. 3, 6.4)
+    and experts at equal distances from it; a token's output is the mean over its experts."""
+    config = model(top_k=top_k, routing="hash")
+    params, x = parameters(config), jax.random.normal(jax.random.key(7), (B, L, D))
+    tokens = np.random.default_rng(0).integers(0, 64, (B, L))
+    weights = np.zeros((B, L, E))
+    for place, token in np.ndenumerate(tokens):
+        first = (int(token) * 2654435761 % 2**32 >> 8) % E
+        for i in range(top_k):
+            weights[(*place, (first + i * (E // top_k)) % E)] += 1 / top_k
+    assert (weights > 0).sum(-1).min() == top_k and (weights.sum((0, 1)) > 0).all()
+    found = layer(config, params, x, "dense", jnp.asarray(tokens))[0]
+    np.testing.assert_allclose(found, in_numpy(x, weights, params), rtol=2e-5, atol=2e-5)

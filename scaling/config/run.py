@@ -200,8 +200,9 @@ class RunConfig(Config):
     def _check_mask(self) -> None:
         if self.objective.mask not in self.model.masks:
             raise ValueError(
-                f"objective.kind={self.objective.name} needs a {self.objective.mask} attention mask, which a model "
-                f"of this kind does not support; it supports: {', '.join(self.model.masks)}"
+                f"objective.kind={self.objective.name} needs a {self.objective.mask} attention mask, which "
+                f"{self.model.whole_windows or 'a model of this kind'} does not support; it supports: "
+                f"{', '.join(self.model.masks)}"
             )
         self.model.check_mask(self.objective.mask)
 

@@ -25,12 +25,14 @@ class Attention(SoftmaxMixer):
     sinks: bool | None = None
     """each head has a learned logit in the denominator of its softmax, which carries no value, so that a query may
     attend to nothing (gpt-oss, 2508.10925)"""
-
+    qkv_bias: bool | None = None
+    """queries, keys and values have biases, and no other linear map of the model (Qwen2, 2407.10671); for biases in
+    all of them see `model.bias`"""
     global_projections: bool | None = None
     """global tokens attend to the whole window with queries, keys and values of a second set of projections
     (Longformer, 2004.05150, section 3.1); other tokens attend to them with the first set"""
 
-    @field_validator("sinks", "global_projections")
+    @field_validator("sinks", "qkv_bias", "global_projections")
     @classmethod
     def _unset_if_off(cls, value: bool | None) -> bool | None:
         """The default has a single spelling, so that a run has a single id."""
@@ -40,6 +42,10 @@ class Attention(SoftmaxMixer):
         if self.qk_norm and model.qk_norm:
             raise ValueError(
                 "mixer.qk_norm=width and qk_norm=true are two norms of the same queries and keys; leave one unset"
+            )
+        if self.qkv_bias and model.bias:
+            raise ValueError(
+                "mixer.qkv_bias=true has no effect with bias=true, biases in every linear map; leave one unset"
             )
         known = model.global_tokens or (None,)
         if self.global_projections and (len(set(known)) > 1 or not 0 < (known[0] or 0) <= model.context):
@@ -69,7 +75,8 @@ class Attention(SoftmaxMixer):
         for name, (shape, axes) in maps.items():
             std = model.matrix_std(shape[0], residual=name == "o")
             share = self._known(model) / model.context if name == "q_global" else 1.0
-            for tensor in linear(name, "attention", shape, axes, std=std, item=PROJECTIONS, bias=model.bias):
+            bias = model.bias or (bool(self.qkv_bias) and name != "o")
+            for tensor in linear(name, "attention", shape, axes, std=std, item=PROJECTIONS, bias=bias):
                 yield replace(tensor, uses=tuple((item, share) for item, _ in tensor.uses))
         if model.qk_norm:
             yield vector(("q_scale",), "norm", d, "head_dim", mean=1.0)

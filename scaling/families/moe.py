@@ -114,7 +114,7 @@ class MoE(FeedForward):
             return {**values, "experts": 2}  # the field's own check will report it
         experts = round(top_k / (1 - sparsity))
         if abs(top_k / (1 - sparsity) - experts) > 0.01:
-            near = sorted({max(experts - 1, top_k + 1), experts, experts + 1})
+            near = sorted({max(top_k + 1, n) for n in (experts - 1, experts, experts + 1)})
             raise ValueError(
                 f"sparsity={sparsity:g} means {top_k / (1 - sparsity):.4g} experts with top_k={top_k}; nearest: "
                 f"{', '.join(f'{1 - top_k / n:.6g} ({n} experts)' for n in near)}"

@@ -81,7 +81,8 @@ class Transformer(LanguageModel):
     def metrics(cls, config: TransformerConfig, counts: dict[str, Any]) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
         for stack, key, part in _counting(config):
-            by_layer = jax.vmap(load_class(part.MODULE).metrics)(counts[stack.name][key])
+            own = jax.tree.map(lambda x: x / config.layer_sharing, counts[stack.name][key])  # summed over its uses
+            by_layer = jax.vmap(load_class(part.MODULE).metrics)(own)
             for name in part.METRICS:
                 found |= {f"{name}/layer_{layer}": by_layer[name][i] for i, layer in enumerate(stack.members)}
         return found

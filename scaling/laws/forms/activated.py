@@ -125,7 +125,11 @@ ling = Form(
     unscaled=("A", "G"),
     feeds={
         "A": Feed(
-            "(top_k + shared) / (experts + shared)", _MET, "share of the experts that a token meets", dense=nan
+            "(top_k + shared) / (experts + shared)",
+            _MET,
+            "share of the experts that a token meets",
+            dense=nan,
+            most=1.0,
         ),
         "G": replace(FEEDS["G"], same=()),
     },
@@ -194,7 +198,7 @@ hunyuan = Form(
     unscaled=("K", "R"),
     feeds={
         "Na": Feed("params_active", SIZES, "parameters that a token uses"),
-        "K": Feed("top_k + shared", _MET, "experts that a token meets, shared ones among them", dense=nan),
-        "R": Feed("top_k / (top_k + shared)", _MET, "share of these experts that is routed", dense=nan),
+        "K": Feed("top_k + shared", _MET, "experts that a token meets, shared ones among them", dense=nan, least=1.0),
+        "R": Feed("top_k / (top_k + shared)", _MET, "share of these experts that is routed", dense=nan, most=1.0),
     },
 )

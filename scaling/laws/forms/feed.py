@@ -1,13 +1,20 @@
 """The record columns that laws read, and the configuration keys that may therefore differ between runs."""
 
 from dataclasses import dataclass
-from math import nan
+from math import inf, nan
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 import scaling
 
 if TYPE_CHECKING:
     import scaling.ladder
+
+
+ROUNDING = 1e-6
+"""relative error of a value in a table, such as a share computed from others"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,20 @@ class Feed:
     it is not about experts"""
     same: tuple[str, ...] = ()
     """arithmetic of columns that must agree for all mixtures of experts of a law, though its keys may differ"""
+    least: float = 0.0
+    most: float = inf
+    """least and largest value that a model can have"""
+
+    def holds(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether a model can have each of the values, rounded as a table may have them."""
+        return (self.least * (1 - ROUNDING) <= values) & (values <= self.most * (1 + ROUNDING))
+
+    @property
+    def allowed(self) -> str:
+        """Text of the possible values."""
+        return " and ".join(
+            [f"at least {self.least:g}"] * (self.least > 0) + [f"at most {self.most:g}"] * (self.most < inf)
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -62,9 +83,13 @@ FEEDS = {
     "S": Feed("steps", TOKENS, "optimizer steps"),
     "U": Feed("unique_tokens", ("data.train_tokens", "data.epochs"), "different training tokens"),
     "T": Feed("context", ("model.context",), "tokens of context", choice=True),
-    "E": Feed("experts", (*EXPERTS, *ROUTED), "experts of a layer", choice=True, dense=1.0),
+    "E": Feed("experts", (*EXPERTS, *ROUTED), "experts of a layer", choice=True, dense=1.0, least=1.0),
     "A": Feed(
-        "top_k / experts", (*EXPERTS, "*.top_k", *ROUTED), "share of the experts that a token meets", dense=1.0
+        "top_k / experts",
+        (*EXPERTS, "*.top_k", *ROUTED),
+        "share K/E of the experts that a token meets",
+        dense=1.0,
+        most=1.0,
     ),
     "G": Feed(
         "granularity",

@@ -11,7 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.forms.feed import FEEDS, LOSS, SIZES, TOKENS, Feed
 from scaling.laws.forms.parameter import Parameter, PowerCurve, Values
@@ -79,6 +81,13 @@ class Form:
     def feed(self, column: str) -> Feed:
         """The record column that feeds a column; by default the record's column of that name."""
         return self.feeds.get(column) or FEEDS.get(column) or Feed(column, (column,), "a column of your own")
+
+    def require_possible(self, column: str, values: ArrayLike) -> None:
+        """Raises UserError for positive values of a column that no model can have, such as half an expert."""
+        feed, given = self.feed(column), np.asarray(values, np.float64)
+        if len(wrong := given[(given > 0) & ~feed.holds(given)]):
+            more = f" and {len(wrong) - 1} more" * (len(wrong) > 1)
+            raise UserError(f"{self.name}: {column}={wrong[0]:g}{more}, {feed.about}; allowed: {feed.allowed}")
 
     @property
     def of_sizes(self) -> bool:

@@ -71,6 +71,6 @@ frantar = Form(
     starts=_starts,
     feeds={
         "N": Feed("params_active", SIZES, "parameters that are not zero"),
-        "R": Feed("density", ("*.density",), "share of the weights that is not zero", choice=True),
+        "R": Feed("density", ("*.density",), "share of the weights that is not zero", choice=True, most=1.0),
     },
 )

@@ -13,6 +13,7 @@ from scaling.laws.forms.form import GROUP
 from scaling.laws.forms.pooled import group_numbers
 from scaling.laws.intervals.interval import Interval, interval
 from scaling.laws.quantities import compute_optimal, quantity
+from scaling.laws.solve.diagnostics import without_effect
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.objectives import transform, untransform
 from scaling.laws.table.flops_per_token import FlopsPerToken
@@ -80,6 +81,8 @@ def predicted_loss(fit: FittedLaw, columns: dict[str, ArrayLike], level: float) 
         ) from None
     if any((column <= 0).any() or not np.isfinite(column).all() for column in given):
         raise UserError(f"predict: {' and '.join(form.columns)} must be positive and finite")
+    for name, column in numbers.items():
+        form.require_possible(name, column)
     value = form.loss(fit.natural, given)
     loss = float(value) if np.ndim(value) == 0 else value
     if fit.draws is None:
@@ -122,7 +125,15 @@ def optimum_at(fit: FittedLaw, C: float, level: float, flops_per_token: FlopsPer
 def interval_of(
     fit: FittedLaw, name: str, level: float, C: float | None = None, flops_per_token: FlopsPerToken | None = None
 ) -> Interval:
-    """See `Fit.interval`."""
+    """See `Fit.interval`.
+
+    A draw leaves a parameter without effect where the search ended, so that end of its interval is open.
+    """
     if fit.draws is None:
         raise UserError("no interval yet: call fit.bootstrap() or fit.draw() first")
-    return interval(quantity(fit.form, fit.draws.samples, name, C, flops_per_token), level)
+    low, high = interval(quantity(fit.form, fit.draws.samples, name, C, flops_per_token), level)
+    if name not in fit.diagnostics.at_bounds or name not in fit.problem.free:
+        return low, high
+    share = next(p.kind == "share" for p in fit.form.parameters if p.name == name)
+    down, up = without_effect(fit.problem, fit.theta)[name]
+    return 0.0 if down else low, (1.0 if share else np.inf) if up else high

@@ -26,8 +26,6 @@ from scaling.names import offered
 
 SPARSITY, GRANULARITY = ("A", "E"), ("G", "K")
 """letters of sparsity and of granularity; the first one that the law reads is used"""
-BOUNDS = {"E": (1.0, inf), "A": (0.0, 1.0), "K": (1.0, inf), "G": (0.0, inf)}
-"""values that a model can have"""
 REACH = 16.0
 """factor beyond the runs' values up to which the best is searched for"""
 DRAWS, GRID, ROUNDS = 400, 25, 4
@@ -193,12 +191,13 @@ def _best(
         return _least(form, many, kind, np.full(x.shape, np.log(C or np.nan)), per_token)
 
     seen = float(runs.column(letter).min()), float(runs.column(letter).max())
-    sought = max(seen[0] / REACH, BOUNDS[letter][0]), min(seen[1] * REACH, BOUNDS[letter][1])
+    feed = form.feed(letter)
+    sought = max(seen[0] / REACH, feed.least), min(seen[1] * REACH, feed.most)
     x = _least_by_grids(lambda x: sign * tried(x)[2], np.log(sought), len(samples))
     N, D, loss = (float(values[0, 0]) for values in tried(x[:, None]))
     values = np.exp(x)
-    values = np.where(np.isclose(values, sought[1]) & (sought[1] < BOUNDS[letter][1]), inf, values)
-    values = np.where(np.isclose(values, sought[0]) & (sought[0] > BOUNDS[letter][0]), 0.0, values)
+    values = np.where(np.isclose(values, sought[1]) & (sought[1] < feed.most), inf, values)
+    values = np.where(np.isclose(values, sought[0]) & (sought[0] > feed.least), 0.0, values)
     beyond = (values < seen[0] / 1.001) | (values > seen[1] * 1.001)
     return BestMixture(
         column=letter,
@@ -299,10 +298,7 @@ def _dense(form: Form) -> dict[str, float]:
 def _require_possible(form: Form, columns: Mapping[str, float]) -> None:
     """Raises UserError for a value that no model can have."""
     for letter, value in columns.items():
-        least, most = BOUNDS.get(letter, (0.0, inf))
-        if not least <= value <= most:
-            allowed = f"at least {least:g}" + f" and at most {most:g}" * (most < inf)
-            raise UserError(f"{form.name}: {letter}={value:g}, {form.feed(letter).about}; allowed: {allowed}")
+        form.require_possible(letter, value)
 
 
 def _beyond(fit: FittedLaw, columns: Mapping[str, float]) -> str:

@@ -1,5 +1,6 @@
 """Requirements on runs for fitting a law."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from scaling.laws.solve.problem import Problem
 from scaling.laws.table.runs import Runs
 from scaling.laws.table.words import choice
 from scaling.names import offered
+
+SPARSITY = r"(^|[^a-z])sparsity([^a-z]|$)"
+"""names of columns of the share of experts, or of weights, that is not used"""
 
 
 def fixed_values(form: Form, fixed: Mapping[str, Any] | None) -> dict[str, float]:
@@ -99,6 +103,7 @@ def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
         if len(bad := np.flatnonzero(column <= 0)):
             rows = ", ".join(f"{runs.rows[i]} ({column[i]:g})" for i in bad[:5])
             raise UserError(f"{form.name} needs {name} above zero; {len(bad)} of {len(runs)} rows are not: {rows}")
+        _require_possible(runs, form, name, column)
     for name, column in zip(form.columns, columns, strict=True):
         if np.ptp(np.log(column)) < 1e-6 and not fixed:
             raise UserError(
@@ -112,6 +117,21 @@ def _require_spread(runs: Runs, form: Form, fixed: Mapping[str, float]) -> None:
             same = np.ptp(np.log(ratio)) < 1e-2
             why = f"all runs have D/N = {ratio[0]:.4g}" if same else "log D is linear in log N"
             raise UserError(f"{form.name} needs runs that vary N and D independently; {why}: add runs at other D/N")
+
+
+def _require_possible(runs: Runs, form: Form, name: str, column: Array) -> None:
+    """Raises UserError for values that no model can have, and for a column of sparsities where a share is read."""
+    feed, named = form.feed(name), runs.conventions.get(name, "")
+    if len(bad := np.flatnonzero(~feed.holds(column))):
+        rows = ", ".join(f"{runs.rows[i]} ({column[i]:g})" for i in bad[:5])
+        raise UserError(
+            f"{form.name} reads {name}, {feed.about}, {feed.allowed}; {len(bad)} of {len(runs)} rows are not: {rows}"
+        )
+    if feed.most == 1.0 and re.search(SPARSITY, named.lower()):
+        raise UserError(
+            f"{form.name} reads {name}, {feed.about}, which is 1 less the sparsity; the column is called {named}: "
+            f"{choice(name, 'COLUMN')} with 1 - {named}, or rename it if it is the share itself"
+        )
 
 
 def require_held(problem: Problem, theta: Array) -> None:

@@ -96,10 +96,16 @@ def _unbounded(problem: Problem, theta: Array) -> tuple[str, ...]:
 
 
 def _at_bounds(problem: Problem, theta: Array) -> tuple[str, ...]:
+    return tuple(name for name, ends in without_effect(problem, theta).items() if any(ends))
+
+
+def without_effect(problem: Problem, theta: Array) -> dict[str, tuple[bool, bool]]:
+    """Whether the data would not notice a millionth of each positive parameter, and a million times it; of a share,
+    of its odds."""
     kinds = {parameter.name: parameter.kind for parameter in problem.form.parameters}
     bounded = [i for i, name in enumerate(problem.free) if kinds[name] in ("positive", "share")]
     if not bounded:
-        return ()
+        return {}
     moves = np.eye(len(theta))[bounded] * BEYOND
     moved = theta + np.concatenate([-moves, moves])
     with np.errstate(all="ignore"):  # a million times an amplitude may be beyond float64: the data would notice
@@ -107,7 +113,8 @@ def _at_bounds(problem: Problem, theta: Array) -> tuple[str, ...]:
         change = np.abs(there - here).max(-1) < UNNOTICED * np.abs(untransform(problem.y, problem.residual, np)).min()
         worse = problem.objective(moved) - problem.objective(theta)
     still = change & (np.abs(worse) <= UNNOTICED * np.abs(problem.objective(theta)) + 1e-24)
-    return tuple(problem.free[i] for i, low, high in zip(bounded, *np.split(still, 2), strict=True) if low or high)
+    ends = zip(*np.split(still, 2), strict=True)
+    return {problem.free[i]: (bool(low), bool(high)) for i, (low, high) in zip(bounded, ends, strict=True)}
 
 
 def _scaled_gradient(gradient: Array, matrix: Array, objective: float) -> float:

@@ -46,13 +46,17 @@ NO_EMBEDDINGS = r"(^|[^a-z])(non|no|without|excl)_?(emb|embed|embeddings?|embedd
 def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
     """C against 6·N·D.
 
-    active: active parameters, which determine FLOPs, where they are known; N counts all parameters.
+    active: active parameters, which determine FLOPs, where they are known; N counts all parameters. Without them N
+    may count all parameters where the table has the share of experts that a token meets (A): FLOPs are then at least
+    those of that share.
     """
     if runs.C is None or not {"N", "D"} <= runs.values.keys():
         return
+    active = runs.values.get("Na") if active is None else active
     honest = 6 * (runs.N if active is None else active) * runs.D
     ratio = runs.C / honest
-    off = np.exp(np.abs(np.log(ratio)))
+    share = np.minimum(runs.values.get("A", np.ones(len(runs))), 1.0) if active is None else 1.0
+    off = np.maximum(ratio, share / ratio)
     if (off <= NOTED).all():
         return
     bad = np.flatnonzero(off > REFUSED)
@@ -69,8 +73,8 @@ def check_flops(runs: Table, active: Array | None = None) -> Iterator[str]:
     unit = next((f"; that looks like {name}" for size, name in UNITS.items() if 0.3 < middle * size < 3), "")
     raise UserError(
         f"C is more than {REFUSED:g} times off 6·N·D in {len(bad)} of {len(runs)} rows: {shown(cases)}{unit}; C is "
-        f"training FLOPs, N the parameters that a token uses, D tokens: correct the unit, leave C out, or, if it is "
-        f"right, use {leave('trusted')}"
+        "training FLOPs, N parameters, D tokens: correct the unit, leave C out, or, if it is right (as where N "
+        f"counts experts that a token does not use), use {leave('trusted')}"
     )
 
 
@@ -139,7 +143,8 @@ def check_embeddings(runs: Table, active: Array | None = None) -> Iterator[str]:
             f"N ({name}) is without embeddings: below about 1e8 parameters, exponents and N* differ from those by "
             "all parameters"
         )
-    if runs.C is None or active is not None or not {"N", "D"} <= runs.values.keys():
+    known = active is not None or {"A", "Na"} & runs.values.keys()
+    if runs.C is None or known or not {"N", "D"} <= runs.values.keys():
         return
     n, ratio = np.log(runs.N), np.log(runs.C / (6 * runs.N * runs.D))
     if np.ptp(n) < 1 or np.ptp(ratio) < np.log(TREND):

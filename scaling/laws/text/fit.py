@@ -193,7 +193,9 @@ def _excluded(rows: Sequence[dict[str, str]]) -> list[str]:
 def warnings_of(fitted: FittedLaw) -> list[str]:
     """Warnings, one line each."""
     warnings = [*tested_notes(fitted), *fitted.runs.notes, *mixed_notes(fitted), *given_notes(fitted)]
-    warnings += [f"{name} was driven to zero: the data do not identify it" for name in fitted.diagnostics.at_bounds]
+    warnings += [
+        f"{name} ended where it has no effect: the data do not identify it" for name in fitted.diagnostics.at_bounds
+    ]
     if open_ := fitted.diagnostics.unbounded:
         warnings.append(
             f"{' and '.join(open_)} diverged to the limits of floating point: the runs do not determine them, so do "

@@ -148,7 +148,7 @@ def compare(
         if test and cuts:
             tested = backtest(runs, form, by=by, cuts=cuts, level=level, draws=draws, seed=seed, **options)
         entries.append(ComparedLaw(fitted, likelihood(fitted), tested))
-        notes += [f"{form.name}: {name} was driven to zero" for name in fitted.diagnostics.at_bounds]
+        notes += [f"{form.name}: {name} ended where it has no effect" for name in fitted.diagnostics.at_bounds]
     by_aic = sorted(entries, key=lambda entry: entry.likelihood.aic)
     notes += _tails(by_aic, starts) if loss.kind == "l2" else []
     entries = sorted(by_aic, key=_rank)
