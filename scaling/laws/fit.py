@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.files import number, opened, read_json, reading, require_whole, sealed
+from scaling.files import number, opened, path_of, read_json, reading, require_whole, sealed
 from scaling.laws.asked import whole
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.forms.pooled import pooled
@@ -248,8 +248,9 @@ class Fit(FittedLaw):
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, atomically."""
+        path = path_of(path)
         write_text_atomically(path, to_json(sealed(self.to_dict())))
-        return Path(path)
+        return path
 
 
 def fit(
@@ -330,6 +331,7 @@ def load(path: str | Path, form: Form | None = None) -> Fit:
     form: the law it was made with, where that is one of the user's own (`laws.form`), which a file cannot hold.
     Raises UserError where the file is none, or was edited, and where its law is not known.
     """
+    path = path_of(path)
     try:
         with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)", alone=True):
             values, whole = opened(read_json(path))
