@@ -325,7 +325,7 @@ def test_the_law_that_predicts_best_is_first_and_a_disagreement_is_said():
     near = df.flops < np.quantile(df.flops, 0.7)
     df["loss"] *= np.where(near, 1.0, np.exp(0.01 * np.log(df.flops / df.flops[near].max())))
     found = laws.compare(
-        laws.Runs(df, C="flops"), ["chinchilla", "chinchilla_no_offset", "chinchilla_equal"], starts=8, draws=20
+        laws.Runs(df, C="flops"), ["chinchilla", "chinchilla_no_offset", "chinchilla_equal"], starts=8, n=20
     )
     errors = [entry.backtest.score.rmse for entry in found.entries]
     assert errors == sorted(errors)
