@@ -47,7 +47,7 @@ def fit_sweep(
 
     law: a name in `laws.FORMS`.
     where, allow, columns, group, trusted: which runs, as in `laws.from_results`.
-    options: of `laws.fit_design`: loss, draws, seed, residual, shared, priors (default: `priors_of` the sweep).
+    options: of `laws.fit_design`: loss, n, seed, residual, shared, priors (default: `priors_of` the sweep).
 
     Raises UserError where the runs do not share one recipe, or are too few.
     """
