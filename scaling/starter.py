@@ -85,6 +85,8 @@ def write_starter(
     Raises UserError for an existing file, a glob that matches nothing, and too little time or text.
     """
     path = path_of(path)
+    if not str(path).isprintable() or not (corpus or "x").isprintable():
+        raise UserError(f"{path}, --corpus {corpus}: a name may not have a line's end or another unprintable sign")
     if path.exists():
         raise UserError(f"{path} exists; choose another name, or delete it")
     if not minutes > 0 or not math.isfinite(minutes):

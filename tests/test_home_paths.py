@@ -79,7 +79,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     start = StartConfig(run="L2-d8-1M-00000000", parent=None)
     return {
         "cls": RunConfig, "kind": "runs", "fit": fit, "fitted": fit, "forecast": laws.Forecaster(fit.runs).forecast(
-        1e9, 2e10, 1.2e20), "C": [1e19], "forms": ["chinchilla"], "prompts": ["x"], "law": "chinchilla", "step": 1,
+        1e9, 2e10, 1.2e20), "C": [1e19], "laws": ["chinchilla"], "prompts": ["x"], "law": "chinchilla", "step": 1,
         "where": "", "key": "step", "start": start, "run": config.model_copy(update={"start": start}), "lr": 1.0,
         "target_params": 5e3, "k": 1, "sweep": sweep, "config": run | {"model": {}},
     }  # fmt: skip

@@ -78,8 +78,8 @@ def plan(
     config = load_plannable(config)
     _check(tokens=tokens, mfu=mfu, price=price)
     model = config.model if isinstance(config, RunConfig) else config
-    place = accounting.topology(topology) if topology else None
-    where = accounting.topology(fit) if fit else place
+    place = accounting.topology(topology) if topology is not None else None
+    where = accounting.topology(fit) if fit is not None else place
     if compile:
         _check_compiles(config, place)
     run = _run_of(config, 1 if where is None else where.devices, tokens)
