@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, NoReturn
 
 import scaling
@@ -16,6 +15,7 @@ from scaling import cli_fit_options, cli_generation, cli_laws
 from scaling.distribution import DISTRIBUTION, MEND, others
 from scaling.errors import Interrupted, UserError, explain
 from scaling.extensions import load_extensions
+from scaling.files import path_of
 from scaling.names import meant
 from scaling.numbers import to_number
 from scaling.processes import LostProcess, leave, unwatched, watch, watched
@@ -34,6 +34,7 @@ EXPECTED = {
     "int": "a whole number",
     "to_seed": "a whole number, 0 or more",
     "float": "a number, such as 0.5",
+    "path_of": "a path, or one in a known home folder",
 }
 """what reads an option's number, and what it takes"""
 KEPT = {
@@ -257,7 +258,7 @@ def _add_pages(commands: Any) -> None:
 
 def _add_files(commands: Any) -> None:
     init = _command(commands, "init", _init, "Write a commented sweep that fits a text, a time and this machine.")
-    init.add_argument("file", type=Path, metavar="SWEEP.yaml", help="the file to write")
+    init.add_argument("file", type=path_of, metavar="SWEEP.yaml", help="the file to write")
     init.add_argument("--corpus", metavar="GLOB", help="text files, quoted (default: the Python standard library)")
     init.add_argument(
         "--text-field", metavar="NAME", help="field of a .jsonl or .parquet that holds the text (default: text)"
@@ -274,7 +275,7 @@ def _add_files(commands: Any) -> None:
     )
 
     schema = _command(commands, "schema", _schema, "Write the JSON schemas of all configuration files, for editors.")
-    schema.add_argument("folder", type=Path, metavar="FOLDER", help="where they are written, as NAME.schema.json")
+    schema.add_argument("folder", type=path_of, metavar="FOLDER", help="where they are written, as NAME.schema.json")
 
 
 def _overrides(parser: argparse.ArgumentParser) -> None:
@@ -284,7 +285,7 @@ def _overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def _sweep_dir(parser: argparse.ArgumentParser, help: str = "folder of a sweep, such as runs/NAME") -> None:
-    parser.add_argument("sweep_dir", metavar="SWEEP_DIR", type=Path, help=help)
+    parser.add_argument("sweep_dir", metavar="SWEEP_DIR", type=path_of, help=help)
 
 
 def _json(parser: argparse._ActionsContainer) -> None:

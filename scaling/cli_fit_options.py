@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import Collection
-from pathlib import Path
 
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.numbers import to_number, to_seed
 
 NAMED = {"params": "N", "tokens": "D", "loss": "loss", "flops": "C", "run": "run", "sigma": "sigma"}
@@ -22,7 +22,7 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
     add(
         "runs",
         metavar="SWEEP_DIR_or_CSV",
-        type=Path,
+        type=path_of,
         nargs="*",
         help="or wandb:ENTITY/PROJECT[/SWEEP]; the runs of several sweeps' folders are fitted together",
     )
@@ -53,7 +53,7 @@ def fit_options(parser: argparse.ArgumentParser) -> None:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=path_of,
         help="file of the fit (default: SWEEP_DIR/fit.json, CSV.fit.json, SWEEP.fit.json; none for several sweeps)",
     )
     add("--plot", action="store_true", help="also write a page of figures next to the fit")
@@ -66,7 +66,7 @@ def report_options(parser: argparse.ArgumentParser) -> None:
     add(
         "runs",
         metavar="SWEEP_DIR_or_CSV",
-        type=Path,
+        type=path_of,
         nargs="+",
         help="folder of a sweep, such as runs/NAME; several are shown side by side, each with its own law (unless "
         "--group and --shared are given)",
@@ -74,7 +74,7 @@ def report_options(parser: argparse.ArgumentParser) -> None:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=path_of,
         metavar="FILE",
         help="the page (default: SWEEP_DIR/report.html, CSV.report.html; none for several sweeps)",
     )
@@ -174,7 +174,7 @@ def _search(parser: argparse._ActionsContainer) -> None:
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `scaling predict`."""
-    parser.add_argument("fit", metavar="FIT.json", type=Path)
+    parser.add_argument("fit", metavar="FIT.json", type=path_of)
     parser.add_argument("--flops", type=to_number, help="training FLOPs, for example 1e24: the best N, D and loss")
     parser.add_argument(
         "overrides",
@@ -185,7 +185,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--schedule",
-        type=Path,
+        type=path_of,
         metavar="RUN.yaml",
         help="for a fit of whole curves: the run whose curve is predicted",
     )

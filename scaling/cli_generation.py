@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.numbers import to_seed
 
 
@@ -17,7 +18,12 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
         "--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be repeated"
     )
     parser.add_argument(
-        "--prompt-file", action="append", default=[], type=Path, metavar="FILE", help="the text of a file as a prompt"
+        "--prompt-file",
+        action="append",
+        default=[],
+        type=path_of,
+        metavar="FILE",
+        help="the text of a file as a prompt",
     )
     parser.add_argument(
         "--tokens", type=int, default=128, metavar="N", help="new tokens for each text (default: 128)"

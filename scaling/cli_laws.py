@@ -95,7 +95,7 @@ def _fitted(args: argparse.Namespace, csv: bool) -> "laws.Fit":
     shared = [name for name in args.shared.split(",") if name]
     options = {"residual": args.residual, "starts": args.starts, "group": args.group, "shared": shared}
     loss = None if args.objective is None else laws.parse_loss(args.objective)
-    draws = {} if args.bootstrap is None else {"draws": args.bootstrap}
+    draws = {} if args.bootstrap is None else {"n": args.bootstrap}
     if not csv:
         from scaling.sweeps import priors_of  # a tenth of the time of a table's fit, which has none
 
@@ -103,7 +103,7 @@ def _fitted(args: argparse.Namespace, csv: bool) -> "laws.Fit":
         priors = {} if args.no_priors or args.group else priors_of(args.runs, args.law)
         return laws.fit_design(runs, args.law, loss=loss, priors=priors, seed=args.seed, **draws, **options)
     fitted = laws.fit(runs, args.law, loss=loss, **options)
-    if refits := draws.get("draws", DRAWS):
+    if refits := draws.get("n", DRAWS):
         fitted.bootstrap(refits, seed=args.seed, kind=args.kind)
     return fitted
 

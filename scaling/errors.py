@@ -66,12 +66,11 @@ def explain(error: OSError) -> tuple[str, int] | None:
     """
     reason = _in_the_way(error) if error.errno == errno.EEXIST else (error.strerror or "").lower()
     if error.errno in FULL:
-        return (
-            f"cannot write {error.filename or 'a file'}: {reason}; free some space, and the same command continues",
-            1,
-        )
+        where = legible(str(error.filename or "a file"))
+        return f"cannot write {where}: {reason}; free some space, and the same command continues", 1
     if error.errno in REFUSED and error.filename is not None:
-        return f"cannot use {error.filename}: {reason}; correct that, or choose another folder or file", USER_ERROR
+        where = legible(str(error.filename))
+        return f"cannot use {where}: {reason}; correct that, or choose another folder or file", USER_ERROR
     return None
 
 

@@ -32,6 +32,20 @@ SEAL = "seal"
 """the key of a sealed record that holds the SHA-256 of the others"""
 
 
+def path_of(given: str | Path) -> Path:
+    """A path as a user gave it, on the command line, in Python or in a configuration: `~` is the home folder.
+
+    Every path enters here, since only a shell expands `~`, and not in `key=~/x`. Raises UserError where no home
+    folder is known.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{given}: the home folder of {Path(given).parts[0]} is not known; give the whole path"
+        ) from None
+
+
 def read_bytes(path: str | Path, most: int = LARGEST) -> bytes:
     """A file's bytes. Raises OSError, and ValueError for a pipe or a device and for more than `most` bytes."""
     with open(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.config import RunConfig, SweepConfig, read
+from scaling.files import path_of
 
 if TYPE_CHECKING:
     from scaling.result import Result
@@ -56,4 +57,4 @@ def train(
     found = read(RunConfig, config, "runs", *overrides)
     spread(found)
     prepare(found.data, found.records.store_folder)
-    return train(found, folder=None if folder is None else Path(folder))
+    return train(found, folder=None if folder is None else path_of(folder))

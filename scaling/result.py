@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scaling.errors import shown
-from scaling.files import SEALS, parse_json, read_bytes, reading, seals_of, was_changed
+from scaling.files import SEALS, parse_json, path_of, read_bytes, reading, seals_of, was_changed
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -119,7 +119,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Leftovers of killed processes are removed: a live writer holds a lock on its file.
     """
-    path = Path(path)
+    path = path_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
         for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
@@ -159,7 +159,7 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 
 def write_result(folder: str | Path, result: Result) -> Path:
     """Write `folder/result.json`, after `folder/seals.json`, which reveals later changes to the run's records."""
-    folder, path = Path(folder), Path(folder) / "result.json"
+    folder, path = path_of(folder), path_of(folder) / "result.json"
     text = json.dumps(asdict(result), indent=1) + "\n"
     left = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}
     write_text_atomically(folder / SEALS, seals_of({**left, path.name: text.encode()}))
@@ -172,7 +172,7 @@ def read_result(folder: str | Path) -> Result | None:
 
     The `facts` of a record that was changed after it was written contain ALTERED.
     """
-    path = Path(folder) / "result.json"
+    path = path_of(folder) / "result.json"
     try:
         with reading(path, "a run's record", "delete it to run again"):
             data, changed = _read_beside_seal(path)

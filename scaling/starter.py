@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import sysconfig
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from scaling.config import DataConfig, SweepConfig, build
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.result import write_text_atomically
 from scaling.sweeps import describe_sweep
 from scaling.sweeps.executors import find_devices
@@ -74,7 +74,7 @@ forecast:
 
 
 def write_starter(
-    path: Path, corpus: str | None = None, minutes: float = 10.0, text_field: str | None = None
+    path: str | Path, corpus: str | None = None, minutes: float = 10.0, text_field: str | None = None
 ) -> dict[str, Any]:
     """Write a commented sweep. Nothing is trained.
 
@@ -84,6 +84,9 @@ def write_starter(
     returns: `described`, as from `describe_sweep`, and `short`: whether the text, not the time, limits the budgets.
     Raises UserError for an existing file, a glob that matches nothing, and too little time or text.
     """
+    path = path_of(path)
+    if not str(path).isprintable() or not (corpus or "x").isprintable():
+        raise UserError(f"{path}, --corpus {corpus}: a name may not have a line's end or another unprintable sign")
     if path.exists():
         raise UserError(f"{path} exists; choose another name, or delete it")
     if not minutes > 0 or not math.isfinite(minutes):
@@ -115,9 +118,9 @@ def format_starter(path: Path, found: dict[str, Any]) -> str:
 
 
 def _tokens(corpus: str | None, text_field: str | None) -> tuple[float, int | None]:
-    """Bytes of text to train on (of a compressed file, its size on disk), and `data.document_bytes`: None where there
+    """Bytes of text to train on (of a parquet file, its size on disk), and `data.document_bytes`: None where there
     are enough files to serve as documents."""
-    from scaling.data.files_corpus import FilesCorpus, document_bytes, from_root
+    from scaling.data.files_corpus import FilesCorpus, document_bytes, from_root, no_match, text_bytes
     from scaling.data.matches import files_matching
     from scaling.data.python_stdlib import source_files
 
@@ -126,13 +129,13 @@ def _tokens(corpus: str | None, text_field: str | None) -> tuple[float, int | No
         files = [str(path) for path in source_files(Path(sysconfig.get_path("stdlib")))]
     else:
         if not files_matching(from_root(corpus)):
-            raise UserError(f"--corpus {corpus}: matches no file; quote the pattern, such as 'texts/**/*.txt'")
+            raise UserError(f"--corpus {corpus}: {no_match(corpus)}")
         data = DataConfig(corpus=f"files:{corpus}", **_field(text_field))
         found = FilesCorpus(corpus, data)  # refuses what a launch would
         cut = document_bytes(found.facts["file_bytes"]) if found.lone_split() else None
         FilesCorpus(corpus, data.model_copy(update={"document_bytes": cut})).require_usable()
         files = found.files
-    return TRAINING_SHARE * sum(map(os.path.getsize, files)), cut
+    return TRAINING_SHARE * text_bytes(files), cut
 
 
 def _field(text_field: str | None) -> dict[str, str]:

@@ -210,6 +210,25 @@ def test_a_number_in_quotes_is_that_number(key: str) -> None:
     assert call("plan", "quoted.yaml").out == call("plan", "plain.yaml").out != ""
 
 
+ODD_ARGUMENTS: tuple[list[str], ...] = (
+    *([*command, "x" * 5000] for command in (["plan"], ["sweep"], ["status"], ["fit"], ["report"], ["schema"])),
+    ["schema", "a\nfile/x"],
+    ["plan", "gpt2-small", "--fit", ""],
+    ["plan", "gpt2-small", "--topology", ""],
+    ["plan", "gpt2-small", "--tokens", "1e300"],
+    ["init", "\n"],
+    ["init", "s.yaml", "--corpus", "a\nb/*.txt"],
+)
+
+
+@pytest.mark.parametrize("argv", ODD_ARGUMENTS, ids=lambda argv: " ".join(argv)[:30].replace("\n", "-"))
+def test_an_odd_argument_is_refused_in_one_line(argv: list[str]) -> None:
+    Path("a\nfile").write_text("")
+    outcome = call(*argv)
+    outcome.check(argv)
+    assert outcome.refused
+
+
 CASES_ON_FILE = Path(__file__).parents[2] / "shared" / "cases" / "configs"
 
 

@@ -79,14 +79,14 @@ def test_a_fit_from_python_is_the_commands_and_finds_the_law(
 ) -> None:
     home = tmp_path / "synthetic"
     write_runs(sweep_config(), home, Law(noise=0.0), lines=2)
-    fitted = scaling.fit(home, draws=50, starts=16)
+    fitted = scaling.fit(home, n=50, starts=16)
     assert main(["fit", str(home), "--bootstrap", "50", "--starts", "16", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert fitted.params == pytest.approx({name: told["params"][name] for name in fitted.params}, rel=1e-6)
     assert fitted.params["alpha"] == pytest.approx(0.4, rel=0.02) and len(fitted.runs) == 15
     assert fitted.interval("alpha", 0.9)[0] <= fitted.params["alpha"] <= fitted.interval("alpha", 0.9)[1]
     min(home.glob("*/result.json")).unlink()
-    assert "1 of 15 planned runs have no result" in scaling.fit(home, draws=0, starts=4).summary()
+    assert "1 of 15 planned runs have no result" in scaling.fit(home, n=0, starts=4).summary()
 
 
 def test_a_launchs_fit_the_commands_and_pythons_are_one_to_the_digit(

@@ -190,7 +190,7 @@ def test_intervals_of_the_exponent_cover(alpha, beta, decades, sigma):
     true, inside = beta / (alpha + beta), 0
     for seed in range(200):
         runs, _ = chinchilla(1e18 * 4.0 ** np.arange(6), decades, 9, alpha, beta, 0.002, seed, sigma)
-        low, high = laws.isoflop(runs, method="akima", draws=600).N_law.exponent_interval
+        low, high = laws.isoflop(runs, method="akima", n=600).N_law.exponent_interval
         inside += low <= true <= high
     assert 0.86 <= inside / 200 <= 0.99, inside / 200  # of no scatter between budgets none is sure
 

@@ -41,7 +41,7 @@ def grid(budgets=(1e18, 4e18, 1.6e19, 6.4e19), sizes=7, noise=0.001, seed=0):
 
 @pytest.mark.parametrize(("sizes", "tolerance"), [(30, 0.003), (16, 0.01)])
 def test_the_envelope_of_training_curves_recovers_the_exponents(sizes, tolerance):
-    found = laws.envelope(training_curves(sizes), draws=200)
+    found = laws.envelope(training_curves(sizes), n=200)
     assert found.N_law.exponent == pytest.approx(A, abs=tolerance)
     assert found.D_law.exponent == pytest.approx(1 - A, abs=tolerance)
     assert found.loss_law.exponent == pytest.approx(-ALPHA * BETA / (ALPHA + BETA), abs=0.002)
@@ -55,7 +55,7 @@ def test_the_envelope_of_training_curves_recovers_the_exponents(sizes, tolerance
 
 def test_the_envelope_is_the_least_loss_of_all_curves():
     runs = training_curves(16, noise=0.002)
-    found = laws.envelope(runs, draws=10)
+    found = laws.envelope(runs, n=10)
     for i in range(0, len(found.C), 97):
         losses = [
             np.exp(np.interp(np.log(found.C[i]), np.log(runs.flops[rows]), np.log(runs.loss[rows]), right=np.inf))
@@ -67,7 +67,7 @@ def test_the_envelope_is_the_least_loss_of_all_curves():
 
 def test_a_point_without_a_smaller_and_a_larger_run_does_not_count():
     runs = training_curves(16)
-    found = laws.envelope(runs, draws=10)
+    found = laws.envelope(runs, n=10)
     assert found.left_out > 0
     assert found.N.min() > runs.N.min() and found.N.max() < runs.N.max()
 
@@ -75,13 +75,13 @@ def test_a_point_without_a_smaller_and_a_larger_run_does_not_count():
 def test_the_intervals_of_the_envelope_are_not_too_narrow():
     inside = 0
     for seed in range(60):
-        low, high = laws.envelope(training_curves(16, 0.003, seed, rows=25), draws=200).N_law.exponent_interval
+        low, high = laws.envelope(training_curves(16, 0.003, seed, rows=25), n=200).N_law.exponent_interval
         inside += low <= A <= high
     assert inside >= 0.86 * 60, inside
 
 
 def test_single_runs_of_the_same_budgets_have_an_envelope_too():
-    found = laws.envelope(grid(noise=0.0), draws=50)
+    found = laws.envelope(grid(noise=0.0), n=50)
     assert found.N_law.exponent == pytest.approx(A, abs=0.001)
     with pytest.raises(UserError, match="training curves"):
         laws.envelope(laws.Runs({"params": [1e8, 2e8], "tokens": [1e9, 1e10], "loss": [3.0, 2.5]}))

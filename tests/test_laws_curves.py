@@ -295,4 +295,4 @@ def test_a_backtest_draws_no_wild_losses():
     n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e8, 1e10, 5)))
     runs = laws.Runs({"params": n, "tokens": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28})
     with pytest.raises(UserError, match="backtest: kind must be 'rows', 'runs' or 'noise'"):
-        laws.backtest(runs, starts=4, draws=10, kind="wild")
+        laws.backtest(runs, starts=4, n=10, kind="wild")

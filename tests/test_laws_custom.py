@@ -85,17 +85,17 @@ def test_kinds_of_parameters_and_further_columns():
 
 def test_a_saved_fit_needs_its_form_again(own, fitted, tmp_path):
     path = fitted.save(tmp_path / "fit.json")
-    again = laws.load(path, form=own)
+    again = laws.load(path, law=own)
     assert again.params == fitted.params
     assert again.objective == pytest.approx(fitted.objective, rel=1e-12)
     with pytest.raises(UserError, match=r"is a fit of 'own', which is not one of laws\.FORMS; pass the law"):
         laws.load(path)
     other = laws.form("own", lambda N, k: k / N, columns=["N"], params={"k": (0.1, 9.0)})
     with pytest.raises(UserError, match="with E, A, B, alpha, beta; the form given is 'own' with k"):
-        laws.load(path, form=other)
+        laws.load(path, law=other)
     doubled = laws.form("own", lambda **all: 2 * chinchilla(**all), columns=["N", "D"], params=RANGES)
     with pytest.raises(UserError, match="was edited"):  # another function: not the objective on file
-        laws.load(path, form=doubled)
+        laws.load(path, law=doubled)
 
 
 @pytest.mark.parametrize(

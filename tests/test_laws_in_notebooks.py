@@ -95,7 +95,7 @@ def test_tables_that_cannot_be_runs_are_refused(given, said):
     ("options", "said"),
     [
         ({"strats": 8}, "no argument 'strats'; .* did you mean starts"),
-        ({"law": "chinchilla"}, "no argument 'law'"),
+        ({"form": "chinchilla"}, "no argument 'form'"),
         ({"weights": np.ones(3)}, "no argument 'weights'"),
         ({"params": "params"}, "no argument 'params'"),  # was read as a column that the law ignores
         ({"N": TABLE.params}, "N is the name of a column, got Series"),
@@ -109,7 +109,7 @@ def test_tables_that_cannot_be_runs_are_refused(given, said):
         ({"priors": {"alpha": (0.3, 0.1)}}, r"alpha must be laws.Prior\(mean, sd\); got \(0.3, 0.1\)"),
         ({"group": TABLE.model[::-1]}, "indexes of the table and group differ"),
         ({"group": ["a", None] * (len(TABLE) // 2)}, "rows have no label"),
-        ({"form": lambda N: N}, "a law is a name or a laws.Form"),
+        ({"law": lambda N: N}, "a law is a name or a laws.Form"),
     ],
 )
 def test_mistakes_in_a_fit_are_one_line(options, said):
@@ -165,8 +165,8 @@ def test_what_is_no_budget_is_refused(fit, C):
     [
         lambda fit, n: fit.bootstrap(n),
         lambda fit, n: fit.draw("laplace", n),
-        lambda fit, n: laws.isoflop(TABLE.assign(tokens=1e19 / 6 / TABLE.params).drop_duplicates("params"), draws=n),
-        lambda fit, n: laws.backtest(TABLE, draws=n, starts=4),
+        lambda fit, n: laws.isoflop(TABLE.assign(tokens=1e19 / 6 / TABLE.params).drop_duplicates("params"), n=n),
+        lambda fit, n: laws.backtest(TABLE, n=n, starts=4),
     ],
 )
 def test_counts_are_whole_numbers_of_any_kind(fit, ask):
@@ -235,6 +235,40 @@ def test_fits_are_pickled_copied_and_sent_to_processes(fit, both):
     assert pickle.loads(pickle.dumps(laws.power_law("C"))) is laws.get_form("power_law_C")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(_alpha, [fit]) == [fit.interval("alpha")]
+
+
+def _own_law(N, D, E, A, B):
+    return E + A / N**0.34 + B / D**0.28
+
+
+def _predicted(fitted):
+    return fitted.predict(N=1e9, D=1e10).loss
+
+
+def test_fits_of_own_laws_are_pickled_copied_and_sent_to_processes():
+    law = laws.form("own", _own_law, columns=["N", "D"], params={"E": (1, 3), "A": (1, 1e4), "B": (1, 1e4)})
+    fitted = laws.fit(TABLE, law, starts=4)
+    for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
+        assert twin.params == fitted.params and _predicted(twin) == _predicted(fitted)
+    assert pickle.loads(pickle.dumps(fitted)).bootstrap(20).samples.tolist() == fitted.bootstrap(20).samples.tolist()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(_predicted, [fitted]) == [_predicted(fitted)]
+
+
+def _curve(rate):
+    return 2 + 1 / np.sqrt(np.cumsum(rate)) - 0.1 * (1 - rate / rate[0])
+
+
+def test_fits_of_whole_curves_are_pickled_and_copied():
+    step = np.arange(20, 201, 20)
+    rates = [peak * np.linspace(1, end, 200) for peak, end in ((1e-3, 0.1), (1e-3, 1.0), (2e-3, 0.1))]
+    curves = [
+        laws.LossCurve(f"r{k}", rate, step.tolist(), _curve(rate)[step - 1].tolist()) for k, rate in enumerate(rates)
+    ]
+    fitted = laws.fit_curves(curves, "annealing", starts=4)
+    for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
+        assert twin.params == fitted.params and twin.law is fitted.law
+        assert twin.predict(rates[0]).loss.tolist() == fitted.predict(rates[0]).loss.tolist()
 
 
 def test_curves_are_read_wherever_they_are_fitted():

@@ -88,7 +88,7 @@ def test_four_budgets_show_an_offset_and_three_do_not():
 def test_intervals_of_the_exponent_and_minima_cover():
     inside, simulations = np.zeros(3), 200
     for seed in range(simulations):
-        found = laws.isoflop(parabolas(noise=0.005, seed=seed), draws=800, method="parabola")
+        found = laws.isoflop(parabolas(noise=0.005, seed=seed), n=800, method="parabola")
         low, high = found.N_law.exponent_interval
         middle = found.budgets[1]
         inside += [
@@ -114,11 +114,11 @@ def test_a_curvature_that_falls_along_log_compute_is_met_by_a_line_and_not_by_on
     runs = parabolas(budgets, shift=0.8, bend=0.08 - 0.02 * np.arange(4))
     best = 1e8 * (budgets / 1e18) ** 0.5
     for curvature in ("linear", "own", None):
-        found = laws.isoflop(runs, curvature=curvature, draws=200)
+        found = laws.isoflop(runs, curvature=curvature, n=200)
         np.testing.assert_allclose([budget.N_opt for budget in found.budgets], best, rtol=1e-6)
         for budget in found.budgets:
             np.testing.assert_allclose(budget.curve(budget.N), budget.loss, rtol=1e-9)
-    off = np.array([budget.N_opt for budget in laws.isoflop(runs, curvature="shared", draws=200).budgets]) / best - 1
+    off = np.array([budget.N_opt for budget in laws.isoflop(runs, curvature="shared", n=200).budgets]) / best - 1
     assert off[0] < -0.2 and off[-1] > 0.2, off
 
 
@@ -141,7 +141,7 @@ def chinchilla(centers, spacing, sizes, noise=0.0, seed=0):
 
 def test_on_a_wide_grid_the_line_is_the_default_and_right_where_one_curvature_is_wrong():
     runs = chinchilla(np.full(7, best_size(1e20)), 1.8, 9)
-    line, one = (laws.isoflop(runs, curvature=c, draws=200, method="parabola") for c in (None, "shared"))
+    line, one = (laws.isoflop(runs, curvature=c, n=200, method="parabola") for c in (None, "shared"))
     off = [np.array([budget.N_opt for budget in found.budgets]) / best_size(WIDE) - 1 for found in (line, one)]
     assert np.abs(off[0]).max() < 0.06 and np.abs(off[1]).max() > 0.4, off
     exponents = line.N_law.exponent, one.N_law.exponent
@@ -155,7 +155,7 @@ def test_intervals_cover_on_a_wide_grid():
     for seed in range(100):
         runs = chinchilla(centers, 1.5, 7, 0.003, seed)
         for curvature, inside in outer.items():
-            found = laws.isoflop(runs, curvature=curvature, draws=400, method="parabola")
+            found = laws.isoflop(runs, curvature=curvature, n=400, method="parabola")
             if curvature is None:
                 low, high = found.N_law.exponent_interval
                 exponent.append(low <= 0.5 <= high)

@@ -43,13 +43,13 @@ def test_intervals_of_the_exponent_hold_whether_or_not_minima_are_shifted(budget
     truth, inside = 0.28 / 0.62, []
     for seed in range(120):
         runs, _ = ladder(0.34, 0.28, budgets, sizes, 3.0, noise, shift, seed)
-        low, high = laws.isoflop(runs, draws=400).N_law.exponent_interval
+        low, high = laws.isoflop(runs, n=400).N_law.exponent_interval
         inside.append(low <= truth <= high)
     assert 0.83 <= np.mean(inside) <= 0.99, np.mean(inside)
 
 
 def test_shifted_minima_are_seen_told_and_widen_the_exponents():
-    plain, moved = (laws.isoflop(ladder(0.34, 0.28, 6, 9, 3.0, 0.001, s, seed=2)[0], draws=800) for s in (0, 0.2))
+    plain, moved = (laws.isoflop(ladder(0.34, 0.28, 6, 9, 3.0, 0.001, s, seed=2)[0], n=800) for s in (0, 0.2))
     assert plain.between.sd < 0.02 and 0.1 < moved.between.sd < 0.4
     assert moved.between.freedom == 4 and moved.between.chi2 > 100 > plain.between.chi2
     widths = [np.ptp(found.N_law.exponent_interval) for found in (plain, moved)]
@@ -72,7 +72,7 @@ def test_scatter_without_noise_within_budgets_is_students_t():
 
 
 def test_two_budgets_say_that_their_scatter_cannot_be_seen():
-    found = laws.isoflop(ladder(0.34, 0.28, 2, 7, 3.0, 0.002)[0], draws=200)
+    found = laws.isoflop(ladder(0.34, 0.28, 2, 7, 3.0, 0.002)[0], n=200)
     assert "two minima do not show the scatter between budgets" in found.summary()
 
 
@@ -81,7 +81,7 @@ def test_two_budgets_say_that_their_scatter_cannot_be_seen():
 def test_on_wide_grids_without_noise_the_table_warns_and_its_intervals_hold_the_truth(alpha, sizes):
     beta = 0.62 - alpha
     runs, best = ladder(alpha, beta, 5, sizes, 10.0)
-    found, parabolas = laws.isoflop(runs, draws=400), laws.isoflop(runs, draws=400, method="parabola")
+    found, parabolas = laws.isoflop(runs, n=400), laws.isoflop(runs, n=400, method="parabola")
     off = np.abs(np.log([budget.N_opt for budget in parabolas.budgets] / best))
     assert (off > 0.12).all() and not any(low < n < high for n, (low, high) in zip(
         best, [budget.N_interval for budget in parabolas.budgets], strict=True))  # fmt: skip
@@ -114,7 +114,7 @@ def flattening(seed):
 
 def test_with_noise_a_narrower_window_is_taken_where_it_will_do():
     runs, best = flattening(1)
-    found, all_of_them = laws.isoflop(runs, draws=400), laws.isoflop(runs, draws=400, method="parabola")
+    found, all_of_them = laws.isoflop(runs, n=400), laws.isoflop(runs, n=400, method="parabola")
     assert found.method == "skewed" and "from the minima were left out" in found.notes[0]
     assert all(len(budget.N) < 15 for budget in found.budgets)
     off = [np.log([b.N_opt for b in f.budgets] / best) for f in (found, all_of_them)]
@@ -137,20 +137,20 @@ def test_intervals_of_minima_hold_on_grids_wide_and_narrow_and_beside_the_minima
     inside = []
     for seed in range(100, 140):
         runs, best = ladder(alpha, beta, budgets, sizes, factor, noise, seed=seed, aside=aside)
-        found = laws.isoflop(runs, draws=300)
+        found = laws.isoflop(runs, n=300)
         inside += [b.N_interval[0] <= n <= b.N_interval[1] for b, n in zip(found.budgets, best, strict=True)]
     assert 0.83 <= np.mean(inside) <= 0.99, np.mean(inside)
 
 
 def test_narrow_grids_keep_all_sizes_without_a_word():
     for seed in range(10):
-        found = laws.isoflop(ladder(0.34, 0.28, 5, 7, 2.5, 0.003, seed=seed)[0], draws=200)
+        found = laws.isoflop(ladder(0.34, 0.28, 5, 7, 2.5, 0.003, seed=seed)[0], n=200)
         assert found.method == "skewed" and found.notes == () and {len(b.N) for b in found.budgets} == {7}
 
 
 def test_ols_is_the_parabola_in_log_tokens_and_the_line_that_publications_fit():
     runs, _ = ladder(0.4, 0.3, 5, 9, 4.0, 0.004, 0.1, seed=4)
-    found = laws.isoflop(runs, weights="ols", draws=20000)
+    found = laws.isoflop(runs, weights="ols", n=20000)
     C = np.unique(runs.flops)
     log_D = []
     for budget in C:
@@ -169,7 +169,7 @@ def test_ols_is_the_parabola_in_log_tokens_and_the_line_that_publications_fit():
 def test_ols_of_a_published_table_with_flops_of_its_own_is_the_line_through_its_parabolas():
     table = pd.read_csv(MARIN).query("outlier == 0 and experiment.str.contains('dclm')").drop_duplicates()
     runs = laws.Runs(table, C="flops")
-    found = laws.isoflop(runs, weights="ols", draws=200)
+    found = laws.isoflop(runs, weights="ols", n=200)
     log_D = []
     for budget in found.budgets:
         rows = np.isclose(runs.flops, budget.C, rtol=0.05)
@@ -181,17 +181,17 @@ def test_ols_of_a_published_table_with_flops_of_its_own_is_the_line_through_its_
 
 def test_other_curves_and_leaving_a_budget_out_are_told():
     runs, _ = ladder(0.34, 0.28, 6, 9, 3.0, 0.001, 0.2, seed=2)
-    found = laws.isoflop(runs, draws=400)
+    found = laws.isoflop(runs, n=400)
     others = {other.by: other.exponent for other in found.others}
     assert {"parabola, shared", "parabola, linear", "parabola, own", "akima"} < set(others)
-    plain = laws.isoflop(runs, draws=400, method="parabola").others
+    plain = laws.isoflop(runs, n=400, method="parabola").others
     assert "parabola, linear" not in {other.by for other in plain}
-    own = laws.isoflop(runs, draws=400, curvature="own").N_law.exponent
+    own = laws.isoflop(runs, n=400, curvature="own").N_law.exponent
     assert others["parabola, own"] == pytest.approx(own, abs=0.01)
     left = []
     for c in np.unique(runs.flops):
         kept = runs.exclude(runs.flops == c, "left out")
-        left.append(laws.isoflop(kept, draws=400, curvature="linear").N_law.exponent)
+        left.append(laws.isoflop(kept, n=400, curvature="linear").N_law.exponent)
     without = [a for by, a in others.items() if by.startswith("without C")]
     np.testing.assert_allclose(sorted(without), [min(left), max(left)], atol=0.01)
     assert "a by other methods: " in found.summary()

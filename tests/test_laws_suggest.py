@@ -73,7 +73,7 @@ def test_the_suggested_runs_are_the_best_of_all_subsets(fit, candidates, share, 
 
     subsets = [s for size in range(k + 1) for s in itertools.combinations(range(len(N)), size)]
     best = min((s for s in subsets if cost[list(s)].sum() <= budget), key=variance)
-    found = laws.suggest(fit, candidates, target=goal, budget=budget, k=k, forms=())
+    found = laws.suggest(fit, candidates, target=goal, budget=budget, k=k, laws=())
     assert {(run.N, run.D) for run in found.runs} == {(N[i], D[i]) for i in best}
     np.testing.assert_allclose(found.sd_before, fit.residual_sd * np.sqrt(variance([])), rtol=1e-4)
     np.testing.assert_allclose(found.sd_after, fit.residual_sd * np.sqrt(variance(best)), rtol=1e-4)
@@ -110,7 +110,7 @@ def test_conditioning_is_the_information_update(fit, candidates):
 def test_the_gradient_of_derived_targets_is_that_of_finite_differences_by_scipy(fit, candidates, target):
     from scipy.optimize import approx_fprime, minimize_scalar
 
-    found = laws.suggest(fit, candidates, target=target, forms=(), k=1)
+    found = laws.suggest(fit, candidates, target=target, laws=(), k=1)
 
     def value(natural):
         E, A, B, alpha, beta = natural
@@ -132,7 +132,7 @@ def test_suggested_runs_cut_the_error_of_the_forecast_more_than_random_ones_of_t
     N, D = candidates["N"], candidates["D"]
     cost, goal, sims = 6 * N * D, {"N": 3e8, "D": 2e10}, 300
     budget = float(0.3 * cost.max())
-    found = laws.suggest(fit, candidates, target=goal, budget=budget, k=3, forms=())
+    found = laws.suggest(fit, candidates, target=goal, budget=budget, k=3, laws=())
     wanted = {(run.N, run.D) for run in found.runs}
     chosen = [i for i in range(len(N)) if (N[i], D[i]) in wanted]
     affordable = [
@@ -162,8 +162,8 @@ def test_suggested_runs_cut_the_error_of_the_forecast_more_than_random_ones_of_t
 def test_forms_that_disagree_call_for_runs_that_tell_them_apart(candidates):
     df = ladder()
     fit = laws.fit(laws.Runs(df), loss=laws.l2(), starts=16)
-    alone = laws.suggest(fit, candidates, target="a", forms=())
-    both = laws.suggest(fit, candidates, target="a", forms=["chinchilla_equal"])
+    alone = laws.suggest(fit, candidates, target="a", laws=())
+    both = laws.suggest(fit, candidates, target="a", laws=["chinchilla_equal"])
     assert both.sd_models > 0
     assert [name for name, _, _ in both.laws] == ["chinchilla", "chinchilla_equal"]
     assert sum(weight for _, weight, _ in both.laws) == pytest.approx(1.0)
@@ -201,9 +201,9 @@ def test_a_second_basin_among_the_draws_counts_as_a_law_of_its_own(candidates):
 def test_a_wider_bootstrap_widens_the_belief(candidates):
     fit = laws.fit(laws.Runs(ladder()), loss=laws.l2(), starts=16)
     goal = {"N": 3e8, "D": 2e10}
-    plain = laws.suggest(fit, candidates, target=goal, forms=()).sd_law
+    plain = laws.suggest(fit, candidates, target=goal, laws=()).sd_law
     fit.bootstrap(256, kind="noise")
-    drawn = laws.suggest(fit, candidates, target=goal, forms=()).sd_law
+    drawn = laws.suggest(fit, candidates, target=goal, laws=()).sd_law
     low, high = np.log(fit.predict(**goal, level=0.6827).low), np.log(fit.predict(**goal, level=0.6827).high)
     assert drawn == pytest.approx(max(plain, (high - low) / 2), rel=0.02)
 

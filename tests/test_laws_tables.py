@@ -325,7 +325,7 @@ def test_the_law_that_predicts_best_is_first_and_a_disagreement_is_said():
     near = df.flops < np.quantile(df.flops, 0.7)
     df["loss"] *= np.where(near, 1.0, np.exp(0.01 * np.log(df.flops / df.flops[near].max())))
     found = laws.compare(
-        laws.Runs(df, C="flops"), ["chinchilla", "chinchilla_no_offset", "chinchilla_equal"], starts=8, draws=20
+        laws.Runs(df, C="flops"), ["chinchilla", "chinchilla_no_offset", "chinchilla_equal"], starts=8, n=20
     )
     errors = [entry.backtest.score.rmse for entry in found.entries]
     assert errors == sorted(errors)
@@ -333,3 +333,42 @@ def test_the_law_that_predicts_best_is_first_and_a_disagreement_is_said():
     told = any(note.startswith(f"AIC ranks {by_aic} first") for note in found.notes)
     assert told == (by_aic != found.order[0])
     assert min(row["delta_aic"] for row in found.table) == 0
+
+
+@pytest.mark.parametrize("label", ["mean", "Total:", "Average"])
+def test_a_row_that_sums_up_the_others_is_refused(label):
+    df = grid().assign(run=[f"run {i}" for i in range(47)] + [label])
+    with pytest.raises(UserError, match=rf"by run, 1 of 48 rows .* 47 \({label.strip(':').lower()}\)"):
+        laws.Runs(df)
+    assert len(laws.Runs(df, trusted=True)) == 48
+    assert laws.Runs(df.assign(run="mean")).notes == ()  # all are means, of several seeds for example
+
+
+@pytest.mark.parametrize(
+    ("column", "bad", "good"),
+    [("State", "crashed", "finished"), ("status", "diverged", "ok"), ("failed", True, False)],
+)
+def test_rows_of_runs_that_did_not_end_well_are_told(column, bad, good):
+    df = grid().assign(**{column: [bad if i == 5 else good for i in range(48)]})
+    (note,) = laws.Runs(df).notes
+    assert note.startswith(f"by {column}, 1 of 48 rows") and "5 (" in note
+    assert (f'{column} == "{good}"' in note) == isinstance(good, str)
+    assert laws.Runs(df[df[column] == good]).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [("# of spring\nparams,tokens,loss\n", "starts with #"), ("params  tokens  loss\n", "no separator but spaces")],
+)
+def test_a_header_that_is_none_is_refused_with_its_reason(tmp_path, head, said):
+    file = tmp_path / "runs.csv"
+    file.write_text(head + "1e7,1e9,3\n")
+    with pytest.raises(UserError, match=said):
+        laws.read_csv(file)
+
+
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_the_separator_that_a_file_tells_excel_is_no_header(tmp_path, mark):
+    file = tmp_path / "runs.csv"
+    file.write_text(f"sep={mark}\n" + grid().to_csv(index=False, sep=mark))
+    assert laws.read_csv(file).hash == laws.Runs(grid()).hash

@@ -13,6 +13,7 @@ from scaling.errors import UserError
 from scaling.laws import Form, Parameter
 from scaling.laws.intervals import interval
 from scaling.laws.intervals.bootstrap import resample_counts
+from scaling.laws.intervals.interval import check_level
 from scaling.laws.table import budget_labels
 
 CHINCHILLA = Path(__file__).parents[1] / "../shared/published/epoch_chinchilla.csv"
@@ -372,3 +373,9 @@ def test_a_parameter_that_the_data_leave_open_is_not_linearised():
     assert fit.diagnostics.at_bounds == ("E",)
     with pytest.raises(UserError, match="do not determine E,"):
         fit.draw("laplace")
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-320, 1.0, float("nan")])
+def test_a_level_that_is_none_is_refused(level):
+    with pytest.raises(UserError, match="level must lie between 0 and 1"):
+        check_level(level)

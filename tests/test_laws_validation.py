@@ -100,7 +100,7 @@ def test_aic_orders_the_laws_of_the_chinchilla_data_as_published():
 
 def test_compare_prefers_the_law_that_made_the_data_in_fit_and_forecast():
     runs = laws.Runs(table())
-    found = laws.compare(runs, ["chinchilla_no_offset", "chinchilla"], starts=16, draws=100)
+    found = laws.compare(runs, ["chinchilla_no_offset", "chinchilla"], starts=16, n=100)
     assert found.order[0] == "chinchilla"
     rows = {row["form"]: row for row in found.table}
     assert rows["chinchilla"]["backtest"]["rmse"] < 0.5 * rows["chinchilla_no_offset"]["backtest"]["rmse"]
@@ -113,7 +113,7 @@ def test_compare_prefers_the_law_that_made_the_data_in_fit_and_forecast():
 def test_a_backtest_predicts_what_a_fit_to_the_earlier_runs_predicts():
     df = table()
     runs = laws.Runs(df)
-    found = laws.backtest(runs, cuts=[1.1e19], starts=16, draws=50)
+    found = laws.backtest(runs, cuts=[1.1e19], starts=16, n=50)
     early = runs.exclude(runs.flops > 1.1e19, "later")
     fit = laws.fit(early, starts=16)
     assert found.cuts[0].fitted == len(early) == 40
@@ -140,7 +140,7 @@ def test_backtest_intervals_cover_single_runs(loss, kind, draw):
     inside = []
     for seed in range(40):
         runs = laws.Runs(table(seed=seed, draw=draw))
-        found = laws.backtest(runs, cuts=[3.3e18, 1.1e19], loss=loss, starts=4, draws=200, kind=kind, seed=seed)
+        found = laws.backtest(runs, cuts=[3.3e18, 1.1e19], loss=loss, starts=4, n=200, kind=kind, seed=seed)
         inside += [point["low"] <= point["actual"] <= point["high"] for point in found.points]
     assert 0.84 <= np.mean(inside) <= 0.96
 
@@ -161,7 +161,7 @@ def test_default_cuts_fall_between_budgets():
 def test_rows_of_one_run_on_both_sides_of_a_cut_are_told():
     df = table()
     df["run"] = [f"run{i % 8}" for i in range(len(df))]
-    found = laws.backtest(laws.Runs(df, run="run"), cuts=[1.1e19], starts=8, draws=20)
+    found = laws.backtest(laws.Runs(df, run="run"), cuts=[1.1e19], starts=8, n=20)
     assert "8 runs have rows on both sides" in found.notes[0]
 
 
@@ -244,7 +244,7 @@ KNOWN = {"fixed": {"E": 1.65}, "priors": {"alpha": laws.Prior(0.30, 0.01)}}
 @pytest.mark.parametrize("loss", [laws.l2(), laws.huber(1e-3)], ids=str)
 def test_a_backtest_with_fixed_parameters_and_priors_is_that_of_such_fits(loss):
     runs = laws.Runs(table(noise=0.02))
-    found = laws.backtest(runs, cuts=[1.1e18, 1.1e19], loss=loss, starts=16, draws=20, **KNOWN)
+    found = laws.backtest(runs, cuts=[1.1e18, 1.1e19], loss=loss, starts=16, n=20, **KNOWN)
     for cut in found.cuts:
         early = laws.fit(runs.exclude(runs.flops > cut.cut, "later"), loss=loss, starts=16, **KNOWN)
         assert cut.params == pytest.approx(early.params, rel=1e-4) and cut.params["E"] == 1.65
@@ -262,7 +262,7 @@ def test_a_backtests_intervals_are_those_of_such_a_fits_draws_and_a_runs_scatter
     far = near.iloc[:4].assign(params=near.params * 1e3, tokens=near.tokens * 1e3, loss=[1.79, 1.8, 1.81, 1.82])
     runs = laws.Runs(pd.concat([near, far], ignore_index=True))
     options = {"loss": laws.l2(), "starts": 16, "fixed": {"beta": 0.28}, "priors": {"E": laws.Prior(1.7, 0.1)}}
-    found = laws.backtest(runs, cuts=[2e18], draws=1500, kind=kind, **options)
+    found = laws.backtest(runs, cuts=[2e18], n=1500, kind=kind, **options)
     fit = laws.fit(laws.Runs(near), **options)
     samples = fit.bootstrap(1500, kind=kind, seed=1).samples
     point = found.points[0]
@@ -275,7 +275,7 @@ def test_a_backtests_intervals_are_those_of_such_a_fits_draws_and_a_runs_scatter
 
 def test_what_is_known_before_goes_to_the_laws_that_have_it():
     runs = laws.Runs(table(noise=0.02))
-    found = laws.compare(runs, ["chinchilla", "chinchilla_no_offset"], starts=16, draws=20, cuts=[1.1e19], **KNOWN)
+    found = laws.compare(runs, ["chinchilla", "chinchilla_no_offset"], starts=16, n=20, cuts=[1.1e19], **KNOWN)
     for entry in found.entries:
         fixed = KNOWN["fixed"] if entry.fit.form.name == "chinchilla" else {}
         by_hand = laws.fit(runs, entry.fit.form, loss=laws.l2(), starts=16, fixed=fixed, priors=KNOWN["priors"])

@@ -251,7 +251,8 @@ def test_a_compiled_plan_is_of_the_tokens_price_and_mfu_that_are_given(monkeypat
     [
         ({"mfu": 0.0}, "--mfu: expected a share of the peak, above 0 and at most 1, got 0"),
         ({"mfu": 1.5}, "--mfu"),
-        ({"price": -1.0}, "--price: expected a finite number above 0, got -1"),
+        ({"price": -1.0}, r"--price: expected a number above 0, up to 1e\+30, got -1"),
+        ({"tokens": 1e300}, r"--tokens: expected a number above 0, up to 1e\+30, got 1e\+300"),
         ({"tokens": float("inf")}, "--tokens"),
         ({"fit": "64xh1000"}, r"unknown device 'h1000'; .*written as 64xh100, h100:64, v5e:8x8 or v5e:8x8:2"),
         ({"fit": "64"}, r"unknown device '64'"),

@@ -1,5 +1,6 @@
 """A sweep to begin with: as long as was asked for, no more than the text allows, and what it refuses."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from scaling import starter
 from scaling.cli import main
 from scaling.config import SweepConfig, load
+from scaling.data.files_corpus import text_bytes
 from scaling.errors import UserError
 from scaling.starter import TRAINING_SHARE, write_starter
 from scaling.sweeps import describe_sweep
@@ -105,6 +107,16 @@ def test_what_a_comment_suggests_is_taken(home: Path) -> None:
         assert len(describe_sweep(load(SweepConfig, home / "more.yaml"))["runs"]) == 27
 
 
+def test_a_gzipped_text_counts_as_unpacked(home: Path) -> None:
+    text(home / "own", 2_000_000)
+    for file in (home / "own").glob("*.txt"):
+        (home / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    plain = text_bytes([str(path) for path in (home / "own").iterdir()])
+    packed = text_bytes([str(path) for path in home.glob("*.txt.gz")])
+    assert sum(path.stat().st_size for path in home.glob("*.gz")) < plain / 3
+    assert packed == pytest.approx(plain, rel=0.01)
+
+
 def test_little_text_and_time_are_enough(home: Path) -> None:
     write_starter(home / "least.yaml", text(home / "own", 2_000_000), minutes=2)
 
@@ -113,7 +125,8 @@ def test_little_text_and_time_are_enough(home: Path) -> None:
     "arguments, said",
     [
         (["there.yaml"], "there.yaml exists"),
-        (["new.yaml", "--corpus", "nothing/*.txt"], "matches no file; quote the pattern"),
+        (["new.yaml", "--corpus", "nothing/*.txt"], "matches no file (looked for"),
+        (["new.yaml", "--corpus", "tiny"], "is a folder; name the files in it"),
         (["new.yaml", "--corpus", "tiny/*"], "of training text are too little for a ladder"),
         (["new.yaml", "--corpus", "large/*", "--minutes", "0.1"], "--minutes 0.1 is too little"),
         (["new.yaml", "--minutes", "-1"], "must be above 0"),

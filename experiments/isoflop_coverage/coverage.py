@@ -101,7 +101,7 @@ def judged(name: str, seeds: int) -> str:
     widths, errors = [], []
     for seed in range(seeds):
         runs, best, least = runs_of(name, seed)
-        found = laws.isoflop(runs, draws=DRAWS)
+        found = laws.isoflop(runs, n=DRAWS)
         C = np.array([budget.C for budget in found.budgets])
         for budget, n, loss in zip(found.budgets, best, least, strict=True):
             if budget.counts:

@@ -1,6 +1,7 @@
 """Logical axes to mesh axes: over which devices an array is split. Pure arithmetic, for real and planned meshes."""
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from math import prod
 from types import MappingProxyType
 
@@ -122,6 +123,12 @@ def parameter_parts(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping
     """
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} axis names {axes} for a parameter of shape {shape}")
+    return _parameter_parts(tuple(axes), tuple(shape), tuple(mesh.items()))
+
+
+@lru_cache(maxsize=10_000)  # a search of placements asks for each layer's parameters over and over
+def _parameter_parts(axes: tuple[str, ...], shape: tuple[int, ...], devices: tuple[tuple[str, int], ...]) -> Parts:
+    mesh = dict(devices)
     parts: list[tuple[str, ...]] = [() for _ in axes]
     if sum(axis != "layers" for axis in axes) < 2:
         return tuple(parts)

@@ -17,7 +17,7 @@ from scaling.config.yaml_text import DEEPEST, parse_yaml
 from scaling.errors import UserError, shown
 from scaling.families import FAMILIES, AnyModel, ByKind, ModelConfig
 from scaling.families.by_kind import UNKNOWN_KIND
-from scaling.files import read_text
+from scaling.files import path_of, read_text
 from scaling.frozen import Config, written_of
 from scaling.names import meant, near_file
 from scaling.units import si
@@ -54,7 +54,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     Paths in `extends` are relative to the file that names them; `preset:models/NAME` is a shipped one. Raises
     UserError for a missing file, a cycle, or a file that is not a mapping.
     """
-    return _read(Path(path), (), [])
+    return _read(path_of(path), (), [])
 
 
 def _read(path: Path, above: tuple[Path, ...], all_read: list[Path]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _resolve(value: Any, path: Path, above: tuple[Path, ...], all_read: list[Pat
     for file in files if isinstance(files, list) else [files]:
         if not isinstance(file, str):
             raise UserError(f"{path}: extends must be a file or a list of files, found {shown(file)}")
-        there = preset(file.removeprefix(PREFIX)) if file.startswith(PREFIX) else path.parent / file
+        there = preset(file.removeprefix(PREFIX)) if file.startswith(PREFIX) else path.parent / path_of(file)
         base = merge(base, _read(there, above, all_read))
     return merge(base, own)
 

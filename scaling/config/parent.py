@@ -9,6 +9,7 @@ from scaling.config.run import RunConfig
 from scaling.config.start import StartConfig
 from scaling.errors import UserError
 from scaling.families import Tensor
+from scaling.files import path_of
 from scaling.result import read_result
 
 
@@ -43,8 +44,8 @@ def find_parent(run: RunConfig, start: StartConfig, beside: Path | None = None) 
     Raises UserError where there is no such run or it is not the one of `start.parent`, where it lacks the checkpoint,
     and where its parameters or its optimizer do not match those that `run` would take over.
     """
-    beside = beside or Path(run.records.folder).expanduser() / run.records.sweep
-    folder = Path(start.run).expanduser() if "/" in start.run else beside / start.run
+    beside = path_of(beside or Path(run.records.folder) / run.records.sweep)
+    folder = path_of(start.run) if "/" in start.run else beside / start.run
     where = f"start.run={start.run}"
     if not (folder / "config.yaml").is_file():
         raise UserError(
@@ -70,7 +71,7 @@ def find_parent(run: RunConfig, start: StartConfig, beside: Path | None = None) 
 
 def saved_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in a run's folder, the first one first."""
-    kept = folder / "checkpoints"
+    kept = path_of(folder) / "checkpoints"
     return sorted(int(path.name) for path in kept.iterdir() if path.name.isdecimal()) if kept.is_dir() else []
 
 
@@ -79,6 +80,7 @@ def chosen_step(folder: Path, step: int | None, where: str, key: str) -> int:
 
     where: prefix of a message. key: the key that sets the step. Raises UserError where there is no such checkpoint.
     """
+    folder = path_of(folder)
     saved = saved_steps(folder)
     listed = ", ".join(map(str, saved))
     if not saved:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.names import meant
 
 ROOT = Path(__file__).parents[1] / "configs"  # a link to configs/ of the repository, whose files the wheel has
@@ -36,7 +37,7 @@ def locate(text: str, among: Sequence[str]) -> Path:
     among: kinds of presets to consider, the likeliest first. Raises UserError where it can only be a preset and there
     is none of that name, and for a folder.
     """
-    path = Path(text)
+    path = path_of(text)
     if (path.exists() and not path.is_dir()) or path.suffix in (".yaml", ".yml"):
         return path
     name = text.removeprefix(PREFIX)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -16,7 +16,7 @@ from scaling.data.corpus import START, Position, held_out
 from scaling.data.matches import files_matching
 from scaling.data.text_cut import text_cut
 from scaling.errors import UserError
-from scaling.files import not_text
+from scaling.files import not_text, path_of
 
 PLAIN = (".txt", ".txt.gz")
 FILE_KINDS = (*PLAIN, ".jsonl", ".jsonl.gz", ".parquet")
@@ -41,7 +41,7 @@ class FilesCorpus:
         self.cut, self.root = data.document_bytes, _fixed_part(self.pattern)
         self.files = sorted(files_matching(self.pattern))
         if not self.files:
-            raise UserError(f"data.corpus={data.corpus!r} matches no file (looked for {self.pattern})")
+            raise UserError(f"data.corpus={data.corpus!r} {no_match(self.pattern)}")
         for path in self.files:
             if not path.endswith(FILE_KINDS):
                 raise UserError(
@@ -116,6 +116,28 @@ def _state(path: str) -> tuple[int, int]:
 
 class _Wanted(Protocol):
     def __call__(self, record: int) -> bool: ...
+
+
+def no_match(pattern: str) -> str:
+    """Why a glob matches nothing, and what to write."""
+    whole = from_root(pattern)
+    if os.path.isdir(whole):
+        return f"is a folder; name the files in it, quoted, such as '{whole}/**/*.txt'"
+    return f"matches no file (looked for {whole}); quote the pattern, such as 'texts/**/*.txt'"
+
+
+def text_bytes(files: Sequence[str]) -> float:
+    """Bytes of files, those of gzip as unpacked, estimated by the beginnings of some; parquet counts as on disk."""
+    packed = [path for path in files if path.endswith(".gz")]
+    sizes = [_unpacked(path) for path in packed[:: -(-len(packed) // HEADS) or 1]]
+    ratio = sum(size for size, _ in sizes) / (sum(read for _, read in sizes) or 1)
+    return sum(os.path.getsize(path) * (ratio if path.endswith(".gz") else 1.0) for path in files)
+
+
+def _unpacked(path: str) -> tuple[int, int]:
+    """Bytes of the beginning of a .gz, unpacked and on disk."""
+    with _reporting(path), open(path, "rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
+        return len(unpacked.read(4 * PIECE_BYTES)), file.tell()
 
 
 def document_bytes(size: int) -> int:
@@ -240,7 +262,7 @@ def _parquet(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]
 
 def from_root(pattern: str) -> str:
     """A glob as an absolute path."""
-    return os.path.abspath(os.path.expanduser(pattern))
+    return os.path.abspath(path_of(pattern))
 
 
 def _fixed_part(pattern: str) -> str:

@@ -17,6 +17,7 @@ from scaling.data.manifest import FORMAT, again, check_files, check_identity, ma
 from scaling.data.mapped import MappedFiles
 from scaling.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer, token_bytes
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.text import align
 from scaling.tokens import EOD
 
@@ -104,7 +105,7 @@ def store_folder_of(data: DataConfig, store_folder: str | Path) -> Path:
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:12]
     corpus = re.sub(r"[^\w.]+", "-", data.corpus.partition(":")[2] or data.corpus)[-40:].strip("-.")
     kind = data.tokenizer.kind if data.tokenizer.kind == "bytes" else f"bpe{data.tokenizer.vocab}"
-    return Path(store_folder).expanduser() / "stores" / f"{corpus}-{kind}-{digest}"
+    return path_of(store_folder) / "stores" / f"{corpus}-{kind}-{digest}"
 
 
 def token_dtype(vocab: int) -> np.dtype[Any]:

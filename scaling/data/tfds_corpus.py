@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from scaling.config import DataConfig
 from scaling.data.corpus import START, STDLIB, Position, held_out
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.locks import lock
 from scaling.names import nearest
 
@@ -89,7 +90,7 @@ def open_tfds(
     It is stored in TFDS_DATA_DIR if that is set, else in `store_folder/tfds`. Raises UserError if the name is
     unknown, if the dataset cannot be prepared (no network), or if it has no such field.
     """
-    folder = Path(os.environ.get("TFDS_DATA_DIR") or Path(store_folder) / "tfds").expanduser()
+    folder = path_of(os.environ.get("TFDS_DATA_DIR") or Path(store_folder) / "tfds")
     if name.partition("/")[0] == STDLIB:
         import scaling.data.python_stdlib  # noqa: F401  (registers the builder)
     output = sys.stderr if progress else io.StringIO()  # tfds prints to standard output, which is the caller's

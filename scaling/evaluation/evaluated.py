@@ -13,6 +13,7 @@ from scaling.data.tokenizer import digest
 from scaling.errors import UserError
 from scaling.evaluation.key_tokens import KeyTokens, key_tokens
 from scaling.evaluation.probes import PROBES, Probe, probe
+from scaling.files import path_of
 from scaling.names import near_file
 from scaling.text import align
 from scaling.tokens import EOD
@@ -91,12 +92,14 @@ def evaluate(
 
     Raises UserError for a run, a store or a text that cannot be read, and for a store of another tokenizer.
     """
+    reference = None if reference is None else path_of(reference)
     if reference is not None and short is None:
         raise UserError(
             f"reference={reference} chooses key tokens, which also needs a short context, such as short=128"
         )
     trained = load_trained(run, step)
-    data, name, split = _split(trained.run, str(on))
+    on = on if on in SPLITS else str(path_of(on))
+    data, name, split = _split(trained.run, on)
     evaluator, model = Evaluator(trained.run, trained.mesh, split), trained.run.model
     whole = evaluator(trained.params)
     first = [2**k - 1 for k in range(model.context.bit_length())]
@@ -109,7 +112,7 @@ def evaluate(
     return Evaluated(
         run=str(trained.folder),
         step=trained.step,
-        corpus=str(on) if name == TEXT else data.corpus,
+        corpus=on if name == TEXT else data.corpus,
         split=name,
         unit=trained.run.objective.UNIT,
         loss=whole.loss,

@@ -18,20 +18,20 @@ DRAWS = 2000
 
 def fit_design(
     runs: Runs,
-    form: str | Form = "chinchilla",
+    law: str | Form = "chinchilla",
     *,
     loss: Loss | str | None = None,
-    draws: int = DRAWS,
+    n: int = DRAWS,
     kind: BootstrapKind = "noise",
     seed: int = 0,
     **options: Any,
 ) -> Fit:
     """A law of a sweep's runs with intervals: the one that a launch freezes and that `scaling fit SWEEP` reports.
 
-    loss: huber(DELTA) where None. draws: 0 for none. kind: by default fresh noise of the residuals' size, because a
+    loss: huber(DELTA) where None. n: 0 for none. kind: by default fresh noise of the residuals' size, because a
     sweep has few runs and a resample of rows would lose whole budgets. options: of `laws.fit`.
     """
-    fitted = fit(runs, form, loss=objective_of(loss, huber(DELTA)), **options)
-    if draws:
-        fitted.bootstrap(draws, seed=seed, kind=kind)
+    fitted = fit(runs, law, loss=objective_of(loss, huber(DELTA)), **options)
+    if n:
+        fitted.bootstrap(n, seed=seed, kind=kind)
     return fitted

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.files import number, opened, read_json, reading, require_whole, sealed
+from scaling.files import number, opened, path_of, read_json, reading, require_whole, sealed
 from scaling.laws.asked import whole
 from scaling.laws.forms import FORMS, Form, get_form
 from scaling.laws.forms.pooled import pooled
@@ -248,13 +248,14 @@ class Fit(FittedLaw):
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, atomically."""
+        path = path_of(path)
         write_text_atomically(path, to_json(sealed(self.to_dict())))
-        return Path(path)
+        return path
 
 
 def fit(
     runs: AnyRuns,
-    form: str | Form = "chinchilla",
+    law: str | Form = "chinchilla",
     *,
     loss: Loss | str | None = None,
     objective: Loss | str | None = None,
@@ -271,7 +272,7 @@ def fit(
     runs: `laws.Runs`, or a DataFrame or the file of a table, whose columns are named as in `laws.Runs`: N="params",
     D="tokens", loss="loss", C="flops", … `loss` then names a column, and the objective is given as `objective`
     (which also works with `laws.Runs`).
-    form: a name in `laws.FORMS` or a Form.
+    law: a name in `laws.FORMS` or a Form.
     loss: `laws.huber(δ)`, `l1()`, `l2()`, `quantile(q)` or `student_t(ν)`, or a text that `laws.parse_loss` reads;
     default huber(1e-3), Hoffmann et al.'s.
     residual: "log" compares log losses, "raw" losses, "log1p" log(1 + loss); default "log", or "raw" where some are
@@ -285,24 +286,24 @@ def fit(
 
     Raises UserError where the runs cannot carry the law: too few, or a column that does not vary.
     """
-    form = get_form(form)
+    law = get_form(law)
     if not (loss is None or callable(loss) or isinstance(runs, Runs)):  # callable: an objective, or meant as one
         loss, columns = None, {"loss": loss, **columns}
-    runs = _runs_of(runs, form, columns, group)
+    runs = _runs_of(runs, law, columns, group)
     loss = objective_of(loss if objective is None else objective, huber())
     residual = residual or ("log" if (runs.loss > 0).all() else "raw")
     if group is not None:
-        runs, form = pool(runs, form, group, shared)
+        runs, law = pool(runs, law, group, shared)
     elif shared:
         raise UserError(
             f"{', '.join(shared)} can be shared by several groups only: name their column, "
             f"{choice('group', 'COLUMN')}"
         )
-    starts, fixed = whole(starts, "starts", 1), fixed_values(form, fixed)
+    starts, fixed = whole(starts, "starts", 1), fixed_values(law, fixed)
     priors = {} if priors is None else dict(priors)
-    require_fittable(runs, form, residual, fixed, priors)
+    require_fittable(runs, law, residual, fixed, priors)
     runs_sorted = runs.sorted()
-    problem = make_problem(runs_sorted, form, loss, residual, fixed)
+    problem = make_problem(runs_sorted, law, loss, residual, fixed)
     problem, solution = multistart(problem, starts_of(problem, runs_sorted.loss, starts), priors)
     best = polish(problem, solution.best) if loss.rounded else solution.best
     require_held(problem, best)
@@ -324,29 +325,30 @@ def _runs_of(runs: AnyRuns, form: Form, columns: Mapping[str, Any], group: Any) 
     return as_runs(runs, **{"signed": form.signed, "reads": form.columns, "groups": by, **columns})
 
 
-def load(path: str | Path, form: Form | None = None) -> Fit:
+def load(path: str | Path, law: Form | None = None) -> Fit:
     """A saved fit, with its data and draws.
 
-    form: the law it was made with, where that is one of the user's own (`laws.form`), which a file cannot hold.
+    law: the law it was made with, where that is one of the user's own (`laws.form`), which a file cannot hold.
     Raises UserError where the file is none, or was edited, and where its law is not known.
     """
+    path = path_of(path)
     try:
         with reading(path, "a saved fit", "make one with `scaling fit` or fit.save(path)", alone=True):
             values, whole = opened(read_json(path))
             if values.get("kind") != "scaling.laws.Fit":
                 curves = "; ask a fit of whole curves with --schedule" if "curves" in values else ""
                 raise ValueError(f"it does not say that it is a fit of runs{curves}")
-            form, objective, draws = _saved_form(path, values, form), values["objective"], values["bootstrap"]
+            law, objective, draws = _saved_form(path, values, law), values["objective"], values["bootstrap"]
             _require_numbers(path, {**values["params"], "objective": objective["value"]})
             runs = Runs.from_dict(values["data"])
             loss, fixed = Loss.from_dict(objective), values.get("fixed", {})
             priors = {name: Prior(**prior) for name, prior in values.get("priors", {}).items()}
             common = number(values.get("common_variance", 0.0), "common_variance")
-            problem = make_problem(runs, form, loss, objective["residual"], fixed, common)
+            problem = make_problem(runs, law, loss, objective["residual"], fixed, common)
             fitted = Fit(
                 with_priors(problem, priors, values["prior_noise"]) if priors else problem,
                 runs,
-                np.array([values["params"][name] for name in form.params]),
+                np.array([values["params"][name] for name in law.params]),
                 Diagnostics.from_dict(values["diagnostics"]),
                 priors,
                 np.arange(len(runs)),
@@ -389,7 +391,7 @@ def _saved_form(path: str | Path, values: Mapping[str, Any], form: Form | None) 
     if form is None and law not in FORMS:
         raise _NotUsable(
             f"{path} is a fit of {law!r}, which is not one of laws.FORMS; pass the law it was made with: "
-            "laws.load(path, form=laws.form(…))"
+            "laws.load(path, law=laws.form(…))"
         )
     form = form or FORMS[law]
     if together := values.get("pooled"):

@@ -1,6 +1,5 @@
 """The cost of a model or a run, before anything is launched: parameters, FLOPs, memory, days, dollars."""
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from scaling.config import (
     read_mapping,
 )
 from scaling.errors import UserError
+from scaling.frozen import LARGEST, SMALLEST
 from scaling.objectives import OBJECTIVES
 
 DAY = 86_400
@@ -78,8 +78,8 @@ def plan(
     config = load_plannable(config)
     _check(tokens=tokens, mfu=mfu, price=price)
     model = config.model if isinstance(config, RunConfig) else config
-    place = accounting.topology(topology) if topology else None
-    where = accounting.topology(fit) if fit else place
+    place = accounting.topology(topology) if topology is not None else None
+    where = accounting.topology(fit) if fit is not None else place
     if compile:
         _check_compiles(config, place)
     run = _run_of(config, 1 if where is None else where.devices, tokens)
@@ -116,9 +116,13 @@ def plan(
 def _check(**given: float | None) -> None:
     """Raises UserError for an option that is not a valid number."""
     for name, value in given.items():
-        most = 1.0 if name == "mfu" else math.inf
-        if value is not None and not (0 < value <= most and math.isfinite(value)):
-            allowed = "a share of the peak, above 0 and at most 1" if name == "mfu" else "a finite number above 0"
+        most = 1.0 if name == "mfu" else LARGEST  # products of several stay finite
+        if value is not None and not SMALLEST <= value <= most:
+            allowed = (
+                "a share of the peak, above 0 and at most 1"
+                if name == "mfu"
+                else f"a number above 0, up to {LARGEST:g}"
+            )
             raise UserError(f"--{name}: expected {allowed}, got {value:g}")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from scaling.files import path_of
 from scaling.report.data import ReportData
 from scaling.report.figures.interactive import STEPS, drawing, legend, variables
 from scaling.report.figures.spec import FigureSpec
@@ -40,14 +41,15 @@ LIVE_SECTION = re.compile(r'<section class="card" id="live">.*?</section>\n', re
 
 def write_page(path: str | Path, data: ReportData, figures: Mapping[str, FigureSpec]) -> Path:
     """The page, whole or not at all."""
-    write_text_atomically(path, page_text(data, figures, Path(path)))
-    return Path(path)
+    path = path_of(path)
+    write_text_atomically(path, page_text(data, figures, path))
+    return path
 
 
 def stop_renewing(path: str | Path) -> None:
     """The page under `path` no longer says that training goes on, nor renews itself; nothing where there is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path_of(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return
     if REFRESH in text:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaling.files import path_of
+
 if TYPE_CHECKING:
     from scaling import laws
     from scaling.report.data import ReportData
@@ -16,12 +18,12 @@ PAGE = "report.html"
 
 def page_of(sweep_dir: str | Path) -> Path:
     """The page of the sweep in the folder `sweep_dir`, there or not."""
-    return Path(sweep_dir) / PAGE
+    return path_of(sweep_dir) / PAGE
 
 
 def live_command(sweep_dir: str | Path) -> list[str]:
     """What writes the table and the live page of the sweep in the folder `sweep_dir`, once."""
-    return [sys.executable, "-m", "scaling.report.live", str(sweep_dir)]
+    return [sys.executable, "-m", "scaling.report.live", str(path_of(sweep_dir))]
 
 
 def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool = False) -> Path:
@@ -41,7 +43,7 @@ def write(sweep_dir: str | Path, output: str | Path | None = None, *, live: bool
     from scaling.report.shown import shown, write_all
 
     data = read_sweep(sweep_dir, live=live)
-    page = Path(output) if output is not None else page_of(sweep_dir)
+    page = path_of(output) if output is not None else page_of(sweep_dir)
     drawn = sweep_figures(shown(data, page))
     if not live:
         _save(drawn, page.parent / "figures")
@@ -61,7 +63,7 @@ def write_fit(fit: "laws.Fit", output: str | Path, *, sources: Sequence[str | Pa
     from scaling.report.html import write_page
     from scaling.report.shown import shown, write_all
 
-    page, paths = Path(output), [Path(source) for source in sources]
+    page, paths = path_of(output), [path_of(source) for source in sources]
     data = fit_report(fit, page, paths, level)
     drawn = fit_figures(shown(data, page), fit)
     _save(drawn, page.with_suffix(".figures"))

@@ -11,7 +11,7 @@ import numpy as np
 
 from scaling import laws
 from scaling.errors import UserError
-from scaling.files import read_json, reading, was_changed
+from scaling.files import path_of, read_json, reading, was_changed
 from scaling.metrics import read_metrics
 from scaling.report import analysis
 from scaling.report.data import Live, ReportData, Run, Titles, TrainingCurve
@@ -38,7 +38,7 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
 
     Raises UserError where the folder is none, or holds records that cannot be read.
     """
-    home = Path(sweep_dir)
+    home = path_of(sweep_dir)
     before = status(home)
     df = load_runs(home)
     now = _with_records(before, df)
@@ -57,8 +57,8 @@ def read_sweep(sweep_dir: str | Path, *, live: bool = False) -> ReportData:
         conventions=_conventions(df, runs, unit),
         exclusions=[(run.run_id, run.standing) for run in runs if run.validity not in FITTED],
         versions=_versions(df),
-        missing=[*_unfinished(now["counts"]), *_changed(Path(sweep_dir), df), *notes],
-        live=_live(Path(sweep_dir), now) if live else None,
+        missing=[*_unfinished(now["counts"]), *_changed(home, df), *notes],
+        live=_live(home, now) if live else None,
         titles=Titles(loss=f"held-out loss ({unit})"),
         unit=unit,
     )

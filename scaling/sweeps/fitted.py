@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.config import ForecastConfig, build, read_mapping
+from scaling.files import path_of
 from scaling.sweeps.run_store import load_runs, without_result
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def fit_sweep(
 
     law: a name in `laws.FORMS`.
     where, allow, columns, group, trusted: which runs, as in `laws.from_results`.
-    options: of `laws.fit_design`: loss, draws, seed, residual, shared, priors (default: `priors_of` the sweep).
+    options: of `laws.fit_design`: loss, n, seed, residual, shared, priors (default: `priors_of` the sweep).
 
     Raises UserError where the runs do not share one recipe, or are too few.
     """
@@ -62,7 +63,7 @@ def priors_of(path: str | Path | Sequence[str | Path], law: str) -> dict[str, "l
     several sweeps. Raises UserError for a mistake in its `sweep.yaml`."""
     from scaling import laws
 
-    paths = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
+    paths = [path_of(each) for each in ([path] if isinstance(path, str | Path) else path)]
     if law != "chinchilla" or len(paths) != 1 or not (file := paths[0] / "sweep.yaml").is_file():
         return {}
     forecast = read_mapping(file).get("forecast")

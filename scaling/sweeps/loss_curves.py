@@ -8,7 +8,7 @@ import numpy as np
 
 from scaling.config import RunConfig, load, read
 from scaling.errors import UserError
-from scaling.files import was_changed
+from scaling.files import path_of, was_changed
 from scaling.laws.curves import LossCurve
 from scaling.laws.forms.feed import FEEDS, LOSS, SEED
 from scaling.laws.table.conditions import meets
@@ -42,7 +42,7 @@ def load_curves(
         table = table[table["validity"].isin(FITTED)].set_index("run_id", drop=False)
     for condition in several(where):
         table = table[meets(table, condition)]
-    paths = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
+    paths = [path_of(each) for each in ([path] if isinstance(path, str | Path) else path)]
     folders = {folder.name: folder for each in reversed(paths) for folder in run_folders(each)}
     configs = {run_id: load(RunConfig, folders[run_id] / "config.yaml") for run_id in table.get("run_id", ())}
     configs = {run_id: config for run_id, config in configs.items() if config.start is None}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.locks import is_held
 from scaling.metrics import last_metrics
 from scaling.sweeps.run_store import Entry, RunState, read_plan, role_of, run_folders, run_state, sweep_and_run
@@ -34,7 +35,7 @@ def status(path: str | Path, state_of: Callable[[Path], RunState] = run_state) -
     measured yet.
     Raises UserError for a folder that holds no sweep, and for a mistake in its `exclusions.yaml`.
     """
-    home, only = sweep_and_run(Path(path))
+    home, only = sweep_and_run(path_of(path))
     plan = read_plan(home)
     folders = {run_id: home / run_id for run_id in plan} | {folder.name: folder for folder in run_folders(home)}
     if not folders:

@@ -8,6 +8,7 @@ import numpy as np
 from scaling import accounting, ladder
 from scaling.config import LadderConfig, SweepConfig, build, load, read_mapping, to_yaml
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.result import write_text_atomically
 from scaling.sweeps.designs import make_runs, shared_run
 
@@ -25,7 +26,7 @@ def write_suggestion(fitted: "Fit", home: str | Path, k: int) -> tuple["Suggesti
     """
     from scaling import laws
 
-    home = Path(home)
+    home = path_of(home)
     path = home / "sweep.yaml"
     if not path.exists():
         raise UserError(f"{home} has no sweep.yaml, which a sweep of the suggested runs would be based on")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from scaling.files import path_of
 from scaling.sweeps.plan.outlook import Clock, TimeLeft
 from scaling.sweeps.run_store import States, sweep_and_run
 from scaling.sweeps.status import format_status, status, tell_counts
@@ -31,7 +32,7 @@ def watch(path: str | Path, stream: TextIO | None = None, every: float = REFRESH
     is printed once for each change. Raises UserError as `status` does.
     """
     stream = stream or sys.stdout
-    looks = _Looks(Path(path))
+    looks = _Looks(path_of(path))
     look = looks.next()
     with contextlib.suppress(KeyboardInterrupt):
         look = (_picture if stream.isatty() else _tables)(looks, look, stream, every)

@@ -5,10 +5,11 @@ import netrc
 import os
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import cast, get_args
 from urllib.parse import urlparse
 
+from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.tracking.opening import Mode
 
 REACH_S = 10.0
@@ -45,6 +46,6 @@ def has_key() -> bool:
         return True
     host = urlparse(server()).hostname or ""
     try:
-        return netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host) is not None
-    except (OSError, ValueError, netrc.NetrcParseError):
+        return netrc.netrc(path_of(os.environ.get("NETRC", "~/.netrc"))).authenticators(host) is not None
+    except (OSError, ValueError, UserError, netrc.NetrcParseError):
         return False

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from scaling.config.records import LocalCheckpoints
 from scaling.errors import one_line
-from scaling.files import digest, read_json, require_whole, sealed
+from scaling.files import digest, path_of, read_json, require_whole, sealed
 from scaling.parallel.distributed import everyone, gathered
 
 Block = tuple[tuple[int, int], ...]
@@ -53,7 +53,7 @@ class LocalTier:
     def __init__(self, config: LocalCheckpoints, run: Path):
         """run: its folder, which distinguishes it from other runs on the same host."""
         where = hashlib.sha256(str(run.absolute()).encode()).hexdigest()[:8]
-        self.folder = Path(config.folder).expanduser() / f"{run.name}-{where}"
+        self.folder = path_of(config.folder) / f"{run.name}-{where}"
         self.minutes, self.every = config.minutes, config.steps
         self._own = self.folder / f"process-{jax.process_index()}"
         self.last_step: int | None = None

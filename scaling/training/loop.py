@@ -15,6 +15,7 @@ from scaling.accounting import check_layout, check_memory
 from scaling.config import RunConfig, resolved
 from scaling.data import check_run, open_store, prefetch
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
 from scaling.parallel.distributed import everyone, local_rows, put_batch
 from scaling.parallel.host import check_host
@@ -68,9 +69,9 @@ def train_pack(
     Raises as `train` does; a failure is recorded for every run that has not ended by then.
     """
     initialize(configs[0].placement.processes)
-    beside = [None] * len(configs) if folders is None else [Path(folder).parent for folder in folders]
+    beside = [None] * len(configs) if folders is None else [path_of(folder).parent for folder in folders]
     configs = [resolved(config, home) for config, home in zip(configs, beside, strict=True)]
-    folders = [run_folder(config) for config in configs] if folders is None else [Path(f) for f in folders]
+    folders = [run_folder(config) for config in configs] if folders is None else [path_of(f) for f in folders]
     check_pack(configs, folders)
     results = [ended(folder, config) for config, folder in zip(configs, folders, strict=True)]
     left = [i for i, result in enumerate(results) if result is None]

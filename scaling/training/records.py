@@ -16,6 +16,7 @@ from scaling.data import Batches, TokenStore, run_batches
 from scaling.data.duplicates import tokens_in_train
 from scaling.distribution import DISTRIBUTION
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.result import Result, Status, naming, read_result, write_text_atomically
 from scaling.training.evaluate import Evaluation
 from scaling.training.flops import flops_of
@@ -28,7 +29,7 @@ PACKAGES = {"scaling": DISTRIBUTION} | {
 
 def run_folder(config: RunConfig) -> Path:
     """The default folder of a run: `records.folder / records.sweep / run_id`."""
-    return Path(config.records.folder).expanduser() / config.records.sweep / run_id(config)
+    return path_of(config.records.folder) / config.records.sweep / run_id(config)
 
 
 def open_folder(folder: Path) -> None:

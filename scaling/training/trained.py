@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from scaling.config import MeshConfig, Parent, Placement, RunConfig, chosen_step, load
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.models.parameters import Params
 from scaling.parallel import make_mesh, placed
 from scaling.parallel.host import check_host
@@ -37,7 +38,7 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
     Parameters are sharded as in the run if this machine's devices allow it, else they are on one device.
     Raises UserError if there is no run or no such checkpoint, or if it cannot be read.
     """
-    folder = Path(path).expanduser()
+    folder = path_of(path)
     if folder.parent.name == "checkpoints" and folder.name.isdecimal():
         if step not in (None, int(folder.name)):
             raise UserError(f"{folder} is a checkpoint of step {folder.name}, but --step={step} asks for another")

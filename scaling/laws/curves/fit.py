@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.errors import UserError
-from scaling.files import number, opened, read_json, reading, require_whole, sealed
+from scaling.files import number, opened, path_of, read_json, reading, require_whole, sealed
 from scaling.laws.arrays import Array
 from scaling.laws.curves.curve import LossCurve
 from scaling.laws.curves.discrepancy import ONE_SIGMA, ahead, learned, schedules
@@ -176,8 +176,9 @@ class CurveFit(FittedCurves):
 
     def save(self, path: str | Path) -> Path:
         """Write `path` as JSON, atomically."""
+        path = path_of(path)
         write_text_atomically(path, to_json(sealed(self.to_dict())))
-        return Path(path)
+        return path
 
 
 def fit_curves(
@@ -216,6 +217,7 @@ def fit_curves(
 
 def load_curve_fit(path: str | Path) -> CurveFit:
     """Read a saved `CurveFit`. Raises UserError where the file is not one, or was edited."""
+    path = path_of(path)
     try:
         with reading(
             path, "a saved fit of whole curves", "make one with `scaling fit --law multi_power`", alone=True

@@ -31,24 +31,24 @@ class HeldOutCurve:
 
 
 def hold_out_curves(
-    curves: AnyCurves, fitted: CurveFit | None = None, level: float = 0.9, **options: Any
+    curves: AnyCurves, fit: CurveFit | None = None, level: float = 0.9, **options: Any
 ) -> list[HeldOutCurve]:
     """Forecasts of curves, each from its schedule alone, compared with their outcomes.
 
-    fitted: the fit that predicts them all. None: each cluster of runs is predicted by a fit of all the others, with
+    fit: the fit that predicts them all. None: each cluster of runs is predicted by a fit of all the others, with
     `options` as in `fit_curves`.
-    Raises UserError for fewer than two clusters without `fitted`.
+    Raises UserError for fewer than two clusters without `fit`.
     """
     curves = as_curves(curves)
-    if fitted is not None:
-        return [_held_out(fitted, curve, level) for curve in curves]
+    if fit is not None:
+        return [_held_out(fit, curve, level) for curve in curves]
     clusters = dict.fromkeys(curve.cluster for curve in curves)
     if len(clusters) < 2:
         raise UserError("hold_out_curves needs two runs or more that are independent, or a fit of other curves")
     found = []
     for cluster in clusters:
-        fit = fit_curves([curve for curve in curves if curve.cluster != cluster], **options)
-        found += [_held_out(fit, curve, level) for curve in curves if curve.cluster == cluster]
+        others = fit_curves([curve for curve in curves if curve.cluster != cluster], **options)
+        found += [_held_out(others, curve, level) for curve in curves if curve.cluster == cluster]
     return found
 
 

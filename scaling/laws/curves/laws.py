@@ -1,7 +1,9 @@
 """The laws of whole curves, each as a `Form` for given schedules."""
 
+import copyreg
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -107,6 +109,7 @@ class CurveLaw:
             starts=starts,
             unscaled=(POINT,),
             references=self.references,
+            again=partial(self.form, trace),
         )
 
 
@@ -192,3 +195,11 @@ multi_power = CurveLaw(
 )
 CURVE_LAWS = {law.name: law for law in (annealing, annealing_N, multi_power)}
 """the laws of whole curves by name"""
+
+
+def _reduced(law: CurveLaw) -> Any:
+    """How a law is pickled: of these by name, another as any value."""
+    return (get_curve_law, (law.name,)) if CURVE_LAWS.get(law.name) is law else law.__reduce_ex__(4)
+
+
+copyreg.pickle(CurveLaw, _reduced)

@@ -111,13 +111,13 @@ def format_curve_table(table: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *align(curves), *(f"note: {warning}" for warning in table["warnings"])])
 
 
-def predicted_curve_table(fitted: FittedCurves, predicted: PredictedCurve) -> dict[str, Any]:
+def predicted_curve_table(fit: FittedCurves, predicted: PredictedCurve) -> dict[str, Any]:
     """What `scaling predict FIT.json --schedule … --json` prints."""
     names = ("steps", "loss", "low", "high", "run_low", "run_high")
     points = {
         name: None if (part := getattr(predicted, name)) is None else np.asarray(part).tolist() for name in names
     }
-    return {"law": fitted.law.name, "level": predicted.level, **points, "notes": list(predicted.notes)}
+    return {"law": fit.law.name, "level": predicted.level, **points, "notes": list(predicted.notes)}
 
 
 def format_predicted_curve(table: dict[str, Any]) -> str:

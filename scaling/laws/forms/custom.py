@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal
 
@@ -45,7 +46,8 @@ def form(
     (between 0 and 1) or "real", starts over `RANGES`; choose units in which the parameters are of that size, or give
     ranges.
 
-    A saved fit of it is read again by `laws.load(path, form=…)`. A fit depends on the units of its columns only as
+    A saved fit of it is read again by `laws.load(path, law=…)`, and it goes to another process where
+    the function has a name in a module, or with cloudpickle. A fit depends on the units of its columns only as
     far as the ranges do.
 
     Raises UserError where the names of the function's arguments are not those of columns and params, for an invalid
@@ -72,6 +74,7 @@ def form(
         value=value,
         starts=_nearest(value, columns, spanned(tuple(params), spans), tuple(params)),
         unscaled=columns,
+        again=partial(form, name, function, columns=columns, params=dict(params), formula=formula, source=source),
     )
 
 

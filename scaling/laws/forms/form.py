@@ -77,6 +77,8 @@ class Form:
     """whether L may be zero or negative"""
     pooling: Pooling | None = None
     """of a law of several groups"""
+    again: Callable[[], "Form"] | None = None
+    """makes this law once more, in another process: of those that no name or part of it tells"""
 
     def feed(self, column: str) -> Feed:
         """The record column that feeds a column; by default the record's column of that name."""

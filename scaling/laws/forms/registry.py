@@ -78,15 +78,15 @@ FORMS: dict[str, Form] = {
 
 
 def _reduced(form: Form) -> Any:
-    """How a law is pickled: of these by name, of several groups by its parts; one of the user's own as any value,
-    which for functions without a name needs cloudpickle."""
+    """How a law is pickled: of these by name, of several groups by its parts; others, such as the user's own, are
+    made again there, which for a function without a name needs cloudpickle."""
     known = FORMS.get(form.name)
     facts = [field.name for field in fields(Form) if not callable(getattr(form, field.name))]
     if known is not None and all(getattr(known, name) == getattr(form, name) for name in facts):
         return get_form, (form.name,)
     if form.pooling is not None:
         return pooled, (form.pooling.base, form.pooling.groups, form.pooling.shared)
-    return form.__reduce_ex__(4)
+    return (form.again, ()) if form.again is not None else form.__reduce_ex__(4)
 
 
 copyreg.pickle(Form, _reduced)

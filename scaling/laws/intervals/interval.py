@@ -12,6 +12,10 @@ OUTSIDE = 0.99
 """mean number of draws outside an interval below which its ends are just the smallest and the largest draw"""
 
 
+LEAST = 1e-9
+"""smallest level of an interval: below it the steps of a search vanish"""
+
+
 def interval(values: Array, level: float) -> tuple[Any, Any]:
     """The central share `level` of draws: from the (1−level)/2 to the (1+level)/2 quantile of the last axis.
 
@@ -28,8 +32,8 @@ def interval(values: Array, level: float) -> tuple[Any, Any]:
 
 
 def check_level(level: float) -> None:
-    """Raises UserError unless 0 < level < 1."""
-    if not 0 < level < 1:
+    """Raises UserError unless LEAST <= level < 1."""
+    if not LEAST <= level < 1:
         raise UserError(f"level must lie between 0 and 1, such as 0.9; got {level!r}")
 
 

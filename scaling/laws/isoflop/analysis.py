@@ -33,7 +33,7 @@ def isoflop(
     tolerance: float = TOLERANCE,
     level: float = 0.9,
     curvature: Curvature | None = None,
-    draws: int = 4000,
+    n: int = 4000,
     seed: int = 0,
     method: MinimumMethod | None = None,
     weights: Weights = "variance",
@@ -43,7 +43,7 @@ def isoflop(
     budget: a label for each row, in the order of `runs`; None: rows whose FLOPs differ by less than the share
     `tolerance` belong together.
     level: coverage of the intervals; those of splines, whose draws add noise to noisy losses, are too wide (they
-    cover 92 to 98 % of simulations at .9). draws: number of draws behind the intervals.
+    cover 92 to 98 % of simulations at .9). n: number of draws behind the intervals.
     curvature: of the parabolas: "shared" by all budgets, "linear" in log C, or each budget its "own" (as Hoffmann et
     al. 2022 did, with many sizes at each). None: "linear" from 20 runs in the budgets on and "shared" below, a rule
     based on simulations: see `isoflop.parabola`.
@@ -60,8 +60,8 @@ def isoflop(
     """
     _check(level, method, curvature, weights)
     runs, rng = as_runs(runs), np.random.default_rng(whole(seed, "isoflop: seed"))
-    draws = whole(draws, "isoflop: draws", 2)
-    chosen = choose(runs, budget_rows(runs, budget, tolerance), method, curvature, weights, draws, rng)
+    n = whole(n, "isoflop: n", 2)
+    chosen = choose(runs, budget_rows(runs, budget, tolerance), method, curvature, weights, n, rng)
     minima = _doubted_minima(chosen, rng)
     budgets = tuple(
         _budget(runs, rows, chosen.curves, i, minima.at(i), level) for i, rows in enumerate(chosen.groups)

@@ -55,18 +55,18 @@ class Envelope:
         return "\n".join(lines)
 
 
-def envelope(runs: AnyRuns, level: float = 0.9, draws: int = 1000, seed: int = 0) -> Envelope:
+def envelope(runs: AnyRuns, level: float = 0.9, n: int = 1000, seed: int = 0) -> Envelope:
     """The run of least loss at log-spaced FLOPs, and least-squares power laws of its N, D and loss in C.
 
     Rows with one run label and N are a training curve, with log L linear in log C between rows; a run with a single
     row covers the FLOPs within 5 % of its own. A point counts only where a smaller and a larger run reach the same
     FLOPs.
-    level: coverage of the intervals, which come from `draws` resamples of whole runs, each with its own envelope.
+    level: coverage of the intervals, which come from `n` resamples of whole runs, each with its own envelope.
 
     Raises UserError where the points that count have fewer than two sizes.
     """
     check_level(level)
-    draws, seed = whole(draws, "envelope: draws", 2), whole(seed, "envelope: seed")
+    n, seed = whole(n, "envelope: n", 2), whole(seed, "envelope: seed")
     runs = as_runs(runs)
     # Single runs reach a little beyond their own FLOPs, at either end as well.
     least, most = float(runs.flops.min()) * np.exp(-REACH), float(runs.flops.max()) * np.exp(REACH)
@@ -84,7 +84,7 @@ def envelope(runs: AnyRuns, level: float = 0.9, draws: int = 1000, seed: int = 0
     # Every resample is evaluated at the points that count in the envelope of all runs.
     curves = Curves(curves.N, curves.run, curves.C[points], curves.log_loss[:, points], curves.log_D[:, points], None)
     there, best = there[:, points], best[points]
-    winners, counts = _resampled(curves, there, draws, np.random.default_rng(seed))
+    winners, counts = _resampled(curves, there, n, np.random.default_rng(seed))
     winners = np.concatenate([best[None], winners])
     counts = np.concatenate([np.ones((1, len(points)), bool), counts])
     return _through(curves, winners, counts, left_out, level)

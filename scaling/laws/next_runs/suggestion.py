@@ -139,13 +139,13 @@ class Suggestion:
 
 
 def suggest(
-    fitted: Fit,
+    fit: Fit,
     candidates: "pd.DataFrame | Mapping[str, Any] | Sequence[tuple[float, float]] | None" = None,
     *,
     target: float | str | Mapping[str, float] | None = None,
     budget: float | None = None,
     k: int = 4,
-    forms: Sequence[str | Form] | None = None,
+    laws: Sequence[str | Form] | None = None,
 ) -> Suggestion:
     """The runs, at most k and together within `budget`, that minimise the variance of the forecast at `target`.
 
@@ -156,7 +156,7 @@ def suggest(
     of that model). None: L* at 10 times the largest FLOPs of the runs.
     budget: FLOPs of all suggested runs together; None: those of the existing runs. FLOPs of a candidate follow the
     runs' own counts where the table has them, else 6·N·D.
-    forms: other laws whose disagreement counts; None: those with E, with α = β, without E. (): none.
+    laws: other laws whose disagreement counts; None: those with E, with α = β, without E. (): none.
 
     V-optimal design: the law is linearised around the fit, and a new run yields one outcome with the residuals'
     variance. After a bootstrap the draws' variance is used where it is larger than the linearised law's, and separate
@@ -164,22 +164,20 @@ def suggest(
 
     Raises UserError where no candidate is within the budget, and for laws of other columns than N, D and C.
     """
-    unknown = set(fitted.form.columns) - {"N", "D", "C", "M"}
-    if unknown or not {"N", "D"} <= fitted.runs.values.keys():
-        raise UserError(
-            f"suggest: candidates are sizes and tokens; {fitted.form.name} also reads {', '.join(unknown)}"
-        )
+    unknown = set(fit.form.columns) - {"N", "D", "C", "M"}
+    if unknown or not {"N", "D"} <= fit.runs.values.keys():
+        raise UserError(f"suggest: candidates are sizes and tokens; {fit.form.name} also reads {', '.join(unknown)}")
     k = whole(k, "suggest: k", 1)
-    aim = make_target(fitted, target)
+    aim = make_target(fit, target)
     must = "suggest: budget must be a positive number of FLOPs"
-    budget = _spent(fitted) if budget is None else amount(budget, must)
-    columns = _columns(fitted, *_given(default_candidates(fitted, budget) if candidates is None else candidates))
+    budget = _spent(fit) if budget is None else amount(budget, must)
+    columns = _columns(fit, *_given(default_candidates(fit, budget) if candidates is None else candidates))
     if not (columns["C"] <= budget).any():
         raise UserError(
             f"suggest: no candidate is within the budget of {budget:.4g} FLOPs; the cheapest takes "
             f"{columns['C'].min():.4g}"
         )
-    known = predictive_covariance(fitted, _rivals(fitted, forms, aim.allows), aim, columns)
+    known = predictive_covariance(fit, _rivals(fit, laws, aim.allows), aim, columns)
     runs, after = _chosen(known, columns, budget, k)
     sds = (float(known.matrix[0, 0]), after, float(known.within[0, 0]), float(known.between[0, 0]))
     sd = [float(np.sqrt(max(variance, 0.0))) for variance in sds]
@@ -238,16 +236,16 @@ def _columns(fitted: Fit, N: Array, D: Array) -> dict[str, Array]:
     return {"N": N, "D": D, "C": fitted.runs.per_token(N) * D, "M": D / N}
 
 
-def default_candidates(fitted: Fit, budget: float) -> dict[str, Array]:
+def default_candidates(fit: Fit, budget: float) -> dict[str, Array]:
     """N and D of the candidates that `suggest` uses by default; see there."""
-    runs = fitted.runs
+    runs = fit.runs
     sides = [np.geomspace(x.min() / MARGIN, x.max() * MARGIN, GRID) for x in (runs.N, runs.D)]
     N, D = (side.ravel() for side in np.meshgrid(*sides))
     near = np.abs(np.log(N[:, None] / runs.N)) + np.abs(np.log(D[:, None] / runs.D))
     ratio = runs.D / runs.N
     # Corners of the grid would be the most informative if the law held there: stay where the runs support it.
     inside = (ratio.min() / MARGIN <= D / N) & (ratio.max() * MARGIN >= D / N)
-    cost = _columns(fitted, N, D)["C"]
+    cost = _columns(fit, N, D)["C"]
     # So would runs cheaper than the cheapest, but there losses fall faster than in any of these laws.
     keep = (near.min(1) > 0.05) & inside & (cost >= runs.flops.min())
     cost = np.where(keep, cost, np.inf)

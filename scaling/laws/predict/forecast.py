@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.files import read_json, reading
+from scaling.files import path_of, read_json, reading
 from scaling.result import write_text_atomically
 from scaling.strict_json import finite, to_json
 from scaling.text import percent
@@ -123,7 +123,7 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
     Raises UserError where it holds another one, since a forecast is never edited, and for numbers that are not
     finite.
     """
-    path = Path(path)
+    path = path_of(path)
     if finite(asdict(forecast)) != asdict(forecast):
         raise UserError(f"the forecast has numbers that are not finite ({forecast.text()}); add runs")
     if path.exists():
@@ -141,6 +141,7 @@ def freeze(forecast: Forecast, path: str | Path) -> Forecast:
 
 def read_forecast(path: str | Path) -> Forecast:
     """Read a frozen forecast. Raises UserError where the file is not one, or was edited since it was frozen."""
+    path = path_of(path)
     try:
         with reading(path, "a forecast", "put it back from a backup"):
             values = read_json(path)

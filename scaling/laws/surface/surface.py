@@ -103,7 +103,7 @@ class ResponseSurface:
         lost = np.expm1(Basin(self.draws[:, :SHAPES]).rise(at - self._drawn(size).T, size))
         return BestSetting(float(np.median(lost)), *interval(lost, self.level if level is None else level))
 
-    def backtest(self, flops: float) -> "pd.DataFrame":
+    def backtest(self, C: float) -> "pd.DataFrame":
         """Fit the points of 6·N·D ≤ flops and compare the forecasts with those beyond.
 
         One row for each point beyond: for each setting its own optimum from its runs, the forecast, its interval, and
@@ -112,10 +112,10 @@ class ResponseSurface:
         """
         import pandas as pd
 
-        flops = amount(flops, "backtest: flops must be positive and finite")
-        seen = flops * np.exp(2 * SAME) >= 6 * self.runs.N * self.runs.D
+        C = amount(C, "backtest: C must be positive and finite")
+        seen = C * np.exp(2 * SAME) >= 6 * self.runs.N * self.runs.D
         if seen.all() or not seen.any():
-            raise UserError(f"backtest: {flops:.3g} FLOPs leave no points on one side")
+            raise UserError(f"backtest: {C:.3g} FLOPs leave no points on one side")
         before = response_surface(self.runs.rows_where(seen), near=self.near, level=self.level, n=len(self.draws))
         after = response_surface(self.runs.rows_where(~seen), near=self.near, level=self.level, n=len(self.draws))
         rows = []

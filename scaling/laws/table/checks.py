@@ -4,11 +4,13 @@ Each check looks at the whole table and returns notes, which every fit of it rep
 checked in `table.losses`, checkpoints in `table.checkpoints`.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scaling.errors import UserError
 from scaling.laws.arrays import Array
@@ -16,7 +18,7 @@ from scaling.laws.table.checkpoints import step_notes
 from scaling.laws.table.losses import check_again, check_unit, check_vocabulary
 from scaling.laws.table.reading import FLOPS, shown, unit_of
 from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
-from scaling.laws.table.words import choice, leave
+from scaling.laws.table.words import choice, condition, leave
 from scaling.validity import FITTED
 
 NOTED, REFUSED = 3.0, 30.0
@@ -38,6 +40,13 @@ IN_ANOTHER_UNIT = r"(^|[^a-z])([kmgtpez]|kilo|mega|giga|tera|peta|exa|zetta)(flo
 EXACT, ELSEWHERE, PART = 1e-3, 1.1, 0.1
 """signs of two conventions in one table: C equals 6·N·D within EXACT in some rows and differs by a factor of at least
 ELSEWHERE in others, each at least PART of all rows"""
+SUMMARIES = ("total", "sum", "grand total", "mean", "average", "avg", "median", "std", "min", "max", "count")
+FEW_SUMMARIES = 0.1
+"""labels of rows that sum up others, in lower case, and the share of the rows up to which they are taken for that"""
+STATES = r"(run_?|final_?)?(state|status|outcome|result|validity)"
+BAD_STATES = r"diverged?|failed|failure|crashed|killed|running|aborted|cancell?ed|preempted|timeout|oom|nan"
+YES = ("true", "yes", "1", "1.0", "y", "x")
+"""names of a column of how a run ended, values that are not a good end, and what says yes in a column of that name"""
 TINY_SIGMA = 1e3
 """factor below the median at which a standard error is implausible: its row alone would decide the law"""
 NO_EMBEDDINGS = r"(^|[^a-z])(non|no|without|excl)_?(emb|embed|embeddings?|embedding)([^a-z]|$)"
@@ -182,8 +191,10 @@ def unread_notes(df: Any, runs: Table, runs_known: bool, group: str | None = Non
 
     runs_known: the table names the training run of each row. group: the column with a separate law for each value.
     """
+    refuse_summaries(df, runs)
     yield from check_embeddings(runs)
     yield from _records(df)
+    yield from _ended_badly(df, runs)
     if "U" not in runs.values:
         yield from _repeated(df, runs)
     yield from _unread_flops(df, runs)
@@ -202,6 +213,39 @@ def _records(df: Any) -> Iterator[str]:
             f"these are records of sweeps, used as they are, {out} that test a forecast or do not count included: "
             "laws.from_results(df) leaves such runs out, compares recipes and reads the exact FLOPs"
         )
+
+
+def refuse_summaries(df: Any, runs: Table) -> None:
+    """Raises UserError for a few rows that sum up the others, as the last ones of a spreadsheet often do."""
+    for name in (str(name) for name in getattr(df, "columns", df)):
+        texts = np.array([str(value).strip(" :").lower() for value in df[name]])
+        bad = np.flatnonzero(np.isin(texts, SUMMARIES))
+        if 0 < len(bad) <= max(1, FEW_SUMMARIES * len(runs)):
+            cases = shown([f"{runs.rows[i]} ({texts[i]})" for i in bad.tolist()])
+            raise UserError(
+                f"by {name}, {len(bad)} of {len(runs)} rows are not runs but sum up others: {cases}; leave them out, "
+                f"or, if they are runs, use {leave('trusted')}"
+            )
+
+
+def _ended_badly(df: Any, runs: Table) -> Iterator[str]:
+    """Rows of runs that did not end well, by a column that says so, such as the State of an export of wandb."""
+    for name in unread(df, runs, STATES, BAD_STATES):
+        texts = np.array([str(value).strip().lower() for value in df[name]])
+        flags = re.fullmatch(BAD_STATES, name.lower()) is not None
+        bad = np.flatnonzero([value in YES if flags else bool(re.fullmatch(BAD_STATES, value)) for value in texts])
+        if len(bad):
+            cases = shown([f"{runs.rows[i]} ({texts[i]})" for i in bad.tolist()])
+            yield (
+                f"by {name}, {len(bad)} of {len(runs)} rows are of runs that did not end well, and they are used: "
+                f"{cases}; leave them out{'' if flags else _others(df[name], bad, name)}"
+            )
+
+
+def _others(values: Any, bad: NDArray[np.intp], name: str) -> str:
+    """How to select the rows that are not `bad`, by their commonest value."""
+    words, counts = np.unique(np.delete(np.asarray(values, str), bad), return_counts=True)
+    return f", for example by {condition(name, json.dumps(str(words[counts.argmax()])))}" if len(words) else ""
 
 
 def _unread_flops(df: Any, runs: Table) -> Iterator[str]:

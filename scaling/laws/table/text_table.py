@@ -1,6 +1,7 @@
 """Reading a table from a text file: compression, separator, and the meaning of a comma in its numbers."""
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from scaling.errors import UserError, shown
-from scaling.files import not_text, read_bytes, reading
+from scaling.files import not_text, path_of, read_bytes, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,8 @@ JSON = re.compile(rb'\s*(\[\s*)?\{\s*"')
 GROUPED = re.compile(r"\s*[-+]?\d{1,3}(\.\d{3})+(,\d+)?\s*")
 """a number with points between thousands, as in tables with decimal commas"""
 DECIMAL_COMMA = re.compile(rb"(^|;) *[-+]?\d+,\d+ *(;|\r?$)", re.MULTILINE)
+EXCEL = re.compile(rb"(\xef\xbb\xbf)?sep=([,;\t|])\r?\n")
+"""the first line by which Excel is told the separator"""
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -36,11 +39,12 @@ def read_table(path: str | Path) -> "pd.DataFrame":
     The separator is the comma, semicolon, tab or bar, whichever the header has most of; with semicolons a comma is
     the decimal point.
     """
-    if Path(path).suffix in (".yaml", ".yml"):
+    path = path_of(path)
+    if path.suffix in (".yaml", ".yml"):
         raise UserError(f"{path} is a configuration; expected a CSV table, or a sweep's folder such as runs/NAME")
     try:
         with reading(path, "a CSV table", "save it as text with a header, separated by commas, tabs or semicolons"):
-            return _table(_uncompressed(Path(path)))
+            return _table(_uncompressed(path))
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
 
@@ -67,6 +71,9 @@ def _table(data: bytes) -> "pd.DataFrame":
         raise ValueError("it is parquet; in Python, laws.fit takes what pandas.read_parquet makes of it")
     if why := not_text(data):
         raise ValueError(why)
+    data = data[found.end() :] if (found := EXCEL.match(data)) else data
+    if data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"#"):
+        raise ValueError("its first line starts with #, a comment; delete such lines, and the # before a header")
     if BINARY.search(data):
         raise ValueError("it is a binary file, or text that is not UTF-8")
     if JSON.match(data):
@@ -106,6 +113,8 @@ def _mark(data: bytes) -> str:
     line = re.match(r'("[^"]*"|[^"\r\n])*', text)[0]  # type: ignore[index]
     bare = re.sub(r'"[^"]*"', "", line)
     mark = max(MARKS, key=bare.count)
+    if mark not in bare and len(bare.split()) > 2:
+        raise ValueError(f"its header has no separator but spaces: {shown(line)}")
     try:
         found = next(csv.reader(io.StringIO(line, newline=""), delimiter=mark), [])
         names = [name for name in (" ".join(name.split()) for name in found) if name]

@@ -32,39 +32,39 @@ DRAWN = {
 """description of a bootstrap, by its kind"""
 
 
-def fit_table(fitted: FittedLaw, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
+def fit_table(fit: FittedLaw, level: float = 0.9, approach2: Isoflop | None = None) -> dict[str, Any]:
     """What `scaling fit --json` prints: the parametric law (approach 3) and, where given, the isoFLOP analysis."""
-    open_ = unidentified(fitted, level)
-    exponents = derived(fitted.form, at_budget=False)
-    values = quantities(fitted.form, fitted.natural, exponents)
-    names = (*fitted.form.params, *exponents)
-    intervals = {name: list(interval_of(fitted, name, level)) for name in names} if fitted.draws else {}
+    open_ = unidentified(fit, level)
+    exponents = derived(fit.form, at_budget=False)
+    values = quantities(fit.form, fit.natural, exponents)
+    names = (*fit.form.params, *exponents)
+    intervals = {name: list(interval_of(fit, name, level)) for name in names} if fit.draws else {}
     return {
-        "law": fitted.form.name,
-        "formula": fitted.form.formula,
-        "columns": list(fitted.form.columns),
-        "params": fitted.params,
-        "fixed": list(fitted.fixed),
-        "priors": {name: asdict(prior) for name, prior in fitted.priors.items()},
+        "law": fit.form.name,
+        "formula": fit.form.formula,
+        "columns": list(fit.form.columns),
+        "params": fit.params,
+        "fixed": list(fit.fixed),
+        "priors": {name: asdict(prior) for name, prior in fit.priors.items()},
         "derived": {name: float(value) for name, value in values.items()},
         "intervals": intervals,
-        "level": level if fitted.draws else None,
-        "bootstrap": None if fitted.draws is None else {"kind": fitted.draws.kind, "draws": len(fitted.draws)},
-        "objective": {"value": fitted.objective, "residual": fitted.residual, **fitted.loss.to_dict()},
-        "residual_sd": fitted.residual_sd,
-        "chi2_per_freedom": fitted.chi2_per_freedom,
-        "runs": len(fitted.runs),
-        "excluded": [out.to_dict() for out in fitted.runs.exclusions],
-        "data_hash": fitted.runs.hash,
-        "conventions": fitted.runs.conventions,
+        "level": level if fit.draws else None,
+        "bootstrap": None if fit.draws is None else {"kind": fit.draws.kind, "draws": len(fit.draws)},
+        "objective": {"value": fit.objective, "residual": fit.residual, **fit.loss.to_dict()},
+        "residual_sd": fit.residual_sd,
+        "chi2_per_freedom": fit.chi2_per_freedom,
+        "runs": len(fit.runs),
+        "excluded": [out.to_dict() for out in fit.runs.exclusions],
+        "data_hash": fit.runs.hash,
+        "conventions": fit.runs.conventions,
         "unidentified": {name: {"why": i.why, "remedy": i.remedy} for name, i in open_.items()},
         "warnings": [
-            *warnings_of(fitted),
+            *warnings_of(fit),
             *(str(i) for i in open_.values()),
-            *filter(None, [delta_warning(fitted, level)]),
+            *filter(None, [delta_warning(fit, level)]),
         ],
         "isoflop": None if approach2 is None else approach2.to_dict(),
-        "groups": groups_table(fitted, level) if fitted.form.pooling else None,
+        "groups": groups_table(fit, level) if fit.form.pooling else None,
     }
 
 

@@ -27,22 +27,22 @@ EDGE = 1e-6
 FORM = "the interval assumes that the law's form is right"
 
 
-def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[str, Any]:
-    """What `scaling predict --json` prints: the compute-optimal N, D and loss at `flops`.
+def predict_table(fit: FittedLaw, C: float, level: float = 0.9) -> dict[str, Any]:
+    """What `scaling predict --json` prints: the compute-optimal N, D and loss at `C`.
 
     FLOPs per token follow the runs' own exact counts where the fit has them, else 6·N.
     """
-    flops = amount(flops)
-    own = fitted.runs.C is not None and {"N", "D"} <= set(fitted.form.columns)
-    best = optimum_at(fitted, flops, level, fitted.runs.per_token if own else None)
-    times = float(flops / fitted.runs.flops.max())
+    C = amount(C)
+    own = fit.runs.C is not None and {"N", "D"} <= set(fit.form.columns)
+    best = optimum_at(fit, C, level, fit.runs.per_token if own else None)
+    times = float(C / fit.runs.flops.max())
     far = [
         f"{times:.3g} times the largest run: {FORM}; on published runs such intervals contained about half of the "
         "outcomes at 4 to 30 times; the interval of a forecast (laws.Forecaster) includes the error of the form"
     ] * (times > FAR)
-    if (below := float(fitted.runs.flops.min() / flops)) > FAR:
+    if (below := float(fit.runs.flops.min() / C)) > FAR:
         far.append(f"the smallest run has {below:.3g} times these FLOPs: this far below the runs, {FORM}")
-    low, high = bracket(flops)
+    low, high = bracket(C)
     if not low + EDGE < np.log(best.N) < high - EDGE:
         far.insert(0, "N* is at the end of the search range: with these parameters, no size is best at that budget")
     return {
@@ -58,22 +58,22 @@ def predict_table(fitted: FittedLaw, flops: float, level: float = 0.9) -> dict[s
         "loss_interval": best.loss_interval,
         "tokens_per_param_interval": best.tokens_per_param_interval,
         "times_largest_budget": times,
-        "law": fitted.form.name,
-        "params": fitted.params,
-        "warnings": [*far, *warnings_of(fitted)],
+        "law": fit.form.name,
+        "params": fit.params,
+        "warnings": [*far, *warnings_of(fit)],
     }
 
 
-def loss_table(fitted: FittedLaw, columns: Mapping[str, float], level: float = 0.9) -> dict[str, Any]:
+def loss_table(fit: FittedLaw, columns: Mapping[str, float], level: float = 0.9) -> dict[str, Any]:
     """What `scaling predict FIT.json N=… D=… --json` prints: the law's loss at `columns`, for a law of any columns.
 
     Raises UserError for a column that the law does not read, and for one that it reads and is not given.
     """
-    form = fitted.form
+    form = fit.form
     unknown = [name for name in columns if name not in form.columns]
     if unknown:
         raise UserError(f"{form.name} reads {', '.join(form.columns)}, not {', '.join(unknown)}")
-    prediction = predicted_loss(fitted, dict(columns), level)
+    prediction = predicted_loss(fit, dict(columns), level)
     ends, run_ends = None, None
     if prediction.level is not None:
         ends = [float(prediction.low), float(prediction.high)]
@@ -86,10 +86,10 @@ def loss_table(fitted: FittedLaw, columns: Mapping[str, float], level: float = 0
         "loss_interval": ends,
         "run_interval": run_ends,
         "level": prediction.level,
-        "inside": {name: bool(_inside(fitted, name, columns[name])) for name in form.columns},
-        "params": fitted.params,
-        "conventions": fitted.runs.conventions,
-        "warnings": warnings_of(fitted),
+        "inside": {name: bool(_inside(fit, name, columns[name])) for name in form.columns},
+        "params": fit.params,
+        "conventions": fit.runs.conventions,
+        "warnings": warnings_of(fit),
     }
 
 

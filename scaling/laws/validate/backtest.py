@@ -131,7 +131,7 @@ class Backtest:
 
 def backtest(
     runs: AnyRuns,
-    form: str | Form = "chinchilla",
+    law: str | Form = "chinchilla",
     *,
     by: str = "flops",
     cuts: Sequence[float] | None = None,
@@ -139,7 +139,7 @@ def backtest(
     residual: Residual = "log",
     level: float = 0.9,
     starts: int = 64,
-    draws: int = 300,
+    n: int = 300,
     kind: Resampling | None = None,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
@@ -159,34 +159,34 @@ def backtest(
 
     Raises UserError where a cut leaves nothing to predict, or too little to fit.
     """
-    form, loss, priors = get_form(form), objective_of(loss, huber()), priors or {}
-    fixed, starts = fixed_values(form, fixed), whole(starts, "starts", 1)
+    law, loss, priors = get_form(law), objective_of(loss, huber()), priors or {}
+    fixed, starts = fixed_values(law, fixed), whole(starts, "starts", 1)
     check_level(level)
-    draws, seed = whole(draws, "backtest: draws", 2), whole(seed, "backtest: seed")
+    n, seed = whole(n, "backtest: n", 2), whole(seed, "backtest: seed")
     table = as_runs(runs).sorted()
     values = table.column("C" if by == "flops" else by)
-    free = len(form.free(fixed))
+    free = len(law.free(fixed))
     must = "backtest: a cut must be positive and finite"
     asked = None if cuts is None else sorted({amount(cut, must) for cut in several(cuts)})
     chosen = default_cuts(values, free) if asked is None else asked
     _require_cuts(chosen, values, by, cuts is None)
-    _require(table, form, residual, fixed, priors)
-    problem = make_problem(table, form, loss, residual, fixed)
+    _require(table, law, residual, fixed, priors)
+    problem = make_problem(table, law, loss, residual, fixed)
     found, points = [], []
     for number, cut in enumerate(chosen):
         seen = values <= cut * ROUNDING
         try:
-            require_fittable(table.exclude(~seen, "beyond the cut"), form, residual, fixed, priors)
+            require_fittable(table.exclude(~seen, "beyond the cut"), law, residual, fixed, priors)
         except UserError as error:
             raise UserError(f"backtest at {by} ≤ {cut:g}: {error}; or choose other cuts=[…]") from None
         refit = _Refit(problem, priors, table, seen, starts)
-        drawn = refit.single_runs(draws, kind, np.random.default_rng([seed, number]))
+        drawn = refit.single_runs(n, kind, np.random.default_rng([seed, number]))
         predicted = _points(table, values, cut, ~seen, refit, drawn, level)
         points += predicted
-        params = dict(zip(form.params, (float(v) for v in problem.natural(refit.theta)), strict=True))
+        params = dict(zip(law.params, (float(v) for v in problem.natural(refit.theta)), strict=True))
         furthest = float(values.max() / cut)
         found.append(Cut(cut, int(seen.sum()), params, furthest, _score(predicted)))
-    return Backtest(form.name, by, level, tuple(found), tuple(points), _notes(table, values, chosen))
+    return Backtest(law.name, by, level, tuple(found), tuple(points), _notes(table, values, chosen))
 
 
 def default_cuts(values: Array, parameters: int, count: int = 5) -> list[float]:

@@ -101,7 +101,7 @@ class Comparison:
 
 def compare(
     runs: AnyRuns,
-    forms: Sequence[str | Form],
+    laws: Sequence[str | Form],
     *,
     loss: Loss | str | None = None,
     residual: Residual = "log",
@@ -109,7 +109,7 @@ def compare(
     test: bool = True,
     cuts: Sequence[float] | None = None,
     level: float = 0.9,
-    draws: int = 300,
+    n: int = 300,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
     priors: Mapping[str, Prior] | None = None,
@@ -129,7 +129,7 @@ def compare(
     Raises UserError for fewer than two laws, for a name that none of them has, and where a law cannot be fitted.
     """
     runs = as_runs(runs)
-    known = list({form.name: form for form in map(get_form, several(forms))}.values())
+    known = list({form.name: form for form in map(get_form, several(laws))}.values())
     if len(known) < 2:
         raise UserError(
             f"compare: at least two different laws; got {', '.join(form.name for form in known) or 'none'}"
@@ -146,7 +146,7 @@ def compare(
         fitted = fit(runs, form, **options)
         tested = None
         if test and cuts:
-            tested = backtest(runs, form, by=by, cuts=cuts, level=level, draws=draws, seed=seed, **options)
+            tested = backtest(runs, form, by=by, cuts=cuts, level=level, n=n, seed=seed, **options)
         entries.append(ComparedLaw(fitted, likelihood(fitted), tested))
         notes += [f"{form.name}: {name} ended where it has no effect" for name in fitted.diagnostics.at_bounds]
     by_aic = sorted(entries, key=lambda entry: entry.likelihood.aic)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.files import path_of
 from scaling.report.figures.spec import PALETTE, SEQUENTIAL, Band, Color, FigureSpec, Line, Mark, Panel, Points
 from scaling.result import naming
 
@@ -52,7 +53,7 @@ STYLE: dict[Any, Any] = {
 
 def save(specs: Mapping[str, FigureSpec], folder: str | Path) -> list[Path]:
     """Each figure as `folder/NAME.png`; the paths, in order."""
-    folder = Path(folder)
+    folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, spec in specs.items():

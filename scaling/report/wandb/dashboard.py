@@ -16,7 +16,7 @@ from typing import Any
 
 from scaling.config import RunConfig, load
 from scaling.errors import UserError
-from scaling.files import read_json, reading
+from scaling.files import path_of, read_json, reading
 from scaling.report.make import write
 from scaling.report.text import in_words
 from scaling.report.wandb import law_run
@@ -77,7 +77,7 @@ def publish_dashboard(sweep_dir: str | Path) -> Dashboard:
 
     Raises UserError where the folder holds no sweep, where wandb-workspaces is missing, and where wandb says no.
     """
-    home = Path(sweep_dir)
+    home = path_of(sweep_dir)
     project, group = _mirrored(home)
     mode, unsent = automatic_mode(), unsent_runs(home)
     if mode != "online" or not has_key():

@@ -8,6 +8,7 @@ from typing import Any
 from scaling import accounting
 from scaling.config import GridDesign, RunConfig, SweepConfig, build, merge, resolved, run_id
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.sweeps.designs.hyperparameters import batch_values, placeholders, rate_values
 from scaling.sweeps.run_store import Entry
 
@@ -87,7 +88,7 @@ def plan_run(
     """
     where = f"sweep {sweep.name}, run {tell(label)}"
     records: dict[str, Any] = {"sweep": sweep.name, "by_rule": sweep.by_rule}
-    records |= {} if folder is None else {"folder": folder}
+    records |= {} if folder is None else {"folder": str(path_of(folder))}
     whole = merge(merge(sweep.run, values), {"records": records})
     if flops is not None:
         whole = merge(whole, {"tokens": ANY})  # set below, when the cost of a token is known

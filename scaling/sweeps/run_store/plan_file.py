@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from scaling.config import Records, SweepConfig, build
 from scaling.config.yaml_text import parse_yaml
 from scaling.errors import UserError, shown
-from scaling.files import opened, read_json, read_text, reading, sealed
+from scaling.files import opened, path_of, read_json, read_text, reading, sealed
 from scaling.names import near_file
 from scaling.result import write_text_atomically
 
@@ -42,7 +42,7 @@ def sweep_folder(sweep: SweepConfig, folder: str | None = None) -> Path:
     """
     given, source = sweep.run.get("records") or {}, f"sweep {sweep.name}"
     kept = folder or build(Records, given, source, lambda key: f"run.records.{key}").folder
-    return Path(kept).expanduser() / sweep.name
+    return path_of(kept) / sweep.name
 
 
 def write_plan(sweep_folder: Path, entries: Mapping[str, Entry]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from scaling.config import RunConfig, column_of, columns_of, flat
 from scaling.errors import UserError
+from scaling.files import path_of
 from scaling.names import several
 from scaling.result import Result, read_result, replacing
 from scaling.sweeps.run_store.ledger import findings, read_ledger
@@ -55,7 +56,7 @@ def load_runs(path: str | Path | Sequence[str | Path], role: RunRole | None = No
     rows: list[dict[str, Any]] = []
     for each in paths:
         there = {row["run_id"] for row in rows if row["status"] == "completed"}
-        rows += [row for row in _rows_under(Path(each), role) if row["run_id"] not in there]
+        rows += [row for row in _rows_under(path_of(each), role) if row["run_id"] not in there]
     return table_of(rows)
 
 
@@ -64,7 +65,7 @@ def without_result(path: str | Path) -> tuple[list[str], int]:
 
     path: a sweep's folder, or a folder of sweeps. Raises UserError for an invalid plan.
     """
-    homes = [Path(path), *sorted(Path(path).glob("*/"))]
+    homes = [path_of(path), *sorted(path_of(path).glob("*/"))]
     planned = [home / run_id for home in homes for run_id, entry in read_plan(home).items() if entry.role == "fit"]
     return [folder.name for folder in planned if read_result(folder) is None], len(planned)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from scaling.errors import INTERRUPTED, UserError
+from scaling.files import path_of
 from scaling.locks import is_held
 from scaling.result import ALTERED, Result, read_result
 from scaling.sweeps.run_store.attempt import GONE, Attempt, attempts
@@ -38,7 +39,7 @@ def stopped(folder: Path) -> str:
 
 def run_state(folder: str | Path) -> RunState:
     """The state of the run in `folder`, which need not exist yet."""
-    folder = Path(folder)
+    folder = path_of(folder)
     tries = attempts(folder)
     if is_held(folder / "lock"):
         return RunState(folder.name, "running", attempts=tries)
