@@ -127,13 +127,6 @@ def test_unique_tokens_and_epochs_count_what_was_met():
         met |= set(batches.batch(step).targets_BxL.ravel().tolist())
 
 
-def test_document_starts_mark_first_tokens():
-    starts = (0, 3, 4, 17, 30, 59)
-    batches = Batches(make_split(62, starts), 6, 5, seed=0)
-    for step in range(4):
-        assert np.array_equal(batches.document_starts(step), np.isin(batches.batch(step).tokens_BxL, starts))
-
-
 def test_weights_cannot_be_changed_for_later_batches():
     batches = Batches(make_split(100), 5, 4, seed=0)
     with pytest.raises(ValueError, match="read-only"):

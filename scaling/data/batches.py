@@ -51,7 +51,7 @@ class Batches:
         self.n_windows = n_windows(split, context)
         self._again = weighted(split, context, long)[1]
         self.epoch_windows = self.n_windows + len(self._again)
-        self._split, self._doc_starts = split, split.doc_starts
+        self._split = split
         covered = split.tokens[: self.n_windows * context + 1]
         self._windows = np.lib.stride_tricks.sliding_window_view(covered, context + 1)[::context]
         self._ones = np.broadcast_to(np.float32(1.0), (batch_size, context))
@@ -74,14 +74,6 @@ class Batches:
         Columns 0 … L−1 are the tokens, 1 … L the targets; every target has weight 1.
         """
         return self._split.taken(self._windows, self.window_ids(step, start, stop))
-
-    def document_starts(self, step: int) -> np.ndarray:
-        """bool [B, L]: True where a token of `batch(step)` is the first of its document."""
-        first_B = self.window_ids(step, 0, self.batch_size) * self.context
-        position_BxL = first_B[:, None] + np.arange(self.context)
-        document_BxL = np.searchsorted(self._doc_starts, position_BxL, side="right") - 1
-        starts_BxL: np.ndarray = self._doc_starts[document_BxL] == position_BxL
-        return starts_BxL
 
     def unique_tokens(self, n_steps: int) -> int:
         """Number of distinct targets in the first `n_steps` steps."""

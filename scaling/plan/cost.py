@@ -23,7 +23,6 @@ from scaling.errors import UserError
 from scaling.frozen import LARGEST, SMALLEST
 from scaling.objectives import OBJECTIVES
 
-DAY = 86_400
 BEST = 5  # placements that a search reports
 BATCH_TOKENS = 4 * 2**20  # of a model planned without a run: the order of Llama 2's and 3's (2307.09288, 2407.21783)
 PER_PARAMETER = 20  # tokens of such a model for each active parameter (Hoffmann et al. 2022, 2203.15556)
