@@ -134,6 +134,22 @@ def test_a_cache_is_read_as_far_as_it_is_filled(kind: str, monkeypatch: pytest.M
     assert_read_on_as_a_whole(transformer(**KINDS[kind]))
 
 
+def test_slots_that_nothing_is_in_yet_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in them would show: they hold nan, and a probability of 0 times nan is nan."""
+    monkeypatch.setattr(attention_cache, "PART", 8)
+    model = transformer(layers=1, context=LENGTH)
+    (layer,) = functional.empty_cache(model, 1, LENGTH, jnp.float32)
+    part = layer["attention"]
+    held = {name: part[name].at[:, :, 8:].set(jnp.nan) for name in ("keys", "values")}
+    extend = quick_jit(functional.bind(model, Placement(), params_of(model)).decoder(LENGTH))
+    cache, finite = [layer | {"attention": part | held}], []
+    for start, size in ((0, 7), (7, 1), (8, 1)):
+        at = np.arange(start, start + size)[None]
+        hidden, cache = extend(TOKENS[:1, at[0]], at, None, cache)
+        finite.append(bool(jnp.isfinite(hidden).all()))
+    assert finite == [True, True, False]  # the ninth token begins the second part
+
+
 @pytest.mark.parametrize("projection", [False, True])
 def test_an_lstm_reads_on_as_it_reads_a_whole(projection: bool) -> None:
     assert_read_on_as_a_whole(lstm(projection=projection))

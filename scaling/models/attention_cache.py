@@ -56,7 +56,7 @@ def _over_filled(cache: Arrays, read: Callable[[Arrays], jax.Array]) -> jax.Arra
     size = cache["positions"].shape[1]
     part = PART * -(-size // (PART * PARTS))
     sizes = [*range(part, size, part), size]
-    filled = jnp.max(jnp.where(cache["positions"] < PADDING, jnp.arange(1, size + 1), 0))
+    filled = jnp.max(jnp.where(cache["positions"] >= 0, jnp.arange(1, size + 1), 0))
 
     def first(places: int) -> jax.Array:
         return read({name: x[:, :places] if name in WHERE else x[:, :, :places] for name, x in cache.items()})
