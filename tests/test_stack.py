@@ -18,7 +18,7 @@ from scaling.families.linear import linear
 from scaling.families.shape import TransformerShape
 from scaling.models import Aux, LayerPart, LossSums, functional
 from scaling.models.linear import Linear
-from scaling.models.stack import grouping
+from scaling.models.stack import Layers, _append_counts, grouping
 
 L = 12
 
@@ -178,3 +178,14 @@ def test_layers_of_several_kinds_and_what_they_add_to_the_loss(
         assert_close(found(layers="scan", remat=remat), want)
     half = found(layers="scan", compute_dtype="bfloat16")
     assert float(half[0]) == pytest.approx(float(want[0]), rel=0.05) and float(half[0]) != float(want[0])
+
+
+def test_a_program_is_the_same_in_every_process() -> None:
+    """Rotary tables and counts are traced in the order of the layers, never in that of a set, which each process has
+    its own of: the processes of a run would compile different programs, and none would be found in a cache again."""
+    config = model(layers=6, rope=[{"theta": 10.0 * 2**i} for i in range(6)])
+    layers = Layers(config, Placement(), start(config), jnp.float32)
+    assert [rope.theta for _, rope in layers._tables(jnp.arange(L))] == [10.0 * 2**i for i in range(6)]
+    counts = {f"layers_{i}": jnp.zeros(i + 1) for i in range(9)}
+    joined = jax.make_jaxpr(lambda own: _append_counts(own, own))(counts)
+    assert [equation.outvars[0].aval.shape for equation in joined.eqns] == [(2 * i + 2,) for i in range(9)]

@@ -254,11 +254,11 @@ class Layers:
         """cos and sin for each kind of RoPE in use: [L, pairs] or [B, L, pairs] for `positions` [L] or [B, L]."""
         config, length = self.config, positions.shape[-1]
         found: Tables = {}
-        for key in {(self._width(layer), rope) for layer, rope in enumerate(self.ropes)}:
-            width, rope = key
-            if width:
+        for layer, rope in enumerate(self.ropes):
+            width = self._width(layer)
+            if width and (width, rope) not in found:
                 tables = rope_tables(length, width, rope.theta or config.rope_theta, rope.scaling, config.context)
-                found[key] = tables if positions.ndim == 1 else (tables[0][positions], tables[1][positions])
+                found[width, rope] = tables if positions.ndim == 1 else (tables[0][positions], tables[1][positions])
         return found
 
     def _layer(
@@ -300,9 +300,11 @@ def _concatenated(auxes: list[Aux]) -> Aux:
 
 def _append_counts(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Counts by kind of layer, those of `second` appended to those of `first`."""
-    both = first.keys() & second.keys()
-    joined = {name: jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first[name], second[name]) for name in both}
-    return first | second | joined
+
+    def joined(name: str) -> Any:
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first[name], second[name])
+
+    return first | {name: joined(name) if name in first else own for name, own in second.items()}
 
 
 def rematerialised(apply: Apply, policy: str, *, in_scan: bool, offload: bool = False, staged: bool = False) -> Apply:
