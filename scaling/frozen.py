@@ -36,7 +36,7 @@ class Config(BaseModel):
         is not, and none is so large or small that products of several overflow."""
         if isinstance(values, dict):
             kinds = _of_numbers(cls)
-            numbers = {key: _number(key, values[key], kinds[key]) for key in values.keys() & kinds.keys()}
+            numbers = {key: _number(key, values[key], kinds[key]) for key in values if key in kinds}
             values = {key: numbers.get(key, value) for key, value in values.items()}
         return build(values)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from scaling.config import (
     GridDesign,
+    OptimizerConfig,
     RunConfig,
     SweepConfig,
     apply_overrides,
@@ -111,6 +112,13 @@ def test_a_key_that_goes_into_a_list_is_told_that_it_does(key: str) -> None:
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(override: str, says: str) -> None:
     assert says in refusal(override)
+
+
+def test_of_several_wrong_numbers_the_first_is_named() -> None:
+    """In every process the same, so not in the order of a set."""
+    wrong = dict.fromkeys(("b2", "eps", "b1", "clip_norm", "weight_decay", "learning_rate"), True)
+    with pytest.raises(UserError, match="b2 should be a number, got true"):
+        build(OptimizerConfig, wrong, "optimizer")
 
 
 @pytest.mark.parametrize(

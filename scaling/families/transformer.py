@@ -305,11 +305,11 @@ class TransformerConfig(TransformerShape):
         return place_L - np.maximum.accumulate(np.where(first_L, place_L, 0))
 
     def check_shared(self, requested: str, tensor: int, context: int) -> None:
-        for part in {part for own in self.parts for part in own}:
+        for part in dict.fromkeys(part for own in self.parts for part in own):
             part.check_shared(self, requested, tensor, context)
 
     def check_compute(self, compute: Compute) -> None:
-        for mixer, feed_forward, mask in set(self._layers(compute.mask)):
+        for mixer, feed_forward, mask in dict.fromkeys(self._layers(compute.mask)):
             mixer.check_compute(self, compute, mask)
             feed_forward.check_compute(self, compute, mask)
 
