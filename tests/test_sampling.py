@@ -97,6 +97,7 @@ def test_the_widest_leave_the_models_own_distribution() -> None:
         (Sampling(1e39), "temperature=1e\\+39"),
         (Sampling(top_k=0), "top_k=0: should be 1 to 40"),
         (Sampling(top_k=41), "top_k=41: should be 1 to 40"),
+        pytest.param(Sampling(top_k=10**400), "top_k=1.*: should be 1 to 40", id="beyond floats"),
         (Sampling(top_p=0.0), "top_p=0: should be above 0"),
         (Sampling(min_p=1.5), "min_p=1.5: should be above 0"),
     ],

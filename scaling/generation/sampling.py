@@ -57,7 +57,7 @@ class Sampling:
 
 def is_whole(value: Any) -> bool:
     """Whether it is an integer or a float without a fraction."""
-    return isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer()
+    return isinstance(value, Real) and not isinstance(value, bool) and value % 1 == 0
 
 
 def draw(sampling: Sampling, logits_BxV: jax.Array, key_B: jax.Array) -> jax.Array:
