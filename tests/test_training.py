@@ -27,6 +27,7 @@ from scaling.tracking import Opening, mirror
 from scaling.training import loop, train
 from scaling.training.gradients import gradients
 from scaling.training.knobs import Knobs, make_knobs, put_knobs
+from scaling.training.records import versions
 from scaling.training.schedules import make_schedule
 from scaling.training.state import TrainState, create_state
 from scaling.training.step import compile_step, metric_names, run_layout, run_optimizer, update
@@ -251,3 +252,11 @@ def test_two_joined_processes_go_on_with_a_run_of_one(tiny: Tiny, tmp_path: Path
     steps = [[record["step"] for record in read_metrics(run)] for run in (folder, tmp_path / "alone")]
     assert steps[0] == steps[1]  # one of them writes
     assert (folder / "checkpoints" / "40").is_dir()
+
+
+def test_a_checkout_that_git_does_not_describe_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it belongs to another user: git says so and prints nothing."""
+    (tmp_path / "git").write_text("#!/bin/sh\nexit 128\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert "commit" not in versions.__wrapped__()

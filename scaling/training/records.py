@@ -190,7 +190,8 @@ def versions() -> dict[str, str]:
     if (root / ".git").exists():
         try:
             command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-            found["commit"] = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
-        except (OSError, subprocess.TimeoutExpired):
+            asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+            found["commit"] = asked.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
             pass  # without git, the package version has to do
     return found
