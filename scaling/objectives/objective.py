@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     targets_BxL: Any
     """int32, the token to predict at each position"""
     weights_BxL: Any
-    """float32, the weight of a target: 1, or 0 for padding"""
+    """float32, the weight of a target in the loss; 0 for what is not predicted, such as padding"""
     marks_BxL: Any = None
     """int32 marks of a mask that depends on the text: 1 in the prefix and 0 after it, or the number of a token's
     document in its window; None for other masks"""
