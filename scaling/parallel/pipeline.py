@@ -56,6 +56,7 @@ class Row(NamedTuple):
     declared: Any
     """their declarations"""
     repeats: int
+    """chunks per stage; more than 1: the number of microbatches is a multiple of the stages, see `RunConfig`"""
     x_BxLxD: jax.Array
     extras: Any
     """arrays [B, L] that travel with their windows"""
@@ -100,9 +101,6 @@ def pipelined(row: Row, requested: int) -> tuple[jax.Array, Any]:
     if (other := instead()) is not None:
         return other(row)
     number, repeats, microbatches = stages(), row.repeats, microbatches_of(row, requested)
-    groups = 1 if repeats == 1 else microbatches // number
-    if microbatches % groups:
-        raise ValueError(f"{microbatches} microbatches do not come in groups of {number} stages")
     enters = partial(_entering, microbatches=microbatches)
     new = Item(
         enters(row.x_BxLxD),
@@ -111,7 +109,7 @@ def pipelined(row: Row, requested: int) -> tuple[jax.Array, Any]:
         jnp.ones((microbatches, number), jnp.bool_),
         jnp.zeros((microbatches, number), jnp.int32),
     )
-    run = in_one_view(partial(_run, row.stage, number, repeats, groups))
+    run = in_one_view(partial(_run, row.stage, number, repeats))
     done, (losses, counts) = run(by_stage(row.weights, row.declared, repeats), new)
     return _left(done), (losses, counts)
 
@@ -133,7 +131,7 @@ def by_stage(weights: Any, declared: Any, repeats: int) -> Any:
     return jax.tree.map(laid, declared, weights, is_leaf=lambda x: isinstance(x, Tensor))
 
 
-def _run(stage: Stage, number: int, repeats: int, groups: int, weights: Any, new: Item) -> tuple[jax.Array, Any]:
+def _run(stage: Stage, number: int, repeats: int, weights: Any, new: Item) -> tuple[jax.Array, Any]:
     """(outputs, arriving at the first stage from the last, [M, S, b, L, D]; losses and counts). new: [M, S, …]."""
     at = jnp.arange(number)
     first = at == 0
@@ -167,7 +165,7 @@ def _run(stage: Stage, number: int, repeats: int, groups: int, weights: Any, new
     if repeats == 1:
         item, (arrived, auxes) = group(item, jax.tree.map(lambda *x: jnp.concatenate(x), new, nothing))
     else:
-        cut = jax.tree.map(lambda x: x.reshape(groups, number, *x.shape[1:]), new)
+        cut = jax.tree.map(lambda x: x.reshape(-1, number, *x.shape[1:]), new)
         item, (arrived, auxes) = jax.lax.scan(group, item, cut)
         arrived, auxes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (arrived, auxes))
         item, (last, more) = jax.lax.scan(tick, item, nothing)
