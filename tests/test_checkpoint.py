@@ -13,7 +13,7 @@ from tiny_run import Tiny
 from scaling.config import Records
 from scaling.errors import UserError
 from scaling.parallel import make_mesh
-from scaling.training.checkpoint import Checkpoints, fingerprints
+from scaling.training.checkpoint import Books, Checkpoints, fingerprints
 from scaling.training.knobs import make_knobs
 from scaling.training.state import TrainState, abstract_state, create_state
 from scaling.training.step import run_optimizer
@@ -35,9 +35,13 @@ def open_at(folder: Path, config_hash: str = "0123", **records: Any) -> Checkpoi
     return Checkpoints(folder, Records(**{"checkpoint_minutes": 0.0, **records}), config_hash)
 
 
+def books_of(step: int, metrics: str | None = None, config_hash: str = "0123") -> Books:
+    return Books(config_hash, step, step * 7, step / 3, LOSSES, metrics=metrics)
+
+
 def save(checkpoints: Checkpoints, state: TrainState, *steps: int) -> None:
     for step in steps:
-        checkpoints.save(state, step, tokens=step * 7, wall_s=step / 3, losses=LOSSES)
+        checkpoints.save(state, books_of(step, config_hash=checkpoints.config_hash))
 
 
 def equal(a: TrainState, b: TrainState) -> bool:
@@ -160,10 +164,7 @@ def kept_locally(folder: Path, saved: list[tuple[int, TrainState]], metrics: str
     """With local checkpoints of these steps."""
     checkpoints = open_at(folder / "run", local_checkpoints={"folder": str(folder / "disk")})
     for step, state in saved:
-        told = checkpoints.save(
-            state, step, tokens=step * 7, wall_s=step / 3, losses=LOSSES, metrics=metrics, locally=True
-        )
-        assert told == ""
+        assert checkpoints.save(state, books_of(step, metrics), locally=True) == ""
     return checkpoints
 
 
@@ -222,7 +223,7 @@ def test_the_newest_two_local_checkpoints_stay_and_a_disk_that_takes_none_is_tol
 
     (tmp_path / "full").write_text("a file")
     checkpoints = open_at(tmp_path / "run", local_checkpoints={"folder": str(tmp_path / "full")})
-    told = [checkpoints.save(state, step, tokens=1, wall_s=1.0, losses=LOSSES, locally=True) for step in (1, 2, 3)]
+    told = [checkpoints.save(state, books_of(step), locally=True) for step in (1, 2, 3)]
     assert told[0] == told[2] == "" and told[1].startswith("no more local checkpoints: ")
     assert str(tmp_path / "full") in told[1]
     checkpoints.close()

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class Books:
     """seconds of training so far"""
     losses: dict[str, Any]
     """running sums, see `metrics.RunningLosses`"""
-    fingerprints: dict[str, int]
-    """checksum of each array, see `fingerprints`"""
+    fingerprints: dict[str, int] = field(default_factory=dict)
+    """checksum of each array, see `fingerprints`; set by a save"""
     metrics: str | None = None
     """checksum of the records in `metrics.jsonl`, see `metrics.digest`"""
     branch: dict[str, Any] | None = None
@@ -89,31 +89,16 @@ class Checkpoints:
         `minutes`."""
         return self.every is not None or (self.minutes is not None and self.last_step is not None)
 
-    def save(
-        self,
-        state: TrainState,
-        step: int,
-        *,
-        tokens: int,
-        wall_s: float,
-        losses: dict[str, Any],
-        metrics: str | None = None,
-        branch: dict[str, Any] | None = None,
-        inherited: dict[str, Any] | None = None,
-        spent: dict[str, float] | None = None,
-        locally: bool = False,
-    ) -> str:
-        """Save the state after update number `step`, with its metadata.
+    def save(self, state: TrainState, books: Books, *, locally: bool = False) -> str:
+        """Save the state after update number `books.step`, with its metadata, to which its checksums are added.
 
         locally: on the hosts' own disks. Returns as soon as the arrays may change, while files are still being
         written. The result is a note on a local save, or empty. An error of the previous save, such as a full disk,
         is raised here as an OSError.
         """
-        if self.last_step == step:
+        if self.last_step == books.step:
             return ""
-        prints = fingerprints(state)
-        books = Books(self.config_hash, step, tokens, wall_s, losses, prints, metrics, branch, inherited, spent)
-        values = asdict(books)
+        values = asdict(replace(books, fingerprints=fingerprints(state)))
         if locally and self.local is not None:
             return self.local.save(_named(state), values)
         from orbax.checkpoint import args
@@ -122,8 +107,8 @@ class Checkpoints:
             state=args.PyTreeSave(_named(state)), books=args.JsonSave({"values": values, "seal": digest(values)})
         )
         with _system_errors(self.folder):
-            self._open().save(step, args=saved, force=True)
-        self.last_step, self._last_time = step, time.monotonic()
+            self._open().save(books.step, args=saved, force=True)
+        self.last_step, self._last_time = books.step, time.monotonic()
         return ""
 
     def restore(self, layout: TrainState, at_most: int | None = None) -> tuple[TrainState, Books] | None:

@@ -14,7 +14,7 @@ from scaling.metrics import METRICS_FILE, read_metrics
 from scaling.parallel import is_main
 from scaling.result import Result, Status, write_result
 from scaling.tracking import Mirror
-from scaling.training.checkpoint import Checkpoints
+from scaling.training.checkpoint import Books, Checkpoints
 from scaling.training.clock import LOST, Clock, goodput
 from scaling.training.evaluate import Evaluation
 from scaling.training.flops import MeasuredFlops
@@ -168,20 +168,18 @@ class Member:
     def save(self, state: TrainState, *, locally: bool = False) -> None:
         """Save the state after the latest update, whose losses have been read."""
         self.metrics.sync()
-        tokens, losses = self.step * self.config.batch_tokens, self.losses.state()
-        note = self.checkpoints.save(
-            state,
+        books = Books(
+            self.checkpoints.config_hash,
             self.step,
-            tokens=tokens,
-            wall_s=self.wall_s,
-            losses=losses,
+            self.step * self.config.batch_tokens,
+            self.wall_s,
+            self.losses.state(),
             metrics=digest(settled(self.metrics.records, self.step)),
             branch=self.branch,
             inherited=self.inherited,
             spent=self.clock.spent(self.spent_before),
-            locally=locally,
         )
-        if note:
+        if note := self.checkpoints.save(state, books, locally=locally):
             self.notes.append(note)
             self.say(note)
 

@@ -58,7 +58,7 @@ def first_state(
 def new_books(config: RunConfig) -> Books:
     """The metadata of a run before its first update."""
     losses = RunningLosses(config.steps, config.objective.limit(config.model.vocab))
-    return Books(config_hash(config), 0, 0, 0.0, losses.state(), {})
+    return Books(config_hash(config), 0, 0, 0.0, losses.state())
 
 
 def _new_state(config: RunConfig, layout: TrainState) -> TrainState:
