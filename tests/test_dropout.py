@@ -10,6 +10,9 @@ import pytest
 from tiny_run import quick_jit
 from transformer_in_numpy import VOCAB, D, L, draw
 
+from scaling.config import Placement
+from scaling.families import TransformerConfig
+from scaling.families.kernels import BLOCK
 from scaling.models import functional
 from scaling.models.attention_mask import dropout
 
@@ -66,3 +69,22 @@ def test_without_a_key_nothing_is_dropped() -> None:
     with_dropout, without = draw(dropout=0.5), draw(dropout=0.0)
     a, b = (quick_jit(lambda p, g=g: functional.bind(*g, p)(tokens))(p) for _, g, p in (with_dropout, without))
     np.testing.assert_array_equal(a, b)
+
+
+def test_no_key_is_drawn_from_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many global tokens as a block of queries has. (For jitter see `test_moe`.)"""
+    drawn: list[bytes] = []
+
+    def noted(key: jax.Array, share: float, shape: tuple[int, ...]) -> np.ndarray:
+        drawn.append(np.asarray(jax.random.key_data(key)).tobytes())
+        return np.ones(shape, bool)
+
+    monkeypatch.setattr(jax.random, "bernoulli", noted)
+    config = TransformerConfig.model_validate({
+        "vocab": 8, "context": 2 * BLOCK, "layers": 1, "d_model": 8, "n_heads": 1, "dropout": RATE,
+        "sliding_window": 4, "global_tokens": BLOCK, "mixer": {"kind": "attention", "global_projections": True},
+    })  # fmt: skip
+    params = jax.tree.map(lambda w: np.zeros(w.shape, np.float32), functional.abstract(config))
+    model = functional.bind(config, Placement(layers="unroll", attention="blocked"), params, "full")
+    model(jnp.zeros((1, 2 * BLOCK), jnp.int32), dropout_key=jax.random.key(1))
+    assert len(drawn) == len(set(drawn)) == 6  # embedding, two blocks, global tokens, two branches

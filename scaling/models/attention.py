@@ -40,9 +40,11 @@ class Attention(LayerPart):
         sinks_H = None if self.sinks is None else self.sinks[...]
         out_BxLxW = attended(self.config, context, *qkv, dropout_key, sinks_H)
         if self.global_maps:
-            known = min(context.global_tokens, x_BxLxD.shape[1])
+            length = x_BxLxD.shape[1]
+            known = min(context.global_tokens, length)
             qkv = self._qkv(x_BxLxD, context, tuple(self.global_maps), slice(known))
-            key = None if dropout_key is None else jax.random.fold_in(dropout_key, known)
+            # `blocked` folds in the start of each block of queries, all of them below the length
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, length)
             out_BxLxW = out_BxLxW.at[:, :known].set(first_attended(self.config, context, *qkv, key, sinks_H))
         return self.o(out_BxLxW), NOTHING
 
