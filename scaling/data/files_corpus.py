@@ -244,18 +244,16 @@ def _parquet(path: str, field: str, wanted: _Wanted) -> Iterator[tuple[int, str]
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(path)
-        names = table.schema_arrow.names
-        if field not in names:
-            raise UserError(f"{path} has no column data.text_field={field!r}; it has: {', '.join(names)}")
-        number = 0
-        for rows in table.iter_batches(batch_size=ROWS, columns=[field]):
-            for value in rows.column(0).to_pylist():
-                if wanted(number):
+        with pyarrow.parquet.ParquetFile(path) as table:
+            names = table.schema_arrow.names
+            if field not in names:
+                raise UserError(f"{path} has no column data.text_field={field!r}; it has: {', '.join(names)}")
+            batches = table.iter_batches(batch_size=ROWS, columns=[field])
+            values = (value for rows in batches for value in rows.column(0).to_pylist())
+            for number, value in enumerate(values):
+                if value is not None and wanted(number):
                     text = value.decode("utf-8") if isinstance(value, bytes) else value
-                    if text is not None:
-                        yield number, _text_of({field: text}, field, f"{path} row {number + 1}")
-                number += 1
+                    yield number, _text_of({field: text}, field, f"{path} row {number + 1}")
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a parquet file: {error}") from None
 

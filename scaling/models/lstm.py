@@ -4,6 +4,7 @@ Further axis letters: I inputs of a layer, G its four gates, H its cells, P its 
 leading axis.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,9 +83,8 @@ class LSTM(LanguageModel):
                 token_B, position_B = new
                 hidden_Bx1xP, after = self._run(token_B[:, None], states, None)
                 real_Bx1 = (position_B < PADDING)[:, None]
-                return jax.tree.map(lambda x, before: jnp.where(real_Bx1, x, before), after, states), hidden_Bx1xP[
-                    :, 0
-                ]
+                after = jax.tree.map(partial(jnp.where, real_Bx1), after, states)
+                return after, hidden_Bx1xP[:, 0]
 
             states = [LSTMState(layer["output"], layer["cells"]) for layer in cache]
             states, hidden_TxBxP = jax.lax.scan(step, states, (tokens_BxT.T, positions_BxT.T))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from scaling.accounting import check_layout, check_memory
 from scaling.config import RunConfig, resolved
-from scaling.data import check_run, open_store, prefetch
+from scaling.data import TokenStore, check_run, open_store, prefetch
 from scaling.errors import UserError
 from scaling.files import path_of
 from scaling.parallel import initialize, is_main, make_mesh, placed, replicated
@@ -94,6 +94,23 @@ def _made(config: RunConfig) -> Mesh:
     return make_mesh(config.placement.mesh, dcn=config.placement.dcn)
 
 
+def _opened(configs: Sequence[RunConfig], folders: Sequence[Path]) -> TokenStore:
+    """The token store of runs that are about to begin, and their folders with their configurations.
+
+    Everything is checked before anything in a folder changes."""
+    for folder in folders:
+        open_folder(folder)
+    store = open_store(configs[0].data, configs[0].records.store_folder)
+    for config, folder in zip(configs, folders, strict=True):
+        check_run(config, store)
+        check_start(config, folder)
+    if is_main():
+        for config, folder in zip(configs, folders, strict=True):
+            (folder / "result.json").unlink(missing_ok=True)  # of a failed attempt, before its files change
+            write_config(folder, config)
+    return store
+
+
 def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool) -> list[Result]:
     """Train runs that have not ended yet."""
     mesh = _made(configs[0])
@@ -102,16 +119,7 @@ def _train(configs: Sequence[RunConfig], folders: Sequence[Path], *, quiet: bool
     run_configs = [placed(config, mesh) for config in configs]
     for config in run_configs:
         check_memory(config, mesh.size, mesh.devices.flat[0].device_kind, check=_made)
-    for folder in folders:
-        open_folder(folder)
-    store = open_store(configs[0].data, configs[0].records.store_folder)
-    for config, folder in zip(configs, folders, strict=True):
-        check_run(config, store)
-        check_start(config, folder)
-    for config, folder in zip(configs, folders, strict=True):
-        if is_main():
-            (folder / "result.json").unlink(missing_ok=True)  # of a failed attempt, before its files change
-            write_config(folder, config)
+    store = _opened(configs, folders)
     clock = Clock()
     members = [
         Member(config, folder, store, clock, pack=len(configs), quiet=quiet)
