@@ -2,11 +2,12 @@
 
 import re
 from math import isqrt
+from typing import Any
 
 SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 
-def to_number(value: object) -> float:
+def to_number(value: Any) -> float:
     """A number, from a number or a text with or without a suffix of `SUFFIXES`. Raises ValueError or TypeError for
     anything else, and for True and False."""
     if isinstance(value, bool):
@@ -15,7 +16,7 @@ def to_number(value: object) -> float:
         text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", value.strip()).replace("_", "")
         scale = SUFFIXES.get(text[-1:], 1.0)
         return float(text[:-1] if scale != 1.0 else text) * scale
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def to_seed(value: str) -> int:

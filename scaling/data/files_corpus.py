@@ -3,13 +3,14 @@
 import glob
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from scaling.config import DataConfig
 from scaling.data.corpus import START, Position, held_out
@@ -184,8 +185,8 @@ def _reporting(path: str) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _open(path: str) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+def _open(path: str) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
 
 
 def _plain(path: str) -> str:

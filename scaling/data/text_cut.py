@@ -1,14 +1,14 @@
 """Cutting a long text into documents at ends of paragraphs, or else of lines, identically on every machine."""
 
+import io
 import re
 from collections.abc import Iterator
-from typing import IO
 
 PARAGRAPH = re.compile(rb"\n[ \t\r]*\n")
 BLOCK = 2**20
 
 
-def text_cut(file: IO[bytes], size: int) -> Iterator[bytes]:
+def text_cut(file: io.BufferedIOBase, size: int) -> Iterator[bytes]:
     """The pieces of a file, which together are all of it. A piece ends at the first end of a paragraph after `size`
     bytes, else at the first end of a line, else at a character boundary, in each case before twice `size`; a last
     piece of at most twice `size` stays whole. The pieces depend only on the bytes of the file and on `size`.
