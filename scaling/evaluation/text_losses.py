@@ -1,5 +1,7 @@
 """The loss of a trained model on each token of given texts, and whether the token is the model's likeliest."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,20 +34,17 @@ class TextLosses:
     def windows(self, tokens: np.ndarray, length: int, step: int) -> np.ndarray:
         """−log p of the targets of windows of `length` that begin every `step` tokens, [windows, length], without an
         incomplete window at the end."""
-        starts = np.arange(0, len(tokens) - length, step)
-        return self(tokens[starts[:, None] + np.arange(length + 1)])
+        return self(np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::step])
 
-    def _parts(self, text_NxL: np.ndarray) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    def _parts(self, text_NxL: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
         """Parts as (number of texts, (tokens, marks)), all with the same number of rows; the last part is padded by
         repeating its last text."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         rows = max(1, min(len(text_NxL), (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS) // text_NxL.shape[1]))
-        parts = []
         for start in range(0, len(text_NxL), rows):
             part = text_NxL[start : start + rows].astype(np.int32)
             full = np.concatenate([part, np.repeat(part[-1:], rows - len(part), 0)])
-            parts.append((len(part), (full, np.stack([self.run.objective.continued(row)[0] for row in full]))))
-        return parts
+            yield len(part), (full, np.stack([self.run.objective.continued(row)[0] for row in full]))
 
     def _measured(self, params: functional.Params, text_BxL: jax.Array, marks_BxL: jax.Array) -> jax.Array:
         with use(self.mesh):

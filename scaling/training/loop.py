@@ -28,7 +28,7 @@ from scaling.training.interrupt import Signals, Stop
 from scaling.training.knobs import make_knobs, put_knobs
 from scaling.training.local_checkpoint import LocalTier
 from scaling.training.member import Member
-from scaling.training.pack import check_mesh, check_pack, part, stacked
+from scaling.training.pack import T, check_mesh, check_pack, part, stacked
 from scaling.training.profile import Profile
 from scaling.training.records import ended, open_folder, run_folder, write_config
 from scaling.training.start import check_start
@@ -286,19 +286,20 @@ class Loop:
             metrics, self.pending = self.pending, None
             self._read(metrics, behind=0)
 
-    def _state_of(self, member: Member) -> TrainState:
-        return part(self.state, self.members.index(member), len(self.members))
+    def _own(self, member: Member, tree: T) -> T:
+        """The part of a run in `state`, or in a part of it."""
+        return part(tree, self.members.index(member), len(self.members))
 
     def _save(self, member: Member, *, locally: bool = False) -> None:
         """Save the state of a run after its latest update, whose metrics have been read."""
         if member.step:  # before the first update the seed determines everything
             with self.clock.spending("save"):
-                member.save(self._state_of(member), locally=locally)
+                member.save(self._own(member, self.state), locally=locally)
 
     def _evaluate(self, member: Member) -> Evaluation:
         """Evaluate the current state on the held-out split and record it."""
         check = self.signals.check if self.alone else None  # several processes stop together between updates
         with self.clock.spending("evaluate", paused=True):
-            evaluation = self.evaluator(self._state_of(member).params, check)
+            evaluation = self.evaluator(self._own(member, self.state.params), check)
         member.record_evaluation(evaluation)
         return evaluation
