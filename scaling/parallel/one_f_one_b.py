@@ -90,7 +90,7 @@ class Ticks:
     def __init__(self, total: Total, own: Any, windows: Any, key: Any, declared: Any, microbatches: int):
         self.total, self.declared = total, declared
         self.count, self.number, self.at = microbatches, stages(), jnp.arange(stages())
-        self.windows = jax.tree.map(partial(_apart, microbatches=microbatches), windows)
+        self.windows = jax.tree.map(partial(_by_microbatch, microbatches=microbatches), windows)
         self.keys = key if key is None or key.ndim else key[None]
         self.row = self._before_layers(own, 0)
         self.repeats = self.row.repeats
@@ -331,7 +331,7 @@ def _picked(kept: jax.Array, at: jax.Array) -> jax.Array:
     return by_parts(local, (((), *lies), ((PIPELINE,),)), lies, kept, at)
 
 
-def _apart(x: jax.Array, microbatches: int) -> jax.Array:
+def _by_microbatch(x: jax.Array, microbatches: int) -> jax.Array:
     """[B, …] as [M, b, …], row i in microbatch i mod M."""
     split = along(x, whole=True)
     shared = PIPELINE in split[0]
