@@ -44,8 +44,8 @@ def _shapes(sweep: SweepConfig, runs: Sequence[PlannedRun]) -> Iterator[str]:
         )
         size = f"{SIZE_KEY}={differ[0][0].label[SIZE_KEY]:g}"
         yield (
-            f"at {_count(len(differ), len(found))} the ladder's shape changes with {_told(axis)} ({size}: {told}), so "
-            "their effects cannot be told apart there; use values that have as many "
+            f"at {_count(len(differ), len(found))} the ladder's shape changes with {_told(axis)} ({size}: {told}), "
+            "so their effects cannot be told apart there; use values that have as many "
             f"{sweep.ladder.count.replace('_', ' ')} parameters in one shape, or a finer ladder "
             f"(ladder.width_multiple={sweep.ladder.width_multiple}), whose shapes differ less"
         )
