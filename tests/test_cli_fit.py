@@ -253,7 +253,7 @@ def test_the_list_holds_every_law_within_a_line(capsys, monkeypatch):
         (("--objective", "huber:-1"), "delta must be positive"),
         (("--objective", "quantile"), "quantile:Q"),
         (("--objective", "l1:3"), "no objective 'l1:3'"),
-        (("--residual", "cubic"), "residual must be"),
+        (("--residual", "lgo"), "did you mean log?"),
         (("--law", "chinchila"), "did you mean chinchilla?"),
         (("--where", "kinds == 1"), "cannot read the condition"),
         (("--where", "size + 1"), "not true or false"),

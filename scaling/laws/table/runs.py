@@ -25,7 +25,7 @@ from scaling.laws.table.overflow import overflowed
 from scaling.laws.table.reading import SIX_ND, Duplicates, Missing, labels_of
 from scaling.laws.table.text_table import read_table
 from scaling.laws.table.words import choice, records
-from scaling.names import several
+from scaling.names import meant, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -389,7 +389,8 @@ def replace_fields(runs: Runs, **changes: Any) -> Runs:
 
 def _require_option(name: str, given: str, allowed: Sequence[str]) -> None:
     if given not in allowed:
-        raise UserError(f"{name} must be {', '.join(map(repr, allowed))}; got {given!r}")
+        hint = meant(str(given), allowed, most=1, quote="'")
+        raise UserError(f"{name} must be {', '.join(map(repr, allowed))}; got {given!r}{'; ' * bool(hint)}{hint}")
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
