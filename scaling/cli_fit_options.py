@@ -155,8 +155,8 @@ def _search(parser: argparse._ActionsContainer) -> None:
         help="huber:DELTA, l1, l2, quantile:Q or student_t:NU (default: huber:1e-3; for sweeps, as in their launch, "
         "huber:1e-2)",
     )
-    add("--residual", help="log, raw or log1p: what the objective compares (default: log, raw where losses may be "
-        "negative)")  # fmt: skip
+    add("--residual", choices=("log", "raw", "log1p"), help="what the objective compares: log losses, losses or "
+        "log(1 + loss) (default: log, raw where losses may be negative)")  # fmt: skip
     add("--starts", type=int, default=64, help="starts of the search (default: 64)")
     add(
         "--bootstrap",

@@ -49,6 +49,18 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_the_command_line_finds_a_laws_columns_and_names_only_its_own_options(tmp_path, capsys):
+    T, path = np.geomspace(64, 4096, 9), tmp_path / "context.csv"
+    df = pd.DataFrame({"params": 1e7, "tokens": 1e9, "loss": (25.4 / T) ** 0.45 + 1.56, "seq_len": T})
+    df.to_csv(path, index=False)
+    table = json_of(capsys, "fit", path, "--law", "context", "--bootstrap", 0)
+    assert table["params"]["beta"] == pytest.approx(0.45, rel=1e-3)
+    assert "--column T=seq_len was chosen by the column's name" in table["warnings"]
+    df.rename(columns={"seq_len": "other"}).to_csv(path, index=False)
+    err = error_of(capsys, "fit", path, "--law", "context", "--bootstrap", 0)
+    assert "--column T=COLUMN" in err and "laws." not in err
+
+
 NAMES = ("--params", "size", "--tokens", "seen", "--loss", "nats", "--where", "kind == 'dense'")
 
 
@@ -241,7 +253,7 @@ def test_the_list_holds_every_law_within_a_line(capsys, monkeypatch):
         (("--objective", "huber:-1"), "delta must be positive"),
         (("--objective", "quantile"), "quantile:Q"),
         (("--objective", "l1:3"), "no objective 'l1:3'"),
-        (("--residual", "cubic"), "residual must be"),
+        (("--residual", "lgo"), "did you mean log?"),
         (("--law", "chinchila"), "did you mean chinchilla?"),
         (("--where", "kinds == 1"), "cannot read the condition"),
         (("--where", "size + 1"), "not true or false"),

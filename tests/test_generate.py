@@ -287,9 +287,10 @@ def test_evaluate_on_another_corpus_takes_its_held_out_split(
     found = scaling.evaluate(run, tmp_path / "data.yaml")
     assert found.tokens == 499 and found.split == "validation"
     assert scaling.evaluate(run, "train").tokens == tiny.open().train.n_tokens - 1
-    for on in ("nowhere.yaml", "test"):
+    for on, hint in (("nowhere.yaml", ""), ("test", ""), ("validaton", "; did you mean validation?")):
         assert main(["evaluate", str(run), "--on", on]) == 2
-        assert f"on={on}: no such file" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"on={on}: no such file" in said and said.endswith(f"{hint}\n")
 
 
 def test_evaluate_on_text_reads_it_in_the_tokens_of_the_run(

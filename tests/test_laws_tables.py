@@ -191,8 +191,10 @@ def test_a_prediction_of_a_table_reads_units_as_the_fit_did():
 def test_a_table_need_not_have_what_the_law_does_not_read():
     df = grid()[["flops", "loss"]].drop_duplicates("flops")
     assert set(laws.fit(df, "power_law_C", C="flops", starts=8).runs.values) == {"C", "loss"}
+    chosen = laws.fit(df, "power_law_C", starts=8).runs
+    assert set(chosen.values) == {"C", "loss"} and "C='flops' was chosen by the column's name" in chosen.notes
     with pytest.raises(UserError, match=r"no column N='params', D='tokens'; .* D='COLUMN', or with C='COLUMN'"):
-        laws.fit(df, "power_law_C", starts=8)
+        laws.fit(df.rename(columns={"flops": "cost"}), "power_law_C", starts=8)
     with pytest.raises(UserError, match="no column D='tokens'"):  # M is D/N
         laws.Runs(grid()[["params", "loss"]], reads=["M"])
     with pytest.raises(UserError, match="no column loss='loss'; the table has params, tokens, flops: name"):

@@ -171,7 +171,9 @@ STAGES = {"mesh": {"pipeline": 2}, "remat": "full"} | BFLOAT16
 
 
 def test_rounds_of_a_pipeline_add_a_sum_of_the_layers_gradients() -> None:
-    """By hand, in float32, of one of two stages: over ticks and of one of all parameters, over rounds of layers."""
+    """By hand, in float32, of one of two stages: over ticks and of one of all parameters; over rounds
+    of layers, and of all with 1F1B, which sums embedding and head over ticks, too. Compiled for 4 CPUs, what
+    grows with the vocabulary is 1.5 sums more with 8 microbatches in two rounds."""
 
     def gradients(**placement: object) -> int:
         return accounting.memory(run_config(placement=STAGES | placement), kind="h100").items["gradients"]
@@ -182,7 +184,7 @@ def test_rounds_of_a_pipeline_add_a_sum_of_the_layers_gradients() -> None:
     assert gradients(accumulate=4, pipeline_microbatches=2) == 4 * (3 * layer + 2 * ends)
     both_ways = {"pipeline_schedule": "1f1b", "accumulate": 4}
     assert gradients(**both_ways) == 4 * 2 * (layer + ends)
-    assert gradients(**both_ways, pipeline_microbatches=2) == 4 * (3 * layer + 2 * ends)
+    assert gradients(**both_ways, pipeline_microbatches=2) == 4 * 3 * (layer + ends)
 
 
 def test_norm_and_stream_behind_stages_are_there_with_the_loss_and_not_with_a_layer_computed_again() -> None:

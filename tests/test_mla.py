@@ -23,7 +23,8 @@ PARTS = {"queries from the stream": PART, "queries from a latent": PART | {"q_ra
 
 
 def model(part: Any = PART, **values: Any) -> TransformerConfig:
-    base = {"vocab": 8, "context": L, "layers": 1, "d_model": D, "n_heads": H, "rope_theta": THETA, "mixer": part}
+    base = {"vocab": 8, "context": L, "layers": 1, "d_model": D, "n_heads": H, "mixer": part}
+    base |= {"rope_theta": THETA} if values.get("position", "rope") == "rope" else {}
     return build(TransformerConfig, base | values, "test")
 
 

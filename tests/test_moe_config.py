@@ -13,6 +13,7 @@ from scaling.config import SweepConfig
 from scaling.errors import UserError
 from scaling.models.routing import route
 from scaling.sweeps.designs import make_runs
+from scaling.sweeps.plan.confounded import confounded_notes
 
 
 def test_sparsity_stands_for_a_number_of_experts() -> None:
@@ -105,3 +106,64 @@ def test_runs_of_a_grid_with_experts_have_the_active_size_and_the_flops_that_wer
     assert runs[1].params > 2 * runs[0].params and runs[2].config.model.inner % 3 == 0
     facts = runs[2].config.model.facts
     assert facts == {"experts": 12, "top_k": 3, "shared": 1, "granularity": 3, "sparsity": 0.75}
+
+
+def confounded(design: dict[str, Any], **ladder: Any) -> list[str]:
+    """What is said of the shapes and axes of a sweep of this design."""
+    varied = {key.removeprefix("model.") for key in {**design.get("axes", {}), **design.get("zip", {})}}
+    shared = {"vocab": 256, "context": 64, "activation": "relu2"}
+    model = {key: value for key, value in shared.items() if key not in varied}
+    run = {"model": model, "data": {"corpus": "python_stdlib"}, "optimizer": {"learning_rate": 0.01}, "batch_size": 4}
+    values = {"name": "moe", "run": run, "design": design,
+              "ladder": {"count": "active_non_embedding", "aspect": 12, "d_head": 8, "width_multiple": 8,
+                         "ff_multiple": 1} | ladder}  # fmt: skip
+    config = SweepConfig.model_validate(values)
+    return confounded_notes(config, make_runs(config))
+
+
+def mixture(**values: Any) -> dict[str, Any]:
+    return {"kind": "moe", "experts": 4} | values
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        # at 40,000 and ff_ratio near 4, two experts of the full width leave less for d_model than one
+        ([mixture(), mixture(top_k=2)], ["layers=3, d_model=32 with feed_forward={kind: moe, experts: 4}"]),
+        # as many hidden units and as large a router
+        ([mixture(), mixture(top_k=2, granularity=2)], []),
+        # the router's own parameters
+        ([mixture(), mixture(experts=256)], ["experts: 256}"]),
+    ],
+)
+def test_mixtures_of_one_size_that_the_ladder_gives_other_shapes_are_told(
+    parts: list[dict[str, Any]], said: list[str]
+) -> None:
+    axes = {"tokens": [1e6], "model.params": [40e3], "model.feed_forward": parts}
+    found = confounded({"kind": "grid", "axes": axes})
+    assert len(found) == len(said)
+    for text, note in zip(said, found, strict=True):
+        assert "at every point the ladder's shape changes with model.feed_forward (model.params=40000: " in note
+        assert text in note, note
+
+
+def test_other_axes_that_move_with_the_shape_or_with_one_another_are_told() -> None:
+    size = {"tokens": [1e6], "model.params": [60e3]}
+    (note,) = confounded({"kind": "grid", "axes": size | {"model.vocab": [256, 1024]}}, count="total")
+    assert "the ladder's shape changes with model.vocab" in note
+    assert not confounded({"kind": "grid", "axes": size | {"model.context": [64, 128]}})
+    experts = {"model.feed_forward": [mixture(), mixture(experts=8)], "model.context": [64, 128]}
+    (note,) = confounded({"kind": "grid", "axes": size, "zip": experts})
+    assert note.startswith("design.zip: model.feed_forward and model.context vary together in all runs")
+    tuned = {"model.context": [64, 128], "optimizer.weight_decay": [0.1, 0.2]}
+    assert not confounded({"kind": "grid", "axes": size, "zip": tuned}), "no law reads what is tuned"
+
+
+def test_sizes_whose_tokens_follow_from_them_are_told() -> None:
+    sizes = [40e3, 60e3, 90e3]
+    follow = {"model.params": sizes, "tokens": [20 * n for n in sizes]}
+    (note,) = confounded({"kind": "grid", "zip": follow})[:1]
+    assert "model.params and tokens vary together" in note
+    (note,) = confounded({"kind": "list", "points": [{"params": n, "tokens": 20 * n} for n in sizes]})
+    assert note.startswith("N and D vary together in all runs (the correlation of their logarithms is 1.0000)")
+    assert not confounded({"kind": "grid", "axes": follow}), "crossed, they are told apart"

@@ -35,6 +35,7 @@ def run() -> RunConfig:
 def test_plan_of_a_model_has_the_fixed_names() -> None:
     found = plan(load_plannable(GPT2))
     assert found["params"] == {"total": 124_439_808, "non_embedding": 85_056_000, "active": 124_439_808,
+                               "active_without_input_embedding": 85_056_000 + 50_257 * 768,  # the table is the head
                                "active_non_embedding": 85_056_000}  # fmt: skip
     assert set(found["flops_per_token"]) == {"exact", "kaplan_6n", "chinchilla_appendix_f", "palm", "deepseek"}
     # 12 layers of 12·768² weights, the head, and two products with (1024 + 1) / 2 keys
@@ -43,6 +44,32 @@ def test_plan_of_a_model_has_the_fixed_names() -> None:
     assert found["shape"]["visible_keys"] == 512.5
     assert json.loads(json.dumps(found)) == found
     assert "training" not in found and "time" not in found
+
+
+def test_a_plan_of_a_mixture_itemises_experts_dispatch_and_latent_attention() -> None:
+    """DeepSeek-V2-Lite: 26 layers of 64 experts of width 1,408, of which a token uses 6 and 2 shared ones."""
+    expert, table = 3 * 2048 * 1408, 102_400 * 2048
+    found = plan(load_plannable("deepseek-v2-lite"))
+    assert found["params"]["per_expert"] == expert
+    assert found["params"]["active_without_input_embedding"] == 2_661_150_208 - table
+    assert found["params"]["active_non_embedding"] == 2_661_150_208 - 2 * table
+    items = found["flops_per_token_by_part"]
+    assert items["experts"] == 6 * 26 * 6 * expert and items["shared"] == 6 * 26 * 2 * expert
+    assert items["router"] == 6 * 26 * 64 * 2048 and items["dispatch"] == 0
+    assert items["attention_latents"] == 6 * 27 * 2048 * (512 + 64), "down to the latent, and the part that rotates"
+    assert items["attention_projections"] == 6 * 27 * 16 * (2048 * (128 + 64) + 512 * (128 + 128) + 128 * 2048)
+    text = format_plan(found)
+    assert re.search(r"per_expert +8,650,752  of one layer", text) and re.search(r"dispatch +0 ", text)
+    assert "note: dispatch: 0 FLOPs, because rows are gathered by index" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_plan_of_experts_of_two_sizes_lists_both() -> None:
+    part = {"kind": "moe", "experts": 4}
+    sizes = {"vocab": 32, "context": 16, "layers": 4, "d_model": 8, "n_heads": 2, "activation": "relu2"}
+    found = plan(load_plannable(sizes | {"d_ff": 32, "feed_forward": [part, part | {"granularity": 2}]}))
+    assert found["params"]["per_expert"] == [2 * 8 * 32, 2 * 8 * 16]
+    assert re.search(r"per_expert +512 and 256  of one layer", format_plan(found))
 
 
 def test_a_plan_of_a_run_that_keeps_documents_apart_says_that_it_counts_none() -> None:
@@ -85,7 +112,7 @@ def test_plan_as_text_lines_up() -> None:
         assert needle in text, needle
     block = text.split("\n\n")[1].splitlines()
     ends = {found.end() for line in block[1:] if (found := re.match(r"\s+\S+\s+[\d,]+", line))}
-    assert len(block) == 11 and len(ends) == 1, "numbers end in one column"
+    assert len(block) == 12 and len(ends) == 1, "numbers end in one column"
     assert max(map(len, text.splitlines())) <= 80
     text = format_plan(plan(load_plannable(CONFIGS / "runs" / "llama-1b.yaml"), topology="h100:8"))
     less = [line for line in text.splitlines() if re.search(r" -[\d.]+ GiB", line)]

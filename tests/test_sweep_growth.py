@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from test_sweep import SWEEP, four_slots, pretend, sweep, trained  # noqa: F401
 
-from scaling import load_runs
-from scaling.config import SweepConfig, build, merge
+from scaling import accounting, load_runs
+from scaling.config import RunConfig, SweepConfig, build, merge
+from scaling.errors import UserError
 from scaling.sweeps import describe_sweep, make_runs, run_state, run_sweep
 from scaling.sweeps.run_store import attempts, read_plan
 
@@ -35,6 +36,36 @@ def test_a_budget_gets_further_sizes_once_and_none_when_the_forecast_is_frozen(
     (home / "forecast.json").write_text("{}")
     assert run_sweep(sweep(design={"recenter": 2}), four_slots(), tmp_path).ok
     assert len(read_plan(home)) == len(outcome.states)
+
+
+@pytest.mark.usefixtures("pretend")
+def test_further_sizes_are_checked_for_their_placement_before_they_are_launched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The further size of the test above, on devices that hold the first round's only."""
+    config, home, check = sweep(design={"recenter": 1}), tmp_path / "s", accounting.check_placement
+    first = {run.params for run in make_runs(config)}
+
+    def refuse(config: RunConfig, *rest: Any) -> None:
+        if accounting.params(config.model).total not in first:
+            raise UserError("placement.mesh: tensor=2 does not divide n_heads=1")
+        check(config, *rest)
+
+    monkeypatch.setattr(accounting, "check_placement", refuse)
+    with pytest.raises(UserError, match=r"^run L\S+: placement.mesh: tensor=2 does not divide n_heads=1"):
+        run_sweep(config, four_slots(), tmp_path)
+    assert len(trained(home)) == len(read_plan(home)) == 6, "what was refused is not in the plan either"
+
+
+@pytest.mark.usefixtures("pretend")
+def test_a_launch_says_which_axes_move_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    together = {"model.context": [16, 32], "model.vocab": [256, 512]}
+    run = {"model": {"layers": 1, "d_model": 16, "n_heads": 1}, "optimizer": {"learning_rate": 0.02}}
+    shared = {key: value for key, value in SWEEP["run"].items() if key != "model"}
+    values = {"name": "s", "run": shared | run, "design": {"kind": "grid", "axes": {"flops": [3e8]}, "zip": together}}
+    assert run_sweep(build(SweepConfig, values, "test"), four_slots(), tmp_path).ok
+    said = "note: design.zip: model.context and model.vocab vary together in all runs"
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def real_text(folder: Path) -> dict[str, Any]:

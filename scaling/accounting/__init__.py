@@ -14,7 +14,7 @@ from scaling.accounting.devices import (
     unknown_device,
 )
 from scaling.accounting.fitting import HOST, check_memory, nearest_fit, search
-from scaling.accounting.flops import Flops, flops_per_token, uncounted
+from scaling.accounting.flops import Flops, flops_per_token, free, uncounted
 from scaling.accounting.layout import mesh_shape, parameter_parts
 from scaling.accounting.links import wired
 from scaling.accounting.memory import Memory, compute_dtype, loss_pieces, memory
@@ -39,6 +39,7 @@ __all__ = [
     "compute_dtype",
     "device",
     "flops_per_token",
+    "free",
     "link_seconds",
     "loss_pieces",
     "memory",

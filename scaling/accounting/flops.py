@@ -75,7 +75,7 @@ def flops_per_token(
         mask, model = mask or model.objective.mask, model.model
     count, extra = params(model), _extra(model, contexts or [(model.context, 1)], mask or model.masks[0], keys)
     lowest = min(tensor.depth for tensor in tensors if tensor.trained)
-    items = dict.fromkeys(model.ITEMS, 0.0)
+    items = dict.fromkeys((*model.ITEMS, *model.free), 0.0)
     whole = {"hidden": 0.0, "head": 0.0}
     for tensor in tensors:
         role = "hidden" if tensor.role == "hidden" else "head"
@@ -95,6 +95,11 @@ def flops_per_token(
         palm=6.0 * count.total + extra.full_context,
         deepseek=whole["hidden"] + extra.full_context,
     )
+
+
+def free(model: ModelConfig) -> list[str]:
+    """The items of the ledger that are 0 because they take no matrix product, each a sentence."""
+    return [f"{name}: 0 FLOPs, because {reason}" for name, reason in model.free.items()]
 
 
 def uncounted(run: RunConfig) -> list[str]:

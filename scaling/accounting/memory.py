@@ -255,7 +255,8 @@ def loss_pieces(tokens: int, requested: int | None, vocab: int) -> int:
 
 def _gradients(step: _Step) -> int:
     """Bytes of the sum over microbatches and, of several, of what one adds; and, where a pipeline has them in rounds,
-    of the layers' sum over these. At the first stage of ZeRO layers' are whole; there TPU's compiler adds whole ones
+    of the sum over these: of layers, and where stages alternate of embedding and head. At the first stage of ZeRO
+    layers' are whole; there TPU's compiler adds whole ones
     at the compute precision to a sum in parts."""
     several = step.order.parts > 1 or step.order.alternates
     total = 0
@@ -266,7 +267,7 @@ def _gradients(step: _Step) -> int:
             total += FLOAT32 * size + step.compute.width * whole
         else:
             total += FLOAT32 * whole * (2 if several else 1)
-        total += FLOAT32 * size if in_layers and step.order.in_rounds else 0
+        total += FLOAT32 * size if step.order.in_rounds and (in_layers or step.order.alternates) else 0
     return total
 
 

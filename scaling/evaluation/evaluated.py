@@ -14,7 +14,7 @@ from scaling.errors import UserError
 from scaling.evaluation.key_tokens import KeyTokens, key_tokens
 from scaling.evaluation.probes import PROBES, Probe, probe
 from scaling.files import path_of
-from scaling.names import near_file
+from scaling.names import meant, near_file
 from scaling.text import align
 from scaling.tokens import EOD
 from scaling.training.evaluate import Evaluator
@@ -146,8 +146,10 @@ def _split(run: RunConfig, on: str) -> tuple[DataConfig, str, Split]:
     if on in SPLITS:
         return run.data, on, getattr(open_store(run.data, run.records.store_folder), on)
     if not Path(on).is_file():
+        split = meant(on, SPLITS, most=1)
+        hint = f"; {split}" if split else near_file(on)
         raise UserError(
-            f"on={on}: no such file; give {' or '.join(SPLITS)}, a corpus (DATA.yaml) or a text file{near_file(on)}"
+            f"on={on}: no such file; give {' or '.join(SPLITS)}, a corpus (DATA.yaml) or a text file{hint}"
         )
     if on.endswith(FILE_KINDS):
         return run.data, TEXT, _text(run, on)

@@ -1,6 +1,7 @@
 """The interfaces of the two parts of a transformer's layer: a mixer over positions and a feed-forward part."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar, get_args
 
 from scaling.errors import UserError
@@ -21,6 +22,9 @@ class BlockPart(Config):
     """names of its auxiliary losses, such as a router's balance"""
     METRICS: ClassVar[tuple[str, ...]] = ()
     """names of metrics logged for each of its layers, such as how even a router's load is"""
+
+    FREE: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """as `ModelConfig.free`"""
 
     def check(self, model: TransformerShape) -> None:
         """Raises ValueError if it does not fit the model."""

@@ -182,6 +182,12 @@ class ModelConfig(Config):
         return ()
 
     @property
+    def free(self) -> Mapping[str, str]:
+        """What it does without a matrix product, though other models use one: an item of the FLOP ledger, which is 0,
+        with the reason."""
+        return {}
+
+    @property
     def most_runs(self) -> int:
         """Largest number of consecutive chunks of layers that differ only in their parameters."""
         return 1

@@ -47,6 +47,11 @@ class MoE(FeedForward):
     METRICS: ClassVar[tuple[str, ...]] = ("load_entropy", "load_violation", "router_confidence", "idle_experts",
                                           "dropped_share")  # fmt: skip
 
+    FREE: ClassVar[Mapping[str, str]] = MappingProxyType({
+        "dispatch": "rows are gathered by index for their experts and their outputs are added up, without a product "
+        "with a matrix of assignments"
+    })  # fmt: skip
+
     kind: Literal["moe"]
     experts: int = Field(ge=2, le=MANY)
     """number of routed experts, of which each token uses `top_k`"""

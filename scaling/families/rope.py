@@ -46,6 +46,10 @@ class Rope(Config):
 
     def check(self, width: int) -> None:
         """Raises ValueError if it does not fit `width` features."""
+        if self.fraction == 0 and self.theta is not None:
+            raise ValueError(
+                f"rope.theta={self.theta:g} has no effect with rope.fraction=0, which rotates nothing; leave it unset"
+            )
         turned = (1.0 if self.fraction is None else self.fraction) * width
         if turned % 2:
             nearest = [2 * pairs / width for pairs in (turned // 2, turned // 2 + 1)]

@@ -13,6 +13,7 @@ from scaling.frozen import LAYERS, MANY, filled
 from scaling.numbers import divisors
 
 GATED = ("swiglu", "geglu", "clamped_swiglu")
+ROPE_THETA = 10_000.0  # Su et al. 2021 (2104.09864)
 SWIGLU_RATIO = 8 / 3  # three matrices then cost as much as two of width 4·d_model (Shazeer 2020, 2002.05202)
 
 
@@ -47,8 +48,8 @@ class TransformerShape(ModelConfig):
     scaled_input: bool | None = None
     """embeddings enter the residual stream multiplied by √d_model, or with `mup` by that of the base (Vaswani et al.
     2017, section 3.4; Gemma); unset: as they are"""
-    rope_theta: float = Field(default=10_000.0, gt=1)
-    """base of the rotary frequencies"""
+    rope_theta: float = Field(default=ROPE_THETA, gt=1)
+    """base of the rotary frequencies, in layers whose `rope` has no theta of its own"""
     bias: bool = False
     """biases in every linear map and in layer norms"""
     parallel_block: Literal[False, True, "two_norms"] = False
@@ -78,7 +79,7 @@ class TransformerShape(ModelConfig):
     """standard deviation of initial weights; fan_in: 1/√fan_in, and 1/√d_model for embeddings; normal: init_std for
     all (GPT-2)"""
     init_std: float = Field(default=0.02, gt=0)
-    """standard deviation of initial weights with `init: normal`"""
+    """standard deviation of initial weights with `init: normal`; of no effect with fan_in"""
     residual_init_scale: bool = True
     """initial weights that write into the residual stream are scaled by 1/√(2·layers) (GPT-2)"""
 
@@ -143,9 +144,20 @@ class TransformerShape(ModelConfig):
                           ("global_tokens", "a layer has 1 global token or more, null for none")):  # fmt: skip
             if any(n is not None and n < 1 for n in getattr(self, key) or ()):
                 raise ValueError(f"{key}={list(getattr(self, key))}: {what}")
+        self._only_what_positions_read()
+        return self
+
+    def _only_what_positions_read(self) -> None:
+        """Raises ValueError for a key of positions that has no effect with these."""
         if self.rope and self.position != "rope":
             raise ValueError(f"rope has no effect with position={self.position}; set it to rope, or leave rope unset")
-        return self
+        if self.rope_theta != ROPE_THETA and self.position != "rope":
+            raise ValueError(
+                f"rope_theta={self.rope_theta:g} has no effect with position={self.position}; set it to rope, or "
+                f"leave rope_theta unset ({ROPE_THETA:g})"
+            )
+        if self.restart_positions and self.position == "none":
+            raise ValueError("restart_positions=true has no effect with position=none; leave it unset")
 
     @property
     def gated(self) -> bool:

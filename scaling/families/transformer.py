@@ -208,6 +208,10 @@ class TransformerConfig(TransformerShape):
         return tuple(dict.fromkeys(filter(None, notes)))
 
     @property
+    def free(self) -> Mapping[str, str]:
+        return {name: reason for parts in self.parts for part in parts for name, reason in part.FREE.items()}
+
+    @property
     def reads_counts(self) -> bool:
         return any(part.reads_counts for parts in self.parts for part in parts)
 

@@ -71,7 +71,7 @@ def plan(
     returns: `params` and `flops_per_token` (training, at the model's context, every convention) with their parts
     under `..._by_part`, `shape`, and `memory` in bytes of one device; for a run, or with devices or tokens, also
     `training`; with a topology `topology` and `time`; with `fit` `fit` in place of `memory`. A model alone is planned
-    with AdamW, and `assumed` has the settings; `notes`, if any, say what the counts leave out.
+    with AdamW, and `assumed` has the settings; `notes`, if any, say what the counts leave out, or why one is 0.
     Raises UserError for an unknown topology or a mesh that does not fit it.
     """
     config = load_plannable(config)
@@ -91,7 +91,7 @@ def plan(
         "flops_per_token_by_part": flops.items,
         "shape": model.shape() | ({} if keys is None else {"visible_keys": keys}),
     }
-    if notes := accounting.uncounted(run):
+    if notes := [*accounting.free(model), *accounting.uncounted(run)]:
         found["notes"] = notes
     if isinstance(config, RunConfig) or tokens is not None or where is not None:
         found["training"] = _training(run, flops)

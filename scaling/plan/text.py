@@ -16,6 +16,14 @@ PARTS = {
     "not_at_once": "parts of the above that are never held at the same time",
 }
 """explanations of items of a step's memory whose names do not explain themselves"""
+COUNTS = {
+    "non_embedding": "no embeddings, no head",
+    "active": "with the input embedding",
+    "active_without_input_embedding": "with the head",
+    "active_non_embedding": "no embeddings, no head",
+    "per_expert": "of one layer",
+}
+"""what the counts of parameters include"""
 
 
 def format_plan(found: dict[str, Any]) -> str:
@@ -26,7 +34,7 @@ def format_plan(found: dict[str, Any]) -> str:
         ("flops_per_token", "training FLOPs per token", "flops_per_token_by_part"),
     ):
         whole = next(iter(found[key].values()))
-        rows = [(name, _exact(value)) for name, value in found[key].items()]
+        rows = [(name, _count(name, value)) for name, value in found[key].items()]
         shares = [(f"  {name}", f"{_exact(value)}  {value / whole:6.1%}") for name, value in found[parts].items()]
         blocks.append(_block(title, [rows[0], *shares, *rows[1:]]))
     if "training" in found:
@@ -166,6 +174,12 @@ def _block(title: str, rows: Rows) -> str:
     return "\n".join(
         [title, *align([(f"  {name} ", *value.partition(" ")[::2]) for name, value in rows], {0, 2}, " ")]
     )
+
+
+def _count(name: str, value: float | list[int]) -> str:
+    """A number, or each of several, with what it includes."""
+    exact = " and ".join(_exact(one) for one in (value if isinstance(value, list) else [value]))
+    return f"{exact}  {COUNTS[name]}" if name in COUNTS else exact
 
 
 def _plain(value: float) -> str:

@@ -19,6 +19,7 @@ from scaling.sweeps.fitted import fit_sweep
 from scaling.sweeps.forecast import frozen_forecast, write_outcome
 from scaling.sweeps.launch import GOES_ON, train_all
 from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, expected_tests, refuse_other_sweep
+from scaling.sweeps.plan.confounded import confounded_notes
 from scaling.sweeps.plan.estimate import devices_for
 from scaling.sweeps.plan.forks import drop_forks, flops_to_spend
 from scaling.sweeps.progress import LaunchProgress
@@ -130,13 +131,13 @@ def run_sweep(
     with _claimed(home):
         runs = all_runs(sweep, runs, read_plan(home), kept)
         refuse_other_sweep(home, sweep, runs)
-        left = [run for run in (*runs, *tests) if run_state(home / run.id).state not in DONE]
-        check_fits((*runs, *tests), left, devices_for(sweep.executor).kind, sweep.executor)
-        check_data([*runs, *tests], make=True)
+        _check(sweep, (*runs, *tests), home)
         _record(home, runs)
         write_text_atomically(home / "sweep.yaml", to_yaml(sweep))  # after plan.json, which comparisons need
         read_exclusions(home)  # report a mistake in it before hours of training
         progress = LaunchProgress(home)
+        for note in confounded_notes(sweep, runs):
+            progress.say(f"note: {note}")
         if reporter is not None:
             page = reporter.page_of(home)
             progress.say(f"progress: {page}, which refreshes itself, or scaling status {home} --watch")
@@ -181,11 +182,18 @@ def _train_further(
             progress.say(line)
         if not more.runs:
             break
-        check_data(more.runs, make=True)
+        _check(sweep, more.runs, home)
         runs = (*runs, *more.runs)
         _record(home, runs)
         states = (*states, *train_all(more.runs, home, where, progress))
     return states
+
+
+def _check(sweep: SweepConfig, runs: Sequence[PlannedRun], home: Path) -> None:
+    """Raises UserError where runs, as a round of the sweep, cannot be placed, do not fit or have too little text."""
+    left = [run for run in runs if run_state(home / run.id).state not in DONE]
+    check_fits(runs, left, devices_for(sweep.executor).kind, sweep.executor)
+    check_data(runs, make=True)
 
 
 def _record(home: Path, runs: Sequence[PlannedRun]) -> None:
@@ -220,7 +228,7 @@ def _test_law(sweep: SweepConfig, outcome: SweepOutcome, where: Executor, progre
     progress.say(f"forecast frozen {forecast.date}: {forecast.text()}")
     if forecast.doubt:
         progress.say(f"note: {forecast.doubt}")
-    check_data(tests, make=True)
+    _check(sweep, tests, home)
     states = train_all(tests, home, where, progress)
     found = write_outcome(home, forecast, states)
     return replace(

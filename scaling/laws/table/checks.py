@@ -16,7 +16,7 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array
 from scaling.laws.table.checkpoints import step_notes
 from scaling.laws.table.losses import check_again, check_unit, check_vocabulary
-from scaling.laws.table.reading import FLOPS, shown, unit_of
+from scaling.laws.table.reading import FLOPS, OTHERS, shown, unit_of
 from scaling.laws.table.seen import FEWEST_TOKENS, Table, number_or_none, unread
 from scaling.laws.table.words import choice, condition, leave
 from scaling.validity import FITTED
@@ -30,7 +30,7 @@ MOST_MILLIONS, MOST_BILLIONS = 2e5, 2e4
 TREND = 1.5
 """factor by which C / 6·N·D may change from the smallest to the largest N before a note: such a trend means that
 another count of N would give another exponent. A published set whose FLOPs leave the embeddings out is at 1.45"""
-EPOCHS, UNIQUE = r"((n|num|data)_)?epochs?", r"((n|num|total)_)?unique_?tokens?|tokens_unique|(dataset|corpus)_tokens"
+EPOCHS = r"((n|num|data)_)?epochs?"
 OTHER_FLOPS = 1.05
 """factor by which an unused column of FLOPs may differ from 6·N·D before a note"""
 LEAST_FLOPS = 1e9
@@ -268,7 +268,7 @@ def _repeated(df: Any, runs: Table) -> Iterator[str]:
         epochs = number_or_none(df[name])
         if epochs is not None and np.isfinite(epochs).any() and (most := np.nanmax(epochs)) > 1:
             yield f"{name} goes up to {most:g}: {worth} unique tokens ({choice('U', 'COLUMN')})"
-    for name in unread(df, runs, UNIQUE):
+    for name in unread(df, runs, OTHERS["U"]):
         unique = number_or_none(df[name])
         if unique is None or "D" not in runs.values:
             continue

@@ -28,10 +28,40 @@ ALIASES = {
     r"|cross_?entropy",
 }
 """other names of these columns: the last part of a path with slashes or dots, in lower case"""
-SIX_ND = "6·N·D"
-"""definition of C where no column is given"""
 FLOPS = r"(train(ing)?_?|total_?)*(flops?|compute)|c"
 """names of training FLOPs, likewise"""
+OUTSIDE = r"non_?(vocab(ulary)?|embedding)"
+EXPERTS = r"(n|num)?_?(routed_?)?experts?(_count)?"
+OTHERS = {
+    "C": FLOPS,
+    "M": r"(tokens_per_param(eter)?|tokens?_params?_ratio)s?",
+    "S": r"(n|num|train(ing)?|optimizer|total)?_?(steps?|updates|iterations)",
+    "U": r"((n|num|total)_)?unique_?tokens?|tokens_unique|(dataset|corpus)_tokens",
+    "T": r"(n|train(ing)?|max)?_?(context|ctx|seq(uence)?)(_?(len(gth)?|size|window))?",
+    "E": EXPERTS,
+    "X": EXPERTS,
+    "G": r"(expert_)?granularity",
+    "A": r"(active|activated|expert|experts)_?(share|ratio|fraction)|(share|ratio|fraction)_active|activation_ratio",
+    "K": r"(n|num)?_?(experts?_per_tok(en)?|(active|activated|chosen)_experts|experts_(active|met)|top_?k)",
+    "Na": r"(n_)?(params?|parameters?)_(active|activated)|(n_)?(active|activated)_(params?|parameters?)|n_active",
+    "Nnv": rf"(params?|parameters?)_{OUTSIDE}|{OUTSIDE}_(params?|parameters?)",
+    "Nv": r"(params?|parameters?)_(vocab(ulary)?|embedding)|(vocab(ulary)?|embedding)_(params?|parameters?)",
+    "R": r"density|routed_share",
+    "P": r"bits",
+    "Pw": r"weight_?bits",
+    "Pa": r"activation_?bits",
+    "Pkv": r"(cache|kv|kv_?cache)_?bits",
+    "Ppost": r"post_?bits",
+    "DF": r"fine_?tun(e|ing)_tokens",
+    "d": r"kl_sqrt|sqrt_kl",
+    "L": ALIASES["loss"],
+    "NLL": r"nll",
+}
+"""usual names of further columns that laws read, likewise; a column may also be called by its letter"""
+COMPUTED = {"C": ("N", "D"), "M": ("N", "D")}
+"""letters that need no column where these have one"""
+SIX_ND = "6·N·D"
+"""definition of C where no column is given"""
 COUNTS = ("N", "D", "C", "U")
 """letters that are converted to plain counts from the unit in their column's name"""
 IN_UNIT = re.compile(
@@ -59,14 +89,18 @@ def find_columns(
     notes = []
     for letter, usual in USUAL.items():
         if known.get(letter) == usual and usual not in present:
-            found = [name for name in present if name not in known.values() and _is_alias(name, ALIASES[letter])]
+            found = [name for name in present if name not in known.values() and is_alias(name, ALIASES[letter])]
             if len(found) == 1:
                 known[letter] = found[0]
                 notes.append(f"{choice(letter, found[0])} was chosen by the column's name")
-            elif not found and letter != "loss" and reads is not None and letter not in _needed(reads, names):
-                del known[letter]
         elif known.get(letter) == usual and letter in COUNTS:
             notes += _passed_over(df, letter, usual, [name for name in present if name not in known.values()])
+    if reads is not None:
+        further = _further(df, known, reads)
+        known |= further
+        notes += [f"{choice(letter, name)} was chosen by the column's name" for letter, name in further.items()]
+        absent = [letter for letter in ("N", "D") if known.get(letter) == USUAL[letter] not in present]
+        known = {letter: name for letter, name in known.items() if letter not in {*absent} - _needed(reads, known)}
     missing = {letter: name for letter, name in known.items() if name not in present}
     if missing:
         wanted, say = (
@@ -75,12 +109,37 @@ def find_columns(
         )
         if reads is not None and "C" in reads and names.get("C") is None:
             say += f", or with {choice('C', 'COLUMN')}"
-        free = [name for name in present if name not in known.values() and not _is_alias(name, FLOPS)]
+        free = [name for name in present if name not in known.values() and not is_alias(name, FLOPS)]
         near = [meant(name, free, most=1) for name in missing.values() if name]
         hint = next(filter(None, near), "")
         listing = f"the table has {listed(present) or 'none'}{'; ' * bool(hint)}{hint}"
         raise UserError(f"no column {wanted}; {listing}: name the columns with {named(say)}")
     return known, tuple(notes)
+
+
+def _further(df: Mapping[str, NDArray[Any]], known: Mapping[str, str], reads: Sequence[str]) -> dict[str, str]:
+    """The columns, by their usual names, of letters that a law reads and that are neither known nor computed."""
+    found = {}
+    free = [name for name in df if name not in known.values()]
+    for letter in dict.fromkeys(reads):
+        made = COMPUTED.get(letter)
+        if letter in known or (made is not None and all(known.get(each) in df for each in made)):
+            continue
+        if usual := _usual(df, letter, free):
+            found[letter] = usual
+    return found
+
+
+def _usual(df: Mapping[str, NDArray[Any]], letter: str, free: Sequence[str]) -> str:
+    """The column that a letter usually has; empty where there is none. Raises UserError where several differ."""
+    found = [name for name in free if name == letter or is_alias(name, OTHERS.get(letter, letter))]
+    if letter in found:
+        return letter
+    if any(not np.array_equal(df[name], df[found[0]]) for name in found):
+        raise UserError(
+            f"{letter} could be any of {listed(found)}, which differ; name its column: {choice(letter, 'COLUMN')}"
+        )
+    return found[0] if found else ""
 
 
 def _name(letter: str, name: Any) -> str | None:
@@ -95,7 +154,7 @@ def _name(letter: str, name: Any) -> str | None:
 
 def _passed_over(df: Mapping[str, NDArray[Any]], letter: str, usual: str, others: Sequence[str]) -> list[str]:
     """A note where other columns have the name of the same count and other values."""
-    alike = [name for name in others if _is_alias(name, ALIASES[letter])]
+    alike = [name for name in others if is_alias(name, ALIASES[letter])]
     others = [name for name in alike if not np.array_equal(df[name], df[usual])]
     if not others:
         return []
@@ -117,13 +176,13 @@ def unit_of(letter: str, name: str) -> float:
     return float(word) if word.startswith("1e") else WORDS.get(word.lower()) or SUFFIXES[word.upper()]
 
 
-def _needed(reads: Sequence[str], names: Mapping[str, str | None]) -> set[str]:
-    """The letters that the requested ones are computed from: C is 6·N·D where no column is named, M is D/N."""
-    made = {"M": {"N", "D"}, "C": {"C"} if names.get("C") else {"N", "D"}}
-    return set().union(*(made.get(letter, {letter}) for letter in reads))
+def _needed(reads: Sequence[str], known: Mapping[str, str]) -> set[str]:
+    """The letters that the requested ones are computed from: C is 6·N·D where it has no column, M is D/N."""
+    return set().union(*({letter} if letter in known else COMPUTED.get(letter, (letter,)) for letter in reads))
 
 
-def _is_alias(name: str, pattern: str) -> bool:
+def is_alias(name: str, pattern: str) -> bool:
+    """Whether the last part of a path with slashes or dots, in lower case, matches."""
     return re.fullmatch(pattern, re.split(r"[/.]", name)[-1].strip().lower().replace(" ", "_")) is not None
 
 

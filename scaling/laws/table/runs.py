@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scaling.errors import UserError
 from scaling.files import mappings, number, texts
 from scaling.laws.arrays import Array
+from scaling.laws.table.bounds import check_bounds
 from scaling.laws.table.budgets import form_budgets
 from scaling.laws.table.checkpoints import Checkpoints, checkpoints_note, checkpoints_of, earlier_rows, last_rows_note
 from scaling.laws.table.checks import notes_of, unread_notes
@@ -23,8 +24,8 @@ from scaling.laws.table.number_table import number_table
 from scaling.laws.table.overflow import overflowed
 from scaling.laws.table.reading import SIX_ND, Duplicates, Missing, labels_of
 from scaling.laws.table.text_table import read_table
-from scaling.laws.table.words import choice
-from scaling.names import several
+from scaling.laws.table.words import choice, records
+from scaling.names import meant, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,8 @@ class Runs:
     checkpoints: "last" keeps only the row with most tokens of each training run.
     trusted: the columns are known to be correct, as those of the framework's own records are.
     reads: the letters that will be needed, such as a law's columns; `params` and `tokens` may be missing where none
-    of these is computed from them. None: both are required.
+    of these is computed from them. Letters whose column is not named take one with a usual name for them, such as
+        context or seq_len for T, and `notes` say so. None: parameters and tokens are required, nothing else is taken.
     groups: the column with a separate law for each value: rows of different groups are not compared.
 
     For a table without parameters or tokens pass N=None, D=None; where it has no `params`, `tokens` or `loss` a
@@ -204,7 +206,7 @@ class Runs:
             return self.D / self.N
         raise UserError(
             f"{letter} is asked for and the table has {', '.join(self.values)}; name its column: "
-            f"{choice(letter, 'COLUMN')}, or read the framework's records with laws.from_results(df, law=…)"
+            f"{choice(letter, 'COLUMN')}, or {records()}"
         )
 
     def order(self) -> NDArray[np.int64]:
@@ -320,6 +322,7 @@ class Runs:
     def _check(self, df: Mapping[str, NDArray[Any]], group: str | None, apart: bool) -> None:
         """Run the plausibility checks, and treat checkpoints of a run as such, unless rows are known to be separate
         runs."""
+        check_bounds(df, self)
         notes = self.notes + notes_of(self)
         found = None if apart else checkpoints_of(self)
         notes += tuple(unread_notes(df, self, apart or found is not None, group))
@@ -386,7 +389,8 @@ def replace_fields(runs: Runs, **changes: Any) -> Runs:
 
 def _require_option(name: str, given: str, allowed: Sequence[str]) -> None:
     if given not in allowed:
-        raise UserError(f"{name} must be {', '.join(map(repr, allowed))}; got {given!r}")
+        hint = meant(str(given), allowed, most=1, quote="'")
+        raise UserError(f"{name} must be {', '.join(map(repr, allowed))}; got {given!r}{'; ' * bool(hint)}{hint}")
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:

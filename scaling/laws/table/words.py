@@ -32,6 +32,12 @@ def recorded(letter: str, column: str) -> str:
     return f"columns={{{letter!r}: {column!r}}}" if _OPTIONS.get() is None else f"--column {letter}={column}"
 
 
+def records() -> str:
+    """Text that reads a sweep's records, whose columns are known."""
+    python = "read the framework's records with laws.from_results(df, law=…)"
+    return python if _OPTIONS.get() is None else "fit the sweep's folder, whose columns are known"
+
+
 def named(columns: str) -> str:
     """Text that names columns, from that of each (`choice`)."""
     return f"laws.Runs(table, {columns})" if _OPTIONS.get() is None else columns

@@ -12,6 +12,7 @@ from scaling.errors import UserError
 from scaling.sweeps.designs import PlannedRun
 from scaling.sweeps.designs.hyperparameters import rule_notes
 from scaling.sweeps.plan.checks import check_data, check_fits, check_folder, refuse_other_sweep
+from scaling.sweeps.plan.confounded import confounded_notes
 from scaling.sweeps.plan.estimate import Pace, flops_left, pace_of
 from scaling.sweeps.plan.forks import flops_to_spend, fork_bytes
 from scaling.sweeps.plan.notes import machine_notes, run_notes, store_notes
@@ -88,6 +89,7 @@ def describe_sweep(
         + rule_notes(sweep, configs)
         + store_notes(runs)
         + run_notes(runs)
+        + confounded_notes(sweep, runs)
         + machine_notes(sweep, configs, every, devices),
     }
 
