@@ -59,11 +59,10 @@ def _along(fit: FittedLaw, profiles: Mapping[str, Profile], n: int, rng: np.rand
     """Starts [n, free]: parameters take turns, each evenly over the coordinate of its profile within the cut."""
     starts = np.empty((n, len(fit.theta)))
     for i, (name, along) in enumerate(profiles.items()):
-        inside = (along.objectives <= along.cut) & np.isfinite(along.natural).all(1)
-        theta, u = (
-            fit.problem.theta(along.natural[inside]),
-            coordinate(fit, name, None, None).of(along.values[inside]),
-        )
+        with np.errstate(all="ignore"):  # far off an amplitude may be beyond float64
+            theta = fit.problem.theta(along.natural)
+        inside = (along.objectives <= along.cut) & np.isfinite(theta).all(1)
+        theta, u = theta[inside], coordinate(fit, name, None, None).of(along.values[inside])
         turns = np.arange(i, n, len(profiles))
         at = rng.uniform(u.min(), u.max(), len(turns))
         starts[turns] = np.stack([np.interp(at, u, column) for column in theta.T], -1)
