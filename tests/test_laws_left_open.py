@@ -86,7 +86,7 @@ def test_runs_of_two_granularities_have_intervals_that_hold_the_truth():
 def test_what_is_open_is_told_wherever_the_draws_are_read():
     fit = fitted("chinchilla", CHINCHILLA, ([1e8, 1e9], TOKENS))
     fit.bootstrap(40)
-    said = "the draws are spread over all values of E, A and alpha that fit, for the runs do not identify them"
+    said = "100% of the draws are spread along E, A and alpha, which the runs do not identify"
     assert fit.draws.notes == (said,) and f"note: {said}" in fit.summary()
     assert said in laws.predict_table(fit, 1e22)["warnings"]
     assert said in laws.loss_table(fit, {"N": 1e8, "D": 1e10})["warnings"]
@@ -115,10 +115,12 @@ def test_a_second_search_is_kept_where_it_ends_elsewhere_and_fits_as_well():
     own = solve(fit.problem, np.tile(fit.theta, (4, 1)))
     steps, worse = np.array([1.0, 1.0, 1e-3, 1e-3]), fit.residual_sd**2 * np.array([0.001, 0.1, 0.001, -0.1])
     moved = replace(own, theta=own.theta + steps[:, None], objective=own.objective + worse)
-    theta, objective = spread(fit, open_profiles(fit), own, lambda starts: moved, np.random.default_rng(0))
+    theta, objective, told = spread(fit, open_profiles(fit), own, lambda starts: moved, np.random.default_rng(0))
     kept = np.array([True, False, False, True])  # the last one because it fits better
     np.testing.assert_array_equal(theta, np.where(kept[:, None], moved.theta, own.theta))
     np.testing.assert_array_equal(objective, np.where(kept, moved.objective, own.objective))
+    assert told[0].startswith("50% of the draws are spread along E, A and alpha, ")
+    assert spread(fit, open_profiles(fit), own, lambda starts: own, np.random.default_rng(0))[2] == ()
 
 
 def form_losses(fit, natural, columns):
@@ -146,4 +148,4 @@ def test_a_group_of_a_pooled_fit_has_the_spread_of_the_whole():
     fit.bootstrap(80)
     low, high = fit["b"].interval("alpha")
     assert low < p["alpha"] < high and high > 2 * low
-    assert any(note.startswith("the draws are spread over all values of ") for note in fit["b"].draws.notes)
+    assert any(" of the draws are spread along " in note for note in fit["b"].draws.notes)

@@ -13,7 +13,7 @@ from scaling.laws.asked import whole
 from scaling.laws.intervals.clusters import clusters_of, strata_of
 from scaling.laws.intervals.identification import open_profiles
 from scaling.laws.intervals.interval import require_draws
-from scaling.laws.intervals.left_open import note, spread
+from scaling.laws.intervals.left_open import spread
 from scaling.laws.solve.draws import ROWS_PER_PARAMETER, BootstrapKind, Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.priors import drawn_means
@@ -41,10 +41,13 @@ def bootstrap(
     seed: int,
     kind: BootstrapKind | None,
     strata: ArrayLike | Literal["budget"] | None,
+    *,
+    once: bool = False,
 ) -> Draws:
     """Refit `n` times; see `Fit.bootstrap`.
 
     Each refit starts from the fit's own optimum and, where the data leave parameters open, also from along these.
+    once: without the latter.
     """
     n, seed = whole(n, "bootstrap: n", 2), whole(seed, "bootstrap: seed")
     require_draws(n)
@@ -72,9 +75,9 @@ def bootstrap(
     theta, objective = solution.theta, solution.objective
     count = 1 if layers is None else int(layers.max()) + 1
     notes: tuple[str, ...] = (_few(fit, groups),) if asked is None and kind == "noise" and groups is not None else ()
-    if open_ := open_profiles(fit):
-        theta, objective = spread(fit, open_, solution, refit, rng)
-        notes += (note(open_),)
+    if not once and (open_ := open_profiles(fit)):
+        theta, objective, told = spread(fit, open_, solution, refit, rng)
+        notes += told
     return Draws(kind, seed, problem.natural(theta), objective, sd, count, notes)
 
 

@@ -27,6 +27,8 @@ AS_WELL = 0.01
 """in nats: a search that ends this little above another fits as well"""
 ELSEWHERE = 0.05
 """in the solver's numbers (logarithms, exponents): searches that end closer than this ended at one place"""
+LEAST = 0.01
+"""share of the draws from which a note says that they are spread"""
 
 
 def spread(
@@ -35,8 +37,8 @@ def spread(
     own: Solution,
     refit: Callable[[Array], Solution],
     rng: np.random.Generator,
-) -> tuple[Array, Array]:
-    """θ [n, free] and objectives [n] of resamples, refitted from along the profiles where that fits as well.
+) -> tuple[Array, Array, tuple[str, ...]]:
+    """θ [n, free] and objectives [n] of resamples, refitted from along the profiles where that fits as well; a note.
 
     profiles: of the parameters that are not identified; own: the resamples fitted from the fit's own parameters;
     refit: fits them from starts [n, free].
@@ -45,14 +47,15 @@ def spread(
     slack = AS_WELL * noise_of(fit.residuals, fit.problem)
     apart = np.abs(moved.theta - own.theta).max(1) > ELSEWHERE
     better = (moved.total < own.total - slack) | (apart & (moved.total <= own.total + slack))
-    return np.where(better[:, None], moved.theta, own.theta), np.where(better, moved.objective, own.objective)
+    theta = np.where(better[:, None], moved.theta, own.theta)
+    return theta, np.where(better, moved.objective, own.objective), _note(tuple(profiles), float(better.mean()))
 
 
-def note(names: Mapping[str, Profile]) -> str:
-    """What draws say of themselves where they are spread."""
-    *others, last = names
-    listed = f"{', '.join(others)} and {last}" if others else last
-    return f"the draws are spread over all values of {listed} that fit, for the runs do not identify them"
+def _note(names: tuple[str, ...], share: float) -> tuple[str, ...]:
+    """What the draws say of themselves; nothing where every resample had one best fit."""
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    said = f"{share:.0%} of the draws are spread along {listed}, which the runs do not identify"
+    return (said,) if share >= LEAST else ()
 
 
 def _along(fit: FittedLaw, profiles: Mapping[str, Profile], n: int, rng: np.random.Generator) -> Array:
