@@ -120,7 +120,11 @@ def test_a_second_search_is_kept_where_it_ends_elsewhere_and_fits_as_well():
     np.testing.assert_array_equal(theta, np.where(kept[:, None], moved.theta, own.theta))
     np.testing.assert_array_equal(objective, np.where(kept, moved.objective, own.objective))
     assert told[0].startswith("50% of the draws are spread along E, A and alpha, ")
-    assert spread(fit, open_profiles(fit), own, lambda starts: own, np.random.default_rng(0))[2] == ()
+    E = np.eye(5)[0]  # e^−30 and e^−40 times it are both nothing
+    for one, other in ((own.theta, own.theta), (own.theta - 30 * E, own.theta - 40 * E)):
+        first, second = replace(own, theta=one), replace(own, theta=other)
+        theta, _, told = spread(fit, open_profiles(fit), first, lambda starts, s=second: s, np.random.default_rng(0))
+        assert told == () and (theta == one).all()
 
 
 def form_losses(fit, natural, columns):

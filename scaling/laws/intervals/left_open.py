@@ -27,6 +27,8 @@ AS_WELL = 0.01
 """in nats: a search that ends this little above another fits as well"""
 ELSEWHERE = 0.05
 """in the solver's numbers (logarithms, exponents): searches that end closer than this ended at one place"""
+NOTHING = float(np.log(1e-3))
+"""of positive parameters in units of the data: as good as 0 below that (E and an amplitude, of losses)"""
 LEAST = 0.01
 """share of the draws from which a note says that they are spread"""
 
@@ -45,7 +47,9 @@ def spread(
     """
     moved = refit(_along(fit, profiles, len(own.theta), rng))
     slack = AS_WELL * noise_of(fit.residuals, fit.problem)
-    apart = np.abs(moved.theta - own.theta).max(1) > ELSEWHERE
+    kinds = {p.name: p.kind for p in fit.form.parameters}
+    floor = np.array([NOTHING if kinds[name] == "positive" else -np.inf for name in fit.problem.free])
+    apart = np.abs(np.maximum(moved.theta, floor) - np.maximum(own.theta, floor)).max(1) > ELSEWHERE
     better = (moved.total < own.total - slack) | (apart & (moved.total <= own.total + slack))
     theta = np.where(better[:, None], moved.theta, own.theta)
     return theta, np.where(better, moved.objective, own.objective), _note(tuple(profiles), float(better.mean()))
