@@ -59,6 +59,8 @@ class Fit(FittedLaw):
     ) -> Draws:
         """Refit `n` resamples; `interval`, `predict` and `optimal` use the last draws made.
 
+        Where the data leave a parameter open (`identified`), the draws spread over all that fits as well.
+
         cluster: a label for each row, in the order the rows were given; whole clusters are drawn. None: by training
         run where the runs have a run column, else by row. False: by row.
         kind: "rows" or "runs" draw from the data; "noise" draws Gaussian noise of the residuals' own size around the

@@ -19,6 +19,7 @@ from scaling.laws.curves.laws import POINT, RATE, CurveLaw, get_curve_law
 from scaling.laws.curves.reading import AnyCurves, as_curves
 from scaling.laws.curves.text import curve_table, format_curve_table
 from scaling.laws.fit import Fit, fit
+from scaling.laws.intervals.bootstrap import bootstrap
 from scaling.laws.intervals.discrepancy import Discrepancy, Errors
 from scaling.laws.intervals.interval import interval
 from scaling.laws.solve.diagnostics import Diagnostics
@@ -53,7 +54,9 @@ class CurveFit(FittedCurves):
         Errors of a run's checkpoints are correlated, so whole runs are drawn; there are too few runs to leave any
         out.
         """
-        return self.fit.bootstrap(n, seed=seed, kind="wild")
+        # once: the learned error of a law of curves is relative to such draws
+        self.fit.draws = bootstrap(self.fit, n, None, seed, "wild", None, once=True)
+        return self.fit.draws
 
     @cached_property
     def discrepancy(self) -> Discrepancy:

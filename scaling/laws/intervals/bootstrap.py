@@ -1,6 +1,7 @@
 """Draws of a fit's parameters by refitting."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +11,9 @@ from scaling.errors import UserError
 from scaling.laws.arrays import Array, Labels
 from scaling.laws.asked import whole
 from scaling.laws.intervals.clusters import clusters_of, strata_of
+from scaling.laws.intervals.identification import open_profiles
 from scaling.laws.intervals.interval import require_draws
+from scaling.laws.intervals.left_open import spread
 from scaling.laws.solve.draws import ROWS_PER_PARAMETER, BootstrapKind, Draws, Resampling
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.priors import drawn_means
@@ -38,8 +41,14 @@ def bootstrap(
     seed: int,
     kind: BootstrapKind | None,
     strata: ArrayLike | Literal["budget"] | None,
+    *,
+    once: bool = False,
 ) -> Draws:
-    """Refit `n` times; see `Fit.bootstrap`. Each refit starts from the fit's own optimum."""
+    """Refit `n` times; see `Fit.bootstrap`.
+
+    Each refit starts from the fit's own optimum and, where the data leave parameters open, also from along these.
+    once: without the latter.
+    """
     n, seed = whole(n, "bootstrap: n", 2), whole(seed, "bootstrap: seed")
     require_draws(n)
     groups = clusters_of(fit, cluster)
@@ -61,10 +70,15 @@ def bootstrap(
         weights = problem.weights * resample_counts(labels, n, len(problem.free) + 1, rng, layers)
     starts = np.broadcast_to(fit.theta, (n, len(fit.theta)))
     means = drawn_means(problem, fit.priors, n, rng, fit.natural if y is not None else None)
-    solution = solve(problem, starts, y, weights, means, tolerance=1e-9)
+    refit = partial(solve, problem, y=y, weights=weights, prior_mean=means, tolerance=1e-9)
+    solution = refit(starts)
+    theta, objective = solution.theta, solution.objective
     count = 1 if layers is None else int(layers.max()) + 1
-    notes = (_few(fit, groups),) if asked is None and kind == "noise" and groups is not None else ()
-    return Draws(kind, seed, problem.natural(solution.theta), solution.objective, sd, count, notes)
+    notes: tuple[str, ...] = (_few(fit, groups),) if asked is None and kind == "noise" and groups is not None else ()
+    if not once and (open_ := open_profiles(fit)):
+        theta, objective, told = spread(fit, open_, solution, refit, rng)
+        notes += told
+    return Draws(kind, seed, problem.natural(theta), objective, sd, count, notes)
 
 
 def _few(fit: FittedLaw, groups: Labels) -> str:

@@ -49,6 +49,10 @@ class Coordinate:
         with np.errstate(over="ignore"):
             return np.asarray(self.parameter.from_theta(np.asarray(u, np.float64), np))
 
+    def of(self, value: Array) -> Array:
+        """u of values in their own units."""
+        return np.asarray(self.parameter.to_theta(value, np))
+
     def slope(self, theta: Array) -> Array:
         """du/dθ [free]."""
         return gradient(self.fit.problem, theta, self.parameter, self.C, self.per_token)

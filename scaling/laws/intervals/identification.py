@@ -15,13 +15,15 @@ from scaling.laws.intervals.profile import Profile, profile
 from scaling.laws.quantities import derived, quantity
 from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.linear import jacobian
-from scaling.laws.solve.noise import slope_of
+from scaling.laws.solve.noise import noise_of, slope_of
 from scaling.text import percent
 
 DECADE = 10.0
 FACTOR = 10.0
 """how much larger or smaller the proposed runs are"""
-_KEPT: WeakKeyDictionary[FittedLaw, dict[tuple[str, float], "Identification"]] = WeakKeyDictionary()
+CLEAR = 0.5
+"""share of the way to being unidentified up to which the linearised interval of a parameter needs no profile"""
+_KEPT: WeakKeyDictionary[FittedLaw, dict[tuple[str, float], tuple["Identification", Profile]]] = WeakKeyDictionary()
 """cached results by fit, name and level"""
 _LEAST = -20.0
 """log of a positive parameter in units of the data below which its derivative would be lost to rounding"""
@@ -49,24 +51,49 @@ class Identification:
 def identify(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification]:
     """See `Fit.identified`."""
     names = (*fit.problem.free, *(("a",) if _exponents(fit) else ()))
-    return {name: _identified(fit, name, level) for name in names}
+    return {name: _identified(fit, name, level)[0] for name in names}
 
 
 def unidentified(fit: FittedLaw, level: float = 0.9) -> dict[str, Identification]:
     """The unidentified ones of `identify`; a is profiled only where the exponents' intervals do not decide."""
-    known = {name: _identified(fit, name, level) for name in fit.problem.free}
+    known = {name: _identified(fit, name, level)[0] for name in fit.problem.free}
     if (exponents := _exponents(fit)) and not _enclosed(fit, [known[name] for name in exponents]):
-        known["a"] = _identified(fit, "a", level)
+        known["a"] = _identified(fit, "a", level)[0]
     return {name: found for name, found in known.items() if not found.identified}
 
 
-def _identified(fit: FittedLaw, name: str, level: float) -> Identification:
+def open_profiles(fit: FittedLaw, level: float = 0.9) -> dict[str, Profile]:
+    """The profiles of the fitted parameters that `identify` calls unidentified.
+
+    None is made where the linearised law leaves no doubt: profiles take as long as a thousand draws.
+    """
+    if _clear(fit, level):
+        return {}
+    found = {name: _identified(fit, name, level) for name in fit.problem.free}
+    return {name: along for name, (known, along) in found.items() if not known.identified}
+
+
+def _clear(fit: FittedLaw, level: float) -> bool:
+    """Whether all linearised intervals are far from what `_why` calls unidentified."""
+    from scipy.special import stdtrit
+
+    kinds = {p.name: p.kind for p in fit.form.parameters}
+    real = np.array([kinds[name] == "real" for name in fit.problem.free])
+    room = np.where(real, np.abs(fit.theta), np.log(DECADE) / 2)
+    with np.errstate(all="ignore"):  # a parameter without effect has no finite variance
+        covariance = noise_of(fit.residuals, fit.problem) * inverted(curvature(fit.problem, fit.theta)[0])
+        half = float(stdtrit(max(fit.freedom, 1), (1 + level) / 2)) * np.sqrt(np.diag(covariance))
+    return bool((half < CLEAR * room).all())
+
+
+def _identified(fit: FittedLaw, name: str, level: float) -> tuple[Identification, Profile]:
     """The cached result: profiles take most of a summary's time."""
     kept = _KEPT.setdefault(fit, {})
     if (name, level) not in kept:
         found = profile(fit, name, points=21, level=level)
         why = _why(fit, found)
-        kept[name, level] = Identification(name, found.interval, not why, why, remedy(fit, name) if why else "")
+        known = Identification(name, found.interval, not why, why, remedy(fit, name) if why else "")
+        kept[name, level] = known, found
     return kept[name, level]
 
 

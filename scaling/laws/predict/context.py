@@ -6,10 +6,8 @@ from math import inf
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.laws.arrays import Array
 from scaling.laws.intervals.interval import Interval, check_level
-from scaling.laws.predict.equal_size import ends_of, equal_sizes_by, require, samples_of
-from scaling.laws.predict.left_open import widened
+from scaling.laws.predict.equal_size import ends_of, equal_sizes, require, samples_of
 from scaling.laws.solve.fitted_law import FittedLaw
 
 
@@ -29,7 +27,7 @@ class ContextWorth:
     seen: tuple[float, float]
     """least and largest context of the runs"""
     notes: tuple[str, ...] = ()
-    """what the data leave open; only with an interval"""
+    """of the draws: what the data leave open"""
 
 
 def context_worth(
@@ -38,9 +36,8 @@ def context_worth(
     """By what factor a model with a context of `T` tokens must grow to equal one with `times` as long a context.
 
     fit: of a law that reads N and T, such as `chinchilla_context`. columns: the law's other columns by letter, such
-    as N=1e9, D=2e10; both models share all but N. The interval is over the fit's last draws and, where an exponent is
-    not identified (runs of two contexts, or of two sizes), over all of its values that fit as well. It assumes that
-    the form is right; each run's loss is measured on windows as long as its own context.
+    as N=1e9, D=2e10; both models share all but N. The interval is over the fit's last draws and assumes that the form
+    is right; each run's loss is measured on windows as long as its own context.
     Raises UserError for a law that lacks N or T, and where a column is missing or out of range.
     """
     check_level(level)
@@ -52,17 +49,9 @@ def context_worth(
     if not times > 1:
         raise UserError(f"context_worth: times={times:g} is how many times longer the context is, more than 1")
     require(fit.form, columns | {"T": T}, fit.form.columns)
-    longer = columns | {"T": T * times}
-    require(fit.form, longer, fit.form.columns)
-
-    def factors(natural: Array) -> Array:
-        sizes = equal_sizes_by(fit.form, natural, longer, {"T": T})[1]
-        return np.where(np.isinf(sizes), inf, sizes / columns["N"])
-
-    more = factors(samples_of(fit))
-    loss = fit.form.loss(fit.natural, [np.float64(longer[letter]) for letter in fit.form.columns])
-    ends, notes = widened(fit, ends_of(fit, more, level), factors, level)
-    return ContextWorth(T * times, float(more[0]), float(loss), ends, level, _seen(fit), notes)
+    target, sizes = equal_sizes(fit, columns | {"T": T * times}, {"T": T})
+    more = np.where(np.isinf(sizes), inf, sizes / columns["N"])
+    return ContextWorth(T * times, float(more[0]), float(target[0]), ends_of(fit, more, level), level, *_about(fit))
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ class BestContext:
     seen: tuple[float, float]
     """least and largest of the runs"""
     notes: tuple[str, ...] = ()
-    """what the data leave open; only with an interval"""
+    """of the draws: what the data leave open"""
 
 
 def best_context(fit: FittedLaw, *, level: float = 0.9, D: float | None = None) -> BestContext:
@@ -96,22 +85,17 @@ def best_context(fit: FittedLaw, *, level: float = 0.9, D: float | None = None) 
             f"{form.name} has no best context: take context_optimum, or chinchilla_context_optimum of several sizes"
         )
     require(form, {} if D is None else {"D": D}, [letter for letter in form.columns if letter == "D"])
-    tokens = 0.0 if D is None else np.log(D)
-
-    def best(natural: Array) -> Array:
-        p = dict(zip(form.params, natural.T, strict=True))
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            data = p["beta"] * tokens if D is not None else 0.0
-            log_T = np.log(p["gamma"] / p["delta"]) + np.log(p["K"]) - np.log(p["B"]) + data
-            balanced = np.exp(log_T / (p["gamma"] + p["delta"]))
-        one_way = np.where((p["gamma"] > 0) | (p["delta"] < 0), inf, 0.0)
-        return np.where(p["gamma"] * p["delta"] > 0, balanced, one_way)  # both below 0: the terms change places
-
-    found = best(samples_of(fit))
-    ends, notes = widened(fit, ends_of(fit, found, level), best, level)
-    return BestContext(float(found[0]), ends, level, _seen(fit), notes)
+    p = dict(zip(form.params, samples_of(fit).T, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        data = 0.0 if D is None else p["beta"] * np.log(D)
+        log_T = np.log(p["gamma"] / p["delta"]) + np.log(p["K"]) - np.log(p["B"]) + data
+        balanced = np.exp(log_T / (p["gamma"] + p["delta"]))
+    one_way = np.where((p["gamma"] > 0) | (p["delta"] < 0), inf, 0.0)
+    best = np.where(p["gamma"] * p["delta"] > 0, balanced, one_way)  # both below 0: the terms change places
+    return BestContext(float(best[0]), ends_of(fit, best, level), level, *_about(fit))
 
 
-def _seen(fit: FittedLaw) -> tuple[float, float]:
+def _about(fit: FittedLaw) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """Least and largest context of the runs; the notes of the draws."""
     contexts = fit.runs.column("T")
-    return float(contexts.min()), float(contexts.max())
+    return (float(contexts.min()), float(contexts.max())), () if fit.draws is None else fit.draws.notes

@@ -31,15 +31,9 @@ def equal_sizes(fit: FittedLaw, model: Mapping[str, float], other: Mapping[str, 
     model: columns by letter, all that the law reads. N is inf where no size within e^FURTHEST is as good.
     Raises UserError where a column is missing.
     """
-    require(fit.form, model, fit.form.columns)
-    return equal_sizes_by(fit.form, samples_of(fit), model, other)
-
-
-def equal_sizes_by(
-    form: Form, samples: Array, model: Mapping[str, float], other: Mapping[str, float]
-) -> tuple[Array, Array]:
-    """`equal_sizes` by a law with the parameters `samples` [n, k], each [n]."""
-    own = float(np.log(model["N"]))
+    form = fit.form
+    require(form, model, form.columns)
+    samples, own = samples_of(fit), float(np.log(model["N"]))
     target = form.loss(samples, [np.float64(model[letter]) for letter in form.columns])
 
     def enough(n: Array) -> Any:

@@ -49,7 +49,7 @@ class DenseWorth:
     """of N; None before any draws"""
     level: float
     note: str
-    """warning for a mixture outside the runs; empty for one within their range"""
+    """warnings: a mixture outside the runs, parameters that they leave open; empty without any"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class BestMixture:
     loss: float
     """the law's prediction there"""
     note: str
-    """warning for an optimum outside the runs; empty for one within their range"""
+    """warnings: an optimum outside the runs, parameters that they leave open; empty without any"""
 
     @property
     def sparsity(self) -> float | None:
@@ -90,7 +90,7 @@ def dense_worth(fit: FittedLaw, *, level: float = 0.9, **columns: float) -> Dens
     target, sizes = equal_sizes(fit, columns, _dense(fit.form))
     _require_possible(fit.form, columns)
     times = float(sizes[0] / columns["N"])
-    ends, note = ends_of(fit, sizes, level), _beyond(fit, columns)
+    ends, note = ends_of(fit, sizes, level), _told(fit, _beyond(fit, columns))
     return DenseWorth(float(sizes[0]), times, float(target[0]), ends, level, note)
 
 
@@ -124,7 +124,7 @@ def compute_saving(
     never, always = needed > at + FURTHEST - 1e-6, needed < at - FURTHEST + 1e-6
     times = np.where(never, 0.0, np.where(always, inf, np.exp(at - needed)))
     label = ", ".join(f"{letter} = {value:g}" for letter, value in mixture.items())
-    ends, note = ends_of(fit, times, level), _beyond(fit, mixture)
+    ends, note = ends_of(fit, times, level), _told(fit, _beyond(fit, mixture))
     return Gain(label, "dense", C, float(target[0]), float(times[0]), ends, level, note)
 
 
@@ -209,8 +209,13 @@ def _best(
         N=None if isnan(N) else N,
         D=None if isnan(D) else D,
         loss=loss,
-        note=_note(letter, float(values[0]), seen, sought) if beyond[0] else "",
+        note=_told(fit, _note(letter, float(values[0]), seen, sought) if beyond[0] else ""),
     )
+
+
+def _told(fit: FittedLaw, note: str) -> str:
+    """`note`, and those of the draws: what the runs leave open."""
+    return "; ".join(filter(None, [note, *(fit.draws.notes if fit.draws else ())]))
 
 
 def _note(letter: str, value: float, seen: tuple[float, float], sought: tuple[float, float]) -> str:

@@ -203,6 +203,7 @@ def _parametric(runs: Runs, level: float, seed: int, C: tuple[float, ...]) -> Ap
     kind: Resampling | None = "noise" if runs.run is None and len(runs) < FEW else None
     drawn = fitted.bootstrap(seed=seed, kind=kind)
     note = f"{fitted.form.formula} by huber({DELTA:g}) on log loss of {len(runs)} rows, {len(drawn)} of {drawn.kind}"
+    note += "".join(f"; {text}" for text in drawn.notes)
     return Approach(
         "3 parametric",
         BIASES["3 parametric"],
