@@ -19,7 +19,7 @@ from scaling.files import path_of
 from scaling.names import meant
 from scaling.numbers import to_number
 from scaling.processes import LostProcess, leave, unwatched, watch, watched
-from scaling.stopping import closed_terminal_stops, end_on_sigterm
+from scaling.stopping import closed_terminal_stops, ctrl_c_stops, end_on_sigterm
 from scaling.text import folded
 
 EXIT_CODES = (
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"another distribution has written over files of {DISTRIBUTION}: {MEND}")
         args = _parse(argv)
         stopping = nullcontext() if watched() else end_on_sigterm(args.stopped)  # else the watcher tells
-        with warnings.catch_warnings(), stopping, closed_terminal_stops():
+        with warnings.catch_warnings(), stopping, ctrl_c_stops(), closed_terminal_stops():
             warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is dealt with where it arises
             load_extensions()
             return args.call(args)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scaling import laws
 
 
+PAGE = "report.html"
 EITHER = "give either --flops or the law's columns, such as N=7e9 D=1e12 (see `scaling predict --help`)"
 
 
@@ -118,6 +119,8 @@ def report(args: argparse.Namespace) -> Path:
     csv, several = len(args.runs) == 1 and args.runs[0].is_file(), len(args.runs) > 1
     if not (csv or several or _wandb(args.runs[0])):
         require_only(args, ["output"], (), "the report of one sweep, which shows the law of its fit.json", csv)
+        if args.runs[0].is_dir():
+            _writable(args.output or _output(args.runs, PAGE), PAGE)  # refused before the work
         return write(args.runs[0], args.output)
     if args.law in laws.CURVE_LAWS:
         raise UserError(
@@ -126,7 +129,7 @@ def report(args: argparse.Namespace) -> Path:
         )
     if several and args.output is None:
         raise UserError("a page of several sweeps has no default place: give one with -o PAGE.html")
-    page = _writable(args.output or _output(args.runs, "report.html"))
+    page = _writable(args.output or _output(args.runs, PAGE), PAGE)
     args.group = args.group or ("sweep" if several else None)
     with command_line(NAMED):
         return _page(_fitted(args, csv), page, args)
@@ -372,17 +375,21 @@ def _output(paths: list[Path], name: str = "fit.json") -> Path:
     return runs.with_suffix(f".{name}") if runs.is_file() else runs / name
 
 
-def _writable(path: Path) -> Path:
-    """The path of a file to be written. Raises UserError or OSError where it cannot be, before the work."""
+def _writable(path: Path, name: str = "fit.json") -> Path:
+    """The path of a file to be written. Raises UserError or OSError where it cannot be, before the work.
+
+    name: an example of a file's name.
+    """
     if str(path) in ("", "."):
-        raise UserError("-o is empty; name the file of the fit, for example -o FIT.json")
+        raise UserError(f"-o is empty; name a file, for example -o {name}")
     if path.is_dir():
-        raise UserError(f"-o {path} is a folder; name a file in it, for example -o {path / 'fit.json'}")
+        raise UserError(f"-o {path} is a folder; name a file in it, for example -o {path / name}")
     parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
     if not parent.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(parent))
     if not os.access(parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UserError(f"-o {path} cannot be written: no permission to write {path if path.exists() else parent}")
+        where = path if path.exists() else parent
+        raise UserError(f"-o {path} cannot be written: no permission to write {where}; name another file with -o")
     return path
 
 

@@ -6,9 +6,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
 
 from scaling.errors import Interrupted
+
+AGAIN_S = 0.02
+"""until a signal that came at a moment when nothing can be raised is sent again"""
 
 
 @contextlib.contextmanager
@@ -22,7 +24,10 @@ def end_on_sigterm(message: str) -> Iterator[None]:
         yield
         return
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def end(number: int, frame: FrameType | None) -> None:
+        if swallows(frame):
+            again(number)
+            return
         signal.signal(number, before)
         raise Interrupted(message)
 
@@ -31,6 +36,47 @@ def end_on_sigterm(message: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def ctrl_c_stops() -> Iterator[None]:
+    """SIGINT ends the block with KeyboardInterrupt, also one that arrives where Python would print and ignore it.
+
+    No effect where SIGINT has another handler than Python's own, nor outside the main thread.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if swallows(frame):
+            again(number)
+            return
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def swallows(frame: FrameType | None) -> bool:
+    """Whether an exception raised in `frame` would be printed and ignored: in a callback of the garbage collector,
+    such as JAX's, which a fit calls all the time, or in a finalizer."""
+    while frame is not None:
+        if frame.f_code.co_name in ("_xla_gc_callback", "__del__"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def again(number: int) -> None:
+    """Send this process the signal once more, a moment later."""
+    timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 @contextlib.contextmanager

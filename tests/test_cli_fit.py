@@ -1,6 +1,7 @@
 """`scaling fit` and `scaling predict`: columns, conditions, objectives, laws of other columns, one-line mistakes."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -364,6 +365,20 @@ def test_an_output_that_cannot_be_is_told_before_the_fit(csv, tmp_path, capsys, 
     (tmp_path / "folder").mkdir()
     shutil.copy(csv, tmp_path / "runs.csv")
     assert said in error_of(capsys, "fit", csv, *NAMES, *QUICK, "-o", output and tmp_path / output)
+
+
+@pytest.mark.parametrize("command", ["fit", "report"])
+def test_a_folder_that_may_not_be_written_asks_for_another_place_before_the_work(
+    tmp_path, capsys, monkeypatch, command
+):
+    """The sweep of a colleague."""
+    home = tmp_path / "theirs"
+    home.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(home))
+    said = error_of(capsys, command, home)
+    assert f"no permission to write {home}; name another file with -o" in said
+    name = {"fit": "fit.json", "report": "report.html"}[command]
+    assert f"for example -o {tmp_path / name}" in error_of(capsys, command, home, "-o", tmp_path)
 
 
 def test_a_fit_of_other_data_is_not_overwritten_without_a_word(csv, tmp_path, capsys):

@@ -148,6 +148,9 @@ def test_test_runs_take_the_budget_of_the_forecast() -> None:
     for run in runs:
         assert run.params == pytest.approx(150e3, rel=0.01)
         assert run.flops == pytest.approx(4e12, rel=0.002)
+        assert run.config.records.checkpoint_steps == run.config.steps  # the last state, to generate text from
+    own = sweep(forecast={"flops": 4e12}, run={"records": {"checkpoint_steps": 100}})
+    assert make_test_runs(own, 150e3)[0].config.records.checkpoint_steps == 100
 
 
 @pytest.mark.parametrize(

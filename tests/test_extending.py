@@ -15,6 +15,8 @@ import yaml
 from tiny_run import Tiny
 
 from scaling.config import merge, run_id, to_yaml
+from scaling.errors import UserError
+from scaling.models.functional import load_class
 
 pytestmark = pytest.mark.usefixtures("runs_once")
 
@@ -111,3 +113,9 @@ def test_an_extension_that_is_not_there_is_named(toy: Path) -> None:
     done = command(toy, "plan", "configs/models/tiny.yaml", extensions="nowhere")
     assert done.returncode == 2 and "SCALING_EXTENSIONS: cannot import 'nowhere'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["no_such_module:Part", "scaling.models:NoSuchPart", "scaling.models"])
+def test_a_module_without_the_forward_pass_is_one_line(module: str) -> None:
+    with pytest.raises(UserError, match=rf"MODULE='{module}' names no forward pass \(.*write 'module:Class'"):
+        load_class(module)

@@ -225,8 +225,11 @@ def test_a_run_without_an_end_or_a_checkpoint_is_one_line(
     shutil.rmtree(gone / "checkpoints")
     for folder, says in (
         (unfinished, "has not ended"),
-        (gone, "has no checkpoint; delete it and train that run again with, for example, records.checkpoint_steps"),
-        (tmp_path, "no run is in"),
+        (
+            gone,
+            f"has no checkpoint ({unfinished} has one); delete it and train that run again with, for example, ",
+        ),
+        (tmp_path, f"no run is in {tmp_path}; give a run's folder, which has config.yaml, such as {unfinished}"),
     ):
         assert main([*command, str(folder)]) == 2
         err = capsys.readouterr().err

@@ -1,13 +1,18 @@
 """Signals while a run trains."""
 
+import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
+import jax
 import pytest
 
 from scaling.errors import Interrupted
+from scaling.stopping import ctrl_c_stops, end_on_sigterm
 from scaling.training.interrupt import Signals, Stop
 
 
@@ -50,3 +55,32 @@ def test_outside_the_main_thread_signals_stay_as_they_are() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+@pytest.mark.parametrize(
+    ("number", "block", "raised"),
+    [
+        (signal.SIGINT, ctrl_c_stops(), KeyboardInterrupt),
+        (signal.SIGTERM, end_on_sigterm("told to stop"), Interrupted),
+    ],
+)
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(
+    number: int, block: AbstractContextManager[None], raised: type[BaseException]
+) -> None:
+    """Python prints and ignores what is raised there, and JAX has such a callback."""
+    (callback,) = [each for each in gc.callbacks if each.__module__.startswith(jax.__name__)]
+    sent = []
+
+    def _xla_gc_callback(*_: object) -> None:
+        if not sent:
+            sent.append(os.kill(os.getpid(), number))
+
+    assert callback.__name__ == _xla_gc_callback.__name__
+    try:
+        with pytest.raises(raised), block:
+            gc.callbacks.append(_xla_gc_callback)
+            gc.collect()
+            time.sleep(5)
+    finally:
+        gc.callbacks.remove(_xla_gc_callback)
+    assert sent

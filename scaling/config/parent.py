@@ -84,9 +84,12 @@ def chosen_step(folder: Path, step: int | None, where: str, key: str) -> int:
     saved = saved_steps(folder)
     listed = ", ".join(map(str, saved))
     if not saved:
+        beside = [home for home in sorted(folder.parent.glob("*/")) if saved_steps(home)]
+        other = f" ({beside[-1]} has one)" if beside else ""
         raise UserError(
-            f"{where}{folder} has no checkpoint; delete it and train that run again with, for example, "
-            "records.checkpoint_steps=1000, which also keeps the last state and does not change the run's id"
+            f"{where}{folder} has no checkpoint{other}; delete it and train that run again with, for example, "
+            "records.checkpoint_steps=1000 (for a sweep, run.records.checkpoint_steps=1000), which also keeps the "
+            "last state and does not change the run's id"
         )
     if step is not None and step not in saved:
         raise UserError(f"{where}{folder} has no checkpoint of {key}={step}; it has {listed}")

@@ -8,15 +8,22 @@ import jax.numpy as jnp
 
 from scaling.config.placement import Placement
 from scaling.config.run import RunConfig
+from scaling.errors import UserError
 from scaling.families import Mask, ModelConfig
 from scaling.families.cache import Cached
 from scaling.models.parameters import Params, abstract, facts, init
 
 
 def load_class(name: str) -> Any:
-    """The class that `module:class` names."""
+    """The class that `module:class` names, the MODULE of a family or a part. Raises UserError where there is none."""
     module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(
+            f"MODULE={name!r} names no forward pass ({error}); write 'module:Class', a class in a module that can be "
+            "imported"
+        ) from error
 
 
 def bind(model: ModelConfig, placement: Placement, params: Params, mask: Mask = "causal") -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from scaling.config import MeshConfig, Parent, Placement, RunConfig, chosen_step, load
+from scaling.config import MeshConfig, Parent, Placement, RunConfig, chosen_step, load, saved_steps
 from scaling.errors import UserError
 from scaling.files import path_of
 from scaling.models.parameters import Params
@@ -44,9 +44,7 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
             raise UserError(f"{folder} is a checkpoint of step {folder.name}, but --step={step} asks for another")
         folder, step = folder.parent.parent, int(folder.name)
     if not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"no run is in {folder}; give a run's folder, which has config.yaml, such as runs/SWEEP/RUN_ID"
-        )
+        raise UserError(f"no run is in {folder}; give a run's folder, which has config.yaml, {_such_as(folder)}")
     run, mesh = _placed_here(load(RunConfig, folder / "config.yaml"))
     step = chosen_step(folder, step, "", "--step")
     layout: Any = run_layout(run, mesh)
@@ -57,6 +55,12 @@ def load_trained(path: str | Path, step: int | None = None) -> Trained:
             f"{folder}: its checkpoint of step {step} cannot be read: {'; '.join(broken)}; choose another"
         )
     return Trained(folder, run, step, found[0].params, mesh)
+
+
+def _such_as(folder: Path) -> str:
+    """An example of a run's folder: one below `folder` that keeps a checkpoint, where there is one."""
+    kept = [home for home in sorted(folder.glob("*/")) if (home / "config.yaml").is_file() and saved_steps(home)]
+    return f"such as {kept[0]}, which keeps a checkpoint" if kept else "such as runs/SWEEP/RUN_ID"
 
 
 def _placed_here(run: RunConfig) -> tuple[RunConfig, Mesh]:

@@ -1,6 +1,7 @@
 """From a sweep's configuration to its runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def make_test_runs(
     """The runs that test a forecast: the ladder's model of about `target_params` parameters in total, at
     `forecast.flops`, once for each of the forecast's seeds.
 
-    Near the optimum the loss is flat in N, so the ladder may miss the target by TEST_TOLERANCE.
+    Near the optimum the loss is flat in N, so the ladder may miss the target by TEST_TOLERANCE. A test run keeps its
+    last state, from which text is generated, also where the sweep's other runs keep none.
     """
     sweep = read(SweepConfig, sweep, "sweeps")
     if sweep.forecast is None:
@@ -53,7 +55,16 @@ def make_test_runs(
     values = {"model": model, "records": {"role": "test"}}
     runs = plan_points(like, [DesignPoint(values, label, budget, sweep.forecast.seeds)], folder)
     _refuse_twins(sweep, runs)
-    return runs
+    return tuple(map(_keeping_last, runs))
+
+
+def _keeping_last(run: PlannedRun) -> PlannedRun:
+    """`run` with a checkpoint of its last state: a few MB and a second or two for the smallest models."""
+    config = run.config
+    if config.records.checkpoint_steps is not None:
+        return run
+    records = config.records.model_copy(update={"checkpoint_steps": config.steps})
+    return replace(run, config=config.model_copy(update={"records": records}))
 
 
 def shared_run(sweep: SweepConfig) -> dict[str, Any]:
